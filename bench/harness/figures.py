@@ -1,0 +1,72 @@
+"""Owns the arithmetic: medians over rounds, ratios within a round, and whether a bar is met. Pure."""
+
+from dataclasses import dataclass
+from statistics import median
+
+from .proxies import PEERS
+
+
+@dataclass
+class Ratio:
+    """A proxy's cost over the better peer's, computed round by round."""
+
+    middle: float
+    low: float
+    high: float
+
+
+@dataclass
+class Figures:
+    """What one proxy did in one scenario; `None` where a figure makes no sense or has no peer."""
+
+    proxy: str
+    cost: float  # CPU µs a request; bytes a connection for idle ones
+    ratio: Ratio | None
+    errors: int
+    first_error: str | None
+    requests_per_second: float
+    p50_us: float
+    p99_us: float
+    busy: float
+    met: bool | None
+
+
+def summarise(scenario, records, candidates):
+    """One `Figures` for each proxy, in the order of the records; `candidates` are held to the bar."""
+    names = list(dict.fromkeys(record["proxy"] for record in records))
+    return [_figures(scenario, name, records, name in candidates) for name in names]
+
+
+def _figures(scenario, name, records, is_candidate):
+    key = "idle_bytes" if scenario.is_idle else "cpu_us"
+    own = [record for record in records if record["proxy"] == name]
+
+    def middle(figure):
+        return median(record.get(figure, 0) for record in own)
+
+    ratio = _ratio(key, own, records)
+    cost = middle(key)
+    errors = sum(record["errors"] for record in own)
+    held = cost if scenario.is_idle else ratio and ratio.middle
+    return Figures(
+        proxy=name,
+        cost=cost,
+        ratio=ratio,
+        errors=errors,
+        first_error=next((record["first_error"] for record in own if record["first_error"]), None),
+        requests_per_second=middle("requests_per_second"),
+        p50_us=middle("p50_us"),
+        p99_us=middle("p99_us"),
+        busy=middle("busy"),
+        met=errors == 0 and held <= scenario.bar if is_candidate and held is not None else None,
+    )
+
+
+def _ratio(key, own, records):
+    peers = {}
+    for record in records:
+        if record["proxy"] in PEERS:
+            number = record["round"]
+            peers[number] = min(record[key], peers.get(number, record[key]))
+    ratios = [record[key] / peers[record["round"]] for record in own if peers.get(record["round"])]
+    return Ratio(median(ratios), min(ratios), max(ratios)) if ratios else None

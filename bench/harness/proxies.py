@@ -1,0 +1,97 @@
+"""Owns what is compared: how each proxy is configured, started and asked for its version.
+
+Each has one worker on one core, its access log in a file and its metrics on. It must not know scenarios.
+"""
+
+import getpass
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .processes import PROXY_CORE, free_port, members, wait_until_open
+
+PEERS = ("haproxy", "nginx")
+CONFIGURATIONS = Path(__file__).parent.parent / "peers"
+
+
+@dataclass
+class Proxy:
+    """One contender: a name, the program behind it, and which configuration it is given."""
+
+    name: str
+    kind: str
+    program: str
+    sticky: bool = True
+
+    def version(self):
+        """The program's own version, digits only."""
+        if self.kind == "relay":
+            return ""
+        flag = "-v" if self.kind in PEERS else "--version"
+        done = subprocess.run([self.program, flag], capture_output=True, text=True, timeout=10)
+        found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
+        return found.group() if found else "?"
+
+    def start(self, processes, origins):
+        """Starts the proxy in front of the origins, and waits until it serves."""
+        address = f"127.0.0.1:{free_port()}"
+        command = self._command(processes.folder, address, origins)
+        output = f"{self.name}.log"
+        process = processes.start(command, PROXY_CORE, output)
+        if not wait_until_open(address, process):
+            said = (processes.folder / output).read_text(errors="replace")
+            raise SystemExit(f"{self.name} did not start:\n{said}")
+        return Running(process, address, members(process.pid))
+
+    def _command(self, folder, address, origins):
+        if self.kind == "relay":
+            return [self.program, "relay", "--listen", address, *(f"--origin={o}" for o in origins.values())]
+        template = next(CONFIGURATIONS.glob(f"{self.kind}.*"))
+        values = {
+            "LISTEN": address,
+            "ADMIN": f"127.0.0.1:{free_port()}",
+            "DIR": str(folder),
+            "NAME": self.name,
+            "USER": getpass.getuser(),
+            **{name.upper(): origin for name, origin in origins.items()},
+        }
+        text = re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], template.read_text())
+        config = folder / f"{self.name}{template.suffix}"
+        config.write_text(text)
+        if self.kind == "haproxy":
+            return [self.program, "-db", "-f", config]
+        if self.kind == "nginx":
+            return [self.program, "-p", folder, "-c", config]
+        key = subprocess.run([self.program, "keygen"], capture_output=True, check=True, timeout=10).stdout
+        (folder / f"{self.name}.key").write_bytes(key)
+        (folder / f"{self.name}.key").chmod(0o600)
+        return [self.program, "run", "-c", config]
+
+
+@dataclass
+class Running:
+    """A started proxy: its process, where it listens, and all the processes that work for it."""
+
+    process: object
+    address: str
+    pids: list
+
+
+def find_peers(names):
+    """The peers' programs; Debian's packages are installed if they are missing and we may."""
+    missing = [name for name in names if not _which(name)]
+    if missing:
+        install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+        try:
+            subprocess.run(["apt-get", "update"], check=True, capture_output=True, timeout=300)
+            subprocess.run(install, check=True, capture_output=True, timeout=600)
+        except (OSError, subprocess.SubprocessError):
+            raise SystemExit(f"missing: {', '.join(missing)}. As root: {' '.join(install)}") from None
+    return [Proxy(name, name, _which(name)) for name in names]
+
+
+def _which(name):
+    # Debian keeps servers where only root's PATH looks.
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")

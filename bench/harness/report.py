@@ -1,0 +1,106 @@
+"""Owns the words and tables: one line a turn, a table a scenario, and the page `RESULTS.md`.
+
+The page names no machine: figures are to be compared within it, not with another's.
+"""
+
+from statistics import median
+
+LABELS = {"linchpin": "Linchpin", "haproxy": "HAProxy", "nginx": "nginx", "relay": "raw TCP relay"}
+
+
+def label(name):
+    """A proxy's name as its makers write it."""
+    return LABELS.get(name, name)
+
+
+def progress(scenario, record):
+    """One line for one turn."""
+    cost = f"{record['idle_bytes']:8.0f} B/conn" if scenario.is_idle else f"{record['cpu_us']:8.1f} µs/req"
+    trouble = f"  {record['errors']} errors: {record['first_error']}" if record["errors"] else ""
+    return f"  {scenario.key:8} round {record['round'] + 1}  {record['proxy']:12} {cost}{trouble}"
+
+
+def text(scenario, rows):
+    """The table of a scenario for a terminal."""
+    cells = [_header(scenario), *(_cells(scenario, row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
+    return "\n".join([f"\n{scenario.title}: {scenario.about}", *lines])
+
+
+def markdown(about, table, foreign):
+    """The whole page."""
+    lines = [
+        "# Linchpin beside its peers",
+        "",
+        "Written by `bench/run`; [README.md](README.md) says how to run and read it.",
+        "",
+        "![CPU time a request, by scenario and proxy](results.svg)",
+        "",
+        *_method(about, foreign),
+        "",
+        *_summary(table),
+    ]
+    for scenario, rows in table.items():
+        lines += ["", f"## {scenario.title[0].upper()}{scenario.title[1:]}", "", f"{scenario.about}.", ""]
+        lines += _table(_header(scenario), [_cells(scenario, row) for row in rows])
+        lines += [f"\n{label(row.proxy)}: {row.errors} errors, the first: {row.first_error}" for row in rows if row.errors]
+    return "\n".join(lines) + "\n"
+
+
+def _method(about, foreign):
+    versions = ", ".join(f"{label(name)} {version}".strip() for name, version in about["versions"].items())
+    return [
+        "## How it was measured",
+        "",
+        f"- Programs: {versions}. HAProxy and nginx are Debian's packages; their configurations, and Linchpin's, are in"
+        " [peers/](peers/).",
+        "- Machine: a small virtual one with two noisy cores. The proxy has core 0, with one worker; clients and three"
+        " origins share core 1; all traffic is loopback. Compare figures within this page, not across machines.",
+        "- Every proxy writes its access log to a file, adds `X-Forwarded-For` and has its metrics on; the relay does"
+        " none of it: it is the floor, except that a new client connection costs it a new origin connection too.",
+        f"- Proxies take turns: {about['rounds']} rounds of {about['seconds']:g} s each, after a short warm-up. A figure is the"
+        " median over rounds. A ratio is to the better of HAProxy and nginx *of the same round*; its median, lowest and"
+        " highest are shown.",
+        "- CPU is user + system time of all the processes of a proxy, by the kernel's process CPU clock (nanoseconds),"
+        " divided by completed requests. Every response is checked: status, length, and that the client stayed with its"
+        " origin.",
+        f"- Idle memory is the growth of resident memory, {about['settle']:g} s after the last connection fell silent, of a"
+        " fresh process; the kernel's socket buffers are not in it.",
+        f"- Of the time on the proxy's core, a median of {median(foreign or [0]):.0%} went to others: the host, or other"
+        " programs. Where *core busy* is well under 100 %, the clients on the other core were the limit of requests/s.",
+    ]
+
+
+def _summary(table):
+    lines = []
+    for scenario, rows in table.items():
+        bar = f"≤ {scenario.bar:g} bytes" if scenario.is_idle else f"≤ {scenario.bar:g} ×"
+        for row in rows:
+            if row.met is not None:
+                reached = f"{row.cost:.0f} bytes" if scenario.is_idle else f"{row.ratio.middle:.2f} ×"
+                lines.append([scenario.title, label(row.proxy), bar, reached, "met" if row.met else "**not met**"])
+    header = ["scenario", "build", "bar", "reached", "verdict"]
+    return ["## The bar", "", *_table(header, lines)] if lines else []
+
+
+def _header(scenario):
+    if scenario.is_idle:
+        return ["proxy", "bytes/connection", "ratio to the better peer", "bar"]
+    return ["proxy", "CPU µs/request", "ratio to the better peer", "bar", "requests/s", "p50 ms", "p99 ms", "core busy"]
+
+
+def _cells(scenario, row):
+    name = label(row.proxy) + (" (errors!)" if row.errors else "")
+    ratio = f"{row.ratio.middle:.2f} ({row.ratio.low:.2f}–{row.ratio.high:.2f})" if row.ratio else "–"
+    verdict = "–" if row.met is None else f"≤ {scenario.bar:g}: {'met' if row.met else 'not met'}"
+    if scenario.is_idle:
+        return [name, f"{row.cost:.0f}", ratio, verdict]
+    return [
+        name, f"{row.cost:.1f}", ratio, verdict, f"{row.requests_per_second:,.0f}",
+        f"{row.p50_us / 1000:.2f}", f"{row.p99_us / 1000:.2f}", f"{row.busy:.0%}",
+    ]
+
+
+def _table(header, rows):
+    return [f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows]]

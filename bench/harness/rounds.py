@@ -1,0 +1,101 @@
+"""Owns the order of a run and one measurement: what a proxy used between the first request and the last.
+
+Proxies take turns within a round, so that the machine's moods meet them all. It must not know which is which.
+"""
+
+import json
+import subprocess
+import time
+
+from .processes import (
+    LOAD_CORE, PROXY_CORE, core_busy_seconds, cpu_seconds, free_port, read_line, resident_bytes, wait_until_open,
+)
+
+ORIGINS = ("a", "b", "c")
+IDLE_ROUNDS = 2  # Memory does not vary as time does.
+
+
+class Bench:
+    """The origins and one running process for each proxy."""
+
+    def __init__(self, processes, program, seconds, settle):
+        self.processes, self.program = processes, program
+        self.seconds, self.settle = seconds, settle
+        self.origins = {name: f"127.0.0.1:{free_port()}" for name in ORIGINS}
+        listens = [f"--listen={name}={address}" for name, address in self.origins.items()]
+        process = processes.start([program, "origin", *listens], LOAD_CORE, "origin.log")
+        if not all(wait_until_open(address, process) for address in self.origins.values()):
+            raise SystemExit("the origins did not start")
+        self.running = {}
+
+    def run(self, scenario, proxies, rounds):
+        """Yields one record for each proxy and round: A B C, A B C, …"""
+        if scenario.is_idle:
+            rounds = min(rounds, IDLE_ROUNDS)
+            # A relay keeps both its buffers while a client is silent: no floor for those that need not.
+            proxies = [proxy for proxy in proxies if proxy.kind != "relay"]
+        for number in range(rounds):
+            for proxy in proxies:
+                measure = self._idle if scenario.is_idle else self._busy
+                record = measure(scenario, proxy)
+                yield {"scenario": scenario.key, "round": number, "proxy": proxy.name, **record}
+
+    def _busy(self, scenario, proxy):
+        if proxy.name not in self.running:
+            self.running[proxy.name] = proxy.start(self.processes, self.origins)
+        target = self.running[proxy.name]
+        load = self._start_load(scenario, proxy, target)
+        core, cpu = core_busy_seconds(PROXY_CORE), cpu_seconds(target.pids)
+        report = self._go(load)
+        time.sleep(0.1)  # Log lines that are still queued are part of the cost.
+        cpu = cpu_seconds(target.pids) - cpu
+        core = core_busy_seconds(PROXY_CORE) - core
+        self._finish(load)
+        return {
+            **report,
+            "requests_per_second": report["requests"] / report["seconds"],
+            "cpu_us": cpu * 1e6 / max(report["requests"], 1),
+            "busy": cpu / report["seconds"],
+            "foreign": max(core - cpu, 0) / report["seconds"],
+        }
+
+    def _idle(self, scenario, proxy):
+        # A fresh process: memory that busy clients left behind would be used again, and not be seen.
+        target = proxy.start(self.processes, self.origins)
+        load = self._start_load(scenario, proxy, target)
+        before = resident_bytes(target.pids)
+        report = self._go(load)
+        time.sleep(self.settle)
+        grown = resident_bytes(target.pids) - before
+        kept = self._finish(load)
+        self.processes.stop(target.process)
+        if kept < scenario.clients:
+            report["errors"] += scenario.clients - kept
+            report["first_error"] = report["first_error"] or "idle connections were closed"
+        return {**report, "idle_bytes": grown / scenario.clients}
+
+    def _start_load(self, scenario, proxy, target):
+        command = [
+            self.program, "load", f"--target={target.address}", f"--mode={scenario.mode}", f"--path={scenario.path}",
+            f"--body={scenario.body}", f"--clients={scenario.clients}", f"--seconds={self.seconds}",
+        ]
+        if proxy.sticky:
+            command.append("--sticky")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        load = self.processes.start(command, LOAD_CORE, "load.log", **pipes)
+        if read_line(load, 60) != "ready":
+            raise SystemExit("the load generator did not get ready")
+        return load
+
+    def _go(self, load):
+        load.stdin.write(b"go\n")
+        load.stdin.flush()
+        return json.loads(read_line(load, self.seconds + 60))
+
+    def _finish(self, load):
+        """Lets the clients hang up; how many connections the proxy had kept."""
+        load.stdin.close()
+        kept = int(read_line(load, 10))
+        load.wait(10)
+        self.processes.stop(load)
+        return kept

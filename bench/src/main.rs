@@ -1,0 +1,39 @@
+//! The three programs that `bench/run` puts around a proxy: the origins behind it, the clients in front of it, and a
+//! raw TCP relay in its place. They cost as little as they can, so that what is measured is the proxy.
+//! None of them knows which proxy it is talking to.
+
+mod load;
+mod origin;
+mod relay;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What this process is to be.
+#[derive(Parser)]
+#[command(name = "linchpin-bench", about)]
+enum Command {
+    /// Origins that answer `/66`, `/16k` and `/1m` with a body of that size and say who they are.
+    Origin(origin::Args),
+    /// Clients, each with its own routing cookie; prints one JSON report.
+    Load(load::Args),
+    /// Copies bytes both ways and understands none: the floor for any proxy.
+    Relay(relay::Args),
+}
+
+fn main() -> ExitCode {
+    let result: Result<(), Box<dyn Error>> = match Command::parse() {
+        Command::Origin(args) => origin::run(&args).map_err(Into::into),
+        Command::Load(args) => load::run(&args),
+        Command::Relay(args) => relay::run(&args).map_err(Into::into),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("linchpin-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

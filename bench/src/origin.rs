@@ -1,0 +1,125 @@
+//! Owns the origins: several names, each with its own address, in one thread, so that three of them cost no more than one.
+//! A request costs one read and one write; every answer is rendered before the first request comes.
+//! It must not know cookies: who is pinned where is the proxy's business.
+
+mod connection;
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::str::FromStr;
+
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Registry, Token};
+
+use self::connection::{Connection, Next};
+
+/// The bodies on offer: path and size.
+const BODIES: [(&str, usize); 3] = [("/66", 66), ("/16k", 16 * 1024), ("/1m", 1024 * 1024)];
+
+/// Which origins to be.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// `NAME=ADDRESS` of an origin; repeat for more.
+    #[arg(long = "listen", required = true)]
+    listen: Vec<Listen>,
+}
+
+#[derive(Clone)]
+struct Listen {
+    name: String,
+    address: SocketAddr,
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, address) = text.split_once('=').ok_or("expected NAME=ADDRESS")?;
+        let address = address.parse().map_err(|error| format!("{address}: {error}"))?;
+        Ok(Self { name: name.to_owned(), address })
+    }
+}
+
+/// Serves until the process is ended.
+pub(crate) fn run(args: &Args) -> io::Result<()> {
+    let mut poll = Poll::new()?;
+    let mut origins = Vec::with_capacity(args.listen.len());
+    for (index, listen) in args.listen.iter().enumerate() {
+        let mut listener = TcpListener::bind(listen.address)?;
+        poll.registry().register(&mut listener, Token(index), Interest::READABLE)?;
+        origins.push(Origin { listener, answers: Rc::new(Answers::render(&listen.name)) });
+    }
+    let mut connections = HashMap::new();
+    let mut tokens = (origins.len()..).map(Token);
+    let mut events = Events::with_capacity(1024);
+    loop {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        for event in &events {
+            if let Some(origin) = origins.get(event.token().0) {
+                origin.accept(poll.registry(), &mut tokens, &mut connections)?;
+            } else if let Some(connection) = connections.get_mut(&event.token())
+                && !matches!(connection.on_event(event), Ok(Next::KeepOpen))
+            {
+                connections.remove(&event.token());
+            }
+        }
+    }
+}
+
+struct Origin {
+    listener: TcpListener,
+    answers: Rc<Answers>,
+}
+
+impl Origin {
+    fn accept(
+        &self,
+        registry: &Registry,
+        tokens: &mut impl Iterator<Item = Token>,
+        connections: &mut HashMap<Token, Connection>,
+    ) -> io::Result<()> {
+        while let Ok((mut stream, _)) = self.listener.accept() {
+            let Some(token) = tokens.next() else { break };
+            stream.set_nodelay(true)?;
+            registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+            connections.insert(token, Connection::new(stream, Rc::clone(&self.answers)));
+        }
+        Ok(())
+    }
+}
+
+/// Every answer of one origin, head and body, ready to be written.
+struct Answers {
+    by_path: [(&'static str, Rc<[u8]>); BODIES.len()],
+    not_found: Rc<[u8]>,
+}
+
+impl Answers {
+    fn render(name: &str) -> Self {
+        Self {
+            by_path: BODIES.map(|(path, size)| (path, answer("200 OK", name, size))),
+            not_found: answer("404 Not Found", name, 0),
+        }
+    }
+
+    fn to(&self, path: &str) -> Rc<[u8]> {
+        let found = self.by_path.iter().find(|(known, _)| *known == path);
+        Rc::clone(found.map_or(&self.not_found, |(_, bytes)| bytes))
+    }
+}
+
+fn answer(status: &str, name: &str, size: usize) -> Rc<[u8]> {
+    // A date, because applications send one; its value matters to nobody here.
+    let mut bytes = format!(
+        "HTTP/1.1 {status}\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\n\
+         X-Origin: {name}\r\nContent-Length: {size}\r\n\r\n"
+    )
+    .into_bytes();
+    bytes.resize(bytes.len() + size, b'x');
+    bytes.into()
+}

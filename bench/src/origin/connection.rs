@@ -1,0 +1,101 @@
+//! Owns one connection from the proxy: reads a request, writes its answer, and so on until the proxy has enough.
+//! Requests have no body and are not pipelined: what a proxy sends on behalf of our load generator, and no more.
+//! It must not know its listener or the other connections.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::rc::Rc;
+
+use mio::event::Event;
+use mio::net::TcpStream;
+
+use super::Answers;
+
+const REQUEST_LIMIT: usize = 4 * 1024;
+const MAX_HEADERS: usize = 64;
+
+/// What becomes of a connection after an event.
+pub(super) enum Next {
+    KeepOpen,
+    Close,
+}
+
+/// A connection and how far its current exchange has come.
+pub(super) struct Connection {
+    stream: TcpStream,
+    answers: Rc<Answers>,
+    received: [u8; REQUEST_LIMIT],
+    filled: usize,
+    writing: Option<Writing>,
+}
+
+struct Writing {
+    bytes: Rc<[u8]>,
+    written: usize,
+    /// The proxy asked for the connection to be closed after this answer.
+    last: bool,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, answers: Rc<Answers>) -> Self {
+        Self { stream, answers, received: [0; REQUEST_LIMIT], filled: 0, writing: None }
+    }
+
+    /// Goes on as far as the socket allows.
+    pub(super) fn on_event(&mut self, event: &Event) -> io::Result<Next> {
+        if self.writing.is_none() && event.is_readable() {
+            match self.stream.read(&mut self.received[self.filled..]) {
+                Ok(0) => return Ok(Next::Close),
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            self.writing = parse(&self.received[..self.filled], &self.answers)?;
+            if self.writing.is_some() {
+                self.filled = 0;
+            }
+        }
+        let next = self.write()?;
+        // There is no second read to find the socket empty: a short read has said so (epoll(7)), unless the end came
+        // with it, which only the event tells.
+        if self.writing.is_none() && event.is_read_closed() {
+            return Ok(Next::Close);
+        }
+        Ok(next)
+    }
+
+    fn write(&mut self) -> io::Result<Next> {
+        while let Some(writing) = &mut self.writing {
+            match self.stream.write(&writing.bytes[writing.written..]) {
+                Ok(count) => writing.written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+            if writing.written == writing.bytes.len() {
+                if writing.last {
+                    return Ok(Next::Close);
+                }
+                self.writing = None;
+            }
+        }
+        Ok(Next::KeepOpen)
+    }
+}
+
+/// The answer to a request, once its head is complete.
+fn parse(received: &[u8], answers: &Answers) -> io::Result<Option<Writing>> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let status = request.parse(received).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+    if status.is_partial() {
+        return if received.len() < REQUEST_LIMIT {
+            Ok(None)
+        } else {
+            Err(io::Error::new(ErrorKind::InvalidData, "request too long"))
+        };
+    }
+    let last = request
+        .headers
+        .iter()
+        .any(|header| header.name.eq_ignore_ascii_case("connection") && header.value.eq_ignore_ascii_case(b"close"));
+    Ok(Some(Writing { bytes: answers.to(request.path.unwrap_or_default()), written: 0, last }))
+}

@@ -1,0 +1,41 @@
+//! What must hold of any text that comes as a configuration: a plan or errors, and every finding in its place.
+
+use std::path::Path;
+
+use linchpin::config::{self, Report, Severity};
+
+pub fn holds(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    // Key and token files are read where the configuration says, which must not be a file without an end.
+    if text.contains("/dev") {
+        return;
+    }
+    let origin = Path::new("/nowhere/linchpin.toml");
+    match config::parse(text, origin) {
+        Ok((plan, report)) => {
+            assert_eq!(report.errors(), 0, "a plan in spite of errors: {report}");
+            assert!(!plan.listeners.is_empty() && !plan.pools.is_empty() && !plan.routes.is_empty());
+            assert!(plan.pools.iter().all(|pool| !pool.pool.backends.is_empty()));
+            is_in_place(text, &report);
+        }
+        Err(report) => {
+            assert!(report.errors() > 0, "neither a plan nor an error");
+            is_in_place(text, &report);
+        }
+    }
+}
+
+fn is_in_place(text: &str, report: &Report) {
+    assert_eq!(report.findings().len(), report.errors() + report.warnings());
+    let lines = text.split('\n').count();
+    let mut last = 0;
+    for finding in report.findings() {
+        assert!(!finding.problem.is_empty() && !finding.remedy.is_empty());
+        let place = finding.place.as_ref().expect("a text that was read has places");
+        assert!((1..=lines).contains(&place.line) && place.column >= 1, "{place:?} of {lines} lines");
+        assert!(place.line >= last, "findings are in the order of the file: {report}");
+        last = place.line;
+        assert!(matches!(finding.severity, Severity::Error | Severity::Warning));
+    }
+    assert!(report.findings().is_empty() || !report.to_string().is_empty());
+}

@@ -1,0 +1,82 @@
+//! What must hold of any Cookie fields: the routing cookie goes, and everything else stays.
+
+use std::sync::{Arc, LazyLock};
+
+use http::header::{COOKIE, HOST, HeaderMap, HeaderValue};
+use linchpin::affinity::seal::Key;
+use linchpin::affinity::{Affinity, KeyRing, Memory, Pin, Reading, Sealer, Settings};
+
+const NAME: &str = "linchpin-app";
+
+static AFFINITY: LazyLock<(Affinity, String)> = LazyLock::new(|| {
+    let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).expect("a key of 32 bytes"), Vec::new()));
+    let mut token = String::new();
+    Sealer::new(&ring, "app", NAME).seal(&pin(), &mut token).expect("randomness");
+    (Affinity::new("app", &Settings::for_pool("app"), &ring), token)
+});
+
+fn pin() -> Pin {
+    Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 3, last_seen: 4 }
+}
+
+/// Each line of `data` is a Cookie field, in which `@` stands for the routing cookie's name and `$` for a good token.
+pub fn holds(data: &[u8]) {
+    let (affinity, token) = &*AFFINITY;
+    let mut headers = HeaderMap::new();
+    headers.insert(HOST, HeaderValue::from_static("example.com"));
+    let mut before = Vec::new();
+    for line in data.split(|byte| *byte == b'\n') {
+        let field: Vec<u8> = line.iter().flat_map(|byte| spelt_out(byte, token)).copied().collect();
+        let Ok(value) = HeaderValue::from_bytes(&field) else { return };
+        headers.append(COOKIE, value);
+        before.push(field);
+    }
+
+    let mut memory = Memory::default();
+    let mut first = headers.clone();
+    let reading = affinity.take(&mut first, &mut memory);
+    let mut again = headers.clone();
+    assert_eq!(affinity.take(&mut again, &mut memory), reading, "the same fields, on the same connection");
+    assert_eq!(first, again);
+
+    let routing = before.iter().flat_map(|field| pairs(field)).filter(|pair| is_routing(pair)).count();
+    match &reading {
+        Reading::Absent => assert_eq!(routing, 0),
+        Reading::Unreadable => assert!(routing > 0),
+        Reading::Sealed(read) => {
+            assert!(routing > 0);
+            assert_eq!(**read, pin(), "no other pin can be read");
+        }
+    }
+    if routing == 0 {
+        assert_eq!(first, headers, "fields without a routing cookie stay as they are");
+    }
+    let after: Vec<_> = first.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    assert!(!after.iter().flat_map(|field| pairs(field)).any(is_routing));
+    assert_eq!(others(after.iter().copied()), others(before.iter().map(Vec::as_slice)));
+    assert_eq!(first.get(HOST), headers.get(HOST));
+}
+
+fn spelt_out<'a>(byte: &'a u8, token: &'a str) -> &'a [u8] {
+    match byte {
+        b'@' => NAME.as_bytes(),
+        b'$' => token.as_bytes(),
+        other => std::slice::from_ref(other),
+    }
+}
+
+fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    field.split(|byte| *byte == b';')
+}
+
+/// By RFC 6265 §5.2: blanks around a name don't count, case does.
+fn is_routing(pair: &[u8]) -> bool {
+    let equals = pair.iter().position(|byte| *byte == b'=');
+    equals.is_some_and(|at| pair[..at].trim_ascii() == NAME.as_bytes())
+}
+
+/// All pairs of other names. The blanks before a pair belong to the pair before it, and go with that one.
+fn others<'a>(fields: impl Iterator<Item = &'a [u8]>) -> Vec<&'a [u8]> {
+    let pairs = fields.flat_map(pairs).filter(|pair| !is_routing(pair)).map(<[u8]>::trim_ascii_start);
+    pairs.filter(|pair| !pair.is_empty()).collect()
+}

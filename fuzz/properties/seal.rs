@@ -1,0 +1,53 @@
+//! What must hold of any bytes that come as a token, and of any pin that is sealed.
+
+use std::sync::{Arc, LazyLock};
+
+use linchpin::affinity::seal::{Key, MAX_NAME, MAX_TOKEN};
+use linchpin::affinity::{KeyRing, Pin, Sealer};
+
+static RING: LazyLock<Arc<KeyRing>> = LazyLock::new(|| {
+    let key = |id: &str, byte| Key::new(id, &[byte; 32]).expect("a key of 32 bytes");
+    Arc::new(KeyRing::new(key("new", 1), vec![key("old", 2)]))
+});
+
+pub fn holds(data: &[u8]) {
+    let sealer = Sealer::new(&RING, "app", "pin");
+    never_opens(&sealer, data);
+    comes_back(&sealer, data);
+}
+
+/// Nobody but the ring's keys makes tokens, and chance doesn't.
+fn never_opens(sealer: &Sealer, token: &[u8]) {
+    assert_eq!(sealer.open(token), None);
+    sealer.key_of(token);
+}
+
+/// A pin made of `data` opens to itself; changed anywhere, or elsewhere, it does not open.
+fn comes_back(sealer: &Sealer, data: &[u8]) {
+    let mut data = data.iter().copied();
+    let at = usize::from(data.next().unwrap_or_default());
+    let by = data.next().unwrap_or_default();
+    let mut number = || data.by_ref().take(8).fold(0, |number, byte| number << 8 | u64::from(byte));
+    let (session, incarnation, issued, last_seen) = (number(), number(), number(), number());
+    let backend: Box<str> = String::from_utf8_lossy(&data.collect::<Vec<_>>()).into();
+    let pin = Pin { session, backend, incarnation, issued, last_seen };
+
+    let mut token = String::from("before");
+    let sealed = sealer.seal(&pin, &mut token);
+    let token = token.strip_prefix("before").expect("sealing only appends");
+    if pin.backend.len() > MAX_NAME {
+        assert_eq!((sealed, token), (None, ""));
+        return;
+    }
+    assert!(sealed.is_some() && token.len() <= MAX_TOKEN);
+    assert_eq!(sealer.open(token.as_bytes()), Some(pin));
+    assert_eq!(sealer.key_of(token.as_bytes()), Some("new"));
+    assert_eq!(Sealer::new(&RING, "other", "pin").open(token.as_bytes()), None);
+
+    let mut forged = token.as_bytes().to_vec();
+    let at = at % forged.len();
+    if forged[at] != by {
+        forged[at] = by;
+        assert_eq!(sealer.open(&forged), None);
+    }
+}

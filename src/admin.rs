@@ -1,0 +1,98 @@
+//! Owns: the operator's way in: status, metrics, liveness, readiness and the dashboard.
+//! Invariant: a listener of its own; loopback, or a Unix socket, or a token.
+//! Must not know: the proxy.
+
+mod api;
+mod bind;
+mod dashboard;
+mod gauges;
+mod guard;
+mod serve;
+mod view;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::pool::Pool;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Series;
+
+pub use bind::{Bound, bind};
+pub use serve::run;
+
+/// `[admin]`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where it listens.
+    pub address: Address,
+    /// What a client has to send as `Authorization: Bearer …`; the content of `token_file`.
+    pub token: Option<String>,
+}
+
+/// Where the admin listener is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP socket.
+    Tcp(SocketAddr),
+    /// A Unix socket: `unix:/run/linchpin.sock`.
+    Unix(PathBuf),
+}
+
+/// As the configuration writes it.
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The token is never shown.
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// What there is to tell; read anew for every answer.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The pools of the running configuration; a reload swaps them.
+    pub pools: Arc<ArcSwap<Vec<Entry>>>,
+    /// The counters of the process.
+    pub metrics: Arc<Metrics>,
+    /// Whether the process takes requests: false once it is stopping.
+    pub ready: watch::Receiver<bool>,
+    /// When the process started.
+    pub started: SystemTime,
+}
+
+impl Facts {
+    fn started_unix(&self) -> Duration {
+        self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+/// A pool and what is told of it.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its backends.
+    pub pool: Arc<Pool>,
+    /// The word for how it chooses: `round_robin`, …
+    pub balance: &'static str,
+    /// The word for how clients are pinned: `cookie`, …
+    pub persistence: &'static str,
+    /// The length in seconds of the time in which a session counts; see [`crate::pool::Live::sessions`].
+    pub presence: u64,
+    /// Counters, by position of the backend.
+    pub series: Vec<Arc<Series>>,
+}
+
+#[cfg(test)]
+mod tests;

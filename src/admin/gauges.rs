@@ -1,0 +1,64 @@
+//! Owns: the metrics that are read off the pools when somebody asks, beside the data path's counters.
+//! Invariant: it counts nothing; every figure is the pool's own, as `/api/v1/status` tells it.
+//! Must not know: who scrapes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{Entry, Facts};
+use crate::clock;
+use crate::pool::{Backend, Health};
+
+/// All metrics of the process.
+pub(super) fn registry(facts: &Facts) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Arc::clone(&facts.metrics)));
+    registry.register_collector(Box::new(Gauges(facts.clone())));
+    registry
+}
+
+#[derive(Debug)]
+struct Gauges(Facts);
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (entries, now) = (self.0.pools.load(), clock::unix().as_secs());
+        let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Entry, &Backend) -> u64| -> fmt::Result {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for entry in entries.iter() {
+                for backend in entry.pool.backends() {
+                    let labels = [("pool", &**entry.pool.name()), ("backend", &**backend.name())];
+                    family.encode_family(&labels)?.encode_gauge(&value(entry, backend))?;
+                }
+            }
+            Ok(())
+        };
+        gauge("linchpin_sessions", "Sessions seen lately, about", &|entry, backend| {
+            backend.live().sessions(now, entry.presence)
+        })?;
+        gauge("linchpin_active_requests", "Requests in flight", &|_, backend| u64::from(backend.live().active()))?;
+        gauge("linchpin_backend_up", "Whether the backend is up: 1, or down or ejected: 0", &|_, backend| {
+            u64::from(backend.live().health() == Health::Up)
+        })?;
+        gauge("linchpin_backend_weight", "The backend's share of new sessions", &|_, backend| {
+            u64::from(backend.live().weight())
+        })?;
+
+        let help = "Whether the process takes requests: 1, or is stopping: 0";
+        encoder
+            .encode_descriptor("linchpin_ready", help, None, MetricType::Gauge)?
+            .encode_gauge(&u64::from(*self.0.ready.borrow()))?;
+        encoder
+            .encode_descriptor("linchpin_build", "Which Linchpin this is", None, MetricType::Info)?
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        let help = "When the process started, since the Unix epoch";
+        encoder
+            .encode_descriptor("process_start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?
+            .encode_gauge(&self.0.started_unix().as_secs_f64())
+    }
+}

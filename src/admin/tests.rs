@@ -1,0 +1,206 @@
+//! Owns: what a client of the admin API sees, without a socket.
+//! Invariant: names and shapes are the design's, letter by letter.
+//! Must not know: how the answers are made.
+
+use axum::body::Body;
+use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+
+use super::api::{MANNERS, OPEN_METRICS, router};
+use super::*;
+use crate::clock;
+use crate::pool::reconcile::Reconciler;
+use crate::pool::roster::Observation;
+use crate::pool::{self, AdminState, InFlight, backend, vitals};
+use crate::telemetry::metrics::Labels;
+
+const PRESENCE: u64 = 60;
+
+struct House {
+    facts: Facts,
+    ready: watch::Sender<bool>,
+    _busy: InFlight,
+}
+
+/// Two backends: one that works, one that drains and is down.
+fn house() -> House {
+    let backend = |name: &str, port, weight, state| backend::Settings {
+        name: name.into(),
+        address: ([127, 0, 0, 1], port).into(),
+        weight,
+        state,
+        backup: false,
+        failover: Vec::new(),
+    };
+    let vitals = vitals::Settings {
+        rise: 1,
+        fall: 1,
+        consecutive_failures: 5,
+        base_time: Duration::from_secs(1),
+        max_time: Duration::from_secs(1),
+        max_ejected: 50,
+    };
+    let backends = vec![backend("a", 9001, 2, AdminState::Ready), backend("b", 9002, 1, AdminState::Drain)];
+    let pools = Reconciler::new(1).pools(&[pool::Settings { name: "app".into(), backends, vitals }]);
+    let pool = Arc::clone(&pools[0]);
+    pool.observe(1, Observation::Probe(false), clock::now());
+
+    let labels = Labels { verdicts: &["new", "hit"], causes: &["down"], outcomes: &["ok", "connect"] };
+    let metrics = Arc::new(Metrics::new(1, labels, Arc::default()));
+    let series: Vec<_> = ["a", "b"].iter().map(|name| metrics.series("app", name)).collect();
+    for _ in 0..3 {
+        series[0].request(0, 1, 200, Duration::from_millis(1));
+    }
+    series[1].attempt(0, 1);
+    pool.backend(0).live().saw_session(0, 0x5eed_5eed_5eed_5eed, clock::unix().as_secs(), PRESENCE);
+    let _busy = InFlight::on(pool.backend(0).live(), 0);
+
+    let (ready, receiver) = watch::channel(true);
+    let entry = Entry { pool, balance: "round_robin", persistence: "cookie", presence: PRESENCE, series };
+    let facts = Facts {
+        pools: Arc::new(ArcSwap::from_pointee(vec![entry])),
+        metrics,
+        ready: receiver,
+        started: SystemTime::now() - Duration::from_secs(90),
+    };
+    House { facts, ready, _busy }
+}
+
+impl House {
+    async fn ask(&self, token: Option<&str>, request: http::request::Builder) -> (http::response::Parts, String) {
+        let address = Address::Tcp(([127, 0, 0, 1], 9090).into());
+        let router = router(&Settings { address, token: token.map(Into::into) }, self.facts.clone());
+        let request = request.header("host", "127.0.0.1:9090").body(Body::empty()).unwrap();
+        let (parts, body) = TowerToHyperService::new(router).call(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (parts, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        let (parts, body) = self.ask(None, Request::get(path)).await;
+        (parts.status, body)
+    }
+}
+
+#[tokio::test]
+async fn status_tells_what_is_known_of_every_backend() {
+    let (code, body) = house().get("/api/v1/status").await;
+    assert_eq!(code, StatusCode::OK);
+    let mut status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert!((90..100).contains(&status["uptime_seconds"].as_u64().unwrap()));
+    status["uptime_seconds"] = 0.into();
+    let expected = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": 0,
+        "ready": true,
+        "pools": [{
+            "name": "app",
+            "balance": "round_robin",
+            "persistence": "cookie",
+            "backends": [{
+                "name": "a", "address": "127.0.0.1:9001", "state": "ready", "health": "up", "weight": 2,
+                "sessions": 1, "active_requests": 1, "requests": 3, "failures": 0,
+            }, {
+                "name": "b", "address": "127.0.0.1:9002", "state": "drain", "health": "down", "weight": 1,
+                "sessions": 0, "active_requests": 0, "requests": 0, "failures": 1,
+            }],
+        }],
+    });
+    assert_eq!(status, expected);
+}
+
+#[tokio::test]
+async fn metrics_are_the_data_paths_counters_and_the_pools_gauges() {
+    let (parts, body) = house().ask(None, Request::get("/metrics")).await;
+    assert_eq!(parts.headers[CONTENT_TYPE], OPEN_METRICS);
+    for line in [
+        r#"linchpin_requests_total{pool="app",backend="a",verdict="hit",code="200"} 3"#,
+        r#"linchpin_sessions{pool="app",backend="a"} 1"#,
+        r#"linchpin_active_requests{pool="app",backend="a"} 1"#,
+        r#"linchpin_backend_up{pool="app",backend="a"} 1"#,
+        r#"linchpin_backend_up{pool="app",backend="b"} 0"#,
+        r#"linchpin_backend_weight{pool="app",backend="a"} 2"#,
+        "# TYPE linchpin_sessions gauge",
+        "linchpin_ready 1",
+        concat!("linchpin_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+    ] {
+        assert!(body.lines().any(|each| each == line), "{line}\n{body}");
+    }
+    assert!(body.contains("\nprocess_start_time_seconds 1"), "{body}");
+    assert!(body.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn a_reload_shows_in_the_next_answer() {
+    let house = house();
+    house.facts.pools.store(Arc::default());
+    assert!(house.get("/api/v1/status").await.1.contains(r#""pools":[]"#));
+    assert!(!house.get("/metrics").await.1.contains("linchpin_backend_up{"));
+}
+
+#[tokio::test]
+async fn readiness_ends_before_life() {
+    let house = house();
+    assert_eq!(house.get("/readyz").await, (StatusCode::OK, "ready".into()));
+    house.ready.send_replace(false);
+    assert_eq!(house.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "stopping".into()));
+    assert_eq!(house.get("/livez").await, (StatusCode::OK, "ok".into()));
+    assert!(house.get("/api/v1/status").await.1.contains(r#""ready":false"#));
+}
+
+#[tokio::test]
+async fn with_a_token_facts_need_it_and_the_page_asks_for_it() {
+    let house = house();
+    for path in ["/api/v1/status", "/metrics", "/nothing/here"] {
+        let (parts, body) = house.ask(Some("secret"), Request::get(path)).await;
+        assert_eq!(parts.status, StatusCode::UNAUTHORIZED, "{path}");
+        assert!(parts.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+        assert!(!body.contains("app") && !body.contains("secret"), "{body}");
+    }
+    for path in ["/", "/livez", "/readyz"] {
+        assert_eq!(house.ask(Some("secret"), Request::get(path)).await.0.status, StatusCode::OK, "{path}");
+    }
+    let request = Request::get("/api/v1/status").header("authorization", "Bearer secret");
+    assert_eq!(house.ask(Some("secret"), request).await.0.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_name_that_anybody_can_point_here_reads_nothing() {
+    let house = house();
+    let address = Address::Tcp(([127, 0, 0, 1], 9090).into());
+    let router = router(&Settings { address, token: None }, house.facts.clone());
+    let request = Request::get("/api/v1/status").header("host", "evil.example:9090").body(Body::empty()).unwrap();
+    let response = TowerToHyperService::new(router).call(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn there_is_nothing_to_change_yet_and_no_other_site_gets_to_ask() {
+    let house = house();
+    for path in ["/", "/metrics", "/api/v1/status", "/livez"] {
+        let (parts, _) = house.ask(None, Request::post(path)).await;
+        assert_eq!(parts.status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(parts.headers["allow"], "GET,HEAD");
+        let (parts, _) = house.ask(None, Request::delete(path).header("origin", "http://evil.example")).await;
+        assert_eq!(parts.status, StatusCode::FORBIDDEN, "{path}");
+    }
+    assert_eq!(house.get("/api/v1/nothing").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn every_answer_minds_its_manners_and_the_page_its_policy() {
+    let house = house();
+    for path in ["/", "/metrics", "/nothing"] {
+        let (parts, _) = house.ask(None, Request::get(path)).await;
+        for (name, value) in MANNERS {
+            assert_eq!(parts.headers.get(&name), Some(&value), "{path} {name}");
+        }
+    }
+    let (parts, body) = house.ask(None, Request::get("/")).await;
+    assert_eq!(parts.headers[CONTENT_SECURITY_POLICY], dashboard::policy());
+    assert_eq!(parts.headers[CONTENT_TYPE], "text/html; charset=utf-8");
+    assert!(body.starts_with("<!doctype html>"));
+}

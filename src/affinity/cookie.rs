@@ -1,0 +1,448 @@
+//! Owns: the routing cookie in a request's and a response's fields.
+//! Invariant: it never reaches a backend; every other cookie passes byte for byte.
+//! Must not know: cryptography, or whether a pin holds.
+
+use std::sync::Arc;
+
+use http::header::{CACHE_CONTROL, COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+
+use super::decide::Lifetimes;
+use super::seal::{KeyRing, Pin, Sealer};
+use super::{Memory, Reading};
+
+/// How many cookies of the routing cookie's name are looked at. Browsers send several when one
+/// was set for another path or domain; more is somebody's attempt to make work.
+const MAX_TOKENS: usize = 4;
+
+/// RFC 9213: what a CDN obeys before Cache-Control.
+const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+/// Its forerunner, still obeyed.
+const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+
+/// `cookie = { … }` of `[pools.persistence]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Its name, a token of RFC 6265.
+    pub name: String,
+    /// `Path`.
+    pub path: String,
+    /// `Domain`, if set.
+    pub domain: Option<String>,
+    /// `Secure`.
+    pub secure: bool,
+    /// `HttpOnly`.
+    pub http_only: bool,
+    /// `SameSite`.
+    pub same_site: SameSite,
+    /// `Partitioned` (CHIPS).
+    pub partitioned: bool,
+    /// Whether the client keeps it when it closes.
+    pub lifetime: LifetimeType,
+}
+
+impl Settings {
+    /// What holds for the pool named `pool` if nothing is configured.
+    pub fn for_pool(pool: &str) -> Settings {
+        Settings {
+            name: format!("linchpin-{pool}"),
+            path: "/".into(),
+            domain: None,
+            secure: false,
+            http_only: true,
+            same_site: SameSite::default(),
+            partitioned: false,
+            lifetime: LifetimeType::default(),
+        }
+    }
+}
+
+/// The `SameSite` attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SameSite {
+    /// Sent on same-site requests alone.
+    Strict,
+    /// Also when a link leads here.
+    #[default]
+    Lax,
+    /// Always; needs `Secure`.
+    None,
+}
+
+impl SameSite {
+    /// All values.
+    pub const ALL: [SameSite; 3] = [SameSite::Strict, SameSite::Lax, SameSite::None];
+
+    /// The attribute's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SameSite::Strict => "Strict",
+            SameSite::Lax => "Lax",
+            SameSite::None => "None",
+        }
+    }
+}
+
+/// `lifetime_type` of GEP-1619.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LifetimeType {
+    /// A session cookie: neither Expires nor Max-Age.
+    #[default]
+    Session,
+    /// Kept for what is left of the absolute timeout.
+    Permanent,
+}
+
+impl LifetimeType {
+    /// All values.
+    pub const ALL: [LifetimeType; 2] = [LifetimeType::Session, LifetimeType::Permanent];
+
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LifetimeType::Session => "session",
+            LifetimeType::Permanent => "permanent",
+        }
+    }
+}
+
+/// A pool's routing cookie, made ready for its requests.
+#[derive(Debug)]
+pub(super) struct Cookie {
+    pool: Arc<str>,
+    name: Box<str>,
+    attributes: String,
+    permanent: bool,
+    sealer: Sealer,
+}
+
+impl Cookie {
+    pub(super) fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>) -> Cookie {
+        Cookie {
+            pool: pool.into(),
+            name: settings.name.as_str().into(),
+            attributes: attributes(settings),
+            permanent: settings.lifetime == LifetimeType::Permanent,
+            sealer: Sealer::new(ring, pool, &settings.name),
+        }
+    }
+
+    /// Takes all routing cookies out of the request and reads the first that opens.
+    pub(super) fn take(&self, headers: &mut HeaderMap, memory: &mut Memory) -> Reading {
+        let mut reading = Reading::Absent;
+        let mut looked_at = 0;
+        for value in headers.get_all(COOKIE) {
+            for token in values(value.as_bytes(), self.name.as_bytes()) {
+                looked_at += 1;
+                if looked_at > MAX_TOKENS || matches!(reading, Reading::Sealed(_)) {
+                    continue;
+                }
+                reading = self.recall(token, memory);
+            }
+        }
+        if looked_at > 0 {
+            strip(headers, self.name.as_bytes());
+        }
+        reading
+    }
+
+    /// Opens a token.
+    pub(super) fn open(&self, token: &[u8]) -> Reading {
+        self.sealer.open(token).map_or(Reading::Unreadable, |pin| Reading::Sealed(Arc::new(pin)))
+    }
+
+    /// The id of the key that a token names.
+    pub(super) fn key_of(&self, token: &[u8]) -> Option<&str> {
+        self.sealer.key_of(token)
+    }
+
+    fn recall(&self, token: &[u8], memory: &mut Memory) -> Reading {
+        if let Some(pin) = memory.recall(&self.pool, token) {
+            return Reading::Sealed(Arc::clone(pin));
+        }
+        let reading = self.open(token);
+        if let Reading::Sealed(pin) = &reading {
+            memory.remember(&self.pool, token, pin);
+        }
+        reading
+    }
+
+    /// Adds the Set-Cookie field for `pin`. Without randomness from the system there is no token,
+    /// and the client simply stays as it is.
+    pub(super) fn put(&self, headers: &mut HeaderMap, pin: &Pin, lifetimes: &Lifetimes, now: u64) {
+        let mut field = String::with_capacity(self.name.len() + super::seal::MAX_TOKEN + self.attributes.len() + 32);
+        field.push_str(&self.name);
+        field.push('=');
+        if self.sealer.seal(pin, &mut field).is_none() {
+            return;
+        }
+        field.push_str(&self.attributes);
+        if let (true, Some(absolute)) = (self.permanent, lifetimes.absolute) {
+            let left = (pin.issued + absolute).saturating_sub(now);
+            field.push_str("; Max-Age=");
+            field.push_str(&left.to_string());
+        }
+        if let Ok(field) = HeaderValue::from_maybe_shared(bytes::Bytes::from(field)) {
+            headers.append(SET_COOKIE, field);
+            keep_private(headers);
+        }
+    }
+}
+
+fn attributes(settings: &Settings) -> String {
+    let mut text = format!("; Path={}", settings.path);
+    if let Some(domain) = &settings.domain {
+        text.push_str("; Domain=");
+        text.push_str(domain);
+    }
+    for (flag, word) in [(settings.secure, "; Secure"), (settings.http_only, "; HttpOnly")] {
+        if flag {
+            text.push_str(word);
+        }
+    }
+    text.push_str("; SameSite=");
+    text.push_str(settings.same_site.as_str());
+    if settings.partitioned {
+        text.push_str("; Partitioned");
+    }
+    text
+}
+
+/// The values of the cookies named `name` in one Cookie field, without the quotes that some
+/// clients put around them.
+pub fn values<'a>(field: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    field.split(|byte| *byte == b';').filter_map(move |pair| value_of(pair, name))
+}
+
+/// The value of one `name=value` pair if it has this name. Cookie names are case-sensitive
+/// (RFC 6265 §4.1.1); blanks around name and value don't count (§5.2).
+fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let rest = pair.trim_ascii_start().strip_prefix(name)?;
+    let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+    let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+    Some(unquoted.unwrap_or(value))
+}
+
+/// Takes the cookies named `name` out of all Cookie fields. A field that had none stays the very
+/// same bytes; one that had nothing else goes.
+fn strip(headers: &mut HeaderMap, name: &[u8]) {
+    let Entry::Occupied(mut entry) = headers.entry(COOKIE) else { return };
+    let mut fields = entry.iter();
+    if let (Some(only), None) = (fields.next(), fields.next()) {
+        match without(only.as_bytes(), name) {
+            None => drop(entry.remove()),
+            Some(rest) => *entry.get_mut() = rest,
+        }
+        return;
+    }
+    let (_, fields) = entry.remove_entry_mult();
+    let kept: Vec<_> = fields.filter_map(|field| without(field.as_bytes(), name)).collect();
+    for field in kept {
+        headers.append(COOKIE, field);
+    }
+}
+
+/// A Cookie field without the cookies named `name`: the other pairs as they came, with all their
+/// blanks and quotes. `None` if nothing is left.
+fn without(field: &[u8], name: &[u8]) -> Option<HeaderValue> {
+    let mut rest = Vec::with_capacity(field.len());
+    for pair in field.split(|byte| *byte == b';').filter(|pair| value_of(pair, name).is_none()) {
+        if rest.is_empty() {
+            // What stood before the first pair was the blank behind the one that went.
+            rest.extend_from_slice(pair.trim_ascii_start());
+        } else {
+            rest.push(b';');
+            rest.extend_from_slice(pair);
+        }
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    // Parts of a valid field value are one.
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(rest)).ok()
+}
+
+/// Makes a response that carries a pin unfit for shared caches (RFC 9111 §5.2.2.7), unless it is
+/// already: a cache that stored it would hand one client's pin to all others.
+fn keep_private(headers: &mut HeaderMap) {
+    headers.remove(CDN_CACHE_CONTROL);
+    headers.remove(SURROGATE_CONTROL);
+    let mut kept = String::from("private");
+    for field in headers.get_all(CACHE_CONTROL) {
+        let Ok(field) = field.to_str() else { continue };
+        for directive in directives(field) {
+            let name = directive.split('=').next().unwrap_or_default().trim_end();
+            if name.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("private") {
+                return;
+            }
+            // `private="field"` keeps only that field out of caches, so it goes, too.
+            let is_for_shared_caches = ["public", "s-maxage", "private", "proxy-revalidate"]
+                .iter()
+                .any(|word| name.eq_ignore_ascii_case(word));
+            if !is_for_shared_caches {
+                kept.push_str(", ");
+                kept.push_str(directive);
+            }
+        }
+    }
+    let value = HeaderValue::try_from(kept).unwrap_or(HeaderValue::from_static("private"));
+    headers.insert(CACHE_CONTROL, value);
+}
+
+/// The directives of a Cache-Control field; commas inside quotes don't separate.
+fn directives(field: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    field
+        .split(move |c| {
+            quoted ^= c == '"';
+            c == ',' && !quoted
+        })
+        .map(str::trim)
+        .filter(|directive| !directive.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::seal::Key;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn settings() -> Settings {
+        Settings {
+            name: "lp".into(),
+            path: "/".into(),
+            domain: None,
+            secure: false,
+            http_only: true,
+            same_site: SameSite::Lax,
+            partitioned: false,
+            lifetime: LifetimeType::Session,
+        }
+    }
+
+    fn ring() -> Arc<KeyRing> {
+        Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()))
+    }
+
+    fn pin() -> Pin {
+        Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100 }
+    }
+
+    fn set_cookie(settings: &Settings, lifetimes: Lifetimes, now: u64) -> String {
+        let mut headers = HeaderMap::new();
+        Cookie::new("app", settings, &ring()).put(&mut headers, &pin(), &lifetimes, now);
+        headers[SET_COOKIE].to_str().unwrap().to_owned()
+    }
+
+    fn request(fields: &[&[u8]]) -> HeaderMap {
+        fields.iter().map(|field| (COOKIE, HeaderValue::from_bytes(field).unwrap())).collect()
+    }
+
+    fn left(headers: &HeaderMap) -> Vec<&[u8]> {
+        headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect()
+    }
+
+    #[test]
+    fn attributes_are_as_configured() {
+        let session = set_cookie(&settings(), Lifetimes { absolute: Some(60), idle: None }, 100);
+        assert!(session.starts_with("lp=") && session.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{session}");
+        let all = Settings {
+            path: "/app".into(),
+            domain: Some("example.com".into()),
+            secure: true,
+            http_only: false,
+            same_site: SameSite::None,
+            partitioned: true,
+            lifetime: LifetimeType::Permanent,
+            ..settings()
+        };
+        let permanent = set_cookie(&all, Lifetimes { absolute: Some(60), idle: None }, 110);
+        assert!(
+            permanent.ends_with("; Path=/app; Domain=example.com; Secure; SameSite=None; Partitioned; Max-Age=50"),
+            "{permanent}"
+        );
+    }
+
+    #[test]
+    fn the_routing_cookie_goes_and_every_other_byte_stays() {
+        let cookie = Cookie::new("app", &settings(), &ring());
+        for (before, after) in [
+            (&[&b"lp=x"[..]][..], &[][..]),
+            (&[b"a=1; lp=x; b=2"], &[&b"a=1; b=2"[..]]),
+            (&[b"lp=x; b=2"], &[b"b=2"]),
+            (&[b"b=2; lp=x"], &[b"b=2"]),
+            (&[b"b=2;lp=x;c=\"3; \""], &[b"b=2;c=\"3; \""]),
+            (&[b"b=2", b"lp=x", b"c=3;  d"], &[b"b=2", b"c=3;  d"]),
+            (&[b"lp=x; a=1; lp=y"], &[b"a=1"]),
+            (&[b"LP=x; lpx=1; xlp=2; a=lp=3"], &[b"LP=x; lpx=1; xlp=2; a=lp=3"]),
+            (&[b" odd ; =; ;;\xff=\"\\"], &[b" odd ; =; ;;\xff=\"\\"]),
+            (&[b"a=1; lp = \"x\" ; b=2"], &[b"a=1; b=2"]),
+        ] {
+            let mut headers = request(before);
+            cookie.take(&mut headers, &mut Memory::default());
+            assert_eq!(left(&headers), after, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_token_that_opens_counts_and_is_remembered() {
+        let cookie = Cookie::new("app", &settings(), &ring());
+        let mut token = String::new();
+        cookie.sealer.seal(&pin(), &mut token).unwrap();
+        let mut memory = Memory::default();
+        for _ in 0..2 {
+            let mut headers = request(&[format!("lp=old; lp=\"{token}\"; a=1").as_bytes()]);
+            assert_eq!(cookie.take(&mut headers, &mut memory), Reading::Sealed(Arc::new(pin())));
+        }
+        assert!(memory.recall(&cookie.pool, token.as_bytes()).is_some());
+        let many = format!("{}lp={token}", "lp=x; ".repeat(MAX_TOKENS));
+        assert_eq!(cookie.take(&mut request(&[many.as_bytes()]), &mut memory), Reading::Unreadable);
+    }
+
+    #[test]
+    fn a_response_with_a_pin_is_kept_out_of_shared_caches() {
+        for (before, after) in [
+            (&[][..], "private"),
+            (&["public, max-age=60"][..], "private, max-age=60"),
+            (&["max-age=60", "s-maxage=9, must-revalidate"], "private, max-age=60, must-revalidate"),
+            (&["private=\"a, public\", no-cache"], "private, no-cache"),
+            (&["no-store"], "no-store"),
+            (&["max-age=5, Private"], "max-age=5, Private"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in before {
+                headers.append(CACHE_CONTROL, HeaderValue::from_static(value));
+            }
+            headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+            keep_private(&mut headers);
+            assert_eq!(headers[CACHE_CONTROL], after, "{before:?}");
+            assert!(!headers.contains_key(CDN_CACHE_CONTROL));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn stripping_leaves_every_pair_of_another_name(
+            pairs in prop::collection::vec("[a-c l=p\"]{0,6}", 0..6)
+        ) {
+            let field = pairs.join(";");
+            let mut headers = request(&[field.as_bytes()]);
+            Cookie::new("app", &settings(), &ring()).take(&mut headers, &mut Memory::default());
+            let rest = left(&headers).first().map(|field| field.to_vec()).unwrap_or_default();
+            prop_assert_eq!(values(&rest, b"lp").count(), 0);
+            let others = |field: &[u8]| -> Vec<Vec<u8>> {
+                let pairs = field.split(|byte| *byte == b';').filter(|pair| value_of(pair, b"lp").is_none());
+                pairs.map(|pair| pair.trim_ascii_start().to_vec()).filter(|pair| !pair.is_empty()).collect()
+            };
+            prop_assert_eq!(others(&rest), others(field.as_bytes()));
+        }
+
+        #[test]
+        fn no_cookie_field_panics(field in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(value) = HeaderValue::from_bytes(&field) {
+                let mut headers = HeaderMap::new();
+                headers.insert(COOKIE, value);
+                Cookie::new("app", &settings(), &ring()).take(&mut headers, &mut Memory::default());
+            }
+        }
+    }
+}

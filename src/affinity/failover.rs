@@ -1,0 +1,98 @@
+//! Owns: where a session goes when its server can't serve it.
+//! Invariant: the order depends on session id, names and weights alone, so every Linchpin moves it to the same place.
+//! Must not know: the retry budget; what the balancer would say.
+
+use crate::balance::{Candidates, Tried};
+use crate::pool::backend::mix;
+use crate::pool::{Backend, Pool};
+
+/// The next backend for `session`, which can't be served by `from`: first those on that backend's
+/// `failover` list, in their order, then the others by rendezvous (highest random weight; Thaler
+/// and Ravishankar 1998), backups last. A dead server's sessions so spread over all the others.
+pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &Tried) -> Option<usize> {
+    let listed = from.and_then(|from| {
+        let mut list = pool.backend(from).failover().iter().copied();
+        list.find(|index| !tried.contains(*index) && pool.backend(*index).live().accepts_new().is_ok())
+    });
+    listed.or_else(|| {
+        let candidates = Candidates::new(pool, tried);
+        let scored = candidates.iter().map(|(index, backend)| (index, score(session, backend)));
+        scored.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
+    })
+}
+
+/// Weighted rendezvous: -w / ln(u), with u in (0, 1) a hash of session and name (Schindelhauer and
+/// Schomaker 2005). A backend's score knows nothing of the others', so one that comes or goes
+/// moves no session but its own.
+fn score(session: u64, backend: &Backend) -> f64 {
+    let hash = mix(session ^ backend.name_hash());
+    // 53 bits are what a double holds; the half keeps u off 0 and 1.
+    let uniform = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    -f64::from(backend.live().weight()) / uniform.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::{AdminState, backend, reconcile::Reconciler, vitals};
+    use std::sync::Arc;
+
+    /// Backends by name, weight and failover list.
+    fn pool(backends: &[(&str, u32, &[&str])]) -> Arc<Pool> {
+        let backends = backends.iter().map(|(name, weight, failover)| backend::Settings {
+            name: (*name).into(),
+            address: "127.0.0.1:1".parse().unwrap(),
+            weight: *weight,
+            state: AdminState::Ready,
+            backup: false,
+            failover: failover.iter().map(|name| (*name).into()).collect(),
+        });
+        let settings = crate::pool::Settings {
+            name: "p".into(),
+            backends: backends.collect(),
+            vitals: vitals::Settings::default(),
+        };
+        Reconciler::new(1).pools(&[settings]).remove(0)
+    }
+
+    fn name_of_next(pool: &Pool, session: u64, dead: &str) -> String {
+        let mut tried = Tried::new();
+        tried.insert(pool.position(dead).unwrap());
+        pool.backend(next(pool, session, None, &tried).unwrap()).name().to_string()
+    }
+
+    #[test]
+    fn the_order_is_the_same_whatever_the_order_of_the_configuration() {
+        let one = pool(&[("a", 1, &[]), ("b", 1, &[]), ("c", 1, &[]), ("d", 3, &[])]);
+        let other = pool(&[("d", 3, &[]), ("b", 1, &[]), ("a", 1, &[]), ("c", 1, &[])]);
+        for session in (0..1000).map(mix) {
+            assert_eq!(name_of_next(&one, session, "b"), name_of_next(&other, session, "b"));
+        }
+    }
+
+    #[test]
+    fn a_dead_servers_sessions_spread_by_weight() {
+        let pool = pool(&[("a", 1, &[]), ("b", 1, &[]), ("c", 1, &[]), ("d", 2, &[])]);
+        let mut counts = std::collections::HashMap::new();
+        for session in (0..4000).map(mix) {
+            *counts.entry(name_of_next(&pool, session, "a")).or_insert(0) += 1;
+        }
+        for (name, expected) in [("b", 1000_i32), ("c", 1000), ("d", 2000)] {
+            assert!((counts[name] - expected).abs() < 150, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn the_failover_list_comes_first_as_long_as_its_members_can_serve() {
+        let pool = pool(&[("a", 1, &["c", "b"]), ("b", 1, &[]), ("c", 1, &[]), ("d", 1, &[])]);
+        let mut tried = Tried::new();
+        tried.insert(0);
+        assert_eq!(next(&pool, 1, Some(0), &tried), Some(2));
+        pool.backend(2).live().set_state(AdminState::Maintenance);
+        assert_eq!(next(&pool, 1, Some(0), &tried), Some(1));
+        tried.insert(1);
+        assert_eq!(next(&pool, 1, Some(0), &tried), Some(3));
+        tried.insert(3);
+        assert_eq!(next(&pool, 1, Some(0), &tried), None);
+    }
+}

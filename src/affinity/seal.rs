@@ -1,0 +1,301 @@
+//! Owns: the sealed pin: its bytes, its keys, its key ring.
+//! Invariant: a token opens only under a key of the ring, for the pool and name it was sealed for; no input panics.
+//! Must not know: HTTP; whether the pin still holds.
+
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// What ties a client to a backend. Times are seconds of the wall clock since the Unix epoch, so
+/// that all Linchpins that share a ring agree on them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// Random; names the session in logs, and decides where it moves.
+    pub session: u64,
+    /// The backend's name, at most [`MAX_NAME`] bytes.
+    pub backend: Box<str>,
+    /// The life of the backend's address that it was made for.
+    pub incarnation: u64,
+    /// When the session began.
+    pub issued: u64,
+    /// When it was last seen, as far as the token knows: it is renewed now and then, not each time.
+    pub last_seen: u64,
+}
+
+/// The longest backend name, in bytes.
+pub const MAX_NAME: usize = 64;
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 32;
+
+const VERSION: u8 = 1;
+const KEY_ID: usize = 4;
+const NONCE: usize = 12;
+const HEAD: usize = 1 + KEY_ID + NONCE;
+const TAG: usize = 16;
+/// session, incarnation, issued, last seen, name length
+const FIXED: usize = 8 + 8 + 8 + 8 + 1;
+/// Names are padded up to a multiple of this, so that a token's length does not tell which
+/// backend it names.
+const PAD: usize = 16;
+const MAX_PLAIN: usize = (FIXED + MAX_NAME).next_multiple_of(PAD);
+const MAX_SEALED: usize = HEAD + MAX_PLAIN + TAG;
+/// The longest token, in characters. Anything longer is not looked at.
+pub const MAX_TOKEN: usize = MAX_SEALED.div_ceil(3) * 4;
+
+/// One key. AES-256-GCM-SIV (RFC 8452): nonces are random, and at the rate at which a busy proxy
+/// issues pins plain GCM's 96-bit nonces would repeat within weeks, which gives the key away;
+/// with SIV a repeated nonce tells no more than that two pins were equal.
+pub struct Key {
+    id: String,
+    short: [u8; KEY_ID],
+    key: LessSafeKey,
+}
+
+impl Key {
+    /// A key with the id it has in the configuration.
+    pub fn new(id: &str, secret: &[u8; KEY_BYTES]) -> Option<Key> {
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, secret).ok()?);
+        Some(Key { id: id.into(), short: short_id(id), key })
+    }
+
+    /// A new random key.
+    pub fn random(id: &str) -> Option<Key> {
+        Key::new(id, &random_secret()?)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// The secret is never shown.
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Key ids are configured as words and travel as four bytes; ids that would be taken for each
+/// other are a configuration error.
+pub fn short_id(id: &str) -> [u8; KEY_ID] {
+    let hash = digest::digest(&digest::SHA256, id.as_bytes());
+    let mut short = [0; KEY_ID];
+    short.copy_from_slice(&hash.as_ref()[..KEY_ID]);
+    short
+}
+
+/// A secret for a new key, or `None` if the system has no randomness to give.
+pub fn random_secret() -> Option<[u8; KEY_BYTES]> {
+    let mut secret = [0; KEY_BYTES];
+    aws_lc_rs::rand::fill(&mut secret).ok()?;
+    Some(secret)
+}
+
+/// The keys of a configuration: the first seals, all open, so that keys can be exchanged without
+/// losing a session.
+#[derive(Debug)]
+pub struct KeyRing {
+    first: Key,
+    others: Vec<Key>,
+}
+
+impl KeyRing {
+    /// A ring that seals with `first`.
+    pub fn new(first: Key, others: Vec<Key>) -> KeyRing {
+        KeyRing { first, others }
+    }
+
+    /// The key that seals.
+    pub fn first(&self) -> &Key {
+        &self.first
+    }
+
+    fn by_short_id(&self, short: &[u8]) -> Option<&Key> {
+        std::iter::once(&self.first).chain(&self.others).find(|key| key.short == *short)
+    }
+}
+
+/// Seals and opens pins for one pool and one cookie or field name.
+#[derive(Debug)]
+pub struct Sealer {
+    ring: std::sync::Arc<KeyRing>,
+    context: Vec<u8>,
+}
+
+impl Sealer {
+    /// `carrier` is the name of the cookie or field in which the token travels: both are
+    /// authenticated with it, so that a pin is worthless in another pool or under another name.
+    pub fn new(ring: &std::sync::Arc<KeyRing>, pool: &str, carrier: &str) -> Sealer {
+        let mut context = Vec::new();
+        for part in ["linchpin pin", pool, carrier] {
+            context.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            context.extend_from_slice(part.as_bytes());
+        }
+        Sealer { ring: std::sync::Arc::clone(ring), context }
+    }
+
+    /// Appends the token for `pin` to `out`: version ‖ key id ‖ nonce ‖ sealed pin ‖ tag, in base64url.
+    /// `None`, and nothing appended, if the system has no randomness to give or the name is too long.
+    pub fn seal(&self, pin: &Pin, out: &mut String) -> Option<()> {
+        let mut nonce = [0; NONCE];
+        aws_lc_rs::rand::fill(&mut nonce).ok()?;
+        let key = self.ring.first();
+        let name = pin.backend.as_bytes();
+        let name_length = u8::try_from(name.len()).ok().filter(|_| name.len() <= MAX_NAME)?;
+
+        let mut token = [0; MAX_SEALED];
+        token[0] = VERSION;
+        token[1..1 + KEY_ID].copy_from_slice(&key.short);
+        token[1 + KEY_ID..HEAD].copy_from_slice(&nonce);
+        let mut at = HEAD;
+        for field in [pin.session, pin.incarnation, pin.issued, pin.last_seen] {
+            token[at..at + 8].copy_from_slice(&field.to_be_bytes());
+            at += 8;
+        }
+        token[at] = name_length;
+        token[at + 1..at + 1 + name.len()].copy_from_slice(name);
+        let end = HEAD + (FIXED + name.len()).next_multiple_of(PAD);
+        let tag = key
+            .key
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(self.context.as_slice()),
+                &mut token[HEAD..end],
+            )
+            .ok()?;
+        token[end..end + TAG].copy_from_slice(tag.as_ref());
+        URL_SAFE_NO_PAD.encode_string(&token[..end + TAG], out);
+        Some(())
+    }
+
+    /// The pin of a token, or `None` if it is not one that a key of the ring sealed for this pool
+    /// and name. Which of the reasons it was is nobody's business but an attacker's.
+    pub fn open(&self, token: &[u8]) -> Option<Pin> {
+        if token.len() > MAX_TOKEN {
+            return None;
+        }
+        // The decoder wants room for whole groups of four.
+        let mut buffer = [0; MAX_TOKEN / 4 * 3 + 3];
+        let length = URL_SAFE_NO_PAD.decode_slice(token, &mut buffer).ok()?;
+        let (head, sealed) = buffer.get_mut(..length)?.split_at_mut_checked(HEAD)?;
+        if head[0] != VERSION {
+            return None;
+        }
+        let key = self.ring.by_short_id(&head[1..1 + KEY_ID])?;
+        let nonce = Nonce::try_assume_unique_for_key(&head[1 + KEY_ID..]).ok()?;
+        let plain = key.key.open_in_place(nonce, Aad::from(self.context.as_slice()), sealed).ok()?;
+        parse(plain)
+    }
+
+    /// The id of the key that a token names, whether or not it opens.
+    pub fn key_of(&self, token: &[u8]) -> Option<&str> {
+        let bytes = URL_SAFE_NO_PAD.decode(token.get(..MAX_TOKEN.min(token.len()))?).ok()?;
+        self.ring.by_short_id(bytes.get(1..1 + KEY_ID)?).map(Key::id)
+    }
+}
+
+fn parse(plain: &[u8]) -> Option<Pin> {
+    let (fields, rest) = plain.split_at_checked(FIXED - 1)?;
+    let mut fields = fields.chunks_exact(8).map(|field| field.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)));
+    let (length, rest) = rest.split_first()?;
+    let name = rest.get(..usize::from(*length))?;
+    Some(Pin {
+        session: fields.next()?,
+        incarnation: fields.next()?,
+        issued: fields.next()?,
+        last_seen: fields.next()?,
+        backend: std::str::from_utf8(name).ok()?.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn ring(ids: &[&str]) -> Arc<KeyRing> {
+        let mut keys = ids.iter().map(|id| Key::new(id, &[id.len() as u8; KEY_BYTES]).unwrap());
+        Arc::new(KeyRing::new(keys.next().unwrap(), keys.collect()))
+    }
+
+    fn pin(backend: &str) -> Pin {
+        Pin { session: 7, backend: backend.into(), incarnation: u64::MAX, issued: 1, last_seen: 2 }
+    }
+
+    fn seal(sealer: &Sealer, pin: &Pin) -> String {
+        let mut token = String::new();
+        sealer.seal(pin, &mut token).unwrap();
+        token
+    }
+
+    #[test]
+    fn a_pin_opens_for_its_pool_and_name_alone() {
+        let ring = ring(&["k"]);
+        let token = seal(&Sealer::new(&ring, "app", "pin"), &pin("a"));
+        assert_eq!(Sealer::new(&ring, "app", "pin").open(token.as_bytes()), Some(pin("a")));
+        assert_eq!(Sealer::new(&ring, "shop", "pin").open(token.as_bytes()), None);
+        assert_eq!(Sealer::new(&ring, "app", "other").open(token.as_bytes()), None);
+        assert_eq!(Sealer::new(&ring, "ap", "ppin").open(token.as_bytes()), None);
+    }
+
+    #[test]
+    fn keys_rotate_in_three_steps_without_losing_a_pin() {
+        let (old, both_old_first) = (ring(&["old"]), ring(&["old", "newer"]));
+        let (both, new) = (ring(&["newer", "old"]), ring(&["newer"]));
+        let sealer = |ring| Sealer::new(ring, "app", "pin");
+        let first = seal(&sealer(&old), &pin("a"));
+        assert!(sealer(&both_old_first).open(first.as_bytes()).is_some());
+        let second = seal(&sealer(&both), &pin("a"));
+        assert!(sealer(&both).open(first.as_bytes()).is_some());
+        assert!(sealer(&both_old_first).open(second.as_bytes()).is_some(), "a replica one step behind");
+        assert!(sealer(&new).open(second.as_bytes()).is_some());
+        assert!(sealer(&new).open(first.as_bytes()).is_none());
+        assert_eq!(sealer(&both).key_of(first.as_bytes()), Some("old"));
+    }
+
+    #[test]
+    fn the_length_does_not_tell_the_name() {
+        let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
+        assert_eq!(seal(&sealer, &pin("a")).len(), seal(&sealer, &pin("backend-no-7")).len());
+    }
+
+    #[test]
+    fn no_two_tokens_are_alike() {
+        let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
+        assert_ne!(seal(&sealer, &pin("a")), seal(&sealer, &pin("a")));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_sealed_opens(session: u64, incarnation: u64, issued: u64, last_seen: u64, name in "[a-z.]{0,64}") {
+            let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
+            let pin = Pin { session, backend: name.into(), incarnation, issued, last_seen };
+            let token = seal(&sealer, &pin);
+            prop_assert!(token.len() <= MAX_TOKEN);
+            prop_assert_eq!(sealer.open(token.as_bytes()), Some(pin));
+        }
+
+        #[test]
+        fn one_changed_character_is_enough_to_refuse_a_token(at: prop::sample::Index, to in "[A-Za-z0-9_=.-]") {
+            let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
+            let token = seal(&sealer, &pin("a"));
+            let at = at.index(token.len());
+            let mut forged = token.clone();
+            forged.replace_range(at..=at, &to);
+            prop_assume!(forged != token);
+            prop_assert_eq!(sealer.open(forged.as_bytes()), None);
+        }
+
+        #[test]
+        fn garbage_is_refused_and_never_panics(token in prop::collection::vec(any::<u8>(), 0..600)) {
+            let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
+            prop_assert_eq!(sealer.open(&token), None);
+            sealer.key_of(&token);
+        }
+    }
+}

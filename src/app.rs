@@ -1,0 +1,315 @@
+//! Owns: the composition: a plan in, running parts out.
+//! Invariant: what can fail at start fails before the first client is accepted.
+//! Must not know: request details; the command line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::{oneshot, watch};
+
+use crate::affinity::lost::Lost;
+use crate::affinity::{Affinity, Cause, Verdict};
+use crate::config::{Plan, PoolPlan};
+use crate::pool::Pool;
+use crate::pool::reconcile::Reconciler;
+use crate::proxy::error::ProxyError;
+use crate::proxy::relay::ResponseBody;
+use crate::proxy::route::Routes;
+use crate::proxy::snapshot::{Service, Snapshot};
+use crate::proxy::{Client, Proxy, headers};
+use crate::runtime::workers::Thread;
+use crate::runtime::{Fault, Handler, Listeners, Workers, listen};
+use crate::telemetry::metrics::Labels;
+use crate::telemetry::{AccessLog, Metrics, OpenError};
+use crate::upstream::Fact;
+use crate::{admin, clock, health};
+
+/// How often each thread looks after what no request does.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// A running Linchpin.
+pub struct App {
+    addresses: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    pools: Vec<Arc<Pool>>,
+    grace: Duration,
+    workers: Workers,
+    control: Control,
+    log: AccessLog,
+}
+
+/// Why it does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The access log can't be opened.
+    Log(OpenError),
+    /// A listener's address can't be had.
+    Bind(listen::BindError),
+    /// The admin listener's address can't be had.
+    Admin(admin::Address, std::io::Error),
+    /// A thread can't be had.
+    Thread(std::io::Error),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StartError::Log(error) => error.fmt(f),
+            StartError::Bind(error) => error.fmt(f),
+            StartError::Admin(address, error) => {
+                write!(f, "the admin listener cannot have {address}: {error}; choose another [admin] address")
+            }
+            StartError::Thread(error) => {
+                write!(f, "cannot start a thread: {error}; check the limits of processes and memory")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl App {
+    /// Starts what `plan` says and returns once clients can connect.
+    ///
+    /// # Errors
+    /// Whatever is not to be had: log file, addresses, threads. Nothing runs then.
+    pub fn start(plan: Plan) -> Result<App, StartError> {
+        let threads = match plan.server.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        };
+        let log = AccessLog::open(&plan.log.access, plan.log.format).map_err(StartError::Log)?;
+        let labels = Labels { verdicts: &Verdict::NAMES, causes: &Cause::NAMES, outcomes: &Fact::OUTCOMES };
+        let metrics = Arc::new(Metrics::new(threads, labels, Arc::clone(log.dropped())));
+        let mut reconciler = Reconciler::new(threads);
+        let settings: Vec<_> = plan.pools.iter().map(|pool| pool.pool.clone()).collect();
+        let pools = reconciler.pools(&settings);
+        let snapshot = Arc::new(snapshot(&plan, &pools, &metrics));
+
+        let listeners = Listeners::bind(&plan.listeners, threads, &metrics).map_err(StartError::Bind)?;
+        let admin = match &plan.admin {
+            None => None,
+            Some(settings) => Some((
+                admin::bind(settings).map_err(|error| StartError::Admin(settings.address.clone(), error))?,
+                settings.clone(),
+            )),
+        };
+        let addresses = listeners.addresses().to_vec();
+        let admin_address = admin.as_ref().and_then(|(bound, _)| bound.address());
+
+        let lost = Arc::new(Lost::default());
+        let control = Control::start(ControlParts {
+            probes: pools.iter().cloned().zip(plan.pools.iter().map(|pool| pool.health.clone())).collect(),
+            lost: Arc::clone(&lost),
+            admin,
+            entries: Arc::new(ArcSwap::from_pointee(entries(&snapshot))),
+            metrics,
+        })
+        .map_err(StartError::Thread)?;
+
+        let (lines, losses) = (log.handle(), reconciler.losses());
+        let make = move |thread: Thread| {
+            let proxy = Proxy::new(
+                thread.index,
+                Arc::clone(&snapshot),
+                thread.limits.clone(),
+                lines.lines(),
+                Arc::clone(&lost),
+            );
+            let proxy = Rc::new(proxy);
+            let beside = beside(Rc::clone(&proxy), thread.limits, losses.clone());
+            (Rc::new(Serve { proxy }), beside)
+        };
+        let workers = Workers::start(listeners, &plan.server, make).map_err(StartError::Thread)?;
+        Ok(App { addresses, admin: admin_address, pools, grace: plan.server.shutdown_grace, workers, control, log })
+    }
+
+    /// Where clients connect, in the order of the configuration.
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where the admin listener is, if it is on TCP.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// The pools, as they are at work.
+    pub fn pools(&self) -> &[Arc<Pool>] {
+        &self.pools
+    }
+
+    /// Accepts nothing more, lets requests in flight end within the grace period, and ends.
+    /// When the future is dropped before, everything ends at once.
+    pub async fn stop(self) {
+        let App { workers, control, log, grace, .. } = self;
+        control.stopping();
+        workers.drain(grace);
+        let (ended, end) = oneshot::channel();
+        let joining = std::thread::Builder::new().name("join".into()).spawn(move || {
+            workers.join();
+            control.join();
+            log.close();
+            // Nobody may be waiting any more.
+            let _ = ended.send(());
+        });
+        if joining.is_ok() {
+            // An error means that the thread is gone, and so is what it waited for.
+            let _ = end.await;
+        }
+    }
+}
+
+/// The snapshot of a plan.
+fn snapshot(plan: &Plan, pools: &[Arc<Pool>], metrics: &Metrics) -> Snapshot {
+    let position = |name: &str| pools.iter().position(|pool| **pool.name() == *name);
+    let limits = &plan.server.limits;
+    Snapshot {
+        routes: Routes::new(&plan.routes, position),
+        services: pools.iter().zip(&plan.pools).map(|(pool, of)| service(plan, pool, of, metrics)).collect(),
+        limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes, body: limits.body_bytes },
+        unrouted: metrics.series("", ""),
+    }
+}
+
+fn service(plan: &Plan, pool: &Arc<Pool>, of: &PoolPlan, metrics: &Metrics) -> Service {
+    let series = |backend: &str| metrics.series(pool.name(), backend);
+    Service {
+        affinity: Affinity::new(pool.name(), &of.persistence, &plan.keys),
+        balance: of.balance,
+        retry: of.retry.clone(),
+        timeouts: of.timeouts.clone(),
+        upstream: of.upstream.clone(),
+        series: pool.backends().iter().map(|backend| series(backend.name())).collect(),
+        unserved: series(""),
+        pool: Arc::clone(pool),
+    }
+}
+
+/// What the admin plane is told of a snapshot.
+fn entries(snapshot: &Snapshot) -> Vec<admin::Entry> {
+    let entry = |service: &Service| admin::Entry {
+        pool: Arc::clone(&service.pool),
+        balance: service.balance.as_str(),
+        persistence: service.affinity.kind(),
+        presence: service.affinity.presence(),
+        series: service.series.clone(),
+    };
+    snapshot.services.iter().map(entry).collect()
+}
+
+/// What runs beside the requests of a thread: sweeping up, and taking requests back from backends
+/// that are lost.
+async fn beside(proxy: Rc<Proxy>, limits: clock::Limits, mut losses: watch::Receiver<u64>) {
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            now = sweep.tick() => proxy.sweep(now.into_std()),
+            // Each waiting request looks whether it is its own backend that is gone.
+            Ok(()) = losses.changed() => limits.wake_all(),
+        }
+    }
+}
+
+/// The proxy as the runtime's handler.
+struct Serve {
+    proxy: Rc<Proxy>,
+}
+
+impl Handler for Serve {
+    type Body = ResponseBody;
+    type Client = Client;
+
+    fn client(&self, listener: &Arc<str>, address: IpAddr) -> Client {
+        Client::new(listener, address)
+    }
+
+    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
+        self.proxy.handle(&client, request).await
+    }
+
+    fn unread(self: &Rc<Self>, client: &Rc<Client>, fault: Fault) -> bytes::Bytes {
+        let error = match fault {
+            Fault::HeadTimeout => ProxyError::HeadTimeout,
+            Fault::Malformed => ProxyError::Malformed("The request is not valid HTTP."),
+            Fault::TooLarge => ProxyError::TooManyFields,
+        };
+        self.proxy.refuse_unread(client, error)
+    }
+}
+
+/// The thread for what serves no request: probes, ejections, admin.
+struct Control {
+    thread: std::thread::JoinHandle<()>,
+    ready: watch::Sender<bool>,
+    end: oneshot::Sender<()>,
+}
+
+struct ControlParts {
+    probes: Vec<(Arc<Pool>, health::Settings)>,
+    lost: Arc<Lost>,
+    admin: Option<(admin::Bound, admin::Settings)>,
+    entries: Arc<ArcSwap<Vec<admin::Entry>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Control {
+    fn start(parts: ControlParts) -> std::io::Result<Control> {
+        let (ready, is_ready) = watch::channel(true);
+        let (end, ended) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let work = move || runtime.block_on(control(parts, is_ready, ended));
+        let thread = std::thread::Builder::new().name("control".into()).spawn(work)?;
+        Ok(Control { thread, ready, end })
+    }
+
+    /// From now on the readiness endpoint says that clients should go elsewhere.
+    fn stopping(&self) {
+        self.ready.send_replace(false);
+    }
+
+    /// Ends it. Blocks.
+    fn join(self) {
+        // If nobody listens, it has ended already.
+        let _ = self.end.send(());
+        let _ = self.thread.join();
+    }
+}
+
+async fn control(parts: ControlParts, ready: watch::Receiver<bool>, ended: oneshot::Receiver<()>) {
+    let ControlParts { probes, lost, admin, entries, metrics } = parts;
+    for (pool, settings) in probes {
+        for index in 0..pool.backends().len() {
+            tokio::spawn(health::active::watch(Arc::clone(&pool), index, settings.clone()));
+        }
+        tokio::spawn(health::active::end_ejections(pool));
+    }
+    tokio::spawn(async move {
+        let mut interval = tokio::time::interval(Duration::from_secs(10));
+        loop {
+            interval.tick().await;
+            lost.sweep(clock::unix().as_secs());
+        }
+    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = admin.map(|(bound, settings)| {
+        let facts = admin::Facts { pools: entries, metrics, ready, started: SystemTime::now() };
+        let until = async { drop(stopped.await) };
+        tokio::spawn(async move {
+            if let Err(error) = admin::run(bound, settings, facts, until).await {
+                tracing::error!(%error, "the admin listener has ended");
+            }
+        })
+    });
+    // Errors mean that the other side is gone: that is the end, too.
+    let _ = ended.await;
+    drop(stop);
+    if let Some(serving) = serving {
+        let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
+    }
+}

@@ -1,0 +1,165 @@
+//! Owns: how a server is chosen for a client that has none.
+//! Invariant: selection yields an order: after each candidate comes the next best, never the same again.
+//! Must not know: affinity, HTTP, or why a candidate was not good enough.
+
+mod least_requests;
+mod random_two;
+mod round_robin;
+
+use crate::pool::{Backend, Pool};
+
+/// The `balance` key of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// Smooth weighted round-robin.
+    #[default]
+    RoundRobin,
+    /// The fewest requests in flight, by weight.
+    LeastRequests,
+    /// The better of two at random.
+    RandomTwo,
+}
+
+impl Kind {
+    /// All kinds, in the order of the design.
+    pub const ALL: [Kind; 3] = [Kind::RoundRobin, Kind::LeastRequests, Kind::RandomTwo];
+
+    /// The word of the configuration for this kind.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::RoundRobin => "round_robin",
+            Kind::LeastRequests => "least_requests",
+            Kind::RandomTwo => "random_two",
+        }
+    }
+
+    /// A balancer of this kind for one thread and one pool. `entropy` sets threads apart, which
+    /// would else all begin with the same backend.
+    pub fn build(self, pool: &Pool, entropy: u64) -> Box<dyn Balancer> {
+        match self {
+            Kind::RoundRobin => Box::new(round_robin::RoundRobin::new(pool, entropy)),
+            Kind::LeastRequests => Box::new(least_requests::LeastRequests),
+            Kind::RandomTwo => Box::new(random_two::RandomTwo),
+        }
+    }
+}
+
+/// One way to choose. Asked again with the refused candidate marked as tried, it names the next
+/// best: that is the order.
+pub trait Balancer {
+    /// The best of `candidates`, or `None` when there are none. `entropy` is a fresh random number.
+    fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize>;
+}
+
+/// The backends of a pool that may be sent a new session now and were not tried yet: those that
+/// are no backup, and the backups only when no other is left.
+#[derive(Debug)]
+pub struct Candidates<'a> {
+    pool: &'a Pool,
+    tried: &'a Tried,
+    backups: bool,
+}
+
+impl<'a> Candidates<'a> {
+    /// The candidates as they are at this moment.
+    pub fn new(pool: &'a Pool, tried: &'a Tried) -> Candidates<'a> {
+        let mut candidates = Candidates { pool, tried, backups: false };
+        candidates.backups = candidates.iter().next().is_none();
+        candidates
+    }
+
+    /// Position and backend of each candidate, in the order of the pool.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &'a Backend)> + Clone + use<'a> {
+        let Candidates { pool, tried, backups } = *self;
+        pool.backends().iter().enumerate().filter(move |(index, backend)| {
+            backend.is_backup() == backups && !tried.contains(*index) && backend.live().accepts_new().is_ok()
+        })
+    }
+}
+
+/// The backends that this request tried already.
+#[derive(Debug, Default)]
+pub struct Tried(Vec<usize>);
+
+impl Tried {
+    /// None yet; allocates nothing.
+    pub const fn new() -> Tried {
+        Tried(Vec::new())
+    }
+
+    /// Marks a backend.
+    pub fn insert(&mut self, index: usize) {
+        if !self.contains(index) {
+            self.0.push(index);
+        }
+    }
+
+    /// Whether a backend is marked.
+    pub fn contains(&self, index: usize) -> bool {
+        self.0.contains(&index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::{AdminState, backend, reconcile::Reconciler, vitals};
+    use std::sync::Arc;
+
+    /// A pool `p` of backends with these weights; a negative weight makes a backup.
+    pub(super) fn pool(weights: &[i32]) -> Arc<Pool> {
+        let backends = weights.iter().enumerate().map(|(index, weight)| backend::Settings {
+            name: format!("b{index}"),
+            address: ([127, 0, 0, 1], 9000 + index as u16).into(),
+            weight: weight.unsigned_abs(),
+            state: AdminState::Ready,
+            backup: *weight < 0,
+            failover: Vec::new(),
+        });
+        let settings = crate::pool::Settings {
+            name: "p".into(),
+            backends: backends.collect(),
+            vitals: vitals::Settings::default(),
+        };
+        Reconciler::new(1).pools(&[settings]).remove(0)
+    }
+
+    fn order(kind: Kind, pool: &Pool, entropy: u64) -> Vec<usize> {
+        let balancer = kind.build(pool, entropy);
+        let mut tried = Tried::new();
+        std::iter::from_fn(|| {
+            let next = balancer.best(&Candidates::new(pool, &tried), entropy)?;
+            tried.insert(next);
+            Some(next)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn backups_come_after_every_other_and_weight_0_and_drain_never() {
+        let pool = pool(&[1, -1, 0, 2, 1]);
+        pool.backend(4).live().set_state(AdminState::Drain);
+        for kind in Kind::ALL {
+            let mut order = order(kind, &pool, 42);
+            assert_eq!(order.pop(), Some(1), "{kind:?}");
+            order.sort_unstable();
+            assert_eq!(order, [0, 3], "{kind:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_order_names_each_candidate_once_and_ends(
+            weights in proptest::collection::vec(-3i32..5, 0..12), entropy: u64
+        ) {
+            let pool = pool(&weights);
+            let able = weights.iter().filter(|weight| **weight != 0).count();
+            for kind in Kind::ALL {
+                let order = order(kind, &pool, entropy);
+                proptest::prop_assert_eq!(order.len(), able);
+                let primaries = weights.iter().filter(|weight| **weight > 0).count();
+                proptest::prop_assert!(order[..primaries].iter().all(|index| weights[*index] > 0));
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Owns: the choice of the backend with the fewest requests in flight for its weight.
+//! Invariant: among equals the choice is random, or the first of the list would take every quiet moment's clients.
+//! Must not know: sessions: a pinned client that is quiet weighs nothing here.
+
+use super::{Balancer, Candidates};
+use crate::pool::Backend;
+
+/// Stateless: the counts live with the backends.
+pub(super) struct LeastRequests;
+
+impl Balancer for LeastRequests {
+    fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
+        let mut best: Option<(usize, &Backend)> = None;
+        let mut equals = 0;
+        for (index, backend) in candidates.iter() {
+            let is_less = match best {
+                None => true,
+                Some((_, least)) => match compare(backend, least) {
+                    std::cmp::Ordering::Less => true,
+                    std::cmp::Ordering::Greater => false,
+                    // The n-th equal replaces the choice with chance 1/n: each is as likely.
+                    std::cmp::Ordering::Equal => {
+                        equals += 1;
+                        let draw = crate::pool::backend::mix(entropy.wrapping_add(equals));
+                        if draw.is_multiple_of(equals + 1) {
+                            best = Some((index, backend));
+                        }
+                        continue;
+                    }
+                },
+            };
+            if is_less {
+                best = Some((index, backend));
+                equals = 0;
+            }
+        }
+        best.map(|(index, _)| index)
+    }
+}
+
+/// Orders by (requests + 1) / weight, multiplied out. The request that is to come counts, so that
+/// of idle backends the one with more weight comes first.
+pub(super) fn compare(a: &Backend, b: &Backend) -> std::cmp::Ordering {
+    let load = |backend: &Backend| u64::from(backend.live().active()) + 1;
+    let weight = |backend: &Backend| u64::from(backend.live().weight());
+    (load(a) * weight(b)).cmp(&(load(b) * weight(a)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::pool;
+    use super::super::{Balancer, Candidates, Tried};
+    use super::LeastRequests;
+    use crate::pool::InFlight;
+    use crate::pool::backend::mix;
+
+    #[test]
+    fn the_idle_backend_is_chosen_and_weight_counts() {
+        let pool = pool(&[2, 1]);
+        let tried = Tried::new();
+        let best = || LeastRequests.best(&Candidates::new(&pool, &tried), 1);
+        assert_eq!(best(), Some(0), "twice the weight, both idle");
+        let _one = InFlight::on(pool.backend(0).live(), 0);
+        let _two = InFlight::on(pool.backend(0).live(), 0);
+        assert_eq!(best(), Some(1), "3/2 against 1/1");
+        let _three = InFlight::on(pool.backend(1).live(), 0);
+        assert_eq!(best(), Some(0), "3/2 against 2/1");
+    }
+
+    #[test]
+    fn among_equals_each_is_as_likely() {
+        let pool = pool(&[1, 1, 1]);
+        let tried = Tried::new();
+        let mut served = [0; 3];
+        for entropy in 0..3000 {
+            served[LeastRequests.best(&Candidates::new(&pool, &tried), mix(entropy)).unwrap()] += 1;
+        }
+        assert!(served.iter().all(|count| (850..1150).contains(count)), "{served:?}");
+    }
+}

@@ -1,0 +1,75 @@
+//! Owns: the power of two choices (Mitzenmacher 2001): two at random by weight, the less loaded of them.
+//! Invariant: two different backends are compared wherever there are two.
+//! Must not know: anything beyond the counts in flight.
+
+use super::least_requests::compare;
+use super::{Balancer, Candidates};
+use crate::pool::Backend;
+
+/// Stateless.
+pub(super) struct RandomTwo;
+
+impl Balancer for RandomTwo {
+    fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
+        let first = draw(candidates.iter(), entropy as u32)?;
+        let others = candidates.iter().filter(|(index, _)| *index != first.0);
+        let better = match draw(others, (entropy >> 32) as u32) {
+            Some(second) if compare(second.1, first.1).is_lt() => second,
+            _ => first,
+        };
+        Some(better.0)
+    }
+}
+
+/// One of `backends` with a chance in proportion to its weight.
+fn draw<'a>(
+    backends: impl Iterator<Item = (usize, &'a Backend)> + Clone,
+    entropy: u32,
+) -> Option<(usize, &'a Backend)> {
+    let weight = |backend: &Backend| u64::from(backend.live().weight());
+    let sum: u64 = backends.clone().map(|(_, backend)| weight(backend)).sum();
+    // Scales a 32-bit number to 0..sum without the bias of a remainder (Lemire 2019).
+    let mut ticket = (u64::from(entropy) * sum) >> 32;
+    let mut last = None;
+    for (index, backend) in backends {
+        last = Some((index, backend));
+        match ticket.checked_sub(weight(backend)) {
+            Some(rest) => ticket = rest,
+            None => return last,
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::pool;
+    use super::super::{Balancer, Candidates, Tried};
+    use super::RandomTwo;
+    use crate::pool::InFlight;
+    use crate::pool::backend::mix;
+
+    fn served(pool: &crate::pool::Pool) -> Vec<usize> {
+        let tried = Tried::new();
+        let mut served = vec![0; pool.backends().len()];
+        for entropy in 0..6000 {
+            served[RandomTwo.best(&Candidates::new(pool, &tried), mix(entropy)).unwrap()] += 1;
+        }
+        served
+    }
+
+    #[test]
+    fn the_busiest_is_never_chosen() {
+        let pool = pool(&[1, 1, 1]);
+        let _busy = InFlight::on(pool.backend(1).live(), 0);
+        let served = served(&pool);
+        assert_eq!(served[1], 0);
+        assert!(served[0].abs_diff(served[2]) < 400, "{served:?}");
+    }
+
+    #[test]
+    fn idle_backends_are_chosen_evenly() {
+        let served = served(&pool(&[1, 1, 1]));
+        assert!(served.iter().all(|count| (1800..2200).contains(count)), "{served:?}");
+    }
+}

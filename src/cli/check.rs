@@ -1,0 +1,82 @@
+//! Owns: `linchpin check`, and which file is meant when none is named.
+//! Invariant: the exit code is 0 if and only if `linchpin run` would take the file.
+//! Must not know: what a configuration holds.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::config;
+
+/// Where a configuration file is looked for, in this order.
+pub const PLACES: [&str; 2] = ["linchpin.toml", "/etc/linchpin/linchpin.toml"];
+
+/// No file was named, and none is where they are looked for.
+#[derive(Debug)]
+pub struct NoFile;
+
+impl std::error::Error for NoFile {}
+
+impl std::fmt::Display for NoFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let places = PLACES.join(" nor ");
+        write!(f, "there is neither {places}; name a configuration file with -c FILE, or try: linchpin demo")
+    }
+}
+
+/// The named configuration file, or the first of [`PLACES`] that there is.
+///
+/// # Errors
+/// If none was named and there is none.
+pub fn find(path: Option<&Path>) -> Result<PathBuf, NoFile> {
+    let default = || PLACES.iter().map(PathBuf::from).find(|place| place.exists());
+    path.map(Path::to_path_buf).or_else(default).ok_or(NoFile)
+}
+
+/// Prints every error and warning of the file, and a last line that sums them up.
+pub fn run(path: Option<&Path>) -> ExitCode {
+    let (text, is_good) = match find(path) {
+        Ok(path) => verdict(&path),
+        Err(error) => (format!("{error}\n"), false),
+    };
+    // Nobody is left to tell if standard output is closed; the exit code says it all the same.
+    let _ = io::stdout().write_all(text.as_bytes());
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn verdict(path: &Path) -> (String, bool) {
+    let (report, is_good) = match config::load(path) {
+        Ok((_, report)) => (report, true),
+        Err(report) => (report, false),
+    };
+    let count = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        _ => Some(format!("{count} {what}s")),
+    };
+    let verdict = is_good.then(|| "OK".to_owned());
+    let counts = [verdict, count(report.errors(), "error"), count(report.warnings(), "warning")];
+    let sum = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    (format!("{report}{}: {sum}\n", path.display()), is_good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_sums_up() {
+        let minimal = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/config/minimal.toml"));
+        let (text, is_good) = verdict(minimal);
+        assert!(is_good && text.ends_with("minimal.toml: OK, 2 warnings\n"), "{text}");
+        let (text, is_good) = verdict(Path::new("/nowhere/linchpin.toml"));
+        assert!(!is_good && text.ends_with("/nowhere/linchpin.toml: 1 error\n"), "{text}");
+    }
+
+    #[test]
+    fn a_named_file_is_taken_even_if_it_is_not_there() {
+        let named = Path::new("/nowhere/linchpin.toml");
+        assert_eq!(find(Some(named)).unwrap(), named);
+        assert!(NoFile.to_string().contains("/etc/linchpin/linchpin.toml"));
+    }
+}

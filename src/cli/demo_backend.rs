@@ -1,0 +1,165 @@
+//! `linchpin demo-backend`: one demo backend as a process of its own.
+//! The one line it prints tells the address it really listens on; with `--exit-with-parent` it never outlives its parent.
+//! It must not know what stands in front of it, nor what starts it again.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use tokio::net::TcpListener;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::demo::{self, DEFAULT_SESSION_TIMEOUT, Settings};
+
+/// Run one demo backend: a small shop that keeps logins and carts in its own memory.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// The name by which it says who answered.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    name: String,
+
+    /// The address to listen on; with port 0 the system picks one, and the line printed tells which.
+    #[arg(long, value_name = "ADDR")]
+    listen: SocketAddr,
+
+    /// How long a session lives without a request, e.g. 90s or 20m.
+    #[arg(long, value_name = "TIME", value_parser = session_timeout, default_value_t = DEFAULT_SESSION_TIMEOUT.into())]
+    session_timeout: humantime::Duration,
+
+    /// End, as hard as `kill -9`, when the parent does; its process id is given so that one already gone is noticed.
+    #[arg(long, value_name = "PID", hide = true)]
+    exit_with_parent: Option<u32>,
+}
+
+/// Runs the backend until it is told to stop.
+///
+/// # Errors
+///
+/// When it cannot listen or serve; the message says what to do.
+pub fn run(args: Args) -> Result<(), Failure> {
+    if let Some(parent) = args.exit_with_parent {
+        follow(parent)?;
+    }
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    runtime.block_on(serve(args))
+}
+
+/// What a line on standard output starts with, once the backend listens; the address follows.
+pub(super) fn announcement(name: &str) -> String {
+    format!("demo backend {name} listens on http://")
+}
+
+/// Resolves on SIGTERM or SIGINT.
+pub(super) fn told_to_stop() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => (),
+            _ = int.recv() => (),
+        }
+    })
+}
+
+async fn serve(args: Args) -> Result<(), Failure> {
+    // Before the line is printed: whoever reads it may signal at once.
+    let stop = told_to_stop().map_err(Failure::Start)?;
+    let refused = |source| Failure::Listen { address: args.listen, source };
+    let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    let line = format!("{}{address}\n", announcement(&args.name));
+    // Nobody may be reading; that is no reason not to serve.
+    let _ = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
+
+    let settings =
+        Settings { session_timeout: args.session_timeout.into(), killable: true, ..Settings::new(args.name) };
+    demo::run(listener, settings, stop).await.map_err(Failure::Serve)
+}
+
+/// Ties this process's life to its parent's.
+fn follow(parent: u32) -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| Failure::Start(error.into()))?;
+    // A parent that died before that call sends no signal any more.
+    let alive = getppid().is_some_and(|pid| u32::try_from(pid.as_raw_nonzero().get()) == Ok(parent));
+    if alive { Ok(()) } else { Err(Failure::Orphan) }
+}
+
+/// A name goes into a response header, a configuration and a page: plain characters only.
+fn name(text: &str) -> Result<String, &'static str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name is 1 to 64 letters, digits, '-', '_' or '.'")
+    }
+}
+
+fn session_timeout(text: &str) -> Result<humantime::Duration, String> {
+    let timeout: humantime::Duration = text.parse().map_err(|error: humantime::DurationError| error.to_string())?;
+    if *timeout >= Duration::from_secs(1) { Ok(timeout) } else { Err("a session lives for at least 1s".to_owned()) }
+}
+
+/// Why a demo backend could not run.
+#[derive(Debug)]
+pub enum Failure {
+    /// The process could not be set up.
+    Start(io::Error),
+    /// The address could not be listened on.
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Serving ended by itself.
+    Serve(io::Error),
+    /// The parent to follow was gone from the start.
+    Orphan,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(error) => write!(f, "the demo backend could not start: {error}"),
+            Self::Listen { address, source } => write!(
+                f,
+                "the demo backend cannot listen on {address}: {source}; give --listen another address, or port 0"
+            ),
+            Self::Serve(error) => write!(f, "the demo backend stopped serving: {error}"),
+            Self::Orphan => f.write_str("the process that started this demo backend is gone"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Start(source) | Self::Listen { source, .. } | Self::Serve(source) => Some(source),
+            Self::Orphan => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain() {
+        for good in ["a", "node-1", "eu_2.b"] {
+            assert_eq!(name(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "a b", "a\r\nset-cookie:", "ä", &"x".repeat(65)] {
+            assert!(name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_timeout_is_a_time_somebody_can_use() {
+        assert_eq!(*session_timeout("20m").unwrap(), DEFAULT_SESSION_TIMEOUT);
+        assert!(session_timeout("0s").is_err());
+        assert!(session_timeout("twenty").is_err());
+    }
+}

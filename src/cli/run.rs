@@ -1,0 +1,72 @@
+//! Owns: `linchpin run`: from a configuration file to the exit code.
+//! Invariant: one signal drains, a second one ends at once.
+//! Must not know: what the parts do.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use super::{check, fail};
+use crate::app::App;
+use crate::runtime::signal::Stop;
+use crate::{config, telemetry};
+
+/// Runs the proxy until it is told to stop.
+pub fn run(path: Option<&Path>) -> ExitCode {
+    let path = match check::find(path) {
+        Ok(path) => path,
+        Err(error) => return fail(&error),
+    };
+    let (plan, report) = match config::load(&path) {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            eprint!("{report}");
+            return fail(&format!("{} has errors; nothing was started", path.display()));
+        }
+    };
+    telemetry::trace(&plan.log);
+    // Warnings are shown as the check shows them, with the lines they are about.
+    eprint!("{report}");
+    raise_descriptor_limit();
+
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start an event loop: {error}")),
+    };
+    runtime.block_on(async {
+        // Listened to first: a signal that comes while the parts start is not lost.
+        let mut signals = match Stop::listen() {
+            Ok(signals) => signals,
+            Err(error) => return fail(&format!("cannot listen to signals: {error}")),
+        };
+        let grace = plan.server.shutdown_grace;
+        let app = match App::start(plan) {
+            Ok(app) => app,
+            Err(error) => return fail(&error),
+        };
+        for address in app.listeners() {
+            tracing::info!(%address, "listening");
+        }
+        if let Some(address) = app.admin() {
+            tracing::info!(%address, "admin");
+        }
+        let signal = signals.next().await;
+        tracing::info!(signal, ?grace, "stopping: requests in flight may end; a second signal ends them");
+        tokio::select! {
+            () = app.stop() => tracing::info!("stopped"),
+            signal = signals.next() => tracing::warn!(signal, "stopped at once"),
+        }
+        ExitCode::SUCCESS
+    })
+}
+
+/// Each client costs a descriptor, each busy one another; the usual soft limit of 1024 is for
+/// programs that use `select`. The hard limit is the operator's word.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors");
+    }
+}

@@ -1,0 +1,262 @@
+//! Owns: time as the data path sees it: read once per event-loop turn, and limits that cost a store.
+//! Invariant: a limit fires within one tick after it is due; setting one touches no timer.
+//! Must not know: what is limited.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How often limits are looked at, and so how late one can fire.
+pub const TICK: Duration = Duration::from_millis(100);
+
+thread_local! {
+    /// `None` outside data-path threads, where nobody would refresh it.
+    static TURN: Cell<Option<Turn>> = const { Cell::new(None) };
+}
+
+#[derive(Clone, Copy)]
+struct Turn {
+    /// Read lazily: a turn that needs no time reads none.
+    now: Option<Instant>,
+    unix: Option<Duration>,
+}
+
+/// Starts a new event-loop turn on this thread: the clock is read again when next asked for. From
+/// the first call on, [`now`] and [`unix`] are as old as the turn.
+pub fn turn() {
+    TURN.set(Some(Turn { now: None, unix: None }));
+}
+
+/// The monotonic time of this turn.
+pub fn now() -> Instant {
+    match TURN.get() {
+        Some(Turn { now: Some(now), .. }) => now,
+        Some(turn) => {
+            let now = tokio::time::Instant::now().into_std();
+            TURN.set(Some(Turn { now: Some(now), ..turn }));
+            now
+        }
+        None => tokio::time::Instant::now().into_std(),
+    }
+}
+
+/// The wall-clock time of this turn, since the Unix epoch.
+pub fn unix() -> Duration {
+    match TURN.get() {
+        Some(Turn { unix: Some(unix), .. }) => unix,
+        Some(turn) => {
+            let unix = read_unix();
+            TURN.set(Some(Turn { unix: Some(unix), ..turn }));
+            unix
+        }
+        None => read_unix(),
+    }
+}
+
+fn read_unix() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The limits that run on one thread. A limit is a number in a row that is looked over each tick:
+/// next to a timer per request (a wheel entry made, moved and removed) it costs a store, and that
+/// a thousand times as often as it ever fires.
+#[derive(Clone, Default)]
+pub struct Limits {
+    table: Rc<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    origin: Cell<Option<Instant>>,
+    /// Milliseconds after `origin`; [`OFF`] when not set. Apart from the wakers, so that a tick
+    /// reads eight bytes a limit.
+    due: RefCell<Vec<u64>>,
+    wakers: RefCell<Vec<Option<Waker>>>,
+    free: RefCell<Vec<usize>>,
+}
+
+const OFF: u64 = u64::MAX;
+
+impl Limits {
+    /// An empty table.
+    pub fn new() -> Limits {
+        Limits::default()
+    }
+
+    /// A new limit, not yet set.
+    pub fn limit(&self) -> Limit {
+        let key = self.table.free.borrow_mut().pop().unwrap_or_else(|| {
+            self.table.due.borrow_mut().push(OFF);
+            self.table.wakers.borrow_mut().push(None);
+            self.table.due.borrow().len() - 1
+        });
+        Limit { table: Rc::clone(&self.table), key }
+    }
+
+    /// Wakes whoever waits on a limit that is due. Call it every [`TICK`].
+    pub fn tick(&self, now: Instant) {
+        let now = self.table.millis(now);
+        let wakers: Vec<Waker> = {
+            let due = self.table.due.borrow();
+            let mut wakers = self.table.wakers.borrow_mut();
+            let keys = due.iter().enumerate().filter(|(_, due)| **due <= now).map(|(key, _)| key);
+            keys.filter_map(|key| wakers.get_mut(key)?.take()).collect()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Wakes everybody, due or not, so that each looks again at what it waits for.
+    pub fn wake_all(&self) {
+        let wakers: Vec<Waker> = self.table.wakers.borrow_mut().iter_mut().filter_map(Option::take).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ticks for as long as the thread runs.
+    pub async fn run(self) {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            // A thread that is never idle never parks, and so never starts a turn: this is the
+            // oldest that its clock can get.
+            if TURN.get().is_some() {
+                turn();
+            }
+            self.tick(now());
+        }
+    }
+}
+
+impl Table {
+    fn millis(&self, at: Instant) -> u64 {
+        let origin = self.origin.get().unwrap_or_else(|| {
+            let now = now();
+            self.origin.set(Some(now));
+            now
+        });
+        u64::try_from(at.saturating_duration_since(origin).as_millis()).unwrap_or(OFF - 1)
+    }
+}
+
+/// One limit in time, of one wait at a time. Freed on drop.
+pub struct Limit {
+    table: Rc<Table>,
+    key: usize,
+}
+
+impl Limit {
+    /// Sets or moves it. Rounded up to the next millisecond, so that a limit that is set to later
+    /// than now is never due now: who finds it due and sets it anew must not find it due again.
+    pub fn set(&self, at: Instant) {
+        self.store(self.table.millis(at + Duration::from_nanos(999_999)));
+    }
+
+    /// Sets it to `after` from now, or takes it off when that is more than a century.
+    pub fn set_after(&self, after: Duration) {
+        match now().checked_add(after) {
+            Some(at) => self.set(at),
+            None => self.clear(),
+        }
+    }
+
+    /// Takes it off.
+    pub fn clear(&self) {
+        self.store(OFF);
+    }
+
+    /// Ready once it is due. The waker of the last call is woken.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.table.due.borrow().get(self.key).is_some_and(|due| *due <= self.table.millis(now())) {
+            return Poll::Ready(());
+        }
+        if let Some(waker) = self.table.wakers.borrow_mut().get_mut(self.key) {
+            match waker {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                _ => *waker = Some(cx.waker().clone()),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn store(&self, at: u64) {
+        if let Some(due) = self.table.due.borrow_mut().get_mut(self.key) {
+            *due = at;
+        }
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        self.clear();
+        if let Some(waker) = self.table.wakers.borrow_mut().get_mut(self.key) {
+            *waker = None;
+        }
+        self.table.free.borrow_mut().push(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    fn waits(limits: &Limits, limit: &Limit) -> bool {
+        limits.tick(now());
+        limit.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_fires_when_due_can_be_moved_and_taken_off() {
+        let limits = Limits::new();
+        let limit = limits.limit();
+        assert!(waits(&limits, &limit));
+        limit.set_after(Duration::from_secs(1));
+        tokio::time::advance(Duration::from_millis(900)).await;
+        assert!(waits(&limits, &limit));
+        limit.set_after(Duration::from_secs(1));
+        tokio::time::advance(Duration::from_millis(900)).await;
+        assert!(waits(&limits, &limit));
+        tokio::time::advance(Duration::from_millis(100)).await;
+        assert!(!waits(&limits, &limit));
+        limit.clear();
+        assert!(waits(&limits, &limit));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiting_task_is_woken_within_a_tick() {
+        let limits = Limits::new();
+        let limit = limits.limit();
+        limit.set_after(Duration::from_secs(5));
+        let start = now();
+        tokio::select! {
+            () = limits.clone().run() => {}
+            () = poll_fn(|cx| limit.poll(cx)) => {}
+        }
+        let took = now() - start;
+        assert!(took >= Duration::from_secs(5) && took <= Duration::from_secs(5) + TICK, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_is_set_to_a_moment_later_is_not_due_now() {
+        let limits = Limits::new();
+        let limit = limits.limit();
+        limit.clear();
+        tokio::time::advance(Duration::from_micros(1_300)).await;
+        limit.set(now() + Duration::from_nanos(1));
+        assert!(waits(&limits, &limit));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!waits(&limits, &limit));
+    }
+
+    #[test]
+    fn a_freed_place_is_used_again_without_the_old_limit() {
+        let limits = Limits::new();
+        let limit = limits.limit();
+        limit.set(now() - Duration::from_millis(1));
+        drop(limit);
+        let limit = limits.limit();
+        assert!(waits(&limits, &limit));
+        assert_eq!(limits.table.due.borrow().len(), 1);
+    }
+}

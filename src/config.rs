@@ -1,0 +1,93 @@
+//! Owns: how a configuration file becomes a plan, or a list of everything that is wrong with it.
+//! Invariant: nothing starts on an error; every error says where, what, and what to write instead.
+//! Must not know: running state.
+
+mod check;
+mod file;
+mod names;
+mod persistence;
+mod plan;
+mod pools;
+mod reader;
+mod report;
+mod secrets;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+pub use self::report::{Finding, Place, Report, Severity};
+use crate::affinity::KeyRing;
+use crate::{admin, affinity, balance, health, pool, proxy, runtime, telemetry, upstream};
+
+/// A configuration that can be run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// `[server]`.
+    pub server: runtime::Settings,
+    /// `[log]`.
+    pub log: telemetry::Settings,
+    /// `[admin]`, if there is one.
+    pub admin: Option<admin::Settings>,
+    /// `[[keys]]`; a random key if there are none.
+    pub keys: Arc<KeyRing>,
+    /// `[[listeners]]`, at least one.
+    pub listeners: Vec<runtime::ListenerSettings>,
+    /// `[[routes]]`; one to the only pool if there are none.
+    pub routes: Vec<proxy::route::Settings>,
+    /// `[[pools]]`, at least one.
+    pub pools: Vec<PoolPlan>,
+}
+
+/// One `[[pools]]`.
+#[derive(Debug, Clone)]
+pub struct PoolPlan {
+    /// Name, backends, rise/fall and ejection.
+    pub pool: pool::Settings,
+    /// `balance`.
+    pub balance: balance::Kind,
+    /// `[pools.persistence]`.
+    pub persistence: affinity::Settings,
+    /// `[pools.health]`.
+    pub health: health::Settings,
+    /// `[pools.retry]`.
+    pub retry: proxy::retry::Settings,
+    /// `[pools.timeouts]`.
+    pub timeouts: proxy::Timeouts,
+    /// `[pools.upstream]`.
+    pub upstream: upstream::Settings,
+}
+
+/// Reads a configuration file. The report of a plan holds warnings at most.
+///
+/// # Errors
+/// Everything that is wrong with the file, warnings included.
+pub fn load(path: &Path) -> Result<(Plan, Report), Report> {
+    let text = std::fs::read_to_string(path).map_err(|error| Report::unreadable(path, &error))?;
+    parse(&text, path)
+}
+
+/// Reads the text of the configuration file `origin`: findings name it, and relative paths in it
+/// start at its folder. The disk is read for nothing but the key and token files it names.
+///
+/// # Errors
+/// Everything that is wrong with the text, warnings included.
+pub fn parse(text: &str, origin: &Path) -> Result<(Plan, Report), Report> {
+    let notes = report::Notes::new(text, origin);
+    let readable = syntax::readable(text, &notes);
+    // What isn't TOML was said above.
+    let (tree, _) = DeTable::parse_recoverable(&readable);
+    let draft = reader::read(tree.get_ref(), &notes, file::Draft::read);
+    check::check(&draft, &notes);
+    let plan = if notes.has_errors() { None } else { draft.plan(&notes) };
+    let report = notes.report();
+    match plan {
+        Some(plan) => Ok((plan, report)),
+        None => Err(report),
+    }
+}

@@ -1,0 +1,255 @@
+//! Owns: the rules that hold between sections.
+//! Invariant: what passes can be run: every name that is used names one thing.
+//! Must not know: how the file is written; the disk.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use super::file::{Draft, RouteDraft};
+use super::pools::PoolDraft;
+use super::reader::Spot;
+use super::report::Notes;
+use super::values::{nearest, shown};
+use crate::admin;
+use crate::affinity::Carrier;
+use crate::affinity::seal::short_id;
+use crate::health::Probe;
+
+/// Notes all that doesn't fit together.
+pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
+    let file = notes.whole_file();
+    if draft.listeners.is_empty() {
+        let remedy = "write [[listeners]] with address = \"127.0.0.1:8080\"";
+        notes.missing(&file, "there are no [[listeners]]: nobody could connect", remedy);
+    }
+    if draft.pools.is_empty() {
+        let remedy = "write [[pools]] with a name and its [[pools.backends]]";
+        notes.missing(&file, "there are no [[pools]]: there is nowhere to send a request", remedy);
+    }
+    let listeners = draft.listeners.iter();
+    unique("listener named", listeners.clone().filter_map(|each| each.name.as_ref()), notes);
+    // Port 0 is a new port for each.
+    let fixed = listeners.filter_map(|each| each.address.as_ref()).filter(|spot| spot.value.port() != 0);
+    unique("listener at", fixed, notes);
+    unique("pool named", draft.pools.iter().filter_map(|each| each.name.as_ref()), notes);
+    keys(draft, notes);
+    admin_address(draft, notes);
+    for pool in &draft.pools {
+        backends(pool, notes);
+        backends_are_not_listeners(pool, draft, notes);
+        if pool.cookie().is_some() && pool.health.probe == Probe::None && notes.is_whole() {
+            let problem = "clients are pinned, but no backend is probed: a dead one is found out by failing requests";
+            notes.warn(&pool.span, problem, "write [pools.health] with path = \"/\", or type = \"tcp\"");
+        }
+    }
+    routes(draft, notes);
+    cookies(draft, notes);
+}
+
+/// Refuses the second of two equal values.
+fn unique<'d, T>(what: &str, spots: impl Iterator<Item = &'d Spot<T>>, notes: &Notes<'_>)
+where
+    T: Hash + Eq + ToString + 'd,
+{
+    let mut first: HashMap<&T, usize> = HashMap::new();
+    for spot in spots {
+        let line = notes.line_of(spot.span.start) + 1;
+        if let Some(line) = first.get(&spot.value) {
+            let problem = format!("there is a {what} {} already, in line {line}", shown(&spot.value.to_string()));
+            notes.error(&spot.span, problem, "write another, or take one of the two out");
+        } else {
+            first.insert(&spot.value, line);
+        }
+    }
+}
+
+fn keys(draft: &Draft, notes: &Notes<'_>) {
+    let ids = || draft.keys.iter().filter_map(|key| key.id.as_ref());
+    unique("key with the id", ids(), notes);
+    let mut short: HashMap<_, &str> = HashMap::new();
+    for id in ids() {
+        let other = short.entry(short_id(&id.value)).or_insert(&id.value);
+        if *other != id.value {
+            let problem = format!("in a pin this id looks like that of the key {}", shown(other));
+            notes.error(&id.span, problem, "write another id");
+        }
+    }
+    if draft.keys.is_empty() && notes.is_whole() && draft.pins() {
+        let problem = "no [[keys]]: one is made at start, so that pins end with the process, \
+                       and several Linchpins don't know each other's";
+        let remedy =
+            "run: linchpin keygen > linchpin.key, and write [[keys]] with id = \"1\" and file = \"linchpin.key\"";
+        notes.warn(&notes.whole_file(), problem, remedy);
+    }
+}
+
+fn admin_address(draft: &Draft, notes: &Notes<'_>) {
+    let Some(Spot { value: admin::Settings { address: admin::Address::Tcp(admin), .. }, span }) = &draft.admin else {
+        return;
+    };
+    let taken = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
+    for listener in taken.filter(|listener| overlap(*admin, listener.value)) {
+        let line = notes.line_of(listener.span.start) + 1;
+        let problem = format!("[admin] is at the address of the listener in line {line}");
+        notes.error(span, problem, "write another port");
+    }
+}
+
+/// Whether a connection to one of the addresses could be meant for the other.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let same_ip = one.ip() == other.ip() || (is_any && one.is_ipv4() == other.is_ipv4());
+    one.port() == other.port() && one.port() != 0 && same_ip
+}
+
+fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
+    if pool.backends.is_empty() {
+        let remedy = "write [[pools.backends]] with name = \"a\" and address = \"127.0.0.1:9001\"";
+        notes.missing(&pool.span, "the pool has no [[pools.backends]]", remedy);
+    }
+    let names = || pool.backends.iter().filter_map(|backend| backend.name.as_ref());
+    unique("backend of this pool named", names(), notes);
+    unique("backend of this pool at", pool.backends.iter().filter_map(|backend| backend.address.as_ref()), notes);
+    for backend in &pool.backends {
+        let own = backend.name.as_ref().map(|name| &name.value);
+        let mut seen = HashSet::new();
+        for next in &backend.failover {
+            if Some(&next.value) == own {
+                notes.error(&next.span, "a backend can't be its own failover", "name other backends of the pool");
+            } else if !names().any(|name| name.value == next.value) {
+                let problem = format!("the pool has no backend {}", shown(&next.value));
+                let others =
+                    names().map(|name| name.value.as_str()).filter(|name| Some(*name) != own.map(String::as_str));
+                notes.missing(&next.span, problem, known("backends", &next.value, others));
+            } else if !seen.insert(&next.value) {
+                notes.error(&next.span, format!("{} stands twice in this list", shown(&next.value)), "take one out");
+            }
+        }
+    }
+    if !pool.backends.is_empty() && pool.backends.iter().all(|backend| backend.weight == Some(0)) {
+        let problem = "every backend has weight 0: the pool takes no new client";
+        notes.warn(&pool.span, problem, "give a backend a weight of 1 or more");
+    }
+}
+
+fn backends_are_not_listeners(pool: &PoolDraft, draft: &Draft, notes: &Notes<'_>) {
+    for address in pool.backends.iter().filter_map(|backend| backend.address.as_ref()) {
+        let listeners = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
+        for listener in listeners.filter(|listener| listener.value == address.value) {
+            let line = notes.line_of(listener.span.start) + 1;
+            let problem = format!("this is the listener in line {line}: requests would go round in a circle");
+            notes.error(&address.span, problem, "write the address of the backend");
+        }
+    }
+}
+
+fn routes(draft: &Draft, notes: &Notes<'_>) {
+    let names = || draft.pools.iter().filter_map(|pool| pool.name.as_ref()).map(|name| name.value.as_str());
+    if let (true, Some(second)) = (draft.routes.is_empty(), draft.pools.get(1)) {
+        let problem = format!("there are {} pools and no [[routes]] that tell between them", draft.pools.len());
+        notes.missing(&second.span, problem, "write [[routes]] with pool, and hosts or path_prefix, for each pool");
+    }
+    let mut first: HashMap<(&str, &str), usize> = HashMap::new();
+    for route in &draft.routes {
+        if let Some(pool) = &route.pool
+            && !names().any(|name| name == pool.value)
+        {
+            let problem = format!("there is no pool {}", shown(&pool.value));
+            notes.missing(&pool.span, problem, known("pools", &pool.value, names()));
+        }
+        for (host, span) in route.each_host() {
+            let line = notes.line_of(span.start) + 1;
+            let prefix = route.path_prefix.as_str();
+            if let Some(line) = first.get(&(host, prefix)) {
+                let host = if host.is_empty() { "every host".into() } else { shown(host) };
+                let problem = format!("there is a route for {host} and {} already, in line {line}", shown(prefix));
+                notes.error(span, problem, "take one of the two out");
+            } else {
+                first.insert((host, prefix), line);
+            }
+        }
+    }
+    let is_reached =
+        |name: &str| draft.routes.iter().filter_map(|route| route.pool.as_ref()).any(|pool| pool.value == name);
+    for name in draft.pools.iter().filter_map(|pool| pool.name.as_ref()) {
+        if !draft.routes.is_empty() && notes.is_whole() && !is_reached(&name.value) {
+            let problem = format!("no route leads to the pool {}", shown(&name.value));
+            notes.warn(&name.span, problem, "write [[routes]] for it, or take it out");
+        }
+    }
+}
+
+/// The remedy for a name that is none.
+fn known<'n>(what: &str, mistyped: &str, names: impl Iterator<Item = &'n str> + Clone) -> String {
+    match nearest(mistyped, names.clone()) {
+        Some(name) => format!("did you mean \"{name}\"?"),
+        None => match names.take(10).map(|name| format!("\"{name}\"")).collect::<Vec<_>>() {
+            names if names.is_empty() => format!("there are no other {what}"),
+            names => format!("{what} here: {}", names.join(", ")),
+        },
+    }
+}
+
+/// Pools whose cookies a client would take for the same one: each answer would overwrite the pin
+/// of the other pool.
+fn cookies(draft: &Draft, notes: &Notes<'_>) {
+    let cookies: Vec<_> = draft.pools.iter().filter_map(|pool| Some((pool, pool.cookie()?))).collect();
+    for (index, (pool, cookie)) in cookies.iter().enumerate() {
+        let same = cookies.iter().take(index).find(|(other_pool, other)| {
+            let is_same = (&cookie.name, &cookie.path, &cookie.domain) == (&other.name, &other.path, &other.domain);
+            is_same && (cookie.domain.is_some() || share_a_host(draft, pool, other_pool))
+        });
+        if let Some(other) = same.and_then(|(other, _)| other.name.as_ref()) {
+            let problem = format!(
+                "pool {} has a routing cookie named {}, too: each would overwrite the other's pins",
+                shown(&other.value),
+                shown(&cookie.name)
+            );
+            notes.error(&pool.cookie_at, problem, "write another name, or another path or domain");
+        }
+    }
+}
+
+fn share_a_host(draft: &Draft, one: &PoolDraft, other: &PoolDraft) -> bool {
+    let routes_to = |pool: &PoolDraft| -> Vec<&RouteDraft> {
+        let leads = |route: &&RouteDraft| {
+            route.pool.as_ref().map(|spot| &spot.value) == pool.name.as_ref().map(|spot| &spot.value)
+        };
+        draft.routes.iter().filter(leads).collect()
+    };
+    let hosts = |pool| routes_to(pool).into_iter().flat_map(RouteDraft::each_host).map(|(host, _)| host).collect();
+    let (one, other): (Vec<&str>, Vec<&str>) = (hosts(one), hosts(other));
+    let covers = |pattern: &str, host: &str| {
+        pattern.is_empty() || pattern.strip_prefix('*').is_some_and(|suffix| host.ends_with(suffix))
+    };
+    one.iter().any(|one| other.iter().any(|other| one == other || covers(one, other) || covers(other, one)))
+}
+
+impl Draft {
+    /// Whether any pool pins its clients.
+    fn pins(&self) -> bool {
+        self.pools.iter().any(|pool| pool.cookie().is_some())
+    }
+}
+
+impl RouteDraft {
+    /// Each host and its place; an empty one for every host.
+    fn each_host(&self) -> Vec<(&str, &Range<usize>)> {
+        if self.has_hosts {
+            self.hosts.iter().map(|spot| (spot.value.as_str(), &spot.span)).collect()
+        } else {
+            vec![("", &self.span)]
+        }
+    }
+}
+
+impl PoolDraft {
+    fn cookie(&self) -> Option<&crate::affinity::cookie::Settings> {
+        match &self.persistence.carrier {
+            Carrier::Cookie(cookie) => Some(cookie),
+            Carrier::None => None,
+        }
+    }
+}

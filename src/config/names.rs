@@ -1,0 +1,162 @@
+//! Owns: what names and addresses may look like: names of things, hosts, sockets, paths of URLs and cookies.
+//! Invariant: whatever passes can stand in a header field, a log line and a metric label as it is.
+//! Must not know: which name belongs to what.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use toml::de::DeValue;
+
+use super::values::{Value, must_be, shown, text};
+use crate::affinity::seal::MAX_NAME;
+
+/// The name of a pool, backend, listener or key.
+pub(super) fn name(value: &DeValue<'_>) -> Value<String> {
+    let name = text(value)?;
+    let is_good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_good) {
+        return Ok(name.into());
+    }
+    let what = format!("a name of 1 to {MAX_NAME} of the characters A-Z a-z 0-9 . _ -");
+    let better: String = name.chars().map(|c| if is_good(c) { c } else { '-' }).take(MAX_NAME).collect();
+    let remedy = if name.is_ascii() && !name.is_empty() {
+        format!("write \"{better}\"")
+    } else {
+        "write for example \"app-1\"".into()
+    };
+    Err(must_be(&what, shown(name), remedy))
+}
+
+/// An IP address and a port; `localhost:PORT` is 127.0.0.1. Names are not looked up: what they
+/// stand for could change while the proxy runs, and nothing here would follow.
+pub(super) fn socket(value: &DeValue<'_>) -> Value<SocketAddr> {
+    const WHAT: &str = "an IP address and a port";
+    let text = text(value)?;
+    let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let numeric = numeric.as_deref().unwrap_or(text);
+    if let Ok(address) = numeric.parse() {
+        return Ok(address);
+    }
+    if numeric.parse::<std::net::IpAddr>().is_ok() {
+        let with_port = if text.contains(':') { format!("[{text}]:8080") } else { format!("{text}:8080") };
+        return Err(must_be(WHAT, shown(text), format!("write the port, too, such as \"{with_port}\"")));
+    }
+    let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
+    if host.starts_with(|c: char| c.is_ascii_alphabetic()) && is_host(&host.to_ascii_lowercase()) {
+        let remedy = "host names are not looked up: write IP:port, such as \"127.0.0.1:8080\"";
+        return Err(must_be(WHAT, shown(text), remedy));
+    }
+    Err(must_be(WHAT, shown(text), "write IP:port, such as \"127.0.0.1:8080\" or \"[::1]:8080\""))
+}
+
+/// The socket of a backend.
+pub(super) fn backend_socket(value: &DeValue<'_>) -> Value<SocketAddr> {
+    let address = socket(value)?;
+    if address.port() == 0 {
+        let found = value.as_str().map(shown).unwrap_or_default();
+        return Err(must_be("an address that can be connected to", found, "write the port the backend listens on"));
+    }
+    Ok(address)
+}
+
+/// A host of a route: a name, `*.` and a name, or an IP address; in lower case.
+pub(super) fn host_pattern(value: &DeValue<'_>) -> Value<String> {
+    const WHAT: &str = "a host name such as \"example.com\" or \"*.example.com\"";
+    let text = text(value)?;
+    let host = text.to_lowercase();
+    if is_host(host.strip_prefix("*.").unwrap_or(&host)) && !host.starts_with("*.[") {
+        return Ok(host);
+    }
+    let remedy = match host.rsplit_once(':') {
+        _ if host == "*" => "leave `hosts` out for every host".into(),
+        _ if host.contains("://") => "write the host alone, without scheme and path".into(),
+        Some((name, port)) if is_host(name) && port.parse::<u16>().is_ok() => {
+            format!("write it without the port: \"{name}\"")
+        }
+        _ if host.contains('*') => "a `*` can only be the whole first label: \"*.example.com\"".into(),
+        _ if host.ends_with('.') && is_host(host.trim_end_matches('.')) => "write it without the dot at the end".into(),
+        _ if !host.is_ascii() => "write it in its ASCII form, which begins with \"xn--\"".into(),
+        _ => "write letters, digits, `-` and dots".into(),
+    };
+    Err(must_be(WHAT, shown(text), remedy))
+}
+
+/// The Host field of a probe: a host and maybe a port.
+pub(super) fn authority(value: &DeValue<'_>) -> Value<String> {
+    let text = text(value)?;
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    let is_good = is_host(text) || text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port));
+    let error = || must_be("a host, or host:port", shown(text), "write for example \"example.com\"");
+    if is_good { Ok(text.into()) } else { Err(error()) }
+}
+
+/// The Domain attribute of a cookie.
+pub(super) fn cookie_domain(value: &DeValue<'_>) -> Value<String> {
+    let text = text(value)?;
+    if is_host(text) && !text.starts_with('[') {
+        return Ok(text.into());
+    }
+    let remedy = match text.strip_prefix('.') {
+        Some(rest) if is_host(rest) => format!("write it without the dot: \"{rest}\" holds for its subdomains, too"),
+        _ => "write for example \"example.com\"".into(),
+    };
+    Err(must_be("a domain name", shown(text), remedy))
+}
+
+/// A cookie's name: a token (RFC 9110 §5.6.2).
+pub(super) fn cookie_name(value: &DeValue<'_>) -> Value<String> {
+    const LONGEST: usize = 128;
+    let text = text(value)?;
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if (1..=LONGEST).contains(&text.len()) && text.chars().all(is_token) {
+        return Ok(text.into());
+    }
+    let what = format!("a cookie name of 1 to {LONGEST} letters, digits and !#$%&'*+-.^_`|~");
+    Err(must_be(&what, shown(text), "write for example \"linchpin\""))
+}
+
+/// The Path attribute of a cookie.
+pub(super) fn cookie_path(value: &DeValue<'_>) -> Value<String> {
+    path(value, ";", "a path that begins with / and has no blank and no `;`")
+}
+
+/// The path and query of a probe.
+pub(super) fn target(value: &DeValue<'_>) -> Value<String> {
+    path(value, "#", "a path that begins with / and has no blank and no `#`")
+}
+
+/// The path of a route. `/app/` and `/app` are the same (Gateway API), so that the slash at the
+/// end goes.
+pub(super) fn path_prefix(value: &DeValue<'_>) -> Value<String> {
+    let path = path(value, "?#", "a path that begins with / and has no blank, `?` or `#`")?;
+    let trimmed = path.trim_end_matches('/');
+    Ok(if trimmed.is_empty() { "/".into() } else { trimmed.into() })
+}
+
+fn path(value: &DeValue<'_>, refused: &str, what: &str) -> Value<String> {
+    let text = text(value)?;
+    let is_good = |c: char| c.is_ascii_graphic() && !refused.contains(c);
+    if text.starts_with('/') && text.chars().all(is_good) {
+        return Ok(text.into());
+    }
+    let with_slash = format!("/{text}");
+    let remedy = if !text.is_ascii() {
+        "write other characters percent-encoded".into()
+    } else if with_slash.chars().all(is_good) {
+        format!("write {}", shown(&with_slash))
+    } else {
+        "write a path such as \"/\"".into()
+    };
+    Err(must_be(what, shown(text), remedy))
+}
+
+/// A host name of RFC 1123 (and with `_`, which many use) in lower or upper case, or an IP address.
+fn is_host(text: &str) -> bool {
+    if let Some(inner) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        return inner.parse::<Ipv6Addr>().is_ok();
+    }
+    let is_label = |label: &str| {
+        let inside = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        (1..=63).contains(&label.len()) && label.chars().all(inside) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
+}

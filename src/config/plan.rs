@@ -1,0 +1,73 @@
+//! Owns: the last step, from a draft without errors to the plan.
+//! Invariant: nothing is decided here but what stands in for a section that isn't there.
+//! Must not know: the file; the disk.
+
+use std::sync::Arc;
+
+use super::file::{Draft, RouteDraft};
+use super::pools::PoolDraft;
+use super::report::Notes;
+use super::{Plan, PoolPlan};
+use crate::affinity::KeyRing;
+use crate::affinity::seal::Key;
+use crate::{pool, proxy, runtime};
+
+/// The id of the key that is made when none is configured.
+const RANDOM_KEY: &str = "random";
+
+impl Draft {
+    /// The plan, or a note why there is none.
+    pub(super) fn plan(self, notes: &Notes<'_>) -> Option<Plan> {
+        let mut keys = Vec::new();
+        for key in &self.keys {
+            keys.push(key.key()?);
+        }
+        let mut keys = keys.into_iter();
+        let Some(first) = keys.next().or_else(|| Key::random(RANDOM_KEY)) else {
+            notes.error(&notes.whole_file(), "the system has no randomness to make a key of", "configure [[keys]]");
+            return None;
+        };
+        let mut listeners = Vec::new();
+        for listener in self.listeners {
+            let address = listener.address?.value;
+            let name = listener.name.map_or_else(|| address.to_string(), |name| name.value);
+            listeners.push(runtime::ListenerSettings { name, address });
+        }
+        let pools = self.pools.into_iter().map(PoolDraft::plan).collect::<Option<Vec<_>>>()?;
+        let mut routes = self.routes.into_iter().map(RouteDraft::plan).collect::<Option<Vec<_>>>()?;
+        if let (true, [only]) = (routes.is_empty(), pools.as_slice()) {
+            routes.push(proxy::route::Settings::all_to(&only.pool.name));
+        }
+        Some(Plan {
+            server: self.server,
+            log: self.log,
+            admin: self.admin.map(|admin| admin.value),
+            keys: Arc::new(KeyRing::new(first, keys.collect())),
+            listeners,
+            routes,
+            pools,
+        })
+    }
+}
+
+impl RouteDraft {
+    fn plan(self) -> Option<proxy::route::Settings> {
+        let hosts = self.hosts.into_iter().map(|host| host.value).collect();
+        Some(proxy::route::Settings { hosts, path_prefix: self.path_prefix, pool: self.pool?.value })
+    }
+}
+
+impl PoolDraft {
+    fn plan(self) -> Option<PoolPlan> {
+        let backends = self.backends.iter().map(|backend| backend.settings()).collect::<Option<_>>()?;
+        Some(PoolPlan {
+            pool: pool::Settings { name: self.name?.value, backends, vitals: self.vitals },
+            balance: self.balance,
+            persistence: self.persistence,
+            health: self.health,
+            retry: self.retry,
+            timeouts: self.timeouts,
+            upstream: self.upstream,
+        })
+    }
+}

@@ -1,0 +1,240 @@
+//! Owns: `[[pools]]` and the sections below it, but for persistence.
+//! Invariant: what a section's room calls its default is the default.
+//! Must not know: other pools, listeners, routes.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use toml::de::DeValue;
+
+use super::names::{authority, backend_socket, name, target};
+use super::persistence::persistence;
+use super::reader::{Spot, Table};
+use super::values::{MILLISECOND, Value, YEAR, duration, flag, found, must_be, nearest, percent};
+use super::values::{size, statuses, whole, word};
+use crate::health::Probe;
+use crate::pool::{AdminState, backend, vitals};
+use crate::proxy::{Timeouts, retry};
+use crate::{affinity, balance, health, upstream};
+
+/// One `[[pools]]`. What is `None` was said to be wrong.
+pub(super) struct PoolDraft {
+    pub(super) span: Range<usize>,
+    pub(super) name: Option<Spot<String>>,
+    pub(super) balance: balance::Kind,
+    pub(super) persistence: affinity::Settings,
+    /// Where the cookie gets its name.
+    pub(super) cookie_at: Range<usize>,
+    pub(super) health: health::Settings,
+    pub(super) vitals: vitals::Settings,
+    pub(super) retry: retry::Settings,
+    pub(super) timeouts: Timeouts,
+    pub(super) upstream: upstream::Settings,
+    pub(super) backends: Vec<BackendDraft>,
+}
+
+/// One `[[pools.backends]]`.
+pub(super) struct BackendDraft {
+    pub(super) name: Option<Spot<String>>,
+    pub(super) address: Option<Spot<SocketAddr>>,
+    pub(super) weight: Option<u32>,
+    pub(super) state: Option<AdminState>,
+    pub(super) backup: Option<bool>,
+    pub(super) failover: Vec<Spot<String>>,
+}
+
+impl BackendDraft {
+    pub(super) fn settings(&self) -> Option<backend::Settings> {
+        let default = backend::Settings::new(&self.name.as_ref()?.value, self.address.as_ref()?.value);
+        Some(backend::Settings {
+            weight: self.weight.unwrap_or(default.weight),
+            state: self.state.unwrap_or(default.state),
+            backup: self.backup.unwrap_or(default.backup),
+            failover: self.failover.iter().map(|spot| spot.value.clone()).collect(),
+            ..default
+        })
+    }
+}
+
+pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
+    table.later(&["discover"]);
+    let name = table.required("name", "\"app\"", name);
+    let kinds = word(balance::Kind::ALL.map(|kind| (kind.as_str(), kind)), &["least_sessions", "hash"]);
+    let balance = table.get("balance", kinds).unwrap_or_default();
+    let known_name = name.as_ref().map_or("", |name| &name.value);
+    let (persistence, cookie_at) = table.section("persistence", |table| persistence(table, known_name));
+    let mut vitals = vitals::Settings::default();
+    let health = table.section("health", |table| health(table, &mut vitals));
+    table.section("ejection", |table| ejection(table, &mut vitals));
+    PoolDraft {
+        span: table.span().clone(),
+        name,
+        balance,
+        persistence,
+        cookie_at,
+        health,
+        vitals,
+        retry: table.section("retry", retry),
+        timeouts: table.section("timeouts", timeouts),
+        upstream: table.section("upstream", upstream),
+        backends: table.sections("backends", backend),
+    }
+}
+
+fn backend(table: &Table<'_>) -> BackendDraft {
+    table.later(&["max_requests", "max_sessions"]);
+    let states = word(AdminState::ALL.map(|state| (state.as_str(), state)), &[]);
+    BackendDraft {
+        name: table.required("name", "\"a\"", name),
+        address: table.required("address", "\"127.0.0.1:9001\"", backend_socket),
+        weight: table.get("weight", whole(0..=1000)),
+        state: table.get("state", states),
+        backup: table.get("backup", flag),
+        failover: table.list("failover", name).unwrap_or_default(),
+    }
+}
+
+/// The values of `type`.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Http,
+    Tcp,
+    None,
+}
+
+fn health(table: &Table<'_>, vitals: &mut vitals::Settings) -> health::Settings {
+    let default = health::Settings::default();
+    let kinds = word([("http", Kind::Http), ("tcp", Kind::Tcp), ("none", Kind::None)], &[]);
+    let unsaid = if table.is_present() { Kind::Http } else { Kind::None };
+    let kind = table.get("type", kinds).unwrap_or(unsaid);
+    let mut probe = Probe::http();
+    if let Probe::Http { path, host, expect } = &mut probe {
+        if let Some(value) = table.get("path", target) {
+            *path = value;
+        }
+        *host = table.get("host", authority);
+        if let Some(ranges) = table.filled_list("expect", statuses) {
+            *expect = ranges.into_iter().map(|spot| spot.value).collect();
+        }
+    }
+    let interval = table.get("interval", duration(MILLISECOND * 10..=YEAR)).unwrap_or(default.interval);
+    let timeout = table.get("timeout", duration(MILLISECOND..=YEAR));
+    if timeout.is_some_and(|timeout| timeout > interval) {
+        let problem = "`timeout` is longer than `interval`: one probe is still out when the next is due";
+        table.notes().warn(&table.at("timeout"), problem, "shorten it, or make `interval` longer");
+    }
+    vitals.rise = table.get("rise", whole(1..=100)).unwrap_or(vitals.rise);
+    vitals.fall = table.get("fall", whole(1..=100)).unwrap_or(vitals.fall);
+    if kind != Kind::Http {
+        for key in ["path", "host", "expect"].into_iter().filter(|key| table.has(key)) {
+            let problem = format!("`{key}` has no effect: only probes of type = \"http\" send a request");
+            table.notes().warn(&table.at(key), problem, "take it out, or write type = \"http\"");
+        }
+    }
+    let probe = match kind {
+        Kind::Http => probe,
+        Kind::Tcp => Probe::Tcp,
+        Kind::None => Probe::None,
+    };
+    // Who asks for probes every second hardly wants to wait two for their answers.
+    health::Settings { probe, interval, timeout: timeout.unwrap_or(default.timeout.min(interval)) }
+}
+
+fn ejection(table: &Table<'_>, vitals: &mut vitals::Settings) {
+    let time = || duration(MILLISECOND..=YEAR);
+    let failures = table.get("consecutive_failures", whole(0..=1_000_000));
+    vitals.consecutive_failures = failures.unwrap_or(vitals.consecutive_failures);
+    vitals.base_time = table.get("base_time", time()).unwrap_or(vitals.base_time);
+    vitals.max_time = table.get("max_time", time()).unwrap_or(vitals.max_time);
+    vitals.max_ejected = table.get("max_ejected", percent(0..=100)).unwrap_or(vitals.max_ejected);
+    if table.has("base_time") && vitals.base_time > vitals.max_time {
+        let problem = "`base_time` is longer than `max_time`, so that every ejection lasts `max_time`";
+        table.notes().warn(&table.at("base_time"), problem, "shorten it, or make `max_time` longer");
+    }
+}
+
+fn retry(table: &Table<'_>) -> retry::Settings {
+    let default = retry::Settings::default();
+    retry::Settings {
+        attempts: table.get("attempts", whole(1..=16)).unwrap_or(default.attempts),
+        retry_on: table.list("retry_on", retry_word).map_or(default.retry_on, |words| retry_on(&words)),
+        replay_limit: table.get("replay_limit", size(0..=1 << 30)).unwrap_or(default.replay_limit),
+        budget: table.get("budget", percent(0..=1000)).unwrap_or(default.budget),
+    }
+}
+
+/// One word of `retry_on`.
+#[derive(Clone, Copy)]
+enum RetryWord {
+    Reset,
+    Timeout,
+    NonIdempotent,
+    Status(u16),
+}
+
+const RETRY_WORDS: [(&str, RetryWord); 3] =
+    [("reset", RetryWord::Reset), ("timeout", RetryWord::Timeout), ("non_idempotent", RetryWord::NonIdempotent)];
+
+fn retry_word(value: &DeValue<'_>) -> Value<RetryWord> {
+    if let Ok(codes) = statuses(value)
+        && codes.start() == codes.end()
+        && *codes.start() >= 400
+    {
+        return Ok(RetryWord::Status(*codes.start()));
+    }
+    let text = value.as_str().unwrap_or_default();
+    if let Some((_, word)) = RETRY_WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)) {
+        return Ok(*word);
+    }
+    let what = "\"reset\", \"timeout\", \"non_idempotent\" or a status code from 400 to 599";
+    let remedy = match nearest(text, RETRY_WORDS.map(|(word, _)| word)) {
+        Some(word) => format!("did you mean \"{word}\"?"),
+        None => "write one of them, such as \"503\"".into(),
+    };
+    Err(must_be(what, found(value), remedy))
+}
+
+fn retry_on(words: &[Spot<RetryWord>]) -> retry::RetryOn {
+    let mut on = retry::RetryOn { reset: false, timeout: false, status: Vec::new(), non_idempotent: false };
+    for word in words {
+        match word.value {
+            RetryWord::Reset => on.reset = true,
+            RetryWord::Timeout => on.timeout = true,
+            RetryWord::NonIdempotent => on.non_idempotent = true,
+            RetryWord::Status(code) if on.status.contains(&code) => {}
+            RetryWord::Status(code) => on.status.push(code),
+        }
+    }
+    on
+}
+
+fn timeouts(table: &Table<'_>) -> Timeouts {
+    let default = Timeouts::default();
+    let wait = || duration(MILLISECOND..=YEAR);
+    let timeouts = Timeouts {
+        connect: table.get("connect", wait()).unwrap_or(default.connect),
+        response: table.get("response", wait()).unwrap_or(default.response),
+        idle: table.get("idle", wait()).unwrap_or(default.idle),
+        total: table.get("total", wait()).unwrap_or(default.total),
+    };
+    for (key, wait) in [("connect", timeouts.connect), ("response", timeouts.response)] {
+        if table.has(key) && wait > timeouts.total {
+            let total = humantime::format_duration(timeouts.total);
+            let problem = format!("`{key}` is never reached: `total` ends after {total}");
+            table.notes().warn(&table.at(key), problem, "shorten it, or make `total` longer");
+        }
+    }
+    timeouts
+}
+
+fn upstream(table: &Table<'_>) -> upstream::Settings {
+    table.later(&["http2", "tls"]);
+    let default = upstream::Settings::default();
+    let idle_timeout = table.get("idle_timeout", duration(MILLISECOND..=YEAR));
+    upstream::Settings {
+        max_idle_per_thread: table
+            .get("max_idle_per_thread", whole(0..=100_000))
+            .unwrap_or(default.max_idle_per_thread),
+        idle_timeout: idle_timeout.unwrap_or(default.idle_timeout),
+    }
+}

@@ -1,0 +1,302 @@
+//! Owns: how a section of the file is read: which keys it has been asked for is which keys it knows.
+//! Invariant: reading goes on after every error; a key nobody asked for is one.
+//! Must not know: what any key means.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+use super::report::Notes;
+use super::values::{Value, clipped, found, nearest, shown};
+
+/// A value, and where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Spot<T> {
+    pub(super) value: T,
+    pub(super) span: Range<usize>,
+}
+
+/// One section of the file, or an empty one if the file doesn't have it.
+pub(super) struct Table<'a> {
+    notes: &'a Notes<'a>,
+    path: String,
+    is_listed: bool,
+    entries: Option<&'a DeTable<'a>>,
+    span: Range<usize>,
+    asked: RefCell<Vec<(&'static str, Shape)>>,
+    later: RefCell<Vec<&'static str>>,
+}
+
+/// What stands under a key.
+#[derive(Clone, Copy)]
+enum Shape {
+    Value,
+    Section,
+    Sections,
+}
+
+/// Reads the whole file.
+pub(super) fn read<'a, T>(root: &'a DeTable<'a>, notes: &'a Notes<'a>, read: impl FnOnce(&Table<'a>) -> T) -> T {
+    Table::new(notes, String::new(), false, Some(root), 0..0).read_with(read)
+}
+
+impl<'a> Table<'a> {
+    fn new(
+        notes: &'a Notes<'a>,
+        path: String,
+        is_listed: bool,
+        entries: Option<&'a DeTable<'a>>,
+        span: Range<usize>,
+    ) -> Table<'a> {
+        Table { notes, path, is_listed, entries, span, asked: RefCell::default(), later: RefCell::default() }
+    }
+
+    /// Whether the file has this section.
+    pub(super) fn is_present(&self) -> bool {
+        self.entries.is_some()
+    }
+
+    /// Its header.
+    pub(super) fn span(&self) -> &Range<usize> {
+        &self.span
+    }
+
+    /// Where findings go.
+    pub(super) fn notes(&self) -> &'a Notes<'a> {
+        self.notes
+    }
+
+    /// Keys of the design that this version doesn't have: no typos, but no use either.
+    pub(super) fn later(&self, keys: &[&'static str]) {
+        self.later.borrow_mut().extend(keys);
+    }
+
+    /// Whether the file has this key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.is_some_and(|entries| entries.contains_key(key))
+    }
+
+    /// Where the value of a key stands; the header if the file doesn't have the key.
+    pub(super) fn at(&self, key: &str) -> Range<usize> {
+        self.entries.and_then(|entries| entries.get(key)).map_or_else(|| self.span.clone(), |value| value.span())
+    }
+
+    /// The value of a key, if it is there and is what `convert` takes.
+    pub(super) fn get<T>(&self, key: &'static str, convert: impl Fn(&DeValue<'_>) -> Value<T>) -> Option<T> {
+        self.spot(key, convert).map(|spot| spot.value)
+    }
+
+    /// The same, with its place.
+    pub(super) fn spot<T>(&self, key: &'static str, convert: impl Fn(&DeValue<'_>) -> Value<T>) -> Option<Spot<T>> {
+        let (span, value) = self.find(key, Shape::Value)?;
+        self.convert(&format!("`{key}`"), span, value, convert)
+    }
+
+    /// The same, of a key that must be there.
+    pub(super) fn required<T>(
+        &self,
+        key: &'static str,
+        example: &str,
+        convert: impl Fn(&DeValue<'_>) -> Value<T>,
+    ) -> Option<Spot<T>> {
+        if self.is_present() && !self.has(key) {
+            let problem = format!("{} has no `{key}`", self.label());
+            self.notes.missing(&self.span, problem, format!("write for example {key} = {example}"));
+        }
+        self.spot(key, convert)
+    }
+
+    /// The entries of a list, without those that `convert` refuses.
+    pub(super) fn list<T>(
+        &self,
+        key: &'static str,
+        convert: impl Fn(&DeValue<'_>) -> Value<T>,
+    ) -> Option<Vec<Spot<T>>> {
+        let (span, value) = self.find(key, Shape::Value)?;
+        let Some(entries) = value.as_array() else {
+            let problem = format!("`{key}` must be a list, not {}", found(value));
+            self.notes.error(&span, problem, format!("write {key} = [{}]", example_entry(value)));
+            return None;
+        };
+        let subject = format!("an entry of `{key}`");
+        Some(
+            entries
+                .iter()
+                .filter_map(|entry| self.convert(&subject, entry.span(), entry.get_ref(), &convert))
+                .collect(),
+        )
+    }
+
+    /// The same, of a list that has to have an entry.
+    pub(super) fn filled_list<T>(
+        &self,
+        key: &'static str,
+        convert: impl Fn(&DeValue<'_>) -> Value<T>,
+    ) -> Option<Vec<Spot<T>>> {
+        let list = self.list(key, convert);
+        if self.find(key, Shape::Value).and_then(|(_, value)| value.as_array()).is_some_and(|list| list.is_empty()) {
+            self.notes.error(&self.at(key), format!("`{key}` is empty"), "write an entry, or leave the key out");
+        }
+        list.filter(|list| !list.is_empty())
+    }
+
+    /// Reads the section `[key]`, which may be missing.
+    pub(super) fn section<T>(&self, key: &'static str, read: impl FnOnce(&Table<'a>) -> T) -> T {
+        let path = self.path_of(key);
+        let value = self.find(key, Shape::Section);
+        let span = value.as_ref().map_or_else(|| self.span.clone(), |(span, _)| span.clone());
+        let entries = value.and_then(|(span, value)| {
+            let (problem, entries) = match value {
+                DeValue::Table(entries) => return Some(entries),
+                // It is read all the same, as the one section it should be.
+                DeValue::Array(list) => {
+                    let first = list.iter().find_map(|entry| entry.get_ref().as_table());
+                    (format!("[[{path}]] is no list of sections"), first)
+                }
+                other => (format!("`{key}` must be a section, not {}", found(other)), None),
+            };
+            self.notes.error(&span, problem, format!("write [{path}]"));
+            entries
+        });
+        Table::new(self.notes, path, false, entries, span).read_with(read)
+    }
+
+    /// Reads each section `[[key]]`.
+    pub(super) fn sections<T>(&self, key: &'static str, read: impl Fn(&Table<'a>) -> T) -> Vec<T> {
+        let path = self.path_of(key);
+        let Some((span, value)) = self.find(key, Shape::Sections) else { return Vec::new() };
+        let entries = match value {
+            DeValue::Array(list) => list.iter().map(|entry| (entry.span(), entry.get_ref())).collect(),
+            // It is read all the same, as the one entry it would be.
+            DeValue::Table(_) => {
+                self.notes.error(
+                    &span,
+                    format!("[{path}] is a list of sections"),
+                    format!("write [[{path}]], and below it what belongs to it"),
+                );
+                vec![(span, value)]
+            }
+            _ => vec![(span, value)],
+        };
+        let tables = entries.into_iter().filter_map(|(span, entry)| {
+            let Some(entries) = entry.as_table() else {
+                let problem = format!("`{key}` must be a list of sections, not {}", found(entry));
+                self.notes.error(&span, problem, format!("write [[{path}]]"));
+                return None;
+            };
+            Some(Table::new(self.notes, path.clone(), true, Some(entries), span))
+        });
+        tables.map(|table| table.read_with(&read)).collect()
+    }
+
+    fn read_with<T>(self, read: impl FnOnce(&Table<'a>) -> T) -> T {
+        let result = read(&self);
+        self.refuse_unknown();
+        result
+    }
+
+    /// The place of a key's value and the value; the key is known from now on.
+    fn find(&self, key: &'static str, shape: Shape) -> Option<(Range<usize>, &'a DeValue<'a>)> {
+        let mut asked = self.asked.borrow_mut();
+        if !asked.iter().any(|(known, _)| *known == key) {
+            asked.push((key, shape));
+        }
+        let value = self.entries?.get(key)?;
+        Some((value.span(), value.get_ref()))
+    }
+
+    fn convert<T>(
+        &self,
+        subject: &str,
+        span: Range<usize>,
+        value: &DeValue<'_>,
+        convert: impl Fn(&DeValue<'_>) -> Value<T>,
+    ) -> Option<Spot<T>> {
+        match convert(value) {
+            Ok(value) => Some(Spot { value, span }),
+            Err(wrong) => {
+                self.notes.error(&span, format!("{subject} {}", wrong.problem), wrong.remedy);
+                None
+            }
+        }
+    }
+
+    fn refuse_unknown(&self) {
+        let (asked, later) = (self.asked.borrow(), self.later.borrow());
+        #[cfg(test)]
+        tests::KNOWN.with_borrow_mut(|known| {
+            known.extend(asked.iter().map(|(key, _)| (self.path_of(key), self.has(key))));
+        });
+        for (key, value) in self.entries.into_iter().flatten() {
+            let (name, span) = (key.get_ref().as_ref(), key.span());
+            if asked.iter().any(|(key, _)| *key == name) {
+                continue;
+            }
+            let what = self.name_of(name, value.get_ref());
+            if later.contains(&name) {
+                let problem = format!("{what} is not in this version of Linchpin");
+                self.notes.error(&span, problem, "take it out");
+                continue;
+            }
+            let near = nearest(name, asked.iter().map(|(key, _)| *key));
+            let remedy = match asked.iter().find(|(key, _)| Some(*key) == near) {
+                Some(near) => format!("did you mean {}?", self.written(*near)),
+                None => {
+                    let known = asked.iter().map(|key| self.written(*key)).collect::<Vec<_>>();
+                    format!("known here: {}", known.join(", "))
+                }
+            };
+            self.notes.error(&span, format!("unknown {what}"), remedy);
+        }
+    }
+
+    /// What a message calls a key that nobody asked for.
+    fn name_of(&self, key: &str, value: &DeValue<'_>) -> String {
+        let key = clipped(key);
+        match value {
+            DeValue::Table(_) => format!("section [{}]", self.path_of(&key)),
+            DeValue::Array(list) if list.iter().any(|entry| entry.get_ref().is_table()) => {
+                format!("section [[{}]]", self.path_of(&key))
+            }
+            _ if self.path.is_empty() => format!("key `{key}` outside of any section"),
+            _ => format!("key `{key}` in {}", self.label()),
+        }
+    }
+
+    /// How a key that is known is written.
+    fn written(&self, (key, shape): (&str, Shape)) -> String {
+        match shape {
+            Shape::Value => format!("`{key}`"),
+            Shape::Section => format!("[{}]", self.path_of(key)),
+            Shape::Sections => format!("[[{}]]", self.path_of(key)),
+        }
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn label(&self) -> String {
+        if self.is_listed { format!("[[{}]]", self.path) } else { format!("[{}]", self.path) }
+    }
+}
+
+/// What a value that should have been a list would look like as its entry.
+fn example_entry(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => shown(text),
+        DeValue::Integer(_) | DeValue::Float(_) => found(value),
+        _ => "…".into(),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::RefCell;
+
+    thread_local! {
+        /// The path of each key that was asked for on this thread, and whether the file had it.
+        pub(in crate::config) static KNOWN: RefCell<Vec<(String, bool)>> = const { RefCell::new(Vec::new()) };
+    }
+}

@@ -1,0 +1,249 @@
+//! Owns: findings: what is wrong with a file, where, and what to write instead.
+//! Invariant: every finding has a remedy; of a line that isn't TOML nothing else is said.
+//! Must not know: which keys there are, or what they mean.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Nothing starts.
+    Error,
+    /// It runs, but hardly as meant.
+    Warning,
+}
+
+/// One thing that is wrong with a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The file, as it was named on the command line.
+    pub file: PathBuf,
+    /// Where in the file; `None` if it could not be read.
+    pub place: Option<Place>,
+    /// What is wrong.
+    pub problem: String,
+    /// What to write instead.
+    pub remedy: String,
+}
+
+/// A place in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Counted from 1.
+    pub line: usize,
+    /// In characters, counted from 1.
+    pub column: usize,
+    /// How many characters of the line are meant.
+    pub width: usize,
+    /// The line itself; empty if it is too long to be shown, or the file as a whole is meant.
+    pub source: String,
+}
+
+/// Everything that is to be said of a file, in the order of its lines.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    findings: Vec<Finding>,
+}
+
+/// Lines longer than this are not shown below a finding.
+const SHOWN: usize = 160;
+
+impl Report {
+    /// A report on a file that could not be read at all.
+    pub(super) fn unreadable(file: &Path, error: &std::io::Error) -> Report {
+        let finding = Finding {
+            severity: Severity::Error,
+            file: file.into(),
+            place: None,
+            problem: format!("cannot read the file: {error}"),
+            remedy: "name a readable TOML file".into(),
+        };
+        Report { findings: vec![finding] }
+    }
+
+    /// All findings, in the order of the file.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// How many errors there are.
+    pub fn errors(&self) -> usize {
+        self.count(Severity::Error)
+    }
+
+    /// How many warnings there are.
+    pub fn warnings(&self) -> usize {
+        self.count(Severity::Warning)
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+}
+
+impl std::error::Error for Report {}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.findings.iter().try_for_each(|finding| writeln!(f, "{finding}"))
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some(place) = &self.place {
+            write!(f, "{}:{}:", place.line, place.column)?;
+        }
+        write!(f, " {}: {}; {}", self.severity, self.problem, self.remedy)?;
+        match &self.place {
+            Some(place) if !place.source.trim().is_empty() => write!(f, "\n{place}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        })
+    }
+}
+
+/// The line, and below it a mark under what is meant.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |c: char| if c.is_control() && c != '\t' { ' ' } else { c };
+        let line: String = self.source.chars().map(shown).collect();
+        // A tab is as wide in the line below as it is above.
+        let indent: String =
+            self.source.chars().take(self.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        writeln!(f, "{:>6} | {line}", self.line)?;
+        write!(f, "{:>6} | {indent}{}", "", "^".repeat(self.width.max(1)))
+    }
+}
+
+/// Where the readers write down what they find in one file.
+pub(super) struct Notes<'a> {
+    origin: &'a Path,
+    text: &'a str,
+    line_starts: Vec<usize>,
+    entries: RefCell<Vec<Entry>>,
+    broken: RefCell<Vec<Range<usize>>>,
+}
+
+struct Entry {
+    at: usize,
+    is_syntax: bool,
+    finding: Finding,
+}
+
+impl<'a> Notes<'a> {
+    pub(super) fn new(text: &'a str, origin: &'a Path) -> Notes<'a> {
+        let after_newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        Notes {
+            origin,
+            text,
+            line_starts: std::iter::once(0).chain(after_newlines).collect(),
+            entries: RefCell::default(),
+            broken: RefCell::default(),
+        }
+    }
+
+    /// A path that the file names: relative ones start at the file's own folder.
+    pub(super) fn resolve(&self, path: &str) -> PathBuf {
+        self.origin.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    pub(super) fn error(&self, span: &Range<usize>, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.note(Severity::Error, false, span, problem.into(), remedy.into());
+    }
+
+    pub(super) fn warn(&self, span: &Range<usize>, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.note(Severity::Warning, false, span, problem.into(), remedy.into());
+    }
+
+    /// Like [`Notes::error`], of something that isn't there. If part of the file could not be
+    /// read, it may well be there, and nothing is said.
+    pub(super) fn missing(&self, span: &Range<usize>, problem: impl Into<String>, remedy: impl Into<String>) {
+        if self.is_whole() {
+            self.error(span, problem, remedy);
+        }
+    }
+
+    /// Whether all of the file could be read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.broken.borrow().is_empty()
+    }
+
+    /// Says what is wrong with TOML that can't be read, and that nothing else is to be said of
+    /// `lines`, counted from 0. The first thing said of a line is the one that counts.
+    pub(super) fn broken(&self, lines: Range<usize>, span: &Range<usize>, problem: String, remedy: String) {
+        if self.broken.borrow().iter().any(|known| known.start == lines.start) {
+            return;
+        }
+        self.note(Severity::Error, true, span, problem, remedy);
+        self.broken.borrow_mut().push(lines);
+    }
+
+    /// Whether an error was noted.
+    pub(super) fn has_errors(&self) -> bool {
+        self.entries.borrow().iter().any(|entry| entry.finding.severity == Severity::Error)
+    }
+
+    /// The place of what is said of the file as a whole: its beginning.
+    pub(super) fn whole_file(&self) -> Range<usize> {
+        0..0
+    }
+
+    /// The line of a byte, counted from 0.
+    pub(super) fn line_of(&self, offset: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= offset).saturating_sub(1)
+    }
+
+    /// The bytes of a line, with its line break.
+    pub(super) fn line(&self, line: usize) -> Range<usize> {
+        let end = self.text.len();
+        let start = |line| self.line_starts.get(line).copied().unwrap_or(end);
+        start(line)..start(line + 1)
+    }
+
+    /// The findings, in the order of the file, without those of lines that can't be read.
+    pub(super) fn report(self) -> Report {
+        let broken = self.broken.into_inner();
+        let mut entries = self.entries.into_inner();
+        entries.sort_by_key(|entry| entry.at);
+        entries.retain(|entry| {
+            let line = entry.finding.place.as_ref().map_or(0, |place| place.line - 1);
+            entry.is_syntax || !broken.iter().any(|lines| lines.contains(&line))
+        });
+        Report { findings: entries.into_iter().map(|entry| entry.finding).collect() }
+    }
+
+    fn note(&self, severity: Severity, is_syntax: bool, span: &Range<usize>, problem: String, remedy: String) {
+        let place = Some(self.place(span));
+        let finding = Finding { severity, file: self.origin.into(), place, problem, remedy };
+        self.entries.borrow_mut().push(Entry { at: span.start, is_syntax, finding });
+    }
+
+    fn place(&self, span: &Range<usize>) -> Place {
+        let line = self.line_of(span.start);
+        let Range { start, end } = self.line(line);
+        let source = self.text.get(start..end).unwrap_or_default().trim_end_matches(['\n', '\r']);
+        let chars = |range: Range<usize>| self.text.get(range).unwrap_or_default().chars().count();
+        let source_end = start + source.len();
+        Place {
+            line: line + 1,
+            column: chars(start..span.start.clamp(start, end)) + 1,
+            width: chars(span.start.min(source_end)..span.end.clamp(span.start.min(source_end), source_end)),
+            source: if source.len() <= SHOWN && span.end > 0 { source.into() } else { String::new() },
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Owns: reading keys and tokens from where the configuration says they are.
+//! Invariant: no secret ever stands in a finding; whoever could read one besides its owner is a warning.
+//! Must not know: what is sealed or guarded with them.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+use super::reader::{Spot, Table};
+use super::values::{plain_text, shown};
+use crate::affinity::seal::KEY_BYTES;
+
+/// More than this is neither a key nor a token.
+const MAX_BYTES: u64 = 4096;
+
+/// The secret of one `[[keys]]`, from `file` or `env`.
+pub(super) fn key(table: &Table<'_>) -> Option<[u8; KEY_BYTES]> {
+    let (file, env) = (table.spot("file", plain_text), table.spot("env", plain_text));
+    match (file, env) {
+        (Some(file), None) if !table.has("env") => key_of_file(table, &file),
+        (None, Some(env)) if !table.has("file") => key_of_variable(table, &env),
+        _ if table.has("file") && table.has("env") => {
+            let problem = "[[keys]] has both `file` and `env`";
+            table.notes().error(&table.at("env"), problem, "keep one of the two");
+            None
+        }
+        _ if table.has("file") || table.has("env") => None,
+        _ => {
+            let remedy = "write file = \"linchpin.key\", and make the file with: linchpin keygen > linchpin.key";
+            table.notes().missing(table.span(), "[[keys]] has neither `file` nor `env`", remedy);
+            None
+        }
+    }
+}
+
+fn key_of_file(table: &Table<'_>, file: &Spot<String>) -> Option<[u8; KEY_BYTES]> {
+    let path = table.notes().resolve(&file.value);
+    let make = || format!("make one with: linchpin keygen > {}", path.display());
+    let text = match read(&path, file, table) {
+        Ok(text) => text,
+        Err(error) => {
+            let problem = format!("cannot read the key file {}: {error}", shown(&path.to_string_lossy()));
+            table.notes().error(&file.span, problem, make());
+            return None;
+        }
+    };
+    decode(&text).or_else(|| {
+        let problem =
+            format!("the key file {} does not hold {KEY_BYTES} bytes in base64", shown(&path.to_string_lossy()));
+        table.notes().error(&file.span, problem, make());
+        None
+    })
+}
+
+fn key_of_variable(table: &Table<'_>, env: &Spot<String>) -> Option<[u8; KEY_BYTES]> {
+    const REMEDY: &str = "set it to what this prints: linchpin keygen";
+    let name = shown(&env.value);
+    let problem = match variable(&env.value).as_deref().map(decode) {
+        Some(Some(key)) => return Some(key),
+        Some(None) => format!("the environment variable {name} does not hold {KEY_BYTES} bytes in base64"),
+        None => format!("the environment variable {name} is not set"),
+    };
+    table.notes().error(&env.span, problem, REMEDY);
+    None
+}
+
+/// Names with `=` or NUL in them are none, and the standard library is free to panic on them.
+fn variable(name: &str) -> Option<String> {
+    if name.contains(['=', '\0']) { None } else { std::env::var(name).ok() }
+}
+
+/// The content of `token_file`.
+pub(super) fn token(table: &Table<'_>) -> Option<String> {
+    let file = table.spot("token_file", plain_text)?;
+    let path = table.notes().resolve(&file.value);
+    let name = shown(&path.to_string_lossy());
+    let problem = match read(&path, &file, table) {
+        Ok(text) if text.trim().is_empty() => format!("the token file {name} is empty"),
+        Ok(text) if text.trim().bytes().all(|byte| byte.is_ascii_graphic()) => return Some(text.trim().into()),
+        Ok(_) => format!("the token file {name} holds more than one word of ASCII characters"),
+        Err(error) => format!("cannot read the token file {name}: {error}"),
+    };
+    let remedy = format!("make one with: linchpin keygen > {}", path.display());
+    table.notes().error(&file.span, problem, remedy);
+    None
+}
+
+fn read(path: &Path, named_at: &Spot<String>, table: &Table<'_>) -> std::io::Result<String> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    let mut text = String::new();
+    file.take(MAX_BYTES).read_to_string(&mut text)?;
+    if mode & 0o077 != 0 {
+        let shown = shown(&path.to_string_lossy());
+        let problem = format!("{shown} can be read by others than its owner (mode {:03o})", mode & 0o777);
+        table.notes().warn(&named_at.span, problem, format!("run: chmod 600 {}", path.display()));
+    }
+    Ok(text)
+}
+
+/// Standard or URL-safe base64, with or without padding.
+fn decode(text: &str) -> Option<[u8; KEY_BYTES]> {
+    const CONFIG: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    const ENGINE: GeneralPurpose = GeneralPurpose::new(&STANDARD, CONFIG);
+    let standard = text.trim().replace('-', "+").replace('_', "/");
+    ENGINE.decode(standard).ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_in_every_base64_that_tools_write() {
+        let (url, standard) = ("-_".repeat(21) + "w", "+/".repeat(21) + "w=");
+        assert_eq!(decode(&url), decode(&standard));
+        assert!(decode(&format!("{standard}\n")).is_some());
+        for odd in ["", "AAAA", &"A".repeat(44), &"é".repeat(22), &(standard.clone() + &standard)] {
+            assert_eq!(decode(odd), None, "{odd}");
+        }
+    }
+}

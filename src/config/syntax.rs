@@ -1,0 +1,86 @@
+//! Owns: what is said of text that isn't TOML, and how the rest of the file is read all the same.
+//! Invariant: every byte keeps its place, and nothing that can be read is lost.
+//! Must not know: which keys there are.
+
+use std::ops::Range;
+
+use toml::de::DeTable;
+
+use super::report::Notes;
+use super::values::{clipped, shown};
+
+/// How many lines at which the TOML reader gives up are passed over.
+const MAX_BLANKED: usize = 100;
+
+/// Reports what isn't TOML, and gives back the text without it: blanks of the same length.
+pub(super) fn readable(text: &str, notes: &Notes<'_>) -> String {
+    let mut text = text.to_owned();
+    for _ in 0..MAX_BLANKED {
+        let (_, errors) = DeTable::parse_recoverable(&text);
+        let mut end_of_reading = None;
+        for error in errors {
+            let span = error.span().unwrap_or_default();
+            let line = notes.line_of(span.start);
+            let (span, problem, remedy) = describe(error.message(), &text, span);
+            notes.broken(line..end_of(line, &text, notes), &span, problem, remedy);
+            // The reader gives up at a key without a value.
+            if error.message().starts_with("key with no value") {
+                end_of_reading = end_of_reading.or(Some(line));
+            }
+        }
+        let Some(line) = end_of_reading else { break };
+        blank(&mut text, notes.line(line));
+    }
+    text
+}
+
+/// The line behind the last that can't be judged when `line` can't be read: behind a broken
+/// section header nobody knows what its keys belong to.
+fn end_of(line: usize, text: &str, notes: &Notes<'_>) -> usize {
+    let starts_section = |line| text.get(notes.line(line)).is_some_and(|line: &str| line.trim_start().starts_with('['));
+    let last = notes.line_of(text.len());
+    if starts_section(line) {
+        (line + 1..=last).find(|line| starts_section(*line)).unwrap_or(last + 1)
+    } else {
+        line + 1
+    }
+}
+
+fn blank(text: &mut String, range: Range<usize>) {
+    if let Some(line) = text.get(range.clone()) {
+        let blanks: String = line.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect();
+        text.replace_range(range, &blanks);
+    }
+}
+
+/// The TOML reader's words, where they apply, and what to do about them.
+fn describe(message: &str, text: &str, span: Range<usize>) -> (Range<usize>, String, String) {
+    const NO_VALUE: &str = "a key without a value";
+    const BARE: [&str; 4] = ["string values must be quoted", "invalid boolean", "invalid float", "invalid integer"];
+    let found = text.get(span.clone()).unwrap_or_default();
+    let (what, expected) = message.split_once(", expected ").unwrap_or((message, ""));
+    let (what, remedy) = match what {
+        "duplicate key" => (format!("{} stands twice", shown(found)), "keep one of the two".into()),
+        "key with no value" => (NO_VALUE.into(), "write key = value".into()),
+        _ if BARE.contains(&what) && found.is_empty() => (NO_VALUE.into(), "write a value".into()),
+        _ if BARE.contains(&what) => {
+            let span = whole_word(text, &span);
+            let word = text.get(span.clone()).unwrap_or_default();
+            let problem = format!("not TOML: {} without quotes", clipped(word));
+            return (span, problem, format!("write {}", shown(word)));
+        }
+        _ if expected.is_empty() || expected == "nothing" => {
+            (what.into(), "see https://toml.io for what can stand here".into())
+        }
+        _ => (what.into(), format!("here should be {expected}")),
+    };
+    (span, format!("not TOML: {what}"), remedy)
+}
+
+/// The word that ends where `span` does: the reader may have taken its beginning for a number.
+fn whole_word(text: &str, span: &Range<usize>) -> Range<usize> {
+    let before = text.get(..span.start).unwrap_or_default();
+    let is_outside = |c: char| c.is_whitespace() || "=[,{".contains(c);
+    let start = before.char_indices().rev().find(|(_, c)| is_outside(*c)).map_or(0, |(at, c)| at + c.len_utf8());
+    start..span.end
+}

@@ -1,0 +1,52 @@
+//! `findings.txt` holds files and all that is said of them, so that messages are reviewed as text.
+//! A case begins with `=== KIND TITLE`: of kind `file` it is the whole file; of kind `top` it stands
+//! before a good rest; of kind `pool` it stands behind the good beginning of a pool, in line 1. Behind
+//! `---` are the findings.
+
+use super::*;
+
+const CASES: &str = include_str!("findings.txt");
+
+/// Seven lines.
+const POOL: &str = "[[listeners]]\naddress = \"127.0.0.1:8080\"\n[[pools]]\nname = \"app\"\n\
+                    [[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9001\"\n";
+
+/// What is said of every pool that pins, and of no interest in the cases of kind `pool`.
+const USUAL: [&str; 2] = ["no [[keys]]", "clients are pinned, but"];
+
+fn said(kind: &str, text: &str) -> String {
+    let (text, lines_before) = match kind {
+        "file" => (text.to_owned(), 0),
+        "top" => (format!("{text}{GOOD}"), 0),
+        "pool" => (format!("{POOL}{text}"), POOL.lines().count()),
+        _ => panic!("no such kind: {kind}"),
+    };
+    let report = parse(&text, &origin()).map_or_else(|report| report, |(_, report)| report);
+    let is_of_interest =
+        |finding: &&Finding| kind != "pool" || !USUAL.iter().any(|usual| finding.problem.starts_with(usual));
+    let line = |finding: &Finding| {
+        let place = finding.place.as_ref().unwrap();
+        let line = place.line as i64 - lines_before as i64;
+        format!("{line}:{} {}: {}; {}\n", place.column, finding.severity, finding.problem, finding.remedy)
+    };
+    report.findings().iter().filter(is_of_interest).map(line).collect()
+}
+
+#[test]
+fn each_mistake_is_named_with_its_place_and_its_remedy() {
+    let (mut actual, mut count) = (String::new(), 0);
+    for case in CASES.split("=== ").filter(|case| !case.is_empty()) {
+        let (title, rest) = case.split_once('\n').unwrap();
+        let (text, _) = rest.split_once("---\n").unwrap();
+        let (kind, _) = title.split_once(' ').unwrap();
+        actual += &format!("=== {title}\n{text}---\n{}\n", said(kind, text));
+        count += 1;
+    }
+    if actual != CASES {
+        let path = std::env::temp_dir().join("linchpin-findings.txt");
+        std::fs::write(&path, &actual).unwrap();
+        let first = actual.lines().zip(CASES.lines()).find(|(actual, expected)| actual != expected);
+        panic!("differs at {first:#?}: diff {} src/config/tests/findings.txt", path.display());
+    }
+    assert!(count > 40);
+}

@@ -1,0 +1,91 @@
+//! A cart: the items a user has put in, in that order.
+//! It holds at most `MAX_ITEMS` items of at most `MAX_ITEM_CHARS` printable characters each.
+//! It must not know whose it is, nor HTTP.
+
+use std::error::Error;
+use std::fmt;
+
+/// A cart that holds more is somebody's test of our memory.
+pub(super) const MAX_ITEMS: usize = 50;
+pub(super) const MAX_ITEM_CHARS: usize = 64;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cart(Vec<String>);
+
+impl Cart {
+    pub(super) fn items(&self) -> &[String] {
+        &self.0
+    }
+
+    pub(super) fn add(&mut self, item: &str) -> Result<(), CartError> {
+        let item = item.trim();
+        if item.is_empty() || item.chars().count() > MAX_ITEM_CHARS || item.chars().any(char::is_control) {
+            return Err(CartError::NotAnItem);
+        }
+        if self.0.len() >= MAX_ITEMS {
+            return Err(CartError::Full);
+        }
+        self.0.push(item.to_owned());
+        Ok(())
+    }
+
+    /// Takes out one such item. None there is what the user wanted, so it is no error.
+    pub(super) fn remove(&mut self, item: &str) {
+        if let Some(place) = self.0.iter().position(|held| held == item.trim()) {
+            self.0.remove(place);
+        }
+    }
+}
+
+/// Why an item didn't go into the cart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CartError {
+    NotAnItem,
+    Full,
+}
+
+impl fmt::Display for CartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAnItem => write!(f, "an item is a text of 1 to {MAX_ITEM_CHARS} characters on one line"),
+            Self::Full => write!(f, "the cart is full: {MAX_ITEMS} items"),
+        }
+    }
+}
+
+impl Error for CartError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_stay_in_order_and_leave_one_at_a_time() {
+        let mut cart = Cart::default();
+        for item in ["apple", " pear ", "apple"] {
+            cart.add(item).unwrap();
+        }
+        cart.remove("apple");
+        cart.remove("plum");
+        assert_eq!(cart.items(), ["pear", "apple"]);
+    }
+
+    #[test]
+    fn refuses_what_is_no_item() {
+        let mut cart = Cart::default();
+        let long = "x".repeat(MAX_ITEM_CHARS + 1);
+        for item in ["", "   ", "two\nlines", &long] {
+            assert_eq!(cart.add(item), Err(CartError::NotAnItem), "{item:?}");
+        }
+        assert_eq!(cart.add(&"ü".repeat(MAX_ITEM_CHARS)), Ok(()));
+    }
+
+    #[test]
+    fn is_bounded() {
+        let mut cart = Cart::default();
+        for _ in 0..MAX_ITEMS {
+            cart.add("nut").unwrap();
+        }
+        assert_eq!(cart.add("bolt"), Err(CartError::Full));
+    }
+}

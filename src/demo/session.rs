@@ -1,0 +1,192 @@
+//! The session table: who is logged in, what is in the cart, and for how long that is remembered.
+//! It never holds more than its capacity, and a session that was idle too long is as good as never opened.
+//! It must not know the clock (`now` is passed in), cookies or HTTP.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::cart::Cart;
+
+/// 128 random bits that only their owner knows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct SessionId(u128);
+
+impl SessionId {
+    pub(super) fn random() -> Result<Self, getrandom::Error> {
+        let mut bits = [0; 16];
+        getrandom::fill(&mut bits)?;
+        Ok(Self(u128::from_be_bytes(bits)))
+    }
+
+    /// Reads back what `Display` wrote, and nothing else.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let hex = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        hex.then(|| u128::from_str_radix(text, 16).ok()).flatten().map(Self)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// One user's session.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) user: String,
+    pub(super) cart: Cart,
+    pub(super) since: Instant,
+    /// How many requests it has seen, the login included.
+    pub(super) requests: u64,
+    last_seen: Instant,
+}
+
+/// How much is remembered, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) idle: Duration,
+    pub(super) capacity: usize,
+}
+
+pub(super) struct Sessions {
+    limits: Limits,
+    by_id: HashMap<SessionId, Session>,
+}
+
+impl Sessions {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, by_id: HashMap::new() }
+    }
+
+    /// Opens a session. In a full table, what has expired makes room, else the session that was idle longest.
+    pub(super) fn open(&mut self, id: SessionId, user: String, now: Instant) -> Session {
+        // A walk over the whole table, but only when it is full: simpler than an order kept on every request.
+        if self.by_id.len() >= self.limits.capacity {
+            let idle = self.limits.idle;
+            self.by_id.retain(|_, session| !session.expired(idle, now));
+        }
+        if self.by_id.len() >= self.limits.capacity {
+            let oldest = self.by_id.iter().min_by_key(|(_, session)| session.last_seen).map(|(&id, _)| id);
+            oldest.map(|id| self.by_id.remove(&id));
+        }
+        let session = Session { user, cart: Cart::default(), since: now, requests: 1, last_seen: now };
+        self.by_id.insert(id, session.clone());
+        session
+    }
+
+    /// A request of that session: counted, its idle time starts anew. `None` when it isn't known (any more).
+    pub(super) fn visit(&mut self, id: SessionId, now: Instant) -> Option<&Session> {
+        let session = self.live(id, now)?;
+        session.requests += 1;
+        session.last_seen = now;
+        Some(session)
+    }
+
+    /// Its cart, to be changed.
+    pub(super) fn cart(&mut self, id: SessionId, now: Instant) -> Option<&mut Cart> {
+        self.live(id, now).map(|session| &mut session.cart)
+    }
+
+    pub(super) fn close(&mut self, id: SessionId) {
+        self.by_id.remove(&id);
+    }
+
+    /// How many sessions are alive.
+    pub(super) fn count(&self, now: Instant) -> usize {
+        self.by_id.values().filter(|session| !session.expired(self.limits.idle, now)).count()
+    }
+
+    fn live(&mut self, id: SessionId, now: Instant) -> Option<&mut Session> {
+        if self.by_id.get(&id)?.expired(self.limits.idle, now) {
+            self.by_id.remove(&id);
+        }
+        self.by_id.get_mut(&id)
+    }
+}
+
+impl Session {
+    fn expired(&self, idle: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_seen) >= idle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    fn table(capacity: usize) -> Sessions {
+        Sessions::new(Limits { idle: IDLE, capacity })
+    }
+
+    fn after(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn remembers_user_cart_and_requests() {
+        let (mut sessions, start, id) = (table(10), Instant::now(), SessionId(1));
+        sessions.open(id, "ann".to_owned(), start);
+        sessions.cart(id, start).unwrap().add("apple").unwrap();
+        let session = sessions.visit(id, after(start, 1)).unwrap();
+        assert_eq!((session.user.as_str(), session.requests), ("ann", 2));
+        assert_eq!(session.cart.items(), ["apple"]);
+        assert_eq!(session.since, start);
+    }
+
+    #[test]
+    fn expires_when_idle_and_only_then() {
+        let (mut sessions, start, id) = (table(10), Instant::now(), SessionId(1));
+        sessions.open(id, "ann".to_owned(), start);
+        assert!(sessions.visit(id, after(start, 59)).is_some());
+        assert!(sessions.visit(id, after(start, 118)).is_some(), "a visit starts the idle time anew");
+        assert_eq!(sessions.count(after(start, 178)), 0);
+        assert!(sessions.visit(id, after(start, 178)).is_none());
+        assert!(sessions.cart(id, after(start, 178)).is_none());
+    }
+
+    #[test]
+    fn a_closed_session_is_unknown() {
+        let (mut sessions, start, id) = (table(10), Instant::now(), SessionId(1));
+        sessions.open(id, "ann".to_owned(), start);
+        sessions.close(id);
+        assert!(sessions.visit(id, start).is_none());
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_one_idle_longest() {
+        let (mut sessions, start) = (table(2), Instant::now());
+        sessions.open(SessionId(1), "ann".to_owned(), start);
+        sessions.open(SessionId(2), "bob".to_owned(), after(start, 1));
+        sessions.visit(SessionId(1), after(start, 2));
+        sessions.open(SessionId(3), "cyd".to_owned(), after(start, 3));
+        assert_eq!(sessions.count(after(start, 3)), 2);
+        assert!(sessions.visit(SessionId(2), after(start, 3)).is_none());
+        assert!(sessions.visit(SessionId(1), after(start, 3)).is_some());
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_expired_before_the_living() {
+        let (mut sessions, start) = (table(3), Instant::now());
+        sessions.open(SessionId(1), "ann".to_owned(), start);
+        sessions.open(SessionId(2), "bob".to_owned(), start);
+        sessions.open(SessionId(3), "cyd".to_owned(), after(start, 30));
+        sessions.open(SessionId(4), "dan".to_owned(), after(start, 70));
+        assert_eq!(sessions.by_id.len(), 2);
+        assert!(sessions.visit(SessionId(3), after(start, 70)).is_some());
+    }
+
+    #[test]
+    fn ids_read_back_as_written_and_nothing_else_does() {
+        let id = SessionId(0xfeed);
+        assert!(SessionId::parse(&id.to_string()) == Some(id));
+        let upper = id.to_string().to_uppercase();
+        for text in ["", "feed", "+000000000000000000000000000feed", upper.as_str(), &"0".repeat(33)] {
+            assert!(SessionId::parse(text).is_none(), "{text:?}");
+        }
+        assert!(SessionId::random().unwrap() != SessionId::random().unwrap());
+    }
+}

@@ -1,0 +1,201 @@
+//! The shop: log in, fill a cart, log out, and see which server remembers what.
+//! A browser's POST always ends in a redirect to the page, so that reloading never repeats it.
+//! It must not know how a page looks, nor where sessions are kept.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::extract::{Json, Query, State};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use http::header::{CONTENT_SECURITY_POLICY, HeaderValue, SET_COOKIE};
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::cart::CartError;
+use super::negotiate::{Fields, WantsJson};
+use super::page::{Notice, Page};
+use super::session::SessionId;
+use super::visitor::{self, Visitor};
+use super::{MAX_USER_CHARS, PASSWORD, Server};
+
+/// The page needs nothing from anywhere, and runs no script.
+const CONTENT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
+     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+#[derive(Deserialize)]
+pub(super) struct HomeQuery {
+    notice: Option<String>,
+}
+
+/// The page; for clients that want JSON, what `whoami` says.
+pub(super) async fn home(
+    State(server): State<Arc<Server>>,
+    Extension(visitor): Extension<Visitor>,
+    WantsJson(wants_json): WantsJson,
+    Query(query): Query<HomeQuery>,
+) -> Response {
+    if wants_json {
+        return Json(WhoAmI::of(&server, &visitor)).into_response();
+    }
+    let now = Instant::now();
+    let page = Page {
+        server: &server.settings.name,
+        pid: std::process::id(),
+        uptime: now.saturating_duration_since(server.started),
+        served: server.served(),
+        sessions: server.sessions().count(now),
+        session_timeout: server.settings.session_timeout,
+        killable: server.settings.killable,
+        notice: query.notice.as_deref().and_then(Notice::from_query),
+        visitor: &visitor,
+        now,
+    };
+    let policy = [(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_POLICY))];
+    (policy, Html(page.to_string())).into_response()
+}
+
+/// Which server answers, and what it knows of the client: for curl and scripts.
+pub(super) async fn whoami(State(server): State<Arc<Server>>, Extension(visitor): Extension<Visitor>) -> Response {
+    Json(WhoAmI::of(&server, &visitor)).into_response()
+}
+
+#[derive(Deserialize)]
+pub(super) struct Login {
+    user: String,
+    password: String,
+}
+
+/// Opens a session under a new id; a session that the client already had ends.
+pub(super) async fn login(
+    State(server): State<Arc<Server>>,
+    Extension(visitor): Extension<Visitor>,
+    WantsJson(wants_json): WantsJson,
+    Fields(login): Fields<Login>,
+) -> Response {
+    let user = login.user.trim();
+    let named = !user.is_empty() && user.chars().count() <= MAX_USER_CHARS && !user.chars().any(char::is_control);
+    if !named || login.password != PASSWORD {
+        return refuse(wants_json, StatusCode::UNAUTHORIZED, Notice::WrongLogin);
+    }
+    let Ok(id) = SessionId::random() else {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "no random numbers for a session id\n").into_response();
+    };
+    let session = {
+        let mut sessions = server.sessions();
+        if let Visitor::Known(old, _) = visitor {
+            sessions.close(old);
+        }
+        sessions.open(id, user.to_owned(), Instant::now())
+    };
+    done(&server, wants_json, &Visitor::Known(id, session), visitor::issue(id))
+}
+
+/// Ends the session, if there is one, and takes the cookie back in any case.
+pub(super) async fn logout(
+    State(server): State<Arc<Server>>,
+    Extension(visitor): Extension<Visitor>,
+    WantsJson(wants_json): WantsJson,
+) -> Response {
+    if let Visitor::Known(id, _) = visitor {
+        server.sessions().close(id);
+    }
+    done(&server, wants_json, &Visitor::Guest, visitor::withdraw())
+}
+
+#[derive(Deserialize)]
+pub(super) struct CartChange {
+    item: String,
+    #[serde(default)]
+    action: CartAction,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum CartAction {
+    #[default]
+    Add,
+    Remove,
+}
+
+/// Puts an item into the cart, or takes one out with `action=remove`.
+pub(super) async fn cart(
+    State(server): State<Arc<Server>>,
+    Extension(visitor): Extension<Visitor>,
+    WantsJson(wants_json): WantsJson,
+    Fields(change): Fields<CartChange>,
+) -> Response {
+    let Visitor::Known(id, mut session) = visitor else {
+        return refuse(wants_json, StatusCode::UNAUTHORIZED, Notice::NotLoggedIn);
+    };
+    {
+        let mut sessions = server.sessions();
+        let Some(cart) = sessions.cart(id, Instant::now()) else {
+            // Logged out by another request since this one was recognised.
+            return refuse(wants_json, StatusCode::UNAUTHORIZED, Notice::NotLoggedIn);
+        };
+        let changed = match change.action {
+            CartAction::Add => cart.add(&change.item),
+            CartAction::Remove => {
+                cart.remove(&change.item);
+                Ok(())
+            }
+        };
+        match changed {
+            Ok(()) => session.cart = cart.clone(),
+            Err(error) => return refuse(wants_json, status_of(error), Notice::Cart(error)),
+        }
+    }
+    done(&server, wants_json, &Visitor::Known(id, session), None)
+}
+
+/// What `GET /whoami` answers.
+#[derive(Serialize)]
+struct WhoAmI<'a> {
+    server: &'a str,
+    pid: u32,
+    user: Option<&'a str>,
+    cart: &'a [String],
+    /// The requests of this session that this server has served, this one included.
+    requests: u64,
+    session: &'static str,
+}
+
+impl<'a> WhoAmI<'a> {
+    fn of(server: &'a Server, visitor: &'a Visitor) -> Self {
+        let session = visitor.session();
+        Self {
+            server: &server.settings.name,
+            pid: std::process::id(),
+            user: session.map(|session| session.user.as_str()),
+            cart: session.map_or(&[], |session| session.cart.items()),
+            requests: session.map_or(0, |session| session.requests),
+            session: visitor.state(),
+        }
+    }
+}
+
+fn done(server: &Server, wants_json: bool, visitor: &Visitor, cookie: Option<HeaderValue>) -> Response {
+    let cookies: HeaderMap = cookie.into_iter().map(|cookie| (SET_COOKIE, cookie)).collect();
+    if wants_json {
+        (cookies, Json(WhoAmI::of(server, visitor))).into_response()
+    } else {
+        (cookies, Redirect::to("/")).into_response()
+    }
+}
+
+fn status_of(error: CartError) -> StatusCode {
+    match error {
+        CartError::Full => StatusCode::CONFLICT,
+        CartError::NotAnItem => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn refuse(wants_json: bool, status: StatusCode, notice: Notice) -> Response {
+    if wants_json {
+        (status, Json(json!({ "error": notice.to_string() }))).into_response()
+    } else {
+        Redirect::to(&format!("/?notice={}", notice.in_query())).into_response()
+    }
+}

@@ -1,0 +1,137 @@
+//! Who a request comes from: nobody yet, a known user, or somebody whose session this server does not know.
+//! A session cookie that opens nothing here is never ignored: it is the difference between a guest and a lost login.
+//! It must not know what the shop sells.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use cookie::{Cookie, SameSite};
+use http::HeaderMap;
+use http::header::{COOKIE, HeaderValue};
+
+use super::session::{Session, SessionId, Sessions};
+use super::{SESSION_COOKIE, Server};
+
+/// What this server knows of the client that sent a request.
+#[derive(Clone)]
+pub(super) enum Visitor {
+    /// It sent no session id.
+    Guest,
+    /// It sent a session id that this server doesn't know: expired, forged, or left behind in another server's memory.
+    Lost,
+    /// It is logged in here.
+    Known(SessionId, Session),
+}
+
+impl Visitor {
+    /// The word for scripts.
+    pub(super) fn state(&self) -> &'static str {
+        match self {
+            Self::Guest => "none",
+            Self::Lost => "unknown",
+            Self::Known(..) => "known",
+        }
+    }
+
+    pub(super) fn session(&self) -> Option<&Session> {
+        match self {
+            Self::Known(_, session) => Some(session),
+            Self::Guest | Self::Lost => None,
+        }
+    }
+}
+
+/// Counts the request and hands the visitor on to the handler.
+pub(super) async fn recognise(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
+    server.served.fetch_add(1, Ordering::Relaxed);
+    let visitor = look_up(request.headers(), &mut server.sessions(), Instant::now());
+    request.extensions_mut().insert(visitor);
+    next.run(request).await
+}
+
+/// The cookie that gives a client its session.
+pub(super) fn issue(id: SessionId) -> Option<HeaderValue> {
+    set_cookie(Cookie::new(SESSION_COOKIE, id.to_string()))
+}
+
+/// The cookie that takes it away again.
+pub(super) fn withdraw() -> Option<HeaderValue> {
+    let mut cookie = Cookie::new(SESSION_COOKIE, "");
+    cookie.set_max_age(cookie::time::Duration::ZERO);
+    set_cookie(cookie)
+}
+
+fn set_cookie(mut cookie: Cookie<'_>) -> Option<HeaderValue> {
+    cookie.set_path("/");
+    cookie.set_http_only(true);
+    cookie.set_same_site(SameSite::Lax);
+    HeaderValue::from_str(&cookie.to_string()).ok()
+}
+
+/// Of several session cookies the first that opens a session counts.
+fn look_up(headers: &HeaderMap, sessions: &mut Sessions, now: Instant) -> Visitor {
+    let mut visitor = Visitor::Guest;
+    for value in session_cookies(headers) {
+        visitor = Visitor::Lost;
+        if let Some(id) = SessionId::parse(value)
+            && let Some(session) = sessions.visit(id, now)
+        {
+            return Visitor::Known(id, session.clone());
+        }
+    }
+    visitor
+}
+
+fn session_cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|field| field.to_str().ok())
+        .flat_map(|field| field.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .filter_map(|(name, value)| (name == SESSION_COOKIE).then_some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::session::Limits;
+    use super::*;
+
+    fn state(cookies: &[&str], sessions: &mut Sessions) -> &'static str {
+        let headers = cookies.iter().map(|field| (COOKIE, HeaderValue::from_str(field).unwrap())).collect();
+        look_up(&headers, sessions, Instant::now()).state()
+    }
+
+    #[test]
+    fn tells_guests_from_known_and_lost_visitors() {
+        let mut sessions = Sessions::new(Limits { idle: Duration::from_secs(60), capacity: 10 });
+        let id = SessionId::random().unwrap();
+        sessions.open(id, "ann".to_owned(), Instant::now());
+        let known = format!("{SESSION_COOKIE}={id}");
+        let lost = format!("{SESSION_COOKIE}={}", SessionId::random().unwrap());
+
+        assert_eq!(state(&[], &mut sessions), "none");
+        assert_eq!(state(&["theme=dark; XDEMOSESSION=1"], &mut sessions), "none");
+        assert_eq!(state(&[&known], &mut sessions), "known");
+        assert_eq!(state(&["theme=dark", &format!("a=b; {known}")], &mut sessions), "known");
+        assert_eq!(state(&[&lost], &mut sessions), "unknown");
+        assert_eq!(state(&[&lost, &known], &mut sessions), "known");
+        assert_eq!(state(&["DEMOSESSION=nonsense"], &mut sessions), "unknown");
+    }
+
+    #[test]
+    fn the_cookie_is_out_of_reach_for_scripts_and_other_sites() {
+        let cookie = issue(SessionId::random().unwrap()).unwrap();
+        let cookie = cookie.to_str().unwrap();
+        for attribute in ["; HttpOnly", "; SameSite=Lax", "; Path=/"] {
+            assert!(cookie.contains(attribute), "{cookie}");
+        }
+        assert!(withdraw().unwrap().to_str().unwrap().contains("Max-Age=0"));
+    }
+}

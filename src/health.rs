@@ -1,0 +1,63 @@
+//! Owns: finding out how backends are: by asking them (active) and by what requests met (passive).
+//! Invariant: it only observes; the verdict is the pool's pure machine's.
+//! Must not know: pins, balancing, or which request is tried where.
+
+pub mod active;
+pub mod passive;
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// `[pools.health]`, without rise and fall (see [`crate::pool::vitals::Settings`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How a backend is asked.
+    pub probe: Probe,
+    /// From the start of one probe to the start of the next, up to a tenth more or less, so that
+    /// probes of many proxies don't come all at once.
+    pub interval: Duration,
+    /// How long a probe may take; a later answer is a failure.
+    pub timeout: Duration,
+}
+
+/// The key `type` of `[pools.health]`, and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// Not at all: every backend is believed, and only failed requests tell.
+    None,
+    /// Does it accept a connection?
+    Tcp,
+    /// Does it answer a GET as expected?
+    Http {
+        /// Path and query of the request.
+        path: String,
+        /// The Host field; the backend's address if not set.
+        host: Option<String>,
+        /// Status codes that pass.
+        expect: Vec<RangeInclusive<u16>>,
+    },
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { probe: Probe::None, interval: Duration::from_secs(2), timeout: Duration::from_secs(2) }
+    }
+}
+
+impl Probe {
+    /// An HTTP probe that says no more than `type = "http"`.
+    pub fn http() -> Probe {
+        Probe::Http { path: "/".into(), host: None, expect: vec![200..=399] }
+    }
+}
+
+/// Tells the operator of a change, and what it was that told.
+fn announce(pool: &crate::pool::Pool, index: usize, change: crate::pool::roster::Change, by: &'static str) {
+    let (pool, backend) = (&**pool.name(), &**pool.backend(index).name());
+    let (from, to) = (change.from.as_str(), change.to.as_str());
+    if change.to == crate::pool::Health::Up {
+        tracing::info!(pool, backend, from, to, by, "backend is up");
+    } else {
+        tracing::warn!(pool, backend, from, to, by, "backend is lost: its sessions move when they come");
+    }
+}

@@ -1,0 +1,146 @@
+//! Owns: the probes: one loop a backend, on the control thread.
+//! Invariant: each probe has its timeout, reads a bounded answer, and its connection is its own.
+//! Must not know: requests of clients.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
+use http::{Request, StatusCode};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rand::RngExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{Probe, Settings};
+use crate::pool::roster::Observation;
+use crate::pool::{AdminState, Health, Pool};
+
+/// How often ended ejections are looked for.
+const EJECTION_TICK: Duration = Duration::from_millis(100);
+
+/// Probes the backend at `index` of `pool` for ever. The first probe is sent at once.
+pub async fn watch(pool: Arc<Pool>, index: usize, settings: Settings) {
+    if settings.probe == Probe::None {
+        return;
+    }
+    let mut due = Instant::now();
+    loop {
+        sleep_until(due).await;
+        due += jittered(settings.interval, rand::rng().random());
+        // A probe that took longer than the interval is followed by the next at once, not by all
+        // that were missed.
+        let backend = pool.backend(index);
+        if backend.live().state() != AdminState::Maintenance {
+            let result = timeout(settings.timeout, probe(backend.address(), &settings.probe)).await;
+            let result = result.unwrap_or(Err(Refusal::Timeout));
+            if let Err(refusal) = &result {
+                tracing::debug!(pool = &**pool.name(), backend = &**backend.name(), %refusal, "probe failed");
+            }
+            let now = Instant::now();
+            if let Some(change) = pool.observe(index, Observation::Probe(result.is_ok()), now.into_std()) {
+                super::announce(&pool, index, change, "probes");
+            }
+            due = due.max(now);
+        }
+    }
+}
+
+/// Ends ejections of `pool` when their time is over, for ever.
+pub async fn end_ejections(pool: Arc<Pool>) {
+    let mut interval = tokio::time::interval(EJECTION_TICK);
+    loop {
+        let now = interval.tick().await.into_std();
+        for (index, backend) in pool.backends().iter().enumerate() {
+            if backend.live().health() == Health::Ejected
+                && let Some(change) = pool.observe(index, Observation::Time, now)
+            {
+                super::announce(&pool, index, change, "time");
+            }
+        }
+    }
+}
+
+/// `interval`, up to a tenth more or less.
+fn jittered(interval: Duration, random: u64) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * (random as f64 / u64::MAX as f64))
+}
+
+/// Why a probe failed.
+#[derive(Debug)]
+enum Refusal {
+    Connect(io::Error),
+    Timeout,
+    Http(hyper::Error),
+    Status(StatusCode),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Connect(error) => write!(f, "no connection: {error}"),
+            Refusal::Timeout => f.write_str("no answer in time"),
+            Refusal::Http(error) => write!(f, "no HTTP response: {error}"),
+            Refusal::Status(status) => write!(f, "unexpected status {}", status.as_u16()),
+        }
+    }
+}
+
+async fn probe(address: SocketAddr, probe: &Probe) -> Result<(), Refusal> {
+    let stream = TcpStream::connect(address).await.map_err(Refusal::Connect)?;
+    match probe {
+        Probe::None | Probe::Tcp => Ok(()),
+        Probe::Http { path, host, expect } => {
+            let host = host.clone().unwrap_or_else(|| address.to_string());
+            let status = get(stream, path, &host).await.map_err(Refusal::Http)?;
+            if is_expected(status, expect) { Ok(()) } else { Err(Refusal::Status(status)) }
+        }
+    }
+}
+
+fn is_expected(status: StatusCode, expect: &[RangeInclusive<u16>]) -> bool {
+    expect.iter().any(|range| range.contains(&status.as_u16()))
+}
+
+/// The status of a GET. The body is not read: the connection ends with the probe.
+async fn get(stream: TcpStream, path: &str, host: &str) -> Result<StatusCode, hyper::Error> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let mut request = Request::new(Empty::<Bytes>::new());
+    // Path and host were checked with the configuration; what would not do goes out as a default.
+    *request.uri_mut() = path.parse().unwrap_or_default();
+    let headers = request.headers_mut();
+    headers.insert(HOST, HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static("localhost")));
+    headers.insert(USER_AGENT, HeaderValue::from_static("linchpin-health"));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    let response = sender.send_request(request);
+    tokio::select! {
+        response = response => response.map(|response| response.status()),
+        Err(error) = connection => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_within_a_tenth() {
+        let interval = Duration::from_secs(10);
+        assert_eq!(jittered(interval, 0), Duration::from_secs(9));
+        assert_eq!(jittered(interval, u64::MAX), Duration::from_secs(11));
+    }
+
+    #[test]
+    fn any_of_the_expected_ranges_passes() {
+        let expect = [200..=299, 401..=401];
+        for (status, passes) in [(200, true), (299, true), (300, false), (401, true), (500, false)] {
+            assert_eq!(is_expected(StatusCode::from_u16(status).unwrap(), &expect), passes);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Owns: the ordered set of backends that serve one application, and what is known of each.
+//! Invariant: a pool never changes; what lives (health, counts) hangs on each backend's name across reloads.
+//! Must not know: HTTP, cookies, or how a backend is chosen.
+
+pub mod admission;
+pub mod backend;
+pub mod live;
+pub mod reconcile;
+pub mod roster;
+pub mod sessions;
+pub mod vitals;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use admission::{AdminState, Closed};
+pub use backend::Backend;
+pub use live::{InFlight, Live};
+pub use roster::Roster;
+pub use vitals::Health;
+
+/// What the configuration says of a pool's members: `[[pools]]` name and `[[pools.backends]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The pool's name, unique in a configuration.
+    pub name: String,
+    /// Its backends, at least one, in the order of the file.
+    pub backends: Vec<backend::Settings>,
+    /// When their health changes.
+    pub vitals: vitals::Settings,
+}
+
+/// An immutable, ordered set of backends. Positions are good for one snapshot only: whatever
+/// outlives a request speaks of a backend by its name.
+#[derive(Debug)]
+pub struct Pool {
+    name: Arc<str>,
+    backends: Vec<Backend>,
+    by_name: HashMap<Arc<str>, usize>,
+    roster: Arc<Roster>,
+}
+
+impl Pool {
+    /// The pool's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// All backends, in the order of the configuration.
+    pub fn backends(&self) -> &[Backend] {
+        &self.backends
+    }
+
+    /// The backend at a position of this pool.
+    ///
+    /// # Panics
+    /// If `index` is not one that this pool gave out; positions never come from the network.
+    pub fn backend(&self, index: usize) -> &Backend {
+        &self.backends[index]
+    }
+
+    /// The position of the backend with this name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The vitals of the backends, and the lock under which they change.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+}

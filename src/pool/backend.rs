@@ -1,0 +1,119 @@
+//! Owns: what the configuration says of one server of a pool.
+//! Invariant: its name is its identity; its incarnation is one life of its address.
+//! Must not know: probes, cookies, connections.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::admission::AdminState;
+use super::live::Live;
+
+/// The keys of one `[[pools.backends]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Unique in its pool; what pins, logs, metrics and the admin API call it.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share of new sessions, 0 to 1000; 0 keeps the sessions it has and gets no new one.
+    pub weight: u32,
+    /// What the operator wants of it at start.
+    pub state: AdminState,
+    /// Gets new sessions only when no backend that is no backup can take them.
+    pub backup: bool,
+    /// Where its sessions go first when it is gone, by name, best first.
+    pub failover: Vec<String>,
+}
+
+impl Settings {
+    /// A backend of which no more is said than its name and address.
+    pub fn new(name: &str, address: SocketAddr) -> Settings {
+        Settings {
+            name: name.into(),
+            address,
+            weight: 1,
+            state: AdminState::default(),
+            backup: false,
+            failover: Vec::new(),
+        }
+    }
+}
+
+/// One server of a pool.
+#[derive(Debug)]
+pub struct Backend {
+    pub(super) name: Arc<str>,
+    pub(super) address: SocketAddr,
+    pub(super) incarnation: u64,
+    pub(super) name_hash: u64,
+    pub(super) backup: bool,
+    pub(super) failover: Vec<usize>,
+    pub(super) live: Arc<Live>,
+}
+
+impl Backend {
+    /// Its identity.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// One life of its address. The same for every Linchpin that has the same configuration, and
+    /// another as soon as the name stands for another address: a pin never follows an address
+    /// to a different server.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// A hash of its name that is the same in every Linchpin, for rendezvous hashing.
+    pub fn name_hash(&self) -> u64 {
+        self.name_hash
+    }
+
+    /// Whether it serves new sessions only when the others can't.
+    pub fn is_backup(&self) -> bool {
+        self.backup
+    }
+
+    /// Positions of the backends that its sessions prefer when it is gone, best first.
+    pub fn failover(&self) -> &[usize] {
+        &self.failover
+    }
+
+    /// What is known of it now.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+}
+
+/// A 64-bit hash that is the same on every machine and in every release: FNV-1a, then the
+/// finalizer of SplitMix64, without which short names would differ in their low bits alone.
+pub fn stable_hash(bytes: &[u8]) -> u64 {
+    let fnv = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    mix(fnv)
+}
+
+/// The finalizer of SplitMix64: every bit of the result depends on every bit of `value`.
+pub fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stable_hash_never_changes_for_replicas_and_releases_must_agree_on_it() {
+        assert_eq!(stable_hash(b""), mix(0xcbf2_9ce4_8422_2325));
+        assert_eq!(stable_hash(b"a"), mix(0xaf63_dc4c_8601_ec8c));
+        assert_ne!(stable_hash(b"a"), stable_hash(b"b"));
+    }
+}

@@ -1,0 +1,238 @@
+//! Owns: the way of one request through the house; `Proxy::handle` is its table of contents.
+//! Invariant: a request is never executed twice unless that is safe, and every wait on its way has a limit.
+//! Must not know: TLS, listeners, configuration files.
+
+mod attempt;
+pub mod body;
+pub mod error;
+pub mod exchange;
+pub mod headers;
+mod order;
+pub mod relay;
+pub mod respond;
+pub mod retry;
+pub mod route;
+pub mod snapshot;
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use rand::RngExt;
+use rand::rngs::SmallRng;
+
+use crate::affinity::{Memory, decide, lost::Lost};
+use crate::clock::{self, Limits};
+use crate::telemetry::Lines;
+use crate::upstream::{Fact, Idle};
+use attempt::Outgoing;
+use body::RequestBody;
+use error::ProxyError;
+use exchange::Exchange;
+use headers::Forwarding;
+use order::Order;
+use relay::{Answer, ResponseBody};
+use snapshot::{Snapshot, View};
+
+/// `[pools.timeouts]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To a connected socket, per attempt.
+    pub connect: Duration,
+    /// From the request sent to the head of the response, per attempt.
+    pub response: Duration,
+    /// While a body is under way, in either direction: without a byte moved.
+    pub idle: Duration,
+    /// From the head of the request to the head of the response, over all attempts.
+    pub total: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            connect: Duration::from_secs(2),
+            response: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
+            total: Duration::from_secs(120),
+        }
+    }
+}
+
+/// One thread's proxy.
+pub struct Proxy {
+    thread: usize,
+    view: RefCell<Rc<View>>,
+    idle: Idle<RequestBody>,
+    limits: Limits,
+    lines: Lines,
+    lost: Arc<Lost>,
+    random: RefCell<SmallRng>,
+    next_id: Cell<u64>,
+}
+
+/// What is remembered of a client connection.
+pub struct Client {
+    listener: Arc<str>,
+    address: IpAddr,
+    forwarding: Forwarding,
+    memory: RefCell<Memory>,
+}
+
+impl Client {
+    /// A client that connected to `listener` from `address`.
+    pub fn new(listener: &Arc<str>, address: IpAddr) -> Client {
+        let address = address.to_canonical();
+        let forwarding = Forwarding::new(address);
+        Client { listener: Arc::clone(listener), address, forwarding, memory: RefCell::default() }
+    }
+}
+
+impl Proxy {
+    /// For the data-path thread number `thread`, whose time limits run in `limits`.
+    pub fn new(thread: usize, snapshot: Arc<Snapshot>, limits: Limits, lines: Lines, lost: Arc<Lost>) -> Proxy {
+        let mut random: SmallRng = rand::make_rng();
+        let view = RefCell::new(Rc::new(View::new(snapshot, &mut random)));
+        let next_id = Cell::new(random.random());
+        Proxy { thread, view, idle: Idle::default(), limits, lines, lost, random: RefCell::new(random), next_id }
+    }
+
+    /// One request's way, from its head to the head of the response. The body of the response
+    /// carries on from there, and the access record is written when it ends.
+    pub async fn handle(self: &Rc<Self>, client: &Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
+        let (head, body) = request.into_parts();
+        let mut exchange = Exchange::begin(self, client, &head);
+        match self.serve(&mut exchange, head, body).await {
+            Ok(answer) => exchange.relay(answer).await,
+            Err(error) => exchange.refuse(error),
+        }
+    }
+
+    async fn serve(
+        &self,
+        exchange: &mut Exchange,
+        mut head: http::request::Parts,
+        body: Incoming,
+    ) -> Result<Answer, ProxyError> {
+        let view = exchange.view();
+        headers::normalize(&mut head, &view.snapshot().limits)?;
+        let service = exchange.route(&view, &head).ok_or(ProxyError::NoRoute)?;
+
+        let client = exchange.client();
+        let reading = service.affinity.take(&mut head.headers, &mut client.memory.borrow_mut());
+        let preflight = headers::is_preflight(&head.method, &head.headers);
+        let expects = headers::to_backend(&mut head.headers, &client.forwarding);
+
+        let (now, fresh) = (clock::unix().as_secs(), self.random.borrow_mut().random());
+        let pool = &service.pool;
+        let decision = match service.affinity.is_on() {
+            true => decide::decide(&reading, pool, service.affinity.lifetimes(), now, fresh),
+            false => decide::Decision::unpinned(fresh),
+        };
+        let mut order = Order::new(service, view.balancer(exchange.pool()), decision);
+        order.avoid(&self.lost, now);
+
+        let mut outgoing = Outgoing::new(head, body, expects, service, &view.snapshot().limits, &self.limits)?;
+        exchange.body_from(&outgoing);
+        let served = self.attempts(exchange, service, &mut order, &mut outgoing).await;
+        exchange.decided(order.decision());
+        let (mut answer, index) = served?;
+
+        let status = answer.status().as_u16();
+        if !preflight && !matches!(status, 502..=504) {
+            if let Some(pin) = order.decision().pin(pool, index, now) {
+                service.affinity.put(answer.headers_mut(), &pin, now);
+            }
+            if service.affinity.is_on() {
+                pool.backend(index).live().saw_session(
+                    self.thread,
+                    order.decision().session,
+                    now,
+                    service.affinity.presence(),
+                );
+            }
+        }
+        headers::to_client(answer.headers_mut());
+        Ok(answer)
+    }
+
+    /// Tries one candidate after the other, while the rules allow another.
+    async fn attempts(
+        &self,
+        exchange: &mut Exchange,
+        service: &snapshot::Service,
+        order: &mut Order<'_>,
+        outgoing: &mut Outgoing,
+    ) -> Result<(Answer, usize), ProxyError> {
+        let view = exchange.view();
+        let budget = view.budget(exchange.pool());
+        budget.deposit();
+        let may_retry = |failure, facts, order: &Order<'_>| match retry::may_retry(failure, facts, &service.retry) {
+            retry::Answer::Yes => true,
+            // Nothing is paid for a retry that has nowhere to go.
+            retry::Answer::IfBudget => !order.has_next() || budget.withdraw(),
+            retry::Answer::No => false,
+        };
+        let mut reached = None;
+        let mut sent = 0;
+        loop {
+            let Some(index) = order.next(self.random.borrow_mut().random()) else {
+                // What reached a backend may have been carried out, and the client has to know.
+                return Err(reached.map_or(ProxyError::NoBackend, ProxyError::Backend));
+            };
+            exchange.attempt(index);
+            let spare = |failure| {
+                let facts = outgoing.facts(sent + 1, exchange.deadline(), pool_lost(service, index));
+                order.has_next() && may_retry(failure, facts, order)
+            };
+            let failure = match self.attempt(exchange, service, order, outgoing, index, &spare).await {
+                Ok(answer) => return Ok((answer, index)),
+                Err(failure) => failure,
+            };
+            exchange.failed(index, failure);
+            if let Some(error) = outgoing.body_error() {
+                return Err(error);
+            }
+            sent += u32::from(failure.sent);
+            order.failed(index, failure);
+            let facts = outgoing.facts(sent, exchange.deadline(), pool_lost(service, index));
+            // An answer is thrown away only for another attempt, which is paid for by then.
+            let again = matches!(failure.fact, Fact::Status(_)) || may_retry(failure, facts, order);
+            if !again {
+                order.give_up(index, failure, &self.lost);
+                return Err(ProxyError::Backend(failure));
+            }
+            reached = Some(failure).filter(|failure| failure.sent).or(reached);
+        }
+    }
+
+    /// Records a request of which no head was understood.
+    pub fn refuse_unread(self: &Rc<Self>, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
+        exchange::record_unread(self, client, error)
+    }
+
+    /// Work that serves no request: hands log lines over, and closes idle connections whose time
+    /// is over. Call it about once a second.
+    pub fn sweep(&self, now: Instant) {
+        self.lines.flush();
+        self.idle.sweep(now);
+    }
+
+    /// Replaces what the following requests see. Requests on their way keep what they have.
+    pub fn install(&self, snapshot: Arc<Snapshot>) {
+        let view = View::new(snapshot, &mut self.random.borrow_mut());
+        self.view.replace(Rc::new(view));
+    }
+
+    fn new_id(&self) -> u64 {
+        self.next_id.set(self.next_id.get().wrapping_add(1));
+        crate::pool::backend::mix(self.next_id.get())
+    }
+}
+
+fn pool_lost(service: &snapshot::Service, index: usize) -> bool {
+    service.pool.backend(index).live().health() != crate::pool::Health::Up
+}

@@ -1,0 +1,208 @@
+//! Owns: one try of a request on one backend.
+//! Invariant: it ends with the head of a response or with a failure that knows whether a byte was sent.
+//! Must not know: which candidate is next.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::header::{CONTENT_LENGTH, EXPECT};
+use http::{Request, Response, Version, request};
+use hyper::body::{Body, Incoming};
+
+use super::Proxy;
+use super::body::{RequestBody, Rules, Source};
+use super::error::ProxyError;
+use super::exchange::Exchange;
+use super::headers::Limits;
+use super::order::Order;
+use super::relay::Answer;
+use super::retry::{Facts, is_idempotent};
+use super::snapshot::Service;
+use crate::clock;
+use crate::upstream::{self, Fact, Failure, Received, Wire};
+
+/// A request as it is sent to backends: as often as it takes.
+pub(super) struct Outgoing {
+    head: Request<()>,
+    body: Option<Rc<Source>>,
+    expects: bool,
+    repeatable: bool,
+}
+
+impl Outgoing {
+    pub(super) fn new(
+        head: request::Parts,
+        incoming: Incoming,
+        expects: bool,
+        service: &Service,
+        limits: &Limits,
+        clock: &clock::Limits,
+    ) -> Result<Outgoing, ProxyError> {
+        let repeatable = is_idempotent(&head.method) || service.retry.retry_on.non_idempotent;
+        let mut head = Request::from_parts(head, ());
+        *head.version_mut() = Version::HTTP_11;
+        head.extensions_mut().clear();
+        if incoming.is_end_stream() {
+            head.headers_mut().remove(EXPECT);
+            return Ok(Outgoing { head, body: None, expects: false, repeatable });
+        }
+        let rules = Rules { most: limits.body, replay_limit: service.retry.replay_limit, idle: service.timeouts.idle };
+        if incoming.size_hint().lower() > rules.most {
+            return Err(ProxyError::BodyTooLarge);
+        }
+        let body = Source::new(incoming, rules, expects, clock.limit());
+        Ok(Outgoing { head, body: Some(body), expects, repeatable })
+    }
+
+    /// Its body, if it has one.
+    pub(super) fn body(&self) -> Option<&Rc<Source>> {
+        self.body.as_ref()
+    }
+
+    /// What the body ended with, if with an error: the client's doing.
+    pub(super) fn body_error(&self) -> Option<ProxyError> {
+        self.body.as_ref().and_then(|body| body.error())
+    }
+
+    /// What the retry rule needs to know.
+    pub(super) fn facts(&self, sent: u32, deadline: Instant, backend_lost: bool) -> Facts {
+        Facts {
+            idempotent: self.repeatable,
+            replayable: self.is_replayable(),
+            sent,
+            in_time: clock::now() < deadline,
+            backend_lost,
+        }
+    }
+
+    fn is_replayable(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_replayable())
+    }
+
+    /// A copy for one attempt. hyper consumes what it sends, and even a request that may not be
+    /// repeated can fail without a byte sent.
+    fn request(&self) -> Request<RequestBody> {
+        let body = self.body.as_ref().map_or(RequestBody::Empty, Source::attempt);
+        let mut request = Request::new(body);
+        *request.method_mut() = self.head.method().clone();
+        *request.uri_mut() = self.head.uri().clone();
+        *request.headers_mut() = self.head.headers().clone();
+        if let (true, Some(source)) = (self.expects, &self.body) {
+            let gate = std::sync::Arc::clone(source.gate());
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == http::StatusCode::CONTINUE {
+                    gate.store(true, Ordering::Relaxed);
+                }
+            });
+        }
+        request
+    }
+}
+
+impl Proxy {
+    /// Sends the request to the backend at `index`, on an idle connection or a new one. An answer
+    /// that failed as `retry_on` has it is passed on all the same unless `spare` gives leave for
+    /// another attempt.
+    pub(super) async fn attempt(
+        &self,
+        exchange: &Exchange,
+        service: &Service,
+        order: &Order<'_>,
+        outgoing: &Outgoing,
+        index: usize,
+        spare: &dyn Fn(Failure) -> bool,
+    ) -> Result<Answer, Failure> {
+        let backend = service.pool.backend(index);
+        let losses = backend.live().losses();
+        let deadline = exchange.deadline();
+        let limit = exchange.limit();
+        let mut may_reuse = true;
+        loop {
+            let idle = if may_reuse { self.idle.take(backend, clock::now()) } else { None };
+            let mut wire: Box<Wire<RequestBody>> = match idle {
+                Some(wire) => wire,
+                None => {
+                    limit.set((clock::now() + service.timeouts.connect).min(deadline));
+                    let watch = |cx: &mut Context<'_>| {
+                        if backend.live().losses() != losses && order.has_next() {
+                            return Poll::Ready(Fact::Lost);
+                        }
+                        limit.poll(cx).map(|()| Fact::ConnectTimeout)
+                    };
+                    Box::new(upstream::connect(backend.address(), watch).await?)
+                }
+            };
+            exchange.connected();
+
+            let used = wire.is_used();
+            let begun = clock::now();
+            let due = || {
+                let since = outgoing.body().map_or(begun, |body| body.progress().max(begun));
+                (since + service.timeouts.response).min(deadline)
+            };
+            limit.set(due());
+            let watch = |cx: &mut Context<'_>| {
+                let lost = backend.live().losses() != losses;
+                if lost && outgoing.repeatable && outgoing.is_replayable() && order.has_next() {
+                    return Poll::Ready(Fact::Lost);
+                }
+                while limit.poll(cx).is_ready() {
+                    // Each byte of the body gives the backend its time anew.
+                    let due = due();
+                    if due <= clock::now() {
+                        return Poll::Ready(Fact::ResponseTimeout);
+                    }
+                    limit.set(due);
+                }
+                Poll::Pending
+            };
+            let unanswered = match wire.exchange(outgoing.request(), watch).await {
+                Ok(response) => return self.answered(service, index, outgoing, response, wire, spare),
+                Err(unanswered) => unanswered,
+            };
+            // The backend closed an idle connection just as the request came. Nobody's fault, and
+            // to be told from its death only by a new connection.
+            let failure = unanswered.failure;
+            let is_stale = used && failure.fact == Fact::Closed && (!failure.sent || outgoing.repeatable);
+            if !(is_stale && outgoing.is_replayable()) {
+                return Err(failure);
+            }
+            may_reuse = !failure.sent;
+        }
+    }
+
+    fn answered(
+        &self,
+        service: &Service,
+        index: usize,
+        outgoing: &Outgoing,
+        response: Response<Incoming>,
+        wire: Box<Wire<RequestBody>>,
+        spare: &dyn Fn(Failure) -> bool,
+    ) -> Result<Answer, Failure> {
+        let status = response.status();
+        // No upgrade was asked for.
+        if status == http::StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Failure { fact: Fact::Garbage, sent: true });
+        }
+        let unwanted = Failure { fact: Fact::Status(status.as_u16()), sent: true };
+        if service.retry.retry_on.status.contains(&status.as_u16()) && spare(unwanted) {
+            return Err(unwanted);
+        }
+        if let Some(body) = outgoing.body() {
+            body.answered(status.is_client_error() || status.is_server_error());
+        }
+        if let Some(series) = service.series.get(index) {
+            series.attempt(self.thread, 0);
+        }
+        let mut answer = response.map(|body| Received::new(body, wire));
+        *answer.version_mut() = Version::HTTP_11;
+        if answer.status() == http::StatusCode::NO_CONTENT {
+            // RFC 9110 §8.6: not with 204, whatever the backend says.
+            answer.headers_mut().remove(CONTENT_LENGTH);
+        }
+        Ok(answer)
+    }
+}

@@ -1,0 +1,283 @@
+//! Owns: request bodies on their way to a backend: counted, limited, and kept for another attempt.
+//! Invariant: what is held in memory is bounded by `replay_limit`; a body is read at the backend's pace.
+//! Must not know: status codes, candidates.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::error::ProxyError;
+use crate::clock::{self, Limit};
+
+/// How long a client that waits for `100 Continue` is made to wait for the backend to say so
+/// (RFC 9110 §10.1.1: no indefinite period).
+const CONTINUE: Duration = Duration::from_secs(1);
+
+/// What of a body is kept, and what it may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Bytes that it may have.
+    pub most: u64,
+    /// Bytes that are kept for another attempt.
+    pub replay_limit: usize,
+    /// Silence of the client that ends it.
+    pub idle: Duration,
+}
+
+/// The body of a request, which each attempt reads from its beginning.
+pub struct Source {
+    incoming: RefCell<Incoming>,
+    rules: Rules,
+    /// What its Content-Length says.
+    length: Option<u64>,
+    kept: RefCell<Vec<Frame<Bytes>>>,
+    kept_bytes: Cell<usize>,
+    read: Cell<u64>,
+    progress: Cell<Instant>,
+    /// The client is waited for, and `limit` runs.
+    waiting: Cell<bool>,
+    state: Cell<State>,
+    limit: Limit,
+    /// Open once the backend, or time, has said to send the body.
+    gate: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// More may come, and all that came is kept.
+    Kept,
+    /// More may come, and not all that came is kept.
+    Streamed,
+    /// All has come, and is kept.
+    EndedKept,
+    /// All has come, and not all is kept.
+    Ended,
+    /// It will not be sent any more.
+    Shut,
+    /// It ended with an error.
+    Failed(ProxyError),
+}
+
+impl Source {
+    /// A body that is still to be read. `expects` if the client waits to be told to send it.
+    pub fn new(incoming: Incoming, rules: Rules, expects: bool, limit: Limit) -> Rc<Source> {
+        let length = incoming.size_hint().exact();
+        if expects {
+            limit.set_after(CONTINUE);
+        }
+        Rc::new(Source {
+            incoming: RefCell::new(incoming),
+            rules,
+            length,
+            kept: RefCell::default(),
+            kept_bytes: Cell::new(0),
+            read: Cell::new(0),
+            progress: Cell::new(clock::now()),
+            waiting: Cell::new(false),
+            state: Cell::new(State::Kept),
+            limit,
+            gate: Arc::new(AtomicBool::new(!expects)),
+        })
+    }
+
+    /// A reading from the beginning, for one attempt.
+    pub fn attempt(self: &Rc<Source>) -> RequestBody {
+        if self.waiting.get() {
+            self.rest();
+        }
+        RequestBody::Of { source: Rc::clone(self), next: 0 }
+    }
+
+    /// Bytes that were read.
+    pub fn read(&self) -> u64 {
+        self.read.get()
+    }
+
+    /// When a byte was read last.
+    pub fn progress(&self) -> Instant {
+        self.progress.get()
+    }
+
+    /// Whether an attempt that begins now would send the whole body.
+    pub fn is_replayable(&self) -> bool {
+        matches!(self.state.get(), State::Kept | State::EndedKept)
+    }
+
+    /// Whether all of it has been read.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.state.get(), State::EndedKept | State::Ended)
+    }
+
+    /// What it ended with, if with an error.
+    pub fn error(&self) -> Option<ProxyError> {
+        match self.state.get() {
+            State::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The switch that a backend's `100 Continue` turns on.
+    pub fn gate(&self) -> &Arc<AtomicBool> {
+        &self.gate
+    }
+
+    /// A final response has come. If it came before the backend asked for the body, a refusal
+    /// means that the body is not wanted: it is not sent any more, and the client is not told to
+    /// send it. Any other response may need the body to go on, so nobody waits to be asked for it.
+    pub fn answered(&self, refused: bool) {
+        if refused && !self.gate.load(Ordering::Relaxed) {
+            self.state.set(State::Shut);
+        }
+        self.gate.store(true, Ordering::Relaxed);
+    }
+
+    fn fail(&self, error: ProxyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.state.set(State::Failed(error));
+        Poll::Ready(Some(Err(BodyError)))
+    }
+
+    /// The next frame that no attempt has read yet.
+    fn poll_fresh(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.state.get() {
+            State::Kept | State::Streamed => {}
+            State::EndedKept | State::Ended => return Poll::Ready(None),
+            State::Shut => return Poll::Pending,
+            State::Failed(error) => return self.fail(error),
+        }
+        if !self.gate.load(Ordering::Relaxed) {
+            if self.limit.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.gate.store(true, Ordering::Relaxed);
+        }
+        match Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.progress.set(clock::now());
+                self.rest();
+                self.read.set(self.read.get() + frame.data_ref().map_or(0, |data| data.len() as u64));
+                if self.read.get() > self.rules.most {
+                    return self.fail(ProxyError::BodyTooLarge);
+                }
+                self.keep(&frame);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => self.fail(ProxyError::BodyAborted),
+            Poll::Ready(None) => {
+                self.rest();
+                let kept = self.state.get() == State::Kept;
+                self.state.set(if kept { State::EndedKept } else { State::Ended });
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                // Only from here on is it the client that is waited for: before, the backend may have
+                // been the slow one.
+                if !self.waiting.replace(true) {
+                    self.limit.set_after(self.rules.idle);
+                }
+                match self.limit.poll(cx) {
+                    Poll::Ready(()) => self.fail(ProxyError::BodyTimeout),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+
+    fn rest(&self) {
+        self.waiting.set(false);
+        self.limit.clear();
+    }
+
+    fn keep(&self, frame: &Frame<Bytes>) {
+        if self.state.get() != State::Kept {
+            return;
+        }
+        let copy = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => {
+                self.kept_bytes.set(self.kept_bytes.get() + data.len());
+                Frame::data(data.clone())
+            }
+            (None, Some(trailers)) => Frame::trailers(trailers.clone()),
+            (None, None) => return,
+        };
+        if self.kept_bytes.get() > self.rules.replay_limit {
+            self.kept.borrow_mut().clear();
+            self.state.set(State::Streamed);
+        } else {
+            self.kept.borrow_mut().push(copy);
+        }
+    }
+
+    fn kept(&self, at: usize) -> Option<Frame<Bytes>> {
+        let kept = self.kept.borrow();
+        let frame = kept.get(at)?;
+        Some(match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Frame::data(data.clone()),
+            (None, trailers) => Frame::trailers(trailers.cloned().unwrap_or_default()),
+        })
+    }
+}
+
+/// One attempt's reading of a body.
+pub enum RequestBody {
+    /// There is none.
+    Empty,
+    /// From the beginning; `next` counts the frames that were kept by an earlier attempt.
+    Of {
+        /// The body.
+        source: Rc<Source>,
+        /// The next kept frame.
+        next: usize,
+    },
+}
+
+/// The body can't be sent on; [`Source::error`] says why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyError;
+
+impl std::fmt::Display for BodyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the request's body ended with an error")
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let RequestBody::Of { source, next } = &mut *self else { return Poll::Ready(None) };
+        if let Some(frame) = source.kept(*next) {
+            *next += 1;
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let poll = source.poll_fresh(cx);
+        if let Poll::Ready(Some(Ok(_))) = poll {
+            *next += 1;
+        }
+        poll
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            RequestBody::Empty => true,
+            RequestBody::Of { source, next } => source.is_ended() && source.kept(*next).is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Of { source, .. } => source.length.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Owns: how a request can fail: the fact, who is to blame.
+//! Invariant: no status codes here; `respond` is the one place that maps a fact to one.
+//! Must not know: HTTP responses.
+
+use crate::upstream::Failure;
+
+/// Why a request gets no answer of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyError {
+    /// The request breaks a rule of HTTP: which one, in a few words.
+    Malformed(&'static str),
+    /// A method that a reverse proxy does not serve.
+    Method,
+    /// The target is longer than the limit.
+    TargetTooLong,
+    /// More header fields than the limit.
+    TooManyFields,
+    /// The head of the request did not come in time.
+    HeadTimeout,
+    /// The body is larger than the limit.
+    BodyTooLarge,
+    /// The body did not come in time.
+    BodyTimeout,
+    /// The client broke the body off.
+    BodyAborted,
+    /// No route leads from here.
+    NoRoute,
+    /// No backend can serve now, and none was sent the request.
+    NoBackend,
+    /// A backend failed, and the request must not be tried again.
+    Backend(Failure),
+}
+
+impl ProxyError {
+    /// The word for it in the access log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProxyError::Malformed(_) => "malformed",
+            ProxyError::Method => "method",
+            ProxyError::TargetTooLong => "target_too_long",
+            ProxyError::TooManyFields => "too_many_fields",
+            ProxyError::HeadTimeout => "head_timeout",
+            ProxyError::BodyTooLarge => "body_too_large",
+            ProxyError::BodyTimeout => "body_timeout",
+            ProxyError::BodyAborted => "body_aborted",
+            ProxyError::NoRoute => "no_route",
+            ProxyError::NoBackend => "no_backend",
+            ProxyError::Backend(failure) => {
+                crate::upstream::Fact::OUTCOMES.get(failure.fact.outcome()).copied().unwrap_or("backend")
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Owns: the facts of one request, from its head to the end of its response, and their record.
+//! Invariant: exactly one record and one count a request, whichever way it ends.
+//! Must not know: why anything was decided.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::header::{HOST, HeaderValue};
+use http::{Method, StatusCode, Uri, request};
+
+use super::attempt::Outgoing;
+use super::body::{RequestBody, Source};
+use super::error::ProxyError;
+use super::snapshot::{Service, View};
+use super::{Client, Proxy, respond, route};
+use crate::affinity::{Cause, Decision, Verdict};
+use crate::clock::{self, Limit};
+use crate::pool::InFlight;
+use crate::telemetry::Record;
+use crate::upstream::failure::Blame;
+use crate::upstream::{Fact, Failure, Wire};
+
+/// nginx's code for a client that went before it was answered; it is never sent.
+const CLIENT_WENT: u16 = 499;
+
+/// One request and what became of it so far. Dropping it writes the record.
+pub struct Exchange {
+    proxy: Rc<Proxy>,
+    client: Rc<Client>,
+    view: Rc<View>,
+    id: u64,
+    method: Method,
+    host: Option<HeaderValue>,
+    target: Uri,
+    json: bool,
+    time: Duration,
+    begun: Instant,
+    connected: Cell<Option<Instant>>,
+    answered: Option<Instant>,
+    limit: Limit,
+    pool: Option<usize>,
+    backend: Option<usize>,
+    in_flight: Option<InFlight>,
+    attempts: u32,
+    verdict: Verdict,
+    cause: Option<Cause>,
+    session: Option<u64>,
+    status: Option<StatusCode>,
+    error: Option<&'static str>,
+    body: Option<Rc<Source>>,
+    bytes_out: u64,
+}
+
+impl Exchange {
+    pub(super) fn begin(proxy: &Rc<Proxy>, client: &Rc<Client>, head: &request::Parts) -> Box<Exchange> {
+        Box::new(Exchange {
+            proxy: Rc::clone(proxy),
+            client: Rc::clone(client),
+            view: Rc::clone(&proxy.view.borrow()),
+            id: proxy.new_id(),
+            method: head.method.clone(),
+            host: head.headers.get(HOST).cloned(),
+            target: head.uri.clone(),
+            json: respond::accepts_json(&head.headers),
+            time: clock::unix(),
+            begun: clock::now(),
+            connected: Cell::new(None),
+            answered: None,
+            limit: proxy.limits.limit(),
+            pool: None,
+            backend: None,
+            in_flight: None,
+            attempts: 0,
+            verdict: Verdict::None,
+            cause: None,
+            session: None,
+            status: None,
+            error: None,
+            body: None,
+            bytes_out: 0,
+        })
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn accepts_json(&self) -> bool {
+        self.json
+    }
+
+    pub(super) fn client(&self) -> Rc<Client> {
+        Rc::clone(&self.client)
+    }
+
+    pub(super) fn view(&self) -> Rc<View> {
+        Rc::clone(&self.view)
+    }
+
+    /// Finds the pool.
+    pub(super) fn route<'v>(&mut self, view: &'v View, head: &request::Parts) -> Option<&'v Service> {
+        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let pool = view.snapshot().routes.find(route::without_port(host), head.uri.path())?;
+        self.pool = Some(pool);
+        view.snapshot().services.get(pool)
+    }
+
+    /// The pool's position; 0 before a route was found.
+    pub(super) fn pool(&self) -> usize {
+        self.pool.unwrap_or(0)
+    }
+
+    fn service(&self) -> Option<&Service> {
+        self.view.snapshot().services.get(self.pool?)
+    }
+
+    /// When the time for all attempts is over.
+    pub(super) fn deadline(&self) -> Instant {
+        let total = self.service().map_or(Duration::ZERO, |service| service.timeouts.total);
+        self.begun + total
+    }
+
+    /// The limit of whatever this request waits for now.
+    pub(super) fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
+    pub(super) fn body_from(&mut self, outgoing: &Outgoing) {
+        self.body = outgoing.body().cloned();
+    }
+
+    /// An attempt on the backend at `index` begins.
+    pub(super) fn attempt(&mut self, index: usize) {
+        self.attempts += 1;
+        self.backend = Some(index);
+        let thread = self.proxy.thread;
+        self.in_flight = self.service().map(|service| InFlight::on(service.pool.backend(index).live(), thread));
+    }
+
+    pub(super) fn connected(&self) {
+        self.connected.set(Some(clock::now()));
+    }
+
+    /// The attempt on the backend at `index` failed.
+    pub(super) fn failed(&mut self, index: usize, failure: Failure) {
+        self.in_flight = None;
+        let Some(service) = self.service() else { return };
+        if let Some(series) = service.series.get(index) {
+            series.attempt(self.proxy.thread, failure.fact.outcome());
+        }
+        if failure.fact.blame() == Blame::Backend {
+            crate::health::passive::failed(&service.pool, index, clock::now());
+        }
+        tracing::debug!(
+            pool = &**service.pool.name(),
+            backend = &**service.pool.backend(index).name(),
+            fact = Fact::OUTCOMES.get(failure.fact.outcome()),
+            sent = failure.sent,
+            "attempt failed"
+        );
+    }
+
+    pub(super) fn decided(&mut self, decision: &Decision) {
+        self.verdict = decision.verdict;
+        self.cause = decision.cause;
+        self.session = (decision.verdict != Verdict::None).then_some(decision.session);
+    }
+
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.answered = Some(clock::now());
+        let (Some(service), Some(cause)) = (self.service(), self.cause) else { return };
+        if let (Verdict::Moved, Some(series)) = (self.verdict, self.backend.and_then(|index| service.series.get(index)))
+        {
+            series.moved(self.proxy.thread, cause as usize);
+        }
+    }
+
+    pub(super) fn refused(&mut self, error: ProxyError) {
+        self.status = Some(respond::status(error));
+        self.error = Some(error.as_str());
+    }
+
+    pub(super) fn relayed(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+    }
+
+    /// The backend is waited for, in the middle of a body.
+    pub(super) fn wait_for_body(&self) {
+        self.limit.set_after(self.service().map_or(Duration::ZERO, |service| service.timeouts.idle));
+    }
+
+    /// The response broke off: the backend's fault.
+    pub(super) fn broke_off(&mut self) {
+        self.error = Some("broken_off");
+        if let (Some(service), Some(index)) = (self.service(), self.backend) {
+            crate::health::passive::failed(&service.pool, index, clock::now());
+        }
+    }
+
+    /// The response came to its end: only now has the backend done well, or one that breaks every
+    /// response off would never fail twice in a row. Keeps the connection for the next request.
+    pub(super) fn completed(&mut self, wire: Option<Box<Wire<RequestBody>>>) {
+        let (Some(service), Some(index)) = (self.service(), self.backend) else { return };
+        let backend = service.pool.backend(index);
+        if backend.live().is_marked() {
+            crate::health::passive::succeeded(&service.pool, index, clock::now());
+        }
+        if let Some(wire) = wire {
+            self.proxy.idle.put(backend, wire, &service.upstream, clock::now());
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let total = clock::now().saturating_duration_since(self.begun);
+        let status = self.status.map_or(CLIENT_WENT, |status| status.as_u16());
+        let service = self.service();
+        let unserved = || service.map_or(&self.view.snapshot().unrouted, |service| &service.unserved);
+        let series = service.zip(self.backend).and_then(|(service, index)| service.series.get(index));
+        series.unwrap_or_else(unserved).request(self.proxy.thread, self.verdict as usize, status, total);
+
+        let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(self.begun));
+        self.proxy.lines.write(&Record {
+            time: self.time,
+            id: self.id,
+            listener: &self.client.listener,
+            client: self.client.address,
+            method: self.method.as_str(),
+            host: self.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
+            path: self.target.path(),
+            status,
+            bytes_in: self.body.as_ref().map_or(0, |body| body.read()),
+            bytes_out: self.bytes_out,
+            total,
+            connected: after(self.connected.get()),
+            answered: after(self.answered),
+            pool: service.map(|service| &**service.pool.name()),
+            backend: service.zip(self.backend).map(|(service, index)| &**service.pool.backend(index).name()),
+            attempts: self.attempts,
+            verdict: self.verdict.as_str(),
+            cause: self.cause.map(Cause::as_str),
+            session: self.session,
+            error: self.error.or(self.status.is_none().then_some("client_went")),
+        });
+    }
+}
+
+/// Records a request of which no head was understood, and makes the answer to it.
+pub(super) fn record_unread(proxy: &Rc<Proxy>, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
+    let id = proxy.new_id();
+    let status = respond::status(error).as_u16();
+    proxy.view.borrow().snapshot().unrouted.request(proxy.thread, Verdict::None as usize, status, Duration::ZERO);
+    proxy.lines.write(&Record {
+        time: clock::unix(),
+        id,
+        listener: &client.listener,
+        client: client.address,
+        method: "-",
+        host: b"",
+        path: "",
+        status,
+        bytes_in: 0,
+        bytes_out: 0,
+        total: Duration::ZERO,
+        connected: None,
+        answered: None,
+        pool: None,
+        backend: None,
+        attempts: 0,
+        verdict: Verdict::None.as_str(),
+        cause: None,
+        session: None,
+        error: Some(error.as_str()),
+    });
+    respond::respond_raw(error, id)
+}

@@ -1,0 +1,344 @@
+//! Owns: what a request's and a response's fields must be, lose and gain on the way through.
+//! Invariant: what is forwarded has one valid Host, no field of the hop, and forwarding fields of ours alone.
+//! Must not know: affinity, backends.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE};
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, Uri, Version, request};
+
+use super::error::ProxyError;
+
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// What a request may take. The rest of `[server.limits]` is the connection's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Header fields.
+    pub fields: usize,
+    /// Bytes of the target.
+    pub target: usize,
+    /// Bytes of the body.
+    pub body: u64,
+}
+
+/// Puts a request's head into the form that is forwarded: origin-form, one valid Host.
+///
+/// # Errors
+/// What RFC 9112 §3.2 and RFC 9110 §7.2 want refused, and what is over a limit.
+pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<(), ProxyError> {
+    // Neither is for a reverse proxy: a tunnel to anywhere, and an echo of fields that the client
+    // is not to see.
+    if matches!(head.method, Method::CONNECT | Method::TRACE) {
+        return Err(ProxyError::Method);
+    }
+    if head.headers.len() > limits.fields {
+        return Err(ProxyError::TooManyFields);
+    }
+    let hosts = {
+        let mut hosts = head.headers.get_all(HOST).iter();
+        let first = hosts.next();
+        if hosts.next().is_some() {
+            return Err(ProxyError::Malformed("The request has more than one Host field."));
+        }
+        if first.is_some_and(|host| !is_valid_host(host.as_bytes())) {
+            return Err(ProxyError::Malformed("The Host field is not valid."));
+        }
+        first.is_some()
+    };
+    if !hosts && head.version == Version::HTTP_11 {
+        return Err(ProxyError::Malformed("The request has no Host field."));
+    }
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target > limits.target {
+        return Err(ProxyError::TargetTooLong);
+    }
+    match (head.uri.scheme_str(), head.uri.authority()) {
+        (None, None) => {
+            let path = head.uri.path();
+            let is_origin_form = path.starts_with('/') || (path == "*" && head.method == Method::OPTIONS);
+            is_origin_form.then_some(()).ok_or(ProxyError::Malformed("The request target is not valid."))
+        }
+        (Some("http" | "https"), Some(authority)) => {
+            let host = host_of(authority)?;
+            let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+            head.uri = Uri::from(target);
+            head.headers.insert(HOST, host);
+            Ok(())
+        }
+        _ => Err(ProxyError::Malformed("The request target is not valid.")),
+    }
+}
+
+/// Absolute-form beats Host (RFC 9112 §3.2.2).
+fn host_of(authority: &Authority) -> Result<HeaderValue, ProxyError> {
+    let valid = is_valid_host(authority.as_str().as_bytes());
+    let host = valid.then(|| HeaderValue::from_str(authority.as_str()).ok()).flatten();
+    host.ok_or(ProxyError::Malformed("The request target's host is not valid."))
+}
+
+/// uri-host [ ":" port ] of RFC 3986 §3.2, without what has no business in a Host: user
+/// information, commas, nothing at all.
+fn is_valid_host(host: &[u8]) -> bool {
+    let (name, port) = match host.first() {
+        Some(b'[') => match host.iter().position(|byte| *byte == b']') {
+            Some(end) => (&host[..=end], &host[end + 1..]),
+            None => return false,
+        },
+        _ => host.split_at(host.iter().position(|byte| *byte == b':').unwrap_or(host.len())),
+    };
+    let is_name = match name.strip_prefix(b"[") {
+        Some(literal) => {
+            let literal = literal.strip_suffix(b"]").unwrap_or_default();
+            !literal.is_empty() && literal.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+        }
+        None => {
+            let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte);
+            !name.is_empty() && name.iter().all(is_plain)
+        }
+    };
+    is_name && port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit) && port.len() <= 6
+}
+
+/// The forwarding fields of one client connection. Its requests mostly name the same host, so the
+/// values are made once and not once a request.
+#[derive(Debug)]
+pub struct Forwarding {
+    address: HeaderValue,
+    node: String,
+    last: RefCell<Option<(HeaderValue, HeaderValue)>>,
+}
+
+impl Forwarding {
+    /// For a client at `address`.
+    pub fn new(address: IpAddr) -> Forwarding {
+        // A listener on [::] sees IPv4 clients at mapped addresses, which no application expects.
+        let address = address.to_canonical();
+        let node = match address {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("\"[{address}]\""),
+        };
+        let value = HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        Forwarding { address: value, node, last: RefCell::default() }
+    }
+
+    /// The value of Forwarded (RFC 7239) for a request to `host`.
+    fn forwarded(&self, host: &HeaderValue) -> HeaderValue {
+        let mut last = self.last.borrow_mut();
+        if let Some((of, value)) = &*last
+            && of == host
+        {
+            return value.clone();
+        }
+        let mut text = format!("for={};host=\"", self.node).into_bytes();
+        text.extend_from_slice(host.as_bytes());
+        text.extend_from_slice(b"\";proto=http");
+        // A valid host has no quote and no backslash, so it can stand between quotes as it is.
+        let value =
+            HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("for=unknown"));
+        *last = Some((host.clone(), value.clone()));
+        value
+    }
+
+    fn set(&self, headers: &mut HeaderMap) {
+        headers.insert(X_FORWARDED_FOR, self.address.clone());
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        if let Some(host) = headers.get(HOST).cloned() {
+            headers.insert(FORWARDED, self.forwarded(&host));
+            headers.insert(X_FORWARDED_HOST, host);
+        }
+    }
+}
+
+/// Makes a request's fields those that a backend is to see. Says whether the client waits to be
+/// told to send its body (`Expect: 100-continue`).
+pub fn to_backend(headers: &mut HeaderMap, forwarding: &Forwarding) -> bool {
+    let wants_trailers = headers.get_all(TE).iter().any(|te| has_token(te, "trailers"));
+    let expects = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    remove(headers, |name| is_of_the_hop(name) || is_claimed(name));
+    if wants_trailers {
+        headers.insert(TE, TRAILERS);
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    forwarding.set(headers);
+    expects
+}
+
+/// Makes a response's fields those that a client is to see.
+pub fn to_client(headers: &mut HeaderMap) {
+    remove(headers, is_of_the_hop);
+}
+
+/// Removes the fields that `is_out` names and those that Connection lists, in one pass over the
+/// names: most messages have one or none of them, and asking for each by name costs a hash each.
+fn remove(headers: &mut HeaderMap, is_out: impl Fn(&str) -> bool) {
+    let listed: Vec<HeaderName> = match headers.contains_key(CONNECTION) {
+        true => headers.get_all(CONNECTION).iter().flat_map(tokens).filter_map(listed_name).collect(),
+        false => Vec::new(),
+    };
+    let out: Vec<HeaderName> = headers.keys().filter(|name| is_out(name.as_str())).cloned().collect();
+    for name in out.into_iter().chain(listed) {
+        headers.remove(name);
+    }
+}
+
+/// A field that a Connection field may take out. Host and what frames the message can't be
+/// deleted that way, and `close` and `keep-alive` name no field.
+fn listed_name(token: &str) -> Option<HeaderName> {
+    let kept = ["close", "keep-alive", "host", "content-length", "transfer-encoding"];
+    if kept.iter().any(|name| token.eq_ignore_ascii_case(name)) {
+        return None;
+    }
+    token.parse().ok()
+}
+
+/// RFC 9110 §7.6.1. Transfer-Encoding goes because hyper frames the forwarded message itself.
+fn is_of_the_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" | "http2-settings"
+    )
+}
+
+/// What a client may not tell a backend about itself; see also `Linchpin-*` of the design.
+fn is_claimed(name: &str) -> bool {
+    match name.as_bytes().first() {
+        Some(b'f') => name == "forwarded",
+        Some(b'l') => name.starts_with("linchpin-"),
+        Some(b'x') => name.starts_with("x-forwarded") || name == "x-real-ip",
+        _ => false,
+    }
+}
+
+fn has_token(value: &HeaderValue, wanted: &str) -> bool {
+    tokens(value).any(|token| token.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case(wanted)))
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim)
+}
+
+/// A CORS preflight (Fetch standard, CORS-preflight request). Browsers send it without cookies, so
+/// it says nothing about its client's session.
+pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::OPTIONS && headers.contains_key("access-control-request-method")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    const LIMITS: Limits = Limits { fields: 100, target: 100, body: 0 };
+
+    fn head(uri: &str, hosts: &[&str]) -> request::Parts {
+        let mut builder = Request::builder().uri(uri);
+        for host in hosts {
+            builder = builder.header(HOST, *host);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn hosts_are_as_rfc_3986_has_them() {
+        for host in ["a", "a.b:80", "127.0.0.1", "[::1]", "[::1]:8080", "xn--a", "a_b", "a:"] {
+            assert!(is_valid_host(host.as_bytes()), "{host}");
+        }
+        for host in ["", ":80", "a b", "a,b", "u@a", "a/b", "a:80:80", "a:x", "[::1", "[]", "[::1]x", "a\"", "a:123456"]
+        {
+            assert!(!is_valid_host(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_request_has_exactly_one_valid_host() {
+        for (hosts, ok) in [(&["a"][..], true), (&[], false), (&["a", "a"], false), (&["a, b"], false), (&[""], false)]
+        {
+            assert_eq!(normalize(&mut head("/", hosts), &LIMITS).is_ok(), ok, "{hosts:?}");
+        }
+        let mut old = head("/", &[]);
+        old.version = Version::HTTP_10;
+        assert!(normalize(&mut old, &LIMITS).is_ok());
+    }
+
+    #[test]
+    fn absolute_form_beats_host_and_is_forwarded_in_origin_form() {
+        let mut head = head("http://b:81/x?y=1", &["a"]);
+        normalize(&mut head, &LIMITS).unwrap();
+        assert_eq!(head.headers[HOST], "b:81");
+        assert_eq!(head.uri, "/x?y=1");
+        assert!(normalize(&mut self::head("ftp://b/x", &["a"]), &LIMITS).is_err());
+        assert!(normalize(&mut self::head("b", &["a"]), &LIMITS).is_err());
+        assert!(normalize(&mut self::head("http://u@b/", &["a"]), &LIMITS).is_err());
+    }
+
+    #[test]
+    fn limits_and_methods_are_kept() {
+        let long = format!("/{}", "x".repeat(100));
+        assert_eq!(normalize(&mut head(&long, &["a"]), &LIMITS), Err(ProxyError::TargetTooLong));
+        let few = Limits { fields: 0, ..LIMITS };
+        assert_eq!(normalize(&mut head("/", &["a"]), &few), Err(ProxyError::TooManyFields));
+        let mut trace = head("/", &["a"]);
+        trace.method = Method::TRACE;
+        assert_eq!(normalize(&mut trace, &LIMITS), Err(ProxyError::Method));
+    }
+
+    fn fields(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(k, v)| (HeaderName::from_static(k), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn fields_of_the_hop_and_claims_go_and_everything_else_stays() {
+        let mut headers = fields(&[
+            ("host", "a:80"),
+            ("connection", "keep-alive, X-Hop, host, content-length, x-forwarded-for"),
+            ("content-length", "3"),
+            ("x-hop", "1"),
+            ("keep-alive", "1"),
+            ("te", "trailers, deflate"),
+            ("upgrade", "websocket"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-anything", "1"),
+            ("x-real-ip", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
+            ("linchpin-pin", "1"),
+            ("x-other", "1"),
+            ("cookie", "a=1"),
+        ]);
+        assert!(!to_backend(&mut headers, &Forwarding::new([127, 0, 0, 1].into())));
+        let expected = fields(&[
+            ("host", "a:80"),
+            ("content-length", "3"),
+            ("x-other", "1"),
+            ("cookie", "a=1"),
+            ("te", "trailers"),
+            ("connection", "te"),
+            ("x-forwarded-for", "127.0.0.1"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "a:80"),
+            ("forwarded", "for=127.0.0.1;host=\"a:80\";proto=http"),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn forwarding_fields_follow_the_host_and_write_ipv6_as_rfc_7239_does() {
+        let forwarding = Forwarding::new("::ffff:10.0.0.1".parse().unwrap());
+        for host in ["a", "a", "b"] {
+            let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
+            to_backend(&mut headers, &forwarding);
+            assert_eq!(headers[FORWARDED], format!("for=10.0.0.1;host=\"{host}\";proto=http"));
+        }
+        let mut headers = fields(&[("host", "a"), ("expect", "100-Continue")]);
+        assert!(to_backend(&mut headers, &Forwarding::new("::1".parse().unwrap())));
+        assert_eq!(headers[FORWARDED], "for=\"[::1]\";host=\"a\";proto=http");
+        assert_eq!(headers[X_FORWARDED_FOR], "::1");
+    }
+}

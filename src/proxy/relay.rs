@@ -1,0 +1,145 @@
+//! Owns: the body of a response on its way to the client.
+//! Invariant: read at the client's pace; a body that broke off is never passed on as a whole one.
+//! Must not know: how the response came about.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+
+use super::body::RequestBody;
+use super::error::ProxyError;
+use super::exchange::Exchange;
+use super::respond;
+use crate::upstream::Received;
+
+/// A backend's response.
+pub(super) type Answer = Response<Received<RequestBody>>;
+
+/// The body of a response, with all that is to be done when it ends.
+pub struct ResponseBody {
+    content: Content,
+    exchange: Box<Exchange>,
+}
+
+enum Content {
+    /// A page of our own, or nothing more.
+    Page(Bytes),
+    /// What a backend sends. `waiting` while it is the backend that is waited for.
+    Relayed { received: Received<RequestBody>, waiting: bool },
+}
+
+/// The response broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BrokenOff;
+
+impl std::fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the backend broke the response off, or was silent for too long")
+    }
+}
+
+impl std::error::Error for BrokenOff {}
+
+impl Exchange {
+    /// The backend's answer, as it goes to the client.
+    pub(super) async fn relay(mut self: Box<Self>, answer: Answer) -> Response<ResponseBody> {
+        let (head, received) = answer.into_parts();
+        self.answered(head.status);
+        let content = match received.is_end() {
+            false => Content::Relayed { received, waiting: false },
+            true => {
+                // The connection is there for the next request before this one's client has read.
+                let mut received = Some(received);
+                let wire = std::future::poll_fn(|cx| {
+                    Poll::Ready(received.take().and_then(|received| received.into_ready(cx)))
+                })
+                .await;
+                self.completed(wire);
+                Content::Page(Bytes::new())
+            }
+        };
+        Response::from_parts(head, ResponseBody { content, exchange: self })
+    }
+
+    /// A page that says why there is no answer.
+    pub(super) fn refuse(mut self: Box<Self>, error: ProxyError) -> Response<ResponseBody> {
+        self.refused(error);
+        let response = respond::respond(error, self.id(), self.accepts_json());
+        response.map(|page| ResponseBody { content: Content::Page(page), exchange: self })
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let ResponseBody { content, exchange } = &mut *self;
+        let (received, waiting) = match content {
+            Content::Page(page) => {
+                let page = std::mem::take(page);
+                exchange.relayed(page.len());
+                return Poll::Ready((!page.is_empty()).then(|| Ok(Frame::data(page))));
+            }
+            Content::Relayed { received, waiting } => (received, waiting),
+        };
+        let frame = match received.poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                if !std::mem::replace(waiting, true) {
+                    exchange.wait_for_body();
+                }
+                if exchange.limit().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                exchange.broke_off();
+                return Poll::Ready(Some(Err(BrokenOff)));
+            }
+        };
+        *waiting = false;
+        match frame {
+            Some(Ok(frame)) => {
+                exchange.relayed(frame.data_ref().map_or(0, Bytes::len));
+                if received.is_end() {
+                    self.end(cx);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(_)) => {
+                exchange.broke_off();
+                Poll::Ready(Some(Err(BrokenOff)))
+            }
+            None => {
+                self.end(cx);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Page(page) => page.is_empty(),
+            Content::Relayed { received, .. } => received.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Page(page) => SizeHint::with_exact(page.len() as u64),
+            Content::Relayed { received, .. } => received.size_hint(),
+        }
+    }
+}
+
+impl ResponseBody {
+    /// All of it has been read: the connection can serve the next request.
+    fn end(&mut self, cx: &mut Context<'_>) {
+        if let Content::Relayed { received, .. } = std::mem::replace(&mut self.content, Content::Page(Bytes::new())) {
+            let wire = received.into_ready(cx);
+            self.exchange.completed(wire);
+        }
+    }
+}

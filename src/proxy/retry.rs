@@ -1,0 +1,242 @@
+//! Owns: may a failed attempt be followed by another?
+//! Invariant: pure; never yes to what could execute an unsafe request twice.
+//! Must not know: sockets, candidates, clocks.
+
+use std::cell::Cell;
+
+use http::Method;
+
+use crate::upstream::{Fact, Failure};
+
+/// `[pools.retry]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Attempts in all that reach a backend, the first included, 1 to 16. What fails before a byte
+    /// was sent does not count: it may always go to the next candidate.
+    pub attempts: u32,
+    /// What is tried again beyond what failed before a byte was sent.
+    pub retry_on: RetryOn,
+    /// How many bytes of a request body are kept, so that it can be sent again. A longer body is
+    /// streamed and its request not repeated once the limit is passed.
+    pub replay_limit: usize,
+    /// Retries per hundred requests of the pool that are allowed beyond a handful, 0 to 1000.
+    pub budget: u32,
+}
+
+/// The words of `retry_on`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryOn {
+    /// `"reset"`: the connection broke, or the backend sent something that is no response,
+    /// after the request was sent.
+    pub reset: bool,
+    /// `"timeout"`: no response came in time.
+    pub timeout: bool,
+    /// Status codes of responses that are thrown away for another attempt, such as `"503"`.
+    pub status: Vec<u16>,
+    /// `"non_idempotent"`: the above holds for POST and PATCH, too. Such requests can then be
+    /// executed twice: for applications that can take it.
+    pub non_idempotent: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            attempts: 3,
+            retry_on: RetryOn { reset: true, timeout: true, status: Vec::new(), non_idempotent: false },
+            replay_limit: 64 * 1024,
+            budget: 20,
+        }
+    }
+}
+
+/// What the rule needs to know of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// Its method is idempotent (see [`is_idempotent`]).
+    pub idempotent: bool,
+    /// All of its body that was read so far is kept.
+    pub replayable: bool,
+    /// Attempts so far of which a byte reached a backend.
+    pub sent: u32,
+    /// The time for all attempts is not over.
+    pub in_time: bool,
+    /// The backend that failed is no longer up. Then the retry adds no load to a pool in trouble:
+    /// what it asks of the next backend, the dead one no longer does.
+    pub backend_lost: bool,
+}
+
+/// The rule's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// To the next candidate.
+    Yes,
+    /// To the next candidate, if the budget can pay for it.
+    IfBudget,
+    /// This failure is the request's end.
+    No,
+}
+
+/// May the request go to the next candidate?
+pub fn may_retry(failure: Failure, facts: Facts, settings: &Settings) -> Answer {
+    if !facts.replayable || !facts.in_time || failure.fact == Fact::RequestBody {
+        return Answer::No;
+    }
+    if !failure.sent {
+        return Answer::Yes;
+    }
+    let on = &settings.retry_on;
+    let is_safe = facts.idempotent || on.non_idempotent;
+    let is_wanted = match failure.fact {
+        Fact::Closed | Fact::Garbage => on.reset,
+        Fact::ResponseTimeout => on.timeout,
+        Fact::Status(status) => on.status.contains(&status),
+        Fact::Lost | Fact::Connect(_) | Fact::ConnectTimeout => true,
+        // Another backend would answer the same.
+        Fact::HeadTooLarge | Fact::RequestBody => false,
+    };
+    match (is_safe && is_wanted && facts.sent < settings.attempts, facts.backend_lost) {
+        (false, _) => Answer::No,
+        (true, true) => Answer::Yes,
+        (true, false) => Answer::IfBudget,
+    }
+}
+
+/// RFC 9110 §9.2.2. An unknown method is not: nobody knows what it does.
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
+}
+
+/// A pool's retry budget on one thread, after Finagle's: each request pays in a share, each retry
+/// takes one out. A dying pool is so asked at most that share more than a healthy one.
+#[derive(Debug)]
+pub struct Budget {
+    hundredths: Cell<u32>,
+    share: u32,
+}
+
+impl Budget {
+    /// What is there at the start, and is never exceeded unless the share allows it: enough for a
+    /// quiet pool's bad moment.
+    const RESERVE: u32 = 10 * 100;
+    const MOST: u32 = 100 * 100;
+
+    /// A budget of `share` retries per hundred requests.
+    pub fn new(share: u32) -> Budget {
+        Budget { hundredths: Cell::new(Self::RESERVE), share }
+    }
+
+    /// A request came.
+    pub fn deposit(&self) {
+        self.hundredths.set((self.hundredths.get() + self.share).min(Self::MOST));
+    }
+
+    /// Takes a retry out, if there is one.
+    pub fn withdraw(&self) -> bool {
+        let left = self.hundredths.get().checked_sub(100);
+        self.hundredths.set(left.unwrap_or(self.hundredths.get()));
+        left.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::ErrorKind;
+
+    const SAFE: Facts = Facts { idempotent: true, replayable: true, sent: 1, in_time: true, backend_lost: false };
+
+    fn failure(fact: Fact, sent: bool) -> Failure {
+        Failure { fact, sent }
+    }
+
+    #[test]
+    fn what_was_not_sent_goes_on_whatever_the_method() {
+        let facts = Facts { idempotent: false, sent: 99, ..SAFE };
+        let unsent = failure(Fact::Connect(ErrorKind::ConnectionRefused), false);
+        assert_eq!(may_retry(unsent, facts, &Settings::default()), Answer::Yes);
+    }
+
+    #[test]
+    fn what_was_sent_goes_on_only_if_idempotent_wanted_and_within_the_attempts() {
+        let settings = Settings::default();
+        let reset = failure(Fact::Closed, true);
+        assert_eq!(may_retry(reset, SAFE, &settings), Answer::IfBudget);
+        assert_eq!(may_retry(reset, Facts { backend_lost: true, ..SAFE }, &settings), Answer::Yes);
+        assert_eq!(may_retry(reset, Facts { sent: 3, ..SAFE }, &settings), Answer::No);
+        assert_eq!(may_retry(reset, Facts { idempotent: false, ..SAFE }, &settings), Answer::No);
+        assert_eq!(may_retry(failure(Fact::Status(503), true), SAFE, &settings), Answer::No);
+        assert_eq!(may_retry(failure(Fact::HeadTooLarge, true), SAFE, &settings), Answer::No);
+        let retry_on = RetryOn { status: vec![503], non_idempotent: true, timeout: false, reset: true };
+        let settings = Settings { retry_on, ..settings };
+        assert_eq!(may_retry(failure(Fact::Status(503), true), SAFE, &settings), Answer::IfBudget);
+        assert_eq!(may_retry(reset, Facts { idempotent: false, ..SAFE }, &settings), Answer::IfBudget);
+        assert_eq!(may_retry(failure(Fact::ResponseTimeout, true), SAFE, &settings), Answer::No);
+    }
+
+    #[test]
+    fn the_budget_is_a_reserve_and_then_a_share() {
+        let budget = Budget::new(20);
+        assert_eq!((0..50).filter(|_| budget.withdraw()).count(), 10);
+        (0..100).for_each(|_| budget.deposit());
+        assert_eq!((0..50).filter(|_| budget.withdraw()).count(), 20);
+        (0..100_000).for_each(|_| budget.deposit());
+        assert_eq!((0..1000).filter(|_| budget.withdraw()).count(), 100);
+    }
+
+    fn facts() -> impl Strategy<Value = Facts> {
+        (any::<bool>(), any::<bool>(), 0u32..5, any::<bool>(), any::<bool>()).prop_map(
+            |(idempotent, replayable, sent, in_time, backend_lost)| Facts {
+                idempotent,
+                replayable,
+                sent,
+                in_time,
+                backend_lost,
+            },
+        )
+    }
+
+    fn fact() -> impl Strategy<Value = Fact> {
+        prop_oneof![
+            Just(Fact::Connect(ErrorKind::ConnectionRefused)),
+            Just(Fact::ConnectTimeout),
+            Just(Fact::Closed),
+            Just(Fact::Garbage),
+            Just(Fact::HeadTooLarge),
+            Just(Fact::ResponseTimeout),
+            Just(Fact::Lost),
+            Just(Fact::RequestBody),
+            (500u16..505).prop_map(Fact::Status),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn by_default_a_sent_request_that_is_not_idempotent_is_never_repeated(fact in fact(), facts in facts()) {
+            let facts = Facts { idempotent: false, ..facts };
+            prop_assert_eq!(may_retry(failure(fact, true), facts, &Settings::default()), Answer::No);
+        }
+
+        #[test]
+        fn nothing_is_repeated_that_is_not_kept_or_out_of_time(
+            fact in fact(), sent: bool, facts in facts(), non_idempotent: bool
+        ) {
+            let mut settings = Settings::default();
+            settings.retry_on.non_idempotent = non_idempotent;
+            if !facts.replayable || !facts.in_time {
+                prop_assert_eq!(may_retry(failure(fact, sent), facts, &settings), Answer::No);
+            }
+        }
+
+        #[test]
+        fn every_budget_bounds_the_retries(share in 0u32..200, requests in 0u32..2000) {
+            let budget = Budget::new(share);
+            let mut retries = 0;
+            for _ in 0..requests {
+                budget.deposit();
+                while budget.withdraw() { retries += 1; }
+            }
+            prop_assert!(retries <= 10 + requests * share / 100);
+        }
+    }
+}

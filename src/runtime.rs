@@ -1,0 +1,80 @@
+//! Owns: threads, sockets that clients connect to, their connections, and the end of all of them.
+//! Invariant: a connection lives and dies on one thread; each of its waits has a limit.
+//! Must not know: what is served.
+
+pub mod conn;
+mod io;
+pub mod listen;
+mod phase;
+pub mod signal;
+pub mod workers;
+
+pub use conn::{Fault, Handler};
+pub use listen::Listeners;
+pub use workers::Workers;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// `[server]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Threads of the data path; 0 for one per core.
+    pub threads: usize,
+    /// How long requests in flight may take to end once the process was told to stop.
+    pub shutdown_grace: Duration,
+    /// Client connections at once, over all threads and listeners; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// `[server.limits]`.
+    pub limits: Limits,
+}
+
+/// `[server.limits]`: what a client may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request's head, 8 KiB to 1 MiB: beyond it 431.
+    pub header_bytes: usize,
+    /// Fields of a request's head, 1 to 100: beyond it 431.
+    pub header_count: usize,
+    /// Bytes of a request's target: beyond it 414.
+    pub target_bytes: usize,
+    /// From the first byte of a request's head to its last: beyond it 408.
+    pub header_read_timeout: Duration,
+    /// Between two requests of a connection.
+    pub idle_timeout: Duration,
+    /// Bytes of a request's body: beyond it 413. `u64::MAX` for no limit.
+    pub body_bytes: u64,
+}
+
+/// One `[[listeners]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerSettings {
+    /// What logs and metrics call it; its address if not set.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            threads: 0,
+            shutdown_grace: Duration::from_secs(30),
+            max_connections: 100_000,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            header_bytes: 32 * 1024,
+            header_count: 100,
+            target_bytes: 8 * 1024,
+            header_read_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            body_bytes: u64::MAX,
+        }
+    }
+}

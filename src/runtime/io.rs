@@ -1,0 +1,120 @@
+//! Owns: a client's socket as hyper sees it, and what can be told from its reads and writes.
+//! Invariant: bytes pass unchanged; what was read before comes first.
+//! Must not know: HTTP.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::clock;
+
+/// What a connection is at, shared between its socket, its requests and its driver. All are
+/// polled by one task.
+#[derive(Debug)]
+pub(super) struct Activity {
+    /// Requests whose response has not ended.
+    pub(super) busy: Cell<u32>,
+    /// Since when nothing is under way.
+    pub(super) quiet_since: Cell<Instant>,
+    /// When the first byte of a head that is not complete was read.
+    pub(super) head_since: Cell<Option<Instant>>,
+    /// Since when the client reads nothing of what is to be written.
+    pub(super) blocked_since: Cell<Option<Instant>>,
+    /// The client may still be sending what nobody will read.
+    pub(super) lingers: Cell<bool>,
+}
+
+impl Activity {
+    pub(super) fn new() -> Rc<Activity> {
+        Rc::new(Activity {
+            busy: Cell::new(0),
+            quiet_since: Cell::new(clock::now()),
+            head_since: Cell::new(None),
+            blocked_since: Cell::new(None),
+            lingers: Cell::new(false),
+        })
+    }
+}
+
+/// A client's socket.
+pub(super) struct Io {
+    stream: TokioIo<TcpStream>,
+    prefix: Bytes,
+    activity: Rc<Activity>,
+}
+
+impl Io {
+    pub(super) fn new(stream: TcpStream, prefix: Bytes, activity: &Rc<Activity>) -> Io {
+        Io { stream: TokioIo::new(stream), prefix, activity: Rc::clone(activity) }
+    }
+
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.stream.into_inner()
+    }
+
+    fn note_write(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let blocked = &self.activity.blocked_since;
+        match poll {
+            Poll::Pending if blocked.get().is_none() => blocked.set(Some(clock::now())),
+            Poll::Ready(_) if blocked.get().is_some() => blocked.set(None),
+            _ => {}
+        }
+        poll
+    }
+}
+
+impl Read for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let room = buf.remaining();
+        if self.prefix.has_remaining() {
+            let length = room.min(self.prefix.len());
+            let part = self.prefix.split_to(length);
+            buf.put_slice(&part);
+            return Poll::Ready(Ok(()));
+        }
+        let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let activity = &self.activity;
+        if poll.is_ready() && activity.busy.get() == 0 && activity.head_since.get().is_none() {
+            activity.head_since.set(Some(clock::now()));
+        }
+        poll
+    }
+}
+
+impl Write for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note_write(poll)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Left to the connection's driver, which knows whether closing the socket is enough: it is,
+    /// unless the client is still sending, and costs a system call less.
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note_write(poll)
+    }
+}

@@ -1,0 +1,221 @@
+//! Owns: the access record and one thread's lines of the access log.
+//! Invariant: a request appends to its own thread's buffer; whole buffers go to the writer, or are counted as dropped.
+//! Must not know: where the log goes; how a request came to its record.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Format;
+use super::line::{Json, Line, Text};
+use super::writer::{Buffer, Shared};
+
+/// What is told of one request, when its last byte has been sent or it has come to its end.
+#[derive(Debug, Clone)]
+pub struct Record<'a> {
+    /// When its head had been read, since the Unix epoch.
+    pub time: Duration,
+    /// Names the request in error pages and here.
+    pub id: u64,
+    /// The listener's name.
+    pub listener: &'a str,
+    /// The client's address.
+    pub client: IpAddr,
+    /// Its method.
+    pub method: &'a str,
+    /// The Host field.
+    pub host: &'a [u8],
+    /// The path, without the query.
+    pub path: &'a str,
+    /// The response's status; 499 if the client went before there was one.
+    pub status: u16,
+    /// Bytes of its body that were read.
+    pub bytes_in: u64,
+    /// Bytes of the response's body that were given to the connection.
+    pub bytes_out: u64,
+    /// From its head to the last byte of the response.
+    pub total: Duration,
+    /// Until the last attempt had a connection.
+    pub connected: Option<Duration>,
+    /// Until the head of the response.
+    pub answered: Option<Duration>,
+    /// The pool's name.
+    pub pool: Option<&'a str>,
+    /// The backend that answered, or was asked last.
+    pub backend: Option<&'a str>,
+    /// How many backends were asked.
+    pub attempts: u32,
+    /// What persistence decided.
+    pub verdict: &'a str,
+    /// Why its pin did not hold.
+    pub cause: Option<&'a str>,
+    /// The session's id.
+    pub session: Option<u64>,
+    /// What went wrong, in a word.
+    pub error: Option<&'a str>,
+}
+
+/// One thread's end of the access log.
+pub struct Lines {
+    shared: Option<Arc<Shared>>,
+    format: Format,
+    pending: RefCell<Pending>,
+}
+
+#[derive(Default)]
+struct Pending {
+    buffer: Buffer,
+    clock: super::line::Clock,
+}
+
+/// A buffer goes to the writer when it is this full, or with the next [`Lines::flush`].
+const FULL: usize = 32 * 1024;
+
+impl Lines {
+    /// A log that goes nowhere.
+    pub fn off() -> Lines {
+        Lines { shared: None, format: Format::Text, pending: RefCell::default() }
+    }
+
+    pub(super) fn new(shared: Arc<Shared>, format: Format) -> Lines {
+        Lines { shared: Some(shared), format, pending: RefCell::default() }
+    }
+
+    /// Appends a line.
+    pub fn write(&self, record: &Record<'_>) {
+        if self.shared.is_none() {
+            return;
+        }
+        let mut pending = self.pending.borrow_mut();
+        let Pending { buffer, clock } = &mut *pending;
+        let time = clock.rfc3339(record.time);
+        match self.format {
+            Format::Text => fields(&mut Text::new(&mut buffer.bytes), time, record),
+            Format::Json => fields(&mut Json::new(&mut buffer.bytes), time, record),
+        }
+        buffer.lines += 1;
+        if buffer.bytes.len() >= FULL {
+            drop(pending);
+            self.flush();
+        }
+    }
+
+    /// Hands what there is to the writer. Call it now and then, or a quiet server's last lines
+    /// would wait for the next ones.
+    pub fn flush(&self) {
+        let Some(shared) = &self.shared else { return };
+        let mut pending = self.pending.borrow_mut();
+        if pending.buffer.lines == 0 {
+            return;
+        }
+        let next = Buffer { bytes: Vec::with_capacity(FULL + 1024), lines: 0 };
+        let buffer = std::mem::replace(&mut pending.buffer, next);
+        let lines = buffer.lines;
+        if shared.queue.try_send(buffer).is_err() {
+            shared.dropped.fetch_add(lines, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// The order and names of a record's fields, for both formats.
+fn fields(line: &mut impl Line, time: &str, record: &Record<'_>) {
+    line.bare("time", time);
+    line.text("listener", record.listener.as_bytes());
+    line.display("client", &record.client);
+    line.bare("method", record.method);
+    line.text("host", record.host);
+    line.text("path", record.path.as_bytes());
+    line.number("status", u64::from(record.status));
+    line.number("bytes_in", record.bytes_in);
+    line.number("bytes_out", record.bytes_out);
+    line.millis("total_ms", record.total);
+    if let Some(connected) = record.connected {
+        line.millis("connect_ms", connected);
+    }
+    if let Some(answered) = record.answered {
+        line.millis("answer_ms", answered);
+    }
+    line.bare("pool", record.pool.unwrap_or("-"));
+    line.bare("backend", record.backend.unwrap_or("-"));
+    line.number("attempts", u64::from(record.attempts));
+    line.bare("verdict", record.verdict);
+    if let Some(cause) = record.cause {
+        line.bare("cause", cause);
+    }
+    if let Some(session) = record.session {
+        line.hex("session", session);
+    }
+    if let Some(error) = record.error {
+        line.bare("error", error);
+    }
+    line.hex("request", record.id);
+    line.end();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record<'static> {
+        Record {
+            time: Duration::from_millis(1_700_000_000_042),
+            id: 0xab,
+            listener: "main",
+            client: [127, 0, 0, 1].into(),
+            method: "GET",
+            host: b"a \"b\"\xff",
+            path: "/x\n",
+            status: 200,
+            bytes_in: 0,
+            bytes_out: 66,
+            total: Duration::from_micros(1234),
+            connected: None,
+            answered: Some(Duration::from_micros(1000)),
+            pool: Some("app"),
+            backend: Some("b1"),
+            attempts: 1,
+            verdict: "hit",
+            cause: None,
+            session: Some(1),
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_text_line_has_no_byte_that_could_forge_another() {
+        let mut bytes = Vec::new();
+        let mut clock = super::super::line::Clock::default();
+        let record = record();
+        fields(&mut Text::new(&mut bytes), clock.rfc3339(record.time), &record);
+        let line = String::from_utf8(bytes).unwrap();
+        assert_eq!(
+            line,
+            "2023-11-14T22:13:20.042Z listener=main client=127.0.0.1 GET host=a\\x20\\x22b\\x22\\xff path=/x\\x0a \
+             status=200 bytes_in=0 bytes_out=66 total_ms=1.234 answer_ms=1.000 pool=app backend=b1 attempts=1 \
+             verdict=hit session=0000000000000001 request=00000000000000ab\n"
+        );
+    }
+
+    #[test]
+    fn a_json_line_is_one_object_whatever_the_client_sent() {
+        let mut bytes = Vec::new();
+        let mut clock = super::super::line::Clock::default();
+        let record = record();
+        fields(&mut Json::new(&mut bytes), clock.rfc3339(record.time), &record);
+        assert_eq!(bytes.pop(), Some(b'\n'));
+        let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(value["path"], "/x\\x0a");
+        assert_eq!(value["host"], "a\\x20\\x22b\\x22\\xff");
+        assert_eq!(value["status"], 200);
+        assert_eq!(value["total_ms"], 1.234);
+        assert_eq!(value["session"], "0000000000000001");
+    }
+}

@@ -1,0 +1,353 @@
+//! Owns: the counters of the data path.
+//! Invariant: each thread counts in cells that no other thread writes; a scrape adds them up.
+//! Must not know: what the labels mean; who scrapes.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+
+/// Status codes that are counted each by itself; all others count as `other`.
+const CODES: [u16; 63] = [
+    200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 300, 301, 302, 303, 304, 305, 307, 308, 400, 401, 402, 403, 404,
+    405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418, 421, 422, 423, 424, 425, 426, 428, 429, 431,
+    451, 499, 500, 501, 502, 503, 504, 505, 506, 507, 508, 510, 511, 520, 521, 522, 529,
+];
+const SLOTS: usize = CODES.len() + 1;
+
+/// Upper ends of the duration buckets, in microseconds; the last one is open.
+const BUCKETS: [u64; 15] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000, 60_000_000,
+];
+
+/// The words that label a count, fixed when the process starts: callers count by position.
+#[derive(Debug, Clone, Copy)]
+pub struct Labels {
+    /// The values of `verdict`.
+    pub verdicts: &'static [&'static str],
+    /// The values of `cause`.
+    pub causes: &'static [&'static str],
+    /// The values of `outcome`.
+    pub outcomes: &'static [&'static str],
+}
+
+/// All counters of a process.
+#[derive(Debug)]
+pub struct Metrics {
+    threads: usize,
+    labels: Labels,
+    series: Mutex<Vec<Arc<Series>>>,
+    listeners: Mutex<Vec<Arc<Listener>>>,
+    dropped_lines: Arc<AtomicU64>,
+}
+
+/// The counters of one backend of one pool, or of what no backend served.
+#[derive(Debug)]
+pub struct Series {
+    pool: Box<str>,
+    backend: Box<str>,
+    shards: Box<[Shard]>,
+}
+
+/// The connections of one listener.
+#[derive(Debug)]
+pub struct Listener {
+    name: Box<str>,
+    shards: Box<[Connections]>,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Connections {
+    open: AtomicI64,
+    accepted: Counter,
+}
+
+#[derive(Debug)]
+#[repr(align(128))]
+struct Shard {
+    /// By verdict, then by code.
+    requests: Box<[[Counter; SLOTS]]>,
+    attempts: Box<[Counter]>,
+    moves: Box<[Counter]>,
+    durations: [Counter; BUCKETS.len() + 1],
+    micros: Counter,
+}
+
+/// Written by one thread.
+#[derive(Debug, Default)]
+struct Counter(AtomicU64);
+
+impl Counter {
+    /// A plain load and store: no other thread writes it, so no locked instruction is needed.
+    fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Metrics {
+    /// No counts yet, for `threads` threads.
+    pub fn new(threads: usize, labels: Labels, dropped_lines: Arc<AtomicU64>) -> Metrics {
+        Metrics { threads, labels, series: Mutex::default(), listeners: Mutex::default(), dropped_lines }
+    }
+
+    /// The counters of a backend; the same ones whenever the same names are asked for, so counts
+    /// go on across reloads. Empty names stand for "none".
+    pub fn series(&self, pool: &str, backend: &str) -> Arc<Series> {
+        let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.iter().find(|series| *series.pool == *pool && *series.backend == *backend) {
+            return Arc::clone(known);
+        }
+        let shards = (0..self.threads).map(|_| Shard::new(&self.labels)).collect();
+        let series = Arc::new(Series { pool: pool.into(), backend: backend.into(), shards });
+        all.push(Arc::clone(&series));
+        series
+    }
+
+    /// The counters of a listener.
+    pub fn listener(&self, name: &str) -> Arc<Listener> {
+        let mut all = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.iter().find(|listener| *listener.name == *name) {
+            return Arc::clone(known);
+        }
+        let shards = (0..self.threads).map(|_| Connections::default()).collect();
+        let listener = Arc::new(Listener { name: name.into(), shards });
+        all.push(Arc::clone(&listener));
+        listener
+    }
+
+    fn all(&self) -> Vec<Arc<Series>> {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Series {
+    /// Counts a request that has ended. `verdict` is a position in [`Labels::verdicts`].
+    pub fn request(&self, thread: usize, verdict: usize, status: u16, took: Duration) {
+        let Some(shard) = self.shards.get(thread) else { return };
+        if let Some(codes) = shard.requests.get(verdict) {
+            codes[slot(status)].add(1);
+        }
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS.iter().position(|upper| micros <= *upper).unwrap_or(BUCKETS.len());
+        shard.durations[bucket].add(1);
+        shard.micros.add(micros);
+    }
+
+    /// Counts an attempt on the backend. `outcome` is a position in [`Labels::outcomes`].
+    pub fn attempt(&self, thread: usize, outcome: usize) {
+        if let Some(counter) = self.shards.get(thread).and_then(|shard| shard.attempts.get(outcome)) {
+            counter.add(1);
+        }
+    }
+
+    /// Counts a session that was moved away. `cause` is a position in [`Labels::causes`].
+    pub fn moved(&self, thread: usize, cause: usize) {
+        if let Some(counter) = self.shards.get(thread).and_then(|shard| shard.moves.get(cause)) {
+            counter.add(1);
+        }
+    }
+
+    /// Requests that have ended.
+    pub fn requests(&self) -> u64 {
+        self.shards.iter().flat_map(|shard| shard.requests.iter().flatten()).map(Counter::get).sum()
+    }
+
+    /// Attempts by outcome position.
+    pub fn attempts(&self, outcome: usize) -> u64 {
+        self.sum(|shard| shard.attempts.get(outcome))
+    }
+
+    /// Attempts that failed: all but the first outcome.
+    pub fn failures(&self) -> u64 {
+        self.shards.iter().flat_map(|shard| shard.attempts.iter().skip(1)).map(Counter::get).sum()
+    }
+
+    fn sum<'a>(&'a self, counter: impl Fn(&'a Shard) -> Option<&'a Counter>) -> u64 {
+        self.shards.iter().filter_map(counter).map(Counter::get).sum()
+    }
+}
+
+impl Shard {
+    fn new(labels: &Labels) -> Shard {
+        let counters = |n: usize| (0..n).map(|_| Counter::default()).collect();
+        Shard {
+            requests: labels.verdicts.iter().map(|_| std::array::from_fn(|_| Counter::default())).collect(),
+            attempts: counters(labels.outcomes.len()),
+            moves: counters(labels.causes.len()),
+            durations: std::array::from_fn(|_| Counter::default()),
+            micros: Counter::default(),
+        }
+    }
+}
+
+impl Listener {
+    /// A connection was accepted on `thread`.
+    pub fn opened(&self, thread: usize) {
+        if let Some(shard) = self.shards.get(thread) {
+            shard.accepted.add(1);
+            shard.open.store(shard.open.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection of `thread` has ended.
+    pub fn closed(&self, thread: usize) {
+        if let Some(shard) = self.shards.get(thread) {
+            shard.open.store(shard.open.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Connections that are open now, over all threads.
+    pub fn open(&self) -> i64 {
+        self.shards.iter().map(|shard| shard.open.load(Ordering::Relaxed)).sum()
+    }
+}
+
+fn slot(status: u16) -> usize {
+    CODES.binary_search(&status).map_or(0, |at| at + 1)
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let all = self.all();
+        let (counter, gauge, histogram) = (MetricType::Counter, MetricType::Gauge, MetricType::Histogram);
+
+        let help = "Requests that have ended, by pool, backend, verdict and status code";
+        let mut family = encoder.encode_descriptor("linchpin_requests", help, None, counter)?;
+        for series in &all {
+            for (verdict, name) in self.labels.verdicts.iter().enumerate() {
+                for slot in 0..SLOTS {
+                    let count = series.sum(|shard| shard.requests.get(verdict).map(|codes| &codes[slot]));
+                    if count > 0 {
+                        let code = slot.checked_sub(1).map_or("other".into(), |at| CODES[at].to_string());
+                        let labels = [
+                            ("pool", &*series.pool),
+                            ("backend", &*series.backend),
+                            ("verdict", name),
+                            ("code", &code),
+                        ];
+                        family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+                    }
+                }
+            }
+        }
+
+        let help = "From the head of a request to the last byte of its response";
+        let unit = Some(&prometheus_client::registry::Unit::Seconds);
+        let mut family = encoder.encode_descriptor("linchpin_request_duration", help, unit, histogram)?;
+        for (pool, of_pool) in by_pool(&all) {
+            let sum = |counter: &dyn Fn(&Shard) -> u64| -> u64 {
+                of_pool.iter().flat_map(|series| series.shards.iter()).map(counter).sum()
+            };
+            let uppers = BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
+            let buckets: Vec<_> =
+                uppers.enumerate().map(|(at, upper)| (upper, sum(&|shard| shard.durations[at].get()))).collect();
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let seconds = sum(&|shard| shard.micros.get()) as f64 / 1e6;
+            family.encode_family(&[("pool", pool)])?.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)?;
+        }
+
+        let help = "Attempts on a backend, by outcome";
+        let mut family = encoder.encode_descriptor("linchpin_attempts", help, None, counter)?;
+        for series in all.iter().filter(|series| !series.backend.is_empty()) {
+            for (outcome, name) in self.labels.outcomes.iter().enumerate() {
+                let labels = [("pool", &*series.pool), ("backend", &*series.backend), ("outcome", name)];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&series.attempts(outcome), None)?;
+            }
+        }
+
+        let help = "Sessions that were moved to another backend, by cause";
+        let mut family = encoder.encode_descriptor("linchpin_moves", help, None, counter)?;
+        for (pool, of_pool) in by_pool(&all).into_iter().filter(|(pool, _)| !pool.is_empty()) {
+            for (cause, name) in self.labels.causes.iter().enumerate() {
+                let count: u64 = of_pool.iter().map(|series| series.sum(|shard| shard.moves.get(cause))).sum();
+                let labels = [("pool", pool), ("cause", name)];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
+        }
+
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let help = "Client connections that are open";
+        let mut family = encoder.encode_descriptor("linchpin_connections", help, None, gauge)?;
+        for listener in &listeners {
+            family.encode_family(&[("listener", &*listener.name)])?.encode_gauge(&listener.open())?;
+        }
+        let help = "Client connections that were accepted";
+        let mut family = encoder.encode_descriptor("linchpin_connections_accepted", help, None, counter)?;
+        for listener in &listeners {
+            let accepted: u64 = listener.shards.iter().map(|shard| shard.accepted.get()).sum();
+            family
+                .encode_family(&[("listener", &*listener.name)])?
+                .encode_counter::<NoLabelSet, _, u64>(&accepted, None)?;
+        }
+
+        let help = "Lines of the access log that were dropped because it could not be written fast enough";
+        encoder
+            .encode_descriptor("linchpin_access_log_dropped", help, None, counter)?
+            .encode_counter::<NoLabelSet, _, u64>(&self.dropped_lines.load(Ordering::Relaxed), None)
+    }
+}
+
+fn by_pool(all: &[Arc<Series>]) -> Vec<(&str, Vec<&Arc<Series>>)> {
+    let mut pools: Vec<(&str, Vec<&Arc<Series>>)> = Vec::new();
+    for series in all {
+        match pools.iter_mut().find(|(pool, _)| *pool == &*series.pool) {
+            Some((_, of_pool)) => of_pool.push(series),
+            None => pools.push((&series.pool, vec![series])),
+        }
+    }
+    pools
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::registry::Registry;
+
+    #[test]
+    fn what_was_counted_on_any_thread_is_told_in_the_names_of_the_design() {
+        let labels = Labels { verdicts: &["new", "hit"], causes: &["down"], outcomes: &["ok", "closed"] };
+        let metrics = Arc::new(Metrics::new(2, labels, Arc::default()));
+        let series = metrics.series("app", "a");
+        series.request(0, 1, 200, Duration::from_micros(700));
+        series.request(1, 1, 200, Duration::from_secs(100));
+        series.request(1, 0, 299, Duration::ZERO);
+        metrics.series("app", "a").attempt(1, 1);
+        series.moved(0, 0);
+        metrics.listener("main").opened(1);
+        assert_eq!((series.requests(), series.failures()), (3, 1));
+
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Arc::clone(&metrics)));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"linchpin_requests_total{pool="app",backend="a",verdict="hit",code="200"} 2"#,
+            r#"linchpin_requests_total{pool="app",backend="a",verdict="new",code="other"} 1"#,
+            r#"linchpin_request_duration_seconds_bucket{le="0.0005",pool="app"} 1"#,
+            r#"linchpin_request_duration_seconds_bucket{le="0.001",pool="app"} 2"#,
+            r#"linchpin_request_duration_seconds_bucket{le="+Inf",pool="app"} 3"#,
+            r#"linchpin_request_duration_seconds_count{pool="app"} 3"#,
+            r#"linchpin_attempts_total{pool="app",backend="a",outcome="closed"} 1"#,
+            r#"linchpin_moves_total{pool="app",cause="down"} 1"#,
+            r#"linchpin_connections{listener="main"} 1"#,
+            "linchpin_access_log_dropped_total 0",
+        ] {
+            assert!(text.lines().any(|each| each == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn codes_are_sorted_for_the_search() {
+        assert!(CODES.is_sorted());
+        assert_eq!((slot(200), slot(529), slot(0), slot(599)), (1, SLOTS - 1, 0, 0));
+    }
+}

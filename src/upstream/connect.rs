@@ -1,0 +1,112 @@
+//! Owns: a new connection to a backend.
+//! Invariant: a failure here means that nothing was sent.
+//! Must not know: requests.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use http_body::Body;
+use hyper::client::conn::http1;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::failure::{Fact, Failure};
+use super::wire::Wire;
+
+/// The largest head of a response, in bytes; what does not fit is a 502 for its request.
+const MAX_HEAD: usize = 256 * 1024;
+
+/// Connects to `address`. `watch` is polled all the while and can end the attempt with a fact.
+///
+/// # Errors
+/// No connection; nothing was sent.
+pub async fn connect<B>(
+    address: SocketAddr,
+    mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
+) -> Result<Wire<B>, Failure>
+where
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let unsent = |fact| Failure { fact, sent: false };
+    let failed = |error: io::Error| unsent(Fact::Connect(kind(&error)));
+    let mut connecting = std::pin::pin!(TcpStream::connect(address));
+    let stream = std::future::poll_fn(|cx| match connecting.as_mut().poll(cx) {
+        Poll::Ready(stream) => Poll::Ready(stream.map_err(failed)),
+        Poll::Pending => watch(cx).map(|fact| Err(unsent(fact))),
+    })
+    .await?;
+    // Without it a small request's last segment could wait for an acknowledgement.
+    stream.set_nodelay(true).map_err(failed)?;
+    let written = Rc::new(Cell::new(0));
+    let io = Io { stream: TokioIo::new(stream), written: Rc::clone(&written) };
+    let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(io);
+    let (sender, connection) = handshake.await.map_err(|error| unsent(Fact::of(&error)))?;
+    Ok(Wire::new(sender, connection, written))
+}
+
+/// Errors of our own making come without a kind of their own: EMFILE and ENFILE.
+fn kind(error: &io::Error) -> io::ErrorKind {
+    match error.raw_os_error() {
+        Some(23 | 24) => io::ErrorKind::Other,
+        _ => error.kind(),
+    }
+}
+
+/// A socket that counts what is written to it: the one witness for "nothing was sent".
+pub(super) struct Io {
+    stream: TokioIo<TcpStream>,
+    written: Rc<Cell<u64>>,
+}
+
+impl Io {
+    fn count(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = poll {
+            self.written.set(self.written.get() + bytes as u64);
+        }
+        poll
+    }
+}
+
+impl Read for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl Write for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.count(poll)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// A connection ends by closing the socket. Half-closing it first is one more system call, and
+    /// there are backends that take it for the client's going away.
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.count(poll)
+    }
+}

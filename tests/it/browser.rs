@@ -1,0 +1,94 @@
+//! A real browser as a client: its cookie jar, its several connections, its scripts.
+
+use super::support::backend::{Reply, Seen};
+use super::support::tool::{DemoBackend, Folder, run};
+use super::support::{Backend, Proxy};
+
+/// Opens a page in headless Chromium, and gives what it shows once its scripts are done. Each time it is a new browser,
+/// with an empty cookie jar, that talks to nobody but the page's server.
+async fn open(url: &str) -> String {
+    let folder = Folder::new();
+    let data = format!("--user-data-dir={}", folder.file("data"));
+    let quiet = [
+        "--headless",
+        // The tests may run as root, for whom there is no sandbox; and where little memory can be shared.
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-proxy-server",
+        // Time stands still while a request is under way: slow machines see the same page.
+        "--virtual-time-budget=10000",
+        &data,
+        "--dump-dom",
+        url,
+    ];
+    // Some call it by another name; `tests/run` finds out.
+    let browser = std::env::var("CHROMIUM").unwrap_or_else(|_| "chromium".into());
+    run(&browser, &quiet).await.out
+}
+
+/// Says who answered each of many requests, some at once and some in turn; then all cookies that a script can see.
+const PAGE: &str = r#"<!doctype html><title>who</title><link rel="icon" href="data:,">
+<p id="page">NAME</p><p id="who"></p><p id="cookies"></p><p id="done"></p>
+<script>
+const who = async () => (await fetch("/who", { cache: "no-store" })).text();
+(async () => {
+    const answers = await Promise.all(Array.from({ length: 8 }, who));
+    for (let turn = 0; turn < 8; turn++) answers.push(await who());
+    document.getElementById("who").textContent = answers.join(" ");
+    document.getElementById("cookies").textContent = document.cookie;
+    document.getElementById("done").textContent = "yes";
+})();
+</script>"#;
+
+async fn server(name: &str) -> Backend {
+    let own = name.to_owned();
+    Backend::start(name, move |request: &Seen| match request.path() {
+        "/who" => Reply::ok(&own),
+        _ => {
+            let fields = "content-type: text/html\r\nset-cookie: theme=dark\r\n";
+            Reply::new(200, fields, &PAGE.replace("NAME", &own))
+        }
+    })
+    .await
+}
+
+/// The text of the element with this id.
+fn text<'a>(page: &'a str, id: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("id=\"{id}\">")).unwrap_or_else(|| panic!("no #{id} in {page}"));
+    rest.split('<').next().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_page_and_all_its_requests_are_served_by_one_server() {
+    let (a, b, c) = (server("a").await, server("b").await, server("c").await);
+    let proxy = Proxy::before(&[&a, &b, &c]);
+    let page = open(&format!("http://{}/", proxy.address())).await;
+    assert_eq!(text(&page, "done"), "yes", "{page}");
+    let server = text(&page, "page");
+    let answers: Vec<_> = text(&page, "who").split(' ').collect();
+    assert_eq!(answers, vec![server; 16], "served by {server} first");
+    assert_eq!(text(&page, "cookies"), "theme=dark", "the routing cookie is out of the reach of scripts");
+
+    let all = [&a, &b, &c].map(|backend| backend.seen());
+    let asked: Vec<_> = all.iter().flatten().filter(|request| request.path() == "/who").collect();
+    assert_eq!(asked.len(), 16);
+    for request in asked {
+        assert_eq!(request.fields("cookie"), ["theme=dark"], "and it reaches no server");
+    }
+    assert!([&a, &b, &c].iter().map(|backend| backend.connections()).sum::<usize>() > 1, "several at once");
+}
+
+#[tokio::test]
+async fn the_demo_backends_page_shows_itself() {
+    let backend = DemoBackend::start("blue-7").await;
+    let proxy = Proxy::builder().backend_at(&backend.name, backend.address, "").start();
+    let page = open(&format!("http://{}/", proxy.address())).await;
+    assert!(page.contains("<h1>Server blue-7 answered</h1>"), "{page}");
+    assert!(page.contains("Log in"), "{page}");
+}

@@ -1,0 +1,74 @@
+//! What the documents name is there, and what is there is named.
+
+use std::collections::BTreeSet;
+
+use super::support::repository::{between, files, path, read};
+
+/// The paths that the codemap names: what stands before two blanks in each line.
+fn codemap() -> BTreeSet<String> {
+    let document = read("ARCHITECTURE.md");
+    let lines = between(&document, "codemap").lines().filter(|line| !line.starts_with("```"));
+    let paths = lines.flat_map(|line| line.split(' ').take_while(|word| !word.is_empty() && is_path(word)));
+    paths.map(str::to_owned).collect()
+}
+
+fn is_path(word: &str) -> bool {
+    word.contains('/') || word.contains('.')
+}
+
+#[test]
+fn the_codemap_is_the_code() {
+    let map = codemap();
+    for named in &map {
+        assert!(path(named).exists(), "ARCHITECTURE.md's codemap names {named}, which is not there");
+    }
+    for file in files("src") {
+        let covered = map.contains(&file) || map.iter().any(|named| named.ends_with('/') && file.starts_with(named));
+        assert!(covered, "ARCHITECTURE.md's codemap leaves out {file}");
+    }
+}
+
+/// The documents of the repository, whichever there are.
+fn documents() -> Vec<String> {
+    let root = ["README", "ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "SECURITY"].map(|name| format!("{name}.md"));
+    root.into_iter()
+        .chain(["bench/README.md".into(), "fuzz/README.md".into()])
+        .filter(|file| path(file).exists())
+        .collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for document in documents() {
+        let folder = document.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for link in read(&document).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap_or_default();
+            if file.contains("://") || file.starts_with("mailto:") || file.is_empty() {
+                continue;
+            }
+            assert!(path(folder).join(file).exists(), "{document} links to {link}, which is not there");
+        }
+    }
+}
+
+/// Paths of this repository that stand in code, in running text or in examples, are right.
+#[test]
+fn files_that_documents_name_exist() {
+    const FOLDERS: [&str; 8] = ["src/", "tests/", "config/", "demo/", "bench/", "fuzz/", "shared/", ".ci/"];
+    // Made by the commands beside them.
+    const MADE: [&str; 3] = ["bench/RESULTS.md", "bench/results.svg", "fuzz/corpus/"];
+    for document in documents() {
+        // Blocks of code are fenced by backticks, too: what stands between two is code.
+        let text = read(&document);
+        for code in text.split('`').skip(1).step_by(2) {
+            for word in code.split(|c: char| c.is_whitespace() || "()[]{},;:=\"'".contains(c)) {
+                let word = word.trim_start_matches("./").trim_end_matches('.');
+                let is_ours = FOLDERS.iter().any(|folder| word.starts_with(folder));
+                let is_pattern = word.contains(['*', '<', '…', '$']) || word.chars().any(|c| c.is_ascii_uppercase());
+                if is_ours && !is_pattern && !MADE.iter().any(|made| word.starts_with(made)) {
+                    assert!(path(word).exists(), "{document} names {word}, which is not there");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! How servers are found dead, and alive again: by asking them, and by what requests meet.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use linchpin::pool::Health;
+
+use super::support::keys::pin;
+use super::support::proxy::Builder;
+use super::support::{Backend, Keys, Proxy, Reply, soon, until};
+
+/// Probes without a pause, and patient with a slow machine.
+const PROBES: &str = "interval = \"10ms\"\ntimeout = \"10s\"";
+
+fn health(proxy: &Proxy, backend: &str) -> Health {
+    let index = proxy.pool().position(backend).unwrap();
+    proxy.pool().backend(index).live().health()
+}
+
+/// A server that answers each of its first requests with one of `statuses`, and then hangs.
+async fn scripted(statuses: &'static [u16]) -> Backend {
+    let next = AtomicUsize::new(0);
+    Backend::start("a", move |_| match statuses.get(next.fetch_add(1, Ordering::Relaxed)) {
+        Some(status) => Reply::new(*status, "", ""),
+        None => Reply::Hang,
+    })
+    .await
+}
+
+/// A server that answers with its name, and breaks off without an answer as long as it is `ill`.
+async fn moody(name: &str) -> (Backend, Arc<AtomicBool>) {
+    let (ill, body) = (Arc::new(AtomicBool::new(true)), name.to_owned());
+    let is_ill = Arc::clone(&ill);
+    let program = move |_: &_| if is_ill.load(Ordering::Relaxed) { Reply::Close } else { Reply::ok(&body) };
+    (Backend::start(name, program).await, ill)
+}
+
+/// A pool of an ill `a` and a healthy `b`, and a routing cookie for `a`.
+async fn ward(ejection: &str) -> (Proxy, String, Backend, Arc<AtomicBool>, Backend) {
+    let ((a, ill), b, keys) = (moody("a").await, Backend::named("b").await, Keys::new(&[1]));
+    let builder = Proxy::builder().top(&keys.tables()).table("ejection", ejection);
+    let proxy = builder.table("retry", "budget = \"1000%\"").backend(&a, "").backend(&b, "").start();
+    let cookie = keys.cookie(&pin(&proxy, "a", 7));
+    (proxy, cookie, a, ill, b)
+}
+
+#[tokio::test]
+async fn the_first_probe_decides_alone_and_later_ones_by_rise_and_fall() {
+    for (statuses, expected) in [
+        (&[200][..], Health::Up),
+        (&[500], Health::Down),
+        (&[200, 500, 500], Health::Up),
+        (&[200, 500, 500, 200, 500, 500], Health::Up),
+        (&[200, 500, 500, 500], Health::Down),
+        (&[500, 200], Health::Down),
+        (&[500, 200, 500, 200], Health::Down),
+        (&[500, 200, 200], Health::Up),
+        (&[200, 500, 500, 500, 200, 200, 500], Health::Up),
+    ] {
+        let a = scripted(statuses).await;
+        let proxy = Proxy::builder().backend(&a, "").table("health", PROBES).start();
+        // One probe at a time: when the next one comes, the last one has been judged.
+        a.has(statuses.len() + 1).await;
+        assert_eq!(health(&proxy, "a"), expected, "{statuses:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_statuses_that_pass_are_those_expected() {
+    for (expect, status, expected) in [
+        ("", 204, Health::Up),
+        ("", 302, Health::Up),
+        ("", 401, Health::Down),
+        ("expect = [401, \"5xx\"]", 401, Health::Up),
+        ("expect = [401, \"5xx\"]", 503, Health::Up),
+        ("expect = [401, \"5xx\"]", 200, Health::Down),
+    ] {
+        let a = Backend::start("a", move |_| Reply::new(status, "", "")).await;
+        let proxy = Proxy::builder().backend(&a, "").table("health", &format!("{PROBES}\n{expect}")).start();
+        a.has(2).await;
+        assert_eq!(health(&proxy, "a"), expected, "{expect} {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_is_a_get_of_the_path_with_the_host_on_a_connection_of_its_own() {
+    let a = Backend::named("a").await;
+    let of = |more: &str| Proxy::builder().backend(&a, "").table("health", &format!("{PROBES}\n{more}")).start();
+    for (more, line, host) in [
+        ("", "GET / HTTP/1.1", a.address().to_string()),
+        ("path = \"/up?x=1\"\nhost = \"app.test\"", "GET /up?x=1 HTTP/1.1", "app.test".into()),
+    ] {
+        let _proxy = of(more);
+        until("a probe", async || a.seen().iter().any(|seen| seen.line() == line)).await;
+        let probe = a.seen().into_iter().rfind(|seen| seen.line() == line).unwrap();
+        assert_eq!(probe.field("host"), Some(&*host));
+        assert_eq!(probe.field("user-agent"), Some("linchpin-health"));
+    }
+    assert!(a.connections() >= a.count());
+}
+
+#[tokio::test]
+async fn a_server_that_takes_too_long_to_answer_its_probes_is_down() {
+    let [a, b] = [Backend::start("a", |_| Reply::Hang).await, Backend::named("b").await];
+    let probes = "interval = \"10ms\"\ntimeout = \"500ms\"";
+    let proxy = Proxy::builder().backend(&a, "").backend(&b, "").table("health", probes).start();
+    proxy.health("a", Health::Down).await;
+    for _ in 0..4 {
+        assert_eq!(proxy.get(None).await.text(), "b");
+    }
+    assert!(a.seen().iter().all(|seen| seen.field("user-agent") == Some("linchpin-health")));
+}
+
+#[tokio::test]
+async fn tcp_probes_ask_for_a_connection_and_no_more() {
+    let a = Backend::start("a", |_| Reply::Hang).await;
+    let probes = format!("type = \"tcp\"\n{PROBES}");
+    let proxy = Proxy::builder().backend(&a, "").table("health", &probes).start();
+    until("probes", async || a.connections() > 3).await;
+    assert_eq!((health(&proxy, "a"), a.count()), (Health::Up, 0));
+    let address = a.kill().await;
+    proxy.health("a", Health::Down).await;
+    let _a = Backend::start_at("a", address, |_| Reply::Hang).await;
+    proxy.health("a", Health::Up).await;
+}
+
+#[tokio::test]
+async fn a_server_that_its_probes_found_dead_gets_no_request_and_its_sessions_move_once() {
+    let a = Backend::start("a", |seen| Reply::new(if seen.path() == "/health" { 500 } else { 200 }, "", "a")).await;
+    let (b, keys) = (Backend::named("b").await, Keys::new(&[1]));
+    let builder = Proxy::builder().top(&keys.tables()).backend(&a, "").backend(&b, "");
+    let proxy = builder.table("health", &format!("{PROBES}\npath = \"/health\"")).start();
+    proxy.health("a", Health::Down).await;
+    let mut client = proxy.client_with(&keys.cookie(&pin(&proxy, "a", 7))).await;
+    let moved = client.request("POST", "/", "", b"x").await;
+    assert_eq!((moved.text(), keys.issued(&moved).unwrap().session), ("b".into(), 7));
+    assert_eq!(client.get("/").await.pin(), None);
+    assert!(a.seen().iter().all(|seen| seen.path() == "/health"));
+}
+
+#[tokio::test]
+async fn nobody_asks_a_server_in_maintenance() {
+    let [a, b, _] = Backend::three().await;
+    let builder = Proxy::builder().backend(&a, "state = \"maintenance\"").backend(&b, "");
+    let _proxy = builder.table("health", PROBES).start();
+    b.has(5).await;
+    assert_eq!(a.count(), 0);
+}
+
+#[tokio::test]
+async fn without_probes_a_server_is_believed() {
+    let a = Backend::named("a").await;
+    let proxy = Proxy::builder().backend(&a, "").table("health", &format!("type = \"none\"\n{PROBES}")).start();
+    let address = a.kill().await;
+    assert_eq!(proxy.get(None).await.status, 503);
+    let _a = Backend::start_at("a", address, |_| Reply::ok("a")).await;
+    assert_eq!((health(&proxy, "a"), proxy.get(None).await.status), (Health::Up, 200));
+}
+
+#[tokio::test]
+async fn failures_in_a_row_eject_a_server_whose_clients_notice_nothing_and_time_brings_it_back() {
+    let (proxy, cookie, a, ill, _b) = ward("consecutive_failures = 3\nbase_time = \"300ms\"").await;
+    for failures in 1..=3 {
+        assert_eq!(health(&proxy, "a"), Health::Up, "after {}", failures - 1);
+        assert_eq!(proxy.get(Some(&cookie)).await.text(), "b");
+    }
+    assert_eq!(a.count(), 3);
+    ill.store(false, Ordering::Relaxed);
+    proxy.health("a", Health::Up).await;
+    let back = proxy.get(Some(&cookie)).await;
+    assert_eq!((back.text(), back.pin()), ("a".into(), None));
+}
+
+#[tokio::test]
+async fn an_ejected_server_gets_no_request() {
+    let (proxy, cookie, a, _ill, _b) = ward("consecutive_failures = 1").await;
+    for _ in 0..5 {
+        assert_eq!((proxy.get(Some(&cookie)).await.text(), proxy.get(None).await.text()), ("b".into(), "b".into()));
+    }
+    assert_eq!((health(&proxy, "a"), a.count()), (Health::Ejected, 1));
+}
+
+#[tokio::test]
+async fn a_success_between_failures_starts_the_count_anew() {
+    let (proxy, cookie, _a, ill, _b) = ward("consecutive_failures = 2").await;
+    for _ in 0..4 {
+        ill.store(true, Ordering::Relaxed);
+        assert_eq!(proxy.get(Some(&cookie)).await.text(), "b");
+        ill.store(false, Ordering::Relaxed);
+        assert_eq!(proxy.get(Some(&cookie)).await.text(), "a");
+    }
+    assert_eq!(health(&proxy, "a"), Health::Up);
+}
+
+#[tokio::test]
+async fn each_ejection_lasts_a_base_time_longer_up_to_the_cap() {
+    let ejection = "consecutive_failures = 1\nbase_time = \"200ms\"\nmax_time = \"300ms\"";
+    let (proxy, cookie, _a, _ill, _b) = ward(ejection).await;
+    for least in [200, 300, 300] {
+        let begun = Instant::now();
+        assert_eq!(proxy.get(Some(&cookie)).await.text(), "b");
+        assert_eq!(health(&proxy, "a"), Health::Ejected);
+        proxy.health("a", Health::Up).await;
+        assert!(begun.elapsed() >= Duration::from_millis(least), "{least}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn the_whole_pool_is_never_ejected() {
+    let ((a, _), (b, _), (c, _)) = (moody("a").await, moody("b").await, moody("c").await);
+    let ejection = "consecutive_failures = 1\nmax_ejected = \"100%\"";
+    let maintained = "state = \"maintenance\"";
+    let start = |with_c: &str| {
+        let builder: Builder = Proxy::builder().table("ejection", ejection);
+        builder.backend(&a, "").backend(&b, "").backend(&c, with_c).start()
+    };
+    for (lines, most) in [("", 2), (maintained, 1), ("weight = 0", 1), ("state = \"drain\"", 1)] {
+        let proxy = start(lines);
+        for _ in 0..8 {
+            assert_eq!(proxy.get(None).await.status, 502, "{lines}: a server is asked, not given up");
+        }
+        let out = ["a", "b", "c"].iter().filter(|name| health(&proxy, name) == Health::Ejected).count();
+        assert_eq!(out, most, "{lines}");
+    }
+}
+
+#[tokio::test]
+async fn no_more_than_max_ejected_are_out_at_once() {
+    for (share, most) in [("0%", 0), ("50%", 2), ("75%", 3)] {
+        let mut backends = Vec::new();
+        for name in ["a", "b", "c", "d"] {
+            backends.push(moody(name).await.0);
+        }
+        let builder = backends.iter().fold(Proxy::builder(), |builder, backend| builder.backend(backend, ""));
+        let proxy = builder.table("ejection", &format!("consecutive_failures = 1\nmax_ejected = \"{share}\"")).start();
+        for _ in 0..12 {
+            assert_eq!(proxy.get(None).await.status, 502);
+        }
+        let out = backends.iter().filter(|backend| health(&proxy, backend.name()) == Health::Ejected).count();
+        assert_eq!(out, most, "{share}");
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_reaches_the_client_broken_and_counts_as_a_failure() {
+    let chunked: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+    let sized: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";
+    for broken in [chunked, sized] {
+        let a = Backend::start("a", move |_| Reply::Last(broken.into())).await;
+        let (b, keys) = (Backend::named("b").await, Keys::new(&[1]));
+        let builder = Proxy::builder().top(&keys.tables()).backend(&a, "").backend(&b, "");
+        let proxy = builder.table("ejection", "consecutive_failures = 2").start();
+        for _ in 0..2 {
+            let mut client = proxy.client_with(&keys.cookie(&pin(&proxy, "a", 7))).await;
+            let request = format!("GET / HTTP/1.1\r\nhost: x\r\ncookie: {}\r\n\r\n", client.pin.take().unwrap());
+            client.send(request.as_bytes()).await;
+            let response = soon("the end", client.try_response("GET")).await;
+            assert!(response.is_none(), "a broken response looks whole");
+        }
+        proxy.health("a", Health::Ejected).await;
+        assert_eq!(b.count(), 0, "what the client has seen the beginning of is not tried again");
+    }
+}
+
+#[tokio::test]
+async fn an_only_server_that_fails_its_probes_is_down_and_back_when_they_pass() {
+    let a = Backend::named("a").await;
+    let proxy = Proxy::builder().backend(&a, "").table("health", PROBES).start();
+    let pin = proxy.get(None).await.pin();
+    let address = a.kill().await;
+    proxy.health("a", Health::Down).await;
+    assert_eq!(proxy.get(pin.as_deref()).await.status, 503);
+    let _a = Backend::start_at("a", address, |_| Reply::ok("a")).await;
+    proxy.health("a", Health::Up).await;
+    let back = proxy.get(pin.as_deref()).await;
+    assert_eq!((back.text(), back.pin()), ("a".into(), None));
+}

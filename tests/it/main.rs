@@ -1,0 +1,19 @@
+//! The integration tests: the real proxy, in-process, on port 0, between scripted backends and
+//! clients that speak bytes.
+
+// In a test a panic is the failure; clippy knows that of test functions alone, not of their helpers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+mod architecture;
+mod balancing;
+mod browser;
+mod curl;
+mod docs;
+mod failover;
+mod fuzzing;
+mod health;
+mod messages;
+mod pinning;
+mod smoke;

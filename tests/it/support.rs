@@ -1,0 +1,38 @@
+//! Builders of proxies, backends and clients. No fixed ports, no bare sleeps.
+
+pub mod backend;
+pub mod client;
+pub mod keys;
+pub mod proxy;
+pub mod repository;
+pub mod tool;
+
+use std::future::Future;
+use std::time::Duration;
+
+pub use backend::{Backend, Reply};
+pub use client::{Client, Response};
+pub use keys::Keys;
+pub use proxy::Proxy;
+
+/// The longest that anything here is waited for: far more than it takes, so that only what never
+/// happens fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for `future`, with a limit.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited in vain: {what}"),
+    }
+}
+
+/// Waits until `condition` holds, with a limit.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    soon(what, async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}

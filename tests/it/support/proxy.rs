@@ -1,0 +1,136 @@
+//! A Linchpin in this process.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use linchpin::app::App;
+use linchpin::config;
+use linchpin::pool::{Health, Pool};
+
+use super::{Backend, Client, Response, until};
+
+/// A running proxy; ends when dropped.
+pub struct Proxy {
+    app: App,
+}
+
+/// What a proxy is started with. The pool is called `app`; whatever is not said is as in a minimal
+/// configuration, but for one thread.
+#[derive(Default)]
+pub struct Builder {
+    server: String,
+    top: String,
+    pool: String,
+    tables: String,
+    backends: String,
+}
+
+impl Proxy {
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// In front of these backends, otherwise by default.
+    pub fn before(backends: &[&Backend]) -> Proxy {
+        let builder = backends.iter().fold(Proxy::builder(), |builder, backend| builder.backend(backend, ""));
+        builder.start()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.app.listeners()[0]
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.app.admin().expect("an admin listener")
+    }
+
+    pub fn pool(&self) -> &Pool {
+        &self.app.pools()[0]
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.address()).await
+    }
+
+    /// A client that has this routing cookie.
+    pub async fn client_with(&self, pin: &str) -> Client {
+        let mut client = self.client().await;
+        client.pin = Some(pin.into());
+        client
+    }
+
+    /// One GET on a connection of its own.
+    pub async fn get(&self, pin: Option<&str>) -> Response {
+        let mut client = self.client().await;
+        client.pin = pin.map(str::to_owned);
+        client.get("/").await
+    }
+
+    /// Waits until a backend's health is as said.
+    pub async fn health(&self, backend: &str, health: Health) {
+        let index = self.pool().position(backend).expect("a backend of the pool");
+        let what = format!("{backend} is {}", health.as_str());
+        until(&what, async || self.pool().backend(index).live().health() == health).await;
+    }
+
+    /// Drains and ends it.
+    pub async fn stop(self) {
+        self.app.stop().await;
+    }
+}
+
+impl Builder {
+    /// Lines of `[server]`.
+    pub fn server(mut self, lines: &str) -> Builder {
+        self.server += &format!("{lines}\n");
+        self
+    }
+
+    /// Whole tables before the pool.
+    pub fn top(mut self, tables: &str) -> Builder {
+        self.top += &format!("{tables}\n");
+        self
+    }
+
+    /// Lines of `[[pools]]` itself.
+    pub fn pool(mut self, lines: &str) -> Builder {
+        self.pool += &format!("{lines}\n");
+        self
+    }
+
+    /// A table of the pool, such as `persistence`, with its lines.
+    pub fn table(mut self, name: &str, lines: &str) -> Builder {
+        self.tables += &format!("[pools.{name}]\n{lines}\n");
+        self
+    }
+
+    /// A backend, with more lines of its table.
+    pub fn backend(self, backend: &Backend, lines: &str) -> Builder {
+        self.backend_at(backend.name(), backend.address(), lines)
+    }
+
+    /// A backend at an address where there need be none.
+    pub fn backend_at(mut self, name: &str, address: SocketAddr, lines: &str) -> Builder {
+        self.backends += &format!("[[pools.backends]]\nname = \"{name}\"\naddress = \"{address}\"\n{lines}\n");
+        self
+    }
+
+    /// The configuration as text.
+    pub fn text(&self) -> String {
+        let Builder { server, top, pool, tables, backends } = self;
+        let threads = if server.contains("threads") { "" } else { "threads = 1\n" };
+        let log = if top.contains("[log]") { "" } else { "[log]\naccess = \"off\"\n" };
+        format!(
+            "[server]\n{threads}{server}\n{log}{top}\n[[listeners]]\naddress = \"127.0.0.1:0\"\n\
+             [[pools]]\nname = \"app\"\n{pool}\n{tables}\n{backends}"
+        )
+    }
+
+    pub fn start(self) -> Proxy {
+        let text = self.text();
+        match config::parse(&text, Path::new("test.toml")) {
+            Ok((plan, _)) => Proxy { app: App::start(plan).expect("a proxy that starts") },
+            Err(report) => panic!("{report}\n{text}"),
+        }
+    }
+}

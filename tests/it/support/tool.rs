@@ -1,0 +1,85 @@
+//! Clients that others wrote: programs that a test runs, and folders for what they leave behind.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::soon;
+
+/// Runs a program to its end; its output is its words. Fails if it is missing or fails.
+pub async fn run(program: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    let output = match soon(program, command.output()).await {
+        Ok(output) => output,
+        Err(error) => panic!("cannot run {program}: {error}; `tests/run` installs what the tests need"),
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{program} {arguments:?} failed:\n{out}\n{err}");
+    Output { out, err }
+}
+
+/// What a program said.
+#[derive(Debug)]
+pub struct Output {
+    pub out: String,
+    pub err: String,
+}
+
+/// An empty folder; gone, with all that is in it, when dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("linchpin-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Folder(path)
+    }
+
+    /// The path of a file in it, as an argument.
+    pub fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// A file in it with this content; its path as an argument.
+    pub fn write(&self, name: &str, content: &[u8]) -> String {
+        fs::write(self.0.join(name), content).unwrap();
+        self.file(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A demo backend: a real process. Ends when dropped, and with this process in any case.
+pub struct DemoBackend {
+    pub name: String,
+    pub address: SocketAddr,
+    _process: Child,
+}
+
+impl DemoBackend {
+    pub async fn start(name: &str) -> DemoBackend {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_linchpin"));
+        command.args(["demo-backend", "--name", name, "--listen", "127.0.0.1:0", "--exit-with-parent"]);
+        command.arg(std::process::id().to_string()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(process.stdout.take().unwrap());
+        soon("the demo backend's line", out.read_line(&mut line)).await.unwrap();
+        let address = line.trim().rsplit('/').next().and_then(|address| address.parse().ok());
+        let address = address.unwrap_or_else(|| panic!("no address in {line:?}"));
+        DemoBackend { name: name.into(), address, _process: process }
+    }
+}
