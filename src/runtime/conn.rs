@@ -73,7 +73,7 @@ impl<H> Common<H> {
         let mut http = http1::Builder::new();
         // Clients may close their sending side and wait for the answer (RFC 9112 §9.6 has no rule
         // against it, and `nc` does).
-        http.half_close(true).pipeline_flush(true).max_header_size(limits.header_bytes);
+        http.half_close(true).max_header_size(limits.header_bytes);
         Common { handler, limits, clock, draining: Cell::new(false), http }
     }
 }
