@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::affinity::Affinity;
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Series;
@@ -86,10 +87,8 @@ pub struct Entry {
     pub pool: Arc<Pool>,
     /// The word for how it chooses: `round_robin`, …
     pub balance: &'static str,
-    /// The word for how clients are pinned: `cookie`, …
-    pub persistence: &'static str,
-    /// The length in seconds of the time in which a session counts; see [`crate::pool::Live::sessions`].
-    pub presence: u64,
+    /// How clients are pinned.
+    pub affinity: Arc<Affinity>,
     /// Counters, by position of the backend.
     pub series: Vec<Arc<Series>>,
 }

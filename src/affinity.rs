@@ -2,18 +2,38 @@
 //! Invariant: the verdict is a pure function of pin, pool and time; nothing here waits or fails a request.
 //! Must not know: sockets, the retry budget, balancers' insides.
 
+mod caching;
+pub mod converge;
 pub mod cookie;
 pub mod decide;
+pub mod explain;
 pub mod failover;
+pub mod header;
+pub mod learned;
 pub mod lost;
+pub mod policy;
+pub mod route;
+pub mod rules;
 pub mod seal;
+mod sealed;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use decide::{Cause, Decision, Lifetimes, Verdict};
-use http::HeaderMap;
+use http::header::{HeaderMap, HeaderName};
+use http::request;
+use tokio::sync::oneshot;
+
+use crate::pool::Pool;
+use converge::Converge;
+pub use decide::{Cause, Decision, Lifetimes, Next, Terms, Verdict};
+pub use learned::{Found, Key, Tables};
+pub use policy::{Policies, Policy};
+pub use route::Routed;
+use rules::{Choice, Rule};
 pub use seal::{KeyRing, Pin, Sealer};
+pub use sealed::Memory;
 
 /// `[pools.persistence]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,15 +44,32 @@ pub struct Settings {
     pub idle_timeout: Option<Duration>,
     /// A session that was begun this long ago is over.
     pub absolute_timeout: Option<Duration>,
+    /// First requests of one client that come within this time go to one backend.
+    pub converge: Option<Duration>,
+    /// What is done when a pin does not hold.
+    pub on: Policies,
+    /// Requests that are exempt or forced; the first rule that matches counts.
+    pub rules: Vec<Rule>,
+    /// The field of responses that says verdict and cause, if one is to.
+    pub verdict_header: Option<HeaderName>,
 }
 
 impl Settings {
     /// What holds for the pool named `pool` if nothing is configured.
     pub fn for_pool(pool: &str) -> Settings {
+        Settings { carrier: Carrier::Cookie(cookie::Settings::for_pool(pool)), ..Settings::none() }
+    }
+
+    /// For a pool whose clients are not pinned.
+    pub fn none() -> Settings {
         Settings {
-            carrier: Carrier::Cookie(cookie::Settings::for_pool(pool)),
+            carrier: Carrier::None,
             idle_timeout: None,
             absolute_timeout: None,
+            converge: None,
+            on: Policies::default(),
+            rules: Vec::new(),
+            verdict_header: None,
         }
     }
 }
@@ -44,6 +81,12 @@ pub enum Carrier {
     None,
     /// In a sealed routing cookie.
     Cookie(cookie::Settings),
+    /// Sealed in a field of requests and responses.
+    Header(header::Settings),
+    /// Nowhere: the application's session id names its server.
+    Route(route::Settings),
+    /// Nowhere: the application's session id is remembered.
+    Learned(learned::Settings),
 }
 
 /// How long a session that does not say otherwise counts as present, in seconds (the number of
@@ -53,8 +96,20 @@ const PRESENCE: u64 = 1800;
 /// A pool's persistence, made ready for its requests.
 #[derive(Debug)]
 pub struct Affinity {
-    cookie: Option<cookie::Cookie>,
-    lifetimes: Lifetimes,
+    carrier: Ready,
+    terms: Terms,
+    converge: Option<Converge>,
+    rules: Vec<Rule>,
+    verdict_header: Option<HeaderName>,
+}
+
+#[derive(Debug)]
+enum Ready {
+    None,
+    Cookie(cookie::Cookie),
+    Header(header::Header),
+    Route(route::Route),
+    Learned(learned::Learned),
 }
 
 /// What a request said of its pin.
@@ -65,91 +120,223 @@ pub enum Reading {
     /// Something that no key of the ring opens, or that is not for this pool.
     Unreadable,
     /// A pin.
-    Sealed(Arc<Pin>),
+    Pinned(Arc<Pin>),
+    /// An id of the application's that names its server.
+    Routed(Routed),
+    /// An id of the application's that nobody has learned.
+    Unlearned(Key),
 }
 
-/// The last pin that a client connection presented. Clients send the same token with each
-/// request: as long as they do, it is opened once and not once a request.
-#[derive(Debug, Default)]
-pub struct Memory {
-    token: Vec<u8>,
-    pool: Option<Arc<str>>,
-    pin: Option<Arc<Pin>>,
+/// What was read of a request, and the session of the application's that it is about, if it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// What the request said.
+    pub reading: Reading,
+    key: Option<Key>,
+}
+
+impl From<Reading> for Taken {
+    fn from(reading: Reading) -> Taken {
+        Taken { reading, key: None }
+    }
+}
+
+/// What of a response decides which pin goes out with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Served<'a> {
+    /// The verdict.
+    pub decision: &'a Decision,
+    /// The pool.
+    pub pool: &'a Pool,
+    /// The position of the backend that answered.
+    pub by: usize,
+    /// Whether it answered as one that works: neither a 502, nor a 503, nor a 504.
+    pub well: bool,
+    /// Whether the request says nothing of its client's session: a preflight, a prefetch.
+    pub aside: bool,
+    /// Whether the request asked for the end of its session, and got it (a DELETE, as MCP has it).
+    pub ended: bool,
+    /// Seconds since the Unix epoch.
+    pub now: u64,
 }
 
 impl Affinity {
-    /// For the pool named `pool`.
-    pub fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>) -> Affinity {
-        let cookie = match &settings.carrier {
-            Carrier::None => None,
-            Carrier::Cookie(settings) => Some(cookie::Cookie::new(pool, settings, ring)),
-        };
+    /// For the pool named `pool`; what it learns is kept in `tables`.
+    pub fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>, tables: &mut Tables) -> Affinity {
         let seconds = |duration: Duration| duration.as_secs().max(1);
         let lifetimes =
             Lifetimes { idle: settings.idle_timeout.map(seconds), absolute: settings.absolute_timeout.map(seconds) };
-        Affinity { cookie, lifetimes }
+        let carrier = match &settings.carrier {
+            Carrier::None => Ready::None,
+            Carrier::Cookie(settings) => Ready::Cookie(cookie::Cookie::new(pool, settings, ring)),
+            Carrier::Header(settings) => Ready::Header(header::Header::new(pool, settings, ring)),
+            Carrier::Route(settings) => Ready::Route(route::Route::new(settings)),
+            Carrier::Learned(settings) => Ready::Learned(learned::Learned::new(pool, settings, &lifetimes, tables)),
+        };
+        Affinity {
+            carrier,
+            terms: Terms { lifetimes, policies: settings.on.clone() },
+            converge: settings.converge.map(Converge::new),
+            rules: settings.rules.clone(),
+            verdict_header: settings.verdict_header.clone(),
+        }
     }
 
     /// Whether clients are pinned at all.
     pub fn is_on(&self) -> bool {
-        self.cookie.is_some()
+        !matches!(self.carrier, Ready::None)
     }
 
     /// The `type` of the configuration.
     pub fn kind(&self) -> &'static str {
-        if self.is_on() { "cookie" } else { "none" }
+        match &self.carrier {
+            Ready::None => "none",
+            Ready::Cookie(_) => "cookie",
+            Ready::Header(_) => "header",
+            Ready::Route(_) => "route",
+            Ready::Learned(_) => "learned",
+        }
     }
 
-    /// The limits of a session's life.
-    pub fn lifetimes(&self) -> &Lifetimes {
-        &self.lifetimes
+    /// What its pins are held to.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Where first requests of one client come together, if they do.
+    pub fn converge(&self) -> Option<&Converge> {
+        self.converge.as_ref()
+    }
+
+    /// The field of responses that says verdict and cause.
+    pub fn verdict_header(&self) -> Option<&HeaderName> {
+        self.verdict_header.as_ref()
+    }
+
+    /// The table of learned sessions, if there is one.
+    pub fn table(&self) -> Option<&Arc<learned::Table>> {
+        match &self.carrier {
+            Ready::Learned(learned) => Some(learned.table()),
+            _ => None,
+        }
     }
 
     /// The time in seconds within which a session counts as one that a backend has.
     pub fn presence(&self) -> u64 {
-        self.lifetimes.idle.or(self.lifetimes.absolute).unwrap_or(PRESENCE)
+        self.terms.lifetimes.idle.or(self.terms.lifetimes.absolute).unwrap_or(PRESENCE)
     }
 
-    /// Takes the pin out of a request's fields, so that no backend sees it, and reads it.
-    pub fn take(&self, headers: &mut HeaderMap, memory: &mut Memory) -> Reading {
-        match &self.cookie {
-            Some(cookie) => cookie.take(headers, memory),
-            None => Reading::Absent,
+    /// What the first rule that matches says of a request from `address`. Fields in which testers
+    /// name their server go, whoever sent them.
+    pub fn rule(&self, head: &mut request::Parts, address: IpAddr, pool: &Pool) -> Option<rules::Effect> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let effect = rules::judge(&self.rules, head, address, pool);
+        for rule in &self.rules {
+            if let Rule::Force(force) = rule
+                && let Choice::Header(name) = &force.by
+            {
+                head.headers.remove(name);
+            }
+        }
+        effect
+    }
+
+    /// Reads the pin of a request. A token of ours is taken out of its fields, so that no backend
+    /// sees it; an id of the application's stays.
+    pub fn take(&self, headers: &mut HeaderMap, path: &str, pool: &Pool, memory: &mut Memory) -> Taken {
+        match &self.carrier {
+            Ready::None => Reading::Absent.into(),
+            Ready::Cookie(cookie) => cookie.take(headers, memory).into(),
+            Ready::Header(header) => header.take(headers, memory).into(),
+            Ready::Route(route) => route.read(headers, path, pool).into(),
+            Ready::Learned(learned) => learned.read(headers),
         }
     }
 
-    /// Puts a pin into a response's fields, and keeps shared caches from storing it.
-    pub fn put(&self, headers: &mut HeaderMap, pin: &Pin, now: u64) {
-        if let Some(cookie) = &self.cookie {
-            cookie.put(headers, pin, &self.lifetimes, now);
+    /// Where to wait for what other Linchpins know of a session that this one doesn't know, or has
+    /// not seen for too long at `now`. `None` where there is nobody to ask.
+    pub fn ask(&self, taken: &Taken, now: u64) -> Option<oneshot::Receiver<Option<Found>>> {
+        let (Ready::Learned(learned), Some(key)) = (&self.carrier, taken.key) else { return None };
+        let idle = self.terms.lifetimes.idle;
+        let is_known = match &taken.reading {
+            Reading::Pinned(pin) => idle.is_none_or(|idle| now.saturating_sub(pin.last_seen) < idle),
+            _ => false,
+        };
+        if is_known { None } else { learned.ask(key) }
+    }
+
+    /// Takes over what others know.
+    pub fn answered(&self, taken: &mut Taken, found: &Found) {
+        if let (Ready::Learned(learned), Some(key)) = (&self.carrier, taken.key) {
+            taken.reading = learned.answered(key, found);
+        }
+    }
+
+    /// Does to a response, and remembers, what follows from it for the client's pin.
+    pub fn bind(&self, headers: &mut HeaderMap, key: Option<Key>, served: Served<'_>) {
+        let Served { decision, pool, by, now, .. } = served;
+        // Never with an answer that says that a server does not work, nor with one to a request
+        // that was sent without its client's pin.
+        let pin = || decision.pin(pool, by, now).filter(|_| served.well && !served.aside);
+        match &self.carrier {
+            Ready::None | Ready::Route(_) => {}
+            Ready::Cookie(cookie) => {
+                if let Some(pin) = pin() {
+                    cookie.put(headers, &pin, &self.terms.lifetimes, now);
+                }
+            }
+            Ready::Header(header) => header.put(headers, pin().as_ref()),
+            Ready::Learned(learned) if served.well => {
+                // Known, and not just somebody's idea of an id.
+                if let (Some(key), true) = (key, decision.has_pin()) {
+                    match decision.verdict {
+                        Verdict::Hit | Verdict::Borrowed => learned.saw(key, now),
+                        Verdict::New | Verdict::Moved => learned.moved(key, pool, by, decision.issued, now),
+                        Verdict::Refused | Verdict::None => {}
+                    }
+                }
+                learned.learn(headers, served.ended, key, pool, by, now);
+            }
+            Ready::Learned(_) => {}
+        }
+    }
+
+    /// Forgets what is over at `now` (since the Unix epoch). Call it now and then.
+    pub fn sweep(&self, now: Duration) {
+        if let Some(converge) = &self.converge {
+            converge.sweep(now);
+        }
+        if let (Some(table), Some(idle)) = (self.table(), self.terms.lifetimes.idle) {
+            table.sweep(now.as_secs().saturating_sub(idle));
         }
     }
 
     /// The id of the key that a token names, whether or not it opens.
     pub fn key_of(&self, token: &[u8]) -> Option<&str> {
-        self.cookie.as_ref()?.key_of(token)
+        match &self.carrier {
+            Ready::Cookie(cookie) => cookie.sealed().key_of(token),
+            Ready::Header(header) => header.sealed().key_of(token),
+            Ready::None | Ready::Route(_) | Ready::Learned(_) => None,
+        }
     }
 
-    /// Opens a token as a request's would be.
-    pub fn open(&self, token: &[u8]) -> Reading {
-        match &self.cookie {
-            Some(cookie) => cookie.open(token),
-            None => Reading::Absent,
+    /// Reads a token, or an id of the application's, as a request's would be.
+    pub fn open(&self, token: &[u8], pool: &Pool) -> Reading {
+        match &self.carrier {
+            Ready::None => Reading::Absent,
+            Ready::Cookie(cookie) => cookie.sealed().open(token),
+            Ready::Header(header) => header.sealed().open(token),
+            Ready::Route(route) => route.read_id(token, pool),
+            Ready::Learned(learned) => learned.read_id(token),
         }
     }
 }
 
-impl Memory {
-    /// The pin of `token`, if it was the last one opened, in the same pool.
-    fn recall(&self, pool: &Arc<str>, token: &[u8]) -> Option<&Arc<Pin>> {
-        let same_pool = self.pool.as_ref().is_some_and(|last| Arc::ptr_eq(last, pool));
-        self.pin.as_ref().filter(|_| same_pool && self.token == token)
-    }
-
-    fn remember(&mut self, pool: &Arc<str>, token: &[u8], pin: &Arc<Pin>) {
-        self.token.clear();
-        self.token.extend_from_slice(token);
-        self.pool = Some(Arc::clone(pool));
-        self.pin = Some(Arc::clone(pin));
+impl Taken {
+    /// The session of the application's that the request is about.
+    pub fn key(&self) -> Option<Key> {
+        self.key
     }
 }

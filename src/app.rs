@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::sync::{oneshot, watch};
 
 use crate::affinity::lost::Lost;
-use crate::affinity::{Affinity, Cause, Verdict};
+use crate::affinity::{Affinity, Cause, Tables, Verdict, learned};
 use crate::config::{Plan, PoolPlan};
 use crate::pool::Pool;
 use crate::pool::reconcile::Reconciler;
@@ -27,7 +27,7 @@ use crate::runtime::{Fault, Handler, Listeners, Workers, listen};
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, OpenError};
 use crate::upstream::Fact;
-use crate::{admin, clock, health};
+use crate::{admin, clock, health, pool, share};
 
 /// How often each thread looks after what no request does.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -89,7 +89,8 @@ impl App {
         let mut reconciler = Reconciler::new(threads);
         let settings: Vec<_> = plan.pools.iter().map(|pool| pool.pool.clone()).collect();
         let pools = reconciler.pools(&settings);
-        let snapshot = Arc::new(snapshot(&plan, &pools, &metrics));
+        let mut tables = Tables::default();
+        let snapshot = Arc::new(snapshot(&plan, &pools, &metrics, &mut tables));
 
         let listeners = Listeners::bind(&plan.listeners, threads, &metrics).map_err(StartError::Bind)?;
         let admin = match &plan.admin {
@@ -108,6 +109,7 @@ impl App {
             lost: Arc::clone(&lost),
             admin,
             entries: Arc::new(ArcSwap::from_pointee(entries(&snapshot))),
+            stores: tables.take_stores(),
             metrics,
         })
         .map_err(StartError::Thread)?;
@@ -166,22 +168,23 @@ impl App {
 }
 
 /// The snapshot of a plan.
-fn snapshot(plan: &Plan, pools: &[Arc<Pool>], metrics: &Metrics) -> Snapshot {
+fn snapshot(plan: &Plan, pools: &[Arc<Pool>], metrics: &Metrics, tables: &mut Tables) -> Snapshot {
     let position = |name: &str| pools.iter().position(|pool| **pool.name() == *name);
     let limits = &plan.server.limits;
     Snapshot {
         routes: Routes::new(&plan.routes, position),
-        services: pools.iter().zip(&plan.pools).map(|(pool, of)| service(plan, pool, of, metrics)).collect(),
+        services: pools.iter().zip(&plan.pools).map(|(pool, of)| service(plan, pool, of, metrics, tables)).collect(),
         limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes, body: limits.body_bytes },
         unrouted: metrics.series("", ""),
     }
 }
 
-fn service(plan: &Plan, pool: &Arc<Pool>, of: &PoolPlan, metrics: &Metrics) -> Service {
+fn service(plan: &Plan, pool: &Arc<Pool>, of: &PoolPlan, metrics: &Metrics, tables: &mut Tables) -> Service {
     let series = |backend: &str| metrics.series(pool.name(), backend);
     Service {
-        affinity: Affinity::new(pool.name(), &of.persistence, &plan.keys),
+        affinity: Arc::new(Affinity::new(pool.name(), &of.persistence, &plan.keys, tables)),
         balance: of.balance,
+        hash: of.hash.clone(),
         retry: of.retry.clone(),
         timeouts: of.timeouts.clone(),
         upstream: of.upstream.clone(),
@@ -196,8 +199,7 @@ fn entries(snapshot: &Snapshot) -> Vec<admin::Entry> {
     let entry = |service: &Service| admin::Entry {
         pool: Arc::clone(&service.pool),
         balance: service.balance.as_str(),
-        persistence: service.affinity.kind(),
-        presence: service.affinity.presence(),
+        affinity: Arc::clone(&service.affinity),
         series: service.series.clone(),
     };
     snapshot.services.iter().map(entry).collect()
@@ -212,6 +214,25 @@ async fn beside(proxy: Rc<Proxy>, limits: clock::Limits, mut losses: watch::Rece
             now = sweep.tick() => proxy.sweep(now.into_std()),
             // Each waiting request looks whether it is its own backend that is gone.
             Ok(()) = losses.changed() => limits.wake_all(),
+        }
+    }
+}
+
+/// Looks after what requests leave behind.
+async fn tidy(lost: Arc<Lost>, entries: Arc<ArcSwap<Vec<admin::Entry>>>) {
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    for second in 0_u64.. {
+        interval.tick().await;
+        let now = clock::unix();
+        for entry in entries.load().iter() {
+            let recount = |backend: &pool::Backend| backend.live().recount(now.as_secs(), entry.affinity.presence());
+            entry.pool.backends().iter().for_each(recount);
+            if second.is_multiple_of(10) {
+                entry.affinity.sweep(now);
+            }
+        }
+        if second.is_multiple_of(10) {
+            lost.sweep(now.as_secs());
         }
     }
 }
@@ -255,6 +276,7 @@ struct ControlParts {
     lost: Arc<Lost>,
     admin: Option<(admin::Bound, admin::Settings)>,
     entries: Arc<ArcSwap<Vec<admin::Entry>>>,
+    stores: Vec<learned::Store>,
     metrics: Arc<Metrics>,
 }
 
@@ -282,20 +304,17 @@ impl Control {
 }
 
 async fn control(parts: ControlParts, ready: watch::Receiver<bool>, ended: oneshot::Receiver<()>) {
-    let ControlParts { probes, lost, admin, entries, metrics } = parts;
+    let ControlParts { probes, lost, admin, entries, stores, metrics } = parts;
     for (pool, settings) in probes {
         for index in 0..pool.backends().len() {
             tokio::spawn(health::active::watch(Arc::clone(&pool), index, settings.clone()));
         }
         tokio::spawn(health::active::end_ejections(pool));
     }
-    tokio::spawn(async move {
-        let mut interval = tokio::time::interval(Duration::from_secs(10));
-        loop {
-            interval.tick().await;
-            lost.sweep(clock::unix().as_secs());
-        }
-    });
+    for store in stores {
+        tokio::spawn(share::run(store));
+    }
+    tokio::spawn(tidy(lost, Arc::clone(&entries)));
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = admin.map(|(bound, settings)| {
         let facts = admin::Facts { pools: entries, metrics, ready, started: SystemTime::now() };

@@ -2,9 +2,12 @@
 //! Invariant: selection yields an order: after each candidate comes the next best, never the same again.
 //! Must not know: affinity, HTTP, or why a candidate was not good enough.
 
+mod hash;
 mod least_requests;
 mod random_two;
 mod round_robin;
+
+pub(crate) use hash::score;
 
 use crate::pool::{Backend, Pool};
 
@@ -18,11 +21,20 @@ pub enum Kind {
     LeastRequests,
     /// The better of two at random.
     RandomTwo,
+    /// By a hash of something that the request has.
+    Hash {
+        /// The most that a backend may have of its fair share of the requests in flight, in
+        /// percent, 100 to 10000.
+        max_load: u32,
+    },
 }
 
 impl Kind {
     /// All kinds, in the order of the design.
-    pub const ALL: [Kind; 3] = [Kind::RoundRobin, Kind::LeastRequests, Kind::RandomTwo];
+    pub const ALL: [Kind; 4] = [Kind::RoundRobin, Kind::LeastRequests, Kind::RandomTwo, Kind::HASH];
+
+    /// By hash, with no backend above 1.25 times the mean.
+    pub const HASH: Kind = Kind::Hash { max_load: 125 };
 
     /// The word of the configuration for this kind.
     pub fn as_str(self) -> &'static str {
@@ -30,6 +42,7 @@ impl Kind {
             Kind::RoundRobin => "round_robin",
             Kind::LeastRequests => "least_requests",
             Kind::RandomTwo => "random_two",
+            Kind::Hash { .. } => "hash",
         }
     }
 
@@ -40,6 +53,7 @@ impl Kind {
             Kind::RoundRobin => Box::new(round_robin::RoundRobin::new(pool, entropy)),
             Kind::LeastRequests => Box::new(least_requests::LeastRequests),
             Kind::RandomTwo => Box::new(random_two::RandomTwo),
+            Kind::Hash { max_load } => Box::new(hash::Hash { max_load }),
         }
     }
 }
@@ -47,7 +61,8 @@ impl Kind {
 /// One way to choose. Asked again with the refused candidate marked as tried, it names the next
 /// best: that is the order.
 pub trait Balancer {
-    /// The best of `candidates`, or `None` when there are none. `entropy` is a fresh random number.
+    /// The best of `candidates`, or `None` when there are none. `entropy` is a fresh random number,
+    /// or what the request is to be placed by.
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize>;
 }
 
@@ -94,6 +109,11 @@ impl Tried {
         }
     }
 
+    /// Takes a mark off.
+    pub fn remove(&mut self, index: usize) {
+        self.0.retain(|other| *other != index);
+    }
+
     /// Whether a backend is marked.
     pub fn contains(&self, index: usize) -> bool {
         self.0.contains(&index)
@@ -109,12 +129,9 @@ mod tests {
     /// A pool `p` of backends with these weights; a negative weight makes a backup.
     pub(super) fn pool(weights: &[i32]) -> Arc<Pool> {
         let backends = weights.iter().enumerate().map(|(index, weight)| backend::Settings {
-            name: format!("b{index}"),
-            address: ([127, 0, 0, 1], 9000 + index as u16).into(),
             weight: weight.unsigned_abs(),
-            state: AdminState::Ready,
             backup: *weight < 0,
-            failover: Vec::new(),
+            ..backend::Settings::new(&format!("b{index}"), ([127, 0, 0, 1], 9000 + index as u16).into())
         });
         let settings = crate::pool::Settings {
             name: "p".into(),

@@ -51,6 +51,8 @@ pub struct PoolPlan {
     pub pool: pool::Settings,
     /// `balance`.
     pub balance: balance::Kind,
+    /// `[pools.hash]`, where `balance` is `hash`.
+    pub hash: Option<proxy::key::Settings>,
     /// `[pools.persistence]`.
     pub persistence: affinity::Settings,
     /// `[pools.health]`.

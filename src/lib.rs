@@ -19,5 +19,6 @@ pub mod health;
 pub mod pool;
 pub mod proxy;
 pub mod runtime;
+pub mod share;
 pub mod telemetry;
 pub mod upstream;

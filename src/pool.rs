@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub use admission::{AdminState, Closed};
 pub use backend::Backend;
-pub use live::{InFlight, Live};
+pub use live::{Changes, InFlight, Live};
 pub use roster::Roster;
 pub use vitals::Health;
 
@@ -37,6 +37,7 @@ pub struct Pool {
     name: Arc<str>,
     backends: Vec<Backend>,
     by_name: HashMap<Arc<str>, usize>,
+    by_route: HashMap<Box<str>, usize>,
     roster: Arc<Roster>,
 }
 
@@ -62,6 +63,11 @@ impl Pool {
     /// The position of the backend with this name.
     pub fn position(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
+    }
+
+    /// The position of the backend that the application calls so in its session ids.
+    pub fn routed(&self, route: &str) -> Option<usize> {
+        self.by_route.get(route).copied()
     }
 
     /// The vitals of the backends, and the lock under which they change.

@@ -3,16 +3,19 @@
 //! Must not know: TLS, listeners, configuration files.
 
 mod attempt;
+mod bind;
 pub mod body;
 pub mod error;
 pub mod exchange;
 pub mod headers;
+pub mod key;
 mod order;
 pub mod relay;
 pub mod respond;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
+mod wait;
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -25,7 +28,8 @@ use hyper::body::Incoming;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use crate::affinity::{Memory, decide, lost::Lost};
+use crate::affinity::rules::Effect;
+use crate::affinity::{Decision, Memory, Next, Taken, decide, lost::Lost};
 use crate::clock::{self, Limits};
 use crate::telemetry::Lines;
 use crate::upstream::{Fact, Idle};
@@ -121,42 +125,99 @@ impl Proxy {
         headers::normalize(&mut head, &view.snapshot().limits)?;
         let service = exchange.route(&view, &head).ok_or(ProxyError::NoRoute)?;
 
-        let client = exchange.client();
-        let reading = service.affinity.take(&mut head.headers, &mut client.memory.borrow_mut());
-        let preflight = headers::is_preflight(&head.method, &head.headers);
+        let (client, now) = (exchange.client(), clock::unix());
+        let effect = service.affinity.rule(&mut head, client.address, &service.pool);
+        let mut taken =
+            service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
+        self.ask(exchange, service, &mut taken, now.as_secs()).await;
+        let request = bind::Request::of(&head, taken.key());
+        let draw = service.hash.as_ref().and_then(|hash| hash.of(&head, client.address));
         let expects = headers::to_backend(&mut head.headers, &client.forwarding);
 
-        let (now, fresh) = (clock::unix().as_secs(), self.random.borrow_mut().random());
-        let pool = &service.pool;
-        let decision = match service.affinity.is_on() {
-            true => decide::decide(&reading, pool, service.affinity.lifetimes(), now, fresh),
-            false => decide::Decision::unpinned(fresh),
-        };
+        let decision = self.decide(exchange, service, effect, taken, now.as_secs());
         let mut order = Order::new(service, view.balancer(exchange.pool()), decision);
-        order.avoid(&self.lost, now);
+        order.avoid(&self.lost, now.as_secs());
+        if service.affinity.converge().is_some() && !request.is_aside() {
+            order.meet(key::client(&head, client.address), now, draw.unwrap_or_else(|| self.random()));
+        }
 
         let mut outgoing = Outgoing::new(head, body, expects, service, &view.snapshot().limits, &self.limits)?;
         exchange.body_from(&outgoing);
-        let served = self.attempts(exchange, service, &mut order, &mut outgoing).await;
+        let served = self.attempts(exchange, service, &mut order, &mut outgoing, draw).await;
         exchange.decided(order.decision());
         let (mut answer, index) = served?;
 
-        let status = answer.status().as_u16();
-        if !preflight && !matches!(status, 502..=504) {
-            if let Some(pin) = order.decision().pin(pool, index, now) {
-                service.affinity.put(answer.headers_mut(), &pin, now);
-            }
-            if service.affinity.is_on() {
-                pool.backend(index).live().saw_session(
-                    self.thread,
-                    order.decision().session,
-                    now,
-                    service.affinity.presence(),
-                );
-            }
-        }
+        order.served(index);
+        bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), self.thread);
         headers::to_client(answer.headers_mut());
         Ok(answer)
+    }
+
+    /// What persistence says of the request.
+    fn decide(
+        &self,
+        exchange: &mut Exchange,
+        service: &snapshot::Service,
+        effect: Option<Effect>,
+        taken: Taken,
+        now: u64,
+    ) -> Decision {
+        let fresh = self.random();
+        if let Some(effect) = effect {
+            exchange.ruled(effect);
+        }
+        match effect {
+            Some(Effect::Force(index)) => Decision::forced(index, fresh),
+            Some(Effect::Exempt) => Decision::unpinned(fresh),
+            None if !service.affinity.is_on() => Decision::unpinned(fresh),
+            None => decide::decide(taken.reading, &service.pool, service.affinity.terms(), now, fresh),
+        }
+    }
+
+    /// Asks the other Linchpins for a session that this one doesn't know, where they share a store.
+    async fn ask(&self, exchange: &Exchange, service: &snapshot::Service, taken: &mut Taken, now: u64) {
+        if let Some(answer) = service.affinity.ask(taken, now)
+            && let Some(found) = wait::for_answer(exchange, answer).await
+        {
+            service.affinity.answered(taken, &found);
+        }
+    }
+
+    /// Refuses the request, or holds it, if that is what comes next. `until` is when a request that
+    /// waits, however often, has waited long enough.
+    async fn hold(
+        &self,
+        exchange: &mut Exchange,
+        service: &snapshot::Service,
+        order: &mut Order<'_>,
+        until: &mut Option<Instant>,
+    ) -> Result<(), ProxyError> {
+        let decision = order.decision();
+        let wait = match decision.next {
+            Next::Serve => return Ok(()),
+            Next::Refuse(refusal) => return Err(ProxyError::PinLost(refusal)),
+            Next::Wait(wait) => wait,
+        };
+        let since = clock::now();
+        let end = *until.get_or_insert_with(|| (since + wait.time).min(exchange.deadline()));
+        let is_back = match decision.pinned {
+            Some(index) => {
+                let backend = service.pool.backend(index);
+                wait::for_backend(exchange, backend, decision.cause, wait, end).await
+            }
+            None => false,
+        };
+        exchange.waited(clock::now().saturating_duration_since(since));
+        if is_back {
+            order.is_back()
+        } else {
+            order.is_not_back()
+        }
+        Ok(())
+    }
+
+    fn random(&self) -> u64 {
+        self.random.borrow_mut().random()
     }
 
     /// Tries one candidate after the other, while the rules allow another.
@@ -166,6 +227,7 @@ impl Proxy {
         service: &snapshot::Service,
         order: &mut Order<'_>,
         outgoing: &mut Outgoing,
+        draw: Option<u64>,
     ) -> Result<(Answer, usize), ProxyError> {
         let view = exchange.view();
         let budget = view.budget(exchange.pool());
@@ -178,8 +240,10 @@ impl Proxy {
         };
         let mut reached = None;
         let mut sent = 0;
+        let mut until = None;
         loop {
-            let Some(index) = order.next(self.random.borrow_mut().random()) else {
+            self.hold(exchange, service, order, &mut until).await?;
+            let Some(index) = order.next(draw.unwrap_or_else(|| self.random())) else {
                 // What reached a backend may have been carried out, and the client has to know.
                 return Err(reached.map_or(ProxyError::NoBackend, ProxyError::Backend));
             };

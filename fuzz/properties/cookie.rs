@@ -4,15 +4,20 @@ use std::sync::{Arc, LazyLock};
 
 use http::header::{COOKIE, HOST, HeaderMap, HeaderValue};
 use linchpin::affinity::seal::Key;
-use linchpin::affinity::{Affinity, KeyRing, Memory, Pin, Reading, Sealer, Settings};
+use linchpin::affinity::{Affinity, KeyRing, Memory, Pin, Reading, Sealer, Settings, Tables};
+use linchpin::pool::reconcile::Reconciler;
+use linchpin::pool::{self, Pool, backend, vitals};
 
 const NAME: &str = "linchpin-app";
 
-static AFFINITY: LazyLock<(Affinity, String)> = LazyLock::new(|| {
+static AFFINITY: LazyLock<(Affinity, Arc<Pool>, String)> = LazyLock::new(|| {
     let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).expect("a key of 32 bytes"), Vec::new()));
     let mut token = String::new();
     Sealer::new(&ring, "app", NAME).seal(&pin(), &mut token).expect("randomness");
-    (Affinity::new("app", &Settings::for_pool("app"), &ring), token)
+    let affinity = Affinity::new("app", &Settings::for_pool("app"), &ring, &mut Tables::default());
+    let backends = vec![backend::Settings::new("a", ([127, 0, 0, 1], 1).into())];
+    let settings = pool::Settings { name: "app".into(), backends, vitals: vitals::Settings::default() };
+    (affinity, Reconciler::new(1).pools(&[settings]).remove(0), token)
 });
 
 fn pin() -> Pin {
@@ -21,7 +26,7 @@ fn pin() -> Pin {
 
 /// Each line of `data` is a Cookie field, in which `@` stands for the routing cookie's name and `$` for a good token.
 pub fn holds(data: &[u8]) {
-    let (affinity, token) = &*AFFINITY;
+    let (affinity, pool, token) = &*AFFINITY;
     let mut headers = HeaderMap::new();
     headers.insert(HOST, HeaderValue::from_static("example.com"));
     let mut before = Vec::new();
@@ -34,19 +39,24 @@ pub fn holds(data: &[u8]) {
 
     let mut memory = Memory::default();
     let mut first = headers.clone();
-    let reading = affinity.take(&mut first, &mut memory);
+    let reading = affinity.take(&mut first, "/", pool, &mut memory).reading;
     let mut again = headers.clone();
-    assert_eq!(affinity.take(&mut again, &mut memory), reading, "the same fields, on the same connection");
+    assert_eq!(
+        affinity.take(&mut again, "/", pool, &mut memory).reading,
+        reading,
+        "the same fields, on the same connection"
+    );
     assert_eq!(first, again);
 
     let routing = before.iter().flat_map(|field| pairs(field)).filter(|pair| is_routing(pair)).count();
     match &reading {
         Reading::Absent => assert_eq!(routing, 0),
         Reading::Unreadable => assert!(routing > 0),
-        Reading::Sealed(read) => {
+        Reading::Pinned(read) => {
             assert!(routing > 0);
             assert_eq!(**read, pin(), "no other pin can be read");
         }
+        other => panic!("no cookie reads as {other:?}"),
     }
     if routing == 0 {
         assert_eq!(first, headers, "fields without a routing cookie stay as they are");

@@ -11,6 +11,8 @@ use hyper_util::service::TowerToHyperService;
 
 use super::api::{MANNERS, OPEN_METRICS, router};
 use super::*;
+use crate::affinity::seal::Key;
+use crate::affinity::{self, KeyRing};
 use crate::clock;
 use crate::pool::reconcile::Reconciler;
 use crate::pool::roster::Observation;
@@ -28,12 +30,9 @@ struct House {
 /// Two backends: one that works, one that drains and is down.
 fn house() -> House {
     let backend = |name: &str, port, weight, state| backend::Settings {
-        name: name.into(),
-        address: ([127, 0, 0, 1], port).into(),
         weight,
         state,
-        backup: false,
-        failover: Vec::new(),
+        ..backend::Settings::new(name, ([127, 0, 0, 1], port).into())
     };
     let vitals = vitals::Settings {
         rise: 1,
@@ -59,7 +58,12 @@ fn house() -> House {
     let _busy = InFlight::on(pool.backend(0).live(), 0);
 
     let (ready, receiver) = watch::channel(true);
-    let entry = Entry { pool, balance: "round_robin", persistence: "cookie", presence: PRESENCE, series };
+    let key = || Key::new("k", &[1; 32]).unwrap();
+    let persistence =
+        affinity::Settings { idle_timeout: Some(Duration::from_secs(PRESENCE)), ..affinity::Settings::for_pool("app") };
+    let ring = Arc::new(KeyRing::new(key(), Vec::new()));
+    let affinity = Arc::new(Affinity::new("app", &persistence, &ring, &mut affinity::Tables::default()));
+    let entry = Entry { pool, balance: "round_robin", affinity, series };
     let facts = Facts {
         pools: Arc::new(ArcSwap::from_pointee(vec![entry])),
         metrics,

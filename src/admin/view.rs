@@ -62,7 +62,7 @@ impl<'a> Pool<'a> {
                 state: live.state().as_str(),
                 health: live.health().as_str(),
                 weight: live.weight(),
-                sessions: live.sessions(now, entry.presence),
+                sessions: live.sessions(now, entry.affinity.presence()),
                 active_requests: live.active(),
                 requests: series.map_or(0, |series| series.requests()),
                 failures: series.map_or(0, |series| series.failures()),
@@ -71,7 +71,7 @@ impl<'a> Pool<'a> {
         Pool {
             name: entry.pool.name(),
             balance: entry.balance,
-            persistence: entry.persistence,
+            persistence: entry.affinity.kind(),
             backends: entry.pool.backends().iter().enumerate().map(backend).collect(),
         }
     }

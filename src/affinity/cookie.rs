@@ -4,20 +4,13 @@
 
 use std::sync::Arc;
 
-use http::header::{CACHE_CONTROL, COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+use http::header::{COOKIE, Entry, HeaderMap, HeaderValue, SET_COOKIE};
 
+use super::Reading;
+use super::caching::keep_private;
 use super::decide::Lifetimes;
-use super::seal::{KeyRing, Pin, Sealer};
-use super::{Memory, Reading};
-
-/// How many cookies of the routing cookie's name are looked at. Browsers send several when one
-/// was set for another path or domain; more is somebody's attempt to make work.
-const MAX_TOKENS: usize = 4;
-
-/// RFC 9213: what a CDN obeys before Cache-Control.
-const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-/// Its forerunner, still obeyed.
-const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+use super::seal::{KeyRing, Pin};
+use super::sealed::{Memory, Sealed};
 
 /// `cookie = { … }` of `[pools.persistence]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,62 +101,36 @@ impl LifetimeType {
 /// A pool's routing cookie, made ready for its requests.
 #[derive(Debug)]
 pub(super) struct Cookie {
-    pool: Arc<str>,
     name: Box<str>,
     attributes: String,
     permanent: bool,
-    sealer: Sealer,
+    sealed: Sealed,
 }
 
 impl Cookie {
     pub(super) fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>) -> Cookie {
         Cookie {
-            pool: pool.into(),
             name: settings.name.as_str().into(),
             attributes: attributes(settings),
             permanent: settings.lifetime == LifetimeType::Permanent,
-            sealer: Sealer::new(ring, pool, &settings.name),
+            sealed: Sealed::new(pool, &settings.name, ring),
         }
     }
 
     /// Takes all routing cookies out of the request and reads the first that opens.
     pub(super) fn take(&self, headers: &mut HeaderMap, memory: &mut Memory) -> Reading {
-        let mut reading = Reading::Absent;
-        let mut looked_at = 0;
-        for value in headers.get_all(COOKIE) {
-            for token in values(value.as_bytes(), self.name.as_bytes()) {
-                looked_at += 1;
-                if looked_at > MAX_TOKENS || matches!(reading, Reading::Sealed(_)) {
-                    continue;
-                }
-                reading = self.recall(token, memory);
-            }
-        }
-        if looked_at > 0 {
+        let fields = headers.get_all(COOKIE).iter();
+        let tokens = fields.flat_map(|field| values(field.as_bytes(), self.name.as_bytes()));
+        let (reading, count) = self.sealed.first(tokens, memory);
+        if count > 0 {
             strip(headers, self.name.as_bytes());
         }
         reading
     }
 
-    /// Opens a token.
-    pub(super) fn open(&self, token: &[u8]) -> Reading {
-        self.sealer.open(token).map_or(Reading::Unreadable, |pin| Reading::Sealed(Arc::new(pin)))
-    }
-
-    /// The id of the key that a token names.
-    pub(super) fn key_of(&self, token: &[u8]) -> Option<&str> {
-        self.sealer.key_of(token)
-    }
-
-    fn recall(&self, token: &[u8], memory: &mut Memory) -> Reading {
-        if let Some(pin) = memory.recall(&self.pool, token) {
-            return Reading::Sealed(Arc::clone(pin));
-        }
-        let reading = self.open(token);
-        if let Reading::Sealed(pin) = &reading {
-            memory.remember(&self.pool, token, pin);
-        }
-        reading
+    /// What opens its tokens.
+    pub(super) fn sealed(&self) -> &Sealed {
+        &self.sealed
     }
 
     /// Adds the Set-Cookie field for `pin`. Without randomness from the system there is no token,
@@ -172,7 +139,7 @@ impl Cookie {
         let mut field = String::with_capacity(self.name.len() + super::seal::MAX_TOKEN + self.attributes.len() + 32);
         field.push_str(&self.name);
         field.push('=');
-        if self.sealer.seal(pin, &mut field).is_none() {
+        if self.sealed.seal(pin, &mut field).is_none() {
             return;
         }
         field.push_str(&self.attributes);
@@ -209,7 +176,7 @@ fn attributes(settings: &Settings) -> String {
 
 /// The values of the cookies named `name` in one Cookie field, without the quotes that some
 /// clients put around them.
-pub fn values<'a>(field: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+pub fn values<'a, 'n>(field: &'a [u8], name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
     field.split(|byte| *byte == b';').filter_map(move |pair| value_of(pair, name))
 }
 
@@ -259,45 +226,6 @@ fn without(field: &[u8], name: &[u8]) -> Option<HeaderValue> {
     }
     // Parts of a valid field value are one.
     HeaderValue::from_maybe_shared(bytes::Bytes::from(rest)).ok()
-}
-
-/// Makes a response that carries a pin unfit for shared caches (RFC 9111 §5.2.2.7), unless it is
-/// already: a cache that stored it would hand one client's pin to all others.
-fn keep_private(headers: &mut HeaderMap) {
-    headers.remove(CDN_CACHE_CONTROL);
-    headers.remove(SURROGATE_CONTROL);
-    let mut kept = String::from("private");
-    for field in headers.get_all(CACHE_CONTROL) {
-        let Ok(field) = field.to_str() else { continue };
-        for directive in directives(field) {
-            let name = directive.split('=').next().unwrap_or_default().trim_end();
-            if name.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("private") {
-                return;
-            }
-            // `private="field"` keeps only that field out of caches, so it goes, too.
-            let is_for_shared_caches = ["public", "s-maxage", "private", "proxy-revalidate"]
-                .iter()
-                .any(|word| name.eq_ignore_ascii_case(word));
-            if !is_for_shared_caches {
-                kept.push_str(", ");
-                kept.push_str(directive);
-            }
-        }
-    }
-    let value = HeaderValue::try_from(kept).unwrap_or(HeaderValue::from_static("private"));
-    headers.insert(CACHE_CONTROL, value);
-}
-
-/// The directives of a Cache-Control field; commas inside quotes don't separate.
-fn directives(field: &str) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    field
-        .split(move |c| {
-            quoted ^= c == '"';
-            c == ',' && !quoted
-        })
-        .map(str::trim)
-        .filter(|directive| !directive.is_empty())
 }
 
 #[cfg(test)]
@@ -380,42 +308,6 @@ mod tests {
             let mut headers = request(before);
             cookie.take(&mut headers, &mut Memory::default());
             assert_eq!(left(&headers), after, "{before:?}");
-        }
-    }
-
-    #[test]
-    fn the_first_token_that_opens_counts_and_is_remembered() {
-        let cookie = Cookie::new("app", &settings(), &ring());
-        let mut token = String::new();
-        cookie.sealer.seal(&pin(), &mut token).unwrap();
-        let mut memory = Memory::default();
-        for _ in 0..2 {
-            let mut headers = request(&[format!("lp=old; lp=\"{token}\"; a=1").as_bytes()]);
-            assert_eq!(cookie.take(&mut headers, &mut memory), Reading::Sealed(Arc::new(pin())));
-        }
-        assert!(memory.recall(&cookie.pool, token.as_bytes()).is_some());
-        let many = format!("{}lp={token}", "lp=x; ".repeat(MAX_TOKENS));
-        assert_eq!(cookie.take(&mut request(&[many.as_bytes()]), &mut memory), Reading::Unreadable);
-    }
-
-    #[test]
-    fn a_response_with_a_pin_is_kept_out_of_shared_caches() {
-        for (before, after) in [
-            (&[][..], "private"),
-            (&["public, max-age=60"][..], "private, max-age=60"),
-            (&["max-age=60", "s-maxage=9, must-revalidate"], "private, max-age=60, must-revalidate"),
-            (&["private=\"a, public\", no-cache"], "private, no-cache"),
-            (&["no-store"], "no-store"),
-            (&["max-age=5, Private"], "max-age=5, Private"),
-        ] {
-            let mut headers = HeaderMap::new();
-            for value in before {
-                headers.append(CACHE_CONTROL, HeaderValue::from_static(value));
-            }
-            headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
-            keep_private(&mut headers);
-            assert_eq!(headers[CACHE_CONTROL], after, "{before:?}");
-            assert!(!headers.contains_key(CDN_CACHE_CONTROL));
         }
     }
 

@@ -1,10 +1,14 @@
-//! Owns: the verdict on a request: does its pin hold, and if not, why, and what pin follows.
-//! Invariant: pure: pin, pool, time and a random number in; the same everywhere for the same arguments.
+//! Owns: the verdict on a request: does its pin hold, and if not, why, what is done, and what pin follows.
+//! Invariant: pure: pin, pool, policies, time and a random number in; the same everywhere for the same arguments.
 //! Must not know: where the pin travels, or how a server is chosen.
 
+use std::sync::Arc;
+
 use super::Reading;
+use super::policy::{Policies, Policy, Refusal, Wait};
+use super::route::Routed;
 use super::seal::Pin;
-use crate::pool::{Closed, Pool};
+use crate::pool::{AdminState, Closed, Pool};
 
 /// What persistence decided for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,15 +19,17 @@ pub enum Verdict {
     Hit,
     /// Its backend can't serve it: served by another, and pinned there.
     Moved,
-    /// No backend could serve it.
+    /// Its backend can't serve it: served by another, and still pinned where it was.
+    Borrowed,
+    /// No backend could serve it, or none but one that can't.
     Refused,
-    /// The pool doesn't pin.
+    /// The pool doesn't pin, or not this request.
     None,
 }
 
 impl Verdict {
     /// The words of the design, as they stand in logs and metrics, in the order of the variants.
-    pub const NAMES: [&'static str; 5] = ["new", "hit", "moved", "refused", "none"];
+    pub const NAMES: [&'static str; 6] = ["new", "hit", "moved", "borrowed", "refused", "none"];
 
     /// Its word.
     pub fn as_str(self) -> &'static str {
@@ -36,11 +42,15 @@ impl Verdict {
 pub enum Cause {
     /// The backend is down or ejected.
     Down,
+    /// The backend drains, and a policy has its sessions leave.
+    Draining,
     /// The operator took the backend out.
     Maintenance,
-    /// The backend failed this very request.
+    /// The backend has as many requests as it may have.
+    Full,
+    /// The backend failed this very request, or the session's last one.
     Failed,
-    /// The configuration has no backend of that name.
+    /// The configuration has no backend of that name, or the table no such session.
     Unknown,
     /// The name stands for another server now.
     Replaced,
@@ -54,8 +64,32 @@ pub enum Cause {
 
 impl Cause {
     /// The words of the design, as they stand in logs and metrics, in the order of the variants.
-    pub const NAMES: [&'static str; 8] =
-        ["down", "maintenance", "failed", "unknown", "replaced", "idle_expired", "absolute_expired", "unreadable"];
+    pub const NAMES: [&'static str; 10] = [
+        "down",
+        "draining",
+        "maintenance",
+        "full",
+        "failed",
+        "unknown",
+        "replaced",
+        "idle_expired",
+        "absolute_expired",
+        "unreadable",
+    ];
+
+    /// All causes, in the order of [`Cause::NAMES`].
+    pub const ALL: [Cause; 10] = [
+        Cause::Down,
+        Cause::Draining,
+        Cause::Maintenance,
+        Cause::Full,
+        Cause::Failed,
+        Cause::Unknown,
+        Cause::Replaced,
+        Cause::IdleExpired,
+        Cause::AbsoluteExpired,
+        Cause::Unreadable,
+    ];
 
     /// Its word.
     pub fn as_str(self) -> &'static str {
@@ -72,10 +106,30 @@ pub struct Lifetimes {
     pub absolute: Option<u64>,
 }
 
-/// The verdict on one request, before a backend was asked.
+/// What a pool's pins are held to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// How long a session lives.
+    pub lifetimes: Lifetimes,
+    /// What is done when a pin does not hold.
+    pub policies: Policies,
+}
+
+/// What happens to a request next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It is served, by the target first if there is one.
+    Serve,
+    /// It waits for the backend that it is pinned to.
+    Wait(Wait),
+    /// It is refused.
+    Refuse(Refusal),
+}
+
+/// The verdict on one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// What was decided.
+    /// What was decided. While a request waits: what holds if it waits in vain.
     pub verdict: Verdict,
     /// Why the pin that came did not hold, if one came and did not.
     pub cause: Option<Cause>,
@@ -86,65 +140,177 @@ pub struct Decision {
     /// The backend that the pin names, if the pool has it: where a hit goes, and what a moved
     /// session moves away from.
     pub pinned: Option<usize>,
+    /// What happens next.
+    pub next: Next,
+    target: Option<usize>,
+    /// Nobody else will do.
+    only: bool,
     renew: bool,
+    /// The pin that came, where it is one that can be sent again.
+    came: Option<Arc<Pin>>,
 }
 
 /// Judges a request's pin at `now`, in seconds since the Unix epoch. `fresh` is a random number,
 /// the id of the session if this is a new one. A clock that runs behind the one that sealed the
 /// pin makes a session younger, never older: replicas a minute apart do no harm.
-pub fn decide(reading: &Reading, pool: &Pool, lifetimes: &Lifetimes, now: u64, fresh: u64) -> Decision {
-    let new = |cause| Decision { verdict: Verdict::New, cause, session: fresh, issued: now, pinned: None, renew: true };
-    let pin = match reading {
-        Reading::Absent => return new(None),
-        Reading::Unreadable => return new(Some(Cause::Unreadable)),
-        Reading::Sealed(pin) => pin,
-    };
-    let is_over = |limit: Option<u64>, since: u64| limit.is_some_and(|limit| now.saturating_sub(since) >= limit);
-    if is_over(lifetimes.absolute, pin.issued) {
-        return new(Some(Cause::AbsoluteExpired));
+pub fn decide(reading: Reading, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Decision {
+    match reading {
+        Reading::Absent => Decision::new(None, now, fresh),
+        Reading::Unreadable => Decision::new(Some(Cause::Unreadable), now, fresh),
+        Reading::Pinned(pin) => judge(pin, pool, terms, now, fresh),
+        Reading::Routed(routed) => follow(routed, pool, &terms.policies, now),
+        // Where nothing is known of a session, it goes where every Linchpin would send it.
+        Reading::Unlearned(key) => Decision::existing(key.session(), now).broken(Cause::Unknown, &terms.policies),
     }
-    if is_over(lifetimes.idle, pin.last_seen) {
-        return new(Some(Cause::IdleExpired));
-    }
+}
 
-    let pinned = pool.position(&pin.backend);
-    let cause = match pinned.map(|index| pool.backend(index)) {
-        None => Some(Cause::Unknown),
-        Some(backend) if backend.incarnation() != pin.incarnation => Some(Cause::Replaced),
-        Some(backend) => match backend.live().accepts_existing() {
-            Ok(()) => None,
-            Err(Closed::Maintenance) => Some(Cause::Maintenance),
-            // Draining and weight 0 keep the sessions they have: for those, existing is accepted.
-            Err(Closed::Down | Closed::Draining | Closed::NoWeight) => Some(Cause::Down),
-        },
+fn judge(pin: Arc<Pin>, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Decision {
+    let Terms { lifetimes, policies } = terms;
+    let is_over = |limit: Option<u64>, since: u64| limit.is_some_and(|limit| now.saturating_sub(since) >= limit);
+    let over = if is_over(lifetimes.absolute, pin.issued) {
+        Some(Cause::AbsoluteExpired)
+    } else {
+        is_over(lifetimes.idle, pin.last_seen).then_some(Cause::IdleExpired)
     };
-    Decision {
-        verdict: if cause.is_none() { Verdict::Hit } else { Verdict::Moved },
-        cause,
-        session: pin.session,
-        issued: pin.issued,
+    if over.is_some() {
+        return Decision { came: Some(pin), ..Decision::new(over, now, fresh) };
+    }
+    let pinned = pool.position(&pin.backend);
+    let cause = match pinned {
+        None => Some(Cause::Unknown),
+        Some(index) if pool.backend(index).incarnation() != pin.incarnation => Some(Cause::Replaced),
+        Some(index) => obstacle(pool, index, policies),
+    };
+    let decision = Decision {
         pinned,
         renew: is_over(lifetimes.idle.map(|idle| idle.div_ceil(4)), pin.last_seen),
+        issued: pin.issued,
+        ..Decision::existing(pin.session, now)
+    };
+    let decision = Decision { came: Some(pin), ..decision };
+    match cause {
+        None => decision.holding(),
+        Some(cause) => decision.broken(cause, policies),
+    }
+}
+
+/// The application has said which server holds the session, and perhaps which have a copy: if the
+/// first can't serve, one of those loses nothing, whatever the policy.
+fn follow(routed: Routed, pool: &Pool, policies: &Policies, now: u64) -> Decision {
+    let decision = Decision { pinned: routed.nodes[0], ..Decision::existing(routed.session, now) };
+    let cause = match decision.pinned {
+        None => Some(Cause::Unknown),
+        Some(index) => obstacle(pool, index, policies),
+    };
+    let Some(cause) = cause else { return decision.holding() };
+    let mut copies = routed.nodes.iter().skip(1).flatten();
+    match copies.find(|copy| obstacle(pool, **copy, policies).is_none()) {
+        Some(copy) => Decision { verdict: Verdict::Moved, cause: Some(cause), target: Some(*copy), ..decision },
+        None => decision.broken(cause, policies),
+    }
+}
+
+/// Why the backend can't serve a session that is pinned to it.
+fn obstacle(pool: &Pool, index: usize, policies: &Policies) -> Option<Cause> {
+    let live = pool.backend(index).live();
+    match live.accepts_existing() {
+        Ok(()) => (policies.leave_draining() && live.state() == AdminState::Drain).then_some(Cause::Draining),
+        Err(Closed::Maintenance) => Some(Cause::Maintenance),
+        Err(Closed::Full) => Some(Cause::Full),
+        // Draining and weight 0 keep the sessions they have: for those, existing is accepted.
+        Err(Closed::Down | Closed::Draining | Closed::NoWeight) => Some(Cause::Down),
     }
 }
 
 impl Decision {
-    /// For a pool that does not pin. `fresh` only spreads its failover.
+    fn new(cause: Option<Cause>, now: u64, fresh: u64) -> Decision {
+        Decision { verdict: Verdict::New, cause, renew: true, ..Decision::existing(fresh, now) }
+    }
+
+    /// For a request that is not pinned: the pool's, or this one's. `fresh` only spreads its failover.
     pub fn unpinned(fresh: u64) -> Decision {
-        Decision { verdict: Verdict::None, cause: None, session: fresh, issued: 0, pinned: None, renew: false }
+        Decision { verdict: Verdict::None, ..Decision::existing(fresh, 0) }
     }
 
-    /// The backend that the pin ties this request to, where it may go.
+    /// For a request that goes to one backend whatever its state, and to no other.
+    pub fn forced(index: usize, fresh: u64) -> Decision {
+        Decision { target: Some(index), only: true, ..Decision::unpinned(fresh) }
+    }
+
+    fn existing(session: u64, now: u64) -> Decision {
+        Decision {
+            verdict: Verdict::Hit,
+            cause: None,
+            session,
+            issued: now,
+            pinned: None,
+            next: Next::Serve,
+            target: None,
+            only: false,
+            renew: false,
+            came: None,
+        }
+    }
+
+    fn holding(self) -> Decision {
+        Decision { target: self.pinned, ..self }
+    }
+
+    fn broken(mut self, cause: Cause, policies: &Policies) -> Decision {
+        self.give_way(cause, policies);
+        self
+    }
+
+    /// Does what the policy says for a pin that does not hold.
+    fn give_way(&mut self, cause: Cause, policies: &Policies) {
+        self.cause = Some(cause);
+        self.target = None;
+        (self.verdict, self.next) = match policies.of(cause) {
+            Policy::Move => (Verdict::Moved, Next::Serve),
+            Policy::Borrow => (Verdict::Borrowed, Next::Serve),
+            Policy::Refuse(refusal) => (Verdict::Refused, Next::Refuse(refusal)),
+            Policy::Wait(wait) => (Verdict::Moved, Next::Wait(wait)),
+        };
+    }
+
+    /// The backend that this request goes to first.
     pub fn target(&self) -> Option<usize> {
-        self.pinned.filter(|_| self.verdict == Verdict::Hit)
+        self.target
     }
 
-    /// The backend failed this request: the pin is lost, for this request and, once another has
-    /// answered, for good.
-    pub fn lose(&mut self, failed: usize, cause: Cause) {
-        if self.target() == Some(failed) {
-            self.verdict = Verdict::Moved;
-            self.cause = Some(cause);
+    /// Whether no other backend will do.
+    pub fn is_only(&self) -> bool {
+        self.only
+    }
+
+    /// A new session is to go to the backend that another request of the same client went to, as
+    /// the same session.
+    pub fn join(&mut self, index: usize, session: u64) {
+        if self.verdict == Verdict::New {
+            (self.target, self.session) = (Some(index), session);
+        }
+    }
+
+    /// What was waited for: the backend is back.
+    pub fn is_back(&mut self) {
+        self.next = Next::Serve;
+        (self.verdict, self.cause, self.target) = (Verdict::Hit, None, self.pinned);
+    }
+
+    /// It was waited for in vain.
+    pub fn is_not_back(&mut self) {
+        self.next = Next::Serve;
+    }
+
+    /// The backend failed this request: the pin is lost, for this request and, where the policy has
+    /// it move and another has answered, for good.
+    pub fn lose(&mut self, failed: usize, cause: Cause, policies: &Policies) {
+        if self.target != Some(failed) || self.only {
+            return;
+        }
+        self.target = None;
+        if self.verdict == Verdict::Hit {
+            self.give_way(cause, policies);
         }
     }
 
@@ -156,162 +322,35 @@ impl Decision {
     /// The pin to send with the answer of the backend at `served`, if the client hasn't one that
     /// says so already.
     pub fn pin(&self, pool: &Pool, served: usize, now: u64) -> Option<Pin> {
-        let due = match self.verdict {
-            Verdict::New | Verdict::Moved => true,
-            Verdict::Hit => self.renew,
-            Verdict::Refused | Verdict::None => false,
-        };
         let backend = pool.backend(served);
-        due.then(|| Pin {
+        let here = || Pin {
             session: self.session,
             backend: (&**backend.name()).into(),
             incarnation: backend.incarnation(),
             issued: self.issued,
             last_seen: now,
-        })
+        };
+        match self.verdict {
+            Verdict::New | Verdict::Moved => Some(here()),
+            Verdict::Hit => self.renew.then(here),
+            // It must not end while its server is away.
+            Verdict::Borrowed => {
+                self.came.as_ref().filter(|_| self.renew).map(|pin| Pin { last_seen: now, ..Pin::clone(pin) })
+            }
+            Verdict::Refused | Verdict::None => None,
+        }
+    }
+
+    /// Whether a pin came with the request, whatever became of it.
+    pub fn has_pin(&self) -> bool {
+        self.came.is_some()
+    }
+
+    /// Whether this session is now one of the backend that serves it.
+    pub fn settles(&self) -> bool {
+        matches!(self.verdict, Verdict::New | Verdict::Hit | Verdict::Moved)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pool::{AdminState, backend, reconcile::Reconciler, roster::Observation, vitals};
-    use std::sync::Arc;
-
-    const NOW: u64 = 1_000_000;
-    const LIFETIMES: Lifetimes = Lifetimes { idle: Some(400), absolute: Some(10_000) };
-
-    fn pool() -> Arc<Pool> {
-        let backends = ["a", "b", "c"].into_iter().enumerate().map(|(index, name)| backend::Settings {
-            name: name.into(),
-            address: ([127, 0, 0, 1], 9000 + index as u16).into(),
-            weight: 1,
-            state: AdminState::Ready,
-            backup: false,
-            failover: Vec::new(),
-        });
-        let settings = crate::pool::Settings {
-            name: "app".into(),
-            backends: backends.collect(),
-            vitals: vitals::Settings::default(),
-        };
-        Reconciler::new(1).pools(&[settings]).remove(0)
-    }
-
-    fn pin(pool: &Pool, backend: &str) -> Pin {
-        let incarnation = pool.position(backend).map_or(0, |index| pool.backend(index).incarnation());
-        Pin { session: 5, backend: backend.into(), incarnation, issued: NOW - 1000, last_seen: NOW - 10 }
-    }
-
-    fn judge(pool: &Pool, pin: Pin) -> Decision {
-        decide(&Reading::Sealed(Arc::new(pin)), pool, &LIFETIMES, NOW, 99)
-    }
-
-    #[test]
-    fn every_cause_has_its_verdict_and_its_pin() {
-        let pool = pool();
-        let base = || pin(&pool, "a");
-        let live = pool.backend(0).live();
-        type Row<'a> = (&'a str, &'a dyn Fn() -> Decision, Verdict, Option<Cause>, u64, Option<usize>, bool);
-        let rows: [Row<'_>; 9] = [
-            ("holds", &|| judge(&pool, base()), Verdict::Hit, None, 5, Some(0), false),
-            (
-                "holds and is due",
-                &|| judge(&pool, Pin { last_seen: NOW - 100, ..base() }),
-                Verdict::Hit,
-                None,
-                5,
-                Some(0),
-                true,
-            ),
-            ("none came", &|| decide(&Reading::Absent, &pool, &LIFETIMES, NOW, 99), Verdict::New, None, 99, None, true),
-            (
-                "garbage",
-                &|| decide(&Reading::Unreadable, &pool, &LIFETIMES, NOW, 99),
-                Verdict::New,
-                Some(Cause::Unreadable),
-                99,
-                None,
-                true,
-            ),
-            (
-                "silent",
-                &|| judge(&pool, Pin { last_seen: NOW - 400, ..base() }),
-                Verdict::New,
-                Some(Cause::IdleExpired),
-                99,
-                None,
-                true,
-            ),
-            (
-                "old",
-                &|| judge(&pool, Pin { issued: NOW - 10_000, ..base() }),
-                Verdict::New,
-                Some(Cause::AbsoluteExpired),
-                99,
-                None,
-                true,
-            ),
-            ("gone", &|| judge(&pool, pin(&pool, "z")), Verdict::Moved, Some(Cause::Unknown), 5, None, true),
-            (
-                "replaced",
-                &|| judge(&pool, Pin { incarnation: 1, ..base() }),
-                Verdict::Moved,
-                Some(Cause::Replaced),
-                5,
-                None,
-                true,
-            ),
-            (
-                "from the future",
-                &|| judge(&pool, Pin { issued: NOW + 60, last_seen: NOW + 60, ..base() }),
-                Verdict::Hit,
-                None,
-                5,
-                Some(0),
-                false,
-            ),
-        ];
-        for (name, decision, verdict, cause, session, target, issues) in rows {
-            let decision = decision();
-            assert_eq!((decision.verdict, decision.cause), (verdict, cause), "{name}");
-            assert_eq!((decision.session, decision.target()), (session, target), "{name}");
-            assert_eq!(decision.pin(&pool, 1, NOW).is_some(), issues, "{name}");
-        }
-        for (state, verdict, cause) in [
-            (AdminState::Drain, Verdict::Hit, None),
-            (AdminState::Maintenance, Verdict::Moved, Some(Cause::Maintenance)),
-        ] {
-            live.set_state(state);
-            let decision = judge(&pool, base());
-            assert_eq!((decision.verdict, decision.cause), (verdict, cause));
-        }
-        live.set_state(AdminState::Ready);
-        live.set_weight(0);
-        assert_eq!(judge(&pool, base()).verdict, Verdict::Hit, "weight 0 keeps its sessions");
-        pool.observe(0, Observation::Probe(false), std::time::Instant::now());
-        assert_eq!(judge(&pool, base()).cause, Some(Cause::Down));
-    }
-
-    #[test]
-    fn a_moved_session_keeps_its_id_and_age_and_names_its_new_server() {
-        let pool = pool();
-        let mut decision = judge(&pool, pin(&pool, "a"));
-        decision.lose(1, Cause::Failed);
-        assert_eq!(decision.verdict, Verdict::Hit, "another backend's failure changes nothing");
-        decision.lose(0, Cause::Failed);
-        assert_eq!((decision.verdict, decision.cause, decision.target()), (Verdict::Moved, Some(Cause::Failed), None));
-        let moved = decision.pin(&pool, 2, NOW).unwrap();
-        assert_eq!((moved.session, moved.issued, &*moved.backend), (5, NOW - 1000, "c"));
-        assert_eq!(moved.last_seen, NOW);
-    }
-
-    #[test]
-    fn without_limits_a_pin_is_never_over_and_never_renewed() {
-        let pool = pool();
-        let pin = Pin { issued: 0, last_seen: 0, ..pin(&pool, "a") };
-        let decision = decide(&Reading::Sealed(Arc::new(pin)), &pool, &Lifetimes::default(), NOW, 1);
-        assert_eq!(decision.verdict, Verdict::Hit);
-        assert_eq!(decision.pin(&pool, 0, NOW), None);
-    }
-}
+mod tests;

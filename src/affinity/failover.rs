@@ -2,9 +2,8 @@
 //! Invariant: the order depends on session id, names and weights alone, so every Linchpin moves it to the same place.
 //! Must not know: the retry budget; what the balancer would say.
 
-use crate::balance::{Candidates, Tried};
-use crate::pool::backend::mix;
-use crate::pool::{Backend, Pool};
+use crate::balance::{Candidates, Tried, score};
+use crate::pool::Pool;
 
 /// The next backend for `session`, which can't be served by `from`: first those on that backend's
 /// `failover` list, in their order, then the others by rendezvous (highest random weight; Thaler
@@ -21,31 +20,19 @@ pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &Tried) -> Op
     })
 }
 
-/// Weighted rendezvous: -w / ln(u), with u in (0, 1) a hash of session and name (Schindelhauer and
-/// Schomaker 2005). A backend's score knows nothing of the others', so one that comes or goes
-/// moves no session but its own.
-fn score(session: u64, backend: &Backend) -> f64 {
-    let hash = mix(session ^ backend.name_hash());
-    // 53 bits are what a double holds; the half keeps u off 0 and 1.
-    let uniform = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    -f64::from(backend.live().weight()) / uniform.ln()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::backend::mix;
     use crate::pool::{AdminState, backend, reconcile::Reconciler, vitals};
     use std::sync::Arc;
 
     /// Backends by name, weight and failover list.
     fn pool(backends: &[(&str, u32, &[&str])]) -> Arc<Pool> {
         let backends = backends.iter().map(|(name, weight, failover)| backend::Settings {
-            name: (*name).into(),
-            address: "127.0.0.1:1".parse().unwrap(),
             weight: *weight,
-            state: AdminState::Ready,
-            backup: false,
             failover: failover.iter().map(|name| (*name).into()).collect(),
+            ..backend::Settings::new(name, "127.0.0.1:1".parse().unwrap())
         });
         let settings = crate::pool::Settings {
             name: "p".into(),

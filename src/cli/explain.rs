@@ -1,18 +1,17 @@
-//! Owns: `linchpin explain`: what a routing cookie holds, and what would happen to it now.
+//! Owns: `linchpin explain`: what a routing cookie or session id holds, and what would happen to it now.
 //! Invariant: shows no key; judges with the very function that judges requests.
-//! Must not know: running state: every backend is taken to be up.
+//! Must not know: running state: every backend is taken to be up, and no session to be learned.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{check, fail};
-use crate::affinity::decide::{self, Decision};
-use crate::affinity::{Affinity, Pin, Reading, Verdict, failover};
-use crate::balance::Tried;
+use crate::affinity::explain::{Explanation, Named, Seen, explain};
+use crate::affinity::{Affinity, Carrier, Tables};
 use crate::clock;
-use crate::config::{self, PoolPlan};
-use crate::pool::Pool;
+use crate::config;
 use crate::pool::reconcile::Reconciler;
 
 /// The command line of `linchpin explain`.
@@ -20,7 +19,7 @@ use crate::pool::reconcile::Reconciler;
 pub struct Args {
     #[command(flatten)]
     config: super::ConfigArgs,
-    /// The routing cookie's value, or `name=value` as the browser shows it.
+    /// The value of the routing cookie, field or session cookie, or `name=value` as the browser shows it.
     #[arg(value_name = "TOKEN")]
     token: String,
     /// Explain it as if it came at this time, in seconds since 1970.
@@ -28,7 +27,7 @@ pub struct Args {
     at: Option<u64>,
 }
 
-/// Explains a token; exit code 1 if no pool can open it.
+/// Explains a token; exit code 1 if no pool can read it.
 pub fn run(args: &Args) -> ExitCode {
     let path = match check::find(args.config.config.as_deref()) {
         Ok(path) => path,
@@ -42,37 +41,51 @@ pub fn run(args: &Args) -> ExitCode {
         }
     };
     let token = args.token.trim();
-    let token = token.rsplit_once('=').map_or(token, |(_, value)| value).trim_matches('"');
+    let token = token.split_once('=').filter(|(_, value)| !value.is_empty()).map_or(token, |(_, value)| value);
+    let token = token.trim_matches('"');
     let now = args.at.unwrap_or_else(|| clock::unix().as_secs());
     let settings: Vec<_> = plan.pools.iter().map(|pool| pool.pool.clone()).collect();
     let pools = Reconciler::new(1).pools(&settings);
+    let mut tables = Tables::default();
     for (pool, of) in pools.iter().zip(&plan.pools) {
-        let affinity = Affinity::new(pool.name(), &of.persistence, &plan.keys);
-        if let Reading::Sealed(pin) = affinity.open(token.as_bytes()) {
+        let affinity = Affinity::new(pool.name(), &of.persistence, &plan.keys, &mut tables);
+        if let Some(explanation) = explain(pool, &affinity, token.as_bytes(), now) {
             // Nobody may be reading; the token opens all the same.
-            let _ = io::stdout().write_all(explain(pool, of, &affinity, &pin, token, now).as_bytes());
+            let _ = io::stdout().write_all(text(&explanation, of.balance.as_str(), now).as_bytes());
             return ExitCode::SUCCESS;
         }
     }
-    fail(
-        &"no pool of this configuration can open this token: it was sealed with a key that is not in [[keys]], \
-           for a pool or cookie of another name, or it is damaged. A client that sends it gets a new session.",
-    )
+    let learns = plan.pools.iter().any(|pool| matches!(pool.persistence.carrier, Carrier::Learned(_)));
+    let elsewhere = "; what was learned is known to the running Linchpin alone: ask it, POST /api/v1/explain";
+    fail(&format!(
+        "no pool of this configuration can open this token: it was sealed with a key that is not in [[keys]], for a pool, \
+         cookie or field of another name, or it is damaged{}. A client that sends it gets a new session.",
+        if learns { elsewhere } else { "" }
+    ))
 }
 
-fn explain(pool: &Pool, of: &PoolPlan, affinity: &Affinity, pin: &Pin, token: &str, now: u64) -> String {
-    let lifetimes = affinity.lifetimes();
-    let decision = decide::decide(&Reading::Sealed(pin.clone().into()), pool, lifetimes, now, 0);
-    let rows = [
-        ("pool", format!("{} (balance {}, persistence {})", pool.name(), of.balance.as_str(), affinity.kind())),
-        ("key", affinity.key_of(token.as_bytes()).unwrap_or("?").to_owned()),
-        ("session", format!("{:016x}", pin.session)),
-        ("begun", when(pin.issued, now, lifetimes.absolute)),
-        ("last seen", when(pin.last_seen, now, lifetimes.idle)),
-        ("backend", backend(pool, pin)),
-        ("verdict", verdict(pool, &decision)),
-    ];
-    rows.into_iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
+fn text(told: &Explanation, balance: &str, now: u64) -> String {
+    let mut text = String::new();
+    let mut row = |name: &str, value: &str| {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{name:<10} {value}");
+    };
+    row("pool", &format!("{} (balance {balance}, persistence {})", told.pool, told.persistence));
+    if let Some(key) = &told.key {
+        row("key", key);
+    }
+    row("session", &format!("{:016x}", told.session));
+    if let Some(Seen { issued, last, idle_timeout, absolute_timeout }) = told.seen {
+        row("begun", &when(issued, now, absolute_timeout));
+        row("last seen", &when(last, now, idle_timeout));
+    }
+    if let Some(named) = &told.backend {
+        row("backend", &backend(named));
+    }
+    let cause = told.cause.map_or(String::new(), |cause| format!(" ({})", cause.as_str()));
+    row("verdict", &format!("{}{cause}", told.verdict.as_str()));
+    row("why", &format!("{}, if all backends are up", told.why));
+    text
 }
 
 fn when(at: u64, now: u64, limit: Option<u64>) -> String {
@@ -88,27 +101,10 @@ fn when(at: u64, now: u64, limit: Option<u64>) -> String {
     format!("{time}, {ago} ago ({limit})")
 }
 
-fn backend(pool: &Pool, pin: &Pin) -> String {
-    match pool.position(&pin.backend).map(|index| pool.backend(index)) {
-        None => format!("{}, which this pool doesn't have", pin.backend),
-        Some(backend) if backend.incarnation() != pin.incarnation => {
-            format!("{}, at another address then; now at {}", pin.backend, backend.address())
-        }
-        Some(backend) => format!("{} at {}", pin.backend, backend.address()),
+fn backend(named: &Named) -> String {
+    match (&named.address, named.replaced) {
+        (None, _) => format!("{}, which this pool doesn't have", named.name),
+        (Some(address), true) => format!("{}, at another address then; now at {address}", named.name),
+        (Some(address), false) => format!("{} at {address}", named.name),
     }
-}
-
-fn verdict(pool: &Pool, decision: &Decision) -> String {
-    let cause = decision.cause.map_or(String::new(), |cause| format!(" ({})", cause.as_str()));
-    let to = match decision.verdict {
-        Verdict::Hit => decision.pinned,
-        Verdict::Moved => failover::next(pool, decision.session, decision.pinned, &Tried::new()),
-        Verdict::New | Verdict::Refused | Verdict::None => None,
-    };
-    let to = match (decision.verdict, to) {
-        (_, Some(index)) => format!(": goes to {}", pool.backend(index).name()),
-        (Verdict::New, None) => ": a new session, on the backend whose turn it is".into(),
-        (_, None) => ": no backend can take it".into(),
-    };
-    format!("{}{cause}{to}, if all backends are up", decision.verdict.as_str())
 }

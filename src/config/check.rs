@@ -13,8 +13,8 @@ use super::reader::Spot;
 use super::report::Notes;
 use super::values::{nearest, shown};
 use crate::admin;
-use crate::affinity::Carrier;
 use crate::affinity::seal::short_id;
+use crate::affinity::{Carrier, Cause};
 use crate::health::Probe;
 
 /// Notes all that doesn't fit together.
@@ -39,7 +39,8 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     for pool in &draft.pools {
         backends(pool, notes);
         backends_are_not_listeners(pool, draft, notes);
-        if pool.cookie().is_some() && pool.health.probe == Probe::None && notes.is_whole() {
+        persistence(pool, notes);
+        if pool.pins() && pool.health.probe == Probe::None && notes.is_whole() {
             let problem = "clients are pinned, but no backend is probed: a dead one is found out by failing requests";
             notes.warn(&pool.span, problem, "write [pools.health] with path = \"/\", or type = \"tcp\"");
         }
@@ -76,7 +77,7 @@ fn keys(draft: &Draft, notes: &Notes<'_>) {
             notes.error(&id.span, problem, "write another id");
         }
     }
-    if draft.keys.is_empty() && notes.is_whole() && draft.pins() {
+    if draft.keys.is_empty() && notes.is_whole() && draft.seals() {
         let problem = "no [[keys]]: one is made at start, so that pins end with the process, \
                        and several Linchpins don't know each other's";
         let remedy =
@@ -131,6 +132,29 @@ fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
     if !pool.backends.is_empty() && pool.backends.iter().all(|backend| backend.weight == Some(0)) {
         let problem = "every backend has weight 0: the pool takes no new client";
         notes.warn(&pool.span, problem, "give a backend a weight of 1 or more");
+    }
+}
+
+/// Where persistence and backends have to fit.
+fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
+    let routes = || pool.backends.iter().filter_map(|backend| backend.route.as_ref());
+    unique("backend of this pool with the route", routes(), notes);
+    if let Carrier::Route(route) = &pool.persistence.carrier {
+        let names = pool.backends.iter().filter_map(|backend| backend.route.as_ref().or(backend.name.as_ref()));
+        for name in names.filter(|name| name.value.contains(route.separator)) {
+            let problem = format!("{} has the separator of [pools.persistence] route in it", shown(&name.value));
+            notes.error(&name.span, problem, "write a `route` without it, or another `separator`");
+        }
+    } else {
+        for route in routes() {
+            let problem = "`route` has no effect: it is for persistence of type = \"route\"";
+            notes.warn(&route.span, problem, "take it out");
+        }
+    }
+    let has_limit = pool.backends.iter().any(|backend| backend.max_requests.is_some());
+    if pool.persistence.on.says(Cause::Full) && !has_limit && notes.is_whole() {
+        let problem = "`on.full` has no effect: no backend of the pool has `max_requests`, so that none is ever full";
+        notes.warn(&pool.span, problem, "write `max_requests` into [[pools.backends]], or take `on.full` out");
     }
 }
 
@@ -228,9 +252,10 @@ fn share_a_host(draft: &Draft, one: &PoolDraft, other: &PoolDraft) -> bool {
 }
 
 impl Draft {
-    /// Whether any pool pins its clients.
-    fn pins(&self) -> bool {
-        self.pools.iter().any(|pool| pool.cookie().is_some())
+    /// Whether any pool seals its pins.
+    fn seals(&self) -> bool {
+        let is_sealed = |pool: &PoolDraft| matches!(pool.persistence.carrier, Carrier::Cookie(_) | Carrier::Header(_));
+        self.pools.iter().any(is_sealed)
     }
 }
 
@@ -249,7 +274,11 @@ impl PoolDraft {
     fn cookie(&self) -> Option<&crate::affinity::cookie::Settings> {
         match &self.persistence.carrier {
             Carrier::Cookie(cookie) => Some(cookie),
-            Carrier::None => None,
+            Carrier::None | Carrier::Header(_) | Carrier::Route(_) | Carrier::Learned(_) => None,
         }
+    }
+
+    fn pins(&self) -> bool {
+        !matches!(self.persistence.carrier, Carrier::None)
     }
 }

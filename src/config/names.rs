@@ -4,6 +4,8 @@
 
 use std::net::{Ipv6Addr, SocketAddr};
 
+use http::HeaderName;
+use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::values::{Value, must_be, shown, text};
@@ -112,6 +114,62 @@ pub(super) fn cookie_name(value: &DeValue<'_>) -> Value<String> {
     }
     let what = format!("a cookie name of 1 to {LONGEST} letters, digits and !#$%&'*+-.^_`|~");
     Err(must_be(&what, shown(text), "write for example \"linchpin\""))
+}
+
+/// The name of a field that Linchpin reads or sets: a token (RFC 9110 §5.6.2) that has no meaning for
+/// the message itself.
+pub(super) fn field_name(value: &DeValue<'_>) -> Value<HeaderName> {
+    const TAKEN: [&str; 20] = [
+        "accept",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "location",
+        "proxy-connection",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-real-ip",
+    ];
+    const WHAT: &str = "the name of a header field";
+    let text = text(value)?;
+    let name: HeaderName = match text.parse() {
+        Ok(name) if text.len() <= 128 => name,
+        _ => return Err(must_be(WHAT, shown(text), "write for example \"X-Pin\"")),
+    };
+    if TAKEN.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded") {
+        return Err(must_be(WHAT, format!("{}, which has a meaning already", shown(text)), "write another name"));
+    }
+    Ok(name)
+}
+
+/// The name of a path parameter or of a key of a query: unreserved characters (RFC 3986 §2.3).
+pub(super) fn parameter(value: &DeValue<'_>) -> Value<String> {
+    let text = text(value)?;
+    let is_good = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+    if (1..=128).contains(&text.len()) && text.chars().all(is_good) {
+        return Ok(text.into());
+    }
+    Err(must_be("a name of letters, digits and -._~", shown(text), "write for example \"jsessionid\""))
+}
+
+/// An address, or a network of them: `10.0.0.0/8`.
+pub(super) fn network(value: &DeValue<'_>) -> Value<IpNet> {
+    let text = text(value)?;
+    let network = text.parse::<IpNet>().map(|network| network.trunc()).ok();
+    let network = network.or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
+    let error = || must_be("an IP address or a network", shown(text), "write \"127.0.0.1\" or \"10.0.0.0/8\"");
+    network.ok_or_else(error)
 }
 
 /// The Path attribute of a cookie.

@@ -2,35 +2,69 @@
 //! Invariant: a combination of attributes that can't work is an error here, not a riddle in a browser.
 //! Must not know: keys, pins, other pools.
 
+mod terms;
+
 use std::ops::Range;
 use std::time::Duration;
 
-use super::names::{cookie_domain, cookie_name, cookie_path};
+use toml::de::DeValue;
+
+use super::names::{cookie_domain, cookie_name, cookie_path, field_name, parameter};
 use super::reader::Table;
-use super::values::{SECOND, YEAR, duration, flag, word};
+use super::values::{MILLISECOND, SECOND, Value, YEAR, duration, flag, must_be, shown, text, whole, word};
 use crate::affinity::cookie::{self, LifetimeType, SameSite};
-use crate::affinity::{Carrier, Settings};
+use crate::affinity::learned::Source;
+use crate::affinity::{Carrier, Settings, header, learned, route};
+use crate::share;
 
 /// The values of `type`.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Cookie,
+    Header,
+    Route,
+    Learned,
     None,
+}
+
+impl Kind {
+    const WORDS: [(&'static str, Kind); 5] = [
+        ("cookie", Kind::Cookie),
+        ("header", Kind::Header),
+        ("route", Kind::Route),
+        ("learned", Kind::Learned),
+        ("none", Kind::None),
+    ];
+
+    fn as_str(self) -> &'static str {
+        Kind::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
+    }
 }
 
 /// Longer than any login lasts, and short enough for every clock.
 const LONGEST: Duration = YEAR.saturating_mul(10);
+/// What a table of learned sessions holds if nothing is said: about 70 MiB of them.
+const CAPACITY: usize = 1_000_000;
 
 /// Reads the persistence of the pool named `pool`; also gives the place where its cookie gets its name.
 pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usize>) {
-    table.later(&["header", "route", "learned", "converge", "on"]);
-    let default = Settings::for_pool(pool);
-    let kinds = word([("cookie", Kind::Cookie), ("none", Kind::None)], &["header", "route", "learned"]);
-    let kind = table.get("type", kinds).unwrap_or(Kind::Cookie);
-    let idle_timeout = table.get("idle_timeout", duration(SECOND..=LONGEST)).or(default.idle_timeout);
-    let absolute_timeout = table.get("absolute_timeout", duration(SECOND..=LONGEST)).or(default.absolute_timeout);
+    let kind = table.get("type", word(Kind::WORDS, &[])).unwrap_or(Kind::Cookie);
+    let idle_timeout = table.get("idle_timeout", duration(SECOND..=LONGEST));
+    let absolute_timeout = table.get("absolute_timeout", duration(SECOND..=LONGEST));
     let has_absolute = table.has("absolute_timeout");
     let (cookie, named_at) = table.section("cookie", |table| (cookie(table, pool, has_absolute), table.at("name")));
+    let header = table.section("header", header);
+    let route = table.section("route", route);
+    let learned = table.section("learned", learned);
+    let settings = Settings {
+        carrier: Carrier::None,
+        idle_timeout,
+        absolute_timeout,
+        converge: table.get("converge", duration(MILLISECOND..=SECOND * 60)),
+        on: terms::policies(table),
+        rules: table.sections("rules", terms::rule).into_iter().flatten().collect(),
+        verdict_header: table.get("verdict_header", field_name),
+    };
 
     if let (Some(idle), Some(absolute)) = (idle_timeout, absolute_timeout)
         && idle >= absolute
@@ -38,14 +72,97 @@ pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usi
         let problem = "`idle_timeout` is not shorter than `absolute_timeout`, so that no session ever ends by it";
         table.notes().warn(&table.at("idle_timeout"), problem, "shorten it, or leave it out");
     }
-    if kind == Kind::None {
-        for key in ["cookie", "idle_timeout", "absolute_timeout"].into_iter().filter(|key| table.has(key)) {
-            let problem = format!("`{key}` has no effect: type = \"none\" pins nobody");
-            table.notes().warn(&table.at(key), problem, "take it out, or write type = \"cookie\"");
-        }
-        return (Settings { carrier: Carrier::None, idle_timeout: None, absolute_timeout: None }, named_at);
+    warn_of_idle_keys(table, kind);
+    let carrier = match kind {
+        Kind::None => return (Settings { verdict_header: settings.verdict_header, ..Settings::none() }, named_at),
+        Kind::Cookie => Carrier::Cookie(cookie),
+        Kind::Header => required(table, kind, "header = { name = \"X-Pin\" }", header, Carrier::Header),
+        Kind::Route => required(table, kind, "route = { cookie = \"JSESSIONID\" }", route, Carrier::Route),
+        Kind::Learned => required(table, kind, "learned = { cookie = \"PHPSESSID\" }", learned, Carrier::Learned),
+    };
+    (Settings { carrier, ..settings }, named_at)
+}
+
+/// The carrier of a type that can't do without its section.
+fn required<T>(table: &Table<'_>, kind: Kind, example: &str, read: Option<T>, carrier: fn(T) -> Carrier) -> Carrier {
+    let word = kind.as_str();
+    if !table.has(word) {
+        let problem = format!("type = \"{word}\" needs `{word}`, which says where the session is found");
+        table.notes().missing(&table.at("type"), problem, format!("write for example {example}"));
     }
-    (Settings { carrier: Carrier::Cookie(cookie), idle_timeout, absolute_timeout }, named_at)
+    read.map_or(Carrier::None, carrier)
+}
+
+/// Keys that do nothing for pins of this type.
+fn warn_of_idle_keys(table: &Table<'_>, kind: Kind) {
+    let sections = ["cookie", "header", "route", "learned"].into_iter().filter(|section| *section != kind.as_str());
+    let others: &[&str] = match kind {
+        Kind::None => &["idle_timeout", "absolute_timeout", "converge", "on", "rules"],
+        Kind::Route => &["idle_timeout", "absolute_timeout"],
+        Kind::Cookie | Kind::Header | Kind::Learned => &[],
+    };
+    for key in sections.chain(others.iter().copied()).filter(|key| table.has(key)) {
+        let why = match kind {
+            Kind::None => "type = \"none\" pins nobody".into(),
+            Kind::Route if others.contains(&key) => "a session lasts as long as the application says".into(),
+            _ => format!("this is for type = \"{key}\""),
+        };
+        let remedy = if kind == Kind::None { "take it out, or write type = \"cookie\"" } else { "take it out" };
+        table.notes().warn(&table.at(key), format!("`{key}` has no effect: {why}"), remedy);
+    }
+}
+
+fn header(table: &Table<'_>) -> Option<header::Settings> {
+    Some(header::Settings { name: table.required("name", "\"X-Pin\"", field_name)?.value })
+}
+
+fn route(table: &Table<'_>) -> Option<route::Settings> {
+    let cookie = table.required("cookie", "\"JSESSIONID\"", cookie_name);
+    let parameter = table.get("path_parameter", parameter);
+    let separator = table.get("separator", separator);
+    let default = route::Settings::for_cookie(&cookie?.value);
+    Some(route::Settings {
+        path_parameter: parameter.unwrap_or(default.path_parameter),
+        separator: separator.unwrap_or(default.separator),
+        ..default
+    })
+}
+
+/// What stands between an id and the name of its server: no character of names or cookie values' edges.
+fn separator(value: &DeValue<'_>) -> Value<char> {
+    let text = text(value)?;
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(c), None) if c.is_ascii_punctuation() && !"\";,\\=_%/".contains(c) => Ok(c),
+        _ => Err(must_be("one punctuation character", shown(text), "write for example \".\" or \"!\"")),
+    }
+}
+
+fn learned(table: &Table<'_>) -> Option<learned::Settings> {
+    let cookie = table.get("cookie", cookie_name).map(Source::Cookie);
+    let header = table.get("header", field_name).map(Source::Header);
+    let capacity = table.get("capacity", whole(1..=100_000_000)).unwrap_or(CAPACITY);
+    let store = table.get("store", store);
+    if table.is_present() && !table.has("cookie") && !table.has("header") {
+        let problem = "`learned` doesn't say where the application's session id is";
+        table.notes().missing(table.span(), problem, "write cookie = \"PHPSESSID\", or header = \"Mcp-Session-Id\"");
+    }
+    if table.has("cookie") && table.has("header") {
+        let problem = "`learned` has a `cookie` and a `header`: a session id is in one of them";
+        table.notes().warn(&table.at("header"), problem, "take one of them out; the cookie is taken");
+    }
+    Some(learned::Settings { source: cookie.or(header)?, capacity, store })
+}
+
+/// The address of a store, which may hold a password and is not shown.
+fn store(value: &DeValue<'_>) -> Value<String> {
+    let address = text(value)?;
+    match share::check_address(address) {
+        Ok(()) => Ok(address.into()),
+        Err(problem) => {
+            Err(super::values::Wrong { problem: problem.into(), remedy: "write \"redis://127.0.0.1:6379\"".into() })
+        }
+    }
 }
 
 fn cookie(table: &Table<'_>, pool: &str, has_absolute_timeout: bool) -> cookie::Settings {

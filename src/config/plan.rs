@@ -63,6 +63,7 @@ impl PoolDraft {
         Some(PoolPlan {
             pool: pool::Settings { name: self.name?.value, backends, vitals: self.vitals },
             balance: self.balance,
+            hash: self.hash,
             persistence: self.persistence,
             health: self.health,
             retry: self.retry,

@@ -7,14 +7,14 @@ use std::ops::Range;
 
 use toml::de::DeValue;
 
-use super::names::{authority, backend_socket, name, target};
+use super::names::{authority, backend_socket, cookie_name, field_name, name, parameter, target};
 use super::persistence::persistence;
 use super::reader::{Spot, Table};
 use super::values::{MILLISECOND, Value, YEAR, duration, flag, found, must_be, nearest, percent};
 use super::values::{size, statuses, whole, word};
 use crate::health::Probe;
 use crate::pool::{AdminState, backend, vitals};
-use crate::proxy::{Timeouts, retry};
+use crate::proxy::{Timeouts, key, retry};
 use crate::{affinity, balance, health, upstream};
 
 /// One `[[pools]]`. What is `None` was said to be wrong.
@@ -22,6 +22,7 @@ pub(super) struct PoolDraft {
     pub(super) span: Range<usize>,
     pub(super) name: Option<Spot<String>>,
     pub(super) balance: balance::Kind,
+    pub(super) hash: Option<key::Settings>,
     pub(super) persistence: affinity::Settings,
     /// Where the cookie gets its name.
     pub(super) cookie_at: Range<usize>,
@@ -41,17 +42,25 @@ pub(super) struct BackendDraft {
     pub(super) state: Option<AdminState>,
     pub(super) backup: Option<bool>,
     pub(super) failover: Vec<Spot<String>>,
+    pub(super) route: Option<Spot<String>>,
+    pub(super) max_requests: Option<u32>,
+    pub(super) max_sessions: Option<u32>,
 }
 
 impl BackendDraft {
     pub(super) fn settings(&self) -> Option<backend::Settings> {
-        let default = backend::Settings::new(&self.name.as_ref()?.value, self.address.as_ref()?.value);
+        let (name, address) = (&self.name.as_ref()?.value, self.address.as_ref()?.value);
+        let default = backend::Settings::new(name, address);
         Some(backend::Settings {
+            name: name.clone(),
+            address,
             weight: self.weight.unwrap_or(default.weight),
             state: self.state.unwrap_or(default.state),
             backup: self.backup.unwrap_or(default.backup),
             failover: self.failover.iter().map(|spot| spot.value.clone()).collect(),
-            ..default
+            route: self.route.as_ref().map(|spot| spot.value.clone()),
+            max_requests: self.max_requests,
+            max_sessions: self.max_sessions,
         })
     }
 }
@@ -59,8 +68,19 @@ impl BackendDraft {
 pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
     table.later(&["discover"]);
     let name = table.required("name", "\"app\"", name);
-    let kinds = word(balance::Kind::ALL.map(|kind| (kind.as_str(), kind)), &["least_sessions", "hash"]);
+    let kinds = word(balance::Kind::ALL.map(|kind| (kind.as_str(), kind)), &["least_sessions"]);
     let balance = table.get("balance", kinds).unwrap_or_default();
+    let (hash, max_load) = table.section("hash", hash);
+    let (balance, hash) = match balance {
+        balance::Kind::Hash { .. } => (balance::Kind::Hash { max_load }, hash),
+        other => {
+            if table.has("hash") {
+                let problem = "`hash` has no effect: it is for balance = \"hash\"";
+                table.notes().warn(&table.at("hash"), problem, "take it out, or write balance = \"hash\"");
+            }
+            (other, None)
+        }
+    };
     let known_name = name.as_ref().map_or("", |name| &name.value);
     let (persistence, cookie_at) = table.section("persistence", |table| persistence(table, known_name));
     let mut vitals = vitals::Settings::default();
@@ -70,6 +90,7 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         span: table.span().clone(),
         name,
         balance,
+        hash,
         persistence,
         cookie_at,
         health,
@@ -82,7 +103,6 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
 }
 
 fn backend(table: &Table<'_>) -> BackendDraft {
-    table.later(&["max_requests", "max_sessions"]);
     let states = word(AdminState::ALL.map(|state| (state.as_str(), state)), &[]);
     BackendDraft {
         name: table.required("name", "\"a\"", name),
@@ -91,7 +111,52 @@ fn backend(table: &Table<'_>) -> BackendDraft {
         state: table.get("state", states),
         backup: table.get("backup", flag),
         failover: table.list("failover", name).unwrap_or_default(),
+        route: table.spot("route", name),
+        max_requests: table.get("max_requests", whole(1..=1_000_000)),
+        max_sessions: table.get("max_sessions", whole(1..=1_000_000_000)),
     }
+}
+
+/// The values of `by`.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    Address,
+    Path,
+    Header,
+    Cookie,
+    Query,
+}
+
+/// What requests are placed by, and the most that a backend may have of its fair share, in percent.
+fn hash(table: &Table<'_>) -> (Option<key::Settings>, u32) {
+    const WORDS: [(&str, By); 5] = [
+        ("address", By::Address),
+        ("path", By::Path),
+        ("header", By::Header),
+        ("cookie", By::Cookie),
+        ("query", By::Query),
+    ];
+    let by = table.get("by", word(WORDS, &[])).unwrap_or(By::Address);
+    let max_load = table.get("max_load", percent(100..=10_000)).unwrap_or(125);
+    let is_named = matches!(by, By::Header | By::Cookie | By::Query);
+    if is_named && !table.has("name") {
+        let problem = "`by` needs the `name` of the header, cookie or query key";
+        table.notes().missing(&table.at("by"), problem, "write for example name = \"user\"");
+    }
+    if !is_named && table.has("name") {
+        let problem = "`name` has no effect: it is for `by` = \"header\", \"cookie\" or \"query\"";
+        table.notes().warn(&table.at("name"), problem, "take it out");
+    }
+    let key = match by {
+        By::Header => table.get("name", field_name).map(key::Settings::Header),
+        By::Cookie => table.get("name", cookie_name).map(key::Settings::Cookie),
+        By::Query => table.get("name", parameter).map(key::Settings::Query),
+        By::Address | By::Path => {
+            table.get("name", parameter);
+            Some(if by == By::Path { key::Settings::Path } else { key::Settings::Address })
+        }
+    };
+    (key, max_load)
 }
 
 /// The values of `type`.

@@ -26,6 +26,7 @@ pub(super) struct Table<'a> {
     span: Range<usize>,
     asked: RefCell<Vec<(&'static str, Shape)>>,
     later: RefCell<Vec<&'static str>>,
+    refused: RefCell<Vec<&'static str>>,
 }
 
 /// What stands under a key.
@@ -49,7 +50,16 @@ impl<'a> Table<'a> {
         entries: Option<&'a DeTable<'a>>,
         span: Range<usize>,
     ) -> Table<'a> {
-        Table { notes, path, is_listed, entries, span, asked: RefCell::default(), later: RefCell::default() }
+        Table {
+            notes,
+            path,
+            is_listed,
+            entries,
+            span,
+            asked: RefCell::default(),
+            later: RefCell::default(),
+            refused: RefCell::default(),
+        }
     }
 
     /// Whether the file has this section.
@@ -70,6 +80,14 @@ impl<'a> Table<'a> {
     /// Keys of the design that this version doesn't have: no typos, but no use either.
     pub(super) fn later(&self, keys: &[&'static str]) {
         self.later.borrow_mut().extend(keys);
+    }
+
+    /// Refuses a key that would be misunderstood if it were called unknown.
+    pub(super) fn refuse(&self, key: &'static str, problem: String, remedy: &str) {
+        if self.has(key) {
+            self.notes.error(&self.at(key), problem, remedy);
+        }
+        self.refused.borrow_mut().push(key);
     }
 
     /// Whether the file has this key.
@@ -230,7 +248,7 @@ impl<'a> Table<'a> {
         });
         for (key, value) in self.entries.into_iter().flatten() {
             let (name, span) = (key.get_ref().as_ref(), key.span());
-            if asked.iter().any(|(key, _)| *key == name) {
+            if asked.iter().any(|(key, _)| *key == name) || self.refused.borrow().contains(&name) {
                 continue;
             }
             let what = self.name_of(name, value.get_ref());

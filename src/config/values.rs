@@ -124,8 +124,11 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>)
             return Err(must_be(&format!("at least {least}"), shown(text), format!("write \"{least}\" or more")));
         }
         if duration > *range.end() {
-            let days = range.end().as_secs() / (24 * 60 * 60);
-            return Err(must_be(&format!("at most {days} days"), shown(text), format!("write \"{days}d\" or less")));
+            let (most, less) = match range.end().as_secs() / (24 * 60 * 60) {
+                0 => (written(*range.end()), written(*range.end())),
+                days => (format!("{days} days"), format!("{days}d")),
+            };
+            return Err(must_be(&format!("at most {most}"), shown(text), format!("write \"{less}\" or less")));
         }
         Ok(duration)
     }

@@ -1,5 +1,5 @@
 //! Owns: whether a backend may be sent a new session, or one that it holds already.
-//! Invariant: the rule is a pure function of admin state, health and weight.
+//! Invariant: the rule is a pure function of admin state, health, weight and what of its limits is reached.
 //! Must not know: why any of them changed.
 
 use super::vitals::Health;
@@ -41,17 +41,29 @@ pub enum Closed {
     Draining,
     /// Its weight is 0: sessions that it holds stay.
     NoWeight,
+    /// It has as many requests, or for a new session as many sessions, as it may have.
+    Full,
+}
+
+/// Which limits of a backend are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fullness {
+    /// `max_requests`: it takes nothing more.
+    pub requests: bool,
+    /// `max_sessions`: it takes no new session.
+    pub sessions: bool,
 }
 
 /// May a backend be sent a session that it doesn't hold yet?
 ///
 /// # Errors
 /// Why not.
-pub fn accepts_new(state: AdminState, health: Health, weight: u32) -> Result<(), Closed> {
-    accepts_existing(state, health)?;
+pub fn accepts_new(state: AdminState, health: Health, weight: u32, full: Fullness) -> Result<(), Closed> {
+    accepts_existing(state, health, full)?;
     match (state, weight) {
         (AdminState::Drain, _) => Err(Closed::Draining),
         (_, 0) => Err(Closed::NoWeight),
+        _ if full.sessions => Err(Closed::Full),
         _ => Ok(()),
     }
 }
@@ -60,10 +72,11 @@ pub fn accepts_new(state: AdminState, health: Health, weight: u32) -> Result<(),
 ///
 /// # Errors
 /// Why not.
-pub fn accepts_existing(state: AdminState, health: Health) -> Result<(), Closed> {
+pub fn accepts_existing(state: AdminState, health: Health, full: Fullness) -> Result<(), Closed> {
     match (state, health) {
         (AdminState::Maintenance, _) => Err(Closed::Maintenance),
         (_, Health::Down | Health::Ejected) => Err(Closed::Down),
+        (AdminState::Ready | AdminState::Drain, Health::Up) if full.requests => Err(Closed::Full),
         (AdminState::Ready | AdminState::Drain, Health::Up) => Ok(()),
     }
 }
@@ -85,9 +98,21 @@ mod tests {
             (Maintenance, Health::Up, 1, Err(Closed::Maintenance), Err(Closed::Maintenance)),
             (Maintenance, Health::Down, 1, Err(Closed::Maintenance), Err(Closed::Maintenance)),
         ];
+        let room = Fullness::default();
         for (state, health, weight, new, existing) in table {
-            assert_eq!(accepts_new(state, health, weight), new, "{state:?} {health:?} {weight}");
-            assert_eq!(accepts_existing(state, health), existing, "{state:?} {health:?}");
+            assert_eq!(accepts_new(state, health, weight, room), new, "{state:?} {health:?} {weight}");
+            assert_eq!(accepts_existing(state, health, room), existing, "{state:?} {health:?}");
         }
+    }
+
+    #[test]
+    fn enough_requests_close_it_to_all_and_enough_sessions_to_new_ones() {
+        let new = |full| accepts_new(AdminState::Ready, Health::Up, 1, full);
+        let existing = |full| accepts_existing(AdminState::Ready, Health::Up, full);
+        let (requests, sessions) =
+            (Fullness { requests: true, sessions: false }, Fullness { requests: false, sessions: true });
+        assert_eq!((new(requests), existing(requests)), (Err(Closed::Full), Err(Closed::Full)));
+        assert_eq!((new(sessions), existing(sessions)), (Err(Closed::Full), Ok(())));
+        assert_eq!(accepts_existing(AdminState::Ready, Health::Down, requests), Err(Closed::Down), "the graver one");
     }
 }

@@ -23,6 +23,13 @@ pub struct Settings {
     pub backup: bool,
     /// Where its sessions go first when it is gone, by name, best first.
     pub failover: Vec<String>,
+    /// What the application calls it in its session ids (persistence of type `route`); its name if
+    /// not said.
+    pub route: Option<String>,
+    /// Requests in flight on it, over all threads, beyond which it is full; `None` for no limit.
+    pub max_requests: Option<u32>,
+    /// Sessions beyond which it gets no new one, about; `None` for no limit.
+    pub max_sessions: Option<u32>,
 }
 
 impl Settings {
@@ -35,6 +42,9 @@ impl Settings {
             state: AdminState::default(),
             backup: false,
             failover: Vec::new(),
+            route: None,
+            max_requests: None,
+            max_sessions: None,
         }
     }
 }
@@ -48,6 +58,7 @@ pub struct Backend {
     pub(super) name_hash: u64,
     pub(super) backup: bool,
     pub(super) failover: Vec<usize>,
+    pub(super) route: Box<str>,
     pub(super) live: Arc<Live>,
 }
 
@@ -82,6 +93,11 @@ impl Backend {
     /// Positions of the backends that its sessions prefer when it is gone, best first.
     pub fn failover(&self) -> &[usize] {
         &self.failover
+    }
+
+    /// What the application calls it in its session ids.
+    pub fn route(&self) -> &str {
+        &self.route
     }
 
     /// What is known of it now.

@@ -3,9 +3,11 @@
 //! Must not know: who reads it, or what is done about it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::admission::{self, AdminState, Closed};
+use tokio::sync::watch;
+
+use super::admission::{self, AdminState, Closed, Fullness};
 use super::sessions::Sketch;
 use super::vitals::Health;
 
@@ -18,6 +20,15 @@ pub struct Live {
     weight: AtomicU32,
     losses: AtomicU32,
     marked: AtomicBool,
+    /// The limits, [`u32::MAX`] for none.
+    max_requests: AtomicU32,
+    max_sessions: AtomicU32,
+    /// Sessions as they were counted last, see [`Live::recount`], and how many had begun by then.
+    counted: AtomicU64,
+    counted_at: AtomicU32,
+    /// Requests that wait for it to be back or to have room.
+    waiting: AtomicU32,
+    changes: Changes,
     shards: Box<[Shard]>,
 }
 
@@ -27,13 +38,36 @@ pub struct Live {
 #[repr(align(128))]
 struct Shard {
     active: AtomicU32,
+    /// Sessions that began here, ever; wraps around.
+    begun: AtomicU32,
     sessions: Sketch,
+}
+
+/// Where it is told that a backend is back, or has room again, to requests that wait for that.
+#[derive(Debug, Clone)]
+pub struct Changes(Arc<watch::Sender<u64>>);
+
+impl Default for Changes {
+    fn default() -> Self {
+        Changes(Arc::new(watch::Sender::new(0)))
+    }
+}
+
+impl Changes {
+    /// For a request that waits.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+
+    fn tell(&self) {
+        self.0.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
 }
 
 impl Live {
     /// A backend of which nothing was observed yet: it is believed to be up. `id` is unique in the
     /// process and small: per-thread tables are indexed by it.
-    pub fn new(id: usize, threads: usize, state: AdminState, weight: u32) -> Live {
+    pub fn new(id: usize, threads: usize, state: AdminState, weight: u32, changes: Changes) -> Live {
         Live {
             id,
             state: AtomicU8::new(state as u8),
@@ -41,6 +75,12 @@ impl Live {
             weight: AtomicU32::new(weight),
             losses: AtomicU32::new(0),
             marked: AtomicBool::new(false),
+            max_requests: AtomicU32::new(u32::MAX),
+            max_sessions: AtomicU32::new(u32::MAX),
+            counted: AtomicU64::new(0),
+            counted_at: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            changes,
             shards: (0..threads.max(1)).map(|_| Shard::default()).collect(),
         }
     }
@@ -59,6 +99,12 @@ impl Live {
     /// Sets what the operator wants of it.
     pub fn set_state(&self, state: AdminState) {
         self.state.store(state as u8, Ordering::Relaxed);
+        self.changed();
+    }
+
+    /// Tells requests that wait for it to look again.
+    pub(super) fn changed(&self) {
+        self.changes.tell();
     }
 
     /// What was observed of it.
@@ -114,7 +160,7 @@ impl Live {
     /// # Errors
     /// Why not.
     pub fn accepts_new(&self) -> Result<(), Closed> {
-        admission::accepts_new(self.state(), self.health(), self.weight())
+        admission::accepts_new(self.state(), self.health(), self.weight(), self.fullness())
     }
 
     /// May it be sent a session that is pinned to it now?
@@ -122,7 +168,56 @@ impl Live {
     /// # Errors
     /// Why not.
     pub fn accepts_existing(&self) -> Result<(), Closed> {
-        admission::accepts_existing(self.state(), self.health())
+        admission::accepts_existing(self.state(), self.health(), self.fullness())
+    }
+
+    /// Sets what it may have at once: requests in flight, and sessions.
+    pub(super) fn set_limits(&self, max_requests: Option<u32>, max_sessions: Option<u32>) {
+        self.max_requests.store(max_requests.unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.max_sessions.store(max_sessions.unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Which of its limits are reached. Threads look before they count, so a limit can be passed by
+    /// as many requests as there are threads, and no more.
+    fn fullness(&self) -> Fullness {
+        let limit = |limit: &AtomicU32| Some(limit.load(Ordering::Relaxed)).filter(|limit| *limit != u32::MAX);
+        Fullness {
+            requests: limit(&self.max_requests).is_some_and(|limit| self.active() >= limit),
+            sessions: limit(&self.max_sessions).is_some_and(|limit| self.sessions_by_now() >= u64::from(limit)),
+        }
+    }
+
+    /// The last count, and what has begun since: a count looks through every sketch, which is too
+    /// much for a request.
+    fn sessions_by_now(&self) -> u64 {
+        let since = self.begun().wrapping_sub(self.counted_at.load(Ordering::Relaxed));
+        self.counted.load(Ordering::Relaxed).saturating_add(u64::from(since))
+    }
+
+    fn begun(&self) -> u32 {
+        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(shard.begun.load(Ordering::Relaxed)))
+    }
+
+    /// Counts its sessions anew, for `max_sessions`. Call it now and then.
+    pub fn recount(&self, now: u64, window: u64) {
+        if self.max_sessions.load(Ordering::Relaxed) != u32::MAX {
+            self.counted_at.store(self.begun(), Ordering::Relaxed);
+            self.counted.store(self.sessions(now, window), Ordering::Relaxed);
+        }
+    }
+
+    /// A session has begun on it, on `thread`.
+    pub fn began_session(&self, thread: usize) {
+        if let Some(shard) = self.shards.get(thread) {
+            shard.begun.store(shard.begun.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Notes a request that waits for it, so that its next free place is told; `None` if `most` do
+    /// already.
+    pub fn wait(self: &Arc<Self>, most: u32) -> Option<Waiting> {
+        let waiting = Waiting { live: Arc::clone(self), changes: self.changes.subscribe() };
+        (self.waiting.fetch_add(1, Ordering::Relaxed) < most).then_some(waiting)
     }
 
     /// Requests in flight on it, over all threads. A reader sees each thread's count as it was a
@@ -180,6 +275,32 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.add(u32::MAX);
+        // Read by all, written only while somebody waits.
+        if self.live.waiting.load(Ordering::Relaxed) > 0 {
+            self.live.changed();
+        }
+    }
+}
+
+/// A request that waits for a backend, until this is dropped.
+#[derive(Debug)]
+pub struct Waiting {
+    live: Arc<Live>,
+    changes: watch::Receiver<u64>,
+}
+
+impl Waiting {
+    /// Ends when something has changed since the last time that is worth looking at.
+    pub async fn changed(&mut self) {
+        if self.changes.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.live.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -189,7 +310,7 @@ mod tests {
 
     #[test]
     fn in_flight_is_counted_over_all_threads_and_given_back() {
-        let live = Arc::new(Live::new(0, 2, AdminState::Ready, 1));
+        let live = Arc::new(Live::new(0, 2, AdminState::Ready, 1, Changes::default()));
         let a = InFlight::on(&live, 0);
         let b = InFlight::on(&live, 1);
         assert_eq!(live.active(), 2);
@@ -200,8 +321,37 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_reached_by_requests_in_flight_and_by_sessions_begun_since_the_count() {
+        let live = Arc::new(Live::new(0, 2, AdminState::Ready, 1, Changes::default()));
+        assert_eq!(live.accepts_new(), Ok(()));
+        live.set_limits(Some(2), None);
+        let (_a, b) = (InFlight::on(&live, 0), InFlight::on(&live, 1));
+        assert_eq!(live.accepts_existing(), Err(Closed::Full));
+        let mut changes = live.changes.subscribe();
+        drop(b);
+        assert!(!changes.has_changed().unwrap(), "nobody waits");
+        assert_eq!(live.accepts_existing(), Ok(()));
+        let waiting = live.wait(1).unwrap();
+        assert!(live.wait(1).is_none());
+        drop(InFlight::on(&live, 1));
+        assert!(changes.has_changed().unwrap());
+        drop(waiting);
+        changes.mark_unchanged();
+
+        live.set_limits(None, Some(3));
+        live.saw_session(0, crate::pool::backend::mix(1), 0, 60);
+        live.recount(0, 60);
+        live.began_session(0);
+        assert_eq!(live.accepts_new(), Ok(()));
+        live.began_session(1);
+        assert_eq!((live.accepts_new(), live.accepts_existing()), (Err(Closed::Full), Ok(())));
+        live.recount(0, 60);
+        assert_eq!(live.accepts_new(), Ok(()), "what had begun is in the count, or is gone");
+    }
+
+    #[test]
     fn only_leaving_up_counts_as_a_loss() {
-        let live = Live::new(0, 1, AdminState::Ready, 1);
+        let live = Live::new(0, 1, AdminState::Ready, 1, Changes::default());
         assert!(live.set_health(Health::Ejected));
         assert!(!live.set_health(Health::Down));
         assert!(!live.set_health(Health::Up));

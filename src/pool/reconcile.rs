@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::backend::{self, Backend, stable_hash};
-use super::live::Live;
+use super::live::{Changes, Live};
 use super::roster::Roster;
 use super::{Pool, Settings};
 
@@ -18,18 +18,25 @@ pub struct Reconciler {
     threads: usize,
     next_id: usize,
     losses: Arc<watch::Sender<u64>>,
+    changes: Changes,
     pools: HashMap<String, Arc<Pool>>,
 }
 
 impl Reconciler {
     /// For a process whose data path has `threads` threads.
     pub fn new(threads: usize) -> Reconciler {
-        Reconciler { threads, next_id: 0, losses: Arc::new(watch::Sender::new(0)), pools: HashMap::new() }
+        let losses = Arc::new(watch::Sender::new(0));
+        Reconciler { threads, next_id: 0, losses, changes: Changes::default(), pools: HashMap::new() }
     }
 
     /// Changes whenever a backend is lost, so that requests that wait on one can be taken back.
     pub fn losses(&self) -> watch::Receiver<u64> {
         self.losses.subscribe()
+    }
+
+    /// Where it is told that a backend is back, or has room again.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// The pools of the next configuration. A pool or backend whose name was there before keeps
@@ -56,7 +63,8 @@ impl Reconciler {
             })
             .collect();
         let by_name = backends.iter().enumerate().map(|(index, backend)| (Arc::clone(backend.name()), index)).collect();
-        Pool { name: settings.name.as_str().into(), backends, by_name, roster: Arc::new(roster) }
+        let by_route = backends.iter().enumerate().map(|(index, backend)| (backend.route.clone(), index)).collect();
+        Pool { name: settings.name.as_str().into(), backends, by_name, by_route, roster: Arc::new(roster) }
     }
 
     fn backend(&mut self, settings: &backend::Settings, failover: Vec<usize>, old: Option<&Pool>) -> Backend {
@@ -65,9 +73,11 @@ impl Reconciler {
             Some(old) => Arc::clone(old.live()),
             None => {
                 self.next_id += 1;
-                Arc::new(Live::new(self.next_id - 1, self.threads, settings.state, settings.weight))
+                let changes = self.changes.clone();
+                Arc::new(Live::new(self.next_id - 1, self.threads, settings.state, settings.weight, changes))
             }
         };
+        live.set_limits(settings.max_requests, settings.max_sessions);
         Backend {
             name: settings.name.as_str().into(),
             address: settings.address,
@@ -75,6 +85,7 @@ impl Reconciler {
             name_hash: stable_hash(settings.name.as_bytes()),
             backup: settings.backup,
             failover,
+            route: settings.route.as_deref().unwrap_or(&settings.name).into(),
             live,
         }
     }
@@ -89,14 +100,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     fn backend(name: &str, address: &str) -> backend::Settings {
-        backend::Settings {
-            name: name.into(),
-            address: address.parse().unwrap(),
-            weight: 1,
-            state: AdminState::Ready,
-            backup: false,
-            failover: Vec::new(),
-        }
+        backend::Settings::new(name, address.parse().unwrap())
     }
 
     fn settings(backends: Vec<backend::Settings>) -> Settings {

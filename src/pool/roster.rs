@@ -92,6 +92,9 @@ impl Pool {
             backend.live().forget_sessions();
             roster.losses.send_modify(|losses| *losses += 1);
         }
+        if from != to {
+            backend.live().changed();
+        }
         (from != to).then_some(Change { from, to })
     }
 

@@ -2,6 +2,7 @@
 //! Invariant: no status codes here; `respond` is the one place that maps a fact to one.
 //! Must not know: HTTP responses.
 
+use crate::affinity::policy::Refusal;
 use crate::upstream::Failure;
 
 /// Why a request gets no answer of a backend.
@@ -27,6 +28,8 @@ pub enum ProxyError {
     NoRoute,
     /// No backend can serve now, and none was sent the request.
     NoBackend,
+    /// The backend that holds the session can't serve, and the policy has no other do it.
+    PinLost(Refusal),
     /// A backend failed, and the request must not be tried again.
     Backend(Failure),
 }
@@ -45,6 +48,7 @@ impl ProxyError {
             ProxyError::BodyAborted => "body_aborted",
             ProxyError::NoRoute => "no_route",
             ProxyError::NoBackend => "no_backend",
+            ProxyError::PinLost(_) => "pin_lost",
             ProxyError::Backend(failure) => {
                 crate::upstream::Fact::OUTCOMES.get(failure.fact.outcome()).copied().unwrap_or("backend")
             }

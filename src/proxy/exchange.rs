@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Uri, request};
 
 use super::attempt::Outgoing;
@@ -14,6 +14,7 @@ use super::body::{RequestBody, Source};
 use super::error::ProxyError;
 use super::snapshot::{Service, View};
 use super::{Client, Proxy, respond, route};
+use crate::affinity::rules::Effect;
 use crate::affinity::{Cause, Decision, Verdict};
 use crate::clock::{self, Limit};
 use crate::pool::InFlight;
@@ -46,6 +47,8 @@ pub struct Exchange {
     verdict: Verdict,
     cause: Option<Cause>,
     session: Option<u64>,
+    rule: Option<&'static str>,
+    waited: Option<Duration>,
     status: Option<StatusCode>,
     error: Option<&'static str>,
     body: Option<Rc<Source>>,
@@ -75,6 +78,8 @@ impl Exchange {
             verdict: Verdict::None,
             cause: None,
             session: None,
+            rule: None,
+            waited: None,
             status: None,
             error: None,
             body: None,
@@ -167,6 +172,28 @@ impl Exchange {
         self.session = (decision.verdict != Verdict::None).then_some(decision.session);
     }
 
+    /// A rule of persistence matched.
+    pub(super) fn ruled(&mut self, effect: Effect) {
+        self.rule = Some(effect.as_str());
+    }
+
+    /// The request was held for its backend.
+    pub(super) fn waited(&mut self, time: Duration) {
+        self.waited = Some(self.waited.unwrap_or_default() + time);
+    }
+
+    /// Says in a response what was decided, where the configuration has it said.
+    pub(super) fn explain(&self, headers: &mut HeaderMap) {
+        let name = self.service().and_then(|service| service.affinity.verdict_header());
+        if let Some(name) = name {
+            let cause = self.cause.map_or(String::new(), |cause| format!("; cause={}", cause.as_str()));
+            // Both are words of ours.
+            if let Ok(value) = HeaderValue::try_from(format!("{}{cause}", self.verdict.as_str())) {
+                headers.insert(name, value);
+            }
+        }
+    }
+
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
         self.answered = Some(clock::now());
@@ -243,6 +270,8 @@ impl Drop for Exchange {
             verdict: self.verdict.as_str(),
             cause: self.cause.map(Cause::as_str),
             session: self.session,
+            rule: self.rule,
+            waited: self.waited,
             error: self.error.or(self.status.is_none().then_some("client_went")),
         });
     }
@@ -273,6 +302,8 @@ pub(super) fn record_unread(proxy: &Rc<Proxy>, client: &Rc<Client>, error: Proxy
         verdict: Verdict::None.as_str(),
         cause: None,
         session: None,
+        rule: None,
+        waited: None,
         error: Some(error.as_str()),
     });
     respond::respond_raw(error, id)

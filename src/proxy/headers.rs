@@ -225,12 +225,6 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
     value.to_str().unwrap_or_default().split(',').map(str::trim)
 }
 
-/// A CORS preflight (Fetch standard, CORS-preflight request). Browsers send it without cookies, so
-/// it says nothing about its client's session.
-pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
-    *method == Method::OPTIONS && headers.contains_key("access-control-request-method")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

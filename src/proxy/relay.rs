@@ -46,8 +46,9 @@ impl std::error::Error for BrokenOff {}
 impl Exchange {
     /// The backend's answer, as it goes to the client.
     pub(super) async fn relay(mut self: Box<Self>, answer: Answer) -> Response<ResponseBody> {
-        let (head, received) = answer.into_parts();
+        let (mut head, received) = answer.into_parts();
         self.answered(head.status);
+        self.explain(&mut head.headers);
         let content = match received.is_end() {
             false => Content::Relayed { received, waiting: false },
             true => {
@@ -67,7 +68,8 @@ impl Exchange {
     /// A page that says why there is no answer.
     pub(super) fn refuse(mut self: Box<Self>, error: ProxyError) -> Response<ResponseBody> {
         self.refused(error);
-        let response = respond::respond(error, self.id(), self.accepts_json());
+        let mut response = respond::respond(error, self.id(), self.accepts_json());
+        self.explain(response.headers_mut());
         response.map(|page| ResponseBody { content: Content::Page(page), exchange: self })
     }
 }

@@ -26,6 +26,8 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ProxyError::NoRoute => StatusCode::NOT_FOUND,
         ProxyError::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
+        // The configuration takes no other than those from 400 to 599.
+        ProxyError::PinLost(refusal) => StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
         ProxyError::Backend(failure) => match failure.fact {
             Fact::ConnectTimeout | Fact::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Fact::RequestBody => StatusCode::BAD_REQUEST,
@@ -48,6 +50,7 @@ fn advice(error: ProxyError) -> &'static str {
         ProxyError::BodyAborted => "The request ended early.",
         ProxyError::NoRoute => "Nothing is served at this address.",
         ProxyError::NoBackend => "No server is available just now. Please try again in a moment.",
+        ProxyError::PinLost(_) => "The server that holds your session is not available just now.",
         ProxyError::Backend(failure) => match failure.fact {
             Fact::ConnectTimeout | Fact::ResponseTimeout => "The server took too long to answer.",
             _ if failure.sent => {
@@ -84,8 +87,10 @@ pub fn respond(error: ProxyError, id: u64, accepts_json: bool) -> Response<Bytes
     let kind = if accepts_json { "application/json" } else { "text/html; charset=utf-8" };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    match error {
+        ProxyError::PinLost(refusal) => drop(headers.insert(RETRY_AFTER, HeaderValue::from(refusal.retry_after))),
+        _ if status == StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS)),
+        _ => {}
     }
     if closes(error) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

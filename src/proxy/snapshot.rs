@@ -7,10 +7,10 @@ use std::sync::Arc;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use super::Timeouts;
 use super::headers::Limits;
 use super::retry::{self, Budget};
 use super::route::Routes;
+use super::{Timeouts, key};
 use crate::affinity::Affinity;
 use crate::balance::{self, Balancer};
 use crate::pool::Pool;
@@ -36,9 +36,11 @@ pub struct Service {
     /// Its backends.
     pub pool: Arc<Pool>,
     /// How clients are pinned.
-    pub affinity: Affinity,
+    pub affinity: Arc<Affinity>,
     /// How a client without a pin gets its backend.
     pub balance: balance::Kind,
+    /// `[pools.hash]`, where requests are placed by something that they have.
+    pub hash: Option<key::Settings>,
     /// `[pools.retry]`.
     pub retry: retry::Settings,
     /// `[pools.timeouts]`.

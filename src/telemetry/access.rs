@@ -53,6 +53,10 @@ pub struct Record<'a> {
     pub cause: Option<&'a str>,
     /// The session's id.
     pub session: Option<u64>,
+    /// The rule of persistence that matched.
+    pub rule: Option<&'a str>,
+    /// How long it was held for its backend.
+    pub waited: Option<Duration>,
     /// What went wrong, in a word.
     pub error: Option<&'a str>,
 }
@@ -153,6 +157,12 @@ fn fields(line: &mut impl Line, time: &str, record: &Record<'_>) {
     if let Some(session) = record.session {
         line.hex("session", session);
     }
+    if let Some(rule) = record.rule {
+        line.bare("rule", rule);
+    }
+    if let Some(waited) = record.waited {
+        line.millis("wait_ms", waited);
+    }
     if let Some(error) = record.error {
         line.bare("error", error);
     }
@@ -185,6 +195,8 @@ mod tests {
             verdict: "hit",
             cause: None,
             session: Some(1),
+            rule: None,
+            waited: None,
             error: None,
         }
     }

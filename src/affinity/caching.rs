@@ -1,0 +1,75 @@
+//! Owns: keeping an answer that carries a pin out of shared caches.
+//! Invariant: a directive that a private cache obeys stays; one that lets a shared cache store the answer goes.
+//! Must not know: where the pin travels.
+
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
+
+/// RFC 9213: what a CDN obeys before Cache-Control.
+const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+/// Its forerunner, still obeyed.
+const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+
+/// Makes a response that carries a pin unfit for shared caches (RFC 9111 §5.2.2.7), unless it is
+/// already: a cache that stored it would hand one client's pin to all others.
+pub(super) fn keep_private(headers: &mut HeaderMap) {
+    headers.remove(CDN_CACHE_CONTROL);
+    headers.remove(SURROGATE_CONTROL);
+    let mut kept = String::from("private");
+    for field in headers.get_all(CACHE_CONTROL) {
+        let Ok(field) = field.to_str() else { continue };
+        for directive in directives(field) {
+            let name = directive.split('=').next().unwrap_or_default().trim_end();
+            if name.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("private") {
+                return;
+            }
+            // `private="field"` keeps only that field out of caches, so it goes, too.
+            let is_for_shared_caches = ["public", "s-maxage", "private", "proxy-revalidate"]
+                .iter()
+                .any(|word| name.eq_ignore_ascii_case(word));
+            if !is_for_shared_caches {
+                kept.push_str(", ");
+                kept.push_str(directive);
+            }
+        }
+    }
+    let value = HeaderValue::try_from(kept).unwrap_or(HeaderValue::from_static("private"));
+    headers.insert(CACHE_CONTROL, value);
+}
+
+/// The directives of a Cache-Control field; commas inside quotes don't separate.
+fn directives(field: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    field
+        .split(move |c| {
+            quoted ^= c == '"';
+            c == ',' && !quoted
+        })
+        .map(str::trim)
+        .filter(|directive| !directive.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_with_a_pin_is_kept_out_of_shared_caches() {
+        for (before, after) in [
+            (&[][..], "private"),
+            (&["public, max-age=60"][..], "private, max-age=60"),
+            (&["max-age=60", "s-maxage=9, must-revalidate"], "private, max-age=60, must-revalidate"),
+            (&["private=\"a, public\", no-cache"], "private, no-cache"),
+            (&["no-store"], "no-store"),
+            (&["max-age=5, Private"], "max-age=5, Private"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in before {
+                headers.append(CACHE_CONTROL, HeaderValue::from_static(value));
+            }
+            headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+            keep_private(&mut headers);
+            assert_eq!(headers[CACHE_CONTROL], after, "{before:?}");
+            assert!(!headers.contains_key(CDN_CACHE_CONTROL));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Owns: the sealed pin in a field of requests and responses, for clients that keep no cookies.
+//! Invariant: the field of a request never reaches a backend, nor one of a backend's own a client.
+//! Must not know: cookies, or whether a pin holds.
+
+use std::sync::Arc;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::Reading;
+use super::caching::keep_private;
+use super::seal::{KeyRing, Pin};
+use super::sealed::{Memory, Sealed};
+
+/// `header = { … }` of `[pools.persistence]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The name of the field, in requests and responses.
+    pub name: HeaderName,
+}
+
+/// A pool's field, made ready for its requests.
+#[derive(Debug)]
+pub(super) struct Header {
+    name: HeaderName,
+    sealed: Sealed,
+}
+
+impl Header {
+    pub(super) fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>) -> Header {
+        Header { name: settings.name.clone(), sealed: Sealed::new(pool, settings.name.as_str(), ring) }
+    }
+
+    /// Takes all fields of this name out of the request and reads the first that opens.
+    pub(super) fn take(&self, headers: &mut HeaderMap, memory: &mut Memory) -> Reading {
+        let tokens = headers.get_all(&self.name).iter().map(|value| value.as_bytes().trim_ascii());
+        let (reading, count) = self.sealed.first(tokens.filter(|token| !token.is_empty()), memory);
+        if count > 0 || headers.contains_key(&self.name) {
+            headers.remove(&self.name);
+        }
+        reading
+    }
+
+    /// Sets the field for `pin`; without one, takes out what a backend may have sent under its name.
+    pub(super) fn put(&self, headers: &mut HeaderMap, pin: Option<&Pin>) {
+        headers.remove(&self.name);
+        let Some(pin) = pin else { return };
+        let mut token = String::with_capacity(super::seal::MAX_TOKEN);
+        if self.sealed.seal(pin, &mut token).is_none() {
+            return;
+        }
+        if let Ok(token) = HeaderValue::from_maybe_shared(bytes::Bytes::from(token)) {
+            headers.insert(self.name.clone(), token);
+            keep_private(headers);
+        }
+    }
+
+    /// What opens its tokens.
+    pub(super) fn sealed(&self) -> &Sealed {
+        &self.sealed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::seal::Key;
+    use super::*;
+    use http::header::CACHE_CONTROL;
+
+    #[test]
+    fn the_field_carries_the_pin_both_ways_and_reaches_no_backend() {
+        let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()));
+        let settings = Settings { name: HeaderName::from_static("x-pin") };
+        let header = Header::new("app", &settings, &ring);
+        let pin = Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100 };
+
+        let mut response = HeaderMap::from_iter([(settings.name.clone(), HeaderValue::from_static("a backend's"))]);
+        header.put(&mut response, Some(&pin));
+        assert_eq!(response.get_all("x-pin").iter().count(), 1);
+        assert_eq!(response[CACHE_CONTROL], "private");
+
+        let mut memory = Memory::default();
+        let mut request = HeaderMap::new();
+        for value in ["", "garbage", response["x-pin"].to_str().unwrap()] {
+            request.append("x-pin", HeaderValue::from_str(value).unwrap());
+        }
+        assert_eq!(header.take(&mut request, &mut memory), Reading::Pinned(Arc::new(pin)));
+        assert!(request.is_empty());
+        assert_eq!(header.take(&mut request, &mut memory), Reading::Absent);
+
+        header.put(&mut response, None);
+        assert!(!response.contains_key("x-pin"));
+    }
+}

@@ -1,0 +1,125 @@
+//! Owns: what is done when a pin does not hold, cause by cause: `on = { … }` of `[pools.persistence]`.
+//! Invariant: every cause that can break a pin has a policy; one that ends a session has none but a new session.
+//! Must not know: pools, requests.
+
+use std::time::Duration;
+
+use super::decide::Cause;
+
+/// What is done when a pin does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Serve elsewhere and pin there.
+    #[default]
+    Move,
+    /// Serve elsewhere and keep the pin: the client is back as soon as its server is.
+    Borrow,
+    /// Serve nowhere else: answer with an error that says when to come again.
+    Refuse(Refusal),
+    /// Hold the request for a while, for the server to come back; then move.
+    Wait(Wait),
+}
+
+/// The answer to a request whose pin must hold and does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its status, 400 to 599.
+    pub status: u16,
+    /// Seconds after which the client may come again: the field Retry-After.
+    pub retry_after: u32,
+}
+
+/// How long, and how many, requests wait for a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// The longest that one waits.
+    pub time: Duration,
+    /// How many wait for one server at once, over all threads; one more is moved at once.
+    pub most: u32,
+}
+
+impl Default for Refusal {
+    fn default() -> Self {
+        Refusal { status: 503, retry_after: 5 }
+    }
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Wait { time: Duration::from_secs(10), most: 1000 }
+    }
+}
+
+impl Policy {
+    /// The words of the configuration.
+    pub const NAMES: [&'static str; 4] = ["move", "borrow", "refuse", "wait"];
+
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Policy::Move => Self::NAMES[0],
+            Policy::Borrow => Self::NAMES[1],
+            Policy::Refuse(_) => Self::NAMES[2],
+            Policy::Wait(_) => Self::NAMES[3],
+        }
+    }
+
+    /// Whether this means something for `cause`. What ended a session leaves nothing to move,
+    /// borrow or wait for: a new one begins, and nothing fails by it. A server that drains, and
+    /// one that the configuration doesn't have, is not coming back.
+    pub fn suits(self, cause: Cause) -> bool {
+        match cause {
+            Cause::Down | Cause::Maintenance | Cause::Full | Cause::Failed => true,
+            Cause::Draining | Cause::Unknown | Cause::Replaced => !matches!(self, Policy::Wait(_)),
+            Cause::IdleExpired | Cause::AbsoluteExpired | Cause::Unreadable => false,
+        }
+    }
+}
+
+/// The policies of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policies {
+    said: [Option<Policy>; Cause::NAMES.len()],
+}
+
+impl Policies {
+    /// Sets what is done for `cause`.
+    pub fn set(&mut self, cause: Cause, policy: Policy) {
+        self.said[cause as usize] = Some(policy);
+    }
+
+    /// The policy for `cause`. A server that fails a request is as good as down, and only the probes
+    /// don't know yet: unless it is said otherwise, the policy for `down` is for both.
+    pub fn of(&self, cause: Cause) -> Policy {
+        let said = |cause: Cause| self.said[cause as usize];
+        let fallback = if cause == Cause::Failed { said(Cause::Down) } else { None };
+        said(cause).or(fallback).unwrap_or_default()
+    }
+
+    /// Whether a policy was set for `cause`.
+    pub fn says(&self, cause: Cause) -> bool {
+        self.said[cause as usize].is_some()
+    }
+
+    /// Whether sessions leave a server that drains before their time. Draining keeps them, unless
+    /// a policy says otherwise.
+    pub fn leave_draining(&self) -> bool {
+        self.says(Cause::Draining)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_server_is_treated_as_one_that_is_down_unless_said_otherwise() {
+        let mut policies = Policies::default();
+        assert_eq!(policies.of(Cause::Failed), Policy::Move);
+        policies.set(Cause::Down, Policy::Borrow);
+        assert_eq!((policies.of(Cause::Failed), policies.of(Cause::Full)), (Policy::Borrow, Policy::Move));
+        policies.set(Cause::Failed, Policy::Move);
+        assert_eq!(policies.of(Cause::Failed), Policy::Move);
+        assert!(!policies.leave_draining());
+    }
+}

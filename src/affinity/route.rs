@@ -1,0 +1,179 @@
+//! Owns: the server's name in the application's own session id: `JSESSIONID=….node1`, `;jsessionid=….node1`.
+//! Invariant: reads only; the id is the application's, and passes byte for byte.
+//! Must not know: whether a server can serve.
+
+use http::HeaderMap;
+use http::header::COOKIE;
+
+use super::{Reading, cookie};
+use crate::pool::Pool;
+use crate::pool::backend::stable_hash;
+
+/// `route = { … }` of `[pools.persistence]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The application's session cookie.
+    pub cookie: String,
+    /// The path parameter that stands in for it where a client keeps no cookies.
+    pub path_parameter: String,
+    /// What stands between the id and the server's name, and between two names.
+    pub separator: char,
+}
+
+impl Settings {
+    /// For the session cookie named `cookie`, as Tomcat and its kin have it: the path parameter has
+    /// the cookie's name in lower case (Servlet 6.0 §7.1.3).
+    pub fn for_cookie(cookie: &str) -> Settings {
+        Settings { cookie: cookie.into(), path_parameter: cookie.to_ascii_lowercase(), separator: '.' }
+    }
+}
+
+/// How many servers an id may name. WebLogic names two (`id!primary!secondary`), WildFly up to three.
+const MAX_NODES: usize = 3;
+/// How many ids of one request are looked at.
+const MAX_IDS: usize = 4;
+
+/// What an application's session id says of its servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Routed {
+    /// Names the session: a hash of the id without its servers, the same in every Linchpin.
+    pub session: u64,
+    /// The servers that it names and the pool has, in its order: the one that holds the session,
+    /// then those that have a copy of it.
+    pub nodes: [Option<usize>; MAX_NODES],
+}
+
+/// A pool's reading of the application's session ids.
+#[derive(Debug)]
+pub(super) struct Route {
+    settings: Settings,
+}
+
+impl Route {
+    pub(super) fn new(settings: &Settings) -> Route {
+        Route { settings: settings.clone() }
+    }
+
+    /// Reads the ids of a request: those in its cookies before the one in its path, as Tomcat does,
+    /// and one that names a server of the pool before all others: a browser may send a stale one,
+    /// too.
+    pub(super) fn read(&self, headers: &HeaderMap, path: &str, pool: &Pool) -> Reading {
+        let fields = headers.get_all(COOKIE).iter();
+        let cookies = fields.flat_map(|field| cookie::values(field.as_bytes(), self.settings.cookie.as_bytes()));
+        let ids = cookies.chain(self.in_path(path)).take(MAX_IDS);
+        let mut unknown = None;
+        for routed in ids.filter_map(|id| self.routed(id, pool)) {
+            if routed.nodes[0].is_some() {
+                return Reading::Routed(routed);
+            }
+            unknown = unknown.or(Some(routed));
+        }
+        unknown.map_or(Reading::Absent, Reading::Routed)
+    }
+
+    /// Reads one id, as `explain` is given it.
+    pub(super) fn read_id(&self, id: &[u8], pool: &Pool) -> Reading {
+        self.routed(id, pool).map_or(Reading::Absent, Reading::Routed)
+    }
+
+    /// The value of the path parameter (RFC 3986 §3.3).
+    fn in_path<'p>(&self, path: &'p str) -> Option<&'p [u8]> {
+        let parameters = path.split('/').flat_map(|segment| segment.split(';').skip(1));
+        let mut values = parameters
+            .filter_map(|parameter| parameter.strip_prefix(self.settings.path_parameter.as_str())?.strip_prefix('='));
+        values.next().map(str::as_bytes)
+    }
+
+    /// `None` for an id that names no server.
+    fn routed(&self, id: &[u8], pool: &Pool) -> Option<Routed> {
+        let id = std::str::from_utf8(id).ok()?;
+        let mut parts = id.split(self.settings.separator);
+        let session = stable_hash(parts.next()?.as_bytes());
+        let mut parts = parts.peekable();
+        parts.peek()?;
+        let mut nodes = [None; MAX_NODES];
+        for (slot, node) in nodes.iter_mut().zip(parts.take(MAX_NODES).filter_map(|name| pool.routed(name))) {
+            *slot = Some(node);
+        }
+        Some(Routed { session, nodes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::{backend, reconcile::Reconciler, vitals};
+    use http::HeaderValue;
+    use std::sync::Arc;
+
+    fn pool() -> Arc<Pool> {
+        let backends = ["a", "b"].map(|name| backend::Settings {
+            route: Some(format!("node-{name}")),
+            ..backend::Settings::new(name, "127.0.0.1:1".parse().unwrap())
+        });
+        let settings = crate::pool::Settings {
+            name: "app".into(),
+            backends: backends.into(),
+            vitals: vitals::Settings::default(),
+        };
+        Reconciler::new(1).pools(&[settings]).remove(0)
+    }
+
+    fn read(route: &Route, cookies: &[&str], path: &str) -> Option<[Option<usize>; 3]> {
+        let headers = cookies.iter().map(|cookie| (COOKIE, HeaderValue::from_str(cookie).unwrap())).collect();
+        match route.read(&headers, path, &pool()) {
+            Reading::Routed(routed) => Some(routed.nodes),
+            Reading::Absent => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_name_behind_the_separator_is_the_server_in_cookie_or_path() {
+        let route = Route::new(&Settings::for_cookie("JSESSIONID"));
+        for (cookies, path, nodes) in [
+            (&["JSESSIONID=0A.node-b"][..], "/", Some([Some(1), None, None])),
+            (&["x=1; JSESSIONID=\"0A.node-a\"; y=2"], "/", Some([Some(0), None, None])),
+            (&["x=1", "JSESSIONID=0A.node-a"], "/", Some([Some(0), None, None])),
+            (&[], "/shop;jsessionid=0A.node-b", Some([Some(1), None, None])),
+            (&[], "/shop;v=1;jsessionid=0A.node-b/cart", Some([Some(1), None, None])),
+            (&["JSESSIONID=0A.node-a"], "/;jsessionid=0B.node-b", Some([Some(0), None, None])),
+            (&["JSESSIONID=0A.gone; JSESSIONID=0B.node-b"], "/", Some([Some(1), None, None])),
+            (&["JSESSIONID=0A.gone"], "/;jsessionid=0B.node-b", Some([Some(1), None, None])),
+            (&["JSESSIONID=0A.gone"], "/", Some([None, None, None])),
+            (&["JSESSIONID=0A.gone.node-b"], "/", Some([Some(1), None, None])),
+            (&["JSESSIONID=0A.node-b.node-a"], "/", Some([Some(1), Some(0), None])),
+            (&["JSESSIONID=0A."], "/", Some([None, None, None])),
+            (&["JSESSIONID=0A"], "/", None),
+            (&["JSESSIONID="], "/", None),
+            (&["jsessionid=0A.node-a"], "/jsessionid=0A.node-a", None),
+            (&[], "/shop;jsessionidx=0A.node-b", None),
+        ] {
+            assert_eq!(read(&route, cookies, path), nodes, "{cookies:?} {path}");
+        }
+    }
+
+    #[test]
+    fn the_session_is_the_id_without_its_servers_and_separators_are_configured() {
+        let route = Route::new(&Settings { separator: '!', ..Settings::for_cookie("JSESSIONID") });
+        let session = |id: &[u8]| match route.read_id(id, &pool()) {
+            Reading::Routed(routed) => Some(routed.session),
+            _ => None,
+        };
+        assert_eq!(session(b"0A.x!node-a!node-b"), session(b"0A.x!node-b"));
+        assert_ne!(session(b"0A!node-a"), session(b"0B!node-a"));
+        assert_eq!(session(b"\xff!node-a"), None);
+        assert_eq!(session(b"0A.node-a"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_id_and_no_path_panics(id: Vec<u8>, path: String) {
+            let route = Route::new(&Settings::for_cookie("JSESSIONID"));
+            route.read_id(&id, &pool());
+            if let Ok(value) = HeaderValue::from_bytes(&[b"JSESSIONID=", &id[..]].concat()) {
+                route.read(&HeaderMap::from_iter([(COOKIE, value)]), &path, &pool());
+            }
+        }
+    }
+}

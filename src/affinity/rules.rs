@@ -1,0 +1,218 @@
+//! Owns: requests that persistence leaves alone, and those of testers who choose their server.
+//! Invariant: the first rule that matches counts; nobody chooses a server from an address that may not.
+//! Must not know: pins.
+
+use std::net::IpAddr;
+
+use http::header::{HeaderName, USER_AGENT};
+use http::{Method, request};
+use ipnet::IpNet;
+
+use crate::pool::Pool;
+
+/// One of `[[pools.persistence.rules]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rule {
+    /// Neither uses nor issues a pin.
+    Exempt(Exempt),
+    /// Goes to the backend that it names.
+    Force(Force),
+}
+
+/// Which requests are exempt: those that match each list that is not empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exempt {
+    /// Patterns of paths.
+    pub paths: Vec<Pattern>,
+    /// Methods.
+    pub methods: Vec<Method>,
+    /// Patterns of the User-Agent field, in any case.
+    pub user_agents: Vec<Pattern>,
+}
+
+/// Who chooses a backend, and where it is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Force {
+    /// Where the name of the backend is.
+    pub by: Choice,
+    /// The addresses from which it counts.
+    pub from: Vec<IpNet>,
+}
+
+/// Where a request names the backend that it wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// In a field, which no backend sees.
+    Header(HeaderName),
+    /// In a key of the query, which stays where it is.
+    Query(String),
+}
+
+/// What a rule has decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Neither uses nor issues a pin.
+    Exempt,
+    /// Goes to the backend at this position, and to no other.
+    Force(usize),
+}
+
+impl Effect {
+    /// The word for it in the access log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Effect::Exempt => "exempt",
+            Effect::Force(_) => "force",
+        }
+    }
+}
+
+/// A text in which `*` stands for any characters, none included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    parts: Vec<String>,
+}
+
+impl Pattern {
+    /// Reads a pattern.
+    pub fn new(text: &str) -> Pattern {
+        Pattern { parts: text.split('*').map(str::to_owned).collect() }
+    }
+
+    fn matches(&self, text: &[u8], same: impl Fn(&[u8], &[u8]) -> bool) -> bool {
+        let [first, middle @ .., last] = self.parts.as_slice() else {
+            return self.parts.first().is_some_and(|only| only.len() == text.len() && same(only.as_bytes(), text));
+        };
+        if text.len() < first.len() + last.len() {
+            return false;
+        }
+        let (head, rest) = text.split_at(first.len());
+        let (mut rest, tail) = rest.split_at(rest.len() - last.len());
+        if !same(first.as_bytes(), head) || !same(last.as_bytes(), tail) {
+            return false;
+        }
+        // The leftmost place of each is the best one: it leaves the most for those that follow.
+        for part in middle.iter().filter(|part| !part.is_empty()) {
+            let Some(at) = rest.windows(part.len()).position(|window| same(part.as_bytes(), window)) else {
+                return false;
+            };
+            rest = &rest[at + part.len()..];
+        }
+        true
+    }
+}
+
+/// What the first rule that matches says of a request from `address`.
+pub(super) fn judge(rules: &[Rule], head: &request::Parts, address: IpAddr, pool: &Pool) -> Option<Effect> {
+    rules.iter().find_map(|rule| match rule {
+        Rule::Exempt(exempt) => exempt.matches(head).then_some(Effect::Exempt),
+        Rule::Force(force) => force.chosen(head, address, pool).map(Effect::Force),
+    })
+}
+
+impl Exempt {
+    fn matches(&self, head: &request::Parts) -> bool {
+        let fits = |patterns: &[Pattern], text: &[u8], same: fn(&[u8], &[u8]) -> bool| {
+            patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text, same))
+        };
+        let agent = head.headers.get(USER_AGENT).map(|agent| agent.as_bytes()).unwrap_or_default();
+        (self.methods.is_empty() || self.methods.contains(&head.method))
+            && fits(&self.paths, head.uri.path().as_bytes(), |a, b| a == b)
+            && fits(&self.user_agents, agent, |a, b| a.eq_ignore_ascii_case(b))
+    }
+}
+
+impl Force {
+    /// A name that the pool doesn't have chooses nothing.
+    fn chosen(&self, head: &request::Parts, address: IpAddr, pool: &Pool) -> Option<usize> {
+        let name = match &self.by {
+            Choice::Header(name) => head.headers.get(name)?.to_str().ok()?.trim(),
+            Choice::Query(key) => {
+                let pairs = head.uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+                pairs.into_iter().find(|(name, _)| name == key)?.1
+            }
+        };
+        let index = pool.position(name)?;
+        self.from.iter().any(|network| network.contains(&address)).then_some(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::{backend, reconcile::Reconciler, vitals};
+    use http::Request;
+    use std::sync::Arc;
+
+    fn pool() -> Arc<Pool> {
+        let backends = ["a", "b"].map(|name| backend::Settings::new(name, "127.0.0.1:1".parse().unwrap()));
+        let vitals = vitals::Settings::default();
+        let settings = crate::pool::Settings { name: "app".into(), backends: backends.into(), vitals };
+        Reconciler::new(1).pools(&[settings]).remove(0)
+    }
+
+    fn head(method: &str, uri: &str, fields: &[(&str, &str)]) -> request::Parts {
+        let request = Request::builder().method(method).uri(uri);
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, text, matches) in [
+            ("/static/*", "/static/a/b.css", true),
+            ("/static/*", "/static", false),
+            ("*.css", "/a.css", true),
+            ("*.css", "/a.css.map", false),
+            ("*bot*", "Googlebot/2.1", true),
+            ("*bot*", "bot", true),
+            ("a*b*c", "abbc", true),
+            ("a*b*c", "acb", false),
+            ("ab*ba", "aba", false),
+            ("*", "", true),
+            ("**", "x", true),
+            ("/x", "/x", true),
+            ("/x", "/xy", false),
+        ] {
+            let found = Pattern::new(pattern).matches(text.as_bytes(), |a, b| a.eq_ignore_ascii_case(b));
+            assert_eq!(found, matches, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_counts() {
+        let exempt = Exempt {
+            paths: vec![Pattern::new("/static/*")],
+            methods: vec![Method::GET, Method::HEAD],
+            user_agents: Vec::new(),
+        };
+        let bots = Exempt { user_agents: vec![Pattern::new("*bot*")], ..Exempt::default() };
+        let force = |by| Rule::Force(Force { by, from: vec!["10.0.0.0/8".parse().unwrap()] });
+        let header = || force(Choice::Header(HeaderName::from_static("x-backend")));
+        let rules = [header(), Rule::Exempt(exempt), Rule::Exempt(bots), force(Choice::Query("backend".into()))];
+        let inside: IpAddr = [10, 1, 2, 3].into();
+        let outside: IpAddr = [11, 0, 0, 1].into();
+        for (head, address, effect) in [
+            (head("GET", "/static/x.css", &[]), outside, Some(Effect::Exempt)),
+            (head("POST", "/static/x.css", &[]), outside, None),
+            (head("GET", "/", &[("user-agent", "GoogleBot")]), outside, Some(Effect::Exempt)),
+            (head("GET", "/static/x", &[("x-backend", "b")]), inside, Some(Effect::Force(1))),
+            (head("GET", "/static/x", &[("x-backend", "b")]), outside, Some(Effect::Exempt)),
+            (head("GET", "/static/x", &[("x-backend", "z")]), inside, Some(Effect::Exempt)),
+            (head("GET", "/?x=1&backend=a", &[]), inside, Some(Effect::Force(0))),
+            (head("GET", "/?backend=a", &[]), outside, None),
+            (head("GET", "/?backend", &[]), inside, None),
+        ] {
+            assert_eq!(judge(&rules, &head, address, &pool()), effect, "{head:?} {address}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_pattern_matches_what_it_was_made_of(parts in proptest::collection::vec("[ab]{0,3}", 1..5), fill in "[abc]{0,3}") {
+            let text = parts.join(&fill);
+            let pattern = Pattern::new(&parts.join("*"));
+            proptest::prop_assert!(pattern.matches(text.as_bytes(), |a, b| a == b));
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Owns: the sealed pin of one pool under one name, whatever carries it, and what a connection remembers of it.
+//! Invariant: a token is opened once for as long as the same connection sends the same one.
+//! Must not know: cookies, fields; whether a pin holds.
+
+use std::sync::Arc;
+
+use super::Reading;
+use super::seal::{KeyRing, Pin, Sealer};
+
+/// How many tokens of one request are looked at. Browsers send several when one was set for
+/// another path or domain; more is somebody's attempt to make work.
+const MAX_TOKENS: usize = 4;
+
+/// What opens and seals a pool's tokens.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pool: Arc<str>,
+    sealer: Sealer,
+}
+
+/// The last pin that a client connection presented. Clients send the same token with each
+/// request: as long as they do, it is opened once and not once a request.
+#[derive(Debug, Default)]
+pub struct Memory {
+    token: Vec<u8>,
+    pool: Option<Arc<str>>,
+    pin: Option<Arc<Pin>>,
+}
+
+impl Sealed {
+    /// For the pool named `pool`, in a cookie or field named `carrier`.
+    pub(super) fn new(pool: &str, carrier: &str, ring: &Arc<KeyRing>) -> Sealed {
+        Sealed { pool: pool.into(), sealer: Sealer::new(ring, pool, carrier) }
+    }
+
+    /// The first of `tokens` that opens, and how many there were.
+    pub(super) fn first<'t>(&self, tokens: impl Iterator<Item = &'t [u8]>, memory: &mut Memory) -> (Reading, usize) {
+        let (mut reading, mut count) = (Reading::Absent, 0);
+        for token in tokens {
+            count += 1;
+            if count <= MAX_TOKENS && !matches!(reading, Reading::Pinned(_)) {
+                reading = self.recall(token, memory);
+            }
+        }
+        (reading, count)
+    }
+
+    /// Opens a token.
+    pub(super) fn open(&self, token: &[u8]) -> Reading {
+        self.sealer.open(token).map_or(Reading::Unreadable, |pin| Reading::Pinned(Arc::new(pin)))
+    }
+
+    /// Appends the token for `pin` to `out`; `None`, and nothing appended, if there is none to be had.
+    pub(super) fn seal(&self, pin: &Pin, out: &mut String) -> Option<()> {
+        self.sealer.seal(pin, out)
+    }
+
+    /// The id of the key that a token names.
+    pub(super) fn key_of(&self, token: &[u8]) -> Option<&str> {
+        self.sealer.key_of(token)
+    }
+
+    fn recall(&self, token: &[u8], memory: &mut Memory) -> Reading {
+        if let Some(pin) = memory.recall(&self.pool, token) {
+            return Reading::Pinned(Arc::clone(pin));
+        }
+        let reading = self.open(token);
+        if let Reading::Pinned(pin) = &reading {
+            memory.remember(&self.pool, token, pin);
+        }
+        reading
+    }
+}
+
+impl Memory {
+    /// The pin of `token`, if it was the last one opened, in the same pool.
+    fn recall(&self, pool: &Arc<str>, token: &[u8]) -> Option<&Arc<Pin>> {
+        let same_pool = self.pool.as_ref().is_some_and(|last| Arc::ptr_eq(last, pool));
+        self.pin.as_ref().filter(|_| same_pool && self.token == token)
+    }
+
+    fn remember(&mut self, pool: &Arc<str>, token: &[u8], pin: &Arc<Pin>) {
+        self.token.clear();
+        self.token.extend_from_slice(token);
+        self.pool = Some(Arc::clone(pool));
+        self.pin = Some(Arc::clone(pin));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::seal::Key;
+    use super::*;
+
+    fn pin() -> Pin {
+        Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100 }
+    }
+
+    #[test]
+    fn the_first_token_that_opens_counts_and_is_remembered() {
+        let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()));
+        let sealed = Sealed::new("app", "lp", &ring);
+        let mut token = String::new();
+        sealed.seal(&pin(), &mut token).unwrap();
+        let mut memory = Memory::default();
+        for _ in 0..2 {
+            let tokens: [&[u8]; 3] = [b"old", token.as_bytes(), b"x"];
+            assert_eq!(sealed.first(tokens.into_iter(), &mut memory), (Reading::Pinned(Arc::new(pin())), 3));
+        }
+        assert!(memory.recall(&sealed.pool, token.as_bytes()).is_some());
+        let many = std::iter::repeat_n(&b"x"[..], MAX_TOKENS).chain([token.as_bytes()]);
+        assert_eq!(sealed.first(many, &mut memory), (Reading::Unreadable, MAX_TOKENS + 1));
+    }
+}

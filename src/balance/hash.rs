@@ -1,0 +1,102 @@
+//! Owns: weighted rendezvous hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam 2018).
+//! Invariant: a key's place depends on names and weights alone; a backend that comes or goes moves its own keys only.
+//! Must not know: what the key was made of.
+
+use super::{Balancer, Candidates};
+use crate::pool::Backend;
+use crate::pool::backend::mix;
+
+/// Stateless.
+pub(super) struct Hash {
+    /// The most that a backend may have of its fair share of the requests in flight, in percent.
+    pub(super) max_load: u32,
+}
+
+impl Balancer for Hash {
+    /// `entropy` is the request's key, or a random number where it has none.
+    fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
+        let weight = |backend: &Backend| u64::from(backend.live().weight());
+        // The request that is to come counts, or nothing would be allowed to begin.
+        let (active, weights) = candidates.iter().fold((1, 0), |(active, weights), (_, backend)| {
+            (active + u64::from(backend.live().active()), weights + weight(backend))
+        });
+        let has_room = |backend: &Backend| {
+            let fair = active * weight(backend) * u64::from(self.max_load);
+            let bound = fair.div_ceil((weights * 100).max(1));
+            u64::from(backend.live().active()) < bound
+        };
+        let best = |within: &dyn Fn(&Backend) -> bool| {
+            let scored = candidates.iter().filter(|(_, backend)| within(backend));
+            let scored = scored.map(|(index, backend)| (index, score(entropy, backend)));
+            scored.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
+        };
+        best(&has_room).or_else(|| best(&|_| true))
+    }
+}
+
+/// How well a backend suits a key, by weighted rendezvous: -w / ln(u), with u in (0, 1) a hash of
+/// key and name (Schindelhauer and Schomaker 2005). A backend's score knows nothing of the others',
+/// so one that comes or goes moves no key but its own.
+pub(crate) fn score(key: u64, backend: &Backend) -> f64 {
+    let hash = mix(key ^ backend.name_hash());
+    // 53 bits are what a double holds; the half keeps u off 0 and 1.
+    let uniform = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    -f64::from(backend.live().weight()) / uniform.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::pool;
+    use super::super::{Balancer, Candidates, Tried};
+    use super::Hash;
+    use crate::pool::backend::mix;
+    use crate::pool::{AdminState, InFlight, Pool};
+
+    const KEYS: u64 = 10_000;
+
+    fn place(pool: &Pool, key: u64) -> usize {
+        Hash { max_load: 125 }.best(&Candidates::new(pool, &Tried::new()), mix(key)).unwrap()
+    }
+
+    #[test]
+    fn keys_are_spread_by_weight_and_always_go_to_the_same_place() {
+        let pool = pool(&[1, 1, 2]);
+        let mut served = [0_u32; 3];
+        for key in 0..KEYS {
+            served[place(&pool, key)] += 1;
+            assert_eq!(place(&pool, key), place(&pool, key));
+        }
+        for (count, expected) in served.into_iter().zip([2500_u32, 2500, 5000]) {
+            assert!(count.abs_diff(expected) < 200, "{served:?}");
+        }
+    }
+
+    #[test]
+    fn a_backend_that_goes_moves_its_own_keys_only_and_gets_them_back() {
+        let pool = pool(&[1, 1, 1, 1]);
+        let before: Vec<_> = (0..KEYS).map(|key| place(&pool, key)).collect();
+        pool.backend(2).live().set_state(AdminState::Maintenance);
+        for (key, was) in (0..KEYS).zip(&before) {
+            let now = place(&pool, key);
+            assert!(if *was == 2 { now != 2 } else { now == *was });
+        }
+        pool.backend(2).live().set_state(AdminState::Ready);
+        assert!((0..KEYS).zip(&before).all(|(key, was)| place(&pool, key) == *was));
+    }
+
+    #[test]
+    fn no_backend_gets_more_than_its_bound_of_the_mean_however_skewed_the_keys() {
+        let pool = pool(&[1, 1, 1, 1]);
+        let mut in_flight = Vec::new();
+        for _ in 0..400 {
+            let index = place(&pool, 7);
+            in_flight.push(InFlight::on(pool.backend(index).live(), 0));
+            let most = pool.backends().iter().map(|backend| backend.live().active()).max().unwrap();
+            let bound = (in_flight.len() as f64 / 4.0 * 1.25).ceil() as u32;
+            assert!(most <= bound, "{most} of {}", in_flight.len());
+        }
+        drop(in_flight);
+        let home = place(&pool, 7);
+        assert!((0..10).all(|_| place(&pool, 7) == home), "back where it belongs");
+    }
+}

@@ -1,0 +1,105 @@
+//! Owns: the step that ties a client to the backend that has answered.
+//! Invariant: nothing goes out with a preflight, a prefetch, or the answer of a backend that says it does not work.
+//! Must not know: where a pin travels.
+
+use http::header::{HeaderMap, HeaderName};
+use http::{Method, StatusCode, request};
+
+use super::snapshot::Service;
+use crate::affinity::{Decision, Key, Served, Verdict};
+use crate::clock;
+
+const PURPOSE: HeaderName = HeaderName::from_static("purpose");
+const SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
+const X_MOZ: HeaderName = HeaderName::from_static("x-moz");
+
+/// What of a request decides whether its client is tied by the answer.
+pub(super) struct Request {
+    aside: bool,
+    deletes: bool,
+    key: Option<Key>,
+}
+
+impl Request {
+    pub(super) fn of(head: &request::Parts, key: Option<Key>) -> Request {
+        Request { aside: is_aside(&head.method, &head.headers), deletes: head.method == Method::DELETE, key }
+    }
+
+    /// Whether it says nothing of its client's session.
+    pub(super) fn is_aside(&self) -> bool {
+        self.aside
+    }
+}
+
+/// Issues, renews or learns what follows from the answer of the backend at `index`.
+pub(super) fn bind(
+    service: &Service,
+    request: &Request,
+    decision: &Decision,
+    index: usize,
+    status: StatusCode,
+    headers: &mut HeaderMap,
+    thread: usize,
+) {
+    if !service.affinity.is_on() {
+        return;
+    }
+    let now = clock::unix().as_secs();
+    let well = !matches!(status.as_u16(), 502..=504);
+    let served = Served {
+        decision,
+        pool: &service.pool,
+        by: index,
+        well,
+        aside: request.aside,
+        ended: request.deletes && status.is_success(),
+        now,
+    };
+    service.affinity.bind(headers, request.key, served);
+    if well && !request.aside && decision.settles() {
+        let live = service.pool.backend(index).live();
+        live.saw_session(thread, decision.session, now, service.affinity.presence());
+        if decision.verdict != Verdict::Hit {
+            live.began_session(thread);
+        }
+    }
+}
+
+/// A CORS preflight (Fetch standard, CORS-preflight request), which browsers send without cookies;
+/// or a prefetch (Sec-Purpose of the Fetch standard, and its forerunners), which is for a page that
+/// may never be looked at.
+fn is_aside(method: &Method, headers: &HeaderMap) -> bool {
+    if *method == Method::OPTIONS {
+        return headers.contains_key("access-control-request-method");
+    }
+    let says_prefetch = |name: &HeaderName| {
+        headers.get(name).is_some_and(|value| {
+            let words = value.as_bytes().split(|byte| !byte.is_ascii_alphanumeric());
+            let mut words = words.filter(|word| !word.is_empty());
+            words.any(|word| word.eq_ignore_ascii_case(b"prefetch") || word.eq_ignore_ascii_case(b"prerender"))
+        })
+    };
+    [SEC_PURPOSE, PURPOSE, X_MOZ].iter().any(says_prefetch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn preflights_and_prefetches_are_aside() {
+        for (method, name, value, aside) in [
+            (Method::OPTIONS, "access-control-request-method", "PUT", true),
+            (Method::OPTIONS, "origin", "http://a", false),
+            (Method::GET, "access-control-request-method", "PUT", false),
+            (Method::GET, "sec-purpose", "prefetch;prerender", true),
+            (Method::GET, "purpose", "Prefetch", true),
+            (Method::GET, "x-moz", "prefetch", true),
+            (Method::GET, "sec-purpose", "prefetched", false),
+        ] {
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]);
+            assert_eq!(is_aside(&method, &headers), aside, "{method} {name}: {value}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Owns: what of a request stands for its client: for hash balancing, and for first requests that belong together.
+//! Invariant: the same in every Linchpin for the same request.
+//! Must not know: backends, or what is chosen by it.
+
+use std::net::IpAddr;
+
+use http::header::{ACCEPT_LANGUAGE, COOKIE, HOST, HeaderName, USER_AGENT};
+use http::request;
+
+use crate::affinity::cookie;
+use crate::pool::backend::stable_hash;
+
+/// `[pools.hash]`: what a request is placed by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settings {
+    /// The client's address.
+    Address,
+    /// The path, without the query.
+    Path,
+    /// A field of this name.
+    Header(HeaderName),
+    /// A cookie of this name.
+    Cookie(String),
+    /// A key of the query.
+    Query(String),
+}
+
+impl Settings {
+    /// The hash of a request from `address`; `None` if it has not what it is placed by.
+    pub(super) fn of(&self, head: &request::Parts, address: IpAddr) -> Option<u64> {
+        let value = |value: &[u8]| (!value.is_empty()).then(|| stable_hash(value));
+        match self {
+            Settings::Address => Some(hash_of(address)),
+            Settings::Path => value(head.uri.path().as_bytes()),
+            Settings::Header(name) => value(head.headers.get(name)?.as_bytes()),
+            Settings::Cookie(name) => {
+                let fields = head.headers.get_all(COOKIE).iter();
+                value(fields.flat_map(|field| cookie::values(field.as_bytes(), name.as_bytes())).next()?)
+            }
+            Settings::Query(key) => {
+                let mut pairs = head.uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+                value(pairs.find(|(name, _)| name == key)?.1.as_bytes())
+            }
+        }
+    }
+}
+
+/// What several requests of one browser have in common, and those of two seldom: its address, what
+/// it says it is, and the host that it asks.
+pub(super) fn client(head: &request::Parts, address: IpAddr) -> u64 {
+    let fields = [USER_AGENT, ACCEPT_LANGUAGE, HOST];
+    let fields = fields.iter().map(|name| head.headers.get(name).map_or(0, |value| stable_hash(value.as_bytes())));
+    fields.fold(hash_of(address), |hash, field| crate::pool::backend::mix(hash ^ field))
+}
+
+fn hash_of(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(address) => stable_hash(&address.octets()),
+        IpAddr::V6(address) => stable_hash(&address.octets()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn head(uri: &str, fields: &[(&str, &str)]) -> request::Parts {
+        let request =
+            fields.iter().fold(Request::builder().uri(uri), |request, (name, value)| request.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn each_kind_of_key_is_read_from_its_place_or_is_not_there() {
+        let from: IpAddr = [127, 0, 0, 1].into();
+        let full = head("/p?x=1&id=7", &[("x-user", "u"), ("cookie", "a=1; uid=9")]);
+        for (settings, value) in [
+            (Settings::Path, &b"/p"[..]),
+            (Settings::Header(HeaderName::from_static("x-user")), b"u"),
+            (Settings::Cookie("uid".into()), b"9"),
+            (Settings::Query("id".into()), b"7"),
+            (Settings::Address, &[127, 0, 0, 1]),
+        ] {
+            assert_eq!(settings.of(&full, from), Some(stable_hash(value)), "{settings:?}");
+        }
+        let empty = head("/p?id", &[("x-user", "")]);
+        for settings in [
+            Settings::Header(HeaderName::from_static("x-user")),
+            Settings::Cookie("uid".into()),
+            Settings::Query("id".into()),
+        ] {
+            assert_eq!(settings.of(&empty, from), None, "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn two_browsers_at_one_address_are_two_clients() {
+        let from: IpAddr = [127, 0, 0, 1].into();
+        let of = |agent| client(&head("/", &[("user-agent", agent)]), from);
+        assert_eq!(of("a"), of("a"));
+        assert_ne!(of("a"), of("b"));
+    }
+}

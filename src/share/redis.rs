@@ -1,0 +1,340 @@
+//! Owns: what is said to Redis, and how a session is written there.
+//! Invariant: each wait has a limit; of two writers of one session the one that knows of more moves wins, whatever their clocks say.
+//! Must not know: when to come back after a failure.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use redis::aio::{MultiplexedConnection, PubSubStream};
+use redis::{AsyncCommands, AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Script};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use crate::affinity::learned::{Found, Home, Job, Key, State, Store, Table};
+use crate::clock;
+
+/// The longest that a client's request waits for an answer.
+const ASK: Duration = Duration::from_millis(100);
+/// The longest that anything else takes before the store counts as gone.
+const TELL: Duration = Duration::from_secs(2);
+const CONNECT: Duration = Duration::from_secs(1);
+/// How often the store is asked whether it is well.
+const PING: Duration = Duration::from_millis(500);
+/// Commands under way at once; what is asked beyond is answered from the table alone.
+const UNDER_WAY: usize = 4096;
+/// Sessions that are compared at once when table and store are.
+const BATCH: usize = 256;
+
+/// What all that is written begins with; the pool's name follows.
+const PREFIX: &str = "linchpin:";
+
+/// Writes a session if it has moved more often than what is there says, and tells the others;
+/// otherwise gives what is there.
+const WRITE: &str = r"
+local known = redis.call('GET', KEYS[1])
+if known then
+  local version = tonumber(string.match(known, '^%d+'))
+  if version and version >= tonumber(ARGV[1]) then return known end
+end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+redis.call('PUBLISH', ARGV[4], ARGV[5])
+return false";
+
+/// Removes a session and tells the others.
+const REMOVE: &str = r"
+redis.call('DEL', KEYS[1])
+redis.call('PUBLISH', ARGV[1], ARGV[2])";
+
+/// Why there is no store.
+#[derive(Debug)]
+pub(super) enum Error {
+    Redis(RedisError),
+    Timeout,
+    /// The subscription has ended.
+    Unsubscribed,
+    /// Nobody is left who would ask.
+    Stopped,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Redis(error) => error.fmt(f),
+            Error::Timeout => f.write_str("no answer in time"),
+            Error::Unsubscribed => f.write_str("the connection was closed"),
+            Error::Stopped => f.write_str("stopping"),
+        }
+    }
+}
+
+impl From<RedisError> for Error {
+    fn from(error: RedisError) -> Error {
+        Error::Redis(error)
+    }
+}
+
+pub(super) fn check_address(address: &str) -> Result<(), &'static str> {
+    if !address.starts_with("redis://") && !address.starts_with("redis+unix://") {
+        return Err("must begin with redis:// or redis+unix://");
+    }
+    address.into_connection_info().map(drop).map_err(|_| "must be like redis://:password@127.0.0.1:6379/0")
+}
+
+/// A connection to the store of one pool.
+pub(super) struct Session {
+    words: Arc<Words>,
+    messages: PubSubStream,
+    connection: MultiplexedConnection,
+}
+
+/// What is needed to say anything.
+struct Words {
+    prefix: String,
+    table: Arc<Table>,
+    state: Arc<State>,
+    kept: u64,
+    write: Script,
+    remove: Script,
+}
+
+impl Session {
+    /// Connects and listens to the others.
+    ///
+    /// # Errors
+    /// If that can't be done in time.
+    pub(super) async fn open(store: &Store) -> Result<Session, Error> {
+        let words = Words {
+            prefix: format!("{PREFIX}{}", store.pool),
+            table: Arc::clone(&store.table),
+            state: Arc::clone(&store.state),
+            kept: store.kept,
+            write: Script::new(WRITE),
+            remove: Script::new(REMOVE),
+        };
+        let client = Client::open(&*store.address)?;
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(TELL));
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let subscribe = async {
+            let mut subscription = client.get_async_pubsub().await?;
+            // Before anything is compared: what others say meanwhile is not missed.
+            subscription.subscribe(&words.prefix).await?;
+            Ok::<_, RedisError>(subscription.into_on_message())
+        };
+        let messages = tokio::time::timeout(CONNECT, subscribe).await.map_err(|_| Error::Timeout)??;
+        Ok(Session { words: Arc::new(words), messages, connection })
+    }
+
+    /// Passes on what is asked and told, until the connection ends.
+    pub(super) async fn run(mut self, store: &mut Store) -> Error {
+        let mut under_way = JoinSet::new();
+        let mut ping = tokio::time::interval(PING);
+        ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.words.state.missed.store(true, Ordering::Relaxed);
+        let mut comparing = None;
+        loop {
+            let compared = async {
+                match comparing.as_mut() {
+                    Some(comparing) => comparing.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                job = store.jobs.recv() => match job {
+                    None => return Error::Stopped,
+                    Some(Job::Ask(_, answer)) if under_way.len() >= UNDER_WAY => drop(answer.send(None)),
+                    Some(_) if under_way.len() >= UNDER_WAY => self.words.state.missed.store(true, Ordering::Relaxed),
+                    Some(job) => drop(under_way.spawn(carry_out(Arc::clone(&self.words), self.connection.clone(), job))),
+                },
+                message = self.messages.next() => match message {
+                    None => return Error::Unsubscribed,
+                    Some(message) => self.words.hear(message.get_payload_bytes()),
+                },
+                Some(done) = under_way.join_next() => if let Ok(Err(error)) = done { return error },
+                done = compared => {
+                    comparing = None;
+                    if let Err(error) = done { return error }
+                }
+                _ = ping.tick() => {
+                    under_way.spawn(check(Arc::clone(&self.words), self.connection.clone()));
+                    // One at a time; and not for each thing that was missed.
+                    if comparing.is_none() && self.words.state.missed.swap(false, Ordering::Relaxed) {
+                        comparing = Some(Box::pin(compare(Arc::clone(&self.words), self.connection.clone())));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether the store is well enough to be asked.
+async fn check(words: Arc<Words>, mut connection: MultiplexedConnection) -> Result<(), Error> {
+    let ping = redis::cmd("PING");
+    let mut ping = std::pin::pin!(ping.query_async::<()>(&mut connection));
+    match tokio::time::timeout(ASK, &mut ping).await {
+        Ok(done) => {
+            done?;
+            words.state.answers.store(true, Ordering::Relaxed);
+        }
+        Err(_) => {
+            words.is_slow();
+            ping.await?;
+        }
+    }
+    Ok(())
+}
+
+async fn carry_out(words: Arc<Words>, mut connection: MultiplexedConnection, job: Job) -> Result<(), Error> {
+    match job {
+        Job::Ask(key, answer) => words.ask(&mut connection, key, answer).await,
+        Job::Tell(key, found) => words.tell(&mut connection, key, &found).await,
+        Job::Touch(key) => {
+            let kept = words.kept.cast_signed();
+            let is_there: bool = connection.expire(words.place(key), kept).await?;
+            match words.table.get(key) {
+                Some(found) if !is_there => words.tell(&mut connection, key, &found).await,
+                _ => Ok(()),
+            }
+        }
+        Job::Forget(key) => {
+            let mut remove = words.remove.key(words.place(key));
+            let () = remove.arg(&words.prefix).arg(key.to_string()).invoke_async(&mut connection).await?;
+            Ok(())
+        }
+    }
+}
+
+/// Tells the store all that the table has, and takes over what it knows better.
+async fn compare(words: Arc<Words>, connection: MultiplexedConnection) -> Result<(), Error> {
+    for chunk in words.table.chunks() {
+        for batch in chunk.chunks(BATCH) {
+            let told = batch.iter().map(|(key, found)| {
+                let (words, mut connection) = (&words, connection.clone());
+                async move {
+                    // What nobody has seen for so long is over, whatever the table still holds.
+                    if clock::unix().as_secs().saturating_sub(found.last_seen) < words.kept {
+                        words.tell(&mut connection, *key, found).await?;
+                    }
+                    Ok::<_, Error>(())
+                }
+            });
+            for done in join_all(told).await {
+                done?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Words {
+    fn place(&self, key: Key) -> String {
+        format!("{}:{key}", self.prefix)
+    }
+
+    async fn ask(
+        &self,
+        connection: &mut MultiplexedConnection,
+        key: Key,
+        answer: oneshot::Sender<Option<Found>>,
+    ) -> Result<(), Error> {
+        let known = tokio::time::timeout(ASK, connection.get::<_, Option<String>>(self.place(key))).await;
+        let found = match known {
+            Ok(known) => known?.and_then(|text| read(&text)),
+            Err(_) => {
+                self.is_slow();
+                None
+            }
+        };
+        // Whoever asked may have gone.
+        let _ = answer.send(found);
+        Ok(())
+    }
+
+    /// It is not worth asking, until a ping says so.
+    fn is_slow(&self) {
+        if self.state.answers.swap(false, Ordering::Relaxed) {
+            let pool = self.prefix.trim_start_matches(PREFIX);
+            tracing::warn!(pool, "the store of learned sessions is slow; the table here goes on alone until it is not");
+        }
+    }
+
+    /// Writes a session, or takes over what the store knows better.
+    async fn tell(&self, connection: &mut MultiplexedConnection, key: Key, found: &Found) -> Result<(), Error> {
+        let value = written(found);
+        let mut write = self.write.key(self.place(key));
+        write.arg(found.version).arg(&value).arg(self.kept).arg(&self.prefix).arg(format!("{key} {value}"));
+        let known: Option<String> = write.invoke_async(connection).await?;
+        if let Some(known) = known.and_then(|known| read(&known)) {
+            self.table.adopt(key, &known);
+        }
+        Ok(())
+    }
+
+    /// What another Linchpin, or this one, has told: `KEY VALUE`, or `KEY` alone when it has ended.
+    fn hear(&self, message: &[u8]) {
+        let Ok(message) = std::str::from_utf8(message) else { return };
+        let (key, value) = message.split_once(' ').unwrap_or((message, ""));
+        let Ok(key) = key.parse() else { return };
+        match read(value) {
+            Some(found) => self.table.adopt(key, &found),
+            None if value.is_empty() => drop(self.table.forget(key)),
+            None => {}
+        }
+    }
+}
+
+/// `VERSION ISSUED INCARNATION BACKEND`; names have no blanks.
+fn written(found: &Found) -> String {
+    let Found { home, issued, version, .. } = found;
+    format!("{version} {issued} {:016x} {}", home.incarnation, home.backend)
+}
+
+/// The session that a value is about; seen just now, or the store would have let it go.
+fn read(value: &str) -> Option<Found> {
+    let mut parts = value.splitn(4, ' ');
+    let version = parts.next()?.parse().ok()?;
+    let issued = parts.next()?.parse().ok()?;
+    let incarnation = u64::from_str_radix(parts.next()?, 16).ok()?;
+    let backend = parts.next().filter(|name| !name.is_empty() && name.len() <= crate::affinity::seal::MAX_NAME)?;
+    let home = Home { backend: backend.into(), incarnation };
+    Some(Found { home, issued, last_seen: clock::unix().as_secs(), version })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_written_and_read_back() {
+        let home = Home { backend: "a".into(), incarnation: u64::MAX };
+        let found = Found { home, issued: 5, last_seen: 9, version: 3 };
+        let text = written(&found);
+        assert_eq!(text, "3 5 ffffffffffffffff a");
+        let read_back = read(&text).unwrap();
+        assert_eq!(Found { last_seen: 9, ..read_back }, found);
+        for bad in ["", "1", "x 5 0 a", "1 5 0", "1 5 0 ", "1 5 g a", &format!("1 5 0 {}", "a".repeat(65))] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_checked() {
+        for good in ["redis://127.0.0.1", "redis://:secret@localhost:6380/2", "redis+unix:///run/redis.sock"] {
+            assert_eq!(check_address(good), Ok(()), "{good}");
+        }
+        for bad in ["127.0.0.1:6379", "rediss://localhost", "http://localhost", "redis://localhost:99999", "redis://"] {
+            assert!(check_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_value_panics(value: String) {
+            read(&value);
+        }
+    }
+}
