@@ -269,7 +269,9 @@ impl Proxy {
                 order.give_up(index, failure, &self.lost);
                 return Err(ProxyError::Backend(failure));
             }
-            reached = Some(failure).filter(|failure| failure.sent).or(reached);
+            // Where only this one would do, nothing else is to be said.
+            let only = order.decision().is_only();
+            reached = Some(failure).filter(|failure| failure.sent || only).or(reached);
         }
     }
 

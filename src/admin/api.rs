@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
@@ -17,8 +17,10 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 use super::guard::{self, Guard};
-use super::view::Status;
+use super::view::{Asked, Explained, Status};
 use super::{Facts, Settings, dashboard, gauges};
+use crate::affinity::explain;
+use crate::clock;
 
 /// A command is a few words.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -49,7 +51,11 @@ pub(super) fn router(settings: &Settings, facts: Facts) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
-        .fallback((StatusCode::NOT_FOUND, "There is /, /api/v1/status, /metrics, /livez and /readyz.\n"))
+        .route("/api/v1/explain", post(explain))
+        .fallback((
+            StatusCode::NOT_FOUND,
+            "There is /, /api/v1/status, /api/v1/explain, /metrics, /livez and /readyz.\n",
+        ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(Arc::new(Guard::new(settings)), guard::screen))
         .layer(middleware::map_response(mannered))
@@ -76,6 +82,25 @@ async fn readyz(State(api): State<Arc<Api>>) -> (StatusCode, &'static str) {
 async fn status(State(api): State<Arc<Api>>) -> Response {
     let entries = api.facts.pools.load_full();
     Json(Status::now(&api.facts, &entries)).into_response()
+}
+
+/// What a token or session id holds, and what would become of a request that brought it now. Asks every
+/// pool; a token opens in one of them at most.
+async fn explain(State(api): State<Arc<Api>>, Json(asked): Json<Asked>) -> Response {
+    let token = asked.token.trim();
+    let token = token.split_once('=').filter(|(_, value)| !value.is_empty()).map_or(token, |(_, value)| value);
+    let now = clock::unix().as_secs();
+    let explained = api
+        .facts
+        .pools
+        .load()
+        .iter()
+        .find_map(|entry| explain::explain(&entry.pool, &entry.affinity, token.trim_matches('"').as_bytes(), now));
+    match explained {
+        Some(explanation) => Json(Explained::from(&explanation)).into_response(),
+        None => (StatusCode::NOT_FOUND, "No pool here can read this: a client that sends it gets a new session.\n")
+            .into_response(),
+    }
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> Response {

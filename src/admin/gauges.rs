@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -48,6 +48,19 @@ impl Collector for Gauges {
         gauge("linchpin_backend_weight", "The backend's share of new sessions", &|_, backend| {
             u64::from(backend.live().weight())
         })?;
+
+        let tables = || entries.iter().filter_map(|entry| Some((entry, entry.affinity.table()?)));
+        let help = "Learned sessions that are remembered";
+        let mut family = encoder.encode_descriptor("linchpin_learned_sessions", help, None, MetricType::Gauge)?;
+        for (entry, table) in tables() {
+            family.encode_family(&[("pool", &**entry.pool.name())])?.encode_gauge(&(table.len() as u64))?;
+        }
+        let help = "Learned sessions that were forgotten because the table was full";
+        let mut family = encoder.encode_descriptor("linchpin_learned_evictions", help, None, MetricType::Counter)?;
+        for (entry, table) in tables() {
+            let labels = [("pool", &**entry.pool.name())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&table.evicted(), None)?;
+        }
 
         let help = "Whether the process takes requests: 1, or is stopping: 0";
         encoder

@@ -4,9 +4,11 @@
 
 use std::net::SocketAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Entry, Facts};
+use crate::affinity::explain::{Explanation, Named, Seen};
+use crate::affinity::{Cause, Verdict};
 use crate::clock;
 
 /// `GET /api/v1/status`.
@@ -73,6 +75,58 @@ impl<'a> Pool<'a> {
             balance: entry.balance,
             persistence: entry.affinity.kind(),
             backends: entry.pool.backends().iter().enumerate().map(backend).collect(),
+        }
+    }
+}
+
+/// What `POST /api/v1/explain` is asked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    pub(super) token: String,
+}
+
+/// Its answer. Times are seconds since the Unix epoch, timeouts seconds.
+#[derive(Debug, Serialize)]
+pub(super) struct Explained<'a> {
+    valid: bool,
+    pool: &'a str,
+    persistence: &'static str,
+    key: Option<&'a str>,
+    session: String,
+    issued: Option<u64>,
+    last_seen: Option<u64>,
+    idle_timeout: Option<u64>,
+    absolute_timeout: Option<u64>,
+    backend: Option<&'a str>,
+    address: Option<&'a str>,
+    replaced: bool,
+    verdict: &'static str,
+    cause: Option<&'static str>,
+    goes_to: Option<&'a str>,
+    why: &'a str,
+}
+
+impl<'a> From<&'a Explanation> for Explained<'a> {
+    fn from(told: &'a Explanation) -> Explained<'a> {
+        let seen = |read: fn(&Seen) -> Option<u64>| told.seen.as_ref().and_then(read);
+        Explained {
+            valid: told.verdict == Verdict::Hit,
+            pool: &told.pool,
+            persistence: told.persistence,
+            key: told.key.as_deref(),
+            session: format!("{:016x}", told.session),
+            issued: seen(|seen| Some(seen.issued)),
+            last_seen: seen(|seen| Some(seen.last)),
+            idle_timeout: seen(|seen| seen.idle_timeout),
+            absolute_timeout: seen(|seen| seen.absolute_timeout),
+            backend: told.backend.as_ref().map(|named| named.name.as_str()),
+            address: told.backend.as_ref().and_then(|named: &Named| named.address.as_deref()),
+            replaced: told.backend.as_ref().is_some_and(|named| named.replaced),
+            verdict: told.verdict.as_str(),
+            cause: told.cause.map(Cause::as_str),
+            goes_to: told.goes_to.as_deref(),
+            why: &told.why,
         }
     }
 }

@@ -143,6 +143,8 @@ pub struct Decision {
     /// What happens next.
     pub next: Next,
     target: Option<usize>,
+    /// A backend that has a copy of the session.
+    copy: Option<usize>,
     /// Nobody else will do.
     only: bool,
     renew: bool,
@@ -202,11 +204,12 @@ fn follow(routed: Routed, pool: &Pool, policies: &Policies, now: u64) -> Decisio
         None => Some(Cause::Unknown),
         Some(index) => obstacle(pool, index, policies),
     };
-    let Some(cause) = cause else { return decision.holding() };
-    let mut copies = routed.nodes.iter().skip(1).flatten();
-    match copies.find(|copy| obstacle(pool, **copy, policies).is_none()) {
-        Some(copy) => Decision { verdict: Verdict::Moved, cause: Some(cause), target: Some(*copy), ..decision },
-        None => decision.broken(cause, policies),
+    let mut copies = routed.nodes.into_iter().skip(1).flatten();
+    let copy = copies.find(|copy| obstacle(pool, *copy, policies).is_none());
+    let decision = Decision { copy, ..decision };
+    match cause {
+        None => decision.holding(),
+        Some(cause) => decision.broken(cause, policies),
     }
 }
 
@@ -246,6 +249,7 @@ impl Decision {
             pinned: None,
             next: Next::Serve,
             target: None,
+            copy: None,
             only: false,
             renew: false,
             came: None,
@@ -264,8 +268,9 @@ impl Decision {
     /// Does what the policy says for a pin that does not hold.
     fn give_way(&mut self, cause: Cause, policies: &Policies) {
         self.cause = Some(cause);
-        self.target = None;
+        self.target = self.copy.take();
         (self.verdict, self.next) = match policies.of(cause) {
+            _ if self.target.is_some() => (Verdict::Moved, Next::Serve),
             Policy::Move => (Verdict::Moved, Next::Serve),
             Policy::Borrow => (Verdict::Borrowed, Next::Serve),
             Policy::Refuse(refusal) => (Verdict::Refused, Next::Refuse(refusal)),

@@ -213,6 +213,11 @@ impl Live {
         }
     }
 
+    /// Requests that wait for it to be back or to have room.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Notes a request that waits for it, so that its next free place is told; `None` if `most` do
     /// already.
     pub fn wait(self: &Arc<Self>, most: u32) -> Option<Waiting> {

@@ -144,7 +144,15 @@ async fn active<H: Handler>(stream: TcpStream, prefix: Bytes, client: &Rc<H::Cli
                 blocked_since: activity.blocked_since.get(),
             };
             match phase::next(situation, clock::now(), &common.limits) {
-                Next::Wait(at) => limit.set(at),
+                Next::Wait(at) => {
+                    limit.set(at);
+                    if situation.busy {
+                        activity.probe.set(true);
+                        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                            return Poll::Ready(Err(result));
+                        }
+                    }
+                }
                 next => return Poll::Ready(Ok(next)),
             }
         }

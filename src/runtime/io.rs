@@ -30,6 +30,8 @@ pub(super) struct Activity {
     pub(super) blocked_since: Cell<Option<Instant>>,
     /// The client may still be sending what nobody will read.
     pub(super) lingers: Cell<bool>,
+    /// It is time to look whether the client has reset the connection.
+    pub(super) probe: Cell<bool>,
 }
 
 impl Activity {
@@ -40,6 +42,7 @@ impl Activity {
             head_since: Cell::new(None),
             blocked_since: Cell::new(None),
             lingers: Cell::new(false),
+            probe: Cell::new(false),
         })
     }
 }
@@ -95,7 +98,14 @@ impl Write for Io {
         self.note_write(poll)
     }
 
+    /// hyper comes here whenever it is polled, and reads nothing while a request is being served, so
+    /// that a client may close its sending side: a reset is seen nowhere else.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.activity.probe.take()
+            && let Some(error) = self.stream.inner().take_error()?
+        {
+            return Poll::Ready(Err(error));
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -10,6 +10,9 @@ use super::Limits;
 /// requests never pays for it, short enough that memory follows load.
 pub(super) const QUIET: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether the client of a request under way is still there.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// What a connection is at.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Situation {
@@ -40,8 +43,8 @@ pub(super) fn next(at: Situation, now: Instant, limits: &Limits) -> Next {
     };
     match (at.blocked_since, at.busy, at.head_since) {
         (Some(since), _, _) => after(since, limits.idle_timeout, Next::Abort),
-        // Each wait of a request has its own limit; look again for a client that stops reading.
-        (None, true, _) => Next::Wait(now + limits.idle_timeout.min(Duration::from_secs(5))),
+        // Each wait of a request has its own limit; look again for a client that stops reading, or has gone.
+        (None, true, _) => Next::Wait(now + limits.idle_timeout.min(LOOK)),
         (None, false, Some(since)) => after(since, limits.header_read_timeout, Next::HeadTimeout),
         (None, false, None) => after(at.quiet_since, QUIET, Next::Park),
     }

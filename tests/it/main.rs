@@ -16,4 +16,6 @@ mod fuzzing;
 mod health;
 mod messages;
 mod pinning;
+mod policies;
 mod smoke;
+mod stickiness;

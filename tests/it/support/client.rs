@@ -174,6 +174,12 @@ impl Client {
         self.stream.shutdown().await.unwrap();
     }
 
+    /// Ends the connection by a reset, as a process does that is killed with bytes unread: the one way to
+    /// tell for good that nobody waits any more.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+
     /// Whether the proxy has closed the connection and said nothing more. Waits for it.
     pub async fn is_closed(&mut self) -> bool {
         soon("the end of the connection", self.more()).await.is_none() && self.buffer.is_empty()

@@ -66,6 +66,21 @@ impl Proxy {
         client.get("/").await
     }
 
+    /// What its admin listener answers.
+    pub async fn ask(&self, method: &str, path: &str, body: &str) -> Response {
+        let mut admin = Client::connect(self.admin()).await;
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n");
+        admin.send(format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes()).await;
+        admin.response().await
+    }
+
+    /// What is known of a backend now.
+    pub fn live(&self, backend: &str) -> &linchpin::pool::Live {
+        let index = self.pool().position(backend).expect("a backend of the pool");
+        self.pool().backend(index).live()
+    }
+
     /// Waits until a backend's health is as said.
     pub async fn health(&self, backend: &str, health: Health) {
         let index = self.pool().position(backend).expect("a backend of the pool");
