@@ -7,6 +7,7 @@ mod line;
 pub mod metrics;
 mod writer;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 pub use access::{Lines, Record};
@@ -57,7 +58,9 @@ impl Default for Settings {
 pub fn trace(settings: &Settings) {
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.level)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people: in a file or a journal they are rubbish.
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     // An error means that there is a subscriber already.
     let _ = match settings.format {
         Format::Text => builder.with_target(false).try_init(),

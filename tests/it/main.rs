@@ -17,5 +17,7 @@ mod health;
 mod messages;
 mod pinning;
 mod policies;
+mod replicas;
+mod sharing;
 mod smoke;
 mod stickiness;
