@@ -15,6 +15,7 @@ mod failover;
 mod fuzzing;
 mod health;
 mod messages;
+mod persistence_doc;
 mod pinning;
 mod policies;
 mod replicas;
