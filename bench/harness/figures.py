@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from statistics import median
 
-from .proxies import PEERS
-
 
 @dataclass
 class Ratio:
@@ -44,7 +42,7 @@ def _figures(scenario, name, records, is_candidate):
     def middle(figure):
         return median(record.get(figure, 0) for record in own)
 
-    ratio = _ratio(key, own, records)
+    ratio = _ratio(key, own, records, scenario.baseline)
     cost = middle(key)
     errors = sum(record["errors"] for record in own)
     held = cost if scenario.is_idle else ratio and ratio.middle
@@ -62,10 +60,10 @@ def _figures(scenario, name, records, is_candidate):
     )
 
 
-def _ratio(key, own, records):
+def _ratio(key, own, records, baseline):
     peers = {}
     for record in records:
-        if record["proxy"] in PEERS:
+        if record["proxy"] in baseline:
             number = record["round"]
             peers[number] = min(record[key], peers.get(number, record[key]))
     ratios = [record[key] / peers[record["round"]] for record in own if peers.get(record["round"])]

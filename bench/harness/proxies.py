@@ -24,6 +24,9 @@ class Proxy:
     kind: str
     program: str
     sticky: bool = True
+    persistence: str = ""
+    path: str = ""  # instead of the scenario's
+    fill: int = 0  # sessions that it knows before it is measured
 
     def version(self):
         """The program's own version, digits only."""
@@ -38,7 +41,7 @@ class Proxy:
         """Starts the proxy in front of the origins, and waits until it serves."""
         address = f"127.0.0.1:{free_port()}"
         command = self._command(processes.folder, address, origins)
-        output = f"{self.name}.log"
+        output = f"{self.name.replace(' ', '-')}.log"
         process = processes.start(command, PROXY_CORE, output)
         if not wait_until_open(address, process):
             said = (processes.folder / output).read_text(errors="replace")
@@ -53,20 +56,21 @@ class Proxy:
             "LISTEN": address,
             "ADMIN": f"127.0.0.1:{free_port()}",
             "DIR": str(folder),
-            "NAME": self.name,
+            "NAME": self.name.replace(" ", "-"),
+            "PERSISTENCE": self.persistence,
             "USER": getpass.getuser(),
             **{name.upper(): origin for name, origin in origins.items()},
         }
         text = re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], template.read_text())
-        config = folder / f"{self.name}{template.suffix}"
+        config = folder / f"{values['NAME']}{template.suffix}"
         config.write_text(text)
         if self.kind == "haproxy":
             return [self.program, "-db", "-f", config]
         if self.kind == "nginx":
             return [self.program, "-p", folder, "-c", config]
         key = subprocess.run([self.program, "keygen"], capture_output=True, check=True, timeout=10).stdout
-        (folder / f"{self.name}.key").write_bytes(key)
-        (folder / f"{self.name}.key").chmod(0o600)
+        (folder / f"{values['NAME']}.key").write_bytes(key)
+        (folder / f"{values['NAME']}.key").chmod(0o600)
         return [self.program, "run", "-c", config]
 
 
@@ -77,6 +81,23 @@ class Running:
     process: object
     address: str
     pids: list
+
+
+LEARNED = 'type = "learned"\nlearned = { cookie = "SID" }'
+
+
+def types(program):
+    """One Linchpin for each way to recognise a client."""
+    def by(name, lines, **more):
+        return Proxy(name, "linchpin", program, persistence=lines, **more)
+
+    return [
+        by("cookie", ""),
+        by("header", 'type = "header"\nheader = { name = "X-Pin" }'),
+        by("route", 'type = "route"\nroute = { cookie = "SID" }', path="/app"),
+        by("learned", LEARNED, path="/app"),
+        by("learned, one of a million", LEARNED, path="/app", fill=1_000_000),
+    ]
 
 
 def find_peers(names):

@@ -87,7 +87,8 @@ def _summary(table):
 def _header(scenario):
     if scenario.is_idle:
         return ["proxy", "bytes/connection", "ratio to the better peer", "bar"]
-    return ["proxy", "CPU µs/request", "ratio to the better peer", "bar", "requests/s", "p50 ms", "p99 ms", "core busy"]
+    ratio = "ratio to the cookie" if scenario.compares_types else "ratio to the better peer"
+    return ["proxy", "CPU µs/request", ratio, "bar", "requests/s", "p50 ms", "p99 ms", "core busy"]
 
 
 def _cells(scenario, row):

@@ -43,6 +43,8 @@ class Bench:
     def _busy(self, scenario, proxy):
         if proxy.name not in self.running:
             self.running[proxy.name] = proxy.start(self.processes, self.origins)
+            if proxy.fill:
+                self._fill(proxy, self.running[proxy.name])
         target = self.running[proxy.name]
         load = self._start_load(scenario, proxy, target)
         core, cpu = core_busy_seconds(PROXY_CORE), cpu_seconds(target.pids)
@@ -58,6 +60,20 @@ class Bench:
             "busy": cpu / report["seconds"],
             "foreign": max(core - cpu, 0) / report["seconds"],
         }
+
+    def _fill(self, proxy, target):
+        command = [
+            self.program, "load", f"--target={target.address}", "--mode=new", f"--path={proxy.path}", "--body=66",
+            "--clients=64", f"--requests={proxy.fill}",
+        ]
+        load = self.processes.start(command, LOAD_CORE, "load.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        read_line(load, 60)
+        load.stdin.write(b"go\n")
+        load.stdin.flush()
+        report = json.loads(read_line(load, 150))
+        if report["errors"] or report["requests"] < proxy.fill:
+            raise SystemExit(f"{proxy.name} could not be filled: {report}")
+        self._finish(load)
 
     def _idle(self, scenario, proxy):
         # A fresh process: memory that busy clients left behind would be used again, and not be seen.
@@ -76,7 +92,8 @@ class Bench:
 
     def _start_load(self, scenario, proxy, target):
         command = [
-            self.program, "load", f"--target={target.address}", f"--mode={scenario.mode}", f"--path={scenario.path}",
+            self.program, "load", f"--target={target.address}", f"--mode={scenario.mode}",
+            f"--path={proxy.path or scenario.path}",
             f"--body={scenario.body}", f"--clients={scenario.clients}", f"--seconds={self.seconds}",
         ]
         if proxy.sticky:

@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// How long to send requests; idle clients make one each instead.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// How many requests to send, by new clients, instead of going on for a time.
+    #[arg(long)]
+    requests: Option<u64>,
     /// How long to send requests that do not count.
     #[arg(long, default_value_t = 0.3)]
     warm_up: f64,
@@ -92,6 +95,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let goal = if args.mode == Mode::Idle {
         Load::new(manner(), 1)?.drive(Goal::Each(IDLE_WARM_UP))?;
         Goal::Each(1)
+    } else if let Some(requests) = args.requests {
+        Goal::Each(requests.div_ceil(args.clients as u64))
     } else {
         load.drive(Goal::Time(Duration::from_secs_f64(args.warm_up)))?;
         Goal::Time(Duration::from_secs_f64(args.seconds))
@@ -144,7 +149,7 @@ impl Load {
         let started = Instant::now();
         let (deadline, quota, window) = match goal {
             Goal::Time(time) => (started + time, u64::MAX, self.clients.len()),
-            Goal::Each(quota) => (started + 6 * GRACE, quota, OPENING),
+            Goal::Each(quota) => (started + 24 * GRACE, quota, OPENING),
         };
         let mut tally = Tally::default();
         let mut done = vec![0; self.clients.len()];

@@ -1,9 +1,10 @@
 //! Owns the origins: several names, each with its own address, in one thread, so that three of them cost no more than one.
 //! A request costs one read and one write; every answer is rendered before the first request comes.
-//! It must not know cookies: who is pinned where is the proxy's business.
+//! It must not know routing cookies: who is pinned where is the proxy's business.
 
 mod connection;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -93,8 +94,13 @@ impl Origin {
     }
 }
 
+/// Where an application answers: it gives a session id of its own to whoever comes without a cookie.
+const APPLICATION: &str = "/app";
+
 /// Every answer of one origin, head and body, ready to be written.
 struct Answers {
+    name: String,
+    sessions: Cell<u64>,
     by_path: [(&'static str, Rc<[u8]>); BODIES.len()],
     not_found: Rc<[u8]>,
 }
@@ -102,22 +108,30 @@ struct Answers {
 impl Answers {
     fn render(name: &str) -> Self {
         Self {
-            by_path: BODIES.map(|(path, size)| (path, answer("200 OK", name, size))),
-            not_found: answer("404 Not Found", name, 0),
+            name: name.to_owned(),
+            sessions: Cell::new(0),
+            by_path: BODIES.map(|(path, size)| (path, answer("200 OK", name, "", size))),
+            not_found: answer("404 Not Found", name, "", 0),
         }
     }
 
-    fn to(&self, path: &str) -> Rc<[u8]> {
+    fn to(&self, path: &str, has_cookie: bool) -> Rc<[u8]> {
+        if path == APPLICATION && !has_cookie {
+            let session = self.sessions.replace(self.sessions.get() + 1);
+            let cookie = format!("Set-Cookie: SID={session:016x}{0}.{0}; Path=/; HttpOnly\r\n", self.name);
+            return answer("200 OK", &self.name, &cookie, 66);
+        }
+        let path = if path == APPLICATION { "/66" } else { path };
         let found = self.by_path.iter().find(|(known, _)| *known == path);
         Rc::clone(found.map_or(&self.not_found, |(_, bytes)| bytes))
     }
 }
 
-fn answer(status: &str, name: &str, size: usize) -> Rc<[u8]> {
+fn answer(status: &str, name: &str, fields: &str, size: usize) -> Rc<[u8]> {
     // A date, because applications send one; its value matters to nobody here.
     let mut bytes = format!(
         "HTTP/1.1 {status}\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\n\
-         X-Origin: {name}\r\nContent-Length: {size}\r\n\r\n"
+         X-Origin: {name}\r\n{fields}Content-Length: {size}\r\n\r\n"
     )
     .into_bytes();
     bytes.resize(bytes.len() + size, b'x');

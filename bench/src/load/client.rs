@@ -39,7 +39,7 @@ pub(super) struct Client {
     /// When the request under way began; `None`: between requests.
     started: Option<Instant>,
     took: Duration,
-    cookie: Option<String>,
+    keep: Option<String>,
     origin: Option<String>,
 }
 
@@ -54,7 +54,7 @@ impl Client {
             remaining: None,
             started: None,
             took: Duration::ZERO,
-            cookie: None,
+            keep: None,
             origin: None,
         };
         client.render(manner);
@@ -186,22 +186,22 @@ impl Client {
             return Err(format!("status {}, body of {} bytes", head.status, head.body).into());
         }
         let origin = head.origin.as_ref().ok_or("no origin named")?;
-        if let Some(cookie) = &head.cookie
+        if let Some(keep) = &head.keep
             && manner.returning
         {
-            self.cookie = Some(cookie.clone());
+            self.keep = Some(keep.clone());
             self.render(manner);
         }
         if !manner.sticky {
             return Ok(());
         }
         if !manner.returning {
-            return match head.cookie {
+            return match head.keep {
                 Some(_) => Ok(()),
                 None => Err("a new client got no cookie".into()),
             };
         }
-        if self.cookie.is_none() {
+        if self.keep.is_none() {
             return Err("a client got no cookie".into());
         }
         match &self.origin {
@@ -220,9 +220,8 @@ impl Client {
         if manner.connect {
             request.push_str("Connection: close\r\n");
         }
-        if let Some(cookie) = &self.cookie {
-            request.push_str("Cookie: ");
-            request.push_str(cookie);
+        if let Some(keep) = &self.keep {
+            request.push_str(keep);
             request.push_str("\r\n");
         }
         request.push_str("\r\n");
@@ -247,8 +246,8 @@ mod tests {
         }
     }
 
-    fn head(origin: &str, cookie: Option<&str>) -> response::Head {
-        response::Head { status: 200, origin: Some(origin.into()), cookie: cookie.map(Into::into), body: 66 }
+    fn head(origin: &str, keep: Option<&str>) -> response::Head {
+        response::Head { status: 200, origin: Some(origin.into()), keep: keep.map(Into::into), body: 66 }
     }
 
     #[test]
@@ -256,7 +255,7 @@ mod tests {
         let manner = manner(true);
         let mut client = Client::new(Token(0), &manner);
         assert!(client.check(&head("a", None), &manner).is_err());
-        assert!(client.check(&head("a", Some("SRV=a")), &manner).is_ok());
+        assert!(client.check(&head("a", Some("Cookie: SRV=a")), &manner).is_ok());
         assert!(client.request.ends_with(b"\r\nCookie: SRV=a\r\n\r\n"));
         assert!(client.check(&head("a", None), &manner).is_ok());
         assert!(client.check(&head("b", None), &manner).is_err());
@@ -266,8 +265,8 @@ mod tests {
     fn a_new_client_is_given_a_cookie_and_never_sends_it() {
         let manner = manner(false);
         let mut client = Client::new(Token(0), &manner);
-        assert!(client.check(&head("a", Some("SRV=a")), &manner).is_ok());
-        assert!(client.check(&head("b", Some("SRV=b")), &manner).is_ok());
+        assert!(client.check(&head("a", Some("Cookie: SRV=a")), &manner).is_ok());
+        assert!(client.check(&head("b", Some("Cookie: SRV=b")), &manner).is_ok());
         assert!(client.check(&head("b", None), &manner).is_err());
         assert!(!client.request.windows(6).any(|bytes| bytes == b"Cookie"));
     }
@@ -276,7 +275,7 @@ mod tests {
     fn another_length_is_an_error() {
         let manner = manner(false);
         let mut client = Client::new(Token(0), &manner);
-        let short = response::Head { body: 65, ..head("a", Some("SRV=a")) };
+        let short = response::Head { body: 65, ..head("a", Some("Cookie: SRV=a")) };
         assert!(client.check(&short, &manner).is_err());
     }
 }

@@ -12,8 +12,8 @@ pub(super) struct Head {
     pub(super) status: u16,
     /// Which origin answered.
     pub(super) origin: Option<String>,
-    /// `name=value` of a cookie that was set, ready to be sent back.
-    pub(super) cookie: Option<String>,
+    /// The field to send back from now on: a cookie that was set, or a pin in a field.
+    pub(super) keep: Option<String>,
     pub(super) body: usize,
 }
 
@@ -34,7 +34,9 @@ pub(super) fn parse(received: &[u8]) -> Result<Option<(Head, usize)>, Box<dyn Er
             head.origin = Some(value()?.to_owned());
         } else if header.name.eq_ignore_ascii_case("set-cookie") {
             let pair = value()?.split(';').next().unwrap_or_default();
-            head.cookie = Some(pair.trim().to_owned());
+            head.keep = Some(format!("Cookie: {}", pair.trim()));
+        } else if header.name.eq_ignore_ascii_case("x-pin") {
+            head.keep = Some(format!("X-Pin: {}", value()?));
         }
     }
     // The origins always send one, so a proxy that drops it has re-framed the message.
@@ -49,7 +51,7 @@ mod tests {
     #[test]
     fn a_head_tells_status_origin_cookie_and_length() {
         let bytes = b"HTTP/1.1 200 OK\r\nX-Origin: a\r\nset-cookie: SRV=a; Path=/\r\nContent-Length: 2\r\n\r\nok";
-        let expected = Head { status: 200, origin: Some("a".into()), cookie: Some("SRV=a".into()), body: 2 };
+        let expected = Head { status: 200, origin: Some("a".into()), keep: Some("Cookie: SRV=a".into()), body: 2 };
         let length = bytes.len() - 2;
         assert_eq!(parse(bytes).unwrap(), Some((expected, length)));
     }

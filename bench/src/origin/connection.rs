@@ -97,5 +97,6 @@ fn parse(received: &[u8], answers: &Answers) -> io::Result<Option<Writing>> {
         .headers
         .iter()
         .any(|header| header.name.eq_ignore_ascii_case("connection") && header.value.eq_ignore_ascii_case(b"close"));
-    Ok(Some(Writing { bytes: answers.to(request.path.unwrap_or_default()), written: 0, last }))
+    let has_cookie = request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("cookie"));
+    Ok(Some(Writing { bytes: answers.to(request.path.unwrap_or_default(), has_cookie), written: 0, last }))
 }
