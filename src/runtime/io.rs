@@ -47,6 +47,9 @@ impl Activity {
     }
 }
 
+/// What is copied into one piece rather than written as two.
+const SMALL: usize = 1024;
+
 /// A client's socket.
 pub(super) struct Io {
     stream: TokioIo<TcpStream>,
@@ -124,7 +127,17 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let poll = match bufs {
+            [only] => Pin::new(&mut self.stream).poll_write(cx, only),
+            [head, body] if head.len() + body.len() <= SMALL => {
+                // To copy a few hundred bytes costs less than to have the kernel take in a list of pieces.
+                let mut whole = [0; SMALL];
+                whole[..head.len()].copy_from_slice(head);
+                whole[head.len()..head.len() + body.len()].copy_from_slice(body);
+                Pin::new(&mut self.stream).poll_write(cx, &whole[..head.len() + body.len()])
+            }
+            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
+        };
         self.note_write(poll)
     }
 }
