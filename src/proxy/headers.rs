@@ -143,7 +143,9 @@ impl Forwarding {
         // A valid host has no quote and no backslash, so it can stand between quotes as it is.
         let value =
             HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("for=unknown"));
-        *last = Some((host.clone(), value.clone()));
+        // A copy: a value of the request's is a piece of the connection's read buffer, and would keep
+        // all of it for as long as the client is idle.
+        *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| (host, value.clone()));
         value
     }
 
@@ -320,6 +322,17 @@ mod tests {
             ("forwarded", "for=127.0.0.1;host=\"a:80\";proto=http"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn what_a_connection_remembers_of_a_request_keeps_none_of_its_buffer() {
+        let buffer = Bytes::from(b"a.example and eight kilobytes more".to_vec());
+        let forwarding = Forwarding::new([127, 0, 0, 1].into());
+        let host = HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap();
+        let mut headers = HeaderMap::from_iter([(HOST, host)]);
+        to_backend(&mut headers, &forwarding);
+        drop(headers);
+        assert!(buffer.is_unique());
     }
 
     #[test]

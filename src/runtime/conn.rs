@@ -88,6 +88,7 @@ enum Ended {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve<H: Handler>(mut stream: TcpStream, client: Rc<H::Client>, common: Rc<Common<H>>) {
+    let requests = Rc::default();
     loop {
         // Begins parked: a client that connects and says nothing costs no buffers either.
         if !readable(&stream, &common).await {
@@ -96,7 +97,7 @@ pub(super) async fn serve<H: Handler>(mut stream: TcpStream, client: Rc<H::Clien
         // In a box of its own, which goes when the connection is parked again.
         let mut prefix = Bytes::new();
         stream = loop {
-            match Box::pin(active(stream, prefix, &client, &common)).await {
+            match Box::pin(active(stream, prefix, &client, &common, &requests)).await {
                 Ended::Closed => return,
                 Ended::Quiet(stream, rest) if rest.is_empty() => break stream,
                 Ended::Quiet(again, rest) => (stream, prefix) = (again, rest),
@@ -119,8 +120,14 @@ async fn readable<H>(stream: &TcpStream, common: &Common<H>) -> bool {
 }
 
 /// Lets hyper serve the connection until it has been quiet for a while.
-async fn active<H: Handler>(stream: TcpStream, prefix: Bytes, client: &Rc<H::Client>, common: &Rc<Common<H>>) -> Ended {
-    let activity = Activity::new();
+async fn active<H: Handler>(
+    stream: TcpStream,
+    prefix: Bytes,
+    client: &Rc<H::Client>,
+    common: &Rc<Common<H>>,
+    requests: &Rc<Cell<u32>>,
+) -> Ended {
+    let activity = Activity::new(requests);
     if !prefix.is_empty() {
         activity.head_since.set(Some(clock::now()));
     }
@@ -136,9 +143,11 @@ async fn active<H: Handler>(stream: TcpStream, prefix: Bytes, client: &Rc<H::Cli
         if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(Err(result));
         }
-        while limit.poll(cx).is_ready() {
+        let mut look = activity.is_first_over();
+        while std::mem::take(&mut look) || limit.poll(cx).is_ready() {
             let situation = Situation {
                 busy: activity.busy.get() > 0,
+                first: activity.is_first_over(),
                 quiet_since: activity.quiet_since.get(),
                 head_since: activity.head_since.get(),
                 blocked_since: activity.blocked_since.get(),
@@ -239,6 +248,7 @@ struct Busy {
 impl Busy {
     fn begin(activity: &Rc<Activity>) -> Busy {
         activity.busy.set(activity.busy.get() + 1);
+        activity.requests.set(activity.requests.get().saturating_add(1));
         activity.head_since.set(None);
         Busy { activity: Rc::clone(activity) }
     }

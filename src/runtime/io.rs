@@ -22,6 +22,8 @@ use crate::clock;
 pub(super) struct Activity {
     /// Requests whose response has not ended.
     pub(super) busy: Cell<u32>,
+    /// Requests of the connection, ever.
+    pub(super) requests: Rc<Cell<u32>>,
     /// Since when nothing is under way.
     pub(super) quiet_since: Cell<Instant>,
     /// When the first byte of a head that is not complete was read.
@@ -35,15 +37,25 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    pub(super) fn new() -> Rc<Activity> {
+    /// For a connection that has had so many requests before.
+    pub(super) fn new(requests: &Rc<Cell<u32>>) -> Rc<Activity> {
         Rc::new(Activity {
             busy: Cell::new(0),
+            requests: Rc::clone(requests),
             quiet_since: Cell::new(clock::now()),
             head_since: Cell::new(None),
             blocked_since: Cell::new(None),
             lingers: Cell::new(false),
             probe: Cell::new(false),
         })
+    }
+}
+
+impl Activity {
+    /// Whether the first request of the connection, which had no body, has been answered, and nothing
+    /// came after it.
+    pub(super) fn is_first_over(&self) -> bool {
+        self.requests.get() == 1 && self.busy.get() == 0 && !self.lingers.get()
     }
 }
 

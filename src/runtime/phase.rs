@@ -17,6 +17,8 @@ const LOOK: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Situation {
     pub(super) busy: bool,
+    /// Its first request has been answered, and there was no other.
+    pub(super) first: bool,
     pub(super) quiet_since: Instant,
     pub(super) head_since: Option<Instant>,
     pub(super) blocked_since: Option<Instant>,
@@ -46,6 +48,9 @@ pub(super) fn next(at: Situation, now: Instant, limits: &Limits) -> Next {
         // Each wait of a request has its own limit; look again for a client that stops reading, or has gone.
         (None, true, _) => Next::Wait(now + limits.idle_timeout.min(LOOK)),
         (None, false, Some(since)) => after(since, limits.header_read_timeout, Next::HeadTimeout),
+        // Most connections of a crowd that comes at once say no more for now: held in hyper for half
+        // a second, all of them would take their buffers at the same time.
+        (None, false, None) if at.first => Next::Park,
         (None, false, None) => after(at.quiet_since, QUIET, Next::Park),
     }
 }
@@ -59,9 +64,10 @@ mod tests {
         let now = Instant::now() + Duration::from_secs(1000);
         let ago = |seconds: u64| now - Duration::from_secs(seconds);
         let limits = Limits::default();
-        let quiet = Situation { busy: false, quiet_since: ago(0), head_since: None, blocked_since: None };
+        let quiet = Situation { busy: false, first: false, quiet_since: ago(0), head_since: None, blocked_since: None };
         assert_eq!(next(quiet, now, &limits), Next::Wait(now + QUIET));
         assert_eq!(next(Situation { quiet_since: ago(1), ..quiet }, now, &limits), Next::Park);
+        assert_eq!(next(Situation { first: true, ..quiet }, now, &limits), Next::Park);
         let head = |seconds| Situation { quiet_since: ago(500), head_since: Some(ago(seconds)), ..quiet };
         assert_eq!(next(head(9), now, &limits), Next::Wait(now + Duration::from_secs(1)));
         assert_eq!(next(head(10), now, &limits), Next::HeadTimeout);
