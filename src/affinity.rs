@@ -251,7 +251,7 @@ impl Affinity {
             Ready::Cookie(cookie) => cookie.take(headers, memory).into(),
             Ready::Header(header) => header.take(headers, memory).into(),
             Ready::Route(route) => route.read(headers, path, pool).into(),
-            Ready::Learned(learned) => learned.read(headers),
+            Ready::Learned(learned) => learned.read(headers, memory),
         }
     }
 

@@ -12,8 +12,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Lifetimes, Pin, Reading, Taken, cookie};
+use super::{Lifetimes, Memory, Pin, Reading, Taken, cookie};
 use crate::pool::Pool;
+use table::Glance;
 pub use table::{Found, Home, Key, Table};
 
 /// `learned = { … }` of `[pools.persistence]`.
@@ -46,6 +47,8 @@ pub enum Source {
 
 /// How many ids of one message are looked at.
 const MAX_IDS: usize = 4;
+/// The longest id that a connection remembers.
+const MAX_REMEMBERED: usize = 256;
 /// How much may be waiting to be told to a store.
 const QUEUE: usize = 16_384;
 /// How long a store keeps a session whose pool has no timeouts, in seconds since it was seen last.
@@ -75,15 +78,15 @@ impl Learned {
     }
 
     /// Reads the ids of a request; the first that is known counts.
-    pub(super) fn read(&self, headers: &HeaderMap) -> Taken {
+    pub(super) fn read(&self, headers: &HeaderMap, memory: &mut Memory) -> Taken {
         let mut taken = Taken::from(Reading::Absent);
         let mut look = |id: &[u8]| {
             if id.is_empty() || matches!(taken.reading, Reading::Pinned(_)) {
                 return;
             }
-            let key = self.key(id);
-            match self.table.get(key) {
-                Some(found) => taken = Taken { reading: pinned(key, found), key: Some(key) },
+            let key = memory.key(&self.pool, id).unwrap_or_else(|| self.key(id));
+            match self.table.look(key).and_then(|glance| self.pin(id, key, glance, memory)) {
+                Some(pin) => taken = Taken { reading: Reading::Pinned(pin), key: Some(key) },
                 None if taken.key.is_none() => taken = Taken { reading: Reading::Unlearned(key), key: Some(key) },
                 None => {}
             }
@@ -101,10 +104,22 @@ impl Learned {
         taken
     }
 
+    /// The pin that stands for what the table says; the one that did so last time, if that is the same.
+    fn pin(&self, id: &[u8], key: Key, glance: Glance, memory: &mut Memory) -> Option<Arc<Pin>> {
+        if let Some(pin) = memory.learned(key, glance) {
+            return Some(Arc::clone(pin));
+        }
+        let pin = Arc::new(pin_of(key, &self.table.unfold(&glance)?));
+        if id.len() <= MAX_REMEMBERED {
+            memory.learn(&self.pool, id, key, glance, &pin);
+        }
+        Some(pin)
+    }
+
     /// What is known of an id, as `explain` is given it.
     pub(super) fn read_id(&self, id: &[u8]) -> Reading {
         let key = self.key(id);
-        self.table.get(key).map_or(Reading::Absent, |found| pinned(key, found))
+        self.table.get(key).map_or(Reading::Absent, |found| pinned(key, &found))
     }
 
     /// The store's answer to a session that the table doesn't have, or has not seen for too long:
@@ -116,7 +131,7 @@ impl Learned {
     /// Takes a store's answer over.
     pub(super) fn answered(&self, key: Key, found: &Found) -> Reading {
         self.table.adopt(key, found);
-        pinned(key, self.table.get(key).unwrap_or_else(|| found.clone()))
+        pinned(key, self.table.get(key).as_ref().unwrap_or(found))
     }
 
     /// Notes that the session of a request was served where it is held.
@@ -191,14 +206,18 @@ impl Learned {
     }
 }
 
-fn pinned(key: Key, found: Found) -> Reading {
-    Reading::Pinned(Arc::new(Pin {
+fn pinned(key: Key, found: &Found) -> Reading {
+    Reading::Pinned(Arc::new(pin_of(key, found)))
+}
+
+fn pin_of(key: Key, found: &Found) -> Pin {
+    Pin {
         session: key.session(),
         backend: (&*found.home.backend).into(),
         incarnation: found.home.incarnation,
         issued: found.issued,
         last_seen: found.last_seen,
-    }))
+    }
 }
 
 /// What a Set-Cookie field says of a session.
@@ -356,7 +375,7 @@ mod tests {
     }
 
     fn home(learned: &Learned, request: &[(&'static str, &str)]) -> Option<String> {
-        match learned.read(&fields(request)).reading {
+        match learned.read(&fields(request), &mut Memory::default()).reading {
             Reading::Pinned(pin) => Some(pin.backend.to_string()),
             _ => None,
         }
@@ -374,9 +393,9 @@ mod tests {
             home(&learned, &[("cookie", "PHPSESSID=old"), ("cookie", "PHPSESSID=\"abc\"")]).as_deref(),
             Some("b")
         );
-        let Taken { reading, key } = learned.read(&fields(&[("cookie", "PHPSESSID=other")]));
+        let Taken { reading, key } = learned.read(&fields(&[("cookie", "PHPSESSID=other")]), &mut Memory::default());
         assert_eq!(reading, Reading::Unlearned(key.unwrap()));
-        assert_eq!(learned.read(&fields(&[("cookie", "PHPSESSID=")])).key, None);
+        assert_eq!(learned.read(&fields(&[("cookie", "PHPSESSID=")]), &mut Memory::default()).key, None);
     }
 
     #[test]
@@ -392,7 +411,7 @@ mod tests {
             let learned = learned(Source::Cookie("PHPSESSID".into()));
             let request = [("cookie", "PHPSESSID=abc")];
             learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), false, None, &pool(), 0, NOW);
-            let key = learned.read(&fields(&request)).key;
+            let key = learned.read(&fields(&request), &mut Memory::default()).key;
             learned.learn(&fields(&[("set-cookie", field)]), false, key, &pool(), 0, NOW);
             assert_eq!(home(&learned, &request).is_none(), ends, "{field}");
         }
@@ -404,7 +423,7 @@ mod tests {
         let request = [("mcp-session-id", "s1")];
         learned.learn(&fields(&request), false, None, &pool(), 0, NOW);
         assert_eq!(home(&learned, &request).as_deref(), Some("a"));
-        let key = learned.read(&fields(&request)).key;
+        let key = learned.read(&fields(&request), &mut Memory::default()).key;
         learned.learn(&HeaderMap::new(), true, key, &pool(), 0, NOW);
         assert_eq!(home(&learned, &request), None);
     }
@@ -421,6 +440,23 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_remembers_its_id_notices_a_move_and_a_logout() {
+        let learned = learned(Source::Cookie("PHPSESSID".into()));
+        let (pool, mut memory) = (pool(), Memory::default());
+        let mut read = || learned.read(&fields(&[("cookie", "PHPSESSID=abc")]), &mut memory);
+        learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), false, None, &pool, 0, NOW);
+        let (first, again) = (read(), read());
+        let (Reading::Pinned(first), Reading::Pinned(again)) = (&first.reading, &again.reading) else { panic!() };
+        assert!(Arc::ptr_eq(first, again));
+        let key = read().key;
+        learned.moved(key.unwrap(), &pool, 1, NOW, NOW);
+        let Reading::Pinned(moved) = read().reading else { panic!() };
+        assert_eq!(&*moved.backend, "b");
+        learned.learn(&fields(&[("set-cookie", "PHPSESSID=; Max-Age=0")]), false, key, &pool, 1, NOW);
+        assert_eq!(read().reading, Reading::Unlearned(key.unwrap()));
+    }
+
+    #[test]
     fn a_stores_address_is_not_shown() {
         let store = Some("redis://:secret@127.0.0.1".into());
         let settings = Settings { source: Source::Cookie("s".into()), capacity: 1, store };
@@ -433,7 +469,7 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&field) {
                 announced(&value, &name, NOW);
                 let learned = learned(Source::Cookie(name));
-                learned.read(&HeaderMap::from_iter([(COOKIE, value)]));
+                learned.read(&HeaderMap::from_iter([(COOKIE, value)]), &mut Memory::default());
             }
         }
     }

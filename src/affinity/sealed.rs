@@ -5,6 +5,8 @@
 use std::sync::Arc;
 
 use super::Reading;
+use super::learned::Key;
+use super::learned::table::Glance;
 use super::seal::{KeyRing, Pin, Sealer};
 
 /// How many tokens of one request are looked at. Browsers send several when one was set for
@@ -25,6 +27,7 @@ pub struct Memory {
     token: Vec<u8>,
     pool: Option<Arc<str>>,
     pin: Option<Arc<Pin>>,
+    learned: Option<(Key, Glance)>,
 }
 
 impl Sealed {
@@ -79,11 +82,28 @@ impl Memory {
         self.pin.as_ref().filter(|_| same_pool && self.token == token)
     }
 
+    /// The key of an id of the application's, if it was the last one, in the same pool.
+    pub(super) fn key(&self, pool: &Arc<str>, id: &[u8]) -> Option<Key> {
+        self.recall(pool, id).and(self.learned).map(|(key, _)| key)
+    }
+
+    /// The pin that stood for what the table said, if it says the same again.
+    pub(super) fn learned(&self, key: Key, glance: Glance) -> Option<&Arc<Pin>> {
+        self.pin.as_ref().filter(|_| self.learned == Some((key, glance)))
+    }
+
+    /// Remembers what the table said of an id.
+    pub(super) fn learn(&mut self, pool: &Arc<str>, id: &[u8], key: Key, glance: Glance, pin: &Arc<Pin>) {
+        self.remember(pool, id, pin);
+        self.learned = Some((key, glance));
+    }
+
     fn remember(&mut self, pool: &Arc<str>, token: &[u8], pin: &Arc<Pin>) {
         self.token.clear();
         self.token.extend_from_slice(token);
         self.pool = Some(Arc::clone(pool));
         self.pin = Some(Arc::clone(pin));
+        self.learned = None;
     }
 }
 

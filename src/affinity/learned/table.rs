@@ -61,6 +61,15 @@ pub struct Found {
     pub version: u32,
 }
 
+/// What is known of a session, as numbers that mean something to their table alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    home: u32,
+    issued: u32,
+    seen: u32,
+    version: u32,
+}
+
 /// The sessions of one pool. A session is looked up under the lock of its shard, held for some
 /// dozen instructions: a table that all threads write can't be without one, and with as many shards
 /// two threads hardly ever meet in one.
@@ -138,10 +147,21 @@ impl Table {
 
     /// What is known of a session.
     pub fn get(&self, key: Key) -> Option<Found> {
+        self.unfold(&self.look(key)?)
+    }
+
+    /// What is known of a session, as numbers: for whoever compares it with what it was.
+    pub fn look(&self, key: Key) -> Option<Glance> {
         let entries = self.shard(key).lock();
-        let entry = *entries.get(entries.find(key)?)?;
-        drop(entries);
-        self.found(&entry)
+        let Entry { home, issued, seen, version, .. } = *entries.get(entries.find(key)?)?;
+        Some(Glance { home, issued, seen, version })
+    }
+
+    /// What the numbers stand for.
+    pub fn unfold(&self, glance: &Glance) -> Option<Found> {
+        let home = self.homes.load().get(glance.home as usize)?.clone();
+        let (issued, last_seen) = (u64::from(glance.issued), u64::from(glance.seen));
+        Some(Found { home, issued, last_seen, version: glance.version })
     }
 
     /// Notes that a session was seen at `now`. Says whether the store should be told, which is when
@@ -307,9 +327,8 @@ impl Table {
     }
 
     fn found(&self, entry: &Entry) -> Option<Found> {
-        let home = self.homes.load().get(entry.home as usize)?.clone();
-        let (issued, last_seen) = (u64::from(entry.issued), u64::from(entry.seen));
-        Some(Found { home, issued, last_seen, version: entry.version })
+        let Entry { home, issued, seen, version, .. } = *entry;
+        self.unfold(&Glance { home, issued, seen, version })
     }
 
     /// The number of a home. Locks for a moment: a session is learned or moved.
