@@ -6,6 +6,7 @@ pub mod check;
 pub mod demo;
 pub mod demo_backend;
 pub mod explain;
+pub mod import;
 pub mod keygen;
 pub mod run;
 
@@ -31,6 +32,8 @@ enum Command {
     Run(ConfigArgs),
     /// Say everything that is wrong with a configuration.
     Check(ConfigArgs),
+    /// Make a configuration of one for HAProxy, nginx or Traefik.
+    Import(import::Args),
     /// Make a key for `[[keys]]`.
     Keygen,
     /// Say what a routing cookie holds and what would happen to it now.
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => outcome(demo::run(args)),
         Command::Run(args) => run::run(args.config.as_deref()),
         Command::Check(args) => check::run(args.config.as_deref()),
+        Command::Import(args) => import::run(&args),
         Command::Keygen => outcome(keygen::run()),
         Command::Explain(args) => explain::run(&args),
         Command::DemoBackend(args) => outcome(demo_backend::run(args)),

@@ -14,6 +14,7 @@ mod docs;
 mod failover;
 mod fuzzing;
 mod health;
+mod import;
 mod messages;
 mod persistence_doc;
 mod pinning;

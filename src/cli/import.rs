@@ -1,0 +1,150 @@
+//! Owns: `linchpin import`: reading the source, writing the configuration, and saying what became of it.
+//! Invariant: no file is overwritten unasked; what was written is checked, and the verdict said.
+//! Must not know: what stands in a configuration, here or there.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::fail;
+use crate::config;
+use crate::import::{self, Format, Imported, LONGEST, Refused};
+
+/// The command line of `linchpin import`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// An haproxy.cfg, an nginx.conf, or a dynamic file of Traefik in YAML or TOML.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Whose configuration it is, if neither name nor content tell.
+    #[arg(long, value_name = "PRODUCT")]
+    from: Option<Product>,
+    /// Write to this file, not to standard output.
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+    /// Overwrite OUT.
+    #[arg(long, requires = "output")]
+    force: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Product {
+    Haproxy,
+    Nginx,
+    Traefik,
+}
+
+/// Imports a file. Exit code 0 if it was written, whatever is still to do in it.
+pub fn run(args: &Args) -> ExitCode {
+    let shown = args.file.display();
+    let imported = match read(&args.file)
+        .map_err(|error| error.to_string())
+        .and_then(|text| import(&args.file, &text, args.from).map_err(|refused| refused.to_string()))
+    {
+        Ok(imported) => imported,
+        Err(error) => return fail(&format!("cannot import {shown}: {error}")),
+    };
+    if let Err(error) = write(args, &imported.text) {
+        return fail(&error);
+    }
+    let out = args.output.as_deref().unwrap_or(Path::new("standard output"));
+    eprint!("{}", verdict(&imported, &args.file, out));
+    ExitCode::SUCCESS
+}
+
+/// The text of a file, or as much of one that is too long that this can be seen.
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+    // Comments may be of any encoding; what counts is ASCII.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn import(path: &Path, text: &str, from: Option<Product>) -> Result<Imported, Refused> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let format = match from {
+        Some(Product::Haproxy) => Some(Format::Haproxy),
+        Some(Product::Nginx) => Some(Format::Nginx),
+        Some(Product::Traefik) => Some(Format::Traefik),
+        None => Format::guess(&name, text),
+    };
+    import::import(text, &name, format.ok_or(Refused::Unknown)?)
+}
+
+fn write(args: &Args, text: &str) -> Result<(), String> {
+    let Some(out) = &args.output else {
+        return io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(|error| format!("cannot write to standard output: {error}"));
+    };
+    let shown = out.display();
+    let mut options = OpenOptions::new();
+    options.write(true);
+    match args.force {
+        true => options.create(true).truncate(true),
+        false => options.create_new(true),
+    };
+    let is_itself = || matches!((out.canonicalize(), args.file.canonicalize()), (Ok(out), Ok(file)) if out == file);
+    if is_itself() {
+        return Err(format!("{shown} is the file that is imported: name another one"));
+    }
+    match options.open(out).and_then(|mut file| file.write_all(text.as_bytes())) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(format!("{shown} exists already: name another file, or overwrite it with --force"))
+        }
+        Err(error) => Err(format!("cannot write {shown}: {error}")),
+    }
+}
+
+/// What is to be said of what was written: the findings of a check, and a line that sums up.
+fn verdict(imported: &Imported, file: &Path, out: &Path) -> String {
+    let (report, good) = match config::parse(&imported.text, out) {
+        Ok((_, report)) => (report, "it can be run"),
+        Err(report) => (report, "it can't be run as it is"),
+    };
+    let lost = match imported.lost {
+        0 => "every line has an equivalent".to_owned(),
+        1 => "1 line has no equivalent and is a comment".to_owned(),
+        lost => format!("{lost} lines have no equivalent and are comments"),
+    };
+    let guards = match imported.guards.len() {
+        0 => String::new(),
+        count => format!("; {count} of them kept requests out, which nothing does now: read the head of the output"),
+    };
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let (errors, warnings) = (count(report.errors(), "error"), count(report.warnings(), "warning"));
+    format!("{report}{}: {lost}{guards}; {good}: {errors}, {warnings}\n", file.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn imported(text: &str) -> Imported {
+        import(Path::new("haproxy.cfg"), text, None).unwrap()
+    }
+
+    #[test]
+    fn the_last_line_says_what_was_lost_and_whether_it_runs() {
+        let good = imported("backend app\n server a 127.0.0.1:9001\n");
+        let said = verdict(&good, Path::new("haproxy.cfg"), Path::new("out"));
+        assert!(
+            said.ends_with("haproxy.cfg: every line has an equivalent; it can be run: 0 errors, 0 warnings\n"),
+            "{said}"
+        );
+        let named = imported("backend app\n server a app.example.com:80\n");
+        let said = verdict(&named, Path::new("haproxy.cfg"), Path::new("out"));
+        assert!(
+            said.contains("1 line has no equivalent") && said.contains("can't be run as it is: 1 error,"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn whose_file_it_is_must_be_told() {
+        assert_eq!(import(Path::new("x"), "nothing", None), Err(Refused::Unknown));
+        assert!(import(Path::new("x"), "nothing", Some(Product::Haproxy)).is_ok());
+    }
+}

@@ -1,0 +1,291 @@
+//! Owns: the side of a backend or listen that servers see.
+//! Invariant: what is one for a pool is set once; each server is a backend, or stands there switched off.
+//! Must not know: listeners and routes.
+
+use std::time::Duration;
+
+use super::super::pool::{Balance, INTERVAL, Pinning, Pool, WAIT};
+use super::super::toml::{Table, Value};
+use super::super::units;
+use super::acl::Acls;
+use super::server::Parameters;
+use super::syntax::Statement;
+use super::{Fate, Proxy, check, duration, sticky};
+
+/// The interval of probes, if nothing is said.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// A backend being read.
+pub(super) struct Back<'p> {
+    pool: Pool,
+    acls: &'p Acls,
+    defaults: Parameters,
+    is_checked: bool,
+    timeout_check: Option<(Option<Duration>, &'p Statement)>,
+    interval: Option<Duration>,
+    is_hashed_by_stick: bool,
+    /// `http-check send` says what a probe is.
+    is_sent: bool,
+}
+
+impl<'p> Back<'p> {
+    pub(super) fn new(mut pool: Pool, proxy: &'p Proxy<'p>, acls: &'p Acls) -> Back<'p> {
+        let mut defaults = Parameters::default();
+        // Its own come first, and count most.
+        let lines: Vec<_> = proxy.each("default-server").collect();
+        lines.iter().rev().for_each(|statement| defaults.read(statement.from(1)));
+        let defaults = defaults.inherited();
+        let is_checked = proxy.each("server").any(|statement| {
+            let mut parameters = defaults.clone();
+            parameters.read(statement.from(3));
+            parameters.is_checked
+        });
+        if is_checked {
+            pool.health.set("type", Value::text("tcp"));
+        }
+        let back = Back {
+            pool,
+            acls,
+            defaults,
+            is_checked,
+            timeout_check: None,
+            interval: None,
+            is_hashed_by_stick: false,
+            is_sent: proxy.each("http-check").any(|statement| statement.word(1) == "send"),
+        };
+        back.with_header(proxy)
+    }
+
+    /// Where a section says what the pool is called here.
+    fn with_header(mut self, proxy: &Proxy<'_>) -> Back<'p> {
+        if proxy.header.word(1) != self.pool.name() {
+            self.pool.main.needless(
+                proxy.header.line,
+                &proxy.header.text,
+                "names are of letters, digits, `.`, `_` and `-`, and unique",
+            );
+        }
+        self
+    }
+
+    /// Where a line is noted.
+    pub(super) fn table(&mut self, statement: &Statement) -> &mut Table {
+        match (statement.word(0), statement.word(1)) {
+            (
+                "cookie" | "appsession" | "stick" | "stick-table" | "ignore-persist" | "force-persist"
+                | "dynamic-cookie-key",
+                _,
+            )
+            | ("option", "persist") => &mut self.pool.persistence,
+            ("http-check" | "tcp-check", _) | ("option", "httpchk" | "tcp-check") | ("timeout", "check") => {
+                &mut self.pool.health
+            }
+            ("timeout", "queue" | "connect" | "server" | "tunnel") => &mut self.pool.timeouts,
+            ("retries" | "retry-on", _) => &mut self.pool.retry,
+            _ => &mut self.pool.main,
+        }
+    }
+
+    pub(super) fn read(&mut self, statement: &'p Statement) -> Fate {
+        match (statement.word(0), statement.word(1)) {
+            ("mode", "http") => Fate::Kept,
+            ("cookie", _) => sticky::cookie(statement, &mut self.pool),
+            ("appsession", _) => sticky::appsession(statement, &mut self.pool),
+            ("stick", _) => {
+                let fate = sticky::stick(statement, &mut self.pool);
+                self.is_hashed_by_stick = self.pool.pinning == Some(Pinning::None);
+                fate
+            }
+            ("stick-table", _) => sticky::table(statement, &mut self.pool),
+            ("dynamic-cookie-key", _) => Fate::Needless("pins are sealed by [[keys]]"),
+            ("ignore-persist", "if") => self.ignore_persist(statement),
+            ("balance", _) => self.balance(statement),
+            ("hash-type", _) => Fate::Needless("when backends come and go, no more clients move than must"),
+            ("option", "persist") => {
+                self.pool.refuses = true;
+                Fate::Kept
+            }
+            ("option", "httpchk") | ("http-check", _) if !self.is_checked => {
+                Fate::Lost("no server here is checked".into())
+            }
+            ("option", "httpchk") => check::httpchk(statement, self.is_sent, &mut self.pool.health),
+            ("http-check", _) => check::http_check(statement, &mut self.pool.health),
+            ("retries", count) => self.retries(count),
+            ("retry-on", _) => self.retry_on(statement),
+            ("timeout", "connect") => self.connect(2, statement),
+            ("contimeout", _) => self.connect(1, statement),
+            ("timeout", "server") => self.response(2, statement),
+            ("srvtimeout", _) => self.response(1, statement),
+            ("timeout", "check") => {
+                self.timeout_check = Some((duration(statement.word(2)), statement));
+                Fate::Kept
+            }
+            ("timeout", "queue") => Fate::Lost("no request waits for its turn".into()),
+            ("default-server", _) => default_server(statement),
+            ("server", _) => {
+                self.server(statement);
+                Fate::Kept
+            }
+            ("server-template", _) => {
+                Fate::Lost("names are not looked up: write [[pools.backends]] for each server".into())
+            }
+            _ => Fate::Elsewhere,
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Pool {
+        if let Some((time, statement)) = self.timeout_check.filter(|_| self.is_checked) {
+            let interval = self.interval.unwrap_or(EVERY);
+            if time.is_some_and(|time| time > interval) {
+                self.pool.health.needless(statement.line, &statement.text, "a probe ends before the next is due");
+            }
+            let limits = *WAIT.start()..=interval.max(*WAIT.start());
+            self.pool.health.share_time("timeout", time, limits, statement.line, &statement.text);
+        }
+        self.pool
+    }
+
+    fn connect(&mut self, at: usize, statement: &Statement) -> Fate {
+        self.pool.connect_timeout(duration(statement.word(at)), statement.line, &statement.text);
+        Fate::Kept
+    }
+
+    fn response(&mut self, at: usize, statement: &Statement) -> Fate {
+        self.pool.response_timeout(duration(statement.word(at)), statement.line, &statement.text);
+        Fate::Kept
+    }
+
+    fn balance(&mut self, statement: &Statement) -> Fate {
+        match sticky::balance(statement) {
+            Ok(_) if self.is_hashed_by_stick => Fate::Needless("what clients stick on is hashed"),
+            Ok(balance) => {
+                self.pool.balance(&balance);
+                if self.pool.pins() && matches!(balance, Balance::Hash(_)) {
+                    self.pool.main.remark("for a client's first request; then its pin decides");
+                }
+                Fate::Kept
+            }
+            Err(why) => Fate::Lost(why.into()),
+        }
+    }
+
+    fn ignore_persist(&mut self, statement: &Statement) -> Fate {
+        let condition = match self.acls.condition(statement.from(2)) {
+            Ok(condition) => condition,
+            Err(why) => return Fate::Lost(why.into()),
+        };
+        match condition.prefixes() {
+            Some(prefixes) if self.pool.pins() => {
+                for prefix in prefixes {
+                    let below = format!("{}/*", prefix.trim_end_matches('/'));
+                    self.pool.exempt.extend([prefix.to_owned(), below].into_iter().filter(|path| path != "/"));
+                }
+                Fate::Kept
+            }
+            Some(_) => Fate::Lost("the pool pins nobody".into()),
+            None => Fate::Lost("a rule of [[pools.persistence.rules]] exempts paths, methods or user agents".into()),
+        }
+    }
+
+    fn retries(&mut self, count: &str) -> Fate {
+        match count.parse::<u64>() {
+            Ok(retries) => {
+                self.pool.retry.set("attempts", Value::number(retries.saturating_add(1).min(16)));
+                Fate::Kept
+            }
+            Err(_) => Fate::Lost("this is no number".into()),
+        }
+    }
+
+    fn retry_on(&mut self, statement: &Statement) -> Fate {
+        let mut on: Vec<&str> = Vec::new();
+        let mut lost = Vec::new();
+        for word in statement.from(1) {
+            match word.as_str() {
+                // That always is tried again.
+                "conn-failure" | "none" => {}
+                "empty-response" | "junk-response" => on.push("reset"),
+                "response-timeout" => on.push("timeout"),
+                "all-retryable-errors" => on.extend(["reset", "timeout", "500", "502", "503", "504"]),
+                code if code.parse::<u16>().is_ok_and(|code| (400..=599).contains(&code)) => on.push(code),
+                other => lost.push(other),
+            }
+        }
+        let mut seen = std::collections::HashSet::new();
+        on.retain(|word| seen.insert(*word));
+        self.pool.retry.set("retry_on", Value::list(on));
+        if lost.is_empty() { Fate::Kept } else { Fate::Lost(format!("{} has no equivalent", lost.join(" "))) }
+    }
+
+    fn server(&mut self, statement: &Statement) {
+        let (line, text) = (statement.line, statement.text.as_str());
+        let mut parameters = self.defaults.clone();
+        parameters.read(statement.from(3));
+        if parameters.is_checked {
+            self.probes(&parameters, line, text);
+        }
+        if let Some(failures) = parameters.failures() {
+            self.pool.ejection.share("consecutive_failures", Value::number(failures.min(1_000_000)), line, text);
+        }
+        let address = statement.word(2);
+        let address = address.strip_prefix("ipv4@").or_else(|| address.strip_prefix("ipv6@")).unwrap_or(address);
+        let address = units::address(address, None);
+        let is_checked = self.is_checked;
+        let table = self.pool.backend(statement.word(1), &address, line, text);
+        if let Some(weight) = parameters.weight {
+            table.set("weight", Value::number(weight.min(1000)));
+        }
+        if parameters.is_backup {
+            table.set("backup", Value::flag(true));
+        }
+        if parameters.is_disabled {
+            table.set("state", Value::text("maintenance"));
+        }
+        if let Some(maxconn) = parameters.maxconn.filter(|maxconn| *maxconn > 0) {
+            table.set("max_requests", Value::number(maxconn));
+        }
+        for (what, why) in parameters.lost {
+            table.lost(line, &what, why);
+        }
+        for (what, why) in parameters.needless {
+            table.needless(line, &what, why);
+        }
+        if is_checked && !parameters.is_checked {
+            table.lost(line, text, "this server was not checked; here all backends of the pool are");
+        }
+    }
+
+    fn probes(&mut self, parameters: &Parameters, line: usize, text: &str) {
+        let health = &mut self.pool.health;
+        let interval = parameters.inter.unwrap_or(EVERY).clamp(*INTERVAL.start(), *INTERVAL.end());
+        match self.interval {
+            None if interval != EVERY => health.set("interval", Value::duration(interval)),
+            Some(other) if other != interval => {
+                let why = format!(
+                    "there is one `interval` for all, and it is that of the first: {}",
+                    humantime::format_duration(other)
+                );
+                health.lost(line, text, why);
+            }
+            _ => {}
+        }
+        self.interval = self.interval.or(Some(interval));
+        for (key, number) in [("rise", parameters.rise), ("fall", parameters.fall)] {
+            if let Some(number) = number {
+                health.share(key, Value::number(number.clamp(1, 100)), line, text);
+            }
+        }
+    }
+}
+
+/// What servers inherit is added to each; what has no equivalent is noted here.
+fn default_server(statement: &Statement) -> Fate {
+    let mut parameters = Parameters::default();
+    parameters.read(statement.from(1));
+    let lost: Vec<_> = parameters.lost.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+    match parameters.needless.first() {
+        _ if !lost.is_empty() => Fate::Lost(lost.join("; ")),
+        Some((_, why)) => Fate::Needless(why),
+        None => Fate::Kept,
+    }
+}

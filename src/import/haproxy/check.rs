@@ -1,0 +1,136 @@
+//! Owns: `option httpchk` and `http-check`: how a backend is asked whether it is well.
+//! Invariant: what is asked for here was asked for there, but that Linchpin always asks with GET.
+//! Must not know: when, and which servers.
+
+use super::super::toml::{Table, Value};
+use super::Fate;
+use super::known::NONE;
+use super::syntax::Statement;
+
+const GET: &str = "probes ask with GET";
+
+/// `option httpchk [METHOD] [URI [VERSION]]`; `is_sent` if `http-check send` says what is sent.
+pub(super) fn httpchk(statement: &Statement, is_sent: bool, health: &mut Table) -> Fate {
+    let words = statement.from(2);
+    let (method, uri, version) = match words {
+        [] => ("OPTIONS", "/", ""),
+        [uri] => ("OPTIONS", uri.as_str(), ""),
+        [method, uri, rest @ ..] => (method.as_str(), uri.as_str(), rest.first().map_or("", String::as_str)),
+    };
+    health.set("type", Value::text("http"));
+    // `http-check send` says it better, before or after.
+    if is_sent || health.get("path").is_some() {
+        return Fate::Kept;
+    }
+    path(uri, statement, health);
+    if method != "GET" {
+        health.needless(statement.line, &statement.text, GET);
+    }
+    for field in version.split("\r\n").skip(1).filter(|field| !field.is_empty()) {
+        match field.split_once(':') {
+            Some((name, value)) => self::field(name, value, statement, health),
+            None => health.lost(statement.line, field, NONE),
+        }
+    }
+    Fate::Kept
+}
+
+/// `http-check send …` and `http-check expect …`
+pub(super) fn http_check(statement: &Statement, health: &mut Table) -> Fate {
+    match statement.word(1) {
+        "send" => send(statement, health),
+        "expect" => expect(statement, health),
+        "disable-on-404" => return Fate::Lost("to drain a backend say so: linchpin drain POOL/BACKEND".into()),
+        "send-state" => return Fate::Lost(NONE.into()),
+        _ => return Fate::Lost("a probe is one request and one status".into()),
+    }
+    Fate::Kept
+}
+
+fn send(statement: &Statement, health: &mut Table) {
+    health.set("type", Value::text("http"));
+    let mut words = statement.from(2).iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        match word {
+            "meth" if words.next() != Some("GET") => health.needless(statement.line, &statement.text, GET),
+            "meth" => {}
+            "uri" => path(words.next().unwrap_or_default(), statement, health),
+            "ver" => {
+                words.next();
+            }
+            "hdr" => {
+                let (name, value) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+                field(name, value, statement, health);
+            }
+            other => {
+                let text = format!("{other} {}", words.next().unwrap_or_default());
+                health.lost(statement.line, text.trim(), NONE);
+            }
+        }
+    }
+}
+
+fn path(uri: &str, statement: &Statement, health: &mut Table) {
+    if uri.starts_with('/') && uri.chars().all(|c| c.is_ascii_graphic() && c != '#') {
+        health.set("path", Value::text(uri));
+    } else {
+        health.lost(statement.line, &statement.text, "this is no path");
+    }
+}
+
+fn field(name: &str, value: &str, statement: &Statement, health: &mut Table) {
+    let host = super::super::rule::host(value.trim()).filter(|host| !host.starts_with('*'));
+    match host {
+        Some(host) if name.trim().eq_ignore_ascii_case("host") => health.set("host", Value::text(&host)),
+        _ => health.lost(statement.line, &format!("{name}: {}", value.trim()), "a probe has no field but Host"),
+    }
+}
+
+fn expect(statement: &Statement, health: &mut Table) {
+    let (line, text) = (statement.line, statement.text.as_str());
+    let words = statement.from(2);
+    let at = words.iter().position(|word| matches!(word.as_str(), "status" | "rstatus" | "string" | "rstring" | "!"));
+    let tested = words.get(at.unwrap_or(words.len())..).unwrap_or_default();
+    let codes = match tested {
+        [kind, codes] if kind == "status" => codes.split(',').map(codes_of).collect(),
+        [kind, pattern] if kind == "rstatus" => class_of(pattern).map(|class| vec![class]),
+        _ => None,
+    };
+    match codes {
+        Some(codes) => health.set("expect", Value::list(codes.iter().map(String::as_str))),
+        None => health.lost(line, text, "a status is what is expected: expect = [\"200-399\"]"),
+    }
+}
+
+/// `200` or `200-399`
+fn codes_of(text: &str) -> Option<String> {
+    let code = |text: &str| text.parse::<u16>().ok().filter(|code| (100..=599).contains(code));
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    (code(low)? <= code(high)?).then(|| text.to_owned())
+}
+
+/// `^2`, `2[0-9][0-9]`, `^2..`
+fn class_of(pattern: &str) -> Option<String> {
+    let pattern = pattern.trim_start_matches('^').trim_end_matches('$');
+    let (class, rest) = pattern.split_at_checked(1)?;
+    let is_rest = ["", "..", "[0-9][0-9]", "[0-9]{2}", "\\d\\d", "\\d{2}", "[0-9]*", ".*"].contains(&rest);
+    (is_rest && ["1", "2", "3", "4", "5"].contains(&class)).then(|| format!("{class}xx"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses() {
+        assert_eq!(codes_of("200-399").as_deref(), Some("200-399"));
+        assert_eq!(codes_of("204").as_deref(), Some("204"));
+        for bad in ["", "20", "399-200", "200-", "abc", "200-700"] {
+            assert_eq!(codes_of(bad), None, "{bad}");
+        }
+        assert_eq!(class_of("^2[0-9][0-9]").as_deref(), Some("2xx"));
+        for bad in ["", "^[23]", "200|204", "ü"] {
+            assert_eq!(class_of(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Owns: the parameters of a `server` and a `default-server`.
+//! Invariant: a parameter's argument is never taken for the next parameter.
+//! Must not know: pools.
+
+use std::time::Duration;
+
+use super::duration;
+use super::known::NONE;
+
+/// What is said of a server.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Parameters {
+    pub(super) weight: Option<u64>,
+    pub(super) is_backup: bool,
+    pub(super) is_disabled: bool,
+    pub(super) is_checked: bool,
+    pub(super) inter: Option<Duration>,
+    pub(super) rise: Option<u64>,
+    pub(super) fall: Option<u64>,
+    pub(super) maxconn: Option<u64>,
+    /// Failed requests in a row that take the server out.
+    pub(super) error_limit: Option<u64>,
+    is_observed: bool,
+    /// What has no equivalent, and why.
+    pub(super) lost: Vec<(String, &'static str)>,
+    /// What needs none, and why.
+    pub(super) needless: Vec<(String, &'static str)>,
+}
+
+const TLS: &str = "TLS to backends is not taken over";
+const NAMES: &str = "names are not looked up";
+const ONE_PROBE: &str = "probes go to the address of the backend, at one interval";
+
+/// Parameters with an argument that have no equivalent.
+const WITH_ARGUMENT: [(&str, &str); 52] = [
+    ("addr", ONE_PROBE),
+    ("agent-inter", NONE),
+    ("agent-addr", NONE),
+    ("agent-port", NONE),
+    ("agent-send", NONE),
+    ("alpn", TLS),
+    ("ca-file", TLS),
+    ("check-alpn", TLS),
+    ("check-proto", ONE_PROBE),
+    ("check-sni", TLS),
+    ("ciphers", TLS),
+    ("ciphersuites", TLS),
+    ("crl-file", TLS),
+    ("crt", TLS),
+    ("curves", TLS),
+    ("downinter", ONE_PROBE),
+    ("fastinter", ONE_PROBE),
+    ("guid", NONE),
+    ("hash-key", NONE),
+    ("id", NONE),
+    ("idle-ping", NONE),
+    ("init-addr", NAMES),
+    ("init-state", NONE),
+    ("log-proto", NONE),
+    ("max-reuse", NONE),
+    ("maxqueue", NONE),
+    ("minconn", NONE),
+    ("namespace", NONE),
+    ("npn", TLS),
+    ("on-error", "`consecutive_failures` of [pools.ejection] takes a backend out"),
+    ("on-marked-up", NONE),
+    ("pool-low-conn", NONE),
+    ("pool-max-conn", "`max_idle_per_thread` of [pools.upstream] is for all backends"),
+    ("pool-purge-delay", "`idle_timeout` of [pools.upstream] is for all backends"),
+    ("port", ONE_PROBE),
+    ("proto", "backends are spoken to in HTTP/1.1"),
+    ("proxy-v2-options", NONE),
+    ("redir", "Linchpin does not redirect"),
+    ("resolve-net", NAMES),
+    ("resolve-opts", NAMES),
+    ("resolve-prefer", NAMES),
+    ("resolvers", NAMES),
+    ("shard", NONE),
+    ("slowstart", NONE),
+    ("sni", TLS),
+    ("socks4", NONE),
+    ("source", NONE),
+    ("ssl-max-ver", TLS),
+    ("ssl-min-ver", TLS),
+    ("track", ONE_PROBE),
+    ("verify", TLS),
+    ("verifyhost", TLS),
+];
+
+/// Parameters without an argument that have no equivalent.
+const ALONE: [(&str, &str); 12] = [
+    ("agent-check", NONE),
+    ("check-ssl", TLS),
+    ("check-send-proxy", ONE_PROBE),
+    ("check-via-socks4", ONE_PROBE),
+    ("force-", TLS),
+    ("no-", NONE),
+    ("non-stick", NONE),
+    ("send-proxy", "X-Forwarded-For and Forwarded say who the client is"),
+    ("ssl", TLS),
+    ("sslv", TLS),
+    ("tls", TLS),
+    ("stick", NONE),
+];
+
+impl Parameters {
+    /// What `words` say, on top of what is said already.
+    pub(super) fn read(&mut self, words: &[String]) {
+        let mut words = words.iter().map(String::as_str);
+        while let Some(word) = words.next() {
+            let mut argument = || words.next().unwrap_or_default();
+            match word {
+                "weight" => self.weight = number(word, argument(), &mut self.lost).or(self.weight),
+                "maxconn" => self.maxconn = number(word, argument(), &mut self.lost).or(self.maxconn),
+                "rise" => self.rise = number(word, argument(), &mut self.lost).or(self.rise),
+                "fall" => self.fall = number(word, argument(), &mut self.lost).or(self.fall),
+                "error-limit" => self.error_limit = number(word, argument(), &mut self.lost).or(self.error_limit),
+                "inter" => {
+                    let text = argument();
+                    match duration(text) {
+                        Some(time) => self.inter = Some(time),
+                        None => self.lost.push((format!("inter {text}"), "this is no duration")),
+                    }
+                }
+                "backup" => self.is_backup = true,
+                "no-backup" => self.is_backup = false,
+                "disabled" => self.is_disabled = true,
+                "enabled" => self.is_disabled = false,
+                "check" => self.is_checked = true,
+                "no-check" => self.is_checked = false,
+                "observe" => {
+                    argument();
+                    self.is_observed = true;
+                }
+                // A pin names the backend.
+                "cookie" => {
+                    argument();
+                }
+                "on-marked-down" => {
+                    let text = format!("{word} {}", argument());
+                    self.needless.push((text, "requests that wait on a backend that goes down are taken back anyway"));
+                }
+                _ => {
+                    if let Some((_, why)) = WITH_ARGUMENT.iter().find(|(known, _)| *known == word) {
+                        self.lost.push((format!("{word} {}", argument()), why));
+                    } else {
+                        let why = ALONE.iter().find(|(known, _)| word.starts_with(known)).map_or(NONE, |(_, why)| why);
+                        self.lost.push((word.into(), why));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What servers inherit: everything but what is noted where it stands.
+    pub(super) fn inherited(&self) -> Parameters {
+        Parameters { lost: Vec::new(), needless: Vec::new(), ..self.clone() }
+    }
+
+    /// Failed requests in a row that take the server out, if it is watched.
+    pub(super) fn failures(&self) -> Option<u64> {
+        self.error_limit.filter(|_| self.is_observed)
+    }
+}
+
+fn number(word: &str, text: &str, lost: &mut Vec<(String, &'static str)>) -> Option<u64> {
+    let number = text.parse().ok();
+    if number.is_none() {
+        lost.push((format!("{word} {text}"), "this is no number"));
+    }
+    number
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters(text: &str) -> Parameters {
+        let words: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
+        let mut parameters = Parameters::default();
+        parameters.read(&words);
+        parameters
+    }
+
+    #[test]
+    fn arguments_belong_to_their_parameter() {
+        let read = parameters("cookie check weight 5 inter 1s rise 4 fall 5 maxconn 50 slowstart 1m backup check");
+        assert!(read.is_checked && read.is_backup && !read.is_disabled);
+        assert_eq!((read.weight, read.rise, read.fall, read.maxconn), (Some(5), Some(4), Some(5), Some(50)));
+        assert_eq!(read.lost, [("slowstart 1m".to_owned(), NONE)]);
+        assert!(!parameters("cookie check").is_checked);
+    }
+
+    #[test]
+    fn what_is_half_said_is_noted() {
+        for text in ["weight", "weight x", "inter", "slowstart", "something", "ssl"] {
+            assert_eq!(parameters(text).lost.len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn failures_count_if_someone_looks() {
+        assert_eq!(parameters("error-limit 10").failures(), None);
+        assert_eq!(parameters("observe layer7 error-limit 10").failures(), Some(10));
+    }
+}

@@ -1,0 +1,237 @@
+//! Owns: `cookie`, `appsession`, `stick` and `stick-table`, and what is made of them.
+//! Invariant: a pool is pinned in one way: what comes second is noted.
+//! Must not know: servers, routes.
+
+use std::time::Duration;
+
+use super::super::pool::{Balance, By, Cookie, Pinning, Pool, domain, same_site, token};
+use super::super::units::size;
+use super::Fate;
+use super::duration;
+use super::syntax::Statement;
+
+/// `cookie NAME insert …`, `… prefix`, `… rewrite`.
+pub(super) fn cookie(statement: &Statement, pool: &mut Pool) -> Fate {
+    let (line, text) = (statement.line, statement.text.as_str());
+    let Some(name) = token(statement.word(1)) else {
+        return Fate::Lost("it names no cookie".into());
+    };
+    let is_insert = statement.words.iter().any(|word| word == "insert");
+    let is_rewrite = statement.words.iter().any(|word| word == "rewrite");
+    if let Some(lost) = second(pool) {
+        return lost;
+    }
+    let mut cookie = Cookie { name: Some(name.clone()), ..Cookie::default() };
+    let mut losses = Vec::new();
+    let mut is_indirect = false;
+    let mut words = statement.from(2).iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "insert" | "rewrite" | "prefix" | "nocache" | "dynamic" => {}
+            "indirect" => is_indirect = true,
+            "httponly" => cookie.http_only = Some(true),
+            "secure" => cookie.secure = Some(true),
+            "postonly" => {
+                losses.push((word.clone(), "the first answer of a backend carries the pin, whatever the method"))
+            }
+            "preserve" => losses.push((word.clone(), "a backend can't set the routing cookie")),
+            "domain" => match words.next().and_then(|text| domain(text)) {
+                Some(domain) if cookie.domain.is_none() => cookie.domain = Some(domain),
+                _ => losses.push((word.clone(), "a cookie has one domain")),
+            },
+            "maxidle" | "maxlife" => {
+                let time = words.next().and_then(|text| seconds(text));
+                match (word.as_str(), time) {
+                    (_, None) => losses.push((word.clone(), "this is no duration")),
+                    ("maxidle", time) => pool.idle_timeout = time,
+                    (_, time) => pool.absolute_timeout = time,
+                }
+            }
+            "attr" => attribute(words.next().map_or("", String::as_str), &mut cookie, &mut losses),
+            other => losses.push((other.to_owned(), super::known::NONE)),
+        }
+    }
+    for (what, why) in losses {
+        pool.persistence.lost(line, &what, why);
+    }
+    if is_insert {
+        if !is_indirect {
+            pool.persistence.needless(line, text, "as with `indirect`, backends never see the routing cookie");
+        }
+        pool.pinning = Some(Pinning::Cookie(cookie));
+    } else {
+        learned(&name, pool);
+        if is_rewrite {
+            let why = "learned from the application's cookie: its value must be another for each client";
+            pool.persistence.needless(line, text, why);
+        }
+    }
+    Fate::Kept
+}
+
+/// The cookie's times count in seconds if they have no unit.
+fn seconds(text: &str) -> Option<Duration> {
+    super::super::units::duration(text, Duration::from_secs(1))
+}
+
+fn attribute(text: &str, cookie: &mut Cookie, losses: &mut Vec<(String, &'static str)>) {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    match name.trim().to_ascii_lowercase().as_str() {
+        "samesite" if same_site(value.trim()).is_some() => cookie.same_site = same_site(value.trim()),
+        "partitioned" => cookie.partitioned = true,
+        "path" if value.starts_with('/') => cookie.path = super::super::rule::prefix(value),
+        _ => losses.push((format!("attr {text}"), super::known::NONE)),
+    }
+}
+
+/// `appsession JSESSIONID len 52 timeout 3h`
+pub(super) fn appsession(statement: &Statement, pool: &mut Pool) -> Fate {
+    let Some(name) = token(statement.word(1)) else {
+        return Fate::Lost("it names no cookie".into());
+    };
+    if let Some(lost) = second(pool) {
+        return lost;
+    }
+    learned(&name, pool);
+    let timeout = statement.words.iter().position(|word| word == "timeout");
+    pool.idle_timeout = timeout.and_then(|at| duration(statement.word(at + 1)));
+    Fate::Kept
+}
+
+/// `stick-table type string len 32 size 1m expire 30m`
+pub(super) fn table(statement: &Statement, pool: &mut Pool) -> Fate {
+    let mut losses = Vec::new();
+    let mut words = statement.from(1).iter().map(String::as_str);
+    let mut capacity = None;
+    while let Some(word) = words.next() {
+        match word {
+            "type" => {
+                words.next();
+            }
+            "len" => {
+                words.next();
+            }
+            "nopurge" => {}
+            "size" => capacity = words.next().and_then(size),
+            "expire" => match words.next().and_then(duration) {
+                Some(time) => pool.idle_timeout = pool.idle_timeout.or(Some(time)),
+                None => losses.push("expire".to_owned()),
+            },
+            other => losses.push(format!("{other} {}", words.next().unwrap_or_default())),
+        }
+    }
+    let is_learned = matches!(pool.pinning, Some(Pinning::LearnedCookie(_) | Pinning::LearnedHeader(_)));
+    match &pool.pinning {
+        Some(_) if is_learned => {}
+        Some(Pinning::None) => {
+            pool.persistence.needless(statement.line, &statement.text, "what is hashed needs no table");
+        }
+        _ => return Fate::Lost("no `stick on` that was taken over uses it".into()),
+    }
+    if let Some(capacity) = capacity.filter(|_| is_learned) {
+        pool.capacity = Some(capacity);
+    }
+    for loss in losses {
+        let why = if loss.starts_with("peers") {
+            "a table is not shared; sealed cookies need none"
+        } else {
+            super::known::NONE
+        };
+        pool.persistence.lost(statement.line, loss.trim(), why);
+    }
+    Fate::Kept
+}
+
+/// `stick on src`, `stick match …`, `stick store-request …`, `stick store-response …`.
+pub(super) fn stick(statement: &Statement, pool: &mut Pool) -> Fate {
+    let is_condition = |word: &String| matches!(word.as_str(), "if" | "unless");
+    if statement.words.iter().any(is_condition) {
+        return Fate::Lost("a pool is pinned for all requests, or but for those of [[pools.persistence.rules]]".into());
+    }
+    let rule = statement.word(1);
+    let Some(wanted) =
+        source(statement.word(2)).filter(|_| ["on", "match", "store-request", "store-response"].contains(&rule))
+    else {
+        return Fate::Lost("clients are told apart by a cookie, a header field, a parameter or their address".into());
+    };
+    let (pinning, by) = match wanted {
+        Source::Address => (Pinning::None, Some(By::Address)),
+        Source::Query(name) => (Pinning::None, Some(By::Query(name))),
+        Source::Cookie(name) => (Pinning::LearnedCookie(name), None),
+        Source::Header(name) => (Pinning::LearnedHeader(name), None),
+    };
+    if pool.pinning.as_ref().is_some_and(|other| *other == pinning) {
+        return Fate::Kept;
+    }
+    if let Some(lost) = second(pool) {
+        return lost;
+    }
+    if let Some(by) = by {
+        pool.balance(&Balance::Hash(by));
+    }
+    if pinning == Pinning::LearnedHeader("set-cookie".into()) {
+        return Fate::Lost("name the cookie: learned = { cookie = \"…\" }".into());
+    }
+    pool.pinning = Some(pinning);
+    Fate::Kept
+}
+
+enum Source {
+    Address,
+    Cookie(String),
+    Header(String),
+    Query(String),
+}
+
+/// What a fetch takes clients by.
+fn source(fetch: &str) -> Option<Source> {
+    let fetch = fetch.split("),").next().unwrap_or(fetch).trim_end_matches(')');
+    let (name, argument) = fetch.split_once('(').unwrap_or((fetch, ""));
+    let argument = || token(argument.split(',').next().unwrap_or_default());
+    let name = name.split(',').next().unwrap_or(name);
+    match name {
+        "src" | "src_ip" => Some(Source::Address),
+        "cookie" | "cook" | "req.cook" | "req.cookie" | "set-cookie" | "scook" | "res.cook" | "hdr_cookie" => {
+            argument().map(Source::Cookie)
+        }
+        "hdr" | "req.hdr" | "req.fhdr" | "res.hdr" | "shdr" | "hdr_ip" => argument().map(Source::Header),
+        "url_param" | "urlp" => argument().map(Source::Query),
+        _ => None,
+    }
+}
+
+/// `balance ALGORITHM`
+pub(super) fn balance(statement: &Statement) -> Result<Balance, &'static str> {
+    const HASHED: &str =
+        "it hashes what can't be hashed here: an address, a path, a header field, a cookie, a parameter";
+    let argument = |text: &str| text.split_once('(').and_then(|(_, rest)| token(rest.split([')', ',']).next()?));
+    let word = statement.word(1);
+    match word.split('(').next().unwrap_or_default() {
+        "roundrobin" | "static-rr" => Ok(Balance::RoundRobin),
+        "leastconn" => Ok(Balance::LeastRequests),
+        "random" => Ok(Balance::RandomTwo),
+        "source" => Ok(Balance::Hash(By::Address)),
+        "uri" => Ok(Balance::Hash(By::Path)),
+        "url_param" => token(statement.word(2)).map(|name| Balance::Hash(By::Query(name))).ok_or(HASHED),
+        "hdr" => argument(word).map(|name| Balance::Hash(By::Header(name))).ok_or(HASHED),
+        "hash" => match source(statement.word(2)) {
+            Some(Source::Address) => Ok(Balance::Hash(By::Address)),
+            Some(Source::Cookie(name)) => Ok(Balance::Hash(By::Cookie(name))),
+            Some(Source::Header(name)) => Ok(Balance::Hash(By::Header(name))),
+            Some(Source::Query(name)) => Ok(Balance::Hash(By::Query(name))),
+            None if statement.word(2) == "path" => Ok(Balance::Hash(By::Path)),
+            None => Err(HASHED),
+        },
+        "first" => Err("sessions are spread over all backends"),
+        _ => Err(super::known::NONE),
+    }
+}
+
+fn learned(name: &str, pool: &mut Pool) {
+    pool.pinning = Some(Pinning::LearnedCookie(name.into()));
+}
+
+/// What is said of a second way to pin a pool.
+fn second(pool: &Pool) -> Option<Fate> {
+    pool.pinning.as_ref().map(|_| Fate::Lost("a pool is pinned in one way, and it is already".into()))
+}

@@ -1,0 +1,159 @@
+//! Owns: `sticky` in all its kinds, of nginx and of the module that came before it.
+//! Invariant: a pool is pinned by what told clients apart there.
+//! Must not know: servers and locations.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::super::pool::{Cookie, Pinning, Pool, domain, same_site, token};
+use super::super::rule;
+use super::syntax::Directive;
+use super::{duration, known};
+
+/// How long `sticky learn` keeps a session that is silent, if nothing is said.
+const LEARNED: Duration = Duration::from_secs(10 * 60);
+
+type Maps<'d> = HashMap<&'d str, (&'d str, &'d Directive)>;
+
+pub(super) fn read<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &mut HashSet<usize>) {
+    if pool.pinning.is_some() {
+        return pool.persistence.lost(
+            directive.line,
+            &directive.text,
+            "a pool is pinned in one way, and it is already",
+        );
+    }
+    match directive.word(1) {
+        "learn" => learn(directive, pool),
+        "route" => route(directive, pool, maps, used),
+        "cookie" => cookie(directive, directive.word(2), directive.from(3), pool),
+        _ => cookie(directive, "", directive.from(1), pool),
+    }
+}
+
+/// `sticky cookie srv_id expires=1h domain=.example.com httponly secure path=/`, and
+/// `sticky name=srv_id …` of the older module.
+fn cookie(directive: &Directive, name: &str, words: &[String], pool: &mut Pool) {
+    let line = directive.line;
+    // The older module's cookie has a name of its own.
+    let older = if directive.word(1) == "cookie" { None } else { token("route") };
+    let mut cookie = Cookie { name: token(name).or(older), ..Cookie::default() };
+    for word in words {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        let is_kept = match key.to_ascii_lowercase().as_str() {
+            "name" => set(&mut cookie.name, token(value)),
+            "domain" => set(&mut cookie.domain, domain(value)),
+            "path" => set(&mut cookie.path, rule::prefix(value)),
+            "httponly" => set(&mut cookie.http_only, Some(true)),
+            "secure" => set(&mut cookie.secure, Some(true)),
+            "samesite" => set(&mut cookie.same_site, same_site(value)),
+            "expires" | "max-age" => {
+                let time =
+                    if value == "max" { Some(Duration::from_secs(10 * 365 * 24 * 60 * 60)) } else { duration(value) };
+                cookie.permanent = time.is_some_and(|time| !time.is_zero());
+                set(&mut pool.absolute_timeout, time.filter(|_| cookie.permanent))
+            }
+            // How an unsealed value was made.
+            "hash" | "hmac" | "hmac_key" | "text" | "index" => true,
+            "no_fallback" => {
+                pool.refuses = true;
+                true
+            }
+            _ => false,
+        };
+        if !is_kept {
+            pool.persistence.lost(line, word, known::NONE);
+        }
+    }
+    pool.pinning = Some(Pinning::Cookie(cookie));
+}
+
+/// Sets what can be read. Whether it could.
+fn set<T>(place: &mut Option<T>, value: Option<T>) -> bool {
+    let is_read = value.is_some();
+    *place = value.or(place.take());
+    is_read
+}
+
+/// `sticky learn create=$upstream_cookie_sid lookup=$cookie_sid zone=sessions:1m timeout=1h`
+fn learn(directive: &Directive, pool: &mut Pool) {
+    let (line, text) = (directive.line, directive.text.as_str());
+    let mut created = None;
+    let mut looked_up = None;
+    pool.idle_timeout = Some(LEARNED);
+    for word in directive.from(2) {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match key {
+            "create" if created.is_none() => created = carrier(value),
+            "lookup" if looked_up.is_none() => looked_up = carrier(value),
+            "timeout" => pool.idle_timeout = duration(value).or(pool.idle_timeout),
+            "zone" => pool.persistence.needless(
+                line,
+                word,
+                "the table has room for `capacity` sessions: learned = { …, capacity = 1000000 }",
+            ),
+            "header" => {
+                pool.persistence.needless(line, word, "a session is learned from the head of the answer anyway")
+            }
+            "sync" => pool.persistence.lost(line, word, "a table is not shared; sealed cookies need none"),
+            _ => pool.persistence.lost(line, word, "one cookie or header field of the application is learned"),
+        }
+    }
+    match looked_up.clone().or(created.clone()) {
+        Some(pinning) => pool.pinning = Some(pinning),
+        None => return pool.persistence.lost(line, text, "what can be learned is a cookie or a header field"),
+    }
+    if created.is_some() && looked_up.is_some() && created != looked_up {
+        pool.persistence.lost(line, text, "`create` and `lookup` differ; what clients send is learned");
+    }
+}
+
+fn carrier(variable: &str) -> Option<Pinning> {
+    let named = |prefix: &str| variable.strip_prefix(prefix).and_then(token);
+    let cookie = named("$upstream_cookie_").or_else(|| named("$cookie_"));
+    let header = || named("$upstream_http_").or_else(|| named("$http_")).or_else(|| named("$sent_http_"));
+    cookie
+        .map(|name| Pinning::LearnedCookie(cased(&name)))
+        .or_else(|| header().map(|name| Pinning::LearnedHeader(name.replace('_', "-"))))
+}
+
+/// `sticky route $route_cookie $route_uri`, with the maps that make these variables.
+fn route<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &mut HashSet<usize>) {
+    let line = directive.line;
+    let (mut cookie, mut path_parameter) = (None, None);
+    for variable in directive.from(2) {
+        let (source, map) =
+            maps.get(variable.as_str()).map_or((variable.as_str(), None), |(source, map)| (*source, Some(*map)));
+        let named = source.strip_prefix("$cookie_").and_then(token);
+        let is_uri = matches!(source, "$request_uri" | "$uri");
+        let parameter =
+            map.filter(|_| is_uri).and_then(|map| map.inside().iter().find_map(|entry| parameter(entry.word(0))));
+        match (named, parameter) {
+            (Some(name), _) if cookie.is_none() => cookie = Some(cased(&name)),
+            (None, Some(name)) if path_parameter.is_none() => path_parameter = Some(name),
+            _ => {
+                pool.persistence.lost(line, variable, "a route stands behind a cookie or a parameter of the path");
+                continue;
+            }
+        }
+        used.extend(map.map(|map| map.line));
+    }
+    if cookie.is_none() && path_parameter.is_none() {
+        return;
+    }
+    pool.persistence
+        .remark("a route is what stands behind the last \".\" of the cookie or parameter; `separator` says otherwise");
+    pool.pinning = Some(Pinning::Route { cookie, path_parameter });
+}
+
+/// The parameter that a pattern such as `~jsessionid=.+\.(?P<route>\w+)$` looks for.
+fn parameter(pattern: &str) -> Option<String> {
+    let pattern = pattern.strip_prefix('~')?.trim_start_matches('*').trim_start_matches([';', '?', '&']);
+    let (name, _) = pattern.split_once('=')?;
+    token(name).filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-'))
+}
+
+/// A cookie's name: variables have none but small letters, and Java's cookie has large ones.
+fn cased(name: &str) -> String {
+    if name.eq_ignore_ascii_case("jsessionid") { "JSESSIONID".into() } else { name.into() }
+}

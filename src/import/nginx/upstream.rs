@@ -1,0 +1,136 @@
+//! Owns: `upstream`: its servers, and how it balances.
+//! Invariant: each server is a backend, or stands there switched off.
+//! Must not know: servers that clients see, and locations.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::super::pool::{Balance, By, Pool, WAIT, name_of, token};
+use super::super::toml::Value;
+use super::super::units;
+use super::syntax::Directive;
+use super::{Reader, duration, known, sticky};
+
+/// Failed requests in a row that may take a backend out.
+const FAILURES: RangeInclusive<u64> = 0..=1_000_000;
+
+impl<'d> Reader<'d> {
+    pub(super) fn upstream(&mut self, upstream: &'d Directive) {
+        let Some(index) = self.pools.get(upstream.word(1)).copied() else { return };
+        for directive in upstream.inside() {
+            let (line, text) = (directive.line, directive.text.as_str());
+            let pool = &mut self.made[index];
+            match directive.word(0) {
+                "server" => server(directive, pool),
+                "sticky" => sticky::read(directive, pool, &self.maps, &mut self.used_maps),
+                "ip_hash" => {
+                    pool.balance(&Balance::Hash(By::Address));
+                    if directive.words.len() > 1 {
+                        pool.main.lost(line, text, known::NONE);
+                    }
+                }
+                "hash" => match hashed(directive.word(1)) {
+                    Some(by) => pool.balance(&Balance::Hash(by)),
+                    None => pool.main.lost(
+                        line,
+                        text,
+                        "what can be hashed is an address, a path, a header field, a cookie or a parameter",
+                    ),
+                },
+                "least_conn" => pool.balance(&Balance::LeastRequests),
+                "least_time" => {
+                    pool.balance(&Balance::LeastRequests);
+                    pool.main.lost(line, text, "the backend with the fewest requests comes nearest");
+                }
+                "random" => pool.balance(&Balance::RandomTwo),
+                "keepalive" => match directive.word(1).parse::<u64>() {
+                    Ok(count) => pool.upstream.set("max_idle_per_thread", Value::number(count.min(100_000))),
+                    Err(_) => pool.upstream.lost(line, text, "this is no number"),
+                },
+                "keepalive_timeout" => {
+                    pool.upstream.share_time("idle_timeout", duration(directive.word(1)), WAIT, line, text);
+                }
+                "queue" => pool.main.lost(line, text, "no request waits for its turn"),
+                _ => known::note(directive, &mut pool.main),
+            }
+        }
+    }
+}
+
+/// What a `hash` of a variable comes to.
+fn hashed(variable: &str) -> Option<By> {
+    match variable {
+        "$remote_addr" | "$binary_remote_addr" => Some(By::Address),
+        "$request_uri" | "$uri" | "$scheme$proxy_host$request_uri" => Some(By::Path),
+        "$host" | "$http_host" => Some(By::Header("Host".into())),
+        _ => {
+            let named = |prefix: &str| variable.strip_prefix(prefix).and_then(token);
+            named("$cookie_")
+                .map(By::Cookie)
+                .or_else(|| named("$arg_").map(By::Query))
+                .or_else(|| named("$http_").map(|name| By::Header(name.replace('_', "-"))))
+        }
+    }
+}
+
+fn server(directive: &Directive, pool: &mut Pool) {
+    let (line, text) = (directive.line, directive.text.as_str());
+    let address = units::address(directive.word(1), Some(80));
+    let value = |key: &str| directive.from(2).iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    let wanted = value("route").map_or_else(|| name_of(&address, directive.word(1)), str::to_owned);
+    let failures = value("max_fails").and_then(|count| count.parse::<u64>().ok());
+    if let Some(failures) = failures {
+        let failures = failures.clamp(*FAILURES.start(), *FAILURES.end());
+        pool.ejection.share("consecutive_failures", Value::number(failures), line, text);
+    }
+    if let Some(time) = value("fail_timeout") {
+        pool.ejection.share_time("base_time", duration(time), WAIT, line, text);
+    }
+    let table = pool.backend(&wanted, &address, line, text);
+    if let Some(route) = value("route").filter(|route| Some(&Value::text(route)) != table.get("name")) {
+        table.set("route", Value::text(route));
+    }
+    for word in directive.from(2) {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match (key, value.parse::<u64>()) {
+            ("weight", Ok(weight)) => table.set("weight", Value::number(weight.min(1000))),
+            ("max_conns", Ok(0)) => {}
+            ("max_conns", Ok(count)) => table.set("max_requests", Value::number(count)),
+            ("backup", _) => table.set("backup", Value::flag(true)),
+            ("down", _) => table.set("state", Value::text("maintenance")),
+            ("drain", _) => table.set("state", Value::text("drain")),
+            ("route" | "fail_timeout", _) | ("max_fails", Ok(_)) => {}
+            ("resolve" | "service", _) => table.lost(line, word, "names are not looked up"),
+            _ => table.lost(line, word, known::NONE),
+        }
+    }
+}
+
+/// A pool for an address that stands in `proxy_pass` itself.
+pub(super) fn single(name: &str, text: &str, address: &units::Address, directive: &Directive) -> Pool {
+    let mut pool = Pool::new(name);
+    pool.backend(&name_of(address, text), address, directive.line, &directive.text);
+    pool
+}
+
+/// `health_check interval=5s fails=3 passes=2 uri=/health`
+pub(super) fn health_check(directive: &Directive, pool: &mut Pool) {
+    let (line, text) = (directive.line, directive.text.as_str());
+    let health = &mut pool.health;
+    health.share("type", Value::text("http"), line, text);
+    for word in directive.from(1) {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match (key, value.parse::<u64>()) {
+            ("uri", _) if value.starts_with('/') && value.chars().all(|c| c.is_ascii_graphic() && c != '#') => {
+                health.share("path", Value::text(value), line, text);
+            }
+            ("interval", _) => {
+                let limits = Duration::from_millis(10)..=*WAIT.end();
+                health.share_time("interval", duration(value), limits, line, text);
+            }
+            ("fails", Ok(count)) => health.share("fall", Value::number(count.clamp(1, 100)), line, text),
+            ("passes", Ok(count)) => health.share("rise", Value::number(count.clamp(1, 100)), line, text),
+            _ => health.lost(line, word, known::NONE),
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Owns: the configuration that is made, as a whole, and the order in which it is written.
+//! Invariant: names and routes are unique, whatever the source says.
+//! Must not know: how a source is read.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+
+use super::pool::Pool;
+use super::toml::{Table, Value, comment};
+use super::{Format, Imported};
+
+/// A configuration in the making.
+pub(super) struct Output {
+    source: String,
+    format: Format,
+    /// What is said of the source as a whole.
+    pub(super) top: Table,
+    pub(super) server: Table,
+    pub(super) limits: Table,
+    /// What is said of connections from clients, where there is no listener to say it of.
+    pub(super) clients: Table,
+    fronts: Vec<Front>,
+    listeners: Vec<Listener>,
+    by_address: HashMap<SocketAddr, usize>,
+    routes: Vec<Route>,
+    /// What is said of requests that no route is for.
+    pub(super) unrouted: Table,
+    pub(super) pools: Vec<Pool>,
+    /// What is left, at the end.
+    pub(super) rest: Table,
+    names: HashSet<String>,
+    says_segments: bool,
+}
+
+/// What listens on addresses of its own.
+struct Front {
+    line: usize,
+    text: String,
+    /// Path and host, empty for every host, and the pool that they lead to.
+    taken: HashMap<(String, String), String>,
+}
+
+struct Listener {
+    front: usize,
+    table: Table,
+    is_off: bool,
+}
+
+struct Route {
+    front: usize,
+    hosts: Vec<String>,
+    prefix: String,
+    pool: String,
+    table: Table,
+    is_off: bool,
+}
+
+/// The longest name of a pool or a backend.
+const LONGEST_NAME: usize = 64;
+
+impl Output {
+    pub(super) fn new(source: &str, format: Format) -> Output {
+        Output {
+            source: source.into(),
+            format,
+            top: Table::default(),
+            server: Table::default(),
+            limits: Table::default(),
+            clients: Table::default(),
+            fronts: Vec::new(),
+            listeners: Vec::new(),
+            by_address: HashMap::new(),
+            routes: Vec::new(),
+            unrouted: Table::default(),
+            pools: Vec::new(),
+            rest: Table::default(),
+            names: HashSet::new(),
+            says_segments: false,
+        }
+    }
+
+    /// A name for a pool that no other has: the one that is wanted, if it can be one.
+    pub(super) fn pool_name(&mut self, wanted: &str) -> String {
+        let name = unique(&named(wanted, "pool"), |name| self.names.contains(name));
+        self.names.insert(name.clone());
+        name
+    }
+
+    /// Begins what listens on addresses of its own; a number that names it.
+    pub(super) fn front(&mut self, line: usize, text: &str) -> usize {
+        self.fronts.push(Front { line, text: text.into(), taken: HashMap::new() });
+        self.fronts.len() - 1
+    }
+
+    /// What listens on an address already.
+    pub(super) fn front_at(&self, address: &SocketAddr) -> Option<usize> {
+        self.by_address.get(address).map(|index| self.listeners[*index].front)
+    }
+
+    /// A listener; its table, for what is to be said of it. One address is one listener.
+    pub(super) fn listener(&mut self, front: usize, address: SocketAddr, is_off: bool) -> &mut Table {
+        let next = self.listeners.len();
+        let index = *self.by_address.entry(address).or_insert(next);
+        if index == next {
+            let mut table = Table::default();
+            table.set("address", Value::text(&address.to_string()));
+            self.listeners.push(Listener { front, table, is_off });
+        }
+        let listener = &mut self.listeners[index];
+        listener.is_off &= is_off;
+        &mut listener.table
+    }
+
+    /// A route, as `line` wants it. Hosts that have such a route already are left out.
+    pub(super) fn route(
+        &mut self,
+        front: usize,
+        hosts: Vec<String>,
+        prefix: &str,
+        pool: &str,
+        line: usize,
+        text: &str,
+    ) {
+        let every_host = hosts.is_empty();
+        let wanted = if every_host { vec![String::new()] } else { hosts };
+        let mut other = None;
+        let mut free = Vec::new();
+        for host in wanted {
+            match self.fronts[front].taken.entry((prefix.to_owned(), host)) {
+                Entry::Occupied(taken) => other = Some(taken.get().clone()).filter(|taken| taken != pool),
+                Entry::Vacant(place) => {
+                    free.push(place.key().1.clone());
+                    place.insert(pool.to_owned());
+                }
+            }
+        }
+        if let Some(other) = other {
+            self.unrouted.lost(line, text, format!("such requests go to the pool {other} already"));
+        }
+        if free.is_empty() {
+            return;
+        }
+        let mut table = Table::default();
+        if every_host {
+            free.clear();
+        } else {
+            table.set("hosts", Value::list(free.iter().map(String::as_str)));
+        }
+        if prefix != "/" {
+            table.set("path_prefix", Value::text(prefix));
+        }
+        table.set("pool", Value::text(pool));
+        if prefix != "/" && !std::mem::replace(&mut self.says_segments, true) {
+            table.remark(format!("a path_prefix is of whole segments: {prefix} and {prefix}/x, not {prefix}x"));
+        }
+        self.routes.push(Route { front, hosts: free, prefix: prefix.into(), pool: pool.into(), table, is_off: false });
+    }
+
+    /// The table of the route that was added last.
+    pub(super) fn last_route(&mut self) -> &mut Table {
+        self.routes.last_mut().map_or(&mut self.unrouted, |route| &mut route.table)
+    }
+
+    /// Writes it all.
+    pub(super) fn written(mut self) -> Imported {
+        let unreached = self.complete();
+        let mut text = String::new();
+        let guards: BTreeSet<usize> = self.tables().flat_map(Table::guard_lines).collect();
+        let guards: Vec<usize> = guards.into_iter().collect();
+        self.head(&guards, &mut text);
+        self.top.write("", false, &mut text);
+        self.server.write("[server]", false, &mut text);
+        self.limits.write("[server.limits]", false, &mut text);
+        for listener in &self.listeners {
+            listener.table.write("[[listeners]]", listener.is_off, &mut text);
+        }
+        self.clients.write("", false, &mut text);
+        for route in &self.routes {
+            route.table.write("[[routes]]", route.is_off, &mut text);
+        }
+        self.unrouted.write("", false, &mut text);
+        for pool in &self.pools {
+            pool.write(unreached.contains(pool.name()), &mut text);
+        }
+        self.rest.write("", false, &mut text);
+        let lost: BTreeSet<usize> = self.tables().flat_map(Table::lost_lines).collect();
+        Imported { text, lost: lost.len(), guards }
+    }
+
+    /// Settles what depends on the whole; the pools that no request gets to.
+    fn complete(&mut self) -> HashSet<String> {
+        self.keep_apart();
+        let unreached = self.unreached();
+        if self.listeners.iter().all(|listener| listener.is_off) {
+            let mut table = Table::default();
+            table.set("address", Value::text("127.0.0.1:8080"));
+            table.remark(format!("{} says of no address that could be taken over: write yours", self.source));
+            self.listeners.push(Listener { front: 0, table, is_off: false });
+        }
+        // The only pool gets every request without being told.
+        if let ([route], [_]) = (&self.routes[..], &self.pools[..])
+            && route.hosts.is_empty()
+            && route.prefix == "/"
+            && route.table.is_plain()
+        {
+            self.routes.clear();
+        }
+        let mut cookies = HashSet::new();
+        for pool in &mut self.pools {
+            pool.complete(&mut cookies);
+        }
+        unreached
+    }
+
+    /// The pools that no route leads to, if there are any routes.
+    fn unreached(&mut self) -> HashSet<String> {
+        let reached: HashSet<&str> =
+            self.routes.iter().filter(|route| !route.is_off).map(|route| route.pool.as_str()).collect();
+        let unreached = self.pools.iter_mut().filter(|pool| !reached.is_empty() && !reached.contains(pool.name()));
+        let names = unreached.map(|pool| {
+            pool.main.remark("no route leads here, so that this pool is switched off");
+            pool.name().to_owned()
+        });
+        names.collect()
+    }
+
+    /// Routes hold for every listener. What listened on addresses of its own and led elsewhere is
+    /// switched off, so that nothing can be reached where it could not be reached.
+    fn keep_apart(&mut self) {
+        let live = self.listeners.iter().find(|listener| !listener.is_off).map(|listener| listener.front);
+        let Some(main) = live.or_else(|| self.routes.first().map(|route| route.front)) else { return };
+        for front in (0..self.fronts.len()).filter(|front| *front != main) {
+            let (its, mains) = (&self.fronts[front].taken, &self.fronts[main].taken);
+            let pools = |taken: &HashMap<_, String>| taken.values().cloned().collect::<BTreeSet<String>>();
+            let fits = its.iter().all(|(request, pool)| mains.get(request).is_none_or(|other| other == pool));
+            if fits && pools(its) == pools(mains) {
+                self.merge(front, main);
+            } else {
+                self.switch_off(front, main);
+            }
+        }
+    }
+
+    /// Leaves of a front what the main one has not.
+    fn merge(&mut self, front: usize, main: usize) {
+        let mut routes = std::mem::take(&mut self.routes);
+        let taken = std::mem::take(&mut self.fronts[front].taken);
+        let main = &mut self.fronts[main].taken;
+        for route in routes.iter_mut().filter(|route| route.front == front) {
+            let is_known = |host: &str| main.contains_key(&(route.prefix.clone(), host.to_owned()));
+            if route.hosts.is_empty() {
+                route.is_off = is_known("");
+            } else {
+                let free: Vec<_> = route.hosts.iter().filter(|host| !is_known(host)).cloned().collect();
+                route.is_off = free.is_empty();
+                route.table.set("hosts", Value::list(free.iter().map(String::as_str)));
+            }
+        }
+        main.extend(taken);
+        // What is off here stands in the main front.
+        routes.retain(|route| route.front != front || !route.is_off);
+        self.routes = routes;
+    }
+
+    fn switch_off(&mut self, front: usize, main: usize) {
+        for route in self.routes.iter_mut().filter(|route| route.front == front) {
+            route.is_off = true;
+        }
+        let why = format!(
+            "it had addresses of its own and led elsewhere than {} (line {}); here routes hold for every listener, so that it is switched off: give it a Linchpin of its own, or take the # away",
+            self.fronts[main].text, self.fronts[main].line
+        );
+        let mut tables: Vec<&mut Table> = Vec::new();
+        for listener in self.listeners.iter_mut().filter(|listener| listener.front == front) {
+            listener.is_off = true;
+            tables.push(&mut listener.table);
+        }
+        tables.extend(self.routes.iter_mut().filter(|route| route.front == front).map(|route| &mut route.table));
+        if let Some(table) = tables.into_iter().next() {
+            table.lost(self.fronts[front].line, &self.fronts[front].text, why);
+        }
+    }
+
+    fn head(&self, guards: &[usize], text: &mut String) {
+        let product = self.format.product();
+        comment(
+            text,
+            &format!(
+                "Made of {} by `linchpin import`. A line of it that has no equivalent stands here as a",
+                self.source
+            ),
+        );
+        comment(text, "comment, with its number. Read them, then run: linchpin check -c FILE");
+        if self.pools.iter().any(Pool::pins) {
+            text.push_str("#\n");
+            comment(
+                text,
+                &format!(
+                    "Clients bring the cookies that {product} gave them. Linchpin opens none but those it sealed itself,"
+                ),
+            );
+            comment(
+                text,
+                "so that each client gets a new pin with its first request, and maybe another backend, once.",
+            );
+        }
+        if let Some((first, rest)) = guards.split_first() {
+            text.push_str("#\n");
+            let lines = rest.iter().fold(first.to_string(), |lines, line| format!("{lines}, {line}"));
+            comment(
+                text,
+                &format!(
+                    "Requests were kept out or held back by what stands in line {lines} of {}. Nothing does that here:",
+                    self.source
+                ),
+            );
+            comment(text, "let the application do it, or something before Linchpin.");
+        }
+        if self.pools.iter().any(Pool::seals) {
+            text.push_str(
+                "\n# Without a key, pins end with the process. Make one with: linchpin keygen > linchpin.key\n",
+            );
+            text.push_str("#[[keys]]\n#id = \"1\"\n#file = \"linchpin.key\"\n");
+        }
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &Table> {
+        let tables = [&self.top, &self.server, &self.limits, &self.clients, &self.unrouted, &self.rest].into_iter();
+        let tables = tables.chain(self.listeners.iter().map(|listener| &listener.table));
+        let tables = tables.chain(self.routes.iter().map(|route| &route.table));
+        tables.chain(self.pools.iter().flat_map(Pool::tables))
+    }
+}
+
+/// `wanted`, made of the characters that a name may have.
+pub(super) fn named(wanted: &str, otherwise: &str) -> String {
+    let is_good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let good: String = wanted.chars().map(|c| if is_good(c) { c } else { '-' }).take(LONGEST_NAME).collect();
+    let good = good.trim_matches('-');
+    if good.is_empty() { otherwise.into() } else { good.into() }
+}
+
+/// `name`, or with a number behind it, so that it isn't taken.
+pub(super) fn unique(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
+    let mut unique = name.to_owned();
+    let mut number = 2_u64;
+    while is_taken(&unique) {
+        let end = format!("-{number}");
+        let room = LONGEST_NAME.saturating_sub(end.len());
+        unique = name.chars().take(room).collect::<String>() + &end;
+        number += 1;
+    }
+    unique
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_made_of_what_a_name_may_have() {
+        assert_eq!(named("my app@file", "pool"), "my-app-file");
+        assert_eq!(named("ü", "pool"), "pool");
+        assert_eq!(named(&"x".repeat(100), "pool").len(), LONGEST_NAME);
+        let long = "x".repeat(LONGEST_NAME);
+        let other = unique(&long, |name| name == long);
+        assert!(other.len() == LONGEST_NAME && other.ends_with("-2"));
+    }
+
+    fn hosts(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_host_and_path_has_one_route() {
+        let mut output = Output::new("x", Format::Nginx);
+        let front = output.front(1, "x");
+        output.route(front, hosts(&["a", "b"]), "/", "one", 1, "");
+        output.route(front, hosts(&["b", "c"]), "/", "two", 2, "");
+        output.route(front, hosts(&["c"]), "/", "three", 3, "");
+        output.route(front, vec![], "/", "four", 4, "");
+        output.route(front, vec![], "/", "four", 5, "");
+        output.route(front, vec![], "/x", "five", 6, "");
+        let routes: Vec<_> = output.routes.iter().map(|route| route.hosts.join(" ") + &route.prefix).collect();
+        assert_eq!(routes, ["a b/", "c/", "/", "/x"]);
+        assert_eq!(output.unrouted.lost_lines().collect::<Vec<_>>(), [2, 3]);
+    }
+
+    #[test]
+    fn what_led_elsewhere_at_an_address_of_its_own_is_switched_off() {
+        let mut output = Output::new("x", Format::Nginx);
+        for (front, pool) in [(80, "web"), (443, "web"), (9000, "intern")] {
+            let number = output.front(usize::from(front), "front");
+            output.listener(number, SocketAddr::from(([0, 0, 0, 0], front)), false);
+            output.route(number, vec![], "/", pool, 1, "");
+        }
+        output.keep_apart();
+        let listeners: Vec<_> = output.listeners.iter().map(|listener| listener.is_off).collect();
+        assert_eq!(listeners, [false, false, true]);
+        let routes: Vec<_> = output.routes.iter().map(|route| route.is_off).collect();
+        assert_eq!(routes, [false, true]);
+    }
+}

@@ -1,0 +1,393 @@
+//! Owns: a pool in the making: its backends, how it pins and how it balances.
+//! Invariant: what is one for the whole pool is set once; who wants it otherwise is told.
+//! Must not know: how a source says it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::output::{named, unique};
+use super::toml::{Table, Value};
+use super::units::Address;
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// What a time limit may be.
+pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=YEAR;
+/// What the time between two probes may be.
+pub(super) const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=YEAR;
+/// What the life of a session may be.
+const LIFE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// `total`, if nothing is said.
+const TOTAL: Duration = Duration::from_secs(120);
+/// `connect`, if nothing is said.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// A pool in the making: a table for each of its sections.
+pub(super) struct Pool {
+    name: String,
+    pub(super) main: Table,
+    pub(super) pinning: Option<Pinning>,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) absolute_timeout: Option<Duration>,
+    /// How many sessions the table of learned ones holds.
+    pub(super) capacity: Option<u64>,
+    /// No other backend serves a session whose backend is down.
+    pub(super) refuses: bool,
+    /// Paths whose requests are not pinned.
+    pub(super) exempt: Vec<String>,
+    pub(super) persistence: Table,
+    cookie: Table,
+    rules: Table,
+    hash: Table,
+    pub(super) health: Table,
+    pub(super) ejection: Table,
+    pub(super) retry: Table,
+    pub(super) timeouts: Table,
+    pub(super) upstream: Table,
+    connect: Option<Duration>,
+    response: Option<Duration>,
+    backends: Vec<Backend>,
+    names: HashSet<String>,
+    addresses: HashMap<SocketAddr, String>,
+}
+
+/// What keeps a client with its backend.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Pinning {
+    Cookie(Cookie),
+    /// The application's own cookie.
+    LearnedCookie(String),
+    /// A header field of the application.
+    LearnedHeader(String),
+    /// What the application appends to its own cookie, or to a parameter of the path.
+    Route {
+        cookie: Option<String>,
+        path_parameter: Option<String>,
+    },
+    /// Nothing.
+    None,
+}
+
+/// The routing cookie; what is `None` is left to its default.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Cookie {
+    pub(super) name: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) domain: Option<String>,
+    pub(super) secure: Option<bool>,
+    pub(super) http_only: Option<bool>,
+    pub(super) same_site: Option<&'static str>,
+    pub(super) partitioned: bool,
+    /// Kept until the absolute timeout.
+    pub(super) permanent: bool,
+}
+
+/// Who gets a new client.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Balance {
+    RoundRobin,
+    LeastRequests,
+    RandomTwo,
+    Hash(By),
+}
+
+/// What is hashed.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum By {
+    Address,
+    Path,
+    Header(String),
+    Cookie(String),
+    Query(String),
+}
+
+struct Backend {
+    table: Table,
+    is_off: bool,
+}
+
+impl Pool {
+    /// A pool without backends, by a name that is unique.
+    pub(super) fn new(name: &str) -> Pool {
+        let mut main = Table::default();
+        main.set("name", Value::text(name));
+        Pool {
+            name: name.into(),
+            main,
+            pinning: None,
+            idle_timeout: None,
+            absolute_timeout: None,
+            capacity: None,
+            refuses: false,
+            exempt: Vec::new(),
+            persistence: Table::default(),
+            cookie: Table::default(),
+            rules: Table::default(),
+            hash: Table::default(),
+            health: Table::default(),
+            ejection: Table::default(),
+            retry: Table::default(),
+            timeouts: Table::default(),
+            upstream: Table::default(),
+            connect: None,
+            response: None,
+            backends: Vec::new(),
+            names: HashSet::new(),
+            addresses: HashMap::new(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Adds a backend; its table, for what else is to be said of it. One that can't be connected
+    /// to stands there switched off.
+    pub(super) fn backend(&mut self, wanted: &str, address: &Address, line: usize, text: &str) -> &mut Table {
+        let name = unique(&named(wanted, "backend"), |name| self.names.contains(name));
+        self.names.insert(name.clone());
+        let mut table = Table::default();
+        table.set("name", Value::text(&name));
+        let mut is_off = true;
+        match address {
+            Address::Socket(socket) => {
+                table.set("address", Value::text(&socket.to_string()));
+                if let Some(other) = self.addresses.get(socket) {
+                    table.lost(
+                        line,
+                        text,
+                        format!("backend {other} has this address already: one server is one backend"),
+                    );
+                } else {
+                    self.addresses.insert(*socket, name);
+                    is_off = false;
+                }
+            }
+            Address::Name(host, port) => {
+                table.set("address", Value::text(&format!("IP:{port}")));
+                let why = format!("names are not looked up: write the IP address of {host}, and take the # away");
+                table.lost(line, text, why);
+            }
+            Address::Other => {
+                table.set("address", Value::text("IP:PORT"));
+                table.lost(line, text, "a backend has an IP address and a port: write them, and take the # away");
+            }
+        }
+        self.backends.push(Backend { table, is_off });
+        let last = self.backends.len() - 1;
+        &mut self.backends[last].table
+    }
+
+    pub(super) fn balance(&mut self, balance: &Balance) {
+        let (word, by) = match balance {
+            Balance::RoundRobin => ("round_robin", None),
+            Balance::LeastRequests => ("least_requests", None),
+            Balance::RandomTwo => ("random_two", None),
+            Balance::Hash(by) => ("hash", Some(by)),
+        };
+        self.main.set("balance", Value::text(word));
+        let Some(by) = by else { return };
+        let (word, name) = match by {
+            By::Address => ("address", None),
+            By::Path => ("path", None),
+            By::Header(name) => ("header", Some(name)),
+            By::Cookie(name) => ("cookie", Some(name)),
+            By::Query(name) => ("query", Some(name)),
+        };
+        self.hash.set("by", Value::text(word));
+        if let Some(name) = name {
+            self.hash.set("name", Value::text(name));
+        }
+    }
+
+    pub(super) fn connect_timeout(&mut self, time: Option<Duration>, line: usize, text: &str) {
+        self.timeouts.share_time("connect", time, WAIT, line, text);
+        self.connect = self.connect.or(time);
+    }
+
+    /// How long a backend may take to answer, and to go on answering.
+    pub(super) fn response_timeout(&mut self, time: Option<Duration>, line: usize, text: &str) {
+        self.timeouts.share_time("response", time, WAIT, line, text);
+        if self.response.is_none()
+            && let Some(time) = time.filter(|time| !time.is_zero())
+        {
+            self.timeouts.set("idle", Value::duration(time.clamp(*WAIT.start(), *WAIT.end())));
+            self.response = Some(time);
+        }
+    }
+
+    /// Whether a client stays with its backend.
+    pub(super) fn pins(&self) -> bool {
+        !matches!(self.pinning, None | Some(Pinning::None))
+    }
+
+    /// Whether pins are sealed by a key.
+    pub(super) fn seals(&self) -> bool {
+        matches!(self.pinning, Some(Pinning::Cookie(_)))
+    }
+
+    /// Writes down what was only known at the end. `cookies` are those of the other pools.
+    pub(super) fn complete(&mut self, cookies: &mut HashSet<String>) {
+        self.complete_timeouts();
+        let mut table = Table::default();
+        let pinning = self.pinning.get_or_insert(Pinning::None);
+        let word = match pinning {
+            Pinning::Cookie(_) => "cookie",
+            Pinning::LearnedCookie(_) | Pinning::LearnedHeader(_) => "learned",
+            Pinning::Route { .. } => "route",
+            Pinning::None => "none",
+        };
+        table.set("type", Value::text(word));
+        let is_hash = self.hash.get("by").is_some();
+        match pinning {
+            Pinning::Cookie(cookie) => cookie.write(&self.name, &mut self.cookie, cookies),
+            Pinning::LearnedCookie(name) => table.set("learned", learned("cookie", name, self.capacity)),
+            Pinning::LearnedHeader(name) => table.set("learned", learned("header", name, self.capacity)),
+            Pinning::Route { cookie, path_parameter } => {
+                let pairs = [("cookie", cookie), ("path_parameter", path_parameter)].into_iter();
+                let pairs = pairs.filter_map(|(key, value)| Some((key, Value::text(value.as_deref()?))));
+                table.set("route", Value::inline(pairs));
+            }
+            Pinning::None if is_hash => table.remark("what is hashed decides, as it did; type = \"cookie\" would keep a client where it is when backends come and go"),
+            Pinning::None => table.remark("clients were not kept with their backend; type = \"cookie\" would do that"),
+        }
+        if *pinning != Pinning::None {
+            let life = |time: Duration| Value::duration(time.clamp(*LIFE.start(), *LIFE.end()));
+            if let Some(time) = self.idle_timeout.filter(|time| !time.is_zero()) {
+                table.set("idle_timeout", life(time));
+            }
+            if let Some(time) = self.absolute_timeout.filter(|time| !time.is_zero()) {
+                table.set("absolute_timeout", life(time));
+            }
+            if self.refuses {
+                table.set("on", Value::inline([("down", Value::text("refuse"))]));
+            }
+            if !self.exempt.is_empty() {
+                let paths = Value::list(self.exempt.iter().map(String::as_str));
+                self.rules.set("exempt", Value::inline([("paths", paths)]));
+            }
+        }
+        table.append(std::mem::take(&mut self.persistence));
+        self.persistence = table;
+    }
+
+    fn complete_timeouts(&mut self) {
+        let wanted = self.response.unwrap_or_default().saturating_add(self.connect.unwrap_or(CONNECT)).min(*WAIT.end());
+        if wanted > TOTAL && self.timeouts.get("total").is_none() {
+            self.timeouts.set("total", Value::duration(wanted));
+        }
+    }
+
+    /// All tables, for what was noted in them.
+    pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
+        let sections = self.sections().map(|(_, table)| table);
+        [&self.main].into_iter().chain(sections).chain(self.backends.iter().map(|backend| &backend.table))
+    }
+
+    fn sections(&self) -> impl Iterator<Item = (&'static str, &Table)> {
+        [
+            ("[pools.persistence]", &self.persistence),
+            ("[pools.persistence.cookie]", &self.cookie),
+            ("[[pools.persistence.rules]]", &self.rules),
+            ("[pools.hash]", &self.hash),
+            ("[pools.health]", &self.health),
+            ("[pools.ejection]", &self.ejection),
+            ("[pools.retry]", &self.retry),
+            ("[pools.timeouts]", &self.timeouts),
+            ("[pools.upstream]", &self.upstream),
+        ]
+        .into_iter()
+    }
+
+    /// Writes the pool; switched off as a whole, if no request gets here.
+    pub(super) fn write(&self, is_off: bool, text: &mut String) {
+        self.main.write("[[pools]]", is_off, text);
+        for (header, table) in self.sections() {
+            table.write(header, is_off, text);
+        }
+        for backend in &self.backends {
+            backend.table.write("[[pools.backends]]", is_off || backend.is_off, text);
+        }
+    }
+}
+
+impl Cookie {
+    /// Writes the cookie so that browsers keep it and no other pool's overwrites it.
+    fn write(&mut self, pool: &str, table: &mut Table, cookies: &mut HashSet<String>) {
+        if let Some(name) = self.name.take() {
+            let free = unique(&name, |name| cookies.contains(name));
+            if free != name {
+                table.remark(format!("another pool has a cookie named {name}: each would overwrite the other's pins"));
+            }
+            cookies.insert(free.clone());
+            self.complete(&free, table);
+            table.set("name", Value::text(&free));
+        } else {
+            cookies.insert(format!("linchpin-{pool}"));
+            self.complete("", table);
+        }
+        let texts = [("path", self.path.as_deref()), ("domain", self.domain.as_deref())];
+        for (key, text) in texts.into_iter().chain([("same_site", self.same_site)]) {
+            if let Some(text) = text {
+                table.set(key, Value::text(text));
+            }
+        }
+        for (key, flag) in
+            [("secure", self.secure), ("http_only", self.http_only), ("partitioned", self.partitioned.then_some(true))]
+        {
+            if let Some(flag) = flag {
+                table.set(key, Value::flag(flag));
+            }
+        }
+        if self.permanent {
+            table.set("lifetime_type", Value::text("permanent"));
+        }
+    }
+
+    /// What browsers ask of such a cookie.
+    fn complete(&mut self, name: &str, table: &mut Table) {
+        let name = name.to_ascii_lowercase();
+        let needs = name.starts_with("__host-") || name.starts_with("__secure-") || self.partitioned;
+        if (needs || self.same_site == Some("None")) && self.secure != Some(true) {
+            table.remark("browsers keep such a cookie only if it is `secure`");
+            self.secure = Some(true);
+        }
+        if name.starts_with("__host-")
+            && (self.domain.take().is_some() | self.path.take().is_some_and(|path| path != "/"))
+        {
+            table.remark("browsers keep a cookie named __Host-… only for its own host and the path \"/\"");
+        }
+    }
+}
+
+fn learned(carrier: &'static str, name: &str, capacity: Option<u64>) -> Value {
+    let capacity = capacity.map(|capacity| ("capacity", Value::number(capacity.clamp(1, 1_000_000_000))));
+    Value::inline([(carrier, Value::text(name))].into_iter().chain(capacity))
+}
+
+/// A name that a cookie, a header field or a parameter may have (RFC 9110 §5.6.2).
+pub(super) fn token(text: &str) -> Option<String> {
+    let is_good = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    ((1..=100).contains(&text.len()) && text.chars().all(is_good)).then(|| text.into())
+}
+
+/// A cookie's domain: without the dot that once stood before it.
+pub(super) fn domain(text: &str) -> Option<String> {
+    super::rule::host(text.strip_prefix('.').unwrap_or(text)).filter(|host| !host.starts_with('*'))
+}
+
+/// `same_site` as it is written here, of any case.
+pub(super) fn same_site(text: &str) -> Option<&'static str> {
+    ["Strict", "Lax", "None"].into_iter().find(|word| word.eq_ignore_ascii_case(text))
+}
+
+/// What a backend is called that has no name: its address.
+pub(super) fn name_of(address: &Address, text: &str) -> String {
+    match address {
+        Address::Socket(socket) => socket.to_string().replace(['[', ']'], ""),
+        Address::Name(host, 80) => host.clone(),
+        Address::Name(host, port) => format!("{host}-{port}"),
+        Address::Other => text.to_owned(),
+    }
+}

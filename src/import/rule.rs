@@ -1,0 +1,174 @@
+//! Owns: conditions on host and path, and which routes they are.
+//! Invariant: a condition that routes can't say exactly, but for whole segments of paths, is none.
+//! Must not know: how a source writes its conditions.
+
+/// How many alternatives a condition may have.
+const MOST: usize = 1000;
+
+/// Alternatives: one of them must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Condition(Vec<Term>);
+
+/// A host and the beginning of a path; `None` for any.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Term {
+    host: Option<String>,
+    prefix: Option<String>,
+}
+
+impl Condition {
+    /// Holds for every request.
+    pub(super) fn always() -> Condition {
+        Condition(vec![Term::default()])
+    }
+
+    /// A host, or `*.` and the end of hosts.
+    pub(super) fn host(text: &str) -> Option<Condition> {
+        Some(Condition(vec![Term { host: Some(host(text)?), prefix: None }]))
+    }
+
+    /// The beginning of a path.
+    pub(super) fn prefix(text: &str) -> Option<Condition> {
+        Some(Condition(vec![Term { host: None, prefix: Some(prefix(text)?) }]))
+    }
+
+    /// Either holds.
+    pub(super) fn or(mut self, other: Condition) -> Option<Condition> {
+        for term in other.0 {
+            if !self.0.contains(&term) {
+                self.0.push(term);
+            }
+        }
+        (self.0.len() <= MOST).then_some(self)
+    }
+
+    /// Both hold; `None` if that can't be, or can't be said.
+    pub(super) fn and(&self, other: &Condition) -> Option<Condition> {
+        if self.0.len().checked_mul(other.0.len())? > MOST {
+            return None;
+        }
+        let pairs = self.0.iter().flat_map(|one| other.0.iter().map(move |other| (one, other)));
+        let terms: Vec<_> = pairs.filter_map(|(one, other)| one.and(other)).collect();
+        (!terms.is_empty()).then_some(Condition(terms))
+    }
+
+    /// The hosts and the path of each route; no hosts are all hosts.
+    pub(super) fn routes(&self) -> Vec<(Vec<String>, String)> {
+        let mut routes: Vec<(Vec<String>, String)> = Vec::new();
+        for term in &self.0 {
+            let prefix = term.prefix.as_deref().unwrap_or("/");
+            let same =
+                routes.iter_mut().find(|(hosts, other)| other == prefix && hosts.is_empty() == term.host.is_none());
+            match same {
+                Some((hosts, _)) => hosts.extend(term.host.clone()),
+                None => routes.push((term.host.clone().into_iter().collect(), prefix.into())),
+            }
+        }
+        routes
+    }
+
+    /// The beginnings of paths, if that is all it asks for.
+    pub(super) fn prefixes(&self) -> Option<Vec<&str>> {
+        self.0.iter().map(|term| term.prefix.as_deref().filter(|_| term.host.is_none())).collect()
+    }
+}
+
+impl Term {
+    fn and(&self, other: &Term) -> Option<Term> {
+        let host = match (&self.host, &other.host) {
+            (Some(one), Some(other)) if one != other => return None,
+            (one, other) => one.clone().or_else(|| other.clone()),
+        };
+        let prefix = match (&self.prefix, &other.prefix) {
+            (Some(one), Some(other)) if is_below(one, other) => Some(one.clone()),
+            (Some(one), Some(other)) if is_below(other, one) => Some(other.clone()),
+            (Some(_), Some(_)) => return None,
+            (one, other) => one.clone().or_else(|| other.clone()),
+        };
+        Some(Term { host, prefix })
+    }
+}
+
+/// Whether all paths that begin with `path` begin with `prefix`, too.
+fn is_below(path: &str, prefix: &str) -> bool {
+    let prefix = prefix.trim_end_matches('/');
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// A host as a route takes it: without port, in lower case.
+pub(super) fn host(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase();
+    let name = match text.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() && !name.ends_with(':') => name,
+        _ => &text,
+    };
+    let is_label = |label: &str| {
+        let inside = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        (1..=63).contains(&label.len()) && label.chars().all(inside) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let labels = name.strip_prefix("*.").unwrap_or(name);
+    (labels.len() <= 253 && labels.split('.').all(is_label)).then(|| name.into())
+}
+
+/// The beginning of a path as a route takes it: no slash at the end.
+pub(super) fn prefix(text: &str) -> Option<String> {
+    let is_good = text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && !"?#".contains(c));
+    let trimmed = text.trim_end_matches('/');
+    is_good.then(|| if trimmed.is_empty() { "/".into() } else { trimmed.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(names: &[&str]) -> Condition {
+        names.iter().map(|name| Condition::host(name).unwrap()).reduce(|one, other| one.or(other).unwrap()).unwrap()
+    }
+
+    fn prefixes(paths: &[&str]) -> Condition {
+        paths.iter().map(|path| Condition::prefix(path).unwrap()).reduce(|one, other| one.or(other).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn hosts_and_paths_are_routes() {
+        let both = hosts(&["A.example", "*.b.example"]).and(&prefixes(&["/x/", "/y"])).unwrap();
+        let hosts: Vec<String> = vec!["a.example".into(), "*.b.example".into()];
+        assert_eq!(both.routes(), [(hosts.clone(), "/x".into()), (hosts, "/y".into())]);
+        assert_eq!(Condition::always().routes(), [(vec![], "/".into())]);
+        assert_eq!(prefixes(&["/x"]).or(hosts_only()).unwrap().routes().len(), 2);
+    }
+
+    fn hosts_only() -> Condition {
+        hosts(&["a.example"])
+    }
+
+    #[test]
+    fn what_never_holds_is_none() {
+        assert_eq!(hosts(&["a.example"]).and(&hosts(&["b.example"])), None);
+        assert_eq!(prefixes(&["/a"]).and(&prefixes(&["/ab"])), None);
+        assert_eq!(prefixes(&["/a"]).and(&prefixes(&["/a/b"])), Some(prefixes(&["/a/b"])));
+        assert_eq!(prefixes(&["/"]).and(&prefixes(&["/a"])), Some(prefixes(&["/a"])));
+    }
+
+    #[test]
+    fn too_many_alternatives_are_none() {
+        let names: Vec<_> = (0..40).map(|i| format!("h{i}.example")).collect();
+        let paths: Vec<_> = (0..40).map(|i| format!("/p{i}")).collect();
+        let (names, paths): (Vec<_>, Vec<_>) =
+            (names.iter().map(String::as_str).collect(), paths.iter().map(String::as_str).collect());
+        assert_eq!(hosts(&names).and(&prefixes(&paths)), None);
+    }
+
+    #[test]
+    fn hosts_and_paths_are_as_a_configuration_takes_them() {
+        assert_eq!(host("Example.com:8080").as_deref(), Some("example.com"));
+        for bad in ["", "*", "www.*", "a b", "~^x$", "-a.example", "a..b", "*.", "[::1]"] {
+            assert_eq!(host(bad), None, "{bad}");
+        }
+        assert_eq!(prefix("/").as_deref(), Some("/"));
+        assert_eq!(prefix("/a/").as_deref(), Some("/a"));
+        for bad in ["", "a", "/a b", "/a?b", "/ü"] {
+            assert_eq!(prefix(bad), None, "{bad}");
+        }
+    }
+}

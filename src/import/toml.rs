@@ -1,0 +1,294 @@
+//! Owns: how values, tables and comments are written as TOML.
+//! Invariant: no text from outside ends a comment or a string: what is written can be read back.
+//! Must not know: which keys there are.
+
+use std::fmt::Write;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Why what kept requests out has no equivalent.
+pub(super) const GUARDS: [&str; 3] = [
+    "Linchpin does not filter requests",
+    "Linchpin does not ask for passwords",
+    "Linchpin does not limit clients' rates",
+];
+
+/// A value, written as TOML.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Value(String);
+
+impl Value {
+    pub(super) fn text(text: &str) -> Value {
+        let mut written = String::with_capacity(text.len() + 2);
+        written.push('"');
+        for c in text.chars() {
+            match c {
+                '"' | '\\' => written.extend(['\\', c]),
+                c if c.is_control() => {
+                    let _ = write!(written, "\\u{:04X}", u32::from(c));
+                }
+                c => written.push(c),
+            }
+        }
+        written.push('"');
+        Value(written)
+    }
+
+    pub(super) fn number(number: u64) -> Value {
+        Value(number.to_string())
+    }
+
+    pub(super) fn flag(flag: bool) -> Value {
+        Value(flag.to_string())
+    }
+
+    pub(super) fn duration(duration: Duration) -> Value {
+        const DAY: u64 = 24 * 60 * 60;
+        // Months and years have no certain length, and none that anybody would write.
+        match duration.as_secs() {
+            seconds if seconds >= DAY && seconds.is_multiple_of(DAY) => Value::text(&format!("{}d", seconds / DAY)),
+            _ => Value::text(&humantime::format_duration(duration).to_string()),
+        }
+    }
+
+    pub(super) fn size(bytes: u64) -> Value {
+        const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        let exact = UNITS.into_iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
+        Value::text(&exact.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit)))
+    }
+
+    pub(super) fn list<'t>(texts: impl IntoIterator<Item = &'t str>) -> Value {
+        let texts: Vec<_> = texts.into_iter().map(|text| Value::text(text).0).collect();
+        Value(format!("[{}]", texts.join(", ")))
+    }
+
+    pub(super) fn inline<'k>(pairs: impl IntoIterator<Item = (&'k str, Value)>) -> Value {
+        let pairs: Vec<_> = pairs.into_iter().map(|(key, value)| format!("{key} = {}", value.0)).collect();
+        Value(format!("{{ {} }}", pairs.join(", ")))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A line of a table.
+#[derive(Debug, Clone)]
+enum Line {
+    Pair(&'static str, Value),
+    Note(Note),
+    Remark(String),
+}
+
+/// A line of the source that is not in the output as keys and values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Note {
+    pub(super) line: usize,
+    pub(super) text: String,
+    pub(super) why: String,
+    /// Linchpin can't, rather than does so anyway.
+    pub(super) is_lost: bool,
+}
+
+/// A table: keys, values and comments, in the order in which they were set.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    lines: Vec<Line>,
+    /// Where in `lines` the keys stand: a table may have many comments, and has few keys.
+    keys: Vec<(&'static str, usize)>,
+}
+
+impl Table {
+    /// Sets a key, and forgets what it was.
+    pub(super) fn set(&mut self, key: &'static str, value: Value) {
+        let pair = Line::Pair(key, value);
+        match self.place(key) {
+            Some(at) => self.lines[at] = pair,
+            None => {
+                self.keys.push((key, self.lines.len()));
+                self.lines.push(pair);
+            }
+        }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+        match self.lines.get(self.place(key)?) {
+            Some(Line::Pair(_, value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn place(&self, key: &str) -> Option<usize> {
+        self.keys.iter().find(|(other, _)| *other == key).map(|(_, at)| *at)
+    }
+
+    /// Sets a key of which there is one for all, as `line` wants it. What was set first holds.
+    pub(super) fn share(&mut self, key: &'static str, value: Value, line: usize, text: &str) {
+        match self.get(key) {
+            Some(other) if *other != value => {
+                let why = format!("there is one `{key}` for all here, and it is {} already", other.as_str());
+                self.lost(line, text, why);
+            }
+            _ => self.set(key, value),
+        }
+    }
+
+    /// Like [`Table::share`], for a time limit, which must be in `limits`.
+    pub(super) fn share_time(
+        &mut self,
+        key: &'static str,
+        time: Option<Duration>,
+        limits: RangeInclusive<Duration>,
+        line: usize,
+        text: &str,
+    ) {
+        match time {
+            None => self.lost(line, text, "this is no duration"),
+            Some(Duration::ZERO) if !limits.contains(&Duration::ZERO) => {
+                self.lost(line, text, format!("every wait has a limit here; `{key}` has its default"));
+            }
+            Some(time) => self.share(key, Value::duration(time.clamp(*limits.start(), *limits.end())), line, text),
+        }
+    }
+
+    /// Adds the lines of another table; of keys that both have, its own stay.
+    pub(super) fn append(&mut self, other: Table) {
+        for line in other.lines {
+            match line {
+                Line::Pair(key, value) if self.get(key).is_none() => self.set(key, value),
+                Line::Pair(..) => {}
+                line => self.lines.push(line),
+            }
+        }
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        self.lines.push(Line::Note(note));
+    }
+
+    /// A line that has no equivalent, and why, or what to do.
+    pub(super) fn lost(&mut self, line: usize, text: &str, why: impl Into<String>) {
+        self.note(Note { line, text: text.into(), why: why.into(), is_lost: true });
+    }
+
+    /// A line that needs no equivalent.
+    pub(super) fn needless(&mut self, line: usize, text: &str, why: impl Into<String>) {
+        self.note(Note { line, text: text.into(), why: why.into(), is_lost: false });
+    }
+
+    /// A comment on what is written here.
+    pub(super) fn remark(&mut self, text: impl Into<String>) {
+        self.lines.push(Line::Remark(text.into()));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// The lines that kept requests out.
+    pub(super) fn guard_lines(&self) -> impl Iterator<Item = usize> {
+        self.lines.iter().filter_map(|line| match line {
+            Line::Note(note) if GUARDS.contains(&note.why.as_str()) => Some(note.line),
+            _ => None,
+        })
+    }
+
+    /// Whether nothing is said beside keys and values.
+    pub(super) fn is_plain(&self) -> bool {
+        self.lines.len() == self.keys.len()
+    }
+
+    fn has_pairs(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// The lines of the source that were lost here.
+    pub(super) fn lost_lines(&self) -> impl Iterator<Item = usize> {
+        self.lines.iter().filter_map(|line| match line {
+            Line::Note(note) if note.is_lost => Some(note.line),
+            _ => None,
+        })
+    }
+
+    /// Writes the table below its header; without keys the comments alone. One that is off stands
+    /// behind `#`.
+    pub(super) fn write(&self, header: &str, is_off: bool, out: &mut String) {
+        let off = if is_off { "#" } else { "" };
+        if self.is_empty() {
+            return;
+        }
+        if !out.is_empty() && !out.ends_with("\n\n") {
+            out.push('\n');
+        }
+        if self.has_pairs() && !header.is_empty() {
+            let _ = writeln!(out, "{off}{header}");
+        }
+        for line in &self.lines {
+            match line {
+                Line::Pair(key, value) => {
+                    let _ = writeln!(out, "{off}{key} = {}", value.as_str());
+                }
+                Line::Note(note) => comment(out, &format!("line {}: {}: {}", note.line, clipped(&note.text), note.why)),
+                Line::Remark(text) => comment(out, text),
+            }
+        }
+    }
+}
+
+/// Writes a comment of one line.
+pub(super) fn comment(out: &mut String, text: &str) {
+    out.push_str("# ");
+    out.extend(text.chars().map(|c| if c.is_control() { ' ' } else { c }));
+    out.push('\n');
+}
+
+/// A text that is not too long for a line, and without runs of blanks.
+pub(super) fn clipped(text: &str) -> String {
+    const LONGEST: usize = 160;
+    let words: Vec<_> = text.split_whitespace().collect();
+    let text = words.join(" ");
+    match text.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_can_be_read_back() {
+        for text in ["", "a", "a\"b\\c", "line\nbreak\u{7f}", "ünï", "a # b"] {
+            let document = format!("key = {}", Value::text(text).as_str());
+            let read: ::toml::Table = document.parse().unwrap();
+            assert_eq!(read["key"].as_str(), Some(text), "{document}");
+        }
+    }
+
+    #[test]
+    fn a_comment_is_one_line() {
+        let mut table = Table::default();
+        table.lost(3, "a\nb\tc", "why\r\nnot");
+        let mut out = String::new();
+        table.write("[x]", false, &mut out);
+        assert_eq!(out, "# line 3: a b c: why  not\n");
+    }
+
+    #[test]
+    fn a_key_is_set_once() {
+        let mut table = Table::default();
+        table.share("a", Value::number(1), 1, "a 1");
+        table.share("a", Value::number(1), 2, "a 1");
+        table.share("a", Value::number(2), 3, "a 2");
+        assert_eq!(table.lost_lines().collect::<Vec<_>>(), [3]);
+        table.set("b", Value::flag(true));
+        table.set("a", Value::size(64 << 10));
+        let mut out = String::new();
+        table.write("[x]", true, &mut out);
+        assert_eq!(
+            out,
+            "#[x]\n#a = \"64KiB\"\n# line 3: a 2: there is one `a` for all here, and it is 1 already\n#b = true\n"
+        );
+    }
+}

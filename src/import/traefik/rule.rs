@@ -1,0 +1,163 @@
+//! Owns: the rules of routers: Host, PathPrefix, `&&`, `||`, parentheses.
+//! Invariant: a rule is read as a whole or not at all; parentheses lie in each other no deeper than is bounded.
+//! Must not know: routers.
+
+use super::super::DEEPEST;
+use super::super::rule::Condition;
+
+const ONLY: &str = "routes tell requests apart by Host and PathPrefix alone";
+
+/// Reads a rule.
+pub(super) fn read(rule: &str) -> Result<Condition, &'static str> {
+    let mut reader = Reader { rest: rule.trim(), depth: 0 };
+    let condition = reader.any_of()?;
+    if reader.rest.is_empty() { Ok(condition) } else { Err(ONLY) }
+}
+
+struct Reader<'r> {
+    rest: &'r str,
+    depth: usize,
+}
+
+impl<'r> Reader<'r> {
+    fn eat(&mut self, token: &str) -> bool {
+        match self.rest.strip_prefix(token) {
+            Some(rest) => {
+                self.rest = rest.trim_start();
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn any_of(&mut self) -> Result<Condition, &'static str> {
+        let mut whole = self.all_of()?;
+        while self.eat("||") {
+            whole = whole.or(self.all_of()?).ok_or("it has too many alternatives")?;
+        }
+        Ok(whole)
+    }
+
+    fn all_of(&mut self) -> Result<Condition, &'static str> {
+        let mut whole = self.one()?;
+        while self.eat("&&") {
+            whole = whole.and(&self.one()?).ok_or("no request is like that, or it has too many alternatives")?;
+        }
+        Ok(whole)
+    }
+
+    fn one(&mut self) -> Result<Condition, &'static str> {
+        if self.eat("!") {
+            return Err("routes can't say what a request is not");
+        }
+        if self.eat("(") {
+            self.depth += 1;
+            if self.depth > DEEPEST {
+                return Err(ONLY);
+            }
+            let inside = self.any_of()?;
+            self.depth -= 1;
+            return if self.eat(")") { Ok(inside) } else { Err(ONLY) };
+        }
+        let name = self.name();
+        if !self.eat("(") {
+            return Err(ONLY);
+        }
+        let mut whole: Option<Condition> = None;
+        loop {
+            let condition = matched(name, self.argument()?)?;
+            whole = match whole {
+                Some(whole) => Some(whole.or(condition).ok_or("it has too many alternatives")?),
+                None => Some(condition),
+            };
+            if self.eat(")") {
+                return whole.ok_or(ONLY);
+            }
+            if !self.eat(",") {
+                return Err(ONLY);
+            }
+        }
+    }
+
+    fn name(&mut self) -> &'r str {
+        let end = self.rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(self.rest.len());
+        let (name, rest) = self.rest.split_at(end);
+        self.rest = rest.trim_start();
+        name
+    }
+
+    /// What stands in backticks or quotes.
+    fn argument(&mut self) -> Result<&'r str, &'static str> {
+        let quote = self.rest.chars().next().filter(|c| matches!(c, '`' | '"' | '\'')).ok_or(ONLY)?;
+        let (argument, rest) = self.rest.get(1..).and_then(|rest| rest.split_once(quote)).ok_or(ONLY)?;
+        self.rest = rest.trim_start();
+        Ok(argument)
+    }
+}
+
+fn matched(name: &str, argument: &str) -> Result<Condition, &'static str> {
+    match name {
+        "Host" | "HostHeader" => Condition::host(argument).ok_or("this is no host name"),
+        "PathPrefix" => Condition::prefix(argument).ok_or("this is no path"),
+        "Path" => Err("routes take the beginnings of paths: PathPrefix takes what lies below, too"),
+        "HostRegexp" => match below(argument) {
+            Some(below) => Condition::host(&format!("*.{below}")).ok_or("this is no host name"),
+            None => Err("routes take whole host names, or \"*.\" and the end of names"),
+        },
+        _ => Err(ONLY),
+    }
+}
+
+/// The end of names that `{subdomain:[a-z]+}.example.com` or `^.+\.example\.com$` asks for.
+fn below(pattern: &str) -> Option<String> {
+    if let Some((_, rest)) = pattern.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+        return rest.strip_prefix('.').filter(|rest| !rest.contains('{')).map(str::to_owned);
+    }
+    let rest = pattern.strip_prefix('^')?.strip_suffix('$')?;
+    let any = ["[a-zA-Z0-9-]+", "[a-z0-9-]+", "[a-z]+", ".+", ".*", "[^.]+"];
+    let rest = any.iter().find_map(|any| rest.strip_prefix(any))?.strip_prefix("\\.")?;
+    let plain = rest.replace("\\.", ".");
+    plain.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c)).then_some(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(rule: &str) -> Vec<(Vec<String>, String)> {
+        read(rule).unwrap_or_else(|why| panic!("{rule}: {why}")).routes()
+    }
+
+    #[test]
+    fn rules_are_routes() {
+        assert_eq!(routes("Host(`a.example`)"), [(vec!["a.example".into()], "/".into())]);
+        let both: Vec<String> = vec!["a.example".into(), "b.example".into()];
+        assert_eq!(routes("Host(`a.example`, `b.example`) && PathPrefix(`/x`)"), [(both.clone(), "/x".into())]);
+        assert_eq!(routes("(Host(\"a.example\") || Host(`b.example`)) && (PathPrefix(`/x`))"), [(both, "/x".into())]);
+        assert_eq!(routes("HostRegexp(`{sub:[a-z]+}.a.example`)")[0].0, ["*.a.example"]);
+        assert_eq!(routes("HostRegexp(`^.+\\.a\\.example$`)")[0].0, ["*.a.example"]);
+        assert_eq!(routes("PathPrefix(`/a`) || PathPrefix(`/b`)").len(), 2);
+    }
+
+    #[test]
+    fn what_routes_cannot_say_is_refused() {
+        for rule in [
+            "",
+            "Host(`a`",
+            "Host()",
+            "Host(a)",
+            "Host(`a`) &&",
+            "Host(`a`) Host(`b`)",
+            "!Host(`a`)",
+            "Method(`GET`)",
+            "Path(`/x`)",
+            "Host(`a`) && Host(`b`)",
+            "Host(`a`) || Header(`X`, `y`)",
+            "HostRegexp(`.+`)",
+            "é",
+            &"(".repeat(100_000),
+        ] {
+            assert!(read(rule).is_err(), "{rule:.40}");
+        }
+    }
+}

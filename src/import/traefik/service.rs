@@ -1,0 +1,486 @@
+//! Owns: the services, and the pools that are made of them.
+//! Invariant: a service is one pool, however many routers lead to it.
+//! Must not know: routers.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::super::output::Output;
+use super::super::pool::{Balance, By, Cookie, INTERVAL, Pinning, Pool, WAIT, domain, name_of, same_site, token};
+use super::super::rule;
+use super::super::toml::{Table, Value};
+use super::super::units;
+use super::node::{Map, Node};
+use super::{NONE, is_named, left, note};
+
+/// The services of a file.
+pub(super) struct Services<'n> {
+    services: Vec<(&'n str, usize, &'n Node)>,
+    by_name: HashMap<String, usize>,
+    transports: &'n Map,
+    /// The pools, by the names of their services.
+    made: HashMap<String, usize>,
+    pools: Vec<Pool>,
+    /// Services that are part of another's pool.
+    parts: HashSet<String>,
+}
+
+/// A load balancer that is a pool, or part of one.
+struct Part<'n> {
+    path: String,
+    balancer: &'n Map,
+    weight: u64,
+    is_fallback: bool,
+}
+
+impl<'n> Services<'n> {
+    pub(super) fn new(services: &'n Map, transports: &'n Map) -> Services<'n> {
+        let services: Vec<_> = services.take_all().collect();
+        let by_name =
+            services.iter().enumerate().map(|(index, (name, ..))| (name.to_ascii_lowercase(), index)).collect();
+        Services { services, by_name, transports, made: HashMap::new(), pools: Vec::new(), parts: HashSet::new() }
+    }
+
+    pub(super) fn name(&self, pool: usize) -> &str {
+        self.pools[pool].name()
+    }
+
+    pub(super) fn retry(&mut self, pool: usize) -> &mut Table {
+        &mut self.pools[pool].retry
+    }
+
+    /// The pool of a service, which is made if it is not yet; `None` if there is no such service.
+    pub(super) fn pool(&mut self, name: &str, out: &mut Output) -> Option<usize> {
+        let (name, line, service) = self.find(name)?;
+        if let Some(index) = self.made.get(name) {
+            return Some(*index);
+        }
+        let pool = self.make(name, line, service, out);
+        self.pools.push(pool);
+        self.made.insert(name.to_owned(), self.pools.len() - 1);
+        Some(self.pools.len() - 1)
+    }
+
+    /// Makes pools of the services that no router leads to, and hands all out.
+    pub(super) fn finish(mut self, out: &mut Output) {
+        for (name, ..) in self.services.clone() {
+            if !self.parts.contains(name) {
+                self.pool(name, out);
+            }
+        }
+        for (name, _, service) in &self.services {
+            // Of a part of a pool, the load balancer was taken over there.
+            let rest = service.map().into_iter().flat_map(Map::left);
+            let is_part = self.parts.contains(*name) && !self.made.contains_key(*name);
+            for (key, line, node) in rest.filter(|(key, ..)| is_part && !key.eq_ignore_ascii_case("loadBalancer")) {
+                note(&format!("http.services.{name}.{key}"), line, node, NONE, &mut out.rest);
+            }
+        }
+        out.pools.append(&mut self.pools);
+        left(self.transports, "http.serversTransports", NONE, &mut out.rest);
+    }
+
+    fn find(&self, name: &str) -> Option<(&'n str, usize, &'n Node)> {
+        let name = name.strip_suffix("@file").unwrap_or(name).to_ascii_lowercase();
+        self.by_name.get(&name).and_then(|index| self.services.get(*index)).copied()
+    }
+
+    fn make(&mut self, name: &str, line: usize, service: &'n Node, out: &mut Output) -> Pool {
+        let mut pool = Pool::new(&out.pool_name(name));
+        let path = format!("http.services.{name}");
+        let Some(map) = service.map() else {
+            note(&path, line, service, "a service has a loadBalancer", &mut pool.main);
+            return pool;
+        };
+        let mut parts = Vec::new();
+        let mut sticky = None;
+        for (kind, line, node) in map.left() {
+            let at = format!("{path}.{kind}");
+            match (kind.to_ascii_lowercase().as_str(), node.map()) {
+                ("loadbalancer", Some(balancer)) => {
+                    parts.push(Part { path: at, balancer, weight: 1, is_fallback: false })
+                }
+                ("weighted", Some(weighted)) => {
+                    sticky = Some((at.clone(), weighted));
+                    self.weighted(weighted, &at, &mut parts, &mut pool);
+                }
+                ("failover", Some(failover)) => {
+                    self.part(failover.take("service"), &at, false, &mut parts, &mut pool);
+                    self.part(failover.take("fallback"), &at, true, &mut parts, &mut pool);
+                    left(failover, &at, NONE, &mut pool.main);
+                }
+                ("mirroring", Some(mirroring)) => {
+                    self.part(mirroring.take("service"), &at, false, &mut parts, &mut pool);
+                    left(mirroring, &at, "requests are sent once", &mut pool.main);
+                }
+                _ => note(&at, line, node, NONE, &mut pool.main),
+            }
+        }
+        let is_weighted = sticky.is_some();
+        if let Some((path, weighted)) = sticky {
+            self::sticky(weighted, &path, &mut pool);
+            left(weighted, &path, NONE, &mut pool.main);
+        }
+        let weights = weights(&parts, is_weighted);
+        for (part, weights) in parts.iter().zip(weights) {
+            self.balancer(part, &weights, &mut pool);
+        }
+        pool
+    }
+
+    fn weighted(&mut self, weighted: &'n Map, path: &str, parts: &mut Vec<Part<'n>>, pool: &mut Pool) {
+        for member in list_in(weighted, "services", &format!("{path}.services"), &mut pool.main) {
+            let Some(map) = member.map() else {
+                note(&format!("{path}.services"), member.line, member, NONE, &mut pool.main);
+                continue;
+            };
+            let weight = number_in(map, "weight", path, &mut pool.main);
+            let before = parts.len();
+            self.part(map.take("name"), path, false, parts, pool);
+            if let Some(part) = parts.get_mut(before) {
+                part.weight = weight.unwrap_or(1);
+            }
+            left(map, path, NONE, &mut pool.main);
+        }
+    }
+
+    /// Adds the load balancer of a service as part of a pool.
+    fn part(
+        &mut self,
+        name: Option<&'n Node>,
+        path: &str,
+        is_fallback: bool,
+        parts: &mut Vec<Part<'n>>,
+        pool: &mut Pool,
+    ) {
+        let Some(node) = name else { return };
+        let Some(name) = node.text() else {
+            return note(path, node.line, node, NONE, &mut pool.main);
+        };
+        let found = self.find(name);
+        let balancer = found.and_then(|(_, _, service)| {
+            let (_, _, node) = service.map()?.left().find(|(kind, ..)| kind.eq_ignore_ascii_case("loadBalancer"))?;
+            node.map()
+        });
+        match (found, balancer) {
+            (Some((name, ..)), Some(balancer)) => {
+                self.parts.insert(name.to_owned());
+                let path = format!("http.services.{name}.loadBalancer");
+                parts.push(Part { path, balancer, weight: 1, is_fallback });
+            }
+            _ => pool.main.lost(
+                node.line,
+                &format!("{path}: {name}"),
+                "a pool is made of load balancers in this file, and of no other pools",
+            ),
+        }
+    }
+
+    fn balancer(&self, part: &Part<'n>, weights: &[Option<u64>], pool: &mut Pool) {
+        let Part { path, balancer, is_fallback, .. } = part;
+        let servers = list_in(balancer, "servers", &format!("{path}.servers"), &mut pool.main);
+        for (node, weight) in servers.iter().zip(weights) {
+            server(node, path, *weight, *is_fallback, pool);
+        }
+        sticky(balancer, path, pool);
+        let at = format!("{path}.healthCheck");
+        if let Some(check) = map_in(balancer, "healthCheck", &at, &mut pool.health) {
+            health(check, &at, &mut pool.health);
+        }
+        let at = format!("{path}.passiveHealthCheck");
+        if let Some(check) = map_in(balancer, "passiveHealthCheck", &at, &mut pool.ejection) {
+            passive(check, &at, &mut pool.ejection);
+        }
+        if let Some(node) = balancer.take("serversTransport") {
+            self.transport(node, path, pool);
+        }
+        if let Some(node) = balancer.take("passHostHeader").filter(|node| node.text() != Some("true")) {
+            note(
+                &format!("{path}.passHostHeader"),
+                node.line,
+                node,
+                "backends get the Host that clients sent",
+                &mut pool.main,
+            );
+        }
+        if let Some(node) = balancer.take("strategy") {
+            match node.text().unwrap_or_default() {
+                "wrr" => pool.balance(&Balance::RoundRobin),
+                "p2c" => pool.balance(&Balance::RandomTwo),
+                "hrw" => pool.balance(&Balance::Hash(By::Address)),
+                "leasttime" => pool.balance(&Balance::LeastRequests),
+                _ => note(&format!("{path}.strategy"), node.line, node, NONE, &mut pool.main),
+            }
+        }
+        left(balancer, path, NONE, &mut pool.main);
+    }
+
+    /// Timeouts and idle connections are a pool's own here.
+    fn transport(&self, node: &Node, path: &str, pool: &mut Pool) {
+        let name = node.text().unwrap_or_default();
+        if name.is_empty() {
+            return note(&format!("{path}.serversTransport"), node.line, node, NONE, &mut pool.main);
+        }
+        let Some((name, _, found)) = self.transports.all().find(|(other, ..)| is_named(other, name)) else {
+            return note(
+                &format!("{path}.serversTransport"),
+                node.line,
+                node,
+                "it is not in this file",
+                &mut pool.main,
+            );
+        };
+        let Some(transport) = found.map() else { return };
+        let path = format!("http.serversTransports.{name}");
+        let at = format!("{path}.forwardingTimeouts");
+        if let Some(timeouts) = map_in(transport, "forwardingTimeouts", &at, &mut pool.timeouts) {
+            for (key, line, node) in timeouts.all().filter(|(_, _, node)| node.text().is_none()) {
+                note(&format!("{at}.{key}"), line, node, "this is no duration", &mut pool.timeouts);
+            }
+            if let Some(node) = timeouts.take("dialTimeout") {
+                pool.connect_timeout(duration(node), node.line, &format!("{path}.forwardingTimeouts.dialTimeout"));
+            }
+            if let Some(node) = timeouts.take("responseHeaderTimeout") {
+                pool.response_timeout(
+                    duration(node),
+                    node.line,
+                    &format!("{path}.forwardingTimeouts.responseHeaderTimeout"),
+                );
+            }
+            if let Some(node) = timeouts.take("idleConnTimeout") {
+                let told = format!("{path}.forwardingTimeouts.idleConnTimeout");
+                pool.upstream.share_time("idle_timeout", duration(node), WAIT, node.line, &told);
+            }
+            left(timeouts, &format!("{path}.forwardingTimeouts"), NONE, &mut pool.timeouts);
+        }
+        if let Some(count) = number_in(transport, "maxIdleConnsPerHost", &path, &mut pool.upstream) {
+            pool.upstream.set("max_idle_per_thread", Value::number(count.min(100_000)));
+        }
+        left(transport, &path, "TLS to backends is not taken over", &mut pool.upstream);
+        self.transports.take(name);
+    }
+}
+
+/// What each server weighs, so that each part has its share; none if all weigh the same.
+fn weights(parts: &[Part<'_>], is_weighted: bool) -> Vec<Vec<Option<u64>>> {
+    let own: Vec<Vec<u64>> = parts.iter().map(|part| servers_weights(part.balancer)).collect();
+    let sums: Vec<u64> = own.iter().map(|weights| weights.iter().sum::<u64>().max(1)).collect();
+    let common = if is_weighted { sums.iter().try_fold(1, |common, sum| lcm(common, *sum)) } else { None };
+    let mut all: Vec<Vec<u64>> = match common {
+        Some(common) => {
+            let share = |weight: u64, part: &Part<'_>, sum: u64| {
+                weight.saturating_mul(part.weight).saturating_mul(common / sum)
+            };
+            let parts = parts.iter().zip(&own).zip(&sums);
+            parts.map(|((part, own), sum)| own.iter().map(|weight| share(*weight, part, *sum)).collect()).collect()
+        }
+        None => own,
+    };
+    let divisor = all.iter().flatten().fold(0, |divisor, weight| gcd(divisor, *weight)).max(1);
+    let most = all.iter().flatten().max().copied().unwrap_or(1) / divisor;
+    for weight in all.iter_mut().flatten() {
+        *weight /= divisor;
+        if most > 1000 && *weight > 0 {
+            *weight = (u128::from(*weight) * 1000 / u128::from(most)).max(1).try_into().unwrap_or(1000);
+        }
+    }
+    let is_plain = all.iter().flatten().all(|weight| *weight == 1);
+    all.into_iter().map(|weights| weights.into_iter().map(|weight| (!is_plain).then_some(weight)).collect()).collect()
+}
+
+fn servers_weights(balancer: &Map) -> Vec<u64> {
+    let weight = |server: &Node| server.map()?.take("weight")?.text()?.parse::<u64>().ok();
+    let servers = balancer.all().find(|(key, ..)| key.eq_ignore_ascii_case("servers")).map(|(_, _, node)| node.list());
+    servers.unwrap_or_default().iter().map(|server| weight(server).unwrap_or(1).min(1_000_000)).collect()
+}
+
+fn gcd(one: u64, other: u64) -> u64 {
+    if other == 0 { one } else { gcd(other, one % other) }
+}
+
+fn lcm(one: u64, other: u64) -> Option<u64> {
+    (one / gcd(one, other).max(1)).checked_mul(other).filter(|lcm| *lcm <= 1_000_000_000)
+}
+
+fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, pool: &mut Pool) {
+    let path = format!("{path}.servers");
+    let Some(map) = node.map() else {
+        return note(&path, node.line, node, "a server has a url", &mut pool.main);
+    };
+    let url = map.take("url");
+    if let Some(url) = url.filter(|url| url.text().is_none()) {
+        note(&format!("{path}.url"), url.line, url, "this is no URL", &mut pool.main);
+    }
+    number_in(map, "weight", &path, &mut pool.main);
+    let line = url.map_or(node.line, |url| url.line);
+    let text = url.and_then(Node::text).unwrap_or_default();
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let (host, behind) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let port = if scheme == "https" { 443 } else { 80 };
+    let address = units::address(host, Some(port));
+    let told = format!("{path}.url: {text}");
+    let table = pool.backend(&name_of(&address, host), &address, line, &told);
+    if let Some(weight) = weight {
+        table.set("weight", Value::number(weight));
+    }
+    if is_fallback {
+        table.set("backup", Value::flag(true));
+    }
+    match scheme {
+        "http" => {}
+        "https" => table.lost(line, &told, "TLS to backends is not taken over"),
+        _ => table.lost(line, &told, "backends are spoken to in HTTP/1.1"),
+    }
+    if !matches!(behind, "" | "/") {
+        table.lost(line, &told, "a backend has no path: the request's is passed on as it is");
+    }
+    left(map, &path, NONE, table);
+}
+
+fn sticky(holder: &Map, path: &str, pool: &mut Pool) {
+    const COOKIE: &str = "clients are pinned by a cookie";
+    let path = format!("{path}.sticky");
+    let Some(sticky) = map_in(holder, "sticky", &path, &mut pool.persistence) else { return };
+    let Some(node) = sticky.take("cookie") else {
+        return left(sticky, &path, COOKIE, &mut pool.persistence);
+    };
+    left(sticky, &path, COOKIE, &mut pool.persistence);
+    let empty = Map::default();
+    if !node.list().is_empty() || node.text().is_some_and(|text| !matches!(text, "" | "~" | "null" | "true")) {
+        note(&format!("{path}.cookie"), node.line, node, COOKIE, &mut pool.persistence);
+    }
+    if pool.pinning.is_some() {
+        let map = node.map().unwrap_or(&empty);
+        return match map.is_empty() {
+            true => pool.persistence.lost(
+                node.line,
+                &format!("{path}.cookie"),
+                "the pool is pinned as a whole, and in one way",
+            ),
+            false => left(
+                map,
+                &format!("{path}.cookie"),
+                "the pool is pinned as a whole, and in one way",
+                &mut pool.persistence,
+            ),
+        };
+    }
+    let mut cookie = Cookie::default();
+    for (key, line, value) in node.map().unwrap_or(&empty).take_all() {
+        let text = value.text().unwrap_or_default();
+        let flag = match text.to_ascii_lowercase().as_str() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        };
+        let is_kept = match key.to_ascii_lowercase().as_str() {
+            "name" => set(&mut cookie.name, token(text)),
+            "path" => set(&mut cookie.path, rule::prefix(text)),
+            "domain" => set(&mut cookie.domain, domain(text)),
+            "secure" => set(&mut cookie.secure, flag),
+            "httponly" => set(&mut cookie.http_only, flag),
+            "samesite" => set(&mut cookie.same_site, same_site(text)),
+            "maxage" => match text.parse::<u64>() {
+                Ok(seconds) => {
+                    cookie.permanent = seconds > 0;
+                    pool.absolute_timeout = Some(Duration::from_secs(seconds));
+                    true
+                }
+                Err(_) => false,
+            },
+            _ => false,
+        };
+        if !is_kept {
+            note(&format!("{path}.cookie.{key}"), line, value, NONE, &mut pool.persistence);
+        }
+    }
+    pool.pinning = Some(Pinning::Cookie(cookie));
+}
+
+/// Sets what can be read. Whether it could.
+fn set<T>(place: &mut Option<T>, value: Option<T>) -> bool {
+    let is_read = value.is_some();
+    *place = value.or(place.take());
+    is_read
+}
+
+fn health(check: &Map, path: &str, health: &mut Table) {
+    let told = |key: &str, node: &Node| format!("{path}.{key}: {}", node.text().unwrap_or_default());
+    let is_path = |text: &&str| text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && c != '#');
+    let line = check.all().next().map_or(1, |(_, line, _)| line);
+    health.share("type", Value::text("http"), line, path);
+    for (key, line, node) in check.take_all() {
+        let text = node.text().unwrap_or_default();
+        match key.to_ascii_lowercase().as_str() {
+            "path" if is_path(&text) => health.share("path", Value::text(text), line, &told(key, node)),
+            "interval" | "timeout" if node.text().is_none() => {
+                note(&format!("{path}.{key}"), line, node, "this is no duration", health);
+            }
+            "interval" => health.share_time("interval", duration(node), INTERVAL, line, &told(key, node)),
+            "timeout" => health.share_time("timeout", duration(node), WAIT, line, &told(key, node)),
+            "hostname" => match rule::host(text).filter(|host| !host.starts_with('*')) {
+                Some(host) => health.share("host", Value::text(&host), line, &told(key, node)),
+                None => note(&format!("{path}.{key}"), line, node, "this is no host name", health),
+            },
+            "status" if text.parse().is_ok_and(|code: u16| (100..=599).contains(&code)) => {
+                health.share("expect", Value::list([text]), line, &told(key, node));
+            }
+            "method" if text == "GET" => {}
+            "method" if !text.is_empty() => health.needless(line, &told(key, node), "probes ask with GET"),
+            "scheme" if text == "http" => {}
+            "mode" if text == "http" => {}
+            _ => note(&format!("{path}.{key}"), line, node, NONE, health),
+        }
+    }
+}
+
+fn passive(check: &Map, path: &str, ejection: &mut Table) {
+    let line = check.take("maxFailedAttempts").map_or(1, |node| node.line);
+    if let Some(count) = number_in(check, "maxFailedAttempts", path, ejection) {
+        let told = format!("{path}.maxFailedAttempts: {count}");
+        ejection.share("consecutive_failures", Value::number(count.min(1_000_000)), line, &told);
+    }
+    if let Some(node) = check.take("failureWindow") {
+        note(
+            &format!("{path}.failureWindow"),
+            node.line,
+            node,
+            "failures count that follow each other, whenever; `base_time` says how long a backend is out",
+            ejection,
+        );
+    }
+    left(check, path, NONE, ejection);
+}
+
+/// A map in a map; what is there and is none is noted.
+fn map_in<'n>(map: &'n Map, key: &str, path: &str, notes: &mut Table) -> Option<&'n Map> {
+    let node = map.take(key)?;
+    if node.map().is_none() {
+        note(path, node.line, node, NONE, notes);
+    }
+    node.map()
+}
+
+/// A list in a map; what is there and is none is noted.
+fn list_in<'n>(map: &'n Map, key: &str, path: &str, notes: &mut Table) -> &'n [Node] {
+    let Some(node) = map.take(key) else { return &[] };
+    if node.list().is_empty() {
+        note(path, node.line, node, NONE, notes);
+    }
+    node.list()
+}
+
+/// A number in a map; what is there and is none is noted.
+fn number_in(map: &Map, key: &str, path: &str, notes: &mut Table) -> Option<u64> {
+    let node = map.take(key)?;
+    let number = node.text().and_then(|text| text.parse().ok());
+    if number.is_none() {
+        note(&format!("{path}.{key}"), node.line, node, "this is no number", notes);
+    }
+    number
+}
+
+/// A duration, which counts in seconds if it has no unit.
+fn duration(node: &Node) -> Option<Duration> {
+    units::duration(node.text()?, Duration::from_secs(1))
+}

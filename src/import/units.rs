@@ -1,0 +1,172 @@
+//! Owns: how the others write durations, sizes and addresses.
+//! Invariant: what can't be read with certainty is none; no name is looked up.
+//! Must not know: what a value is for.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// `1h30m`, `500ms`, `30s`; a number without a unit counts in `bare`.
+pub(super) fn duration(text: &str, bare: Duration) -> Option<Duration> {
+    const YEAR: u64 = 365 * 24 * 60 * 60;
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, behind) = rest.split_at_checked(digits)?;
+        let number: u32 = number.parse().ok()?;
+        let letters = behind.find(|c: char| !c.is_alphabetic()).unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at_checked(letters)?;
+        let unit = match unit {
+            "" => bare,
+            "us" => Duration::from_micros(1),
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(60 * 60),
+            "d" => Duration::from_secs(24 * 60 * 60),
+            "w" => Duration::from_secs(7 * 24 * 60 * 60),
+            "M" => Duration::from_secs(30 * 24 * 60 * 60),
+            "y" => Duration::from_secs(YEAR),
+            _ => return None,
+        };
+        total = total.checked_add(unit.checked_mul(number)?)?;
+        rest = behind.trim_start();
+    }
+    Some(total)
+}
+
+/// `8m`, `64k`, `1g`, or a number of bytes.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(digits)?;
+    let unit = match unit {
+        "" => 1,
+        "k" | "K" => 1 << 10,
+        "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// Where a backend is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Address {
+    /// Can be connected to.
+    Socket(SocketAddr),
+    /// A name, which would have to be looked up, and a port.
+    Name(String, u16),
+    /// A Unix socket, a variable, an address without a port: something else.
+    Other,
+}
+
+/// `10.0.0.1:80`, `[::1]:80`, `name:80`; without a port, the one given.
+pub(super) fn address(text: &str, port: Option<u16>) -> Address {
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return if socket.port() == 0 { Address::Other } else { Address::Socket(socket) };
+    }
+    if let Some(ip) = ip(text) {
+        return port.map_or(Address::Other, |port| Address::Socket(SocketAddr::new(ip, port)));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, written)) => (host, digits(written)),
+        None => (text, port),
+    };
+    let is_host = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    match port.filter(|port| *port != 0) {
+        Some(port) if host == "localhost" => Address::Socket(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
+        Some(port) if !host.is_empty() && host.len() <= 253 && host.chars().all(is_host) => {
+            Address::Name(host.into(), port)
+        }
+        _ => Address::Other,
+    }
+}
+
+/// A port: what is written with a sign counts from another.
+fn digits(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn ip(text: &str) -> Option<IpAddr> {
+    let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    match inner {
+        Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        None => text.parse().ok(),
+    }
+}
+
+/// Where clients connect: `*:80`, `:80`, `10.0.0.1:80`, `[::]:80`.
+pub(super) fn listener(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = digits(port).filter(|port| *port != 0)?;
+    match host {
+        "" | "*" => Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)),
+        "localhost" => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
+        "::" => Some(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)),
+        host => ip(host).map(|ip| SocketAddr::new(ip, port)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_the_unit_of_their_product_if_none() {
+        let (ms, s) = (Duration::from_millis(1), Duration::from_secs(1));
+        for (text, bare, read) in [
+            ("5000", ms, 5000),
+            ("60", s, 60_000),
+            ("1h30m", s, 5_400_000),
+            ("1h 30m", s, 5_400_000),
+            ("1d", ms, 86_400_000),
+            ("300ms", s, 300),
+        ] {
+            assert_eq!(duration(text, bare), Some(Duration::from_millis(read)), "{text}");
+        }
+        for text in ["", "-1", "1.5s", "1 fortnight", "s", "99999999999999999999"] {
+            assert_eq!(duration(text, s), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("8m"), Some(8 << 20));
+        assert_eq!(size("512"), Some(512));
+        assert_eq!(size("1t"), None);
+        assert_eq!(size("99999999999g"), None);
+    }
+
+    #[test]
+    fn addresses() {
+        let socket = |text: &str| Address::Socket(text.parse().unwrap());
+        assert_eq!(address("10.0.0.1:80", None), socket("10.0.0.1:80"));
+        assert_eq!(address("10.0.0.1", Some(80)), socket("10.0.0.1:80"));
+        assert_eq!(address("[::1]", Some(80)), socket("[::1]:80"));
+        assert_eq!(address("localhost:9000", None), socket("127.0.0.1:9000"));
+        assert_eq!(address("app.example.com:80", None), Address::Name("app.example.com".into(), 80));
+        assert_eq!(address("app.example.com", Some(80)), Address::Name("app.example.com".into(), 80));
+        for text in ["", ":80", "10.0.0.1", "10.0.0.1:0", "10.0.0.1:+100", "unix:/tmp/a", "${HOST}:80", "a:99999"] {
+            assert_eq!(address(text, None), Address::Other, "{text}");
+        }
+    }
+
+    #[test]
+    fn listeners() {
+        for (text, read) in [
+            ("*:80", "0.0.0.0:80"),
+            (":80", "0.0.0.0:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("[::]:80", "[::]:80"),
+            (":::80", "[::]:80"),
+        ] {
+            assert_eq!(listener(text), Some(read.parse().unwrap()), "{text}");
+        }
+        for text in ["80", "name:80", "*:80-90", "*:0", "unix@/tmp/a", ""] {
+            assert_eq!(listener(text), None, "{text}");
+        }
+    }
+}

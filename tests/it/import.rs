@@ -1,0 +1,263 @@
+//! Configurations of HAProxy, nginx and Traefik, in the shapes of their documentation, and what becomes of them.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use linchpin::config::{self, Severity};
+use linchpin::import::{Format, import};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::support::repository::{files, path, read};
+use super::support::tool::Folder;
+
+/// The sources in tests/it/import/: name, text, whose it is.
+fn sources() -> Vec<(String, String, Format)> {
+    let is_source = |file: &String| !file.contains("/expected/");
+    let sources = files("tests/it/import").into_iter().filter(is_source).map(|file| {
+        let name = file.rsplit('/').next().unwrap().to_owned();
+        let text = read(&file);
+        let format = Format::guess(&name, &text).unwrap();
+        (name, text, format)
+    });
+    let sources: Vec<_> = sources.collect();
+    for format in [Format::Haproxy, Format::Nginx, Format::Traefik] {
+        assert!(sources.iter().filter(|(.., of)| *of == format).count() >= 4, "{format:?}");
+    }
+    sources
+}
+
+#[test]
+fn each_source_becomes_what_is_expected() {
+    let mut differences = String::new();
+    for (name, text, format) in sources() {
+        let made = import(&text, &name, format).unwrap_or_else(|error| panic!("{name}: {error}")).text;
+        let place = format!("tests/it/import/expected/{name}.toml");
+        let expected = std::fs::read_to_string(path(&place)).unwrap_or_default();
+        if made != expected {
+            differences += &format!(
+                "{}\nif it is right: target/debug/linchpin import tests/it/import/{name} --force -o {place}\n\n",
+                difference(&place, &expected, &made)
+            );
+        }
+    }
+    assert!(differences.is_empty(), "\n{differences}");
+}
+
+/// The lines that are in one of two texts alone.
+fn difference(name: &str, expected: &str, made: &str) -> String {
+    let (old, new): (Vec<_>, Vec<_>) = (expected.lines().collect(), made.lines().collect());
+    let same = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
+    let rest = old.len().min(new.len()) - same;
+    let tail = old.iter().rev().zip(new.iter().rev()).take(rest).take_while(|(old, new)| old == new).count();
+    let show = |sign: char, lines: &[&str]| {
+        lines[same..lines.len() - tail].iter().map(|line| format!("{sign} {line}\n")).collect::<String>()
+    };
+    format!("{name} from line {}:\n{}{}", same + 1, show('-', &old), show('+', &new))
+}
+
+/// The errors of a configuration, but for those that are the reader's to mend.
+fn errors(text: &str) -> Vec<String> {
+    let report = match config::parse(text, Path::new("imported.toml")) {
+        Ok((_, report)) | Err(report) => report,
+    };
+    // A pool of which no backend could be taken over is to be filled.
+    let is_open = |problem: &str| {
+        ["the pool has no [[pools.backends]]", "pools and no [[routes]]", "there are no [[pools]]", "round in a circle"]
+            .iter()
+            .any(|open| problem.contains(open))
+    };
+    let errors = report.findings().iter().filter(|finding| finding.severity == Severity::Error);
+    let problems = errors.filter(|finding| !is_open(&finding.problem));
+    problems.map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_is_made_has_no_errors() {
+    for (name, text, format) in sources() {
+        let made = import(&text, &name, format).unwrap().text;
+        let errors = errors(&made);
+        assert!(errors.is_empty(), "{name}:\n{}", errors.join("\n"));
+    }
+}
+
+/// Values that are at the edge of what is taken, or beyond.
+const ODD: [&str; 30] = [
+    "0",
+    "1",
+    "-1",
+    "99999999999999999999",
+    "4294967296",
+    "1001",
+    "0s",
+    "1ms",
+    "999y",
+    "max",
+    "*",
+    "_",
+    "/",
+    "//",
+    "/ü",
+    "a b",
+    "\"",
+    "x;y",
+    "__Host-a",
+    "__Secure-b",
+    "none",
+    "None",
+    ".example.com",
+    "*.example.com",
+    "http://10.0.0.1:80",
+    "10.0.0.1:80",
+    "[::]:80",
+    "*:80",
+    "name=a=b",
+    "Host(`x.example`)",
+];
+
+/// A source with some of its words replaced, and lines repeated or taken out.
+fn mutated() -> impl Strategy<Value = (String, String, Format)> {
+    let sources = sources();
+    let words: Vec<String> =
+        sources.iter().flat_map(|(_, text, _)| text.split_whitespace().map(str::to_owned)).collect();
+    let word = prop_oneof![prop::sample::select(words), prop::sample::select(&ODD[..]).prop_map(str::to_owned)];
+    let change = (0..4_u8, any::<Index>(), any::<Index>(), word);
+    (prop::sample::select(sources), prop::collection::vec(change, 1..12)).prop_map(|((name, text, format), changes)| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        for (kind, at, other, word) in changes {
+            let at = at.index(lines.len());
+            match kind {
+                0 => lines.insert(at, lines[other.index(lines.len())].clone()),
+                1 if lines.len() > 1 => drop(lines.remove(at)),
+                _ => {
+                    let indent = lines[at].len() - lines[at].trim_start().len();
+                    let mut parts: Vec<&str> = lines[at].split_whitespace().collect();
+                    if !parts.is_empty() {
+                        let index = other.index(parts.len());
+                        parts[index] = &word;
+                    }
+                    lines[at] = format!("{}{}", " ".repeat(indent), parts.join(" "));
+                }
+            }
+        }
+        (name, lines.join("\n"), format)
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_made_has_no_errors((name, text, format) in mutated()) {
+        if let Ok(made) = import(&text, &name, format) {
+            let errors = errors(&made.text);
+            prop_assert!(errors.is_empty(), "{text}\n---\n{}\n---\n{}", made.text, errors.join("\n"));
+        }
+    }
+}
+
+/// What nobody knows stands in the output, wherever it stood in the source.
+#[test]
+fn no_line_is_dropped() {
+    let mut dropped = String::new();
+    for (name, text, format) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        let strange = (0..=lines.len()).flat_map(|at| strange_at(&lines, at, &name, format));
+        for (at, changed) in strange {
+            // What can't be read is said in another way.
+            let Ok(made) = import(&changed.join("\n"), &name, format) else { continue };
+            let said = format!("# line {}: ", at + 1);
+            let is_said = made.text.lines().any(|line| line.starts_with(&said) && line.contains("zzz"));
+            if !is_said {
+                dropped += &format!("{name}:{}: {}\n", at + 1, changed[at]);
+            }
+        }
+    }
+    assert!(dropped.is_empty(), "\n{dropped}");
+}
+
+/// A source with a strange line at a place, or with a strange value in one; its index.
+fn strange_at(lines: &[&str], at: usize, name: &str, format: Format) -> Vec<(usize, Vec<String>)> {
+    let next = lines.get(at).copied().unwrap_or_default();
+    let indent: String = next.chars().take_while(|c| *c == ' ').collect();
+    let with = |line: String, replaced: usize| {
+        let mut changed: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        changed.splice(at..at + replaced, [line]);
+        (at, changed)
+    };
+    let is_comment = next.trim_start().starts_with('#');
+    match format {
+        Format::Haproxy => vec![with("zzz-unknown 1".into(), 0)],
+        Format::Nginx => {
+            let before = lines[..at]
+                .iter()
+                .rev()
+                .map(|line| line.trim_end())
+                .find(|line| !line.is_empty() && !line.starts_with('#'));
+            let begins = before.is_none_or(|line| line.ends_with([';', '{', '}']));
+            if begins { vec![with("zzz_unknown 1;".into(), 0)] } else { vec![] }
+        }
+        Format::Traefik if is_comment => vec![],
+        Format::Traefik if name.ends_with(".toml") => match next.split_once(" = ") {
+            Some((key, _)) => vec![
+                with(format!("{indent}zzz = 1"), 0),
+                with(format!("{key} = {{ zzz = 1 }}"), 1),
+                with(format!("{key} = [\"zzz\"]"), 1),
+                with(format!("{key} = \"zzz\""), 1),
+            ],
+            None => vec![],
+        },
+        Format::Traefik => match next.split_once(':') {
+            Some((key, value)) => {
+                // In front of a key, and not of an item of a list.
+                let mut strange = vec![with(format!("{indent}zzz: 1"), 0)];
+                strange.retain(|_| !next.trim_start().starts_with('-'));
+                if !value.trim().is_empty() {
+                    strange.extend([with(format!("{key}: {{ zzz: 1 }}"), 1), with(format!("{key}: [zzz]"), 1)]);
+                }
+                strange
+            }
+            None => vec![],
+        },
+    }
+}
+
+fn linchpin(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_linchpin")).args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn nothing_is_overwritten_unasked() {
+    let folder = Folder::new();
+    let source = folder.write("haproxy.cfg", b"backend app\n server a 127.0.0.1:9001\n option forwardfor\n nonsense\n");
+    let out = folder.write("linchpin.toml", b"precious");
+    let refused = linchpin(&["import", &source, "-o", &out]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("--force"), "{}", said(&refused));
+    assert_eq!(std::fs::read(&out).unwrap(), b"precious");
+    let itself = linchpin(&["import", &source, "-o", &source, "--force"]);
+    assert_eq!(itself.status.code(), Some(1));
+    assert!(std::fs::read_to_string(&source).unwrap().contains("nonsense"));
+    let forced = linchpin(&["import", &source, "-o", &out, "--force"]);
+    assert_eq!(forced.status.code(), Some(0), "{}", said(&forced));
+    assert!(said(&forced).contains("1 line has no equivalent and is a comment; it can be run"), "{}", said(&forced));
+    let shown = linchpin(&["import", &source]);
+    assert_eq!(std::fs::read(&out).unwrap(), shown.stdout);
+    assert!(linchpin(&["check", "-c", &out]).status.success());
+}
+
+#[test]
+fn a_source_that_cannot_be_read_is_refused_with_its_line() {
+    let folder = Folder::new();
+    let broken = folder.write("nginx.conf", b"http {\n  server {\n");
+    let output = linchpin(&["import", &broken]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("nginx.conf: line 2: a block that is not closed"), "{}", said(&output));
+    assert!(output.stdout.is_empty());
+    let unknown = folder.write("unknown", b"Dear reader\n");
+    assert!(said(&linchpin(&["import", &unknown])).contains("--from"));
+    assert!(said(&linchpin(&["import", &folder.file("nowhere.cfg")])).contains("nowhere.cfg"));
+    assert_eq!(linchpin(&["import", &unknown, "--from", "apache"]).status.code(), Some(2));
+}
