@@ -23,18 +23,16 @@ impl Linchpin {
     pub async fn start(text: &str, clock: Option<&str>) -> Linchpin {
         let folder = Folder::new();
         let file = folder.write("linchpin.toml", text.as_bytes());
-        let binary = env!("CARGO_BIN_EXE_linchpin");
-        let mut command = match clock {
-            None => Command::new(binary),
-            Some(clock) => {
-                let mut command = Command::new("faketime");
-                // Time limits run on the monotonic clock, and are not what is tested.
-                command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", clock, binary]);
-                command
-            }
-        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_linchpin"));
+        if let Some(clock) = clock {
+            // Not by the `faketime` command, which would be the one that is killed. Time limits run on
+            // the monotonic clock, and are not what is tested.
+            let library = run("sh", &["-c", "ls /usr/lib/*/faketime/libfaketime.so.1"]).await.out;
+            command.env("LD_PRELOAD", library.trim()).env("FAKETIME", clock);
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         command.args(["run", "-c", &file]).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().expect("linchpin, or faketime; `tests/run` installs what the tests need");
+        let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let address = soon("the address", async {
             loop {
