@@ -67,9 +67,16 @@ def _method(about, foreign):
         " origin.",
         f"- Idle memory is the growth of resident memory, {about['settle']:g} s after the last connection fell silent, of a"
         " fresh process; the kernel's socket buffers are not in it.",
+        *_learned(about),
         f"- Of the time on the proxy's core, a median of {median(foreign or [0]):.0%} went to others: the host, or other"
         " programs. Where *core busy* is well under 100 %, the clients on the other core were the limit of requests/s.",
     ]
+
+
+def _learned(about):
+    if not about.get("learned_bytes"):
+        return []
+    return [f"- A learned session takes {about['learned_bytes']:.0f} bytes of resident memory, as one of a million."]
 
 
 def _summary(table):

@@ -27,6 +27,7 @@ class Bench:
         if not all(wait_until_open(address, process) for address in self.origins.values()):
             raise SystemExit("the origins did not start")
         self.running = {}
+        self.learned_bytes = None  # of resident memory, for each session of a filled table
 
     def run(self, scenario, proxies, rounds):
         """Yields one record for each proxy and round: A B C, A B C, …"""
@@ -62,16 +63,22 @@ class Bench:
         }
 
     def _fill(self, proxy, target):
+        self._learn(proxy, target, 2000)  # what every process takes once is not the table's
+        before = resident_bytes(target.pids)
+        self._learn(proxy, target, proxy.fill)
+        self.learned_bytes = (resident_bytes(target.pids) - before) / proxy.fill
+
+    def _learn(self, proxy, target, sessions):
         command = [
             self.program, "load", f"--target={target.address}", "--mode=new", f"--path={proxy.path}", "--body=66",
-            "--clients=64", f"--requests={proxy.fill}",
+            "--clients=64", f"--requests={sessions}",
         ]
         load = self.processes.start(command, LOAD_CORE, "load.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         read_line(load, 60)
         load.stdin.write(b"go\n")
         load.stdin.flush()
         report = json.loads(read_line(load, 150))
-        if report["errors"] or report["requests"] < proxy.fill:
+        if report["errors"] or report["requests"] < sessions:
             raise SystemExit(f"{proxy.name} could not be filled: {report}")
         self._finish(load)
 

@@ -98,7 +98,7 @@ struct Shard {
 #[derive(Debug, Default)]
 struct Entries {
     index: HashTable<u32>,
-    slab: Vec<Entry>,
+    slab: Slab,
     free: Option<u32>,
     newest: Option<u32>,
     oldest: Option<u32>,
@@ -117,6 +117,17 @@ struct Entry {
     newer: u32,
     older: u32,
 }
+
+/// Entries by number, in pieces: a vector that grows leaves holes behind in the allocator, and its copy
+/// of a large table is a moment that some request has to wait for.
+#[derive(Debug, Default)]
+struct Slab {
+    chunks: Vec<Box<[Entry; CHUNK]>>,
+    length: usize,
+}
+
+/// 7 KiB of entries.
+const CHUNK: usize = 128;
 
 /// "None" in a link.
 const NIL: u32 = u32::MAX;
@@ -170,7 +181,7 @@ impl Table {
         let (now, shard) = (seconds(now), self.shard(key));
         let mut entries = shard.lock();
         let Some(at) = entries.find(key) else { return false };
-        let Some(entry) = entries.slab.get_mut(at as usize).filter(|entry| entry.seen < now) else { return false };
+        let Some(entry) = entries.slab.get_mut(at).filter(|entry| entry.seen < now) else { return false };
         entry.seen = now;
         let tell = u64::from(now.saturating_sub(entry.told)) >= quarter;
         if tell {
@@ -191,7 +202,7 @@ impl Table {
         let changed = match entries.find(key) {
             Some(at) => {
                 let stamp = self.next_stamp();
-                let entry = entries.slab.get_mut(at as usize)?;
+                let entry = entries.slab.get_mut(at)?;
                 let changed = entry.home != number;
                 if changed {
                     (entry.home, entry.version) = (number, entry.version.saturating_add(1));
@@ -223,7 +234,7 @@ impl Table {
         let entry = self.entry(key, number, seconds(found.issued), seconds(found.last_seen), found.version);
         match entries.find(key) {
             Some(at) => {
-                if let Some(known) = entries.slab.get_mut(at as usize) {
+                if let Some(known) = entries.slab.get_mut(at) {
                     known.seen = known.seen.max(entry.seen);
                     if known.version <= entry.version {
                         (known.home, known.version, known.issued) = (number, entry.version, entry.issued);
@@ -369,27 +380,20 @@ impl Entries {
     }
 
     fn get(&self, at: u32) -> Option<&Entry> {
-        self.slab.get(at as usize)
+        self.slab.get(at)
     }
 
     fn insert(&mut self, entry: Entry) {
         let at = match self.free {
             Some(at) => {
                 self.free = self.get(at).map(|entry| entry.older).filter(|at| *at != NIL);
-                self.slab[at as usize] = entry;
+                self.put(at, |place| *place = entry);
                 at
             }
-            None => {
-                if self.slab.len() == self.slab.capacity() {
-                    // Doubling would leave half of a large table empty.
-                    self.slab.reserve_exact((self.slab.len() / 8).max(16));
-                }
-                self.slab.push(entry);
-                (self.slab.len() - 1) as u32
-            }
+            None => self.slab.push(entry),
         };
         let slab = &self.slab;
-        let hash = |at: &u32| slab.get(*at as usize).map_or(0, |entry| entry.key[0]);
+        let hash = |at: &u32| slab.get(*at).map_or(0, |entry| entry.key[0]);
         self.index.insert_unique(entry.key[0], at, hash);
         self.link(at);
     }
@@ -402,7 +406,7 @@ impl Entries {
         self.unlink(at);
         let free = self.free.replace(at).unwrap_or(NIL);
         // In a free place only this link means anything.
-        self.slab[at as usize].older = free;
+        self.put(at, |entry| entry.older = free);
     }
 
     fn make_newest(&mut self, at: u32) {
@@ -415,23 +419,28 @@ impl Entries {
     /// Makes an entry that is in no list the newest.
     fn link(&mut self, at: u32) {
         let second = self.newest.replace(at);
-        self.slab[at as usize].newer = NIL;
-        self.slab[at as usize].older = second.unwrap_or(NIL);
+        self.put(at, |entry| (entry.newer, entry.older) = (NIL, second.unwrap_or(NIL)));
         match second {
-            Some(second) => self.slab[second as usize].newer = at,
+            Some(second) => self.put(second, |entry| entry.newer = at),
             None => self.oldest = Some(at),
         }
     }
 
     fn unlink(&mut self, at: u32) {
-        let Entry { newer, older, .. } = self.slab[at as usize];
+        let Some(&Entry { newer, older, .. }) = self.get(at) else { return };
         match newer {
             NIL => self.newest = Some(older).filter(|older| *older != NIL),
-            newer => self.slab[newer as usize].older = older,
+            newer => self.put(newer, |entry| entry.older = older),
         }
         match older {
             NIL => self.oldest = Some(newer).filter(|newer| *newer != NIL),
-            older => self.slab[older as usize].newer = newer,
+            older => self.put(older, |entry| entry.newer = newer),
+        }
+    }
+
+    fn put(&mut self, at: u32, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.slab.get_mut(at) {
+            change(entry);
         }
     }
 
@@ -440,7 +449,28 @@ impl Entries {
     }
 
     fn bytes(&self) -> usize {
-        self.slab.capacity() * size_of::<Entry>() + self.index.allocation_size()
+        self.slab.chunks.len() * size_of::<[Entry; CHUNK]>() + self.index.allocation_size()
+    }
+}
+
+impl Slab {
+    fn get(&self, at: u32) -> Option<&Entry> {
+        self.chunks.get(at as usize / CHUNK)?.get(at as usize % CHUNK)
+    }
+
+    fn get_mut(&mut self, at: u32) -> Option<&mut Entry> {
+        self.chunks.get_mut(at as usize / CHUNK)?.get_mut(at as usize % CHUNK)
+    }
+
+    /// Adds an entry; its number.
+    fn push(&mut self, entry: Entry) -> u32 {
+        let at = self.length;
+        self.length += 1;
+        match self.chunks.get_mut(at / CHUNK) {
+            Some(chunk) => chunk[at % CHUNK] = entry,
+            None => self.chunks.push(Box::new([entry; CHUNK])),
+        }
+        at as u32
     }
 }
 
