@@ -2,16 +2,12 @@
 //! Invariant: nothing goes out with a preflight, a prefetch, or the answer of a backend that says it does not work.
 //! Must not know: where a pin travels.
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::HeaderMap;
 use http::{Method, StatusCode, request};
 
 use super::snapshot::Service;
 use crate::affinity::{Decision, Key, Served, Verdict};
 use crate::clock;
-
-const PURPOSE: HeaderName = HeaderName::from_static("purpose");
-const SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
-const X_MOZ: HeaderName = HeaderName::from_static("x-moz");
 
 /// What of a request decides whether its client is tied by the answer.
 pub(super) struct Request {
@@ -72,20 +68,18 @@ fn is_aside(method: &Method, headers: &HeaderMap) -> bool {
     if *method == Method::OPTIONS {
         return headers.contains_key("access-control-request-method");
     }
-    let says_prefetch = |name: &HeaderName| {
-        headers.get(name).is_some_and(|value| {
-            let words = value.as_bytes().split(|byte| !byte.is_ascii_alphanumeric());
-            let mut words = words.filter(|word| !word.is_empty());
-            words.any(|word| word.eq_ignore_ascii_case(b"prefetch") || word.eq_ignore_ascii_case(b"prerender"))
-        })
-    };
-    [SEC_PURPOSE, PURPOSE, X_MOZ].iter().any(says_prefetch)
+    // One look at all names: to ask for each of the three costs a hash each.
+    headers.iter().any(|(name, value)| {
+        let words = || value.as_bytes().split(|byte| !byte.is_ascii_alphanumeric());
+        matches!(name.as_str(), "sec-purpose" | "purpose" | "x-moz")
+            && words().any(|word| [&b"prefetch"[..], b"prerender"].iter().any(|asked| word.eq_ignore_ascii_case(asked)))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+    use http::{HeaderName, HeaderValue};
 
     #[test]
     fn preflights_and_prefetches_are_aside() {

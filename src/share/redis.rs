@@ -94,6 +94,7 @@ pub(super) struct Session {
 /// What is needed to say anything.
 struct Words {
     prefix: String,
+    channel: String,
     table: Arc<Table>,
     state: Arc<State>,
     kept: u64,
@@ -107,22 +108,25 @@ impl Session {
     /// # Errors
     /// If that can't be done in time.
     pub(super) async fn open(store: &Store) -> Result<Session, Error> {
+        let client = Client::open(&*store.address)?;
+        // Keys lie in a database, and channels in none.
+        let database = client.get_connection_info().redis_settings().db();
         let words = Words {
             prefix: format!("{PREFIX}{}", store.pool),
+            channel: format!("{PREFIX}{database}:{}", store.pool),
             table: Arc::clone(&store.table),
             state: Arc::clone(&store.state),
             kept: store.kept,
             write: Script::new(WRITE),
             remove: Script::new(REMOVE),
         };
-        let client = Client::open(&*store.address)?;
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(TELL));
         let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let subscribe = async {
             let mut subscription = client.get_async_pubsub().await?;
             // Before anything is compared: what others say meanwhile is not missed.
-            subscription.subscribe(&words.prefix).await?;
+            subscription.subscribe(&words.channel).await?;
             Ok::<_, RedisError>(subscription.into_on_message())
         };
         let messages = tokio::time::timeout(CONNECT, subscribe).await.map_err(|_| Error::Timeout)??;
@@ -202,7 +206,7 @@ async fn carry_out(words: Arc<Words>, mut connection: MultiplexedConnection, job
         }
         Job::Forget(key) => {
             let mut remove = words.remove.key(words.place(key));
-            let () = remove.arg(&words.prefix).arg(key.to_string()).invoke_async(&mut connection).await?;
+            let () = remove.arg(&words.channel).arg(key.to_string()).invoke_async(&mut connection).await?;
             Ok(())
         }
     }
@@ -266,7 +270,7 @@ impl Words {
     async fn tell(&self, connection: &mut MultiplexedConnection, key: Key, found: &Found) -> Result<(), Error> {
         let value = written(found);
         let mut write = self.write.key(self.place(key));
-        write.arg(found.version).arg(&value).arg(self.kept).arg(&self.prefix).arg(format!("{key} {value}"));
+        write.arg(found.version).arg(&value).arg(self.kept).arg(&self.channel).arg(format!("{key} {value}"));
         let known: Option<String> = write.invoke_async(connection).await?;
         if let Some(known) = known.and_then(|known| read(&known)) {
             self.table.adopt(key, &known);

@@ -132,6 +132,8 @@ const CHUNK: usize = 128;
 /// "None" in a link.
 const NIL: u32 = u32::MAX;
 const MAX_SHARDS: usize = 256;
+/// Servers, in all their lives, that a table can tell apart.
+const MOST_HOMES: u32 = 65_536;
 /// Entries per shard below which there are fewer shards: a small table evicts exactly.
 const MIN_PER_SHARD: usize = 1024;
 
@@ -349,7 +351,11 @@ impl Table {
             return *number;
         }
         let mut homes = Vec::clone(&self.homes.load());
-        let number = u32::try_from(homes.len()).unwrap_or(NIL);
+        // A store that is full of made-up servers is not to fill the memory, too.
+        let number = u32::try_from(homes.len()).ok().filter(|number| *number < MOST_HOMES).unwrap_or(NIL);
+        if number == NIL {
+            return NIL;
+        }
         homes.push(home.clone());
         self.homes.store(Arc::new(homes));
         numbers.insert(home.clone(), number);
@@ -572,6 +578,21 @@ mod tests {
         assert_eq!(table.len(), 1_000_000);
         let each = table.bytes() / 1_000_000;
         assert!(each < 100, "{each} bytes a session");
+    }
+
+    #[test]
+    fn made_up_servers_do_not_fill_the_memory() {
+        let table = Table::new(10);
+        table.set(key(1), &home("a"), 0, 1);
+        for n in 1..=u64::from(MOST_HOMES) {
+            table.numbers.lock().unwrap().insert(Home { backend: "x".into(), incarnation: n }, NIL);
+        }
+        let mut homes = Vec::clone(&table.homes.load());
+        homes.resize(MOST_HOMES as usize, home("x"));
+        table.homes.store(Arc::new(homes));
+        table.adopt(key(2), &Found { home: home("made up"), issued: 0, last_seen: 1, version: 1 });
+        assert_eq!((table.get(key(2)), table.homes.load().len()), (None, MOST_HOMES as usize));
+        assert_eq!(table.get(key(1)).unwrap().home, home("a"));
     }
 
     #[test]
