@@ -148,8 +148,9 @@ impl Proxy {
         let (mut answer, index) = served?;
 
         order.served(index);
-        bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), self.thread);
+        // First, or a backend could take our own cookie out by naming it in Connection.
         headers::to_client(answer.headers_mut());
+        bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), self.thread);
         Ok(answer)
     }
 

@@ -140,10 +140,16 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
     let routes = || pool.backends.iter().filter_map(|backend| backend.route.as_ref());
     unique("backend of this pool with the route", routes(), notes);
     if let Carrier::Route(route) = &pool.persistence.carrier {
-        let names = pool.backends.iter().filter_map(|backend| backend.route.as_ref().or(backend.name.as_ref()));
-        for name in names.filter(|name| name.value.contains(route.separator)) {
+        let is_split = |name: &&Spot<String>| name.value.contains(route.separator);
+        let remedy = "write a `route` without it, or another `separator`";
+        for name in routes().filter(is_split) {
             let problem = format!("{} has the separator of [pools.persistence] route in it", shown(&name.value));
-            notes.error(&name.span, problem, "write a `route` without it, or another `separator`");
+            notes.error(&name.span, problem, remedy);
+        }
+        let unsaid = pool.backends.iter().filter(|backend| backend.route.is_none());
+        for name in unsaid.filter_map(|backend| backend.name.as_ref()).filter(is_split) {
+            let problem = format!("no session id can name {}, which has the separator in it", shown(&name.value));
+            notes.warn(&name.span, problem, remedy);
         }
     } else {
         for route in routes() {

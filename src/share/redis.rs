@@ -32,11 +32,19 @@ const BATCH: usize = 256;
 /// What all that is written begins with; the pool's name follows.
 const PREFIX: &str = "linchpin:";
 
+/// What stands in the place of a session that has ended, for a while: a comparison that began before
+/// it ended would write it anew.
+const ENDED: &str = "-";
+/// How long that stands there, in seconds; longer than any comparison takes.
+const ENDED_FOR: u64 = 300;
+
 /// Writes a session if it has moved more often than what is there says, and tells the others;
-/// otherwise gives what is there.
+/// otherwise gives what is there. One that has ended is written only if it begins again.
 const WRITE: &str = r"
 local known = redis.call('GET', KEYS[1])
-if known then
+if known == '-' then
+  if ARGV[6] == '0' then return known end
+elseif known then
   local version = tonumber(string.match(known, '^%d+'))
   if version and version >= tonumber(ARGV[1]) then return known end
 end
@@ -44,9 +52,9 @@ redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 redis.call('PUBLISH', ARGV[4], ARGV[5])
 return false";
 
-/// Removes a session and tells the others.
-const REMOVE: &str = r"
-redis.call('DEL', KEYS[1])
+/// Ends a session and tells the others.
+const END: &str = r"
+redis.call('SET', KEYS[1], '-', 'EX', ARGV[3])
 redis.call('PUBLISH', ARGV[1], ARGV[2])";
 
 /// Why there is no store.
@@ -99,7 +107,7 @@ struct Words {
     state: Arc<State>,
     kept: u64,
     write: Script,
-    remove: Script,
+    end: Script,
 }
 
 impl Session {
@@ -118,7 +126,7 @@ impl Session {
             state: Arc::clone(&store.state),
             kept: store.kept,
             write: Script::new(WRITE),
-            remove: Script::new(REMOVE),
+            end: Script::new(END),
         };
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(TELL));
@@ -195,18 +203,19 @@ async fn check(words: Arc<Words>, mut connection: MultiplexedConnection) -> Resu
 async fn carry_out(words: Arc<Words>, mut connection: MultiplexedConnection, job: Job) -> Result<(), Error> {
     match job {
         Job::Ask(key, answer) => words.ask(&mut connection, key, answer).await,
-        Job::Tell(key, found) => words.tell(&mut connection, key, &found).await,
+        Job::Tell(key, found) => words.tell(&mut connection, key, &found, true).await,
         Job::Touch(key) => {
             let kept = words.kept.cast_signed();
             let is_there: bool = connection.expire(words.place(key), kept).await?;
             match words.table.get(key) {
-                Some(found) if !is_there => words.tell(&mut connection, key, &found).await,
+                Some(found) if !is_there => words.tell(&mut connection, key, &found, false).await,
                 _ => Ok(()),
             }
         }
         Job::Forget(key) => {
-            let mut remove = words.remove.key(words.place(key));
-            let () = remove.arg(&words.channel).arg(key.to_string()).invoke_async(&mut connection).await?;
+            let mut end = words.end.key(words.place(key));
+            end.arg(&words.channel).arg(key.to_string()).arg(ENDED_FOR);
+            let () = end.invoke_async(&mut connection).await?;
             Ok(())
         }
     }
@@ -221,7 +230,7 @@ async fn compare(words: Arc<Words>, connection: MultiplexedConnection) -> Result
                 async move {
                     // What nobody has seen for so long is over, whatever the table still holds.
                     if clock::unix().as_secs().saturating_sub(found.last_seen) < words.kept {
-                        words.tell(&mut connection, *key, found).await?;
+                        words.tell(&mut connection, *key, found, false).await?;
                     }
                     Ok::<_, Error>(())
                 }
@@ -266,14 +275,24 @@ impl Words {
         }
     }
 
-    /// Writes a session, or takes over what the store knows better.
-    async fn tell(&self, connection: &mut MultiplexedConnection, key: Key, found: &Found) -> Result<(), Error> {
+    /// Writes a session, or takes over what the store knows better: it may have ended, unless it was
+    /// `learned` just now.
+    async fn tell(
+        &self,
+        connection: &mut MultiplexedConnection,
+        key: Key,
+        found: &Found,
+        learned: bool,
+    ) -> Result<(), Error> {
         let value = written(found);
         let mut write = self.write.key(self.place(key));
         write.arg(found.version).arg(&value).arg(self.kept).arg(&self.channel).arg(format!("{key} {value}"));
+        write.arg(u8::from(learned));
         let known: Option<String> = write.invoke_async(connection).await?;
-        if let Some(known) = known.and_then(|known| read(&known)) {
-            self.table.adopt(key, &known);
+        match known {
+            Some(known) if known == ENDED => drop(self.table.forget(key)),
+            Some(known) => read(&known).iter().for_each(|known| self.table.adopt(key, known)),
+            None => {}
         }
         Ok(())
     }

@@ -263,3 +263,10 @@ async fn fields_of_the_hop_go_in_both_directions_and_absolute_form_beats_host() 
     assert_eq!((seen.path(), seen.field("host")), ("/p?q", Some("b.example:81")));
     assert_eq!((seen.field("x-mine"), seen.field("x-kept"), seen.field("via")), (None, Some("2"), None));
 }
+
+#[tokio::test]
+async fn a_backend_that_names_our_cookie_in_connection_takes_no_pin_away() {
+    let a = Backend::start("a", |_| Reply::new(200, "connection: set-cookie\r\nset-cookie: x=1\r\n", "a")).await;
+    let proxy = Proxy::before(&[&a]);
+    assert!(proxy.get(None).await.pin().is_some());
+}
