@@ -24,6 +24,31 @@ async fn head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
 }
 
 #[tokio::test]
+async fn a_full_house_lets_the_clients_of_every_listener_in_again() {
+    let a = Backend::named("a").await;
+    let other = "[[listeners]]\nname = \"other\"\naddress = \"127.0.0.1:0\"";
+    let proxy = Proxy::builder().server("max_connections = 1").top(other).backend(&a, "").start();
+    // Whichever was the last to find no room is the one that is easily let in.
+    for _ in 0..3 {
+        for listener in [0, 1, 1, 0] {
+            let mut client = Client::connect(proxy.listener(listener)).await;
+            assert_eq!(client.get("/").await.status, 200);
+        }
+    }
+    // Another is accepted before it is known that there is no room for it.
+    let mut inside = Client::connect(proxy.listener(0)).await;
+    assert_eq!(inside.get("/").await.status, 200);
+    let mut waiting = [Client::connect(proxy.listener(0)).await, Client::connect(proxy.listener(1)).await];
+    for client in &mut waiting {
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    }
+    drop(inside);
+    for client in &mut waiting {
+        assert_eq!(client.response().await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn bytes_that_a_backend_sends_late_on_an_idle_connection_reach_nobody() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
