@@ -49,6 +49,22 @@ async fn a_full_house_lets_the_clients_of_every_listener_in_again() {
 }
 
 #[tokio::test]
+async fn a_client_of_http_1_0_that_names_no_host_reaches_a_server_with_one() {
+    let a = Backend::named("a").await;
+    let proxy = Proxy::before(&[&a]);
+    let mut client = proxy.client().await;
+    client.send(b"GET /old HTTP/1.0\r\n\r\n").await;
+    assert_eq!(client.response().await.text(), "a");
+    let seen = a.seen().remove(0);
+    assert_eq!(seen.line(), "GET /old HTTP/1.1");
+    // RFC 9112 §3.2: a server refuses a request of HTTP/1.1 without a Host.
+    assert_eq!(seen.fields("host"), [a.address().to_string()]);
+    for claimed in ["x-forwarded-host", "forwarded"] {
+        assert!(!seen.field(claimed).unwrap_or_default().contains("host="), "{claimed}");
+    }
+}
+
+#[tokio::test]
 async fn bytes_that_a_backend_sends_late_on_an_idle_connection_reach_nobody() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
