@@ -293,3 +293,19 @@ async fn log_lines_that_nobody_takes_are_counted_and_make_no_request_wait() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn it_ends_within_the_grace_though_nobody_takes_its_log() {
+    let a = Backend::named("a").await;
+    let more = "[server]\nshutdown_grace = \"1s\"\n[log]\naccess = \"stdout\"";
+    // Standard output is a pipe that nobody reads.
+    let mut running = Running::start(&configuration(&a, more), Stdio::piped()).await;
+    let long = "x".repeat(4000);
+    let mut client = running.client().await;
+    for _ in 0..100 {
+        assert_eq!(client.get(&format!("/{long}")).await.status, 200);
+    }
+    running.signal("TERM").await;
+    running.line("stopping").await;
+    assert_eq!(running.exit_code().await, Some(0));
+}
