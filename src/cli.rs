@@ -11,6 +11,7 @@ pub mod keygen;
 pub mod run;
 
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -71,6 +72,11 @@ fn outcome(result: Result<(), impl Display>) -> ExitCode {
 }
 
 fn fail(error: &dyn Display) -> ExitCode {
-    eprintln!("linchpin: {error}");
+    say(&format_args!("linchpin: {error}\n"));
     ExitCode::FAILURE
+}
+
+/// Nobody may be reading: `eprint!` would panic then, and with it a proxy that only meant to warn.
+fn say(text: &dyn Display) {
+    let _ = write!(io::stderr(), "{text}");
 }

@@ -61,6 +61,9 @@ pub fn trace(settings: &Settings) {
     // Colours are for people: in a file or a journal they are rubbish.
     let colours = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    // Left on, a line that standard error doesn't take is reported there, which panics: whoever closes
+    // the pipe would end the thread that said it.
+    let builder = builder.log_internal_errors(false);
     // An error means that there is a subscriber already.
     let _ = match settings.format {
         Format::Text => builder.with_target(false).try_init(),

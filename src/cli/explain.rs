@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{check, fail};
+use super::{check, fail, say};
 use crate::affinity::explain::{Explanation, Named, Seen, explain};
 use crate::affinity::{Affinity, Carrier, Tables};
 use crate::clock;
@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> ExitCode {
     let (plan, _) = match config::load(&path) {
         Ok(loaded) => loaded,
         Err(report) => {
-            eprint!("{report}");
+            say(&report);
             return fail(&format!("{} has errors", path.display()));
         }
     };

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::fail;
+use super::{fail, say};
 use crate::config;
 use crate::import::{self, Format, Imported, LONGEST, Refused};
 
@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> ExitCode {
         return fail(&error);
     }
     let out = args.output.as_deref().unwrap_or(Path::new("standard output"));
-    eprint!("{}", verdict(&imported, &args.file, out));
+    say(&verdict(&imported, &args.file, out));
     ExitCode::SUCCESS
 }
 

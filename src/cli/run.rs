@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use super::{check, fail};
+use super::{check, fail, say};
 use crate::app::App;
 use crate::runtime::signal::Stop;
 use crate::{config, telemetry};
@@ -21,13 +21,13 @@ pub fn run(path: Option<&Path>) -> ExitCode {
     let (plan, report) = match config::load(&path) {
         Ok(loaded) => loaded,
         Err(report) => {
-            eprint!("{report}");
+            say(&report);
             return fail(&format!("{} has errors; nothing was started", path.display()));
         }
     };
     telemetry::trace(&plan.log);
     // Warnings are shown as the check shows them, with the lines they are about.
-    eprint!("{report}");
+    say(&report);
     raise_descriptor_limit();
 
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

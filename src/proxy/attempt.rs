@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, EXPECT};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
 use http::{Request, Response, Version, request};
 use hyper::body::{Body, Incoming};
 
@@ -21,6 +21,7 @@ use super::relay::Answer;
 use super::retry::{Facts, is_idempotent};
 use super::snapshot::Service;
 use crate::clock;
+use crate::pool::Backend;
 use crate::upstream::{self, Fact, Failure, Received, Wire};
 
 /// A request as it is sent to backends: as often as it takes.
@@ -29,6 +30,8 @@ pub(super) struct Outgoing {
     body: Option<Rc<Source>>,
     expects: bool,
     repeatable: bool,
+    /// A client of HTTP/1.0 need not say whom it asks; what goes out is HTTP/1.1, which has to.
+    hostless: bool,
 }
 
 impl Outgoing {
@@ -41,19 +44,20 @@ impl Outgoing {
         clock: &clock::Limits,
     ) -> Result<Outgoing, ProxyError> {
         let repeatable = is_idempotent(&head.method) || service.retry.retry_on.non_idempotent;
+        let hostless = head.version == Version::HTTP_10 && !head.headers.contains_key(HOST);
         let mut head = Request::from_parts(head, ());
         *head.version_mut() = Version::HTTP_11;
         head.extensions_mut().clear();
         if incoming.is_end_stream() {
             head.headers_mut().remove(EXPECT);
-            return Ok(Outgoing { head, body: None, expects: false, repeatable });
+            return Ok(Outgoing { head, body: None, expects: false, repeatable, hostless });
         }
         let rules = Rules { most: limits.body, replay_limit: service.retry.replay_limit, idle: service.timeouts.idle };
         if incoming.size_hint().lower() > rules.most {
             return Err(ProxyError::BodyTooLarge);
         }
         let body = Source::new(incoming, rules, expects, clock.limit());
-        Ok(Outgoing { head, body: Some(body), expects, repeatable })
+        Ok(Outgoing { head, body: Some(body), expects, repeatable, hostless })
     }
 
     /// Its body, if it has one.
@@ -83,12 +87,17 @@ impl Outgoing {
 
     /// A copy for one attempt. hyper consumes what it sends, and even a request that may not be
     /// repeated can fail without a byte sent.
-    fn request(&self) -> Request<RequestBody> {
+    fn request(&self, backend: &Backend) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, Source::attempt);
         let mut request = Request::new(body);
         *request.method_mut() = self.head.method().clone();
         *request.uri_mut() = self.head.uri().clone();
         *request.headers_mut() = self.head.headers().clone();
+        if self.hostless {
+            // The one name that is right for each backend, as nginx has it. An address is a valid value.
+            let host = HeaderValue::try_from(backend.address().to_string());
+            request.headers_mut().insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
+        }
         if let (true, Some(source)) = (self.expects, &self.body) {
             let gate = std::sync::Arc::clone(source.gate());
             hyper::ext::on_informational(&mut request, move |response| {
@@ -158,7 +167,7 @@ impl Proxy {
                 }
                 Poll::Pending
             };
-            let unanswered = match wire.exchange(outgoing.request(), watch).await {
+            let unanswered = match wire.exchange(outgoing.request(backend), watch).await {
                 Ok(response) => return self.answered(service, index, outgoing, response, wire, spare),
                 Err(unanswered) => unanswered,
             };

@@ -290,7 +290,7 @@ impl<B: Body + Unpin> Body for Tracked<B> {
 /// Counts a connection while it lives.
 pub(super) struct Counted {
     open: Rc<Cell<usize>>,
-    waiting: Rc<Cell<Option<Waker>>>,
+    waiting: Rc<Cell<Vec<Waker>>>,
     listener: Arc<crate::telemetry::metrics::Listener>,
     thread: usize,
 }
@@ -298,7 +298,7 @@ pub(super) struct Counted {
 impl Counted {
     pub(super) fn new(
         open: &Rc<Cell<usize>>,
-        waiting: &Rc<Cell<Option<Waker>>>,
+        waiting: &Rc<Cell<Vec<Waker>>>,
         listener: &Arc<crate::telemetry::metrics::Listener>,
         thread: usize,
     ) -> Counted {
@@ -312,8 +312,6 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.open.set(self.open.get() - 1);
         self.listener.closed(self.thread);
-        if let Some(waker) = self.waiting.take() {
-            waker.wake();
-        }
+        self.waiting.take().into_iter().for_each(Waker::wake);
     }
 }

@@ -13,7 +13,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::ListenerSettings;
 use super::conn::{self, Common, Counted, Handler};
@@ -118,7 +118,8 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
 pub(super) struct House {
     pub(super) open: Rc<Cell<usize>>,
     pub(super) most: usize,
-    waiting: Rc<Cell<Option<Waker>>>,
+    /// Who waits for room: one a listener.
+    waiting: Rc<Cell<Vec<Waker>>>,
 }
 
 impl House {
@@ -126,16 +127,21 @@ impl House {
         House { open: Rc::default(), most, waiting: Rc::default() }
     }
 
-    /// Waits until there is room for one more.
-    async fn room(&self) {
+    /// The next connection of a listener for which there is room. That is looked at each time anew:
+    /// the last room may go to another listener while this one waits for a client.
+    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
         poll_fn(|cx| {
             if self.open.get() < self.most {
-                return Poll::Ready(());
+                return listener.poll_accept(cx);
             }
-            self.waiting.set(Some(cx.waker().clone()));
+            let mut waiting = self.waiting.take();
+            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
+            self.waiting.set(waiting);
             Poll::Pending
         })
-        .await;
+        .await
     }
 }
 
@@ -149,8 +155,7 @@ pub(super) async fn accept<H: Handler>(
     let Bound { name, socket, metrics } = bound;
     let listener = TcpListener::from_std(socket)?;
     loop {
-        house.room().await;
-        match listener.accept().await {
+        match house.accept(&listener).await {
             Ok((stream, peer)) => {
                 let counted = Counted::new(&house.open, &house.waiting, &metrics, thread);
                 let client = Rc::new(common.handler.client(&name, peer.ip()));

@@ -8,8 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::access::Lines;
@@ -17,6 +16,8 @@ use super::{Access, Format};
 
 /// Buffers of some 32 KiB that may wait for the writer.
 const QUEUE: usize = 256;
+/// How long the end waits for the last lines to be taken.
+const LAST: Duration = Duration::from_secs(1);
 /// How often the file is looked at: whether it is still the one that its name stands for.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -36,7 +37,8 @@ pub struct AccessLog {
     shared: Option<Arc<Shared>>,
     format: Format,
     dropped: Arc<AtomicU64>,
-    writer: Option<JoinHandle<()>>,
+    /// Hung up on when the writer has ended.
+    ended: Option<Receiver<()>>,
 }
 
 /// Makes the ends of an [`AccessLog`]. The log is written for as long as there is one.
@@ -81,7 +83,7 @@ impl AccessLog {
     pub fn open(access: &Access, format: Format) -> Result<AccessLog, OpenError> {
         let dropped = Arc::new(AtomicU64::new(0));
         let sink = match access {
-            Access::Off => return Ok(AccessLog { shared: None, format, dropped, writer: None }),
+            Access::Off => return Ok(AccessLog { shared: None, format, dropped, ended: None }),
             Access::Stdout => Sink::Stdout,
             Access::File(path) => {
                 let file = open(path).map_err(|error| OpenError { path: path.clone(), error })?;
@@ -90,12 +92,17 @@ impl AccessLog {
         };
         let (queue, buffers) = sync_channel(QUEUE);
         let lost = Arc::clone(&dropped);
-        let writer = std::thread::Builder::new()
+        let (end, ended) = channel::<()>();
+        let work = move || {
+            let _end = end;
+            write(sink, &buffers, &lost);
+        };
+        std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write(sink, &buffers, &lost))
+            .spawn(work)
             .map_err(|error| OpenError { path: "access-log thread".into(), error })?;
         let shared = Some(Arc::new(Shared { queue, dropped: Arc::clone(&dropped) }));
-        Ok(AccessLog { shared, format, dropped, writer: Some(writer) })
+        Ok(AccessLog { shared, format, dropped, ended: Some(ended) })
     }
 
     /// What threads get their ends from.
@@ -108,12 +115,13 @@ impl AccessLog {
         &self.dropped
     }
 
-    /// Writes what is queued and ends the writer, once every [`Lines`] is gone.
+    /// Writes what is queued and ends the writer, once every [`Lines`] is gone. Whoever doesn't take
+    /// the last lines in time doesn't get them: a pipe that nobody reads keeps no process from its end.
     pub fn close(mut self) {
         self.shared = None;
-        if let Some(writer) = self.writer.take() {
+        if let Some(ended) = self.ended.take() {
             // It ends by itself when the last sender is gone; a panic in it was its own report.
-            let _ = writer.join();
+            let _ = ended.recv_timeout(LAST);
         }
     }
 }

@@ -15,6 +15,7 @@ mod failover;
 mod fuzzing;
 mod health;
 mod import;
+mod limits;
 mod messages;
 mod persistence_doc;
 mod pinning;

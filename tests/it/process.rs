@@ -293,3 +293,55 @@ async fn log_lines_that_nobody_takes_are_counted_and_make_no_request_wait() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn it_ends_within_the_grace_though_nobody_takes_its_log() {
+    let a = Backend::named("a").await;
+    let more = "[server]\nshutdown_grace = \"1s\"\n[log]\naccess = \"stdout\"";
+    // Standard output is a pipe that nobody reads.
+    let mut running = Running::start(&configuration(&a, more), Stdio::piped()).await;
+    let long = "x".repeat(4000);
+    let mut client = running.client().await;
+    for _ in 0..100 {
+        assert_eq!(client.get(&format!("/{long}")).await.status, 200);
+    }
+    running.signal("TERM").await;
+    running.line("stopping").await;
+    assert_eq!(running.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn it_serves_on_and_ends_well_when_nobody_takes_its_messages() {
+    let a = Backend::start("a", |seen| if seen.path() == "/close" { Reply::Close } else { Reply::ok("a") }).await;
+    let more = "[log]\nlevel = \"debug\"\naccess = \"stdout\"";
+    let mut running = Running::start(&configuration(&a, more), Stdio::piped()).await;
+    running.process.stdout = None;
+    let Running { mut process, lines, address } = running;
+    drop(lines);
+    let mut client = Client::connect(address.parse().unwrap()).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/close").await.status, 502);
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    let pid = process.id().unwrap().to_string();
+    super::support::tool::run("kill", &["-TERM", &pid]).await;
+    assert_eq!(soon("the end of the process", process.wait()).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn warnings_and_errors_that_nobody_takes_change_no_exit_code() {
+    let folder = Folder::new();
+    let a = Backend::named("a").await;
+    let good = folder.write("good.toml", configuration(&a, "").as_bytes());
+    let bad = folder.write("bad.toml", b"nonsense");
+    for (arguments, code) in
+        [(["check", "-c", &good].as_slice(), 0), (&["run", "-c", &bad], 1), (&["explain", "-c", &good, "garbage"], 1)]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(BINARY);
+        command.args(arguments).stdout(writer.try_clone().unwrap()).stderr(writer).kill_on_drop(true);
+        let status = soon("the end of the command", command.status()).await.unwrap();
+        assert_eq!(status.code(), Some(code), "{arguments:?}");
+    }
+}

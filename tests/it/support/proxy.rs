@@ -40,6 +40,11 @@ impl Proxy {
         self.app.listeners()[0]
     }
 
+    /// The listener at this place in the configuration.
+    pub fn listener(&self, index: usize) -> SocketAddr {
+        self.app.listeners()[index]
+    }
+
     pub fn admin(&self) -> SocketAddr {
         self.app.admin().expect("an admin listener")
     }

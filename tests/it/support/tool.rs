@@ -66,7 +66,7 @@ impl Drop for Folder {
 pub struct DemoBackend {
     pub name: String,
     pub address: SocketAddr,
-    _process: Child,
+    process: Child,
 }
 
 impl DemoBackend {
@@ -80,6 +80,12 @@ impl DemoBackend {
         soon("the demo backend's line", out.read_line(&mut line)).await.unwrap();
         let address = line.trim().rsplit('/').next().and_then(|address| address.parse().ok());
         let address = address.unwrap_or_else(|| panic!("no address in {line:?}"));
-        DemoBackend { name: name.into(), address, _process: process }
+        DemoBackend { name: name.into(), address, process }
+    }
+
+    /// SIGSTOP, SIGCONT or another: it hangs, goes on, or whatever it does then.
+    pub async fn signal(&self, signal: &str) {
+        let pid = self.process.id().unwrap().to_string();
+        run("kill", &[&format!("-{signal}"), &pid]).await;
     }
 }
