@@ -87,7 +87,7 @@ impl Format {
         };
         if lines().any(|line| line.starts_with("http:") || line.starts_with("[http")) {
             Some(Format::Traefik)
-        } else if lines().any(|line| line.ends_with(['{', ';'])) {
+        } else if lines().any(|line| line.ends_with(['{', ';']) || (line.ends_with('}') && line.contains(';'))) {
             Some(Format::Nginx)
         } else if opens(&["global", "defaults", "frontend", "backend", "listen"]) {
             Some(Format::Haproxy)
