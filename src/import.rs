@@ -3,6 +3,7 @@
 //! Must not know: any other room, the disk, the network: names are not looked up, and nothing is followed.
 
 mod haproxy;
+mod names;
 mod nginx;
 mod output;
 mod pool;

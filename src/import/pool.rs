@@ -2,12 +2,12 @@
 //! Invariant: what is one for the whole pool is set once; who wants it otherwise is told.
 //! Must not know: how a source says it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::output::{named, unique};
+use super::names::{Names, named};
 use super::toml::{Table, Value};
 use super::units::Address;
 
@@ -48,7 +48,7 @@ pub(super) struct Pool {
     connect: Option<Duration>,
     response: Option<Duration>,
     backends: Vec<Backend>,
-    names: HashSet<String>,
+    names: Names,
     addresses: HashMap<SocketAddr, String>,
 }
 
@@ -133,7 +133,7 @@ impl Pool {
             connect: None,
             response: None,
             backends: Vec::new(),
-            names: HashSet::new(),
+            names: Names::default(),
             addresses: HashMap::new(),
         }
     }
@@ -145,8 +145,7 @@ impl Pool {
     /// Adds a backend; its table, for what else is to be said of it. One that can't be connected
     /// to stands there switched off.
     pub(super) fn backend(&mut self, wanted: &str, address: &Address, line: usize, text: &str) -> &mut Table {
-        let name = unique(&named(wanted, "backend"), |name| self.names.contains(name));
-        self.names.insert(name.clone());
+        let name = self.names.take(&named(wanted, "backend"));
         let mut table = Table::default();
         table.set("name", Value::text(&name));
         let mut is_off = true;
@@ -228,7 +227,7 @@ impl Pool {
     }
 
     /// Writes down what was only known at the end. `cookies` are those of the other pools.
-    pub(super) fn complete(&mut self, cookies: &mut HashSet<String>) {
+    pub(super) fn complete(&mut self, cookies: &mut Names) {
         self.complete_timeouts();
         let mut table = Table::default();
         let pinning = self.pinning.get_or_insert(Pinning::None);
@@ -314,18 +313,16 @@ impl Pool {
 
 impl Cookie {
     /// Writes the cookie so that browsers keep it and no other pool's overwrites it.
-    fn write(&mut self, pool: &str, table: &mut Table, cookies: &mut HashSet<String>) {
-        if let Some(name) = self.name.take() {
-            let free = unique(&name, |name| cookies.contains(name));
-            if free != name {
-                table.remark(format!("another pool has a cookie named {name}: each would overwrite the other's pins"));
-            }
-            cookies.insert(free.clone());
-            self.complete(&free, table);
-            table.set("name", Value::text(&free));
-        } else {
-            cookies.insert(format!("linchpin-{pool}"));
-            self.complete("", table);
+    fn write(&mut self, pool: &str, table: &mut Table, cookies: &mut Names) {
+        let own = format!("linchpin-{pool}");
+        let wanted = self.name.take().unwrap_or_else(|| own.clone());
+        let name = cookies.take(&wanted);
+        if name != wanted {
+            table.remark(format!("another pool has a cookie named {wanted}: each would overwrite the other's pins"));
+        }
+        self.complete(&name, table);
+        if name != own {
+            table.set("name", Value::text(&name));
         }
         let texts = [("path", self.path.as_deref()), ("domain", self.domain.as_deref())];
         for (key, text) in texts.into_iter().chain([("same_site", self.same_site)]) {
