@@ -18,6 +18,8 @@ pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=YEA
 pub(super) const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=YEAR;
 /// What the life of a session may be.
 const LIFE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// The most requests in flight that a backend may be held to.
+pub(super) const MOST_REQUESTS: u64 = 1_000_000;
 /// `total`, if nothing is said.
 const TOTAL: Duration = Duration::from_secs(120);
 /// `connect`, if nothing is said.
@@ -62,7 +64,7 @@ pub(super) enum Pinning {
     LearnedHeader(String),
     /// What the application appends to its own cookie, or to a parameter of the path.
     Route {
-        cookie: Option<String>,
+        cookie: String,
         path_parameter: Option<String>,
     },
     /// Nothing.
@@ -103,6 +105,9 @@ pub(super) enum By {
 }
 
 struct Backend {
+    name: String,
+    /// What the application calls it, and the line that says so.
+    route: Option<(usize, String)>,
     table: Table,
     is_off: bool,
 }
@@ -159,7 +164,7 @@ impl Pool {
                         format!("backend {other} has this address already: one server is one backend"),
                     );
                 } else {
-                    self.addresses.insert(*socket, name);
+                    self.addresses.insert(*socket, name.clone());
                     is_off = false;
                 }
             }
@@ -173,9 +178,16 @@ impl Pool {
                 table.lost(line, text, "a backend has an IP address and a port: write them, and take the # away");
             }
         }
-        self.backends.push(Backend { table, is_off });
+        self.backends.push(Backend { name, route: None, table, is_off });
         let last = self.backends.len() - 1;
         &mut self.backends[last].table
+    }
+
+    /// What the application calls the backend that was added last.
+    pub(super) fn last_route(&mut self, line: usize, route: &str) {
+        if let Some(backend) = self.backends.last_mut() {
+            backend.route = Some((line, route.into()));
+        }
     }
 
     pub(super) fn balance(&mut self, balance: &Balance) {
@@ -229,6 +241,9 @@ impl Pool {
     /// Writes down what was only known at the end. `cookies` are those of the other pools.
     pub(super) fn complete(&mut self, cookies: &mut Names) {
         self.complete_timeouts();
+        if matches!(self.pinning, Some(Pinning::Route { .. })) {
+            self.complete_routes();
+        }
         let mut table = Table::default();
         let pinning = self.pinning.get_or_insert(Pinning::None);
         let word = match pinning {
@@ -244,8 +259,8 @@ impl Pool {
             Pinning::LearnedCookie(name) => table.set("learned", learned("cookie", name, self.capacity)),
             Pinning::LearnedHeader(name) => table.set("learned", learned("header", name, self.capacity)),
             Pinning::Route { cookie, path_parameter } => {
-                let pairs = [("cookie", cookie), ("path_parameter", path_parameter)].into_iter();
-                let pairs = pairs.filter_map(|(key, value)| Some((key, Value::text(value.as_deref()?))));
+                let parameter = path_parameter.as_deref().map(|name| ("path_parameter", Value::text(name)));
+                let pairs = [("cookie", Value::text(cookie))].into_iter().chain(parameter);
                 table.set("route", Value::inline(pairs));
             }
             Pinning::None if is_hash => table.remark("what is hashed decides, as it did; type = \"cookie\" would keep a client where it is when backends come and go"),
@@ -269,6 +284,26 @@ impl Pool {
         }
         table.append(std::mem::take(&mut self.persistence));
         self.persistence = table;
+    }
+
+    /// Each backend has a route of its own, in which there is no separator: its name, if that will do.
+    fn complete_routes(&mut self) {
+        let mut routes = Names::default();
+        for backend in &mut self.backends {
+            let wanted = backend.route.as_ref().map_or(&backend.name, |(_, route)| route);
+            let plain = named(wanted, "backend").replace('.', "-");
+            let route = routes.take(&plain);
+            if let Some((line, wanted)) = backend.route.as_ref().filter(|(_, wanted)| *wanted != route) {
+                let why =
+                    "a route is a backend's own, and of letters, digits, `_` and `-`: let the application say another";
+                backend.table.lost(*line, &format!("route={wanted}"), why);
+            } else if backend.route.is_none() {
+                backend.table.remark("no route was said for this server");
+            }
+            if route != backend.name {
+                backend.table.set("route", Value::text(&route));
+            }
+        }
     }
 
     fn complete_timeouts(&mut self) {
@@ -359,7 +394,7 @@ impl Cookie {
 }
 
 fn learned(carrier: &'static str, name: &str, capacity: Option<u64>) -> Value {
-    let capacity = capacity.map(|capacity| ("capacity", Value::number(capacity.clamp(1, 1_000_000_000))));
+    let capacity = capacity.map(|capacity| ("capacity", Value::number(capacity.clamp(1, 100_000_000))));
     Value::inline([(carrier, Value::text(name))].into_iter().chain(capacity))
 }
 
@@ -367,6 +402,40 @@ fn learned(carrier: &'static str, name: &str, capacity: Option<u64>) -> Value {
 pub(super) fn token(text: &str) -> Option<String> {
     let is_good = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     ((1..=100).contains(&text.len()) && text.chars().all(is_good)).then(|| text.into())
+}
+
+/// A name that a header field may have by which clients are told apart: none that has a meaning
+/// of its own.
+pub(super) fn field(text: &str) -> Option<String> {
+    const TAKEN: [&str; 20] = [
+        "accept",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "location",
+        "proxy-connection",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-real-ip",
+    ];
+    let is_taken = |name: &str| TAKEN.contains(&name) || name.starts_with("x-forwarded");
+    token(text).filter(|name| !is_taken(&name.to_ascii_lowercase()))
+}
+
+/// What a parameter of a query or a path may be called.
+pub(super) fn parameter(text: &str) -> Option<String> {
+    token(text).filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "-._~".contains(c)))
 }
 
 /// A cookie's domain: without the dot that once stood before it.
