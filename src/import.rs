@@ -3,6 +3,7 @@
 //! Must not know: any other room, the disk, the network: names are not looked up, and nothing is followed.
 
 mod haproxy;
+mod names;
 mod nginx;
 mod output;
 mod pool;
@@ -87,7 +88,7 @@ impl Format {
         };
         if lines().any(|line| line.starts_with("http:") || line.starts_with("[http")) {
             Some(Format::Traefik)
-        } else if lines().any(|line| line.ends_with(['{', ';'])) {
+        } else if lines().any(|line| line.ends_with(['{', ';']) || (line.ends_with('}') && line.contains(';'))) {
             Some(Format::Nginx)
         } else if opens(&["global", "defaults", "frontend", "backend", "listen"]) {
             Some(Format::Haproxy)

@@ -6,6 +6,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 
+use super::names::{Names, named};
 use super::pool::Pool;
 use super::toml::{Table, Value, comment};
 use super::{Format, Imported};
@@ -29,7 +30,7 @@ pub(super) struct Output {
     pub(super) pools: Vec<Pool>,
     /// What is left, at the end.
     pub(super) rest: Table,
-    names: HashSet<String>,
+    names: Names,
     says_segments: bool,
 }
 
@@ -39,6 +40,8 @@ struct Front {
     text: String,
     /// Path and host, empty for every host, and the pool that they lead to.
     taken: HashMap<(String, String), String>,
+    /// It led elsewhere than the main one.
+    is_apart: bool,
 }
 
 struct Listener {
@@ -56,9 +59,6 @@ struct Route {
     is_off: bool,
 }
 
-/// The longest name of a pool or a backend.
-const LONGEST_NAME: usize = 64;
-
 impl Output {
     pub(super) fn new(source: &str, format: Format) -> Output {
         Output {
@@ -75,21 +75,19 @@ impl Output {
             unrouted: Table::default(),
             pools: Vec::new(),
             rest: Table::default(),
-            names: HashSet::new(),
+            names: Names::default(),
             says_segments: false,
         }
     }
 
     /// A name for a pool that no other has: the one that is wanted, if it can be one.
     pub(super) fn pool_name(&mut self, wanted: &str) -> String {
-        let name = unique(&named(wanted, "pool"), |name| self.names.contains(name));
-        self.names.insert(name.clone());
-        name
+        self.names.take(&named(wanted, "pool"))
     }
 
     /// Begins what listens on addresses of its own; a number that names it.
     pub(super) fn front(&mut self, line: usize, text: &str) -> usize {
-        self.fronts.push(Front { line, text: text.into(), taken: HashMap::new() });
+        self.fronts.push(Front { line, text: text.into(), taken: HashMap::new(), is_apart: false });
         self.fronts.len() - 1
     }
 
@@ -206,7 +204,7 @@ impl Output {
         {
             self.routes.clear();
         }
-        let mut cookies = HashSet::new();
+        let mut cookies = Names::default();
         for pool in &mut self.pools {
             pool.complete(&mut cookies);
         }
@@ -230,55 +228,55 @@ impl Output {
     fn keep_apart(&mut self) {
         let live = self.listeners.iter().find(|listener| !listener.is_off).map(|listener| listener.front);
         let Some(main) = live.or_else(|| self.routes.first().map(|route| route.front)) else { return };
-        for front in (0..self.fronts.len()).filter(|front| *front != main) {
-            let (its, mains) = (&self.fronts[front].taken, &self.fronts[main].taken);
-            let pools = |taken: &HashMap<_, String>| taken.values().cloned().collect::<BTreeSet<String>>();
-            let fits = its.iter().all(|(request, pool)| mains.get(request).is_none_or(|other| other == pool));
-            if fits && pools(its) == pools(mains) {
-                self.merge(front, main);
+        let mut taken = std::mem::take(&mut self.fronts[main].taken);
+        let pools = |taken: &HashMap<_, String>| taken.values().cloned().collect::<BTreeSet<String>>();
+        let mains = pools(&taken);
+        for (_, front) in self.fronts.iter_mut().enumerate().filter(|(index, _)| *index != main) {
+            let fits = front.taken.iter().all(|(request, pool)| taken.get(request).is_none_or(|other| other == pool));
+            if fits && pools(&front.taken) == mains {
+                // What the main one has already is not said again.
+                front.taken.retain(|request, _| !taken.contains_key(request));
+                taken.extend(front.taken.clone());
             } else {
-                self.switch_off(front, main);
+                front.is_apart = true;
             }
         }
+        self.fronts[main].taken = taken;
+        self.merge(main);
+        self.switch_off(main);
     }
 
-    /// Leaves of a front what the main one has not.
-    fn merge(&mut self, front: usize, main: usize) {
-        let mut routes = std::mem::take(&mut self.routes);
-        let taken = std::mem::take(&mut self.fronts[front].taken);
-        let main = &mut self.fronts[main].taken;
-        for route in routes.iter_mut().filter(|route| route.front == front) {
-            let is_known = |host: &str| main.contains_key(&(route.prefix.clone(), host.to_owned()));
+    /// Leaves of the routes of other fronts what the main one has not.
+    fn merge(&mut self, main: usize) {
+        let fronts = &self.fronts;
+        self.routes.retain_mut(|route| {
+            let front = &fronts[route.front];
+            let is_own = |host: &str| front.taken.contains_key(&(route.prefix.clone(), host.to_owned()));
+            if route.front == main || front.is_apart {
+                return true;
+            }
             if route.hosts.is_empty() {
-                route.is_off = is_known("");
-            } else {
-                let free: Vec<_> = route.hosts.iter().filter(|host| !is_known(host)).cloned().collect();
-                route.is_off = free.is_empty();
-                route.table.set("hosts", Value::list(free.iter().map(String::as_str)));
+                return is_own("");
             }
-        }
-        main.extend(taken);
-        // What is off here stands in the main front.
-        routes.retain(|route| route.front != front || !route.is_off);
-        self.routes = routes;
+            let own: Vec<_> = route.hosts.iter().filter(|host| is_own(host)).map(String::as_str).collect();
+            route.table.set("hosts", Value::list(own.iter().copied()));
+            !own.is_empty()
+        });
     }
 
-    fn switch_off(&mut self, front: usize, main: usize) {
-        for route in self.routes.iter_mut().filter(|route| route.front == front) {
-            route.is_off = true;
-        }
+    fn switch_off(&mut self, main: usize) {
         let why = format!(
             "it had addresses of its own and led elsewhere than {} (line {}); here routes hold for every listener, so that it is switched off: give it a Linchpin of its own, or take the # away",
             self.fronts[main].text, self.fronts[main].line
         );
-        let mut tables: Vec<&mut Table> = Vec::new();
-        for listener in self.listeners.iter_mut().filter(|listener| listener.front == front) {
-            listener.is_off = true;
-            tables.push(&mut listener.table);
-        }
-        tables.extend(self.routes.iter_mut().filter(|route| route.front == front).map(|route| &mut route.table));
-        if let Some(table) = tables.into_iter().next() {
-            table.lost(self.fronts[front].line, &self.fronts[front].text, why);
+        let listeners = self.listeners.iter_mut().map(|each| (each.front, &mut each.is_off, &mut each.table));
+        let routes = self.routes.iter_mut().map(|each| (each.front, &mut each.is_off, &mut each.table));
+        let mut told = HashSet::new();
+        for (front, is_off, table) in listeners.chain(routes).filter(|(front, ..)| self.fronts[*front].is_apart) {
+            *is_off = true;
+            if told.insert(front) {
+                table.lost(self.fronts[front].line, &self.fronts[front].text, why.clone());
+            }
         }
     }
 
@@ -333,40 +331,9 @@ impl Output {
     }
 }
 
-/// `wanted`, made of the characters that a name may have.
-pub(super) fn named(wanted: &str, otherwise: &str) -> String {
-    let is_good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let good: String = wanted.chars().map(|c| if is_good(c) { c } else { '-' }).take(LONGEST_NAME).collect();
-    let good = good.trim_matches('-');
-    if good.is_empty() { otherwise.into() } else { good.into() }
-}
-
-/// `name`, or with a number behind it, so that it isn't taken.
-pub(super) fn unique(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
-    let mut unique = name.to_owned();
-    let mut number = 2_u64;
-    while is_taken(&unique) {
-        let end = format!("-{number}");
-        let room = LONGEST_NAME.saturating_sub(end.len());
-        unique = name.chars().take(room).collect::<String>() + &end;
-        number += 1;
-    }
-    unique
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_made_of_what_a_name_may_have() {
-        assert_eq!(named("my app@file", "pool"), "my-app-file");
-        assert_eq!(named("ü", "pool"), "pool");
-        assert_eq!(named(&"x".repeat(100), "pool").len(), LONGEST_NAME);
-        let long = "x".repeat(LONGEST_NAME);
-        let other = unique(&long, |name| name == long);
-        assert!(other.len() == LONGEST_NAME && other.ends_with("-2"));
-    }
 
     fn hosts(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()

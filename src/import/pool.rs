@@ -2,12 +2,12 @@
 //! Invariant: what is one for the whole pool is set once; who wants it otherwise is told.
 //! Must not know: how a source says it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::output::{named, unique};
+use super::names::{Names, named};
 use super::toml::{Table, Value};
 use super::units::Address;
 
@@ -18,6 +18,8 @@ pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=YEA
 pub(super) const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=YEAR;
 /// What the life of a session may be.
 const LIFE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// The most requests in flight that a backend may be held to.
+pub(super) const MOST_REQUESTS: u64 = 1_000_000;
 /// `total`, if nothing is said.
 const TOTAL: Duration = Duration::from_secs(120);
 /// `connect`, if nothing is said.
@@ -48,7 +50,7 @@ pub(super) struct Pool {
     connect: Option<Duration>,
     response: Option<Duration>,
     backends: Vec<Backend>,
-    names: HashSet<String>,
+    names: Names,
     addresses: HashMap<SocketAddr, String>,
 }
 
@@ -62,7 +64,7 @@ pub(super) enum Pinning {
     LearnedHeader(String),
     /// What the application appends to its own cookie, or to a parameter of the path.
     Route {
-        cookie: Option<String>,
+        cookie: String,
         path_parameter: Option<String>,
     },
     /// Nothing.
@@ -103,6 +105,9 @@ pub(super) enum By {
 }
 
 struct Backend {
+    name: String,
+    /// What the application calls it, and the line that says so.
+    route: Option<(usize, String)>,
     table: Table,
     is_off: bool,
 }
@@ -133,7 +138,7 @@ impl Pool {
             connect: None,
             response: None,
             backends: Vec::new(),
-            names: HashSet::new(),
+            names: Names::default(),
             addresses: HashMap::new(),
         }
     }
@@ -145,8 +150,7 @@ impl Pool {
     /// Adds a backend; its table, for what else is to be said of it. One that can't be connected
     /// to stands there switched off.
     pub(super) fn backend(&mut self, wanted: &str, address: &Address, line: usize, text: &str) -> &mut Table {
-        let name = unique(&named(wanted, "backend"), |name| self.names.contains(name));
-        self.names.insert(name.clone());
+        let name = self.names.take(&named(wanted, "backend"));
         let mut table = Table::default();
         table.set("name", Value::text(&name));
         let mut is_off = true;
@@ -160,7 +164,7 @@ impl Pool {
                         format!("backend {other} has this address already: one server is one backend"),
                     );
                 } else {
-                    self.addresses.insert(*socket, name);
+                    self.addresses.insert(*socket, name.clone());
                     is_off = false;
                 }
             }
@@ -174,9 +178,16 @@ impl Pool {
                 table.lost(line, text, "a backend has an IP address and a port: write them, and take the # away");
             }
         }
-        self.backends.push(Backend { table, is_off });
+        self.backends.push(Backend { name, route: None, table, is_off });
         let last = self.backends.len() - 1;
         &mut self.backends[last].table
+    }
+
+    /// What the application calls the backend that was added last.
+    pub(super) fn last_route(&mut self, line: usize, route: &str) {
+        if let Some(backend) = self.backends.last_mut() {
+            backend.route = Some((line, route.into()));
+        }
     }
 
     pub(super) fn balance(&mut self, balance: &Balance) {
@@ -228,8 +239,11 @@ impl Pool {
     }
 
     /// Writes down what was only known at the end. `cookies` are those of the other pools.
-    pub(super) fn complete(&mut self, cookies: &mut HashSet<String>) {
+    pub(super) fn complete(&mut self, cookies: &mut Names) {
         self.complete_timeouts();
+        if matches!(self.pinning, Some(Pinning::Route { .. })) {
+            self.complete_routes();
+        }
         let mut table = Table::default();
         let pinning = self.pinning.get_or_insert(Pinning::None);
         let word = match pinning {
@@ -245,8 +259,8 @@ impl Pool {
             Pinning::LearnedCookie(name) => table.set("learned", learned("cookie", name, self.capacity)),
             Pinning::LearnedHeader(name) => table.set("learned", learned("header", name, self.capacity)),
             Pinning::Route { cookie, path_parameter } => {
-                let pairs = [("cookie", cookie), ("path_parameter", path_parameter)].into_iter();
-                let pairs = pairs.filter_map(|(key, value)| Some((key, Value::text(value.as_deref()?))));
+                let parameter = path_parameter.as_deref().map(|name| ("path_parameter", Value::text(name)));
+                let pairs = [("cookie", Value::text(cookie))].into_iter().chain(parameter);
                 table.set("route", Value::inline(pairs));
             }
             Pinning::None if is_hash => table.remark("what is hashed decides, as it did; type = \"cookie\" would keep a client where it is when backends come and go"),
@@ -270,6 +284,26 @@ impl Pool {
         }
         table.append(std::mem::take(&mut self.persistence));
         self.persistence = table;
+    }
+
+    /// Each backend has a route of its own, in which there is no separator: its name, if that will do.
+    fn complete_routes(&mut self) {
+        let mut routes = Names::default();
+        for backend in &mut self.backends {
+            let wanted = backend.route.as_ref().map_or(&backend.name, |(_, route)| route);
+            let plain = named(wanted, "backend").replace('.', "-");
+            let route = routes.take(&plain);
+            if let Some((line, wanted)) = backend.route.as_ref().filter(|(_, wanted)| *wanted != route) {
+                let why =
+                    "a route is a backend's own, and of letters, digits, `_` and `-`: let the application say another";
+                backend.table.lost(*line, &format!("route={wanted}"), why);
+            } else if backend.route.is_none() {
+                backend.table.remark("no route was said for this server");
+            }
+            if route != backend.name {
+                backend.table.set("route", Value::text(&route));
+            }
+        }
     }
 
     fn complete_timeouts(&mut self) {
@@ -314,18 +348,16 @@ impl Pool {
 
 impl Cookie {
     /// Writes the cookie so that browsers keep it and no other pool's overwrites it.
-    fn write(&mut self, pool: &str, table: &mut Table, cookies: &mut HashSet<String>) {
-        if let Some(name) = self.name.take() {
-            let free = unique(&name, |name| cookies.contains(name));
-            if free != name {
-                table.remark(format!("another pool has a cookie named {name}: each would overwrite the other's pins"));
-            }
-            cookies.insert(free.clone());
-            self.complete(&free, table);
-            table.set("name", Value::text(&free));
-        } else {
-            cookies.insert(format!("linchpin-{pool}"));
-            self.complete("", table);
+    fn write(&mut self, pool: &str, table: &mut Table, cookies: &mut Names) {
+        let own = format!("linchpin-{pool}");
+        let wanted = self.name.take().unwrap_or_else(|| own.clone());
+        let name = cookies.take(&wanted);
+        if name != wanted {
+            table.remark(format!("another pool has a cookie named {wanted}: each would overwrite the other's pins"));
+        }
+        self.complete(&name, table);
+        if name != own {
+            table.set("name", Value::text(&name));
         }
         let texts = [("path", self.path.as_deref()), ("domain", self.domain.as_deref())];
         for (key, text) in texts.into_iter().chain([("same_site", self.same_site)]) {
@@ -362,7 +394,7 @@ impl Cookie {
 }
 
 fn learned(carrier: &'static str, name: &str, capacity: Option<u64>) -> Value {
-    let capacity = capacity.map(|capacity| ("capacity", Value::number(capacity.clamp(1, 1_000_000_000))));
+    let capacity = capacity.map(|capacity| ("capacity", Value::number(capacity.clamp(1, 100_000_000))));
     Value::inline([(carrier, Value::text(name))].into_iter().chain(capacity))
 }
 
@@ -370,6 +402,40 @@ fn learned(carrier: &'static str, name: &str, capacity: Option<u64>) -> Value {
 pub(super) fn token(text: &str) -> Option<String> {
     let is_good = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     ((1..=100).contains(&text.len()) && text.chars().all(is_good)).then(|| text.into())
+}
+
+/// A name that a header field may have by which clients are told apart: none that has a meaning
+/// of its own.
+pub(super) fn field(text: &str) -> Option<String> {
+    const TAKEN: [&str; 20] = [
+        "accept",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "location",
+        "proxy-connection",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-real-ip",
+    ];
+    let is_taken = |name: &str| TAKEN.contains(&name) || name.starts_with("x-forwarded");
+    token(text).filter(|name| !is_taken(&name.to_ascii_lowercase()))
+}
+
+/// What a parameter of a query or a path may be called.
+pub(super) fn parameter(text: &str) -> Option<String> {
+    token(text).filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "-._~".contains(c)))
 }
 
 /// A cookie's domain: without the dot that once stood before it.

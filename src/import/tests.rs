@@ -150,6 +150,8 @@ fn a_file_tells_whose_it_is() {
         ("dynamic.toml", "", Some(Format::Traefik)),
         ("haproxy.conf", "", Some(Format::Haproxy)),
         ("site.conf", "# x\nupstream a {\n", Some(Format::Nginx)),
+        ("site.conf", "upstream a { server 10.0.0.1; }\n", Some(Format::Nginx)),
+        ("lb.conf", "frontend a\n  use_backend b if { path_beg /b }\n", Some(Format::Haproxy)),
         ("lb.conf", "global\n  daemon\n", Some(Format::Haproxy)),
         ("x", "http:\n  routers:\n", Some(Format::Traefik)),
         ("x", "[http.routers.a]\n", Some(Format::Traefik)),

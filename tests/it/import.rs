@@ -81,6 +81,41 @@ fn what_is_made_has_no_errors() {
     }
 }
 
+/// What a source may say and a configuration refuses.
+#[test]
+fn what_a_configuration_refuses_is_not_written() {
+    let upstream =
+        |servers: &str| format!("upstream u {{ {servers} }}\nserver {{ location / {{ proxy_pass http://u; }} }}\n");
+    let map = "map $request_uri $r { ~jsessionid=.+\\.(?P<r>\\w+)$ $r; }\n";
+    let backend = |lines: &str| format!("backend app\n server a 10.0.0.1:80 maxconn 4294967296\n{lines}\n");
+    for (text, format, written) in [
+        (backend(""), Format::Haproxy, "max_requests = 1000000"),
+        (
+            backend("stick on req.cook(a)\nstick-table type string size 1000000000"),
+            Format::Haproxy,
+            "capacity = 100000000",
+        ),
+        (backend("balance hdr(Host)"), Format::Haproxy, "balance hdr(Host): it hashes"),
+        (upstream("server 10.0.0.1 max_conns=4294967296;"), Format::Nginx, "max_requests = 1000000"),
+        (upstream("hash $http_upgrade; server 10.0.0.1;"), Format::Nginx, "hash $http_upgrade: what can be hashed"),
+        (
+            map.to_owned()
+                + &upstream("sticky route $r; server 10.0.0.1; server 10.0.0.2 route=a.b; server 10.0.0.3 route=a-b;"),
+            Format::Nginx,
+            "route = \"a-b-2\"",
+        ),
+        (
+            map.to_owned() + &upstream("sticky route $r; server 10.0.0.1 route=a;"),
+            Format::Nginx,
+            "cookie = \"JSESSIONID\"",
+        ),
+    ] {
+        let made = import(&text, "source", format).unwrap().text;
+        assert!(made.contains(written), "{text}\n---\n{made}");
+        assert_eq!(errors(&made), [""; 0], "{text}\n---\n{made}");
+    }
+}
+
 /// Values that are at the edge of what is taken, or beyond.
 const ODD: [&str; 30] = [
     "0",

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::super::pool::{Balance, INTERVAL, Pinning, Pool, WAIT};
+use super::super::pool::{Balance, INTERVAL, MOST_REQUESTS, Pinning, Pool, WAIT};
 use super::super::toml::{Table, Value};
 use super::super::units;
 use super::acl::Acls;
@@ -242,7 +242,7 @@ impl<'p> Back<'p> {
             table.set("state", Value::text("maintenance"));
         }
         if let Some(maxconn) = parameters.maxconn.filter(|maxconn| *maxconn > 0) {
-            table.set("max_requests", Value::number(maxconn));
+            table.set("max_requests", Value::number(maxconn.min(MOST_REQUESTS)));
         }
         for (what, why) in parameters.lost {
             table.lost(line, &what, why);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::super::pool::{Balance, By, Cookie, Pinning, Pool, domain, same_site, token};
+use super::super::pool::{Balance, By, Cookie, Pinning, Pool, domain, field, parameter, same_site, token};
 use super::super::units::size;
 use super::Fate;
 use super::duration;
@@ -169,9 +169,6 @@ pub(super) fn stick(statement: &Statement, pool: &mut Pool) -> Fate {
     if let Some(by) = by {
         pool.balance(&Balance::Hash(by));
     }
-    if pinning == Pinning::LearnedHeader("set-cookie".into()) {
-        return Fate::Lost("name the cookie: learned = { cookie = \"…\" }".into());
-    }
     pool.pinning = Some(pinning);
     Fate::Kept
 }
@@ -187,15 +184,15 @@ enum Source {
 fn source(fetch: &str) -> Option<Source> {
     let fetch = fetch.split("),").next().unwrap_or(fetch).trim_end_matches(')');
     let (name, argument) = fetch.split_once('(').unwrap_or((fetch, ""));
-    let argument = || token(argument.split(',').next().unwrap_or_default());
+    let argument = argument.split(',').next().unwrap_or_default();
     let name = name.split(',').next().unwrap_or(name);
     match name {
         "src" | "src_ip" => Some(Source::Address),
         "cookie" | "cook" | "req.cook" | "req.cookie" | "set-cookie" | "scook" | "res.cook" | "hdr_cookie" => {
-            argument().map(Source::Cookie)
+            token(argument).map(Source::Cookie)
         }
-        "hdr" | "req.hdr" | "req.fhdr" | "res.hdr" | "shdr" | "hdr_ip" => argument().map(Source::Header),
-        "url_param" | "urlp" => argument().map(Source::Query),
+        "hdr" | "req.hdr" | "req.fhdr" | "res.hdr" | "shdr" | "hdr_ip" => field(argument).map(Source::Header),
+        "url_param" | "urlp" => parameter(argument).map(Source::Query),
         _ => None,
     }
 }
@@ -204,7 +201,7 @@ fn source(fetch: &str) -> Option<Source> {
 pub(super) fn balance(statement: &Statement) -> Result<Balance, &'static str> {
     const HASHED: &str =
         "it hashes what can't be hashed here: an address, a path, a header field, a cookie, a parameter";
-    let argument = |text: &str| text.split_once('(').and_then(|(_, rest)| token(rest.split([')', ',']).next()?));
+    let argument = |text: &str| text.split_once('(').and_then(|(_, rest)| field(rest.split([')', ',']).next()?));
     let word = statement.word(1);
     match word.split('(').next().unwrap_or_default() {
         "roundrobin" | "static-rr" => Ok(Balance::RoundRobin),
@@ -212,7 +209,7 @@ pub(super) fn balance(statement: &Statement) -> Result<Balance, &'static str> {
         "random" => Ok(Balance::RandomTwo),
         "source" => Ok(Balance::Hash(By::Address)),
         "uri" => Ok(Balance::Hash(By::Path)),
-        "url_param" => token(statement.word(2)).map(|name| Balance::Hash(By::Query(name))).ok_or(HASHED),
+        "url_param" => parameter(statement.word(2)).map(|name| Balance::Hash(By::Query(name))).ok_or(HASHED),
         "hdr" => argument(word).map(|name| Balance::Hash(By::Header(name))).ok_or(HASHED),
         "hash" => match source(statement.word(2)) {
             Some(Source::Address) => Ok(Balance::Hash(By::Address)),

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::super::pool::{Cookie, Pinning, Pool, domain, same_site, token};
+use super::super::pool::{Cookie, Pinning, Pool, domain, field, same_site, token};
 use super::super::rule;
 use super::syntax::Directive;
 use super::{duration, known};
@@ -114,7 +114,7 @@ fn carrier(variable: &str) -> Option<Pinning> {
     let header = || named("$upstream_http_").or_else(|| named("$http_")).or_else(|| named("$sent_http_"));
     cookie
         .map(|name| Pinning::LearnedCookie(cased(&name)))
-        .or_else(|| header().map(|name| Pinning::LearnedHeader(name.replace('_', "-"))))
+        .or_else(|| header().and_then(|name| field(&name.replace('_', "-"))).map(Pinning::LearnedHeader))
 }
 
 /// `sticky route $route_cookie $route_uri`, with the maps that make these variables.
@@ -138,19 +138,20 @@ fn route<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &
         }
         used.extend(map.map(|map| map.line));
     }
-    if cookie.is_none() && path_parameter.is_none() {
-        return;
+    let Some(name) = cookie.clone().or_else(|| path_parameter.as_deref().map(cased)) else { return };
+    if cookie.is_none() {
+        pool.persistence.remark("the cookie is taken to be called like the parameter of the path");
     }
     pool.persistence
         .remark("a route is what stands behind the last \".\" of the cookie or parameter; `separator` says otherwise");
-    pool.pinning = Some(Pinning::Route { cookie, path_parameter });
+    pool.pinning = Some(Pinning::Route { cookie: name, path_parameter });
 }
 
 /// The parameter that a pattern such as `~jsessionid=.+\.(?P<route>\w+)$` looks for.
 fn parameter(pattern: &str) -> Option<String> {
     let pattern = pattern.strip_prefix('~')?.trim_start_matches('*').trim_start_matches([';', '?', '&']);
     let (name, _) = pattern.split_once('=')?;
-    token(name).filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-'))
+    super::super::pool::parameter(name)
 }
 
 /// A cookie's name: variables have none but small letters, and Java's cookie has large ones.

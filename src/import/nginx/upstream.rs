@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::super::pool::{Balance, By, Pool, WAIT, name_of, token};
+use super::super::pool::{Balance, By, MOST_REQUESTS, Pool, WAIT, field, name_of, parameter, token};
 use super::super::toml::Value;
 use super::super::units;
 use super::syntax::Directive;
@@ -62,13 +62,12 @@ fn hashed(variable: &str) -> Option<By> {
     match variable {
         "$remote_addr" | "$binary_remote_addr" => Some(By::Address),
         "$request_uri" | "$uri" | "$scheme$proxy_host$request_uri" => Some(By::Path),
-        "$host" | "$http_host" => Some(By::Header("Host".into())),
         _ => {
             let named = |prefix: &str| variable.strip_prefix(prefix).and_then(token);
             named("$cookie_")
                 .map(By::Cookie)
-                .or_else(|| named("$arg_").map(By::Query))
-                .or_else(|| named("$http_").map(|name| By::Header(name.replace('_', "-"))))
+                .or_else(|| named("$arg_").and_then(|name| parameter(&name)).map(By::Query))
+                .or_else(|| named("$http_").and_then(|name| field(&name.replace('_', "-"))).map(By::Header))
         }
     }
 }
@@ -87,15 +86,12 @@ fn server(directive: &Directive, pool: &mut Pool) {
         pool.ejection.share_time("base_time", duration(time), WAIT, line, text);
     }
     let table = pool.backend(&wanted, &address, line, text);
-    if let Some(route) = value("route").filter(|route| Some(&Value::text(route)) != table.get("name")) {
-        table.set("route", Value::text(route));
-    }
     for word in directive.from(2) {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         match (key, value.parse::<u64>()) {
             ("weight", Ok(weight)) => table.set("weight", Value::number(weight.min(1000))),
             ("max_conns", Ok(0)) => {}
-            ("max_conns", Ok(count)) => table.set("max_requests", Value::number(count)),
+            ("max_conns", Ok(count)) => table.set("max_requests", Value::number(count.min(MOST_REQUESTS))),
             ("backup", _) => table.set("backup", Value::flag(true)),
             ("down", _) => table.set("state", Value::text("maintenance")),
             ("drain", _) => table.set("state", Value::text("drain")),
@@ -103,6 +99,9 @@ fn server(directive: &Directive, pool: &mut Pool) {
             ("resolve" | "service", _) => table.lost(line, word, "names are not looked up"),
             _ => table.lost(line, word, known::NONE),
         }
+    }
+    if let Some(route) = value("route") {
+        pool.last_route(line, route);
     }
 }
 
