@@ -294,7 +294,7 @@ impl Affinity {
                 if let (Some(key), true, false) = (key, decision.has_pin(), served.aside) {
                     match decision.verdict {
                         Verdict::Hit | Verdict::Borrowed => learned.saw(key, now),
-                        Verdict::New | Verdict::Moved => learned.moved(key, pool, by, decision.issued, now),
+                        Verdict::New | Verdict::Moved => learned.moved(key, pool, by, Some(decision.issued), now),
                         Verdict::Refused | Verdict::None => {}
                     }
                 }

@@ -152,8 +152,8 @@ impl Learned {
         }
     }
 
-    /// Notes that the session of a request is held by another server from now on.
-    pub(super) fn moved(&self, key: Key, pool: &Pool, served: usize, issued: u64, now: u64) {
+    /// Notes that the session of a request is held by another server from now on, or was begun anew.
+    pub(super) fn moved(&self, key: Key, pool: &Pool, served: usize, issued: Option<u64>, now: u64) {
         let backend = pool.backend(served);
         let home = Home { backend: Arc::clone(backend.name()), incarnation: backend.incarnation() };
         if let Some(found) = self.table.set(key, &home, issued, now) {
@@ -170,7 +170,7 @@ impl Learned {
             goes_on |= came.key == Some(key);
             // Many applications give an id out again with each answer: that alone moves nothing.
             if !(came.stays && came.key == Some(key)) {
-                self.moved(key, pool, served, now, now);
+                self.moved(key, pool, served, None, now);
             }
         };
         match &self.source {
@@ -472,7 +472,7 @@ mod tests {
         let (Reading::Pinned(first), Reading::Pinned(again)) = (&first.reading, &again.reading) else { panic!() };
         assert!(Arc::ptr_eq(first, again));
         let key = read().key;
-        learned.moved(key.unwrap(), &pool, 1, NOW, NOW);
+        learned.moved(key.unwrap(), &pool, 1, Some(NOW), NOW);
         let Reading::Pinned(moved) = read().reading else { panic!() };
         assert_eq!(&*moved.backend, "b");
         learned.learn(
