@@ -143,3 +143,16 @@ async fn a_store_that_was_never_there_is_done_without() {
         assert!(is_hit(&get(&one, "/", &cookie).await, &home));
     }
 }
+
+#[tokio::test]
+async fn a_session_whose_store_was_away_while_it_was_seen_is_kept_as_long_as_any() {
+    let redis = Redis::start().await;
+    let backends = applications().await;
+    let one = proxy(&redis, &backends);
+    login(&one).await;
+    until("it is stored", async || redis.keys().await.len() == 1).await;
+    let key = redis.keys().await.remove(0);
+    redis.ask(&["expire", &key, "30"]).await;
+    redis.ask(&["client", "kill", "type", "normal"]).await;
+    until("it is kept again", async || redis.ask(&["ttl", &key]).await.trim().parse::<u32>().unwrap() > 500).await;
+}
