@@ -288,16 +288,18 @@ impl Affinity {
                 }
             }
             Ready::Header(header) => header.put(headers, pin().as_ref()),
-            Ready::Learned(learned) if served.well => {
+            // What a rule has left alone teaches nothing: its server was chosen without its session.
+            Ready::Learned(learned) if served.well && decision.verdict != Verdict::None => {
                 // Known, and not just somebody's idea of an id.
-                if let (Some(key), true) = (key, decision.has_pin()) {
+                if let (Some(key), true, false) = (key, decision.has_pin(), served.aside) {
                     match decision.verdict {
                         Verdict::Hit | Verdict::Borrowed => learned.saw(key, now),
-                        Verdict::New | Verdict::Moved => learned.moved(key, pool, by, decision.issued, now),
+                        Verdict::New | Verdict::Moved => learned.moved(key, pool, by, Some(decision.issued), now),
                         Verdict::Refused | Verdict::None => {}
                     }
                 }
-                learned.learn(headers, served.ended, key, pool, by, now);
+                let stays = decision.has_pin() && (served.aside || decision.verdict == Verdict::Borrowed);
+                learned.learn(headers, learned::Came { key, ends: served.ended, stays }, pool, by, now);
             }
             Ready::Learned(_) => {}
         }

@@ -129,7 +129,9 @@ impl Proxy {
         let effect = service.affinity.rule(&mut head, client.address, &service.pool);
         let mut taken =
             service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
-        self.ask(exchange, service, &mut taken, now.as_secs()).await;
+        if effect.is_none() {
+            self.ask(exchange, service, &mut taken, now.as_secs()).await;
+        }
         let request = bind::Request::of(&head, taken.key());
         let draw = service.hash.as_ref().and_then(|hash| hash.of(&head, client.address));
         let expects = headers::to_backend(&mut head.headers, &client.forwarding);

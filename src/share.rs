@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::affinity::learned::{Job, Store};
+use crate::clock;
 
 /// Between two attempts to connect, at first and at most.
 const RETRY: Duration = Duration::from_millis(100);
@@ -29,9 +30,15 @@ pub async fn run(mut store: Store) {
         match redis::Session::open(&store).await {
             Ok(session) => {
                 tracing::info!(pool = &*pool, "the store of learned sessions answers");
-                (pause, is_known_gone) = (RETRY, false);
+                let since = clock::now();
                 let error = session.run(&mut store).await;
-                tracing::warn!(pool = &*pool, %error, "lost the store of learned sessions; the table here goes on alone until it is back");
+                // One that takes connections and refuses commands is as good as gone.
+                if clock::now().saturating_duration_since(since) >= RETRY_MOST {
+                    (pause, is_known_gone) = (RETRY, false);
+                }
+                if !std::mem::replace(&mut is_known_gone, true) {
+                    tracing::warn!(pool = &*pool, %error, "lost the store of learned sessions; the table here goes on alone until it is back");
+                }
             }
             // Said once, not at every attempt.
             Err(error) if !std::mem::replace(&mut is_known_gone, true) => {

@@ -87,15 +87,10 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
 /// What a token or session id holds, and what would become of a request that brought it now. Asks every
 /// pool; a token opens in one of them at most.
 async fn explain(State(api): State<Arc<Api>>, Json(asked): Json<Asked>) -> Response {
-    let token = asked.token.trim();
-    let token = token.split_once('=').filter(|(_, value)| !value.is_empty()).map_or(token, |(_, value)| value);
     let now = clock::unix().as_secs();
-    let explained = api
-        .facts
-        .pools
-        .load()
-        .iter()
-        .find_map(|entry| explain::explain(&entry.pool, &entry.affinity, token.trim_matches('"').as_bytes(), now));
+    let entries = api.facts.pools.load();
+    let pools = entries.iter().map(|entry| (&*entry.pool, &*entry.affinity));
+    let explained = explain::explain_as_sent(pools, &asked.token, now);
     match explained {
         Some(explanation) => Json(Explained::from(&explanation)).into_response(),
         None => (StatusCode::NOT_FOUND, "No pool here can read this: a client that sends it gets a new session.\n")

@@ -99,6 +99,26 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
     })
 }
 
+/// Explains what somebody was shown, or has copied: a token or id, or `name=value`, in quotes or not.
+/// Asks every pool; one whose backend it names comes before one that only takes it for an id.
+pub fn explain_as_sent<'p>(
+    pools: impl Iterator<Item = (&'p Pool, &'p Affinity)> + Clone,
+    text: &str,
+    now: u64,
+) -> Option<Explanation> {
+    let whole = text.trim();
+    // Behind the first `=`, unless all that is there is the end of a value in Base64.
+    let value = whole.split_once('=').map(|(_, value)| value).filter(|value| !value.trim_matches('=').is_empty());
+    let forms = value.into_iter().chain([whole]).map(|form| form.trim_matches('"').as_bytes());
+    let mut explained =
+        forms.flat_map(|form| pools.clone().filter_map(move |(pool, affinity)| explain(pool, affinity, form, now)));
+    let first = explained.next()?;
+    if first.backend.is_some() {
+        return Some(first);
+    }
+    Some(explained.find(|explanation| explanation.backend.is_some()).unwrap_or(first))
+}
+
 fn goes_to(pool: &Pool, decision: &Decision) -> Option<String> {
     let next = || {
         let mut tried = Tried::new();
@@ -138,4 +158,60 @@ fn why(decision: &Decision, goes_to: Option<&str>) -> String {
         (_, _, None) => "no backend can take it".into(),
     };
     format!("{cause}: {then}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Carrier, Served, Settings, Tables, learned, route};
+    use super::super::{KeyRing, seal::Key};
+    use super::*;
+    use crate::pool::{backend, reconcile::Reconciler, vitals};
+    use http::{HeaderMap, HeaderValue, header::SET_COOKIE};
+    use std::sync::Arc;
+
+    const NOW: u64 = 1_700_000_000;
+
+    #[test]
+    fn what_was_copied_is_found_in_the_pool_that_it_names_a_backend_of_whatever_it_ends_with() {
+        let pool = |name: &str| crate::pool::Settings {
+            name: name.into(),
+            backends: vec![backend::Settings::new("a", "127.0.0.1:1".parse().unwrap())],
+            vitals: vitals::Settings::default(),
+        };
+        let pools = Reconciler::new(1).pools(&[pool("tomcat"), pool("express")]);
+        let carriers = [
+            Carrier::Route(route::Settings::for_cookie("JSESSIONID")),
+            Carrier::Learned(learned::Settings {
+                source: learned::Source::Cookie("sid".into()),
+                capacity: 10,
+                store: None,
+            }),
+        ];
+        let (ring, mut tables) =
+            (Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new())), Tables::default());
+        let of = |(pool, carrier): (&Arc<Pool>, Carrier)| {
+            Affinity::new(pool.name(), &Settings { carrier, ..Settings::none() }, &ring, &mut tables)
+        };
+        let affinities: Vec<_> = pools.iter().zip(carriers).map(of).collect();
+        for id in ["c2Vzc2lvbg==", "user=7", "s.signed", "plain"] {
+            let set = HeaderValue::try_from(format!("sid={id}")).unwrap();
+            let decision = &decide::decide(Reading::Absent, &pools[1], affinities[1].terms(), NOW, 1);
+            let served = Served { decision, pool: &pools[1], by: 0, well: true, aside: false, ended: false, now: NOW };
+            affinities[1].bind(&mut HeaderMap::from_iter([(SET_COOKIE, set)]), None, served);
+        }
+        let told = |text: &str| {
+            let told = explain_as_sent(pools.iter().map(|pool| &**pool).zip(&affinities), text, NOW)?;
+            Some(format!("{} {}", told.pool, told.verdict.as_str()))
+        };
+        for text in
+            ["c2Vzc2lvbg==", "sid=c2Vzc2lvbg==", "user=7", "sid=user=7", "s.signed", " sid=\"s.signed\" ", "plain"]
+        {
+            assert_eq!(told(text).as_deref(), Some("express hit"), "{text}");
+        }
+        assert_eq!(told("JSESSIONID=0A.a").as_deref(), Some("tomcat hit"));
+        assert_eq!(told(";jsessionid=0A.gone").as_deref(), Some("tomcat moved"));
+        for text in ["", "=", "==", "sid=", "unheard-of"] {
+            assert_eq!(told(text), None, "{text}");
+        }
+    }
 }

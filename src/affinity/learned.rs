@@ -54,6 +54,17 @@ const QUEUE: usize = 16_384;
 /// How long a store keeps a session whose pool has no timeouts, in seconds since it was seen last.
 const KEPT: u64 = 24 * 3600;
 
+/// The session that a request came with.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Came {
+    /// Its key, if there is one.
+    pub(super) key: Option<Key>,
+    /// The request asked for its end, and got it.
+    pub(super) ends: bool,
+    /// It is held where it was, whoever has served it this time.
+    pub(super) stays: bool,
+}
+
 /// A pool's learned sessions.
 #[derive(Debug)]
 pub(super) struct Learned {
@@ -141,8 +152,8 @@ impl Learned {
         }
     }
 
-    /// Notes that the session of a request is held by another server from now on.
-    pub(super) fn moved(&self, key: Key, pool: &Pool, served: usize, issued: u64, now: u64) {
+    /// Notes that the session of a request is held by another server from now on, or was begun anew.
+    pub(super) fn moved(&self, key: Key, pool: &Pool, served: usize, issued: Option<u64>, now: u64) {
         let backend = pool.backend(served);
         let home = Home { backend: Arc::clone(backend.name()), incarnation: backend.incarnation() };
         if let Some(found) = self.table.set(key, &home, issued, now) {
@@ -151,33 +162,34 @@ impl Learned {
     }
 
     /// Learns the ids that a response gives out, and forgets the request's session if it ends it.
-    pub(super) fn learn(
-        &self,
-        headers: &HeaderMap,
-        ends: bool,
-        key: Option<Key>,
-        pool: &Pool,
-        served: usize,
-        now: u64,
-    ) {
-        let mut ends = ends && matches!(self.source, Source::Header(_));
+    pub(super) fn learn(&self, headers: &HeaderMap, came: Came, pool: &Pool, served: usize, now: u64) {
+        let mut ends = came.ends && matches!(self.source, Source::Header(_));
+        let mut goes_on = false;
+        let mut begins = |id: &[u8]| {
+            let key = self.key(id);
+            goes_on |= came.key == Some(key);
+            // Many applications give an id out again with each answer: that alone moves nothing.
+            if !(came.stays && came.key == Some(key)) {
+                self.moved(key, pool, served, None, now);
+            }
+        };
         match &self.source {
             Source::Cookie(name) => {
                 for field in headers.get_all(SET_COOKIE) {
                     match announced(field, name, now) {
-                        Some(Announced::Begins(id)) => self.moved(self.key(id), pool, served, now, now),
+                        Some(Announced::Begins(id)) => begins(id),
                         Some(Announced::Ends) => ends = true,
                         None => {}
                     }
                 }
             }
             Source::Header(name) => {
-                for id in headers.get_all(name).iter().take(MAX_IDS).filter(|id| !id.is_empty()) {
-                    self.moved(self.key(id.as_bytes().trim_ascii()), pool, served, now, now);
-                }
+                let ids = headers.get_all(name).iter().take(MAX_IDS).filter(|id| !id.is_empty());
+                ids.for_each(|id| begins(id.as_bytes().trim_ascii()));
             }
         }
-        if let (true, Some(key)) = (ends, key)
+        // One that is removed under one path and given out under another goes on.
+        if let (true, false, Some(key)) = (ends, goes_on, came.key)
             && self.table.forget(key)
         {
             self.tell(Job::Forget(key));
@@ -387,7 +399,7 @@ mod tests {
         let request = [("cookie", "x=1; PHPSESSID=abc")];
         assert_eq!(home(&learned, &request), None);
         let response = fields(&[("set-cookie", "y=1"), ("set-cookie", "PHPSESSID=abc; Path=/; HttpOnly")]);
-        learned.learn(&response, false, None, &pool(), 1, NOW);
+        learned.learn(&response, Came::default(), &pool(), 1, NOW);
         assert_eq!(home(&learned, &request).as_deref(), Some("b"));
         assert_eq!(
             home(&learned, &[("cookie", "PHPSESSID=old"), ("cookie", "PHPSESSID=\"abc\"")]).as_deref(),
@@ -410,21 +422,32 @@ mod tests {
         ] {
             let learned = learned(Source::Cookie("PHPSESSID".into()));
             let request = [("cookie", "PHPSESSID=abc")];
-            learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), false, None, &pool(), 0, NOW);
+            learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), Came::default(), &pool(), 0, NOW);
             let key = learned.read(&fields(&request), &mut Memory::default()).key;
-            learned.learn(&fields(&[("set-cookie", field)]), false, key, &pool(), 0, NOW);
+            learned.learn(&fields(&[("set-cookie", field)]), Came { key, ..Came::default() }, &pool(), 0, NOW);
             assert_eq!(home(&learned, &request).is_none(), ends, "{field}");
         }
+    }
+
+    #[test]
+    fn a_cookie_removed_under_one_path_and_given_out_under_another_keeps_its_session() {
+        let learned = learned(Source::Cookie("PHPSESSID".into()));
+        let request = [("cookie", "PHPSESSID=abc")];
+        learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), Came::default(), &pool(), 0, NOW);
+        let key = learned.read(&fields(&request), &mut Memory::default()).key;
+        let both = [("set-cookie", "PHPSESSID=; Max-Age=0; Path=/old"), ("set-cookie", "PHPSESSID=abc; Path=/")];
+        learned.learn(&fields(&both), Came { key, ..Came::default() }, &pool(), 0, NOW);
+        assert_eq!(home(&learned, &request).as_deref(), Some("a"));
     }
 
     #[test]
     fn an_id_in_a_field_is_learned_followed_and_ended_by_its_deletion() {
         let learned = learned(Source::Header(HeaderName::from_static("mcp-session-id")));
         let request = [("mcp-session-id", "s1")];
-        learned.learn(&fields(&request), false, None, &pool(), 0, NOW);
+        learned.learn(&fields(&request), Came::default(), &pool(), 0, NOW);
         assert_eq!(home(&learned, &request).as_deref(), Some("a"));
         let key = learned.read(&fields(&request), &mut Memory::default()).key;
-        learned.learn(&HeaderMap::new(), true, key, &pool(), 0, NOW);
+        learned.learn(&HeaderMap::new(), Came { key, ends: true, ..Came::default() }, &pool(), 0, NOW);
         assert_eq!(home(&learned, &request), None);
     }
 
@@ -444,15 +467,21 @@ mod tests {
         let learned = learned(Source::Cookie("PHPSESSID".into()));
         let (pool, mut memory) = (pool(), Memory::default());
         let mut read = || learned.read(&fields(&[("cookie", "PHPSESSID=abc")]), &mut memory);
-        learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), false, None, &pool, 0, NOW);
+        learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), Came::default(), &pool, 0, NOW);
         let (first, again) = (read(), read());
         let (Reading::Pinned(first), Reading::Pinned(again)) = (&first.reading, &again.reading) else { panic!() };
         assert!(Arc::ptr_eq(first, again));
         let key = read().key;
-        learned.moved(key.unwrap(), &pool, 1, NOW, NOW);
+        learned.moved(key.unwrap(), &pool, 1, Some(NOW), NOW);
         let Reading::Pinned(moved) = read().reading else { panic!() };
         assert_eq!(&*moved.backend, "b");
-        learned.learn(&fields(&[("set-cookie", "PHPSESSID=; Max-Age=0")]), false, key, &pool, 1, NOW);
+        learned.learn(
+            &fields(&[("set-cookie", "PHPSESSID=; Max-Age=0")]),
+            Came { key, ..Came::default() },
+            &pool,
+            1,
+            NOW,
+        );
         assert_eq!(read().reading, Reading::Unlearned(key.unwrap()));
     }
 

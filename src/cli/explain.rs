@@ -5,13 +5,15 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{check, fail, say};
-use crate::affinity::explain::{Explanation, Named, Seen, explain};
+use crate::affinity::explain::{Explanation, Named, Seen, explain_as_sent};
 use crate::affinity::{Affinity, Carrier, Tables};
 use crate::clock;
-use crate::config;
+use crate::config::{self, PoolPlan};
+use crate::pool::Pool;
 use crate::pool::reconcile::Reconciler;
 
 /// The command line of `linchpin explain`.
@@ -40,20 +42,19 @@ pub fn run(args: &Args) -> ExitCode {
             return fail(&format!("{} has errors", path.display()));
         }
     };
-    let token = args.token.trim();
-    let token = token.split_once('=').filter(|(_, value)| !value.is_empty()).map_or(token, |(_, value)| value);
-    let token = token.trim_matches('"');
     let now = args.at.unwrap_or_else(|| clock::unix().as_secs());
     let settings: Vec<_> = plan.pools.iter().map(|pool| pool.pool.clone()).collect();
     let pools = Reconciler::new(1).pools(&settings);
     let mut tables = Tables::default();
-    for (pool, of) in pools.iter().zip(&plan.pools) {
-        let affinity = Affinity::new(pool.name(), &of.persistence, &plan.keys, &mut tables);
-        if let Some(explanation) = explain(pool, &affinity, token.as_bytes(), now) {
-            // Nobody may be reading; the token opens all the same.
-            let _ = io::stdout().write_all(text(&explanation, of.balance.as_str(), now).as_bytes());
-            return ExitCode::SUCCESS;
-        }
+    let of = |(pool, of): (&Arc<Pool>, &PoolPlan)| Affinity::new(pool.name(), &of.persistence, &plan.keys, &mut tables);
+    let affinities: Vec<_> = pools.iter().zip(&plan.pools).map(of).collect();
+    let candidates = pools.iter().map(|pool| &**pool).zip(&affinities);
+    if let Some(explanation) = explain_as_sent(candidates, &args.token, now) {
+        let of = plan.pools.iter().find(|of| of.pool.name == explanation.pool);
+        let balance = of.map_or("", |of| of.balance.as_str());
+        // Nobody may be reading; the token opens all the same.
+        let _ = io::stdout().write_all(text(&explanation, balance, now).as_bytes());
+        return ExitCode::SUCCESS;
     }
     let learns = plan.pools.iter().any(|pool| matches!(pool.persistence.carrier, Carrier::Learned(_)));
     let elsewhere = "; what was learned is known to the running Linchpin alone: ask it, POST /api/v1/explain";

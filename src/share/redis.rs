@@ -39,14 +39,18 @@ const ENDED: &str = "-";
 const ENDED_FOR: u64 = 300;
 
 /// Writes a session if it has moved more often than what is there says, and tells the others;
-/// otherwise gives what is there. One that has ended is written only if it begins again.
+/// otherwise gives what is there, which is kept at least as long as it would have been. One that has
+/// ended is written only if it begins again.
 const WRITE: &str = r"
 local known = redis.call('GET', KEYS[1])
 if known == '-' then
   if ARGV[6] == '0' then return known end
 elseif known then
   local version = tonumber(string.match(known, '^%d+'))
-  if version and version >= tonumber(ARGV[1]) then return known end
+  if version and version >= tonumber(ARGV[1]) then
+    if redis.call('TTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
+    return known
+  end
 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 redis.call('PUBLISH', ARGV[4], ARGV[5])
@@ -285,9 +289,16 @@ impl Words {
         learned: bool,
     ) -> Result<(), Error> {
         let value = written(found);
+        // Silence before it is told counts: a session is not kept for longer because its store was away.
+        let silence = clock::unix().as_secs().saturating_sub(found.last_seen);
         let mut write = self.write.key(self.place(key));
-        write.arg(found.version).arg(&value).arg(self.kept).arg(&self.channel).arg(format!("{key} {value}"));
-        write.arg(u8::from(learned));
+        write
+            .arg(found.version)
+            .arg(&value)
+            .arg(self.kept.saturating_sub(silence).max(1))
+            .arg(&self.channel)
+            .arg(format!("{key} {value}"))
+            .arg(u8::from(learned));
         let known: Option<String> = write.invoke_async(connection).await?;
         match known {
             Some(known) if known == ENDED => drop(self.table.forget(key)),

@@ -143,3 +143,35 @@ async fn a_store_that_was_never_there_is_done_without() {
         assert!(is_hit(&get(&one, "/", &cookie).await, &home));
     }
 }
+
+#[tokio::test]
+async fn a_session_whose_store_was_away_while_it_was_seen_is_kept_as_long_as_any() {
+    let redis = Redis::start().await;
+    let backends = applications().await;
+    let one = proxy(&redis, &backends);
+    login(&one).await;
+    until("it is stored", async || redis.keys().await.len() == 1).await;
+    let key = redis.keys().await.remove(0);
+    redis.ask(&["expire", &key, "30"]).await;
+    redis.ask(&["client", "kill", "type", "normal"]).await;
+    until("it is kept again", async || redis.ask(&["ttl", &key]).await.trim().parse::<u32>().unwrap() > 500).await;
+}
+
+#[tokio::test]
+async fn a_store_that_takes_connections_and_no_session_is_left_alone_for_longer_and_longer() {
+    let redis = Redis::start().await;
+    let backends = applications().await;
+    let connections = async || {
+        let info = redis.ask(&["info", "stats"]).await;
+        let count = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        count.unwrap().trim().parse::<u32>().unwrap()
+    };
+    redis.ask(&["config", "set", "maxmemory", "1"]).await;
+    let one = proxy(&redis, &backends);
+    let (cookie, home) = login(&one).await;
+    let (begun, before) = (std::time::Instant::now(), connections().await);
+    until("two seconds", async || begun.elapsed() >= std::time::Duration::from_secs(2)).await;
+    let during = connections().await - before;
+    assert!(during <= 14, "{during} connections in two seconds");
+    assert!(is_hit(&get(&one, "/", &cookie).await, &home));
+}

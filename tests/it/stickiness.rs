@@ -1,5 +1,7 @@
 //! The kinds of stickiness beside the routing cookie: a field, the application's session id, what was learned of it.
 
+use linchpin::pool::AdminState;
+
 use super::support::keys::{now, pin};
 use super::support::proxy::Builder;
 use super::support::{Backend, Keys, Proxy, Reply, Response};
@@ -244,6 +246,62 @@ mod learned {
         assert_eq!(verdict(&get(&proxy, "/", &format!("cookie: {}\r\n", set(&renewed).unwrap())).await), "hit");
         assert_eq!(verdict(&get(&proxy, "/logout", &field).await), "hit");
         assert_eq!(verdict(&get(&proxy, "/", &field).await), "moved; cause=unknown");
+    }
+
+    /// An application that gives its client's id out again with each answer, as many do to keep the
+    /// cookie alive.
+    async fn rolling() -> [Backend; 2] {
+        let start = |name: &'static str| {
+            Backend::start(name, move |seen| {
+                let id = seen.field("cookie").map_or(format!("PHPSESSID={name}-1"), str::to_owned);
+                Reply::new(200, &format!("set-cookie: {id}; Path=/\r\n"), name)
+            })
+        };
+        [start("a").await, start("b").await]
+    }
+
+    /// A new session's field, and the name of its server.
+    async fn login(proxy: &Proxy) -> (String, String) {
+        let first = get(proxy, "/", "").await;
+        (format!("cookie: {}\r\n", set(&first).unwrap()), first.text())
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_exempt_or_forced_moves_no_session_though_its_id_is_given_out_again() {
+        let [a, b] = rolling().await;
+        let rules = "rules = [{ exempt = { paths = [\"/static/*\"] } }, { force = { header = \"X-Backend\", from = [\"127.0.0.1\"] } }]";
+        let proxy = before(&format!("{PERSISTENCE}\n{rules}"), &[&a, &b]).start();
+        let (field, home) = login(&proxy).await;
+        for path in ["/static/1", "/static/2", "/static/3"] {
+            get(&proxy, path, &field).await;
+            assert_eq!(get(&proxy, "/", &field).await.text(), home);
+        }
+        for name in ["a", "b"] {
+            assert_eq!(get(&proxy, "/", &format!("{field}x-backend: {name}\r\n")).await.text(), name);
+            assert_eq!(get(&proxy, "/", &field).await.text(), home);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_borrows_is_back_though_its_id_is_given_out_again() {
+        let [a, b] = rolling().await;
+        let proxy = before(&format!("{PERSISTENCE}\non = {{ maintenance = \"borrow\" }}"), &[&a, &b]).start();
+        let (field, home) = login(&proxy).await;
+        proxy.live(&home).set_state(AdminState::Maintenance);
+        assert_ne!(get(&proxy, "/", &field).await.text(), home);
+        proxy.live(&home).set_state(AdminState::Ready);
+        assert_eq!(get(&proxy, "/", &field).await.text(), home);
+    }
+
+    #[tokio::test]
+    async fn a_prefetch_moves_no_session() {
+        let [a, b] = rolling().await;
+        let proxy = before(PERSISTENCE, &[&a, &b]).start();
+        let (field, home) = login(&proxy).await;
+        proxy.live(&home).set_state(AdminState::Maintenance);
+        assert_ne!(get(&proxy, "/", &format!("{field}sec-purpose: prefetch\r\n")).await.text(), home);
+        proxy.live(&home).set_state(AdminState::Ready);
+        assert_eq!(get(&proxy, "/", &field).await.text(), home);
     }
 
     #[tokio::test]

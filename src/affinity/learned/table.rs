@@ -195,9 +195,11 @@ impl Table {
         tell
     }
 
-    /// Learns, or changes, which server holds a session, at `now`. What it holds already under the
-    /// same home only counts as seen. Gives the entry if it is new or has changed.
-    pub fn set(&self, key: Key, home: &Home, issued: u64, now: u64) -> Option<Found> {
+    /// Learns, or changes, which server holds a session, at `now`, and when it began; where that is
+    /// not said, what is known of it stays. What it holds already only counts as seen. Gives the
+    /// entry if it is new or has changed.
+    pub fn set(&self, key: Key, home: &Home, issued: Option<u64>, now: u64) -> Option<Found> {
+        let issued = issued.map(seconds);
         let number = self.number(home);
         let shard = self.shard(key);
         let mut entries = shard.lock();
@@ -205,9 +207,12 @@ impl Table {
             Some(at) => {
                 let stamp = self.next_stamp();
                 let entry = entries.slab.get_mut(at)?;
-                let changed = entry.home != number;
+                // Of two requests that find a session over, the later one has begun it.
+                let issued = issued.unwrap_or(0).max(entry.issued);
+                let changed = (entry.home, entry.issued) != (number, issued);
                 if changed {
-                    (entry.home, entry.version) = (number, entry.version.saturating_add(1));
+                    (entry.home, entry.issued) = (number, issued);
+                    entry.version = entry.version.saturating_add(1);
                 }
                 (entry.seen, entry.stamp) = (seconds(now), stamp);
                 let entry = *entry;
@@ -215,7 +220,7 @@ impl Table {
                 changed.then_some(entry)
             }
             None => {
-                let entry = self.entry(key, number, seconds(issued), seconds(now), 1);
+                let entry = self.entry(key, number, issued.unwrap_or(seconds(now)), seconds(now), 1);
                 entries.insert(entry);
                 self.length.fetch_add(1, Ordering::Relaxed);
                 Some(entry)
@@ -497,10 +502,10 @@ mod tests {
     fn a_session_is_found_moved_and_forgotten() {
         let table = Table::new(10);
         assert_eq!(table.get(key(1)), None);
-        let learned = table.set(key(1), &home("a"), 100, 100).unwrap();
+        let learned = table.set(key(1), &home("a"), Some(100), 100).unwrap();
         assert_eq!((learned.home, learned.version), (home("a"), 1));
-        assert_eq!(table.set(key(1), &home("a"), 100, 150), None, "known already");
-        let moved = table.set(key(1), &home("b"), 100, 200).unwrap();
+        assert_eq!(table.set(key(1), &home("a"), Some(100), 150), None, "known already");
+        let moved = table.set(key(1), &home("b"), Some(100), 200).unwrap();
         assert_eq!((&moved.home, moved.issued, moved.last_seen, moved.version), (&home("b"), 100, 200, 2));
         assert_eq!(table.get(key(1)), Some(moved));
         assert!(table.forget(key(1)) && !table.forget(key(1)));
@@ -508,15 +513,25 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_begins_anew_is_as_young_as_that_and_one_that_is_given_out_again_as_old_as_it_was() {
+        let table = Table::new(10);
+        table.set(key(1), &home("a"), None, 100);
+        assert_eq!(table.set(key(1), &home("a"), None, 150), None);
+        assert_eq!(table.get(key(1)).unwrap().issued, 100);
+        let anew = table.set(key(1), &home("a"), Some(200), 200).unwrap();
+        assert_eq!((anew.issued, anew.version), (200, 2), "the others have to know");
+    }
+
+    #[test]
     fn when_it_is_full_the_session_seen_least_recently_goes_and_is_counted() {
         for capacity in [3, 5000] {
             let table = Table::new(capacity);
             for n in 0..capacity as u64 {
-                table.set(key(n), &home("a"), 0, 100);
+                table.set(key(n), &home("a"), Some(0), 100);
             }
             table.touch(key(0), 101, 1000);
             for n in 0..2 {
-                table.set(key(capacity as u64 + n), &home("b"), 0, 100);
+                table.set(key(capacity as u64 + n), &home("b"), Some(0), 100);
             }
             assert_eq!((table.len(), table.evicted()), (capacity, 2));
             assert!(table.get(key(0)).is_some(), "it was seen again");
@@ -527,7 +542,7 @@ mod tests {
     #[test]
     fn seeing_a_session_is_written_once_a_second_and_told_once_a_quarter() {
         let table = Table::new(10);
-        table.set(key(1), &home("a"), 100, 100);
+        table.set(key(1), &home("a"), Some(100), 100);
         let stamps = table.stamp.load(Ordering::Relaxed);
         assert!(!table.touch(key(1), 100, 10));
         assert_eq!(table.stamp.load(Ordering::Relaxed), stamps);
@@ -549,21 +564,21 @@ mod tests {
         assert_eq!(table.get(key(1)).unwrap().home, home("b"));
         table.adopt(key(1), &says("c", 4));
         assert_eq!(table.get(key(1)).unwrap(), says("c", 4));
-        assert_eq!(table.set(key(1), &home("d"), 0, 100).unwrap().version, 5);
+        assert_eq!(table.set(key(1), &home("d"), Some(0), 100).unwrap().version, 5);
     }
 
     #[test]
     fn silent_sessions_are_swept_and_their_places_used_again() {
         let table = Table::new(1000);
         for n in 0..100 {
-            table.set(key(n), &home("a"), 0, n);
+            table.set(key(n), &home("a"), Some(0), n);
         }
         let bytes = table.bytes();
         table.sweep(60);
         assert_eq!(table.len(), 40);
         assert!(table.get(key(59)).is_none() && table.get(key(60)).is_some());
         for n in 100..160 {
-            table.set(key(n), &home("a"), 0, n);
+            table.set(key(n), &home("a"), Some(0), n);
         }
         assert_eq!((table.len(), table.bytes(), table.evicted()), (100, bytes, 0));
         assert_eq!(table.chunks().map(|chunk| chunk.len()).sum::<usize>(), 100);
@@ -573,7 +588,7 @@ mod tests {
     fn a_million_sessions_take_less_than_a_hundred_bytes_each() {
         let table = Table::new(1_000_000);
         for n in 0..1_000_000 {
-            table.set(key(n), &home("a"), 0, 1);
+            table.set(key(n), &home("a"), Some(0), 1);
         }
         assert_eq!(table.len(), 1_000_000);
         let each = table.bytes() / 1_000_000;
@@ -583,7 +598,7 @@ mod tests {
     #[test]
     fn made_up_servers_do_not_fill_the_memory() {
         let table = Table::new(10);
-        table.set(key(1), &home("a"), 0, 1);
+        table.set(key(1), &home("a"), Some(0), 1);
         for n in 1..=u64::from(MOST_HOMES) {
             table.numbers.lock().unwrap().insert(Home { backend: "x".into(), incarnation: n }, NIL);
         }
@@ -613,7 +628,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..5000 {
                         let key = key(mix(thread * 10_000 + n) % 3000);
-                        table.set(key, &home(["a", "b"][n as usize % 2]), 0, n);
+                        table.set(key, &home(["a", "b"][n as usize % 2]), Some(0), n);
                         table.touch(key, n + 1, 5);
                         if n % 7 == 0 {
                             table.forget(key);

@@ -105,7 +105,13 @@ impl Redis {
 
     /// All its keys.
     pub async fn keys(&self) -> Vec<String> {
-        let out = run("redis-cli", &["-s", &self.socket(), "keys", "*"]).await.out;
+        let out = self.ask(&["keys", "*"]).await;
         out.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// What it answers to a command.
+    pub async fn ask(&self, command: &[&str]) -> String {
+        let socket = self.socket();
+        run("redis-cli", &[&["-s", &socket], command].concat()).await.out
     }
 }
