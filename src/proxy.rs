@@ -5,8 +5,10 @@
 mod attempt;
 mod bind;
 pub mod body;
+pub mod client;
 pub mod error;
 pub mod exchange;
+mod forwarded;
 pub mod headers;
 pub mod key;
 mod order;
@@ -18,7 +20,6 @@ pub mod snapshot;
 mod wait;
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,15 +30,15 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use crate::affinity::rules::Effect;
-use crate::affinity::{Decision, Memory, Next, Taken, decide, lost::Lost};
+use crate::affinity::{Decision, Next, Taken, decide, lost::Lost};
 use crate::clock::{self, Limits};
 use crate::telemetry::Lines;
 use crate::upstream::{Fact, Idle};
 use attempt::Outgoing;
 use body::RequestBody;
+use client::Client;
 use error::ProxyError;
 use exchange::Exchange;
-use headers::Forwarding;
 use order::Order;
 use relay::{Answer, ResponseBody};
 use snapshot::{Snapshot, View};
@@ -78,23 +79,6 @@ pub struct Proxy {
     next_id: Cell<u64>,
 }
 
-/// What is remembered of a client connection.
-pub struct Client {
-    listener: Arc<str>,
-    address: IpAddr,
-    forwarding: Forwarding,
-    memory: RefCell<Memory>,
-}
-
-impl Client {
-    /// A client that connected to `listener` from `address`.
-    pub fn new(listener: &Arc<str>, address: IpAddr) -> Client {
-        let address = address.to_canonical();
-        let forwarding = Forwarding::new(address);
-        Client { listener: Arc::clone(listener), address, forwarding, memory: RefCell::default() }
-    }
-}
-
 impl Proxy {
     /// For the data-path thread number `thread`, whose time limits run in `limits`.
     pub fn new(thread: usize, snapshot: Arc<Snapshot>, limits: Limits, lines: Lines, lost: Arc<Lost>) -> Proxy {
@@ -125,22 +109,22 @@ impl Proxy {
         headers::normalize(&mut head, &view.snapshot().limits)?;
         let service = exchange.route(&view, &head).ok_or(ProxyError::NoRoute)?;
 
-        let (client, now) = (exchange.client(), clock::unix());
-        let effect = service.affinity.rule(&mut head, client.address, &service.pool);
+        let (client, origin, now) = (exchange.client(), exchange.origin(), clock::unix());
+        let effect = service.affinity.rule(&mut head, origin.address, &service.pool);
         let mut taken =
             service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
         if effect.is_none() {
             self.ask(exchange, service, &mut taken, now.as_secs()).await;
         }
         let request = bind::Request::of(&head, taken.key());
-        let draw = service.hash.as_ref().and_then(|hash| hash.of(&head, client.address));
-        let expects = headers::to_backend(&mut head.headers, &client.forwarding);
+        let draw = service.hash.as_ref().and_then(|hash| hash.of(&head, origin.address));
+        let expects = headers::to_backend(&mut head.headers, &client, origin);
 
         let decision = self.decide(exchange, service, effect, taken, now.as_secs());
         let mut order = Order::new(service, view.balancer(exchange.pool()), decision);
         order.avoid(&self.lost, now.as_secs());
         if service.affinity.converge().is_some() && !request.is_aside() {
-            order.meet(key::client(&head, client.address), now, draw.unwrap_or_else(|| self.random()));
+            order.meet(key::client(&head, origin.address), now, draw.unwrap_or_else(|| self.random()));
         }
 
         let mut outgoing = Outgoing::new(head, body, expects, service, &view.snapshot().limits, &self.limits)?;

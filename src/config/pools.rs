@@ -2,17 +2,17 @@
 //! Invariant: what a section's room calls its default is the default.
 //! Must not know: other pools, listeners, routes.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 
 use toml::de::DeValue;
 
-use super::names::{authority, backend_socket, cookie_name, field_name, name, parameter, target};
+use super::names::{authority, backend_endpoint, cookie_name, field_name, name, parameter, target};
 use super::persistence::persistence;
 use super::reader::{Spot, Table};
 use super::values::{MILLISECOND, Value, YEAR, duration, flag, found, must_be, nearest, percent};
 use super::values::{size, statuses, whole, word};
 use crate::health::Probe;
+use crate::net::Address;
 use crate::pool::{AdminState, backend, vitals};
 use crate::proxy::{Timeouts, key, retry};
 use crate::{affinity, balance, health, upstream};
@@ -37,7 +37,7 @@ pub(super) struct PoolDraft {
 /// One `[[pools.backends]]`.
 pub(super) struct BackendDraft {
     pub(super) name: Option<Spot<String>>,
-    pub(super) address: Option<Spot<SocketAddr>>,
+    pub(super) address: Option<Spot<Address>>,
     pub(super) weight: Option<u32>,
     pub(super) state: Option<AdminState>,
     pub(super) backup: Option<bool>,
@@ -49,8 +49,8 @@ pub(super) struct BackendDraft {
 
 impl BackendDraft {
     pub(super) fn settings(&self) -> Option<backend::Settings> {
-        let (name, address) = (&self.name.as_ref()?.value, self.address.as_ref()?.value);
-        let default = backend::Settings::new(name, address);
+        let (name, address) = (&self.name.as_ref()?.value, self.address.as_ref()?.value.clone());
+        let default = backend::Settings::new(name, address.clone());
         Some(backend::Settings {
             name: name.clone(),
             address,
@@ -106,7 +106,7 @@ fn backend(table: &Table<'_>) -> BackendDraft {
     let states = word(AdminState::ALL.map(|state| (state.as_str(), state)), &[]);
     BackendDraft {
         name: table.required("name", "\"a\"", name),
-        address: table.required("address", "\"127.0.0.1:9001\"", backend_socket),
+        address: table.required("address", "\"127.0.0.1:9001\"", backend_endpoint(table)),
         weight: table.get("weight", whole(0..=1000)),
         state: table.get("state", states),
         backup: table.get("backup", flag),

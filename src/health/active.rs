@@ -3,7 +3,6 @@
 //! Must not know: requests of clients.
 
 use std::io;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +14,10 @@ use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rand::RngExt;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Probe, Settings};
+use crate::net::{Address, Socket};
 use crate::pool::roster::Observation;
 use crate::pool::{AdminState, Health, Pool};
 
@@ -92,13 +91,14 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-async fn probe(address: SocketAddr, probe: &Probe) -> Result<(), Refusal> {
-    let stream = TcpStream::connect(address).await.map_err(Refusal::Connect)?;
+async fn probe(address: &Address, probe: &Probe) -> Result<(), Refusal> {
+    let socket = Socket::connect(address).await.map_err(Refusal::Connect)?;
     match probe {
         Probe::None | Probe::Tcp => Ok(()),
         Probe::Http { path, host, expect } => {
-            let host = host.clone().unwrap_or_else(|| address.to_string());
-            let status = get(stream, path, &host).await.map_err(Refusal::Http)?;
+            let host = host.clone().or(address.tcp().map(|address| address.to_string()));
+            let host = host.unwrap_or_else(|| "localhost".into());
+            let status = get(socket, path, &host).await.map_err(Refusal::Http)?;
             if is_expected(status, expect) { Ok(()) } else { Err(Refusal::Status(status)) }
         }
     }
@@ -109,8 +109,8 @@ fn is_expected(status: StatusCode, expect: &[RangeInclusive<u16>]) -> bool {
 }
 
 /// The status of a GET. The body is not read: the connection ends with the probe.
-async fn get(stream: TcpStream, path: &str, host: &str) -> Result<StatusCode, hyper::Error> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+async fn get(socket: Socket, path: &str, host: &str) -> Result<StatusCode, hyper::Error> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
     let mut request = Request::new(Empty::<Bytes>::new());
     // Path and host were checked with the configuration; what would not do goes out as a default.
     *request.uri_mut() = path.parse().unwrap_or_default();

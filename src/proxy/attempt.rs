@@ -95,7 +95,7 @@ impl Outgoing {
         *request.headers_mut() = self.head.headers().clone();
         if self.hostless {
             // The one name that is right for each backend, as nginx has it. An address is a valid value.
-            let host = HeaderValue::try_from(backend.address().to_string());
+            let host = backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
             request.headers_mut().insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
         }
         if let (true, Some(source)) = (self.expects, &self.body) {

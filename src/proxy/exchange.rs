@@ -11,9 +11,10 @@ use http::{Method, StatusCode, Uri, request};
 
 use super::attempt::Outgoing;
 use super::body::{RequestBody, Source};
+use super::client::{Client, Origin};
 use super::error::ProxyError;
 use super::snapshot::{Service, View};
-use super::{Client, Proxy, respond, route};
+use super::{Proxy, respond, route};
 use crate::affinity::rules::Effect;
 use crate::affinity::{Cause, Decision, Verdict};
 use crate::clock::{self, Limit};
@@ -29,6 +30,7 @@ const CLIENT_WENT: u16 = 499;
 pub struct Exchange {
     proxy: Rc<Proxy>,
     client: Rc<Client>,
+    origin: Origin,
     view: Rc<View>,
     id: u64,
     method: Method,
@@ -60,6 +62,7 @@ impl Exchange {
         Box::new(Exchange {
             proxy: Rc::clone(proxy),
             client: Rc::clone(client),
+            origin: client.origin(&head.headers),
             view: Rc::clone(&proxy.view.borrow()),
             id: proxy.new_id(),
             method: head.method.clone(),
@@ -97,6 +100,11 @@ impl Exchange {
 
     pub(super) fn client(&self) -> Rc<Client> {
         Rc::clone(&self.client)
+    }
+
+    /// Where the request comes from.
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
     }
 
     pub(super) fn view(&self) -> Rc<View> {
@@ -253,8 +261,8 @@ impl Drop for Exchange {
         self.proxy.lines.write(&Record {
             time: self.time,
             id: self.id,
-            listener: &self.client.listener,
-            client: self.client.address,
+            listener: self.client.listener(),
+            client: self.origin.address,
             method: self.method.as_str(),
             host: self.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
             path: self.target.path(),
@@ -285,8 +293,8 @@ pub(super) fn record_unread(proxy: &Rc<Proxy>, client: &Rc<Client>, error: Proxy
     proxy.lines.write(&Record {
         time: clock::unix(),
         id,
-        listener: &client.listener,
-        client: client.address,
+        listener: client.listener(),
+        client: client.address(),
         method: "-",
         host: b"",
         path: "",

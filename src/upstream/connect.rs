@@ -5,7 +5,6 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,10 +13,10 @@ use http_body::Body;
 use hyper::client::conn::http1;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::failure::{Fact, Failure};
 use super::wire::Wire;
+use crate::net::{Address, Socket, Stream};
 
 /// The largest head of a response, in bytes; what does not fit is a 502 for its request.
 const MAX_HEAD: usize = 256 * 1024;
@@ -27,7 +26,7 @@ const MAX_HEAD: usize = 256 * 1024;
 /// # Errors
 /// No connection; nothing was sent.
 pub async fn connect<B>(
-    address: SocketAddr,
+    address: &Address,
     mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
 ) -> Result<Wire<B>, Failure>
 where
@@ -37,16 +36,14 @@ where
 {
     let unsent = |fact| Failure { fact, sent: false };
     let failed = |error: io::Error| unsent(Fact::Connect(kind(&error)));
-    let mut connecting = std::pin::pin!(TcpStream::connect(address));
+    let mut connecting = std::pin::pin!(Socket::connect(address));
     let stream = std::future::poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(stream) => Poll::Ready(stream.map_err(failed)),
         Poll::Pending => watch(cx).map(|fact| Err(unsent(fact))),
     })
     .await?;
-    // Without it a small request's last segment could wait for an acknowledgement.
-    stream.set_nodelay(true).map_err(failed)?;
     let written = Rc::new(Cell::new(0));
-    let io = Io { stream: TokioIo::new(stream), written: Rc::clone(&written) };
+    let io = Io { stream: TokioIo::new(Stream::Plain(stream)), written: Rc::clone(&written) };
     let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(io);
     let (sender, connection) = handshake.await.map_err(|error| unsent(Fact::of(&error)))?;
     Ok(Wire::new(sender, connection, written))
@@ -62,7 +59,7 @@ fn kind(error: &io::Error) -> io::ErrorKind {
 
 /// A socket that counts what is written to it: the one witness for "nothing was sent".
 pub(super) struct Io {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Stream>,
     written: Rc<Cell<u64>>,
 }
 
