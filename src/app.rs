@@ -3,11 +3,13 @@
 //! Must not know: request details; the command line.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::{oneshot, watch};
@@ -29,7 +31,7 @@ use crate::runtime::{Fault, Handler, ListenerSettings, Listeners, Peer, Reply, W
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, OpenError};
 use crate::upstream::Fact;
-use crate::{admin, clock, health, pool, share};
+use crate::{admin, clock, health, pool, proxy, runtime, share};
 
 /// How often each thread looks after what no request does.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -260,7 +262,9 @@ impl Handler for Serve {
     }
 
     async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<Incoming>) -> Reply<ResponseBody> {
-        self.proxy.handle(&client, request).await.into()
+        let reply = self.proxy.handle(&client, request).await;
+        let tunnel = reply.tunnel.map(|tunnel| Box::new(Over(tunnel)) as Box<dyn runtime::Tunnel>);
+        Reply { response: reply.response, tunnel, is_stream: reply.is_stream }
     }
 
     fn unread(self: &Rc<Self>, client: &Rc<Client>, fault: Fault) -> bytes::Bytes {
@@ -270,6 +274,15 @@ impl Handler for Serve {
             Fault::TooLarge => ProxyError::TooManyFields,
         };
         self.proxy.refuse_unread(client, error)
+    }
+}
+
+/// The proxy's tunnel as the runtime's.
+struct Over(proxy::tunnel::Tunnel);
+
+impl runtime::Tunnel for Over {
+    fn run(self: Box<Self>, client: Box<dyn runtime::Duplex>, read: Bytes) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(self.0.run(client, read))
     }
 }
 

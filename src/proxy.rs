@@ -17,6 +17,8 @@ pub mod respond;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
+pub mod tunnel;
+mod upgrade;
 mod wait;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -42,6 +45,7 @@ use exchange::Exchange;
 use order::Order;
 use relay::{Answer, ResponseBody};
 use snapshot::{Snapshot, View};
+use tunnel::Tunnel;
 
 /// `[pools.timeouts]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +58,10 @@ pub struct Timeouts {
     pub idle: Duration,
     /// From the head of the request to the head of the response, over all attempts.
     pub total: Duration,
+    /// Silence on what goes on for as long as both want: a WebSocket, an event stream, gRPC.
+    pub stream_idle: Duration,
+    /// The life of a WebSocket or another tunnel; `None` for no limit.
+    pub tunnel_lifetime: Option<Duration>,
 }
 
 impl Default for Timeouts {
@@ -63,8 +71,27 @@ impl Default for Timeouts {
             response: Duration::from_secs(60),
             idle: Duration::from_secs(60),
             total: Duration::from_secs(120),
+            stream_idle: Duration::from_secs(3600),
+            tunnel_lifetime: None,
         }
     }
+}
+
+/// What a request gets.
+pub struct Reply {
+    /// The response.
+    pub response: Response<ResponseBody>,
+    /// What takes over once the response has gone out.
+    pub tunnel: Option<Tunnel>,
+    /// The response goes on for as long as its client is there: one that says no more has gone.
+    pub is_stream: bool,
+}
+
+/// What comes after the head of a backend's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    Http,
+    Tunnel,
 }
 
 /// One thread's proxy.
@@ -90,11 +117,12 @@ impl Proxy {
 
     /// One request's way, from its head to the head of the response. The body of the response
     /// carries on from there, and the access record is written when it ends.
-    pub async fn handle(self: &Rc<Self>, client: &Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
+    pub async fn handle(self: &Rc<Self>, client: &Rc<Client>, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         let mut exchange = Exchange::begin(self, client, &head);
         match self.serve(&mut exchange, head, body).await {
-            Ok(answer) => exchange.relay(answer).await,
+            Ok((answer, After::Http)) => exchange.relay(answer).await,
+            Ok((answer, After::Tunnel)) => exchange.switch(answer).await,
             Err(error) => exchange.refuse(error),
         }
     }
@@ -104,8 +132,9 @@ impl Proxy {
         exchange: &mut Exchange,
         mut head: http::request::Parts,
         body: Incoming,
-    ) -> Result<Answer, ProxyError> {
+    ) -> Result<(Answer, After), ProxyError> {
         let view = exchange.view();
+        let asked = upgrade::asked(&mut head, !body.is_end_stream(), || self.random.borrow_mut().random());
         headers::normalize(&mut head, &view.snapshot().limits)?;
         let service = exchange.route(&view, &head).ok_or(ProxyError::NoRoute)?;
 
@@ -127,17 +156,18 @@ impl Proxy {
             order.meet(key::client(&head, origin.address), now, draw.unwrap_or_else(|| self.random()));
         }
 
-        let mut outgoing = Outgoing::new(head, body, expects, service, &view.snapshot().limits, &self.limits)?;
+        let mut outgoing = Outgoing::new(head, body, expects, asked, service, &view.snapshot().limits, &self.limits)?;
         exchange.body_from(&outgoing);
         let served = self.attempts(exchange, service, &mut order, &mut outgoing, draw).await;
         exchange.decided(order.decision());
         let (mut answer, index) = served?;
 
         order.served(index);
+        let protocol = outgoing.protocol(&answer)?;
         // First, or a backend could take our own cookie out by naming it in Connection.
         headers::to_client(answer.headers_mut());
         bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), self.thread);
-        Ok(answer)
+        Ok(outgoing.confirm(answer, protocol))
     }
 
     /// What persistence says of the request.

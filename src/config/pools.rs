@@ -281,6 +281,8 @@ fn timeouts(table: &Table<'_>) -> Timeouts {
         response: table.get("response", wait()).unwrap_or(default.response),
         idle: table.get("idle", wait()).unwrap_or(default.idle),
         total: table.get("total", wait()).unwrap_or(default.total),
+        stream_idle: table.get("stream_idle", wait()).unwrap_or(default.stream_idle),
+        tunnel_lifetime: table.get("tunnel_lifetime", wait()),
     };
     for (key, wait) in [("connect", timeouts.connect), ("response", timeouts.response)] {
         if table.has(key) && wait > timeouts.total {

@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -44,6 +44,17 @@ impl Socket {
             Socket::Tcp(stream) => stream.poll_read_ready(cx),
             Socket::Unix(stream) => stream.poll_read_ready(cx),
         }
+    }
+
+    /// Whether the other side has said that it sends no more, whatever is still to be read.
+    pub fn is_read_closed(&self) -> bool {
+        use std::future::Future;
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        let ready = match self {
+            Socket::Tcp(stream) => std::pin::pin!(stream.ready(Interest::READABLE)).poll(cx),
+            Socket::Unix(stream) => std::pin::pin!(stream.ready(Interest::READABLE)).poll(cx),
+        };
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// What has befallen the connection since this was last asked: a reset, above all.

@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::{Request, Response, Version, request};
 use hyper::body::{Body, Incoming};
 
-use super::Proxy;
+use super::{After, Proxy};
 use super::body::{RequestBody, Rules, Source};
 use super::error::ProxyError;
 use super::exchange::Exchange;
@@ -20,6 +20,7 @@ use super::order::Order;
 use super::relay::Answer;
 use super::retry::{Facts, is_idempotent};
 use super::snapshot::Service;
+use super::upgrade::{Asked, Outcome};
 use crate::clock;
 use crate::pool::Backend;
 use crate::upstream::{self, Fact, Failure, Received, Wire};
@@ -32,6 +33,8 @@ pub(super) struct Outgoing {
     repeatable: bool,
     /// A client of HTTP/1.0 need not say whom it asks; what goes out is HTTP/1.1, which has to.
     hostless: bool,
+    /// The protocol that the client asks to go on in.
+    asked: Option<Asked>,
 }
 
 impl Outgoing {
@@ -39,6 +42,7 @@ impl Outgoing {
         head: request::Parts,
         incoming: Incoming,
         expects: bool,
+        asked: Option<Asked>,
         service: &Service,
         limits: &Limits,
         clock: &clock::Limits,
@@ -50,19 +54,42 @@ impl Outgoing {
         head.extensions_mut().clear();
         if incoming.is_end_stream() {
             head.headers_mut().remove(EXPECT);
-            return Ok(Outgoing { head, body: None, expects: false, repeatable, hostless });
+            return Ok(Outgoing { head, body: None, expects: false, repeatable, hostless, asked });
         }
         let rules = Rules { most: limits.body, replay_limit: service.retry.replay_limit, idle: service.timeouts.idle };
         if incoming.size_hint().lower() > rules.most {
             return Err(ProxyError::BodyTooLarge);
         }
         let body = Source::new(incoming, rules, expects, clock.limit());
-        Ok(Outgoing { head, body: Some(body), expects, repeatable, hostless })
+        Ok(Outgoing { head, body: Some(body), expects, repeatable, hostless, asked: None })
     }
 
     /// Its body, if it has one.
     pub(super) fn body(&self) -> Option<&Rc<Source>> {
         self.body.as_ref()
+    }
+
+    /// The protocol that `answer` goes on in, as the backend calls it, if it does.
+    ///
+    /// # Errors
+    /// It can't be told to the client.
+    pub(super) fn protocol(&self, answer: &Answer) -> Result<Option<HeaderValue>, ProxyError> {
+        match self.asked.as_ref().map(|asked| asked.outcome(answer)) {
+            Some(Outcome::Switched) => Ok(answer.headers().get(UPGRADE).cloned()),
+            Some(Outcome::Untold) => Err(ProxyError::NotSwitched),
+            _ => Ok(None),
+        }
+    }
+
+    /// Tells the client of the protocol in which it goes on.
+    pub(super) fn confirm(&self, mut answer: Answer, protocol: Option<HeaderValue>) -> (Answer, After) {
+        match (&self.asked, protocol) {
+            (Some(asked), Some(protocol)) => {
+                asked.confirm(&mut answer, protocol);
+                (answer, After::Tunnel)
+            }
+            _ => (answer, After::Http),
+        }
     }
 
     /// What the body ended with, if with an error: the client's doing.
@@ -97,6 +124,9 @@ impl Outgoing {
             // The one name that is right for each backend, as nginx has it. An address is a valid value.
             let host = backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
             request.headers_mut().insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
+        }
+        if let Some(asked) = &self.asked {
+            asked.ask(request.headers_mut());
         }
         if let (true, Some(source)) = (self.expects, &self.body) {
             let gate = std::sync::Arc::clone(source.gate());
@@ -192,8 +222,12 @@ impl Proxy {
         spare: &dyn Fn(Failure) -> bool,
     ) -> Result<Answer, Failure> {
         let status = response.status();
-        // No upgrade was asked for.
-        if status == http::StatusCode::SWITCHING_PROTOCOLS {
+        let outcome = match &outgoing.asked {
+            Some(asked) => asked.outcome(&response),
+            None if status == http::StatusCode::SWITCHING_PROTOCOLS => Outcome::Astray,
+            None => Outcome::Answered,
+        };
+        if outcome == Outcome::Astray {
             return Err(Failure { fact: Fact::Garbage, sent: true });
         }
         let unwanted = Failure { fact: Fact::Status(status.as_u16()), sent: true };

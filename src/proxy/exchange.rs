@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderMap, HeaderValue};
+use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Uri, request};
 
 use super::attempt::Outgoing;
@@ -14,7 +14,7 @@ use super::body::{RequestBody, Source};
 use super::client::{Client, Origin};
 use super::error::ProxyError;
 use super::snapshot::{Service, View};
-use super::{Proxy, respond, route};
+use super::{Proxy, Timeouts, respond, route, tunnel};
 use crate::affinity::rules::Effect;
 use crate::affinity::{Cause, Decision, Verdict};
 use crate::clock::{self, Limit};
@@ -54,7 +54,10 @@ pub struct Exchange {
     status: Option<StatusCode>,
     error: Option<&'static str>,
     body: Option<Rc<Source>>,
+    bytes_in: u64,
     bytes_out: u64,
+    /// The response goes on for as long as both sides want.
+    is_stream: bool,
 }
 
 impl Exchange {
@@ -86,7 +89,9 @@ impl Exchange {
             status: None,
             error: None,
             body: None,
+            bytes_in: 0,
             bytes_out: 0,
+            is_stream: false,
         })
     }
 
@@ -223,7 +228,33 @@ impl Exchange {
 
     /// The backend is waited for, in the middle of a body.
     pub(super) fn wait_for_body(&self) {
-        self.limit.set_after(self.service().map_or(Duration::ZERO, |service| service.timeouts.idle));
+        let of = |timeouts: &Timeouts| if self.is_stream { timeouts.stream_idle } else { timeouts.idle };
+        self.limit.set_after(self.service().map_or(Duration::ZERO, |service| of(&service.timeouts)));
+    }
+
+    /// Notes whether the response is one that goes on for as long as both sides want, and says so.
+    pub(super) fn streams(&mut self, headers: &HeaderMap) -> bool {
+        const ENDLESS: [&[u8]; 3] = [b"text/event-stream", b"application/grpc", b"multipart/x-mixed-replace"];
+        let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let is = |name: &[u8]| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+        self.is_stream = ENDLESS.into_iter().any(is);
+        self.is_stream
+    }
+
+    /// The time that a tunnel of this request has.
+    pub(super) fn tunnel_limits(&self) -> tunnel::Limits {
+        let timeouts = self.service().map(|service| &service.timeouts);
+        tunnel::Limits {
+            idle: timeouts.map_or(Duration::ZERO, |timeouts| timeouts.stream_idle),
+            lifetime: timeouts.and_then(|timeouts| timeouts.tunnel_lifetime),
+        }
+    }
+
+    /// A tunnel ended, after so many bytes from and to the client.
+    pub(super) fn tunnelled(&mut self, up: u64, down: u64, error: Option<std::io::ErrorKind>) {
+        (self.bytes_in, self.bytes_out) = (up, down);
+        // Which side broke off makes no difference: a tunnel has no other end for many clients.
+        self.error = error.map(|kind| if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" });
     }
 
     /// The response broke off: the backend's fault.
@@ -267,7 +298,7 @@ impl Drop for Exchange {
             host: self.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
             path: self.target.path(),
             status,
-            bytes_in: self.body.as_ref().map_or(0, |body| body.read()),
+            bytes_in: self.bytes_in + self.body.as_ref().map_or(0, |body| body.read()),
             bytes_out: self.bytes_out,
             total,
             connected: after(self.connected.get()),

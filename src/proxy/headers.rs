@@ -187,7 +187,7 @@ fn is_claimed(name: &str) -> bool {
     }
 }
 
-fn has_token(value: &HeaderValue, wanted: &str) -> bool {
+pub(super) fn has_token(value: &HeaderValue, wanted: &str) -> bool {
     tokens(value).any(|token| token.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case(wanted)))
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Activity {
     pub(super) blocked_since: Cell<Option<Instant>>,
     /// The client may still be sending what nobody will read.
     pub(super) lingers: Cell<bool>,
+    /// The response that is under way goes on for as long as the client is there.
+    pub(super) is_stream: Cell<bool>,
     /// It is time to look whether the client has reset the connection.
     pub(super) probe: Cell<bool>,
     /// Requests that their client took back before there was an answer.
@@ -52,6 +54,7 @@ impl Activity {
             head_since: Cell::new(None),
             blocked_since: Cell::new(None),
             lingers: Cell::new(false),
+            is_stream: Cell::new(false),
             probe: Cell::new(false),
             cancelled: Cell::new(0),
             tunnel: RefCell::default(),

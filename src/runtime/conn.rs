@@ -53,12 +53,8 @@ pub struct Reply<B> {
     pub response: Response<B>,
     /// What takes over once the response has gone out, if it says that another protocol begins.
     pub tunnel: Option<Box<dyn Tunnel>>,
-}
-
-impl<B> From<Response<B>> for Reply<B> {
-    fn from(response: Response<B>) -> Reply<B> {
-        Reply { response, tunnel: None }
-    }
+    /// The response goes on for as long as its client is there: one that says no more has gone.
+    pub is_stream: bool,
 }
 
 /// What goes on after HTTP: a WebSocket, above all.
@@ -149,8 +145,9 @@ pub(super) fn service<H: Handler>(
         let stall = activity.opens_stream();
         let reply = Rc::clone(&handler).handle(Rc::clone(&client), request);
         async move {
-            let Reply { response, tunnel } = reply.await;
+            let Reply { response, tunnel, is_stream } = reply.await;
             busy.is_answered = true;
+            busy.activity.is_stream.set(is_stream);
             let Some(tunnel) = tunnel else {
                 return Ok(response.map(|body| Tracked { body, _busy: Some(busy), stall }));
             };

@@ -73,10 +73,15 @@ impl Write for Io {
     /// hyper comes here whenever it is polled, and reads nothing while a request is being served, so
     /// that a client may close its sending side: a reset is seen nowhere else.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.activity.probe.take()
-            && let Some(error) = self.stream.inner().socket().take_error()?
-        {
-            return Poll::Ready(Err(error));
+        if self.activity.probe.take() {
+            let socket = self.stream.inner().socket();
+            if let Some(error) = socket.take_error()? {
+                return Poll::Ready(Err(error));
+            }
+            // Nobody who has closed its side waits for events for hours.
+            if self.activity.is_stream.get() && socket.is_read_closed() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
         }
         Pin::new(&mut self.stream).poll_flush(cx)
     }

@@ -64,6 +64,10 @@ pub(super) struct Io {
 }
 
 impl Io {
+    pub(super) fn into_stream(self) -> Stream {
+        self.stream.into_inner()
+    }
+
     fn count(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = poll {
             self.written.set(self.written.get() + bytes as u64);

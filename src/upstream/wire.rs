@@ -16,6 +16,7 @@ use hyper::client::conn::http1;
 
 use super::connect::Io;
 use super::failure::{Fact, Failure};
+use crate::net::Stream;
 
 /// A connection to a backend. hyper gives a handle that sends and a future that moves the bytes;
 /// here both lie side by side and are polled by the request's own task. With a task for the
@@ -25,6 +26,8 @@ pub struct Wire<B: Body + 'static> {
     /// `None` once it has ended. Only dropping it gives back a request that it never took up: a
     /// future that has ended and is kept leaves whoever waits for that request waiting.
     connection: Option<http1::Connection<Io, B>>,
+    /// What is left of the connection after a response that says another protocol begins.
+    switched: Option<(Stream, Bytes)>,
     written: Rc<Cell<u64>>,
     exchanges: u64,
 }
@@ -48,7 +51,7 @@ where
         connection: http1::Connection<Io, B>,
         written: Rc<Cell<u64>>,
     ) -> Wire<B> {
-        Wire { sender, connection: Some(connection), written, exchanges: 0 }
+        Wire { sender, connection: Some(connection), switched: None, written, exchanges: 0 }
     }
 
     /// Whether it has served before. The backend may have closed it meanwhile, for no fault.
@@ -72,7 +75,7 @@ where
         let mut response = std::pin::pin!(self.sender.try_send_request(request));
         // What is written is read off before the answer to a failure is made, not after.
         let result = std::future::poll_fn(|cx| {
-            drive(&mut self.connection, cx);
+            drive(&mut self.connection, &mut self.switched, cx);
             // Only the connection can bring the response, and it was just polled with the task's
             // own waker: a waker here would wake the task that is running.
             match response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -93,7 +96,7 @@ where
 
     /// Moves what can be moved.
     fn drive(&mut self, cx: &mut Context<'_>) {
-        drive(&mut self.connection, cx);
+        drive(&mut self.connection, &mut self.switched, cx);
     }
 
     /// Whether the next request can be sent: the last exchange has ended cleanly on both sides.
@@ -103,15 +106,23 @@ where
     }
 }
 
-fn drive<B>(connection: &mut Option<http1::Connection<Io, B>>, cx: &mut Context<'_>)
-where
+/// Moves what can be moved. A connection that ends well with its response on the way has switched.
+fn drive<B>(
+    connection: &mut Option<http1::Connection<Io, B>>,
+    switched: &mut Option<(Stream, Bytes)>,
+    cx: &mut Context<'_>,
+) where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     // How it ended reaches whoever waits for the response or its body.
-    if connection.as_mut().is_some_and(|connection| Pin::new(connection).poll(cx).is_ready()) {
-        *connection = None;
+    if let Some(driven) = connection
+        && let Poll::Ready(result) = Pin::new(driven).poll(cx)
+        && let (Some(ended), Ok(())) = (connection.take(), result)
+    {
+        let parts = ended.into_parts();
+        *switched = Some((parts.io.into_stream(), parts.read_buf));
     }
 }
 
@@ -148,6 +159,14 @@ where
     /// Whether all of the body has been given out.
     pub fn is_end(&self) -> bool {
         self.body.is_end_stream()
+    }
+
+    /// After the head of a response that says another protocol begins: the connection, and what was
+    /// read of it behind the head. `None` if the backend has gone since.
+    pub fn into_switched(mut self, cx: &mut Context<'_>) -> Option<(Stream, Bytes)> {
+        let mut wire = self.wire.take()?;
+        wire.drive(cx);
+        wire.switched
     }
 
     /// How much is left of it.
