@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::failure::{Fact, Failure};
+use super::quiet::Quiet;
 use super::wire::Wire;
 
 /// The largest head of a response, in bytes; what does not fit is a 502 for its request.
@@ -47,9 +48,10 @@ where
     stream.set_nodelay(true).map_err(failed)?;
     let written = Rc::new(Cell::new(0));
     let io = Io { stream: TokioIo::new(stream), written: Rc::clone(&written) };
-    let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(io);
+    let quiet = Quiet::new();
+    let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(quiet.socket(io));
     let (sender, connection) = handshake.await.map_err(|error| unsent(Fact::of(&error)))?;
-    Ok(Wire::new(sender, connection, written))
+    Ok(Wire::new(sender, connection, quiet, written))
 }
 
 /// Errors of our own making come without a kind of their own: EMFILE and ENFILE.
