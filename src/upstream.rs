@@ -5,6 +5,7 @@
 pub mod connect;
 pub mod failure;
 pub mod idle;
+mod quiet;
 pub mod wire;
 
 pub use connect::connect;

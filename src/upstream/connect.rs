@@ -15,6 +15,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 
 use super::failure::{Fact, Failure};
+use super::quiet::Quiet;
 use super::wire::Wire;
 use crate::net::{Address, Socket, Stream};
 
@@ -44,9 +45,10 @@ where
     .await?;
     let written = Rc::new(Cell::new(0));
     let io = Io { stream: TokioIo::new(Stream::Plain(stream)), written: Rc::clone(&written) };
-    let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(io);
+    let quiet = Quiet::new();
+    let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(quiet.socket(io));
     let (sender, connection) = handshake.await.map_err(|error| unsent(Fact::of(&error)))?;
-    Ok(Wire::new(sender, connection, written))
+    Ok(Wire::new(sender, connection, quiet, written))
 }
 
 /// Errors of our own making come without a kind of their own: EMFILE and ENFILE.

@@ -13,9 +13,11 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
+use tokio::task::coop::has_budget_remaining;
 
 use super::connect::Io;
 use super::failure::{Fact, Failure};
+use super::quiet::{Quiet, Socket};
 use crate::net::Stream;
 
 /// A connection to a backend. hyper gives a handle that sends and a future that moves the bytes;
@@ -23,13 +25,21 @@ use crate::net::Stream;
 /// future each request costs two wake-ups more.
 pub struct Wire<B: Body + 'static> {
     sender: http1::SendRequest<B>,
-    /// `None` once it has ended. Only dropping it gives back a request that it never took up: a
-    /// future that has ended and is kept leaves whoever waits for that request waiting.
-    connection: Option<http1::Connection<Io, B>>,
-    /// What is left of the connection after a response that says another protocol begins.
-    switched: Option<(Stream, Bytes)>,
+    driven: Driven<B>,
     written: Rc<Cell<u64>>,
     exchanges: u64,
+}
+
+struct Driven<B: Body + 'static> {
+    /// `None` once it has ended. Only dropping it gives back a request that it never took up: a
+    /// future that has ended and is kept leaves whoever waits for that request waiting.
+    connection: Option<http1::Connection<Socket<Io>, B>>,
+    /// What is left of the connection after a response that says another protocol begins.
+    switched: Option<(Stream, Bytes)>,
+    quiet: Quiet,
+    /// A request's body is being sent. It can wake the connection too: for what the client sends, and
+    /// for the limit on that.
+    sends_body: bool,
 }
 
 /// A request that failed on a wire.
@@ -48,10 +58,12 @@ where
 {
     pub(super) fn new(
         sender: http1::SendRequest<B>,
-        connection: http1::Connection<Io, B>,
+        connection: http1::Connection<Socket<Io>, B>,
+        quiet: Quiet,
         written: Rc<Cell<u64>>,
     ) -> Wire<B> {
-        Wire { sender, connection: Some(connection), switched: None, written, exchanges: 0 }
+        let driven = Driven { connection: Some(connection), switched: None, quiet, sends_body: false };
+        Wire { sender, driven, written, exchanges: 0 }
     }
 
     /// Whether it has served before. The backend may have closed it meanwhile, for no fault.
@@ -72,10 +84,11 @@ where
     ) -> Result<Response<Incoming>, Unanswered<B>> {
         let before = self.written.get();
         self.exchanges += 1;
+        self.driven.sends_body = !request.body().is_end_stream();
         let mut response = std::pin::pin!(self.sender.try_send_request(request));
         // What is written is read off before the answer to a failure is made, not after.
         let result = std::future::poll_fn(|cx| {
-            drive(&mut self.connection, &mut self.switched, cx);
+            self.driven.drive(cx);
             // Only the connection can bring the response, and it was just polled with the task's
             // own waker: a waker here would wake the task that is running.
             match response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -84,7 +97,13 @@ where
                     let request = error.take_message();
                     Poll::Ready(Err((Fact::of(error.error()), request)))
                 }
-                Poll::Pending => watch(cx).map(|fact| Err((fact, None))),
+                Poll::Pending => {
+                    // Unless this turn has used up what tokio lets a task do: then the response may be there.
+                    if !has_budget_remaining() {
+                        cx.waker().wake_by_ref();
+                    }
+                    watch(cx).map(|fact| Err((fact, None)))
+                }
             }
         })
         .await;
@@ -94,35 +113,36 @@ where
         })
     }
 
-    /// Moves what can be moved.
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        drive(&mut self.connection, &mut self.switched, cx);
-    }
-
     /// Whether the next request can be sent: the last exchange has ended cleanly on both sides.
     pub fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx);
-        self.connection.is_some() && self.sender.is_ready()
+        self.driven.drive(cx);
+        self.driven.connection.is_some() && self.sender.is_ready()
     }
 }
 
-/// Moves what can be moved. A connection that ends well with its response on the way has switched.
-fn drive<B>(
-    connection: &mut Option<http1::Connection<Io, B>>,
-    switched: &mut Option<(Stream, Bytes)>,
-    cx: &mut Context<'_>,
-) where
+impl<B> Driven<B>
+where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    // How it ended reaches whoever waits for the response or its body.
-    if let Some(driven) = connection
-        && let Poll::Ready(result) = Pin::new(driven).poll(cx)
-        && let (Some(ended), Ok(())) = (connection.take(), result)
-    {
-        let parts = ended.into_parts();
-        *switched = Some((parts.io.into_stream(), parts.read_buf));
+    /// Moves what can be moved.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        let Some(connection) = &mut self.connection else { return };
+        let mut connection = Pin::new(connection);
+        let ended = if self.sends_body {
+            self.quiet.follow(cx);
+            connection.as_mut().poll(cx)
+        } else {
+            self.quiet.poll(cx, |cx| connection.as_mut().poll(cx))
+        };
+        // How it ended reaches whoever waits for the response or its body.
+        if let Poll::Ready(result) = ended
+            && let (Some(ended), Ok(())) = (self.connection.take(), result)
+        {
+            let parts = ended.into_parts();
+            self.switched = Some((parts.io.into_inner().into_stream(), parts.read_buf));
+        }
     }
 }
 
@@ -151,7 +171,7 @@ where
             return Poll::Ready(frame);
         }
         if let Some(wire) = &mut self.wire {
-            wire.drive(cx);
+            wire.driven.drive(cx);
         }
         Pin::new(&mut self.body).poll_frame(quiet)
     }
@@ -165,8 +185,8 @@ where
     /// read of it behind the head. `None` if the backend has gone since.
     pub fn into_switched(mut self, cx: &mut Context<'_>) -> Option<(Stream, Bytes)> {
         let mut wire = self.wire.take()?;
-        wire.drive(cx);
-        wire.switched
+        wire.driven.drive(cx);
+        wire.driven.switched
     }
 
     /// How much is left of it.

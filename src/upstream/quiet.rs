@@ -1,0 +1,158 @@
+//! Owns: which of a connection's wake-ups reach the task that drives it: its socket's, and none of its own.
+//! Invariant: what hyper asks for while it is polled is passed on; nothing that has to be done is slept through.
+//! Must not know: requests.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+
+/// hyper's halves wake each other: who sends a request, or asks for the next piece of a body, wakes
+/// the connection. Here that is the very task that sends and asks, and polls the connection right
+/// after: each such wake-up has it polled once more for nothing. So the connection is given a waker
+/// that only takes note, and its socket the task's own.
+pub(super) struct Quiet {
+    task: Rc<RefCell<Waker>>,
+    noted: Arc<Noted>,
+    waker: Waker,
+}
+
+#[derive(Default)]
+struct Noted(AtomicBool);
+
+impl Wake for Noted {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Quiet {
+    pub(super) fn new() -> Quiet {
+        let noted = Arc::<Noted>::default();
+        Quiet { task: Rc::new(RefCell::new(Waker::noop().clone())), waker: Arc::clone(&noted).into(), noted }
+    }
+
+    /// A socket whose wake-ups go to the task that polled last, whoever polls the socket.
+    pub(super) fn socket<I>(&self, io: I) -> Socket<I> {
+        Socket { io, task: Rc::clone(&self.task) }
+    }
+
+    /// Polls what owns the socket. A wish to be polled again that comes up meanwhile (hyper yields
+    /// now and then) is the task's; one that came before is met by this.
+    pub(super) fn poll<T>(&self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        self.follow(cx);
+        self.noted.0.store(false, Ordering::Relaxed);
+        let result = poll(&mut Context::from_waker(&self.waker));
+        if self.noted.0.load(Ordering::Relaxed) {
+            cx.waker().wake_by_ref();
+        }
+        result
+    }
+
+    /// The socket's wake-ups go to this task from now on.
+    pub(super) fn follow(&self, cx: &Context<'_>) {
+        let mut task = self.task.borrow_mut();
+        if !task.will_wake(cx.waker()) {
+            task.clone_from(cx.waker());
+        }
+    }
+}
+
+/// See [`Quiet::socket`].
+pub(super) struct Socket<I> {
+    io: I,
+    task: Rc<RefCell<Waker>>,
+}
+
+impl<I: Unpin> Socket<I> {
+    pub(super) fn into_inner(self) -> I {
+        self.io
+    }
+
+    fn poll<T>(&mut self, poll: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> T) -> T {
+        poll(Pin::new(&mut self.io), &mut Context::from_waker(&self.task.borrow()))
+    }
+}
+
+impl<I: Read + Unpin> Read for Socket<I> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        self.poll(|io, cx| io.poll_read(cx, buf))
+    }
+}
+
+impl<I: Write + Unpin> Write for Socket<I> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll(|io, cx| io.poll_write(cx, buf))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|io, cx| io.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|io, cx| io.poll_shutdown(cx))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll(|io, cx| io.poll_write_vectored(cx, bufs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_asked_for_during_a_poll_wakes_the_task() {
+        let (quiet, task) = (Quiet::new(), Arc::<Noted>::default());
+        let waker = Waker::from(Arc::clone(&task));
+        let cx = &mut Context::from_waker(&waker);
+        let inner = quiet.poll(cx, |cx| cx.waker().clone());
+        inner.wake_by_ref();
+        quiet.poll(cx, |_| ());
+        assert!(!task.0.load(Ordering::Relaxed));
+        quiet.poll(cx, |cx| cx.waker().wake_by_ref());
+        assert!(task.0.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_socket_wakes_the_task_that_polled_last() {
+        struct Asleep(Option<Waker>);
+        impl Read for Asleep {
+            fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, _: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+                self.0 = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+        let quiet = Quiet::new();
+        let mut socket = quiet.socket(Asleep(None));
+        let tasks = [Arc::<Noted>::default(), Arc::default()];
+        for task in &tasks {
+            let waker = Waker::from(Arc::clone(task));
+            let poll = quiet.poll(&mut Context::from_waker(&waker), |cx| {
+                let mut buffer = [0; 1];
+                Pin::new(&mut socket).poll_read(cx, hyper::rt::ReadBuf::new(&mut buffer).unfilled())
+            });
+            assert!(poll.is_pending());
+        }
+        socket.io.0.unwrap().wake();
+        assert_eq!(tasks.map(|task| task.0.load(Ordering::Relaxed)), [false, true]);
+    }
+}
