@@ -31,7 +31,7 @@ use crate::runtime::{Fault, Handler, ListenerSettings, Listeners, Peer, Reply, W
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, OpenError};
 use crate::upstream::Fact;
-use crate::{admin, clock, health, pool, proxy, runtime, share};
+use crate::{admin, clock, health, pool, proxy, runtime, share, upstream};
 
 /// How often each thread looks after what no request does.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -109,7 +109,11 @@ impl App {
 
         let lost = Arc::new(Lost::default());
         let control = Control::start(ControlParts {
-            probes: pools.iter().cloned().zip(plan.pools.iter().map(|pool| pool.health.clone())).collect(),
+            probes: pools
+                .iter()
+                .cloned()
+                .zip(plan.pools.iter().map(|pool| (pool.health.clone(), pool.upstream.clone())))
+                .collect(),
             lost: Arc::clone(&lost),
             admin,
             entries: Arc::new(ArcSwap::from_pointee(entries(&snapshot))),
@@ -294,7 +298,7 @@ struct Control {
 }
 
 struct ControlParts {
-    probes: Vec<(Arc<Pool>, health::Settings)>,
+    probes: Vec<(Arc<Pool>, (health::Settings, upstream::Settings))>,
     lost: Arc<Lost>,
     admin: Option<(admin::Bound, admin::Settings)>,
     entries: Arc<ArcSwap<Vec<admin::Entry>>>,
@@ -327,9 +331,9 @@ impl Control {
 
 async fn control(parts: ControlParts, ready: watch::Receiver<bool>, ended: oneshot::Receiver<()>) {
     let ControlParts { probes, lost, admin, entries, stores, metrics } = parts;
-    for (pool, settings) in probes {
+    for (pool, (settings, upstream)) in probes {
         for index in 0..pool.backends().len() {
-            tokio::spawn(health::active::watch(Arc::clone(&pool), index, settings.clone()));
+            tokio::spawn(health::active::watch(Arc::clone(&pool), index, settings.clone(), upstream.clone()));
         }
         tokio::spawn(health::active::end_ejections(pool));
     }

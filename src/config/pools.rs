@@ -15,6 +15,7 @@ use crate::health::Probe;
 use crate::net::Address;
 use crate::pool::{AdminState, backend, vitals};
 use crate::proxy::{Timeouts, key, retry};
+use crate::upstream::ProxyProtocol;
 use crate::{affinity, balance, health, upstream};
 
 /// One `[[pools]]`. What is `None` was said to be wrong.
@@ -294,14 +295,23 @@ fn timeouts(table: &Table<'_>) -> Timeouts {
     timeouts
 }
 
+const PROXY_PROTOCOLS: [(&str, ProxyProtocol); 2] = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
+
 fn upstream(table: &Table<'_>) -> upstream::Settings {
-    table.later(&["http2", "tls"]);
+    table.later(&["tls"]);
     let default = upstream::Settings::default();
     let idle_timeout = table.get("idle_timeout", duration(MILLISECOND..=YEAR));
-    upstream::Settings {
+    let settings = upstream::Settings {
         max_idle_per_thread: table
             .get("max_idle_per_thread", whole(0..=100_000))
             .unwrap_or(default.max_idle_per_thread),
         idle_timeout: idle_timeout.unwrap_or(default.idle_timeout),
+        http2: table.get("http2", flag).unwrap_or(default.http2),
+        proxy_protocol: table.get("proxy_protocol", word(PROXY_PROTOCOLS, &[])),
+    };
+    if settings.http2 && settings.proxy_protocol.is_some() {
+        let problem = "`http2` with `proxy_protocol`: a connection that clients share can't speak for one of them";
+        table.notes().error(&table.at("proxy_protocol"), problem, "take one of the two out");
     }
+    settings
 }

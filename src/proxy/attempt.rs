@@ -11,7 +11,6 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::{Request, Response, Version, request};
 use hyper::body::{Body, Incoming};
 
-use super::{After, Proxy};
 use super::body::{RequestBody, Rules, Source};
 use super::error::ProxyError;
 use super::exchange::Exchange;
@@ -21,9 +20,11 @@ use super::relay::Answer;
 use super::retry::{Facts, is_idempotent};
 use super::snapshot::Service;
 use super::upgrade::{Asked, Outcome};
+use super::{After, Proxy};
 use crate::clock;
 use crate::pool::Backend;
-use crate::upstream::{self, Fact, Failure, Received, Wire};
+use crate::upstream::connect::connect;
+use crate::upstream::{Fact, Failure, Line, Received, Wanted, to_http2};
 
 /// A request as it is sent to backends: as often as it takes.
 pub(super) struct Outgoing {
@@ -114,7 +115,7 @@ impl Outgoing {
 
     /// A copy for one attempt. hyper consumes what it sends, and even a request that may not be
     /// repeated can fail without a byte sent.
-    fn request(&self, backend: &Backend) -> Request<RequestBody> {
+    fn request(&self, backend: &Backend, http2: bool) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, Source::attempt);
         let mut request = Request::new(body);
         *request.method_mut() = self.head.method().clone();
@@ -127,6 +128,9 @@ impl Outgoing {
         }
         if let Some(asked) = &self.asked {
             asked.ask(request.headers_mut());
+        }
+        if http2 {
+            to_http2(&mut request);
         }
         if let (true, Some(source)) = (self.expects, &self.body) {
             let gate = std::sync::Arc::clone(source.gate());
@@ -157,11 +161,12 @@ impl Proxy {
         let losses = backend.live().losses();
         let deadline = exchange.deadline();
         let limit = exchange.limit();
+        let wanted = Wanted { client: exchange.origin().address, http1: outgoing.asked.is_some() };
         let mut may_reuse = true;
         loop {
-            let idle = if may_reuse { self.idle.take(backend, clock::now()) } else { None };
-            let mut wire: Box<Wire<RequestBody>> = match idle {
-                Some(wire) => wire,
+            let idle = if may_reuse { self.idle.take(backend, &service.upstream, wanted, clock::now()) } else { None };
+            let mut line: Line<RequestBody> = match idle {
+                Some(line) => line,
                 None => {
                     limit.set((clock::now() + service.timeouts.connect).min(deadline));
                     let watch = |cx: &mut Context<'_>| {
@@ -170,12 +175,14 @@ impl Proxy {
                         }
                         limit.poll(cx).map(|()| Fact::ConnectTimeout)
                     };
-                    Box::new(upstream::connect(backend.address(), watch).await?)
+                    let fresh = connect(backend.address(), &service.upstream, wanted, watch).await?;
+                    let begun = self.idle.begin(backend, fresh, &service.upstream);
+                    begun.ok_or(Failure { fact: Fact::Closed, sent: false })?
                 }
             };
             exchange.connected();
 
-            let used = wire.is_used();
+            let used = line.is_used();
             let begun = clock::now();
             let due = || {
                 let since = outgoing.body().map_or(begun, |body| body.progress().max(begun));
@@ -197,8 +204,8 @@ impl Proxy {
                 }
                 Poll::Pending
             };
-            let unanswered = match wire.exchange(outgoing.request(backend), watch).await {
-                Ok(response) => return self.answered(service, index, outgoing, response, wire, spare),
+            let unanswered = match line.exchange(outgoing.request(backend, line.is_http2()), watch).await {
+                Ok(response) => return self.answered(service, index, outgoing, response, line, spare),
                 Err(unanswered) => unanswered,
             };
             // The backend closed an idle connection just as the request came. Nobody's fault, and
@@ -218,7 +225,7 @@ impl Proxy {
         index: usize,
         outgoing: &Outgoing,
         response: Response<Incoming>,
-        wire: Box<Wire<RequestBody>>,
+        line: Line<RequestBody>,
         spare: &dyn Fn(Failure) -> bool,
     ) -> Result<Answer, Failure> {
         let status = response.status();
@@ -240,7 +247,7 @@ impl Proxy {
         if let Some(series) = service.series.get(index) {
             series.attempt(self.thread, 0);
         }
-        let mut answer = response.map(|body| Received::new(body, wire));
+        let mut answer = response.map(|body| Received::new(body, line));
         *answer.version_mut() = Version::HTTP_11;
         if answer.status() == http::StatusCode::NO_CONTENT {
             // RFC 9110 §8.6: not with 204, whatever the backend says.

@@ -21,7 +21,8 @@ use crate::clock::{self, Limit};
 use crate::pool::InFlight;
 use crate::telemetry::Record;
 use crate::upstream::failure::Blame;
-use crate::upstream::{Fact, Failure, Wire};
+use crate::upstream::wire::Wire;
+use crate::upstream::{Fact, Failure, Wanted};
 
 /// nginx's code for a client that went before it was answered; it is never sent.
 const CLIENT_WENT: u16 = 499;
@@ -254,7 +255,8 @@ impl Exchange {
     pub(super) fn tunnelled(&mut self, up: u64, down: u64, error: Option<std::io::ErrorKind>) {
         (self.bytes_in, self.bytes_out) = (up, down);
         // Which side broke off makes no difference: a tunnel has no other end for many clients.
-        self.error = error.map(|kind| if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" });
+        self.error =
+            error.map(|kind| if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" });
     }
 
     /// The response broke off: the backend's fault.
@@ -274,7 +276,8 @@ impl Exchange {
             crate::health::passive::succeeded(&service.pool, index, clock::now());
         }
         if let Some(wire) = wire {
-            self.proxy.idle.put(backend, wire, &service.upstream, clock::now());
+            let wanted = Wanted { client: self.origin.address, http1: false };
+            self.proxy.idle.put(backend, wire, &service.upstream, wanted, clock::now());
         }
     }
 }

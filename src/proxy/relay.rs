@@ -76,10 +76,9 @@ impl Exchange {
     pub(super) async fn switch(mut self: Box<Self>, answer: Answer) -> Reply {
         let (mut head, received) = answer.into_parts();
         let mut received = Some(received);
-        let switched = std::future::poll_fn(|cx| {
-            Poll::Ready(received.take().and_then(|received| received.into_switched(cx)))
-        })
-        .await;
+        let switched =
+            std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_switched(cx))))
+                .await;
         let Some((backend, read)) = switched else {
             return self.refuse(ProxyError::Backend(Failure { fact: Fact::Closed, sent: true }));
         };

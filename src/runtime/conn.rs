@@ -126,6 +126,9 @@ pub(super) async fn serve<H: Handler>(socket: Socket, address: IpAddr, door: Arc
     }
 }
 
+/// What hyper gets of the handler.
+type Served<H> = Result<Response<Tracked<<H as Handler>::Body>>, Infallible>;
+
 /// The handler as hyper wants it, with the connection's activity kept on the way.
 pub(super) fn service<H: Handler>(
     handler: Rc<H>,
@@ -135,7 +138,7 @@ pub(super) fn service<H: Handler>(
     Request<Incoming>,
     Response = Response<Tracked<H::Body>>,
     Error = Infallible,
-    Future = impl Future<Output = Result<Response<Tracked<H::Body>>, Infallible>> + 'static,
+    Future = impl Future<Output = Served<H>> + 'static,
 > {
     service_fn(move |mut request: Request<Incoming>| {
         let mut busy = Busy::begin(&activity);
