@@ -122,8 +122,8 @@ impl Proxy {
         body: Incoming,
     ) -> Result<Answer, ProxyError> {
         let view = exchange.view();
-        headers::normalize(&mut head, &view.snapshot().limits)?;
-        let service = exchange.route(&view, &head).ok_or(ProxyError::NoRoute)?;
+        let host = headers::normalize(&mut head, &view.snapshot().limits)?;
+        let service = exchange.route(&view, host.as_ref(), &head).ok_or(ProxyError::NoRoute)?;
 
         let (client, now) = (exchange.client(), clock::unix());
         let effect = service.affinity.rule(&mut head, client.address, &service.pool);
@@ -134,7 +134,7 @@ impl Proxy {
         }
         let request = bind::Request::of(&head, taken.key());
         let draw = service.hash.as_ref().and_then(|hash| hash.of(&head, client.address));
-        let expects = headers::to_backend(&mut head.headers, &client.forwarding);
+        let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client.forwarding);
 
         let decision = self.decide(exchange, service, effect, taken, now.as_secs());
         let mut order = Order::new(service, view.balancer(exchange.pool()), decision);
