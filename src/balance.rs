@@ -92,32 +92,45 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// The backends that this request tried already.
+/// The backends that this request tried already: a bit for each of the first 64, so that most
+/// requests allocate nothing for it.
 #[derive(Debug, Default)]
-pub struct Tried(Vec<usize>);
+pub struct Tried {
+    low: u64,
+    high: Vec<usize>,
+}
 
 impl Tried {
-    /// None yet; allocates nothing.
+    /// None yet.
     pub const fn new() -> Tried {
-        Tried(Vec::new())
+        Tried { low: 0, high: Vec::new() }
     }
 
     /// Marks a backend.
     pub fn insert(&mut self, index: usize) {
-        if !self.contains(index) {
-            self.0.push(index);
+        match bit(index) {
+            Some(bit) => self.low |= bit,
+            None if !self.high.contains(&index) => self.high.push(index),
+            None => {}
         }
     }
 
     /// Takes a mark off.
     pub fn remove(&mut self, index: usize) {
-        self.0.retain(|other| *other != index);
+        match bit(index) {
+            Some(bit) => self.low &= !bit,
+            None => self.high.retain(|other| *other != index),
+        }
     }
 
     /// Whether a backend is marked.
     pub fn contains(&self, index: usize) -> bool {
-        self.0.contains(&index)
+        bit(index).map_or_else(|| self.high.contains(&index), |bit| self.low & bit != 0)
     }
+}
+
+fn bit(index: usize) -> Option<u64> {
+    u32::try_from(index).ok().and_then(|index| 1u64.checked_shl(index))
 }
 
 #[cfg(test)]
@@ -150,6 +163,18 @@ mod tests {
             Some(next)
         })
         .collect()
+    }
+
+    #[test]
+    fn what_was_tried_is_known_in_a_pool_of_any_size() {
+        let mut tried = Tried::new();
+        for index in [0, 63, 64, 1000, 64] {
+            tried.insert(index);
+        }
+        tried.remove(63);
+        tried.remove(64);
+        let marked: Vec<_> = (0..2000).filter(|index| tried.contains(*index)).collect();
+        assert_eq!(marked, [0, 1000]);
     }
 
     #[test]

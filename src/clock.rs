@@ -69,6 +69,8 @@ pub struct Limits {
 #[derive(Default)]
 struct Table {
     origin: Cell<Option<Instant>>,
+    /// When this turn is: it is asked for some times in each.
+    turn: Cell<Option<(Instant, u64)>>,
     /// Milliseconds after `origin`; [`OFF`] when not set. Apart from the wakers, so that a tick
     /// reads eight bytes a limit.
     due: RefCell<Vec<u64>>,
@@ -135,7 +137,20 @@ impl Table {
             self.origin.set(Some(now));
             now
         });
-        u64::try_from(at.saturating_duration_since(origin).as_millis()).unwrap_or(OFF - 1)
+        let since = at.saturating_duration_since(origin);
+        since.as_secs().saturating_mul(1000).saturating_add(u64::from(since.subsec_millis())).min(OFF - 1)
+    }
+
+    fn now(&self) -> u64 {
+        let now = now();
+        if let Some((turn, millis)) = self.turn.get()
+            && turn == now
+        {
+            return millis;
+        }
+        let millis = self.millis(now);
+        self.turn.set(Some((now, millis)));
+        millis
     }
 }
 
@@ -167,7 +182,7 @@ impl Limit {
 
     /// Ready once it is due. The waker of the last call is woken.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.table.due.borrow().get(self.key).is_some_and(|due| *due <= self.table.millis(now())) {
+        if self.table.due.borrow().get(self.key).is_some_and(|due| *due <= self.table.now()) {
             return Poll::Ready(());
         }
         if let Some(waker) = self.table.wakers.borrow_mut().get_mut(self.key) {

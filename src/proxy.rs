@@ -135,8 +135,8 @@ impl Proxy {
     ) -> Result<(Answer, After), ProxyError> {
         let view = exchange.view();
         let asked = upgrade::asked(&mut head, !body.is_end_stream(), || self.random.borrow_mut().random());
-        headers::normalize(&mut head, &view.snapshot().limits)?;
-        let service = exchange.route(&view, &head).ok_or(ProxyError::NoRoute)?;
+        let host = headers::normalize(&mut head, &view.snapshot().limits)?;
+        let service = exchange.route(&view, host.as_ref(), &head).ok_or(ProxyError::NoRoute)?;
 
         let (client, origin, now) = (exchange.client(), exchange.origin(), clock::unix());
         let effect = service.affinity.rule(&mut head, origin.address, &service.pool);
@@ -147,7 +147,7 @@ impl Proxy {
         }
         let request = bind::Request::of(&head, taken.key());
         let draw = service.hash.as_ref().and_then(|hash| hash.of(&head, origin.address));
-        let expects = headers::to_backend(&mut head.headers, &client, origin);
+        let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin);
 
         let decision = self.decide(exchange, service, effect, taken, now.as_secs());
         let mut order = Order::new(service, view.balancer(exchange.pool()), decision);

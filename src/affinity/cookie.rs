@@ -177,7 +177,19 @@ fn attributes(settings: &Settings) -> String {
 /// The values of the cookies named `name` in one Cookie field, without the quotes that some
 /// clients put around them.
 pub fn values<'a, 'n>(field: &'a [u8], name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
-    field.split(|byte| *byte == b';').filter_map(move |pair| value_of(pair, name))
+    pairs(field).filter_map(move |pair| value_of(pair, name))
+}
+
+/// The pairs of a Cookie field, blanks and all. Found many bytes at a time: applications' cookies
+/// can be long.
+fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(field);
+    std::iter::from_fn(move || {
+        let field = rest?;
+        let end = memchr::memchr(b';', field);
+        rest = end.and_then(|end| field.get(end + 1..));
+        Some(end.map_or(field, |end| &field[..end]))
+    })
 }
 
 /// The value of one `name=value` pair if it has this name. Cookie names are case-sensitive
@@ -211,9 +223,11 @@ fn strip(headers: &mut HeaderMap, name: &[u8]) {
 /// A Cookie field without the cookies named `name`: the other pairs as they came, with all their
 /// blanks and quotes. `None` if nothing is left.
 fn without(field: &[u8], name: &[u8]) -> Option<HeaderValue> {
-    let mut rest = Vec::with_capacity(field.len());
-    for pair in field.split(|byte| *byte == b';').filter(|pair| value_of(pair, name).is_none()) {
+    let mut rest = Vec::new();
+    for pair in pairs(field).filter(|pair| value_of(pair, name).is_none()) {
         if rest.is_empty() {
+            // Not before: with most clients the routing cookie is the only one.
+            rest.reserve_exact(field.len());
             // What stood before the first pair was the blank behind the one that went.
             rest.extend_from_slice(pair.trim_ascii_start());
         } else {

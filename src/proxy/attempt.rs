@@ -2,13 +2,14 @@
 //! Invariant: it ends with the head of a response or with a failure that knows whether a byte was sent.
 //! Must not know: which candidate is next.
 
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, UPGRADE};
-use http::{Request, Response, Version, request};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body, Incoming};
 
 use super::body::{RequestBody, Rules, Source};
@@ -28,7 +29,13 @@ use crate::upstream::{Fact, Failure, Line, Received, Wanted, to_http2};
 
 /// A request as it is sent to backends: as often as it takes.
 pub(super) struct Outgoing {
-    head: Request<()>,
+    method: Method,
+    uri: Uri,
+    /// For the first attempt, which is mostly the last: hyper consumes what it sends, and keeps the
+    /// map for the response.
+    headers: Cell<Option<HeaderMap>>,
+    /// For those that follow. A copy of the map itself would cost twice as much.
+    kept: OnceCell<Vec<(HeaderName, HeaderValue)>>,
     body: Option<Rc<Source>>,
     expects: bool,
     repeatable: bool,
@@ -50,19 +57,21 @@ impl Outgoing {
     ) -> Result<Outgoing, ProxyError> {
         let repeatable = is_idempotent(&head.method) || service.retry.retry_on.non_idempotent;
         let hostless = head.version == Version::HTTP_10 && !head.headers.contains_key(HOST);
-        let mut head = Request::from_parts(head, ());
-        *head.version_mut() = Version::HTTP_11;
-        head.extensions_mut().clear();
+        let request::Parts { method, uri, mut headers, .. } = head;
+        let outgoing = |headers, body, expects, asked| {
+            let headers = Cell::new(Some(headers));
+            Outgoing { method, uri, headers, kept: OnceCell::new(), body, expects, repeatable, hostless, asked }
+        };
         if incoming.is_end_stream() {
-            head.headers_mut().remove(EXPECT);
-            return Ok(Outgoing { head, body: None, expects: false, repeatable, hostless, asked });
+            headers.remove(EXPECT);
+            return Ok(outgoing(headers, None, false, asked));
         }
         let rules = Rules { most: limits.body, replay_limit: service.retry.replay_limit, idle: service.timeouts.idle };
         if incoming.size_hint().lower() > rules.most {
             return Err(ProxyError::BodyTooLarge);
         }
         let body = Source::new(incoming, rules, expects, clock.limit());
-        Ok(Outgoing { head, body: Some(body), expects, repeatable, hostless, asked: None })
+        Ok(outgoing(headers, Some(body), expects, None))
     }
 
     /// Its body, if it has one.
@@ -113,14 +122,13 @@ impl Outgoing {
         self.body.as_ref().is_none_or(|body| body.is_replayable())
     }
 
-    /// A copy for one attempt. hyper consumes what it sends, and even a request that may not be
-    /// repeated can fail without a byte sent.
+    /// What one attempt sends. Even a request that may not be repeated can fail without a byte sent.
     fn request(&self, backend: &Backend, http2: bool) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, Source::attempt);
         let mut request = Request::new(body);
-        *request.method_mut() = self.head.method().clone();
-        *request.uri_mut() = self.head.uri().clone();
-        *request.headers_mut() = self.head.headers().clone();
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers();
         if self.hostless {
             // The one name that is right for each backend, as nginx has it. An address is a valid value.
             let host = backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
@@ -141,6 +149,18 @@ impl Outgoing {
             });
         }
         request
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let Some(headers) = self.headers.take() else {
+            return self.kept.get().into_iter().flatten().cloned().collect();
+        };
+        self.kept.get_or_init(|| {
+            let mut kept = Vec::with_capacity(headers.len());
+            kept.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+            kept
+        });
+        headers
     }
 }
 

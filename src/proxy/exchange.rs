@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Uri, request};
 
 use super::attempt::Outgoing;
@@ -37,7 +37,8 @@ pub struct Exchange {
     method: Method,
     host: Option<HeaderValue>,
     target: Uri,
-    json: bool,
+    /// Looked at only if the answer is a page of ours.
+    accept: Option<HeaderValue>,
     time: Duration,
     begun: Instant,
     connected: Cell<Option<Instant>>,
@@ -72,7 +73,7 @@ impl Exchange {
             method: head.method.clone(),
             host: head.headers.get(HOST).cloned(),
             target: head.uri.clone(),
-            json: respond::accepts_json(&head.headers),
+            accept: head.headers.get(ACCEPT).cloned(),
             time: clock::unix(),
             begun: clock::now(),
             connected: Cell::new(None),
@@ -101,7 +102,7 @@ impl Exchange {
     }
 
     pub(super) fn accepts_json(&self) -> bool {
-        self.json
+        respond::accepts_json(self.accept.as_ref())
     }
 
     pub(super) fn client(&self) -> Rc<Client> {
@@ -118,8 +119,13 @@ impl Exchange {
     }
 
     /// Finds the pool.
-    pub(super) fn route<'v>(&mut self, view: &'v View, head: &request::Parts) -> Option<&'v Service> {
-        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    pub(super) fn route<'v>(
+        &mut self,
+        view: &'v View,
+        host: Option<&HeaderValue>,
+        head: &request::Parts,
+    ) -> Option<&'v Service> {
+        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let pool = view.snapshot().routes.find(route::without_port(host), head.uri.path())?;
         self.pool = Some(pool);
         view.snapshot().services.get(pool)
@@ -296,7 +302,7 @@ impl Drop for Exchange {
             time: self.time,
             id: self.id,
             listener: self.client.listener(),
-            client: self.origin.address,
+            client: &self.client.text_of(self.origin),
             method: self.method.as_str(),
             host: self.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
             path: self.target.path(),
@@ -328,7 +334,7 @@ pub(super) fn record_unread(proxy: &Rc<Proxy>, client: &Rc<Client>, error: Proxy
         time: clock::unix(),
         id,
         listener: client.listener(),
-        client: client.address(),
+        client: client.text(),
         method: "-",
         host: b"",
         path: "",

@@ -2,7 +2,7 @@
 //! Invariant: what is forwarded has one valid Host, no field of the hop, and forwarding fields of ours alone.
 //! Must not know: affinity, backends.
 
-use http::header::{CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Uri, Version, request};
 
@@ -22,11 +22,12 @@ pub struct Limits {
     pub body: u64,
 }
 
-/// Puts a request's head into the form that is forwarded: origin-form, one valid Host.
+/// Puts a request's head into the form that is forwarded: origin-form, one valid Host. That is handed
+/// back too, for all who would otherwise look it up again; only HTTP/1.0 may have none.
 ///
 /// # Errors
 /// What RFC 9112 §3.2 and RFC 9110 §7.2 want refused, and what is over a limit.
-pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<(), ProxyError> {
+pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<Option<HeaderValue>, ProxyError> {
     // Neither is for a reverse proxy: a tunnel to anywhere, and an echo of fields that the client
     // is not to see.
     if matches!(head.method, Method::CONNECT | Method::TRACE) {
@@ -35,7 +36,7 @@ pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<(), Proxy
     if head.headers.len() > limits.fields {
         return Err(ProxyError::TooManyFields);
     }
-    let hosts = {
+    let host = {
         let mut hosts = head.headers.get_all(HOST).iter();
         let first = hosts.next();
         if hosts.next().is_some() {
@@ -44,9 +45,9 @@ pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<(), Proxy
         if first.is_some_and(|host| !is_valid_host(host.as_bytes())) {
             return Err(ProxyError::Malformed("The Host field is not valid."));
         }
-        first.is_some()
+        first.cloned()
     };
-    let is_named = hosts || (head.version == Version::HTTP_2 && head.uri.authority().is_some());
+    let is_named = host.is_some() || (head.version == Version::HTTP_2 && head.uri.authority().is_some());
     if !is_named && head.version > Version::HTTP_10 {
         return Err(ProxyError::Malformed("The request has no Host field."));
     }
@@ -61,7 +62,7 @@ pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<(), Proxy
         (None, None) => {
             let path = head.uri.path();
             let is_origin_form = path.starts_with('/') || (path == "*" && head.method == Method::OPTIONS);
-            is_origin_form.then_some(()).ok_or(ProxyError::Malformed("The request target is not valid."))
+            is_origin_form.then_some(host).ok_or(ProxyError::Malformed("The request target is not valid."))
         }
         (Some("http" | "https"), Some(authority)) => {
             let host = host_of(authority)?;
@@ -72,8 +73,8 @@ pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<(), Proxy
             }
             let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
             head.uri = Uri::from(target);
-            head.headers.insert(HOST, host);
-            Ok(())
+            head.headers.insert(HOST, host.clone());
+            Ok(Some(host))
         }
         _ => Err(ProxyError::Malformed("The request target is not valid.")),
     }
@@ -121,32 +122,40 @@ fn is_valid_host(host: &[u8]) -> bool {
     is_name && port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit) && port.len() <= 6
 }
 
-/// Makes a request's fields those that a backend is to see. Says whether the client waits to be
-/// told to send its body (`Expect: 100-continue`).
-pub fn to_backend(headers: &mut HeaderMap, client: &Client, origin: Origin) -> bool {
-    let wants_trailers = headers.get_all(TE).iter().any(|te| has_token(te, "trailers"));
-    let expects = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    remove(headers, |name| is_of_the_hop(name) || (is_claimed(name) && !(origin.is_relayed && is_of_proxies(name))));
+/// Makes a request's fields those that a backend is to see; `host` is its Host field. Says whether
+/// the client waits to be told to send its body (`Expect: 100-continue`).
+pub fn to_backend(headers: &mut HeaderMap, host: Option<&HeaderValue>, client: &Client, origin: Origin) -> bool {
+    let (mut wants_trailers, mut expects, mut has_out) = (false, false, false);
+    let is_out = |name: &str| is_of_the_hop(name) || (is_claimed(name) && !(origin.is_relayed && is_of_proxies(name)));
+    // One pass over the fields: to ask for one by its name costs a hash, and most requests have none of them.
+    for (name, value) in headers.iter() {
+        match name.as_str() {
+            "te" => (wants_trailers, has_out) = (wants_trailers || has_token(value, "trailers"), true),
+            "expect" => expects = expects || value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
+            name => has_out = has_out || is_out(name),
+        }
+    }
+    if has_out {
+        remove(headers, is_out);
+    }
     if wants_trailers {
         headers.insert(TE, TRAILERS);
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
-    client.introduce(headers, origin);
+    client.introduce(headers, host, origin);
     expects
 }
 
 /// Makes a response's fields those that a client is to see.
 pub fn to_client(headers: &mut HeaderMap) {
-    remove(headers, is_of_the_hop);
+    if headers.keys().any(|name| is_of_the_hop(name.as_str())) {
+        remove(headers, is_of_the_hop);
+    }
 }
 
-/// Removes the fields that `is_out` names and those that Connection lists, in one pass over the
-/// names: most messages have one or none of them, and asking for each by name costs a hash each.
+/// Removes the fields that `is_out` names, Connection among them, and those that Connection lists.
 fn remove(headers: &mut HeaderMap, is_out: impl Fn(&str) -> bool) {
-    let listed: Vec<HeaderName> = match headers.contains_key(CONNECTION) {
-        true => headers.get_all(CONNECTION).iter().flat_map(tokens).filter_map(listed_name).collect(),
-        false => Vec::new(),
-    };
+    let listed: Vec<HeaderName> = headers.get_all(CONNECTION).iter().flat_map(tokens).filter_map(listed_name).collect();
     let out: Vec<HeaderName> = headers.keys().filter(|name| is_out(name.as_str())).cloned().collect();
     for name in out.into_iter().chain(listed) {
         headers.remove(name);
@@ -263,8 +272,8 @@ mod tests {
     fn forward(headers: &mut HeaderMap) -> bool {
         let door = Door { name: "l".into(), is_secure: false, trusted: Vec::new() };
         let client = Client::new(&Arc::new(door), [127, 0, 0, 1].into());
-        let origin = client.origin(headers);
-        to_backend(headers, &client, origin)
+        let (origin, host) = (client.origin(headers), headers.get(HOST).cloned());
+        to_backend(headers, host.as_ref(), &client, origin)
     }
 
     #[test]

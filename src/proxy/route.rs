@@ -101,7 +101,7 @@ fn is_prefix(prefix: &str, path: &str) -> bool {
 
 /// A Host field's value without its port.
 pub fn without_port(host: &str) -> &str {
-    match host.rfind(':') {
+    match host.bytes().rposition(|byte| byte == b':') {
         // The colons inside an IPv6 literal's brackets are none before a port.
         Some(at) if !host[at..].contains(']') => &host[..at],
         _ => host,

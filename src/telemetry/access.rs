@@ -3,7 +3,6 @@
 //! Must not know: where the log goes; how a request came to its record.
 
 use std::cell::RefCell;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,7 +21,7 @@ pub struct Record<'a> {
     /// The listener's name.
     pub listener: &'a str,
     /// The client's address.
-    pub client: IpAddr,
+    pub client: &'a str,
     /// Its method.
     pub method: &'a str,
     /// The Host field.
@@ -131,10 +130,10 @@ impl Drop for Lines {
 
 /// The order and names of a record's fields, for both formats.
 fn fields(line: &mut impl Line, time: &str, record: &Record<'_>) {
-    line.bare("time", time);
+    line.placed("time", time);
     line.text("listener", record.listener.as_bytes());
-    line.display("client", &record.client);
-    line.bare("method", record.method);
+    line.bare("client", record.client);
+    line.placed("method", record.method);
     line.text("host", record.host);
     line.text("path", record.path.as_bytes());
     line.number("status", u64::from(record.status));
@@ -179,7 +178,7 @@ mod tests {
             time: Duration::from_millis(1_700_000_000_042),
             id: 0xab,
             listener: "main",
-            client: [127, 0, 0, 1].into(),
+            client: "127.0.0.1",
             method: "GET",
             host: b"a \"b\"\xff",
             path: "/x\n",
