@@ -27,3 +27,4 @@ mod sharing;
 mod smoke;
 mod stickiness;
 mod streaming;
+mod tunnels;
