@@ -6,6 +6,7 @@
 
 mod support;
 
+mod abuse;
 mod architecture;
 mod balancing;
 mod browser;
