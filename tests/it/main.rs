@@ -29,4 +29,5 @@ mod sharing;
 mod smoke;
 mod stickiness;
 mod streaming;
+mod tls;
 mod tunnels;
