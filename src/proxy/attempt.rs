@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::uri::Scheme;
 use http::{Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body, Incoming};
 
@@ -123,7 +124,7 @@ impl Outgoing {
     }
 
     /// What one attempt sends. Even a request that may not be repeated can fail without a byte sent.
-    fn request(&self, backend: &Backend, http2: bool) -> Request<RequestBody> {
+    fn request(&self, backend: &Backend, http2: Option<Scheme>) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, Source::attempt);
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
@@ -137,8 +138,8 @@ impl Outgoing {
         if let Some(asked) = &self.asked {
             asked.ask(request.headers_mut());
         }
-        if http2 {
-            to_http2(&mut request);
+        if let Some(scheme) = http2 {
+            to_http2(&mut request, scheme);
         }
         if let (true, Some(source)) = (self.expects, &self.body) {
             let gate = std::sync::Arc::clone(source.gate());
@@ -184,7 +185,11 @@ impl Proxy {
         let wanted = Wanted { client: exchange.origin().address, http1: outgoing.asked.is_some() };
         let mut may_reuse = true;
         loop {
-            let idle = if may_reuse { self.idle.take(backend, &service.upstream, wanted, clock::now()) } else { None };
+            let idle = if may_reuse {
+                self.idle.take(backend, &service.upstream.settings, wanted, clock::now())
+            } else {
+                None
+            };
             let mut line: Line<RequestBody> = match idle {
                 Some(line) => line,
                 None => {
@@ -196,7 +201,7 @@ impl Proxy {
                         limit.poll(cx).map(|()| Fact::ConnectTimeout)
                     };
                     let fresh = connect(backend.address(), &service.upstream, wanted, watch).await?;
-                    let begun = self.idle.begin(backend, fresh, &service.upstream);
+                    let begun = self.idle.begin(backend, fresh, &service.upstream.settings);
                     begun.ok_or(Failure { fact: Fact::Closed, sent: false })?
                 }
             };
@@ -224,7 +229,10 @@ impl Proxy {
                 }
                 Poll::Pending
             };
-            let unanswered = match line.exchange(outgoing.request(backend, line.is_http2()), watch).await {
+            let unanswered = match line
+                .exchange(outgoing.request(backend, line.is_http2().then(|| service.upstream.scheme())), watch)
+                .await
+            {
                 Ok(response) => return self.answered(service, index, outgoing, response, line, spare),
                 Err(unanswered) => unanswered,
             };
