@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::forwarded;
+use super::forwarded::{self, Said};
 use crate::affinity::Memory;
 use crate::tls;
 
@@ -61,13 +61,23 @@ pub struct Origin {
     pub(super) is_relayed: bool,
 }
 
+impl Origin {
+    fn scheme(self) -> &'static str {
+        scheme_of(self.is_secure)
+    }
+}
+
+fn scheme_of(is_secure: bool) -> &'static str {
+    if is_secure { "https" } else { "http" }
+}
+
 impl Client {
     /// A client that connected to `door` from `address`.
     pub fn new(door: &Arc<Door>, address: IpAddr, subject: Option<HeaderValue>) -> Client {
         // A listener on [::] sees IPv4 clients at mapped addresses, which no application expects.
         let address = address.to_canonical();
         let is_trusted = door.trusts(address);
-        let forwarding = Forwarding::new(address, door.is_secure);
+        let forwarding = Forwarding::new(address);
         Client { door: Arc::clone(door), address, is_trusted, subject, forwarding, memory: RefCell::default() }
     }
 
@@ -92,15 +102,16 @@ impl Client {
         if !self.is_trusted {
             return own;
         }
-        match forwarded::client(headers, self.address, |address| self.door.trusts(address)) {
-            Some(address) => {
-                let is_secure = match headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
-                    Some(scheme) => scheme.eq_ignore_ascii_case(b"https"),
-                    None => self.door.is_secure,
-                };
+        let said = forwarded::client(headers, self.address, |address| self.door.trusts(address));
+        let scheme = headers.get(X_FORWARDED_PROTO).map(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"));
+        match said {
+            Said::Client(address, is_secure) => {
+                let is_secure = scheme.or(is_secure).unwrap_or(self.door.is_secure);
                 Origin { address, is_secure, is_relayed: true }
             }
-            None => own,
+            // It may have named its client in a PROXY header, or speak for itself.
+            Said::Nothing => Origin { is_secure: scheme.unwrap_or(self.door.is_secure), ..own },
+            Said::Contradiction => own,
         }
     }
 
@@ -118,9 +129,9 @@ impl Client {
         }
         if !origin.is_relayed {
             headers.insert(X_FORWARDED_FOR, forwarding.address.clone());
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarding.scheme));
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.scheme()));
             if let Some(host) = host {
-                headers.insert(FORWARDED, forwarding.forwarded(host));
+                headers.insert(FORWARDED, forwarding.forwarded(host, origin.scheme()));
                 headers.insert(X_FORWARDED_HOST, host.clone());
             }
             return;
@@ -131,12 +142,13 @@ impl Client {
             append(headers, X_FORWARDED_FOR, origin.address.to_string());
         }
         if !headers.contains_key(FORWARDED) {
-            append(headers, FORWARDED, format!("for={}", node(&origin.address.to_string())));
+            append(headers, FORWARDED, format!("for={};proto={}", node(&origin.address.to_string()), origin.scheme()));
         }
         headers.append(X_FORWARDED_FOR, forwarding.address.clone());
-        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(forwarding.scheme));
+        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(origin.scheme()));
         if let Some(host) = host {
-            headers.append(FORWARDED, forwarding.forwarded(host));
+            // Its elements tell of one hop each, and this is of the proxy's.
+            headers.append(FORWARDED, forwarding.forwarded(host, scheme_of(self.door.is_secure)));
             headers.entry(X_FORWARDED_HOST).or_insert(host.clone());
         }
     }
@@ -147,16 +159,15 @@ impl Client {
 #[derive(Debug)]
 struct Forwarding {
     address: HeaderValue,
-    scheme: &'static str,
-    last: RefCell<Option<(HeaderValue, HeaderValue)>>,
+    /// The host and scheme of the last one, and its value.
+    last: RefCell<Option<(HeaderValue, &'static str, HeaderValue)>>,
 }
 
 impl Forwarding {
-    fn new(address: IpAddr, is_secure: bool) -> Forwarding {
+    fn new(address: IpAddr) -> Forwarding {
         let text = Bytes::from(text(address));
         let value = HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("unknown"));
-        let scheme = if is_secure { "https" } else { "http" };
-        Forwarding { address: value, scheme, last: RefCell::default() }
+        Forwarding { address: value, last: RefCell::default() }
     }
 
     /// The client's address.
@@ -165,23 +176,24 @@ impl Forwarding {
     }
 
     /// The value of Forwarded (RFC 7239) for a request to `host`.
-    fn forwarded(&self, host: &HeaderValue) -> HeaderValue {
+    fn forwarded(&self, host: &HeaderValue, scheme: &'static str) -> HeaderValue {
         let mut last = self.last.borrow_mut();
-        if let Some((of, value)) = &*last
+        if let Some((of, by, value)) = &*last
             && of == host
+            && *by == scheme
         {
             return value.clone();
         }
         let mut text = format!("for={};host=\"", node(self.text())).into_bytes();
         text.extend_from_slice(host.as_bytes());
         text.extend_from_slice(b"\";proto=");
-        text.extend_from_slice(self.scheme.as_bytes());
+        text.extend_from_slice(scheme.as_bytes());
         // A valid host has no quote and no backslash, so it can stand between quotes as it is.
         let value =
             HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("for=unknown"));
         // A copy: a value of the request's is a piece of the connection's read buffer, and would keep
         // all of it for as long as the client is idle.
-        *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| (host, value.clone()));
+        *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| (host, scheme, value.clone()));
         value
     }
 }
@@ -270,6 +282,24 @@ mod tests {
     }
 
     #[test]
+    fn a_trusted_proxy_may_tell_the_scheme_alone_and_is_not_believed_when_it_says_two_things() {
+        let proxy = client("10.0.0.1", &["10.0.0.0/8"]);
+        let (origin, headers) = introduced(&proxy, &[("host", "a"), ("x-forwarded-proto", "https")]);
+        assert_eq!((origin.address, origin.is_secure), ("10.0.0.1".parse().unwrap(), true));
+        assert_eq!(headers[X_FORWARDED_PROTO], "https");
+        assert_eq!(headers[FORWARDED], "for=10.0.0.1;host=\"a\";proto=https");
+        let two = [
+            ("host", "a"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("forwarded", "for=2.2.2.2"),
+            ("x-forwarded-proto", "https"),
+        ];
+        let (origin, headers) = introduced(&proxy, &two);
+        assert_eq!((origin.address, origin.is_secure), ("10.0.0.1".parse().unwrap(), false));
+        assert_eq!(headers[FORWARDED], "for=10.0.0.1;host=\"a\";proto=http");
+    }
+
+    #[test]
     fn a_stranger_speaks_for_nobody_and_a_trusted_proxy_for_its_client() {
         let claims = [("host", "a"), ("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https")];
         let (origin, headers) = introduced(&client("9.9.9.9", &["10.0.0.0/8"]), &claims);
@@ -283,6 +313,6 @@ mod tests {
         assert_eq!(chain, ["6.6.6.6", "10.0.0.1"]);
         assert_eq!(headers[X_FORWARDED_PROTO], "https");
         let chain: Vec<_> = headers.get_all(FORWARDED).iter().collect();
-        assert_eq!(chain, ["for=6.6.6.6", "for=10.0.0.1;host=\"a\";proto=http"]);
+        assert_eq!(chain, ["for=6.6.6.6;proto=https", "for=10.0.0.1;host=\"a\";proto=http"]);
     }
 }

@@ -8,33 +8,38 @@ use http::header::{FORWARDED, HeaderMap};
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The client for which the proxy at `peer`, which is trusted, speaks. `None` if it says nothing of
-/// it, or two things: a proxy that adds to one of the fields passes on what its client wrote into
-/// the other, so that where they differ there is no telling which of them is true.
-pub(super) fn client(headers: &HeaderMap, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    let plain = has_for(headers).then(|| walk(peer, addresses(headers).into_iter(), &is_trusted));
-    let standard = headers.contains_key(FORWARDED).then(|| walk(peer, nodes(headers).into_iter(), &is_trusted));
+/// What proxies say of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Nothing.
+    Nothing,
+    /// Its address, and whether it came by TLS, if they say so.
+    Client(IpAddr, Option<bool>),
+    /// Two things. A proxy that adds to one of the fields passes on what its client wrote into the
+    /// other, so that where they differ there is no telling which of them is true.
+    Contradiction,
+}
+
+/// The client for which the proxy at `peer`, which is trusted, speaks.
+pub(super) fn client(headers: &HeaderMap, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> Said {
+    let plain = headers.contains_key(X_FORWARDED_FOR).then(|| walk(peer, &addresses(headers), &is_trusted));
+    let standard = headers.contains_key(FORWARDED).then(|| walk(peer, &nodes(headers), &is_trusted));
     match (plain, standard) {
-        (Some(one), Some(other)) => (one == other).then_some(one),
-        (one, other) => one.or(other),
+        (None, None) => Said::Nothing,
+        (Some(one), Some(other)) if one.0 != other.0 => Said::Contradiction,
+        (_, Some((address, is_secure))) | (Some((address, is_secure)), None) => Said::Client(address, is_secure),
     }
 }
 
-/// Whether there is an X-Forwarded-For.
-pub(super) fn has_for(headers: &HeaderMap) -> bool {
-    headers.contains_key(X_FORWARDED_FOR)
-}
+/// One hop: where it came from, and whether by TLS.
+type Hop = (Option<IpAddr>, Option<bool>);
 
 /// Goes back from `peer` as long as who is reached is trusted and says who was before it.
-fn walk(
-    peer: IpAddr,
-    chain: impl DoubleEndedIterator<Item = Option<IpAddr>>,
-    is_trusted: impl Fn(IpAddr) -> bool,
-) -> IpAddr {
-    let mut reached = peer;
-    for before in chain.rev() {
+fn walk(peer: IpAddr, chain: &[Hop], is_trusted: impl Fn(IpAddr) -> bool) -> (IpAddr, Option<bool>) {
+    let mut reached = (peer, None);
+    for (before, is_secure) in chain.iter().rev() {
         match before {
-            Some(address) if is_trusted(reached) => reached = address,
+            Some(address) if is_trusted(reached.0) => reached = (*address, *is_secure),
             _ => break,
         }
     }
@@ -42,24 +47,27 @@ fn walk(
 }
 
 /// The addresses of X-Forwarded-For, the nearest last.
-fn addresses(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+fn addresses(headers: &HeaderMap) -> Vec<Hop> {
     let values = headers.get_all(X_FORWARDED_FOR).iter().map(|value| value.to_str().unwrap_or("?"));
-    values.flat_map(|value| value.split(',')).map(|node| address(node.trim())).collect()
+    values.flat_map(|value| value.split(',')).map(|node| (address(node.trim()), None)).collect()
 }
 
-/// The `for` of each element of Forwarded, the nearest last.
-fn nodes(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+/// The `for` and `proto` of each element of Forwarded, the nearest last.
+fn nodes(headers: &HeaderMap) -> Vec<Hop> {
     let values = headers.get_all(FORWARDED).iter().map(|value| value.to_str().unwrap_or("?"));
     // With an open quote a client could take what a proxy adds into an element of its own.
     let is_open = |value: &str| value.matches('"').count() % 2 == 1;
     let elements = values.flat_map(|value| if is_open(value) { vec![""] } else { split(value, ',') });
-    let node = |element: &str| {
-        let mut pairs = split(element, ';').into_iter().filter_map(|pair| pair.split_once('='));
-        let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
-        let value = value.trim();
-        address(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+    let hop = |element: &str| {
+        let parameter = |wanted: &str| {
+            let pairs = split(element, ';').into_iter().filter_map(|pair| pair.split_once('='));
+            let mut named = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(wanted));
+            let value = named.next()?.1.trim();
+            Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+        };
+        (parameter("for").and_then(address), parameter("proto").map(|scheme| scheme.eq_ignore_ascii_case("https")))
     };
-    elements.map(node).collect()
+    elements.map(hop).collect()
 }
 
 /// The parts between `separator`s that stand outside of quotes. A quoted pair can hide a quote; no
@@ -94,7 +102,10 @@ mod tests {
             headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }
         let is_trusted = |address: IpAddr| address.to_string().starts_with("10.") || address.to_string() == "fd00::1";
-        client(&headers, "10.0.0.1".parse().unwrap(), is_trusted).map(|address| address.to_string())
+        match client(&headers, "10.0.0.1".parse().unwrap(), is_trusted) {
+            Said::Client(address, _) => Some(address.to_string()),
+            Said::Nothing | Said::Contradiction => None,
+        }
     }
 
     #[test]
@@ -137,6 +148,20 @@ mod tests {
         assert_eq!(of(&[("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=6.6.6.6")]), None);
         assert_eq!(of(&[("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=1.1.1.1")]).as_deref(), Some("1.1.1.1"));
         assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn the_scheme_is_that_of_the_hop_from_the_client() {
+        let of = |value| {
+            let headers = HeaderMap::from_iter([(FORWARDED, HeaderValue::from_static(value))]);
+            match client(&headers, "10.0.0.1".parse().unwrap(), |address| address.to_string().starts_with("10.")) {
+                Said::Client(_, is_secure) => is_secure,
+                _ => panic!("{value}"),
+            }
+        };
+        assert_eq!(of("for=6.6.6.6;proto=https, for=1.1.1.1;proto=http, for=10.0.0.2;proto=https"), Some(false));
+        assert_eq!(of("for=1.1.1.1;proto=\"HTTPS\""), Some(true));
+        assert_eq!(of("for=1.1.1.1"), None);
     }
 
     proptest! {
