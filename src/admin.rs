@@ -10,8 +10,6 @@ mod guard;
 mod serve;
 mod view;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +17,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::affinity::Affinity;
+use crate::net::Address;
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Series;
@@ -33,25 +32,6 @@ pub struct Settings {
     pub address: Address,
     /// What a client has to send as `Authorization: Bearer …`; the content of `token_file`.
     pub token: Option<String>,
-}
-
-/// Where the admin listener is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// A TCP socket.
-    Tcp(SocketAddr),
-    /// A Unix socket: `unix:/run/linchpin.sock`.
-    Unix(PathBuf),
-}
-
-/// As the configuration writes it.
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Address::Tcp(address) => address.fmt(f),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// The token is never shown.

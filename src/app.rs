@@ -2,39 +2,43 @@
 //! Invariant: what can fail at start fails before the first client is accepted.
 //! Must not know: request details; the command line.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
+use bytes::Bytes;
+use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::{oneshot, watch};
 
 use crate::affinity::lost::Lost;
 use crate::affinity::{Affinity, Cause, Tables, Verdict, learned};
 use crate::config::{Plan, PoolPlan};
+use crate::net::Address;
 use crate::pool::Pool;
 use crate::pool::reconcile::Reconciler;
+use crate::proxy::client::{Client, Door};
 use crate::proxy::error::ProxyError;
 use crate::proxy::relay::ResponseBody;
 use crate::proxy::route::Routes;
 use crate::proxy::snapshot::{Service, Snapshot};
-use crate::proxy::{Client, Proxy, headers};
+use crate::proxy::{Proxy, headers};
 use crate::runtime::workers::Thread;
-use crate::runtime::{Fault, Handler, Listeners, Workers, listen};
+use crate::runtime::{Fault, Handler, ListenerSettings, Listeners, Peer, Reply, Workers, listen};
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, OpenError};
 use crate::upstream::Fact;
-use crate::{admin, clock, health, pool, share};
+use crate::{admin, clock, health, pool, proxy, runtime, share, upstream};
 
 /// How often each thread looks after what no request does.
 const SWEEP: Duration = Duration::from_millis(500);
 
 /// A running Linchpin.
 pub struct App {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     admin: Option<SocketAddr>,
     pools: Vec<Arc<Pool>>,
     grace: Duration,
@@ -51,7 +55,7 @@ pub enum StartError {
     /// A listener's address can't be had.
     Bind(listen::BindError),
     /// The admin listener's address can't be had.
-    Admin(admin::Address, std::io::Error),
+    Admin(Address, std::io::Error),
     /// A thread can't be had.
     Thread(std::io::Error),
 }
@@ -105,7 +109,11 @@ impl App {
 
         let lost = Arc::new(Lost::default());
         let control = Control::start(ControlParts {
-            probes: pools.iter().cloned().zip(plan.pools.iter().map(|pool| pool.health.clone())).collect(),
+            probes: pools
+                .iter()
+                .cloned()
+                .zip(plan.pools.iter().map(|pool| (pool.health.clone(), pool.upstream.clone())))
+                .collect(),
             lost: Arc::clone(&lost),
             admin,
             entries: Arc::new(ArcSwap::from_pointee(entries(&snapshot))),
@@ -115,6 +123,7 @@ impl App {
         .map_err(StartError::Thread)?;
 
         let (lines, losses) = (log.handle(), reconciler.losses());
+        let doors: Arc<[Arc<Door>]> = plan.listeners.iter().map(|listener| Arc::new(door(listener))).collect();
         let make = move |thread: Thread| {
             let proxy = Proxy::new(
                 thread.index,
@@ -125,14 +134,14 @@ impl App {
             );
             let proxy = Rc::new(proxy);
             let beside = beside(Rc::clone(&proxy), thread.limits, losses.clone());
-            (Rc::new(Serve { proxy }), beside)
+            (Rc::new(Serve { proxy, doors: doors.clone() }), beside)
         };
         let workers = Workers::start(listeners, &plan.server, make).map_err(StartError::Thread)?;
         Ok(App { addresses, admin: admin_address, pools, grace: plan.server.shutdown_grace, workers, control, log })
     }
 
     /// Where clients connect, in the order of the configuration.
-    pub fn listeners(&self) -> &[SocketAddr] {
+    pub fn listeners(&self) -> &[Address] {
         &self.addresses
     }
 
@@ -165,6 +174,11 @@ impl App {
             let _ = end.await;
         }
     }
+}
+
+/// What requests are to know of a listener.
+fn door(listener: &ListenerSettings) -> Door {
+    Door { name: listener.name.as_str().into(), is_secure: false, trusted: listener.trusted_proxies.clone() }
 }
 
 /// The snapshot of a plan.
@@ -240,18 +254,21 @@ async fn tidy(lost: Arc<Lost>, entries: Arc<ArcSwap<Vec<admin::Entry>>>) {
 /// The proxy as the runtime's handler.
 struct Serve {
     proxy: Rc<Proxy>,
+    doors: Arc<[Arc<Door>]>,
 }
 
 impl Handler for Serve {
     type Body = ResponseBody;
     type Client = Client;
 
-    fn client(&self, listener: &Arc<str>, address: IpAddr) -> Client {
-        Client::new(listener, address)
+    fn client(&self, listener: usize, peer: Peer) -> Client {
+        Client::new(&self.doors[listener], peer.address)
     }
 
-    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
-        self.proxy.handle(&client, request).await
+    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<Incoming>) -> Reply<ResponseBody> {
+        let reply = self.proxy.handle(&client, request).await;
+        let tunnel = reply.tunnel.map(|tunnel| Box::new(Over(tunnel)) as Box<dyn runtime::Tunnel>);
+        Reply { response: reply.response, tunnel, is_stream: reply.is_stream }
     }
 
     fn unread(self: &Rc<Self>, client: &Rc<Client>, fault: Fault) -> bytes::Bytes {
@@ -264,6 +281,15 @@ impl Handler for Serve {
     }
 }
 
+/// The proxy's tunnel as the runtime's.
+struct Over(proxy::tunnel::Tunnel);
+
+impl runtime::Tunnel for Over {
+    fn run(self: Box<Self>, client: Box<dyn runtime::Duplex>, read: Bytes) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(self.0.run(client, read))
+    }
+}
+
 /// The thread for what serves no request: probes, ejections, admin.
 struct Control {
     thread: std::thread::JoinHandle<()>,
@@ -272,7 +298,7 @@ struct Control {
 }
 
 struct ControlParts {
-    probes: Vec<(Arc<Pool>, health::Settings)>,
+    probes: Vec<(Arc<Pool>, (health::Settings, upstream::Settings))>,
     lost: Arc<Lost>,
     admin: Option<(admin::Bound, admin::Settings)>,
     entries: Arc<ArcSwap<Vec<admin::Entry>>>,
@@ -305,9 +331,9 @@ impl Control {
 
 async fn control(parts: ControlParts, ready: watch::Receiver<bool>, ended: oneshot::Receiver<()>) {
     let ControlParts { probes, lost, admin, entries, stores, metrics } = parts;
-    for (pool, settings) in probes {
+    for (pool, (settings, upstream)) in probes {
         for index in 0..pool.backends().len() {
-            tokio::spawn(health::active::watch(Arc::clone(&pool), index, settings.clone()));
+            tokio::spawn(health::active::watch(Arc::clone(&pool), index, settings.clone(), upstream.clone()));
         }
         tokio::spawn(health::active::end_ejections(pool));
     }

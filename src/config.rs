@@ -4,6 +4,7 @@
 
 mod check;
 mod file;
+mod listeners;
 mod names;
 mod persistence;
 mod plan;

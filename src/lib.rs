@@ -17,6 +17,7 @@ pub mod config;
 pub mod demo;
 pub mod health;
 pub mod import;
+pub mod net;
 pub mod pool;
 pub mod proxy;
 pub mod runtime;

@@ -5,8 +5,10 @@
 mod attempt;
 mod bind;
 pub mod body;
+pub mod client;
 pub mod error;
 pub mod exchange;
+mod forwarded;
 pub mod headers;
 pub mod key;
 mod order;
@@ -15,32 +17,35 @@ pub mod respond;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
+pub mod tunnel;
+mod upgrade;
 mod wait;
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use crate::affinity::rules::Effect;
-use crate::affinity::{Decision, Memory, Next, Taken, decide, lost::Lost};
+use crate::affinity::{Decision, Next, Taken, decide, lost::Lost};
 use crate::clock::{self, Limits};
 use crate::telemetry::Lines;
 use crate::upstream::{Fact, Idle};
 use attempt::Outgoing;
 use body::RequestBody;
+use client::Client;
 use error::ProxyError;
 use exchange::Exchange;
-use headers::Forwarding;
 use order::Order;
 use relay::{Answer, ResponseBody};
 use snapshot::{Snapshot, View};
+use tunnel::Tunnel;
 
 /// `[pools.timeouts]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,10 @@ pub struct Timeouts {
     pub idle: Duration,
     /// From the head of the request to the head of the response, over all attempts.
     pub total: Duration,
+    /// Silence on what goes on for as long as both want: a WebSocket, an event stream, gRPC.
+    pub stream_idle: Duration,
+    /// The life of a WebSocket or another tunnel; `None` for no limit.
+    pub tunnel_lifetime: Option<Duration>,
 }
 
 impl Default for Timeouts {
@@ -62,8 +71,27 @@ impl Default for Timeouts {
             response: Duration::from_secs(60),
             idle: Duration::from_secs(60),
             total: Duration::from_secs(120),
+            stream_idle: Duration::from_secs(3600),
+            tunnel_lifetime: None,
         }
     }
+}
+
+/// What a request gets.
+pub struct Reply {
+    /// The response.
+    pub response: Response<ResponseBody>,
+    /// What takes over once the response has gone out.
+    pub tunnel: Option<Tunnel>,
+    /// The response goes on for as long as its client is there: one that says no more has gone.
+    pub is_stream: bool,
+}
+
+/// What comes after the head of a backend's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    Http,
+    Tunnel,
 }
 
 /// One thread's proxy.
@@ -78,23 +106,6 @@ pub struct Proxy {
     next_id: Cell<u64>,
 }
 
-/// What is remembered of a client connection.
-pub struct Client {
-    listener: Arc<str>,
-    address: IpAddr,
-    forwarding: Forwarding,
-    memory: RefCell<Memory>,
-}
-
-impl Client {
-    /// A client that connected to `listener` from `address`.
-    pub fn new(listener: &Arc<str>, address: IpAddr) -> Client {
-        let address = address.to_canonical();
-        let forwarding = Forwarding::new(address);
-        Client { listener: Arc::clone(listener), address, forwarding, memory: RefCell::default() }
-    }
-}
-
 impl Proxy {
     /// For the data-path thread number `thread`, whose time limits run in `limits`.
     pub fn new(thread: usize, snapshot: Arc<Snapshot>, limits: Limits, lines: Lines, lost: Arc<Lost>) -> Proxy {
@@ -106,11 +117,12 @@ impl Proxy {
 
     /// One request's way, from its head to the head of the response. The body of the response
     /// carries on from there, and the access record is written when it ends.
-    pub async fn handle(self: &Rc<Self>, client: &Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
+    pub async fn handle(self: &Rc<Self>, client: &Rc<Client>, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         let mut exchange = Exchange::begin(self, client, &head);
         match self.serve(&mut exchange, head, body).await {
-            Ok(answer) => exchange.relay(answer).await,
+            Ok((answer, After::Http)) => exchange.relay(answer).await,
+            Ok((answer, After::Tunnel)) => exchange.switch(answer).await,
             Err(error) => exchange.refuse(error),
         }
     }
@@ -120,40 +132,42 @@ impl Proxy {
         exchange: &mut Exchange,
         mut head: http::request::Parts,
         body: Incoming,
-    ) -> Result<Answer, ProxyError> {
+    ) -> Result<(Answer, After), ProxyError> {
         let view = exchange.view();
+        let asked = upgrade::asked(&mut head, !body.is_end_stream(), || self.random.borrow_mut().random());
         let host = headers::normalize(&mut head, &view.snapshot().limits)?;
         let service = exchange.route(&view, host.as_ref(), &head).ok_or(ProxyError::NoRoute)?;
 
-        let (client, now) = (exchange.client(), clock::unix());
-        let effect = service.affinity.rule(&mut head, client.address, &service.pool);
+        let (client, origin, now) = (exchange.client(), exchange.origin(), clock::unix());
+        let effect = service.affinity.rule(&mut head, origin.address, &service.pool);
         let mut taken =
             service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
         if effect.is_none() {
             self.ask(exchange, service, &mut taken, now.as_secs()).await;
         }
         let request = bind::Request::of(&head, taken.key());
-        let draw = service.hash.as_ref().and_then(|hash| hash.of(&head, client.address));
-        let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client.forwarding);
+        let draw = service.hash.as_ref().and_then(|hash| hash.of(&head, origin.address));
+        let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin);
 
         let decision = self.decide(exchange, service, effect, taken, now.as_secs());
         let mut order = Order::new(service, view.balancer(exchange.pool()), decision);
         order.avoid(&self.lost, now.as_secs());
         if service.affinity.converge().is_some() && !request.is_aside() {
-            order.meet(key::client(&head, client.address), now, draw.unwrap_or_else(|| self.random()));
+            order.meet(key::client(&head, origin.address), now, draw.unwrap_or_else(|| self.random()));
         }
 
-        let mut outgoing = Outgoing::new(head, body, expects, service, &view.snapshot().limits, &self.limits)?;
+        let mut outgoing = Outgoing::new(head, body, expects, asked, service, &view.snapshot().limits, &self.limits)?;
         exchange.body_from(&outgoing);
         let served = self.attempts(exchange, service, &mut order, &mut outgoing, draw).await;
         exchange.decided(order.decision());
         let (mut answer, index) = served?;
 
         order.served(index);
+        let protocol = outgoing.protocol(&answer)?;
         // First, or a backend could take our own cookie out by naming it in Connection.
         headers::to_client(answer.headers_mut());
         bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), self.thread);
-        Ok(answer)
+        Ok(outgoing.confirm(answer, protocol))
     }
 
     /// What persistence says of the request.

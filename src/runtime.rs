@@ -2,19 +2,28 @@
 //! Invariant: a connection lives and dies on one thread; each of its waits has a limit.
 //! Must not know: what is served.
 
+mod activity;
 pub mod conn;
+mod greet;
+mod http1;
+mod http2;
 mod io;
 pub mod listen;
 mod phase;
+mod proxied;
 pub mod signal;
 pub mod workers;
 
-pub use conn::{Fault, Handler};
+pub use conn::{Duplex, Fault, Handler, Reply, Tunnel};
+pub use greet::Peer;
 pub use listen::Listeners;
 pub use workers::Workers;
 
-use std::net::SocketAddr;
 use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::net::Address;
 
 /// `[server]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +61,26 @@ pub struct ListenerSettings {
     /// What logs and metrics call it; its address if not set.
     pub name: String,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: Address,
+    /// Whether clients may speak HTTP/2 in clear text, by prior knowledge.
+    pub http2: bool,
+    /// Whether connections from `trusted_proxies` begin with a PROXY header, version 1 or 2.
+    pub proxy_protocol: bool,
+    /// Who is believed when it says whom it speaks for.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl ListenerSettings {
+    /// A listener of which no more is said than its address.
+    pub fn new(address: Address) -> ListenerSettings {
+        ListenerSettings {
+            name: address.to_string(),
+            address,
+            http2: false,
+            proxy_protocol: false,
+            trusted_proxies: Vec::new(),
+        }
+    }
 }
 
 impl Default for Settings {

@@ -3,15 +3,17 @@
 //! Must not know: why this backend was chosen, or what happens when it fails.
 
 pub mod connect;
+pub mod dial;
 pub mod failure;
 pub mod idle;
+mod line;
 mod quiet;
+mod shared;
 pub mod wire;
 
-pub use connect::connect;
 pub use failure::{Fact, Failure};
-pub use idle::Idle;
-pub use wire::{Received, Wire};
+pub use idle::{Idle, Wanted};
+pub use line::{Line, Received, to_http2};
 
 /// `[pools.upstream]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,10 +23,28 @@ pub struct Settings {
     /// How long one is kept. Shorter than the backend's own keep-alive time, so that it is
     /// Linchpin that closes and no request meets a closing connection.
     pub idle_timeout: std::time::Duration,
+    /// Whether HTTP/2 is spoken, on connections that many requests share.
+    pub http2: bool,
+    /// The header that tells a backend of the client before all else, if any.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// A version of HAProxy's PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { max_idle_per_thread: 128, idle_timeout: std::time::Duration::from_secs(30) }
+        Settings {
+            max_idle_per_thread: 128,
+            idle_timeout: std::time::Duration::from_secs(30),
+            http2: false,
+            proxy_protocol: None,
+        }
     }
 }

@@ -4,13 +4,11 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, Socket, Type};
-
-use super::{Address, Settings};
+use super::Settings;
+use crate::net::Address;
+use crate::net::unix::{self, SocketFile};
 
 const BACKLOG: i32 = 128;
 
@@ -54,60 +52,8 @@ pub fn bind(settings: &Settings) -> io::Result<Bound> {
             Ok(Bound(Listener::Tcp(listener)))
         }
         Address::Unix(path) => {
-            remove_stale(path)?;
-            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            socket.bind(&SockAddr::unix(path)?)?;
-            let file = SocketFile::new(path)?;
-            // Before `listen`: until then nobody can connect, so there is no moment of wider rights.
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-            socket.listen(BACKLOG)?;
-            socket.set_nonblocking(true)?;
-            Ok(Bound(Listener::Unix(socket.into(), file)))
-        }
-    }
-}
-
-/// Removes what a Linchpin that was killed left behind: a socket on which nobody listens.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
-        }
-        Ok(_) => {}
-    }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A listener whose queue is full would make us wait.
-    socket.set_nonblocking(true)?;
-    match socket.connect(&SockAddr::unix(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on this socket")),
-    }
-}
-
-/// The file of a Unix socket; removed when dropped, unless a successor has put its own in its place.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl SocketFile {
-    fn new(path: &Path) -> io::Result<SocketFile> {
-        Ok(SocketFile { path: path.to_owned(), identity: SocketFile::identity(path)? })
-    }
-
-    fn identity(path: &Path) -> io::Result<(u64, u64)> {
-        std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if SocketFile::identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            // What stays behind is stale, and the next start removes it.
-            let _ = std::fs::remove_file(&self.path);
+            let (listener, file) = unix::listen(path, 0o600, BACKLOG)?;
+            Ok(Bound(Listener::Unix(listener, file)))
         }
     }
 }
@@ -115,6 +61,7 @@ impl Drop for SocketFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
 
     fn tcp(address: &str, token: Option<&str>) -> Settings {

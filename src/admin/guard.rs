@@ -13,7 +13,8 @@ use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIG
 use http::uri::Authority;
 use http::{Method, StatusCode, Version};
 
-use super::{Address, Settings};
+use super::Settings;
+use crate::net::Address;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"linchpin\"");

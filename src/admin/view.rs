@@ -2,8 +2,6 @@
 //! Invariant: these are the only types that are serialized, and a name once told stays.
 //! Must not know: how anything is changed.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, Facts};
@@ -31,7 +29,7 @@ struct Pool<'a> {
 #[derive(Debug, Serialize)]
 struct Backend<'a> {
     name: &'a str,
-    address: SocketAddr,
+    address: String,
     state: &'static str,
     health: &'static str,
     weight: u32,
@@ -60,7 +58,7 @@ impl<'a> Pool<'a> {
             let (live, series) = (backend.live(), entry.series.get(index));
             Backend {
                 name: backend.name(),
-                address: backend.address(),
+                address: backend.address().to_string(),
                 state: live.state().as_str(),
                 health: live.health().as_str(),
                 weight: live.weight(),

@@ -20,6 +20,7 @@ use super::demo_backend::told_to_stop;
 use crate::app::{App, StartError};
 use crate::config::{self, Report};
 use crate::demo::PASSWORD;
+use crate::net::Address;
 
 /// The backends, and the ports they have if nobody else does.
 const BACKENDS: [(&str, u16); 3] = [("a", 9001), ("b", 9002), ("c", 9003)];
@@ -127,7 +128,7 @@ rise = 2
 }
 
 fn opening(args: &Args, app: &App, backends: &[(&str, SocketAddr)]) -> String {
-    let proxy = app.listeners().first().copied().unwrap_or(args.listen);
+    let proxy = app.listeners().first().and_then(Address::tcp).unwrap_or(args.listen);
     let admin = app.admin().unwrap_or(args.admin);
     let servers: Vec<_> = backends.iter().map(|(name, address)| format!("{name} http://{address}")).collect();
     format!(

@@ -16,6 +16,7 @@ use crate::admin;
 use crate::affinity::seal::short_id;
 use crate::affinity::{Carrier, Cause};
 use crate::health::Probe;
+use crate::net::Address;
 
 /// Notes all that doesn't fit together.
 pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
@@ -31,7 +32,8 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     let listeners = draft.listeners.iter();
     unique("listener named", listeners.clone().filter_map(|each| each.name.as_ref()), notes);
     // Port 0 is a new port for each.
-    let fixed = listeners.filter_map(|each| each.address.as_ref()).filter(|spot| spot.value.port() != 0);
+    let is_fixed = |spot: &&Spot<Address>| spot.value.tcp().is_none_or(|address| address.port() != 0);
+    let fixed = listeners.filter_map(|each| each.address.as_ref()).filter(is_fixed);
     unique("listener at", fixed, notes);
     unique("pool named", draft.pools.iter().filter_map(|each| each.name.as_ref()), notes);
     keys(draft, notes);
@@ -87,11 +89,11 @@ fn keys(draft: &Draft, notes: &Notes<'_>) {
 }
 
 fn admin_address(draft: &Draft, notes: &Notes<'_>) {
-    let Some(Spot { value: admin::Settings { address: admin::Address::Tcp(admin), .. }, span }) = &draft.admin else {
+    let Some(Spot { value: admin::Settings { address: Address::Tcp(admin), .. }, span }) = &draft.admin else {
         return;
     };
     let taken = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
-    for listener in taken.filter(|listener| overlap(*admin, listener.value)) {
+    for listener in taken.filter(|listener| listener.value.tcp().is_some_and(|taken| overlap(*admin, taken))) {
         let line = notes.line_of(listener.span.start) + 1;
         let problem = format!("[admin] is at the address of the listener in line {line}");
         notes.error(span, problem, "write another port");

@@ -2,15 +2,14 @@
 //! Invariant: what a section's room calls its default is the default.
 //! Must not know: how sections bear on each other.
 
-use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
-use super::names::{host_pattern, name, path_prefix, socket};
+use super::listeners::{ListenerDraft, listener};
+use super::names::{endpoint, host_pattern, name, path_prefix};
 use super::pools::{self, PoolDraft};
 use super::reader::{Spot, Table};
 use super::secrets;
@@ -18,6 +17,7 @@ use super::values::{
     KIB, MIB, MILLISECOND, Value, YEAR, duration, found, must_be, nearest, plain_text, shown, size, text, whole, word,
 };
 use crate::affinity::seal::{KEY_BYTES, Key};
+use crate::net::Address;
 use crate::{admin, proxy, runtime, telemetry};
 
 /// The file, section by section. What is `None` was said to be wrong.
@@ -43,12 +43,6 @@ impl KeyDraft {
     }
 }
 
-/// One `[[listeners]]`.
-pub(super) struct ListenerDraft {
-    pub(super) name: Option<Spot<String>>,
-    pub(super) address: Option<Spot<SocketAddr>>,
-}
-
 /// One `[[routes]]`.
 pub(super) struct RouteDraft {
     pub(super) span: Range<usize>,
@@ -69,13 +63,7 @@ impl Draft {
                 id: table.required("id", "\"2026-01\"", name),
                 secret: secrets::key(table),
             }),
-            listeners: root.sections("listeners", |table| {
-                table.later(&["tls", "proxy_protocol", "trusted_proxies"]);
-                ListenerDraft {
-                    name: table.spot("name", name),
-                    address: table.required("address", "\"127.0.0.1:8080\"", socket),
-                }
-            }),
+            listeners: root.sections("listeners", listener),
             routes: root.sections("routes", route),
             pools: root.sections("pools", pools::pool),
         }
@@ -162,8 +150,8 @@ fn access(table: &Table<'_>, value: &DeValue<'_>) -> Value<telemetry::Access> {
 
 fn admin(table: &Table<'_>) -> Option<Spot<admin::Settings>> {
     let token = secrets::token(table);
-    let address = table.required("address", "\"127.0.0.1:9090\"", |value| admin_address(table, value))?;
-    if let admin::Address::Tcp(socket) = &address.value
+    let address = table.required("address", "\"127.0.0.1:9090\"", endpoint(table))?;
+    if let Address::Tcp(socket) = &address.value
         && !socket.ip().is_loopback()
         && !table.has("token_file")
     {
@@ -172,22 +160,6 @@ fn admin(table: &Table<'_>) -> Option<Spot<admin::Settings>> {
         table.notes().missing(&address.span, problem, remedy);
     }
     Some(Spot { value: admin::Settings { address: address.value, token }, span: address.span })
-}
-
-fn admin_address(table: &Table<'_>, value: &DeValue<'_>) -> Value<admin::Address> {
-    let Some(path) = value.as_str().and_then(|text| text.strip_prefix("unix:")) else {
-        return socket(value).map(admin::Address::Tcp);
-    };
-    if path.is_empty() || path.chars().any(char::is_control) {
-        let remedy = "write a path behind `unix:`, such as \"unix:/run/linchpin.sock\"";
-        return Err(must_be("IP:port or unix:PATH", found(value), remedy));
-    }
-    let path: PathBuf = table.notes().resolve(path);
-    // sockaddr_un has room for 108 bytes, the last of them a NUL.
-    if path.as_os_str().len() > 107 {
-        return Err(must_be("a path of at most 107 bytes", found(value), "use a shorter path"));
-    }
-    Ok(admin::Address::Unix(path))
 }
 
 fn route(table: &Table<'_>) -> RouteDraft {

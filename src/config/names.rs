@@ -8,8 +8,10 @@ use http::HeaderName;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::values::{Value, must_be, shown, text};
+use super::reader::Table;
+use super::values::{Value, found, must_be, shown, text};
 use crate::affinity::seal::MAX_NAME;
+use crate::net::{Address, LONGEST_PATH};
 
 /// The name of a pool, backend, listener or key.
 pub(super) fn name(value: &DeValue<'_>) -> Value<String> {
@@ -30,7 +32,7 @@ pub(super) fn name(value: &DeValue<'_>) -> Value<String> {
 
 /// An IP address and a port; `localhost:PORT` is 127.0.0.1. Names are not looked up: what they
 /// stand for could change while the proxy runs, and nothing here would follow.
-pub(super) fn socket(value: &DeValue<'_>) -> Value<SocketAddr> {
+fn socket(value: &DeValue<'_>) -> Value<SocketAddr> {
     const WHAT: &str = "an IP address and a port";
     let text = text(value)?;
     let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
@@ -50,14 +52,36 @@ pub(super) fn socket(value: &DeValue<'_>) -> Value<SocketAddr> {
     Err(must_be(WHAT, shown(text), "write IP:port, such as \"127.0.0.1:8080\" or \"[::1]:8080\""))
 }
 
-/// The socket of a backend.
-pub(super) fn backend_socket(value: &DeValue<'_>) -> Value<SocketAddr> {
-    let address = socket(value)?;
-    if address.port() == 0 {
-        let found = value.as_str().map(shown).unwrap_or_default();
-        return Err(must_be("an address that can be connected to", found, "write the port the backend listens on"));
+/// An IP address and a port, or `unix:` and a path, which starts at the folder of the file.
+pub(super) fn endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
+    |value| {
+        let Some(path) = value.as_str().and_then(|text| text.strip_prefix("unix:")) else {
+            return socket(value).map(Address::Tcp);
+        };
+        if path.is_empty() || path.chars().any(char::is_control) {
+            let remedy = "write a path behind `unix:`, such as \"unix:/run/linchpin.sock\"";
+            return Err(must_be("IP:port or unix:PATH", found(value), remedy));
+        }
+        let path = table.notes().resolve(path);
+        if path.as_os_str().len() > LONGEST_PATH {
+            let what = format!("a path of at most {LONGEST_PATH} bytes");
+            return Err(must_be(&what, found(value), "use a shorter path"));
+        }
+        Ok(Address::Unix(path))
     }
-    Ok(address)
+}
+
+/// Where a backend listens.
+pub(super) fn backend_endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
+    let endpoint = endpoint(table);
+    move |value| {
+        let address = endpoint(value)?;
+        if address.tcp().is_none_or(|address| address.port() != 0) {
+            return Ok(address);
+        }
+        let found = value.as_str().map(shown).unwrap_or_default();
+        Err(must_be("an address that can be connected to", found, "write the port the backend listens on"))
+    }
 }
 
 /// A host of a route: a name, `*.` and a name, or an IP address; in lower case.

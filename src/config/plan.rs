@@ -10,7 +10,7 @@ use super::report::Notes;
 use super::{Plan, PoolPlan};
 use crate::affinity::KeyRing;
 use crate::affinity::seal::Key;
-use crate::{pool, proxy, runtime};
+use crate::{pool, proxy};
 
 /// The id of the key that is made when none is configured.
 const RANDOM_KEY: &str = "random";
@@ -29,9 +29,7 @@ impl Draft {
         };
         let mut listeners = Vec::new();
         for listener in self.listeners {
-            let address = listener.address?.value;
-            let name = listener.name.map_or_else(|| address.to_string(), |name| name.value);
-            listeners.push(runtime::ListenerSettings { name, address });
+            listeners.push(listener.settings()?);
         }
         let pools = self.pools.into_iter().map(PoolDraft::plan).collect::<Option<Vec<_>>>()?;
         let mut routes = self.routes.into_iter().map(RouteDraft::plan).collect::<Option<Vec<_>>>()?;

@@ -2,19 +2,20 @@
 //! Invariant: what a section's room calls its default is the default.
 //! Must not know: other pools, listeners, routes.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 
 use toml::de::DeValue;
 
-use super::names::{authority, backend_socket, cookie_name, field_name, name, parameter, target};
+use super::names::{authority, backend_endpoint, cookie_name, field_name, name, parameter, target};
 use super::persistence::persistence;
 use super::reader::{Spot, Table};
 use super::values::{MILLISECOND, Value, YEAR, duration, flag, found, must_be, nearest, percent};
 use super::values::{size, statuses, whole, word};
 use crate::health::Probe;
+use crate::net::Address;
 use crate::pool::{AdminState, backend, vitals};
 use crate::proxy::{Timeouts, key, retry};
+use crate::upstream::ProxyProtocol;
 use crate::{affinity, balance, health, upstream};
 
 /// One `[[pools]]`. What is `None` was said to be wrong.
@@ -37,7 +38,7 @@ pub(super) struct PoolDraft {
 /// One `[[pools.backends]]`.
 pub(super) struct BackendDraft {
     pub(super) name: Option<Spot<String>>,
-    pub(super) address: Option<Spot<SocketAddr>>,
+    pub(super) address: Option<Spot<Address>>,
     pub(super) weight: Option<u32>,
     pub(super) state: Option<AdminState>,
     pub(super) backup: Option<bool>,
@@ -49,8 +50,8 @@ pub(super) struct BackendDraft {
 
 impl BackendDraft {
     pub(super) fn settings(&self) -> Option<backend::Settings> {
-        let (name, address) = (&self.name.as_ref()?.value, self.address.as_ref()?.value);
-        let default = backend::Settings::new(name, address);
+        let (name, address) = (&self.name.as_ref()?.value, self.address.as_ref()?.value.clone());
+        let default = backend::Settings::new(name, address.clone());
         Some(backend::Settings {
             name: name.clone(),
             address,
@@ -106,7 +107,7 @@ fn backend(table: &Table<'_>) -> BackendDraft {
     let states = word(AdminState::ALL.map(|state| (state.as_str(), state)), &[]);
     BackendDraft {
         name: table.required("name", "\"a\"", name),
-        address: table.required("address", "\"127.0.0.1:9001\"", backend_socket),
+        address: table.required("address", "\"127.0.0.1:9001\"", backend_endpoint(table)),
         weight: table.get("weight", whole(0..=1000)),
         state: table.get("state", states),
         backup: table.get("backup", flag),
@@ -281,6 +282,8 @@ fn timeouts(table: &Table<'_>) -> Timeouts {
         response: table.get("response", wait()).unwrap_or(default.response),
         idle: table.get("idle", wait()).unwrap_or(default.idle),
         total: table.get("total", wait()).unwrap_or(default.total),
+        stream_idle: table.get("stream_idle", wait()).unwrap_or(default.stream_idle),
+        tunnel_lifetime: table.get("tunnel_lifetime", wait()),
     };
     for (key, wait) in [("connect", timeouts.connect), ("response", timeouts.response)] {
         if table.has(key) && wait > timeouts.total {
@@ -292,14 +295,23 @@ fn timeouts(table: &Table<'_>) -> Timeouts {
     timeouts
 }
 
+const PROXY_PROTOCOLS: [(&str, ProxyProtocol); 2] = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
+
 fn upstream(table: &Table<'_>) -> upstream::Settings {
-    table.later(&["http2", "tls"]);
+    table.later(&["tls"]);
     let default = upstream::Settings::default();
     let idle_timeout = table.get("idle_timeout", duration(MILLISECOND..=YEAR));
-    upstream::Settings {
+    let settings = upstream::Settings {
         max_idle_per_thread: table
             .get("max_idle_per_thread", whole(0..=100_000))
             .unwrap_or(default.max_idle_per_thread),
         idle_timeout: idle_timeout.unwrap_or(default.idle_timeout),
+        http2: table.get("http2", flag).unwrap_or(default.http2),
+        proxy_protocol: table.get("proxy_protocol", word(PROXY_PROTOCOLS, &[])),
+    };
+    if settings.http2 && settings.proxy_protocol.is_some() {
+        let problem = "`http2` with `proxy_protocol`: a connection that clients share can't speak for one of them";
+        table.notes().error(&table.at("proxy_protocol"), problem, "take one of the two out");
     }
+    settings
 }

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::net::Address;
 
 mod findings;
 mod garbage;
@@ -151,7 +152,7 @@ fn values_arrive_where_they_belong() {
     assert_eq!(plan.server.threads, 2);
     assert_eq!((plan.server.limits.header_bytes, plan.server.limits.body_bytes), (16 * 1024, 10_000_000));
     assert_eq!(plan.log.access, telemetry::Access::File(here.join("logs/access.log")));
-    assert_eq!(plan.admin.unwrap().address, admin::Address::Unix(here.join("admin.sock")));
+    assert_eq!(plan.admin.unwrap().address, Address::Unix(here.join("admin.sock")));
     assert_eq!(plan.listeners[0].address.to_string(), "127.0.0.1:0");
     assert_eq!(plan.listeners[1].name, "[::1]:8443");
     assert_eq!(plan.routes[0].hosts, ["shop.example.com", "*.example.org"]);

@@ -3,30 +3,31 @@
 //! Must not know: requests of clients.
 
 use std::io;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rand::RngExt;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Probe, Settings};
+use crate::net::Address;
 use crate::pool::roster::Observation;
 use crate::pool::{AdminState, Health, Pool};
+use crate::upstream;
+use crate::upstream::dial::{Dialled, dial};
 
 /// How often ended ejections are looked for.
 const EJECTION_TICK: Duration = Duration::from_millis(100);
 
 /// Probes the backend at `index` of `pool` for ever. The first probe is sent at once.
-pub async fn watch(pool: Arc<Pool>, index: usize, settings: Settings) {
+pub async fn watch(pool: Arc<Pool>, index: usize, settings: Settings, upstream: upstream::Settings) {
     if settings.probe == Probe::None {
         return;
     }
@@ -38,7 +39,7 @@ pub async fn watch(pool: Arc<Pool>, index: usize, settings: Settings) {
         // that were missed.
         let backend = pool.backend(index);
         if backend.live().state() != AdminState::Maintenance {
-            let result = timeout(settings.timeout, probe(backend.address(), &settings.probe)).await;
+            let result = timeout(settings.timeout, probe(backend.address(), &settings.probe, &upstream)).await;
             let result = result.unwrap_or(Err(Refusal::Timeout));
             if let Err(refusal) = &result {
                 tracing::debug!(pool = &**pool.name(), backend = &**backend.name(), %refusal, "probe failed");
@@ -92,13 +93,14 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-async fn probe(address: SocketAddr, probe: &Probe) -> Result<(), Refusal> {
-    let stream = TcpStream::connect(address).await.map_err(Refusal::Connect)?;
+async fn probe(address: &Address, probe: &Probe, upstream: &upstream::Settings) -> Result<(), Refusal> {
+    let dialled = dial(address, upstream, None, false).await.map_err(Refusal::Connect)?;
     match probe {
         Probe::None | Probe::Tcp => Ok(()),
         Probe::Http { path, host, expect } => {
-            let host = host.clone().unwrap_or_else(|| address.to_string());
-            let status = get(stream, path, &host).await.map_err(Refusal::Http)?;
+            let host = host.clone().or(address.tcp().map(|address| address.to_string()));
+            let host = host.unwrap_or_else(|| "localhost".into());
+            let status = get(dialled, path, &host).await.map_err(Refusal::Http)?;
             if is_expected(status, expect) { Ok(()) } else { Err(Refusal::Status(status)) }
         }
     }
@@ -109,16 +111,29 @@ fn is_expected(status: StatusCode, expect: &[RangeInclusive<u16>]) -> bool {
 }
 
 /// The status of a GET. The body is not read: the connection ends with the probe.
-async fn get(stream: TcpStream, path: &str, host: &str) -> Result<StatusCode, hyper::Error> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+async fn get(dialled: Dialled, path: &str, host: &str) -> Result<StatusCode, hyper::Error> {
     let mut request = Request::new(Empty::<Bytes>::new());
     // Path and host were checked with the configuration; what would not do goes out as a default.
     *request.uri_mut() = path.parse().unwrap_or_default();
     let headers = request.headers_mut();
     headers.insert(HOST, HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static("localhost")));
     headers.insert(USER_AGENT, HeaderValue::from_static("linchpin-health"));
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let response = sender.send_request(request);
+    let io = TokioIo::new(dialled.stream);
+    if dialled.is_http2 {
+        upstream::to_http2(&mut request);
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+        return first(sender.send_request(request), connection).await;
+    }
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let (mut sender, connection) = http1::handshake(io).await?;
+    first(sender.send_request(request), connection).await
+}
+
+/// The status of a response whose connection is driven meanwhile.
+async fn first<B>(
+    response: impl Future<Output = Result<Response<B>, hyper::Error>>,
+    connection: impl Future<Output = Result<(), hyper::Error>>,
+) -> Result<StatusCode, hyper::Error> {
     tokio::select! {
         response = response => response.map(|response| response.status()),
         Err(error) = connection => Err(error),

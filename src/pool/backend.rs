@@ -2,11 +2,11 @@
 //! Invariant: its name is its identity; its incarnation is one life of its address.
 //! Must not know: probes, cookies, connections.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::admission::AdminState;
 use super::live::Live;
+use crate::net::Address;
 
 /// The keys of one `[[pools.backends]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Settings {
     /// Unique in its pool; what pins, logs, metrics and the admin API call it.
     pub name: String,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Its share of new sessions, 0 to 1000; 0 keeps the sessions it has and gets no new one.
     pub weight: u32,
     /// What the operator wants of it at start.
@@ -34,7 +34,7 @@ pub struct Settings {
 
 impl Settings {
     /// A backend of which no more is said than its name and address.
-    pub fn new(name: &str, address: SocketAddr) -> Settings {
+    pub fn new(name: &str, address: Address) -> Settings {
         Settings {
             name: name.into(),
             address,
@@ -53,7 +53,7 @@ impl Settings {
 #[derive(Debug)]
 pub struct Backend {
     pub(super) name: Arc<str>,
-    pub(super) address: SocketAddr,
+    pub(super) address: Address,
     pub(super) incarnation: u64,
     pub(super) name_hash: u64,
     pub(super) backup: bool,
@@ -69,8 +69,8 @@ impl Backend {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// One life of its address. The same for every Linchpin that has the same configuration, and

@@ -80,7 +80,7 @@ impl Reconciler {
         live.set_limits(settings.max_requests, settings.max_sessions);
         Backend {
             name: settings.name.as_str().into(),
-            address: settings.address,
+            address: settings.address.clone(),
             incarnation: stable_hash(settings.address.to_string().as_bytes()),
             name_hash: stable_hash(settings.name.as_bytes()),
             backup: settings.backup,

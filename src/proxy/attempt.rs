@@ -8,11 +8,10 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body, Incoming};
 
-use super::Proxy;
 use super::body::{RequestBody, Rules, Source};
 use super::error::ProxyError;
 use super::exchange::Exchange;
@@ -21,9 +20,12 @@ use super::order::Order;
 use super::relay::Answer;
 use super::retry::{Facts, is_idempotent};
 use super::snapshot::Service;
+use super::upgrade::{Asked, Outcome};
+use super::{After, Proxy};
 use crate::clock;
 use crate::pool::Backend;
-use crate::upstream::{self, Fact, Failure, Received, Wire};
+use crate::upstream::connect::connect;
+use crate::upstream::{Fact, Failure, Line, Received, Wanted, to_http2};
 
 /// A request as it is sent to backends: as often as it takes.
 pub(super) struct Outgoing {
@@ -39,6 +41,8 @@ pub(super) struct Outgoing {
     repeatable: bool,
     /// A client of HTTP/1.0 need not say whom it asks; what goes out is HTTP/1.1, which has to.
     hostless: bool,
+    /// The protocol that the client asks to go on in.
+    asked: Option<Asked>,
 }
 
 impl Outgoing {
@@ -46,6 +50,7 @@ impl Outgoing {
         head: request::Parts,
         incoming: Incoming,
         expects: bool,
+        asked: Option<Asked>,
         service: &Service,
         limits: &Limits,
         clock: &clock::Limits,
@@ -53,25 +58,48 @@ impl Outgoing {
         let repeatable = is_idempotent(&head.method) || service.retry.retry_on.non_idempotent;
         let hostless = head.version == Version::HTTP_10 && !head.headers.contains_key(HOST);
         let request::Parts { method, uri, mut headers, .. } = head;
-        let outgoing = |headers, body, expects| {
+        let outgoing = |headers, body, expects, asked| {
             let headers = Cell::new(Some(headers));
-            Outgoing { method, uri, headers, kept: OnceCell::new(), body, expects, repeatable, hostless }
+            Outgoing { method, uri, headers, kept: OnceCell::new(), body, expects, repeatable, hostless, asked }
         };
         if incoming.is_end_stream() {
             headers.remove(EXPECT);
-            return Ok(outgoing(headers, None, false));
+            return Ok(outgoing(headers, None, false, asked));
         }
         let rules = Rules { most: limits.body, replay_limit: service.retry.replay_limit, idle: service.timeouts.idle };
         if incoming.size_hint().lower() > rules.most {
             return Err(ProxyError::BodyTooLarge);
         }
         let body = Source::new(incoming, rules, expects, clock.limit());
-        Ok(outgoing(headers, Some(body), expects))
+        Ok(outgoing(headers, Some(body), expects, None))
     }
 
     /// Its body, if it has one.
     pub(super) fn body(&self) -> Option<&Rc<Source>> {
         self.body.as_ref()
+    }
+
+    /// The protocol that `answer` goes on in, as the backend calls it, if it does.
+    ///
+    /// # Errors
+    /// It can't be told to the client.
+    pub(super) fn protocol(&self, answer: &Answer) -> Result<Option<HeaderValue>, ProxyError> {
+        match self.asked.as_ref().map(|asked| asked.outcome(answer)) {
+            Some(Outcome::Switched) => Ok(answer.headers().get(UPGRADE).cloned()),
+            Some(Outcome::Untold) => Err(ProxyError::NotSwitched),
+            _ => Ok(None),
+        }
+    }
+
+    /// Tells the client of the protocol in which it goes on.
+    pub(super) fn confirm(&self, mut answer: Answer, protocol: Option<HeaderValue>) -> (Answer, After) {
+        match (&self.asked, protocol) {
+            (Some(asked), Some(protocol)) => {
+                asked.confirm(&mut answer, protocol);
+                (answer, After::Tunnel)
+            }
+            _ => (answer, After::Http),
+        }
     }
 
     /// What the body ended with, if with an error: the client's doing.
@@ -95,7 +123,7 @@ impl Outgoing {
     }
 
     /// What one attempt sends. Even a request that may not be repeated can fail without a byte sent.
-    fn request(&self, backend: &Backend) -> Request<RequestBody> {
+    fn request(&self, backend: &Backend, http2: bool) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, Source::attempt);
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
@@ -103,8 +131,14 @@ impl Outgoing {
         *request.headers_mut() = self.headers();
         if self.hostless {
             // The one name that is right for each backend, as nginx has it. An address is a valid value.
-            let host = HeaderValue::try_from(backend.address().to_string());
+            let host = backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
             request.headers_mut().insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
+        }
+        if let Some(asked) = &self.asked {
+            asked.ask(request.headers_mut());
+        }
+        if http2 {
+            to_http2(&mut request);
         }
         if let (true, Some(source)) = (self.expects, &self.body) {
             let gate = std::sync::Arc::clone(source.gate());
@@ -147,11 +181,12 @@ impl Proxy {
         let losses = backend.live().losses();
         let deadline = exchange.deadline();
         let limit = exchange.limit();
+        let wanted = Wanted { client: exchange.origin().address, http1: outgoing.asked.is_some() };
         let mut may_reuse = true;
         loop {
-            let idle = if may_reuse { self.idle.take(backend, clock::now()) } else { None };
-            let mut wire: Box<Wire<RequestBody>> = match idle {
-                Some(wire) => wire,
+            let idle = if may_reuse { self.idle.take(backend, &service.upstream, wanted, clock::now()) } else { None };
+            let mut line: Line<RequestBody> = match idle {
+                Some(line) => line,
                 None => {
                     limit.set((clock::now() + service.timeouts.connect).min(deadline));
                     let watch = |cx: &mut Context<'_>| {
@@ -160,12 +195,14 @@ impl Proxy {
                         }
                         limit.poll(cx).map(|()| Fact::ConnectTimeout)
                     };
-                    Box::new(upstream::connect(backend.address(), watch).await?)
+                    let fresh = connect(backend.address(), &service.upstream, wanted, watch).await?;
+                    let begun = self.idle.begin(backend, fresh, &service.upstream);
+                    begun.ok_or(Failure { fact: Fact::Closed, sent: false })?
                 }
             };
             exchange.connected();
 
-            let used = wire.is_used();
+            let used = line.is_used();
             let begun = clock::now();
             let due = || {
                 let since = outgoing.body().map_or(begun, |body| body.progress().max(begun));
@@ -187,8 +224,8 @@ impl Proxy {
                 }
                 Poll::Pending
             };
-            let unanswered = match wire.exchange(outgoing.request(backend), watch).await {
-                Ok(response) => return self.answered(service, index, outgoing, response, wire, spare),
+            let unanswered = match line.exchange(outgoing.request(backend, line.is_http2()), watch).await {
+                Ok(response) => return self.answered(service, index, outgoing, response, line, spare),
                 Err(unanswered) => unanswered,
             };
             // The backend closed an idle connection just as the request came. Nobody's fault, and
@@ -208,12 +245,16 @@ impl Proxy {
         index: usize,
         outgoing: &Outgoing,
         response: Response<Incoming>,
-        wire: Box<Wire<RequestBody>>,
+        line: Line<RequestBody>,
         spare: &dyn Fn(Failure) -> bool,
     ) -> Result<Answer, Failure> {
         let status = response.status();
-        // No upgrade was asked for.
-        if status == http::StatusCode::SWITCHING_PROTOCOLS {
+        let outcome = match &outgoing.asked {
+            Some(asked) => asked.outcome(&response),
+            None if status == http::StatusCode::SWITCHING_PROTOCOLS => Outcome::Astray,
+            None => Outcome::Answered,
+        };
+        if outcome == Outcome::Astray {
             return Err(Failure { fact: Fact::Garbage, sent: true });
         }
         let unwanted = Failure { fact: Fact::Status(status.as_u16()), sent: true };
@@ -226,7 +267,7 @@ impl Proxy {
         if let Some(series) = service.series.get(index) {
             series.attempt(self.thread, 0);
         }
-        let mut answer = response.map(|body| Received::new(body, wire));
+        let mut answer = response.map(|body| Received::new(body, line));
         *answer.version_mut() = Version::HTTP_11;
         if answer.status() == http::StatusCode::NO_CONTENT {
             // RFC 9110 §8.6: not with 204, whatever the backend says.

@@ -30,6 +30,8 @@ pub enum ProxyError {
     NoBackend,
     /// The backend that holds the session can't serve, and the policy has no other do it.
     PinLost(Refusal),
+    /// The backend answered a request for a tunnel with a success that is none.
+    NotSwitched,
     /// A backend failed, and the request must not be tried again.
     Backend(Failure),
 }
@@ -49,6 +51,7 @@ impl ProxyError {
             ProxyError::NoRoute => "no_route",
             ProxyError::NoBackend => "no_backend",
             ProxyError::PinLost(_) => "pin_lost",
+            ProxyError::NotSwitched => "not_switched",
             ProxyError::Backend(failure) => {
                 crate::upstream::Fact::OUTCOMES.get(failure.fact.outcome()).copied().unwrap_or("backend")
             }

@@ -6,21 +6,23 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, HOST, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Uri, request};
 
 use super::attempt::Outgoing;
 use super::body::{RequestBody, Source};
+use super::client::{Client, Origin};
 use super::error::ProxyError;
 use super::snapshot::{Service, View};
-use super::{Client, Proxy, respond, route};
+use super::{Proxy, Timeouts, respond, route, tunnel};
 use crate::affinity::rules::Effect;
 use crate::affinity::{Cause, Decision, Verdict};
 use crate::clock::{self, Limit};
 use crate::pool::InFlight;
 use crate::telemetry::Record;
 use crate::upstream::failure::Blame;
-use crate::upstream::{Fact, Failure, Wire};
+use crate::upstream::wire::Wire;
+use crate::upstream::{Fact, Failure, Wanted};
 
 /// nginx's code for a client that went before it was answered; it is never sent.
 const CLIENT_WENT: u16 = 499;
@@ -29,6 +31,7 @@ const CLIENT_WENT: u16 = 499;
 pub struct Exchange {
     proxy: Rc<Proxy>,
     client: Rc<Client>,
+    origin: Origin,
     view: Rc<View>,
     id: u64,
     method: Method,
@@ -53,7 +56,10 @@ pub struct Exchange {
     status: Option<StatusCode>,
     error: Option<&'static str>,
     body: Option<Rc<Source>>,
+    bytes_in: u64,
     bytes_out: u64,
+    /// The response goes on for as long as both sides want.
+    is_stream: bool,
 }
 
 impl Exchange {
@@ -61,6 +67,7 @@ impl Exchange {
         Box::new(Exchange {
             proxy: Rc::clone(proxy),
             client: Rc::clone(client),
+            origin: client.origin(&head.headers),
             view: Rc::clone(&proxy.view.borrow()),
             id: proxy.new_id(),
             method: head.method.clone(),
@@ -84,7 +91,9 @@ impl Exchange {
             status: None,
             error: None,
             body: None,
+            bytes_in: 0,
             bytes_out: 0,
+            is_stream: false,
         })
     }
 
@@ -98,6 +107,11 @@ impl Exchange {
 
     pub(super) fn client(&self) -> Rc<Client> {
         Rc::clone(&self.client)
+    }
+
+    /// Where the request comes from.
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
     }
 
     pub(super) fn view(&self) -> Rc<View> {
@@ -221,7 +235,34 @@ impl Exchange {
 
     /// The backend is waited for, in the middle of a body.
     pub(super) fn wait_for_body(&self) {
-        self.limit.set_after(self.service().map_or(Duration::ZERO, |service| service.timeouts.idle));
+        let of = |timeouts: &Timeouts| if self.is_stream { timeouts.stream_idle } else { timeouts.idle };
+        self.limit.set_after(self.service().map_or(Duration::ZERO, |service| of(&service.timeouts)));
+    }
+
+    /// Notes whether the response is one that goes on for as long as both sides want, and says so.
+    pub(super) fn streams(&mut self, headers: &HeaderMap) -> bool {
+        const ENDLESS: [&[u8]; 3] = [b"text/event-stream", b"application/grpc", b"multipart/x-mixed-replace"];
+        let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let is = |name: &[u8]| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+        self.is_stream = ENDLESS.into_iter().any(is);
+        self.is_stream
+    }
+
+    /// The time that a tunnel of this request has.
+    pub(super) fn tunnel_limits(&self) -> tunnel::Limits {
+        let timeouts = self.service().map(|service| &service.timeouts);
+        tunnel::Limits {
+            idle: timeouts.map_or(Duration::ZERO, |timeouts| timeouts.stream_idle),
+            lifetime: timeouts.and_then(|timeouts| timeouts.tunnel_lifetime),
+        }
+    }
+
+    /// A tunnel ended, after so many bytes from and to the client.
+    pub(super) fn tunnelled(&mut self, up: u64, down: u64, error: Option<std::io::ErrorKind>) {
+        (self.bytes_in, self.bytes_out) = (up, down);
+        // Which side broke off makes no difference: a tunnel has no other end for many clients.
+        self.error =
+            error.map(|kind| if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" });
     }
 
     /// The response broke off: the backend's fault.
@@ -241,7 +282,8 @@ impl Exchange {
             crate::health::passive::succeeded(&service.pool, index, clock::now());
         }
         if let Some(wire) = wire {
-            self.proxy.idle.put(backend, wire, &service.upstream, clock::now());
+            let wanted = Wanted { client: self.origin.address, http1: false };
+            self.proxy.idle.put(backend, wire, &service.upstream, wanted, clock::now());
         }
     }
 }
@@ -259,13 +301,13 @@ impl Drop for Exchange {
         self.proxy.lines.write(&Record {
             time: self.time,
             id: self.id,
-            listener: &self.client.listener,
-            client: self.client.forwarding.client(),
+            listener: self.client.listener(),
+            client: &self.client.name(self.origin),
             method: self.method.as_str(),
             host: self.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
             path: self.target.path(),
             status,
-            bytes_in: self.body.as_ref().map_or(0, |body| body.read()),
+            bytes_in: self.bytes_in + self.body.as_ref().map_or(0, |body| body.read()),
             bytes_out: self.bytes_out,
             total,
             connected: after(self.connected.get()),
@@ -291,8 +333,8 @@ pub(super) fn record_unread(proxy: &Rc<Proxy>, client: &Rc<Client>, error: Proxy
     proxy.lines.write(&Record {
         time: clock::unix(),
         id,
-        listener: &client.listener,
-        client: client.forwarding.client(),
+        listener: client.listener(),
+        client: client.peer(),
         method: "-",
         host: b"",
         path: "",

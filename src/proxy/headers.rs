@@ -2,20 +2,13 @@
 //! Invariant: what is forwarded has one valid Host, no field of the hop, and forwarding fields of ours alone.
 //! Must not know: affinity, backends.
 
-use std::cell::RefCell;
-use std::net::IpAddr;
-
-use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Uri, Version, request};
 
+use super::client::{Client, Origin};
 use super::error::ProxyError;
 
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// What a request may take. The rest of `[server.limits]` is the connection's business.
@@ -54,8 +47,12 @@ pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<Option<He
         }
         first.cloned()
     };
-    if host.is_none() && head.version == Version::HTTP_11 {
+    let is_named = host.is_some() || (head.version == Version::HTTP_2 && head.uri.authority().is_some());
+    if !is_named && head.version > Version::HTTP_10 {
         return Err(ProxyError::Malformed("The request has no Host field."));
+    }
+    if head.version == Version::HTTP_2 {
+        join_crumbs(&mut head.headers);
     }
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target > limits.target {
@@ -69,12 +66,29 @@ pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<Option<He
         }
         (Some("http" | "https"), Some(authority)) => {
             let host = host_of(authority)?;
+            // RFC 9113 §8.3.1: a server may not look at one of two and its neighbour at the other.
+            let is_two_faced = |own: &HeaderValue| !own.as_bytes().eq_ignore_ascii_case(host.as_bytes());
+            if head.version == Version::HTTP_2 && head.headers.get(HOST).is_some_and(is_two_faced) {
+                return Err(ProxyError::Malformed("The Host field is not that of the request."));
+            }
             let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
             head.uri = Uri::from(target);
             head.headers.insert(HOST, host.clone());
             Ok(Some(host))
         }
         _ => Err(ProxyError::Malformed("The request target is not valid.")),
+    }
+}
+
+/// HTTP/2 may send a cookie in pieces, which HTTP/1.1 may not (RFC 9113 §8.2.3).
+fn join_crumbs(headers: &mut HeaderMap) {
+    let crumbs: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    // Pieces of valid values with `; ` between them are a valid value.
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, whole);
     }
 }
 
@@ -108,94 +122,27 @@ fn is_valid_host(host: &[u8]) -> bool {
     is_name && port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit) && port.len() <= 6
 }
 
-/// The forwarding fields of one client connection. Its requests mostly name the same host, so the
-/// values are made once and not once a request.
-#[derive(Debug)]
-pub struct Forwarding {
-    address: HeaderValue,
-    last: RefCell<Option<(HeaderValue, HeaderValue)>>,
-}
-
-impl Forwarding {
-    /// For a client at `address`.
-    pub fn new(address: IpAddr) -> Forwarding {
-        // A listener on [::] sees IPv4 clients at mapped addresses, which no application expects.
-        let text = Bytes::from(text(address.to_canonical()));
-        let value = HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("unknown"));
-        Forwarding { address: value, last: RefCell::default() }
-    }
-
-    /// The client's address.
-    pub fn client(&self) -> &str {
-        self.address.to_str().unwrap_or_default()
-    }
-
-    /// The value of Forwarded (RFC 7239) for a request to `host`.
-    fn forwarded(&self, host: &HeaderValue) -> HeaderValue {
-        let mut last = self.last.borrow_mut();
-        if let Some((of, value)) = &*last
-            && of == host
-        {
-            return value.clone();
-        }
-        let address = self.client();
-        let node = if address.contains(':') { format!("\"[{address}]\"") } else { address.to_owned() };
-        let mut text = format!("for={node};host=\"").into_bytes();
-        text.extend_from_slice(host.as_bytes());
-        text.extend_from_slice(b"\";proto=http");
-        // A valid host has no quote and no backslash, so it can stand between quotes as it is.
-        let value =
-            HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("for=unknown"));
-        // A copy: a value of the request's is a piece of the connection's read buffer, and would keep
-        // all of it for as long as the client is idle.
-        *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| (host, value.clone()));
-        value
-    }
-
-    fn set(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
-        headers.insert(X_FORWARDED_FOR, self.address.clone());
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-        if let Some(host) = host {
-            headers.insert(FORWARDED, self.forwarded(host));
-            headers.insert(X_FORWARDED_HOST, host.clone());
-        }
-    }
-}
-
-/// An address as text. Formatting costs some thousand instructions, which a client that makes a
-/// connection for each request pays each time; four numbers put together cost a tenth of that.
-fn text(address: IpAddr) -> Vec<u8> {
-    let IpAddr::V4(address) = address else { return address.to_string().into_bytes() };
-    let [first, rest @ ..] = address.octets();
-    let mut text = Vec::with_capacity("255.255.255.255".len());
-    text.extend_from_slice(itoa::Buffer::new().format(first).as_bytes());
-    for octet in rest {
-        text.push(b'.');
-        text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-    }
-    text
-}
-
 /// Makes a request's fields those that a backend is to see; `host` is its Host field. Says whether
 /// the client waits to be told to send its body (`Expect: 100-continue`).
-pub fn to_backend(headers: &mut HeaderMap, host: Option<&HeaderValue>, forwarding: &Forwarding) -> bool {
+pub fn to_backend(headers: &mut HeaderMap, host: Option<&HeaderValue>, client: &Client, origin: Origin) -> bool {
+    let is_out = |name: &str| is_of_the_hop(name) || (is_claimed(name) && !(origin.is_relayed && is_of_proxies(name)));
     let (mut wants_trailers, mut expects, mut has_out) = (false, false, false);
     // One pass over the fields: to ask for one by its name costs a hash, and most requests have none of them.
     for (name, value) in headers.iter() {
         match name.as_str() {
             "te" => (wants_trailers, has_out) = (wants_trailers || has_token(value, "trailers"), true),
             "expect" => expects = expects || value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
-            name => has_out = has_out || is_of_the_hop(name) || is_claimed(name),
+            name => has_out = has_out || is_out(name),
         }
     }
     if has_out {
-        remove(headers, |name| is_of_the_hop(name) || is_claimed(name));
+        remove(headers, is_out);
     }
     if wants_trailers {
         headers.insert(TE, TRAILERS);
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
-    forwarding.set(headers, host);
+    client.introduce(headers, host, origin);
     expects
 }
 
@@ -233,6 +180,12 @@ fn is_of_the_hop(name: &str) -> bool {
     )
 }
 
+/// What a proxy that is trusted may tell of the clients before it. Whatever else is called
+/// X-Forwarded-… would be believed by some framework, and belongs to no chain that we go on with.
+fn is_of_proxies(name: &str) -> bool {
+    matches!(name, "forwarded" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "x-forwarded-port")
+}
+
 /// What a client may not tell a backend about itself; see also `Linchpin-*` of the design.
 fn is_claimed(name: &str) -> bool {
     match name.as_bytes().first() {
@@ -243,7 +196,7 @@ fn is_claimed(name: &str) -> bool {
     }
 }
 
-fn has_token(value: &HeaderValue, wanted: &str) -> bool {
+pub(super) fn has_token(value: &HeaderValue, wanted: &str) -> bool {
     tokens(value).any(|token| token.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case(wanted)))
 }
 
@@ -253,8 +206,10 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::Door;
     use super::*;
     use http::Request;
+    use std::sync::Arc;
 
     const LIMITS: Limits = Limits { fields: 100, target: 100, body: 0 };
 
@@ -314,9 +269,12 @@ mod tests {
         pairs.iter().map(|(k, v)| (HeaderName::from_static(k), HeaderValue::from_static(v))).collect()
     }
 
-    fn to_backend_of(headers: &mut HeaderMap, forwarding: &Forwarding) -> bool {
+    fn forward(headers: &mut HeaderMap) -> bool {
+        let door = Door { name: "l".into(), is_secure: false, trusted: Vec::new() };
+        let client = Client::new(&Arc::new(door), [127, 0, 0, 1].into());
+        let origin = client.origin(headers);
         let host = headers.get(HOST).cloned();
-        to_backend(headers, host.as_ref(), forwarding)
+        to_backend(headers, host.as_ref(), &client, origin)
     }
 
     #[test]
@@ -337,7 +295,7 @@ mod tests {
             ("x-other", "1"),
             ("cookie", "a=1"),
         ]);
-        assert!(!to_backend_of(&mut headers, &Forwarding::new([127, 0, 0, 1].into())));
+        assert!(!forward(&mut headers));
         let expected = fields(&[
             ("host", "a:80"),
             ("content-length", "3"),
@@ -354,34 +312,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_connection_remembers_of_a_request_keeps_none_of_its_buffer() {
-        let buffer = Bytes::from(b"a.example and eight kilobytes more".to_vec());
-        let forwarding = Forwarding::new([127, 0, 0, 1].into());
-        let host = HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap();
-        let mut headers = HeaderMap::from_iter([(HOST, host)]);
-        to_backend_of(&mut headers, &forwarding);
-        drop(headers);
-        assert!(buffer.is_unique());
-    }
-
-    #[test]
-    fn addresses_are_written_as_everywhere() {
-        for address in ["0.0.0.0", "10.1.200.255", "255.255.255.255", "::1", "2001:db8::7"] {
-            assert_eq!(text(address.parse().unwrap()), address.as_bytes());
-        }
-    }
-
-    #[test]
-    fn forwarding_fields_follow_the_host_and_write_ipv6_as_rfc_7239_does() {
-        let forwarding = Forwarding::new("::ffff:10.0.0.1".parse().unwrap());
-        for host in ["a", "a", "b"] {
-            let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
-            to_backend_of(&mut headers, &forwarding);
-            assert_eq!(headers[FORWARDED], format!("for=10.0.0.1;host=\"{host}\";proto=http"));
-        }
+    fn a_client_that_waits_to_send_its_body_is_noticed() {
         let mut headers = fields(&[("host", "a"), ("expect", "100-Continue")]);
-        assert!(to_backend_of(&mut headers, &Forwarding::new("::1".parse().unwrap())));
-        assert_eq!(headers[FORWARDED], "for=\"[::1]\";host=\"a\";proto=http");
-        assert_eq!(headers[X_FORWARDED_FOR], "::1");
+        assert!(forward(&mut headers));
     }
 }

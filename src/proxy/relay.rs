@@ -12,8 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 use super::body::RequestBody;
 use super::error::ProxyError;
 use super::exchange::Exchange;
-use super::respond;
-use crate::upstream::Received;
+use super::tunnel::Tunnel;
+use super::{Reply, respond};
+use crate::upstream::{Fact, Failure, Received};
 
 /// A backend's response.
 pub(super) type Answer = Response<Received<RequestBody>>;
@@ -21,7 +22,8 @@ pub(super) type Answer = Response<Received<RequestBody>>;
 /// The body of a response, with all that is to be done when it ends.
 pub struct ResponseBody {
     content: Content,
-    exchange: Box<Exchange>,
+    /// `None` where a tunnel has taken it over.
+    exchange: Option<Box<Exchange>>,
 }
 
 enum Content {
@@ -45,12 +47,16 @@ impl std::error::Error for BrokenOff {}
 
 impl Exchange {
     /// The backend's answer, as it goes to the client.
-    pub(super) async fn relay(mut self: Box<Self>, answer: Answer) -> Response<ResponseBody> {
+    pub(super) async fn relay(mut self: Box<Self>, answer: Answer) -> Reply {
         let (mut head, received) = answer.into_parts();
         self.answered(head.status);
         self.explain(&mut head.headers);
+        let mut is_stream = false;
         let content = match received.is_end() {
-            false => Content::Relayed { received, waiting: false },
+            false => {
+                is_stream = self.streams(&head.headers);
+                Content::Relayed { received, waiting: false }
+            }
             true => {
                 // The connection is there for the next request before this one's client has read.
                 let mut received = Some(received);
@@ -62,15 +68,36 @@ impl Exchange {
                 Content::Page(Bytes::new())
             }
         };
-        Response::from_parts(head, ResponseBody { content, exchange: self })
+        let response = Response::from_parts(head, ResponseBody { content, exchange: Some(self) });
+        Reply { response, tunnel: None, is_stream }
+    }
+
+    /// The backend's answer that another protocol begins, and what moves its bytes.
+    pub(super) async fn switch(mut self: Box<Self>, answer: Answer) -> Reply {
+        let (mut head, received) = answer.into_parts();
+        let mut received = Some(received);
+        let switched =
+            std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_switched(cx))))
+                .await;
+        let Some((backend, read)) = switched else {
+            return self.refuse(ProxyError::Backend(Failure { fact: Fact::Closed, sent: true }));
+        };
+        self.answered(head.status);
+        self.explain(&mut head.headers);
+        self.completed(None);
+        let limits = self.tunnel_limits();
+        let tunnel = Tunnel::new(self, backend, read, limits);
+        let nothing = ResponseBody { content: Content::Page(Bytes::new()), exchange: None };
+        Reply { response: Response::from_parts(head, nothing), tunnel: Some(tunnel), is_stream: false }
     }
 
     /// A page that says why there is no answer.
-    pub(super) fn refuse(mut self: Box<Self>, error: ProxyError) -> Response<ResponseBody> {
+    pub(super) fn refuse(mut self: Box<Self>, error: ProxyError) -> Reply {
         self.refused(error);
         let mut response = respond::respond(error, self.id(), self.accepts_json());
         self.explain(response.headers_mut());
-        response.map(|page| ResponseBody { content: Content::Page(page), exchange: self })
+        let response = response.map(|page| ResponseBody { content: Content::Page(page), exchange: Some(self) });
+        Reply { response, tunnel: None, is_stream: false }
     }
 }
 
@@ -79,7 +106,7 @@ impl Body for ResponseBody {
     type Error = BrokenOff;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let ResponseBody { content, exchange } = &mut *self;
+        let ResponseBody { content, exchange: Some(exchange) } = &mut *self else { return Poll::Ready(None) };
         let (received, waiting) = match content {
             Content::Page(page) => {
                 let page = std::mem::take(page);
@@ -141,7 +168,9 @@ impl ResponseBody {
     fn end(&mut self, cx: &mut Context<'_>) {
         if let Content::Relayed { received, .. } = std::mem::replace(&mut self.content, Content::Page(Bytes::new())) {
             let wire = received.into_ready(cx);
-            self.exchange.completed(wire);
+            if let Some(exchange) = &mut self.exchange {
+                exchange.completed(wire);
+            }
         }
     }
 }

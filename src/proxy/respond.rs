@@ -24,6 +24,7 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ProxyError::NoRoute => StatusCode::NOT_FOUND,
         ProxyError::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
+        ProxyError::NotSwitched => StatusCode::BAD_GATEWAY,
         // The configuration takes no other than those from 400 to 599.
         ProxyError::PinLost(refusal) => StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
         ProxyError::Backend(failure) => match failure.fact {
@@ -49,6 +50,7 @@ fn advice(error: ProxyError) -> &'static str {
         ProxyError::NoRoute => "Nothing is served at this address.",
         ProxyError::NoBackend => "No server is available just now. Please try again in a moment.",
         ProxyError::PinLost(_) => "The server that holds your session is not available just now.",
+        ProxyError::NotSwitched => "The server speaks no WebSocket at this address.",
         ProxyError::Backend(failure) => match failure.fact {
             Fact::ConnectTimeout | Fact::ResponseTimeout => "The server took too long to answer.",
             _ if failure.sent => {

@@ -1,5 +1,5 @@
-//! Owns: one client connection: served by hyper while it says something, parked while it doesn't.
-//! Invariant: an idle connection holds no buffer; every wait for a client has a limit.
+//! Owns: one client connection, from its first byte to its end, and what is served on it.
+//! Invariant: every wait for a client has a limit; one that says nothing holds no buffer.
 //! Must not know: what is served.
 
 use std::cell::Cell;
@@ -10,20 +10,20 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::io::{Activity, Io};
-use super::phase::{self, Next, Situation};
+use super::activity::{Activity, Stall};
+use super::greet::{self, Arrival, Peer};
+use super::listen::Door;
+use super::{http1, http2};
 use crate::clock;
+use crate::net::Socket;
 
 /// What is served on connections. One value serves one thread.
 pub trait Handler: 'static {
@@ -32,20 +32,41 @@ pub trait Handler: 'static {
     /// What it remembers of a connection.
     type Client: 'static;
 
-    /// A connection begins.
-    fn client(&self, listener: &Arc<str>, address: IpAddr) -> Self::Client;
+    /// A connection begins at the listener of this place in the configuration.
+    fn client(&self, listener: usize, peer: Peer) -> Self::Client;
 
     /// A request came.
     fn handle(
         self: Rc<Self>,
         client: Rc<Self::Client>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Self::Body>> + 'static;
+    ) -> impl Future<Output = Reply<Self::Body>> + 'static;
 
     /// A request came of which no head was understood. The bytes are sent as the answer where
     /// none has gone out yet.
     fn unread(self: &Rc<Self>, client: &Rc<Self::Client>, fault: Fault) -> Bytes;
 }
+
+/// What a request gets.
+pub struct Reply<B> {
+    /// The response.
+    pub response: Response<B>,
+    /// What takes over once the response has gone out, if it says that another protocol begins.
+    pub tunnel: Option<Box<dyn Tunnel>>,
+    /// The response goes on for as long as its client is there: one that says no more has gone.
+    pub is_stream: bool,
+}
+
+/// What goes on after HTTP: a WebSocket, above all.
+pub trait Tunnel {
+    /// Goes on with the client's bytes, of which `read` came already.
+    fn run(self: Box<Self>, client: Box<dyn Duplex>, read: Bytes) -> Pin<Box<dyn Future<Output = ()>>>;
+}
+
+/// Bytes both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 /// Why no head was understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,184 +86,88 @@ pub(super) struct Common<H> {
     pub(super) clock: clock::Limits,
     /// The process is about to end: finish what is under way, begin nothing new.
     pub(super) draining: Cell<bool>,
-    http: http1::Builder,
+    pub(super) http1: hyper::server::conn::http1::Builder,
 }
 
 impl<H> Common<H> {
     pub(super) fn new(handler: Rc<H>, limits: super::Limits, clock: clock::Limits) -> Common<H> {
-        let mut http = http1::Builder::new();
-        // Clients may close their sending side and wait for the answer (RFC 9112 §9.6 has no rule
-        // against it, and `nc` does).
-        http.half_close(true).max_header_size(limits.header_bytes);
-        Common { handler, limits, clock, draining: Cell::new(false), http }
+        let http1 = http1::builder(&limits);
+        Common { handler, limits, clock, draining: Cell::new(false), http1 }
     }
-}
 
-/// How a spell in hyper ended.
-enum Ended {
-    /// Nothing is under way; bytes of a next head may have come.
-    Quiet(TcpStream, Bytes),
-    /// For good.
-    Closed,
+    /// Waits for something to read; false if the connection is over.
+    pub(super) async fn readable(&self, socket: &Socket) -> bool {
+        let limit = self.clock.limit();
+        limit.set_after(self.limits.idle_timeout);
+        poll_fn(|cx| {
+            if self.draining.get() || limit.poll(cx).is_ready() {
+                return Poll::Ready(false);
+            }
+            socket.poll_read_ready(cx).map(|ready| ready.is_ok())
+        })
+        .await
+    }
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve<H: Handler>(mut stream: TcpStream, client: Rc<H::Client>, common: Rc<Common<H>>) {
-    let requests = Rc::default();
-    loop {
-        // Begins parked: a client that connects and says nothing costs no buffers either.
-        if !readable(&stream, &common).await {
-            return;
-        }
-        // In a box of its own, which goes when the connection is parked again.
-        let mut prefix = Bytes::new();
-        stream = loop {
-            match Box::pin(active(stream, prefix, &client, &common, &requests)).await {
-                Ended::Closed => return,
-                Ended::Quiet(stream, rest) if rest.is_empty() => break stream,
-                Ended::Quiet(again, rest) => (stream, prefix) = (again, rest),
-            }
-        };
+pub(super) async fn serve<H: Handler>(socket: Socket, address: IpAddr, door: Arc<Door>, common: Rc<Common<H>>) {
+    // Begins parked: a client that connects and says nothing costs no buffers either.
+    if !common.readable(&socket).await {
+        return;
+    }
+    let Some(arrival) = greet::greet(socket, address, &door, &common.limits).await else { return };
+    let Arrival { stream, prefix, peer, is_http2 } = arrival;
+    let client = Rc::new(common.handler.client(door.index, peer));
+    drop(door);
+    match is_http2 {
+        // In a box, or the connections of HTTP/1.1 would be as large.
+        true => Box::pin(http2::serve(stream, prefix, client, common)).await,
+        false => http1::serve(stream, prefix, client, common).await,
     }
 }
 
-/// Waits for something to read; false if the connection is over.
-async fn readable<H>(stream: &TcpStream, common: &Common<H>) -> bool {
-    let limit = common.clock.limit();
-    limit.set_after(common.limits.idle_timeout);
-    poll_fn(|cx| {
-        if common.draining.get() || limit.poll(cx).is_ready() {
-            return Poll::Ready(false);
-        }
-        stream.poll_read_ready(cx).map(|ready| ready.is_ok())
-    })
-    .await
-}
-
-/// Lets hyper serve the connection until it has been quiet for a while.
-async fn active<H: Handler>(
-    stream: TcpStream,
-    prefix: Bytes,
-    client: &Rc<H::Client>,
-    common: &Rc<Common<H>>,
-    requests: &Rc<Cell<u32>>,
-) -> Ended {
-    let activity = Activity::new(requests);
-    if !prefix.is_empty() {
-        activity.head_since.set(Some(clock::now()));
-    }
-    let service = service(&common.handler, client, &activity);
-    let mut connection = common.http.serve_connection(Io::new(stream, prefix, &activity), service);
-    let limit = common.clock.limit();
-    limit.set_after(phase::QUIET);
-    let mut told = false;
-    let next = poll_fn(|cx| {
-        if common.draining.get() && !std::mem::replace(&mut told, true) {
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(Err(result));
-        }
-        let mut look = activity.is_first_over();
-        while std::mem::take(&mut look) || limit.poll(cx).is_ready() {
-            let situation = Situation {
-                busy: activity.busy.get() > 0,
-                first: activity.is_first_over(),
-                quiet_since: activity.quiet_since.get(),
-                head_since: activity.head_since.get(),
-                blocked_since: activity.blocked_since.get(),
-            };
-            match phase::next(situation, clock::now(), &common.limits) {
-                Next::Wait(at) => {
-                    limit.set(at);
-                    if situation.busy {
-                        activity.probe.set(true);
-                        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-                            return Poll::Ready(Err(result));
-                        }
-                    }
-                }
-                next => return Poll::Ready(Ok(next)),
-            }
-        }
-        Poll::Pending
-    })
-    .await;
-    // The borrow of the connection has ended with the future above.
-    match next {
-        Ok(Next::Park) => {
-            let parts = connection.into_parts();
-            return Ended::Quiet(parts.io.into_stream(), parts.read_buf);
-        }
-        Ok(Next::HeadTimeout) => {
-            let mut stream = connection.into_parts().io.into_stream();
-            let answer = common.handler.unread(client, Fault::HeadTimeout);
-            // A fresh socket buffer takes a few hundred bytes at once; if not, so be it.
-            let _ = stream.try_write(&answer);
-            linger(&mut stream).await;
-        }
-        Ok(Next::Abort | Next::Wait(_)) => {}
-        Err(result) => {
-            let refused = result.is_err_and(|error| refused(&error, common, client));
-            if refused || activity.lingers.get() {
-                linger(&mut connection.into_parts().io.into_stream()).await;
-            }
-        }
-    }
-    Ended::Closed
-}
-
-/// Whether hyper ended the connection because of what came on it.
-fn refused<H: Handler>(error: &hyper::Error, common: &Common<H>, client: &Rc<H::Client>) -> bool {
-    if error.is_parse() {
-        let fault = if error.is_parse_too_large() { Fault::TooLarge } else { Fault::Malformed };
-        common.handler.unread(client, fault);
-    }
-    error.is_parse()
-}
-
-/// Ends a connection on which the client may still be sending. Closing it at once would make the
-/// kernel answer those bytes with a reset, which can destroy the response before it was read.
-async fn linger(stream: &mut TcpStream) {
-    const TIME: Duration = Duration::from_secs(2);
-    const BYTES: usize = 1024 * 1024;
-    let drain = async {
-        let mut buffer = [0; 4096];
-        let mut read = 0;
-        if stream.shutdown().await.is_ok() {
-            while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
-                read += bytes;
-                if read > BYTES {
-                    break;
-                }
-            }
-        }
-    };
-    let _ = tokio::time::timeout(TIME, Box::pin(drain)).await;
-}
+/// What hyper gets of the handler.
+type Served<H> = Result<Response<Tracked<<H as Handler>::Body>>, Infallible>;
 
 /// The handler as hyper wants it, with the connection's activity kept on the way.
-fn service<H: Handler>(
-    handler: &Rc<H>,
-    client: &Rc<H::Client>,
-    activity: &Rc<Activity>,
-) -> impl Service<Request<Incoming>, Response = Response<Tracked<H::Body>>, Error = Infallible> {
-    let (handler, client, activity) = (Rc::clone(handler), Rc::clone(client), Rc::clone(activity));
-    service_fn(move |request: Request<Incoming>| {
-        let busy = Busy::begin(&activity);
+pub(super) fn service<H: Handler>(
+    handler: Rc<H>,
+    client: Rc<H::Client>,
+    activity: Rc<Activity>,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<Tracked<H::Body>>,
+    Error = Infallible,
+    Future = impl Future<Output = Served<H>> + 'static,
+> {
+    service_fn(move |mut request: Request<Incoming>| {
+        let mut busy = Busy::begin(&activity);
         let has_body = !request.body().is_end_stream();
         activity.lingers.set(has_body);
-        let response = Rc::clone(&handler).handle(Rc::clone(&client), request);
+        let upgrade = http2::takeover(&mut request);
+        let stall = activity.opens_stream();
+        let reply = Rc::clone(&handler).handle(Rc::clone(&client), request);
         async move {
-            let response = response.await;
-            Ok(response.map(|body| Tracked { body, _busy: busy }))
+            let Reply { response, tunnel, is_stream } = reply.await;
+            busy.is_answered = true;
+            busy.activity.is_stream.set(is_stream);
+            let Some(tunnel) = tunnel else {
+                return Ok(response.map(|body| Tracked { body, _busy: Some(busy), stall }));
+            };
+            match upgrade {
+                // A tunnel through a stream keeps its connection busy.
+                Some(upgrade) => drop(tokio::task::spawn_local(http2::tunnel(upgrade, tunnel, busy))),
+                None => busy.activity.hand_over(tunnel),
+            }
+            Ok(response.map(|body| Tracked { body, _busy: None, stall: None }))
         }
     })
 }
 
 /// A request under way.
-struct Busy {
+pub(super) struct Busy {
     activity: Rc<Activity>,
+    is_answered: bool,
 }
 
 impl Busy {
@@ -250,21 +175,27 @@ impl Busy {
         activity.busy.set(activity.busy.get() + 1);
         activity.requests.set(activity.requests.get().saturating_add(1));
         activity.head_since.set(None);
-        Busy { activity: Rc::clone(activity) }
+        Busy { activity: Rc::clone(activity), is_answered: false }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.activity.busy.set(self.activity.busy.get() - 1);
-        self.activity.quiet_since.set(clock::now());
+        let activity = &self.activity;
+        activity.busy.set(activity.busy.get() - 1);
+        activity.quiet_since.set(clock::now());
+        if !self.is_answered {
+            activity.cancelled.set(activity.cancelled.get().saturating_add(1));
+        }
     }
 }
 
 /// A response's body that keeps its connection busy until it ends.
-struct Tracked<B> {
+pub(super) struct Tracked<B> {
     body: B,
-    _busy: Busy,
+    _busy: Option<Busy>,
+    /// On a stream of HTTP/2: where it is noted that the client doesn't take what there is.
+    stall: Option<Rc<Stall>>,
 }
 
 impl<B: Body + Unpin> Body for Tracked<B> {
@@ -275,7 +206,11 @@ impl<B: Body + Unpin> Body for Tracked<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(stall) = &self.stall {
+            stall.note(frame.is_ready());
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

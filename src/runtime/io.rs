@@ -2,80 +2,37 @@
 //! Invariant: bytes pass unchanged; what was read before comes first.
 //! Must not know: HTTP.
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
+use super::activity::Activity;
 use crate::clock;
-
-/// What a connection is at, shared between its socket, its requests and its driver. All are
-/// polled by one task.
-#[derive(Debug)]
-pub(super) struct Activity {
-    /// Requests whose response has not ended.
-    pub(super) busy: Cell<u32>,
-    /// Requests of the connection, ever.
-    pub(super) requests: Rc<Cell<u32>>,
-    /// Since when nothing is under way.
-    pub(super) quiet_since: Cell<Instant>,
-    /// When the first byte of a head that is not complete was read.
-    pub(super) head_since: Cell<Option<Instant>>,
-    /// Since when the client reads nothing of what is to be written.
-    pub(super) blocked_since: Cell<Option<Instant>>,
-    /// The client may still be sending what nobody will read.
-    pub(super) lingers: Cell<bool>,
-    /// It is time to look whether the client has reset the connection.
-    pub(super) probe: Cell<bool>,
-}
-
-impl Activity {
-    /// For a connection that has had so many requests before.
-    pub(super) fn new(requests: &Rc<Cell<u32>>) -> Rc<Activity> {
-        Rc::new(Activity {
-            busy: Cell::new(0),
-            requests: Rc::clone(requests),
-            quiet_since: Cell::new(clock::now()),
-            head_since: Cell::new(None),
-            blocked_since: Cell::new(None),
-            lingers: Cell::new(false),
-            probe: Cell::new(false),
-        })
-    }
-}
-
-impl Activity {
-    /// Whether the first request of the connection, which had no body, has been answered, and nothing
-    /// came after it.
-    pub(super) fn is_first_over(&self) -> bool {
-        self.requests.get() == 1 && self.busy.get() == 0 && !self.lingers.get()
-    }
-}
+use crate::net::Stream;
 
 /// What is copied into one piece rather than written as two.
 const SMALL: usize = 1024;
 
 /// A client's socket.
 pub(super) struct Io {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Stream>,
     prefix: Bytes,
     activity: Rc<Activity>,
 }
 
 impl Io {
-    pub(super) fn new(stream: TcpStream, prefix: Bytes, activity: &Rc<Activity>) -> Io {
+    pub(super) fn new(stream: Stream, prefix: Bytes, activity: &Rc<Activity>) -> Io {
         Io { stream: TokioIo::new(stream), prefix, activity: Rc::clone(activity) }
     }
 
-    pub(super) fn into_stream(self) -> TcpStream {
-        self.stream.into_inner()
+    /// The stream, and what was read before and not asked for since.
+    pub(super) fn into_parts(self) -> (Stream, Bytes) {
+        (self.stream.into_inner(), self.prefix)
     }
 
     fn note_write(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -116,18 +73,27 @@ impl Write for Io {
     /// hyper comes here whenever it is polled, and reads nothing while a request is being served, so
     /// that a client may close its sending side: a reset is seen nowhere else.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.activity.probe.take()
-            && let Some(error) = self.stream.inner().take_error()?
-        {
-            return Poll::Ready(Err(error));
+        if self.activity.probe.take() {
+            let socket = self.stream.inner().socket();
+            if let Some(error) = socket.take_error()? {
+                return Poll::Ready(Err(error));
+            }
+            // Nobody who has closed its side waits for events for hours.
+            if self.activity.is_stream.get() && socket.is_read_closed() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
         }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     /// Left to the connection's driver, which knows whether closing the socket is enough: it is,
-    /// unless the client is still sending, and costs a system call less.
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// unless the client is still sending, and costs a system call less. TLS has an end of its own,
+    /// without which a client could not tell it from a cut.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.stream.inner() {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(_) => Pin::new(&mut self.stream).poll_shutdown(cx),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -6,39 +6,87 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdTcp};
+use std::os::unix::net::UnixListener as StdUnix;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use ipnet::IpNet;
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::net::{TcpListener, UnixListener};
 
 use super::ListenerSettings;
 use super::conn::{self, Common, Counted, Handler};
+use crate::net::unix::{self, SocketFile};
+use crate::net::{Address, Socket};
 use crate::telemetry::metrics::{Listener, Metrics};
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4096;
 
+/// Who may connect to a Unix socket: everybody who may reach its folder, as with nginx.
+const MODE: u32 = 0o666;
+
 /// All sockets of one process, by thread.
 pub struct Listeners {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     by_thread: Vec<Vec<Bound>>,
+    files: Vec<SocketFile>,
 }
 
 /// One thread's socket of one listener.
 pub(super) struct Bound {
-    name: Arc<str>,
-    socket: StdListener,
+    door: Arc<Door>,
+    socket: Open,
     metrics: Arc<Listener>,
+}
+
+enum Open {
+    Tcp(StdTcp),
+    Unix(StdUnix),
+}
+
+/// What is to be known of a listener when a client comes.
+pub(super) struct Door {
+    /// Its place in the configuration.
+    pub(super) index: usize,
+    pub(super) name: Arc<str>,
+    /// HTTP/2 is spoken in clear text by clients that know.
+    pub(super) http2: bool,
+    /// Trusted peers begin with a PROXY header.
+    proxied: bool,
+    trusted: Vec<IpNet>,
+}
+
+impl Door {
+    fn new(index: usize, settings: &ListenerSettings) -> Door {
+        Door {
+            index,
+            name: settings.name.as_str().into(),
+            http2: settings.http2,
+            proxied: settings.proxy_protocol,
+            trusted: settings.trusted_proxies.clone(),
+        }
+    }
+
+    /// Whether something comes before the first request.
+    pub(super) fn greets(&self) -> bool {
+        self.http2 || self.proxied
+    }
+
+    /// Whether a connection from `address` begins with a PROXY header. Never guessed from what comes,
+    /// as the specification has it: else any client could speak for any other.
+    pub(super) fn takes_header_from(&self, address: IpAddr) -> bool {
+        self.proxied && self.trusted.iter().any(|net| net.contains(&address))
+    }
 }
 
 /// A listener's address can't be had.
 #[derive(Debug)]
 pub struct BindError {
-    address: SocketAddr,
+    address: Address,
     error: io::Error,
 }
 
@@ -46,14 +94,18 @@ impl std::fmt::Display for BindError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let BindError { address, error } = self;
         write!(f, "cannot listen on {address}: {error}")?;
-        match error.kind() {
-            io::ErrorKind::AddrInUse => {
+        match (error.kind(), address) {
+            (io::ErrorKind::AddrInUse, Address::Tcp(address)) => {
                 write!(f, "; another program has it (`ss -ltnp 'sport = :{}'` tells which)", address.port())
             }
-            io::ErrorKind::PermissionDenied => {
+            (io::ErrorKind::AddrInUse, Address::Unix(_)) => write!(f, "; choose another path, or end that process"),
+            (io::ErrorKind::PermissionDenied, Address::Tcp(_)) => {
                 write!(f, "; ports below 1024 need CAP_NET_BIND_SERVICE, as systemd's AmbientCapabilities gives it")
             }
-            io::ErrorKind::AddrNotAvailable => write!(f, "; no interface of this machine has that address"),
+            (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied, Address::Unix(_)) => {
+                write!(f, "; its folder must be there, and be writable, as systemd's RuntimeDirectory makes it")
+            }
+            (io::ErrorKind::AddrNotAvailable, _) => write!(f, "; no interface of this machine has that address"),
             _ => Ok(()),
         }
     }
@@ -68,40 +120,59 @@ impl Listeners {
     /// # Errors
     /// The first address that can't be had.
     pub fn bind(settings: &[ListenerSettings], threads: usize, metrics: &Metrics) -> Result<Listeners, BindError> {
-        let mut addresses = Vec::new();
-        let mut by_thread: Vec<Vec<Bound>> = (0..threads.max(1)).map(|_| Vec::new()).collect();
-        for each in settings {
-            let name: Arc<str> = each.name.as_str().into();
-            let failed = |error| BindError { address: each.address, error };
-            // SO_REUSEPORT would let a second Linchpin share the address and take half the clients
-            // without a word: a first socket without it finds out.
-            if each.address.port() != 0 {
-                socket(each.address, false).map_err(failed)?;
-            }
-            let mut address = each.address;
-            for sockets in &mut by_thread {
-                let socket = socket(address, true).map_err(failed)?;
-                address = socket.local_addr().map_err(failed)?;
-                let metrics = metrics.listener(&name);
-                sockets.push(Bound { name: Arc::clone(&name), socket, metrics });
-            }
-            addresses.push(address);
+        let by_thread = (0..threads.max(1)).map(|_| Vec::new()).collect();
+        let mut all = Listeners { addresses: Vec::new(), by_thread, files: Vec::new() };
+        for (index, each) in settings.iter().enumerate() {
+            let door = Arc::new(Door::new(index, each));
+            let address = all.open(each, &door, metrics);
+            all.addresses.push(address.map_err(|error| BindError { address: each.address.clone(), error })?);
         }
-        Ok(Listeners { addresses, by_thread })
+        Ok(all)
+    }
+
+    /// Opens a listener on every thread: where it listens.
+    fn open(&mut self, settings: &ListenerSettings, door: &Arc<Door>, metrics: &Metrics) -> io::Result<Address> {
+        let bound = |socket| Bound { door: Arc::clone(door), socket, metrics: metrics.listener(&door.name) };
+        match &settings.address {
+            Address::Tcp(wanted) => {
+                // SO_REUSEPORT would let a second Linchpin share the address and take half the clients
+                // without a word: a first socket without it finds out.
+                if wanted.port() != 0 {
+                    socket(*wanted, false)?;
+                }
+                let mut address = *wanted;
+                for sockets in &mut self.by_thread {
+                    let socket = socket(address, true)?;
+                    address = socket.local_addr()?;
+                    sockets.push(bound(Open::Tcp(socket)));
+                }
+                Ok(address.into())
+            }
+            Address::Unix(path) => {
+                // There is no SO_REUSEPORT here: all threads accept from one queue.
+                let (listener, file) = unix::listen(path, MODE, BACKLOG)?;
+                for sockets in &mut self.by_thread {
+                    sockets.push(bound(Open::Unix(listener.try_clone()?)));
+                }
+                self.files.push(file);
+                Ok(settings.address.clone())
+            }
+        }
     }
 
     /// Where they listen, in the order of the configuration.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    pub(super) fn into_threads(self) -> Vec<Vec<Bound>> {
-        self.by_thread
+    /// The sockets of each thread, and the files to be kept as long as they are listened on.
+    pub(super) fn into_threads(self) -> (Vec<Vec<Bound>>, Vec<SocketFile>) {
+        (self.by_thread, self.files)
     }
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn socket(address: SocketAddr, shared: bool) -> io::Result<StdTcp> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     // Accepted sockets inherit it: a system call less a connection.
@@ -112,6 +183,32 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
         socket.listen(BACKLOG)?;
     }
     Ok(socket.into())
+}
+
+/// A socket at work on its thread.
+enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Accepting {
+    fn new(open: Open) -> io::Result<Accepting> {
+        Ok(match open {
+            Open::Tcp(listener) => Accepting::Tcp(TcpListener::from_std(listener)?),
+            Open::Unix(listener) => Accepting::Unix(UnixListener::from_std(listener)?),
+        })
+    }
+
+    /// The next connection and its peer's address. Who connects by a Unix socket is on this machine.
+    fn poll_accept(&self, cx: &mut std::task::Context<'_>) -> Poll<io::Result<(Socket, IpAddr)>> {
+        Poll::Ready(match self {
+            Accepting::Tcp(listener) => {
+                ready!(listener.poll_accept(cx)).map(|(stream, peer)| (Socket::Tcp(stream), peer.ip().to_canonical()))
+            }
+            Accepting::Unix(listener) => ready!(listener.poll_accept(cx))
+                .map(|(stream, _)| (Socket::Unix(stream), IpAddr::V4(Ipv4Addr::LOCALHOST))),
+        })
+    }
 }
 
 /// How many connections a thread has, and may have.
@@ -129,7 +226,7 @@ impl House {
 
     /// The next connection of a listener for which there is room. That is looked at each time anew:
     /// the last room may go to another listener while this one waits for a client.
-    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    async fn accept(&self, listener: &Accepting) -> io::Result<(Socket, IpAddr)> {
         poll_fn(|cx| {
             if self.open.get() < self.most {
                 return listener.poll_accept(cx);
@@ -152,23 +249,22 @@ pub(super) async fn accept<H: Handler>(
     common: Rc<Common<H>>,
     house: Rc<House>,
 ) -> io::Result<Infallible> {
-    let Bound { name, socket, metrics } = bound;
-    let listener = TcpListener::from_std(socket)?;
+    let Bound { door, socket, metrics } = bound;
+    let listener = Accepting::new(socket)?;
     loop {
         match house.accept(&listener).await {
-            Ok((stream, peer)) => {
+            Ok((socket, address)) => {
                 let counted = Counted::new(&house.open, &house.waiting, &metrics, thread);
-                let client = Rc::new(common.handler.client(&name, peer.ip()));
-                let common = Rc::clone(&common);
+                let (door, common) = (Arc::clone(&door), Rc::clone(&common));
                 tokio::task::spawn_local(async move {
-                    conn::serve(stream, client, common).await;
+                    conn::serve(socket, address, door, common).await;
                     drop(counted);
                 });
             }
             // The client went before it was accepted: its trouble alone.
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(listener = &*name, %error, "cannot accept; trying again (out of descriptors? raise LimitNOFILE)");
+                tracing::warn!(listener = &*door.name, %error, "cannot accept; trying again (out of descriptors? raise LimitNOFILE)");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -55,6 +55,45 @@ pub(super) fn next(at: Situation, now: Instant, limits: &Limits) -> Next {
     }
 }
 
+/// How long a client may take to go when it was told to.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Requests after which it is looked how many of them were taken back. Envoy's figure
+/// (`overload.premature_reset_total_stream_count`).
+const FLOOD: u32 = 500;
+
+/// What a connection of HTTP/2 is at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Streams {
+    pub(super) busy: bool,
+    pub(super) quiet_since: Instant,
+    pub(super) blocked_since: Option<Instant>,
+    /// It was told to go.
+    pub(super) retired_since: Option<Instant>,
+    pub(super) requests: u32,
+    /// Requests that were taken back unanswered.
+    pub(super) cancelled: u32,
+}
+
+/// The rule for HTTP/2. `Park` is to tell the client to go: hyper can't give up the state of a
+/// connection that has streams, and let go it comes back when it has something to say.
+pub(super) fn next_of_streams(at: Streams, now: Instant, limits: &Limits) -> Next {
+    let after = |since: Instant, limit: Duration, over: Next| {
+        let due = since.checked_add(limit).unwrap_or(since + Duration::from_secs(86_400));
+        if due <= now { over } else { Next::Wait(due.min(now + LOOK)) }
+    };
+    // Rapid reset (CVE-2023-44487): each request costs a backend its work, and the client nothing.
+    if at.requests >= FLOOD && at.cancelled > at.requests / 2 {
+        return Next::Abort;
+    }
+    match (at.blocked_since, at.busy, at.retired_since) {
+        (Some(since), _, _) => after(since, limits.idle_timeout, Next::Abort),
+        (None, true, _) => Next::Wait(now + LOOK),
+        (None, false, Some(since)) => after(since.max(at.quiet_since), FAREWELL, Next::Abort),
+        (None, false, None) => after(at.quiet_since, limits.idle_timeout, Next::Park),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +115,32 @@ mod tests {
         let blocked = |seconds| Situation { blocked_since: Some(ago(seconds)), ..busy };
         assert!(matches!(next(blocked(74), now, &limits), Next::Wait(_)));
         assert_eq!(next(blocked(75), now, &limits), Next::Abort);
+    }
+
+    #[test]
+    fn a_connection_of_streams_ends_when_it_is_idle_blocked_or_a_flood() {
+        let now = Instant::now() + Duration::from_secs(1000);
+        let ago = |seconds: u64| now - Duration::from_secs(seconds);
+        let limits = Limits::default();
+        let next = |at| next_of_streams(at, now, &limits);
+        let quiet = |seconds| Streams {
+            busy: false,
+            quiet_since: ago(seconds),
+            blocked_since: None,
+            retired_since: None,
+            requests: 1,
+            cancelled: 0,
+        };
+        assert!(matches!(next(quiet(74)), Next::Wait(_)));
+        assert_eq!(next(quiet(75)), Next::Park);
+        assert!(matches!(next(Streams { busy: true, ..quiet(500) }), Next::Wait(_)));
+        assert!(matches!(next(Streams { retired_since: Some(ago(4)), ..quiet(80) }), Next::Wait(_)));
+        assert_eq!(next(Streams { retired_since: Some(ago(5)), ..quiet(80) }), Next::Abort);
+        assert!(matches!(next(Streams { retired_since: Some(ago(50)), ..quiet(1) }), Next::Wait(_)));
+        assert_eq!(next(Streams { busy: true, blocked_since: Some(ago(75)), ..quiet(0) }), Next::Abort);
+        let flood = |requests, cancelled| Streams { busy: true, requests, cancelled, ..quiet(0) };
+        assert_eq!(next(flood(500, 251)), Next::Abort);
+        assert!(matches!(next(flood(499, 499)), Next::Wait(_)));
+        assert!(matches!(next(flood(100_000, 50_000)), Next::Wait(_)));
     }
 }

@@ -17,11 +17,14 @@ use super::conn::{Common, Handler};
 use super::listen::{self, House, Listeners};
 use super::{Limits, Settings};
 use crate::clock;
+use crate::net::unix::SocketFile;
 
 /// The running threads.
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
     stop: Arc<watch::Sender<Stop>>,
+    /// Of Unix sockets: they go with the last thread.
+    _files: Vec<SocketFile>,
 }
 
 /// What the threads are told to do.
@@ -56,10 +59,10 @@ impl Workers {
         F: Fn(Thread) -> (Rc<H>, B) + Send + Clone + 'static,
     {
         let stop = Arc::new(watch::Sender::new(Stop::No));
-        let sockets = listeners.into_threads();
+        let (sockets, files) = listeners.into_threads();
         // SO_REUSEPORT spreads connections evenly by chance, so each thread gets its share.
         let most = settings.max_connections.div_ceil(sockets.len()).max(1);
-        let mut workers = Workers { threads: Vec::new(), stop };
+        let mut workers = Workers { threads: Vec::new(), stop, _files: files };
         for (index, bound) in sockets.into_iter().enumerate() {
             let runtime = move || {
                 let mut builder = Builder::new_current_thread();

@@ -5,7 +5,6 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,44 +13,64 @@ use http_body::Body;
 use hyper::client::conn::http1;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
+use super::Settings;
+use super::dial::{Dialled, dial};
 use super::failure::{Fact, Failure};
+use super::idle::Wanted;
 use super::quiet::Quiet;
+use super::shared::Shared;
 use super::wire::Wire;
+use crate::net::{Address, Stream};
 
 /// The largest head of a response, in bytes; what does not fit is a 502 for its request.
-const MAX_HEAD: usize = 256 * 1024;
+pub(super) const MAX_HEAD: usize = 256 * 1024;
 
-/// Connects to `address`. `watch` is polled all the while and can end the attempt with a fact.
+/// Connects to the backend at `address` for a request. `watch` is polled all the while and can end
+/// the attempt with a fact.
 ///
 /// # Errors
 /// No connection; nothing was sent.
 pub async fn connect<B>(
-    address: SocketAddr,
+    address: &Address,
+    settings: &Settings,
+    wanted: Wanted,
     mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
-) -> Result<Wire<B>, Failure>
+) -> Result<Fresh<B>, Failure>
 where
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let unsent = |fact| Failure { fact, sent: false };
-    let failed = |error: io::Error| unsent(Fact::Connect(kind(&error)));
-    let mut connecting = std::pin::pin!(TcpStream::connect(address));
-    let stream = std::future::poll_fn(|cx| match connecting.as_mut().poll(cx) {
-        Poll::Ready(stream) => Poll::Ready(stream.map_err(failed)),
+    let mut connecting = std::pin::pin!(async {
+        let failed = |error: io::Error| unsent(Fact::Connect(kind(&error)));
+        let Dialled { stream, is_http2 } =
+            dial(address, settings, Some(wanted.client), wanted.http1).await.map_err(failed)?;
+        let written = Rc::new(Cell::new(0));
+        let io = Io { stream: TokioIo::new(stream), written: Rc::clone(&written) };
+        let failed = |error: hyper::Error| unsent(Fact::of(&error));
+        if is_http2 {
+            return Ok(Fresh::Shared(Shared::begin(io).await.map_err(failed)?));
+        }
+        let quiet = Quiet::new();
+        let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(quiet.socket(io));
+        let (sender, connection) = handshake.await.map_err(failed)?;
+        Ok(Fresh::Own(Box::new(Wire::new(sender, connection, quiet, written))))
+    });
+    std::future::poll_fn(|cx| match connecting.as_mut().poll(cx) {
+        Poll::Ready(fresh) => Poll::Ready(fresh),
         Poll::Pending => watch(cx).map(|fact| Err(unsent(fact))),
     })
-    .await?;
-    // Without it a small request's last segment could wait for an acknowledgement.
-    stream.set_nodelay(true).map_err(failed)?;
-    let written = Rc::new(Cell::new(0));
-    let io = Io { stream: TokioIo::new(stream), written: Rc::clone(&written) };
-    let quiet = Quiet::new();
-    let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(quiet.socket(io));
-    let (sender, connection) = handshake.await.map_err(|error| unsent(Fact::of(&error)))?;
-    Ok(Wire::new(sender, connection, quiet, written))
+    .await
+}
+
+/// A connection that was just made.
+pub enum Fresh<B: Body + 'static> {
+    /// For one request at a time.
+    Own(Box<Wire<B>>),
+    /// For many.
+    Shared(Shared<B>),
 }
 
 /// Errors of our own making come without a kind of their own: EMFILE and ENFILE.
@@ -64,11 +83,15 @@ fn kind(error: &io::Error) -> io::ErrorKind {
 
 /// A socket that counts what is written to it: the one witness for "nothing was sent".
 pub(super) struct Io {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Stream>,
     written: Rc<Cell<u64>>,
 }
 
 impl Io {
+    pub(super) fn into_stream(self) -> Stream {
+        self.stream.into_inner()
+    }
+
     fn count(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = poll {
             self.written.set(self.written.get() + bytes as u64);

@@ -3,25 +3,59 @@
 //! Must not know: HTTP.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use http_body::Body;
 
 use super::Settings;
+use super::connect::Fresh;
+use super::line::Line;
+use super::shared::Shared;
 use super::wire::Wire;
 use crate::pool::Backend;
 
 /// One thread's idle connections, by backend.
 pub struct Idle<B: Body + 'static> {
     /// Indexed by [`crate::pool::Live::id`], which stays the same across reloads.
-    shelves: RefCell<Vec<Vec<Resting<B>>>>,
+    shelves: RefCell<Vec<Shelf<B>>>,
 }
 
+struct Shelf<B: Body + 'static> {
+    own: Vec<Resting<B>>,
+    shared: Vec<AtWork<B>>,
+}
+
+/// A connection that nobody uses.
 struct Resting<B: Body + 'static> {
     wire: Box<Wire<B>>,
     incarnation: u64,
+    /// Whom the PROXY header at its beginning named: it speaks for nobody else.
+    client: Option<IpAddr>,
     until: Instant,
+}
+
+/// A connection on which requests share.
+struct AtWork<B: Body + 'static> {
+    connection: Shared<B>,
+    incarnation: u64,
+    idle: Duration,
+}
+
+/// What a request needs of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// On whose behalf it is sent.
+    pub client: IpAddr,
+    /// It asks to go on in another protocol, as HTTP/1.1 can.
+    pub http1: bool,
+}
+
+impl Wanted {
+    fn named(self, settings: &Settings) -> Option<IpAddr> {
+        settings.proxy_protocol.map(|_| self.client)
+    }
 }
 
 impl<B: Body + 'static> Default for Idle<B> {
@@ -30,32 +64,71 @@ impl<B: Body + 'static> Default for Idle<B> {
     }
 }
 
+impl<B: Body + 'static> Default for Shelf<B> {
+    fn default() -> Self {
+        Shelf { own: Vec::new(), shared: Vec::new() }
+    }
+}
+
 impl<B> Idle<B>
 where
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// The one that was used last: the longest idle ones so get to their end. It may have been
-    /// closed by the backend by now; sending on it then fails without a byte sent.
-    pub fn take(&self, backend: &Backend, now: Instant) -> Option<Box<Wire<B>>> {
+    /// A way to send a request: a place on the first connection that has one, so that those which
+    /// are not needed get idle; or the connection that was used last, for the same reason. It may
+    /// have been closed by the backend by now; sending on it then fails without a byte sent.
+    pub fn take(&self, backend: &Backend, settings: &Settings, wanted: Wanted, now: Instant) -> Option<Line<B>> {
         let mut shelves = self.shelves.borrow_mut();
         let shelf = shelves.get_mut(backend.live().id())?;
-        std::iter::from_fn(|| shelf.pop())
-            .find(|resting| resting.incarnation == backend.incarnation() && resting.until > now)
-            .map(|resting| resting.wire)
+        if settings.http2 && !wanted.http1 {
+            let current = |at: &&AtWork<B>| at.incarnation == backend.incarnation();
+            return shelf.shared.iter().filter(current).find_map(|at| at.connection.place()).map(Line::Shared);
+        }
+        let client = wanted.named(settings);
+        while let Some(last) = shelf.own.iter().rposition(|resting| resting.client == client) {
+            let resting = shelf.own.remove(last);
+            if resting.incarnation == backend.incarnation() && resting.until > now {
+                return Some(Line::Own(resting.wire));
+            }
+        }
+        None
+    }
+
+    /// A new connection's first use. One that requests share is found by others from now on. `None`
+    /// if the backend takes no request on it.
+    pub fn begin(&self, backend: &Backend, fresh: Fresh<B>, settings: &Settings) -> Option<Line<B>> {
+        match fresh {
+            Fresh::Own(wire) => Some(Line::Own(wire)),
+            Fresh::Shared(connection) => {
+                let place = connection.place()?;
+                let (incarnation, idle) = (backend.incarnation(), settings.idle_timeout);
+                self.on_shelf(backend, |shelf| shelf.shared.push(AtWork { connection, incarnation, idle }));
+                Some(Line::Shared(place))
+            }
+        }
     }
 
     /// Keeps one for later, unless there are enough.
-    pub fn put(&self, backend: &Backend, wire: Box<Wire<B>>, settings: &Settings, now: Instant) {
+    pub fn put(&self, backend: &Backend, wire: Box<Wire<B>>, settings: &Settings, wanted: Wanted, now: Instant) {
+        let until = now + settings.idle_timeout.min(Duration::from_secs(24 * 3600));
+        let client = wanted.named(settings);
+        self.on_shelf(backend, |shelf| {
+            if shelf.own.len() < settings.max_idle_per_thread {
+                shelf.own.push(Resting { wire, incarnation: backend.incarnation(), client, until });
+            }
+        });
+    }
+
+    fn on_shelf(&self, backend: &Backend, work: impl FnOnce(&mut Shelf<B>)) {
         let mut shelves = self.shelves.borrow_mut();
         let id = backend.live().id();
         if shelves.len() <= id {
-            shelves.resize_with(id + 1, Vec::new);
+            shelves.resize_with(id + 1, Shelf::default);
         }
-        if shelves[id].len() < settings.max_idle_per_thread {
-            let until = now + settings.idle_timeout.min(Duration::from_secs(24 * 3600));
-            shelves[id].push(Resting { wire, incarnation: backend.incarnation(), until });
+        if let Some(shelf) = shelves.get_mut(id) {
+            work(shelf);
         }
     }
 
@@ -64,13 +137,14 @@ where
     pub fn sweep(&self, now: Instant) {
         let cx = &mut Context::from_waker(Waker::noop());
         for shelf in self.shelves.borrow_mut().iter_mut() {
-            shelf.retain_mut(|resting| resting.until > now && resting.wire.is_ready(cx));
+            shelf.own.retain_mut(|resting| resting.until > now && resting.wire.is_ready(cx));
+            shelf.shared.retain(|at| at.connection.is_worth_keeping(at.idle, now));
         }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.shelves.borrow().iter().map(Vec::len).sum()
+        self.shelves.borrow().iter().map(|shelf| shelf.own.len() + shelf.shared.len()).sum()
     }
 
     /// Whether there are none.

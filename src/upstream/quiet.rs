@@ -74,6 +74,10 @@ pub(super) struct Socket<I> {
 }
 
 impl<I: Unpin> Socket<I> {
+    pub(super) fn into_inner(self) -> I {
+        self.io
+    }
+
     fn poll<T>(&mut self, poll: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> T) -> T {
         poll(Pin::new(&mut self.io), &mut Context::from_waker(&self.task.borrow()))
     }

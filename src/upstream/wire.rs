@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use tokio::task::coop::has_budget_remaining;
@@ -18,6 +18,7 @@ use tokio::task::coop::has_budget_remaining;
 use super::connect::Io;
 use super::failure::{Fact, Failure};
 use super::quiet::{Quiet, Socket};
+use crate::net::Stream;
 
 /// A connection to a backend. hyper gives a handle that sends and a future that moves the bytes;
 /// here both lie side by side and are polled by the request's own task. With a task for the
@@ -33,6 +34,8 @@ struct Driven<B: Body + 'static> {
     /// `None` once it has ended. Only dropping it gives back a request that it never took up: a
     /// future that has ended and is kept leaves whoever waits for that request waiting.
     connection: Option<http1::Connection<Socket<Io>, B>>,
+    /// What is left of the connection after a response that says another protocol begins.
+    switched: Option<(Stream, Bytes)>,
     quiet: Quiet,
     /// A request's body is being sent. It can wake the connection too: for what the client sends, and
     /// for the limit on that.
@@ -59,7 +62,7 @@ where
         quiet: Quiet,
         written: Rc<Cell<u64>>,
     ) -> Wire<B> {
-        let driven = Driven { connection: Some(connection), quiet, sends_body: false };
+        let driven = Driven { connection: Some(connection), switched: None, quiet, sends_body: false };
         Wire { sender, driven, written, exchanges: 0 }
     }
 
@@ -110,6 +113,17 @@ where
         })
     }
 
+    /// Moves what can be moved.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        self.driven.drive(cx);
+    }
+
+    /// After a response that says another protocol begins: what is left of the connection.
+    pub(super) fn into_switched(mut self, cx: &mut Context<'_>) -> Option<(Stream, Bytes)> {
+        self.driven.drive(cx);
+        self.driven.switched
+    }
+
     /// Whether the next request can be sent: the last exchange has ended cleanly on both sides.
     pub fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
         self.driven.drive(cx);
@@ -129,60 +143,16 @@ where
         let mut connection = Pin::new(connection);
         let ended = if self.sends_body {
             self.quiet.follow(cx);
-            connection.as_mut().poll(cx).is_ready()
+            connection.as_mut().poll(cx)
         } else {
-            self.quiet.poll(cx, |cx| connection.as_mut().poll(cx).is_ready())
+            self.quiet.poll(cx, |cx| connection.as_mut().poll(cx))
         };
         // How it ended reaches whoever waits for the response or its body.
-        if ended {
-            self.connection = None;
+        if let Poll::Ready(result) = ended
+            && let (Some(ended), Ok(())) = (self.connection.take(), result)
+        {
+            let parts = ended.into_parts();
+            self.switched = Some((parts.io.into_inner().into_stream(), parts.read_buf));
         }
-    }
-}
-
-/// The body of a response, which drives the wire that it comes from.
-pub struct Received<B: Body + 'static> {
-    body: Incoming,
-    wire: Option<Box<Wire<B>>>,
-}
-
-impl<B> Received<B>
-where
-    B: Body + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    /// The rest of a response whose head came from `wire`.
-    pub fn new(body: Incoming, wire: Box<Wire<B>>) -> Received<B> {
-        Received { body, wire: Some(wire) }
-    }
-
-    /// The next frame of the body.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let quiet = &mut Context::from_waker(Waker::noop());
-        // As in `exchange`: frames come from the connection alone, and that has the task's waker.
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(quiet) {
-            return Poll::Ready(frame);
-        }
-        if let Some(wire) = &mut self.wire {
-            wire.driven.drive(cx);
-        }
-        Pin::new(&mut self.body).poll_frame(quiet)
-    }
-
-    /// Whether all of the body has been given out.
-    pub fn is_end(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    /// How much is left of it.
-    pub fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-
-    /// After the last frame: the wire, if it can serve again.
-    pub fn into_ready(mut self, cx: &mut Context<'_>) -> Option<Box<Wire<B>>> {
-        let mut wire = self.wire.take()?;
-        wire.is_ready(cx).then_some(wire)
     }
 }

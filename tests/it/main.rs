@@ -21,6 +21,7 @@ mod persistence_doc;
 mod pinning;
 mod policies;
 mod process;
+mod protocols;
 mod replicas;
 mod sharing;
 mod smoke;

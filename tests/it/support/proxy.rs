@@ -37,12 +37,12 @@ impl Proxy {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.app.listeners()[0]
+        self.listener(0)
     }
 
     /// The listener at this place in the configuration.
     pub fn listener(&self, index: usize) -> SocketAddr {
-        self.app.listeners()[index]
+        self.app.listeners()[index].tcp().expect("a TCP address")
     }
 
     pub fn admin(&self) -> SocketAddr {

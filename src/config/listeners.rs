@@ -1,0 +1,55 @@
+//! Owns: `[[listeners]]`.
+//! Invariant: what a section's room calls its default is the default.
+//! Must not know: what is served on a listener.
+
+use super::names::{endpoint, name, network};
+use super::reader::{Spot, Table};
+use super::values::flag;
+use crate::net::Address;
+use crate::runtime::ListenerSettings;
+use ipnet::IpNet;
+
+/// One `[[listeners]]`. What is `None` was said to be wrong.
+pub(super) struct ListenerDraft {
+    pub(super) name: Option<Spot<String>>,
+    pub(super) address: Option<Spot<Address>>,
+    http2: bool,
+    proxy_protocol: bool,
+    trusted_proxies: Vec<IpNet>,
+}
+
+impl ListenerDraft {
+    pub(super) fn settings(&self) -> Option<ListenerSettings> {
+        let default = ListenerSettings::new(self.address.as_ref()?.value.clone());
+        Some(ListenerSettings {
+            name: self.name.as_ref().map_or(default.name, |name| name.value.clone()),
+            address: default.address,
+            http2: self.http2,
+            proxy_protocol: self.proxy_protocol,
+            trusted_proxies: self.trusted_proxies.clone(),
+        })
+    }
+}
+
+pub(super) fn listener(table: &Table<'_>) -> ListenerDraft {
+    table.later(&["tls"]);
+    let trusted_proxies = table.list("trusted_proxies", network).unwrap_or_default();
+    let draft = ListenerDraft {
+        name: table.spot("name", name),
+        address: table.required("address", "\"127.0.0.1:8080\"", endpoint(table)),
+        http2: table.get("http2", flag).unwrap_or(false),
+        proxy_protocol: table.get("proxy_protocol", flag).unwrap_or(false),
+        trusted_proxies: trusted_proxies.into_iter().map(|net| net.value).collect(),
+    };
+    if draft.proxy_protocol && draft.trusted_proxies.is_empty() {
+        let problem = "`proxy_protocol` without `trusted_proxies`: nobody is believed";
+        let remedy =
+            "write trusted_proxies = [\"10.0.0.0/8\"], with the addresses of the load balancers before this one";
+        table.notes().error(&table.at("proxy_protocol"), problem, remedy);
+    }
+    if draft.trusted_proxies.iter().any(|net| net.prefix_len() == 0) {
+        let problem = "everybody is a trusted proxy: any client can speak for any other";
+        table.notes().warn(&table.at("trusted_proxies"), problem, "name the addresses of your own proxies");
+    }
+    draft
+}

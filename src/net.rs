@@ -1,0 +1,109 @@
+//! Owns: where something listens, and a stream of bytes to it: TCP or a Unix socket, one word for both.
+//! Invariant: bytes pass unchanged; a Unix socket's file is ours alone while we listen.
+//! Must not know: what is said on a stream, and by whom.
+
+mod stream;
+pub mod unix;
+
+pub use stream::{Socket, Stream};
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// The longest path of a Unix socket: sockaddr_un has room for 108 bytes, the last of them a NUL.
+pub const LONGEST_PATH: usize = 107;
+
+/// Where something listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A TCP socket.
+    Tcp(SocketAddr),
+    /// A Unix socket: `unix:/run/app.sock`.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The TCP address, if it is one.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        }
+    }
+
+    /// The path of the Unix socket, if it is one.
+    pub fn unix(&self) -> Option<&Path> {
+        match self {
+            Address::Tcp(_) => None,
+            Address::Unix(path) => Some(path),
+        }
+    }
+
+    /// The IP address, if there is one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.tcp().map(|address| address.ip())
+    }
+}
+
+/// As the configuration writes it.
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Address {
+        Address::Tcp(address)
+    }
+}
+
+impl From<([u8; 4], u16)> for Address {
+    fn from(address: ([u8; 4], u16)) -> Address {
+        Address::Tcp(address.into())
+    }
+}
+
+/// The text is neither an IP address with a port nor `unix:` and a path that fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoAddress;
+
+impl std::fmt::Display for NoAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "neither IP:port nor unix: and a path of at most {LONGEST_PATH} bytes")
+    }
+}
+
+impl std::error::Error for NoAddress {}
+
+impl std::str::FromStr for Address {
+    type Err = NoAddress;
+
+    fn from_str(text: &str) -> Result<Address, NoAddress> {
+        match text.strip_prefix("unix:") {
+            Some(path) if (1..=LONGEST_PATH).contains(&path.len()) && !path.contains('\0') => {
+                Ok(Address::Unix(path.into()))
+            }
+            Some(_) => Err(NoAddress),
+            None => text.parse().map(Address::Tcp).map_err(|_| NoAddress),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_it_is_written() {
+        for text in ["127.0.0.1:80", "[::1]:8080", "unix:/run/app.sock"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        for text in ["", "127.0.0.1", "unix:", "app:80", "unix:a\0b", &format!("unix:/{}", "x".repeat(107))] {
+            assert_eq!(text.parse::<Address>(), Err(NoAddress), "{text}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Owns: a connection on which another protocol goes on: bytes both ways, and their limits.
+//! Invariant: an idle tunnel holds no buffer; a side that reads slowly slows the other down; each tunnel ends.
+//! Must not know: what the bytes mean.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::exchange::Exchange;
+use crate::clock;
+use crate::net::Stream;
+
+/// What is read at once, and so the most that is held for a side that can't take it.
+const PIECE: usize = 16 * 1024;
+
+/// Pieces that one side may send before it is another connection's turn.
+const TURN: usize = 16;
+
+thread_local! {
+    /// What is read into: one for all tunnels of a thread, since most bytes are written before
+    /// anything else happens.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into());
+}
+
+/// The time a tunnel has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Without a byte moved.
+    pub(super) idle: Duration,
+    /// From its beginning to its end.
+    pub(super) lifetime: Option<Duration>,
+}
+
+/// A tunnel that is to begin. Dropping it ends it, and writes the record of its request.
+pub struct Tunnel {
+    exchange: Box<Exchange>,
+    backend: Stream,
+    /// What the backend has sent behind its answer.
+    read: Bytes,
+    limits: Limits,
+}
+
+impl Tunnel {
+    pub(super) fn new(exchange: Box<Exchange>, backend: Stream, read: Bytes, limits: Limits) -> Tunnel {
+        Tunnel { exchange, backend, read, limits }
+    }
+
+    /// Moves bytes between the client, of which `read` came already, and the backend, until both
+    /// have ended or a limit is reached.
+    pub async fn run<C: AsyncRead + AsyncWrite + Unpin>(self, mut client: C, read: Bytes) {
+        let Tunnel { mut exchange, mut backend, read: answered, limits } = self;
+        let begun = clock::now();
+        let mut up = Flow::new(read);
+        let mut down = Flow::new(answered);
+        let due = |last: Instant| limits.due(begun, last);
+        exchange.limit().set(due(begun));
+        let ended = poll_fn(|cx| {
+            let moved = up.moved + down.moved;
+            let up_ends = up.poll(cx, &mut client, &mut backend);
+            let down_ends = down.poll(cx, &mut backend, &mut client);
+            if let (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) = (&up_ends, &down_ends) {
+                return Poll::Ready(Some(error.kind()));
+            }
+            if up_ends.is_ready() && down_ends.is_ready() {
+                return Poll::Ready(None);
+            }
+            if up.moved + down.moved != moved {
+                exchange.limit().set(due(clock::now()));
+            }
+            exchange.limit().poll(cx).map(|()| Some(io::ErrorKind::TimedOut))
+        })
+        .await;
+        exchange.tunnelled(up.moved, down.moved, ended);
+    }
+}
+
+impl Limits {
+    /// When a tunnel that began at `begun` and moved a byte at `last` has had its time.
+    fn due(self, begun: Instant, last: Instant) -> Instant {
+        let far = Duration::from_secs(366 * 86_400);
+        let idle = last + self.idle.min(far);
+        self.lifetime.map_or(idle, |lifetime| idle.min(begun + lifetime.min(far)))
+    }
+}
+
+/// One direction.
+struct Flow {
+    /// What was read and could not be written yet.
+    held: Bytes,
+    moved: u64,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Something was written that may be held back by TLS.
+    Unflushed,
+    /// The reading side has ended; the writing side is to be told.
+    Ending,
+    Ended,
+}
+
+impl Flow {
+    fn new(held: Bytes) -> Flow {
+        Flow { held, moved: 0, state: State::Open }
+    }
+
+    /// Moves what can be moved from `from` to `to`. Ready once all has come and gone.
+    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        for _ in 0..TURN {
+            while !self.held.is_empty() {
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.held))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.held.advance(written);
+                self.wrote(written);
+            }
+            match self.state {
+                State::Ended => return Poll::Ready(Ok(())),
+                State::Ending => {
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    self.state = State::Ended;
+                    return Poll::Ready(Ok(()));
+                }
+                State::Open | State::Unflushed => {}
+            }
+            if self.piece(cx, from, to)?.is_pending() {
+                if self.state == State::Unflushed {
+                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                    self.state = State::Open;
+                }
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads a piece and writes what `to` takes at once; the rest is held.
+    fn piece<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> io::Result<Poll<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            if Pin::new(&mut *from).poll_read(cx, &mut buffer)?.is_pending() {
+                return Ok(Poll::Pending);
+            }
+            let read = buffer.filled();
+            if read.is_empty() {
+                self.state = State::Ending;
+                return Ok(Poll::Ready(()));
+            }
+            let written = match Pin::new(&mut *to).poll_write(cx, read)? {
+                Poll::Ready(written) => written,
+                Poll::Pending => 0,
+            };
+            self.wrote(written);
+            if let Some(rest) = read.get(written..).filter(|rest| !rest.is_empty()) {
+                self.held = Bytes::copy_from_slice(rest);
+            }
+            Ok(Poll::Ready(()))
+        })
+    }
+
+    fn wrote(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.moved += bytes as u64;
+            self.state = State::Unflushed;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    #[test]
+    fn a_tunnel_has_its_time_from_the_last_byte_and_from_its_beginning() {
+        let begun = Instant::now();
+        let seconds = Duration::from_secs;
+        let idle = Limits { idle: seconds(10), lifetime: None };
+        assert_eq!(idle.due(begun, begun + seconds(5)), begun + seconds(15));
+        let both = Limits { lifetime: Some(seconds(12)), ..idle };
+        assert_eq!(both.due(begun, begun + seconds(1)), begun + seconds(11));
+        assert_eq!(both.due(begun, begun + seconds(5)), begun + seconds(12));
+        let endless = Limits { idle: Duration::MAX, lifetime: Some(Duration::MAX) };
+        assert!(endless.due(begun, begun) > begun + seconds(86_400));
+    }
+
+    #[tokio::test]
+    async fn all_bytes_come_in_order_to_a_reader_that_takes_few_at_a_time() {
+        let (mut near, mut from) = duplex(64 * 1024);
+        let (mut to, mut far) = duplex(7);
+        let sent: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let sending = sent.clone();
+        let sender = tokio::spawn(async move {
+            near.write_all(&sending).await.unwrap();
+            near.shutdown().await.unwrap();
+        });
+        let reader = tokio::spawn(async move {
+            let mut read = Vec::new();
+            far.read_to_end(&mut read).await.unwrap();
+            read
+        });
+        let mut flow = Flow::new(Bytes::from_static(b"first"));
+        poll_fn(|cx| flow.poll(cx, &mut from, &mut to)).await.unwrap();
+        sender.await.unwrap();
+        assert_eq!(reader.await.unwrap(), [b"first", &sent[..]].concat());
+        assert_eq!(flow.moved, 100_005);
+    }
+}

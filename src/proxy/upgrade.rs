@@ -1,0 +1,185 @@
+//! Owns: requests that ask to go on in another protocol: what is asked, how a backend is asked, what its answer must say.
+//! Invariant: nothing is handed over to a backend that did not say it goes on in the protocol asked for.
+//! Must not know: how the bytes are moved then.
+
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{Method, Response, StatusCode, Version, request};
+
+use super::headers::has_token;
+
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// What RFC 6455 §1.3 adds to the key.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A protocol that a request asks to go on in.
+#[derive(Debug, Clone)]
+pub(super) enum Asked {
+    /// By the field Upgrade (RFC 9110 §7.8). The backend answers the client itself.
+    Field(HeaderValue),
+    /// A WebSocket by an extended CONNECT of HTTP/2 (RFC 8441). The backend is asked as HTTP/1.1
+    /// does, with a key of ours, so that it is we who look at its answer.
+    Stream { accept: HeaderValue },
+}
+
+/// What a request asks for, if it does. An extended CONNECT becomes the GET that a backend is sent.
+/// Not passed on is what asks for HTTP/2 in clear text, by which a client could go on behind our
+/// back, and what comes with a body, which nobody could tell from what follows it.
+pub(super) fn asked(head: &mut request::Parts, has_body: bool, draw: impl FnOnce() -> [u8; 16]) -> Option<Asked> {
+    match head.version {
+        Version::HTTP_11 if has_body => None,
+        Version::HTTP_11 => {
+            let mut asked = head.headers.get_all(CONNECTION).iter();
+            if !asked.any(|value| has_token(value, "upgrade")) {
+                return None;
+            }
+            let mut protocols = head.headers.get_all(UPGRADE).iter();
+            let protocol = protocols.next().filter(|_| protocols.next().is_none())?;
+            let is_ours = |name: &str| has_token(protocol, name);
+            (!is_ours("h2c") && !is_ours("tls") && !protocol.is_empty()).then(|| Asked::Field(protocol.clone()))
+        }
+        Version::HTTP_2 if head.method == Method::CONNECT => {
+            let protocol = head.extensions.get::<hyper::ext::Protocol>()?;
+            if !protocol.as_str().eq_ignore_ascii_case("websocket") {
+                return None;
+            }
+            let key = STANDARD.encode(draw());
+            let accept = accept_of(key.as_bytes());
+            head.method = Method::GET;
+            head.headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::try_from(key).ok()?);
+            Some(Asked::Stream { accept: HeaderValue::try_from(accept).ok()? })
+        }
+        _ => None,
+    }
+}
+
+/// Sec-WebSocket-Accept for a key (RFC 6455 §4.2.2).
+fn accept_of(key: &[u8]) -> String {
+    STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat()))
+}
+
+/// What becomes of a backend's answer to a request that asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It goes on in the protocol asked for.
+    Switched,
+    /// It answered in HTTP, and that goes to the client.
+    Answered,
+    /// It says that it goes on in something that was not asked for.
+    Astray,
+    /// A success that a client of HTTP/2 would take for the tunnel it asked for.
+    Untold,
+}
+
+impl Asked {
+    /// Asks a backend.
+    pub(super) fn ask(&self, headers: &mut HeaderMap) {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        let protocol = match self {
+            Asked::Field(protocol) => protocol.clone(),
+            Asked::Stream { .. } => WEBSOCKET,
+        };
+        headers.insert(UPGRADE, protocol);
+    }
+
+    /// What a backend's answer means.
+    pub(super) fn outcome<B>(&self, answer: &Response<B>) -> Outcome {
+        let fields = answer.headers();
+        let Some(chosen) = fields.get(UPGRADE).filter(|_| answer.status() == StatusCode::SWITCHING_PROTOCOLS) else {
+            return match self {
+                _ if answer.status() == StatusCode::SWITCHING_PROTOCOLS => Outcome::Astray,
+                Asked::Stream { .. } if answer.status().is_success() => Outcome::Untold,
+                _ => Outcome::Answered,
+            };
+        };
+        let is_asked = match self {
+            // The name of one that was offered, with its version or without.
+            Asked::Field(offered) => chosen.to_str().is_ok_and(|name| has_token(offered, name.trim())),
+            Asked::Stream { accept } => {
+                chosen.as_bytes().eq_ignore_ascii_case(b"websocket") && fields.get(SEC_WEBSOCKET_ACCEPT) == Some(accept)
+            }
+        };
+        if is_asked { Outcome::Switched } else { Outcome::Astray }
+    }
+
+    /// Tells the client, after the fields of the hop are gone, that it goes on as `chosen`.
+    pub(super) fn confirm<B>(&self, answer: &mut Response<B>, chosen: HeaderValue) {
+        match self {
+            Asked::Field(_) => {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                answer.headers_mut().insert(UPGRADE, chosen);
+            }
+            Asked::Stream { .. } => {
+                *answer.status_mut() = StatusCode::OK;
+                answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn head(version: Version, fields: &[(&str, &str)]) -> request::Parts {
+        let builder = Request::builder().version(version).uri("/");
+        let builder = fields.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    fn answer(status: u16, fields: &[(&str, &str)]) -> Response<()> {
+        let builder = Response::builder().status(status);
+        fields.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value)).body(()).unwrap()
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_by_both_fields_without_a_body_and_not_to_http_2() {
+        for (version, fields, has_body, is_asked) in [
+            (Version::HTTP_11, &[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")][..], false, true),
+            (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "websocket")], true, false),
+            (Version::HTTP_11, &[("upgrade", "websocket")], false, false),
+            (Version::HTTP_11, &[("connection", "upgrade")], false, false),
+            (Version::HTTP_11, &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")], false, false),
+            (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "websocket, H2C")], false, false),
+            (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "a"), ("upgrade", "b")], false, false),
+            (Version::HTTP_10, &[("connection", "upgrade"), ("upgrade", "websocket")], false, false),
+            (Version::HTTP_2, &[("connection", "upgrade"), ("upgrade", "websocket")], false, false),
+        ] {
+            assert_eq!(asked(&mut head(version, fields), has_body, || [0; 16]).is_some(), is_asked, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn an_extended_connect_becomes_a_get_with_a_key_of_ours() {
+        let mut parts = head(Version::HTTP_2, &[]);
+        parts.method = Method::CONNECT;
+        assert!(asked(&mut parts, false, || [0; 16]).is_none(), "no protocol is named");
+        parts.extensions.insert(hyper::ext::Protocol::from_static("websocket"));
+        let asked = asked(&mut parts, false, || *b"the sample nonce").unwrap();
+        // The example of RFC 6455 §1.3.
+        assert_eq!(parts.headers[SEC_WEBSOCKET_KEY], "dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(parts.method, Method::GET);
+        let accept = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "WebSocket"), accept])), Outcome::Switched);
+        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "websocket")])), Outcome::Astray);
+        assert_eq!(asked.outcome(&answer(200, &[])), Outcome::Untold);
+        assert_eq!(asked.outcome(&answer(404, &[])), Outcome::Answered);
+        let mut answer = answer(101, &[accept]);
+        asked.confirm(&mut answer, WEBSOCKET);
+        assert_eq!((answer.status(), answer.headers().len()), (StatusCode::OK, 0));
+    }
+
+    #[test]
+    fn only_what_was_offered_is_gone_on_with() {
+        let asked = Asked::Field(HeaderValue::from_static("foo/2, websocket"));
+        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "websocket")])), Outcome::Switched);
+        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "Foo/2")])), Outcome::Switched);
+        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "bar")])), Outcome::Astray);
+        assert_eq!(asked.outcome(&answer(101, &[])), Outcome::Astray);
+        assert_eq!(asked.outcome(&answer(200, &[("upgrade", "h2")])), Outcome::Answered);
+    }
+}

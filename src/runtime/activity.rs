@@ -1,0 +1,116 @@
+//! Owns: what a client connection is at: requests under way, silence, and what comes after HTTP.
+//! Invariant: written and read by tasks of one thread.
+//! Must not know: sockets, hyper.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::conn::Tunnel;
+use crate::clock;
+
+/// What a connection is at, shared between its socket, its requests and its driver.
+pub(super) struct Activity {
+    /// Requests whose response has not ended.
+    pub(super) busy: Cell<u32>,
+    /// Requests of the connection, ever.
+    pub(super) requests: Rc<Cell<u32>>,
+    /// Since when nothing is under way.
+    pub(super) quiet_since: Cell<Instant>,
+    /// When the first byte of a head that is not complete was read.
+    pub(super) head_since: Cell<Option<Instant>>,
+    /// Since when the client reads nothing of what is to be written.
+    pub(super) blocked_since: Cell<Option<Instant>>,
+    /// The client may still be sending what nobody will read.
+    pub(super) lingers: Cell<bool>,
+    /// The response that is under way goes on for as long as the client is there.
+    pub(super) is_stream: Cell<bool>,
+    /// It is time to look whether the client has reset the connection.
+    pub(super) probe: Cell<bool>,
+    /// Requests that their client took back before there was an answer.
+    pub(super) cancelled: Cell<u32>,
+    /// What goes on once the response has gone out.
+    tunnel: RefCell<Option<Box<dyn Tunnel>>>,
+    /// On HTTP/2: that of the stream which hyper is about to open.
+    streams: Option<Cell<Option<Rc<Stall>>>>,
+}
+
+impl Activity {
+    /// For a connection that has had so many requests before.
+    pub(super) fn new(requests: &Rc<Cell<u32>>) -> Rc<Activity> {
+        Rc::new(Activity::begin(Rc::clone(requests), None))
+    }
+
+    /// For a connection of HTTP/2.
+    pub(super) fn of_streams() -> Rc<Activity> {
+        Rc::new(Activity::begin(Rc::default(), Some(Cell::default())))
+    }
+
+    fn begin(requests: Rc<Cell<u32>>, streams: Option<Cell<Option<Rc<Stall>>>>) -> Activity {
+        Activity {
+            busy: Cell::new(0),
+            requests,
+            quiet_since: Cell::new(clock::now()),
+            head_since: Cell::new(None),
+            blocked_since: Cell::new(None),
+            lingers: Cell::new(false),
+            is_stream: Cell::new(false),
+            probe: Cell::new(false),
+            cancelled: Cell::new(0),
+            tunnel: RefCell::default(),
+            streams,
+        }
+    }
+}
+
+impl Activity {
+    /// Whether the first request of the connection, which had no body, has been answered, and nothing
+    /// came after it.
+    pub(super) fn is_first_over(&self) -> bool {
+        self.requests.get() == 1 && self.busy.get() == 0 && !self.lingers.get()
+    }
+
+    /// The response that goes out now is the last of HTTP.
+    pub(super) fn hand_over(&self, tunnel: Box<dyn Tunnel>) {
+        self.tunnel.replace(Some(tunnel));
+    }
+
+    pub(super) fn has_tunnel(&self) -> bool {
+        self.tunnel.borrow().is_some()
+    }
+
+    pub(super) fn take_tunnel(&self) -> Option<Box<dyn Tunnel>> {
+        self.tunnel.take()
+    }
+
+    /// A request came; on HTTP/2 hyper is about to make a stream of it.
+    pub(super) fn opens_stream(&self) -> Option<Rc<Stall>> {
+        let opened = self.streams.as_ref()?;
+        let stall = Rc::default();
+        opened.set(Some(Rc::clone(&stall)));
+        Some(stall)
+    }
+
+    /// The stall of the stream that is being opened.
+    pub(super) fn opened(&self) -> Option<Rc<Stall>> {
+        self.streams.as_ref()?.take()
+    }
+}
+
+/// Since when a client takes nothing of a response on a stream of HTTP/2, whose connection goes on.
+#[derive(Debug, Default)]
+pub(super) struct Stall {
+    since: Cell<Option<Instant>>,
+}
+
+impl Stall {
+    /// The body was asked for more, and had something or not.
+    pub(super) fn note(&self, had: bool) {
+        self.since.set(had.then(clock::now));
+    }
+
+    /// Since when something waits for the client to take it.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.since.get()
+    }
+}

@@ -1,0 +1,178 @@
+//! Owns: one client connection of HTTP/1.1: served by hyper while it says something, parked while it doesn't.
+//! Invariant: an idle connection holds no buffer; every wait for a client has a limit.
+//! Must not know: what is served.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::Limits;
+use super::activity::Activity;
+use super::conn::{Common, Fault, Handler, Tunnel, service};
+use super::io::Io;
+use super::phase::{self, Next, Situation};
+use crate::clock;
+use crate::net::Stream;
+
+/// How hyper is to read requests.
+pub(super) fn builder(limits: &Limits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // Clients may close their sending side and wait for the answer (RFC 9112 §9.6 has no rule
+    // against it, and `nc` does).
+    http.half_close(true).max_header_size(limits.header_bytes);
+    http
+}
+
+/// How a spell in hyper ended.
+enum Ended {
+    /// Nothing is under way; bytes of a next head may have come.
+    Quiet(Stream, Bytes),
+    /// Another protocol goes on here.
+    Over(Stream, Bytes, Box<dyn Tunnel>),
+    /// For good.
+    Closed,
+}
+
+/// Serves one connection, of which `prefix` was read already, until it ends.
+pub(super) async fn serve<H: Handler>(
+    mut stream: Stream,
+    mut prefix: Bytes,
+    client: Rc<H::Client>,
+    common: Rc<Common<H>>,
+) {
+    let requests = Rc::default();
+    loop {
+        // In a box of its own, which goes when the connection is parked again.
+        match Box::pin(active(stream, prefix, &client, &common, &requests)).await {
+            Ended::Closed => return,
+            Ended::Quiet(quiet, rest) => (stream, prefix) = (quiet, rest),
+            Ended::Over(stream, rest, tunnel) => {
+                drop((client, common));
+                return tunnel.run(Box::new(stream), rest).await;
+            }
+        }
+        if prefix.is_empty() && !common.readable(stream.socket()).await {
+            return;
+        }
+    }
+}
+
+/// Lets hyper serve the connection until it has been quiet for a while.
+async fn active<H: Handler>(
+    stream: Stream,
+    prefix: Bytes,
+    client: &Rc<H::Client>,
+    common: &Rc<Common<H>>,
+    requests: &Rc<Cell<u32>>,
+) -> Ended {
+    let activity = Activity::new(requests);
+    if !prefix.is_empty() {
+        activity.head_since.set(Some(clock::now()));
+    }
+    let service = service(Rc::clone(&common.handler), Rc::clone(client), Rc::clone(&activity));
+    let mut connection = common.http1.serve_connection(Io::new(stream, prefix, &activity), service);
+    let limit = common.clock.limit();
+    limit.set_after(phase::QUIET);
+    let mut told = false;
+    let next = poll_fn(|cx| {
+        if common.draining.get() && !std::mem::replace(&mut told, true) {
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(Err(result));
+        }
+        let mut look = activity.is_first_over();
+        while std::mem::take(&mut look) || limit.poll(cx).is_ready() {
+            let situation = Situation {
+                busy: activity.busy.get() > 0,
+                first: activity.is_first_over(),
+                quiet_since: activity.quiet_since.get(),
+                head_since: activity.head_since.get(),
+                blocked_since: activity.blocked_since.get(),
+            };
+            match phase::next(situation, clock::now(), &common.limits) {
+                Next::Wait(at) => {
+                    limit.set(at);
+                    if situation.busy {
+                        activity.probe.set(true);
+                        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                            return Poll::Ready(Err(result));
+                        }
+                    }
+                }
+                next => return Poll::Ready(Ok(next)),
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+    // The borrow of the connection has ended with the future above.
+    match next {
+        Ok(Next::Park) => {
+            let (stream, rest) = apart(connection.into_parts());
+            return Ended::Quiet(stream, rest);
+        }
+        Ok(Next::HeadTimeout) => {
+            let (mut stream, _) = apart(connection.into_parts());
+            stream.write_now(&common.handler.unread(client, Fault::HeadTimeout));
+            linger(&mut stream).await;
+        }
+        Ok(Next::Abort | Next::Wait(_)) => {}
+        Err(Ok(())) if activity.has_tunnel() => {
+            let (stream, rest) = apart(connection.into_parts());
+            if let Some(tunnel) = activity.take_tunnel() {
+                return Ended::Over(stream, rest, tunnel);
+            }
+        }
+        Err(result) => {
+            let refused = result.is_err_and(|error| refused(&error, common, client));
+            if refused || activity.lingers.get() {
+                linger(&mut apart(connection.into_parts()).0).await;
+            }
+        }
+    }
+    Ended::Closed
+}
+
+/// The stream, and what was read of it and not used.
+fn apart<S>(parts: http1::Parts<Io, S>) -> (Stream, Bytes) {
+    let (stream, unread) = parts.io.into_parts();
+    let rest = if unread.is_empty() { parts.read_buf } else { [parts.read_buf, unread].concat().into() };
+    (stream, rest)
+}
+
+/// Whether hyper ended the connection because of what came on it.
+fn refused<H: Handler>(error: &hyper::Error, common: &Common<H>, client: &Rc<H::Client>) -> bool {
+    if error.is_parse() {
+        let fault = if error.is_parse_too_large() { Fault::TooLarge } else { Fault::Malformed };
+        common.handler.unread(client, fault);
+    }
+    error.is_parse()
+}
+
+/// Ends a connection on which the client may still be sending. Closing it at once would make the
+/// kernel answer those bytes with a reset, which can destroy the response before it was read.
+async fn linger(stream: &mut Stream) {
+    const TIME: Duration = Duration::from_secs(2);
+    const BYTES: usize = 1024 * 1024;
+    let drain = async {
+        let mut buffer = [0; 4096];
+        let mut read = 0;
+        if stream.shutdown().await.is_ok() {
+            while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
+                read += bytes;
+                if read > BYTES {
+                    break;
+                }
+            }
+        }
+    };
+    let _ = tokio::time::timeout(TIME, Box::pin(drain)).await;
+}

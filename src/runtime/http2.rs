@@ -1,0 +1,145 @@
+//! Owns: one client connection of HTTP/2: its streams, its idle end, and what floods it may not send.
+//! Invariant: a client that takes nothing, or takes back what it asks for, loses its stream or connection, and harms no other.
+//! Must not know: what is served.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Version};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::Limits;
+use super::activity::{Activity, Stall};
+use super::conn::{Busy, Common, Handler, Tunnel, service};
+use super::io::Io;
+use super::phase::{self, Next, Streams};
+use crate::clock::{self, Limit};
+use crate::net::Stream;
+
+/// Requests of one connection at once; what nginx and HAProxy allow.
+const STREAMS: u32 = 100;
+
+/// Bytes that a client may send ahead of a backend that reads slowly, a stream and a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Bytes of a response that wait in a stream for a client that reads slowly.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Serves one connection, of which `prefix` was read already, until it ends.
+pub(super) async fn serve<H: Handler>(stream: Stream, prefix: Bytes, client: Rc<H::Client>, common: Rc<Common<H>>) {
+    let activity = Activity::of_streams();
+    let service = service(Rc::clone(&common.handler), client, Rc::clone(&activity));
+    let spawner =
+        Spawner { activity: Rc::clone(&activity), clock: common.clock.clone(), patience: common.limits.idle_timeout };
+    let io = Io::new(stream, prefix, &activity);
+    let mut connection = builder(spawner, &common.limits).serve_connection(io, service);
+    let limit = common.clock.limit();
+    limit.set_after(phase::QUIET);
+    let mut retire = false;
+    let mut retired = None;
+    poll_fn(|cx| {
+        loop {
+            if (retire || common.draining.get()) && retired.is_none() {
+                retired = Some(clock::now());
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            if Pin::new(&mut connection).poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if limit.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let situation = Streams {
+                busy: activity.busy.get() > 0,
+                quiet_since: activity.quiet_since.get(),
+                blocked_since: activity.blocked_since.get(),
+                retired_since: retired,
+                requests: activity.requests.get(),
+                cancelled: activity.cancelled.get(),
+            };
+            match phase::next_of_streams(situation, clock::now(), &common.limits) {
+                Next::Wait(at) => limit.set(at),
+                Next::Park => {
+                    retire = true;
+                    limit.set_after(phase::QUIET);
+                }
+                Next::Abort | Next::HeadTimeout => return Poll::Ready(()),
+            }
+        }
+    })
+    .await;
+}
+
+/// How hyper is to read requests. What it refuses by itself: SETTINGS and PING floods (it reads no
+/// more until its answers are gone), CONTINUATION floods and header bombs (`max_header_list_size`).
+fn builder(spawner: Spawner, limits: &Limits) -> http2::Builder<Spawner> {
+    let mut http = http2::Builder::new(spawner);
+    http.max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .enable_connect_protocol();
+    http
+}
+
+/// How a stream's bytes can be had once the answer to its CONNECT (RFC 8441) has gone out.
+pub(super) fn takeover(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
+    let connects = request.version() == Version::HTTP_2 && *request.method() == Method::CONNECT;
+    connects.then(|| hyper::upgrade::on(request))
+}
+
+/// Goes on with a stream when HTTP is over on it.
+pub(super) async fn tunnel(upgrade: OnUpgrade, tunnel: Box<dyn Tunnel>, busy: Busy) {
+    // An error means that the client took the stream back before it was answered.
+    if let Ok(stream) = upgrade.await {
+        tunnel.run(Box::new(TokioIo::new(stream)), Bytes::new()).await;
+    }
+    drop(busy);
+}
+
+/// Makes a task of each stream, on the connection's thread.
+#[derive(Clone)]
+struct Spawner {
+    activity: Rc<Activity>,
+    clock: clock::Limits,
+    /// How long a client may take nothing of a response.
+    patience: Duration,
+}
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Spawner {
+    fn execute(&self, future: F) {
+        match self.activity.opened() {
+            Some(stall) => drop(tokio::task::spawn_local(patient(future, stall, self.clock.limit(), self.patience))),
+            None => drop(tokio::task::spawn_local(future)),
+        }
+    }
+}
+
+/// Runs a stream until it ends, or its client has taken nothing of the response for too long. To
+/// drop it resets it, and lets its backend go.
+async fn patient(stream: impl Future<Output = ()>, stall: Rc<Stall>, limit: Limit, patience: Duration) {
+    let mut stream = pin!(stream);
+    poll_fn(|cx| {
+        if stream.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match stall.since().and_then(|since| since.checked_add(patience)) {
+            Some(due) => {
+                limit.set(due);
+                limit.poll(cx)
+            }
+            None => Poll::Pending,
+        }
+    })
+    .await;
+}

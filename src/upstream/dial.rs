@@ -1,0 +1,80 @@
+//! Owns: a stream to a backend that is ready for HTTP: the socket, and the PROXY header before all else.
+//! Invariant: what is said here is no part of a request: a failure means that none was begun.
+//! Must not know: requests; how long it may take (its caller's limit).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use proxy_header::{ProxiedAddress, ProxyHeader};
+use tokio::io::AsyncWriteExt;
+
+use super::{ProxyProtocol, Settings};
+use crate::net::{Address, Socket, Stream};
+
+/// The longest header that is sent: version 1 with two IPv6 addresses.
+const LONGEST: usize = 107;
+
+/// A stream on which HTTP begins.
+pub struct Dialled {
+    /// The stream.
+    pub stream: Stream,
+    /// Whether HTTP/2 is spoken on it, and not HTTP/1.1.
+    pub is_http2: bool,
+}
+
+/// Connects to the backend at `address` on behalf of `client`, or, without one, of Linchpin itself.
+/// Where `http1` is set, nothing newer is spoken.
+///
+/// # Errors
+/// What the system says, or the backend's end of a handshake.
+pub async fn dial(address: &Address, settings: &Settings, client: Option<IpAddr>, http1: bool) -> io::Result<Dialled> {
+    let mut socket = Socket::connect(address).await?;
+    if let Some(version) = settings.proxy_protocol {
+        socket.write_all(&header(version, client, address)?).await?;
+    }
+    Ok(Dialled { stream: socket.into(), is_http2: settings.http2 && !http1 })
+}
+
+/// The PROXY header of a connection for `client`. Its port is not known any more once a connection
+/// serves more than one of the client's, and so 0; where it connected to is told as the backend's own
+/// address, since a listener on all addresses does not know.
+fn header(version: ProxyProtocol, client: Option<IpAddr>, backend: &Address) -> io::Result<Vec<u8>> {
+    let destination = backend.tcp().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let header = client.map_or_else(ProxyHeader::with_local, |client| {
+        // The protocol wants both of one family.
+        let destination = match (client, destination.ip()) {
+            (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => destination,
+            (IpAddr::V6(_), IpAddr::V4(ip)) => SocketAddr::new(ip.to_ipv6_mapped().into(), destination.port()),
+            (IpAddr::V4(_), IpAddr::V6(_)) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), destination.port()),
+        };
+        ProxyHeader::with_address(ProxiedAddress::stream(SocketAddr::new(client, 0), destination))
+    });
+    let mut bytes = Vec::with_capacity(LONGEST);
+    let encoded = match version {
+        ProxyProtocol::V1 => header.encode_v1(&mut bytes),
+        ProxyProtocol::V2 => header.encode_v2(&mut bytes),
+    };
+    encoded.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(version: ProxyProtocol, client: Option<&str>, backend: &str) -> Vec<u8> {
+        header(version, client.map(|client| client.parse().unwrap()), &backend.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_header_names_the_client_in_one_family_with_the_backend() {
+        let v1 = |client, backend| String::from_utf8(of(ProxyProtocol::V1, client, backend)).unwrap();
+        assert_eq!(v1(Some("10.0.0.1"), "127.0.0.1:80"), "PROXY TCP4 10.0.0.1 127.0.0.1 0 80\r\n");
+        assert_eq!(v1(Some("2001:db8::1"), "127.0.0.1:80"), "PROXY TCP6 2001:db8::1 ::ffff:127.0.0.1 0 80\r\n");
+        assert_eq!(v1(Some("10.0.0.1"), "[::1]:80"), "PROXY TCP4 10.0.0.1 0.0.0.0 0 80\r\n");
+        assert_eq!(v1(Some("10.0.0.1"), "unix:/run/app.sock"), "PROXY TCP4 10.0.0.1 0.0.0.0 0 0\r\n");
+        assert_eq!(v1(None, "127.0.0.1:80"), "PROXY UNKNOWN\r\n");
+        let v2 = of(ProxyProtocol::V2, Some("10.0.0.1"), "127.0.0.1:80");
+        assert_eq!(v2, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\x0a\x00\x00\x01\x7f\x00\x00\x01\x00\x00\x00\x50");
+    }
+}
