@@ -74,18 +74,24 @@ where
     /// Sends a request and waits for the head of the response. `watch` is polled all the while and
     /// can end the exchange with a fact. After a failure the wire is good for nothing.
     ///
+    /// The request is made here: one that is handed in has three places in the future, as an argument,
+    /// as a variable and in hyper's own, and that is in memory for as long as the backend is at work.
+    ///
     /// # Errors
     /// Why there is no response, and the request if it was not even begun.
     #[expect(clippy::result_large_err, reason = "it carries the request home, which has been in this frame all along")]
     pub async fn exchange(
         &mut self,
-        request: Request<B>,
+        request: impl FnOnce() -> Request<B>,
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
     ) -> Result<Response<Incoming>, Unanswered<B>> {
         let before = self.written.get();
         self.exchanges += 1;
-        self.driven.sends_body = !request.body().is_end_stream();
-        let mut response = std::pin::pin!(self.sender.try_send_request(request));
+        let mut response = std::pin::pin!({
+            let request = request();
+            self.driven.sends_body = !request.body().is_end_stream();
+            self.sender.try_send_request(request)
+        });
         // What is written is read off before the answer to a failure is made, not after.
         let result = std::future::poll_fn(|cx| {
             self.driven.drive(cx);
