@@ -21,6 +21,7 @@ use crate::net::Address;
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Series;
+use crate::tls::reload::Watched;
 
 pub use bind::{Bound, bind};
 pub use serve::run;
@@ -50,6 +51,8 @@ pub struct Facts {
     pub metrics: Arc<Metrics>,
     /// Whether the process takes requests: false once it is stopping.
     pub ready: watch::Receiver<bool>,
+    /// Certificates and how long they are good for.
+    pub certificates: Watched,
     /// When the process started.
     pub started: SystemTime,
 }

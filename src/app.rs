@@ -31,8 +31,10 @@ use crate::runtime::workers::Thread;
 use crate::runtime::{Fault, Handler, ListenerSettings, Listeners, Peer, Reply, Workers, listen};
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, OpenError};
+use crate::tls::reload::{Reload, Watched};
+use crate::tls::{Acceptor, Connector};
 use crate::upstream::Fact;
-use crate::{admin, clock, health, pool, proxy, runtime, share, upstream};
+use crate::{admin, clock, health, pool, proxy, runtime, share, tls, upstream};
 
 /// How often each thread looks after what no request does.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -57,6 +59,8 @@ pub enum StartError {
     Bind(listen::BindError),
     /// The admin listener's address can't be had.
     Admin(Address, std::io::Error),
+    /// A file of a certificate or key can't be used.
+    Tls(tls::Error),
     /// A thread can't be had.
     Thread(std::io::Error),
 }
@@ -69,6 +73,7 @@ impl std::fmt::Display for StartError {
             StartError::Admin(address, error) => {
                 write!(f, "the admin listener cannot have {address}: {error}; choose another [admin] address")
             }
+            StartError::Tls(error) => write!(f, "{error}; {}", error.remedy()),
             StartError::Thread(error) => {
                 write!(f, "cannot start a thread: {error}; check the limits of processes and memory")
             }
@@ -97,6 +102,7 @@ impl App {
         let mut tables = Tables::default();
         let snapshot = Arc::new(snapshot(&plan, &pools, &metrics, &mut tables));
 
+        let (acceptors, connectors) = encryption(&plan).map_err(StartError::Tls)?;
         let listeners = Listeners::bind(&plan.listeners, threads, &metrics).map_err(StartError::Bind)?;
         let admin = match &plan.admin {
             None => None,
@@ -120,6 +126,7 @@ impl App {
             entries: Arc::new(ArcSwap::from_pointee(entries(&snapshot))),
             stores: tables.take_stores(),
             metrics,
+            certificates: watched(&acceptors, &connectors),
         })
         .map_err(StartError::Thread)?;
 
@@ -175,6 +182,27 @@ impl App {
             let _ = end.await;
         }
     }
+}
+
+/// What shakes hands, by listener and by pool, where TLS is spoken.
+type Encryption = (Vec<Option<Arc<Acceptor>>>, Vec<Option<Arc<Connector>>>);
+
+fn encryption(plan: &Plan) -> Result<Encryption, tls::Error> {
+    let acceptor = |listener: &ListenerSettings| {
+        listener.tls.as_ref().map(|tls| Acceptor::open(&listener.name, tls).map(Arc::new)).transpose()
+    };
+    let connector = |pool: &PoolPlan| {
+        pool.upstream.tls.as_ref().map(|tls| Connector::open(&pool.pool.name, tls).map(Arc::new)).transpose()
+    };
+    let acceptors = plan.listeners.iter().map(acceptor).collect::<Result<_, _>>()?;
+    Ok((acceptors, plan.pools.iter().map(connector).collect::<Result<_, _>>()?))
+}
+
+/// Whose files are looked after.
+fn watched(acceptors: &[Option<Arc<Acceptor>>], connectors: &[Option<Arc<Connector>>]) -> Watched {
+    let acceptors = acceptors.iter().flatten().map(|acceptor| Arc::clone(acceptor) as Arc<dyn Reload>);
+    let connectors = connectors.iter().flatten().map(|connector| Arc::clone(connector) as Arc<dyn Reload>);
+    Watched::new(acceptors.chain(connectors))
 }
 
 /// What requests are to know of a listener.
@@ -311,6 +339,7 @@ struct ControlParts {
     entries: Arc<ArcSwap<Vec<admin::Entry>>>,
     stores: Vec<learned::Store>,
     metrics: Arc<Metrics>,
+    certificates: Watched,
 }
 
 impl Control {
@@ -337,7 +366,7 @@ impl Control {
 }
 
 async fn control(parts: ControlParts, ready: watch::Receiver<bool>, ended: oneshot::Receiver<()>) {
-    let ControlParts { probes, lost, admin, entries, stores, metrics } = parts;
+    let ControlParts { probes, lost, admin, entries, stores, metrics, certificates } = parts;
     for (pool, (settings, upstream)) in probes {
         for index in 0..pool.backends().len() {
             tokio::spawn(health::active::watch(Arc::clone(&pool), index, settings.clone(), upstream.clone()));
@@ -348,9 +377,10 @@ async fn control(parts: ControlParts, ready: watch::Receiver<bool>, ended: onesh
         tokio::spawn(share::run(store));
     }
     tokio::spawn(tidy(lost, Arc::clone(&entries)));
+    tokio::spawn(tls::reload::watch(certificates.clone()));
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = admin.map(|(bound, settings)| {
-        let facts = admin::Facts { pools: entries, metrics, ready, started: SystemTime::now() };
+        let facts = admin::Facts { pools: entries, metrics, certificates, ready, started: SystemTime::now() };
         let until = async { drop(stopped.await) };
         tokio::spawn(async move {
             if let Err(error) = admin::run(bound, settings, facts, until).await {

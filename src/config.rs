@@ -15,6 +15,7 @@ mod secrets;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod values;
 
 use std::path::Path;
@@ -76,7 +77,8 @@ pub fn load(path: &Path) -> Result<(Plan, Report), Report> {
 }
 
 /// Reads the text of the configuration file `origin`: findings name it, and relative paths in it
-/// start at its folder. The disk is read for nothing but the key and token files it names.
+/// start at its folder. The disk is read for nothing but the files of keys,
+/// tokens and certificates that it names, and for the authorities that the system believes.
 ///
 /// # Errors
 /// Everything that is wrong with the text, warnings included.

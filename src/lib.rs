@@ -23,4 +23,5 @@ pub mod proxy;
 pub mod runtime;
 pub mod share;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;

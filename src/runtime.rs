@@ -19,11 +19,13 @@ pub use greet::Peer;
 pub use listen::Listeners;
 pub use workers::Workers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::net::Address;
+use crate::tls;
 
 /// `[server]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +70,12 @@ pub struct ListenerSettings {
     pub proxy_protocol: bool,
     /// Who is believed when it says whom it speaks for.
     pub trusted_proxies: Vec<IpNet>,
+    /// TLS, if clients are to speak it.
+    pub tls: Option<Arc<tls::server::Settings>>,
+    /// How long browsers are told to come by TLS only (`Strict-Transport-Security`), if they are.
+    pub hsts: Option<Duration>,
+    /// The port of the same host to which every request is sent away, to come back by TLS.
+    pub redirect_https: Option<u16>,
 }
 
 impl ListenerSettings {
@@ -79,6 +87,9 @@ impl ListenerSettings {
             http2: false,
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
+            tls: None,
+            hsts: None,
+            redirect_https: None,
         }
     }
 }

@@ -15,6 +15,10 @@ pub use failure::{Fact, Failure};
 pub use idle::{Idle, Wanted};
 pub use line::{Line, Received, to_http2};
 
+use std::sync::Arc;
+
+use crate::tls;
+
 /// `[pools.upstream]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -27,6 +31,8 @@ pub struct Settings {
     pub http2: bool,
     /// The header that tells a backend of the client before all else, if any.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// TLS, if backends are to be spoken to by it.
+    pub tls: Option<Arc<tls::client::Settings>>,
 }
 
 /// A version of HAProxy's PROXY protocol.
@@ -45,6 +51,7 @@ impl Default for Settings {
             idle_timeout: std::time::Duration::from_secs(30),
             http2: false,
             proxy_protocol: None,
+            tls: None,
         }
     }
 }

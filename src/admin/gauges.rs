@@ -1,5 +1,5 @@
-//! Owns: the metrics that are read off the pools when somebody asks, beside the data path's counters.
-//! Invariant: it counts nothing; every figure is the pool's own, as `/api/v1/status` tells it.
+//! Owns: the metrics that are read off the pools and certificates when somebody asks, beside the data path's counters.
+//! Invariant: it counts nothing; every figure is its owner's own, as `/api/v1/status` tells it.
 //! Must not know: who scrapes.
 
 use std::fmt;
@@ -60,6 +60,15 @@ impl Collector for Gauges {
         for (entry, table) in tables() {
             let labels = [("pool", &**entry.pool.name())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&table.evicted(), None)?;
+        }
+
+        let certificates = self.0.certificates.days_left(clock::unix());
+        let help = "Whole days until the certificate ends; negative once it has";
+        let mut family =
+            encoder.encode_descriptor("linchpin_certificate_expiry_days", help, None, MetricType::Gauge)?;
+        for left in &certificates {
+            let labels = [(left.kind, &*left.of), ("certificate", &*left.certificate)];
+            family.encode_family(&labels)?.encode_gauge(&left.days)?;
         }
 
         let help = "Whether the process takes requests: 1, or is stopping: 0";

@@ -18,6 +18,7 @@ use crate::pool::reconcile::Reconciler;
 use crate::pool::roster::Observation;
 use crate::pool::{self, AdminState, InFlight, backend, vitals};
 use crate::telemetry::metrics::Labels;
+use crate::tls::reload::Watched;
 
 const PRESENCE: u64 = 60;
 
@@ -67,6 +68,7 @@ fn house() -> House {
     let facts = Facts {
         pools: Arc::new(ArcSwap::from_pointee(vec![entry])),
         metrics,
+        certificates: Watched::default(),
         ready: receiver,
         started: SystemTime::now() - Duration::from_secs(90),
     };

@@ -49,6 +49,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     }
     routes(draft, notes);
     cookies(draft, notes);
+    encryption(draft, notes);
 }
 
 /// Refuses the second of two equal values.
@@ -221,6 +222,29 @@ fn known<'n>(what: &str, mistyped: &str, names: impl Iterator<Item = &'n str> + 
             names if names.is_empty() => format!("there are no other {what}"),
             names => format!("{what} here: {}", names.join(", ")),
         },
+    }
+}
+
+/// Who is sent to TLS, and who is spoken to by it.
+fn encryption(draft: &Draft, notes: &Notes<'_>) {
+    if notes.is_whole() && !draft.listeners.iter().any(|listener| listener.tls.is_some()) {
+        for port in draft.listeners.iter().filter_map(|listener| listener.redirect_https.as_ref()) {
+            let problem = "`redirect_https`, and no listener speaks TLS: clients are sent to somebody else";
+            notes.warn(
+                &port.span,
+                problem,
+                "write [[listeners]] with [listeners.tls], if it is meant to be this Linchpin",
+            );
+        }
+    }
+    let nameless =
+        |pool: &&PoolDraft| pool.upstream.tls.as_ref().is_some_and(|tls| tls.verify && tls.server_name.is_none());
+    for pool in draft.pools.iter().filter(nameless) {
+        let addresses = pool.backends.iter().filter_map(|backend| backend.address.as_ref());
+        for address in addresses.filter(|address| address.value.unix().is_some()) {
+            let problem = "a Unix socket has no name that a certificate could be for";
+            notes.error(&address.span, problem, "write `server_name` into [pools.upstream.tls]");
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::names::{endpoint, name, network};
 use super::reader::{Spot, Table};
+use super::tls::{self, ListenerTls};
 use super::values::flag;
 use crate::net::Address;
 use crate::runtime::ListenerSettings;
@@ -16,6 +17,8 @@ pub(super) struct ListenerDraft {
     http2: bool,
     proxy_protocol: bool,
     trusted_proxies: Vec<IpNet>,
+    pub(super) tls: Option<ListenerTls>,
+    pub(super) redirect_https: Option<Spot<Option<u16>>>,
 }
 
 impl ListenerDraft {
@@ -27,12 +30,14 @@ impl ListenerDraft {
             http2: self.http2,
             proxy_protocol: self.proxy_protocol,
             trusted_proxies: self.trusted_proxies.clone(),
+            tls: self.tls.as_ref().and_then(|tls| tls.settings.clone()),
+            hsts: self.tls.as_ref().and_then(|tls| tls.hsts),
+            redirect_https: self.redirect_https.as_ref().and_then(|port| port.value),
         })
     }
 }
 
 pub(super) fn listener(table: &Table<'_>) -> ListenerDraft {
-    table.later(&["tls"]);
     let trusted_proxies = table.list("trusted_proxies", network).unwrap_or_default();
     let draft = ListenerDraft {
         name: table.spot("name", name),
@@ -40,7 +45,17 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerDraft {
         http2: table.get("http2", flag).unwrap_or(false),
         proxy_protocol: table.get("proxy_protocol", flag).unwrap_or(false),
         trusted_proxies: trusted_proxies.into_iter().map(|net| net.value).collect(),
+        tls: table.section("tls", |tls| tls.is_present().then(|| tls::listener(tls))),
+        redirect_https: table.spot("redirect_https", tls::https_port),
     };
+    if let (true, Some(Spot { value: Some(_), span })) = (table.has("tls"), &draft.redirect_https) {
+        let problem = "`redirect_https` at a listener that speaks TLS itself: clients would go round in a circle";
+        table.notes().error(span, problem, "write it at the listener that clients reach without TLS");
+    }
+    if draft.http2 && table.has("tls") {
+        let problem = "`http2` has no effect: it is for clear text, and in TLS it is `http2` of [listeners.tls]";
+        table.notes().warn(&table.at("http2"), problem, "take it out");
+    }
     if draft.proxy_protocol && draft.trusted_proxies.is_empty() {
         let problem = "`proxy_protocol` without `trusted_proxies`: nobody is believed";
         let remedy =

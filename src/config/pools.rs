@@ -9,6 +9,7 @@ use toml::de::DeValue;
 use super::names::{authority, backend_endpoint, cookie_name, field_name, name, parameter, target};
 use super::persistence::persistence;
 use super::reader::{Spot, Table};
+use super::tls;
 use super::values::{MILLISECOND, Value, YEAR, duration, flag, found, must_be, nearest, percent};
 use super::values::{size, statuses, whole, word};
 use crate::health::Probe;
@@ -298,7 +299,6 @@ fn timeouts(table: &Table<'_>) -> Timeouts {
 const PROXY_PROTOCOLS: [(&str, ProxyProtocol); 2] = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
 
 fn upstream(table: &Table<'_>) -> upstream::Settings {
-    table.later(&["tls"]);
     let default = upstream::Settings::default();
     let idle_timeout = table.get("idle_timeout", duration(MILLISECOND..=YEAR));
     let settings = upstream::Settings {
@@ -308,6 +308,7 @@ fn upstream(table: &Table<'_>) -> upstream::Settings {
         idle_timeout: idle_timeout.unwrap_or(default.idle_timeout),
         http2: table.get("http2", flag).unwrap_or(default.http2),
         proxy_protocol: table.get("proxy_protocol", word(PROXY_PROTOCOLS, &[])),
+        tls: table.switched_section("tls", tls::upstream).flatten(),
     };
     if settings.http2 && settings.proxy_protocol.is_some() {
         let problem = "`http2` with `proxy_protocol`: a connection that clients share can't speak for one of them";

@@ -180,6 +180,18 @@ impl<'a> Table<'a> {
         Table::new(self.notes, path, false, entries, span).read_with(read)
     }
 
+    /// Reads the section `[key]`, for which `key = true` stands where all of it is as by default.
+    /// `None` if it is not there, or off.
+    pub(super) fn switched_section<T>(&self, key: &'static str, read: impl FnOnce(&Table<'a>) -> T) -> Option<T> {
+        match self.find(key, Shape::Section)? {
+            (_, DeValue::Boolean(false)) => None,
+            (span, DeValue::Boolean(true)) => {
+                Some(Table::new(self.notes, self.path_of(key), false, None, span).read_with(read))
+            }
+            _ => Some(self.section(key, read)),
+        }
+    }
+
     /// Reads each section `[[key]]`.
     pub(super) fn sections<T>(&self, key: &'static str, read: impl Fn(&Table<'a>) -> T) -> Vec<T> {
         let path = self.path_of(key);

@@ -72,13 +72,13 @@ impl Client {
     }
 
     /// The address that it connected from, as text.
-    pub(super) fn peer(&self) -> &str {
-        self.forwarding.address()
+    pub(super) fn text(&self) -> &str {
+        self.forwarding.text()
     }
 
-    /// The address that a request comes from, as text.
-    pub(super) fn name(&self, origin: Origin) -> Cow<'_, str> {
-        if origin.is_relayed { origin.address.to_string().into() } else { self.peer().into() }
+    /// The address that a request came from, as text.
+    pub(super) fn text_of(&self, origin: Origin) -> Cow<'_, str> {
+        if origin.is_relayed { origin.address.to_string().into() } else { self.text().into() }
     }
 
     /// Where a request with these fields comes from.
@@ -147,7 +147,8 @@ impl Forwarding {
         Forwarding { address: value, scheme, last: RefCell::default() }
     }
 
-    fn address(&self) -> &str {
+    /// The client's address.
+    fn text(&self) -> &str {
         self.address.to_str().unwrap_or_default()
     }
 
@@ -160,7 +161,7 @@ impl Forwarding {
             return value.clone();
         }
         // Put together and not formatted: with a connection for each request, it is made for each request.
-        let [open, node, close] = node(self.address());
+        let [open, node, close] = node(self.text());
         let text =
             [b"for=", open, node, close, b";host=\"", host.as_bytes(), b"\";proto=", self.scheme.as_bytes()].concat();
         // A valid host has no quote and no backslash, so it can stand between quotes as it is.

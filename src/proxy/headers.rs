@@ -125,8 +125,8 @@ fn is_valid_host(host: &[u8]) -> bool {
 /// Makes a request's fields those that a backend is to see; `host` is its Host field. Says whether
 /// the client waits to be told to send its body (`Expect: 100-continue`).
 pub fn to_backend(headers: &mut HeaderMap, host: Option<&HeaderValue>, client: &Client, origin: Origin) -> bool {
-    let is_out = |name: &str| is_of_the_hop(name) || (is_claimed(name) && !(origin.is_relayed && is_of_proxies(name)));
     let (mut wants_trailers, mut expects, mut has_out) = (false, false, false);
+    let is_out = |name: &str| is_of_the_hop(name) || (is_claimed(name) && !(origin.is_relayed && is_of_proxies(name)));
     // One pass over the fields: to ask for one by its name costs a hash, and most requests have none of them.
     for (name, value) in headers.iter() {
         match name.as_str() {
@@ -272,8 +272,7 @@ mod tests {
     fn forward(headers: &mut HeaderMap) -> bool {
         let door = Door { name: "l".into(), is_secure: false, trusted: Vec::new() };
         let client = Client::new(&Arc::new(door), [127, 0, 0, 1].into());
-        let origin = client.origin(headers);
-        let host = headers.get(HOST).cloned();
+        let (origin, host) = (client.origin(headers), headers.get(HOST).cloned());
         to_backend(headers, host.as_ref(), &client, origin)
     }
 

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod abuse;
 mod architecture;
 mod balancing;
 mod browser;
@@ -14,6 +15,7 @@ mod docs;
 mod failover;
 mod fuzzing;
 mod health;
+mod identity;
 mod import;
 mod limits;
 mod messages;
@@ -27,3 +29,5 @@ mod sharing;
 mod smoke;
 mod stickiness;
 mod streaming;
+mod tls;
+mod tunnels;

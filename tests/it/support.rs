@@ -1,5 +1,7 @@
 //! Builders of proxies, backends and clients. No fixed ports, no bare sleeps.
 
+#[path = "../../src/tls/tests/authority.rs"]
+pub mod authority;
 pub mod backend;
 pub mod client;
 pub mod keys;

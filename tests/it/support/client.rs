@@ -180,6 +180,11 @@ impl Client {
         socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     }
 
+    /// The connection, and what has come on it that was not read as a response.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.buffer)
+    }
+
     /// Whether the proxy has closed the connection and said nothing more. Waits for it.
     pub async fn is_closed(&mut self) -> bool {
         soon("the end of the connection", self.more()).await.is_none() && self.buffer.is_empty()

@@ -135,6 +135,12 @@ impl Builder {
         self
     }
 
+    /// A backend at an address as the configuration writes it.
+    pub fn backend_on(mut self, name: &str, address: &str) -> Builder {
+        self.backends += &format!("[[pools.backends]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+        self
+    }
+
     /// The configuration as text.
     pub fn text(&self) -> String {
         let Builder { server, top, pool, tables, backends } = self;

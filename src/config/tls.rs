@@ -1,0 +1,231 @@
+//! Owns: `[listeners.tls]` and `[pools.upstream.tls]`, and what is said of the files that they name.
+//! Invariant: a certificate that is over, or not yet begun, is a warning: the proxy starts all the same.
+//! Must not know: handshakes; what is served.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::reader::{Spot, Table};
+use super::values::{Value, YEAR, duration, flag, found, must_be, plain_text, shown, text, word};
+use crate::clock;
+use crate::tls::certificate::Validity;
+use crate::tls::inspect::{self, Inspected};
+use crate::tls::server::{Clients, Version};
+use crate::tls::{Error, Pair, client, pem, server};
+
+/// `[listeners.tls]`. What is `None` was said to be wrong, or is not there.
+pub(super) struct ListenerTls {
+    pub(super) settings: Option<Arc<server::Settings>>,
+    pub(super) hsts: Option<Duration>,
+}
+
+pub(super) fn listener(table: &Table<'_>) -> ListenerTls {
+    let mut named: HashMap<(String, String), usize> = HashMap::new();
+    let mut certificates = Vec::new();
+    let has_list = table.has("certificates");
+    if table.has("cert") || table.has("key") || !has_list {
+        certificates.push(named_pair(table, &mut named));
+    }
+    certificates.extend(table.sections("certificates", |entry| entry_pair(entry)).into_iter().map(
+        |(pair, inspected)| {
+            if let (Some((_, span)), Some(inspected)) = (&pair, &inspected) {
+                twice(table, span, inspected, &mut named);
+            }
+            pair.map(|(pair, _)| pair)
+        },
+    ));
+    if has_list && certificates.is_empty() {
+        let remedy = "write [[listeners.tls.certificates]] with `cert`, or `cert` alone";
+        table.notes().error(&table.at("certificates"), "`certificates` is empty", remedy);
+    }
+    let clients = clients(table);
+    let version = word([("1.2", Version::Tls12), ("1.3", Version::Tls13)], &[]);
+    let (min_version, http2) = (table.get("min_version", version), table.get("http2", flag));
+    let hsts = table.get("hsts", duration(Duration::ZERO..=2 * YEAR));
+    let certificates = certificates.into_iter().collect::<Option<Vec<_>>>();
+    let settings = certificates.filter(|all| !all.is_empty() && table.is_present()).map(|certificates| {
+        let min_version = min_version.unwrap_or_default();
+        Arc::new(server::Settings { certificates, min_version, http2: http2.unwrap_or(true), clients })
+    });
+    ListenerTls { settings, hsts }
+}
+
+/// `[pools.upstream.tls]`, or `tls = true`. `None` if something was said to be wrong.
+pub(super) fn upstream(table: &Table<'_>) -> Option<Arc<client::Settings>> {
+    let default = client::Settings::default();
+    let authorities = table.spot("ca", plain_text).map(|spot| resolved(table, spot));
+    let server_name = table.get("server_name", server_name);
+    let verify = table.get("verify", flag).unwrap_or(default.verify);
+    let certificate = if table.has("cert") || table.has("key") {
+        let (pair, inspected) = entry_pair(table);
+        if let (Some((_, span)), Some(inspected)) = (&pair, &inspected) {
+            judge(table, span, inspected);
+        }
+        pair.map(|(pair, _)| Some(pair))
+    } else {
+        // Asked for, so that they are known.
+        let _ = (table.get("cert", plain_text), table.get("key", plain_text));
+        Some(None)
+    };
+    let file = authorities.as_ref().map(|file| file.value.as_path());
+    if !verify {
+        let problem =
+            "`verify` = false: whoever answers at a backend's address is believed, and reads all that is sent";
+        let remedy = "write ca = \"ca.pem\" with the certificate of who issues the backends' certificates";
+        table.notes().warn(&table.at("verify"), problem, remedy);
+        if table.has("ca") {
+            table.notes().warn(&table.at("ca"), "`ca` has no effect: `verify` = false", "take one of the two out");
+        }
+    } else if (file.is_some() || !table.has("ca"))
+        && let Err(error) = inspect::authorities(file)
+    {
+        say(table, &table.at("ca"), &error);
+        return None;
+    }
+    let certificate = certificate?;
+    let authorities = authorities.map(|file| file.value);
+    Some(Arc::new(client::Settings { authorities, server_name, certificate, verify }))
+}
+
+/// The `redirect_https` of a listener: `true` for the usual port, or a port.
+pub(super) fn https_port(value: &DeValue<'_>) -> Value<Option<u16>> {
+    let number = value.as_integer().and_then(|number| u16::from_str_radix(number.as_str(), number.radix()).ok());
+    match (value.as_bool(), number) {
+        (Some(is_on), _) => Ok(is_on.then_some(443)),
+        (None, Some(port)) if port > 0 => Ok(Some(port)),
+        _ => Err(must_be("true, false or a port", found(value), "write true for port 443")),
+    }
+}
+
+/// The pair that stands in the section itself.
+fn named_pair(table: &Table<'_>, named: &mut HashMap<(String, String), usize>) -> Option<Pair> {
+    let (pair, inspected) = entry_pair(table);
+    let (pair, span) = pair?;
+    if let Some(inspected) = &inspected {
+        twice(table, &span, inspected, named);
+    }
+    Some(pair)
+}
+
+/// `cert` and `key`, and what the files hold.
+fn entry_pair(table: &Table<'_>) -> (Option<(Pair, Range<usize>)>, Option<Inspected>) {
+    let certificate = table.required("cert", "\"fullchain.pem\"", plain_text).map(|spot| resolved(table, spot));
+    let key = table.spot("key", plain_text).map(|spot| resolved(table, spot));
+    let (Some(certificate), false) = (certificate, table.has("key") && key.is_none()) else { return (None, None) };
+    // Without a `key` it stands in the same file.
+    let key = key.unwrap_or_else(|| certificate.clone());
+    let pair = Pair { certificate: certificate.value, key: key.value };
+    match inspect::pair(&pair) {
+        Ok(inspected) => {
+            if let Some(mode) = inspect::mode_if_open(&pair.key) {
+                let shown_key = shown(&pair.key.to_string_lossy());
+                let problem = format!("{shown_key} can be read by everyone on this machine (mode {mode:03o})");
+                table.notes().warn(&key.span, problem, format!("run: chmod 600 {}", pair.key.display()));
+            }
+            (Some((pair, certificate.span)), Some(inspected))
+        }
+        Err(error) => {
+            let span = if error.role == pem::Role::Key { &key.span } else { &certificate.span };
+            say(table, span, &error);
+            (None, None)
+        }
+    }
+}
+
+/// Says what is odd about a certificate for clients, and about one whose name another has already.
+fn twice(table: &Table<'_>, span: &Range<usize>, read: &Inspected, named: &mut HashMap<(String, String), usize>) {
+    judge(table, span, read);
+    let notes = table.notes();
+    let certificate = &read.certificate;
+    if certificate.names.is_empty() {
+        let problem = format!("the certificate of {} names no host: clients refuse it", shown(&certificate.subject));
+        notes.warn(span, problem, "have one issued with a subject alternative name");
+    }
+    let line = notes.line_of(span.start) + 1;
+    let kind = format!("{:?}", read.algorithm);
+    let known = certificate.names.iter().find_map(|name| Some((name, *named.get(&(name.clone(), kind.clone()))?)));
+    if let Some((name, line)) = known {
+        let problem = format!(
+            "there is a certificate for {} already, in line {line}, which is the one that is shown",
+            shown(name)
+        );
+        notes.warn(
+            span,
+            problem,
+            "take one of the two out; two for one name are of use with different kinds of keys only",
+        );
+    }
+    for name in &certificate.names {
+        named.entry((name.clone(), kind.clone())).or_insert(line);
+    }
+}
+
+/// Says what is odd about any certificate.
+fn judge(table: &Table<'_>, span: &Range<usize>, read: &Inspected) {
+    const RENEW: &str = "renew it; new files are taken up without a reload";
+    let notes = table.notes();
+    let name = shown(read.certificate.name());
+    match read.certificate.validity(clock::unix()) {
+        Validity::Good => {}
+        Validity::Soon(0) => notes.warn(span, format!("the certificate for {name} ends within a day"), RENEW),
+        Validity::Soon(days) => notes.warn(span, format!("the certificate for {name} ends in {}", count(days)), RENEW),
+        Validity::Expired(0) => {
+            notes.warn(span, format!("the certificate for {name} has EXPIRED today: it is refused everywhere"), RENEW);
+        }
+        Validity::Expired(days) => {
+            let problem =
+                format!("the certificate for {name} has EXPIRED {} ago: it is refused everywhere", count(days));
+            notes.warn(span, problem, RENEW);
+        }
+        Validity::NotYet(days) => {
+            let problem = format!("the certificate for {name} is NOT VALID yet: it begins within {}", count(days));
+            notes.warn(span, problem, "look at this machine's clock, or wait");
+        }
+    }
+    if !read.is_in_order {
+        let problem =
+            format!("behind the certificate for {name} stands one that did not sign it: many clients refuse that");
+        notes.warn(span, problem, "put the server's own certificate first, then the one that signed it, and so on");
+    }
+}
+
+fn count(days: i64) -> String {
+    if days == 1 { "1 day".into() } else { format!("{days} days") }
+}
+
+fn clients(table: &Table<'_>) -> Option<Clients> {
+    let authorities = table.spot("client_ca", plain_text).map(|spot| resolved(table, spot));
+    let is_required = table.get("client_certificate", word([("required", true), ("optional", false)], &[]));
+    if table.has("client_certificate") && !table.has("client_ca") {
+        let problem = "`client_certificate` without `client_ca`: nobody says whose certificates are good";
+        let remedy = "write client_ca = \"clients.pem\" with the certificate of who issues the clients' certificates";
+        table.notes().missing(&table.at("client_certificate"), problem, remedy);
+    }
+    let authorities = authorities?;
+    if let Err(error) = inspect::authorities(Some(&authorities.value)) {
+        say(table, &authorities.span, &error);
+        return None;
+    }
+    Some(Clients { authorities: authorities.value, is_required: is_required.unwrap_or(true) })
+}
+
+fn server_name(value: &DeValue<'_>) -> Value<String> {
+    let name = text(value)?;
+    if client::is_server_name(name) {
+        return Ok(name.into());
+    }
+    Err(must_be("a host name or an IP address", shown(name), "write for example \"app.internal\""))
+}
+
+fn resolved(table: &Table<'_>, spot: Spot<String>) -> Spot<PathBuf> {
+    Spot { value: table.notes().resolve(&spot.value), span: spot.span }
+}
+
+fn say(table: &Table<'_>, span: &Range<usize>, error: &Error) {
+    table.notes().error(span, error.to_string(), error.remedy());
+}

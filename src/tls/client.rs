@@ -1,0 +1,200 @@
+//! Owns: TLS towards backends: who is believed, which name is expected, which certificate we show, and the handshake.
+//! Invariant: a backend that can't show that it is the one expected gets not one byte, unless the configuration says so.
+//! Must not know: pools, HTTP.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::insecure::Anyone;
+use super::reload::Reload;
+use super::{Certificate, Error, HTTP2, Pair, pem, protocols, provider, server};
+
+/// `[pools.upstream.tls]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The file of the authorities that vouch for backends; the system's own if not set.
+    pub authorities: Option<PathBuf>,
+    /// The name that each backend's certificate is for, and that it is asked for; its own address if not set.
+    pub server_name: Option<String>,
+    /// What we show to backends that ask for a certificate.
+    pub certificate: Option<Pair>,
+    /// Whether backends have to show that they are who they should be.
+    pub verify: bool,
+}
+
+/// As the configuration's `tls = true`.
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { authorities: None, server_name: None, certificate: None, verify: true }
+    }
+}
+
+/// What makes the connections to the backends of one pool, on all threads.
+pub struct Connector {
+    name: String,
+    settings: Settings,
+    server_name: Option<ServerName<'static>>,
+    current: ArcSwap<Current>,
+}
+
+struct Current {
+    /// Offers HTTP/2, and HTTP/1.1 to those who don't speak it.
+    http2: Arc<ClientConfig>,
+    /// Offers HTTP/1.1 alone.
+    http1: Arc<ClientConfig>,
+    certificate: Option<Certificate>,
+    /// What the files held, to tell whether they hold something else.
+    chain: Vec<CertificateDer<'static>>,
+    authorities: Vec<CertificateDer<'static>>,
+}
+
+impl Connector {
+    /// Reads the files. Messages and metrics call it `name`.
+    ///
+    /// # Errors
+    /// The first file that can't be used, or a `server_name` that is none.
+    pub fn open(name: &str, settings: &Settings) -> Result<Connector, Error> {
+        let server_name = settings.server_name.as_deref().map(server_name).transpose().map_err(pem::trouble)?;
+        let current = ArcSwap::from_pointee(Material::read(settings)?.build(settings)?);
+        Ok(Connector { name: name.into(), settings: settings.clone(), server_name, current })
+    }
+
+    /// The name that is expected of the backend at `host`, an IP address or a host name. What can be known
+    /// of a backend once need not be found out for each connection.
+    ///
+    /// # Errors
+    /// If `host` is neither, and no `server_name` is configured.
+    pub fn name_of(&self, host: &str) -> io::Result<ServerName<'static>> {
+        match &self.server_name {
+            Some(name) => Ok(name.clone()),
+            None => server_name(host).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error)),
+        }
+    }
+
+    /// Shakes hands with the backend that is to be `name`, offers it HTTP/2 where `http2` is set, and says
+    /// whether that is spoken. It takes as long as the backend likes: the caller sets a limit.
+    ///
+    /// # Errors
+    /// If it goes, or can't show that it is the one expected.
+    pub async fn connect<S>(
+        &self,
+        name: ServerName<'static>,
+        stream: S,
+        http2: bool,
+    ) -> io::Result<(TlsStream<S>, bool)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let config = {
+            let current = self.load();
+            Arc::clone(if http2 { &current.http2 } else { &current.http1 })
+        };
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+        Ok((stream, is_http2))
+    }
+
+    fn load(&self) -> Guard<Arc<Current>> {
+        self.current.load()
+    }
+}
+
+impl Reload for Connector {
+    fn label(&self) -> (&'static str, &str) {
+        ("pool", &self.name)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let pair = self.settings.certificate.iter().flat_map(Pair::files);
+        pair.chain(self.settings.authorities.clone()).collect()
+    }
+
+    fn reload(&self) -> Result<bool, Error> {
+        let material = Material::read(&self.settings)?;
+        let current = self.load();
+        if material.authorities == current.authorities && material.chain() == current.chain {
+            return Ok(false);
+        }
+        self.current.store(Arc::new(material.build(&self.settings)?));
+        Ok(true)
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        self.load().certificate.iter().cloned().collect()
+    }
+}
+
+/// Whether `text` can be the name of a server: a host name or an IP address.
+pub fn is_server_name(text: &str) -> bool {
+    server_name(text).is_ok()
+}
+
+fn server_name(text: &str) -> Result<ServerName<'static>, InvalidDnsNameError> {
+    ServerName::try_from(text.to_ascii_lowercase())
+}
+
+/// The content of the files.
+struct Material {
+    /// `None` if everyone is believed.
+    roots: Option<RootCertStore>,
+    authorities: Vec<CertificateDer<'static>>,
+    pair: Option<(Certificate, Arc<CertifiedKey>)>,
+}
+
+impl Material {
+    fn read(settings: &Settings) -> Result<Material, Error> {
+        let pair = settings.certificate.as_ref().map(server::read).transpose()?;
+        let (roots, authorities) = match settings.verify {
+            true => roots(settings).map(|(roots, files)| (Some(roots), files))?,
+            false => (None, Vec::new()),
+        };
+        Ok(Material { roots, authorities, pair })
+    }
+
+    fn chain(&self) -> &[CertificateDer<'static>] {
+        self.pair.as_ref().map_or(&[], |(_, key)| &key.cert)
+    }
+
+    fn build(self, settings: &Settings) -> Result<Current, Error> {
+        let chain = self.chain().to_vec();
+        let builder = ClientConfig::builder_with_provider(provider());
+        let builder = builder.with_safe_default_protocol_versions().map_err(pem::trouble)?;
+        let builder = match self.roots {
+            Some(roots) if settings.verify => builder.with_root_certificates(roots),
+            _ => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider()))),
+        };
+        let (certificate, key) = self.pair.unzip();
+        let mut config = match key {
+            Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = protocols(true);
+        // It shares the sessions of the other.
+        let mut http1 = config.clone();
+        http1.alpn_protocols = protocols(false);
+        Ok(Current {
+            http2: Arc::new(config),
+            http1: Arc::new(http1),
+            certificate,
+            chain,
+            authorities: self.authorities,
+        })
+    }
+}
+
+/// Who is believed, and what the file said, if it is one.
+fn roots(settings: &Settings) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Error> {
+    match &settings.authorities {
+        Some(file) => pem::authorities(file),
+        None => Ok((pem::system_authorities()?, Vec::new())),
+    }
+}

@@ -1,0 +1,207 @@
+//! Owns: PEM files of certificates and keys, and what can be wrong with them.
+//! Invariant: every error names the file and what to do; nothing of a key stands in one.
+//! Must not know: what a certificate is used for.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::{Pair, provider};
+
+/// More than this is no file of certificates: the system's own, of all authorities there are, is a
+/// quarter of it.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// What a file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A certificate and those that vouch for it.
+    Certificate,
+    /// The key of a certificate.
+    Key,
+    /// Authorities that are believed.
+    Authorities,
+}
+
+/// A file that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// What it is for.
+    pub role: Role,
+    /// The file; empty for what is the system's.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The system says why.
+    Unreadable(String),
+    /// A folder, a pipe, a device.
+    NoFile,
+    /// Larger than any such file.
+    TooLarge,
+    /// No PEM block of the kind that is looked for.
+    Empty,
+    /// A PEM block that is none.
+    Malformed,
+    /// A key behind a password.
+    Encrypted,
+    /// A certificate or a key of a kind that is not spoken here.
+    Unusable,
+    /// A key that is not that of the certificate.
+    Mismatch(PathBuf),
+    /// A key that is that of a certificate further down in the file.
+    Order(PathBuf),
+    /// The system has no authorities.
+    NoRoots,
+    /// The cryptography's own trouble.
+    Tls(String),
+}
+
+impl Error {
+    fn new(role: Role, file: &Path, fault: Fault) -> Error {
+        Error { role, file: file.into(), fault }
+    }
+
+    /// What can be done about it.
+    pub fn remedy(&self) -> String {
+        match (&self.fault, self.role) {
+            (Fault::Unreadable(_) | Fault::NoFile, _) => "name a file that this user can read".into(),
+            (Fault::TooLarge, _) => "name a file of PEM blocks".into(),
+            (Fault::Encrypted, _) => format!(
+                "take the password off: openssl pkey -in {0} -out {0}.plain, and chmod 600 {0}.plain",
+                self.file.display()
+            ),
+            (Fault::Empty | Fault::Malformed | Fault::Unusable, Role::Certificate | Role::Authorities) => {
+                "it should hold blocks of -----BEGIN CERTIFICATE-----".into()
+            }
+            (Fault::Empty | Fault::Malformed | Fault::Unusable, Role::Key) => {
+                "it should hold one block of -----BEGIN PRIVATE KEY-----, RSA or ECDSA or Ed25519".into()
+            }
+            (Fault::Mismatch(_), _) => "name the key that the certificate was made for".into(),
+            (Fault::Order(_), _) => "put the server's own certificate first, then the one that signed it".into(),
+            (Fault::NoRoots, _) => "install the package ca-certificates, or write `ca`".into(),
+            (Fault::Tls(_), _) => "try again with other files".into(),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, holds) = match self.role {
+            Role::Certificate => ("certificate", "no certificate"),
+            Role::Key => ("key", "no private key"),
+            Role::Authorities => ("CA", "no certificate"),
+        };
+        let file = &self.file;
+        match &self.fault {
+            Fault::Unreadable(why) => write!(f, "cannot read the {what} file {file:?}: {why}"),
+            Fault::NoFile => write!(f, "cannot read the {what} file {file:?}: it is no regular file"),
+            Fault::TooLarge => write!(f, "the {what} file {file:?} is longer than {MAX_BYTES} bytes"),
+            Fault::Empty => write!(f, "there is {holds} in the {what} file {file:?}"),
+            Fault::Malformed => write!(f, "the {what} file {file:?} is not valid PEM"),
+            Fault::Encrypted => write!(f, "the key in {file:?} is behind a password"),
+            Fault::Unusable => write!(f, "what is in the {what} file {file:?} can't be used"),
+            Fault::Mismatch(certificate) => write!(f, "the key in {file:?} is not that of {certificate:?}"),
+            Fault::Order(certificate) => {
+                write!(
+                    f,
+                    "the key in {file:?} is not that of the first certificate in {certificate:?}, but of a later one"
+                )
+            }
+            Fault::NoRoots => write!(f, "the system has no certificate authorities that could be believed"),
+            Fault::Tls(why) => write!(f, "TLS can't be set up: {why}"),
+        }
+    }
+}
+
+/// The certificates in a file, at least one.
+pub(super) fn certificates(role: Role, file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let wrong = |fault| Error::new(role, file, fault);
+    let text = read(file).map_err(wrong)?;
+    let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    match certificates.map_err(|_| wrong(Fault::Malformed))? {
+        none if none.is_empty() => Err(wrong(Fault::Empty)),
+        certificates => Ok(certificates),
+    }
+}
+
+/// Certificate and key, which fit together.
+pub(super) fn pair(pair: &Pair) -> Result<CertifiedKey, Error> {
+    let chain = certificates(Role::Certificate, &pair.certificate)?;
+    let wrong = |fault| Error::new(Role::Key, &pair.key, fault);
+    let key = key(&pair.key).map_err(wrong)?;
+    let key = provider().key_provider.load_private_key(key).map_err(|_| wrong(Fault::Unusable))?;
+    let unusable = || Error::new(Role::Certificate, &pair.certificate, Fault::Unusable);
+    let is_of = |certificate: &CertificateDer<'static>| match CertifiedKey::new(vec![certificate.clone()], key.clone())
+        .keys_match()
+    {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(true),
+        Err(rustls::Error::InconsistentKeys(_)) => Ok(false),
+        Err(_) => Err(unusable()),
+    };
+    if !chain.first().map_or(Ok(false), &is_of)? {
+        let is_later = chain.iter().skip(1).any(|certificate| matches!(is_of(certificate), Ok(true)));
+        let fault = if is_later { Fault::Order } else { Fault::Mismatch };
+        return Err(wrong(fault(pair.certificate.clone())));
+    }
+    Ok(CertifiedKey::new(chain, key))
+}
+
+/// The authorities in a file, each of them usable.
+pub(super) fn authorities(file: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Error> {
+    let certificates = certificates(Role::Authorities, file)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in &certificates {
+        roots.add(certificate.clone()).map_err(|_| Error::new(Role::Authorities, file, Fault::Unusable))?;
+    }
+    Ok((roots, certificates))
+}
+
+/// The authorities that the system believes.
+pub(super) fn system_authorities() -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    // What can't be read or understood is nobody's fault here, as long as something is left.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(Error::new(Role::Authorities, Path::new(""), Fault::NoRoots));
+    }
+    Ok(roots)
+}
+
+/// For what no file is to blame for.
+pub(super) fn trouble(error: impl fmt::Display) -> Error {
+    Error::new(Role::Certificate, Path::new(""), Fault::Tls(error.to_string()))
+}
+
+fn key(file: &Path) -> Result<PrivateKeyDer<'static>, Fault> {
+    let text = read(file)?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        // Both ways of saying it: of PKCS #8, and of the older form.
+        _ if text.windows(9).any(|word| word == b"ENCRYPTED") => Fault::Encrypted,
+        pem::Error::NoItemsFound => Fault::Empty,
+        _ => Fault::Malformed,
+    })
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Fault> {
+    let unreadable = |error: io::Error| Fault::Unreadable(error.to_string());
+    // Before it is opened: opening a pipe waits for whoever writes to it.
+    if !std::fs::metadata(file).map_err(unreadable)?.is_file() {
+        return Err(Fault::NoFile);
+    }
+    let mut text = Vec::new();
+    File::open(file).map_err(unreadable)?.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > MAX_BYTES { Err(Fault::TooLarge) } else { Ok(text) }
+}

@@ -1,0 +1,89 @@
+//! Owns: which certificate a client gets for the name that it asks for.
+//! Invariant: an exact name before a wildcard, the first certificate for everyone else; nobody is left without one.
+//! Must not know: files; what is served under a name.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::SignatureScheme;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::Certificate;
+
+/// The certificates of a listener, by name.
+#[derive(Debug)]
+pub(super) struct Names {
+    default: Vec<Arc<CertifiedKey>>,
+    exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
+    /// By what stands behind the `*.`.
+    wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
+}
+
+impl Names {
+    /// Of several certificates for one name the first is taken that the client understands: RSA beside ECDSA.
+    pub(super) fn new(certificates: &[(Certificate, Arc<CertifiedKey>)]) -> Names {
+        let mut names = Names { default: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new() };
+        for (certificate, key) in certificates {
+            for name in &certificate.names {
+                let (map, name) = match name.strip_prefix("*.") {
+                    Some(domain) => (&mut names.wildcard, domain),
+                    None => (&mut names.exact, name.as_str()),
+                };
+                map.entry(name.into()).or_default().push(Arc::clone(key));
+            }
+        }
+        if let Some((first, key)) = certificates.first() {
+            // Its twins of other kinds of key are for those who ask for nothing, too.
+            let twins = certificates.iter().skip(1).filter(|(other, _)| other.names == first.names);
+            names.default = std::iter::once(key).chain(twins.map(|(_, key)| key)).map(Arc::clone).collect();
+        }
+        names
+    }
+
+    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let all = name.and_then(|name| self.named(name)).unwrap_or(&self.default);
+        let understood = all.iter().find(|key| key.key.choose_scheme(schemes).is_some());
+        understood.or(all.first()).map(Arc::clone)
+    }
+
+    fn named(&self, name: &str) -> Option<&Vec<Arc<CertifiedKey>>> {
+        let name = match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(name.to_ascii_lowercase()),
+            false => Cow::Borrowed(name),
+        };
+        // A wildcard stands for one label (RFC 6125 §6.4.3).
+        let domain = || name.split_once('.').and_then(|(_, domain)| self.wildcard.get(domain));
+        self.exact.get(&*name).or_else(domain)
+    }
+}
+
+impl ResolvesServerCert for Names {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.choose(hello.server_name(), hello.signature_schemes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::server::read;
+    use super::super::tests::Folder;
+    use super::super::tests::authority::Authority;
+    use super::*;
+
+    #[test]
+    fn of_two_certificates_for_one_name_a_client_gets_the_one_that_it_understands() {
+        let (folder, authority) = (Folder::new(), Authority::new("root"));
+        let modern = authority.issue_by(&rcgen::PKCS_ED25519, &["app.example"], |_| {});
+        let pairs = [folder.pair("modern", &modern), folder.pair("common", &authority.issue(&["app.example"]))];
+        let read: Vec<_> = pairs.iter().map(|pair| read(pair).unwrap()).collect();
+        let names = Names::new(&read);
+        let (modern, common) = (SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256);
+        for name in [Some("app.example"), Some("other.example"), None] {
+            for (schemes, at) in [(vec![common, modern], 0), (vec![common], 1), (vec![], 0)] {
+                assert!(Arc::ptr_eq(&names.choose(name, &schemes).unwrap(), &read[at].1), "{name:?} {schemes:?}");
+            }
+        }
+    }
+}

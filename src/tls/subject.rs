@@ -1,0 +1,129 @@
+//! Owns: how the holder of a certificate is written: RFC 4514, in printable ASCII.
+//! Invariant: two holders are never written alike; whatever a certificate says, it is a valid field value.
+//! Must not know: whether the certificate is believed.
+
+use std::fmt::Write;
+
+use http::HeaderValue;
+use rustls::pki_types::CertificateDer;
+use x509_parser::asn1_rs::ToDer;
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate, X509Name};
+
+/// A subject longer than this is none that a backend could be told: a part of it might be another's.
+const LONGEST: usize = 4096;
+
+/// The words of RFC 4514 §3; all else is written with its number.
+const WORDS: [(&str, &str); 9] = [
+    ("2.5.4.3", "CN"),
+    ("2.5.4.7", "L"),
+    ("2.5.4.8", "ST"),
+    ("2.5.4.10", "O"),
+    ("2.5.4.11", "OU"),
+    ("2.5.4.6", "C"),
+    ("2.5.4.9", "STREET"),
+    ("0.9.2342.19200300.100.1.25", "DC"),
+    ("0.9.2342.19200300.100.1.1", "UID"),
+];
+
+/// The holder of a certificate, for a field. Without a subject it is the first of its other names:
+/// `URI:spiffe://…`, `DNS:…`, `EMAIL:…`. `None` if there is none of them, or it is too long.
+pub(super) fn field(der: &CertificateDer<'_>) -> Option<HeaderValue> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let mut text = written(certificate.subject());
+    if text.is_empty() {
+        let names = certificate.subject_alternative_name().ok()??;
+        text = names.value.general_names.iter().find_map(alternative)?;
+    }
+    HeaderValue::try_from(text).ok().filter(|value| value.len() <= LONGEST)
+}
+
+/// A name as RFC 4514 writes it: the most specific part first.
+pub(super) fn written(name: &X509Name<'_>) -> String {
+    let parts: Vec<_> = name.iter_rdn().map(|part| part.iter().map(attribute).collect::<Vec<_>>().join("+")).collect();
+    parts.into_iter().rev().collect::<Vec<_>>().join(",")
+}
+
+fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
+    let number = attribute.attr_type().to_id_string();
+    let word = WORDS.iter().find(|(known, _)| *known == number);
+    match (word, attribute.as_str()) {
+        (Some((_, word)), Ok(value)) => format!("{word}={}", escaped(value)),
+        _ => {
+            let bytes = attribute.attr_value().to_der_vec().unwrap_or_default();
+            bytes.iter().fold(format!("{number}=#"), |mut text, byte| {
+                // Writing to a string can't fail.
+                let _ = write!(text, "{byte:02x}");
+                text
+            })
+        }
+    }
+}
+
+fn alternative(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::URI(uri) => Some(format!("URI:{}", escaped(uri))),
+        GeneralName::DNSName(name) => Some(format!("DNS:{}", escaped(name))),
+        GeneralName::RFC822Name(name) => Some(format!("EMAIL:{}", escaped(name))),
+        _ => None,
+    }
+}
+
+/// RFC 4514 §2.4, and every byte that is not printable ASCII as `\` and two digits.
+fn escaped(value: &str) -> String {
+    let last = value.len().saturating_sub(1);
+    let mut text = String::with_capacity(value.len());
+    for (at, byte) in value.bytes().enumerate() {
+        match byte {
+            b'"' | b'+' | b',' | b';' | b'<' | b'>' | b'\\' => text.extend(['\\', byte.into()]),
+            b'#' if at == 0 => text.push_str("\\#"),
+            b' ' if at == 0 || at == last => text.push_str("\\ "),
+            b' '..=b'~' => text.push(byte.into()),
+            // Writing to a string can't fail.
+            _ => drop(write!(text, "\\{byte:02X}")),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_separates_is_escaped() {
+        for (value, text) in [
+            ("alice", "alice"),
+            ("a,CN=root", "a\\,CN=root"),
+            ("a+b;c<d>e\"f\\", "a\\+b\\;c\\<d\\>e\\\"f\\\\"),
+            ("#1", "\\#1"),
+            (" a b ", "\\ a b\\ "),
+            (" ", "\\ "),
+            ("", ""),
+            ("Zoë\r\nX: y\0", "Zo\\C3\\AB\\0D\\0AX: y\\00"),
+        ] {
+            assert_eq!(escaped(value), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_is_a_valid_field_and_can_be_read_back(value in any::<String>()) {
+            let text = escaped(&value);
+            prop_assert!(HeaderValue::try_from(&text).is_ok());
+            let (mut read, mut rest) = (Vec::new(), text.bytes());
+            while let Some(byte) = rest.next() {
+                prop_assert!(byte == b' ' || byte.is_ascii_graphic());
+                match (byte, rest.clone().next()) {
+                    (b'\\', Some(digit)) if digit.is_ascii_hexdigit() => {
+                        let pair = [digit, rest.nth(1).unwrap()];
+                        read.push(u8::from_str_radix(std::str::from_utf8(&pair).unwrap(), 16).unwrap());
+                    }
+                    (b'\\', _) => read.push(rest.next().unwrap()),
+                    _ => read.push(byte),
+                }
+            }
+            prop_assert_eq!(read, value.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Owns: what holds between two ends of a connection, and between files and what is made of them.
+//! Invariant: real handshakes over a pipe in memory, real files, no sockets.
+//! Must not know: how either is done.
+
+pub(crate) mod authority;
+mod files;
+mod towards_backends;
+mod towards_clients;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio_rustls::{TlsConnector, client, server as accepted};
+
+use super::reload::Reload;
+use super::server::{Session, Settings, Version};
+use super::*;
+use authority::{Authority, Issued};
+
+/// A folder of a test's own, gone with it.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Folder {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("linchpin-tls-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    pub(crate) fn pair(&self, name: &str, issued: &Issued) -> Pair {
+        let (certificate, key) = issued.write(&self.0, name);
+        Pair { certificate, key }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn settings(certificates: Vec<Pair>) -> Settings {
+    Settings { certificates, min_version: Version::default(), http2: true, clients: None }
+}
+
+/// A client that believes `authority`, and has a certificate to show.
+struct Visitor {
+    config: Arc<ClientConfig>,
+}
+
+const ALL: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12, &rustls::version::TLS13];
+const OLD: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
+
+impl Visitor {
+    fn new(authority: &Authority, versions: &[&'static SupportedProtocolVersion], shows: Option<&Issued>) -> Visitor {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+        let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
+        let builder = builder.with_root_certificates(roots);
+        let mut config = match shows {
+            None => builder.with_no_client_auth(),
+            Some(issued) => {
+                let chain = CertificateDer::pem_slice_iter(issued.certificate.as_bytes()).map(Result::unwrap).collect();
+                let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        config.alpn_protocols = protocols(true);
+        Visitor { config: Arc::new(config) }
+    }
+
+    /// Connects, and exchanges a byte each way. Who was refused by the server in TLS 1.3 learns of it only then.
+    async fn visit(&self, acceptor: &Acceptor, name: &str) -> std::io::Result<Visit> {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let connecting = TlsConnector::from(Arc::clone(&self.config)).connect(name, near);
+        let (client, server) = tokio::join!(connecting, acceptor.accept(far));
+        let (server, session) = server?;
+        let mut visit = Visit { client: client?, server, session };
+        visit.exchange().await?;
+        Ok(visit)
+    }
+}
+
+struct Visit {
+    client: client::TlsStream<DuplexStream>,
+    server: accepted::TlsStream<DuplexStream>,
+    session: Session,
+}
+
+impl Visit {
+    async fn exchange(&mut self) -> std::io::Result<()> {
+        self.client.write_all(b"?").await?;
+        assert_eq!(self.server.read_u8().await?, b'?');
+        self.server.write_all(b"!").await?;
+        assert_eq!(self.client.read_u8().await?, b'!');
+        Ok(())
+    }
+
+    /// The certificate that the client got to see.
+    fn shown(&self) -> Certificate {
+        Certificate::read(&self.client.get_ref().1.peer_certificates().unwrap()[0]).unwrap()
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.server.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
+}

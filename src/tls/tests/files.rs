@@ -1,0 +1,169 @@
+//! Owns: files that can't be used, and files that change while they are in use.
+//! Invariant: as in `tests`.
+//! Must not know: how it is done.
+
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use super::super::pem::{Fault, Role};
+use super::super::reload::{DaysLeft, Watched, watch};
+use super::*;
+
+#[test]
+fn what_cannot_be_used_is_named_with_what_to_do_and_no_key_is_shown() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let (one, other) = (authority.issue(&["one.example"]), authority.issue(&["other.example"]));
+    let (one_file, other_file) = (folder.pair("one", &one), folder.pair("other", &other));
+    let write = |name: &str, text: &str| folder.write(name, text);
+    let broken = one.key.replace("-----END", "%%%%%\n-----END");
+    let chain = write("chain", &format!("{}{}", authority.pem(), one.certificate));
+    let fifo = folder.0.join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let no_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let no_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    for (certificate, key, role, fault) in [
+        (folder.0.clone(), one_file.key.clone(), Role::Certificate, Fault::NoFile),
+        (fifo.clone(), one_file.key.clone(), Role::Certificate, Fault::NoFile),
+        (one_file.certificate.clone(), fifo, Role::Key, Fault::NoFile),
+        (write("empty", ""), one_file.key.clone(), Role::Certificate, Fault::Empty),
+        (one_file.key.clone(), one_file.key.clone(), Role::Certificate, Fault::Empty),
+        (write("no-der", no_der), one_file.key.clone(), Role::Certificate, Fault::Unusable),
+        (write("long", &"x".repeat(2 << 20)), one_file.key.clone(), Role::Certificate, Fault::TooLarge),
+        (one_file.certificate.clone(), write("broken", &broken), Role::Key, Fault::Malformed),
+        (one_file.certificate.clone(), one_file.certificate.clone(), Role::Key, Fault::Empty),
+        (one_file.certificate.clone(), write("encrypted", encrypted), Role::Key, Fault::Encrypted),
+        (one_file.certificate.clone(), write("no-key", no_key), Role::Key, Fault::Unusable),
+        (
+            one_file.certificate.clone(),
+            other_file.key.clone(),
+            Role::Key,
+            Fault::Mismatch(one_file.certificate.clone()),
+        ),
+        (chain.clone(), one_file.key.clone(), Role::Key, Fault::Order(chain.clone())),
+    ] {
+        let file = if role == Role::Key { key.clone() } else { certificate.clone() };
+        let error = Acceptor::open("web", &settings(vec![Pair { certificate, key }])).err().unwrap();
+        assert_eq!(error, Error { role, file, fault });
+        assert!(!error.remedy().is_empty());
+        let secret = one.key.lines().nth(1).unwrap();
+        assert!(!format!("{error} {error:?}").contains(secret));
+    }
+    let gone = Pair { certificate: folder.0.join("gone"), key: one_file.key.clone() };
+    assert!(matches!(Acceptor::open("web", &settings(vec![gone])).err().unwrap().fault, Fault::Unreadable(_)));
+    // Both in one file, in either order.
+    for text in [format!("{}{}", one.certificate, one.key), format!("{}{}", one.key, one.certificate)] {
+        let both = write("both", &text);
+        Acceptor::open("web", &settings(vec![Pair { certificate: both.clone(), key: both }])).unwrap();
+    }
+}
+
+/// Until `acceptor` shows a new visitor a certificate of `holder`, within a time.
+async fn until_shown(acceptor: &Acceptor, visitor: &Visitor, holder: &str) {
+    let shown = async {
+        loop {
+            let visit = visitor.visit(acceptor, "app.example").await.unwrap();
+            if visit.shown().subject == format!("CN={holder}") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), shown).await.unwrap_or_else(|_| panic!("{holder} is not shown"));
+}
+
+/// Nothing in it waits for the real clock: looks follow each other as fast as files can be read.
+#[tokio::test(start_paused = true)]
+async fn files_that_change_in_any_way_are_at_work_for_new_connections_only() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let issue = |holder: &str| {
+        authority.issue_with(&["app.example"], |params| {
+            params.distinguished_name = authority::subject(&[(rcgen::DnType::CommonName, holder)]);
+        })
+    };
+    // As Kubernetes mounts a secret: the files are links into ..data, which is a link to a folder.
+    let mount = |version: &str| {
+        let inner = folder.0.join(version);
+        std::fs::create_dir(&inner).unwrap();
+        issue(version).write(&inner, "tls");
+        symlink(version, folder.0.join("..new")).unwrap();
+        std::fs::rename(folder.0.join("..new"), folder.0.join("..data")).unwrap();
+    };
+    mount("v1");
+    for name in ["tls.pem", "tls.key"] {
+        symlink(format!("..data/{name}"), folder.0.join(name)).unwrap();
+    }
+    let pair = Pair { certificate: folder.0.join("tls.pem"), key: folder.0.join("tls.key") };
+    let acceptor = Arc::new(Acceptor::open("web", &settings(vec![pair.clone()])).unwrap());
+    let watching = tokio::spawn(watch(Watched::new([Arc::clone(&acceptor) as Arc<dyn Reload>])));
+    let visitor = Visitor::new(&authority, ALL, None);
+    // Without tickets each visitor is shown the certificate anew.
+    let visitor = Visitor {
+        config: Arc::new({
+            let mut config = (*visitor.config).clone();
+            config.resumption = rustls::client::Resumption::disabled();
+            config
+        }),
+    };
+    let mut old = visitor.visit(&acceptor, "app.example").await.unwrap();
+
+    mount("v2");
+    until_shown(&acceptor, &visitor, "v2").await;
+
+    // In place, the key long after the certificate; meanwhile the old ones are at work.
+    let third = issue("v3");
+    let files = [folder.0.join("v2/tls.pem"), folder.0.join("v2/tls.key")];
+    std::fs::write(&files[0], &third.certificate).unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    until_shown(&acceptor, &visitor, "v2").await;
+    std::fs::write(&files[1], &third.key).unwrap();
+    until_shown(&acceptor, &visitor, "v3").await;
+
+    // Renamed into place.
+    let fourth = issue("v4");
+    for (file, text) in files.iter().zip([&fourth.certificate, &fourth.key]) {
+        std::fs::write(file.with_extension("tmp"), text).unwrap();
+        std::fs::rename(file.with_extension("tmp"), file).unwrap();
+    }
+    until_shown(&acceptor, &visitor, "v4").await;
+
+    // Gone, or of no use, and back.
+    std::fs::write(&files[0], "what is this?").unwrap();
+    std::fs::remove_file(&files[1]).unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    until_shown(&acceptor, &visitor, "v4").await;
+    let fifth = issue("v5");
+    std::fs::write(&files[1], &fifth.key).unwrap();
+    std::fs::write(&files[0], &fifth.certificate).unwrap();
+    until_shown(&acceptor, &visitor, "v5").await;
+
+    old.exchange().await.unwrap();
+    assert_eq!(old.shown().subject, "CN=v1");
+    watching.abort();
+}
+
+#[test]
+fn the_days_left_follow_a_change_of_files() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let now = crate::clock::unix();
+    let until = |days: i64| {
+        authority.issue_with(&["app.example"], |params| {
+            let end = i64::try_from(now.as_secs()).unwrap() + days * 24 * 60 * 60 + 60;
+            params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end.try_into().unwrap());
+        })
+    };
+    let pairs = vec![folder.pair("one", &until(80)), folder.pair("other", &until(70))];
+    let acceptor = Arc::new(Acceptor::open("web", &settings(pairs)).unwrap());
+    let watched = Watched::new([Arc::clone(&acceptor) as Arc<dyn Reload>]);
+    let told = |days| vec![DaysLeft { kind: "listener", of: "web".into(), certificate: "app.example".into(), days }];
+    // Of two with one name the one that ends first.
+    assert_eq!(watched.days_left(now), told(70));
+    folder.pair("other", &until(90));
+    assert!(acceptor.reload().unwrap());
+    assert_eq!(watched.days_left(now), told(80));
+    assert!(!acceptor.reload().unwrap());
+    // The day after.
+    folder.pair("other", &until(-1));
+    acceptor.reload().unwrap();
+    assert_eq!(watched.days_left(now), told(-1));
+}

@@ -1,0 +1,96 @@
+//! Owns: what is believed of backends, and what is shown to them.
+//! Invariant: as in `tests`.
+//! Must not know: how it is done.
+
+use super::super::client::Settings as Believes;
+use super::super::server::Clients;
+use super::*;
+
+/// Connects to a backend with `settings` that is to be at `host`: whether HTTP/2 is spoken, and whom it saw.
+async fn connect(settings: &Believes, http2: bool, host: &str, backend: &Acceptor) -> std::io::Result<(bool, Session)> {
+    let connector = Connector::open("app", settings).unwrap();
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (connected, accepted) =
+        tokio::join!(connector.connect(connector.name_of(host)?, near, http2), backend.accept(far));
+    let (mut stream, is_http2) = connected?;
+    let (mut backend, session) = accepted?;
+    backend.write_all(b"!").await?;
+    stream.read_u8().await?;
+    Ok((is_http2, session))
+}
+
+#[tokio::test]
+async fn a_backend_is_believed_that_a_known_authority_vouches_for_under_its_name() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let backend = settings(vec![folder.pair("backend", &authority.issue(&["app.internal", "127.0.0.1"]))]);
+    let backend = Acceptor::open("backend", &backend).unwrap();
+    let ours = folder.write("ca.pem", &authority.pem());
+    let others = folder.write("others.pem", &Authority::new("others").pem());
+    let named = |name: &str| Some(name.to_owned());
+    let by = |authorities: &PathBuf, server_name| Believes {
+        authorities: Some(authorities.clone()),
+        server_name,
+        ..Believes::default()
+    };
+
+    let (is_http2, session) = connect(&by(&ours, None), true, "127.0.0.1", &backend).await.unwrap();
+    assert_eq!((is_http2, session.server_name), (true, None));
+    let (is_http2, session) = connect(&by(&ours, named("App.Internal")), false, "127.0.0.2", &backend).await.unwrap();
+    assert_eq!((is_http2, session.server_name.as_deref()), (false, Some("app.internal")));
+
+    for (settings, host) in [
+        (by(&ours, None), "127.0.0.2"),
+        (by(&ours, named("other.internal")), "127.0.0.1"),
+        (by(&others, None), "127.0.0.1"),
+    ] {
+        assert!(connect(&settings, true, host, &backend).await.is_err(), "{settings:?}");
+        // Whoever says so believes everyone.
+        let settings = Believes { verify: false, ..settings };
+        assert!(connect(&settings, true, host, &backend).await.is_ok(), "{settings:?}");
+    }
+    // The system does not know our authority, if it knows any.
+    if let Ok(connector) = Connector::open("app", &Believes::default()) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let name = connector.name_of("127.0.0.1").unwrap();
+        let (connected, _) = tokio::join!(connector.connect(name, near, true), backend.accept(far));
+        assert!(connected.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_asks_gets_to_see_our_certificate_and_the_new_one_after_a_change() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let ca = folder.write("ca.pem", &authority.pem());
+    let asks = Settings {
+        clients: Some(Clients { authorities: ca.clone(), is_required: true }),
+        ..settings(vec![folder.pair("backend", &authority.issue(&["127.0.0.1"]))])
+    };
+    let backend = Acceptor::open("backend", &asks).unwrap();
+    let without = Believes { authorities: Some(ca), ..Believes::default() };
+    assert!(connect(&without, false, "127.0.0.1", &backend).await.is_err());
+
+    let with = Believes { certificate: Some(folder.pair("own", &authority.issue(&["one"]))), ..without };
+    let connector = Connector::open("app", &with).unwrap();
+    for (name, is_new) in [("one", false), ("two", true)] {
+        if is_new {
+            folder.pair("own", &authority.issue(&[name]));
+        }
+        assert_eq!(connector.reload().unwrap(), is_new);
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let of = connector.name_of("127.0.0.1").unwrap();
+        let (connected, accepted) = tokio::join!(connector.connect(of, near, false), backend.accept(far));
+        connected.unwrap();
+        assert_eq!(accepted.unwrap().1.subject.unwrap(), format!("CN={name}"));
+        assert_eq!(connector.certificates()[0].name(), name);
+    }
+}
+
+#[test]
+fn a_backend_without_a_name_needs_one() {
+    let folder = Folder::new();
+    let ca = folder.write("ca.pem", &Authority::new("root").pem());
+    let settings = Believes { authorities: Some(ca), ..Believes::default() };
+    assert!(Connector::open("app", &settings).unwrap().name_of("").is_err());
+    let settings = Believes { server_name: Some("not a name".into()), ..settings };
+    assert!(Connector::open("app", &settings).is_err());
+}

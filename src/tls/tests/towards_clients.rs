@@ -1,0 +1,210 @@
+//! Owns: what clients meet: certificates by name, versions, tickets, and being asked for a certificate.
+//! Invariant: as in `tests`.
+//! Must not know: how it is done.
+
+use super::super::server::Clients;
+use super::*;
+use rcgen::{DnType, SanType};
+
+fn asking(folder: &Folder, authority: &Authority, is_required: bool) -> Settings {
+    let pair = folder.pair("server", &authority.issue(&["app.example"]));
+    let clients = Clients { authorities: folder.write("clients.pem", &authority.pem()), is_required };
+    Settings { clients: Some(clients), ..settings(vec![pair]) }
+}
+
+#[tokio::test]
+async fn each_name_gets_its_own_certificate_and_a_stranger_the_first() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let issue = |name: &str, names: &[&str]| folder.pair(name, &authority.issue(names));
+    let pairs = vec![
+        issue("first", &["first.example"]),
+        issue("wild", &["*.shop.example"]),
+        issue("exact", &["EXACT.shop.example", "192.0.2.1"]),
+    ];
+    let acceptor = Acceptor::open("web", &settings(pairs)).unwrap();
+    let visitor = Visitor::new(&authority, ALL, None);
+    for (name, holder) in [
+        ("first.example", "CN=first.example"),
+        ("FIRST.example", "CN=first.example"),
+        ("a.shop.example", "CN=*.shop.example"),
+        ("A.SHOP.example", "CN=*.shop.example"),
+        ("exact.shop.example", "CN=EXACT.shop.example"),
+    ] {
+        let visit = visitor.visit(&acceptor, name).await.unwrap();
+        assert_eq!(visit.shown().subject, holder, "{name}");
+        assert_eq!(visit.session.server_name, Some(name.to_ascii_lowercase()));
+    }
+    // One label, no more and no less; these get the first certificate, which is not for them.
+    for name in ["a.b.shop.example", "shop.example", "other.example"] {
+        assert!(visitor.visit(&acceptor, name).await.is_err(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_names_nobody_gets_the_first_certificate() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let first = authority.issue_with(&["first.example"], |params| {
+        params.subject_alt_names.push(SanType::IpAddress([192, 0, 2, 1].into()));
+    });
+    let pairs = vec![folder.pair("first", &first), folder.pair("second", &authority.issue(&["second.example"]))];
+    let acceptor = Acceptor::open("web", &settings(pairs)).unwrap();
+    let visit = Visitor::new(&authority, ALL, None).visit(&acceptor, "192.0.2.1").await.unwrap();
+    assert_eq!((visit.shown().name(), visit.session.server_name.as_deref()), ("first.example", None));
+}
+
+#[tokio::test]
+async fn http2_is_spoken_where_both_want_it() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let offers = settings(vec![folder.pair("server", &authority.issue(&["app.example"]))]);
+    let visitor = Visitor::new(&authority, ALL, None);
+    for http2 in [true, false] {
+        let acceptor = Acceptor::open("web", &Settings { http2, ..offers.clone() }).unwrap();
+        let visit = visitor.visit(&acceptor, "app.example").await.unwrap();
+        assert_eq!(visit.session.is_http2, http2);
+        let word: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
+        assert_eq!(visit.client.get_ref().1.alpn_protocol(), Some(word));
+    }
+}
+
+#[tokio::test]
+async fn old_versions_are_spoken_as_far_as_they_may() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let offers = settings(vec![folder.pair("server", &authority.issue(&["app.example"]))]);
+    let (new, old) = (Visitor::new(&authority, ALL, None), Visitor::new(&authority, OLD, None));
+    let version = |visit: &Visit| visit.client.get_ref().1.protocol_version().unwrap();
+
+    let acceptor = Acceptor::open("web", &offers).unwrap();
+    let visit = old.visit(&acceptor, "app.example").await.unwrap();
+    assert_eq!(version(&visit), rustls::ProtocolVersion::TLSv1_2);
+    assert_eq!(version(&new.visit(&acceptor, "app.example").await.unwrap()), rustls::ProtocolVersion::TLSv1_3);
+    // What was recorded can't be read later, and was not tampered with: nothing else is spoken.
+    let suites = acceptor.config().crypto_provider().cipher_suites.clone();
+    let old_suites = suites.iter().filter(|suite| suite.tls13().is_none()).map(|suite| format!("{:?}", suite.suite()));
+    for suite in old_suites {
+        assert!(suite.starts_with("TLS_ECDHE_") && (suite.contains("GCM") || suite.contains("POLY1305")), "{suite}");
+    }
+
+    let acceptor = Acceptor::open("web", &Settings { min_version: Version::Tls13, ..offers }).unwrap();
+    assert!(old.visit(&acceptor, "app.example").await.is_err());
+    assert!(new.visit(&acceptor, "app.example").await.is_ok());
+}
+
+#[tokio::test]
+async fn the_server_prefers_and_takes_no_early_data() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let pair = folder.pair("server", &authority.issue(&["app.example"]));
+    let config = Acceptor::open("web", &settings(vec![pair])).unwrap().config();
+    assert!(config.ignore_client_order && !config.send_half_rtt_data);
+    assert_eq!(config.max_early_data_size, 0);
+}
+
+#[test]
+fn a_session_is_resumed_on_any_thread_and_across_a_change_of_certificates() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let pair = folder.pair("server", &authority.issue(&["app.example"]));
+    let acceptor = Arc::new(Acceptor::open("web", &settings(vec![pair])).unwrap());
+    let mut resumed = Vec::new();
+    for versions in [ALL, OLD] {
+        let visitor = Arc::new(Visitor::new(&authority, versions, None));
+        for round in 0..3 {
+            if round == 2 {
+                folder.pair("server", &authority.issue(&["app.example"]));
+                assert!(acceptor.reload().unwrap());
+            }
+            let (acceptor, visitor) = (Arc::clone(&acceptor), Arc::clone(&visitor));
+            let visit = move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(visitor.visit(&acceptor, "app.example")).unwrap().is_resumed()
+            };
+            resumed.push(std::thread::spawn(visit).join().unwrap());
+        }
+    }
+    assert_eq!(resumed, [false, true, true, false, true, true]);
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_verified_is_told_of_and_no_other() {
+    let (folder, authority, stranger) = (Folder::new(), Authority::new("root"), Authority::new("stranger"));
+    let alice = authority.issue_with(&["alice"], |params| {
+        let parts = [
+            (DnType::CountryName, "DE"),
+            (DnType::OrganizationName, "Acme, Inc."),
+            (DnType::CommonName, "Zoë\r\nLinchpin-Client-Subject: CN=root"),
+        ];
+        params.distinguished_name = authority::subject(&parts);
+    });
+    let forged = stranger.issue(&["alice"]);
+    for is_required in [true, false] {
+        let acceptor = Acceptor::open("web", &asking(&folder, &authority, is_required)).unwrap();
+        for versions in [ALL, OLD] {
+            let visit = |shows| {
+                let visitor = Visitor::new(&authority, versions, shows);
+                let acceptor = &acceptor;
+                async move { visitor.visit(acceptor, "app.example").await }
+            };
+            let subject = visit(Some(&alice)).await.unwrap().session.subject.unwrap();
+            let written = "CN=Zo\\C3\\AB\\0D\\0ALinchpin-Client-Subject: CN=root,O=Acme\\, Inc.,C=DE";
+            assert_eq!(subject.to_str().unwrap(), written);
+            assert!(visit(Some(&forged)).await.is_err());
+            match visit(None).await {
+                Ok(visit) => assert!(!is_required && visit.session.subject.is_none()),
+                Err(_) => assert!(is_required),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_without_a_subject_is_told_of_by_its_other_name() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let acceptor = Acceptor::open("web", &asking(&folder, &authority, true)).unwrap();
+    let workload = authority.issue_with(&[], |params| {
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI("spiffe://example/app".try_into().unwrap())];
+    });
+    let visit = Visitor::new(&authority, ALL, Some(&workload)).visit(&acceptor, "app.example").await.unwrap();
+    assert_eq!(visit.session.subject.unwrap(), "URI:spiffe://example/app");
+    // What can't be passed on as a whole is not passed on: a part of it might be another's name.
+    let long = "x".repeat(5000);
+    let long = authority.issue_with(&[], |params| {
+        params.distinguished_name = authority::subject(&[(DnType::CommonName, &long)]);
+    });
+    let none = authority.issue_with(&[], |params| params.distinguished_name = rcgen::DistinguishedName::new());
+    for unfit in [long, none] {
+        assert!(Visitor::new(&authority, ALL, Some(&unfit)).visit(&acceptor, "app.example").await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_does_not_stand_for_a_client_that_is_no_longer_believed() {
+    let (folder, authority, next) = (Folder::new(), Authority::new("root"), Authority::new("next"));
+    let acceptor = Acceptor::open("web", &asking(&folder, &authority, true)).unwrap();
+    let alice = authority.issue(&["alice"]);
+    for versions in [ALL, OLD] {
+        folder.write("clients.pem", &authority.pem());
+        acceptor.reload().unwrap();
+        let visitor = Visitor::new(&authority, versions, Some(&alice));
+        assert!(!visitor.visit(&acceptor, "app.example").await.unwrap().is_resumed());
+        let visit = visitor.visit(&acceptor, "app.example").await.unwrap();
+        assert!(visit.is_resumed());
+        assert_eq!(visit.session.subject.unwrap(), "CN=alice");
+        folder.write("clients.pem", &next.pem());
+        assert!(acceptor.reload().unwrap());
+        assert!(visitor.visit(&acceptor, "app.example").await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_of_one_listener_is_worth_nothing_at_another() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let open = asking(&folder, &authority, false);
+    let strict =
+        Settings { clients: open.clients.clone().map(|it| Clients { is_required: true, ..it }), ..open.clone() };
+    let (open, strict) = (Acceptor::open("open", &open).unwrap(), Acceptor::open("strict", &strict).unwrap());
+    for versions in [ALL, OLD] {
+        let visitor = Visitor::new(&authority, versions, None);
+        visitor.visit(&open, "app.example").await.unwrap();
+        assert!(visitor.visit(&open, "app.example").await.unwrap().is_resumed());
+        assert!(visitor.visit(&strict, "app.example").await.is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! TLS as an operator sees it: every configuration of `docs/tls.md` can be run, and certificates are watched.
+
+use std::path::Path;
+use std::time::Duration;
+
+use linchpin::app::App;
+use linchpin::config;
+
+use super::support::authority::Authority;
+use super::support::repository::read;
+use super::support::tool::Folder;
+use super::support::{Proxy, until};
+
+/// What makes a part of a configuration a whole one.
+const LISTENER: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\n";
+const POOL: &str = "[[pools]]\nname = \"app\"\n[[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9001\"\n";
+
+#[tokio::test]
+async fn every_configuration_on_the_page_can_be_run() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let here = Path::new(&folder.file("")).to_owned();
+    for name in ["example.com", "example.org", "shops", "linchpin"] {
+        authority.issue(&[name]).write(&here, name);
+    }
+    for name in ["clients.pem", "backends.pem"] {
+        std::fs::write(folder.file(name), authority.pem()).unwrap();
+    }
+    let page = read("docs/tls.md");
+    let blocks = page.split("\n```").skip(1).step_by(2).map(|block| block.strip_prefix("toml\n").unwrap());
+    let mut count = 0;
+    for text in blocks {
+        let rest = if text.contains("[[pools]]") { LISTENER } else { POOL };
+        let port_0 = |text: String, port: &str| text.replace(&format!("0.0.0.0:{port}\""), "127.0.0.1:0\"");
+        let whole = port_0(port_0(format!("[log]\naccess = \"off\"\n{text}\n{rest}"), "443"), "80");
+        let (plan, report) = config::parse(&whole, &here.join("page.toml")).unwrap_or_else(|report| panic!("{report}"));
+        let problems = report.findings().iter().map(|finding| finding.problem.as_str());
+        let unusual: Vec<_> = problems
+            .filter(|problem| !problem.starts_with("no [[keys]]") && !problem.starts_with("clients are pinned, but"))
+            .collect();
+        assert!(unusual.is_empty(), "{unusual:?}\n{whole}");
+        App::start(plan).unwrap_or_else(|error| panic!("{error}\n{whole}")).stop().await;
+        count += 1;
+    }
+    assert!(count >= 6);
+}
+
+#[tokio::test]
+async fn the_days_that_are_left_are_told_and_follow_the_files() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let here = Path::new(&folder.file("")).to_owned();
+    let issue = |days: u64| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let end = now + Duration::from_secs(days * 24 * 60 * 60 + 600);
+        let issued = authority.issue_with(&["app.example"], |params| {
+            params.not_after = rcgen::date_time_ymd(1970, 1, 1) + end;
+        });
+        issued.write(&here, "app")
+    };
+    let (certificate, key) = issue(40);
+    let ca = folder.file("ca.pem");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let listener = format!(
+        "[[listeners]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n[listeners.tls]\ncert = {certificate:?}\nkey = {key:?}\n"
+    );
+    let pool = format!("upstream = {{ tls = {{ ca = {ca:?}, cert = {certificate:?}, key = {key:?} }} }}");
+    let proxy = Proxy::builder()
+        .top(&format!("[admin]\naddress = \"127.0.0.1:0\"\n{listener}"))
+        .pool(&pool)
+        .backend_at("a", ([127, 0, 0, 1], 9).into(), "")
+        .start();
+    let tells = async |days: u64| {
+        let metrics = proxy.ask("GET", "/metrics", "").await.text();
+        ["listener=\"web\"", "pool=\"app\""].iter().all(|whose| {
+            let line = format!("linchpin_certificate_expiry_days{{{whose},certificate=\"app.example\"}} {days}");
+            metrics.lines().any(|each| each == line)
+        })
+    };
+    assert!(tells(40).await);
+    // The second time nothing is read any more because the process has just started.
+    for days in [80, 120] {
+        issue(days);
+        until("the new certificate is told of", async || tells(days).await).await;
+    }
+}
