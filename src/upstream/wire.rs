@@ -162,3 +162,53 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Settings;
+    use super::super::connect::{Fresh, connect};
+    use super::super::idle::Wanted;
+    use super::*;
+    use crate::net::Address;
+    use http_body_util::Empty;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::coop::consume_budget;
+
+    /// An exchange on a new connection, in a task that does `spent` other things each turn.
+    async fn exchange_beside(spent: usize) -> Result<Response<Incoming>, Unanswered<Empty<Bytes>>> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        });
+        let wanted = Wanted { client: [127, 0, 0, 1].into(), http1: false };
+        let fresh = connect(&address, &Settings::default(), wanted, |_| Poll::Pending).await;
+        let Ok(Fresh::Own(mut wire)) = fresh else { panic!("no connection of HTTP/1.1") };
+        let request = || Request::builder().uri("/").header("host", "a").body(Empty::new()).unwrap();
+        let mut exchange = std::pin::pin!(wire.exchange(request, |_| Poll::Pending));
+        std::future::poll_fn(|cx| {
+            for _ in 0..spent {
+                let _ = std::pin::pin!(consume_budget()).poll(&mut Context::from_waker(Waker::noop()));
+            }
+            exchange.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_response_is_seen_however_much_its_task_has_done_in_this_turn() {
+        // tokio lets a task do 128 things a turn.
+        for spent in 115..128 {
+            let answered = tokio::select! {
+                biased;
+                // First: the limit wakes the task, which would then find the response after all.
+                () = tokio::time::sleep(Duration::from_secs(5)) => false,
+                response = exchange_beside(spent) => response.is_ok(),
+            };
+            assert!(answered, "{spent}");
+        }
+    }
+}
