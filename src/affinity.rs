@@ -156,6 +156,8 @@ pub struct Served<'a> {
     pub aside: bool,
     /// Whether the request asked for the end of its session, and got it (a DELETE, as MCP has it).
     pub ended: bool,
+    /// Whether the client speaks TLS.
+    pub tls: bool,
     /// Seconds since the Unix epoch.
     pub now: u64,
 }
@@ -284,7 +286,7 @@ impl Affinity {
             Ready::None | Ready::Route(_) => {}
             Ready::Cookie(cookie) => {
                 if let Some(pin) = pin() {
-                    cookie.put(headers, &pin, &self.terms.lifetimes, now);
+                    cookie.put(headers, &pin, &self.terms.lifetimes, served.tls, now);
                 }
             }
             Ready::Header(header) => header.put(headers, pin().as_ref()),

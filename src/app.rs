@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::Request;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use tokio::sync::{oneshot, watch};
 
@@ -100,10 +100,16 @@ impl App {
         let settings: Vec<_> = plan.pools.iter().map(|pool| pool.pool.clone()).collect();
         let pools = reconciler.pools(&settings);
         let mut tables = Tables::default();
-        let snapshot = Arc::new(snapshot(&plan, &pools, &metrics, &mut tables));
-
         let (acceptors, connectors) = encryption(&plan).map_err(StartError::Tls)?;
-        let listeners = Listeners::bind(&plan.listeners, threads, &metrics).map_err(StartError::Bind)?;
+        let accesses = plan
+            .pools
+            .iter()
+            .zip(&connectors)
+            .map(|(pool, tls)| upstream::Access { settings: pool.upstream.clone(), tls: tls.clone() });
+        let accesses: Vec<_> = accesses.collect();
+        let snapshot = Arc::new(snapshot(&plan, &pools, &accesses, &metrics, &mut tables));
+
+        let listeners = Listeners::bind(&plan.listeners, &acceptors, threads, &metrics).map_err(StartError::Bind)?;
         let admin = match &plan.admin {
             None => None,
             Some(settings) => Some((
@@ -116,11 +122,7 @@ impl App {
 
         let lost = Arc::new(Lost::default());
         let control = Control::start(ControlParts {
-            probes: pools
-                .iter()
-                .cloned()
-                .zip(plan.pools.iter().map(|pool| (pool.health.clone(), pool.upstream.clone())))
-                .collect(),
+            probes: probes(&pools, &plan.pools, accesses),
             lost: Arc::clone(&lost),
             admin,
             entries: Arc::new(ArcSwap::from_pointee(entries(&snapshot))),
@@ -205,24 +207,59 @@ fn watched(acceptors: &[Option<Arc<Acceptor>>], connectors: &[Option<Arc<Connect
     Watched::new(acceptors.chain(connectors))
 }
 
+/// What is to be probed, and how.
+fn probes(
+    pools: &[Arc<Pool>],
+    plans: &[PoolPlan],
+    accesses: Vec<upstream::Access>,
+) -> Vec<(Arc<Pool>, health::Settings, upstream::Access)> {
+    let all = pools.iter().zip(plans).zip(accesses);
+    all.map(|((pool, plan), access)| (Arc::clone(pool), plan.health.clone(), access)).collect()
+}
+
 /// What requests are to know of a listener.
 fn door(listener: &ListenerSettings) -> Door {
-    Door { name: listener.name.as_str().into(), is_secure: false, trusted: listener.trusted_proxies.clone() }
+    let hsts = listener.hsts.map(|time| HeaderValue::try_from(format!("max-age={}", time.as_secs())));
+    Door {
+        name: listener.name.as_str().into(),
+        is_secure: listener.tls.is_some(),
+        trusted: listener.trusted_proxies.clone(),
+        // A number after an equals sign is a valid value.
+        hsts: hsts.and_then(Result::ok),
+    }
 }
 
 /// The snapshot of a plan.
-fn snapshot(plan: &Plan, pools: &[Arc<Pool>], metrics: &Metrics, tables: &mut Tables) -> Snapshot {
+fn snapshot(
+    plan: &Plan,
+    pools: &[Arc<Pool>],
+    accesses: &[upstream::Access],
+    metrics: &Metrics,
+    tables: &mut Tables,
+) -> Snapshot {
     let position = |name: &str| pools.iter().position(|pool| **pool.name() == *name);
     let limits = &plan.server.limits;
     Snapshot {
         routes: Routes::new(&plan.routes, position),
-        services: pools.iter().zip(&plan.pools).map(|(pool, of)| service(plan, pool, of, metrics, tables)).collect(),
+        services: pools
+            .iter()
+            .zip(&plan.pools)
+            .zip(accesses)
+            .map(|((pool, of), access)| service(plan, pool, of, access, metrics, tables))
+            .collect(),
         limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes, body: limits.body_bytes },
         unrouted: metrics.series("", ""),
     }
 }
 
-fn service(plan: &Plan, pool: &Arc<Pool>, of: &PoolPlan, metrics: &Metrics, tables: &mut Tables) -> Service {
+fn service(
+    plan: &Plan,
+    pool: &Arc<Pool>,
+    of: &PoolPlan,
+    access: &upstream::Access,
+    metrics: &Metrics,
+    tables: &mut Tables,
+) -> Service {
     let series = |backend: &str| metrics.series(pool.name(), backend);
     Service {
         affinity: Arc::new(Affinity::new(pool.name(), &of.persistence, &plan.keys, tables)),
@@ -230,7 +267,7 @@ fn service(plan: &Plan, pool: &Arc<Pool>, of: &PoolPlan, metrics: &Metrics, tabl
         hash: of.hash.clone(),
         retry: of.retry.clone(),
         timeouts: of.timeouts.clone(),
-        upstream: of.upstream.clone(),
+        upstream: access.clone(),
         series: pool.backends().iter().map(|backend| series(backend.name())).collect(),
         unserved: series(""),
         pool: Arc::clone(pool),
@@ -291,7 +328,7 @@ impl Handler for Serve {
     type Client = Client;
 
     fn client(&self, listener: usize, peer: Peer) -> Client {
-        Client::new(&self.doors[listener], peer.address)
+        Client::new(&self.doors[listener], peer.address, peer.subject)
     }
 
     // With `map` and not in an `async fn`, which would have the request's future in it twice.
@@ -333,7 +370,7 @@ struct Control {
 }
 
 struct ControlParts {
-    probes: Vec<(Arc<Pool>, (health::Settings, upstream::Settings))>,
+    probes: Vec<(Arc<Pool>, health::Settings, upstream::Access)>,
     lost: Arc<Lost>,
     admin: Option<(admin::Bound, admin::Settings)>,
     entries: Arc<ArcSwap<Vec<admin::Entry>>>,
@@ -367,7 +404,7 @@ impl Control {
 
 async fn control(parts: ControlParts, ready: watch::Receiver<bool>, ended: oneshot::Receiver<()>) {
     let ControlParts { probes, lost, admin, entries, stores, metrics, certificates } = parts;
-    for (pool, (settings, upstream)) in probes {
+    for (pool, settings, upstream) in probes {
         for index in 0..pool.backends().len() {
             tokio::spawn(health::active::watch(Arc::clone(&pool), index, settings.clone(), upstream.clone()));
         }

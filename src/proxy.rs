@@ -155,7 +155,7 @@ impl Proxy {
         if effect.is_none() {
             self.ask(exchange, service, &mut taken, now.as_secs()).await;
         }
-        let request = bind::Request::of(head, taken.key());
+        let request = bind::Request::of(head, origin, taken.key());
         let draw = service.hash.as_ref().and_then(|hash| hash.of(head, origin.address));
         let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin);
 

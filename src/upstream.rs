@@ -17,7 +17,9 @@ pub use line::{Line, Received, to_http2};
 
 use std::sync::Arc;
 
-use crate::tls;
+use http::uri::Scheme;
+
+use crate::tls::{self, Connector};
 
 /// `[pools.upstream]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +35,28 @@ pub struct Settings {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// TLS, if backends are to be spoken to by it.
     pub tls: Option<Arc<tls::client::Settings>>,
+}
+
+/// How the backends of a pool are spoken to.
+#[derive(Clone)]
+pub struct Access {
+    /// `[pools.upstream]`.
+    pub settings: Settings,
+    /// What shakes hands, where TLS is spoken.
+    pub tls: Option<Arc<Connector>>,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.settings.fmt(f)
+    }
+}
+
+impl Access {
+    /// What a backend hears of the scheme.
+    pub fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
+    }
 }
 
 /// A version of HAProxy's PROXY protocol.

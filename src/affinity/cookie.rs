@@ -21,8 +21,8 @@ pub struct Settings {
     pub path: String,
     /// `Domain`, if set.
     pub domain: Option<String>,
-    /// `Secure`.
-    pub secure: bool,
+    /// `Secure`; `None` where the client speaks TLS.
+    pub secure: Option<bool>,
     /// `HttpOnly`.
     pub http_only: bool,
     /// `SameSite`.
@@ -40,7 +40,7 @@ impl Settings {
             name: format!("linchpin-{pool}"),
             path: "/".into(),
             domain: None,
-            secure: false,
+            secure: None,
             http_only: true,
             same_site: SameSite::default(),
             partitioned: false,
@@ -102,7 +102,8 @@ impl LifetimeType {
 #[derive(Debug)]
 pub(super) struct Cookie {
     name: Box<str>,
-    attributes: String,
+    /// For clients without TLS, and with it.
+    attributes: [String; 2],
     permanent: bool,
     sealed: Sealed,
 }
@@ -111,7 +112,7 @@ impl Cookie {
     pub(super) fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>) -> Cookie {
         Cookie {
             name: settings.name.as_str().into(),
-            attributes: attributes(settings),
+            attributes: [false, true].map(|tls| attributes(settings, settings.secure.unwrap_or(tls))),
             permanent: settings.lifetime == LifetimeType::Permanent,
             sealed: Sealed::new(pool, &settings.name, ring),
         }
@@ -135,14 +136,15 @@ impl Cookie {
 
     /// Adds the Set-Cookie field for `pin`. Without randomness from the system there is no token,
     /// and the client simply stays as it is.
-    pub(super) fn put(&self, headers: &mut HeaderMap, pin: &Pin, lifetimes: &Lifetimes, now: u64) {
-        let mut field = String::with_capacity(self.name.len() + super::seal::MAX_TOKEN + self.attributes.len() + 32);
+    pub(super) fn put(&self, headers: &mut HeaderMap, pin: &Pin, lifetimes: &Lifetimes, tls: bool, now: u64) {
+        let attributes = &self.attributes[usize::from(tls)];
+        let mut field = String::with_capacity(self.name.len() + super::seal::MAX_TOKEN + attributes.len() + 32);
         field.push_str(&self.name);
         field.push('=');
         if self.sealed.seal(pin, &mut field).is_none() {
             return;
         }
-        field.push_str(&self.attributes);
+        field.push_str(attributes);
         if let (true, Some(absolute)) = (self.permanent, lifetimes.absolute) {
             let left = (pin.issued + absolute).saturating_sub(now);
             field.push_str("; Max-Age=");
@@ -155,13 +157,13 @@ impl Cookie {
     }
 }
 
-fn attributes(settings: &Settings) -> String {
+fn attributes(settings: &Settings, secure: bool) -> String {
     let mut text = format!("; Path={}", settings.path);
     if let Some(domain) = &settings.domain {
         text.push_str("; Domain=");
         text.push_str(domain);
     }
-    for (flag, word) in [(settings.secure, "; Secure"), (settings.http_only, "; HttpOnly")] {
+    for (flag, word) in [(secure, "; Secure"), (settings.http_only, "; HttpOnly")] {
         if flag {
             text.push_str(word);
         }
@@ -253,7 +255,7 @@ mod tests {
             name: "lp".into(),
             path: "/".into(),
             domain: None,
-            secure: false,
+            secure: None,
             http_only: true,
             same_site: SameSite::Lax,
             partitioned: false,
@@ -271,7 +273,7 @@ mod tests {
 
     fn set_cookie(settings: &Settings, lifetimes: Lifetimes, now: u64) -> String {
         let mut headers = HeaderMap::new();
-        Cookie::new("app", settings, &ring()).put(&mut headers, &pin(), &lifetimes, now);
+        Cookie::new("app", settings, &ring()).put(&mut headers, &pin(), &lifetimes, false, now);
         headers[SET_COOKIE].to_str().unwrap().to_owned()
     }
 
@@ -284,13 +286,25 @@ mod tests {
     }
 
     #[test]
+    fn a_cookie_is_secure_where_the_client_speaks_tls_unless_it_is_said_otherwise() {
+        for (said, tls, is_secure) in
+            [(None, false, false), (None, true, true), (Some(true), false, true), (Some(false), true, false)]
+        {
+            let settings = Settings { secure: said, ..settings() };
+            let mut headers = HeaderMap::new();
+            Cookie::new("app", &settings, &ring()).put(&mut headers, &pin(), &Lifetimes::default(), tls, 100);
+            assert_eq!(headers[SET_COOKIE].to_str().unwrap().contains("; Secure"), is_secure, "{said:?} {tls}");
+        }
+    }
+
+    #[test]
     fn attributes_are_as_configured() {
         let session = set_cookie(&settings(), Lifetimes { absolute: Some(60), idle: None }, 100);
         assert!(session.starts_with("lp=") && session.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{session}");
         let all = Settings {
             path: "/app".into(),
             domain: Some("example.com".into()),
-            secure: true,
+            secure: Some(true),
             http_only: false,
             same_site: SameSite::None,
             partitioned: true,

@@ -196,7 +196,16 @@ mod tests {
         for id in ["c2Vzc2lvbg==", "user=7", "s.signed", "plain"] {
             let set = HeaderValue::try_from(format!("sid={id}")).unwrap();
             let decision = &decide::decide(Reading::Absent, &pools[1], affinities[1].terms(), NOW, 1);
-            let served = Served { decision, pool: &pools[1], by: 0, well: true, aside: false, ended: false, now: NOW };
+            let served = Served {
+                decision,
+                pool: &pools[1],
+                by: 0,
+                well: true,
+                aside: false,
+                ended: false,
+                tls: false,
+                now: NOW,
+            };
             affinities[1].bind(&mut HeaderMap::from_iter([(SET_COOKIE, set)]), None, served);
         }
         let told = |text: &str| {

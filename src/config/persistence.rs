@@ -171,7 +171,7 @@ fn cookie(table: &Table<'_>, pool: &str, has_absolute_timeout: bool) -> cookie::
         name: table.get("name", cookie_name).unwrap_or(default.name),
         path: table.get("path", cookie_path).unwrap_or(default.path),
         domain: table.get("domain", cookie_domain).or(default.domain),
-        secure: table.get("secure", flag).unwrap_or(default.secure),
+        secure: table.get("secure", flag),
         http_only: table.get("http_only", flag).unwrap_or(default.http_only),
         same_site: table
             .get("same_site", word(SameSite::ALL.map(|same_site| (same_site.as_str(), same_site)), &[]))
@@ -194,10 +194,10 @@ fn cookie(table: &Table<'_>, pool: &str, has_absolute_timeout: bool) -> cookie::
 fn check_attributes(table: &Table<'_>, cookie: &cookie::Settings) {
     let notes = table.notes();
     let without = "without `secure`: browsers drop such a cookie";
-    if cookie.same_site == SameSite::None && !cookie.secure {
+    if cookie.same_site == SameSite::None && cookie.secure != Some(true) {
         notes.error(&table.at("same_site"), format!("`same_site` = \"None\" {without}"), "write secure = true");
     }
-    if cookie.partitioned && !cookie.secure {
+    if cookie.partitioned && cookie.secure != Some(true) {
         notes.error(&table.at("partitioned"), format!("`partitioned` {without}"), "write secure = true");
     }
     if cookie.partitioned && cookie.same_site != SameSite::None {
@@ -211,7 +211,7 @@ fn check_prefix(table: &Table<'_>, cookie: &cookie::Settings) {
     let name = cookie.name.to_ascii_lowercase();
     let mut needed = Vec::new();
     if name.starts_with("__host-") || name.starts_with("__secure-") {
-        needed.extend((!cookie.secure).then_some("secure = true"));
+        needed.extend((cookie.secure != Some(true)).then_some("secure = true"));
     }
     if name.starts_with("__host-") {
         needed.extend((cookie.path != "/").then_some("path = \"/\""));

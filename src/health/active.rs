@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
+use http::uri::Scheme;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::{http1, http2};
@@ -27,7 +28,7 @@ use crate::upstream::dial::{Dialled, dial};
 const EJECTION_TICK: Duration = Duration::from_millis(100);
 
 /// Probes the backend at `index` of `pool` for ever. The first probe is sent at once.
-pub async fn watch(pool: Arc<Pool>, index: usize, settings: Settings, upstream: upstream::Settings) {
+pub async fn watch(pool: Arc<Pool>, index: usize, settings: Settings, upstream: upstream::Access) {
     if settings.probe == Probe::None {
         return;
     }
@@ -93,14 +94,14 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-async fn probe(address: &Address, probe: &Probe, upstream: &upstream::Settings) -> Result<(), Refusal> {
+async fn probe(address: &Address, probe: &Probe, upstream: &upstream::Access) -> Result<(), Refusal> {
     let dialled = dial(address, upstream, None, false).await.map_err(Refusal::Connect)?;
     match probe {
         Probe::None | Probe::Tcp => Ok(()),
         Probe::Http { path, host, expect } => {
             let host = host.clone().or(address.tcp().map(|address| address.to_string()));
             let host = host.unwrap_or_else(|| "localhost".into());
-            let status = get(dialled, path, &host).await.map_err(Refusal::Http)?;
+            let status = get(dialled, path, &host, upstream.scheme()).await.map_err(Refusal::Http)?;
             if is_expected(status, expect) { Ok(()) } else { Err(Refusal::Status(status)) }
         }
     }
@@ -111,7 +112,7 @@ fn is_expected(status: StatusCode, expect: &[RangeInclusive<u16>]) -> bool {
 }
 
 /// The status of a GET. The body is not read: the connection ends with the probe.
-async fn get(dialled: Dialled, path: &str, host: &str) -> Result<StatusCode, hyper::Error> {
+async fn get(dialled: Dialled, path: &str, host: &str, scheme: Scheme) -> Result<StatusCode, hyper::Error> {
     let mut request = Request::new(Empty::<Bytes>::new());
     // Path and host were checked with the configuration; what would not do goes out as a default.
     *request.uri_mut() = path.parse().unwrap_or_default();
@@ -120,7 +121,7 @@ async fn get(dialled: Dialled, path: &str, host: &str) -> Result<StatusCode, hyp
     headers.insert(USER_AGENT, HeaderValue::from_static("linchpin-health"));
     let io = TokioIo::new(dialled.stream);
     if dialled.is_http2 {
-        upstream::to_http2(&mut request);
+        upstream::to_http2(&mut request, scheme);
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
         return first(sender.send_request(request), connection).await;
     }

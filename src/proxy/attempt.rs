@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::uri::Scheme;
 use http::{Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body, Incoming};
 
@@ -124,7 +125,7 @@ impl Outgoing {
     }
 
     /// What one attempt sends. Even a request that may not be repeated can fail without a byte sent.
-    fn request(&self, backend: &Backend, http2: bool) -> Request<RequestBody> {
+    fn request(&self, backend: &Backend, http2: Option<Scheme>) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, Source::attempt);
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
@@ -138,8 +139,8 @@ impl Outgoing {
         if let Some(asked) = &self.asked {
             asked.ask(request.headers_mut());
         }
-        if http2 {
-            to_http2(&mut request);
+        if let Some(scheme) = http2 {
+            to_http2(&mut request, scheme);
         }
         if let (true, Some(source)) = (self.expects, &self.body) {
             let gate = std::sync::Arc::clone(source.gate());
@@ -185,7 +186,11 @@ impl Proxy {
         let wanted = Wanted { client: exchange.origin().address, http1: outgoing.asked.is_some() };
         let mut may_reuse = true;
         loop {
-            let idle = if may_reuse { self.idle.take(backend, &service.upstream, wanted, clock::now()) } else { None };
+            let idle = if may_reuse {
+                self.idle.take(backend, &service.upstream.settings, wanted, clock::now())
+            } else {
+                None
+            };
             let mut line: Line<RequestBody> = match idle {
                 Some(line) => line,
                 None => {
@@ -198,7 +203,7 @@ impl Proxy {
                     };
                     // Boxed, or each request's future would have room for what few of them do.
                     let fresh = Box::pin(connect(backend.address(), &service.upstream, wanted, watch)).await?;
-                    let begun = self.idle.begin(backend, fresh, &service.upstream);
+                    let begun = self.idle.begin(backend, fresh, &service.upstream.settings);
                     begun.ok_or(Failure { fact: Fact::Closed, sent: false })?
                 }
             };
@@ -226,8 +231,8 @@ impl Proxy {
                 }
                 Poll::Pending
             };
-            let is_http2 = line.is_http2();
-            let unanswered = match line.exchange(|| outgoing.request(backend, is_http2), watch).await {
+            let scheme = line.is_http2().then(|| service.upstream.scheme());
+            let unanswered = match line.exchange(|| outgoing.request(backend, scheme), watch).await {
                 Ok(response) => return self.answered(service, index, outgoing, response, line, spare),
                 Err(unanswered) => unanswered,
             };

@@ -5,6 +5,7 @@
 use http::header::HeaderMap;
 use http::{Method, StatusCode, request};
 
+use super::client::Origin;
 use super::snapshot::Service;
 use crate::affinity::{Decision, Key, Served, Verdict};
 use crate::clock;
@@ -13,12 +14,18 @@ use crate::clock;
 pub(super) struct Request {
     aside: bool,
     deletes: bool,
+    tls: bool,
     key: Option<Key>,
 }
 
 impl Request {
-    pub(super) fn of(head: &request::Parts, key: Option<Key>) -> Request {
-        Request { aside: is_aside(&head.method, &head.headers), deletes: head.method == Method::DELETE, key }
+    pub(super) fn of(head: &request::Parts, origin: Origin, key: Option<Key>) -> Request {
+        Request {
+            aside: is_aside(&head.method, &head.headers),
+            deletes: head.method == Method::DELETE,
+            tls: origin.is_secure,
+            key,
+        }
     }
 
     /// Whether it says nothing of its client's session.
@@ -49,6 +56,7 @@ pub(super) fn bind(
         well,
         aside: request.aside,
         ended: request.deletes && status.is_success(),
+        tls: request.tls,
         now,
     };
     service.affinity.bind(headers, request.key, served);

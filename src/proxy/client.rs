@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::forwarded;
 use crate::affinity::Memory;
+use crate::tls;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -27,6 +28,8 @@ pub struct Door {
     pub is_secure: bool,
     /// Proxies that are believed when they say whom they speak for.
     pub trusted: Vec<IpNet>,
+    /// What browsers are told to do from now on (RFC 6797), if anything.
+    pub hsts: Option<HeaderValue>,
 }
 
 impl Door {
@@ -41,6 +44,8 @@ pub struct Client {
     door: Arc<Door>,
     address: IpAddr,
     is_trusted: bool,
+    /// The holder of the certificate that it has shown.
+    subject: Option<HeaderValue>,
     forwarding: Forwarding,
     pub(super) memory: RefCell<Memory>,
 }
@@ -58,12 +63,12 @@ pub struct Origin {
 
 impl Client {
     /// A client that connected to `door` from `address`.
-    pub fn new(door: &Arc<Door>, address: IpAddr) -> Client {
+    pub fn new(door: &Arc<Door>, address: IpAddr, subject: Option<HeaderValue>) -> Client {
         // A listener on [::] sees IPv4 clients at mapped addresses, which no application expects.
         let address = address.to_canonical();
         let is_trusted = door.trusts(address);
         let forwarding = Forwarding::new(address, door.is_secure);
-        Client { door: Arc::clone(door), address, is_trusted, forwarding, memory: RefCell::default() }
+        Client { door: Arc::clone(door), address, is_trusted, subject, forwarding, memory: RefCell::default() }
     }
 
     /// What the access log calls its listener.
@@ -99,10 +104,18 @@ impl Client {
         }
     }
 
+    /// What a response to a request from `origin` is to tell a browser to do from now on.
+    pub(super) fn hsts(&self, origin: Origin) -> Option<&HeaderValue> {
+        self.door.hsts.as_ref().filter(|_| origin.is_secure)
+    }
+
     /// Tells a backend of the client. The fields of a chain of trusted proxies are gone on with,
     /// all others are gone by now.
     pub(super) fn introduce(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>, origin: Origin) {
         let forwarding = &self.forwarding;
+        if let Some(subject) = &self.subject {
+            headers.insert(HeaderName::from_static(tls::SUBJECT_FIELD), subject.clone());
+        }
         if !origin.is_relayed {
             headers.insert(X_FORWARDED_FOR, forwarding.address.clone());
             headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarding.scheme));
@@ -208,7 +221,11 @@ mod tests {
 
     fn client(address: &str, trusted: &[&str]) -> Client {
         let trusted = trusted.iter().map(|net| net.parse().unwrap()).collect();
-        Client::new(&Arc::new(Door { name: "l".into(), is_secure: false, trusted }), address.parse().unwrap())
+        Client::new(
+            &Arc::new(Door { name: "l".into(), is_secure: false, trusted, hsts: None }),
+            address.parse().unwrap(),
+            None,
+        )
     }
 
     fn introduced(client: &Client, fields: &[(&'static str, &str)]) -> (Origin, HeaderMap) {

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use http::{Method, StatusCode, Uri, request};
 
 use super::attempt::Outgoing;
@@ -202,8 +202,12 @@ impl Exchange {
         self.waited = Some(self.waited.unwrap_or_default() + time);
     }
 
-    /// Says in a response what was decided, where the configuration has it said.
+    /// Says in a response what was decided, where the configuration has it said, and that the client
+    /// is to come by TLS only.
     pub(super) fn explain(&self, headers: &mut HeaderMap) {
+        if let Some(hsts) = self.client.hsts(self.origin) {
+            headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
         let name = self.service().and_then(|service| service.affinity.verdict_header());
         if let Some(name) = name {
             let cause = self.cause.map_or(String::new(), |cause| format!("; cause={}", cause.as_str()));
@@ -283,7 +287,7 @@ impl Exchange {
         }
         if let Some(wire) = wire {
             let wanted = Wanted { client: self.origin.address, http1: false };
-            self.proxy.idle.put(backend, wire, &service.upstream, wanted, clock::now());
+            self.proxy.idle.put(backend, wire, &service.upstream.settings, wanted, clock::now());
         }
     }
 }

@@ -270,8 +270,8 @@ mod tests {
     }
 
     fn forward(headers: &mut HeaderMap) -> bool {
-        let door = Door { name: "l".into(), is_secure: false, trusted: Vec::new() };
-        let client = Client::new(&Arc::new(door), [127, 0, 0, 1].into());
+        let door = Door { name: "l".into(), is_secure: false, trusted: Vec::new(), hsts: None };
+        let client = Client::new(&Arc::new(door), [127, 0, 0, 1].into(), None);
         let (origin, host) = (client.origin(headers), headers.get(HOST).cloned());
         to_backend(headers, host.as_ref(), &client, origin)
     }

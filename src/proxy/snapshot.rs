@@ -46,7 +46,7 @@ pub struct Service {
     /// `[pools.timeouts]`.
     pub timeouts: Timeouts,
     /// `[pools.upstream]`.
-    pub upstream: upstream::Settings,
+    pub upstream: upstream::Access,
     /// Counters, by position of the backend.
     pub series: Vec<Arc<Series>>,
     /// Counts what no backend served.

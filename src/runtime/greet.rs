@@ -1,4 +1,4 @@
-//! Owns: what comes before the first request of a connection: the PROXY header, and which HTTP is spoken.
+//! Owns: what comes before the first request of a connection: the PROXY header, TLS, and which HTTP is spoken.
 //! Invariant: only trusted peers speak for others; all of it together has the time of a request's head.
 //! Must not know: requests.
 
@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use tokio::io::AsyncReadExt;
 
 use super::listen::Door;
@@ -20,6 +21,8 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub struct Peer {
     /// Its address, or that of the client that it speaks for.
     pub address: IpAddr,
+    /// The holder of the certificate that it has shown in TLS, if it had to.
+    pub subject: Option<HeaderValue>,
 }
 
 /// A connection that is ready for its first request.
@@ -34,7 +37,7 @@ pub(super) struct Arrival {
 /// Gets a connection from `address` ready. `None` if it was not worth it: the client was too slow,
 /// went, or said something else.
 pub(super) async fn greet(socket: Socket, address: IpAddr, door: &Door, limits: &Limits) -> Option<Arrival> {
-    let peer = Peer { address };
+    let peer = Peer { address, subject: None };
     if !door.greets() {
         return Some(Arrival { stream: socket.into(), prefix: Bytes::new(), peer, is_http2: false });
     }
@@ -57,6 +60,12 @@ async fn greeted(mut socket: Socket, mut peer: Peer, door: &Door) -> io::Result<
         && let Some(address) = proxied::read(&mut socket).await?
     {
         peer.address = address;
+    }
+    if let Some(tls) = &door.tls {
+        let (stream, session) = tls.accept(socket).await?;
+        peer.subject = session.subject;
+        let stream = Stream::Tls(Box::new(stream.into()));
+        return Ok(Arrival { stream, prefix: Bytes::new(), peer, is_http2: session.is_http2 });
     }
     let mut stream = Stream::Plain(socket);
     let (prefix, is_http2) = match door.http2 {

@@ -22,6 +22,7 @@ use super::conn::{self, Common, Counted, Handler};
 use crate::net::unix::{self, SocketFile};
 use crate::net::{Address, Socket};
 use crate::telemetry::metrics::{Listener, Metrics};
+use crate::tls::Acceptor;
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -55,17 +56,20 @@ pub(super) struct Door {
     pub(super) name: Arc<str>,
     /// HTTP/2 is spoken in clear text by clients that know.
     pub(super) http2: bool,
+    /// What shakes hands, where TLS is spoken.
+    pub(super) tls: Option<Arc<Acceptor>>,
     /// Trusted peers begin with a PROXY header.
     proxied: bool,
     trusted: Vec<IpNet>,
 }
 
 impl Door {
-    fn new(index: usize, settings: &ListenerSettings) -> Door {
+    fn new(index: usize, settings: &ListenerSettings, tls: Option<Arc<Acceptor>>) -> Door {
         Door {
             index,
             name: settings.name.as_str().into(),
-            http2: settings.http2,
+            http2: settings.http2 && tls.is_none(),
+            tls,
             proxied: settings.proxy_protocol,
             trusted: settings.trusted_proxies.clone(),
         }
@@ -73,7 +77,7 @@ impl Door {
 
     /// Whether something comes before the first request.
     pub(super) fn greets(&self) -> bool {
-        self.http2 || self.proxied
+        self.http2 || self.proxied || self.tls.is_some()
     }
 
     /// Whether a connection from `address` begins with a PROXY header. Never guessed from what comes,
@@ -114,16 +118,21 @@ impl std::fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 impl Listeners {
-    /// Binds every listener once for each of `threads` threads. Port 0 takes a free port, the same
+    /// Binds every listener once for each of `threads` threads; `tls` has what shakes hands at each. Port 0 takes a free port, the same
     /// for all threads.
     ///
     /// # Errors
     /// The first address that can't be had.
-    pub fn bind(settings: &[ListenerSettings], threads: usize, metrics: &Metrics) -> Result<Listeners, BindError> {
+    pub fn bind(
+        settings: &[ListenerSettings],
+        tls: &[Option<Arc<Acceptor>>],
+        threads: usize,
+        metrics: &Metrics,
+    ) -> Result<Listeners, BindError> {
         let by_thread = (0..threads.max(1)).map(|_| Vec::new()).collect();
         let mut all = Listeners { addresses: Vec::new(), by_thread, files: Vec::new() };
         for (index, each) in settings.iter().enumerate() {
-            let door = Arc::new(Door::new(index, each));
+            let door = Arc::new(Door::new(index, each, tls.get(index).cloned().flatten()));
             let address = all.open(each, &door, metrics);
             all.addresses.push(address.map_err(|error| BindError { address: each.address.clone(), error })?);
         }

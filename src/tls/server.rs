@@ -117,7 +117,7 @@ impl Acceptor {
 
 impl Session {
     /// What was settled on `connection`; `now` is since 1970.
-    fn of(connection: &ServerConnection, now: Duration) -> io::Result<Session> {
+    pub(super) fn of(connection: &ServerConnection, now: Duration) -> io::Result<Session> {
         let shown = connection.peer_certificates().and_then(<[_]>::first);
         let refused = |why| io::Error::new(io::ErrorKind::PermissionDenied, why);
         let subject = match shown {

@@ -14,7 +14,7 @@ use hyper::client::conn::http1;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 
-use super::Settings;
+use super::Access;
 use super::dial::{Dialled, dial};
 use super::failure::{Fact, Failure};
 use super::idle::Wanted;
@@ -33,7 +33,7 @@ pub(super) const MAX_HEAD: usize = 256 * 1024;
 /// No connection; nothing was sent.
 pub async fn connect<B>(
     address: &Address,
-    settings: &Settings,
+    access: &Access,
     wanted: Wanted,
     mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
 ) -> Result<Fresh<B>, Failure>
@@ -44,9 +44,12 @@ where
 {
     let unsent = |fact| Failure { fact, sent: false };
     let mut connecting = std::pin::pin!(async {
-        let failed = |error: io::Error| unsent(Fact::Connect(kind(&error)));
+        let failed = |error: io::Error| {
+            tracing::debug!(%address, %error, "no connection to a backend");
+            unsent(Fact::Connect(kind(&error)))
+        };
         let Dialled { stream, is_http2 } =
-            dial(address, settings, Some(wanted.client), wanted.http1).await.map_err(failed)?;
+            dial(address, access, Some(wanted.client), wanted.http1).await.map_err(failed)?;
         let written = Rc::new(Cell::new(0));
         let io = Io { stream: TokioIo::new(stream), written: Rc::clone(&written) };
         let failed = |error: hyper::Error| unsent(Fact::of(&error));

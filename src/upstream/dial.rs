@@ -1,4 +1,4 @@
-//! Owns: a stream to a backend that is ready for HTTP: the socket, and the PROXY header before all else.
+//! Owns: a stream to a backend that is ready for HTTP: the socket, the PROXY header, TLS.
 //! Invariant: what is said here is no part of a request: a failure means that none was begun.
 //! Must not know: requests; how long it may take (its caller's limit).
 
@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::io::AsyncWriteExt;
 
-use super::{ProxyProtocol, Settings};
+use super::{Access, ProxyProtocol};
 use crate::net::{Address, Socket, Stream};
 
 /// The longest header that is sent: version 1 with two IPv6 addresses.
@@ -27,12 +27,16 @@ pub struct Dialled {
 ///
 /// # Errors
 /// What the system says, or the backend's end of a handshake.
-pub async fn dial(address: &Address, settings: &Settings, client: Option<IpAddr>, http1: bool) -> io::Result<Dialled> {
+pub async fn dial(address: &Address, access: &Access, client: Option<IpAddr>, http1: bool) -> io::Result<Dialled> {
     let mut socket = Socket::connect(address).await?;
-    if let Some(version) = settings.proxy_protocol {
+    if let Some(version) = access.settings.proxy_protocol {
         socket.write_all(&header(version, client, address)?).await?;
     }
-    Ok(Dialled { stream: socket.into(), is_http2: settings.http2 && !http1 })
+    let http2 = access.settings.http2 && !http1;
+    let Some(tls) = &access.tls else { return Ok(Dialled { stream: socket.into(), is_http2: http2 }) };
+    let name = tls.name_of(&address.ip().map_or_else(|| "localhost".into(), |ip| ip.to_string()))?;
+    let (stream, is_http2) = tls.connect(name, socket, http2).await?;
+    Ok(Dialled { stream: Stream::Tls(Box::new(stream.into())), is_http2 })
 }
 
 /// The PROXY header of a connection for `client`. Its port is not known any more once a connection

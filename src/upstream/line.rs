@@ -65,11 +65,11 @@ where
 
 /// Puts a request into the form of HTTP/2: the host in the target, and no field of the connection
 /// (RFC 9113 §8.2.2, §8.3.1).
-pub fn to_http2<B>(request: &mut Request<B>) {
+pub fn to_http2<B>(request: &mut Request<B>, scheme: Scheme) {
     let host = request.headers_mut().remove(HOST);
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(scheme);
     parts.authority = Some(authority.unwrap_or(Authority::from_static("localhost")));
     parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
     if let Ok(uri) = Uri::from_parts(parts) {

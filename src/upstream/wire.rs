@@ -165,9 +165,9 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::super::Settings;
     use super::super::connect::{Fresh, connect};
     use super::super::idle::Wanted;
+    use super::super::{Access, Settings};
     use super::*;
     use crate::net::Address;
     use http_body_util::Empty;
@@ -185,7 +185,8 @@ mod tests {
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         });
         let wanted = Wanted { client: [127, 0, 0, 1].into(), http1: false };
-        let fresh = connect(&address, &Settings::default(), wanted, |_| Poll::Pending).await;
+        let access = Access { settings: Settings::default(), tls: None };
+        let fresh = connect(&address, &access, wanted, |_| Poll::Pending).await;
         let Ok(Fresh::Own(mut wire)) = fresh else { panic!("no connection of HTTP/1.1") };
         let request = || Request::builder().uri("/").header("host", "a").body(Empty::new()).unwrap();
         let mut exchange = std::pin::pin!(wire.exchange(request, |_| Poll::Pending));

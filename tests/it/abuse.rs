@@ -113,9 +113,9 @@ async fn slow_rapid_resets_are_counted_too() {
                     break true;
                 }
                 let mut byte = [0; 4096];
-                match tokio::time::timeout(Duration::from_millis(1), raw.0.read(&mut byte)).await {
-                    Ok(Ok(0) | Err(_)) => break false,
-                    _ => {}
+                let read = tokio::time::timeout(Duration::from_millis(1), raw.0.read(&mut byte)).await;
+                if let Ok(Ok(0) | Err(_)) = read {
+                    break false;
                 }
             }
         })

@@ -1,12 +1,19 @@
 //! A real browser as a client: its cookie jar, its several connections, its scripts.
 
 use super::support::backend::{Reply, Seen};
+use super::support::node::NodeBackend;
 use super::support::tool::{DemoBackend, Folder, run};
 use super::support::{Backend, Proxy};
 
 /// Opens a page in headless Chromium, and gives what it shows once its scripts are done. Each time it is a new browser,
 /// with an empty cookie jar, that talks to nobody but the page's server.
 async fn open(url: &str) -> String {
+    // Time stands still while a request is under way: slow machines see the same page.
+    open_with(url, "--virtual-time-budget=10000").await
+}
+
+/// The same; without virtual time it shows the page as soon as it has been loaded.
+async fn open_with(url: &str, time: &str) -> String {
     let folder = Folder::new();
     let data = format!("--user-data-dir={}", folder.file("data"));
     let quiet = [
@@ -21,8 +28,7 @@ async fn open(url: &str) -> String {
         "--disable-component-update",
         "--disable-sync",
         "--no-proxy-server",
-        // Time stands still while a request is under way: slow machines see the same page.
-        "--virtual-time-budget=10000",
+        time,
         &data,
         "--dump-dom",
         url,
@@ -91,4 +97,17 @@ async fn the_demo_backends_page_shows_itself() {
     let page = open(&format!("http://{}/", proxy.address())).await;
     assert!(page.contains("<h1>Server blue-7 answered</h1>"), "{page}");
     assert!(page.contains("Log in"), "{page}");
+}
+
+#[tokio::test]
+async fn a_browser_s_socket_and_its_siblings_reach_one_server() {
+    let backends = [NodeBackend::start("websocket", "a").await, NodeBackend::start("websocket", "b").await];
+    let proxy = backends
+        .iter()
+        .fold(Proxy::builder(), |builder, each| builder.backend_at(&each.name, each.address, ""))
+        .start();
+    // The page is loaded once its picture is there, which comes when the socket has been closed.
+    let page = open_with(&format!("http://{}/page", proxy.address()), "--no-pings").await;
+    let said = ["a", "b"].map(|name| format!("{name}|{name} 100000|200000 closed:4000"));
+    assert!(said.iter().any(|said| page.contains(said)), "{page}");
 }

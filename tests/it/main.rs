@@ -15,6 +15,7 @@ mod docs;
 mod failover;
 mod fuzzing;
 mod health;
+mod https;
 mod identity;
 mod import;
 mod limits;

@@ -1,12 +1,14 @@
-// Clients in Node: node ask.mjs WHAT HOST:PORT. Says "ok" and what it learned, or fails.
+// Clients in Node: node ask.mjs WHAT HOST:PORT, in TLS if that is in the environment. Says "ok", or fails.
 import assert from "node:assert/strict";
 import http from "node:http";
+import https from "node:https";
 import http2 from "node:http2";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 
 const [what, address, ...rest] = process.argv.slice(2);
-const url = `http://${address}`;
+const url = `${process.env.TLS ? "https" : "http"}://${address}`;
+const get = process.env.TLS ? https.get : http.get;
 
 /** A request on a session: { status, headers, body, trailers }. */
 function request(session, headers, body) {
@@ -87,7 +89,7 @@ const tasks = {
     },
     async websocket() {
         const { WebSocket } = await import("ws");
-        const socket = new WebSocket(`ws://${address}/ws`);
+        const socket = new WebSocket(`${url.replace("http", "ws")}/ws`);
         let cookies;
         socket.on("upgrade", (response) => { cookies = response.headers["set-cookie"]; });
         await once(socket, "open");
@@ -99,7 +101,7 @@ const tasks = {
         assert.equal(String((await once(socket, "pong"))[0]), "here");
         const cookie = pinOf({ headers: { "set-cookie": cookies } });
         for (let turn = 0; turn < 5; turn++) {
-            const body = await new Promise((resolve) => http.get(url, { headers: { cookie } }, async (response) => resolve((await response.toArray()).join(""))));
+            const body = await new Promise((resolve) => get(url, { headers: { cookie } }, async (response) => resolve((await response.toArray()).join(""))));
             assert.equal(body.split(" ")[0], who);
         }
         socket.close(4001, "done");

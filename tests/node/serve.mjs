@@ -12,7 +12,10 @@ const kinds = {
     // Echoes messages, and says its name at "/".
     async websocket() {
         const { WebSocketServer } = await import("ws");
+        let closed;
+        const isClosed = new Promise((resolve) => { closed = resolve; });
         const server = http.createServer((request, response) => {
+            if (request.url === "/done") return isClosed.then(() => response.end());
             const chunks = [];
             request.on("data", (chunk) => chunks.push(chunk)).on("end", () => {
                 response.setHeader("content-type", "text/html");
@@ -20,6 +23,7 @@ const kinds = {
             });
         });
         new WebSocketServer({ server, path: "/ws", maxPayload: 64 << 20 }).on("connection", (socket) => {
+            socket.on("close", () => setTimeout(closed, 200));
             socket.on("message", (data, binary) => (String(data) === "who" ? socket.send(name) : socket.send(data, { binary })));
         });
         listen(server);
@@ -87,7 +91,7 @@ const kinds = {
     },
 };
 
-const page = `<!doctype html><title>socket</title><link rel="icon" href="data:,"><p id="out"></p><script>
+const page = `<!doctype html><title>socket</title><link rel="icon" href="data:,"><p id="out"></p><img src="/done" alt=""><script>
 const say = (text) => { document.getElementById("out").textContent += text + " "; };
 const socket = new WebSocket("ws://" + location.host + "/ws");
 const next = () => new Promise((resolve) => { socket.onmessage = (event) => resolve(event.data); });

@@ -176,6 +176,20 @@ async fn a_certificate_without_a_subject_is_told_of_by_its_other_name() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_over_is_not_told_of_though_its_session_goes_on() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let acceptor = Acceptor::open("web", &asking(&folder, &authority, false)).unwrap();
+    let alice = authority.issue(&["alice"]);
+    let end =
+        Certificate::read(&CertificateDer::from_pem_slice(alice.certificate.as_bytes()).unwrap()).unwrap().not_after;
+    let end = std::time::Duration::from_secs(end.try_into().unwrap());
+    let visit = Visitor::new(&authority, ALL, Some(&alice)).visit(&acceptor, "app.example").await.unwrap();
+    let at = |now| Session::of(visit.server.get_ref().1, now);
+    assert_eq!(at(end).unwrap().subject.unwrap(), "CN=alice");
+    assert!(at(end + std::time::Duration::from_secs(1)).is_err());
+}
+
+#[tokio::test]
 async fn a_ticket_does_not_stand_for_a_client_that_is_no_longer_believed() {
     let (folder, authority, next) = (Folder::new(), Authority::new("root"), Authority::new("next"));
     let acceptor = Acceptor::open("web", &asking(&folder, &authority, true)).unwrap();

@@ -35,6 +35,14 @@ impl NodeBackend {
 
 /// Has a client of `tests/node/ask.mjs` do what it does, which fails if anything is not as it should be.
 pub async fn ask(what: &str, address: SocketAddr) {
-    let output = run("node", &[ASK, what, &address.to_string()]).await;
+    ask_with(what, &address.to_string(), &[]).await;
+}
+
+/// The same, at a host by name, with more in its environment: `TLS` has it speak that.
+pub async fn ask_with(what: &str, address: &str, environment: &[(&str, &str)]) {
+    let environment: Vec<_> = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let environment = environment.iter().map(String::as_str);
+    let arguments: Vec<_> = environment.chain(["node", ASK, what, address]).collect();
+    let output = run("env", &arguments).await;
     assert_eq!(output.out.lines().last(), Some("ok"), "{output:?}");
 }

@@ -13,6 +13,11 @@ use super::soon;
 
 /// Runs a program to its end; its output is its words. Fails if it is missing or fails.
 pub async fn run(program: &str, arguments: &[&str]) -> Output {
+    try_run(program, arguments).await.unwrap_or_else(|words| panic!("{program} {arguments:?} failed:\n{words}"))
+}
+
+/// Runs a program to its end; its words are its output, or the error if it fails.
+pub async fn try_run(program: &str, arguments: &[&str]) -> Result<Output, String> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     let output = match soon(program, command.output()).await {
@@ -21,8 +26,7 @@ pub async fn run(program: &str, arguments: &[&str]) -> Output {
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{program} {arguments:?} failed:\n{out}\n{err}");
-    Output { out, err }
+    if output.status.success() { Ok(Output { out, err }) } else { Err(format!("{out}\n{err}")) }
 }
 
 /// What a program said.

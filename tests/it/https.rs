@@ -1,0 +1,225 @@
+//! TLS with clients that others wrote: curl, OpenSSL and Node; and towards backends.
+
+use std::path::Path;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::support::authority::Authority;
+use super::support::node::{NodeBackend, ask_with};
+use super::support::proxy::Builder;
+use super::support::tool::{Folder, Output, run, try_run};
+use super::support::{Backend, Proxy, Reply, soon};
+
+/// A folder with `ca.pem`, and a certificate each for these names, called by their first.
+fn folder(names: &[&[&str]]) -> (Folder, Authority) {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    std::fs::write(folder.file("ca.pem"), authority.pem()).unwrap();
+    for names in names {
+        authority.issue(names).write(Path::new(&folder.file("")), names[0]);
+    }
+    (folder, authority)
+}
+
+fn listener(folder: &Folder, certificate: &str, more: &str) -> String {
+    let (cert, key) = (folder.file(&format!("{certificate}.pem")), folder.file(&format!("{certificate}.key")));
+    format!("[[listeners]]\naddress = \"127.0.0.1:0\"\n[listeners.tls]\ncert = {cert:?}\nkey = {key:?}\n{more}\n")
+}
+
+fn before(backend: &Backend, top: &str) -> Builder {
+    Proxy::builder().top(top).backend(backend, "")
+}
+
+/// curl, which believes the authority alone, at a host that is this proxy's first listener.
+async fn try_curl(proxy: &Proxy, folder: &Folder, host: &str, more: &[&str]) -> Result<Output, String> {
+    let port = proxy.listener(0).port();
+    let (ca, resolve) = (folder.file("ca.pem"), format!("{host}:{port}:127.0.0.1"));
+    let url = format!("https://{host}:{port}/");
+    let arguments = [&["-sS", "-i", "--cacert", &ca, "--resolve", &resolve, &url][..], more].concat();
+    try_run("curl", &arguments).await
+}
+
+async fn curl(proxy: &Proxy, folder: &Folder, host: &str, more: &[&str]) -> String {
+    try_curl(proxy, folder, host, more).await.unwrap().out.to_lowercase()
+}
+
+#[tokio::test]
+async fn a_client_speaks_tls_with_every_version_of_http_and_its_cookie_is_secure() {
+    let (folder, _) = folder(&[&["app.example"]]);
+    let a = Backend::named("a").await;
+    let proxy = before(&a, &listener(&folder, "app.example", "hsts = \"365d\"")).start();
+    for (version, more) in [
+        ("http/2 200", &["--http2"][..]),
+        ("http/2 200", &["--http2", "--tls-max", "1.2"]),
+        ("http/1.1 200", &["--http1.1"]),
+        ("http/1.1 200", &["--http1.1", "--tls-max", "1.2"]),
+    ] {
+        let answer = curl(&proxy, &folder, "app.example", more).await;
+        assert!(answer.starts_with(version), "{more:?}: {answer}");
+        let cookie = answer.lines().find(|line| line.starts_with("set-cookie: linchpin-app=")).unwrap();
+        assert!(cookie.contains("; secure"), "{cookie}");
+        assert!(answer.contains("strict-transport-security: max-age=31536000\r\n"), "{answer}");
+        let seen = a.seen().pop().unwrap();
+        assert_eq!(seen.field("x-forwarded-proto"), Some("https"));
+        assert!(seen.field("forwarded").unwrap().ends_with("proto=https"));
+    }
+    // The listener without TLS beside it.
+    let plain = super::support::Client::connect(proxy.listener(1)).await.get("/").await;
+    assert!(plain.field("strict-transport-security").is_none());
+    assert!(!plain.field("set-cookie").unwrap().contains("Secure"));
+    assert_eq!(a.seen().pop().unwrap().field("x-forwarded-proto"), Some("http"));
+}
+
+#[tokio::test]
+async fn each_name_has_its_certificate() {
+    let (folder, _) = folder(&[&["app.example"], &["other.example"], &["wild", "*.shops.example"]]);
+    let more = ["other.example", "wild"].map(|name| {
+        let (cert, key) = (folder.file(&format!("{name}.pem")), folder.file(&format!("{name}.key")));
+        format!("[[listeners.tls.certificates]]\ncert = {cert:?}\nkey = {key:?}\n")
+    });
+    let a = Backend::named("a").await;
+    let proxy = before(&a, &listener(&folder, "app.example", &more.concat())).start();
+    for host in ["app.example", "other.example", "one.shops.example", "OTHER.example"] {
+        assert!(curl(&proxy, &folder, host, &[]).await.contains(" 200"), "{host}");
+    }
+    // The first one is for all others, and is none of theirs.
+    let refused = try_curl(&proxy, &folder, "unknown.example", &[]).await.unwrap_err();
+    assert!(
+        refused.contains("app.example") || refused.contains("no alternative certificate subject name"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn the_holder_of_a_client_s_certificate_is_told_and_nobody_else_can_say_so() {
+    let (folder, authority) = folder(&[&["app.example"], &["client"]]);
+    let ca = folder.file("ca.pem");
+    let a = Backend::named("a").await;
+    let forged = ["-H", "Linchpin-Client-Subject: CN=admin"];
+    let (cert, key) = (folder.file("client.pem"), folder.file("client.key"));
+    let shown = [&["--cert", &cert, "--key", &key][..], &forged].concat();
+
+    let optional = format!("client_ca = {ca:?}\nclient_certificate = \"optional\"");
+    let proxy = before(&a, &listener(&folder, "app.example", &optional)).start();
+    curl(&proxy, &folder, "app.example", &forged).await;
+    assert_eq!(a.seen().pop().unwrap().fields("linchpin-client-subject"), [""; 0]);
+    curl(&proxy, &folder, "app.example", &shown).await;
+    assert_eq!(a.seen().pop().unwrap().fields("linchpin-client-subject"), ["CN=client"]);
+
+    let required = format!("client_ca = {ca:?}\nclient_certificate = \"required\"");
+    let proxy = before(&a, &listener(&folder, "app.example", &required)).start();
+    assert!(try_curl(&proxy, &folder, "app.example", &[]).await.is_err());
+    assert!(curl(&proxy, &folder, "app.example", &shown).await.contains(" 200"));
+    let stranger = Authority::new("stranger").issue(&["client"]);
+    stranger.write(Path::new(&folder.file("")), "stranger");
+    drop(authority);
+    let (cert, key) = (folder.file("stranger.pem"), folder.file("stranger.key"));
+    assert!(try_curl(&proxy, &folder, "app.example", &["--cert", &cert, "--key", &key]).await.is_err());
+    assert_eq!(a.count(), 3);
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_on_whichever_thread() {
+    let (folder, _) = folder(&[&["app.example"]]);
+    let a = Backend::named("a").await;
+    let proxy = before(&a, &listener(&folder, "app.example", "")).server("threads = 2").start();
+    let (address, ca, session) = (proxy.listener(0).to_string(), folder.file("ca.pem"), folder.file("session"));
+    for version in ["-tls1_3", "-tls1_2"] {
+        let ask = async |option: &str| {
+            let script = format!(
+                "(printf 'GET / HTTP/1.1\\r\\nhost: app.example\\r\\nconnection: close\\r\\n\\r\\n'; sleep 0.2) | \
+                 openssl s_client -connect {address} -servername app.example -CAfile {ca} {version} {option} {session} 2>&1"
+            );
+            run("sh", &["-c", &script]).await.out
+        };
+        assert!(ask("-sess_out").await.contains("New, TLSv1"), "{version}");
+        for _ in 0..8 {
+            let said = ask("-sess_in").await;
+            assert!(said.contains("Reused, TLSv1"), "{version}: {said}");
+            assert!(said.contains("HTTP/1.1 200"), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_with_its_connection_ends_tls_first() {
+    let (folder, _) = folder(&[&["app.example"]]);
+    let a = Backend::start("a", |_| Reply::Last(b"HTTP/1.1 200 X\r\n\r\nto the end".to_vec())).await;
+    let proxy = before(&a, &listener(&folder, "app.example", "")).start();
+    // curl fails without a word of TLS's own, for the rest could have been cut off.
+    let answer = curl(&proxy, &folder, "app.example", &["--http1.0", "--no-alpn"]).await;
+    assert!(answer.ends_with("to the end"), "{answer}");
+}
+
+#[tokio::test]
+async fn handshakes_that_do_not_come_hold_nobody_for_long() {
+    let (folder, _) = folder(&[&["app.example"]]);
+    let a = Backend::named("a").await;
+    let proxy =
+        before(&a, &listener(&folder, "app.example", "")).server("limits.header_read_timeout = \"200ms\"").start();
+    for bytes in [&b"\x16\x03\x01\x02\x00\x01\x00"[..], b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"] {
+        let mut stream = TcpStream::connect(proxy.listener(0)).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = soon("the end", stream.read_to_end(&mut rest)).await;
+        assert!(rest.len() < 10, "at most an alert: {rest:?}");
+    }
+    assert!(curl(&proxy, &folder, "app.example", &[]).await.contains(" 200"));
+}
+
+#[tokio::test]
+async fn websockets_and_streams_are_the_same_in_tls() {
+    let (folder, _) = folder(&[&["localhost"]]);
+    let backends = [NodeBackend::start("websocket", "a").await, NodeBackend::start("websocket", "b").await];
+    let builder = Proxy::builder().top(&listener(&folder, "localhost", ""));
+    let builder = backends.iter().fold(builder, |builder, each| builder.backend_at(&each.name, each.address, ""));
+    let proxy = builder.start();
+    let ca = folder.file("ca.pem");
+    for what in ["websocket", "connect"] {
+        ask_with(
+            what,
+            &format!("localhost:{}", proxy.listener(0).port()),
+            &[("TLS", "1"), ("NODE_EXTRA_CA_CERTS", &ca)],
+        )
+        .await;
+    }
+}
+
+/// A second Linchpin that speaks TLS, as the backend of the first.
+#[tokio::test]
+async fn backends_are_spoken_to_by_tls_and_have_to_show_who_they_are() {
+    let (folder, _) = folder(&[&["app.example", "127.0.0.1"], &["elsewhere"], &["client"]]);
+    let ca = folder.file("ca.pem");
+    let a = Backend::named("a").await;
+    let asked = format!("client_ca = {ca:?}\nclient_certificate = \"required\"");
+    let shows = format!("cert = {:?}\nkey = {:?}", folder.file("client.pem"), folder.file("client.key"));
+    for (certificate, behind, tls, status) in [
+        ("app.example", "", format!("ca = {ca:?}"), 200),
+        ("app.example", "", format!("ca = {ca:?}\nserver_name = \"app.example\""), 200),
+        ("app.example", "", format!("ca = {ca:?}\nserver_name = \"other.example\""), 503),
+        ("elsewhere", "", format!("ca = {ca:?}"), 503),
+        ("elsewhere", "", "verify = false".to_owned(), 200),
+        // In TLS 1.3 a server says no when the request is on its way already.
+        ("app.example", &*asked, format!("ca = {ca:?}"), 502),
+        ("app.example", &asked, format!("ca = {ca:?}\n{shows}"), 200),
+    ] {
+        for http2 in [false, true] {
+            let second = before(&a, &listener(&folder, certificate, behind)).start();
+            let first = Proxy::builder()
+                .table("upstream", &format!("http2 = {http2}"))
+                .table("upstream.tls", &tls)
+                .table("retry", "attempts = 1")
+                .table("persistence", "type = \"none\"")
+                .backend_at("second", second.listener(0), "")
+                .start();
+            let response = first.get(None).await;
+            assert_eq!(response.status, status, "{certificate} {tls} {http2}");
+            if status == 200 {
+                let seen = a.seen().pop().unwrap();
+                assert_eq!(seen.field("x-forwarded-proto"), Some("https"));
+                let subject = tls.contains("client.pem").then_some("CN=client");
+                assert_eq!(seen.field("linchpin-client-subject"), subject);
+            }
+        }
+    }
+}
