@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use tokio::sync::{oneshot, watch};
@@ -330,10 +331,16 @@ impl Handler for Serve {
         Client::new(&self.doors[listener], peer.address, peer.subject)
     }
 
-    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<Incoming>) -> Reply<ResponseBody> {
-        let reply = self.proxy.handle(&client, request).await;
-        let tunnel = reply.tunnel.map(|tunnel| Box::new(Over(tunnel)) as Box<dyn runtime::Tunnel>);
-        Reply { response: reply.response, tunnel, is_stream: reply.is_stream }
+    // With `map` and not in an `async fn`, which would have the request's future in it twice.
+    fn handle(
+        self: Rc<Self>,
+        client: Rc<Client>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Reply<ResponseBody>> + 'static {
+        self.proxy.handle(&client, request).map(|reply| {
+            let tunnel = reply.tunnel.map(|tunnel| Box::new(Over(tunnel)) as Box<dyn runtime::Tunnel>);
+            Reply { response: reply.response, tunnel, is_stream: reply.is_stream }
+        })
     }
 
     fn unread(self: &Rc<Self>, client: &Rc<Client>, fault: Fault) -> bytes::Bytes {

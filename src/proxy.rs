@@ -117,43 +117,53 @@ impl Proxy {
 
     /// One request's way, from its head to the head of the response. The body of the response
     /// carries on from there, and the access record is written when it ends.
-    pub async fn handle(self: &Rc<Self>, client: &Rc<Client>, request: Request<Incoming>) -> Reply {
-        let (head, body) = request.into_parts();
+    ///
+    /// The future is in memory for as long as a backend is at work, one for each request under way: what
+    /// is handed on in it by reference has one place there, what is handed on by value two or three.
+    pub fn handle(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Reply> + use<> {
+        let (mut head, body) = request.into_parts();
         let mut exchange = Exchange::begin(self, client, &head);
-        match self.serve(&mut exchange, head, body).await {
-            Ok((answer, After::Http)) => exchange.relay(answer).await,
-            Ok((answer, After::Tunnel)) => exchange.switch(answer).await,
-            Err(error) => exchange.refuse(error),
+        let proxy = Rc::clone(self);
+        async move {
+            match proxy.serve(&mut exchange, &mut head, body).await {
+                Ok((answer, After::Http)) => exchange.relay(answer).await,
+                Ok((answer, After::Tunnel)) => exchange.switch(answer).await,
+                Err(error) => exchange.refuse(error),
+            }
         }
     }
 
     async fn serve(
         &self,
         exchange: &mut Exchange,
-        mut head: http::request::Parts,
+        head: &mut http::request::Parts,
         body: Incoming,
     ) -> Result<(Answer, After), ProxyError> {
         let view = exchange.view();
-        let asked = upgrade::asked(&mut head, !body.is_end_stream(), || self.random.borrow_mut().random());
-        let host = headers::normalize(&mut head, &view.snapshot().limits)?;
-        let service = exchange.route(&view, host.as_ref(), &head).ok_or(ProxyError::NoRoute)?;
+        let asked = upgrade::asked(head, !body.is_end_stream(), || self.random.borrow_mut().random());
+        let host = headers::normalize(head, &view.snapshot().limits)?;
+        let service = exchange.route(&view, host.as_ref(), head).ok_or(ProxyError::NoRoute)?;
 
         let (client, origin, now) = (exchange.client(), exchange.origin(), clock::unix());
-        let effect = service.affinity.rule(&mut head, origin.address, &service.pool);
+        let effect = service.affinity.rule(head, origin.address, &service.pool);
         let mut taken =
             service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
         if effect.is_none() {
             self.ask(exchange, service, &mut taken, now.as_secs()).await;
         }
-        let request = bind::Request::of(&head, origin, taken.key());
-        let draw = service.hash.as_ref().and_then(|hash| hash.of(&head, origin.address));
+        let request = bind::Request::of(head, origin, taken.key());
+        let draw = service.hash.as_ref().and_then(|hash| hash.of(head, origin.address));
         let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin);
 
         let decision = self.decide(exchange, service, effect, taken, now.as_secs());
         let mut order = Order::new(service, view.balancer(exchange.pool()), decision);
         order.avoid(&self.lost, now.as_secs());
         if service.affinity.converge().is_some() && !request.is_aside() {
-            order.meet(key::client(&head, origin.address), now, draw.unwrap_or_else(|| self.random()));
+            order.meet(key::client(head, origin.address), now, draw.unwrap_or_else(|| self.random()));
         }
 
         let mut outgoing = Outgoing::new(head, body, expects, asked, service, &view.snapshot().limits, &self.limits)?;

@@ -48,7 +48,7 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(
-        head: request::Parts,
+        head: &mut request::Parts,
         incoming: Incoming,
         expects: bool,
         asked: Option<Asked>,
@@ -58,7 +58,8 @@ impl Outgoing {
     ) -> Result<Outgoing, ProxyError> {
         let repeatable = is_idempotent(&head.method) || service.retry.retry_on.non_idempotent;
         let hostless = head.version == Version::HTTP_10 && !head.headers.contains_key(HOST);
-        let request::Parts { method, uri, mut headers, .. } = head;
+        let (method, uri) = (head.method.clone(), std::mem::take(&mut head.uri));
+        let mut headers = std::mem::take(&mut head.headers);
         let outgoing = |headers, body, expects, asked| {
             let headers = Cell::new(Some(headers));
             Outgoing { method, uri, headers, kept: OnceCell::new(), body, expects, repeatable, hostless, asked }
@@ -200,7 +201,8 @@ impl Proxy {
                         }
                         limit.poll(cx).map(|()| Fact::ConnectTimeout)
                     };
-                    let fresh = connect(backend.address(), &service.upstream, wanted, watch).await?;
+                    // Boxed, or each request's future would have room for what few of them do.
+                    let fresh = Box::pin(connect(backend.address(), &service.upstream, wanted, watch)).await?;
                     let begun = self.idle.begin(backend, fresh, &service.upstream.settings);
                     begun.ok_or(Failure { fact: Fact::Closed, sent: false })?
                 }
@@ -229,10 +231,8 @@ impl Proxy {
                 }
                 Poll::Pending
             };
-            let unanswered = match line
-                .exchange(outgoing.request(backend, line.is_http2().then(|| service.upstream.scheme())), watch)
-                .await
-            {
+            let scheme = line.is_http2().then(|| service.upstream.scheme());
+            let unanswered = match line.exchange(|| outgoing.request(backend, scheme), watch).await {
                 Ok(response) => return self.answered(service, index, outgoing, response, line, spare),
                 Err(unanswered) => unanswered,
             };

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -146,9 +147,9 @@ pub(super) fn service<H: Handler>(
         activity.lingers.set(has_body);
         let upgrade = http2::takeover(&mut request);
         let stall = activity.opens_stream();
-        let reply = Rc::clone(&handler).handle(Rc::clone(&client), request);
-        async move {
-            let Reply { response, tunnel, is_stream } = reply.await;
+        // With `map` and not in an `async` block, which would have the request's future in it twice.
+        Rc::clone(&handler).handle(Rc::clone(&client), request).map(move |reply| {
+            let Reply { response, tunnel, is_stream } = reply;
             busy.is_answered = true;
             busy.activity.is_stream.set(is_stream);
             let Some(tunnel) = tunnel else {
@@ -160,7 +161,7 @@ pub(super) fn service<H: Handler>(
                 None => busy.activity.hand_over(tunnel),
             }
             Ok(response.map(|body| Tracked { body, _busy: None, stall: None }))
-        }
+        })
     })
 }
 

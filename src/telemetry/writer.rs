@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use super::access::Lines;
 use super::{Access, Format};
 
-/// Buffers of some 32 KiB that may wait for the writer.
-const QUEUE: usize = 256;
+/// Buffers of some 64 KiB that may wait for the writer.
+const QUEUE: usize = 128;
 /// How long the end waits for the last lines to be taken.
 const LAST: Duration = Duration::from_secs(1);
 /// How often the file is looked at: whether it is still the one that its name stands for.

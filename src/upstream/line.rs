@@ -46,18 +46,19 @@ where
     }
 
     /// Sends a request and waits for the head of the response. `watch` is polled all the while and
-    /// can end the exchange with a fact. After a failure the line is good for nothing.
+    /// can end the exchange with a fact. After a failure the line is good for nothing. As for why the
+    /// request is made here, see [`Wire::exchange`].
     ///
     /// # Errors
     /// Why there is no response, and the request if it was not even begun.
     pub async fn exchange(
         &mut self,
-        request: Request<B>,
+        request: impl FnOnce() -> Request<B>,
         watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
     ) -> Result<Response<Incoming>, Unanswered<B>> {
         match self {
             Line::Own(wire) => wire.exchange(request, watch).await,
-            Line::Shared(place) => place.exchange(request, watch).await,
+            Line::Shared(place) => Box::pin(place.exchange(request(), watch)).await,
         }
     }
 }

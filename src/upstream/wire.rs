@@ -74,18 +74,24 @@ where
     /// Sends a request and waits for the head of the response. `watch` is polled all the while and
     /// can end the exchange with a fact. After a failure the wire is good for nothing.
     ///
+    /// The request is made here: one that is handed in has three places in the future, as an argument,
+    /// as a variable and in hyper's own, and that is in memory for as long as the backend is at work.
+    ///
     /// # Errors
     /// Why there is no response, and the request if it was not even begun.
     #[expect(clippy::result_large_err, reason = "it carries the request home, which has been in this frame all along")]
     pub async fn exchange(
         &mut self,
-        request: Request<B>,
+        request: impl FnOnce() -> Request<B>,
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
     ) -> Result<Response<Incoming>, Unanswered<B>> {
         let before = self.written.get();
         self.exchanges += 1;
-        self.driven.sends_body = !request.body().is_end_stream();
-        let mut response = std::pin::pin!(self.sender.try_send_request(request));
+        let mut response = std::pin::pin!({
+            let request = request();
+            self.driven.sends_body = !request.body().is_end_stream();
+            self.sender.try_send_request(request)
+        });
         // What is written is read off before the answer to a failure is made, not after.
         let result = std::future::poll_fn(|cx| {
             self.driven.drive(cx);
@@ -153,6 +159,57 @@ where
         {
             let parts = ended.into_parts();
             self.switched = Some((parts.io.into_inner().into_stream(), parts.read_buf));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connect::{Fresh, connect};
+    use super::super::idle::Wanted;
+    use super::super::{Access, Settings};
+    use super::*;
+    use crate::net::Address;
+    use http_body_util::Empty;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::coop::consume_budget;
+
+    /// An exchange on a new connection, in a task that does `spent` other things each turn.
+    async fn exchange_beside(spent: usize) -> Result<Response<Incoming>, Unanswered<Empty<Bytes>>> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        });
+        let wanted = Wanted { client: [127, 0, 0, 1].into(), http1: false };
+        let access = Access { settings: Settings::default(), tls: None };
+        let fresh = connect(&address, &access, wanted, |_| Poll::Pending).await;
+        let Ok(Fresh::Own(mut wire)) = fresh else { panic!("no connection of HTTP/1.1") };
+        let request = || Request::builder().uri("/").header("host", "a").body(Empty::new()).unwrap();
+        let mut exchange = std::pin::pin!(wire.exchange(request, |_| Poll::Pending));
+        std::future::poll_fn(|cx| {
+            for _ in 0..spent {
+                let _ = std::pin::pin!(consume_budget()).poll(&mut Context::from_waker(Waker::noop()));
+            }
+            exchange.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_response_is_seen_however_much_its_task_has_done_in_this_turn() {
+        // tokio lets a task do 128 things a turn.
+        for spent in 115..128 {
+            let answered = tokio::select! {
+                biased;
+                // First: the limit wakes the task, which would then find the response after all.
+                () = tokio::time::sleep(Duration::from_secs(5)) => false,
+                response = exchange_beside(spent) => response.is_ok(),
+            };
+            assert!(answered, "{spent}");
         }
     }
 }
