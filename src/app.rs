@@ -23,6 +23,8 @@ use crate::pool::Pool;
 use crate::pool::reconcile::Reconciler;
 use crate::proxy::client::{Client, Door};
 use crate::proxy::error::ProxyError;
+use crate::proxy::rate::Limiter;
+use crate::proxy::redirect::Redirect;
 use crate::proxy::relay::ResponseBody;
 use crate::proxy::route::Routes;
 use crate::proxy::snapshot::{Service, Snapshot};
@@ -34,7 +36,7 @@ use crate::telemetry::{AccessLog, Metrics, OpenError};
 use crate::tls::reload::{Reload, Watched};
 use crate::tls::{Acceptor, Connector};
 use crate::upstream::Fact;
-use crate::{admin, clock, health, pool, proxy, runtime, share, tls, upstream};
+use crate::{admin, clock, health, pool, proxy, runtime, share, telemetry, tls, upstream};
 
 /// How often each thread looks after what no request does.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -226,6 +228,7 @@ fn door(listener: &ListenerSettings) -> Door {
         trusted: listener.trusted_proxies.clone(),
         // A number after an equals sign is a valid value.
         hsts: hsts.and_then(Result::ok),
+        https: listener.redirect_https.map(Redirect::to_https),
     }
 }
 
@@ -237,18 +240,23 @@ fn snapshot(
     metrics: &Metrics,
     tables: &mut Tables,
 ) -> Snapshot {
-    let position = |name: &str| pools.iter().position(|pool| **pool.name() == *name);
+    let pool = |name: &str| {
+        let mut plans = plan.pools.iter().enumerate();
+        plans.find(|(_, of)| of.pool.name == *name).map(|(position, of)| (position, &of.timeouts))
+    };
     let limits = &plan.server.limits;
     Snapshot {
-        routes: Routes::new(&plan.routes, position),
+        routes: Routes::new(&plan.routes, limits.body_bytes, pool),
         services: pools
             .iter()
             .zip(&plan.pools)
             .zip(accesses)
             .map(|((pool, of), access)| service(plan, pool, of, access, metrics, tables))
             .collect(),
-        limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes, body: limits.body_bytes },
+        limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes },
+        limiter: plan.rate.map(|rate| Arc::new(Limiter::new(rate, clock::now()))),
         unrouted: metrics.series("", ""),
+        limited: Arc::clone(metrics.limited()),
     }
 }
 
@@ -350,6 +358,10 @@ impl Handler for Serve {
             Fault::TooLarge => ProxyError::TooManyFields,
         };
         self.proxy.refuse_unread(client, error)
+    }
+
+    fn limited(&self, limit: telemetry::Limit) {
+        self.proxy.limited(limit);
     }
 }
 

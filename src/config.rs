@@ -11,6 +11,7 @@ mod plan;
 mod pools;
 mod reader;
 mod report;
+mod routes;
 mod secrets;
 mod syntax;
 #[cfg(test)]
@@ -32,6 +33,8 @@ use crate::{admin, affinity, balance, health, pool, proxy, runtime, telemetry, u
 pub struct Plan {
     /// `[server]`.
     pub server: runtime::Settings,
+    /// How many requests a client may send, as `[server.limits]` has it.
+    pub rate: Option<proxy::rate::Settings>,
     /// `[log]`.
     pub log: telemetry::Settings,
     /// `[admin]`, if there is one.

@@ -1,4 +1,4 @@
-//! Owns: where something listens, and a stream of bytes to it: TCP or a Unix socket, one word for both.
+//! Owns: where something listens, and a stream of bytes to it: TCP or a Unix socket, one word for both; what is one client.
 //! Invariant: bytes pass unchanged; a Unix socket's file is ours alone while we listen.
 //! Must not know: what is said on a stream, and by whom.
 
@@ -7,7 +7,7 @@ pub mod unix;
 
 pub use stream::{Socket, Stream};
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The longest path of a Unix socket: sockaddr_un has room for 108 bytes, the last of them a NUL.
@@ -42,6 +42,15 @@ impl Address {
     /// The IP address, if there is one.
     pub fn ip(&self) -> Option<IpAddr> {
         self.tcp().map(|address| address.ip())
+    }
+}
+
+/// What counts as one client where clients are limited by their address: all of a network of IPv6 that is
+/// given to one (RFC 6177), whose devices change their addresses as they like.
+pub fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -6,15 +6,20 @@ mod attempt;
 mod bind;
 pub mod body;
 pub mod client;
+mod edits;
 pub mod error;
 pub mod exchange;
+pub mod fields;
 mod forwarded;
 pub mod headers;
 pub mod key;
 mod order;
+pub mod rate;
+pub mod redirect;
 pub mod relay;
 pub mod respond;
 pub mod retry;
+mod rewrite;
 pub mod route;
 pub mod snapshot;
 pub mod tunnel;
@@ -35,7 +40,7 @@ use rand::rngs::SmallRng;
 use crate::affinity::rules::Effect;
 use crate::affinity::{Decision, Next, Taken, decide, lost::Lost};
 use crate::clock::{self, Limits};
-use crate::telemetry::Lines;
+use crate::telemetry::{Limit, Lines};
 use crate::upstream::{Fact, Idle};
 use attempt::Outgoing;
 use body::RequestBody;
@@ -44,6 +49,7 @@ use error::ProxyError;
 use exchange::Exchange;
 use order::Order;
 use relay::{Answer, ResponseBody};
+use route::Goal;
 use snapshot::{Snapshot, View};
 use tunnel::Tunnel;
 
@@ -94,6 +100,14 @@ enum After {
     Tunnel,
 }
 
+/// What a request came to.
+enum Served {
+    /// A backend's answer.
+    Answer(Answer, After),
+    /// A redirect: no backend was asked.
+    Redirect(Response<()>),
+}
+
 /// One thread's proxy.
 pub struct Proxy {
     thread: usize,
@@ -130,8 +144,9 @@ impl Proxy {
         let proxy = Rc::clone(self);
         async move {
             match proxy.serve(&mut exchange, &mut head, body).await {
-                Ok((answer, After::Http)) => exchange.relay(answer).await,
-                Ok((answer, After::Tunnel)) => exchange.switch(answer).await,
+                Ok(Served::Answer(answer, After::Http)) => exchange.relay(answer).await,
+                Ok(Served::Answer(answer, After::Tunnel)) => exchange.switch(answer).await,
+                Ok(Served::Redirect(response)) => exchange.redirect(response),
                 Err(error) => exchange.refuse(error),
             }
         }
@@ -142,14 +157,25 @@ impl Proxy {
         exchange: &mut Exchange,
         head: &mut http::request::Parts,
         body: Incoming,
-    ) -> Result<(Answer, After), ProxyError> {
+    ) -> Result<Served, ProxyError> {
         let view = exchange.view();
+        exchange.admit(&view)?;
         let asked = upgrade::asked(head, !body.is_end_stream(), || self.random.borrow_mut().random());
         let host = headers::normalize(head, &view.snapshot().limits)?;
-        let service = exchange.route(&view, host.as_ref(), head).ok_or(ProxyError::NoRoute)?;
+        let client = exchange.client();
+        if let Some(redirect) = client.leads_to_tls(exchange.origin()) {
+            return exchange.send_away(redirect, "/", host.as_ref(), head).map(Served::Redirect);
+        }
+        let way = exchange.route(&view, host.as_ref(), head).ok_or(ProxyError::NoRoute)?;
+        let service = match &way.goal {
+            Goal::Pool(pool) => view.service(*pool).ok_or(ProxyError::NoRoute)?,
+            Goal::Redirect(redirect) => {
+                return exchange.send_away(redirect, &way.prefix, host.as_ref(), head).map(Served::Redirect);
+            }
+        };
 
-        let (client, origin, now) = (exchange.client(), exchange.origin(), clock::unix());
-        let effect = service.affinity.rule(head, origin.address, &service.pool);
+        let (origin, now) = (exchange.origin(), clock::unix());
+        let effect = service.affinity.rule(head, origin.address, &service.pool).or(way.effect);
         let mut taken =
             service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
         if effect.is_none() {
@@ -158,6 +184,7 @@ impl Proxy {
         let request = bind::Request::of(head, origin, taken.key());
         let draw = service.hash.as_ref().and_then(|hash| hash.of(head, origin.address));
         let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin);
+        exchange.edit_request(way, head);
 
         let decision = self.decide(exchange, service, effect, taken, now.as_secs());
         let mut order = Order::new(service, view.balancer(exchange.pool()), decision);
@@ -166,7 +193,7 @@ impl Proxy {
             order.meet(key::client(head, origin.address), now, draw.unwrap_or_else(|| self.random()));
         }
 
-        let mut outgoing = Outgoing::new(head, body, expects, asked, service, &view.snapshot().limits, &self.limits)?;
+        let mut outgoing = Outgoing::new(head, body, expects, asked, service, way, &self.limits)?;
         exchange.body_from(&outgoing);
         let served = self.attempts(exchange, service, &mut order, &mut outgoing, draw).await;
         exchange.decided(order.decision());
@@ -176,8 +203,10 @@ impl Proxy {
         let protocol = outgoing.protocol(&answer)?;
         // First, or a backend could take our own cookie out by naming it in Connection.
         headers::to_client(answer.headers_mut());
+        exchange.edit_response(answer.headers_mut());
         bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), self.thread);
-        Ok(outgoing.confirm(answer, protocol))
+        let (answer, after) = outgoing.confirm(answer, protocol);
+        Ok(Served::Answer(answer, after))
     }
 
     /// What persistence says of the request.
@@ -305,6 +334,11 @@ impl Proxy {
     /// Records a request of which no head was understood.
     pub fn refuse_unread(self: &Rc<Self>, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
         exchange::record_unread(self, client, error)
+    }
+
+    /// A limit of the connection's was reached.
+    pub fn limited(&self, limit: Limit) {
+        self.view.borrow().snapshot().limited.count(self.thread, limit);
     }
 
     /// Work that serves no request: hands log lines over, and closes idle connections whose time

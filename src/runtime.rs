@@ -5,6 +5,7 @@
 mod activity;
 pub mod conn;
 mod greet;
+mod guests;
 mod http1;
 mod http2;
 mod io;
@@ -55,6 +56,10 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of a request's body: beyond it 413. `u64::MAX` for no limit.
     pub body_bytes: u64,
+    /// Connections of one client address at once; beyond it they are closed. `None` for no limit.
+    pub connections_per_client: Option<u32>,
+    /// Requests of one connection, which is closed then. `None` for no limit.
+    pub requests_per_connection: Option<u32>,
 }
 
 /// One `[[listeners]]`.
@@ -114,6 +119,8 @@ impl Default for Limits {
             header_read_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_bytes: u64::MAX,
+            connections_per_client: None,
+            requests_per_connection: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Must not know: any other room: it is handed plain records.
 
 pub mod access;
+mod limited;
 mod line;
 pub mod metrics;
 mod writer;
@@ -11,6 +12,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 pub use access::{Lines, Record};
+pub use limited::{Limit, Limited};
 pub use metrics::Metrics;
 pub use writer::{AccessLog, OpenError};
 

@@ -5,12 +5,12 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::SocketAddr;
-use std::ops::Range;
 
-use super::file::{Draft, RouteDraft};
+use super::file::Draft;
 use super::pools::PoolDraft;
 use super::reader::Spot;
 use super::report::Notes;
+use super::routes::{self, RouteDraft};
 use super::values::{nearest, shown};
 use crate::admin;
 use crate::affinity::seal::short_id;
@@ -184,8 +184,14 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
         let problem = format!("there are {} pools and no [[routes]] that tell between them", draft.pools.len());
         notes.missing(&second.span, problem, "write [[routes]] with pool, and hosts or path_prefix, for each pool");
     }
-    let mut first: HashMap<(&str, &str), usize> = HashMap::new();
+    let mut first: HashMap<(Option<bool>, &str, &str), usize> = HashMap::new();
     for route in &draft.routes {
+        let pool = |pool: &&PoolDraft| {
+            pool.name.as_ref().map(|name| &name.value) == route.pool.as_ref().map(|pool| &pool.value)
+        };
+        if let Some(pool) = draft.pools.iter().find(pool) {
+            route.fits_to(pool, notes);
+        }
         if let Some(pool) = &route.pool
             && !names().any(|name| name == pool.value)
         {
@@ -194,16 +200,17 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
         }
         for (host, span) in route.each_host() {
             let line = notes.line_of(span.start) + 1;
-            let prefix = route.path_prefix.as_str();
-            if let Some(line) = first.get(&(host, prefix)) {
+            let (is_secure, prefix) = (route.settings.is_secure, route.settings.path_prefix.as_str());
+            if let Some(line) = first.get(&(is_secure, host, prefix)) {
                 let host = if host.is_empty() { "every host".into() } else { shown(host) };
                 let problem = format!("there is a route for {host} and {} already, in line {line}", shown(prefix));
                 notes.error(span, problem, "take one of the two out");
             } else {
-                first.insert((host, prefix), line);
+                first.insert((is_secure, host, prefix), line);
             }
         }
     }
+    routes::circles(&draft.routes, notes);
     let is_reached =
         |name: &str| draft.routes.iter().filter_map(|route| route.pool.as_ref()).any(|pool| pool.value == name);
     for name in draft.pools.iter().filter_map(|pool| pool.name.as_ref()) {
@@ -288,17 +295,6 @@ impl Draft {
     fn seals(&self) -> bool {
         let is_sealed = |pool: &PoolDraft| matches!(pool.persistence.carrier, Carrier::Cookie(_) | Carrier::Header(_));
         self.pools.iter().any(is_sealed)
-    }
-}
-
-impl RouteDraft {
-    /// Each host and its place; an empty one for every host.
-    fn each_host(&self) -> Vec<(&str, &Range<usize>)> {
-        if self.has_hosts {
-            self.hosts.iter().map(|spot| (spot.value.as_str(), &spot.span)).collect()
-        } else {
-            vec![("", &self.span)]
-        }
     }
 }
 

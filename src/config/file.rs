@@ -1,28 +1,31 @@
-//! Owns: the sections of the file that stand once, and the listeners, keys and routes.
+//! Owns: the sections of the file that stand once, and the keys.
 //! Invariant: what a section's room calls its default is the default.
 //! Must not know: how sections bear on each other.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
 use super::listeners::{ListenerDraft, listener};
-use super::names::{endpoint, host_pattern, name, path_prefix};
+use super::names::{endpoint, name};
 use super::pools::{self, PoolDraft};
 use super::reader::{Spot, Table};
+use super::routes::{self, RouteDraft};
 use super::secrets;
 use super::values::{
-    KIB, MIB, MILLISECOND, Value, YEAR, duration, found, must_be, nearest, plain_text, shown, size, text, whole, word,
+    KIB, MIB, MILLISECOND, Value, YEAR, body_bytes, duration, must_be, nearest, plain_text, rate, shown, size, text,
+    whole, word,
 };
 use crate::affinity::seal::{KEY_BYTES, Key};
 use crate::net::Address;
-use crate::{admin, proxy, runtime, telemetry};
+use crate::proxy::rate;
+use crate::{admin, runtime, telemetry};
 
 /// The file, section by section. What is `None` was said to be wrong.
 pub(super) struct Draft {
     pub(super) server: runtime::Settings,
+    pub(super) rate: Option<rate::Settings>,
     pub(super) log: telemetry::Settings,
     pub(super) admin: Option<Spot<admin::Settings>>,
     pub(super) keys: Vec<KeyDraft>,
@@ -43,20 +46,12 @@ impl KeyDraft {
     }
 }
 
-/// One `[[routes]]`.
-pub(super) struct RouteDraft {
-    pub(super) span: Range<usize>,
-    /// The file says which hosts; they are all `hosts` unless one of them is wrong.
-    pub(super) has_hosts: bool,
-    pub(super) hosts: Vec<Spot<String>>,
-    pub(super) path_prefix: String,
-    pub(super) pool: Option<Spot<String>>,
-}
-
 impl Draft {
     pub(super) fn read(root: &Table<'_>) -> Draft {
+        let (server, rate) = root.section("server", server);
         Draft {
-            server: root.section("server", server),
+            server,
+            rate,
             log: root.section("log", log),
             admin: root.section("admin", admin),
             keys: root.sections("keys", |table| KeyDraft {
@@ -64,20 +59,23 @@ impl Draft {
                 secret: secrets::key(table),
             }),
             listeners: root.sections("listeners", listener),
-            routes: root.sections("routes", route),
+            routes: root.sections("routes", routes::route),
             pools: root.sections("pools", pools::pool),
         }
     }
 }
 
-fn server(table: &Table<'_>) -> runtime::Settings {
+fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>) {
     let default = runtime::Settings::default();
-    runtime::Settings {
+    let mut settings = runtime::Settings {
         threads: table.get("threads", whole(0..=1024)).unwrap_or(default.threads),
         shutdown_grace: table.get("shutdown_grace", duration(Duration::ZERO..=YEAR)).unwrap_or(default.shutdown_grace),
         max_connections: table.get("max_connections", whole(1..=10_000_000)).unwrap_or(default.max_connections),
-        limits: table.section("limits", limits),
-    }
+        limits: default.limits,
+    };
+    let (limits, rate) = table.section("limits", |table| (limits(table), rate_of(table)));
+    settings.limits = limits;
+    (settings, rate)
 }
 
 fn limits(table: &Table<'_>) -> runtime::Limits {
@@ -90,6 +88,8 @@ fn limits(table: &Table<'_>) -> runtime::Limits {
         header_read_timeout: table.get("header_read_timeout", wait()).unwrap_or(default.header_read_timeout),
         idle_timeout: table.get("idle_timeout", wait()).unwrap_or(default.idle_timeout),
         body_bytes: table.get("body_bytes", body_bytes).unwrap_or(default.body_bytes),
+        connections_per_client: table.get("connections_per_client", whole(1..=1_000_000)),
+        requests_per_connection: table.get("requests_per_connection", whole(1..=1_000_000_000)),
     };
     if limits.target_bytes > limits.header_bytes {
         let problem = "`target_bytes` is more than `header_bytes`, which holds for target and fields together";
@@ -98,13 +98,17 @@ fn limits(table: &Table<'_>) -> runtime::Limits {
     limits
 }
 
-/// A size that can be unlimited. 0, which means just that elsewhere, is refused.
-fn body_bytes(value: &DeValue<'_>) -> Value<u64> {
-    match value.as_str() {
-        Some("unlimited") => Ok(u64::MAX),
-        Some("0" | "0B") => Err(must_be("a size, or \"unlimited\"", found(value), "write \"unlimited\" for no limit")),
-        _ => size(1..=1 << 50)(value),
+/// How many requests a client may send; as many at once as in a second, if that is not said.
+fn rate_of(table: &Table<'_>) -> Option<rate::Settings> {
+    let rate = table.get("requests_per_client", rate(1..=100_000));
+    let burst = table.get("request_burst", whole(1..=1_000_000));
+    if table.has("request_burst") && !table.has("requests_per_client") {
+        let problem = "`request_burst` has no effect: it is for `requests_per_client`";
+        table.notes().warn(&table.at("request_burst"), problem, "write for example requests_per_client = \"100/s\"");
     }
+    let (requests, per) = rate?;
+    let in_a_second = u32::try_from(u64::from(requests).div_ceil(per.as_secs().max(1))).unwrap_or(requests);
+    Some(rate::Settings { requests, per, burst: burst.unwrap_or(in_a_second) })
 }
 
 fn log(table: &Table<'_>) -> telemetry::Settings {
@@ -160,15 +164,4 @@ fn admin(table: &Table<'_>) -> Option<Spot<admin::Settings>> {
         table.notes().missing(&address.span, problem, remedy);
     }
     Some(Spot { value: admin::Settings { address: address.value, token }, span: address.span })
-}
-
-fn route(table: &Table<'_>) -> RouteDraft {
-    let default = proxy::route::Settings::all_to("");
-    RouteDraft {
-        span: table.span().clone(),
-        has_hosts: table.has("hosts"),
-        hosts: table.filled_list("hosts", host_pattern).unwrap_or_default(),
-        path_prefix: table.get("path_prefix", path_prefix).unwrap_or(default.path_prefix),
-        pool: table.required("pool", "\"app\"", name),
-    }
 }

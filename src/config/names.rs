@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::reader::Table;
-use super::values::{Value, found, must_be, shown, text};
+use super::values::{Value, Wrong, found, must_be, shown, text};
 use crate::affinity::seal::MAX_NAME;
 use crate::net::{Address, LONGEST_PATH};
 
@@ -106,13 +106,17 @@ pub(super) fn host_pattern(value: &DeValue<'_>) -> Value<String> {
     Err(must_be(WHAT, shown(text), remedy))
 }
 
-/// The Host field of a probe: a host and maybe a port.
+/// The Host field of a probe, or where a redirect leads: a host and maybe a port.
 pub(super) fn authority(value: &DeValue<'_>) -> Value<String> {
     let text = text(value)?;
-    let is_port = |port: &str| port.parse::<u16>().is_ok();
-    let is_good = is_host(text) || text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port));
     let error = || must_be("a host, or host:port", shown(text), "write for example \"example.com\"");
-    if is_good { Ok(text.into()) } else { Err(error()) }
+    if is_authority(text) { Ok(text.into()) } else { Err(error()) }
+}
+
+/// A host and maybe a port.
+pub(super) fn is_authority(text: &str) -> bool {
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    is_host(text) || text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port))
 }
 
 /// The Domain attribute of a cookie.
@@ -177,6 +181,44 @@ pub(super) fn field_name(value: &DeValue<'_>) -> Value<HeaderName> {
     Ok(name)
 }
 
+/// The name of a field that a route sets, adds or removes (`action`): none that frames the message or
+/// belongs to the connection, none that says who the client is, and no cookie but to be removed.
+pub(super) fn edited_field(text: &str, of_request: bool, action: &str) -> Value<HeaderName> {
+    const HOP: [&str; 11] = [
+        "connection",
+        "content-length",
+        "expect",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "date",
+    ];
+    const WHAT: &str = "the name of a header field";
+    let name: HeaderName = match text.parse() {
+        Ok(name) if text.len() <= 128 => name,
+        _ => return Err(must_be(WHAT, shown(text), "write for example \"X-Frame-Options\"")),
+    };
+    let field = name.as_str();
+    let of_client = field == "forwarded" || field == "x-real-ip" || field.starts_with("x-forwarded");
+    let (why, remedy) = match field {
+        _ if HOP.contains(&field) => ("belongs to the message's way, which is Linchpin's", "take it out"),
+        _ if field.starts_with("linchpin-") => ("is one of Linchpin's own", "write another name"),
+        "host" if !of_request => ("is no field of responses", "take it out"),
+        "host" if action != "set" => ("has to be there once", "write it into `set`"),
+        _ if of_request && of_client && action != "remove" => {
+            ("says who the client is, which Linchpin sets itself", "take it out, or write another name")
+        }
+        "cookie" if of_request && action != "remove" => ("has what clients send in it", "take it out"),
+        "set-cookie" if !of_request => ("is the application's, and may hold its session", "take it out"),
+        _ => return Ok(name),
+    };
+    Err(Wrong { problem: format!("can't be {}, which {why}", shown(text)), remedy: remedy.into() })
+}
+
 /// The name of a path parameter or of a key of a query: unreserved characters (RFC 3986 §2.3).
 pub(super) fn parameter(value: &DeValue<'_>) -> Value<String> {
     let text = text(value)?;
@@ -204,6 +246,11 @@ pub(super) fn cookie_path(value: &DeValue<'_>) -> Value<String> {
 /// The path and query of a probe.
 pub(super) fn target(value: &DeValue<'_>) -> Value<String> {
     path(value, "#", "a path that begins with / and has no blank and no `#`")
+}
+
+/// The whole path that a redirect leads to.
+pub(super) fn plain_path(value: &DeValue<'_>) -> Value<String> {
+    path(value, "?#", "a path that begins with / and has no blank, `?` or `#`")
 }
 
 /// The path of a route. `/app/` and `/app` are the same (Gateway API), so that the slash at the

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
-use super::file::{Draft, RouteDraft};
+use super::file::Draft;
 use super::pools::PoolDraft;
 use super::report::Notes;
+use super::routes::RouteDraft;
 use super::{Plan, PoolPlan};
 use crate::affinity::KeyRing;
 use crate::affinity::seal::Key;
@@ -32,12 +33,13 @@ impl Draft {
             listeners.push(listener.settings()?);
         }
         let pools = self.pools.into_iter().map(PoolDraft::plan).collect::<Option<Vec<_>>>()?;
-        let mut routes = self.routes.into_iter().map(RouteDraft::plan).collect::<Option<Vec<_>>>()?;
+        let mut routes = self.routes.iter().map(RouteDraft::plan).collect::<Option<Vec<_>>>()?;
         if let (true, [only]) = (routes.is_empty(), pools.as_slice()) {
             routes.push(proxy::route::Settings::all_to(&only.pool.name));
         }
         Some(Plan {
             server: self.server,
+            rate: self.rate,
             log: self.log,
             admin: self.admin.map(|admin| admin.value),
             keys: Arc::new(KeyRing::new(first, keys.collect())),
@@ -45,13 +47,6 @@ impl Draft {
             routes,
             pools,
         })
-    }
-}
-
-impl RouteDraft {
-    fn plan(self) -> Option<proxy::route::Settings> {
-        let hosts = self.hosts.into_iter().map(|host| host.value).collect();
-        Some(proxy::route::Settings { hosts, path_prefix: self.path_prefix, pool: self.pool?.value })
     }
 }
 

@@ -220,6 +220,34 @@ impl<'a> Table<'a> {
         tables.map(|table| table.read_with(&read)).collect()
     }
 
+    /// The entries of the section `[key]`, whose keys are not ours but the file's.
+    pub(super) fn entries<K, T>(
+        &self,
+        key: &'static str,
+        name: impl Fn(&str) -> Value<K>,
+        convert: impl Fn(&DeValue<'_>) -> Value<T>,
+    ) -> Vec<(Spot<K>, Spot<T>)> {
+        let Some((span, value)) = self.find(key, Shape::Section) else { return Vec::new() };
+        let Some(entries) = value.as_table() else {
+            let problem = format!("`{key}` must be a section, not {}", found(value));
+            self.notes.error(&span, problem, format!("write {key} = {{ \"X-Name\" = \"value\" }}"));
+            return Vec::new();
+        };
+        let entry = |(key_of, value): (&toml::Spanned<_>, &'a toml::Spanned<DeValue<'a>>)| {
+            let text: &std::borrow::Cow<'_, str> = key_of.get_ref();
+            let name = match name(text) {
+                Ok(value) => Some(Spot { value, span: key_of.span() }),
+                Err(wrong) => {
+                    self.notes.error(&key_of.span(), format!("a key of `{key}` {}", wrong.problem), wrong.remedy);
+                    None
+                }
+            };
+            let value = self.convert(&format!("`{}`", clipped(text)), value.span(), value.get_ref(), &convert);
+            name.zip(value)
+        };
+        entries.iter().filter_map(entry).collect()
+    }
+
     fn read_with<T>(self, read: impl FnOnce(&Table<'a>) -> T) -> T {
         let result = read(&self);
         self.refuse_unknown();

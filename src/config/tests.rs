@@ -110,7 +110,7 @@ fn values_arrive_where_they_belong() {
     let text = r#"
         [server]
         threads = 2
-        limits = { header_bytes = "16kib", body_bytes = "10MB" }
+        limits = { header_bytes = "16kib", body_bytes = "10MB", requests_per_client = "90/m", connections_per_client = 9 }
         [log]
         level = "warn,linchpin::health=debug"
         format = "json"
@@ -126,6 +126,14 @@ fn values_arrive_where_they_belong() {
         hosts = ["Shop.Example.com", "*.example.org"]
         path_prefix = "/shop/"
         pool = "app"
+        persistence = false
+        timeouts = { response = "5m" }
+        body_bytes = "unlimited"
+        strip_prefix = "/shop/"
+        request_headers = { set = { "X-A" = "1" }, remove = ["x-b"] }
+        [[routes]]
+        scheme = "http"
+        redirect = { scheme = "https", prefix = "/x/", status = 301 }
         [[pools]]
         name = "app"
         balance = "random_two"
@@ -159,11 +167,12 @@ fn values_arrive_where_they_belong() {
     assert_eq!(plan.server.threads, 2);
     assert_eq!((plan.server.limits.header_bytes, plan.server.limits.body_bytes), (16 * 1024, 10_000_000));
     assert_eq!(plan.log.access, telemetry::Access::File(here.join("logs/access.log")));
-    assert_eq!(plan.admin.unwrap().address, Address::Unix(here.join("admin.sock")));
+    assert_eq!(plan.admin.as_ref().unwrap().address, Address::Unix(here.join("admin.sock")));
     assert_eq!(plan.listeners[0].address.to_string(), "127.0.0.1:0");
     assert_eq!(plan.listeners[1].name, "[::1]:8443");
     assert_eq!(plan.routes[0].hosts, ["shop.example.com", "*.example.org"]);
     assert_eq!(plan.routes[0].path_prefix, "/shop");
+    values_of_routes_arrive(&plan);
     let pool = &plan.pools[0];
     assert_eq!(pool.balance, balance::Kind::RandomTwo);
     assert_eq!(pool.persistence.absolute_timeout, Some(seconds(5400)));
@@ -176,6 +185,24 @@ fn values_arrive_where_they_belong() {
     let first = &pool.pool.backends[0];
     assert_eq!((first.weight, first.state, first.failover[0].as_str()), (0, pool::AdminState::Drain, "b"));
     assert!(pool.pool.backends[1].backup);
+}
+
+fn values_of_routes_arrive(plan: &Plan) {
+    use proxy::redirect::{Path, Redirect};
+    let seconds = std::time::Duration::from_secs;
+    let rate = proxy::rate::Settings { requests: 90, per: seconds(60), burst: 2 };
+    assert_eq!((plan.rate, plan.server.limits.connections_per_client), (Some(rate), Some(9)));
+    let [shop, redirect] = plan.routes.as_slice() else { panic!() };
+    assert_eq!(
+        (shop.persistence, shop.timeouts.response, shop.body_bytes),
+        (false, Some(seconds(300)), Some(u64::MAX))
+    );
+    assert_eq!((shop.strip_prefix.as_deref(), shop.add_prefix.as_deref()), (Some("/shop"), None));
+    assert_eq!((shop.request_headers.set[0].0.as_str(), shop.request_headers.remove[0].as_str()), ("x-a", "x-b"));
+    let (scheme, path) = (Some("https"), Path::Prefix("/x".into()));
+    let expected = Redirect { scheme, host: None, port: None, path, status: http::StatusCode::MOVED_PERMANENTLY };
+    assert_eq!(redirect.goal, proxy::route::Goal::Redirect(expected));
+    assert_eq!((shop.is_secure, redirect.is_secure), (None, Some(false)));
 }
 
 #[test]

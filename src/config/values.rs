@@ -171,6 +171,40 @@ fn written_size(bytes: u64) -> String {
     exact.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
+/// A size that can be unlimited. 0, which means just that elsewhere, is refused.
+pub(super) fn body_bytes(value: &DeValue<'_>) -> Value<u64> {
+    match value.as_str() {
+        Some("unlimited") => Ok(u64::MAX),
+        Some("0" | "0B") => Err(must_be("a size, or \"unlimited\"", found(value), "write \"unlimited\" for no limit")),
+        _ => size(1..=1 << 50)(value),
+    }
+}
+
+/// So many in a time: `"100/s"`, `"1000/m"`, `"5000/h"`.
+pub(super) fn rate(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Value<(u32, Duration)> {
+    move |value| {
+        let read = |text: &str| {
+            let (number, unit) = text.split_once('/')?;
+            let seconds = match unit.trim() {
+                "s" => 1,
+                "m" => 60,
+                "h" => 3600,
+                _ => return None,
+            };
+            let number = number.trim().parse().ok().filter(|number| range.contains(number))?;
+            Some((number, Duration::from_secs(seconds)))
+        };
+        value.as_str().and_then(read).ok_or_else(|| {
+            let what = format!("a rate from {0}/s, {0}/m or {0}/h to {1}/s", range.start(), range.end());
+            let remedy = match integer(value).or_else(|| value.as_str()?.trim().parse().ok()) {
+                Some(number) => format!("write the unit: \"{number}/s\" for a second"),
+                None => "write a number and one of the units /s, /m, /h, such as \"100/s\"".into(),
+            };
+            must_be(&what, found(value), remedy)
+        })
+    }
+}
+
 /// A share in percent: `50` or `"50%"`.
 pub(super) fn percent<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Value<T> {
     move |value| {

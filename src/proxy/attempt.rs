@@ -16,10 +16,10 @@ use hyper::body::{Body, Incoming};
 use super::body::{RequestBody, Rules, Source};
 use super::error::ProxyError;
 use super::exchange::Exchange;
-use super::headers::Limits;
 use super::order::Order;
 use super::relay::Answer;
 use super::retry::{Facts, is_idempotent};
+use super::route::Way;
 use super::snapshot::Service;
 use super::upgrade::{Asked, Outcome};
 use super::{After, Proxy};
@@ -53,7 +53,7 @@ impl Outgoing {
         expects: bool,
         asked: Option<Asked>,
         service: &Service,
-        limits: &Limits,
+        way: &Way,
         clock: &clock::Limits,
     ) -> Result<Outgoing, ProxyError> {
         let repeatable = is_idempotent(&head.method) || service.retry.retry_on.non_idempotent;
@@ -68,7 +68,8 @@ impl Outgoing {
             headers.remove(EXPECT);
             return Ok(outgoing(headers, None, false, asked));
         }
-        let rules = Rules { most: limits.body, replay_limit: service.retry.replay_limit, idle: service.timeouts.idle };
+        let idle = way.timeouts(service).idle;
+        let rules = Rules { most: way.body, replay_limit: service.retry.replay_limit, idle };
         if incoming.size_hint().lower() > rules.most {
             return Err(ProxyError::BodyTooLarge);
         }
@@ -183,6 +184,7 @@ impl Proxy {
         let losses = backend.live().losses();
         let deadline = exchange.deadline();
         let limit = exchange.limit();
+        let timeouts = exchange.timeouts(service);
         let wanted = Wanted { client: exchange.origin().address, http1: outgoing.asked.is_some() };
         let mut may_reuse = true;
         loop {
@@ -194,7 +196,7 @@ impl Proxy {
             let mut line: Line<RequestBody> = match idle {
                 Some(line) => line,
                 None => {
-                    limit.set((clock::now() + service.timeouts.connect).min(deadline));
+                    limit.set((clock::now() + timeouts.connect).min(deadline));
                     let watch = |cx: &mut Context<'_>| {
                         if backend.live().losses() != losses && order.has_next() {
                             return Poll::Ready(Fact::Lost);
@@ -213,7 +215,7 @@ impl Proxy {
             let begun = clock::now();
             let due = || {
                 let since = outgoing.body().map_or(begun, |body| body.progress().max(begun));
-                (since + service.timeouts.response).min(deadline)
+                (since + timeouts.response).min(deadline)
             };
             limit.set(due());
             let watch = |cx: &mut Context<'_>| {

@@ -12,6 +12,7 @@ use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::forwarded::{self, Said};
+use super::redirect::Redirect;
 use crate::affinity::Memory;
 use crate::tls;
 
@@ -30,6 +31,8 @@ pub struct Door {
     pub trusted: Vec<IpNet>,
     /// What browsers are told to do from now on (RFC 6797), if anything.
     pub hsts: Option<HeaderValue>,
+    /// Where clients without TLS are sent, to come back by it.
+    pub https: Option<Redirect>,
 }
 
 impl Door {
@@ -113,6 +116,11 @@ impl Client {
             Said::Nothing => Origin { is_secure: scheme.unwrap_or(self.door.is_secure), ..own },
             Said::Contradiction => own,
         }
+    }
+
+    /// Where a request from `origin` is sent because it did not come by TLS.
+    pub(super) fn leads_to_tls(&self, origin: Origin) -> Option<&Redirect> {
+        self.door.https.as_ref().filter(|_| !origin.is_secure)
     }
 
     /// What a response to a request from `origin` is to tell a browser to do from now on.
@@ -235,7 +243,7 @@ mod tests {
     fn client(address: &str, trusted: &[&str]) -> Client {
         let trusted = trusted.iter().map(|net| net.parse().unwrap()).collect();
         Client::new(
-            &Arc::new(Door { name: "l".into(), is_secure: false, trusted, hsts: None }),
+            &Arc::new(Door { name: "l".into(), is_secure: false, trusted, hsts: None, https: None }),
             address.parse().unwrap(),
             None,
         )

@@ -2,7 +2,10 @@
 //! Invariant: no status codes here; `respond` is the one place that maps a fact to one.
 //! Must not know: HTTP responses.
 
+use std::time::Duration;
+
 use crate::affinity::policy::Refusal;
+use crate::telemetry::Limit;
 use crate::upstream::Failure;
 
 /// Why a request gets no answer of a backend.
@@ -24,6 +27,11 @@ pub enum ProxyError {
     BodyTimeout,
     /// The client broke the body off.
     BodyAborted,
+    /// The client has sent more requests than it may.
+    TooMany {
+        /// When it may send the next one.
+        wait: Duration,
+    },
     /// No route leads from here.
     NoRoute,
     /// No backend can serve now, and none was sent the request.
@@ -48,6 +56,7 @@ impl ProxyError {
             ProxyError::BodyTooLarge => "body_too_large",
             ProxyError::BodyTimeout => "body_timeout",
             ProxyError::BodyAborted => "body_aborted",
+            ProxyError::TooMany { .. } => "too_many_requests",
             ProxyError::NoRoute => "no_route",
             ProxyError::NoBackend => "no_backend",
             ProxyError::PinLost(_) => "pin_lost",
@@ -55,6 +64,17 @@ impl ProxyError {
             ProxyError::Backend(failure) => {
                 crate::upstream::Fact::OUTCOMES.get(failure.fact.outcome()).copied().unwrap_or("backend")
             }
+        }
+    }
+    /// The limit that it met, if it did.
+    pub fn limit(self) -> Option<Limit> {
+        match self {
+            ProxyError::TooMany { .. } => Some(Limit::RequestsPerClient),
+            ProxyError::BodyTooLarge => Some(Limit::BodyBytes),
+            ProxyError::TargetTooLong => Some(Limit::TargetBytes),
+            ProxyError::TooManyFields => Some(Limit::Header),
+            ProxyError::HeadTimeout => Some(Limit::HeaderReadTimeout),
+            _ => None,
         }
     }
 }

@@ -12,7 +12,9 @@ use http::{Method, StatusCode, Uri, request};
 use super::attempt::Outgoing;
 use super::body::{RequestBody, Source};
 use super::client::{Client, Origin};
+use super::edits::Edits;
 use super::error::ProxyError;
+use super::route::{Goal, Way};
 use super::snapshot::{Service, View};
 use super::{Proxy, Timeouts, respond, route, tunnel};
 use crate::affinity::rules::Effect;
@@ -44,7 +46,8 @@ pub struct Exchange {
     connected: Cell<Option<Instant>>,
     answered: Option<Instant>,
     limit: Limit,
-    pool: Option<usize>,
+    /// The position of its route's way.
+    way: Option<usize>,
     backend: Option<usize>,
     in_flight: Option<InFlight>,
     attempts: u32,
@@ -79,7 +82,7 @@ impl Exchange {
             connected: Cell::new(None),
             answered: None,
             limit: proxy.limits.limit(),
-            pool: None,
+            way: None,
             backend: None,
             in_flight: None,
             attempts: 0,
@@ -118,32 +121,59 @@ impl Exchange {
         Rc::clone(&self.view)
     }
 
-    /// Finds the pool.
+    /// Finds the route.
     pub(super) fn route<'v>(
         &mut self,
         view: &'v View,
         host: Option<&HeaderValue>,
         head: &request::Parts,
-    ) -> Option<&'v Service> {
+    ) -> Option<&'v Way> {
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let pool = view.snapshot().routes.find(route::without_port(host), head.uri.path())?;
-        self.pool = Some(pool);
-        view.snapshot().services.get(pool)
+        let routes = &view.snapshot().routes;
+        let found = routes.find(self.origin.is_secure, route::without_port(host), head.uri.path())?;
+        self.way = Some(found);
+        routes.way(found)
+    }
+
+    /// Takes a token of the client's, where clients have a rate.
+    pub(super) fn admit(&self, view: &View) -> Result<(), ProxyError> {
+        let Some(limiter) = &view.snapshot().limiter else { return Ok(()) };
+        limiter.take(self.origin.address, clock::now()).map_err(|wait| ProxyError::TooMany { wait })
+    }
+
+    /// What the route does to fields, if anything.
+    pub(super) fn edits(&self) -> Option<&Edits> {
+        self.view.edits(self.way?)
     }
 
     /// The pool's position; 0 before a route was found.
     pub(super) fn pool(&self) -> usize {
-        self.pool.unwrap_or(0)
+        self.pool_of_way().unwrap_or(0)
+    }
+
+    fn way(&self) -> Option<&Way> {
+        self.view.snapshot().routes.way(self.way?)
+    }
+
+    fn pool_of_way(&self) -> Option<usize> {
+        match self.way()?.goal {
+            Goal::Pool(pool) => Some(pool),
+            Goal::Redirect(_) => None,
+        }
     }
 
     fn service(&self) -> Option<&Service> {
-        self.view.snapshot().services.get(self.pool?)
+        self.view.service(self.pool_of_way()?)
+    }
+
+    /// The timeouts of the request, which `service` serves.
+    pub(super) fn timeouts<'t>(&'t self, service: &'t Service) -> &'t Timeouts {
+        self.way().map_or(&service.timeouts, |way| way.timeouts(service))
     }
 
     /// When the time for all attempts is over.
     pub(super) fn deadline(&self) -> Instant {
-        let total = self.service().map_or(Duration::ZERO, |service| service.timeouts.total);
-        self.begun + total
+        self.begun + self.service().map_or(Duration::ZERO, |service| self.timeouts(service).total)
     }
 
     /// The limit of whatever this request waits for now.
@@ -231,6 +261,9 @@ impl Exchange {
     pub(super) fn refused(&mut self, error: ProxyError) {
         self.status = Some(respond::status(error));
         self.error = Some(error.as_str());
+        if let Some(limit) = error.limit() {
+            self.proxy.limited(limit);
+        }
     }
 
     pub(super) fn relayed(&mut self, bytes: usize) {
@@ -240,7 +273,7 @@ impl Exchange {
     /// The backend is waited for, in the middle of a body.
     pub(super) fn wait_for_body(&self) {
         let of = |timeouts: &Timeouts| if self.is_stream { timeouts.stream_idle } else { timeouts.idle };
-        self.limit.set_after(self.service().map_or(Duration::ZERO, |service| of(&service.timeouts)));
+        self.limit.set_after(self.service().map_or(Duration::ZERO, |service| of(self.timeouts(service))));
     }
 
     /// Notes whether the response is one that goes on for as long as both sides want, and says so.
@@ -254,7 +287,7 @@ impl Exchange {
 
     /// The time that a tunnel of this request has.
     pub(super) fn tunnel_limits(&self) -> tunnel::Limits {
-        let timeouts = self.service().map(|service| &service.timeouts);
+        let timeouts = self.service().map(|service| self.timeouts(service));
         tunnel::Limits {
             idle: timeouts.map_or(Duration::ZERO, |timeouts| timeouts.stream_idle),
             lifetime: timeouts.and_then(|timeouts| timeouts.tunnel_lifetime),
@@ -333,6 +366,9 @@ impl Drop for Exchange {
 pub(super) fn record_unread(proxy: &Rc<Proxy>, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
     let id = proxy.new_id();
     let status = respond::status(error).as_u16();
+    if let Some(limit) = error.limit() {
+        proxy.limited(limit);
+    }
     proxy.view.borrow().snapshot().unrouted.request(proxy.thread, Verdict::None as usize, status, Duration::ZERO);
     proxy.lines.write(&Record {
         time: clock::unix(),

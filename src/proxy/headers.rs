@@ -11,15 +11,13 @@ use super::error::ProxyError;
 
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
-/// What a request may take. The rest of `[server.limits]` is the connection's business.
+/// What a request's head may take. The rest of `[server.limits]` is the route's and the connection's business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Header fields.
     pub fields: usize,
     /// Bytes of the target.
     pub target: usize,
-    /// Bytes of the body.
-    pub body: u64,
 }
 
 /// Puts a request's head into the form that is forwarded: origin-form, one valid Host. That is handed
@@ -211,7 +209,7 @@ mod tests {
     use http::Request;
     use std::sync::Arc;
 
-    const LIMITS: Limits = Limits { fields: 100, target: 100, body: 0 };
+    const LIMITS: Limits = Limits { fields: 100, target: 100 };
 
     fn head(uri: &str, hosts: &[&str]) -> request::Parts {
         let mut builder = Request::builder().uri(uri);
@@ -270,7 +268,7 @@ mod tests {
     }
 
     fn forward(headers: &mut HeaderMap) -> bool {
-        let door = Door { name: "l".into(), is_secure: false, trusted: Vec::new(), hsts: None };
+        let door = Door { name: "l".into(), is_secure: false, trusted: Vec::new(), hsts: None, https: None };
         let client = Client::new(&Arc::new(door), [127, 0, 0, 1].into(), None);
         let (origin, host) = (client.origin(headers), headers.get(HOST).cloned());
         to_backend(headers, host.as_ref(), &client, origin)

@@ -91,10 +91,20 @@ impl Exchange {
         Reply { response: Response::from_parts(head, nothing), tunnel: Some(tunnel), is_stream: false }
     }
 
+    /// An answer that sends the client elsewhere.
+    pub(super) fn redirect(mut self: Box<Self>, mut response: Response<()>) -> Reply {
+        self.answered(response.status());
+        self.dress(response.headers_mut());
+        self.explain(response.headers_mut());
+        let response = response.map(|()| ResponseBody { content: Content::Page(Bytes::new()), exchange: Some(self) });
+        Reply { response, tunnel: None, is_stream: false }
+    }
+
     /// A page that says why there is no answer.
     pub(super) fn refuse(mut self: Box<Self>, error: ProxyError) -> Reply {
         self.refused(error);
         let mut response = respond::respond(error, self.id(), self.accepts_json());
+        self.dress(response.headers_mut());
         self.explain(response.headers_mut());
         let response = response.map(|page| ResponseBody { content: Content::Page(page), exchange: Some(self) });
         Reply { response, tunnel: None, is_stream: false }

@@ -22,6 +22,7 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         ProxyError::HeadTimeout | ProxyError::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         ProxyError::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ProxyError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         ProxyError::NoRoute => StatusCode::NOT_FOUND,
         ProxyError::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
         ProxyError::NotSwitched => StatusCode::BAD_GATEWAY,
@@ -47,6 +48,7 @@ fn advice(error: ProxyError) -> &'static str {
         ProxyError::HeadTimeout | ProxyError::BodyTimeout => "The request did not come in time.",
         ProxyError::BodyTooLarge => "What was sent is too large.",
         ProxyError::BodyAborted => "The request ended early.",
+        ProxyError::TooMany { .. } => "Too many requests came from your address. Please wait a moment.",
         ProxyError::NoRoute => "Nothing is served at this address.",
         ProxyError::NoBackend => "No server is available just now. Please try again in a moment.",
         ProxyError::PinLost(_) => "The server that holds your session is not available just now.",
@@ -89,6 +91,11 @@ pub fn respond(error: ProxyError, id: u64, accepts_json: bool) -> Response<Bytes
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     match error {
         ProxyError::PinLost(refusal) => drop(headers.insert(RETRY_AFTER, HeaderValue::from(refusal.retry_after))),
+        // Whole seconds, and not too early.
+        ProxyError::TooMany { wait } => {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
         _ if status == StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS)),
         _ => {}
     }
@@ -143,6 +150,8 @@ pub fn accepts_json(accept: Option<&HeaderValue>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::upstream::Failure;
 
@@ -161,6 +170,15 @@ mod tests {
     fn no_server_left_says_when_to_come_again() {
         assert!(respond(ProxyError::NoBackend, 1, false).headers().contains_key(RETRY_AFTER));
         assert!(!respond(ProxyError::NoRoute, 1, false).headers().contains_key(RETRY_AFTER));
+    }
+
+    #[test]
+    fn who_sends_too_much_is_told_whole_seconds_and_keeps_the_connection() {
+        for (wait, seconds) in [(1, "1"), (1000, "1"), (1001, "2")] {
+            let response = respond(ProxyError::TooMany { wait: Duration::from_millis(wait) }, 1, false);
+            assert_eq!((response.status().as_u16(), response.headers()[RETRY_AFTER].to_str().unwrap()), (429, seconds));
+            assert!(!response.headers().contains_key(CONNECTION));
+        }
     }
 
     #[test]

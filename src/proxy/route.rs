@@ -1,22 +1,104 @@
-//! Owns: host and path → pool.
+//! Owns: scheme, host and path → pool or redirect, and what a route has of its own.
 //! Invariant: the most specific route wins, whatever the order of the configuration.
 //! Must not know: backends.
+
+use std::time::Duration;
+
+use super::Timeouts;
+use super::fields::Fields;
+use super::redirect::Redirect;
+use super::rewrite::{Rewrite, behind};
+use super::snapshot::Service;
+use crate::affinity::rules::Effect;
 
 /// One `[[routes]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// For requests over TLS alone, or those without; `None` for both.
+    pub is_secure: Option<bool>,
     /// Host names in lower case, exact or `*.suffix`; empty for every host.
     pub hosts: Vec<String>,
     /// The beginning of the path, whole segments; `/` for every path.
     pub path_prefix: String,
-    /// Name of the pool.
-    pub pool: String,
+    /// Where it leads.
+    pub goal: Goal<String>,
+    /// Whether the pool's persistence is for its requests.
+    pub persistence: bool,
+    /// What differs from the pool's.
+    pub timeouts: Overrides,
+    /// Bytes of a request's body; `[server.limits]` if not said.
+    pub body_bytes: Option<u64>,
+    /// The beginning of the path that a backend is not to see.
+    pub strip_prefix: Option<String>,
+    /// What a backend sees before the path.
+    pub add_prefix: Option<String>,
+    /// What is done to the fields of requests.
+    pub request_headers: Fields,
+    /// What is done to the fields of responses.
+    pub response_headers: Fields,
 }
 
 impl Settings {
     /// Every request to the pool named `pool`.
     pub fn all_to(pool: &str) -> Settings {
-        Settings { hosts: Vec::new(), path_prefix: "/".into(), pool: pool.into() }
+        Settings::to(Goal::Pool(pool.into()))
+    }
+
+    /// Every request to `goal`.
+    pub fn to(goal: Goal<String>) -> Settings {
+        Settings {
+            is_secure: None,
+            hosts: Vec::new(),
+            path_prefix: "/".into(),
+            goal,
+            persistence: true,
+            timeouts: Overrides::default(),
+            body_bytes: None,
+            strip_prefix: None,
+            add_prefix: None,
+            request_headers: Fields::default(),
+            response_headers: Fields::default(),
+        }
+    }
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Goal<P> {
+    /// To a pool.
+    Pool(P),
+    /// Elsewhere.
+    Redirect(Redirect),
+}
+
+/// `[routes.timeouts]`: those of `[pools.timeouts]` that a route has otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// [`Timeouts::connect`].
+    pub connect: Option<Duration>,
+    /// [`Timeouts::response`].
+    pub response: Option<Duration>,
+    /// [`Timeouts::idle`].
+    pub idle: Option<Duration>,
+    /// [`Timeouts::total`].
+    pub total: Option<Duration>,
+    /// [`Timeouts::stream_idle`].
+    pub stream_idle: Option<Duration>,
+    /// [`Timeouts::tunnel_lifetime`].
+    pub tunnel_lifetime: Option<Duration>,
+}
+
+impl Overrides {
+    /// The pool's timeouts with these instead of its own.
+    pub fn of(&self, pool: &Timeouts) -> Timeouts {
+        Timeouts {
+            connect: self.connect.unwrap_or(pool.connect),
+            response: self.response.unwrap_or(pool.response),
+            idle: self.idle.unwrap_or(pool.idle),
+            total: self.total.unwrap_or(pool.total),
+            stream_idle: self.stream_idle.unwrap_or(pool.stream_idle),
+            tunnel_lifetime: self.tunnel_lifetime.or(pool.tunnel_lifetime),
+        }
     }
 }
 
@@ -24,13 +106,15 @@ impl Settings {
 #[derive(Debug, Default)]
 pub struct Routes {
     routes: Vec<Route>,
+    ways: Vec<Way>,
 }
 
 #[derive(Debug)]
 struct Route {
+    is_secure: Option<bool>,
     host: Host,
     prefix: String,
-    pool: usize,
+    way: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -41,26 +125,98 @@ enum Host {
     Any,
 }
 
-impl Routes {
-    /// Makes the table; `position` finds a pool by name. A route to no pool is left out: the
-    /// configuration check has refused it.
-    pub fn new(settings: &[Settings], position: impl Fn(&str) -> Option<usize>) -> Routes {
-        let mut routes = Vec::new();
-        for each in settings {
-            let Some(pool) = position(&each.pool) else { continue };
-            let any = each.hosts.is_empty().then_some(Host::Any);
-            for host in each.hosts.iter().map(|host| Host::parse(host)).chain(any) {
-                routes.push(Route { host, prefix: each.path_prefix.trim_end_matches('/').into(), pool });
-            }
-        }
-        routes.sort_by_key(|route| std::cmp::Reverse((route.host.rank(), route.prefix.len())));
-        Routes { routes }
+/// What is done with the requests of one `[[routes]]`.
+#[derive(Debug)]
+pub struct Way {
+    /// The position of its pool, or where its clients are sent.
+    pub goal: Goal<usize>,
+    /// What the path of its requests begins with.
+    pub prefix: String,
+    /// Its timeouts, where they are not the pool's.
+    pub timeouts: Option<Box<Timeouts>>,
+    /// The most bytes of a request's body.
+    pub body: u64,
+    /// Stands for a rule of persistence, where none has matched.
+    pub effect: Option<Effect>,
+    /// What becomes of the path.
+    pub rewrite: Option<Rewrite>,
+    /// What is done to requests' fields.
+    pub request: Fields,
+    /// What is done to responses' fields.
+    pub response: Fields,
+}
+
+impl Way {
+    /// The timeouts of its requests, which `service` serves.
+    pub(super) fn timeouts<'t>(&'t self, service: &'t Service) -> &'t Timeouts {
+        self.timeouts.as_deref().unwrap_or(&service.timeouts)
     }
 
-    /// The pool for a request to `host` (without port, any case) and `path`.
-    pub fn find(&self, host: &str, path: &str) -> Option<usize> {
-        let found = self.routes.iter().find(|route| route.host.matches(host) && is_prefix(&route.prefix, path));
-        found.map(|route| route.pool)
+    fn new(settings: &Settings, body: u64, goal: Goal<usize>, timeouts: Option<&Timeouts>) -> Way {
+        let own =
+            |timeouts: &Timeouts| Some(settings.timeouts.of(timeouts)).filter(|own| own != timeouts).map(Box::new);
+        let mut request = settings.request_headers.clone();
+        if let Some(prefix) = settings.strip_prefix.as_ref().and_then(|prefix| prefix.parse().ok()) {
+            // For applications that make links: the name that Traefik gave it.
+            request.set.push((http::HeaderName::from_static("x-forwarded-prefix"), prefix));
+        }
+        Way {
+            goal,
+            prefix: settings.path_prefix.clone(),
+            timeouts: timeouts.and_then(own),
+            body: settings.body_bytes.unwrap_or(body),
+            effect: (!settings.persistence).then_some(Effect::Exempt),
+            rewrite: Rewrite::new(settings.strip_prefix.as_deref(), settings.add_prefix.as_deref()),
+            request,
+            response: settings.response_headers.clone(),
+        }
+    }
+}
+
+impl Routes {
+    /// Makes the table; bodies may have `body` bytes where a route doesn't say otherwise. `pool` finds a
+    /// pool's position and timeouts by name. A route to no pool is left out: the configuration check has
+    /// refused it.
+    pub fn new<'t>(settings: &[Settings], body: u64, pool: impl Fn(&str) -> Option<(usize, &'t Timeouts)>) -> Routes {
+        let mut all = Routes::default();
+        for each in settings {
+            let way = match &each.goal {
+                Goal::Redirect(redirect) => Way::new(each, body, Goal::Redirect(redirect.clone()), None),
+                Goal::Pool(name) => match pool(name) {
+                    Some((position, timeouts)) => Way::new(each, body, Goal::Pool(position), Some(timeouts)),
+                    None => continue,
+                },
+            };
+            let any = each.hosts.is_empty().then_some(Host::Any);
+            for host in each.hosts.iter().map(|host| Host::parse(host)).chain(any) {
+                let prefix = each.path_prefix.trim_end_matches('/').into();
+                all.routes.push(Route { is_secure: each.is_secure, host, prefix, way: all.ways.len() });
+            }
+            all.ways.push(way);
+        }
+        let rank = |route: &Route| (route.is_secure.is_some(), route.host.rank(), route.prefix.len());
+        all.routes.sort_by_key(|route| std::cmp::Reverse(rank(route)));
+        all
+    }
+
+    /// The position of the way for a request to `host` (without port, any case) and `path`.
+    pub fn find(&self, is_secure: bool, host: &str, path: &str) -> Option<usize> {
+        let leads = |route: &&Route| {
+            route.is_secure.is_none_or(|only| only == is_secure)
+                && route.host.matches(host)
+                && behind(&route.prefix, path).is_some()
+        };
+        self.routes.iter().find(leads).map(|route| route.way)
+    }
+
+    /// The way at a position.
+    pub fn way(&self, position: usize) -> Option<&Way> {
+        self.ways.get(position)
+    }
+
+    /// All ways, by position.
+    pub fn ways(&self) -> &[Way] {
+        &self.ways
     }
 }
 
@@ -94,11 +250,6 @@ impl Host {
     }
 }
 
-/// Whole segments: `/app` is a prefix of `/app` and `/app/x`, not of `/apple`.
-fn is_prefix(prefix: &str, path: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/'))
-}
-
 /// A Host field's value without its port.
 pub fn without_port(host: &str) -> &str {
     match host.bytes().rposition(|byte| byte == b':') {
@@ -112,53 +263,86 @@ pub fn without_port(host: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn routes(settings: &[(&[&str], &str, &str)]) -> Routes {
-        let settings: Vec<_> = settings
+    type Given<'g> = (Option<bool>, &'g [&'g str], &'g str, &'g str);
+
+    fn routes(given: &[Given<'_>], timeouts: &Timeouts) -> Routes {
+        let settings: Vec<_> = given
             .iter()
-            .map(|(hosts, prefix, pool)| Settings {
+            .map(|(is_secure, hosts, prefix, pool)| Settings {
+                is_secure: *is_secure,
                 hosts: hosts.iter().map(|host| (*host).into()).collect(),
                 path_prefix: (*prefix).into(),
-                pool: (*pool).into(),
+                ..Settings::all_to(pool)
             })
             .collect();
-        Routes::new(&settings, |name| name.parse().ok())
+        Routes::new(&settings, 0, |name| Some((name.parse().ok()?, timeouts)))
+    }
+
+    fn found(routes: &Routes, is_secure: bool, host: &str, path: &str) -> Option<usize> {
+        match routes.way(routes.find(is_secure, host, path)?)?.goal {
+            Goal::Pool(pool) => Some(pool),
+            Goal::Redirect(_) => None,
+        }
     }
 
     #[test]
     fn the_most_specific_route_wins_whatever_the_order() {
-        let table: [(&[&str], &str, &str); 6] = [
-            (&[], "/", "0"),
-            (&["*.example.com"], "/", "1"),
-            (&["*.b.example.com"], "/", "2"),
-            (&["shop.example.com"], "/", "3"),
-            (&["shop.example.com"], "/cart", "4"),
-            (&[], "/cart", "5"),
+        let table: [Given<'_>; 8] = [
+            (None, &[], "/", "0"),
+            (None, &["*.example.com"], "/", "1"),
+            (None, &["*.b.example.com"], "/", "2"),
+            (None, &["shop.example.com"], "/", "3"),
+            (None, &["shop.example.com"], "/cart", "4"),
+            (None, &[], "/cart", "5"),
+            (Some(true), &["*.example.com"], "/", "6"),
+            (Some(true), &[], "/cart", "7"),
         ];
         let mut reversed = table;
         reversed.reverse();
-        for routes in [routes(&table), routes(&reversed)] {
-            for (host, path, pool) in [
-                ("shop.example.com", "/", 3),
-                ("SHOP.example.COM", "/cart", 4),
-                ("shop.example.com", "/cart/1", 4),
-                ("shop.example.com", "/carts", 3),
-                ("x.example.com", "/cart", 1),
-                ("a.b.example.com", "/", 2),
-                ("example.com", "/", 0),
-                (".example.com", "/", 0),
-                ("other", "/cart", 5),
-                ("", "*", 0),
+        let timeouts = Timeouts::default();
+        for routes in [routes(&table, &timeouts), routes(&reversed, &timeouts)] {
+            for (is_secure, host, path, pool) in [
+                (false, "shop.example.com", "/", 3),
+                (false, "SHOP.example.COM", "/cart", 4),
+                (false, "shop.example.com", "/cart/1", 4),
+                (false, "shop.example.com", "/cart;jsessionid=1.a", 4),
+                (false, "shop.example.com", "/carts", 3),
+                (false, "x.example.com", "/cart", 1),
+                (false, "a.b.example.com", "/", 2),
+                (false, "example.com", "/", 0),
+                (false, ".example.com", "/", 0),
+                (false, "other", "/cart", 5),
+                (false, "", "*", 0),
+                (true, "shop.example.com", "/cart", 6),
+                (true, "other", "/cart", 7),
+                (true, "other", "/", 0),
             ] {
-                assert_eq!(routes.find(host, path), Some(pool), "{host} {path}");
+                assert_eq!(found(&routes, is_secure, host, path), Some(pool), "{is_secure} {host} {path}");
             }
         }
     }
 
     #[test]
     fn no_route_is_no_pool() {
-        assert_eq!(routes(&[(&["a"], "/", "0")]).find("b", "/"), None);
-        assert_eq!(routes(&[(&[], "/app/", "0")]).find("b", "/"), None);
-        assert_eq!(routes(&[(&[], "/app/", "0")]).find("b", "/app"), Some(0));
+        let timeouts = Timeouts::default();
+        let routes = |hosts: &[&str], prefix: &str| routes(&[(None, hosts, prefix, "0")], &timeouts);
+        assert_eq!(found(&routes(&["a"], "/"), false, "b", "/"), None);
+        assert_eq!(found(&routes(&[], "/app/"), false, "b", "/"), None);
+        assert_eq!(found(&routes(&[], "/app/"), false, "b", "/app"), Some(0));
+    }
+
+    #[test]
+    fn a_route_without_timeouts_of_its_own_has_its_pools() {
+        let pool = Timeouts { total: Duration::from_secs(7), ..Timeouts::default() };
+        let mut settings = Settings::all_to("0");
+        let way = |settings: &Settings| {
+            Routes::new(std::slice::from_ref(settings), 9, |_| Some((0, &pool))).ways.pop().unwrap()
+        };
+        assert_eq!((way(&settings).timeouts, way(&settings).body), (None, 9));
+        settings.timeouts.response = Some(Duration::from_secs(1));
+        settings.body_bytes = Some(3);
+        let own = Timeouts { response: Duration::from_secs(1), ..pool.clone() };
+        assert_eq!((way(&settings).timeouts, way(&settings).body), (Some(Box::new(own)), 3));
     }
 
     #[test]

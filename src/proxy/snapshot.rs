@@ -7,27 +7,34 @@ use std::sync::Arc;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
+use super::edits::Edits;
 use super::headers::Limits;
+use super::rate::Limiter;
 use super::retry::{self, Budget};
 use super::route::Routes;
 use super::{Timeouts, key};
 use crate::affinity::Affinity;
 use crate::balance::{self, Balancer};
 use crate::pool::Pool;
+use crate::telemetry::Limited;
 use crate::telemetry::metrics::Series;
 use crate::upstream;
 
 /// One configuration at work.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Host and path → position in `services`.
+    /// Host and path → position in `services`, or elsewhere.
     pub routes: Routes,
     /// The pools.
     pub services: Vec<Service>,
     /// What a request may take.
     pub limits: Limits,
+    /// How many requests each client may send, if they are limited.
+    pub limiter: Option<Arc<Limiter>>,
     /// Counts what no route leads to.
     pub unrouted: Arc<Series>,
+    /// Counts what met a limit.
+    pub limited: Arc<Limited>,
 }
 
 /// A pool and all that belongs to serving from it.
@@ -53,10 +60,12 @@ pub struct Service {
     pub unserved: Arc<Series>,
 }
 
-/// A snapshot and what one thread keeps beside it: cursors and budgets.
+/// A snapshot and what one thread keeps beside it: cursors, budgets, and fields that it alone copies.
 pub(super) struct View {
     snapshot: Arc<Snapshot>,
     pools: Vec<(Box<dyn Balancer>, Budget)>,
+    /// By position of the way.
+    edits: Box<[Option<Edits>]>,
 }
 
 impl View {
@@ -65,7 +74,18 @@ impl View {
             (service.balance.build(&service.pool, random.random()), Budget::new(service.retry.budget))
         };
         let pools = snapshot.services.iter().map(pool).collect();
-        View { snapshot, pools }
+        let edits = snapshot.routes.ways().iter().map(Edits::of).collect();
+        View { snapshot, pools, edits }
+    }
+
+    /// Positions come from `routes` of the same snapshot.
+    pub(super) fn service(&self, pool: usize) -> Option<&Service> {
+        self.snapshot.services.get(pool)
+    }
+
+    /// What the route of this way does to fields, if anything.
+    pub(super) fn edits(&self, way: usize) -> Option<&Edits> {
+        self.edits.get(way)?.as_ref()
     }
 
     pub(super) fn snapshot(&self) -> &Snapshot {

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -21,10 +22,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::activity::{Activity, Stall};
 use super::greet::{self, Arrival, Peer};
+use super::guests::{Guest, Guests, Refused};
 use super::listen::Door;
 use super::{http1, http2};
 use crate::clock;
 use crate::net::Socket;
+use crate::telemetry::Limit;
 
 /// What is served on connections. One value serves one thread.
 pub trait Handler: 'static {
@@ -46,6 +49,9 @@ pub trait Handler: 'static {
     /// A request came of which no head was understood. The bytes are sent as the answer where
     /// none has gone out yet.
     fn unread(self: &Rc<Self>, client: &Rc<Self::Client>, fault: Fault) -> Bytes;
+
+    /// A connection met a limit.
+    fn limited(&self, limit: Limit);
 }
 
 /// What a request gets.
@@ -84,6 +90,8 @@ pub enum Fault {
 pub(super) struct Common<H> {
     pub(super) handler: Rc<H>,
     pub(super) limits: super::Limits,
+    /// How many connections each client has, where that is limited.
+    pub(super) guests: Option<Arc<Guests>>,
     pub(super) clock: clock::Limits,
     /// The process is about to end: finish what is under way, begin nothing new.
     pub(super) draining: Cell<bool>,
@@ -91,9 +99,23 @@ pub(super) struct Common<H> {
 }
 
 impl<H> Common<H> {
-    pub(super) fn new(handler: Rc<H>, limits: super::Limits, clock: clock::Limits) -> Common<H> {
+    pub(super) fn new(
+        handler: Rc<H>,
+        limits: super::Limits,
+        guests: Option<Arc<Guests>>,
+        clock: clock::Limits,
+    ) -> Common<H> {
         let http1 = http1::builder(&limits);
-        Common { handler, limits, clock, draining: Cell::new(false), http1 }
+        Common { handler, limits, guests, clock, draining: Cell::new(false), http1 }
+    }
+
+    /// Lets a connection of the client at `address` in; it counts as long as what is returned lives.
+    pub(super) fn enter(&self, address: IpAddr) -> Result<Option<Guest>, Refused>
+    where
+        H: Handler,
+    {
+        let Some(guests) = &self.guests else { return Ok(None) };
+        guests.enter(address).inspect_err(|_| self.handler.limited(Limit::ConnectionsPerClient))
     }
 
     /// Waits for something to read; false if the connection is over.
@@ -118,6 +140,9 @@ pub(super) async fn serve<H: Handler>(socket: Socket, address: IpAddr, door: Arc
     }
     let Some(arrival) = greet::greet(socket, address, &door, &common.limits).await else { return };
     let Arrival { stream, prefix, peer, is_http2 } = arrival;
+    // A proxy's connection is one of the client's that it speaks for.
+    let is_relayed = peer.address != address;
+    let Ok(_guest) = (if is_relayed { common.enter(peer.address) } else { Ok(None) }) else { return };
     let client = Rc::new(common.handler.client(door.index, peer));
     drop(door);
     match is_http2 {
@@ -132,7 +157,7 @@ type Served<H> = Result<Response<Tracked<<H as Handler>::Body>>, Infallible>;
 
 /// The handler as hyper wants it, with the connection's activity kept on the way.
 pub(super) fn service<H: Handler>(
-    handler: Rc<H>,
+    common: &Common<H>,
     client: Rc<H::Client>,
     activity: Rc<Activity>,
 ) -> impl Service<
@@ -141,15 +166,27 @@ pub(super) fn service<H: Handler>(
     Error = Infallible,
     Future = impl Future<Output = Served<H>> + 'static,
 > {
+    let handler = Rc::clone(&common.handler);
+    let most = common.limits.requests_per_connection.unwrap_or(u32::MAX);
     service_fn(move |mut request: Request<Incoming>| {
         let mut busy = Busy::begin(&activity);
         let has_body = !request.body().is_end_stream();
         activity.lingers.set(has_body);
         let upgrade = http2::takeover(&mut request);
         let stall = activity.opens_stream();
+        let is_last = activity.requests.get() >= most;
+        if activity.requests.get() == most {
+            handler.limited(Limit::RequestsPerConnection);
+        }
         // With `map` and not in an `async` block, which would have the request's future in it twice.
         Rc::clone(&handler).handle(Rc::clone(&client), request).map(move |reply| {
-            let Reply { response, tunnel, is_stream } = reply;
+            let Reply { mut response, tunnel, is_stream } = reply;
+            // A connection of HTTP/2 is told by itself to go.
+            if is_last && stall.is_none() && tunnel.is_none() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                // The client may have sent the next one already.
+                busy.activity.lingers.set(true);
+            }
             busy.is_answered = true;
             busy.activity.is_stream.set(is_stream);
             let Some(tunnel) = tunnel else {

@@ -76,7 +76,7 @@ async fn active<H: Handler>(
     if !prefix.is_empty() {
         activity.head_since.set(Some(clock::now()));
     }
-    let service = service(Rc::clone(&common.handler), Rc::clone(client), Rc::clone(&activity));
+    let service = service(common, Rc::clone(client), Rc::clone(&activity));
     let mut connection = common.http1.serve_connection(Io::new(stream, prefix, &activity), service);
     let limit = common.clock.limit();
     limit.set_after(phase::QUIET);

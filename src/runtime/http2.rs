@@ -37,17 +37,19 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Serves one connection, of which `prefix` was read already, until it ends.
 pub(super) async fn serve<H: Handler>(stream: Stream, prefix: Bytes, client: Rc<H::Client>, common: Rc<Common<H>>) {
     let activity = Activity::of_streams();
-    let service = service(Rc::clone(&common.handler), client, Rc::clone(&activity));
+    let service = service(&common, client, Rc::clone(&activity));
     let spawner =
         Spawner { activity: Rc::clone(&activity), clock: common.clock.clone(), patience: common.limits.idle_timeout };
     let io = Io::new(stream, prefix, &activity);
     let mut connection = builder(spawner, &common.limits).serve_connection(io, service);
     let limit = common.clock.limit();
     limit.set_after(phase::QUIET);
+    let most = common.limits.requests_per_connection.unwrap_or(u32::MAX);
     let mut retire = false;
     let mut retired = None;
     poll_fn(|cx| {
         loop {
+            retire |= activity.requests.get() >= most;
             if (retire || common.draining.get()) && retired.is_none() {
                 retired = Some(clock::now());
                 Pin::new(&mut connection).graceful_shutdown();

@@ -21,6 +21,7 @@ use super::ListenerSettings;
 use super::conn::{self, Common, Counted, Handler};
 use crate::net::unix::{self, SocketFile};
 use crate::net::{Address, Socket};
+use crate::telemetry::Limit;
 use crate::telemetry::metrics::{Listener, Metrics};
 use crate::tls::Acceptor;
 
@@ -83,7 +84,12 @@ impl Door {
     /// Whether a connection from `address` begins with a PROXY header. Never guessed from what comes,
     /// as the specification has it: else any client could speak for any other.
     pub(super) fn takes_header_from(&self, address: IpAddr) -> bool {
-        self.proxied && self.trusted.iter().any(|net| net.contains(&address))
+        self.proxied && self.trusts(address)
+    }
+
+    /// Whether a proxy at `address` is believed.
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|net| net.contains(&address))
     }
 }
 
@@ -235,10 +241,14 @@ impl House {
 
     /// The next connection of a listener for which there is room. That is looked at each time anew:
     /// the last room may go to another listener while this one waits for a client.
-    async fn accept(&self, listener: &Accepting) -> io::Result<(Socket, IpAddr)> {
+    async fn accept(&self, listener: &Accepting, full: impl Fn()) -> io::Result<(Socket, IpAddr)> {
+        let mut is_full = false;
         poll_fn(|cx| {
             if self.open.get() < self.most {
                 return listener.poll_accept(cx);
+            }
+            if !std::mem::replace(&mut is_full, true) {
+                full();
             }
             let mut waiting = self.waiting.take();
             if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -261,13 +271,16 @@ pub(super) async fn accept<H: Handler>(
     let Bound { door, socket, metrics } = bound;
     let listener = Accepting::new(socket)?;
     loop {
-        match house.accept(&listener).await {
+        match house.accept(&listener, || common.handler.limited(Limit::Connections)).await {
             Ok((socket, address)) => {
+                // Proxies that are trusted, and whoever speaks on a Unix socket, connect for many clients.
+                let is_one = matches!(socket, Socket::Tcp(_)) && !door.trusts(address);
+                let Ok(guest) = (if is_one { common.enter(address) } else { Ok(None) }) else { continue };
                 let counted = Counted::new(&house.open, &house.waiting, &metrics, thread);
                 let (door, common) = (Arc::clone(&door), Rc::clone(&common));
                 tokio::task::spawn_local(async move {
                     conn::serve(socket, address, door, common).await;
-                    drop(counted);
+                    drop((counted, guest));
                 });
             }
             // The client went before it was accepted: its trouble alone.

@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 
 use super::conn::{Common, Handler};
+use super::guests::Guests;
 use super::listen::{self, House, Listeners};
 use super::{Limits, Settings};
 use crate::clock;
@@ -62,6 +63,8 @@ impl Workers {
         let (sockets, files) = listeners.into_threads();
         // SO_REUSEPORT spreads connections evenly by chance, so each thread gets its share.
         let most = settings.max_connections.div_ceil(sockets.len()).max(1);
+        let guests = settings.limits.connections_per_client;
+        let guests = guests.map(|most| Guests::new(most, settings.max_connections));
         let mut workers = Workers { threads: Vec::new(), stop, _files: files };
         for (index, bound) in sockets.into_iter().enumerate() {
             let runtime = move || {
@@ -69,9 +72,10 @@ impl Workers {
                 builder.enable_all().on_thread_unpark(clock::turn).build_local(LocalOptions::default())
             };
             let (make, limits, stop) = (make.clone(), settings.limits.clone(), workers.stop.subscribe());
+            let house = (most, guests.clone());
             let thread =
                 std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || match runtime() {
-                    Ok(runtime) => runtime.block_on(work(index, bound, most, limits, make, stop)),
+                    Ok(runtime) => runtime.block_on(work(index, bound, house, limits, make, stop)),
                     Err(error) => tracing::error!(%error, "a worker thread has no event loop and serves nothing"),
                 })?;
             workers.threads.push(thread);
@@ -101,7 +105,7 @@ impl Workers {
 async fn work<H, F, B>(
     index: usize,
     bound: Vec<listen::Bound>,
-    most: usize,
+    (most, guests): (usize, Option<Arc<Guests>>),
     limits: Limits,
     make: F,
     mut stop: watch::Receiver<Stop>,
@@ -115,7 +119,7 @@ async fn work<H, F, B>(
     let (handler, beside) = make(Thread { index, limits: clock.clone() });
     tokio::task::spawn_local(clock.clone().run());
     tokio::task::spawn_local(beside);
-    let common = Rc::new(Common::new(handler, limits, clock.clone()));
+    let common = Rc::new(Common::new(handler, limits, guests, clock.clone()));
     let house = Rc::new(House::new(most));
     let accepting: Vec<_> = bound
         .into_iter()

@@ -10,6 +10,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use super::limited::Limited;
+
 /// Status codes that are counted each by itself; all others count as `other`.
 const CODES: [u16; 63] = [
     200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 300, 301, 302, 303, 304, 305, 307, 308, 400, 401, 402, 403, 404,
@@ -42,6 +44,7 @@ pub struct Metrics {
     labels: Labels,
     series: Mutex<Vec<Arc<Series>>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
+    limited: Arc<Limited>,
     dropped_lines: Arc<AtomicU64>,
 }
 
@@ -96,7 +99,8 @@ impl Counter {
 impl Metrics {
     /// No counts yet, for `threads` threads.
     pub fn new(threads: usize, labels: Labels, dropped_lines: Arc<AtomicU64>) -> Metrics {
-        Metrics { threads, labels, series: Mutex::default(), listeners: Mutex::default(), dropped_lines }
+        let limited = Arc::new(Limited::new(threads));
+        Metrics { threads, labels, series: Mutex::default(), listeners: Mutex::default(), limited, dropped_lines }
     }
 
     /// The counters of a backend; the same ones whenever the same names are asked for, so counts
@@ -122,6 +126,11 @@ impl Metrics {
         let listener = Arc::new(Listener { name: name.into(), shards });
         all.push(Arc::clone(&listener));
         listener
+    }
+
+    /// The counters of the limits on clients.
+    pub fn limited(&self) -> &Arc<Limited> {
+        &self.limited
     }
 
     fn all(&self) -> Vec<Arc<Series>> {
@@ -289,6 +298,8 @@ impl Collector for Metrics {
                 .encode_counter::<NoLabelSet, _, u64>(&accepted, None)?;
         }
 
+        self.limited.encode(&mut encoder)?;
+
         let help = "Lines of the access log that were dropped because it could not be written fast enough";
         encoder
             .encode_descriptor("linchpin_access_log_dropped", help, None, counter)?
@@ -309,6 +320,7 @@ fn by_pool(all: &[Arc<Series>]) -> Vec<(&str, Vec<&Arc<Series>>)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Limit;
     use super::*;
     use prometheus_client::registry::Registry;
 
@@ -323,6 +335,7 @@ mod tests {
         metrics.series("app", "a").attempt(1, 1);
         series.moved(0, 0);
         metrics.listener("main").opened(1);
+        metrics.limited().count(1, Limit::BodyBytes);
         assert_eq!((series.requests(), series.failures()), (3, 1));
 
         let mut registry = Registry::default();
@@ -339,6 +352,8 @@ mod tests {
             r#"linchpin_attempts_total{pool="app",backend="a",outcome="closed"} 1"#,
             r#"linchpin_moves_total{pool="app",cause="down"} 1"#,
             r#"linchpin_connections{listener="main"} 1"#,
+            r#"linchpin_limited_total{limit="body_bytes"} 1"#,
+            r#"linchpin_limited_total{limit="connections"} 0"#,
             "linchpin_access_log_dropped_total 0",
         ] {
             assert!(text.lines().any(|each| each == line), "{line}\n{text}");

@@ -9,7 +9,7 @@ use super::support::authority::Authority;
 use super::support::node::{NodeBackend, ask_with};
 use super::support::proxy::Builder;
 use super::support::tool::{Folder, Output, run, try_run};
-use super::support::{Backend, Proxy, Reply, soon};
+use super::support::{Backend, Client, Proxy, Reply, soon};
 
 /// A folder with `ca.pem`, and a certificate each for these names, called by their first.
 fn folder(names: &[&[&str]]) -> (Folder, Authority) {
@@ -64,7 +64,7 @@ async fn a_client_speaks_tls_with_every_version_of_http_and_its_cookie_is_secure
         assert!(seen.field("forwarded").unwrap().ends_with("proto=https"));
     }
     // The listener without TLS beside it.
-    let plain = super::support::Client::connect(proxy.listener(1)).await.get("/").await;
+    let plain = Client::connect(proxy.listener(1)).await.get("/").await;
     assert!(plain.field("strict-transport-security").is_none());
     assert!(!plain.field("set-cookie").unwrap().contains("Secure"));
     assert_eq!(a.seen().pop().unwrap().field("x-forwarded-proto"), Some("http"));
@@ -223,4 +223,30 @@ async fn backends_are_spoken_to_by_tls_and_have_to_show_who_they_are() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_listener_can_send_everybody_to_tls_and_nobody_round_in_a_circle() {
+    let a = Backend::named("a").await;
+    let top = "[[listeners]]\naddress = \"127.0.0.1:0\"\nredirect_https = true\ntrusted_proxies = [\"127.0.0.1\"]\n\
+               [[listeners]]\naddress = \"127.0.0.1:0\"\nredirect_https = 8443";
+    let proxy = before(&a, top).start();
+    for (listener, target, place) in [
+        (0, "/path?query=1", "https://shop.example/path?query=1"),
+        (1, "/", "https://shop.example:8443/"),
+        (1, "//evil.example/x", "https://shop.example:8443//evil.example/x"),
+    ] {
+        let mut client = Client::connect(proxy.listener(listener)).await;
+        client
+            .send(format!("POST {target} HTTP/1.1\r\nhost: shop.example:80\r\ncontent-length: 0\r\n\r\n").as_bytes())
+            .await;
+        let response = client.response().await;
+        assert_eq!((response.status, response.field("location")), (308, Some(place)));
+        assert!(response.pin().is_none());
+    }
+    assert_eq!(a.count(), 0);
+    let mut behind = Client::connect(proxy.listener(0)).await;
+    let by_tls = behind.request("GET", "/", "x-forwarded-proto: https\r\n", b"").await;
+    assert_eq!(by_tls.status, 200);
+    assert!(by_tls.field("set-cookie").unwrap().contains("; Secure"));
 }

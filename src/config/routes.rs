@@ -1,0 +1,289 @@
+//! Owns: `[[routes]]` and the sections below it.
+//! Invariant: what a section's room calls its default is the default; no field is touched that frames a message or says who the client is.
+//! Must not know: listeners, backends.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use http::header::{HeaderName, HeaderValue};
+use http::{StatusCode, Uri};
+use toml::de::DeValue;
+
+use super::names::{authority, edited_field, host_pattern, name, path_prefix, plain_path};
+use super::pools::PoolDraft;
+use super::reader::{Spot, Table};
+use super::report::Notes;
+use super::values::{MILLISECOND, Value, YEAR, body_bytes, duration, flag, found, must_be, shown, text, whole, word};
+use crate::affinity::Carrier;
+use crate::proxy::Timeouts;
+use crate::proxy::fields::Fields;
+use crate::proxy::redirect::{Path, Redirect};
+use crate::proxy::route::{Goal, Overrides, Routes, Settings, without_port};
+
+/// One `[[routes]]`. What is `None` was said to be wrong, or is not there.
+pub(super) struct RouteDraft {
+    pub(super) span: Range<usize>,
+    /// The file says which hosts; they are all `hosts` unless one of them is wrong.
+    pub(super) has_hosts: bool,
+    pub(super) hosts: Vec<Spot<String>>,
+    pub(super) pool: Option<Spot<String>>,
+    redirect: Option<Spot<Redirect>>,
+    persistence: Option<Spot<bool>>,
+    timeouts_at: Range<usize>,
+    /// All else. Its goal is not filled in.
+    pub(super) settings: Settings,
+}
+
+const ELSEWHERE: [&str; 7] =
+    ["pool", "persistence", "timeouts", "body_bytes", "strip_prefix", "add_prefix", "request_headers"];
+
+pub(super) fn route(table: &Table<'_>) -> RouteDraft {
+    let default = Settings::all_to("");
+    let scheme = word([("http", false), ("https", true)], &[]);
+    let persistence = table.spot("persistence", flag);
+    let redirect = table.section("redirect", redirect);
+    let draft = RouteDraft {
+        span: table.span().clone(),
+        has_hosts: table.has("hosts"),
+        hosts: table.filled_list("hosts", host_pattern).unwrap_or_default(),
+        pool: match table.has("redirect") {
+            true => table.spot("pool", name),
+            false => table.required("pool", "\"app\"", name),
+        },
+        timeouts_at: table.at("timeouts"),
+        settings: Settings {
+            is_secure: table.get("scheme", scheme),
+            path_prefix: table.get("path_prefix", path_prefix).unwrap_or(default.path_prefix),
+            persistence: persistence.as_ref().map_or(default.persistence, |spot| spot.value),
+            timeouts: table.section("timeouts", timeouts),
+            body_bytes: table.get("body_bytes", body_bytes),
+            strip_prefix: table.get("strip_prefix", path_prefix),
+            add_prefix: table.get("add_prefix", path_prefix),
+            request_headers: table.section("request_headers", |table| fields(table, Side::Request)),
+            response_headers: table.section("response_headers", |table| fields(table, Side::Response)),
+            ..default
+        },
+        persistence,
+        redirect,
+    };
+    fits(table, &draft.settings);
+    draft
+}
+
+/// What of one route doesn't fit together.
+fn fits(table: &Table<'_>, route: &Settings) {
+    let notes = table.notes();
+    if table.has("redirect") {
+        for key in ELSEWHERE.into_iter().filter(|key| table.has(key)) {
+            match key {
+                "pool" => {
+                    let problem = "the route has a `pool` and a `redirect`: it can do one of the two";
+                    notes.error(&table.at(key), problem, "take one out, or write a second route");
+                }
+                _ => {
+                    let problem = format!("`{key}` has no effect: the route redirects, and no backend is asked");
+                    notes.warn(&table.at(key), problem, "take it out");
+                }
+            }
+        }
+    }
+    if let Some(strip) = &route.strip_prefix {
+        let behind = route.path_prefix.strip_prefix(strip.as_str());
+        if strip == "/" {
+            notes.warn(&table.at("strip_prefix"), "`strip_prefix` = \"/\" strips nothing", "take it out");
+        } else if !behind.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            let prefix = shown(&route.path_prefix);
+            let problem = format!("`strip_prefix` is no beginning of `path_prefix`, which is {prefix}");
+            let remedy = match route.path_prefix.as_str() {
+                "/" => format!("write path_prefix = {}", shown(strip)),
+                _ => format!("write {prefix}"),
+            };
+            notes.error(&table.at("strip_prefix"), problem, remedy);
+        }
+    }
+    if route.add_prefix.as_deref() == Some("/") {
+        notes.warn(&table.at("add_prefix"), "`add_prefix` = \"/\" adds nothing", "take it out");
+    }
+}
+
+fn redirect(table: &Table<'_>) -> Option<Spot<Redirect>> {
+    let scheme = table.get("scheme", word([("http", "http"), ("https", "https")], &[]));
+    let host = table.get("host", authority);
+    let whole_path = table.get("path", plain_path);
+    let prefix = table.get("prefix", path_prefix);
+    let status = table.get("status", redirect_status).unwrap_or(StatusCode::FOUND);
+    if !table.is_present() {
+        return None;
+    }
+    let notes = table.notes();
+    if table.has("path") && table.has("prefix") {
+        let problem = "a redirect can have a `path` or a `prefix`, not both";
+        notes.error(&table.at("prefix"), problem, "take one of the two out");
+    }
+    if ["scheme", "host", "path", "prefix"].into_iter().all(|key| !table.has(key)) {
+        let problem = "the redirect leads to where the client is already";
+        notes.missing(table.span(), problem, "write a `scheme`, a `host`, a `path` or a `prefix`");
+    }
+    let path = whole_path.map(Path::Whole).or(prefix.map(Path::Prefix)).unwrap_or(Path::Same);
+    Some(Spot { value: Redirect { scheme, host, port: None, path, status }, span: table.span().clone() })
+}
+
+fn redirect_status(value: &DeValue<'_>) -> Value<StatusCode> {
+    const WHAT: &str = "301, 302, 303, 307 or 308";
+    let code = whole::<u16>(100..=599)(value).ok().filter(|code| matches!(code, 301..=303 | 307 | 308));
+    let status = code.and_then(|code| StatusCode::from_u16(code).ok());
+    status.ok_or_else(|| must_be(WHAT, found(value), "write 308 for good, 307 for now; both keep the method"))
+}
+
+fn timeouts(table: &Table<'_>) -> Overrides {
+    let wait = || duration(MILLISECOND..=YEAR);
+    Overrides {
+        connect: table.get("connect", wait()),
+        response: table.get("response", wait()),
+        idle: table.get("idle", wait()),
+        total: table.get("total", wait()),
+        stream_idle: table.get("stream_idle", wait()),
+        tunnel_lifetime: table.get("tunnel_lifetime", wait()),
+    }
+}
+
+/// Whose fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Request,
+    Response,
+}
+
+fn fields(table: &Table<'_>, side: Side) -> Fields {
+    let is_request = side == Side::Request;
+    let named = |what| move |text: &str| edited_field(text, is_request, what);
+    let mut set = table.entries("set", named("set"), field_value);
+    let add = table.entries("add", named("add"), field_value);
+    let remove = table.list("remove", |value| edited_field(text(value)?, is_request, "remove")).unwrap_or_default();
+    let names = set.iter().chain(&add).map(|(name, _)| name).chain(&remove);
+    let mut first: HashMap<HeaderName, ()> = HashMap::new();
+    for name in names {
+        if first.insert(name.value.clone(), ()).is_some() {
+            let problem = format!("the field {} is named twice", shown(name.value.as_str()));
+            table.notes().error(&name.span, problem, "name it once: `set` takes out what was there, `add` does not");
+        }
+    }
+    // The one field that has to be there, and to be valid.
+    for (_, value) in set.iter_mut().filter(|(name, _)| name.value == http::header::HOST) {
+        let text = value.value.to_str().unwrap_or_default();
+        if !super::names::is_authority(text) {
+            let problem = format!("`Host` must be a host, or host:port, not {}", shown(text));
+            table.notes().error(&value.span, problem, "write for example \"example.com\"");
+        }
+    }
+    let pairs = |list: Vec<(Spot<HeaderName>, Spot<HeaderValue>)>| {
+        list.into_iter().map(|(name, value)| (name.value, value.value)).collect()
+    };
+    Fields { set: pairs(set), add: pairs(add), remove: remove.into_iter().map(|name| name.value).collect() }
+}
+
+/// The value of a field: no control characters, no blanks around it.
+fn field_value(value: &DeValue<'_>) -> Value<HeaderValue> {
+    const LONGEST: usize = 4096;
+    let text = text(value)?;
+    if text.len() > LONGEST {
+        return Err(must_be(&format!("a value of at most {LONGEST} bytes"), shown(text), "shorten it"));
+    }
+    let is_plain = text.trim() == text && text.chars().all(|c| c == ' ' || c.is_ascii_graphic());
+    let value = is_plain.then(|| HeaderValue::from_str(text).ok()).flatten();
+    let what = "the value of a field: visible ASCII characters, without blanks around them";
+    value.ok_or_else(|| must_be(what, shown(text), "write other characters encoded"))
+}
+
+impl RouteDraft {
+    /// Each host and its place; an empty one for every host.
+    pub(super) fn each_host(&self) -> Vec<(&str, &Range<usize>)> {
+        if self.has_hosts {
+            self.hosts.iter().map(|spot| (spot.value.as_str(), &spot.span)).collect()
+        } else {
+            vec![("", &self.span)]
+        }
+    }
+
+    /// What does not fit to the pool that it leads to.
+    pub(super) fn fits_to(&self, pool: &PoolDraft, notes: &Notes<'_>) {
+        let name = || shown(pool.name.as_ref().map_or("", |name| name.value.as_str()));
+        let is_on = self.persistence.as_ref().filter(|spot| spot.value);
+        if let (Some(on), Carrier::None) = (is_on, &pool.persistence.carrier) {
+            let problem = format!("`persistence` can't be on: the pool {} does not pin its clients", name());
+            notes.error(&on.span, problem, "write a `type` into its [pools.persistence], or take this out");
+        }
+        let (own, timeouts) = (&self.settings.timeouts, self.settings.timeouts.of(&pool.timeouts));
+        for (key, own, wait) in
+            [("connect", own.connect, timeouts.connect), ("response", own.response, timeouts.response)]
+        {
+            if own.is_some() && wait > timeouts.total {
+                let total = humantime::format_duration(timeouts.total);
+                let problem = format!("`{key}` is never reached: `total` ends after {total}");
+                notes.warn(&self.timeouts_at, problem, "shorten it, or make `total` longer");
+            }
+        }
+    }
+
+    /// The settings, if all that they need is there.
+    pub(super) fn plan(&self) -> Option<Settings> {
+        (self.redirect.is_some() || self.pool.is_some()).then(|| self.filled_in())
+    }
+
+    fn filled_in(&self) -> Settings {
+        let goal = match &self.redirect {
+            Some(redirect) => Goal::Redirect(redirect.value.clone()),
+            None => Goal::Pool(self.pool.as_ref().map(|pool| pool.value.clone()).unwrap_or_default()),
+        };
+        let hosts = self.hosts.iter().map(|host| host.value.clone()).collect();
+        Settings { hosts, goal, ..self.settings.clone() }
+    }
+
+    /// Its redirect, if it stays with this Linchpin as far as can be known: every host sent to another one,
+    /// or to another port, may be sent to another server.
+    fn redirects_here(&self) -> Option<&Redirect> {
+        let redirect = &self.redirect.as_ref()?.value;
+        let leaves = redirect.host.as_ref().is_some_and(|host| !self.has_hosts || without_port(host) != host);
+        (!leaves && !redirect.is_nothing()).then_some(redirect)
+    }
+}
+
+/// Whether whoever asks for what `first` is for is sent from one route to the next, and never to a pool.
+fn goes_round(first: &RouteDraft, all: &[RouteDraft], table: &Routes) -> bool {
+    let Some(redirect) = first.redirects_here() else { return false };
+    let mut is_secure = first.settings.is_secure.unwrap_or(redirect.scheme == Some("https"));
+    let mut host = first.hosts.first().map_or("a.example", |host| host.value.as_str()).replace('*', "a");
+    let Ok(mut asked) = first.settings.path_prefix.parse::<Uri>() else { return false };
+    for _ in 0..=all.len() {
+        let found = table.find(is_secure, without_port(&host), asked.path()).and_then(|at| all.get(at));
+        let next = found.and_then(|draft| {
+            draft.redirects_here()?.location(&host, is_secure, &asked, &draft.settings.path_prefix)?.parse::<Uri>().ok()
+        });
+        let Some(next) = next else { return false };
+        is_secure = next.scheme_str().map_or(is_secure, |scheme| scheme == "https");
+        host = next.authority().map_or(host, |authority| authority.to_string());
+        asked = next;
+    }
+    true
+}
+
+/// Redirects that lead round in a circle.
+pub(super) fn circles(drafts: &[RouteDraft], notes: &Notes<'_>) {
+    let timeouts = Timeouts::default();
+    // The ways stand where their drafts do, since each of them finds its pool.
+    let settings: Vec<_> = drafts.iter().map(RouteDraft::filled_in).collect();
+    let table = Routes::new(&settings, 0, |_| Some((0, &timeouts)));
+    for draft in drafts.iter().filter(|draft| goes_round(draft, drafts, &table)) {
+        let Some(Spot { value: redirect, span }) = &draft.redirect else { continue };
+        let problem = "whoever follows the redirect comes back to one: clients go round in a circle";
+        match (redirect.scheme, &redirect.host) {
+            (None, None) => notes.error(span, problem, "write a route for the path that it leads to"),
+            // Where there is something else that speaks the other scheme, it may be meant.
+            (Some(scheme), None) if draft.settings.is_secure.is_none() => {
+                let other = if scheme == "https" { "http" } else { "https" };
+                notes.warn(span, problem, format!("write scheme = \"{other}\" into the route itself"));
+            }
+            _ => notes.warn(span, problem, "write a route for where it leads to"),
+        }
+    }
+}

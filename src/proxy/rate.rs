@@ -1,0 +1,212 @@
+//! Owns: how many requests a client may send in a time: a token bucket for each address.
+//! Invariant: the rule is pure; the table has a fixed size and no lock, and forgets only buckets that are full, as long as it has room.
+//! Must not know: status codes; which requests are asked about.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::net;
+
+/// `requests_per_client` and `request_burst` of `[server.limits]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// So many requests
+    pub requests: u32,
+    /// in this time, on the average.
+    pub per: Duration,
+    /// So many at once, by a client that was silent before.
+    pub burst: u32,
+}
+
+/// The rule, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// What one request costs: the time in which its token comes back.
+    cost: u64,
+    /// What a full bucket holds.
+    most: u64,
+}
+
+impl Rate {
+    /// The rule of these settings.
+    pub fn new(settings: Settings) -> Rate {
+        let per = u64::try_from(settings.per.as_micros()).unwrap_or(u64::MAX);
+        let cost = (per / u64::from(settings.requests.max(1))).max(1);
+        Rate { cost, most: cost.saturating_mul(u64::from(settings.burst.max(1))) }
+    }
+
+    /// Takes a token from a bucket that would be full again at `full` (the generic cell rate algorithm: that
+    /// one time is all there is to know of a bucket). When it will be full then.
+    ///
+    /// # Errors
+    /// It has none; in how many microseconds it will.
+    pub fn take(self, full: u64, now: u64) -> Result<u64, u64> {
+        let next = full.max(now).saturating_add(self.cost);
+        match next.saturating_sub(self.most) {
+            early if early > now => Err(early - now),
+            _ => Ok(next),
+        }
+    }
+}
+
+/// Buckets of one cache line, which is all that a request touches.
+const SLOTS: usize = 8;
+
+/// Lines of the table: a MiB, for 131,072 clients that have tokens to get back.
+const LINES: usize = 16 * 1024;
+
+/// Bits of a slot that say when its bucket is full again, in microseconds since the table was made: nine
+/// years. The others tell the clients of a line apart; that two look alike is one chance in ten thousand.
+const TIME: u32 = 48;
+const LATEST: u64 = (1 << TIME) - 1;
+
+/// How often a slot that other threads write at the same moment is tried.
+const TRIES: usize = 16;
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line([AtomicU64; SLOTS]);
+
+/// The buckets of all clients, for all threads: SO_REUSEPORT spreads a client's connections over them.
+#[derive(Debug)]
+pub struct Limiter {
+    rate: Rate,
+    began: Instant,
+    /// With a key of its own, or clients could choose addresses that meet in one line.
+    hasher: RandomState,
+    lines: Box<[Line]>,
+}
+
+impl Limiter {
+    /// Full buckets for everyone.
+    pub fn new(settings: Settings, now: Instant) -> Limiter {
+        let lines = (0..LINES).map(|_| Line::default()).collect();
+        Limiter { rate: Rate::new(settings), began: now, hasher: RandomState::new(), lines }
+    }
+
+    /// Takes a token of the client at `address`.
+    ///
+    /// # Errors
+    /// It has none; when it will.
+    pub fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
+        let since = now.saturating_duration_since(self.began).as_micros();
+        let now = u64::try_from(since).unwrap_or(LATEST).min(LATEST);
+        let hash = self.hasher.hash_one(net::client(address));
+        let tag = hash >> TIME;
+        let line = &self.lines[usize::try_from(hash & LATEST).unwrap_or(0) % LINES].0;
+        for _ in 0..TRIES {
+            let mut found = (0, u64::MAX, now);
+            for (at, slot) in line.iter().enumerate() {
+                let seen = slot.load(Ordering::Relaxed);
+                let full = seen & LATEST;
+                if seen >> TIME == tag && full > now {
+                    found = (at, seen, full);
+                    break;
+                }
+                // A bucket that is full is a free slot; with none, the one goes that has the least to lose.
+                if full < found.1 & LATEST {
+                    found = (at, seen, now);
+                }
+            }
+            let (at, seen, full) = found;
+            let next = self.rate.take(full, now).map_err(Duration::from_micros)?.min(LATEST);
+            let slot = (tag << TIME) | next;
+            if line[at].compare_exchange(seen, slot, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn settings(requests: u32, burst: u32) -> Settings {
+        Settings { requests, per: Duration::from_secs(1), burst }
+    }
+
+    fn address(number: u32) -> IpAddr {
+        std::net::Ipv4Addr::from(number).into()
+    }
+
+    #[test]
+    fn a_silent_client_has_its_burst_and_then_its_rate() {
+        let rate = Rate::new(settings(10, 3));
+        let mut full = 0;
+        for _ in 0..3 {
+            full = rate.take(full, 5).unwrap();
+        }
+        assert_eq!(rate.take(full, 5), Err(100_000));
+        assert_eq!(rate.take(full, 100_004), Err(1));
+        assert!(rate.take(full, 100_005).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn in_no_time_span_are_there_more_than_burst_and_rate(
+            requests in 1..1000_u32, burst in 1..50_u32, gaps in prop::collection::vec(0..20_000_u64, 1..300)
+        ) {
+            let rate = Rate::new(settings(requests, burst));
+            let (mut now, mut full, mut passed) = (0, 0, Vec::new());
+            for gap in gaps {
+                now += gap;
+                match rate.take(full, now) {
+                    Ok(next) => { full = next; passed.push(now); }
+                    // What it says is when the next one passes, and not before.
+                    Err(wait) => {
+                        prop_assert!(rate.take(full, now + wait).is_ok());
+                        prop_assert!(rate.take(full, now + wait - 1).is_err());
+                    }
+                }
+            }
+            for (index, begin) in passed.iter().enumerate() {
+                for (count, end) in passed[index..].iter().enumerate() {
+                    let most = u64::from(burst) + (end - begin) / (1_000_000 / u64::from(requests));
+                    prop_assert!((count as u64) < most, "{} from {begin} to {end}", count + 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_client_has_a_bucket_of_its_own_and_a_network_of_ipv6_one() {
+        let now = Instant::now();
+        let limiter = Limiter::new(settings(1, 1), now);
+        // Two that look alike would make this fail one time in twenty million.
+        for number in 0..20 {
+            assert_eq!(limiter.take(address(number), now), Ok(()));
+            assert_eq!(limiter.take(address(number), now), Err(Duration::from_secs(1)));
+        }
+        assert_eq!(limiter.take(address(3), now + Duration::from_secs(1)), Ok(()));
+        assert_eq!(limiter.take("2001:db8::1".parse().unwrap(), now), Ok(()));
+        assert!(limiter.take("2001:db8::ffff:2".parse().unwrap(), now).is_err());
+        assert_eq!(limiter.take("2001:db8:0:1::1".parse().unwrap(), now), Ok(()));
+        // As a listener on [::] sees it.
+        assert!(limiter.take("::ffff:0.0.0.3".parse().unwrap(), now).is_err());
+    }
+
+    #[test]
+    fn a_crowd_takes_no_more_memory_and_each_of_its_clients_is_served() {
+        let now = Instant::now();
+        let limiter = Limiter::new(settings(1, 1), now);
+        let served = (0..400_000).filter(|number| limiter.take(address(*number), now).is_ok()).count();
+        assert!(served > 399_000, "{served}");
+    }
+
+    #[test]
+    fn threads_together_let_no_more_pass_than_one() {
+        let now = Instant::now();
+        let limiter = Limiter::new(settings(1, 500), now);
+        let passed = || (0..1000).filter(|_| limiter.take(address(1), now).is_ok()).count();
+        let all: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(passed)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert!((500..=520).contains(&all), "{all}");
+    }
+}

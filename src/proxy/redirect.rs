@@ -1,0 +1,147 @@
+//! Owns: where a route sends clients instead of serving them.
+//! Invariant: the client goes to the configured host, or stays on the one it asked; its path never names another.
+//! Must not know: routes, backends.
+
+use http::header::{HeaderValue, LOCATION};
+use http::{Response, StatusCode, Uri};
+
+use super::rewrite::behind;
+
+/// `[routes.redirect]`. What is not said stays as the client asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<&'static str>,
+    /// A host, or a host and a port.
+    pub host: Option<String>,
+    /// The port beside the host that the client has asked, where it is not the scheme's usual one.
+    pub port: Option<u16>,
+    /// The path.
+    pub path: Path,
+    /// 301, 302, 303, 307 or 308.
+    pub status: StatusCode,
+}
+
+/// What becomes of the path. The query always stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Path {
+    /// As it is.
+    Same,
+    /// This one.
+    Whole(String),
+    /// The route's prefix is exchanged for this one.
+    Prefix(String),
+}
+
+impl Redirect {
+    /// To the same place by TLS, at this port. The method and body stay as they are (308).
+    pub fn to_https(port: u16) -> Redirect {
+        let port = Some(port).filter(|port| *port != 443);
+        Redirect { scheme: Some("https"), host: None, port, path: Path::Same, status: StatusCode::PERMANENT_REDIRECT }
+    }
+
+    /// Whether it would lead to where the client is already.
+    pub fn is_nothing(&self) -> bool {
+        self.scheme.is_none() && self.host.is_none() && self.path == Path::Same
+    }
+
+    /// The answer to a request for `uri` of a client that asked `host` and speaks TLS or not; `prefix` is
+    /// the route's. `None` if the client did not say whom it asks, and would have to be told.
+    pub fn answer(&self, host: &str, is_secure: bool, uri: &Uri, prefix: &str) -> Option<Response<()>> {
+        // Pieces of valid URIs are a valid value.
+        let location = HeaderValue::try_from(self.location(host, is_secure, uri, prefix)?).ok()?;
+        let mut response = Response::new(());
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(LOCATION, location);
+        Some(response)
+    }
+
+    /// Where the client is to go. With neither scheme nor host it is a path alone (RFC 9110 §10.2.2): what
+    /// the client said of the host, which anybody can make up, is not repeated.
+    pub fn location(&self, host: &str, is_secure: bool, uri: &Uri, prefix: &str) -> Option<String> {
+        let path = self.path(uri.path(), prefix.trim_end_matches('/'));
+        let (mark, query) = uri.query().map_or(("", ""), |query| ("?", query));
+        if self.scheme.is_none() && self.host.is_none() {
+            // `//evil.example` and, to a browser, `/\evil.example` would be other hosts.
+            let path = path.trim_start_matches(['/', '\\']);
+            return Some(format!("/{path}{mark}{query}"));
+        }
+        let scheme = self.scheme.unwrap_or(if is_secure { "https" } else { "http" });
+        let host = match &self.host {
+            Some(host) => host,
+            // The port was that of the other scheme.
+            None => super::route::without_port(host),
+        };
+        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        (!host.is_empty()).then(|| format!("{scheme}://{host}{port}{slash}{path}{mark}{query}"))
+    }
+
+    fn path(&self, path: &str, prefix: &str) -> String {
+        match &self.path {
+            // That of `OPTIONS *` is none.
+            Path::Same if path == "*" => String::new(),
+            Path::Same => path.into(),
+            Path::Whole(whole) => whole.clone(),
+            Path::Prefix(other) => {
+                format!("{}{}", other.trim_end_matches('/'), behind(prefix, path).unwrap_or_default())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn redirect(scheme: Option<&'static str>, host: Option<&str>, path: Path) -> Redirect {
+        Redirect { scheme, host: host.map(str::to_owned), port: None, path, status: StatusCode::FOUND }
+    }
+
+    fn location(redirect: &Redirect, target: &str) -> String {
+        redirect.location("a.example:8080", false, &target.parse().unwrap(), "/old").unwrap()
+    }
+
+    #[test]
+    fn what_is_not_said_stays_as_it_was_asked_for() {
+        let whole = || Path::Whole("/new".into());
+        let prefix = || Path::Prefix("/new".into());
+        for (redirect, target, expected) in [
+            (redirect(Some("https"), None, Path::Same), "/x%2Fy?z=1", "https://a.example/x%2Fy?z=1"),
+            (redirect(Some("https"), Some("b:8443"), Path::Same), "/?", "https://b:8443/?"),
+            (redirect(None, Some("b"), Path::Same), "*", "http://b/"),
+            (redirect(None, Some("b"), Path::Same), "//c/d", "http://b//c/d"),
+            (redirect(None, None, whole()), "/old/x?y", "/new?y"),
+            (redirect(None, None, prefix()), "/old", "/new"),
+            (redirect(None, None, prefix()), "/old/x;s=1?y", "/new/x;s=1?y"),
+            (redirect(None, None, Path::Prefix("/".into())), "/old//evil.example/", "/evil.example/"),
+            (redirect(None, None, Path::Prefix("/".into())), "/old/\\evil.example/", "/evil.example/"),
+            (redirect(None, None, Path::Prefix("/".into())), "/old", "/"),
+        ] {
+            assert_eq!(location(&redirect, target), expected);
+        }
+    }
+
+    #[test]
+    fn a_client_that_names_no_host_is_told_no_address_without_one() {
+        let asked = |redirect: Redirect| redirect.answer("", true, &"/x".parse().unwrap(), "/");
+        assert!(asked(redirect(Some("https"), None, Path::Same)).is_none());
+        let response = asked(redirect(None, Some("b"), Path::Same)).unwrap();
+        assert_eq!(
+            (response.status(), &response.headers()[LOCATION]),
+            (StatusCode::FOUND, &"https://b/x".parse().unwrap())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_leads_to_another_host(path in r"(/|\\|\.|evil|@|:|;|%2f){0,8}", query in r"[a-z/\\]{0,4}") {
+            let Ok(uri) = format!("/old{path}?{query}").parse::<Uri>() else { return Ok(()) };
+            let stays = redirect(None, None, Path::Prefix("/".into())).location("a", false, &uri, "/old").unwrap();
+            prop_assert!(stays.starts_with('/') && !stays[1..].starts_with(['/', '\\']), "{}", stays);
+            let goes = redirect(None, Some("b"), Path::Same).location("a", false, &uri, "/old").unwrap();
+            prop_assert!(goes.starts_with("http://b/"), "{}", goes);
+        }
+    }
+}

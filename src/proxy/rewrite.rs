@@ -1,0 +1,89 @@
+//! Owns: the path that a backend is asked for, where a route strips or adds a prefix.
+//! Invariant: whole segments alone; what is not cut off stays byte for byte, path parameters and query included.
+//! Must not know: routes, configuration, cookies.
+
+use http::Uri;
+use http::uri::PathAndQuery;
+
+/// What is taken from the beginning of a path, and what is put there instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrite {
+    strip: String,
+    add: String,
+}
+
+impl Rewrite {
+    /// Prefixes as they are configured: `/app`, and `/` for nothing. `None` if nothing is to be done.
+    pub fn new(strip: Option<&str>, add: Option<&str>) -> Option<Rewrite> {
+        let bare = |prefix: Option<&str>| prefix.unwrap_or_default().trim_end_matches('/').to_owned();
+        let rewrite = Rewrite { strip: bare(strip), add: bare(add) };
+        (!rewrite.strip.is_empty() || !rewrite.add.is_empty()).then_some(rewrite)
+    }
+
+    /// Rewrites the target of a request. `*` and what does not begin with the prefix stay as they are.
+    pub fn apply(&self, uri: &mut Uri) {
+        let Some(rest) = uri.path().starts_with('/').then(|| behind(&self.strip, uri.path())).flatten() else { return };
+        let slash = if rest.starts_with('/') || (rest.is_empty() && !self.add.is_empty()) { "" } else { "/" };
+        let (mark, query) = uri.query().map_or(("", ""), |query| ("?", query));
+        // Made of pieces of valid paths, it is one.
+        if let Ok(target) = PathAndQuery::try_from([&self.add, slash, rest, mark, query].concat()) {
+            *uri = Uri::from(target);
+        }
+    }
+}
+
+/// What comes behind `prefix`, if it ends where a segment does. Path parameters belong to the segment
+/// before them: `/app;jsessionid=1` is `/app`, as servers of Java have it.
+pub(super) fn behind<'p>(prefix: &str, path: &'p str) -> Option<&'p str> {
+    path.strip_prefix(prefix)
+        .filter(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/') || rest.starts_with(';'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rewritten(strip: &str, add: &str, target: &str) -> String {
+        let mut uri: Uri = target.parse().unwrap();
+        if let Some(rewrite) = Rewrite::new(Some(strip), Some(add)) {
+            rewrite.apply(&mut uri);
+        }
+        uri.to_string()
+    }
+
+    #[test]
+    fn prefixes_go_and_come_on_the_bounds_of_segments() {
+        for (strip, add, target, expected) in [
+            ("/app", "/", "/app/x?y=/app", "/x?y=/app"),
+            ("/app", "/", "/app", "/"),
+            ("/app", "/", "/app/", "/"),
+            ("/app", "/", "/app?x", "/?x"),
+            ("/app", "/", "/apple", "/apple"),
+            ("/app", "/", "/app;jsessionid=1.a", "/;jsessionid=1.a"),
+            ("/app", "/", "/app/x;jsessionid=1.a?y", "/x;jsessionid=1.a?y"),
+            ("/app", "/", "/app/%2e%2e/a%2Fb", "/%2e%2e/a%2Fb"),
+            ("/app", "/v1", "/app/x", "/v1/x"),
+            ("/app", "/v1", "/app", "/v1"),
+            ("/app", "/v1", "/app/", "/v1/"),
+            ("/app", "/v1", "/app;a=1", "/v1/;a=1"),
+            ("/", "/v1", "/x", "/v1/x"),
+            ("/", "/v1", "/", "/v1/"),
+            ("/", "/", "/x", "/x"),
+            ("/", "/v1", "*", "*"),
+        ] {
+            assert_eq!(rewritten(strip, add, target), expected, "-{strip} +{add} {target}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_for_what_is_forwarded_begins_with_one_slash_and_keeps_its_query(
+            path in "(/[a-z;=.%2]{0,4}){0,4}", query in "[a-z=&/?]{0,6}"
+        ) {
+            let target = rewritten("/app", "/v1", &format!("/app{path}?{query}"));
+            prop_assert!(target.starts_with("/v1"), "{}", target);
+            prop_assert!(target.ends_with(&format!("?{query}")), "{}", target);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Owns: how often each limit on clients was met.
+//! Invariant: each thread counts in cells that no other thread writes.
+//! Must not know: how much is allowed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+
+/// A limit on what clients may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// A connection had to wait: there are as many as there may be.
+    Connections,
+    /// A connection was closed at once: its client has as many as it may have.
+    ConnectionsPerClient,
+    /// A connection came to its end: it had as many requests as it may have.
+    RequestsPerConnection,
+    /// A request was refused: its client sends too many.
+    RequestsPerClient,
+    /// A head was too large, or had too many fields.
+    Header,
+    /// A head took too long.
+    HeaderReadTimeout,
+    /// A target was too long.
+    TargetBytes,
+    /// A body was too large.
+    BodyBytes,
+}
+
+impl Limit {
+    /// Their names in metrics, in the order of the variants.
+    pub const NAMES: [&'static str; 8] = [
+        "connections",
+        "connections_per_client",
+        "requests_per_connection",
+        "requests_per_client",
+        "header",
+        "header_read_timeout",
+        "target_bytes",
+        "body_bytes",
+    ];
+}
+
+/// The counts.
+#[derive(Debug)]
+pub struct Limited {
+    shards: Box<[Shard]>,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard([AtomicU64; Limit::NAMES.len()]);
+
+impl Limited {
+    /// No counts yet, for `threads` threads.
+    pub fn new(threads: usize) -> Limited {
+        Limited { shards: (0..threads).map(|_| Shard::default()).collect() }
+    }
+
+    /// Counts one on `thread`.
+    pub fn count(&self, thread: usize, limit: Limit) {
+        if let Some(cell) = self.shards.get(thread).map(|shard| &shard.0[limit as usize]) {
+            // Written by this thread alone.
+            cell.store(cell.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// All of one limit.
+    pub fn total(&self, limit: Limit) -> u64 {
+        self.sum(limit as usize)
+    }
+
+    /// Tells them.
+    pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "How often a limit on what clients may take was met, by the limit's name";
+        let mut family = encoder.encode_descriptor("linchpin_limited", help, None, MetricType::Counter)?;
+        for (at, name) in Limit::NAMES.iter().enumerate() {
+            family.encode_family(&[("limit", *name)])?.encode_counter::<NoLabelSet, _, u64>(&self.sum(at), None)?;
+        }
+        Ok(())
+    }
+
+    fn sum(&self, at: usize) -> u64 {
+        self.shards.iter().map(|shard| shard.0[at].load(Ordering::Relaxed)).sum()
+    }
+}
