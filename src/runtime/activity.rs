@@ -23,8 +23,12 @@ pub(super) struct Activity {
     pub(super) blocked_since: Cell<Option<Instant>>,
     /// The client may still be sending what nobody will read.
     pub(super) lingers: Cell<bool>,
+    /// What is to be answered has been, and the body of that is under way.
+    pub(super) is_answered: Cell<bool>,
     /// The response that is under way goes on for as long as the client is there.
     pub(super) is_stream: Cell<bool>,
+    /// Since when the client is seen to send no more, while it waits for an answer.
+    pub(super) closed_since: Cell<Option<Instant>>,
     /// It is time to look whether the client has reset the connection.
     pub(super) probe: Cell<bool>,
     /// Requests that their client took back before there was an answer.
@@ -54,7 +58,9 @@ impl Activity {
             head_since: Cell::new(None),
             blocked_since: Cell::new(None),
             lingers: Cell::new(false),
+            is_answered: Cell::new(false),
             is_stream: Cell::new(false),
+            closed_since: Cell::new(None),
             probe: Cell::new(false),
             cancelled: Cell::new(0),
             tunnel: RefCell::default(),

@@ -188,6 +188,7 @@ pub(super) fn service<H: Handler>(
                 busy.activity.lingers.set(true);
             }
             busy.is_answered = true;
+            busy.activity.is_answered.set(true);
             busy.activity.is_stream.set(is_stream);
             let Some(tunnel) = tunnel else {
                 return Ok(response.map(|body| Tracked { body, _busy: Some(busy), stall }));
@@ -213,6 +214,8 @@ impl Busy {
         activity.busy.set(activity.busy.get() + 1);
         activity.requests.set(activity.requests.get().saturating_add(1));
         activity.head_since.set(None);
+        activity.is_answered.set(false);
+        activity.is_stream.set(false);
         Busy { activity: Rc::clone(activity), is_answered: false }
     }
 }

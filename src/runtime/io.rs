@@ -12,6 +12,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 
 use super::activity::Activity;
+use super::phase;
 use crate::clock;
 use crate::net::Stream;
 
@@ -78,9 +79,14 @@ impl Write for Io {
             if let Some(error) = socket.take_error()? {
                 return Poll::Ready(Err(error));
             }
-            // Nobody who has closed its side waits for events for hours.
-            if self.activity.is_stream.get() && socket.is_read_closed() {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            if socket.is_read_closed() {
+                let activity = &self.activity;
+                let since = activity.closed_since.get().unwrap_or(clock::now());
+                activity.closed_since.set(Some(since));
+                let waits = !activity.is_answered.get();
+                if phase::has_left(clock::now().saturating_duration_since(since), waits, activity.is_stream.get()) {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
             }
         }
         Pin::new(&mut self.stream).poll_flush(cx)

@@ -55,6 +55,17 @@ pub(super) fn next(at: Situation, now: Instant, limits: &Limits) -> Next {
     }
 }
 
+/// How long a client that has closed its side may wait for an answer. One that has finished sending can't
+/// be told from one that has gone, and few are the former: nginx serves them not at all, HAProxy as
+/// long as it takes, and so holds a server's thread for each long poll whose page was closed.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
+
+/// Whether a client that has closed its side this long ago has gone: one that `waits` for an answer, or is
+/// sent one that goes on for as long as it is there. What comes to its end is sent to its end.
+pub(super) fn has_left(ago: Duration, waits: bool, is_stream: bool) -> bool {
+    is_stream || (waits && ago >= HALF_CLOSED)
+}
+
 /// How long a client may take to go when it was told to.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -115,6 +126,15 @@ mod tests {
         let blocked = |seconds| Situation { blocked_since: Some(ago(seconds)), ..busy };
         assert!(matches!(next(blocked(74), now, &limits), Next::Wait(_)));
         assert_eq!(next(blocked(75), now, &limits), Next::Abort);
+    }
+
+    #[test]
+    fn a_client_that_closed_its_side_is_served_if_it_does_not_take_long() {
+        let seconds = Duration::from_secs;
+        assert!(has_left(seconds(0), false, true), "nobody waits for events for hours");
+        assert!(!has_left(seconds(9), true, false));
+        assert!(has_left(seconds(10), true, false));
+        assert!(!has_left(seconds(1000), false, false), "a long body goes to its end");
     }
 
     #[test]

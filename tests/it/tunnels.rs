@@ -243,3 +243,14 @@ async fn events_flow_at_once_and_a_client_that_leaves_frees_its_backend() {
     drop(stream);
     soon("the backend is left alone", is_gone).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_long_poll_whose_page_was_closed_frees_its_backend() {
+    let a = Backend::start("a", |_| Reply::Hang).await;
+    let proxy = Proxy::before(&[&a]);
+    let mut client = proxy.client().await;
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    a.has(1).await;
+    drop(client);
+    until("nobody waits any more", async || proxy.live("a").active() == 0).await;
+}
