@@ -14,7 +14,7 @@ use super::pools::PoolDraft;
 use super::reader::{Spot, Table};
 use super::report::Notes;
 use super::values::{MILLISECOND, Value, YEAR, body_bytes, duration, flag, found, must_be, shown, text, whole, word};
-use crate::affinity::Carrier;
+use crate::affinity::{Carrier, learned};
 use crate::proxy::Timeouts;
 use crate::proxy::fields::Fields;
 use crate::proxy::redirect::{Path, Redirect};
@@ -30,6 +30,7 @@ pub(super) struct RouteDraft {
     redirect: Option<Spot<Redirect>>,
     persistence: Option<Spot<bool>>,
     timeouts_at: Range<usize>,
+    response_at: Range<usize>,
     /// All else. Its goal is not filled in.
     pub(super) settings: Settings,
 }
@@ -51,6 +52,7 @@ pub(super) fn route(table: &Table<'_>) -> RouteDraft {
             false => table.required("pool", "\"app\"", name),
         },
         timeouts_at: table.at("timeouts"),
+        response_at: table.at("response_headers"),
         settings: Settings {
             is_secure: table.get("scheme", scheme),
             path_prefix: table.get("path_prefix", path_prefix).unwrap_or(default.path_prefix),
@@ -212,6 +214,13 @@ impl RouteDraft {
         if let (Some(on), Carrier::None) = (is_on, &pool.persistence.carrier) {
             let problem = format!("`persistence` can't be on: the pool {} does not pin its clients", name());
             notes.error(&on.span, problem, "write a `type` into its [pools.persistence], or take this out");
+        }
+        if let Carrier::Learned(learned::Settings { source: learned::Source::Header(field), .. }) =
+            &pool.persistence.carrier
+            && self.settings.response_headers.names().any(|name| name == field)
+        {
+            let problem = format!("the pool {} learns its sessions from the field {}", name(), shown(field.as_str()));
+            notes.error(&self.response_at, problem, "leave it as the application sends it");
         }
         let (own, timeouts) = (&self.settings.timeouts, self.settings.timeouts.of(&pool.timeouts));
         for (key, own, wait) in

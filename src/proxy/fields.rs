@@ -21,6 +21,11 @@ impl Fields {
         self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
     }
 
+    /// The fields that something is done to.
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.set.iter().chain(&self.add).map(|(name, _)| name).chain(&self.remove)
+    }
+
     /// The same, sharing no memory: each message counts references to what it was given, and threads
     /// would write the same counts.
     pub fn apart(&self) -> Fields {

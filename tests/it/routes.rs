@@ -1,8 +1,45 @@
 //! What a route does with its requests: where they go, and what becomes of path, fields, pin, time and body.
 
+use std::path::Path;
+
+use linchpin::config;
+
 use super::support::keys::pin;
+use super::support::repository::read;
 use super::support::tool::Folder;
 use super::support::{Backend, Client, Keys, Proxy, Reply};
+
+#[test]
+fn every_configuration_on_the_page_can_be_run() {
+    let page = read("docs/routes.md");
+    let parts: Vec<_> = page.split("```toml\n").skip(1).filter_map(|part| part.split("```").next()).collect();
+    for part in &parts {
+        let rest = "[[listeners]]\naddress = \"127.0.0.1:8080\"\n[[pools]]\nname = \"app\"\npersistence = { type = \"none\" }\n\
+                    [[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9001\"\n";
+        let (_, report) = config::parse(&format!("{part}{rest}"), Path::new("page.toml")).unwrap();
+        assert_eq!(report.to_string(), "", "{part}");
+    }
+    assert_eq!(parts.len(), 4);
+}
+
+#[tokio::test]
+async fn what_the_page_says_of_paths_is_so() {
+    let a = echo("a").await;
+    let page = read("docs/routes.md");
+    let routes = page.split("```toml\n").nth(2).and_then(|part| part.split("```").next()).unwrap();
+    let proxy = Proxy::builder().top(routes).backend(&a, "").start();
+    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `/")).collect();
+    let words = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    for row in &rows {
+        let (asked, told) = row[1..].split_once('|').unwrap();
+        for asked in words(asked) {
+            let response = proxy.client().await.get(&asked).await;
+            let found = response.field("location").map_or(response.text(), str::to_owned);
+            assert_eq!(vec![found], words(told), "{asked}");
+        }
+    }
+    assert_eq!(rows.len(), 5);
+}
 
 /// A backend that answers with the target that it was asked for.
 async fn echo(name: &str) -> Backend {
