@@ -2,7 +2,7 @@
 //! Invariant: what is forwarded has one valid Host, no field of the hop, and forwarding fields of ours alone.
 //! Must not know: affinity, backends.
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Uri, Version, request};
 
@@ -50,6 +50,10 @@ pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<Option<He
         return Err(ProxyError::Malformed("The request has no Host field."));
     }
     if head.version == Version::HTTP_2 {
+        // Of several lengths, which hyper lets pass, each server would believe another one.
+        if head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+            return Err(ProxyError::Malformed("The request has more than one Content-Length field."));
+        }
         join_crumbs(&mut head.headers);
     }
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());

@@ -14,6 +14,7 @@ mod crowds;
 mod curl;
 mod docs;
 mod failover;
+mod frames;
 mod fuzzing;
 mod health;
 mod https;
