@@ -93,7 +93,13 @@ impl Source {
         if self.waiting.get() {
             self.rest();
         }
-        RequestBody::Of { source: Rc::clone(self), next: 0 }
+        self.attempt.set(self.attempt.get() + 1);
+        RequestBody::Of { source: Rc::clone(self), attempt: self.attempt.get(), next: 0 }
+    }
+
+    /// What its Content-Length says.
+    pub fn length(&self) -> Option<u64> {
+        self.length
     }
 
     /// Bytes that were read.
