@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::error::ProxyError;
+use super::headers;
 use crate::clock::{self, Limit};
 
 /// How long a client that waits for `100 Continue` is made to wait for the backend to say so
@@ -165,7 +166,10 @@ impl Source {
             self.gate.store(true, Ordering::Relaxed);
         }
         match Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::trailers_to_backend(trailers);
+                }
                 self.progress.set(clock::now());
                 self.rest();
                 self.read.set(self.read.get() + frame.data_ref().map_or(0, |data| data.len() as u64));

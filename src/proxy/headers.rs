@@ -155,6 +155,12 @@ pub fn to_client(headers: &mut HeaderMap) {
     }
 }
 
+/// Makes the trailers of a request what a backend is to see: some take them for fields like all others.
+pub(super) fn trailers_to_backend(trailers: &mut HeaderMap) {
+    let is_of_the_head = |name: &str| matches!(name, "host" | "content-length" | "cookie" | "trailer");
+    remove(trailers, |name| is_of_the_hop(name) || is_claimed(name) || is_of_the_head(name));
+}
+
 /// Removes the fields that `is_out` names, Connection among them, and those that Connection lists.
 fn remove(headers: &mut HeaderMap, is_out: impl Fn(&str) -> bool) {
     let listed: Vec<HeaderName> = headers.get_all(CONNECTION).iter().flat_map(tokens).filter_map(listed_name).collect();
