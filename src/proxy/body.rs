@@ -46,6 +46,10 @@ pub struct Source {
     /// The client is waited for, and `limit` runs.
     waiting: Cell<bool>,
     state: Cell<State>,
+    /// Who waits for a body that is not sent any more.
+    shut_out: Cell<Option<Waker>>,
+    /// The last attempt. One before it may be held by a connection of HTTP/2 for a moment longer.
+    attempt: Cell<u32>,
     limit: Limit,
     /// Open once the backend, or time, has said to send the body.
     gate: Arc<AtomicBool>,
@@ -84,6 +88,8 @@ impl Source {
             progress: Cell::new(clock::now()),
             waiting: Cell::new(false),
             state: Cell::new(State::Kept),
+            shut_out: Cell::default(),
+            attempt: Cell::new(0),
             limit,
             gate: Arc::new(AtomicBool::new(!expects)),
         })
@@ -255,6 +261,8 @@ pub struct BodyError;
 impl std::fmt::Display for BodyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("the request's body ended with an error")
+        /// Whose reading this is.
+        attempt: u32,
     }
 }
 
@@ -265,7 +273,10 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let RequestBody::Of { source, next } = &mut *self else { return Poll::Ready(None) };
+        let RequestBody::Of { source, attempt, next } = &mut *self else { return Poll::Ready(None) };
+        if *attempt != source.attempt.get() {
+            return Poll::Ready(Some(Err(BodyError)));
+        }
         if let Some(frame) = source.kept(*next) {
             *next += 1;
             return Poll::Ready(Some(Ok(frame)));
