@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -152,6 +152,15 @@ impl Source {
         self.gate.store(true, Ordering::Relaxed);
     }
 
+    /// The exchange is over. A stream of HTTP/2 that waits for a body which is not sent any more would
+    /// wait as long as its connection lives.
+    pub fn leave(&self) {
+        if self.state.get() == State::Shut {
+            self.state.set(State::Failed(ProxyError::BodyAborted));
+            self.shut_out.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
     fn fail(&self, error: ProxyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.state.set(State::Failed(error));
         Poll::Ready(Some(Err(BodyError)))
@@ -162,7 +171,10 @@ impl Source {
         match self.state.get() {
             State::Kept | State::Streamed => {}
             State::EndedKept | State::Ended => return Poll::Ready(None),
-            State::Shut => return Poll::Pending,
+            State::Shut => {
+                self.shut_out.set(Some(cx.waker().clone()));
+                return Poll::Pending;
+            }
             State::Failed(error) => return self.fail(error),
         }
         if !self.gate.load(Ordering::Relaxed) {
@@ -249,6 +261,8 @@ pub enum RequestBody {
     Of {
         /// The body.
         source: Rc<Source>,
+        /// Whose reading this is.
+        attempt: u32,
         /// The next kept frame.
         next: usize,
     },
@@ -261,8 +275,6 @@ pub struct BodyError;
 impl std::fmt::Display for BodyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("the request's body ended with an error")
-        /// Whose reading this is.
-        attempt: u32,
     }
 }
 
@@ -291,7 +303,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
-            RequestBody::Of { source, next } => source.is_ended() && source.kept(*next).is_none(),
+            RequestBody::Of { source, next, .. } => source.is_ended() && source.kept(*next).is_none(),
         }
     }
 
