@@ -239,6 +239,7 @@ impl Proxy {
                 Poll::Pending
             };
             let scheme = line.is_http2().then(|| service.upstream.scheme());
+            let is_shared = scheme.is_some();
             let unanswered = match line.exchange(|| outgoing.request(backend, scheme), watch).await {
                 Ok(response) => return self.answered(service, index, outgoing, response, line, spare),
                 Err(unanswered) => unanswered,
@@ -250,7 +251,8 @@ impl Proxy {
             if !(is_stale && outgoing.is_replayable()) {
                 return Err(failure);
             }
-            may_reuse = !failure.sent;
+            // A backend that refuses a stream refuses it on each of its connections.
+            may_reuse = !failure.sent && !is_shared;
         }
     }
 
