@@ -242,6 +242,10 @@ impl Proxy {
             let is_shared = scheme.is_some();
             let unanswered = match line.exchange(|| outgoing.request(backend, scheme), watch).await {
                 Ok(response) => return self.answered(service, index, outgoing, response, line, spare),
+                // HTTP/2 tells of a body that broke off as of any other reset.
+                Err(unanswered) if outgoing.body_error().is_some() => {
+                    return Err(Failure { fact: Fact::RequestBody, ..unanswered.failure });
+                }
                 Err(unanswered) => unanswered,
             };
             // The backend closed an idle connection just as the request came. Nobody's fault, and

@@ -49,6 +49,10 @@ impl Proxy {
         self.app.admin().expect("an admin listener")
     }
 
+    pub fn pools(&self) -> &[std::sync::Arc<Pool>] {
+        self.app.pools()
+    }
+
     pub fn pool(&self) -> &Pool {
         &self.app.pools()[0]
     }
