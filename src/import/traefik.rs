@@ -17,7 +17,7 @@ use super::toml::{GUARDS, Table, Value};
 /// Of what nothing better is known.
 const NONE: &str = "has no equivalent";
 const HTTP_ALONE: &str = "Linchpin speaks HTTP alone";
-const TLS: &str = "TLS is not taken over";
+const TLS: &str = "TLS is not taken over: write [listeners.tls] with `cert` and `key`, see docs/tls.md";
 
 /// Reads a dynamic file into `out`.
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {

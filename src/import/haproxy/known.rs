@@ -15,7 +15,7 @@ const ADMIN: &str = "status, metrics and a dashboard are at the address of [admi
 const KEPT_OPEN: &str =
     "connections to clients and backends are kept open, and idle ones are used again, by themselves";
 const REWRITING: &str = "Linchpin passes messages on as they are, but for cookie and forwarding fields";
-const TLS: &str = "TLS is not taken over";
+const TLS: &str = "TLS is not taken over: write [listeners.tls] with `cert` and `key`, see docs/tls.md";
 const SERVICE: &str = "that is for the service manager to do";
 const FILTER: &str = GUARDS[0];
 const PASSWORDS: &str = GUARDS[1];

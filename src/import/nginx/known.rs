@@ -14,7 +14,7 @@ const STREAMED: &str = "bodies are streamed";
 const LOG: &str = "what is logged, and where, is said in [log]";
 const FILES: &str = "Linchpin serves no files";
 const REDIRECT: &str = "Linchpin makes no answers but its own error pages";
-const TLS: &str = "TLS is not taken over";
+const TLS: &str = "TLS is not taken over: write [listeners.tls] with `cert` and `key`, see docs/tls.md";
 const FILTER: &str = GUARDS[0];
 const PASSWORDS: &str = GUARDS[1];
 const RATES: &str = GUARDS[2];
@@ -54,8 +54,8 @@ const LOST: [(&str, &str); 51] = [
     ("log_", LOG),
     ("ssl_verify_client", FILTER),
     ("ssl_", TLS),
-    ("proxy_ssl_", "TLS to backends is not taken over"),
-    ("http2", "clients are spoken to in HTTP/1.1"),
+    ("proxy_ssl_", "TLS to backends is not taken over: write `tls` into [pools.upstream], see docs/tls.md"),
+    ("http2", "HTTP/2 comes with TLS; without it, write http2 = true into [[listeners]]"),
     ("root", FILES),
     ("alias", FILES),
     ("index", FILES),
