@@ -63,6 +63,7 @@ impl BackendDraft {
             route: self.route.as_ref().map(|spot| spot.value.clone()),
             max_requests: self.max_requests,
             max_sessions: self.max_sessions,
+            ..default
         })
     }
 }
