@@ -26,6 +26,9 @@ const BUCKETS: [u64; 15] = [
     10_000_000, 60_000_000,
 ];
 
+/// The backend of what gone backends have counted. No backend can be called so.
+const GONE: &str = "(gone)";
+
 /// The words that label a count, fixed when the process starts: callers count by position.
 #[derive(Debug, Clone, Copy)]
 pub struct Labels {
@@ -133,6 +136,29 @@ impl Metrics {
         &self.limited
     }
 
+    /// Adds what was counted of backends that are gone to one series a pool, and forgets whose it was:
+    /// with backends that come and go all day, series would else be without number. Call it now and
+    /// then.
+    pub fn tidy(&self) {
+        let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody has it any more, so nobody counts in it; and nobody gets it but under this lock.
+        let is_gone = |series: &Arc<Series>| Arc::strong_count(series) == 1 && *series.backend != *GONE;
+        let (gone, mut kept): (Vec<_>, Vec<_>) = std::mem::take(&mut *all).into_iter().partition(is_gone);
+        for series in gone {
+            let known = kept.iter().find(|known| known.pool == series.pool && *known.backend == *GONE);
+            let sum = known.map(Arc::clone).unwrap_or_else(|| {
+                let shards = (0..self.threads).map(|_| Shard::new(&self.labels)).collect();
+                let sum = Arc::new(Series { pool: series.pool.clone(), backend: GONE.into(), shards });
+                kept.push(Arc::clone(&sum));
+                sum
+            });
+            for (sum, shard) in sum.shards.iter().zip(&series.shards) {
+                sum.add(shard);
+            }
+        }
+        *all = kept;
+    }
+
     fn all(&self) -> Vec<Arc<Series>> {
         self.series.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -194,6 +220,17 @@ impl Shard {
             moves: counters(labels.causes.len()),
             durations: std::array::from_fn(|_| Counter::default()),
             micros: Counter::default(),
+        }
+    }
+
+    fn counters(&self) -> impl Iterator<Item = &Counter> {
+        let some = self.requests.iter().flatten().chain(&self.attempts).chain(&self.moves);
+        some.chain(&self.durations).chain([&self.micros])
+    }
+
+    fn add(&self, other: &Shard) {
+        for (sum, counter) in self.counters().zip(other.counters()) {
+            sum.add(counter.get());
         }
     }
 }
@@ -358,6 +395,25 @@ mod tests {
         ] {
             assert!(text.lines().any(|each| each == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn what_gone_backends_have_counted_is_kept_in_one_series() {
+        let labels = Labels { verdicts: &["new"], causes: &["down"], outcomes: &["ok"] };
+        let metrics = Metrics::new(1, labels, Arc::default());
+        let stays = metrics.series("app", "a");
+        for name in ["b", "c"] {
+            metrics.series("app", name).request(0, 0, 200, Duration::from_micros(3));
+        }
+        metrics.tidy();
+        metrics.series("app", "d").attempt(0, 0);
+        metrics.tidy();
+        metrics.tidy();
+        let all = metrics.all();
+        let told: Vec<_> = all.iter().map(|series| (&*series.backend, series.requests(), series.attempts(0))).collect();
+        assert_eq!(told, [("a", 0, 0), ("(gone)", 2, 1)]);
+        assert_eq!(all[1].sum(|shard| Some(&shard.micros)), 6);
+        drop(stays);
     }
 
     #[test]
