@@ -13,10 +13,10 @@ use prometheus_client::metrics::MetricType;
 use super::limited::Limited;
 
 /// Status codes that are counted each by itself; all others count as `other`.
-const CODES: [u16; 63] = [
-    200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 300, 301, 302, 303, 304, 305, 307, 308, 400, 401, 402, 403, 404,
-    405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418, 421, 422, 423, 424, 425, 426, 428, 429, 431,
-    451, 499, 500, 501, 502, 503, 504, 505, 506, 507, 508, 510, 511, 520, 521, 522, 529,
+const CODES: [u16; 64] = [
+    101, 200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 300, 301, 302, 303, 304, 305, 307, 308, 400, 401, 402, 403,
+    404, 405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418, 421, 422, 423, 424, 425, 426, 428, 429,
+    431, 451, 499, 500, 501, 502, 503, 504, 505, 506, 507, 508, 510, 511, 520, 521, 522, 529,
 ];
 const SLOTS: usize = CODES.len() + 1;
 
@@ -80,6 +80,8 @@ struct Shard {
     requests: Box<[[Counter; SLOTS]]>,
     attempts: Box<[Counter]>,
     moves: Box<[Counter]>,
+    tunnels: Counter,
+    tunnels_ended: Counter,
     durations: [Counter; BUCKETS.len() + 1],
     micros: Counter,
 }
@@ -191,6 +193,28 @@ impl Series {
         }
     }
 
+    /// A request has become a tunnel.
+    pub fn tunnel_began(&self, thread: usize) {
+        if let Some(shard) = self.shards.get(thread) {
+            shard.tunnels.add(1);
+        }
+    }
+
+    /// A tunnel has ended.
+    pub fn tunnel_ended(&self, thread: usize) {
+        if let Some(shard) = self.shards.get(thread) {
+            shard.tunnels_ended.add(1);
+        }
+    }
+
+    /// Tunnels there were, and how many of them are open.
+    fn tunnels(&self) -> (u64, u64) {
+        // In this order: one that ends meanwhile is not missing from those there were.
+        let ended = self.sum(|shard| Some(&shard.tunnels_ended));
+        let begun = self.sum(|shard| Some(&shard.tunnels));
+        (begun, begun.saturating_sub(ended))
+    }
+
     /// Requests that have ended.
     pub fn requests(&self) -> u64 {
         self.shards.iter().flat_map(|shard| shard.requests.iter().flatten()).map(Counter::get).sum()
@@ -218,6 +242,8 @@ impl Shard {
             requests: labels.verdicts.iter().map(|_| std::array::from_fn(|_| Counter::default())).collect(),
             attempts: counters(labels.outcomes.len()),
             moves: counters(labels.causes.len()),
+            tunnels: Counter::default(),
+            tunnels_ended: Counter::default(),
             durations: std::array::from_fn(|_| Counter::default()),
             micros: Counter::default(),
         }
@@ -318,6 +344,19 @@ impl Collector for Metrics {
                 let labels = [("pool", pool), ("cause", name)];
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
             }
+        }
+
+        let help = "WebSockets and other tunnels that are open";
+        let mut family = encoder.encode_descriptor("linchpin_tunnels", help, None, gauge)?;
+        for series in all.iter().filter(|series| series.tunnels().0 > 0) {
+            let labels = [("pool", &*series.pool), ("backend", &*series.backend)];
+            family.encode_family(&labels)?.encode_gauge(&i64::try_from(series.tunnels().1).unwrap_or(i64::MAX))?;
+        }
+        let help = "Requests that became a WebSocket or another tunnel";
+        let mut family = encoder.encode_descriptor("linchpin_tunnels_begun", help, None, counter)?;
+        for series in all.iter().filter(|series| series.tunnels().0 > 0) {
+            let labels = [("pool", &*series.pool), ("backend", &*series.backend)];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&series.tunnels().0, None)?;
         }
 
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
