@@ -70,7 +70,7 @@ const WITH_ARGUMENT: [(&str, &str); 52] = [
     ("port", ONE_PROBE),
     ("proto", "backends are spoken to in HTTP/1.1"),
     ("proxy-v2-options", NONE),
-    ("redir", "Linchpin does not redirect"),
+    ("redir", "redirects are not taken over: write [[routes]] with `redirect`"),
     ("resolve-net", NAMES),
     ("resolve-opts", NAMES),
     ("resolve-prefer", NAMES),

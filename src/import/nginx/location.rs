@@ -114,7 +114,11 @@ fn passed(pass: &Directive, prefix: &str, notes: &mut Table) {
     }
     let path = url.split_once("://").and_then(|(_, rest)| rest.find('/').and_then(|at| rest.get(at..)));
     if path.is_some_and(|path| rule::prefix(path).as_deref() != Some(prefix)) {
-        notes.lost(line, text, format!("Linchpin passes the path on as it is, with {prefix}"));
+        notes.lost(
+            line,
+            text,
+            format!("the path goes on as it is, with {prefix}: write `strip_prefix` or `add_prefix`"),
+        );
     }
 }
 
