@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::uri::Scheme;
 use http::{Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body, Incoming};
@@ -140,8 +140,13 @@ impl Outgoing {
         if let Some(asked) = &self.asked {
             asked.ask(request.headers_mut());
         }
-        if let Some(scheme) = http2 {
-            to_http2(&mut request, scheme);
+        match http2 {
+            Some(scheme) => to_http2(&mut request, scheme),
+            // hyper would leave the body of a GET out where nobody says how long it is.
+            None if self.body.as_ref().is_some_and(|body| body.length().is_none()) => {
+                request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+            None => {}
         }
         if let (true, Some(source)) = (self.expects, &self.body) {
             let gate = std::sync::Arc::clone(source.gate());

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::error::ProxyError;
+use super::headers;
 use crate::clock::{self, Limit};
 
 /// How long a client that waits for `100 Continue` is made to wait for the backend to say so
@@ -45,6 +46,10 @@ pub struct Source {
     /// The client is waited for, and `limit` runs.
     waiting: Cell<bool>,
     state: Cell<State>,
+    /// Who waits for a body that is not sent any more.
+    shut_out: Cell<Option<Waker>>,
+    /// The last attempt. One before it may be held by a connection of HTTP/2 for a moment longer.
+    attempt: Cell<u32>,
     limit: Limit,
     /// Open once the backend, or time, has said to send the body.
     gate: Arc<AtomicBool>,
@@ -83,6 +88,8 @@ impl Source {
             progress: Cell::new(clock::now()),
             waiting: Cell::new(false),
             state: Cell::new(State::Kept),
+            shut_out: Cell::default(),
+            attempt: Cell::new(0),
             limit,
             gate: Arc::new(AtomicBool::new(!expects)),
         })
@@ -93,7 +100,13 @@ impl Source {
         if self.waiting.get() {
             self.rest();
         }
-        RequestBody::Of { source: Rc::clone(self), next: 0 }
+        self.attempt.set(self.attempt.get() + 1);
+        RequestBody::Of { source: Rc::clone(self), attempt: self.attempt.get(), next: 0 }
+    }
+
+    /// What its Content-Length says.
+    pub fn length(&self) -> Option<u64> {
+        self.length
     }
 
     /// Bytes that were read.
@@ -139,6 +152,15 @@ impl Source {
         self.gate.store(true, Ordering::Relaxed);
     }
 
+    /// The exchange is over. A stream of HTTP/2 that waits for a body which is not sent any more would
+    /// wait as long as its connection lives.
+    pub fn leave(&self) {
+        if self.state.get() == State::Shut {
+            self.state.set(State::Failed(ProxyError::BodyAborted));
+            self.shut_out.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
     fn fail(&self, error: ProxyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.state.set(State::Failed(error));
         Poll::Ready(Some(Err(BodyError)))
@@ -149,7 +171,10 @@ impl Source {
         match self.state.get() {
             State::Kept | State::Streamed => {}
             State::EndedKept | State::Ended => return Poll::Ready(None),
-            State::Shut => return Poll::Pending,
+            State::Shut => {
+                self.shut_out.set(Some(cx.waker().clone()));
+                return Poll::Pending;
+            }
             State::Failed(error) => return self.fail(error),
         }
         if !self.gate.load(Ordering::Relaxed) {
@@ -159,7 +184,10 @@ impl Source {
             self.gate.store(true, Ordering::Relaxed);
         }
         match Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::trailers_to_backend(trailers);
+                }
                 self.progress.set(clock::now());
                 self.rest();
                 self.read.set(self.read.get() + frame.data_ref().map_or(0, |data| data.len() as u64));
@@ -233,6 +261,8 @@ pub enum RequestBody {
     Of {
         /// The body.
         source: Rc<Source>,
+        /// Whose reading this is.
+        attempt: u32,
         /// The next kept frame.
         next: usize,
     },
@@ -255,7 +285,10 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let RequestBody::Of { source, next } = &mut *self else { return Poll::Ready(None) };
+        let RequestBody::Of { source, attempt, next } = &mut *self else { return Poll::Ready(None) };
+        if *attempt != source.attempt.get() {
+            return Poll::Ready(Some(Err(BodyError)));
+        }
         if let Some(frame) = source.kept(*next) {
             *next += 1;
             return Poll::Ready(Some(Ok(frame)));
@@ -270,7 +303,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
-            RequestBody::Of { source, next } => source.is_ended() && source.kept(*next).is_none(),
+            RequestBody::Of { source, next, .. } => source.is_ended() && source.kept(*next).is_none(),
         }
     }
 

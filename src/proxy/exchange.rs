@@ -339,6 +339,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(body) = &self.body {
+            body.leave();
+        }
         let total = clock::now().saturating_duration_since(self.begun);
         let status = self.status.map_or(CLIENT_WENT, |status| status.as_u16());
         let service = self.service();

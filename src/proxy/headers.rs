@@ -2,7 +2,7 @@
 //! Invariant: what is forwarded has one valid Host, no field of the hop, and forwarding fields of ours alone.
 //! Must not know: affinity, backends.
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Uri, Version, request};
 
@@ -50,6 +50,10 @@ pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<Option<He
         return Err(ProxyError::Malformed("The request has no Host field."));
     }
     if head.version == Version::HTTP_2 {
+        // Of several lengths, which hyper lets pass, each server would believe another one.
+        if head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+            return Err(ProxyError::Malformed("The request has more than one Content-Length field."));
+        }
         join_crumbs(&mut head.headers);
     }
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
@@ -149,6 +153,12 @@ pub fn to_client(headers: &mut HeaderMap) {
     if headers.keys().any(|name| is_of_the_hop(name.as_str())) {
         remove(headers, is_of_the_hop);
     }
+}
+
+/// Makes the trailers of a request what a backend is to see: some take them for fields like all others.
+pub(super) fn trailers_to_backend(trailers: &mut HeaderMap) {
+    let is_of_the_head = |name: &str| matches!(name, "host" | "content-length" | "cookie" | "trailer");
+    remove(trailers, |name| is_of_the_hop(name) || is_claimed(name) || is_of_the_head(name));
 }
 
 /// Removes the fields that `is_out` names, Connection among them, and those that Connection lists.

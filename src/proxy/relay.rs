@@ -13,7 +13,7 @@ use super::body::RequestBody;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::tunnel::Tunnel;
-use super::{Reply, respond};
+use super::{Reply, headers, respond};
 use crate::upstream::{Fact, Failure, Received};
 
 /// A backend's response.
@@ -141,7 +141,10 @@ impl Body for ResponseBody {
         };
         *waiting = false;
         match frame {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::to_client(trailers);
+                }
                 exchange.relayed(frame.data_ref().map_or(0, Bytes::len));
                 if received.is_end() {
                     self.end(cx);

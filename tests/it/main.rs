@@ -15,6 +15,7 @@ mod curl;
 mod discovery;
 mod docs;
 mod failover;
+mod frames;
 mod fuzzing;
 mod health;
 mod https;

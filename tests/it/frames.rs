@@ -1,0 +1,351 @@
+//! HTTP/2 as no library sends it: frames written by hand, and backends that refuse, stall and die.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{Request, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::support::{Backend, Client, Proxy, Reply, soon, until};
+
+const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A client's or a backend's end of a connection, for frames.
+struct Frames {
+    stream: TcpStream,
+}
+
+impl Frames {
+    async fn connect(address: SocketAddr) -> Frames {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let mut frames = Frames { stream };
+        frames.send(SETTINGS, 0, 0, b"").await;
+        frames
+    }
+
+    async fn accept(listener: &TcpListener) -> Frames {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_exact(&mut [0; 24]).await.unwrap();
+        let mut frames = Frames { stream };
+        frames.send(SETTINGS, 0, 0, b"").await;
+        frames
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+        self.stream.write_all(&[&head, payload].concat()).await.unwrap();
+    }
+
+    async fn fields(&mut self, flags: u8, stream: u32, fields: &[(&str, &str)]) {
+        let literal = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        let block: Vec<u8> =
+            fields.iter().flat_map(|(name, value)| [vec![0], literal(name), literal(value)].concat()).collect();
+        self.send(HEADERS, END_HEADERS | flags, stream, &block).await;
+    }
+
+    async fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.stream.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        self.stream.read_exact(&mut payload).await.ok()?;
+        Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
+    }
+
+    /// Reads up to a frame of one of these kinds.
+    async fn await_kind(&mut self, kinds: &[u8]) -> (u8, u32, Vec<u8>) {
+        let frame = soon("a frame", async {
+            loop {
+                match self.next().await {
+                    Some(frame) if kinds.contains(&frame.0) => return frame,
+                    Some(_) => {}
+                    None => return (GOAWAY, 0, Vec::new()),
+                }
+            }
+        });
+        frame.await
+    }
+}
+
+/// A backend of HTTP/2, which says of each connection and request what becomes of it.
+async fn backend<F>(configure: impl Fn(&mut h2::server::Builder) + Send + 'static, answer: F) -> SocketAddr
+where
+    F: Fn(Request<RecvStream>, SendResponse<Bytes>) + Send + Sync + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = Arc::new(answer);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut builder = h2::server::Builder::new();
+            configure(&mut builder);
+            let answer = Arc::clone(&answer);
+            tokio::spawn(async move {
+                let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    answer(request, respond);
+                }
+            });
+        }
+    });
+    address
+}
+
+fn ok(mut respond: SendResponse<Bytes>, body: &'static str) {
+    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+    stream.send_data(Bytes::from_static(body.as_bytes()), true).unwrap();
+}
+
+fn before(backends: &[(&str, SocketAddr)]) -> super::support::proxy::Builder {
+    let builder = Proxy::builder().top(HTTP2).table("upstream", "http2 = true");
+    backends.iter().fold(builder, |builder, (name, address)| builder.backend_at(name, *address, ""))
+}
+
+#[tokio::test]
+async fn a_request_of_http_2_with_two_lengths_reaches_no_backend() {
+    let a = Backend::named("a").await;
+    let proxy = Proxy::builder().top(HTTP2).backend(&a, "").start();
+    for (method, lengths, body) in [
+        ("GET", ["0", "30"], ""),
+        ("POST", ["0", "30"], ""),
+        ("GET", ["5", "30"], "hello"),
+        ("POST", ["5", "5"], "hello"),
+    ] {
+        let mut client = Frames::connect(proxy.listener(0)).await;
+        let fields = [
+            (":method", method),
+            (":scheme", "http"),
+            (":authority", "test"),
+            (":path", "/two"),
+            ("content-length", lengths[0]),
+            ("content-length", lengths[1]),
+        ];
+        client.fields(if body.is_empty() { END_STREAM } else { 0 }, 1, &fields).await;
+        if !body.is_empty() {
+            client.send(DATA, END_STREAM, 1, body.as_bytes()).await;
+        }
+        let (kind, _, payload) = client.await_kind(&[HEADERS, RST_STREAM, GOAWAY]).await;
+        // 0x8c is `:status: 400` of the static table.
+        assert!(kind != HEADERS || payload[0] == 0x8c, "{method} {lengths:?}: {payload:?} {:?}", a.seen());
+    }
+    assert!(a.seen().is_empty(), "{:?}", a.seen());
+}
+
+#[tokio::test]
+async fn a_response_of_http_2_with_two_lengths_is_a_502() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = before(&[("a", listener.local_addr().unwrap())]).start();
+    tokio::spawn(async move {
+        let mut backend = Frames::accept(&listener).await;
+        loop {
+            let (kind, stream, _) = backend.await_kind(&[HEADERS, GOAWAY]).await;
+            if kind == GOAWAY {
+                return;
+            }
+            backend.fields(0, stream, &[(":status", "200"), ("content-length", "5"), ("content-length", "30")]).await;
+            backend.send(DATA, END_STREAM, stream, b"hello").await;
+        }
+    });
+    let mut client = Client::connect(proxy.listener(1)).await;
+    assert_eq!(client.get("/").await.status, 502);
+}
+
+#[tokio::test]
+async fn the_body_of_a_get_is_passed_on_though_its_length_is_not_known() {
+    let a = Backend::named("a").await;
+    let proxy = Proxy::builder().top(HTTP2).backend(&a, "").start();
+    let mut client = Frames::connect(proxy.listener(0)).await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", "/two")];
+    client.fields(0, 1, &fields).await;
+    client.send(DATA, END_STREAM, 1, b"query").await;
+    let (kind, ..) = client.await_kind(&[HEADERS, RST_STREAM, GOAWAY]).await;
+    assert_eq!((kind, a.seen().pop().map(|seen| seen.body)), (HEADERS, Some(b"query".to_vec())));
+    let mut client = proxy.client().await;
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nquery\r\n0\r\n\r\n").await;
+    assert_eq!(client.response().await.status, 200);
+    assert_eq!(a.seen().pop().unwrap().body, b"query");
+}
+
+#[tokio::test]
+async fn what_a_client_may_not_say_of_itself_it_may_not_say_in_trailers() {
+    let a = Backend::named("a").await;
+    let proxy = Proxy::before(&[&a]);
+    let mut client = proxy.client().await;
+    let forged =
+        ["x-forwarded-for", "forwarded", "x-real-ip", "linchpin-client-subject", "x-forwarded-user", "upgrade"];
+    let head = format!(
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntrailer: {}, x-sum\r\n\r\n",
+        forged.join(", ")
+    );
+    let trailers: String = forged.iter().map(|name| format!("{name}: 6.6.6.6\r\n")).collect();
+    client.send(format!("{head}4\r\nwxyz\r\n0\r\n{trailers}x-sum: 4\r\n\r\n").as_bytes()).await;
+    assert_eq!(client.response().await.status, 200);
+    let seen = a.seen().pop().unwrap();
+    assert_eq!(seen.field("x-sum"), Some("4"));
+    assert!(!seen.head.contains("6.6.6.6"), "{}", seen.head);
+}
+
+#[tokio::test]
+async fn a_backend_that_refuses_every_stream_is_not_asked_for_ever() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let refusing = backend(
+        |_| {},
+        move |request, mut respond| {
+            if request.uri().path() == "/refused" {
+                count.fetch_add(1, Ordering::SeqCst);
+                respond.send_reset(Reason::REFUSED_STREAM);
+            } else {
+                ok(respond, "a");
+            }
+        },
+    )
+    .await;
+    let proxy = before(&[("a", refusing)]).start();
+    let address = proxy.listener(1);
+    // Others keep the connections at work.
+    let busy = tokio::spawn(async move {
+        let mut client = Client::connect(address).await;
+        loop {
+            client.get("/").await;
+        }
+    });
+    let mut client = Client::connect(address).await;
+    client.get("/").await;
+    for method in ["GET", "POST"] {
+        let before = asked.load(Ordering::SeqCst);
+        let status = client.request(method, "/refused", "", b"").await.status;
+        let times = asked.load(Ordering::SeqCst) - before;
+        assert!(status >= 500 && times <= 3, "{method}: {status} after {times}");
+    }
+    busy.abort();
+}
+
+#[tokio::test]
+async fn a_backend_that_takes_one_stream_at_a_time_keeps_its_sessions() {
+    let start = |name: &'static str| {
+        backend(
+            |builder| {
+                builder.max_concurrent_streams(1);
+            },
+            move |_, respond| {
+                tokio::spawn(async move {
+                    tokio::task::yield_now().await;
+                    ok(respond, name);
+                });
+            },
+        )
+    };
+    let proxy = before(&[("a", start("a").await), ("b", start("b").await)]).start();
+    let mut first = Client::connect(proxy.listener(1)).await;
+    let served = first.get("/").await.text();
+    let pin = first.pin.clone();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (pin, address) = (pin.clone(), proxy.listener(1));
+        clients.spawn(async move {
+            let mut client = Client::connect(address).await;
+            client.pin = pin;
+            client.get("/").await
+        });
+    }
+    for answer in clients.join_all().await {
+        assert_eq!((answer.status, answer.text(), answer.pin()), (200, served.clone(), None));
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_in_place_of_100_continue_leaves_no_stream_behind() {
+    // Says no, ends its side, and leaves the other to the client, as RFC 9113 §8.1 lets it.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = before(&[("a", listener.local_addr().unwrap())]).start();
+    let (ended, mut streams) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut backend = Frames::accept(&listener).await;
+        loop {
+            let (kind, stream, _) = backend.await_kind(&[HEADERS, DATA, RST_STREAM, GOAWAY]).await;
+            match kind {
+                HEADERS => backend.fields(END_STREAM, stream, &[(":status", "417"), ("content-length", "0")]).await,
+                GOAWAY => return,
+                _ => drop(ended.send(stream)),
+            }
+        }
+    });
+    let mut client = Client::connect(proxy.listener(1)).await;
+    client.send(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n").await;
+    assert_eq!(client.response().await.status, 417);
+    assert_eq!(soon("the end of the stream", streams.recv()).await, Some(1));
+}
+
+#[tokio::test]
+async fn an_upload_is_taken_back_whole_from_a_backend_of_http_2_that_is_lost() {
+    let stuck = backend(
+        |_| {},
+        |request, mut respond| {
+            if request.uri().path() == "/fail" {
+                return respond.send_reset(Reason::INTERNAL_ERROR);
+            }
+            tokio::spawn(async move {
+                let (_request, _respond) = (request, respond);
+                std::future::pending::<()>().await;
+            });
+        },
+    )
+    .await;
+    let b = backend(
+        |_| {},
+        |request, respond| {
+            tokio::spawn(async move {
+                let (mut body, mut length) = (request.into_body(), 0);
+                while let Some(Ok(data)) = body.data().await {
+                    let _ = body.flow_control().release_capacity(data.len());
+                    length += data.len();
+                }
+                ok(respond, if length == 3000 { "whole" } else { "in part" });
+            });
+        },
+    )
+    .await;
+    let builder = Proxy::builder().top(HTTP2).table("upstream", "http2 = true");
+    let builder = builder.table("ejection", "consecutive_failures = 1").backend_at("a", stuck, "");
+    let proxy = builder.backend_at("b", b, "backup = true").start();
+    let mut client = Client::connect(proxy.listener(1)).await;
+    client.send(b"PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 3000\r\n\r\n").await;
+    client.send(&[b'x'; 1000]).await;
+    until("the request is on its way", async || proxy.live("a").active() == 1).await;
+    Client::connect(proxy.listener(1)).await.get("/fail").await;
+    client.send(&[b'x'; 1000]).await;
+    until("the request is taken back", async || proxy.live("b").active() == 1).await;
+    client.send(&[b'x'; 1000]).await;
+    assert_eq!(client.response().await.text(), "whole");
+}
+
+#[tokio::test]
+async fn a_switch_to_another_protocol_has_no_length() {
+    let a = Backend::start("a", |_| {
+        Reply::Bytes(
+            b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: 5\r\n\r\nhello".to_vec(),
+        )
+    })
+    .await;
+    let proxy = Proxy::before(&[&a]);
+    let mut client = proxy.client().await;
+    client.send(b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    let answer = client.try_any_response("GET").await.unwrap();
+    assert_eq!((answer.status, answer.field("content-length")), (101, None), "{}", answer.head);
+}
