@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::affinity::Affinity;
+use crate::discover::Standing;
 use crate::net::Address;
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
@@ -49,8 +50,8 @@ pub struct Facts {
     pub pools: Arc<ArcSwap<Vec<Entry>>>,
     /// The counters of the process.
     pub metrics: Arc<Metrics>,
-    /// Whether the process takes requests: false once it is stopping.
-    pub ready: watch::Receiver<bool>,
+    /// Whether the process takes requests.
+    pub phase: watch::Receiver<Phase>,
     /// Certificates and how long they are good for.
     pub certificates: Watched,
     /// When the process started.
@@ -58,8 +59,34 @@ pub struct Facts {
 }
 
 impl Facts {
+    fn is_ready(&self) -> bool {
+        *self.phase.borrow() == Phase::Ready
+    }
+
     fn started_unix(&self) -> Duration {
         self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+/// Where a process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits for the first backends of a source.
+    Starting,
+    /// It takes requests.
+    Ready,
+    /// It takes no more.
+    Stopping,
+}
+
+impl Phase {
+    /// The waiting is over; says whether there was any.
+    pub fn begins(&mut self) -> bool {
+        let begins = *self == Phase::Starting;
+        if begins {
+            *self = Phase::Ready;
+        }
+        begins
     }
 }
 
@@ -74,6 +101,8 @@ pub struct Entry {
     pub affinity: Arc<Affinity>,
     /// Counters, by position of the backend.
     pub series: Vec<Arc<Series>>,
+    /// How the sources of its backends are doing.
+    pub sources: Vec<Arc<Standing>>,
 }
 
 #[cfg(test)]

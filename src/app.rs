@@ -2,6 +2,11 @@
 //! Invariant: what can fail at start fails before the first client is accepted.
 //! Must not know: request details; the command line.
 
+mod compose;
+mod discovery;
+mod encryption;
+mod publish;
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,28 +20,28 @@ use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use tokio::sync::{oneshot, watch};
 
+use crate::admin::Phase;
 use crate::affinity::lost::Lost;
-use crate::affinity::{Affinity, Cause, Tables, Verdict, learned};
-use crate::config::{Plan, PoolPlan};
+use crate::affinity::{Cause, Verdict, learned};
+use crate::config::Plan;
 use crate::net::Address;
 use crate::pool::Pool;
-use crate::pool::reconcile::Reconciler;
+use crate::proxy::Proxy;
 use crate::proxy::client::{Client, Door};
 use crate::proxy::error::ProxyError;
-use crate::proxy::rate::Limiter;
 use crate::proxy::redirect::Redirect;
 use crate::proxy::relay::ResponseBody;
-use crate::proxy::route::Routes;
-use crate::proxy::snapshot::{Service, Snapshot};
-use crate::proxy::{Proxy, headers};
+use crate::proxy::snapshot::Snapshot;
 use crate::runtime::workers::Thread;
 use crate::runtime::{Fault, Handler, ListenerSettings, Listeners, Peer, Reply, Workers, listen};
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, OpenError};
-use crate::tls::reload::{Reload, Watched};
-use crate::tls::{Acceptor, Connector};
+use crate::tls::reload::Watched;
 use crate::upstream::Fact;
-use crate::{admin, clock, health, pool, proxy, runtime, share, telemetry, tls, upstream};
+use crate::{admin, clock, pool, proxy, runtime, share, telemetry, tls};
+use compose::Composer;
+use encryption::Encryption;
+use publish::Published;
 
 /// How often each thread looks after what no request does.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -45,7 +50,7 @@ const SWEEP: Duration = Duration::from_millis(500);
 pub struct App {
     addresses: Vec<Address>,
     admin: Option<SocketAddr>,
-    pools: Vec<Arc<Pool>>,
+    entries: Arc<ArcSwap<Vec<admin::Entry>>>,
     grace: Duration,
     workers: Workers,
     control: Control,
@@ -98,18 +103,12 @@ impl App {
         let log = AccessLog::open(&plan.log.access, plan.log.format).map_err(StartError::Log)?;
         let labels = Labels { verdicts: &Verdict::NAMES, causes: &Cause::NAMES, outcomes: &Fact::OUTCOMES };
         let metrics = Arc::new(Metrics::new(threads, labels, Arc::clone(log.dropped())));
-        let mut reconciler = Reconciler::new(threads);
-        let settings: Vec<_> = plan.pools.iter().map(|pool| pool.pool.clone()).collect();
-        let pools = reconciler.pools(&settings);
-        let mut tables = Tables::default();
-        let (acceptors, connectors) = encryption(&plan).map_err(StartError::Tls)?;
-        let accesses = plan
-            .pools
-            .iter()
-            .zip(&connectors)
-            .map(|(pool, tls)| upstream::Access { settings: pool.upstream.clone(), tls: tls.clone() });
-        let accesses: Vec<_> = accesses.collect();
-        let snapshot = Arc::new(snapshot(&plan, &pools, &accesses, &metrics, &mut tables));
+        let Encryption { acceptors, accesses, watched } = Encryption::open(&plan).map_err(StartError::Tls)?;
+        let server = plan.server.clone();
+        let mut composer = Composer::new(plan, accesses, threads, Arc::clone(&metrics));
+        let snapshot = composer.compose();
+        let published = Published::new(composer.plan(), snapshot);
+        let plan = composer.plan();
 
         let listeners = Listeners::bind(&plan.listeners, &acceptors, threads, &metrics).map_err(StartError::Bind)?;
         let admin = match &plan.admin {
@@ -122,34 +121,32 @@ impl App {
         let addresses = listeners.addresses().to_vec();
         let admin_address = admin.as_ref().and_then(|(bound, _)| bound.address());
 
+        let doors: Arc<[Arc<Door>]> = plan.listeners.iter().map(|listener| Arc::new(door(listener))).collect();
+        let (lines, losses, snapshots) = (log.handle(), composer.losses(), published.subscribe());
         let lost = Arc::new(Lost::default());
-        let control = Control::start(ControlParts {
-            probes: probes(&pools, &plan.pools, accesses),
+        let entries = Arc::clone(published.entries());
+        let parts = ControlParts {
+            stores: composer.take_stores(),
+            composer,
+            published,
+            ours: addresses.as_slice().into(),
             lost: Arc::clone(&lost),
             admin,
-            entries: Arc::new(ArcSwap::from_pointee(entries(&snapshot))),
-            stores: tables.take_stores(),
             metrics,
-            certificates: watched(&acceptors, &connectors),
-        })
-        .map_err(StartError::Thread)?;
+            certificates: watched,
+        };
+        let control = Control::start(parts).map_err(StartError::Thread)?;
 
-        let (lines, losses) = (log.handle(), reconciler.losses());
-        let doors: Arc<[Arc<Door>]> = plan.listeners.iter().map(|listener| Arc::new(door(listener))).collect();
         let make = move |thread: Thread| {
-            let proxy = Proxy::new(
-                thread.index,
-                Arc::clone(&snapshot),
-                thread.limits.clone(),
-                lines.lines(),
-                Arc::clone(&lost),
-            );
+            let mut snapshots = snapshots.clone();
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            let proxy = Proxy::new(thread.index, snapshot, thread.limits.clone(), lines.lines(), Arc::clone(&lost));
             let proxy = Rc::new(proxy);
-            let beside = beside(Rc::clone(&proxy), thread.limits, losses.clone());
+            let beside = beside(Rc::clone(&proxy), thread.limits, losses.clone(), snapshots);
             (Rc::new(Serve { proxy, doors: doors.clone() }), beside)
         };
-        let workers = Workers::start(listeners, &plan.server, make).map_err(StartError::Thread)?;
-        Ok(App { addresses, admin: admin_address, pools, grace: plan.server.shutdown_grace, workers, control, log })
+        let workers = Workers::start(listeners, &server, make).map_err(StartError::Thread)?;
+        Ok(App { addresses, admin: admin_address, entries, grace: server.shutdown_grace, workers, control, log })
     }
 
     /// Where clients connect, in the order of the configuration.
@@ -162,9 +159,9 @@ impl App {
         self.admin
     }
 
-    /// The pools, as they are at work.
-    pub fn pools(&self) -> &[Arc<Pool>] {
-        &self.pools
+    /// The pools, as they are at work now.
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.entries.load().iter().map(|entry| Arc::clone(&entry.pool)).collect()
     }
 
     /// Accepts nothing more, lets requests in flight end within the grace period, and ends.
@@ -188,37 +185,6 @@ impl App {
     }
 }
 
-/// What shakes hands, by listener and by pool, where TLS is spoken.
-type Encryption = (Vec<Option<Arc<Acceptor>>>, Vec<Option<Arc<Connector>>>);
-
-fn encryption(plan: &Plan) -> Result<Encryption, tls::Error> {
-    let acceptor = |listener: &ListenerSettings| {
-        listener.tls.as_ref().map(|tls| Acceptor::open(&listener.name, tls).map(Arc::new)).transpose()
-    };
-    let connector = |pool: &PoolPlan| {
-        pool.upstream.tls.as_ref().map(|tls| Connector::open(&pool.pool.name, tls).map(Arc::new)).transpose()
-    };
-    let acceptors = plan.listeners.iter().map(acceptor).collect::<Result<_, _>>()?;
-    Ok((acceptors, plan.pools.iter().map(connector).collect::<Result<_, _>>()?))
-}
-
-/// Whose files are looked after.
-fn watched(acceptors: &[Option<Arc<Acceptor>>], connectors: &[Option<Arc<Connector>>]) -> Watched {
-    let acceptors = acceptors.iter().flatten().map(|acceptor| Arc::clone(acceptor) as Arc<dyn Reload>);
-    let connectors = connectors.iter().flatten().map(|connector| Arc::clone(connector) as Arc<dyn Reload>);
-    Watched::new(acceptors.chain(connectors))
-}
-
-/// What is to be probed, and how.
-fn probes(
-    pools: &[Arc<Pool>],
-    plans: &[PoolPlan],
-    accesses: Vec<upstream::Access>,
-) -> Vec<(Arc<Pool>, health::Settings, upstream::Access)> {
-    let all = pools.iter().zip(plans).zip(accesses);
-    all.map(|((pool, plan), access)| (Arc::clone(pool), plan.health.clone(), access)).collect()
-}
-
 /// What requests are to know of a listener.
 fn door(listener: &ListenerSettings) -> Door {
     let hsts = listener.hsts.map(|time| HeaderValue::try_from(format!("max-age={}", time.as_secs())));
@@ -232,82 +198,30 @@ fn door(listener: &ListenerSettings) -> Door {
     }
 }
 
-/// The snapshot of a plan.
-fn snapshot(
-    plan: &Plan,
-    pools: &[Arc<Pool>],
-    accesses: &[upstream::Access],
-    metrics: &Metrics,
-    tables: &mut Tables,
-) -> Snapshot {
-    let pool = |name: &str| {
-        let mut plans = plan.pools.iter().enumerate();
-        plans.find(|(_, of)| of.pool.name == *name).map(|(position, of)| (position, &of.timeouts))
-    };
-    let limits = &plan.server.limits;
-    Snapshot {
-        routes: Routes::new(&plan.routes, limits.body_bytes, pool),
-        services: pools
-            .iter()
-            .zip(&plan.pools)
-            .zip(accesses)
-            .map(|((pool, of), access)| service(plan, pool, of, access, metrics, tables))
-            .collect(),
-        limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes },
-        limiter: plan.rate.map(|rate| Arc::new(Limiter::new(rate, clock::now()))),
-        unrouted: metrics.series("", ""),
-        limited: Arc::clone(metrics.limited()),
-    }
-}
-
-fn service(
-    plan: &Plan,
-    pool: &Arc<Pool>,
-    of: &PoolPlan,
-    access: &upstream::Access,
-    metrics: &Metrics,
-    tables: &mut Tables,
-) -> Service {
-    let series = |backend: &str| metrics.series(pool.name(), backend);
-    Service {
-        affinity: Arc::new(Affinity::new(pool.name(), &of.persistence, &plan.keys, tables)),
-        balance: of.balance,
-        hash: of.hash.clone(),
-        retry: of.retry.clone(),
-        timeouts: of.timeouts.clone(),
-        upstream: access.clone(),
-        series: pool.backends().iter().map(|backend| series(backend.name())).collect(),
-        unserved: series(""),
-        pool: Arc::clone(pool),
-    }
-}
-
-/// What the admin plane is told of a snapshot.
-fn entries(snapshot: &Snapshot) -> Vec<admin::Entry> {
-    let entry = |service: &Service| admin::Entry {
-        pool: Arc::clone(&service.pool),
-        balance: service.balance.as_str(),
-        affinity: Arc::clone(&service.affinity),
-        series: service.series.clone(),
-    };
-    snapshot.services.iter().map(entry).collect()
-}
-
-/// What runs beside the requests of a thread: sweeping up, and taking requests back from backends
-/// that are lost.
-async fn beside(proxy: Rc<Proxy>, limits: clock::Limits, mut losses: watch::Receiver<u64>) {
+/// What runs beside the requests of a thread: sweeping up, taking requests back from backends that
+/// are lost, and going on with the next snapshot.
+async fn beside(
+    proxy: Rc<Proxy>,
+    limits: clock::Limits,
+    mut losses: watch::Receiver<u64>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+) {
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
             now = sweep.tick() => proxy.sweep(now.into_std()),
             // Each waiting request looks whether it is its own backend that is gone.
             Ok(()) = losses.changed() => limits.wake_all(),
+            Ok(()) = snapshots.changed() => {
+                let next = Arc::clone(&snapshots.borrow_and_update());
+                proxy.install(next);
+            }
         }
     }
 }
 
 /// Looks after what requests leave behind.
-async fn tidy(lost: Arc<Lost>, entries: Arc<ArcSwap<Vec<admin::Entry>>>) {
+async fn tidy(lost: Arc<Lost>, entries: Arc<ArcSwap<Vec<admin::Entry>>>, metrics: Arc<Metrics>) {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     for second in 0_u64.. {
         interval.tick().await;
@@ -321,6 +235,7 @@ async fn tidy(lost: Arc<Lost>, entries: Arc<ArcSwap<Vec<admin::Entry>>>) {
         }
         if second.is_multiple_of(10) {
             lost.sweep(now.as_secs());
+            metrics.tidy();
         }
     }
 }
@@ -377,15 +292,16 @@ impl runtime::Tunnel for Over {
 /// The thread for what serves no request: probes, ejections, admin.
 struct Control {
     thread: std::thread::JoinHandle<()>,
-    ready: watch::Sender<bool>,
+    phase: Arc<watch::Sender<Phase>>,
     end: oneshot::Sender<()>,
 }
 
 struct ControlParts {
-    probes: Vec<(Arc<Pool>, health::Settings, upstream::Access)>,
+    composer: Composer,
+    published: Published,
+    ours: Arc<[Address]>,
     lost: Arc<Lost>,
     admin: Option<(admin::Bound, admin::Settings)>,
-    entries: Arc<ArcSwap<Vec<admin::Entry>>>,
     stores: Vec<learned::Store>,
     metrics: Arc<Metrics>,
     certificates: Watched,
@@ -393,17 +309,23 @@ struct ControlParts {
 
 impl Control {
     fn start(parts: ControlParts) -> std::io::Result<Control> {
-        let (ready, is_ready) = watch::channel(true);
+        let waits = parts.composer.plan().pools.iter().any(|pool| !pool.discover.is_empty());
+        let phase = Arc::new(watch::Sender::new(if waits { Phase::Starting } else { Phase::Ready }));
         let (end, ended) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let work = move || runtime.block_on(control(parts, is_ready, ended));
+        let known = Arc::clone(&phase);
+        let work = move || {
+            runtime.block_on(control(parts, known, ended));
+            // A file system that gives no answer holds nobody up.
+            runtime.shutdown_background();
+        };
         let thread = std::thread::Builder::new().name("control".into()).spawn(work)?;
-        Ok(Control { thread, ready, end })
+        Ok(Control { thread, phase, end })
     }
 
     /// From now on the readiness endpoint says that clients should go elsewhere.
     fn stopping(&self) {
-        self.ready.send_replace(false);
+        self.phase.send_replace(Phase::Stopping);
     }
 
     /// Ends it. Blocks.
@@ -414,22 +336,19 @@ impl Control {
     }
 }
 
-async fn control(parts: ControlParts, ready: watch::Receiver<bool>, ended: oneshot::Receiver<()>) {
-    let ControlParts { probes, lost, admin, entries, stores, metrics, certificates } = parts;
-    for (pool, settings, upstream) in probes {
-        for index in 0..pool.backends().len() {
-            tokio::spawn(health::active::watch(Arc::clone(&pool), index, settings.clone(), upstream.clone()));
-        }
-        tokio::spawn(health::active::end_ejections(pool));
-    }
+async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: oneshot::Receiver<()>) {
+    let ControlParts { composer, published, ours, lost, admin, stores, metrics, certificates } = parts;
+    let (entries, known) = (Arc::clone(published.entries()), phase.subscribe());
+    published.begin_probes(composer.plan());
     for store in stores {
         tokio::spawn(share::run(store));
     }
-    tokio::spawn(tidy(lost, Arc::clone(&entries)));
+    tokio::spawn(tidy(lost, Arc::clone(&entries), Arc::clone(&metrics)));
+    tokio::spawn(discovery::keep(composer, published, ours, phase));
     tokio::spawn(tls::reload::watch(certificates.clone()));
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = admin.map(|(bound, settings)| {
-        let facts = admin::Facts { pools: entries, metrics, certificates, ready, started: SystemTime::now() };
+        let facts = admin::Facts { pools: entries, metrics, certificates, phase: known, started: SystemTime::now() };
         let until = async { drop(stopped.await) };
         tokio::spawn(async move {
             if let Err(error) = admin::run(bound, settings, facts, until).await {

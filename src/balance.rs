@@ -9,6 +9,8 @@ mod round_robin;
 
 pub(crate) use hash::score;
 
+use std::rc::Rc;
+
 use crate::pool::{Backend, Pool};
 
 /// The `balance` key of a pool.
@@ -48,12 +50,12 @@ impl Kind {
 
     /// A balancer of this kind for one thread and one pool. `entropy` sets threads apart, which
     /// would else all begin with the same backend.
-    pub fn build(self, pool: &Pool, entropy: u64) -> Box<dyn Balancer> {
+    pub fn build(self, pool: &Pool, entropy: u64) -> Rc<dyn Balancer> {
         match self {
-            Kind::RoundRobin => Box::new(round_robin::RoundRobin::new(pool, entropy)),
-            Kind::LeastRequests => Box::new(least_requests::LeastRequests),
-            Kind::RandomTwo => Box::new(random_two::RandomTwo),
-            Kind::Hash { max_load } => Box::new(hash::Hash { max_load }),
+            Kind::RoundRobin => Rc::new(round_robin::RoundRobin::new(pool, entropy)),
+            Kind::LeastRequests => Rc::new(least_requests::LeastRequests),
+            Kind::RandomTwo => Rc::new(random_two::RandomTwo),
+            Kind::Hash { max_load } => Rc::new(hash::Hash { max_load }),
         }
     }
 }
@@ -64,6 +66,11 @@ pub trait Balancer {
     /// The best of `candidates`, or `None` when there are none. `entropy` is a fresh random number,
     /// or what the request is to be placed by.
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize>;
+
+    /// The same, where it stands, for the pool's next members; `None` if there is nothing to keep.
+    fn follow(&self, _from: &Pool, _to: &Pool) -> Option<Rc<dyn Balancer>> {
+        None
+    }
 }
 
 /// The backends of a pool that may be sent a new session now and were not tried yet: those that

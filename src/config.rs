@@ -3,6 +3,7 @@
 //! Must not know: running state.
 
 mod check;
+mod discovery;
 mod file;
 mod listeners;
 mod names;
@@ -26,7 +27,7 @@ use toml::de::DeTable;
 
 pub use self::report::{Finding, Place, Report, Severity};
 use crate::affinity::KeyRing;
-use crate::{admin, affinity, balance, health, pool, proxy, runtime, telemetry, upstream};
+use crate::{admin, affinity, balance, discover, health, pool, proxy, runtime, telemetry, upstream};
 
 /// A configuration that can be run.
 #[derive(Debug, Clone)]
@@ -68,6 +69,8 @@ pub struct PoolPlan {
     pub timeouts: proxy::Timeouts,
     /// `[pools.upstream]`.
     pub upstream: upstream::Settings,
+    /// `[[pools.discover]]`.
+    pub discover: Vec<discover::Settings>,
 }
 
 /// Reads a configuration file. The report of a plan holds warnings at most.

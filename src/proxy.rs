@@ -124,7 +124,7 @@ impl Proxy {
     /// For the data-path thread number `thread`, whose time limits run in `limits`.
     pub fn new(thread: usize, snapshot: Arc<Snapshot>, limits: Limits, lines: Lines, lost: Arc<Lost>) -> Proxy {
         let mut random: SmallRng = rand::make_rng();
-        let view = RefCell::new(Rc::new(View::new(snapshot, &mut random)));
+        let view = RefCell::new(Rc::new(View::new(snapshot, None, &mut random)));
         let next_id = Cell::new(random.random());
         Proxy { thread, view, idle: Idle::default(), limits, lines, lost, random: RefCell::new(random), next_id }
     }
@@ -350,7 +350,7 @@ impl Proxy {
 
     /// Replaces what the following requests see. Requests on their way keep what they have.
     pub fn install(&self, snapshot: Arc<Snapshot>) {
-        let view = View::new(snapshot, &mut self.random.borrow_mut());
+        let view = View::new(snapshot, Some(&self.view.borrow()), &mut self.random.borrow_mut());
         self.view.replace(Rc::new(view));
     }
 

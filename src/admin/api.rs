@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 
 use super::guard::{self, Guard};
 use super::view::{Asked, Explained, Status};
-use super::{Facts, Settings, dashboard, gauges};
+use super::{Facts, Phase, Settings, dashboard, gauges};
 use crate::affinity::explain;
 use crate::clock;
 
@@ -76,7 +76,11 @@ async fn page(State(api): State<Arc<Api>>) -> Response {
 /// Whether this process takes requests. Not whether a backend could answer them: with none up, taking
 /// this Linchpin out as well, and all others, which see the same backends, would help nobody.
 async fn readyz(State(api): State<Arc<Api>>) -> (StatusCode, &'static str) {
-    if *api.facts.ready.borrow() { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "stopping") }
+    match *api.facts.phase.borrow() {
+        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        Phase::Ready => (StatusCode::OK, "ready"),
+        Phase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+    }
 }
 
 async fn status(State(api): State<Arc<Api>>) -> Response {

@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{Entry, Facts};
 use crate::clock;
+use crate::discover::Standing;
 use crate::pool::{Backend, Health};
 
 /// All metrics of the process.
@@ -62,6 +63,8 @@ impl Collector for Gauges {
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&table.evicted(), None)?;
         }
 
+        self.sources(&mut encoder, &entries)?;
+
         let certificates = self.0.certificates.days_left(clock::unix());
         let help = "Whole days until the certificate ends; negative once it has";
         let mut family =
@@ -71,10 +74,10 @@ impl Collector for Gauges {
             family.encode_family(&labels)?.encode_gauge(&left.days)?;
         }
 
-        let help = "Whether the process takes requests: 1, or is stopping: 0";
+        let help = "Whether the process takes requests: 1, or is starting or stopping: 0";
         encoder
             .encode_descriptor("linchpin_ready", help, None, MetricType::Gauge)?
-            .encode_gauge(&u64::from(*self.0.ready.borrow()))?;
+            .encode_gauge(&u64::from(self.0.is_ready()))?;
         encoder
             .encode_descriptor("linchpin_build", "Which Linchpin this is", None, MetricType::Info)?
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
@@ -82,5 +85,30 @@ impl Collector for Gauges {
         encoder
             .encode_descriptor("process_start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?
             .encode_gauge(&self.0.started_unix().as_secs_f64())
+    }
+}
+
+impl Gauges {
+    fn sources(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[Entry]) -> fmt::Result {
+        let all =
+            || entries.iter().flat_map(|entry| entry.sources.iter().map(move |source| (entry.pool.name(), source)));
+        let mut tell = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Standing) -> u64| -> fmt::Result {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (pool, source) in all() {
+                let labels = [("pool", &**pool), ("source", source.source())];
+                let mut metric = family.encode_family(&labels)?;
+                match kind {
+                    MetricType::Counter => metric.encode_counter::<NoLabelSet, _, u64>(&value(source), None)?,
+                    _ => metric.encode_gauge(&value(source))?,
+                }
+            }
+            Ok(())
+        };
+        let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
+        tell("linchpin_discovered_backends", "Backends that a source has found", gauge, &|source| source.found())?;
+        let help = "Whether the last look at a source was good: 1, or what was found before is kept: 0";
+        tell("linchpin_discovery_up", help, gauge, &|source| u64::from(source.is_good()))?;
+        tell("linchpin_discovery_answers", "Answers of a source", counter, &|source| source.answers())?;
+        tell("linchpin_discovery_failures", "Looks at a source without an answer", counter, &|source| source.failures())
     }
 }

@@ -24,7 +24,7 @@ const PRESENCE: u64 = 60;
 
 struct House {
     facts: Facts,
-    ready: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     _busy: InFlight,
 }
 
@@ -58,21 +58,21 @@ fn house() -> House {
     pool.backend(0).live().saw_session(0, 0x5eed_5eed_5eed_5eed, clock::unix().as_secs(), PRESENCE);
     let _busy = InFlight::on(pool.backend(0).live(), 0);
 
-    let (ready, receiver) = watch::channel(true);
+    let (phase, receiver) = watch::channel(Phase::Ready);
     let key = || Key::new("k", &[1; 32]).unwrap();
     let persistence =
         affinity::Settings { idle_timeout: Some(Duration::from_secs(PRESENCE)), ..affinity::Settings::for_pool("app") };
     let ring = Arc::new(KeyRing::new(key(), Vec::new()));
     let affinity = Arc::new(Affinity::new("app", &persistence, &ring, &mut affinity::Tables::default()));
-    let entry = Entry { pool, balance: "round_robin", affinity, series };
+    let entry = Entry { pool, balance: "round_robin", affinity, series, sources: Vec::new() };
     let facts = Facts {
         pools: Arc::new(ArcSwap::from_pointee(vec![entry])),
         metrics,
         certificates: Watched::default(),
-        ready: receiver,
+        phase: receiver,
         started: SystemTime::now() - Duration::from_secs(90),
     };
-    House { facts, ready, _busy }
+    House { facts, phase, _busy }
 }
 
 impl House {
@@ -151,7 +151,9 @@ async fn a_reload_shows_in_the_next_answer() {
 async fn readiness_ends_before_life() {
     let house = house();
     assert_eq!(house.get("/readyz").await, (StatusCode::OK, "ready".into()));
-    house.ready.send_replace(false);
+    house.phase.send_replace(Phase::Starting);
+    assert_eq!(house.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "starting".into()));
+    house.phase.send_replace(Phase::Stopping);
     assert_eq!(house.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "stopping".into()));
     assert_eq!(house.get("/livez").await, (StatusCode::OK, "ok".into()));
     assert!(house.get("/api/v1/status").await.1.contains(r#""ready":false"#));

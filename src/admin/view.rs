@@ -2,12 +2,15 @@
 //! Invariant: these are the only types that are serialized, and a name once told stays.
 //! Must not know: how anything is changed.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, Facts};
 use crate::affinity::explain::{Explanation, Named, Seen};
 use crate::affinity::{Cause, Verdict};
 use crate::clock;
+use crate::discover::Standing;
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -24,6 +27,21 @@ struct Pool<'a> {
     balance: &'static str,
     persistence: &'static str,
     backends: Vec<Backend<'a>>,
+    /// Left out where all backends are configured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    discover: Vec<Source<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Source<'a> {
+    source: &'a str,
+    ok: bool,
+    error: Option<String>,
+    found: u64,
+    answers: u64,
+    failures: u64,
+    /// Seconds since the Unix epoch.
+    last_answer: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -37,6 +55,9 @@ struct Backend<'a> {
     active_requests: u32,
     requests: u64,
     failures: u64,
+    /// No source finds it any more; left out otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    leaving: bool,
 }
 
 impl<'a> Status<'a> {
@@ -45,7 +66,7 @@ impl<'a> Status<'a> {
         Status {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: clock::unix().saturating_sub(facts.started_unix()).as_secs(),
-            ready: *facts.ready.borrow(),
+            ready: facts.is_ready(),
             pools: entries.iter().map(Pool::now).collect(),
         }
     }
@@ -66,13 +87,24 @@ impl<'a> Pool<'a> {
                 active_requests: live.active(),
                 requests: series.map_or(0, |series| series.requests()),
                 failures: series.map_or(0, |series| series.failures()),
+                leaving: live.is_leaving(),
             }
+        };
+        let source = |standing: &'a Arc<Standing>| Source {
+            source: standing.source(),
+            ok: standing.is_good(),
+            error: standing.error(),
+            found: standing.found(),
+            answers: standing.answers(),
+            failures: standing.failures(),
+            last_answer: standing.last_answer(),
         };
         Pool {
             name: entry.pool.name(),
             balance: entry.balance,
             persistence: entry.affinity.kind(),
             backends: entry.pool.backends().iter().enumerate().map(backend).collect(),
+            discover: entry.sources.iter().map(source).collect(),
         }
     }
 }

@@ -180,7 +180,7 @@ fn judge(pin: Arc<Pin>, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Dec
     let pinned = pool.position(&pin.backend);
     let cause = match pinned {
         None => Some(Cause::Unknown),
-        Some(index) if pool.backend(index).incarnation() != pin.incarnation => Some(Cause::Replaced),
+        Some(index) if !pool.backend(index).is_of(pin.incarnation, pin.last_seen) => Some(Cause::Replaced),
         Some(index) => obstacle(pool, index, policies),
     };
     let decision = Decision {

@@ -69,7 +69,7 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
             let named = Named {
                 name: pin.backend.to_string(),
                 address: found.map(|backend| backend.address().to_string()),
-                replaced: found.is_some_and(|backend| backend.incarnation() != pin.incarnation),
+                replaced: found.is_some_and(|backend| !backend.is_of(pin.incarnation, pin.last_seen)),
             };
             (Some(seen), Some(named))
         }

@@ -3,6 +3,7 @@
 //! Must not know: other threads: each has its own cursor with a start of its own.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use super::{Balancer, Candidates};
 use crate::pool::Pool;
@@ -47,6 +48,23 @@ impl Balancer for RoundRobin {
         credits[index] -= sum;
         Some(index)
     }
+
+    /// Those who stay keep their credits, or whoever stands first in a pool whose members come and go
+    /// all the time would get its first client each time. Those who come have none.
+    fn follow(&self, from: &Pool, to: &Pool) -> Option<Rc<dyn Balancer>> {
+        let credits = self.credits.borrow();
+        let stays = |id: usize| from.backends().iter().any(|backend| backend.live().id() == id);
+        if !to.backends().iter().any(|backend| stays(backend.live().id())) {
+            // All are new, and a cursor of its own for each thread sets threads apart.
+            return None;
+        }
+        let credit = |id: usize| {
+            let was = from.backends().iter().position(|backend| backend.live().id() == id);
+            was.and_then(|index| credits.get(index).copied()).unwrap_or_default()
+        };
+        let credits = to.backends().iter().map(|backend| credit(backend.live().id())).collect();
+        Some(Rc::new(RoundRobin { credits: RefCell::new(credits) }))
+    }
 }
 
 #[cfg(test)]
@@ -54,6 +72,8 @@ mod tests {
     use super::super::tests::pool;
     use super::super::{Balancer, Candidates, Tried};
     use super::RoundRobin;
+    use crate::pool::reconcile::Reconciler;
+    use crate::pool::{Pool, Settings, backend, vitals};
 
     fn picks(weights: &[i32], entropy: u64, count: usize) -> Vec<usize> {
         let pool = pool(weights);
@@ -71,6 +91,35 @@ mod tests {
     fn threads_start_apart() {
         let starts: std::collections::HashSet<_> = (0..3).map(|entropy| picks(&[1, 1, 1], entropy, 1)).collect();
         assert_eq!(starts.len(), 3);
+    }
+
+    #[test]
+    fn those_who_stay_keep_their_turn_when_others_come_and_go() {
+        let backend = |name: &str, port| backend::Settings::new(name, ([127, 0, 0, 1], port).into());
+        let all = [backend("a", 1), backend("b", 2), backend("c", 3), backend("d", 4)];
+        let mut reconciler = Reconciler::new(1);
+        let mut pool = |members: &[usize]| {
+            let backends = members.iter().map(|index| all[*index].clone()).collect();
+            let settings = Settings { name: "p".into(), backends, vitals: vitals::Settings::default() };
+            reconciler.pools(&[settings]).remove(0)
+        };
+        let tried = Tried::new();
+        let next = |balancer: &dyn Balancer, pool: &Pool| {
+            let index = balancer.best(&Candidates::new(pool, &tried), 0).unwrap();
+            pool.backend(index).name().to_string()
+        };
+        let before = pool(&[0, 1, 2]);
+        let cursor = RoundRobin::new(&before, 0);
+        assert_eq!([next(&cursor, &before), next(&cursor, &before)], ["a", "b"]);
+        let after = pool(&[2, 0, 1]);
+        let cursor = cursor.follow(&before, &after).unwrap();
+        assert_eq!(next(&*cursor, &after), "c");
+        let grown = pool(&[0, 1, 2, 3]);
+        let cursor = cursor.follow(&after, &grown).unwrap();
+        let mut served: Vec<_> = (0..4).map(|_| next(&*cursor, &grown)).collect();
+        served.sort();
+        assert_eq!(served, ["a", "b", "c", "d"]);
+        assert!(cursor.follow(&pool(&[]), &grown).is_none(), "nobody stays");
     }
 
     proptest::proptest! {

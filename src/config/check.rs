@@ -109,7 +109,7 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
-    if pool.backends.is_empty() {
+    if pool.backends.is_empty() && pool.discover.is_empty() {
         let remedy = "write [[pools.backends]] with name = \"a\" and address = \"127.0.0.1:9001\"";
         notes.missing(&pool.span, "the pool has no [[pools.backends]]", remedy);
     }
@@ -122,7 +122,7 @@ fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
         for next in &backend.failover {
             if Some(&next.value) == own {
                 notes.error(&next.span, "a backend can't be its own failover", "name other backends of the pool");
-            } else if !names().any(|name| name.value == next.value) {
+            } else if !names().any(|name| name.value == next.value) && pool.discover.is_empty() {
                 let problem = format!("the pool has no backend {}", shown(&next.value));
                 let others =
                     names().map(|name| name.value.as_str()).filter(|name| Some(*name) != own.map(String::as_str));
@@ -132,7 +132,10 @@ fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
             }
         }
     }
-    if !pool.backends.is_empty() && pool.backends.iter().all(|backend| backend.weight == Some(0)) {
+    if !pool.backends.is_empty()
+        && pool.discover.is_empty()
+        && pool.backends.iter().all(|backend| backend.weight == Some(0))
+    {
         let problem = "every backend has weight 0: the pool takes no new client";
         notes.warn(&pool.span, problem, "give a backend a weight of 1 or more");
     }
@@ -160,7 +163,9 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
             notes.warn(&route.span, problem, "take it out");
         }
     }
-    let has_limit = pool.backends.iter().any(|backend| backend.max_requests.is_some());
+    let found = pool.discover.iter().flatten();
+    let has_limit = pool.backends.iter().any(|backend| backend.max_requests.is_some())
+        || found.into_iter().any(|source| source.max_requests.is_some());
     if pool.persistence.on.says(Cause::Full) && !has_limit && notes.is_whole() {
         let problem = "`on.full` has no effect: no backend of the pool has `max_requests`, so that none is ever full";
         notes.warn(&pool.span, problem, "write `max_requests` into [[pools.backends]], or take `on.full` out");

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::reader::Table;
-use super::values::{Value, Wrong, found, must_be, shown, text};
+use super::values::{Value, Wrong, clipped, found, must_be, shown, text};
 use crate::affinity::seal::MAX_NAME;
 use crate::net::{Address, LONGEST_PATH};
 
@@ -30,6 +30,9 @@ pub(super) fn name(value: &DeValue<'_>) -> Value<String> {
     Err(must_be(&what, shown(name), remedy))
 }
 
+/// The remedy for a name in the place of an address.
+const LOOKED_UP: &str = "host names are not looked up: write IP:port, such as \"127.0.0.1:8080\"";
+
 /// An IP address and a port; `localhost:PORT` is 127.0.0.1. Names are not looked up: what they
 /// stand for could change while the proxy runs, and nothing here would follow.
 fn socket(value: &DeValue<'_>) -> Value<SocketAddr> {
@@ -46,8 +49,7 @@ fn socket(value: &DeValue<'_>) -> Value<SocketAddr> {
     }
     let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
     if host.starts_with(|c: char| c.is_ascii_alphabetic()) && is_host(&host.to_ascii_lowercase()) {
-        let remedy = "host names are not looked up: write IP:port, such as \"127.0.0.1:8080\"";
-        return Err(must_be(WHAT, shown(text), remedy));
+        return Err(must_be(WHAT, shown(text), LOOKED_UP));
     }
     Err(must_be(WHAT, shown(text), "write IP:port, such as \"127.0.0.1:8080\" or \"[::1]:8080\""))
 }
@@ -71,11 +73,17 @@ pub(super) fn endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Val
     }
 }
 
-/// Where a backend listens.
+/// Where a backend listens. That names can be looked up is said to those who write one.
 pub(super) fn backend_endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
     let endpoint = endpoint(table);
     move |value| {
-        let address = endpoint(value)?;
+        let address = endpoint(value).map_err(|wrong| {
+            let name = value.as_str().and_then(|text| text.rsplit_once(':')).filter(|_| wrong.remedy == LOOKED_UP);
+            let remedy = name.map(|(host, port)| {
+                format!("write [[pools.discover]] with dns = \"{}\" and port = {}", clipped(host), clipped(port))
+            });
+            Wrong { remedy: remedy.unwrap_or(wrong.remedy), problem: wrong.problem }
+        })?;
         if address.tcp().is_none_or(|address| address.port() != 0) {
             return Ok(address);
         }
@@ -279,7 +287,7 @@ fn path(value: &DeValue<'_>, refused: &str, what: &str) -> Value<String> {
 }
 
 /// A host name of RFC 1123 (and with `_`, which many use) in lower or upper case, or an IP address.
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     if let Some(inner) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
         return inner.parse::<Ipv6Addr>().is_ok();
     }

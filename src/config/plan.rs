@@ -62,6 +62,7 @@ impl PoolDraft {
             retry: self.retry,
             timeouts: self.timeouts,
             upstream: self.upstream,
+            discover: self.discover.into_iter().collect::<Option<_>>()?,
         })
     }
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use toml::de::DeValue;
 
+use super::discovery;
 use super::names::{authority, backend_endpoint, cookie_name, field_name, name, parameter, target};
 use super::persistence::persistence;
 use super::reader::{Spot, Table};
@@ -17,7 +18,7 @@ use crate::net::Address;
 use crate::pool::{AdminState, backend, vitals};
 use crate::proxy::{Timeouts, key, retry};
 use crate::upstream::ProxyProtocol;
-use crate::{affinity, balance, health, upstream};
+use crate::{affinity, balance, discover, health, upstream};
 
 /// One `[[pools]]`. What is `None` was said to be wrong.
 pub(super) struct PoolDraft {
@@ -34,6 +35,7 @@ pub(super) struct PoolDraft {
     pub(super) timeouts: Timeouts,
     pub(super) upstream: upstream::Settings,
     pub(super) backends: Vec<BackendDraft>,
+    pub(super) discover: Vec<Option<discover::Settings>>,
 }
 
 /// One `[[pools.backends]]`.
@@ -63,12 +65,12 @@ impl BackendDraft {
             route: self.route.as_ref().map(|spot| spot.value.clone()),
             max_requests: self.max_requests,
             max_sessions: self.max_sessions,
+            ..default
         })
     }
 }
 
 pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
-    table.later(&["discover"]);
     let name = table.required("name", "\"app\"", name);
     let kinds = word(balance::Kind::ALL.map(|kind| (kind.as_str(), kind)), &["least_sessions"]);
     let balance = table.get("balance", kinds).unwrap_or_default();
@@ -101,6 +103,7 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         timeouts: table.section("timeouts", timeouts),
         upstream: table.section("upstream", upstream),
         backends: table.sections("backends", backend),
+        discover: table.sections("discover", discovery::discover),
     }
 }
 

@@ -25,7 +25,6 @@ pub(super) struct Table<'a> {
     entries: Option<&'a DeTable<'a>>,
     span: Range<usize>,
     asked: RefCell<Vec<(&'static str, Shape)>>,
-    later: RefCell<Vec<&'static str>>,
     refused: RefCell<Vec<&'static str>>,
 }
 
@@ -50,16 +49,7 @@ impl<'a> Table<'a> {
         entries: Option<&'a DeTable<'a>>,
         span: Range<usize>,
     ) -> Table<'a> {
-        Table {
-            notes,
-            path,
-            is_listed,
-            entries,
-            span,
-            asked: RefCell::default(),
-            later: RefCell::default(),
-            refused: RefCell::default(),
-        }
+        Table { notes, path, is_listed, entries, span, asked: RefCell::default(), refused: RefCell::default() }
     }
 
     /// Whether the file has this section.
@@ -75,11 +65,6 @@ impl<'a> Table<'a> {
     /// Where findings go.
     pub(super) fn notes(&self) -> &'a Notes<'a> {
         self.notes
-    }
-
-    /// Keys of the design that this version doesn't have: no typos, but no use either.
-    pub(super) fn later(&self, keys: &[&'static str]) {
-        self.later.borrow_mut().extend(keys);
     }
 
     /// Refuses a key that would be misunderstood if it were called unknown.
@@ -281,7 +266,7 @@ impl<'a> Table<'a> {
     }
 
     fn refuse_unknown(&self) {
-        let (asked, later) = (self.asked.borrow(), self.later.borrow());
+        let asked = self.asked.borrow();
         #[cfg(test)]
         tests::KNOWN.with_borrow_mut(|known| {
             known.extend(asked.iter().map(|(key, _)| (self.path_of(key), self.has(key))));
@@ -292,11 +277,6 @@ impl<'a> Table<'a> {
                 continue;
             }
             let what = self.name_of(name, value.get_ref());
-            if later.contains(&name) {
-                let problem = format!("{what} is not in this version of Linchpin");
-                self.notes.error(&span, problem, "take it out");
-                continue;
-            }
             let near = nearest(name, asked.iter().map(|(key, _)| *key));
             let remedy = match asked.iter().find(|(key, _)| Some(*key) == near) {
                 Some(near) => format!("did you mean {}?", self.written(*near)),

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
 use http::uri::Scheme;
@@ -20,15 +21,15 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{Probe, Settings};
 use crate::net::Address;
 use crate::pool::roster::Observation;
-use crate::pool::{AdminState, Health, Pool};
+use crate::pool::{AdminState, Health, Live, Pool};
 use crate::upstream;
 use crate::upstream::dial::{Dialled, dial};
 
 /// How often ended ejections are looked for.
 const EJECTION_TICK: Duration = Duration::from_millis(100);
 
-/// Probes the backend at `index` of `pool` for ever. The first probe is sent at once.
-pub async fn watch(pool: Arc<Pool>, index: usize, settings: Settings, upstream: upstream::Access) {
+/// Probes one backend of `pool` for as long as it belongs to it. The first probe is sent at once.
+pub async fn watch(pool: Arc<ArcSwap<Pool>>, live: Arc<Live>, settings: Settings, upstream: upstream::Access) {
     if settings.probe == Probe::None {
         return;
     }
@@ -38,6 +39,8 @@ pub async fn watch(pool: Arc<Pool>, index: usize, settings: Settings, upstream: 
         due += jittered(settings.interval, rand::rng().random());
         // A probe that took longer than the interval is followed by the next at once, not by all
         // that were missed.
+        let pool = pool.load_full();
+        let Some(index) = pool.backends().iter().position(|backend| Arc::ptr_eq(backend.live(), &live)) else { return };
         let backend = pool.backend(index);
         if backend.live().state() != AdminState::Maintenance {
             let result = timeout(settings.timeout, probe(backend.address(), &settings.probe, &upstream)).await;
@@ -55,10 +58,11 @@ pub async fn watch(pool: Arc<Pool>, index: usize, settings: Settings, upstream: 
 }
 
 /// Ends ejections of `pool` when their time is over, for ever.
-pub async fn end_ejections(pool: Arc<Pool>) {
+pub async fn end_ejections(pool: Arc<ArcSwap<Pool>>) {
     let mut interval = tokio::time::interval(EJECTION_TICK);
     loop {
         let now = interval.tick().await.into_std();
+        let pool = pool.load_full();
         for (index, backend) in pool.backends().iter().enumerate() {
             if backend.live().health() == Health::Ejected
                 && let Some(change) = pool.observe(index, Observation::Time, now)

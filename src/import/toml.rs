@@ -10,7 +10,7 @@ use std::time::Duration;
 pub(super) const GUARDS: [&str; 3] = [
     "Linchpin does not filter requests",
     "Linchpin does not ask for passwords",
-    "Linchpin does not limit clients' rates",
+    "limits of clients are not taken over: write `requests_per_client` or `connections_per_client`",
 ];
 
 /// A value, written as TOML.

@@ -17,7 +17,7 @@ use super::toml::{GUARDS, Table, Value};
 /// Of what nothing better is known.
 const NONE: &str = "has no equivalent";
 const HTTP_ALONE: &str = "Linchpin speaks HTTP alone";
-const TLS: &str = "TLS is not taken over";
+const TLS: &str = "TLS is not taken over: write [listeners.tls] with `cert` and `key`, see docs/tls.md";
 
 /// Reads a dynamic file into `out`.
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
@@ -181,10 +181,10 @@ fn why_of(kind: &str) -> &'static str {
         "basicauth" | "digestauth" | "forwardauth" => GUARDS[1],
         "ratelimit" | "inflightreq" => GUARDS[2],
         "stripprefix" | "stripprefixregex" | "addprefix" | "replacepath" | "replacepathregex" => {
-            "Linchpin passes the path on as it is"
+            "paths are not taken over: `strip_prefix` and `add_prefix` of [[routes]] change their beginnings"
         }
-        "redirectscheme" | "redirectregex" => "Linchpin does not redirect",
-        "headers" => "Linchpin passes messages on as they are, but for cookie and forwarding fields",
+        "redirectscheme" | "redirectregex" => "redirects are not taken over: write [[routes]] with `redirect`",
+        "headers" => "fields are not taken over: write [routes.request_headers] or [routes.response_headers]",
         "compress" => "Linchpin does not compress",
         "errors" => "Linchpin has error pages of its own",
         "buffering" => "bodies are streamed; `body_bytes` of [server.limits] is their limit",

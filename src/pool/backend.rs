@@ -30,6 +30,11 @@ pub struct Settings {
     pub max_requests: Option<u32>,
     /// Sessions beyond which it gets no new one, about; `None` for no limit.
     pub max_sessions: Option<u32>,
+    /// Nobody finds it any more: whatever the operator wants of it, it gets no new session.
+    pub leaving: bool,
+    /// Since when the name stands for this server, in seconds since the Unix epoch: what was pinned
+    /// before was pinned to another one of the same name and address. 0 if there was none.
+    pub since: u64,
 }
 
 impl Settings {
@@ -45,6 +50,8 @@ impl Settings {
             route: None,
             max_requests: None,
             max_sessions: None,
+            leaving: false,
+            since: 0,
         }
     }
 }
@@ -55,6 +62,8 @@ pub struct Backend {
     pub(super) name: Arc<str>,
     pub(super) address: Address,
     pub(super) incarnation: u64,
+    pub(super) since: u64,
+    pub(super) weight: u32,
     pub(super) name_hash: u64,
     pub(super) backup: bool,
     pub(super) failover: Vec<usize>,
@@ -78,6 +87,12 @@ impl Backend {
     /// to a different server.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
+    }
+
+    /// Whether a pin that was sealed at `sealed`, in seconds since the Unix epoch, and names this
+    /// incarnation can be one of this server: a pin to another that had its name and address is older.
+    pub fn is_of(&self, incarnation: u64, sealed: u64) -> bool {
+        self.incarnation == incarnation && sealed >= self.since
     }
 
     /// A hash of its name that is the same in every Linchpin, for rendezvous hashing.

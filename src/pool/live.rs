@@ -11,6 +11,9 @@ use super::admission::{self, AdminState, Closed, Fullness};
 use super::sessions::Sketch;
 use super::vitals::Health;
 
+/// In [`Live::state`], beside what the operator wants: nobody finds the backend any more.
+const LEAVING: u8 = 0x80;
+
 /// What is known of a backend now.
 #[derive(Debug)]
 pub struct Live {
@@ -90,16 +93,39 @@ impl Live {
         self.id
     }
 
-    /// What the operator wants of it.
+    /// What the operator wants of it; one that is leaving drains, unless it serves nothing anyway.
     pub fn state(&self) -> AdminState {
         let state = self.state.load(Ordering::Relaxed);
-        AdminState::ALL.into_iter().find(|each| *each as u8 == state).unwrap_or_default()
+        match wanted(state) {
+            AdminState::Ready if state & LEAVING != 0 => AdminState::Drain,
+            state => state,
+        }
     }
 
     /// Sets what the operator wants of it.
     pub fn set_state(&self, state: AdminState) {
-        self.state.store(state as u8, Ordering::Relaxed);
+        // Never fails: there is always a next value.
+        let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |was| Some(was & LEAVING | state as u8));
         self.changed();
+    }
+
+    /// Whether nobody finds it any more.
+    pub fn is_leaving(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & LEAVING != 0
+    }
+
+    /// Sets whether nobody finds it any more.
+    pub(super) fn set_leaving(&self, leaving: bool) {
+        if leaving {
+            self.state.fetch_or(LEAVING, Ordering::Relaxed);
+        } else if self.state.fetch_and(!LEAVING, Ordering::Relaxed) & LEAVING != 0 {
+            self.changed();
+        }
+    }
+
+    /// What the operator wants of it, whether it is leaving or not.
+    pub(super) fn wanted(&self) -> AdminState {
+        wanted(self.state.load(Ordering::Relaxed))
     }
 
     /// Tells requests that wait for it to look again.
@@ -252,6 +278,10 @@ impl Live {
     }
 }
 
+fn wanted(state: u8) -> AdminState {
+    AdminState::ALL.into_iter().find(|each| *each as u8 == state & !LEAVING).unwrap_or_default()
+}
+
 /// A request in flight on a backend, from the choice to the last byte of its body: the one place
 /// where `active` is counted.
 #[derive(Debug)]
@@ -352,6 +382,20 @@ mod tests {
         assert_eq!((live.accepts_new(), live.accepts_existing()), (Err(Closed::Full), Ok(())));
         live.recount(0, 60);
         assert_eq!(live.accepts_new(), Ok(()), "what had begun is in the count, or is gone");
+    }
+
+    #[test]
+    fn one_that_is_leaving_drains_and_what_the_operator_wants_of_it_stays() {
+        let live = Live::new(0, 1, AdminState::Ready, 1, Changes::default());
+        live.set_leaving(true);
+        assert_eq!((live.state(), live.accepts_new()), (AdminState::Drain, Err(Closed::Draining)));
+        live.set_state(AdminState::Maintenance);
+        assert_eq!((live.state(), live.is_leaving()), (AdminState::Maintenance, true));
+        live.set_state(AdminState::Ready);
+        let changes = live.changes.subscribe();
+        live.set_leaving(false);
+        assert_eq!(live.state(), AdminState::Ready);
+        assert!(changes.has_changed().unwrap(), "who waits for it is told");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Owns: how a configuration becomes pools, and how the next one takes over what lives.
-//! Invariant: a backend keeps its health, counts and connections across reloads as long as its name stays.
+//! Invariant: a backend keeps its health, counts and connections across reloads as long as name and address stay.
 //! Must not know: files; who publishes the pools.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -11,22 +12,43 @@ use super::backend::{self, Backend, stable_hash};
 use super::live::{Changes, Live};
 use super::roster::Roster;
 use super::{Pool, Settings};
+use crate::clock;
+
+/// How long the place in per-thread tables of a backend that is gone is given to no other: idle
+/// connections, which are kept there, live no longer than a day.
+const REST: Duration = Duration::from_secs(25 * 3600);
 
 /// Makes pools out of settings, for as long as the process lives.
 #[derive(Debug)]
 pub struct Reconciler {
     threads: usize,
     next_id: usize,
+    /// Places of backends that are gone, in the order in which they went.
+    free: VecDeque<Free>,
     losses: Arc<watch::Sender<u64>>,
     changes: Changes,
-    pools: HashMap<String, Arc<Pool>>,
+    pools: HashMap<String, (Settings, Arc<Pool>)>,
+}
+
+#[derive(Debug)]
+struct Free {
+    id: usize,
+    since: Instant,
+    /// Requests on their way may still have it.
+    live: Weak<Live>,
 }
 
 impl Reconciler {
     /// For a process whose data path has `threads` threads.
     pub fn new(threads: usize) -> Reconciler {
-        let losses = Arc::new(watch::Sender::new(0));
-        Reconciler { threads, next_id: 0, losses, changes: Changes::default(), pools: HashMap::new() }
+        Reconciler {
+            threads,
+            next_id: 0,
+            free: VecDeque::new(),
+            losses: Arc::new(watch::Sender::new(0)),
+            changes: Changes::default(),
+            pools: HashMap::new(),
+        }
     }
 
     /// Changes whenever a backend is lost, so that requests that wait on one can be taken back.
@@ -39,19 +61,34 @@ impl Reconciler {
         &self.changes
     }
 
-    /// The pools of the next configuration. A pool or backend whose name was there before keeps
-    /// what is known of it, and what the operator has set since.
-    pub fn pools(&mut self, settings: &[Settings]) -> Vec<Arc<Pool>> {
-        let pools: Vec<_> = settings.iter().map(|settings| Arc::new(self.pool(settings))).collect();
-        self.pools = pools.iter().map(|pool| (pool.name().to_string(), Arc::clone(pool))).collect();
+    /// The pools of the next configuration, from `now` on. A pool that stays as it was is the same
+    /// one. A backend whose name and address were there before keeps what is known of it; a name
+    /// keeps what the operator has set since, whatever its address.
+    pub fn pools_at(&mut self, settings: &[Settings], now: Instant) -> Vec<Arc<Pool>> {
+        let pools: Vec<_> = settings.iter().map(|settings| self.pool(settings, now)).collect();
+        let next = settings.iter().zip(&pools);
+        let next = next.map(|(settings, pool)| (settings.name.clone(), (settings.clone(), Arc::clone(pool)))).collect();
+        let old = std::mem::replace(&mut self.pools, next);
+        let ids: HashSet<_> =
+            pools.iter().flat_map(|pool| pool.backends()).map(|backend| backend.live().id()).collect();
+        for backend in old.values().flat_map(|(_, pool)| pool.backends()) {
+            let live = backend.live();
+            if !ids.contains(&live.id()) {
+                self.free.push_back(Free { id: live.id(), since: now, live: Arc::downgrade(live) });
+            }
+        }
         pools
     }
 
-    fn pool(&mut self, settings: &Settings) -> Pool {
-        let old = self.pools.get(&settings.name).cloned();
-        let roster = match &old {
-            Some(old) => old.roster().with_settings(settings.vitals.clone()),
-            None => Roster::new(settings.vitals.clone(), Arc::clone(&self.losses)),
+    /// The same, now.
+    pub fn pools(&mut self, settings: &[Settings]) -> Vec<Arc<Pool>> {
+        self.pools_at(settings, clock::now())
+    }
+
+    fn pool(&mut self, settings: &Settings, now: Instant) -> Arc<Pool> {
+        let old = match self.pools.get(&settings.name) {
+            Some((as_before, pool)) if as_before == settings => return Arc::clone(pool),
+            old => old.map(|(_, pool)| Arc::clone(pool)),
         };
         let position = |name: &String| settings.backends.iter().position(|other| other.name == *name);
         let backends: Vec<_> = settings
@@ -59,35 +96,67 @@ impl Reconciler {
             .iter()
             .map(|backend| {
                 let failover = backend.failover.iter().filter_map(position).collect();
-                self.backend(backend, failover, old.as_deref())
+                self.backend(backend, failover, old.as_deref(), now)
             })
             .collect();
+        let roster = match &old {
+            Some(old) => old.roster().with_settings(settings.vitals.clone()),
+            None => Roster::new(settings.vitals.clone(), Arc::clone(&self.losses)),
+        };
+        roster.keep(&backends.iter().map(|backend| backend.live().id()).collect());
         let by_name = backends.iter().enumerate().map(|(index, backend)| (Arc::clone(backend.name()), index)).collect();
         let by_route = backends.iter().enumerate().map(|(index, backend)| (backend.route.clone(), index)).collect();
-        Pool { name: settings.name.as_str().into(), backends, by_name, by_route, roster: Arc::new(roster) }
+        let name = settings.name.as_str().into();
+        Arc::new(Pool { name, backends, by_name, by_route, roster: Arc::new(roster) })
     }
 
-    fn backend(&mut self, settings: &backend::Settings, failover: Vec<usize>, old: Option<&Pool>) -> Backend {
+    fn backend(
+        &mut self,
+        settings: &backend::Settings,
+        failover: Vec<usize>,
+        old: Option<&Pool>,
+        now: Instant,
+    ) -> Backend {
         let old = old.and_then(|old| Some(old.backend(old.position(&settings.name)?)));
+        // What its source says of its weight goes on holding until the source says something else.
+        let said = |old: &Backend| old.weight == settings.weight;
+        let weight = old.filter(|old| said(old)).map_or(settings.weight, |old| old.live().weight());
         let live = match old {
-            Some(old) => Arc::clone(old.live()),
-            None => {
-                self.next_id += 1;
-                let changes = self.changes.clone();
-                Arc::new(Live::new(self.next_id - 1, self.threads, settings.state, settings.weight, changes))
+            Some(old) if old.address == settings.address => Arc::clone(old.live()),
+            _ => {
+                let state = old.map_or(settings.state, |old| old.live().wanted());
+                Arc::new(Live::new(self.id(now), self.threads, state, weight, self.changes.clone()))
             }
         };
+        live.set_weight(weight);
+        live.set_leaving(settings.leaving);
         live.set_limits(settings.max_requests, settings.max_sessions);
         Backend {
             name: settings.name.as_str().into(),
             address: settings.address.clone(),
             incarnation: stable_hash(settings.address.to_string().as_bytes()),
+            since: settings.since,
+            weight: settings.weight,
             name_hash: stable_hash(settings.name.as_bytes()),
             backup: settings.backup,
             failover,
             route: settings.route.as_deref().unwrap_or(&settings.name).into(),
             live,
         }
+    }
+
+    /// A place in per-thread tables that nobody has: tables stay as small as the most that there were
+    /// at a time, and went in a day.
+    fn id(&mut self, now: Instant) -> usize {
+        let has_rested =
+            |free: &mut Free| now.saturating_duration_since(free.since) > REST && free.live.strong_count() == 0;
+        self.free.pop_front_if(has_rested).map_or_else(
+            || {
+                self.next_id += 1;
+                self.next_id - 1
+            },
+            |free| free.id,
+        )
     }
 }
 
@@ -97,7 +166,6 @@ mod tests {
     use crate::pool::roster::Observation;
     use crate::pool::vitals::{self, Health};
     use crate::pool::{AdminState, Closed};
-    use std::time::{Duration, Instant};
 
     fn backend(name: &str, address: &str) -> backend::Settings {
         backend::Settings::new(name, address.parse().unwrap())
@@ -117,7 +185,55 @@ mod tests {
         assert_eq!(new[0].backend(1).live().accepts_new(), Err(Closed::Draining));
         assert_eq!(new[0].backend(1).incarnation(), old[0].backend(0).incarnation());
         assert_ne!(new[0].backend(0).incarnation(), old[0].backend(1).incarnation());
-        assert!(Arc::ptr_eq(new[0].backend(0).live(), old[0].backend(1).live()));
+        assert!(Arc::ptr_eq(new[0].backend(1).live(), old[0].backend(0).live()));
+    }
+
+    #[test]
+    fn a_name_at_another_address_is_a_server_of_which_nothing_is_known_but_what_the_operator_wants() {
+        let mut reconciler = Reconciler::new(1);
+        let (a, b) = (backend("a", "127.0.0.1:1"), backend("b", "127.0.0.1:2"));
+        let old = reconciler.pools(&[settings(vec![a.clone(), b.clone()])]).remove(0);
+        old.observe(0, Observation::Failure, Instant::now());
+        old.backend(0).live().set_state(AdminState::Maintenance);
+        old.backend(0).live().set_weight(7);
+        let new = reconciler.pools(&[settings(vec![backend("a", "127.0.0.1:3"), b])]).remove(0);
+        let (was, is) = (old.backend(0).live(), new.backend(0).live());
+        assert_eq!((was.health(), is.health()), (Health::Ejected, Health::Up));
+        assert_eq!((is.state(), is.weight()), (AdminState::Maintenance, 7));
+        assert_ne!(was.id(), is.id(), "idle connections are the old one's");
+        assert!(Arc::ptr_eq(old.backend(1).live(), new.backend(1).live()));
+        // Requests that are still on the old one say nothing of the new.
+        old.observe(0, Observation::Failure, Instant::now());
+        assert!(!is.is_marked());
+    }
+
+    #[test]
+    fn a_pool_that_stays_is_the_same_one_and_a_weight_that_changes_is_taken_over() {
+        let mut reconciler = Reconciler::new(1);
+        let a = backend("a", "127.0.0.1:1");
+        let first = reconciler.pools(&[settings(vec![a.clone()])]).remove(0);
+        first.backend(0).live().set_weight(5);
+        let again = reconciler.pools(&[settings(vec![a.clone()])]).remove(0);
+        assert!(Arc::ptr_eq(&first, &again));
+        let leaving = reconciler.pools(&[settings(vec![backend::Settings { leaving: true, ..a.clone() }])]).remove(0);
+        assert_eq!((leaving.backend(0).live().weight(), leaving.backend(0).live().state()), (5, AdminState::Drain));
+        let heavy = reconciler.pools(&[settings(vec![backend::Settings { weight: 9, ..a }])]).remove(0);
+        assert_eq!((heavy.backend(0).live().weight(), heavy.backend(0).live().state()), (9, AdminState::Ready));
+    }
+
+    #[test]
+    fn places_are_given_again_once_nothing_of_the_one_before_can_be_left() {
+        let (mut reconciler, now) = (Reconciler::new(1), Instant::now());
+        let mut id_at = |name: &str, hours: u64| {
+            let settings = settings(vec![backend(name, "127.0.0.1:1")]);
+            let pool = reconciler.pools_at(&[settings], now + Duration::from_secs(hours * 3600)).remove(0);
+            (pool.backend(0).live().id(), pool)
+        };
+        let (a, pool) = id_at("a", 0);
+        assert_eq!((a, id_at("b", 0).0, id_at("c", 24).0), (0, 1, 2));
+        assert_eq!(id_at("d", 26).0, 3, "a request still has the first");
+        drop(pool);
+        assert_eq!(id_at("e", 26).0, 0);
     }
 
     #[test]
@@ -133,7 +249,7 @@ mod tests {
         assert!(pool[0].observe(1, Observation::Failure, now).is_none(), "the last one stays");
         assert_eq!(pool[0].backend(1).live().health(), Health::Up);
         assert!(pool[0].backend(0).live().is_marked());
-        let end = pool[0].roster().changes_at("a", now).unwrap();
+        let end = pool[0].roster().changes_at(pool[0].backend(0).live(), now).unwrap();
         pool[0].observe(0, Observation::Time, end + Duration::from_millis(1));
         assert_eq!(pool[0].backend(0).live().health(), Health::Up);
         assert!(!losses.has_changed().unwrap());

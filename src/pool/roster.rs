@@ -2,7 +2,7 @@
 //! Invariant: what it publishes to `Live` is the machine's verdict, and never the whole pool ejected.
 //! Must not know: who observed what; sockets and timers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -11,12 +11,12 @@ use tokio::sync::watch;
 use super::vitals::{self, Health, Vitals};
 use super::{Live, Pool};
 
-/// The vitals of a pool, by backend name, kept across reloads. Locked by probes, by failed
+/// The vitals of a pool, by the live ids of its backends, kept across reloads. Locked by probes, by failed
 /// requests and by the first success after a failure: never by a request that goes well.
 #[derive(Debug)]
 pub struct Roster {
     settings: vitals::Settings,
-    members: Arc<Mutex<HashMap<Arc<str>, Vitals>>>,
+    members: Arc<Mutex<HashMap<usize, Vitals>>>,
     losses: Arc<watch::Sender<u64>>,
 }
 
@@ -54,11 +54,16 @@ impl Roster {
     }
 
     /// The end of the running ejection of a backend.
-    pub fn changes_at(&self, name: &str, now: Instant) -> Option<Instant> {
-        self.lock().get(name).and_then(|vitals| vitals.changes_at(now))
+    pub fn changes_at(&self, live: &Live, now: Instant) -> Option<Instant> {
+        self.lock().get(&live.id()).and_then(|vitals| vitals.changes_at(now))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Vitals>> {
+    /// Forgets all but the backends with these live ids.
+    pub(super) fn keep(&self, ids: &HashSet<usize>) {
+        self.lock().retain(|id, _| ids.contains(id));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vitals>> {
         // A panic under the lock leaves counters behind that are at worst one off.
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -77,7 +82,7 @@ impl Pool {
             self.backends().len(),
             &roster.settings,
         );
-        let vitals = members.entry(Arc::clone(backend.name())).or_default();
+        let vitals = members.entry(backend.live().id()).or_default();
         match observation {
             Observation::Probe(passed) => vitals.probed(passed, &roster.settings),
             Observation::Failure => vitals.failed(now, spare, &roster.settings),

@@ -63,6 +63,8 @@ pub struct Exchange {
     bytes_out: u64,
     /// The response goes on for as long as both sides want.
     is_stream: bool,
+    /// A tunnel has taken the request over.
+    is_tunnel: bool,
 }
 
 impl Exchange {
@@ -97,6 +99,7 @@ impl Exchange {
             bytes_in: 0,
             bytes_out: 0,
             is_stream: false,
+            is_tunnel: false,
         })
     }
 
@@ -295,6 +298,15 @@ impl Exchange {
         }
     }
 
+    /// A tunnel begins.
+    pub(super) fn tunnel_begins(&mut self) {
+        self.is_tunnel = true;
+        let series = self.service().zip(self.backend).and_then(|(service, index)| service.series.get(index));
+        if let Some(series) = series {
+            series.tunnel_began(self.proxy.thread);
+        }
+    }
+
     /// A tunnel ended, after so many bytes from and to the client.
     pub(super) fn tunnelled(&mut self, up: u64, down: u64, error: Option<std::io::ErrorKind>) {
         (self.bytes_in, self.bytes_out) = (up, down);
@@ -340,9 +352,14 @@ impl Drop for Exchange {
         let service = self.service();
         let unserved = || service.map_or(&self.view.snapshot().unrouted, |service| &service.unserved);
         let series = service.zip(self.backend).and_then(|(service, index)| service.series.get(index));
-        series.unwrap_or_else(unserved).request(self.proxy.thread, self.verdict as usize, status, total);
-
         let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(self.begun));
+        // The hours of a tunnel would drown the durations of all other requests.
+        let lasted = if self.is_tunnel { after(self.answered).unwrap_or(total) } else { total };
+        series.unwrap_or_else(unserved).request(self.proxy.thread, self.verdict as usize, status, lasted);
+        if let (true, Some(series)) = (self.is_tunnel, series) {
+            series.tunnel_ended(self.proxy.thread);
+        }
+
         self.proxy.lines.write(&Record {
             time: self.time,
             id: self.id,

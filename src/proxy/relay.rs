@@ -85,6 +85,7 @@ impl Exchange {
         self.answered(head.status);
         self.explain(&mut head.headers);
         self.completed(None);
+        self.tunnel_begins();
         let limits = self.tunnel_limits();
         let tunnel = Tunnel::new(self, backend, read, limits);
         let nothing = ResponseBody { content: Content::Page(Bytes::new()), exchange: None };

@@ -2,6 +2,7 @@
 //! Invariant: taken once per request; nothing in it is made per request.
 //! Must not know: files; how it is published.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rand::RngExt;
@@ -63,17 +64,38 @@ pub struct Service {
 /// A snapshot and what one thread keeps beside it: cursors, budgets, and fields that it alone copies.
 pub(super) struct View {
     snapshot: Arc<Snapshot>,
-    pools: Vec<(Box<dyn Balancer>, Budget)>,
+    pools: Vec<Beside>,
     /// By position of the way.
     edits: Box<[Option<Edits>]>,
 }
 
+/// What one thread keeps beside a pool.
+struct Beside {
+    balancer: Rc<dyn Balancer>,
+    budget: Rc<Budget>,
+}
+
 impl View {
-    pub(super) fn new(snapshot: Arc<Snapshot>, random: &mut SmallRng) -> View {
-        let pool = |service: &Service| {
-            (service.balance.build(&service.pool, random.random()), Budget::new(service.retry.budget))
-        };
-        let pools = snapshot.services.iter().map(pool).collect();
+    /// What goes on from `before` is taken over: a pool that has new members has its cursor and its
+    /// budget still.
+    pub(super) fn new(snapshot: Arc<Snapshot>, before: Option<&View>, random: &mut SmallRng) -> View {
+        let pools = snapshot.services.iter().map(|service| {
+            let known = before.and_then(|view| view.of(service));
+            let balancer = known.and_then(|(old, beside)| match old.balance == service.balance {
+                true if Arc::ptr_eq(&old.pool, &service.pool) => Some(Rc::clone(&beside.balancer)),
+                true => beside.balancer.follow(&old.pool, &service.pool),
+                false => None,
+            });
+            let budget = known.filter(|(old, _)| old.retry.budget == service.retry.budget);
+            Beside {
+                balancer: balancer.unwrap_or_else(|| service.balance.build(&service.pool, random.random())),
+                budget: budget.map_or_else(
+                    || Rc::new(Budget::new(service.retry.budget)),
+                    |(_, beside)| Rc::clone(&beside.budget),
+                ),
+            }
+        });
+        let pools = pools.collect();
         let edits = snapshot.routes.ways().iter().map(Edits::of).collect();
         View { snapshot, pools, edits }
     }
@@ -88,16 +110,22 @@ impl View {
         self.edits.get(way)?.as_ref()
     }
 
+    /// The pool of that name, as it was.
+    fn of(&self, service: &Service) -> Option<(&Service, &Beside)> {
+        let mut all = self.snapshot.services.iter().zip(&self.pools);
+        all.find(|(old, _)| old.pool.name() == service.pool.name())
+    }
+
     pub(super) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
 
     /// Positions come from `routes` of the same snapshot.
     pub(super) fn balancer(&self, pool: usize) -> &dyn Balancer {
-        &*self.pools[pool].0
+        &*self.pools[pool].balancer
     }
 
     pub(super) fn budget(&self, pool: usize) -> &Budget {
-        &self.pools[pool].1
+        &self.pools[pool].budget
     }
 }

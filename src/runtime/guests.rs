@@ -36,8 +36,8 @@ pub(super) struct Guests {
 #[derive(Debug)]
 pub(super) struct Guest {
     guests: Arc<Guests>,
-    line: usize,
-    slot: usize,
+    /// The number of its slot, counted over all lines: it is in memory for as long as the connection is.
+    place: u32,
 }
 
 impl Guests {
@@ -69,7 +69,8 @@ impl Guests {
             let next = (tag << COUNT) | (count + 1);
             // Another thread's client came or went in between: somebody gets on with each round.
             if slots[slot].compare_exchange(seen[slot], next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return Ok(Some(Guest { guests: Arc::clone(self), line, slot }));
+                let place = u32::try_from(line * SLOTS + slot).unwrap_or(0);
+                return Ok(Some(Guest { guests: Arc::clone(self), place }));
             }
         }
     }
@@ -82,7 +83,8 @@ pub(super) struct Refused;
 impl Drop for Guest {
     fn drop(&mut self) {
         // It counts one of this slot, whose name stays as long as it does.
-        self.guests.lines[self.line].0[self.slot].fetch_sub(1, Ordering::Relaxed);
+        let place = self.place as usize;
+        self.guests.lines[place / SLOTS].0[place % SLOTS].fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -13,10 +13,10 @@ use prometheus_client::metrics::MetricType;
 use super::limited::Limited;
 
 /// Status codes that are counted each by itself; all others count as `other`.
-const CODES: [u16; 63] = [
-    200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 300, 301, 302, 303, 304, 305, 307, 308, 400, 401, 402, 403, 404,
-    405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418, 421, 422, 423, 424, 425, 426, 428, 429, 431,
-    451, 499, 500, 501, 502, 503, 504, 505, 506, 507, 508, 510, 511, 520, 521, 522, 529,
+const CODES: [u16; 64] = [
+    101, 200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 300, 301, 302, 303, 304, 305, 307, 308, 400, 401, 402, 403,
+    404, 405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418, 421, 422, 423, 424, 425, 426, 428, 429,
+    431, 451, 499, 500, 501, 502, 503, 504, 505, 506, 507, 508, 510, 511, 520, 521, 522, 529,
 ];
 const SLOTS: usize = CODES.len() + 1;
 
@@ -25,6 +25,9 @@ const BUCKETS: [u64; 15] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
     10_000_000, 60_000_000,
 ];
+
+/// The backend of what gone backends have counted. No backend can be called so.
+const GONE: &str = "(gone)";
 
 /// The words that label a count, fixed when the process starts: callers count by position.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +80,8 @@ struct Shard {
     requests: Box<[[Counter; SLOTS]]>,
     attempts: Box<[Counter]>,
     moves: Box<[Counter]>,
+    tunnels: Counter,
+    tunnels_ended: Counter,
     durations: [Counter; BUCKETS.len() + 1],
     micros: Counter,
 }
@@ -133,6 +138,29 @@ impl Metrics {
         &self.limited
     }
 
+    /// Adds what was counted of backends that are gone to one series a pool, and forgets whose it was:
+    /// with backends that come and go all day, series would else be without number. Call it now and
+    /// then.
+    pub fn tidy(&self) {
+        let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody has it any more, so nobody counts in it; and nobody gets it but under this lock.
+        let is_gone = |series: &Arc<Series>| Arc::strong_count(series) == 1 && *series.backend != *GONE;
+        let (gone, mut kept): (Vec<_>, Vec<_>) = std::mem::take(&mut *all).into_iter().partition(is_gone);
+        for series in gone {
+            let known = kept.iter().find(|known| known.pool == series.pool && *known.backend == *GONE);
+            let sum = known.map(Arc::clone).unwrap_or_else(|| {
+                let shards = (0..self.threads).map(|_| Shard::new(&self.labels)).collect();
+                let sum = Arc::new(Series { pool: series.pool.clone(), backend: GONE.into(), shards });
+                kept.push(Arc::clone(&sum));
+                sum
+            });
+            for (sum, shard) in sum.shards.iter().zip(&series.shards) {
+                sum.add(shard);
+            }
+        }
+        *all = kept;
+    }
+
     fn all(&self) -> Vec<Arc<Series>> {
         self.series.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -165,6 +193,28 @@ impl Series {
         }
     }
 
+    /// A request has become a tunnel.
+    pub fn tunnel_began(&self, thread: usize) {
+        if let Some(shard) = self.shards.get(thread) {
+            shard.tunnels.add(1);
+        }
+    }
+
+    /// A tunnel has ended.
+    pub fn tunnel_ended(&self, thread: usize) {
+        if let Some(shard) = self.shards.get(thread) {
+            shard.tunnels_ended.add(1);
+        }
+    }
+
+    /// Tunnels there were, and how many of them are open.
+    fn tunnels(&self) -> (u64, u64) {
+        // In this order: one that ends meanwhile is not missing from those there were.
+        let ended = self.sum(|shard| Some(&shard.tunnels_ended));
+        let begun = self.sum(|shard| Some(&shard.tunnels));
+        (begun, begun.saturating_sub(ended))
+    }
+
     /// Requests that have ended.
     pub fn requests(&self) -> u64 {
         self.shards.iter().flat_map(|shard| shard.requests.iter().flatten()).map(Counter::get).sum()
@@ -192,8 +242,21 @@ impl Shard {
             requests: labels.verdicts.iter().map(|_| std::array::from_fn(|_| Counter::default())).collect(),
             attempts: counters(labels.outcomes.len()),
             moves: counters(labels.causes.len()),
+            tunnels: Counter::default(),
+            tunnels_ended: Counter::default(),
             durations: std::array::from_fn(|_| Counter::default()),
             micros: Counter::default(),
+        }
+    }
+
+    fn counters(&self) -> impl Iterator<Item = &Counter> {
+        let some = self.requests.iter().flatten().chain(&self.attempts).chain(&self.moves);
+        some.chain(&self.durations).chain([&self.micros])
+    }
+
+    fn add(&self, other: &Shard) {
+        for (sum, counter) in self.counters().zip(other.counters()) {
+            sum.add(counter.get());
         }
     }
 }
@@ -283,6 +346,19 @@ impl Collector for Metrics {
             }
         }
 
+        let help = "WebSockets and other tunnels that are open";
+        let mut family = encoder.encode_descriptor("linchpin_tunnels", help, None, gauge)?;
+        for series in all.iter().filter(|series| series.tunnels().0 > 0) {
+            let labels = [("pool", &*series.pool), ("backend", &*series.backend)];
+            family.encode_family(&labels)?.encode_gauge(&i64::try_from(series.tunnels().1).unwrap_or(i64::MAX))?;
+        }
+        let help = "Requests that became a WebSocket or another tunnel";
+        let mut family = encoder.encode_descriptor("linchpin_tunnels_begun", help, None, counter)?;
+        for series in all.iter().filter(|series| series.tunnels().0 > 0) {
+            let labels = [("pool", &*series.pool), ("backend", &*series.backend)];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&series.tunnels().0, None)?;
+        }
+
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let help = "Client connections that are open";
         let mut family = encoder.encode_descriptor("linchpin_connections", help, None, gauge)?;
@@ -358,6 +434,25 @@ mod tests {
         ] {
             assert!(text.lines().any(|each| each == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn what_gone_backends_have_counted_is_kept_in_one_series() {
+        let labels = Labels { verdicts: &["new"], causes: &["down"], outcomes: &["ok"] };
+        let metrics = Metrics::new(1, labels, Arc::default());
+        let stays = metrics.series("app", "a");
+        for name in ["b", "c"] {
+            metrics.series("app", name).request(0, 0, 200, Duration::from_micros(3));
+        }
+        metrics.tidy();
+        metrics.series("app", "d").attempt(0, 0);
+        metrics.tidy();
+        metrics.tidy();
+        let all = metrics.all();
+        let told: Vec<_> = all.iter().map(|series| (&*series.backend, series.requests(), series.attempts(0))).collect();
+        assert_eq!(told, [("a", 0, 0), ("(gone)", 2, 1)]);
+        assert_eq!(all[1].sum(|shard| Some(&shard.micros)), 6);
+        drop(stays);
     }
 
     #[test]

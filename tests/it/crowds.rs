@@ -105,6 +105,31 @@ async fn a_connection_ends_with_the_last_request_that_it_may_have() {
 }
 
 #[tokio::test]
+async fn a_connection_of_http_2_is_told_to_go_when_it_has_had_its_requests() {
+    let a = Backend::named("a").await;
+    let limits = "[server.limits]\nrequests_per_connection = 3";
+    let http2 = "[[listeners]]\nname = \"h2\"\naddress = \"127.0.0.1:0\"\nhttp2 = true";
+    let proxy = Proxy::builder().server(limits).top(http2).backend(&a, "").start();
+    let stream = tokio::net::TcpStream::connect(proxy.listener(0)).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut served = 0;
+    until("the end of the connection", async || {
+        let request = http::Request::get(format!("http://{}/", proxy.listener(0))).body(String::new()).unwrap();
+        if let Ok(response) = sender.send_request(request).await {
+            assert_eq!((response.status().as_u16(), response.headers().get("connection")), (200, None));
+            served += 1;
+        }
+        connection.is_finished()
+    })
+    .await;
+    // What comes before the client knows is served.
+    assert!((3..10).contains(&served) && a.count() == served, "{served}");
+}
+
+#[tokio::test]
 async fn every_limit_that_a_client_meets_is_counted() {
     let a = Backend::named("a").await;
     let limits = "max_connections = 2\n[server.limits]\nheader_count = 5\ntarget_bytes = \"64B\"\nbody_bytes = \"1B\"\n\

@@ -32,7 +32,10 @@ fn the_codemap_is_the_code() {
 fn documents() -> Vec<String> {
     let root = ["README", "ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "SECURITY"].map(|name| format!("{name}.md"));
     root.into_iter()
-        .chain(["bench/README.md", "docs/persistence.md", "docs/tls.md", "fuzz/README.md"].map(Into::into))
+        .chain(
+            ["bench/README.md", "docs/discovery.md", "docs/persistence.md", "docs/tls.md", "fuzz/README.md"]
+                .map(Into::into),
+        )
         .filter(|file| path(file).exists())
         .collect()
 }

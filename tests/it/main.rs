@@ -12,6 +12,7 @@ mod balancing;
 mod browser;
 mod crowds;
 mod curl;
+mod discovery;
 mod docs;
 mod failover;
 mod frames;

@@ -1,7 +1,8 @@
 //! HTTP/2, WebSocket, Socket.IO and gRPC, with clients and servers that others wrote.
 
 use super::support::node::{NodeBackend, ask};
-use super::support::{Backend, Proxy, Reply};
+use super::support::tool::run;
+use super::support::{Backend, Client, Proxy, Reply};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 
@@ -38,7 +39,7 @@ async fn bodies_and_trailers_pass_from_http_2_to_http_2() {
 #[tokio::test]
 async fn a_client_of_http_1_is_served_from_http_2_backends() {
     let (proxy, backends) = before("http2", "http2 = true").await;
-    let mut client = super::support::Client::connect(proxy.listener(1)).await;
+    let mut client = Client::connect(proxy.listener(1)).await;
     let first = client.request("POST", "/", "", b"hello").await;
     assert_eq!(first.status, 200);
     assert!(first.text().contains("\"body\":\"hello\""), "{}", first.text());
@@ -68,4 +69,20 @@ async fn socket_io_keeps_its_server_over_all_its_transports() {
 async fn grpc_passes_with_its_streams_deadlines_and_trailers() {
     let (proxy, _backends) = before("grpc", "http2 = true").await;
     ask("grpc", proxy.listener(0)).await;
+}
+
+#[tokio::test]
+async fn a_server_of_http_2_does_what_the_rfc_asks_of_it() {
+    let long = "x".repeat(100);
+    let a = Backend::start("a", move |seen| match seen.path() {
+        "/hang" => Reply::Hang,
+        "/long" => Reply::ok(&long),
+        _ => Reply::ok("a"),
+    })
+    .await;
+    let proxy = Proxy::builder().top(HTTP2).backend(&a, "").start();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/http2_conformance.py");
+    let said = run("python3", &[script, &proxy.listener(0).to_string()]).await;
+    assert!(said.out.lines().last().unwrap().ends_with(" cases hold"), "{said:?}");
+    assert_eq!(Client::connect(proxy.listener(1)).await.get("/").await.status, 200, "and all that harms nobody else");
 }

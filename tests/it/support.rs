@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod backend;
 pub mod client;
+pub mod dns;
 pub mod keys;
 pub mod node;
 pub mod process;

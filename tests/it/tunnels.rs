@@ -152,12 +152,21 @@ async fn a_tunnel_ends_when_it_is_silent_or_old_and_its_bytes_are_recorded() {
 #[tokio::test]
 async fn a_tunnel_counts_as_a_request_under_way_until_it_ends() {
     let echo = Echo::start().await;
-    let proxy = before(&echo).start();
+    let proxy = before(&echo).top("[admin]\naddress = \"127.0.0.1:0\"").start();
     let mut stream = tunnel(proxy.address()).await;
     assert_eq!(proxy.live("echo").active(), 1);
+    let told = async |line: &str| {
+        let metrics = proxy.ask("GET", "/metrics", "").await.text();
+        metrics.lines().any(|each| each == line)
+    };
+    assert!(told("linchpin_tunnels{pool=\"app\",backend=\"echo\"} 1").await);
     says_back(&mut stream, b"x").await;
     drop(stream);
     until("it is over", async || proxy.live("echo").active() == 0).await;
+    until("that is told", async || told("linchpin_tunnels{pool=\"app\",backend=\"echo\"} 0").await).await;
+    assert!(told("linchpin_tunnels_begun_total{pool=\"app\",backend=\"echo\"} 1").await);
+    let line = "linchpin_requests_total{pool=\"app\",backend=\"echo\",verdict=\"new\",code=\"101\"} 1";
+    assert!(told(line).await);
 }
 
 #[tokio::test]

@@ -109,7 +109,7 @@ impl<'p> Front<'p> {
             let others = parameters.iter().any(|word| word != "name")
                 && parameters.first().is_none_or(|word| word != "name" || parameters.len() > 2);
             if is_tls {
-                table.lost(line, text, "TLS is not taken over, so that this stands here switched off");
+                table.lost(line, text, "TLS is not taken over, so that this stands here switched off: write [listeners.tls], see docs/tls.md");
             } else if others {
                 table.lost(line, text, "nothing but the address is taken over");
             }

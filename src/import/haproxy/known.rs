@@ -14,8 +14,9 @@ const LOG: &str = "what is logged, and where, is said in [log]";
 const ADMIN: &str = "status, metrics and a dashboard are at the address of [admin]";
 const KEPT_OPEN: &str =
     "connections to clients and backends are kept open, and idle ones are used again, by themselves";
-const REWRITING: &str = "Linchpin passes messages on as they are, but for cookie and forwarding fields";
-const TLS: &str = "TLS is not taken over";
+const REWRITING: &str = "fields are not taken over: write [routes.request_headers] or [routes.response_headers]";
+const REDIRECT: &str = "redirects are not taken over: write [[routes]] with `redirect`";
+const TLS: &str = "TLS is not taken over: write [listeners.tls] with `cert` and `key`, see docs/tls.md";
 const SERVICE: &str = "that is for the service manager to do";
 const FILTER: &str = GUARDS[0];
 const PASSWORDS: &str = GUARDS[1];
@@ -47,7 +48,7 @@ const LOST: [(&str, &str); 47] = [
     ("http-request set-header x-forwarded-", FORWARDING),
     ("http-request add-header x-forwarded-", FORWARDING),
     ("http-request set-header x-real-ip", "Linchpin sets X-Forwarded-For and Forwarded"),
-    ("http-request redirect", "Linchpin does not redirect"),
+    ("http-request redirect", REDIRECT),
     ("http-request auth", PASSWORDS),
     ("http-request deny", FILTER),
     ("http-request tarpit", FILTER),
@@ -67,7 +68,7 @@ const LOST: [(&str, &str); 47] = [
     ("rspadd", REWRITING),
     ("rspdel", REWRITING),
     ("rspidel", REWRITING),
-    ("redirect", "Linchpin does not redirect"),
+    ("redirect", REDIRECT),
     ("compression", "Linchpin does not compress"),
     ("filter", NONE),
     ("errorfile", "Linchpin has error pages of its own"),

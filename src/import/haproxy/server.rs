@@ -27,7 +27,7 @@ pub(super) struct Parameters {
     pub(super) needless: Vec<(String, &'static str)>,
 }
 
-const TLS: &str = "TLS to backends is not taken over";
+const TLS: &str = "TLS to backends is not taken over: write `tls` into [pools.upstream], see docs/tls.md";
 const NAMES: &str = "names are not looked up";
 const ONE_PROBE: &str = "probes go to the address of the backend, at one interval";
 
@@ -70,7 +70,7 @@ const WITH_ARGUMENT: [(&str, &str); 52] = [
     ("port", ONE_PROBE),
     ("proto", "backends are spoken to in HTTP/1.1"),
     ("proxy-v2-options", NONE),
-    ("redir", "Linchpin does not redirect"),
+    ("redir", "redirects are not taken over: write [[routes]] with `redirect`"),
     ("resolve-net", NAMES),
     ("resolve-opts", NAMES),
     ("resolve-prefer", NAMES),
@@ -96,7 +96,7 @@ const ALONE: [(&str, &str); 12] = [
     ("force-", TLS),
     ("no-", NONE),
     ("non-stick", NONE),
-    ("send-proxy", "X-Forwarded-For and Forwarded say who the client is"),
+    ("send-proxy", "the header is not taken over: write proxy_protocol = \"v1\" or \"v2\" into [pools.upstream]"),
     ("ssl", TLS),
     ("sslv", TLS),
     ("tls", TLS),

@@ -9,12 +9,14 @@ use super::syntax::Directive;
 pub(super) const NONE: &str = "has no equivalent";
 
 const FORWARDING: &str = "Linchpin always sets the forwarding fields, and passes Host on";
-const REWRITING: &str = "Linchpin passes messages on as they are, but for cookie and forwarding fields";
+const REWRITING: &str = "fields are not taken over: write [routes.request_headers] or [routes.response_headers]";
 const STREAMED: &str = "bodies are streamed";
 const LOG: &str = "what is logged, and where, is said in [log]";
 const FILES: &str = "Linchpin serves no files";
-const REDIRECT: &str = "Linchpin makes no answers but its own error pages";
-const TLS: &str = "TLS is not taken over";
+const REDIRECT: &str = "answers are not taken over: [[routes]] with `redirect` are the only ones that Linchpin makes";
+const ANSWERS: &str = "Location and cookies of answers are passed on as they are";
+const PATHS: &str = "paths are not taken over: `strip_prefix` and `add_prefix` of [[routes]] change their beginnings";
+const TLS: &str = "TLS is not taken over: write [listeners.tls] with `cert` and `key`, see docs/tls.md";
 const FILTER: &str = GUARDS[0];
 const PASSWORDS: &str = GUARDS[1];
 const RATES: &str = GUARDS[2];
@@ -54,8 +56,8 @@ const LOST: [(&str, &str); 51] = [
     ("log_", LOG),
     ("ssl_verify_client", FILTER),
     ("ssl_", TLS),
-    ("proxy_ssl_", "TLS to backends is not taken over"),
-    ("http2", "clients are spoken to in HTTP/1.1"),
+    ("proxy_ssl_", "TLS to backends is not taken over: write `tls` into [pools.upstream], see docs/tls.md"),
+    ("http2", "HTTP/2 comes with TLS; without it, write http2 = true into [[listeners]]"),
     ("root", FILES),
     ("alias", FILES),
     ("index", FILES),
@@ -68,14 +70,14 @@ const LOST: [(&str, &str); 51] = [
     ("tcp_nopush", FILES),
     ("error_page", "Linchpin has error pages of its own"),
     ("return", REDIRECT),
-    ("rewrite", "Linchpin passes the path on as it is"),
+    ("rewrite", PATHS),
     ("add_header", REWRITING),
     ("more_set_headers", REWRITING),
     ("proxy_set_header", REWRITING),
     ("proxy_hide_header", REWRITING),
     ("proxy_pass_header", REWRITING),
-    ("proxy_redirect", REWRITING),
-    ("proxy_cookie_", REWRITING),
+    ("proxy_redirect", ANSWERS),
+    ("proxy_cookie_", ANSWERS),
     ("proxy_cache", "Linchpin does not cache"),
     ("gzip", "Linchpin does not compress"),
     ("limit_except", FILTER),
@@ -114,6 +116,10 @@ pub(super) fn note(directive: &Directive, notes: &mut Table) {
         }
         if field == "connection" && directive.word(2).is_empty() {
             return notes.needless(line, text, KEPT_OPEN);
+        }
+        let is_upgrade = ["$http_upgrade", "$connection_upgrade", "upgrade", "websocket"].contains(&directive.word(2));
+        if ["upgrade", "connection"].contains(&field.as_str()) && is_upgrade {
+            return notes.needless(line, text, "upgrades, WebSockets above all, are passed on by themselves");
         }
         if field == "x-real-ip" {
             return notes.lost(line, text, "X-Forwarded-For and Forwarded say who the client is");

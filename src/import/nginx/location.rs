@@ -110,11 +110,15 @@ fn passed(pass: &Directive, prefix: &str, notes: &mut Table) {
     let (line, text) = (pass.line, pass.text.as_str());
     let url = pass.word(1);
     if url.starts_with("https://") {
-        notes.lost(line, text, "TLS to backends is not taken over");
+        notes.lost(line, text, "TLS to backends is not taken over: write `tls` into [pools.upstream], see docs/tls.md");
     }
     let path = url.split_once("://").and_then(|(_, rest)| rest.find('/').and_then(|at| rest.get(at..)));
     if path.is_some_and(|path| rule::prefix(path).as_deref() != Some(prefix)) {
-        notes.lost(line, text, format!("Linchpin passes the path on as it is, with {prefix}"));
+        notes.lost(
+            line,
+            text,
+            format!("the path goes on as it is, with {prefix}: write `strip_prefix` or `add_prefix`"),
+        );
     }
 }
 

@@ -97,7 +97,11 @@ fn listen(server: &Directive, out: &mut Output) -> Server {
         };
         let table = out.listener(front, address, is_off);
         if is_off {
-            table.lost(line, text, "TLS is not taken over, so that this stands here switched off");
+            table.lost(
+                line,
+                text,
+                "TLS is not taken over, so that this stands here switched off: write [listeners.tls], see docs/tls.md",
+            );
         } else if !words.iter().all(is_kept) {
             table.lost(line, text, "nothing but the address is taken over");
         }

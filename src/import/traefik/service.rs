@@ -256,7 +256,12 @@ impl<'n> Services<'n> {
         if let Some(count) = number_in(transport, "maxIdleConnsPerHost", &path, &mut pool.upstream) {
             pool.upstream.set("max_idle_per_thread", Value::number(count.min(100_000)));
         }
-        left(transport, &path, "TLS to backends is not taken over", &mut pool.upstream);
+        left(
+            transport,
+            &path,
+            "TLS to backends is not taken over: write `tls` into [pools.upstream], see docs/tls.md",
+            &mut pool.upstream,
+        );
         self.transports.take(name);
     }
 }
@@ -328,7 +333,11 @@ fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, pool:
     }
     match scheme {
         "http" => {}
-        "https" => table.lost(line, &told, "TLS to backends is not taken over"),
+        "https" => table.lost(
+            line,
+            &told,
+            "TLS to backends is not taken over: write `tls` into [pools.upstream], see docs/tls.md",
+        ),
         _ => table.lost(line, &told, "backends are spoken to in HTTP/1.1"),
     }
     if !matches!(behind, "" | "/") {

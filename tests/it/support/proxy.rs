@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use linchpin::app::App;
 use linchpin::config;
@@ -49,12 +50,13 @@ impl Proxy {
         self.app.admin().expect("an admin listener")
     }
 
-    pub fn pools(&self) -> &[std::sync::Arc<Pool>] {
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
         self.app.pools()
     }
 
-    pub fn pool(&self) -> &Pool {
-        &self.app.pools()[0]
+    /// The pool as it is now.
+    pub fn pool(&self) -> Arc<Pool> {
+        self.app.pools().remove(0)
     }
 
     pub async fn client(&self) -> Client {
@@ -85,16 +87,16 @@ impl Proxy {
     }
 
     /// What is known of a backend now.
-    pub fn live(&self, backend: &str) -> &linchpin::pool::Live {
-        let index = self.pool().position(backend).expect("a backend of the pool");
-        self.pool().backend(index).live()
+    pub fn live(&self, backend: &str) -> Arc<linchpin::pool::Live> {
+        let pool = self.pool();
+        let index = pool.position(backend).expect("a backend of the pool");
+        Arc::clone(pool.backend(index).live())
     }
 
     /// Waits until a backend's health is as said.
     pub async fn health(&self, backend: &str, health: Health) {
-        let index = self.pool().position(backend).expect("a backend of the pool");
         let what = format!("{backend} is {}", health.as_str());
-        until(&what, async || self.pool().backend(index).live().health() == health).await;
+        until(&what, async || self.live(backend).health() == health).await;
     }
 
     /// Drains and ends it.
@@ -142,6 +144,12 @@ impl Builder {
     /// A backend at an address as the configuration writes it.
     pub fn backend_on(mut self, name: &str, address: &str) -> Builder {
         self.backends += &format!("[[pools.backends]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+        self
+    }
+
+    /// A source of backends.
+    pub fn discover(mut self, lines: &str) -> Builder {
+        self.backends += &format!("[[pools.discover]]\n{lines}\n");
         self
     }
 

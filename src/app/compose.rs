@@ -1,0 +1,132 @@
+//! Owns: what is published: from the plan, as it is at this moment, to the snapshot that every thread installs.
+//! Invariant: a snapshot is whole; what has not changed is the same thing in the next one.
+//! Must not know: who wants the next one, and why.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::affinity::{self, Affinity, KeyRing, Tables, learned};
+use crate::clock;
+use crate::config::{Plan, PoolPlan};
+use crate::pool::reconcile::Reconciler;
+use crate::pool::{Pool, backend};
+use crate::proxy::headers;
+use crate::proxy::rate::{self, Limiter};
+use crate::proxy::route::Routes;
+use crate::proxy::snapshot::{Service, Snapshot};
+use crate::telemetry::Metrics;
+use crate::upstream::Access;
+
+/// The plan, and what lives beside it from one snapshot to the next.
+pub(super) struct Composer {
+    plan: Plan,
+    /// How the backends of each pool are spoken to.
+    accesses: Vec<Access>,
+    reconciler: Reconciler,
+    tables: Tables,
+    metrics: Arc<Metrics>,
+    /// By the name of the pool.
+    affinities: HashMap<String, Ready>,
+    /// What clients have sent lately, and what they may.
+    limiter: Option<(rate::Settings, Arc<Limiter>)>,
+}
+
+/// A pool's persistence, and what it was made of.
+struct Ready {
+    settings: affinity::Settings,
+    keys: Arc<KeyRing>,
+    affinity: Arc<Affinity>,
+}
+
+impl Composer {
+    pub(super) fn new(plan: Plan, accesses: Vec<Access>, threads: usize, metrics: Arc<Metrics>) -> Composer {
+        Composer {
+            plan,
+            accesses,
+            reconciler: Reconciler::new(threads),
+            tables: Tables::default(),
+            metrics,
+            affinities: HashMap::new(),
+            limiter: None,
+        }
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Changes whenever a backend is lost.
+    pub(super) fn losses(&self) -> watch::Receiver<u64> {
+        self.reconciler.losses()
+    }
+
+    /// The stores that nobody keeps in touch yet.
+    pub(super) fn take_stores(&mut self) -> Vec<learned::Store> {
+        self.tables.take_stores()
+    }
+
+    /// Gives the pool at a position of the plan other members; says whether they are others.
+    pub(super) fn set_backends(&mut self, pool: usize, backends: Vec<backend::Settings>) -> bool {
+        let pool = self.plan.pools.get_mut(pool).filter(|pool| pool.pool.backends != backends);
+        let is_new = pool.is_some();
+        if let Some(pool) = pool {
+            pool.pool.backends = backends;
+        }
+        is_new
+    }
+
+    /// The snapshot of the plan as it is now.
+    pub(super) fn compose(&mut self) -> Snapshot {
+        let settings: Vec<_> = self.plan.pools.iter().map(|pool| pool.pool.clone()).collect();
+        let pools = self.reconciler.pools(&settings);
+        let mut affinities = HashMap::new();
+        let mut services = Vec::new();
+        for ((pool, plan), access) in pools.iter().zip(&self.plan.pools).zip(&self.accesses) {
+            let (name, keys) = (pool.name().to_string(), &self.plan.keys);
+            let is_same = |ready: &Ready| ready.settings == plan.persistence && Arc::ptr_eq(&ready.keys, keys);
+            let ready = self.affinities.remove(&name).filter(is_same).unwrap_or_else(|| Ready {
+                settings: plan.persistence.clone(),
+                keys: Arc::clone(keys),
+                affinity: Arc::new(Affinity::new(&name, &plan.persistence, keys, &mut self.tables)),
+            });
+            services.push(service(plan, pool, access, &ready.affinity, &self.metrics));
+            affinities.insert(name, ready);
+        }
+        self.affinities = affinities;
+        let limiter = |rate: rate::Settings| match self.limiter.take() {
+            Some((known, limiter)) if known == rate => (known, limiter),
+            _ => (rate, Arc::new(Limiter::new(rate, clock::now()))),
+        };
+        self.limiter = self.plan.rate.map(limiter);
+        let pool = |name: &str| {
+            let mut plans = self.plan.pools.iter().enumerate();
+            plans.find(|(_, plan)| plan.pool.name == *name).map(|(position, plan)| (position, &plan.timeouts))
+        };
+        let limits = &self.plan.server.limits;
+        Snapshot {
+            routes: Routes::new(&self.plan.routes, limits.body_bytes, pool),
+            services,
+            limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes },
+            limiter: self.limiter.as_ref().map(|(_, limiter)| Arc::clone(limiter)),
+            unrouted: self.metrics.series("", ""),
+            limited: Arc::clone(self.metrics.limited()),
+        }
+    }
+}
+
+fn service(plan: &PoolPlan, pool: &Arc<Pool>, access: &Access, affinity: &Arc<Affinity>, metrics: &Metrics) -> Service {
+    let series = |backend: &str| metrics.series(pool.name(), backend);
+    Service {
+        affinity: Arc::clone(affinity),
+        balance: plan.balance,
+        hash: plan.hash.clone(),
+        retry: plan.retry.clone(),
+        timeouts: plan.timeouts.clone(),
+        upstream: access.clone(),
+        series: pool.backends().iter().map(|backend| series(backend.name())).collect(),
+        unserved: series(""),
+        pool: Arc::clone(pool),
+    }
+}

@@ -1,0 +1,163 @@
+//! Owns: taking what sources have found into the pools.
+//! Invariant: one change after the other, on the control thread; what comes together is published together.
+//! Must not know: how backends are found, or who belongs to a pool.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, sleep_until};
+
+use super::compose::Composer;
+use super::publish::Published;
+use crate::admin::Phase;
+use crate::clock;
+use crate::config::PoolPlan;
+use crate::discover::seek::{self, Place, Told};
+use crate::discover::{Members, Now};
+use crate::net::Address;
+use crate::pool::backend;
+
+/// How long the process is not ready, at the most, since sources have not answered yet.
+const READY_AFTER: Duration = Duration::from_secs(10);
+/// Answers that wait to be taken in, of all sources.
+const QUEUE: usize = 64;
+/// Names in one line of the log.
+const NAMED: usize = 10;
+/// Clashes that are remembered as told.
+const CLASHES: usize = 10_000;
+
+/// Takes in what is found, for as long as the process lives. We listen ourselves at `ours`.
+pub(super) async fn keep(
+    composer: Composer,
+    published: Published,
+    ours: Arc<[Address]>,
+    phase: Arc<watch::Sender<Phase>>,
+) {
+    let plan = composer.plan();
+    let members = |pool: &PoolPlan| Members::new(pool.pool.backends.clone(), &pool.discover, Arc::clone(&ours));
+    let members = plan.pools.iter().map(members).collect();
+    let (tell, mut told) = mpsc::channel(QUEUE);
+    let mut silent = HashSet::new();
+    for (pool, plan) in plan.pools.iter().enumerate() {
+        for (source, (settings, standing)) in plan.discover.iter().zip(published.standings(pool)).enumerate() {
+            let (place, name) = (Place { pool, source }, plan.pool.name.as_str().into());
+            silent.insert(place);
+            tokio::spawn(seek::seek(name, settings.clone(), Arc::clone(standing), place, tell.clone()));
+        }
+    }
+    // So that the end of all who seek is the end of this.
+    drop(tell);
+    let mut keeper = Keeper { composer, published, members, clashes: HashSet::new() };
+    let mut patience = std::pin::pin!(sleep(READY_AFTER));
+    loop {
+        if silent.is_empty() {
+            phase.send_if_modified(|phase| phase.begins());
+        }
+        let next_end = keeper.next_end();
+        let end = async {
+            match next_end {
+                Some(end) => sleep_until(end.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = end => {}
+            () = &mut patience, if !silent.is_empty() => {
+                tracing::warn!(sources = silent.len(), "sources of backends have not answered yet; serving without them");
+                silent.clear();
+            }
+            first = told.recv() => {
+                let Some(first) = first else { return };
+                let mut next = Some(first);
+                while let Some(told_now) = next {
+                    silent.remove(&told_now.place);
+                    keeper.take(told_now);
+                    next = told.try_recv().ok();
+                }
+            }
+        }
+        keeper.publish();
+    }
+}
+
+struct Keeper {
+    composer: Composer,
+    published: Published,
+    /// By position in the plan.
+    members: Vec<Members>,
+    /// Pool and name of backends that can't be had, which was said.
+    clashes: HashSet<(usize, String)>,
+}
+
+impl Keeper {
+    fn next_end(&self) -> Option<Instant> {
+        self.members.iter().filter_map(Members::next_end).min()
+    }
+
+    fn take(&mut self, told: Told) {
+        let Place { pool, source } = told.place;
+        let Some(members) = self.members.get_mut(pool) else { return };
+        let name = self.composer.plan().pools.get(pool).map_or("", |plan| &plan.pool.name);
+        for backend in members.take(source, told.found, now()) {
+            if self.clashes.len() < CLASHES && self.clashes.insert((pool, backend.clone())) {
+                tracing::warn!(
+                    pool = name,
+                    backend,
+                    "found and left out: its name or address is that of another backend, or of a listener"
+                );
+            }
+        }
+    }
+
+    /// Publishes the members as they are now, if they are others than before.
+    fn publish(&mut self) {
+        let mut is_new = false;
+        for (index, members) in self.members.iter_mut().enumerate() {
+            members.settle(now());
+            let plan = self.composer.plan().pools.get(index).map(|plan| &plan.pool);
+            let before = plan.map(|pool| (pool.name.clone(), pool.backends.clone()));
+            let after = members.settings();
+            if self.composer.set_backends(index, after.clone()) {
+                is_new = true;
+                if let Some((pool, before)) = before {
+                    announce(&pool, &before, &after);
+                }
+            }
+        }
+        if is_new {
+            let snapshot = self.composer.compose();
+            self.published.publish(self.composer.plan(), snapshot);
+        }
+    }
+}
+
+fn now() -> Now {
+    Now { at: clock::now(), unix: clock::unix().as_secs() }
+}
+
+/// Tells the operator who has come and who goes.
+fn announce(pool: &str, before: &[backend::Settings], after: &[backend::Settings]) {
+    let has = |all: &[backend::Settings], one: &backend::Settings, leaving: bool| {
+        all.iter().any(|other| other.name == one.name && other.address == one.address && other.leaving == leaving)
+    };
+    let list = |all: Vec<&backend::Settings>| {
+        let named: Vec<_> = all.iter().take(NAMED).map(|settings| settings.name.as_str()).collect();
+        let more = if all.len() > NAMED { format!(" and {} more", all.len() - NAMED) } else { String::new() };
+        format!("{}{more}", named.join(" "))
+    };
+    let here = |all: &[backend::Settings], one: &backend::Settings| has(all, one, false);
+    let come: Vec<_> = after.iter().filter(|one| !one.leaving && !here(before, one)).collect();
+    let drain: Vec<_> = after.iter().filter(|one| one.leaving && here(before, one)).collect();
+    let gone: Vec<_> = before.iter().filter(|one| !here(after, one) && !has(after, one, true)).collect();
+    for (all, what) in [
+        (come, "backends are found"),
+        (drain, "backends are gone: they keep the sessions they have for a while"),
+        (gone, "backends have left"),
+    ] {
+        if !all.is_empty() {
+            tracing::info!(pool, count = all.len(), backends = list(all), "{what}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Owns: handing a snapshot to all who live by it: data-path threads, probes, the admin plane.
+//! Invariant: no request waits for it; probes begin and end with the backends that come and go.
+//! Must not know: what has changed, and why.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::admin;
+use crate::config::{Plan, PoolPlan};
+use crate::discover::Standing;
+use crate::health;
+use crate::pool::{Backend, Pool};
+use crate::proxy::snapshot::{Service, Snapshot};
+
+/// The snapshot as it is now, in each of the shapes in which it is needed.
+pub(super) struct Published {
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    entries: Arc<ArcSwap<Vec<admin::Entry>>>,
+    /// By position in the plan.
+    pools: Vec<Arc<ArcSwap<Pool>>>,
+    /// How the sources of each pool are doing.
+    standings: Vec<Vec<Arc<Standing>>>,
+}
+
+impl Published {
+    pub(super) fn new(plan: &Plan, snapshot: Snapshot) -> Published {
+        let standing =
+            |pool: &PoolPlan| pool.discover.iter().map(|settings| Arc::new(Standing::new(&settings.source))).collect();
+        let standings: Vec<Vec<_>> = plan.pools.iter().map(standing).collect();
+        let pools = snapshot.services.iter().map(|service| Arc::new(ArcSwap::new(Arc::clone(&service.pool)))).collect();
+        let entries = Arc::new(ArcSwap::from_pointee(entries(&snapshot, &standings)));
+        Published { snapshot: watch::Sender::new(Arc::new(snapshot)), entries, pools, standings }
+    }
+
+    /// For a data-path thread.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.subscribe()
+    }
+
+    /// For the admin plane.
+    pub(super) fn entries(&self) -> &Arc<ArcSwap<Vec<admin::Entry>>> {
+        &self.entries
+    }
+
+    /// How the sources of the pool at a position are doing.
+    pub(super) fn standings(&self, pool: usize) -> &[Arc<Standing>] {
+        self.standings.get(pool).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Begins to probe all that is there. Once, on the thread that is to do it.
+    pub(super) fn begin_probes(&self, plan: &Plan) {
+        for ((current, plan), service) in self.pools.iter().zip(&plan.pools).zip(&self.snapshot.borrow().services) {
+            for backend in service.pool.backends() {
+                probe(current, backend, plan, service);
+            }
+            tokio::spawn(health::active::end_ejections(Arc::clone(current)));
+        }
+    }
+
+    /// Has everyone go on with `snapshot`, of the same pools.
+    pub(super) fn publish(&self, plan: &Plan, snapshot: Snapshot) {
+        for ((current, plan), service) in self.pools.iter().zip(&plan.pools).zip(&snapshot.services) {
+            let old = current.swap(Arc::clone(&service.pool));
+            let is_known = |live: &Arc<_>| old.backends().iter().any(|backend| Arc::ptr_eq(backend.live(), live));
+            for backend in service.pool.backends().iter().filter(|backend| !is_known(backend.live())) {
+                probe(current, backend, plan, service);
+            }
+        }
+        let entries = Arc::new(entries(&snapshot, &self.standings));
+        // In this order: what the admin plane tells of is on its way to all threads.
+        self.snapshot.send_replace(Arc::new(snapshot));
+        self.entries.store(entries);
+    }
+}
+
+fn probe(pool: &Arc<ArcSwap<Pool>>, backend: &Backend, plan: &PoolPlan, service: &Service) {
+    let live = Arc::clone(backend.live());
+    tokio::spawn(health::active::watch(Arc::clone(pool), live, plan.health.clone(), service.upstream.clone()));
+}
+
+/// What the admin plane is told of a snapshot.
+fn entries(snapshot: &Snapshot, standings: &[Vec<Arc<Standing>>]) -> Vec<admin::Entry> {
+    let entry = |(index, service): (usize, &Service)| admin::Entry {
+        pool: Arc::clone(&service.pool),
+        balance: service.balance.as_str(),
+        affinity: Arc::clone(&service.affinity),
+        series: service.series.clone(),
+        sources: standings.get(index).cloned().unwrap_or_default(),
+    };
+    snapshot.services.iter().enumerate().map(entry).collect()
+}

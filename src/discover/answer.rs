@@ -1,0 +1,116 @@
+//! Owns: what the records of an answer say: which backends there are, how they are called and weighed.
+//! Invariant: the same records make the same backends in the same order, in every Linchpin.
+//! Must not know: who was asked, or whether the answer is believed.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Dns, Found, name};
+
+/// One record of type SRV, with the addresses of its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// The lowest one serves; the others are backups.
+    pub priority: u16,
+    /// The share among equals.
+    pub weight: u16,
+    /// Where it listens.
+    pub port: u16,
+    /// Its host.
+    pub target: String,
+    /// The host's addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The backends at these addresses.
+pub fn of_addresses(dns: &Dns, pool: &str, addresses: &[IpAddr]) -> Vec<Found> {
+    let prefix = dns.prefix.as_deref().unwrap_or(pool);
+    let found = |ip: &IpAddr| {
+        let address = SocketAddr::new(*ip, dns.port);
+        Found { name: name::of_address(prefix, address), address: address.into(), weight: None, backup: false }
+    };
+    addresses.iter().filter(|ip| is_one_server(**ip)).map(found).collect()
+}
+
+/// The backends behind these records. A target is one server: of several addresses the lowest is
+/// taken, an IPv4 address before any other, so that every Linchpin takes the same.
+pub fn of_services(dns: &Dns, services: &[Service]) -> Vec<Found> {
+    let primary = services.iter().map(|service| service.priority).min();
+    let heaviest = services.iter().map(|service| service.weight).max().unwrap_or_default();
+    let found = |service: &Service| {
+        let ip = service.addresses.iter().copied().filter(|ip| is_one_server(*ip)).min()?;
+        let address = SocketAddr::new(ip, service.port);
+        (service.port != 0).then(|| Found {
+            name: name::of_target(dns.prefix.as_deref(), &service.target, service.port),
+            address: address.into(),
+            weight: Some(weight(service.weight, heaviest)),
+            backup: Some(service.priority) != primary,
+        })
+    };
+    services.iter().filter_map(found).collect()
+}
+
+/// In order, each name and address once, and not more than `most`; says how many were left out for that.
+pub fn in_order(mut found: Vec<Found>, most: usize) -> (Vec<Found>, usize) {
+    found.sort_by(|a, b| (a.backup, &a.name).cmp(&(b.backup, &b.name)));
+    let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
+    found.retain(|each| names.insert(each.name.clone()) && addresses.insert(each.address.clone()));
+    let left_out = found.len().saturating_sub(most);
+    found.truncate(most);
+    (found, left_out)
+}
+
+/// Ours go to 1000. 0 means "rarely" in a record (RFC 2782) and "no new session" here.
+fn weight(weight: u16, heaviest: u16) -> u32 {
+    let scaled = u32::from(weight) * 1000 / u32::from(heaviest).max(1000);
+    scaled.max(1)
+}
+
+/// An address that stands for no server, or for many, is no answer.
+fn is_one_server(ip: IpAddr) -> bool {
+    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discover::{Bounds, Records};
+
+    fn dns() -> Dns {
+        let name = "app.internal".into();
+        Dns { name, records: Records::A, port: 80, prefix: None, resolvers: Vec::new(), bounds: Bounds::default() }
+    }
+
+    fn service(target: &str, priority: u16, weight: u16, addresses: &[&str]) -> Service {
+        let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        Service { priority, weight, port: 80, target: target.into(), addresses }
+    }
+
+    #[test]
+    fn an_address_is_a_backend_unless_it_is_nobodys() {
+        let ips = ["10.0.0.2", "10.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "::1", "10.0.0.1"];
+        let (found, left_out) = in_order(of_addresses(&dns(), "app", &ips.map(|ip| ip.parse().unwrap())), 10);
+        let names: Vec<_> = found.iter().map(|found| found.name.as_str()).collect();
+        assert_eq!((names.as_slice(), left_out), (&["app---1-80", "app-10.0.0.1-80", "app-10.0.0.2-80"][..], 0));
+    }
+
+    #[test]
+    fn the_lowest_priority_serves_and_the_others_are_backups() {
+        let services =
+            [service("b.", 20, 5, &["10.0.0.2"]), service("a.", 10, 0, &["fe80::1", "10.0.0.9", "10.0.0.1"])];
+        let (found, _) = in_order(of_services(&dns(), &services), 10);
+        let told: Vec<_> = found.iter().map(|f| (f.name.as_str(), f.address.to_string(), f.weight, f.backup)).collect();
+        let expected =
+            [("a-80", "10.0.0.1:80".to_owned(), Some(1), false), ("b-80", "10.0.0.2:80".to_owned(), Some(5), true)];
+        assert_eq!(told, expected);
+        assert_eq!(in_order(found, 1).1, 1);
+    }
+
+    #[test]
+    fn weights_keep_their_shares_within_our_bounds() {
+        for (record, heaviest, ours) in [(0, 0, 1), (1, 1, 1), (10, 100, 10), (65535, 65535, 1000), (655, 65535, 9)] {
+            assert_eq!(weight(record, heaviest), ours, "{record} of {heaviest}");
+        }
+    }
+}

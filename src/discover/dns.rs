@@ -1,0 +1,189 @@
+//! Owns: asking the DNS.
+//! Invariant: every question has its time; no answer at all is told from an answer that there is nothing.
+//! Must not know: what is made of the answers; when to ask again.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::{Resolver, TokioResolver};
+use tokio::time::timeout;
+
+use super::answer::{self, Service};
+use super::trust::Outcome;
+use super::{Dns, Records};
+
+/// How long a server may take to answer; each question is put twice.
+const ONE: Duration = Duration::from_secs(2);
+/// How long all the questions of one look may take together.
+const ALL: Duration = Duration::from_secs(30);
+/// For how long it holds that there is nothing, if nobody says.
+const NOTHING: u32 = 5;
+/// Targets of services that are asked for at most.
+const MOST_TARGETS: usize = 10_000;
+
+/// Asks for one name, again and again.
+pub(super) struct Asker<'a> {
+    dns: &'a Dns,
+    pool: &'a str,
+    /// Made anew after a failure: the system's settings may have changed by then.
+    resolver: Option<TokioResolver>,
+}
+
+/// Addresses, and for how many seconds they hold.
+struct Addresses {
+    ips: Vec<IpAddr>,
+    ttl: u32,
+}
+
+impl<'a> Asker<'a> {
+    pub(super) fn new(dns: &'a Dns, pool: &'a str) -> Asker<'a> {
+        Asker { dns, pool, resolver: None }
+    }
+
+    /// One look.
+    pub(super) async fn ask(&mut self) -> Outcome {
+        let answer = match self.resolver() {
+            Ok(resolver) => timeout(ALL, find(&resolver, self.dns, self.pool)).await,
+            Err(error) => Ok(Err(format!("no resolver: {error}"))),
+        };
+        match answer {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(why)) => self.failed(why),
+            Err(_) => self.failed("no answer in time".into()),
+        }
+    }
+
+    fn failed(&mut self, why: String) -> Outcome {
+        self.resolver = None;
+        Outcome::Failed(why)
+    }
+
+    /// It is cheap to clone.
+    fn resolver(&mut self) -> Result<TokioResolver, NetError> {
+        let resolver = match &self.resolver {
+            Some(resolver) => resolver.clone(),
+            None => build(self.dns)?,
+        };
+        Ok(self.resolver.insert(resolver).clone())
+    }
+}
+
+fn build(dns: &Dns) -> Result<TokioResolver, NetError> {
+    let options = |options: &mut ResolverOpts| {
+        options.timeout = ONE;
+        options.attempts = 2;
+        // Whether an answer still holds is known here; one from a cache would look younger than it is.
+        options.cache_size = 0;
+        options.num_concurrent_reqs = 1;
+    };
+    if dns.resolvers.is_empty() {
+        let mut builder = Resolver::builder_tokio()?;
+        options(builder.options_mut());
+        return builder.build();
+    }
+    let server = |address: &std::net::SocketAddr| {
+        let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
+        (udp.port, tcp.port) = (address.port(), address.port());
+        NameServerConfig::new(address.ip(), true, vec![udp, tcp])
+    };
+    let servers = dns.resolvers.iter().map(server).collect();
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+    let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+    options(builder.options_mut());
+    builder.options_mut().use_hosts_file = ResolveHosts::Never;
+    builder.build()
+}
+
+async fn find(resolver: &TokioResolver, dns: &Dns, pool: &str) -> Result<Outcome, String> {
+    let name = dns.name.as_str();
+    let (found, ttl) = match dns.records {
+        Records::A => of(dns, pool, addresses(resolver, name, RecordType::A).await?),
+        Records::Aaaa => of(dns, pool, addresses(resolver, name, RecordType::AAAA).await?),
+        Records::Both => {
+            let mut both = addresses(resolver, name, RecordType::A).await?;
+            let more = addresses(resolver, name, RecordType::AAAA).await?;
+            if !more.ips.is_empty() {
+                both.ttl = if both.ips.is_empty() { more.ttl } else { both.ttl.min(more.ttl) };
+                both.ips.extend(more.ips);
+            }
+            of(dns, pool, both)
+        }
+        Records::Srv => services(resolver, dns).await?,
+    };
+    Ok(Outcome::Answer(found, Duration::from_secs(ttl.into())))
+}
+
+fn of(dns: &Dns, pool: &str, addresses: Addresses) -> (Vec<super::Found>, u32) {
+    (answer::of_addresses(dns, pool, &addresses.ips), addresses.ttl)
+}
+
+async fn addresses(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<Addresses, String> {
+    let (records, ttl) = records(resolver, name, kind).await.map_err(|error| said(&error))?;
+    let ip = |data: &RData| match data {
+        RData::A(ip) => Some(IpAddr::from(ip.0)),
+        RData::AAAA(ip) => Some(IpAddr::from(ip.0)),
+        _ => None,
+    };
+    Ok(Addresses { ips: records.iter().filter_map(ip).collect(), ttl })
+}
+
+/// The services, each with the addresses of its target. A target that has none, or is unknown, is no
+/// backend; one that can't be asked for leaves the whole answer undecided.
+async fn services(resolver: &TokioResolver, dns: &Dns) -> Result<(Vec<super::Found>, u32), String> {
+    let (records, mut ttl) = records(resolver, &dns.name, RecordType::SRV).await.map_err(|error| said(&error))?;
+    let mut services = Vec::new();
+    for record in records.iter().take(MOST_TARGETS) {
+        let RData::SRV(srv) = record else { continue };
+        if srv.target.is_root() {
+            continue;
+        }
+        let target = srv.target.to_string();
+        let mut addresses = Vec::new();
+        for kind in [RecordType::A, RecordType::AAAA] {
+            match self::records(resolver, &target, kind).await {
+                Ok((found, holds)) if !found.is_empty() => {
+                    ttl = ttl.min(holds);
+                    addresses.extend(found.iter().filter_map(RData::ip_addr));
+                    break;
+                }
+                Ok(_) => {}
+                Err(error) if error.is_nx_domain() => break,
+                Err(error) => return Err(format!("{target}: {}", said(&error))),
+            }
+        }
+        services.push(Service { priority: srv.priority, weight: srv.weight, port: srv.port, target, addresses });
+    }
+    Ok((answer::of_services(dns, &services), ttl))
+}
+
+/// The records of one kind, and for how many seconds they hold. None, where the name has none of
+/// that kind; that there is no such name is an error.
+async fn records(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<(Vec<RData>, u32), NetError> {
+    match resolver.lookup(name, kind).await {
+        Ok(lookup) => {
+            let ttl = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(NOTHING);
+            let data = lookup.answers().iter().map(|record| record.data.clone());
+            Ok((data.filter(|data| data.record_type() == kind).collect(), ttl))
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) if none.response_code == ResponseCode::NoError => {
+            Ok((Vec::new(), none.negative_ttl.unwrap_or(NOTHING)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The error in a few words.
+fn said(error: &NetError) -> String {
+    match error {
+        error if error.is_nx_domain() => "there is no such name".into(),
+        NetError::Dns(DnsError::NoRecordsFound(none)) => format!("the server says: {}", none.response_code),
+        NetError::Dns(DnsError::ResponseCode(code)) => format!("the server says: {code}"),
+        NetError::Timeout => "no answer in time".into(),
+        other => other.to_string(),
+    }
+}
