@@ -251,7 +251,9 @@ impl Proxy {
             // The backend closed an idle connection just as the request came. Nobody's fault, and
             // to be told from its death only by a new connection.
             let failure = unanswered.failure;
-            let is_stale = used && failure.fact == Fact::Closed && (!failure.sent || outgoing.repeatable);
+            let mut is_stale = used && failure.fact == Fact::Closed && (!failure.sent || outgoing.repeatable);
+            // Or it has not said yet how many requests it takes at once, and there were more.
+            is_stale |= is_shared && may_reuse && failure.fact == Fact::Closed && !failure.sent;
             if !(is_stale && outgoing.is_replayable()) {
                 return Err(failure);
             }

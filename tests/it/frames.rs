@@ -96,7 +96,8 @@ where
             configure(&mut builder);
             let answer = Arc::clone(&answer);
             tokio::spawn(async move {
-                let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
+                // A client may go before its first word.
+                let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
                 while let Some(Ok((request, respond))) = connection.accept().await {
                     answer(request, respond);
                 }
