@@ -366,7 +366,7 @@ impl Drop for Exchange {
             listener: self.client.listener(),
             client: &self.client.text_of(self.origin),
             method: self.method.as_str(),
-            host: self.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
+            host: named(&self.target).or(self.host.as_ref().map(HeaderValue::as_bytes)).unwrap_or_default(),
             path: self.target.path(),
             status,
             bytes_in: self.bytes_in + self.body.as_ref().map_or(0, |body| body.read()),
@@ -385,6 +385,12 @@ impl Drop for Exchange {
             error: self.error.or(self.status.is_none().then_some("client_went")),
         });
     }
+}
+
+/// The host in a target, as HTTP/2 and proxies have it; that beats Host. Not what stands before it, which
+/// may be a password.
+fn named(target: &Uri) -> Option<&[u8]> {
+    target.authority()?.as_str().rsplit('@').next().map(str::as_bytes)
 }
 
 /// Records a request of which no head was understood, and makes the answer to it.

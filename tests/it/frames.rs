@@ -8,79 +8,13 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{Request, Response};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::support::frames::{DATA, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, SETTINGS};
+use super::support::tool::Folder;
 use super::support::{Backend, Client, Proxy, Reply, soon, until};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// A client's or a backend's end of a connection, for frames.
-struct Frames {
-    stream: TcpStream,
-}
-
-impl Frames {
-    async fn connect(address: SocketAddr) -> Frames {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        let mut frames = Frames { stream };
-        frames.send(SETTINGS, 0, 0, b"").await;
-        frames
-    }
-
-    async fn accept(listener: &TcpListener) -> Frames {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        stream.read_exact(&mut [0; 24]).await.unwrap();
-        let mut frames = Frames { stream };
-        frames.send(SETTINGS, 0, 0, b"").await;
-        frames
-    }
-
-    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-        self.stream.write_all(&[&head, payload].concat()).await.unwrap();
-    }
-
-    async fn fields(&mut self, flags: u8, stream: u32, fields: &[(&str, &str)]) {
-        let literal = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-        let block: Vec<u8> =
-            fields.iter().flat_map(|(name, value)| [vec![0], literal(name), literal(value)].concat()).collect();
-        self.send(HEADERS, END_HEADERS | flags, stream, &block).await;
-    }
-
-    async fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
-        let mut head = [0; 9];
-        self.stream.read_exact(&mut head).await.ok()?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; usize::try_from(length).unwrap()];
-        self.stream.read_exact(&mut payload).await.ok()?;
-        Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
-    }
-
-    /// Reads up to a frame of one of these kinds.
-    async fn await_kind(&mut self, kinds: &[u8]) -> (u8, u32, Vec<u8>) {
-        let frame = soon("a frame", async {
-            loop {
-                match self.next().await {
-                    Some(frame) if kinds.contains(&frame.0) => return frame,
-                    Some(_) => {}
-                    None => return (GOAWAY, 0, Vec::new()),
-                }
-            }
-        });
-        frame.await
-    }
-}
 
 /// A backend of HTTP/2, which says of each connection and request what becomes of it.
 async fn backend<F>(configure: impl Fn(&mut h2::server::Builder) + Send + 'static, answer: F) -> SocketAddr
@@ -491,4 +425,22 @@ async fn a_drain_lets_the_streams_of_a_client_end_and_holds_no_connection_that_h
     let begun = std::time::Instant::now();
     soon("the end", stopping).await.unwrap();
     assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn the_record_of_a_request_of_http_2_names_its_host_and_no_password() {
+    let (folder, a) = (Folder::new(), Backend::named("a").await);
+    let log = folder.file("access.log");
+    let top = format!("[log]\naccess = {log:?}\n{HTTP2}");
+    let proxy = Proxy::builder().top(&top).backend(&a, "").start();
+    for (host, status) in [("shop.example", 0x88), ("me:secret@shop.example", 0x8c)] {
+        let mut client = Frames::connect(proxy.listener(0)).await;
+        let fields = [(":method", "GET"), (":scheme", "http"), (":authority", host), (":path", "/")];
+        client.fields(END_STREAM, 1, &fields).await;
+        assert_eq!(client.await_kind(&[HEADERS]).await.2[0], status);
+    }
+    proxy.stop().await;
+    let records = std::fs::read_to_string(log).unwrap();
+    assert_eq!(records.matches(" host=shop.example ").count(), 2, "{records}");
+    assert!(!records.contains("secret"), "{records}");
 }

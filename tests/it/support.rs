@@ -5,6 +5,7 @@ pub mod authority;
 pub mod backend;
 pub mod client;
 pub mod dns;
+pub mod frames;
 pub mod keys;
 pub mod node;
 pub mod process;

@@ -1,0 +1,75 @@
+//! HTTP/2 frame by frame, for what no library sends.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::soon;
+
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const GOAWAY: u8 = 7;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+
+/// A client's or a backend's end of a connection, for frames.
+pub struct Frames {
+    stream: TcpStream,
+}
+
+impl Frames {
+    pub async fn connect(address: SocketAddr) -> Frames {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let mut frames = Frames { stream };
+        frames.send(SETTINGS, 0, 0, b"").await;
+        frames
+    }
+
+    pub async fn accept(listener: &TcpListener) -> Frames {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_exact(&mut [0; 24]).await.unwrap();
+        let mut frames = Frames { stream };
+        frames.send(SETTINGS, 0, 0, b"").await;
+        frames
+    }
+
+    pub async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+        self.stream.write_all(&[&head, payload].concat()).await.unwrap();
+    }
+
+    pub async fn fields(&mut self, flags: u8, stream: u32, fields: &[(&str, &str)]) {
+        let literal = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        let block: Vec<u8> =
+            fields.iter().flat_map(|(name, value)| [vec![0], literal(name), literal(value)].concat()).collect();
+        self.send(HEADERS, END_HEADERS | flags, stream, &block).await;
+    }
+
+    async fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.stream.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        self.stream.read_exact(&mut payload).await.ok()?;
+        Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
+    }
+
+    /// Reads up to a frame of one of these kinds.
+    pub async fn await_kind(&mut self, kinds: &[u8]) -> (u8, u32, Vec<u8>) {
+        let frame = soon("a frame", async {
+            loop {
+                match self.next().await {
+                    Some(frame) if kinds.contains(&frame.0) => return frame,
+                    Some(_) => {}
+                    None => return (GOAWAY, 0, Vec::new()),
+                }
+            }
+        });
+        frame.await
+    }
+}
