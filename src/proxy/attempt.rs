@@ -239,8 +239,13 @@ impl Proxy {
                 Poll::Pending
             };
             let scheme = line.is_http2().then(|| service.upstream.scheme());
+            let is_shared = scheme.is_some();
             let unanswered = match line.exchange(|| outgoing.request(backend, scheme), watch).await {
                 Ok(response) => return self.answered(service, index, outgoing, response, line, spare),
+                // HTTP/2 tells of a body that broke off as of any other reset.
+                Err(unanswered) if outgoing.body_error().is_some() => {
+                    return Err(Failure { fact: Fact::RequestBody, ..unanswered.failure });
+                }
                 Err(unanswered) => unanswered,
             };
             // The backend closed an idle connection just as the request came. Nobody's fault, and
@@ -250,7 +255,8 @@ impl Proxy {
             if !(is_stale && outgoing.is_replayable()) {
                 return Err(failure);
             }
-            may_reuse = !failure.sent;
+            // A backend that refuses a stream refuses it on each of its connections.
+            may_reuse = !failure.sent && !is_shared;
         }
     }
 

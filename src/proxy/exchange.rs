@@ -314,8 +314,12 @@ impl Exchange {
             error.map(|kind| if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" });
     }
 
-    /// The response broke off: the backend's fault.
+    /// The response broke off: the backend's fault, unless the request did first.
     pub(super) fn broke_off(&mut self) {
+        if let Some(error) = self.body.as_ref().and_then(|body| body.error()) {
+            self.error = Some(error.as_str());
+            return;
+        }
         self.error = Some("broken_off");
         if let (Some(service), Some(index)) = (self.service(), self.backend) {
             crate::health::passive::failed(&service.pool, index, clock::now());

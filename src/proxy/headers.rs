@@ -194,14 +194,21 @@ fn is_of_proxies(name: &str) -> bool {
     matches!(name, "forwarded" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "x-forwarded-port")
 }
 
-/// What a client may not tell a backend about itself; see also `Linchpin-*` of the design.
+/// What a client may not tell a backend about itself; see also `Linchpin-*` of the design. Many servers
+/// hand fields to applications by names in which `-`, `_` and the like are one, so that here they are, too.
 fn is_claimed(name: &str) -> bool {
+    let begins = |wanted: &str| name.get(..wanted.len()).is_some_and(|start| is_alike(start, wanted));
     match name.as_bytes().first() {
         Some(b'f') => name == "forwarded",
-        Some(b'l') => name.starts_with("linchpin-"),
-        Some(b'x') => name.starts_with("x-forwarded") || name == "x-real-ip",
+        Some(b'l') => begins("linchpin-"),
+        Some(b'x') => begins("x-forwarded") || is_alike(name, "x-real-ip"),
         _ => false,
     }
+}
+
+fn is_alike(name: &str, wanted: &str) -> bool {
+    let is = |(byte, wanted): (u8, u8)| if wanted == b'-' { !byte.is_ascii_alphanumeric() } else { byte == wanted };
+    name.len() == wanted.len() && name.bytes().zip(wanted.bytes()).all(is)
 }
 
 pub(super) fn has_token(value: &HeaderValue, wanted: &str) -> bool {
@@ -297,6 +304,9 @@ mod tests {
             ("x-forwarded-for", "6.6.6.6"),
             ("x-forwarded-anything", "1"),
             ("x-real-ip", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-real_ip", "6.6.6.6"),
+            ("linchpin_client_subject", "CN=admin"),
             ("forwarded", "for=6.6.6.6"),
             ("linchpin-pin", "1"),
             ("x-other", "1"),

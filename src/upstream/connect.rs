@@ -59,7 +59,8 @@ where
         let quiet = Quiet::new();
         let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(quiet.socket(io));
         let (sender, connection) = handshake.await.map_err(failed)?;
-        Ok(Fresh::Own(Box::new(Wire::new(sender, connection, quiet, written))))
+        let is_all_there_is = access.settings.http2 && !wanted.http1;
+        Ok(Fresh::Own(Box::new(Wire::new(sender, connection, quiet, written, is_all_there_is))))
     });
     std::future::poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(fresh) => Poll::Ready(fresh),

@@ -82,12 +82,18 @@ where
     pub fn take(&self, backend: &Backend, settings: &Settings, wanted: Wanted, now: Instant) -> Option<Line<B>> {
         let mut shelves = self.shelves.borrow_mut();
         let shelf = shelves.get_mut(backend.live().id())?;
-        if settings.http2 && !wanted.http1 {
+        let wants_http2 = settings.http2 && !wanted.http1;
+        if wants_http2 {
             let current = |at: &&AtWork<B>| at.incarnation == backend.incarnation();
-            return shelf.shared.iter().filter(current).find_map(|at| at.connection.place()).map(Line::Shared);
+            let place = shelf.shared.iter().filter(current).find_map(|at| at.connection.place());
+            if place.is_some() {
+                return place.map(Line::Shared);
+            }
         }
         let client = wanted.named(settings);
-        while let Some(last) = shelf.own.iter().rposition(|resting| resting.client == client) {
+        let serves =
+            |resting: &Resting<B>| resting.client == client && (!wants_http2 || resting.wire.is_all_there_is());
+        while let Some(last) = shelf.own.iter().rposition(serves) {
             let resting = shelf.own.remove(last);
             if resting.incarnation == backend.incarnation() && resting.until > now {
                 return Some(Line::Own(resting.wire));

@@ -28,6 +28,8 @@ pub struct Wire<B: Body + 'static> {
     driven: Driven<B>,
     written: Rc<Cell<u64>>,
     exchanges: u64,
+    /// HTTP/2 was offered, and the backend speaks none.
+    is_all_there_is: bool,
 }
 
 struct Driven<B: Body + 'static> {
@@ -61,9 +63,15 @@ where
         connection: http1::Connection<Socket<Io>, B>,
         quiet: Quiet,
         written: Rc<Cell<u64>>,
+        is_all_there_is: bool,
     ) -> Wire<B> {
         let driven = Driven { connection: Some(connection), switched: None, quiet, sends_body: false };
-        Wire { sender, driven, written, exchanges: 0 }
+        Wire { sender, driven, written, exchanges: 0, is_all_there_is }
+    }
+
+    /// Whether the backend was offered HTTP/2, and speaks none.
+    pub(super) fn is_all_there_is(&self) -> bool {
+        self.is_all_there_is
     }
 
     /// Whether it has served before. The backend may have closed it meanwhile, for no fault.

@@ -250,3 +250,19 @@ async fn a_listener_can_send_everybody_to_tls_and_nobody_round_in_a_circle() {
     assert_eq!(by_tls.status, 200);
     assert!(by_tls.field("set-cookie").unwrap().contains("; Secure"));
 }
+
+/// It lets each client have one connection.
+#[tokio::test]
+async fn a_backend_that_speaks_no_http_2_after_all_is_asked_again_on_the_same_connection() {
+    let (folder, _) = folder(&[&["127.0.0.1"]]);
+    let a = Backend::named("a").await;
+    let builder = before(&a, &listener(&folder, "127.0.0.1", "http2 = false"));
+    let builder = builder.table("persistence", "type = \"none\"");
+    let behind = builder.server("limits.connections_per_client = 1").start();
+    let upstream = format!("http2 = true\ntls = {{ ca = {:?} }}", folder.file("ca.pem"));
+    let proxy = Proxy::builder().table("upstream", &upstream).backend_at("b", behind.listener(0), "").start();
+    let mut client = proxy.client().await;
+    for _ in 0..5 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+}

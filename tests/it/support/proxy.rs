@@ -50,6 +50,11 @@ impl Proxy {
         self.app.admin().expect("an admin listener")
     }
 
+    /// The pools as they are now.
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.app.pools()
+    }
+
     /// The pool as it is now.
     pub fn pool(&self) -> Arc<Pool> {
         self.app.pools().remove(0)
