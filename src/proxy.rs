@@ -60,7 +60,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the request sent to the head of the response, per attempt.
     pub response: Duration,
-    /// While a body is under way, in either direction: without a byte moved.
+    /// While a body is under way, in either direction, or one side of a tunnel has ended: without a byte moved.
     pub idle: Duration,
     /// From the head of the request to the head of the response, over all attempts.
     pub total: Duration,

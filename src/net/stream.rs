@@ -3,9 +3,12 @@
 //! Must not know: certificates, HTTP.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -46,6 +49,22 @@ impl Socket {
         }
     }
 
+    /// Whether there is something to read, or the end, by a look at it: tokio takes a connection that was
+    /// just accepted for one that has something to say.
+    pub fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            let peeked = match self {
+                Socket::Tcp(stream) => stream.try_io(Interest::READABLE, || peek(stream)),
+                Socket::Unix(stream) => stream.try_io(Interest::READABLE, || peek(stream)),
+            };
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                peeked => return Poll::Ready(peeked),
+            }
+        }
+    }
+
     /// Whether the other side has said that it sends no more, whatever is still to be read.
     pub fn is_read_closed(&self) -> bool {
         use std::future::Future;
@@ -67,6 +86,10 @@ impl Socket {
             Socket::Unix(stream) => stream.take_error(),
         }
     }
+}
+
+fn peek(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]).map(drop)
 }
 
 impl AsyncRead for Socket {

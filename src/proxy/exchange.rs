@@ -293,6 +293,7 @@ impl Exchange {
         let timeouts = self.service().map(|service| self.timeouts(service));
         tunnel::Limits {
             idle: timeouts.map_or(Duration::ZERO, |timeouts| timeouts.stream_idle),
+            ending: timeouts.map_or(Duration::ZERO, |timeouts| timeouts.idle),
             lifetime: timeouts.and_then(|timeouts| timeouts.tunnel_lifetime),
         }
     }

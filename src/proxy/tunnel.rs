@@ -33,6 +33,8 @@ thread_local! {
 pub(super) struct Limits {
     /// Without a byte moved.
     pub(super) idle: Duration,
+    /// The same, once one side has ended.
+    pub(super) ending: Duration,
     /// From its beginning to its end.
     pub(super) lifetime: Option<Duration>,
 }
@@ -58,8 +60,8 @@ impl Tunnel {
         let begun = clock::now();
         let mut up = Flow::new(read);
         let mut down = Flow::new(answered);
-        let due = |last: Instant| limits.due(begun, last);
-        exchange.limit().set(due(begun));
+        let mut is_ending = false;
+        exchange.limit().set(limits.due(begun, begun));
         let ended = poll_fn(|cx| {
             let moved = up.moved + down.moved;
             let up_ends = up.poll(cx, &mut client, &mut backend);
@@ -70,8 +72,11 @@ impl Tunnel {
             if up_ends.is_ready() && down_ends.is_ready() {
                 return Poll::Ready(None);
             }
-            if up.moved + down.moved != moved {
-                exchange.limit().set(due(clock::now()));
+            let ends = up_ends.is_ready() || down_ends.is_ready();
+            if up.moved + down.moved != moved || ends != is_ending {
+                is_ending = ends;
+                let limits = if ends { limits.at_the_end() } else { limits };
+                exchange.limit().set(limits.due(begun, clock::now()));
             }
             exchange.limit().poll(cx).map(|()| Some(io::ErrorKind::TimedOut))
         })
@@ -81,6 +86,11 @@ impl Tunnel {
 }
 
 impl Limits {
+    /// Few go on alone, and a side that has gone for good looks like one that only has no more to say.
+    fn at_the_end(self) -> Limits {
+        Limits { idle: self.idle.min(self.ending), ..self }
+    }
+
     /// When a tunnel that began at `begun` and moved a byte at `last` has had its time.
     fn due(self, begun: Instant, last: Instant) -> Instant {
         let far = Duration::from_secs(366 * 86_400);
@@ -193,12 +203,13 @@ mod tests {
     fn a_tunnel_has_its_time_from_the_last_byte_and_from_its_beginning() {
         let begun = Instant::now();
         let seconds = Duration::from_secs;
-        let idle = Limits { idle: seconds(10), lifetime: None };
+        let idle = Limits { idle: seconds(10), ending: seconds(3), lifetime: None };
         assert_eq!(idle.due(begun, begun + seconds(5)), begun + seconds(15));
+        assert_eq!(idle.at_the_end().due(begun, begun + seconds(5)), begun + seconds(8));
         let both = Limits { lifetime: Some(seconds(12)), ..idle };
         assert_eq!(both.due(begun, begun + seconds(1)), begun + seconds(11));
         assert_eq!(both.due(begun, begun + seconds(5)), begun + seconds(12));
-        let endless = Limits { idle: Duration::MAX, lifetime: Some(Duration::MAX) };
+        let endless = Limits { idle: Duration::MAX, ending: Duration::MAX, lifetime: Some(Duration::MAX) };
         assert!(endless.due(begun, begun) > begun + seconds(86_400));
     }
 

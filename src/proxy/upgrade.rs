@@ -5,7 +5,9 @@
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
+};
 use http::{Method, Response, StatusCode, Version, request};
 
 use super::headers::has_token;
@@ -115,6 +117,8 @@ impl Asked {
             Asked::Stream { .. } => {
                 *answer.status_mut() = StatusCode::OK;
                 answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+                // Without a meaning in a 101, with one it would have the stream reset.
+                answer.headers_mut().remove(CONTENT_LENGTH);
             }
         }
     }
@@ -168,7 +172,7 @@ mod tests {
         assert_eq!(asked.outcome(&answer(101, &[("upgrade", "websocket")])), Outcome::Astray);
         assert_eq!(asked.outcome(&answer(200, &[])), Outcome::Untold);
         assert_eq!(asked.outcome(&answer(404, &[])), Outcome::Answered);
-        let mut answer = answer(101, &[accept]);
+        let mut answer = answer(101, &[accept, ("content-length", "5")]);
         asked.confirm(&mut answer, WEBSOCKET);
         assert_eq!((answer.status(), answer.headers().len()), (StatusCode::OK, 0));
     }

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -120,13 +121,17 @@ impl<H> Common<H> {
 
     /// Waits for something to read; false if the connection is over.
     pub(super) async fn readable(&self, socket: &Socket) -> bool {
+        self.wait(|cx| socket.poll_read_ready(cx)).await
+    }
+
+    async fn wait(&self, mut ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>) -> bool {
         let limit = self.clock.limit();
         limit.set_after(self.limits.idle_timeout);
         poll_fn(|cx| {
             if self.draining.get() || limit.poll(cx).is_ready() {
                 return Poll::Ready(false);
             }
-            socket.poll_read_ready(cx).map(|ready| ready.is_ok())
+            ready(cx).map(|ready| ready.is_ok())
         })
         .await
     }
@@ -134,8 +139,13 @@ impl<H> Common<H> {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve<H: Handler>(socket: Socket, address: IpAddr, door: Arc<Door>, common: Rc<Common<H>>) {
-    // Begins parked: a client that connects and says nothing costs no buffers either.
-    if !common.readable(&socket).await {
+    // Begins parked: a client that connects and says nothing costs no buffers either. Nobody who has not
+    // even begun is waited for at the end, so where a greeting comes first, that is looked at.
+    let begins = match door.greets() {
+        true => common.wait(|cx| socket.poll_peek(cx)).await,
+        false => common.readable(&socket).await,
+    };
+    if !begins {
         return;
     }
     let Some(arrival) = greet::greet(socket, address, &door, &common.limits).await else { return };

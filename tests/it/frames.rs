@@ -471,6 +471,7 @@ async fn a_drain_lets_the_streams_of_a_client_end_and_holds_no_connection_that_h
     let proxy = Proxy::builder().top(&top).backend(&a, "").start();
     let mut idle = Frames::connect(proxy.listener(0)).await;
     idle.await_kind(&[SETTINGS]).await;
+    let _mute = TcpStream::connect(proxy.listener(0)).await.unwrap();
     let mut busy = Frames::connect(proxy.listener(0)).await;
     let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", "/")];
     busy.fields(END_STREAM, 1, &fields).await;

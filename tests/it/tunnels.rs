@@ -263,3 +263,29 @@ async fn a_long_poll_whose_page_was_closed_frees_its_backend() {
     drop(client);
     until("nobody waits any more", async || proxy.live("a").active() == 0).await;
 }
+
+#[tokio::test]
+async fn a_tunnel_of_which_one_side_has_gone_and_the_other_is_silent_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Hears that its client has gone, and neither says nor does anything.
+    let silent = tokio::spawn(async move {
+        let mut stream = listener.accept().await.unwrap().0;
+        head_of(&mut stream).await.unwrap();
+        let answer = b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello ";
+        stream.write_all(answer).await.unwrap();
+        assert!(rest(&mut stream).await.is_empty());
+        std::future::pending::<()>().await;
+    });
+    let builder = Proxy::builder().backend_at("silent", address, "").table("timeouts", "idle = \"300ms\"");
+    let proxy = builder.start();
+    let mut stream = tunnel(proxy.address()).await;
+    // As long as both are there it has more time than that.
+    let begun = Instant::now();
+    until("a while", async || begun.elapsed() > Duration::from_millis(700)).await;
+    assert_eq!(proxy.live("silent").active(), 1);
+    stream.shutdown().await.unwrap();
+    assert!(rest(&mut stream).await.is_empty());
+    until("the end of the request", async || proxy.live("silent").active() == 0).await;
+    silent.abort();
+}
