@@ -31,7 +31,7 @@ def svg(table):
         ' aria-label="CPU time a request, by scenario and proxy">',
         f"<style>{STYLE}</style>",
         f'<rect class="ground" width="{WIDTH}" height="{y}" fill="#ffffff"/>',
-        _text(16, 24, "CPU µs a request (bytes a connection for idle ones): shorter is better", "title"),
+        _text(16, 24, "CPU µs a request or message (bytes a connection for idle ones): shorter is better", "title"),
         *_legend(colours),
         *parts,
         "</svg>",

@@ -13,6 +13,7 @@ from pathlib import Path
 from .processes import PROXY_CORE, free_port, members, wait_until_open
 
 PEERS = ("haproxy", "nginx")
+CERTIFICATE = "app.pem"  # what every proxy shows, and its key, in the folder of the run
 CONFIGURATIONS = Path(__file__).parent.parent / "peers"
 
 
@@ -39,21 +40,27 @@ class Proxy:
 
     def start(self, processes, origins):
         """Starts the proxy in front of the origins, and waits until it serves."""
-        address = f"127.0.0.1:{free_port()}"
-        command = self._command(processes.folder, address, origins)
+        address, secure = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        command = self._command(processes, address, secure, origins)
         output = f"{self.name.replace(' ', '-')}.log"
         process = processes.start(command, PROXY_CORE, output)
         if not wait_until_open(address, process):
             said = (processes.folder / output).read_text(errors="replace")
             raise SystemExit(f"{self.name} did not start:\n{said}")
-        return Running(process, address, members(process.pid))
+        return Running(process, address, secure, members(process.pid))
 
-    def _command(self, folder, address, origins):
+    def _command(self, processes, address, secure, origins):
+        folder = processes.folder
         if self.kind == "relay":
             return [self.program, "relay", "--listen", address, *(f"--origin={o}" for o in origins.values())]
         template = next(CONFIGURATIONS.glob(f"{self.kind}.*"))
         values = {
             "LISTEN": address,
+            "SECURE": secure,
+            "CERTIFICATE": str(folder / CERTIFICATE),
+            "DESCRIPTORS": str(processes.descriptors),
+            # A connection takes two, and a few go elsewhere.
+            "CONNECTIONS": str(processes.descriptors // 2 - 200),
             "ADMIN": f"127.0.0.1:{free_port()}",
             "DIR": str(folder),
             "NAME": self.name.replace(" ", "-"),
@@ -76,10 +83,11 @@ class Proxy:
 
 @dataclass
 class Running:
-    """A started proxy: its process, where it listens, and all the processes that work for it."""
+    """A started proxy: its process, where it listens, in clear text and in TLS, and all the processes that work for it."""
 
     process: object
     address: str
+    secure: str
     pids: list
 
 

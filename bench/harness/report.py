@@ -15,9 +15,10 @@ def label(name):
 
 def progress(scenario, record):
     """One line for one turn."""
-    cost = f"{record['idle_bytes']:8.0f} B/conn" if scenario.is_idle else f"{record['cpu_us']:8.1f} µs/req"
+    cost = f"{record['idle_bytes']:8.0f} bytes" if scenario.is_idle else f"{record['cpu_us']:8.1f} µs"
+    cost = f"{cost}/{scenario.unit}"
     trouble = f"  {record['errors']} errors: {record['first_error']}" if record["errors"] else ""
-    return f"  {scenario.key:8} round {record['round'] + 1}  {record['proxy']:12} {cost}{trouble}"
+    return f"  {scenario.key:11} round {record['round'] + 1}  {record['proxy']:12} {cost}{trouble}"
 
 
 def text(scenario, rows):
@@ -67,6 +68,9 @@ def _method(about, foreign):
         " origin.",
         f"- Idle memory is the growth of resident memory, {about['settle']:g} s after the last connection fell silent, of a"
         " fresh process; the kernel's socket buffers are not in it.",
+        "- TLS: version 1.3, X25519, AES-128-GCM, an ECDSA certificate on P-256 and session tickets: what all have, and all that"
+        " the clients offer. Linchpin prefers X25519MLKEM768 where a client does; these don't. Whether a handshake was resumed is"
+        " checked for each.",
         *_learned(about),
         f"- Of the time on the proxy's core, a median of {median(foreign or [0]):.0%} went to others: the host, or other"
         " programs. Where *core busy* is well under 100 %, the clients on the other core were the limit of requests/s.",
@@ -93,9 +97,9 @@ def _summary(table):
 
 def _header(scenario):
     if scenario.is_idle:
-        return ["proxy", "bytes/connection", "ratio to the better peer", "bar"]
+        return ["proxy", f"bytes/{scenario.unit}", "ratio to the better peer", "bar"]
     ratio = "ratio to the cookie" if scenario.compares_types else "ratio to the better peer"
-    return ["proxy", "CPU µs/request", ratio, "bar", "requests/s", "p50 ms", "p99 ms", "core busy"]
+    return ["proxy", f"CPU µs/{scenario.unit}", ratio, "bar", f"{scenario.unit}s/s", "p50 ms", "p99 ms", "core busy"]
 
 
 def _cells(scenario, row):

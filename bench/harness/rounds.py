@@ -10,6 +10,7 @@ import time
 from .processes import (
     LOAD_CORE, PROXY_CORE, core_busy_seconds, cpu_seconds, free_port, read_line, resident_bytes, wait_until_open,
 )
+from .proxies import CERTIFICATE
 
 ORIGINS = ("a", "b", "c")
 IDLE_ROUNDS = 2  # Memory does not vary as time does.
@@ -26,11 +27,16 @@ class Bench:
         process = processes.start([program, "origin", *listens], LOAD_CORE, "origin.log")
         if not all(wait_until_open(address, process) for address in self.origins.values()):
             raise SystemExit("the origins did not start")
+        self.certificate = processes.folder / CERTIFICATE
+        subprocess.run([program, "certificate", self.certificate], check=True, timeout=10)
         self.running = {}
         self.learned_bytes = None  # of resident memory, for each session of a filled table
 
     def run(self, scenario, proxies, rounds):
         """Yields one record for each proxy and round: A B C, A B C, …"""
+        if scenario.tls:
+            # A relay takes no part in TLS.
+            proxies = [proxy for proxy in proxies if proxy.kind != "relay"]
         if scenario.is_idle:
             rounds = min(rounds, IDLE_ROUNDS)
             # A relay keeps both its buffers while a client is silent: no floor for those that need not.
@@ -90,21 +96,33 @@ class Bench:
         report = self._go(load)
         time.sleep(self.settle)
         grown = resident_bytes(target.pids) - before
-        kept = self._finish(load)
+        kept, clients = self._finish(load), self._clients(scenario)
         self.processes.stop(target.process)
-        if kept < scenario.clients:
-            report["errors"] += scenario.clients - kept
+        if kept < clients:
+            report["errors"] += clients - kept
             report["first_error"] = report["first_error"] or "idle connections were closed"
-        return {**report, "idle_bytes": grown / scenario.clients}
+        return {**report, "idle_bytes": grown / clients}
+
+    def _clients(self, scenario):
+        """How many there are; fewer tunnels than wanted where descriptors do not allow more."""
+        return min(scenario.clients, self.processes.descriptors // 2 - 500)
 
     def _start_load(self, scenario, proxy, target):
         command = [
-            self.program, "load", f"--target={target.address}", f"--mode={scenario.mode}",
+            self.program, "load", f"--target={target.secure if scenario.tls else target.address}", f"--mode={scenario.mode}",
             f"--path={proxy.path or scenario.path}",
-            f"--body={scenario.body}", f"--clients={scenario.clients}", f"--seconds={self.seconds}",
+            f"--body={scenario.body}", f"--clients={self._clients(scenario)}", f"--seconds={self.seconds}",
         ]
         if proxy.sticky:
             command.append("--sticky")
+        if scenario.websocket:
+            command.append("--websocket")
+        if scenario.tls:
+            command.append(f"--tls={self.certificate}")
+        if scenario.tls == "full":
+            command.append("--full")
+        if scenario.streams:
+            command.append(f"--streams={scenario.streams}")
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         load = self.processes.start(command, LOAD_CORE, "load.log", **pipes)
         if read_line(load, 60) != "ready":

@@ -19,10 +19,20 @@ class Scenario:
     path: str = "/66"
     body: int = 66
     clients: int = 64
+    tls: str = ""  # "full": a handshake in full for each connection; "resumed": only for a client's first
+    streams: int = 0  # of HTTP/2, at once on each client's connection
+    websocket: bool = False
 
     @property
     def is_idle(self):
         return self.mode == "idle"
+
+    @property
+    def unit(self):
+        """What a proxy's cost is divided by."""
+        if self.is_idle:
+            return "tunnel" if self.websocket else "connection"
+        return "message" if self.websocket else "request"
 
     @property
     def compares_types(self):
@@ -40,4 +50,22 @@ SCENARIOS = [
         baseline=("cookie",),
     ),
     Scenario("idle", "idle connections", "4000 connections: one request each, then silence", 6 * 1024, "idle", clients=4000),
+    Scenario(
+        "tls-full", "full TLS handshake", "64 clients with a cookie, a connection and a full TLS 1.3 handshake for each request", 1.0,
+        "connect", tls="full",
+    ),
+    Scenario(
+        "tls-resumed", "resumed TLS handshake", "64 clients with a cookie, a connection and a resumed TLS 1.3 handshake for each request",
+        1.0, "connect", tls="resumed",
+    ),
+    Scenario("https", "HTTPS", "64 keep-alive clients with a cookie, in TLS 1.3; 66 bytes", 1.0, tls="resumed"),
+    Scenario(
+        "h2", "HTTP/2", "3 clients with a cookie, each with one connection in TLS 1.3 and 100 requests at once on it; 66 bytes", 1.0,
+        tls="resumed", streams=100, clients=3,
+    ),
+    Scenario("websocket", "WebSocket", "256 tunnels, in each a message of 64 bytes and its echo", 1.0, websocket=True, body=64, clients=256),
+    Scenario(
+        "tunnels", "idle tunnels", "10,000 WebSockets, or as many as descriptors allow: one message each, then silence", 10 * 1024, "idle", websocket=True, body=64,
+        clients=10_000,
+    ),
 ]

@@ -3,17 +3,21 @@
 //! It must not know which proxy it loads, or what the proxy costs.
 
 mod client;
+mod http2;
 mod response;
+mod websocket;
+mod wire;
 
 use std::error::Error;
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 use serde::Serialize;
 
-use self::client::{Client, Manner};
+use self::client::{Client, Manner, Secure};
 
 /// How long a run waits for its last responses.
 const GRACE: Duration = Duration::from_secs(5);
@@ -66,6 +70,18 @@ pub(crate) struct Args {
     /// Require a cookie of the proxy, and that it is kept to.
     #[arg(long)]
     sticky: bool,
+    /// Send messages of `body` bytes through WebSockets.
+    #[arg(long)]
+    websocket: bool,
+    /// Speak TLS, and trust this certificate.
+    #[arg(long, value_name = "CERTIFICATE")]
+    tls: Option<PathBuf>,
+    /// Shake hands in full on every connection, rather than resume a session.
+    #[arg(long)]
+    full: bool,
+    /// Speak HTTP/2 in TLS, with so many requests at once on each client's connection.
+    #[arg(long, requires = "tls")]
+    streams: Option<usize>,
 }
 
 /// What a run found; printed as one line of JSON.
@@ -83,6 +99,9 @@ struct Report {
 /// until standard input ends, so that the driver can look at the proxy right before and right after; then prints how
 /// many of them the proxy has kept.
 pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    if let (Some(streams), Some(authority)) = (args.streams, &args.tls) {
+        return http2::run(args, streams, authority);
+    }
     let manner = || Manner {
         target: args.target,
         path: args.path.clone(),
@@ -90,6 +109,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         returning: args.mode != Mode::New,
         connect: args.mode == Mode::Connect,
         sticky: args.sticky,
+        websocket: args.websocket,
+        tls: args.tls.clone().map(|authority| Secure { authority, resumes: !args.full }),
     };
     let mut load = Load::new(manner(), args.clients)?;
     let goal = if args.mode == Mode::Idle {
@@ -135,10 +156,10 @@ struct Load {
 }
 
 impl Load {
-    fn new(manner: Manner, clients: usize) -> io::Result<Self> {
+    fn new(manner: Manner, clients: usize) -> Result<Self, Box<dyn Error>> {
         Ok(Self {
             poll: Poll::new()?,
-            clients: (0..clients).map(|index| Client::new(Token(index), &manner)).collect(),
+            clients: (0..clients).map(|index| Client::new(Token(index), &manner)).collect::<Result<_, _>>()?,
             manner,
             scratch: vec![0; SCRATCH],
         })

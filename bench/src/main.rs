@@ -1,7 +1,8 @@
-//! The three programs that `bench/run` puts around a proxy: the origins behind it, the clients in front of it, and a
+//! The programs that `bench/run` puts around a proxy: the origins behind it, the clients in front of it, and a
 //! raw TCP relay in its place. They cost as little as they can, so that what is measured is the proxy.
 //! None of them knows which proxy it is talking to.
 
+mod certificate;
 mod load;
 mod origin;
 mod relay;
@@ -15,10 +16,12 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "linchpin-bench", about)]
 enum Command {
-    /// Origins that answer `/66`, `/16k` and `/1m` with a body of that size and say who they are.
+    /// Origins that answer `/66`, `/16k` and `/1m` with a body of that size, echo WebSocket messages and say who they are.
     Origin(origin::Args),
     /// Clients, each with its own routing cookie; prints one JSON report.
     Load(load::Args),
+    /// A certificate that all proxies show, and its key, in one file.
+    Certificate(certificate::Args),
     /// Copies bytes both ways and understands none: the floor for any proxy.
     Relay(relay::Args),
 }
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     let result: Result<(), Box<dyn Error>> = match Command::parse() {
         Command::Origin(args) => origin::run(&args).map_err(Into::into),
         Command::Load(args) => load::run(&args),
+        Command::Certificate(args) => certificate::run(&args),
         Command::Relay(args) => relay::run(&args).map_err(Into::into),
     };
     match result {

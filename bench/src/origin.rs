@@ -3,6 +3,7 @@
 //! It must not know routing cookies: who is pinned where is the proxy's business.
 
 mod connection;
+pub(crate) mod websocket;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -103,6 +104,7 @@ struct Answers {
     sessions: Cell<u64>,
     by_path: [(&'static str, Rc<[u8]>); BODIES.len()],
     not_found: Rc<[u8]>,
+    upgraded: Rc<[u8]>,
 }
 
 impl Answers {
@@ -112,6 +114,13 @@ impl Answers {
             sessions: Cell::new(0),
             by_path: BODIES.map(|(path, size)| (path, answer("200 OK", name, "", size))),
             not_found: answer("404 Not Found", name, "", 0),
+            upgraded: format!(
+                "HTTP/1.1 101 Switching Protocols\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nX-Origin: {name}\r\n\
+                 Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+                websocket::ACCEPT
+            )
+            .into_bytes()
+            .into(),
         }
     }
 

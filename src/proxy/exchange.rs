@@ -288,6 +288,15 @@ impl Exchange {
         self.is_stream
     }
 
+    /// Keeps what the record needs of the head in memory of its own: a head is a part of the buffer that
+    /// it was read into, which would last as long as a tunnel does.
+    pub(super) fn outlives_head(&mut self) {
+        let named = named(&self.target).and_then(|host| HeaderValue::from_bytes(host).ok());
+        self.host = named.or(self.host.take().map(copied));
+        self.target = path_of(std::mem::take(&mut self.target));
+        self.accept = None;
+    }
+
     /// The time that a tunnel of this request has.
     pub(super) fn tunnel_limits(&self) -> tunnel::Limits {
         let timeouts = self.service().map(|service| self.timeouts(service));
@@ -393,6 +402,16 @@ fn named(target: &Uri) -> Option<&[u8]> {
     target.authority()?.as_str().rsplit('@').next().map(str::as_bytes)
 }
 
+/// A value that is part of no buffer.
+fn copied(value: HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value)
+}
+
+/// The path of a target, as part of no buffer.
+fn path_of(target: Uri) -> Uri {
+    Uri::try_from(target.path()).unwrap_or(target)
+}
+
 /// Records a request of which no head was understood, and makes the answer to it.
 pub(super) fn record_unread(proxy: &Rc<Proxy>, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
     let id = proxy.new_id();
@@ -426,4 +445,20 @@ pub(super) fn record_unread(proxy: &Rc<Proxy>, client: &Rc<Client>, error: Proxy
         error: Some(error.as_str()),
     });
     respond::respond_raw(error, id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn what_a_tunnel_keeps_of_its_request_keeps_none_of_its_buffer() {
+        let buffer = Bytes::from(b"a.example/chat?token=1 and eight kilobytes more".to_vec());
+        let host = copied(HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap());
+        let target = path_of(Uri::from_maybe_shared(buffer.slice(9..22)).unwrap());
+        assert!(buffer.is_unique());
+        assert_eq!((host, target.path()), (HeaderValue::from_static("a.example"), "/chat"));
+        assert_eq!(path_of(Uri::from_static("*")).path(), "*");
+    }
 }

@@ -86,6 +86,7 @@ impl Exchange {
         self.explain(&mut head.headers);
         self.completed(None);
         self.tunnel_begins();
+        self.outlives_head();
         let limits = self.tunnel_limits();
         let tunnel = Tunnel::new(self, backend, read, limits);
         let nothing = ResponseBody { content: Content::Page(Bytes::new()), exchange: None };

@@ -119,7 +119,16 @@ enum State {
 
 impl Flow {
     fn new(held: Bytes) -> Flow {
-        Flow { held, moved: 0, state: State::Open }
+        let mut flow = Flow { held, moved: 0, state: State::Open };
+        flow.let_go();
+        flow
+    }
+
+    /// Gives back the buffer that what is held was a part of, once nothing is.
+    fn let_go(&mut self) {
+        if self.held.is_empty() {
+            self.held = Bytes::new();
+        }
     }
 
     /// Moves what can be moved from `from` to `to`. Ready once all has come and gone.
@@ -135,6 +144,7 @@ impl Flow {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 self.held.advance(written);
+                self.let_go();
                 self.wrote(written);
             }
             match self.state {
@@ -211,6 +221,20 @@ mod tests {
         assert_eq!(both.due(begun, begun + seconds(5)), begun + seconds(12));
         let endless = Limits { idle: Duration::MAX, ending: Duration::MAX, lifetime: Some(Duration::MAX) };
         assert!(endless.due(begun, begun) > begun + seconds(86_400));
+    }
+
+    #[tokio::test]
+    async fn once_all_is_written_nothing_is_held_of_the_buffers_that_it_was_read_into() {
+        let buffer = Bytes::from(vec![0; 8192]);
+        let mut nothing = buffer.clone();
+        nothing.advance(8192);
+        let _idle = Flow::new(nothing);
+        assert!(buffer.is_unique(), "nothing came behind the head");
+        let (mut silent, _other) = duplex(64);
+        let mut flow = Flow::new(buffer.slice(8190..));
+        let moved = poll_fn(|cx| Poll::Ready(flow.poll(cx, &mut silent, &mut tokio::io::sink()))).await;
+        assert!(moved.is_pending() && flow.moved == 2);
+        assert!(buffer.is_unique(), "what came behind the head has gone");
     }
 
     #[tokio::test]

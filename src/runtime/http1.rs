@@ -144,8 +144,17 @@ async fn active<H: Handler>(
 /// The stream, and what was read of it and not used.
 fn apart<S>(parts: http1::Parts<Io, S>) -> (Stream, Bytes) {
     let (stream, unread) = parts.io.into_parts();
-    let rest = if unread.is_empty() { parts.read_buf } else { [parts.read_buf, unread].concat().into() };
-    (stream, rest)
+    (stream, joined(parts.read_buf, unread))
+}
+
+/// One behind the other. Of nothing, nothing is kept: behind it there can be a buffer of 8 KiB.
+fn joined(first: Bytes, second: Bytes) -> Bytes {
+    match (first.is_empty(), second.is_empty()) {
+        (true, true) => Bytes::new(),
+        (true, false) => second,
+        (false, true) => first,
+        (false, false) => [first, second].concat().into(),
+    }
 }
 
 /// Whether hyper ended the connection because of what came on it.
@@ -175,4 +184,22 @@ async fn linger(stream: &mut Stream) {
         }
     };
     let _ = tokio::time::timeout(TIME, Box::pin(drain)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Buf;
+
+    #[test]
+    fn a_connection_that_is_parked_keeps_what_was_read_and_no_buffer_without() {
+        let buffer = Bytes::from(vec![0; 8192]);
+        let mut nothing = buffer.clone();
+        nothing.advance(8192);
+        let rest = joined(nothing.clone(), nothing);
+        assert!(rest.is_empty() && buffer.is_unique());
+        let (a, b, none) = (Bytes::from_static(b"GET "), Bytes::from_static(b"/"), Bytes::new());
+        assert_eq!(joined(a.clone(), b.clone()), "GET /");
+        assert_eq!((joined(a.clone(), none.clone()), joined(none, b.clone())), (a, b));
+    }
 }

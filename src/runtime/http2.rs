@@ -13,6 +13,7 @@ use http::{Method, Request, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
+use hyper::service::{Service, service_fn};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
@@ -38,6 +39,8 @@ const SEND_BUFFER: usize = 64 * 1024;
 pub(super) async fn serve<H: Handler>(stream: Stream, prefix: Bytes, client: Rc<H::Client>, common: Rc<Common<H>>) {
     let activity = Activity::of_streams();
     let service = service(&common, client, Rc::clone(&activity));
+    // In a box: it is moved some times until it is a stream's task, and takes kilobytes.
+    let service = service_fn(move |request| Box::pin(service.call(request)));
     let spawner =
         Spawner { activity: Rc::clone(&activity), clock: common.clock.clone(), patience: common.limits.idle_timeout };
     let io = Io::new(stream, prefix, &activity);

@@ -43,7 +43,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let unsent = |fact| Failure { fact, sent: false };
-    let mut connecting = std::pin::pin!(async {
+    // In a box: it takes kilobytes, for which every request would have room, and few connect.
+    let mut connecting = Box::pin(async {
         let failed = |error: io::Error| {
             tracing::debug!(%address, %error, "no connection to a backend");
             unsent(Fact::Connect(kind(&error)))

@@ -5,14 +5,14 @@
 use std::error::Error;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
-use rustix::net::{RecvFlags, recv};
+use mio::{Registry, Token};
 
-use super::response;
+use super::wire::{Tls, Wire};
+use super::{response, websocket};
 
 /// How clients behave and what they expect; the same for all of a run.
 pub(super) struct Manner {
@@ -25,12 +25,27 @@ pub(super) struct Manner {
     pub(super) connect: bool,
     /// The proxy promises that a client stays with its origin.
     pub(super) sticky: bool,
+    /// Send messages of `body` bytes through a WebSocket, and wait for their echo.
+    pub(super) websocket: bool,
+    /// Speak TLS.
+    pub(super) tls: Option<Secure>,
+}
+
+/// How clients speak TLS.
+pub(super) struct Secure {
+    /// The certificate to trust.
+    pub(super) authority: PathBuf,
+    /// Whether every connection of a client but its first resumes a session.
+    pub(super) resumes: bool,
 }
 
 /// A client between and during its requests.
 pub(super) struct Client {
     token: Token,
-    stream: Option<TcpStream>,
+    stream: Option<Wire>,
+    tls: Option<Tls>,
+    /// The connection has become a WebSocket.
+    is_open: bool,
     request: Vec<u8>,
     sent: usize,
     head: Vec<u8>,
@@ -44,10 +59,13 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(token: Token, manner: &Manner) -> Self {
+    pub(super) fn new(token: Token, manner: &Manner) -> Result<Self, Box<dyn Error>> {
+        let tls = |secure: &Secure| Tls::new(&secure.authority, b"http/1.1", secure.resumes);
         let mut client = Self {
             token,
             stream: None,
+            tls: manner.tls.as_ref().map(tls).transpose()?,
+            is_open: false,
             request: Vec::new(),
             sent: 0,
             head: Vec::with_capacity(1024),
@@ -58,7 +76,7 @@ impl Client {
             origin: None,
         };
         client.render(manner);
-        client
+        Ok(client)
     }
 
     /// Starts a request, on a new connection if there is none.
@@ -70,10 +88,12 @@ impl Client {
         if self.stream.is_some() {
             return self.send();
         }
-        let mut stream = TcpStream::connect(manner.target)?;
-        registry.register(&mut stream, self.token, Interest::READABLE | Interest::WRITABLE)?;
+        if manner.websocket {
+            self.render(manner);
+            self.sent = 0;
+        }
         // Sent once the socket says that it is connected.
-        self.stream = Some(stream);
+        self.stream = Some(Wire::connect(manner.target, self.tls.as_ref(), registry, self.token)?);
         Ok(())
     }
 
@@ -90,7 +110,7 @@ impl Client {
             }
             return Ok(None);
         };
-        if self.sent < self.request.len() && event.is_writable() {
+        if event.is_writable() {
             self.send()?;
         }
         if !event.is_readable() || !self.receive(started, manner, scratch)? {
@@ -108,6 +128,7 @@ impl Client {
     pub(super) fn hang_up(&mut self) {
         self.stream = None;
         self.started = None;
+        self.is_open = false;
     }
 
     fn send(&mut self) -> Result<(), Box<dyn Error>> {
@@ -119,7 +140,7 @@ impl Client {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(stream.flush()?)
     }
 
     /// Reads what has come; whether the response is complete.
@@ -130,9 +151,7 @@ impl Client {
             let result = match self.remaining {
                 None | Some(0) => stream.read(&mut scratch[..asked]),
                 // A body is counted, and thrown away in the kernel: the load must not cost more than the proxy.
-                Some(_) => {
-                    recv(&*stream, &mut scratch[..asked], RecvFlags::TRUNC).map(|(_, count)| count).map_err(Into::into)
-                }
+                Some(_) => stream.skip(&mut scratch[..asked]),
             };
             let count = match result {
                 Ok(0) => return self.on_end(manner),
@@ -140,6 +159,8 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error.into()),
             };
+            let is_empty = stream.is_empty_after(count, asked);
+            stream.check(self.tls.as_mut())?;
             self.take(&scratch[..count], manner)?;
             if self.remaining == Some(0) {
                 self.took = started.elapsed();
@@ -147,8 +168,7 @@ impl Client {
                     return Ok(true);
                 }
                 // The end of the connection may be here already.
-            } else if count < asked {
-                // A short read has emptied the socket (epoll(7)).
+            } else if is_empty {
                 return Ok(false);
             }
         }
@@ -166,12 +186,20 @@ impl Client {
     fn take(&mut self, received: &[u8], manner: &Manner) -> Result<(), Box<dyn Error>> {
         let body = match self.remaining {
             Some(_) => received.len(),
+            None if self.is_open => {
+                self.head.extend_from_slice(received);
+                self.remaining = websocket::is_echo(&self.head, manner.body)?.then_some(0);
+                return Ok(());
+            }
             None => {
                 self.head.extend_from_slice(received);
                 let Some((head, length)) = response::parse(&self.head)? else {
                     return Ok(());
                 };
                 self.check(&head, manner)?;
+                if manner.websocket {
+                    return self.open(manner);
+                }
                 self.remaining = Some(head.body);
                 self.head.len() - length
             }
@@ -181,8 +209,21 @@ impl Client {
         Ok(())
     }
 
+    /// From now on, each request is a message.
+    fn open(&mut self, manner: &Manner) -> Result<(), Box<dyn Error>> {
+        self.is_open = true;
+        self.head.clear();
+        self.request = websocket::message(manner.body)?;
+        self.sent = 0;
+        self.send()
+    }
+
     fn check(&mut self, head: &response::Head, manner: &Manner) -> Result<(), Box<dyn Error>> {
-        if head.status != 200 || head.body != manner.body {
+        let is_right = match manner.websocket {
+            true => websocket::is_open(head.status, head.accept.as_deref()),
+            false => head.status == 200 && head.body == manner.body,
+        };
+        if !is_right {
             return Err(format!("status {}, body of {} bytes", head.status, head.body).into());
         }
         let origin = head.origin.as_ref().ok_or("no origin named")?;
@@ -220,6 +261,9 @@ impl Client {
         if manner.connect {
             request.push_str("Connection: close\r\n");
         }
+        if manner.websocket {
+            request.push_str(&websocket::fields());
+        }
         if let Some(keep) = &self.keep {
             request.push_str(keep);
             request.push_str("\r\n");
@@ -243,17 +287,19 @@ mod tests {
             returning,
             connect: false,
             sticky: true,
+            websocket: false,
+            tls: None,
         }
     }
 
     fn head(origin: &str, keep: Option<&str>) -> response::Head {
-        response::Head { status: 200, origin: Some(origin.into()), keep: keep.map(Into::into), body: 66 }
+        response::Head { status: 200, origin: Some(origin.into()), keep: keep.map(Into::into), body: 66, accept: None }
     }
 
     #[test]
     fn a_returning_client_sends_its_cookie_and_notices_another_origin() {
         let manner = manner(true);
-        let mut client = Client::new(Token(0), &manner);
+        let mut client = Client::new(Token(0), &manner).unwrap();
         assert!(client.check(&head("a", None), &manner).is_err());
         assert!(client.check(&head("a", Some("Cookie: SRV=a")), &manner).is_ok());
         assert!(client.request.ends_with(b"\r\nCookie: SRV=a\r\n\r\n"));
@@ -264,7 +310,7 @@ mod tests {
     #[test]
     fn a_new_client_is_given_a_cookie_and_never_sends_it() {
         let manner = manner(false);
-        let mut client = Client::new(Token(0), &manner);
+        let mut client = Client::new(Token(0), &manner).unwrap();
         assert!(client.check(&head("a", Some("Cookie: SRV=a")), &manner).is_ok());
         assert!(client.check(&head("b", Some("Cookie: SRV=b")), &manner).is_ok());
         assert!(client.check(&head("b", None), &manner).is_err());
@@ -274,7 +320,7 @@ mod tests {
     #[test]
     fn another_length_is_an_error() {
         let manner = manner(false);
-        let mut client = Client::new(Token(0), &manner);
+        let mut client = Client::new(Token(0), &manner).unwrap();
         let short = response::Head { body: 65, ..head("a", Some("Cookie: SRV=a")) };
         assert!(client.check(&short, &manner).is_err());
     }

@@ -15,6 +15,8 @@ pub(super) struct Head {
     /// The field to send back from now on: a cookie that was set, or a pin in a field.
     pub(super) keep: Option<String>,
     pub(super) body: usize,
+    /// What an opened WebSocket is recognised by.
+    pub(super) accept: Option<String>,
 }
 
 /// Parses a head; with it comes its length. `None`: not complete yet.
@@ -37,10 +39,15 @@ pub(super) fn parse(received: &[u8]) -> Result<Option<(Head, usize)>, Box<dyn Er
             head.keep = Some(format!("Cookie: {}", pair.trim()));
         } else if header.name.eq_ignore_ascii_case("x-pin") {
             head.keep = Some(format!("X-Pin: {}", value()?));
+        } else if header.name.eq_ignore_ascii_case("sec-websocket-accept") {
+            head.accept = Some(value()?.to_owned());
         }
     }
     // The origins always send one, so a proxy that drops it has re-framed the message.
-    head.body = body.ok_or("a response without Content-Length")?;
+    head.body = match head.status {
+        101 => 0,
+        _ => body.ok_or("a response without Content-Length")?,
+    };
     Ok(Some((head, length)))
 }
 
@@ -51,7 +58,8 @@ mod tests {
     #[test]
     fn a_head_tells_status_origin_cookie_and_length() {
         let bytes = b"HTTP/1.1 200 OK\r\nX-Origin: a\r\nset-cookie: SRV=a; Path=/\r\nContent-Length: 2\r\n\r\nok";
-        let expected = Head { status: 200, origin: Some("a".into()), keep: Some("Cookie: SRV=a".into()), body: 2 };
+        let expected =
+            Head { status: 200, origin: Some("a".into()), keep: Some("Cookie: SRV=a".into()), body: 2, accept: None };
         let length = bytes.len() - 2;
         assert_eq!(parse(bytes).unwrap(), Some((expected, length)));
     }

@@ -1,5 +1,5 @@
 //! Owns one connection from the proxy: reads a request, writes its answer, and so on until the proxy has enough.
-//! Requests have no body and are not pipelined: what a proxy sends on behalf of our load generator, and no more.
+//! Requests have no body, and neither they nor messages are pipelined: what a proxy sends for our load generator.
 //! It must not know its listener or the other connections.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use mio::event::Event;
 use mio::net::TcpStream;
 
-use super::Answers;
+use super::{Answers, websocket};
 
 const REQUEST_LIMIT: usize = 4 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -26,6 +26,8 @@ pub(super) struct Connection {
     received: [u8; REQUEST_LIMIT],
     filled: usize,
     writing: Option<Writing>,
+    /// It has become a WebSocket.
+    is_websocket: bool,
 }
 
 struct Writing {
@@ -37,7 +39,7 @@ struct Writing {
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, answers: Rc<Answers>) -> Self {
-        Self { stream, answers, received: [0; REQUEST_LIMIT], filled: 0, writing: None }
+        Self { stream, answers, received: [0; REQUEST_LIMIT], filled: 0, writing: None, is_websocket: false }
     }
 
     /// Goes on as far as the socket allows.
@@ -49,9 +51,14 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
-            self.writing = parse(&self.received[..self.filled], &self.answers)?;
-            if self.writing.is_some() {
-                self.filled = 0;
+            if self.is_websocket {
+                self.echo()?;
+            } else {
+                self.writing = parse(&self.received[..self.filled], &self.answers)?;
+                if let Some(writing) = &self.writing {
+                    self.filled = 0;
+                    self.is_websocket = Rc::ptr_eq(&writing.bytes, &self.answers.upgraded);
+                }
             }
         }
         let next = self.write()?;
@@ -61,6 +68,15 @@ impl Connection {
             return Ok(Next::Close);
         }
         Ok(next)
+    }
+
+    fn echo(&mut self) -> io::Result<()> {
+        if let Some((taken, echo)) = websocket::echo(&mut self.received[..self.filled])? {
+            self.writing = Some(Writing { bytes: self.received[echo].into(), written: 0, last: false });
+            self.received.copy_within(taken..self.filled, 0);
+            self.filled -= taken;
+        }
+        Ok(())
     }
 
     fn write(&mut self) -> io::Result<Next> {
@@ -93,10 +109,15 @@ fn parse(received: &[u8], answers: &Answers) -> io::Result<Option<Writing>> {
             Err(io::Error::new(ErrorKind::InvalidData, "request too long"))
         };
     }
-    let last = request
-        .headers
-        .iter()
-        .any(|header| header.name.eq_ignore_ascii_case("connection") && header.value.eq_ignore_ascii_case(b"close"));
+    let has = |name: &str, value: &str| {
+        let mut headers = request.headers.iter();
+        headers
+            .any(|header| header.name.eq_ignore_ascii_case(name) && header.value.eq_ignore_ascii_case(value.as_bytes()))
+    };
+    if has("upgrade", "websocket") && has("sec-websocket-key", websocket::KEY) {
+        return Ok(Some(Writing { bytes: Rc::clone(&answers.upgraded), written: 0, last: false }));
+    }
+    let last = has("connection", "close");
     let has_cookie = request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("cookie"));
     Ok(Some(Writing { bytes: answers.to(request.path.unwrap_or_default(), has_cookie), written: 0, last }))
 }

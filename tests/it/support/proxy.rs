@@ -50,6 +50,7 @@ impl Proxy {
         self.app.admin().expect("an admin listener")
     }
 
+    /// The pools as they are now.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         self.app.pools()
     }
