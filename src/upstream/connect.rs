@@ -98,9 +98,13 @@ impl Io {
     }
 
     fn count(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = poll {
-            self.written.set(self.written.get() + bytes as u64);
-        }
+        let bytes = match (&poll, self.stream.inner()) {
+            (Poll::Ready(Ok(bytes)), _) => *bytes as u64,
+            // TLS takes a large piece apart: its first part may have gone when the second fails.
+            (Poll::Ready(Err(_)), Stream::Tls(_)) => 1,
+            _ => 0,
+        };
+        self.written.set(self.written.get() + bytes);
         poll
     }
 }
