@@ -157,3 +157,21 @@ fn heading(page: &str) -> &str {
     let rest = page.split_once("<h1>").map_or("", |(_, rest)| rest);
     rest.split_once("</h1>").expect("a page with a heading").0
 }
+
+#[tokio::test]
+async fn http_2_without_tls_and_a_proxy_header_are_spoken_as_curl_speaks_them() {
+    let a = Backend::named("a").await;
+    let listener = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true\ntrusted_proxies = [\"127.0.0.1\"]\n";
+    let proxy = Proxy::builder().top(&format!("{listener}{listener}proxy_protocol = true\n")).backend(&a, "").start();
+    let version = ["--write-out", " %{http_version}"];
+    for (place, option, said) in
+        [(0, "--http2-prior-knowledge", "a 2"), (0, "--http1.1", "a 1.1"), (1, "--haproxy-protocol", "a 1.1")]
+    {
+        let url = format!("http://{}/", proxy.listener(place));
+        assert_eq!(curl(&[&[option, &*url][..], &version].concat()).await.out, said, "{option}");
+    }
+    let both = ["--haproxy-protocol", "--http2-prior-knowledge", "--header", "X-Forwarded-For: 203.0.113.9"];
+    let url = format!("http://{}/", proxy.listener(1));
+    assert_eq!(curl(&[&both[..], &[&*url], &version].concat()).await.out, "a 2");
+    assert_eq!(a.seen().pop().unwrap().field("x-forwarded-for"), Some("203.0.113.9"));
+}
