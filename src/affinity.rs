@@ -133,11 +133,13 @@ pub struct Taken {
     /// What the request said.
     pub reading: Reading,
     key: Option<Key>,
+    /// What the table had forgotten when a store was asked.
+    forgotten: u64,
 }
 
 impl From<Reading> for Taken {
     fn from(reading: Reading) -> Taken {
-        Taken { reading, key: None }
+        Taken { reading, key: None, forgotten: 0 }
     }
 }
 
@@ -259,20 +261,24 @@ impl Affinity {
 
     /// Where to wait for what other Linchpins know of a session that this one doesn't know, or has
     /// not seen for too long at `now`. `None` where there is nobody to ask.
-    pub fn ask(&self, taken: &Taken, now: u64) -> Option<oneshot::Receiver<Option<Found>>> {
+    pub fn ask(&self, taken: &mut Taken, now: u64) -> Option<oneshot::Receiver<Option<Found>>> {
         let (Ready::Learned(learned), Some(key)) = (&self.carrier, taken.key) else { return None };
         let idle = self.terms.lifetimes.idle;
         let is_known = match &taken.reading {
             Reading::Pinned(pin) => idle.is_none_or(|idle| now.saturating_sub(pin.last_seen) < idle),
             _ => false,
         };
-        if is_known { None } else { learned.ask(key) }
+        if is_known {
+            return None;
+        }
+        taken.forgotten = learned.table().forgotten(key);
+        learned.ask(key)
     }
 
     /// Takes over what others know.
     pub fn answered(&self, taken: &mut Taken, found: &Found) {
         if let (Ready::Learned(learned), Some(key)) = (&self.carrier, taken.key) {
-            taken.reading = learned.answered(key, found);
+            taken.reading = learned.answered(key, found, taken.forgotten);
         }
     }
 

@@ -97,8 +97,10 @@ impl Learned {
             }
             let key = memory.key(&self.pool, id).unwrap_or_else(|| self.key(id));
             match self.table.look(key).and_then(|glance| self.pin(id, key, glance, memory)) {
-                Some(pin) => taken = Taken { reading: Reading::Pinned(pin), key: Some(key) },
-                None if taken.key.is_none() => taken = Taken { reading: Reading::Unlearned(key), key: Some(key) },
+                Some(pin) => taken = Taken { reading: Reading::Pinned(pin), key: Some(key), forgotten: 0 },
+                None if taken.key.is_none() => {
+                    taken = Taken { reading: Reading::Unlearned(key), key: Some(key), forgotten: 0 };
+                }
                 None => {}
             }
         };
@@ -139,9 +141,10 @@ impl Learned {
         self.remote.as_ref()?.ask(key)
     }
 
-    /// Takes a store's answer over.
-    pub(super) fn answered(&self, key: Key, found: &Found) -> Reading {
-        self.table.adopt(key, found);
+    /// Takes a store's answer over. `forgotten` is what the table said of that when it was asked: if a
+    /// session was forgotten since, the answer is good for this request alone.
+    pub(super) fn answered(&self, key: Key, found: &Found, forgotten: u64) -> Reading {
+        self.table.adopt_as_of(key, found, forgotten);
         pinned(key, self.table.get(key).as_ref().unwrap_or(found))
     }
 
@@ -405,7 +408,8 @@ mod tests {
             home(&learned, &[("cookie", "PHPSESSID=old"), ("cookie", "PHPSESSID=\"abc\"")]).as_deref(),
             Some("b")
         );
-        let Taken { reading, key } = learned.read(&fields(&[("cookie", "PHPSESSID=other")]), &mut Memory::default());
+        let Taken { reading, key, .. } =
+            learned.read(&fields(&[("cookie", "PHPSESSID=other")]), &mut Memory::default());
         assert_eq!(reading, Reading::Unlearned(key.unwrap()));
         assert_eq!(learned.read(&fields(&[("cookie", "PHPSESSID=")]), &mut Memory::default()).key, None);
     }

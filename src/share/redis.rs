@@ -289,6 +289,7 @@ impl Words {
         learned: bool,
     ) -> Result<(), Error> {
         let value = written(found);
+        let forgotten = self.table.forgotten(key);
         // Silence before it is told counts: a session is not kept for longer because its store was away.
         let silence = clock::unix().as_secs().saturating_sub(found.last_seen);
         let mut write = self.write.key(self.place(key));
@@ -302,7 +303,10 @@ impl Words {
         let known: Option<String> = write.invoke_async(connection).await?;
         match known {
             Some(known) if known == ENDED => drop(self.table.forget(key)),
-            Some(known) => read(&known).iter().for_each(|known| self.table.adopt(key, known)),
+            Some(known) => {
+                // The end of a session is heard on another connection, and can come before this answer.
+                read(&known).iter().for_each(|known| self.table.adopt_as_of(key, known, forgotten));
+            }
             None => {}
         }
         Ok(())

@@ -90,6 +90,8 @@ pub struct Table {
 #[repr(align(128))]
 struct Shard {
     entries: Mutex<Entries>,
+    /// How often a session of it was forgotten; counted with the lock.
+    forgotten: AtomicU64,
     /// The stamp of its oldest entry, [`u64::MAX`] if it has none: for whoever looks for the oldest of all.
     oldest: AtomicU64,
 }
@@ -141,7 +143,8 @@ impl Table {
     /// An empty table for at most `capacity` sessions.
     pub fn new(capacity: usize) -> Table {
         let shards = (capacity / MIN_PER_SHARD).clamp(1, MAX_SHARDS).next_power_of_two().min(MAX_SHARDS);
-        let shard = || Shard { entries: Mutex::default(), oldest: AtomicU64::new(u64::MAX) };
+        let shard =
+            || Shard { entries: Mutex::default(), forgotten: AtomicU64::new(0), oldest: AtomicU64::new(u64::MAX) };
         Table {
             capacity: AtomicUsize::new(capacity.max(1)),
             shards: (0..shards).map(|_| shard()).collect(),
@@ -235,9 +238,27 @@ impl Table {
     /// Takes over what the store says of a session. It took the first of two that moved it at the
     /// same time, and is right where both have moved it as often.
     pub fn adopt(&self, key: Key, found: &Found) {
+        self.adopt_if(key, found, |_| true);
+    }
+
+    /// The same, unless a session was forgotten since [`Table::forgotten`] said `before`: what was asked
+    /// before the end of a session can come after it.
+    pub fn adopt_as_of(&self, key: Key, found: &Found, before: u64) {
+        self.adopt_if(key, found, |shard| shard.forgotten.load(Ordering::Relaxed) == before);
+    }
+
+    /// Grows when a session is forgotten, this one or one of its neighbours.
+    pub fn forgotten(&self, key: Key) -> u64 {
+        self.shard(key).forgotten.load(Ordering::Relaxed)
+    }
+
+    fn adopt_if(&self, key: Key, found: &Found, is_true: impl FnOnce(&Shard) -> bool) {
         let number = self.number(&found.home);
         let shard = self.shard(key);
         let mut entries = shard.lock();
+        if !is_true(shard) {
+            return;
+        }
         let entry = self.entry(key, number, seconds(found.issued), seconds(found.last_seen), found.version);
         match entries.find(key) {
             Some(at) => {
@@ -262,6 +283,7 @@ impl Table {
     pub fn forget(&self, key: Key) -> bool {
         let shard = self.shard(key);
         let mut entries = shard.lock();
+        shard.forgotten.fetch_add(1, Ordering::Relaxed);
         let known = entries.find(key);
         if let Some(at) = known {
             entries.remove(at);
@@ -510,6 +532,24 @@ mod tests {
         assert_eq!(table.get(key(1)), Some(moved));
         assert!(table.forget(key(1)) && !table.forget(key(1)));
         assert_eq!((table.get(key(1)), table.len()), (None, 0));
+    }
+
+    #[test]
+    fn what_was_asked_before_a_session_ended_does_not_bring_it_back() {
+        let table = Table::new(10);
+        let found = table.set(key(1), &home("a"), Some(100), 100).unwrap();
+        let before = table.forgotten(key(1));
+        table.adopt_as_of(key(1), &found, before);
+        assert!(table.forget(key(1)));
+        table.adopt_as_of(key(1), &found, before);
+        assert_eq!(table.get(key(1)), None);
+        // Forgotten before it was known here: another Linchpin's word comes before the store's answer.
+        let before = table.forgotten(key(1));
+        assert!(!table.forget(key(1)));
+        table.adopt_as_of(key(1), &found, before);
+        assert_eq!(table.get(key(1)), None);
+        table.adopt_as_of(key(1), &found, table.forgotten(key(1)));
+        assert!(table.get(key(1)).is_some());
     }
 
     #[test]
