@@ -2,6 +2,7 @@
 //! Invariant: ids are kept hashed, and learned from responses alone: no request can fill the table.
 //! Must not know: how a table is shared; sockets.
 
+mod entries;
 pub mod table;
 
 use std::collections::HashMap;

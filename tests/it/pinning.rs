@@ -144,7 +144,7 @@ async fn no_error_of_the_proxys_own_issues_a_pin() {
     let a = Backend::start("a", |seen| if seen.path() == "/hang" { Reply::Hang } else { Reply::Close }).await;
     let routes = "[[routes]]\npath_prefix = \"/app\"\npool = \"app\"";
     let of =
-        |top: &str| Proxy::builder().top(top).table("timeouts", "response = \"1ms\"").table("retry", "retry_on = []");
+        |top: &str| Proxy::builder().top(top).table("timeouts", "response = \"1s\"").table("retry", "retry_on = []");
     let (all, some) = (of("").backend(&a, "").start(), of(routes).backend(&a, "").start());
     let none = of("").backend(&a, "state = \"maintenance\"").start();
     for (proxy, target, status) in

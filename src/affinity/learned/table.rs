@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use hashbrown::HashTable;
+
+use super::entries::{Entries, Entry, NIL};
 
 /// 128 bits of a hash of the pool's name and an application's session id: whoever reads the table,
 /// a core dump or the shared store finds no id that a server would take.
@@ -96,43 +97,6 @@ struct Shard {
     oldest: AtomicU64,
 }
 
-/// One shard: entries in a slab, found by hash, linked from the newest to the oldest.
-#[derive(Debug, Default)]
-struct Entries {
-    index: HashTable<u32>,
-    slab: Slab,
-    free: Option<u32>,
-    newest: Option<u32>,
-    oldest: Option<u32>,
-}
-
-/// 56 bytes. Seconds in 32 bits last until 2106.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    key: [u64; 2],
-    stamp: u64,
-    issued: u32,
-    seen: u32,
-    told: u32,
-    version: u32,
-    home: u32,
-    newer: u32,
-    older: u32,
-}
-
-/// Entries by number, in pieces: a vector that grows leaves holes behind in the allocator, and its copy
-/// of a large table is a moment that some request has to wait for.
-#[derive(Debug, Default)]
-struct Slab {
-    chunks: Vec<Box<[Entry; CHUNK]>>,
-    length: usize,
-}
-
-/// 7 KiB of entries.
-const CHUNK: usize = 128;
-
-/// "None" in a link.
-const NIL: u32 = u32::MAX;
 const MAX_SHARDS: usize = 256;
 /// Servers, in all their lives, that a table can tell apart.
 const MOST_HOMES: u32 = 65_536;
@@ -186,7 +150,7 @@ impl Table {
         let (now, shard) = (seconds(now), self.shard(key));
         let mut entries = shard.lock();
         let Some(at) = entries.find(key) else { return false };
-        let Some(entry) = entries.slab.get_mut(at).filter(|entry| entry.seen < now) else { return false };
+        let Some(entry) = entries.get_mut(at).filter(|entry| entry.seen < now) else { return false };
         entry.seen = now;
         let tell = u64::from(now.saturating_sub(entry.told)) >= quarter;
         if tell {
@@ -209,7 +173,7 @@ impl Table {
         let changed = match entries.find(key) {
             Some(at) => {
                 let stamp = self.next_stamp();
-                let entry = entries.slab.get_mut(at)?;
+                let entry = entries.get_mut(at)?;
                 // Of two requests that find a session over, the later one has begun it.
                 let issued = issued.unwrap_or(0).max(entry.issued);
                 let changed = (entry.home, entry.issued) != (number, issued);
@@ -262,7 +226,7 @@ impl Table {
         let entry = self.entry(key, number, seconds(found.issued), seconds(found.last_seen), found.version);
         match entries.find(key) {
             Some(at) => {
-                if let Some(known) = entries.slab.get_mut(at) {
+                if let Some(known) = entries.get_mut(at) {
                     known.seen = known.seen.max(entry.seen);
                     if known.version <= entry.version {
                         (known.home, known.version, known.issued) = (number, entry.version, entry.issued);
@@ -403,107 +367,6 @@ impl Shard {
     fn note_oldest(&self, entries: &Entries) {
         let stamp = entries.oldest.and_then(|at| entries.get(at)).map_or(u64::MAX, |entry| entry.stamp);
         self.oldest.store(stamp, Ordering::Relaxed);
-    }
-}
-
-impl Entries {
-    fn find(&self, key: Key) -> Option<u32> {
-        let is_it = |at: &u32| self.get(*at).is_some_and(|entry| entry.key == key.0);
-        self.index.find(key.0[0], is_it).copied()
-    }
-
-    fn get(&self, at: u32) -> Option<&Entry> {
-        self.slab.get(at)
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        let at = match self.free {
-            Some(at) => {
-                self.free = self.get(at).map(|entry| entry.older).filter(|at| *at != NIL);
-                self.put(at, |place| *place = entry);
-                at
-            }
-            None => self.slab.push(entry),
-        };
-        let slab = &self.slab;
-        let hash = |at: &u32| slab.get(*at).map_or(0, |entry| entry.key[0]);
-        self.index.insert_unique(entry.key[0], at, hash);
-        self.link(at);
-    }
-
-    fn remove(&mut self, at: u32) {
-        let Some(key) = self.get(at).map(|entry| entry.key[0]) else { return };
-        if let Ok(found) = self.index.find_entry(key, |other| *other == at) {
-            found.remove();
-        }
-        self.unlink(at);
-        let free = self.free.replace(at).unwrap_or(NIL);
-        // In a free place only this link means anything.
-        self.put(at, |entry| entry.older = free);
-    }
-
-    fn make_newest(&mut self, at: u32) {
-        if self.newest != Some(at) {
-            self.unlink(at);
-            self.link(at);
-        }
-    }
-
-    /// Makes an entry that is in no list the newest.
-    fn link(&mut self, at: u32) {
-        let second = self.newest.replace(at);
-        self.put(at, |entry| (entry.newer, entry.older) = (NIL, second.unwrap_or(NIL)));
-        match second {
-            Some(second) => self.put(second, |entry| entry.newer = at),
-            None => self.oldest = Some(at),
-        }
-    }
-
-    fn unlink(&mut self, at: u32) {
-        let Some(&Entry { newer, older, .. }) = self.get(at) else { return };
-        match newer {
-            NIL => self.newest = Some(older).filter(|older| *older != NIL),
-            newer => self.put(newer, |entry| entry.older = older),
-        }
-        match older {
-            NIL => self.oldest = Some(newer).filter(|newer| *newer != NIL),
-            older => self.put(older, |entry| entry.newer = newer),
-        }
-    }
-
-    fn put(&mut self, at: u32, change: impl FnOnce(&mut Entry)) {
-        if let Some(entry) = self.slab.get_mut(at) {
-            change(entry);
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.index.iter().filter_map(|at| self.get(*at))
-    }
-
-    fn bytes(&self) -> usize {
-        self.slab.chunks.len() * size_of::<[Entry; CHUNK]>() + self.index.allocation_size()
-    }
-}
-
-impl Slab {
-    fn get(&self, at: u32) -> Option<&Entry> {
-        self.chunks.get(at as usize / CHUNK)?.get(at as usize % CHUNK)
-    }
-
-    fn get_mut(&mut self, at: u32) -> Option<&mut Entry> {
-        self.chunks.get_mut(at as usize / CHUNK)?.get_mut(at as usize % CHUNK)
-    }
-
-    /// Adds an entry; its number.
-    fn push(&mut self, entry: Entry) -> u32 {
-        let at = self.length;
-        self.length += 1;
-        match self.chunks.get_mut(at / CHUNK) {
-            Some(chunk) => chunk[at % CHUNK] = entry,
-            None => self.chunks.push(Box::new([entry; CHUNK])),
-        }
-        at as u32
     }
 }
 
