@@ -11,6 +11,7 @@ pub mod failover;
 pub mod header;
 pub mod learned;
 pub mod lost;
+mod nonce;
 pub mod policy;
 pub mod route;
 pub mod rules;

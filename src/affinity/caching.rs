@@ -14,6 +14,10 @@ const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control
 pub(super) fn keep_private(headers: &mut HeaderMap) {
     headers.remove(CDN_CACHE_CONTROL);
     headers.remove(SURROGATE_CONTROL);
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+        return;
+    }
     let mut kept = String::from("private");
     for field in headers.get_all(CACHE_CONTROL) {
         let Ok(field) = field.to_str() else { continue };

@@ -9,6 +9,8 @@ use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::nonce;
+
 /// What ties a client to a backend. Times are seconds of the wall clock since the Unix epoch, so
 /// that all Linchpins that share a ring agree on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +34,7 @@ pub const KEY_BYTES: usize = 32;
 
 const VERSION: u8 = 1;
 const KEY_ID: usize = 4;
-const NONCE: usize = 12;
-const HEAD: usize = 1 + KEY_ID + NONCE;
+const HEAD: usize = 1 + KEY_ID + nonce::LENGTH;
 const TAG: usize = 16;
 /// session, incarnation, issued, last seen, name length
 const FIXED: usize = 8 + 8 + 8 + 8 + 1;
@@ -141,8 +142,7 @@ impl Sealer {
     /// Appends the token for `pin` to `out`: version ‖ key id ‖ nonce ‖ sealed pin ‖ tag, in base64url.
     /// `None`, and nothing appended, if the system has no randomness to give or the name is too long.
     pub fn seal(&self, pin: &Pin, out: &mut String) -> Option<()> {
-        let mut nonce = [0; NONCE];
-        aws_lc_rs::rand::fill(&mut nonce).ok()?;
+        let nonce = nonce::next()?;
         let key = self.ring.first();
         let name = pin.backend.as_bytes();
         let name_length = u8::try_from(name.len()).ok().filter(|_| name.len() <= MAX_NAME)?;
