@@ -19,6 +19,7 @@ use futures_util::FutureExt;
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use tokio::sync::{oneshot, watch};
+use tokio::task::LocalSet;
 
 use crate::admin::Phase;
 use crate::affinity::lost::Lost;
@@ -315,7 +316,7 @@ impl Control {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let known = Arc::clone(&phase);
         let work = move || {
-            runtime.block_on(control(parts, known, ended));
+            LocalSet::new().block_on(&runtime, control(parts, known, ended));
             // A file system that gives no answer holds nobody up.
             runtime.shutdown_background();
         };
@@ -344,7 +345,7 @@ async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: o
         tokio::spawn(share::run(store));
     }
     tokio::spawn(tidy(lost, Arc::clone(&entries), Arc::clone(&metrics)));
-    tokio::spawn(discovery::keep(composer, published, ours, phase));
+    tokio::task::spawn_local(discovery::keep(composer, published, ours, phase));
     tokio::spawn(tls::reload::watch(certificates.clone()));
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = admin.map(|(bound, settings)| {

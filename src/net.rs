@@ -2,10 +2,13 @@
 //! Invariant: bytes pass unchanged; a Unix socket's file is ours alone while we listen.
 //! Must not know: what is said on a stream, and by whom.
 
+mod socket;
 mod stream;
+pub mod turn;
 pub mod unix;
 
-pub use stream::{Socket, Stream};
+pub use socket::Socket;
+pub use stream::Stream;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -14,6 +14,7 @@ pub mod wire;
 pub use failure::{Fact, Failure};
 pub use idle::{Idle, Wanted};
 pub use line::{Line, Received, to_http2};
+pub use shared::Local;
 
 use std::sync::Arc;
 

@@ -77,7 +77,12 @@ impl Published {
 
 fn probe(pool: &Arc<ArcSwap<Pool>>, backend: &Backend, plan: &PoolPlan, service: &Service) {
     let live = Arc::clone(backend.live());
-    tokio::spawn(health::active::watch(Arc::clone(pool), live, plan.health.clone(), service.upstream.clone()));
+    tokio::task::spawn_local(health::active::watch(
+        Arc::clone(pool),
+        live,
+        plan.health.clone(),
+        service.upstream.clone(),
+    ));
 }
 
 /// What the admin plane is told of a snapshot.

@@ -14,7 +14,7 @@ use http::uri::Scheme;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -126,7 +126,7 @@ async fn get(dialled: Dialled, path: &str, host: &str, scheme: Scheme) -> Result
     let io = TokioIo::new(dialled.stream);
     if dialled.is_http2 {
         upstream::to_http2(&mut request, scheme);
-        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+        let (mut sender, connection) = http2::handshake(upstream::Local, io).await?;
         return first(sender.send_request(request), connection).await;
     }
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -3,141 +3,13 @@
 //! Must not know: certificates, HTTP.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
-use super::Address;
-
-/// A connected socket.
-#[derive(Debug)]
-pub enum Socket {
-    /// Over TCP.
-    Tcp(TcpStream),
-    /// Over a Unix socket.
-    Unix(UnixStream),
-}
-
-impl Socket {
-    /// Connects to `address`. A TCP socket sends small pieces at once: without TCP_NODELAY a small
-    /// request's last segment could wait for an acknowledgement.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub async fn connect(address: &Address) -> io::Result<Socket> {
-        match address {
-            Address::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Ok(Socket::Tcp(stream))
-            }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Socket::Unix),
-        }
-    }
-
-    /// Whether there is something to read, or the end.
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Socket::Tcp(stream) => stream.poll_read_ready(cx),
-            Socket::Unix(stream) => stream.poll_read_ready(cx),
-        }
-    }
-
-    /// Whether there is something to read, or the end, by a look at it: tokio takes a connection that was
-    /// just accepted for one that has something to say.
-    pub fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.poll_read_ready(cx))?;
-            let peeked = match self {
-                Socket::Tcp(stream) => stream.try_io(Interest::READABLE, || peek(stream)),
-                Socket::Unix(stream) => stream.try_io(Interest::READABLE, || peek(stream)),
-            };
-            match peeked {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                peeked => return Poll::Ready(peeked),
-            }
-        }
-    }
-
-    /// Whether the other side has said that it sends no more, whatever is still to be read.
-    pub fn is_read_closed(&self) -> bool {
-        use std::future::Future;
-        let cx = &mut Context::from_waker(std::task::Waker::noop());
-        let ready = match self {
-            Socket::Tcp(stream) => std::pin::pin!(stream.ready(Interest::READABLE)).poll(cx),
-            Socket::Unix(stream) => std::pin::pin!(stream.ready(Interest::READABLE)).poll(cx),
-        };
-        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
-    }
-
-    /// What has befallen the connection since this was last asked: a reset, above all.
-    ///
-    /// # Errors
-    /// If the system can't tell.
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        match self {
-            Socket::Tcp(stream) => stream.take_error(),
-            Socket::Unix(stream) => stream.take_error(),
-        }
-    }
-}
-
-fn peek(socket: &impl AsFd) -> io::Result<()> {
-    SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]).map(drop)
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-        }
-    }
-}
+use super::Socket;
 
 /// A connection, with TLS on it or without.
 #[derive(Debug)]
@@ -163,7 +35,8 @@ impl Stream {
         let cx = &mut Context::from_waker(std::task::Waker::noop());
         // A fresh socket buffer takes a few hundred bytes at once; if not, so be it.
         if Pin::new(&mut *self).poll_write(cx, bytes).is_ready() {
-            let _ = Pin::new(self).poll_flush(cx);
+            let _ = Pin::new(&mut *self).poll_flush(cx);
+            self.socket().send_now();
         }
     }
 }

@@ -5,7 +5,6 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -119,19 +118,17 @@ impl<H> Common<H> {
         guests.enter(address).inspect_err(|_| self.handler.limited(Limit::ConnectionsPerClient))
     }
 
-    /// Waits for something to read; false if the connection is over.
+    /// Waits for something to read; false if the connection is over. At the end of the process that is
+    /// once its client has got what was written.
     pub(super) async fn readable(&self, socket: &Socket) -> bool {
-        self.wait(|cx| socket.poll_read_ready(cx)).await
-    }
-
-    async fn wait(&self, mut ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>) -> bool {
         let limit = self.clock.limit();
         limit.set_after(self.limits.idle_timeout);
         poll_fn(|cx| {
-            if self.draining.get() || limit.poll(cx).is_ready() {
+            let is_over = self.draining.get() && socket.poll_sent(cx).is_ready();
+            if is_over || limit.poll(cx).is_ready() {
                 return Poll::Ready(false);
             }
-            ready(cx).map(|ready| ready.is_ok())
+            socket.poll_read_ready(cx).map(|ready| ready.is_ok())
         })
         .await
     }
@@ -139,13 +136,9 @@ impl<H> Common<H> {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve<H: Handler>(socket: Socket, address: IpAddr, door: Arc<Door>, common: Rc<Common<H>>) {
-    // Begins parked: a client that connects and says nothing costs no buffers either. Nobody who has not
-    // even begun is waited for at the end, so where a greeting comes first, that is looked at.
-    let begins = match door.greets() {
-        true => common.wait(|cx| socket.poll_peek(cx)).await,
-        false => common.readable(&socket).await,
-    };
-    if !begins {
+    // Begins parked: a client that connects and says nothing costs no buffers either, and is not waited
+    // for at the end.
+    if !common.readable(&socket).await {
         return;
     }
     let Some(arrival) = greet::greet(socket, address, &door, &common.limits).await else { return };

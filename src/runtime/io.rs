@@ -16,9 +16,6 @@ use super::phase;
 use crate::clock;
 use crate::net::Stream;
 
-/// What is copied into one piece rather than written as two.
-const SMALL: usize = 1024;
-
 /// A client's socket.
 pub(super) struct Io {
     stream: TokioIo<Stream>,
@@ -36,7 +33,8 @@ impl Io {
         (self.stream.into_inner(), self.prefix)
     }
 
-    fn note_write(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// Takes note of whether the client takes what there is for it.
+    fn noted<T>(&self, poll: Poll<T>) -> Poll<T> {
         let blocked = &self.activity.blocked_since;
         match poll {
             Poll::Pending if blocked.get().is_none() => blocked.set(Some(clock::now())),
@@ -68,7 +66,7 @@ impl Read for Io {
 impl Write for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.note_write(poll)
+        self.noted(poll)
     }
 
     /// hyper comes here whenever it is polled, and reads nothing while a request is being served, so
@@ -89,17 +87,19 @@ impl Write for Io {
                 }
             }
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let poll = Pin::new(&mut self.stream).poll_flush(cx);
+        self.noted(poll)
     }
 
     /// Left to the connection's driver, which knows whether closing the socket is enough: it is,
     /// unless the client is still sending, and costs a system call less. TLS has an end of its own,
     /// without which a client could not tell it from a cut.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.stream.inner() {
-            Stream::Plain(_) => Poll::Ready(Ok(())),
+        let poll = match self.stream.inner() {
+            Stream::Plain(socket) => socket.poll_sent(cx),
             Stream::Tls(_) => Pin::new(&mut self.stream).poll_shutdown(cx),
-        }
+        };
+        self.noted(poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -111,17 +111,7 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let poll = match bufs {
-            [only] => Pin::new(&mut self.stream).poll_write(cx, only),
-            [head, body] if head.len() + body.len() <= SMALL => {
-                // To copy a few hundred bytes costs less than to have the kernel take in a list of pieces.
-                let mut whole = [0; SMALL];
-                whole[..head.len()].copy_from_slice(head);
-                whole[head.len()..head.len() + body.len()].copy_from_slice(body);
-                Pin::new(&mut self.stream).poll_write(cx, &whole[..head.len() + body.len()])
-            }
-            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
-        };
-        self.note_write(poll)
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.noted(poll)
     }
 }

@@ -218,10 +218,11 @@ impl Accepting {
     fn poll_accept(&self, cx: &mut std::task::Context<'_>) -> Poll<io::Result<(Socket, IpAddr)>> {
         Poll::Ready(match self {
             Accepting::Tcp(listener) => {
-                ready!(listener.poll_accept(cx)).map(|(stream, peer)| (Socket::Tcp(stream), peer.ip().to_canonical()))
+                ready!(listener.poll_accept(cx)).map(|(stream, peer)| (stream.into(), peer.ip().to_canonical()))
             }
-            Accepting::Unix(listener) => ready!(listener.poll_accept(cx))
-                .map(|(stream, _)| (Socket::Unix(stream), IpAddr::V4(Ipv4Addr::LOCALHOST))),
+            Accepting::Unix(listener) => {
+                ready!(listener.poll_accept(cx)).map(|(stream, _)| (stream.into(), IpAddr::V4(Ipv4Addr::LOCALHOST)))
+            }
         })
     }
 }
@@ -274,8 +275,9 @@ pub(super) async fn accept<H: Handler>(
         match house.accept(&listener, || common.handler.limited(Limit::Connections)).await {
             Ok((socket, address)) => {
                 // Proxies that are trusted, and whoever speaks on a Unix socket, connect for many clients.
-                let is_one = matches!(socket, Socket::Tcp(_)) && !door.trusts(address);
+                let is_one = matches!(listener, Accepting::Tcp(_)) && !door.trusts(address);
                 let Ok(guest) = (if is_one { common.enter(address) } else { Ok(None) }) else { continue };
+                let socket = socket.silent();
                 let counted = Counted::new(&house.open, &house.waiting, &metrics, thread);
                 let (door, common) = (Arc::clone(&door), Rc::clone(&common));
                 tokio::task::spawn_local(async move {

@@ -18,6 +18,7 @@ use super::guests::Guests;
 use super::listen::{self, House, Listeners};
 use super::{Limits, Settings};
 use crate::clock;
+use crate::net::turn;
 use crate::net::unix::SocketFile;
 
 /// The running threads.
@@ -118,6 +119,7 @@ async fn work<H, F, B>(
     let clock = clock::Limits::new();
     let (handler, beside) = make(Thread { index, limits: clock.clone() });
     tokio::task::spawn_local(clock.clone().run());
+    tokio::task::spawn_local(turn::carry());
     tokio::task::spawn_local(beside);
     let common = Rc::new(Common::new(handler, limits, guests, clock.clone()));
     let house = Rc::new(House::new(most));

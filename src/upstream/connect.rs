@@ -2,11 +2,9 @@
 //! Invariant: a failure here means that nothing was sent.
 //! Must not know: requests.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http_body::Body;
@@ -51,8 +49,8 @@ where
         };
         let Dialled { stream, is_http2 } =
             dial(address, access, Some(wanted.client), wanted.http1).await.map_err(failed)?;
-        let written = Rc::new(Cell::new(0));
-        let io = Io { stream: TokioIo::new(stream), written: Rc::clone(&written) };
+        let sent = stream.socket().sent();
+        let io = Io(TokioIo::new(stream));
         let failed = |error: hyper::Error| unsent(Fact::of(&error));
         if is_http2 {
             return Ok(Fresh::Shared(Shared::begin(io).await.map_err(failed)?));
@@ -61,7 +59,7 @@ where
         let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(quiet.socket(io));
         let (sender, connection) = handshake.await.map_err(failed)?;
         let is_all_there_is = access.settings.http2 && !wanted.http1;
-        Ok(Fresh::Own(Box::new(Wire::new(sender, connection, quiet, written, is_all_there_is))))
+        Ok(Fresh::Own(Box::new(Wire::new(sender, connection, quiet, sent, is_all_there_is))))
     });
     std::future::poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(fresh) => Poll::Ready(fresh),
@@ -86,47 +84,31 @@ fn kind(error: &io::Error) -> io::ErrorKind {
     }
 }
 
-/// A socket that counts what is written to it: the one witness for "nothing was sent".
-pub(super) struct Io {
-    stream: TokioIo<Stream>,
-    written: Rc<Cell<u64>>,
-}
+/// A stream that ends by closing the socket. Half-closing it first is one more system call, and
+/// there are backends that take it for the client's going away.
+pub(super) struct Io(TokioIo<Stream>);
 
 impl Io {
     pub(super) fn into_stream(self) -> Stream {
-        self.stream.into_inner()
-    }
-
-    fn count(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        let bytes = match (&poll, self.stream.inner()) {
-            (Poll::Ready(Ok(bytes)), _) => *bytes as u64,
-            // TLS takes a large piece apart: its first part may have gone when the second fails.
-            (Poll::Ready(Err(_)), Stream::Tls(_)) => 1,
-            _ => 0,
-        };
-        self.written.set(self.written.get() + bytes);
-        poll
+        self.0.into_inner()
     }
 }
 
 impl Read for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
 impl Write for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.count(poll)
+        Pin::new(&mut self.0).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.0).poll_flush(cx)
     }
 
-    /// A connection ends by closing the socket. Half-closing it first is one more system call, and
-    /// there are backends that take it for the client's going away.
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -140,11 +122,6 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // A request without a body is one piece, and `send` is the cheaper system call for one.
-        let poll = match bufs {
-            [only] => Pin::new(&mut self.stream).poll_write(cx, only),
-            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
-        };
-        self.count(poll)
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
     }
 }

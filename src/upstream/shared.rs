@@ -59,8 +59,8 @@ struct State {
 }
 
 /// A task for each future of hyper's, on this thread.
-#[derive(Clone, Copy)]
-struct Local;
+#[derive(Debug, Clone, Copy)]
+pub struct Local;
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
     fn execute(&self, future: F) {

@@ -26,7 +26,8 @@ use crate::net::Stream;
 pub struct Wire<B: Body + 'static> {
     sender: http1::SendRequest<B>,
     driven: Driven<B>,
-    written: Rc<Cell<u64>>,
+    /// Bytes that the backend's socket has taken: the one witness for "nothing was sent".
+    sent: Rc<Cell<u64>>,
     exchanges: u64,
     /// HTTP/2 was offered, and the backend speaks none.
     is_all_there_is: bool,
@@ -62,11 +63,11 @@ where
         sender: http1::SendRequest<B>,
         connection: http1::Connection<Socket<Io>, B>,
         quiet: Quiet,
-        written: Rc<Cell<u64>>,
+        sent: Rc<Cell<u64>>,
         is_all_there_is: bool,
     ) -> Wire<B> {
         let driven = Driven { connection: Some(connection), switched: None, quiet, sends_body: false };
-        Wire { sender, driven, written, exchanges: 0, is_all_there_is }
+        Wire { sender, driven, sent, exchanges: 0, is_all_there_is }
     }
 
     /// Whether the backend was offered HTTP/2, and speaks none.
@@ -93,7 +94,7 @@ where
         request: impl FnOnce() -> Request<B>,
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
     ) -> Result<Response<Incoming>, Unanswered<B>> {
-        let before = self.written.get();
+        let before = self.sent.get();
         self.exchanges += 1;
         let mut response = std::pin::pin!({
             let request = request();
@@ -122,7 +123,7 @@ where
         })
         .await;
         result.map_err(|(fact, request)| {
-            let sent = self.written.get() != before;
+            let sent = self.sent.get() != before;
             Unanswered { failure: Failure { fact, sent }, request }
         })
     }

@@ -1,0 +1,235 @@
+//! Owns: one connected socket, over TCP or a Unix socket.
+//! Invariant: bytes pass in order; what is small passes with the turn of the event loop.
+//! Must not know: TLS, HTTP.
+
+mod incoming;
+mod outgoing;
+mod raw;
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::Address;
+use super::turn::{self, Bell, Carried};
+use incoming::Incoming;
+use outgoing::Outgoing;
+use raw::Raw;
+
+/// A connected socket.
+///
+/// On a thread whose sockets are [carried](turn::carry), small pieces are sent at the end of the event loop's
+/// turn. There a write is ready before the kernel has the bytes, and so is a flush: nothing more has to
+/// be done to have them sent. Who has to know asks [`sent`](Self::sent), or waits for
+/// [`poll_sent`](Self::poll_sent). That they can't be sent is told by the next write or flush, for which the
+/// task that wrote is woken. Dropping a socket closes it, and takes back what still waits.
+#[derive(Debug)]
+pub struct Socket(Rc<Shared>);
+
+/// A socket, shared with the turn.
+#[derive(Debug)]
+struct Shared {
+    /// `None` once its owner has gone.
+    raw: RefCell<Option<Raw>>,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    /// What rings when there is something to read, once that pays.
+    bell: RefCell<Option<Bell>>,
+}
+
+impl Socket {
+    /// Connects to `address`. A TCP socket sends small pieces at once: without TCP_NODELAY a small
+    /// request's last segment could wait for an acknowledgement.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn connect(address: &Address) -> io::Result<Socket> {
+        match address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream.into())
+            }
+            Address::Unix(path) => UnixStream::connect(path).await.map(Socket::from),
+        }
+    }
+
+    /// The same, without anything to read as far as is known. tokio takes a socket that was just accepted
+    /// for one on which there is.
+    pub fn silent(self) -> Socket {
+        let _ = self.0.with(|raw| raw.expect_nothing());
+        self
+    }
+
+    fn new(raw: Raw) -> Socket {
+        Socket(Rc::new(Shared {
+            raw: RefCell::new(Some(raw)),
+            incoming: Incoming::new(),
+            outgoing: Outgoing::new(),
+            bell: RefCell::new(None),
+        }))
+    }
+
+    /// How many bytes the kernel has taken so far. Can be asked when the socket is gone.
+    pub fn sent(&self) -> Rc<Cell<u64>> {
+        self.0.outgoing.sent()
+    }
+
+    /// Whether there is something to read, or the end.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.0.incoming.is_fetched() {
+            return Poll::Ready(Ok(()));
+        }
+        self.0.poll(|raw| {
+            let _ = self.0.outgoing.poll_untroubled(raw, cx);
+            raw.poll_read_ready(cx)
+        })
+    }
+
+    /// Whether the other side has said that it sends no more, whatever is still to be read.
+    pub fn is_read_closed(&self) -> bool {
+        self.0.with(|raw| Ok(raw.is_read_closed())).unwrap_or(true)
+    }
+
+    /// What has befallen the connection since this was last asked: a reset, above all.
+    ///
+    /// # Errors
+    /// If the system can't tell.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.0.with(|raw| raw.take_error())
+    }
+
+    /// Whether the kernel has taken all that was written.
+    pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll(|raw| self.0.outgoing.poll_sent(raw, cx))
+    }
+
+    /// Sends what waits now, and not at the end of the turn.
+    pub fn send_now(&self) {
+        if self.0.outgoing.is_waiting() {
+            turn::send();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_fetched(&self) -> bool {
+        self.0.incoming.is_fetched()
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Shared { outgoing, .. } = &*self.0;
+        ready!(self.poll_untroubled(cx))?;
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        outgoing.begin(cx);
+        if turn::put(&self.0, pieces, length) {
+            return Poll::Ready(Ok(length));
+        }
+        outgoing.take_back();
+        if outgoing.is_waiting() {
+            // Nothing overtakes what waits.
+            turn::send();
+            ready!(self.poll_untroubled(cx))?;
+        }
+        self.0.poll(|raw| outgoing.poll_write(raw, cx, pieces))
+    }
+
+    fn poll_untroubled(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll(|raw| self.0.outgoing.poll_untroubled(raw, cx))
+    }
+}
+
+impl Shared {
+    fn with<T>(&self, work: impl FnOnce(&mut Raw) -> io::Result<T>) -> io::Result<T> {
+        self.raw.borrow_mut().as_mut().map_or_else(|| Err(io::ErrorKind::NotConnected.into()), work)
+    }
+
+    fn poll<T>(&self, poll: impl FnOnce(&mut Raw) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let mut raw = self.raw.borrow_mut();
+        raw.as_mut().map_or_else(|| Poll::Ready(Err(io::ErrorKind::NotConnected.into())), poll)
+    }
+}
+
+impl Carried for Shared {
+    fn fetch(&self) {
+        if let (Some(raw), Some(bell)) = (&mut *self.raw.borrow_mut(), &*self.bell.borrow()) {
+            self.incoming.fetch(raw, bell);
+        }
+    }
+
+    fn call(&self) {
+        self.incoming.call();
+    }
+
+    fn send(&self, piece: &[u8]) {
+        if let Some(raw) = &*self.raw.borrow() {
+            self.outgoing.send(raw, piece);
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.0.bell.take();
+        self.0.raw.take();
+    }
+}
+
+impl From<TcpStream> for Socket {
+    fn from(stream: TcpStream) -> Socket {
+        Socket::new(Raw::Tcp(stream))
+    }
+}
+
+impl From<UnixStream> for Socket {
+    fn from(stream: UnixStream) -> Socket {
+        Socket::new(Raw::Unix(stream))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Shared { incoming, outgoing, bell, .. } = &*self.0;
+        let mut bell = bell.borrow_mut();
+        if bell.is_none() && incoming.is_regular() {
+            *bell = Bell::new(&self.0);
+        }
+        self.0.poll(|raw| {
+            // Whoever polls a socket has it send what it could not. Why it can't is told to who writes:
+            // there may be an answer to read.
+            let _ = outgoing.poll_untroubled(raw, cx);
+            incoming.poll_read(raw, cx, bell.as_ref(), buffer)
+        })
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_untroubled(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_sent(cx))?;
+        self.0.poll(|raw| raw.poll_shutdown(cx))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, pieces)
+    }
+}

@@ -1,0 +1,149 @@
+//! Owns: what was read of a socket before its owner asked for it, and whether to do so.
+//! Invariant: nothing is read that nobody waits for; bytes keep their order.
+//! Must not know: what there is to send.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::ReadBuf;
+
+use super::raw::Raw;
+use crate::net::turn::{self, Bell, PIECE};
+
+#[derive(Debug)]
+pub(super) struct Incoming {
+    /// What was read.
+    fetched: RefCell<Option<Fetched>>,
+    /// The task that waits for more, if one does and the bell is to ring first.
+    reader: RefCell<Option<Waker>>,
+    /// Bytes that came since the owner last had to wait.
+    burst: Cell<usize>,
+    /// How often the owner had to wait after some had come.
+    bursts: Cell<u8>,
+    /// The last burst was more than a piece: read at once it would be copied twice.
+    is_large: Cell<bool>,
+}
+
+#[derive(Debug)]
+enum Fetched {
+    Bytes { buffer: Box<[u8]>, from: usize, to: usize },
+    End,
+    Failed(io::Error),
+}
+
+/// Bursts after which a socket has a bell. Those of one request don't pay for it.
+const REGULAR: u8 = 2;
+
+impl Incoming {
+    pub(super) fn new() -> Incoming {
+        Incoming {
+            fetched: RefCell::new(None),
+            reader: RefCell::new(None),
+            burst: Cell::new(0),
+            bursts: Cell::new(0),
+            is_large: Cell::new(false),
+        }
+    }
+
+    /// Whether it pays to have a bell.
+    pub(super) fn is_regular(&self) -> bool {
+        self.bursts.get() >= REGULAR
+    }
+
+    /// Whether there are bytes, or an end, that were read already.
+    pub(super) fn is_fetched(&self) -> bool {
+        self.fetched.borrow().is_some()
+    }
+
+    pub(super) fn poll_read(
+        &self,
+        raw: &mut Raw,
+        cx: &mut Context<'_>,
+        bell: Option<&Bell>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut fetched = self.fetched.borrow_mut();
+        if let Some(taken) = fetched.take() {
+            return Poll::Ready(taken.read(buffer, &mut fetched));
+        }
+        let bell = bell.filter(|_| !self.is_large.get());
+        let before = buffer.filled().len();
+        let poll = raw.poll_read(&mut Context::from_waker(bell.map_or(cx.waker(), Bell::waker)), buffer);
+        if poll.is_ready() {
+            self.burst.set(self.burst.get() + buffer.filled().len() - before);
+            return poll;
+        }
+        self.end_burst();
+        let mut reader = self.reader.borrow_mut();
+        match (&mut *reader, bell) {
+            (Some(reader), Some(_)) => reader.clone_from(cx.waker()),
+            (reader, _) => *reader = bell.map(|_| cx.waker().clone()),
+        }
+        poll
+    }
+
+    fn end_burst(&self) {
+        let burst = self.burst.take();
+        if burst > 0 {
+            self.is_large.set(burst > PIECE);
+            self.bursts.set(self.bursts.get().saturating_add(1));
+        }
+    }
+
+    /// The bell has rung: reads a piece for who waits, and wakes him.
+    pub(super) fn fetch(&self, raw: &mut Raw, bell: &Bell) {
+        if self.reader.borrow().is_none() {
+            return;
+        }
+        let mut buffer = turn::buffer();
+        let mut unfilled = ReadBuf::new(&mut buffer);
+        let poll = raw.poll_read(&mut Context::from_waker(bell.waker()), &mut unfilled);
+        let to = unfilled.filled().len();
+        let fetched = match poll {
+            Poll::Ready(Ok(())) if to > 0 => {
+                self.burst.set(to);
+                Some(Fetched::Bytes { buffer, from: 0, to })
+            }
+            other => {
+                turn::give_back(buffer);
+                match other {
+                    Poll::Ready(Ok(())) => Some(Fetched::End),
+                    Poll::Ready(Err(error)) => Some(Fetched::Failed(error)),
+                    Poll::Pending => None,
+                }
+            }
+        };
+        if fetched.is_some() {
+            self.fetched.replace(fetched);
+            self.call();
+        }
+    }
+
+    /// Wakes who waits.
+    pub(super) fn call(&self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+impl Fetched {
+    /// Reads of it what there is room for; `rest` is what is left.
+    fn read(self, into: &mut ReadBuf<'_>, rest: &mut Option<Fetched>) -> io::Result<()> {
+        match self {
+            Fetched::Bytes { buffer, from, to } => {
+                let end = to.min(from + into.remaining());
+                into.put_slice(&buffer[from..end]);
+                if end < to {
+                    *rest = Some(Fetched::Bytes { buffer, from: end, to });
+                } else {
+                    turn::give_back(buffer);
+                }
+                Ok(())
+            }
+            Fetched::End => Ok(()),
+            Fetched::Failed(error) => Err(error),
+        }
+    }
+}

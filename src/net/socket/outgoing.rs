@@ -1,0 +1,155 @@
+//! Owns: what a socket has to send, from the write until the kernel has it.
+//! Invariant: bytes go out in order; none counts as sent that the kernel has not taken.
+//! Must not know: what there is to read.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use super::raw::Raw;
+
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    /// Bytes that the kernel has taken.
+    sent: Rc<Cell<u64>>,
+    /// Pieces that wait for the end of the turn.
+    waiting: Cell<u32>,
+    /// Whether the writer waits for them to be sent.
+    is_awaited: Cell<bool>,
+    /// What became of those that the kernel has not taken.
+    trouble: RefCell<Option<Trouble>>,
+    /// Whether there is any: asked at each poll.
+    is_troubled: Cell<bool>,
+    /// The task that wrote last.
+    writer: RefCell<Waker>,
+}
+
+#[derive(Debug)]
+enum Trouble {
+    /// They go out when there is room.
+    Backlog(Vec<u8>),
+    /// They never go out.
+    Failed(io::ErrorKind),
+}
+
+impl Outgoing {
+    pub(super) fn new() -> Outgoing {
+        Outgoing {
+            sent: Rc::default(),
+            waiting: Cell::new(0),
+            is_awaited: Cell::new(false),
+            trouble: RefCell::new(None),
+            is_troubled: Cell::new(false),
+            writer: RefCell::new(Waker::noop().clone()),
+        }
+    }
+
+    pub(super) fn sent(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.sent)
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.get() > 0
+    }
+
+    /// A piece of this writer's is about to wait for the end of the turn.
+    pub(super) fn begin(&self, cx: &Context<'_>) {
+        self.writer.borrow_mut().clone_from(cx.waker());
+        self.waiting.set(self.waiting.get() + 1);
+    }
+
+    /// It does not, after all.
+    pub(super) fn take_back(&self) {
+        self.waiting.set(self.waiting.get().saturating_sub(1));
+    }
+
+    /// A piece has waited long enough.
+    pub(super) fn send(&self, raw: &Raw, piece: &[u8]) {
+        self.take_back();
+        let mut trouble = self.trouble.borrow_mut();
+        let left = match &mut *trouble {
+            None => self.try_send(raw, piece),
+            Some(Trouble::Backlog(bytes)) => {
+                bytes.extend_from_slice(piece);
+                return;
+            }
+            Some(Trouble::Failed(_)) => return,
+        };
+        self.is_troubled.set(left.is_some());
+        let is_heard = self.is_awaited.take() || left.is_some();
+        *trouble = left;
+        drop(trouble);
+        if is_heard {
+            self.writer.borrow().wake_by_ref();
+        }
+    }
+
+    /// What is left of a piece.
+    fn try_send(&self, raw: &Raw, piece: &[u8]) -> Option<Trouble> {
+        match raw.try_write(piece) {
+            Ok(sent) => {
+                self.count(sent);
+                piece.get(sent..).filter(|rest| !rest.is_empty()).map(|rest| Trouble::Backlog(rest.into()))
+            }
+            Err(error) => Some(match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Trouble::Backlog(piece.into()),
+                kind => Trouble::Failed(kind),
+            }),
+        }
+    }
+
+    /// Has the kernel take `pieces`, or some of them, now.
+    pub(super) fn poll_write(
+        &self,
+        raw: &mut Raw,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(raw.poll_write(cx, pieces))?;
+        self.count(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn count(&self, sent: usize) {
+        self.sent.set(self.sent.get() + sent as u64);
+    }
+
+    /// Whether all is sent that has waited long enough; sends of it what can be sent.
+    #[inline]
+    pub(super) fn poll_untroubled(&self, raw: &mut Raw, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.is_troubled.get() {
+            true => self.poll_trouble(raw, cx),
+            false => Poll::Ready(Ok(())),
+        }
+    }
+
+    #[cold]
+    fn poll_trouble(&self, raw: &mut Raw, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut trouble = self.trouble.borrow_mut();
+        while let Some(Trouble::Backlog(bytes)) = &mut *trouble {
+            match ready!(self.poll_write(raw, cx, &[IoSlice::new(bytes)])) {
+                Ok(sent) if sent < bytes.len() => drop(bytes.drain(..sent)),
+                Ok(_) => {
+                    *trouble = None;
+                    self.is_troubled.set(false);
+                }
+                Err(error) => *trouble = Some(Trouble::Failed(error.kind())),
+            }
+        }
+        Poll::Ready(match *trouble {
+            Some(Trouble::Failed(kind)) => Err(kind.into()),
+            _ => Ok(()),
+        })
+    }
+
+    /// The same, of pieces too that still wait.
+    pub(super) fn poll_sent(&self, raw: &mut Raw, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_waiting() {
+            self.writer.borrow_mut().clone_from(cx.waker());
+            self.is_awaited.set(true);
+            return Poll::Pending;
+        }
+        self.poll_untroubled(raw, cx)
+    }
+}

@@ -1,0 +1,82 @@
+//! Owns: a socket as the system has it, over TCP or a Unix socket.
+//! Invariant: one way to read, write and wait for both.
+//! Must not know: what waits to be read or sent.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+#[derive(Debug)]
+pub(super) enum Raw {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Raw {
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Raw::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Raw::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Raw::Tcp(stream) => stream.poll_read_ready(cx),
+            Raw::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    /// From now on there is something to read once the system says so.
+    pub(super) fn expect_nothing(&self) -> io::Result<()> {
+        let nothing = || Err(io::ErrorKind::WouldBlock.into());
+        match self {
+            Raw::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
+            Raw::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
+        }
+    }
+
+    pub(super) fn is_read_closed(&self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let ready = match self {
+            Raw::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+            Raw::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+        };
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
+    pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Raw::Tcp(stream) => stream.take_error(),
+            Raw::Unix(stream) => stream.take_error(),
+        }
+    }
+
+    /// Writes all pieces or some of them. For one piece `send` is the cheaper system call.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match (self, pieces) {
+            (Raw::Tcp(stream), [only]) => Pin::new(stream).poll_write(cx, only),
+            (Raw::Tcp(stream), _) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            (Raw::Unix(stream), [only]) => Pin::new(stream).poll_write(cx, only),
+            (Raw::Unix(stream), _) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    pub(super) fn try_write(&self, piece: &[u8]) -> io::Result<usize> {
+        match self {
+            Raw::Tcp(stream) => stream.try_write(piece),
+            Raw::Unix(stream) => stream.try_write(piece),
+        }
+    }
+
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Raw::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Raw::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Owns: when pieces are read and sent, on real sockets.
+//! Invariant: whatever the turn holds up, the other side gets every byte once and in order.
+//! Must not know: how pieces are kept.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::{JoinHandle, spawn_local, yield_now};
+use tokio::time::timeout;
+
+use super::*;
+use crate::net::Socket;
+
+/// Runs a test on a thread whose sockets are carried, within a time.
+fn turning(test: impl Future<Output = ()> + 'static) {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+    runtime.block_on(async {
+        let carrying = spawn_local(carry());
+        yield_now().await;
+        timeout(Duration::from_secs(20), spawn_local(test)).await.expect("in time").unwrap();
+        carrying.abort();
+    });
+}
+
+/// A socket of ours, and the other side's.
+async fn pair() -> (Socket, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (ours.unwrap().into(), theirs.unwrap().0)
+}
+
+/// What can be read of the other side without waiting.
+fn arrived(theirs: &TcpStream) -> usize {
+    let mut buffer = vec![0; 1 << 20];
+    theirs.try_read(&mut buffer).unwrap_or(0)
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Reads for ever, into what is returned.
+fn reading(mut theirs: TcpStream) -> JoinHandle<Vec<u8>> {
+    spawn_local(async move {
+        let mut all = Vec::new();
+        let _ = theirs.read_to_end(&mut all).await;
+        all
+    })
+}
+
+/// Brings it so far that it has a bell: pieces came that it had to wait for.
+async fn settle(ours: &mut Socket, theirs: &mut TcpStream) {
+    for _ in 0..3 {
+        let (read, written) = tokio::join!(ours.read_u8(), async {
+            yield_now().await;
+            theirs.write_all(b"x").await
+        });
+        assert_eq!((read.unwrap(), written.unwrap()), (b'x', ()));
+    }
+}
+
+#[test]
+fn small_pieces_are_sent_when_all_tasks_of_the_turn_have_run() {
+    turning(async {
+        let (mut one, one_there) = pair().await;
+        let (mut two, two_there) = pair().await;
+        one.write_all(b"first ").await.unwrap();
+        one.write_all(b"second").await.unwrap();
+        one.flush().await.unwrap();
+        two.write_all(b"third").await.unwrap();
+        assert_eq!((one.sent().get(), two.sent().get()), (0, 0));
+        yield_now().await;
+        assert_eq!((one.sent().get(), two.sent().get()), (12, 5));
+        until(|| arrived(&one_there) == 12).await;
+        until(|| arrived(&two_there) == 5).await;
+    });
+}
+
+#[test]
+fn a_long_piece_is_sent_at_once_behind_what_waits() {
+    turning(async {
+        let (mut ours, theirs) = pair().await;
+        let reading = reading(theirs);
+        ours.write_all(b"short, ").await.unwrap();
+        let long = vec![b'x'; outbox::LONGEST + 1];
+        ours.write_all(&long).await.unwrap();
+        assert_eq!(ours.sent().get() as usize, 7 + long.len());
+        ours.shutdown().await.unwrap();
+        let all = reading.await.unwrap();
+        assert!(all.starts_with(b"short, xxx") && all.len() == 7 + long.len());
+    });
+}
+
+#[test]
+fn no_more_wait_than_there_is_room_for() {
+    turning(async {
+        let (mut ours, _theirs) = pair().await;
+        for _ in 0..MOST - 1 {
+            ours.write_all(b"x").await.unwrap();
+        }
+        assert_eq!(ours.sent().get(), 0);
+        ours.write_all(b"x").await.unwrap();
+        assert_eq!(ours.sent().get(), MOST as u64);
+    });
+}
+
+#[test]
+fn a_socket_that_is_dropped_takes_back_what_waits() {
+    turning(async {
+        let (mut ours, theirs) = pair().await;
+        ours.write_all(b"never").await.unwrap();
+        let sent = ours.sent();
+        drop(ours);
+        assert_eq!((reading(theirs).await.unwrap(), sent.get()), (vec![], 0));
+    });
+}
+
+#[test]
+fn what_the_other_side_has_no_room_for_goes_out_later_and_in_order() {
+    turning(async {
+        let (mut ours, mut theirs) = pair().await;
+        let mut written = Vec::new();
+        // Until one has to wait: what the kernel has no room for is a backlog, and blocks the next.
+        for number in 0u32.. {
+            let piece: Vec<u8> = number.to_be_bytes().repeat(1000);
+            let writing = timeout(Duration::from_millis(200), ours.write_all(&piece)).await;
+            match writing {
+                Ok(done) => done.unwrap(),
+                Err(_) => break,
+            }
+            written.extend(piece);
+        }
+        assert!((ours.sent().get() as usize) < written.len());
+        // From here on nobody but the reader polls the socket: it goes on with its backlog all the same.
+        let mut buffer = [0; 1];
+        let silent = spawn_local(async move { ours.read(&mut buffer).await });
+        let mut read = vec![0; written.len()];
+        theirs.read_exact(&mut read).await.unwrap();
+        assert!(read == written);
+        drop(theirs);
+        assert!(!matches!(silent.await.unwrap(), Ok(1..)));
+    });
+}
+
+#[test]
+fn an_end_comes_behind_what_waits() {
+    turning(async {
+        let (mut ours, theirs) = pair().await;
+        ours.write_all(b"last words").await.unwrap();
+        ours.shutdown().await.unwrap();
+        assert_eq!(ours.sent().get(), 10);
+        drop(ours);
+        assert_eq!(reading(theirs).await.unwrap(), b"last words");
+    });
+}
+
+#[test]
+fn who_waits_for_all_to_be_sent_is_woken_by_that() {
+    turning(async {
+        let (mut ours, _theirs) = pair().await;
+        ours.write_all(b"x").await.unwrap();
+        poll_fn(|cx| ours.poll_sent(cx)).await.unwrap();
+        assert_eq!(ours.sent().get(), 1);
+        ours.write_all(b"y").await.unwrap();
+        ours.send_now();
+        assert_eq!(ours.sent().get(), 2);
+    });
+}
+
+#[test]
+fn a_failure_does_not_count_as_sent_and_is_told_by_the_next_write() {
+    turning(async {
+        let (mut ours, theirs) = pair().await;
+        theirs.set_zero_linger().unwrap();
+        drop(theirs);
+        // The reset has arrived once there is an end to read, or an error.
+        until(|| std::pin::pin!(poll_fn(|cx| ours.poll_read_ready(cx))).now_or_never().is_some()).await;
+        ours.write_all(b"lost").await.unwrap();
+        yield_now().await;
+        assert_eq!(ours.sent().get(), 0);
+        assert!(ours.flush().await.is_err());
+        assert!(ours.write_all(b"lost, too").await.is_err());
+        assert!(poll_fn(|cx| ours.poll_sent(cx)).await.is_err());
+    });
+}
+
+#[test]
+fn a_regular_socket_is_read_before_its_task_runs_and_nothing_gets_lost() {
+    turning(async {
+        let (mut ours, mut theirs) = pair().await;
+        settle(&mut ours, &mut theirs).await;
+        // Short and long ones in turns, each read in bites that don't fit.
+        let sent: Vec<u8> =
+            (0..200usize).flat_map(|n| vec![n as u8; if n % 3 == 0 { 3 * PIECE } else { 100 + n }]).collect();
+        let expected = sent.clone();
+        let writing = spawn_local(async move {
+            let mut rest = &sent[..];
+            for n in 0..200usize {
+                let piece;
+                (piece, rest) = rest.split_at(if n % 3 == 0 { 3 * PIECE } else { 100 + n });
+                theirs.write_all(piece).await.unwrap();
+                if n % 7 == 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
+        let mut read = Vec::new();
+        let mut bite = [0; 777];
+        while let length @ 1.. = ours.read(&mut bite).await.unwrap() {
+            read.extend_from_slice(&bite[..length]);
+        }
+        writing.await.unwrap();
+        assert!(read == expected);
+    });
+}
+
+#[test]
+fn what_was_read_ahead_makes_a_socket_readable() {
+    turning(async {
+        let (mut ours, mut theirs) = pair().await;
+        settle(&mut ours, &mut theirs).await;
+        let mut buffer = [0; 8];
+        assert!(ours.read(&mut buffer).now_or_never().is_none());
+        theirs.write_all(b"more").await.unwrap();
+        // The bell rings, and the piece is read though nobody asks any more.
+        until(|| TURN.with_borrow(|turn| turn.inbox.is_empty()) && ours.is_fetched()).await;
+        poll_fn(|cx| ours.poll_read_ready(cx)).await.unwrap();
+        assert_eq!(ours.read(&mut buffer).await.unwrap(), 4);
+    });
+}
+
+#[test]
+fn a_socket_is_read_and_sent_to_without_a_carrier() {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+    runtime.block_on(async {
+        let carrying = spawn_local(carry());
+        yield_now().await;
+        let (mut ours, mut theirs) = pair().await;
+        settle(&mut ours, &mut theirs).await;
+        let mut buffer = [0; 8];
+        // It waits by its bell, which then nobody answers.
+        assert!(ours.read(&mut buffer).now_or_never().is_none());
+        ours.write_all(b"waits").await.unwrap();
+        carrying.abort();
+        assert!(carrying.await.unwrap_err().is_cancelled());
+        assert_eq!(ours.sent().get(), 5);
+        ours.write_all(b"goes").await.unwrap();
+        assert_eq!(ours.sent().get(), 9);
+        let reading = spawn_local(async move { ours.read_u8().await });
+        yield_now().await;
+        theirs.write_all(b"x").await.unwrap();
+        assert_eq!(timeout(Duration::from_secs(20), reading).await.expect("in time").unwrap().unwrap(), b'x');
+    });
+}
+
+#[test]
+fn places_of_sockets_that_are_gone_are_used_again() {
+    turning(async {
+        for _ in 0..5 {
+            let (mut ours, mut theirs) = pair().await;
+            settle(&mut ours, &mut theirs).await;
+        }
+        assert_eq!(TURN.with_borrow_mut(|turn| (turn.inbox.places(), turn.inbox.all().len())), (1, 0));
+    });
+}
