@@ -2,6 +2,7 @@
 //! Invariant: bytes pass unchanged; a Unix socket's file is ours alone while we listen.
 //! Must not know: what is said on a stream, and by whom.
 
+pub mod defer;
 mod socket;
 mod stream;
 pub mod turn;

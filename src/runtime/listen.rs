@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::ListenerSettings;
 use super::conn::{self, Common, Counted, Handler};
+use crate::net::defer::defer;
 use crate::net::unix::{self, SocketFile};
 use crate::net::{Address, Socket};
 use crate::telemetry::Limit;
@@ -195,6 +196,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<StdTcp> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     if shared {
+        defer(&socket)?;
         socket.listen(BACKLOG)?;
     }
     Ok(socket.into())
@@ -277,7 +279,10 @@ pub(super) async fn accept<H: Handler>(
                 // Proxies that are trusted, and whoever speaks on a Unix socket, connect for many clients.
                 let is_one = matches!(listener, Accepting::Tcp(_)) && !door.trusts(address);
                 let Ok(guest) = (if is_one { common.enter(address) } else { Ok(None) }) else { continue };
-                let socket = socket.silent();
+                // A TCP connection that comes has something to say, as tokio takes for granted. Where a
+                // greeting comes first, nobody is waited for at the end who has not begun with it.
+                let speaks = matches!(listener, Accepting::Tcp(_)) && !door.greets();
+                let socket = if speaks { socket } else { socket.silent() };
                 let counted = Counted::new(&house.open, &house.waiting, &metrics, thread);
                 let (door, common) = (Arc::clone(&door), Rc::clone(&common));
                 tokio::task::spawn_local(async move {
