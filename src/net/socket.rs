@@ -82,12 +82,9 @@ impl Socket {
 
     /// Whether there is something to read, or the end.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.0.incoming.is_fetched() {
-            return Poll::Ready(Ok(()));
-        }
         self.0.poll(|raw| {
             let _ = self.0.outgoing.poll_untroubled(raw, cx);
-            raw.poll_read_ready(cx)
+            self.0.incoming.poll_ready(raw, cx)
         })
     }
 
@@ -194,16 +191,19 @@ impl From<UnixStream> for Socket {
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Shared { incoming, outgoing, bell, .. } = &*self.0;
+        // Whoever polls a socket has it send what it could not. Why it can't is told to who writes: there
+        // may be an answer to read.
+        if outgoing.is_troubled() {
+            let _ = self.poll_untroubled(cx);
+        }
+        if let Some(known) = incoming.poll_fetched(cx, buffer) {
+            return known;
+        }
         let mut bell = bell.borrow_mut();
         if bell.is_none() && incoming.is_regular() {
             *bell = Bell::new(&self.0);
         }
-        self.0.poll(|raw| {
-            // Whoever polls a socket has it send what it could not. Why it can't is told to who writes:
-            // there may be an answer to read.
-            let _ = outgoing.poll_untroubled(raw, cx);
-            incoming.poll_read(raw, cx, bell.as_ref(), buffer)
-        })
+        self.0.poll(|raw| incoming.poll_read(raw, cx, bell.as_ref(), buffer))
     }
 }
 

@@ -15,7 +15,8 @@ use crate::net::turn::{self, Bell, PIECE};
 pub(super) struct Incoming {
     /// What was read.
     fetched: RefCell<Option<Fetched>>,
-    /// The task that waits for more, if one does and the bell is to ring first.
+    /// The task that waits for more, if one does and the bell is to ring first. As long as there is one, it
+    /// has not rung.
     reader: RefCell<Option<Waker>>,
     /// Bytes that came since the owner last had to wait.
     burst: Cell<usize>,
@@ -51,11 +52,24 @@ impl Incoming {
         self.bursts.get() >= REGULAR
     }
 
-    /// Whether there are bytes, or an end, that were read already.
+    #[cfg(test)]
     pub(super) fn is_fetched(&self) -> bool {
         self.fetched.borrow().is_some()
     }
 
+    /// Reads what was read already. `None` if the system has to be asked.
+    pub(super) fn poll_fetched(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Option<Poll<io::Result<()>>> {
+        let mut fetched = self.fetched.borrow_mut();
+        if let Some(taken) = fetched.take() {
+            return Some(Poll::Ready(taken.read(buffer, &mut fetched)));
+        }
+        // hyper asks often; as long as the bell has not rung, the answer is known.
+        let mut reader = self.reader.borrow_mut();
+        reader.as_mut()?.clone_from(cx.waker());
+        Some(Poll::Pending)
+    }
+
+    /// Reads of the system what there is.
     pub(super) fn poll_read(
         &self,
         raw: &mut Raw,
@@ -63,10 +77,6 @@ impl Incoming {
         bell: Option<&Bell>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut fetched = self.fetched.borrow_mut();
-        if let Some(taken) = fetched.take() {
-            return Poll::Ready(taken.read(buffer, &mut fetched));
-        }
         let bell = bell.filter(|_| !self.is_large.get());
         let before = buffer.filled().len();
         let poll = raw.poll_read(&mut Context::from_waker(bell.map_or(cx.waker(), Bell::waker)), buffer);
@@ -75,12 +85,18 @@ impl Incoming {
             return poll;
         }
         self.end_burst();
-        let mut reader = self.reader.borrow_mut();
-        match (&mut *reader, bell) {
-            (Some(reader), Some(_)) => reader.clone_from(cx.waker()),
-            (reader, _) => *reader = bell.map(|_| cx.waker().clone()),
-        }
+        self.reader.replace(bell.map(|_| cx.waker().clone()));
         poll
+    }
+
+    /// Whether there is something to read, or the end.
+    pub(super) fn poll_ready(&self, raw: &Raw, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.fetched.borrow().is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        // From here on the system wakes the task, and no bell rings.
+        self.reader.take();
+        raw.poll_read_ready(cx)
     }
 
     fn end_burst(&self) {

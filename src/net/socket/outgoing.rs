@@ -53,6 +53,10 @@ impl Outgoing {
         self.waiting.get() > 0
     }
 
+    pub(super) fn is_troubled(&self) -> bool {
+        self.is_troubled.get()
+    }
+
     /// A piece of this writer's is about to wait for the end of the turn.
     pub(super) fn begin(&self, cx: &Context<'_>) {
         self.writer.borrow_mut().clone_from(cx.waker());
