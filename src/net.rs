@@ -8,7 +8,7 @@ mod stream;
 pub mod turn;
 pub mod unix;
 
-pub use socket::Socket;
+pub use socket::{Sent, Socket};
 pub use stream::Stream;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

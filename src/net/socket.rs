@@ -6,7 +6,7 @@ mod incoming;
 mod outgoing;
 mod raw;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,6 +19,7 @@ use super::Address;
 use super::turn::{self, Bell, Carried};
 use incoming::Incoming;
 use outgoing::Outgoing;
+pub use outgoing::Sent;
 use raw::Raw;
 
 /// A connected socket.
@@ -27,7 +28,7 @@ use raw::Raw;
 /// turn. There a write is ready before the kernel has the bytes, and so is a flush: nothing more has to
 /// be done to have them sent. Who has to know asks [`sent`](Self::sent), or waits for
 /// [`poll_sent`](Self::poll_sent). That they can't be sent is told by the next write or flush, for which the
-/// task that wrote is woken. Dropping a socket closes it, and takes back what still waits.
+/// task that wrote is woken. Dropping a socket sends what waits, or [takes it back](Sent::take_back), and closes it.
 #[derive(Debug)]
 pub struct Socket(Rc<Shared>);
 
@@ -75,8 +76,8 @@ impl Socket {
         }))
     }
 
-    /// How many bytes the kernel has taken so far. Can be asked when the socket is gone.
-    pub fn sent(&self) -> Rc<Cell<u64>> {
+    /// What becomes of the bytes that are written.
+    pub fn sent(&self) -> Rc<Sent> {
         self.0.outgoing.sent()
     }
 
@@ -122,11 +123,13 @@ impl Socket {
         let Shared { outgoing, .. } = &*self.0;
         ready!(self.poll_untroubled(cx))?;
         let length = pieces.iter().map(|piece| piece.len()).sum();
-        outgoing.begin(cx);
-        if turn::put(&self.0, pieces, length) {
-            return Poll::Ready(Ok(length));
+        if outgoing.has_room(length) {
+            outgoing.begin(cx, length);
+            if turn::put(&self.0, pieces, length) {
+                return Poll::Ready(Ok(length));
+            }
+            outgoing.end(length);
         }
-        outgoing.take_back();
         if outgoing.is_waiting() {
             // Nothing overtakes what waits.
             turn::send();
@@ -172,6 +175,9 @@ impl Carried for Shared {
 impl Drop for Socket {
     fn drop(&mut self) {
         self.0.bell.take();
+        if self.0.outgoing.outlives() {
+            turn::send();
+        }
         self.0.raw.take();
     }
 }

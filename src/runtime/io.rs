@@ -21,11 +21,13 @@ pub(super) struct Io {
     stream: TokioIo<Stream>,
     prefix: Bytes,
     activity: Rc<Activity>,
+    /// Bytes that the client had taken when it was last seen to take no more.
+    taken: u64,
 }
 
 impl Io {
     pub(super) fn new(stream: Stream, prefix: Bytes, activity: &Rc<Activity>) -> Io {
-        Io { stream: TokioIo::new(stream), prefix, activity: Rc::clone(activity) }
+        Io { stream: TokioIo::new(stream), prefix, activity: Rc::clone(activity), taken: 0 }
     }
 
     /// The stream, and what was read before and not asked for since.
@@ -34,12 +36,19 @@ impl Io {
     }
 
     /// Takes note of whether the client takes what there is for it.
-    fn noted<T>(&self, poll: Poll<T>) -> Poll<T> {
+    fn noted<T>(&mut self, poll: Poll<T>) -> Poll<T> {
         let blocked = &self.activity.blocked_since;
         match poll {
-            Poll::Pending if blocked.get().is_none() => blocked.set(Some(clock::now())),
-            Poll::Ready(_) if blocked.get().is_some() => blocked.set(None),
-            _ => {}
+            Poll::Ready(_) if blocked.get().is_none() => {}
+            Poll::Ready(_) => blocked.set(None),
+            Poll::Pending => {
+                // It may be taking what was written before.
+                let taken = self.stream.inner().socket().sent().bytes();
+                if blocked.get().is_none() || taken != self.taken {
+                    blocked.set(Some(clock::now()));
+                    self.taken = taken;
+                }
+            }
         }
         poll
     }

@@ -2,7 +2,6 @@
 //! Invariant: whoever waits for the response drives the connection: no task of its own, no wake-up between two.
 //! Must not know: other connections; when to give up (its caller's `watch` says so).
 
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -18,7 +17,7 @@ use tokio::task::coop::has_budget_remaining;
 use super::connect::Io;
 use super::failure::{Fact, Failure};
 use super::quiet::{Quiet, Socket};
-use crate::net::Stream;
+use crate::net::{Sent, Stream};
 
 /// A connection to a backend. hyper gives a handle that sends and a future that moves the bytes;
 /// here both lie side by side and are polled by the request's own task. With a task for the
@@ -26,8 +25,8 @@ use crate::net::Stream;
 pub struct Wire<B: Body + 'static> {
     sender: http1::SendRequest<B>,
     driven: Driven<B>,
-    /// Bytes that the backend's socket has taken: the one witness for "nothing was sent".
-    sent: Rc<Cell<u64>>,
+    /// Of the backend's socket: the one witness for "nothing was sent".
+    sent: Rc<Sent>,
     exchanges: u64,
     /// HTTP/2 was offered, and the backend speaks none.
     is_all_there_is: bool,
@@ -63,7 +62,7 @@ where
         sender: http1::SendRequest<B>,
         connection: http1::Connection<Socket<Io>, B>,
         quiet: Quiet,
-        sent: Rc<Cell<u64>>,
+        sent: Rc<Sent>,
         is_all_there_is: bool,
     ) -> Wire<B> {
         let driven = Driven { connection: Some(connection), switched: None, quiet, sends_body: false };
@@ -94,7 +93,9 @@ where
         request: impl FnOnce() -> Request<B>,
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
     ) -> Result<Response<Incoming>, Unanswered<B>> {
-        let before = self.sent.get();
+        let before = self.sent.bytes();
+        // A request that is given up in the turn in which it was written may go elsewhere: it never leaves.
+        self.sent.take_back(true);
         self.exchanges += 1;
         let mut response = std::pin::pin!({
             let request = request();
@@ -122,8 +123,9 @@ where
             }
         })
         .await;
+        self.sent.take_back(result.is_err());
         result.map_err(|(fact, request)| {
-            let sent = self.sent.get() != before;
+            let sent = self.sent.bytes() != before;
             Unanswered { failure: Failure { fact, sent }, request }
         })
     }
@@ -220,5 +222,32 @@ mod tests {
             };
             assert!(answered, "{spent}");
         }
+    }
+
+    #[test]
+    fn a_request_that_is_given_up_in_the_turn_in_which_it_was_written_never_leaves() {
+        use tokio::runtime::{Builder, LocalOptions};
+        use tokio::task::{spawn_local, yield_now};
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            spawn_local(crate::net::turn::carry());
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = Address::Tcp(listener.local_addr().unwrap());
+            let backend = spawn_local(async move {
+                let mut all = Vec::new();
+                listener.accept().await.unwrap().0.read_to_end(&mut all).await.unwrap();
+                all
+            });
+            let wanted = Wanted { client: [127, 0, 0, 1].into(), http1: false };
+            let access = Access { settings: Settings::default(), tls: None };
+            let fresh = connect(&address, &access, wanted, |_| Poll::Pending).await;
+            let Ok(Fresh::Own(mut wire)) = fresh else { panic!("no connection of HTTP/1.1") };
+            let request = || Request::post("/pay").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
+            let given_up = wire.exchange(request, |_| Poll::Ready(Fact::Closed)).await.err().unwrap();
+            assert!(!given_up.failure.sent);
+            drop(wire);
+            yield_now().await;
+            assert_eq!(backend.await.unwrap(), b"");
+        });
     }
 }

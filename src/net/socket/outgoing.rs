@@ -9,12 +9,34 @@ use std::task::{Context, Poll, Waker, ready};
 
 use super::raw::Raw;
 
+/// Bytes of a socket that wait, at the most: a piece in one turn, and what came before it.
+const ROOM: usize = 32 * 1024;
+
+/// What becomes of the bytes that are written to a socket. Can be asked when the socket is gone.
+#[derive(Debug, Default)]
+pub struct Sent {
+    bytes: Cell<u64>,
+    is_taken_back: Cell<bool>,
+}
+
+impl Sent {
+    /// How many the kernel has taken so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Whether dropping the socket takes back those that wait. If not, they are sent.
+    pub fn take_back(&self, is_taken_back: bool) {
+        self.is_taken_back.set(is_taken_back);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    /// Bytes that the kernel has taken.
-    sent: Rc<Cell<u64>>,
-    /// Pieces that wait for the end of the turn.
+    sent: Rc<Sent>,
+    /// Pieces that wait for the end of the turn, and their bytes.
     waiting: Cell<u32>,
+    bytes: Cell<usize>,
     /// Whether the writer waits for them to be sent.
     is_awaited: Cell<bool>,
     /// What became of those that the kernel has not taken.
@@ -38,6 +60,7 @@ impl Outgoing {
         Outgoing {
             sent: Rc::default(),
             waiting: Cell::new(0),
+            bytes: Cell::new(0),
             is_awaited: Cell::new(false),
             trouble: RefCell::new(None),
             is_troubled: Cell::new(false),
@@ -45,7 +68,7 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn sent(&self) -> Rc<Cell<u64>> {
+    pub(super) fn sent(&self) -> Rc<Sent> {
         Rc::clone(&self.sent)
     }
 
@@ -57,20 +80,32 @@ impl Outgoing {
         self.is_troubled.get()
     }
 
-    /// A piece of this writer's is about to wait for the end of the turn.
-    pub(super) fn begin(&self, cx: &Context<'_>) {
-        self.writer.borrow_mut().clone_from(cx.waker());
-        self.waiting.set(self.waiting.get() + 1);
+    /// Whether what waits is to be sent if the socket is dropped.
+    pub(super) fn outlives(&self) -> bool {
+        self.is_waiting() && !self.sent.is_taken_back.get()
     }
 
-    /// It does not, after all.
-    pub(super) fn take_back(&self) {
+    /// Whether a piece of `length` bytes may wait, too.
+    pub(super) fn has_room(&self, length: usize) -> bool {
+        self.bytes.get() + length <= ROOM
+    }
+
+    /// A piece of this writer's is about to wait for the end of the turn.
+    pub(super) fn begin(&self, cx: &Context<'_>, length: usize) {
+        self.writer.borrow_mut().clone_from(cx.waker());
+        self.waiting.set(self.waiting.get() + 1);
+        self.bytes.set(self.bytes.get() + length);
+    }
+
+    /// It waits no more.
+    pub(super) fn end(&self, length: usize) {
         self.waiting.set(self.waiting.get().saturating_sub(1));
+        self.bytes.set(self.bytes.get().saturating_sub(length));
     }
 
     /// A piece has waited long enough.
     pub(super) fn send(&self, raw: &Raw, piece: &[u8]) {
-        self.take_back();
+        self.end(piece.len());
         let mut trouble = self.trouble.borrow_mut();
         let left = match &mut *trouble {
             None => self.try_send(raw, piece),
@@ -116,7 +151,7 @@ impl Outgoing {
     }
 
     fn count(&self, sent: usize) {
-        self.sent.set(self.sent.get() + sent as u64);
+        self.sent.bytes.set(self.sent.bytes.get() + sent as u64);
     }
 
     /// Whether all is sent that has waited long enough; sends of it what can be sent.

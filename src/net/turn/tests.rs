@@ -75,9 +75,9 @@ fn small_pieces_are_sent_when_all_tasks_of_the_turn_have_run() {
         one.write_all(b"second").await.unwrap();
         one.flush().await.unwrap();
         two.write_all(b"third").await.unwrap();
-        assert_eq!((one.sent().get(), two.sent().get()), (0, 0));
+        assert_eq!((one.sent().bytes(), two.sent().bytes()), (0, 0));
         yield_now().await;
-        assert_eq!((one.sent().get(), two.sent().get()), (12, 5));
+        assert_eq!((one.sent().bytes(), two.sent().bytes()), (12, 5));
         until(|| arrived(&one_there) == 12).await;
         until(|| arrived(&two_there) == 5).await;
     });
@@ -91,7 +91,7 @@ fn a_long_piece_is_sent_at_once_behind_what_waits() {
         ours.write_all(b"short, ").await.unwrap();
         let long = vec![b'x'; outbox::LONGEST + 1];
         ours.write_all(&long).await.unwrap();
-        assert_eq!(ours.sent().get() as usize, 7 + long.len());
+        assert_eq!(ours.sent().bytes() as usize, 7 + long.len());
         ours.shutdown().await.unwrap();
         let all = reading.await.unwrap();
         assert!(all.starts_with(b"short, xxx") && all.len() == 7 + long.len());
@@ -105,20 +105,31 @@ fn no_more_wait_than_there_is_room_for() {
         for _ in 0..MOST - 1 {
             ours.write_all(b"x").await.unwrap();
         }
-        assert_eq!(ours.sent().get(), 0);
+        assert_eq!(ours.sent().bytes(), 0);
         ours.write_all(b"x").await.unwrap();
-        assert_eq!(ours.sent().get(), MOST as u64);
+        assert_eq!(ours.sent().bytes(), MOST as u64);
     });
 }
 
 #[test]
-fn a_socket_that_is_dropped_takes_back_what_waits() {
+fn a_socket_that_is_dropped_takes_back_what_waits_where_it_was_told_to() {
     turning(async {
         let (mut ours, theirs) = pair().await;
         ours.write_all(b"never").await.unwrap();
         let sent = ours.sent();
+        sent.take_back(true);
         drop(ours);
-        assert_eq!((reading(theirs).await.unwrap(), sent.get()), (vec![], 0));
+        assert_eq!((reading(theirs).await.unwrap(), sent.bytes()), (vec![], 0));
+    });
+}
+
+#[test]
+fn a_socket_that_is_dropped_sends_what_waits() {
+    turning(async {
+        let (mut ours, theirs) = pair().await;
+        ours.write_all(b"last words").await.unwrap();
+        drop(ours);
+        assert_eq!(reading(theirs).await.unwrap(), b"last words");
     });
 }
 
@@ -137,7 +148,7 @@ fn what_the_other_side_has_no_room_for_goes_out_later_and_in_order() {
             }
             written.extend(piece);
         }
-        assert!((ours.sent().get() as usize) < written.len());
+        assert!((ours.sent().bytes() as usize) < written.len());
         // From here on nobody but the reader polls the socket: it goes on with its backlog all the same.
         let mut buffer = [0; 1];
         let silent = spawn_local(async move { ours.read(&mut buffer).await });
@@ -155,7 +166,7 @@ fn an_end_comes_behind_what_waits() {
         let (mut ours, theirs) = pair().await;
         ours.write_all(b"last words").await.unwrap();
         ours.shutdown().await.unwrap();
-        assert_eq!(ours.sent().get(), 10);
+        assert_eq!(ours.sent().bytes(), 10);
         drop(ours);
         assert_eq!(reading(theirs).await.unwrap(), b"last words");
     });
@@ -167,10 +178,10 @@ fn who_waits_for_all_to_be_sent_is_woken_by_that() {
         let (mut ours, _theirs) = pair().await;
         ours.write_all(b"x").await.unwrap();
         poll_fn(|cx| ours.poll_sent(cx)).await.unwrap();
-        assert_eq!(ours.sent().get(), 1);
+        assert_eq!(ours.sent().bytes(), 1);
         ours.write_all(b"y").await.unwrap();
         ours.send_now();
-        assert_eq!(ours.sent().get(), 2);
+        assert_eq!(ours.sent().bytes(), 2);
     });
 }
 
@@ -184,7 +195,7 @@ fn a_failure_does_not_count_as_sent_and_is_told_by_the_next_write() {
         until(|| std::pin::pin!(poll_fn(|cx| ours.poll_read_ready(cx))).now_or_never().is_some()).await;
         ours.write_all(b"lost").await.unwrap();
         yield_now().await;
-        assert_eq!(ours.sent().get(), 0);
+        assert_eq!(ours.sent().bytes(), 0);
         assert!(ours.flush().await.is_err());
         assert!(ours.write_all(b"lost, too").await.is_err());
         assert!(poll_fn(|cx| ours.poll_sent(cx)).await.is_err());
@@ -250,9 +261,9 @@ fn a_socket_is_read_and_sent_to_without_a_carrier() {
         ours.write_all(b"waits").await.unwrap();
         carrying.abort();
         assert!(carrying.await.unwrap_err().is_cancelled());
-        assert_eq!(ours.sent().get(), 5);
+        assert_eq!(ours.sent().bytes(), 5);
         ours.write_all(b"goes").await.unwrap();
-        assert_eq!(ours.sent().get(), 9);
+        assert_eq!(ours.sent().bytes(), 9);
         let reading = spawn_local(async move { ours.read_u8().await });
         yield_now().await;
         theirs.write_all(b"x").await.unwrap();
@@ -268,5 +279,131 @@ fn places_of_sockets_that_are_gone_are_used_again() {
             settle(&mut ours, &mut theirs).await;
         }
         assert_eq!(TURN.with_borrow_mut(|turn| (turn.inbox.places(), turn.inbox.all().len())), (1, 0));
+    });
+}
+
+/// Small pieces that one task may write in one turn to a socket whose kernel buffer is full.
+#[test]
+fn a_socket_that_takes_nothing_holds_no_more_than_a_few_pieces() {
+    turning(async {
+        let (mut ours, _theirs) = pair().await;
+        let long = vec![0; 1 << 20];
+        while timeout(Duration::from_millis(100), ours.write(&long)).await.is_ok() {}
+        let taken = ours.sent().bytes();
+        let piece = vec![0; 16 * 1024];
+        let mut held = 0;
+        // As a tunnel does, or HTTP/2: as long as what is written is taken, up to 64 times.
+        for _ in 0..64 {
+            match ours.write(&piece).now_or_never() {
+                Some(written) => held += written.unwrap(),
+                None => break,
+            }
+        }
+        assert_eq!(ours.sent().bytes(), taken);
+        assert!(held <= 64 * 1024, "{held} bytes are held");
+    });
+}
+
+#[test]
+fn whatever_the_order_of_polls_nothing_is_lost() {
+    stress(false);
+}
+
+/// A read that was only tried, by a waker that wakes nobody, must not take the wake-up of who then waits to
+/// be told that there is something to read.
+#[test]
+fn who_waits_for_something_to_read_is_woken_whoever_tried_to_read_before() {
+    stress(true);
+}
+
+fn stress(tries_by_nobody: bool) {
+    fn random(state: &mut u64) -> u64 {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+    async fn burn(count: u64) {
+        poll_fn(|_| {
+            let cx = &mut std::task::Context::from_waker(Waker::noop());
+            for _ in 0..count {
+                let _ = std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx);
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+    turning(async move {
+        let mut all = Vec::new();
+        for seed in 1..=150u64 {
+            let (mut ours, mut theirs) = pair().await;
+            let echo = spawn_local(async move {
+                let mut state = seed * 7919;
+                let mut buffer = vec![0; 16 * 1024];
+                loop {
+                    let dice = random(&mut state);
+                    if dice % 3 == 0 {
+                        burn(115 + dice / 3 % 14).await;
+                    }
+                    if dice % 5 == 0 {
+                        // Asked once, and then as one that is parked.
+                        let bite = &mut buffer[..1];
+                        let tried = poll_fn(|cx| {
+                            let nobody = &mut std::task::Context::from_waker(Waker::noop());
+                            let cx = if tries_by_nobody { nobody } else { cx };
+                            Poll::Ready(match std::pin::pin!(ours.read(bite)).poll(cx) {
+                                Poll::Ready(read) => Some(read),
+                                Poll::Pending => None,
+                            })
+                        })
+                        .await;
+                        match tried {
+                            Some(Ok(0)) => return,
+                            Some(read) => {
+                                read.unwrap();
+                                let byte = [buffer[0]];
+                                ours.write_all(&byte).await.unwrap();
+                            }
+                            None => {}
+                        }
+                        poll_fn(|cx| ours.poll_read_ready(cx)).await.unwrap();
+                    }
+                    if dice % 7 == 0 {
+                        yield_now().await;
+                    }
+                    let room = (random(&mut state) % 16_000 + 1) as usize;
+                    let read = ours.read(&mut buffer[..room]).await.unwrap();
+                    if read == 0 {
+                        return;
+                    }
+                    ours.write_all(&buffer[..read]).await.unwrap();
+                    if dice % 11 == 0 {
+                        poll_fn(|cx| ours.poll_sent(cx)).await.unwrap();
+                    }
+                }
+            });
+            let asks = spawn_local(async move {
+                let mut state = seed * 104_729;
+                for round in 0..40u64 {
+                    let size = if random(&mut state) % 4 == 0 { 9000 } else { 300 };
+                    let length = (random(&mut state) % size + 1) as usize;
+                    let sent: Vec<u8> = (0..length).map(|n| (n as u64 * seed + round) as u8).collect();
+                    let half = length / 2;
+                    theirs.write_all(&sent[..half]).await.unwrap();
+                    if random(&mut state) % 3 == 0 {
+                        yield_now().await;
+                    }
+                    theirs.write_all(&sent[half..]).await.unwrap();
+                    let mut read = vec![0; length];
+                    theirs.read_exact(&mut read).await.unwrap();
+                    assert!(read == sent);
+                }
+            });
+            all.push((echo, asks));
+        }
+        for (echo, asks) in all {
+            asks.await.unwrap();
+            echo.await.unwrap();
+        }
     });
 }
