@@ -342,10 +342,10 @@ fn stress(tries_by_nobody: bool) {
                 let mut buffer = vec![0; 16 * 1024];
                 loop {
                     let dice = random(&mut state);
-                    if dice % 3 == 0 {
+                    if dice.is_multiple_of(3) {
                         burn(115 + dice / 3 % 14).await;
                     }
-                    if dice % 5 == 0 {
+                    if dice.is_multiple_of(5) {
                         // Asked once, and then as one that is parked.
                         let bite = &mut buffer[..1];
                         let tried = poll_fn(|cx| {
@@ -368,7 +368,7 @@ fn stress(tries_by_nobody: bool) {
                         }
                         poll_fn(|cx| ours.poll_read_ready(cx)).await.unwrap();
                     }
-                    if dice % 7 == 0 {
+                    if dice.is_multiple_of(7) {
                         yield_now().await;
                     }
                     let room = (random(&mut state) % 16_000 + 1) as usize;
@@ -377,7 +377,7 @@ fn stress(tries_by_nobody: bool) {
                         return;
                     }
                     ours.write_all(&buffer[..read]).await.unwrap();
-                    if dice % 11 == 0 {
+                    if dice.is_multiple_of(11) {
                         poll_fn(|cx| ours.poll_sent(cx)).await.unwrap();
                     }
                 }
@@ -385,12 +385,12 @@ fn stress(tries_by_nobody: bool) {
             let asks = spawn_local(async move {
                 let mut state = seed * 104_729;
                 for round in 0..40u64 {
-                    let size = if random(&mut state) % 4 == 0 { 9000 } else { 300 };
+                    let size = if random(&mut state).is_multiple_of(4) { 9000 } else { 300 };
                     let length = (random(&mut state) % size + 1) as usize;
                     let sent: Vec<u8> = (0..length).map(|n| (n as u64 * seed + round) as u8).collect();
                     let half = length / 2;
                     theirs.write_all(&sent[..half]).await.unwrap();
-                    if random(&mut state) % 3 == 0 {
+                    if random(&mut state).is_multiple_of(3) {
                         yield_now().await;
                     }
                     theirs.write_all(&sent[half..]).await.unwrap();
