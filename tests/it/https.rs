@@ -266,3 +266,13 @@ async fn a_backend_that_speaks_no_http_2_after_all_is_asked_again_on_the_same_co
         assert_eq!(client.get("/").await.status, 200);
     }
 }
+
+#[tokio::test]
+async fn who_is_refused_in_the_handshake_is_told_why_by_an_alert() {
+    let (folder, _) = folder(&[&["app.example"]]);
+    let a = Backend::named("a").await;
+    let proxy = before(&a, &listener(&folder, "app.example", "")).start();
+    let more = ["--tls-max", "1.2", "--ciphers", "AES128-SHA"];
+    let error = try_curl(&proxy, &folder, "app.example", &more).await.map(|answer| answer.out).unwrap_err();
+    assert!(error.contains("alert"), "{error}");
+}

@@ -132,3 +132,26 @@ async fn the_admin_listener_tells_what_the_pool_does() {
         "{metrics}"
     );
 }
+
+#[tokio::test]
+async fn a_response_is_not_lost_when_half_a_request_follows_and_the_client_ends() {
+    let backend = Backend::named("a").await;
+    let proxy = Proxy::before(&[&backend]);
+    let mut client = proxy.client().await;
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /half").await;
+    client.finish_sending().await;
+    assert_eq!(client.response().await.text(), "a");
+}
+
+#[tokio::test]
+async fn what_came_of_a_response_before_it_broke_off_is_passed_on() {
+    let chunks = "1\r\nx\r\n".repeat(60);
+    let answer = format!("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n{chunks}garbage\r\n");
+    let backend = Backend::start("a", move |_| super::support::backend::Reply::Last(answer.clone().into())).await;
+    let proxy = Proxy::before(&[&backend]);
+    let mut client = proxy.client().await;
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let (mut stream, mut all) = client.into_parts();
+    let _ = super::support::soon("the end", tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut all)).await;
+    assert!(all.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&all));
+}

@@ -289,3 +289,32 @@ async fn a_tunnel_of_which_one_side_has_gone_and_the_other_is_silent_ends() {
     until("the end of the request", async || proxy.live("silent").active() == 0).await;
     silent.abort();
 }
+
+/// A backend that says its last words and goes by a reset: it has not read all that the client said.
+#[tokio::test]
+async fn last_words_before_a_reset_reach_the_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                head_of(&mut stream).await.unwrap();
+                let answer = b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello ";
+                stream.write_all(answer).await.unwrap();
+                // Waits for one byte of more than one, speaks, and closes.
+                stream.read_u8().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                stream.write_all(b"goodbye").await.unwrap();
+                drop(stream);
+            });
+        }
+    });
+    let proxy = Proxy::builder().backend_at("a", backend, "").start();
+    let mut got = 0;
+    for _ in 0..20 {
+        let mut stream = tunnel(proxy.address()).await;
+        stream.write_all(b"xyz").await.unwrap();
+        got += usize::from(rest(&mut stream).await == b"goodbye");
+    }
+    assert_eq!(got, 20);
+}
