@@ -5,27 +5,42 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::libc;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::SetUsize;
+#[cfg(target_os = "linux")]
+use nix::{
+    libc,
+    sys::socket::{setsockopt, sockopt::SetUsize},
+};
 
 /// How long a silent one is kept, in seconds. The kernel counts in times that it has to remind the client
 /// of its handshake: the first is after a second.
+#[cfg(target_os = "linux")]
 const SILENCE: usize = 1;
 
 /// TCP_DEFER_ACCEPT (tcp(7)), which neither the standard library nor socket2 has.
+#[cfg(target_os = "linux")]
 #[derive(Debug, Clone, Copy)]
 struct DeferAccept;
 
+#[cfg(target_os = "linux")]
 nix::setsockopt_impl!(DeferAccept, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, usize, SetUsize);
 
 /// Has the kernel tell of connections to `listener` when something has come on them, as Apache does: one
 /// wake-up less for each, and who connects and says nothing costs nothing but the kernel's note of it.
 ///
 /// # Errors
-/// If the system has no such thing.
+/// If the system has no such thing: none but Linux has.
+#[cfg(target_os = "linux")]
 pub fn defer(listener: &impl AsFd) -> io::Result<()> {
     setsockopt(listener, DeferAccept, &SILENCE).map_err(io::Error::from)
+}
+
+/// As on Linux.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn defer(_: &impl AsFd) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]
@@ -47,6 +62,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "only Linux can")]
     fn a_connection_comes_with_its_first_byte_or_its_end_and_a_silent_one_later() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         defer(&listener).unwrap();

@@ -196,7 +196,10 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<StdTcp> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     if shared {
-        defer(&socket)?;
+        // It spares work, and no more.
+        if let Err(error) = defer(&socket) {
+            tracing::debug!(%address, %error, "the system tells of connections before there is something to read");
+        }
         socket.listen(BACKLOG)?;
     }
     Ok(socket.into())
