@@ -26,7 +26,7 @@ use super::{After, Proxy};
 use crate::clock;
 use crate::pool::Backend;
 use crate::upstream::connect::connect;
-use crate::upstream::{Fact, Failure, Line, Received, Wanted, to_http2};
+use crate::upstream::{Fact, Failure, Line, Received, Wanted, framing, to_http2};
 
 /// A request as it is sent to backends: as often as it takes.
 pub(super) struct Outgoing {
@@ -267,7 +267,7 @@ impl Proxy {
         service: &Service,
         index: usize,
         outgoing: &Outgoing,
-        response: Response<Incoming>,
+        mut response: Response<Incoming>,
         line: Line<RequestBody>,
         spare: &dyn Fn(Failure) -> bool,
     ) -> Result<Answer, Failure> {
@@ -280,6 +280,7 @@ impl Proxy {
         if outcome == Outcome::Astray {
             return Err(Failure { fact: Fact::Garbage, sent: true });
         }
+        let is_last = framing::settle(response.headers_mut()).map_err(|fact| Failure { fact, sent: true })?;
         let unwanted = Failure { fact: Fact::Status(status.as_u16()), sent: true };
         if service.retry.retry_on.status.contains(&status.as_u16()) && spare(unwanted) {
             return Err(unwanted);
@@ -290,7 +291,7 @@ impl Proxy {
         if let Some(series) = service.series.get(index) {
             series.attempt(self.thread, 0);
         }
-        let mut answer = response.map(|body| Received::new(body, line));
+        let mut answer = response.map(|body| Received::new(body, line, is_last));
         *answer.version_mut() = Version::HTTP_11;
         if answer.status() == http::StatusCode::NO_CONTENT {
             // RFC 9110 §8.6: not with 204, whatever the backend says.

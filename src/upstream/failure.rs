@@ -22,7 +22,7 @@ pub enum Fact {
     ConnectTimeout,
     /// The connection ended before a response began.
     Closed,
-    /// What came is no HTTP response.
+    /// What came is no HTTP response, or one that does not say in one way where it ends.
     Garbage,
     /// The head of the response is larger than what is read.
     HeadTooLarge,

@@ -83,6 +83,7 @@ pub fn to_http2<B>(request: &mut Request<B>, scheme: Scheme) {
 pub struct Received<B: Body + 'static> {
     body: Incoming,
     line: Option<Line<B>>,
+    is_last: bool,
 }
 
 impl<B> Received<B>
@@ -91,9 +92,10 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// The rest of a response whose head came on `line`.
-    pub fn new(body: Incoming, line: Line<B>) -> Received<B> {
-        Received { body, line: Some(line) }
+    /// The rest of a response whose head came on `line`. `is_last` if no other may follow on the
+    /// connection, whatever the backend says of that.
+    pub fn new(body: Incoming, line: Line<B>, is_last: bool) -> Received<B> {
+        Received { body, line: Some(line), is_last }
     }
 
     /// The next frame of the body.
@@ -130,7 +132,7 @@ where
     /// After the last frame: the connection, if it is one's own and can serve again.
     pub fn into_ready(mut self, cx: &mut Context<'_>) -> Option<Box<Wire<B>>> {
         match self.line.take()? {
-            Line::Own(mut wire) => wire.is_ready(cx).then_some(wire),
+            Line::Own(mut wire) => (wire.is_ready(cx) && !self.is_last).then_some(wire),
             Line::Shared(_) => None,
         }
     }

@@ -29,6 +29,7 @@ mod policies;
 mod process;
 mod protocols;
 mod replicas;
+mod response_framing;
 mod routes;
 mod sharing;
 mod smoke;

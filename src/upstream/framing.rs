@@ -1,0 +1,103 @@
+//! Owns: what the head of a response may say of where the response ends (RFC 9112 §6.3).
+//! Invariant: a head that passes says it in one way: by one Content-Length, or by a field of the hop, or not at all.
+//! Must not know: bodies, connections, what becomes of a response that does not pass.
+
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+
+use super::failure::Fact;
+
+/// Checks the fields of a response that say where it ends, and removes the Content-Length of one that has
+/// Transfer-Encoding too (RFC 9112 §6.3, rule 3): hyper reads the body by the latter and would hand the
+/// former on to a client, who believes it. Returns whether both were there: such a backend may count the
+/// end of the response otherwise than we do, so nothing else may be read from the connection.
+///
+/// hyper's client reads `gzip, chunked` as chunked, a coding that it does not know as a body up to the end
+/// of the connection, and looks at no such field of a response that has no body; each of those would be
+/// forwarded as something that it is not.
+///
+/// # Errors
+/// [`Fact::Garbage`] for any Transfer-Encoding but a single `chunked`, which is all that a backend may
+/// send to a client that has no TE (RFC 9110 §10.1.4), and for any Content-Length but a single decimal number.
+pub fn settle(headers: &mut HeaderMap) -> Result<bool, Fact> {
+    let (mut length, mut coding): (Option<&HeaderValue>, Option<&HeaderValue>) = (None, None);
+    // One pass: to ask for either by its name costs a hash.
+    for (name, value) in headers.iter() {
+        let slot = match name {
+            name if *name == CONTENT_LENGTH => &mut length,
+            name if *name == TRANSFER_ENCODING => &mut coding,
+            _ => continue,
+        };
+        if slot.replace(value).is_some() {
+            return Err(Fact::Garbage);
+        }
+    }
+    if length.is_some_and(|length| !is_length(length)) || coding.is_some_and(|coding| !is_chunked(coding)) {
+        return Err(Fact::Garbage);
+    }
+    let has_both = length.is_some() && coding.is_some();
+    if has_both {
+        headers.remove(CONTENT_LENGTH);
+    }
+    Ok(has_both)
+}
+
+/// RFC 9110 §8.6: digits alone. Lists of the same number may be refused, and nginx does.
+fn is_length(value: &HeaderValue) -> bool {
+    let digits = value.as_bytes();
+    // `parse` alone would take a sign.
+    digits.iter().all(u8::is_ascii_digit) && value.to_str().is_ok_and(|text| text.parse::<u64>().is_ok())
+}
+
+fn is_chunked(value: &HeaderValue) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(b"chunked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header::HeaderName;
+
+    fn settled(fields: &[(&str, &str)]) -> Option<(bool, bool)> {
+        let pair =
+            |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields.iter().map(pair) {
+            headers.append(name, value);
+        }
+        let has_both = settle(&mut headers).ok()?;
+        Some((has_both, headers.contains_key(CONTENT_LENGTH)))
+    }
+
+    #[test]
+    fn a_response_says_in_one_way_where_it_ends() {
+        let (length, coding) = ("content-length", "transfer-encoding");
+        for (fields, expected) in [
+            (&[][..], Some((false, false))),
+            (&[(length, "0")], Some((false, true))),
+            (&[(length, "18446744073709551615")], Some((false, true))),
+            (&[(coding, "Chunked")], Some((false, false))),
+            (&[(length, "3"), (coding, "chunked")], Some((true, false))),
+            (&[(coding, "chunked"), (length, "3")], Some((true, false))),
+            (&[(length, "3"), (length, "3")], None),
+            (&[(length, "3"), (length, "4")], None),
+            (&[(length, "3, 3")], None),
+            (&[(length, "+3")], None),
+            (&[(length, "-3")], None),
+            (&[(length, "0x3")], None),
+            (&[(length, "3.0")], None),
+            (&[(length, "")], None),
+            (&[(length, "18446744073709551616")], None),
+            (&[(coding, "")], None),
+            (&[(coding, "gzip, chunked")], None),
+            (&[(coding, "identity")], None),
+            (&[(coding, "chunked, chunked")], None),
+            (&[(coding, "chunked"), (coding, "chunked")], None),
+            (&[(coding, "gzip"), (coding, "chunked")], None),
+            (&[(coding, "chunked;x=1")], None),
+            (&[(coding, "xchunked")], None),
+            (&[(length, "x"), (coding, "chunked")], None),
+        ] {
+            assert_eq!(settled(fields), expected, "{fields:?}");
+        }
+    }
+}

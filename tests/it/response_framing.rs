@@ -1,0 +1,176 @@
+//! Where a backend's response ends: said in one way to the client, or no response at all.
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use tokio::net::TcpStream;
+
+use super::support::{Backend, Proxy, Reply, soon};
+
+const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
+
+/// What a client of HTTP/2 gets: the head and the whole body, or nothing where the stream is reset.
+async fn over_http2(proxy: &Proxy, method: Method) -> Option<(Response<()>, Bytes)> {
+    let stream = TcpStream::connect(proxy.listener(0)).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder().method(method).uri("http://test/").body(()).unwrap();
+    let (head, mut body) = soon("a response", client.send_request(request, true).unwrap().0).await.ok()?.into_parts();
+    let mut whole = Vec::new();
+    while let Some(data) = soon("more", body.data()).await {
+        whole.extend_from_slice(&data.ok()?);
+    }
+    Some((Response::from_parts(head, ()), whole.into()))
+}
+
+#[tokio::test]
+async fn a_length_beside_transfer_encoding_reaches_no_client_and_cuts_nothing_off() {
+    for fields in [
+        "content-length: 3\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: chunked\r\ncontent-length: 3\r\n",
+        "Transfer-Encoding: CHUNKED\r\nContent-Length: 300\r\n",
+    ] {
+        let a = Backend::start("a", move |seen| {
+            let body = if seen.line().starts_with("HEAD") { "" } else { "8\r\nabcdefgh\r\n0\r\n\r\n" };
+            Reply::Bytes(format!("HTTP/1.1 200 X\r\n{fields}\r\n{body}").into())
+        })
+        .await;
+        let proxy = Proxy::builder().top(HTTP2).backend(&a, "").start();
+        let mut client = super::support::Client::connect(proxy.listener(1)).await;
+        for method in ["GET", "HEAD", "GET"] {
+            let response = client.request(method, "/", "", b"").await;
+            let expected = if method == "HEAD" { "" } else { "abcdefgh" };
+            assert_eq!((response.status, response.text()), (200, expected.into()), "{method} {fields}");
+            assert_eq!((response.field("content-length"), client.rest()), (None, &b""[..]), "{}", response.head);
+        }
+        // Whoever says two things of where one response ends is not believed about where the next begins.
+        assert_eq!(a.connections(), 3);
+        for method in [Method::GET, Method::HEAD] {
+            let expected = if method == Method::HEAD { "" } else { "abcdefgh" };
+            let (response, body) = over_http2(&proxy, method).await.expect("a whole response");
+            assert_eq!((response.headers().get("content-length"), &*body), (None, expected.as_bytes()), "{fields}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_response_in_a_coding_that_is_not_plain_chunked_is_a_502() {
+    const CHUNKS: &str = "3\r\nabc\r\n0\r\n\r\n";
+    for head in [
+        "HTTP/1.1 200 X\r\ntransfer-encoding: gzip, chunked\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding: chunked, chunked\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding: chunked, gzip\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding: chunked, identity\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding: identity\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding: gzip\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding: \"chunked\"\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding: chunked;a=b\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding: xchunked\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding:\r\n",
+        "HTTP/1.1 200 X\r\ntransfer-encoding: gzip\r\ncontent-length: 13\r\n",
+        "HTTP/1.0 200 X\r\ntransfer-encoding: chunked\r\n",
+        "HTTP/1.0 200 X\r\ntransfer-encoding: chunked\r\ncontent-length: 13\r\n",
+    ] {
+        let a = Backend::start("a", move |_| Reply::Last(format!("{head}\r\n{CHUNKS}").into())).await;
+        let proxy = Proxy::builder().top(HTTP2).backend(&a, "").start();
+        let response = super::support::Client::connect(proxy.listener(1)).await.get("/").await;
+        assert_eq!((response.status, response.text().contains("abc")), (502, false), "{head}{}", response.head);
+        let (response, _) = over_http2(&proxy, Method::GET).await.expect("a page");
+        assert_eq!(response.status(), 502, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_response_whose_length_is_not_one_number_is_a_502_for_every_method() {
+    for lengths in [
+        "content-length: 1\r\ncontent-length: 2\r\n",
+        "content-length: 1\r\ncontent-length: 1\r\n",
+        "content-length: 1, 1\r\n",
+        "content-length: 1, 2\r\n",
+        "content-length: +1\r\n",
+        "content-length: -1\r\n",
+        "content-length: 0x1\r\n",
+        "content-length: 1 0\r\n",
+        "content-length: one\r\n",
+        "content-length:\r\n",
+        "content-length: 99999999999999999999\r\n",
+    ] {
+        let a = Backend::start("a", move |_| Reply::Last(format!("HTTP/1.1 200 X\r\n{lengths}\r\na").into())).await;
+        let proxy = Proxy::before(&[&a]);
+        for method in ["GET", "HEAD"] {
+            let response = proxy.client().await.request(method, "/", "", b"").await;
+            assert_eq!(response.status, 502, "{method} {lengths}{}", response.head);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_has_no_body_has_none_whatever_its_head_says() {
+    let a = Backend::start("a", |seen| {
+        let status = if seen.path() == "/204" { 204 } else { 304 };
+        Reply::Bytes(format!("HTTP/1.1 {status} X\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n").into())
+    })
+    .await;
+    let proxy = Proxy::before(&[&a]);
+    let mut client = proxy.client().await;
+    for path in ["/204", "/304", "/204"] {
+        let response = client.get(path).await;
+        assert_eq!(format!("/{}", response.status), path);
+        assert_eq!((response.field("content-length"), response.field("transfer-encoding")), (None, None), "{path}");
+        assert_eq!(client.rest(), b"", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_response_of_http_1_reaches_no_client() {
+    for reply in [
+        // HTTP/0.9, or what could be taken for it.
+        "hello\r\n",
+        "<html>hello</html>",
+        "HTTP/2 200\r\n\r\n",
+        "HTTP/1.1 200",
+        // A line feed, a null and a carriage return alone where a field's value goes on.
+        "HTTP/1.1 200 X\r\nx: a\rb\r\ncontent-length: 1\r\n\r\na",
+        "HTTP/1.1 200 X\r\nx: a\0b\r\ncontent-length: 1\r\n\r\na",
+        "HTTP/1.1 200 X\r\nx\0: b\r\ncontent-length: 1\r\n\r\na",
+        "HTTP/1.1 200 X\r\n: b\r\ncontent-length: 1\r\n\r\na",
+        "HTTP/1.1 2000 X\r\ncontent-length: 1\r\n\r\na",
+        "HTTP/1.1 99 X\r\ncontent-length: 1\r\n\r\na",
+    ] {
+        let a = Backend::start("a", move |_| Reply::Last(reply.into())).await;
+        let proxy = Proxy::before(&[&a]);
+        let response = proxy.client().await.request("POST", "/", "", b"x").await;
+        assert_eq!(response.status, 502, "{reply:?} {}", response.head);
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_malformed_ends_the_response_and_never_completes_it() {
+    for chunks in ["x\r\na\r\n0\r\n\r\n", "1\r\nab\r\n0\r\n\r\n", "1;a\nb\r\na\r\n0\r\n\r\n", "-1\r\na\r\n0\r\n\r\n"] {
+        let a = Backend::start("a", move |_| {
+            Reply::Last(format!("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n{chunks}").into())
+        })
+        .await;
+        let proxy = Proxy::before(&[&a]);
+        let mut client = proxy.client().await;
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let response = soon("the end", client.try_response("GET")).await;
+        assert!(response.as_ref().is_none_or(|response| response.status == 502), "{chunks:?} {response:?}");
+    }
+}
+
+#[tokio::test]
+async fn extensions_of_chunks_do_not_reach_the_client() {
+    let a = Backend::start("a", |_| {
+        let body = "1;a=b;c=\"d\"\r\nx\r\n0;e\r\n\r\n";
+        Reply::Bytes(format!("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n{body}").into())
+    })
+    .await;
+    let proxy = Proxy::before(&[&a]);
+    let mut client = proxy.client().await;
+    for _ in 0..2 {
+        assert_eq!(client.get("/").await.text(), "x");
+    }
+    assert_eq!(a.connections(), 1);
+}
