@@ -3,6 +3,7 @@
 //! Must not know: what is said on a stream, and by whom.
 
 pub mod defer;
+pub mod shortage;
 mod socket;
 mod stream;
 pub mod turn;

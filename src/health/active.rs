@@ -19,7 +19,7 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Probe, Settings};
-use crate::net::Address;
+use crate::net::{Address, shortage};
 use crate::pool::roster::Observation;
 use crate::pool::{AdminState, Health, Live, Pool};
 use crate::upstream;
@@ -45,14 +45,19 @@ pub async fn watch(pool: Arc<ArcSwap<Pool>>, live: Arc<Live>, settings: Settings
         if backend.live().state() != AdminState::Maintenance {
             let result = timeout(settings.timeout, probe(backend.address(), &settings.probe, &upstream)).await;
             let result = result.unwrap_or(Err(Refusal::Timeout));
+            let now = Instant::now();
+            due = due.max(now);
             if let Err(refusal) = &result {
                 tracing::debug!(pool = &**pool.name(), backend = &**backend.name(), %refusal, "probe failed");
+                if let Some(error) = refusal.shortage() {
+                    // Nothing was learned of the backend: neither a pass nor a failure.
+                    shortage::report("cannot probe a backend", error);
+                    continue;
+                }
             }
-            let now = Instant::now();
             if let Some(change) = pool.observe(index, Observation::Probe(result.is_ok()), now.into_std()) {
                 super::announce(&pool, index, change, "probes");
             }
-            due = due.max(now);
         }
     }
 }
@@ -85,6 +90,18 @@ enum Refusal {
     Timeout,
     Http(hyper::Error),
     Status(StatusCode),
+}
+
+impl Refusal {
+    /// The shortage of our own that kept the backend from being asked, if it was one.
+    fn shortage(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let error: &(dyn std::error::Error + 'static) = match self {
+            Refusal::Connect(error) => error,
+            Refusal::Http(error) => error,
+            Refusal::Timeout | Refusal::Status(_) => return None,
+        };
+        shortage::is_ours(error).then_some(error)
+    }
 }
 
 impl std::fmt::Display for Refusal {
@@ -154,6 +171,14 @@ mod tests {
         let interval = Duration::from_secs(10);
         assert_eq!(jittered(interval, 0), Duration::from_secs(9));
         assert_eq!(jittered(interval, u64::MAX), Duration::from_secs(11));
+    }
+
+    #[test]
+    fn a_probe_that_had_no_descriptor_tells_nothing_of_its_backend() {
+        let refused = |errno: rustix::io::Errno| Refusal::Connect(io::Error::from(errno));
+        assert!(refused(rustix::io::Errno::MFILE).shortage().is_some());
+        assert!(refused(rustix::io::Errno::CONNREFUSED).shortage().is_none());
+        assert!(Refusal::Timeout.shortage().is_none());
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::Backend(failure) => match failure.fact {
             Fact::ConnectTimeout | Fact::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Fact::RequestBody => StatusCode::BAD_REQUEST,
+            // With Retry-After: the shortage is ours, and the request reached nobody.
+            Fact::Shortage => StatusCode::SERVICE_UNAVAILABLE,
             Fact::Connect(_) | Fact::Closed | Fact::Garbage | Fact::HeadTooLarge | Fact::Lost | Fact::Status(_) => {
                 StatusCode::BAD_GATEWAY
             }
@@ -54,6 +56,7 @@ fn advice(error: ProxyError) -> &'static str {
         ProxyError::PinLost(_) => "The server that holds your session is not available just now.",
         ProxyError::NotSwitched => "The server speaks no WebSocket at this address.",
         ProxyError::Backend(failure) => match failure.fact {
+            Fact::Shortage => "There is too much to do just now. Please try again in a moment.",
             Fact::ConnectTimeout | Fact::ResponseTimeout => "The server took too long to answer.",
             _ if failure.sent => {
                 "The server failed while it worked on the request, which may or may not have been carried out. \
@@ -164,6 +167,14 @@ mod tests {
         let html = respond(error, 0xab, false);
         assert!(String::from_utf8_lossy(html.body()).contains("00000000000000ab"));
         assert_eq!(html.headers()[CACHE_CONTROL], "no-store");
+    }
+
+    #[test]
+    fn a_shortage_here_is_a_503_that_says_when_to_come_again_and_goes_to_nobody_else() {
+        let failure = Failure { fact: Fact::Shortage, sent: false };
+        let response = respond(ProxyError::Backend(failure), 1, false);
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key(RETRY_AFTER));
     }
 
     #[test]

@@ -78,7 +78,9 @@ pub enum Answer {
 
 /// May the request go to the next candidate?
 pub fn may_retry(failure: Failure, facts: Facts, settings: &Settings) -> Answer {
-    if !facts.replayable || !facts.in_time || failure.fact == Fact::RequestBody {
+    // Descriptors and memory lack for every backend: another attempt would at best move the session to
+    // whichever has an idle connection.
+    if !facts.replayable || !facts.in_time || matches!(failure.fact, Fact::RequestBody | Fact::Shortage) {
         return Answer::No;
     }
     if !failure.sent {
@@ -92,7 +94,7 @@ pub fn may_retry(failure: Failure, facts: Facts, settings: &Settings) -> Answer 
         Fact::Status(status) => on.status.contains(&status),
         Fact::Lost | Fact::Connect(_) | Fact::ConnectTimeout => true,
         // Another backend would answer the same.
-        Fact::HeadTooLarge | Fact::RequestBody => false,
+        Fact::HeadTooLarge | Fact::RequestBody | Fact::Shortage => false,
     };
     match (is_safe && is_wanted && facts.sent < settings.attempts, facts.backend_lost) {
         (false, _) => Answer::No,
@@ -158,6 +160,11 @@ mod tests {
     }
 
     #[test]
+    fn a_shortage_here_sends_nobody_elsewhere() {
+        assert_eq!(may_retry(failure(Fact::Shortage, false), SAFE, &Settings::default()), Answer::No);
+    }
+
+    #[test]
     fn what_was_sent_goes_on_only_if_idempotent_wanted_and_within_the_attempts() {
         let settings = Settings::default();
         let reset = failure(Fact::Closed, true);
@@ -200,6 +207,7 @@ mod tests {
         prop_oneof![
             Just(Fact::Connect(ErrorKind::ConnectionRefused)),
             Just(Fact::ConnectTimeout),
+            Just(Fact::Shortage),
             Just(Fact::Closed),
             Just(Fact::Garbage),
             Just(Fact::HeadTooLarge),

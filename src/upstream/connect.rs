@@ -19,7 +19,7 @@ use super::idle::Wanted;
 use super::quiet::Quiet;
 use super::shared::Shared;
 use super::wire::Wire;
-use crate::net::{Address, Stream};
+use crate::net::{Address, Stream, shortage};
 
 /// The largest head of a response, in bytes; what does not fit is a 502 for its request.
 pub(super) const MAX_HEAD: usize = 256 * 1024;
@@ -45,7 +45,11 @@ where
     let mut connecting = Box::pin(async {
         let failed = |error: io::Error| {
             tracing::debug!(%address, %error, "no connection to a backend");
-            unsent(Fact::Connect(kind(&error)))
+            if shortage::is_ours(&error) {
+                shortage::report("cannot connect to a backend", &error);
+                return unsent(Fact::Shortage);
+            }
+            unsent(Fact::Connect(error.kind()))
         };
         let Dialled { stream, is_http2 } =
             dial(address, access, Some(wanted.client), wanted.http1).await.map_err(failed)?;
@@ -74,14 +78,6 @@ pub enum Fresh<B: Body + 'static> {
     Own(Box<Wire<B>>),
     /// For many.
     Shared(Shared<B>),
-}
-
-/// Errors of our own making come without a kind of their own: EMFILE and ENFILE.
-fn kind(error: &io::Error) -> io::ErrorKind {
-    match error.raw_os_error() {
-        Some(23 | 24) => io::ErrorKind::Other,
-        _ => error.kind(),
-    }
 }
 
 /// A stream that ends by closing the socket. Half-closing it first is one more system call, and

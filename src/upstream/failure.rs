@@ -16,8 +16,10 @@ pub struct Failure {
 /// What happened to an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fact {
-    /// No connection: refused, unreachable, or out of descriptors here.
+    /// No connection: refused or unreachable.
     Connect(io::ErrorKind),
+    /// No connection, for want of a descriptor, a port or memory here: the backend was not asked.
+    Shortage,
     /// No connection in time.
     ConnectTimeout,
     /// The connection ended before a response began.
@@ -49,7 +51,7 @@ pub enum Blame {
 
 impl Fact {
     /// The `outcome` of the attempt in metrics.
-    pub const OUTCOMES: [&'static str; 10] = [
+    pub const OUTCOMES: [&'static str; 11] = [
         "ok",
         "connect",
         "connect_timeout",
@@ -60,6 +62,7 @@ impl Fact {
         "lost",
         "request_body",
         "status",
+        "shortage",
     ];
 
     /// The place of this fact in [`Fact::OUTCOMES`]. 0 is success.
@@ -74,6 +77,7 @@ impl Fact {
             Fact::Lost => 7,
             Fact::RequestBody => 8,
             Fact::Status(_) => 9,
+            Fact::Shortage => 10,
         }
     }
 
@@ -84,10 +88,7 @@ impl Fact {
             // it could otherwise take the whole pool out, one backend after the other.
             Fact::HeadTooLarge | Fact::Lost => Blame::Nobody,
             Fact::RequestBody => Blame::Client,
-            // Out of descriptors, ports or memory is our own trouble.
-            Fact::Connect(io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory | io::ErrorKind::Other) => {
-                Blame::Nobody
-            }
+            Fact::Shortage => Blame::Nobody,
             Fact::Connect(_)
             | Fact::ConnectTimeout
             | Fact::Closed
