@@ -231,9 +231,9 @@ impl Affinity {
         self.terms.lifetimes.idle.or(self.terms.lifetimes.absolute).unwrap_or(PRESENCE)
     }
 
-    /// What the first rule that matches says of a request from `address`. Fields in which testers
-    /// name their server go, whoever sent them.
-    pub fn rule(&self, head: &mut request::Parts, address: IpAddr, pool: &Pool) -> Option<rules::Effect> {
+    /// What the first rule that matches says of a request from `address`, which is `None` where nobody knows
+    /// it. Fields in which testers name their server go, whoever sent them.
+    pub fn rule(&self, head: &mut request::Parts, address: Option<IpAddr>, pool: &Pool) -> Option<rules::Effect> {
         if self.rules.is_empty() {
             return None;
         }

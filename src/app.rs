@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::header::FORWARDED;
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use tokio::sync::{oneshot, watch};
@@ -30,6 +31,7 @@ use crate::pool::Pool;
 use crate::proxy::Proxy;
 use crate::proxy::client::{Client, Door};
 use crate::proxy::error::ProxyError;
+use crate::proxy::forwarded::Field;
 use crate::proxy::redirect::Redirect;
 use crate::proxy::relay::ResponseBody;
 use crate::proxy::snapshot::Snapshot;
@@ -193,6 +195,7 @@ fn door(listener: &ListenerSettings) -> Door {
         name: listener.name.as_str().into(),
         is_secure: listener.tls.is_some(),
         trusted: listener.trusted_proxies.clone(),
+        forwarded: if listener.forwarded == FORWARDED { Field::Forwarded } else { Field::XForwardedFor },
         // A number after an equals sign is a valid value.
         hsts: hsts.and_then(Result::ok),
         https: listener.redirect_https.map(Redirect::to_https),

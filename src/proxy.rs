@@ -10,7 +10,7 @@ mod edits;
 pub mod error;
 pub mod exchange;
 pub mod fields;
-mod forwarded;
+pub mod forwarded;
 pub mod headers;
 pub mod key;
 mod order;
@@ -175,7 +175,7 @@ impl Proxy {
         };
 
         let (origin, now) = (exchange.origin(), clock::unix());
-        let effect = service.affinity.rule(head, origin.address, &service.pool).or(way.effect);
+        let effect = service.affinity.rule(head, origin.client(), &service.pool).or(way.effect);
         let mut taken =
             service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
         if effect.is_none() {

@@ -23,6 +23,7 @@ pub use workers::Workers;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::net::Address;
@@ -75,6 +76,8 @@ pub struct ListenerSettings {
     pub proxy_protocol: bool,
     /// Who is believed when it says whom it speaks for.
     pub trusted_proxies: Vec<IpNet>,
+    /// The field in which it says that: X-Forwarded-For or Forwarded.
+    pub forwarded: HeaderName,
     /// TLS, if clients are to speak it.
     pub tls: Option<Arc<tls::server::Settings>>,
     /// How long browsers are told to come by TLS only (`Strict-Transport-Security`), if they are.
@@ -92,6 +95,7 @@ impl ListenerSettings {
             http2: false,
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
+            forwarded: HeaderName::from_static("x-forwarded-for"),
             tls: None,
             hsts: None,
             redirect_https: None,

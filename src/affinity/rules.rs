@@ -102,8 +102,8 @@ impl Pattern {
     }
 }
 
-/// What the first rule that matches says of a request from `address`.
-pub(super) fn judge(rules: &[Rule], head: &request::Parts, address: IpAddr, pool: &Pool) -> Option<Effect> {
+/// What the first rule that matches says of a request from `address`; nothing is allowed to who is unknown.
+pub(super) fn judge(rules: &[Rule], head: &request::Parts, address: Option<IpAddr>, pool: &Pool) -> Option<Effect> {
     rules.iter().find_map(|rule| match rule {
         Rule::Exempt(exempt) => exempt.matches(head).then_some(Effect::Exempt),
         Rule::Force(force) => force.chosen(head, address, pool).map(Effect::Force),
@@ -124,7 +124,7 @@ impl Exempt {
 
 impl Force {
     /// A name that the pool doesn't have chooses nothing.
-    fn chosen(&self, head: &request::Parts, address: IpAddr, pool: &Pool) -> Option<usize> {
+    fn chosen(&self, head: &request::Parts, address: Option<IpAddr>, pool: &Pool) -> Option<usize> {
         let name = match &self.by {
             Choice::Header(name) => head.headers.get(name)?.to_str().ok()?.trim(),
             Choice::Query(key) => {
@@ -133,7 +133,7 @@ impl Force {
             }
         };
         let index = pool.position(name)?;
-        self.from.iter().any(|network| network.contains(&address)).then_some(index)
+        self.from.iter().any(|network| address.is_some_and(|address| network.contains(&address))).then_some(index)
     }
 }
 
@@ -203,8 +203,9 @@ mod tests {
             (head("GET", "/?backend=a", &[]), outside, None),
             (head("GET", "/?backend", &[]), inside, None),
         ] {
-            assert_eq!(judge(&rules, &head, address, &pool()), effect, "{head:?} {address}");
+            assert_eq!(judge(&rules, &head, Some(address), &pool()), effect, "{head:?} {address}");
         }
+        assert_eq!(judge(&rules, &head("GET", "/?backend=a", &[]), None, &pool()), None);
     }
 
     proptest::proptest! {

@@ -5,10 +5,15 @@
 use super::names::{endpoint, name, network};
 use super::reader::{Spot, Table};
 use super::tls::{self, ListenerTls};
-use super::values::flag;
+use super::values::{flag, word};
 use crate::net::Address;
 use crate::runtime::ListenerSettings;
+use http::HeaderName;
 use ipnet::IpNet;
+
+/// The fields of which a listener believes one.
+const FORWARDED: [(&str, HeaderName); 2] =
+    [("x-forwarded-for", HeaderName::from_static("x-forwarded-for")), ("forwarded", http::header::FORWARDED)];
 
 /// One `[[listeners]]`. What is `None` was said to be wrong.
 pub(super) struct ListenerDraft {
@@ -17,6 +22,7 @@ pub(super) struct ListenerDraft {
     http2: bool,
     proxy_protocol: bool,
     trusted_proxies: Vec<IpNet>,
+    forwarded: Option<HeaderName>,
     pub(super) tls: Option<ListenerTls>,
     pub(super) redirect_https: Option<Spot<Option<u16>>>,
 }
@@ -30,6 +36,7 @@ impl ListenerDraft {
             http2: self.http2,
             proxy_protocol: self.proxy_protocol,
             trusted_proxies: self.trusted_proxies.clone(),
+            forwarded: self.forwarded.clone().unwrap_or(default.forwarded),
             tls: self.tls.as_ref().and_then(|tls| tls.settings.clone()),
             hsts: self.tls.as_ref().and_then(|tls| tls.hsts),
             redirect_https: self.redirect_https.as_ref().and_then(|port| port.value),
@@ -45,6 +52,7 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerDraft {
         http2: table.get("http2", flag).unwrap_or(false),
         proxy_protocol: table.get("proxy_protocol", flag).unwrap_or(false),
         trusted_proxies: trusted_proxies.into_iter().map(|net| net.value).collect(),
+        forwarded: table.get("forwarded", word(FORWARDED, &[])),
         tls: table.section("tls", |tls| tls.is_present().then(|| tls::listener(tls))),
         redirect_https: table.spot("redirect_https", tls::https_port),
     };
@@ -61,6 +69,10 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerDraft {
         let remedy =
             "write trusted_proxies = [\"10.0.0.0/8\"], with the addresses of the load balancers before this one";
         table.notes().error(&table.at("proxy_protocol"), problem, remedy);
+    }
+    if draft.forwarded.is_some() && draft.trusted_proxies.is_empty() {
+        let problem = "`forwarded` has no effect: it is for `trusted_proxies`, and nobody is believed";
+        table.notes().warn(&table.at("forwarded"), problem, "take it out, or name your proxies");
     }
     if draft.trusted_proxies.iter().any(|net| net.prefix_len() == 0) {
         let problem = "everybody is a trusted proxy: any client can speak for any other";

@@ -245,7 +245,7 @@ fn parse_statuses(text: &str) -> Option<RangeInclusive<u16>> {
 
 /// One of some words, in upper or lower case; `later` are words of the design that this version
 /// can't follow yet.
-pub(super) fn word<T: Copy + 'static, const N: usize>(
+pub(super) fn word<T: Clone + 'static, const N: usize>(
     words: [(&'static str, T); N],
     later: &'static [&'static str],
 ) -> impl Fn(&DeValue<'_>) -> Value<T> {
@@ -257,7 +257,7 @@ pub(super) fn word<T: Copy + 'static, const N: usize>(
         };
         let known = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
         if let Some((_, meaning)) = known {
-            return Ok(*meaning);
+            return Ok(meaning.clone());
         }
         if later.contains(&text) {
             let problem = format!("= {} is not in this version of Linchpin", shown(text));

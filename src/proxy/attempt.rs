@@ -190,7 +190,7 @@ impl Proxy {
         let deadline = exchange.deadline();
         let limit = exchange.limit();
         let timeouts = exchange.timeouts(service);
-        let wanted = Wanted { client: exchange.origin().address, http1: outgoing.asked.is_some() };
+        let wanted = Wanted { client: exchange.origin().client(), http1: outgoing.asked.is_some() };
         let mut may_reuse = true;
         loop {
             let idle = if may_reuse {

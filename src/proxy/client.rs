@@ -11,14 +11,15 @@ use bytes::Bytes;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::forwarded::{self, Said};
+use super::forwarded::{self, Field, Said, X_FORWARDED_FOR, X_FORWARDED_PROTO};
 use super::redirect::Redirect;
 use crate::affinity::Memory;
 use crate::tls;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Stands for a client of which nobody has said who it is (RFC 7239 §6.2).
+const UNKNOWN: &str = "unknown";
 
 /// What of a listener matters to requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Door {
     pub is_secure: bool,
     /// Proxies that are believed when they say whom they speak for.
     pub trusted: Vec<IpNet>,
+    /// Where they say it.
+    pub forwarded: Field,
     /// What browsers are told to do from now on (RFC 6797), if anything.
     pub hsts: Option<HeaderValue>,
     /// Where clients without TLS are sent, to come back by it.
@@ -56,8 +59,10 @@ pub struct Client {
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
-    /// The client's address.
+    /// The client's address; where a proxy doesn't say who that is, the address of the nearest hop that can
+    /// be read. Tells clients apart, and grants nothing: that takes [`Origin::client`].
     pub address: IpAddr,
+    is_known: bool,
     /// Whether the client speaks TLS, to us or to the first proxy before us.
     pub is_secure: bool,
     /// A trusted proxy speaks for the client; what it says goes on.
@@ -65,6 +70,11 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// The client's address, if it is known. Whatever is allowed to some addresses goes by this.
+    pub fn client(self) -> Option<IpAddr> {
+        self.is_known.then_some(self.address)
+    }
+
     fn scheme(self) -> &'static str {
         scheme_of(self.is_secure)
     }
@@ -96,26 +106,35 @@ impl Client {
 
     /// The address that a request came from, as text.
     pub(super) fn text_of(&self, origin: Origin) -> Cow<'_, str> {
-        if origin.is_relayed { origin.address.to_string().into() } else { self.text().into() }
+        match origin.client() {
+            Some(address) if origin.is_relayed => address.to_string().into(),
+            Some(_) => self.text().into(),
+            None => UNKNOWN.into(),
+        }
     }
 
     /// Where a request with these fields comes from.
     pub(super) fn origin(&self, headers: &HeaderMap) -> Origin {
-        let own = Origin { address: self.address, is_secure: self.door.is_secure, is_relayed: false };
+        let own = Origin { address: self.address, is_known: true, is_secure: self.door.is_secure, is_relayed: false };
         if !self.is_trusted {
             return own;
         }
-        let said = forwarded::client(headers, self.address, |address| self.door.trusts(address));
-        let scheme = headers.get(X_FORWARDED_PROTO).map(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"));
-        match said {
+        let field = self.door.forwarded;
+        match forwarded::client(field, headers, self.address, |address| self.door.trusts(address)) {
             Said::Client(address, is_secure) => {
-                let is_secure = scheme.or(is_secure).unwrap_or(self.door.is_secure);
-                Origin { address, is_secure, is_relayed: true }
+                Origin { address, is_secure: is_secure.unwrap_or(own.is_secure), is_relayed: true, ..own }
+            }
+            Said::Unknown(address, is_secure) => {
+                Origin { address, is_known: false, is_secure: is_secure.unwrap_or(own.is_secure), is_relayed: true }
             }
             // It may have named its client in a PROXY header, or speak for itself.
-            Said::Nothing => Origin { is_secure: scheme.unwrap_or(self.door.is_secure), ..own },
-            Said::Contradiction => own,
+            Said::Nothing => Origin { is_secure: forwarded::scheme(field, headers).unwrap_or(own.is_secure), ..own },
         }
+    }
+
+    /// Whether a trusted proxy's field `name` goes on to a backend, with a request from `origin`.
+    pub(super) fn passes_on(&self, origin: Origin, name: &str) -> bool {
+        origin.is_relayed && self.door.forwarded.holds(name)
     }
 
     /// Where a request from `origin` is sent because it did not come by TLS.
@@ -128,39 +147,46 @@ impl Client {
         self.door.hsts.as_ref().filter(|_| origin.is_secure)
     }
 
-    /// Tells a backend of the client. The fields of a chain of trusted proxies are gone on with,
-    /// all others are gone by now.
+    /// Tells a backend of the client. The field in which trusted proxies named it is gone on with, all
+    /// others are gone by now, and begin anew.
     pub(super) fn introduce(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>, origin: Origin) {
         let forwarding = &self.forwarding;
         if let Some(subject) = &self.subject {
             headers.insert(HeaderName::from_static(tls::SUBJECT_FIELD), subject.clone());
         }
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.scheme()));
         if !origin.is_relayed {
             headers.insert(X_FORWARDED_FOR, forwarding.address.clone());
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.scheme()));
             if let Some(host) = host {
                 headers.insert(FORWARDED, forwarding.forwarded(host, origin.scheme()));
                 headers.insert(X_FORWARDED_HOST, host.clone());
             }
             return;
         }
-        // Backends read one of the two fields: a chain that stands in the other alone begins anew with
-        // the client, or the proxy would be taken for it.
+        // Backends read one of the two fields: a chain that stands in the other alone begins anew with the
+        // client, or the proxy would be taken for it. So does one that names nobody: whoever reads it from
+        // its far end would take what a client wrote there.
+        if origin.client().is_none() {
+            headers.remove(X_FORWARDED_FOR);
+            headers.remove(FORWARDED);
+        }
+        let address = self.text_of(origin);
         if !headers.contains_key(X_FORWARDED_FOR) {
-            append(headers, X_FORWARDED_FOR, text(origin.address));
+            append(headers, X_FORWARDED_FOR, address.as_bytes().to_vec());
         }
         if !headers.contains_key(FORWARDED) {
-            let address = origin.address.to_string();
             let [open, node, close] = node(&address);
             let scheme = origin.scheme().as_bytes();
             append(headers, FORWARDED, [b"for=", open, node, close, b";proto=", scheme].concat());
         }
         headers.append(X_FORWARDED_FOR, forwarding.address.clone());
-        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(origin.scheme()));
+        let told = forwarded::last_value(headers, &X_FORWARDED_HOST);
         if let Some(host) = host {
             // Its elements tell of one hop each, and this is of the proxy's.
             headers.append(FORWARDED, forwarding.forwarded(host, scheme_of(self.door.is_secure)));
-            headers.entry(X_FORWARDED_HOST).or_insert(host.clone());
+        }
+        if let Some(host) = told.or(host.cloned()) {
+            headers.insert(X_FORWARDED_HOST, host);
         }
     }
 }
@@ -177,7 +203,7 @@ struct Forwarding {
 impl Forwarding {
     fn new(address: IpAddr) -> Forwarding {
         let text = Bytes::from(text(address));
-        let value = HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("unknown"));
+        let value = HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(UNKNOWN));
         Forwarding { address: value, last: RefCell::default() }
     }
 
@@ -243,7 +269,14 @@ mod tests {
     fn client(address: &str, trusted: &[&str]) -> Client {
         let trusted = trusted.iter().map(|net| net.parse().unwrap()).collect();
         Client::new(
-            &Arc::new(Door { name: "l".into(), is_secure: false, trusted, hsts: None, https: None }),
+            &Arc::new(Door {
+                name: "l".into(),
+                is_secure: false,
+                trusted,
+                forwarded: Field::XForwardedFor,
+                hsts: None,
+                https: None,
+            }),
             address.parse().unwrap(),
             None,
         )
@@ -293,21 +326,43 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_may_tell_the_scheme_alone_and_is_not_believed_when_it_says_two_things() {
+    fn a_trusted_proxy_may_tell_the_scheme_alone() {
         let proxy = client("10.0.0.1", &["10.0.0.0/8"]);
         let (origin, headers) = introduced(&proxy, &[("host", "a"), ("x-forwarded-proto", "https")]);
-        assert_eq!((origin.address, origin.is_secure), ("10.0.0.1".parse().unwrap(), true));
+        assert_eq!((origin.client(), origin.is_secure), (Some([10, 0, 0, 1].into()), true));
         assert_eq!(headers[X_FORWARDED_PROTO], "https");
         assert_eq!(headers[FORWARDED], "for=10.0.0.1;host=\"a\";proto=https");
-        let two = [
+    }
+
+    #[test]
+    fn a_client_that_its_proxy_does_not_name_is_nobody_and_told_as_that() {
+        let proxy = client("10.0.0.1", &["10.0.0.0/8"]);
+        let claims = [("host", "a"), ("x-forwarded-for", "6.6.6.6, unknown, 10.0.0.2"), ("forwarded", "for=6.6.6.6")];
+        let (origin, headers) = introduced(&proxy, &claims);
+        assert_eq!((origin.client(), origin.address), (None, [10, 0, 0, 2].into()));
+        assert_eq!(proxy.text_of(origin), "unknown");
+        assert_eq!(values(&headers, &X_FORWARDED_FOR), ["unknown", "10.0.0.1"]);
+        assert_eq!(values(&headers, &FORWARDED), ["for=unknown;proto=http", "for=10.0.0.1;host=\"a\";proto=http"]);
+    }
+
+    #[test]
+    fn the_last_of_several_schemes_and_hosts_goes_on_alone() {
+        let proxy = client("10.0.0.1", &["10.0.0.0/8"]);
+        let fields = [
             ("host", "a"),
             ("x-forwarded-for", "1.1.1.1"),
-            ("forwarded", "for=2.2.2.2"),
             ("x-forwarded-proto", "https"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "evil.example, shop.example"),
         ];
-        let (origin, headers) = introduced(&proxy, &two);
-        assert_eq!((origin.address, origin.is_secure), ("10.0.0.1".parse().unwrap(), false));
-        assert_eq!(headers[FORWARDED], "for=10.0.0.1;host=\"a\";proto=http");
+        let (origin, headers) = introduced(&proxy, &fields);
+        assert!(!origin.is_secure);
+        assert_eq!(values(&headers, &X_FORWARDED_PROTO), ["http"]);
+        assert_eq!(values(&headers, &X_FORWARDED_HOST), ["shop.example"]);
+    }
+
+    fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
+        headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
     }
 
     #[test]

@@ -345,7 +345,7 @@ impl Exchange {
             crate::health::passive::succeeded(&service.pool, index, clock::now());
         }
         if let Some(wire) = wire {
-            let wanted = Wanted { client: self.origin.address, http1: false };
+            let wanted = Wanted { client: self.origin.client(), http1: false };
             self.proxy.idle.put(backend, wire, &service.upstream.settings, wanted, clock::now());
         }
     }

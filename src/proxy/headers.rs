@@ -128,7 +128,7 @@ fn is_valid_host(host: &[u8]) -> bool {
 /// the client waits to be told to send its body (`Expect: 100-continue`).
 pub fn to_backend(headers: &mut HeaderMap, host: Option<&HeaderValue>, client: &Client, origin: Origin) -> bool {
     let (mut wants_trailers, mut expects, mut has_out) = (false, false, false);
-    let is_out = |name: &str| is_of_the_hop(name) || (is_claimed(name) && !(origin.is_relayed && is_of_proxies(name)));
+    let is_out = |name: &str| is_of_the_hop(name) || (is_claimed(name) && !client.passes_on(origin, name));
     // One pass over the fields: to ask for one by its name costs a hash, and most requests have none of them.
     for (name, value) in headers.iter() {
         match name.as_str() {
@@ -188,12 +188,6 @@ fn is_of_the_hop(name: &str) -> bool {
     )
 }
 
-/// What a proxy that is trusted may tell of the clients before it. Whatever else is called
-/// X-Forwarded-… would be believed by some framework, and belongs to no chain that we go on with.
-fn is_of_proxies(name: &str) -> bool {
-    matches!(name, "forwarded" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "x-forwarded-port")
-}
-
 /// What a client may not tell a backend about itself; see also `Linchpin-*` of the design. Many servers
 /// hand fields to applications by names in which `-`, `_` and the like are one, so that here they are, too.
 fn is_claimed(name: &str) -> bool {
@@ -222,6 +216,7 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::super::client::Door;
+    use super::super::forwarded::Field;
     use super::*;
     use http::Request;
     use std::sync::Arc;
@@ -285,7 +280,14 @@ mod tests {
     }
 
     fn forward(headers: &mut HeaderMap) -> bool {
-        let door = Door { name: "l".into(), is_secure: false, trusted: Vec::new(), hsts: None, https: None };
+        let door = Door {
+            name: "l".into(),
+            is_secure: false,
+            trusted: Vec::new(),
+            forwarded: Field::default(),
+            hsts: None,
+            https: None,
+        };
         let client = Client::new(&Arc::new(door), [127, 0, 0, 1].into(), None);
         let (origin, host) = (client.origin(headers), headers.get(HOST).cloned());
         to_backend(headers, host.as_ref(), &client, origin)

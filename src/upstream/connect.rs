@@ -51,8 +51,7 @@ where
             }
             unsent(Fact::Connect(error.kind()))
         };
-        let Dialled { stream, is_http2 } =
-            dial(address, access, Some(wanted.client), wanted.http1).await.map_err(failed)?;
+        let Dialled { stream, is_http2 } = dial(address, access, wanted.client, wanted.http1).await.map_err(failed)?;
         let sent = stream.socket().sent();
         let io = Io(TokioIo::new(stream));
         let failed = |error: hyper::Error| unsent(Fact::of(&error));

@@ -46,15 +46,15 @@ struct AtWork<B: Body + 'static> {
 /// What a request needs of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
-    /// On whose behalf it is sent.
-    pub client: IpAddr,
+    /// On whose behalf it is sent, if that is known.
+    pub client: Option<IpAddr>,
     /// It asks to go on in another protocol, as HTTP/1.1 can.
     pub http1: bool,
 }
 
 impl Wanted {
     fn named(self, settings: &Settings) -> Option<IpAddr> {
-        settings.proxy_protocol.map(|_| self.client)
+        settings.proxy_protocol.and(self.client)
     }
 }
 

@@ -195,7 +195,7 @@ mod tests {
             let _ = stream.read(&mut [0; 1024]).await.unwrap();
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         });
-        let wanted = Wanted { client: [127, 0, 0, 1].into(), http1: false };
+        let wanted = Wanted { client: Some([127, 0, 0, 1].into()), http1: false };
         let access = Access { settings: Settings::default(), tls: None };
         let fresh = connect(&address, &access, wanted, |_| Poll::Pending).await;
         let Ok(Fresh::Own(mut wire)) = fresh else { panic!("no connection of HTTP/1.1") };
@@ -238,7 +238,7 @@ mod tests {
                 listener.accept().await.unwrap().0.read_to_end(&mut all).await.unwrap();
                 all
             });
-            let wanted = Wanted { client: [127, 0, 0, 1].into(), http1: false };
+            let wanted = Wanted { client: Some([127, 0, 0, 1].into()), http1: false };
             let access = Access { settings: Settings::default(), tls: None };
             let fresh = connect(&address, &access, wanted, |_| Poll::Pending).await;
             let Ok(Fresh::Own(mut wire)) = fresh else { panic!("no connection of HTTP/1.1") };

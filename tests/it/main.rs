@@ -10,6 +10,7 @@ mod abuse;
 mod architecture;
 mod balancing;
 mod browser;
+mod chains;
 mod crowds;
 mod curl;
 mod discovery;

@@ -1,0 +1,103 @@
+//! Who a trusted proxy speaks for: one field is believed, and what can't be read is nobody.
+
+use super::support::backend::Seen;
+use super::support::tool::Folder;
+use super::support::{Backend, Client, Proxy};
+
+/// Whom a rule and the log take for the client, by the fields that a trusted proxy passes on.
+struct Behind {
+    a: Backend,
+    b: Backend,
+    proxy: Proxy,
+    folder: Folder,
+}
+
+/// A proxy that lets those at 127.0.0.1 and 10.0.0.0/8, its trusted proxies, choose their backend.
+async fn behind(keys: &str) -> Behind {
+    let (a, b) = (Backend::named("a").await, Backend::named("b").await);
+    let folder = Folder::new();
+    let top = format!(
+        "[log]\naccess = {:?}\nformat = \"json\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n\
+         trusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]\n{keys}",
+        folder.file("access.log")
+    );
+    let force =
+        "[[pools.persistence.rules]]\nforce = { header = \"X-Backend\", from = [\"127.0.0.1\", \"10.0.0.0/8\"] }";
+    let proxy = Proxy::builder().top(&top).pool(force).backend(&a, "weight = 1000").backend(&b, "weight = 0").start();
+    Behind { a, b, proxy, folder }
+}
+
+impl Behind {
+    /// The fields of the request that reached a backend, and which one that was.
+    async fn ask(&self, fields: &str) -> (String, Seen) {
+        let fields = format!("x-backend: b\r\n{fields}");
+        let response = Client::connect(self.proxy.listener(0)).await.request("GET", "/", &fields, b"").await;
+        let backend = if response.text() == "a" { &self.a } else { &self.b };
+        (response.text(), backend.seen().pop().unwrap())
+    }
+
+    /// The clients of all requests, as the log has them.
+    async fn clients(self) -> Vec<String> {
+        self.proxy.stop().await;
+        let lines = std::fs::read_to_string(self.folder.file("access.log")).unwrap();
+        let client = |line: &str| Some(line.split("\"client\":\"").nth(1)?.split('"').next()?.to_owned());
+        lines.lines().filter_map(client).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_field_that_the_proxy_does_not_write_makes_nobody_a_proxy() {
+    let behind = behind("").await;
+    for claim in ["for=1.2.3.4", "for=127.0.0.1", "for=10.0.0.5", "for=\"", "for=unknown", ""] {
+        let (by, seen) = behind.ask(&format!("forwarded: {claim}\r\nx-forwarded-for: 203.0.113.9\r\n")).await;
+        assert_eq!(by, "a", "{claim}");
+        assert_eq!(seen.fields("x-forwarded-for"), ["203.0.113.9", "127.0.0.1"]);
+        let forwarded = ["for=203.0.113.9;proto=http", "for=127.0.0.1;host=\"test\";proto=http"];
+        assert_eq!(seen.fields("forwarded"), forwarded, "{claim}");
+    }
+    assert_eq!(behind.clients().await, ["203.0.113.9"; 6]);
+}
+
+#[tokio::test]
+async fn a_client_that_a_trusted_proxy_does_not_name_has_no_rights_of_the_proxys() {
+    let behind = behind("").await;
+    for chain in ["unknown", "_hidden", "203.0.113.9, unknown", "203.0.113.9, ?, 10.0.0.5", "", "unix:"] {
+        let (by, seen) = behind.ask(&format!("x-forwarded-for: {chain}\r\n")).await;
+        assert_eq!(by, "a", "{chain}");
+        assert_eq!(seen.fields("x-forwarded-for"), ["unknown", "127.0.0.1"], "{chain}");
+        assert_eq!(seen.fields("forwarded")[0], "for=unknown;proto=http", "{chain}");
+    }
+    // The proxy itself, and a client within, are who they are.
+    assert_eq!(behind.ask("").await.0, "b");
+    assert_eq!(behind.ask("x-forwarded-for: 10.7.7.7\r\n").await.0, "b");
+    let clients = behind.clients().await;
+    assert_eq!(clients[..6], ["unknown"; 6]);
+    assert_eq!(clients[6..], ["127.0.0.1", "10.7.7.7"]);
+}
+
+#[tokio::test]
+async fn forwarded_is_believed_where_it_is_the_proxys() {
+    let behind = behind("forwarded = \"forwarded\"").await;
+    let claims = "x-forwarded-for: 10.0.0.5\r\nx-forwarded-proto: https\r\nx-forwarded-host: evil.example\r\n";
+    let chain = "for=10.0.0.5;x=\", for=203.0.113.9;proto=http, for=10.0.0.7";
+    let (by, seen) = behind.ask(&format!("{claims}forwarded: {chain}\r\n")).await;
+    assert_eq!(by, "a");
+    assert_eq!(seen.fields("forwarded"), [chain, "for=127.0.0.1;host=\"test\";proto=http"]);
+    assert_eq!(seen.fields("x-forwarded-for"), ["203.0.113.9", "127.0.0.1"]);
+    assert_eq!(seen.fields("x-forwarded-proto"), ["http"]);
+    assert_eq!(seen.fields("x-forwarded-host"), ["test"]);
+    assert_eq!(behind.clients().await, ["203.0.113.9"]);
+}
+
+#[tokio::test]
+async fn of_several_schemes_that_of_the_nearest_proxy_counts() {
+    let behind = behind("").await;
+    for (lines, scheme) in [
+        ("x-forwarded-proto: https\r\nx-forwarded-proto: http\r\n", "http"),
+        ("x-forwarded-proto: http, https\r\n", "https"),
+        ("x-forwarded-proto: gopher\r\n", "http"),
+    ] {
+        let (_, seen) = behind.ask(&format!("x-forwarded-for: 203.0.113.9\r\n{lines}")).await;
+        assert_eq!(seen.fields("x-forwarded-proto"), [scheme], "{lines}");
+    }
+}
