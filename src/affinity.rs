@@ -45,6 +45,9 @@ pub struct Settings {
     pub idle_timeout: Option<Duration>,
     /// A session that was begun this long ago is over.
     pub absolute_timeout: Option<Duration>,
+    /// How far ahead of this clock a sealed pin may be dated, from 0 to ten years. One that is dated
+    /// later is unreadable: no clock of a Linchpin that shares the keys is meant to be so far off.
+    pub max_clock_skew: Duration,
     /// First requests of one client that come within this time go to one backend.
     pub converge: Option<Duration>,
     /// What is done when a pin does not hold.
@@ -67,6 +70,7 @@ impl Settings {
             carrier: Carrier::None,
             idle_timeout: None,
             absolute_timeout: None,
+            max_clock_skew: MAX_CLOCK_SKEW,
             converge: None,
             on: Policies::default(),
             rules: Vec::new(),
@@ -89,6 +93,9 @@ pub enum Carrier {
     /// Nowhere: the application's session id is remembered.
     Learned(learned::Settings),
 }
+
+/// Clocks that are kept by NTP are closer together than this, and so are most that are not.
+pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// How long a session that does not say otherwise counts as present, in seconds (the number of
 /// sessions a backend has; nothing ends by it).
@@ -178,9 +185,11 @@ impl Affinity {
             Carrier::Route(settings) => Ready::Route(route::Route::new(settings)),
             Carrier::Learned(settings) => Ready::Learned(learned::Learned::new(pool, settings, &lifetimes, tables)),
         };
+        // What is learned is dated by this process's own clock, also where it came from another's.
+        let max_clock_skew = (!matches!(carrier, Ready::Learned(_))).then_some(settings.max_clock_skew.as_secs());
         Affinity {
             carrier,
-            terms: Terms { lifetimes, policies: settings.on.clone() },
+            terms: Terms { lifetimes, policies: settings.on.clone(), max_clock_skew },
             converge: settings.converge.map(Converge::new),
             rules: settings.rules.clone(),
             verdict_header: settings.verdict_header.clone(),

@@ -58,7 +58,7 @@ pub enum Cause {
     IdleExpired,
     /// The session is too old.
     AbsoluteExpired,
-    /// Forged, damaged, foreign, or sealed with a key that is no longer known.
+    /// Forged, damaged, foreign, sealed with a key that is no longer known, or dated in the future.
     Unreadable,
 }
 
@@ -113,6 +113,8 @@ pub struct Terms {
     pub lifetimes: Lifetimes,
     /// What is done when a pin does not hold.
     pub policies: Policies,
+    /// How far ahead of this clock a pin may be dated, in seconds; without a limit where none is set.
+    pub max_clock_skew: Option<u64>,
 }
 
 /// What happens to a request next.
@@ -154,7 +156,8 @@ pub struct Decision {
 
 /// Judges a request's pin at `now`, in seconds since the Unix epoch. `fresh` is a random number,
 /// the id of the session if this is a new one. A clock that runs behind the one that sealed the
-/// pin makes a session younger, never older: replicas a minute apart do no harm.
+/// pin makes a session younger, never older: replicas a minute apart do no harm. A pin that is dated
+/// further ahead than `max_clock_skew` counts as unreadable, or it would never be over.
 pub fn decide(reading: Reading, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Decision {
     match reading {
         Reading::Absent => Decision::new(None, now, fresh),
@@ -167,7 +170,10 @@ pub fn decide(reading: Reading, pool: &Pool, terms: &Terms, now: u64, fresh: u64
 }
 
 fn judge(pin: Arc<Pin>, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Decision {
-    let Terms { lifetimes, policies } = terms;
+    let Terms { lifetimes, policies, max_clock_skew } = terms;
+    if max_clock_skew.is_some_and(|skew| pin.issued.max(pin.last_seen) > now.saturating_add(skew)) {
+        return Decision::new(Some(Cause::Unreadable), now, fresh);
+    }
     let is_over = |limit: Option<u64>, since: u64| limit.is_some_and(|limit| now.saturating_sub(since) >= limit);
     let over = if is_over(lifetimes.absolute, pin.issued) {
         Some(Cause::AbsoluteExpired)

@@ -144,7 +144,7 @@ fn why(decision: &Decision, goes_to: Option<&str>) -> String {
         Some(Cause::Replaced) => "the name of its backend stands for another address now",
         Some(Cause::IdleExpired) => "it was silent for longer than `idle_timeout`",
         Some(Cause::AbsoluteExpired) => "it is older than `absolute_timeout`",
-        Some(Cause::Unreadable) => "it cannot be read",
+        Some(Cause::Unreadable) => "it is dated further ahead of this clock than `max_clock_skew` allows",
     };
     let then = match (decision.verdict, decision.next, goes_to) {
         (_, Next::Refuse(refusal), _) => format!("it is refused with {}", refusal.status),

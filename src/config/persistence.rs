@@ -14,7 +14,7 @@ use super::reader::Table;
 use super::values::{MILLISECOND, SECOND, Value, YEAR, duration, flag, must_be, shown, text, whole, word};
 use crate::affinity::cookie::{self, LifetimeType, SameSite};
 use crate::affinity::learned::Source;
-use crate::affinity::{Carrier, Settings, header, learned, route};
+use crate::affinity::{Carrier, MAX_CLOCK_SKEW, Settings, header, learned, route};
 use crate::share;
 
 /// The values of `type`.
@@ -52,6 +52,7 @@ pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usi
     let idle_timeout = table.get("idle_timeout", duration(SECOND..=LONGEST));
     let absolute_timeout = table.get("absolute_timeout", duration(SECOND..=LONGEST));
     let has_absolute = table.has("absolute_timeout");
+    let max_clock_skew = table.get("max_clock_skew", duration(Duration::ZERO..=LONGEST)).unwrap_or(MAX_CLOCK_SKEW);
     let (cookie, named_at) = table.section("cookie", |table| (cookie(table, pool, has_absolute), table.at("name")));
     let header = table.section("header", header);
     let route = table.section("route", route);
@@ -60,6 +61,7 @@ pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usi
         carrier: Carrier::None,
         idle_timeout,
         absolute_timeout,
+        max_clock_skew,
         converge: table.get("converge", duration(MILLISECOND..=SECOND * 60)),
         on: terms::policies(table),
         rules: table.sections("rules", terms::rule).into_iter().flatten().collect(),
@@ -97,14 +99,16 @@ fn required<T>(table: &Table<'_>, kind: Kind, example: &str, read: Option<T>, ca
 fn warn_of_idle_keys(table: &Table<'_>, kind: Kind) {
     let sections = ["cookie", "header", "route", "learned"].into_iter().filter(|section| *section != kind.as_str());
     let others: &[&str] = match kind {
-        Kind::None => &["idle_timeout", "absolute_timeout", "converge", "on", "rules"],
-        Kind::Route => &["idle_timeout", "absolute_timeout"],
-        Kind::Cookie | Kind::Header | Kind::Learned => &[],
+        Kind::None => &["idle_timeout", "absolute_timeout", "max_clock_skew", "converge", "on", "rules"],
+        Kind::Route => &["idle_timeout", "absolute_timeout", "max_clock_skew"],
+        Kind::Learned => &["max_clock_skew"],
+        Kind::Cookie | Kind::Header => &[],
     };
     for key in sections.chain(others.iter().copied()).filter(|key| table.has(key)) {
         let why = match kind {
             Kind::None => "type = \"none\" pins nobody".into(),
             Kind::Route if others.contains(&key) => "a session lasts as long as the application says".into(),
+            Kind::Learned if others.contains(&key) => "what is learned is dated by this clock".into(),
             _ => format!("this is for type = \"{key}\""),
         };
         let remedy = if kind == Kind::None { "take it out, or write type = \"cookie\"" } else { "take it out" };

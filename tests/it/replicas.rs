@@ -84,7 +84,7 @@ async fn clocks_a_minute_apart_do_no_harm() {
     let [a, b, c] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let text = text(&keys, "idle_timeout = \"3m\"\nabsolute_timeout = \"1h\"", &[&a, &b, &c]);
-    let (early, late) = (Linchpin::start(&text, Some("-60s")).await, Linchpin::start(&text, Some("+60s")).await);
+    let (early, late) = (Linchpin::start(&text, Some("-30s")).await, Linchpin::start(&text, Some("+25s")).await);
     for _ in 0..4 {
         for (issues, reads) in [(&early, &late), (&late, &early)] {
             let first = get(issues, &None).await;

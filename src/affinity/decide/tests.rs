@@ -11,7 +11,7 @@ const NOW: u64 = 1_000_000;
 const LIFETIMES: Lifetimes = Lifetimes { idle: Some(400), absolute: Some(10_000) };
 
 fn terms() -> Terms {
-    Terms { lifetimes: LIFETIMES, policies: Policies::default() }
+    Terms { lifetimes: LIFETIMES, policies: Policies::default(), max_clock_skew: Some(60) }
 }
 
 fn pool() -> Arc<Pool> {
@@ -51,7 +51,7 @@ fn with_cause(cause: Cause, policies: &Policies) -> (Arc<Pool>, Decision, Option
         Cause::AbsoluteExpired => reading = Reading::Pinned(Arc::new(Pin { issued: NOW - 10_000, ..base })),
         Cause::Unreadable => reading = Reading::Unreadable,
     }
-    let terms = Terms { lifetimes: LIFETIMES, policies: policies.clone() };
+    let terms = Terms { lifetimes: LIFETIMES, policies: policies.clone(), max_clock_skew: Some(60) };
     let mut decision = decide(reading, &pool, &terms, NOW, 99);
     if cause == Cause::Failed {
         assert_eq!(decision.target(), Some(0));
@@ -147,7 +147,7 @@ fn a_borrowed_session_keeps_its_pin_alive() {
     let pool = pool();
     let mut policies = Policies::default();
     policies.set(Cause::Unknown, Policy::Borrow);
-    let terms = Terms { lifetimes: LIFETIMES, policies };
+    let terms = Terms { lifetimes: LIFETIMES, policies, max_clock_skew: None };
     let came = Pin { last_seen: NOW - 200, ..pin(&pool, "z") };
     let decision = decide(Reading::Pinned(Arc::new(came.clone())), &pool, &terms, NOW, 99);
     assert_eq!(decision.pin(&pool, 1, NOW), Some(Pin { last_seen: NOW, ..came }));
@@ -174,7 +174,7 @@ fn an_id_that_names_its_server_goes_there_or_to_the_one_that_has_a_copy() {
     let pool = pool();
     let mut strict = Policies::default();
     strict.set(Cause::Maintenance, Policy::Refuse(Refusal::default()));
-    let terms = Terms { lifetimes: Lifetimes::default(), policies: strict };
+    let terms = Terms { lifetimes: Lifetimes::default(), policies: strict, max_clock_skew: None };
     let follow = |nodes| decide(Reading::Routed(Routed { session: 5, nodes }), &pool, &terms, NOW, 99);
     let told = |decision: Decision| (decision.verdict, decision.cause, decision.target());
     assert_eq!(told(follow([Some(0), Some(1), None])), (Verdict::Hit, None, Some(0)));
@@ -193,6 +193,26 @@ fn an_id_that_nobody_has_learned_goes_where_every_linchpin_would_send_it() {
     let decision = decide(Reading::Unlearned(Key([7, 8])), &pool, &terms(), NOW, 99);
     assert_eq!((decision.verdict, decision.cause), (Verdict::Moved, Some(Cause::Unknown)));
     assert_eq!((decision.session, decision.has_pin()), (7, false));
+}
+
+#[test]
+fn a_pin_that_is_dated_further_ahead_than_clocks_are_apart_is_no_pin() {
+    let pool = pool();
+    for (issued, last_seen, holds) in [
+        (NOW + 60, NOW + 60, true),
+        (NOW - 10, NOW + 61, false),
+        (NOW + 61, NOW - 10, false),
+        (u64::MAX, u64::MAX, false),
+    ] {
+        let decision = judge(&pool, Pin { issued, last_seen, ..pin(&pool, "a") });
+        let told = (decision.verdict, decision.cause, decision.session);
+        let expected = if holds { (Verdict::Hit, None, 5) } else { (Verdict::New, Some(Cause::Unreadable), 99) };
+        assert_eq!(told, expected, "{issued} {last_seen}");
+        assert!(holds || decision.issued == NOW && decision.pin(&pool, 1, NOW).is_some(), "a pin of today follows");
+    }
+    let far = Pin { issued: NOW + 1_000_000, ..pin(&pool, "a") };
+    let decision = decide(Reading::Pinned(Arc::new(far)), &pool, &Terms::default(), NOW, 99);
+    assert_eq!(decision.verdict, Verdict::Hit, "what a table says is of this clock, whatever was done to it");
 }
 
 #[test]
