@@ -3,6 +3,7 @@
 //! Must not know: requests; how a table is kept.
 
 mod redis;
+mod skew;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

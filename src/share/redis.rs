@@ -3,8 +3,8 @@
 //! Must not know: when to come back after a failure.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -14,6 +14,7 @@ use redis::{AsyncCommands, AsyncConnectionConfig, Client, IntoConnectionInfo, Re
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::skew::Skew;
 use crate::affinity::learned::{Found, Home, Job, Key, State, Store, Table};
 use crate::clock;
 
@@ -55,6 +56,23 @@ end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 redis.call('PUBLISH', ARGV[4], ARGV[5])
 return false";
+
+/// Gives the store's marker, and makes one if there is none; and the store's time.
+const LOOK: &str = r"
+local marker = redis.call('GET', KEYS[1])
+if not marker then
+  marker = ARGV[1]
+  redis.call('SET', KEYS[1], marker, 'EX', ARGV[2])
+end
+local time = redis.call('TIME')
+return {marker, time[1], time[2]}";
+
+/// The end of the marker's key. A store that has another marker than it had is not the one that it was: it was
+/// flushed, or began anew. Nobody has to write it but the first, and a session costs no write more.
+const MARKER: &str = "store";
+/// How long a marker stands, in seconds, so that a store isn't left with it for ever. When it ends, table and
+/// store are compared once for nothing.
+const MARKER_FOR: u64 = 30 * 24 * 3600;
 
 /// Ends a session and tells the others.
 const END: &str = r"
@@ -110,8 +128,12 @@ struct Words {
     table: Arc<Table>,
     state: Arc<State>,
     kept: u64,
+    skew: Skew,
+    /// The marker of the store as it was last seen: none yet, so that one that was just reached counts as changed.
+    marker: Mutex<Option<String>>,
     write: Script,
     end: Script,
+    look: Script,
 }
 
 impl Session {
@@ -129,12 +151,15 @@ impl Session {
             table: Arc::clone(&store.table),
             state: Arc::clone(&store.state),
             kept: store.kept,
+            skew: Skew::default(),
+            marker: Mutex::default(),
             write: Script::new(WRITE),
             end: Script::new(END),
+            look: Script::new(LOOK),
         };
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(TELL));
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let subscribe = async {
             let mut subscription = client.get_async_pubsub().await?;
             // Before anything is compared: what others say meanwhile is not missed.
@@ -142,6 +167,8 @@ impl Session {
             Ok::<_, RedisError>(subscription.into_on_message())
         };
         let messages = tokio::time::timeout(CONNECT, subscribe).await.map_err(|_| Error::Timeout)??;
+        // Before anything is read or written: what the store's time is.
+        words.look(&mut connection).await?;
         Ok(Session { words: Arc::new(words), messages, connection })
     }
 
@@ -150,7 +177,6 @@ impl Session {
         let mut under_way = JoinSet::new();
         let mut ping = tokio::time::interval(PING);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.words.state.missed.store(true, Ordering::Relaxed);
         let mut comparing = None;
         loop {
             let compared = async {
@@ -187,18 +213,17 @@ impl Session {
     }
 }
 
-/// Whether the store is well enough to be asked.
+/// Whether the store is well enough to be asked, and the one that it was.
 async fn check(words: Arc<Words>, mut connection: MultiplexedConnection) -> Result<(), Error> {
-    let ping = redis::cmd("PING");
-    let mut ping = std::pin::pin!(ping.query_async::<()>(&mut connection));
-    match tokio::time::timeout(ASK, &mut ping).await {
+    let mut look = std::pin::pin!(words.look(&mut connection));
+    match tokio::time::timeout(ASK, &mut look).await {
         Ok(done) => {
             done?;
             words.state.answers.store(true, Ordering::Relaxed);
         }
         Err(_) => {
             words.is_slow();
-            ping.await?;
+            look.await?;
         }
     }
     Ok(())
@@ -248,8 +273,23 @@ async fn compare(words: Arc<Words>, connection: MultiplexedConnection) -> Result
 }
 
 impl Words {
-    fn place(&self, key: Key) -> String {
+    fn place(&self, key: impl fmt::Display) -> String {
         format!("{}:{key}", self.prefix)
+    }
+
+    /// Looks what the store's time is, and whether it still is what it was.
+    async fn look(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
+        let mut look = self.look.key(self.place(MARKER));
+        look.arg(format!("{:016x}", rand::random::<u64>())).arg(MARKER_FOR);
+        let sent = clock::unix();
+        let (marker, seconds, micros): (String, u64, u64) = look.invoke_async(connection).await?;
+        let time = Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros));
+        self.skew.note(sent, time, clock::unix());
+        let mut last = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.replace(marker) != *last {
+            self.state.missed.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     async fn ask(
@@ -260,7 +300,7 @@ impl Words {
     ) -> Result<(), Error> {
         let known = tokio::time::timeout(ASK, connection.get::<_, Option<String>>(self.place(key))).await;
         let found = match known {
-            Ok(known) => known?.and_then(|text| read(&text)),
+            Ok(known) => known?.and_then(|text| self.read(&text, 0)),
             Err(_) => {
                 self.is_slow();
                 None
@@ -288,7 +328,7 @@ impl Words {
         found: &Found,
         learned: bool,
     ) -> Result<(), Error> {
-        let value = written(found);
+        let value = written(&self.skew, found);
         let forgotten = self.table.forgotten(key);
         // Silence before it is told counts: a session is not kept for longer because its store was away.
         let silence = clock::unix().as_secs().saturating_sub(found.last_seen);
@@ -298,48 +338,60 @@ impl Words {
             .arg(&value)
             .arg(self.kept.saturating_sub(silence).max(1))
             .arg(&self.channel)
-            .arg(format!("{key} {value}"))
+            .arg(format!("{key} {silence} {value}"))
             .arg(u8::from(learned));
         let known: Option<String> = write.invoke_async(connection).await?;
         match known {
             Some(known) if known == ENDED => drop(self.table.forget(key)),
             Some(known) => {
-                // The end of a session is heard on another connection, and can come before this answer.
-                read(&known).iter().for_each(|known| self.table.adopt_as_of(key, known, forgotten));
+                // Nobody has said when it was seen, and to be compared is not to be seen. The end of a session is
+                // heard on another connection, and can come before this answer.
+                let known = self.read(&known, silence);
+                known.iter().for_each(|known| self.table.adopt_as_of(key, known, forgotten));
             }
             None => {}
         }
         Ok(())
     }
 
-    /// What another Linchpin, or this one, has told: `KEY VALUE`, or `KEY` alone when it has ended.
+    /// What another Linchpin, or this one, has told: `KEY SILENCE VALUE` with the seconds for which the session
+    /// was not seen, or `KEY` alone when it has ended.
     fn hear(&self, message: &[u8]) {
         let Ok(message) = std::str::from_utf8(message) else { return };
-        let (key, value) = message.split_once(' ').unwrap_or((message, ""));
+        let (key, told) = message.split_once(' ').unwrap_or((message, ""));
         let Ok(key) = key.parse() else { return };
-        match read(value) {
-            Some(found) => self.table.adopt(key, &found),
-            None if value.is_empty() => drop(self.table.forget(key)),
+        match told.split_once(' ') {
+            Some((silence, value)) => {
+                let found = silence.parse().ok().and_then(|silence| self.read(value, silence));
+                found.iter().for_each(|found| self.table.adopt(key, found));
+            }
+            None if told.is_empty() => drop(self.table.forget(key)),
             None => {}
         }
     }
+
+    fn read(&self, value: &str, silence: u64) -> Option<Found> {
+        let now = clock::unix().as_secs();
+        let found = read(&self.skew, value, now)?;
+        Some(Found { last_seen: now.saturating_sub(silence), ..found })
+    }
 }
 
-/// `VERSION ISSUED INCARNATION BACKEND`; names have no blanks.
-fn written(found: &Found) -> String {
+/// `VERSION ISSUED INCARNATION BACKEND`, with the store's time; names have no blanks.
+fn written(skew: &Skew, found: &Found) -> String {
     let Found { home, issued, version, .. } = found;
-    format!("{version} {issued} {:016x} {}", home.incarnation, home.backend)
+    format!("{version} {} {:016x} {}", skew.theirs(*issued), home.incarnation, home.backend)
 }
 
 /// The session that a value is about; seen just now, or the store would have let it go.
-fn read(value: &str) -> Option<Found> {
+fn read(skew: &Skew, value: &str, now: u64) -> Option<Found> {
     let mut parts = value.splitn(4, ' ');
     let version = parts.next()?.parse().ok()?;
-    let issued = parts.next()?.parse().ok()?;
+    let issued = skew.ours(parts.next()?.parse().ok()?, now);
     let incarnation = u64::from_str_radix(parts.next()?, 16).ok()?;
     let backend = parts.next().filter(|name| !name.is_empty() && name.len() <= crate::affinity::seal::MAX_NAME)?;
     let home = Home { backend: backend.into(), incarnation };
-    Some(Found { home, issued, last_seen: clock::unix().as_secs(), version })
+    Some(Found { home, issued, last_seen: now, version })
 }
 
 #[cfg(test)]
@@ -350,12 +402,12 @@ mod tests {
     fn a_session_is_written_and_read_back() {
         let home = Home { backend: "a".into(), incarnation: u64::MAX };
         let found = Found { home, issued: 5, last_seen: 9, version: 3 };
-        let text = written(&found);
+        let skew = Skew::default();
+        let text = written(&skew, &found);
         assert_eq!(text, "3 5 ffffffffffffffff a");
-        let read_back = read(&text).unwrap();
-        assert_eq!(Found { last_seen: 9, ..read_back }, found);
+        assert_eq!(read(&skew, &text, 9), Some(found));
         for bad in ["", "1", "x 5 0 a", "1 5 0", "1 5 0 ", "1 5 g a", &format!("1 5 0 {}", "a".repeat(65))] {
-            assert_eq!(read(bad), None, "{bad}");
+            assert_eq!(read(&skew, bad, 9), None, "{bad}");
         }
     }
 
@@ -372,7 +424,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_value_panics(value: String) {
-            read(&value);
+            read(&Skew::default(), &value, 9);
         }
     }
 }

@@ -11,6 +11,7 @@ mod architecture;
 mod balancing;
 mod browser;
 mod chains;
+mod clocks;
 mod crowds;
 mod curl;
 mod discovery;

@@ -150,8 +150,12 @@ impl Table {
         let (now, shard) = (seconds(now), self.shard(key));
         let mut entries = shard.lock();
         let Some(at) = entries.find(key) else { return false };
-        let Some(entry) = entries.get_mut(at).filter(|entry| entry.seen < now) else { return false };
+        // Not what is a second ahead: threads read the clock at different moments. What is further ahead was
+        // written before the clock was set back, and would be over much too late.
+        let is_due = |entry: &&mut Entry| entry.seen < now || entry.seen > now.saturating_add(1);
+        let Some(entry) = entries.get_mut(at).filter(is_due) else { return false };
         entry.seen = now;
+        (entry.issued, entry.told) = (entry.issued.min(now), entry.told.min(now));
         let tell = u64::from(now.saturating_sub(entry.told)) >= quarter;
         if tell {
             entry.told = now;
@@ -454,6 +458,18 @@ mod tests {
         assert!(!table.touch(key(1), 119, 10));
         assert!(!table.touch(key(2), 119, 10), "unknown");
         assert_eq!(table.get(key(1)).unwrap().last_seen, 119);
+    }
+
+    #[test]
+    fn a_session_from_before_the_clock_was_set_back_is_as_old_as_that_and_not_immortal() {
+        let table = Table::new(10);
+        table.set(key(1), &home("a"), Some(900), 1000);
+        assert!(!table.touch(key(1), 999, 10), "another thread's clock");
+        assert_eq!(table.get(key(1)).unwrap().last_seen, 1000);
+        assert!(!table.touch(key(1), 500, 10));
+        let known = table.get(key(1)).unwrap();
+        assert_eq!((known.issued, known.last_seen), (500, 500));
+        assert!(table.touch(key(1), 510, 10), "it is told of as ever");
     }
 
     #[test]

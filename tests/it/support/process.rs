@@ -103,10 +103,10 @@ impl Redis {
         run("kill", &[&format!("-{signal}"), &pid]).await;
     }
 
-    /// All its keys.
+    /// The keys of its sessions.
     pub async fn keys(&self) -> Vec<String> {
         let out = self.ask(&["keys", "*"]).await;
-        out.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+        out.lines().filter(|line| !line.is_empty() && !line.ends_with(":store")).map(str::to_owned).collect()
     }
 
     /// What it answers to a command.
