@@ -9,6 +9,7 @@ pub mod reconcile;
 pub mod roster;
 pub mod sessions;
 pub mod vitals;
+pub mod witness;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -187,6 +187,7 @@ impl Proxy {
         exchange.edit_request(way, head);
 
         let decision = self.decide(exchange, service, effect, taken, now.as_secs());
+        exchange.asks(service, decision.issued_session());
         let mut order = Order::new(service, view.balancer(exchange.pool()), decision);
         order.avoid(&self.lost, now.as_secs());
         if service.affinity.converge().is_some() && !request.is_aside() {
@@ -361,5 +362,6 @@ impl Proxy {
 }
 
 fn pool_lost(service: &snapshot::Service, index: usize) -> bool {
-    service.pool.backend(index).live().health() != crate::pool::Health::Up
+    let live = service.pool.backend(index).live();
+    live.health() != crate::pool::Health::Up || live.is_suspect()
 }

@@ -12,7 +12,7 @@ mod quiet;
 mod shared;
 pub mod wire;
 
-pub use failure::{Fact, Failure};
+pub use failure::{Blame, Fact, Failure};
 pub use idle::{Idle, Wanted};
 pub use line::{Line, Received, to_http2};
 pub use shared::Local;

@@ -352,6 +352,11 @@ impl Decision {
         }
     }
 
+    /// The session of the pin that came with the request, which cannot have been made up.
+    pub fn issued_session(&self) -> Option<u64> {
+        self.came.as_ref().map(|pin| pin.session)
+    }
+
     /// Whether a pin came with the request, whatever became of it.
     pub fn has_pin(&self) -> bool {
         self.came.is_some()

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use crate::pool::Pool;
 use crate::pool::roster::Observation;
+use crate::pool::vitals::Failed;
 
-/// A request failed on the backend at `index`, and the backend is to blame.
-pub fn failed(pool: &Pool, index: usize, now: Instant) {
-    report(pool, index, Observation::Failure, now);
+/// A request failed on the backend at `index`, and this is held against it.
+pub fn failed(pool: &Pool, index: usize, failed: Failed, now: Instant) {
+    report(pool, index, Observation::Failure(failed), now);
 }
 
 /// A request was answered by the backend at `index`, which had failures to its name.

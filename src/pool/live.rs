@@ -23,6 +23,7 @@ pub struct Live {
     weight: AtomicU32,
     losses: AtomicU32,
     marked: AtomicBool,
+    suspect: AtomicBool,
     /// The limits, [`u32::MAX`] for none.
     max_requests: AtomicU32,
     max_sessions: AtomicU32,
@@ -78,6 +79,7 @@ impl Live {
             weight: AtomicU32::new(weight),
             losses: AtomicU32::new(0),
             marked: AtomicBool::new(false),
+            suspect: AtomicBool::new(false),
             max_requests: AtomicU32::new(u32::MAX),
             max_sessions: AtomicU32::new(u32::MAX),
             counted: AtomicU64::new(0),
@@ -179,6 +181,17 @@ impl Live {
     /// Only the roster calls this, under its lock.
     pub(super) fn set_marked(&self, marked: bool) {
         self.marked.store(marked, Ordering::Relaxed);
+    }
+
+    /// Whether its last requests failed, as many as eject a backend that the pool can spare, though too
+    /// few clients have met that to say that it is the backend that fails.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
+    }
+
+    /// Only the roster calls this, under its lock.
+    pub(super) fn set_suspect(&self, suspect: bool) {
+        self.suspect.store(suspect, Ordering::Relaxed);
     }
 
     /// May it be sent a new session now?

@@ -101,7 +101,7 @@ impl Reconciler {
             .collect();
         let roster = match &old {
             Some(old) => old.roster().with_settings(settings.vitals.clone()),
-            None => Roster::new(settings.vitals.clone(), Arc::clone(&self.losses)),
+            None => Roster::new(settings.vitals.clone(), Arc::clone(&self.losses), self.threads),
         };
         roster.keep(&backends.iter().map(|backend| backend.live().id()).collect());
         let by_name = backends.iter().enumerate().map(|(index, backend)| (Arc::clone(backend.name()), index)).collect();
@@ -167,6 +167,8 @@ mod tests {
     use crate::pool::vitals::{self, Health};
     use crate::pool::{AdminState, Closed};
 
+    const FAILURE: Observation = Observation::Failure(vitals::Failed::Unreached);
+
     fn backend(name: &str, address: &str) -> backend::Settings {
         backend::Settings::new(name, address.parse().unwrap())
     }
@@ -193,7 +195,7 @@ mod tests {
         let mut reconciler = Reconciler::new(1);
         let (a, b) = (backend("a", "127.0.0.1:1"), backend("b", "127.0.0.1:2"));
         let old = reconciler.pools(&[settings(vec![a.clone(), b.clone()])]).remove(0);
-        old.observe(0, Observation::Failure, Instant::now());
+        old.observe(0, FAILURE, Instant::now());
         old.backend(0).live().set_state(AdminState::Maintenance);
         old.backend(0).live().set_weight(7);
         let new = reconciler.pools(&[settings(vec![backend("a", "127.0.0.1:3"), b])]).remove(0);
@@ -203,7 +205,7 @@ mod tests {
         assert_ne!(was.id(), is.id(), "idle connections are the old one's");
         assert!(Arc::ptr_eq(old.backend(1).live(), new.backend(1).live()));
         // Requests that are still on the old one say nothing of the new.
-        old.observe(0, Observation::Failure, Instant::now());
+        old.observe(0, FAILURE, Instant::now());
         assert!(!is.is_marked());
     }
 
@@ -243,10 +245,10 @@ mod tests {
         let pool = reconciler.pools(&[settings(vec![backend("a", "127.0.0.1:1"), backend("b", "127.0.0.1:2")])]);
         let now = Instant::now();
         assert!(!losses.has_changed().unwrap());
-        assert!(pool[0].observe(0, Observation::Failure, now).is_some());
+        assert!(pool[0].observe(0, FAILURE, now).is_some());
         assert!(losses.has_changed().unwrap());
         losses.mark_unchanged();
-        assert!(pool[0].observe(1, Observation::Failure, now).is_none(), "the last one stays");
+        assert!(pool[0].observe(1, FAILURE, now).is_none(), "the last one stays");
         assert_eq!(pool[0].backend(1).live().health(), Health::Up);
         assert!(pool[0].backend(0).live().is_marked());
         let end = pool[0].roster().changes_at(pool[0].backend(0).live(), now).unwrap();

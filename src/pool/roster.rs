@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::vitals::{self, Health, Vitals};
+use super::vitals::{self, Failed, Health, Vitals};
+use super::witness::Clients;
 use super::{Live, Pool};
 
 /// The vitals of a pool, by the live ids of its backends, kept across reloads. Locked by probes, by failed
@@ -18,6 +19,7 @@ pub struct Roster {
     settings: vitals::Settings,
     members: Arc<Mutex<HashMap<usize, Vitals>>>,
     losses: Arc<watch::Sender<u64>>,
+    clients: Arc<Clients>,
 }
 
 /// What was observed of a backend.
@@ -25,10 +27,12 @@ pub struct Roster {
 pub enum Observation {
     /// A probe came back, passed or failed.
     Probe(bool),
-    /// A request failed on it, and the backend is to blame.
-    Failure,
+    /// A request failed on it, and this is held against it.
+    Failure(Failed),
     /// A request was answered by it.
     Success,
+    /// It was reached by a request that had waited for that.
+    Reached,
     /// Time passed: an ejection may have ended.
     Time,
 }
@@ -43,14 +47,24 @@ pub struct Change {
 }
 
 impl Roster {
-    /// An empty roster that tells losses to `losses`.
-    pub fn new(settings: vitals::Settings, losses: Arc<watch::Sender<u64>>) -> Roster {
-        Roster { settings, members: Arc::default(), losses }
+    /// An empty roster that tells losses to `losses`, of a pool that `threads` threads serve from.
+    pub fn new(settings: vitals::Settings, losses: Arc<watch::Sender<u64>>, threads: usize) -> Roster {
+        Roster { settings, members: Arc::default(), losses, clients: Arc::new(Clients::new(threads)) }
     }
 
     /// The same members under other settings: what a reload makes.
     pub fn with_settings(&self, settings: vitals::Settings) -> Roster {
-        Roster { settings, members: Arc::clone(&self.members), losses: Arc::clone(&self.losses) }
+        Roster {
+            settings,
+            members: Arc::clone(&self.members),
+            losses: Arc::clone(&self.losses),
+            clients: Arc::clone(&self.clients),
+        }
+    }
+
+    /// Whether the pool has one client or more.
+    pub fn clients(&self) -> &Clients {
+        &self.clients
     }
 
     /// The end of the running ejection of a backend.
@@ -76,21 +90,23 @@ impl Pool {
         let roster = self.roster();
         let mut members = roster.lock();
         let from = backend.live().health();
-        let spare = vitals::may_eject(
-            self.others(index, |other| other.health() == Health::Ejected),
-            self.others(index, |other| other.accepts_new().is_err()),
-            self.backends().len(),
-            &roster.settings,
-        );
+        let may_spare = |is_out: &dyn Fn(&Live) -> bool| {
+            let (ejected, out) = (self.others(index, is_out), self.others(index, |other| other.accepts_new().is_err()));
+            vitals::may_eject(ejected, out, self.backends().len(), &roster.settings)
+        };
+        let spare = may_spare(&|other| other.health() == Health::Ejected);
         let vitals = members.entry(backend.live().id()).or_default();
         match observation {
-            Observation::Probe(passed) => vitals.probed(passed, &roster.settings),
-            Observation::Failure => vitals.failed(now, spare, &roster.settings),
+            Observation::Probe(passed) => vitals.probed(passed, now, &roster.settings),
+            Observation::Failure(failed) => vitals.failed(failed, now, spare, &roster.settings),
             Observation::Success => vitals.succeeded(now),
+            Observation::Reached => vitals.reached(now),
             Observation::Time => {}
         }
         let to = vitals.health(now);
         backend.live().set_marked(vitals.is_marked());
+        let is_out = |other: &Live| other.health() == Health::Ejected || other.is_suspect();
+        backend.live().set_suspect(vitals.is_suspect(&roster.settings) && may_spare(&is_out));
         let lost = backend.live().set_health(to);
         drop(members);
         if lost {

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::witness::{Witness, Witnesses};
+
 /// When a backend's health changes. The keys of `[pools.health]` (rise, fall) and `[pools.ejection]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -11,7 +13,8 @@ pub struct Settings {
     pub rise: u32,
     /// Failed probes in a row that take a backend down, 1 to 100.
     pub fall: u32,
-    /// Failed requests in a row, over all threads, that eject a backend; 0 never ejects.
+    /// Failed requests in a row, over all threads, that eject a backend (see [`Failed`] for whose they
+    /// must be); 0 never ejects.
     pub consecutive_failures: u32,
     /// How long the first ejection lasts; each further one lasts a `base_time` longer.
     pub base_time: Duration,
@@ -57,6 +60,16 @@ impl Health {
     }
 }
 
+/// How a request failed on a backend, as evidence against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// No connection could be used. No request can cause that: it counts at once, whoever asked.
+    Unreached,
+    /// In its answer, or for want of one. One client or one page can cause that at will: a run of such
+    /// failures counts once enough clients have met it ([`Witnesses::suffice`]).
+    Answer(Witness),
+}
+
 /// One backend's rise/fall and ejection machine.
 #[derive(Debug, Clone, Default)]
 pub struct Vitals {
@@ -74,15 +87,48 @@ struct Probes {
 /// What the requests say.
 #[derive(Debug, Clone, Default)]
 struct Requests {
+    /// Failures in a row, and those of them that reached nobody.
     failures: u32,
+    unreached: u32,
+    witnesses: Witnesses,
     ejections: u32,
+    /// The end of the last ejection, and whether it began because the backend could not be reached.
     until: Option<Instant>,
+    is_unreachable: bool,
+    /// Probes that passed in a row since it began.
+    passed: u32,
+}
+
+impl Requests {
+    fn is_ejected(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until > now)
+    }
+
+    /// Ends a run of failures.
+    fn clear_run(&mut self) {
+        (self.failures, self.unreached, self.witnesses) = (0, 0, Witnesses::default());
+    }
+
+    /// Ends a running ejection. A success after it pays it back as after one that time has ended.
+    fn end(&mut self, now: Instant) {
+        if self.is_ejected(now) {
+            self.until = Some(now);
+        }
+    }
 }
 
 impl Vitals {
     /// A probe came back. The very first one decides alone, so that a backend that is dead when
     /// the proxy starts costs one probe and not `fall` of them (HAProxy starts its checks so).
-    pub fn probed(&mut self, passed: bool, settings: &Settings) {
+    ///
+    /// Probes that have passed `rise` times since an ejection began end it, whatever they said before
+    /// (Envoy's default): a server that was restarted between two probes never failed one.
+    pub fn probed(&mut self, passed: bool, now: Instant, settings: &Settings) {
+        let requests = &mut self.requests;
+        requests.passed = if passed { requests.passed.saturating_add(1) } else { 0 };
+        if requests.passed >= settings.rise {
+            requests.end(now);
+        }
         let probes = &mut self.probes;
         match probes.alive {
             None => probes.alive = Some(passed),
@@ -105,32 +151,54 @@ impl Vitals {
 
     /// A request failed on the backend. `may_eject` says whether the pool can spare it
     /// (see [`may_eject`]); where it can't, the count stays at the brink.
-    pub fn failed(&mut self, now: Instant, may_eject: bool, settings: &Settings) {
-        if settings.consecutive_failures == 0 || self.is_ejected(now) {
+    pub fn failed(&mut self, failed: Failed, now: Instant, may_eject: bool, settings: &Settings) {
+        let most = settings.consecutive_failures;
+        let requests = &mut self.requests;
+        if most == 0 || requests.is_ejected(now) {
             return;
         }
-        let requests = &mut self.requests;
-        requests.failures = (requests.failures + 1).min(settings.consecutive_failures);
-        if requests.failures == settings.consecutive_failures && may_eject {
+        requests.failures = requests.failures.saturating_add(1).min(most);
+        let is_proven = match failed {
+            Failed::Unreached => {
+                requests.unreached = requests.unreached.saturating_add(1).min(most);
+                requests.unreached == most || requests.witnesses.suffice(false)
+            }
+            Failed::Answer(witness) => {
+                requests.witnesses.add(witness);
+                requests.unreached == most || requests.witnesses.suffice(witness.alone)
+            }
+        };
+        if requests.failures == most && is_proven && may_eject {
             requests.ejections = requests.ejections.saturating_add(1);
             let time = settings.base_time.saturating_mul(requests.ejections).min(settings.max_time);
             requests.until = now.checked_add(time);
-            requests.failures = 0;
+            requests.is_unreachable = failed == Failed::Unreached;
+            requests.passed = 0;
+            requests.clear_run();
         }
     }
 
     /// A request succeeded on the backend. A success after an ejection has ended pays one
     /// ejection back, so that the next time out grows only while the backend keeps failing.
     pub fn succeeded(&mut self, now: Instant) {
-        self.requests.failures = 0;
-        if !self.is_ejected(now) && self.requests.until.take().is_some() {
+        self.requests.clear_run();
+        if !self.requests.is_ejected(now) && self.requests.until.take().is_some() {
             self.requests.ejections = self.requests.ejections.saturating_sub(1);
         }
     }
 
-    /// Failed requests in a row, so far.
-    pub fn failures(&self) -> u32 {
-        self.requests.failures
+    /// A backend that could not be reached was reached: an ejection for that is over.
+    pub fn reached(&mut self, now: Instant) {
+        self.requests.clear_run();
+        if self.requests.is_unreachable {
+            self.requests.end(now);
+        }
+    }
+
+    /// Whether as many requests in a row have failed as eject a backend, whoever met them. Where they
+    /// don't eject it, what they asked of it goes elsewhere all the same.
+    pub fn is_suspect(&self, settings: &Settings) -> bool {
+        settings.consecutive_failures > 0 && self.requests.failures >= settings.consecutive_failures
     }
 
     /// Whether a success has something to clear.
@@ -138,11 +206,16 @@ impl Vitals {
         self.requests.failures > 0 || self.requests.until.is_some()
     }
 
+    /// Whether it is ejected at `now` because it could not be reached.
+    pub fn is_unreachable(&self, now: Instant) -> bool {
+        self.requests.is_unreachable && self.requests.is_ejected(now)
+    }
+
     /// The verdict at `now`.
     pub fn health(&self, now: Instant) -> Health {
         if self.probes.alive == Some(false) {
             Health::Down
-        } else if self.is_ejected(now) {
+        } else if self.requests.is_ejected(now) {
             Health::Ejected
         } else {
             Health::Up
@@ -152,10 +225,6 @@ impl Vitals {
     /// When the verdict changes by time alone: the end of a running ejection.
     pub fn changes_at(&self, now: Instant) -> Option<Instant> {
         self.requests.until.filter(|until| *until > now)
-    }
-
-    fn is_ejected(&self, now: Instant) -> bool {
-        self.requests.until.is_some_and(|until| until > now)
     }
 }
 
@@ -171,6 +240,7 @@ pub fn may_eject(ejected: usize, out: usize, total: usize, settings: &Settings) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::witness::Client;
 
     fn settings() -> Settings {
         Settings::default()
@@ -181,19 +251,19 @@ mod tests {
         let (now, s) = (Instant::now(), settings());
         let mut v = Vitals::default();
         assert_eq!(v.health(now), Health::Up);
-        v.probed(false, &s);
+        v.probed(false, now, &s);
         assert_eq!(v.health(now), Health::Down);
-        v.probed(true, &s);
+        v.probed(true, now, &s);
         assert_eq!(v.health(now), Health::Down);
-        v.probed(true, &s);
+        v.probed(true, now, &s);
         assert_eq!(v.health(now), Health::Up);
-        v.probed(false, &s);
-        v.probed(false, &s);
-        v.probed(true, &s);
-        v.probed(false, &s);
-        v.probed(false, &s);
+        v.probed(false, now, &s);
+        v.probed(false, now, &s);
+        v.probed(true, now, &s);
+        v.probed(false, now, &s);
+        v.probed(false, now, &s);
         assert_eq!(v.health(now), Health::Up, "a pass between failures starts the count anew");
-        v.probed(false, &s);
+        v.probed(false, now, &s);
         assert_eq!(v.health(now), Health::Down);
     }
 
@@ -203,16 +273,16 @@ mod tests {
         let mut now = Instant::now();
         let mut v = Vitals::default();
         for expected in [10, 20, 30] {
-            v.failed(now, true, &s);
-            v.failed(now, true, &s);
+            v.failed(Failed::Unreached, now, true, &s);
+            v.failed(Failed::Unreached, now, true, &s);
             assert_eq!(v.health(now), Health::Ejected);
             assert_eq!(v.changes_at(now), Some(now + Duration::from_secs(expected)));
             now += Duration::from_secs(expected);
             assert_eq!(v.health(now), Health::Up);
         }
         for _ in 0..100 {
-            v.failed(now, true, &s);
-            v.failed(now, true, &s);
+            v.failed(Failed::Unreached, now, true, &s);
+            v.failed(Failed::Unreached, now, true, &s);
             let until = v.changes_at(now).unwrap();
             assert!(until - now <= s.max_time);
             now = until;
@@ -229,7 +299,7 @@ mod tests {
         let now = Instant::now();
         let mut v = Vitals::default();
         for _ in 0..10 {
-            v.failed(now, true, &s);
+            v.failed(Failed::Unreached, now, true, &s);
             v.succeeded(now);
         }
         assert_eq!(v.health(now), Health::Up);
@@ -241,10 +311,10 @@ mod tests {
         let now = Instant::now();
         let mut v = Vitals::default();
         for _ in 0..5 {
-            v.failed(now, false, &s);
+            v.failed(Failed::Unreached, now, false, &s);
         }
         assert_eq!(v.health(now), Health::Up);
-        v.failed(now, true, &s);
+        v.failed(Failed::Unreached, now, true, &s);
         assert_eq!(v.health(now), Health::Ejected);
     }
 
@@ -253,12 +323,83 @@ mod tests {
         let s = Settings { consecutive_failures: 1, rise: 1, fall: 1, ..settings() };
         let now = Instant::now();
         let mut v = Vitals::default();
-        v.probed(true, &s);
-        v.failed(now, true, &s);
-        v.probed(false, &s);
+        v.probed(true, now, &s);
+        v.failed(Failed::Unreached, now, true, &s);
+        v.probed(false, now, &s);
         assert_eq!(v.health(now), Health::Down);
-        v.probed(true, &s);
+        v.probed(true, now, &s);
         assert_eq!(v.health(now), Health::Up);
+    }
+
+    fn answer(client: u8, path: u64) -> Failed {
+        let client = Client::new([10, 0, 0, client].into(), None);
+        Failed::Answer(Witness { client, path, alone: false })
+    }
+
+    #[test]
+    fn one_client_ejects_nothing_with_failing_answers_and_three_do() {
+        let (s, now) = (settings(), Instant::now());
+        let mut v = Vitals::default();
+        (0..100).for_each(|path| v.failed(answer(1, path), now, true, &s));
+        (0..100).for_each(|path| v.failed(answer(2, path), now, true, &s));
+        assert_eq!(v.health(now), Health::Up);
+        v.failed(answer(3, 1), now, true, &s);
+        assert_eq!(v.health(now), Health::Ejected);
+        assert!(!v.is_unreachable(now), "it was reached");
+        v = Vitals::default();
+        (1..=4).for_each(|client| v.failed(answer(client, 1), now, true, &s));
+        assert_eq!(v.health(now), Health::Up, "three clients, but too few failures");
+        v.succeeded(now);
+        (1..=4).for_each(|client| v.failed(answer(client, 1), now, true, &s));
+        assert_eq!(v.health(now), Health::Up, "a success ends the run");
+    }
+
+    #[test]
+    fn one_client_that_is_alone_ejects_with_three_paths() {
+        let (s, now) = (settings(), Instant::now());
+        let alone = |path| match answer(1, path) {
+            Failed::Answer(witness) => Failed::Answer(Witness { alone: true, ..witness }),
+            Failed::Unreached => Failed::Unreached,
+        };
+        let mut v = Vitals::default();
+        (0..100).for_each(|time| v.failed(alone(time % 2), now, true, &s));
+        assert_eq!(v.health(now), Health::Up);
+        v.failed(alone(2), now, true, &s);
+        assert_eq!(v.health(now), Health::Ejected);
+    }
+
+    #[test]
+    fn connections_that_are_refused_count_at_once_and_one_clients_answers_add_nothing_to_them() {
+        let (s, now) = (settings(), Instant::now());
+        let mut v = Vitals::default();
+        for _ in 0..4 {
+            v.failed(answer(1, 1), now, true, &s);
+            v.failed(Failed::Unreached, now, true, &s);
+        }
+        assert_eq!(v.health(now), Health::Up);
+        v.failed(Failed::Unreached, now, true, &s);
+        assert_eq!(v.health(now), Health::Ejected);
+        assert!(v.is_unreachable(now));
+        v.reached(now);
+        assert_eq!(v.health(now), Health::Up);
+    }
+
+    #[test]
+    fn an_ejection_ends_when_probes_have_passed_rise_times_since_it_began_though_they_never_failed() {
+        let (s, now) = (settings(), Instant::now());
+        let mut v = Vitals::default();
+        (0..10).for_each(|_| v.probed(true, now, &s));
+        (0..5).for_each(|_| v.failed(Failed::Unreached, now, true, &s));
+        assert_eq!(v.health(now), Health::Ejected);
+        for (passed, health) in
+            [(true, Health::Ejected), (false, Health::Ejected), (true, Health::Ejected), (true, Health::Up)]
+        {
+            v.probed(passed, now, &s);
+            assert_eq!(v.health(now), health);
+        }
+        assert_eq!(v.requests.ejections, 1);
+        v.succeeded(now);
+        assert_eq!(v.requests.ejections, 0, "and is paid back");
     }
 
     #[test]
@@ -289,10 +430,10 @@ mod tests {
                 now += Duration::from_secs(step);
                 let was = v.health(now);
                 match event {
-                    0 => { in_a_row += 1; v.failed(now, true, &s); }
+                    0 => { in_a_row += 1; v.failed(Failed::Unreached, now, true, &s); }
                     1 => { in_a_row = 0; v.succeeded(now); }
-                    2 => v.probed(true, &s),
-                    _ => v.probed(false, &s),
+                    2 => v.probed(true, now, &s),
+                    _ => v.probed(false, now, &s),
                 }
                 if was != Health::Ejected && v.health(now) == Health::Ejected && event == 0 {
                     proptest::prop_assert!(in_a_row >= 3);

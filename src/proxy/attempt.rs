@@ -211,7 +211,7 @@ impl Proxy {
                     // Boxed, or each request's future would have room for what few of them do.
                     let fresh = Box::pin(connect(backend.address(), &service.upstream, wanted, watch)).await?;
                     let begun = self.idle.begin(backend, fresh, &service.upstream.settings);
-                    begun.ok_or(Failure { fact: Fact::Closed, sent: false })?
+                    begun.ok_or(Failure::new(Fact::Closed, false))?
                 }
             };
             exchange.connected();
@@ -244,7 +244,7 @@ impl Proxy {
                 Ok(response) => return self.answered(service, index, outgoing, response, line, spare),
                 // HTTP/2 tells of a body that broke off as of any other reset.
                 Err(unanswered) if outgoing.body_error().is_some() => {
-                    return Err(Failure { fact: Fact::RequestBody, ..unanswered.failure });
+                    return Err(Failure::new(Fact::RequestBody, unanswered.failure.sent));
                 }
                 Err(unanswered) => unanswered,
             };
@@ -278,10 +278,10 @@ impl Proxy {
             None => Outcome::Answered,
         };
         if outcome == Outcome::Astray {
-            return Err(Failure { fact: Fact::Garbage, sent: true });
+            return Err(Failure::new(Fact::Garbage, true));
         }
-        let is_last = framing::settle(response.headers_mut()).map_err(|fact| Failure { fact, sent: true })?;
-        let unwanted = Failure { fact: Fact::Status(status.as_u16()), sent: true };
+        let is_last = framing::settle(response.headers_mut()).map_err(|fact| Failure::new(fact, true))?;
+        let unwanted = Failure::new(Fact::Status(status.as_u16()), true);
         if service.retry.retry_on.status.contains(&status.as_u16()) && spare(unwanted) {
             return Err(unwanted);
         }

@@ -20,11 +20,14 @@ use super::{Proxy, Timeouts, respond, route, tunnel};
 use crate::affinity::rules::Effect;
 use crate::affinity::{Cause, Decision, Verdict};
 use crate::clock::{self, Limit};
+use crate::health::passive;
 use crate::pool::InFlight;
+use crate::pool::backend::stable_hash;
+use crate::pool::vitals::Failed;
+use crate::pool::witness::{self, Witness};
 use crate::telemetry::Record;
-use crate::upstream::failure::Blame;
 use crate::upstream::wire::Wire;
-use crate::upstream::{Fact, Failure, Wanted};
+use crate::upstream::{Blame, Fact, Failure, Wanted};
 
 /// nginx's code for a client that went before it was answered; it is never sent.
 const CLIENT_WENT: u16 = 499;
@@ -54,6 +57,8 @@ pub struct Exchange {
     verdict: Verdict,
     cause: Option<Cause>,
     session: Option<u64>,
+    /// Who asks, as a witness of what fails.
+    sender: witness::Client,
     rule: Option<&'static str>,
     waited: Option<Duration>,
     status: Option<StatusCode>,
@@ -69,10 +74,11 @@ pub struct Exchange {
 
 impl Exchange {
     pub(super) fn begin(proxy: &Rc<Proxy>, client: &Rc<Client>, head: &request::Parts) -> Box<Exchange> {
+        let origin = client.origin(&head.headers);
         Box::new(Exchange {
             proxy: Rc::clone(proxy),
             client: Rc::clone(client),
-            origin: client.origin(&head.headers),
+            origin,
             view: Rc::clone(&proxy.view.borrow()),
             id: proxy.new_id(),
             method: head.method.clone(),
@@ -91,6 +97,7 @@ impl Exchange {
             verdict: Verdict::None,
             cause: None,
             session: None,
+            sender: witness::Client::new(origin.address, None),
             rule: None,
             waited: None,
             status: None,
@@ -207,8 +214,10 @@ impl Exchange {
         if let Some(series) = service.series.get(index) {
             series.attempt(self.proxy.thread, failure.fact.outcome());
         }
-        if failure.fact.blame() == Blame::Backend {
-            crate::health::passive::failed(&service.pool, index, clock::now());
+        match failure.blame {
+            Blame::Backend => passive::failed(&service.pool, index, Failed::Unreached, clock::now()),
+            Blame::Answer => passive::failed(&service.pool, index, self.met(service), clock::now()),
+            Blame::Client | Blame::Nobody => {}
         }
         tracing::debug!(
             pool = &**service.pool.name(),
@@ -223,6 +232,12 @@ impl Exchange {
         self.verdict = decision.verdict;
         self.cause = decision.cause;
         self.session = (decision.verdict != Verdict::None).then_some(decision.session);
+    }
+
+    /// The request asks for a backend of `service`, with the session whose pin it has brought.
+    pub(super) fn asks(&mut self, service: &Service, session: Option<u64>) {
+        self.sender = witness::Client::new(self.origin.address, session);
+        service.pool.roster().clients().note(self.proxy.thread, self.sender, self.time.as_secs());
     }
 
     /// A rule of persistence matched.
@@ -332,8 +347,15 @@ impl Exchange {
         }
         self.error = Some("broken_off");
         if let (Some(service), Some(index)) = (self.service(), self.backend) {
-            crate::health::passive::failed(&service.pool, index, clock::now());
+            passive::failed(&service.pool, index, self.met(service), clock::now());
         }
+    }
+
+    /// A failure in an answer to this request.
+    fn met(&self, service: &Service) -> Failed {
+        let path = stable_hash(self.target.path().as_bytes());
+        let alone = service.pool.roster().clients().is_alone(self.time.as_secs());
+        Failed::Answer(Witness { client: self.sender, path, alone })
     }
 
     /// The response came to its end: only now has the backend done well, or one that breaks every
@@ -342,7 +364,7 @@ impl Exchange {
         let (Some(service), Some(index)) = (self.service(), self.backend) else { return };
         let backend = service.pool.backend(index);
         if backend.live().is_marked() {
-            crate::health::passive::succeeded(&service.pool, index, clock::now());
+            passive::succeeded(&service.pool, index, clock::now());
         }
         if let Some(wire) = wire {
             let wanted = Wanted { client: self.origin.client(), http1: false };

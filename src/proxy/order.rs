@@ -10,8 +10,7 @@ use crate::affinity::{Cause, Decision, Policies, Policy, Verdict, failover};
 use crate::balance::{Balancer, Candidates, Tried};
 use crate::clock;
 use crate::pool::{Health, Pool};
-use crate::upstream::failure::Blame;
-use crate::upstream::{Fact, Failure};
+use crate::upstream::{Blame, Fact, Failure};
 
 /// The order is asked for one candidate at a time, since backends come and go while a request
 /// waits: each next one is the best of that moment.
@@ -103,6 +102,9 @@ impl<'a> Order<'a> {
 
     /// An attempt failed: the pin is lost for this request.
     pub(super) fn failed(&mut self, index: usize, failure: Failure) {
+        if failure.is_unusable_answer() {
+            return;
+        }
         let is_down = failure.fact == Fact::Lost || self.pool().backend(index).live().health() != Health::Up;
         let policies = &self.service.affinity.terms().policies;
         self.decision.lose(index, if is_down { Cause::Down } else { Cause::Failed }, policies);
@@ -124,7 +126,8 @@ impl<'a> Order<'a> {
     /// The request ends with this failure: if it is the backend's fault, its client's next one is to
     /// go elsewhere.
     pub(super) fn give_up(&self, index: usize, failure: Failure, lost: &Lost) {
-        if self.decision.pinned == Some(index) && failure.fact.blame() == Blame::Backend {
+        let is_its_fault = matches!(failure.blame, Blame::Backend | Blame::Answer);
+        if self.decision.pinned == Some(index) && is_its_fault && !failure.is_unusable_answer() {
             lost.note(self.decision.session, self.pool().backend(index).live().id(), clock::unix().as_secs());
         }
     }

@@ -80,7 +80,7 @@ impl Exchange {
             std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_switched(cx))))
                 .await;
         let Some((backend, read)) = switched else {
-            return self.refuse(ProxyError::Backend(Failure { fact: Fact::Closed, sent: true }));
+            return self.refuse(ProxyError::Backend(Failure::new(Fact::Closed, true)));
         };
         self.answered(head.status);
         self.explain(&mut head.headers);

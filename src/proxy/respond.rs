@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_page_is_valid_json_or_html_names_the_request_and_no_backend() {
-        let error = ProxyError::Backend(Failure { fact: Fact::Closed, sent: true });
+        let error = ProxyError::Backend(Failure::new(Fact::Closed, true));
         let json = respond(error, 0xab, true);
         let value: serde_json::Value = serde_json::from_slice(json.body()).unwrap();
         assert_eq!((value["status"].as_u64(), value["request"].as_str()), (Some(502), Some("00000000000000ab")));
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_shortage_here_is_a_503_that_says_when_to_come_again_and_goes_to_nobody_else() {
-        let failure = Failure { fact: Fact::Shortage, sent: false };
+        let failure = Failure::new(Fact::Shortage, false);
         let response = respond(ProxyError::Backend(failure), 1, false);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key(RETRY_AFTER));

@@ -26,8 +26,7 @@ pub struct Settings {
 /// The words of `retry_on`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryOn {
-    /// `"reset"`: the connection broke, or the backend sent something that is no response,
-    /// after the request was sent.
+    /// `"reset"`: the connection broke after the request was sent, before a response began.
     pub reset: bool,
     /// `"timeout"`: no response came in time.
     pub timeout: bool,
@@ -60,8 +59,8 @@ pub struct Facts {
     pub sent: u32,
     /// The time for all attempts is not over.
     pub in_time: bool,
-    /// The backend that failed is no longer up. Then the retry adds no load to a pool in trouble:
-    /// what it asks of the next backend, the dead one no longer does.
+    /// The backend that failed is no longer up, or fails one request after the other. Then the retry adds
+    /// no load to a pool in trouble: what it asks of the next backend, the dead one no longer does.
     pub backend_lost: bool,
 }
 
@@ -89,12 +88,12 @@ pub fn may_retry(failure: Failure, facts: Facts, settings: &Settings) -> Answer 
     let on = &settings.retry_on;
     let is_safe = facts.idempotent || on.non_idempotent;
     let is_wanted = match failure.fact {
-        Fact::Closed | Fact::Garbage => on.reset,
+        Fact::Closed => on.reset,
         Fact::ResponseTimeout => on.timeout,
         Fact::Status(status) => on.status.contains(&status),
         Fact::Lost | Fact::Connect(_) | Fact::ConnectTimeout => true,
         // Another backend would answer the same.
-        Fact::HeadTooLarge | Fact::RequestBody | Fact::Shortage => false,
+        Fact::Garbage | Fact::HeadTooLarge | Fact::RequestBody | Fact::Shortage => false,
     };
     match (is_safe && is_wanted && facts.sent < settings.attempts, facts.backend_lost) {
         (false, _) => Answer::No,
@@ -149,7 +148,7 @@ mod tests {
     const SAFE: Facts = Facts { idempotent: true, replayable: true, sent: 1, in_time: true, backend_lost: false };
 
     fn failure(fact: Fact, sent: bool) -> Failure {
-        Failure { fact, sent }
+        Failure::new(fact, sent)
     }
 
     #[test]

@@ -40,7 +40,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let unsent = |fact| Failure { fact, sent: false };
+    let unsent = |fact| Failure::new(fact, false);
     // In a box: it takes kilobytes, for which every request would have room, and few connect.
     let mut connecting = Box::pin(async {
         let failed = |error: io::Error| {

@@ -1,5 +1,5 @@
 //! Owns: how an attempt can fail, whose fault it is, and whether the backend may have begun to work on it.
-//! Invariant: `sent` is false only if not one byte of the request was written.
+//! Invariant: `sent` is false only if not one byte of the request was written; blame is set where the failure happens.
 //! Must not know: status codes, retry rules.
 
 use std::io;
@@ -11,6 +11,43 @@ pub struct Failure {
     pub fact: Fact,
     /// Whether a byte of the request was written: if so, the backend may have executed it.
     pub sent: bool,
+    /// Who was waited for when it happened.
+    pub blame: Blame,
+}
+
+impl Failure {
+    /// A failure with the blame that the fact has where nothing more is known of it.
+    pub fn new(fact: Fact, sent: bool) -> Failure {
+        let blame = match fact {
+            Fact::Lost | Fact::Shortage => Blame::Nobody,
+            Fact::RequestBody => Blame::Client,
+            Fact::Connect(_) | Fact::ConnectTimeout => Blame::Backend,
+            // No request can have caused what happened before it was sent.
+            Fact::Closed | Fact::Garbage if !sent => Blame::Backend,
+            Fact::Closed | Fact::Garbage | Fact::HeadTooLarge | Fact::ResponseTimeout | Fact::Status(_) => {
+                Blame::Answer
+            }
+        };
+        Failure { fact, sent, blame }
+    }
+
+    /// The same, where it is known that it was `blame` who was waited for.
+    #[must_use]
+    pub fn blamed_on(self, blame: Blame) -> Failure {
+        Failure { blame, ..self }
+    }
+
+    /// Whether the backend answered, with something that cannot be passed on. Such a page fails for
+    /// whoever asks for it: it says nothing of the backend's other pages, and another backend would
+    /// answer the same.
+    pub fn is_unusable_answer(&self) -> bool {
+        self.sent && matches!(self.fact, Fact::Garbage | Fact::HeadTooLarge)
+    }
+
+    /// Whether no connection to the backend could be used.
+    pub fn is_unreached(&self) -> bool {
+        !self.sent && self.blame == Blame::Backend
+    }
 }
 
 /// What happened to an attempt.
@@ -41,8 +78,11 @@ pub enum Fact {
 /// Who is to blame for a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// The backend; it counts against it.
+    /// The backend, for what no request can cause: it counts against it, whoever asked.
     Backend,
+    /// The backend's answer to this request. One client, or one page, can cause such failures at will:
+    /// they count against the backend only where several clients meet them.
+    Answer,
     /// The client.
     Client,
     /// Nobody in particular, or it has been held against the backend already.
@@ -81,23 +121,6 @@ impl Fact {
         }
     }
 
-    /// Who is to blame.
-    pub fn blame(self) -> Blame {
-        match self {
-            // An oversize head is one answer of one application path; a client that can provoke
-            // it could otherwise take the whole pool out, one backend after the other.
-            Fact::HeadTooLarge | Fact::Lost => Blame::Nobody,
-            Fact::RequestBody => Blame::Client,
-            Fact::Shortage => Blame::Nobody,
-            Fact::Connect(_)
-            | Fact::ConnectTimeout
-            | Fact::Closed
-            | Fact::Garbage
-            | Fact::ResponseTimeout
-            | Fact::Status(_) => Blame::Backend,
-        }
-    }
-
     pub(super) fn of(error: &hyper::Error) -> Fact {
         if error.is_parse_too_large() {
             Fact::HeadTooLarge
@@ -107,6 +130,31 @@ impl Fact {
             Fact::RequestBody
         } else {
             Fact::Closed
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_request_can_cause_is_the_backends_and_what_an_answer_fails_with_needs_more_than_one_to_say_so() {
+        let refused = Fact::Connect(io::ErrorKind::ConnectionRefused);
+        for (fact, sent, blame) in [
+            (refused, false, Blame::Backend),
+            (Fact::ConnectTimeout, false, Blame::Backend),
+            (Fact::Closed, false, Blame::Backend),
+            (Fact::Closed, true, Blame::Answer),
+            (Fact::Garbage, true, Blame::Answer),
+            (Fact::HeadTooLarge, true, Blame::Answer),
+            (Fact::ResponseTimeout, true, Blame::Answer),
+            (Fact::Status(503), true, Blame::Answer),
+            (Fact::Shortage, false, Blame::Nobody),
+            (Fact::Lost, true, Blame::Nobody),
+            (Fact::RequestBody, true, Blame::Client),
+        ] {
+            assert_eq!(Failure::new(fact, sent).blame, blame, "{fact:?} {sent}");
         }
     }
 }

@@ -18,7 +18,7 @@ use hyper::rt::Executor;
 use hyper_util::rt::TokioTimer;
 
 use super::connect::{Io, MAX_HEAD};
-use super::failure::{Fact, Failure};
+use super::failure::{Blame, Fact, Failure};
 use super::wire::Unanswered;
 use crate::clock;
 
@@ -157,11 +157,12 @@ where
             Poll::Ready(Err(mut error)) => {
                 let request = error.take_message();
                 let sent = request.is_none() && !is_untouched(error.error());
-                Poll::Ready(Err(Unanswered { failure: Failure { fact: Fact::of(error.error()), sent }, request }))
+                let failure = Failure::new(Fact::of(error.error()), sent);
+                // Whoever sends many requests at once can have a stream refused.
+                let failure = if failure.blame == Blame::Backend { failure.blamed_on(Blame::Answer) } else { failure };
+                Poll::Ready(Err(Unanswered { failure, request }))
             }
-            Poll::Pending => {
-                watch(cx).map(|fact| Err(Unanswered { failure: Failure { fact, sent: true }, request: None }))
-            }
+            Poll::Pending => watch(cx).map(|fact| Err(Unanswered { failure: Failure::new(fact, true), request: None })),
         })
         .await;
         state.is_used.set(true);

@@ -126,7 +126,7 @@ where
         self.sent.take_back(result.is_err());
         result.map_err(|(fact, request)| {
             let sent = self.sent.bytes() != before;
-            Unanswered { failure: Failure { fact, sent }, request }
+            Unanswered { failure: Failure::new(fact, sent), request }
         })
     }
 

@@ -36,13 +36,13 @@ async fn moody(name: &str) -> (Backend, Arc<AtomicBool>) {
     (Backend::start(name, program).await, ill)
 }
 
-/// A pool of an ill `a` and a healthy `b`, and a routing cookie for `a`.
-async fn ward(ejection: &str) -> (Proxy, String, Backend, Arc<AtomicBool>, Backend) {
+/// A pool of an ill `a` and a healthy `b`, and routing cookies of three sessions for `a`.
+async fn ward(ejection: &str) -> (Proxy, [String; 3], Backend, Arc<AtomicBool>, Backend) {
     let ((a, ill), b, keys) = (moody("a").await, Backend::named("b").await, Keys::new(&[1]));
     let builder = Proxy::builder().top(&keys.tables()).table("ejection", ejection);
     let proxy = builder.table("retry", "budget = \"1000%\"").backend(&a, "").backend(&b, "").start();
-    let cookie = keys.cookie(&pin(&proxy, "a", 7));
-    (proxy, cookie, a, ill, b)
+    let cookies = [7, 8, 9].map(|session| keys.cookie(&pin(&proxy, "a", session)));
+    (proxy, cookies, a, ill, b)
 }
 
 #[tokio::test]
@@ -160,35 +160,40 @@ async fn without_probes_a_server_is_believed() {
 
 #[tokio::test]
 async fn failures_in_a_row_eject_a_server_whose_clients_notice_nothing_and_time_brings_it_back() {
-    let (proxy, cookie, a, ill, _b) = ward("consecutive_failures = 3\nbase_time = \"300ms\"").await;
-    for failures in 1..=3 {
-        assert_eq!(health(&proxy, "a"), Health::Up, "after {}", failures - 1);
-        assert_eq!(proxy.get(Some(&cookie)).await.text(), "b");
+    let (proxy, cookies, a, ill, _b) = ward("consecutive_failures = 3\nbase_time = \"300ms\"").await;
+    for cookie in &cookies {
+        assert_eq!(health(&proxy, "a"), Health::Up, "after {}", a.count());
+        assert_eq!(proxy.get(Some(cookie)).await.text(), "b");
     }
     assert_eq!(a.count(), 3);
     ill.store(false, Ordering::Relaxed);
     proxy.health("a", Health::Up).await;
-    let back = proxy.get(Some(&cookie)).await;
+    let back = proxy.get(Some(&cookies[0])).await;
     assert_eq!((back.text(), back.pin()), ("a".into(), None));
 }
 
 #[tokio::test]
 async fn an_ejected_server_gets_no_request() {
-    let (proxy, cookie, a, _ill, _b) = ward("consecutive_failures = 1").await;
-    for _ in 0..5 {
-        assert_eq!((proxy.get(Some(&cookie)).await.text(), proxy.get(None).await.text()), ("b".into(), "b".into()));
+    let (proxy, cookies, a, _ill, _b) = ward("consecutive_failures = 1").await;
+    for cookie in &cookies {
+        assert_eq!(proxy.get(Some(cookie)).await.text(), "b");
     }
-    assert_eq!((health(&proxy, "a"), a.count()), (Health::Ejected, 1));
+    for cookie in &cookies {
+        assert_eq!((proxy.get(Some(cookie)).await.text(), proxy.get(None).await.text()), ("b".into(), "b".into()));
+    }
+    assert_eq!((health(&proxy, "a"), a.count()), (Health::Ejected, 3));
 }
 
 #[tokio::test]
 async fn a_success_between_failures_starts_the_count_anew() {
-    let (proxy, cookie, _a, ill, _b) = ward("consecutive_failures = 2").await;
+    let (proxy, cookies, _a, ill, _b) = ward("consecutive_failures = 3").await;
     for _ in 0..4 {
-        ill.store(true, Ordering::Relaxed);
-        assert_eq!(proxy.get(Some(&cookie)).await.text(), "b");
+        for cookie in &cookies[..2] {
+            ill.store(true, Ordering::Relaxed);
+            assert_eq!(proxy.get(Some(cookie)).await.text(), "b");
+        }
         ill.store(false, Ordering::Relaxed);
-        assert_eq!(proxy.get(Some(&cookie)).await.text(), "a");
+        assert_eq!(proxy.get(Some(&cookies[2])).await.text(), "a");
     }
     assert_eq!(health(&proxy, "a"), Health::Up);
 }
@@ -196,10 +201,13 @@ async fn a_success_between_failures_starts_the_count_anew() {
 #[tokio::test]
 async fn each_ejection_lasts_a_base_time_longer_up_to_the_cap() {
     let ejection = "consecutive_failures = 1\nbase_time = \"200ms\"\nmax_time = \"300ms\"";
-    let (proxy, cookie, _a, _ill, _b) = ward(ejection).await;
+    let (proxy, cookies, _a, _ill, _b) = ward(ejection).await;
     for least in [200, 300, 300] {
-        let begun = Instant::now();
-        assert_eq!(proxy.get(Some(&cookie)).await.text(), "b");
+        let mut begun = Instant::now();
+        for cookie in &cookies {
+            begun = Instant::now();
+            assert_eq!(proxy.get(Some(cookie)).await.text(), "b");
+        }
         assert_eq!(health(&proxy, "a"), Health::Ejected);
         proxy.health("a", Health::Up).await;
         assert!(begun.elapsed() >= Duration::from_millis(least), "{least}: {:?}", begun.elapsed());
@@ -212,13 +220,14 @@ async fn the_whole_pool_is_never_ejected() {
     let ejection = "consecutive_failures = 1\nmax_ejected = \"100%\"";
     let maintained = "state = \"maintenance\"";
     let start = |with_c: &str| {
-        let builder: Builder = Proxy::builder().table("ejection", ejection);
+        let builder: Builder = Proxy::builder().table("ejection", ejection).table("retry", "budget = \"1000%\"");
         builder.backend(&a, "").backend(&b, "").backend(&c, with_c).start()
     };
     for (lines, most) in [("", 2), (maintained, 1), ("weight = 0", 1), ("state = \"drain\"", 1)] {
         let proxy = start(lines);
-        for _ in 0..8 {
-            assert_eq!(proxy.get(None).await.status, 502, "{lines}: a server is asked, not given up");
+        for path in 0..8 {
+            let response = proxy.client().await.get(&format!("/{path}")).await;
+            assert_eq!(response.status, 502, "{lines}: a server is asked, not given up");
         }
         let out = ["a", "b", "c"].iter().filter(|name| health(&proxy, name) == Health::Ejected).count();
         assert_eq!(out, most, "{lines}");
@@ -233,9 +242,10 @@ async fn no_more_than_max_ejected_are_out_at_once() {
             backends.push(moody(name).await.0);
         }
         let builder = backends.iter().fold(Proxy::builder(), |builder, backend| builder.backend(backend, ""));
+        let builder = builder.table("retry", "budget = \"1000%\"");
         let proxy = builder.table("ejection", &format!("consecutive_failures = 1\nmax_ejected = \"{share}\"")).start();
-        for _ in 0..12 {
-            assert_eq!(proxy.get(None).await.status, 502);
+        for path in 0..12 {
+            assert_eq!(proxy.client().await.get(&format!("/{path}")).await.status, 502);
         }
         let out = backends.iter().filter(|backend| health(&proxy, backend.name()) == Health::Ejected).count();
         assert_eq!(out, most, "{share}");
@@ -251,8 +261,8 @@ async fn a_response_that_breaks_off_reaches_the_client_broken_and_counts_as_a_fa
         let (b, keys) = (Backend::named("b").await, Keys::new(&[1]));
         let builder = Proxy::builder().top(&keys.tables()).backend(&a, "").backend(&b, "");
         let proxy = builder.table("ejection", "consecutive_failures = 2").start();
-        for _ in 0..2 {
-            let mut client = proxy.client_with(&keys.cookie(&pin(&proxy, "a", 7))).await;
+        for session in 7..=9 {
+            let mut client = proxy.client_with(&keys.cookie(&pin(&proxy, "a", session))).await;
             let request = format!("GET / HTTP/1.1\r\nhost: x\r\ncookie: {}\r\n\r\n", client.pin.take().unwrap());
             client.send(request.as_bytes()).await;
             let response = soon("the end", client.try_response("GET")).await;

@@ -9,6 +9,7 @@ mod support;
 mod abuse;
 mod architecture;
 mod balancing;
+mod blame;
 mod browser;
 mod chains;
 mod clocks;

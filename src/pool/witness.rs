@@ -1,0 +1,228 @@
+//! Owns: which clients met a run of failures, and whether a pool has more than one client.
+//! Invariant: one client, or one page while others are there, is never enough to say that a backend fails; memory is bounded.
+//! Must not know: what failed, or what follows from it.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::backend::mix;
+
+/// Clients, or pages where there is but one client, that must have met a run of failures in answers.
+pub const NEEDED: usize = 3;
+
+/// How long a client counts as one that the pool has, in seconds.
+const RECENT: u64 = 60;
+
+/// A client, as far as it can be told apart: by its session if it came with one that was issued here,
+/// else by its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    address: u64,
+    session: Option<u64>,
+}
+
+impl Client {
+    /// The client at `address` (of IPv6, the network that it has), with the session whose pin it has
+    /// brought. A session that was begun by this very request, or an id that anybody can make up, is
+    /// none: one client could have as many as it likes.
+    pub fn new(address: IpAddr, session: Option<u64>) -> Client {
+        let address = match crate::net::client(address) {
+            IpAddr::V4(address) => u64::from(address.to_bits()),
+            IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+        };
+        // 0 stands for nobody in `Clients`.
+        Client { address: mix(address.wrapping_add(1)).max(1), session }
+    }
+
+    /// Whether the two can be one and the same: a client that sends no pin with one of its requests
+    /// may well send it with another.
+    fn may_be(self, other: Client) -> bool {
+        match (self.session, other.session) {
+            (Some(one), Some(another)) => one == another,
+            _ => self.address == other.address,
+        }
+    }
+}
+
+/// A request that failed in its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Witness {
+    /// Who asked.
+    pub client: Client,
+    /// A hash of the path that was asked for.
+    pub path: u64,
+    /// Whether the pool had no other client lately (see [`Clients::is_alone`]).
+    pub alone: bool,
+}
+
+/// Who met the failures of a run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Witnesses {
+    clients: [Option<Client>; NEEDED],
+    paths: [Option<u64>; NEEDED],
+}
+
+impl Witnesses {
+    /// Adds one.
+    pub fn add(&mut self, witness: Witness) {
+        let known = self.clients.iter_mut().flatten().find(|client| client.may_be(witness.client));
+        match known {
+            // Now it has said which session it is.
+            Some(client) if client.session.is_none() => *client = witness.client,
+            Some(_) => {}
+            None => {
+                if let Some(free) = self.clients.iter_mut().find(|client| client.is_none()) {
+                    *free = Some(witness.client);
+                }
+            }
+        }
+        if !self.paths.contains(&Some(witness.path))
+            && let Some(free) = self.paths.iter_mut().find(|path| path.is_none())
+        {
+            *free = Some(witness.path);
+        }
+    }
+
+    /// Whether they are enough: [`NEEDED`] clients, or `alone`, [`NEEDED`] paths.
+    pub fn suffice(&self, alone: bool) -> bool {
+        self.clients.iter().all(Option::is_some) || (alone && self.paths.iter().all(Option::is_some))
+    }
+}
+
+/// Whether a pool has one client or more. Each data-path thread notes the clients of its requests in a
+/// shard of its own, and writes it at most once a second where there are several; the shards are read only
+/// when an answer fails.
+#[derive(Debug)]
+pub struct Clients {
+    shards: Box<[Shard]>,
+}
+
+/// Aligned so that two threads never write the same pair of cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard {
+    /// The client of the last request that was noted: its address, or 0 if there was none, and its session,
+    /// or 0 if none is known.
+    address: AtomicU64,
+    session: AtomicU64,
+    /// When that was, in seconds.
+    seen: AtomicU64,
+    /// When two requests after one another last came from two clients.
+    several: AtomicU64,
+}
+
+impl Clients {
+    /// For `threads` data-path threads.
+    pub fn new(threads: usize) -> Clients {
+        Clients { shards: (0..threads.max(1)).map(|_| Shard::default()).collect() }
+    }
+
+    /// Notes a request of `client` on `thread` at `now`, in seconds. That thread calls this.
+    pub fn note(&self, thread: usize, client: Client, now: u64) {
+        let Some(shard) = self.shards.get(thread) else { return };
+        if shard.several.load(Ordering::Relaxed) == now {
+            return;
+        }
+        let last = shard.last();
+        let is_recent = now.saturating_sub(shard.seen.load(Ordering::Relaxed)) < RECENT;
+        if let Some(last) = last
+            && is_recent
+            && !last.may_be(client)
+        {
+            shard.several.store(now, Ordering::Relaxed);
+        }
+        let session =
+            client.session.or(last.filter(|last| is_recent && last.may_be(client)).and_then(|last| last.session));
+        let next = Client { session, ..client };
+        if last != Some(next) {
+            shard.address.store(next.address, Ordering::Relaxed);
+            shard.session.store(next.session.unwrap_or(0), Ordering::Relaxed);
+        }
+        if shard.seen.load(Ordering::Relaxed) != now {
+            shard.seen.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether no more than one client was seen within the last minute.
+    pub fn is_alone(&self, now: u64) -> bool {
+        let is_recent = |at: &AtomicU64| {
+            let at = at.load(Ordering::Relaxed);
+            at > 0 && now.saturating_sub(at) < RECENT
+        };
+        if self.shards.iter().any(|shard| is_recent(&shard.several)) {
+            return false;
+        }
+        let mut seen = self.shards.iter().filter(|shard| is_recent(&shard.seen)).filter_map(Shard::last);
+        let Some(first) = seen.next() else { return true };
+        // Two shards that hold one session each are told apart by it, and by their address where one is unknown.
+        seen.all(|other| other.may_be(first))
+    }
+}
+
+impl Shard {
+    fn last(&self) -> Option<Client> {
+        let address = self.address.load(Ordering::Relaxed);
+        let session = Some(self.session.load(Ordering::Relaxed)).filter(|session| *session != 0);
+        (address != 0).then_some(Client { address, session })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(host: u8, session: Option<u64>) -> Client {
+        Client::new([10, 0, 0, host].into(), session)
+    }
+
+    fn suffice(all: &[(Client, u64)], alone: bool) -> bool {
+        let mut witnesses = Witnesses::default();
+        all.iter().for_each(|(client, path)| witnesses.add(Witness { client: *client, path: *path, alone }));
+        witnesses.suffice(alone)
+    }
+
+    #[test]
+    fn three_clients_are_enough_and_one_is_not_however_often_it_comes() {
+        let one = client(1, Some(7));
+        assert!(!suffice(&[(one, 1), (one, 2), (one, 3), (one, 4)], false));
+        assert!(!suffice(&[(one, 1), (client(2, Some(8)), 1)], false));
+        assert!(suffice(&[(one, 1), (client(1, Some(8)), 1), (client(1, Some(9)), 1)], false), "three sessions");
+        assert!(suffice(&[(client(1, None), 1), (client(2, None), 1), (client(3, None), 1)], false), "three addresses");
+        let with_and_without = [(client(1, None), 1), (one, 1), (client(1, None), 1), (client(2, None), 1)];
+        assert!(!suffice(&with_and_without, false), "it does not send its pin with everything");
+    }
+
+    #[test]
+    fn one_client_that_is_alone_needs_three_paths() {
+        let one = client(1, Some(7));
+        assert!(!suffice(&[(one, 1), (one, 1), (one, 1), (one, 2)], true));
+        assert!(suffice(&[(one, 1), (one, 2), (one, 3)], true));
+        assert!(!suffice(&[(one, 1), (one, 2), (one, 3)], false), "others see what it sees, or do not");
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let of = |text: &str| Client::new(text.parse().unwrap(), None);
+        assert_eq!(of("2001:db8::1"), of("2001:db8::2:3"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), client(1, None));
+    }
+
+    #[test]
+    fn a_pool_has_one_client_until_another_comes_and_again_a_minute_after() {
+        let clients = Clients::new(2);
+        assert!(clients.is_alone(100));
+        clients.note(0, client(1, None), 100);
+        clients.note(0, client(1, Some(7)), 101);
+        clients.note(1, client(1, Some(7)), 102);
+        clients.note(1, client(1, None), 103);
+        assert!(clients.is_alone(103), "a request without its pin is no other client");
+        clients.note(1, client(1, Some(8)), 104);
+        assert!(!clients.is_alone(104));
+        assert!(!clients.is_alone(163));
+        clients.note(1, client(1, Some(8)), 164);
+        assert!(clients.is_alone(164), "the other one was seen a minute ago");
+        clients.note(0, client(2, None), 165);
+        assert!(!clients.is_alone(165), "on another thread");
+    }
+}
