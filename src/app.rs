@@ -284,6 +284,12 @@ impl Handler for Serve {
     }
 }
 
+impl runtime::Content for ResponseBody {
+    fn lost(&mut self, bytes: u64) {
+        ResponseBody::lost(self, bytes);
+    }
+}
+
 /// The proxy's tunnel as the runtime's.
 struct Over(proxy::tunnel::Tunnel);
 

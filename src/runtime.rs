@@ -4,6 +4,7 @@
 
 mod activity;
 pub mod conn;
+mod delivery;
 mod greet;
 mod guests;
 mod http1;
@@ -16,6 +17,7 @@ pub mod signal;
 pub mod workers;
 
 pub use conn::{Duplex, Fault, Handler, Reply, Tunnel};
+pub use delivery::Content;
 pub use greet::Peer;
 pub use listen::Listeners;
 pub use workers::Workers;

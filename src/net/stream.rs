@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use super::Socket;
@@ -26,6 +26,18 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket,
             Stream::Tls(tls) => tls.get_ref().0,
+        }
+    }
+
+    /// Says that nothing more is sent, but not that all was: TLS has a word for that, without which the other side
+    /// knows that what it got was cut off (RFC 9112 §9.8).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn cut_off(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(socket) => socket.shutdown().await,
+            Stream::Tls(tls) => tls.get_mut().0.shutdown().await,
         }
     }
 

@@ -288,6 +288,11 @@ impl Exchange {
         self.bytes_out += bytes as u64;
     }
 
+    /// Of the bytes that were relayed so many never left.
+    pub(super) fn lost(&mut self, bytes: u64) {
+        self.bytes_out = self.bytes_out.saturating_sub(bytes);
+    }
+
     /// The backend is waited for, in the middle of a body.
     pub(super) fn wait_for_body(&self) {
         let of = |timeouts: &Timeouts| if self.is_stream { timeouts.stream_idle } else { timeouts.idle };

@@ -179,6 +179,13 @@ impl Body for ResponseBody {
 }
 
 impl ResponseBody {
+    /// It is given up before its end, and of what it gave so many bytes never left.
+    pub fn lost(&mut self, bytes: u64) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.lost(bytes);
+        }
+    }
+
     /// All of it has been read: the connection can serve the next request.
     fn end(&mut self, cx: &mut Context<'_>) {
         if let Content::Relayed { received, .. } = std::mem::replace(&mut self.content, Content::Page(Bytes::new())) {

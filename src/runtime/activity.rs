@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::Instant;
 
 use super::conn::Tunnel;
@@ -33,6 +34,12 @@ pub(super) struct Activity {
     pub(super) probe: Cell<bool>,
     /// Requests that their client took back before there was an answer.
     pub(super) cancelled: Cell<u32>,
+    /// How often all that hyper had to send was flushed.
+    flushes: Cell<u64>,
+    /// On HTTP/1: bytes of bodies that hyper has not written.
+    unsent: Cell<u64>,
+    /// Those whose body breaks off as soon as what came of it has been flushed.
+    breaking: RefCell<Vec<Waker>>,
     /// What goes on once the response has gone out.
     tunnel: RefCell<Option<Box<dyn Tunnel>>>,
     /// On HTTP/2: that of the stream which hyper is about to open.
@@ -63,6 +70,9 @@ impl Activity {
             closed_since: Cell::new(None),
             probe: Cell::new(false),
             cancelled: Cell::new(0),
+            flushes: Cell::new(0),
+            unsent: Cell::new(0),
+            breaking: RefCell::default(),
             tunnel: RefCell::default(),
             streams,
         }
@@ -76,6 +86,46 @@ impl Activity {
         self.requests.get() == 1 && self.busy.get() == 0 && !self.lingers.get()
     }
 
+    /// How often all that hyper had to send was flushed.
+    pub(super) fn flushes(&self) -> u64 {
+        self.flushes.get()
+    }
+
+    /// All that hyper had to send has been flushed, but for what the window of a stream has no room for.
+    pub(super) fn flushed(&self) {
+        self.flushes.set(self.flushes.get().wrapping_add(1));
+        if self.is_breaking() {
+            self.breaking.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Whether a body waits for the next flush to break off.
+    pub(super) fn is_breaking(&self) -> bool {
+        !self.breaking.borrow().is_empty()
+    }
+
+    /// Wakes `waker` with the next flush.
+    pub(super) fn breaks_off(&self, waker: &Waker) {
+        let mut breaking = self.breaking.borrow_mut();
+        if !breaking.iter().any(|other| other.will_wake(waker)) {
+            breaking.push(waker.clone());
+        }
+    }
+
+    /// hyper has so many bytes more of a body to write.
+    pub(super) fn gave(&self, bytes: u64) {
+        self.unsent.set(self.unsent.get() + bytes);
+    }
+
+    /// hyper has written so many of them.
+    pub(super) fn wrote(&self, bytes: u64) {
+        self.unsent.set(self.unsent.get().saturating_sub(bytes));
+    }
+
+    pub(super) fn unsent(&self) -> u64 {
+        self.unsent.get()
+    }
+
     /// The response that goes out now is the last of HTTP.
     pub(super) fn hand_over(&self, tunnel: Box<dyn Tunnel>) {
         self.tunnel.replace(Some(tunnel));
@@ -87,6 +137,11 @@ impl Activity {
 
     pub(super) fn take_tunnel(&self) -> Option<Box<dyn Tunnel>> {
         self.tunnel.take()
+    }
+
+    /// Whether it is a connection of HTTP/2.
+    pub(super) fn has_streams(&self) -> bool {
+        self.streams.is_some()
     }
 
     /// A request came; on HTTP/2 hyper is about to make a stream of it.
@@ -107,12 +162,28 @@ impl Activity {
 #[derive(Debug, Default)]
 pub(super) struct Stall {
     since: Cell<Option<Instant>>,
+    /// Bytes of the body that have not been written.
+    unsent: Cell<u64>,
 }
 
 impl Stall {
     /// The body was asked for more, and had something or not.
     pub(super) fn note(&self, had: bool) {
         self.since.set(had.then(clock::now));
+    }
+
+    /// hyper has so many bytes more of the body to write.
+    pub(super) fn gave(&self, bytes: u64) {
+        self.unsent.set(self.unsent.get() + bytes);
+    }
+
+    /// hyper has written so many of them.
+    pub(super) fn wrote(&self, bytes: u64) {
+        self.unsent.set(self.unsent.get().saturating_sub(bytes));
+    }
+
+    pub(super) fn unsent(&self) -> u64 {
+        self.unsent.get()
     }
 
     /// Since when something waits for the client to take it.

@@ -9,18 +9,19 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::activity::{Activity, Stall};
+use super::activity::Activity;
+use super::delivery::{Content, Tracked};
 use super::greet::{self, Arrival, Peer};
 use super::guests::{Guest, Guests, Refused};
 use super::listen::Door;
@@ -32,7 +33,7 @@ use crate::telemetry::Limit;
 /// What is served on connections. One value serves one thread.
 pub trait Handler: 'static {
     /// The body of its responses.
-    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static;
+    type Body: Content<Error: Into<Box<dyn std::error::Error + Send + Sync>> + Unpin> + Unpin + 'static;
     /// What it remembers of a connection.
     type Client: 'static;
 
@@ -194,14 +195,14 @@ pub(super) fn service<H: Handler>(
             busy.activity.is_answered.set(true);
             busy.activity.is_stream.set(is_stream);
             let Some(tunnel) = tunnel else {
-                return Ok(response.map(|body| Tracked { body, _busy: Some(busy), stall }));
+                return Ok(response.map(|body| Tracked::new(body, Some(busy), stall)));
             };
             match upgrade {
                 // A tunnel through a stream keeps its connection busy.
                 Some(upgrade) => drop(tokio::task::spawn_local(http2::tunnel(upgrade, tunnel, busy))),
                 None => busy.activity.hand_over(tunnel),
             }
-            Ok(response.map(|body| Tracked { body, _busy: None, stall: None }))
+            Ok(response.map(|body| Tracked::new(body, None, None)))
         })
     })
 }
@@ -221,6 +222,11 @@ impl Busy {
         activity.is_stream.set(false);
         Busy { activity: Rc::clone(activity), is_answered: false }
     }
+
+    /// What its connection is at.
+    pub(super) fn activity(&self) -> &Rc<Activity> {
+        &self.activity
+    }
 }
 
 impl Drop for Busy {
@@ -231,38 +237,6 @@ impl Drop for Busy {
         if !self.is_answered {
             activity.cancelled.set(activity.cancelled.get().saturating_add(1));
         }
-    }
-}
-
-/// A response's body that keeps its connection busy until it ends.
-pub(super) struct Tracked<B> {
-    body: B,
-    _busy: Option<Busy>,
-    /// On a stream of HTTP/2: where it is noted that the client doesn't take what there is.
-    stall: Option<Rc<Stall>>,
-}
-
-impl<B: Body + Unpin> Body for Tracked<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let Some(stall) = &self.stall {
-            stall.note(frame.is_ready());
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -122,7 +122,7 @@ async fn active<H: Handler>(
         Ok(Next::HeadTimeout) => {
             let (mut stream, _) = apart(connection.into_parts());
             stream.write_now(&common.handler.unread(client, Fault::HeadTimeout));
-            linger(&mut stream).await;
+            linger(&mut stream, false).await;
         }
         Ok(Next::Abort | Next::Wait(_)) => {}
         Err(Ok(())) if activity.has_tunnel() => {
@@ -132,9 +132,12 @@ async fn active<H: Handler>(
             }
         }
         Err(result) => {
-            let refused = result.is_err_and(|error| refused(&error, common, client));
-            if refused || activity.lingers.get() {
-                linger(&mut apart(connection.into_parts()).0).await;
+            let error = result.err();
+            let is_refused = error.as_ref().is_some_and(|error| refused(error, common, client));
+            // What came of an answer that broke off is to be read, too.
+            let is_cut = error.is_some_and(|error| error.is_user());
+            if is_refused || is_cut || activity.lingers.get() {
+                linger(&mut apart(connection.into_parts()).0, is_cut).await;
             }
         }
     }
@@ -167,14 +170,16 @@ fn refused<H: Handler>(error: &hyper::Error, common: &Common<H>, client: &Rc<H::
 }
 
 /// Ends a connection on which the client may still be sending. Closing it at once would make the
-/// kernel answer those bytes with a reset, which can destroy the response before it was read.
-async fn linger(stream: &mut Stream) {
+/// kernel answer those bytes with a reset, which can destroy the response before it was read. One that
+/// `is_cut` off does not end as one that is whole.
+async fn linger(stream: &mut Stream, is_cut: bool) {
     const TIME: Duration = Duration::from_secs(2);
     const BYTES: usize = 1024 * 1024;
     let drain = async {
         let mut buffer = [0; 4096];
         let mut read = 0;
-        if stream.shutdown().await.is_ok() {
+        let said = if is_cut { stream.cut_off().await } else { stream.shutdown().await };
+        if said.is_ok() {
             while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
                 read += bytes;
                 if read > BYTES {

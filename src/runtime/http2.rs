@@ -60,6 +60,10 @@ pub(super) async fn serve<H: Handler>(stream: Stream, prefix: Bytes, client: Rc<
             if Pin::new(&mut connection).poll(cx).is_ready() {
                 return Poll::Ready(());
             }
+            // hyper gives up for now only when all has been written, or the client takes no more.
+            if activity.blocked_since.get().is_none() {
+                activity.flushed();
+            }
             if limit.poll(cx).is_pending() {
                 return Poll::Pending;
             }

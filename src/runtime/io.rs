@@ -96,7 +96,14 @@ impl Write for Io {
                 }
             }
         }
-        let poll = Pin::new(&mut self.stream).poll_flush(cx);
+        let mut poll = Pin::new(&mut self.stream).poll_flush(cx);
+        if poll.is_ready() && self.activity.is_breaking() {
+            // The connection ends next, and what waits for the turn to end might find no room then.
+            poll = self.stream.inner().socket().poll_sent(cx);
+        }
+        if matches!(poll, Poll::Ready(Ok(()))) && !self.activity.has_streams() {
+            self.activity.flushed();
+        }
         self.noted(poll)
     }
 

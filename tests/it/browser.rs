@@ -1,5 +1,6 @@
 //! A real browser as a client: its cookie jar, its several connections, its scripts.
 
+use super::broken_answers::beginning;
 use super::support::backend::{Reply, Seen};
 use super::support::node::NodeBackend;
 use super::support::tool::{DemoBackend, Folder, run};
@@ -62,6 +63,50 @@ async fn server(name: &str) -> Backend {
         }
     })
     .await
+}
+
+/// Posts to each of the paths behind `#` in the address, each on a connection that was used before, and says
+/// how many of them came to nothing.
+const POSTS: &str = r#"<!doctype html><title>posts</title><link rel="icon" href="data:,"><p id="broken"></p>
+<script>
+(async () => {
+    let broken = 0;
+    for (const framing of ["content-length", "chunked"]) {
+        for (const size of [0, 50, 1000, 20000, 1048576]) {
+            for (let turn = 0; turn < 4; turn++) {
+                await (await fetch("/kept", { cache: "no-store" })).text();
+                try {
+                    await (await fetch(`/post/${framing}/${size}/${turn}`, { method: "POST", body: "pay" })).text();
+                } catch {
+                    broken++;
+                }
+            }
+        }
+    }
+    document.getElementById("broken").textContent = broken;
+})();
+</script>"#;
+
+#[tokio::test]
+async fn a_post_whose_answer_breaks_off_is_carried_out_once() {
+    let a = Backend::start("a", |request: &Seen| {
+        let path: Vec<_> = request.path().split('/').collect();
+        match path[..] {
+            ["", "post", framing, size, _] => Reply::Last(beginning(framing, size.parse().unwrap())),
+            ["", "kept"] => Reply::ok("kept"),
+            _ => Reply::new(200, "content-type: text/html\r\n", POSTS),
+        }
+    })
+    .await;
+    let proxy = Proxy::before(&[&a]);
+    let page = open(&format!("http://{}/", proxy.address())).await;
+    assert_eq!(text(&page, "broken"), "40", "{page}");
+    let mut posts: Vec<_> = a.seen().iter().map(|seen| seen.line().to_owned()).collect();
+    posts.retain(|line| line.starts_with("POST"));
+    posts.sort();
+    let all = posts.len();
+    posts.dedup();
+    assert_eq!((all, posts.len()), (40, 40));
 }
 
 /// The text of the element with this id.

@@ -10,6 +10,7 @@ mod abuse;
 mod architecture;
 mod balancing;
 mod blame;
+mod broken_answers;
 mod browser;
 mod chains;
 mod clocks;

@@ -1,0 +1,165 @@
+//! Owns: a response's body on its way out through hyper: what of it has left, and how it breaks off.
+//! Invariant: the break of a body is told to hyper only when all that came before it has been flushed.
+//! Must not know: what is sent, or why it breaks off.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+
+use super::activity::{Activity, Stall};
+use super::conn::Busy;
+
+/// A body that is told how much of it did not reach its client.
+pub trait Content: Body<Data = Bytes> {
+    /// It is given up before its end, and of the bytes that it gave so many never left.
+    fn lost(&mut self, bytes: u64);
+}
+
+/// A response's body that keeps its connection busy until it ends.
+///
+/// hyper drops what it has buffered, the head of the response too, when a body fails: the client of an
+/// answer that breaks off early would get not one byte of it, and browsers send a request again, a POST
+/// too, whose kept connection ended without a byte. So the error of a body is held back until
+/// what came before it has been flushed.
+pub(super) struct Tracked<B: Content> {
+    body: B,
+    busy: Option<Busy>,
+    /// On a stream of HTTP/2: where it is noted that the client doesn't take what there is.
+    stall: Option<Rc<Stall>>,
+    /// How often the connection had been flushed when hyper was given something last: the head, at first.
+    flushes: u64,
+    given: u64,
+    held: Option<B::Error>,
+}
+
+impl<B: Content> Tracked<B> {
+    pub(super) fn new(body: B, busy: Option<Busy>, stall: Option<Rc<Stall>>) -> Tracked<B> {
+        let flushes = busy.as_ref().map_or(0, |busy| busy.activity().flushes());
+        Tracked { body, busy, stall, flushes, given: 0, held: None }
+    }
+
+    fn whose(&self) -> Option<Whose> {
+        match &self.stall {
+            Some(stall) => Some(Whose::Stream(Rc::clone(stall))),
+            None => self.busy.as_ref().map(|busy| Whose::Connection(Rc::clone(busy.activity()))),
+        }
+    }
+
+    /// Whether all that hyper was given has been flushed. Wakes the task when it is time to look again.
+    fn has_left(&self, cx: &Context<'_>) -> bool {
+        let Some(busy) = &self.busy else { return true };
+        // On a stream a flush can have left out what its window has no room for.
+        let waits_for_window = self.stall.as_ref().is_some_and(|stall| stall.unsent() > 0);
+        let has_left = busy.activity().flushes() != self.flushes && !waits_for_window;
+        if !has_left {
+            busy.activity().breaks_off(cx.waker());
+        }
+        has_left
+    }
+}
+
+impl<B: Content + Unpin> Body for Tracked<B>
+where
+    B::Error: Unpin,
+{
+    type Data = Piece;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
+        if self.held.is_none() {
+            let frame = Pin::new(&mut self.body).poll_frame(cx);
+            if let Some(stall) = &self.stall {
+                stall.note(frame.is_ready());
+            }
+            match std::task::ready!(frame) {
+                Some(Err(error)) => self.held = Some(error),
+                None => return Poll::Ready(None),
+                Some(Ok(frame)) => {
+                    self.flushes = self.busy.as_ref().map_or(0, |busy| busy.activity().flushes());
+                    self.given += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    let whose = self.whose();
+                    return Poll::Ready(Some(Ok(frame.map_data(|bytes| Piece::new(bytes, whose)))));
+                }
+            }
+        }
+        if !self.has_left(cx) {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.held.take().map(Err))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B: Content> Drop for Tracked<B> {
+    fn drop(&mut self) {
+        // hyper lets a body go that has come to its end before it has flushed it.
+        if !self.body.is_end_stream()
+            && let Some(unsent @ 1..) = self.whose().map(|whose| whose.unsent())
+        {
+            self.body.lost(unsent.min(self.given));
+        }
+    }
+}
+
+/// A part of a body, which counts as unsent for as long as hyper holds it.
+pub(super) struct Piece {
+    bytes: Bytes,
+    whose: Option<Whose>,
+}
+
+/// Where it is counted.
+enum Whose {
+    /// On HTTP/1, with all that there is of one response.
+    Connection(Rc<Activity>),
+    Stream(Rc<Stall>),
+}
+
+impl Whose {
+    fn unsent(&self) -> u64 {
+        match self {
+            Whose::Connection(activity) => activity.unsent(),
+            Whose::Stream(stall) => stall.unsent(),
+        }
+    }
+}
+
+impl Piece {
+    fn new(bytes: Bytes, whose: Option<Whose>) -> Piece {
+        let length = bytes.len() as u64;
+        match &whose {
+            Some(Whose::Connection(activity)) => activity.gave(length),
+            Some(Whose::Stream(stall)) => stall.gave(length),
+            None => {}
+        }
+        Piece { bytes, whose }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        match &self.whose {
+            Some(Whose::Connection(activity)) => activity.wrote(count as u64),
+            Some(Whose::Stream(stall)) => stall.wrote(count as u64),
+            None => {}
+        }
+    }
+}
