@@ -12,6 +12,7 @@ pub mod header;
 pub mod learned;
 pub mod lost;
 mod nonce;
+pub mod pins;
 pub mod policy;
 pub mod route;
 pub mod rules;

@@ -178,6 +178,7 @@ impl Proxy {
         let effect = service.affinity.rule(head, origin.client(), &service.pool).or(way.effect);
         let mut taken =
             service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
+        view.snapshot().pins.strip(&mut head.headers);
         if effect.is_none() {
             self.ask(exchange, service, &mut taken, now.as_secs()).await;
         }

@@ -124,7 +124,7 @@ impl Cookie {
         let tokens = fields.flat_map(|field| values(field.as_bytes(), self.name.as_bytes()));
         let (reading, count) = self.sealed.first(tokens, memory);
         if count > 0 {
-            strip(headers, self.name.as_bytes());
+            strip(headers, |pair| value_of(pair, self.name.as_bytes()).is_some());
         }
         reading
     }
@@ -184,7 +184,7 @@ pub fn values<'a, 'n>(field: &'a [u8], name: &'n [u8]) -> impl Iterator<Item = &
 
 /// The pairs of a Cookie field, blanks and all. Found many bytes at a time: applications' cookies
 /// can be long.
-fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(field);
     std::iter::from_fn(move || {
         let field = rest?;
@@ -203,30 +203,37 @@ fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     Some(unquoted.unwrap_or(value))
 }
 
-/// Takes the cookies named `name` out of all Cookie fields. A field that had none stays the very
+/// Name and value of one pair, without blanks and quotes around them.
+pub(super) fn parts(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = memchr::memchr(b'=', pair)?;
+    let name = pair[..at].trim_ascii();
+    Some((name, value_of(pair, name)?))
+}
+
+/// Takes the pairs that `is_out` picks out of all Cookie fields. A field that had none stays the very
 /// same bytes; one that had nothing else goes.
-fn strip(headers: &mut HeaderMap, name: &[u8]) {
+pub(super) fn strip(headers: &mut HeaderMap, is_out: impl Fn(&[u8]) -> bool) {
     let Entry::Occupied(mut entry) = headers.entry(COOKIE) else { return };
     let mut fields = entry.iter();
     if let (Some(only), None) = (fields.next(), fields.next()) {
-        match without(only.as_bytes(), name) {
+        match without(only.as_bytes(), &is_out) {
             None => drop(entry.remove()),
             Some(rest) => *entry.get_mut() = rest,
         }
         return;
     }
     let (_, fields) = entry.remove_entry_mult();
-    let kept: Vec<_> = fields.filter_map(|field| without(field.as_bytes(), name)).collect();
+    let kept: Vec<_> = fields.filter_map(|field| without(field.as_bytes(), &is_out)).collect();
     for field in kept {
         headers.append(COOKIE, field);
     }
 }
 
-/// A Cookie field without the cookies named `name`: the other pairs as they came, with all their
+/// A Cookie field without the pairs that `is_out` picks: the others as they came, with all their
 /// blanks and quotes. `None` if nothing is left.
-fn without(field: &[u8], name: &[u8]) -> Option<HeaderValue> {
+fn without(field: &[u8], is_out: impl Fn(&[u8]) -> bool) -> Option<HeaderValue> {
     let mut rest = Vec::new();
-    for pair in pairs(field).filter(|pair| value_of(pair, name).is_none()) {
+    for pair in pairs(field).filter(|pair| !is_out(pair)) {
         if rest.is_empty() {
             // Not before: with most clients the routing cookie is the only one.
             rest.reserve_exact(field.len());

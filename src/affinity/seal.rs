@@ -80,6 +80,15 @@ impl fmt::Debug for Key {
     }
 }
 
+/// Whether a text looks like a token, of whichever key, pool and name. Decodes nothing.
+pub fn looks_sealed(text: &[u8]) -> bool {
+    let plain = (text.len() * 3 / 4).checked_sub(HEAD + TAG);
+    let is_whole = plain.is_some_and(|plain| plain.is_multiple_of(PAD) && (FIXED..=MAX_PLAIN).contains(&plain));
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    // The first two characters have the version in them, and four bits more.
+    is_whole && matches!(text, [b'A', b'Q'..=b'Z' | b'a'..=b'f', ..]) && text.iter().all(is_digit)
+}
+
 /// Key ids are configured as words and travel as four bytes; ids that would be taken for each
 /// other are a configuration error.
 pub fn short_id(id: &str) -> [u8; KEY_ID] {
@@ -241,6 +250,22 @@ mod tests {
         assert_eq!(Sealer::new(&ring, "shop", "pin").open(token.as_bytes()), None);
         assert_eq!(Sealer::new(&ring, "app", "other").open(token.as_bytes()), None);
         assert_eq!(Sealer::new(&ring, "ap", "ppin").open(token.as_bytes()), None);
+    }
+
+    #[test]
+    fn tokens_look_like_tokens_and_nothing_else_does() {
+        let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
+        for length in 0..=MAX_NAME {
+            let token = seal(&sealer, &pin(&"n".repeat(length)));
+            assert!(looks_sealed(token.as_bytes()), "{length}");
+            assert!(
+                !looks_sealed(format!("{token}AA").as_bytes()) && !looks_sealed(&token.as_bytes()[1..]),
+                "{length}"
+            );
+            assert!(!looks_sealed(token.replacen('A', "B", 1).as_bytes()), "another version");
+            assert!(!looks_sealed(format!("{}.", &token[1..]).as_bytes()));
+        }
+        assert!(!looks_sealed(b"") && !looks_sealed(b"AQ") && !looks_sealed(&[b'A'; 5000]));
     }
 
     #[test]

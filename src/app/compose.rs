@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::affinity::pins::Pins;
 use crate::affinity::{self, Affinity, KeyRing, Tables, learned};
 use crate::clock;
 use crate::config::{Plan, PoolPlan};
@@ -108,6 +109,7 @@ impl Composer {
         Snapshot {
             routes: Routes::new(&self.plan.routes, limits.body_bytes, pool),
             services,
+            pins: Pins::new(self.plan.pools.iter().map(|pool| &pool.persistence)),
             limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes },
             limiter: self.limiter.as_ref().map(|(_, limiter)| Arc::clone(limiter)),
             unrouted: self.metrics.series("", ""),

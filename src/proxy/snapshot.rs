@@ -15,6 +15,7 @@ use super::retry::{self, Budget};
 use super::route::Routes;
 use super::{Timeouts, key};
 use crate::affinity::Affinity;
+use crate::affinity::pins::Pins;
 use crate::balance::{self, Balancer};
 use crate::pool::Pool;
 use crate::telemetry::Limited;
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// The pools.
     pub services: Vec<Service>,
+    /// What carries the pins of all pools.
+    pub pins: Pins,
     /// What a request may take.
     pub limits: Limits,
     /// How many requests each client may send, if they are limited.

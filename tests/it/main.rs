@@ -30,6 +30,7 @@ mod messages;
 mod persistence_doc;
 mod pinning;
 mod policies;
+mod pools;
 mod process;
 mod protocols;
 mod replicas;
