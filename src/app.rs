@@ -275,6 +275,7 @@ impl Handler for Serve {
             Fault::HeadTimeout => ProxyError::HeadTimeout,
             Fault::Malformed => ProxyError::Malformed("The request is not valid HTTP."),
             Fault::TooLarge => ProxyError::TooManyFields,
+            Fault::Fragment => ProxyError::Malformed("The request target has a fragment."),
         };
         self.proxy.refuse_unread(client, error)
     }

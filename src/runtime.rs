@@ -5,6 +5,7 @@
 mod activity;
 pub mod conn;
 mod delivery;
+mod first_line;
 mod greet;
 mod guests;
 mod http1;

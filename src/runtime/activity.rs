@@ -32,6 +32,8 @@ pub(super) struct Activity {
     pub(super) closed_since: Cell<Option<Instant>>,
     /// It is time to look whether the client has reset the connection.
     pub(super) probe: Cell<bool>,
+    /// The request that comes next has a fragment in its target.
+    pub(super) has_fragment: Cell<bool>,
     /// Requests that their client took back before there was an answer.
     pub(super) cancelled: Cell<u32>,
     /// How often all that hyper had to send was flushed.
@@ -69,6 +71,7 @@ impl Activity {
             is_stream: Cell::new(false),
             closed_since: Cell::new(None),
             probe: Cell::new(false),
+            has_fragment: Cell::new(false),
             cancelled: Cell::new(0),
             flushes: Cell::new(0),
             unsent: Cell::new(0),

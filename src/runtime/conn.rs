@@ -85,6 +85,8 @@ pub enum Fault {
     Malformed,
     /// It is too large; hyper has answered.
     TooLarge,
+    /// Its target has a fragment.
+    Fragment,
 }
 
 /// What all connections of a thread have in common.

@@ -77,7 +77,7 @@ async fn active<H: Handler>(
         activity.head_since.set(Some(clock::now()));
     }
     let service = service(common, Rc::clone(client), Rc::clone(&activity));
-    let mut connection = common.http1.serve_connection(Io::new(stream, prefix, &activity), service);
+    let mut connection = common.http1.serve_connection(Io::new(stream, prefix, &activity).without_fragments(), service);
     let limit = common.clock.limit();
     limit.set_after(phase::QUIET);
     let mut told = false;
@@ -130,6 +130,11 @@ async fn active<H: Handler>(
             if let Some(tunnel) = activity.take_tunnel() {
                 return Ended::Over(stream, rest, tunnel);
             }
+        }
+        Err(_) if activity.has_fragment.get() => {
+            let (mut stream, _) = apart(connection.into_parts());
+            stream.write_now(&common.handler.unread(client, Fault::Fragment));
+            linger(&mut stream, false).await;
         }
         Err(result) => {
             let error = result.err();

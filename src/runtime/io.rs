@@ -3,15 +3,18 @@
 //! Must not know: HTTP.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::activity::Activity;
+use super::first_line::FirstLine;
 use super::phase;
 use crate::clock;
 use crate::net::Stream;
@@ -23,11 +26,47 @@ pub(super) struct Io {
     activity: Rc<Activity>,
     /// Bytes that the client had taken when it was last seen to take no more.
     taken: u64,
+    /// Nothing that hyper was about to write is left to be written.
+    is_flushed: bool,
+    /// How far the first line of a request has been looked at; `None` where nobody looks.
+    line: Option<FirstLine>,
 }
 
 impl Io {
     pub(super) fn new(stream: Stream, prefix: Bytes, activity: &Rc<Activity>) -> Io {
-        Io { stream: TokioIo::new(stream), prefix, activity: Rc::clone(activity), taken: 0 }
+        let (stream, activity) = (TokioIo::new(stream), Rc::clone(activity));
+        Io { stream, prefix, activity, taken: 0, is_flushed: true, line: None }
+    }
+
+    /// Refuses requests whose target has a fragment: hyper is then told of an error, and
+    /// [`Activity::has_fragment`] is set. Seen where nothing else is under way; in a request that comes before
+    /// the answer to the one before it, the fragment is cut off.
+    pub(super) fn without_fragments(mut self) -> Io {
+        self.line = Some(FirstLine::Begins);
+        self
+    }
+
+    /// Looks at what is about to be handed to hyper.
+    fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(line) = &mut self.line else { return Ok(()) };
+        // The end of the answer before it would be lost with hyper's buffer.
+        if line.has_fragment(bytes) && self.is_flushed {
+            self.activity.has_fragment.set(true);
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(())
+    }
+
+    /// Reads the beginning of a request's head, by way of a buffer of our own, for hyper's can't be looked at.
+    fn poll_read_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        // As large as hyper's, so that it takes no more reads.
+        let mut space = [MaybeUninit::uninit(); 8192];
+        let room = buf.remaining().min(space.len());
+        let mut read = ReadBuf::uninit(&mut space[..room]);
+        ready!(Pin::new(self.stream.inner_mut()).poll_read(cx, &mut read))?;
+        self.look(read.filled())?;
+        buf.put_slice(read.filled());
+        Poll::Ready(Ok(()))
     }
 
     /// The stream, and what was read before and not asked for since.
@@ -60,13 +99,22 @@ impl Read for Io {
         if self.prefix.has_remaining() {
             let length = room.min(self.prefix.len());
             let part = self.prefix.split_to(length);
+            self.look(&part)?;
             buf.put_slice(&part);
             return Poll::Ready(Ok(()));
         }
-        let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let activity = &self.activity;
-        if poll.is_ready() && activity.busy.get() == 0 && activity.head_since.get().is_none() {
-            activity.head_since.set(Some(clock::now()));
+        let is_quiet = self.activity.busy.get() == 0;
+        let begins = is_quiet && self.activity.head_since.get().is_none();
+        if let (true, Some(line)) = (begins, &mut self.line) {
+            *line = FirstLine::Begins;
+        }
+        let is_looked_at = is_quiet && self.line.is_some_and(|line| line != FirstLine::Over);
+        let poll = match is_looked_at {
+            true => self.poll_read_head(cx, &mut buf),
+            false => Pin::new(&mut self.stream).poll_read(cx, buf),
+        };
+        if poll.is_ready() && begins {
+            self.activity.head_since.set(Some(clock::now()));
         }
         poll
     }
@@ -74,13 +122,15 @@ impl Read for Io {
 
 impl Write for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.is_flushed = false;
         let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.noted(poll)
     }
 
-    /// hyper comes here whenever it is polled, and reads nothing while a request is being served, so
+    /// hyper comes here whenever it is polled and has nothing left to write, and reads nothing while a request is being served, so
     /// that a client may close its sending side: a reset is seen nowhere else.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_flushed = true;
         if self.activity.probe.take() {
             let socket = self.stream.inner().socket();
             if let Some(error) = socket.take_error()? {
@@ -127,6 +177,7 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.is_flushed = false;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.noted(poll)
     }
