@@ -22,6 +22,7 @@ pub mod retry;
 mod rewrite;
 pub mod route;
 pub mod snapshot;
+mod target;
 pub mod tunnel;
 mod upgrade;
 mod wait;
@@ -185,7 +186,7 @@ impl Proxy {
         let request = bind::Request::of(head, origin, taken.key());
         let draw = service.hash.as_ref().and_then(|hash| hash.of(head, origin.address));
         let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin);
-        exchange.edit_request(way, head);
+        exchange.edit_request(way, head)?;
 
         let decision = self.decide(exchange, service, effect, taken, now.as_secs());
         exchange.asks(service, decision.issued_session());

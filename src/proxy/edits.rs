@@ -27,13 +27,17 @@ impl Edits {
 
 impl Exchange {
     /// Makes the head of a request what its backend is to see.
-    pub(super) fn edit_request(&self, way: &Way, head: &mut request::Parts) {
+    ///
+    /// # Errors
+    /// The target would be longer than a target can be.
+    pub(super) fn edit_request(&self, way: &Way, head: &mut request::Parts) -> Result<(), ProxyError> {
         if let Some(rewrite) = &way.rewrite {
-            rewrite.apply(&mut head.uri);
+            head.uri = rewrite.apply(std::mem::take(&mut head.uri)).ok_or(ProxyError::TargetTooLong)?;
         }
         if let Some(edits) = self.edits() {
             edits.request.apply(&mut head.headers);
         }
+        Ok(())
     }
 
     /// Does what the route says to the fields of a backend's answer.

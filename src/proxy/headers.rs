@@ -3,11 +3,11 @@
 //! Must not know: affinity, backends.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
-use http::uri::{Authority, PathAndQuery};
-use http::{Method, Uri, Version, request};
+use http::{Method, Version, request};
 
 use super::client::{Client, Origin};
 use super::error::ProxyError;
+use super::target;
 
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
@@ -20,8 +20,9 @@ pub struct Limits {
     pub target: usize,
 }
 
-/// Puts a request's head into the form that is forwarded: origin-form, one valid Host. That is handed
-/// back too, for all who would otherwise look it up again; only HTTP/1.0 may have none.
+/// Puts a request's head into the form that is forwarded: origin-form, one valid Host, which is that of an
+/// absolute-form where there is one (RFC 9112 §3.2.2). It is handed back too, for all who would otherwise
+/// look it up again; only HTTP/1.0 may have none.
 ///
 /// # Errors
 /// What RFC 9112 §3.2 and RFC 9110 §7.2 want refused, and what is over a limit.
@@ -60,26 +61,17 @@ pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<Option<He
     if target > limits.target {
         return Err(ProxyError::TargetTooLong);
     }
-    match (head.uri.scheme_str(), head.uri.authority()) {
-        (None, None) => {
-            let path = head.uri.path();
-            let is_origin_form = path.starts_with('/') || (path == "*" && head.method == Method::OPTIONS);
-            is_origin_form.then_some(host).ok_or(ProxyError::Malformed("The request target is not valid."))
-        }
-        (Some("http" | "https"), Some(authority)) => {
-            let host = host_of(authority)?;
-            // RFC 9113 §8.3.1: a server may not look at one of two and its neighbour at the other.
-            let is_two_faced = |own: &HeaderValue| !own.as_bytes().eq_ignore_ascii_case(host.as_bytes());
-            if head.version == Version::HTTP_2 && head.headers.get(HOST).is_some_and(is_two_faced) {
-                return Err(ProxyError::Malformed("The Host field is not that of the request."));
-            }
-            let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-            head.uri = Uri::from(target);
-            head.headers.insert(HOST, host.clone());
-            Ok(Some(host))
-        }
-        _ => Err(ProxyError::Malformed("The request target is not valid.")),
+    let Some(authority) = target::normalize(&mut head.uri, &head.method, head.version)? else { return Ok(host) };
+    let named = Some(&authority).filter(|authority| is_valid_host(authority.as_str().as_bytes()));
+    let host = named.and_then(target::host_of);
+    let host = host.ok_or(ProxyError::Malformed("The request target's host is not valid."))?;
+    // RFC 9113 §8.3.1: a server may not look at one of two and its neighbour at the other.
+    let is_two_faced = |own: &HeaderValue| !own.as_bytes().eq_ignore_ascii_case(host.as_bytes());
+    if head.version == Version::HTTP_2 && head.headers.get(HOST).is_some_and(is_two_faced) {
+        return Err(ProxyError::Malformed("The Host field is not that of the request."));
     }
+    head.headers.insert(HOST, host.clone());
+    Ok(Some(host))
 }
 
 /// HTTP/2 may send a cookie in pieces, which HTTP/1.1 may not (RFC 9113 §8.2.3).
@@ -92,13 +84,6 @@ fn join_crumbs(headers: &mut HeaderMap) {
     if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         headers.insert(COOKIE, whole);
     }
-}
-
-/// Absolute-form beats Host (RFC 9112 §3.2.2).
-fn host_of(authority: &Authority) -> Result<HeaderValue, ProxyError> {
-    let valid = is_valid_host(authority.as_str().as_bytes());
-    let host = valid.then(|| HeaderValue::from_str(authority.as_str()).ok()).flatten();
-    host.ok_or(ProxyError::Malformed("The request target's host is not valid."))
 }
 
 /// uri-host [ ":" port ] of RFC 3986 §3.2, without what has no business in a Host: user

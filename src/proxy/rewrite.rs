@@ -21,14 +21,16 @@ impl Rewrite {
     }
 
     /// Rewrites the target of a request. `*` and what does not begin with the prefix stay as they are.
-    pub fn apply(&self, uri: &mut Uri) {
-        let Some(rest) = uri.path().starts_with('/').then(|| behind(&self.strip, uri.path())).flatten() else { return };
+    /// `None` if it would be longer than a target can be, which is 64 KiB: what can't be rewritten must not
+    /// be forwarded as it came.
+    pub fn apply(&self, uri: Uri) -> Option<Uri> {
+        let Some(rest) = uri.path().starts_with('/').then(|| behind(&self.strip, uri.path())).flatten() else {
+            return Some(uri);
+        };
         let slash = if rest.starts_with('/') || (rest.is_empty() && !self.add.is_empty()) { "" } else { "/" };
         let (mark, query) = uri.query().map_or(("", ""), |query| ("?", query));
-        // Made of pieces of valid paths, it is one.
-        if let Ok(target) = PathAndQuery::try_from([&self.add, slash, rest, mark, query].concat()) {
-            *uri = Uri::from(target);
-        }
+        // Made of pieces of valid paths, it is one, unless for its length.
+        PathAndQuery::try_from([&self.add, slash, rest, mark, query].concat()).ok().map(Uri::from)
     }
 }
 
@@ -45,11 +47,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn rewritten(strip: &str, add: &str, target: &str) -> String {
-        let mut uri: Uri = target.parse().unwrap();
-        if let Some(rewrite) = Rewrite::new(Some(strip), Some(add)) {
-            rewrite.apply(&mut uri);
+        let uri: Uri = target.parse().unwrap();
+        match Rewrite::new(Some(strip), Some(add)) {
+            Some(rewrite) => rewrite.apply(uri).unwrap().to_string(),
+            None => uri.to_string(),
         }
-        uri.to_string()
+    }
+
+    #[test]
+    fn a_target_that_would_be_too_long_is_not_forwarded_without_its_prefix() {
+        let rewrite = Rewrite::new(None, Some("/v1")).unwrap();
+        let target = |length: usize| Uri::try_from(format!("/{}", "x".repeat(length - 1))).unwrap();
+        assert!(rewrite.apply(target(65_000)).is_some());
+        assert_eq!(rewrite.apply(target(65_534)), None);
     }
 
     #[test]

@@ -33,8 +33,15 @@ fn documents() -> Vec<String> {
     let root = ["README", "ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "SECURITY"].map(|name| format!("{name}.md"));
     root.into_iter()
         .chain(
-            ["bench/README.md", "docs/discovery.md", "docs/persistence.md", "docs/tls.md", "fuzz/README.md"]
-                .map(Into::into),
+            [
+                "bench/README.md",
+                "docs/discovery.md",
+                "docs/http.md",
+                "docs/persistence.md",
+                "docs/tls.md",
+                "fuzz/README.md",
+            ]
+            .map(Into::into),
         )
         .filter(|file| path(file).exists())
         .collect()

@@ -40,5 +40,6 @@ mod sharing;
 mod smoke;
 mod stickiness;
 mod streaming;
+mod targets;
 mod tls;
 mod tunnels;

@@ -1,0 +1,128 @@
+//! Owns: the target of a request, and the form in which it is forwarded.
+//! Invariant: a target that is forwarded begins with `/`, or is the `*` of an OPTIONS.
+//! Must not know: routes, fields, backends.
+
+use http::header::HeaderValue;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Uri, Version};
+
+use super::error::ProxyError;
+
+const INVALID: ProxyError = ProxyError::Malformed("The request target is not valid.");
+
+/// Puts the target of a request into origin-form or asterisk-form, in which it is forwarded (RFC 9112
+/// §3.2). Returns the authority that it named, which counts as Host.
+///
+/// # Errors
+/// Any other form, another scheme than `http` and `https`, a path that does not begin with `/`, and `*`
+/// for any method but OPTIONS.
+pub(super) fn normalize(uri: &mut Uri, method: &Method, version: Version) -> Result<Option<Authority>, ProxyError> {
+    // Most are in that form already.
+    if uri.authority().is_none() {
+        let is_valid = uri.path_and_query().is_some_and(|target| is_valid(target, method));
+        return is_valid.then_some(None).ok_or(INVALID);
+    }
+    let parts = std::mem::take(uri).into_parts();
+    let is_ours = parts.scheme.is_some_and(|scheme| scheme == Scheme::HTTP || scheme == Scheme::HTTPS);
+    let (true, Some(authority), Some(target)) = (is_ours, parts.authority, parts.path_and_query) else {
+        return Err(INVALID);
+    };
+    let target = match version {
+        Version::HTTP_2 => target,
+        _ => of_absolute_form(target, &authority, method)?,
+    };
+    if !is_valid(&target, method) {
+        return Err(INVALID);
+    }
+    *uri = Uri::from(target);
+    Ok(Some(authority))
+}
+
+/// The target in the absolute-form of HTTP/1.1, whose path may be empty (RFC 9112 §3.2.4, RFC 9110 §4.2.3).
+fn of_absolute_form(target: PathAndQuery, authority: &Authority, method: &Method) -> Result<PathAndQuery, ProxyError> {
+    // The crate `http` makes `/` of no path: that one is a constant, while a path that was sent lies behind
+    // the authority.
+    let is_sent = authority.as_str().as_bytes().as_ptr_range().end == target.as_str().as_ptr();
+    if *method == Method::OPTIONS && !is_sent {
+        return Ok(PathAndQuery::from_static("*"));
+    }
+    match target.as_str().strip_prefix('?') {
+        Some(query) => PathAndQuery::try_from(["/?", query].concat()).map_err(|_| INVALID),
+        None => Ok(target),
+    }
+}
+
+/// Whether a target begins with `/`, or is the `*` of an OPTIONS.
+fn is_valid(target: &PathAndQuery, method: &Method) -> bool {
+    match target.as_str() {
+        // Where nothing stands before a fragment, the crate `http` keeps an empty text and calls it `/`, but
+        // sends it as it is.
+        "/" => *target == PathAndQuery::from_static("/"),
+        "*" => *method == Method::OPTIONS,
+        text => text.starts_with('/'),
+    }
+}
+
+/// The authority of a target as a Host field.
+pub(super) fn host_of(authority: &Authority) -> Option<HeaderValue> {
+    HeaderValue::from_str(authority.as_str()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(method: Method, text: &'static str) -> Option<String> {
+        let mut uri = Uri::from_maybe_shared(bytes::Bytes::from_static(text.as_bytes())).unwrap();
+        normalize(&mut uri, &method, Version::HTTP_11).ok()?;
+        Some(uri.to_string())
+    }
+
+    #[test]
+    fn what_leaves_begins_with_a_slash_or_is_the_asterisk_of_options() {
+        for (given, expected) in [
+            ("/", Some("/")),
+            ("/x?y", Some("/x?y")),
+            ("//x", Some("//x")),
+            ("/?", Some("/?")),
+            ("http://a", Some("/")),
+            ("http://a/", Some("/")),
+            ("HTTP://a/x?y", Some("/x?y")),
+            ("https://a?x", Some("/?x")),
+            ("https://a?", Some("/?")),
+            ("http://a#x", None),
+            ("http://a?x#y", Some("/?x")),
+            ("*", None),
+            ("a", None),
+            ("a:80", None),
+            ("ftp://a/", None),
+        ] {
+            assert_eq!(target(Method::GET, given).as_deref(), expected, "{given}");
+        }
+        for (given, expected) in
+            [("*", "*"), ("http://a", "*"), ("http://a/", "/"), ("http://a?x", "/?x"), ("http://a:80", "*")]
+        {
+            assert_eq!(target(Method::OPTIONS, given).as_deref(), Some(expected), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_path_of_http_2_is_taken_as_it_is() {
+        for (path, method, expected) in [
+            ("/x?y", Method::GET, Some("/x?y")),
+            ("*", Method::GET, None),
+            ("*", Method::OPTIONS, Some("*")),
+            ("/", Method::OPTIONS, Some("/")),
+            ("?x", Method::GET, None),
+            ("?", Method::GET, None),
+            ("#x", Method::GET, None),
+        ] {
+            let mut parts = http::uri::Parts::default();
+            (parts.scheme, parts.authority) = (Some(Scheme::HTTP), Some(Authority::from_static("a")));
+            parts.path_and_query = Some(path.parse().unwrap());
+            let mut uri = Uri::from_parts(parts).unwrap();
+            let authority = normalize(&mut uri, &method, Version::HTTP_2);
+            assert_eq!(authority.is_ok().then(|| uri.to_string()).as_deref(), expected, "{method} {path}");
+        }
+    }
+}
