@@ -28,12 +28,15 @@ use crate::net::Stream;
 /// Requests of one connection at once; what nginx and HAProxy allow.
 const STREAMS: u32 = 100;
 
-/// Bytes that a client may send ahead of a backend that reads slowly, a stream and a connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes that a client may send ahead of a backend that reads slowly, a stream and a connection. Streams
+/// that no backend reads can't use up the connection's (RFC 9113 §5.2.1): there is always a quarter left,
+/// for those that were just taken back. A larger window would let a distant client upload faster, and
+/// let each stream that stalls cost as much: hyper can't take a window back that it has given.
+const STREAM_WINDOW: u32 = 32 * 1024;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (STREAMS + STREAMS / 4);
 
-/// Bytes of a response that wait in a stream for a client that reads slowly.
-const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes of a response from which on no more wait in a stream for a client that reads slowly.
+const SEND_BUFFER: usize = 4 * 1024;
 
 /// Serves one connection, of which `prefix` was read already, until it ends.
 pub(super) async fn serve<H: Handler>(stream: Stream, prefix: Bytes, client: Rc<H::Client>, common: Rc<Common<H>>) {

@@ -25,12 +25,14 @@ use crate::clock;
 /// Requests on one connection at once. What most servers allow; more of them wait for each other.
 const STREAMS: usize = 100;
 
-/// Bytes that a backend may send ahead of a client that reads slowly, a stream and a connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes that a backend may send ahead of a client that reads slowly, a stream and a connection. Streams
+/// that nobody reads can't use up the connection's (RFC 9113 §5.2.1): there is always a quarter left,
+/// for those that were just taken back.
+const STREAM_WINDOW: u32 = 32 * 1024;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (STREAMS as u32 + STREAMS as u32 / 4);
 
-/// Bytes of a request's body that wait for a backend that reads slowly.
-const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes of a request's body from which on no more wait for a backend that reads slowly.
+const SEND_BUFFER: usize = 4 * 1024;
 
 /// How often a backend that owes answers and is silent is asked whether it is there, and how long
 /// it may take to say so.
