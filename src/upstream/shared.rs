@@ -158,6 +158,10 @@ where
             Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
             Poll::Ready(Err(mut error)) => {
                 let request = error.take_message();
+                if !is_of_stream(error.error()) {
+                    // Those who have their place on it may yet be answered; what is new goes on another.
+                    state.is_retired.set(true);
+                }
                 let sent = request.is_none() && !is_untouched(error.error());
                 let failure = Failure::new(Fact::of(error.error()), sent);
                 // Whoever sends many requests at once can have a stream refused.
@@ -168,13 +172,17 @@ where
         })
         .await;
         state.is_used.set(true);
-        if result.is_err() {
-            // It may hang with all that is on it, or be about to close. Those who have their place on
-            // it may yet be answered; what is new goes on another.
-            state.is_retired.set(true);
-        }
+        // What ends by `watch` is taken back, and says nothing of the connection: whether that is still
+        // there is asked by PING.
         result
     }
+}
+
+/// Whether a request alone has failed, and not the connection: a side has ended the stream, or the body
+/// to be sent has ended with an error.
+fn is_of_stream(error: &hyper::Error) -> bool {
+    let sources = std::iter::successors(error.source(), |error| (*error).source());
+    error.is_user() || sources.filter_map(|error| error.downcast_ref::<h2::Error>()).any(h2::Error::is_reset)
 }
 
 /// Whether the backend says that it has done nothing with the request (RFC 9113 §8.7): it refused
