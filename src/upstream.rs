@@ -5,6 +5,7 @@
 pub mod connect;
 pub mod dial;
 pub mod failure;
+mod flight;
 pub mod framing;
 pub mod idle;
 mod line;

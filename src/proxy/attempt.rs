@@ -25,7 +25,6 @@ use super::upgrade::{Asked, Outcome};
 use super::{After, Proxy};
 use crate::clock;
 use crate::pool::Backend;
-use crate::upstream::connect::connect;
 use crate::upstream::{Fact, Failure, Line, Received, Wanted, framing, to_http2};
 
 /// A request as it is sent to backends: as often as it takes.
@@ -209,9 +208,7 @@ impl Proxy {
                         limit.poll(cx).map(|()| Fact::ConnectTimeout)
                     };
                     // Boxed, or each request's future would have room for what few of them do.
-                    let fresh = Box::pin(connect(backend.address(), &service.upstream, wanted, watch)).await?;
-                    let begun = self.idle.begin(backend, fresh, &service.upstream.settings);
-                    begun.ok_or(Failure::new(Fact::Closed, false))?
+                    Box::pin(self.idle.open(backend, &service.upstream, wanted, watch)).await?
                 }
             };
             exchange.connected();

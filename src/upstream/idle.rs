@@ -1,30 +1,39 @@
-//! Owns: connections to backends that wait for their next request, on one thread.
+//! Owns: connections to backends on one thread: those that wait for their next request, and those that are shared.
 //! Invariant: bounded in number and time, and never given to another life of the address.
 //! Must not know: HTTP.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::net::IpAddr;
-use std::task::{Context, Waker};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http_body::Body;
 
-use super::Settings;
-use super::connect::Fresh;
+use super::connect::{Fresh, connect};
+use super::failure::{Fact, Failure};
+use super::flight::{self, Flight, Landed, Pending};
 use super::line::Line;
 use super::shared::Shared;
 use super::wire::Wire;
+use super::{Access, Settings};
 use crate::pool::Backend;
 
 /// One thread's idle connections, by backend.
 pub struct Idle<B: Body + 'static> {
     /// Indexed by [`crate::pool::Live::id`], which stays the same across reloads.
-    shelves: RefCell<Vec<Shelf<B>>>,
+    shelves: Rc<RefCell<Vec<Shelf<B>>>>,
 }
 
 struct Shelf<B: Body + 'static> {
     own: Vec<Resting<B>>,
     shared: Vec<AtWork<B>>,
+    /// The connection for many that is being made.
+    pending: Option<Pending<B>>,
+    /// The life of the address that was offered HTTP/2 and speaks none.
+    without_http2: Option<u64>,
 }
 
 /// A connection that nobody uses.
@@ -60,13 +69,21 @@ impl Wanted {
 
 impl<B: Body + 'static> Default for Idle<B> {
     fn default() -> Self {
-        Idle { shelves: RefCell::default() }
+        Idle { shelves: Rc::default() }
+    }
+}
+
+impl<B: Body + 'static> Shelf<B> {
+    /// A connection that requests share is found by others from now on.
+    fn share(&mut self, connection: Shared<B>, incarnation: u64, access: &Access) {
+        self.without_http2 = None;
+        self.shared.push(AtWork { connection, incarnation, idle: access.settings.idle_timeout });
     }
 }
 
 impl<B: Body + 'static> Default for Shelf<B> {
     fn default() -> Self {
-        Shelf { own: Vec::new(), shared: Vec::new() }
+        Shelf { own: Vec::new(), shared: Vec::new(), pending: None, without_http2: None }
     }
 }
 
@@ -102,18 +119,79 @@ where
         None
     }
 
-    /// A new connection's first use. One that requests share is found by others from now on. `None`
-    /// if the backend takes no request on it.
-    pub fn begin(&self, backend: &Backend, fresh: Fresh<B>, settings: &Settings) -> Option<Line<B>> {
-        match fresh {
-            Fresh::Own(wire) => Some(Line::Own(wire)),
-            Fresh::Shared(connection) => {
-                let place = connection.place()?;
-                let (incarnation, idle) = (backend.incarnation(), settings.idle_timeout);
-                self.on_shelf(backend, |shelf| shelf.shared.push(AtWork { connection, incarnation, idle }));
-                Some(Line::Shared(place))
+    /// A way to send a request on a new connection. Those that want one of HTTP/2 at the same time wait for
+    /// the same: a crowd of first requests would otherwise open one each, and use all of them but one
+    /// for a single request. `watch` is polled all the while and can end the attempt with a fact.
+    ///
+    /// # Errors
+    /// No connection; nothing was sent.
+    pub async fn open(
+        &self,
+        backend: &Backend,
+        access: &Access,
+        wanted: Wanted,
+        mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
+    ) -> Result<Line<B>, Failure> {
+        let unsent = |fact| Failure::new(fact, false);
+        while access.settings.http2 && !wanted.http1 && !self.is_without_http2(backend) {
+            let mut flight = self.flight(backend, access, wanted);
+            let landed = std::future::poll_fn(|cx| match Pin::new(&mut flight).poll(cx) {
+                Poll::Ready(landed) => Poll::Ready(landed),
+                Poll::Pending => watch(cx).map(|fact| Err(unsent(fact))),
+            });
+            match landed.await? {
+                Landed::Shared(connection) => match connection.place() {
+                    Some(place) => return Ok(Line::Shared(place)),
+                    // Others have filled it.
+                    None if connection.is_full() => {}
+                    None => return Err(unsent(Fact::Closed)),
+                },
+                // One of them gets it, and the others know now that each needs its own.
+                Landed::Own(wire) => {
+                    if let Some(wire) = wire.take() {
+                        return Ok(Line::Own(wire));
+                    }
+                }
             }
         }
+        match connect(backend.address(), access, wanted, watch).await? {
+            Fresh::Own(wire) => Ok(Line::Own(wire)),
+            Fresh::Shared(connection) => {
+                let place = connection.place().ok_or(unsent(Fact::Closed))?;
+                self.on_shelf(backend, |shelf| shelf.share(connection, backend.incarnation(), access));
+                Ok(Line::Shared(place))
+            }
+        }
+    }
+
+    fn is_without_http2(&self, backend: &Backend) -> bool {
+        let shelves = self.shelves.borrow();
+        shelves.get(backend.live().id()).is_some_and(|shelf| shelf.without_http2 == Some(backend.incarnation()))
+    }
+
+    /// The connection for many that is being made to the backend; it is begun if none is.
+    fn flight(&self, backend: &Backend, access: &Access, wanted: Wanted) -> Flight<B> {
+        let (id, incarnation) = (backend.live().id(), backend.incarnation());
+        let pending = self.shelves.borrow().get(id).and_then(|shelf| shelf.pending.as_ref()?.join(incarnation));
+        if let Some(flight) = pending {
+            return flight;
+        }
+        let (shelves, address, access) = (Rc::clone(&self.shelves), backend.address().clone(), access.clone());
+        let flight = flight::begin(async move {
+            // Each of those who wait has a limit of its own, and without them it ends.
+            let landed = connect(&address, &access, wanted, |_| Poll::Pending).await.map(Landed::from);
+            if let Some(shelf) = shelves.borrow_mut().get_mut(id) {
+                shelf.pending.take_if(|pending| pending.is_of(incarnation));
+                match &landed {
+                    Ok(Landed::Shared(connection)) => shelf.share(connection.clone(), incarnation, &access),
+                    Ok(Landed::Own(_)) => shelf.without_http2 = Some(incarnation),
+                    Err(_) => {}
+                }
+            }
+            landed
+        });
+        self.on_shelf(backend, |shelf| shelf.pending = Pending::of(&flight, incarnation));
+        flight
     }
 
     /// Keeps one for later, unless there are enough.

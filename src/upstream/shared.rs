@@ -1,5 +1,5 @@
 //! Owns: one connection of HTTP/2 to a backend, which many requests share.
-//! Invariant: as many requests at once as the backend allows and no more than [`STREAMS`]; one that hangs gets no new ones.
+//! Invariant: as many requests at once as the backend allows and no more than [`STREAMS`]; none of them stalls or ends the others.
 //! Must not know: when to give up (its caller's `watch` says so).
 
 use std::cell::Cell;
@@ -106,18 +106,33 @@ where
 
     /// A place for one more request, if there is one.
     pub(super) fn place(&self) -> Option<Place<B>> {
-        let is_open = !self.state.is_retired.get() && !self.sender.is_closed();
-        (is_open && self.state.requests.get() < self.state.most.get()).then(|| {
+        (self.is_open() && self.state.requests.get() < self.state.most.get()).then(|| {
             self.state.requests.set(self.state.requests.get() + 1);
-            Place { connection: Shared { sender: self.sender.clone(), state: Rc::clone(&self.state) } }
+            Place { connection: self.clone() }
         })
+    }
+
+    /// Whether it would take a request, if it had fewer.
+    pub(super) fn is_full(&self) -> bool {
+        let State { most, requests, .. } = &*self.state;
+        self.is_open() && most.get() > 0 && requests.get() >= most.get()
+    }
+
+    fn is_open(&self) -> bool {
+        !self.state.is_retired.get() && !self.sender.is_closed()
     }
 
     /// Whether it is worth keeping: it takes requests, and had one within `idle`.
     pub(super) fn is_worth_keeping(&self, idle: Duration, now: Instant) -> bool {
         let state = &self.state;
         let is_quiet = state.requests.get() == 0 && now.saturating_duration_since(state.quiet_since.get()) >= idle;
-        !self.sender.is_closed() && !state.is_retired.get() && !is_quiet
+        self.is_open() && !is_quiet
+    }
+}
+
+impl<B: Body + 'static> Clone for Shared<B> {
+    fn clone(&self) -> Shared<B> {
+        Shared { sender: self.sender.clone(), state: Rc::clone(&self.state) }
     }
 }
 

@@ -36,6 +36,7 @@ mod protocols;
 mod replicas;
 mod response_framing;
 mod routes;
+mod shared_connections;
 mod sharing;
 mod smoke;
 mod stickiness;
