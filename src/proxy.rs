@@ -17,6 +17,7 @@ mod order;
 pub mod rate;
 pub mod redirect;
 pub mod relay;
+mod request_id;
 pub mod respond;
 pub mod retry;
 mod rewrite;
@@ -50,6 +51,7 @@ use error::ProxyError;
 use exchange::Exchange;
 use order::Order;
 use relay::{Answer, ResponseBody};
+use request_id::RequestId;
 use route::Goal;
 use snapshot::{Snapshot, View};
 use tunnel::Tunnel;
@@ -185,7 +187,7 @@ impl Proxy {
         }
         let request = bind::Request::of(head, origin, taken.key());
         let draw = service.hash.as_ref().and_then(|hash| hash.of(head, origin.address));
-        let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin);
+        let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin, exchange.id());
         exchange.edit_request(way, head)?;
 
         let decision = self.decide(exchange, service, effect, taken, now.as_secs());
@@ -357,9 +359,9 @@ impl Proxy {
         self.view.replace(Rc::new(view));
     }
 
-    fn new_id(&self) -> u64 {
+    fn new_id(&self) -> RequestId {
         self.next_id.set(self.next_id.get().wrapping_add(1));
-        crate::pool::backend::mix(self.next_id.get())
+        RequestId::own(crate::pool::backend::mix(self.next_id.get()))
     }
 }
 

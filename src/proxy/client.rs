@@ -13,10 +13,12 @@ use ipnet::IpNet;
 
 use super::forwarded::{self, Field, Said, X_FORWARDED_FOR, X_FORWARDED_PROTO};
 use super::redirect::Redirect;
+use super::request_id::{RequestId, X_REQUEST_ID};
 use crate::affinity::Memory;
 use crate::tls;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 /// Stands for a client of which nobody has said who it is (RFC 7239 §6.2).
 const UNKNOWN: &str = "unknown";
@@ -113,6 +115,11 @@ impl Client {
         }
     }
 
+    /// What a request with these fields is called already, where the client may say so.
+    pub(super) fn request_id(&self, headers: &HeaderMap) -> Option<RequestId> {
+        if self.is_trusted { RequestId::given(headers) } else { None }
+    }
+
     /// Where a request with these fields comes from.
     pub(super) fn origin(&self, headers: &HeaderMap) -> Origin {
         let own = Origin { address: self.address, is_known: true, is_secure: self.door.is_secure, is_relayed: false };
@@ -147,10 +154,17 @@ impl Client {
         self.door.hsts.as_ref().filter(|_| origin.is_secure)
     }
 
-    /// Tells a backend of the client. The field in which trusted proxies named it is gone on with, all
+    /// Tells a backend of the client, and what the request is called. The field in which trusted proxies named it is gone on with, all
     /// others are gone by now, and begin anew.
-    pub(super) fn introduce(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>, origin: Origin) {
+    pub(super) fn introduce(
+        &self,
+        headers: &mut HeaderMap,
+        host: Option<&HeaderValue>,
+        origin: Origin,
+        id: &RequestId,
+    ) {
         let forwarding = &self.forwarding;
+        headers.insert(X_REQUEST_ID, id.value());
         if let Some(subject) = &self.subject {
             headers.insert(HeaderName::from_static(tls::SUBJECT_FIELD), subject.clone());
         }
@@ -158,8 +172,10 @@ impl Client {
         if !origin.is_relayed {
             headers.insert(X_FORWARDED_FOR, forwarding.address.clone());
             if let Some(host) = host {
-                headers.insert(FORWARDED, forwarding.forwarded(host, origin.scheme()));
+                let (forwarded, port) = forwarding.values(host, origin.scheme());
+                headers.insert(FORWARDED, forwarded);
                 headers.insert(X_FORWARDED_HOST, host.clone());
+                headers.insert(X_FORWARDED_PORT, port);
             }
             return;
         }
@@ -183,9 +199,11 @@ impl Client {
         let told = forwarded::last_value(headers, &X_FORWARDED_HOST);
         if let Some(host) = host {
             // Its elements tell of one hop each, and this is of the proxy's.
-            headers.append(FORWARDED, forwarding.forwarded(host, scheme_of(self.door.is_secure)));
+            headers.append(FORWARDED, forwarding.values(host, scheme_of(self.door.is_secure)).0);
         }
         if let Some(host) = told.or(host.cloned()) {
+            let port = forwarded::last_value(headers, &X_FORWARDED_PORT).filter(|port| is_port(port.as_bytes()));
+            headers.insert(X_FORWARDED_PORT, port.unwrap_or_else(|| port_of(&host, origin.scheme())));
             headers.insert(X_FORWARDED_HOST, host);
         }
     }
@@ -196,8 +214,16 @@ impl Client {
 #[derive(Debug)]
 struct Forwarding {
     address: HeaderValue,
-    /// The host and scheme of the last one, and its value.
-    last: RefCell<Option<(HeaderValue, &'static str, HeaderValue)>>,
+    last: RefCell<Option<Last>>,
+}
+
+/// The values for the last request.
+#[derive(Debug)]
+struct Last {
+    host: HeaderValue,
+    scheme: &'static str,
+    forwarded: HeaderValue,
+    port: HeaderValue,
 }
 
 impl Forwarding {
@@ -212,26 +238,46 @@ impl Forwarding {
         self.address.to_str().unwrap_or_default()
     }
 
-    /// The value of Forwarded (RFC 7239) for a request to `host`.
-    fn forwarded(&self, host: &HeaderValue, scheme: &'static str) -> HeaderValue {
+    /// The values of Forwarded (RFC 7239) and X-Forwarded-Port for a request to `host`.
+    fn values(&self, host: &HeaderValue, scheme: &'static str) -> (HeaderValue, HeaderValue) {
         let mut last = self.last.borrow_mut();
-        if let Some((of, by, value)) = &*last
-            && of == host
-            && *by == scheme
+        if let Some(last) = &*last
+            && last.host == host
+            && last.scheme == scheme
         {
-            return value.clone();
+            return (last.forwarded.clone(), last.port.clone());
         }
         // Put together and not formatted: with a connection for each request, it is made for each request.
         let [open, node, close] = node(self.text());
         let text = [b"for=", open, node, close, b";host=\"", host.as_bytes(), b"\";proto=", scheme.as_bytes()].concat();
         // A valid host has no quote and no backslash, so it can stand between quotes as it is.
-        let value =
+        let forwarded =
             HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("for=unknown"));
+        let port = port_of(host, scheme);
         // A copy: a value of the request's is a piece of the connection's read buffer, and would keep
         // all of it for as long as the client is idle.
-        *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| (host, scheme, value.clone()));
-        value
+        *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| Last {
+            host,
+            scheme,
+            forwarded: forwarded.clone(),
+            port: port.clone(),
+        });
+        (forwarded, port)
     }
+}
+
+/// The port of the address that a client asked for: what its Host says, or what its scheme stands for
+/// (RFC 9110 §4.2). Not the port of the listener: behind a port that is mapped, or a load balancer of TCP,
+/// no client could connect to that, and applications write this one into their links.
+fn port_of(host: &HeaderValue, scheme: &'static str) -> HeaderValue {
+    let host = host.as_bytes();
+    let port = host.iter().rposition(|byte| *byte == b':').map(|at| &host[at + 1..]);
+    let told = port.filter(|port| is_port(port)).and_then(|port| HeaderValue::from_bytes(port).ok());
+    told.unwrap_or(HeaderValue::from_static(if scheme == "https" { "443" } else { "80" }))
+}
+
+fn is_port(text: &[u8]) -> bool {
+    text.iter().all(u8::is_ascii_digit) && std::str::from_utf8(text).is_ok_and(|text| text.parse::<u16>().is_ok())
 }
 
 /// An address as Forwarded has it (RFC 7239 §6).
@@ -289,7 +335,7 @@ mod tests {
         }
         let origin = client.origin(&headers);
         let host = headers.get(HOST).cloned();
-        super::super::headers::to_backend(&mut headers, host.as_ref(), client, origin);
+        super::super::headers::to_backend(&mut headers, host.as_ref(), client, origin, &RequestId::own(1));
         (origin, headers)
     }
 
@@ -300,7 +346,7 @@ mod tests {
         let host = HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap();
         let mut headers = HeaderMap::from_iter([(HOST, host)]);
         let host = headers.get(HOST).cloned();
-        client.introduce(&mut headers, host.as_ref(), client.origin(&HeaderMap::new()));
+        client.introduce(&mut headers, host.as_ref(), client.origin(&HeaderMap::new()), &RequestId::own(1));
         drop(host);
         drop(headers);
         assert!(buffer.is_unique());
@@ -359,6 +405,30 @@ mod tests {
         assert!(!origin.is_secure);
         assert_eq!(values(&headers, &X_FORWARDED_PROTO), ["http"]);
         assert_eq!(values(&headers, &X_FORWARDED_HOST), ["shop.example"]);
+    }
+
+    #[test]
+    fn the_port_is_that_of_the_address_that_the_client_asked_for() {
+        let here = client("10.0.0.1", &["10.0.0.0/8"]);
+        let for_one = ("x-forwarded-for", "1.1.1.1");
+        let https = ("x-forwarded-proto", "https");
+        for (fields, port) in [
+            (&[("host", "a")][..], "80"),
+            (&[("host", "a:8443")], "8443"),
+            (&[("host", "[::1]")], "80"),
+            (&[("host", "[::1]:81")], "81"),
+            (&[("host", "a:")], "80"),
+            (&[("host", "a:99999")], "80"),
+            (&[("host", "a"), https], "443"),
+            (&[("host", "a"), ("x-forwarded-port", "6")], "80"),
+            (&[("host", "a"), for_one, https], "443"),
+            (&[("host", "a"), for_one, ("x-forwarded-host", "b:82")], "82"),
+            (&[("host", "a"), for_one, ("x-forwarded-port", "1, 83")], "83"),
+            (&[("host", "a"), for_one, ("x-forwarded-port", "evil")], "80"),
+        ] {
+            let (_, headers) = introduced(&here, fields);
+            assert_eq!(values(&headers, &X_FORWARDED_PORT), [port], "{fields:?}");
+        }
     }
 
     fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {

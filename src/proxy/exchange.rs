@@ -14,6 +14,7 @@ use super::body::{RequestBody, Source};
 use super::client::{Client, Origin};
 use super::edits::Edits;
 use super::error::ProxyError;
+use super::request_id::RequestId;
 use super::route::{Goal, Way};
 use super::snapshot::{Service, View};
 use super::{Proxy, Timeouts, respond, route, tunnel};
@@ -38,7 +39,7 @@ pub struct Exchange {
     client: Rc<Client>,
     origin: Origin,
     view: Rc<View>,
-    id: u64,
+    id: RequestId,
     method: Method,
     host: Option<HeaderValue>,
     target: Uri,
@@ -80,7 +81,7 @@ impl Exchange {
             client: Rc::clone(client),
             origin,
             view: Rc::clone(&proxy.view.borrow()),
-            id: proxy.new_id(),
+            id: client.request_id(&head.headers).unwrap_or_else(|| proxy.new_id()),
             method: head.method.clone(),
             host: head.headers.get(HOST).cloned(),
             target: head.uri.clone(),
@@ -110,8 +111,8 @@ impl Exchange {
         })
     }
 
-    pub(super) fn id(&self) -> u64 {
-        self.id
+    pub(super) fn id(&self) -> &RequestId {
+        &self.id
     }
 
     pub(super) fn accepts_json(&self) -> bool {
@@ -315,6 +316,7 @@ impl Exchange {
         self.host = named.or(self.host.take().map(copied));
         self.target = path_of(std::mem::take(&mut self.target));
         self.accept = None;
+        self.id = self.id.clone().copied();
     }
 
     /// The time that a tunnel of this request has.
@@ -398,7 +400,7 @@ impl Drop for Exchange {
 
         self.proxy.lines.write(&Record {
             time: self.time,
-            id: self.id,
+            id: self.id.as_str(),
             listener: self.client.listener(),
             client: &self.client.text_of(self.origin),
             method: self.method.as_str(),
@@ -449,7 +451,7 @@ pub(super) fn record_unread(proxy: &Rc<Proxy>, client: &Rc<Client>, error: Proxy
     proxy.view.borrow().snapshot().unrouted.request(proxy.thread, Verdict::None as usize, status, Duration::ZERO);
     proxy.lines.write(&Record {
         time: clock::unix(),
-        id,
+        id: id.as_str(),
         listener: client.listener(),
         client: client.text(),
         method: "-",
@@ -471,7 +473,7 @@ pub(super) fn record_unread(proxy: &Rc<Proxy>, client: &Rc<Client>, error: Proxy
         waited: None,
         error: Some(error.as_str()),
     });
-    respond::respond_raw(error, id)
+    respond::respond_raw(error, id.as_str())
 }
 
 #[cfg(test)]

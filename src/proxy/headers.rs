@@ -7,6 +7,7 @@ use http::{Method, Version, request};
 
 use super::client::{Client, Origin};
 use super::error::ProxyError;
+use super::request_id::RequestId;
 use super::target;
 
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
@@ -111,7 +112,13 @@ fn is_valid_host(host: &[u8]) -> bool {
 
 /// Makes a request's fields those that a backend is to see; `host` is its Host field. Says whether
 /// the client waits to be told to send its body (`Expect: 100-continue`).
-pub fn to_backend(headers: &mut HeaderMap, host: Option<&HeaderValue>, client: &Client, origin: Origin) -> bool {
+pub(super) fn to_backend(
+    headers: &mut HeaderMap,
+    host: Option<&HeaderValue>,
+    client: &Client,
+    origin: Origin,
+    id: &RequestId,
+) -> bool {
     let (mut wants_trailers, mut expects, mut has_out) = (false, false, false);
     let is_out = |name: &str| is_of_the_hop(name) || (is_claimed(name) && !client.passes_on(origin, name));
     // One pass over the fields: to ask for one by its name costs a hash, and most requests have none of them.
@@ -129,7 +136,7 @@ pub fn to_backend(headers: &mut HeaderMap, host: Option<&HeaderValue>, client: &
         headers.insert(TE, TRAILERS);
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
-    client.introduce(headers, host, origin);
+    client.introduce(headers, host, origin, id);
     expects
 }
 
@@ -180,7 +187,7 @@ fn is_claimed(name: &str) -> bool {
     match name.as_bytes().first() {
         Some(b'f') => name == "forwarded",
         Some(b'l') => begins("linchpin-"),
-        Some(b'x') => begins("x-forwarded") || is_alike(name, "x-real-ip"),
+        Some(b'x') => begins("x-forwarded") || is_alike(name, "x-real-ip") || is_alike(name, "x-request-id"),
         _ => false,
     }
 }
@@ -275,7 +282,7 @@ mod tests {
         };
         let client = Client::new(&Arc::new(door), [127, 0, 0, 1].into(), None);
         let (origin, host) = (client.origin(headers), headers.get(HOST).cloned());
-        to_backend(headers, host.as_ref(), &client, origin)
+        to_backend(headers, host.as_ref(), &client, origin, &RequestId::own(1))
     }
 
     #[test]
@@ -293,6 +300,8 @@ mod tests {
             ("x-real-ip", "6.6.6.6"),
             ("x_forwarded_for", "6.6.6.6"),
             ("x-real_ip", "6.6.6.6"),
+            ("x-request-id", "6"),
+            ("x_request_id", "6"),
             ("linchpin_client_subject", "CN=admin"),
             ("forwarded", "for=6.6.6.6"),
             ("linchpin-pin", "1"),
@@ -310,6 +319,8 @@ mod tests {
             ("x-forwarded-for", "127.0.0.1"),
             ("x-forwarded-proto", "http"),
             ("x-forwarded-host", "a:80"),
+            ("x-forwarded-port", "80"),
+            ("x-request-id", "0000000000000001"),
             ("forwarded", "for=127.0.0.1;host=\"a:80\";proto=http"),
         ]);
         assert_eq!(headers, expected);

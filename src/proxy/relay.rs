@@ -105,7 +105,7 @@ impl Exchange {
     /// A page that says why there is no answer.
     pub(super) fn refuse(mut self: Box<Self>, error: ProxyError) -> Reply {
         self.refused(error);
-        let mut response = respond::respond(error, self.id(), self.accepts_json());
+        let mut response = respond::respond(error, self.id().as_str(), self.accepts_json());
         self.dress(response.headers_mut());
         self.explain(response.headers_mut());
         let response = response.map(|page| ResponseBody { content: Content::Page(page), exchange: Some(self) });

@@ -83,7 +83,7 @@ fn closes(error: ProxyError) -> bool {
 }
 
 /// The answer to a request that gets none of a backend.
-pub fn respond(error: ProxyError, id: u64, accepts_json: bool) -> Response<Bytes> {
+pub fn respond(error: ProxyError, id: &str, accepts_json: bool) -> Response<Bytes> {
     let status = status(error);
     let body = page(status, advice(error), id, accepts_json);
     let mut response = Response::new(body);
@@ -109,7 +109,7 @@ pub fn respond(error: ProxyError, id: u64, accepts_json: bool) -> Response<Bytes
 }
 
 /// The same, as bytes for a connection on which no request was understood.
-pub fn respond_raw(error: ProxyError, id: u64) -> Bytes {
+pub fn respond_raw(error: ProxyError, id: &str) -> Bytes {
     let response = respond(error, id, false);
     let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     let length = HeaderValue::from(response.body().len());
@@ -124,17 +124,17 @@ pub fn respond_raw(error: ProxyError, id: u64) -> Bytes {
     bytes.into()
 }
 
-fn page(status: StatusCode, advice: &str, id: u64, json: bool) -> Bytes {
+fn page(status: StatusCode, advice: &str, id: &str, json: bool) -> Bytes {
     let reason = status.canonical_reason().unwrap_or_default();
     let code = status.as_u16();
     let text = if json {
-        format!("{{\"status\":{code},\"error\":\"{reason}\",\"detail\":\"{advice}\",\"request\":\"{id:016x}\"}}\n")
+        format!("{{\"status\":{code},\"error\":\"{reason}\",\"detail\":\"{advice}\",\"request\":\"{id}\"}}\n")
     } else {
         format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{code} {reason}</title>\
              <style>body{{font:16px system-ui,sans-serif;max-width:32em;margin:15vh auto;padding:0 1em;\
              color-scheme:light dark}}small{{opacity:.6}}</style>\
-             <h1>{code} {reason}</h1><p>{advice}</p><small>Request {id:016x}</small></html>\n"
+             <h1>{code} {reason}</h1><p>{advice}</p><small>Request {id}</small></html>\n"
         )
     };
     text.into()
@@ -161,10 +161,10 @@ mod tests {
     #[test]
     fn a_page_is_valid_json_or_html_names_the_request_and_no_backend() {
         let error = ProxyError::Backend(Failure::new(Fact::Closed, true));
-        let json = respond(error, 0xab, true);
+        let json = respond(error, "00000000000000ab", true);
         let value: serde_json::Value = serde_json::from_slice(json.body()).unwrap();
         assert_eq!((value["status"].as_u64(), value["request"].as_str()), (Some(502), Some("00000000000000ab")));
-        let html = respond(error, 0xab, false);
+        let html = respond(error, "00000000000000ab", false);
         assert!(String::from_utf8_lossy(html.body()).contains("00000000000000ab"));
         assert_eq!(html.headers()[CACHE_CONTROL], "no-store");
     }
@@ -172,21 +172,21 @@ mod tests {
     #[test]
     fn a_shortage_here_is_a_503_that_says_when_to_come_again_and_goes_to_nobody_else() {
         let failure = Failure::new(Fact::Shortage, false);
-        let response = respond(ProxyError::Backend(failure), 1, false);
+        let response = respond(ProxyError::Backend(failure), "1", false);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key(RETRY_AFTER));
     }
 
     #[test]
     fn no_server_left_says_when_to_come_again() {
-        assert!(respond(ProxyError::NoBackend, 1, false).headers().contains_key(RETRY_AFTER));
-        assert!(!respond(ProxyError::NoRoute, 1, false).headers().contains_key(RETRY_AFTER));
+        assert!(respond(ProxyError::NoBackend, "1", false).headers().contains_key(RETRY_AFTER));
+        assert!(!respond(ProxyError::NoRoute, "1", false).headers().contains_key(RETRY_AFTER));
     }
 
     #[test]
     fn who_sends_too_much_is_told_whole_seconds_and_keeps_the_connection() {
         for (wait, seconds) in [(1, "1"), (1000, "1"), (1001, "2")] {
-            let response = respond(ProxyError::TooMany { wait: Duration::from_millis(wait) }, 1, false);
+            let response = respond(ProxyError::TooMany { wait: Duration::from_millis(wait) }, "1", false);
             assert_eq!((response.status().as_u16(), response.headers()[RETRY_AFTER].to_str().unwrap()), (429, seconds));
             assert!(!response.headers().contains_key(CONNECTION));
         }
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_raw_form_is_a_response() {
-        let raw = respond_raw(ProxyError::HeadTimeout, 1);
+        let raw = respond_raw(ProxyError::HeadTimeout, "1");
         let text = String::from_utf8_lossy(&raw);
         assert!(text.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{text}");
         let (head, body) = text.split_once("\r\n\r\n").unwrap();

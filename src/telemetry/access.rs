@@ -16,8 +16,8 @@ use super::writer::{Buffer, Shared};
 pub struct Record<'a> {
     /// When its head had been read, since the Unix epoch.
     pub time: Duration,
-    /// Names the request in error pages and here.
-    pub id: u64,
+    /// Names the request here, on error pages and towards its backend. Of characters that need no escaping.
+    pub id: &'a str,
     /// The listener's name.
     pub listener: &'a str,
     /// The client's address.
@@ -166,7 +166,7 @@ fn fields(line: &mut impl Line, time: &str, record: &Record<'_>) {
     if let Some(error) = record.error {
         line.bare("error", error);
     }
-    line.hex("request", record.id);
+    line.bare("request", record.id);
     line.end();
 }
 
@@ -177,7 +177,7 @@ mod tests {
     fn record() -> Record<'static> {
         Record {
             time: Duration::from_millis(1_700_000_000_042),
-            id: 0xab,
+            id: "00000000000000ab",
             listener: "main",
             client: "127.0.0.1",
             method: "GET",

@@ -19,6 +19,7 @@ mod curl;
 mod discovery;
 mod docs;
 mod failover;
+mod fields;
 mod frames;
 mod fuzzing;
 mod health;

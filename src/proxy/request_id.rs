@@ -1,0 +1,94 @@
+//! Owns: what one request is called, in the access log, on error pages and towards its backend.
+//! Invariant: a name is of visible characters that mean nothing in HTML, JSON or a log line; only trusted proxies give one.
+//! Must not know: who is trusted; where it is written.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// The field that carries it to backends, and from trusted proxies.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest name that is taken over, in bytes.
+const LONGEST: usize = 128;
+
+/// The name of one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RequestId {
+    /// Sixteen hexadecimal digits of our own.
+    Own([u8; 16]),
+    /// The one that a trusted proxy gave it.
+    Given(HeaderValue),
+}
+
+impl RequestId {
+    /// The name for a number that no other request of this process has.
+    pub(super) fn own(number: u64) -> RequestId {
+        const DIGITS: [u8; 16] = *b"0123456789abcdef";
+        let mut text = [0; 16];
+        for (at, digit) in text.iter_mut().enumerate() {
+            *digit = DIGITS[(number >> (60 - 4 * at)) as usize & 15];
+        }
+        RequestId::Own(text)
+    }
+
+    /// The name that these fields of a trusted proxy's request give, if it is one and can be written anywhere.
+    pub(super) fn given(headers: &HeaderMap) -> Option<RequestId> {
+        let mut values = headers.get_all(X_REQUEST_ID).iter();
+        let value = values.next().filter(|_| values.next().is_none())?;
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:=+/@".contains(byte);
+        let is_name = (1..=LONGEST).contains(&value.len()) && value.as_bytes().iter().all(is_plain);
+        is_name.then(|| RequestId::Given(value.clone()))
+    }
+
+    /// As text.
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            RequestId::Own(text) => std::str::from_utf8(text).unwrap_or_default(),
+            RequestId::Given(value) => value.to_str().unwrap_or_default(),
+        }
+    }
+
+    /// As the value of a field.
+    pub(super) fn value(&self) -> HeaderValue {
+        match self {
+            // Digits are a valid value.
+            RequestId::Own(text) => HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("-")),
+            RequestId::Given(value) => value.clone(),
+        }
+    }
+
+    /// The same, as part of no buffer: a value of a request's is a piece of what its head was read into.
+    pub(super) fn copied(self) -> RequestId {
+        match self {
+            RequestId::Given(value) => RequestId::Given(HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value)),
+            own @ RequestId::Own(_) => own,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_own_name_is_its_number_in_sixteen_digits() {
+        assert_eq!(RequestId::own(0xab).as_str(), "00000000000000ab");
+        assert_eq!(RequestId::own(u64::MAX).value(), "ffffffffffffffff");
+    }
+
+    #[test]
+    fn a_given_name_is_taken_where_it_can_be_written_anywhere() {
+        let of = |values: &[&str]| {
+            let fields = values.iter().map(|value| (X_REQUEST_ID, HeaderValue::from_str(value).unwrap()));
+            RequestId::given(&HeaderMap::from_iter(fields)).map(|id| id.as_str().to_owned())
+        };
+        let longest = "x".repeat(LONGEST);
+        for name in ["7f3a", "Root=1-67891233-abcdef012345678912345678", "a.b_c~d:e+f/g@h", &longest] {
+            assert_eq!(of(&[name]).as_deref(), Some(name));
+        }
+        for bad in ["", "a b", "<b>", "a,b", "\"", "a;b", "&amp", &format!("{longest}x")] {
+            assert_eq!(of(&[bad]), None, "{bad}");
+        }
+        assert_eq!(of(&["a", "b"]), None);
+        assert_eq!(of(&[]), None);
+    }
+}
