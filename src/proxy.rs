@@ -24,6 +24,7 @@ mod rewrite;
 pub mod route;
 pub mod snapshot;
 mod target;
+mod trailers;
 pub mod tunnel;
 mod upgrade;
 mod wait;

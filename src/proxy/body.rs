@@ -2,7 +2,7 @@
 //! Invariant: what is held in memory is bounded by `replay_limit`; a body is read at the backend's pace.
 //! Must not know: status codes, candidates.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,8 +14,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::edits::Edits;
 use super::error::ProxyError;
-use super::headers;
+use super::trailers;
 use crate::clock::{self, Limit};
 
 /// How long a client that waits for `100 Continue` is made to wait for the backend to say so
@@ -53,6 +54,8 @@ pub struct Source {
     limit: Limit,
     /// Open once the backend, or time, has said to send the body.
     gate: Arc<AtomicBool>,
+    /// What its route does to fields, if anything.
+    edits: OnceCell<Rc<Edits>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +95,13 @@ impl Source {
             attempt: Cell::new(0),
             limit,
             gate: Arc::new(AtomicBool::new(!expects)),
+            edits: OnceCell::new(),
         })
+    }
+
+    /// Its trailers are not to say what the route says in the head.
+    pub(super) fn edited(&self, edits: &Rc<Edits>) {
+        self.edits.get_or_init(|| Rc::clone(edits));
     }
 
     /// A reading from the beginning, for one attempt.
@@ -183,10 +192,14 @@ impl Source {
             }
             self.gate.store(true, Ordering::Relaxed);
         }
-        match Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx) {
+        let read = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
+        match read {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::trailers_to_backend(trailers);
+                    trailers::settle(trailers, self.edits.get().map(|edits| &edits.request));
+                    if trailers.is_empty() {
+                        return self.poll_fresh(cx);
+                    }
                 }
                 self.progress.set(clock::now());
                 self.rest();

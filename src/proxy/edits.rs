@@ -13,8 +13,8 @@ use super::route::Way;
 
 /// What a route does to fields.
 pub(super) struct Edits {
-    request: Fields,
-    response: Fields,
+    pub(super) request: Fields,
+    pub(super) response: Fields,
 }
 
 impl Edits {

@@ -153,7 +153,7 @@ impl Exchange {
     }
 
     /// What the route does to fields, if anything.
-    pub(super) fn edits(&self) -> Option<&Edits> {
+    pub(super) fn edits(&self) -> Option<&Rc<Edits>> {
         self.view.edits(self.way?)
     }
 
@@ -194,6 +194,9 @@ impl Exchange {
 
     pub(super) fn body_from(&mut self, outgoing: &Outgoing) {
         self.body = outgoing.body().cloned();
+        if let (Some(body), Some(edits)) = (&self.body, self.edits()) {
+            body.edited(edits);
+        }
     }
 
     /// An attempt on the backend at `index` begins.

@@ -147,14 +147,8 @@ pub fn to_client(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes the trailers of a request what a backend is to see: some take them for fields like all others.
-pub(super) fn trailers_to_backend(trailers: &mut HeaderMap) {
-    let is_of_the_head = |name: &str| matches!(name, "host" | "content-length" | "cookie" | "trailer");
-    remove(trailers, |name| is_of_the_hop(name) || is_claimed(name) || is_of_the_head(name));
-}
-
 /// Removes the fields that `is_out` names, Connection among them, and those that Connection lists.
-fn remove(headers: &mut HeaderMap, is_out: impl Fn(&str) -> bool) {
+pub(super) fn remove(headers: &mut HeaderMap, is_out: impl Fn(&str) -> bool) {
     let listed: Vec<HeaderName> = headers.get_all(CONNECTION).iter().flat_map(tokens).filter_map(listed_name).collect();
     let out: Vec<HeaderName> = headers.keys().filter(|name| is_out(name.as_str())).cloned().collect();
     for name in out.into_iter().chain(listed) {
@@ -173,7 +167,7 @@ fn listed_name(token: &str) -> Option<HeaderName> {
 }
 
 /// RFC 9110 §7.6.1. Transfer-Encoding goes because hyper frames the forwarded message itself.
-fn is_of_the_hop(name: &str) -> bool {
+pub(super) fn is_of_the_hop(name: &str) -> bool {
     matches!(
         name,
         "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" | "http2-settings"
@@ -182,7 +176,7 @@ fn is_of_the_hop(name: &str) -> bool {
 
 /// What a client may not tell a backend about itself; see also `Linchpin-*` of the design. Many servers
 /// hand fields to applications by names in which `-`, `_` and the like are one, so that here they are, too.
-fn is_claimed(name: &str) -> bool {
+pub(super) fn is_claimed(name: &str) -> bool {
     let begins = |wanted: &str| name.get(..wanted.len()).is_some_and(|start| is_alike(start, wanted));
     match name.as_bytes().first() {
         Some(b'f') => name == "forwarded",

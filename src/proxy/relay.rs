@@ -13,7 +13,7 @@ use super::body::RequestBody;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::tunnel::Tunnel;
-use super::{Reply, headers, respond};
+use super::{Reply, respond, trailers};
 use crate::upstream::{Fact, Failure, Received};
 
 /// A backend's response.
@@ -144,7 +144,11 @@ impl Body for ResponseBody {
         match frame {
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::to_client(trailers);
+                    trailers::settle(trailers, exchange.edits().map(|edits| &edits.response));
+                    if trailers.is_empty() {
+                        self.end(cx);
+                        return Poll::Ready(None);
+                    }
                 }
                 exchange.relayed(frame.data_ref().map_or(0, Bytes::len));
                 if received.is_end() {

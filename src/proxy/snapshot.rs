@@ -69,7 +69,7 @@ pub(super) struct View {
     snapshot: Arc<Snapshot>,
     pools: Vec<Beside>,
     /// By position of the way.
-    edits: Box<[Option<Edits>]>,
+    edits: Box<[Option<Rc<Edits>>]>,
 }
 
 /// What one thread keeps beside a pool.
@@ -99,7 +99,7 @@ impl View {
             }
         });
         let pools = pools.collect();
-        let edits = snapshot.routes.ways().iter().map(Edits::of).collect();
+        let edits = snapshot.routes.ways().iter().map(|way| Edits::of(way).map(Rc::new)).collect();
         View { snapshot, pools, edits }
     }
 
@@ -109,7 +109,7 @@ impl View {
     }
 
     /// What the route of this way does to fields, if anything.
-    pub(super) fn edits(&self, way: usize) -> Option<&Edits> {
+    pub(super) fn edits(&self, way: usize) -> Option<&Rc<Edits>> {
         self.edits.get(way)?.as_ref()
     }
 

@@ -44,4 +44,5 @@ mod stickiness;
 mod streaming;
 mod targets;
 mod tls;
+mod trailers;
 mod tunnels;

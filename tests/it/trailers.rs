@@ -1,0 +1,142 @@
+//! Trailers: which fields of theirs pass, over each version of HTTP and in both directions.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::support::{Backend, Client, Proxy, Reply, soon};
+
+const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
+
+/// What a route of the proxies here sets and takes out.
+const ROUTE: &str = "[[routes]]\npool = \"app\"\n[routes.request_headers]\nset = { \"X-Tenant\" = \"7\" }\n\
+                     [routes.response_headers]\nremove = [\"X-Internal\"]";
+
+const PASS: [&str; 3] = ["grpc-status", "x-sum", "etag"];
+const NOT: [&str; 17] = [
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "content-range",
+    "set-cookie",
+    "cookie",
+    "host",
+    "authorization",
+    "cache-control",
+    "if-match",
+    "max-forwards",
+    "trailer",
+    "x-forwarded-for",
+    "forwarded",
+    "linchpin-client-subject",
+    "x-tenant",
+    "x-internal",
+];
+
+fn names() -> impl Iterator<Item = &'static str> {
+    PASS.into_iter().chain(NOT)
+}
+
+fn all() -> HeaderMap {
+    // h2 asks no field of trailers what it means, but refuses those of the connection.
+    names().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("66"))).collect()
+}
+
+fn of(trailers: &HeaderMap) -> Vec<&str> {
+    let mut names: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+/// A backend of HTTP/2 that answers with a body and all of these trailers, and the trailers it got.
+async fn backend_of_http2(trailers: HeaderMap) -> (SocketAddr, Arc<Mutex<Vec<HeaderMap>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, seen) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<HeaderMap>>>::default());
+    let got = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (got, trailers) = (Arc::clone(&got), trailers.clone());
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let (got, trailers) = (Arc::clone(&got), trailers.clone());
+                    tokio::spawn(async move {
+                        let mut body = request.into_body();
+                        while let Some(Ok(_)) = body.data().await {}
+                        let read = body.trailers().await.unwrap();
+                        got.lock().unwrap().extend(read);
+                        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                        stream.send_data(Bytes::from_static(b"a"), false).unwrap();
+                        stream.send_trailers(trailers).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    (address, seen)
+}
+
+/// Sends a body with these trailers over HTTP/2. Returns the trailers of the response, if it has any.
+async fn over_http2(proxy: &Proxy, trailers: HeaderMap) -> Option<HeaderMap> {
+    let stream = TcpStream::connect(proxy.listener(0)).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("http://test/").body(()).unwrap();
+    let (response, mut body) = client.send_request(request, false).unwrap();
+    body.send_data(Bytes::from_static(b"b"), false).unwrap();
+    body.send_trailers(trailers).unwrap();
+    let mut body = soon("a response", response).await.unwrap().into_body();
+    while let Some(data) = soon("the body", body.data()).await {
+        data.unwrap();
+    }
+    soon("the end", body.trailers()).await.unwrap()
+}
+
+#[tokio::test]
+async fn trailers_of_http_2_carry_nothing_that_belongs_into_a_head() {
+    let (address, seen) = backend_of_http2(all()).await;
+    let proxy = Proxy::builder().top(HTTP2).top(ROUTE).table("upstream", "http2 = true").backend_at("a", address, "");
+    let answered = over_http2(&proxy.start(), all()).await.expect("trailers");
+    // What the one direction's route says of fields is nothing to the other.
+    assert_eq!(of(&answered), ["etag", "grpc-status", "x-sum", "x-tenant"]);
+    assert_eq!(of(&seen.lock().unwrap()[0]), ["etag", "grpc-status", "x-internal", "x-sum"]);
+}
+
+#[tokio::test]
+async fn trailers_of_http_1_carry_nothing_that_belongs_into_a_head() {
+    let trailers: String = names().map(|name| format!("{name}: 66\r\n")).collect();
+    let announced = names().collect::<Vec<_>>().join(", ");
+    let chunked = format!("transfer-encoding: chunked\r\ntrailer: {announced}\r\n\r\n1\r\na\r\n0\r\n{trailers}\r\n");
+    let answer = format!("HTTP/1.1 200 X\r\n{chunked}");
+    let a = Backend::start("a", move |_| Reply::Bytes(answer.clone().into())).await;
+    let proxy = Proxy::builder().top(HTTP2).top(ROUTE).backend(&a, "").start();
+    let mut client = Client::connect(proxy.listener(1)).await;
+    for _ in 0..2 {
+        client.send(format!("POST / HTTP/1.1\r\nhost: test\r\nte: trailers\r\n{chunked}").as_bytes()).await;
+        let response = client.response().await;
+        let seen = a.seen().pop().unwrap();
+        for (head, kept) in [(&response.head, "x-tenant"), (&seen.head, "x-internal")] {
+            let passed: Vec<_> = names().filter(|name| head.contains(&format!("\r\n{name}: 66"))).collect();
+            assert_eq!(passed, ["grpc-status", "x-sum", "etag", kept], "{head}");
+        }
+    }
+    // The same answer over HTTP/2, and what comes by HTTP/2 at a backend of HTTP/1.1 that has none announced.
+    assert_eq!(of(&over_http2(&proxy, all()).await.unwrap()), ["etag", "grpc-status", "x-sum", "x-tenant"]);
+    assert!(!a.seen().pop().unwrap().head.contains(": 66"));
+}
+
+#[tokio::test]
+async fn a_message_whose_trailers_may_not_be_said_ends_all_the_same() {
+    let forbidden = || HeaderMap::from_iter([(http::header::CONTENT_LENGTH, HeaderValue::from_static("66"))]);
+    let (address, seen) = backend_of_http2(forbidden()).await;
+    let proxy = Proxy::builder().top(HTTP2).table("upstream", "http2 = true").backend_at("a", address, "").start();
+    for _ in 0..2 {
+        assert_eq!(over_http2(&proxy, forbidden()).await, None);
+        let response = Client::connect(proxy.listener(1)).await.get("/").await;
+        assert_eq!((response.text(), response.field("content-length")), ("a".into(), None));
+    }
+    assert_eq!(*seen.lock().unwrap(), []);
+}
