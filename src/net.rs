@@ -2,10 +2,12 @@
 //! Invariant: bytes pass unchanged; a Unix socket's file is ours alone while we listen.
 //! Must not know: what is said on a stream, and by whom.
 
+pub mod bind;
 pub mod defer;
 pub mod shortage;
 mod socket;
 mod stream;
+pub mod syn_filter;
 pub mod turn;
 pub mod unix;
 

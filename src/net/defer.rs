@@ -34,12 +34,31 @@ pub fn defer(listener: &impl AsFd) -> io::Result<()> {
     setsockopt(listener, DeferAccept, &SILENCE).map_err(io::Error::from)
 }
 
+/// Has the kernel tell of connections to `listener` as soon as they are there. Those that it keeps already come
+/// within a second.
+///
+/// # Errors
+/// As those of [`defer`].
+#[cfg(target_os = "linux")]
+pub fn undefer(listener: &impl AsFd) -> io::Result<()> {
+    setsockopt(listener, DeferAccept, &0).map_err(io::Error::from)
+}
+
 /// As on Linux.
 ///
 /// # Errors
 /// Always.
 #[cfg(not(target_os = "linux"))]
 pub fn defer(_: &impl AsFd) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// As on Linux.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn undefer(_: &impl AsFd) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
