@@ -77,9 +77,20 @@ pub enum Phase {
     Ready,
     /// It takes no more.
     Stopping,
+    /// A thread that served clients has ended: what came to it is lost, and whatever else it did is not done.
+    Broken,
 }
 
 impl Phase {
+    /// A thread has ended; says whether that is news. One that is to stop has other reasons to be not ready.
+    pub fn breaks(&mut self) -> bool {
+        let breaks = matches!(self, Phase::Starting | Phase::Ready);
+        if breaks {
+            *self = Phase::Broken;
+        }
+        breaks
+    }
+
     /// The waiting is over; says whether there was any.
     pub fn begins(&mut self) -> bool {
         let begins = *self == Phase::Starting;

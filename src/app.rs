@@ -148,7 +148,11 @@ impl App {
             let beside = beside(Rc::clone(&proxy), thread.limits, losses.clone(), snapshots);
             (Rc::new(Serve { proxy, doors: doors.clone() }), beside)
         };
-        let workers = Workers::start(listeners, &server, make).map_err(StartError::Thread)?;
+        let phase = Arc::clone(&control.phase);
+        let lost = move || {
+            phase.send_if_modified(Phase::breaks);
+        };
+        let workers = Workers::start(listeners, &server, make, lost).map_err(StartError::Thread)?;
         Ok(App { addresses, admin: admin_address, entries, grace: server.shutdown_grace, workers, control, log })
     }
 
@@ -167,10 +171,11 @@ impl App {
         self.entries.load().iter().map(|entry| Arc::clone(&entry.pool)).collect()
     }
 
-    /// Accepts nothing more, lets requests in flight end within the grace period, and ends.
+    /// Is not ready any more, serves whoever had begun to connect or to ask by now, lets requests in flight end
+    /// within the grace period, and ends.
     /// When the future is dropped before, everything ends at once.
     pub async fn stop(self) {
-        let App { workers, control, log, grace, .. } = self;
+        let App { mut workers, control, log, grace, .. } = self;
         control.stopping();
         workers.drain(grace);
         let (ended, end) = oneshot::channel();

@@ -4,7 +4,9 @@
 
 mod activity;
 pub mod conn;
+mod connection_limit;
 mod delivery;
+pub mod descriptors;
 mod first_line;
 mod greet;
 mod guests;

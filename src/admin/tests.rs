@@ -153,7 +153,12 @@ async fn readiness_ends_before_life() {
     assert_eq!(house.get("/readyz").await, (StatusCode::OK, "ready".into()));
     house.phase.send_replace(Phase::Starting);
     assert_eq!(house.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "starting".into()));
+    house.phase.send_modify(|phase| assert!(phase.begins()));
+    house.phase.send_modify(|phase| assert!(phase.breaks() && !phase.breaks()));
+    let why = "broken: a worker thread has ended".into();
+    assert_eq!(house.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, why));
     house.phase.send_replace(Phase::Stopping);
+    house.phase.send_modify(|phase| assert!(!phase.begins() && !phase.breaks()));
     assert_eq!(house.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "stopping".into()));
     assert_eq!(house.get("/livez").await, (StatusCode::OK, "ok".into()));
     assert!(house.get("/api/v1/status").await.1.contains(r#""ready":false"#));

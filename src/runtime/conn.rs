@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -96,8 +97,8 @@ pub(super) struct Common<H> {
     /// How many connections each client has, where that is limited.
     pub(super) guests: Option<Arc<Guests>>,
     pub(super) clock: clock::Limits,
-    /// The process is about to end: finish what is under way, begin nothing new.
-    pub(super) draining: Cell<bool>,
+    /// Since when the process is about to end, and how long a connection may then still bring a request.
+    draining: Rc<Cell<Option<(Instant, Duration)>>>,
     pub(super) http1: hyper::server::conn::http1::Builder,
 }
 
@@ -109,7 +110,23 @@ impl<H> Common<H> {
         clock: clock::Limits,
     ) -> Common<H> {
         let http1 = http1::builder(&limits);
-        Common { handler, limits, guests, clock, draining: Cell::new(false), http1 }
+        Common { handler, limits, guests, clock, draining: Rc::default(), http1 }
+    }
+
+    /// The process is about to end: each connection has one more request, if it comes within `idle`.
+    pub(super) fn drain(&self, idle: Duration) {
+        self.draining.set(Some((clock::now(), idle)));
+    }
+
+    /// Whether the process is about to end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get().is_some()
+    }
+
+    /// When a connection that has been without a request since `quiet_since` is closed because the process is
+    /// about to end.
+    pub(super) fn leaves_at(&self, quiet_since: Instant) -> Option<Instant> {
+        self.draining.get().map(|(since, idle)| since.max(quiet_since) + idle)
     }
 
     /// Lets a connection of the client at `address` in; it counts as long as what is returned lives.
@@ -121,17 +138,31 @@ impl<H> Common<H> {
         guests.enter(address).inspect_err(|_| self.handler.limited(Limit::ConnectionsPerClient))
     }
 
-    /// Waits for something to read; false if the connection is over. At the end of the process that is
-    /// once its client has got what was written.
+    /// Waits for something to read; false if the connection is over. At the end of the process that is once its
+    /// client has had its time to say something, and has got what was written.
     pub(super) async fn readable(&self, socket: &Socket) -> bool {
         let limit = self.clock.limit();
-        limit.set_after(self.limits.idle_timeout);
+        let quiet_since = clock::now();
+        let idle_end = quiet_since + self.limits.idle_timeout;
         poll_fn(|cx| {
-            let is_over = self.draining.get() && socket.poll_sent(cx).is_ready();
-            if is_over || limit.poll(cx).is_ready() {
-                return Poll::Ready(false);
+            // First: whoever has said something is heard.
+            if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
+                return Poll::Ready(ready.is_ok());
             }
-            socket.poll_read_ready(cx).map(|ready| ready.is_ok())
+            loop {
+                let due = match self.leaves_at(quiet_since) {
+                    Some(leaves_at) if leaves_at > clock::now() => leaves_at.min(idle_end),
+                    Some(_) if socket.poll_sent(cx).is_ready() => return Poll::Ready(false),
+                    _ => idle_end,
+                };
+                limit.set(due);
+                if limit.poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                if due == idle_end {
+                    return Poll::Ready(false);
+                }
+            }
         })
         .await
     }
@@ -142,7 +173,7 @@ pub(super) async fn serve<H: Handler>(socket: Socket, address: IpAddr, door: Arc
     // Begins parked: a client that connects and says nothing costs no buffers either, and is not waited
     // for at the end.
     if !common.readable(&socket).await {
-        return;
+        return http1::leave(socket.into(), &common).await;
     }
     let Some(arrival) = greet::greet(socket, address, &door, &common.limits).await else { return };
     let Arrival { stream, prefix, peer, is_http2 } = arrival;
@@ -172,7 +203,7 @@ pub(super) fn service<H: Handler>(
     Error = Infallible,
     Future = impl Future<Output = Served<H>> + 'static,
 > {
-    let handler = Rc::clone(&common.handler);
+    let (handler, draining) = (Rc::clone(&common.handler), Rc::clone(&common.draining));
     let most = common.limits.requests_per_connection.unwrap_or(u32::MAX);
     service_fn(move |mut request: Request<Incoming>| {
         let mut busy = Busy::begin(&activity);
@@ -184,11 +215,12 @@ pub(super) fn service<H: Handler>(
         if activity.requests.get() == most {
             handler.limited(Limit::RequestsPerConnection);
         }
+        let draining = Rc::clone(&draining);
         // With `map` and not in an `async` block, which would have the request's future in it twice.
         Rc::clone(&handler).handle(Rc::clone(&client), request).map(move |reply| {
             let Reply { mut response, tunnel, is_stream } = reply;
             // A connection of HTTP/2 is told by itself to go.
-            if is_last && stall.is_none() && tunnel.is_none() {
+            if (is_last || draining.get().is_some()) && stall.is_none() && tunnel.is_none() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 // The client may have sent the next one already.
                 busy.activity.lingers.set(true);
@@ -245,7 +277,6 @@ impl Drop for Busy {
 /// Counts a connection while it lives.
 pub(super) struct Counted {
     open: Rc<Cell<usize>>,
-    waiting: Rc<Cell<Vec<Waker>>>,
     listener: Arc<crate::telemetry::metrics::Listener>,
     thread: usize,
 }
@@ -253,13 +284,12 @@ pub(super) struct Counted {
 impl Counted {
     pub(super) fn new(
         open: &Rc<Cell<usize>>,
-        waiting: &Rc<Cell<Vec<Waker>>>,
         listener: &Arc<crate::telemetry::metrics::Listener>,
         thread: usize,
     ) -> Counted {
         open.set(open.get() + 1);
         listener.opened(thread);
-        Counted { open: Rc::clone(open), waiting: Rc::clone(waiting), listener: Arc::clone(listener), thread }
+        Counted { open: Rc::clone(open), listener: Arc::clone(listener), thread }
     }
 }
 
@@ -267,6 +297,5 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.open.set(self.open.get() - 1);
         self.listener.closed(self.thread);
-        self.waiting.take().into_iter().for_each(Waker::wake);
     }
 }

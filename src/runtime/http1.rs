@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::server::conn::http1;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::Limits;
 use super::activity::Activity;
@@ -59,7 +59,7 @@ pub(super) async fn serve<H: Handler>(
             }
         }
         if prefix.is_empty() && !common.readable(stream.socket()).await {
-            return;
+            return leave(stream, &common).await;
         }
     }
 }
@@ -80,11 +80,9 @@ async fn active<H: Handler>(
     let mut connection = common.http1.serve_connection(Io::new(stream, prefix, &activity).without_fragments(), service);
     let limit = common.clock.limit();
     limit.set_after(phase::QUIET);
-    let mut told = false;
+    // At the end of the process hyper is told nothing: it would close as soon as a response has gone out that does
+    // not say so, when the client may have sent its next request.
     let next = poll_fn(|cx| {
-        if common.draining.get() && !std::mem::replace(&mut told, true) {
-            Pin::new(&mut connection).graceful_shutdown();
-        }
         if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(Err(result));
         }
@@ -174,26 +172,51 @@ fn refused<H: Handler>(error: &hyper::Error, common: &Common<H>, client: &Rc<H::
     error.is_parse()
 }
 
-/// Ends a connection on which the client may still be sending. Closing it at once would make the
-/// kernel answer those bytes with a reset, which can destroy the response before it was read. One that
-/// `is_cut` off does not end as one that is whole.
+/// How long a client may go on sending after its connection was ended.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The same for one that was without a request when the process came to its end: a round trip.
+const LINGER_IDLE: Duration = Duration::from_millis(500);
+
+/// Ends a connection on which there is no request, because of its idle time or the end of the process. In the
+/// latter case a request may be on its way: its client is to find the connection closed, and not reset.
+pub(super) async fn leave<H>(mut stream: Stream, common: &Common<H>) {
+    if common.is_draining() {
+        end(&mut stream, LINGER_IDLE, false).await;
+    }
+}
+
+/// Ends a connection on which the client may still be sending. One that `is_cut` off does not end as one that is
+/// whole.
 async fn linger(stream: &mut Stream, is_cut: bool) {
-    const TIME: Duration = Duration::from_secs(2);
+    end(stream, LINGER, is_cut).await;
+}
+
+/// Closes our side, and reads on for `time` or until the client closes its own. Closing both at once would make
+/// the kernel answer what the client still sends with a reset, which can destroy the response before it was read.
+async fn end(stream: &mut Stream, time: Duration, is_cut: bool) {
     const BYTES: usize = 1024 * 1024;
     let drain = async {
-        let mut buffer = [0; 4096];
-        let mut read = 0;
         let said = if is_cut { stream.cut_off().await } else { stream.shutdown().await };
-        if said.is_ok() {
-            while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
-                read += bytes;
-                if read > BYTES {
-                    break;
-                }
+        if said.is_err() {
+            return;
+        }
+        let mut left = BYTES;
+        // The buffer lives for a poll: all idle connections end at the same time.
+        while let Ok(read @ 1..) = poll_fn(|cx| {
+            let mut buffer = [0; 4096];
+            let mut buffer = ReadBuf::new(&mut buffer);
+            Pin::new(&mut *stream).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+        })
+        .await
+        {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                return;
             }
         }
     };
-    let _ = tokio::time::timeout(TIME, Box::pin(drain)).await;
+    let _ = tokio::time::timeout(time, Box::pin(drain)).await;
 }
 
 #[cfg(test)]

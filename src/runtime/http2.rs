@@ -56,7 +56,7 @@ pub(super) async fn serve<H: Handler>(stream: Stream, prefix: Bytes, client: Rc<
     poll_fn(|cx| {
         loop {
             retire |= activity.requests.get() >= most;
-            if (retire || common.draining.get()) && retired.is_none() {
+            if (retire || common.is_draining()) && retired.is_none() {
                 retired = Some(clock::now());
                 Pin::new(&mut connection).graceful_shutdown();
             }

@@ -1,5 +1,5 @@
 //! Owns: sockets that clients connect to.
-//! Invariant: bound before any thread starts, one a thread and address (SO_REUSEPORT); a full house leaves clients in the kernel's queue.
+//! Invariant: bound before any thread starts, one a thread and address (SO_REUSEPORT); whoever the kernel has let connect is served, not reset.
 //! Must not know: what is said on a connection.
 
 use std::cell::Cell;
@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdTcp};
 use std::os::unix::net::UnixListener as StdUnix;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker, ready};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -19,9 +19,11 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::ListenerSettings;
 use super::conn::{self, Common, Counted, Handler};
-use crate::net::defer::defer;
+use super::connection_limit::{ConnectionLimit, ConnectionPermit};
+use super::phase::LastCall;
+use crate::net::defer::{defer, undefer};
 use crate::net::unix::{self, SocketFile};
-use crate::net::{Address, Socket};
+use crate::net::{Address, Socket, bind, shortage, syn_filter};
 use crate::telemetry::Limit;
 use crate::telemetry::metrics::{Listener, Metrics};
 use crate::tls::Acceptor;
@@ -154,7 +156,7 @@ impl Listeners {
                 // SO_REUSEPORT would let a second Linchpin share the address and take half the clients
                 // without a word: a first socket without it finds out.
                 if wanted.port() != 0 {
-                    socket(*wanted, false)?;
+                    bind::patiently(&settings.address, || socket(*wanted, false))?;
                 }
                 let mut address = *wanted;
                 for sockets in &mut self.by_thread {
@@ -166,7 +168,7 @@ impl Listeners {
             }
             Address::Unix(path) => {
                 // There is no SO_REUSEPORT here: all threads accept from one queue.
-                let (listener, file) = unix::listen(path, MODE, BACKLOG)?;
+                let (listener, file) = bind::patiently(&settings.address, || unix::listen(path, MODE, BACKLOG))?;
                 for sockets in &mut self.by_thread {
                     sockets.push(bound(Open::Unix(listener.try_clone()?)));
                 }
@@ -230,75 +232,172 @@ impl Accepting {
             }
         })
     }
+
+    /// Has the kernel hold nobody back any more.
+    fn undefer(&self, door: &Door) {
+        if let Accepting::Tcp(listener) = self
+            && let Err(error) = undefer(listener)
+        {
+            tracing::debug!(listener = &*door.name, %error, "silent connections come when the system likes");
+        }
+    }
+
+    /// Has the kernel begin no connection any more. The file of a Unix socket is gone by now, and nobody connects.
+    fn filter_syns(&self, door: &Door) {
+        if let Accepting::Tcp(listener) = self
+            && let Err(error) = syn_filter::attach(listener)
+        {
+            tracing::debug!(listener = &*door.name, %error, "whoever connects in the last moment may be reset");
+        }
+    }
+
+    /// The socket without the event loop, which may not have told yet of what is in its queue.
+    fn into_rest(self) -> io::Result<Open> {
+        Ok(match self {
+            Accepting::Tcp(listener) => Open::Tcp(listener.into_std()?),
+            Accepting::Unix(listener) => Open::Unix(listener.into_std()?),
+        })
+    }
 }
 
-/// How many connections a thread has, and may have.
+impl Open {
+    /// The next connection that is in the queue.
+    fn accept(&self) -> io::Result<(Socket, IpAddr)> {
+        match self {
+            Open::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((tokio::net::TcpStream::from_std(stream)?.into(), peer.ip().to_canonical()))
+            }
+            Open::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((tokio::net::UnixStream::from_std(stream)?.into(), IpAddr::V4(Ipv4Addr::LOCALHOST)))
+            }
+        }
+    }
+}
+
+/// The connections of a thread.
 pub(super) struct House {
+    /// How many there are.
     pub(super) open: Rc<Cell<usize>>,
-    pub(super) most: usize,
-    /// Who waits for room: one a listener.
-    waiting: Rc<Cell<Vec<Waker>>>,
+    limit: Arc<ConnectionLimit>,
 }
 
 impl House {
-    pub(super) fn new(most: usize) -> House {
-        House { open: Rc::default(), most, waiting: Rc::default() }
+    pub(super) fn new(limit: Arc<ConnectionLimit>) -> House {
+        House { open: Rc::default(), limit }
     }
 
-    /// The next connection of a listener for which there is room. That is looked at each time anew:
-    /// the last room may go to another listener while this one waits for a client.
-    async fn accept(&self, listener: &Accepting, full: impl Fn()) -> io::Result<(Socket, IpAddr)> {
+    /// The next connection of a listener, and its place. A place is taken for the moment of asking alone: the
+    /// last one may go to another listener while this one waits for a client.
+    async fn accept(&self, listener: &Accepting, full: impl Fn()) -> io::Result<(Socket, IpAddr, ConnectionPermit)> {
         let mut is_full = false;
         poll_fn(|cx| {
-            if self.open.get() < self.most {
-                return listener.poll_accept(cx);
-            }
-            if !std::mem::replace(&mut is_full, true) {
-                full();
-            }
-            let mut waiting = self.waiting.take();
-            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                waiting.push(cx.waker().clone());
-            }
-            self.waiting.set(waiting);
-            Poll::Pending
+            let Poll::Ready(permit) = self.limit.poll_acquire(cx) else {
+                if !std::mem::replace(&mut is_full, true) {
+                    full();
+                }
+                return Poll::Pending;
+            };
+            listener.poll_accept(cx).map_ok(|(socket, address)| (socket, address, permit))
         })
         .await
     }
 }
 
-/// Accepts connections for as long as it is polled.
+/// Accepts connections at one listener of one thread, until it is `stopping` and whoever had begun to connect by
+/// then is served.
+///
+/// # Errors
+/// If the event loop can't take the socket over.
 pub(super) async fn accept<H: Handler>(
     bound: Bound,
     thread: usize,
     common: Rc<Common<H>>,
     house: Rc<House>,
-) -> io::Result<Infallible> {
+    stopping: impl Future<Output = LastCall>,
+) -> io::Result<()> {
     let Bound { door, socket, metrics } = bound;
     let listener = Accepting::new(socket)?;
-    loop {
-        match house.accept(&listener, || common.handler.limited(Limit::Connections)).await {
-            Ok((socket, address)) => {
-                // Proxies that are trusted, and whoever speaks on a Unix socket, connect for many clients.
-                let is_one = matches!(listener, Accepting::Tcp(_)) && !door.trusts(address);
-                let Ok(guest) = (if is_one { common.enter(address) } else { Ok(None) }) else { continue };
-                // A TCP connection that comes has something to say, as tokio takes for granted. Where a
-                // greeting comes first, nobody is waited for at the end who has not begun with it.
-                let speaks = matches!(listener, Accepting::Tcp(_)) && !door.greets();
-                let socket = if speaks { socket } else { socket.silent() };
-                let counted = Counted::new(&house.open, &house.waiting, &metrics, thread);
-                let (door, common) = (Arc::clone(&door), Rc::clone(&common));
-                tokio::task::spawn_local(async move {
-                    conn::serve(socket, address, door, common).await;
-                    drop((counted, guest));
-                });
+    let entrance = Entrance { door, metrics, thread, is_tcp: matches!(listener, Accepting::Tcp(_)), common, house };
+    let last_call = tokio::select! {
+        never = entrance.admit(&listener) => match never {},
+        last_call = stopping => last_call,
+    };
+    // Those that are held back until they speak are to come now: they have little time left.
+    listener.undefer(&entrance.door);
+    let _ = tokio::time::timeout(last_call.accept, entrance.admit(&listener)).await;
+    listener.filter_syns(&entrance.door);
+    let _ = tokio::time::timeout(last_call.handshakes, entrance.admit(&listener)).await;
+    entrance.admit_rest(listener).await
+}
+
+/// What every connection of one listener on one thread passes.
+struct Entrance<H: Handler> {
+    door: Arc<Door>,
+    metrics: Arc<Listener>,
+    thread: usize,
+    is_tcp: bool,
+    common: Rc<Common<H>>,
+    house: Rc<House>,
+}
+
+impl<H: Handler> Entrance<H> {
+    /// Lets in who comes, for as long as it is polled.
+    async fn admit(&self, listener: &Accepting) -> Infallible {
+        loop {
+            match self.house.accept(listener, || self.common.handler.limited(Limit::Connections)).await {
+                Ok((socket, address, permit)) => self.begin(socket, address, permit),
+                Err(error) => self.failed(&error).await,
             }
+        }
+    }
+
+    /// Lets in all that are in the kernel's queue, and closes the listener.
+    async fn admit_rest(&self, listener: Accepting) -> io::Result<()> {
+        let rest = listener.into_rest()?;
+        loop {
+            // The queue is kept for as long as there is no place for who is in it: closing it would reset them.
+            let permit = poll_fn(|cx| self.house.limit.poll_acquire(cx)).await;
+            match rest.accept() {
+                Ok((socket, address)) => self.begin(socket, address, permit),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.failed(&error).await,
+            }
+        }
+    }
+
+    /// Serves a connection.
+    fn begin(&self, socket: Socket, address: IpAddr, permit: ConnectionPermit) {
+        // Proxies that are trusted, and whoever speaks on a Unix socket, connect for many clients.
+        let is_one = self.is_tcp && !self.door.trusts(address);
+        let Ok(guest) = (if is_one { self.common.enter(address) } else { Ok(None) }) else { return };
+        // A TCP connection that comes has something to say, as tokio takes for granted. Where a greeting comes
+        // first, or the process is about to end, nobody is waited for who has not begun.
+        let speaks = self.is_tcp && !self.door.greets();
+        let socket = if speaks { socket } else { socket.silent() };
+        let counted = Counted::new(&self.house.open, &self.metrics, self.thread);
+        let (door, common) = (Arc::clone(&self.door), Rc::clone(&self.common));
+        tokio::task::spawn_local(async move {
+            conn::serve(socket, address, door, common).await;
+            drop((counted, guest, permit));
+        });
+    }
+
+    /// Nobody could be accepted.
+    async fn failed(&self, error: &io::Error) {
+        if is_of_one_connection(error) {
             // The client went before it was accepted: its trouble alone.
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                tracing::warn!(listener = &*door.name, %error, "cannot accept; trying again (out of descriptors? raise LimitNOFILE)");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        } else {
+            if shortage::is_ours(error) {
+                shortage::report("cannot accept a client", error);
+            } else {
+                tracing::warn!(listener = &*self.door.name, %error, "cannot accept; trying again");
             }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }

@@ -55,6 +55,30 @@ pub(super) fn next(at: Situation, now: Instant, limits: &Limits) -> Next {
     }
 }
 
+/// What clients get who have begun something when the process is told to stop, each from that moment on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LastCall {
+    /// How long connections are still accepted, and answered for the last time: as long as the kernel may hold
+    /// one back that says nothing (`net/defer`).
+    pub(super) accept: Duration,
+    /// How long handshakes may take that have begun by then: a round trip around the world.
+    pub(super) handshakes: Duration,
+    /// How long a connection without a request may still bring one: a request that was sent before its client
+    /// could know is served. A round trip, and what a client that is busy needs to send its next one.
+    pub(super) idle: Duration,
+}
+
+impl LastCall {
+    /// That of a process which has `grace` in all; at least half of it is left for requests.
+    pub(super) fn within(grace: Duration) -> LastCall {
+        LastCall {
+            accept: Duration::from_millis(1100).min(grace * 2 / 5),
+            handshakes: Duration::from_millis(250).min(grace / 10),
+            idle: Duration::from_secs(1).min(grace * 2 / 5),
+        }
+    }
+}
+
 /// How long a client that has closed its side may wait for an answer. One that has finished sending can't
 /// be told from one that has gone, and few are the former: nginx serves them not at all, HAProxy as
 /// long as it takes, and so holds a server's thread for each long poll whose page was closed.
@@ -126,6 +150,17 @@ mod tests {
         let blocked = |seconds| Situation { blocked_since: Some(ago(seconds)), ..busy };
         assert!(matches!(next(blocked(74), now, &limits), Next::Wait(_)));
         assert_eq!(next(blocked(75), now, &limits), Next::Abort);
+    }
+
+    #[test]
+    fn half_of_the_grace_is_left_whatever_the_last_call_takes() {
+        let last_call = |millis| LastCall::within(Duration::from_millis(millis));
+        assert!(last_call(30_000).accept > Duration::from_secs(1), "silent connections come within a second");
+        for millis in [0, 1, 200, 1000, 2500, 30_000, u64::MAX / 4] {
+            let LastCall { accept, handshakes, idle } = last_call(millis);
+            let half = Duration::from_millis(millis) / 2;
+            assert!(accept + handshakes <= half && idle <= half, "{millis}");
+        }
     }
 
     #[test]

@@ -4,18 +4,22 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::conn::{Common, Handler};
+use super::connection_limit::ConnectionLimit;
 use super::guests::Guests;
 use super::listen::{self, House, Listeners};
+use super::phase::LastCall;
 use super::{Limits, Settings};
 use crate::clock;
 use crate::net::turn;
@@ -25,8 +29,8 @@ use crate::net::unix::SocketFile;
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
     stop: Arc<watch::Sender<Stop>>,
-    /// Of Unix sockets: they go with the last thread.
-    _files: Vec<SocketFile>,
+    /// Of Unix sockets.
+    files: Vec<SocketFile>,
 }
 
 /// What the threads are told to do.
@@ -34,7 +38,7 @@ pub struct Workers {
 enum Stop {
     /// Serve.
     No,
-    /// Accept nothing more, finish what is under way within this time.
+    /// Finish what is under way within this time, and begin nothing new.
     Within(Duration),
     /// End now.
     Now,
@@ -50,11 +54,17 @@ pub struct Thread {
 
 impl Workers {
     /// Starts one thread for each set of sockets. `make` runs on each thread and makes its handler
-    /// and what else is to run there for as long as it serves.
+    /// and what else is to run there for as long as it serves. `lost` is called when a thread has ended and
+    /// was not told to.
     ///
     /// # Errors
     /// A thread or its runtime can't be had.
-    pub fn start<H, F, B>(listeners: Listeners, settings: &Settings, make: F) -> io::Result<Workers>
+    pub fn start<H, F, B>(
+        listeners: Listeners,
+        settings: &Settings,
+        make: F,
+        lost: impl Fn() + Send + Clone + 'static,
+    ) -> io::Result<Workers>
     where
         H: Handler,
         B: Future<Output = ()> + 'static,
@@ -62,30 +72,48 @@ impl Workers {
     {
         let stop = Arc::new(watch::Sender::new(Stop::No));
         let (sockets, files) = listeners.into_threads();
-        // SO_REUSEPORT spreads connections evenly by chance, so each thread gets its share.
-        let most = settings.max_connections.div_ceil(sockets.len()).max(1);
+        let limit = ConnectionLimit::new(settings.max_connections);
         let guests = settings.limits.connections_per_client;
         let guests = guests.map(|most| Guests::new(most, settings.max_connections));
-        let mut workers = Workers { threads: Vec::new(), stop, _files: files };
+        let mut workers = Workers { threads: Vec::new(), stop, files };
         for (index, bound) in sockets.into_iter().enumerate() {
             let runtime = move || {
                 let mut builder = Builder::new_current_thread();
                 builder.enable_all().on_thread_unpark(clock::turn).build_local(LocalOptions::default())
             };
             let (make, limits, stop) = (make.clone(), settings.limits.clone(), workers.stop.subscribe());
-            let house = (most, guests.clone());
-            let thread =
-                std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || match runtime() {
-                    Ok(runtime) => runtime.block_on(work(index, bound, house, limits, make, stop)),
-                    Err(error) => tracing::error!(%error, "a worker thread has no event loop and serves nothing"),
-                })?;
+            let (house, lost) = ((Arc::clone(&limit), guests.clone()), lost.clone());
+            let (begun, begins) = mpsc::sync_channel(1);
+            let run = move || {
+                let runtime = match runtime() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(begun.send(Err(error))),
+                };
+                // Whoever started this waits for it.
+                let _ = begun.send(Ok(()));
+                // Nothing of a thread is used once it has panicked; its sockets are closed when this is over.
+                let work = AssertUnwindSafe(move || runtime.block_on(work(index, bound, house, limits, make, stop)));
+                if catch_unwind(work).is_ok_and(|end| end == End::Told) {
+                    return;
+                }
+                tracing::error!(
+                    worker = index,
+                    "a worker thread has ended, and with it its connections; restart this process"
+                );
+                lost();
+            };
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
+            begins.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended at once")))?;
             workers.threads.push(thread);
         }
         Ok(workers)
     }
 
-    /// Accepts nothing more and lets requests in flight end within `grace`.
-    pub fn drain(&self, grace: Duration) {
+    /// Lets requests in flight end within `grace`. Whoever has begun to connect, or has sent a request on a
+    /// connection by now, is still served; then nobody can connect.
+    pub fn drain(&mut self, grace: Duration) {
+        // Nobody finds the Unix sockets any more, and a successor can have their paths.
+        self.files.clear();
         self.stop.send_replace(Stop::Within(grace));
     }
 
@@ -103,14 +131,24 @@ impl Workers {
     }
 }
 
+/// Why a thread has no more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was told to end.
+    Told,
+    /// A task without which it can't serve has ended.
+    Broken,
+}
+
 async fn work<H, F, B>(
     index: usize,
     bound: Vec<listen::Bound>,
-    (most, guests): (usize, Option<Arc<Guests>>),
+    (limit, guests): (Arc<ConnectionLimit>, Option<Arc<Guests>>),
     limits: Limits,
     make: F,
     mut stop: watch::Receiver<Stop>,
-) where
+) -> End
+where
     H: Handler,
     B: Future<Output = ()> + 'static,
     F: Fn(Thread) -> (Rc<H>, B),
@@ -118,38 +156,54 @@ async fn work<H, F, B>(
     clock::turn();
     let clock = clock::Limits::new();
     let (handler, beside) = make(Thread { index, limits: clock.clone() });
-    tokio::task::spawn_local(clock.clone().run());
-    tokio::task::spawn_local(turn::carry());
-    tokio::task::spawn_local(beside);
+    let mut essential = JoinSet::new();
+    essential.spawn_local(clock.clone().run());
+    essential.spawn_local(turn::carry());
+    essential.spawn_local(beside);
     let common = Rc::new(Common::new(handler, limits, guests, clock.clone()));
-    let house = Rc::new(House::new(most));
-    let accepting: Vec<_> = bound
-        .into_iter()
-        .map(|bound| {
-            let (common, house) = (Rc::clone(&common), Rc::clone(&house));
-            tokio::task::spawn_local(async move {
-                let Err(error) = listen::accept(bound, index, common, house).await;
+    let house = Rc::new(House::new(limit));
+    let mut accepting = JoinSet::new();
+    for bound in bound {
+        let (common, house, stop) = (Rc::clone(&common), Rc::clone(&house), stop.clone());
+        accepting.spawn_local(async move {
+            if let Err(error) = listen::accept(bound, index, common, house, last_call(stop)).await {
                 tracing::error!(%error, "a listener has ended");
-            })
-        })
-        .collect();
-
-    // An error means that the sender is gone, and with it whoever wanted this to run.
-    let told = stop.wait_for(|stop| *stop != Stop::No).await.map_or(Stop::Now, |stop| *stop);
-    accepting.iter().for_each(tokio::task::JoinHandle::abort);
-    common.draining.set(true);
-    clock.wake_all();
-    if let Stop::Within(grace) = told {
-        let empty = poll_until(|| house.open.get() == 0);
-        let now = async { drop(stop.wait_for(|stop| *stop == Stop::Now).await) };
-        tokio::select! {
-            () = empty => {}
-            () = now => {}
-            () = tokio::time::sleep(grace) => {
-                tracing::warn!(connections = house.open.get(), "the grace period is over; closing what is left");
             }
+        });
+    }
+
+    let told = tokio::select! {
+        // An error means that the sender is gone, and with it whoever wanted this to run.
+        told = stop.wait_for(|stop| *stop != Stop::No) => told.map_or(Stop::Now, |stop| *stop),
+        // They never end by themselves.
+        _ = essential.join_next() => return End::Broken,
+        Some(_) = accepting.join_next() => return End::Broken,
+    };
+    let Stop::Within(grace) = told else { return End::Told };
+    common.drain(LastCall::within(grace).idle);
+    clock.wake_all();
+    let empty = async {
+        while accepting.join_next().await.is_some() {}
+        poll_until(|| house.open.get() == 0).await;
+    };
+    let now = async { drop(stop.wait_for(|stop| *stop == Stop::Now).await) };
+    tokio::select! {
+        () = empty => {}
+        () = now => {}
+        () = tokio::time::sleep(grace) => {
+            tracing::warn!(connections = house.open.get(), "the grace period is over; closing what is left");
         }
     }
+    End::Told
+}
+
+/// Waits until the thread is told to stop: what listeners have to do then. One that is to end at once is dropped.
+async fn last_call(mut stop: watch::Receiver<Stop>) -> LastCall {
+    let grace = match stop.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop) {
+        Ok(Stop::Within(grace)) => grace,
+        _ => Duration::ZERO,
+    };
+    LastCall::within(grace)
 }
 
 /// Looks again every few milliseconds: this is for the end of a thread, not for its life.
@@ -162,4 +216,100 @@ async fn poll_until(condition: impl Fn() -> bool) {
         Poll::Ready(())
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::pin::Pin;
+    use std::task::Context;
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body::{Body, Frame};
+    use hyper::body::Incoming;
+
+    use super::super::delivery::Content;
+    use super::super::{Fault, ListenerSettings, Peer, Reply};
+    use super::*;
+    use crate::telemetry::Limit;
+    use crate::telemetry::metrics::{Labels, Metrics};
+
+    struct Empty;
+
+    struct Nothing;
+
+    impl Body for Nothing {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+            Poll::Ready(None)
+        }
+    }
+
+    impl Content for Nothing {
+        fn lost(&mut self, _: u64) {}
+    }
+
+    impl Handler for Empty {
+        type Body = Nothing;
+        type Client = ();
+
+        fn client(&self, _: usize, _: Peer) {}
+
+        async fn handle(self: Rc<Self>, _: Rc<()>, _: Request<Incoming>) -> Reply<Nothing> {
+            Reply { response: Response::new(Nothing), tunnel: None, is_stream: false }
+        }
+
+        fn unread(self: &Rc<Self>, _: &Rc<()>, _: Fault) -> Bytes {
+            Bytes::new()
+        }
+
+        fn limited(&self, _: Limit) {}
+    }
+
+    fn listeners() -> (Listeners, SocketAddr) {
+        let labels = Labels { verdicts: &["none"], causes: &[], outcomes: &["ok"] };
+        let metrics = Metrics::new(1, labels, Arc::default());
+        let settings = ListenerSettings::new(([127, 0, 0, 1], 0).into());
+        let listeners = Listeners::bind(&[settings], &[None], 1, &metrics).unwrap();
+        let address = listeners.addresses().first().and_then(|address| address.tcp()).unwrap();
+        (listeners, address)
+    }
+
+    /// Whether a thread whose work beside its requests is `beside` is told to be lost.
+    fn is_lost<B: Future<Output = ()> + 'static>(beside: fn() -> B) -> bool {
+        let (listeners, address) = listeners();
+        let (tell, told) = mpsc::channel();
+        let lost = move || tell.send(()).unwrap();
+        let workers =
+            Workers::start(listeners, &Settings::default(), move |_| (Rc::new(Empty), beside()), lost).unwrap();
+        let is_lost = told.recv_timeout(Duration::from_secs(2)).is_ok();
+        // The other threads get its clients: the kernel sends nobody to a socket that is closed.
+        assert_eq!(std::net::TcpStream::connect(address).is_err(), is_lost);
+        workers.stop();
+        workers.join();
+        is_lost
+    }
+
+    #[test]
+    fn a_thread_that_ends_before_it_is_told_to_is_noticed() {
+        assert!(is_lost(|| async { assert!(std::hint::black_box(false), "a panic") }));
+        assert!(is_lost(|| async {}));
+        assert!(!is_lost(std::future::pending::<()>));
+    }
+
+    #[test]
+    fn a_thread_that_panics_as_it_begins_is_noticed() {
+        let (listeners, _) = listeners();
+        let (tell, told) = mpsc::channel();
+        let make = |thread: Thread| {
+            assert!(thread.index > 0, "a panic");
+            (Rc::new(Empty), std::future::pending::<()>())
+        };
+        let lost = move || tell.send(()).unwrap();
+        let _workers = Workers::start(listeners, &Settings::default(), make, lost).unwrap();
+        told.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
 }

@@ -41,6 +41,7 @@ mod shared_connections;
 mod sharing;
 mod smoke;
 mod stickiness;
+mod stopping;
 mod streaming;
 mod targets;
 mod tls;

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::process::{Output, Stdio};
 
 use linchpin::affinity::Pin;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::Command;
 
 use super::support::keys::{now, pin};
+use super::support::process::Running;
 use super::support::repository::{files, path, read};
 use super::support::tool::{DemoBackend, Folder};
 use super::support::{Backend, Client, Keys, Proxy, Reply, soon, until};
@@ -23,54 +23,6 @@ async fn linchpin(arguments: &[&str]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A running `linchpin run`.
-struct Running {
-    process: Child,
-    lines: Lines<BufReader<ChildStderr>>,
-    address: String,
-}
-
-impl Running {
-    async fn start(configuration: &str, stdout: Stdio) -> Running {
-        let folder = Folder::new();
-        let file = folder.write("linchpin.toml", configuration.as_bytes());
-        let mut command = Command::new(BINARY);
-        command.args(["run", "-c", &file]).stdout(stdout).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().unwrap();
-        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut running = Running { process, lines, address: String::new() };
-        let line = running.line("listening address=").await;
-        running.address = line.rsplit('=').next().unwrap().to_owned();
-        running
-    }
-
-    /// The next line that has these words in it.
-    async fn line(&mut self, words: &str) -> String {
-        soon(words, async {
-            loop {
-                let line = self.lines.next_line().await.unwrap().unwrap_or_else(|| panic!("no line says {words:?}"));
-                if line.contains(words) {
-                    return line;
-                }
-            }
-        })
-        .await
-    }
-
-    async fn client(&self) -> Client {
-        Client::connect(self.address.parse().unwrap()).await
-    }
-
-    async fn signal(&self, signal: &str) {
-        let pid = self.process.id().unwrap().to_string();
-        super::support::tool::run("kill", &[&format!("-{signal}"), &pid]).await;
-    }
-
-    async fn exit_code(&mut self) -> Option<i32> {
-        soon("the end of the process", self.process.wait()).await.unwrap().code()
-    }
 }
 
 fn configuration(backend: &Backend, more: &str) -> String {
@@ -316,8 +268,7 @@ async fn it_serves_on_and_ends_well_when_nobody_takes_its_messages() {
     let more = "[log]\nlevel = \"debug\"\naccess = \"stdout\"";
     let mut running = Running::start(&configuration(&a, more), Stdio::piped()).await;
     running.process.stdout = None;
-    let Running { mut process, lines, address } = running;
-    drop(lines);
+    let (mut process, address) = running.without_lines();
     let mut client = Client::connect(address.parse().unwrap()).await;
     for _ in 0..3 {
         assert_eq!(client.get("/close").await.status, 502);

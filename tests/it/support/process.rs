@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::process::Stdio;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
 
 use super::tool::{Folder, run};
 use super::{Client, soon, until};
@@ -55,6 +55,67 @@ impl Linchpin {
     /// Ends it at once.
     pub async fn kill(mut self) {
         self.process.kill().await.unwrap();
+    }
+}
+
+/// A `linchpin run` whose messages can be read; killed when dropped.
+pub struct Running {
+    pub process: Child,
+    /// Where its first listener is.
+    pub address: String,
+    lines: Lines<BufReader<ChildStderr>>,
+    _folder: Folder,
+}
+
+impl Running {
+    pub async fn start(configuration: &str, stdout: Stdio) -> Running {
+        let mut running = Running::begin(configuration, stdout, &[]);
+        let line = running.line("listening address=").await;
+        running.address = line.rsplit('=').next().unwrap().to_owned();
+        running
+    }
+
+    /// Starts one by way of these words before its own (`prlimit --nofile=80`), and waits for nothing.
+    pub fn begin(configuration: &str, stdout: Stdio, by: &[&str]) -> Running {
+        let folder = Folder::new();
+        let file = folder.write("linchpin.toml", configuration.as_bytes());
+        let words = [by, &[env!("CARGO_BIN_EXE_linchpin"), "run", "-c", &file]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).stdout(stdout).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        Running { process, lines, address: String::new(), _folder: folder }
+    }
+
+    /// The next line that has these words in it.
+    pub async fn line(&mut self, words: &str) -> String {
+        soon(words, async {
+            loop {
+                let line = self.lines.next_line().await.unwrap().unwrap_or_else(|| panic!("no line says {words:?}"));
+                if line.contains(words) {
+                    return line;
+                }
+            }
+        })
+        .await
+    }
+
+    /// The same process, whose messages nobody reads any more, and where it listens.
+    pub fn without_lines(self) -> (Child, String) {
+        (self.process, self.address)
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.address.parse().unwrap()).await
+    }
+
+    pub async fn signal(&self, signal: &str) {
+        let pid = self.process.id().unwrap().to_string();
+        run("kill", &[&format!("-{signal}"), &pid]).await;
+    }
+
+    pub async fn exit_code(&mut self) -> Option<i32> {
+        soon("the end of the process", self.process.wait()).await.unwrap().code()
     }
 }
 

@@ -1,0 +1,117 @@
+//! Owns: how many client connections there may be, over all threads and listeners.
+//! Invariant: never one more, wherever they come; a place that becomes free wakes whoever waits for one.
+//! Must not know: sockets; touched when a connection comes and goes, never by a request.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// The connections that there are.
+#[derive(Debug)]
+pub(super) struct ConnectionLimit {
+    most: usize,
+    open: AtomicUsize,
+    /// Whether `waiting` has somebody: who frees a place need not lock to find out.
+    is_awaited: AtomicBool,
+    /// One listener of one thread each.
+    waiting: Mutex<Vec<Waker>>,
+}
+
+/// The place of one connection. Free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct ConnectionPermit(Arc<ConnectionLimit>);
+
+impl ConnectionLimit {
+    /// Allows `most` connections at once, and at least one.
+    pub(super) fn new(most: usize) -> Arc<ConnectionLimit> {
+        let (open, is_awaited, waiting) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::default());
+        Arc::new(ConnectionLimit { most: most.max(1), open, is_awaited, waiting })
+    }
+
+    /// A place, or `Pending` until one is free.
+    pub(super) fn poll_acquire(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<ConnectionPermit> {
+        if let Some(permit) = self.try_acquire() {
+            return Poll::Ready(permit);
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        // Sequentially consistent here and in `drop`: whoever frees a place after the second look below reads
+        // `true`, and whoever freed one before it is seen by it.
+        self.is_awaited.store(true, Ordering::SeqCst);
+        self.try_acquire().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        let one_more = |open: usize| (open < self.most).then_some(open + 1);
+        let acquired = self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
+        acquired.is_ok().then(|| ConnectionPermit(Arc::clone(self)))
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        let limit = &*self.0;
+        limit.open.fetch_sub(1, Ordering::SeqCst);
+        if limit.is_awaited.load(Ordering::SeqCst) {
+            let waiting = {
+                let mut waiting = limit.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                limit.is_awaited.store(false, Ordering::SeqCst);
+                std::mem::take(&mut *waiting)
+            };
+            waiting.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn whoever_waits_is_woken_by_the_next_place_that_is_free() {
+        let limit = ConnectionLimit::new(1);
+        let woken = Arc::new(Woken::default());
+        let waker = Arc::clone(&woken).into();
+        let mut cx = Context::from_waker(&waker);
+        let Poll::Ready(permit) = limit.poll_acquire(&mut cx) else { panic!("it is empty") };
+        assert!(limit.poll_acquire(&mut cx).is_pending());
+        assert!(limit.poll_acquire(&mut cx).is_pending());
+        drop(permit);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        assert!(limit.poll_acquire(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn threads_together_never_have_more_than_there_may_be_and_each_gets_on() {
+        let (limit, inside) = (ConnectionLimit::new(3), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                    for _ in 0..2000 {
+                        runtime.block_on(async {
+                            let _permit = poll_fn(|cx| limit.poll_acquire(cx)).await;
+                            assert!(inside.fetch_add(1, Ordering::SeqCst) < 3);
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(limit.open.load(Ordering::SeqCst), 0);
+    }
+}
