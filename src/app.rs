@@ -34,6 +34,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::forwarded::Field;
 use crate::proxy::redirect::Redirect;
 use crate::proxy::relay::ResponseBody;
+use crate::proxy::replay;
 use crate::proxy::snapshot::Snapshot;
 use crate::runtime::workers::Thread;
 use crate::runtime::{Fault, Handler, ListenerSettings, Listeners, Peer, Reply, Workers, listen};
@@ -107,7 +108,7 @@ impl App {
         let labels = Labels { verdicts: &Verdict::NAMES, causes: &Cause::NAMES, outcomes: &Fact::OUTCOMES };
         let metrics = Arc::new(Metrics::new(threads, labels, Arc::clone(log.dropped())));
         let Encryption { acceptors, accesses, watched } = Encryption::open(&plan).map_err(StartError::Tls)?;
-        let server = plan.server.clone();
+        let (server, replay_memory) = (plan.server.clone(), plan.replay_memory);
         let mut composer = Composer::new(plan, accesses, threads, Arc::clone(&metrics));
         let snapshot = composer.compose();
         let published = Published::new(composer.plan(), snapshot);
@@ -143,8 +144,9 @@ impl App {
         let make = move |thread: Thread| {
             let mut snapshots = snapshots.clone();
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let proxy = Proxy::new(thread.index, snapshot, thread.limits.clone(), lines.lines(), Arc::clone(&lost));
-            let proxy = Rc::new(proxy);
+            let (limits, lines, lost) = (thread.limits.clone(), lines.lines(), Arc::clone(&lost));
+            let memory = replay::Memory::share(replay_memory, threads);
+            let proxy = Rc::new(Proxy::new(thread.index, snapshot, limits, lines, lost, memory));
             let beside = beside(Rc::clone(&proxy), thread.limits, losses.clone(), snapshots);
             (Rc::new(Serve { proxy, doors: doors.clone() }), beside)
         };

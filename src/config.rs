@@ -36,6 +36,8 @@ pub struct Plan {
     pub server: runtime::Settings,
     /// How many requests a client may send, as `[server.limits]` has it.
     pub rate: Option<proxy::rate::Settings>,
+    /// `replay_memory` of `[server]`, in bytes.
+    pub replay_memory: usize,
     /// `[log]`.
     pub log: telemetry::Settings,
     /// `[admin]`, if there is one.

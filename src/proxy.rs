@@ -17,6 +17,7 @@ mod order;
 pub mod rate;
 pub mod redirect;
 pub mod relay;
+pub mod replay;
 mod request_id;
 pub mod respond;
 pub mod retry;
@@ -120,17 +121,27 @@ pub struct Proxy {
     limits: Limits,
     lines: Lines,
     lost: Arc<Lost>,
+    replay_memory: Rc<replay::Memory>,
     random: RefCell<SmallRng>,
     next_id: Cell<u64>,
 }
 
 impl Proxy {
-    /// For the data-path thread number `thread`, whose time limits run in `limits`.
-    pub fn new(thread: usize, snapshot: Arc<Snapshot>, limits: Limits, lines: Lines, lost: Arc<Lost>) -> Proxy {
+    /// For the data-path thread number `thread`, whose time limits run in `limits`, and whose requests keep
+    /// their bodies for another attempt in `replay_memory`.
+    pub fn new(
+        thread: usize,
+        snapshot: Arc<Snapshot>,
+        limits: Limits,
+        lines: Lines,
+        lost: Arc<Lost>,
+        replay_memory: Rc<replay::Memory>,
+    ) -> Proxy {
         let mut random: SmallRng = rand::make_rng();
         let view = RefCell::new(Rc::new(View::new(snapshot, None, &mut random)));
         let next_id = Cell::new(random.random());
-        Proxy { thread, view, idle: Idle::default(), limits, lines, lost, random: RefCell::new(random), next_id }
+        let (idle, random) = (Idle::default(), RefCell::new(random));
+        Proxy { thread, view, idle, limits, lines, lost, replay_memory, random, next_id }
     }
 
     /// One request's way, from its head to the head of the response. The body of the response
@@ -199,7 +210,7 @@ impl Proxy {
             order.meet(key::client(head, origin.address), now, draw.unwrap_or_else(|| self.random()));
         }
 
-        let mut outgoing = Outgoing::new(head, body, expects, asked, service, way, &self.limits)?;
+        let mut outgoing = Outgoing::new(head, body, expects, asked, service, way, self)?;
         exchange.body_from(&outgoing);
         let served = self.attempts(exchange, service, &mut order, &mut outgoing, draw).await;
         exchange.decided(order.decision());

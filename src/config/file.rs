@@ -19,13 +19,14 @@ use super::values::{
 };
 use crate::affinity::seal::{KEY_BYTES, Key};
 use crate::net::Address;
-use crate::proxy::rate;
+use crate::proxy::{rate, replay};
 use crate::{admin, runtime, telemetry};
 
 /// The file, section by section. What is `None` was said to be wrong.
 pub(super) struct Draft {
     pub(super) server: runtime::Settings,
     pub(super) rate: Option<rate::Settings>,
+    pub(super) replay_memory: usize,
     pub(super) log: telemetry::Settings,
     pub(super) admin: Option<Spot<admin::Settings>>,
     pub(super) keys: Vec<KeyDraft>,
@@ -48,10 +49,11 @@ impl KeyDraft {
 
 impl Draft {
     pub(super) fn read(root: &Table<'_>) -> Draft {
-        let (server, rate) = root.section("server", server);
+        let (server, rate, replay_memory) = root.section("server", server);
         Draft {
             server,
             rate,
+            replay_memory,
             log: root.section("log", log),
             admin: root.section("admin", admin),
             keys: root.sections("keys", |table| KeyDraft {
@@ -65,7 +67,7 @@ impl Draft {
     }
 }
 
-fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>) {
+fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>, usize) {
     let default = runtime::Settings::default();
     let mut settings = runtime::Settings {
         threads: table.get("threads", whole(0..=1024)).unwrap_or(default.threads),
@@ -73,9 +75,10 @@ fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>) {
         max_connections: table.get("max_connections", whole(1..=10_000_000)).unwrap_or(default.max_connections),
         limits: default.limits,
     };
+    let replay_memory = table.get("replay_memory", size(0..=1 << 40)).unwrap_or(replay::MEMORY);
     let (limits, rate) = table.section("limits", |table| (limits(table), rate_of(table)));
     settings.limits = limits;
-    (settings, rate)
+    (settings, rate, replay_memory)
 }
 
 fn limits(table: &Table<'_>) -> runtime::Limits {

@@ -40,6 +40,7 @@ impl Draft {
         Some(Plan {
             server: self.server,
             rate: self.rate,
+            replay_memory: self.replay_memory,
             log: self.log,
             admin: self.admin.map(|admin| admin.value),
             keys: Arc::new(KeyRing::new(first, keys.collect())),

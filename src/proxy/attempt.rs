@@ -53,7 +53,7 @@ impl Outgoing {
         asked: Option<Asked>,
         service: &Service,
         way: &Way,
-        clock: &clock::Limits,
+        proxy: &Proxy,
     ) -> Result<Outgoing, ProxyError> {
         let repeatable = is_idempotent(&head.method) || service.retry.retry_on.non_idempotent;
         let hostless = head.version == Version::HTTP_10 && !head.headers.contains_key(HOST);
@@ -72,7 +72,7 @@ impl Outgoing {
         if incoming.size_hint().lower() > rules.most {
             return Err(ProxyError::BodyTooLarge);
         }
-        let body = Source::new(incoming, rules, expects, clock.limit());
+        let body = Source::new(incoming, rules, expects, proxy.limits.limit(), &proxy.replay_memory);
         Ok(outgoing(headers, Some(body), expects, None))
     }
 

@@ -1,5 +1,5 @@
-//! Owns: request bodies on their way to a backend: counted, limited, and kept for another attempt.
-//! Invariant: what is held in memory is bounded by `replay_limit`; a body is read at the backend's pace.
+//! Owns: request bodies on their way to a backend: counted, limited, and sent again by another attempt.
+//! Invariant: what is kept is kept in [`Replay`] alone; a body is read at the backend's pace.
 //! Must not know: status codes, candidates.
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 
 use super::edits::Edits;
 use super::error::ProxyError;
+use super::replay::{self, Memory, Replay};
 use super::trailers;
 use crate::clock::{self, Limit};
 
@@ -40,8 +41,9 @@ pub struct Source {
     rules: Rules,
     /// What its Content-Length says.
     length: Option<u64>,
-    kept: RefCell<Vec<Frame<Bytes>>>,
-    kept_bytes: Cell<usize>,
+    kept: RefCell<Replay>,
+    /// How far the last attempt has read, in [`replay::places`].
+    reached: Cell<usize>,
     read: Cell<u64>,
     progress: Cell<Instant>,
     /// The client is waited for, and `limit` runs.
@@ -75,8 +77,9 @@ enum State {
 }
 
 impl Source {
-    /// A body that is still to be read. `expects` if the client waits to be told to send it.
-    pub fn new(incoming: Incoming, rules: Rules, expects: bool, limit: Limit) -> Rc<Source> {
+    /// A body that is still to be read. `expects` if the client waits to be told to send it. What is kept of
+    /// it is kept in `memory`.
+    pub fn new(incoming: Incoming, rules: Rules, expects: bool, limit: Limit, memory: &Rc<Memory>) -> Rc<Source> {
         let length = incoming.size_hint().exact();
         if expects {
             limit.set_after(CONTINUE);
@@ -85,8 +88,8 @@ impl Source {
             incoming: RefCell::new(incoming),
             rules,
             length,
-            kept: RefCell::default(),
-            kept_bytes: Cell::new(0),
+            kept: RefCell::new(Replay::new(rules.replay_limit, memory)),
+            reached: Cell::new(0),
             read: Cell::new(0),
             progress: Cell::new(clock::now()),
             waiting: Cell::new(false),
@@ -110,6 +113,7 @@ impl Source {
             self.rest();
         }
         self.attempt.set(self.attempt.get() + 1);
+        self.reached.set(0);
         RequestBody::Of { source: Rc::clone(self), attempt: self.attempt.get(), next: 0 }
     }
 
@@ -154,7 +158,16 @@ impl Source {
     /// A final response has come. If it came before the backend asked for the body, a refusal
     /// means that the body is not wanted: it is not sent any more, and the client is not told to
     /// send it. Any other response may need the body to go on, so nobody waits to be asked for it.
+    /// There will be no other attempt: nothing is kept any more, however long the response goes on.
     pub fn answered(&self, refused: bool) {
+        if !self.kept.borrow().has(self.reached.get()) {
+            self.kept.borrow_mut().forget();
+            self.state.set(match self.state.get() {
+                State::Kept => State::Streamed,
+                State::EndedKept => State::Ended,
+                other => other,
+            });
+        }
         if refused && !self.gate.load(Ordering::Relaxed) {
             self.state.set(State::Shut);
         }
@@ -237,32 +250,9 @@ impl Source {
     }
 
     fn keep(&self, frame: &Frame<Bytes>) {
-        if self.state.get() != State::Kept {
-            return;
-        }
-        let copy = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => {
-                self.kept_bytes.set(self.kept_bytes.get() + data.len());
-                Frame::data(data.clone())
-            }
-            (None, Some(trailers)) => Frame::trailers(trailers.clone()),
-            (None, None) => return,
-        };
-        if self.kept_bytes.get() > self.rules.replay_limit {
-            self.kept.borrow_mut().clear();
+        if self.state.get() == State::Kept && !self.kept.borrow_mut().keep(frame, self.length) {
             self.state.set(State::Streamed);
-        } else {
-            self.kept.borrow_mut().push(copy);
         }
-    }
-
-    fn kept(&self, at: usize) -> Option<Frame<Bytes>> {
-        let kept = self.kept.borrow();
-        let frame = kept.get(at)?;
-        Some(match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => Frame::data(data.clone()),
-            (None, trailers) => Frame::trailers(trailers.cloned().unwrap_or_default()),
-        })
     }
 }
 
@@ -270,13 +260,13 @@ impl Source {
 pub enum RequestBody {
     /// There is none.
     Empty,
-    /// From the beginning; `next` counts the frames that were kept by an earlier attempt.
+    /// From the beginning, first what was kept by an earlier attempt.
     Of {
         /// The body.
         source: Rc<Source>,
         /// Whose reading this is.
         attempt: u32,
-        /// The next kept frame.
+        /// How far it has come, in [`replay::places`].
         next: usize,
     },
 }
@@ -302,13 +292,11 @@ impl Body for RequestBody {
         if *attempt != source.attempt.get() {
             return Poll::Ready(Some(Err(BodyError)));
         }
-        if let Some(frame) = source.kept(*next) {
-            *next += 1;
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        let poll = source.poll_fresh(cx);
-        if let Poll::Ready(Some(Ok(_))) = poll {
-            *next += 1;
+        let kept = source.kept.borrow().frame(*next);
+        let poll = kept.map_or_else(|| source.poll_fresh(cx), |frame| Poll::Ready(Some(Ok(frame))));
+        if let Poll::Ready(Some(Ok(frame))) = &poll {
+            *next += replay::places(frame);
+            source.reached.set(*next);
         }
         poll
     }
@@ -316,7 +304,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
-            RequestBody::Of { source, next, .. } => source.is_ended() && source.kept(*next).is_none(),
+            RequestBody::Of { source, next, .. } => source.is_ended() && !source.kept.borrow().has(*next),
         }
     }
 

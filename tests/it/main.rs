@@ -34,6 +34,7 @@ mod policies;
 mod pools;
 mod process;
 mod protocols;
+mod replay;
 mod replicas;
 mod response_framing;
 mod routes;
