@@ -5,10 +5,12 @@
 pub mod admission;
 pub mod backend;
 pub mod live;
+pub mod queue;
 pub mod reconcile;
 pub mod roster;
 pub mod sessions;
 pub mod vitals;
+pub mod waiting;
 pub mod witness;
 
 use std::collections::HashMap;
@@ -16,9 +18,10 @@ use std::sync::Arc;
 
 pub use admission::{AdminState, Closed};
 pub use backend::Backend;
-pub use live::{Changes, InFlight, Live};
+pub use live::{InFlight, Live};
 pub use roster::Roster;
 pub use vitals::Health;
+pub use waiting::{Turn, Waiting};
 
 /// What the configuration says of a pool's members: `[[pools]]` name and `[[pools.backends]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -42,16 +42,16 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use crate::affinity::rules::Effect;
-use crate::affinity::{Decision, Next, Taken, decide, lost::Lost};
+use crate::affinity::{Decision, Taken, decide, lost::Lost};
 use crate::clock::{self, Limits};
 use crate::telemetry::{Limit, Lines};
-use crate::upstream::{Fact, Idle};
+use crate::upstream::Idle;
 use attempt::Outgoing;
 use body::RequestBody;
 use client::Client;
 use error::ProxyError;
 use exchange::Exchange;
-use order::Order;
+use order::{Order, Rules, Step};
 use relay::{Answer, ResponseBody};
 use request_id::RequestId;
 use route::Goal;
@@ -204,7 +204,9 @@ impl Proxy {
 
         let decision = self.decide(exchange, service, effect, taken, now.as_secs());
         exchange.asks(service, decision.issued_session());
-        let mut order = Order::new(service, view.balancer(exchange.pool()), decision);
+        let (balancer, budget) = (view.balancer(exchange.pool()), view.budget(exchange.pool()));
+        budget.deposit();
+        let mut order = Order::new(Rules::of(service, balancer, budget), decision);
         order.avoid(&self.lost, now.as_secs());
         if service.affinity.converge().is_some() && !request.is_aside() {
             order.meet(key::client(head, origin.address), now, draw.unwrap_or_else(|| self.random()));
@@ -216,7 +218,6 @@ impl Proxy {
         exchange.decided(order.decision());
         let (mut answer, index) = served?;
 
-        order.served(index);
         let protocol = outgoing.protocol(&answer)?;
         // First, or a backend could take our own cookie out by naming it in Connection.
         headers::to_client(answer.headers_mut());
@@ -256,44 +257,11 @@ impl Proxy {
         }
     }
 
-    /// Refuses the request, or holds it, if that is what comes next. `until` is when a request that
-    /// waits, however often, has waited long enough.
-    async fn hold(
-        &self,
-        exchange: &mut Exchange,
-        service: &snapshot::Service,
-        order: &mut Order<'_>,
-        until: &mut Option<Instant>,
-    ) -> Result<(), ProxyError> {
-        let decision = order.decision();
-        let wait = match decision.next {
-            Next::Serve => return Ok(()),
-            Next::Refuse(refusal) => return Err(ProxyError::PinLost(refusal)),
-            Next::Wait(wait) => wait,
-        };
-        let since = clock::now();
-        let end = *until.get_or_insert_with(|| (since + wait.time).min(exchange.deadline()));
-        let is_back = match decision.pinned {
-            Some(index) => {
-                let backend = service.pool.backend(index);
-                wait::for_backend(exchange, backend, decision.cause, wait, end).await
-            }
-            None => false,
-        };
-        exchange.waited(clock::now().saturating_duration_since(since));
-        if is_back {
-            order.is_back()
-        } else {
-            order.is_not_back()
-        }
-        Ok(())
-    }
-
     fn random(&self) -> u64 {
         self.random.borrow_mut().random()
     }
 
-    /// Tries one candidate after the other, while the rules allow another.
+    /// Does what the order says, one step after the other, until a backend answers.
     async fn attempts(
         &self,
         exchange: &mut Exchange,
@@ -302,49 +270,37 @@ impl Proxy {
         outgoing: &mut Outgoing,
         draw: Option<u64>,
     ) -> Result<(Answer, usize), ProxyError> {
-        let view = exchange.view();
-        let budget = view.budget(exchange.pool());
-        budget.deposit();
-        let may_retry = |failure, facts, order: &Order<'_>| match retry::may_retry(failure, facts, &service.retry) {
-            retry::Answer::Yes => true,
-            // Nothing is paid for a retry that has nowhere to go.
-            retry::Answer::IfBudget => !order.has_next() || budget.withdraw(),
-            retry::Answer::No => false,
-        };
-        let mut reached = None;
-        let mut sent = 0;
-        let mut until = None;
         loop {
-            self.hold(exchange, service, order, &mut until).await?;
-            let Some(index) = order.next(draw.unwrap_or_else(|| self.random())) else {
-                // What reached a backend may have been carried out, and the client has to know.
-                return Err(reached.map_or(ProxyError::NoBackend, ProxyError::Backend));
+            let step = order.next(clock::now(), exchange.deadline(), || draw.unwrap_or_else(|| self.random()));
+            let index = match step {
+                Step::Try(index) => index,
+                Step::Wait(wait) => {
+                    let is_back = exchange.wait(service, wait).await;
+                    order.waited(is_back);
+                    continue;
+                }
+                Step::End(error) => return Err(error),
             };
-            exchange.attempt(index);
-            let spare = |failure| {
-                let facts = outgoing.facts(sent + 1, exchange.deadline(), pool_lost(service, index));
-                order.has_next() && may_retry(failure, facts, order)
-            };
+            exchange.attempt(index, order.has_waited());
+            let facts = |lost: bool| outgoing.facts(0, exchange.deadline(), lost);
+            let spare = |failure| order.may_spare(failure, facts(is_lost(service, index)));
             let failure = match self.attempt(exchange, service, order, outgoing, index, &spare).await {
-                Ok(answer) => return Ok((answer, index)),
+                Ok(answer) => {
+                    exchange.reached(service, index);
+                    order.served(index);
+                    return Ok((answer, index));
+                }
                 Err(failure) => failure,
             };
-            exchange.failed(index, failure);
+            exchange.failed(index, failure, order.has_waited());
             if let Some(error) = outgoing.body_error() {
                 return Err(error);
             }
-            sent += u32::from(failure.sent);
-            order.failed(index, failure);
-            let facts = outgoing.facts(sent, exchange.deadline(), pool_lost(service, index));
-            // An answer is thrown away only for another attempt, which is paid for by then.
-            let again = matches!(failure.fact, Fact::Status(_)) || may_retry(failure, facts, order);
-            if !again {
-                order.give_up(index, failure, &self.lost);
-                return Err(ProxyError::Backend(failure));
+            let facts = outgoing.facts(0, exchange.deadline(), is_lost(service, index));
+            if order.failed(index, failure, facts) {
+                let live = service.pool.backend(index).live();
+                self.lost.note(order.decision().session, live, clock::unix().as_secs());
             }
-            // Where only this one would do, nothing else is to be said.
-            let only = order.decision().is_only();
-            reached = Some(failure).filter(|failure| failure.sent || only).or(reached);
         }
     }
 
@@ -377,7 +333,8 @@ impl Proxy {
     }
 }
 
-fn pool_lost(service: &snapshot::Service, index: usize) -> bool {
+/// Whether the backend at `index` is out, or as good as that.
+fn is_lost(service: &snapshot::Service, index: usize) -> bool {
     let live = service.pool.backend(index).live();
     live.health() != crate::pool::Health::Up || live.is_suspect()
 }

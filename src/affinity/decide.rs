@@ -35,6 +35,15 @@ impl Verdict {
     pub fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]
     }
+
+    /// What is left of it where no backend's answer reaches the client: nobody was moved.
+    #[must_use]
+    pub fn unserved(self) -> Verdict {
+        match self {
+            Verdict::Moved | Verdict::Borrowed => Verdict::Refused,
+            Verdict::New | Verdict::Hit | Verdict::Refused | Verdict::None => self,
+        }
+    }
 }
 
 /// Why a pin did not hold.
@@ -325,9 +334,16 @@ impl Decision {
         }
     }
 
-    /// No backend is left for this request.
-    pub fn refuse(&mut self) {
-        self.verdict = Verdict::Refused;
+    /// It is waited for still, for the same cause.
+    pub fn wait_on(&mut self, cause: Cause, wait: Wait) {
+        self.next = Next::Wait(wait);
+        (self.verdict, self.cause, self.target) = (Verdict::Moved, Some(cause), None);
+    }
+
+    /// No backend serves this request; `refused` if that is for want of one that could.
+    pub fn is_unserved(&mut self, refused: bool) {
+        let verdict = self.verdict.unserved();
+        self.verdict = if refused { Verdict::Refused } else { verdict };
     }
 
     /// The pin to send with the answer of the backend at `served`, if the client hasn't one that

@@ -1,90 +1,187 @@
-//! Owns: sessions whose server failed them in a way that could not be retried.
-//! Invariant: bounded in number and time; costs one shared read while there are none.
+//! Owns: the sessions that avoid their server, since it failed them in a way that could not be retried.
+//! Invariant: bounded in number and time; over as soon as something shows that the server is well; read without a lock.
 //! Must not know: requests.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// How long such a session is kept away from the server, in seconds. Long enough for the client
+use crate::pool::Live;
+use crate::pool::backend::mix;
+
+/// How long a session avoids the server at the most, in seconds. Long enough for the client
 /// to come back and be pinned elsewhere, and for probes to find out about the server.
 const SECONDS: u64 = 60;
-/// How many are remembered; one more is not.
-const CAPACITY: usize = 65_536;
+
+/// Entries of one line, and lines: in all 16,384 sessions, in 256 KiB.
+const SLOTS: usize = 8;
+const LINES: usize = 2048;
 
 /// A request that must not be repeated ends with an error, and no pin goes out with an error: so
 /// that the client's next request goes elsewhere all the same, its session is noted here.
+///
+/// A table of fixed size that is there once it was used. Requests read one line of it, and that only while
+/// anybody is in it; whoever writes (a failed request) has the lock.
 #[derive(Debug, Default)]
 pub struct Lost {
     any: AtomicBool,
-    sessions: Mutex<HashMap<u64, Entry>>,
+    lines: OnceLock<Box<[Line]>>,
+    writing: Mutex<()>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    backend: usize,
-    until: u64,
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Line([Slot; SLOTS]);
+
+/// One session. `what` is written first as nobody's, then `who`, then `what`: who reads the two in the
+/// order `who`, `what`, `who`, and has the same `who` twice, has a `what` that belongs to it, or nobody's.
+#[derive(Debug, Default)]
+struct Slot {
+    /// The session and its backend, see [`key`].
+    who: AtomicU64,
+    /// Up to when, in seconds, and how well the backend was by then (see [`Live::well`]): 32 bits each.
+    what: AtomicU64,
 }
 
 impl Lost {
-    /// Notes that the backend with this live id failed `session` at `now` (seconds).
-    pub fn note(&self, session: u64, backend: usize, now: u64) {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        // A full table is emptied by `sweep`, not here: to look through all of it for each request
-        // that fails is the last thing that a pool in trouble needs.
-        if sessions.len() < CAPACITY || sessions.contains_key(&session) {
-            sessions.insert(session, Entry { backend, until: now + SECONDS });
-            self.any.store(true, Ordering::Relaxed);
-        }
+    /// Notes that this backend failed `session` at `now` (seconds).
+    pub fn note(&self, session: u64, backend: &Live, now: u64) {
+        let lines = self.lines.get_or_init(|| (0..LINES).map(|_| Line::default()).collect());
+        let who = key(session, backend);
+        let what = (until(now + SECONDS) << 32) | u64::from(backend.avoid());
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = &line(lines, who).0;
+        let own = slots.iter().find(|slot| slot.who.load(Ordering::Relaxed) == who);
+        // The one that is over first gives way, which is one that is free if there is any.
+        let Some(slot) = own.or_else(|| slots.iter().min_by_key(|slot| slot.what.load(Ordering::Relaxed))) else {
+            return;
+        };
+        slot.what.store(0, Ordering::Release);
+        slot.who.store(who, Ordering::Release);
+        slot.what.store(what, Ordering::Release);
+        self.any.store(true, Ordering::Release);
     }
 
-    /// Whether `session` has to be kept away from this backend.
-    pub fn contains(&self, session: u64, backend: usize, now: u64) -> bool {
-        if !self.any.load(Ordering::Relaxed) {
+    /// Whether `session` is to avoid this backend: it failed it within the last minute, and nothing has
+    /// shown since that it is well.
+    pub fn contains(&self, session: u64, backend: &Live, now: u64) -> bool {
+        if !self.any.load(Ordering::Acquire) {
             return false;
         }
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = sessions.get(&session).copied() else { return false };
-        if entry.until <= now {
-            sessions.remove(&session);
-            self.any.store(!sessions.is_empty(), Ordering::Relaxed);
-            return false;
-        }
-        entry.backend == backend
+        let Some(lines) = self.lines.get() else { return false };
+        let who = key(session, backend);
+        line(lines, who).0.iter().any(|slot| {
+            let first = slot.who.load(Ordering::Acquire);
+            let what = slot.what.load(Ordering::Acquire);
+            first == who
+                && slot.who.load(Ordering::Relaxed) == who
+                && what >> 32 > until(now)
+                && what & 0xffff_ffff == u64::from(backend.well())
+        })
     }
 
     /// Forgets those whose time is over. Call it now and then.
     pub fn sweep(&self, now: u64) {
-        if self.any.load(Ordering::Relaxed) {
-            let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions.retain(|_, entry| entry.until > now);
-            self.any.store(!sessions.is_empty(), Ordering::Relaxed);
+        if !self.any.load(Ordering::Relaxed) {
+            return;
         }
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut any = false;
+        for slot in self.lines.get().into_iter().flatten().flat_map(|line| &line.0) {
+            let is_over = slot.what.load(Ordering::Relaxed) >> 32 <= until(now);
+            if is_over {
+                slot.what.store(0, Ordering::Release);
+            }
+            any |= !is_over;
+        }
+        self.any.store(any, Ordering::Release);
     }
+}
+
+/// Session ids are random, and the ids of backends small numbers: two pairs meet by a chance of one in 2^64.
+fn key(session: u64, backend: &Live) -> u64 {
+    mix(session ^ mix(backend.id() as u64 + 1))
+}
+
+fn line(lines: &[Line], who: u64) -> &Line {
+    &lines[who as usize % lines.len()]
+}
+
+/// 32 bits of seconds, which do for another eighty years.
+fn until(seconds: u64) -> u64 {
+    seconds & 0xffff_ffff
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::roster::Observation;
+    use crate::pool::{AdminState, Pool, backend, reconcile::Reconciler, vitals};
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    fn live(id: usize) -> Arc<Live> {
+        Arc::new(Live::new(id, 1, AdminState::Ready, 1))
+    }
+
+    fn pool() -> Arc<Pool> {
+        let backends = vec![backend::Settings::new("a", "127.0.0.1:1".parse().unwrap())];
+        let settings = crate::pool::Settings { name: "p".into(), backends, vitals: vitals::Settings::default() };
+        Reconciler::new(1).pools(&[settings]).remove(0)
+    }
 
     #[test]
-    fn a_session_is_kept_away_from_the_server_that_failed_it_for_a_minute() {
-        let lost = Lost::default();
-        assert!(!lost.contains(1, 0, 100));
-        lost.note(1, 0, 100);
-        assert!(lost.contains(1, 0, 159));
-        assert!(!lost.contains(1, 2, 159));
-        assert!(!lost.contains(2, 0, 159));
-        assert!(!lost.contains(1, 0, 160));
+    fn a_session_avoids_the_server_that_failed_it_for_a_minute() {
+        let (lost, a, b) = (Lost::default(), live(0), live(1));
+        assert!(!lost.contains(1, &a, 100));
+        lost.note(1, &a, 100);
+        assert!(lost.contains(1, &a, 159));
+        assert!(!lost.contains(1, &b, 159));
+        assert!(!lost.contains(2, &a, 159));
+        assert!(!lost.contains(1, &a, 160));
+    }
+
+    #[test]
+    fn whatever_shows_that_the_server_is_well_ends_that() {
+        for (observation, ends) in [
+            (Observation::Probe(true), true),
+            (Observation::Success, true),
+            (Observation::Reached, true),
+            (Observation::Probe(false), false),
+            (Observation::Time, false),
+        ] {
+            let (lost, pool) = (Lost::default(), pool());
+            let live = pool.backend(0).live();
+            lost.note(1, live, 100);
+            assert!(live.is_marked(), "who succeeds on it has something to tell");
+            pool.observe(0, observation, Instant::now());
+            assert_eq!(lost.contains(1, live, 101), !ends, "{observation:?}");
+            lost.note(1, live, 102);
+            assert!(lost.contains(1, live, 103), "it has failed it again");
+        }
+    }
+
+    #[test]
+    fn it_does_not_grow_without_bound_and_is_emptied() {
+        let (lost, a) = (Lost::default(), live(0));
+        let all = (SLOTS * LINES) as u64;
+        (0..2 * all).for_each(|session| lost.note(mix(session), &a, 100 + session / all));
+        let last = (all..2 * all).filter(|session| lost.contains(mix(*session), &a, 101)).count() as u64;
+        assert!(last > all * 3 / 5, "{last} of {all}: who came last is there");
+        lost.sweep(200);
         assert!(!lost.any.load(Ordering::Relaxed));
     }
 
     #[test]
-    fn it_does_not_grow_without_bound() {
-        let lost = Lost::default();
-        (0..2 * CAPACITY as u64).for_each(|session| lost.note(session, 0, 100));
-        assert!(lost.sessions.lock().unwrap().len() <= CAPACITY);
-        lost.sweep(160);
-        assert!(lost.sessions.lock().unwrap().is_empty());
+    fn who_reads_while_another_writes_sees_nobody_who_was_not_noted() {
+        let (lost, a) = (Lost::default(), live(0));
+        // More than fit into the lines that they fall into, so that slots change hands all the time.
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..200_000_u64).for_each(|session| lost.note(mix(session % 40_000), &a, 100)));
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    (0..200_000_u64).for_each(|session| assert!(!lost.contains(mix(session + 1_000_000), &a, 101)));
+                });
+            }
+        });
     }
 }

@@ -227,6 +227,7 @@ fn retry(table: &Table<'_>) -> retry::Settings {
     let default = retry::Settings::default();
     retry::Settings {
         attempts: table.get("attempts", whole(1..=16)).unwrap_or(default.attempts),
+        connect_attempts: table.get("connect_attempts", whole(1..=1000)).unwrap_or(default.connect_attempts),
         retry_on: table.list("retry_on", retry_word).map_or(default.retry_on, |words| retry_on(&words)),
         replay_limit: table.get("replay_limit", size(0..=1 << 30)).unwrap_or(default.replay_limit),
         budget: table.get("budget", percent(0..=1000)).unwrap_or(default.budget),

@@ -5,17 +5,30 @@
 use std::time::Instant;
 
 use crate::pool::Pool;
+use crate::pool::backend::stable_hash;
 use crate::pool::roster::Observation;
 use crate::pool::vitals::Failed;
+use crate::pool::witness::{Client, Witness};
 
 /// A request failed on the backend at `index`, and this is held against it.
 pub fn failed(pool: &Pool, index: usize, failed: Failed, now: Instant) {
     report(pool, index, Observation::Failure(failed), now);
 }
 
+/// An answer that failed, as evidence: `client` asked for `path` at `now`, in seconds.
+pub fn met(pool: &Pool, client: Client, path: &str, now: u64) -> Failed {
+    let alone = pool.roster().clients().is_alone(now);
+    Failed::Answer(Witness { client, path: stable_hash(path.as_bytes()), alone })
+}
+
 /// A request was answered by the backend at `index`, which had failures to its name.
 pub fn succeeded(pool: &Pool, index: usize, now: Instant) {
     report(pool, index, Observation::Success, now);
+}
+
+/// The backend at `index` was reached by a request that had waited for that.
+pub fn reached(pool: &Pool, index: usize, now: Instant) {
+    report(pool, index, Observation::Reached, now);
 }
 
 fn report(pool: &Pool, index: usize, observation: Observation, now: Instant) {

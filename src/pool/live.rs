@@ -2,14 +2,14 @@
 //! Invariant: what a request writes lies in its own thread's shard; what all threads read is written rarely.
 //! Must not know: who reads it, or what is done about it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-
-use tokio::sync::watch;
+use std::sync::{Arc, Mutex};
 
 use super::admission::{self, AdminState, Closed, Fullness};
+use super::queue::Queue;
 use super::sessions::Sketch;
 use super::vitals::Health;
+use super::waiting::Teller;
 
 /// In [`Live::state`], beside what the operator wants: nobody finds the backend any more.
 const LEAVING: u8 = 0x80;
@@ -30,9 +30,17 @@ pub struct Live {
     /// Sessions as they were counted last, see [`Live::recount`], and how many had begun by then.
     counted: AtomicU64,
     counted_at: AtomicU32,
-    /// Requests that wait for it to be back or to have room.
-    waiting: AtomicU32,
-    changes: Changes,
+    /// It is ejected because it could not be reached.
+    unreachable: AtomicBool,
+    /// How often something has shown that it is well, and whether a session avoids it until then.
+    well: AtomicU32,
+    avoided: AtomicBool,
+    /// Requests that wait for it to be back or to have room (see `waiting.rs`); those of them that are
+    /// before all who come now; places that are kept for them. Written while somebody waits, and only then.
+    pub(super) waiting: AtomicU32,
+    pub(super) queued: AtomicU32,
+    pub(super) reserved: AtomicU32,
+    pub(super) queue: Mutex<Queue<Teller>>,
     shards: Box<[Shard]>,
 }
 
@@ -47,31 +55,10 @@ struct Shard {
     sessions: Sketch,
 }
 
-/// Where it is told that a backend is back, or has room again, to requests that wait for that.
-#[derive(Debug, Clone)]
-pub struct Changes(Arc<watch::Sender<u64>>);
-
-impl Default for Changes {
-    fn default() -> Self {
-        Changes(Arc::new(watch::Sender::new(0)))
-    }
-}
-
-impl Changes {
-    /// For a request that waits.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
-    }
-
-    fn tell(&self) {
-        self.0.send_modify(|changes| *changes = changes.wrapping_add(1));
-    }
-}
-
 impl Live {
     /// A backend of which nothing was observed yet: it is believed to be up. `id` is unique in the
     /// process and small: per-thread tables are indexed by it.
-    pub fn new(id: usize, threads: usize, state: AdminState, weight: u32, changes: Changes) -> Live {
+    pub fn new(id: usize, threads: usize, state: AdminState, weight: u32) -> Live {
         Live {
             id,
             state: AtomicU8::new(state as u8),
@@ -84,8 +71,13 @@ impl Live {
             max_sessions: AtomicU32::new(u32::MAX),
             counted: AtomicU64::new(0),
             counted_at: AtomicU32::new(0),
+            unreachable: AtomicBool::new(false),
+            well: AtomicU32::new(0),
+            avoided: AtomicBool::new(false),
             waiting: AtomicU32::new(0),
-            changes,
+            queued: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
+            queue: Mutex::default(),
             shards: (0..threads.max(1)).map(|_| Shard::default()).collect(),
         }
     }
@@ -105,7 +97,7 @@ impl Live {
     }
 
     /// Sets what the operator wants of it.
-    pub fn set_state(&self, state: AdminState) {
+    pub fn set_state(self: &Arc<Self>, state: AdminState) {
         // Never fails: there is always a next value.
         let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |was| Some(was & LEAVING | state as u8));
         self.changed();
@@ -117,7 +109,7 @@ impl Live {
     }
 
     /// Sets whether nobody finds it any more.
-    pub(super) fn set_leaving(&self, leaving: bool) {
+    pub(super) fn set_leaving(self: &Arc<Self>, leaving: bool) {
         if leaving {
             self.state.fetch_or(LEAVING, Ordering::Relaxed);
         } else if self.state.fetch_and(!LEAVING, Ordering::Relaxed) & LEAVING != 0 {
@@ -128,11 +120,6 @@ impl Live {
     /// What the operator wants of it, whether it is leaving or not.
     pub(super) fn wanted(&self) -> AdminState {
         wanted(self.state.load(Ordering::Relaxed))
-    }
-
-    /// Tells requests that wait for it to look again.
-    pub(super) fn changed(&self) {
-        self.changes.tell();
     }
 
     /// What was observed of it.
@@ -172,10 +159,10 @@ impl Live {
         self.weight.store(weight, Ordering::Relaxed);
     }
 
-    /// Whether a success has something to clear in the roster. Read on every request, written
-    /// only when the first failure comes and when it is cleared.
+    /// Whether a success has something to clear. Read on every request, written only when the first
+    /// failure comes and when it is cleared.
     pub fn is_marked(&self) -> bool {
-        self.marked.load(Ordering::Relaxed)
+        self.marked.load(Ordering::Relaxed) || self.avoided.load(Ordering::Relaxed)
     }
 
     /// Only the roster calls this, under its lock.
@@ -192,6 +179,34 @@ impl Live {
     /// Only the roster calls this, under its lock.
     pub(super) fn set_suspect(&self, suspect: bool) {
         self.suspect.store(suspect, Ordering::Relaxed);
+    }
+
+    /// Whether it is ejected because it could not be reached: whoever reaches it shows that it is back.
+    pub fn is_unreachable(&self) -> bool {
+        self.unreachable.load(Ordering::Relaxed)
+    }
+
+    /// Only the roster calls this, under its lock.
+    pub(super) fn set_unreachable(&self, unreachable: bool) {
+        self.unreachable.store(unreachable, Ordering::Relaxed);
+    }
+
+    /// Notes that a session avoids it from now on, until something has shown that it is well: until
+    /// [`Live::well`] is no longer what is given here.
+    pub fn avoid(&self) -> u32 {
+        self.avoided.store(true, Ordering::Relaxed);
+        self.well()
+    }
+
+    /// How often something has shown so far that it is well: a probe that passed, or, as long as anybody
+    /// avoids it or it has failures to its name, a request that succeeded.
+    pub fn well(&self) -> u32 {
+        self.well.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_well(&self) {
+        self.well.fetch_add(1, Ordering::Relaxed);
+        self.avoided.store(false, Ordering::Relaxed);
     }
 
     /// May it be sent a new session now?
@@ -211,18 +226,31 @@ impl Live {
     }
 
     /// Sets what it may have at once: requests in flight, and sessions.
-    pub(super) fn set_limits(&self, max_requests: Option<u32>, max_sessions: Option<u32>) {
+    pub(super) fn set_limits(self: &Arc<Self>, max_requests: Option<u32>, max_sessions: Option<u32>) {
         self.max_requests.store(max_requests.unwrap_or(u32::MAX), Ordering::Relaxed);
         self.max_sessions.store(max_sessions.unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.changed();
     }
 
     /// Which of its limits are reached. Threads look before they count, so a limit can be passed by
-    /// as many requests as there are threads, and no more.
+    /// as many requests as there are threads, and no more. What is kept for those who wait is taken.
     fn fullness(&self) -> Fullness {
         let limit = |limit: &AtomicU32| Some(limit.load(Ordering::Relaxed)).filter(|limit| *limit != u32::MAX);
+        let is_taken = |limit| {
+            self.queued.load(Ordering::Relaxed) > 0
+                || self.active().saturating_add(self.reserved.load(Ordering::Relaxed)) >= limit
+        };
         Fullness {
-            requests: limit(&self.max_requests).is_some_and(|limit| self.active() >= limit),
+            requests: limit(&self.max_requests).is_some_and(is_taken),
             sessions: limit(&self.max_sessions).is_some_and(|limit| self.sessions_by_now() >= u64::from(limit)),
+        }
+    }
+
+    /// How many more requests it may have, but for those that places are kept for.
+    pub(super) fn places(&self) -> u32 {
+        match self.max_requests.load(Ordering::Relaxed) {
+            u32::MAX => u32::MAX,
+            limit => limit.saturating_sub(self.active()),
         }
     }
 
@@ -250,18 +278,6 @@ impl Live {
         if let Some(shard) = self.shards.get(thread) {
             shard.begun.store(shard.begun.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
-    }
-
-    /// Requests that wait for it to be back or to have room.
-    pub fn waiting(&self) -> u32 {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// Notes a request that waits for it, so that its next free place is told; `None` if `most` do
-    /// already.
-    pub fn wait(self: &Arc<Self>, most: u32) -> Option<Waiting> {
-        let waiting = Waiting { live: Arc::clone(self), changes: self.changes.subscribe() };
-        (self.waiting.fetch_add(1, Ordering::Relaxed) < most).then_some(waiting)
     }
 
     /// Requests in flight on it, over all threads. A reader sees each thread's count as it was a
@@ -323,32 +339,11 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.add(u32::MAX);
-        // Read by all, written only while somebody waits.
-        if self.live.waiting.load(Ordering::Relaxed) > 0 {
+        // Nobody waits for a place where there is no limit, and most have none: the barrier in `changed`
+        // is for those that have one.
+        if self.live.max_requests.load(Ordering::Relaxed) != u32::MAX {
             self.live.changed();
         }
-    }
-}
-
-/// A request that waits for a backend, until this is dropped.
-#[derive(Debug)]
-pub struct Waiting {
-    live: Arc<Live>,
-    changes: watch::Receiver<u64>,
-}
-
-impl Waiting {
-    /// Ends when something has changed since the last time that is worth looking at.
-    pub async fn changed(&mut self) {
-        if self.changes.changed().await.is_err() {
-            std::future::pending().await
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.live.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -358,7 +353,7 @@ mod tests {
 
     #[test]
     fn in_flight_is_counted_over_all_threads_and_given_back() {
-        let live = Arc::new(Live::new(0, 2, AdminState::Ready, 1, Changes::default()));
+        let live = Arc::new(Live::new(0, 2, AdminState::Ready, 1));
         let a = InFlight::on(&live, 0);
         let b = InFlight::on(&live, 1);
         assert_eq!(live.active(), 2);
@@ -370,21 +365,13 @@ mod tests {
 
     #[test]
     fn limits_are_reached_by_requests_in_flight_and_by_sessions_begun_since_the_count() {
-        let live = Arc::new(Live::new(0, 2, AdminState::Ready, 1, Changes::default()));
+        let live = Arc::new(Live::new(0, 2, AdminState::Ready, 1));
         assert_eq!(live.accepts_new(), Ok(()));
         live.set_limits(Some(2), None);
         let (_a, b) = (InFlight::on(&live, 0), InFlight::on(&live, 1));
         assert_eq!(live.accepts_existing(), Err(Closed::Full));
-        let mut changes = live.changes.subscribe();
         drop(b);
-        assert!(!changes.has_changed().unwrap(), "nobody waits");
         assert_eq!(live.accepts_existing(), Ok(()));
-        let waiting = live.wait(1).unwrap();
-        assert!(live.wait(1).is_none());
-        drop(InFlight::on(&live, 1));
-        assert!(changes.has_changed().unwrap());
-        drop(waiting);
-        changes.mark_unchanged();
 
         live.set_limits(None, Some(3));
         live.saw_session(0, crate::pool::backend::mix(1), 0, 60);
@@ -399,21 +386,19 @@ mod tests {
 
     #[test]
     fn one_that_is_leaving_drains_and_what_the_operator_wants_of_it_stays() {
-        let live = Live::new(0, 1, AdminState::Ready, 1, Changes::default());
+        let live = Arc::new(Live::new(0, 1, AdminState::Ready, 1));
         live.set_leaving(true);
         assert_eq!((live.state(), live.accepts_new()), (AdminState::Drain, Err(Closed::Draining)));
         live.set_state(AdminState::Maintenance);
         assert_eq!((live.state(), live.is_leaving()), (AdminState::Maintenance, true));
         live.set_state(AdminState::Ready);
-        let changes = live.changes.subscribe();
         live.set_leaving(false);
         assert_eq!(live.state(), AdminState::Ready);
-        assert!(changes.has_changed().unwrap(), "who waits for it is told");
     }
 
     #[test]
     fn only_leaving_up_counts_as_a_loss() {
-        let live = Live::new(0, 1, AdminState::Ready, 1, Changes::default());
+        let live = Arc::new(Live::new(0, 1, AdminState::Ready, 1));
         assert!(live.set_health(Health::Ejected));
         assert!(!live.set_health(Health::Down));
         assert!(!live.set_health(Health::Up));

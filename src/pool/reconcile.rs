@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::backend::{self, Backend, stable_hash};
-use super::live::{Changes, Live};
+use super::live::Live;
 use super::roster::Roster;
 use super::{Pool, Settings};
 use crate::clock;
@@ -26,7 +26,6 @@ pub struct Reconciler {
     /// Places of backends that are gone, in the order in which they went.
     free: VecDeque<Free>,
     losses: Arc<watch::Sender<u64>>,
-    changes: Changes,
     pools: HashMap<String, (Settings, Arc<Pool>)>,
 }
 
@@ -46,7 +45,6 @@ impl Reconciler {
             next_id: 0,
             free: VecDeque::new(),
             losses: Arc::new(watch::Sender::new(0)),
-            changes: Changes::default(),
             pools: HashMap::new(),
         }
     }
@@ -54,11 +52,6 @@ impl Reconciler {
     /// Changes whenever a backend is lost, so that requests that wait on one can be taken back.
     pub fn losses(&self) -> watch::Receiver<u64> {
         self.losses.subscribe()
-    }
-
-    /// Where it is told that a backend is back, or has room again.
-    pub fn changes(&self) -> &Changes {
-        &self.changes
     }
 
     /// The pools of the next configuration, from `now` on. A pool that stays as it was is the same
@@ -125,7 +118,7 @@ impl Reconciler {
             Some(old) if old.address == settings.address => Arc::clone(old.live()),
             _ => {
                 let state = old.map_or(settings.state, |old| old.live().wanted());
-                Arc::new(Live::new(self.id(now), self.threads, state, weight, self.changes.clone()))
+                Arc::new(Live::new(self.id(now), self.threads, state, weight))
             }
         };
         live.set_weight(weight);

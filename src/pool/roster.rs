@@ -104,6 +104,7 @@ impl Pool {
             Observation::Time => {}
         }
         let to = vitals.health(now);
+        backend.live().set_unreachable(vitals.is_unreachable(now));
         backend.live().set_marked(vitals.is_marked());
         let is_out = |other: &Live| other.health() == Health::Ejected || other.is_suspect();
         backend.live().set_suspect(vitals.is_suspect(&roster.settings) && may_spare(&is_out));
@@ -113,8 +114,10 @@ impl Pool {
             backend.live().forget_sessions();
             roster.losses.send_modify(|losses| *losses += 1);
         }
-        if from != to {
-            backend.live().changed();
+        match observation {
+            Observation::Probe(true) | Observation::Success | Observation::Reached => backend.live().shown_well(),
+            _ if from != to => backend.live().changed(),
+            _ => {}
         }
         (from != to).then_some(Change { from, to })
     }

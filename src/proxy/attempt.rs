@@ -208,7 +208,9 @@ impl Proxy {
                         limit.poll(cx).map(|()| Fact::ConnectTimeout)
                     };
                     // Boxed, or each request's future would have room for what few of them do.
-                    Box::pin(self.idle.open(backend, &service.upstream, wanted, watch)).await?
+                    let line = Box::pin(self.idle.open(backend, &service.upstream, wanted, watch)).await?;
+                    exchange.reached(service, index);
+                    line
                 }
             };
             exchange.connected();

@@ -14,18 +14,19 @@ use super::body::{RequestBody, Source};
 use super::client::{Client, Origin};
 use super::edits::Edits;
 use super::error::ProxyError;
+use super::order::Wait;
 use super::request_id::RequestId;
 use super::route::{Goal, Way};
 use super::snapshot::{Service, View};
+use super::wait::Hold;
 use super::{Proxy, Timeouts, respond, route, tunnel};
 use crate::affinity::rules::Effect;
 use crate::affinity::{Cause, Decision, Verdict};
 use crate::clock::{self, Limit};
 use crate::health::passive;
 use crate::pool::InFlight;
-use crate::pool::backend::stable_hash;
 use crate::pool::vitals::Failed;
-use crate::pool::witness::{self, Witness};
+use crate::pool::witness;
 use crate::telemetry::Record;
 use crate::upstream::wire::Wire;
 use crate::upstream::{Blame, Fact, Failure, Wanted};
@@ -54,6 +55,7 @@ pub struct Exchange {
     way: Option<usize>,
     backend: Option<usize>,
     in_flight: Option<InFlight>,
+    hold: Hold,
     attempts: u32,
     verdict: Verdict,
     cause: Option<Cause>,
@@ -61,7 +63,6 @@ pub struct Exchange {
     /// Who asks, as a witness of what fails.
     sender: witness::Client,
     rule: Option<&'static str>,
-    waited: Option<Duration>,
     status: Option<StatusCode>,
     error: Option<&'static str>,
     body: Option<Rc<Source>>,
@@ -94,13 +95,13 @@ impl Exchange {
             way: None,
             backend: None,
             in_flight: None,
+            hold: Hold::default(),
             attempts: 0,
             verdict: Verdict::None,
             cause: None,
             session: None,
             sender: witness::Client::new(origin.address, None),
             rule: None,
-            waited: None,
             status: None,
             error: None,
             body: None,
@@ -199,28 +200,43 @@ impl Exchange {
         }
     }
 
-    /// An attempt on the backend at `index` begins.
-    pub(super) fn attempt(&mut self, index: usize) {
+    /// Waits for the request's turn on its backend; says whether it is.
+    pub(super) async fn wait(&mut self, service: &Service, wait: Wait) -> bool {
+        self.hold.wait(&self.limit, service.pool.backend(wait.index), wait).await
+    }
+
+    /// An attempt on the backend at `index` begins. `has_waited` says that it is to find out whether that
+    /// is back.
+    pub(super) fn attempt(&mut self, index: usize, has_waited: bool) {
         self.attempts += 1;
         self.backend = Some(index);
         let thread = self.proxy.thread;
         self.in_flight = self.service().map(|service| InFlight::on(service.pool.backend(index).live(), thread));
+        // Only now: until then the place was kept for it.
+        self.hold.begun(has_waited);
+    }
+
+    /// The backend at `index` can be had: who waits for that goes on.
+    pub(super) fn reached(&self, service: &Service, index: usize) {
+        self.hold.reached(&service.pool, index);
     }
 
     pub(super) fn connected(&self) {
         self.connected.set(Some(clock::now()));
     }
 
-    /// The attempt on the backend at `index` failed.
-    pub(super) fn failed(&mut self, index: usize, failure: Failure) {
+    /// The attempt on the backend at `index` failed. One that it `has_waited` for tells nothing new of the
+    /// backend.
+    pub(super) fn failed(&mut self, index: usize, failure: Failure, has_waited: bool) {
         self.in_flight = None;
         let Some(service) = self.service() else { return };
         if let Some(series) = service.series.get(index) {
             series.attempt(self.proxy.thread, failure.fact.outcome());
         }
         match failure.blame {
+            _ if has_waited => {}
             Blame::Backend => passive::failed(&service.pool, index, Failed::Unreached, clock::now()),
-            Blame::Answer => passive::failed(&service.pool, index, self.met(service), clock::now()),
+            Blame::Answer => self.met_failure(service, index),
             Blame::Client | Blame::Nobody => {}
         }
         tracing::debug!(
@@ -249,11 +265,6 @@ impl Exchange {
         self.rule = Some(effect.as_str());
     }
 
-    /// The request was held for its backend.
-    pub(super) fn waited(&mut self, time: Duration) {
-        self.waited = Some(self.waited.unwrap_or_default() + time);
-    }
-
     /// Says in a response what was decided, where the configuration has it said, and that the client
     /// is to come by TLS only.
     pub(super) fn explain(&self, headers: &mut HeaderMap) {
@@ -273,6 +284,7 @@ impl Exchange {
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
         self.answered = Some(clock::now());
+        self.hold.end();
         let (Some(service), Some(cause)) = (self.service(), self.cause) else { return };
         if let (Verdict::Moved, Some(series)) = (self.verdict, self.backend.and_then(|index| service.series.get(index)))
         {
@@ -283,6 +295,8 @@ impl Exchange {
     pub(super) fn refused(&mut self, error: ProxyError) {
         self.status = Some(respond::status(error));
         self.error = Some(error.as_str());
+        self.verdict = self.verdict.unserved();
+        self.hold.end();
         if let Some(limit) = error.limit() {
             self.proxy.limited(limit);
         }
@@ -357,15 +371,14 @@ impl Exchange {
         }
         self.error = Some("broken_off");
         if let (Some(service), Some(index)) = (self.service(), self.backend) {
-            passive::failed(&service.pool, index, self.met(service), clock::now());
+            self.met_failure(service, index);
         }
     }
 
-    /// A failure in an answer to this request.
-    fn met(&self, service: &Service) -> Failed {
-        let path = stable_hash(self.target.path().as_bytes());
-        let alone = service.pool.roster().clients().is_alone(self.time.as_secs());
-        Failed::Answer(Witness { client: self.sender, path, alone })
+    /// The answer of the backend at `index` failed.
+    fn met_failure(&self, service: &Service, index: usize) {
+        let failed = passive::met(&service.pool, self.sender, self.target.path(), self.time.as_secs());
+        passive::failed(&service.pool, index, failed, clock::now());
     }
 
     /// The response came to its end: only now has the backend done well, or one that breaks every
@@ -422,7 +435,7 @@ impl Drop for Exchange {
             cause: self.cause.map(Cause::as_str),
             session: self.session,
             rule: self.rule,
-            waited: self.waited,
+            waited: self.hold.waited(),
             error: self.error.or(self.status.is_none().then_some("client_went")),
         });
     }

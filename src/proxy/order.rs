@@ -1,64 +1,146 @@
-//! Owns: the candidates of one request, best first.
-//! Invariant: no backend twice unless it was waited for; the pinned one first, then its failover order; without a pin the balancer's.
-//! Must not know: how an attempt is made, or whether another is allowed.
+//! Owns: which backend a request is sent to next, whether it waits first, and when no other will be asked.
+//! Invariant: nothing runs twice that must not; no backend is asked twice unless it was waited for; every request comes to an end.
+//! Must not know: how an attempt is made, how a request waits, sockets, clocks.
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
+use super::error::ProxyError;
+use super::retry::{self, Budget, Facts};
 use super::snapshot::Service;
+use crate::affinity::converge::Converge;
 use crate::affinity::lost::Lost;
-use crate::affinity::{Cause, Decision, Policies, Policy, Verdict, failover};
+use crate::affinity::{Cause, Decision, Next, Policies, Policy, Verdict, failover, policy};
 use crate::balance::{Balancer, Candidates, Tried};
-use crate::clock;
-use crate::pool::{Health, Pool};
+use crate::pool::{Backend, Pool};
 use crate::upstream::{Blame, Fact, Failure};
 
-/// The order is asked for one candidate at a time, since backends come and go while a request
-/// waits: each next one is the best of that moment.
+/// What a request's way depends on beside the request.
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) policies: &'a Policies,
+    pub(super) retry: &'a retry::Settings,
+    pub(super) budget: &'a Budget,
+    pub(super) balancer: &'a dyn Balancer,
+    pub(super) converge: Option<&'a Converge>,
+}
+
+impl<'a> Rules<'a> {
+    pub(super) fn of(service: &'a Service, balancer: &'a dyn Balancer, budget: &'a Budget) -> Rules<'a> {
+        Rules {
+            pool: &service.pool,
+            policies: &service.affinity.terms().policies,
+            retry: &service.retry,
+            budget,
+            balancer,
+            converge: service.affinity.converge(),
+        }
+    }
+}
+
+/// What a request does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It is sent to the backend at this position; then [`Order::served`] or [`Order::failed`].
+    Try(usize),
+    /// It waits for its backend; then [`Order::waited`].
+    Wait(Wait),
+    /// It gets a page of ours.
+    End(ProxyError),
+}
+
+/// How a request waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wait {
+    /// The position of the backend.
+    pub(super) index: usize,
+    /// How many may wait for it.
+    pub(super) most: u32,
+    /// Not any longer.
+    pub(super) until: Instant,
+    /// The backend has just failed this very request.
+    pub(super) failed: bool,
+}
+
+/// One request's candidates, and where it stands among them. Asked for one step at a time, since backends
+/// come and go while a request is under way: each next one is the best of that moment.
 pub(super) struct Order<'a> {
-    service: &'a Service,
-    balancer: &'a dyn Balancer,
+    rules: Rules<'a>,
     decision: Decision,
     tried: Tried,
     /// The client's key in the table of first requests, if this is one.
     meets: Option<u64>,
+    /// Attempts that reached a backend, and that reached none, but for those of a request that waits.
+    sent: u32,
+    unreached: u32,
+    waits: Option<Waits>,
+    /// A failure that another backend may be asked after, once the budget has paid for it.
+    unpaid: Cell<Option<Failure>>,
+    /// The budget has paid for the next attempt already.
+    is_paid: Cell<bool>,
+    /// The last failure that the client has to know of, if nothing else becomes of the request.
+    reached: Option<Failure>,
+    ended: Option<ProxyError>,
+}
+
+/// A request that waits for its backend, or tries it after that.
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    cause: Cause,
+    policy: policy::Wait,
+    until: Instant,
+    /// The backend has failed it, this time or the last.
+    failed: bool,
+    /// It is its turn.
+    tries: bool,
 }
 
 impl<'a> Order<'a> {
-    pub(super) fn new(service: &'a Service, balancer: &'a dyn Balancer, decision: Decision) -> Order<'a> {
-        Order { service, balancer, decision, tried: Tried::new(), meets: None }
+    pub(super) fn new(rules: Rules<'a>, decision: Decision) -> Order<'a> {
+        Order {
+            rules,
+            decision,
+            tried: Tried::new(),
+            meets: None,
+            sent: 0,
+            unreached: 0,
+            waits: None,
+            unpaid: Cell::new(None),
+            is_paid: Cell::new(false),
+            reached: None,
+            ended: None,
+        }
     }
 
     /// Keeps the session away from a server that failed it lately, as long as there is another and
     /// the policy has it go there.
     pub(super) fn avoid(&mut self, lost: &Lost, now: u64) {
         let Some(target) = self.decision.target() else { return };
-        if !matches!(self.policies().of(Cause::Failed), Policy::Move | Policy::Borrow) {
+        if !lost.contains(self.decision.session, self.rules.pool.backend(target).live(), now)
+            || !matches!(self.rules.policies.of(Cause::Failed), Policy::Move | Policy::Borrow)
+        {
             return;
         }
-        if lost.contains(self.decision.session, self.pool().backend(target).live().id(), now) {
-            self.tried.insert(target);
-            if self.has_next() {
-                let policies = &self.service.affinity.terms().policies;
-                self.decision.lose(target, Cause::Failed, policies);
-            } else {
-                self.tried = Tried::new();
-            }
+        self.tried.insert(target);
+        if self.has_next() {
+            self.decision.lose(target, Cause::Failed, self.rules.policies);
+        } else {
+            self.tried = Tried::new();
         }
     }
 
     /// Has a new session go where the first request of the same client went a moment ago; `draw` is
     /// what the balancer chooses by, if this is that request.
     pub(super) fn meet(&mut self, client: u64, now: Duration, draw: u64) {
-        let Some(converge) = self.service.affinity.converge().filter(|_| self.decision.verdict == Verdict::New) else {
-            return;
-        };
-        let pool = &self.service.pool;
+        let Some(converge) = self.rules.converge.filter(|_| self.decision.verdict == Verdict::New) else { return };
+        let pool = self.rules.pool;
         let choose = || {
-            let index = self.balancer.best(&Candidates::new(pool, &self.tried), draw)?;
+            let index = self.rules.balancer.best(&Candidates::new(pool, &self.tried), draw)?;
             Some((pool.backend(index).live().id(), self.decision.session))
         };
         let Some(meeting) = converge.meet(client, now, choose) else { return };
-        let is_there = |backend: &crate::pool::Backend| backend.live().id() == meeting.backend;
+        let is_there = |backend: &Backend| backend.live().id() == meeting.backend;
         if let Some(index) = pool.backends().iter().position(is_there)
             && pool.backend(index).live().accepts_new().is_ok()
         {
@@ -67,80 +149,202 @@ impl<'a> Order<'a> {
         self.meets = Some(client);
     }
 
-    /// The backend at `index` has served.
-    pub(super) fn served(&self, index: usize) {
-        if let (Some(client), Some(converge)) = (self.meets, self.service.affinity.converge())
-            && self.decision.target() != Some(index)
-        {
-            converge.settle(client, self.pool().backend(index).live().id());
+    /// What comes next, at `now`; all attempts together end at `deadline`. `draw` is what the balancer
+    /// chooses by.
+    pub(super) fn next(&mut self, now: Instant, deadline: Instant, draw: impl FnOnce() -> u64) -> Step {
+        if let Some(error) = self.ended {
+            return Step::End(error);
         }
+        match self.decision.next {
+            Next::Serve => {}
+            Next::Refuse(refusal) => return self.end(ProxyError::PinLost(refusal)),
+            Next::Wait(policy) => {
+                let cause = self.decision.cause.unwrap_or(Cause::Down);
+                let failed = cause == Cause::Failed;
+                let begun = Waits { cause, policy, until: now + policy.time, failed, tries: false };
+                let waits = *self.waits.get_or_insert(begun);
+                let until = waits.until.min(deadline);
+                match self.decision.pinned {
+                    Some(index) if now < until => {
+                        return Step::Wait(Wait { index, most: policy.most, until, failed: waits.failed });
+                    }
+                    _ => self.waited(false),
+                }
+            }
+        }
+        if self.ended.is_none()
+            && now < deadline
+            && self.unreached < self.rules.retry.connect_attempts
+            && let Some(index) = self.pick(draw)
+        {
+            self.tried.insert(index);
+            return Step::Try(index);
+        }
+        // What reached a backend may have been carried out, and the client has to know.
+        let error = self.reached.map_or(ProxyError::NoBackend, ProxyError::Backend);
+        self.end(self.ended.unwrap_or(error))
     }
 
-    /// The best backend that was not tried yet; `draw` is what the balancer chooses by.
-    pub(super) fn next(&mut self, draw: u64) -> Option<usize> {
-        let target = self.decision.target().filter(|target| !self.tried.contains(*target));
-        let next = target.or_else(|| match self.decision.verdict {
+    /// The best backend that was not tried yet.
+    fn pick(&self, draw: impl FnOnce() -> u64) -> Option<usize> {
+        let (pool, tried) = (self.rules.pool, &self.tried);
+        let target = self.decision.target().filter(|target| !tried.contains(*target));
+        target.or_else(|| match self.decision.verdict {
             _ if self.decision.is_only() => None,
             Verdict::Hit | Verdict::Moved | Verdict::Borrowed => {
-                failover::next(self.pool(), self.decision.session, self.decision.pinned, &self.tried)
+                failover::next(pool, self.decision.session, self.decision.pinned, tried)
             }
             Verdict::New | Verdict::None | Verdict::Refused => {
-                self.balancer.best(&Candidates::new(self.pool(), &self.tried), draw)
+                self.rules.balancer.best(&Candidates::new(pool, tried), draw())
             }
-        });
-        match next {
-            Some(index) => self.tried.insert(index),
-            None => self.decision.refuse(),
-        }
-        next
+        })
     }
 
     /// Whether there is a candidate that was not tried yet.
     pub(super) fn has_next(&self) -> bool {
-        !self.decision.is_only() && Candidates::new(self.pool(), &self.tried).iter().next().is_some()
+        !self.decision.is_only() && Candidates::new(self.rules.pool, &self.tried).iter().next().is_some()
     }
 
-    /// An attempt failed: the pin is lost for this request.
-    pub(super) fn failed(&mut self, index: usize, failure: Failure) {
+    /// Whether the attempt that is being made is one that the request has waited for, to find out whether
+    /// its backend is back: it uses up neither attempts nor the budget, and is held against nobody.
+    pub(super) fn has_waited(&self) -> bool {
+        self.waits.is_some_and(|waits| waits.tries && matches!(waits.cause, Cause::Down | Cause::Failed))
+    }
+
+    /// Whether an answer that is `failure` by its status may be thrown away for another attempt, which is
+    /// paid for by then.
+    pub(super) fn may_spare(&self, failure: Failure, facts: Facts) -> bool {
+        if !self.has_next() {
+            return false;
+        }
+        let may_spare = if self.has_waited() {
+            retry::may_repeat(failure, facts, self.rules.retry) && self.pay()
+        } else {
+            match retry::may_retry(failure, Facts { sent: self.sent + 1, ..facts }, self.rules.retry) {
+                retry::Answer::Yes => true,
+                retry::Answer::IfBudget => self.rules.budget.withdraw(),
+                retry::Answer::No => false,
+            }
+        };
+        self.is_paid.set(may_spare);
+        may_spare
+    }
+
+    /// Goes on after a wait: it is the request's turn on its backend, or it has waited in vain.
+    pub(super) fn waited(&mut self, is_back: bool) {
+        if is_back {
+            self.waits.iter_mut().for_each(|waits| waits.tries = true);
+            self.decision.is_back();
+            self.decision.target().iter().for_each(|target| self.tried.remove(*target));
+        } else {
+            self.go_elsewhere();
+        }
+    }
+
+    /// The backend at `index` has served.
+    pub(super) fn served(&mut self, index: usize) {
+        if let (Some(client), Some(converge)) = (self.meets, self.rules.converge)
+            && self.decision.target() != Some(index)
+        {
+            converge.settle(client, self.rules.pool.backend(index).live().id());
+        }
+        // However it came there: its own server has served it.
+        if self.decision.pinned == Some(index) && self.decision.verdict != Verdict::Hit {
+            self.decision.is_back();
+        }
+    }
+
+    /// The attempt on the backend at `index` failed. Says whether the session is to avoid that backend
+    /// from now on: its client gets an error, with which no pin goes out.
+    pub(super) fn failed(&mut self, index: usize, failure: Failure, facts: Facts) -> bool {
+        let is_paid = self.is_paid.take();
         if failure.is_unusable_answer() {
-            return;
+            // Its backend is as well as before, and the pin holds.
+            self.ended = Some(ProxyError::Backend(failure));
+            return false;
         }
-        let is_down = failure.fact == Fact::Lost || self.pool().backend(index).live().health() != Health::Up;
-        let policies = &self.service.affinity.terms().policies;
-        self.decision.lose(index, if is_down { Cause::Down } else { Cause::Failed }, policies);
+        if self.has_waited() && self.decision.target() == Some(index) {
+            return self.failed_again(index, failure, facts);
+        }
+        // It has had the place that it waited for.
+        self.waits = None;
+        if failure.sent {
+            self.sent += 1;
+        } else {
+            self.unreached += 1;
+        }
+        let facts = Facts { sent: self.sent, ..facts };
+        let answer = if is_paid { retry::Answer::Yes } else { retry::may_retry(failure, facts, self.rules.retry) };
+        // Where only this one would do, nothing else is to be said.
+        self.reached = Some(failure).filter(|_| failure.sent || self.decision.is_only()).or(self.reached);
+        self.lose(index, failure);
+        self.unpaid.set((answer == retry::Answer::IfBudget).then_some(failure));
+        // One that waits for its own server asks nothing more of the pool, and pays if it leaves.
+        if answer == retry::Answer::No || (self.decision.next == Next::Serve && !self.pay()) {
+            return self.give_up(index, failure);
+        }
+        false
     }
 
-    /// The backend that was waited for is back.
-    pub(super) fn is_back(&mut self) {
-        self.decision.is_back();
-        if let Some(target) = self.decision.target() {
-            self.tried.remove(target);
+    /// The attempt that the request has waited for failed.
+    fn failed_again(&mut self, index: usize, failure: Failure, facts: Facts) -> bool {
+        let Some(waits) = &mut self.waits else { return false };
+        waits.tries = false;
+        waits.failed = true;
+        let may_repeat = retry::may_repeat(failure, facts, self.rules.retry);
+        if may_repeat && !failure.sent {
+            // It is not back, and is waited for as before.
+            let (cause, policy) = (waits.cause, waits.policy);
+            self.decision.wait_on(cause, policy);
+            return false;
         }
+        // It was back, took the request, and failed it: to send it there a third time would be no waiting.
+        self.reached = Some(failure);
+        self.lose(index, failure);
+        if !may_repeat {
+            return self.give_up(index, failure);
+        }
+        if matches!(self.decision.next, Next::Wait(_)) {
+            self.go_elsewhere();
+        }
+        false
     }
 
-    /// It was waited for in vain.
-    pub(super) fn is_not_back(&mut self) {
+    fn lose(&mut self, index: usize, failure: Failure) {
+        let cause = if failure.fact == Fact::Lost { Cause::Down } else { Cause::Failed };
+        self.decision.lose(index, cause, self.rules.policies);
+    }
+
+    /// Waits no more: others are asked, if the budget allows that.
+    fn go_elsewhere(&mut self) {
         self.decision.is_not_back();
+        let unpaid = self.unpaid.get();
+        if let (Some(failure), false) = (unpaid, self.pay()) {
+            self.ended = Some(ProxyError::Backend(failure));
+        }
     }
 
-    /// The request ends with this failure: if it is the backend's fault, its client's next one is to
-    /// go elsewhere.
-    pub(super) fn give_up(&self, index: usize, failure: Failure, lost: &Lost) {
-        let is_its_fault = matches!(failure.blame, Blame::Backend | Blame::Answer);
-        if self.decision.pinned == Some(index) && is_its_fault && !failure.is_unusable_answer() {
-            lost.note(self.decision.session, self.pool().backend(index).live().id(), clock::unix().as_secs());
-        }
+    /// Pays for another attempt, if it must be paid for. Nothing is paid for one that has nowhere to go.
+    fn pay(&self) -> bool {
+        self.unpaid.take().is_none() || !self.has_next() || self.rules.budget.withdraw()
+    }
+
+    fn give_up(&mut self, index: usize, failure: Failure) -> bool {
+        self.ended = Some(ProxyError::Backend(failure));
+        self.decision.pinned == Some(index) && matches!(failure.blame, Blame::Backend | Blame::Answer)
+    }
+
+    fn end(&mut self, error: ProxyError) -> Step {
+        self.ended = Some(error);
+        let is_its_doing = match error {
+            ProxyError::Backend(failure) => !failure.is_unusable_answer() && failure.blame != Blame::Client,
+            _ => true,
+        };
+        self.decision.is_unserved(is_its_doing);
+        Step::End(error)
     }
 
     pub(super) fn decision(&self) -> &Decision {
         &self.decision
-    }
-
-    fn pool(&self) -> &'a Pool {
-        &self.service.pool
-    }
-
-    fn policies(&self) -> &'a Policies {
-        &self.service.affinity.terms().policies
     }
 }

@@ -14,6 +14,8 @@ pub struct Settings {
     /// Attempts in all that reach a backend, the first included, 1 to 16. What fails before a byte
     /// was sent does not count: it may always go to the next candidate.
     pub attempts: u32,
+    /// Attempts in all that reach no backend, 1 to 1000: what a request costs when everything is down.
+    pub connect_attempts: u32,
     /// What is tried again beyond what failed before a byte was sent.
     pub retry_on: RetryOn,
     /// How many bytes of a request body are kept, so that it can be sent again. A longer body is
@@ -41,6 +43,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             attempts: 3,
+            connect_attempts: 32,
             retry_on: RetryOn { reset: true, timeout: true, status: Vec::new(), non_idempotent: false },
             replay_limit: 64 * 1024,
             budget: 20,
@@ -77,16 +80,27 @@ pub enum Answer {
 
 /// May the request go to the next candidate?
 pub fn may_retry(failure: Failure, facts: Facts, settings: &Settings) -> Answer {
+    if !may_repeat(failure, facts, settings) {
+        Answer::No
+    } else if !failure.sent {
+        Answer::Yes
+    } else if facts.sent >= settings.attempts {
+        Answer::No
+    } else if facts.backend_lost {
+        Answer::Yes
+    } else {
+        Answer::IfBudget
+    }
+}
+
+/// Is it safe to send the request again, and wanted after such a failure, however often it was sent?
+pub fn may_repeat(failure: Failure, facts: Facts, settings: &Settings) -> bool {
     // Descriptors and memory lack for every backend: another attempt would at best move the session to
     // whichever has an idle connection.
     if !facts.replayable || !facts.in_time || matches!(failure.fact, Fact::RequestBody | Fact::Shortage) {
-        return Answer::No;
-    }
-    if !failure.sent {
-        return Answer::Yes;
+        return false;
     }
     let on = &settings.retry_on;
-    let is_safe = facts.idempotent || on.non_idempotent;
     let is_wanted = match failure.fact {
         Fact::Closed => on.reset,
         Fact::ResponseTimeout => on.timeout,
@@ -95,11 +109,7 @@ pub fn may_retry(failure: Failure, facts: Facts, settings: &Settings) -> Answer 
         // Another backend would answer the same.
         Fact::Garbage | Fact::HeadTooLarge | Fact::RequestBody | Fact::Shortage => false,
     };
-    match (is_safe && is_wanted && facts.sent < settings.attempts, facts.backend_lost) {
-        (false, _) => Answer::No,
-        (true, true) => Answer::Yes,
-        (true, false) => Answer::IfBudget,
-    }
+    !failure.sent || ((facts.idempotent || on.non_idempotent) && is_wanted)
 }
 
 /// RFC 9110 §9.2.2. An unknown method is not: nobody knows what it does.

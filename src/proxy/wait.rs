@@ -1,5 +1,5 @@
 //! Owns: holding a request back: until the server of its session can serve it, until others say where that is.
-//! Invariant: bounded in time and number; released the moment the server is back, not at the next look.
+//! Invariant: bounded in time and number; let on the moment it is its turn, not at the next look.
 //! Must not know: what becomes of a request that has waited in vain.
 
 use std::future::poll_fn;
@@ -8,38 +8,119 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::exchange::Exchange;
-use crate::affinity::policy::Wait;
-use crate::affinity::{Cause, Found};
-use crate::clock;
-use crate::pool::Backend;
+use super::order::Wait;
+use crate::affinity::Found;
+use crate::clock::{self, Limit};
+use crate::health::passive;
+use crate::pool::{Backend, Pool, Turn, Waiting};
 
-/// How long a server that has just failed is left alone before it is asked again. Nobody tells when
-/// it is back: as far as its probes know it was never away.
-const PAUSE: Duration = Duration::from_millis(100);
+/// A request's place among those who wait for their backend, if it waits for one: from the first time
+/// that it does to the end of its last attempt there.
+#[derive(Default)]
+pub(super) struct Hold {
+    place: Option<Place>,
+    /// How long it has waited so far, if it has.
+    waited: Option<Duration>,
+}
 
-/// Waits until `backend` takes sessions that it holds, or `end`; says whether it does.
-pub(super) async fn for_backend(
-    exchange: &Exchange,
-    backend: &Backend,
-    cause: Option<Cause>,
-    wait: Wait,
-    end: Instant,
-) -> bool {
-    let limit = exchange.limit();
-    let Some(mut waiting) = backend.live().wait(wait.most) else { return false };
-    if cause == Some(Cause::Failed) {
-        limit.set((clock::now() + PAUSE).min(end));
-        poll_fn(|cx| limit.poll(cx)).await;
+struct Place {
+    waiting: Waiting,
+    turn: Option<Turn>,
+}
+
+impl Hold {
+    /// Waits until it is the request's turn on `backend`, or until `wait.until`; says whether it is.
+    pub(super) async fn wait(&mut self, limit: &Limit, backend: &Backend, wait: Wait) -> bool {
+        let since = clock::now();
+        match &mut self.place {
+            Some(place) => place.again(wait.failed),
+            None => {
+                let waiting = backend.live().wait(wait.most, wait.failed, since);
+                self.place = waiting.map(|waiting| Place { waiting, turn: None });
+            }
+        }
+        let is_back = match &mut self.place {
+            Some(place) => place.turn(limit, wait.until).await,
+            None => false,
+        };
+        if !is_back {
+            self.end();
+        }
+        self.waited = Some(self.waited.unwrap_or_default() + clock::now().saturating_duration_since(since));
+        is_back
     }
-    limit.set(end);
-    while backend.live().accepts_existing().is_err() {
-        tokio::select! {
-            biased;
-            () = poll_fn(|cx| limit.poll(cx)) => return false,
-            () = waiting.changed() => {}
+
+    /// How long it has waited, if it has.
+    pub(super) fn waited(&self) -> Option<Duration> {
+        self.waited
+    }
+
+    /// An attempt has begun and is counted on its backend, so that the place that was kept for it is taken.
+    /// The request goes on waiting if the attempt is to find out whether the backend is back.
+    pub(super) fn begun(&mut self, finds_out: bool) {
+        match &mut self.place {
+            Some(place) if finds_out => drop(place.turn.take_if(|turn| matches!(turn, Turn::Place(_)))),
+            place => *place = None,
         }
     }
-    clock::now() < end
+
+    /// The backend at `index` can be had: all who wait for that go on.
+    pub(super) fn reached(&self, pool: &Pool, index: usize) {
+        let Some(place) = &self.place else { return };
+        if pool.backend(index).live().is_unreachable() {
+            passive::reached(pool, index, clock::now());
+        }
+        if let Some(Turn::Trial(trial)) = &place.turn {
+            trial.reached();
+        }
+    }
+
+    /// The request waits no more.
+    pub(super) fn end(&mut self) {
+        self.place = None;
+    }
+}
+
+impl Place {
+    /// The request waits on, after an attempt that has `failed`.
+    fn again(&mut self, failed: bool) {
+        let still_tries = match &mut self.turn {
+            Some(Turn::Trial(trial)) if failed => trial.failed(clock::now()),
+            _ => false,
+        };
+        if !still_tries {
+            // First, or its own turn would hold it up.
+            self.turn = None;
+            self.waiting.again(failed, clock::now());
+        }
+    }
+
+    async fn turn(&mut self, limit: &Limit, end: Instant) -> bool {
+        loop {
+            let due = match &self.turn {
+                Some(Turn::Place(_)) => return clock::now() < end,
+                Some(Turn::Trial(trial)) => trial.due(),
+                None => {
+                    limit.set(end);
+                    tokio::select! {
+                        biased;
+                        () = poll_fn(|cx| limit.poll(cx)) => return false,
+                        turn = self.waiting.turn() => self.turn = Some(turn),
+                    }
+                    continue;
+                }
+            };
+            if due > clock::now() {
+                limit.set(due.min(end));
+                poll_fn(|cx| limit.poll(cx)).await;
+            }
+            match &self.turn {
+                _ if clock::now() >= end => return false,
+                Some(Turn::Trial(trial)) if !trial.may_try() => self.again(false),
+                _ => return true,
+            }
+        }
+    }
 }
 
 /// The longest that other Linchpins are waited for. The store's keeper gives up sooner; this is for

@@ -1,0 +1,205 @@
+//! Owns: one request that waits for a backend, and the turn that it gets.
+//! Invariant: whoever gives something up that is worth waiting for tells the first in the queue; no wake-up is lost between threads.
+//! Must not know: requests; when to stop waiting.
+
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::AdminState;
+use super::live::Live;
+use super::queue::{self, PAUSE, Queue, Room};
+use super::vitals::Health;
+
+/// How a request is told that it is its turn.
+pub(super) type Teller = oneshot::Sender<Turn>;
+
+/// A request that waits for a backend, from when it begins to until it is served or waits no more.
+#[derive(Debug)]
+pub struct Waiting {
+    live: Arc<Live>,
+    id: u64,
+    turn: oneshot::Receiver<Turn>,
+}
+
+/// A request's turn. Dropped without having been used, it is the next one's.
+#[derive(Debug)]
+pub enum Turn {
+    /// A place on the backend. Drop it once the request is counted there.
+    Place(Place),
+    /// It tries whether the backend is back.
+    Trial(Trial),
+}
+
+/// A place on a backend that is kept for a request.
+#[derive(Debug)]
+pub struct Place(Arc<Live>);
+
+/// The right, and the duty, to try whether a backend is back.
+#[derive(Debug)]
+pub struct Trial {
+    live: Arc<Live>,
+    trial: queue::Trial,
+}
+
+impl Live {
+    /// Has a request wait until it is back, or has room; `None` if `most` do already. `failed` says that
+    /// the request itself has just found at `now` that it can't be had.
+    pub fn wait(self: &Arc<Self>, most: u32, failed: bool, now: Instant) -> Option<Waiting> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= most {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let (teller, turn) = oneshot::channel();
+        let mut queue = self.queue();
+        let id = queue.join(teller, false);
+        self.hold(&mut queue, failed, now);
+        self.settle(queue);
+        Some(Waiting { live: Arc::clone(self), id, turn })
+    }
+
+    /// Requests that wait for it, those included that try it.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Lets those on whose turn it is, if anybody waits. Whoever has made a change that is worth waiting
+    /// for calls this after it.
+    ///
+    /// The change was stored before the fence here, and `waiting` before the fence in [`Live::settle`]: of
+    /// the two threads at least one sees what the other has stored (C++20 §33.5.11 [atomics.fences]), so
+    /// either this one sees that somebody waits, or that one sees the change.
+    pub(super) fn changed(self: &Arc<Self>) {
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.settle(self.queue());
+        }
+    }
+
+    /// Something shows that it is well: a probe passed, or a request succeeded.
+    pub(super) fn shown_well(self: &Arc<Self>) {
+        self.note_well();
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            let mut queue = self.queue();
+            queue.open();
+            self.settle(queue);
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<Teller>> {
+        // A panic under the lock would have come before anything was changed.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hold(&self, queue: &mut Queue<Teller>, failed: bool, now: Instant) {
+        if failed {
+            queue.hold(now + PAUSE);
+        } else if self.is_unreachable() {
+            queue.hold(now);
+        }
+    }
+
+    /// Gives out turns and publishes how many wait for a place.
+    fn settle(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue<Teller>>) {
+        fence(Ordering::SeqCst);
+        let mut turns = Vec::new();
+        while let Some((teller, turn)) = queue.turn(self.room()) {
+            let turn = match turn {
+                queue::Turn::Place => Turn::Place(Place(Arc::clone(self))),
+                queue::Turn::Trial(trial) => Turn::Trial(Trial { live: Arc::clone(self), trial }),
+            };
+            turns.push((teller, turn));
+        }
+        self.reserved.store(queue.reserved(), Ordering::Relaxed);
+        let before = u32::try_from(queue.before_newcomers()).unwrap_or(u32::MAX);
+        self.queued.store(before, Ordering::Relaxed);
+        drop(queue);
+        for (teller, turn) in turns {
+            // To one that has just left: its turn is dropped, and so the next one's.
+            drop(teller.send(turn));
+        }
+    }
+
+    fn room(&self) -> Room {
+        let (health, is_out) = (self.health(), self.state() == AdminState::Maintenance);
+        let places = if is_out || health != Health::Up { 0 } else { self.places() };
+        let may_try = !is_out && (places > 0 || (health == Health::Ejected && self.is_unreachable()));
+        Room { places, may_try }
+    }
+}
+
+impl Waiting {
+    /// Its turn. Never ends if there is none.
+    pub async fn turn(&mut self) -> Turn {
+        match (&mut self.turn).await {
+            Ok(turn) => turn,
+            // It has left the queue: it had its turn.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits again, before all who have not had their turn yet. `failed` says that it has just found at
+    /// `now` that the backend can't be had.
+    pub fn again(&mut self, failed: bool, now: Instant) {
+        let (teller, turn) = oneshot::channel();
+        let mut queue = self.live.queue();
+        queue.leave(self.id);
+        self.id = queue.join(teller, true);
+        self.live.hold(&mut queue, failed, now);
+        self.live.settle(queue);
+        self.turn = turn;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.live.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut queue = self.live.queue();
+        queue.leave(self.id);
+        self.live.settle(queue);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        queue.release();
+        self.0.settle(queue);
+    }
+}
+
+impl Trial {
+    /// When the backend may be tried.
+    pub fn due(&self) -> Instant {
+        self.trial.due
+    }
+
+    /// Whether it may be tried at all now: not in maintenance, nor while its probes fail.
+    pub fn may_try(&self) -> bool {
+        self.live.room().may_try
+    }
+
+    /// The backend can't be had yet, as was found at `now`. Says whether it is still this request that
+    /// tries.
+    pub fn failed(&mut self, now: Instant) -> bool {
+        let next = self.live.queue().failed(self.trial, now);
+        self.trial = next.unwrap_or(self.trial);
+        next.is_some()
+    }
+
+    /// The backend can be had: all who wait for that are let on.
+    pub fn reached(&self) {
+        self.live.shown_well();
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        let mut queue = self.live.queue();
+        queue.give_up(self.trial);
+        self.live.settle(queue);
+    }
+}

@@ -1,0 +1,146 @@
+//! Requests that wait for a place on a server that has as many as it may have.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Semaphore;
+
+use super::support::keys::pin;
+use super::support::{Backend, Client, Keys, Proxy, Response, soon, until};
+
+/// A server that answers each request with its path once it is let, on a socket of its own.
+struct Gate {
+    address: std::net::SocketAddr,
+    lets: Arc<Semaphore>,
+    seen: Arc<std::sync::Mutex<Vec<String>>>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Gate {
+    async fn start() -> Gate {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (lets, seen) = (Arc::new(Semaphore::new(0)), Arc::<std::sync::Mutex<Vec<String>>>::default());
+        let (active, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let gate = Gate { address, lets: Arc::clone(&lets), seen: Arc::clone(&seen), most: Arc::clone(&most) };
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (lets, seen) = (Arc::clone(&lets), Arc::clone(&seen));
+                let (active, most) = (Arc::clone(&active), Arc::clone(&most));
+                tokio::spawn(async move {
+                    let mut stream = BufReader::new(stream);
+                    loop {
+                        let mut line = String::new();
+                        if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+                        while line != "\r\n" {
+                            line.clear();
+                            stream.read_line(&mut line).await.unwrap();
+                        }
+                        seen.lock().unwrap().push(path.clone());
+                        most.fetch_max(active.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        lets.acquire().await.unwrap().forget();
+                        active.fetch_sub(1, Ordering::SeqCst);
+                        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len());
+                        if stream.write_all(answer.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        gate
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+fn send(proxy: &Proxy, cookie: &str, path: &str) -> tokio::task::JoinHandle<Response> {
+    let (address, cookie, path) = (proxy.address(), cookie.to_owned(), path.to_owned());
+    tokio::spawn(async move {
+        let mut client = Client::connect(address).await;
+        client.pin = Some(cookie);
+        client.get(&path).await
+    })
+}
+
+fn proxy(gate: &Gate, b: &Backend, keys: &Keys, threads: usize, places: usize) -> Proxy {
+    let persistence = "on = { full = \"wait\" }\nwait = { time = \"60s\" }";
+    let builder = Proxy::builder().top(&keys.tables()).table("persistence", persistence);
+    let builder = builder.server(&format!("threads = {threads}"));
+    builder.backend_at("a", gate.address, &format!("max_requests = {places}")).backend(b, "").start()
+}
+
+#[tokio::test]
+async fn places_go_to_those_who_came_first_one_by_one_and_nobody_overtakes() {
+    let (gate, b, keys) = (Gate::start().await, Backend::named("b").await, Keys::new(&[1]));
+    let proxy = proxy(&gate, &b, &keys, 1, 1);
+    let cookie = keys.cookie(&pin(&proxy, "a", 7));
+    let mut all = vec![send(&proxy, &cookie, "/0")];
+    until("it is full", async || gate.seen().len() == 1).await;
+    for number in 1..=8 {
+        all.push(send(&proxy, &cookie, &format!("/{number}")));
+        until("it waits", async || proxy.live("a").waiting() == number).await;
+    }
+    for number in 0..=8_u32 {
+        let newcomer = send(&proxy, &cookie, &format!("/late-{number}"));
+        until("it waits, too", async || proxy.live("a").waiting() == 9).await;
+        gate.lets.add_permits(1);
+        let answer = soon("an answer", all.remove(0)).await.unwrap();
+        assert_eq!(answer.text(), format!("/{number}"));
+        all.push(newcomer);
+        until("the next one has the place", async || gate.seen().len() == number as usize + 2).await;
+        until("one less waits", async || proxy.live("a").waiting() == 8).await;
+    }
+    gate.lets.add_permits(100);
+    for each in all {
+        assert_eq!(soon("an answer", each).await.unwrap().status, 200);
+    }
+    let (seen, mut expected) = (gate.seen(), (0..=8).map(|n| format!("/{n}")).collect::<Vec<_>>());
+    expected.extend((0..=8).map(|n| format!("/late-{n}")));
+    assert_eq!((seen, gate.most.load(Ordering::SeqCst), b.count()), (expected, 1, 0));
+}
+
+#[tokio::test]
+async fn nobody_who_waits_is_forgotten_when_places_are_given_back_on_other_threads() {
+    let (gate, b, keys) = (Gate::start().await, Backend::named("b").await, Keys::new(&[1]));
+    let proxy = proxy(&gate, &b, &keys, 3, 2);
+    let cookie = keys.cookie(&pin(&proxy, "a", 7));
+    gate.lets.add_permits(100_000);
+    for round in 0..20 {
+        let all: Vec<_> = (0..30).map(|number| send(&proxy, &cookie, &format!("/{round}-{number}"))).collect();
+        for each in all {
+            let response = soon("an answer", each).await.unwrap();
+            assert!(response.text().starts_with(&format!("/{round}-")), "{}", response.text());
+        }
+    }
+    assert_eq!((gate.seen().len(), b.count(), proxy.live("a").waiting()), (600, 0, 0));
+    // As many beside as there are threads that look before they count.
+    assert!(gate.most.load(Ordering::SeqCst) <= 2 + 3, "{}", gate.most.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn who_leaves_the_queue_is_passed_over() {
+    let (gate, b, keys) = (Gate::start().await, Backend::named("b").await, Keys::new(&[1]));
+    let proxy = proxy(&gate, &b, &keys, 1, 1);
+    let cookie = keys.cookie(&pin(&proxy, "a", 7));
+    let first = send(&proxy, &cookie, "/first");
+    until("it is full", async || gate.seen().len() == 1).await;
+    let mut leaves = proxy.client().await;
+    leaves.send(format!("GET /leaves HTTP/1.1\r\nhost: test\r\ncookie: {cookie}\r\n\r\n").as_bytes()).await;
+    until("it waits", async || proxy.live("a").waiting() == 1).await;
+    let stays = send(&proxy, &cookie, "/stays");
+    until("both wait", async || proxy.live("a").waiting() == 2).await;
+    leaves.reset();
+    until("one has left", async || proxy.live("a").waiting() == 1).await;
+    gate.lets.add_permits(10);
+    for each in [first, stays] {
+        assert_eq!(soon("an answer", each).await.unwrap().status, 200);
+    }
+    assert_eq!((gate.seen(), b.count()), (vec!["/first".to_owned(), "/stays".into()], 0));
+}

@@ -1,0 +1,248 @@
+//! Requests that wait for their server: served there as soon as it is back, else moved, and never an error for it.
+
+use std::time::{Duration, Instant};
+
+use linchpin::pool::Health;
+use tokio::task::JoinHandle;
+
+use super::support::keys::pin;
+use super::support::proxy::Builder;
+use super::support::{Backend, Client, Keys, Proxy, Reply, Response, soon, until};
+
+/// A proxy before `a` and `b` with these lines of persistence, and the verdict in a field.
+fn before(keys: &Keys, persistence: &str, backends: &[&Backend]) -> Builder {
+    let lines = format!("verdict_header = \"X-Verdict\"\n{persistence}");
+    let top = format!("{}[admin]\naddress = \"127.0.0.1:0\"", keys.tables());
+    let builder = Proxy::builder().top(&top).table("persistence", &lines);
+    backends.iter().fold(builder, |builder, backend| builder.backend(backend, ""))
+}
+
+fn told(response: &Response) -> (u16, String, String) {
+    (response.status, response.text(), response.field("x-verdict").unwrap_or_default().into())
+}
+
+fn of(status: u16, text: &str, verdict: &str) -> (u16, String, String) {
+    (status, text.into(), verdict.into())
+}
+
+/// A request of a session that is pinned to `a`, on its way.
+fn send(proxy: &Proxy, keys: &Keys, method: &'static str, session: u64) -> JoinHandle<Response> {
+    let (address, cookie) = (proxy.address(), keys.cookie(&pin(proxy, "a", session)));
+    tokio::spawn(async move {
+        let mut client = Client::connect(address).await;
+        client.pin = Some(cookie);
+        client.request(method, "/", "", b"").await
+    })
+}
+
+async fn waiting(proxy: &Proxy, requests: u32) {
+    until("they wait", async || proxy.live("a").waiting() == requests).await;
+}
+
+/// A counter of the metrics: the sum of all lines that begin so and have these labels.
+async fn count(proxy: &Proxy, name: &str, labels: &[&str]) -> u64 {
+    let metrics = proxy.ask("GET", "/metrics", "").await.text();
+    let lines =
+        metrics.lines().filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+const PROBES: &str = "path = \"/health\"\ninterval = \"50ms\"\ntimeout = \"10s\"";
+
+#[tokio::test]
+async fn whoever_waits_for_a_server_that_is_restarted_gets_it_back_with_probes_and_without_whatever_the_cause() {
+    // The fifth that is refused ejects the server: who comes then finds it down, and those who wait since it
+    // failed them go on waiting.
+    for (policy, probes, requests) in [("down", "", 12), ("failed", "", 5), ("down", PROBES, 12)] {
+        let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
+        let persistence = format!("on = {{ {policy} = \"wait\" }}\nwait = {{ time = \"60s\" }}");
+        let mut builder = before(&keys, &persistence, &[&a, &b]);
+        if !probes.is_empty() {
+            builder = builder.table("health", probes);
+        }
+        let proxy = builder.start();
+        let address = a.kill().await;
+        let method = |number| if number % 2 == 0 { "GET" } else { "POST" };
+        let held: Vec<_> = (0..requests).map(|n| send(&proxy, &keys, method(n), n)).collect();
+        waiting(&proxy, requests as u32).await;
+        if probes.is_empty() {
+            proxy.health("a", Health::Ejected).await;
+        }
+        let _a = Backend::start_at("a", address, |_| Reply::ok("a")).await;
+        for each in held {
+            assert_eq!(told(&soon("an answer", each).await.unwrap()), of(200, "a", "hit"), "{policy} {probes}");
+        }
+        proxy.health("a", Health::Up).await;
+        assert!(b.seen().iter().all(|seen| seen.path() == "/health"), "nobody was moved");
+        assert_eq!(count(&proxy, "linchpin_moves_total", &[]).await, 0);
+        waiting(&proxy, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_finds_an_ejected_server_back_for_all() {
+    let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
+    let persistence = "on = { down = \"wait\" }\nwait = { time = \"60s\" }";
+    let proxy =
+        before(&keys, persistence, &[&a, &b]).table("ejection", "base_time = \"1h\"\nmax_time = \"1h\"").start();
+    let address = a.kill().await;
+    let held: Vec<_> = (0..6).map(|session| send(&proxy, &keys, "GET", session)).collect();
+    waiting(&proxy, 6).await;
+    proxy.health("a", Health::Ejected).await;
+    assert_eq!(proxy.get(None).await.text(), "b", "a new client has nothing to wait for");
+    let late = send(&proxy, &keys, "GET", 99);
+    waiting(&proxy, 7).await;
+    let _a = Backend::start_at("a", address, |_| Reply::ok("a")).await;
+    for each in held.into_iter().chain([late]) {
+        assert_eq!(told(&soon("an answer", each).await.unwrap()), of(200, "a", "hit"));
+    }
+    assert_eq!(proxy.live("a").health(), Health::Up);
+}
+
+#[tokio::test]
+async fn attempts_of_those_who_wait_are_spaced_and_shared_and_held_against_nobody() {
+    let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
+    let persistence = "on = { failed = \"wait\" }\nwait = { time = \"1s\" }";
+    let builder = before(&keys, persistence, &[&a, &b]).table("ejection", "consecutive_failures = 5");
+    // A budget that pays for nothing, and one attempt: waiting needs neither.
+    let proxy = builder.table("retry", "budget = \"0%\"\nattempts = 1").start();
+    a.kill().await;
+    let begun = Instant::now();
+    let held: Vec<_> = (0..4).map(|session| send(&proxy, &keys, "POST", session)).collect();
+    for each in held {
+        assert_eq!(told(&soon("an answer", each).await.unwrap()), of(200, "b", "moved; cause=failed"));
+    }
+    // One for each at first, and then one in a tenth of a second for all.
+    let most = 4 + begun.elapsed().as_millis() as u64 / 100 + 1;
+    let attempts = count(&proxy, "linchpin_attempts_total", &["outcome=\"connect\""]).await;
+    assert!((5..=most).contains(&attempts), "{attempts} of {most}");
+    assert_eq!(proxy.live("a").health(), Health::Up, "four requests were refused, and the waiting counts for nothing");
+    assert_eq!(count(&proxy, "linchpin_moves_total", &["cause=\"failed\""]).await, 4);
+}
+
+#[tokio::test]
+async fn waiting_for_a_server_that_resets_ends_as_moving_would_have() {
+    for (method, status, executions) in [("GET", 200, 2), ("POST", 502, 1)] {
+        let (a, b, keys) = (Backend::start("a", |_| Reply::Close).await, Backend::named("b").await, Keys::new(&[1]));
+        let persistence = "on = { failed = \"wait\" }\nwait = { time = \"30s\" }";
+        let proxy = before(&keys, persistence, &[&a, &b]).start();
+        for session in 0..3 {
+            let asked = a.count();
+            let response = soon("an answer", send(&proxy, &keys, method, session)).await.unwrap();
+            assert_eq!(response.status, status, "{method} {session}");
+            assert!(a.count() - asked <= executions, "{method} {session}: {}", a.count() - asked);
+        }
+        assert_eq!(b.count(), if status == 200 { 3 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_fails_every_answer_is_ejected_and_who_waits_is_not_sent_there() {
+    let (a, b, keys) = (Backend::start("a", |_| Reply::Close).await, Backend::named("b").await, Keys::new(&[1]));
+    let persistence = "on = { down = \"wait\", failed = \"move\" }\nwait = { time = \"300ms\" }";
+    let proxy = before(&keys, persistence, &[&a, &b]).start();
+    until("it is ejected", async || {
+        let session = a.count() as u64;
+        soon("an answer", send(&proxy, &keys, "GET", session)).await.unwrap();
+        proxy.live("a").health() == Health::Ejected
+    })
+    .await;
+    let asked = a.count();
+    for method in ["GET", "POST"] {
+        let response = soon("an answer", send(&proxy, &keys, method, 99)).await.unwrap();
+        assert_eq!(told(&response), of(200, "b", "moved; cause=down"));
+    }
+    assert_eq!(a.count(), asked);
+}
+
+#[tokio::test]
+async fn who_tries_for_all_and_leaves_hands_that_on() {
+    let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
+    let persistence = "on = { down = \"wait\" }\nwait = { time = \"60s\" }";
+    let proxy = before(&keys, persistence, &[&a, &b]).start();
+    let address = a.kill().await;
+    let mut first = proxy.client().await;
+    let cookie = keys.cookie(&pin(&proxy, "a", 1));
+    first.send(format!("GET / HTTP/1.1\r\nhost: test\r\ncookie: {cookie}\r\n\r\n").as_bytes()).await;
+    waiting(&proxy, 1).await;
+    let second = send(&proxy, &keys, "GET", 2);
+    waiting(&proxy, 2).await;
+    first.reset();
+    waiting(&proxy, 1).await;
+    let _a = Backend::start_at("a", address, |_| Reply::ok("a")).await;
+    assert_eq!(told(&soon("an answer", second).await.unwrap()), of(200, "a", "hit"));
+    assert_eq!(b.count(), 0);
+}
+
+#[tokio::test]
+async fn when_the_time_for_all_attempts_is_over_nobody_is_asked_any_more() {
+    let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
+    let persistence = "on = { maintenance = \"wait\" }\nwait = { time = \"60s\" }";
+    let proxy = before(&keys, persistence, &[&a, &b]).table("timeouts", "total = \"200ms\"").start();
+    proxy.live("a").set_state(linchpin::pool::AdminState::Maintenance);
+    let response = soon("an answer", send(&proxy, &keys, "GET", 1)).await.unwrap();
+    assert_eq!((response.status, response.field("x-verdict")), (503, Some("refused; cause=maintenance")));
+    assert_eq!(proxy.live("b").health(), Health::Up);
+    assert_eq!((a.count(), b.count()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_session_counts_as_moved_only_where_another_server_has_served_it() {
+    let (a, b, keys) = (Backend::start("a", |_| Reply::Close).await, Backend::named("b").await, Keys::new(&[1]));
+    let proxy = before(&keys, "", &[&a, &b]).start();
+    let failed = soon("an answer", send(&proxy, &keys, "POST", 1)).await.unwrap();
+    assert_eq!((failed.status, failed.field("x-verdict")), (502, Some("refused; cause=failed")));
+    assert_eq!(count(&proxy, "linchpin_moves_total", &[]).await, 0);
+    let moved = soon("an answer", send(&proxy, &keys, "GET", 2)).await.unwrap();
+    assert_eq!(told(&moved), of(200, "b", "moved; cause=failed"));
+    assert_eq!(count(&proxy, "linchpin_moves_total", &["cause=\"failed\""]).await, 1);
+    b.kill().await;
+    let nobody = soon("an answer", send(&proxy, &keys, "GET", 3)).await.unwrap();
+    assert_eq!((nobody.status, nobody.field("x-verdict")), (502, Some("refused; cause=failed")));
+    assert_eq!(count(&proxy, "linchpin_moves_total", &[]).await, 1);
+}
+
+#[tokio::test]
+async fn after_a_502_a_session_avoids_its_server_until_anything_shows_that_it_is_well() {
+    for policy in ["move", "borrow"] {
+        for shown_by in ["a request", "a probe"] {
+            let breaks = |seen: &super::support::backend::Seen| match seen.path() {
+                "/break" => Reply::Close,
+                _ => Reply::ok("a"),
+            };
+            let (a, b, keys) = (Backend::start("a", breaks).await, Backend::named("b").await, Keys::new(&[1]));
+            let mut builder = before(&keys, &format!("on = {{ failed = \"{policy}\" }}"), &[&a, &b]);
+            if shown_by == "a probe" {
+                builder = builder.table("health", PROBES);
+            }
+            let proxy = builder.start();
+            let cookie = keys.cookie(&pin(&proxy, "a", 1));
+            let mut client = proxy.client_with(&cookie).await;
+            assert_eq!(client.request("POST", "/break", "", b"x").await.status, 502);
+            let well = proxy.live("a").well();
+            if shown_by == "a request" {
+                assert_eq!(proxy.client_with(&keys.cookie(&pin(&proxy, "a", 2))).await.get("/").await.text(), "a");
+                let others = proxy.client_with(&cookie).await.get("/").await;
+                assert_eq!((others.text(), others.pin()), ("a".into(), None), "{policy}");
+            } else {
+                until("a probe", async || proxy.live("a").well() != well).await;
+                assert_eq!(client.get("/").await.text(), "a", "{policy}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pool_of_which_nobody_is_there_answers_503_after_so_many_attempts_however_large_it_is() {
+    let mut builder = Proxy::builder().top("[admin]\naddress = \"127.0.0.1:0\"");
+    let free: Vec<_> = (0..300).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    for (number, listener) in free.into_iter().enumerate() {
+        builder = builder.backend_at(&format!("b{number}"), listener.local_addr().unwrap(), "");
+    }
+    let proxy = builder.table("retry", "connect_attempts = 7").start();
+    let begun = Instant::now();
+    let response = proxy.get(None).await;
+    assert_eq!((response.status, response.field("retry-after")), (503, Some("5")));
+    assert_eq!(count(&proxy, "linchpin_attempts_total", &["outcome=\"connect\""]).await, 7);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
