@@ -26,7 +26,7 @@ use crate::admin::Phase;
 use crate::affinity::lost::Lost;
 use crate::affinity::{Cause, Verdict, learned};
 use crate::config::Plan;
-use crate::net::Address;
+use crate::net::{Address, shortage};
 use crate::pool::Pool;
 use crate::proxy::Proxy;
 use crate::proxy::client::{Client, Door};
@@ -37,7 +37,7 @@ use crate::proxy::relay::ResponseBody;
 use crate::proxy::replay;
 use crate::proxy::snapshot::Snapshot;
 use crate::runtime::workers::Thread;
-use crate::runtime::{Fault, Handler, ListenerSettings, Listeners, Peer, Reply, Workers, listen};
+use crate::runtime::{Fault, Handler, ListenerSettings, Listeners, Peer, Reply, Workers, descriptors, listen};
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, OpenError};
 use crate::tls::reload::Watched;
@@ -100,15 +100,12 @@ impl App {
     /// # Errors
     /// Whatever is not to be had: log file, addresses, threads. Nothing runs then.
     pub fn start(plan: Plan) -> Result<App, StartError> {
-        let threads = match plan.server.threads {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            threads => threads,
-        };
+        let threads = plan.server.threads();
         let log = AccessLog::open(&plan.log.access, plan.log.format).map_err(StartError::Log)?;
         let labels = Labels { verdicts: &Verdict::NAMES, causes: &Cause::NAMES, outcomes: &Fact::OUTCOMES };
         let metrics = Arc::new(Metrics::new(threads, labels, Arc::clone(log.dropped())));
         let Encryption { acceptors, accesses, watched } = Encryption::open(&plan).map_err(StartError::Tls)?;
-        let (server, replay_memory) = (plan.server.clone(), plan.replay_memory);
+        let (server, replay_memory) = (fitted(&plan), plan.replay_memory);
         let mut composer = Composer::new(plan, accesses, threads, Arc::clone(&metrics));
         let snapshot = composer.compose();
         let published = Published::new(composer.plan(), snapshot);
@@ -193,6 +190,22 @@ impl App {
             let _ = end.await;
         }
     }
+}
+
+/// `[server]` as the limit of open descriptors allows it. What is kept for need is kept from now on.
+fn fitted(plan: &Plan) -> runtime::Settings {
+    let limit = descriptors::limit();
+    let budget = descriptors::budget(limit, plan.descriptors());
+    shortage::keep_from(budget.ceiling);
+    let max_connections = plan.server.max_connections.min(budget.clients);
+    if max_connections < plan.server.max_connections {
+        tracing::info!(
+            max_connections,
+            limit,
+            "client connections are as many as the limit of open descriptors allows"
+        );
+    }
+    runtime::Settings { max_connections, ..plan.server.clone() }
 }
 
 /// What requests are to know of a listener.

@@ -2,6 +2,7 @@
 //! Invariant: nothing starts on an error; every error says where, what, and what to write instead.
 //! Must not know: running state.
 
+mod capacity;
 mod check;
 mod discovery;
 mod file;
@@ -27,6 +28,7 @@ use toml::de::DeTable;
 
 pub use self::report::{Finding, Place, Report, Severity};
 use crate::affinity::KeyRing;
+use crate::runtime::descriptors;
 use crate::{admin, affinity, balance, discover, health, pool, proxy, runtime, telemetry, upstream};
 
 /// A configuration that can be run.
@@ -97,7 +99,11 @@ pub fn parse(text: &str, origin: &Path) -> Result<(Plan, Report), Report> {
     let (tree, _) = DeTable::parse_recoverable(&readable);
     let draft = reader::read(tree.get_ref(), &notes, file::Draft::read);
     check::check(&draft, &notes);
+    let max_connections = draft.max_connections.clone();
     let plan = if notes.has_errors() { None } else { draft.plan(&notes) };
+    if let Some(plan) = &plan {
+        capacity::check(plan, max_connections, descriptors::most(), &notes);
+    }
     let report = notes.report();
     match plan {
         Some(plan) => Ok((plan, report)),

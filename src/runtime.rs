@@ -41,10 +41,21 @@ pub struct Settings {
     pub threads: usize,
     /// How long requests in flight may take to end once the process was told to stop.
     pub shutdown_grace: Duration,
-    /// Client connections at once, over all threads and listeners; more wait in the kernel's queue.
+    /// Client connections at once, over all threads and listeners; more wait in the kernel's queue. Fewer,
+    /// where the limit of open descriptors allows no more ([`descriptors::budget`]).
     pub max_connections: usize,
     /// `[server.limits]`.
     pub limits: Limits,
+}
+
+impl Settings {
+    /// The threads of the data path that there are with these settings, on this machine.
+    pub fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        }
+    }
 }
 
 /// `[server.limits]`: what a client may take.

@@ -5,10 +5,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use rustix::process::{Resource, getrlimit, setrlimit};
-
 use super::{check, fail, say};
 use crate::app::App;
+use crate::runtime::descriptors;
 use crate::runtime::signal::Stop;
 use crate::{config, telemetry};
 
@@ -28,7 +27,9 @@ pub fn run(path: Option<&Path>) -> ExitCode {
     telemetry::trace(&plan.log);
     // Warnings are shown as the check shows them, with the lines they are about.
     say(&report);
-    raise_descriptor_limit();
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors");
+    }
 
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -59,14 +60,4 @@ pub fn run(path: Option<&Path>) -> ExitCode {
         }
         ExitCode::SUCCESS
     })
-}
-
-/// Each client costs a descriptor, each busy one another; the usual soft limit of 1024 is for
-/// programs that use `select`. The hard limit is the operator's word.
-fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "cannot raise the limit of open descriptors");
-    }
 }

@@ -2,6 +2,7 @@
 //! Invariant: what a section's room calls its default is the default.
 //! Must not know: how sections bear on each other.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -25,6 +26,8 @@ use crate::{admin, runtime, telemetry};
 /// The file, section by section. What is `None` was said to be wrong.
 pub(super) struct Draft {
     pub(super) server: runtime::Settings,
+    /// Where `max_connections` stands, if it does.
+    pub(super) max_connections: Option<Range<usize>>,
     pub(super) rate: Option<rate::Settings>,
     pub(super) replay_memory: usize,
     pub(super) log: telemetry::Settings,
@@ -49,9 +52,12 @@ impl KeyDraft {
 
 impl Draft {
     pub(super) fn read(root: &Table<'_>) -> Draft {
-        let (server, rate, replay_memory) = root.section("server", server);
+        let ((server, rate, replay_memory), max_connections) = root.section("server", |table| {
+            (server(table), table.has("max_connections").then(|| table.at("max_connections")))
+        });
         Draft {
             server,
+            max_connections,
             rate,
             replay_memory,
             log: root.section("log", log),

@@ -23,7 +23,7 @@ use crate::net::{Address, shortage};
 use crate::pool::roster::Observation;
 use crate::pool::{AdminState, Health, Live, Pool};
 use crate::upstream;
-use crate::upstream::dial::{Dialled, dial};
+use crate::upstream::dial::{Dialled, Purpose, dial};
 
 /// How often ended ejections are looked for.
 const EJECTION_TICK: Duration = Duration::from_millis(100);
@@ -116,7 +116,7 @@ impl std::fmt::Display for Refusal {
 }
 
 async fn probe(address: &Address, probe: &Probe, upstream: &upstream::Access) -> Result<(), Refusal> {
-    let dialled = dial(address, upstream, None, false).await.map_err(Refusal::Connect)?;
+    let dialled = dial(address, upstream, Purpose::Probe, false).await.map_err(Refusal::Connect)?;
     match probe {
         Probe::None | Probe::Tcp => Ok(()),
         Probe::Http { path, host, expect } => {

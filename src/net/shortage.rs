@@ -1,10 +1,11 @@
-//! Owns: telling a shortage of this process or machine from a failure of whoever it talks to.
+//! Owns: telling a shortage of this process or machine from a failure of whoever it talks to; which descriptors are kept for need.
 //! Invariant: the line about a shortage comes at most once a second, however many tasks run into it.
 //! Must not know: what the descriptor, port or memory was wanted for.
 
 use std::error::Error;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -17,6 +18,27 @@ const OURS: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUF
 
 /// Least time between two lines.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// The first descriptor that no request may have: all below it are in use when the system gives it out
+/// (POSIX: always the lowest). Of the process, as its descriptors are.
+static CEILING: AtomicI32 = AtomicI32::new(i32::MAX);
+
+/// From now on descriptors from the number `ceiling` on are kept for what must go on when clients have taken all
+/// others.
+pub fn keep_from(ceiling: usize) {
+    CEILING.store(i32::try_from(ceiling).unwrap_or(i32::MAX), Ordering::Relaxed);
+}
+
+/// Whether a request may use this descriptor.
+///
+/// # Errors
+/// That of a process without descriptors, if it is one of those that are kept.
+pub fn check(descriptor: &impl AsRawFd) -> io::Result<()> {
+    match descriptor.as_raw_fd() < CEILING.load(Ordering::Relaxed) {
+        true => Ok(()),
+        false => Err(Errno::MFILE.into()),
+    }
+}
 
 /// Whether `error`, or an error that it was made of, is a shortage of our own: nobody else is to blame.
 pub fn is_ours(error: &(dyn Error + 'static)) -> bool {

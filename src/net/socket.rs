@@ -8,15 +8,16 @@ mod raw;
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixSocket, UnixStream};
 
-use super::Address;
 use super::turn::{self, Bell, Carried};
+use super::{Address, shortage};
 use incoming::Incoming;
 use outgoing::Outgoing;
 pub use outgoing::Sent;
@@ -45,18 +46,26 @@ struct Shared {
 
 impl Socket {
     /// Connects to `address`. A TCP socket sends small pieces at once: without TCP_NODELAY a small
-    /// request's last segment could wait for an acknowledgement.
+    /// request's last segment could wait for an acknowledgement. Where it is `for_request`, it takes none of the
+    /// descriptors that are [kept](shortage::keep_from).
     ///
     /// # Errors
     /// What the system says.
-    pub async fn connect(address: &Address) -> io::Result<Socket> {
+    pub async fn connect(address: &Address, for_request: bool) -> io::Result<Socket> {
+        let check = |socket: &dyn AsRawFd| if for_request { shortage::check(&socket.as_raw_fd()) } else { Ok(()) };
         match address {
             Address::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
+                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                check(&socket)?;
+                let stream = socket.connect(*address).await?;
                 stream.set_nodelay(true)?;
                 Ok(stream.into())
             }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Socket::from),
+            Address::Unix(path) => {
+                let socket = UnixSocket::new_stream()?;
+                check(&socket)?;
+                socket.connect(path).await.map(Socket::from)
+            }
         }
     }
 

@@ -191,6 +191,7 @@ impl Proxy {
         let timeouts = exchange.timeouts(service);
         let wanted = Wanted { client: exchange.origin().client(), http1: outgoing.asked.is_some() };
         let mut may_reuse = true;
+        let mut may_shed = true;
         loop {
             let idle = if may_reuse {
                 self.idle.take(backend, &service.upstream.settings, wanted, clock::now())
@@ -208,7 +209,14 @@ impl Proxy {
                         limit.poll(cx).map(|()| Fact::ConnectTimeout)
                     };
                     // Boxed, or each request's future would have room for what few of them do.
-                    let line = Box::pin(self.idle.open(backend, &service.upstream, wanted, watch)).await?;
+                    let line = match Box::pin(self.idle.open(backend, &service.upstream, wanted, watch)).await {
+                        // Once: what others give back and take meanwhile is not waited for.
+                        Err(failure) if failure.fact == Fact::Shortage && may_shed && self.idle.shed() => {
+                            may_shed = false;
+                            continue;
+                        }
+                        opened => opened?,
+                    };
                     exchange.reached(service, index);
                     line
                 }

@@ -26,10 +26,15 @@ pub struct Budget {
     pub clients: usize,
     /// Connections to the admin listener at once.
     pub admin: usize,
+    /// From this number on, a descriptor is for the admin listener, for probes, and for files that are read anew,
+    /// and for no request.
+    pub ceiling: usize,
 }
 
-/// Standard streams, logs, files that are read anew, DNS, the store of sessions.
-const BASE: usize = 24;
+/// Standard streams, logs, DNS, the store of sessions.
+const BASE: usize = 16;
+/// Files that are read anew, and what else is open for a moment.
+const SPARE: usize = 8;
 /// An event loop: its poll, its wake-up, and what it hears of signals.
 const LOOP: usize = 6;
 /// Most connections to the admin listener.
@@ -42,12 +47,13 @@ const PROBES: usize = 256;
 pub fn budget(limit: usize, needs: Needs) -> Budget {
     let Needs { threads, listeners, backends, has_admin } = needs;
     let threads = threads.max(1);
-    let fixed = BASE + LOOP * (threads + 1) + listeners * threads;
+    let fixed = BASE + SPARE + LOOP * (threads + 1) + listeners * threads;
     // Of few descriptors neither may take most.
     let admin = if has_admin { ADMIN.min(limit / 8).max(2) } else { 0 };
     let probes = backends.min(PROBES).min(limit / 8);
     let clients = limit.saturating_sub(fixed + admin + probes) / 2;
-    Budget { clients: clients.max(1), admin }
+    let ceiling = limit.saturating_sub(SPARE + admin + probes).max(limit / 2);
+    Budget { clients: clients.max(1), admin, ceiling }
 }
 
 /// The limit of open descriptors that this process has now.
@@ -83,9 +89,10 @@ mod tests {
 
     #[test]
     fn clients_get_half_of_what_is_left_and_never_nothing() {
-        assert_eq!(budget(20_000, USUAL), Budget { clients: (20_000 - 24 - 18 - 2 - 96 - 3) / 2, admin: 96 });
-        assert_eq!(budget(80, USUAL), Budget { clients: 11, admin: 10 });
-        assert_eq!(budget(8, USUAL), Budget { clients: 1, admin: 2 });
+        let plenty = Budget { clients: (20_000 - 24 - 18 - 2 - 96 - 3) / 2, admin: 96, ceiling: 20_000 - 107 };
+        assert_eq!(budget(20_000, USUAL), plenty);
+        assert_eq!(budget(80, USUAL), Budget { clients: 11, admin: 10, ceiling: 59 });
+        assert_eq!(budget(8, USUAL), Budget { clients: 1, admin: 2, ceiling: 4 });
         assert_eq!(budget(80, Needs { has_admin: false, backends: 0, ..USUAL }).clients, 18);
     }
 
@@ -98,8 +105,9 @@ mod tests {
             backends in 0usize..60_000,
             has_admin: bool,
         ) {
-            let Budget { clients, admin } = budget(limit, Needs { threads, listeners, backends, has_admin });
-            prop_assert!(clients >= 1);
+            let needs = Needs { threads, listeners, backends, has_admin };
+            let Budget { clients, admin, ceiling } = budget(limit, needs);
+            prop_assert!(clients >= 1 && ceiling <= limit);
             prop_assert!(clients == 1 || 2 * clients + admin <= limit);
         }
     }

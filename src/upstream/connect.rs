@@ -13,7 +13,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 
 use super::Access;
-use super::dial::{Dialled, dial};
+use super::dial::{Dialled, Purpose, dial};
 use super::failure::{Fact, Failure};
 use super::idle::Wanted;
 use super::quiet::Quiet;
@@ -51,7 +51,8 @@ where
             }
             unsent(Fact::Connect(error.kind()))
         };
-        let Dialled { stream, is_http2 } = dial(address, access, wanted.client, wanted.http1).await.map_err(failed)?;
+        let Dialled { stream, is_http2 } =
+            dial(address, access, Purpose::Request(wanted.client), wanted.http1).await.map_err(failed)?;
         let sent = stream.socket().sent();
         let io = Io(TokioIo::new(stream));
         let failed = |error: hyper::Error| unsent(Fact::of(&error));

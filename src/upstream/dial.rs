@@ -22,15 +22,32 @@ pub struct Dialled {
     pub is_http2: bool,
 }
 
-/// Connects to the backend at `address` on behalf of `client`, or, without one, of Linchpin itself.
-/// Where `http1` is set, nothing newer is spoken.
+/// What a stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Requests on behalf of this client, if it is known.
+    Request(Option<IpAddr>),
+    /// A probe of Linchpin's own, which has descriptors that no request can take.
+    Probe,
+}
+
+impl Purpose {
+    fn client(self) -> Option<IpAddr> {
+        match self {
+            Purpose::Request(client) => client,
+            Purpose::Probe => None,
+        }
+    }
+}
+
+/// Connects to the backend at `address`. Where `http1` is set, nothing newer is spoken.
 ///
 /// # Errors
 /// What the system says, or the backend's end of a handshake.
-pub async fn dial(address: &Address, access: &Access, client: Option<IpAddr>, http1: bool) -> io::Result<Dialled> {
-    let mut socket = Socket::connect(address).await?;
+pub async fn dial(address: &Address, access: &Access, purpose: Purpose, http1: bool) -> io::Result<Dialled> {
+    let mut socket = Socket::connect(address, purpose != Purpose::Probe).await?;
     if let Some(version) = access.settings.proxy_protocol {
-        socket.write_all(&header(version, client, address)?).await?;
+        socket.write_all(&header(version, purpose.client(), address)?).await?;
     }
     let http2 = access.settings.http2 && !http1;
     let Some(tls) = &access.tls else { return Ok(Dialled { stream: socket.into(), is_http2: http2 }) };

@@ -226,6 +226,13 @@ where
         }
     }
 
+    /// Closes all those that wait for a request: their descriptors are needed. Whether there were any.
+    pub fn shed(&self) -> bool {
+        let mut shelves = self.shelves.borrow_mut();
+        let shed = shelves.iter_mut().map(|shelf| shelf.own.drain(..).count());
+        shed.sum::<usize>() > 0
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.shelves.borrow().iter().map(|shelf| shelf.own.len() + shelf.shared.len()).sum()

@@ -16,6 +16,7 @@ mod chains;
 mod clocks;
 mod crowds;
 mod curl;
+mod descriptors;
 mod discovery;
 mod docs;
 mod failover;

@@ -100,6 +100,11 @@ impl Running {
         .await
     }
 
+    /// The next line, or `None` when it has ended.
+    pub async fn next_line(&mut self) -> Option<String> {
+        soon("a line or the end", self.lines.next_line()).await.unwrap()
+    }
+
     /// The same process, whose messages nobody reads any more, and where it listens.
     pub fn without_lines(self) -> (Child, String) {
         (self.process, self.address)

@@ -1,0 +1,79 @@
+//! Owns: whether what a configuration asks for fits into the limit of open descriptors.
+//! Invariant: the default of `max_connections` is an upper bound, and nobody's wish: it is spoken of only where it is far away.
+//! Must not know: the limit of this process, which its caller asks for.
+
+use std::ops::Range;
+
+use super::Plan;
+use super::report::Notes;
+use crate::health::Probe;
+use crate::runtime::descriptors::{self, Needs};
+
+/// Room for fewer clients is spoken of, whatever is configured.
+const FEW: usize = 256;
+
+impl Plan {
+    /// What it needs descriptors for, beside its clients.
+    pub fn descriptors(&self) -> Needs {
+        let probed = self.pools.iter().filter(|pool| pool.health.probe != Probe::None);
+        let backends = probed.map(|pool| {
+            let found: usize = pool.discover.iter().map(|source| source.max_backends).sum();
+            pool.pool.backends.len() + found
+        });
+        Needs {
+            threads: self.server.threads(),
+            listeners: self.listeners.len(),
+            backends: backends.sum(),
+            has_admin: self.admin.is_some(),
+        }
+    }
+}
+
+/// Notes that a process which may open `limit` descriptors can't have `max_connections`, which stands at `place`.
+pub(super) fn check(plan: &Plan, place: Option<Range<usize>>, limit: usize, notes: &Notes<'_>) {
+    let wanted = plan.server.max_connections;
+    let clients = descriptors::budget(limit, plan.descriptors()).clients;
+    let is_default = wanted == crate::runtime::Settings::default().max_connections;
+    if wanted <= clients || (is_default && clients >= FEW) {
+        return;
+    }
+    let problem = format!(
+        "`max_connections` of {wanted} can't fit: this process may open {limit} descriptors, which is enough for \
+         {clients} clients, each with one for its backend"
+    );
+    let remedy =
+        format!("raise the limit (LimitNOFILE of systemd, `ulimit -Hn`), or write max_connections = {clients}");
+    notes.warn(&place.unwrap_or(notes.whole_file()), problem, remedy);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn said(max_connections: &str, limit: usize) -> String {
+        let text = format!(
+            "[server]\nthreads = 2\n{max_connections}\n[[listeners]]\naddress = \"127.0.0.1:8080\"\n[[pools]]\n\
+             name = \"app\"\npersistence = {{ type = \"none\" }}\n[[pools.backends]]\nname = \"a\"\n\
+             address = \"127.0.0.1:9001\"\n"
+        );
+        let (plan, _) = super::super::parse(&text, Path::new("x.toml")).unwrap();
+        let notes = Notes::new(&text, Path::new("x.toml"));
+        check(&plan, max_connections.contains('=').then_some(21..31), limit, &notes);
+        notes.report().to_string()
+    }
+
+    #[test]
+    fn more_connections_than_descriptors_are_spoken_of_and_the_default_only_if_little_is_left() {
+        let warning = said("max_connections = 5000", 1024);
+        let words = "x.toml:3:1: warning: `max_connections` of 5000 can't fit: this process may open 1024 descriptors, \
+                     which is enough for 490 clients, each with one for its backend; raise the limit (LimitNOFILE of \
+                     systemd, `ulimit -Hn`), or write max_connections = 490";
+        assert!(warning.starts_with(words), "{warning}");
+        assert_eq!(said("max_connections = 400", 1024), "");
+        assert_eq!(said("", 1024), "");
+        assert!(said("", 80).contains("enough for 18 clients"), "{}", said("", 80));
+        assert_eq!(said("max_connections = 10", 80), "");
+        assert_eq!(said("max_connections = 100000", 20_000), "", "the default, written");
+    }
+}

@@ -1,0 +1,130 @@
+//! A process that is short of descriptors: its backends are well, and whoever it has served goes on.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use super::support::frames::{END_STREAM, Frames, HEADERS};
+use super::support::process::Running;
+use super::support::tool::Folder;
+use super::support::{Backend, Client, Reply, soon, until};
+
+const FEW: [&str; 2] = ["prlimit", "--nofile=80:80"];
+
+fn configuration(backend: SocketAddr, more: &str) -> String {
+    format!(
+        "[server]\nthreads = 2\n[log]\naccess = \"off\"\n[admin]\naddress = \"127.0.0.1:0\"\n[[listeners]]\n\
+         address = \"127.0.0.1:0\"\n{more}\n[[pools]]\nname = \"app\"\n[pools.health]\ntype = \"tcp\"\n\
+         interval = \"100ms\"\n[[pools.backends]]\nname = \"a\"\naddress = \"{backend}\"\n"
+    )
+}
+
+/// A process with few descriptors, and its admin listener.
+async fn start(configuration: &str) -> (Running, SocketAddr) {
+    let mut running = Running::begin(configuration, Stdio::null(), &FEW);
+    let mut address = async |words: &str| running.line(words).await.rsplit('=').next().unwrap().to_owned();
+    let (own, admin) = (address("listening address=").await, address("admin address=").await);
+    running.address = own;
+    (running, admin.parse().unwrap())
+}
+
+/// The health of the only backend, as a new connection to the admin listener tells it.
+async fn health(admin: SocketAddr) -> String {
+    let mut client = Client::connect(admin).await;
+    client.send(b"GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let status: serde_json::Value = serde_json::from_str(&client.response().await.text()).unwrap();
+    status["pools"][0]["backends"][0]["health"].as_str().unwrap().to_owned()
+}
+
+/// Answers `/hang` never.
+async fn backend() -> Backend {
+    Backend::start("a", |seen| if seen.path() == "/hang" { Reply::Hang } else { Reply::ok("a") }).await
+}
+
+#[tokio::test]
+async fn more_silent_clients_than_descriptors_take_none_of_what_backends_and_probes_need() {
+    let a = backend().await;
+    let (running, admin) = start(&configuration(a.address(), "")).await;
+    let mut client = running.client().await;
+    assert_eq!(client.get("/").await.status, 200);
+    let mut silent = Vec::new();
+    for _ in 0..150 {
+        silent.push(TcpStream::connect(&running.address).await.unwrap());
+    }
+    // The kernel hands silent ones over after a second.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert_eq!(health(admin).await, "up");
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    // And who comes is served when one of them has gone.
+    silent.clear();
+    let mut late = running.client().await;
+    assert_eq!(late.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn requests_for_which_there_is_no_descriptor_are_503_and_no_failure_of_their_backend() {
+    let a = backend().await;
+    let (mut running, admin) = start(&configuration(a.address(), "http2 = true")).await;
+    let mut client = Frames::connect(running.address.parse().unwrap()).await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", "/hang")];
+    for stream in 0..80 {
+        client.fields(END_STREAM, 2 * stream + 1, &fields).await;
+    }
+    // Those that got none are answered, the others wait.
+    client.await_kind(&[HEADERS]).await;
+    let line = running.line("cannot connect to a backend").await;
+    assert!(line.contains("no backend is to blame") && line.contains("LimitNOFILE"), "{line}");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        assert_eq!(health(admin).await, "up");
+    }
+    drop(client);
+    until("it serves again", async || running.client().await.get("/").await.status == 200).await;
+    // One line at once, and the others with the next one.
+    running.signal("TERM").await;
+    let mut said = 0;
+    while let Some(line) = running.next_line().await {
+        said += usize::from(line.contains("no backend is to blame"));
+    }
+    assert!(said <= 3, "{said} lines");
+}
+
+#[tokio::test]
+async fn check_says_what_does_not_fit_into_the_limit_of_descriptors() {
+    let a = backend().await;
+    let folder = Folder::new();
+    let text = configuration(a.address(), "").replace("threads = 2", "threads = 2\nmax_connections = 5000");
+    let file = folder.write("linchpin.toml", text.as_bytes());
+    let mut command = Command::new(FEW[0]);
+    command.args([FEW[1], env!("CARGO_BIN_EXE_linchpin"), "check", "-c", &file]).kill_on_drop(true);
+    let done = soon("the end of the check", command.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert_eq!(done.status.code(), Some(0), "{said}");
+    assert!(said.contains("`max_connections` of 5000 can't fit: this process may open 80 descriptors"), "{said}");
+}
+
+#[tokio::test]
+async fn idle_connections_to_one_backend_give_way_to_requests_for_another() {
+    let (a, b) = (backend().await, backend().await);
+    let routes = "http2 = true\n[[routes]]\npool = \"app\"\n[[routes]]\npath_prefix = \"/hang\"\npool = \"other\"";
+    let other =
+        format!("[[pools]]\nname = \"other\"\n[[pools.backends]]\nname = \"b\"\naddress = \"{}\"\n", b.address());
+    let (running, _) = start(&(configuration(a.address(), routes) + &other)).await;
+    let mut client = Frames::connect(running.address.parse().unwrap()).await;
+    let fields = |path| [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", path)];
+    for stream in 0..20 {
+        client.fields(END_STREAM, 2 * stream + 1, &fields("/")).await;
+    }
+    for _ in 0..20 {
+        assert_eq!(client.await_kind(&[HEADERS]).await.0, HEADERS);
+    }
+    for stream in 20..40 {
+        client.fields(END_STREAM, 2 * stream + 1, &fields("/hang")).await;
+    }
+    b.has(20).await;
+}
