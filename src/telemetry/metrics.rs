@@ -2,8 +2,9 @@
 //! Invariant: each thread counts in cells that no other thread writes; a scrape adds them up.
 //! Must not know: what the labels mean; who scrapes.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -45,18 +46,23 @@ pub struct Labels {
 pub struct Metrics {
     threads: usize,
     labels: Labels,
-    series: Mutex<Vec<Arc<Series>>>,
+    /// By pool.
+    series: Mutex<BTreeMap<Box<str>, ByBackend>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
     limited: Arc<Limited>,
     dropped_lines: Arc<AtomicU64>,
 }
+
+type ByBackend = BTreeMap<Box<str>, Arc<Series>>;
 
 /// The counters of one backend of one pool, or of what no backend served.
 #[derive(Debug)]
 pub struct Series {
     pool: Box<str>,
     backend: Box<str>,
-    shards: Box<[Shard]>,
+    labels: Labels,
+    /// By thread; made when the thread counts something: of thousands of backends most threads meet few.
+    shards: Box<[OnceLock<Box<Shard>>]>,
 }
 
 /// The connections of one listener.
@@ -112,12 +118,11 @@ impl Metrics {
     /// go on across reloads. Empty names stand for "none".
     pub fn series(&self, pool: &str, backend: &str) -> Arc<Series> {
         let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = all.iter().find(|series| *series.pool == *pool && *series.backend == *backend) {
+        if let Some(known) = all.get(pool).and_then(|of_pool| of_pool.get(backend)) {
             return Arc::clone(known);
         }
-        let shards = (0..self.threads).map(|_| Shard::new(&self.labels)).collect();
-        let series = Arc::new(Series { pool: pool.into(), backend: backend.into(), shards });
-        all.push(Arc::clone(&series));
+        let series = Arc::new(Series::new(pool, backend, self.labels, self.threads));
+        all.entry(pool.into()).or_default().insert(backend.into(), Arc::clone(&series));
         series
     }
 
@@ -145,31 +150,48 @@ impl Metrics {
         let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody has it any more, so nobody counts in it; and nobody gets it but under this lock.
         let is_gone = |series: &Arc<Series>| Arc::strong_count(series) == 1 && *series.backend != *GONE;
-        let (gone, mut kept): (Vec<_>, Vec<_>) = std::mem::take(&mut *all).into_iter().partition(is_gone);
-        for series in gone {
-            let known = kept.iter().find(|known| known.pool == series.pool && *known.backend == *GONE);
-            let sum = known.map(Arc::clone).unwrap_or_else(|| {
-                let shards = (0..self.threads).map(|_| Shard::new(&self.labels)).collect();
-                let sum = Arc::new(Series { pool: series.pool.clone(), backend: GONE.into(), shards });
-                kept.push(Arc::clone(&sum));
-                sum
-            });
-            for (sum, shard) in sum.shards.iter().zip(&series.shards) {
-                sum.add(shard);
+        for (pool, of_pool) in all.iter_mut() {
+            let gone: Vec<_> = of_pool.extract_if(.., |_, series| is_gone(series)).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            let new = || Arc::new(Series::new(pool, GONE, self.labels, self.threads));
+            let sum = of_pool.entry(GONE.into()).or_insert_with(new);
+            for (_, series) in gone {
+                for (thread, shard) in series.shards.iter().enumerate() {
+                    if let (Some(shard), Some(sum)) = (shard.get(), sum.shard(thread)) {
+                        sum.add(shard);
+                    }
+                }
             }
         }
-        *all = kept;
     }
 
     fn all(&self) -> Vec<Arc<Series>> {
-        self.series.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().flat_map(BTreeMap::values).map(Arc::clone).collect()
     }
 }
 
 impl Series {
+    fn new(pool: &str, backend: &str, labels: Labels, threads: usize) -> Series {
+        let shards = (0..threads).map(|_| OnceLock::new()).collect();
+        Series { pool: pool.into(), backend: backend.into(), labels, shards }
+    }
+
+    /// Where this thread counts.
+    fn shard(&self, thread: usize) -> Option<&Shard> {
+        self.shards.get(thread).map(|shard| &**shard.get_or_init(|| Box::new(Shard::new(&self.labels))))
+    }
+
+    /// Where threads have counted.
+    fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().filter_map(|shard| shard.get().map(|shard| &**shard))
+    }
+
     /// Counts a request that has ended. `verdict` is a position in [`Labels::verdicts`].
     pub fn request(&self, thread: usize, verdict: usize, status: u16, took: Duration) {
-        let Some(shard) = self.shards.get(thread) else { return };
+        let Some(shard) = self.shard(thread) else { return };
         if let Some(codes) = shard.requests.get(verdict) {
             codes[slot(status)].add(1);
         }
@@ -181,28 +203,28 @@ impl Series {
 
     /// Counts an attempt on the backend. `outcome` is a position in [`Labels::outcomes`].
     pub fn attempt(&self, thread: usize, outcome: usize) {
-        if let Some(counter) = self.shards.get(thread).and_then(|shard| shard.attempts.get(outcome)) {
+        if let Some(counter) = self.shard(thread).and_then(|shard| shard.attempts.get(outcome)) {
             counter.add(1);
         }
     }
 
     /// Counts a session that was moved away. `cause` is a position in [`Labels::causes`].
     pub fn moved(&self, thread: usize, cause: usize) {
-        if let Some(counter) = self.shards.get(thread).and_then(|shard| shard.moves.get(cause)) {
+        if let Some(counter) = self.shard(thread).and_then(|shard| shard.moves.get(cause)) {
             counter.add(1);
         }
     }
 
     /// A request has become a tunnel.
     pub fn tunnel_began(&self, thread: usize) {
-        if let Some(shard) = self.shards.get(thread) {
+        if let Some(shard) = self.shard(thread) {
             shard.tunnels.add(1);
         }
     }
 
     /// A tunnel has ended.
     pub fn tunnel_ended(&self, thread: usize) {
-        if let Some(shard) = self.shards.get(thread) {
+        if let Some(shard) = self.shard(thread) {
             shard.tunnels_ended.add(1);
         }
     }
@@ -217,7 +239,7 @@ impl Series {
 
     /// Requests that have ended.
     pub fn requests(&self) -> u64 {
-        self.shards.iter().flat_map(|shard| shard.requests.iter().flatten()).map(Counter::get).sum()
+        self.shards().flat_map(|shard| shard.requests.iter().flatten()).map(Counter::get).sum()
     }
 
     /// Attempts by outcome position.
@@ -227,11 +249,11 @@ impl Series {
 
     /// Attempts that failed: all but the first outcome.
     pub fn failures(&self) -> u64 {
-        self.shards.iter().flat_map(|shard| shard.attempts.iter().skip(1)).map(Counter::get).sum()
+        self.shards().flat_map(|shard| shard.attempts.iter().skip(1)).map(Counter::get).sum()
     }
 
     fn sum<'a>(&'a self, counter: impl Fn(&'a Shard) -> Option<&'a Counter>) -> u64 {
-        self.shards.iter().filter_map(counter).map(Counter::get).sum()
+        self.shards().filter_map(counter).map(Counter::get).sum()
     }
 }
 
@@ -317,7 +339,7 @@ impl Collector for Metrics {
         let mut family = encoder.encode_descriptor("linchpin_request_duration", help, unit, histogram)?;
         for (pool, of_pool) in by_pool(&all) {
             let sum = |counter: &dyn Fn(&Shard) -> u64| -> u64 {
-                of_pool.iter().flat_map(|series| series.shards.iter()).map(counter).sum()
+                of_pool.iter().flat_map(|series| series.shards()).map(counter).sum()
             };
             let uppers = BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
             let buckets: Vec<_> =
@@ -338,7 +360,7 @@ impl Collector for Metrics {
 
         let help = "Sessions that were moved to another backend, by cause";
         let mut family = encoder.encode_descriptor("linchpin_moves", help, None, counter)?;
-        for (pool, of_pool) in by_pool(&all).into_iter().filter(|(pool, _)| !pool.is_empty()) {
+        for (pool, of_pool) in by_pool(&all).filter(|(pool, _)| !pool.is_empty()) {
             for (cause, name) in self.labels.causes.iter().enumerate() {
                 let count: u64 = of_pool.iter().map(|series| series.sum(|shard| shard.moves.get(cause))).sum();
                 let labels = [("pool", pool), ("cause", name)];
@@ -383,15 +405,10 @@ impl Collector for Metrics {
     }
 }
 
-fn by_pool(all: &[Arc<Series>]) -> Vec<(&str, Vec<&Arc<Series>>)> {
-    let mut pools: Vec<(&str, Vec<&Arc<Series>>)> = Vec::new();
-    for series in all {
-        match pools.iter_mut().find(|(pool, _)| *pool == &*series.pool) {
-            Some((_, of_pool)) => of_pool.push(series),
-            None => pools.push((&series.pool, vec![series])),
-        }
-    }
-    pools
+/// The series of each pool, which stand together.
+fn by_pool(all: &[Arc<Series>]) -> impl Iterator<Item = (&str, &[Arc<Series>])> {
+    let pools = all.chunk_by(|one, other| one.pool == other.pool);
+    pools.filter_map(|of_pool| Some((&*of_pool.first()?.pool, of_pool)))
 }
 
 #[cfg(test)]
@@ -450,8 +467,8 @@ mod tests {
         metrics.tidy();
         let all = metrics.all();
         let told: Vec<_> = all.iter().map(|series| (&*series.backend, series.requests(), series.attempts(0))).collect();
-        assert_eq!(told, [("a", 0, 0), ("(gone)", 2, 1)]);
-        assert_eq!(all[1].sum(|shard| Some(&shard.micros)), 6);
+        assert_eq!(told, [("(gone)", 2, 1), ("a", 0, 0)]);
+        assert_eq!(all[0].sum(|shard| Some(&shard.micros)), 6);
         drop(stays);
     }
 
