@@ -3,6 +3,7 @@
 //! Must not know: other threads: each has its own cursor with a start of its own.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::{Balancer, Candidates};
@@ -14,15 +15,30 @@ pub(super) struct RoundRobin {
     credits: RefCell<Vec<i64>>,
 }
 
+/// Backends that are looked at, at most, to find a start.
+const MOST_WORK: u64 = 1_000_000;
+
 impl RoundRobin {
     /// A cursor that starts somewhere in the cycle. Without that, all threads of all Linchpins
     /// would send their first clients to the first backend.
     pub(super) fn new(pool: &Pool, entropy: u64) -> RoundRobin {
-        let this = RoundRobin { credits: RefCell::new(vec![0; pool.backends().len()]) };
+        let weights: Vec<_> = pool.backends().iter().map(|backend| i64::from(backend.live().weight())).collect();
+        let count = weights.len().max(1) as u64;
+        if let [first, others @ ..] = &*weights
+            && others.iter().all(|weight| weight == first)
+        {
+            // Where all weigh the same, each step serves the next one, and the end of many is known.
+            let steps = (entropy % count) as usize;
+            let earned = first * steps as i64;
+            let credit = |index: usize| if index < steps { earned - first * weights.len() as i64 } else { earned };
+            return RoundRobin { credits: RefCell::new((0..weights.len()).map(credit).collect()) };
+        }
+        let this = RoundRobin { credits: RefCell::new(vec![0; weights.len()]) };
         let tried = super::Tried::new();
-        let cycle: u64 = pool.backends().iter().map(|backend| u64::from(backend.live().weight())).sum();
-        // A cycle can be a thousand a backend; a few steps for each set threads apart well enough.
-        let steps = entropy % cycle.clamp(1, 4 * pool.backends().len().max(1) as u64);
+        // A cycle can be a thousand a backend; a few steps for each set threads apart well enough, and a step
+        // costs as much as there are backends.
+        let most = (4 * count).min(MOST_WORK / count).max(1);
+        let steps = entropy % weights.iter().sum::<i64>().unsigned_abs().clamp(1, most);
         for _ in 0..steps {
             this.best(&Candidates::new(pool, &tried), 0);
         }
@@ -53,15 +69,13 @@ impl Balancer for RoundRobin {
     /// all the time would get its first client each time. Those who come have none.
     fn follow(&self, from: &Pool, to: &Pool) -> Option<Rc<dyn Balancer>> {
         let credits = self.credits.borrow();
-        let stays = |id: usize| from.backends().iter().any(|backend| backend.live().id() == id);
-        if !to.backends().iter().any(|backend| stays(backend.live().id())) {
+        let were = from.backends().iter().map(|backend| backend.live().id());
+        let were: HashMap<usize, i64> = were.zip(credits.iter().copied()).collect();
+        if !to.backends().iter().any(|backend| were.contains_key(&backend.live().id())) {
             // All are new, and a cursor of its own for each thread sets threads apart.
             return None;
         }
-        let credit = |id: usize| {
-            let was = from.backends().iter().position(|backend| backend.live().id() == id);
-            was.and_then(|index| credits.get(index).copied()).unwrap_or_default()
-        };
+        let credit = |id: usize| were.get(&id).copied().unwrap_or_default();
         let credits = to.backends().iter().map(|backend| credit(backend.live().id())).collect();
         Some(Rc::new(RoundRobin { credits: RefCell::new(credits) }))
     }
@@ -85,6 +99,14 @@ mod tests {
     #[test]
     fn weights_are_served_smoothly() {
         assert_eq!(picks(&[5, 1, 1], 0, 7), [0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn a_start_among_equals_is_the_one_that_as_many_steps_lead_to() {
+        for (weight, entropy) in [(1, 0), (1, 2), (3, 4), (3, 11)] {
+            let from_0 = picks(&[weight; 5], 0, 20);
+            assert_eq!(picks(&[weight; 5], entropy, 10), from_0[entropy as usize % 5..][..10], "{weight} {entropy}");
+        }
     }
 
     #[test]
