@@ -370,7 +370,7 @@ impl Control {
 async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: oneshot::Receiver<()>) {
     let ControlParts { composer, published, ours, lost, admin, stores, metrics, certificates } = parts;
     let (entries, known) = (Arc::clone(published.entries()), phase.subscribe());
-    published.begin_probes(composer.plan());
+    published.begin_probes();
     for store in stores {
         tokio::spawn(share::run(store));
     }

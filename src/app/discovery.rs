@@ -128,7 +128,7 @@ impl Keeper {
         }
         if is_new {
             let snapshot = self.composer.compose();
-            self.published.publish(self.composer.plan(), snapshot);
+            self.published.publish(snapshot);
         }
     }
 }
@@ -139,18 +139,19 @@ fn now() -> Now {
 
 /// Tells the operator who has come and who goes.
 fn announce(pool: &str, before: &[backend::Settings], after: &[backend::Settings]) {
-    let has = |all: &[backend::Settings], one: &backend::Settings, leaving: bool| {
-        all.iter().any(|other| other.name == one.name && other.address == one.address && other.leaving == leaving)
-    };
+    fn identity(one: &backend::Settings) -> (&str, &Address) {
+        (&one.name, &one.address)
+    }
+    let here_before: HashSet<_> = before.iter().filter(|one| !one.leaving).map(identity).collect();
+    let there_after: HashSet<_> = after.iter().map(identity).collect();
     let list = |all: Vec<&backend::Settings>| {
         let named: Vec<_> = all.iter().take(NAMED).map(|settings| settings.name.as_str()).collect();
         let more = if all.len() > NAMED { format!(" and {} more", all.len() - NAMED) } else { String::new() };
         format!("{}{more}", named.join(" "))
     };
-    let here = |all: &[backend::Settings], one: &backend::Settings| has(all, one, false);
-    let come: Vec<_> = after.iter().filter(|one| !one.leaving && !here(before, one)).collect();
-    let drain: Vec<_> = after.iter().filter(|one| one.leaving && here(before, one)).collect();
-    let gone: Vec<_> = before.iter().filter(|one| !here(after, one) && !has(after, one, true)).collect();
+    let come: Vec<_> = after.iter().filter(|one| !one.leaving && !here_before.contains(&identity(one))).collect();
+    let drain: Vec<_> = after.iter().filter(|one| one.leaving && here_before.contains(&identity(one))).collect();
+    let gone: Vec<_> = before.iter().filter(|one| !there_after.contains(&identity(one))).collect();
     for (all, what) in [
         (come, "backends are found"),
         (drain, "backends are gone: they keep the sessions they have for a while"),

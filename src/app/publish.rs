@@ -2,6 +2,7 @@
 //! Invariant: no request waits for it; probes begin and end with the backends that come and go.
 //! Must not know: what has changed, and why.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -10,16 +11,16 @@ use tokio::sync::watch;
 use crate::admin;
 use crate::config::{Plan, PoolPlan};
 use crate::discover::Standing;
-use crate::health;
-use crate::pool::{Backend, Pool};
+use crate::health::active::{self, Prober};
+use crate::pool::Backend;
 use crate::proxy::snapshot::{Service, Snapshot};
 
 /// The snapshot as it is now, in each of the shapes in which it is needed.
 pub(super) struct Published {
     snapshot: watch::Sender<Arc<Snapshot>>,
     entries: Arc<ArcSwap<Vec<admin::Entry>>>,
-    /// By position in the plan.
-    pools: Vec<Arc<ArcSwap<Pool>>>,
+    /// Each has its pool as it is now; by position in the plan.
+    probers: Vec<Arc<Prober>>,
     /// How the sources of each pool are doing.
     standings: Vec<Vec<Arc<Standing>>>,
 }
@@ -29,9 +30,13 @@ impl Published {
         let standing =
             |pool: &PoolPlan| pool.discover.iter().map(|settings| Arc::new(Standing::new(&settings.source))).collect();
         let standings: Vec<Vec<_>> = plan.pools.iter().map(standing).collect();
-        let pools = snapshot.services.iter().map(|service| Arc::new(ArcSwap::new(Arc::clone(&service.pool)))).collect();
+        let prober = |(service, plan): (&Service, &PoolPlan)| {
+            let pool = Arc::new(ArcSwap::new(Arc::clone(&service.pool)));
+            Arc::new(Prober::new(pool, plan.health.clone(), service.upstream.clone()))
+        };
+        let probers = snapshot.services.iter().zip(&plan.pools).map(prober).collect();
         let entries = Arc::new(ArcSwap::from_pointee(entries(&snapshot, &standings)));
-        Published { snapshot: watch::Sender::new(Arc::new(snapshot)), entries, pools, standings }
+        Published { snapshot: watch::Sender::new(Arc::new(snapshot)), entries, probers, standings }
     }
 
     /// For a data-path thread.
@@ -50,22 +55,22 @@ impl Published {
     }
 
     /// Begins to probe all that is there. Once, on the thread that is to do it.
-    pub(super) fn begin_probes(&self, plan: &Plan) {
-        for ((current, plan), service) in self.pools.iter().zip(&plan.pools).zip(&self.snapshot.borrow().services) {
-            for backend in service.pool.backends() {
-                probe(current, backend, plan, service);
+    pub(super) fn begin_probes(&self) {
+        for prober in &self.probers {
+            for backend in prober.pool().load().backends() {
+                probe(prober, backend);
             }
-            tokio::spawn(health::active::end_ejections(Arc::clone(current)));
+            tokio::spawn(active::end_ejections(Arc::clone(prober.pool())));
         }
     }
 
     /// Has everyone go on with `snapshot`, of the same pools.
-    pub(super) fn publish(&self, plan: &Plan, snapshot: Snapshot) {
-        for ((current, plan), service) in self.pools.iter().zip(&plan.pools).zip(&snapshot.services) {
-            let old = current.swap(Arc::clone(&service.pool));
-            let is_known = |live: &Arc<_>| old.backends().iter().any(|backend| Arc::ptr_eq(backend.live(), live));
-            for backend in service.pool.backends().iter().filter(|backend| !is_known(backend.live())) {
-                probe(current, backend, plan, service);
+    pub(super) fn publish(&self, snapshot: Snapshot) {
+        for (prober, service) in self.probers.iter().zip(&snapshot.services) {
+            let old = prober.pool().swap(Arc::clone(&service.pool));
+            let known: HashSet<_> = old.backends().iter().map(|backend| backend.live().id()).collect();
+            for backend in service.pool.backends().iter().filter(|backend| !known.contains(&backend.live().id())) {
+                probe(prober, backend);
             }
         }
         let entries = Arc::new(entries(&snapshot, &self.standings));
@@ -75,14 +80,9 @@ impl Published {
     }
 }
 
-fn probe(pool: &Arc<ArcSwap<Pool>>, backend: &Backend, plan: &PoolPlan, service: &Service) {
-    let live = Arc::clone(backend.live());
-    tokio::task::spawn_local(health::active::watch(
-        Arc::clone(pool),
-        live,
-        plan.health.clone(),
-        service.upstream.clone(),
-    ));
+fn probe(prober: &Arc<Prober>, backend: &Backend) {
+    let (name, live) = (Arc::clone(backend.name()), Arc::clone(backend.live()));
+    tokio::task::spawn_local(active::watch(Arc::clone(prober), name, live));
 }
 
 /// What the admin plane is told of a snapshot.

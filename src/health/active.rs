@@ -16,6 +16,7 @@ use http_body_util::Empty;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use rand::RngExt;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Probe, Settings};
@@ -25,25 +26,59 @@ use crate::pool::{AdminState, Health, Live, Pool};
 use crate::upstream;
 use crate::upstream::dial::{Dialled, Purpose, dial};
 
+/// Probes of a pool that are under way at once: each has a descriptor. Of more backends the others wait their
+/// turn, and a round takes longer than the interval where they can't all be asked in it. A bound for each pool,
+/// since one full of dead servers, which take the whole timeout, is not to keep the others from being asked.
+const AT_ONCE: usize = 512;
+
 /// How often ended ejections are looked for.
 const EJECTION_TICK: Duration = Duration::from_millis(100);
 
-/// Probes one backend of `pool` for as long as it belongs to it. The first probe is sent at once.
-pub async fn watch(pool: Arc<ArcSwap<Pool>>, live: Arc<Live>, settings: Settings, upstream: upstream::Access) {
+/// What it takes to probe the backends of a pool.
+#[derive(Debug)]
+pub struct Prober {
+    pool: Arc<ArcSwap<Pool>>,
+    settings: Settings,
+    upstream: upstream::Access,
+    places: Semaphore,
+}
+
+impl Prober {
+    /// For the backends of `pool`, now and later.
+    pub fn new(pool: Arc<ArcSwap<Pool>>, settings: Settings, upstream: upstream::Access) -> Prober {
+        Prober { pool, settings, upstream, places: Semaphore::new(AT_ONCE) }
+    }
+
+    /// The pool as it is now.
+    pub fn pool(&self) -> &Arc<ArcSwap<Pool>> {
+        &self.pool
+    }
+}
+
+/// Probes a backend of the pool for as long as it belongs to it. The first probe is sent at once.
+pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
+    let Prober { settings, upstream, places, .. } = &*prober;
     if settings.probe == Probe::None {
         return;
     }
+    // The second one comes earlier by up to half of the interval: those of backends that were there from the
+    // beginning would else come in a bunch for as long as the process lives.
     let mut due = Instant::now();
+    let mut next = settings.interval.mul_f64(0.5 + 0.5 * fraction(rand::rng().random()));
     loop {
         sleep_until(due).await;
-        due += jittered(settings.interval, rand::rng().random());
+        due += std::mem::replace(&mut next, jittered(settings.interval, rand::rng().random()));
         // A probe that took longer than the interval is followed by the next at once, not by all
         // that were missed.
-        let pool = pool.load_full();
-        let Some(index) = pool.backends().iter().position(|backend| Arc::ptr_eq(backend.live(), &live)) else { return };
+        let Ok(_place) = places.acquire().await else { return };
+        let pool = prober.pool.load_full();
+        let Some(index) = pool.position(&name) else { return };
         let backend = pool.backend(index);
+        if !Arc::ptr_eq(backend.live(), &live) {
+            return;
+        }
         if backend.live().state() != AdminState::Maintenance {
-            let result = timeout(settings.timeout, probe(backend.address(), &settings.probe, &upstream)).await;
+            let result = Box::pin(timeout(settings.timeout, probe(backend.address(), &settings.probe, upstream))).await;
             let result = result.unwrap_or(Err(Refusal::Timeout));
             let now = Instant::now();
             due = due.max(now);
@@ -80,7 +115,12 @@ pub async fn end_ejections(pool: Arc<ArcSwap<Pool>>) {
 
 /// `interval`, up to a tenth more or less.
 fn jittered(interval: Duration, random: u64) -> Duration {
-    interval.mul_f64(0.9 + 0.2 * (random as f64 / u64::MAX as f64))
+    interval.mul_f64(0.9 + 0.2 * fraction(random))
+}
+
+/// From 0 to 1.
+fn fraction(random: u64) -> f64 {
+    random as f64 / u64::MAX as f64
 }
 
 /// Why a probe failed.

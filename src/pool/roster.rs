@@ -94,7 +94,9 @@ impl Pool {
             let (ejected, out) = (self.others(index, is_out), self.others(index, |other| other.accepts_new().is_err()));
             vitals::may_eject(ejected, out, self.backends().len(), &roster.settings)
         };
-        let spare = may_spare(&|other| other.health() == Health::Ejected);
+        // Looking at all the others costs as much as there are: not for each probe of a pool of thousands.
+        let is_failure = matches!(observation, Observation::Failure(_));
+        let spare = is_failure && may_spare(&|other| other.health() == Health::Ejected);
         let vitals = members.entry(backend.live().id()).or_default();
         match observation {
             Observation::Probe(passed) => vitals.probed(passed, now, &roster.settings),
