@@ -101,10 +101,10 @@ impl Composer {
             _ => (rate, Arc::new(Limiter::new(rate, clock::now()))),
         };
         self.limiter = self.plan.rate.map(limiter);
-        let pool = |name: &str| {
-            let mut plans = self.plan.pools.iter().enumerate();
-            plans.find(|(_, plan)| plan.pool.name == *name).map(|(position, plan)| (position, &plan.timeouts))
-        };
+        let plans = self.plan.pools.iter().enumerate();
+        let plans: HashMap<_, _> =
+            plans.map(|(position, plan)| (plan.pool.name.as_str(), (position, &plan.timeouts))).collect();
+        let pool = |name: &str| plans.get(name).copied();
         let limits = &self.plan.server.limits;
         Snapshot {
             routes: Routes::new(&self.plan.routes, limits.body_bytes, pool),

@@ -116,13 +116,14 @@ fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
     let names = || pool.backends.iter().filter_map(|backend| backend.name.as_ref());
     unique("backend of this pool named", names(), notes);
     unique("backend of this pool at", pool.backends.iter().filter_map(|backend| backend.address.as_ref()), notes);
+    let known_names: HashSet<_> = names().map(|name| &name.value).collect();
     for backend in &pool.backends {
         let own = backend.name.as_ref().map(|name| &name.value);
         let mut seen = HashSet::new();
         for next in &backend.failover {
             if Some(&next.value) == own {
                 notes.error(&next.span, "a backend can't be its own failover", "name other backends of the pool");
-            } else if !names().any(|name| name.value == next.value) && pool.discover.is_empty() {
+            } else if !known_names.contains(&next.value) && pool.discover.is_empty() {
                 let problem = format!("the pool has no backend {}", shown(&next.value));
                 let others =
                     names().map(|name| name.value.as_str()).filter(|name| Some(*name) != own.map(String::as_str));
@@ -190,16 +191,15 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
         notes.missing(&second.span, problem, "write [[routes]] with pool, and hosts or path_prefix, for each pool");
     }
     let mut first: HashMap<(Option<bool>, &str, &str), usize> = HashMap::new();
+    let named = draft.pools.iter().rev().filter_map(|pool| Some((pool.name.as_ref()?.value.as_str(), pool)));
+    // Of two of one name, which is an error, the first.
+    let pools: HashMap<_, _> = named.collect();
     for route in &draft.routes {
-        let pool = |pool: &&PoolDraft| {
-            pool.name.as_ref().map(|name| &name.value) == route.pool.as_ref().map(|pool| &pool.value)
-        };
-        if let Some(pool) = draft.pools.iter().find(pool) {
+        let of_name = route.pool.as_ref().map(|pool| pools.get(pool.value.as_str()));
+        if let Some(Some(pool)) = of_name {
             route.fits_to(pool, notes);
         }
-        if let Some(pool) = &route.pool
-            && !names().any(|name| name == pool.value)
-        {
+        if let (Some(pool), Some(None)) = (&route.pool, of_name) {
             let problem = format!("there is no pool {}", shown(&pool.value));
             notes.missing(&pool.span, problem, known("pools", &pool.value, names()));
         }
@@ -216,19 +216,22 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
         }
     }
     routes::circles(&draft.routes, notes);
-    let is_reached =
-        |name: &str| draft.routes.iter().filter_map(|route| route.pool.as_ref()).any(|pool| pool.value == name);
+    let reached: HashSet<_> =
+        draft.routes.iter().filter_map(|route| route.pool.as_ref()).map(|pool| &pool.value).collect();
     for name in draft.pools.iter().filter_map(|pool| pool.name.as_ref()) {
-        if !draft.routes.is_empty() && notes.is_whole() && !is_reached(&name.value) {
+        if !draft.routes.is_empty() && notes.is_whole() && !reached.contains(&name.value) {
             let problem = format!("no route leads to the pool {}", shown(&name.value));
             notes.warn(&name.span, problem, "write [[routes]] for it, or take it out");
         }
     }
 }
 
+/// Names that a mistyped one is compared with, at the most: each comparison of a file with thousands of them costs.
+const MOST_COMPARED: usize = 1000;
+
 /// The remedy for a name that is none.
 fn known<'n>(what: &str, mistyped: &str, names: impl Iterator<Item = &'n str> + Clone) -> String {
-    match nearest(mistyped, names.clone()) {
+    match nearest(mistyped, names.clone().take(MOST_COMPARED)) {
         Some(name) => format!("did you mean \"{name}\"?"),
         None => match names.take(10).map(|name| format!("\"{name}\"")).collect::<Vec<_>>() {
             names if names.is_empty() => format!("there are no other {what}"),

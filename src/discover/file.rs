@@ -7,7 +7,7 @@ use std::fmt;
 use super::{Found, name};
 
 /// The largest file that is read.
-pub const MAX_BYTES: u64 = 1 << 20;
+pub const MAX_BYTES: u64 = 16 << 20;
 /// The highest weight, as in the configuration.
 const MAX_WEIGHT: u32 = 1000;
 

@@ -83,7 +83,9 @@ impl Reconciler {
             Some((as_before, pool)) if as_before == settings => return Arc::clone(pool),
             old => old.map(|(_, pool)| Arc::clone(pool)),
         };
-        let position = |name: &String| settings.backends.iter().position(|other| other.name == *name);
+        let names = settings.backends.iter().enumerate().map(|(index, backend)| (backend.name.as_str(), index));
+        let positions: HashMap<_, _> = names.collect();
+        let position = |name: &String| positions.get(name.as_str()).copied();
         let backends: Vec<_> = settings
             .backends
             .iter()
