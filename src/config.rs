@@ -40,6 +40,8 @@ pub struct Plan {
     pub rate: Option<proxy::rate::Settings>,
     /// `replay_memory` of `[server]`, in bytes.
     pub replay_memory: usize,
+    /// What Linchpin is called in Via, if it writes that field.
+    pub via: Option<String>,
     /// `[log]`.
     pub log: telemetry::Settings,
     /// `[admin]`, if there is one.

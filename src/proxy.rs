@@ -28,6 +28,7 @@ mod target;
 mod trailers;
 pub mod tunnel;
 mod upgrade;
+pub mod via;
 mod wait;
 
 use std::cell::{Cell, RefCell};
@@ -35,7 +36,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use rand::RngExt;
@@ -189,7 +190,10 @@ impl Proxy {
             }
         };
 
-        let (origin, now) = (exchange.origin(), clock::unix());
+        let (origin, now, via) = (exchange.origin(), clock::unix(), view.via(exchange.pool()));
+        if via.is_some_and(|via| exchange.goes_round(via, &head.headers)) {
+            return Err(ProxyError::Loop);
+        }
         let effect = service.affinity.rule(head, origin.client(), &service.pool).or(way.effect);
         let mut taken =
             service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
@@ -200,6 +204,9 @@ impl Proxy {
         let request = bind::Request::of(head, origin, taken.key());
         let draw = service.hash.as_ref().and_then(|hash| hash.of(head, origin.address));
         let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin, exchange.id());
+        if let Some(via) = via {
+            via.add(&mut head.headers, head.version);
+        }
         exchange.edit_request(way, head)?;
 
         let decision = self.decide(exchange, service, effect, taken, now.as_secs());
@@ -219,8 +226,12 @@ impl Proxy {
         let (mut answer, index) = served?;
 
         let protocol = outgoing.protocol(&answer)?;
+        let version = std::mem::replace(answer.version_mut(), Version::HTTP_11);
         // First, or a backend could take our own cookie out by naming it in Connection.
         headers::to_client(answer.headers_mut());
+        if let Some(via) = via {
+            via.add(answer.headers_mut(), version);
+        }
         exchange.edit_response(answer.headers_mut());
         bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), self.thread);
         let (answer, after) = outgoing.confirm(answer, protocol);

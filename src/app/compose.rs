@@ -17,6 +17,7 @@ use crate::proxy::headers;
 use crate::proxy::rate::{self, Limiter};
 use crate::proxy::route::Routes;
 use crate::proxy::snapshot::{Service, Snapshot};
+use crate::proxy::via;
 use crate::telemetry::Metrics;
 use crate::upstream::Access;
 
@@ -30,6 +31,8 @@ pub(super) struct Composer {
     metrics: Arc<Metrics>,
     /// By the name of the pool.
     affinities: HashMap<String, Ready>,
+    /// Drawn at start: what tells this process from others in Via.
+    process: u64,
     /// What clients have sent lately, and what they may.
     limiter: Option<(rate::Settings, Arc<Limiter>)>,
 }
@@ -50,6 +53,7 @@ impl Composer {
             tables: Tables::default(),
             metrics,
             affinities: HashMap::new(),
+            process: rand::random(),
             limiter: None,
         }
     }
@@ -92,7 +96,8 @@ impl Composer {
                 keys: Arc::clone(keys),
                 affinity: Arc::new(Affinity::new(&name, &plan.persistence, keys, &mut self.tables)),
             });
-            services.push(service(plan, pool, access, &ready.affinity, &self.metrics));
+            let mark = self.plan.via.as_ref().map(|known_as| via::mark(known_as, self.process, &name));
+            services.push(Service { mark, ..service(plan, pool, access, &ready.affinity, &self.metrics) });
             affinities.insert(name, ready);
         }
         self.affinities = affinities;
@@ -126,6 +131,7 @@ fn service(plan: &PoolPlan, pool: &Arc<Pool>, access: &Access, affinity: &Arc<Af
         hash: plan.hash.clone(),
         retry: plan.retry.clone(),
         timeouts: plan.timeouts.clone(),
+        mark: None,
         upstream: access.clone(),
         series: pool.backends().iter().map(|backend| series(backend.name())).collect(),
         unserved: series(""),

@@ -15,12 +15,12 @@ use super::reader::{Spot, Table};
 use super::routes::{self, RouteDraft};
 use super::secrets;
 use super::values::{
-    KIB, MIB, MILLISECOND, Value, YEAR, body_bytes, duration, must_be, nearest, plain_text, rate, shown, size, text,
-    whole, word,
+    KIB, MIB, MILLISECOND, Value, YEAR, body_bytes, duration, found, must_be, nearest, plain_text, rate, shown, size,
+    text, whole, word,
 };
 use crate::affinity::seal::{KEY_BYTES, Key};
 use crate::net::Address;
-use crate::proxy::{rate, replay};
+use crate::proxy::{rate, replay, via};
 use crate::{admin, runtime, telemetry};
 
 /// The file, section by section. What is `None` was said to be wrong.
@@ -30,6 +30,7 @@ pub(super) struct Draft {
     pub(super) max_connections: Option<Range<usize>>,
     pub(super) rate: Option<rate::Settings>,
     pub(super) replay_memory: usize,
+    pub(super) via: Option<String>,
     pub(super) log: telemetry::Settings,
     pub(super) admin: Option<Spot<admin::Settings>>,
     pub(super) keys: Vec<KeyDraft>,
@@ -52,7 +53,7 @@ impl KeyDraft {
 
 impl Draft {
     pub(super) fn read(root: &Table<'_>) -> Draft {
-        let ((server, rate, replay_memory), max_connections) = root.section("server", |table| {
+        let ((server, rate, replay_memory, via), max_connections) = root.section("server", |table| {
             (server(table), table.has("max_connections").then(|| table.at("max_connections")))
         });
         Draft {
@@ -60,6 +61,7 @@ impl Draft {
             max_connections,
             rate,
             replay_memory,
+            via,
             log: root.section("log", log),
             admin: root.section("admin", admin),
             keys: root.sections("keys", |table| KeyDraft {
@@ -73,7 +75,7 @@ impl Draft {
     }
 }
 
-fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>, usize) {
+fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>, usize, Option<String>) {
     let default = runtime::Settings::default();
     let mut settings = runtime::Settings {
         threads: table.get("threads", whole(0..=1024)).unwrap_or(default.threads),
@@ -82,9 +84,19 @@ fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>, usiz
         limits: default.limits,
     };
     let replay_memory = table.get("replay_memory", size(0..=1 << 40)).unwrap_or(replay::MEMORY);
+    let via = table.get("via", known_as).unwrap_or_else(|| Some(via::NAME.into()));
     let (limits, rate) = table.section("limits", |table| (limits(table), rate_of(table)));
     settings.limits = limits;
-    (settings, rate, replay_memory)
+    (settings, rate, replay_memory, via)
+}
+
+/// The key `via`: whether the field is written, or what Linchpin is called in it.
+fn known_as(value: &DeValue<'_>) -> Value<Option<String>> {
+    match value.as_bool() {
+        Some(is_on) => Ok(is_on.then(|| via::NAME.into())),
+        None if value.is_str() => name(value).map(Some),
+        None => Err(must_be("true, false or a name", found(value), "write for example \"edge\"")),
+    }
 }
 
 fn limits(table: &Table<'_>) -> runtime::Limits {

@@ -41,6 +41,7 @@ impl Draft {
             server: self.server,
             rate: self.rate,
             replay_memory: self.replay_memory,
+            via: self.via,
             log: self.log,
             admin: self.admin.map(|admin| admin.value),
             keys: Arc::new(KeyRing::new(first, keys.collect())),

@@ -299,7 +299,6 @@ impl Proxy {
             series.attempt(self.thread, 0);
         }
         let mut answer = response.map(|body| Received::new(body, line, is_last));
-        *answer.version_mut() = Version::HTTP_11;
         if answer.status() == http::StatusCode::NO_CONTENT {
             // RFC 9110 §8.6: not with 204, whatever the backend says.
             answer.headers_mut().remove(CONTENT_LENGTH);

@@ -34,6 +34,8 @@ pub enum ProxyError {
     },
     /// No route leads from here.
     NoRoute,
+    /// It was sent to its pool before, and came back.
+    Loop,
     /// No backend can serve now, and none was sent the request.
     NoBackend,
     /// The backend that holds the session can't serve, and the policy has no other do it.
@@ -58,6 +60,7 @@ impl ProxyError {
             ProxyError::BodyAborted => "body_aborted",
             ProxyError::TooMany { .. } => "too_many_requests",
             ProxyError::NoRoute => "no_route",
+            ProxyError::Loop => "loop",
             ProxyError::NoBackend => "no_backend",
             ProxyError::PinLost(_) => "pin_lost",
             ProxyError::NotSwitched => "not_switched",

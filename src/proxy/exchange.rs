@@ -18,6 +18,7 @@ use super::order::Wait;
 use super::request_id::RequestId;
 use super::route::{Goal, Way};
 use super::snapshot::{Service, View};
+use super::via::Via;
 use super::wait::Hold;
 use super::{Proxy, Timeouts, respond, route, tunnel};
 use crate::affinity::rules::Effect;
@@ -151,6 +152,21 @@ impl Exchange {
     pub(super) fn admit(&self, view: &View) -> Result<(), ProxyError> {
         let Some(limiter) = &view.snapshot().limiter else { return Ok(()) };
         limiter.take(self.origin.address, clock::now()).map_err(|wait| ProxyError::TooMany { wait })
+    }
+
+    /// Whether the request was forwarded to its pool before; says so, now and then.
+    pub(super) fn goes_round(&self, via: &Via, headers: &HeaderMap) -> bool {
+        let is_back = via.has_been_here(headers);
+        if is_back && via.says_so(clock::now()) {
+            tracing::warn!(
+                pool = self.service().map(|service| &**service.pool.name()),
+                listener = self.client.listener(),
+                request = self.id.as_str(),
+                "a request came back that was sent to this pool before: its backends lead here; \
+                 look for the address of this Linchpin, or of a proxy before it, among them"
+            );
+        }
+        is_back
     }
 
     /// What the route does to fields, if anything.

@@ -24,6 +24,7 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ProxyError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         ProxyError::NoRoute => StatusCode::NOT_FOUND,
+        ProxyError::Loop => StatusCode::LOOP_DETECTED,
         ProxyError::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
         ProxyError::NotSwitched => StatusCode::BAD_GATEWAY,
         // The configuration takes no other than those from 400 to 599.
@@ -52,6 +53,7 @@ fn advice(error: ProxyError) -> &'static str {
         ProxyError::BodyAborted => "The request ended early.",
         ProxyError::TooMany { .. } => "Too many requests came from your address. Please wait a moment.",
         ProxyError::NoRoute => "Nothing is served at this address.",
+        ProxyError::Loop => "The servers behind this address send the request back to it.",
         ProxyError::NoBackend => "No server is available just now. Please try again in a moment.",
         ProxyError::PinLost(_) => "The server that holds your session is not available just now.",
         ProxyError::NotSwitched => "The server speaks no WebSocket at this address.",

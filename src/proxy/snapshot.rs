@@ -13,6 +13,7 @@ use super::headers::Limits;
 use super::rate::Limiter;
 use super::retry::{self, Budget};
 use super::route::Routes;
+use super::via::Via;
 use super::{Timeouts, key};
 use crate::affinity::Affinity;
 use crate::affinity::pins::Pins;
@@ -56,6 +57,8 @@ pub struct Service {
     pub retry: retry::Settings,
     /// `[pools.timeouts]`.
     pub timeouts: Timeouts,
+    /// What its messages are marked with in Via, if they are.
+    pub mark: Option<Box<str>>,
     /// `[pools.upstream]`.
     pub upstream: upstream::Access,
     /// Counters, by position of the backend.
@@ -76,6 +79,7 @@ pub(super) struct View {
 struct Beside {
     balancer: Rc<dyn Balancer>,
     budget: Rc<Budget>,
+    via: Option<Via>,
 }
 
 impl View {
@@ -96,6 +100,7 @@ impl View {
                     || Rc::new(Budget::new(service.retry.budget)),
                     |(_, beside)| Rc::clone(&beside.budget),
                 ),
+                via: service.mark.as_deref().and_then(Via::new),
             }
         });
         let pools = pools.collect();
@@ -130,5 +135,10 @@ impl View {
 
     pub(super) fn budget(&self, pool: usize) -> &Budget {
         &self.pools[pool].budget
+    }
+
+    /// The values of Via for messages to and from a pool, if it is written.
+    pub(super) fn via(&self, pool: usize) -> Option<&Via> {
+        self.pools.get(pool)?.via.as_ref()
     }
 }

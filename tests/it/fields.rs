@@ -1,7 +1,10 @@
 //! The fields that Linchpin sets in requests and answers.
 
+use std::collections::BTreeSet;
+
+use super::support::repository::read;
 use super::support::tool::Folder;
-use super::support::{Backend, Client, Proxy};
+use super::support::{Backend, Client, Proxy, Reply};
 
 /// Two listeners: the first trusts its clients, the second doesn't.
 fn listeners(folder: &Folder) -> String {
@@ -44,4 +47,65 @@ async fn log_page_and_backend_call_a_request_the_same() {
     let log = std::fs::read_to_string(folder.file("access.log")).unwrap();
     let logged = log.lines().map(|line| line.split("\"request\":\"").nth(1).unwrap().split('"').next().unwrap());
     assert_eq!(logged.collect::<Vec<_>>(), names);
+}
+
+/// The fields that docs/fields.md has below a heading, in lower case: those that are always there, and all.
+fn documented(heading: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let document = read("docs/fields.md");
+    let part = document.split("\n## ").find(|part| part.starts_with(heading)).unwrap();
+    let (mut always, mut all) = (BTreeSet::new(), BTreeSet::new());
+    for row in part.lines().filter(|line| line.starts_with("| `")) {
+        let mut cells = row.split('|').map(str::trim).skip(1);
+        let (fields, when) = (cells.next().unwrap(), cells.next().unwrap());
+        for field in fields.split(", ").map(|field| field.trim_matches('`').to_ascii_lowercase()) {
+            if when == "always" {
+                always.insert(field.clone());
+            }
+            all.insert(field);
+        }
+    }
+    (always, all)
+}
+
+fn names(head: &str) -> BTreeSet<String> {
+    let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    fields.map(|(name, _)| name.to_ascii_lowercase()).collect()
+}
+
+#[tokio::test]
+async fn every_field_that_is_set_is_documented() {
+    let a = Backend::start("a", |seen| match seen.path() {
+        "/chunked" => Reply::Bytes(b"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_vec()),
+        _ => Reply::Bytes(b"HTTP/1.1 200 X\r\ncontent-length: 0\r\n\r\n".to_vec()),
+    })
+    .await;
+    let folder = Folder::new();
+    let top = listeners(&folder)
+        + "[[routes]]\npool = \"app\"\n[[routes]]\npath_prefix = \"/s\"\nstrip_prefix = \"/s\"\npool = \"app\"\n";
+    let persistence = "verdict_header = \"X-Verdict\"";
+    let proxy = Proxy::builder().top(&top).table("persistence", persistence).backend(&a, "").start();
+    let (always, to_backends) = documented("To backends");
+    let (_, mut to_clients) = documented("To clients");
+    to_clients.insert("x-verdict".into());
+    assert!(always.len() >= 7 && to_clients.len() >= 7, "{always:?} {to_clients:?}");
+    for listener in [0, 1] {
+        for (method, path, fields) in [
+            ("GET", "/", ""),
+            ("GET", "/s/x", "x-forwarded-for: 1.1.1.1\r\nforwarded: for=1.1.1.1\r\nx-real-ip: 1.1.1.1\r\n"),
+            ("GET", "/chunked", "te: trailers\r\nconnection: te\r\n"),
+            ("POST", "/", "transfer-encoding: chunked\r\n\r\n0\r\n"),
+        ] {
+            let mut client = Client::connect(proxy.listener(listener)).await;
+            let answer = client.request(method, path, fields, b"").await;
+            let seen = names(&a.seen().pop().unwrap().head);
+            assert!(always.is_subset(&seen), "{path}: {seen:?}");
+            assert!(seen.is_subset(&to_backends), "{path}: {seen:?} beyond {to_backends:?}");
+            let got = names(&answer.head);
+            let own: BTreeSet<String> = BTreeSet::from(["content-length".into()]);
+            assert!(
+                got.difference(&own).all(|name| to_clients.contains(name)),
+                "{path}: {got:?} beyond {to_clients:?}"
+            );
+        }
+    }
 }

@@ -28,6 +28,7 @@ mod https;
 mod identity;
 mod import;
 mod limits;
+mod loops;
 mod messages;
 mod persistence_doc;
 mod pinning;

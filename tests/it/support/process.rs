@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
@@ -14,6 +15,8 @@ pub struct Linchpin {
     /// Where its first listener is.
     pub address: SocketAddr,
     process: Child,
+    /// Lines of its log since it listens.
+    said: Arc<Mutex<Vec<String>>>,
     _folder: Folder,
 }
 
@@ -44,12 +47,30 @@ impl Linchpin {
         })
         .await;
         // Nobody is to be blocked by a pipe that nobody reads.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Linchpin { address, process, _folder: folder }
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&said);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                all.lock().unwrap().push(line);
+            }
+        });
+        Linchpin { address, process, said, _folder: folder }
     }
 
     pub async fn client(&self) -> Client {
         Client::connect(self.address).await
+    }
+
+    /// Waits for a line of its log that has these words in it.
+    pub async fn says(&self, words: &str) -> String {
+        let line = || self.said.lock().unwrap().iter().find(|line| line.contains(words)).cloned();
+        until(words, async || line().is_some()).await;
+        line().unwrap()
+    }
+
+    /// How many lines of its log have these words in them by now.
+    pub fn times_said(&self, words: &str) -> usize {
+        self.said.lock().unwrap().iter().filter(|line| line.contains(words)).count()
     }
 
     /// Ends it at once.

@@ -1,0 +1,127 @@
+//! Owns: the field Via (RFC 9110 §7.6.3): what is added to it, and how a request is known that has been here before.
+//! Invariant: a request is forwarded to a pool once, however the pool's backends lead it back; values are made once a snapshot and thread.
+//! Must not know: backends; what a refused request gets.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use http::Version;
+use http::header::{HeaderMap, HeaderValue, VIA};
+
+use crate::pool::backend::{mix, stable_hash};
+
+/// What Linchpin is called in Via where nothing else is configured.
+pub const NAME: &str = "linchpin";
+
+/// How often a thread says that requests to a pool go round in a circle.
+const SAID_EVERY: Duration = Duration::from_secs(1);
+
+/// What a message that is forwarded to or from the pool named `pool` is marked with: `name` and eight digits
+/// that no other process has, drawn as `process`.
+///
+/// Of the pool, and not of the process alone: a gateway behind one pool may well send a request on to another
+/// pool of the same Linchpin. Whoever sends a mark that it has seen has its own request refused, and no other.
+pub fn mark(name: &str, process: u64, pool: &str) -> Box<str> {
+    let digits = mix(process ^ stable_hash(pool.as_bytes())) >> 32;
+    format!("{name}-{digits:08x}").into()
+}
+
+/// One thread's values of Via for one pool.
+#[derive(Debug)]
+pub(super) struct Via {
+    mark: Box<str>,
+    /// For messages that came in HTTP/1.0, 1.1 and 2.
+    values: [HeaderValue; 3],
+    said: Cell<Option<Instant>>,
+}
+
+impl Via {
+    /// For messages with this mark. `None` if it can stand in no field.
+    pub(super) fn new(mark: &str) -> Option<Via> {
+        let value = |version| HeaderValue::try_from(format!("{version} {mark}")).ok();
+        let values = [value("1.0")?, value("1.1")?, value("2.0")?];
+        Some(Via { mark: mark.into(), values, said: Cell::new(None) })
+    }
+
+    /// Adds the hop of a message that came in `version`.
+    pub(super) fn add(&self, headers: &mut HeaderMap, version: Version) {
+        let [old, usual, new] = &self.values;
+        let value = match version {
+            Version::HTTP_2 => new,
+            Version::HTTP_10 | Version::HTTP_09 => old,
+            _ => usual,
+        };
+        headers.append(VIA, value.clone());
+    }
+
+    /// Whether a request with these fields was forwarded to this pool before.
+    pub(super) fn has_been_here(&self, headers: &HeaderMap) -> bool {
+        let values = headers.get_all(VIA).iter();
+        let mut hops = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        hops.any(|hop| {
+            let mut words = hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            words.nth(1).is_some_and(|by| by == self.mark.as_bytes())
+        })
+    }
+
+    /// Whether it is time to say that a request came back.
+    pub(super) fn says_so(&self, now: Instant) -> bool {
+        let is_due = self.said.get().is_none_or(|said| now.saturating_duration_since(said) >= SAID_EVERY);
+        if is_due {
+            self.said.set(Some(now));
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (VIA, HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn each_hop_is_added_behind_those_before_it() {
+        let via = Via::new("linchpin-1").unwrap();
+        let mut headers = headers(&["1.0 fred"]);
+        for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+            via.add(&mut headers, version);
+        }
+        let hops: Vec<_> = headers.get_all(VIA).iter().collect();
+        assert_eq!(hops, ["1.0 fred", "1.0 linchpin-1", "1.1 linchpin-1", "2.0 linchpin-1"]);
+    }
+
+    #[test]
+    fn a_request_that_was_here_before_is_known_wherever_its_hop_stands() {
+        let via = Via::new("linchpin-1").unwrap();
+        for (values, is_known) in [
+            (&["1.1 linchpin-1"][..], true),
+            (&["1.0 fred, HTTP/1.1 linchpin-1 (Linchpin),1.1 p"], true),
+            (&["1.0 fred", "2.0\tlinchpin-1"], true),
+            (&["1.1 linchpin-10"], false),
+            (&["1.1 linchpin"], false),
+            (&["1.1 p (linchpin-1)"], false),
+            (&["linchpin-1"], false),
+            (&["", " , ,"], false),
+            (&[], false),
+        ] {
+            assert_eq!(via.has_been_here(&headers(values)), is_known, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn two_processes_and_two_pools_have_marks_of_their_own() {
+        let marks = [mark(NAME, 1, "app"), mark(NAME, 2, "app"), mark(NAME, 1, "shop")];
+        assert!(marks[0] != marks[1] && marks[0] != marks[2] && marks[1] != marks[2], "{marks:?}");
+        assert_eq!(marks[0].len(), "linchpin-00000000".len());
+    }
+
+    #[test]
+    fn a_circle_is_told_of_once_a_second() {
+        let (via, now) = (Via::new("linchpin-1").unwrap(), Instant::now());
+        let told: Vec<_> = [0, 1, 999, 1000, 1001].map(|ms| via.says_so(now + Duration::from_millis(ms))).into();
+        assert_eq!(told, [true, false, false, true, false]);
+    }
+}

@@ -1,0 +1,123 @@
+//! Requests that come back: through other proxies, and straight to a listener.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::support::process::Linchpin;
+use super::support::{Backend, Client, Proxy, soon};
+
+/// An address that leads to another one, which is known later.
+struct Relay {
+    address: SocketAddr,
+    target: Arc<OnceLock<SocketAddr>>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Relay {
+    async fn start() -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (target, connections) = (Arc::new(OnceLock::new()), Arc::new(AtomicUsize::new(0)));
+        let relay = Relay { address: listener.local_addr().unwrap(), target, connections };
+        let (target, connections) = (Arc::clone(&relay.target), Arc::clone(&relay.connections));
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
+                let target: SocketAddr = *target.get().unwrap();
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(target).await?;
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        });
+        relay
+    }
+
+    fn leads_to(&self, target: SocketAddr) {
+        self.target.set(target).unwrap();
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_comes_back_through_another_proxy_ends_and_is_told_of() {
+    let relay = Relay::start().await;
+    let linchpin = Linchpin::start(
+        &format!(
+            "[server]\nthreads = 1\n[log]\naccess = \"off\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n[[pools]]\n\
+             name = \"app\"\n[[pools.backends]]\nname = \"back\"\naddress = \"{}\"\n",
+            relay.address
+        ),
+        None,
+    )
+    .await;
+    let between = Proxy::builder().backend_at("linchpin", linchpin.address, "").start();
+    relay.leads_to(between.address());
+    for _ in 0..5 {
+        let answer = soon("an answer", async { linchpin.client().await.get("/").await }).await;
+        assert_eq!(answer.status, 508, "{}", answer.text());
+    }
+    // One round for each request, and not thousands.
+    assert!(relay.connections() <= 10, "{}", relay.connections());
+    let line = linchpin.says("a request came back").await;
+    assert!(line.contains("WARN") && line.contains("pool=\"app\""), "{line}");
+    assert_eq!(linchpin.times_said("a request came back"), 1, "five in the same second");
+}
+
+#[tokio::test]
+async fn a_chain_of_two_serves_and_names_both() {
+    let a = Backend::named("a").await;
+    let inner = Proxy::before(&[&a]);
+    let outer = Proxy::builder().backend_at("inner", inner.address(), "").start();
+    let answer = Client::connect(outer.address()).await.request("GET", "/", "via: 1.0 fred\r\n", b"").await;
+    assert_eq!(answer.text(), "a");
+    let seen = a.seen().pop().unwrap();
+    let asked = seen.fields("via");
+    assert_eq!((asked.len(), asked[0]), (3, "1.0 fred"), "{asked:?}");
+    assert!(asked[1..].iter().all(|hop| hop.starts_with("1.1 linchpin-")) && asked[1] != asked[2], "{asked:?}");
+    assert_eq!(answer.fields("via"), [asked[2], asked[1]]);
+}
+
+#[tokio::test]
+async fn a_gateway_may_send_a_request_on_to_another_pool_of_the_same_linchpin() {
+    let (a, relay, back) = (Backend::named("a").await, Relay::start().await, Relay::start().await);
+    let gateway = format!(
+        "[[routes]]\npool = \"app\"\n[[routes]]\npath_prefix = \"/gw\"\npool = \"gw\"\n\
+         [[pools]]\nname = \"gw\"\n[[pools.backends]]\nname = \"gateway\"\naddress = \"{}\"\n",
+        relay.address
+    );
+    let proxy = Proxy::builder().top(&gateway).backend(&a, "").start();
+    let route = "[[routes]]\npath_prefix = \"/gw\"\nstrip_prefix = \"/gw\"\npool = \"app\"\n";
+    let between = Proxy::builder().top(route).backend_at("linchpin", back.address, "").start();
+    relay.leads_to(between.address());
+    back.leads_to(proxy.address());
+    let answer = Client::connect(proxy.address()).await.get("/gw/x").await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "a"));
+    // And there it ends, whatever the gateway does with the path.
+    assert_eq!(Client::connect(proxy.address()).await.get("/gw/gw/x").await.status, 508);
+}
+
+#[tokio::test]
+async fn via_is_as_configured_or_not_there() {
+    let a = Backend::named("a").await;
+    for (line, begins) in
+        [("via = true", Some("1.1 linchpin-")), ("via = \"edge\"", Some("1.1 edge-")), ("via = false", None)]
+    {
+        let proxy = Proxy::builder().server(line).backend(&a, "").start();
+        let answer = proxy.get(None).await;
+        let seen = a.seen().pop().unwrap();
+        match begins {
+            Some(begins) => {
+                let [hop] = seen.fields("via")[..] else { panic!("{}", seen.head) };
+                assert!(hop.starts_with(begins), "{hop}");
+                assert_eq!(answer.fields("via"), [hop]);
+            }
+            None => assert_eq!((seen.field("via"), answer.field("via")), (None, None)),
+        }
+    }
+}
