@@ -21,6 +21,7 @@ mod sealed;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName};
@@ -110,6 +111,8 @@ pub struct Affinity {
     converge: Option<Converge>,
     rules: Vec<Rule>,
     verdict_header: Option<HeaderName>,
+    /// It was told that a backend pins clients under the same name.
+    told_of_clash: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -194,7 +197,13 @@ impl Affinity {
             converge: settings.converge.map(Converge::new),
             rules: settings.rules.clone(),
             verdict_header: settings.verdict_header.clone(),
+            told_of_clash: AtomicBool::new(false),
         }
+    }
+
+    /// Whether this is the first time that somebody asks: so that a clash is told of once.
+    pub fn is_first_clash(&self) -> bool {
+        !self.told_of_clash.load(Ordering::Relaxed) && !self.told_of_clash.swap(true, Ordering::Relaxed)
     }
 
     /// Whether clients are pinned at all.

@@ -232,6 +232,9 @@ impl Proxy {
         if let Some(via) = via {
             via.add(answer.headers_mut(), version);
         }
+        if let Some(clash) = view.snapshot().pins.set_apart(answer.headers_mut()) {
+            exchange.clashes(service, clash);
+        }
         exchange.edit_response(answer.headers_mut());
         bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), self.thread);
         let (answer, after) = outgoing.confirm(answer, protocol);

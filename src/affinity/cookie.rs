@@ -124,7 +124,10 @@ impl Cookie {
         let tokens = fields.flat_map(|field| values(field.as_bytes(), self.name.as_bytes()));
         let (reading, count) = self.sealed.first(tokens, memory);
         if count > 0 {
-            strip(headers, |pair| value_of(pair, self.name.as_bytes()).is_some());
+            edit(headers, |pair| match value_of(pair, self.name.as_bytes()) {
+                Some(_) => Fate::Goes,
+                None => Fate::Stays,
+            });
         }
         reading
     }
@@ -210,38 +213,59 @@ pub(super) fn parts(pair: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((name, value_of(pair, name)?))
 }
 
-/// Takes the pairs that `is_out` picks out of all Cookie fields. A field that had none stays the very
-/// same bytes; one that had nothing else goes.
-pub(super) fn strip(headers: &mut HeaderMap, is_out: impl Fn(&[u8]) -> bool) {
+/// What becomes of a pair of a request's cookies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Stays,
+    Goes,
+    /// Its name loses the last character.
+    Shortened,
+}
+
+/// Does to all Cookie fields what `fate` says of each pair. A field of which all pairs stay is the very same
+/// bytes; one of which none stays goes.
+pub(super) fn edit(headers: &mut HeaderMap, fate: impl Fn(&[u8]) -> Fate) {
     let Entry::Occupied(mut entry) = headers.entry(COOKIE) else { return };
     let mut fields = entry.iter();
     if let (Some(only), None) = (fields.next(), fields.next()) {
-        match without(only.as_bytes(), &is_out) {
+        match edited(only.as_bytes(), &fate) {
             None => drop(entry.remove()),
             Some(rest) => *entry.get_mut() = rest,
         }
         return;
     }
     let (_, fields) = entry.remove_entry_mult();
-    let kept: Vec<_> = fields.filter_map(|field| without(field.as_bytes(), &is_out)).collect();
+    let kept: Vec<_> = fields.filter_map(|field| edited(field.as_bytes(), &fate)).collect();
     for field in kept {
         headers.append(COOKIE, field);
     }
 }
 
-/// A Cookie field without the pairs that `is_out` picks: the others as they came, with all their
-/// blanks and quotes. `None` if nothing is left.
-fn without(field: &[u8], is_out: impl Fn(&[u8]) -> bool) -> Option<HeaderValue> {
+/// A Cookie field as `fate` has it: the pairs that stay as they came, with all their blanks and quotes.
+/// `None` if nothing is left.
+fn edited(field: &[u8], fate: impl Fn(&[u8]) -> Fate) -> Option<HeaderValue> {
     let mut rest = Vec::new();
-    for pair in pairs(field).filter(|pair| !is_out(pair)) {
+    for pair in pairs(field) {
+        let fate = fate(pair);
+        if fate == Fate::Goes {
+            continue;
+        }
+        let mut pair = pair;
         if rest.is_empty() {
             // Not before: with most clients the routing cookie is the only one.
             rest.reserve_exact(field.len());
             // What stood before the first pair was the blank behind the one that went.
-            rest.extend_from_slice(pair.trim_ascii_start());
+            pair = pair.trim_ascii_start();
         } else {
             rest.push(b';');
-            rest.extend_from_slice(pair);
+        }
+        let name = memchr::memchr(b'=', pair).map_or(pair, |at| &pair[..at]);
+        match name.trim_ascii_end().split_last().filter(|_| fate == Fate::Shortened) {
+            Some((_, shortened)) => {
+                rest.extend_from_slice(shortened);
+                rest.extend_from_slice(&pair[shortened.len() + 1..]);
+            }
+            None => rest.extend_from_slice(pair),
         }
     }
     if rest.is_empty() {

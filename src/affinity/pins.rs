@@ -1,15 +1,21 @@
-//! Owns: what carries the pins of all pools of a configuration, and taking them out of requests to whichever pool.
-//! Invariant: no backend sees a pin, of its own pool or of another one; what an application calls alike stays.
+//! Owns: the names under which pins of all pools travel: no request takes one to a backend, no answer brings a foreign one as ours.
+//! Invariant: no backend sees a pin of this Linchpin, and each gets back what it has set itself, under the name that it gave it.
 //! Must not know: what a pin says, or whether it holds.
 
-use http::header::{COOKIE, HeaderMap, HeaderName};
+use http::header::{COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
+use super::cookie::Fate;
 use super::seal::looks_sealed;
 use super::{Carrier, Settings, cookie};
 
 /// What the names of routing cookies begin with where nothing else is configured. An application that has
 /// such a cookie of its own has read no documentation.
 const OWN: &[u8] = b"linchpin-";
+
+/// Put behind the name of a routing cookie that a backend sets under a name of ours: it is a Linchpin, too,
+/// and of two cookies of one name a client keeps one. Each Linchpin of a row puts one more behind it, and
+/// takes one away of what comes back. No configured name ends with it.
+pub const BEHIND: u8 = b'~';
 
 /// The names under which pins travel. Browsers send the cookie of one pool to all pools of a site.
 #[derive(Debug, Default)]
@@ -19,12 +25,18 @@ pub struct Pins {
     fields: Box<[HeaderName]>,
 }
 
+/// A backend's answer has a pin under a name of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clash {
+    /// In a cookie, which has another name now.
+    Cookie,
+    /// In a field, which can't have another one: clients send the one back that is documented.
+    Field,
+}
+
 impl Pins {
-    /// Those of these pools. A pool alone has nothing to do here: it takes its own pins out as it reads them.
-    pub fn new<'s>(pools: impl ExactSizeIterator<Item = &'s Settings>) -> Pins {
-        if pools.len() < 2 {
-            return Pins::default();
-        }
+    /// Those of these pools.
+    pub fn new<'s>(pools: impl Iterator<Item = &'s Settings>) -> Pins {
         let (mut cookies, mut fields) = (Vec::new(), Vec::new());
         for settings in pools {
             match &settings.carrier {
@@ -40,20 +52,52 @@ impl Pins {
         Pins { cookies: cookies.into(), fields: fields.into() }
     }
 
-    /// Takes them out of a request, whose own pool has read its pin.
+    /// Takes them out of a request, whose own pool has read its pin; and gives those that backends have set
+    /// under a name of ours this name again.
     pub fn strip(&self, headers: &mut HeaderMap) {
         for name in &self.fields {
-            if headers.get_all(name).iter().any(|value| looks_sealed(value.as_bytes().trim_ascii())) {
+            if is_pinned(headers, name) {
                 headers.remove(name);
             }
         }
-        let is_out = |pair: &[u8]| cookie::parts(pair).is_some_and(|(name, value)| self.is_pin(name, value));
-        let has = |headers: &HeaderMap| {
-            headers.get_all(COOKIE).iter().any(|field| cookie::pairs(field.as_bytes()).any(is_out))
-        };
-        if !self.cookies.is_empty() && has(headers) {
-            cookie::strip(headers, is_out);
+        let fate = |pair: &[u8]| self.fate(pair);
+        let mut fields = headers.get_all(COOKIE).iter();
+        if fields.any(|field| cookie::pairs(field.as_bytes()).any(|pair| fate(pair) != Fate::Stays)) {
+            cookie::edit(headers, fate);
         }
+    }
+
+    /// Gives the cookies of a backend's answer that are pins under a name of ours another name.
+    pub fn set_apart(&self, headers: &mut HeaderMap) -> Option<Clash> {
+        let mut clash = self.fields.iter().any(|name| is_pinned(headers, name)).then_some(Clash::Field);
+        let Entry::Occupied(mut cookies) = headers.entry(SET_COOKIE) else { return clash };
+        for cookie in cookies.iter_mut() {
+            if let Some(renamed) = self.renamed(cookie.as_bytes()) {
+                (*cookie, clash) = (renamed, Some(Clash::Cookie));
+            }
+        }
+        clash
+    }
+
+    fn fate(&self, pair: &[u8]) -> Fate {
+        let Some((name, value)) = cookie::parts(pair) else { return Fate::Stays };
+        let own = own(name);
+        match self.is_pin(own, value) {
+            false => Fate::Stays,
+            true if own.len() < name.len() => Fate::Shortened,
+            true => Fate::Goes,
+        }
+    }
+
+    /// The value of a Set-Cookie field under another name, if it needs one.
+    fn renamed(&self, set_cookie: &[u8]) -> Option<HeaderValue> {
+        let pair = memchr::memchr(b';', set_cookie).map_or(set_cookie, |at| &set_cookie[..at]);
+        let (name, value) = cookie::parts(pair)?;
+        if !self.is_pin(own(name), value) {
+            return None;
+        }
+        let end = set_cookie.trim_ascii_start().get(name.len()..)?;
+        HeaderValue::try_from([name, &[BEHIND], end].concat()).ok()
     }
 
     /// A name that was chosen may be that of another application's cookie, which the value tells apart.
@@ -61,6 +105,16 @@ impl Pins {
         let is_named = self.cookies.binary_search_by(|known| (**known).cmp(name)).is_ok();
         is_named && (name.starts_with(OWN) || looks_sealed(value))
     }
+}
+
+/// The name that a cookie had where it was set.
+fn own(name: &[u8]) -> &[u8] {
+    let end = name.iter().rposition(|byte| *byte != BEHIND).map_or(0, |last| last + 1);
+    &name[..end]
+}
+
+fn is_pinned(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(name).iter().any(|value| looks_sealed(value.as_bytes().trim_ascii()))
 }
 
 #[cfg(test)]
@@ -98,6 +152,10 @@ mod tests {
             ("SID=my-session; linchpin-shop=$", Some("SID=my-session")),
             ("linchpin-other=$; LINCHPIN-SHOP=$", Some("linchpin-other=$; LINCHPIN-SHOP=$")),
             (" odd ; =; ;;\"", Some(" odd ; =; ;;\"")),
+            // What a Linchpin behind this one has set, and one behind that.
+            ("linchpin-app=$; a=1; linchpin-app~=x", Some("a=1; linchpin-app=x")),
+            ("linchpin-app~~ =x;b=2; SID~=$", Some("linchpin-app~ =x;b=2; SID=$")),
+            ("SID~=x; other~=$; ~=x", Some("SID~=x; other~=$; ~=x")),
         ] {
             let text = before.replace('$', &token);
             let mut headers = HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(&text).unwrap())]);
@@ -105,6 +163,30 @@ mod tests {
             let left = headers.get(COOKIE).map(|value| value.to_str().unwrap().to_owned());
             assert_eq!(left, after.map(|after| after.replace('$', &token)), "{before}");
         }
+    }
+
+    #[test]
+    fn a_pin_that_a_backend_sets_under_a_name_of_ours_gets_another_and_comes_back_under_its_own() {
+        let token = token();
+        for (set, expected, clash) in [
+            ("linchpin-app=$; Path=/; HttpOnly", "linchpin-app~=$; Path=/; HttpOnly", Some(Clash::Cookie)),
+            (" linchpin-app~ = $", "linchpin-app~~ = $", Some(Clash::Cookie)),
+            ("SID=$", "SID~=$", Some(Clash::Cookie)),
+            ("SID=my-session; Path=/", "SID=my-session; Path=/", None),
+            ("linchpin-other=$", "linchpin-other=$", None),
+            ("linchpin-app", "linchpin-app", None),
+        ] {
+            let (set, expected) = (set.replace('$', &token), expected.replace('$', &token));
+            let mut headers = HeaderMap::from_iter([(SET_COOKIE, HeaderValue::from_str(&set).unwrap())]);
+            assert_eq!(pins().set_apart(&mut headers), clash, "{set}");
+            assert_eq!(headers[SET_COOKIE], expected);
+            let cookie = |set: &str| set.split(';').next().unwrap().trim().to_owned();
+            let mut back = HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(&cookie(&expected)).unwrap())]);
+            pins().strip(&mut back);
+            assert_eq!(back[COOKIE], cookie(&set));
+        }
+        let field = HeaderMap::from_iter([(HeaderName::from_static("x-pin"), HeaderValue::from_str(&token).unwrap())]);
+        assert_eq!(pins().set_apart(&mut field.clone()), Some(Clash::Field));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::reader::Table;
 use super::values::{MILLISECOND, SECOND, Value, YEAR, duration, flag, must_be, shown, text, whole, word};
 use crate::affinity::cookie::{self, LifetimeType, SameSite};
 use crate::affinity::learned::Source;
+use crate::affinity::pins;
 use crate::affinity::{Carrier, MAX_CLOCK_SKEW, Settings, header, learned, route};
 use crate::share;
 
@@ -158,6 +159,22 @@ fn learned(table: &Table<'_>) -> Option<learned::Settings> {
     Some(learned::Settings { source: cookie.or(header)?, capacity, store })
 }
 
+/// The name of a routing cookie. What a Linchpin behind this one sets under the same name goes to clients with
+/// the last character behind it.
+fn routing_cookie(value: &DeValue<'_>) -> Value<String> {
+    let name = cookie_name(value)?;
+    let behind = char::from(pins::BEHIND);
+    match name.strip_suffix(behind) {
+        None => Ok(name),
+        Some(_) => {
+            let what = format!(
+                "a cookie name that does not end with `{behind}`, which marks those of a Linchpin behind this one"
+            );
+            Err(must_be(&what, shown(&name), format!("write {}", shown(name.trim_end_matches(behind)))))
+        }
+    }
+}
+
 /// The address of a store, which may hold a password and is not shown.
 fn store(value: &DeValue<'_>) -> Value<String> {
     let address = text(value)?;
@@ -172,7 +189,7 @@ fn store(value: &DeValue<'_>) -> Value<String> {
 fn cookie(table: &Table<'_>, pool: &str, has_absolute_timeout: bool) -> cookie::Settings {
     let default = cookie::Settings::for_pool(pool);
     let settings = cookie::Settings {
-        name: table.get("name", cookie_name).unwrap_or(default.name),
+        name: table.get("name", routing_cookie).unwrap_or(default.name),
         path: table.get("path", cookie_path).unwrap_or(default.path),
         domain: table.get("domain", cookie_domain).or(default.domain),
         secure: table.get("secure", flag),

@@ -21,6 +21,7 @@ use super::snapshot::{Service, View};
 use super::via::Via;
 use super::wait::Hold;
 use super::{Proxy, Timeouts, respond, route, tunnel};
+use crate::affinity::pins::Clash;
 use crate::affinity::rules::Effect;
 use crate::affinity::{Cause, Decision, Verdict};
 use crate::clock::{self, Limit};
@@ -152,6 +153,30 @@ impl Exchange {
     pub(super) fn admit(&self, view: &View) -> Result<(), ProxyError> {
         let Some(limiter) = &view.snapshot().limiter else { return Ok(()) };
         limiter.take(self.origin.address, clock::now()).map_err(|wait| ProxyError::TooMany { wait })
+    }
+
+    /// A backend pins clients under a name of ours. Says so once a pool.
+    pub(super) fn clashes(&self, service: &Service, clash: Clash) {
+        if !service.affinity.is_first_clash() {
+            return;
+        }
+        let pool = &**service.pool.name();
+        let backend = self.backend.map(|index| &**service.pool.backend(index).name());
+        match clash {
+            Clash::Cookie => tracing::warn!(
+                pool,
+                backend,
+                "a backend sets a routing cookie of the same name as one of ours: it is a Linchpin, too; clients get its \
+                 cookie with a `~` behind the name, so that both keep their clients; write another \
+                 [pools.persistence.cookie] name in one of the two"
+            ),
+            Clash::Field => tracing::warn!(
+                pool,
+                backend,
+                "a backend sends its pins in the same field as we do: it is a Linchpin, too, and keeps no client; write \
+                 another [pools.persistence.header] name in one of the two"
+            ),
+        }
     }
 
     /// Whether the request was forwarded to its pool before; says so, now and then.

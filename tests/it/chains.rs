@@ -1,6 +1,9 @@
-//! Who a trusted proxy speaks for: one field is believed, and what can't be read is nobody.
+//! Proxies in a row: whom a trusted one speaks for, and two Linchpins that call their pools the same.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::support::backend::Seen;
+use super::support::process::Linchpin;
 use super::support::tool::Folder;
 use super::support::{Backend, Client, Proxy};
 
@@ -100,4 +103,60 @@ async fn of_several_schemes_that_of_the_nearest_proxy_counts() {
         let (_, seen) = behind.ask(&format!("x-forwarded-for: 203.0.113.9\r\n{lines}")).await;
         assert_eq!(seen.fields("x-forwarded-proto"), [scheme], "{lines}");
     }
+}
+
+/// A browser's cookies.
+#[derive(Default)]
+struct Jar(BTreeMap<String, String>);
+
+impl Jar {
+    /// Asks with all of them, and takes note of those that are set; who served.
+    async fn get(&mut self, client: &mut Client) -> String {
+        let cookies: Vec<_> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let field = if cookies.is_empty() { String::new() } else { format!("cookie: {}\r\n", cookies.join("; ")) };
+        client.pin = None;
+        let answer = client.request("GET", "/", &field, b"").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        for cookie in answer.fields("set-cookie") {
+            let (name, value) = cookie.split(';').next().unwrap().split_once('=').unwrap();
+            self.0.insert(name.into(), value.into());
+        }
+        answer.text()
+    }
+}
+
+#[tokio::test]
+async fn linchpins_in_a_row_keep_their_clients_though_their_pools_have_one_name() {
+    let [a, b, c] = Backend::three().await;
+    let inner = [Proxy::before(&[&a, &b]), Proxy::before(&[&b, &c])];
+    let middle =
+        Proxy::builder().backend_at("one", inner[0].address(), "").backend_at("two", inner[1].address(), "").start();
+    let outer = Linchpin::start(
+        &format!(
+            "[server]\nthreads = 1\n[log]\naccess = \"off\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n[[pools]]\n\
+             name = \"app\"\n[[pools.backends]]\nname = \"one\"\naddress = \"{}\"\n[[pools.backends]]\nname = \"two\"\n\
+             address = \"{}\"\n",
+            middle.address(),
+            inner[0].address()
+        ),
+        None,
+    )
+    .await;
+    let mut served = BTreeSet::new();
+    for _ in 0..8 {
+        let (mut jar, mut client) = (Jar::default(), outer.client().await);
+        let first = jar.get(&mut client).await;
+        for _ in 0..5 {
+            assert_eq!(jar.get(&mut client).await, first, "{:?}", jar.0.keys());
+        }
+        served.insert(first);
+    }
+    assert!(served.len() > 1, "{served:?}");
+    // Nobody's pin reached a server.
+    for seen in [&a, &b, &c].into_iter().flat_map(Backend::seen) {
+        assert_eq!(seen.field("cookie"), None, "{}", seen.head);
+    }
+    let line = outer.says("a routing cookie of the same name").await;
+    assert!(line.contains("WARN") && line.contains("pool=\"app\"") && line.contains("backend=\""), "{line}");
+    assert_eq!(outer.times_said("a routing cookie of the same name"), 1);
 }
