@@ -24,10 +24,12 @@ pub mod retry;
 mod rewrite;
 pub mod route;
 pub mod snapshot;
+mod streams;
 mod target;
 mod trailers;
 pub mod tunnel;
 mod upgrade;
+mod upload;
 pub mod via;
 mod wait;
 
@@ -64,13 +66,15 @@ use tunnel::Tunnel;
 pub struct Timeouts {
     /// To a connected socket, per attempt.
     pub connect: Duration,
-    /// From the request sent to the head of the response, per attempt.
+    /// From the last byte of the request that the backend took to the head of the response, per attempt. Rests
+    /// while the client is waited for.
     pub response: Duration,
     /// While a body is under way, in either direction, or one side of a tunnel has ended: without a byte moved.
     pub idle: Duration,
-    /// From the head of the request to the head of the response, over all attempts.
+    /// From the head of the request to the head of the response, over all attempts. Rests while the body of the
+    /// request is on its way.
     pub total: Duration,
-    /// Silence on what goes on for as long as both want: a WebSocket, an event stream, gRPC.
+    /// Silence on what goes on for as long as both want: a WebSocket, an event stream, gRPC, lines of JSON.
     pub stream_idle: Duration,
     /// The life of a WebSocket or another tunnel; `None` for no limit.
     pub tunnel_lifetime: Option<Duration>,

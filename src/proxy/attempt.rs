@@ -6,7 +6,7 @@ use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::uri::Scheme;
@@ -22,10 +22,13 @@ use super::retry::{Facts, is_idempotent};
 use super::route::Way;
 use super::snapshot::Service;
 use super::upgrade::{Asked, Outcome};
-use super::{After, Proxy};
+use super::{After, Proxy, streams};
 use crate::clock;
 use crate::pool::Backend;
 use crate::upstream::{Fact, Failure, Line, Received, Wanted, framing, to_http2};
+
+/// How often it is looked whether it is still the client who is waited for.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A request as it is sent to backends: as often as it takes.
 pub(super) struct Outgoing {
@@ -59,6 +62,7 @@ impl Outgoing {
         let hostless = head.version == Version::HTTP_10 && !head.headers.contains_key(HOST);
         let (method, uri) = (head.method.clone(), std::mem::take(&mut head.uri));
         let mut headers = std::mem::take(&mut head.headers);
+        let is_stream = streams::is_stream(&headers);
         let outgoing = |headers, body, expects, asked| {
             let headers = Cell::new(Some(headers));
             Outgoing { method, uri, headers, kept: OnceCell::new(), body, expects, repeatable, hostless, asked }
@@ -67,8 +71,13 @@ impl Outgoing {
             headers.remove(EXPECT);
             return Ok(outgoing(headers, None, false, asked));
         }
-        let idle = way.timeouts(service).idle;
-        let rules = Rules { most: way.body, replay_limit: service.retry.replay_limit, idle };
+        let timeouts = way.timeouts(service);
+        let rules = Rules {
+            most: way.body,
+            replay_limit: service.retry.replay_limit,
+            idle: if is_stream { timeouts.stream_idle } else { timeouts.idle },
+            paced: !is_stream,
+        };
         if incoming.size_hint().lower() > rules.most {
             return Err(ProxyError::BodyTooLarge);
         }
@@ -107,6 +116,18 @@ impl Outgoing {
     /// What the body ended with, if with an error: the client's doing.
     pub(super) fn body_error(&self) -> Option<ProxyError> {
         self.body.as_ref().and_then(|body| body.error())
+    }
+
+    /// Since when an attempt that `begun` has waited for its backend; `None` while it is the client who is
+    /// waited for.
+    fn backend_since(&self, begun: Instant) -> Option<Instant> {
+        self.body().map_or(Some(begun), |body| body.upload().backend_since().map(|since| since.max(begun)))
+    }
+
+    /// Whether the backend has closed the connection because the client has kept it waiting.
+    fn kept_waiting(&self, failure: Failure) -> bool {
+        let is_silent = |body: &Rc<Source>| body.upload().is_silent(clock::now());
+        failure.fact == Fact::Closed && failure.sent && self.body().is_some_and(is_silent)
     }
 
     /// What the retry rule needs to know.
@@ -225,23 +246,26 @@ impl Proxy {
 
             let used = line.is_used();
             let begun = clock::now();
-            let due = || {
-                let since = outgoing.body().map_or(begun, |body| body.progress().max(begun));
-                (since + timeouts.response).min(deadline)
-            };
-            limit.set(due());
+            // The client, while it is waited for, has a limit of its own, which its body keeps.
+            let due =
+                || outgoing.backend_since(begun).map(|since| (since + timeouts.response).min(exchange.deadline()));
+            limit.set(due().unwrap_or(begun + LOOK));
+            let sent = outgoing.body().and_then(|body| Some((body, line.sent()?)));
             let watch = |cx: &mut Context<'_>| {
                 let lost = backend.live().losses() != losses;
                 if lost && outgoing.repeatable && outgoing.is_replayable() && order.has_next() {
                     return Poll::Ready(Fact::Lost);
                 }
+                if let Some((body, sent)) = &sent {
+                    body.sent(sent.bytes());
+                }
                 while limit.poll(cx).is_ready() {
                     // Each byte of the body gives the backend its time anew.
-                    let due = due();
-                    if due <= clock::now() {
-                        return Poll::Ready(Fact::ResponseTimeout);
+                    match due() {
+                        Some(due) if due <= clock::now() => return Poll::Ready(Fact::ResponseTimeout),
+                        Some(due) => limit.set(due),
+                        None => limit.set(clock::now() + LOOK),
                     }
-                    limit.set(due);
                 }
                 Poll::Pending
             };
@@ -252,6 +276,10 @@ impl Proxy {
                 // HTTP/2 tells of a body that broke off as of any other reset.
                 Err(unanswered) if outgoing.body_error().is_some() => {
                     return Err(Failure::new(Fact::RequestBody, unanswered.failure.sent));
+                }
+                Err(unanswered) if outgoing.kept_waiting(unanswered.failure) => {
+                    outgoing.body().into_iter().for_each(|body| body.give_up());
+                    return Err(Failure::new(Fact::RequestBody, true));
                 }
                 Err(unanswered) => unanswered,
             };

@@ -18,6 +18,7 @@ use super::edits::Edits;
 use super::error::ProxyError;
 use super::replay::{self, Memory, Replay};
 use super::trailers;
+use super::upload::Upload;
 use crate::clock::{self, Limit};
 
 /// How long a client that waits for `100 Continue` is made to wait for the backend to say so
@@ -33,6 +34,8 @@ pub struct Rules {
     pub replay_limit: usize,
     /// Silence of the client that ends it.
     pub idle: Duration,
+    /// Whether the client has to keep up a rate (see [`Upload::client_due`]); not in a stream.
+    pub paced: bool,
 }
 
 /// The body of a request, which each attempt reads from its beginning.
@@ -45,9 +48,11 @@ pub struct Source {
     /// How far the last attempt has read, in [`replay::places`].
     reached: Cell<usize>,
     read: Cell<u64>,
-    progress: Cell<Instant>,
-    /// The client is waited for, and `limit` runs.
-    waiting: Cell<bool>,
+    /// Whom it waits for.
+    upload: Cell<Upload>,
+    /// Bytes that the connection to the backend had sent when that was last asked.
+    sent: Cell<u64>,
+    is_answered: Cell<bool>,
     state: Cell<State>,
     /// Who waits for a body that is not sent any more.
     shut_out: Cell<Option<Waker>>,
@@ -91,8 +96,9 @@ impl Source {
             kept: RefCell::new(Replay::new(rules.replay_limit, memory)),
             reached: Cell::new(0),
             read: Cell::new(0),
-            progress: Cell::new(clock::now()),
-            waiting: Cell::new(false),
+            upload: Cell::new(Upload::new(clock::now())),
+            sent: Cell::new(0),
+            is_answered: Cell::new(false),
             state: Cell::new(State::Kept),
             shut_out: Cell::default(),
             attempt: Cell::new(0),
@@ -109,9 +115,10 @@ impl Source {
 
     /// A reading from the beginning, for one attempt.
     pub fn attempt(self: &Rc<Source>) -> RequestBody {
-        if self.waiting.get() {
-            self.rest();
+        if self.upload.get().backend_since().is_none() {
+            self.limit.clear();
         }
+        self.note(Upload::begin);
         self.attempt.set(self.attempt.get() + 1);
         self.reached.set(0);
         RequestBody::Of { source: Rc::clone(self), attempt: self.attempt.get(), next: 0 }
@@ -127,9 +134,22 @@ impl Source {
         self.read.get()
     }
 
-    /// When a byte was read last.
-    pub fn progress(&self) -> Instant {
-        self.progress.get()
+    /// Whom it waits for.
+    pub fn upload(&self) -> Upload {
+        self.upload.get()
+    }
+
+    /// The connection to the backend has sent so many bytes, ever. What it has sent the backend, or its
+    /// kernel, has taken.
+    pub fn sent(&self, bytes: u64) {
+        if self.sent.replace(bytes) != bytes {
+            self.note(Upload::taken);
+        }
+    }
+
+    /// The backend has closed the connection because the client is so slow.
+    pub fn give_up(&self) {
+        self.state.set(State::Failed(ProxyError::BodyTimeout));
     }
 
     /// Whether an attempt that begins now would send the whole body.
@@ -160,6 +180,7 @@ impl Source {
     /// send it. Any other response may need the body to go on, so nobody waits to be asked for it.
     /// There will be no other attempt: nothing is kept any more, however long the response goes on.
     pub fn answered(&self, refused: bool) {
+        self.is_answered.set(true);
         if !self.kept.borrow().has(self.reached.get()) {
             self.kept.borrow_mut().forget();
             self.state.set(match self.state.get() {
@@ -172,6 +193,13 @@ impl Source {
             self.state.set(State::Shut);
         }
         self.gate.store(true, Ordering::Relaxed);
+    }
+
+    /// Some of the answer has come. One that goes on may be all that the client waits for.
+    pub fn answers(&self) {
+        if !self.is_ended() {
+            self.note(Upload::answers);
+        }
     }
 
     /// The exchange is over. A stream of HTTP/2 that waits for a body which is not sent any more would
@@ -214,9 +242,9 @@ impl Source {
                         return self.poll_fresh(cx);
                     }
                 }
-                self.progress.set(clock::now());
-                self.rest();
-                self.read.set(self.read.get() + frame.data_ref().map_or(0, |data| data.len() as u64));
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.came(bytes);
+                self.read.set(self.read.get() + bytes as u64);
                 if self.read.get() > self.rules.most {
                     return self.fail(ProxyError::BodyTooLarge);
                 }
@@ -225,7 +253,7 @@ impl Source {
             }
             Poll::Ready(Some(Err(_))) => self.fail(ProxyError::BodyAborted),
             Poll::Ready(None) => {
-                self.rest();
+                self.came(0);
                 let kept = self.state.get() == State::Kept;
                 self.state.set(if kept { State::EndedKept } else { State::Ended });
                 Poll::Ready(None)
@@ -233,20 +261,43 @@ impl Source {
             Poll::Pending => {
                 // Only from here on is it the client that is waited for: before, the backend may have
                 // been the slow one.
-                if !self.waiting.replace(true) {
-                    self.limit.set_after(self.rules.idle);
+                if self.upload.get().backend_since().is_some() {
+                    self.note(Upload::wait);
+                    self.limit_client();
                 }
-                match self.limit.poll(cx) {
-                    Poll::Ready(()) => self.fail(ProxyError::BodyTimeout),
-                    Poll::Pending => Poll::Pending,
+                while self.limit.poll(cx).is_ready() {
+                    if self.client_due().is_some_and(|due| due <= clock::now()) {
+                        return self.fail(ProxyError::BodyTimeout);
+                    }
+                    // An answer that goes on has given it time.
+                    self.limit_client();
                 }
+                Poll::Pending
             }
         }
     }
 
-    fn rest(&self) {
-        self.waiting.set(false);
+    fn note(&self, event: impl FnOnce(&mut Upload, Instant)) {
+        let mut upload = self.upload.get();
+        event(&mut upload, clock::now());
+        self.upload.set(upload);
+    }
+
+    fn came(&self, bytes: usize) {
+        self.note(|upload, now| upload.came(now, bytes));
         self.limit.clear();
+    }
+
+    fn client_due(&self) -> Option<Instant> {
+        let paced = self.rules.paced && !self.is_answered.get();
+        self.upload.get().client_due(self.rules.idle, paced)
+    }
+
+    fn limit_client(&self) {
+        match self.client_due() {
+            Some(due) => self.limit.set(due),
+            None => self.limit.clear(),
+        }
     }
 
     fn keep(&self, frame: &Frame<Bytes>) {

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use http::header::{ACCEPT, HOST, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use http::{Method, StatusCode, Uri, request};
 
 use super::attempt::Outgoing;
@@ -20,7 +20,7 @@ use super::route::{Goal, Way};
 use super::snapshot::{Service, View};
 use super::via::Via;
 use super::wait::Hold;
-use super::{Proxy, Timeouts, respond, route, tunnel};
+use super::{Proxy, Timeouts, respond, route, streams, tunnel};
 use crate::affinity::pins::Clash;
 use crate::affinity::rules::Effect;
 use crate::affinity::{Cause, Decision, Verdict};
@@ -74,6 +74,18 @@ pub struct Exchange {
     is_stream: bool,
     /// A tunnel has taken the request over.
     is_tunnel: bool,
+}
+
+/// How a response ends before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Break {
+    /// The backend broke it off.
+    Backend,
+    /// The same, but its client has read so slowly that the backend may have lost patience.
+    KeptWaiting,
+    /// Nothing came for too long. Quiet is all that a stream has to say at times, and whether it is one need not
+    /// be said in its head: that is no failure of its backend.
+    Quiet,
 }
 
 impl Exchange {
@@ -224,9 +236,10 @@ impl Exchange {
         self.way().map_or(&service.timeouts, |way| way.timeouts(service))
     }
 
-    /// When the time for all attempts is over.
+    /// When the time for all attempts is over. It rests while the request's body is on its way.
     pub(super) fn deadline(&self) -> Instant {
-        self.begun + self.service().map_or(Duration::ZERO, |service| self.timeouts(service).total)
+        let rested = self.body.as_ref().map_or(Duration::ZERO, |body| body.upload().rested(clock::now()));
+        self.begun + self.service().map_or(Duration::ZERO, |service| self.timeouts(service).total) + rested
     }
 
     /// The limit of whatever this request waits for now.
@@ -345,6 +358,9 @@ impl Exchange {
 
     pub(super) fn relayed(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
+        if let Some(body) = &self.body {
+            body.answers();
+        }
     }
 
     /// Of the bytes that were relayed so many never left.
@@ -352,18 +368,26 @@ impl Exchange {
         self.bytes_out = self.bytes_out.saturating_sub(bytes);
     }
 
-    /// The backend is waited for, in the middle of a body.
-    pub(super) fn wait_for_body(&self) {
+    /// When an answer has been quiet for too long of which nothing came since `since`, and of the request's body
+    /// nothing either. `None` for no limit.
+    pub(super) fn quiet_until(&self, since: Instant) -> Option<Instant> {
         let of = |timeouts: &Timeouts| if self.is_stream { timeouts.stream_idle } else { timeouts.idle };
-        self.limit.set_after(self.service().map_or(Duration::ZERO, |service| of(self.timeouts(service))));
+        let idle = self.service().map_or(Duration::ZERO, |service| of(self.timeouts(service)));
+        let moved = self.body.as_ref().map_or(since, |body| body.upload().moved());
+        since.max(moved).checked_add(idle)
+    }
+
+    /// Limits the wait for more of an answer of which nothing came since `since`.
+    pub(super) fn limit_quiet(&self, since: Instant) {
+        match self.quiet_until(since) {
+            Some(due) => self.limit.set(due),
+            None => self.limit.clear(),
+        }
     }
 
     /// Notes whether the response is one that goes on for as long as both sides want, and says so.
     pub(super) fn streams(&mut self, headers: &HeaderMap) -> bool {
-        const ENDLESS: [&[u8]; 3] = [b"text/event-stream", b"application/grpc", b"multipart/x-mixed-replace"];
-        let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        let is = |name: &[u8]| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
-        self.is_stream = ENDLESS.into_iter().any(is);
+        self.is_stream = streams::is_stream(headers);
         self.is_stream
     }
 
@@ -404,14 +428,17 @@ impl Exchange {
             error.map(|kind| if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" });
     }
 
-    /// The response broke off: the backend's fault, unless the request did first.
-    pub(super) fn broke_off(&mut self) {
+    /// The response broke off, or is broken off.
+    pub(super) fn broke_off(&mut self, end: Break) {
         if let Some(error) = self.body.as_ref().and_then(|body| body.error()) {
             self.error = Some(error.as_str());
             return;
         }
-        self.error = Some("broken_off");
-        if let (Some(service), Some(index)) = (self.service(), self.backend) {
+        self.error = Some(match end {
+            Break::Quiet => "quiet_for_too_long",
+            Break::Backend | Break::KeptWaiting => "broken_off",
+        });
+        if let (Break::Backend, Some(service), Some(index)) = (end, self.service(), self.backend) {
             self.met_failure(service, index);
         }
     }

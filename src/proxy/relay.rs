@@ -4,6 +4,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Response;
@@ -11,9 +12,10 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::body::RequestBody;
 use super::error::ProxyError;
-use super::exchange::Exchange;
+use super::exchange::{Break, Exchange};
 use super::tunnel::Tunnel;
 use super::{Reply, respond, trailers};
+use crate::clock;
 use crate::upstream::{Fact, Failure, Received};
 
 /// A backend's response.
@@ -29,9 +31,25 @@ pub struct ResponseBody {
 enum Content {
     /// A page of our own, or nothing more.
     Page(Bytes),
-    /// What a backend sends. `waiting` while it is the backend that is waited for.
-    Relayed { received: Received<RequestBody>, waiting: bool },
+    /// What a backend sends.
+    Relayed {
+        received: Received<RequestBody>,
+        /// Since when the backend, or the client, is waited for.
+        since: Instant,
+        waits_for: Side,
+        /// The client has once taken nothing for so long that the backend may have given up sending.
+        is_slow: bool,
+    },
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Backend,
+    Client,
+}
+
+/// For how long a client that takes nothing is nobody's trouble.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// The response broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +73,7 @@ impl Exchange {
         let content = match received.is_end() {
             false => {
                 is_stream = self.streams(&head.headers);
-                Content::Relayed { received, waiting: false }
+                Content::Relayed { received, since: clock::now(), waits_for: Side::Client, is_slow: false }
             }
             true => {
                 // The connection is there for the next request before this one's client has read.
@@ -119,28 +137,35 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let ResponseBody { content, exchange: Some(exchange) } = &mut *self else { return Poll::Ready(None) };
-        let (received, waiting) = match content {
+        let (received, since, waits_for, is_slow) = match content {
             Content::Page(page) => {
                 let page = std::mem::take(page);
                 exchange.relayed(page.len());
                 return Poll::Ready((!page.is_empty()).then(|| Ok(Frame::data(page))));
             }
-            Content::Relayed { received, waiting } => (received, waiting),
+            Content::Relayed { received, since, waits_for, is_slow } => (received, since, waits_for, is_slow),
         };
+        if *waits_for == Side::Client {
+            *is_slow |= clock::now().saturating_duration_since(*since) >= SLOW;
+        }
         let frame = match received.poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                if !std::mem::replace(waiting, true) {
-                    exchange.wait_for_body();
+                if std::mem::replace(waits_for, Side::Backend) == Side::Client {
+                    *since = clock::now();
+                    exchange.limit_quiet(*since);
                 }
-                if exchange.limit().poll(cx).is_pending() {
-                    return Poll::Pending;
+                while exchange.limit().poll(cx).is_ready() {
+                    if exchange.quiet_until(*since).is_some_and(|due| due <= clock::now()) {
+                        exchange.broke_off(Break::Quiet);
+                        return Poll::Ready(Some(Err(BrokenOff)));
+                    }
+                    exchange.limit_quiet(*since);
                 }
-                exchange.broke_off();
-                return Poll::Ready(Some(Err(BrokenOff)));
+                return Poll::Pending;
             }
         };
-        *waiting = false;
+        (*since, *waits_for) = (clock::now(), Side::Client);
         match frame {
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
@@ -157,7 +182,7 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(_)) => {
-                exchange.broke_off();
+                exchange.broke_off(if *is_slow { Break::KeptWaiting } else { Break::Backend });
                 Poll::Ready(Some(Err(BrokenOff)))
             }
             None => {

@@ -3,6 +3,7 @@
 //! Must not know: which HTTP the client speaks.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use hyper::body::Incoming;
 use super::failure::Fact;
 use super::shared::Place;
 use super::wire::{Unanswered, Wire};
-use crate::net::Stream;
+use crate::net::{Sent, Stream};
 
 /// What one request is sent on.
 pub enum Line<B: Body + 'static> {
@@ -37,6 +38,14 @@ where
         match self {
             Line::Own(wire) => wire.is_used(),
             Line::Shared(place) => place.is_used(),
+        }
+    }
+
+    /// What becomes of the bytes that are written to its connection, if it is one's own.
+    pub fn sent(&self) -> Option<Rc<Sent>> {
+        match self {
+            Line::Own(wire) => Some(wire.sent()),
+            Line::Shared(_) => None,
         }
     }
 

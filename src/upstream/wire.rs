@@ -74,6 +74,11 @@ where
         self.is_all_there_is
     }
 
+    /// What becomes of the bytes that are written to it.
+    pub(super) fn sent(&self) -> Rc<Sent> {
+        Rc::clone(&self.sent)
+    }
+
     /// Whether it has served before. The backend may have closed it meanwhile, for no fault.
     pub fn is_used(&self) -> bool {
         self.exchanges > 0

@@ -43,6 +43,7 @@ mod response_framing;
 mod routes;
 mod shared_connections;
 mod sharing;
+mod slow_clients;
 mod smoke;
 mod stickiness;
 mod stopping;

@@ -190,6 +190,11 @@ impl Client {
         soon("the end of the connection", self.more()).await.is_none() && self.buffer.is_empty()
     }
 
+    /// Reads what comes next; `None` at the end of the connection.
+    pub async fn read_more(&mut self) -> Option<()> {
+        self.more().await
+    }
+
     /// What has come and was not read as a response.
     pub fn rest(&self) -> &[u8] {
         &self.buffer

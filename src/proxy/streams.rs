@@ -1,0 +1,56 @@
+//! Owns: which messages go on for as long as both sides want, by what they say they are.
+//! Invariant: pure.
+//! Must not know: what becomes of such a message.
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+
+/// The beginnings of media types, in lower case.
+const KINDS: [&[u8]; 9] = [
+    b"text/event-stream",
+    // With `+proto`, `-web` and the like behind it.
+    b"application/grpc",
+    b"multipart/x-mixed-replace",
+    b"application/x-ndjson",
+    b"application/ndjson",
+    b"application/jsonl",
+    b"application/x-jsonlines",
+    b"application/json-seq",
+    b"application/stream+json",
+];
+
+/// A parameter of Kubernetes's media types: a list of what changes, which ends when nobody watches.
+const WATCH: &[u8] = b"stream=watch";
+
+/// Whether a message with these fields is one that goes on for as long as both sides want.
+pub(super) fn is_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let begins = |name: &&[u8]| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    KINDS.iter().any(begins)
+        || kind.split(|byte| *byte == b';').skip(1).any(|parameter| parameter.trim_ascii() == WATCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_known_by_their_media_type() {
+        let of =
+            |kind: &'static str| is_stream(&[(CONTENT_TYPE, HeaderValue::from_static(kind))].into_iter().collect());
+        for kind in [
+            "text/event-stream",
+            "Text/Event-Stream; charset=utf-8",
+            "application/grpc+proto",
+            "application/x-ndjson",
+            "application/json-seq",
+            "application/stream+json;charset=UTF-8",
+            "application/json; stream=watch",
+        ] {
+            assert!(of(kind), "{kind}");
+        }
+        for kind in ["text/html", "application/json", "text/event", "application/json; stream=watched", ""] {
+            assert!(!of(kind), "{kind}");
+        }
+        assert!(!is_stream(&HeaderMap::new()));
+    }
+}
