@@ -35,8 +35,8 @@ pub(super) struct RouteDraft {
     pub(super) settings: Settings,
 }
 
-const ELSEWHERE: [&str; 7] =
-    ["pool", "persistence", "timeouts", "body_bytes", "strip_prefix", "add_prefix", "request_headers"];
+const ELSEWHERE: [&str; 8] =
+    ["pool", "persistence", "stream", "timeouts", "body_bytes", "strip_prefix", "add_prefix", "request_headers"];
 
 pub(super) fn route(table: &Table<'_>) -> RouteDraft {
     let default = Settings::all_to("");
@@ -57,6 +57,7 @@ pub(super) fn route(table: &Table<'_>) -> RouteDraft {
             is_secure: table.get("scheme", scheme),
             path_prefix: table.get("path_prefix", path_prefix).unwrap_or(default.path_prefix),
             persistence: persistence.as_ref().map_or(default.persistence, |spot| spot.value),
+            is_stream: table.get("stream", flag).unwrap_or(default.is_stream),
             timeouts: table.section("timeouts", timeouts),
             body_bytes: table.get("body_bytes", body_bytes),
             strip_prefix: table.get("strip_prefix", path_prefix),

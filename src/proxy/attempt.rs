@@ -62,7 +62,7 @@ impl Outgoing {
         let hostless = head.version == Version::HTTP_10 && !head.headers.contains_key(HOST);
         let (method, uri) = (head.method.clone(), std::mem::take(&mut head.uri));
         let mut headers = std::mem::take(&mut head.headers);
-        let is_stream = streams::is_stream(&headers);
+        let is_stream = way.is_stream || streams::is_stream(&headers);
         let outgoing = |headers, body, expects, asked| {
             let headers = Cell::new(Some(headers));
             Outgoing { method, uri, headers, kept: OnceCell::new(), body, expects, repeatable, hostless, asked }

@@ -387,7 +387,7 @@ impl Exchange {
 
     /// Notes whether the response is one that goes on for as long as both sides want, and says so.
     pub(super) fn streams(&mut self, headers: &HeaderMap) -> bool {
-        self.is_stream = streams::is_stream(headers);
+        self.is_stream = self.way().is_some_and(|way| way.is_stream) || streams::is_stream(headers);
         self.is_stream
     }
 

@@ -24,6 +24,9 @@ pub struct Settings {
     pub goal: Goal<String>,
     /// Whether the pool's persistence is for its requests.
     pub persistence: bool,
+    /// Whether all its answers, and the bodies of its requests, go on for as long as both sides want, whatever
+    /// they say they are.
+    pub is_stream: bool,
     /// What differs from the pool's.
     pub timeouts: Overrides,
     /// Bytes of a request's body; `[server.limits]` if not said.
@@ -52,6 +55,7 @@ impl Settings {
             path_prefix: "/".into(),
             goal,
             persistence: true,
+            is_stream: false,
             timeouts: Overrides::default(),
             body_bytes: None,
             strip_prefix: None,
@@ -132,6 +136,8 @@ pub struct Way {
     pub goal: Goal<usize>,
     /// What the path of its requests begins with.
     pub prefix: String,
+    /// Whether all its messages go on for as long as both sides want.
+    pub is_stream: bool,
     /// Its timeouts, where they are not the pool's.
     pub timeouts: Option<Box<Timeouts>>,
     /// The most bytes of a request's body.
@@ -163,6 +169,7 @@ impl Way {
         Way {
             goal,
             prefix: settings.path_prefix.clone(),
+            is_stream: settings.is_stream,
             timeouts: timeouts.and_then(own),
             body: settings.body_bytes.unwrap_or(body),
             effect: (!settings.persistence).then_some(Effect::Exempt),

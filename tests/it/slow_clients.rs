@@ -266,7 +266,7 @@ async fn an_answer_that_is_quiet_for_too_long_is_no_failure_of_its_backend() {
 
 #[tokio::test]
 async fn what_is_a_stream_by_its_type_or_its_route_may_be_quiet_for_stream_idle() {
-    for (kind, path) in [("application/x-ndjson", "/"), ("text/event-stream", "/")] {
+    for (kind, path) in [("application/x-ndjson", "/"), ("text/event-stream", "/"), ("text/plain", "/log")] {
         let top = "[[routes]]\npool = \"app\"\n[[routes]]\npath_prefix = \"/log\"\npool = \"app\"\nstream = true\n";
         let builder = Proxy::builder().top(top).backend_at("a", quiet(kind).await, "");
         let (proxy, cookies) = pool(builder, "idle = \"100ms\"\nstream_idle = \"1500ms\"");
