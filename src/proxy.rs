@@ -28,6 +28,7 @@ mod streams;
 mod target;
 mod trailers;
 pub mod tunnel;
+mod unread;
 mod upgrade;
 mod upload;
 pub mod via;
@@ -324,7 +325,7 @@ impl Proxy {
 
     /// Records a request of which no head was understood.
     pub fn refuse_unread(self: &Rc<Self>, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
-        exchange::record_unread(self, client, error)
+        unread::refuse(self, client, error)
     }
 
     /// A limit of the connection's was reached.

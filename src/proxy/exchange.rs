@@ -525,41 +525,6 @@ fn path_of(target: Uri) -> Uri {
     Uri::try_from(target.path()).unwrap_or(target)
 }
 
-/// Records a request of which no head was understood, and makes the answer to it.
-pub(super) fn record_unread(proxy: &Rc<Proxy>, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
-    let id = proxy.new_id();
-    let status = respond::status(error).as_u16();
-    if let Some(limit) = error.limit() {
-        proxy.limited(limit);
-    }
-    proxy.view.borrow().snapshot().unrouted.request(proxy.thread, Verdict::None as usize, status, Duration::ZERO);
-    proxy.lines.write(&Record {
-        time: clock::unix(),
-        id: id.as_str(),
-        listener: client.listener(),
-        client: client.text(),
-        method: "-",
-        host: b"",
-        path: "",
-        status,
-        bytes_in: 0,
-        bytes_out: 0,
-        total: Duration::ZERO,
-        connected: None,
-        answered: None,
-        pool: None,
-        backend: None,
-        attempts: 0,
-        verdict: Verdict::None.as_str(),
-        cause: None,
-        session: None,
-        rule: None,
-        waited: None,
-        error: Some(error.as_str()),
-    });
-    respond::respond_raw(error, id.as_str())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

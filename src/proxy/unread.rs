@@ -1,0 +1,48 @@
+//! Owns: what becomes of a request of which no head was understood: its record, and the answer to it.
+//! Invariant: one record and one count, as for any other request.
+//! Must not know: how heads are read.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::client::Client;
+use super::error::ProxyError;
+use super::{Proxy, respond};
+use crate::affinity::Verdict;
+use crate::clock;
+use crate::telemetry::Record;
+
+/// Records a request of which no head was understood, and makes the answer to it.
+pub(super) fn refuse(proxy: &Rc<Proxy>, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
+    let id = proxy.new_id();
+    let status = respond::status(error).as_u16();
+    if let Some(limit) = error.limit() {
+        proxy.limited(limit);
+    }
+    proxy.view.borrow().snapshot().unrouted.request(proxy.thread, Verdict::None as usize, status, Duration::ZERO);
+    proxy.lines.write(&Record {
+        time: clock::unix(),
+        id: id.as_str(),
+        listener: client.listener(),
+        client: client.text(),
+        method: "-",
+        host: b"",
+        path: "",
+        status,
+        bytes_in: 0,
+        bytes_out: 0,
+        total: Duration::ZERO,
+        connected: None,
+        answered: None,
+        pool: None,
+        backend: None,
+        attempts: 0,
+        verdict: Verdict::None.as_str(),
+        cause: None,
+        session: None,
+        rule: None,
+        waited: None,
+        error: Some(error.as_str()),
+    });
+    respond::respond_raw(error, id.as_str())
+}
