@@ -317,6 +317,14 @@ impl Decision {
         (self.verdict, self.cause, self.target) = (Verdict::Hit, None, self.pinned);
     }
 
+    /// The backend at `by` has served. If it is the session's own, however the request came there, the
+    /// session was not moved. One that only has its name is another.
+    pub fn served(&mut self, by: usize) {
+        if self.pinned == Some(by) && self.cause != Some(Cause::Replaced) && self.verdict != Verdict::Hit {
+            self.is_back();
+        }
+    }
+
     /// It was waited for in vain.
     pub fn is_not_back(&mut self) {
         self.next = Next::Serve;

@@ -248,10 +248,7 @@ impl<'a> Order<'a> {
         {
             converge.settle(client, self.rules.pool.backend(index).live().id());
         }
-        // However it came there: its own server has served it.
-        if self.decision.pinned == Some(index) && self.decision.verdict != Verdict::Hit {
-            self.decision.is_back();
-        }
+        self.decision.served(index);
     }
 
     /// The attempt on the backend at `index` failed. Says whether the session is to avoid that backend

@@ -170,6 +170,23 @@ fn a_request_that_has_waited_is_a_hit_if_its_server_is_back_and_moves_if_not() {
 }
 
 #[test]
+fn whoever_got_its_own_server_after_all_was_not_moved_and_a_namesake_is_another() {
+    let policies = Policies::default();
+    let (pool, mut down, _) = with_cause(Cause::Down, &policies);
+    down.served(0);
+    assert_eq!((down.verdict, down.cause, down.pin(&pool, 0, NOW)), (Verdict::Hit, None, None));
+    let (_, mut down, _) = with_cause(Cause::Down, &policies);
+    down.served(1);
+    assert_eq!((down.verdict, down.cause), (Verdict::Moved, Some(Cause::Down)));
+    down.is_unserved(false);
+    assert_eq!(down.verdict, Verdict::Refused, "nobody was moved by a page of ours");
+    let (pool, mut replaced, _) = with_cause(Cause::Replaced, &policies);
+    replaced.served(0);
+    assert_eq!((replaced.verdict, replaced.cause), (Verdict::Moved, Some(Cause::Replaced)));
+    assert!(replaced.pin(&pool, 0, NOW).is_some());
+}
+
+#[test]
 fn an_id_that_names_its_server_goes_there_or_to_the_one_that_has_a_copy() {
     let pool = pool();
     let mut strict = Policies::default();
