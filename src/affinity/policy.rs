@@ -96,6 +96,15 @@ impl Policies {
         said(cause).or(fallback).unwrap_or_default()
     }
 
+    /// The longest that a request waits by any of them, if one waits at all.
+    pub fn longest_wait(&self) -> Option<Duration> {
+        let waits = self.said.iter().flatten().filter_map(|policy| match policy {
+            Policy::Wait(wait) => Some(wait.time),
+            Policy::Move | Policy::Borrow | Policy::Refuse(_) => None,
+        });
+        waits.max()
+    }
+
     /// Whether a policy was set for `cause`.
     pub fn says(&self, cause: Cause) -> bool {
         self.said[cause as usize].is_some()

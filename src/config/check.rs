@@ -144,6 +144,7 @@ fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
 
 /// Where persistence and backends have to fit.
 fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
+    pool.warn_of_waits(&pool.waits_at, pool.timeouts.total, notes);
     let routes = || pool.backends.iter().filter_map(|backend| backend.route.as_ref());
     unique("backend of this pool with the route", routes(), notes);
     if let Carrier::Route(route) = &pool.persistence.carrier {

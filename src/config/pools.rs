@@ -3,6 +3,7 @@
 //! Must not know: other pools, listeners, routes.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use toml::de::DeValue;
 
@@ -10,6 +11,7 @@ use super::discovery;
 use super::names::{authority, backend_endpoint, cookie_name, field_name, name, parameter, target};
 use super::persistence::persistence;
 use super::reader::{Spot, Table};
+use super::report::Notes;
 use super::tls;
 use super::values::{MILLISECOND, Value, YEAR, duration, flag, found, must_be, nearest, percent};
 use super::values::{size, statuses, whole, word};
@@ -29,6 +31,8 @@ pub(super) struct PoolDraft {
     pub(super) persistence: affinity::Settings,
     /// Where the cookie gets its name.
     pub(super) cookie_at: Range<usize>,
+    /// Where it is said how long requests wait.
+    pub(super) waits_at: Range<usize>,
     pub(super) health: health::Settings,
     pub(super) vitals: vitals::Settings,
     pub(super) retry: retry::Settings,
@@ -49,6 +53,18 @@ pub(super) struct BackendDraft {
     pub(super) route: Option<Spot<String>>,
     pub(super) max_requests: Option<u32>,
     pub(super) max_sessions: Option<u32>,
+}
+
+impl PoolDraft {
+    /// Warns where a request that waits for its backend is out of time, by a `total` that is said `at` this
+    /// place, before it has waited long enough to be moved.
+    pub(super) fn warn_of_waits(&self, at: &Range<usize>, total: Duration, notes: &Notes<'_>) {
+        if let Some(wait) = self.persistence.on.longest_wait().filter(|wait| *wait >= total) {
+            let (wait, total) = (humantime::format_duration(wait), humantime::format_duration(total));
+            let problem = format!("a request that waits {wait} for its backend is never moved: `total` is {total}");
+            notes.warn(at, problem, "make `wait.time` shorter, or `total` longer");
+        }
+    }
 }
 
 impl BackendDraft {
@@ -86,7 +102,10 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         }
     };
     let known_name = name.as_ref().map_or("", |name| &name.value);
-    let (persistence, cookie_at) = table.section("persistence", |table| persistence(table, known_name));
+    let (persistence, cookie_at, waits_at) = table.section("persistence", |table| {
+        let (persistence, cookie_at) = persistence(table, known_name);
+        (persistence, cookie_at, table.at(if table.has("wait") { "wait" } else { "on" }))
+    });
     let mut vitals = vitals::Settings::default();
     let health = table.section("health", |table| health(table, &mut vitals));
     table.section("ejection", |table| ejection(table, &mut vitals));
@@ -97,6 +116,7 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         hash,
         persistence,
         cookie_at,
+        waits_at,
         health,
         vitals,
         retry: table.section("retry", retry),

@@ -223,6 +223,9 @@ impl RouteDraft {
             let problem = format!("the pool {} learns its sessions from the field {}", name(), shown(field.as_str()));
             notes.error(&self.response_at, problem, "leave it as the application sends it");
         }
+        if let Some(total) = self.settings.timeouts.total {
+            pool.warn_of_waits(&self.timeouts_at, total, notes);
+        }
         let (own, timeouts) = (&self.settings.timeouts, self.settings.timeouts.of(&pool.timeouts));
         for (key, own, wait) in
             [("connect", own.connect, timeouts.connect), ("response", own.response, timeouts.response)]
