@@ -28,6 +28,7 @@ use crate::affinity::{Cause, Verdict, learned};
 use crate::config::Plan;
 use crate::net::{Address, shortage};
 use crate::pool::Pool;
+use crate::pool::roster::LossReceiver;
 use crate::proxy::Proxy;
 use crate::proxy::client::{Client, Door};
 use crate::proxy::error::ProxyError;
@@ -144,7 +145,7 @@ impl App {
             let (limits, lines, lost) = (thread.limits.clone(), lines.lines(), Arc::clone(&lost));
             let memory = replay::Memory::share(replay_memory, threads);
             let proxy = Rc::new(Proxy::new(thread.index, snapshot, limits, lines, lost, memory));
-            let beside = beside(Rc::clone(&proxy), thread.limits, losses.clone(), snapshots);
+            let beside = beside(Rc::clone(&proxy), thread.limits, losses.subscribe(), snapshots);
             (Rc::new(Serve { proxy, doors: doors.clone() }), beside)
         };
         let phase = Arc::clone(&control.phase);
@@ -227,15 +228,18 @@ fn door(listener: &ListenerSettings) -> Door {
 async fn beside(
     proxy: Rc<Proxy>,
     limits: clock::Limits,
-    mut losses: watch::Receiver<u64>,
+    mut losses: LossReceiver,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
 ) {
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
             now = sweep.tick() => proxy.sweep(now.into_std()),
-            // Each waiting request looks whether it is its own backend that is gone.
-            Ok(()) = losses.changed() => limits.wake_all(),
+            // Each request that waits on it looks, and is taken back if it may be.
+            lost = losses.next() => match lost {
+                Some(backend) => limits.wake(backend),
+                None => limits.wake_all(),
+            },
             Ok(()) = snapshots.changed() => {
                 let next = Arc::clone(&snapshots.borrow_and_update());
                 proxy.install(next);

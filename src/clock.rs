@@ -75,10 +75,15 @@ struct Table {
     /// reads eight bytes a limit.
     due: RefCell<Vec<u64>>,
     wakers: RefCell<Vec<Option<Waker>>>,
+    /// What each wait is for besides time, see [`Limit::set_subject`].
+    subjects: RefCell<Vec<usize>>,
     free: RefCell<Vec<usize>>,
 }
 
 const OFF: u64 = u64::MAX;
+
+/// A wait for nothing but time.
+const NOTHING: usize = usize::MAX;
 
 impl Limits {
     /// An empty table.
@@ -91,6 +96,7 @@ impl Limits {
         let key = self.table.free.borrow_mut().pop().unwrap_or_else(|| {
             self.table.due.borrow_mut().push(OFF);
             self.table.wakers.borrow_mut().push(None);
+            self.table.subjects.borrow_mut().push(NOTHING);
             self.table.due.borrow().len() - 1
         });
         Limit { table: Rc::clone(&self.table), key }
@@ -103,6 +109,17 @@ impl Limits {
             let due = self.table.due.borrow();
             let mut wakers = self.table.wakers.borrow_mut();
             let keys = due.iter().enumerate().filter(|(_, due)| **due <= now).map(|(key, _)| key);
+            keys.filter_map(|key| wakers.get_mut(key)?.take()).collect()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Wakes those who wait for this, due or not, so that each looks again at what it waits for.
+    pub fn wake(&self, subject: usize) {
+        let wakers: Vec<Waker> = {
+            let subjects = self.table.subjects.borrow();
+            let mut wakers = self.table.wakers.borrow_mut();
+            let keys = subjects.iter().enumerate().filter(|(_, each)| **each == subject).map(|(key, _)| key);
             keys.filter_map(|key| wakers.get_mut(key)?.take()).collect()
         };
         wakers.into_iter().for_each(Waker::wake);
@@ -180,6 +197,13 @@ impl Limit {
         self.store(OFF);
     }
 
+    /// Says what is waited for besides time, for [`Limits::wake`], until the limit is dropped.
+    pub fn set_subject(&self, subject: usize) {
+        if let Some(each) = self.table.subjects.borrow_mut().get_mut(self.key) {
+            *each = subject;
+        }
+    }
+
     /// Ready once it is due. The waker of the last call is woken.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.table.due.borrow().get(self.key).is_some_and(|due| *due <= self.table.now()) {
@@ -204,6 +228,7 @@ impl Limit {
 impl Drop for Limit {
     fn drop(&mut self) {
         self.clear();
+        self.set_subject(NOTHING);
         if let Some(waker) = self.table.wakers.borrow_mut().get_mut(self.key) {
             *waker = None;
         }
@@ -273,5 +298,30 @@ mod tests {
         let limit = limits.limit();
         assert!(waits(&limits, &limit));
         assert_eq!(limits.table.due.borrow().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_those_who_wait_for_a_subject_are_woken_for_it() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        struct Count(AtomicUsize);
+        impl std::task::Wake for Count {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let limits = Limits::new();
+        let wait = |subject: Option<usize>| {
+            let (limit, count) = (limits.limit(), std::sync::Arc::new(Count(AtomicUsize::new(0))));
+            subject.iter().for_each(|subject| limit.set_subject(*subject));
+            assert!(limit.poll(&mut Context::from_waker(&Waker::from(std::sync::Arc::clone(&count)))).is_pending());
+            (limit, count)
+        };
+        let all = [Some(1), Some(2), None, Some(1)].map(wait);
+        limits.wake(1);
+        assert_eq!(all.each_ref().map(|(_, count)| count.0.load(Ordering::Relaxed)), [1, 0, 0, 1]);
+        drop(all);
+        let (_limit, count) = wait(None);
+        limits.wake(1);
+        assert_eq!(count.0.load(Ordering::Relaxed), 0, "what had its place before waited for something else");
     }
 }

@@ -5,13 +5,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use crate::affinity::pins::Pins;
 use crate::affinity::{self, Affinity, KeyRing, Tables, learned};
 use crate::clock;
 use crate::config::{Plan, PoolPlan};
 use crate::pool::reconcile::Reconciler;
+use crate::pool::roster::Losses;
 use crate::pool::{Pool, backend};
 use crate::proxy::headers;
 use crate::proxy::rate::{self, Limiter};
@@ -62,9 +61,9 @@ impl Composer {
         &self.plan
     }
 
-    /// Changes whenever a backend is lost.
-    pub(super) fn losses(&self) -> watch::Receiver<u64> {
-        self.reconciler.losses()
+    /// Where it is told which backends are lost.
+    pub(super) fn losses(&self) -> Losses {
+        self.reconciler.losses().clone()
     }
 
     /// The stores that nobody keeps in touch yet.

@@ -6,11 +6,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
 use super::backend::{self, Backend, stable_hash};
 use super::live::Live;
-use super::roster::Roster;
+use super::roster::{Losses, Roster};
 use super::{Pool, Settings};
 use crate::clock;
 
@@ -25,7 +23,7 @@ pub struct Reconciler {
     next_id: usize,
     /// Places of backends that are gone, in the order in which they went.
     free: VecDeque<Free>,
-    losses: Arc<watch::Sender<u64>>,
+    losses: Losses,
     pools: HashMap<String, (Settings, Arc<Pool>)>,
 }
 
@@ -40,18 +38,12 @@ struct Free {
 impl Reconciler {
     /// For a process whose data path has `threads` threads.
     pub fn new(threads: usize) -> Reconciler {
-        Reconciler {
-            threads,
-            next_id: 0,
-            free: VecDeque::new(),
-            losses: Arc::new(watch::Sender::new(0)),
-            pools: HashMap::new(),
-        }
+        Reconciler { threads, next_id: 0, free: VecDeque::new(), losses: Losses::default(), pools: HashMap::new() }
     }
 
-    /// Changes whenever a backend is lost, so that requests that wait on one can be taken back.
-    pub fn losses(&self) -> watch::Receiver<u64> {
-        self.losses.subscribe()
+    /// Where it is told which backends are lost.
+    pub fn losses(&self) -> &Losses {
+        &self.losses
     }
 
     /// The pools of the next configuration, from `now` on. A pool that stays as it was is the same
@@ -96,7 +88,7 @@ impl Reconciler {
             .collect();
         let roster = match &old {
             Some(old) => old.roster().with_settings(settings.vitals.clone()),
-            None => Roster::new(settings.vitals.clone(), Arc::clone(&self.losses), self.threads),
+            None => Roster::new(settings.vitals.clone(), self.losses.clone(), self.threads),
         };
         roster.keep(&backends.iter().map(|backend| backend.live().id()).collect());
         let by_name = backends.iter().enumerate().map(|(index, backend)| (Arc::clone(backend.name()), index)).collect();
@@ -161,6 +153,7 @@ mod tests {
     use crate::pool::roster::Observation;
     use crate::pool::vitals::{self, Health};
     use crate::pool::{AdminState, Closed};
+    use futures_util::FutureExt;
 
     const FAILURE: Observation = Observation::Failure(vitals::Failed::Unreached);
 
@@ -236,19 +229,18 @@ mod tests {
     #[test]
     fn a_loss_is_told_and_an_ejection_ends_by_time() {
         let mut reconciler = Reconciler::new(1);
-        let mut losses = reconciler.losses();
+        let mut losses = reconciler.losses().subscribe();
         let pool = reconciler.pools(&[settings(vec![backend("a", "127.0.0.1:1"), backend("b", "127.0.0.1:2")])]);
         let now = Instant::now();
-        assert!(!losses.has_changed().unwrap());
+        assert!(!losses.has_more());
         assert!(pool[0].observe(0, FAILURE, now).is_some());
-        assert!(losses.has_changed().unwrap());
-        losses.mark_unchanged();
+        assert_eq!(losses.next().now_or_never(), Some(Some(pool[0].backend(0).live().id())));
         assert!(pool[0].observe(1, FAILURE, now).is_none(), "the last one stays");
         assert_eq!(pool[0].backend(1).live().health(), Health::Up);
         assert!(pool[0].backend(0).live().is_marked());
         let end = pool[0].roster().changes_at(pool[0].backend(0).live(), now).unwrap();
         pool[0].observe(0, Observation::Time, end + Duration::from_millis(1));
         assert_eq!(pool[0].backend(0).live().health(), Health::Up);
-        assert!(!losses.has_changed().unwrap());
+        assert!(!losses.has_more());
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::broadcast;
 
 use super::vitals::{self, Failed, Health, Vitals};
 use super::witness::Clients;
@@ -18,8 +18,52 @@ use super::{Live, Pool};
 pub struct Roster {
     settings: vitals::Settings,
     members: Arc<Mutex<HashMap<usize, Vitals>>>,
-    losses: Arc<watch::Sender<u64>>,
+    losses: Losses,
     clients: Arc<Clients>,
+}
+
+/// Where it is told which backends are lost, so that requests that wait on one are taken back.
+#[derive(Debug, Clone)]
+pub struct Losses(broadcast::Sender<usize>);
+
+/// Hears of losses from now on.
+#[derive(Debug)]
+pub struct LossReceiver(broadcast::Receiver<usize>);
+
+impl Default for Losses {
+    fn default() -> Self {
+        Losses(broadcast::Sender::new(256))
+    }
+}
+
+impl Losses {
+    /// For one thread.
+    pub fn subscribe(&self) -> LossReceiver {
+        LossReceiver(self.0.subscribe())
+    }
+
+    fn tell(&self, id: usize) {
+        // An error means that nobody hears it, and so nobody waits.
+        drop(self.0.send(id));
+    }
+}
+
+impl LossReceiver {
+    /// The live id of the next backend that is lost; `None` if more were lost at once than are
+    /// remembered, so that it can be any.
+    pub async fn next(&mut self) -> Option<usize> {
+        match self.0.recv().await {
+            Ok(id) => Some(id),
+            Err(broadcast::error::RecvError::Lagged(_)) => None,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+
+    /// Whether there is one that was not heard of.
+    #[cfg(test)]
+    pub(super) fn has_more(&self) -> bool {
+        !self.0.is_empty()
+    }
 }
 
 /// What was observed of a backend.
@@ -48,7 +92,7 @@ pub struct Change {
 
 impl Roster {
     /// An empty roster that tells losses to `losses`, of a pool that `threads` threads serve from.
-    pub fn new(settings: vitals::Settings, losses: Arc<watch::Sender<u64>>, threads: usize) -> Roster {
+    pub fn new(settings: vitals::Settings, losses: Losses, threads: usize) -> Roster {
         Roster { settings, members: Arc::default(), losses, clients: Arc::new(Clients::new(threads)) }
     }
 
@@ -57,7 +101,7 @@ impl Roster {
         Roster {
             settings,
             members: Arc::clone(&self.members),
-            losses: Arc::clone(&self.losses),
+            losses: self.losses.clone(),
             clients: Arc::clone(&self.clients),
         }
     }
@@ -114,7 +158,7 @@ impl Pool {
         drop(members);
         if lost {
             backend.live().forget_sessions();
-            roster.losses.send_modify(|losses| *losses += 1);
+            roster.losses.tell(backend.live().id());
         }
         match observation {
             Observation::Probe(true) | Observation::Success | Observation::Reached => backend.live().shown_well(),

@@ -265,7 +265,11 @@ impl Exchange {
         self.attempts += 1;
         self.backend = Some(index);
         let thread = self.proxy.thread;
-        self.in_flight = self.service().map(|service| InFlight::on(service.pool.backend(index).live(), thread));
+        self.in_flight = self.service().map(|service| {
+            let live = service.pool.backend(index).live();
+            self.limit.set_subject(live.id());
+            InFlight::on(live, thread)
+        });
         // Only now: until then the place was kept for it.
         self.hold.begun(has_waited);
     }
