@@ -26,6 +26,7 @@ use crate::admin::Phase;
 use crate::affinity::lost::Lost;
 use crate::affinity::{Cause, Verdict, learned};
 use crate::config::Plan;
+use crate::net::interim::InterimQueue;
 use crate::net::{Address, shortage};
 use crate::pool::Pool;
 use crate::pool::roster::LossReceiver;
@@ -287,8 +288,9 @@ impl Handler for Serve {
         self: Rc<Self>,
         client: Rc<Client>,
         request: Request<Incoming>,
+        interim: Option<Arc<InterimQueue>>,
     ) -> impl Future<Output = Reply<ResponseBody>> + 'static {
-        self.proxy.handle(&client, request).map(|reply| {
+        self.proxy.handle(&client, request, interim).map(|reply| {
             let tunnel = reply.tunnel.map(|tunnel| Box::new(Over(tunnel)) as Box<dyn runtime::Tunnel>);
             Reply { response: reply.response, tunnel, is_stream: reply.is_stream }
         })

@@ -4,6 +4,7 @@
 
 pub mod bind;
 pub mod defer;
+pub mod interim;
 pub mod shortage;
 mod socket;
 mod stream;

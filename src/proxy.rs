@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod fields;
 pub mod forwarded;
 pub mod headers;
+mod interim;
 pub mod key;
 mod order;
 pub mod rate;
@@ -48,6 +49,7 @@ use rand::rngs::SmallRng;
 use crate::affinity::rules::Effect;
 use crate::affinity::{Decision, Taken, decide, lost::Lost};
 use crate::clock::{self, Limits};
+use crate::net::interim::InterimQueue;
 use crate::telemetry::{Limit, Lines};
 use crate::upstream::Idle;
 use attempt::Outgoing;
@@ -151,7 +153,8 @@ impl Proxy {
     }
 
     /// One request's way, from its head to the head of the response. The body of the response
-    /// carries on from there, and the access record is written when it ends.
+    /// carries on from there, and the access record is written when it ends. What comes before that head goes
+    /// into `interim`, if there is one.
     ///
     /// The future is in memory for as long as a backend is at work, one for each request under way: what
     /// is handed on in it by reference has one place there, what is handed on by value two or three.
@@ -159,9 +162,10 @@ impl Proxy {
         self: &Rc<Self>,
         client: &Rc<Client>,
         request: Request<Incoming>,
+        interim: Option<Arc<InterimQueue>>,
     ) -> impl Future<Output = Reply> + use<> {
         let (mut head, body) = request.into_parts();
-        let mut exchange = Exchange::begin(self, client, &head);
+        let mut exchange = Exchange::begin(self, client, &head, interim);
         let proxy = Rc::clone(self);
         async move {
             match proxy.serve(&mut exchange, &mut head, body).await {

@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use hyper::body::{Body, Incoming};
 use super::body::{RequestBody, Rules, Source};
 use super::error::ProxyError;
 use super::exchange::Exchange;
+use super::interim;
 use super::order::Order;
 use super::relay::Answer;
 use super::retry::{Facts, is_idempotent};
@@ -146,7 +146,7 @@ impl Outgoing {
     }
 
     /// What one attempt sends. Even a request that may not be repeated can fail without a byte sent.
-    fn request(&self, backend: &Backend, http2: Option<Scheme>) -> Request<RequestBody> {
+    fn request(&self, exchange: &Exchange, backend: &Backend, http2: Option<Scheme>) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, Source::attempt);
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
@@ -160,6 +160,7 @@ impl Outgoing {
         if let Some(asked) = &self.asked {
             asked.ask(request.headers_mut());
         }
+        let is_http1 = http2.is_none();
         match http2 {
             Some(scheme) => to_http2(&mut request, scheme),
             // hyper would leave the body of a GET out where nobody says how long it is.
@@ -168,14 +169,9 @@ impl Outgoing {
             }
             None => {}
         }
-        if let (true, Some(source)) = (self.expects, &self.body) {
-            let gate = std::sync::Arc::clone(source.gate());
-            hyper::ext::on_informational(&mut request, move |response| {
-                if response.status() == http::StatusCode::CONTINUE {
-                    gate.store(true, Ordering::Relaxed);
-                }
-            });
-        }
+        let gate = self.body.as_ref().filter(|_| self.expects).map(|body| body.gate());
+        let client = exchange.interim().filter(|_| is_http1);
+        interim::listen(&mut request, gate, client, exchange.edits().map(|edits| &edits.response));
         request
     }
 
@@ -271,7 +267,7 @@ impl Proxy {
             };
             let scheme = line.is_http2().then(|| service.upstream.scheme());
             let is_shared = scheme.is_some();
-            let unanswered = match line.exchange(|| outgoing.request(backend, scheme), watch).await {
+            let unanswered = match line.exchange(|| outgoing.request(exchange, backend, scheme), watch).await {
                 Ok(response) => return self.answered(service, index, outgoing, response, line, spare),
                 // HTTP/2 tells of a body that broke off as of any other reset.
                 Err(unanswered) if outgoing.body_error().is_some() => {

@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, HOST, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
@@ -26,6 +27,7 @@ use crate::affinity::rules::Effect;
 use crate::affinity::{Cause, Decision, Verdict};
 use crate::clock::{self, Limit};
 use crate::health::passive;
+use crate::net::interim::InterimQueue;
 use crate::pool::InFlight;
 use crate::pool::vitals::Failed;
 use crate::pool::witness;
@@ -40,6 +42,8 @@ const CLIENT_WENT: u16 = 499;
 pub struct Exchange {
     proxy: Rc<Proxy>,
     client: Rc<Client>,
+    /// Where interim responses go, if the client can be sent any.
+    interim: Option<Arc<InterimQueue>>,
     origin: Origin,
     view: Rc<View>,
     id: RequestId,
@@ -89,11 +93,17 @@ pub(super) enum Break {
 }
 
 impl Exchange {
-    pub(super) fn begin(proxy: &Rc<Proxy>, client: &Rc<Client>, head: &request::Parts) -> Box<Exchange> {
+    pub(super) fn begin(
+        proxy: &Rc<Proxy>,
+        client: &Rc<Client>,
+        head: &request::Parts,
+        interim: Option<Arc<InterimQueue>>,
+    ) -> Box<Exchange> {
         let origin = client.origin(&head.headers);
         Box::new(Exchange {
             proxy: Rc::clone(proxy),
             client: Rc::clone(client),
+            interim,
             origin,
             view: Rc::clone(&proxy.view.borrow()),
             id: client.request_id(&head.headers).unwrap_or_else(|| proxy.new_id()),
@@ -209,6 +219,11 @@ impl Exchange {
     /// What the route does to fields, if anything.
     pub(super) fn edits(&self) -> Option<&Rc<Edits>> {
         self.view.edits(self.way?)
+    }
+
+    /// Where interim responses go.
+    pub(super) fn interim(&self) -> Option<&Arc<InterimQueue>> {
+        self.interim.as_ref()
     }
 
     /// The pool's position; 0 before a route was found.

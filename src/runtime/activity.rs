@@ -2,13 +2,17 @@
 //! Invariant: written and read by tasks of one thread.
 //! Must not know: sockets, hyper.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use http::Version;
+
 use super::conn::Tunnel;
 use crate::clock;
+use crate::net::interim::InterimQueue;
 
 /// What a connection is at, shared between its socket, its requests and its driver.
 pub(super) struct Activity {
@@ -34,6 +38,10 @@ pub(super) struct Activity {
     pub(super) probe: Cell<bool>,
     /// The request that comes next has a fragment in its target.
     pub(super) has_fragment: Cell<bool>,
+    /// Of what hyper has put out to be written, nothing is left.
+    pub(super) is_flushed: Cell<bool>,
+    /// On HTTP/1.1: interim responses that wait to be written.
+    interim: OnceCell<Arc<InterimQueue>>,
     /// Requests that their client took back before there was an answer.
     pub(super) cancelled: Cell<u32>,
     /// How often all that hyper had to send was flushed.
@@ -72,6 +80,8 @@ impl Activity {
             closed_since: Cell::new(None),
             probe: Cell::new(false),
             has_fragment: Cell::new(false),
+            is_flushed: Cell::new(true),
+            interim: OnceCell::new(),
             cancelled: Cell::new(0),
             flushes: Cell::new(0),
             unsent: Cell::new(0),
@@ -127,6 +137,25 @@ impl Activity {
 
     pub(super) fn unsent(&self) -> u64 {
         self.unsent.get()
+    }
+
+    /// Where interim responses to a request of this version go, if its client can be sent any: HTTP/1.0 has
+    /// none (RFC 9110 §15.2), and over HTTP/2 hyper's server can send none.
+    pub(super) fn interim_of(&self, version: Version) -> Option<Arc<InterimQueue>> {
+        (version == Version::HTTP_11).then(|| Arc::clone(self.interim.get_or_init(Arc::default)))
+    }
+
+    /// Interim responses that may be written now, ahead of whatever hyper writes next.
+    pub(super) fn interim(&self) -> Option<&InterimQueue> {
+        self.interim.get().map(|queue| &**queue)
+    }
+
+    /// The response is there, and hyper puts it out next. What comes before it can be written only if nothing
+    /// is left of the response before that; else it would come in the midst of it.
+    pub(super) fn ends_interim(&self) {
+        if let Some(queue) = self.interim.get().filter(|_| !self.is_flushed.get()) {
+            queue.clear();
+        }
     }
 
     /// The response that goes out now is the last of HTTP.

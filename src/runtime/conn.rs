@@ -29,6 +29,7 @@ use super::listen::Door;
 use super::{http1, http2};
 use crate::clock;
 use crate::net::Socket;
+use crate::net::interim::InterimQueue;
 use crate::telemetry::Limit;
 
 /// What is served on connections. One value serves one thread.
@@ -41,11 +42,13 @@ pub trait Handler: 'static {
     /// A connection begins at the listener of this place in the configuration.
     fn client(&self, listener: usize, peer: Peer) -> Self::Client;
 
-    /// A request came.
+    /// A request came. Interim responses (RFC 9110 §15.2) are sent by way of `interim`, until the response
+    /// is there; `None` where its client can be sent none.
     fn handle(
         self: Rc<Self>,
         client: Rc<Self::Client>,
         request: Request<Incoming>,
+        interim: Option<Arc<InterimQueue>>,
     ) -> impl Future<Output = Reply<Self::Body>> + 'static;
 
     /// A request came of which no head was understood. The bytes are sent as the answer where
@@ -217,8 +220,10 @@ pub(super) fn service<H: Handler>(
         }
         let draining = Rc::clone(&draining);
         // With `map` and not in an `async` block, which would have the request's future in it twice.
-        Rc::clone(&handler).handle(Rc::clone(&client), request).map(move |reply| {
+        let interim = activity.interim_of(request.version());
+        Rc::clone(&handler).handle(Rc::clone(&client), request, interim).map(move |reply| {
             let Reply { mut response, tunnel, is_stream } = reply;
+            busy.activity.ends_interim();
             // A connection of HTTP/2 is told by itself to go.
             if (is_last || draining.get().is_some()) && stall.is_none() && tunnel.is_none() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -26,8 +26,6 @@ pub(super) struct Io {
     activity: Rc<Activity>,
     /// Bytes that the client had taken when it was last seen to take no more.
     taken: u64,
-    /// Nothing that hyper was about to write is left to be written.
-    is_flushed: bool,
     /// How far the first line of a request has been looked at; `None` where nobody looks.
     line: Option<FirstLine>,
 }
@@ -35,7 +33,7 @@ pub(super) struct Io {
 impl Io {
     pub(super) fn new(stream: Stream, prefix: Bytes, activity: &Rc<Activity>) -> Io {
         let (stream, activity) = (TokioIo::new(stream), Rc::clone(activity));
-        Io { stream, prefix, activity, taken: 0, is_flushed: true, line: None }
+        Io { stream, prefix, activity, taken: 0, line: None }
     }
 
     /// Refuses requests whose target has a fragment: hyper is then told of an error, and
@@ -50,7 +48,7 @@ impl Io {
     fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(line) = &mut self.line else { return Ok(()) };
         // The end of the answer before it would be lost with hyper's buffer.
-        if line.has_fragment(bytes) && self.is_flushed {
+        if line.has_fragment(bytes) && self.activity.is_flushed.get() {
             self.activity.has_fragment.set(true);
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -72,6 +70,24 @@ impl Io {
     /// The stream, and what was read before and not asked for since.
     pub(super) fn into_parts(self) -> (Stream, Bytes) {
         (self.stream.into_inner(), self.prefix)
+    }
+
+    /// Writes the interim responses that wait. To be called only where hyper is between two messages: its
+    /// server has no way to send any, so they are written below it, before the head of the final response.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(queue) = self.activity.interim() else { return Poll::Ready(Ok(())) };
+        let poll = queue.poll_drain(|bytes| Pin::new(&mut self.stream).poll_write(cx, bytes));
+        self.noted(poll)
+    }
+
+    /// hyper is about to write: the rest of what it has begun, or the first of what it has put together since it
+    /// had nothing left to write, which begins a message.
+    fn poll_before_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.activity.is_flushed.get() {
+            ready!(self.poll_interim(cx))?;
+            self.activity.is_flushed.set(false);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Takes note of whether the client takes what there is for it.
@@ -122,7 +138,7 @@ impl Read for Io {
 
 impl Write for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.is_flushed = false;
+        ready!(self.poll_before_write(cx))?;
         let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.noted(poll)
     }
@@ -130,7 +146,8 @@ impl Write for Io {
     /// hyper comes here whenever it is polled and has nothing left to write, and reads nothing while a request is being served, so
     /// that a client may close its sending side: a reset is seen nowhere else.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.is_flushed = true;
+        self.activity.is_flushed.set(true);
+        ready!(self.poll_interim(cx))?;
         if self.activity.probe.take() {
             let socket = self.stream.inner().socket();
             if let Some(error) = socket.take_error()? {
@@ -177,7 +194,7 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.is_flushed = false;
+        ready!(self.poll_before_write(cx))?;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.noted(poll)
     }

@@ -232,6 +232,7 @@ mod tests {
     use super::super::delivery::Content;
     use super::super::{Fault, ListenerSettings, Peer, Reply};
     use super::*;
+    use crate::net::interim::InterimQueue;
     use crate::telemetry::Limit;
     use crate::telemetry::metrics::{Labels, Metrics};
 
@@ -258,7 +259,12 @@ mod tests {
 
         fn client(&self, _: usize, _: Peer) {}
 
-        async fn handle(self: Rc<Self>, _: Rc<()>, _: Request<Incoming>) -> Reply<Nothing> {
+        async fn handle(
+            self: Rc<Self>,
+            _: Rc<()>,
+            _: Request<Incoming>,
+            _: Option<Arc<InterimQueue>>,
+        ) -> Reply<Nothing> {
             Reply { response: Response::new(Nothing), tunnel: None, is_stream: false }
         }
 

@@ -27,6 +27,7 @@ mod health;
 mod https;
 mod identity;
 mod import;
+mod interim;
 mod limits;
 mod loops;
 mod messages;
