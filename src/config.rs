@@ -29,7 +29,7 @@ use toml::de::DeTable;
 pub use self::report::{Finding, Place, Report, Severity};
 use crate::affinity::KeyRing;
 use crate::runtime::descriptors;
-use crate::{admin, affinity, balance, discover, health, pool, proxy, runtime, telemetry, upstream};
+use crate::{admin, affinity, balance, discover, files, health, pool, proxy, runtime, telemetry, upstream};
 
 /// A configuration that can be run.
 #[derive(Debug, Clone)]
@@ -79,18 +79,22 @@ pub struct PoolPlan {
     pub discover: Vec<discover::Settings>,
 }
 
+/// The longest configuration: 50,000 backends with all that can be said of each take half of it.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
 /// Reads a configuration file. The report of a plan holds warnings at most.
 ///
 /// # Errors
 /// Everything that is wrong with the file, warnings included.
 pub fn load(path: &Path) -> Result<(Plan, Report), Report> {
-    let text = std::fs::read_to_string(path).map_err(|error| Report::unreadable(path, &error))?;
+    let text = files::read_text(path, MAX_BYTES).map_err(|error| Report::unreadable(path, &error))?;
     parse(&text, path)
 }
 
 /// Reads the text of the configuration file `origin`: findings name it, and relative paths in it
 /// start at its folder. The disk is read for nothing but the files of keys,
-/// tokens and certificates that it names, and for the authorities that the system believes.
+/// tokens and certificates that it names, for what else than a regular file those of logs and discovery are, and for the
+/// authorities that the system believes.
 ///
 /// # Errors
 /// Everything that is wrong with the text, warnings included.

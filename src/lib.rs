@@ -16,6 +16,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod discover;
+pub mod files;
 pub mod health;
 pub mod import;
 pub mod net;

@@ -1,8 +1,9 @@
 //! Owns: `[[pools.discover]]`.
 //! Invariant: what the room calls its default is the default.
-//! Must not know: other sections; nothing is looked up or read here.
+//! Must not know: other sections; nothing is looked up here, nor read.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -11,6 +12,7 @@ use super::names::{is_host, name};
 use super::reader::Table;
 use super::values::{MILLISECOND, Value, YEAR, duration, must_be, plain_text, shown, text, whole, word};
 use crate::discover::{Bounds, Dns, Records, Settings, Source};
+use crate::files;
 
 const RECORDS: [(&str, Records); 4] =
     [("a", Records::A), ("aaaa", Records::Aaaa), ("a+aaaa", Records::Both), ("srv", Records::Srv)];
@@ -18,7 +20,7 @@ const RECORDS: [(&str, Records); 4] =
 /// One source, or `None` if it was said to be wrong.
 pub(super) fn discover(table: &Table<'_>) -> Option<Settings> {
     let dns = dns(table);
-    let file = table.get("file", plain_text).map(|path| Source::File(table.notes().resolve(&path)));
+    let file = table.get("file", |value| backends_file(table.notes().resolve(&plain_text(value)?)));
     match (table.has("dns"), table.has("file")) {
         (true, true) => {
             let problem = "a source is `dns` or `file`, not both";
@@ -114,4 +116,15 @@ fn resolver(value: &DeValue<'_>) -> Value<SocketAddr> {
     let address = address.filter(|address| address.port() != 0 && !address.ip().is_unspecified());
     let wrong = || must_be("the IP address of a DNS server", shown(text), "write \"10.0.0.2\" or \"127.0.0.1:5353\"");
     address.ok_or_else(wrong)
+}
+
+/// The file of backends. One that is not there yet may come.
+fn backends_file(path: PathBuf) -> Value<Source> {
+    match files::what_else(&path) {
+        None => Ok(Source::File(path)),
+        Some(what) => {
+            let found = format!("{what}: {}", shown(&path.to_string_lossy()));
+            Err(must_be("the path of a regular file", found, "have whoever knows the backends write them into a file"))
+        }
+    }
 }

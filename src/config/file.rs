@@ -3,6 +3,7 @@
 //! Must not know: how sections bear on each other.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -21,7 +22,7 @@ use super::values::{
 use crate::affinity::seal::{KEY_BYTES, Key};
 use crate::net::Address;
 use crate::proxy::{rate, replay, via};
-use crate::{admin, runtime, telemetry};
+use crate::{admin, files, runtime, telemetry};
 
 /// The file, section by section. What is `None` was said to be wrong.
 pub(super) struct Draft {
@@ -162,7 +163,7 @@ fn access(table: &Table<'_>, value: &DeValue<'_>) -> Value<telemetry::Access> {
     match plain_text(value)?.as_str() {
         "off" => Ok(telemetry::Access::Off),
         "stdout" => Ok(telemetry::Access::Stdout),
-        path if path.contains(['/', '.']) => Ok(telemetry::Access::File(table.notes().resolve(path))),
+        path if path.contains(['/', '.']) => log_file(table.notes().resolve(path)),
         other => {
             let remedy = match nearest(other, ["off", "stdout"]) {
                 Some(word) => format!("did you mean \"{word}\"?"),
@@ -171,6 +172,21 @@ fn access(table: &Table<'_>, value: &DeValue<'_>) -> Value<telemetry::Access> {
             Err(must_be("\"off\", \"stdout\" or a path", shown(other), remedy))
         }
     }
+}
+
+/// The file of the access log. One that is not there yet is made at start.
+fn log_file(path: PathBuf) -> Value<telemetry::Access> {
+    let Some(what) = files::what_else(&path) else { return Ok(telemetry::Access::File(path)) };
+    let remedy = match path.to_str() {
+        Some("/dev/null") => "write \"off\"",
+        Some(path) if path.starts_with("/dev/") => "write \"stdout\", and send that to wherever it belongs",
+        _ => "write the path of a file, or \"stdout\"",
+    };
+    Err(must_be(
+        "\"off\", \"stdout\" or the path of a regular file",
+        format!("{what}: {}", shown(&path.to_string_lossy())),
+        remedy,
+    ))
 }
 
 fn admin(table: &Table<'_>) -> Option<Spot<admin::Settings>> {

@@ -7,6 +7,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::files;
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
@@ -55,13 +57,19 @@ const SHOWN: usize = 160;
 
 impl Report {
     /// A report on a file that could not be read at all.
-    pub(super) fn unreadable(file: &Path, error: &std::io::Error) -> Report {
+    pub(super) fn unreadable(file: &Path, error: &files::Error) -> Report {
         let finding = Finding {
             severity: Severity::Error,
             file: file.into(),
             place: None,
             problem: format!("cannot read the file: {error}"),
-            remedy: "name a readable TOML file".into(),
+            remedy: match error {
+                files::Error::NotRegular(_) => "write its content into a file, and name that".into(),
+                files::Error::TooLarge(_) => {
+                    "have backends found with [[pools.discover]], or split the file by pools".into()
+                }
+                files::Error::Io(_) | files::Error::NotText => "name a readable TOML file".into(),
+            },
         };
         Report { findings: vec![finding] }
     }

@@ -2,8 +2,6 @@
 //! Invariant: no secret ever stands in a finding; whoever could read one besides its owner is a warning.
 //! Must not know: what is sealed or guarded with them.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -14,6 +12,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use super::reader::{Spot, Table};
 use super::values::{plain_text, shown};
 use crate::affinity::seal::KEY_BYTES;
+use crate::files;
 
 /// More than this is neither a key nor a token.
 const MAX_BYTES: u64 = 4096;
@@ -90,11 +89,9 @@ pub(super) fn token(table: &Table<'_>) -> Option<String> {
     None
 }
 
-fn read(path: &Path, named_at: &Spot<String>, table: &Table<'_>) -> std::io::Result<String> {
-    let file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode();
-    let mut text = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut text)?;
+fn read(path: &Path, named_at: &Spot<String>, table: &Table<'_>) -> Result<String, files::Error> {
+    let (text, metadata) = files::read_text_with_metadata(path, MAX_BYTES)?;
+    let mode = metadata.permissions().mode();
     if mode & 0o077 != 0 {
         let shown = shown(&path.to_string_lossy());
         let problem = format!("{shown} can be read by others than its owner (mode {:03o})", mode & 0o777);

@@ -2,7 +2,6 @@
 //! Invariant: one look at a time, each with its limit; between two, the time that the rules of trust say.
 //! Must not know: what is done with the backends.
 
-use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::trust::{News, Outcome, Trust};
 use super::{Found, Settings, Source, Standing, answer, dns, file};
-use crate::clock;
+use crate::{clock, files};
 
 /// How often a file is looked at. Asking the file system costs less than being told by it would: there
 /// is nothing to set up again when a folder is replaced, and it works on every file system.
@@ -167,13 +166,10 @@ fn look(path: &Path, wanted: &Wanted) -> (Sign, Option<Outcome>) {
 }
 
 fn read(path: &Path) -> Result<Vec<Found>, String> {
-    let said = |error: io::Error| format!("it can't be read: {error}");
-    let file = std::fs::File::open(path).map_err(said)?;
-    let mut text = String::new();
-    file.take(file::MAX_BYTES + 1).read_to_string(&mut text).map_err(said)?;
-    if text.len() as u64 > file::MAX_BYTES {
-        return Err(format!("it has more than {} bytes", file::MAX_BYTES));
-    }
+    let text = files::read_text(path, file::MAX_BYTES).map_err(|error| match error {
+        files::Error::Io(error) => format!("it can't be read: {error}"),
+        error => error.to_string(),
+    })?;
     file::read(&text).map_err(|wrong| wrong.to_string())
 }
 

@@ -3,8 +3,6 @@
 //! Must not know: what a certificate is used for.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
@@ -13,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::{Pair, provider};
+use crate::files;
 
 /// More than this is no file of certificates: the system's own, of all authorities there are, is a
 /// quarter of it.
@@ -196,12 +195,9 @@ fn key(file: &Path) -> Result<PrivateKeyDer<'static>, Fault> {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Fault> {
-    let unreadable = |error: io::Error| Fault::Unreadable(error.to_string());
-    // Before it is opened: opening a pipe waits for whoever writes to it.
-    if !std::fs::metadata(file).map_err(unreadable)?.is_file() {
-        return Err(Fault::NoFile);
-    }
-    let mut text = Vec::new();
-    File::open(file).map_err(unreadable)?.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > MAX_BYTES { Err(Fault::TooLarge) } else { Ok(text) }
+    files::read(file, MAX_BYTES).map_err(|error| match error {
+        files::Error::NotRegular(_) => Fault::NoFile,
+        files::Error::TooLarge(_) => Fault::TooLarge,
+        files::Error::Io(_) | files::Error::NotText => Fault::Unreadable(error.to_string()),
+    })
 }

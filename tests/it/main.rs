@@ -46,6 +46,7 @@ mod shared_connections;
 mod sharing;
 mod slow_clients;
 mod smoke;
+mod special_files;
 mod stickiness;
 mod stopping;
 mod streaming;

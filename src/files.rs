@@ -1,0 +1,158 @@
+//! Owns: opening the files that configurations name: regular files alone, read up to a bound.
+//! Invariant: nothing that a path can lead to has its reader wait for somebody, or read without end.
+//! Must not know: what the files hold.
+
+use std::fmt;
+use std::fs::{File, FileType, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// Why a file can't be used.
+#[derive(Debug)]
+pub enum Error {
+    /// The system says why.
+    Io(io::Error),
+    /// It is something else than a regular file: what it is, in words.
+    NotRegular(&'static str),
+    /// It has more than so many bytes.
+    TooLarge(u64),
+    /// It is not UTF-8.
+    NotText,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io(error) => error.fmt(f),
+            Error::NotRegular(what) => write!(f, "it is {what}, and no regular file"),
+            Error::TooLarge(most) => write!(f, "it has more than {most} bytes"),
+            Error::NotText => f.write_str("it is not UTF-8 text"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Error {
+        Error::Io(error)
+    }
+}
+
+/// Reads the file at `path`, of at most `most` bytes.
+///
+/// # Errors
+/// If it can't be read, is no regular file, or is longer.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
+    read_with_metadata(path, most).map(|(bytes, _)| bytes)
+}
+
+/// Like [`read`], of text.
+///
+/// # Errors
+/// As those of [`read`], and if it is not UTF-8.
+pub fn read_text(path: &Path, most: u64) -> Result<String, Error> {
+    read_text_with_metadata(path, most).map(|(text, _)| text)
+}
+
+/// Like [`read_text`], and what the system knows of the very file that was read.
+///
+/// # Errors
+/// As those of [`read_text`].
+pub fn read_text_with_metadata(path: &Path, most: u64) -> Result<(String, Metadata), Error> {
+    let (bytes, metadata) = read_with_metadata(path, most)?;
+    Ok((String::from_utf8(bytes).map_err(|_| Error::NotText)?, metadata))
+}
+
+fn read_with_metadata(path: &Path, most: u64) -> Result<(Vec<u8>, Metadata), Error> {
+    let (file, metadata) = open(path, OpenOptions::new().read(true))?;
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most { Err(Error::TooLarge(most)) } else { Ok((bytes, metadata)) }
+}
+
+/// Opens the file at `path` for appending, and makes it if there is none.
+///
+/// # Errors
+/// If it can't be opened, or is no regular file.
+pub fn append(path: &Path) -> Result<File, Error> {
+    open(path, OpenOptions::new().create(true).append(true)).map(|(file, _)| file)
+}
+
+/// What is at `path`, in words, if that is something else than a regular file.
+pub fn what_else(path: &Path) -> Option<&'static str> {
+    std::fs::metadata(path).ok().and_then(|metadata| words(metadata.file_type()))
+}
+
+/// Opens a regular file. Looked at before, since opening a device can do something, and a socket or a FIFO without a
+/// reader gives no useful error; and looked at afterwards, since it may be another file by then. Opened so that a
+/// FIFO has nobody wait: of regular files that changes nothing.
+fn open(path: &Path, options: &mut OpenOptions) -> Result<(File, Metadata), Error> {
+    if let Some(what) = what_else(path) {
+        return Err(Error::NotRegular(what));
+    }
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = options.custom_flags(i32::try_from(flags.bits()).unwrap_or_default()).open(path)?;
+    let metadata = file.metadata()?;
+    match words(metadata.file_type()) {
+        None => Ok((file, metadata)),
+        Some(what) => Err(Error::NotRegular(what)),
+    }
+}
+
+fn words(kind: FileType) -> Option<&'static str> {
+    Some(match kind {
+        _ if kind.is_file() => return None,
+        _ if kind.is_dir() => "a folder",
+        _ if kind.is_fifo() => "a FIFO or pipe",
+        _ if kind.is_socket() => "a socket",
+        _ if kind.is_char_device() || kind.is_block_device() => "a device",
+        _ => "something else",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn whatever_is_no_regular_file_is_refused_in_words_and_at_once() {
+        let folder = std::env::temp_dir().join(format!("linchpin-files-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (fifo, socket, link) = (folder.join("fifo"), folder.join("socket"), folder.join("link"));
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let _listener = UnixListener::bind(&socket).unwrap();
+        std::os::unix::fs::symlink(&fifo, &link).unwrap();
+        let table = [
+            (fifo.as_path(), "a FIFO or pipe"),
+            (&link, "a FIFO or pipe"),
+            (&socket, "a socket"),
+            (&folder, "a folder"),
+            (Path::new("/dev/zero"), "a device"),
+        ];
+        for (path, what) in table {
+            let words = format!("it is {what}, and no regular file");
+            assert_eq!(read(path, 10).unwrap_err().to_string(), words);
+            assert_eq!(append(path).unwrap_err().to_string(), words);
+            assert_eq!(what_else(path), Some(what));
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_bound_and_as_text_if_it_is_text() {
+        let path = std::env::temp_dir().join(format!("linchpin-files-{}.txt", std::process::id()));
+        std::fs::write(&path, "0123456789").unwrap();
+        assert_eq!(read_text(&path, 10).unwrap(), "0123456789");
+        assert_eq!(read_text(&path, 9).unwrap_err().to_string(), "it has more than 9 bytes");
+        std::fs::write(&path, b"\xff").unwrap();
+        assert_eq!(read_text(&path, 9).unwrap_err().to_string(), "it is not UTF-8 text");
+        assert_eq!(what_else(&path), None);
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(read(&path, 9), Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound));
+    }
+}

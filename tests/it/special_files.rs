@@ -1,0 +1,105 @@
+//! FIFOs, devices, folders and sockets where a file is wanted: refused in words, and nobody waits for them.
+
+use std::os::unix::net::UnixListener;
+use std::process::{Output, Stdio};
+
+use tokio::process::Command;
+
+use super::support::tool::{Folder, run};
+use super::support::{Backend, Proxy, soon, until};
+
+/// `linchpin` with these arguments, to its end.
+async fn linchpin(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_linchpin"));
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    soon("the end of the command", command.output()).await.unwrap()
+}
+
+fn said(done: &Output) -> String {
+    String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
+}
+
+/// What is no file, in a folder, and how each is called.
+async fn no_files(folder: &Folder) -> Vec<(String, &'static str)> {
+    let [fifo, socket, directory] = ["fifo", "socket", "directory"].map(|name| folder.file(name));
+    run("mkfifo", &[&fifo]).await;
+    drop(UnixListener::bind(&socket).unwrap());
+    std::fs::create_dir(&directory).unwrap();
+    vec![(fifo, "a FIFO or pipe"), (socket, "a socket"), (directory, "a folder"), ("/dev/zero".into(), "a device")]
+}
+
+const REST: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\n[[pools]]\nname = \"app\"\n[[pools.backends]]\nname = \"a\"\n\
+                    address = \"127.0.0.1:9\"\n";
+
+#[tokio::test]
+async fn a_configuration_that_is_no_file_or_without_an_end_is_refused_and_nobody_waits_for_it() {
+    let folder = Folder::new();
+    for (path, what) in no_files(&folder).await {
+        for command in ["check", "run"] {
+            let done = linchpin(&[command, "-c", &path]).await;
+            let words = format!("it is {what}, and no regular file; write its content into a file");
+            assert_eq!(done.status.code(), Some(1), "{command} {path}");
+            assert!(said(&done).contains(&words), "{command} {path}: {}", said(&done));
+        }
+    }
+    let comment = "# a line of a comment that is repeated until nobody wants to read it any more ----------\n";
+    let large = folder.write("large.toml", (comment.repeat(200_000) + REST).as_bytes());
+    let done = linchpin(&["check", "-c", &large]).await;
+    assert_eq!(done.status.code(), Some(1));
+    assert!(said(&done).contains("it has more than 16777216 bytes"), "{}", said(&done));
+}
+
+#[tokio::test]
+async fn whatever_a_configuration_names_has_to_be_a_file() {
+    let folder = Folder::new();
+    for (path, what) in no_files(&folder).await {
+        for (text, finding) in [
+            (format!("[[keys]]\nid = \"1\"\nfile = \"{path}\"\n{REST}"), ":3:8: error: cannot read the key file"),
+            (
+                format!("[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"{path}\"\n{REST}"),
+                ":3:14: error: cannot read the token file",
+            ),
+            (format!("[log]\naccess = \"{path}\"\n{REST}"), ":2:10: error: `access` must be"),
+            (
+                format!("{REST}[[pools]]\nname = \"found\"\n[[pools.discover]]\nfile = \"{path}\"\n"),
+                "error: `file` must be the path of a regular file",
+            ),
+            (
+                REST.replace("0\"\n[[pools]]", &format!("0\"\ntls = {{ cert = \"{path}\" }}\n[[pools]]")),
+                "error: cannot read the certificate file",
+            ),
+            (
+                REST.replace("\n[[pools.b", &format!("\n[pools.upstream]\ntls = {{ ca = \"{path}\" }}\n[[pools.b")),
+                "error: cannot read the CA file",
+            ),
+        ] {
+            let file = folder.write("linchpin.toml", text.as_bytes());
+            let done = linchpin(&["check", "-c", &file]).await;
+            assert_eq!(done.status.code(), Some(1), "{text}");
+            let said = said(&done);
+            assert!(said.contains(finding), "{text}\n{said}");
+            assert!(said.contains(what) || said.contains("no regular file"), "{text}\n{said}");
+        }
+    }
+    let file = folder.write("linchpin.toml", format!("[log]\naccess = \"/dev/stdout\"\n{REST}").as_bytes());
+    let done = linchpin(&["check", "-c", &file]).await;
+    assert!(said(&done).contains("write \"stdout\""), "{}", said(&done));
+}
+
+#[tokio::test]
+async fn a_file_of_backends_that_was_a_fifo_for_a_while_is_read_again_when_it_is_one() {
+    let (a, b) = (Backend::named("a").await, Backend::named("b").await);
+    let folder = Folder::new();
+    let file = folder.write("backends.txt", format!("a {}\n", a.address()).as_bytes());
+    let admin = "[admin]\naddress = \"127.0.0.1:0\"";
+    let proxy = Proxy::builder().top(admin).discover(&format!("file = \"{file}\"")).start();
+    until("it is found", async || proxy.pool().backends().len() == 1).await;
+    std::fs::remove_file(&file).unwrap();
+    run("mkfifo", &[&file]).await;
+    let is_told = async |what: &str| proxy.ask("GET", "/api/v1/status", "").await.text().contains(what);
+    until("that it is no file is told", async || is_told("it is a FIFO or pipe, and no regular file").await).await;
+    let next = folder.write("next.txt", format!("a {}\nb {}\n", a.address(), b.address()).as_bytes());
+    std::fs::rename(&next, &file).unwrap();
+    until("it is read", async || proxy.pool().backends().len() == 2).await;
+    soon("the end", proxy.stop()).await;
+}
