@@ -203,3 +203,121 @@ impl Drop for Trial {
         self.live.settle(queue);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::InFlight;
+    use crate::pool::roster::Observation;
+    use crate::pool::vitals::Failed;
+    use crate::pool::{Pool, backend, reconcile::Reconciler, vitals};
+    use futures_util::FutureExt;
+    use std::sync::atomic::AtomicU32;
+    use std::time::Duration;
+
+    fn pool(threads: usize, max_requests: Option<u32>) -> Arc<Pool> {
+        let backends = ["a", "b"].into_iter().enumerate().map(|(index, name)| backend::Settings {
+            max_requests,
+            ..backend::Settings::new(name, ([127, 0, 0, 1], 9000 + index as u16).into())
+        });
+        let vitals = vitals::Settings { consecutive_failures: 1, ..vitals::Settings::default() };
+        let settings = crate::pool::Settings { name: "p".into(), backends: backends.collect(), vitals };
+        Reconciler::new(threads).pools(&[settings]).remove(0)
+    }
+
+    fn turn(waiting: &mut Waiting) -> Option<Turn> {
+        waiting.turn().now_or_never()
+    }
+
+    #[test]
+    fn a_place_is_kept_for_who_waits_until_it_is_counted_and_is_the_next_ones_if_it_is_not_taken() {
+        let (pool, now) = (pool(1, Some(1)), Instant::now());
+        let live = pool.backend(0).live();
+        let busy = InFlight::on(live, 0);
+        let [mut first, mut second] = [(); 2].map(|()| live.wait(9, false, now).unwrap());
+        assert!(live.wait(2, false, now).is_none(), "no more wait than may");
+        assert!(turn(&mut first).is_none());
+        drop(busy);
+        assert!(live.accepts_existing().is_err(), "nobody overtakes");
+        let Some(Turn::Place(place)) = turn(&mut first) else { panic!("the first has the place") };
+        assert!(turn(&mut second).is_none());
+        let busy = InFlight::on(live, 0);
+        drop((place, first));
+        assert!(turn(&mut second).is_none(), "it is taken");
+        drop(busy);
+        // It leaves just as it has been given the place.
+        drop(second);
+        assert_eq!((live.accepts_existing(), live.waiting()), (Ok(()), 0));
+    }
+
+    #[test]
+    fn an_ejected_server_that_could_not_be_reached_is_tried_by_one_who_finds_it_back_for_all() {
+        let (pool, now) = (pool(1, None), Instant::now());
+        let live = pool.backend(0).live();
+        pool.observe(0, Observation::Failure(Failed::Unreached), now);
+        assert_eq!(live.health(), Health::Ejected);
+        let [mut first, mut second, mut third] = [(); 3].map(|()| live.wait(9, false, now).unwrap());
+        let Some(Turn::Trial(mut trial)) = turn(&mut first) else { panic!("the first tries") };
+        assert!(trial.may_try() && turn(&mut second).is_none());
+        assert!(trial.failed(now) && trial.due() == now + PAUSE);
+        drop((first, trial));
+        let Some(Turn::Trial(trial)) = turn(&mut second) else { panic!("it is the next one's") };
+        assert_eq!(trial.due(), now + PAUSE);
+        pool.observe(0, Observation::Reached, now);
+        trial.reached();
+        assert_eq!(live.health(), Health::Up);
+        assert!(matches!(turn(&mut third), Some(Turn::Place(_))));
+    }
+
+    #[test]
+    fn a_server_whose_probes_fail_is_tried_by_nobody_and_its_probes_let_all_on() {
+        let (pool, now) = (pool(1, None), Instant::now());
+        pool.observe(0, Observation::Probe(false), now);
+        let mut waiting = pool.backend(0).live().wait(9, true, now).unwrap();
+        assert!(turn(&mut waiting).is_none());
+        pool.observe(0, Observation::Probe(true), now);
+        assert!(turn(&mut waiting).is_none(), "they have not passed often enough");
+        pool.observe(0, Observation::Probe(true), now);
+        assert!(matches!(turn(&mut waiting), Some(Turn::Place(_))));
+    }
+
+    #[test]
+    fn no_place_that_is_given_back_on_any_thread_is_missed() {
+        const THREADS: usize = 4;
+        let pool = pool(THREADS, Some(1));
+        let (active, most, waits) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
+        let work = |thread: usize| {
+            let live = pool.backend(0).live();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            for round in 0..20_000 {
+                let mut waiting = None;
+                if live.accepts_existing().is_err() {
+                    let mut place = live.wait(1000, false, Instant::now()).unwrap();
+                    let turn = async { tokio::time::timeout(Duration::from_secs(60), place.turn()).await };
+                    let turn = runtime.block_on(turn);
+                    waits.fetch_add(1, Ordering::Relaxed);
+                    waiting = Some((turn.expect("a turn"), place));
+                }
+                let in_flight = InFlight::on(live, thread);
+                drop(waiting);
+                most.fetch_max(active.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                if round % 3 == 0 {
+                    std::thread::yield_now();
+                }
+                active.fetch_sub(1, Ordering::SeqCst);
+                drop(in_flight);
+            }
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let work = &work;
+                scope.spawn(move || work(thread));
+            }
+        });
+        let live = pool.backend(0).live();
+        assert_eq!((live.active(), live.waiting(), live.accepts_existing()), (0, 0, Ok(())));
+        assert!(waits.into_inner() > 100, "it is hardly ever full");
+        // Threads look before they count.
+        assert!(most.into_inner() <= 1 + THREADS as u32);
+    }
+}

@@ -153,7 +153,7 @@ impl<'a> Order<'a> {
     /// chooses by.
     pub(super) fn next(&mut self, now: Instant, deadline: Instant, draw: impl FnOnce() -> u64) -> Step {
         if let Some(error) = self.ended {
-            return Step::End(error);
+            return self.end(error);
         }
         match self.decision.next {
             Next::Serve => {}
@@ -345,3 +345,6 @@ impl<'a> Order<'a> {
         &self.decision
     }
 }
+
+#[cfg(test)]
+mod tests;
