@@ -46,6 +46,9 @@ impl Pair {
     }
 }
 
+/// Bytes that wait in a connection for a side that reads slowly: a record. rustls has four times as much by default.
+const BUFFER: usize = 16 * 1024;
+
 /// The one provider of cryptography, that of the pins.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())

@@ -9,6 +9,7 @@ mod flight;
 pub mod framing;
 pub mod idle;
 mod line;
+mod pace;
 mod quiet;
 mod shared;
 pub mod wire;

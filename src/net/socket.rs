@@ -132,7 +132,7 @@ impl Socket {
         let Shared { outgoing, .. } = &*self.0;
         ready!(self.poll_untroubled(cx))?;
         let length = pieces.iter().map(|piece| piece.len()).sum();
-        if outgoing.has_room(length) {
+        if outgoing.may_wait(length) {
             outgoing.begin(cx, length);
             if turn::put(&self.0, pieces, length) {
                 return Poll::Ready(Ok(length));
@@ -193,13 +193,13 @@ impl Drop for Socket {
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Socket {
-        Socket::new(Raw::Tcp(stream))
+        Socket::new(stream.into())
     }
 }
 
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Socket {
-        Socket::new(Raw::Unix(stream))
+        Socket::new(stream.into())
     }
 }
 
@@ -211,14 +211,20 @@ impl AsyncRead for Socket {
         if outgoing.is_troubled() {
             let _ = self.poll_untroubled(cx);
         }
-        if let Some(known) = incoming.poll_fetched(cx, buffer) {
-            return known;
+        let poll = match incoming.poll_fetched(cx, buffer) {
+            Some(known) => known,
+            None => {
+                let mut bell = bell.borrow_mut();
+                if bell.is_none() && incoming.is_regular() {
+                    *bell = Bell::new(&self.0);
+                }
+                self.0.poll(|raw| incoming.poll_read(raw, cx, bell.as_ref(), buffer))
+            }
+        };
+        if poll.is_ready() {
+            outgoing.begins();
         }
-        let mut bell = bell.borrow_mut();
-        if bell.is_none() && incoming.is_regular() {
-            *bell = Bell::new(&self.0);
-        }
-        self.0.poll(|raw| incoming.poll_read(raw, cx, bell.as_ref(), buffer))
+        poll
     }
 }
 

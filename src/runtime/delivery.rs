@@ -48,6 +48,11 @@ impl<B: Content> Tracked<B> {
         }
     }
 
+    /// Whether hyper has enough to write. HTTP/2 has its own measure for each stream.
+    fn is_ahead(&self) -> bool {
+        self.stall.is_none() && self.busy.as_ref().is_some_and(|busy| busy.activity().is_ahead())
+    }
+
     /// Whether all that hyper was given has been flushed. Wakes the task when it is time to look again.
     fn has_left(&self, cx: &Context<'_>) -> bool {
         let Some(busy) = &self.busy else { return true };
@@ -69,6 +74,9 @@ where
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
+        if self.is_ahead() {
+            return Poll::Pending;
+        }
         if self.held.is_none() {
             let frame = Pin::new(&mut self.body).poll_frame(cx);
             if let Some(stall) = &self.stall {

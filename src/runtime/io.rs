@@ -163,6 +163,9 @@ impl Write for Io {
                 }
             }
         }
+        if self.activity.goes_on() {
+            cx.waker().wake_by_ref();
+        }
         let mut poll = Pin::new(&mut self.stream).poll_flush(cx);
         if poll.is_ready() && self.activity.is_breaking() {
             // The connection ends next, and what waits for the turn to end might find no room then.

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::insecure::Anyone;
 use super::reload::Reload;
-use super::{Certificate, Error, HTTP2, Pair, pem, protocols, provider, server};
+use super::{BUFFER, Certificate, Error, HTTP2, Pair, pem, protocols, provider, server};
 
 /// `[pools.upstream.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +98,8 @@ impl Connector {
             let current = self.load();
             Arc::clone(if http2 { &current.http2 } else { &current.http1 })
         };
-        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        let limited = |connection: &mut ClientConnection| connection.set_buffer_limit(Some(BUFFER));
+        let stream = TlsConnector::from(config).connect_with(name, stream, limited).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
         Ok((stream, is_http2))
     }

@@ -20,7 +20,7 @@ use tokio_rustls::server::TlsStream;
 use super::certificate::Validity;
 use super::reload::Reload;
 use super::sni::Names;
-use super::{Certificate, Error, HTTP2, Pair, pem, protocols, provider, subject};
+use super::{BUFFER, Certificate, Error, HTTP2, Pair, pem, protocols, provider, subject};
 use crate::clock;
 
 /// `[listeners.tls]`.
@@ -105,7 +105,8 @@ impl Acceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let stream = TlsAcceptor::from(self.config()).accept(stream).await?;
+        let limited = |connection: &mut ServerConnection| connection.set_buffer_limit(Some(BUFFER));
+        let stream = TlsAcceptor::from(self.config()).accept_with(stream, limited).await?;
         let session = Session::of(stream.get_ref().1, clock::unix())?;
         Ok((stream, session))
     }

@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http_body::Body;
@@ -16,6 +17,7 @@ use super::Access;
 use super::dial::{Dialled, Purpose, dial};
 use super::failure::{Fact, Failure};
 use super::idle::Wanted;
+use super::pace::Pace;
 use super::quiet::Quiet;
 use super::shared::Shared;
 use super::wire::Wire;
@@ -54,7 +56,8 @@ where
         let Dialled { stream, is_http2 } =
             dial(address, access, Purpose::Request(wanted.client), wanted.http1).await.map_err(failed)?;
         let sent = stream.socket().sent();
-        let io = Io(TokioIo::new(stream));
+        let pace = Rc::default();
+        let io = Io { stream: TokioIo::new(stream), pace: Rc::clone(&pace) };
         let failed = |error: hyper::Error| unsent(Fact::of(&error));
         if is_http2 {
             return Ok(Fresh::Shared(Shared::begin(io).await.map_err(failed)?));
@@ -63,7 +66,7 @@ where
         let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(quiet.socket(io));
         let (sender, connection) = handshake.await.map_err(failed)?;
         let is_all_there_is = access.settings.http2 && !wanted.http1;
-        Ok(Fresh::Own(Box::new(Wire::new(sender, connection, quiet, sent, is_all_there_is))))
+        Ok(Fresh::Own(Box::new(Wire::new(sender, connection, quiet, sent, pace, is_all_there_is))))
     });
     std::future::poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(fresh) => Poll::Ready(fresh),
@@ -82,27 +85,40 @@ pub enum Fresh<B: Body + 'static> {
 
 /// A stream that ends by closing the socket. Half-closing it first is one more system call, and
 /// there are backends that take it for the client's going away.
-pub(super) struct Io(TokioIo<Stream>);
+pub(super) struct Io {
+    stream: TokioIo<Stream>,
+    pace: Rc<Pace>,
+}
 
 impl Io {
     pub(super) fn into_stream(self) -> Stream {
-        self.0.into_inner()
+        self.stream.into_inner()
+    }
+
+    fn wrote(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &poll {
+            self.pace.wrote(*bytes);
+        }
+        poll
     }
 }
 
 impl Read for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl Write for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(poll)
     }
 
+    /// hyper comes here when nothing is left for it to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        self.pace.flushed(cx);
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -118,6 +134,7 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(poll)
     }
 }

@@ -16,6 +16,7 @@ use tokio::task::coop::has_budget_remaining;
 
 use super::connect::Io;
 use super::failure::{Fact, Failure};
+use super::pace::{Pace, Paced};
 use super::quiet::{Quiet, Socket};
 use crate::net::{Sent, Stream};
 
@@ -23,10 +24,11 @@ use crate::net::{Sent, Stream};
 /// here both lie side by side and are polled by the request's own task. With a task for the
 /// future each request costs two wake-ups more.
 pub struct Wire<B: Body + 'static> {
-    sender: http1::SendRequest<B>,
+    sender: http1::SendRequest<Paced<B>>,
     driven: Driven<B>,
     /// Of the backend's socket: the one witness for "nothing was sent".
     sent: Rc<Sent>,
+    pace: Rc<Pace>,
     exchanges: u64,
     /// HTTP/2 was offered, and the backend speaks none.
     is_all_there_is: bool,
@@ -35,7 +37,7 @@ pub struct Wire<B: Body + 'static> {
 struct Driven<B: Body + 'static> {
     /// `None` once it has ended. Only dropping it gives back a request that it never took up: a
     /// future that has ended and is kept leaves whoever waits for that request waiting.
-    connection: Option<http1::Connection<Socket<Io>, B>>,
+    connection: Option<http1::Connection<Socket<Io>, Paced<B>>>,
     /// What is left of the connection after a response that says another protocol begins.
     switched: Option<(Stream, Bytes)>,
     quiet: Quiet,
@@ -59,14 +61,15 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     pub(super) fn new(
-        sender: http1::SendRequest<B>,
-        connection: http1::Connection<Socket<Io>, B>,
+        sender: http1::SendRequest<Paced<B>>,
+        connection: http1::Connection<Socket<Io>, Paced<B>>,
         quiet: Quiet,
         sent: Rc<Sent>,
+        pace: Rc<Pace>,
         is_all_there_is: bool,
     ) -> Wire<B> {
         let driven = Driven { connection: Some(connection), switched: None, quiet, sends_body: false };
-        Wire { sender, driven, sent, exchanges: 0, is_all_there_is }
+        Wire { sender, driven, sent, pace, exchanges: 0, is_all_there_is }
     }
 
     /// Whether the backend was offered HTTP/2, and speaks none.
@@ -105,7 +108,7 @@ where
         let mut response = std::pin::pin!({
             let request = request();
             self.driven.sends_body = !request.body().is_end_stream();
-            self.sender.try_send_request(request)
+            self.sender.try_send_request(request.map(|body| Paced::new(body, &self.pace)))
         });
         // What is written is read off before the answer to a failure is made, not after.
         let result = std::future::poll_fn(|cx| {
@@ -115,7 +118,7 @@ where
             match response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
                 Poll::Ready(Err(mut error)) => {
-                    let request = error.take_message();
+                    let request = error.take_message().map(|request| request.map(Paced::into_inner));
                     Poll::Ready(Err((Fact::of(error.error()), request)))
                 }
                 Poll::Pending => {

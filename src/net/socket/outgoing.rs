@@ -12,6 +12,11 @@ use super::raw::Raw;
 /// Bytes of a socket that wait, at the most: a piece in one turn, and what came before it.
 const ROOM: usize = 32 * 1024;
 
+/// A piece of so many bytes is large: of those that follow each other only the first waits. What waits and
+/// then finds no room with the kernel is held here, in addition to what its writer holds; and to copy the
+/// megabytes of a long body wins nothing.
+const LARGE: usize = 4 * 1024;
+
 /// What becomes of the bytes that are written to a socket. Can be asked when the socket is gone.
 #[derive(Debug, Default)]
 pub struct Sent {
@@ -37,6 +42,8 @@ pub(super) struct Outgoing {
     /// Pieces that wait for the end of the turn, and their bytes.
     waiting: Cell<u32>,
     bytes: Cell<usize>,
+    /// A large piece was written since something was read last.
+    is_long: Cell<bool>,
     /// Whether the writer waits for them to be sent.
     is_awaited: Cell<bool>,
     /// What became of those that the kernel has not taken.
@@ -61,6 +68,7 @@ impl Outgoing {
             sent: Rc::default(),
             waiting: Cell::new(0),
             bytes: Cell::new(0),
+            is_long: Cell::new(false),
             is_awaited: Cell::new(false),
             trouble: RefCell::new(None),
             is_troubled: Cell::new(false),
@@ -85,9 +93,15 @@ impl Outgoing {
         self.is_waiting() && !self.sent.is_taken_back.get()
     }
 
-    /// Whether a piece of `length` bytes may wait, too.
-    pub(super) fn has_room(&self, length: usize) -> bool {
-        self.bytes.get() + length <= ROOM
+    /// Whether the next piece, of `length` bytes, may wait, too.
+    pub(super) fn may_wait(&self, length: usize) -> bool {
+        let is_next = length >= LARGE && self.is_long.replace(true);
+        !is_next && self.bytes.get() + length <= ROOM
+    }
+
+    /// Something was read: what is written next is the answer to it.
+    pub(super) fn begins(&self) {
+        self.is_long.set(false);
     }
 
     /// A piece of this writer's is about to wait for the end of the turn.

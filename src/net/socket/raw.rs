@@ -1,5 +1,5 @@
 //! Owns: a socket as the system has it, over TCP or a Unix socket.
-//! Invariant: one way to read, write and wait for both.
+//! Invariant: one way to read, write and wait for both; a read takes no more than [`MOST`].
 //! Must not know: what waits to be read or sent.
 
 use std::future::Future;
@@ -7,27 +7,49 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf, Take};
 use tokio::net::{TcpStream, UnixStream};
+
+/// What is read at once, in bytes, whatever the room: what is read has to be held until the other side takes it.
+/// A byte less than 16 KiB: hyper doubles its buffer, up to 400 KiB, each time one of its steps has been filled.
+pub(super) const MOST: u64 = 16 * 1024 - 1;
 
 #[derive(Debug)]
 pub(super) enum Raw {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Tcp(Take<TcpStream>),
+    Unix(Take<UnixStream>),
+}
+
+impl From<TcpStream> for Raw {
+    fn from(stream: TcpStream) -> Raw {
+        Raw::Tcp(stream.take(MOST))
+    }
+}
+
+impl From<UnixStream> for Raw {
+    fn from(stream: UnixStream) -> Raw {
+        Raw::Unix(stream.take(MOST))
+    }
 }
 
 impl Raw {
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
-            Raw::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Raw::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Raw::Tcp(stream) => {
+                stream.set_limit(MOST);
+                Pin::new(stream).poll_read(cx, buffer)
+            }
+            Raw::Unix(stream) => {
+                stream.set_limit(MOST);
+                Pin::new(stream).poll_read(cx, buffer)
+            }
         }
     }
 
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Raw::Tcp(stream) => stream.poll_read_ready(cx),
-            Raw::Unix(stream) => stream.poll_read_ready(cx),
+            Raw::Tcp(stream) => stream.get_ref().poll_read_ready(cx),
+            Raw::Unix(stream) => stream.get_ref().poll_read_ready(cx),
         }
     }
 
@@ -35,48 +57,48 @@ impl Raw {
     pub(super) fn expect_nothing(&self) -> io::Result<()> {
         let nothing = || Err(io::ErrorKind::WouldBlock.into());
         match self {
-            Raw::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
-            Raw::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
+            Raw::Tcp(stream) => stream.get_ref().try_io(Interest::READABLE, nothing),
+            Raw::Unix(stream) => stream.get_ref().try_io(Interest::READABLE, nothing),
         }
     }
 
     pub(super) fn is_read_closed(&self) -> bool {
         let cx = &mut Context::from_waker(Waker::noop());
         let ready = match self {
-            Raw::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
-            Raw::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+            Raw::Tcp(stream) => pin!(stream.get_ref().ready(Interest::READABLE)).poll(cx),
+            Raw::Unix(stream) => pin!(stream.get_ref().ready(Interest::READABLE)).poll(cx),
         };
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
-            Raw::Tcp(stream) => stream.take_error(),
-            Raw::Unix(stream) => stream.take_error(),
+            Raw::Tcp(stream) => stream.get_ref().take_error(),
+            Raw::Unix(stream) => stream.get_ref().take_error(),
         }
     }
 
     /// Writes all pieces or some of them. For one piece `send` is the cheaper system call.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match (self, pieces) {
-            (Raw::Tcp(stream), [only]) => Pin::new(stream).poll_write(cx, only),
-            (Raw::Tcp(stream), _) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            (Raw::Unix(stream), [only]) => Pin::new(stream).poll_write(cx, only),
-            (Raw::Unix(stream), _) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            (Raw::Tcp(stream), [only]) => Pin::new(stream.get_mut()).poll_write(cx, only),
+            (Raw::Tcp(stream), _) => Pin::new(stream.get_mut()).poll_write_vectored(cx, pieces),
+            (Raw::Unix(stream), [only]) => Pin::new(stream.get_mut()).poll_write(cx, only),
+            (Raw::Unix(stream), _) => Pin::new(stream.get_mut()).poll_write_vectored(cx, pieces),
         }
     }
 
     pub(super) fn try_write(&self, piece: &[u8]) -> io::Result<usize> {
         match self {
-            Raw::Tcp(stream) => stream.try_write(piece),
-            Raw::Unix(stream) => stream.try_write(piece),
+            Raw::Tcp(stream) => stream.get_ref().try_write(piece),
+            Raw::Unix(stream) => stream.get_ref().try_write(piece),
         }
     }
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Raw::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Raw::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Raw::Tcp(stream) => Pin::new(stream.get_mut()).poll_shutdown(cx),
+            Raw::Unix(stream) => Pin::new(stream.get_mut()).poll_shutdown(cx),
         }
     }
 }

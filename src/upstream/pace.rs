@@ -1,0 +1,130 @@
+//! Owns: how far the body of a request is read ahead of a backend that takes it slowly, over HTTP/1.1.
+//! Invariant: hyper holds some KiB and a frame of it; once those are written the body goes on.
+//! Must not know: whose body it is; HTTP/2, which has its own measure for each stream.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Buf;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+/// Bytes that hyper has to write from which on it gets no more: enough that small pieces go out together. By
+/// itself it takes 400 KiB, for each server that reads nothing.
+const AHEAD: usize = 4 * 1024;
+
+/// What hyper has to write on one connection.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    unwritten: Cell<usize>,
+    /// The body waits until all of it is written.
+    waits: Cell<bool>,
+}
+
+impl Pace {
+    /// So many bytes are written, of a body or else.
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.unwritten.set(self.unwritten.get().saturating_sub(bytes));
+    }
+
+    /// Nothing is left to be written: the body goes on, if it waits for that. It is polled by the task that
+    /// flushes.
+    pub(super) fn flushed(&self, cx: &Context<'_>) {
+        self.unwritten.set(0);
+        if self.waits.take() {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn gave(&self, bytes: usize) {
+        self.unwritten.set(self.unwritten.get() + bytes);
+    }
+
+    fn is_ahead(&self) -> bool {
+        let is_ahead = self.unwritten.get() >= AHEAD;
+        if is_ahead {
+            self.waits.set(true);
+        }
+        is_ahead
+    }
+}
+
+pin_project! {
+    /// A body that is given to hyper no faster than hyper can write it.
+    pub(super) struct Paced<B> {
+        #[pin]
+        body: B,
+        pace: Rc<Pace>,
+    }
+}
+
+impl<B> Paced<B> {
+    pub(super) fn new(body: B, pace: &Rc<Pace>) -> Paced<B> {
+        Paced { body, pace: Rc::clone(pace) }
+    }
+
+    pub(super) fn into_inner(self) -> B {
+        self.body
+    }
+}
+
+impl<B: Body> Body for Paced<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        if this.pace.is_ahead() {
+            return Poll::Pending;
+        }
+        let frame = this.body.poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            this.pace.gave(frame.data_ref().map_or(0, Buf::remaining));
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_body_waits_for_what_was_given_to_be_written_and_then_goes_on() {
+        let (pace, woken) = (Rc::<Pace>::default(), Arc::<Woken>::default());
+        let waker = Arc::clone(&woken).into();
+        let cx = Context::from_waker(&waker);
+        let poll = |length: usize| {
+            let mut body = Paced::new(Full::new(Bytes::from(vec![0; length])), &pace);
+            Pin::new(&mut body).poll_frame(&mut Context::from_waker(&waker)).is_ready()
+        };
+        assert!(poll(AHEAD - 1) && poll(2) && !poll(1));
+        pace.wrote(AHEAD);
+        assert!(!woken.0.load(Ordering::Relaxed), "hyper has not written it all");
+        pace.flushed(&cx);
+        assert!(woken.0.load(Ordering::Relaxed) && poll(100_000) && !poll(1));
+    }
+}
