@@ -123,6 +123,8 @@ impl App {
         };
         let addresses = listeners.addresses().to_vec();
         let admin_address = admin.as_ref().and_then(|(bound, _)| bound.address());
+        let of_admin = plan.admin.as_ref().map(|settings| admin_address.map_or(settings.address.clone(), Address::Tcp));
+        let listening = addresses.iter().cloned().chain(of_admin).collect();
 
         let doors: Arc<[Arc<Door>]> = plan.listeners.iter().map(|listener| Arc::new(door(listener))).collect();
         let (lines, losses, snapshots) = (log.handle(), composer.losses(), published.subscribe());
@@ -132,7 +134,7 @@ impl App {
             stores: composer.take_stores(),
             composer,
             published,
-            ours: addresses.as_slice().into(),
+            listening,
             lost: Arc::clone(&lost),
             admin,
             metrics,
@@ -336,7 +338,7 @@ struct Control {
 struct ControlParts {
     composer: Composer,
     published: Published,
-    ours: Arc<[Address]>,
+    listening: Vec<Address>,
     lost: Arc<Lost>,
     admin: Option<(admin::Bound, admin::Settings)>,
     stores: Vec<learned::Store>,
@@ -374,14 +376,14 @@ impl Control {
 }
 
 async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: oneshot::Receiver<()>) {
-    let ControlParts { composer, published, ours, lost, admin, stores, metrics, certificates } = parts;
+    let ControlParts { composer, published, listening, lost, admin, stores, metrics, certificates } = parts;
     let (entries, known) = (Arc::clone(published.entries()), phase.subscribe());
     published.begin_probes();
     for store in stores {
         tokio::spawn(share::run(store));
     }
     tokio::spawn(tidy(lost, Arc::clone(&entries), Arc::clone(&metrics)));
-    tokio::task::spawn_local(discovery::keep(composer, published, ours, phase));
+    tokio::task::spawn_local(discovery::keep(composer, published, listening, phase));
     tokio::spawn(tls::reload::watch(certificates.clone()));
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = admin.map(|(bound, settings)| {

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use members::{Members, Now};
+pub use members::{Members, Now, Ours};
 pub use standing::Standing;
 
 use crate::net::Address;

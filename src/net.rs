@@ -5,6 +5,7 @@
 pub mod bind;
 pub mod defer;
 pub mod interim;
+pub mod own;
 pub mod shortage;
 mod socket;
 mod stream;

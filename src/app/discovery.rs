@@ -15,8 +15,8 @@ use crate::admin::Phase;
 use crate::clock;
 use crate::config::PoolPlan;
 use crate::discover::seek::{self, Place, Told};
-use crate::discover::{Members, Now};
-use crate::net::Address;
+use crate::discover::{Members, Now, Ours};
+use crate::net::{Address, own};
 use crate::pool::backend;
 
 /// How long the process is not ready, at the most, since sources have not answered yet.
@@ -28,15 +28,16 @@ const NAMED: usize = 10;
 /// Clashes that are remembered as told.
 const CLASHES: usize = 10_000;
 
-/// Takes in what is found, for as long as the process lives. We listen ourselves at `ours`.
+/// Takes in what is found, for as long as the process lives. `listening` is where we are ourselves, the admin
+/// listener with the others.
 pub(super) async fn keep(
     composer: Composer,
     published: Published,
-    ours: Arc<[Address]>,
+    listening: Vec<Address>,
     phase: Arc<watch::Sender<Phase>>,
 ) {
     let plan = composer.plan();
-    let members = |pool: &PoolPlan| Members::new(pool.pool.backends.clone(), &pool.discover, Arc::clone(&ours));
+    let members = |pool: &PoolPlan| Members::new(pool.pool.backends.clone(), &pool.discover);
     let members = plan.pools.iter().map(members).collect();
     let (tell, mut told) = mpsc::channel(QUEUE);
     let mut silent = HashSet::new();
@@ -49,7 +50,7 @@ pub(super) async fn keep(
     }
     // So that the end of all who seek is the end of this.
     drop(tell);
-    let mut keeper = Keeper { composer, published, members, clashes: HashSet::new() };
+    let mut keeper = Keeper { composer, published, listening, members, clashes: HashSet::new() };
     let mut patience = std::pin::pin!(sleep(READY_AFTER));
     loop {
         if silent.is_empty() {
@@ -71,9 +72,11 @@ pub(super) async fn keep(
             first = told.recv() => {
                 let Some(first) = first else { return };
                 let mut next = Some(first);
+                // Anew each time: addresses come and go, as those that move between machines do.
+                let ours = Arc::new(Ours { listening: keeper.listening.clone(), interfaces: own::interfaces() });
                 while let Some(told_now) = next {
                     silent.remove(&told_now.place);
-                    keeper.take(told_now);
+                    keeper.take(told_now, &ours);
                     next = told.try_recv().ok();
                 }
             }
@@ -85,6 +88,7 @@ pub(super) async fn keep(
 struct Keeper {
     composer: Composer,
     published: Published,
+    listening: Vec<Address>,
     /// By position in the plan.
     members: Vec<Members>,
     /// Pool and name of backends that can't be had, which was said.
@@ -96,16 +100,16 @@ impl Keeper {
         self.members.iter().filter_map(Members::next_end).min()
     }
 
-    fn take(&mut self, told: Told) {
+    fn take(&mut self, told: Told, ours: &Arc<Ours>) {
         let Place { pool, source } = told.place;
         let Some(members) = self.members.get_mut(pool) else { return };
         let name = self.composer.plan().pools.get(pool).map_or("", |plan| &plan.pool.name);
-        for backend in members.take(source, told.found, now()) {
+        for backend in members.take(source, told.found, ours, now()) {
             if self.clashes.len() < CLASHES && self.clashes.insert((pool, backend.clone())) {
                 tracing::warn!(
                     pool = name,
                     backend,
-                    "found and left out: its name or address is that of another backend, or of a listener"
+                    "found and left out: its name or address is that of another backend, or leads to a listener of ours"
                 );
             }
         }

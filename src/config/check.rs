@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 use super::file::Draft;
 use super::pools::PoolDraft;
@@ -16,7 +16,7 @@ use crate::admin;
 use crate::affinity::seal::short_id;
 use crate::affinity::{Carrier, Cause};
 use crate::health::Probe;
-use crate::net::Address;
+use crate::net::{Address, own};
 
 /// Notes all that doesn't fit together.
 pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
@@ -37,10 +37,11 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     unique("listener at", fixed, notes);
     unique("pool named", draft.pools.iter().filter_map(|each| each.name.as_ref()), notes);
     keys(draft, notes);
+    let interfaces = own::interfaces();
     admin_address(draft, notes);
     for pool in &draft.pools {
         backends(pool, notes);
-        backends_are_not_listeners(pool, draft, notes);
+        backends_are_not_ours(pool, draft, &interfaces, notes);
         persistence(pool, notes);
         if pool.pins() && pool.health.probe == Probe::None && notes.is_whole() {
             let problem = "clients are pinned, but no backend is probed: a dead one is found out by failing requests";
@@ -90,22 +91,13 @@ fn keys(draft: &Draft, notes: &Notes<'_>) {
 }
 
 fn admin_address(draft: &Draft, notes: &Notes<'_>) {
-    let Some(Spot { value: admin::Settings { address: Address::Tcp(admin), .. }, span }) = &draft.admin else {
-        return;
-    };
+    let Some(Spot { value: admin::Settings { address: admin, .. }, span }) = &draft.admin else { return };
     let taken = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
-    for listener in taken.filter(|listener| listener.value.tcp().is_some_and(|taken| overlap(*admin, taken))) {
+    for listener in taken.filter(|listener| own::overlap(admin, &listener.value)) {
         let line = notes.line_of(listener.span.start) + 1;
         let problem = format!("[admin] is at the address of the listener in line {line}");
         notes.error(span, problem, "write another port");
     }
-}
-
-/// Whether a connection to one of the addresses could be meant for the other.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
-    let same_ip = one.ip() == other.ip() || (is_any && one.is_ipv4() == other.is_ipv4());
-    one.port() == other.port() && one.port() != 0 && same_ip
 }
 
 fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
@@ -174,12 +166,20 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
     }
 }
 
-fn backends_are_not_listeners(pool: &PoolDraft, draft: &Draft, notes: &Notes<'_>) {
+/// No backend leads back here: neither to a listener, nor to what is for the operator alone.
+fn backends_are_not_ours(pool: &PoolDraft, draft: &Draft, interfaces: &HashSet<IpAddr>, notes: &Notes<'_>) {
     for address in pool.backends.iter().filter_map(|backend| backend.address.as_ref()) {
+        let leads_to = |listening: &Address| own::reaches(&address.value, listening, interfaces);
         let listeners = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
-        for listener in listeners.filter(|listener| listener.value == address.value) {
+        for listener in listeners.filter(|listener| leads_to(&listener.value)) {
             let line = notes.line_of(listener.span.start) + 1;
             let problem = format!("this is the listener in line {line}: requests would go round in a circle");
+            notes.error(&address.span, problem, "write the address of the backend");
+        }
+        if let Some(admin) = draft.admin.as_ref().filter(|admin| leads_to(&admin.value.address)) {
+            let line = notes.line_of(admin.span.start) + 1;
+            let problem =
+                format!("this is [admin] in line {line}: whoever gets to this pool could see and change everything");
             notes.error(&address.span, problem, "write the address of the backend");
         }
     }

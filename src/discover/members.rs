@@ -3,11 +3,12 @@
 //! Must not know: sources' insides; what is known of a backend's health.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Found, Settings};
-use crate::net::Address;
+use crate::net::{Address, own};
 use crate::pool::backend;
 
 /// Lives that have ended, of which is remembered when. Beyond it the oldest is forgotten.
@@ -22,11 +23,26 @@ pub struct Now {
     pub unix: u64,
 }
 
+/// Where we are ourselves: a backend there would send requests round in a circle, or, where that is the admin
+/// listener, let everyone in.
+#[derive(Debug, Default)]
+pub struct Ours {
+    /// What we listen on.
+    pub listening: Vec<Address>,
+    /// The addresses of this machine.
+    pub interfaces: HashSet<IpAddr>,
+}
+
+impl Ours {
+    fn has(&self, address: &Address) -> bool {
+        self.listening.iter().any(|listening| own::reaches(address, listening, &self.interfaces))
+    }
+}
+
 /// The members of one pool.
 #[derive(Debug)]
 pub struct Members {
-    /// Addresses at which we listen ourselves: requests would go round in a circle.
-    ours: Arc<[Address]>,
+    ours: Arc<Ours>,
     configured: Vec<backend::Settings>,
     parts: Vec<Part>,
     leaving: BTreeMap<String, Leaving>,
@@ -51,12 +67,11 @@ struct Leaving {
 }
 
 impl Members {
-    /// Those that are configured; the sources have found nobody yet. Nobody is taken at an address that
-    /// is `ours`.
-    pub fn new(configured: Vec<backend::Settings>, sources: &[Settings], ours: Arc<[Address]>) -> Members {
+    /// Those that are configured; the sources have found nobody yet.
+    pub fn new(configured: Vec<backend::Settings>, sources: &[Settings]) -> Members {
         let part = |settings: &Settings| Part { settings: settings.clone(), found: Vec::new() };
         Members {
-            ours,
+            ours: Arc::default(),
             configured,
             parts: sources.iter().map(part).collect(),
             leaving: BTreeMap::new(),
@@ -77,13 +92,14 @@ impl Members {
     }
 
     /// A source has found these. Returns the names of those that can't be had, since their name or
-    /// address is another's.
-    pub fn take(&mut self, source: usize, found: Vec<Found>, now: Now) -> Vec<String> {
+    /// address is another's, or the address is one of `ours`.
+    pub fn take(&mut self, source: usize, found: Vec<Found>, ours: &Arc<Ours>, now: Now) -> Vec<String> {
         let before = self.by_name();
         let drains: HashMap<_, _> = self.found().iter().map(|(part, found)| (found.name.clone(), part.drain)).collect();
         if let Some(part) = self.parts.get_mut(source) {
             part.found = found;
         }
+        self.ours = Arc::clone(ours);
         let after = self.by_name();
         for (name, was) in &before {
             match after.get(name) {
@@ -119,11 +135,11 @@ impl Members {
     fn found(&self) -> Vec<(&Settings, &Found)> {
         let mut names: HashSet<&str> = self.configured.iter().map(|settings| settings.name.as_str()).collect();
         let configured = self.configured.iter().map(|settings| &settings.address);
-        let mut addresses: HashSet<&Address> = configured.chain(self.ours.iter()).collect();
+        let mut addresses: HashSet<&Address> = configured.collect();
         let all = self.parts.iter().flat_map(|part| part.found.iter().map(|found| (&part.settings, found)));
         all.filter(|(_, found)| {
             let is_free = !names.contains(found.name.as_str()) && !addresses.contains(&found.address);
-            is_free && names.insert(&found.name) && addresses.insert(&found.address)
+            is_free && !self.ours.has(&found.address) && names.insert(&found.name) && addresses.insert(&found.address)
         })
         .collect()
     }
@@ -202,8 +218,12 @@ mod tests {
     fn members(configured: &[(&str, &str)], sources: usize) -> Members {
         let configured = configured.iter().map(|(name, at)| backend::Settings::new(name, at.parse().unwrap()));
         let source = Settings { drain: DRAIN, ..Settings::new(Source::File("x".into())) };
-        let ours = ["10.9.9.9:80".parse().unwrap()].into();
-        Members::new(configured.collect(), &vec![source; sources], ours)
+        Members::new(configured.collect(), &vec![source; sources])
+    }
+
+    fn ours() -> Arc<Ours> {
+        let listening = ["10.9.9.9:80", "0.0.0.0:8080"].map(|address| address.parse().unwrap());
+        Arc::new(Ours { listening: listening.into(), interfaces: ["10.9.9.9".parse().unwrap()].into() })
     }
 
     fn found(all: &[(&str, &str)]) -> Vec<Found> {
@@ -237,15 +257,15 @@ mod tests {
     #[test]
     fn who_is_gone_drains_and_goes_and_who_is_back_in_time_is_who_it_was() {
         let (mut members, clock) = (members(&[], 1), Clock(Instant::now()));
-        members.take(0, found(&[("a", "10.0.0.1:80"), ("b", "10.0.0.2:80")]), clock.at(0));
-        members.take(0, found(&[("a", "10.0.0.1:80")]), clock.at(10));
+        members.take(0, found(&[("a", "10.0.0.1:80"), ("b", "10.0.0.2:80")]), &ours(), clock.at(0));
+        members.take(0, found(&[("a", "10.0.0.1:80")]), &ours(), clock.at(10));
         assert_eq!(told(&members), ["a 10.0.0.1:80", "b 10.0.0.2:80 -"]);
         assert_eq!(members.next_end(), Some(clock.at(110).at));
-        members.take(0, found(&[("a", "10.0.0.1:80"), ("b", "10.0.0.2:80")]), clock.at(50));
+        members.take(0, found(&[("a", "10.0.0.1:80"), ("b", "10.0.0.2:80")]), &ours(), clock.at(50));
         assert_eq!(told(&members), ["a 10.0.0.1:80", "b 10.0.0.2:80"]);
         assert_eq!((since(&members, "b"), members.next_end()), (0, None));
 
-        members.take(0, found(&[("a", "10.0.0.1:80")]), clock.at(60));
+        members.take(0, found(&[("a", "10.0.0.1:80")]), &ours(), clock.at(60));
         assert!(!members.settle(clock.at(159)));
         assert!(members.settle(clock.at(160)));
         assert_eq!(told(&members), ["a 10.0.0.1:80"]);
@@ -254,53 +274,60 @@ mod tests {
     #[test]
     fn who_is_back_after_its_drain_is_somebody_else() {
         let (mut members, clock) = (members(&[], 1), Clock(Instant::now()));
-        members.take(0, found(&[("b", "10.0.0.2:80")]), clock.at(0));
-        members.take(0, Vec::new(), clock.at(10));
+        members.take(0, found(&[("b", "10.0.0.2:80")]), &ours(), clock.at(0));
+        members.take(0, Vec::new(), &ours(), clock.at(10));
         members.settle(clock.at(110));
-        members.take(0, found(&[("b", "10.0.0.2:80")]), clock.at(310));
+        members.take(0, found(&[("b", "10.0.0.2:80")]), &ours(), clock.at(310));
         assert_eq!(since(&members, "b"), 1210, "half way between its end and its return");
-        members.take(0, found(&[("b", "10.0.0.2:80"), ("c", "10.0.0.3:80")]), clock.at(400));
+        members.take(0, found(&[("b", "10.0.0.2:80"), ("c", "10.0.0.3:80")]), &ours(), clock.at(400));
         assert_eq!((since(&members, "b"), since(&members, "c")), (1210, 0));
         // Gone for a moment: still the one that it has been since.
-        members.take(0, found(&[("c", "10.0.0.3:80")]), clock.at(500));
+        members.take(0, found(&[("c", "10.0.0.3:80")]), &ours(), clock.at(500));
         assert_eq!(since(&members, "b"), 1210);
-        members.take(0, found(&[("b", "10.0.0.2:80"), ("c", "10.0.0.3:80")]), clock.at(510));
+        members.take(0, found(&[("b", "10.0.0.2:80"), ("c", "10.0.0.3:80")]), &ours(), clock.at(510));
         assert_eq!(since(&members, "b"), 1210);
     }
 
     #[test]
     fn a_name_that_moves_to_another_address_and_back_stands_for_three_servers() {
         let (mut members, clock) = (members(&[], 1), Clock(Instant::now()));
-        members.take(0, found(&[("web-0", "10.0.0.1:80")]), clock.at(0));
-        members.take(0, found(&[("web-0", "10.0.0.2:80")]), clock.at(10));
+        members.take(0, found(&[("web-0", "10.0.0.1:80")]), &ours(), clock.at(0));
+        members.take(0, found(&[("web-0", "10.0.0.2:80")]), &ours(), clock.at(10));
         assert_eq!((told(&members), since(&members, "web-0")), (vec!["web-0 10.0.0.2:80".to_owned()], 0));
-        members.take(0, found(&[("web-0", "10.0.0.1:80")]), clock.at(20));
+        members.take(0, found(&[("web-0", "10.0.0.1:80")]), &ours(), clock.at(20));
         assert_eq!(since(&members, "web-0"), 1015);
         // So does one that comes back elsewhere while it leaves.
-        members.take(0, Vec::new(), clock.at(30));
-        members.take(0, found(&[("web-0", "10.0.0.2:80")]), clock.at(40));
+        members.take(0, Vec::new(), &ours(), clock.at(30));
+        members.take(0, found(&[("web-0", "10.0.0.2:80")]), &ours(), clock.at(40));
         assert_eq!(since(&members, "web-0"), 1030);
     }
 
     #[test]
     fn an_address_that_another_name_has_now_is_not_drained_under_the_old_one() {
         let (mut members, clock) = (members(&[], 1), Clock(Instant::now()));
-        members.take(0, found(&[("web-0", "10.0.0.1:80")]), clock.at(0));
-        members.take(0, found(&[("web-5", "10.0.0.1:80")]), clock.at(10));
+        members.take(0, found(&[("web-0", "10.0.0.1:80")]), &ours(), clock.at(0));
+        members.take(0, found(&[("web-5", "10.0.0.1:80")]), &ours(), clock.at(10));
         assert_eq!(told(&members), ["web-5 10.0.0.1:80"]);
     }
 
     #[test]
     fn the_configured_one_wins_and_then_the_source_that_stands_first() {
         let (mut members, clock) = (members(&[("a", "10.0.0.1:80")], 2), Clock(Instant::now()));
-        let clashes =
-            members.take(0, found(&[("a", "10.0.0.9:80"), ("x", "10.0.0.1:80"), ("b", "10.0.0.2:80")]), clock.at(0));
+        let clashes = members.take(
+            0,
+            found(&[("a", "10.0.0.9:80"), ("x", "10.0.0.1:80"), ("b", "10.0.0.2:80")]),
+            &ours(),
+            clock.at(0),
+        );
         assert_eq!(clashes, ["a", "x"]);
-        assert_eq!(members.take(1, found(&[("us", "10.9.9.9:80")]), clock.at(0)), ["us"], "a listener of ours");
-        assert_eq!(members.take(1, found(&[("b", "10.0.0.3:80"), ("c", "10.0.0.4:80")]), clock.at(0)), ["b"]);
+        for address in ["10.9.9.9:80", "10.9.9.9:8080", "127.0.0.1:8080", "[::ffff:127.0.0.1]:8080", "0.0.0.0:8080"] {
+            let taken = members.take(1, found(&[("us", address)]), &ours(), clock.at(0));
+            assert_eq!(taken, ["us"], "a listener of ours: {address}");
+        }
+        assert_eq!(members.take(1, found(&[("b", "10.0.0.3:80"), ("c", "10.0.0.4:80")]), &ours(), clock.at(0)), ["b"]);
         assert_eq!(told(&members), ["a 10.0.0.1:80", "b 10.0.0.2:80", "c 10.0.0.4:80"]);
         // What one source no longer finds, another one may.
-        members.take(0, Vec::new(), clock.at(10));
+        members.take(0, Vec::new(), &ours(), clock.at(10));
         assert_eq!(told(&members), ["a 10.0.0.1:80", "b 10.0.0.3:80", "c 10.0.0.4:80"]);
     }
 
@@ -311,6 +338,7 @@ mod tests {
             members.take(
                 0,
                 found(&[(&format!("b{round}"), &format!("10.0.0.1:{}", 1 + round % 60_000))]),
+                &ours(),
                 clock.at(200 * round),
             );
             members.settle(clock.at(200 * round + 199));

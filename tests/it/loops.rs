@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::support::process::Linchpin;
-use super::support::{Backend, Client, Proxy, soon};
+use super::support::tool::Folder;
+use super::support::{Backend, Client, Proxy, soon, until};
 
 /// An address that leads to another one, which is known later.
 struct Relay {
@@ -120,4 +121,32 @@ async fn via_is_as_configured_or_not_there() {
             None => assert_eq!((seen.field("via"), answer.field("via")), (None, None)),
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_found_at_an_address_of_ours_is_no_backend() {
+    let (a, folder) = (Backend::named("a").await, Folder::new());
+    let file = folder.write("backends.txt", b"");
+    let socket = folder.file("admin.sock");
+    let top = format!(
+        "[admin]\naddress = \"unix:{socket}\"\n[[listeners]]\naddress = \"0.0.0.0:0\"\n[[listeners]]\n\
+         address = \"[::]:0\"\n"
+    );
+    let proxy = Proxy::builder().top(&top).discover(&format!("file = {file:?}")).start();
+    let [v4, v6, own] = [0, 1, 2].map(|index| proxy.listener(index).port());
+    let mut lines = format!("a {}\nadmin unix:{socket}\n", a.address());
+    let loopback =
+        [format!("127.0.0.1:{v4}"), format!("127.7.7.7:{v4}"), format!("[::1]:{v6}"), format!("127.0.0.1:{own}")];
+    let here = linchpin::net::own::interfaces();
+    let interfaces = here.iter().filter(|ip| ip.is_ipv4() && !ip.is_loopback()).map(|ip| format!("{ip}:{v4}"));
+    for (index, address) in loopback.into_iter().chain(interfaces).enumerate() {
+        lines += &format!("back-{index} {address}\n");
+    }
+    let next = folder.write("next", lines.as_bytes());
+    std::fs::rename(next, &file).unwrap();
+    until("the backend that is one", async || proxy.pool().position("a").is_some()).await;
+    let pool = proxy.pool();
+    let names: Vec<_> = pool.backends().iter().map(|backend| &**backend.name()).collect();
+    assert_eq!(names, ["a"]);
+    assert_eq!(Client::connect(([127, 0, 0, 1], v4).into()).await.get("/").await.text(), "a");
 }

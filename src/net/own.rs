@@ -1,0 +1,152 @@
+//! Owns: which addresses lead back to this process: those it listens on, and on a wildcard every address of this machine.
+//! Invariant: the answer depends on what was read of the machine's interfaces, and on nothing else.
+//! Must not know: what listens where; what is done with an address that leads back.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use super::Address;
+
+/// The IP addresses of this machine, loopback aside, as its interfaces have them at this moment. Empty if the
+/// system does not say.
+pub fn interfaces() -> HashSet<IpAddr> {
+    let ip_of = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
+    };
+    nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(ip_of).map(|ip| ip.to_canonical()).collect()
+}
+
+/// Whether a connection to `target` reaches who listens at `listening`, on a machine with these `interfaces`.
+///
+/// A wildcard listens on every address of the machine, and `[::]` on those of IPv4, too. To connect to a
+/// wildcard is to connect to loopback.
+pub fn reaches(target: &Address, listening: &Address, interfaces: &HashSet<IpAddr>) -> bool {
+    match (target, listening) {
+        (Address::Tcp(target), Address::Tcp(listening)) => {
+            let is_there = target.port() == listening.port() && target.port() != 0;
+            is_there && reaches_ip(*target, *listening, interfaces)
+        }
+        (Address::Unix(target), Address::Unix(listening)) => is_same_file(target, listening),
+        _ => false,
+    }
+}
+
+fn reaches_ip(target: SocketAddr, listening: SocketAddr, interfaces: &HashSet<IpAddr>) -> bool {
+    let target = match target.ip().to_canonical() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let listening = listening.ip().to_canonical();
+    let is_local = target.is_loopback() || interfaces.contains(&target);
+    target == listening || (listening.is_unspecified() && is_local && (listening.is_ipv6() || target.is_ipv4()))
+}
+
+/// Whether two can't listen at these addresses at once, since one of them would take the other's connections.
+pub fn overlap(one: &Address, other: &Address) -> bool {
+    let (one, other) = match (one, other) {
+        (Address::Tcp(one), Address::Tcp(other)) if one.port() == other.port() && one.port() != 0 => (one, other),
+        (Address::Unix(one), Address::Unix(other)) => return is_same_file(one, other),
+        _ => return false,
+    };
+    let has_all = |one: IpAddr, other: IpAddr| one.is_unspecified() && (one.is_ipv6() || other.is_ipv4());
+    let (one, other) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one == other || has_all(one, other) || has_all(other, one)
+}
+
+/// By their paths, or, where both are there, whatever way leads to the one file.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    one == other || real(one).is_some_and(|one| real(other) == Some(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reached(target: &str, listening: &str) -> bool {
+        let interfaces = ["10.0.0.5", "2001:db8::5", "fe80::1"].map(|ip| ip.parse().unwrap()).into();
+        reaches(&target.parse().unwrap(), &listening.parse().unwrap(), &interfaces)
+    }
+
+    #[test]
+    fn a_wildcard_is_reached_at_every_address_of_the_machine() {
+        for (target, listening, is_reached) in [
+            ("10.0.0.5:80", "0.0.0.0:80", true),
+            ("127.0.0.1:80", "0.0.0.0:80", true),
+            ("127.8.8.8:80", "0.0.0.0:80", true),
+            ("0.0.0.0:80", "0.0.0.0:80", true),
+            ("[::ffff:10.0.0.5]:80", "0.0.0.0:80", true),
+            ("10.0.0.6:80", "0.0.0.0:80", false),
+            ("10.0.0.5:81", "0.0.0.0:80", false),
+            ("[::1]:80", "0.0.0.0:80", false),
+            ("[2001:db8::5]:80", "0.0.0.0:80", false),
+            ("10.0.0.5:80", "[::]:80", true),
+            ("127.0.0.1:80", "[::]:80", true),
+            ("[2001:db8::5]:80", "[::]:80", true),
+            ("[fe80::1]:80", "[::]:80", true),
+            ("[::1]:80", "[::]:80", true),
+            ("10.0.0.6:80", "[::]:80", false),
+        ] {
+            assert_eq!(reached(target, listening), is_reached, "{target} at {listening}");
+        }
+    }
+
+    #[test]
+    fn another_address_is_reached_at_itself_and_by_way_of_a_wildcard() {
+        for (target, listening, is_reached) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.2:80", "127.0.0.1:80", false),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "[::ffff:127.0.0.1]:80", true),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("[::]:80", "[::1]:80", true),
+            ("0.0.0.0:80", "10.0.0.5:80", false),
+            ("10.0.0.5:80", "127.0.0.1:80", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("unix:/run/a.sock", "unix:/run/a.sock", true),
+            ("unix:/run/a.sock", "unix:/run/b.sock", false),
+            ("unix:/run/a.sock", "127.0.0.1:80", false),
+        ] {
+            assert_eq!(reached(target, listening), is_reached, "{target} at {listening}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_overlaps_with_every_address_of_its_families() {
+        for (one, other, do_overlap) in [
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "10.9.9.9:80", true),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::]:80", "[::1]:80", true),
+            ("[::1]:80", "0.0.0.0:80", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("0.0.0.0:80", "127.0.0.1:81", false),
+            ("0.0.0.0:0", "127.0.0.1:0", false),
+            ("unix:/run/a.sock", "unix:/run/a.sock", true),
+        ] {
+            let overlap = |one: &str, other: &str| overlap(&one.parse().unwrap(), &other.parse().unwrap());
+            assert_eq!((overlap(one, other), overlap(other, one)), (do_overlap, do_overlap), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_the_same_by_whichever_path() {
+        let folder = std::env::temp_dir().join(format!("linchpin-own-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (file, link) = (folder.join("a.sock"), folder.join("link"));
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(is_same_file(&link, &file) && is_same_file(&folder.join("../").join(&file), &file));
+        assert!(!is_same_file(&folder, &file));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn this_machine_has_interfaces() {
+        assert!(interfaces().contains(&IpAddr::from(Ipv4Addr::LOCALHOST)));
+    }
+}
