@@ -41,7 +41,7 @@ use crate::proxy::snapshot::Snapshot;
 use crate::runtime::workers::Thread;
 use crate::runtime::{Fault, Handler, ListenerSettings, Listeners, Peer, Reply, Workers, descriptors, listen};
 use crate::telemetry::metrics::Labels;
-use crate::telemetry::{AccessLog, Metrics, OpenError};
+use crate::telemetry::{AccessLog, Metrics, OpenError, Reopen, Watch};
 use crate::tls::reload::Watched;
 use crate::upstream::Fact;
 use crate::{admin, clock, pool, proxy, runtime, share, telemetry, tls};
@@ -138,6 +138,7 @@ impl App {
             lost: Arc::clone(&lost),
             admin,
             metrics,
+            log: log.watch(),
             certificates: watched,
         };
         let control = Control::start(parts).map_err(StartError::Thread)?;
@@ -172,6 +173,11 @@ impl App {
     /// The pools, as they are at work now.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         self.entries.load().iter().map(|entry| Arc::clone(&entry.pool)).collect()
+    }
+
+    /// What has its access log opened anew.
+    pub fn log(&self) -> Reopen {
+        self.log.reopen()
     }
 
     /// Is not ready any more, serves whoever had begun to connect or to ask by now, lets requests in flight end
@@ -252,10 +258,11 @@ async fn beside(
 }
 
 /// Looks after what requests leave behind.
-async fn tidy(lost: Arc<Lost>, entries: Arc<ArcSwap<Vec<admin::Entry>>>, metrics: Arc<Metrics>) {
+async fn tidy(lost: Arc<Lost>, entries: Arc<ArcSwap<Vec<admin::Entry>>>, metrics: Arc<Metrics>, mut log: Watch) {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     for second in 0_u64.. {
         interval.tick().await;
+        log.look();
         let now = clock::unix();
         for entry in entries.load().iter() {
             let recount = |backend: &pool::Backend| backend.live().recount(now.as_secs(), entry.affinity.presence());
@@ -343,6 +350,7 @@ struct ControlParts {
     admin: Option<(admin::Bound, admin::Settings)>,
     stores: Vec<learned::Store>,
     metrics: Arc<Metrics>,
+    log: Watch,
     certificates: Watched,
 }
 
@@ -376,13 +384,13 @@ impl Control {
 }
 
 async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: oneshot::Receiver<()>) {
-    let ControlParts { composer, published, listening, lost, admin, stores, metrics, certificates } = parts;
+    let ControlParts { composer, published, listening, lost, admin, stores, metrics, log, certificates } = parts;
     let (entries, known) = (Arc::clone(published.entries()), phase.subscribe());
     published.begin_probes();
     for store in stores {
         tokio::spawn(share::run(store));
     }
-    tokio::spawn(tidy(lost, Arc::clone(&entries), Arc::clone(&metrics)));
+    tokio::spawn(tidy(lost, Arc::clone(&entries), Arc::clone(&metrics), log));
     tokio::task::spawn_local(discovery::keep(composer, published, listening, phase));
     tokio::spawn(tls::reload::watch(certificates.clone()));
     let (stop, stopped) = oneshot::channel::<()>();

@@ -5,16 +5,24 @@
 pub mod access;
 mod limited;
 mod line;
+mod losses;
+mod messages;
 pub mod metrics;
+pub mod panics;
+mod sink;
 mod writer;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
 pub use access::{Lines, Record};
 pub use limited::{Limit, Limited};
+pub use losses::Watch;
+pub use messages::flush;
 pub use metrics::Metrics;
-pub use writer::{AccessLog, OpenError};
+pub use writer::{AccessLog, OpenError, Reopen};
 
 /// `[log]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,16 +63,20 @@ impl Default for Settings {
     }
 }
 
-/// Sends all that is not the access log to standard error, once per process: a second call, as
-/// tests make it, changes nothing.
+/// Sends all that is not the access log to standard error, without that anybody waits for it; once per process: a
+/// second call, as tests make it, changes nothing.
 pub fn trace(settings: &Settings) {
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.level)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // Colours are for people: in a file or a journal they are rubbish.
     let colours = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    // Left on, a line that standard error doesn't take is reported there, which panics: whoever closes
-    // the pipe would end the thread that said it.
+    let writer = match messages::Messages::of_process() {
+        Ok(messages) => BoxMakeWriter::new(move || messages.clone()),
+        // A process that can have no thread says so, and ends.
+        Err(_) => BoxMakeWriter::new(std::io::stderr),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer);
+    // Left on, a line that can't be written is reported to standard error, which panics where that is closed.
     let builder = builder.log_internal_errors(false);
     // An error means that there is a subscriber already.
     let _ = match settings.format {

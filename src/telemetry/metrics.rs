@@ -398,10 +398,15 @@ impl Collector for Metrics {
 
         self.limited.encode(&mut encoder)?;
 
-        let help = "Lines of the access log that were dropped because it could not be written fast enough";
+        let help = "Lines of the access log that were lost because it could not be written, or not fast enough";
         encoder
             .encode_descriptor("linchpin_access_log_dropped", help, None, counter)?
-            .encode_counter::<NoLabelSet, _, u64>(&self.dropped_lines.load(Ordering::Relaxed), None)
+            .encode_counter::<NoLabelSet, _, u64>(&self.dropped_lines.load(Ordering::Relaxed), None)?;
+
+        let help = "Panics of this process; each ends what it was working on, and is a fault to be reported";
+        encoder
+            .encode_descriptor("linchpin_panics", help, None, counter)?
+            .encode_counter::<NoLabelSet, _, u64>(&super::panics::count(), None)
     }
 }
 
@@ -448,6 +453,7 @@ mod tests {
             r#"linchpin_limited_total{limit="body_bytes"} 1"#,
             r#"linchpin_limited_total{limit="connections"} 0"#,
             "linchpin_access_log_dropped_total 0",
+            "linchpin_panics_total 0",
         ] {
             assert!(text.lines().any(|each| each == line), "{line}\n{text}");
         }

@@ -1,18 +1,19 @@
-//! Owns: the thread that writes the access log, and the file it writes to.
+//! Owns: the thread that writes the access log, and when it opens its file anew.
 //! Invariant: a bounded queue; a full one drops whole buffers and counts their lines.
 //! Must not know: what a line says.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::access::Lines;
+use super::losses::Watch;
+use super::sink::Sink;
 use super::{Access, Format};
+use crate::files;
 
 /// Buffers of some 64 KiB that may wait for the writer.
 const QUEUE: usize = 128;
@@ -30,6 +31,9 @@ pub(super) struct Buffer {
 pub(super) struct Shared {
     pub(super) queue: SyncSender<Buffer>,
     pub(super) dropped: Arc<AtomicU64>,
+    /// The file is to be opened anew, if it is one.
+    reopen: Arc<AtomicBool>,
+    is_file: bool,
 }
 
 /// The access log of the process: hands out one [`Lines`] a thread, and writes them all.
@@ -37,6 +41,8 @@ pub struct AccessLog {
     shared: Option<Arc<Shared>>,
     format: Format,
     dropped: Arc<AtomicU64>,
+    /// Why lines could not be written last.
+    reason: Arc<Mutex<Option<String>>>,
     /// Hung up on when the writer has ended.
     ended: Option<Receiver<()>>,
 }
@@ -55,11 +61,28 @@ impl Handle {
     }
 }
 
+/// Has an [`AccessLog`] open its file anew, for as long as there is one.
+#[derive(Clone)]
+pub struct Reopen(Weak<Shared>);
+
+impl Reopen {
+    /// Opens it anew: at once, or as soon as what is being written has been taken. Whether there is a file.
+    pub fn reopen(&self) -> bool {
+        let shared = self.0.upgrade().filter(|shared| shared.is_file);
+        if let Some(shared) = &shared {
+            shared.reopen.store(true, Ordering::Release);
+            // Where the queue is full, the writer comes by without being told.
+            let _ = shared.queue.try_send(Buffer::default());
+        }
+        shared.is_some()
+    }
+}
+
 /// The access log can't be opened.
 #[derive(Debug)]
 pub struct OpenError {
     path: PathBuf,
-    error: io::Error,
+    error: files::Error,
 }
 
 impl std::fmt::Display for OpenError {
@@ -75,39 +98,59 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+impl OpenError {
+    fn new(path: impl Into<PathBuf>, error: impl Into<files::Error>) -> OpenError {
+        OpenError { path: path.into(), error: error.into() }
+    }
+}
+
 impl AccessLog {
     /// Opens the log and starts its writer.
     ///
     /// # Errors
     /// The file can't be opened for appending, or there is no thread to be had.
     pub fn open(access: &Access, format: Format) -> Result<AccessLog, OpenError> {
-        let dropped = Arc::new(AtomicU64::new(0));
+        let (dropped, reason) = (Arc::new(AtomicU64::new(0)), Arc::default());
         let sink = match access {
-            Access::Off => return Ok(AccessLog { shared: None, format, dropped, ended: None }),
-            Access::Stdout => Sink::Stdout,
-            Access::File(path) => {
-                let file = open(path).map_err(|error| OpenError { path: path.clone(), error })?;
-                Sink::File { path: path.clone(), file, looked: Instant::now() }
-            }
-        };
+            Access::Off => return Ok(AccessLog { shared: None, format, dropped, reason, ended: None }),
+            Access::Stdout => Sink::stream(&io::stdout()).map_err(|error| OpenError::new("standard output", error)),
+            Access::File(path) => Sink::open(path).map_err(|error| OpenError::new(path, error)),
+        }?;
         let (queue, buffers) = sync_channel(QUEUE);
-        let lost = Arc::clone(&dropped);
+        let is_file = matches!(access, Access::File(_));
+        let shared = Shared { queue, dropped: Arc::clone(&dropped), reopen: Arc::default(), is_file };
         let (end, ended) = channel::<()>();
+        let mut writer = Writer {
+            sink,
+            looked: Instant::now(),
+            reopen: Arc::clone(&shared.reopen),
+            dropped: Arc::clone(&dropped),
+            reason: Arc::clone(&reason),
+        };
         let work = move || {
             let _end = end;
-            write(sink, &buffers, &lost);
+            writer.write(&buffers);
         };
         std::thread::Builder::new()
             .name("access-log".into())
             .spawn(work)
-            .map_err(|error| OpenError { path: "access-log thread".into(), error })?;
-        let shared = Some(Arc::new(Shared { queue, dropped: Arc::clone(&dropped) }));
-        Ok(AccessLog { shared, format, dropped, ended: Some(ended) })
+            .map_err(|error| OpenError::new("access-log thread", error))?;
+        Ok(AccessLog { shared: Some(Arc::new(shared)), format, dropped, reason, ended: Some(ended) })
     }
 
     /// What threads get their ends from.
     pub fn handle(&self) -> Handle {
         Handle { shared: self.shared.clone(), format: self.format }
+    }
+
+    /// What opens its file anew.
+    pub fn reopen(&self) -> Reopen {
+        Reopen(self.shared.as_ref().map(Arc::downgrade).unwrap_or_default())
+    }
+
+    /// What says when lines are lost.
+    pub fn watch(&self) -> Watch {
+        Watch::new(Arc::clone(&self.dropped), Arc::clone(&self.reason))
     }
 
     /// Counts the lines that were dropped.
@@ -126,55 +169,41 @@ impl AccessLog {
     }
 }
 
-enum Sink {
-    Stdout,
-    File { path: PathBuf, file: File, looked: Instant },
+struct Writer {
+    sink: Sink,
+    looked: Instant,
+    reopen: Arc<AtomicBool>,
+    dropped: Arc<AtomicU64>,
+    reason: Arc<Mutex<Option<String>>>,
 }
 
-fn write(mut sink: Sink, buffers: &Receiver<Buffer>, lost: &AtomicU64) {
-    loop {
-        match buffers.recv_timeout(LOOK) {
-            Ok(buffer) => {
-                sink.reopen_if_moved();
-                if sink.write_all(&buffer.bytes).is_err() {
-                    lost.fetch_add(buffer.lines, Ordering::Relaxed);
+impl Writer {
+    /// Writes until nobody is left who could have a line.
+    fn write(&mut self, buffers: &Receiver<Buffer>) {
+        loop {
+            match buffers.recv_timeout(LOOK) {
+                Ok(buffer) => {
+                    self.look();
+                    if let Err(lost) = self.sink.write(&buffer.bytes) {
+                        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(lost.error.to_string());
+                        self.dropped.fetch_add(lost.lines, Ordering::Relaxed);
+                    }
                 }
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => return,
             }
-            Err(RecvTimeoutError::Timeout) => sink.reopen_if_moved(),
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-    }
-}
-
-impl Sink {
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Sink::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(bytes)?;
-                stdout.flush()
-            }
-            Sink::File { file, .. } => file.write_all(bytes),
         }
     }
 
-    /// Log rotation moves the file away; no signal is needed to be told so.
-    fn reopen_if_moved(&mut self) {
-        let Sink::File { path, file, looked } = self else { return };
-        if looked.elapsed() < LOOK {
+    /// Log rotation moves the file away; no signal is needed to be told so, and one is heard at once.
+    fn look(&mut self) {
+        if self.reopen.swap(false, Ordering::Acquire) {
+            self.sink.reopen();
+        } else if self.looked.elapsed() >= LOOK {
+            self.sink.reopen_if_moved();
+        } else {
             return;
         }
-        *looked = Instant::now();
-        let id = |metadata: io::Result<std::fs::Metadata>| metadata.ok().map(|m| (m.dev(), m.ino()));
-        if id(std::fs::metadata(&*path)) != id(file.metadata()) {
-            match open(path) {
-                Ok(new) => *file = new,
-                Err(error) => tracing::warn!(path = %path.display(), %error, "access log moved and can't be reopened"),
-            }
-        }
+        self.looked = Instant::now();
     }
-}
-
-fn open(path: &PathBuf) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
 }

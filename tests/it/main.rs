@@ -29,6 +29,7 @@ mod identity;
 mod import;
 mod interim;
 mod limits;
+mod logs;
 mod loops;
 mod messages;
 mod persistence_doc;

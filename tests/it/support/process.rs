@@ -131,6 +131,11 @@ impl Running {
         (self.process, self.address)
     }
 
+    /// The same process, and its messages, which nobody reads, but could.
+    pub fn without_lines_read(self) -> (Child, Lines<BufReader<ChildStderr>>) {
+        (self.process, self.lines)
+    }
+
     pub async fn client(&self) -> Client {
         Client::connect(self.address.parse().unwrap()).await
     }

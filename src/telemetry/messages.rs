@@ -1,0 +1,141 @@
+//! Owns: all that is not the access log, on its way to standard error.
+//! Invariant: who says something never waits; what is not taken in time is counted, and said once it is.
+//! Must not know: who says what.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::sink::Sink;
+
+/// Messages that may wait for standard error.
+const QUEUE: usize = 1024;
+/// How long the end waits for the last ones to be taken.
+const LAST: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
+
+enum Message {
+    Line(Vec<u8>),
+    /// All that were said before are written.
+    Flush(SyncSender<()>),
+}
+
+/// Where messages are written to. Each write is one message, whole.
+#[derive(Clone)]
+pub(super) struct Messages {
+    queue: SyncSender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Those of this process, once there are any.
+static MESSAGES: OnceLock<Messages> = OnceLock::new();
+
+impl Messages {
+    /// Those of this process; its thread is started the first time.
+    ///
+    /// # Errors
+    /// There is no thread to be had, or no standard error.
+    pub(super) fn of_process() -> io::Result<Messages> {
+        if let Some(messages) = MESSAGES.get() {
+            return Ok(messages.clone());
+        }
+        let sink = Sink::stream(&io::stderr())?;
+        let (messages, waiting) = Messages::new();
+        let dropped = Arc::clone(&messages.dropped);
+        std::thread::Builder::new().name("messages".into()).spawn(move || write(sink, &waiting, &dropped))?;
+        Ok(MESSAGES.get_or_init(|| messages).clone())
+    }
+
+    fn new() -> (Messages, Receiver<Message>) {
+        let (queue, waiting) = sync_channel(QUEUE);
+        (Messages { queue, dropped: Arc::default() }, waiting)
+    }
+
+    fn flush(&self, within: Duration) {
+        let (tell, told) = sync_channel(1);
+        let mut message = Message::Flush(tell);
+        for _ in 0..within.as_millis() / PAUSE.as_millis() {
+            match self.queue.try_send(message) {
+                Ok(()) => {
+                    // An error means that the time is over, or the thread.
+                    let _ = told.recv_timeout(within);
+                    return;
+                }
+                Err(TrySendError::Full(back)) => message = back,
+                Err(TrySendError::Disconnected(_)) => return,
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// Waits until all messages were written, a second at the most: standard error that nobody reads keeps no process
+/// from its end.
+pub fn flush() {
+    if let Some(messages) = MESSAGES.get() {
+        messages.flush(LAST);
+    }
+}
+
+impl Write for Messages {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.queue.try_send(Message::Line(line.to_vec())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes messages for as long as there is somebody who could say one.
+fn write(mut sink: Sink, waiting: &Receiver<Message>, dropped: &AtomicU64) {
+    let mut said = 0;
+    while let Ok(message) = waiting.recv() {
+        match message {
+            Message::Line(line) => {
+                if sink.write(&line).is_err() {
+                    dropped.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+            }
+            Message::Flush(tell) => drop(tell.try_send(())),
+        }
+        let lost = dropped.load(Ordering::Relaxed);
+        if lost > said {
+            tracing::error!(messages = lost - said, "messages were lost: standard error did not take them");
+            said = lost;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_a_reader_and_what_is_lost_is_counted() {
+        let (mut messages, waiting) = Messages::new();
+        for _ in 0..QUEUE + 7 {
+            messages.write_all(b"line\n").unwrap();
+        }
+        assert_eq!((waiting.try_iter().count(), messages.dropped.load(Ordering::Relaxed)), (QUEUE, 7));
+    }
+
+    #[test]
+    fn the_end_waits_for_what_was_said_and_not_for_a_reader_who_never_comes() {
+        let (messages, waiting) = Messages::new();
+        let waits = std::thread::spawn({
+            let messages = messages.clone();
+            move || messages.flush(Duration::from_secs(20))
+        });
+        let Message::Flush(tell) = waiting.recv().unwrap() else { panic!("nothing was said") };
+        tell.send(()).unwrap();
+        waits.join().unwrap();
+        messages.flush(Duration::from_millis(30));
+    }
+}

@@ -1,0 +1,186 @@
+//! Owns: where lines go, a file or a standard stream, and that they get there whole.
+//! Invariant: a line is written whole, or said to be lost; what was written of one that is lost stands in nobody's way.
+//! Must not know: who writes, or what a line says.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::files;
+
+/// How long is waited for a stream that takes nothing just now and was made not to wait (`O_NONBLOCK`), as
+/// whoever shares it may have done.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// An open log.
+pub(super) struct Sink {
+    file: File,
+    /// Where it is, if it is a file that can be moved away.
+    path: Option<PathBuf>,
+    /// The last thing written is a piece of a line.
+    is_torn: bool,
+    /// That a new file can't be opened was said.
+    is_said: bool,
+}
+
+/// Lines that could not be written.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) lines: u64,
+    pub(super) error: io::Error,
+}
+
+impl Sink {
+    /// A standard stream. Written to without the standard library's buffer, which keeps what it could not write.
+    pub(super) fn stream(stream: &impl AsFd) -> io::Result<Sink> {
+        Ok(Sink::new(stream.as_fd().try_clone_to_owned()?.into(), None))
+    }
+
+    /// The file at `path`, appended to.
+    pub(super) fn open(path: &Path) -> Result<Sink, files::Error> {
+        Ok(Sink::new(files::append(path)?, Some(path.to_owned())))
+    }
+
+    fn new(file: File, path: Option<PathBuf>) -> Sink {
+        Sink { file, path, is_torn: false, is_said: false }
+    }
+
+    /// Writes `lines`, each of which ends with a line feed. Blocks for as long as they are not taken.
+    pub(super) fn write(&mut self, lines: &[u8]) -> Result<(), Lost> {
+        if self.is_torn {
+            match write_all(&mut self.file, b"\n") {
+                Ok(()) => self.is_torn = false,
+                Err((_, error)) => return Err(Lost { lines: count(lines), error }),
+            }
+        }
+        let before = self.length();
+        write_all(&mut self.file, lines).map_err(|(written, error)| {
+            let (taken, _) = lines.split_at(written.min(lines.len()));
+            let whole = taken.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+            self.is_torn = whole < written && !self.take_back(before, written, whole);
+            Lost { lines: count(lines) - count(taken), error }
+        })
+    }
+
+    /// Takes back of a file what was written of its last line, unless somebody else has written there.
+    fn take_back(&self, before: Option<u64>, written: usize, whole: usize) -> bool {
+        let Some(before) = before else { return false };
+        let at = |bytes: usize| before + bytes as u64;
+        self.length() == Some(at(written)) && self.file.set_len(at(whole)).is_ok()
+    }
+
+    /// How long it is, if it is a file.
+    fn length(&self) -> Option<u64> {
+        self.path.as_ref()?;
+        self.file.metadata().ok().map(|metadata| metadata.len())
+    }
+
+    /// Goes on with a new file if the old one was moved away.
+    pub(super) fn reopen_if_moved(&mut self) {
+        let Some(path) = &self.path else { return };
+        let id = |metadata: io::Result<Metadata>| metadata.ok().map(|known| (known.dev(), known.ino()));
+        if id(std::fs::metadata(path)) != id(self.file.metadata()) {
+            self.reopen();
+        }
+    }
+
+    /// Opens the file anew. The old one is gone on with if that can't be.
+    pub(super) fn reopen(&mut self) {
+        let Some(path) = &self.path else { return };
+        match files::append(path) {
+            Ok(file) => (self.file, self.is_torn, self.is_said) = (file, false, false),
+            Err(error) if !std::mem::replace(&mut self.is_said, true) => {
+                tracing::error!(
+                    path = %path.display(),
+                    %error,
+                    "the access log can't be reopened; the file that was moved away is gone on with"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// Like [`Write::write_all`], but tells how much was written before the error.
+fn write_all(to: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match to.write(rest) {
+            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
+            Err(error) => return Err((written, error)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek};
+
+    /// Takes so many bytes, says now and then that it is busy, and fails then.
+    struct Narrow(usize, bool);
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let taken = bytes.len().min(self.0).min(3);
+            self.0 -= taken;
+            if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_was_written_before_an_error_is_known() {
+        assert!(write_all(&mut Narrow(9, false), b"12345").is_ok());
+        let (written, error) = write_all(&mut Narrow(4, false), b"12345").unwrap_err();
+        assert_eq!((written, error.kind()), (4, io::ErrorKind::StorageFull));
+    }
+
+    #[test]
+    fn a_piece_of_a_line_is_taken_back_unless_somebody_else_has_written() {
+        let path = std::env::temp_dir().join(format!("linchpin-sink-{}", std::process::id()));
+        let mut sink = Sink::open(&path).unwrap();
+        sink.write(b"one\n").unwrap();
+        let before = sink.length();
+        write_all(&mut sink.file, b"two\nthr").unwrap();
+        assert!(sink.take_back(before, 7, 4));
+        write_all(&mut sink.file, b"fou").unwrap();
+        write_all(&mut File::options().append(true).open(&path).unwrap(), b"other\n").unwrap();
+        assert!(!sink.take_back(Some(8), 3, 0));
+        // Then the next line begins behind it.
+        sink.is_torn = true;
+        sink.write(b"five\n").unwrap();
+        let mut text = String::new();
+        let mut file = File::open(&path).unwrap();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "one\ntwo\nfouother\n\nfive\n");
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_full_device_loses_all_its_lines() {
+        let mut sink = Sink::new(File::options().write(true).open("/dev/full").unwrap(), None);
+        let lost = sink.write(b"one\ntwo\n").unwrap_err();
+        assert_eq!((lost.lines, lost.error.kind()), (2, io::ErrorKind::StorageFull));
+        assert!(!sink.is_torn);
+    }
+}
