@@ -45,6 +45,7 @@ mod response_framing;
 mod routes;
 mod shared_connections;
 mod sharing;
+mod signals;
 mod slow_clients;
 mod smoke;
 mod special_files;
