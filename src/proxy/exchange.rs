@@ -166,7 +166,7 @@ impl Exchange {
     ) -> Option<&'v Way> {
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let routes = &view.snapshot().routes;
-        let found = routes.find(self.origin.is_secure, route::without_port(host), head.uri.path())?;
+        let found = routes.find(self.origin.is_secure, route::name_of(host), head.uri.path())?;
         self.way = Some(found);
         routes.way(found)
     }

@@ -257,6 +257,13 @@ impl Host {
     }
 }
 
+/// The name in a Host field's value: without its port, and without the dot that stands for the root, with
+/// which it is the same name (RFC 1034 §3.1).
+pub(super) fn name_of(host: &str) -> &str {
+    let name = without_port(host);
+    name.strip_suffix('.').unwrap_or(name)
+}
+
 /// A Host field's value without its port.
 pub fn without_port(host: &str) -> &str {
     match host.bytes().rposition(|byte| byte == b':') {
@@ -350,6 +357,15 @@ mod tests {
         settings.body_bytes = Some(3);
         let own = Timeouts { response: Duration::from_secs(1), ..pool.clone() };
         assert_eq!((way(&settings).timeouts, way(&settings).body), (Some(Box::new(own)), 3));
+    }
+
+    #[test]
+    fn a_name_with_the_dot_of_the_root_is_the_same_name() {
+        for (host, name) in
+            [("a.b.:80", "a.b"), ("a.b.", "a.b"), ("a.b", "a.b"), ("a..", "a."), (".", ""), ("[::1]:80", "[::1]")]
+        {
+            assert_eq!(name_of(host), name);
+        }
     }
 
     #[test]

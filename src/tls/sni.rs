@@ -49,6 +49,8 @@ impl Names {
     }
 
     fn named(&self, name: &str) -> Option<&Vec<Arc<CertifiedKey>>> {
+        // The dot of the root has no place here (RFC 6066 §3), and changes no name.
+        let name = name.strip_suffix('.').unwrap_or(name);
         let name = match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => Cow::Owned(name.to_ascii_lowercase()),
             false => Cow::Borrowed(name),
@@ -71,6 +73,20 @@ mod tests {
     use super::super::tests::Folder;
     use super::super::tests::authority::Authority;
     use super::*;
+
+    #[test]
+    fn a_name_with_the_dot_of_the_root_is_the_same_name() {
+        let (folder, authority) = (Folder::new(), Authority::new("root"));
+        let first = folder.pair("first", &authority.issue(&["app.example"]));
+        let other = folder.pair("other", &authority.issue(&["shop.example", "*.shop.example"]));
+        let read: Vec<_> = [first, other].iter().map(|pair| read(pair).unwrap()).collect();
+        let names = Names::new(&read);
+        for (name, at) in
+            [("shop.example.", 1), ("Shop.Example.", 1), ("a.shop.example.", 1), ("shop.example..", 0), (".", 0)]
+        {
+            assert!(Arc::ptr_eq(&names.choose(Some(name), &[]).unwrap(), &read[at].1), "{name}");
+        }
+    }
 
     #[test]
     fn of_two_certificates_for_one_name_a_client_gets_the_one_that_it_understands() {

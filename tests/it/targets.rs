@@ -201,3 +201,27 @@ async fn a_version_of_http_1_that_the_library_does_not_know_is_a_400() {
     assert_eq!(client.response().await.status, 400);
     assert_eq!(a.count(), 0);
 }
+
+#[tokio::test]
+async fn a_host_with_the_dot_of_the_root_is_the_same_host() {
+    let (a, shop) = (Backend::named("a").await, Backend::named("shop").await);
+    let shop_at =
+        format!("[[pools]]\nname = \"shop\"\n[[pools.backends]]\nname = \"s\"\naddress = \"{}\"", shop.address());
+    let routes = "[[routes]]\npool = \"app\"\n[[routes]]\nhosts = [\"shop.test\", \"*.shop.test\"]\npool = \"shop\"";
+    let proxy = Proxy::builder().top(routes).top(&shop_at).backend(&a, "").start();
+    for (host, served) in [
+        ("shop.test", "shop"),
+        ("shop.test.", "shop"),
+        ("Shop.Test.:80", "shop"),
+        ("a.shop.test.", "shop"),
+        ("shop.test..", "a"),
+        (".", "a"),
+    ] {
+        let mut client = proxy.client().await;
+        client.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).await;
+        assert_eq!(client.response().await.text(), served, "{host}");
+        // The application is told what was asked for.
+        let seen = if served == "shop" { shop.seen() } else { a.seen() };
+        assert_eq!(seen.last().unwrap().field("host"), Some(host));
+    }
+}
