@@ -33,6 +33,8 @@ pub struct Settings {
     /// How long one is kept. Shorter than the backend's own keep-alive time, so that it is
     /// Linchpin that closes and no request meets a closing connection.
     pub idle_timeout: std::time::Duration,
+    /// Fields of a response's head, 1 to 1000: a response with more is a 502.
+    pub header_count: usize,
     /// Whether HTTP/2 is spoken, on connections that many requests share.
     pub http2: bool,
     /// The header that tells a backend of the client before all else, if any.
@@ -77,6 +79,7 @@ impl Default for Settings {
         Settings {
             max_idle_per_thread: 128,
             idle_timeout: std::time::Duration::from_secs(30),
+            header_count: 100,
             http2: false,
             proxy_protocol: None,
             tls: None,

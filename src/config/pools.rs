@@ -330,6 +330,7 @@ fn upstream(table: &Table<'_>) -> upstream::Settings {
             .get("max_idle_per_thread", whole(0..=100_000))
             .unwrap_or(default.max_idle_per_thread),
         idle_timeout: idle_timeout.unwrap_or(default.idle_timeout),
+        header_count: table.get("header_count", whole(1..=1000)).unwrap_or(default.header_count),
         http2: table.get("http2", flag).unwrap_or(default.http2),
         proxy_protocol: table.get("proxy_protocol", word(PROXY_PROTOCOLS, &[])),
         tls: table.switched_section("tls", tls::upstream).flatten(),

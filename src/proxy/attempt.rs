@@ -311,6 +311,10 @@ impl Proxy {
         if outcome == Outcome::Astray {
             return Err(Failure::new(Fact::Garbage, true));
         }
+        // HTTP/1.1 has counted them already, and refused to read more.
+        if response.headers().len() > service.upstream.settings.header_count {
+            return Err(Failure::new(Fact::HeadTooLarge, true));
+        }
         let is_last = framing::settle(response.headers_mut()).map_err(|fact| Failure::new(fact, true))?;
         let unwanted = Failure::new(Fact::Status(status.as_u16()), true);
         if service.retry.retry_on.status.contains(&status.as_u16()) && spare(unwanted) {

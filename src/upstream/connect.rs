@@ -63,8 +63,8 @@ where
             return Ok(Fresh::Shared(Shared::begin(io).await.map_err(failed)?));
         }
         let quiet = Quiet::new();
-        let handshake = http1::Builder::new().max_header_size(MAX_HEAD).handshake(quiet.socket(io));
-        let (sender, connection) = handshake.await.map_err(failed)?;
+        let http = http1_builder(access.settings.header_count);
+        let (sender, connection) = http.handshake(quiet.socket(io)).await.map_err(failed)?;
         let is_all_there_is = access.settings.http2 && !wanted.http1;
         Ok(Fresh::Own(Box::new(Wire::new(sender, connection, quiet, sent, pace, is_all_there_is))))
     });
@@ -73,6 +73,19 @@ where
         Poll::Pending => watch(cx).map(|fact| Err(unsent(fact))),
     })
     .await
+}
+
+/// How hyper is to read responses of at most `header_count` fields.
+fn http1_builder(header_count: usize) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // RFC 9112 §5.1 has a proxy remove the blank between a field's name and the colon from a response. A
+    // line that goes on in the next one stays malformed, as §5.2 allows.
+    http.max_header_size(MAX_HEAD).allow_spaces_after_header_name_in_responses(true);
+    // For its default hyper has room on the stack, for any number that it is told it allocates.
+    if header_count != 100 {
+        http.max_headers(header_count);
+    }
+    http
 }
 
 /// A connection that was just made.

@@ -174,3 +174,72 @@ async fn extensions_of_chunks_do_not_reach_the_client() {
     }
     assert_eq!(a.connections(), 1);
 }
+
+#[tokio::test]
+async fn a_blank_before_the_colon_of_a_field_is_removed_and_the_answer_passed_on() {
+    let a = Backend::start("a", |_| {
+        Reply::Bytes("HTTP/1.1 200 X\r\nx-blank : 1\r\nx-tab\t: 2\r\ncontent-length : 1\r\n\r\na".into())
+    })
+    .await;
+    let proxy = Proxy::before(&[&a]);
+    let mut client = proxy.client().await;
+    for _ in 0..2 {
+        let response = client.get("/").await;
+        assert_eq!((response.status, response.text()), (200, "a".into()), "{}", response.head);
+        assert_eq!((response.field("x-blank"), response.field("x-tab")), (Some("1"), Some("2")), "{}", response.head);
+        assert_eq!(response.field("content-length"), Some("1"), "{}", response.head);
+    }
+    assert_eq!(a.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_line_that_goes_on_in_the_next_one_is_a_502() {
+    let a = Backend::start("a", |_| {
+        Reply::Last("HTTP/1.1 200 X\r\nx: 1\r\n folded: 2\r\ncontent-length: 1\r\n\r\na".into())
+    })
+    .await;
+    let proxy = Proxy::before(&[&a]);
+    let response = proxy.client().await.get("/").await;
+    assert_eq!((response.status, response.field("x")), (502, None), "{}", response.head);
+}
+
+/// A backend of HTTP/2 whose answers have so many fields.
+async fn backend_of_http2(fields: usize) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let mut head = Response::new(());
+                    for _ in 0..fields {
+                        head.headers_mut().append("x", http::HeaderValue::from_static("1"));
+                    }
+                    let mut body = respond.send_response(head, false).unwrap();
+                    body.send_data(Bytes::from_static(b"a"), true).unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn how_many_fields_a_response_may_have_is_configured_over_both_versions_of_http() {
+    for (lines, most) in [("", 100), ("header_count = 20", 20), ("header_count = 300", 300)] {
+        for (fields, status) in [(most, 200), (most + 1, 502)] {
+            // Its Content-Length is one of them.
+            let many = "x: 1\r\n".repeat(fields - 1);
+            let a = Backend::start("a", move |_| Reply::new(200, &many, "a")).await;
+            let proxy = Proxy::builder().table("upstream", lines).backend(&a, "").start();
+            let response = proxy.get(None).await;
+            assert_eq!(response.status, status, "{lines} {fields}");
+            assert!(status == 502 || response.fields("x").len() == fields - 1);
+            let b = backend_of_http2(fields).await;
+            let lines = format!("http2 = true\n{lines}");
+            let proxy = Proxy::builder().table("upstream", &lines).backend_at("b", b, "").start();
+            assert_eq!(proxy.get(None).await.status, status, "{lines} {fields}");
+        }
+    }
+}
