@@ -9,6 +9,7 @@ pub mod members;
 mod name;
 pub mod seek;
 pub mod standing;
+mod targets;
 pub mod trust;
 
 use std::net::SocketAddr;

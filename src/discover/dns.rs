@@ -14,6 +14,7 @@ use hickory_resolver::{Resolver, TokioResolver};
 use tokio::time::timeout;
 
 use super::answer::{self, Service};
+use super::targets::{Addresses, Targets};
 use super::trust::Outcome;
 use super::{Dns, Records};
 
@@ -32,23 +33,19 @@ pub(super) struct Asker<'a> {
     pool: &'a str,
     /// Made anew after a failure: the system's settings may have changed by then.
     resolver: Option<TokioResolver>,
-}
-
-/// Addresses, and for how many seconds they hold.
-struct Addresses {
-    ips: Vec<IpAddr>,
-    ttl: u32,
+    /// The hosts of services.
+    targets: Targets,
 }
 
 impl<'a> Asker<'a> {
     pub(super) fn new(dns: &'a Dns, pool: &'a str) -> Asker<'a> {
-        Asker { dns, pool, resolver: None }
+        Asker { dns, pool, resolver: None, targets: Targets::default() }
     }
 
     /// One look.
     pub(super) async fn ask(&mut self) -> Outcome {
         let answer = match self.resolver() {
-            Ok(resolver) => timeout(ALL, find(&resolver, self.dns, self.pool)).await,
+            Ok(resolver) => timeout(ALL, find(&resolver, self.dns, self.pool, &mut self.targets)).await,
             Err(error) => Ok(Err(format!("no resolver: {error}"))),
         };
         match answer {
@@ -99,7 +96,7 @@ fn build(dns: &Dns) -> Result<TokioResolver, NetError> {
     builder.build()
 }
 
-async fn find(resolver: &TokioResolver, dns: &Dns, pool: &str) -> Result<Outcome, String> {
+async fn find(resolver: &TokioResolver, dns: &Dns, pool: &str, targets: &mut Targets) -> Result<Outcome, String> {
     let name = dns.name.as_str();
     let (found, ttl) = match dns.records {
         Records::A => of(dns, pool, addresses(resolver, name, RecordType::A).await?),
@@ -113,7 +110,7 @@ async fn find(resolver: &TokioResolver, dns: &Dns, pool: &str) -> Result<Outcome
             }
             of(dns, pool, both)
         }
-        Records::Srv => services(resolver, dns).await?,
+        Records::Srv => services(resolver, dns, targets).await?,
     };
     Ok(Outcome::Answer(found, Duration::from_secs(ttl.into())))
 }
@@ -134,31 +131,45 @@ async fn addresses(resolver: &TokioResolver, name: &str, kind: RecordType) -> Re
 
 /// The services, each with the addresses of its target. A target that has none, or is unknown, is no
 /// backend; one that can't be asked for leaves the whole answer undecided.
-async fn services(resolver: &TokioResolver, dns: &Dns) -> Result<(Vec<super::Found>, u32), String> {
+async fn services(
+    resolver: &TokioResolver,
+    dns: &Dns,
+    targets: &mut Targets,
+) -> Result<(Vec<super::Found>, u32), String> {
     let (records, mut ttl) = records(resolver, &dns.name, RecordType::SRV).await.map_err(|error| said(&error))?;
+    let records = records.iter().filter_map(|record| match record {
+        RData::SRV(srv) if !srv.target.is_root() => Some((srv, srv.target.to_string())),
+        _ => None,
+    });
+    let records: Vec<_> = records.take(MOST_TARGETS).collect();
+    let hosts: Vec<_> = records.iter().map(|(_, target)| target.clone()).collect();
+    let resolver = resolver.clone();
+    targets.learn(&hosts, |host| addresses_of_target(resolver.clone(), host)).await?;
     let mut services = Vec::new();
-    for record in records.iter().take(MOST_TARGETS) {
-        let RData::SRV(srv) = record else { continue };
-        if srv.target.is_root() {
-            continue;
-        }
-        let target = srv.target.to_string();
-        let mut addresses = Vec::new();
-        for kind in [RecordType::A, RecordType::AAAA] {
-            match self::records(resolver, &target, kind).await {
-                Ok((found, holds)) if !found.is_empty() => {
-                    ttl = ttl.min(holds);
-                    addresses.extend(found.iter().filter_map(RData::ip_addr));
-                    break;
-                }
-                Ok(_) => {}
-                Err(error) if error.is_nx_domain() => break,
-                Err(error) => return Err(format!("{target}: {}", said(&error))),
-            }
+    for (srv, target) in records {
+        let Addresses { ips: addresses, ttl: holds } = targets.of(&target);
+        if !addresses.is_empty() {
+            ttl = ttl.min(holds);
         }
         services.push(Service { priority: srv.priority, weight: srv.weight, port: srv.port, target, addresses });
     }
     Ok((answer::of_services(dns, &services), ttl))
+}
+
+/// Of a host that has addresses of both kinds, those of IPv4.
+async fn addresses_of_target(resolver: TokioResolver, target: String) -> Result<Addresses, String> {
+    let mut nothing = NOTHING;
+    for kind in [RecordType::A, RecordType::AAAA] {
+        match records(&resolver, &target, kind).await {
+            Ok((found, ttl)) if !found.is_empty() => {
+                return Ok(Addresses { ips: found.iter().filter_map(RData::ip_addr).collect(), ttl });
+            }
+            Ok((_, ttl)) => nothing = nothing.min(ttl),
+            Err(error) if error.is_nx_domain() => break,
+            Err(error) => return Err(format!("{target}: {}", said(&error))),
+        }
+    }
+    Ok(Addresses { ips: Vec::new(), ttl: nothing })
 }
 
 /// The records of one kind, and for how many seconds they hold. None, where the name has none of
