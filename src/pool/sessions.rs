@@ -2,6 +2,7 @@
 //! Invariant: one thread writes a sketch, any thread reads it; no lock, a fixed size.
 //! Must not know: what a session is beyond a random 64-bit number.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Registers in a window: 4096 give a standard error of 1.6 % (1.04 / √m), and next to none for
@@ -13,22 +14,17 @@ const REGISTER_BITS: u32 = REGISTERS.trailing_zeros();
 /// A HyperLogLog of session ids (Flajolet et al. 2007, with linear counting for small numbers)
 /// over two windows of time: the current and the one before. Session ids are random, so they need
 /// no hashing.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sketch {
     windows: [Window; 2],
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Window {
     /// The number of the window of time that the registers hold, plus one; 0 when they hold none.
     number: AtomicU64,
-    registers: Box<[AtomicU8]>,
-}
-
-impl Default for Sketch {
-    fn default() -> Self {
-        Sketch { windows: [Window::new(), Window::new()] }
-    }
+    /// Made for the first session: of thousands of backends most threads see few, and each sketch has 8 KiB.
+    registers: OnceLock<Box<[AtomicU8]>>,
 }
 
 impl Sketch {
@@ -39,7 +35,7 @@ impl Sketch {
             slot.clear();
             slot.number.store(window + 1, Ordering::Relaxed);
         }
-        let register = &slot.registers[(session >> (64 - REGISTER_BITS)) as usize];
+        let register = &slot.registers()[(session >> (64 - REGISTER_BITS)) as usize];
         let rank = ((session << REGISTER_BITS).leading_zeros().min(64 - REGISTER_BITS) + 1) as u8;
         if register.load(Ordering::Relaxed) < rank {
             register.store(rank, Ordering::Relaxed);
@@ -55,13 +51,20 @@ impl Sketch {
 
     /// Sessions in the union of `sketches`, in window number `window` and the one before.
     pub fn estimate<'a>(sketches: impl Iterator<Item = &'a Sketch>, window: u64) -> u64 {
-        let mut merged = [0u8; REGISTERS];
-        for slot in sketches.flat_map(|sketch| &sketch.windows) {
+        let is_now = |slot: &&Window| {
             let number = slot.number.load(Ordering::Relaxed);
-            if number == window + 1 || (number == window && window > 0) {
-                for (max, register) in merged.iter_mut().zip(&slot.registers) {
-                    *max = (*max).max(register.load(Ordering::Relaxed));
-                }
+            number == window + 1 || (number == window && window > 0)
+        };
+        let windows = sketches.flat_map(|sketch| &sketch.windows).filter(is_now);
+        let mut windows = windows.filter_map(|slot| slot.registers.get()).peekable();
+        // A backend without sessions costs nothing to ask: there can be thousands of them.
+        if windows.peek().is_none() {
+            return 0;
+        }
+        let mut merged = [0u8; REGISTERS];
+        for registers in windows {
+            for (max, register) in merged.iter_mut().zip(registers) {
+                *max = (*max).max(register.load(Ordering::Relaxed));
             }
         }
         estimate(&merged)
@@ -69,12 +72,12 @@ impl Sketch {
 }
 
 impl Window {
-    fn new() -> Window {
-        Window { number: AtomicU64::new(0), registers: (0..REGISTERS).map(|_| AtomicU8::new(0)).collect() }
+    fn registers(&self) -> &[AtomicU8] {
+        self.registers.get_or_init(|| (0..REGISTERS).map(|_| AtomicU8::new(0)).collect())
     }
 
     fn clear(&self) {
-        for register in &self.registers {
+        for register in self.registers.get().into_iter().flatten() {
             register.store(0, Ordering::Relaxed);
         }
     }
