@@ -31,6 +31,7 @@ mod interim;
 mod limits;
 mod logs;
 mod loops;
+mod many_backends;
 mod messages;
 mod persistence_doc;
 mod pinning;

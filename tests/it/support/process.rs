@@ -73,6 +73,11 @@ impl Linchpin {
         self.said.lock().unwrap().iter().filter(|line| line.contains(words)).count()
     }
 
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.process.id().unwrap()
+    }
+
     /// Ends it at once.
     pub async fn kill(mut self) {
         self.process.kill().await.unwrap();

@@ -1,0 +1,82 @@
+//! Pools of tens of thousands of backends: checked, started and found in seconds, and within a bounded memory.
+
+use std::fmt::Write;
+
+use super::support::process::Linchpin;
+use super::support::tool::{Folder, run};
+use super::support::{Client, Proxy, until};
+
+const MANY: usize = 50_000;
+
+/// Name and address of a backend; nobody listens there.
+fn backend(n: usize) -> (String, String) {
+    (format!("backend-{n}"), format!("127.{}.{}.{}:9", 1 + n / 62_500, n / 250 % 250, 1 + n % 250))
+}
+
+const TOP: &str = "[server]\nthreads = 2\n[log]\naccess = \"off\"\nlevel = \"info,linchpin::health=off\"\n\
+                   [[listeners]]\naddress = \"127.0.0.1:0\"\n[[pools]]\nname = \"app\"\n\
+                   [pools.health]\ntype = \"tcp\"\ninterval = \"60s\"\n";
+
+/// A file of many backends, each with a list of failovers.
+fn many() -> String {
+    let mut text = TOP.to_owned();
+    for n in 0..MANY {
+        let (name, address) = backend(n);
+        let (next, other) = (backend((n + 1) % MANY).0, backend((n + 777) % MANY).0);
+        let _ = write!(
+            text,
+            "[[pools.backends]]\nname = \"{name}\"\naddress = \"{address}\"\nfailover = [\"{next}\", \"{other}\"]\n"
+        );
+    }
+    text
+}
+
+/// Resident memory of a process, in bytes.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test]
+async fn fifty_thousand_backends_are_checked_and_started_in_seconds_and_within_a_bounded_memory() {
+    let (folder, text) = (Folder::new(), many());
+    let file = folder.write("linchpin.toml", text.as_bytes());
+    // Neither has more time than any program here. What takes a look at each backend for each takes minutes.
+    let output = run(env!("CARGO_BIN_EXE_linchpin"), &["check", "-c", &file]).await;
+    assert!(output.out.contains("OK") || output.err.contains("OK"), "{output:?}");
+    let linchpin = Linchpin::start(&text, None).await;
+    // All are dead: what a request is told, it is told soon.
+    let response = linchpin.client().await.get("/").await;
+    assert!(matches!(response.status, 502 | 503), "{}", response.head);
+    // docs/discovery.md says less, of two threads that have served nobody yet.
+    let each = resident(linchpin.id()) / MANY as u64;
+    assert!(each < 6 * 1024, "{each} bytes a backend");
+}
+
+#[tokio::test]
+async fn fifty_thousand_backends_are_found_in_a_file_in_seconds_and_change_in_seconds() {
+    let folder = Folder::new();
+    let lines = |from: usize| -> String {
+        let line = |n| {
+            let (name, address) = backend(n);
+            format!("{name} {address}\n")
+        };
+        (from..from + MANY).map(line).collect()
+    };
+    let replace = |text: String| {
+        let new = folder.write("new", text.as_bytes());
+        std::fs::rename(new, folder.file("backends")).unwrap();
+    };
+    replace(lines(0));
+    let source = format!("file = {:?}\nmax_backends = 100000\ndrain = \"1s\"", folder.file("backends"));
+    let proxy = Proxy::builder().discover(&source).start();
+    until("all are found", async || proxy.pool().backends().len() == MANY).await;
+    // Half of them go, and as many others come.
+    replace(lines(MANY / 2));
+    until("the others are found", async || proxy.pool().position(&backend(MANY + 7).0).is_some()).await;
+    until("those before are gone", async || proxy.pool().position(&backend(7).0).is_none()).await;
+    assert_eq!(proxy.pool().backends().len(), MANY);
+    let response = Client::connect(proxy.address()).await.get("/").await;
+    assert!(matches!(response.status, 502 | 503), "{}", response.head);
+}
