@@ -138,9 +138,8 @@ impl Pool {
             let (ejected, out) = (self.others(index, is_out), self.others(index, |other| other.accepts_new().is_err()));
             vitals::may_eject(ejected, out, self.backends().len(), &roster.settings)
         };
-        // Looking at all the others costs as much as there are: not for each probe of a pool of thousands.
-        let is_failure = matches!(observation, Observation::Failure(_));
-        let spare = is_failure && may_spare(&|other| other.health() == Health::Ejected);
+        // Looking at all the others costs as much as there are: only where it depends on them.
+        let spare = || may_spare(&|other| other.health() == Health::Ejected);
         let vitals = members.entry(backend.live().id()).or_default();
         match observation {
             Observation::Probe(passed) => vitals.probed(passed, now, &roster.settings),
@@ -153,7 +152,8 @@ impl Pool {
         backend.live().set_unreachable(vitals.is_unreachable(now));
         backend.live().set_marked(vitals.is_marked());
         let is_out = |other: &Live| other.health() == Health::Ejected || other.is_suspect();
-        backend.live().set_suspect(vitals.is_suspect(&roster.settings) && may_spare(&is_out));
+        let is_suspect = to == Health::Up && vitals.is_suspect(&roster.settings) && may_spare(&is_out);
+        backend.live().set_suspect(is_suspect);
         let lost = backend.live().set_health(to);
         drop(members);
         if lost {

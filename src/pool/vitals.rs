@@ -149,9 +149,9 @@ impl Vitals {
         }
     }
 
-    /// A request failed on the backend. `may_eject` says whether the pool can spare it
-    /// (see [`may_eject`]); where it can't, the count stays at the brink.
-    pub fn failed(&mut self, failed: Failed, now: Instant, may_eject: bool, settings: &Settings) {
+    /// A request failed on the backend. `may_eject` says, where it depends on that, whether the pool can
+    /// spare it (see [`may_eject`]); where it can't, the count stays at the brink.
+    pub fn failed(&mut self, failed: Failed, now: Instant, may_eject: impl FnOnce() -> bool, settings: &Settings) {
         let most = settings.consecutive_failures;
         let requests = &mut self.requests;
         if most == 0 || requests.is_ejected(now) {
@@ -168,7 +168,7 @@ impl Vitals {
                 requests.unreached == most || requests.witnesses.suffice(witness.alone)
             }
         };
-        if requests.failures == most && is_proven && may_eject {
+        if requests.failures == most && is_proven && may_eject() {
             requests.ejections = requests.ejections.saturating_add(1);
             let time = settings.base_time.saturating_mul(requests.ejections).min(settings.max_time);
             requests.until = now.checked_add(time);
@@ -273,16 +273,16 @@ mod tests {
         let mut now = Instant::now();
         let mut v = Vitals::default();
         for expected in [10, 20, 30] {
-            v.failed(Failed::Unreached, now, true, &s);
-            v.failed(Failed::Unreached, now, true, &s);
+            v.failed(Failed::Unreached, now, || true, &s);
+            v.failed(Failed::Unreached, now, || true, &s);
             assert_eq!(v.health(now), Health::Ejected);
             assert_eq!(v.changes_at(now), Some(now + Duration::from_secs(expected)));
             now += Duration::from_secs(expected);
             assert_eq!(v.health(now), Health::Up);
         }
         for _ in 0..100 {
-            v.failed(Failed::Unreached, now, true, &s);
-            v.failed(Failed::Unreached, now, true, &s);
+            v.failed(Failed::Unreached, now, || true, &s);
+            v.failed(Failed::Unreached, now, || true, &s);
             let until = v.changes_at(now).unwrap();
             assert!(until - now <= s.max_time);
             now = until;
@@ -299,7 +299,7 @@ mod tests {
         let now = Instant::now();
         let mut v = Vitals::default();
         for _ in 0..10 {
-            v.failed(Failed::Unreached, now, true, &s);
+            v.failed(Failed::Unreached, now, || true, &s);
             v.succeeded(now);
         }
         assert_eq!(v.health(now), Health::Up);
@@ -311,10 +311,10 @@ mod tests {
         let now = Instant::now();
         let mut v = Vitals::default();
         for _ in 0..5 {
-            v.failed(Failed::Unreached, now, false, &s);
+            v.failed(Failed::Unreached, now, || false, &s);
         }
         assert_eq!(v.health(now), Health::Up);
-        v.failed(Failed::Unreached, now, true, &s);
+        v.failed(Failed::Unreached, now, || true, &s);
         assert_eq!(v.health(now), Health::Ejected);
     }
 
@@ -324,7 +324,7 @@ mod tests {
         let now = Instant::now();
         let mut v = Vitals::default();
         v.probed(true, now, &s);
-        v.failed(Failed::Unreached, now, true, &s);
+        v.failed(Failed::Unreached, now, || true, &s);
         v.probed(false, now, &s);
         assert_eq!(v.health(now), Health::Down);
         v.probed(true, now, &s);
@@ -340,17 +340,17 @@ mod tests {
     fn one_client_ejects_nothing_with_failing_answers_and_three_do() {
         let (s, now) = (settings(), Instant::now());
         let mut v = Vitals::default();
-        (0..100).for_each(|path| v.failed(answer(1, path), now, true, &s));
-        (0..100).for_each(|path| v.failed(answer(2, path), now, true, &s));
+        (0..100).for_each(|path| v.failed(answer(1, path), now, || true, &s));
+        (0..100).for_each(|path| v.failed(answer(2, path), now, || true, &s));
         assert_eq!(v.health(now), Health::Up);
-        v.failed(answer(3, 1), now, true, &s);
+        v.failed(answer(3, 1), now, || true, &s);
         assert_eq!(v.health(now), Health::Ejected);
         assert!(!v.is_unreachable(now), "it was reached");
         v = Vitals::default();
-        (1..=4).for_each(|client| v.failed(answer(client, 1), now, true, &s));
+        (1..=4).for_each(|client| v.failed(answer(client, 1), now, || true, &s));
         assert_eq!(v.health(now), Health::Up, "three clients, but too few failures");
         v.succeeded(now);
-        (1..=4).for_each(|client| v.failed(answer(client, 1), now, true, &s));
+        (1..=4).for_each(|client| v.failed(answer(client, 1), now, || true, &s));
         assert_eq!(v.health(now), Health::Up, "a success ends the run");
     }
 
@@ -362,9 +362,9 @@ mod tests {
             Failed::Unreached => Failed::Unreached,
         };
         let mut v = Vitals::default();
-        (0..100).for_each(|time| v.failed(alone(time % 2), now, true, &s));
+        (0..100).for_each(|time| v.failed(alone(time % 2), now, || true, &s));
         assert_eq!(v.health(now), Health::Up);
-        v.failed(alone(2), now, true, &s);
+        v.failed(alone(2), now, || true, &s);
         assert_eq!(v.health(now), Health::Ejected);
     }
 
@@ -373,11 +373,11 @@ mod tests {
         let (s, now) = (settings(), Instant::now());
         let mut v = Vitals::default();
         for _ in 0..4 {
-            v.failed(answer(1, 1), now, true, &s);
-            v.failed(Failed::Unreached, now, true, &s);
+            v.failed(answer(1, 1), now, || true, &s);
+            v.failed(Failed::Unreached, now, || true, &s);
         }
         assert_eq!(v.health(now), Health::Up);
-        v.failed(Failed::Unreached, now, true, &s);
+        v.failed(Failed::Unreached, now, || true, &s);
         assert_eq!(v.health(now), Health::Ejected);
         assert!(v.is_unreachable(now));
         v.reached(now);
@@ -389,7 +389,7 @@ mod tests {
         let (s, now) = (settings(), Instant::now());
         let mut v = Vitals::default();
         (0..10).for_each(|_| v.probed(true, now, &s));
-        (0..5).for_each(|_| v.failed(Failed::Unreached, now, true, &s));
+        (0..5).for_each(|_| v.failed(Failed::Unreached, now, || true, &s));
         assert_eq!(v.health(now), Health::Ejected);
         for (passed, health) in
             [(true, Health::Ejected), (false, Health::Ejected), (true, Health::Ejected), (true, Health::Up)]
@@ -430,7 +430,7 @@ mod tests {
                 now += Duration::from_secs(step);
                 let was = v.health(now);
                 match event {
-                    0 => { in_a_row += 1; v.failed(Failed::Unreached, now, true, &s); }
+                    0 => { in_a_row += 1; v.failed(Failed::Unreached, now, || true, &s); }
                     1 => { in_a_row = 0; v.succeeded(now); }
                     2 => v.probed(true, now, &s),
                     _ => v.probed(false, now, &s),
