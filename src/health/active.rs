@@ -31,6 +31,9 @@ use crate::upstream::dial::{Dialled, Purpose, dial};
 /// since one full of dead servers, which take the whole timeout, is not to keep the others from being asked.
 const AT_ONCE: usize = 512;
 
+/// From one probe to the next of a backend whose probes fail, while requests wait for it.
+const SOON: Duration = Duration::from_millis(250);
+
 /// How often ended ejections are looked for.
 const EJECTION_TICK: Duration = Duration::from_millis(100);
 
@@ -64,10 +67,14 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
     // The second one comes earlier by up to half of the interval: those of backends that were there from the
     // beginning would else come in a bunch for as long as the process lives.
     let mut due = Instant::now();
+    let mut last = due;
     let mut next = settings.interval.mul_f64(0.5 + 0.5 * fraction(rand::rng().random()));
     loop {
-        sleep_until(due).await;
-        due += std::mem::replace(&mut next, jittered(settings.interval, rand::rng().random()));
+        let begun = sleep(&live, due, last).await;
+        if begun >= due {
+            due += std::mem::replace(&mut next, jittered(settings.interval, rand::rng().random()));
+        }
+        last = begun;
         // A probe that took longer than the interval is followed by the next at once, not by all
         // that were missed.
         let Ok(_place) = places.acquire().await else { return };
@@ -93,6 +100,18 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
             if let Some(change) = pool.observe(index, Observation::Probe(result.is_ok()), now.into_std()) {
                 super::announce(&pool, index, change, "probes");
             }
+        }
+    }
+}
+
+/// Sleeps until the next probe is due, or sooner if requests wait for a backend whose probes fail: nothing
+/// else can tell that it is back. `last` is when the last probe began.
+async fn sleep(live: &Live, due: Instant, last: Instant) -> Instant {
+    loop {
+        let is_wanted = live.health() == Health::Down && live.waiting() > 0;
+        tokio::select! {
+            () = sleep_until(if is_wanted { due.min(last + SOON) } else { due }) => return Instant::now(),
+            () = live.probe_wanted(), if !is_wanted => {}
         }
     }
 }

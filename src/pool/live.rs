@@ -5,6 +5,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Notify;
+
 use super::admission::{self, AdminState, Closed, Fullness};
 use super::queue::Queue;
 use super::sessions::Sketch;
@@ -41,6 +43,8 @@ pub struct Live {
     pub(super) queued: AtomicU32,
     pub(super) reserved: AtomicU32,
     pub(super) queue: Mutex<Queue<Teller>>,
+    /// A request has begun to wait while probes fail.
+    pub(super) probe_wanted: Notify,
     shards: Box<[Shard]>,
 }
 
@@ -78,6 +82,7 @@ impl Live {
             queued: AtomicU32::new(0),
             reserved: AtomicU32::new(0),
             queue: Mutex::default(),
+            probe_wanted: Notify::new(),
             shards: (0..threads.max(1)).map(|_| Shard::default()).collect(),
         }
     }

@@ -52,6 +52,9 @@ impl Live {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
+        if self.health() == Health::Down {
+            self.probe_wanted.notify_one();
+        }
         let (teller, turn) = oneshot::channel();
         let mut queue = self.queue();
         let id = queue.join(teller, false);
@@ -63,6 +66,11 @@ impl Live {
     /// Requests that wait for it, those included that try it.
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Ends when a request begins to wait for it while its probes fail: they alone can say that it is back.
+    pub async fn probe_wanted(&self) {
+        self.probe_wanted.notified().await;
     }
 
     /// Lets those on whose turn it is, if anybody waits. Whoever has made a change that is worth waiting

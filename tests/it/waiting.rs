@@ -1,5 +1,7 @@
 //! Requests that wait for their server: served there as soon as it is back, else moved, and never an error for it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use linchpin::pool::Health;
@@ -153,6 +155,27 @@ async fn a_server_that_fails_every_answer_is_ejected_and_who_waits_is_not_sent_t
         assert_eq!(told(&response), of(200, "b", "moved; cause=down"));
     }
     assert_eq!(a.count(), asked);
+}
+
+#[tokio::test]
+async fn a_server_whose_probes_fail_is_probed_more_often_while_somebody_waits_for_it() {
+    let well = Arc::new(AtomicBool::new(false));
+    let is_well = Arc::clone(&well);
+    let a = Backend::start("a", move |seen| match seen.path() {
+        "/health" => Reply::new(if is_well.load(Ordering::SeqCst) { 200 } else { 500 }, "", ""),
+        _ => Reply::ok("a"),
+    });
+    let (a, b, keys) = (a.await, Backend::named("b").await, Keys::new(&[1]));
+    let persistence = "on = { down = \"wait\" }\nwait = { time = \"60s\" }";
+    let probes = "path = \"/health\"\ninterval = \"1h\"\ntimeout = \"10s\"";
+    let proxy = before(&keys, persistence, &[&a, &b]).table("health", probes).start();
+    proxy.health("a", Health::Down).await;
+    let held = send(&proxy, &keys, "GET", 1);
+    waiting(&proxy, 1).await;
+    a.has(3).await;
+    assert!(!held.is_finished(), "nobody is sent to a server that says that it is not ready");
+    well.store(true, Ordering::SeqCst);
+    assert_eq!(told(&soon("an answer", held).await.unwrap()), of(200, "a", "hit"));
 }
 
 #[tokio::test]
