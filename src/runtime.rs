@@ -8,6 +8,7 @@ mod connection_limit;
 mod delivery;
 pub mod descriptors;
 mod first_line;
+mod gather;
 mod greet;
 mod guests;
 mod http1;

@@ -98,6 +98,19 @@ impl Socket {
         })
     }
 
+    /// Waits until `is_enough` is there of what is unread, or as much as is read at once, or the end. It is all
+    /// still to be read, and of what is not enough no buffer is held.
+    pub fn poll_gather(&self, cx: &mut Context<'_>, is_enough: fn(&[u8]) -> bool) -> Poll<()> {
+        let gathered = self.0.poll(|raw| self.0.incoming.poll_gather(raw, cx, is_enough).map(Ok));
+        // A socket that is gone has nothing more to read.
+        gathered.map(drop)
+    }
+
+    /// What `look` says of what has been gathered and is not read.
+    pub fn gathered<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        self.0.incoming.gathered(look)
+    }
+
     /// Whether the other side has said that it sends no more, whatever is still to be read.
     pub fn is_read_closed(&self) -> bool {
         self.0.with(|raw| Ok(raw.is_read_closed())).unwrap_or(true)

@@ -23,13 +23,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::activity::Activity;
 use super::delivery::{Content, Tracked};
+use super::gather;
 use super::greet::{self, Arrival, Peer};
 use super::guests::{Guest, Guests, Refused};
 use super::listen::Door;
 use super::{http1, http2};
 use crate::clock;
-use crate::net::Socket;
 use crate::net::interim::InterimQueue;
+use crate::net::{Socket, Stream};
 use crate::telemetry::Limit;
 
 /// What is served on connections. One value serves one thread.
@@ -141,6 +142,19 @@ impl<H> Common<H> {
         guests.enter(address).inspect_err(|_| self.handler.limited(Limit::ConnectionsPerClient))
     }
 
+    /// Waits for a whole head, or for as much of one as is worth a buffer; false if it does not come in time.
+    pub(super) async fn has_head(&self, stream: &Stream) -> bool {
+        // TLS has buffers of its own.
+        let Stream::Plain(socket) = stream else { return true };
+        let limit = self.clock.limit();
+        limit.set_after(self.limits.header_read_timeout);
+        poll_fn(|cx| match socket.poll_gather(cx, gather::is_head) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending => limit.poll(cx).map(|()| false),
+        })
+        .await
+    }
+
     /// Waits for something to read; false if the connection is over. At the end of the process that is once its
     /// client has had its time to say something, and has got what was written.
     pub(super) async fn readable(&self, socket: &Socket) -> bool {
@@ -179,7 +193,7 @@ pub(super) async fn serve<H: Handler>(socket: Socket, address: IpAddr, door: Arc
         return http1::leave(socket.into(), &common).await;
     }
     let Some(arrival) = greet::greet(socket, address, &door, &common.limits).await else { return };
-    let Arrival { stream, prefix, peer, is_http2 } = arrival;
+    let Arrival { stream, peer, is_http2 } = arrival;
     // A proxy's connection is one of the client's that it speaks for.
     let is_relayed = peer.address != address;
     let Ok(_guest) = (if is_relayed { common.enter(peer.address) } else { Ok(None) }) else { return };
@@ -187,8 +201,8 @@ pub(super) async fn serve<H: Handler>(socket: Socket, address: IpAddr, door: Arc
     drop(door);
     match is_http2 {
         // In a box, or the connections of HTTP/1.1 would be as large.
-        true => Box::pin(http2::serve(stream, prefix, client, common)).await,
-        false => http1::serve(stream, prefix, client, common).await,
+        true => Box::pin(http2::serve(stream, client, common)).await,
+        false => http1::serve(stream, client, common).await,
     }
 }
 

@@ -5,16 +5,12 @@
 use std::io;
 use std::net::IpAddr;
 
-use bytes::Bytes;
 use http::HeaderValue;
-use tokio::io::AsyncReadExt;
 
+use super::gather::{self, gather};
 use super::listen::Door;
 use super::{Limits, proxied};
 use crate::net::{Socket, Stream};
-
-/// What a client of HTTP/2 begins with (RFC 9113 §3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +24,6 @@ pub struct Peer {
 /// A connection that is ready for its first request.
 pub(super) struct Arrival {
     pub(super) stream: Stream,
-    /// Bytes of HTTP that were read already.
-    pub(super) prefix: Bytes,
     pub(super) peer: Peer,
     pub(super) is_http2: bool,
 }
@@ -39,7 +33,7 @@ pub(super) struct Arrival {
 pub(super) async fn greet(socket: Socket, address: IpAddr, door: &Door, limits: &Limits) -> Option<Arrival> {
     let peer = Peer { address, subject: None };
     if !door.greets() {
-        return Some(Arrival { stream: socket.into(), prefix: Bytes::new(), peer, is_http2: false });
+        return Some(Arrival { stream: socket.into(), peer, is_http2: false });
     }
     // In a box: most of what it takes is gone once the connection is ready.
     match tokio::time::timeout(limits.header_read_timeout, Box::pin(greeted(socket, peer, door))).await {
@@ -62,33 +56,15 @@ async fn greeted(mut socket: Socket, mut peer: Peer, door: &Door) -> io::Result<
         peer.address = address;
     }
     if let Some(tls) = &door.tls {
+        gather(&socket, gather::is_record).await;
         let (stream, session) = tls.accept(socket).await?;
         peer.subject = session.subject;
         let stream = Stream::Tls(Box::new(stream.into()));
-        return Ok(Arrival { stream, prefix: Bytes::new(), peer, is_http2: session.is_http2 });
+        return Ok(Arrival { stream, peer, is_http2: session.is_http2 });
     }
-    let mut stream = Stream::Plain(socket);
-    let (prefix, is_http2) = match door.http2 {
-        true => sniff(&mut stream).await?,
-        false => (Bytes::new(), false),
+    let is_http2 = door.http2 && {
+        gather(&socket, gather::is_preface_or_head).await;
+        socket.gathered(gather::is_preface)
     };
-    Ok(Arrival { stream, prefix, peer, is_http2 })
-}
-
-/// Reads until it is plain which HTTP is spoken (RFC 9113 §3.3, prior knowledge). No request of
-/// HTTP/1.1 is a beginning of the preface for longer than "PRI * HTTP/2.0".
-async fn sniff(stream: &mut Stream) -> io::Result<(Bytes, bool)> {
-    let mut read = Vec::with_capacity(PREFACE.len());
-    loop {
-        let mut piece = [0; PREFACE.len()];
-        let room = PREFACE.len() - read.len();
-        let length = stream.read(&mut piece[..room]).await?;
-        read.extend_from_slice(&piece[..length]);
-        if length == 0 || !PREFACE.starts_with(&read) {
-            return Ok((read.into(), false));
-        }
-        if read.len() == PREFACE.len() {
-            return Ok((read.into(), true));
-        }
-    }
+    Ok(Arrival { stream: Stream::Plain(socket), peer, is_http2 })
 }

@@ -7,7 +7,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::server::conn::http1;
@@ -21,12 +21,16 @@ use super::phase::{self, Next, Situation};
 use crate::clock;
 use crate::net::Stream;
 
+/// The least that hyper has for a head.
+const LEAST_BUFFER: usize = 8 * 1024;
+
 /// How hyper is to read requests.
 pub(super) fn builder(limits: &Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
     // Clients may close their sending side and wait for the answer (RFC 9112 §9.6 has no rule
     // against it, and `nc` does).
-    http.half_close(true).max_header_size(limits.header_bytes);
+    // What holds a head holds no more than a head may have, however it comes.
+    http.half_close(true).max_header_size(limits.header_bytes).max_buf_size(limits.header_bytes.max(LEAST_BUFFER));
     http
 }
 
@@ -40,17 +44,19 @@ enum Ended {
     Closed,
 }
 
-/// Serves one connection, of which `prefix` was read already, until it ends.
-pub(super) async fn serve<H: Handler>(
-    mut stream: Stream,
-    mut prefix: Bytes,
-    client: Rc<H::Client>,
-    common: Rc<Common<H>>,
-) {
-    let requests = Rc::default();
+/// Serves one connection until it ends.
+pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>, common: Rc<Common<H>>) {
+    let (requests, mut prefix) = (Rc::default(), Bytes::new());
     loop {
+        let now = clock::now();
+        if prefix.is_empty() && !common.has_head(&stream).await {
+            return too_late(stream, &client, &common).await;
+        }
+        // A connection in TLS begins with nothing: what came so far was its handshake.
+        let has_begun = !prefix.is_empty() || matches!(stream, Stream::Plain(_));
+        let since = has_begun.then_some(now);
         // In a box of its own, which goes when the connection is parked again.
-        match Box::pin(active(stream, prefix, &client, &common, &requests)).await {
+        match Box::pin(active(stream, prefix, since, &client, &common, &requests)).await {
             Ended::Closed => return,
             Ended::Quiet(quiet, rest) => (stream, prefix) = (quiet, rest),
             Ended::Over(stream, rest, tunnel) => {
@@ -64,18 +70,17 @@ pub(super) async fn serve<H: Handler>(
     }
 }
 
-/// Lets hyper serve the connection until it has been quiet for a while.
+/// Lets hyper serve the connection, on which a head has begun `since` then, until it has been quiet for a while.
 async fn active<H: Handler>(
     stream: Stream,
     prefix: Bytes,
+    since: Option<Instant>,
     client: &Rc<H::Client>,
     common: &Rc<Common<H>>,
     requests: &Rc<Cell<u32>>,
 ) -> Ended {
     let activity = Activity::new(requests);
-    if !prefix.is_empty() {
-        activity.head_since.set(Some(clock::now()));
-    }
+    activity.head_since.set(since);
     let service = service(common, Rc::clone(client), Rc::clone(&activity));
     let mut connection = common.http1.serve_connection(Io::new(stream, prefix, &activity).without_fragments(), service);
     let limit = common.clock.limit();
@@ -118,9 +123,7 @@ async fn active<H: Handler>(
             return Ended::Quiet(stream, rest);
         }
         Ok(Next::HeadTimeout) => {
-            let (mut stream, _) = apart(connection.into_parts());
-            stream.write_now(&common.handler.unread(client, Fault::HeadTimeout));
-            linger(&mut stream, false).await;
+            too_late(apart(connection.into_parts()).0, client, common).await;
         }
         Ok(Next::Abort | Next::Wait(_)) => {}
         Err(Ok(())) if activity.has_tunnel() => {
@@ -145,6 +148,12 @@ async fn active<H: Handler>(
         }
     }
     Ended::Closed
+}
+
+/// Ends a connection on which a head did not come in time.
+async fn too_late<H: Handler>(mut stream: Stream, client: &Rc<H::Client>, common: &Rc<Common<H>>) {
+    stream.write_now(&common.handler.unread(client, Fault::HeadTimeout));
+    linger(&mut stream, false).await;
 }
 
 /// The stream, and what was read of it and not used.

@@ -38,15 +38,15 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (STREAMS + STREAMS / 4);
 /// Bytes of a response from which on no more wait in a stream for a client that reads slowly.
 const SEND_BUFFER: usize = 4 * 1024;
 
-/// Serves one connection, of which `prefix` was read already, until it ends.
-pub(super) async fn serve<H: Handler>(stream: Stream, prefix: Bytes, client: Rc<H::Client>, common: Rc<Common<H>>) {
+/// Serves one connection until it ends.
+pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, common: Rc<Common<H>>) {
     let activity = Activity::of_streams();
     let service = service(&common, client, Rc::clone(&activity));
     // In a box: it is moved some times until it is a stream's task, and takes kilobytes.
     let service = service_fn(move |request| Box::pin(service.call(request)));
     let spawner =
         Spawner { activity: Rc::clone(&activity), clock: common.clock.clone(), patience: common.limits.idle_timeout };
-    let io = Io::new(stream, prefix, &activity);
+    let io = Io::new(stream, Bytes::new(), &activity);
     let mut connection = builder(spawner, &common.limits).serve_connection(io, service);
     let limit = common.clock.limit();
     limit.set_after(phase::QUIET);

@@ -99,6 +99,56 @@ impl Incoming {
         raw.poll_read_ready(cx)
     }
 
+    /// Reads until `is_enough` is there of what is unread, or a piece, or the end. What was read is read again; of
+    /// what is not enough no buffer is held.
+    pub(super) fn poll_gather(&self, raw: &mut Raw, cx: &mut Context<'_>, is_enough: fn(&[u8]) -> bool) -> Poll<()> {
+        self.reader.take();
+        let mut fetched = self.fetched.borrow_mut();
+        let mut buffer = turn::buffer();
+        let mut read = ReadBuf::new(&mut buffer);
+        match fetched.take() {
+            None => {}
+            Some(Fetched::Bytes { buffer: held, from, to }) if to - from < PIECE => read.put_slice(&held[from..to]),
+            all => *fetched = all,
+        }
+        let mut poll = Poll::Ready(());
+        while fetched.is_none() && !is_enough(read.filled()) {
+            let before = read.filled().len();
+            match raw.poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if read.filled().len() > before => {}
+                // What came is to be read first; the system tells of its end again, or of another one.
+                Poll::Ready(_) if before > 0 => break,
+                Poll::Ready(Ok(())) => *fetched = Some(Fetched::End),
+                Poll::Ready(Err(error)) => *fetched = Some(Fetched::Failed(error)),
+                Poll::Pending => {
+                    poll = Poll::Pending;
+                    break;
+                }
+            }
+            if read.remaining() == 0 {
+                break;
+            }
+        }
+        let to = read.filled().len();
+        if fetched.is_some() || to == 0 {
+            turn::give_back(buffer);
+        } else if poll.is_ready() {
+            *fetched = Some(Fetched::Bytes { buffer, from: 0, to });
+        } else {
+            *fetched = Some(Fetched::Bytes { buffer: buffer[..to].into(), from: 0, to });
+            turn::give_back(buffer);
+        }
+        poll
+    }
+
+    /// What has been gathered and is not read.
+    pub(super) fn gathered<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        match &*self.fetched.borrow() {
+            Some(Fetched::Bytes { buffer, from, to }) => look(&buffer[*from..*to]),
+            _ => look(&[]),
+        }
+    }
+
     fn end_burst(&self) {
         let burst = self.burst.take();
         if burst > 0 {

@@ -115,10 +115,10 @@ pub(in super::super) fn buffer() -> Box<[u8]> {
     TURN.with_borrow_mut(|turn| turn.inbox.buffers.pop()).unwrap_or_else(|| vec![0; PIECE].into())
 }
 
-/// Takes one back.
+/// Takes one back; one of another size goes.
 pub(in super::super) fn give_back(buffer: Box<[u8]>) {
     TURN.with_borrow_mut(|turn| {
-        if turn.inbox.buffers.len() < MOST {
+        if buffer.len() == PIECE && turn.inbox.buffers.len() < MOST {
             turn.inbox.buffers.push(buffer);
         }
     });

@@ -1,0 +1,69 @@
+//! Owns: how much of a client's first words is waited for before what reads them gets its buffers.
+//! Invariant: until then a connection holds the bytes that came, and no more; they are read again from the first one.
+//! Must not know: what the bytes say beyond where they end.
+
+use std::future::poll_fn;
+
+use memchr::memmem;
+
+use crate::net::Socket;
+
+/// What a client of HTTP/2 begins with (RFC 9113 §3.4).
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Waits until `is_enough` has come, or as much as is gathered at all, or the end.
+pub(super) async fn gather(socket: &Socket, is_enough: fn(&[u8]) -> bool) {
+    poll_fn(|cx| socket.poll_gather(cx, is_enough)).await;
+}
+
+/// A whole head of HTTP/1.1, or one that can't be one any more.
+pub(super) fn is_head(bytes: &[u8]) -> bool {
+    // RFC 9112 §2.2: empty lines before it are passed over, and a line may end with LF alone.
+    let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+    let Some(head) = bytes.get(begin..).filter(|head| !head.is_empty()) else { return false };
+    memmem::find(head, b"\r\n\r\n").is_some() || memmem::find(head, b"\n\n").is_some()
+}
+
+/// The preface of HTTP/2, or a head of HTTP/1.1. No request of HTTP/1.1 is a beginning of the preface for longer than
+/// "PRI * HTTP/2.0".
+pub(super) fn is_preface_or_head(bytes: &[u8]) -> bool {
+    is_preface(bytes) || (!PREFACE.starts_with(bytes) && is_head(bytes))
+}
+
+/// The preface of HTTP/2 (RFC 9113 §3.3: prior knowledge).
+pub(super) fn is_preface(bytes: &[u8]) -> bool {
+    bytes.starts_with(PREFACE)
+}
+
+/// The first record of a TLS handshake (RFC 8446 §5.1), with which all of what a client says first mostly comes; or
+/// what is none.
+pub(super) fn is_record(bytes: &[u8]) -> bool {
+    const HANDSHAKE: u8 = 22;
+    match bytes {
+        [HANDSHAKE, _, _, high, low, record @ ..] => record.len() >= usize::from(u16::from_be_bytes([*high, *low])),
+        [HANDSHAKE, ..] | [] => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where `bytes` are enough first, if they are.
+    fn first(is_enough: fn(&[u8]) -> bool, bytes: &[u8]) -> Option<usize> {
+        (0..=bytes.len()).find(|end| is_enough(&bytes[..*end]))
+    }
+
+    #[test]
+    fn first_words_are_enough_when_they_are_whole() {
+        assert_eq!(first(is_head, b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET"), Some(27));
+        assert_eq!(first(is_head, b"\r\n\r\nGET / HTTP/1.0\n\n"), Some(20));
+        assert_eq!(first(is_head, b"GET / HTTP/1.1\r\nhost: a\r\n"), None);
+        assert_eq!(first(is_preface_or_head, PREFACE), Some(PREFACE.len()));
+        assert_eq!(first(is_preface_or_head, b"PRI * HTTP/2.0\r\n\r\nGET"), Some(19), "it is none");
+        assert_eq!(first(is_preface_or_head, b"POST / HTTP/1.1\r\n\r\n"), Some(19));
+        assert_eq!(first(is_record, &[22, 3, 1, 0, 2, 1, 1, 1]), Some(7));
+        assert_eq!(first(is_record, b"GET / HTTP/1.1"), Some(1));
+    }
+}
