@@ -333,11 +333,13 @@ impl<'a> Order<'a> {
 
     fn end(&mut self, error: ProxyError) -> Step {
         self.ended = Some(error);
-        let is_its_doing = match error {
+        let is_refused = match error {
+            // What is not pinned has no verdict, but for want of a backend.
+            ProxyError::Backend(_) if self.decision.verdict == Verdict::None => false,
             ProxyError::Backend(failure) => !failure.is_unusable_answer() && failure.blame != Blame::Client,
             _ => true,
         };
-        self.decision.is_unserved(is_its_doing);
+        self.decision.is_unserved(is_refused);
         Step::End(error)
     }
 

@@ -145,7 +145,8 @@ async fn a_server_that_was_restarted_between_two_probes_gets_new_clients_when_ri
     let up = Arc::new(AtomicBool::new(false));
     // Probes pass all along: it is away for less than the time between two of them.
     let probes = "path = \"/health\"\ninterval = \"50ms\"\ntimeout = \"10s\"\nrise = 2\nfall = 100";
-    let proxy = Proxy::builder().top(&keys.tables()).backend(&a, "").backend(&b, "").table("health", probes).start();
+    let builder = Proxy::builder().top(&keys.tables()).backend(&a, "").backend(&b, "").table("health", probes);
+    let proxy = builder.table("ejection", "base_time = \"1h\"\nmax_time = \"1h\"").start();
     a.has(3).await;
     let cookie = keys.cookie(&pin(&proxy, "a", 7));
     let address = a.kill().await;

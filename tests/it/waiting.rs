@@ -15,7 +15,7 @@ use super::support::{Backend, Client, Keys, Proxy, Reply, Response, soon, until}
 fn before(keys: &Keys, persistence: &str, backends: &[&Backend]) -> Builder {
     let lines = format!("verdict_header = \"X-Verdict\"\n{persistence}");
     let top = format!("{}[admin]\naddress = \"127.0.0.1:0\"", keys.tables());
-    let builder = Proxy::builder().top(&top).table("persistence", &lines);
+    let builder = Proxy::builder().server("threads = 2").top(&top).table("persistence", &lines);
     backends.iter().fold(builder, |builder, backend| builder.backend(backend, ""))
 }
 
