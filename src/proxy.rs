@@ -198,6 +198,7 @@ impl Proxy {
                 return exchange.send_away(redirect, &way.prefix, host.as_ref(), head).map(Served::Redirect);
             }
         };
+        let asked = upgrade::permitted(asked, &way.upgrades)?;
 
         let (origin, now, via) = (exchange.origin(), clock::unix(), view.via(exchange.pool()));
         if via.is_some_and(|via| exchange.goes_round(via, &head.headers)) {

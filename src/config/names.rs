@@ -114,6 +114,26 @@ pub(super) fn host_pattern(value: &DeValue<'_>) -> Value<String> {
     Err(must_be(WHAT, shown(text), remedy))
 }
 
+/// A protocol that requests may ask to go on in: `websocket`, or `SPDY/3.1` with a version.
+pub(super) fn upgrade(value: &DeValue<'_>) -> Value<String> {
+    // By these a client would go on with the backend in a way that nobody here looks at.
+    const NEVER: [&str; 3] = ["h2c", "http", "tls"];
+    const WHAT: &str = "a protocol such as \"websocket\" or \"SPDY/3.1\"";
+    let text = text(value)?;
+    let is_token = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    };
+    let (name, version) = text.split_once('/').map_or((text, None), |(name, version)| (name, Some(version)));
+    if NEVER.iter().any(|never| never.eq_ignore_ascii_case(name)) {
+        let what = "a protocol other than HTTP and TLS";
+        return Err(must_be(what, shown(text), "take it out: clients of HTTP/2 and TLS are served by listeners"));
+    }
+    match is_token(name) && version.is_none_or(is_token) {
+        true => Ok(text.into()),
+        false => Err(must_be(WHAT, shown(text), "write one name an entry, without blanks")),
+    }
+}
+
 /// The Host field of a probe, or where a redirect leads: a host and maybe a port.
 pub(super) fn authority(value: &DeValue<'_>) -> Value<String> {
     let text = text(value)?;

@@ -9,7 +9,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{StatusCode, Uri};
 use toml::de::DeValue;
 
-use super::names::{authority, edited_field, host_pattern, name, path_prefix, plain_path};
+use super::names::{authority, edited_field, host_pattern, name, path_prefix, plain_path, upgrade};
 use super::pools::PoolDraft;
 use super::reader::{Spot, Table};
 use super::report::Notes;
@@ -35,8 +35,17 @@ pub(super) struct RouteDraft {
     pub(super) settings: Settings,
 }
 
-const ELSEWHERE: [&str; 8] =
-    ["pool", "persistence", "stream", "timeouts", "body_bytes", "strip_prefix", "add_prefix", "request_headers"];
+const ELSEWHERE: [&str; 9] = [
+    "pool",
+    "persistence",
+    "stream",
+    "upgrades",
+    "timeouts",
+    "body_bytes",
+    "strip_prefix",
+    "add_prefix",
+    "request_headers",
+];
 
 pub(super) fn route(table: &Table<'_>) -> RouteDraft {
     let default = Settings::all_to("");
@@ -58,6 +67,9 @@ pub(super) fn route(table: &Table<'_>) -> RouteDraft {
             path_prefix: table.get("path_prefix", path_prefix).unwrap_or(default.path_prefix),
             persistence: persistence.as_ref().map_or(default.persistence, |spot| spot.value),
             is_stream: table.get("stream", flag).unwrap_or(default.is_stream),
+            upgrades: table
+                .list("upgrades", upgrade)
+                .map_or(default.upgrades, |list| list.into_iter().map(|spot| spot.value).collect()),
             timeouts: table.section("timeouts", timeouts),
             body_bytes: table.get("body_bytes", body_bytes),
             strip_prefix: table.get("strip_prefix", path_prefix),

@@ -195,7 +195,7 @@ pub(super) fn has_token(value: &HeaderValue, wanted: &str) -> bool {
     tokens(value).any(|token| token.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case(wanted)))
 }
 
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+pub(super) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
     value.to_str().unwrap_or_default().split(',').map(str::trim)
 }
 

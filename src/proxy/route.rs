@@ -27,6 +27,8 @@ pub struct Settings {
     /// Whether all its answers, and the bodies of its requests, go on for as long as both sides want, whatever
     /// they say they are.
     pub is_stream: bool,
+    /// Protocols that its requests may ask to go on in (RFC 9110 §7.8), by name, or name and version.
+    pub upgrades: Vec<String>,
     /// What differs from the pool's.
     pub timeouts: Overrides,
     /// Bytes of a request's body; `[server.limits]` if not said.
@@ -56,6 +58,7 @@ impl Settings {
             goal,
             persistence: true,
             is_stream: false,
+            upgrades: vec!["websocket".into()],
             timeouts: Overrides::default(),
             body_bytes: None,
             strip_prefix: None,
@@ -138,6 +141,8 @@ pub struct Way {
     pub prefix: String,
     /// Whether all its messages go on for as long as both sides want.
     pub is_stream: bool,
+    /// Protocols that its requests may ask to go on in.
+    pub upgrades: Box<[String]>,
     /// Its timeouts, where they are not the pool's.
     pub timeouts: Option<Box<Timeouts>>,
     /// The most bytes of a request's body.
@@ -170,6 +175,7 @@ impl Way {
             goal,
             prefix: settings.path_prefix.clone(),
             is_stream: settings.is_stream,
+            upgrades: settings.upgrades.clone().into(),
             timeouts: timeouts.and_then(own),
             body: settings.body_bytes.unwrap_or(body),
             effect: (!settings.persistence).then_some(Effect::Exempt),

@@ -23,6 +23,7 @@ fn is_of_the_head(name: &str) -> bool {
     match name {
         "content-digest" | "content-md5" => false,
         "trailer"
+        | "via"
         | "host"
         | "max-forwards"
         | "authorization"

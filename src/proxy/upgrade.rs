@@ -10,7 +10,8 @@ use http::header::{
 };
 use http::{Method, Response, StatusCode, Version, request};
 
-use super::headers::has_token;
+use super::error::ProxyError;
+use super::headers::{has_token, tokens};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
@@ -28,8 +29,7 @@ pub(super) enum Asked {
 }
 
 /// What a request asks for, if it does. An extended CONNECT becomes the GET that a backend is sent.
-/// Not passed on is what asks for HTTP/2 in clear text, by which a client could go on behind our
-/// back, and what comes with a body, which nobody could tell from what follows it.
+/// Not passed on is what comes with a body, which nobody could tell from what follows it.
 pub(super) fn asked(head: &mut request::Parts, has_body: bool, draw: impl FnOnce() -> [u8; 16]) -> Option<Asked> {
     match head.version {
         Version::HTTP_11 if has_body => None,
@@ -38,10 +38,13 @@ pub(super) fn asked(head: &mut request::Parts, has_body: bool, draw: impl FnOnce
             if !asked.any(|value| has_token(value, "upgrade")) {
                 return None;
             }
-            let mut protocols = head.headers.get_all(UPGRADE).iter();
-            let protocol = protocols.next().filter(|_| protocols.next().is_none())?;
-            let is_ours = |name: &str| has_token(protocol, name);
-            (!is_ours("h2c") && !is_ours("tls") && !protocol.is_empty()).then(|| Asked::Field(protocol.clone()))
+            let mut lines = head.headers.get_all(UPGRADE).iter();
+            let first = lines.next()?;
+            // Several lines are one list (RFC 9110 §5.3).
+            let list = lines.fold(first.clone(), |list, line| {
+                HeaderValue::from_bytes(&[list.as_bytes(), b", ", line.as_bytes()].concat()).unwrap_or(list)
+            });
+            Some(Asked::Field(list))
         }
         Version::HTTP_2 if head.method == Method::CONNECT => {
             let protocol = head.extensions.get::<hyper::ext::Protocol>()?;
@@ -56,6 +59,39 @@ pub(super) fn asked(head: &mut request::Parts, has_body: bool, draw: impl FnOnce
         }
         _ => None,
     }
+}
+
+/// What of `asked` a route lets pass that has these `upgrades`: names of protocols, which stand for every
+/// version, or with a version. Whatever else a client offers does not reach a backend, to which it would be a
+/// way past us: the request goes on without.
+///
+/// # Errors
+/// A WebSocket by an extended CONNECT that may not pass, which is no request without it.
+pub(super) fn permitted(asked: Option<Asked>, upgrades: &[String]) -> Result<Option<Asked>, ProxyError> {
+    let passes = |offer: &str| upgrades.iter().any(|upgrade| is_of(offer, upgrade));
+    match asked {
+        Some(Asked::Field(offers)) => {
+            let passed: Vec<&str> = tokens(&offers).filter(|offer| passes(offer)).collect();
+            let passed = match passed.as_slice() {
+                [] => return Ok(None),
+                [all] if all.len() == offers.len() => offers,
+                some => match HeaderValue::try_from(some.join(", ")) {
+                    Ok(some) => some,
+                    Err(_) => return Ok(None),
+                },
+            };
+            Ok(Some(Asked::Field(passed)))
+        }
+        Some(Asked::Stream { .. }) if !passes("websocket") => Err(ProxyError::Method),
+        asked => Ok(asked),
+    }
+}
+
+/// Whether a protocol that is offered is the one that is configured. Names differ in no more than their case
+/// (RFC 9110 §7.8).
+fn is_of(offer: &str, upgrade: &str) -> bool {
+    let name = offer.split('/').next().unwrap_or(offer);
+    offer.eq_ignore_ascii_case(upgrade) || name.eq_ignore_ascii_case(upgrade)
 }
 
 /// Sec-WebSocket-Accept for a key (RFC 6455 §4.2.2).
@@ -147,14 +183,43 @@ mod tests {
             (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "websocket")], true, false),
             (Version::HTTP_11, &[("upgrade", "websocket")], false, false),
             (Version::HTTP_11, &[("connection", "upgrade")], false, false),
-            (Version::HTTP_11, &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")], false, false),
-            (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "websocket, H2C")], false, false),
-            (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "a"), ("upgrade", "b")], false, false),
             (Version::HTTP_10, &[("connection", "upgrade"), ("upgrade", "websocket")], false, false),
             (Version::HTTP_2, &[("connection", "upgrade"), ("upgrade", "websocket")], false, false),
         ] {
             assert_eq!(asked(&mut head(version, fields), has_body, || [0; 16]).is_some(), is_asked, "{fields:?}");
         }
+    }
+
+    #[test]
+    fn of_what_is_offered_a_route_lets_pass_what_it_names() {
+        for (offers, upgrades, passed) in [
+            (&["websocket"][..], &["websocket"][..], Some("websocket")),
+            (&["WebSocket"], &["websocket"], Some("WebSocket")),
+            (&["h2c"], &["websocket"], None),
+            (&["TLS/1.2"], &["websocket"], None),
+            (&["HTTP/2.0, IRC/6.9"], &["websocket"], None),
+            (&["websocket, h2c"], &["websocket"], Some("websocket")),
+            (&["h2c", "websocket"], &["websocket"], Some("websocket")),
+            (&["IRC/6.9, websocket, x"], &["irc", "websocket"], Some("IRC/6.9, websocket")),
+            (&["SPDY/3.1"], &["SPDY/3.1"], Some("SPDY/3.1")),
+            (&["SPDY/3.0"], &["SPDY/3.1"], None),
+            (&["websocket"], &[], None),
+            (&[""], &["websocket"], None),
+            (&["websocketx, xwebsocket"], &["websocket"], None),
+        ] {
+            let fields: Vec<_> =
+                [("connection", "upgrade")].into_iter().chain(offers.iter().map(|offer| ("upgrade", *offer))).collect();
+            let asked = asked(&mut head(Version::HTTP_11, &fields), false, || [0; 16]);
+            let upgrades: Vec<_> = upgrades.iter().map(|name| (*name).to_owned()).collect();
+            let value = match permitted(asked, &upgrades) {
+                Ok(Some(Asked::Field(value))) => Some(value),
+                _ => None,
+            };
+            assert_eq!(value, passed.map(HeaderValue::from_static), "{offers:?} {upgrades:?}");
+        }
+        let stream = || Some(Asked::Stream { accept: WEBSOCKET });
+        assert!(matches!(permitted(stream(), &["websocket".to_owned()]), Ok(Some(Asked::Stream { .. }))));
+        assert_eq!(permitted(stream(), &[]).err(), Some(ProxyError::Method));
     }
 
     #[test]

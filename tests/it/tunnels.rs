@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::support::frames::{Frames, GOAWAY, HEADERS, RST_STREAM};
 use super::support::proxy::Builder;
 use super::support::tool::Folder;
 use super::support::{Backend, Client, Proxy, Reply, soon, until};
+
+const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 
 const ASKED: &str = "GET /ws HTTP/1.1\r\nhost: test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
 
@@ -198,9 +201,13 @@ async fn an_answer_in_http_to_who_asks_for_more_is_passed_on_and_the_connection_
     let a = Backend::start("a", |seen| Reply::ok(seen.field("upgrade").unwrap_or("none"))).await;
     let proxy = Proxy::before(&[&a]);
     let mut client = proxy.client().await;
-    for (upgrade, passed) in
-        [("websocket", "websocket"), ("h2c", "none"), ("websocket, h2c", "none"), ("foo/1", "foo/1")]
-    {
+    for (upgrade, passed) in [
+        ("websocket", "websocket"),
+        ("h2c", "none"),
+        ("websocket, h2c", "websocket"),
+        ("foo/1", "none"),
+        ("TLS/1.2", "none"),
+    ] {
         let fields = format!("connection: upgrade, http2-settings\r\nhttp2-settings: x\r\nupgrade: {upgrade}\r\n");
         let response = client.request("GET", "/", &fields, b"").await;
         assert_eq!((response.status, response.text()), (200, passed.into()), "{upgrade}");
@@ -208,6 +215,41 @@ async fn an_answer_in_http_to_who_asks_for_more_is_passed_on_and_the_connection_
     let response = client.request("POST", "/", "connection: upgrade\r\nupgrade: websocket\r\n", b"body").await;
     assert_eq!(response.text(), "none", "where the body ends could not be told from what follows");
     assert!(a.seen().iter().all(|seen| seen.field("http2-settings").is_none()));
+}
+
+#[tokio::test]
+async fn a_backend_is_offered_the_protocols_that_its_route_names_and_no_others() {
+    let a = Backend::start("a", |seen| Reply::ok(seen.field("upgrade").unwrap_or("none"))).await;
+    let routes = "[[routes]]\npath_prefix = \"/exec\"\npool = \"app\"\nupgrades = [\"SPDY/3.1\", \"tcp\"]\n\
+                  [[routes]]\npath_prefix = \"/none\"\npool = \"app\"\nupgrades = []\n[[routes]]\npool = \"app\"";
+    let proxy = Proxy::builder().top(HTTP2).top(routes).backend(&a, "").start();
+    let mut client = Client::connect(proxy.listener(1)).await;
+    for (path, offered, passed) in [
+        ("/", "websocket", "websocket"),
+        ("/", "TLS/1.2", "none"),
+        ("/", "HTTP/2.0, SHTTP/1.3, IRC/6.9", "none"),
+        ("/", "h2c, WebSocket", "WebSocket"),
+        ("/exec", "tcp", "tcp"),
+        ("/exec", "spdy/3.1", "spdy/3.1"),
+        ("/exec", "SPDY/3.0, websocket", "none"),
+        ("/none", "websocket", "none"),
+    ] {
+        let response =
+            client.request("GET", path, &format!("connection: upgrade\r\nupgrade: {offered}\r\n"), b"").await;
+        assert_eq!((response.status, response.text()), (200, passed.into()), "{path} {offered}");
+        let connection = a.seen().pop().unwrap().field("connection").map(str::to_owned);
+        assert_eq!(connection.as_deref(), (passed != "none").then_some("upgrade"), "{path} {offered}");
+    }
+    // By HTTP/2 a WebSocket can be refused, but not left out.
+    let seen = a.count();
+    let mut client = Frames::connect(proxy.listener(0)).await;
+    let fields = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":authority", "a")];
+    client.fields(0, 1, &[&fields[..], &[(":path", "/none"), ("sec-websocket-version", "13")]].concat()).await;
+    let (kind, _, payload) = client.await_kind(&[HEADERS, RST_STREAM, GOAWAY]).await;
+    // `501` in the code of HPACK (RFC 7541, appendix B).
+    const HPACK_501: [u8; 2] = [0x6c, 0x01];
+    assert!(kind == HEADERS && payload.windows(2).any(|window| window == HPACK_501), "{payload:?}");
+    assert_eq!(a.count(), seen);
 }
 
 #[tokio::test]
