@@ -228,7 +228,7 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
 }
 
 /// Names that a mistyped one is compared with, at the most: each comparison of a file with thousands of them costs.
-const MOST_COMPARED: usize = 1000;
+const MOST_COMPARED: usize = 200;
 
 /// The remedy for a name that is none.
 fn known<'n>(what: &str, mistyped: &str, names: impl Iterator<Item = &'n str> + Clone) -> String {

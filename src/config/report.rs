@@ -3,6 +3,7 @@
 //! Must not know: which keys there are, or what they mean.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -144,7 +145,8 @@ pub(super) struct Notes<'a> {
     text: &'a str,
     line_starts: Vec<usize>,
     entries: RefCell<Vec<Entry>>,
-    broken: RefCell<Vec<Range<usize>>>,
+    /// First line, and the one behind the last.
+    broken: RefCell<BTreeMap<usize, usize>>,
 }
 
 struct Entry {
@@ -194,11 +196,11 @@ impl<'a> Notes<'a> {
     /// Says what is wrong with TOML that can't be read, and that nothing else is to be said of
     /// `lines`, counted from 0. The first thing said of a line is the one that counts.
     pub(super) fn broken(&self, lines: Range<usize>, span: &Range<usize>, problem: String, remedy: String) {
-        if self.broken.borrow().iter().any(|known| known.start == lines.start) {
+        if self.broken.borrow().contains_key(&lines.start) {
             return;
         }
         self.note(Severity::Error, true, span, problem, remedy);
-        self.broken.borrow_mut().push(lines);
+        self.broken.borrow_mut().insert(lines.start, lines.end);
     }
 
     /// Whether an error was noted.
@@ -225,12 +227,19 @@ impl<'a> Notes<'a> {
 
     /// The findings, in the order of the file, without those of lines that can't be read.
     pub(super) fn report(self) -> Report {
-        let broken = self.broken.into_inner();
+        // How far the pieces reach that begin no later: a line is in one of them if it is before that.
+        let mut reach = 0;
+        let reaches = self.broken.into_inner().into_iter().map(|(start, end)| {
+            reach = reach.max(end);
+            (start, reach)
+        });
+        let reaches: BTreeMap<usize, usize> = reaches.collect();
+        let is_broken = |line: usize| reaches.range(..=line).next_back().is_some_and(|(_, reach)| line < *reach);
         let mut entries = self.entries.into_inner();
         entries.sort_by_key(|entry| entry.at);
         entries.retain(|entry| {
             let line = entry.finding.place.as_ref().map_or(0, |place| place.line - 1);
-            entry.is_syntax || !broken.iter().any(|lines| lines.contains(&line))
+            entry.is_syntax || !is_broken(line)
         });
         Report { findings: entries.into_iter().map(|entry| entry.finding).collect() }
     }
