@@ -1,12 +1,32 @@
 //! What the fuzz targets check, without a fuzzer: on their seeds, which hold what they ever found, on mutations of
 //! those, and on chance.
 
+#[path = "../../fuzz/properties/between.rs"]
+mod between;
 #[path = "../../fuzz/properties/config.rs"]
 mod config;
 #[path = "../../fuzz/properties/cookie.rs"]
 mod cookie;
+#[path = "../../fuzz/properties/forwarded.rs"]
+mod forwarded;
+#[path = "../../fuzz/properties/haproxy.rs"]
+mod haproxy;
+#[path = "../../fuzz/properties/imported.rs"]
+mod imported;
+#[path = "../../fuzz/properties/learned.rs"]
+mod learned;
+#[path = "../../fuzz/properties/nginx.rs"]
+mod nginx;
+#[path = "../../fuzz/properties/proxy_header.rs"]
+mod proxy_header;
+#[path = "../../fuzz/properties/response.rs"]
+mod response;
 #[path = "../../fuzz/properties/seal.rs"]
 mod seal;
+#[path = "../../fuzz/properties/target.rs"]
+mod target;
+#[path = "../../fuzz/properties/traefik.rs"]
+mod traefik;
 
 use std::fs;
 
@@ -40,11 +60,35 @@ fn mutated(target: &str) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+type Property = fn(&[u8]);
+
+const ALL: [(&str, Property); 11] = [
+    ("config", config::holds),
+    ("cookie", cookie::holds),
+    ("forwarded", forwarded::holds),
+    ("haproxy", haproxy::holds),
+    ("learned", learned::holds),
+    ("nginx", nginx::holds),
+    ("proxy_header", proxy_header::holds),
+    ("response", response::holds),
+    ("seal", seal::holds),
+    ("target", target::holds),
+    ("traefik", traefik::holds),
+];
+
 #[test]
 fn every_seed_holds() {
-    seeds("seal").iter().for_each(|seed| seal::holds(seed));
-    seeds("cookie").iter().for_each(|seed| cookie::holds(seed));
-    seeds("config").iter().for_each(|seed| config::holds(seed));
+    for (target, holds) in ALL {
+        seeds(target).iter().for_each(|seed| holds(seed));
+    }
+}
+
+#[test]
+fn every_target_is_fuzzed_and_checked_here() {
+    let names: Vec<_> = ALL.iter().map(|(target, _)| format!("fuzz/targets/{target}.rs")).collect();
+    let mut targets: Vec<_> = files("fuzz/targets").into_iter().collect();
+    targets.sort();
+    assert_eq!(targets, names);
 }
 
 proptest! {
@@ -63,5 +107,39 @@ proptest! {
     #[test]
     fn a_configuration_is_a_plan_or_errors_in_their_places(seed in mutated("config")) {
         config::holds(&seed);
+    }
+
+    #[test]
+    fn what_an_application_calls_its_sessions_is_learned_from_its_answers_alone(seed in mutated("learned")) {
+        learned::holds(&seed);
+    }
+
+    #[test]
+    fn what_is_imported_is_refused_or_becomes_a_file_that_says_what_was_lost(
+        of_haproxy in mutated("haproxy"), of_nginx in mutated("nginx"), of_traefik in mutated("traefik")
+    ) {
+        haproxy::holds(&of_haproxy);
+        nginx::holds(&of_nginx);
+        traefik::holds(&of_traefik);
+    }
+
+    #[test]
+    fn a_client_gets_an_answer_whatever_its_backend_says(seed in mutated("response")) {
+        response::holds(&seed);
+    }
+
+    #[test]
+    fn a_target_is_proper_or_refused(seed in mutated("target")) {
+        target::holds(&seed);
+    }
+
+    #[test]
+    fn whoever_connected_has_the_last_word_of_a_chain_of_proxies(seed in mutated("forwarded")) {
+        forwarded::holds(&seed);
+    }
+
+    #[test]
+    fn nothing_is_served_without_the_header_that_is_due(seed in mutated("proxy_header")) {
+        proxy_header::holds(&seed);
     }
 }

@@ -1,0 +1,76 @@
+//! What must hold of any ids of an application's: requests teach nothing, and what a response gives out is followed.
+
+use std::sync::{Arc, LazyLock};
+
+use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+use linchpin::affinity::seal::Key;
+use linchpin::affinity::{Affinity, Carrier, KeyRing, Memory, Reading, Served, Settings, Tables, decide, learned};
+use linchpin::pool::reconcile::Reconciler;
+use linchpin::pool::{self, Pool, backend, vitals};
+
+const NOW: u64 = 1_700_000_000;
+const CAPACITY: usize = 4;
+
+static POOL: LazyLock<Arc<Pool>> = LazyLock::new(|| {
+    let backends = ["a", "b"].map(|name| backend::Settings::new(name, ([127, 0, 0, 1], 1).into())).into();
+    let settings = pool::Settings { name: "app".into(), backends, vitals: vitals::Settings::default() };
+    Reconciler::new(1).pools(&[settings]).remove(0)
+});
+
+fn affinity() -> Affinity {
+    let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).expect("a key of 32 bytes"), Vec::new()));
+    let source = learned::Source::Cookie("SID".into());
+    let learned = learned::Settings { source, capacity: CAPACITY, store: None };
+    let settings = Settings { carrier: Carrier::Learned(learned), ..Settings::none() };
+    Affinity::new("app", &settings, &ring, &mut Tables::default())
+}
+
+/// Each line of `data` is a Cookie field behind `c`, or a Set-Cookie field of an answer to the request before it.
+pub fn holds(data: &[u8]) {
+    let affinity = affinity();
+    let table = affinity.table().expect("a table").clone();
+    let (mut memory, mut request) = (Memory::default(), HeaderMap::new());
+    for line in data.split(|byte| *byte == b'\n').take(64) {
+        let Some((kind, text)) = line.split_first() else { continue };
+        let Ok(value) = HeaderValue::from_bytes(text) else { continue };
+        if *kind == b'c' {
+            request.insert(COOKIE, value);
+            let (before, sent) = (table.len(), request.clone());
+            let taken = affinity.take(&mut request, "/", &POOL, &mut memory);
+            assert_eq!((table.len(), &request), (before, &sent), "no request teaches anything, or loses a field");
+            let again = affinity.take(&mut request, "/", &POOL, &mut Memory::default());
+            assert_eq!(again.reading, taken.reading, "with or without a memory");
+            continue;
+        }
+        let taken = affinity.take(&mut request.clone(), "/", &POOL, &mut memory);
+        let key = taken.key();
+        let decision = decide::decide(taken.reading, &POOL, affinity.terms(), NOW, 1);
+        let by = usize::from(*kind == b'b');
+        let served = Served {
+            decision: &decision,
+            pool: &POOL,
+            by,
+            well: true,
+            aside: false,
+            ended: false,
+            tls: false,
+            now: NOW,
+        };
+        let mut response = HeaderMap::new();
+        response.insert(SET_COOKIE, value);
+        let (before, told) = (table.len(), response.clone());
+        affinity.bind(&mut response, key, served);
+        assert_eq!(response, told, "nothing is said to a client");
+        assert!(table.len() <= CAPACITY && table.len() <= before + 2, "one session, and that of the request");
+        // An id without anything that could be read otherwise is followed from now on.
+        let id = text.strip_prefix(b"SID=").filter(|id| !id.is_empty() && id.iter().all(u8::is_ascii_alphanumeric));
+        if let Some(id) = id {
+            let cookie = HeaderValue::from_bytes(&[b"SID=", id].concat()).expect("letters");
+            let mut next = HeaderMap::from_iter([(COOKIE, cookie)]);
+            match affinity.take(&mut next, "/", &POOL, &mut memory).reading {
+                Reading::Pinned(pin) => assert_eq!(&*pin.backend, ["a", "b"][by]),
+                other => panic!("{other:?} of an id that was just given out"),
+            }
+        }
+    }
+}

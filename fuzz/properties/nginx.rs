@@ -1,0 +1,7 @@
+//! What must hold of any text that is imported as a configuration of nginx.
+
+use linchpin::import::Format;
+
+pub fn holds(data: &[u8]) {
+    super::imported::holds(data, Format::Nginx);
+}
