@@ -8,6 +8,7 @@ pub mod failure;
 mod flight;
 pub mod framing;
 pub mod idle;
+mod io;
 mod line;
 mod pace;
 mod quiet;

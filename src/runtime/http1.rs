@@ -181,8 +181,13 @@ fn refused<H: Handler>(error: &hyper::Error, common: &Common<H>, client: &Rc<H::
     error.is_parse()
 }
 
-/// How long a client may go on sending after its connection was ended.
+/// How long a client may be silent, and how long it may go on sending, after its connection was ended: many, browsers
+/// above all, look for an answer only when they have sent all of their request.
 const LINGER: Duration = Duration::from_secs(2);
+const LINGER_SENDING: Duration = Duration::from_secs(10);
+
+/// Bytes that are read of it meanwhile, at the most.
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
 /// The same for one that was without a request when the process came to its end: a round trip.
 const LINGER_IDLE: Duration = Duration::from_millis(500);
@@ -201,31 +206,33 @@ async fn linger(stream: &mut Stream, is_cut: bool) {
     end(stream, LINGER, is_cut).await;
 }
 
-/// Closes our side, and reads on for `time` or until the client closes its own. Closing both at once would make
-/// the kernel answer what the client still sends with a reset, which can destroy the response before it was read.
-async fn end(stream: &mut Stream, time: Duration, is_cut: bool) {
-    const BYTES: usize = 1024 * 1024;
+/// Closes our side, and reads on until the client closes its own or is silent for `silence`. Closing both at once
+/// would make the kernel answer what the client still sends with a reset, which can destroy the response before
+/// it was read.
+async fn end(stream: &mut Stream, silence: Duration, is_cut: bool) {
     let drain = async {
         let said = if is_cut { stream.cut_off().await } else { stream.shutdown().await };
         if said.is_err() {
             return;
         }
-        let mut left = BYTES;
+        let mut left = LINGER_BYTES;
         // The buffer lives for a poll: all idle connections end at the same time.
-        while let Ok(read @ 1..) = poll_fn(|cx| {
-            let mut buffer = [0; 4096];
-            let mut buffer = ReadBuf::new(&mut buffer);
-            Pin::new(&mut *stream).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
-        })
-        .await
-        {
+        let mut next = async || {
+            let read = poll_fn(|cx| {
+                let mut buffer = [0; 4096];
+                let mut buffer = ReadBuf::new(&mut buffer);
+                Pin::new(&mut *stream).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+            });
+            tokio::time::timeout(silence, read).await
+        };
+        while let Ok(Ok(read @ 1..)) = next().await {
             left = left.saturating_sub(read);
             if left == 0 {
                 return;
             }
         }
     };
-    let _ = tokio::time::timeout(time, Box::pin(drain)).await;
+    let _ = tokio::time::timeout(LINGER_SENDING, Box::pin(drain)).await;
 }
 
 #[cfg(test)]

@@ -4,24 +4,22 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http_body::Body;
 use hyper::client::conn::http1;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
 
 use super::Access;
 use super::dial::{Dialled, Purpose, dial};
 use super::failure::{Fact, Failure};
 use super::idle::Wanted;
+use super::io::Io;
 use super::pace::Pace;
 use super::quiet::Quiet;
 use super::shared::Shared;
 use super::wire::Wire;
-use crate::net::{Address, Stream, shortage};
+use crate::net::{Address, shortage};
 
 /// The largest head of a response, in bytes; what does not fit is a 502 for its request.
 pub(super) const MAX_HEAD: usize = 256 * 1024;
@@ -57,7 +55,7 @@ where
             dial(address, access, Purpose::Request(wanted.client), wanted.http1).await.map_err(failed)?;
         let sent = stream.socket().sent();
         let pace = Rc::default();
-        let io = Io { stream: TokioIo::new(stream), pace: Rc::clone(&pace) };
+        let io = Io::new(stream, Rc::clone(&pace));
         let failed = |error: hyper::Error| unsent(Fact::of(&error));
         if is_http2 {
             return Ok(Fresh::Shared(Shared::begin(io).await.map_err(failed)?));
@@ -94,60 +92,4 @@ pub enum Fresh<B: Body + 'static> {
     Own(Box<Wire<B>>),
     /// For many.
     Shared(Shared<B>),
-}
-
-/// A stream that ends by closing the socket. Half-closing it first is one more system call, and
-/// there are backends that take it for the client's going away.
-pub(super) struct Io {
-    stream: TokioIo<Stream>,
-    pace: Rc<Pace>,
-}
-
-impl Io {
-    pub(super) fn into_stream(self) -> Stream {
-        self.stream.into_inner()
-    }
-
-    fn wrote(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &poll {
-            self.pace.wrote(*bytes);
-        }
-        poll
-    }
-}
-
-impl Read for Io {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl Write for Io {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(poll)
-    }
-
-    /// hyper comes here when nothing is left for it to write.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.pace.flushed(cx);
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.wrote(poll)
-    }
 }

@@ -17,8 +17,9 @@ use hyper::client::conn::http2;
 use hyper::rt::Executor;
 use hyper_util::rt::TokioTimer;
 
-use super::connect::{Io, MAX_HEAD};
+use super::connect::MAX_HEAD;
 use super::failure::{Blame, Fact, Failure};
+use super::io::Io;
 use super::wire::Unanswered;
 use crate::clock;
 

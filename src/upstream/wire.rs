@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use tokio::task::coop::has_budget_remaining;
 
-use super::connect::Io;
 use super::failure::{Fact, Failure};
+use super::io::Io;
 use super::pace::{Pace, Paced};
 use super::quiet::{Quiet, Socket};
 use crate::net::{Sent, Stream};

@@ -19,6 +19,7 @@ mod curl;
 mod descriptors;
 mod discovery;
 mod docs;
+mod early_answers;
 mod failover;
 mod fields;
 mod frames;

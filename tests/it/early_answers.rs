@@ -1,0 +1,136 @@
+//! Final answers that come before their request has been read, from backends that read no more of it: they are the
+//! backend's answer, and reach the client.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::support::{Proxy, soon};
+
+const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
+
+const SIZE: usize = 3_000_000;
+
+const ANSWERS: [&str; 3] = [
+    "HTTP/1.1 413 X\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbig",
+    "HTTP/1.1 302 X\r\nlocation: /login\r\ncontent-length: 3\r\n\r\nbig",
+    "HTTP/1.1 401 X\r\ntransfer-encoding: chunked\r\n\r\n3\r\nbig\r\n0\r\n\r\n",
+];
+
+/// How a backend leaves that has answered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Leave {
+    /// It closes the connection, as a process does that ends, with bytes unread: its kernel resets it.
+    Close,
+    /// It says that it sends no more, and closes then.
+    Finish,
+    /// It resets the connection.
+    Reset,
+}
+
+/// A backend that answers each request as soon as it has read the first kilobyte of it, and leaves.
+async fn hasty(answer: &'static str, leave: Leave) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut read = 0;
+                while read < 1024 {
+                    match stream.read(&mut [0; 1024]).await {
+                        Ok(bytes @ 1..) => read += bytes,
+                        _ => return,
+                    }
+                }
+                let _ = stream.write_all(answer.as_bytes()).await;
+                match leave {
+                    Leave::Close => {}
+                    Leave::Finish => stream.shutdown().await.unwrap_or_default(),
+                    Leave::Reset => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Uploads over HTTP/1.1, to the end or until it can't, and only then reads; what came.
+async fn over_http1(proxy: &Proxy, chunked: bool) -> String {
+    let mut stream = TcpStream::connect(proxy.listener(0)).await.unwrap();
+    let length = if chunked { "transfer-encoding: chunked".into() } else { format!("content-length: {SIZE}") };
+    stream.write_all(format!("POST / HTTP/1.1\r\nhost: a\r\n{length}\r\n\r\n").as_bytes()).await.unwrap();
+    let piece = "x".repeat(10_000);
+    let piece = if chunked { format!("{:x}\r\n{piece}\r\n", piece.len()) } else { piece };
+    soon("to be read", async {
+        for _ in 0..SIZE / 10_000 {
+            if stream.write_all(piece.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let mut came = Vec::new();
+    let _ = soon("the answer", async {
+        while !came.windows(3).any(|window| window == b"big") && stream.read_buf(&mut came).await? > 0 {}
+        std::io::Result::Ok(())
+    })
+    .await;
+    String::from_utf8(came).unwrap()
+}
+
+/// The same over HTTP/2, for as long as the client may send.
+async fn over_http2(proxy: &Proxy) -> (u16, Bytes) {
+    let stream = TcpStream::connect(proxy.listener(1)).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("http://a/").header("content-length", SIZE).body(()).unwrap();
+    let (response, mut body) = client.send_request(request, false).unwrap();
+    tokio::spawn(async move {
+        for _ in 0..SIZE / 10_000 {
+            body.reserve_capacity(10_000);
+            while body.capacity() < 10_000 {
+                match std::future::poll_fn(|cx| body.poll_capacity(cx)).await {
+                    Some(Ok(_)) => {}
+                    _ => return,
+                }
+            }
+            if body.send_data(Bytes::from(vec![b'x'; 10_000]), false).is_err() {
+                return;
+            }
+        }
+    });
+    let response = soon("a head", response).await.unwrap();
+    let status = response.status().as_u16();
+    let mut body = response.into_body();
+    let mut came = Vec::new();
+    while let Some(data) = soon("more", body.data()).await {
+        came.extend_from_slice(&data.unwrap());
+    }
+    (status, came.into())
+}
+
+#[tokio::test]
+async fn an_early_answer_reaches_its_client_though_the_backend_is_gone() {
+    for leave in [Leave::Close, Leave::Finish, Leave::Reset] {
+        for answer in ANSWERS {
+            let listener = "[[listeners]]\naddress = \"127.0.0.1:0\"\n";
+            let address = hasty(answer, leave).await;
+            let builder = Proxy::builder().top(&format!("{listener}{HTTP2}")).backend_at("a", address, "");
+            let proxy = builder.table("ejection", "consecutive_failures = 1").start();
+            let status: u16 = answer[9..12].parse().unwrap();
+            for chunked in [false, true].repeat(8) {
+                let came = over_http1(&proxy, chunked).await;
+                assert!(came.starts_with(&answer[..12]), "{leave:?} {answer:?} chunked: {chunked}: {came:?}");
+                assert!(came.contains("big"), "{leave:?} {answer:?} chunked: {chunked}: {came:?}");
+            }
+            for _ in 0..8 {
+                assert_eq!(over_http2(&proxy).await, (status, Bytes::from_static(b"big")), "{leave:?} {answer:?}");
+            }
+            assert!(!proxy.live("a").is_marked(), "it is no failure");
+        }
+    }
+}
