@@ -25,6 +25,7 @@ pub mod retry;
 mod rewrite;
 pub mod route;
 pub mod snapshot;
+mod stale;
 mod streams;
 mod target;
 mod trailers;

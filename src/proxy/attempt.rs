@@ -21,6 +21,7 @@ use super::relay::Answer;
 use super::retry::{Facts, is_idempotent};
 use super::route::Way;
 use super::snapshot::Service;
+use super::stale::{End, is_stale};
 use super::upgrade::{Asked, Outcome};
 use super::{After, Proxy, streams};
 use crate::clock;
@@ -240,7 +241,7 @@ impl Proxy {
             };
             exchange.connected();
 
-            let used = line.is_used();
+            let is_used = line.is_used();
             let begun = clock::now();
             // The client, while it is waited for, has a limit of its own, which its body keeps.
             let due =
@@ -279,10 +280,16 @@ impl Proxy {
                 }
                 Err(unanswered) => unanswered,
             };
-            // The backend closed an idle connection just as the request came. Nobody's fault, and
-            // to be told from its death only by a new connection.
+            // To be told from its death only by a new connection.
             let failure = unanswered.failure;
-            let mut is_stale = used && failure.fact == Fact::Closed && (!failure.sent || outgoing.repeatable);
+            let end = End {
+                is_used,
+                is_heard: unanswered.is_heard,
+                after: clock::now().saturating_duration_since(begun),
+                connect_time: line.connect_time(),
+                is_repeatable: outgoing.repeatable,
+            };
+            let mut is_stale = is_stale(failure, end);
             // Or it has not said yet how many requests it takes at once, and there were more.
             is_stale |= is_shared && may_reuse && failure.fact == Fact::Closed && !failure.sent;
             if !(is_stale && outgoing.is_replayable()) {

@@ -14,11 +14,11 @@ use super::Access;
 use super::dial::{Dialled, Purpose, dial};
 use super::failure::{Fact, Failure};
 use super::idle::Wanted;
-use super::io::Io;
-use super::pace::Pace;
+use super::io::{Backend, Io};
 use super::quiet::Quiet;
 use super::shared::Shared;
-use super::wire::Wire;
+use super::wire::{Below, Wire};
+use crate::clock;
 use crate::net::{Address, shortage};
 
 /// The largest head of a response, in bytes; what does not fit is a 502 for its request.
@@ -41,6 +41,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let unsent = |fact| Failure::new(fact, false);
+    let begun = clock::now();
     // In a box: it takes kilobytes, for which every request would have room, and few connect.
     let mut connecting = Box::pin(async {
         let failed = |error: io::Error| {
@@ -53,9 +54,8 @@ where
         };
         let Dialled { stream, is_http2 } =
             dial(address, access, Purpose::Request(wanted.client), wanted.http1).await.map_err(failed)?;
-        let sent = stream.socket().sent();
-        let pace = Rc::default();
-        let io = Io::new(stream, Rc::clone(&pace));
+        let (sent, pace, heard) = (stream.socket().sent(), Rc::default(), Rc::default());
+        let io = Io::new(Backend::new(stream, &pace, &heard));
         let failed = |error: hyper::Error| unsent(Fact::of(&error));
         if is_http2 {
             return Ok(Fresh::Shared(Shared::begin(io).await.map_err(failed)?));
@@ -64,7 +64,8 @@ where
         let http = http1_builder(access.settings.header_count);
         let (sender, connection) = http.handshake(quiet.socket(io)).await.map_err(failed)?;
         let is_all_there_is = access.settings.http2 && !wanted.http1;
-        Ok(Fresh::Own(Box::new(Wire::new(sender, connection, quiet, sent, pace, is_all_there_is))))
+        let below = Below { sent, pace, heard, connect_time: clock::now().saturating_duration_since(begun) };
+        Ok(Fresh::Own(Box::new(Wire::new(sender, connection, quiet, below, is_all_there_is))))
     });
     std::future::poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(fresh) => Poll::Ready(fresh),

@@ -5,6 +5,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
@@ -38,6 +39,14 @@ where
         match self {
             Line::Own(wire) => wire.is_used(),
             Line::Shared(place) => place.is_used(),
+        }
+    }
+
+    /// How long it took to connect; nothing is known of a shared connection.
+    pub fn connect_time(&self) -> Duration {
+        match self {
+            Line::Own(wire) => wire.connect_time(),
+            Line::Shared(_) => Duration::ZERO,
         }
     }
 

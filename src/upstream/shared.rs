@@ -182,9 +182,10 @@ where
                 let failure = Failure::new(Fact::of(error.error()), sent);
                 // Whoever sends many requests at once can have a stream refused.
                 let failure = if failure.blame == Blame::Backend { failure.blamed_on(Blame::Answer) } else { failure };
-                Poll::Ready(Err(Unanswered { failure, request }))
+                Poll::Ready(Err(Unanswered { failure, is_heard: false, request }))
             }
-            Poll::Pending => watch(cx).map(|fact| Err(Unanswered { failure: Failure::new(fact, true), request: None })),
+            Poll::Pending => watch(cx)
+                .map(|fact| Err(Unanswered { failure: Failure::new(fact, true), is_heard: false, request: None })),
         })
         .await;
         state.is_used.set(true);

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,7 +16,7 @@ use hyper::client::conn::http1;
 use tokio::task::coop::has_budget_remaining;
 
 use super::failure::{Fact, Failure};
-use super::io::Io;
+use super::io::{Heard, Io};
 use super::pace::{Pace, Paced};
 use super::quiet::{Quiet, Socket};
 use crate::net::{Sent, Stream};
@@ -26,9 +27,7 @@ use crate::net::{Sent, Stream};
 pub struct Wire<B: Body + 'static> {
     sender: http1::SendRequest<Paced<B>>,
     driven: Driven<B>,
-    /// Of the backend's socket: the one witness for "nothing was sent".
-    sent: Rc<Sent>,
-    pace: Rc<Pace>,
+    below: Below,
     exchanges: u64,
     /// HTTP/2 was offered, and the backend speaks none.
     is_all_there_is: bool,
@@ -46,10 +45,22 @@ struct Driven<B: Body + 'static> {
     sends_body: bool,
 }
 
+/// What is known of a connection below hyper.
+pub(super) struct Below {
+    /// Of the backend's socket: the one witness for "nothing was sent".
+    pub(super) sent: Rc<Sent>,
+    pub(super) pace: Rc<Pace>,
+    pub(super) heard: Rc<Heard>,
+    /// How long it took to connect.
+    pub(super) connect_time: Duration,
+}
+
 /// A request that failed on a wire.
 pub struct Unanswered<B> {
     /// Why.
     pub failure: Failure,
+    /// Whether a byte of an answer came.
+    pub is_heard: bool,
     /// The request, if it was not taken from the wire's queue: it can be sent elsewhere as it is.
     pub request: Option<Request<B>>,
 }
@@ -64,12 +75,11 @@ where
         sender: http1::SendRequest<Paced<B>>,
         connection: http1::Connection<Socket<Io>, Paced<B>>,
         quiet: Quiet,
-        sent: Rc<Sent>,
-        pace: Rc<Pace>,
+        below: Below,
         is_all_there_is: bool,
     ) -> Wire<B> {
         let driven = Driven { connection: Some(connection), switched: None, quiet, sends_body: false };
-        Wire { sender, driven, sent, pace, exchanges: 0, is_all_there_is }
+        Wire { sender, driven, below, exchanges: 0, is_all_there_is }
     }
 
     /// Whether the backend was offered HTTP/2, and speaks none.
@@ -79,7 +89,12 @@ where
 
     /// What becomes of the bytes that are written to it.
     pub(super) fn sent(&self) -> Rc<Sent> {
-        Rc::clone(&self.sent)
+        Rc::clone(&self.below.sent)
+    }
+
+    /// How long it took to connect.
+    pub(super) fn connect_time(&self) -> Duration {
+        self.below.connect_time
     }
 
     /// Whether it has served before. The backend may have closed it meanwhile, for no fault.
@@ -101,14 +116,15 @@ where
         request: impl FnOnce() -> Request<B>,
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
     ) -> Result<Response<Incoming>, Unanswered<B>> {
-        let before = self.sent.bytes();
+        let Below { sent, heard, .. } = &self.below;
+        let (sent_before, heard_before) = (sent.bytes(), heard.bytes());
         // A request that is given up in the turn in which it was written may go elsewhere: it never leaves.
-        self.sent.take_back(true);
+        sent.take_back(true);
         self.exchanges += 1;
         let mut response = std::pin::pin!({
             let request = request();
             self.driven.sends_body = !request.body().is_end_stream();
-            self.sender.try_send_request(request.map(|body| Paced::new(body, &self.pace)))
+            self.sender.try_send_request(request.map(|body| Paced::new(body, &self.below.pace)))
         });
         // What is written is read off before the answer to a failure is made, not after.
         let result = std::future::poll_fn(|cx| {
@@ -131,10 +147,11 @@ where
             }
         })
         .await;
-        self.sent.take_back(result.is_err());
-        result.map_err(|(fact, request)| {
-            let sent = self.sent.bytes() != before;
-            Unanswered { failure: Failure::new(fact, sent), request }
+        sent.take_back(result.is_err());
+        result.map_err(|(fact, request)| Unanswered {
+            failure: Failure::new(fact, sent.bytes() != sent_before),
+            is_heard: heard.bytes() != heard_before,
+            request,
         })
     }
 
@@ -177,7 +194,7 @@ where
             && let (Some(ended), Ok(())) = (self.connection.take(), result)
         {
             let parts = ended.into_parts();
-            self.switched = Some((parts.io.into_inner().into_stream(), parts.read_buf));
+            self.switched = Some((parts.io.into_inner().into_inner().into_stream(), parts.read_buf));
         }
     }
 }
@@ -190,7 +207,6 @@ mod tests {
     use super::*;
     use crate::net::Address;
     use http_body_util::Empty;
-    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::coop::consume_budget;
 

@@ -51,6 +51,7 @@ mod signals;
 mod slow_clients;
 mod smoke;
 mod special_files;
+mod stale_connections;
 mod stickiness;
 mod stopping;
 mod streaming;
