@@ -186,8 +186,12 @@ impl Proxy {
     ) -> Result<Served, ProxyError> {
         let view = exchange.view();
         exchange.admit(&view)?;
-        let asked = upgrade::asked(head, !body.is_end_stream(), || self.random.borrow_mut().random());
+        let has_body = !body.is_end_stream();
+        let asked = upgrade::asked(head, has_body, || self.random.borrow_mut().random());
         let host = headers::normalize(head, &view.snapshot().limits)?;
+        if has_body {
+            headers::check_coding(&head.headers)?;
+        }
         let client = exchange.client();
         if let Some(redirect) = client.leads_to_tls(exchange.origin()) {
             return exchange.send_away(redirect, "/", host.as_ref(), head).map(Served::Redirect);

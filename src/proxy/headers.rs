@@ -2,7 +2,9 @@
 //! Invariant: what is forwarded has one valid Host, no field of the hop, and forwarding fields of ours alone.
 //! Must not know: affinity, backends.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+};
 use http::{Method, Version, request};
 
 use super::client::{Client, Origin};
@@ -73,6 +75,21 @@ pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<Option<He
     }
     head.headers.insert(HOST, host.clone());
     Ok(Some(host))
+}
+
+/// Checks how the body of a request was framed. hyper reads `gzip, chunked` as chunked; forwarded, it would be
+/// a body in a coding that nobody tells the backend of.
+///
+/// # Errors
+/// Any Transfer-Encoding but a single `chunked`: a coding that we do not know, which RFC 9112 §6.1 has a
+/// server refuse, or one that was applied twice.
+pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), ProxyError> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_plain = codings.next().is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    match is_plain && codings.next().is_none() {
+        true => Ok(()),
+        false => Err(ProxyError::Malformed("The request has a transfer coding that is not served here.")),
+    }
 }
 
 /// HTTP/2 may send a cookie in pieces, which HTTP/1.1 may not (RFC 9113 §8.2.3).

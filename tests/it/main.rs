@@ -43,6 +43,7 @@ mod protocols;
 mod queue;
 mod replay;
 mod replicas;
+mod request_framing;
 mod response_framing;
 mod routes;
 mod shared_connections;
