@@ -52,7 +52,7 @@ use crate::affinity::{Decision, Taken, decide, lost::Lost};
 use crate::clock::{self, Limits};
 use crate::net::interim::InterimQueue;
 use crate::telemetry::{Limit, Lines};
-use crate::upstream::Idle;
+use crate::upstream::{Blame, Fact, Failure, Idle};
 use attempt::Outgoing;
 use body::RequestBody;
 use client::Client;
@@ -94,6 +94,20 @@ impl Default for Timeouts {
             stream_idle: Duration::from_secs(3600),
             tunnel_lifetime: None,
         }
+    }
+}
+
+impl Timeouts {
+    /// A failure for want of time, of an attempt that `had` so much. Where `total` ended it, since attempts or
+    /// a wait before it had used that up, its backend has not had the time that is its own, and is not to
+    /// blame. Where it `is_first`, all the time there is was its own.
+    fn judge(&self, failure: Failure, had: Duration, is_first: bool) -> Failure {
+        let own = match failure.fact {
+            Fact::ConnectTimeout => self.connect,
+            Fact::ResponseTimeout => self.response,
+            _ => return failure,
+        };
+        if is_first || had >= own { failure } else { failure.blamed_on(Blame::Nobody) }
     }
 }
 
@@ -311,6 +325,7 @@ impl Proxy {
                 Step::End(error) => return Err(error),
             };
             exchange.attempt(index, order.has_waited());
+            let (begun, is_first) = (clock::now(), order.is_first());
             let facts = |lost: bool| outgoing.facts(0, exchange.deadline(), lost);
             let spare = |failure| order.may_spare(failure, facts(is_lost(service, index)));
             let failure = match self.attempt(exchange, service, order, outgoing, index, &spare).await {
@@ -319,7 +334,10 @@ impl Proxy {
                     order.served(index);
                     return Ok((answer, index));
                 }
-                Err(failure) => failure,
+                Err(failure) => {
+                    let had = clock::now().saturating_duration_since(begun);
+                    exchange.timeouts(service).judge(failure, had, is_first)
+                }
             };
             exchange.failed(index, failure, order.has_waited());
             if let Some(error) = outgoing.body_error() {
@@ -366,4 +384,24 @@ impl Proxy {
 fn is_lost(service: &snapshot::Service, index: usize) -> bool {
     let live = service.pool.backend(index).live();
     live.health() != crate::pool::Health::Up || live.is_suspect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_that_had_less_than_its_own_time_is_not_to_blame_for_the_end_of_all_of_it() {
+        let timeouts = Timeouts::default();
+        let judge = |fact, seconds, is_first| {
+            let failure = Failure::new(fact, fact == Fact::ResponseTimeout);
+            timeouts.judge(failure, Duration::from_secs(seconds), is_first).blame
+        };
+        for (fact, blame) in [(Fact::ConnectTimeout, Blame::Backend), (Fact::ResponseTimeout, Blame::Answer)] {
+            assert_eq!(judge(fact, 1, false), Blame::Nobody);
+            assert_eq!(judge(fact, 1, true), blame, "all of the time there is");
+            assert_eq!(judge(fact, 60, false), blame);
+        }
+        assert_eq!(judge(Fact::Closed, 1, false), Blame::Backend);
+    }
 }

@@ -200,6 +200,11 @@ impl<'a> Order<'a> {
         })
     }
 
+    /// Whether nothing has come before the attempt that is being made.
+    pub(super) fn is_first(&self) -> bool {
+        self.sent == 0 && self.unreached == 0 && self.waits.is_none()
+    }
+
     /// Whether there is a candidate that was not tried yet.
     pub(super) fn has_next(&self) -> bool {
         !self.decision.is_only() && Candidates::new(self.rules.pool, &self.tried).iter().next().is_some()
