@@ -52,6 +52,9 @@ use publish::Published;
 /// How often each thread looks after what no request does.
 const SWEEP: Duration = Duration::from_millis(500);
 
+/// How long a process that was told to stop still takes connections to its admin listener.
+const UNREADY: Duration = Duration::from_millis(300);
+
 /// A running Linchpin.
 pub struct App {
     addresses: Vec<Address>,
@@ -107,7 +110,7 @@ impl App {
         let labels = Labels { verdicts: &Verdict::NAMES, causes: &Cause::NAMES, outcomes: &Fact::OUTCOMES };
         let metrics = Arc::new(Metrics::new(threads, labels, Arc::clone(log.dropped())));
         let Encryption { acceptors, accesses, watched } = Encryption::open(&plan).map_err(StartError::Tls)?;
-        let (server, replay_memory) = (fitted(&plan), plan.replay_memory);
+        let ((server, admin_connections), replay_memory) = (fitted(&plan), plan.replay_memory);
         let mut composer = Composer::new(plan, accesses, threads, Arc::clone(&metrics));
         let snapshot = composer.compose();
         let published = Published::new(composer.plan(), snapshot);
@@ -119,10 +122,11 @@ impl App {
             Some(settings) => Some((
                 admin::bind(settings).map_err(|error| StartError::Admin(settings.address.clone(), error))?,
                 settings.clone(),
+                admin_connections,
             )),
         };
         let addresses = listeners.addresses().to_vec();
-        let admin_address = admin.as_ref().and_then(|(bound, _)| bound.address());
+        let admin_address = admin.as_ref().and_then(|(bound, ..)| bound.address());
         let of_admin = plan.admin.as_ref().map(|settings| admin_address.map_or(settings.address.clone(), Address::Tcp));
         let listening = addresses.iter().cloned().chain(of_admin).collect();
 
@@ -202,8 +206,9 @@ impl App {
     }
 }
 
-/// `[server]` as the limit of open descriptors allows it. What is kept for need is kept from now on.
-fn fitted(plan: &Plan) -> runtime::Settings {
+/// `[server]` as the limit of open descriptors allows it, and how many connections the admin listener may have. What
+/// is kept for need is kept from now on.
+fn fitted(plan: &Plan) -> (runtime::Settings, usize) {
     let limit = descriptors::limit();
     let budget = descriptors::budget(limit, plan.descriptors());
     shortage::keep_from(budget.ceiling);
@@ -215,7 +220,7 @@ fn fitted(plan: &Plan) -> runtime::Settings {
             "client connections are as many as the limit of open descriptors allows"
         );
     }
-    runtime::Settings { max_connections, ..plan.server.clone() }
+    (runtime::Settings { max_connections, ..plan.server.clone() }, budget.admin)
 }
 
 /// What requests are to know of a listener.
@@ -347,7 +352,8 @@ struct ControlParts {
     published: Published,
     listening: Vec<Address>,
     lost: Arc<Lost>,
-    admin: Option<(admin::Bound, admin::Settings)>,
+    /// And how many connections it may have.
+    admin: Option<(admin::Bound, admin::Settings, usize)>,
     stores: Vec<learned::Store>,
     metrics: Arc<Metrics>,
     log: Watch,
@@ -383,6 +389,14 @@ impl Control {
     }
 }
 
+/// Waits until the admin listener is to be closed, so that a successor can have its address: a moment after the
+/// process is told to stop, in which whoever looks finds it not ready.
+async fn closing(mut phase: watch::Receiver<Phase>) {
+    // An error means that this is the end.
+    let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+    tokio::time::sleep(UNREADY).await;
+}
+
 async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: oneshot::Receiver<()>) {
     let ControlParts { composer, published, listening, lost, admin, stores, metrics, log, certificates } = parts;
     let (entries, known) = (Arc::clone(published.entries()), phase.subscribe());
@@ -391,14 +405,14 @@ async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: o
         tokio::spawn(share::run(store));
     }
     tokio::spawn(tidy(lost, Arc::clone(&entries), Arc::clone(&metrics), log));
-    tokio::task::spawn_local(discovery::keep(composer, published, listening, phase));
+    tokio::task::spawn_local(discovery::keep(composer, published, listening, Arc::clone(&phase)));
     tokio::spawn(tls::reload::watch(certificates.clone()));
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = admin.map(|(bound, settings)| {
+    let serving = admin.map(|(bound, settings, connections)| {
         let facts = admin::Facts { pools: entries, metrics, certificates, phase: known, started: SystemTime::now() };
-        let until = async { drop(stopped.await) };
+        let (closing, until) = (closing(phase.subscribe()), async { drop(stopped.await) });
         tokio::spawn(async move {
-            if let Err(error) = admin::run(bound, settings, facts, until).await {
+            if let Err(error) = admin::run(bound, settings, facts, connections, closing, until).await {
                 tracing::error!(%error, "the admin listener has ended");
             }
         })
