@@ -143,8 +143,8 @@ impl Write for Io {
         self.noted(poll)
     }
 
-    /// hyper comes here whenever it is polled and has nothing left to write, and reads nothing while a request is being served, so
-    /// that a client may close its sending side: a reset is seen nowhere else.
+    /// hyper comes here whenever it is polled and has nothing left to write. While a request is being served it
+    /// reads nothing, so that a client may close its sending side: a reset is seen nowhere else.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.activity.is_flushed.set(true);
         ready!(self.poll_interim(cx))?;

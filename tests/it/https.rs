@@ -71,6 +71,24 @@ async fn a_client_speaks_tls_with_every_version_of_http_and_its_cookie_is_secure
 }
 
 #[tokio::test]
+async fn early_hints_come_through_tls_before_the_answer() {
+    let (folder, _) = folder(&[&["app.example"]]);
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+    let a = Backend::start("a", move |_| {
+        Reply::Bytes(format!("{hints}HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na").into())
+    })
+    .await;
+    let proxy = before(&a, &listener(&folder, "app.example", "")).start();
+    let answer = curl(&proxy, &folder, "app.example", &["--http1.1"]).await;
+    let (first, rest) = answer.split_once("\r\n\r\n").unwrap();
+    assert_eq!(first, "http/1.1 103 early hints\r\nlink: </a.css>");
+    assert!(rest.starts_with("http/1.1 200 ok\r\n") && rest.ends_with("\r\n\r\na"), "{answer}");
+    // A known deviation: docs/http.md.
+    let answer = curl(&proxy, &folder, "app.example", &["--http2"]).await;
+    assert!(answer.starts_with("http/2 200") && !answer.contains("103"), "{answer}");
+}
+
+#[tokio::test]
 async fn each_name_has_its_certificate() {
     let (folder, _) = folder(&[&["app.example"], &["other.example"], &["wild", "*.shops.example"]]);
     let more = ["other.example", "wild"].map(|name| {
