@@ -32,6 +32,7 @@ use crate::pool::Pool;
 use converge::Converge;
 pub use decide::{Cause, Decision, Lifetimes, Next, Terms, Verdict};
 pub use learned::{Found, Key, Tables};
+use pins::Clash;
 pub use policy::{Policies, Policy};
 pub use route::Routed;
 use rules::{Choice, Rule};
@@ -201,9 +202,11 @@ impl Affinity {
         }
     }
 
-    /// Whether this is the first time that somebody asks: so that a clash is told of once.
-    pub fn is_first_clash(&self) -> bool {
-        !self.told_of_clash.load(Ordering::Relaxed) && !self.told_of_clash.swap(true, Ordering::Relaxed)
+    /// Says once that the backend at a position pins clients under a name of ours.
+    pub fn tell(&self, clash: Clash, pool: &Pool, by: usize) {
+        if !self.told_of_clash.load(Ordering::Relaxed) && !self.told_of_clash.swap(true, Ordering::Relaxed) {
+            clash.tell(pool.name(), pool.backend(by).name());
+        }
     }
 
     /// Whether clients are pinned at all.

@@ -130,7 +130,8 @@ impl App {
         let of_admin = plan.admin.as_ref().map(|settings| admin_address.map_or(settings.address.clone(), Address::Tcp));
         let listening = addresses.iter().cloned().chain(of_admin).collect();
 
-        let doors: Arc<[Arc<Door>]> = plan.listeners.iter().map(|listener| Arc::new(door(listener))).collect();
+        let doors: Arc<[Arc<Door>]> =
+            plan.listeners.iter().enumerate().map(|(position, listener)| Arc::new(door(position, listener))).collect();
         let (lines, losses, snapshots) = (log.handle(), composer.losses(), published.subscribe());
         let lost = Arc::new(Lost::default());
         let entries = Arc::clone(published.entries());
@@ -224,9 +225,10 @@ fn fitted(plan: &Plan) -> (runtime::Settings, usize) {
 }
 
 /// What requests are to know of a listener.
-fn door(listener: &ListenerSettings) -> Door {
+fn door(position: usize, listener: &ListenerSettings) -> Door {
     let hsts = listener.hsts.map(|time| HeaderValue::try_from(format!("max-age={}", time.as_secs())));
     Door {
+        position,
         name: listener.name.as_str().into(),
         is_secure: listener.tls.is_some(),
         trusted: listener.trusted_proxies.clone(),

@@ -2,6 +2,7 @@
 //! Invariant: nothing starts on an error; every error says where, what, and what to write instead.
 //! Must not know: running state.
 
+mod access;
 mod capacity;
 mod check;
 mod discovery;

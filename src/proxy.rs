@@ -220,7 +220,8 @@ impl Proxy {
         let asked = upgrade::permitted(asked, &way.upgrades)?;
 
         let (origin, now, via) = (exchange.origin(), clock::unix(), view.via(exchange.pool()));
-        if via.is_some_and(|via| exchange.goes_round(via, &head.headers)) {
+        if let Some(via) = via.filter(|via| via.has_been_here(&head.headers)) {
+            via.tell(service.pool.name(), client.listener(), exchange.id().as_str(), clock::now());
             return Err(ProxyError::Loop);
         }
         let effect = service.affinity.rule(head, origin.client(), &service.pool).or(way.effect);
@@ -262,7 +263,7 @@ impl Proxy {
             via.add(answer.headers_mut(), version);
         }
         if let Some(clash) = view.snapshot().pins.set_apart(answer.headers_mut()) {
-            exchange.clashes(service, clash);
+            service.affinity.tell(clash, &service.pool, index);
         }
         exchange.edit_response(answer.headers_mut());
         bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), self.thread);

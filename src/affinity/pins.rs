@@ -34,6 +34,26 @@ pub enum Clash {
     Field,
 }
 
+impl Clash {
+    pub(super) fn tell(self, pool: &str, backend: &str) {
+        match self {
+            Clash::Cookie => tracing::warn!(
+                pool,
+                backend,
+                "a backend sets a routing cookie of the same name as one of ours: it is a Linchpin, too; clients get its \
+                 cookie with a `~` behind the name, so that both keep their clients; write another \
+                 [pools.persistence.cookie] name in one of the two"
+            ),
+            Clash::Field => tracing::warn!(
+                pool,
+                backend,
+                "a backend sends its pins in the same field as we do: it is a Linchpin, too, and keeps no client; write \
+                 another [pools.persistence.header] name in one of the two"
+            ),
+        }
+    }
+}
+
 impl Pins {
     /// Those of these pools.
     pub fn new<'s>(pools: impl Iterator<Item = &'s Settings>) -> Pins {

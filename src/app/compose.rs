@@ -109,9 +109,10 @@ impl Composer {
         let plans: HashMap<_, _> =
             plans.map(|(position, plan)| (plan.pool.name.as_str(), (position, &plan.timeouts))).collect();
         let pool = |name: &str| plans.get(name).copied();
+        let listener = |name: &str| self.plan.listeners.iter().position(|listener| listener.name == name);
         let limits = &self.plan.server.limits;
         Snapshot {
-            routes: Routes::new(&self.plan.routes, limits.body_bytes, pool),
+            routes: Routes::new(&self.plan.routes, limits.body_bytes, listener, pool),
             services,
             pins: Pins::new(self.plan.pools.iter().map(|pool| &pool.persistence)),
             limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes },

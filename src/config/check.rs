@@ -2,16 +2,18 @@
 //! Invariant: what passes can be run: every name that is used names one thing.
 //! Must not know: how the file is written; the disk.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
 
+use super::access;
 use super::file::Draft;
 use super::pools::PoolDraft;
 use super::reader::Spot;
 use super::report::Notes;
 use super::routes::{self, RouteDraft};
-use super::values::{nearest, shown};
+use super::values::{known, shown};
 use crate::admin;
 use crate::affinity::seal::short_id;
 use crate::affinity::{Carrier, Cause};
@@ -191,7 +193,7 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
         let problem = format!("there are {} pools and no [[routes]] that tell between them", draft.pools.len());
         notes.missing(&second.span, problem, "write [[routes]] with pool, and hosts or path_prefix, for each pool");
     }
-    let mut first: HashMap<(Option<bool>, &str, &str), usize> = HashMap::new();
+    let mut first: HashMap<(&str, Option<bool>, &str, &str), usize> = HashMap::new();
     let named = draft.pools.iter().rev().filter_map(|pool| Some((pool.name.as_ref()?.value.as_str(), pool)));
     // Of two of one name, which is an error, the first.
     let pools: HashMap<_, _> = named.collect();
@@ -207,16 +209,23 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
         for (host, span) in route.each_host() {
             let line = notes.line_of(span.start) + 1;
             let (is_secure, prefix) = (route.settings.is_secure, route.settings.path_prefix.as_str());
-            if let Some(line) = first.get(&(is_secure, host, prefix)) {
+            let keys = route.each_listener().map(|listener| (listener, is_secure, host, prefix));
+            let mut other = None;
+            for key in keys {
+                match first.entry(key) {
+                    Entry::Occupied(taken) => other = other.or(Some(*taken.get())),
+                    Entry::Vacant(free) => drop(free.insert(line)),
+                }
+            }
+            if let Some(line) = other {
                 let host = if host.is_empty() { "every host".into() } else { shown(host) };
                 let problem = format!("there is a route for {host} and {} already, in line {line}", shown(prefix));
                 notes.error(span, problem, "take one of the two out");
-            } else {
-                first.insert((is_secure, host, prefix), line);
             }
         }
     }
     routes::circles(&draft.routes, notes);
+    access::check(draft, notes);
     let reached: HashSet<_> =
         draft.routes.iter().filter_map(|route| route.pool.as_ref()).map(|pool| &pool.value).collect();
     for name in draft.pools.iter().filter_map(|pool| pool.name.as_ref()) {
@@ -224,20 +233,6 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
             let problem = format!("no route leads to the pool {}", shown(&name.value));
             notes.warn(&name.span, problem, "write [[routes]] for it, or take it out");
         }
-    }
-}
-
-/// Names that a mistyped one is compared with, at the most: each comparison of a file with thousands of them costs.
-const MOST_COMPARED: usize = 200;
-
-/// The remedy for a name that is none.
-fn known<'n>(what: &str, mistyped: &str, names: impl Iterator<Item = &'n str> + Clone) -> String {
-    match nearest(mistyped, names.clone().take(MOST_COMPARED)) {
-        Some(name) => format!("did you mean \"{name}\"?"),
-        None => match names.take(10).map(|name| format!("\"{name}\"")).collect::<Vec<_>>() {
-            names if names.is_empty() => format!("there are no other {what}"),
-            names => format!("{what} here: {}", names.join(", ")),
-        },
     }
 }
 

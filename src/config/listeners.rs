@@ -28,6 +28,16 @@ pub(super) struct ListenerDraft {
 }
 
 impl ListenerDraft {
+    /// What routes call it: its name, or its address.
+    pub(super) fn name(&self) -> Option<String> {
+        self.name.as_ref().map(|name| name.value.clone()).or_else(|| Some(self.address.as_ref()?.value.to_string()))
+    }
+
+    /// Whether its requests get to routes: they are not all sent to another listener.
+    pub(super) fn serves(&self) -> bool {
+        self.redirect_https.as_ref().is_none_or(|port| port.value.is_none())
+    }
+
     pub(super) fn settings(&self) -> Option<ListenerSettings> {
         let default = ListenerSettings::new(self.address.as_ref()?.value.clone());
         Some(ListenerSettings {

@@ -13,7 +13,9 @@ use super::names::{authority, edited_field, host_pattern, name, path_prefix, pla
 use super::pools::PoolDraft;
 use super::reader::{Spot, Table};
 use super::report::Notes;
-use super::values::{MILLISECOND, Value, YEAR, body_bytes, duration, flag, found, must_be, shown, text, whole, word};
+use super::values::{
+    MILLISECOND, Value, YEAR, body_bytes, duration, flag, found, must_be, plain_text, shown, text, whole, word,
+};
 use crate::affinity::{Carrier, learned};
 use crate::proxy::Timeouts;
 use crate::proxy::fields::Fields;
@@ -26,6 +28,8 @@ pub(super) struct RouteDraft {
     /// The file says which hosts; they are all `hosts` unless one of them is wrong.
     pub(super) has_hosts: bool,
     pub(super) hosts: Vec<Spot<String>>,
+    /// The names of the listeners that it is tied to; none for all of them.
+    pub(super) listeners: Vec<Spot<String>>,
     pub(super) pool: Option<Spot<String>>,
     redirect: Option<Spot<Redirect>>,
     persistence: Option<Spot<bool>>,
@@ -56,6 +60,7 @@ pub(super) fn route(table: &Table<'_>) -> RouteDraft {
         span: table.span().clone(),
         has_hosts: table.has("hosts"),
         hosts: table.filled_list("hosts", host_pattern).unwrap_or_default(),
+        listeners: table.filled_list("listeners", plain_text).unwrap_or_default(),
         pool: match table.has("redirect") {
             true => table.spot("pool", name),
             false => table.required("pool", "\"app\"", name),
@@ -211,6 +216,14 @@ fn field_value(value: &DeValue<'_>) -> Value<HeaderValue> {
 }
 
 impl RouteDraft {
+    /// The name of each listener that it is tied to; an empty one for all.
+    pub(super) fn each_listener(&self) -> impl Iterator<Item = &str> {
+        let all = self.listeners.is_empty().then_some("");
+        let names = self.listeners.iter().map(|name| name.value.as_str());
+        let is_new = |(at, name): &(usize, &str)| self.listeners.iter().take(*at).all(|known| known.value != *name);
+        names.enumerate().filter(is_new).map(|(_, name)| name).chain(all)
+    }
+
     /// Each host and its place; an empty one for every host.
     pub(super) fn each_host(&self) -> Vec<(&str, &Range<usize>)> {
         if self.has_hosts {
@@ -261,7 +274,8 @@ impl RouteDraft {
             None => Goal::Pool(self.pool.as_ref().map(|pool| pool.value.clone()).unwrap_or_default()),
         };
         let hosts = self.hosts.iter().map(|host| host.value.clone()).collect();
-        Settings { hosts, goal, ..self.settings.clone() }
+        let listeners = self.listeners.iter().map(|name| name.value.clone()).collect();
+        Settings { hosts, listeners, goal, ..self.settings.clone() }
     }
 
     /// Its redirect, if it stays with this Linchpin as far as can be known: every host sent to another one,
@@ -274,13 +288,20 @@ impl RouteDraft {
 }
 
 /// Whether whoever asks for what `first` is for is sent from one route to the next, and never to a pool.
-fn goes_round(first: &RouteDraft, all: &[RouteDraft], table: &Routes) -> bool {
+fn goes_round(
+    first: &RouteDraft,
+    all: &[RouteDraft],
+    table: &Routes,
+    listener: impl Fn(&str) -> Option<usize>,
+) -> bool {
     let Some(redirect) = first.redirects_here() else { return false };
     let mut is_secure = first.settings.is_secure.unwrap_or(redirect.scheme == Some("https"));
     let mut host = first.hosts.first().map_or("a.example", |host| host.value.as_str()).replace('*', "a");
+    // A route that is for all listeners is at one that no other route is tied to.
+    let at = first.listeners.first().and_then(|name| listener(&name.value)).unwrap_or(usize::MAX);
     let Ok(mut asked) = first.settings.path_prefix.parse::<Uri>() else { return false };
     for _ in 0..=all.len() {
-        let found = table.find(is_secure, without_port(&host), asked.path()).and_then(|at| all.get(at));
+        let found = table.find(at, is_secure, without_port(&host), asked.path()).and_then(|at| all.get(at));
         let next = found.and_then(|draft| {
             draft.redirects_here()?.location(&host, is_secure, &asked, &draft.settings.path_prefix)?.parse::<Uri>().ok()
         });
@@ -297,8 +318,10 @@ pub(super) fn circles(drafts: &[RouteDraft], notes: &Notes<'_>) {
     let timeouts = Timeouts::default();
     // The ways stand where their drafts do, since each of them finds its pool.
     let settings: Vec<_> = drafts.iter().map(RouteDraft::filled_in).collect();
-    let table = Routes::new(&settings, 0, |_| Some((0, &timeouts)));
-    for draft in drafts.iter().filter(|draft| goes_round(draft, drafts, &table)) {
+    let names: Vec<_> = drafts.iter().flat_map(|draft| &draft.listeners).map(|name| name.value.as_str()).collect();
+    let listener = |name: &str| names.iter().position(|known| *known == name);
+    let table = Routes::new(&settings, 0, listener, |_| Some((0, &timeouts)));
+    for draft in drafts.iter().filter(|draft| goes_round(draft, drafts, &table, listener)) {
         let Some(Spot { value: redirect, span }) = &draft.redirect else { continue };
         let problem = "whoever follows the redirect comes back to one: clients go round in a circle";
         match (redirect.scheme, &redirect.host) {

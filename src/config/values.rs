@@ -286,3 +286,16 @@ pub(super) fn nearest<'k>(mistyped: &str, known: impl IntoIterator<Item = &'k st
     });
     close.min_by_key(|(distance, _)| *distance).map(|(_, word)| word)
 }
+/// Names that a mistyped one is compared with, at the most: each comparison of a file with thousands of them costs.
+const MOST_COMPARED: usize = 200;
+
+/// The remedy for a name that is none.
+pub(super) fn known<'n>(what: &str, mistyped: &str, names: impl Iterator<Item = &'n str> + Clone) -> String {
+    match nearest(mistyped, names.clone().take(MOST_COMPARED)) {
+        Some(name) => format!("did you mean \"{name}\"?"),
+        None => match names.take(10).map(|name| format!("\"{name}\"")).collect::<Vec<_>>() {
+            names if names.is_empty() => format!("there are no other {what}"),
+            names => format!("{what} here: {}", names.join(", ")),
+        },
+    }
+}

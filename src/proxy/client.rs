@@ -26,6 +26,8 @@ const UNKNOWN: &str = "unknown";
 /// What of a listener matters to requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Door {
+    /// Its position among the listeners of the configuration.
+    pub position: usize,
     /// What the access log calls it.
     pub name: Arc<str>,
     /// Whether clients reach it by TLS.
@@ -99,6 +101,11 @@ impl Client {
     /// What the access log calls its listener.
     pub(super) fn listener(&self) -> &str {
         &self.door.name
+    }
+
+    /// The position of its listener.
+    pub(super) fn position(&self) -> usize {
+        self.door.position
     }
 
     /// The address that it connected from, as text.
@@ -316,6 +323,7 @@ mod tests {
         let trusted = trusted.iter().map(|net| net.parse().unwrap()).collect();
         Client::new(
             &Arc::new(Door {
+                position: 0,
                 name: "l".into(),
                 is_secure: false,
                 trusted,

@@ -21,10 +21,8 @@ use super::order::Wait;
 use super::request_id::RequestId;
 use super::route::{Goal, Way};
 use super::snapshot::{Service, View};
-use super::via::Via;
 use super::wait::Hold;
 use super::{Proxy, Timeouts, respond, route, streams, tunnel};
-use crate::affinity::pins::Clash;
 use crate::affinity::rules::Effect;
 use crate::affinity::{Cause, Decision, Verdict};
 use crate::clock::{self, Limit};
@@ -164,7 +162,8 @@ impl Exchange {
     ) -> Option<&'v Way> {
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let routes = &view.snapshot().routes;
-        let found = routes.find(self.origin.is_secure, route::name_of(host), head.uri.path())?;
+        let found =
+            routes.find(self.client.position(), self.origin.is_secure, route::name_of(host), head.uri.path())?;
         self.way = Some(found);
         routes.way(found)
     }
@@ -173,45 +172,6 @@ impl Exchange {
     pub(super) fn admit(&self, view: &View) -> Result<(), ProxyError> {
         let Some(limiter) = &view.snapshot().limiter else { return Ok(()) };
         limiter.take(self.origin.address, clock::now()).map_err(|wait| ProxyError::TooMany { wait })
-    }
-
-    /// A backend pins clients under a name of ours. Says so once a pool.
-    pub(super) fn clashes(&self, service: &Service, clash: Clash) {
-        if !service.affinity.is_first_clash() {
-            return;
-        }
-        let pool = &**service.pool.name();
-        let backend = self.backend.map(|index| &**service.pool.backend(index).name());
-        match clash {
-            Clash::Cookie => tracing::warn!(
-                pool,
-                backend,
-                "a backend sets a routing cookie of the same name as one of ours: it is a Linchpin, too; clients get its \
-                 cookie with a `~` behind the name, so that both keep their clients; write another \
-                 [pools.persistence.cookie] name in one of the two"
-            ),
-            Clash::Field => tracing::warn!(
-                pool,
-                backend,
-                "a backend sends its pins in the same field as we do: it is a Linchpin, too, and keeps no client; write \
-                 another [pools.persistence.header] name in one of the two"
-            ),
-        }
-    }
-
-    /// Whether the request was forwarded to its pool before; says so, now and then.
-    pub(super) fn goes_round(&self, via: &Via, headers: &HeaderMap) -> bool {
-        let is_back = via.has_been_here(headers);
-        if is_back && via.says_so(clock::now()) {
-            tracing::warn!(
-                pool = self.service().map(|service| &**service.pool.name()),
-                listener = self.client.listener(),
-                request = self.id.as_str(),
-                "a request came back that was sent to this pool before: its backends lead here; \
-                 look for the address of this Linchpin, or of a proxy before it, among them"
-            );
-        }
-        is_back
     }
 
     /// What the route does to fields, if anything.

@@ -284,6 +284,7 @@ mod tests {
 
     fn forward(headers: &mut HeaderMap) -> bool {
         let door = Door {
+            position: 0,
             name: "l".into(),
             is_secure: false,
             trusted: Vec::new(),

@@ -1,7 +1,8 @@
-//! Owns: scheme, host and path → pool or redirect, and what a route has of its own.
+//! Owns: listener, scheme, host and path → pool or redirect, and what a route has of its own.
 //! Invariant: the most specific route wins, whatever the order of the configuration.
 //! Must not know: backends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Timeouts;
@@ -14,6 +15,8 @@ use crate::affinity::rules::Effect;
 /// One `[[routes]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// The names of the listeners whose requests it is for; empty for all of them.
+    pub listeners: Vec<String>,
     /// For requests over TLS alone, or those without; `None` for both.
     pub is_secure: Option<bool>,
     /// Host names in lower case, exact or `*.suffix`; empty for every host.
@@ -52,6 +55,7 @@ impl Settings {
     /// Every request to `goal`.
     pub fn to(goal: Goal<String>) -> Settings {
         Settings {
+            listeners: Vec::new(),
             is_secure: None,
             hosts: Vec::new(),
             path_prefix: "/".into(),
@@ -118,6 +122,8 @@ pub struct Routes {
 
 #[derive(Debug)]
 struct Route {
+    /// The positions of the listeners that it is tied to; `None` for all.
+    listeners: Option<Arc<[usize]>>,
     is_secure: Option<bool>,
     host: Host,
     prefix: String,
@@ -187,10 +193,15 @@ impl Way {
 }
 
 impl Routes {
-    /// Makes the table; bodies may have `body` bytes where a route doesn't say otherwise. `pool` finds a
-    /// pool's position and timeouts by name. A route to no pool is left out: the configuration check has
-    /// refused it.
-    pub fn new<'t>(settings: &[Settings], body: u64, pool: impl Fn(&str) -> Option<(usize, &'t Timeouts)>) -> Routes {
+    /// Makes the table; bodies may have `body` bytes where a route doesn't say otherwise. `listener` finds a
+    /// listener's position by name, and `pool` a pool's position and timeouts. A route to no pool, or that is tied
+    /// to no listener, leads nowhere: the configuration check has refused it.
+    pub fn new<'t>(
+        settings: &[Settings],
+        body: u64,
+        listener: impl Fn(&str) -> Option<usize>,
+        pool: impl Fn(&str) -> Option<(usize, &'t Timeouts)>,
+    ) -> Routes {
         let mut all = Routes::default();
         for each in settings {
             let way = match &each.goal {
@@ -200,22 +211,29 @@ impl Routes {
                     None => continue,
                 },
             };
+            let tied = || each.listeners.iter().filter_map(|name| listener(name)).collect::<Arc<[usize]>>();
+            let listeners = (!each.listeners.is_empty()).then(tied);
             let any = each.hosts.is_empty().then_some(Host::Any);
             for host in each.hosts.iter().map(|host| Host::parse(host)).chain(any) {
                 let prefix = each.path_prefix.trim_end_matches('/').into();
-                all.routes.push(Route { is_secure: each.is_secure, host, prefix, way: all.ways.len() });
+                let (listeners, way) = (listeners.clone(), all.ways.len());
+                all.routes.push(Route { listeners, is_secure: each.is_secure, host, prefix, way });
             }
             all.ways.push(way);
         }
-        let rank = |route: &Route| (route.is_secure.is_some(), route.host.rank(), route.prefix.len());
+        let rank = |route: &Route| {
+            (route.listeners.is_some(), route.is_secure.is_some(), route.host.rank(), route.prefix.len())
+        };
         all.routes.sort_by_key(|route| std::cmp::Reverse(rank(route)));
         all
     }
 
-    /// The position of the way for a request to `host` (without port, any case) and `path`.
-    pub fn find(&self, is_secure: bool, host: &str, path: &str) -> Option<usize> {
+    /// The position of the way for a request to `host` (without port, any case) and `path` that came to the
+    /// listener at this position.
+    pub fn find(&self, listener: usize, is_secure: bool, host: &str, path: &str) -> Option<usize> {
         let leads = |route: &&Route| {
-            route.is_secure.is_none_or(|only| only == is_secure)
+            route.listeners.as_ref().is_none_or(|tied| tied.contains(&listener))
+                && route.is_secure.is_none_or(|only| only == is_secure)
                 && route.host.matches(host)
                 && behind(&route.prefix, path).is_some()
         };
@@ -285,6 +303,8 @@ mod tests {
 
     type Given<'g> = (Option<bool>, &'g [&'g str], &'g str, &'g str);
 
+    const HERE: usize = 0;
+
     fn routes(given: &[Given<'_>], timeouts: &Timeouts) -> Routes {
         let settings: Vec<_> = given
             .iter()
@@ -295,11 +315,11 @@ mod tests {
                 ..Settings::all_to(pool)
             })
             .collect();
-        Routes::new(&settings, 0, |name| Some((name.parse().ok()?, timeouts)))
+        Routes::new(&settings, 0, |_| None, |name| Some((name.parse().ok()?, timeouts)))
     }
 
     fn found(routes: &Routes, is_secure: bool, host: &str, path: &str) -> Option<usize> {
-        match routes.way(routes.find(is_secure, host, path)?)?.goal {
+        match routes.way(routes.find(HERE, is_secure, host, path)?)?.goal {
             Goal::Pool(pool) => Some(pool),
             Goal::Redirect(_) => None,
         }
@@ -343,6 +363,34 @@ mod tests {
     }
 
     #[test]
+    fn a_route_that_is_tied_to_a_listener_is_for_its_requests_and_before_all_others() {
+        let timeouts = Timeouts::default();
+        let tied = |listeners: &[&str], hosts: &[&str], pool: &str| Settings {
+            listeners: listeners.iter().map(|name| (*name).into()).collect(),
+            hosts: hosts.iter().map(|host| (*host).into()).collect(),
+            ..Settings::all_to(pool)
+        };
+        let settings = [
+            tied(&[], &["a"], "0"),
+            tied(&["1", "2"], &[], "1"),
+            tied(&["2"], &["a"], "2"),
+            tied(&["nowhere"], &["b"], "3"),
+        ];
+        let pool = |name: &str| Some((name.parse().ok()?, &timeouts));
+        let routes = Routes::new(&settings, 0, |name| name.parse().ok(), pool);
+        for (listener, host, found) in [
+            (0, "a", Some(0)),
+            (0, "b", None),
+            (1, "a", Some(1)),
+            (1, "b", Some(1)),
+            (2, "a", Some(2)),
+            (2, "b", Some(1)),
+        ] {
+            assert_eq!(routes.find(listener, false, host, "/"), found, "{listener} {host}");
+        }
+    }
+
+    #[test]
     fn no_route_is_no_pool() {
         let timeouts = Timeouts::default();
         let routes = |hosts: &[&str], prefix: &str| routes(&[(None, hosts, prefix, "0")], &timeouts);
@@ -356,7 +404,7 @@ mod tests {
         let pool = Timeouts { total: Duration::from_secs(7), ..Timeouts::default() };
         let mut settings = Settings::all_to("0");
         let way = |settings: &Settings| {
-            Routes::new(std::slice::from_ref(settings), 9, |_| Some((0, &pool))).ways.pop().unwrap()
+            Routes::new(std::slice::from_ref(settings), 9, |_| None, |_| Some((0, &pool))).ways.pop().unwrap()
         };
         assert_eq!((way(&settings).timeouts, way(&settings).body), (None, 9));
         settings.timeouts.response = Some(Duration::from_secs(1));

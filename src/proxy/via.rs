@@ -64,8 +64,20 @@ impl Via {
         })
     }
 
-    /// Whether it is time to say that a request came back.
-    pub(super) fn says_so(&self, now: Instant) -> bool {
+    /// Says now and then that a request came back that was sent to `pool`.
+    pub(super) fn tell(&self, pool: &str, listener: &str, request: &str, now: Instant) {
+        if self.is_to_say(now) {
+            tracing::warn!(
+                pool,
+                listener,
+                request,
+                "a request came back that was sent to this pool before: its backends lead here; \
+                 look for the address of this Linchpin, or of a proxy before it, among them"
+            );
+        }
+    }
+
+    fn is_to_say(&self, now: Instant) -> bool {
         let is_due = self.said.get().is_none_or(|said| now.saturating_duration_since(said) >= SAID_EVERY);
         if is_due {
             self.said.set(Some(now));
@@ -121,7 +133,7 @@ mod tests {
     #[test]
     fn a_circle_is_told_of_once_a_second() {
         let (via, now) = (Via::new("linchpin-1").unwrap(), Instant::now());
-        let told: Vec<_> = [0, 1, 999, 1000, 1001].map(|ms| via.says_so(now + Duration::from_millis(ms))).into();
+        let told: Vec<_> = [0, 1, 999, 1000, 1001].map(|ms| via.is_to_say(now + Duration::from_millis(ms))).into();
         assert_eq!(told, [true, false, false, true, false]);
     }
 }

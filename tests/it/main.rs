@@ -31,6 +31,7 @@ mod identity;
 mod import;
 mod interim;
 mod limits;
+mod listeners;
 mod logs;
 mod loops;
 mod many_backends;

@@ -19,7 +19,7 @@ fn every_configuration_on_the_page_can_be_run() {
         let (_, report) = config::parse(&format!("{part}{rest}"), Path::new("page.toml")).unwrap();
         assert_eq!(report.to_string(), "", "{part}");
     }
-    assert_eq!(parts.len(), 4);
+    assert_eq!(parts.len(), 6);
 }
 
 #[tokio::test]

@@ -210,3 +210,41 @@ fn a_unix_socket_needs_a_name_for_tls() {
     assert_eq!(report.findings()[0].problem, "a Unix socket has no name that a certificate could be for");
     assert_eq!(parse(", server_name = \"app.internal\"").unwrap().1.to_string(), "");
 }
+
+#[test]
+fn a_route_that_is_open_with_and_without_a_certificate_is_told_of() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    folder.pair("a", &authority.issue(&["a.example"]));
+    folder.write("ca.pem", &authority.pem());
+    folder.write("other.pem", &Authority::new("other").pem());
+    let listener = |name: &str, port: u16, clients: &str| {
+        let tls = format!("tls = {{ cert = \"a.pem\", key = \"a.key\"{clients} }}");
+        format!("[[listeners]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n{tls}\n")
+    };
+    let strict = listener("strict", 1, ", client_ca = \"ca.pem\"");
+    let lax = listener("lax", 2, ", client_ca = \"ca.pem\", client_certificate = \"optional\"");
+    let (open, foreign) = (listener("open", 3, ""), listener("foreign", 4, ", client_ca = \"other.pem\""));
+    let plain = "[[listeners]]\nname = \"plain\"\naddress = \"127.0.0.1:5\"\n";
+    let sent_away = "[[listeners]]\nname = \"away\"\naddress = \"127.0.0.1:6\"\nredirect_https = true\n";
+    let route = |keys: &str| format!("[[routes]]\npool = \"app\"\n{keys}\n");
+    let all = &route("");
+    let pool = "[[pools]]\nname = \"app\"\npersistence.type = \"none\"\n[[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9001\"\n";
+    let strict_at = "this is open at the listener \"strict\", which asks clients for a certificate, and at ";
+    for (listeners, routes, expected) in [
+        ([&strict[..], &open], all, Some(format!("{strict_at}\"open\", which asks for none"))),
+        ([plain, &strict], all, Some(format!("{strict_at}\"plain\", which asks for none"))),
+        ([&lax, &strict], all, Some(format!("{strict_at}\"lax\", which takes those who have none"))),
+        ([&strict, &foreign], all, Some(format!("{strict_at}\"foreign\", which asks for one of another authority"))),
+        ([&strict, &open], &String::new(), Some(format!("{strict_at}\"open\", which asks for none"))),
+        ([&strict, sent_away], all, None),
+        ([&open, plain], all, None),
+        ([&lax, plain], all, None),
+        ([&strict, &open], &route("listeners = [\"strict\", \"open\"]"), None),
+        ([&strict, &open], &(route("listeners = [\"strict\"]") + &route("listeners = [\"open\"]")), None),
+    ] {
+        let text = format!("{}{routes}{pool}", listeners.concat());
+        let report = parse(&text, &folder.0.join("linchpin.toml")).map_or_else(|report| report, |(_, report)| report);
+        let said: Vec<_> = report.findings().iter().map(|finding| finding.problem.clone()).collect();
+        assert_eq!(said, Vec::from_iter(expected), "{text}");
+    }
+}

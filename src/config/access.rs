@@ -1,0 +1,87 @@
+//! Owns: which listeners a route is open at, and what is said where that is not what it looks like.
+//! Invariant: a route is tied to listeners that there are; a route that is open with and without a client certificate is told of.
+//! Must not know: what a route does; handshakes.
+
+use std::path::Path;
+
+use super::file::Draft;
+use super::listeners::ListenerDraft;
+use super::report::Notes;
+use super::routes::RouteDraft;
+use super::values::{known, shown};
+use crate::tls::server::Clients;
+
+/// Notes what doesn't fit together.
+pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
+    for route in &draft.routes {
+        for (index, name) in route.listeners.iter().enumerate() {
+            let names = || draft.listeners.iter().filter_map(ListenerDraft::name);
+            if !names().any(|known| known == name.value) {
+                let all: Vec<_> = names().collect();
+                let problem = format!("there is no listener {}", shown(&name.value));
+                notes.missing(&name.span, problem, known("listeners", &name.value, all.iter().map(String::as_str)));
+            } else if route.listeners.iter().take(index).any(|other| other.value == name.value) {
+                let problem = format!("{} stands twice in this list", shown(&name.value));
+                notes.error(&name.span, problem, "take one out");
+            }
+        }
+    }
+    if !notes.is_whole() {
+        return;
+    }
+    unreached(draft, notes);
+    certificates(draft, notes);
+}
+
+/// Listeners at which every request is answered by 404.
+fn unreached(draft: &Draft, notes: &Notes<'_>) {
+    for listener in draft.listeners.iter().filter(|listener| listener.serves()) {
+        let Some(address) = &listener.address else { continue };
+        if !draft.routes.is_empty() && !draft.routes.iter().any(|route| is_open_at(route, listener)) {
+            let problem = "no route leads from this listener: each is tied to others by its `listeners`";
+            notes.warn(&address.span, problem, "write [[routes]] for it, or take it out");
+        }
+    }
+}
+
+/// Where one listener keeps out clients without a certificate and another one doesn't, or wants those of another
+/// authority, a route that is open at both keeps nobody out.
+fn certificates(draft: &Draft, notes: &Notes<'_>) {
+    let routed = draft.routes.iter().filter(|route| route.pool.is_some());
+    // Who names its listeners has thought of it.
+    let mut opened: Vec<_> = routed.filter(|route| route.listeners.is_empty()).map(|route| &route.span).collect();
+    if let (true, Some(pool)) = (draft.routes.is_empty(), draft.pools.first()) {
+        opened.push(&pool.span);
+    }
+    let listeners = || draft.listeners.iter().filter(|listener| listener.serves());
+    let Some((strict, wanted)) = listeners().find_map(|each| Some((each, required(each)?))) else { return };
+    let Some(other) = listeners().find(|other| required(other) != Some(wanted)) else { return };
+    let what = match (required(other), asked_for(other)) {
+        (Some(_), _) => "asks for one of another authority",
+        (None, Some(_)) => "takes those who have none",
+        (None, None) => "asks for none",
+    };
+    let name = |listener: &ListenerDraft| shown(&listener.name().unwrap_or_default());
+    for span in opened {
+        let problem = format!(
+            "this is open at the listener {}, which asks clients for a certificate, and at {}, which {what}",
+            name(strict),
+            name(other)
+        );
+        notes.warn(span, problem, format!("write listeners = [{}], or name both if it is meant", name(strict)));
+    }
+}
+
+fn is_open_at(route: &RouteDraft, listener: &ListenerDraft) -> bool {
+    let name = listener.name();
+    route.listeners.is_empty() || route.listeners.iter().any(|tied| Some(&tied.value) == name.as_ref())
+}
+
+fn asked_for(listener: &ListenerDraft) -> Option<&Clients> {
+    listener.tls.as_ref()?.settings.as_ref()?.clients.as_ref()
+}
+
+/// Whose certificates let clients in, if nothing else does.
+fn required(listener: &ListenerDraft) -> Option<&Path> {
+    asked_for(listener).filter(|clients| clients.is_required).map(|clients| clients.authorities.as_path())
+}
