@@ -21,7 +21,14 @@ pub(super) fn is_head(bytes: &[u8]) -> bool {
     // RFC 9112 §2.2: empty lines before it are passed over, and a line may end with LF alone.
     let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
     let Some(head) = bytes.get(begin..).filter(|head| !head.is_empty()) else { return false };
-    memmem::find(head, b"\r\n\r\n").is_some() || memmem::find(head, b"\n\n").is_some()
+    // The first takes in CRLF CRLF, which is what nearly all heads end with.
+    memmem::find(head, b"\n\r\n").is_some() || memmem::find(head, b"\n\n").is_some() || head.iter().any(is_foreign)
+}
+
+/// A byte that no head has (RFC 9110 §5.5, RFC 9112 §3). hyper refuses what has one: whoever speaks TLS to a listener
+/// without it, above all, is to hear so at once.
+fn is_foreign(byte: &u8) -> bool {
+    byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r' | b'\n')
 }
 
 /// The preface of HTTP/2, or a head of HTTP/1.1. No request of HTTP/1.1 is a beginning of the preface for longer than
@@ -60,6 +67,10 @@ mod tests {
         assert_eq!(first(is_head, b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET"), Some(27));
         assert_eq!(first(is_head, b"\r\n\r\nGET / HTTP/1.0\n\n"), Some(20));
         assert_eq!(first(is_head, b"GET / HTTP/1.1\r\nhost: a\r\n"), None);
+        assert_eq!(first(is_head, b"GET / HTTP/1.1\nhost: a\n\r\n"), Some(25));
+        assert_eq!(first(is_head, &[22, 3, 1, 2, 0, 1]), Some(1), "the beginning of TLS");
+        assert_eq!(first(is_head, b"GET /\0"), Some(6));
+        assert_eq!(first(is_head, "GET /\u{e4}".as_bytes()), None, "hyper says what it takes");
         assert_eq!(first(is_preface_or_head, PREFACE), Some(PREFACE.len()));
         assert_eq!(first(is_preface_or_head, b"PRI * HTTP/2.0\r\n\r\nGET"), Some(19), "it is none");
         assert_eq!(first(is_preface_or_head, b"POST / HTTP/1.1\r\n\r\n"), Some(19));
