@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::FORWARDED;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::{oneshot, watch};
 use tokio::task::LocalSet;
@@ -39,7 +39,7 @@ use crate::proxy::relay::ResponseBody;
 use crate::proxy::replay;
 use crate::proxy::snapshot::Snapshot;
 use crate::runtime::workers::Thread;
-use crate::runtime::{Fault, Handler, ListenerSettings, Listeners, Peer, Reply, Workers, descriptors, listen};
+use crate::runtime::{Fault, GivenUp, Handler, ListenerSettings, Listeners, Peer, Reply, Workers, descriptors, listen};
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, OpenError, Reopen, Watch};
 use crate::tls::reload::Watched;
@@ -310,6 +310,11 @@ impl Handler for Serve {
             let tunnel = reply.tunnel.map(|tunnel| Box::new(Over(tunnel)) as Box<dyn runtime::Tunnel>);
             Reply { response: reply.response, tunnel, is_stream: reply.is_stream }
         })
+    }
+
+    fn given_up(self: &Rc<Self>, client: &Rc<Client>, why: GivenUp) -> Response<ResponseBody> {
+        // A client that closed its side is recorded as one that went.
+        self.proxy.give_up(client, why != GivenUp::ClientClosed)
     }
 
     fn unread(self: &Rc<Self>, client: &Rc<Client>, fault: Fault) -> bytes::Bytes {

@@ -357,6 +357,15 @@ impl Proxy {
         unread::refuse(self, client, error)
     }
 
+    /// The answer to a request that is given up while it is handled, by `client`'s connection or with all
+    /// others; `is_ours` if that is recorded as our doing.
+    pub fn give_up(&self, client: &Client, is_ours: bool) -> Response<ResponseBody> {
+        if is_ours {
+            client.is_given_up.set(true);
+        }
+        respond::respond(ProxyError::GivenUp, self.new_id().as_str(), false).map(ResponseBody::page)
+    }
+
     /// A limit of the connection's was reached.
     pub fn limited(&self, limit: Limit) {
         self.view.borrow().snapshot().limited.count(self.thread, limit);

@@ -3,6 +3,7 @@
 //! Must not know: what is served.
 
 mod activity;
+mod answer;
 pub mod conn;
 mod connection_limit;
 mod delivery;
@@ -20,6 +21,7 @@ mod proxied;
 pub mod signal;
 pub mod workers;
 
+pub use answer::GivenUp;
 pub use conn::{Duplex, Fault, Handler, Reply, Tunnel};
 pub use delivery::Content;
 pub use greet::Peer;

@@ -3,7 +3,7 @@
 //! Must not know: requests' ways, backends.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -58,6 +58,8 @@ pub struct Client {
     subject: Option<HeaderValue>,
     forwarding: Forwarding,
     pub(super) memory: RefCell<Memory>,
+    /// What it still waits for is given up, by us.
+    pub(super) is_given_up: Cell<bool>,
 }
 
 /// Where a request comes from.
@@ -95,7 +97,15 @@ impl Client {
         let address = address.to_canonical();
         let is_trusted = door.trusts(address);
         let forwarding = Forwarding::new(address);
-        Client { door: Arc::clone(door), address, is_trusted, subject, forwarding, memory: RefCell::default() }
+        Client {
+            door: Arc::clone(door),
+            address,
+            is_trusted,
+            subject,
+            forwarding,
+            memory: RefCell::default(),
+            is_given_up: Cell::new(false),
+        }
     }
 
     /// What the access log calls its listener.

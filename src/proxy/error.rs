@@ -42,6 +42,8 @@ pub enum ProxyError {
     PinLost(Refusal),
     /// The backend answered a request for a tunnel with a success that is none.
     NotSwitched,
+    /// The request was given up while it was handled: the process ends, or a part of it has failed.
+    GivenUp,
     /// A backend failed, and the request must not be tried again.
     Backend(Failure),
 }
@@ -64,6 +66,7 @@ impl ProxyError {
             ProxyError::NoBackend => "no_backend",
             ProxyError::PinLost(_) => "pin_lost",
             ProxyError::NotSwitched => "not_switched",
+            ProxyError::GivenUp => "given_up",
             ProxyError::Backend(failure) => {
                 crate::upstream::Fact::OUTCOMES.get(failure.fact.outcome()).copied().unwrap_or("backend")
             }

@@ -136,7 +136,9 @@ impl Body for ResponseBody {
     type Error = BrokenOff;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let ResponseBody { content, exchange: Some(exchange) } = &mut *self else { return Poll::Ready(None) };
+        let ResponseBody { content, exchange: Some(exchange) } = &mut *self else {
+            return Poll::Ready(self.rest().map(|page| Ok(Frame::data(page))));
+        };
         let (received, since, waits_for, is_slow) = match content {
             Content::Page(page) => {
                 let page = std::mem::take(page);
@@ -208,6 +210,19 @@ impl Body for ResponseBody {
 }
 
 impl ResponseBody {
+    /// A page that nobody keeps a record of.
+    pub(super) fn page(page: Bytes) -> ResponseBody {
+        ResponseBody { content: Content::Page(page), exchange: None }
+    }
+
+    /// What is left of a page.
+    fn rest(&mut self) -> Option<Bytes> {
+        match &mut self.content {
+            Content::Page(page) => Some(std::mem::take(page)).filter(|page| !page.is_empty()),
+            Content::Relayed { .. } => None,
+        }
+    }
+
     /// It is given up before its end, and of what it gave so many bytes never left.
     pub fn lost(&mut self, bytes: u64) {
         if let Some(exchange) = &mut self.exchange {

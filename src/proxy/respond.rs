@@ -26,7 +26,7 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::NoRoute => StatusCode::NOT_FOUND,
         ProxyError::Loop => StatusCode::LOOP_DETECTED,
         ProxyError::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
-        ProxyError::NotSwitched => StatusCode::BAD_GATEWAY,
+        ProxyError::NotSwitched | ProxyError::GivenUp => StatusCode::BAD_GATEWAY,
         // The configuration takes no other than those from 400 to 599.
         ProxyError::PinLost(refusal) => StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
         ProxyError::Backend(failure) => match failure.fact {
@@ -57,6 +57,10 @@ fn advice(error: ProxyError) -> &'static str {
         ProxyError::NoBackend => "No server is available just now. Please try again in a moment.",
         ProxyError::PinLost(_) => "The server that holds your session is not available just now.",
         ProxyError::NotSwitched => "The server speaks no WebSocket at this address.",
+        ProxyError::GivenUp => {
+            "The request was given up while it was worked on, and may or may not have been carried out. \
+             Please look before you send it again."
+        }
         ProxyError::Backend(failure) => match failure.fact {
             Fact::Shortage => "There is too much to do just now. Please try again in a moment.",
             Fact::ConnectTimeout | Fact::ResponseTimeout => "The server took too long to answer.",
@@ -79,6 +83,7 @@ fn closes(error: ProxyError) -> bool {
             | ProxyError::BodyTimeout
             | ProxyError::BodyTooLarge
             | ProxyError::BodyAborted
+            | ProxyError::GivenUp
             | ProxyError::TooManyFields
             | ProxyError::TargetTooLong
     )

@@ -38,6 +38,8 @@ pub(super) struct Activity {
     pub(super) is_stream: Cell<bool>,
     /// Since when the client is seen to send no more, while it waits for an answer.
     pub(super) closed_since: Cell<Option<Instant>>,
+    /// It has waited for so long that it is taken for one that has left.
+    pub(super) is_left: Cell<bool>,
     /// It is time to look whether the client has reset the connection.
     pub(super) probe: Cell<bool>,
     /// The request that comes next has a fragment in its target.
@@ -84,6 +86,7 @@ impl Activity {
             is_answered: Cell::new(false),
             is_stream: Cell::new(false),
             closed_since: Cell::new(None),
+            is_left: Cell::new(false),
             probe: Cell::new(false),
             has_fragment: Cell::new(false),
             is_flushed: Cell::new(true),

@@ -22,6 +22,7 @@ use hyper::service::{Service, service_fn};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::activity::Activity;
+use super::answer::{Answering, GivenUp};
 use super::delivery::{Content, Tracked};
 use super::gather;
 use super::greet::{self, Arrival, Peer};
@@ -51,6 +52,9 @@ pub trait Handler: 'static {
         request: Request<Incoming>,
         interim: Option<Arc<InterimQueue>>,
     ) -> impl Future<Output = Reply<Self::Body>> + 'static;
+
+    /// The answer to a request that is given up before it was answered; what handles it is dropped then.
+    fn given_up(self: &Rc<Self>, client: &Rc<Self::Client>, why: GivenUp) -> Response<Self::Body>;
 
     /// A request came of which no head was understood. The bytes are sent as the answer where
     /// none has gone out yet.
@@ -103,6 +107,8 @@ pub(super) struct Common<H> {
     pub(super) clock: clock::Limits,
     /// Since when the process is about to end, and how long a connection may then still bring a request.
     draining: Rc<Cell<Option<(Instant, Duration)>>>,
+    /// The time that requests had to end is over.
+    is_over: Rc<Cell<bool>>,
     pub(super) http1: hyper::server::conn::http1::Builder,
 }
 
@@ -114,12 +120,23 @@ impl<H> Common<H> {
         clock: clock::Limits,
     ) -> Common<H> {
         let http1 = http1::builder(&limits);
-        Common { handler, limits, guests, clock, draining: Rc::default(), http1 }
+        Common { handler, limits, guests, clock, draining: Rc::default(), is_over: Rc::default(), http1 }
     }
 
     /// The process is about to end: each connection has one more request, if it comes within `idle`.
     pub(super) fn drain(&self, idle: Duration) {
         self.draining.set(Some((clock::now(), idle)));
+    }
+
+    /// What is under way is given up.
+    pub(super) fn give_up(&self) {
+        self.is_over.set(true);
+        self.clock.wake_all();
+    }
+
+    /// Whether what was under way has been given up.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.get()
     }
 
     /// Whether the process is about to end.
@@ -221,6 +238,7 @@ pub(super) fn service<H: Handler>(
     Future = impl Future<Output = Served<H>> + 'static,
 > {
     let (handler, draining) = (Rc::clone(&common.handler), Rc::clone(&common.draining));
+    let is_over = Rc::clone(&common.is_over);
     let most = common.limits.requests_per_connection.unwrap_or(u32::MAX);
     service_fn(move |mut request: Request<Incoming>| {
         let mut busy = Busy::begin(&activity);
@@ -235,7 +253,10 @@ pub(super) fn service<H: Handler>(
         let draining = Rc::clone(&draining);
         // With `map` and not in an `async` block, which would have the request's future in it twice.
         let interim = activity.interim_of(request.version());
-        Rc::clone(&handler).handle(Rc::clone(&client), request, interim).map(move |reply| {
+        let (giving_up, to) = (Rc::clone(&handler), Rc::clone(&client));
+        let give_up = move |why| giving_up.given_up(&to, why);
+        let handling = Rc::clone(&handler).handle(Rc::clone(&client), request, interim);
+        Answering::new(handling, &activity, &is_over, give_up).map(move |reply| {
             let Reply { mut response, tunnel, is_stream } = reply;
             busy.activity.ends_interim();
             // A connection of HTTP/2 is told by itself to go.
@@ -273,6 +294,7 @@ impl Busy {
         activity.head_since.set(None);
         activity.is_answered.set(false);
         activity.is_stream.set(false);
+        activity.is_left.set(false);
         Busy { activity: Rc::clone(activity), is_answered: false }
     }
 

@@ -87,7 +87,15 @@ async fn active<H: Handler>(
     limit.set_after(phase::QUIET);
     // At the end of the process hyper is told nothing: it would close as soon as a response has gone out that does
     // not say so, when the client may have sent its next request.
+    let mut is_told = false;
     let next = poll_fn(|cx| {
+        // What has begun to be answered is cut off; what has not is answered now, and then hyper is done.
+        if common.is_over()
+            && !std::mem::replace(&mut is_told, true)
+            && (activity.busy.get() == 0 || activity.is_answered.get())
+        {
+            return Poll::Ready(Ok(Next::Abort));
+        }
         if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(Err(result));
         }

@@ -159,7 +159,12 @@ impl Write for Io {
                 activity.closed_since.set(Some(since));
                 let waits = !activity.is_answered.get();
                 if phase::has_left(clock::now().saturating_duration_since(since), waits, activity.is_stream.get()) {
-                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                    if !waits {
+                        return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                    }
+                    // It may be there all the same, and is told.
+                    activity.is_left.set(true);
+                    cx.waker().wake_by_ref();
                 }
             }
         }

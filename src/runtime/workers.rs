@@ -179,7 +179,11 @@ where
         _ = essential.join_next() => return End::Broken,
         Some(_) = accepting.join_next() => return End::Broken,
     };
-    let Stop::Within(grace) = told else { return End::Told };
+    let Stop::Within(grace) = told else {
+        accepting.abort_all();
+        last_words(&common, &house).await;
+        return End::Told;
+    };
     common.drain(LastCall::within(grace).idle);
     clock.wake_all();
     let empty = async {
@@ -194,7 +198,15 @@ where
             tracing::warn!(connections = house.open.get(), "the grace period is over; closing what is left");
         }
     }
+    last_words(&common, &house).await;
     End::Told
+}
+
+/// Has requests answered that were not until now, and gives that the time that it takes to be sent.
+async fn last_words<H>(common: &Common<H>, house: &House) {
+    const TIME: Duration = Duration::from_millis(500);
+    common.give_up();
+    let _ = tokio::time::timeout(TIME, poll_until(|| house.open.get() == 0)).await;
 }
 
 /// Waits until the thread is told to stop: what listeners have to do then. One that is to end at once is dropped.
@@ -230,7 +242,7 @@ mod tests {
     use hyper::body::Incoming;
 
     use super::super::delivery::Content;
-    use super::super::{Fault, ListenerSettings, Peer, Reply};
+    use super::super::{Fault, GivenUp, ListenerSettings, Peer, Reply};
     use super::*;
     use crate::net::interim::InterimQueue;
     use crate::telemetry::Limit;
@@ -266,6 +278,10 @@ mod tests {
             _: Option<Arc<InterimQueue>>,
         ) -> Reply<Nothing> {
             Reply { response: Response::new(Nothing), tunnel: None, is_stream: false }
+        }
+
+        fn given_up(self: &Rc<Self>, _: &Rc<()>, _: GivenUp) -> Response<Nothing> {
+            Response::new(Nothing)
         }
 
         fn unread(self: &Rc<Self>, _: &Rc<()>, _: Fault) -> Bytes {

@@ -62,4 +62,5 @@ mod targets;
 mod tls;
 mod trailers;
 mod tunnels;
+mod unanswered;
 mod waiting;

@@ -80,6 +80,7 @@ async fn what_takes_longer_than_the_grace_is_cut_off_and_the_exit_code_is_0() {
     running.signal("TERM").await;
     running.line("the grace period is over").await;
     assert_eq!(running.exit_code().await, Some(0));
+    assert_eq!(client.response().await.status, 502, "its client knows");
     assert!(client.is_closed().await);
 }
 

@@ -7,6 +7,8 @@ use std::time::Instant;
 use http::Uri;
 use http::header::HeaderValue;
 
+use super::super::error::ProxyError;
+use super::super::respond;
 use super::Exchange;
 use crate::affinity::Cause;
 use crate::clock;
@@ -33,7 +35,9 @@ impl Drop for Exchange {
             body.leave();
         }
         let total = clock::now().saturating_duration_since(self.begun);
-        let status = self.status.map_or(CLIENT_WENT, |status| status.as_u16());
+        let given_up = self.client.is_given_up.get() || std::thread::panicking();
+        let unanswered = if given_up { respond::status(ProxyError::GivenUp).as_u16() } else { CLIENT_WENT };
+        let status = self.status.map_or(unanswered, |status| status.as_u16());
         let service = self.service();
         let unserved = || service.map_or(&self.view.snapshot().unrouted, |service| &service.unserved);
         let series = service.zip(self.backend).and_then(|(service, index)| service.series.get(index));
@@ -67,7 +71,10 @@ impl Drop for Exchange {
             session: self.session,
             rule: self.rule,
             waited: self.hold.waited(),
-            error: self.error.or(self.status.is_none().then_some("client_went")),
+            error: self.error.or(self.status.is_none().then_some(match given_up {
+                true => ProxyError::GivenUp.as_str(),
+                false => "client_went",
+            })),
         });
     }
 }
