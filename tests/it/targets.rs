@@ -154,9 +154,12 @@ async fn targets_reach_a_backend_byte_for_byte_as_far_as_the_library_can_hold_th
 #[tokio::test]
 async fn a_fragment_is_a_400() {
     let a = Backend::named("a").await;
-    let proxy = Proxy::before(&[&a]);
+    let proxy = builder().backend(&a, "").start();
     for line in ["GET /#x", "GET /a#", "GET /?a#b", "GET http://a#x", "GET http://a/b#c", "OPTIONS *#", "GET #x"] {
-        assert!(!is_served(proxy.address(), line.as_bytes()).await, "{line}");
+        // Where it is looked first whether a client speaks HTTP/2, and where it is not.
+        for listener in [0, 1] {
+            assert!(!is_served(proxy.listener(listener), line.as_bytes()).await, "{line}");
+        }
     }
     assert_eq!(a.count(), 0);
     // On a connection that has served before, too.
