@@ -171,3 +171,46 @@ impl Buf for Piece {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::task::Waker;
+
+    /// A body of ten bytes and an error, which notes what is lost of it.
+    struct Breaks(Option<Bytes>, Rc<Cell<u64>>);
+
+    impl Body for Breaks {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            Poll::Ready(Some(self.0.take().map(Frame::data).ok_or("it breaks off")))
+        }
+    }
+
+    impl Content for Breaks {
+        fn lost(&mut self, bytes: u64) {
+            self.1.set(bytes);
+        }
+    }
+
+    #[test]
+    fn what_hyper_holds_when_a_body_is_given_up_has_not_left() {
+        for (written, lost) in [(0, 10), (4, 6), (10, 0)] {
+            let told = Rc::new(Cell::new(0));
+            let body = Breaks(Some(Bytes::from_static(b"ten bytes.")), Rc::clone(&told));
+            let mut tracked = Tracked::new(body, None, Some(Rc::default()));
+            let cx = &mut Context::from_waker(Waker::noop());
+            let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut tracked).poll_frame(cx) else { panic!("a frame") };
+            let Ok(mut piece) = frame.into_data() else { panic!("data") };
+            piece.advance(written);
+            drop((piece, tracked));
+            assert_eq!(told.get(), lost, "{written} bytes were written");
+        }
+    }
+}
