@@ -10,7 +10,7 @@ use tokio::process::Command;
 use super::support::frames::{END_STREAM, Frames, HEADERS};
 use super::support::process::Running;
 use super::support::tool::Folder;
-use super::support::{Backend, Client, Reply, soon, until};
+use super::support::{Backend, Client, Proxy, Reply, soon, until};
 
 const FEW: [&str; 2] = ["prlimit", "--nofile=80:80"];
 
@@ -127,4 +127,58 @@ async fn idle_connections_to_one_backend_give_way_to_requests_for_another() {
         client.fields(END_STREAM, 2 * stream + 1, &fields("/hang")).await;
     }
     b.has(20).await;
+}
+
+#[tokio::test]
+async fn connections_are_counted_over_all_threads_however_they_are_spread() {
+    let a = backend().await;
+    let proxy = Proxy::builder().server("threads = 2\nmax_connections = 3").backend(&a, "").start();
+    for _ in 0..10 {
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = proxy.client().await;
+            assert_eq!(client.get("/").await.status, 200);
+            clients.push(client);
+        }
+        let mut fourth = proxy.client().await;
+        fourth.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let waits = tokio::time::timeout(Duration::from_millis(50), fourth.try_response("GET")).await;
+        assert!(waits.is_err(), "it is one too many");
+        clients.pop();
+        assert_eq!(fourth.response().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn whatever_traffic_there_was_no_descriptor_is_left_of_it() {
+    let a = backend().await;
+    let text =
+        configuration(a.address(), "").replace("[[pools.b", "[pools.upstream]\nidle_timeout = \"500ms\"\n[[pools.b");
+    let running = Running::start(&text, Stdio::null()).await;
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", running.process.id().unwrap())).unwrap().count();
+    assert_eq!(running.client().await.get("/").await.status, 200);
+    // Probes come and go, each with one.
+    let least = async || {
+        let mut least = usize::MAX;
+        for _ in 0..20 {
+            least = least.min(open());
+            tokio::task::yield_now().await;
+        }
+        least
+    };
+    until("it is at rest", async || a.open() <= 1).await;
+    let before = least().await;
+    for round in 0..60 {
+        let mut client = running.client().await;
+        match round % 4 {
+            0 => assert_eq!(client.get("/").await.status, 200),
+            1 => client.send(b"GET /hang HTTP/1.1\r\nhost: a\r\n\r\n").await,
+            2 => client.send(b"GET / HTTP/1.1\r\nho").await,
+            _ => client.send(b"nonsense\r\n\r\n").await,
+        }
+        if round % 8 > 3 {
+            client.reset();
+        }
+    }
+    until("all are closed", async || least().await <= before).await;
 }
