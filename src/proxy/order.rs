@@ -260,8 +260,8 @@ impl<'a> Order<'a> {
     /// from now on: its client gets an error, with which no pin goes out.
     pub(super) fn failed(&mut self, index: usize, failure: Failure, facts: Facts) -> bool {
         let is_paid = self.is_paid.take();
-        if failure.is_unusable_answer() {
-            // Its backend is as well as before, and the pin holds.
+        if failure.is_unusable_answer() || matches!(failure.fact, Fact::Shortage | Fact::RequestBody) {
+            // The backend is as well as before, and the pin holds.
             self.ended = Some(ProxyError::Backend(failure));
             return false;
         }

@@ -368,6 +368,16 @@ proptest! {
     }
 
     #[test]
+    fn a_shortage_of_our_own_breaks_no_pin_and_sends_nobody_elsewhere(mut case in case(), pinned: prop::sample::Index) {
+        let index = pinned.index(case.servers.len());
+        case.servers[index].state = State::Up;
+        case.pinned = Some(index);
+        case.servers[index].does = vec![Does::LacksDescriptors];
+        let Outcome { served, decision, executions, .. } = run(&case);
+        prop_assert_eq!((served, decision.cause, executions.len()), (None, None, 0));
+    }
+
+    #[test]
     fn waiting_turns_nothing_into_an_error_that_moving_would_have_served(mut case in case()) {
         // Servers that are as they are, or else those who come later find other ones.
         for (index, server) in case.servers.iter_mut().enumerate() {
