@@ -5,7 +5,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use http::Version;
@@ -17,6 +17,9 @@ use crate::net::interim::InterimQueue;
 /// Bytes of a body that hyper has to write from which on it gets no more: enough that small pieces go out together.
 /// By itself it takes 400 KiB, of each client that reads nothing.
 const AHEAD: u64 = 4 * 1024;
+
+/// The first bytes of a body, of which it gets as many as come: they go out together with the head.
+const FIRST: u64 = 16 * 1024;
 
 /// What a connection is at, shared between its socket, its requests and its driver.
 pub(super) struct Activity {
@@ -168,10 +171,10 @@ impl Activity {
         }
     }
 
-    /// Whether hyper has so much to write that a body is to give it no more for now. The next flush
-    /// wakes the task then.
-    pub(super) fn is_ahead(&self) -> bool {
-        let is_ahead = self.unsent.get() >= AHEAD;
+    /// Whether hyper has so much to write that a body is to give it no more for now, of which it was `given` so
+    /// many bytes. The next flush wakes the task then.
+    pub(super) fn is_ahead(&self, given: u64) -> bool {
+        let is_ahead = given >= FIRST && self.unsent.get() >= AHEAD;
         if is_ahead {
             self.is_ahead.set(true);
         }
@@ -221,6 +224,8 @@ pub(super) struct Stall {
     since: Cell<Option<Instant>>,
     /// Bytes of the body that have not been written.
     unsent: Cell<u64>,
+    /// The body waits until some of those have been.
+    ahead: RefCell<Option<Waker>>,
 }
 
 impl Stall {
@@ -237,6 +242,21 @@ impl Stall {
     /// hyper has written so many of them.
     pub(super) fn wrote(&self, bytes: u64) {
         self.unsent.set(self.unsent.get().saturating_sub(bytes));
+        if self.unsent.get() < AHEAD
+            && let Some(waker) = self.ahead.take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// Whether hyper has so much to write that the body is to give it no more for now, of which it was `given` so
+    /// many bytes. Its task is woken when that is written.
+    pub(super) fn is_ahead(&self, given: u64, cx: &Context<'_>) -> bool {
+        let is_ahead = given >= FIRST && self.unsent.get() >= AHEAD;
+        if is_ahead {
+            self.ahead.replace(Some(cx.waker().clone()));
+        }
+        is_ahead
     }
 
     pub(super) fn unsent(&self) -> u64 {

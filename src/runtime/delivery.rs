@@ -48,9 +48,12 @@ impl<B: Content> Tracked<B> {
         }
     }
 
-    /// Whether hyper has enough to write. HTTP/2 has its own measure for each stream.
-    fn is_ahead(&self) -> bool {
-        self.stall.is_none() && self.busy.as_ref().is_some_and(|busy| busy.activity().is_ahead())
+    /// Whether hyper has enough to write. Wakes the task when it is time to go on.
+    fn is_ahead(&self, cx: &Context<'_>) -> bool {
+        match &self.stall {
+            Some(stall) => stall.is_ahead(self.given, cx),
+            None => self.busy.as_ref().is_some_and(|busy| busy.activity().is_ahead(self.given)),
+        }
     }
 
     /// Whether all that hyper was given has been flushed. Wakes the task when it is time to look again.
@@ -74,7 +77,7 @@ where
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
-        if self.is_ahead() {
+        if self.is_ahead(cx) {
             return Poll::Pending;
         }
         if self.held.is_none() {

@@ -15,6 +15,9 @@ use pin_project_lite::pin_project;
 /// itself it takes 400 KiB, for each server that reads nothing.
 const AHEAD: usize = 4 * 1024;
 
+/// The first bytes of a body, of which it gets as many as come: they go out together with the head.
+const FIRST: usize = 16 * 1024;
+
 /// What hyper has to write on one connection.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
@@ -42,8 +45,8 @@ impl Pace {
         self.unwritten.set(self.unwritten.get() + bytes);
     }
 
-    fn is_ahead(&self) -> bool {
-        let is_ahead = self.unwritten.get() >= AHEAD;
+    fn is_ahead(&self, given: usize) -> bool {
+        let is_ahead = given >= FIRST && self.unwritten.get() >= AHEAD;
         if is_ahead {
             self.waits.set(true);
         }
@@ -57,12 +60,13 @@ pin_project! {
         #[pin]
         body: B,
         pace: Rc<Pace>,
+        given: usize,
     }
 }
 
 impl<B> Paced<B> {
     pub(super) fn new(body: B, pace: &Rc<Pace>) -> Paced<B> {
-        Paced { body, pace: Rc::clone(pace) }
+        Paced { body, pace: Rc::clone(pace), given: 0 }
     }
 
     pub(super) fn into_inner(self) -> B {
@@ -76,12 +80,14 @@ impl<B: Body> Body for Paced<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.project();
-        if this.pace.is_ahead() {
+        if this.pace.is_ahead(*this.given) {
             return Poll::Pending;
         }
         let frame = this.body.poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &frame {
-            this.pace.gave(frame.data_ref().map_or(0, Buf::remaining));
+            let bytes = frame.data_ref().map_or(0, Buf::remaining);
+            *this.given = this.given.saturating_add(bytes);
+            this.pace.gave(bytes);
         }
         frame
     }
@@ -99,7 +105,7 @@ impl<B: Body> Body for Paced<B> {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use http_body_util::Full;
+    use http_body_util::StreamBody;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::Wake;
@@ -116,15 +122,16 @@ mod tests {
     fn a_body_waits_for_what_was_given_to_be_written_and_then_goes_on() {
         let (pace, woken) = (Rc::<Pace>::default(), Arc::<Woken>::default());
         let waker = Arc::clone(&woken).into();
-        let cx = Context::from_waker(&waker);
-        let poll = |length: usize| {
-            let mut body = Paced::new(Full::new(Bytes::from(vec![0; length])), &pace);
-            Pin::new(&mut body).poll_frame(&mut Context::from_waker(&waker)).is_ready()
-        };
-        assert!(poll(AHEAD - 1) && poll(2) && !poll(1));
-        pace.wrote(AHEAD);
+        let mut cx = Context::from_waker(&waker);
+        let pieces = [FIRST - 1, 1, 1, AHEAD, 1].map(|length| Ok::<_, ()>(Frame::data(Bytes::from(vec![0; length]))));
+        let mut body = Paced::new(StreamBody::new(futures_util::stream::iter(pieces)), &pace);
+        let mut goes_on = |cx: &mut Context<'_>| Pin::new(&mut body).poll_frame(cx).is_ready();
+        assert!(goes_on(&mut cx) && goes_on(&mut cx), "the first go with the head");
+        assert!(!goes_on(&mut cx));
+        pace.wrote(FIRST - 1);
         assert!(!woken.0.load(Ordering::Relaxed), "hyper has not written it all");
         pace.flushed(&cx);
-        assert!(woken.0.load(Ordering::Relaxed) && poll(100_000) && !poll(1));
+        assert!(woken.0.load(Ordering::Relaxed));
+        assert!(goes_on(&mut cx) && goes_on(&mut cx) && !goes_on(&mut cx));
     }
 }
