@@ -1,5 +1,5 @@
 //! Owns: how many sessions a backend serves, without a table of them.
-//! Invariant: one thread writes a sketch, any thread reads it; no lock, a fixed size.
+//! Invariant: one thread writes a sketch, any thread reads it; no lock, a fixed size, and none before the first session.
 //! Must not know: what a session is beyond a random 64-bit number.
 
 use std::sync::OnceLock;
@@ -124,6 +124,16 @@ mod tests {
         assert_eq!((at(3), at(4), at(5), at(6)), (0, 1, 1, 0));
         sketch.saw(mix(2), 6);
         assert_eq!(at(6), 1, "the old window was cleared when its place was needed");
+    }
+
+    #[test]
+    fn a_sketch_takes_no_room_before_its_first_session() {
+        let sketch = Sketch::default();
+        sketch.forget();
+        assert_eq!(Sketch::estimate([&sketch].into_iter(), 3), 0);
+        assert!(sketch.windows.iter().all(|window| window.registers.get().is_none()));
+        sketch.saw(mix(1), 3);
+        assert_eq!(sketch.windows.iter().filter(|window| window.registers.get().is_some()).count(), 1);
     }
 
     #[test]

@@ -479,6 +479,17 @@ mod tests {
     }
 
     #[test]
+    fn a_series_takes_room_for_those_threads_alone_that_count_in_it() {
+        let labels = Labels { verdicts: &["new"], causes: &["down"], outcomes: &["ok"] };
+        let metrics = Metrics::new(8, labels, Arc::default());
+        let series = metrics.series("app", "a");
+        assert_eq!((series.requests(), series.failures(), series.shards().count()), (0, 0, 0));
+        series.request(5, 0, 200, Duration::ZERO);
+        series.attempt(5, 0);
+        assert_eq!((series.requests(), series.shards().count()), (1, 1));
+    }
+
+    #[test]
     fn codes_are_sorted_for_the_search() {
         assert!(CODES.is_sorted());
         assert_eq!((slot(101), slot(529), slot(0), slot(599)), (1, SLOTS - 1, 0, 0));

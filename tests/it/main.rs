@@ -35,6 +35,7 @@ mod listeners;
 mod logs;
 mod loops;
 mod many_backends;
+mod memory;
 mod messages;
 mod persistence_doc;
 mod pinning;

@@ -1,0 +1,236 @@
+//! What clients cost that say little, read nothing or talk to a server that reads nothing: memory of the process, as the
+//! system has it, for each of them.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::support::authority::Authority;
+use super::support::process::Linchpin;
+use super::support::soon;
+use super::support::tool::Folder;
+
+/// Clients that stall, in KiB at the most for each. The system counts memory by 2 MiB here and there, and the allocator
+/// keeps what it once had: a client holds some 60 KiB of it, and held 1,000 when nothing bounded what is read
+/// ahead.
+const STALLED: f64 = 144.0;
+
+/// Resident memory of a process, in KiB. Only what is its own: pages of the binary come and go.
+fn resident(process: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The same, once it has stopped growing.
+async fn settled(process: u32) -> f64 {
+    let mut last = resident(process);
+    loop {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let now = resident(process);
+        if (now - last).abs() < 64.0 {
+            return now;
+        }
+        last = now;
+    }
+}
+
+/// A backend of HTTP/1.1: it sends `/large` without end, and reads nothing of a body. What the kernel holds for
+/// it is little.
+async fn plain() -> SocketAddr {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 * 1024).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1024).unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                    let mut byte = [0];
+                    if stream.read(&mut byte).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                    head.push(byte[0]);
+                }
+                if head.starts_with(b"GET /large") {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+                    let chunk = [b"4000\r\n", &[b'x'; 0x4000][..], b"\r\n"].concat();
+                    while stream.write_all(&chunk).await.is_ok() {}
+                } else if head.starts_with(b"GET") {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na").await;
+                }
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    address
+}
+
+/// The same of HTTP/2.
+async fn http2() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut builder = h2::server::Builder::new();
+                builder.initial_connection_window_size(1 << 24);
+                let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
+                let mut held = Vec::new();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    if request.uri().path() == "/large" {
+                        let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+                        stream.send_data(Bytes::from_static(&[b'x'; 1 << 24]), true).unwrap();
+                    }
+                    held.push((request, respond));
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn start(backend: SocketAddr, upstream: &str) -> Linchpin {
+    let text = format!(
+        "[server]\nthreads = 1\n[log]\naccess = \"off\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true\n\
+         [[pools]]\nname = \"app\"\nupstream = {{ {upstream} }}\npersistence = {{ type = \"none\" }}\n\
+         retry = {{ replay_limit = \"0B\" }}\n\
+         [[pools.backends]]\nname = \"a\"\naddress = \"{backend}\"\n"
+    );
+    Linchpin::start(&text, None).await
+}
+
+/// Sends `head` on a connection of its own, and `more` for as long as it is taken.
+async fn stall(address: SocketAddr, head: &str, more: &[u8]) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4 * 1024).unwrap();
+    let mut stream = soon("a connection", socket.connect(address)).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    while !more.is_empty() {
+        match tokio::time::timeout(Duration::from_millis(500), stream.write(more)).await {
+            Ok(written) => drop(written.unwrap()),
+            Err(_) => break,
+        }
+    }
+    stream
+}
+
+/// What each of `count` stalled connections costs.
+async fn each_of(linchpin: &Linchpin, count: usize, head: &str, more: &[u8]) -> f64 {
+    // What is made once is made for the first of them.
+    let mut held = vec![stall(linchpin.address, head, more).await];
+    let before = settled(linchpin.id()).await;
+    let stalled = (0..count).map(|_| stall(linchpin.address, head, more));
+    held.extend(futures_util::future::join_all(stalled).await);
+    (settled(linchpin.id()).await - before) / count as f64
+}
+
+const LARGE: &str = "GET /large HTTP/1.1\r\nhost: a\r\n\r\n";
+const UPLOAD: &str = "POST /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000\r\n\r\n";
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_costs_little() {
+    let each = each_of(&start(plain().await, "").await, 150, LARGE, b"").await;
+    let from_http2 = each_of(&start(http2().await, "http2 = true").await, 150, LARGE, b"").await;
+    assert!(each <= STALLED && from_http2 <= STALLED, "{each:.1} KiB, {from_http2:.1} KiB");
+}
+
+#[tokio::test]
+async fn a_client_whose_server_reads_nothing_costs_little() {
+    let each = each_of(&start(plain().await, "").await, 150, UPLOAD, &[b'x'; 65536]).await;
+    let to_http2 = each_of(&start(http2().await, "http2 = true").await, 150, UPLOAD, &[b'x'; 65536]).await;
+    assert!(each <= STALLED && to_http2 <= STALLED, "{each:.1} KiB, {to_http2:.1} KiB");
+}
+
+/// What each of `count` streams of HTTP/2 costs that stalls, of which so many are on one connection.
+async fn each_stream(linchpin: &Linchpin, count: usize, window: u32, request: http::Request<()>, body: Bytes) -> f64 {
+    let mut held = Vec::new();
+    let mut before = 0.0;
+    for connection in 0..=count / 50 {
+        if connection == 1 {
+            before = settled(linchpin.id()).await;
+        }
+        let stream = TcpStream::connect(linchpin.address).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(window).initial_connection_window_size(1 << 26);
+        let (mut sender, driver) = builder.handshake(stream).await.unwrap();
+        tokio::spawn(driver);
+        for _ in 0..50 {
+            sender = sender.ready().await.unwrap();
+            let (response, mut upload) = sender.send_request(request.clone(), body.is_empty()).unwrap();
+            if !body.is_empty() {
+                upload.send_data(body.clone(), true).unwrap();
+            }
+            held.push((sender.clone(), response, upload));
+        }
+    }
+    (settled(linchpin.id()).await - before) / (count / 50 * 50) as f64
+}
+
+#[tokio::test]
+async fn a_stream_of_http_2_that_is_not_read_costs_little() {
+    let request = || http::Request::get("http://test/large").body(()).unwrap();
+    let mut all = Vec::new();
+    for window in [65_535, 1 << 20] {
+        all.push(each_stream(&start(plain().await, "").await, 150, window, request(), Bytes::new()).await);
+        let linchpin = start(http2().await, "http2 = true").await;
+        all.push(each_stream(&linchpin, 150, window, request(), Bytes::new()).await);
+    }
+    assert!(all.iter().all(|each| *each <= STALLED), "{all:.1?} KiB");
+}
+
+#[tokio::test]
+async fn an_upload_of_http_2_that_no_server_reads_costs_little() {
+    let request = || http::Request::post("http://test/upload").body(()).unwrap();
+    let body = || Bytes::from_static(&[b'x'; 1 << 23]);
+    let to_http1 = each_stream(&start(plain().await, "").await, 150, 65_535, request(), body()).await;
+    let to_http2 = each_stream(&start(http2().await, "http2 = true").await, 150, 65_535, request(), body()).await;
+    assert!(to_http1 <= STALLED && to_http2 <= STALLED, "{to_http1:.1} KiB, {to_http2:.1} KiB");
+}
+
+/// Connections that have said nothing, or a byte, in KiB at the most for each: 4, and what the system counts by 2 MiB.
+const SILENT: f64 = 5.5;
+
+#[tokio::test]
+async fn a_connection_that_has_said_nothing_or_a_byte_costs_little_on_every_kind_of_listener() {
+    let (authority, folder) = (Authority::new("root"), Folder::new());
+    let (cert, key) = authority.issue(&["localhost"]).write(Path::new(&folder.file("")), "app");
+    let tls = format!("[listeners.tls]\ncert = {cert:?}\nkey = {key:?}");
+    let proxied = "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.0/8\"]";
+    let kinds = [("http2 = false", b"G"), ("http2 = true", b"P"), (&tls, b"\x16"), (proxied, b"P")];
+    let each = kinds.into_iter().flat_map(|(kind, first)| [silent(kind, b""), silent(kind, first)]);
+    let all = futures_util::future::join_all(each).await;
+    assert!(all.iter().all(|each| *each <= SILENT), "{all:.1?} KiB");
+}
+
+/// What a connection to such a listener costs that has said so much.
+async fn silent(kind: &str, said: &[u8]) -> f64 {
+    const COUNT: usize = 1500;
+    let text = format!(
+        "[server]\nthreads = 1\n[log]\naccess = \"off\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n{kind}\n\
+         [[pools]]\nname = \"app\"\n[[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9\"\n"
+    );
+    let linchpin = Linchpin::start(&text, None).await;
+    let _first = connect(&linchpin, 10, said).await;
+    let before = settled(linchpin.id()).await;
+    let _held = connect(&linchpin, COUNT, said).await;
+    // A silent one is taken after a second.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    (settled(linchpin.id()).await - before) / COUNT as f64
+}
+
+async fn connect(linchpin: &Linchpin, count: usize, said: &[u8]) -> Vec<TcpStream> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let mut stream = soon("a connection", TcpStream::connect(linchpin.address)).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        all.push(stream);
+    }
+    all
+}
