@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::support::process::Running;
 use super::support::tool::Folder;
-use super::support::{Backend, Client, Proxy, Reply, soon};
+use super::support::{Backend, Client, Proxy, Reply, soon, until};
 
 const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
 const READYZ: &[u8] = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n";
@@ -97,9 +97,12 @@ async fn a_successor_has_the_addresses_while_its_predecessor_ends() {
     a.has(1).await;
     old.signal("TERM").await;
     old.line("stopping").await;
-    asks.send(READYZ).await;
-    let answer = asks.response().await;
-    assert_eq!((answer.status, answer.text().as_str()), (503, "stopping"));
+    // The line says what is about to be done.
+    until("it is not ready", async || {
+        asks.send(READYZ).await;
+        asks.response().await.text() == "stopping"
+    })
+    .await;
 
     let new = Running::start(&configuration(&old.address, &admin), Stdio::null()).await;
     assert_eq!(ask(admin.parse().unwrap(), READYZ).await, (200, "ready".into()));
