@@ -38,6 +38,8 @@ pub(super) struct Output {
 struct Front {
     line: usize,
     text: String,
+    /// What its listeners are called where routes have to name them.
+    name: String,
     /// Path and host, empty for every host, and the pool that they lead to.
     taken: HashMap<(String, String), String>,
     /// It led elsewhere than the main one.
@@ -85,9 +87,10 @@ impl Output {
         self.names.take(&named(wanted, "pool"))
     }
 
-    /// Begins what listens on addresses of its own; a number that names it.
-    pub(super) fn front(&mut self, line: usize, text: &str) -> usize {
-        self.fronts.push(Front { line, text: text.into(), taken: HashMap::new(), is_apart: false });
+    /// Begins what listens on addresses of its own, called `name`; a number that names it.
+    pub(super) fn front(&mut self, line: usize, text: &str, name: &str) -> usize {
+        let name = named(name, "listener");
+        self.fronts.push(Front { line, text: text.into(), name, taken: HashMap::new(), is_apart: false });
         self.fronts.len() - 1
     }
 
@@ -223,17 +226,27 @@ impl Output {
         names.collect()
     }
 
-    /// Routes hold for every listener. What listened on addresses of its own and led elsewhere is
-    /// switched off, so that nothing can be reached where it could not be reached.
+    /// Nothing can be reached where it could not be reached: what listened on addresses of its own and led
+    /// elsewhere than the main one gets routes of its own, which are tied to its listeners. Where those are
+    /// switched off, so are the routes.
     fn keep_apart(&mut self) {
-        let live = self.listeners.iter().find(|listener| !listener.is_off).map(|listener| listener.front);
-        let Some(main) = live.or_else(|| self.routes.first().map(|route| route.front)) else { return };
+        let live: HashSet<usize> =
+            self.listeners.iter().filter(|listener| !listener.is_off).map(|listener| listener.front).collect();
+        let first = self.listeners.iter().find(|listener| !listener.is_off).map(|listener| listener.front);
+        let Some(main) = first.or_else(|| self.routes.first().map(|route| route.front)) else { return };
         let mut taken = std::mem::take(&mut self.fronts[main].taken);
         let pools = |taken: &HashMap<_, String>| taken.values().cloned().collect::<BTreeSet<String>>();
-        let mains = pools(&taken);
-        for (_, front) in self.fronts.iter_mut().enumerate().filter(|(index, _)| *index != main) {
-            let fits = front.taken.iter().all(|(request, pool)| taken.get(request).is_none_or(|other| other == pool));
-            if fits && pools(&front.taken) == mains {
+        let mains = taken.clone();
+        for (index, front) in self.fronts.iter_mut().enumerate().filter(|(index, _)| *index != main) {
+            let fits = match live.contains(&index) {
+                true => front.taken == mains,
+                // It listens nowhere: what it has is at the main one's addresses, or nowhere.
+                false => {
+                    let is_free = |(request, pool): (_, &String)| taken.get(request).is_none_or(|other| other == pool);
+                    front.taken.iter().all(is_free) && pools(&front.taken) == pools(&mains)
+                }
+            };
+            if fits {
                 // What the main one has already is not said again.
                 front.taken.retain(|request, _| !taken.contains_key(request));
                 taken.extend(front.taken.clone());
@@ -243,7 +256,29 @@ impl Output {
         }
         self.fronts[main].taken = taken;
         self.merge(main);
-        self.switch_off(main);
+        if live.iter().any(|front| self.fronts[*front].is_apart) {
+            self.tie(&live);
+        }
+        self.switch_off(main, &live);
+    }
+
+    /// Ties routes to the listeners of their fronts, or of all fronts that lead where the main one does.
+    fn tie(&mut self, live: &HashSet<usize>) {
+        let mut names = Names::default();
+        let mut by_front: HashMap<Option<usize>, Vec<String>> = HashMap::new();
+        let group = |fronts: &[Front], front: usize| fronts[front].is_apart.then_some(front);
+        for listener in self.listeners.iter_mut().filter(|listener| !listener.is_off) {
+            let name = names.take(&self.fronts[listener.front].name);
+            listener.table.set("name", Value::text(&name));
+            by_front.entry(group(&self.fronts, listener.front)).or_default().push(name);
+        }
+        for route in &mut self.routes {
+            let of = group(&self.fronts, route.front).filter(|front| live.contains(front));
+            let is_off = self.fronts[route.front].is_apart && of.is_none();
+            if let Some(names) = by_front.get(&of).filter(|_| !is_off) {
+                route.table.set("listeners", Value::list(names.iter().map(String::as_str)));
+            }
+        }
     }
 
     /// Leaves of the routes of other fronts what the main one has not.
@@ -264,20 +299,34 @@ impl Output {
         });
     }
 
-    fn switch_off(&mut self, main: usize) {
+    fn switch_off(&mut self, main: usize, live: &HashSet<usize>) {
         let why = format!(
-            "it had addresses of its own and led elsewhere than {} (line {}); here routes hold for every listener, so that it is switched off: give it a Linchpin of its own, or take the # away",
+            "it had addresses of its own, which are switched off, and led elsewhere than {} (line {}), so that its routes are, too: name its listeners in their `listeners` when you take the # away",
             self.fronts[main].text, self.fronts[main].line
         );
         let listeners = self.listeners.iter_mut().map(|each| (each.front, &mut each.is_off, &mut each.table));
         let routes = self.routes.iter_mut().map(|each| (each.front, &mut each.is_off, &mut each.table));
         let mut told = HashSet::new();
-        for (front, is_off, table) in listeners.chain(routes).filter(|(front, ..)| self.fronts[*front].is_apart) {
+        let is_out = |front: usize| self.fronts[front].is_apart && !live.contains(&front);
+        for (front, is_off, table) in listeners.chain(routes).filter(|(front, ..)| is_out(*front)) {
             *is_off = true;
             if told.insert(front) {
                 table.lost(self.fronts[front].line, &self.fronts[front].text, why.clone());
             }
         }
+    }
+
+    /// The route that was added last kept clients out in a way that routes have not.
+    pub(super) fn guard_last_route(&mut self, line: usize, text: &str, why: &str) {
+        if let Some(route) = self.routes.last_mut() {
+            route.is_off = true;
+            route.table.lost(line, text, why);
+        }
+    }
+
+    /// How many routes there are.
+    pub(super) fn routes(&self) -> usize {
+        self.routes.len()
     }
 
     fn head(&self, guards: &[usize], text: &mut String) {
@@ -342,7 +391,7 @@ mod tests {
     #[test]
     fn a_host_and_path_has_one_route() {
         let mut output = Output::new("x", Format::Nginx);
-        let front = output.front(1, "x");
+        let front = output.front(1, "x", "x");
         output.route(front, hosts(&["a", "b"]), "/", "one", 1, "");
         output.route(front, hosts(&["b", "c"]), "/", "two", 2, "");
         output.route(front, hosts(&["c"]), "/", "three", 3, "");
@@ -354,18 +403,44 @@ mod tests {
         assert_eq!(output.unrouted.lost_lines().collect::<Vec<_>>(), [2, 3]);
     }
 
-    #[test]
-    fn what_led_elsewhere_at_an_address_of_its_own_is_switched_off() {
+    /// A port, whether it is off, and hosts with their pools.
+    type Given<'g> = (u16, bool, &'g [(&'g str, &'g str)]);
+
+    /// Whether each listener is off; the same of each route, and what it is tied to.
+    fn apart(fronts: &[Given<'_>]) -> (Vec<bool>, Vec<(bool, String)>) {
         let mut output = Output::new("x", Format::Nginx);
-        for (front, pool) in [(80, "web"), (443, "web"), (9000, "intern")] {
-            let number = output.front(usize::from(front), "front");
-            output.listener(number, SocketAddr::from(([0, 0, 0, 0], front)), false);
-            output.route(number, vec![], "/", pool, 1, "");
+        for (port, is_off, routes) in fronts {
+            let number = output.front(usize::from(*port), "front", "web");
+            output.listener(number, SocketAddr::from(([0, 0, 0, 0], *port)), *is_off);
+            for (host, pool) in *routes {
+                output.route(number, hosts(&[*host]), "/", pool, 1, "");
+            }
         }
         output.keep_apart();
-        let listeners: Vec<_> = output.listeners.iter().map(|listener| listener.is_off).collect();
-        assert_eq!(listeners, [false, false, true]);
-        let routes: Vec<_> = output.routes.iter().map(|route| route.is_off).collect();
-        assert_eq!(routes, [false, true]);
+        let listeners = |route: &Route| route.table.get("listeners").map_or("", Value::as_str).to_owned();
+        (
+            output.listeners.iter().map(|listener| listener.is_off).collect(),
+            output.routes.iter().map(|route| (route.is_off, listeners(route))).collect(),
+        )
+    }
+
+    #[test]
+    fn what_leads_elsewhere_at_an_address_of_its_own_is_tied_to_it() {
+        let (listeners, routes) =
+            apart(&[(80, false, &[("a", "web")]), (81, false, &[("a", "web")]), (9000, false, &[("a", "intern")])]);
+        assert_eq!(listeners, [false, false, false]);
+        assert_eq!(routes, [(false, "[\"web\", \"web-2\"]".into()), (false, "[\"web-3\"]".into())]);
+        // A host that was not there is not there, though its pool is.
+        let (_, routes) = apart(&[(80, false, &[("a", "web")]), (81, false, &[("a", "web"), ("b", "web")])]);
+        assert_eq!(routes[0].1, "[\"web\"]");
+        assert!(routes[1..].iter().all(|route| *route == (false, "[\"web-2\"]".into())), "{routes:?}");
+    }
+
+    #[test]
+    fn what_leads_elsewhere_and_listens_nowhere_is_switched_off() {
+        let (listeners, routes) =
+            apart(&[(80, false, &[("a", "web")]), (443, true, &[("a", "web")]), (9000, true, &[("a", "intern")])]);
+        assert_eq!(listeners, [false, true, true]);
+        assert_eq!(routes, [(false, String::new()), (true, String::new())]);
     }
 }

@@ -7,10 +7,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Why what kept requests out has no equivalent.
-pub(super) const GUARDS: [&str; 3] = [
+pub(super) const GUARDS: [&str; 4] = [
     "Linchpin does not filter requests",
     "Linchpin does not ask for passwords",
     "limits of clients are not taken over: write `requests_per_client` or `connections_per_client`",
+    "clients had to show a certificate, so that this is switched off: write `client_ca` into [listeners.tls] of a listener, and its name into `listeners` of the route",
 ];
 
 /// A value, written as TOML.

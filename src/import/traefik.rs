@@ -6,7 +6,8 @@ mod node;
 mod rule;
 mod service;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use self::node::{Data, Map, Node};
 use self::service::Services;
@@ -29,20 +30,19 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
     let http = map_of(root, "http", &empty);
     let middlewares = map_of(http, "middlewares", &empty);
     let mut services = Services::new(map_of(http, "services", &empty), map_of(http, "serversTransports", &empty));
-    let mut entries = BTreeSet::new();
-    let front = out.front(1, "the routers");
-    for (name, line, node) in map_of(http, "routers", &empty).take_all() {
+    let routers = map_of(http, "routers", &empty);
+    let fronts = Fronts::new(routers, out);
+    for (name, line, node) in routers.take_all() {
         let path = format!("http.routers.{name}");
         match node.map() {
             Some(map) => {
-                entries.insert(entry_points(map, &path, out));
-                router(map, &path, line, front, middlewares, &mut services, out);
+                let entries = entry_points(map, &path, &fronts, out);
+                let own = fronts.of(&entries);
+                let place = Place { path: &path, line, fronts: &own, guard: certificates(map, root) };
+                router(map, &place, middlewares, &mut services, out);
             }
             None => note(&path, line, node, NONE, &mut out.unrouted),
         }
-    }
-    if entries.len() > 1 {
-        out.clients.remark("the routers have different entry points; here routes hold for every listener: what is reached at one address is reached at all of them");
     }
     services.finish(out);
     for (name, line, middleware) in middlewares.left() {
@@ -69,25 +69,101 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
     Ok(())
 }
 
+/// What the entry points of the routers become.
+struct Fronts {
+    /// By name, where routers that lead somewhere differ in them: then each is a listener of its own.
+    named: BTreeMap<String, usize>,
+    /// Stands for all of them otherwise.
+    one: usize,
+}
+
+impl Fronts {
+    fn new(routers: &Map, out: &mut Output) -> Fronts {
+        let leads = |map: &&Map| {
+            let text = |key: &str| peek(map, key).and_then(Node::text).unwrap_or_default();
+            rule::read(text("rule")).is_ok() && !text("service").ends_with("@internal")
+        };
+        let sets: BTreeSet<Vec<String>> =
+            routers.all().filter_map(|(_, _, node)| node.map()).filter(leads).map(entries_of).collect();
+        let one = out.front(1, "the routers", "listener");
+        let mut named = BTreeMap::new();
+        let names: BTreeSet<String> = sets.iter().flatten().cloned().collect();
+        if sets.len() > 1 && names.len() > 1 {
+            for (port, name) in (8080..=u16::MAX).zip(names) {
+                let front = out.front(1, &format!("the entry point {name}"), &name);
+                let table = out.listener(front, SocketAddr::from(([127, 0, 0, 1], port)), false);
+                table.remark(format!("the entry point {name} is in Traefik's static configuration: write its address"));
+                named.insert(name, front);
+            }
+        }
+        Fronts { named, one }
+    }
+
+    /// Those of a router with these entry points; one that names none is at all of them.
+    fn of(&self, entries: &[String]) -> Vec<usize> {
+        match (self.named.is_empty(), entries.is_empty()) {
+            (true, _) => vec![self.one],
+            (false, true) => self.named.values().copied().collect(),
+            (false, false) => entries.iter().filter_map(|name| self.named.get(name)).copied().collect(),
+        }
+    }
+}
+
+/// The names of a router's entry points.
+fn entries_of(router: &Map) -> Vec<String> {
+    let nodes = peek(router, "entryPoints").map(Node::list).unwrap_or_default();
+    let names: BTreeSet<String> = nodes.iter().filter_map(Node::text).map(str::to_owned).collect();
+    names.into_iter().collect()
+}
+
+/// A value that is not taken by that.
+fn peek<'n>(map: &'n Map, key: &str) -> Option<&'n Node> {
+    map.all().find(|(other, ..)| other.eq_ignore_ascii_case(key)).map(|(_, _, node)| node)
+}
+
 /// Notes the entry points of a router; their names.
-fn entry_points(router: &Map, path: &str, out: &mut Output) -> Vec<String> {
+fn entry_points(router: &Map, path: &str, fronts: &Fronts, out: &mut Output) -> Vec<String> {
     const STATIC: &str = "entry points are in Traefik's static configuration: write [[listeners]] with their addresses";
-    let Some(node) = router.take("entryPoints") else { return Vec::new() };
-    note(&format!("{path}.entryPoints"), node.line, node, STATIC, &mut out.clients);
-    let mut names: Vec<String> = node.list().iter().filter_map(Node::text).map(str::to_owned).collect();
-    names.sort();
+    let names = entries_of(router);
+    let Some(node) = router.take("entryPoints") else { return names };
+    let is_kept = |node: &Node| node.text().is_some_and(|name| fronts.named.contains_key(name));
+    let path = format!("{path}.entryPoints");
+    if node.list().iter().any(is_kept) {
+        for each in node.list() {
+            match each.text().filter(|_| is_kept(each)) {
+                Some(name) => out.clients.needless(each.line, &format!("{path}: {name}"), "a listener is called so"),
+                None => note(&path, each.line, each, STATIC, &mut out.clients),
+            }
+        }
+    } else {
+        note(&path, node.line, node, STATIC, &mut out.clients);
+    }
     names
 }
 
-fn router(
-    router: &Map,
-    path: &str,
+/// Where clients of a router are asked for certificates, if they are: the line, and what stands there.
+fn certificates(router: &Map, root: &Map) -> Option<(usize, String)> {
+    let tls = peek(router, "tls")?;
+    let name = tls.map().and_then(|tls| peek(tls, "options")).and_then(Node::text).unwrap_or("default");
+    let all = peek(peek(root, "tls")?.map()?, "options")?.map()?;
+    let (name, _, options) = all.all().find(|(key, ..)| is_named(key, name))?;
+    let clients = peek(options.map()?, "clientAuth")?;
+    let kind = clients.map().and_then(|clients| peek(clients, "clientAuthType")).and_then(Node::text);
+    let asks = kind.is_none_or(|kind| !kind.eq_ignore_ascii_case("NoClientCert"));
+    asks.then(|| (clients.line, format!("tls.options.{name}.clientAuth")))
+}
+
+/// Where a router stands, and where it is reached.
+struct Place<'p> {
+    path: &'p str,
     line: usize,
-    front: usize,
-    middlewares: &Map,
-    services: &mut Services<'_>,
-    out: &mut Output,
-) {
+    fronts: &'p [usize],
+    /// What keeps out clients without a certificate.
+    guard: Option<(usize, String)>,
+}
+
+fn router(router: &Map, place: &Place<'_>, middlewares: &Map, services: &mut Services<'_>, out: &mut Output) {
+    let Place { path, line, fronts, guard } = place;
     let (rule, service) = (router.take("rule"), router.take("service"));
     for (key, node) in [("rule", rule), ("service", service)] {
         if let Some(node) = node.filter(|node| node.text().is_none()) {
@@ -96,7 +172,7 @@ fn router(
     }
     let name = service.and_then(Node::text).unwrap_or_default();
     let text = rule.and_then(Node::text).unwrap_or_default();
-    let at = rule.map_or(line, |rule| rule.line);
+    let at = rule.map_or(*line, |rule| rule.line);
     let routes = match (rule::read(text), services.pool(name, out)) {
         (Err(why), _) => Err(why),
         (_, None) => Err("its service is not in this file"),
@@ -107,7 +183,13 @@ fn router(
         Ok((routes, index)) => {
             for (hosts, prefix) in routes {
                 let pool = services.name(index).to_owned();
-                out.route(front, hosts, &prefix, &pool, at, &told);
+                for front in *fronts {
+                    let before = out.routes();
+                    out.route(*front, hosts.clone(), &prefix, &pool, at, &told);
+                    if let (Some((line, text)), true) = (guard, out.routes() > before) {
+                        out.guard_last_route(*line, text, GUARDS[3]);
+                    }
+                }
             }
             retries(router, middlewares, index, services);
         }

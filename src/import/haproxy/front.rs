@@ -28,7 +28,7 @@ impl<'p> Front<'p> {
         pools: &'p HashMap<String, String>,
         out: &mut Output,
     ) -> Front<'p> {
-        let number = out.front(proxy.header.line, &proxy.header.text);
+        let number = out.front(proxy.header.line, &proxy.header.text, proxy.header.word(1));
         let keeps_alive = proxy.each("timeout").any(|statement| statement.word(1) == "http-keep-alive");
         Front { proxy, acls, pools, keeps_alive, number, default: None }
     }

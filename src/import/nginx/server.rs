@@ -76,7 +76,7 @@ fn listen(server: &Directive, out: &mut Output) -> Server {
     let addresses: Vec<_> = listens.iter().map(|each| (*each, address(each.word(1)))).collect();
     // Servers at one address belong together.
     let front = addresses.iter().find_map(|(_, address)| out.front_at(address.as_ref()?));
-    let front = front.unwrap_or_else(|| out.front(server.line, &server.text));
+    let front = front.unwrap_or_else(|| out.front(server.line, &server.text, "server"));
     if listens.is_empty() {
         let table = out.listener(front, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 80), false);
         if table.is_plain() {
