@@ -148,5 +148,7 @@ async fn what_is_found_at_an_address_of_ours_is_no_backend() {
     let pool = proxy.pool();
     let names: Vec<_> = pool.backends().iter().map(|backend| &**backend.name()).collect();
     assert_eq!(names, ["a"]);
-    assert_eq!(Client::connect(([127, 0, 0, 1], v4).into()).await.get("/").await.text(), "a");
+    // Each thread goes on with the new members at its next turn.
+    let get = async || Client::connect(([127, 0, 0, 1], v4).into()).await.get("/").await.text();
+    until("it serves", async || get().await == "a").await;
 }
