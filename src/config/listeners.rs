@@ -80,7 +80,10 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerDraft {
             "write trusted_proxies = [\"10.0.0.0/8\"], with the addresses of the load balancers before this one";
         table.notes().error(&table.at("proxy_protocol"), problem, remedy);
     }
-    if draft.forwarded.is_some() && draft.trusted_proxies.is_empty() {
+    // To write the default where it means nothing misleads nobody, and the file with every key does.
+    if draft.forwarded.as_ref().is_some_and(|field| *field == http::header::FORWARDED)
+        && draft.trusted_proxies.is_empty()
+    {
         let problem = "`forwarded` has no effect: it is for `trusted_proxies`, and nobody is believed";
         table.notes().warn(&table.at("forwarded"), problem, "take it out, or name your proxies");
     }
