@@ -143,32 +143,32 @@ async fn one_that_is_gone_keeps_its_sessions_until_its_drain_is_over_and_is_anot
     let names: Vec<_> = all.iter().map(Backend::name).collect();
     let both = [(NAME, "127.0.0.2"), (NAME, "127.0.0.3")];
     let dns = Dns::start(&both, &[]).await;
-    let proxy = proxy(&dns, port, "drain = \"3s\"");
-    members(&proxy, &names).await;
-    let pin = pin_on(&proxy, names[1]).await;
+    // One whose drain is over in time, and one that needn't hurry.
+    let (hasty, patient) = (proxy(&dns, port, "drain = \"2s\""), proxy(&dns, port, "drain = \"1h\""));
+    members(&hasty, &names).await;
+    members(&patient, &names).await;
+    let (pin, kept) = (pin_on(&hasty, names[1]).await, pin_on(&patient, names[1]).await);
 
     dns.knows(&both[..1]).await;
-    members(&proxy, &[names[0], &format!("{} -", names[1])]).await;
-    is_hit(&proxy, &pin, names[1]).await;
-    assert_eq!(news(&proxy, 6).await, [names[0]]);
+    members(&patient, &[names[0], &format!("{} -", names[1])]).await;
+    is_hit(&patient, &kept, names[1]).await;
+    assert_eq!(news(&patient, 6).await, [names[0]]);
+
+    members(&hasty, &names[..1]).await;
+    let response = hasty.get(Some(&pin)).await;
+    assert_eq!((response.text().as_str(), verdict(&response)), (names[0], "moved; cause=unknown"));
 
     // Back in time, it is what it was.
     dns.knows(&both).await;
-    members(&proxy, &names).await;
-    is_hit(&proxy, &pin, names[1]).await;
-    assert_eq!(news(&proxy, 6).await, names);
+    members(&patient, &names).await;
+    is_hit(&patient, &kept, names[1]).await;
+    assert_eq!(news(&patient, 6).await, names);
 
-    dns.knows(&both[..1]).await;
-    members(&proxy, &names[..1]).await;
-    let response = proxy.get(Some(&pin)).await;
-    assert_eq!((response.text().as_str(), verdict(&response)), (names[0], "moved; cause=unknown"));
-
-    // Its address may be anybody's by now: who comes with the old pin is a stranger to it.
-    dns.knows(&both).await;
-    members(&proxy, &names).await;
-    assert_eq!(verdict(&proxy.get(Some(&pin)).await), "moved; cause=replaced");
-    let fresh = pin_on(&proxy, names[1]).await;
-    is_hit(&proxy, &fresh, names[1]).await;
+    // Where its time was over, its address may be anybody's by now: who comes with the old pin is a stranger to it.
+    members(&hasty, &names).await;
+    assert_eq!(verdict(&hasty.get(Some(&pin)).await), "moved; cause=replaced");
+    let fresh = pin_on(&hasty, names[1]).await;
+    is_hit(&hasty, &fresh, names[1]).await;
 }
 
 #[tokio::test]
@@ -188,8 +188,9 @@ async fn a_dns_server_that_is_killed_takes_nothing_away_and_is_followed_when_it_
     is_hit(&proxy, &pin, names[0]).await;
     assert_eq!(news(&proxy, 3).await, [names[0]]);
 
-    dns.restart().await;
+    // Beforehand: whoever has asked it over TCP meanwhile keeps it from noticing.
     dns.knows(&[(NAME, "127.0.0.2"), (NAME, "127.0.0.3")]).await;
+    dns.restart().await;
     members(&proxy, &names).await;
     assert_eq!(metric(&proxy, "linchpin_discovery_up").await, 1);
     is_hit(&proxy, &pin, names[0]).await;
@@ -305,8 +306,8 @@ async fn until_the_first_answer_it_is_not_ready_and_asks_clients_to_come_again()
     assert_eq!((response.status, response.field("retry-after")), (503, Some("5")));
     let response = proxy.ask("GET", "/readyz", "").await;
     assert_eq!((response.status, response.text().as_str()), (503, "starting"));
-    dns.restart().await;
     dns.knows(&[(NAME, "127.0.0.2")]).await;
+    dns.restart().await;
     until("it is ready", async || proxy.ask("GET", "/readyz", "").await.status == 200).await;
     members(&proxy, &[all[0].name()]).await;
     assert_eq!(proxy.get(None).await.text(), all[0].name());

@@ -43,7 +43,7 @@ fn each_mistake_is_named_with_its_place_and_its_remedy() {
         count += 1;
     }
     if actual != CASES {
-        let path = std::env::temp_dir().join("linchpin-findings.txt");
+        let path = std::env::temp_dir().join(format!("linchpin-findings-{}.txt", std::process::id()));
         std::fs::write(&path, &actual).unwrap();
         let first = actual.lines().zip(CASES.lines()).find(|(actual, expected)| actual != expected);
         panic!("differs at {first:#?}: diff {} src/config/tests/findings.txt", path.display());

@@ -55,11 +55,12 @@ impl Dns {
             .await;
     }
 
-    /// From now on these are the addresses that it knows.
+    /// From now on, or once it is started, these are the addresses that it knows.
     pub async fn knows(&self, hosts: &[(&str, &str)]) {
         self.write(hosts);
-        let pid = self.process.as_ref().and_then(Child::id).unwrap().to_string();
-        run("kill", &["-HUP", &pid]).await;
+        if let Some(pid) = self.process.as_ref().and_then(Child::id) {
+            run("kill", &["-HUP", &pid.to_string()]).await;
+        }
     }
 
     /// kill -9.
