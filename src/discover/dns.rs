@@ -2,15 +2,19 @@
 //! Invariant: every question has its time; no answer at all is told from an answer that there is nothing.
 //! Must not know: what is made of the answers; when to ask again.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hickory_resolver::Resolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::runtime::{RuntimeProvider, TokioRuntimeProvider};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
-use hickory_resolver::{Resolver, TokioResolver};
 use tokio::time::timeout;
 
 use super::answer::{self, Service};
@@ -31,15 +35,17 @@ const MOST_TARGETS: usize = 10_000;
 pub(super) struct Asker<'a> {
     dns: &'a Dns,
     pool: &'a str,
-    /// Made anew after a failure: the system's settings may have changed by then.
-    resolver: Option<TokioResolver>,
+    /// Made anew after a failure: the system's settings may have changed by then. And after a look for which
+    /// it has connected, see [`Sockets`].
+    resolver: Option<Resolver<Sockets>>,
+    sockets: Sockets,
     /// The hosts of services.
     targets: Targets,
 }
 
 impl<'a> Asker<'a> {
     pub(super) fn new(dns: &'a Dns, pool: &'a str) -> Asker<'a> {
-        Asker { dns, pool, resolver: None, targets: Targets::default() }
+        Asker { dns, pool, resolver: None, sockets: Sockets::default(), targets: Targets::default() }
     }
 
     /// One look.
@@ -48,6 +54,9 @@ impl<'a> Asker<'a> {
             Ok(resolver) => timeout(ALL, find(&resolver, self.dns, self.pool, &mut self.targets)).await,
             Err(error) => Ok(Err(format!("no resolver: {error}"))),
         };
+        if self.sockets.has_connected.swap(false, Ordering::Relaxed) {
+            self.resolver = None;
+        }
         match answer {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(why)) => self.failed(why),
@@ -61,16 +70,54 @@ impl<'a> Asker<'a> {
     }
 
     /// It is cheap to clone.
-    fn resolver(&mut self) -> Result<TokioResolver, NetError> {
+    fn resolver(&mut self) -> Result<Resolver<Sockets>, NetError> {
         let resolver = match &self.resolver {
             Some(resolver) => resolver.clone(),
-            None => build(self.dns)?,
+            None => build(self.dns, self.sockets.clone())?,
         };
         Ok(self.resolver.insert(resolver).clone())
     }
 }
 
-fn build(dns: &Dns) -> Result<TokioResolver, NetError> {
+/// What a resolver asks through. It keeps a connection over TCP and may prefer it from then on; but who is at
+/// the other end may go on answering with what it knew when the connection was made, as a child of dnsmasq does,
+/// or see to nobody else meanwhile. So none outlives a look.
+#[derive(Clone, Default)]
+struct Sockets {
+    tokio: TokioRuntimeProvider,
+    has_connected: Arc<AtomicBool>,
+}
+
+impl RuntimeProvider for Sockets {
+    type Handle = <TokioRuntimeProvider as RuntimeProvider>::Handle;
+    type Timer = <TokioRuntimeProvider as RuntimeProvider>::Timer;
+    type Udp = <TokioRuntimeProvider as RuntimeProvider>::Udp;
+    type Tcp = <TokioRuntimeProvider as RuntimeProvider>::Tcp;
+
+    fn create_handle(&self) -> Self::Handle {
+        self.tokio.create_handle()
+    }
+
+    fn connect_tcp(
+        &self,
+        server: SocketAddr,
+        local: Option<SocketAddr>,
+        limit: Option<Duration>,
+    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Tcp>>>> {
+        self.has_connected.store(true, Ordering::Relaxed);
+        self.tokio.connect_tcp(server, local, limit)
+    }
+
+    fn bind_udp(
+        &self,
+        local: SocketAddr,
+        server: SocketAddr,
+    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Udp>>>> {
+        self.tokio.bind_udp(local, server)
+    }
+}
+
+fn build(dns: &Dns, sockets: Sockets) -> Result<Resolver<Sockets>, NetError> {
     let options = |options: &mut ResolverOpts| {
         options.timeout = ONE;
         options.attempts = 2;
@@ -79,7 +126,7 @@ fn build(dns: &Dns) -> Result<TokioResolver, NetError> {
         options.num_concurrent_reqs = 1;
     };
     if dns.resolvers.is_empty() {
-        let mut builder = Resolver::builder_tokio()?;
+        let mut builder = Resolver::builder(sockets)?;
         options(builder.options_mut());
         return builder.build();
     }
@@ -90,13 +137,13 @@ fn build(dns: &Dns) -> Result<TokioResolver, NetError> {
     };
     let servers = dns.resolvers.iter().map(server).collect();
     let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-    let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+    let mut builder = Resolver::builder_with_config(config, sockets);
     options(builder.options_mut());
     builder.options_mut().use_hosts_file = ResolveHosts::Never;
     builder.build()
 }
 
-async fn find(resolver: &TokioResolver, dns: &Dns, pool: &str, targets: &mut Targets) -> Result<Outcome, String> {
+async fn find(resolver: &Resolver<Sockets>, dns: &Dns, pool: &str, targets: &mut Targets) -> Result<Outcome, String> {
     let name = dns.name.as_str();
     let (found, ttl) = match dns.records {
         Records::A => of(dns, pool, addresses(resolver, name, RecordType::A).await?),
@@ -119,7 +166,7 @@ fn of(dns: &Dns, pool: &str, addresses: Addresses) -> (Vec<super::Found>, u32) {
     (answer::of_addresses(dns, pool, &addresses.ips), addresses.ttl)
 }
 
-async fn addresses(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<Addresses, String> {
+async fn addresses(resolver: &Resolver<Sockets>, name: &str, kind: RecordType) -> Result<Addresses, String> {
     let (records, ttl) = records(resolver, name, kind).await.map_err(|error| said(&error))?;
     let ip = |data: &RData| match data {
         RData::A(ip) => Some(IpAddr::from(ip.0)),
@@ -132,7 +179,7 @@ async fn addresses(resolver: &TokioResolver, name: &str, kind: RecordType) -> Re
 /// The services, each with the addresses of its target. A target that has none, or is unknown, is no
 /// backend; one that can't be asked for leaves the whole answer undecided.
 async fn services(
-    resolver: &TokioResolver,
+    resolver: &Resolver<Sockets>,
     dns: &Dns,
     targets: &mut Targets,
 ) -> Result<(Vec<super::Found>, u32), String> {
@@ -157,7 +204,7 @@ async fn services(
 }
 
 /// Of a host that has addresses of both kinds, those of IPv4.
-async fn addresses_of_target(resolver: TokioResolver, target: String) -> Result<Addresses, String> {
+async fn addresses_of_target(resolver: Resolver<Sockets>, target: String) -> Result<Addresses, String> {
     let mut nothing = NOTHING;
     for kind in [RecordType::A, RecordType::AAAA] {
         match records(&resolver, &target, kind).await {
@@ -174,7 +221,7 @@ async fn addresses_of_target(resolver: TokioResolver, target: String) -> Result<
 
 /// The records of one kind, and for how many seconds they hold. None, where the name has none of
 /// that kind; that there is no such name is an error.
-async fn records(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<(Vec<RData>, u32), NetError> {
+async fn records(resolver: &Resolver<Sockets>, name: &str, kind: RecordType) -> Result<(Vec<RData>, u32), NetError> {
     match resolver.lookup(name, kind).await {
         Ok(lookup) => {
             let ttl = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(NOTHING);

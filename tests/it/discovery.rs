@@ -242,6 +242,11 @@ async fn an_answer_too_long_for_udp_comes_over_tcp_and_is_taken_as_far_as_is_all
         let proxy = proxy(&dns, 80, lines);
         until("all are found", async || proxy.pool().backends().len() == count).await;
         assert_eq!(source(&proxy).await["found"].as_u64(), Some(count as u64));
+        // No connection is kept on which the server would go on with what it knew.
+        dns.knows(&hosts[..140]).await;
+        let rest = count.min(140);
+        until("it is told anew", async || source(&proxy).await["found"].as_u64() == Some(rest as u64)).await;
+        dns.knows(&hosts).await;
     }
 }
 
