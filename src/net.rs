@@ -6,6 +6,7 @@ pub mod bind;
 pub mod defer;
 pub mod interim;
 pub mod own;
+mod room;
 pub mod shortage;
 mod socket;
 mod stream;

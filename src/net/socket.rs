@@ -111,6 +111,11 @@ impl Socket {
         self.0.incoming.gathered(look)
     }
 
+    /// Bytes that the kernel takes at once, about; 0 if it can't tell.
+    pub fn room(&self) -> usize {
+        self.0.with(|raw| Ok(raw.room())).unwrap_or(0)
+    }
+
     /// Whether the other side has said that it sends no more, whatever is still to be read.
     pub fn is_read_closed(&self) -> bool {
         self.0.with(|raw| Ok(raw.is_read_closed())).unwrap_or(true)

@@ -34,7 +34,7 @@ pub struct Rules {
     pub replay_limit: usize,
     /// Silence of the client that ends it.
     pub idle: Duration,
-    /// Whether the client has to keep up a rate (see [`Upload::client_due`]); not in a stream.
+    /// Whether the client has to keep up a rate; not in a stream.
     pub paced: bool,
 }
 

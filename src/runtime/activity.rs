@@ -19,7 +19,10 @@ use crate::net::interim::InterimQueue;
 const AHEAD: u64 = 4 * 1024;
 
 /// The first bytes of a body, of which it gets as many as come: they go out together with the head.
-const FIRST: u64 = 16 * 1024;
+const FIRST: u64 = 64 * 1024;
+
+/// Bytes of a body that go on without a look at the room for them, at the most: others are to have their turn.
+const MOST_AT_ONCE: u64 = 256 * 1024;
 
 /// What a connection is at, shared between its socket, its requests and its driver.
 pub(super) struct Activity {
@@ -59,6 +62,8 @@ pub(super) struct Activity {
     unsent: Cell<u64>,
     /// A body waits until hyper has written some of those.
     is_ahead: Cell<bool>,
+    /// Bytes for which the client's socket had room, less those of bodies that hyper was given since.
+    room: Cell<u64>,
     /// Those whose body breaks off as soon as what came of it has been flushed.
     breaking: RefCell<Vec<Waker>>,
     /// What goes on once the response has gone out.
@@ -98,6 +103,7 @@ impl Activity {
             flushes: Cell::new(0),
             unsent: Cell::new(0),
             is_ahead: Cell::new(false),
+            room: Cell::new(0),
             breaking: RefCell::default(),
             tunnel: RefCell::default(),
             streams,
@@ -141,6 +147,7 @@ impl Activity {
     /// hyper has so many bytes more of a body to write.
     pub(super) fn gave(&self, bytes: u64) {
         self.unsent.set(self.unsent.get() + bytes);
+        self.room.set(self.room.get().saturating_sub(bytes));
     }
 
     /// hyper has written so many of them.
@@ -174,16 +181,22 @@ impl Activity {
     /// Whether hyper has so much to write that a body is to give it no more for now, of which it was `given` so
     /// many bytes. The next flush wakes the task then.
     pub(super) fn is_ahead(&self, given: u64) -> bool {
-        let is_ahead = given >= FIRST && self.unsent.get() >= AHEAD;
+        let is_ahead = given >= FIRST && self.room.get() == 0 && self.unsent.get() >= AHEAD;
         if is_ahead {
             self.is_ahead.set(true);
         }
         is_ahead
     }
 
-    /// Whether a body has waited for the flush that was just made.
-    pub(super) fn goes_on(&self) -> bool {
-        self.is_ahead.take()
+    /// Whether a body has waited for the flush that was just made. It goes on with as much as the client's
+    /// socket has `room` for: a client that reads gets a long body without a pause, and of what one that reads
+    /// nothing is sent hardly more is held here than that its kernel has no room for.
+    pub(super) fn goes_on(&self, room: impl FnOnce() -> usize) -> bool {
+        let goes_on = self.is_ahead.take();
+        if goes_on {
+            self.room.set((room() as u64).min(MOST_AT_ONCE));
+        }
+        goes_on
     }
 
     /// The response that goes out now is the last of HTTP.

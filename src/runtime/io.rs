@@ -168,7 +168,7 @@ impl Write for Io {
                 }
             }
         }
-        if self.activity.goes_on() {
+        if self.activity.goes_on(|| self.stream.inner().socket().room()) {
             cx.waker().wake_by_ref();
         }
         let mut poll = Pin::new(&mut self.stream).poll_flush(cx);

@@ -90,7 +90,7 @@ impl AsyncWrite for Backend {
 
     /// hyper comes here when nothing is left for it to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.pace.flushed(cx);
+        self.pace.flushed(cx, || self.stream.socket().room());
         if self.broken.is_none()
             && let Err(error) = ready!(Pin::new(&mut self.stream).poll_flush(cx))
         {

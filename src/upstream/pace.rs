@@ -16,7 +16,10 @@ use pin_project_lite::pin_project;
 const AHEAD: usize = 4 * 1024;
 
 /// The first bytes of a body, of which it gets as many as come: they go out together with the head.
-const FIRST: usize = 16 * 1024;
+const FIRST: usize = 64 * 1024;
+
+/// Bytes of a body that go on without a look at the room for them, at the most.
+const MOST_AT_ONCE: usize = 256 * 1024;
 
 /// What hyper has to write on one connection.
 #[derive(Debug, Default)]
@@ -24,6 +27,8 @@ pub(super) struct Pace {
     unwritten: Cell<usize>,
     /// The body waits until all of it is written.
     waits: Cell<bool>,
+    /// Bytes for which the backend's socket had room, less those that hyper was given since.
+    room: Cell<usize>,
 }
 
 impl Pace {
@@ -32,21 +37,23 @@ impl Pace {
         self.unwritten.set(self.unwritten.get().saturating_sub(bytes));
     }
 
-    /// Nothing is left to be written: the body goes on, if it waits for that. It is polled by the task that
-    /// flushes.
-    pub(super) fn flushed(&self, cx: &Context<'_>) {
+    /// Nothing is left to be written: the body goes on, if it waits for that, with as much as the backend's socket
+    /// has `room` for. It is polled by the task that flushes.
+    pub(super) fn flushed(&self, cx: &Context<'_>, room: impl FnOnce() -> usize) {
         self.unwritten.set(0);
         if self.waits.take() {
+            self.room.set(room().min(MOST_AT_ONCE));
             cx.waker().wake_by_ref();
         }
     }
 
     fn gave(&self, bytes: usize) {
         self.unwritten.set(self.unwritten.get() + bytes);
+        self.room.set(self.room.get().saturating_sub(bytes));
     }
 
     fn is_ahead(&self, given: usize) -> bool {
-        let is_ahead = given >= FIRST && self.unwritten.get() >= AHEAD;
+        let is_ahead = given >= FIRST && self.room.get() == 0 && self.unwritten.get() >= AHEAD;
         if is_ahead {
             self.waits.set(true);
         }
@@ -130,7 +137,7 @@ mod tests {
         assert!(!goes_on(&mut cx));
         pace.wrote(FIRST - 1);
         assert!(!woken.0.load(Ordering::Relaxed), "hyper has not written it all");
-        pace.flushed(&cx);
+        pace.flushed(&cx, || 0);
         assert!(woken.0.load(Ordering::Relaxed));
         assert!(goes_on(&mut cx) && goes_on(&mut cx) && !goes_on(&mut cx));
     }

@@ -10,6 +10,8 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf, Take};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::net::room::room;
+
 /// What is read at once, in bytes, whatever the room: what is read has to be held until the other side takes it.
 /// A byte less than 16 KiB: hyper doubles its buffer, up to 400 KiB, each time one of its steps has been filled.
 pub(super) const MOST: u64 = 16 * 1024 - 1;
@@ -59,6 +61,14 @@ impl Raw {
         match self {
             Raw::Tcp(stream) => stream.get_ref().try_io(Interest::READABLE, nothing),
             Raw::Unix(stream) => stream.get_ref().try_io(Interest::READABLE, nothing),
+        }
+    }
+
+    /// Bytes that the kernel takes at once, about.
+    pub(super) fn room(&self) -> usize {
+        match self {
+            Raw::Tcp(stream) => room(stream.get_ref()),
+            Raw::Unix(stream) => room(stream.get_ref()),
         }
     }
 
