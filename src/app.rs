@@ -314,7 +314,7 @@ impl Handler for Serve {
 
     fn given_up(self: &Rc<Self>, client: &Rc<Client>, why: GivenUp) -> Response<ResponseBody> {
         // A client that closed its side is recorded as one that went.
-        self.proxy.give_up(client, why != GivenUp::ClientClosed)
+        self.proxy.give_up(client, why == GivenUp::Stopping)
     }
 
     fn unread(self: &Rc<Self>, client: &Rc<Client>, fault: Fault) -> bytes::Bytes {
@@ -335,6 +335,10 @@ impl Handler for Serve {
 impl runtime::Content for ResponseBody {
     fn lost(&mut self, bytes: u64) {
         ResponseBody::lost(self, bytes);
+    }
+
+    fn has_read_request(&self) -> bool {
+        ResponseBody::has_read_request(self)
     }
 }
 

@@ -358,7 +358,8 @@ impl Proxy {
     }
 
     /// The answer to a request that is given up while it is handled, by `client`'s connection or with all
-    /// others; `is_ours` if that is recorded as our doing.
+    /// others; `is_ours` if that is recorded as our doing, and for all that is still to come on the connection. A
+    /// panic has had its record by then.
     pub fn give_up(&self, client: &Client, is_ours: bool) -> Response<ResponseBody> {
         if is_ours {
             client.is_given_up.set(true);

@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 
 /// Bytes that the kernel has room for in what waits to be sent on `socket`, or is sent and not acknowledged; 0 where it
-/// can't tell. It counts its own bookkeeping in, and lets the limit grow with the connection.
+/// can't tell. Half of what it says: it counts its own bookkeeping in. It lets the limit grow with the connection.
 #[cfg(target_os = "linux")]
 pub fn room(socket: &impl AsFd) -> usize {
     let Ok(memory) = nix::sys::socket::getsockopt(socket, linux::MemInfo) else { return 0 };

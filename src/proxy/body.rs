@@ -162,6 +162,11 @@ impl Source {
         matches!(self.state.get(), State::EndedKept | State::Ended)
     }
 
+    /// Whether nothing of it is left to be read.
+    pub fn is_read(&self) -> bool {
+        self.is_ended() || self.length == Some(self.read.get())
+    }
+
     /// What it ended with, if with an error.
     pub fn error(&self) -> Option<ProxyError> {
         match self.state.get() {
@@ -249,13 +254,16 @@ impl Source {
                     return self.fail(ProxyError::BodyTooLarge);
                 }
                 self.keep(&frame);
+                if frame.is_trailers() {
+                    // Whoever has been given trailers asks for no more.
+                    self.end();
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => self.fail(ProxyError::BodyAborted),
             Poll::Ready(None) => {
                 self.came(0);
-                let kept = self.state.get() == State::Kept;
-                self.state.set(if kept { State::EndedKept } else { State::Ended });
+                self.end();
                 Poll::Ready(None)
             }
             Poll::Pending => {
@@ -275,6 +283,11 @@ impl Source {
                 Poll::Pending
             }
         }
+    }
+
+    fn end(&self) {
+        let kept = self.state.get() == State::Kept;
+        self.state.set(if kept { State::EndedKept } else { State::Ended });
     }
 
     fn note(&self, event: impl FnOnce(&mut Upload, Instant)) {

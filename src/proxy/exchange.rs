@@ -340,6 +340,11 @@ impl Exchange {
         }
     }
 
+    /// Whether all of the request's body has been read, which it had.
+    pub(super) fn has_read_request(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.is_read())
+    }
+
     /// Of the bytes that were relayed so many never left.
     pub(super) fn lost(&mut self, bytes: u64) {
         self.bytes_out = self.bytes_out.saturating_sub(bytes);

@@ -170,6 +170,7 @@ impl Body for ResponseBody {
         (*since, *waits_for) = (clock::now(), Side::Client);
         match frame {
             Some(Ok(mut frame)) => {
+                let is_last = frame.is_trailers();
                 if let Some(trailers) = frame.trailers_mut() {
                     trailers::settle(trailers, exchange.edits().map(|edits| &edits.response));
                     if trailers.is_empty() {
@@ -178,7 +179,8 @@ impl Body for ResponseBody {
                     }
                 }
                 exchange.relayed(frame.data_ref().map_or(0, Bytes::len));
-                if received.is_end() {
+                // Whoever has been given trailers asks for no more.
+                if is_last || received.is_end() {
                     self.end(cx);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -221,6 +223,11 @@ impl ResponseBody {
             Content::Page(page) => Some(std::mem::take(page)).filter(|page| !page.is_empty()),
             Content::Relayed { .. } => None,
         }
+    }
+
+    /// Whether all of the request's body has been read by now.
+    pub fn has_read_request(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.has_read_request())
     }
 
     /// It is given up before its end, and of what it gave so many bytes never left.

@@ -18,7 +18,7 @@ use crate::net::interim::InterimQueue;
 /// By itself it takes 400 KiB, of each client that reads nothing.
 const AHEAD: u64 = 4 * 1024;
 
-/// The first bytes of a body, of which it gets as many as come: they go out together with the head.
+/// The first bytes of a body, of which it gets as many as come: every socket has room for those to begin with.
 const FIRST: u64 = 64 * 1024;
 
 /// Bytes of a body that go on without a look at the room for them, at the most: others are to have their turn.
@@ -255,6 +255,10 @@ impl Stall {
     /// hyper has written so many of them.
     pub(super) fn wrote(&self, bytes: u64) {
         self.unsent.set(self.unsent.get().saturating_sub(bytes));
+        // The client has taken something, though the body was not asked for more.
+        if self.since.get().is_some() {
+            self.since.set(Some(clock::now()));
+        }
         if self.unsent.get() < AHEAD
             && let Some(waker) = self.ahead.take()
         {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -159,15 +159,25 @@ impl<H> Common<H> {
         guests.enter(address).inspect_err(|_| self.handler.limited(Limit::ConnectionsPerClient))
     }
 
-    /// Waits for a whole head, or for as much of one as is worth a buffer; false if it does not come in time.
-    pub(super) async fn has_head(&self, stream: &Stream) -> bool {
+    /// Waits for a whole head, or for as much of one as is worth a buffer. Until its first byte a connection is as
+    /// one between two requests: a client that connects beforehand has done nothing wrong.
+    pub(super) async fn head(&self, stream: &Stream) -> Head {
         // TLS has buffers of its own.
-        let Stream::Plain(socket) = stream else { return true };
-        let limit = self.clock.limit();
-        limit.set_after(self.limits.header_read_timeout);
-        poll_fn(|cx| match socket.poll_gather(cx, gather::is_head) {
-            Poll::Ready(()) => Poll::Ready(true),
-            Poll::Pending => limit.poll(cx).map(|()| false),
+        let Stream::Plain(socket) = stream else { return Head::Came(None) };
+        let (limit, quiet_since) = (self.clock.limit(), clock::now());
+        let mut begun = None;
+        poll_fn(|cx| {
+            if socket.poll_gather(cx, gather::is_head).is_ready() {
+                return Poll::Ready(Head::Came(begun.or_else(|| Some(clock::now()))));
+            }
+            if socket.gathered(<[u8]>::is_empty) {
+                return self.poll_idle(cx, socket, &limit, quiet_since).map(|()| Head::Never);
+            }
+            begun.get_or_insert_with(|| {
+                limit.set_after(self.limits.header_read_timeout);
+                clock::now()
+            });
+            limit.poll(cx).map(|()| Head::TooLate)
         })
         .await
     }
@@ -175,31 +185,46 @@ impl<H> Common<H> {
     /// Waits for something to read; false if the connection is over. At the end of the process that is once its
     /// client has had its time to say something, and has got what was written.
     pub(super) async fn readable(&self, socket: &Socket) -> bool {
-        let limit = self.clock.limit();
-        let quiet_since = clock::now();
-        let idle_end = quiet_since + self.limits.idle_timeout;
+        let (limit, quiet_since) = (self.clock.limit(), clock::now());
         poll_fn(|cx| {
             // First: whoever has said something is heard.
             if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
                 return Poll::Ready(ready.is_ok());
             }
-            loop {
-                let due = match self.leaves_at(quiet_since) {
-                    Some(leaves_at) if leaves_at > clock::now() => leaves_at.min(idle_end),
-                    Some(_) if socket.poll_sent(cx).is_ready() => return Poll::Ready(false),
-                    _ => idle_end,
-                };
-                limit.set(due);
-                if limit.poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                if due == idle_end {
-                    return Poll::Ready(false);
-                }
-            }
+            self.poll_idle(cx, socket, &limit, quiet_since).map(|()| false)
         })
         .await
     }
+
+    /// Ready once a connection on which nothing has come since `quiet_since` has had its time.
+    fn poll_idle(&self, cx: &mut Context<'_>, socket: &Socket, limit: &clock::Limit, quiet_since: Instant) -> Poll<()> {
+        let idle_end = quiet_since + self.limits.idle_timeout;
+        loop {
+            let due = match self.leaves_at(quiet_since) {
+                Some(leaves_at) if leaves_at > clock::now() => leaves_at.min(idle_end),
+                Some(_) if socket.poll_sent(cx).is_ready() => return Poll::Ready(()),
+                _ => idle_end,
+            };
+            limit.set(due);
+            if limit.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if due == idle_end {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+/// What came of waiting for the head of a request.
+pub(super) enum Head {
+    /// It is there, or as much of it as is waited for; and since when some of it is. A connection in TLS begins with
+    /// nothing: what came so far was its handshake.
+    Came(Option<Instant>),
+    /// It began, and did not end in time.
+    TooLate,
+    /// It never began.
+    Never,
 }
 
 /// Serves one connection until it ends.
@@ -259,8 +284,11 @@ pub(super) fn service<H: Handler>(
         Answering::new(handling, &activity, &is_over, give_up).map(move |reply| {
             let Reply { mut response, tunnel, is_stream } = reply;
             busy.activity.ends_interim();
+            // What is left of a request's body can't be told from the next head in what hyper reads then, and may
+            // be more than anybody wants to read: the connection ends behind the answer.
+            let is_unread = has_body && !response.body().has_read_request();
             // A connection of HTTP/2 is told by itself to go.
-            if (is_last || draining.get().is_some()) && stall.is_none() && tunnel.is_none() {
+            if (is_last || is_unread || draining.get().is_some()) && stall.is_none() && tunnel.is_none() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 // The client may have sent the next one already.
                 busy.activity.lingers.set(true);
@@ -295,6 +323,7 @@ impl Busy {
         activity.is_answered.set(false);
         activity.is_stream.set(false);
         activity.is_left.set(false);
+        activity.closed_since.set(None);
         Busy { activity: Rc::clone(activity), is_answered: false }
     }
 

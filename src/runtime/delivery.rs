@@ -16,6 +16,9 @@ use super::conn::Busy;
 pub trait Content: Body<Data = Bytes> {
     /// It is given up before its end, and of the bytes that it gave so many never left.
     fn lost(&mut self, bytes: u64);
+
+    /// Whether all of the request's body has been read by now.
+    fn has_read_request(&self) -> bool;
 }
 
 /// A response's body that keeps its connection busy until it ends.
@@ -197,6 +200,10 @@ mod tests {
     }
 
     impl Content for Breaks {
+        fn has_read_request(&self) -> bool {
+            true
+        }
+
         fn lost(&mut self, bytes: u64) {
             self.1.set(bytes);
         }

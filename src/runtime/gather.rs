@@ -31,10 +31,10 @@ fn is_foreign(byte: &u8) -> bool {
     byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r' | b'\n')
 }
 
-/// The preface of HTTP/2, or a head of HTTP/1.1. No request of HTTP/1.1 is a beginning of the preface for longer than
+/// The preface of HTTP/2, or what can't be its beginning. No request of HTTP/1.1 is one for longer than
 /// "PRI * HTTP/2.0".
-pub(super) fn is_preface_or_head(bytes: &[u8]) -> bool {
-    is_preface(bytes) || (!PREFACE.starts_with(bytes) && is_head(bytes))
+pub(super) fn is_preface_or_none(bytes: &[u8]) -> bool {
+    is_preface(bytes) || !PREFACE.starts_with(bytes)
 }
 
 /// The preface of HTTP/2 (RFC 9113 §3.3: prior knowledge).
@@ -71,9 +71,9 @@ mod tests {
         assert_eq!(first(is_head, &[22, 3, 1, 2, 0, 1]), Some(1), "the beginning of TLS");
         assert_eq!(first(is_head, b"GET /\0"), Some(6));
         assert_eq!(first(is_head, "GET /\u{e4}".as_bytes()), None, "hyper says what it takes");
-        assert_eq!(first(is_preface_or_head, PREFACE), Some(PREFACE.len()));
-        assert_eq!(first(is_preface_or_head, b"PRI * HTTP/2.0\r\n\r\nGET"), Some(19), "it is none");
-        assert_eq!(first(is_preface_or_head, b"POST / HTTP/1.1\r\n\r\n"), Some(19));
+        assert_eq!(first(is_preface_or_none, PREFACE), Some(PREFACE.len()));
+        assert_eq!(first(is_preface_or_none, b"PRI * HTTP/2.0\r\n\r\nGET"), Some(19), "it is none");
+        assert_eq!(first(is_preface_or_none, b"POST / HTTP/1.1\r\n\r\n"), Some(2));
         assert_eq!(first(is_record, &[22, 3, 1, 0, 2, 1, 1, 1]), Some(7));
         assert_eq!(first(is_record, b"GET / HTTP/1.1"), Some(1));
     }

@@ -63,7 +63,7 @@ async fn greeted(mut socket: Socket, mut peer: Peer, door: &Door) -> io::Result<
         return Ok(Arrival { stream, peer, is_http2: session.is_http2 });
     }
     let is_http2 = door.http2 && {
-        gather(&socket, gather::is_preface_or_head).await;
+        gather(&socket, gather::is_preface_or_none).await;
         socket.gathered(gather::is_preface)
     };
     Ok(Arrival { stream: Stream::Plain(socket), peer, is_http2 })

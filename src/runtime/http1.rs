@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::Limits;
 use super::activity::Activity;
-use super::conn::{Common, Fault, Handler, Tunnel, service};
+use super::conn::{Common, Fault, Handler, Head, Tunnel, service};
 use super::io::Io;
 use super::phase::{self, Next, Situation};
 use crate::clock;
@@ -48,13 +48,14 @@ enum Ended {
 pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>, common: Rc<Common<H>>) {
     let (requests, mut prefix) = (Rc::default(), Bytes::new());
     loop {
-        let now = clock::now();
-        if prefix.is_empty() && !common.has_head(&stream).await {
-            return too_late(stream, &client, &common).await;
-        }
-        // A connection in TLS begins with nothing: what came so far was its handshake.
-        let has_begun = !prefix.is_empty() || matches!(stream, Stream::Plain(_));
-        let since = has_begun.then_some(now);
+        let since = match prefix.is_empty() {
+            false => Some(clock::now()),
+            true => match common.head(&stream).await {
+                Head::Came(since) => since,
+                Head::TooLate => return too_late(stream, &client, &common).await,
+                Head::Never => return leave(stream, &common).await,
+            },
+        };
         // In a box of its own, which goes when the connection is parked again.
         match Box::pin(active(stream, prefix, since, &client, &common, &requests)).await {
             Ended::Closed => return,

@@ -262,6 +262,10 @@ mod tests {
     }
 
     impl Content for Nothing {
+        fn has_read_request(&self) -> bool {
+            true
+        }
+
         fn lost(&mut self, _: u64) {}
     }
 

@@ -74,6 +74,13 @@ impl AsyncRead for Backend {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let read = buffer.filled().len() - before;
         self.heard.0.set(self.heard.0.get() + read as u64);
+        // What was sent with the turn may have met a reset of which nobody has been told.
+        if read == 0
+            && self.broken.is_none()
+            && let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(cx)
+        {
+            self.broken = Some(error.kind());
+        }
         match self.broken {
             // The system has told the write of the reset, and says here only that this is the end: that must not
             // pass for the end of an answer. A write to a backend that had said that it ends fails with EPIPE.

@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 /// itself it takes 400 KiB, for each server that reads nothing.
 const AHEAD: usize = 4 * 1024;
 
-/// The first bytes of a body, of which it gets as many as come: they go out together with the head.
+/// The first bytes of a body, of which it gets as many as come: every socket has room for those to begin with.
 const FIRST: usize = 64 * 1024;
 
 /// Bytes of a body that go on without a look at the room for them, at the most.

@@ -173,9 +173,10 @@ async fn a_session_is_not_seen_by_being_compared() {
         response.field("x-verdict") == Some("hit")
     })
     .await;
-    let seen = [last_seen(&one).await, last_seen(&other).await];
     let begun = Instant::now();
     until("two seconds", async || begun.elapsed() >= Duration::from_secs(2)).await;
+    // By now each has heard of what the other has seen.
+    let seen = [last_seen(&one).await, last_seen(&other).await];
     let key = redis.keys().await.remove(0);
     redis.ask(&["expire", &key, "30"]).await;
     redis.ask(&["client", "kill", "type", "normal"]).await;

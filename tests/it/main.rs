@@ -23,6 +23,7 @@ mod docs;
 mod early_answers;
 mod failover;
 mod fields;
+mod first_words;
 mod frames;
 mod fuzzing;
 mod health;

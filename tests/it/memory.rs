@@ -15,7 +15,7 @@ use super::support::soon;
 use super::support::tool::Folder;
 
 /// Clients that stall, in KiB at the most for each. The system counts memory by 2 MiB here and there, and the allocator
-/// keeps what it once had: a client holds some 60 KiB of it, and held 1,000 when nothing bounded what is read
+/// keeps what it once had: a client holds some 100 KiB of it, and held 1,000 when nothing bounded what is read
 /// ahead.
 const STALLED: f64 = 144.0;
 
