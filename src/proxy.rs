@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod fields;
 pub mod forwarded;
 pub mod headers;
+pub mod host;
 mod interim;
 pub mod key;
 mod order;
@@ -28,6 +29,7 @@ pub mod snapshot;
 mod stale;
 mod streams;
 mod target;
+mod timeouts;
 mod trailers;
 pub mod tunnel;
 mod unread;
@@ -39,7 +41,7 @@ mod wait;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::{Request, Response, Version};
 use http_body::Body;
@@ -52,7 +54,7 @@ use crate::affinity::{Decision, Taken, decide, lost::Lost};
 use crate::clock::{self, Limits};
 use crate::net::interim::InterimQueue;
 use crate::telemetry::{Limit, Lines};
-use crate::upstream::{Blame, Fact, Failure, Idle};
+use crate::upstream::Idle;
 use attempt::Outgoing;
 use body::RequestBody;
 use client::Client;
@@ -63,53 +65,8 @@ use relay::{Answer, ResponseBody};
 use request_id::RequestId;
 use route::Goal;
 use snapshot::{Snapshot, View};
+pub use timeouts::Timeouts;
 use tunnel::Tunnel;
-
-/// `[pools.timeouts]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timeouts {
-    /// To a connected socket, per attempt.
-    pub connect: Duration,
-    /// From the last byte of the request that the backend took to the head of the response, per attempt. Rests
-    /// while the client is waited for.
-    pub response: Duration,
-    /// While a body is under way, in either direction, or one side of a tunnel has ended: without a byte moved.
-    pub idle: Duration,
-    /// From the head of the request to the head of the response, over all attempts. Rests while the body of the
-    /// request is on its way.
-    pub total: Duration,
-    /// Silence on what goes on for as long as both want: a WebSocket, an event stream, gRPC, lines of JSON.
-    pub stream_idle: Duration,
-    /// The life of a WebSocket or another tunnel; `None` for no limit.
-    pub tunnel_lifetime: Option<Duration>,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Timeouts {
-            connect: Duration::from_secs(2),
-            response: Duration::from_secs(60),
-            idle: Duration::from_secs(60),
-            total: Duration::from_secs(120),
-            stream_idle: Duration::from_secs(3600),
-            tunnel_lifetime: None,
-        }
-    }
-}
-
-impl Timeouts {
-    /// A failure for want of time, of an attempt that `had` so much. Where `total` ended it, since attempts or
-    /// a wait before it had used that up, its backend has not had the time that is its own, and is not to
-    /// blame. Where it `is_first`, all the time there is was its own.
-    fn judge(&self, failure: Failure, had: Duration, is_first: bool) -> Failure {
-        let own = match failure.fact {
-            Fact::ConnectTimeout => self.connect,
-            Fact::ResponseTimeout => self.response,
-            _ => return failure,
-        };
-        if is_first || had >= own { failure } else { failure.blamed_on(Blame::Nobody) }
-    }
-}
 
 /// What a request gets.
 pub struct Reply {
@@ -395,24 +352,4 @@ impl Proxy {
 fn is_lost(service: &snapshot::Service, index: usize) -> bool {
     let live = service.pool.backend(index).live();
     live.health() != crate::pool::Health::Up || live.is_suspect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_backend_that_had_less_than_its_own_time_is_not_to_blame_for_the_end_of_all_of_it() {
-        let timeouts = Timeouts::default();
-        let judge = |fact, seconds, is_first| {
-            let failure = Failure::new(fact, fact == Fact::ResponseTimeout);
-            timeouts.judge(failure, Duration::from_secs(seconds), is_first).blame
-        };
-        for (fact, blame) in [(Fact::ConnectTimeout, Blame::Backend), (Fact::ResponseTimeout, Blame::Answer)] {
-            assert_eq!(judge(fact, 1, false), Blame::Nobody);
-            assert_eq!(judge(fact, 1, true), blame, "all of the time there is");
-            assert_eq!(judge(fact, 60, false), blame);
-        }
-        assert_eq!(judge(Fact::Closed, 1, false), Blame::Backend);
-    }
 }

@@ -19,8 +19,9 @@ use super::values::{
 use crate::affinity::{Carrier, learned};
 use crate::proxy::Timeouts;
 use crate::proxy::fields::Fields;
+use crate::proxy::host::without_port;
 use crate::proxy::redirect::{Path, Redirect};
-use crate::proxy::route::{Goal, Overrides, Routes, Settings, without_port};
+use crate::proxy::route::{Goal, Overrides, Routes, Settings};
 
 /// One `[[routes]]`. What is `None` was said to be wrong, or is not there.
 pub(super) struct RouteDraft {

@@ -72,7 +72,7 @@ impl Outgoing {
             headers.remove(EXPECT);
             return Ok(outgoing(headers, None, false, asked));
         }
-        let timeouts = way.timeouts(service);
+        let timeouts = way.timeouts(&service.timeouts);
         let rules = Rules {
             most: way.body,
             replay_limit: service.retry.replay_limit,

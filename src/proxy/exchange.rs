@@ -21,8 +21,9 @@ use super::order::Wait;
 use super::request_id::RequestId;
 use super::route::{Goal, Way};
 use super::snapshot::{Service, View};
+use super::timeouts::Timeouts;
 use super::wait::Hold;
-use super::{Proxy, Timeouts, respond, route, streams, tunnel};
+use super::{Proxy, host, respond, streams, tunnel};
 use crate::affinity::rules::Effect;
 use crate::affinity::{Cause, Decision, Verdict};
 use crate::clock::{self, Limit};
@@ -162,8 +163,7 @@ impl Exchange {
     ) -> Option<&'v Way> {
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let routes = &view.snapshot().routes;
-        let found =
-            routes.find(self.client.position(), self.origin.is_secure, route::name_of(host), head.uri.path())?;
+        let found = routes.find(self.client.position(), self.origin.is_secure, host::name_of(host), head.uri.path())?;
         self.way = Some(found);
         routes.way(found)
     }
@@ -206,7 +206,7 @@ impl Exchange {
 
     /// The timeouts of the request, which `service` serves.
     pub(super) fn timeouts<'t>(&'t self, service: &'t Service) -> &'t Timeouts {
-        self.way().map_or(&service.timeouts, |way| way.timeouts(service))
+        self.way().map_or(&service.timeouts, |way| way.timeouts(&service.timeouts))
     }
 
     /// When the time for all attempts is over. It rests while the request's body is on its way.

@@ -70,7 +70,7 @@ impl Redirect {
         let host = match &self.host {
             Some(host) => host,
             // The port was that of the other scheme.
-            None => super::route::without_port(host),
+            None => super::host::without_port(host),
         };
         let port = self.port.map_or(String::new(), |port| format!(":{port}"));
         let slash = if path.starts_with('/') { "" } else { "/" };

@@ -5,11 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Timeouts;
 use super::fields::Fields;
 use super::redirect::Redirect;
 use super::rewrite::{Rewrite, behind};
-use super::snapshot::Service;
+use super::timeouts::Timeouts;
 use crate::affinity::rules::Effect;
 
 /// One `[[routes]]`.
@@ -164,9 +163,9 @@ pub struct Way {
 }
 
 impl Way {
-    /// The timeouts of its requests, which `service` serves.
-    pub(super) fn timeouts<'t>(&'t self, service: &'t Service) -> &'t Timeouts {
-        self.timeouts.as_deref().unwrap_or(&service.timeouts)
+    /// The timeouts of its requests, where those of their pool are `pool`.
+    pub(super) fn timeouts<'t>(&'t self, pool: &'t Timeouts) -> &'t Timeouts {
+        self.timeouts.as_deref().unwrap_or(pool)
     }
 
     fn new(settings: &Settings, body: u64, goal: Goal<usize>, timeouts: Option<&Timeouts>) -> Way {
@@ -278,22 +277,6 @@ impl Host {
                 at.and_then(|at| host.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
             }
         }
-    }
-}
-
-/// The name in a Host field's value: without its port, and without the dot that stands for the root, with
-/// which it is the same name (RFC 1034 §3.1).
-pub(super) fn name_of(host: &str) -> &str {
-    let name = without_port(host);
-    name.strip_suffix('.').unwrap_or(name)
-}
-
-/// A Host field's value without its port.
-pub fn without_port(host: &str) -> &str {
-    match host.bytes().rposition(|byte| byte == b':') {
-        // The colons inside an IPv6 literal's brackets are none before a port.
-        Some(at) if !host[at..].contains(']') => &host[..at],
-        _ => host,
     }
 }
 
@@ -411,21 +394,5 @@ mod tests {
         settings.body_bytes = Some(3);
         let own = Timeouts { response: Duration::from_secs(1), ..pool.clone() };
         assert_eq!((way(&settings).timeouts, way(&settings).body), (Some(Box::new(own)), 3));
-    }
-
-    #[test]
-    fn a_name_with_the_dot_of_the_root_is_the_same_name() {
-        for (host, name) in
-            [("a.b.:80", "a.b"), ("a.b.", "a.b"), ("a.b", "a.b"), ("a..", "a."), (".", ""), ("[::1]:80", "[::1]")]
-        {
-            assert_eq!(name_of(host), name);
-        }
-    }
-
-    #[test]
-    fn the_port_is_not_part_of_the_host() {
-        for (with, without) in [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("", "")] {
-            assert_eq!(without_port(with), without);
-        }
     }
 }

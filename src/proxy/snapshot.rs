@@ -10,11 +10,12 @@ use rand::rngs::SmallRng;
 
 use super::edits::Edits;
 use super::headers::Limits;
+use super::key;
 use super::rate::Limiter;
 use super::retry::{self, Budget};
 use super::route::Routes;
+use super::timeouts::Timeouts;
 use super::via::Via;
-use super::{Timeouts, key};
 use crate::affinity::Affinity;
 use crate::affinity::pins::Pins;
 use crate::balance::{self, Balancer};
