@@ -17,19 +17,22 @@ use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::interim;
 use super::order::Order;
-use super::relay::Answer;
 use super::retry::{Facts, is_idempotent};
 use super::route::Way;
 use super::snapshot::Service;
 use super::stale::{End, is_stale};
-use super::upgrade::{Asked, Outcome};
-use super::{After, Proxy, streams};
+use super::streams;
+use super::thread::ThreadState;
+use super::upgrade::{After, Asked, Outcome};
 use crate::clock;
 use crate::pool::Backend;
 use crate::upstream::{Fact, Failure, Line, Received, Wanted, framing, to_http2};
 
 /// How often it is looked whether it is still the client who is waited for.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// A backend's response.
+pub(super) type Answer = Response<Received<RequestBody>>;
 
 /// A request as it is sent to backends: as often as it takes.
 pub(super) struct Outgoing {
@@ -57,7 +60,7 @@ impl Outgoing {
         asked: Option<Asked>,
         service: &Service,
         way: &Way,
-        proxy: &Proxy,
+        thread: &ThreadState,
     ) -> Result<Outgoing, ProxyError> {
         let repeatable = is_idempotent(&head.method) || service.retry.retry_on.non_idempotent;
         let hostless = head.version == Version::HTTP_10 && !head.headers.contains_key(HOST);
@@ -82,7 +85,7 @@ impl Outgoing {
         if incoming.size_hint().lower() > rules.most {
             return Err(ProxyError::BodyTooLarge);
         }
-        let body = Source::new(incoming, rules, expects, proxy.limits.limit(), &proxy.replay_memory);
+        let body = Source::new(incoming, rules, expects, thread.limits.limit(), &thread.replay_memory);
         Ok(outgoing(headers, Some(body), expects, None))
     }
 
@@ -189,155 +192,149 @@ impl Outgoing {
     }
 }
 
-impl Proxy {
-    /// Sends the request to the backend at `index`, on an idle connection or a new one. An answer
-    /// that failed as `retry_on` has it is passed on all the same unless `spare` gives leave for
-    /// another attempt.
-    pub(super) async fn attempt(
-        &self,
-        exchange: &Exchange,
-        service: &Service,
-        order: &Order<'_>,
-        outgoing: &Outgoing,
-        index: usize,
-        spare: &dyn Fn(Failure) -> bool,
-    ) -> Result<Answer, Failure> {
-        let backend = service.pool.backend(index);
-        let losses = backend.live().losses();
-        let deadline = exchange.deadline();
-        let limit = exchange.limit();
-        let timeouts = exchange.timeouts(service);
-        let wanted = Wanted { client: exchange.origin().client(), http1: outgoing.asked.is_some() };
-        let mut may_reuse = true;
-        let mut may_shed = true;
-        loop {
-            let idle = if may_reuse {
-                self.idle.take(backend, &service.upstream.settings, wanted, clock::now())
-            } else {
-                None
-            };
-            let mut line: Line<RequestBody> = match idle {
-                Some(line) => line,
-                None => {
-                    limit.set((clock::now() + timeouts.connect).min(deadline));
-                    let watch = |cx: &mut Context<'_>| {
-                        if backend.live().losses() != losses && order.has_next() {
-                            return Poll::Ready(Fact::Lost);
-                        }
-                        limit.poll(cx).map(|()| Fact::ConnectTimeout)
-                    };
-                    // Boxed, or each request's future would have room for what few of them do.
-                    let line = match Box::pin(self.idle.open(backend, &service.upstream, wanted, watch)).await {
-                        // Once: what others give back and take meanwhile is not waited for.
-                        Err(failure) if failure.fact == Fact::Shortage && may_shed && self.idle.shed() => {
-                            may_shed = false;
-                            continue;
-                        }
-                        opened => opened?,
-                    };
-                    exchange.reached(service, index);
-                    line
-                }
-            };
-            exchange.connected();
-
-            let is_used = line.is_used();
-            let begun = clock::now();
-            // The client, while it is waited for, has a limit of its own, which its body keeps.
-            let due =
-                || outgoing.backend_since(begun).map(|since| (since + timeouts.response).min(exchange.deadline()));
-            limit.set(due().unwrap_or(begun + LOOK));
-            let sent = outgoing.body().and_then(|body| Some((body, line.sent()?)));
-            let watch = |cx: &mut Context<'_>| {
-                let lost = backend.live().losses() != losses;
-                if lost && outgoing.repeatable && outgoing.is_replayable() && order.has_next() {
-                    return Poll::Ready(Fact::Lost);
-                }
-                if let Some((body, sent)) = &sent {
-                    body.sent(sent.bytes());
-                }
-                while limit.poll(cx).is_ready() {
-                    // Each byte of the body gives the backend its time anew.
-                    match due() {
-                        Some(due) if due <= clock::now() => return Poll::Ready(Fact::ResponseTimeout),
-                        Some(due) => limit.set(due),
-                        None => limit.set(clock::now() + LOOK),
+/// Sends the request to the backend at `index`, on an idle connection or a new one. An answer
+/// that failed as `retry_on` has it is passed on all the same unless `spare` gives leave for
+/// another attempt.
+pub(super) async fn attempt(
+    thread: &ThreadState,
+    exchange: &Exchange,
+    service: &Service,
+    order: &Order<'_>,
+    outgoing: &Outgoing,
+    index: usize,
+    spare: &dyn Fn(Failure) -> bool,
+) -> Result<Answer, Failure> {
+    let backend = service.pool.backend(index);
+    let losses = backend.live().losses();
+    let deadline = exchange.deadline();
+    let limit = exchange.limit();
+    let timeouts = exchange.timeouts(service);
+    let wanted = Wanted { client: exchange.origin().client(), http1: outgoing.asked.is_some() };
+    let mut may_reuse = true;
+    let mut may_shed = true;
+    loop {
+        let idle =
+            if may_reuse { thread.idle.take(backend, &service.upstream.settings, wanted, clock::now()) } else { None };
+        let mut line: Line<RequestBody> = match idle {
+            Some(line) => line,
+            None => {
+                limit.set((clock::now() + timeouts.connect).min(deadline));
+                let watch = |cx: &mut Context<'_>| {
+                    if backend.live().losses() != losses && order.has_next() {
+                        return Poll::Ready(Fact::Lost);
                     }
-                }
-                Poll::Pending
-            };
-            let scheme = line.is_http2().then(|| service.upstream.scheme());
-            let is_shared = scheme.is_some();
-            let unanswered = match line.exchange(|| outgoing.request(exchange, backend, scheme), watch).await {
-                Ok(response) => return self.answered(service, index, outgoing, response, line, spare),
-                // HTTP/2 tells of a body that broke off as of any other reset.
-                Err(unanswered) if outgoing.body_error().is_some() => {
-                    return Err(Failure::new(Fact::RequestBody, unanswered.failure.sent));
-                }
-                Err(unanswered) if outgoing.kept_waiting(unanswered.failure) => {
-                    outgoing.body().into_iter().for_each(|body| body.give_up());
-                    return Err(Failure::new(Fact::RequestBody, true));
-                }
-                Err(unanswered) => unanswered,
-            };
-            // To be told from its death only by a new connection.
-            let failure = unanswered.failure;
-            let end = End {
-                is_used,
-                is_heard: unanswered.is_heard,
-                after: clock::now().saturating_duration_since(begun),
-                connect_time: line.connect_time(),
-                is_repeatable: outgoing.repeatable,
-            };
-            let mut is_stale = is_stale(failure, end);
-            // Or it has not said yet how many requests it takes at once, and there were more.
-            is_stale |= is_shared && may_reuse && failure.fact == Fact::Closed && !failure.sent;
-            if !(is_stale && outgoing.is_replayable()) {
-                return Err(failure);
+                    limit.poll(cx).map(|()| Fact::ConnectTimeout)
+                };
+                // Boxed, or each request's future would have room for what few of them do.
+                let line = match Box::pin(thread.idle.open(backend, &service.upstream, wanted, watch)).await {
+                    // Once: what others give back and take meanwhile is not waited for.
+                    Err(failure) if failure.fact == Fact::Shortage && may_shed && thread.idle.shed() => {
+                        may_shed = false;
+                        continue;
+                    }
+                    opened => opened?,
+                };
+                exchange.reached(service, index);
+                line
             }
-            // A backend that refuses a stream refuses it on each of its connections.
-            may_reuse = !failure.sent && !is_shared;
-        }
-    }
-
-    fn answered(
-        &self,
-        service: &Service,
-        index: usize,
-        outgoing: &Outgoing,
-        mut response: Response<Incoming>,
-        line: Line<RequestBody>,
-        spare: &dyn Fn(Failure) -> bool,
-    ) -> Result<Answer, Failure> {
-        let status = response.status();
-        let outcome = match &outgoing.asked {
-            Some(asked) => asked.outcome(&response),
-            None if status == http::StatusCode::SWITCHING_PROTOCOLS => Outcome::Astray,
-            None => Outcome::Answered,
         };
-        if outcome == Outcome::Astray {
-            return Err(Failure::new(Fact::Garbage, true));
+        exchange.connected();
+
+        let is_used = line.is_used();
+        let begun = clock::now();
+        // The client, while it is waited for, has a limit of its own, which its body keeps.
+        let due = || outgoing.backend_since(begun).map(|since| (since + timeouts.response).min(exchange.deadline()));
+        limit.set(due().unwrap_or(begun + LOOK));
+        let sent = outgoing.body().and_then(|body| Some((body, line.sent()?)));
+        let watch = |cx: &mut Context<'_>| {
+            let lost = backend.live().losses() != losses;
+            if lost && outgoing.repeatable && outgoing.is_replayable() && order.has_next() {
+                return Poll::Ready(Fact::Lost);
+            }
+            if let Some((body, sent)) = &sent {
+                body.sent(sent.bytes());
+            }
+            while limit.poll(cx).is_ready() {
+                // Each byte of the body gives the backend its time anew.
+                match due() {
+                    Some(due) if due <= clock::now() => return Poll::Ready(Fact::ResponseTimeout),
+                    Some(due) => limit.set(due),
+                    None => limit.set(clock::now() + LOOK),
+                }
+            }
+            Poll::Pending
+        };
+        let scheme = line.is_http2().then(|| service.upstream.scheme());
+        let is_shared = scheme.is_some();
+        let unanswered = match line.exchange(|| outgoing.request(exchange, backend, scheme), watch).await {
+            Ok(response) => return answered(thread, service, index, outgoing, response, line, spare),
+            // HTTP/2 tells of a body that broke off as of any other reset.
+            Err(unanswered) if outgoing.body_error().is_some() => {
+                return Err(Failure::new(Fact::RequestBody, unanswered.failure.sent));
+            }
+            Err(unanswered) if outgoing.kept_waiting(unanswered.failure) => {
+                outgoing.body().into_iter().for_each(|body| body.give_up());
+                return Err(Failure::new(Fact::RequestBody, true));
+            }
+            Err(unanswered) => unanswered,
+        };
+        // To be told from its death only by a new connection.
+        let failure = unanswered.failure;
+        let end = End {
+            is_used,
+            is_heard: unanswered.is_heard,
+            after: clock::now().saturating_duration_since(begun),
+            connect_time: line.connect_time(),
+            is_repeatable: outgoing.repeatable,
+        };
+        let mut is_stale = is_stale(failure, end);
+        // Or it has not said yet how many requests it takes at once, and there were more.
+        is_stale |= is_shared && may_reuse && failure.fact == Fact::Closed && !failure.sent;
+        if !(is_stale && outgoing.is_replayable()) {
+            return Err(failure);
         }
-        // HTTP/1.1 has counted them already, and refused to read more.
-        if response.headers().len() > service.upstream.settings.header_count {
-            return Err(Failure::new(Fact::HeadTooLarge, true));
-        }
-        let is_last = framing::settle(response.headers_mut()).map_err(|fact| Failure::new(fact, true))?;
-        let unwanted = Failure::new(Fact::Status(status.as_u16()), true);
-        if service.retry.retry_on.status.contains(&status.as_u16()) && spare(unwanted) {
-            return Err(unwanted);
-        }
-        if let Some(body) = outgoing.body() {
-            body.answered(status.is_client_error() || status.is_server_error());
-        }
-        if let Some(series) = service.series.get(index) {
-            series.attempt(self.thread, 0);
-        }
-        let mut answer = response.map(|body| Received::new(body, line, is_last));
-        if answer.status() == http::StatusCode::NO_CONTENT {
-            // RFC 9110 §8.6: not with 204, whatever the backend says.
-            answer.headers_mut().remove(CONTENT_LENGTH);
-        }
-        Ok(answer)
+        // A backend that refuses a stream refuses it on each of its connections.
+        may_reuse = !failure.sent && !is_shared;
     }
+}
+
+fn answered(
+    thread: &ThreadState,
+    service: &Service,
+    index: usize,
+    outgoing: &Outgoing,
+    mut response: Response<Incoming>,
+    line: Line<RequestBody>,
+    spare: &dyn Fn(Failure) -> bool,
+) -> Result<Answer, Failure> {
+    let status = response.status();
+    let outcome = match &outgoing.asked {
+        Some(asked) => asked.outcome(&response),
+        None if status == http::StatusCode::SWITCHING_PROTOCOLS => Outcome::Astray,
+        None => Outcome::Answered,
+    };
+    if outcome == Outcome::Astray {
+        return Err(Failure::new(Fact::Garbage, true));
+    }
+    // HTTP/1.1 has counted them already, and refused to read more.
+    if response.headers().len() > service.upstream.settings.header_count {
+        return Err(Failure::new(Fact::HeadTooLarge, true));
+    }
+    let is_last = framing::settle(response.headers_mut()).map_err(|fact| Failure::new(fact, true))?;
+    let unwanted = Failure::new(Fact::Status(status.as_u16()), true);
+    if service.retry.retry_on.status.contains(&status.as_u16()) && spare(unwanted) {
+        return Err(unwanted);
+    }
+    if let Some(body) = outgoing.body() {
+        body.answered(status.is_client_error() || status.is_server_error());
+    }
+    if let Some(series) = service.series.get(index) {
+        series.attempt(thread.index, 0);
+    }
+    let mut answer = response.map(|body| Received::new(body, line, is_last));
+    if answer.status() == http::StatusCode::NO_CONTENT {
+        // RFC 9110 §8.6: not with 204, whatever the backend says.
+        answer.headers_mut().remove(CONTENT_LENGTH);
+    }
+    Ok(answer)
 }

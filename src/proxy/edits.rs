@@ -2,13 +2,10 @@
 //! Invariant: a client is bound after its answer was edited, so that what persistence says of caching is said last.
 //! Must not know: which fields and paths those are.
 
-use http::header::{HeaderMap, HeaderValue};
-use http::{Response, request};
+use http::request;
 
 use super::error::ProxyError;
-use super::exchange::Exchange;
 use super::fields::Fields;
-use super::redirect::Redirect;
 use super::route::Way;
 
 /// What a route does to fields.
@@ -25,45 +22,16 @@ impl Edits {
     }
 }
 
-impl Exchange {
-    /// Makes the head of a request what its backend is to see.
-    ///
-    /// # Errors
-    /// The target would be longer than a target can be.
-    pub(super) fn edit_request(&self, way: &Way, head: &mut request::Parts) -> Result<(), ProxyError> {
-        if let Some(rewrite) = &way.rewrite {
-            head.uri = rewrite.apply(std::mem::take(&mut head.uri)).ok_or(ProxyError::TargetTooLong)?;
-        }
-        if let Some(edits) = self.edits() {
-            edits.request.apply(&mut head.headers);
-        }
-        Ok(())
+/// Makes the head of a request what its backend is to see.
+///
+/// # Errors
+/// The target would be longer than a target can be.
+pub(super) fn edit_request(way: &Way, edits: Option<&Edits>, head: &mut request::Parts) -> Result<(), ProxyError> {
+    if let Some(rewrite) = &way.rewrite {
+        head.uri = rewrite.apply(std::mem::take(&mut head.uri)).ok_or(ProxyError::TargetTooLong)?;
     }
-
-    /// Does what the route says to the fields of a backend's answer.
-    pub(super) fn edit_response(&self, headers: &mut HeaderMap) {
-        if let Some(edits) = self.edits() {
-            edits.response.apply(headers);
-        }
+    if let Some(edits) = edits {
+        edits.request.apply(&mut head.headers);
     }
-
-    /// The same, to an answer of our own, whose own fields stay.
-    pub(super) fn dress(&self, headers: &mut HeaderMap) {
-        if let Some(edits) = self.edits() {
-            edits.response.dress(headers);
-        }
-    }
-
-    /// The answer of a listener, or of a route with this prefix, that leads elsewhere.
-    pub(super) fn send_away(
-        &self,
-        redirect: &Redirect,
-        prefix: &str,
-        host: Option<&HeaderValue>,
-        head: &request::Parts,
-    ) -> Result<Response<()>, ProxyError> {
-        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let answer = redirect.answer(host, self.origin().is_secure, &head.uri, prefix);
-        answer.ok_or(ProxyError::Malformed("The request has no Host field."))
-    }
+    Ok(())
 }

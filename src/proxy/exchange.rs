@@ -1,31 +1,29 @@
-//! Owns: the facts of one request, from its head to the end of its response.
-//! Invariant: what is told of a backend is told once, where it happened.
+//! Owns: one request under way, from its head to the end of its response, and what is counted when it ends.
+//! Invariant: exactly one record and one count a request, whichever way it ends; a backend's failure is reported once.
 //! Must not know: why anything was decided.
 
-mod record;
-
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, HOST, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
-use http::{Method, StatusCode, Uri, request};
+use http::header::{ACCEPT, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use http::{StatusCode, request};
 
-use super::attempt::Outgoing;
 use super::body::{RequestBody, Source};
 use super::client::{Client, Origin};
 use super::edits::Edits;
 use super::error::ProxyError;
 use super::order::Wait;
+use super::record::{Ended, RequestRecord};
 use super::request_id::RequestId;
 use super::route::{Goal, Way};
 use super::snapshot::{Service, View};
+use super::thread::ThreadState;
 use super::timeouts::Timeouts;
 use super::wait::Hold;
-use super::{Proxy, host, respond, streams, tunnel};
+use super::{host, respond, streams};
 use crate::affinity::rules::Effect;
-use crate::affinity::{Cause, Decision, Verdict};
+use crate::affinity::{Decision, Verdict};
 use crate::clock::{self, Limit};
 use crate::health::passive;
 use crate::net::interim::InterimQueue;
@@ -35,46 +33,29 @@ use crate::pool::witness;
 use crate::upstream::wire::Wire;
 use crate::upstream::{Blame, Fact, Failure, Wanted};
 
-/// One request and what became of it so far. Dropping it writes the record.
+/// One request under way: what it is served with, and its record. Dropping it ends the request and writes the
+/// record.
 pub struct Exchange {
-    proxy: Rc<Proxy>,
+    thread: Rc<ThreadState>,
     client: Rc<Client>,
     /// Where interim responses go, if the client can be sent any.
     interim: Option<Arc<InterimQueue>>,
     origin: Origin,
     view: Rc<View>,
-    id: RequestId,
-    method: Method,
-    host: Option<HeaderValue>,
-    target: Uri,
-    /// Looked at only if the answer is a page of ours.
+    /// Looked at only if the response is a page of ours.
     accept: Option<HeaderValue>,
-    time: Duration,
-    begun: Instant,
-    connected: Cell<Option<Instant>>,
-    answered: Option<Instant>,
     limit: Limit,
     /// The position of its route's way.
     way: Option<usize>,
     backend: Option<usize>,
     in_flight: Option<InFlight>,
     hold: Hold,
-    attempts: u32,
-    verdict: Verdict,
-    cause: Option<Cause>,
-    session: Option<u64>,
     /// Who asks, as a witness of what fails.
     sender: witness::Client,
-    rule: Option<&'static str>,
-    status: Option<StatusCode>,
-    error: Option<&'static str>,
     body: Option<Rc<Source>>,
-    bytes_in: u64,
-    bytes_out: u64,
     /// The response goes on for as long as both sides want.
     is_stream: bool,
-    /// A tunnel has taken the request over.
-    is_tunnel: bool,
+    record: RequestRecord,
 }
 
 /// How a response ends before its end.
@@ -91,50 +72,34 @@ pub(super) enum Break {
 
 impl Exchange {
     pub(super) fn begin(
-        proxy: &Rc<Proxy>,
+        thread: &Rc<ThreadState>,
         client: &Rc<Client>,
         head: &request::Parts,
         interim: Option<Arc<InterimQueue>>,
     ) -> Box<Exchange> {
         let origin = client.origin(&head.headers);
+        let id = client.request_id(&head.headers).unwrap_or_else(|| thread.new_id());
         Box::new(Exchange {
-            proxy: Rc::clone(proxy),
+            thread: Rc::clone(thread),
             client: Rc::clone(client),
             interim,
             origin,
-            view: Rc::clone(&proxy.view.borrow()),
-            id: client.request_id(&head.headers).unwrap_or_else(|| proxy.new_id()),
-            method: head.method.clone(),
-            host: head.headers.get(HOST).cloned(),
-            target: head.uri.clone(),
+            view: Rc::clone(&thread.view.borrow()),
             accept: head.headers.get(ACCEPT).cloned(),
-            time: clock::unix(),
-            begun: clock::now(),
-            connected: Cell::new(None),
-            answered: None,
-            limit: proxy.limits.limit(),
+            limit: thread.limits.limit(),
             way: None,
             backend: None,
             in_flight: None,
             hold: Hold::default(),
-            attempts: 0,
-            verdict: Verdict::None,
-            cause: None,
-            session: None,
             sender: witness::Client::new(origin.address, None),
-            rule: None,
-            status: None,
-            error: None,
             body: None,
-            bytes_in: 0,
-            bytes_out: 0,
             is_stream: false,
-            is_tunnel: false,
+            record: RequestRecord::new(head, id),
         })
     }
 
     pub(super) fn id(&self) -> &RequestId {
-        &self.id
+        &self.record.id
     }
 
     pub(super) fn accepts_json(&self) -> bool {
@@ -212,7 +177,7 @@ impl Exchange {
     /// When the time for all attempts is over. It rests while the request's body is on its way.
     pub(super) fn deadline(&self) -> Instant {
         let rested = self.body.as_ref().map_or(Duration::ZERO, |body| body.upload().rested(clock::now()));
-        self.begun + self.service().map_or(Duration::ZERO, |service| self.timeouts(service).total) + rested
+        self.record.begun + self.service().map_or(Duration::ZERO, |service| self.timeouts(service).total) + rested
     }
 
     /// The limit of whatever this request waits for now.
@@ -220,8 +185,9 @@ impl Exchange {
         &self.limit
     }
 
-    pub(super) fn body_from(&mut self, outgoing: &Outgoing) {
-        self.body = outgoing.body().cloned();
+    /// Keeps the request's body, to know how far it has come.
+    pub(super) fn keep_body(&mut self, body: Option<&Rc<Source>>) {
+        self.body = body.cloned();
         if let (Some(body), Some(edits)) = (&self.body, self.edits()) {
             body.edited(edits);
         }
@@ -235,9 +201,9 @@ impl Exchange {
     /// An attempt on the backend at `index` begins. `has_waited` says that it is to find out whether that
     /// is back.
     pub(super) fn attempt(&mut self, index: usize, has_waited: bool) {
-        self.attempts += 1;
+        self.record.attempts += 1;
         self.backend = Some(index);
-        let thread = self.proxy.thread;
+        let thread = self.thread.index;
         self.in_flight = self.service().map(|service| {
             let live = service.pool.backend(index).live();
             self.limit.set_subject(live.id());
@@ -253,7 +219,7 @@ impl Exchange {
     }
 
     pub(super) fn connected(&self) {
-        self.connected.set(Some(clock::now()));
+        self.record.connected.set(Some(clock::now()));
     }
 
     /// The attempt on the backend at `index` failed. One that it `has_waited` for tells nothing new of the
@@ -262,7 +228,7 @@ impl Exchange {
         self.in_flight = None;
         let Some(service) = self.service() else { return };
         if let Some(series) = service.series.get(index) {
-            series.attempt(self.proxy.thread, failure.fact.outcome());
+            series.attempt(self.thread.index, failure.fact.outcome());
         }
         match failure.blame {
             _ if has_waited => {}
@@ -280,20 +246,20 @@ impl Exchange {
     }
 
     pub(super) fn decided(&mut self, decision: &Decision) {
-        self.verdict = decision.verdict;
-        self.cause = decision.cause;
-        self.session = (decision.verdict != Verdict::None).then_some(decision.session);
+        self.record.verdict = decision.verdict;
+        self.record.cause = decision.cause;
+        self.record.session = (decision.verdict != Verdict::None).then_some(decision.session);
     }
 
     /// The request asks for a backend of `service`, with the session whose pin it has brought.
     pub(super) fn asks(&mut self, service: &Service, session: Option<u64>) {
         self.sender = witness::Client::new(self.origin.address, session);
-        service.pool.roster().clients().note(self.proxy.thread, self.sender, self.time.as_secs());
+        service.pool.roster().clients().note(self.thread.index, self.sender, self.record.time.as_secs());
     }
 
     /// A rule of persistence matched.
     pub(super) fn ruled(&mut self, effect: Effect) {
-        self.rule = Some(effect.as_str());
+        self.record.rule = Some(effect.as_str());
     }
 
     /// Says in a response what was decided, where the configuration has it said, and that the client
@@ -304,37 +270,38 @@ impl Exchange {
         }
         let name = self.service().and_then(|service| service.affinity.verdict_header());
         if let Some(name) = name {
-            let cause = self.cause.map_or(String::new(), |cause| format!("; cause={}", cause.as_str()));
+            let cause = self.record.cause.map_or(String::new(), |cause| format!("; cause={}", cause.as_str()));
             // Both are words of ours.
-            if let Ok(value) = HeaderValue::try_from(format!("{}{cause}", self.verdict.as_str())) {
+            if let Ok(value) = HeaderValue::try_from(format!("{}{cause}", self.record.verdict.as_str())) {
                 headers.insert(name, value);
             }
         }
     }
 
     pub(super) fn answered(&mut self, status: StatusCode) {
-        self.status = Some(status);
-        self.answered = Some(clock::now());
+        self.record.status = Some(status);
+        self.record.answered = Some(clock::now());
         self.hold.end();
-        let (Some(service), Some(cause)) = (self.service(), self.cause) else { return };
-        if let (Verdict::Moved, Some(series)) = (self.verdict, self.backend.and_then(|index| service.series.get(index)))
+        let (Some(service), Some(cause)) = (self.service(), self.record.cause) else { return };
+        if let (Verdict::Moved, Some(series)) =
+            (self.record.verdict, self.backend.and_then(|index| service.series.get(index)))
         {
-            series.moved(self.proxy.thread, cause as usize);
+            series.moved(self.thread.index, cause as usize);
         }
     }
 
     pub(super) fn refused(&mut self, error: ProxyError) {
-        self.status = Some(respond::status(error));
-        self.error = Some(error.as_str());
-        self.verdict = self.verdict.unserved();
+        self.record.status = Some(respond::status(error));
+        self.record.error = Some(error.as_str());
+        self.record.verdict = self.record.verdict.unserved();
         self.hold.end();
         if let Some(limit) = error.limit() {
-            self.proxy.limited(limit);
+            self.thread.limited(limit);
         }
     }
 
     pub(super) fn relayed(&mut self, bytes: usize) {
-        self.bytes_out += bytes as u64;
+        self.record.bytes_out += bytes as u64;
         if let Some(body) = &self.body {
             body.answers();
         }
@@ -347,7 +314,7 @@ impl Exchange {
 
     /// Of the bytes that were relayed so many never left.
     pub(super) fn lost(&mut self, bytes: u64) {
-        self.bytes_out = self.bytes_out.saturating_sub(bytes);
+        self.record.bytes_out = self.record.bytes_out.saturating_sub(bytes);
     }
 
     /// When an answer has been quiet for too long of which nothing came since `since`, and of the request's body
@@ -373,40 +340,37 @@ impl Exchange {
         self.is_stream
     }
 
-    /// The time that a tunnel of this request has.
-    pub(super) fn tunnel_limits(&self) -> tunnel::Limits {
-        let timeouts = self.service().map(|service| self.timeouts(service));
-        tunnel::Limits {
-            idle: timeouts.map_or(Duration::ZERO, |timeouts| timeouts.stream_idle),
-            ending: timeouts.map_or(Duration::ZERO, |timeouts| timeouts.idle),
-            lifetime: timeouts.and_then(|timeouts| timeouts.tunnel_lifetime),
-        }
+    /// The timeouts of the request once it has a route to a pool.
+    pub(super) fn own_timeouts(&self) -> Option<&Timeouts> {
+        self.service().map(|service| self.timeouts(service))
     }
 
     /// A tunnel begins.
     pub(super) fn tunnel_begins(&mut self) {
-        self.is_tunnel = true;
+        self.record.detach_from_head();
+        self.accept = None;
+        self.record.is_tunnel = true;
         let series = self.service().zip(self.backend).and_then(|(service, index)| service.series.get(index));
         if let Some(series) = series {
-            series.tunnel_began(self.proxy.thread);
+            series.tunnel_began(self.thread.index);
         }
     }
 
     /// A tunnel ended, after so many bytes from and to the client.
     pub(super) fn tunnelled(&mut self, up: u64, down: u64, error: Option<std::io::ErrorKind>) {
-        (self.bytes_in, self.bytes_out) = (up, down);
+        (self.record.bytes_in, self.record.bytes_out) = (up, down);
         // Which side broke off makes no difference: a tunnel has no other end for many clients.
-        self.error =
+        self.record.error =
             error.map(|kind| if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" });
     }
 
     /// The response broke off, or is broken off.
     pub(super) fn broke_off(&mut self, end: Break) {
         if let Some(error) = self.body.as_ref().and_then(|body| body.error()) {
-            self.error = Some(error.as_str());
+            self.record.error = Some(error.as_str());
             return;
         }
-        self.error = Some(match end {
+        self.record.error = Some(match end {
             Break::Quiet => "quiet_for_too_long",
             Break::Backend | Break::KeptWaiting => "broken_off",
         });
@@ -417,7 +381,7 @@ impl Exchange {
 
     /// The answer of the backend at `index` failed.
     fn met_failure(&self, service: &Service, index: usize) {
-        let failed = passive::met(&service.pool, self.sender, self.target.path(), self.time.as_secs());
+        let failed = passive::met(&service.pool, self.sender, self.record.path(), self.record.time.as_secs());
         passive::failed(&service.pool, index, failed, clock::now());
     }
 
@@ -431,7 +395,38 @@ impl Exchange {
         }
         if let Some(wire) = wire {
             let wanted = Wanted { client: self.origin.client(), http1: false };
-            self.proxy.idle.put(backend, wire, &service.upstream.settings, wanted, clock::now());
+            self.thread.idle.put(backend, wire, &service.upstream.settings, wanted, clock::now());
         }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(body) = &self.body {
+            body.leave();
+        }
+        let (now, thread) = (clock::now(), &self.thread);
+        let is_given_up = self.client.is_given_up.get() || std::thread::panicking();
+        let service = self.service();
+        let unserved = || service.map_or(&self.view.snapshot().unrouted, |service| &service.unserved);
+        let series = service.zip(self.backend).and_then(|(service, index)| service.series.get(index));
+        let (verdict, status) = (self.record.verdict as usize, self.record.status(is_given_up));
+        series.unwrap_or_else(unserved).request(thread.index, verdict, status, self.record.lasted(now));
+        if let (true, Some(series)) = (self.record.is_tunnel, series) {
+            series.tunnel_ended(thread.index);
+        }
+        self.record.write(
+            &thread.lines,
+            &Ended {
+                listener: self.client.listener(),
+                client: &self.client.text_of(self.origin),
+                pool: service.map(|service| &**service.pool.name()),
+                backend: service.zip(self.backend).map(|(service, index)| &**service.pool.backend(index).name()),
+                is_given_up,
+                body_read: self.body.as_ref().map_or(0, |body| body.read()),
+                waited: self.hold.waited(),
+                now,
+            },
+        );
     }
 }

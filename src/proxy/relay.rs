@@ -8,18 +8,27 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Response;
+use http::header::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
+use super::attempt::Answer;
 use super::body::RequestBody;
 use super::error::ProxyError;
 use super::exchange::{Break, Exchange};
-use super::tunnel::Tunnel;
-use super::{Reply, respond, trailers};
+use super::tunnel::{Limits, Tunnel};
+use super::{respond, trailers};
 use crate::clock;
 use crate::upstream::{Fact, Failure, Received};
 
-/// A backend's response.
-pub(super) type Answer = Response<Received<RequestBody>>;
+/// What a request gets.
+pub struct Reply {
+    /// The response.
+    pub response: Response<ResponseBody>,
+    /// What takes over once the response has gone out.
+    pub tunnel: Option<Tunnel>,
+    /// The response goes on for as long as its client is there: one that says no more has gone.
+    pub is_stream: bool,
+}
 
 /// The body of a response, with all that is to be done when it ends.
 pub struct ResponseBody {
@@ -63,71 +72,73 @@ impl std::fmt::Display for BrokenOff {
 
 impl std::error::Error for BrokenOff {}
 
-impl Exchange {
-    /// The backend's answer, as it goes to the client.
-    pub(super) async fn relay(mut self: Box<Self>, answer: Answer) -> Reply {
-        let (mut head, received) = answer.into_parts();
-        self.answered(head.status);
-        self.explain(&mut head.headers);
-        let mut is_stream = false;
-        let content = match received.is_end() {
-            false => {
-                is_stream = self.streams(&head.headers);
-                Content::Relayed { received, since: clock::now(), waits_for: Side::Client, is_slow: false }
-            }
-            true => {
-                // The connection is there for the next request before this one's client has read.
-                let mut received = Some(received);
-                let wire = std::future::poll_fn(|cx| {
-                    Poll::Ready(received.take().and_then(|received| received.into_ready(cx)))
-                })
-                .await;
-                self.completed(wire);
-                Content::Page(Bytes::new())
-            }
-        };
-        let response = Response::from_parts(head, ResponseBody { content, exchange: Some(self) });
-        Reply { response, tunnel: None, is_stream }
-    }
+/// The backend's answer, as it goes to the client.
+pub(super) async fn relay(mut exchange: Box<Exchange>, answer: Answer) -> Reply {
+    let (mut head, received) = answer.into_parts();
+    exchange.answered(head.status);
+    exchange.explain(&mut head.headers);
+    let mut is_stream = false;
+    let content = match received.is_end() {
+        false => {
+            is_stream = exchange.streams(&head.headers);
+            Content::Relayed { received, since: clock::now(), waits_for: Side::Client, is_slow: false }
+        }
+        true => {
+            // The connection is there for the next request before this one's client has read.
+            let mut received = Some(received);
+            let wire =
+                std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_ready(cx))))
+                    .await;
+            exchange.completed(wire);
+            Content::Page(Bytes::new())
+        }
+    };
+    let response = Response::from_parts(head, ResponseBody { content, exchange: Some(exchange) });
+    Reply { response, tunnel: None, is_stream }
+}
 
-    /// The backend's answer that another protocol begins, and what moves its bytes.
-    pub(super) async fn switch(mut self: Box<Self>, answer: Answer) -> Reply {
-        let (mut head, received) = answer.into_parts();
-        let mut received = Some(received);
-        let switched =
-            std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_switched(cx))))
-                .await;
-        let Some((backend, read)) = switched else {
-            return self.refuse(ProxyError::Backend(Failure::new(Fact::Closed, true)));
-        };
-        self.answered(head.status);
-        self.explain(&mut head.headers);
-        self.completed(None);
-        self.tunnel_begins();
-        self.outlives_head();
-        let limits = self.tunnel_limits();
-        let tunnel = Tunnel::new(self, backend, read, limits);
-        let nothing = ResponseBody { content: Content::Page(Bytes::new()), exchange: None };
-        Reply { response: Response::from_parts(head, nothing), tunnel: Some(tunnel), is_stream: false }
-    }
+/// The backend's answer that another protocol begins, and what moves its bytes.
+pub(super) async fn switch(mut exchange: Box<Exchange>, answer: Answer) -> Reply {
+    let (mut head, received) = answer.into_parts();
+    let mut received = Some(received);
+    let switched =
+        std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_switched(cx)))).await;
+    let Some((backend, read)) = switched else {
+        return refuse(exchange, ProxyError::Backend(Failure::new(Fact::Closed, true)));
+    };
+    exchange.answered(head.status);
+    exchange.explain(&mut head.headers);
+    exchange.completed(None);
+    exchange.tunnel_begins();
+    let limits = exchange.own_timeouts().map_or(Limits::default(), Limits::of);
+    let tunnel = Tunnel::new(exchange, backend, read, limits);
+    let nothing = ResponseBody { content: Content::Page(Bytes::new()), exchange: None };
+    Reply { response: Response::from_parts(head, nothing), tunnel: Some(tunnel), is_stream: false }
+}
 
-    /// An answer that sends the client elsewhere.
-    pub(super) fn redirect(mut self: Box<Self>, mut response: Response<()>) -> Reply {
-        self.answered(response.status());
-        self.dress(response.headers_mut());
-        self.explain(response.headers_mut());
-        let response = response.map(|()| ResponseBody { content: Content::Page(Bytes::new()), exchange: Some(self) });
-        Reply { response, tunnel: None, is_stream: false }
-    }
+/// An answer that sends the client elsewhere.
+pub(super) fn redirect(mut exchange: Box<Exchange>, mut response: Response<()>) -> Reply {
+    exchange.answered(response.status());
+    apply_to_local_reply(&exchange, response.headers_mut());
+    exchange.explain(response.headers_mut());
+    let response = response.map(|()| ResponseBody { content: Content::Page(Bytes::new()), exchange: Some(exchange) });
+    Reply { response, tunnel: None, is_stream: false }
+}
 
-    /// A page that says why there is no answer.
-    pub(super) fn refuse(mut self: Box<Self>, error: ProxyError) -> Reply {
-        self.refused(error);
-        let mut response = respond::respond(error, self.id().as_str(), self.accepts_json());
-        self.dress(response.headers_mut());
-        self.explain(response.headers_mut());
-        let response = response.map(|page| ResponseBody { content: Content::Page(page), exchange: Some(self) });
-        Reply { response, tunnel: None, is_stream: false }
+/// A page that says why there is no answer.
+pub(super) fn refuse(mut exchange: Box<Exchange>, error: ProxyError) -> Reply {
+    exchange.refused(error);
+    let mut response = respond::respond(error, exchange.id().as_str(), exchange.accepts_json());
+    apply_to_local_reply(&exchange, response.headers_mut());
+    exchange.explain(response.headers_mut());
+    let response = response.map(|page| ResponseBody { content: Content::Page(page), exchange: Some(exchange) });
+    Reply { response, tunnel: None, is_stream: false }
+}
+
+/// Does what the route says to the fields of a page or a redirect, whose own fields stay.
+fn apply_to_local_reply(exchange: &Exchange, headers: &mut HeaderMap) {
+    if let Some(edits) = exchange.edits() {
+        edits.response.dress(headers);
     }
 }
 

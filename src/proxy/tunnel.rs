@@ -13,6 +13,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::exchange::Exchange;
+use super::timeouts::Timeouts;
 use crate::clock;
 use crate::net::Stream;
 
@@ -29,7 +30,7 @@ thread_local! {
 }
 
 /// The time a tunnel has.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Limits {
     /// Without a byte moved.
     pub(super) idle: Duration,
@@ -86,6 +87,10 @@ impl Tunnel {
 }
 
 impl Limits {
+    pub(super) fn of(timeouts: &Timeouts) -> Limits {
+        Limits { idle: timeouts.stream_idle, ending: timeouts.idle, lifetime: timeouts.tunnel_lifetime }
+    }
+
     /// Few go on alone, and a side that has gone for good looks like one that only has no more to say.
     fn at_the_end(self) -> Limits {
         Limits { idle: self.idle.min(self.ending), ..self }

@@ -7,20 +7,21 @@ use std::time::Duration;
 
 use super::client::Client;
 use super::error::ProxyError;
-use super::{Proxy, respond};
+use super::respond;
+use super::thread::ThreadState;
 use crate::affinity::Verdict;
 use crate::clock;
 use crate::telemetry::Record;
 
 /// Records a request of which no head was understood, and makes the answer to it.
-pub(super) fn refuse(proxy: &Rc<Proxy>, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
-    let id = proxy.new_id();
+pub(super) fn refuse(thread: &ThreadState, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
+    let id = thread.new_id();
     let status = respond::status(error).as_u16();
     if let Some(limit) = error.limit() {
-        proxy.limited(limit);
+        thread.limited(limit);
     }
-    proxy.view.borrow().snapshot().unrouted.request(proxy.thread, Verdict::None as usize, status, Duration::ZERO);
-    proxy.lines.write(&Record {
+    thread.view.borrow().snapshot().unrouted.request(thread.index, Verdict::None as usize, status, Duration::ZERO);
+    thread.lines.write(&Record {
         time: clock::unix(),
         id: id.as_str(),
         listener: client.listener(),

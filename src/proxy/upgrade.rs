@@ -99,6 +99,13 @@ fn accept_of(key: &[u8]) -> String {
     STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat()))
 }
 
+/// What comes after the head of a backend's response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    Http,
+    Tunnel,
+}
+
 /// What becomes of a backend's answer to a request that asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {

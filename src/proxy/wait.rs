@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::exchange::Exchange;
 use super::order::Wait;
 use crate::affinity::Found;
 use crate::clock::{self, Limit};
@@ -128,8 +127,7 @@ impl Place {
 const ANSWER: Duration = Duration::from_millis(500);
 
 /// Waits for what others know of a session.
-pub(super) async fn for_answer(exchange: &Exchange, answer: oneshot::Receiver<Option<Found>>) -> Option<Found> {
-    let limit = exchange.limit();
+pub(super) async fn for_answer(limit: &Limit, answer: oneshot::Receiver<Option<Found>>) -> Option<Found> {
     limit.set_after(ANSWER);
     let found = tokio::select! {
         answer = answer => answer.ok().flatten(),

@@ -1,0 +1,179 @@
+//! Owns: what the access log and the metrics will say of one request.
+//! Invariant: plain data; a field is set where the fact is known, and read once, at the request's end.
+//! Must not know: the snapshot, backends, connections; when the request ends.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use http::header::{HOST, HeaderValue};
+use http::{Method, StatusCode, Uri, request};
+
+use super::error::ProxyError;
+use super::request_id::RequestId;
+use super::respond;
+use crate::affinity::{Cause, Verdict};
+use crate::clock;
+use crate::telemetry::{Lines, Record};
+
+/// nginx's code for a client that closed its connection before the response; it is never sent.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// The facts of one request.
+pub(super) struct RequestRecord {
+    /// When its head came, on the wall clock.
+    pub(super) time: Duration,
+    /// The same, on the clock that durations are taken from.
+    pub(super) begun: Instant,
+    pub(super) id: RequestId,
+    method: Method,
+    host: Option<HeaderValue>,
+    target: Uri,
+    /// When its last attempt had a connection.
+    pub(super) connected: Cell<Option<Instant>>,
+    /// When the head of its response was there.
+    pub(super) answered: Option<Instant>,
+    pub(super) attempts: u32,
+    pub(super) verdict: Verdict,
+    pub(super) cause: Option<Cause>,
+    pub(super) session: Option<u64>,
+    /// The rule of persistence that matched.
+    pub(super) rule: Option<&'static str>,
+    pub(super) status: Option<StatusCode>,
+    pub(super) error: Option<&'static str>,
+    /// Bytes that a tunnel has read from the client.
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    /// A tunnel has taken the request over.
+    pub(super) is_tunnel: bool,
+}
+
+/// What else is known when a request ends.
+pub(super) struct Ended<'a> {
+    pub(super) listener: &'a str,
+    pub(super) client: &'a str,
+    pub(super) pool: Option<&'a str>,
+    pub(super) backend: Option<&'a str>,
+    /// Linchpin gave the request up.
+    pub(super) is_given_up: bool,
+    /// Bytes of the request's body that were read.
+    pub(super) body_read: u64,
+    /// How long the request waited for its backend, if it did.
+    pub(super) waited: Option<Duration>,
+    pub(super) now: Instant,
+}
+
+impl RequestRecord {
+    /// Begins the record of the request with this head.
+    pub(super) fn new(head: &request::Parts, id: RequestId) -> RequestRecord {
+        RequestRecord {
+            time: clock::unix(),
+            begun: clock::now(),
+            id,
+            method: head.method.clone(),
+            host: head.headers.get(HOST).cloned(),
+            target: head.uri.clone(),
+            connected: Cell::new(None),
+            answered: None,
+            attempts: 0,
+            verdict: Verdict::None,
+            cause: None,
+            session: None,
+            rule: None,
+            status: None,
+            error: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            is_tunnel: false,
+        }
+    }
+
+    /// The path that the client asked for.
+    pub(super) fn path(&self) -> &str {
+        self.target.path()
+    }
+
+    /// Copies what the record needs of the head into memory of its own. A head is a part of the buffer that
+    /// it was read into, which would last as long as a tunnel does.
+    pub(super) fn detach_from_head(&mut self) {
+        let named = named(&self.target).and_then(|host| HeaderValue::from_bytes(host).ok());
+        self.host = named.or(self.host.take().map(copied));
+        self.target = path_of(std::mem::take(&mut self.target));
+        self.id = self.id.clone().copied();
+    }
+
+    /// The status that counts, also where none was sent.
+    pub(super) fn status(&self, is_given_up: bool) -> u16 {
+        let unsent = if is_given_up { respond::status(ProxyError::GivenUp).as_u16() } else { CLIENT_CLOSED_REQUEST };
+        self.status.map_or(unsent, |status| status.as_u16())
+    }
+
+    /// The duration that counts. The hours of a tunnel would drown the durations of all other requests.
+    pub(super) fn lasted(&self, now: Instant) -> Duration {
+        let end = if self.is_tunnel { self.answered.unwrap_or(now) } else { now };
+        end.saturating_duration_since(self.begun)
+    }
+
+    /// Writes the line of the access log.
+    pub(super) fn write(&self, lines: &Lines, ended: &Ended<'_>) {
+        let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(self.begun));
+        lines.write(&Record {
+            time: self.time,
+            id: self.id.as_str(),
+            listener: ended.listener,
+            client: ended.client,
+            method: self.method.as_str(),
+            host: named(&self.target).or(self.host.as_ref().map(HeaderValue::as_bytes)).unwrap_or_default(),
+            path: self.target.path(),
+            status: self.status(ended.is_given_up),
+            bytes_in: self.bytes_in + ended.body_read,
+            bytes_out: self.bytes_out,
+            total: ended.now.saturating_duration_since(self.begun),
+            connected: after(self.connected.get()),
+            answered: after(self.answered),
+            pool: ended.pool,
+            backend: ended.backend,
+            attempts: self.attempts,
+            verdict: self.verdict.as_str(),
+            cause: self.cause.map(Cause::as_str),
+            session: self.session,
+            rule: self.rule,
+            waited: ended.waited,
+            error: self.error.or(self.status.is_none().then_some(match ended.is_given_up {
+                true => ProxyError::GivenUp.as_str(),
+                false => "client_went",
+            })),
+        });
+    }
+}
+
+/// The host in a target, as HTTP/2 and proxies have it; that beats Host. Not what stands before it, which
+/// may be a password.
+fn named(target: &Uri) -> Option<&[u8]> {
+    target.authority()?.as_str().rsplit('@').next().map(str::as_bytes)
+}
+
+/// A value that is part of no buffer.
+fn copied(value: HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value)
+}
+
+/// The path of a target, as part of no buffer.
+fn path_of(target: Uri) -> Uri {
+    Uri::try_from(target.path()).unwrap_or(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn what_a_tunnel_keeps_of_its_request_keeps_none_of_its_buffer() {
+        let buffer = Bytes::from(b"a.example/chat?token=1 and eight kilobytes more".to_vec());
+        let host = copied(HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap());
+        let target = path_of(Uri::from_maybe_shared(buffer.slice(9..22)).unwrap());
+        assert!(buffer.is_unique());
+        assert_eq!((host, target.path()), (HeaderValue::from_static("a.example"), "/chat"));
+        assert_eq!(path_of(Uri::from_static("*")).path(), "*");
+    }
+}

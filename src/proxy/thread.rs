@@ -1,0 +1,76 @@
+//! Owns: what one data-path thread keeps for all of its requests.
+//! Invariant: no other thread touches it, but for the list of failed sessions, which all share.
+//! Must not know: any single request.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rand::RngExt;
+use rand::distr::{Distribution, StandardUniform};
+use rand::rngs::SmallRng;
+
+use super::body::RequestBody;
+use super::replay;
+use super::request_id::RequestId;
+use super::snapshot::{Snapshot, View};
+use crate::affinity::lost::Lost;
+use crate::clock::Limits;
+use crate::pool::backend;
+use crate::telemetry::{Limit, Lines};
+use crate::upstream::Idle;
+
+/// The state of one data-path thread.
+pub(super) struct ThreadState {
+    /// The thread's number, from 0.
+    pub(super) index: usize,
+    pub(super) view: RefCell<Rc<View>>,
+    pub(super) idle: Idle<RequestBody>,
+    pub(super) limits: Limits,
+    pub(super) lines: Lines,
+    pub(super) lost: Arc<Lost>,
+    pub(super) replay_memory: Rc<replay::Memory>,
+    random: RefCell<SmallRng>,
+    next_id: Cell<u64>,
+}
+
+impl ThreadState {
+    pub(super) fn new(
+        index: usize,
+        snapshot: Arc<Snapshot>,
+        limits: Limits,
+        lines: Lines,
+        lost: Arc<Lost>,
+        replay_memory: Rc<replay::Memory>,
+    ) -> ThreadState {
+        let mut random: SmallRng = rand::make_rng();
+        let view = RefCell::new(Rc::new(View::new(snapshot, None, &mut random)));
+        let next_id = Cell::new(random.random());
+        let (idle, random) = (Idle::default(), RefCell::new(random));
+        ThreadState { index, view, idle, limits, lines, lost, replay_memory, random, next_id }
+    }
+
+    /// Replaces the snapshot of the following requests.
+    pub(super) fn install(&self, snapshot: Arc<Snapshot>) {
+        let view = View::new(snapshot, Some(&self.view.borrow()), &mut self.random.borrow_mut());
+        self.view.replace(Rc::new(view));
+    }
+
+    pub(super) fn random<T>(&self) -> T
+    where
+        StandardUniform: Distribution<T>,
+    {
+        self.random.borrow_mut().random()
+    }
+
+    /// An id for a request that has none.
+    pub(super) fn new_id(&self) -> RequestId {
+        self.next_id.set(self.next_id.get().wrapping_add(1));
+        RequestId::own(backend::mix(self.next_id.get()))
+    }
+
+    /// Counts a request or a connection that met a limit.
+    pub(super) fn limited(&self, limit: Limit) {
+        self.view.borrow().snapshot().limited.count(self.index, limit);
+    }
+}
