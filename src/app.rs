@@ -151,10 +151,10 @@ impl App {
         let make = move |thread: Thread| {
             let mut snapshots = snapshots.clone();
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let (limits, lines, lost) = (thread.limits.clone(), lines.lines(), Arc::clone(&lost));
+            let (deadlines, lines, lost) = (thread.deadlines.clone(), lines.lines(), Arc::clone(&lost));
             let memory = replay::Memory::share(replay_memory, threads);
-            let proxy = Rc::new(Proxy::new(thread.index, snapshot, limits, lines, lost, memory));
-            let beside = beside(Rc::clone(&proxy), thread.limits, losses.subscribe(), snapshots);
+            let proxy = Rc::new(Proxy::new(thread.index, snapshot, deadlines, lines, lost, memory));
+            let beside = beside(Rc::clone(&proxy), thread.deadlines, losses.subscribe(), snapshots);
             (Rc::new(Serve { proxy, doors: doors.clone() }), beside)
         };
         let phase = Arc::clone(&control.phase);
@@ -243,7 +243,7 @@ fn door(position: usize, listener: &ListenerSettings) -> Door {
 /// are lost, and going on with the next snapshot.
 async fn beside(
     proxy: Rc<Proxy>,
-    limits: clock::Limits,
+    deadlines: clock::Deadlines,
     mut losses: LossReceiver,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
 ) {
@@ -253,8 +253,8 @@ async fn beside(
             now = sweep.tick() => proxy.sweep(now.into_std()),
             // Each request that waits on it looks, and is taken back if it may be.
             lost = losses.next() => match lost {
-                Some(backend) => limits.wake(backend),
-                None => limits.wake_all(),
+                Some(backend) => deadlines.wake(backend),
+                None => deadlines.wake_all(),
             },
             Ok(()) = snapshots.changed() => {
                 let next = Arc::clone(&snapshots.borrow_and_update());

@@ -51,7 +51,7 @@ use hyper::body::Incoming;
 
 use crate::affinity::rules::Effect;
 use crate::affinity::{Decision, Taken, decide, lost::Lost};
-use crate::clock::{self, Limits};
+use crate::clock::{self, Deadlines};
 use crate::net::interim::InterimQueue;
 use crate::telemetry::{Limit, Lines};
 use attempt::{Answer, Outgoing};
@@ -80,17 +80,17 @@ enum Served {
 pub struct Proxy(Rc<ThreadState>);
 
 impl Proxy {
-    /// For the data-path thread number `thread`, whose time limits run in `limits`, and whose requests keep
+    /// For the data-path thread number `thread`, whose time limits run in `deadlines`, and whose requests keep
     /// their bodies for another attempt in `replay_memory`.
     pub fn new(
         thread: usize,
         snapshot: Arc<Snapshot>,
-        limits: Limits,
+        deadlines: Deadlines,
         lines: Lines,
         lost: Arc<Lost>,
         replay_memory: Rc<replay::Memory>,
     ) -> Proxy {
-        Proxy(Rc::new(ThreadState::new(thread, snapshot, limits, lines, lost, replay_memory)))
+        Proxy(Rc::new(ThreadState::new(thread, snapshot, deadlines, lines, lost, replay_memory)))
     }
 
     /// One request's way, from its head to the head of the response. The body of the response

@@ -15,7 +15,7 @@ use super::replay;
 use super::request_id::RequestId;
 use super::snapshot::{Snapshot, View};
 use crate::affinity::lost::Lost;
-use crate::clock::Limits;
+use crate::clock::Deadlines;
 use crate::pool::backend;
 use crate::telemetry::{Limit, Lines};
 use crate::upstream::Idle;
@@ -26,7 +26,7 @@ pub(super) struct ThreadState {
     pub(super) index: usize,
     pub(super) view: RefCell<Rc<View>>,
     pub(super) idle: Idle<RequestBody>,
-    pub(super) limits: Limits,
+    pub(super) deadlines: Deadlines,
     pub(super) lines: Lines,
     pub(super) lost: Arc<Lost>,
     pub(super) replay_memory: Rc<replay::Memory>,
@@ -38,7 +38,7 @@ impl ThreadState {
     pub(super) fn new(
         index: usize,
         snapshot: Arc<Snapshot>,
-        limits: Limits,
+        deadlines: Deadlines,
         lines: Lines,
         lost: Arc<Lost>,
         replay_memory: Rc<replay::Memory>,
@@ -47,7 +47,7 @@ impl ThreadState {
         let view = RefCell::new(Rc::new(View::new(snapshot, None, &mut random)));
         let next_id = Cell::new(random.random());
         let (idle, random) = (Idle::default(), RefCell::new(random));
-        ThreadState { index, view, idle, limits, lines, lost, replay_memory, random, next_id }
+        ThreadState { index, view, idle, deadlines, lines, lost, replay_memory, random, next_id }
     }
 
     /// Replaces the snapshot of the following requests.

@@ -261,7 +261,7 @@ fn an_import_against_the_table_is_caught_in_every_spelling() {
     for (path, text) in [
         ("src/pool.rs", "use crate::app::App;"),
         ("src/pool/live.rs", "use crate::{clock, app};"),
-        ("src/pool/live.rs", "use crate::{\n    clock::{self, Limit},\n    app::{App, Other},\n};"),
+        ("src/pool/live.rs", "use crate::{\n    clock::{self, Deadline},\n    app::{App, Other},\n};"),
         ("src/pool/live.rs", "fn a() -> crate::app::App {}"),
         ("src/pool/live.rs", "use super::super::app::App;"),
         ("src/pool.rs", "use super::app::App;"),
