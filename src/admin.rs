@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::affinity::Affinity;
-use crate::discover::Standing;
+use crate::discover::SourceStatus;
 use crate::net::Address;
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
@@ -113,7 +113,7 @@ pub struct Entry {
     /// Counters, by position of the backend.
     pub series: Vec<Arc<Series>>,
     /// How the sources of its backends are doing.
-    pub sources: Vec<Arc<Standing>>,
+    pub sources: Vec<Arc<SourceStatus>>,
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ mod dns;
 pub mod file;
 pub mod members;
 mod name;
-pub mod seek;
-pub mod standing;
+pub mod source_status;
+pub mod source_watcher;
 mod targets;
 pub mod trust;
 
@@ -16,8 +16,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use members::{Members, Now, Ours};
-pub use standing::Standing;
+pub use members::{Members, Now, OwnAddresses};
+pub use source_status::SourceStatus;
 
 use crate::net::Address;
 
@@ -61,7 +61,7 @@ pub struct Dns {
     /// Who is asked; whom the system asks, if nobody is named.
     pub resolvers: Vec<SocketAddr>,
     /// Bounds of the time for which an answer holds.
-    pub bounds: Bounds,
+    pub refresh_interval: RefreshInterval,
 }
 
 /// The key `type`.
@@ -79,16 +79,16 @@ pub enum Records {
 
 /// How often a source is looked at, at most and at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
+pub struct RefreshInterval {
     /// The shortest time between two looks.
     pub min: Duration,
     /// The longest.
     pub max: Duration,
 }
 
-impl Default for Bounds {
+impl Default for RefreshInterval {
     fn default() -> Self {
-        Bounds { min: Duration::from_secs(1), max: Duration::from_secs(300) }
+        RefreshInterval { min: Duration::from_secs(1), max: Duration::from_secs(300) }
     }
 }
 
@@ -106,10 +106,10 @@ impl Settings {
     }
 
     /// The bounds of looking.
-    pub fn bounds(&self) -> Bounds {
+    pub fn refresh_interval(&self) -> RefreshInterval {
         match &self.source {
-            Source::Dns(dns) => dns.bounds,
-            Source::File(_) => Bounds::default(),
+            Source::Dns(dns) => dns.refresh_interval,
+            Source::File(_) => RefreshInterval::default(),
         }
     }
 }
@@ -126,7 +126,7 @@ impl std::fmt::Display for Source {
 
 /// A backend as a source tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct DiscoveredBackend {
     /// Its identity: the same as long as it is the same server, as far as the source can tell.
     pub name: String,
     /// Where it listens.

@@ -12,7 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{Entry, Facts};
 use crate::clock;
-use crate::discover::Standing;
+use crate::discover::SourceStatus;
 use crate::pool::{Backend, Health};
 
 /// All metrics of the process.
@@ -92,18 +92,19 @@ impl Gauges {
     fn sources(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[Entry]) -> fmt::Result {
         let all =
             || entries.iter().flat_map(|entry| entry.sources.iter().map(move |source| (entry.pool.name(), source)));
-        let mut tell = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Standing) -> u64| -> fmt::Result {
-            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-            for (pool, source) in all() {
-                let labels = [("pool", &**pool), ("source", source.source())];
-                let mut metric = family.encode_family(&labels)?;
-                match kind {
-                    MetricType::Counter => metric.encode_counter::<NoLabelSet, _, u64>(&value(source), None)?,
-                    _ => metric.encode_gauge(&value(source))?,
+        let mut tell =
+            |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&SourceStatus) -> u64| -> fmt::Result {
+                let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+                for (pool, source) in all() {
+                    let labels = [("pool", &**pool), ("source", source.source())];
+                    let mut metric = family.encode_family(&labels)?;
+                    match kind {
+                        MetricType::Counter => metric.encode_counter::<NoLabelSet, _, u64>(&value(source), None)?,
+                        _ => metric.encode_gauge(&value(source))?,
+                    }
                 }
-            }
-            Ok(())
-        };
+                Ok(())
+            };
         let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
         tell("linchpin_discovered_backends", "Backends that a source has found", gauge, &|source| source.found())?;
         let help = "Whether the last look at a source was good: 1, or what was found before is kept: 0";

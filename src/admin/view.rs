@@ -10,7 +10,7 @@ use super::{Entry, Facts};
 use crate::affinity::explain::{Explanation, Named, Seen};
 use crate::affinity::{Cause, Verdict};
 use crate::clock;
-use crate::discover::Standing;
+use crate::discover::SourceStatus;
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -90,14 +90,14 @@ impl<'a> Pool<'a> {
                 leaving: live.is_leaving(),
             }
         };
-        let source = |standing: &'a Arc<Standing>| Source {
-            source: standing.source(),
-            ok: standing.is_good(),
-            error: standing.error(),
-            found: standing.found(),
-            answers: standing.answers(),
-            failures: standing.failures(),
-            last_answer: standing.last_answer(),
+        let source = |status: &'a Arc<SourceStatus>| Source {
+            source: status.source(),
+            ok: status.is_good(),
+            error: status.error(),
+            found: status.found(),
+            answers: status.answers(),
+            failures: status.failures(),
+            last_answer: status.last_answer(),
         };
         Pool {
             name: entry.pool.name(),

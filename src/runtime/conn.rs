@@ -197,7 +197,13 @@ impl<H> Common<H> {
     }
 
     /// Ready once a connection on which nothing has come since `quiet_since` has had its time.
-    fn poll_idle(&self, cx: &mut Context<'_>, socket: &Socket, limit: &clock::Deadline, quiet_since: Instant) -> Poll<()> {
+    fn poll_idle(
+        &self,
+        cx: &mut Context<'_>,
+        socket: &Socket,
+        limit: &clock::Deadline,
+        quiet_since: Instant,
+    ) -> Poll<()> {
         let idle_end = quiet_since + self.limits.idle_timeout;
         loop {
             let due = match self.leaves_at(quiet_since) {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::trust::{News, Outcome, Trust};
-use super::{Found, Settings, Source, Standing, answer, dns, file};
+use super::trust::{LookupResult, SourceEvent, Trust};
+use super::{DiscoveredBackend, Settings, Source, SourceStatus, answer, dns, file};
 use crate::{clock, files};
 
 /// How often a file is looked at. Asking the file system costs less than being told by it would: there
@@ -22,7 +22,7 @@ const READ: Duration = Duration::from_secs(5);
 
 /// Which source: the position of its pool, and its own among those of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct SourceId {
     /// The pool's position.
     pub pool: usize,
     /// The source's position.
@@ -31,83 +31,91 @@ pub struct Place {
 
 /// The backends that a source has now.
 #[derive(Debug)]
-pub struct Told {
+pub struct SourceUpdate {
     /// Which source.
-    pub place: Place,
+    pub id: SourceId,
     /// All of them.
-    pub found: Vec<Found>,
+    pub found: Vec<DiscoveredBackend>,
 }
 
 /// Looks at one source of the pool named `pool`, until nobody wants to know.
-pub async fn seek(pool: Arc<str>, settings: Settings, standing: Arc<Standing>, place: Place, tell: mpsc::Sender<Told>) {
-    let mut seeker =
-        Seeker { pool: &pool, settings: &settings, standing: &standing, trust: Trust::default(), place, tell };
+pub async fn watch(
+    pool: Arc<str>,
+    settings: Settings,
+    status: Arc<SourceStatus>,
+    id: SourceId,
+    updates: mpsc::Sender<SourceUpdate>,
+) {
+    let mut watcher =
+        SourceWatcher { pool: &pool, settings: &settings, status: &status, trust: Trust::default(), id, updates };
     match &settings.source {
         Source::Dns(dns) => {
-            let mut asker = dns::Asker::new(dns, &pool);
-            while let Some(again) = seeker.judge(asker.ask().await).await {
+            let mut querier = dns::DnsQuerier::new(dns, &pool);
+            while let Some(again) = watcher.judge(querier.query().await).await {
                 sleep(again).await;
             }
         }
-        Source::File(path) => seeker.watch(path).await,
+        Source::File(path) => watcher.watch_file(path).await,
     }
 }
 
-struct Seeker<'a> {
+struct SourceWatcher<'a> {
     pool: &'a str,
     settings: &'a Settings,
-    standing: &'a Standing,
+    status: &'a SourceStatus,
     trust: Trust,
-    place: Place,
-    tell: mpsc::Sender<Told>,
+    id: SourceId,
+    updates: mpsc::Sender<SourceUpdate>,
 }
 
-impl Seeker<'_> {
+impl SourceWatcher<'_> {
     /// Does what follows from a look; says when to look again, or that nobody listens.
-    async fn judge(&mut self, outcome: Outcome) -> Option<Duration> {
-        let (pool, source) = (self.pool, self.standing.source());
-        let outcome = match outcome {
-            Outcome::Answer(found, ttl) => {
-                let (found, left_out) = answer::in_order(found, self.settings.max_backends);
+    async fn judge(&mut self, result: LookupResult) -> Option<Duration> {
+        let (pool, source) = (self.pool, self.status.source());
+        let result = match result {
+            LookupResult::Answer(found, ttl) => {
+                let (found, left_out) = answer::normalized(found, self.settings.max_backends);
                 if left_out > 0 {
                     tracing::warn!(pool, source, left_out, "more backends than `max_backends` were found");
                 }
-                self.standing.answered(clock::unix().as_secs());
-                Outcome::Answer(found, ttl)
+                self.status.answered(clock::unix().as_secs());
+                LookupResult::Answer(found, ttl)
             }
-            Outcome::Failed(why) => {
-                self.standing.failed(&why);
-                Outcome::Failed(why)
+            LookupResult::Failed(why) => {
+                self.status.failed(&why);
+                LookupResult::Failed(why)
             }
         };
-        let step = self.trust.step(outcome, clock::now(), self.settings.bounds());
-        match &step.news {
-            Some(News::Fails(why)) => {
+        let judgement = self.trust.judge(result, clock::now(), self.settings.refresh_interval());
+        match &judgement.event {
+            Some(SourceEvent::Fails(why)) => {
                 tracing::warn!(pool, source, %why, "discovery fails: what was found last is kept")
             }
-            Some(News::Doubtful) => {
+            Some(SourceEvent::Doubtful) => {
                 tracing::warn!(
                     pool,
                     source,
                     "discovery finds no backend any more: what was found last is kept for now"
                 );
             }
-            Some(News::Empty) => tracing::warn!(pool, source, "discovery finds no backend: those that it found drain"),
-            Some(News::Answers) => tracing::info!(pool, source, "discovery works again"),
+            Some(SourceEvent::Empty) => {
+                tracing::warn!(pool, source, "discovery finds no backend: those that it found drain")
+            }
+            Some(SourceEvent::Answers) => tracing::info!(pool, source, "discovery works again"),
             None => {}
         }
-        if let Some(found) = step.found {
-            self.standing.has_found(found.len());
-            self.tell.send(Told { place: self.place, found }).await.ok()?;
-        } else if self.standing.is_good() {
-            self.standing.doubted("it has no backend, which is not believed yet");
+        if let Some(found) = judgement.found {
+            self.status.has_found(found.len());
+            self.updates.send(SourceUpdate { id: self.id, found }).await.ok()?;
+        } else if self.status.is_good() {
+            self.status.doubted("it has no backend, which is not believed yet");
         }
-        Some(step.again)
+        Some(judgement.again)
     }
 
     /// Reads a file whenever it has changed and stays as it is for a moment: whoever writes it in place
     /// is done by then.
-    async fn watch(&mut self, path: &Path) {
+    async fn watch_file(&mut self, path: &Path) {
         let path: Arc<Path> = path.into();
         let (mut last, mut judged, mut due) = (None, None, clock::now());
         loop {
@@ -122,16 +130,21 @@ impl Seeker<'_> {
                 match timeout(READ, &mut looking).await {
                     Ok(Ok(look)) => break look,
                     // It was not to be had, which is what the next one will find, too.
-                    Ok(Err(_)) => break (None, Some(Outcome::Failed("it can't be looked at".into()))),
-                    Err(_) if self.judge(Outcome::Failed("the file system gives no answer".into())).await.is_none() => {
+                    Ok(Err(_)) => break (None, Some(LookupResult::Failed("it can't be looked at".into()))),
+                    Err(_)
+                        if self
+                            .judge(LookupResult::Failed("the file system gives no answer".into()))
+                            .await
+                            .is_none() =>
+                    {
                         return;
                     }
                     Err(_) => {}
                 }
             };
-            let (sign, outcome) = look;
-            if let Some(outcome) = outcome {
-                let Some(again) = self.judge(outcome).await else { return };
+            let (sign, result) = look;
+            if let Some(result) = result {
+                let Some(again) = self.judge(result).await else { return };
                 (judged, due) = (Some(sign), clock::now() + again);
             }
             last = Some(sign);
@@ -153,19 +166,19 @@ struct Wanted {
     is_due: bool,
 }
 
-fn look(path: &Path, wanted: &Wanted) -> (Sign, Option<Outcome>) {
+fn look(path: &Path, wanted: &Wanted) -> (Sign, Option<LookupResult>) {
     let known = std::fs::metadata(path);
     let sign = known.as_ref().ok().map(|file| (file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec()));
     let rests = wanted.last.as_ref().is_none_or(|last| *last == sign);
     let is_new = wanted.judged.as_ref() != Some(&sign);
-    let outcome = (rests && (is_new || wanted.is_due)).then(|| match read(path) {
-        Ok(found) => Outcome::Answer(found, LOOK),
-        Err(why) => Outcome::Failed(why),
+    let result = (rests && (is_new || wanted.is_due)).then(|| match read(path) {
+        Ok(found) => LookupResult::Answer(found, LOOK),
+        Err(why) => LookupResult::Failed(why),
     });
-    (sign, outcome)
+    (sign, result)
 }
 
-fn read(path: &Path) -> Result<Vec<Found>, String> {
+fn read(path: &Path) -> Result<Vec<DiscoveredBackend>, String> {
     let text = files::read_text(path, file::MAX_BYTES).map_err(|error| match error {
         files::Error::Io(error) => format!("it can't be read: {error}"),
         error => error.to_string(),
