@@ -22,7 +22,7 @@ use crate::net::Address;
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Series;
-use crate::tls::reload::Watched;
+use crate::tls::reload::WatchedCertificates;
 
 pub use bind::{Bound, bind};
 pub use serve::run;
@@ -53,7 +53,7 @@ pub struct Facts {
     /// Whether the process takes requests.
     pub phase: watch::Receiver<Phase>,
     /// Certificates and how long they are good for.
-    pub certificates: Watched,
+    pub certificates: WatchedCertificates,
     /// When the process started.
     pub started: SystemTime,
 }

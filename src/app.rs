@@ -42,7 +42,7 @@ use crate::runtime::workers::Thread;
 use crate::runtime::{Fault, GivenUp, Handler, ListenerSettings, Listeners, Peer, Reply, Workers, descriptors, listen};
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, OpenError, Reopen, Watch};
-use crate::tls::reload::Watched;
+use crate::tls::reload::WatchedCertificates;
 use crate::upstream::Fact;
 use crate::{admin, clock, pool, proxy, runtime, share, telemetry, tls};
 use compose::Composer;
@@ -368,7 +368,7 @@ struct ControlParts {
     stores: Vec<learned::Store>,
     metrics: Arc<Metrics>,
     log: Watch,
-    certificates: Watched,
+    certificates: WatchedCertificates,
 }
 
 impl Control {

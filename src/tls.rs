@@ -33,15 +33,15 @@ const HTTP1: &[u8] = b"http/1.1";
 
 /// The files of a certificate and of its key; the same one if it holds both.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
+pub struct CertificateFiles {
     /// The certificate, and behind it those that vouch for it.
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
 }
 
-impl Pair {
-    fn files(&self) -> impl Iterator<Item = PathBuf> {
+impl CertificateFiles {
+    fn paths(&self) -> impl Iterator<Item = PathBuf> {
         [self.certificate.clone(), self.key.clone()].into_iter()
     }
 }

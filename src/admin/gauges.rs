@@ -65,7 +65,7 @@ impl Collector for Gauges {
 
         self.sources(&mut encoder, &entries)?;
 
-        let certificates = self.0.certificates.days_left(clock::unix());
+        let certificates = self.0.certificates.expiries(clock::unix());
         let help = "Whole days until the certificate ends; negative once it has";
         let mut family =
             encoder.encode_descriptor("linchpin_certificate_expiry_days", help, None, MetricType::Gauge)?;

@@ -18,7 +18,7 @@ use crate::pool::reconcile::Reconciler;
 use crate::pool::roster::Observation;
 use crate::pool::{self, AdminState, InFlight, backend, vitals};
 use crate::telemetry::metrics::Labels;
-use crate::tls::reload::Watched;
+use crate::tls::reload::WatchedCertificates;
 
 const PRESENCE: u64 = 60;
 
@@ -68,7 +68,7 @@ fn house() -> House {
     let facts = Facts {
         pools: Arc::new(ArcSwap::from_pointee(vec![entry])),
         metrics,
-        certificates: Watched::default(),
+        certificates: WatchedCertificates::default(),
         phase: receiver,
         started: SystemTime::now() - Duration::from_secs(90),
     };

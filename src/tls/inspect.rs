@@ -8,7 +8,7 @@ use std::path::Path;
 use rustls::SignatureAlgorithm;
 
 use super::certificate::is_in_order;
-use super::{Certificate, Error, Pair, pem, server};
+use super::{Certificate, CertificateFiles, Error, pem, server};
 
 /// What a pair of files holds.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct Inspected {
 ///
 /// # Errors
 /// If it can't be used.
-pub fn pair(pair: &Pair) -> Result<Inspected, Error> {
+pub fn pair(pair: &CertificateFiles) -> Result<Inspected, Error> {
     let (certificate, key) = server::read(pair)?;
     Ok(Inspected { certificate, is_in_order: is_in_order(&key.cert), algorithm: key.key.algorithm() })
 }

@@ -38,28 +38,33 @@ pub trait Reload: Send + Sync {
 
 /// All that is made of files in one configuration.
 #[derive(Clone, Default)]
-pub struct Watched(Arc<[Arc<dyn Reload>]>);
+pub struct WatchedCertificates(Arc<[Arc<dyn Reload>]>);
 
-impl Watched {
+impl WatchedCertificates {
     /// Those in `all`, to be looked after.
-    pub fn new(all: impl IntoIterator<Item = Arc<dyn Reload>>) -> Watched {
-        Watched(all.into_iter().collect())
+    pub fn new(all: impl IntoIterator<Item = Arc<dyn Reload>>) -> WatchedCertificates {
+        WatchedCertificates(all.into_iter().collect())
     }
 
     /// The certificates at work, and how long each still is at the time `now`. Of several with one name it
     /// is the one that ends first.
-    pub fn days_left(&self, now: Duration) -> Vec<DaysLeft> {
-        let mut all: Vec<DaysLeft> = Vec::new();
+    pub fn expiries(&self, now: Duration) -> Vec<CertificateExpiry> {
+        let mut all: Vec<CertificateExpiry> = Vec::new();
         for one in &*self.0 {
             let (kind, of) = one.label();
             for certificate in one.certificates() {
                 let days = certificate.days_left(now);
-                let is_same = |known: &&mut DaysLeft| {
+                let is_same = |known: &&mut CertificateExpiry| {
                     (known.kind, &*known.of, &*known.certificate) == (kind, of, certificate.name())
                 };
                 match all.iter_mut().find(is_same) {
                     Some(known) => known.days = known.days.min(days),
-                    None => all.push(DaysLeft { kind, of: of.into(), certificate: certificate.name().into(), days }),
+                    None => all.push(CertificateExpiry {
+                        kind,
+                        of: of.into(),
+                        certificate: certificate.name().into(),
+                        days,
+                    }),
                 }
             }
         }
@@ -68,7 +73,7 @@ impl Watched {
 }
 
 /// Their names.
-impl std::fmt::Debug for Watched {
+impl std::fmt::Debug for WatchedCertificates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.0.iter().map(|one| one.label())).finish()
     }
@@ -76,7 +81,7 @@ impl std::fmt::Debug for Watched {
 
 /// How long a certificate is still good for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DaysLeft {
+pub struct CertificateExpiry {
     /// `listener` or `pool`.
     pub kind: &'static str,
     /// Its name.
@@ -88,7 +93,7 @@ pub struct DaysLeft {
 }
 
 /// Looks after `watched` for as long as it is polled.
-pub async fn watch(Watched(watched): Watched) {
+pub async fn watch(WatchedCertificates(watched): WatchedCertificates) {
     let mut sights: Vec<_> = watched.iter().map(|one| Sight::new(one.files())).collect();
     let mut interval = tokio::time::interval(EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
