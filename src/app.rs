@@ -4,8 +4,8 @@
 
 mod compose;
 mod discovery;
-mod encryption;
 mod publish;
+mod tls_setup;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -46,14 +46,14 @@ use crate::tls::reload::WatchedCertificates;
 use crate::upstream::Fact;
 use crate::{admin, clock, pool, proxy, runtime, share, telemetry, tls};
 use compose::Composer;
-use encryption::Encryption;
 use publish::Published;
+use tls_setup::TlsSetup;
 
 /// How often each thread looks after what no request does.
-const SWEEP: Duration = Duration::from_millis(500);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a process that was told to stop still takes connections to its admin listener.
-const UNREADY: Duration = Duration::from_millis(300);
+const ADMIN_CLOSE_DELAY: Duration = Duration::from_millis(300);
 
 /// A running Linchpin.
 pub struct App {
@@ -109,8 +109,8 @@ impl App {
         let log = AccessLog::open(&plan.log.access, plan.log.format).map_err(StartError::Log)?;
         let labels = Labels { verdicts: &Verdict::NAMES, causes: &Cause::NAMES, outcomes: &Fact::OUTCOMES };
         let metrics = Arc::new(Metrics::new(threads, labels, Arc::clone(log.dropped())));
-        let Encryption { acceptors, accesses, watched } = Encryption::open(&plan).map_err(StartError::Tls)?;
-        let ((server, admin_connections), replay_memory) = (fitted(&plan), plan.replay_memory);
+        let TlsSetup { acceptors, accesses, watched } = TlsSetup::open(&plan).map_err(StartError::Tls)?;
+        let ((server, admin_connections), replay_memory) = (fit_to_descriptor_limit(&plan), plan.replay_memory);
         let mut composer = Composer::new(plan, accesses, threads, Arc::clone(&metrics));
         let snapshot = composer.compose();
         let published = Published::new(composer.plan(), snapshot);
@@ -154,8 +154,8 @@ impl App {
             let (deadlines, lines, lost) = (thread.deadlines.clone(), lines.lines(), Arc::clone(&lost));
             let memory = replay::Memory::share(replay_memory, threads);
             let proxy = Rc::new(Proxy::new(thread.index, snapshot, deadlines, lines, lost, memory));
-            let beside = beside(Rc::clone(&proxy), thread.deadlines, losses.subscribe(), snapshots);
-            (Rc::new(Serve { proxy, doors: doors.clone() }), beside)
+            let housekeeping = housekeeping(Rc::clone(&proxy), thread.deadlines, losses.subscribe(), snapshots);
+            (Rc::new(ProxyHandler { proxy, doors: doors.clone() }), housekeeping)
         };
         let phase = Arc::clone(&control.phase);
         let lost = move || {
@@ -209,7 +209,7 @@ impl App {
 
 /// `[server]` as the limit of open descriptors allows it, and how many connections the admin listener may have. What
 /// is kept for need is kept from now on.
-fn fitted(plan: &Plan) -> (runtime::Settings, usize) {
+fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize) {
     let limit = descriptors::limit();
     let budget = descriptors::budget(limit, plan.descriptors());
     shortage::keep_from(budget.ceiling);
@@ -241,13 +241,13 @@ fn door(position: usize, listener: &ListenerSettings) -> Door {
 
 /// What runs beside the requests of a thread: sweeping up, taking requests back from backends that
 /// are lost, and going on with the next snapshot.
-async fn beside(
+async fn housekeeping(
     proxy: Rc<Proxy>,
     deadlines: clock::Deadlines,
     mut losses: LossReceiver,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
 ) {
-    let mut sweep = tokio::time::interval(SWEEP);
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         tokio::select! {
             now = sweep.tick() => proxy.sweep(now.into_std()),
@@ -265,7 +265,12 @@ async fn beside(
 }
 
 /// Looks after what requests leave behind.
-async fn tidy(lost: Arc<Lost>, entries: Arc<ArcSwap<Vec<admin::Entry>>>, metrics: Arc<Metrics>, mut log: Watch) {
+async fn process_housekeeping(
+    lost: Arc<Lost>,
+    entries: Arc<ArcSwap<Vec<admin::Entry>>>,
+    metrics: Arc<Metrics>,
+    mut log: Watch,
+) {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     for second in 0_u64.. {
         interval.tick().await;
@@ -286,12 +291,12 @@ async fn tidy(lost: Arc<Lost>, entries: Arc<ArcSwap<Vec<admin::Entry>>>, metrics
 }
 
 /// The proxy as the runtime's handler.
-struct Serve {
+struct ProxyHandler {
     proxy: Rc<Proxy>,
     doors: Arc<[Arc<Door>]>,
 }
 
-impl Handler for Serve {
+impl Handler for ProxyHandler {
     type Body = ResponseBody;
     type Client = Client;
 
@@ -307,7 +312,7 @@ impl Handler for Serve {
         interim: Option<Arc<InterimQueue>>,
     ) -> impl Future<Output = Reply<ResponseBody>> + 'static {
         self.proxy.handle(&client, request, interim).map(|reply| {
-            let tunnel = reply.tunnel.map(|tunnel| Box::new(Over(tunnel)) as Box<dyn runtime::Tunnel>);
+            let tunnel = reply.tunnel.map(|tunnel| Box::new(TunnelAdapter(tunnel)) as Box<dyn runtime::Tunnel>);
             Reply { response: reply.response, tunnel, is_stream: reply.is_stream }
         })
     }
@@ -343,9 +348,9 @@ impl runtime::Content for ResponseBody {
 }
 
 /// The proxy's tunnel as the runtime's.
-struct Over(proxy::tunnel::Tunnel);
+struct TunnelAdapter(proxy::tunnel::Tunnel);
 
-impl runtime::Tunnel for Over {
+impl runtime::Tunnel for TunnelAdapter {
     fn run(self: Box<Self>, client: Box<dyn runtime::Duplex>, read: Bytes) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(self.0.run(client, read))
     }
@@ -402,10 +407,10 @@ impl Control {
 
 /// Waits until the admin listener is to be closed, so that a successor can have its address: a moment after the
 /// process is told to stop, in which whoever looks finds it not ready.
-async fn closing(mut phase: watch::Receiver<Phase>) {
+async fn admin_close(mut phase: watch::Receiver<Phase>) {
     // An error means that this is the end.
     let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
-    tokio::time::sleep(UNREADY).await;
+    tokio::time::sleep(ADMIN_CLOSE_DELAY).await;
 }
 
 async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: oneshot::Receiver<()>) {
@@ -415,13 +420,13 @@ async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: o
     for store in stores {
         tokio::spawn(share::run(store));
     }
-    tokio::spawn(tidy(lost, Arc::clone(&entries), Arc::clone(&metrics), log));
-    tokio::task::spawn_local(discovery::keep(composer, published, listening, Arc::clone(&phase)));
+    tokio::spawn(process_housekeeping(lost, Arc::clone(&entries), Arc::clone(&metrics), log));
+    tokio::task::spawn_local(discovery::run(composer, published, listening, Arc::clone(&phase)));
     tokio::spawn(tls::reload::watch(certificates.clone()));
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = admin.map(|(bound, settings, connections)| {
         let facts = admin::Facts { pools: entries, metrics, certificates, phase: known, started: SystemTime::now() };
-        let (closing, until) = (closing(phase.subscribe()), async { drop(stopped.await) });
+        let (closing, until) = (admin_close(phase.subscribe()), async { drop(stopped.await) });
         tokio::spawn(async move {
             if let Err(error) = admin::run(bound, settings, facts, connections, closing, until).await {
                 tracing::error!(%error, "the admin listener has ended");

@@ -29,7 +29,7 @@ pub(super) struct Composer {
     tables: Tables,
     metrics: Arc<Metrics>,
     /// By the name of the pool.
-    affinities: HashMap<String, Ready>,
+    affinities: HashMap<String, CachedAffinity>,
     /// Drawn at start: what tells this process from others in Via.
     process: u64,
     /// What clients have sent lately, and what they may.
@@ -37,7 +37,7 @@ pub(super) struct Composer {
 }
 
 /// A pool's persistence, and what it was made of.
-struct Ready {
+struct CachedAffinity {
     settings: affinity::Settings,
     keys: Arc<KeyRing>,
     affinity: Arc<Affinity>,
@@ -89,15 +89,16 @@ impl Composer {
         let mut services = Vec::new();
         for ((pool, plan), access) in pools.iter().zip(&self.plan.pools).zip(&self.accesses) {
             let (name, keys) = (pool.name().to_string(), &self.plan.keys);
-            let is_same = |ready: &Ready| ready.settings == plan.persistence && Arc::ptr_eq(&ready.keys, keys);
-            let ready = self.affinities.remove(&name).filter(is_same).unwrap_or_else(|| Ready {
+            let is_same =
+                |cached: &CachedAffinity| cached.settings == plan.persistence && Arc::ptr_eq(&cached.keys, keys);
+            let cached = self.affinities.remove(&name).filter(is_same).unwrap_or_else(|| CachedAffinity {
                 settings: plan.persistence.clone(),
                 keys: Arc::clone(keys),
                 affinity: Arc::new(Affinity::new(&name, &plan.persistence, keys, &mut self.tables)),
             });
             let mark = self.plan.via.as_ref().map(|known_as| via::mark(known_as, self.process, &name));
-            services.push(Service { mark, ..service(plan, pool, access, &ready.affinity, &self.metrics) });
-            affinities.insert(name, ready);
+            services.push(Service { mark, ..service(plan, pool, access, &cached.affinity, &self.metrics) });
+            affinities.insert(name, cached);
         }
         self.affinities = affinities;
         let limiter = |rate: rate::Settings| match self.limiter.take() {

@@ -20,17 +20,17 @@ use crate::net::{Address, own};
 use crate::pool::backend;
 
 /// How long the process is not ready, at the most, since sources have not answered yet.
-const READY_AFTER: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers that wait to be taken in, of all sources.
 const QUEUE: usize = 64;
 /// Names in one line of the log.
-const NAMED: usize = 10;
+const MAX_LISTED: usize = 10;
 /// Clashes that are remembered as told.
-const CLASHES: usize = 10_000;
+const MAX_CONFLICTS: usize = 10_000;
 
 /// Takes in what is found, for as long as the process lives. `listening` is where we are ourselves, the admin
 /// listener with the others.
-pub(super) async fn keep(
+pub(super) async fn run(
     composer: Composer,
     published: Published,
     listening: Vec<Address>,
@@ -50,8 +50,8 @@ pub(super) async fn keep(
     }
     // So that the end of all who seek is the end of this.
     drop(updates);
-    let mut task = DiscoveryTask { composer, published, listening, members, clashes: HashSet::new() };
-    let mut patience = std::pin::pin!(sleep(READY_AFTER));
+    let mut task = DiscoveryTask { composer, published, listening, members, conflicts: HashSet::new() };
+    let mut patience = std::pin::pin!(sleep(READY_TIMEOUT));
     loop {
         if silent.is_empty() {
             phase.send_if_modified(|phase| phase.begins());
@@ -92,7 +92,7 @@ struct DiscoveryTask {
     /// By position in the plan.
     members: Vec<Members>,
     /// Pool and name of backends that can't be had, which was said.
-    clashes: HashSet<(usize, String)>,
+    conflicts: HashSet<(usize, String)>,
 }
 
 impl DiscoveryTask {
@@ -105,7 +105,7 @@ impl DiscoveryTask {
         let Some(members) = self.members.get_mut(pool) else { return };
         let name = self.composer.plan().pools.get(pool).map_or("", |plan| &plan.pool.name);
         for backend in members.take(source, update.found, ours, now()) {
-            if self.clashes.len() < CLASHES && self.clashes.insert((pool, backend.clone())) {
+            if self.conflicts.len() < MAX_CONFLICTS && self.conflicts.insert((pool, backend.clone())) {
                 tracing::warn!(
                     pool = name,
                     backend,
@@ -149,8 +149,8 @@ fn announce(pool: &str, before: &[backend::Settings], after: &[backend::Settings
     let here_before: HashSet<_> = before.iter().filter(|one| !one.leaving).map(identity).collect();
     let there_after: HashSet<_> = after.iter().map(identity).collect();
     let list = |all: Vec<&backend::Settings>| {
-        let named: Vec<_> = all.iter().take(NAMED).map(|settings| settings.name.as_str()).collect();
-        let more = if all.len() > NAMED { format!(" and {} more", all.len() - NAMED) } else { String::new() };
+        let named: Vec<_> = all.iter().take(MAX_LISTED).map(|settings| settings.name.as_str()).collect();
+        let more = if all.len() > MAX_LISTED { format!(" and {} more", all.len() - MAX_LISTED) } else { String::new() };
         format!("{}{more}", named.join(" "))
     };
     let come: Vec<_> = after.iter().filter(|one| !one.leaving && !here_before.contains(&identity(one))).collect();

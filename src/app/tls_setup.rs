@@ -11,7 +11,7 @@ use crate::tls::{self, Acceptor, Connector};
 use crate::upstream::Access;
 
 /// All that shakes hands.
-pub(super) struct Encryption {
+pub(super) struct TlsSetup {
     /// By listener.
     pub(super) acceptors: Vec<Option<Arc<Acceptor>>>,
     /// How the backends of each pool are spoken to.
@@ -20,8 +20,8 @@ pub(super) struct Encryption {
     pub(super) watched: WatchedCertificates,
 }
 
-impl Encryption {
-    pub(super) fn open(plan: &Plan) -> Result<Encryption, tls::Error> {
+impl TlsSetup {
+    pub(super) fn open(plan: &Plan) -> Result<TlsSetup, tls::Error> {
         let acceptor = |listener: &ListenerSettings| {
             listener.tls.as_ref().map(|tls| Acceptor::open(&listener.name, tls).map(Arc::new)).transpose()
         };
@@ -36,6 +36,6 @@ impl Encryption {
         let of_backends = accesses.iter().filter_map(|access| access.tls.as_ref());
         let of_backends = of_backends.map(|connector| Arc::clone(connector) as Arc<dyn Reload>);
         let watched = WatchedCertificates::new(of_clients.chain(of_backends));
-        Ok(Encryption { acceptors, accesses, watched })
+        Ok(TlsSetup { acceptors, accesses, watched })
     }
 }
