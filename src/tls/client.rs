@@ -14,9 +14,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::certificate::Certificate;
 use super::insecure::NoServerVerification;
+use super::parameters::{BUFFER, HTTP2, protocols, provider};
+use super::pem;
+use super::pem::{CertificateFiles, Error};
 use super::reload::Reload;
-use super::{BUFFER, Certificate, CertificateFiles, Error, HTTP2, pem, protocols, provider, server};
 
 /// `[pools.upstream.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +156,7 @@ struct Material {
 
 impl Material {
     fn read(settings: &Settings) -> Result<Material, Error> {
-        let pair = settings.certificate.as_ref().map(server::read).transpose()?;
+        let pair = settings.certificate.as_ref().map(pem::pair).transpose()?;
         let (roots, authorities) = match settings.verify {
             true => roots(settings).map(|(roots, files)| (Some(roots), files))?,
             false => (None, Vec::new()),

@@ -4,18 +4,35 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::{CertificateFiles, provider};
+use super::certificate::Certificate;
+use super::parameters::provider;
 use crate::files;
 
 /// More than this is no file of certificates: the system's own, of all authorities there are, is a
 /// quarter of it.
 const MAX_BYTES: u64 = 1024 * 1024;
+
+/// The files of a certificate and of its key; the same one if it holds both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, and behind it those that vouch for it.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+impl CertificateFiles {
+    pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        [self.certificate.clone(), self.key.clone()].into_iter()
+    }
+}
 
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,13 +153,20 @@ pub(super) fn certificates(role: Role, file: &Path) -> Result<Vec<CertificateDer
     }
 }
 
-/// Certificate and key, which fit together.
-pub(super) fn pair(pair: &CertificateFiles) -> Result<CertifiedKey, Error> {
-    let chain = certificates(Role::Certificate, &pair.certificate)?;
-    let wrong = |problem| Error::new(Role::Key, &pair.key, problem);
-    let key = key(&pair.key).map_err(wrong)?;
+/// Reads a certificate and its key, which fit together.
+pub(super) fn pair(files: &CertificateFiles) -> Result<(Certificate, Arc<CertifiedKey>), Error> {
+    let key = certified_key(files)?;
+    let certificate = key.cert.first().and_then(Certificate::read);
+    let unusable = || Error::new(Role::Certificate, &files.certificate, Problem::Unusable);
+    Ok((certificate.ok_or_else(unusable)?, Arc::new(key)))
+}
+
+fn certified_key(files: &CertificateFiles) -> Result<CertifiedKey, Error> {
+    let chain = certificates(Role::Certificate, &files.certificate)?;
+    let wrong = |problem| Error::new(Role::Key, &files.key, problem);
+    let key = key(&files.key).map_err(wrong)?;
     let key = provider().key_provider.load_private_key(key).map_err(|_| wrong(Problem::Unusable))?;
-    let unusable = || Error::new(Role::Certificate, &pair.certificate, Problem::Unusable);
+    let unusable = || Error::new(Role::Certificate, &files.certificate, Problem::Unusable);
     let is_of = |certificate: &CertificateDer<'static>| match CertifiedKey::new(vec![certificate.clone()], key.clone())
         .keys_match()
     {
@@ -153,7 +177,7 @@ pub(super) fn pair(pair: &CertificateFiles) -> Result<CertifiedKey, Error> {
     if !chain.first().map_or(Ok(false), &is_of)? {
         let is_later = chain.iter().skip(1).any(|certificate| matches!(is_of(certificate), Ok(true)));
         let problem = if is_later { Problem::Order } else { Problem::Mismatch };
-        return Err(wrong(problem(pair.certificate.clone())));
+        return Err(wrong(problem(files.certificate.clone())));
     }
     Ok(CertifiedKey::new(chain, key))
 }

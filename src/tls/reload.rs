@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::certificate::Validity;
-use super::{Certificate, Error};
+use super::certificate::{Certificate, Validity};
+use super::pem::Error;
 use crate::clock;
 
 /// How often the files are looked at. Asking is cheaper than being told, and misses neither a file that is

@@ -17,10 +17,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::certificate::Validity;
+use super::certificate::{Certificate, Validity};
+use super::parameters::{BUFFER, HTTP2, protocols, provider};
+use super::pem::{CertificateFiles, Error};
 use super::reload::Reload;
 use super::sni::CertificateResolver;
-use super::{BUFFER, Certificate, CertificateFiles, Error, HTTP2, pem, protocols, provider, subject};
+use super::{pem, subject};
 use crate::clock;
 
 /// `[listeners.tls]`.
@@ -77,7 +79,7 @@ pub struct HandshakeInfo {
     pub is_http2: bool,
     /// The name that it asked for, in lower case.
     pub server_name: Option<String>,
-    /// The holder of the certificate that it has shown and that was verified: the value of [`super::SUBJECT_FIELD`].
+    /// The holder of the certificate that it has shown and that was verified: the value of [`subject::SUBJECT_FIELD`].
     pub subject: Option<HeaderValue>,
 }
 
@@ -180,7 +182,7 @@ struct Material {
 
 impl Material {
     fn read(settings: &Settings) -> Result<Material, Error> {
-        let pairs = settings.certificates.iter().map(read).collect::<Result<_, _>>()?;
+        let pairs = settings.certificates.iter().map(pem::pair).collect::<Result<_, _>>()?;
         let (roots, authorities) = match &settings.clients {
             None => (None, Vec::new()),
             Some(clients) => {
@@ -217,15 +219,6 @@ impl Material {
         let certificates = self.pairs.into_iter().map(|(certificate, _)| certificate).collect();
         Ok(Current { config: Arc::new(config), certificates, chains, authorities: self.authorities })
     }
-}
-
-/// Reads one pair.
-pub(super) fn read(pair: &CertificateFiles) -> Result<(Certificate, Arc<CertifiedKey>), Error> {
-    let key = pem::pair(pair)?;
-    let certificate = key.cert.first().and_then(Certificate::read);
-    let unusable =
-        || Error { role: pem::Role::Certificate, file: pair.certificate.clone(), problem: pem::Problem::Unusable };
-    Ok((certificate.ok_or_else(unusable)?, Arc::new(key)))
 }
 
 fn versions(least: Version) -> &'static [&'static SupportedProtocolVersion] {

@@ -10,7 +10,7 @@ use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::Certificate;
+use super::certificate::Certificate;
 
 /// The certificates of a listener, by name.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl ResolvesServerCert for CertificateResolver {
 
 #[cfg(test)]
 mod tests {
-    use super::super::server::read;
+    use super::super::pem;
     use super::super::tests::Folder;
     use super::super::tests::authority::Authority;
     use super::*;
@@ -79,7 +79,7 @@ mod tests {
         let (folder, authority) = (Folder::new(), Authority::new("root"));
         let first = folder.pair("first", &authority.issue(&["app.example"]));
         let other = folder.pair("other", &authority.issue(&["shop.example", "*.shop.example"]));
-        let read: Vec<_> = [first, other].iter().map(|pair| read(pair).unwrap()).collect();
+        let read: Vec<_> = [first, other].iter().map(|files| pem::pair(files).unwrap()).collect();
         let resolver = CertificateResolver::new(&read);
         for (name, at) in
             [("shop.example.", 1), ("Shop.Example.", 1), ("a.shop.example.", 1), ("shop.example..", 0), (".", 0)]
@@ -93,7 +93,7 @@ mod tests {
         let (folder, authority) = (Folder::new(), Authority::new("root"));
         let modern = authority.issue_by(&rcgen::PKCS_ED25519, &["app.example"], |_| {});
         let pairs = [folder.pair("modern", &modern), folder.pair("common", &authority.issue(&["app.example"]))];
-        let read: Vec<_> = pairs.iter().map(|pair| read(pair).unwrap()).collect();
+        let read: Vec<_> = pairs.iter().map(|files| pem::pair(files).unwrap()).collect();
         let resolver = CertificateResolver::new(&read);
         let (modern, common) = (SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256);
         for name in [Some("app.example"), Some("other.example"), None] {

@@ -9,6 +9,10 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::asn1_rs::ToDer;
 use x509_parser::prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate, X509Name};
 
+/// The field in which a backend is told whose certificate the client has shown: the subject, as RFC
+/// 4514 writes it. Like every `Linchpin-*` field it is dropped where a client sends it.
+pub const SUBJECT_FIELD: &str = "linchpin-client-subject";
+
 /// A subject longer than this is none that a backend could be told: a part of it might be another's.
 const MAX_BYTES: usize = 4096;
 

@@ -17,6 +17,7 @@ use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsConnector, client, server as accepted};
 
+use super::parameters::{protocols, provider};
 use super::reload::Reload;
 use super::server::{HandshakeInfo, Settings, Version};
 use super::*;
