@@ -5,7 +5,9 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{DiscoveredBackend, Dns, name};
+use super::backend::DiscoveredBackend;
+use super::name;
+use super::settings::Dns;
 
 /// One record of type SRV, with the addresses of its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,8 +81,8 @@ fn is_one_server(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::{Records, RefreshInterval};
     use super::*;
-    use crate::discover::{Records, RefreshInterval};
 
     fn dns() -> Dns {
         let name = "app.internal".into();

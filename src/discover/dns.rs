@@ -18,9 +18,10 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use tokio::time::timeout;
 
 use super::answer::{self, SrvRecord};
+use super::backend::DiscoveredBackend;
+use super::settings::{Dns, Records};
 use super::targets::{Addresses, Targets};
 use super::trust::LookupResult;
-use super::{Dns, Records};
 
 /// How long a server may take to answer; each question is put twice.
 const ONE: Duration = Duration::from_secs(2);
@@ -167,7 +168,7 @@ async fn find(
     Ok(LookupResult::Answer(found, Duration::from_secs(ttl.into())))
 }
 
-fn of(dns: &Dns, pool: &str, addresses: Addresses) -> (Vec<super::DiscoveredBackend>, u32) {
+fn of(dns: &Dns, pool: &str, addresses: Addresses) -> (Vec<DiscoveredBackend>, u32) {
     (answer::from_addresses(dns, pool, &addresses.ips), addresses.ttl)
 }
 
@@ -187,7 +188,7 @@ async fn services(
     resolver: &Resolver<Sockets>,
     dns: &Dns,
     targets: &mut Targets,
-) -> Result<(Vec<super::DiscoveredBackend>, u32), String> {
+) -> Result<(Vec<DiscoveredBackend>, u32), String> {
     let (records, mut ttl) = records(resolver, &dns.name, RecordType::SRV).await.map_err(|error| said(&error))?;
     let records = records.iter().filter_map(|record| match record {
         RData::SRV(srv) if !srv.target.is_root() => Some((srv, srv.target.to_string())),

@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use super::{DiscoveredBackend, name};
+use super::backend::DiscoveredBackend;
+use super::name;
 
 /// The largest file that is read.
 pub const MAX_BYTES: u64 = 16 << 20;

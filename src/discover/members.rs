@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{DiscoveredBackend, Settings};
+use super::backend::DiscoveredBackend;
+use super::settings::Settings;
 use crate::net::{Address, own};
 use crate::pool::backend;
 
@@ -216,8 +217,8 @@ fn settings_of(part: &Settings, found: &DiscoveredBackend) -> backend::Settings 
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::Source;
     use super::*;
-    use crate::discover::Source;
 
     const DRAIN: Duration = Duration::from_secs(100);
 

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::Source;
+use super::settings::Source;
 
 /// How a source is doing.
 #[derive(Debug)]

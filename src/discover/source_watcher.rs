@@ -10,8 +10,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::backend::DiscoveredBackend;
+use super::settings::{Settings, Source};
+use super::source_status::SourceStatus;
 use super::trust::{LookupResult, SourceEvent, Trust};
-use super::{DiscoveredBackend, Settings, Source, SourceStatus, answer, dns, file};
+use super::{answer, dns, file};
 use crate::{clock, files};
 
 /// How often a file is looked at. Asking the file system costs less than being told by it would: there

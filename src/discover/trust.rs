@@ -4,7 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{DiscoveredBackend, RefreshInterval};
+use super::backend::DiscoveredBackend;
+use super::settings::RefreshInterval;
 
 /// An answer without any backend is believed when it came so often in a row,
 const EMPTIES: u32 = 3;
