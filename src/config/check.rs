@@ -87,7 +87,7 @@ fn keys(draft: &Draft, notes: &Notes<'_>) {
         let problem = "no [[keys]]: one is made at start, so that pins end with the process, \
                        and several Linchpins don't know each other's";
         let remedy =
-            "run: linchpin keygen > linchpin.key, and write [[keys]] with id = \"1\" and file = \"linchpin.key\"";
+            "run: linchpin keygen -o linchpin.key, and write [[keys]] with id = \"1\" and file = \"linchpin.key\"";
         notes.warn(&notes.whole_file(), problem, remedy);
     }
 }

@@ -13,6 +13,7 @@ use toml::de::DeValue;
 use super::reader::{Spot, Table};
 use super::values::{Value, YEAR, duration, flag, found, must_be, plain_text, shown, text, word};
 use crate::clock;
+use crate::files::shell_word;
 use crate::tls::certificate::Validity;
 use crate::tls::inspect::{self, Inspected};
 use crate::tls::server::{ClientVerification, Version};
@@ -125,7 +126,7 @@ fn entry_pair(table: &Table<'_>) -> (Option<(CertificateFiles, Range<usize>)>, O
             if let Some(mode) = inspect::mode_if_open(&pair.key) {
                 let shown_key = shown(&pair.key.to_string_lossy());
                 let problem = format!("{shown_key} can be read by everyone on this machine (mode {mode:03o})");
-                table.notes().warn(&key.span, problem, format!("run: chmod 600 {}", pair.key.display()));
+                table.notes().warn(&key.span, problem, format!("run: chmod 600 {}", shell_word(&pair.key)));
             }
             (Some((pair, certificate.span)), Some(inspected))
         }

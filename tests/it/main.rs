@@ -31,6 +31,7 @@ mod https;
 mod identity;
 mod import;
 mod interim;
+mod key_files;
 mod limits;
 mod listeners;
 mod logs;
