@@ -15,6 +15,7 @@ mod broken_answers;
 mod browser;
 mod chains;
 mod clocks;
+mod commands;
 mod crowds;
 mod curl;
 mod descriptors;
