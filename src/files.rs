@@ -2,6 +2,8 @@
 //! Invariant: nothing that a path can lead to has its reader wait for somebody, or read without end.
 //! Must not know: what the files hold.
 
+pub mod watch;
+
 use std::fmt;
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read};

@@ -2,8 +2,7 @@
 //! Invariant: one look at a time, each with its limit; between two, the time that the rules of trust say.
 //! Must not know: what is done with the backends.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +14,10 @@ use super::settings::{Settings, Source};
 use super::source_status::SourceStatus;
 use super::trust::{LookupResult, SourceEvent, Trust};
 use super::{answer, dns, file};
+use crate::files::watch::{Change, FileWatcher, Stamps};
 use crate::{clock, files};
 
-/// How often a file is looked at. Asking the file system costs less than being told by it would: there
-/// is nothing to set up again when a folder is replaced, and it works on every file system.
+/// How often a file is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long reading a file may take: it can lie on a disk that is far away.
 const READ: Duration = Duration::from_secs(5);
@@ -119,66 +118,65 @@ impl SourceWatcher<'_> {
     /// Reads a file whenever it has changed and stays as it is for a moment: whoever writes it in place
     /// is done by then.
     async fn watch_file(&mut self, path: &Path) {
-        let path: Arc<Path> = path.into();
-        let (mut last, mut judged, mut due) = (None, None, clock::now());
+        let (mut file, mut due) = (BackendsFile::new(path), clock::now());
         loop {
             let is_due = !self.trust.is_settled() && due <= clock::now();
-            let wanted = Wanted { last: last.take(), judged, is_due };
-            let mut looking = tokio::task::spawn_blocking({
-                let path = Arc::clone(&path);
-                move || look(&path, &wanted)
+            let mut looking = tokio::task::spawn_blocking(move || {
+                let result = file.look(is_due);
+                (file, result)
             });
             // A look that hangs is waited for, whatever is said of it meanwhile: no second one is begun.
-            let look = loop {
+            let (looked_at, result) = loop {
                 match timeout(READ, &mut looking).await {
                     Ok(Ok(look)) => break look,
                     // It was not to be had, which is what the next one will find, too.
-                    Ok(Err(_)) => break (None, Some(LookupResult::Failed("it can't be looked at".into()))),
-                    Err(_)
-                        if self
-                            .judge(LookupResult::Failed("the file system gives no answer".into()))
-                            .await
-                            .is_none() =>
-                    {
-                        return;
+                    Ok(Err(_)) => {
+                        break (BackendsFile::new(path), Some(LookupResult::Failed("it can't be looked at".into())));
                     }
-                    Err(_) => {}
+                    Err(_) => {
+                        let result = LookupResult::Failed("the file system gives no answer".into());
+                        if self.judge(result).await.is_none() {
+                            return;
+                        }
+                    }
                 }
             };
-            let (sign, result) = look;
+            file = looked_at;
             if let Some(result) = result {
                 let Some(again) = self.judge(result).await else { return };
-                (judged, due) = (Some(sign), clock::now() + again);
+                due = clock::now() + again;
             }
-            last = Some(sign);
             sleep(LOOK).await;
         }
     }
 }
 
-/// By what a file is known to have changed: written, replaced, or behind a link that leads elsewhere
-/// now. `None` for one that is not there.
-type Sign = Option<(u64, u64, u64, i64, i64)>;
-
-/// What makes a file worth reading: another sign than it was judged by, which it has kept from one
-/// look to the next, or doubts.
-struct Wanted {
-    /// Its sign at the last look; `None` at the first, when nothing was seen of it being written.
-    last: Option<Sign>,
-    judged: Option<Sign>,
-    is_due: bool,
+/// A file of backends, and what it was like when it was read.
+struct BackendsFile {
+    path: PathBuf,
+    watcher: FileWatcher,
+    read: Option<Stamps>,
 }
 
-fn look(path: &Path, wanted: &Wanted) -> (Sign, Option<LookupResult>) {
-    let known = std::fs::metadata(path);
-    let sign = known.as_ref().ok().map(|file| (file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec()));
-    let rests = wanted.last.as_ref().is_none_or(|last| *last == sign);
-    let is_new = wanted.judged.as_ref() != Some(&sign);
-    let result = (rests && (is_new || wanted.is_due)).then(|| match read(path) {
-        Ok(found) => LookupResult::Answer(found, LOOK),
-        Err(why) => LookupResult::Failed(why),
-    });
-    (sign, result)
+impl BackendsFile {
+    fn new(path: &Path) -> BackendsFile {
+        BackendsFile { path: path.into(), watcher: FileWatcher::new(vec![path.into()]), read: None }
+    }
+
+    /// Reads the file unless it is still changing, if it is not the one that was read, or if another look `is_due`
+    /// anyway. Blocks.
+    fn look(&mut self, is_due: bool) -> Option<LookupResult> {
+        let change = self.watcher.look();
+        let is_read = self.read.as_ref() == self.watcher.stamps();
+        if change == Change::Changing || (is_read && !is_due) {
+            return None;
+        }
+        self.read = self.watcher.stamps().cloned();
+        Some(match read(&self.path) {
+            Ok(found) => LookupResult::Answer(found, LOOK),
+            Err(why) => LookupResult::Failed(why),
+        })
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<DiscoveredBackend>, String> {
@@ -193,16 +191,25 @@ fn read(path: &Path) -> Result<Vec<DiscoveredBackend>, String> {
 mod tests {
     use super::*;
 
-    const ONE: Sign = Some((1, 1, 1, 1, 1));
-
     #[test]
-    fn a_file_is_read_when_it_is_new_and_rests_or_is_in_doubt() {
-        let missing = Path::new("/nowhere/at/all");
-        let is_read = |last, judged, is_due| look(missing, &Wanted { last, judged, is_due }).1.is_some();
-        assert!(is_read(None, None, false), "the first look");
-        assert!(!is_read(Some(ONE), Some(ONE), false), "it is being replaced");
-        assert!(is_read(Some(None), Some(ONE), false), "it is gone");
-        assert!(!is_read(Some(None), Some(None), false), "that was said");
-        assert!(is_read(Some(None), Some(None), true), "and is looked at again");
+    fn a_file_is_read_when_it_is_new_and_has_settled_or_is_in_doubt() {
+        let path = std::env::temp_dir().join(format!("linchpin-backends-{}", std::process::id()));
+        std::fs::write(&path, "a 10.0.0.1:80").unwrap();
+        let mut file = BackendsFile::new(&path);
+        let mut look = |is_due| match file.look(is_due) {
+            None => "not read",
+            Some(LookupResult::Answer(..)) => "read",
+            Some(LookupResult::Failed(_)) => "failed",
+        };
+        assert_eq!(look(false), "read", "the first look");
+        assert_eq!(look(false), "not read", "nothing has changed");
+        std::fs::write(&path, "a 10.0.0.1:80\nb 10.0.0.2:80").unwrap();
+        assert_eq!(look(false), "not read", "it is being written");
+        assert_eq!(look(false), "read", "it has settled");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(look(true), "not read", "it is being replaced");
+        assert_eq!(look(false), "failed", "it is gone");
+        assert_eq!(look(false), "not read", "which was noticed");
+        assert_eq!(look(true), "failed", "and is looked at again");
     }
 }

@@ -2,17 +2,16 @@
 //! Invariant: what can't be used changes nothing, and is said once; a file that is still being written is looked at again.
 //! Must not know: what the files hold.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::certificate::{Certificate, Validity};
 use super::pem::Error;
 use crate::clock;
+use crate::files::watch::{Change, FileWatcher};
 
-/// How often the files are looked at. Asking is cheaper than being told, and misses neither a file that is
-/// renamed into place, nor a symbolic link turned (Kubernetes), nor what happens on a network's disk.
+/// How often the files are looked at.
 const EVERY: Duration = Duration::from_secs(2);
 
 /// How often a certificate that ends soon is spoken of, in looks.
@@ -118,26 +117,21 @@ pub async fn watch(WatchedCertificates(watched): WatchedCertificates) {
 
 /// What was last seen of the files of one.
 struct Sight {
-    files: Vec<PathBuf>,
-    stamps: Vec<Option<Stamp>>,
-    /// They have changed since they were last read and looked the same twice.
-    is_fresh: bool,
+    watcher: FileWatcher,
     /// What was last said of them.
     said: Option<Error>,
 }
 
-/// By what a file's change is told.
-type Stamp = (u64, u64, u64, i64, i64, i64, i64);
-
 impl Sight {
     fn new(files: Vec<PathBuf>) -> Sight {
-        // The first look reads them: they may have changed since they were opened.
-        Sight { files, stamps: Vec::new(), is_fresh: true, said: None }
+        Sight { watcher: FileWatcher::new(files), said: None }
     }
 
+    /// Has the files read at the first look, since they may have changed since they were opened, when they have
+    /// changed, and once more when they have settled.
     fn look(&mut self, one: &dyn Reload) {
-        let stamps = self.files.iter().map(|file| stamp(file)).collect();
-        if !self.sees(stamps) {
+        let change = self.watcher.look();
+        if change == Change::Unchanged {
             return;
         }
         let (kind, name) = one.label();
@@ -152,7 +146,7 @@ impl Sight {
                 self.said = None;
             }
             // A certificate that is there before its key is no news unless it stays like that.
-            Err(error) if !self.is_fresh && self.said.as_ref() != Some(&error) => {
+            Err(error) if change == Change::Settled && self.said.as_ref() != Some(&error) => {
                 let remedy = error.remedy();
                 tracing::error!(kind, name, %error, remedy, "cannot use the new certificates; the old ones stay at work");
                 self.said = Some(error);
@@ -160,20 +154,6 @@ impl Sight {
             Err(_) => {}
         }
     }
-
-    /// Whether the files are to be read, now that they look like this: when they have changed, and once more
-    /// when they look the same again. A clock is too coarse to tell two changes at once apart.
-    fn sees(&mut self, stamps: Vec<Option<Stamp>>) -> bool {
-        let was_fresh = self.is_fresh;
-        self.is_fresh = self.stamps != stamps;
-        self.stamps = stamps;
-        self.is_fresh || was_fresh
-    }
-}
-
-fn stamp(file: &Path) -> Option<Stamp> {
-    let seen = std::fs::metadata(file).ok()?;
-    Some((seen.dev(), seen.ino(), seen.len(), seen.mtime(), seen.mtime_nsec(), seen.ctime(), seen.ctime_nsec()))
 }
 
 /// Says which certificates end soon, or have ended.
@@ -205,20 +185,5 @@ fn remind(one: &dyn Reload) {
                 );
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_are_read_when_they_have_changed_and_once_more_when_they_rest() {
-        let mut sight = Sight::new(Vec::new());
-        let seen = |at: i64| vec![Some((0, 0, 0, at, 0, 0, 0))];
-        let looks = [seen(1), seen(1), seen(1), seen(2), seen(3), seen(3), vec![None], vec![None], vec![None]];
-        let read: Vec<_> = looks.into_iter().map(|stamps| (sight.sees(stamps), sight.is_fresh)).collect();
-        let (changed, rests, old) = ((true, true), (true, false), (false, false));
-        assert_eq!(read, [changed, rests, old, changed, changed, rests, changed, rests, old]);
     }
 }
