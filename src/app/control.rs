@@ -18,7 +18,7 @@ use crate::affinity::lost::Lost;
 use crate::net::Address;
 use crate::telemetry::{Metrics, Watch};
 use crate::tls::reload::WatchedCertificates;
-use crate::{clock, pool, share, tls};
+use crate::{clock, pool, session_sync, tls};
 
 /// How long a process that was told to stop still takes connections to its admin listener.
 const ADMIN_CLOSE_DELAY: Duration = Duration::from_millis(300);
@@ -85,7 +85,7 @@ async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: o
     let (entries, known) = (Arc::clone(published.entries()), phase.subscribe());
     published.begin_probes();
     for store in stores {
-        tokio::spawn(share::run(store));
+        tokio::spawn(session_sync::run(store));
     }
     tokio::spawn(process_housekeeping(lost, Arc::clone(&entries), Arc::clone(&metrics), log));
     tokio::task::spawn_local(discovery::run(composer, published, listening, Arc::clone(&phase)));

@@ -16,7 +16,7 @@ use crate::affinity::cookie::{self, LifetimeType, SameSite};
 use crate::affinity::learned::Source;
 use crate::affinity::pins;
 use crate::affinity::{Carrier, MAX_CLOCK_SKEW, Settings, header, learned, route};
-use crate::share;
+use crate::session_sync;
 
 /// The values of `type`.
 #[derive(Clone, Copy, PartialEq)]
@@ -178,7 +178,7 @@ fn routing_cookie(value: &DeValue<'_>) -> Value<String> {
 /// The address of a store, which may hold a password and is not shown.
 fn store(value: &DeValue<'_>) -> Value<String> {
     let address = text(value)?;
-    match share::check_address(address) {
+    match session_sync::check_address(address) {
         Ok(()) => Ok(address.into()),
         Err(problem) => {
             Err(super::values::Wrong { problem: problem.into(), remedy: "write \"redis://127.0.0.1:6379\"".into() })
