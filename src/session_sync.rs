@@ -28,7 +28,7 @@ pub async fn run(mut store: Store) {
     let pool = store.pool.clone();
     let (mut pause, mut is_known_gone) = (RETRY, false);
     loop {
-        match redis::Session::open(&store).await {
+        match redis::StoreConnection::open(&store).await {
             Ok(session) => {
                 tracing::info!(pool = &*pool, "the store of learned sessions answers");
                 let since = clock::now();

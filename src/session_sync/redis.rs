@@ -26,7 +26,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// How often the store is asked whether it is well.
 const PING: Duration = Duration::from_millis(500);
 /// Commands under way at once; what is asked beyond is answered from the table alone.
-const UNDER_WAY: usize = 4096;
+const MAX_IN_FLIGHT: usize = 4096;
 /// Sessions that are compared at once when table and store are.
 const BATCH: usize = 256;
 
@@ -115,14 +115,14 @@ pub(super) fn check_address(address: &str) -> Result<(), &'static str> {
 }
 
 /// A connection to the store of one pool.
-pub(super) struct Session {
-    words: Arc<Words>,
+pub(super) struct StoreConnection {
+    store: Arc<RedisStore>,
     messages: PubSubStream,
     connection: MultiplexedConnection,
 }
 
 /// What is needed to say anything.
-struct Words {
+struct RedisStore {
     prefix: String,
     channel: String,
     table: Arc<Table>,
@@ -136,21 +136,21 @@ struct Words {
     look: Script,
 }
 
-impl Session {
+impl StoreConnection {
     /// Connects and listens to the others.
     ///
     /// # Errors
     /// If that can't be done in time.
-    pub(super) async fn open(store: &Store) -> Result<Session, Error> {
-        let client = Client::open(&*store.address)?;
+    pub(super) async fn open(sync: &Store) -> Result<StoreConnection, Error> {
+        let client = Client::open(&*sync.address)?;
         // Keys lie in a database, and channels in none.
         let database = client.get_connection_info().redis_settings().db();
-        let words = Words {
-            prefix: format!("{PREFIX}{}", store.pool),
-            channel: format!("{PREFIX}{database}:{}", store.pool),
-            table: Arc::clone(&store.table),
-            state: Arc::clone(&store.state),
-            kept: store.kept,
+        let store = RedisStore {
+            prefix: format!("{PREFIX}{}", sync.pool),
+            channel: format!("{PREFIX}{database}:{}", sync.pool),
+            table: Arc::clone(&sync.table),
+            state: Arc::clone(&sync.state),
+            kept: sync.kept,
             skew: Skew::default(),
             marker: Mutex::default(),
             write: Script::new(WRITE),
@@ -163,18 +163,18 @@ impl Session {
         let subscribe = async {
             let mut subscription = client.get_async_pubsub().await?;
             // Before anything is compared: what others say meanwhile is not missed.
-            subscription.subscribe(&words.channel).await?;
+            subscription.subscribe(&store.channel).await?;
             Ok::<_, RedisError>(subscription.into_on_message())
         };
         let messages = tokio::time::timeout(CONNECT, subscribe).await.map_err(|_| Error::Timeout)??;
         // Before anything is read or written: what the store's time is.
-        words.look(&mut connection).await?;
-        Ok(Session { words: Arc::new(words), messages, connection })
+        store.look(&mut connection).await?;
+        Ok(StoreConnection { store: Arc::new(store), messages, connection })
     }
 
     /// Passes on what is asked and told, until the connection ends.
-    pub(super) async fn run(mut self, store: &mut Store) -> Error {
-        let mut under_way = JoinSet::new();
+    pub(super) async fn run(mut self, sync: &mut Store) -> Error {
+        let mut in_flight = JoinSet::new();
         let mut ping = tokio::time::interval(PING);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut comparing = None;
@@ -186,26 +186,26 @@ impl Session {
                 }
             };
             tokio::select! {
-                job = store.jobs.recv() => match job {
+                job = sync.jobs.recv() => match job {
                     None => return Error::Stopped,
-                    Some(Job::Ask(_, answer)) if under_way.len() >= UNDER_WAY => drop(answer.send(None)),
-                    Some(_) if under_way.len() >= UNDER_WAY => self.words.state.missed.store(true, Ordering::Relaxed),
-                    Some(job) => drop(under_way.spawn(carry_out(Arc::clone(&self.words), self.connection.clone(), job))),
+                    Some(Job::Ask(_, answer)) if in_flight.len() >= MAX_IN_FLIGHT => drop(answer.send(None)),
+                    Some(_) if in_flight.len() >= MAX_IN_FLIGHT => self.store.state.missed.store(true, Ordering::Relaxed),
+                    Some(job) => drop(in_flight.spawn(carry_out(Arc::clone(&self.store), self.connection.clone(), job))),
                 },
                 message = self.messages.next() => match message {
                     None => return Error::Unsubscribed,
-                    Some(message) => self.words.hear(message.get_payload_bytes()),
+                    Some(message) => self.store.hear(message.get_payload_bytes()),
                 },
-                Some(done) = under_way.join_next() => if let Ok(Err(error)) = done { return error },
+                Some(done) = in_flight.join_next() => if let Ok(Err(error)) = done { return error },
                 done = compared => {
                     comparing = None;
                     if let Err(error) = done { return error }
                 }
                 _ = ping.tick() => {
-                    under_way.spawn(check(Arc::clone(&self.words), self.connection.clone()));
+                    in_flight.spawn(check(Arc::clone(&self.store), self.connection.clone()));
                     // One at a time; and not for each thing that was missed.
-                    if comparing.is_none() && self.words.state.missed.swap(false, Ordering::Relaxed) {
-                        comparing = Some(Box::pin(compare(Arc::clone(&self.words), self.connection.clone())));
+                    if comparing.is_none() && self.store.state.missed.swap(false, Ordering::Relaxed) {
+                        comparing = Some(Box::pin(compare(Arc::clone(&self.store), self.connection.clone())));
                     }
                 }
             }
@@ -214,36 +214,36 @@ impl Session {
 }
 
 /// Whether the store is well enough to be asked, and the one that it was.
-async fn check(words: Arc<Words>, mut connection: MultiplexedConnection) -> Result<(), Error> {
-    let mut look = std::pin::pin!(words.look(&mut connection));
+async fn check(store: Arc<RedisStore>, mut connection: MultiplexedConnection) -> Result<(), Error> {
+    let mut look = std::pin::pin!(store.look(&mut connection));
     match tokio::time::timeout(ASK, &mut look).await {
         Ok(done) => {
             done?;
-            words.state.answers.store(true, Ordering::Relaxed);
+            store.state.answers.store(true, Ordering::Relaxed);
         }
         Err(_) => {
-            words.is_slow();
+            store.is_slow();
             look.await?;
         }
     }
     Ok(())
 }
 
-async fn carry_out(words: Arc<Words>, mut connection: MultiplexedConnection, job: Job) -> Result<(), Error> {
+async fn carry_out(store: Arc<RedisStore>, mut connection: MultiplexedConnection, job: Job) -> Result<(), Error> {
     match job {
-        Job::Ask(key, answer) => words.ask(&mut connection, key, answer).await,
-        Job::Tell(key, found) => words.tell(&mut connection, key, &found, true).await,
+        Job::Ask(key, answer) => store.ask(&mut connection, key, answer).await,
+        Job::Tell(key, found) => store.tell(&mut connection, key, &found, true).await,
         Job::Touch(key) => {
-            let kept = words.kept.cast_signed();
-            let is_there: bool = connection.expire(words.place(key), kept).await?;
-            match words.table.get(key) {
-                Some(found) if !is_there => words.tell(&mut connection, key, &found, false).await,
+            let kept = store.kept.cast_signed();
+            let is_there: bool = connection.expire(store.place(key), kept).await?;
+            match store.table.get(key) {
+                Some(found) if !is_there => store.tell(&mut connection, key, &found, false).await,
                 _ => Ok(()),
             }
         }
         Job::Forget(key) => {
-            let mut end = words.end.key(words.place(key));
-            end.arg(&words.channel).arg(key.to_string()).arg(ENDED_FOR);
+            let mut end = store.end.key(store.place(key));
+            end.arg(&store.channel).arg(key.to_string()).arg(ENDED_FOR);
             let () = end.invoke_async(&mut connection).await?;
             Ok(())
         }
@@ -251,15 +251,15 @@ async fn carry_out(words: Arc<Words>, mut connection: MultiplexedConnection, job
 }
 
 /// Tells the store all that the table has, and takes over what it knows better.
-async fn compare(words: Arc<Words>, connection: MultiplexedConnection) -> Result<(), Error> {
-    for chunk in words.table.chunks() {
+async fn compare(store: Arc<RedisStore>, connection: MultiplexedConnection) -> Result<(), Error> {
+    for chunk in store.table.chunks() {
         for batch in chunk.chunks(BATCH) {
             let told = batch.iter().map(|(key, found)| {
-                let (words, mut connection) = (&words, connection.clone());
+                let (store, mut connection) = (&store, connection.clone());
                 async move {
                     // What nobody has seen for so long is over, whatever the table still holds.
-                    if clock::unix().as_secs().saturating_sub(found.last_seen) < words.kept {
-                        words.tell(&mut connection, *key, found, false).await?;
+                    if clock::unix().as_secs().saturating_sub(found.last_seen) < store.kept {
+                        store.tell(&mut connection, *key, found, false).await?;
                     }
                     Ok::<_, Error>(())
                 }
@@ -272,7 +272,7 @@ async fn compare(words: Arc<Words>, connection: MultiplexedConnection) -> Result
     Ok(())
 }
 
-impl Words {
+impl RedisStore {
     fn place(&self, key: impl fmt::Display) -> String {
         format!("{}:{key}", self.prefix)
     }
