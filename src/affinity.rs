@@ -2,6 +2,7 @@
 //! Invariant: the verdict is a pure function of pin, pool and time; nothing here waits or fails a request.
 //! Must not know: sockets, the retry budget, balancers' insides.
 
+pub mod avoid_list;
 mod caching;
 pub mod converge;
 pub mod cookie;
@@ -10,7 +11,6 @@ pub mod explain;
 pub mod failover;
 pub mod header;
 pub mod learned;
-pub mod lost;
 mod nonce;
 pub mod pins;
 pub mod policy;

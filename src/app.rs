@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
 use crate::admin::Phase;
-use crate::affinity::lost::Lost;
+use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::{Cause, Verdict};
 use crate::config::Plan;
 use crate::net::{Address, shortage};
@@ -120,14 +120,14 @@ impl App {
         let doors: Arc<[Arc<Door>]> =
             plan.listeners.iter().enumerate().map(|(position, listener)| Arc::new(door(position, listener))).collect();
         let (lines, losses, snapshots) = (log.handle(), composer.losses(), published.subscribe());
-        let lost = Arc::new(Lost::default());
+        let avoid_list = Arc::new(AvoidList::default());
         let entries = Arc::clone(published.entries());
         let parts = ControlParts {
             stores: composer.take_stores(),
             composer,
             published,
             listening,
-            lost: Arc::clone(&lost),
+            avoid_list: Arc::clone(&avoid_list),
             admin,
             metrics,
             log: log.watch(),
@@ -138,9 +138,9 @@ impl App {
         let make = move |thread: Thread| {
             let mut snapshots = snapshots.clone();
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let (deadlines, lines, lost) = (thread.deadlines.clone(), lines.lines(), Arc::clone(&lost));
+            let (deadlines, lines, avoid_list) = (thread.deadlines.clone(), lines.lines(), Arc::clone(&avoid_list));
             let memory = replay::Memory::share(replay_memory, threads);
-            let proxy = Rc::new(Proxy::new(thread.index, snapshot, deadlines, lines, lost, memory));
+            let proxy = Rc::new(Proxy::new(thread.index, snapshot, deadlines, lines, avoid_list, memory));
             let housekeeping = housekeeping(Rc::clone(&proxy), thread.deadlines, losses.subscribe(), snapshots);
             (Rc::new(ProxyHandler { proxy, doors: doors.clone() }), housekeeping)
         };

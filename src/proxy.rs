@@ -50,7 +50,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::affinity::rules::Effect;
-use crate::affinity::{Decision, Taken, decide, lost::Lost};
+use crate::affinity::{Decision, Taken, avoid_list::AvoidList, decide};
 use crate::clock::{self, Deadlines};
 use crate::net::interim::InterimQueue;
 use crate::telemetry::{Limit, Lines};
@@ -87,10 +87,10 @@ impl Proxy {
         snapshot: Arc<Snapshot>,
         deadlines: Deadlines,
         lines: Lines,
-        lost: Arc<Lost>,
+        avoid_list: Arc<AvoidList>,
         replay_memory: Rc<replay::Memory>,
     ) -> Proxy {
-        Proxy(Rc::new(ThreadState::new(thread, snapshot, deadlines, lines, lost, replay_memory)))
+        Proxy(Rc::new(ThreadState::new(thread, snapshot, deadlines, lines, avoid_list, replay_memory)))
     }
 
     /// One request's way, from its head to the head of the response. The body of the response
@@ -202,7 +202,7 @@ async fn serve(
     let (balancer, budget) = (view.balancer(exchange.pool()), view.budget(exchange.pool()));
     budget.deposit();
     let mut order = Order::new(Rules::of(service, balancer, budget), decision);
-    order.avoid(&thread.lost, now.as_secs());
+    order.avoid(&thread.avoid_list, now.as_secs());
     if service.affinity.converge().is_some() && !request.is_aside() {
         order.meet(key::client(head, origin.address), now, draw.unwrap_or_else(|| thread.random()));
     }
@@ -316,7 +316,7 @@ async fn attempts(
         let facts = outgoing.facts(0, exchange.deadline(), is_lost(service, index));
         if order.failed(index, failure, facts) {
             let live = service.pool.backend(index).live();
-            thread.lost.note(order.decision().session, live, clock::unix().as_secs());
+            thread.avoid_list.add(order.decision().session, live, clock::unix().as_secs());
         }
     }
 }

@@ -13,8 +13,8 @@ use super::compose::Composer;
 use super::discovery;
 use super::publish::Published;
 use crate::admin::{self, Phase};
+use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::learned;
-use crate::affinity::lost::Lost;
 use crate::net::Address;
 use crate::telemetry::{Metrics, Watch};
 use crate::tls::reload::WatchedCertificates;
@@ -34,7 +34,7 @@ pub(super) struct ControlParts {
     pub(super) composer: Composer,
     pub(super) published: Published,
     pub(super) listening: Vec<Address>,
-    pub(super) lost: Arc<Lost>,
+    pub(super) avoid_list: Arc<AvoidList>,
     /// And how many connections it may have.
     pub(super) admin: Option<(admin::Bound, admin::Settings, usize)>,
     pub(super) stores: Vec<learned::Store>,
@@ -81,13 +81,13 @@ async fn admin_close(mut phase: watch::Receiver<Phase>) {
 }
 
 async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: oneshot::Receiver<()>) {
-    let ControlParts { composer, published, listening, lost, admin, stores, metrics, log, certificates } = parts;
+    let ControlParts { composer, published, listening, avoid_list, admin, stores, metrics, log, certificates } = parts;
     let (entries, known) = (Arc::clone(published.entries()), phase.subscribe());
     published.begin_probes();
     for store in stores {
         tokio::spawn(session_sync::run(store));
     }
-    tokio::spawn(process_housekeeping(lost, Arc::clone(&entries), Arc::clone(&metrics), log));
+    tokio::spawn(process_housekeeping(avoid_list, Arc::clone(&entries), Arc::clone(&metrics), log));
     tokio::task::spawn_local(discovery::run(composer, published, listening, Arc::clone(&phase)));
     tokio::spawn(tls::reload::watch(certificates.clone()));
     let (stop, stopped) = oneshot::channel::<()>();
@@ -110,7 +110,7 @@ async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: o
 
 /// Looks after what requests leave behind.
 async fn process_housekeeping(
-    lost: Arc<Lost>,
+    avoid_list: Arc<AvoidList>,
     entries: Arc<ArcSwap<Vec<admin::Entry>>>,
     metrics: Arc<Metrics>,
     mut log: Watch,
@@ -128,7 +128,7 @@ async fn process_housekeeping(
             }
         }
         if second.is_multiple_of(10) {
-            lost.sweep(now.as_secs());
+            avoid_list.sweep(now.as_secs());
             metrics.tidy();
         }
     }

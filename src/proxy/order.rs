@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::error::ProxyError;
 use super::retry::{self, Budget, Facts};
 use super::snapshot::Service;
+use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::converge::Converge;
-use crate::affinity::lost::Lost;
 use crate::affinity::{Cause, Decision, Next, Policies, Policy, Verdict, failover, policy};
 use crate::balance::{Balancer, Candidates, Tried};
 use crate::pool::{Backend, Pool};
@@ -115,9 +115,9 @@ impl<'a> Order<'a> {
 
     /// Keeps the session away from a server that failed it lately, as long as there is another and
     /// the policy has it go there.
-    pub(super) fn avoid(&mut self, lost: &Lost, now: u64) {
+    pub(super) fn avoid(&mut self, list: &AvoidList, now: u64) {
         let Some(target) = self.decision.target() else { return };
-        if !lost.contains(self.decision.session, self.rules.pool.backend(target).live(), now)
+        if !list.contains(self.decision.session, self.rules.pool.backend(target).live(), now)
             || !matches!(self.rules.policies.of(Cause::Failed), Policy::Move | Policy::Borrow)
         {
             return;
