@@ -12,7 +12,7 @@ pub mod failover;
 pub mod header;
 pub mod learned;
 mod nonce;
-pub mod pins;
+pub mod pin_names;
 pub mod policy;
 pub mod route;
 pub mod rules;
@@ -32,7 +32,7 @@ use crate::pool::Pool;
 use converge::Converge;
 pub use decide::{Cause, Decision, Lifetimes, Next, Terms, Verdict};
 pub use learned::{Found, Key, Tables};
-use pins::Clash;
+use pin_names::PinNameConflict;
 pub use policy::{Policies, Policy};
 pub use route::Routed;
 use rules::{Choice, Rule};
@@ -113,7 +113,7 @@ pub struct Affinity {
     rules: Vec<Rule>,
     verdict_header: Option<HeaderName>,
     /// It was told that a backend pins clients under the same name.
-    told_of_clash: AtomicBool,
+    warned_of_conflict: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -198,14 +198,14 @@ impl Affinity {
             converge: settings.converge.map(Converge::new),
             rules: settings.rules.clone(),
             verdict_header: settings.verdict_header.clone(),
-            told_of_clash: AtomicBool::new(false),
+            warned_of_conflict: AtomicBool::new(false),
         }
     }
 
     /// Says once that the backend at a position pins clients under a name of ours.
-    pub fn tell(&self, clash: Clash, pool: &Pool, by: usize) {
-        if !self.told_of_clash.load(Ordering::Relaxed) && !self.told_of_clash.swap(true, Ordering::Relaxed) {
-            clash.tell(pool.name(), pool.backend(by).name());
+    pub fn warn_of_conflict(&self, conflict: PinNameConflict, pool: &Pool, by: usize) {
+        if !self.warned_of_conflict.load(Ordering::Relaxed) && !self.warned_of_conflict.swap(true, Ordering::Relaxed) {
+            conflict.warn(pool.name(), pool.backend(by).name());
         }
     }
 

@@ -185,7 +185,7 @@ async fn serve(
     let effect = service.affinity.rule(head, origin.client(), &service.pool).or(way.effect);
     let mut taken =
         service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
-    view.snapshot().pins.strip(&mut head.headers);
+    view.snapshot().pin_names.strip(&mut head.headers);
     if effect.is_none() {
         ask(exchange, service, &mut taken, now.as_secs()).await;
     }
@@ -220,8 +220,8 @@ async fn serve(
     if let Some(via) = via {
         via.add(answer.headers_mut(), version);
     }
-    if let Some(clash) = view.snapshot().pins.set_apart(answer.headers_mut()) {
-        service.affinity.tell(clash, &service.pool, index);
+    if let Some(conflict) = view.snapshot().pin_names.rename_conflicting(answer.headers_mut()) {
+        service.affinity.warn_of_conflict(conflict, &service.pool, index);
     }
     if let Some(edits) = exchange.edits() {
         edits.response.apply(answer.headers_mut());

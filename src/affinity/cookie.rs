@@ -125,8 +125,8 @@ impl Cookie {
         let (reading, count) = self.sealed.first(tokens, memory);
         if count > 0 {
             edit(headers, |pair| match value_of(pair, self.name.as_bytes()) {
-                Some(_) => Fate::Goes,
-                None => Fate::Stays,
+                Some(_) => PairEdit::Remove,
+                None => PairEdit::Keep,
             });
         }
         reading
@@ -215,39 +215,39 @@ pub(super) fn parts(pair: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// What becomes of a pair of a request's cookies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    Stays,
-    Goes,
+pub(super) enum PairEdit {
+    Keep,
+    Remove,
     /// Its name loses the last character.
-    Shortened,
+    DropSuffix,
 }
 
-/// Does to all Cookie fields what `fate` says of each pair. A field of which all pairs stay is the very same
+/// Does to all Cookie fields what `edit_of` says of each pair. A field of which all pairs stay is the very same
 /// bytes; one of which none stays goes.
-pub(super) fn edit(headers: &mut HeaderMap, fate: impl Fn(&[u8]) -> Fate) {
+pub(super) fn edit(headers: &mut HeaderMap, edit_of: impl Fn(&[u8]) -> PairEdit) {
     let Entry::Occupied(mut entry) = headers.entry(COOKIE) else { return };
     let mut fields = entry.iter();
     if let (Some(only), None) = (fields.next(), fields.next()) {
-        match edited(only.as_bytes(), &fate) {
+        match edited(only.as_bytes(), &edit_of) {
             None => drop(entry.remove()),
             Some(rest) => *entry.get_mut() = rest,
         }
         return;
     }
     let (_, fields) = entry.remove_entry_mult();
-    let kept: Vec<_> = fields.filter_map(|field| edited(field.as_bytes(), &fate)).collect();
+    let kept: Vec<_> = fields.filter_map(|field| edited(field.as_bytes(), &edit_of)).collect();
     for field in kept {
         headers.append(COOKIE, field);
     }
 }
 
-/// A Cookie field as `fate` has it: the pairs that stay as they came, with all their blanks and quotes.
+/// A Cookie field as `edit_of` has it: the pairs that stay as they came, with all their blanks and quotes.
 /// `None` if nothing is left.
-fn edited(field: &[u8], fate: impl Fn(&[u8]) -> Fate) -> Option<HeaderValue> {
+fn edited(field: &[u8], edit_of: impl Fn(&[u8]) -> PairEdit) -> Option<HeaderValue> {
     let mut rest = Vec::new();
     for pair in pairs(field) {
-        let fate = fate(pair);
-        if fate == Fate::Goes {
+        let edit = edit_of(pair);
+        if edit == PairEdit::Remove {
             continue;
         }
         let mut pair = pair;
@@ -260,7 +260,7 @@ fn edited(field: &[u8], fate: impl Fn(&[u8]) -> Fate) -> Option<HeaderValue> {
             rest.push(b';');
         }
         let name = memchr::memchr(b'=', pair).map_or(pair, |at| &pair[..at]);
-        match name.trim_ascii_end().split_last().filter(|_| fate == Fate::Shortened) {
+        match name.trim_ascii_end().split_last().filter(|_| edit == PairEdit::DropSuffix) {
             Some((_, shortened)) => {
                 rest.extend_from_slice(shortened);
                 rest.extend_from_slice(&pair[shortened.len() + 1..]);

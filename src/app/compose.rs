@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::affinity::pins::Pins;
+use crate::affinity::pin_names::PinNames;
 use crate::affinity::{self, Affinity, KeyRing, Tables, learned};
 use crate::clock;
 use crate::config::{Plan, PoolPlan};
@@ -115,7 +115,7 @@ impl Composer {
         Snapshot {
             routes: Routes::new(&self.plan.routes, limits.body_bytes, listener, pool),
             services,
-            pins: Pins::new(self.plan.pools.iter().map(|pool| &pool.persistence)),
+            pin_names: PinNames::new(self.plan.pools.iter().map(|pool| &pool.persistence)),
             limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes },
             limiter: self.limiter.as_ref().map(|(_, limiter)| Arc::clone(limiter)),
             unrouted: self.metrics.series("", ""),

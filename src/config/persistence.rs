@@ -14,7 +14,7 @@ use super::reader::Table;
 use super::values::{MILLISECOND, SECOND, Value, YEAR, duration, flag, must_be, shown, text, whole, word};
 use crate::affinity::cookie::{self, LifetimeType, SameSite};
 use crate::affinity::learned::Source;
-use crate::affinity::pins;
+use crate::affinity::pin_names;
 use crate::affinity::{Carrier, MAX_CLOCK_SKEW, Settings, header, learned, route};
 use crate::session_sync;
 
@@ -163,7 +163,7 @@ fn learned(table: &Table<'_>) -> Option<learned::Settings> {
 /// the last character behind it.
 fn routing_cookie(value: &DeValue<'_>) -> Value<String> {
     let name = cookie_name(value)?;
-    let behind = char::from(pins::BEHIND);
+    let behind = char::from(pin_names::CHAIN_SUFFIX);
     match name.strip_suffix(behind) {
         None => Ok(name),
         Some(_) => {

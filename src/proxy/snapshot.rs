@@ -17,7 +17,7 @@ use super::route::Routes;
 use super::timeouts::Timeouts;
 use super::via::Via;
 use crate::affinity::Affinity;
-use crate::affinity::pins::Pins;
+use crate::affinity::pin_names::PinNames;
 use crate::balance::{self, Balancer};
 use crate::pool::Pool;
 use crate::telemetry::Limited;
@@ -32,7 +32,7 @@ pub struct Snapshot {
     /// The pools.
     pub services: Vec<Service>,
     /// What carries the pins of all pools.
-    pub pins: Pins,
+    pub pin_names: PinNames,
     /// What a request may take.
     pub limits: Limits,
     /// How many requests each client may send, if they are limited.
