@@ -31,7 +31,7 @@ use tokio::sync::oneshot;
 use crate::pool::Pool;
 use converge::Converge;
 pub use decide::{Cause, Decision, Lifetimes, Next, Terms, Verdict};
-pub use learned::{Found, Key, Tables};
+pub use learned::{SessionKey, SessionRecord, SessionTables};
 use pin_names::PinNameConflict;
 pub use policy::{Policies, Policy};
 pub use route::Routed;
@@ -137,7 +137,7 @@ pub enum Reading {
     /// An id of the application's that names its server.
     Routed(Routed),
     /// An id of the application's that nobody has learned.
-    Unlearned(Key),
+    Unlearned(SessionKey),
 }
 
 /// What was read of a request, and the session of the application's that it is about, if it is.
@@ -145,14 +145,14 @@ pub enum Reading {
 pub struct Taken {
     /// What the request said.
     pub reading: Reading,
-    key: Option<Key>,
-    /// What the table had forgotten when a store was asked.
-    forgotten: u64,
+    key: Option<SessionKey>,
+    /// What the table had removals when a store was asked.
+    removals: u64,
 }
 
 impl From<Reading> for Taken {
     fn from(reading: Reading) -> Taken {
-        Taken { reading, key: None, forgotten: 0 }
+        Taken { reading, key: None, removals: 0 }
     }
 }
 
@@ -179,7 +179,7 @@ pub struct Served<'a> {
 
 impl Affinity {
     /// For the pool named `pool`; what it learns is kept in `tables`.
-    pub fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>, tables: &mut Tables) -> Affinity {
+    pub fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>, tables: &mut SessionTables) -> Affinity {
         let seconds = |duration: Duration| duration.as_secs().max(1);
         let lifetimes =
             Lifetimes { idle: settings.idle_timeout.map(seconds), absolute: settings.absolute_timeout.map(seconds) };
@@ -241,7 +241,7 @@ impl Affinity {
     }
 
     /// The table of learned sessions, if there is one.
-    pub fn table(&self) -> Option<&Arc<learned::Table>> {
+    pub fn table(&self) -> Option<&Arc<learned::SessionTable>> {
         match &self.carrier {
             Ready::Learned(learned) => Some(learned.table()),
             _ => None,
@@ -284,7 +284,7 @@ impl Affinity {
 
     /// Where to wait for what other Linchpins know of a session that this one doesn't know, or has
     /// not seen for too long at `now`. `None` where there is nobody to ask.
-    pub fn ask(&self, taken: &mut Taken, now: u64) -> Option<oneshot::Receiver<Option<Found>>> {
+    pub fn ask(&self, taken: &mut Taken, now: u64) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
         let (Ready::Learned(learned), Some(key)) = (&self.carrier, taken.key) else { return None };
         let idle = self.terms.lifetimes.idle;
         let is_known = match &taken.reading {
@@ -294,19 +294,19 @@ impl Affinity {
         if is_known {
             return None;
         }
-        taken.forgotten = learned.table().forgotten(key);
+        taken.removals = learned.table().removals(key);
         learned.ask(key)
     }
 
     /// Takes over what others know.
-    pub fn answered(&self, taken: &mut Taken, found: &Found) {
+    pub fn answered(&self, taken: &mut Taken, found: &SessionRecord) {
         if let (Ready::Learned(learned), Some(key)) = (&self.carrier, taken.key) {
-            taken.reading = learned.answered(key, found, taken.forgotten);
+            taken.reading = learned.answered(key, found, taken.removals);
         }
     }
 
     /// Does to a response, and remembers, what follows from it for the client's pin.
-    pub fn bind(&self, headers: &mut HeaderMap, key: Option<Key>, served: Served<'_>) {
+    pub fn bind(&self, headers: &mut HeaderMap, key: Option<SessionKey>, served: Served<'_>) {
         let Served { decision, pool, by, now, .. } = served;
         // Never with an answer that says that a server does not work, nor with one to a request
         // that was sent without its client's pin.
@@ -330,7 +330,7 @@ impl Affinity {
                     }
                 }
                 let stays = decision.has_pin() && (served.aside || decision.verdict == Verdict::Borrowed);
-                learned.learn(headers, learned::Came { key, ends: served.ended, stays }, pool, by, now);
+                learned.learn(headers, learned::RequestSession { key, ends: served.ended, stays }, pool, by, now);
             }
             Ready::Learned(_) => {}
         }
@@ -369,7 +369,7 @@ impl Affinity {
 
 impl Taken {
     /// The session of the application's that the request is about.
-    pub fn key(&self) -> Option<Key> {
+    pub fn key(&self) -> Option<SessionKey> {
         self.key
     }
 }

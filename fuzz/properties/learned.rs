@@ -3,8 +3,10 @@
 use std::sync::{Arc, LazyLock};
 
 use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
-use linchpin::affinity::seal::Key;
-use linchpin::affinity::{Affinity, Carrier, KeyRing, Memory, Reading, Served, Settings, Tables, decide, learned};
+use linchpin::affinity::seal::SealingKey;
+use linchpin::affinity::{
+    Affinity, Carrier, KeyRing, Memory, Reading, Served, SessionTables, Settings, decide, learned,
+};
 use linchpin::pool::reconcile::Reconciler;
 use linchpin::pool::{self, Pool, backend, vitals};
 
@@ -18,11 +20,11 @@ static POOL: LazyLock<Arc<Pool>> = LazyLock::new(|| {
 });
 
 fn affinity() -> Affinity {
-    let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).expect("a key of 32 bytes"), Vec::new()));
-    let source = learned::Source::Cookie("SID".into());
+    let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).expect("a key of 32 bytes"), Vec::new()));
+    let source = learned::SessionIdSource::Cookie("SID".into());
     let learned = learned::Settings { source, capacity: CAPACITY, store: None };
     let settings = Settings { carrier: Carrier::Learned(learned), ..Settings::none() };
-    Affinity::new("app", &settings, &ring, &mut Tables::default())
+    Affinity::new("app", &settings, &ring, &mut SessionTables::default())
 }
 
 /// Each line of `data` is a Cookie field behind `c`, or a Set-Cookie field of an answer to the request before it.

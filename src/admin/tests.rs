@@ -11,7 +11,7 @@ use hyper_util::service::TowerToHyperService;
 
 use super::api::{MANNERS, OPEN_METRICS, router};
 use super::*;
-use crate::affinity::seal::Key;
+use crate::affinity::seal::SealingKey;
 use crate::affinity::{self, KeyRing};
 use crate::clock;
 use crate::pool::reconcile::Reconciler;
@@ -59,11 +59,11 @@ fn house() -> House {
     let _busy = InFlight::on(pool.backend(0).live(), 0);
 
     let (phase, receiver) = watch::channel(Phase::Ready);
-    let key = || Key::new("k", &[1; 32]).unwrap();
+    let key = || SealingKey::new("k", &[1; 32]).unwrap();
     let persistence =
         affinity::Settings { idle_timeout: Some(Duration::from_secs(PRESENCE)), ..affinity::Settings::for_pool("app") };
     let ring = Arc::new(KeyRing::new(key(), Vec::new()));
-    let affinity = Arc::new(Affinity::new("app", &persistence, &ring, &mut affinity::Tables::default()));
+    let affinity = Arc::new(Affinity::new("app", &persistence, &ring, &mut affinity::SessionTables::default()));
     let entry = Entry { pool, balance: "round_robin", affinity, series, sources: Vec::new() };
     let facts = Facts {
         pools: Arc::new(ArcSwap::from_pointee(vec![entry])),

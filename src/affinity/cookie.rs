@@ -277,7 +277,7 @@ fn edited(field: &[u8], edit_of: impl Fn(&[u8]) -> PairEdit) -> Option<HeaderVal
 
 #[cfg(test)]
 mod tests {
-    use super::super::seal::Key;
+    use super::super::seal::SealingKey;
     use super::*;
     use proptest::prelude::*;
 
@@ -295,7 +295,7 @@ mod tests {
     }
 
     fn ring() -> Arc<KeyRing> {
-        Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()))
+        Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()))
     }
 
     fn pin() -> Pin {

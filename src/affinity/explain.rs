@@ -162,8 +162,8 @@ fn why(decision: &Decision, goes_to: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Carrier, Served, Settings, Tables, learned, route};
-    use super::super::{KeyRing, seal::Key};
+    use super::super::{Carrier, Served, SessionTables, Settings, learned, route};
+    use super::super::{KeyRing, seal::SealingKey};
     use super::*;
     use crate::pool::{backend, reconcile::Reconciler, vitals};
     use http::{HeaderMap, HeaderValue, header::SET_COOKIE};
@@ -182,13 +182,13 @@ mod tests {
         let carriers = [
             Carrier::Route(route::Settings::for_cookie("JSESSIONID")),
             Carrier::Learned(learned::Settings {
-                source: learned::Source::Cookie("sid".into()),
+                source: learned::SessionIdSource::Cookie("sid".into()),
                 capacity: 10,
                 store: None,
             }),
         ];
         let (ring, mut tables) =
-            (Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new())), Tables::default());
+            (Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new())), SessionTables::default());
         let of = |(pool, carrier): (&Arc<Pool>, Carrier)| {
             Affinity::new(pool.name(), &Settings { carrier, ..Settings::none() }, &ring, &mut tables)
         };

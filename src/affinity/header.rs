@@ -62,13 +62,13 @@ impl Header {
 
 #[cfg(test)]
 mod tests {
-    use super::super::seal::Key;
+    use super::super::seal::SealingKey;
     use super::*;
     use http::header::CACHE_CONTROL;
 
     #[test]
     fn the_field_carries_the_pin_both_ways_and_reaches_no_backend() {
-        let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()));
+        let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()));
         let settings = Settings { name: HeaderName::from_static("x-pin") };
         let header = Header::new("app", &settings, &ring);
         let pin = Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100 };

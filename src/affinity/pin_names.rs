@@ -139,14 +139,14 @@ fn is_pinned(headers: &HeaderMap, name: &HeaderName) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::seal::{Key, KeyRing, Pin, Sealer};
+    use super::super::seal::{KeyRing, Pin, Sealer, SealingKey};
     use super::super::{cookie, header};
     use super::*;
     use http::HeaderValue;
     use std::sync::Arc;
 
     fn token() -> String {
-        let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()));
+        let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()));
         let pin = Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 3, last_seen: 4 };
         let mut token = String::new();
         Sealer::new(&ring, "other", "SID").seal(&pin, &mut token).unwrap();

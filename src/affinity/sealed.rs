@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::Reading;
-use super::learned::Key;
-use super::learned::table::Glance;
+use super::learned::SessionKey;
+use super::learned::table::RawEntry;
 use super::seal::{KeyRing, Pin, Sealer};
 
 /// How many tokens of one request are looked at. Browsers send several when one was set for
@@ -27,7 +27,7 @@ pub struct Memory {
     token: Vec<u8>,
     pool: Option<Arc<str>>,
     pin: Option<Arc<Pin>>,
-    learned: Option<(Key, Glance)>,
+    learned: Option<(SessionKey, RawEntry)>,
 }
 
 impl Sealed {
@@ -83,19 +83,19 @@ impl Memory {
     }
 
     /// The key of an id of the application's, if it was the last one, in the same pool.
-    pub(super) fn key(&self, pool: &Arc<str>, id: &[u8]) -> Option<Key> {
+    pub(super) fn key(&self, pool: &Arc<str>, id: &[u8]) -> Option<SessionKey> {
         self.recall(pool, id).and(self.learned).map(|(key, _)| key)
     }
 
     /// The pin that stood for what the table said, if it says the same again.
-    pub(super) fn learned(&self, key: Key, glance: Glance) -> Option<&Arc<Pin>> {
-        self.pin.as_ref().filter(|_| self.learned == Some((key, glance)))
+    pub(super) fn learned(&self, key: SessionKey, raw: RawEntry) -> Option<&Arc<Pin>> {
+        self.pin.as_ref().filter(|_| self.learned == Some((key, raw)))
     }
 
     /// Remembers what the table said of an id.
-    pub(super) fn learn(&mut self, pool: &Arc<str>, id: &[u8], key: Key, glance: Glance, pin: &Arc<Pin>) {
+    pub(super) fn learn(&mut self, pool: &Arc<str>, id: &[u8], key: SessionKey, raw: RawEntry, pin: &Arc<Pin>) {
         self.remember(pool, id, pin);
-        self.learned = Some((key, glance));
+        self.learned = Some((key, raw));
     }
 
     fn remember(&mut self, pool: &Arc<str>, token: &[u8], pin: &Arc<Pin>) {
@@ -109,7 +109,7 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use super::super::seal::Key;
+    use super::super::seal::SealingKey;
     use super::*;
 
     fn pin() -> Pin {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_first_token_that_opens_counts_and_is_remembered() {
-        let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()));
+        let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()));
         let sealed = Sealed::new("app", "lp", &ring);
         let mut token = String::new();
         sealed.seal(&pin(), &mut token).unwrap();

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::affinity::pin_names::PinNames;
-use crate::affinity::{self, Affinity, KeyRing, Tables, learned};
+use crate::affinity::{self, Affinity, KeyRing, SessionTables, learned};
 use crate::clock;
 use crate::config::{Plan, PoolPlan};
 use crate::pool::reconcile::Reconciler;
@@ -26,7 +26,7 @@ pub(super) struct Composer {
     /// How the backends of each pool are spoken to.
     accesses: Vec<Access>,
     reconciler: Reconciler,
-    tables: Tables,
+    tables: SessionTables,
     metrics: Arc<Metrics>,
     /// By the name of the pool.
     affinities: HashMap<String, CachedAffinity>,
@@ -49,7 +49,7 @@ impl Composer {
             plan,
             accesses,
             reconciler: Reconciler::new(threads),
-            tables: Tables::default(),
+            tables: SessionTables::default(),
             metrics,
             affinities: HashMap::new(),
             process: rand::random(),
@@ -67,7 +67,7 @@ impl Composer {
     }
 
     /// The stores that nobody keeps in touch yet.
-    pub(super) fn take_stores(&mut self) -> Vec<learned::Store> {
+    pub(super) fn take_stores(&mut self) -> Vec<learned::StoreSync> {
         self.tables.take_stores()
     }
 

@@ -37,7 +37,7 @@ pub(super) struct ControlParts {
     pub(super) avoid_list: Arc<AvoidList>,
     /// And how many connections it may have.
     pub(super) admin: Option<(admin::Bound, admin::Settings, usize)>,
-    pub(super) stores: Vec<learned::Store>,
+    pub(super) stores: Vec<learned::StoreSync>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Watch,
     pub(super) certificates: WatchedCertificates,

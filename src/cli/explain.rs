@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::{check, fail, say};
 use crate::affinity::explain::{Explanation, Named, Seen, explain_as_sent};
-use crate::affinity::{Affinity, Carrier, Tables};
+use crate::affinity::{Affinity, Carrier, SessionTables};
 use crate::clock;
 use crate::config::{self, PoolPlan};
 use crate::pool::Pool;
@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> ExitCode {
     let now = args.at.unwrap_or_else(|| clock::unix().as_secs());
     let settings: Vec<_> = plan.pools.iter().map(|pool| pool.pool.clone()).collect();
     let pools = Reconciler::new(1).pools(&settings);
-    let mut tables = Tables::default();
+    let mut tables = SessionTables::default();
     let of = |(pool, of): (&Arc<Pool>, &PoolPlan)| Affinity::new(pool.name(), &of.persistence, &plan.keys, &mut tables);
     let affinities: Vec<_> = pools.iter().zip(&plan.pools).map(of).collect();
     let candidates = pools.iter().map(|pool| &**pool).zip(&affinities);

@@ -13,7 +13,7 @@ use super::names::{cookie_domain, cookie_name, cookie_path, field_name, paramete
 use super::reader::Table;
 use super::values::{MILLISECOND, SECOND, Value, YEAR, duration, flag, must_be, shown, text, whole, word};
 use crate::affinity::cookie::{self, LifetimeType, SameSite};
-use crate::affinity::learned::Source;
+use crate::affinity::learned::SessionIdSource;
 use crate::affinity::pin_names;
 use crate::affinity::{Carrier, MAX_CLOCK_SKEW, Settings, header, learned, route};
 use crate::session_sync;
@@ -144,8 +144,8 @@ fn separator(value: &DeValue<'_>) -> Value<char> {
 }
 
 fn learned(table: &Table<'_>) -> Option<learned::Settings> {
-    let cookie = table.get("cookie", cookie_name).map(Source::Cookie);
-    let header = table.get("header", field_name).map(Source::Header);
+    let cookie = table.get("cookie", cookie_name).map(SessionIdSource::Cookie);
+    let header = table.get("header", field_name).map(SessionIdSource::Header);
     let capacity = table.get("capacity", whole(1..=100_000_000)).unwrap_or(CAPACITY);
     let store = table.get("store", store);
     if table.is_present() && !table.has("cookie") && !table.has("header") {

@@ -7,7 +7,7 @@ use http::{Method, StatusCode, request};
 
 use super::client::Origin;
 use super::snapshot::Service;
-use crate::affinity::{Decision, Key, Served, Verdict};
+use crate::affinity::{Decision, Served, SessionKey, Verdict};
 use crate::clock;
 
 /// What of a request decides whether its client is tied by the answer.
@@ -15,11 +15,11 @@ pub(super) struct Request {
     aside: bool,
     deletes: bool,
     tls: bool,
-    key: Option<Key>,
+    key: Option<SessionKey>,
 }
 
 impl Request {
-    pub(super) fn of(head: &request::Parts, origin: Origin, key: Option<Key>) -> Request {
+    pub(super) fn of(head: &request::Parts, origin: Origin, key: Option<SessionKey>) -> Request {
         Request {
             aside: is_aside(&head.method, &head.headers),
             deletes: head.method == Method::DELETE,

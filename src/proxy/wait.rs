@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::order::Wait;
-use crate::affinity::Found;
+use crate::affinity::SessionRecord;
 use crate::clock::{self, Deadline};
 use crate::health::passive;
 use crate::pool::{Backend, Pool, Turn, Waiting};
@@ -127,7 +127,10 @@ impl Place {
 const ANSWER: Duration = Duration::from_millis(500);
 
 /// Waits for what others know of a session.
-pub(super) async fn for_answer(limit: &Deadline, answer: oneshot::Receiver<Option<Found>>) -> Option<Found> {
+pub(super) async fn for_answer(
+    limit: &Deadline,
+    answer: oneshot::Receiver<Option<SessionRecord>>,
+) -> Option<SessionRecord> {
     limit.set_after(ANSWER);
     let found = tokio::select! {
         answer = answer => answer.ok().flatten(),

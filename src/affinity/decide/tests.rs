@@ -3,7 +3,7 @@
 //! Must not know: how a request gets here.
 
 use super::*;
-use crate::affinity::Key;
+use crate::affinity::SessionKey;
 use crate::pool::roster::Observation;
 use crate::pool::{InFlight, backend, reconcile::Reconciler, vitals};
 
@@ -207,7 +207,7 @@ fn an_id_that_names_its_server_goes_there_or_to_the_one_that_has_a_copy() {
 #[test]
 fn an_id_that_nobody_has_learned_goes_where_every_linchpin_would_send_it() {
     let pool = pool();
-    let decision = decide(Reading::Unlearned(Key([7, 8])), &pool, &terms(), NOW, 99);
+    let decision = decide(Reading::Unlearned(SessionKey([7, 8])), &pool, &terms(), NOW, 99);
     assert_eq!((decision.verdict, decision.cause), (Verdict::Moved, Some(Cause::Unknown)));
     assert_eq!((decision.session, decision.has_pin()), (7, false));
 }
