@@ -50,7 +50,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::affinity::rules::Effect;
-use crate::affinity::{Decision, Taken, avoid_list::AvoidList, decide};
+use crate::affinity::{Decision, ExtractedPin, avoid_list::AvoidList, decide};
 use crate::clock::{self, Deadlines};
 use crate::net::interim::InterimQueue;
 use crate::telemetry::{Limit, Lines};
@@ -182,14 +182,14 @@ async fn serve(
         via.tell(service.pool.name(), client.listener(), exchange.id().as_str(), clock::now());
         return Err(ProxyError::Loop);
     }
-    let effect = service.affinity.rule(head, origin.client(), &service.pool).or(way.effect);
-    let mut taken =
-        service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
+    let effect = service.affinity.apply_rules(head, origin.client(), &service.pool).or(way.effect);
+    let mut extracted =
+        service.affinity.extract(&mut head.headers, head.uri.path(), &service.pool, &mut client.pin_cache.borrow_mut());
     view.snapshot().pin_names.strip(&mut head.headers);
     if effect.is_none() {
-        ask(exchange, service, &mut taken, now.as_secs()).await;
+        query_store(exchange, service, &mut extracted, now.as_secs()).await;
     }
-    let request = bind::Request::of(head, origin, taken.key());
+    let request = bind::Request::of(head, origin, extracted.key());
     let draw = service.hash.as_ref().and_then(|hash| hash.of(head, origin.address));
     let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin, exchange.id());
     if let Some(via) = via {
@@ -197,13 +197,13 @@ async fn serve(
     }
     edits::edit_request(way, exchange.edits().map(|edits| &**edits), head)?;
 
-    let decision = decide(thread, exchange, service, effect, taken, now.as_secs());
+    let decision = decide(thread, exchange, service, effect, extracted, now.as_secs());
     exchange.asks(service, decision.issued_session());
     let (balancer, budget) = (view.balancer(exchange.pool()), view.budget(exchange.pool()));
     budget.deposit();
     let mut order = Order::new(Rules::of(service, balancer, budget), decision);
     order.avoid(&thread.avoid_list, now.as_secs());
-    if service.affinity.converge().is_some() && !request.is_aside() {
+    if service.affinity.converge().is_some() && !request.is_sessionless() {
         order.meet(key::client(head, origin.address), now, draw.unwrap_or_else(|| thread.random()));
     }
 
@@ -250,7 +250,7 @@ fn decide(
     exchange: &mut Exchange,
     service: &snapshot::Service,
     effect: Option<Effect>,
-    taken: Taken,
+    extracted: ExtractedPin,
     now: u64,
 ) -> Decision {
     let fresh = thread.random();
@@ -261,16 +261,16 @@ fn decide(
         Some(Effect::Force(index)) => Decision::forced(index, fresh),
         Some(Effect::Exempt) => Decision::unpinned(fresh),
         None if !service.affinity.is_on() => Decision::unpinned(fresh),
-        None => decide::decide(taken.reading, &service.pool, service.affinity.terms(), now, fresh),
+        None => decide::decide(extracted.lookup, &service.pool, service.affinity.terms(), now, fresh),
     }
 }
 
 /// Asks the other Linchpins for a session that this one doesn't know, where they share a store.
-async fn ask(exchange: &Exchange, service: &snapshot::Service, taken: &mut Taken, now: u64) {
-    if let Some(answer) = service.affinity.ask(taken, now)
+async fn query_store(exchange: &Exchange, service: &snapshot::Service, extracted: &mut ExtractedPin, now: u64) {
+    if let Some(answer) = service.affinity.query_store(extracted, now)
         && let Some(found) = wait::for_answer(exchange.limit(), answer).await
     {
-        service.affinity.answered(taken, &found);
+        service.affinity.adopt(extracted, &found);
     }
 }
 

@@ -40,7 +40,7 @@ impl Collector for Gauges {
             Ok(())
         };
         gauge("linchpin_sessions", "Sessions seen lately, about", &|entry, backend| {
-            backend.live().sessions(now, entry.affinity.presence())
+            backend.live().sessions(now, entry.affinity.presence_seconds())
         })?;
         gauge("linchpin_active_requests", "Requests in flight", &|_, backend| u64::from(backend.live().active()))?;
         gauge("linchpin_backend_up", "Whether the backend is up: 1, or down or ejected: 0", &|_, backend| {

@@ -83,7 +83,7 @@ impl<'a> Pool<'a> {
                 state: live.state().as_str(),
                 health: live.health().as_str(),
                 weight: live.weight(),
-                sessions: live.sessions(now, entry.affinity.presence()),
+                sessions: live.sessions(now, entry.affinity.presence_seconds()),
                 active_requests: live.active(),
                 requests: series.map_or(0, |series| series.requests()),
                 failures: series.map_or(0, |series| series.failures()),

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use super::Reading;
+use super::PinLookup;
 use super::policy::{Policies, Policy, Refusal, Wait};
-use super::route::Routed;
+use super::route::RoutedId;
 use super::seal::Pin;
 use crate::pool::{AdminState, Closed, Pool};
 
@@ -167,14 +167,14 @@ pub struct Decision {
 /// the id of the session if this is a new one. A clock that runs behind the one that sealed the
 /// pin makes a session younger, never older: replicas a minute apart do no harm. A pin that is dated
 /// further ahead than `max_clock_skew` counts as unreadable, or it would never be over.
-pub fn decide(reading: Reading, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Decision {
-    match reading {
-        Reading::Absent => Decision::new(None, now, fresh),
-        Reading::Unreadable => Decision::new(Some(Cause::Unreadable), now, fresh),
-        Reading::Pinned(pin) => judge(pin, pool, terms, now, fresh),
-        Reading::Routed(routed) => follow(routed, pool, &terms.policies, now),
+pub fn decide(lookup: PinLookup, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Decision {
+    match lookup {
+        PinLookup::Absent => Decision::new(None, now, fresh),
+        PinLookup::Unreadable => Decision::new(Some(Cause::Unreadable), now, fresh),
+        PinLookup::Pinned(pin) => judge(pin, pool, terms, now, fresh),
+        PinLookup::Routed(routed) => follow(routed, pool, &terms.policies, now),
         // Where nothing is known of a session, it goes where every Linchpin would send it.
-        Reading::Unlearned(key) => Decision::existing(key.session(), now).broken(Cause::Unknown, &terms.policies),
+        PinLookup::Unlearned(key) => Decision::existing(key.session(), now).broken(Cause::Unknown, &terms.policies),
     }
 }
 
@@ -213,7 +213,7 @@ fn judge(pin: Arc<Pin>, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Dec
 
 /// The application has said which server holds the session, and perhaps which have a copy: if the
 /// first can't serve, one of those loses nothing, whatever the policy.
-fn follow(routed: Routed, pool: &Pool, policies: &Policies, now: u64) -> Decision {
+fn follow(routed: RoutedId, pool: &Pool, policies: &Policies, now: u64) -> Decision {
     let decision = Decision { pinned: routed.nodes[0], ..Decision::existing(routed.session, now) };
     let cause = match decision.pinned {
         None => Some(Cause::Unknown),

@@ -2,7 +2,7 @@
 //! Invariant: judged by the very function that judges requests; no key, and nothing of what opens a token, is told.
 //! Must not know: who asks, and in which form it is told.
 
-use super::{Affinity, Cause, Decision, Next, Reading, Verdict, decide, failover};
+use super::{Affinity, Cause, Decision, Next, PinLookup, Verdict, decide, failover};
 use crate::balance::Tried;
 use crate::pool::Pool;
 
@@ -58,10 +58,10 @@ pub struct Named {
 /// Explains a token, or an id of the application's, at `now` (seconds since the Unix epoch); `None`
 /// if this pool can't read it.
 pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Option<Explanation> {
-    let reading = affinity.open(token, pool);
-    let (seen, backend) = match &reading {
-        Reading::Absent | Reading::Unreadable | Reading::Unlearned(_) => return None,
-        Reading::Pinned(pin) => {
+    let lookup = affinity.open_token(token, pool);
+    let (seen, backend) = match &lookup {
+        PinLookup::Absent | PinLookup::Unreadable | PinLookup::Unlearned(_) => return None,
+        PinLookup::Pinned(pin) => {
             let lifetimes = affinity.terms().lifetimes;
             let (idle_timeout, absolute_timeout) = (lifetimes.idle, lifetimes.absolute);
             let seen = Seen { issued: pin.issued, last: pin.last_seen, idle_timeout, absolute_timeout };
@@ -73,7 +73,7 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
             };
             (Some(seen), Some(named))
         }
-        Reading::Routed(routed) => {
+        PinLookup::Routed(routed) => {
             let backend = routed.nodes[0].map(|index| pool.backend(index));
             let named = backend.map(|backend| Named {
                 name: backend.name().to_string(),
@@ -83,7 +83,7 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
             (None, named)
         }
     };
-    let decision = decide::decide(reading, pool, affinity.terms(), now, 0);
+    let decision = decide::decide(lookup, pool, affinity.terms(), now, 0);
     let goes_to = goes_to(pool, &decision);
     Some(Explanation {
         pool: pool.name().to_string(),
@@ -162,7 +162,7 @@ fn why(decision: &Decision, goes_to: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Carrier, Served, SessionTables, Settings, learned, route};
+    use super::super::{BindContext, Carrier, SessionTables, Settings, learned, route};
     use super::super::{KeyRing, seal::SealingKey};
     use super::*;
     use crate::pool::{backend, reconcile::Reconciler, vitals};
@@ -195,18 +195,18 @@ mod tests {
         let affinities: Vec<_> = pools.iter().zip(carriers).map(of).collect();
         for id in ["c2Vzc2lvbg==", "user=7", "s.signed", "plain"] {
             let set = HeaderValue::try_from(format!("sid={id}")).unwrap();
-            let decision = &decide::decide(Reading::Absent, &pools[1], affinities[1].terms(), NOW, 1);
-            let served = Served {
+            let decision = &decide::decide(PinLookup::Absent, &pools[1], affinities[1].terms(), NOW, 1);
+            let context = BindContext {
                 decision,
                 pool: &pools[1],
-                by: 0,
-                well: true,
-                aside: false,
+                served_by: 0,
+                is_working: true,
+                is_sessionless: false,
                 ended: false,
                 tls: false,
                 now: NOW,
             };
-            affinities[1].bind(&mut HeaderMap::from_iter([(SET_COOKIE, set)]), None, served);
+            affinities[1].bind(&mut HeaderMap::from_iter([(SET_COOKIE, set)]), None, context);
         }
         let told = |text: &str| {
             let told = explain_as_sent(pools.iter().map(|pool| &**pool).zip(&affinities), text, NOW)?;

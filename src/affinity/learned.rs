@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Lifetimes, Memory, Pin, Reading, Taken, cookie};
+use super::{ExtractedPin, Lifetimes, Pin, PinCache, PinLookup, cookie};
 use crate::pool::Pool;
 use table::RawEntry;
 pub use table::{BackendRef, SessionKey, SessionRecord, SessionTable};
@@ -79,7 +79,7 @@ pub(super) struct Learned {
 
 impl Learned {
     pub(super) fn new(pool: &str, settings: &Settings, lifetimes: &Lifetimes, tables: &mut SessionTables) -> Learned {
-        let (table, link) = tables.of(pool, settings, lifetimes);
+        let (table, link) = tables.open(pool, settings, lifetimes);
         Learned {
             pool: pool.into(),
             source: settings.source.clone(),
@@ -90,17 +90,17 @@ impl Learned {
     }
 
     /// Reads the ids of a request; the first that is known counts.
-    pub(super) fn read(&self, headers: &HeaderMap, memory: &mut Memory) -> Taken {
-        let mut taken = Taken::from(Reading::Absent);
+    pub(super) fn read(&self, headers: &HeaderMap, cache: &mut PinCache) -> ExtractedPin {
+        let mut extracted = ExtractedPin::from(PinLookup::Absent);
         let mut look = |id: &[u8]| {
-            if id.is_empty() || matches!(taken.reading, Reading::Pinned(_)) {
+            if id.is_empty() || matches!(extracted.lookup, PinLookup::Pinned(_)) {
                 return;
             }
-            let key = memory.key(&self.pool, id).unwrap_or_else(|| self.key(id));
-            match self.table.get_raw(key).and_then(|raw| self.pin(id, key, raw, memory)) {
-                Some(pin) => taken = Taken { reading: Reading::Pinned(pin), key: Some(key), removals: 0 },
-                None if taken.key.is_none() => {
-                    taken = Taken { reading: Reading::Unlearned(key), key: Some(key), removals: 0 };
+            let key = cache.key(&self.pool, id).unwrap_or_else(|| self.key(id));
+            match self.table.get_raw(key).and_then(|raw| self.pin(id, key, raw, cache)) {
+                Some(pin) => extracted = ExtractedPin { lookup: PinLookup::Pinned(pin), key: Some(key), removals: 0 },
+                None if extracted.key.is_none() => {
+                    extracted = ExtractedPin { lookup: PinLookup::Unlearned(key), key: Some(key), removals: 0 };
                 }
                 None => {}
             }
@@ -115,58 +115,65 @@ impl Learned {
                 headers.get_all(name).iter().take(MAX_IDS).for_each(|id| look(id.as_bytes().trim_ascii()));
             }
         }
-        taken
+        extracted
     }
 
     /// The pin that stands for what the table says; the one that did so last time, if that is the same.
-    fn pin(&self, id: &[u8], key: SessionKey, raw: RawEntry, memory: &mut Memory) -> Option<Arc<Pin>> {
-        if let Some(pin) = memory.learned(key, raw) {
+    fn pin(&self, id: &[u8], key: SessionKey, raw: RawEntry, cache: &mut PinCache) -> Option<Arc<Pin>> {
+        if let Some(pin) = cache.learned(key, raw) {
             return Some(Arc::clone(pin));
         }
         let pin = Arc::new(pin_of(key, &self.table.resolve(&raw)?));
         if id.len() <= MAX_REMEMBERED {
-            memory.learn(&self.pool, id, key, raw, &pin);
+            cache.learn(&self.pool, id, key, raw, &pin);
         }
         Some(pin)
     }
 
     /// What is known of an id, as `explain` is given it.
-    pub(super) fn read_id(&self, id: &[u8]) -> Reading {
+    pub(super) fn read_id(&self, id: &[u8]) -> PinLookup {
         let key = self.key(id);
-        self.table.get(key).map_or(Reading::Absent, |found| pinned(key, &found))
+        self.table.get(key).map_or(PinLookup::Absent, |found| pinned(key, &found))
     }
 
     /// The store's answer to a session that the table doesn't have, or has not seen for too long:
     /// another Linchpin may have. `None` where there is no store that could answer.
-    pub(super) fn ask(&self, key: SessionKey) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
-        self.link.as_ref()?.ask(key)
+    pub(super) fn query(&self, key: SessionKey) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
+        self.link.as_ref()?.query(key)
     }
 
     /// Takes a store's answer over. `removals` is what the table said of that when it was asked: if a
     /// session was removed since, the answer is good for this request alone.
-    pub(super) fn answered(&self, key: SessionKey, found: &SessionRecord, removals: u64) -> Reading {
+    pub(super) fn adopt(&self, key: SessionKey, found: &SessionRecord, removals: u64) -> PinLookup {
         self.table.adopt_unless_removed(key, found, removals);
         pinned(key, self.table.get(key).as_ref().unwrap_or(found))
     }
 
     /// Notes that the session of a request was served where it is held.
-    pub(super) fn saw(&self, key: SessionKey, now: u64) {
+    pub(super) fn record_seen(&self, key: SessionKey, now: u64) {
         if self.table.touch(key, now, self.touch_interval) {
-            self.tell(StoreCommand::Touch(key));
+            self.send(StoreCommand::Touch(key));
         }
     }
 
     /// Notes that the session of a request is held by another server from now on, or was begun anew.
-    pub(super) fn moved(&self, key: SessionKey, pool: &Pool, served: usize, issued: Option<u64>, now: u64) {
+    pub(super) fn record_backend(&self, key: SessionKey, pool: &Pool, served: usize, issued: Option<u64>, now: u64) {
         let backend = pool.backend(served);
         let backend = BackendRef { name: Arc::clone(backend.name()), incarnation: backend.incarnation() };
         if let Some(found) = self.table.set(key, &backend, issued, now) {
-            self.tell(StoreCommand::Write(key, found));
+            self.send(StoreCommand::Write(key, found));
         }
     }
 
     /// Learns the ids that a response gives out, and forgets the request's session if it ends it.
-    pub(super) fn learn(&self, headers: &HeaderMap, session: RequestSession, pool: &Pool, served: usize, now: u64) {
+    pub(super) fn learn_from_response(
+        &self,
+        headers: &HeaderMap,
+        session: RequestSession,
+        pool: &Pool,
+        served: usize,
+        now: u64,
+    ) {
         let mut ends = session.ends && matches!(self.source, SessionIdSource::Header(_));
         let mut goes_on = false;
         let mut starts = |id: &[u8]| {
@@ -174,7 +181,7 @@ impl Learned {
             goes_on |= session.key == Some(key);
             // Many applications give an id out again with each answer: that alone moves nothing.
             if !(session.stays && session.key == Some(key)) {
-                self.moved(key, pool, served, None, now);
+                self.record_backend(key, pool, served, None, now);
             }
         };
         match &self.source {
@@ -196,7 +203,7 @@ impl Learned {
         if let (true, false, Some(key)) = (ends, goes_on, session.key)
             && self.table.remove(key)
         {
-            self.tell(StoreCommand::Remove(key));
+            self.send(StoreCommand::Remove(key));
         }
     }
 
@@ -205,9 +212,9 @@ impl Learned {
         &self.table
     }
 
-    fn tell(&self, command: StoreCommand) {
+    fn send(&self, command: StoreCommand) {
         if let Some(link) = &self.link {
-            link.tell(command);
+            link.send(command);
         }
     }
 
@@ -222,8 +229,8 @@ impl Learned {
     }
 }
 
-fn pinned(key: SessionKey, found: &SessionRecord) -> Reading {
-    Reading::Pinned(Arc::new(pin_of(key, found)))
+fn pinned(key: SessionKey, found: &SessionRecord) -> PinLookup {
+    PinLookup::Pinned(Arc::new(pin_of(key, found)))
 }
 
 fn pin_of(key: SessionKey, found: &SessionRecord) -> Pin {
@@ -296,7 +303,7 @@ pub struct StoreState {
 }
 
 impl StoreLink {
-    fn ask(&self, key: SessionKey) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
+    fn query(&self, key: SessionKey) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
         if !self.state.is_responsive.load(Ordering::Relaxed) {
             return None;
         }
@@ -304,7 +311,7 @@ impl StoreLink {
         self.commands.try_send(StoreCommand::Query(key, sender)).ok().map(|()| receiver)
     }
 
-    fn tell(&self, command: StoreCommand) {
+    fn send(&self, command: StoreCommand) {
         if self.commands.try_send(command).is_err() {
             self.state.needs_resync.store(true, Ordering::Relaxed);
         }
@@ -336,7 +343,12 @@ pub struct SessionTables {
 }
 
 impl SessionTables {
-    fn of(&mut self, pool: &str, settings: &Settings, lifetimes: &Lifetimes) -> (Arc<SessionTable>, Option<StoreLink>) {
+    fn open(
+        &mut self,
+        pool: &str,
+        settings: &Settings,
+        lifetimes: &Lifetimes,
+    ) -> (Arc<SessionTable>, Option<StoreLink>) {
         if let Some((table, link)) = self.by_pool.get(pool) {
             table.set_capacity(settings.capacity);
             return (Arc::clone(table), link.clone());
@@ -391,8 +403,8 @@ mod tests {
     }
 
     fn backend_of(learned: &Learned, request: &[(&'static str, &str)]) -> Option<String> {
-        match learned.read(&fields(request), &mut Memory::default()).reading {
-            Reading::Pinned(pin) => Some(pin.backend.to_string()),
+        match learned.read(&fields(request), &mut PinCache::default()).lookup {
+            PinLookup::Pinned(pin) => Some(pin.backend.to_string()),
             _ => None,
         }
     }
@@ -403,16 +415,16 @@ mod tests {
         let request = [("cookie", "x=1; PHPSESSID=abc")];
         assert_eq!(backend_of(&learned, &request), None);
         let response = fields(&[("set-cookie", "y=1"), ("set-cookie", "PHPSESSID=abc; Path=/; HttpOnly")]);
-        learned.learn(&response, RequestSession::default(), &pool(), 1, NOW);
+        learned.learn_from_response(&response, RequestSession::default(), &pool(), 1, NOW);
         assert_eq!(backend_of(&learned, &request).as_deref(), Some("b"));
         assert_eq!(
             backend_of(&learned, &[("cookie", "PHPSESSID=old"), ("cookie", "PHPSESSID=\"abc\"")]).as_deref(),
             Some("b")
         );
-        let Taken { reading, key, .. } =
-            learned.read(&fields(&[("cookie", "PHPSESSID=other")]), &mut Memory::default());
-        assert_eq!(reading, Reading::Unlearned(key.unwrap()));
-        assert_eq!(learned.read(&fields(&[("cookie", "PHPSESSID=")]), &mut Memory::default()).key, None);
+        let ExtractedPin { lookup, key, .. } =
+            learned.read(&fields(&[("cookie", "PHPSESSID=other")]), &mut PinCache::default());
+        assert_eq!(lookup, PinLookup::Unlearned(key.unwrap()));
+        assert_eq!(learned.read(&fields(&[("cookie", "PHPSESSID=")]), &mut PinCache::default()).key, None);
     }
 
     #[test]
@@ -427,9 +439,15 @@ mod tests {
         ] {
             let learned = learned(SessionIdSource::Cookie("PHPSESSID".into()));
             let request = [("cookie", "PHPSESSID=abc")];
-            learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), RequestSession::default(), &pool(), 0, NOW);
-            let key = learned.read(&fields(&request), &mut Memory::default()).key;
-            learned.learn(
+            learned.learn_from_response(
+                &fields(&[("set-cookie", "PHPSESSID=abc")]),
+                RequestSession::default(),
+                &pool(),
+                0,
+                NOW,
+            );
+            let key = learned.read(&fields(&request), &mut PinCache::default()).key;
+            learned.learn_from_response(
                 &fields(&[("set-cookie", field)]),
                 RequestSession { key, ..RequestSession::default() },
                 &pool(),
@@ -444,10 +462,22 @@ mod tests {
     fn a_cookie_removed_under_one_path_and_given_out_under_another_keeps_its_session() {
         let learned = learned(SessionIdSource::Cookie("PHPSESSID".into()));
         let request = [("cookie", "PHPSESSID=abc")];
-        learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), RequestSession::default(), &pool(), 0, NOW);
-        let key = learned.read(&fields(&request), &mut Memory::default()).key;
+        learned.learn_from_response(
+            &fields(&[("set-cookie", "PHPSESSID=abc")]),
+            RequestSession::default(),
+            &pool(),
+            0,
+            NOW,
+        );
+        let key = learned.read(&fields(&request), &mut PinCache::default()).key;
         let both = [("set-cookie", "PHPSESSID=; Max-Age=0; Path=/old"), ("set-cookie", "PHPSESSID=abc; Path=/")];
-        learned.learn(&fields(&both), RequestSession { key, ..RequestSession::default() }, &pool(), 0, NOW);
+        learned.learn_from_response(
+            &fields(&both),
+            RequestSession { key, ..RequestSession::default() },
+            &pool(),
+            0,
+            NOW,
+        );
         assert_eq!(backend_of(&learned, &request).as_deref(), Some("a"));
     }
 
@@ -455,10 +485,10 @@ mod tests {
     fn an_id_in_a_field_is_learned_followed_and_ended_by_its_deletion() {
         let learned = learned(SessionIdSource::Header(HeaderName::from_static("mcp-session-id")));
         let request = [("mcp-session-id", "s1")];
-        learned.learn(&fields(&request), RequestSession::default(), &pool(), 0, NOW);
+        learned.learn_from_response(&fields(&request), RequestSession::default(), &pool(), 0, NOW);
         assert_eq!(backend_of(&learned, &request).as_deref(), Some("a"));
-        let key = learned.read(&fields(&request), &mut Memory::default()).key;
-        learned.learn(
+        let key = learned.read(&fields(&request), &mut PinCache::default()).key;
+        learned.learn_from_response(
             &HeaderMap::new(),
             RequestSession { key, ends: true, ..RequestSession::default() },
             &pool(),
@@ -482,24 +512,30 @@ mod tests {
     #[test]
     fn a_connection_that_remembers_its_id_notices_a_move_and_a_logout() {
         let learned = learned(SessionIdSource::Cookie("PHPSESSID".into()));
-        let (pool, mut memory) = (pool(), Memory::default());
-        let mut read = || learned.read(&fields(&[("cookie", "PHPSESSID=abc")]), &mut memory);
-        learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), RequestSession::default(), &pool, 0, NOW);
+        let (pool, mut cache) = (pool(), PinCache::default());
+        let mut read = || learned.read(&fields(&[("cookie", "PHPSESSID=abc")]), &mut cache);
+        learned.learn_from_response(
+            &fields(&[("set-cookie", "PHPSESSID=abc")]),
+            RequestSession::default(),
+            &pool,
+            0,
+            NOW,
+        );
         let (first, again) = (read(), read());
-        let (Reading::Pinned(first), Reading::Pinned(again)) = (&first.reading, &again.reading) else { panic!() };
+        let (PinLookup::Pinned(first), PinLookup::Pinned(again)) = (&first.lookup, &again.lookup) else { panic!() };
         assert!(Arc::ptr_eq(first, again));
         let key = read().key;
-        learned.moved(key.unwrap(), &pool, 1, Some(NOW), NOW);
-        let Reading::Pinned(moved) = read().reading else { panic!() };
+        learned.record_backend(key.unwrap(), &pool, 1, Some(NOW), NOW);
+        let PinLookup::Pinned(moved) = read().lookup else { panic!() };
         assert_eq!(&*moved.backend, "b");
-        learned.learn(
+        learned.learn_from_response(
             &fields(&[("set-cookie", "PHPSESSID=; Max-Age=0")]),
             RequestSession { key, ..RequestSession::default() },
             &pool,
             1,
             NOW,
         );
-        assert_eq!(read().reading, Reading::Unlearned(key.unwrap()));
+        assert_eq!(read().lookup, PinLookup::Unlearned(key.unwrap()));
     }
 
     #[test]
@@ -515,7 +551,7 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&field) {
                 set_cookie_effect(&value, &name, NOW);
                 let learned = learned(SessionIdSource::Cookie(name));
-                learned.read(&HeaderMap::from_iter([(COOKIE, value)]), &mut Memory::default());
+                learned.read(&HeaderMap::from_iter([(COOKIE, value)]), &mut PinCache::default());
             }
         }
     }

@@ -30,7 +30,7 @@ fn pin(pool: &Pool, backend: &str) -> Pin {
 }
 
 fn judge(pool: &Pool, pin: Pin) -> Decision {
-    decide(Reading::Pinned(Arc::new(pin)), pool, &terms(), NOW, 99)
+    decide(PinLookup::Pinned(Arc::new(pin)), pool, &terms(), NOW, 99)
 }
 
 /// Brings about `cause` for a pin to backend `a`; the result is given back with what keeps it so.
@@ -38,21 +38,21 @@ fn with_cause(cause: Cause, policies: &Policies) -> (Arc<Pool>, Decision, Option
     let pool = pool();
     let live = pool.backend(0).live();
     let (base, mut busy) = (pin(&pool, "a"), None);
-    let mut reading = Reading::Pinned(Arc::new(base.clone()));
+    let mut lookup = PinLookup::Pinned(Arc::new(base.clone()));
     match cause {
         Cause::Down => drop(pool.observe(0, Observation::Probe(false), std::time::Instant::now())),
         Cause::Draining => live.set_state(AdminState::Drain),
         Cause::Maintenance => live.set_state(AdminState::Maintenance),
         Cause::Full => busy = Some(InFlight::on(live, 0)),
         Cause::Failed => {}
-        Cause::Unknown => reading = Reading::Pinned(Arc::new(Pin { backend: "z".into(), ..base })),
-        Cause::Replaced => reading = Reading::Pinned(Arc::new(Pin { incarnation: 1, ..base })),
-        Cause::IdleExpired => reading = Reading::Pinned(Arc::new(Pin { last_seen: NOW - 400, ..base })),
-        Cause::AbsoluteExpired => reading = Reading::Pinned(Arc::new(Pin { issued: NOW - 10_000, ..base })),
-        Cause::Unreadable => reading = Reading::Unreadable,
+        Cause::Unknown => lookup = PinLookup::Pinned(Arc::new(Pin { backend: "z".into(), ..base })),
+        Cause::Replaced => lookup = PinLookup::Pinned(Arc::new(Pin { incarnation: 1, ..base })),
+        Cause::IdleExpired => lookup = PinLookup::Pinned(Arc::new(Pin { last_seen: NOW - 400, ..base })),
+        Cause::AbsoluteExpired => lookup = PinLookup::Pinned(Arc::new(Pin { issued: NOW - 10_000, ..base })),
+        Cause::Unreadable => lookup = PinLookup::Unreadable,
     }
     let terms = Terms { lifetimes: LIFETIMES, policies: policies.clone(), max_clock_skew: Some(60) };
-    let mut decision = decide(reading, &pool, &terms, NOW, 99);
+    let mut decision = decide(lookup, &pool, &terms, NOW, 99);
     if cause == Cause::Failed {
         assert_eq!(decision.target(), Some(0));
         decision.lose(0, Cause::Failed, policies);
@@ -119,7 +119,7 @@ fn a_pin_that_holds_is_a_hit_and_renewed_when_it_is_due() {
 #[test]
 fn what_comes_without_a_pin_is_new_and_what_is_not_pinned_has_no_verdict() {
     let pool = pool();
-    let new = decide(Reading::Absent, &pool, &terms(), NOW, 99);
+    let new = decide(PinLookup::Absent, &pool, &terms(), NOW, 99);
     assert_eq!((new.verdict, new.cause, new.session, new.target()), (Verdict::New, None, 99, None));
     assert_eq!(new.pin(&pool, 1, NOW).unwrap().issued, NOW);
     let none = Decision::unpinned(1);
@@ -149,7 +149,7 @@ fn a_borrowed_session_keeps_its_pin_alive() {
     policies.set(Cause::Unknown, Policy::Borrow);
     let terms = Terms { lifetimes: LIFETIMES, policies, max_clock_skew: None };
     let came = Pin { last_seen: NOW - 200, ..pin(&pool, "z") };
-    let decision = decide(Reading::Pinned(Arc::new(came.clone())), &pool, &terms, NOW, 99);
+    let decision = decide(PinLookup::Pinned(Arc::new(came.clone())), &pool, &terms, NOW, 99);
     assert_eq!(decision.pin(&pool, 1, NOW), Some(Pin { last_seen: NOW, ..came }));
     assert!(!decision.settles());
 }
@@ -192,7 +192,7 @@ fn an_id_that_names_its_server_goes_there_or_to_the_one_that_has_a_copy() {
     let mut strict = Policies::default();
     strict.set(Cause::Maintenance, Policy::Refuse(Refusal::default()));
     let terms = Terms { lifetimes: Lifetimes::default(), policies: strict, max_clock_skew: None };
-    let follow = |nodes| decide(Reading::Routed(Routed { session: 5, nodes }), &pool, &terms, NOW, 99);
+    let follow = |nodes| decide(PinLookup::Routed(RoutedId { session: 5, nodes }), &pool, &terms, NOW, 99);
     let told = |decision: Decision| (decision.verdict, decision.cause, decision.target());
     assert_eq!(told(follow([Some(0), Some(1), None])), (Verdict::Hit, None, Some(0)));
     assert_eq!(told(follow([None; 3])), (Verdict::Moved, Some(Cause::Unknown), None));
@@ -207,7 +207,7 @@ fn an_id_that_names_its_server_goes_there_or_to_the_one_that_has_a_copy() {
 #[test]
 fn an_id_that_nobody_has_learned_goes_where_every_linchpin_would_send_it() {
     let pool = pool();
-    let decision = decide(Reading::Unlearned(SessionKey([7, 8])), &pool, &terms(), NOW, 99);
+    let decision = decide(PinLookup::Unlearned(SessionKey([7, 8])), &pool, &terms(), NOW, 99);
     assert_eq!((decision.verdict, decision.cause), (Verdict::Moved, Some(Cause::Unknown)));
     assert_eq!((decision.session, decision.has_pin()), (7, false));
 }
@@ -228,7 +228,7 @@ fn a_pin_that_is_dated_further_ahead_than_clocks_are_apart_is_no_pin() {
         assert!(holds || decision.issued == NOW && decision.pin(&pool, 1, NOW).is_some(), "a pin of today follows");
     }
     let far = Pin { issued: NOW + 1_000_000, ..pin(&pool, "a") };
-    let decision = decide(Reading::Pinned(Arc::new(far)), &pool, &Terms::default(), NOW, 99);
+    let decision = decide(PinLookup::Pinned(Arc::new(far)), &pool, &Terms::default(), NOW, 99);
     assert_eq!(decision.verdict, Verdict::Hit, "what a table says is of this clock, whatever was done to it");
 }
 
@@ -236,7 +236,7 @@ fn a_pin_that_is_dated_further_ahead_than_clocks_are_apart_is_no_pin() {
 fn without_limits_a_pin_is_never_over_and_never_renewed() {
     let pool = pool();
     let pin = Pin { issued: 0, last_seen: 0, ..pin(&pool, "a") };
-    let decision = decide(Reading::Pinned(Arc::new(pin)), &pool, &Terms::default(), NOW, 1);
+    let decision = decide(PinLookup::Pinned(Arc::new(pin)), &pool, &Terms::default(), NOW, 1);
     assert_eq!(decision.verdict, Verdict::Hit);
     assert_eq!(decision.pin(&pool, 0, NOW), None);
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::affinity::policy::{Refusal, Wait as WaitPolicy};
-use crate::affinity::{Lifetimes, Pin, Reading, Terms, decide};
+use crate::affinity::{Lifetimes, Pin, PinLookup, Terms, decide};
 use crate::balance::Kind;
 use crate::pool::roster::Observation;
 use crate::pool::vitals::Failed;
@@ -142,12 +142,12 @@ fn next<T: Copy>(script: &[T], at: &mut usize) -> T {
 fn run(case: &Case) -> Outcome {
     let (pool, _busy) = pool(&case.servers);
     let terms = Terms { policies: policies(&case.policies), lifetimes: Lifetimes::default(), ..Terms::default() };
-    let reading = case.pinned.map_or(Reading::Absent, |pinned| {
+    let lookup = case.pinned.map_or(PinLookup::Absent, |pinned| {
         let backend = pool.backends().get(pinned);
         let (name, incarnation) = backend.map_or(("gone".into(), 0), |b| ((&**b.name()).into(), b.incarnation()));
-        Reading::Pinned(Arc::new(Pin { session: SESSION, backend: name, incarnation, issued: 50, last_seen: 50 }))
+        PinLookup::Pinned(Arc::new(Pin { session: SESSION, backend: name, incarnation, issued: 50, last_seen: 50 }))
     });
-    let decision = decide::decide(reading, &pool, &terms, 100, case.seed);
+    let decision = decide::decide(lookup, &pool, &terms, 100, case.seed);
     let (started, budget, balancer) = (decision.clone(), Budget::new(20), Kind::ALL[case.kind].build(&pool, 1));
     let rules = Rules {
         pool: &pool,
