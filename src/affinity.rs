@@ -30,13 +30,13 @@ use tokio::sync::oneshot;
 
 use crate::pool::Pool;
 use converge::Converge;
-pub use decide::{Cause, Decision, Lifetimes, Next, Terms, Verdict};
+pub use decide::{Cause, Decision, Lifetimes, NextStep, SessionPolicy, Verdict};
 pub use learned::{SessionKey, SessionRecord, SessionTables};
 pub use pin_cache::PinCache;
 use pin_names::PinNameConflict;
 pub use policy::{Policies, Policy};
 pub use route::RoutedId;
-use rules::{Choice, Rule};
+use rules::{BackendNameIn, Rule};
 pub use seal::{KeyRing, Pin, Sealer};
 
 /// `[pools.persistence]`.
@@ -108,7 +108,7 @@ const DEFAULT_PRESENCE: u64 = 1800;
 #[derive(Debug)]
 pub struct Affinity {
     carrier: ActiveCarrier,
-    terms: Terms,
+    session_policy: SessionPolicy,
     converge: Option<Converge>,
     rules: Vec<Rule>,
     verdict_header: Option<HeaderName>,
@@ -197,7 +197,7 @@ impl Affinity {
             (!matches!(carrier, ActiveCarrier::Learned(_))).then_some(settings.max_clock_skew.as_secs());
         Affinity {
             carrier,
-            terms: Terms { lifetimes, policies: settings.on.clone(), max_clock_skew },
+            session_policy: SessionPolicy { lifetimes, policies: settings.on.clone(), max_clock_skew },
             converge: settings.converge.map(Converge::new),
             rules: settings.rules.clone(),
             verdict_header: settings.verdict_header.clone(),
@@ -229,8 +229,8 @@ impl Affinity {
     }
 
     /// What its pins are held to.
-    pub fn terms(&self) -> &Terms {
-        &self.terms
+    pub fn session_policy(&self) -> &SessionPolicy {
+        &self.session_policy
     }
 
     /// Where first requests of one client come together, if they do.
@@ -253,7 +253,7 @@ impl Affinity {
 
     /// The time in seconds within which a session counts as one that a backend has.
     pub fn presence_seconds(&self) -> u64 {
-        self.terms.lifetimes.idle.or(self.terms.lifetimes.absolute).unwrap_or(DEFAULT_PRESENCE)
+        self.session_policy.lifetimes.idle.or(self.session_policy.lifetimes.absolute).unwrap_or(DEFAULT_PRESENCE)
     }
 
     /// What the first rule that matches says of a request from `address`, which is `None` where nobody knows
@@ -263,14 +263,14 @@ impl Affinity {
         head: &mut request::Parts,
         address: Option<IpAddr>,
         pool: &Pool,
-    ) -> Option<rules::Effect> {
+    ) -> Option<rules::RuleEffect> {
         if self.rules.is_empty() {
             return None;
         }
-        let effect = rules::judge(&self.rules, head, address, pool);
+        let effect = rules::first_effect(&self.rules, head, address, pool);
         for rule in &self.rules {
             if let Rule::Force(force) = rule
-                && let Choice::Header(name) = &force.by
+                && let BackendNameIn::Header(name) = &force.by
             {
                 head.headers.remove(name);
             }
@@ -298,7 +298,7 @@ impl Affinity {
         now: u64,
     ) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
         let (ActiveCarrier::Learned(learned), Some(key)) = (&self.carrier, extracted.key) else { return None };
-        let idle = self.terms.lifetimes.idle;
+        let idle = self.session_policy.lifetimes.idle;
         let is_known = match &extracted.lookup {
             PinLookup::Pinned(pin) => idle.is_none_or(|idle| now.saturating_sub(pin.last_seen) < idle),
             _ => false,
@@ -327,14 +327,14 @@ impl Affinity {
             ActiveCarrier::None | ActiveCarrier::Route(_) => {}
             ActiveCarrier::Cookie(cookie) => {
                 if let Some(pin) = pin() {
-                    cookie.put(headers, &pin, &self.terms.lifetimes, context.tls, now);
+                    cookie.put(headers, &pin, &self.session_policy.lifetimes, context.tls, now);
                 }
             }
             ActiveCarrier::Header(header) => header.put(headers, pin().as_ref()),
             // What a rule has left alone teaches nothing: its server was chosen without its session.
             ActiveCarrier::Learned(learned) if context.is_working && decision.verdict != Verdict::None => {
                 // Known, and not just somebody's idea of an id.
-                if let (Some(key), true, false) = (key, decision.has_pin(), context.is_sessionless) {
+                if let (Some(key), true, false) = (key, decision.has_presented_pin(), context.is_sessionless) {
                     match decision.verdict {
                         Verdict::Hit | Verdict::Borrowed => learned.record_seen(key, now),
                         Verdict::New | Verdict::Moved => {
@@ -343,7 +343,8 @@ impl Affinity {
                         Verdict::Refused | Verdict::None => {}
                     }
                 }
-                let stays = decision.has_pin() && (context.is_sessionless || decision.verdict == Verdict::Borrowed);
+                let stays =
+                    decision.has_presented_pin() && (context.is_sessionless || decision.verdict == Verdict::Borrowed);
                 learned.learn_from_response(
                     headers,
                     learned::RequestSession { key, ends: context.ended, stays },
@@ -361,7 +362,7 @@ impl Affinity {
         if let Some(converge) = &self.converge {
             converge.sweep(now);
         }
-        if let (Some(table), Some(idle)) = (self.table(), self.terms.lifetimes.idle) {
+        if let (Some(table), Some(idle)) = (self.table(), self.session_policy.lifetimes.idle) {
             table.sweep(now.as_secs().saturating_sub(idle));
         }
     }

@@ -49,7 +49,7 @@ use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use crate::affinity::rules::Effect;
+use crate::affinity::rules::RuleEffect;
 use crate::affinity::{Decision, ExtractedPin, avoid_list::AvoidList, decide};
 use crate::clock::{self, Deadlines};
 use crate::net::interim::InterimQueue;
@@ -249,7 +249,7 @@ fn decide(
     thread: &ThreadState,
     exchange: &mut Exchange,
     service: &snapshot::Service,
-    effect: Option<Effect>,
+    effect: Option<RuleEffect>,
     extracted: ExtractedPin,
     now: u64,
 ) -> Decision {
@@ -258,10 +258,10 @@ fn decide(
         exchange.ruled(effect);
     }
     match effect {
-        Some(Effect::Force(index)) => Decision::forced(index, fresh),
-        Some(Effect::Exempt) => Decision::unpinned(fresh),
+        Some(RuleEffect::Force(index)) => Decision::forced(index, fresh),
+        Some(RuleEffect::Exempt) => Decision::unpinned(fresh),
         None if !service.affinity.is_on() => Decision::unpinned(fresh),
-        None => decide::decide(extracted.lookup, &service.pool, service.affinity.terms(), now, fresh),
+        None => decide::decide(extracted.lookup, &service.pool, service.affinity.session_policy(), now, fresh),
     }
 }
 

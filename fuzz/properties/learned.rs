@@ -46,7 +46,7 @@ pub fn holds(data: &[u8]) {
         }
         let extracted = affinity.extract(&mut request.clone(), "/", &POOL, &mut cache);
         let key = extracted.key();
-        let decision = decide::decide(extracted.lookup, &POOL, affinity.terms(), NOW, 1);
+        let decision = decide::decide(extracted.lookup, &POOL, affinity.session_policy(), NOW, 1);
         let by = usize::from(*kind == b'b');
         let context = BindContext {
             decision: &decision,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, Facts};
-use crate::affinity::explain::{Explanation, Named, Seen};
+use crate::affinity::explain::{Explanation, NamedBackend, SessionTimes};
 use crate::affinity::{Cause, Verdict};
 use crate::clock;
 use crate::discover::SourceStatus;
@@ -139,7 +139,7 @@ pub(super) struct Explained<'a> {
 
 impl<'a> From<&'a Explanation> for Explained<'a> {
     fn from(told: &'a Explanation) -> Explained<'a> {
-        let seen = |read: fn(&Seen) -> Option<u64>| told.seen.as_ref().and_then(read);
+        let seen = |read: fn(&SessionTimes) -> Option<u64>| told.seen.as_ref().and_then(read);
         Explained {
             valid: told.verdict == Verdict::Hit,
             pool: &told.pool,
@@ -151,7 +151,7 @@ impl<'a> From<&'a Explanation> for Explained<'a> {
             idle_timeout: seen(|seen| seen.idle_timeout),
             absolute_timeout: seen(|seen| seen.absolute_timeout),
             backend: told.backend.as_ref().map(|named| named.name.as_str()),
-            address: told.backend.as_ref().and_then(|named: &Named| named.address.as_deref()),
+            address: told.backend.as_ref().and_then(|named: &NamedBackend| named.address.as_deref()),
             replaced: told.backend.as_ref().is_some_and(|named| named.replaced),
             verdict: told.verdict.as_str(),
             cause: told.cause.map(Cause::as_str),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{check, fail, say};
-use crate::affinity::explain::{Explanation, Named, Seen, explain_as_sent};
+use crate::affinity::explain::{Explanation, NamedBackend, SessionTimes, explain_as_sent};
 use crate::affinity::{Affinity, Carrier, SessionTables};
 use crate::clock;
 use crate::config::{self, PoolPlan};
@@ -76,7 +76,7 @@ fn text(told: &Explanation, balance: &str, now: u64) -> String {
         row("key", key);
     }
     row("session", &format!("{:016x}", told.session));
-    if let Some(Seen { issued, last, idle_timeout, absolute_timeout }) = told.seen {
+    if let Some(SessionTimes { issued, last, idle_timeout, absolute_timeout }) = told.seen {
         row("begun", &when(issued, now, absolute_timeout));
         row("last seen", &when(last, now, idle_timeout));
     }
@@ -102,7 +102,7 @@ fn when(at: u64, now: u64, limit: Option<u64>) -> String {
     format!("{time}, {ago} ago ({limit})")
 }
 
-fn backend(named: &Named) -> String {
+fn backend(named: &NamedBackend) -> String {
     match (&named.address, named.replaced) {
         (None, _) => format!("{}, which this pool doesn't have", named.name),
         (Some(address), true) => format!("{}, at another address then; now at {address}", named.name),

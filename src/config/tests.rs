@@ -174,7 +174,7 @@ fn values_arrive_where_they_belong() {
     assert_eq!(plan.routes[0].path_prefix, "/shop");
     values_of_routes_arrive(&plan);
     let pool = &plan.pools[0];
-    assert_eq!(pool.balance, balance::Kind::RandomTwo);
+    assert_eq!(pool.balance, balance::BalancerKind::RandomTwo);
     assert_eq!(pool.persistence.absolute_timeout, Some(seconds(5400)));
     let affinity::Carrier::Cookie(cookie) = &pool.persistence.carrier else { panic!() };
     assert_eq!((cookie.name.as_str(), cookie.same_site), ("__Host-pin", affinity::cookie::SameSite::None));

@@ -60,7 +60,7 @@ pub(super) fn bind(
         now,
     };
     service.affinity.bind(headers, request.key, context);
-    if is_working && !request.is_sessionless && decision.settles() {
+    if is_working && !request.is_sessionless && decision.counts_as_session() {
         let live = service.pool.backend(index).live();
         live.saw_session(thread, decision.session, now, service.affinity.presence_seconds());
         if decision.verdict != Verdict::Hit {

@@ -22,7 +22,7 @@ use super::thread::ThreadState;
 use super::timeouts::Timeouts;
 use super::wait::Hold;
 use super::{host, respond, streams};
-use crate::affinity::rules::Effect;
+use crate::affinity::rules::RuleEffect;
 use crate::affinity::{Decision, Verdict};
 use crate::clock::{self, Deadline};
 use crate::health::passive;
@@ -258,7 +258,7 @@ impl Exchange {
     }
 
     /// A rule of persistence matched.
-    pub(super) fn ruled(&mut self, effect: Effect) {
+    pub(super) fn ruled(&mut self, effect: RuleEffect) {
         self.record.rule = Some(effect.as_str());
     }
 

@@ -51,7 +51,7 @@ pub struct Service {
     /// How clients are pinned.
     pub affinity: Arc<Affinity>,
     /// How a client without a pin gets its backend.
-    pub balance: balance::Kind,
+    pub balance: balance::BalancerKind,
     /// `[pools.hash]`, where requests are placed by something that they have.
     pub hash: Option<key::Settings>,
     /// `[pools.retry]`.
@@ -91,7 +91,7 @@ impl View {
             let known = before.and_then(|view| view.of(service));
             let balancer = known.and_then(|(old, beside)| match old.balance == service.balance {
                 true if Arc::ptr_eq(&old.pool, &service.pool) => Some(Rc::clone(&beside.balancer)),
-                true => beside.balancer.follow(&old.pool, &service.pool),
+                true => beside.balancer.carry_over(&old.pool, &service.pool),
                 false => None,
             });
             let budget = known.filter(|(old, _)| old.retry.budget == service.retry.budget);
