@@ -123,3 +123,37 @@ impl AsyncWrite for Backend {
         self.write(length, |stream| stream.poll_write_vectored(cx, pieces))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Socket, turn};
+    use std::io::Write;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::{spawn_local, yield_now};
+
+    #[test]
+    fn a_reset_that_only_the_turn_has_met_is_no_end_of_an_answer() {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            spawn_local(turn::carry());
+            yield_now().await;
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut peer, _) = listener.accept().unwrap();
+            let mut backend = Backend::new(Socket::from(stream).into(), &Rc::default(), &Rc::default());
+            peer.write_all(b"half an ans").unwrap();
+            socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(peer);
+            // It is sent at the end of the turn, and the system tells of the reset once.
+            backend.write_all(b"more of the request").await.unwrap();
+            yield_now().await;
+            let mut came = Vec::new();
+            let end = backend.read_to_end(&mut came).await;
+            assert_eq!(came, b"half an ans");
+            assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+        });
+    }
+}

@@ -1,0 +1,35 @@
+//! Clients of HTTP/2 that read slowly: one that takes a little all the time is no client that takes nothing.
+
+use std::time::{Duration, Instant};
+
+use super::support::frames::{DATA, END_STREAM, Frames, RST_STREAM, SETTINGS, WINDOW_UPDATE};
+use super::support::{Backend, Proxy, Reply};
+
+const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
+
+/// Bytes of the answer, of which hyper has 16 KiB at a time.
+const SIZE: usize = 40_000;
+
+/// Bytes that the client takes each tenth of a second.
+const STEP: u16 = 500;
+
+#[tokio::test]
+async fn a_client_that_takes_its_answer_little_by_little_gets_all_of_it_however_long_a_piece_takes() {
+    let a = Backend::start("a", |_| Reply::ok(&"x".repeat(SIZE))).await;
+    let idle = Duration::from_secs(2);
+    let proxy = Proxy::builder().server("limits.idle_timeout = \"2s\"").top(HTTP2).backend(&a, "").start();
+    let mut client = Frames::connect(proxy.listener(0)).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE.
+    client.send(SETTINGS, 0, 0, &[&[0, 4, 0, 0][..], &STEP.to_be_bytes()].concat()).await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+    client.fields(END_STREAM, 1, &fields).await;
+    let (begun, mut came) = (Instant::now(), 0);
+    while came < SIZE {
+        let (kind, _, payload) = client.await_kind(&[DATA, RST_STREAM]).await;
+        assert_eq!(kind, DATA, "it ends after {came} bytes and {:?}: {payload:?}", begun.elapsed());
+        came += payload.len();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.send(WINDOW_UPDATE, 0, 1, &u32::from(STEP).to_be_bytes()).await;
+    }
+    assert!(begun.elapsed() > 2 * idle, "{:?}", begun.elapsed());
+}
