@@ -107,16 +107,41 @@ async fn a_connection_that_said_nothing_yet_has_a_moment_to_say_it_and_ends_with
     running.signal("TERM").await;
     running.line("stopping").await;
     for client in [&mut kept, &mut silent] {
-        let answer = client.get("/").await;
-        assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));
+        // The line says what is about to be done, and each thread hears of it by itself.
+        until("the last answer", async || {
+            let answer = client.get("/").await;
+            assert_eq!(answer.status, 200, "{}", answer.head);
+            answer.field("connection") == Some("close")
+        })
+        .await;
         assert!(client.is_closed().await);
     }
     // Who says nothing is closed, and sees an end and no reset, though its request crosses it.
     let begun = Instant::now();
     let (mut idle, rest) = idle.into_parts();
-    assert_eq!((rest.as_slice(), soon("the end", idle.read(&mut [0; 1])).await.unwrap()), (&b""[..], 0));
+    assert_eq!((rest.as_slice(), soon("the end", idle.peek(&mut [0; 1])).await.unwrap()), (&b""[..], 0));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     idle.write_all(REQUEST).await.unwrap();
+    assert_eq!(idle.read(&mut [0; 1]).await.map_err(|error| error.kind()), Ok(0));
+    assert_eq!(running.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_client_that_had_connected_may_take_half_a_second_to_say_something() {
+    let a = Backend::named("a").await;
+    let mut running = Running::start(&configuration(a.address(), ""), Stdio::null()).await;
+    let address: SocketAddr = running.address.parse().unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(Client::connect(address).await);
+    }
+    running.signal("TERM").await;
+    running.line("stopping").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for client in &mut clients {
+        let answer = client.get("/").await;
+        assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));
+    }
     assert_eq!(running.exit_code().await, Some(0));
 }
 
