@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use super::PinLookup;
-use super::policy::{Policies, Policy, RefusePolicy, WaitPolicy};
-use super::route::RoutedId;
+use super::Reading;
+use super::policy::{Policies, Policy, Refusal, Wait};
+use super::route::Routed;
 use super::seal::Pin;
 use crate::pool::{AdminState, Closed, Pool};
 
@@ -117,7 +117,7 @@ pub struct Lifetimes {
 
 /// What a pool's pins are held to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SessionPolicy {
+pub struct Terms {
     /// How long a session lives.
     pub lifetimes: Lifetimes,
     /// What is done when a pin does not hold.
@@ -128,13 +128,13 @@ pub struct SessionPolicy {
 
 /// What happens to a request next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NextStep {
+pub enum Next {
     /// It is served, by the target first if there is one.
     Serve,
     /// It waits for the backend that it is pinned to.
-    Wait(WaitPolicy),
+    Wait(Wait),
     /// It is refused.
-    Refuse(RefusePolicy),
+    Refuse(Refusal),
 }
 
 /// The verdict on one request.
@@ -152,36 +152,34 @@ pub struct Decision {
     /// session moves away from.
     pub pinned: Option<usize>,
     /// What happens next.
-    pub next: NextStep,
+    pub next: Next,
     target: Option<usize>,
     /// A backend that has a copy of the session.
     copy: Option<usize>,
     /// Nobody else will do.
-    is_exclusive: bool,
+    only: bool,
     renew: bool,
     /// The pin that came, where it is one that can be sent again.
-    presented: Option<Arc<Pin>>,
+    came: Option<Arc<Pin>>,
 }
 
 /// Judges a request's pin at `now`, in seconds since the Unix epoch. `fresh` is a random number,
 /// the id of the session if this is a new one. A clock that runs behind the one that sealed the
 /// pin makes a session younger, never older: replicas a minute apart do no harm. A pin that is dated
 /// further ahead than `max_clock_skew` counts as unreadable, or it would never be over.
-pub fn decide(lookup: PinLookup, pool: &Pool, session_policy: &SessionPolicy, now: u64, fresh: u64) -> Decision {
-    match lookup {
-        PinLookup::Absent => Decision::new(None, now, fresh),
-        PinLookup::Unreadable => Decision::new(Some(Cause::Unreadable), now, fresh),
-        PinLookup::Pinned(pin) => judge(pin, pool, session_policy, now, fresh),
-        PinLookup::Routed(routed) => judge_routed(routed, pool, &session_policy.policies, now),
+pub fn decide(reading: Reading, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Decision {
+    match reading {
+        Reading::Absent => Decision::new(None, now, fresh),
+        Reading::Unreadable => Decision::new(Some(Cause::Unreadable), now, fresh),
+        Reading::Pinned(pin) => judge(pin, pool, terms, now, fresh),
+        Reading::Routed(routed) => follow(routed, pool, &terms.policies, now),
         // Where nothing is known of a session, it goes where every Linchpin would send it.
-        PinLookup::Unlearned(key) => {
-            Decision::existing(key.session(), now).broken(Cause::Unknown, &session_policy.policies)
-        }
+        Reading::Unlearned(key) => Decision::existing(key.session(), now).broken(Cause::Unknown, &terms.policies),
     }
 }
 
-fn judge(pin: Arc<Pin>, pool: &Pool, session_policy: &SessionPolicy, now: u64, fresh: u64) -> Decision {
-    let SessionPolicy { lifetimes, policies, max_clock_skew } = session_policy;
+fn judge(pin: Arc<Pin>, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Decision {
+    let Terms { lifetimes, policies, max_clock_skew } = terms;
     if max_clock_skew.is_some_and(|skew| pin.issued.max(pin.last_seen) > now.saturating_add(skew)) {
         return Decision::new(Some(Cause::Unreadable), now, fresh);
     }
@@ -192,7 +190,7 @@ fn judge(pin: Arc<Pin>, pool: &Pool, session_policy: &SessionPolicy, now: u64, f
         is_over(lifetimes.idle, pin.last_seen).then_some(Cause::IdleExpired)
     };
     if over.is_some() {
-        return Decision { presented: Some(pin), ..Decision::new(over, now, fresh) };
+        return Decision { came: Some(pin), ..Decision::new(over, now, fresh) };
     }
     let pinned = pool.position(&pin.backend);
     let cause = match pinned {
@@ -206,7 +204,7 @@ fn judge(pin: Arc<Pin>, pool: &Pool, session_policy: &SessionPolicy, now: u64, f
         issued: pin.issued,
         ..Decision::existing(pin.session, now)
     };
-    let decision = Decision { presented: Some(pin), ..decision };
+    let decision = Decision { came: Some(pin), ..decision };
     match cause {
         None => decision.holding(),
         Some(cause) => decision.broken(cause, policies),
@@ -215,7 +213,7 @@ fn judge(pin: Arc<Pin>, pool: &Pool, session_policy: &SessionPolicy, now: u64, f
 
 /// The application has said which server holds the session, and perhaps which have a copy: if the
 /// first can't serve, one of those loses nothing, whatever the policy.
-fn judge_routed(routed: RoutedId, pool: &Pool, policies: &Policies, now: u64) -> Decision {
+fn follow(routed: Routed, pool: &Pool, policies: &Policies, now: u64) -> Decision {
     let decision = Decision { pinned: routed.nodes[0], ..Decision::existing(routed.session, now) };
     let cause = match decision.pinned {
         None => Some(Cause::Unknown),
@@ -254,7 +252,7 @@ impl Decision {
 
     /// For a request that goes to one backend whatever its state, and to no other.
     pub fn forced(index: usize, fresh: u64) -> Decision {
-        Decision { target: Some(index), is_exclusive: true, ..Decision::unpinned(fresh) }
+        Decision { target: Some(index), only: true, ..Decision::unpinned(fresh) }
     }
 
     fn existing(session: u64, now: u64) -> Decision {
@@ -264,12 +262,12 @@ impl Decision {
             session,
             issued: now,
             pinned: None,
-            next: NextStep::Serve,
+            next: Next::Serve,
             target: None,
             copy: None,
-            is_exclusive: false,
+            only: false,
             renew: false,
-            presented: None,
+            came: None,
         }
     }
 
@@ -278,20 +276,20 @@ impl Decision {
     }
 
     fn broken(mut self, cause: Cause, policies: &Policies) -> Decision {
-        self.apply_policy(cause, policies);
+        self.give_way(cause, policies);
         self
     }
 
     /// Does what the policy says for a pin that does not hold.
-    fn apply_policy(&mut self, cause: Cause, policies: &Policies) {
+    fn give_way(&mut self, cause: Cause, policies: &Policies) {
         self.cause = Some(cause);
         self.target = self.copy.take();
         (self.verdict, self.next) = match policies.of(cause) {
-            _ if self.target.is_some() => (Verdict::Moved, NextStep::Serve),
-            Policy::Move => (Verdict::Moved, NextStep::Serve),
-            Policy::Borrow => (Verdict::Borrowed, NextStep::Serve),
-            Policy::Refuse(refusal) => (Verdict::Refused, NextStep::Refuse(refusal)),
-            Policy::Wait(wait) => (Verdict::Moved, NextStep::Wait(wait)),
+            _ if self.target.is_some() => (Verdict::Moved, Next::Serve),
+            Policy::Move => (Verdict::Moved, Next::Serve),
+            Policy::Borrow => (Verdict::Borrowed, Next::Serve),
+            Policy::Refuse(refusal) => (Verdict::Refused, Next::Refuse(refusal)),
+            Policy::Wait(wait) => (Verdict::Moved, Next::Wait(wait)),
         };
     }
 
@@ -301,57 +299,57 @@ impl Decision {
     }
 
     /// Whether no other backend will do.
-    pub fn is_exclusive(&self) -> bool {
-        self.is_exclusive
+    pub fn is_only(&self) -> bool {
+        self.only
     }
 
     /// A new session is to go to the backend that another request of the same client went to, as
     /// the same session.
-    pub fn join_session(&mut self, index: usize, session: u64) {
+    pub fn join(&mut self, index: usize, session: u64) {
         if self.verdict == Verdict::New {
             (self.target, self.session) = (Some(index), session);
         }
     }
 
     /// What was waited for: the backend is back.
-    pub fn resume_on_pinned(&mut self) {
-        self.next = NextStep::Serve;
+    pub fn is_back(&mut self) {
+        self.next = Next::Serve;
         (self.verdict, self.cause, self.target) = (Verdict::Hit, None, self.pinned);
     }
 
     /// The backend at `by` has served. If it is the session's own, however the request came there, the
     /// session was not moved. One that only has its name is another.
-    pub fn mark_served_by(&mut self, by: usize) {
+    pub fn served(&mut self, by: usize) {
         if self.pinned == Some(by) && self.cause != Some(Cause::Replaced) && self.verdict != Verdict::Hit {
-            self.resume_on_pinned();
+            self.is_back();
         }
     }
 
     /// It was waited for in vain.
-    pub fn stop_waiting(&mut self) {
-        self.next = NextStep::Serve;
+    pub fn is_not_back(&mut self) {
+        self.next = Next::Serve;
     }
 
     /// The backend failed this request: the pin is lost, for this request and, where the policy has
     /// it move and another has answered, for good.
-    pub fn lose_target(&mut self, failed: usize, cause: Cause, policies: &Policies) {
-        if self.target != Some(failed) || self.is_exclusive {
+    pub fn lose(&mut self, failed: usize, cause: Cause, policies: &Policies) {
+        if self.target != Some(failed) || self.only {
             return;
         }
         self.target = None;
         if self.verdict == Verdict::Hit {
-            self.apply_policy(cause, policies);
+            self.give_way(cause, policies);
         }
     }
 
     /// It is waited for still, for the same cause.
-    pub fn keep_waiting(&mut self, cause: Cause, wait: WaitPolicy) {
-        self.next = NextStep::Wait(wait);
+    pub fn wait_on(&mut self, cause: Cause, wait: Wait) {
+        self.next = Next::Wait(wait);
         (self.verdict, self.cause, self.target) = (Verdict::Moved, Some(cause), None);
     }
 
     /// No backend serves this request; `refused` if that is for want of one that could.
-    pub fn mark_unserved(&mut self, refused: bool) {
+    pub fn is_unserved(&mut self, refused: bool) {
         let verdict = self.verdict.unserved();
         self.verdict = if refused { Verdict::Refused } else { verdict };
     }
@@ -372,7 +370,7 @@ impl Decision {
             Verdict::Hit => self.renew.then(here),
             // It must not end while its server is away.
             Verdict::Borrowed => {
-                self.presented.as_ref().filter(|_| self.renew).map(|pin| Pin { last_seen: now, ..Pin::clone(pin) })
+                self.came.as_ref().filter(|_| self.renew).map(|pin| Pin { last_seen: now, ..Pin::clone(pin) })
             }
             Verdict::Refused | Verdict::None => None,
         }
@@ -380,16 +378,16 @@ impl Decision {
 
     /// The session of the pin that came with the request, which cannot have been made up.
     pub fn issued_session(&self) -> Option<u64> {
-        self.presented.as_ref().map(|pin| pin.session)
+        self.came.as_ref().map(|pin| pin.session)
     }
 
     /// Whether a pin came with the request, whatever became of it.
-    pub fn has_presented_pin(&self) -> bool {
-        self.presented.is_some()
+    pub fn has_pin(&self) -> bool {
+        self.came.is_some()
     }
 
     /// Whether this session is now one of the backend that serves it.
-    pub fn counts_as_session(&self) -> bool {
+    pub fn settles(&self) -> bool {
         matches!(self.verdict, Verdict::New | Verdict::Hit | Verdict::Moved)
     }
 }

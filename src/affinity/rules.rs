@@ -14,14 +14,14 @@ use crate::pool::Pool;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
     /// Neither uses nor issues a pin.
-    Exempt(ExemptRule),
+    Exempt(Exempt),
     /// Goes to the backend that it names.
-    Force(ForceRule),
+    Force(Force),
 }
 
 /// Which requests are exempt: those that match each list that is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ExemptRule {
+pub struct Exempt {
     /// Patterns of paths.
     pub paths: Vec<Pattern>,
     /// Methods.
@@ -32,16 +32,16 @@ pub struct ExemptRule {
 
 /// Who chooses a backend, and where it is named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ForceRule {
+pub struct Force {
     /// Where the name of the backend is.
-    pub by: BackendNameIn,
+    pub by: Choice,
     /// The addresses from which it counts.
     pub from: Vec<IpNet>,
 }
 
 /// Where a request names the backend that it wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BackendNameIn {
+pub enum Choice {
     /// In a field, which no backend sees.
     Header(HeaderName),
     /// In a key of the query, which stays where it is.
@@ -50,19 +50,19 @@ pub enum BackendNameIn {
 
 /// What a rule has decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RuleEffect {
+pub enum Effect {
     /// Neither uses nor issues a pin.
     Exempt,
     /// Goes to the backend at this position, and to no other.
     Force(usize),
 }
 
-impl RuleEffect {
+impl Effect {
     /// The word for it in the access log.
     pub fn as_str(self) -> &'static str {
         match self {
-            RuleEffect::Exempt => "exempt",
-            RuleEffect::Force(_) => "force",
+            Effect::Exempt => "exempt",
+            Effect::Force(_) => "force",
         }
     }
 }
@@ -103,19 +103,14 @@ impl Pattern {
 }
 
 /// What the first rule that matches says of a request from `address`; nothing is allowed to who is unknown.
-pub(super) fn first_effect(
-    rules: &[Rule],
-    head: &request::Parts,
-    address: Option<IpAddr>,
-    pool: &Pool,
-) -> Option<RuleEffect> {
+pub(super) fn judge(rules: &[Rule], head: &request::Parts, address: Option<IpAddr>, pool: &Pool) -> Option<Effect> {
     rules.iter().find_map(|rule| match rule {
-        Rule::Exempt(exempt) => exempt.matches(head).then_some(RuleEffect::Exempt),
-        Rule::Force(force) => force.chosen(head, address, pool).map(RuleEffect::Force),
+        Rule::Exempt(exempt) => exempt.matches(head).then_some(Effect::Exempt),
+        Rule::Force(force) => force.chosen(head, address, pool).map(Effect::Force),
     })
 }
 
-impl ExemptRule {
+impl Exempt {
     fn matches(&self, head: &request::Parts) -> bool {
         let fits = |patterns: &[Pattern], text: &[u8], same: fn(&[u8], &[u8]) -> bool| {
             patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text, same))
@@ -127,12 +122,12 @@ impl ExemptRule {
     }
 }
 
-impl ForceRule {
+impl Force {
     /// A name that the pool doesn't have chooses nothing.
     fn chosen(&self, head: &request::Parts, address: Option<IpAddr>, pool: &Pool) -> Option<usize> {
         let name = match &self.by {
-            BackendNameIn::Header(name) => head.headers.get(name)?.to_str().ok()?.trim(),
-            BackendNameIn::Query(key) => {
+            Choice::Header(name) => head.headers.get(name)?.to_str().ok()?.trim(),
+            Choice::Query(key) => {
                 let pairs = head.uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
                 pairs.into_iter().find(|(name, _)| name == key)?.1
             }
@@ -186,31 +181,31 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_counts() {
-        let exempt = ExemptRule {
+        let exempt = Exempt {
             paths: vec![Pattern::new("/static/*")],
             methods: vec![Method::GET, Method::HEAD],
             user_agents: Vec::new(),
         };
-        let bots = ExemptRule { user_agents: vec![Pattern::new("*bot*")], ..ExemptRule::default() };
-        let force = |by| Rule::Force(ForceRule { by, from: vec!["10.0.0.0/8".parse().unwrap()] });
-        let header = || force(BackendNameIn::Header(HeaderName::from_static("x-backend")));
-        let rules = [header(), Rule::Exempt(exempt), Rule::Exempt(bots), force(BackendNameIn::Query("backend".into()))];
+        let bots = Exempt { user_agents: vec![Pattern::new("*bot*")], ..Exempt::default() };
+        let force = |by| Rule::Force(Force { by, from: vec!["10.0.0.0/8".parse().unwrap()] });
+        let header = || force(Choice::Header(HeaderName::from_static("x-backend")));
+        let rules = [header(), Rule::Exempt(exempt), Rule::Exempt(bots), force(Choice::Query("backend".into()))];
         let inside: IpAddr = [10, 1, 2, 3].into();
         let outside: IpAddr = [11, 0, 0, 1].into();
         for (head, address, effect) in [
-            (head("GET", "/static/x.css", &[]), outside, Some(RuleEffect::Exempt)),
+            (head("GET", "/static/x.css", &[]), outside, Some(Effect::Exempt)),
             (head("POST", "/static/x.css", &[]), outside, None),
-            (head("GET", "/", &[("user-agent", "GoogleBot")]), outside, Some(RuleEffect::Exempt)),
-            (head("GET", "/static/x", &[("x-backend", "b")]), inside, Some(RuleEffect::Force(1))),
-            (head("GET", "/static/x", &[("x-backend", "b")]), outside, Some(RuleEffect::Exempt)),
-            (head("GET", "/static/x", &[("x-backend", "z")]), inside, Some(RuleEffect::Exempt)),
-            (head("GET", "/?x=1&backend=a", &[]), inside, Some(RuleEffect::Force(0))),
+            (head("GET", "/", &[("user-agent", "GoogleBot")]), outside, Some(Effect::Exempt)),
+            (head("GET", "/static/x", &[("x-backend", "b")]), inside, Some(Effect::Force(1))),
+            (head("GET", "/static/x", &[("x-backend", "b")]), outside, Some(Effect::Exempt)),
+            (head("GET", "/static/x", &[("x-backend", "z")]), inside, Some(Effect::Exempt)),
+            (head("GET", "/?x=1&backend=a", &[]), inside, Some(Effect::Force(0))),
             (head("GET", "/?backend=a", &[]), outside, None),
             (head("GET", "/?backend", &[]), inside, None),
         ] {
-            assert_eq!(first_effect(&rules, &head, Some(address), &pool()), effect, "{head:?} {address}");
+            assert_eq!(judge(&rules, &head, Some(address), &pool()), effect, "{head:?} {address}");
         }
-        assert_eq!(first_effect(&rules, &head("GET", "/?backend=a", &[]), None, &pool()), None);
+        assert_eq!(judge(&rules, &head("GET", "/?backend=a", &[]), None, &pool()), None);
     }
 
     proptest::proptest! {

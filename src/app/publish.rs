@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::config::{Plan, PoolPlan};
-use crate::discover::SourceStatus;
+use crate::discover::Standing;
 use crate::health::active::{self, Prober};
 use crate::pool::Backend;
 use crate::proxy::snapshot::{Service, Snapshot};
@@ -22,22 +22,21 @@ pub(super) struct Published {
     /// Each has its pool as it is now; by position in the plan.
     probers: Vec<Arc<Prober>>,
     /// How the sources of each pool are doing.
-    statuses: Vec<Vec<Arc<SourceStatus>>>,
+    standings: Vec<Vec<Arc<Standing>>>,
 }
 
 impl Published {
     pub(super) fn new(plan: &Plan, snapshot: Snapshot) -> Published {
-        let status = |pool: &PoolPlan| {
-            pool.discover.iter().map(|settings| Arc::new(SourceStatus::new(&settings.source))).collect()
-        };
-        let statuses: Vec<Vec<_>> = plan.pools.iter().map(status).collect();
+        let standing =
+            |pool: &PoolPlan| pool.discover.iter().map(|settings| Arc::new(Standing::new(&settings.source))).collect();
+        let standings: Vec<Vec<_>> = plan.pools.iter().map(standing).collect();
         let prober = |(service, plan): (&Service, &PoolPlan)| {
             let pool = Arc::new(ArcSwap::new(Arc::clone(&service.pool)));
             Arc::new(Prober::new(pool, plan.health.clone(), service.upstream.clone()))
         };
         let probers = snapshot.services.iter().zip(&plan.pools).map(prober).collect();
-        let entries = Arc::new(ArcSwap::from_pointee(entries(&snapshot, &statuses)));
-        Published { snapshot: watch::Sender::new(Arc::new(snapshot)), entries, probers, statuses }
+        let entries = Arc::new(ArcSwap::from_pointee(entries(&snapshot, &standings)));
+        Published { snapshot: watch::Sender::new(Arc::new(snapshot)), entries, probers, standings }
     }
 
     /// For a data-path thread.
@@ -51,8 +50,8 @@ impl Published {
     }
 
     /// How the sources of the pool at a position are doing.
-    pub(super) fn statuses(&self, pool: usize) -> &[Arc<SourceStatus>] {
-        self.statuses.get(pool).map(Vec::as_slice).unwrap_or_default()
+    pub(super) fn standings(&self, pool: usize) -> &[Arc<Standing>] {
+        self.standings.get(pool).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Begins to probe all that is there. Once, on the thread that is to do it.
@@ -74,7 +73,7 @@ impl Published {
                 probe(prober, backend);
             }
         }
-        let entries = Arc::new(entries(&snapshot, &self.statuses));
+        let entries = Arc::new(entries(&snapshot, &self.standings));
         // In this order: what the admin plane tells of is on its way to all threads.
         self.snapshot.send_replace(Arc::new(snapshot));
         self.entries.store(entries);
@@ -87,13 +86,13 @@ fn probe(prober: &Arc<Prober>, backend: &Backend) {
 }
 
 /// What the admin plane is told of a snapshot.
-fn entries(snapshot: &Snapshot, statuses: &[Vec<Arc<SourceStatus>>]) -> Vec<admin::Entry> {
+fn entries(snapshot: &Snapshot, standings: &[Vec<Arc<Standing>>]) -> Vec<admin::Entry> {
     let entry = |(index, service): (usize, &Service)| admin::Entry {
         pool: Arc::clone(&service.pool),
         balance: service.balance.as_str(),
         affinity: Arc::clone(&service.affinity),
         series: service.series.clone(),
-        sources: statuses.get(index).cloned().unwrap_or_default(),
+        sources: standings.get(index).cloned().unwrap_or_default(),
     };
     snapshot.services.iter().enumerate().map(entry).collect()
 }

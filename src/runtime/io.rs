@@ -207,3 +207,65 @@ impl Write for Io {
         self.noted(poll)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Socket;
+    use http::Version;
+    use std::task::Waker;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    /// A client's socket, the client's end of it, and what the connection is at.
+    fn pair() -> (Io, UnixStream, Rc<Activity>) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let activity = Activity::new(&Rc::default());
+        (Io::new(Socket::from(near).into(), Bytes::new(), &activity), far, activity)
+    }
+
+    fn write(io: &mut Io, bytes: &[u8]) {
+        let written = Pin::new(io).poll_write(&mut Context::from_waker(Waker::noop()), bytes);
+        assert!(matches!(written, Poll::Ready(Ok(length)) if length == bytes.len()));
+    }
+
+    fn flush(io: &mut Io) {
+        assert!(Pin::new(io).poll_flush(&mut Context::from_waker(Waker::noop())).is_ready());
+    }
+
+    async fn sent(io: Io, mut client: UnixStream) -> String {
+        drop(io);
+        let mut came = String::new();
+        client.read_to_string(&mut came).await.unwrap();
+        came
+    }
+
+    #[tokio::test]
+    async fn an_interim_response_waits_for_the_end_of_the_message_that_has_begun() {
+        let (mut io, client, activity) = pair();
+        let interim = activity.interim_of(Version::HTTP_11).unwrap();
+        write(&mut io, b"[one ");
+        interim.push(b"[hints of two]");
+        write(&mut io, b"more of one]");
+        flush(&mut io);
+        write(&mut io, b"[two]");
+        assert_eq!(sent(io, client).await, "[one more of one][hints of two][two]");
+    }
+
+    #[tokio::test]
+    async fn an_interim_response_is_dropped_that_could_not_be_written_before_its_answer_came() {
+        for (is_flushed, expected) in [(true, "[one][hints of two][two]"), (false, "[one][two]")] {
+            let (mut io, client, activity) = pair();
+            write(&mut io, b"[one]");
+            let interim = activity.interim_of(Version::HTTP_11).unwrap();
+            if is_flushed {
+                flush(&mut io);
+            }
+            interim.push(b"[hints of two]");
+            activity.ends_interim();
+            write(&mut io, b"[two]");
+            flush(&mut io);
+            assert_eq!(sent(io, client).await, expected);
+        }
+    }
+}

@@ -14,12 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::certificate::Certificate;
-use super::insecure::NoServerVerification;
-use super::parameters::{BUFFER, HTTP2, protocols, provider};
-use super::pem;
-use super::pem::{CertificateFiles, Error};
+use super::insecure::Anyone;
 use super::reload::Reload;
+use super::{BUFFER, Certificate, Error, HTTP2, Pair, pem, protocols, provider, server};
 
 /// `[pools.upstream.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +26,7 @@ pub struct Settings {
     /// The name that each backend's certificate is for, and that it is asked for; its own address if not set.
     pub server_name: Option<String>,
     /// What we show to backends that ask for a certificate.
-    pub certificate: Option<CertificateFiles>,
+    pub certificate: Option<Pair>,
     /// Whether backends have to show that they are who they should be.
     pub verify: bool,
 }
@@ -66,7 +63,7 @@ impl Connector {
     /// # Errors
     /// The first file that can't be used, or a `server_name` that is none.
     pub fn open(name: &str, settings: &Settings) -> Result<Connector, Error> {
-        let server_name = settings.server_name.as_deref().map(server_name).transpose().map_err(pem::setup_error)?;
+        let server_name = settings.server_name.as_deref().map(server_name).transpose().map_err(pem::trouble)?;
         let current = ArcSwap::from_pointee(Material::read(settings)?.build(settings)?);
         Ok(Connector { name: name.into(), settings: settings.clone(), server_name, current })
     }
@@ -118,7 +115,7 @@ impl Reload for Connector {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        let pair = self.settings.certificate.iter().flat_map(CertificateFiles::paths);
+        let pair = self.settings.certificate.iter().flat_map(Pair::files);
         pair.chain(self.settings.authorities.clone()).collect()
     }
 
@@ -156,7 +153,7 @@ struct Material {
 
 impl Material {
     fn read(settings: &Settings) -> Result<Material, Error> {
-        let pair = settings.certificate.as_ref().map(pem::pair).transpose()?;
+        let pair = settings.certificate.as_ref().map(server::read).transpose()?;
         let (roots, authorities) = match settings.verify {
             true => roots(settings).map(|(roots, files)| (Some(roots), files))?,
             false => (None, Vec::new()),
@@ -171,10 +168,10 @@ impl Material {
     fn build(self, settings: &Settings) -> Result<Current, Error> {
         let chain = self.chain().to_vec();
         let builder = ClientConfig::builder_with_provider(provider());
-        let builder = builder.with_safe_default_protocol_versions().map_err(pem::setup_error)?;
+        let builder = builder.with_safe_default_protocol_versions().map_err(pem::trouble)?;
         let builder = match self.roots {
             Some(roots) if settings.verify => builder.with_root_certificates(roots),
-            _ => builder.dangerous().with_custom_certificate_verifier(Arc::new(NoServerVerification(provider()))),
+            _ => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider()))),
         };
         let (certificate, key) = self.pair.unzip();
         let mut config = match key {

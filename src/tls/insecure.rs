@@ -11,9 +11,9 @@ use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
 /// Takes any certificate for any name.
 #[derive(Debug)]
-pub(super) struct NoServerVerification(pub(super) Arc<CryptoProvider>);
+pub(super) struct Anyone(pub(super) Arc<CryptoProvider>);
 
-impl ServerCertVerifier for NoServerVerification {
+impl ServerCertVerifier for Anyone {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

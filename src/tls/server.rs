@@ -17,25 +17,23 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::certificate::{Certificate, Validity};
-use super::parameters::{BUFFER, HTTP2, protocols, provider};
-use super::pem::{CertificateFiles, Error};
+use super::certificate::Validity;
 use super::reload::Reload;
-use super::sni::CertificateResolver;
-use super::{pem, subject};
+use super::sni::Names;
+use super::{BUFFER, Certificate, Error, HTTP2, Pair, pem, protocols, provider, subject};
 use crate::clock;
 
 /// `[listeners.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// At least one; the first is for clients that ask for a name that none is for.
-    pub certificates: Vec<CertificateFiles>,
+    pub certificates: Vec<Pair>,
     /// The oldest version that is spoken.
     pub min_version: Version,
     /// Whether HTTP/2 is offered.
     pub http2: bool,
     /// Whether clients are asked for certificates.
-    pub clients: Option<ClientVerification>,
+    pub clients: Option<Clients>,
 }
 
 /// A version of TLS.
@@ -50,7 +48,7 @@ pub enum Version {
 
 /// Whose certificates are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientVerification {
+pub struct Clients {
     /// The file of the authorities that vouch for clients.
     pub authorities: PathBuf,
     /// Whether a client without a certificate is refused.
@@ -74,12 +72,12 @@ struct Current {
 
 /// What a handshake has settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HandshakeInfo {
+pub struct Session {
     /// Whether the client wants HTTP/2.
     pub is_http2: bool,
     /// The name that it asked for, in lower case.
     pub server_name: Option<String>,
-    /// The holder of the certificate that it has shown and that was verified: the value of [`subject::SUBJECT_FIELD`].
+    /// The holder of the certificate that it has shown and that was verified: the value of [`super::SUBJECT_FIELD`].
     pub subject: Option<HeaderValue>,
 }
 
@@ -103,14 +101,14 @@ impl Acceptor {
     ///
     /// # Errors
     /// If the client goes, or wants what is not offered, or shows a certificate that is not believed.
-    pub async fn accept<S>(&self, stream: S) -> io::Result<(TlsStream<S>, HandshakeInfo)>
+    pub async fn accept<S>(&self, stream: S) -> io::Result<(TlsStream<S>, Session)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let limited = |connection: &mut ServerConnection| connection.set_buffer_limit(Some(BUFFER));
         let stream = TlsAcceptor::from(self.config()).accept_with(stream, limited).await?;
-        let handshake = HandshakeInfo::of(stream.get_ref().1, clock::unix())?;
-        Ok((stream, handshake))
+        let session = Session::of(stream.get_ref().1, clock::unix())?;
+        Ok((stream, session))
     }
 
     fn load(&self) -> Guard<Arc<Current>> {
@@ -118,9 +116,9 @@ impl Acceptor {
     }
 }
 
-impl HandshakeInfo {
+impl Session {
     /// What was settled on `connection`; `now` is since 1970.
-    pub(super) fn of(connection: &ServerConnection, now: Duration) -> io::Result<HandshakeInfo> {
+    pub(super) fn of(connection: &ServerConnection, now: Duration) -> io::Result<Session> {
         let shown = connection.peer_certificates().and_then(<[_]>::first);
         let refused = |why| io::Error::new(io::ErrorKind::PermissionDenied, why);
         let subject = match shown {
@@ -131,13 +129,10 @@ impl HandshakeInfo {
                 if Certificate::read(der).is_none_or(is_over) {
                     return Err(refused("the client's certificate has expired"));
                 }
-                Some(
-                    subject::field_value(der)
-                        .ok_or_else(|| refused("the client's certificate has no subject to pass on"))?,
-                )
+                Some(subject::field(der).ok_or_else(|| refused("the client's certificate has no subject to pass on"))?)
             }
         };
-        Ok(HandshakeInfo {
+        Ok(Session {
             is_http2: connection.alpn_protocol() == Some(HTTP2),
             server_name: connection.server_name().map(str::to_ascii_lowercase),
             subject,
@@ -152,7 +147,7 @@ impl Reload for Acceptor {
 
     fn files(&self) -> Vec<PathBuf> {
         let authorities = self.settings.clients.iter().map(|clients| clients.authorities.clone());
-        self.settings.certificates.iter().flat_map(CertificateFiles::paths).chain(authorities).collect()
+        self.settings.certificates.iter().flat_map(Pair::files).chain(authorities).collect()
     }
 
     fn reload(&self) -> Result<bool, Error> {
@@ -182,7 +177,7 @@ struct Material {
 
 impl Material {
     fn read(settings: &Settings) -> Result<Material, Error> {
-        let pairs = settings.certificates.iter().map(pem::pair).collect::<Result<_, _>>()?;
+        let pairs = settings.certificates.iter().map(read).collect::<Result<_, _>>()?;
         let (roots, authorities) = match &settings.clients {
             None => (None, Vec::new()),
             Some(clients) => {
@@ -199,16 +194,16 @@ impl Material {
 
     fn build(self, settings: &Settings, ticketer: Arc<dyn ProducesTickets>) -> Result<Current, Error> {
         let builder = ServerConfig::builder_with_provider(provider());
-        let builder = builder.with_protocol_versions(versions(settings.min_version)).map_err(pem::setup_error)?;
+        let builder = builder.with_protocol_versions(versions(settings.min_version)).map_err(pem::trouble)?;
         let builder = match (&settings.clients, &self.roots) {
             (Some(clients), Some(roots)) => {
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider());
                 let verifier = if clients.is_required { verifier } else { verifier.allow_unauthenticated() };
-                builder.with_client_cert_verifier(verifier.build().map_err(pem::setup_error)?)
+                builder.with_client_cert_verifier(verifier.build().map_err(pem::trouble)?)
             }
             _ => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(CertificateResolver::new(&self.pairs)));
+        let mut config = builder.with_cert_resolver(Arc::new(Names::new(&self.pairs)));
         config.alpn_protocols = protocols(settings.http2);
         // Tickets alone: what is kept in a table would be locked by every thread. Early data stays
         // off, as it is by default: it could be sent twice.
@@ -221,6 +216,15 @@ impl Material {
     }
 }
 
+/// Reads one pair.
+pub(super) fn read(pair: &Pair) -> Result<(Certificate, Arc<CertifiedKey>), Error> {
+    let key = pem::pair(pair)?;
+    let certificate = key.cert.first().and_then(Certificate::read);
+    let unusable =
+        || Error { role: pem::Role::Certificate, file: pair.certificate.clone(), fault: pem::Fault::Unusable };
+    Ok((certificate.ok_or_else(unusable)?, Arc::new(key)))
+}
+
 fn versions(least: Version) -> &'static [&'static SupportedProtocolVersion] {
     static ALL: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
     match least {
@@ -231,5 +235,5 @@ fn versions(least: Version) -> &'static [&'static SupportedProtocolVersion] {
 
 /// Keys for tickets that change every six hours. Each listener has its own: what it asks of clients is its own, too.
 fn tickets() -> Result<Arc<dyn ProducesTickets>, Error> {
-    rustls::crypto::aws_lc_rs::Ticketer::new().map_err(pem::setup_error)
+    rustls::crypto::aws_lc_rs::Ticketer::new().map_err(pem::trouble)
 }

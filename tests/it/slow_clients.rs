@@ -302,3 +302,34 @@ async fn an_answer_may_be_quiet_for_as_long_as_its_upload_moves() {
     client.send(b"0\r\n\r\n").await;
     assert_eq!(client.response().await.text(), "begun\nended");
 }
+
+#[tokio::test]
+async fn a_client_may_be_silent_for_as_long_as_its_answer_goes_on() {
+    let address = raw(|mut stream| async move {
+        let mut request = Vec::new();
+        while !request.ends_with(b"5\r\npiece\r\n") {
+            stream.read_buf(&mut request).await.unwrap();
+        }
+        stream.write_all(b"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+        for _ in 0..25 {
+            stream.write_all(b"1\r\nx\r\n").await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+        }
+        while !request.ends_with(b"\r\n0\r\n\r\n") {
+            assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+        }
+        stream.write_all(b"5\r\nended\r\n0\r\n\r\n").await.unwrap();
+    })
+    .await;
+    let (proxy, _) = pool(Proxy::builder().backend_at("a", address, ""), "idle = \"1s\"");
+    let mut client = Client::connect(proxy.listener(0)).await;
+    client.send(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\npiece\r\n").await;
+    soon("most of the answer", async {
+        while client.rest().iter().filter(|byte| **byte == b'x').count() < 25 {
+            client.read_more().await.expect("more");
+        }
+    })
+    .await;
+    client.send(b"0\r\n\r\n").await;
+    assert_eq!(client.response().await.text(), format!("{}ended", "x".repeat(25)));
+}

@@ -4,22 +4,22 @@
 
 use http::header::{COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
-use super::cookie::PairEdit;
+use super::cookie::Fate;
 use super::seal::looks_sealed;
 use super::{Carrier, Settings, cookie};
 
 /// What the names of routing cookies begin with where nothing else is configured. An application that has
 /// such a cookie of its own has read no documentation.
-const DEFAULT_PREFIX: &[u8] = b"linchpin-";
+const OWN: &[u8] = b"linchpin-";
 
 /// Put behind the name of a routing cookie that a backend sets under a name of ours: it is a Linchpin, too,
 /// and of two cookies of one name a client keeps one. Each Linchpin of a row puts one more behind it, and
 /// takes one away of what comes back. No configured name ends with it.
-pub const CHAIN_SUFFIX: u8 = b'~';
+pub const BEHIND: u8 = b'~';
 
 /// The names under which pins travel. Browsers send the cookie of one pool to all pools of a site.
 #[derive(Debug, Default)]
-pub struct PinNames {
+pub struct Pins {
     /// In order.
     cookies: Box<[Box<[u8]>]>,
     fields: Box<[HeaderName]>,
@@ -27,24 +27,24 @@ pub struct PinNames {
 
 /// A backend's answer has a pin under a name of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PinNameConflict {
+pub enum Clash {
     /// In a cookie, which has another name now.
     Cookie,
     /// In a field, which can't have another one: clients send the one back that is documented.
     Field,
 }
 
-impl PinNameConflict {
-    pub(super) fn warn(self, pool: &str, backend: &str) {
+impl Clash {
+    pub(super) fn tell(self, pool: &str, backend: &str) {
         match self {
-            PinNameConflict::Cookie => tracing::warn!(
+            Clash::Cookie => tracing::warn!(
                 pool,
                 backend,
                 "a backend sets a routing cookie of the same name as one of ours: it is a Linchpin, too; clients get its \
                  cookie with a `~` behind the name, so that both keep their clients; write another \
                  [pools.persistence.cookie] name in one of the two"
             ),
-            PinNameConflict::Field => tracing::warn!(
+            Clash::Field => tracing::warn!(
                 pool,
                 backend,
                 "a backend sends its pins in the same field as we do: it is a Linchpin, too, and keeps no client; write \
@@ -54,9 +54,9 @@ impl PinNameConflict {
     }
 }
 
-impl PinNames {
+impl Pins {
     /// Those of these pools.
-    pub fn new<'s>(pools: impl Iterator<Item = &'s Settings>) -> PinNames {
+    pub fn new<'s>(pools: impl Iterator<Item = &'s Settings>) -> Pins {
         let (mut cookies, mut fields) = (Vec::new(), Vec::new());
         for settings in pools {
             match &settings.carrier {
@@ -69,7 +69,7 @@ impl PinNames {
         cookies.dedup();
         fields.sort_unstable_by(|one: &HeaderName, other| one.as_str().cmp(other.as_str()));
         fields.dedup();
-        PinNames { cookies: cookies.into(), fields: fields.into() }
+        Pins { cookies: cookies.into(), fields: fields.into() }
     }
 
     /// Takes them out of a request, whose own pool has read its pin; and gives those that backends have set
@@ -80,32 +80,32 @@ impl PinNames {
                 headers.remove(name);
             }
         }
-        let edit_of = |pair: &[u8]| self.edit_of(pair);
+        let fate = |pair: &[u8]| self.fate(pair);
         let mut fields = headers.get_all(COOKIE).iter();
-        if fields.any(|field| cookie::pairs(field.as_bytes()).any(|pair| edit_of(pair) != PairEdit::Keep)) {
-            cookie::edit(headers, edit_of);
+        if fields.any(|field| cookie::pairs(field.as_bytes()).any(|pair| fate(pair) != Fate::Stays)) {
+            cookie::edit(headers, fate);
         }
     }
 
     /// Gives the cookies of a backend's answer that are pins under a name of ours another name.
-    pub fn rename_conflicting(&self, headers: &mut HeaderMap) -> Option<PinNameConflict> {
-        let mut conflict = self.fields.iter().any(|name| is_pinned(headers, name)).then_some(PinNameConflict::Field);
-        let Entry::Occupied(mut cookies) = headers.entry(SET_COOKIE) else { return conflict };
+    pub fn set_apart(&self, headers: &mut HeaderMap) -> Option<Clash> {
+        let mut clash = self.fields.iter().any(|name| is_pinned(headers, name)).then_some(Clash::Field);
+        let Entry::Occupied(mut cookies) = headers.entry(SET_COOKIE) else { return clash };
         for cookie in cookies.iter_mut() {
             if let Some(renamed) = self.renamed(cookie.as_bytes()) {
-                (*cookie, conflict) = (renamed, Some(PinNameConflict::Cookie));
+                (*cookie, clash) = (renamed, Some(Clash::Cookie));
             }
         }
-        conflict
+        clash
     }
 
-    fn edit_of(&self, pair: &[u8]) -> PairEdit {
-        let Some((name, value)) = cookie::parts(pair) else { return PairEdit::Keep };
-        let own = without_suffix(name);
+    fn fate(&self, pair: &[u8]) -> Fate {
+        let Some((name, value)) = cookie::parts(pair) else { return Fate::Stays };
+        let own = own(name);
         match self.is_pin(own, value) {
-            false => PairEdit::Keep,
-            true if own.len() < name.len() => PairEdit::DropSuffix,
-            true => PairEdit::Remove,
+            false => Fate::Stays,
+            true if own.len() < name.len() => Fate::Shortened,
+            true => Fate::Goes,
         }
     }
 
@@ -113,23 +113,23 @@ impl PinNames {
     fn renamed(&self, set_cookie: &[u8]) -> Option<HeaderValue> {
         let pair = memchr::memchr(b';', set_cookie).map_or(set_cookie, |at| &set_cookie[..at]);
         let (name, value) = cookie::parts(pair)?;
-        if !self.is_pin(without_suffix(name), value) {
+        if !self.is_pin(own(name), value) {
             return None;
         }
         let end = set_cookie.trim_ascii_start().get(name.len()..)?;
-        HeaderValue::try_from([name, &[CHAIN_SUFFIX], end].concat()).ok()
+        HeaderValue::try_from([name, &[BEHIND], end].concat()).ok()
     }
 
     /// A name that was chosen may be that of another application's cookie, which the value tells apart.
     fn is_pin(&self, name: &[u8], value: &[u8]) -> bool {
         let is_named = self.cookies.binary_search_by(|known| (**known).cmp(name)).is_ok();
-        is_named && (name.starts_with(DEFAULT_PREFIX) || looks_sealed(value))
+        is_named && (name.starts_with(OWN) || looks_sealed(value))
     }
 }
 
 /// The name that a cookie had where it was set.
-fn without_suffix(name: &[u8]) -> &[u8] {
-    let end = name.iter().rposition(|byte| *byte != CHAIN_SUFFIX).map_or(0, |last| last + 1);
+fn own(name: &[u8]) -> &[u8] {
+    let end = name.iter().rposition(|byte| *byte != BEHIND).map_or(0, |last| last + 1);
     &name[..end]
 }
 
@@ -139,27 +139,27 @@ fn is_pinned(headers: &HeaderMap, name: &HeaderName) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::seal::{KeyRing, Pin, Sealer, SealingKey};
+    use super::super::seal::{Key, KeyRing, Pin, Sealer};
     use super::super::{cookie, header};
     use super::*;
     use http::HeaderValue;
     use std::sync::Arc;
 
     fn token() -> String {
-        let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()));
+        let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()));
         let pin = Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 3, last_seen: 4 };
         let mut token = String::new();
         Sealer::new(&ring, "other", "SID").seal(&pin, &mut token).unwrap();
         token
     }
 
-    fn pin_names() -> PinNames {
+    fn pins() -> Pins {
         let cookie =
             |name: &str| Carrier::Cookie(cookie::Settings { name: name.into(), ..cookie::Settings::for_pool("") });
         let field = Carrier::Header(header::Settings { name: HeaderName::from_static("x-pin") });
         let carriers = [cookie("linchpin-shop"), cookie("SID"), field, cookie("linchpin-app")];
         let pools = carriers.map(|carrier| Settings { carrier, ..Settings::none() });
-        PinNames::new(pools.iter())
+        Pins::new(pools.iter())
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
         ] {
             let text = before.replace('$', &token);
             let mut headers = HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(&text).unwrap())]);
-            pin_names().strip(&mut headers);
+            pins().strip(&mut headers);
             let left = headers.get(COOKIE).map(|value| value.to_str().unwrap().to_owned());
             assert_eq!(left, after.map(|after| after.replace('$', &token)), "{before}");
         }
@@ -188,25 +188,25 @@ mod tests {
     #[test]
     fn a_pin_that_a_backend_sets_under_a_name_of_ours_gets_another_and_comes_back_under_its_own() {
         let token = token();
-        for (set, expected, conflict) in [
-            ("linchpin-app=$; Path=/; HttpOnly", "linchpin-app~=$; Path=/; HttpOnly", Some(PinNameConflict::Cookie)),
-            (" linchpin-app~ = $", "linchpin-app~~ = $", Some(PinNameConflict::Cookie)),
-            ("SID=$", "SID~=$", Some(PinNameConflict::Cookie)),
+        for (set, expected, clash) in [
+            ("linchpin-app=$; Path=/; HttpOnly", "linchpin-app~=$; Path=/; HttpOnly", Some(Clash::Cookie)),
+            (" linchpin-app~ = $", "linchpin-app~~ = $", Some(Clash::Cookie)),
+            ("SID=$", "SID~=$", Some(Clash::Cookie)),
             ("SID=my-session; Path=/", "SID=my-session; Path=/", None),
             ("linchpin-other=$", "linchpin-other=$", None),
             ("linchpin-app", "linchpin-app", None),
         ] {
             let (set, expected) = (set.replace('$', &token), expected.replace('$', &token));
             let mut headers = HeaderMap::from_iter([(SET_COOKIE, HeaderValue::from_str(&set).unwrap())]);
-            assert_eq!(pin_names().rename_conflicting(&mut headers), conflict, "{set}");
+            assert_eq!(pins().set_apart(&mut headers), clash, "{set}");
             assert_eq!(headers[SET_COOKIE], expected);
             let cookie = |set: &str| set.split(';').next().unwrap().trim().to_owned();
             let mut back = HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(&cookie(&expected)).unwrap())]);
-            pin_names().strip(&mut back);
+            pins().strip(&mut back);
             assert_eq!(back[COOKIE], cookie(&set));
         }
         let field = HeaderMap::from_iter([(HeaderName::from_static("x-pin"), HeaderValue::from_str(&token).unwrap())]);
-        assert_eq!(pin_names().rename_conflicting(&mut field.clone()), Some(PinNameConflict::Field));
+        assert_eq!(pins().set_apart(&mut field.clone()), Some(Clash::Field));
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         let name = HeaderName::from_static("x-pin");
         for (value, stays) in [(token(), false), ("an application's".into(), true)] {
             let mut headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_str(&value).unwrap())]);
-            pin_names().strip(&mut headers);
+            pins().strip(&mut headers);
             assert_eq!(headers.contains_key(&name), stays, "{value}");
         }
     }

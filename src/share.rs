@@ -8,7 +8,7 @@ mod skew;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::affinity::learned::{StoreCommand, StoreSync};
+use crate::affinity::learned::{Job, Store};
 use crate::clock;
 
 /// Between two attempts to connect, at first and at most.
@@ -24,11 +24,11 @@ pub fn check_address(address: &str) -> Result<(), &'static str> {
 }
 
 /// Keeps a table and its store in touch, for ever.
-pub async fn run(mut store: StoreSync) {
+pub async fn run(mut store: Store) {
     let pool = store.pool.clone();
     let (mut pause, mut is_known_gone) = (RETRY, false);
     loop {
-        match redis::StoreConnection::open(&store).await {
+        match redis::Session::open(&store).await {
             Ok(session) => {
                 tracing::info!(pool = &*pool, "the store of learned sessions answers");
                 let since = clock::now();
@@ -47,7 +47,7 @@ pub async fn run(mut store: StoreSync) {
             }
             Err(_) => {}
         }
-        store.state.is_responsive.store(false, Ordering::Relaxed);
+        store.state.answers.store(false, Ordering::Relaxed);
         alone(&mut store, pause).await;
         pause = (pause * 2).min(RETRY_MOST);
     }
@@ -55,12 +55,12 @@ pub async fn run(mut store: StoreSync) {
 
 /// For `time`, answers what is asked as far as one can without a store. What there is to tell is in
 /// the table, and is compared with the store as soon as that is back.
-async fn alone(store: &mut StoreSync, time: Duration) {
+async fn alone(store: &mut Store, time: Duration) {
     let mut over = std::pin::pin!(tokio::time::sleep(time));
     loop {
         tokio::select! {
             () = &mut over => return,
-            Some(command) = store.commands.recv() => if let StoreCommand::Query(_, answer) = command {
+            Some(job) = store.jobs.recv() => if let Job::Ask(_, answer) = job {
                 // Whoever asked may have gone.
                 let _ = answer.send(None);
             },

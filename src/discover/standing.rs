@@ -5,11 +5,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::settings::Source;
+use super::Source;
 
 /// How a source is doing.
 #[derive(Debug)]
-pub struct SourceStatus {
+pub struct Standing {
     source: String,
     found: AtomicU64,
     answers: AtomicU64,
@@ -19,10 +19,10 @@ pub struct SourceStatus {
     error: Mutex<Option<String>>,
 }
 
-impl SourceStatus {
+impl Standing {
     /// Of a source that nobody has looked at yet.
-    pub fn new(source: &Source) -> SourceStatus {
-        SourceStatus {
+    pub fn new(source: &Source) -> Standing {
+        Standing {
             source: source.to_string(),
             found: AtomicU64::new(0),
             answers: AtomicU64::new(0),
