@@ -17,12 +17,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::affinity::Affinity;
-use crate::discover::Standing;
+use crate::discover::SourceStatus;
 use crate::net::Address;
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Series;
-use crate::tls::reload::Watched;
+use crate::tls::reload::WatchedCertificates;
 
 pub use bind::{Bound, bind};
 pub use serve::run;
@@ -53,7 +53,7 @@ pub struct Facts {
     /// Whether the process takes requests.
     pub phase: watch::Receiver<Phase>,
     /// Certificates and how long they are good for.
-    pub certificates: Watched,
+    pub certificates: WatchedCertificates,
     /// When the process started.
     pub started: SystemTime,
 }
@@ -113,7 +113,7 @@ pub struct Entry {
     /// Counters, by position of the backend.
     pub series: Vec<Arc<Series>>,
     /// How the sources of its backends are doing.
-    pub sources: Vec<Arc<Standing>>,
+    pub sources: Vec<Arc<SourceStatus>>,
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! Invariant: the verdict is a pure function of pin, pool and time; nothing here waits or fails a request.
 //! Must not know: sockets, the retry budget, balancers' insides.
 
+pub mod avoid_list;
 mod caching;
 pub mod converge;
 pub mod cookie;
@@ -10,14 +11,13 @@ pub mod explain;
 pub mod failover;
 pub mod header;
 pub mod learned;
-pub mod lost;
 mod nonce;
-pub mod pins;
+mod pin_cache;
+pub mod pin_names;
 pub mod policy;
 pub mod route;
 pub mod rules;
 pub mod seal;
-mod sealed;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,14 +30,14 @@ use tokio::sync::oneshot;
 
 use crate::pool::Pool;
 use converge::Converge;
-pub use decide::{Cause, Decision, Lifetimes, Next, Terms, Verdict};
-pub use learned::{Found, Key, Tables};
-use pins::Clash;
+pub use decide::{Cause, Decision, Lifetimes, NextStep, SessionPolicy, Verdict};
+pub use learned::{SessionKey, SessionRecord, SessionTables};
+pub use pin_cache::PinCache;
+use pin_names::PinNameConflict;
 pub use policy::{Policies, Policy};
-pub use route::Routed;
-use rules::{Choice, Rule};
+pub use route::RoutedId;
+use rules::{BackendNameIn, Rule};
 pub use seal::{KeyRing, Pin, Sealer};
-pub use sealed::Memory;
 
 /// `[pools.persistence]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,22 +102,22 @@ pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// How long a session that does not say otherwise counts as present, in seconds (the number of
 /// sessions a backend has; nothing ends by it).
-const PRESENCE: u64 = 1800;
+const DEFAULT_PRESENCE: u64 = 1800;
 
 /// A pool's persistence, made ready for its requests.
 #[derive(Debug)]
 pub struct Affinity {
-    carrier: Ready,
-    terms: Terms,
+    carrier: ActiveCarrier,
+    session_policy: SessionPolicy,
     converge: Option<Converge>,
     rules: Vec<Rule>,
     verdict_header: Option<HeaderName>,
     /// It was told that a backend pins clients under the same name.
-    told_of_clash: AtomicBool,
+    warned_of_conflict: AtomicBool,
 }
 
 #[derive(Debug)]
-enum Ready {
+enum ActiveCarrier {
     None,
     Cookie(cookie::Cookie),
     Header(header::Header),
@@ -127,7 +127,7 @@ enum Ready {
 
 /// What a request said of its pin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reading {
+pub enum PinLookup {
     /// Nothing.
     Absent,
     /// Something that no key of the ring opens, or that is not for this pool.
@@ -135,40 +135,40 @@ pub enum Reading {
     /// A pin.
     Pinned(Arc<Pin>),
     /// An id of the application's that names its server.
-    Routed(Routed),
+    Routed(RoutedId),
     /// An id of the application's that nobody has learned.
-    Unlearned(Key),
+    Unlearned(SessionKey),
 }
 
 /// What was read of a request, and the session of the application's that it is about, if it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct ExtractedPin {
     /// What the request said.
-    pub reading: Reading,
-    key: Option<Key>,
-    /// What the table had forgotten when a store was asked.
-    forgotten: u64,
+    pub lookup: PinLookup,
+    key: Option<SessionKey>,
+    /// The removals of the table when a store was asked.
+    removals: u64,
 }
 
-impl From<Reading> for Taken {
-    fn from(reading: Reading) -> Taken {
-        Taken { reading, key: None, forgotten: 0 }
+impl From<PinLookup> for ExtractedPin {
+    fn from(lookup: PinLookup) -> ExtractedPin {
+        ExtractedPin { lookup, key: None, removals: 0 }
     }
 }
 
 /// What of a response decides which pin goes out with it.
 #[derive(Debug, Clone, Copy)]
-pub struct Served<'a> {
+pub struct BindContext<'a> {
     /// The verdict.
     pub decision: &'a Decision,
     /// The pool.
     pub pool: &'a Pool,
     /// The position of the backend that answered.
-    pub by: usize,
+    pub served_by: usize,
     /// Whether it answered as one that works: neither a 502, nor a 503, nor a 504.
-    pub well: bool,
+    pub is_working: bool,
     /// Whether the request says nothing of its client's session: a preflight, a prefetch.
-    pub aside: bool,
+    pub is_sessionless: bool,
     /// Whether the request asked for the end of its session, and got it (a DELETE, as MCP has it).
     pub ended: bool,
     /// Whether the client speaks TLS.
@@ -179,55 +179,58 @@ pub struct Served<'a> {
 
 impl Affinity {
     /// For the pool named `pool`; what it learns is kept in `tables`.
-    pub fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>, tables: &mut Tables) -> Affinity {
+    pub fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>, tables: &mut SessionTables) -> Affinity {
         let seconds = |duration: Duration| duration.as_secs().max(1);
         let lifetimes =
             Lifetimes { idle: settings.idle_timeout.map(seconds), absolute: settings.absolute_timeout.map(seconds) };
         let carrier = match &settings.carrier {
-            Carrier::None => Ready::None,
-            Carrier::Cookie(settings) => Ready::Cookie(cookie::Cookie::new(pool, settings, ring)),
-            Carrier::Header(settings) => Ready::Header(header::Header::new(pool, settings, ring)),
-            Carrier::Route(settings) => Ready::Route(route::Route::new(settings)),
-            Carrier::Learned(settings) => Ready::Learned(learned::Learned::new(pool, settings, &lifetimes, tables)),
+            Carrier::None => ActiveCarrier::None,
+            Carrier::Cookie(settings) => ActiveCarrier::Cookie(cookie::Cookie::new(pool, settings, ring)),
+            Carrier::Header(settings) => ActiveCarrier::Header(header::Header::new(pool, settings, ring)),
+            Carrier::Route(settings) => ActiveCarrier::Route(route::Route::new(settings)),
+            Carrier::Learned(settings) => {
+                ActiveCarrier::Learned(learned::Learned::new(pool, settings, &lifetimes, tables))
+            }
         };
         // What is learned is dated by this process's own clock, also where it came from another's.
-        let max_clock_skew = (!matches!(carrier, Ready::Learned(_))).then_some(settings.max_clock_skew.as_secs());
+        let max_clock_skew =
+            (!matches!(carrier, ActiveCarrier::Learned(_))).then_some(settings.max_clock_skew.as_secs());
         Affinity {
             carrier,
-            terms: Terms { lifetimes, policies: settings.on.clone(), max_clock_skew },
+            session_policy: SessionPolicy { lifetimes, policies: settings.on.clone(), max_clock_skew },
             converge: settings.converge.map(Converge::new),
             rules: settings.rules.clone(),
             verdict_header: settings.verdict_header.clone(),
-            told_of_clash: AtomicBool::new(false),
+            warned_of_conflict: AtomicBool::new(false),
         }
     }
 
     /// Says once that the backend at a position pins clients under a name of ours.
-    pub fn tell(&self, clash: Clash, pool: &Pool, by: usize) {
-        if !self.told_of_clash.load(Ordering::Relaxed) && !self.told_of_clash.swap(true, Ordering::Relaxed) {
-            clash.tell(pool.name(), pool.backend(by).name());
+    pub fn warn_of_conflict(&self, conflict: PinNameConflict, pool: &Pool, served_by: usize) {
+        if !self.warned_of_conflict.load(Ordering::Relaxed) && !self.warned_of_conflict.swap(true, Ordering::Relaxed) {
+            conflict.warn(pool.name(), pool.backend(served_by).name());
         }
     }
 
     /// Whether clients are pinned at all.
     pub fn is_on(&self) -> bool {
-        !matches!(self.carrier, Ready::None)
+        !matches!(self.carrier, ActiveCarrier::None)
     }
 
     /// The `type` of the configuration.
     pub fn kind(&self) -> &'static str {
         match &self.carrier {
-            Ready::None => "none",
-            Ready::Cookie(_) => "cookie",
-            Ready::Header(_) => "header",
-            Ready::Route(_) => "route",
-            Ready::Learned(_) => "learned",
+            ActiveCarrier::None => "none",
+            ActiveCarrier::Cookie(_) => "cookie",
+            ActiveCarrier::Header(_) => "header",
+            ActiveCarrier::Route(_) => "route",
+            ActiveCarrier::Learned(_) => "learned",
         }
     }
 
     /// What its pins are held to.
-    pub fn terms(&self) -> &Terms {
-        &self.terms
+    pub fn session_policy(&self) -> &SessionPolicy {
+        &self.session_policy
     }
 
     /// Where first requests of one client come together, if they do.
@@ -241,28 +244,33 @@ impl Affinity {
     }
 
     /// The table of learned sessions, if there is one.
-    pub fn table(&self) -> Option<&Arc<learned::Table>> {
+    pub fn table(&self) -> Option<&Arc<learned::SessionTable>> {
         match &self.carrier {
-            Ready::Learned(learned) => Some(learned.table()),
+            ActiveCarrier::Learned(learned) => Some(learned.table()),
             _ => None,
         }
     }
 
     /// The time in seconds within which a session counts as one that a backend has.
-    pub fn presence(&self) -> u64 {
-        self.terms.lifetimes.idle.or(self.terms.lifetimes.absolute).unwrap_or(PRESENCE)
+    pub fn presence_seconds(&self) -> u64 {
+        self.session_policy.lifetimes.idle.or(self.session_policy.lifetimes.absolute).unwrap_or(DEFAULT_PRESENCE)
     }
 
     /// What the first rule that matches says of a request from `address`, which is `None` where nobody knows
     /// it. Fields in which testers name their server go, whoever sent them.
-    pub fn rule(&self, head: &mut request::Parts, address: Option<IpAddr>, pool: &Pool) -> Option<rules::Effect> {
+    pub fn apply_rules(
+        &self,
+        head: &mut request::Parts,
+        address: Option<IpAddr>,
+        pool: &Pool,
+    ) -> Option<rules::RuleEffect> {
         if self.rules.is_empty() {
             return None;
         }
-        let effect = rules::judge(&self.rules, head, address, pool);
+        let effect = rules::first_effect(&self.rules, head, address, pool);
         for rule in &self.rules {
             if let Rule::Force(force) = rule
-                && let Choice::Header(name) = &force.by
+                && let BackendNameIn::Header(name) = &force.by
             {
                 head.headers.remove(name);
             }
@@ -272,67 +280,80 @@ impl Affinity {
 
     /// Reads the pin of a request. A token of ours is taken out of its fields, so that no backend
     /// sees it; an id of the application's stays.
-    pub fn take(&self, headers: &mut HeaderMap, path: &str, pool: &Pool, memory: &mut Memory) -> Taken {
+    pub fn extract(&self, headers: &mut HeaderMap, path: &str, pool: &Pool, cache: &mut PinCache) -> ExtractedPin {
         match &self.carrier {
-            Ready::None => Reading::Absent.into(),
-            Ready::Cookie(cookie) => cookie.take(headers, memory).into(),
-            Ready::Header(header) => header.take(headers, memory).into(),
-            Ready::Route(route) => route.read(headers, path, pool).into(),
-            Ready::Learned(learned) => learned.read(headers, memory),
+            ActiveCarrier::None => PinLookup::Absent.into(),
+            ActiveCarrier::Cookie(cookie) => cookie.take(headers, cache).into(),
+            ActiveCarrier::Header(header) => header.take(headers, cache).into(),
+            ActiveCarrier::Route(route) => route.read(headers, path, pool).into(),
+            ActiveCarrier::Learned(learned) => learned.read(headers, cache),
         }
     }
 
     /// Where to wait for what other Linchpins know of a session that this one doesn't know, or has
     /// not seen for too long at `now`. `None` where there is nobody to ask.
-    pub fn ask(&self, taken: &mut Taken, now: u64) -> Option<oneshot::Receiver<Option<Found>>> {
-        let (Ready::Learned(learned), Some(key)) = (&self.carrier, taken.key) else { return None };
-        let idle = self.terms.lifetimes.idle;
-        let is_known = match &taken.reading {
-            Reading::Pinned(pin) => idle.is_none_or(|idle| now.saturating_sub(pin.last_seen) < idle),
+    pub fn query_store(
+        &self,
+        extracted: &mut ExtractedPin,
+        now: u64,
+    ) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
+        let (ActiveCarrier::Learned(learned), Some(key)) = (&self.carrier, extracted.key) else { return None };
+        let idle = self.session_policy.lifetimes.idle;
+        let is_known = match &extracted.lookup {
+            PinLookup::Pinned(pin) => idle.is_none_or(|idle| now.saturating_sub(pin.last_seen) < idle),
             _ => false,
         };
         if is_known {
             return None;
         }
-        taken.forgotten = learned.table().forgotten(key);
-        learned.ask(key)
+        extracted.removals = learned.table().removals(key);
+        learned.query(key)
     }
 
     /// Takes over what others know.
-    pub fn answered(&self, taken: &mut Taken, found: &Found) {
-        if let (Ready::Learned(learned), Some(key)) = (&self.carrier, taken.key) {
-            taken.reading = learned.answered(key, found, taken.forgotten);
+    pub fn adopt(&self, extracted: &mut ExtractedPin, found: &SessionRecord) {
+        if let (ActiveCarrier::Learned(learned), Some(key)) = (&self.carrier, extracted.key) {
+            extracted.lookup = learned.adopt(key, found, extracted.removals);
         }
     }
 
     /// Does to a response, and remembers, what follows from it for the client's pin.
-    pub fn bind(&self, headers: &mut HeaderMap, key: Option<Key>, served: Served<'_>) {
-        let Served { decision, pool, by, now, .. } = served;
+    pub fn bind(&self, headers: &mut HeaderMap, key: Option<SessionKey>, context: BindContext<'_>) {
+        let BindContext { decision, pool, served_by, now, .. } = context;
         // Never with an answer that says that a server does not work, nor with one to a request
         // that was sent without its client's pin.
-        let pin = || decision.pin(pool, by, now).filter(|_| served.well && !served.aside);
+        let pin = || decision.pin(pool, served_by, now).filter(|_| context.is_working && !context.is_sessionless);
         match &self.carrier {
-            Ready::None | Ready::Route(_) => {}
-            Ready::Cookie(cookie) => {
+            ActiveCarrier::None | ActiveCarrier::Route(_) => {}
+            ActiveCarrier::Cookie(cookie) => {
                 if let Some(pin) = pin() {
-                    cookie.put(headers, &pin, &self.terms.lifetimes, served.tls, now);
+                    cookie.put(headers, &pin, &self.session_policy.lifetimes, context.tls, now);
                 }
             }
-            Ready::Header(header) => header.put(headers, pin().as_ref()),
+            ActiveCarrier::Header(header) => header.put(headers, pin().as_ref()),
             // What a rule has left alone teaches nothing: its server was chosen without its session.
-            Ready::Learned(learned) if served.well && decision.verdict != Verdict::None => {
+            ActiveCarrier::Learned(learned) if context.is_working && decision.verdict != Verdict::None => {
                 // Known, and not just somebody's idea of an id.
-                if let (Some(key), true, false) = (key, decision.has_pin(), served.aside) {
+                if let (Some(key), true, false) = (key, decision.has_presented_pin(), context.is_sessionless) {
                     match decision.verdict {
-                        Verdict::Hit | Verdict::Borrowed => learned.saw(key, now),
-                        Verdict::New | Verdict::Moved => learned.moved(key, pool, by, Some(decision.issued), now),
+                        Verdict::Hit | Verdict::Borrowed => learned.record_seen(key, now),
+                        Verdict::New | Verdict::Moved => {
+                            learned.record_backend(key, pool, served_by, Some(decision.issued), now)
+                        }
                         Verdict::Refused | Verdict::None => {}
                     }
                 }
-                let stays = decision.has_pin() && (served.aside || decision.verdict == Verdict::Borrowed);
-                learned.learn(headers, learned::Came { key, ends: served.ended, stays }, pool, by, now);
+                let stays =
+                    decision.has_presented_pin() && (context.is_sessionless || decision.verdict == Verdict::Borrowed);
+                learned.learn_from_response(
+                    headers,
+                    learned::RequestSession { key, ends: context.ended, stays },
+                    pool,
+                    served_by,
+                    now,
+                );
             }
-            Ready::Learned(_) => {}
+            ActiveCarrier::Learned(_) => {}
         }
     }
 
@@ -341,7 +362,7 @@ impl Affinity {
         if let Some(converge) = &self.converge {
             converge.sweep(now);
         }
-        if let (Some(table), Some(idle)) = (self.table(), self.terms.lifetimes.idle) {
+        if let (Some(table), Some(idle)) = (self.table(), self.session_policy.lifetimes.idle) {
             table.sweep(now.as_secs().saturating_sub(idle));
         }
     }
@@ -349,27 +370,27 @@ impl Affinity {
     /// The id of the key that a token names, whether or not it opens.
     pub fn key_of(&self, token: &[u8]) -> Option<&str> {
         match &self.carrier {
-            Ready::Cookie(cookie) => cookie.sealed().key_of(token),
-            Ready::Header(header) => header.sealed().key_of(token),
-            Ready::None | Ready::Route(_) | Ready::Learned(_) => None,
+            ActiveCarrier::Cookie(cookie) => cookie.codec().key_of(token),
+            ActiveCarrier::Header(header) => header.codec().key_of(token),
+            ActiveCarrier::None | ActiveCarrier::Route(_) | ActiveCarrier::Learned(_) => None,
         }
     }
 
     /// Reads a token, or an id of the application's, as a request's would be.
-    pub fn open(&self, token: &[u8], pool: &Pool) -> Reading {
+    pub fn open_token(&self, token: &[u8], pool: &Pool) -> PinLookup {
         match &self.carrier {
-            Ready::None => Reading::Absent,
-            Ready::Cookie(cookie) => cookie.sealed().open(token),
-            Ready::Header(header) => header.sealed().open(token),
-            Ready::Route(route) => route.read_id(token, pool),
-            Ready::Learned(learned) => learned.read_id(token),
+            ActiveCarrier::None => PinLookup::Absent,
+            ActiveCarrier::Cookie(cookie) => cookie.codec().open(token),
+            ActiveCarrier::Header(header) => header.codec().open(token),
+            ActiveCarrier::Route(route) => route.read_id(token, pool),
+            ActiveCarrier::Learned(learned) => learned.read_id(token),
         }
     }
 }
 
-impl Taken {
+impl ExtractedPin {
     /// The session of the application's that the request is about.
-    pub fn key(&self) -> Option<Key> {
+    pub fn key(&self) -> Option<SessionKey> {
         self.key
     }
 }

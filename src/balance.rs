@@ -15,7 +15,7 @@ use crate::pool::{Backend, Pool};
 
 /// The `balance` key of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Kind {
+pub enum BalancerKind {
     /// Smooth weighted round-robin.
     #[default]
     RoundRobin,
@@ -31,20 +31,21 @@ pub enum Kind {
     },
 }
 
-impl Kind {
+impl BalancerKind {
     /// All kinds, in the order of the design.
-    pub const ALL: [Kind; 4] = [Kind::RoundRobin, Kind::LeastRequests, Kind::RandomTwo, Kind::HASH];
+    pub const ALL: [BalancerKind; 4] =
+        [BalancerKind::RoundRobin, BalancerKind::LeastRequests, BalancerKind::RandomTwo, BalancerKind::HASH];
 
     /// By hash, with no backend above 1.25 times the mean.
-    pub const HASH: Kind = Kind::Hash { max_load: 125 };
+    pub const HASH: BalancerKind = BalancerKind::Hash { max_load: 125 };
 
     /// The word of the configuration for this kind.
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::RoundRobin => "round_robin",
-            Kind::LeastRequests => "least_requests",
-            Kind::RandomTwo => "random_two",
-            Kind::Hash { .. } => "hash",
+            BalancerKind::RoundRobin => "round_robin",
+            BalancerKind::LeastRequests => "least_requests",
+            BalancerKind::RandomTwo => "random_two",
+            BalancerKind::Hash { .. } => "hash",
         }
     }
 
@@ -52,10 +53,10 @@ impl Kind {
     /// would else all begin with the same backend.
     pub fn build(self, pool: &Pool, entropy: u64) -> Rc<dyn Balancer> {
         match self {
-            Kind::RoundRobin => Rc::new(round_robin::RoundRobin::new(pool, entropy)),
-            Kind::LeastRequests => Rc::new(least_requests::LeastRequests),
-            Kind::RandomTwo => Rc::new(random_two::RandomTwo),
-            Kind::Hash { max_load } => Rc::new(hash::Hash { max_load }),
+            BalancerKind::RoundRobin => Rc::new(round_robin::RoundRobin::new(pool, entropy)),
+            BalancerKind::LeastRequests => Rc::new(least_requests::LeastRequests),
+            BalancerKind::RandomTwo => Rc::new(random_two::RandomTwo),
+            BalancerKind::Hash { max_load } => Rc::new(hash::Hash { max_load }),
         }
     }
 }
@@ -68,7 +69,7 @@ pub trait Balancer {
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize>;
 
     /// The same, where it stands, for the pool's next members; `None` if there is nothing to keep.
-    fn follow(&self, _from: &Pool, _to: &Pool) -> Option<Rc<dyn Balancer>> {
+    fn carry_over(&self, _from: &Pool, _to: &Pool) -> Option<Rc<dyn Balancer>> {
         None
     }
 }
@@ -78,13 +79,13 @@ pub trait Balancer {
 #[derive(Debug)]
 pub struct Candidates<'a> {
     pool: &'a Pool,
-    tried: &'a Tried,
+    tried: &'a TriedBackends,
     backups: bool,
 }
 
 impl<'a> Candidates<'a> {
     /// The candidates as they are at this moment.
-    pub fn new(pool: &'a Pool, tried: &'a Tried) -> Candidates<'a> {
+    pub fn new(pool: &'a Pool, tried: &'a TriedBackends) -> Candidates<'a> {
         let mut candidates = Candidates { pool, tried, backups: false };
         candidates.backups = candidates.iter().next().is_none();
         candidates
@@ -102,15 +103,15 @@ impl<'a> Candidates<'a> {
 /// The backends that this request tried already: a bit for each of the first 64, so that most
 /// requests allocate nothing for it.
 #[derive(Debug, Default)]
-pub struct Tried {
+pub struct TriedBackends {
     low: u64,
     high: Vec<usize>,
 }
 
-impl Tried {
+impl TriedBackends {
     /// None yet.
-    pub const fn new() -> Tried {
-        Tried { low: 0, high: Vec::new() }
+    pub const fn new() -> TriedBackends {
+        TriedBackends { low: 0, high: Vec::new() }
     }
 
     /// Marks a backend.
@@ -161,9 +162,9 @@ mod tests {
         Reconciler::new(1).pools(&[settings]).remove(0)
     }
 
-    fn order(kind: Kind, pool: &Pool, entropy: u64) -> Vec<usize> {
+    fn order(kind: BalancerKind, pool: &Pool, entropy: u64) -> Vec<usize> {
         let balancer = kind.build(pool, entropy);
-        let mut tried = Tried::new();
+        let mut tried = TriedBackends::new();
         std::iter::from_fn(|| {
             let next = balancer.best(&Candidates::new(pool, &tried), entropy)?;
             tried.insert(next);
@@ -174,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_was_tried_is_known_in_a_pool_of_any_size() {
-        let mut tried = Tried::new();
+        let mut tried = TriedBackends::new();
         for index in [0, 63, 64, 1000, 64] {
             tried.insert(index);
         }
@@ -188,7 +189,7 @@ mod tests {
     fn backups_come_after_every_other_and_weight_0_and_drain_never() {
         let pool = pool(&[1, -1, 0, 2, 1]);
         pool.backend(4).live().set_state(AdminState::Drain);
-        for kind in Kind::ALL {
+        for kind in BalancerKind::ALL {
             let mut order = order(kind, &pool, 42);
             assert_eq!(order.pop(), Some(1), "{kind:?}");
             order.sort_unstable();
@@ -203,7 +204,7 @@ mod tests {
         ) {
             let pool = pool(&weights);
             let able = weights.iter().filter(|weight| **weight != 0).count();
-            for kind in Kind::ALL {
+            for kind in BalancerKind::ALL {
                 let order = order(kind, &pool, entropy);
                 proptest::prop_assert_eq!(order.len(), able);
                 let primaries = weights.iter().filter(|weight| **weight > 0).count();

@@ -12,10 +12,10 @@ pub mod run;
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// A sticky-session load balancer: a pool of stateful servers that behaves like one server.
 #[derive(Debug, Parser)]
@@ -30,13 +30,13 @@ enum Command {
     /// Try it: three demo backends and the proxy in front of them, nothing to configure.
     Demo(demo::Args),
     /// Run the proxy.
-    Run(ConfigArgs),
-    /// Say everything that is wrong with a configuration.
-    Check(ConfigArgs),
+    Run(FileArgs),
+    /// Say everything that is wrong with a configuration. Nothing is changed, started or bound.
+    Check(FileArgs),
     /// Make a configuration of one for HAProxy, nginx or Traefik.
     Import(import::Args),
-    /// Make a key for `[[keys]]`.
-    Keygen,
+    /// Make a key for `[[keys]]`, or a token for `[admin]`.
+    Keygen(keygen::Args),
     /// Say what a routing cookie holds and what would happen to it now.
     Explain(explain::Args),
     /// Run one demo backend: a small shop that keeps its sessions in memory.
@@ -51,14 +51,35 @@ pub struct ConfigArgs {
     config: Option<PathBuf>,
 }
 
+/// Where the configuration is, for commands that are about nothing else.
+#[derive(Debug, clap::Args)]
+struct FileArgs {
+    #[command(flatten)]
+    named: ConfigArgs,
+    /// The same as -c FILE.
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+}
+
+impl FileArgs {
+    fn path(&self) -> Option<&Path> {
+        self.file.as_deref().or(self.named.config.as_deref())
+    }
+}
+
+/// The definition of the command line: every command there is, and its options.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
 /// Carries out the command line of this process.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(args) => outcome(demo::run(args)),
-        Command::Run(args) => run::run(args.config.as_deref()),
-        Command::Check(args) => check::run(args.config.as_deref()),
+        Command::Run(args) => run::run(args.path()),
+        Command::Check(args) => check::run(args.path()),
         Command::Import(args) => import::run(&args),
-        Command::Keygen => outcome(keygen::run()),
+        Command::Keygen(args) => outcome(keygen::run(&args)),
         Command::Explain(args) => explain::run(&args),
         Command::DemoBackend(args) => outcome(demo_backend::run(args)),
     }

@@ -12,11 +12,11 @@ pub const TICK: Duration = Duration::from_millis(100);
 
 thread_local! {
     /// `None` outside data-path threads, where nobody would refresh it.
-    static TURN: Cell<Option<Turn>> = const { Cell::new(None) };
+    static CACHED: Cell<Option<CachedTime>> = const { Cell::new(None) };
 }
 
 #[derive(Clone, Copy)]
-struct Turn {
+struct CachedTime {
     /// Read lazily: a turn that needs no time reads none.
     now: Option<Instant>,
     unix: Option<Duration>,
@@ -24,17 +24,17 @@ struct Turn {
 
 /// Starts a new event-loop turn on this thread: the clock is read again when next asked for. From
 /// the first call on, [`now`] and [`unix`] are as old as the turn.
-pub fn turn() {
-    TURN.set(Some(Turn { now: None, unix: None }));
+pub fn start_iteration() {
+    CACHED.set(Some(CachedTime { now: None, unix: None }));
 }
 
 /// The monotonic time of this turn.
 pub fn now() -> Instant {
-    match TURN.get() {
-        Some(Turn { now: Some(now), .. }) => now,
-        Some(turn) => {
+    match CACHED.get() {
+        Some(CachedTime { now: Some(now), .. }) => now,
+        Some(cached) => {
             let now = tokio::time::Instant::now().into_std();
-            TURN.set(Some(Turn { now: Some(now), ..turn }));
+            CACHED.set(Some(CachedTime { now: Some(now), ..cached }));
             now
         }
         None => tokio::time::Instant::now().into_std(),
@@ -43,11 +43,11 @@ pub fn now() -> Instant {
 
 /// The wall-clock time of this turn, since the Unix epoch.
 pub fn unix() -> Duration {
-    match TURN.get() {
-        Some(Turn { unix: Some(unix), .. }) => unix,
-        Some(turn) => {
+    match CACHED.get() {
+        Some(CachedTime { unix: Some(unix), .. }) => unix,
+        Some(cached) => {
             let unix = read_unix();
-            TURN.set(Some(Turn { unix: Some(unix), ..turn }));
+            CACHED.set(Some(CachedTime { unix: Some(unix), ..cached }));
             unix
         }
         None => read_unix(),
@@ -62,7 +62,7 @@ fn read_unix() -> Duration {
 /// next to a timer per request (a wheel entry made, moved and removed) it costs a store, and that
 /// a thousand times as often as it ever fires.
 #[derive(Clone, Default)]
-pub struct Limits {
+pub struct Deadlines {
     table: Rc<Table>,
 }
 
@@ -70,12 +70,12 @@ pub struct Limits {
 struct Table {
     origin: Cell<Option<Instant>>,
     /// When this turn is: it is asked for some times in each.
-    turn: Cell<Option<(Instant, u64)>>,
+    cached_now: Cell<Option<(Instant, u64)>>,
     /// Milliseconds after `origin`; [`OFF`] when not set. Apart from the wakers, so that a tick
     /// reads eight bytes a limit.
     due: RefCell<Vec<u64>>,
     wakers: RefCell<Vec<Option<Waker>>>,
-    /// What each wait is for besides time, see [`Limit::set_subject`].
+    /// What each wait is for besides time, see [`Deadline::set_subject`].
     subjects: RefCell<Vec<usize>>,
     free: RefCell<Vec<usize>>,
 }
@@ -85,21 +85,21 @@ const OFF: u64 = u64::MAX;
 /// A wait for nothing but time.
 const NOTHING: usize = usize::MAX;
 
-impl Limits {
+impl Deadlines {
     /// An empty table.
-    pub fn new() -> Limits {
-        Limits::default()
+    pub fn new() -> Deadlines {
+        Deadlines::default()
     }
 
     /// A new limit, not yet set.
-    pub fn limit(&self) -> Limit {
+    pub fn deadline(&self) -> Deadline {
         let key = self.table.free.borrow_mut().pop().unwrap_or_else(|| {
             self.table.due.borrow_mut().push(OFF);
             self.table.wakers.borrow_mut().push(None);
             self.table.subjects.borrow_mut().push(NOTHING);
             self.table.due.borrow().len() - 1
         });
-        Limit { table: Rc::clone(&self.table), key }
+        Deadline { table: Rc::clone(&self.table), key }
     }
 
     /// Wakes whoever waits on a limit that is due. Call it every [`TICK`].
@@ -139,8 +139,8 @@ impl Limits {
             interval.tick().await;
             // A thread that is never idle never parks, and so never starts a turn: this is the
             // oldest that its clock can get.
-            if TURN.get().is_some() {
-                turn();
+            if CACHED.get().is_some() {
+                start_iteration();
             }
             self.tick(now());
         }
@@ -160,24 +160,24 @@ impl Table {
 
     fn now(&self) -> u64 {
         let now = now();
-        if let Some((turn, millis)) = self.turn.get()
-            && turn == now
+        if let Some((cached, millis)) = self.cached_now.get()
+            && cached == now
         {
             return millis;
         }
         let millis = self.millis(now);
-        self.turn.set(Some((now, millis)));
+        self.cached_now.set(Some((now, millis)));
         millis
     }
 }
 
 /// One limit in time, of one wait at a time. Freed on drop.
-pub struct Limit {
+pub struct Deadline {
     table: Rc<Table>,
     key: usize,
 }
 
-impl Limit {
+impl Deadline {
     /// Sets or moves it. Rounded up to the next millisecond, so that a limit that is set to later
     /// than now is never due now: who finds it due and sets it anew must not find it due again.
     pub fn set(&self, at: Instant) {
@@ -197,7 +197,7 @@ impl Limit {
         self.store(OFF);
     }
 
-    /// Says what is waited for besides time, for [`Limits::wake`], until the limit is dropped.
+    /// Says what is waited for besides time, for [`Deadlines::wake`], until the limit is dropped.
     pub fn set_subject(&self, subject: usize) {
         if let Some(each) = self.table.subjects.borrow_mut().get_mut(self.key) {
             *each = subject;
@@ -225,7 +225,7 @@ impl Limit {
     }
 }
 
-impl Drop for Limit {
+impl Drop for Deadline {
     fn drop(&mut self) {
         self.clear();
         self.set_subject(NOTHING);
@@ -241,63 +241,63 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
 
-    fn waits(limits: &Limits, limit: &Limit) -> bool {
-        limits.tick(now());
-        limit.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    fn waits(deadlines: &Deadlines, deadline: &Deadline) -> bool {
+        deadlines.tick(now());
+        deadline.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_fires_when_due_can_be_moved_and_taken_off() {
-        let limits = Limits::new();
-        let limit = limits.limit();
-        assert!(waits(&limits, &limit));
-        limit.set_after(Duration::from_secs(1));
+    async fn a_deadline_fires_when_due_can_be_moved_and_taken_off() {
+        let deadlines = Deadlines::new();
+        let deadline = deadlines.deadline();
+        assert!(waits(&deadlines, &deadline));
+        deadline.set_after(Duration::from_secs(1));
         tokio::time::advance(Duration::from_millis(900)).await;
-        assert!(waits(&limits, &limit));
-        limit.set_after(Duration::from_secs(1));
+        assert!(waits(&deadlines, &deadline));
+        deadline.set_after(Duration::from_secs(1));
         tokio::time::advance(Duration::from_millis(900)).await;
-        assert!(waits(&limits, &limit));
+        assert!(waits(&deadlines, &deadline));
         tokio::time::advance(Duration::from_millis(100)).await;
-        assert!(!waits(&limits, &limit));
-        limit.clear();
-        assert!(waits(&limits, &limit));
+        assert!(!waits(&deadlines, &deadline));
+        deadline.clear();
+        assert!(waits(&deadlines, &deadline));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_waiting_task_is_woken_within_a_tick() {
-        let limits = Limits::new();
-        let limit = limits.limit();
-        limit.set_after(Duration::from_secs(5));
+        let deadlines = Deadlines::new();
+        let deadline = deadlines.deadline();
+        deadline.set_after(Duration::from_secs(5));
         let start = now();
         tokio::select! {
-            () = limits.clone().run() => {}
-            () = poll_fn(|cx| limit.poll(cx)) => {}
+            () = deadlines.clone().run() => {}
+            () = poll_fn(|cx| deadline.poll(cx)) => {}
         }
         let took = now() - start;
         assert!(took >= Duration::from_secs(5) && took <= Duration::from_secs(5) + TICK, "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_that_is_set_to_a_moment_later_is_not_due_now() {
-        let limits = Limits::new();
-        let limit = limits.limit();
-        limit.clear();
+    async fn a_deadline_that_is_set_to_a_moment_later_is_not_due_now() {
+        let deadlines = Deadlines::new();
+        let deadline = deadlines.deadline();
+        deadline.clear();
         tokio::time::advance(Duration::from_micros(1_300)).await;
-        limit.set(now() + Duration::from_nanos(1));
-        assert!(waits(&limits, &limit));
+        deadline.set(now() + Duration::from_nanos(1));
+        assert!(waits(&deadlines, &deadline));
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(!waits(&limits, &limit));
+        assert!(!waits(&deadlines, &deadline));
     }
 
     #[test]
-    fn a_freed_place_is_used_again_without_the_old_limit() {
-        let limits = Limits::new();
-        let limit = limits.limit();
-        limit.set(now() - Duration::from_millis(1));
-        drop(limit);
-        let limit = limits.limit();
-        assert!(waits(&limits, &limit));
-        assert_eq!(limits.table.due.borrow().len(), 1);
+    fn a_freed_place_is_used_again_without_the_old_deadline() {
+        let deadlines = Deadlines::new();
+        let deadline = deadlines.deadline();
+        deadline.set(now() - Duration::from_millis(1));
+        drop(deadline);
+        let deadline = deadlines.deadline();
+        assert!(waits(&deadlines, &deadline));
+        assert_eq!(deadlines.table.due.borrow().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -309,19 +309,19 @@ mod tests {
                 self.0.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let limits = Limits::new();
+        let deadlines = Deadlines::new();
         let wait = |subject: Option<usize>| {
-            let (limit, count) = (limits.limit(), std::sync::Arc::new(Count(AtomicUsize::new(0))));
-            subject.iter().for_each(|subject| limit.set_subject(*subject));
-            assert!(limit.poll(&mut Context::from_waker(&Waker::from(std::sync::Arc::clone(&count)))).is_pending());
-            (limit, count)
+            let (deadline, count) = (deadlines.deadline(), std::sync::Arc::new(Count(AtomicUsize::new(0))));
+            subject.iter().for_each(|subject| deadline.set_subject(*subject));
+            assert!(deadline.poll(&mut Context::from_waker(&Waker::from(std::sync::Arc::clone(&count)))).is_pending());
+            (deadline, count)
         };
         let all = [Some(1), Some(2), None, Some(1)].map(wait);
-        limits.wake(1);
+        deadlines.wake(1);
         assert_eq!(all.each_ref().map(|(_, count)| count.0.load(Ordering::Relaxed)), [1, 0, 0, 1]);
         drop(all);
-        let (_limit, count) = wait(None);
-        limits.wake(1);
+        let (_deadline, count) = wait(None);
+        deadlines.wake(1);
         assert_eq!(count.0.load(Ordering::Relaxed), 0, "what had its place before waited for something else");
     }
 }

@@ -63,7 +63,7 @@ pub struct PoolPlan {
     /// Name, backends, rise/fall and ejection.
     pub pool: pool::Settings,
     /// `balance`.
-    pub balance: balance::Kind,
+    pub balance: balance::BalancerKind,
     /// `[pools.hash]`, where `balance` is `hash`.
     pub hash: Option<proxy::key::Settings>,
     /// `[pools.persistence]`.

@@ -2,6 +2,8 @@
 //! Invariant: nothing that a path can lead to has its reader wait for somebody, or read without end.
 //! Must not know: what the files hold.
 
+pub mod watch;
+
 use std::fmt;
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -87,6 +89,17 @@ pub fn what_else(path: &Path) -> Option<&'static str> {
     std::fs::metadata(path).ok().and_then(|metadata| words(metadata.file_type()))
 }
 
+/// A path as one word of a command that an operator may copy into a shell.
+pub fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=@%,:~".contains(c);
+    match text.chars().all(is_plain) && !text.is_empty() && !text.starts_with(['-', '~']) {
+        true => text.into_owned(),
+        false if text.starts_with('-') => shell_word(&Path::new(".").join(path)),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// Opens a regular file. Looked at before, since opening a device can do something, and a socket or a FIFO without a
 /// reader gives no useful error; and looked at afterwards, since it may be another file by then. Opened so that a
 /// FIFO has nobody wait: of regular files that changes nothing.
@@ -141,6 +154,21 @@ mod tests {
             assert_eq!(what_else(path), Some(what));
         }
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_path_is_one_word_of_a_command() {
+        for (path, word) in [
+            ("/etc/linchpin/a_1.key", "/etc/linchpin/a_1.key"),
+            ("my key", "'my key'"),
+            ("it's", r"'it'\''s'"),
+            ("$(reboot)", "'$(reboot)'"),
+            ("-rf", "./-rf"),
+            ("~/key", "'~/key'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(Path::new(path)), word);
+        }
     }
 
     #[test]

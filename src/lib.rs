@@ -23,7 +23,7 @@ pub mod net;
 pub mod pool;
 pub mod proxy;
 pub mod runtime;
-pub mod share;
+pub mod session_sync;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

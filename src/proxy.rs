@@ -49,9 +49,9 @@ use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use crate::affinity::rules::Effect;
-use crate::affinity::{Decision, Taken, decide, lost::Lost};
-use crate::clock::{self, Limits};
+use crate::affinity::rules::RuleEffect;
+use crate::affinity::{Decision, ExtractedPin, avoid_list::AvoidList, decide};
+use crate::clock::{self, Deadlines};
 use crate::net::interim::InterimQueue;
 use crate::telemetry::{Limit, Lines};
 use attempt::{Answer, Outgoing};
@@ -80,17 +80,17 @@ enum Served {
 pub struct Proxy(Rc<ThreadState>);
 
 impl Proxy {
-    /// For the data-path thread number `thread`, whose time limits run in `limits`, and whose requests keep
+    /// For the data-path thread number `thread`, whose time limits run in `deadlines`, and whose requests keep
     /// their bodies for another attempt in `replay_memory`.
     pub fn new(
         thread: usize,
         snapshot: Arc<Snapshot>,
-        limits: Limits,
+        deadlines: Deadlines,
         lines: Lines,
-        lost: Arc<Lost>,
+        avoid_list: Arc<AvoidList>,
         replay_memory: Rc<replay::Memory>,
     ) -> Proxy {
-        Proxy(Rc::new(ThreadState::new(thread, snapshot, limits, lines, lost, replay_memory)))
+        Proxy(Rc::new(ThreadState::new(thread, snapshot, deadlines, lines, avoid_list, replay_memory)))
     }
 
     /// One request's way, from its head to the head of the response. The body of the response
@@ -182,14 +182,14 @@ async fn serve(
         via.tell(service.pool.name(), client.listener(), exchange.id().as_str(), clock::now());
         return Err(ProxyError::Loop);
     }
-    let effect = service.affinity.rule(head, origin.client(), &service.pool).or(way.effect);
-    let mut taken =
-        service.affinity.take(&mut head.headers, head.uri.path(), &service.pool, &mut client.memory.borrow_mut());
-    view.snapshot().pins.strip(&mut head.headers);
+    let effect = service.affinity.apply_rules(head, origin.client(), &service.pool).or(way.effect);
+    let mut extracted =
+        service.affinity.extract(&mut head.headers, head.uri.path(), &service.pool, &mut client.pin_cache.borrow_mut());
+    view.snapshot().pin_names.strip(&mut head.headers);
     if effect.is_none() {
-        ask(exchange, service, &mut taken, now.as_secs()).await;
+        query_store(exchange, service, &mut extracted, now.as_secs()).await;
     }
-    let request = bind::Request::of(head, origin, taken.key());
+    let request = bind::Request::of(head, origin, extracted.key());
     let draw = service.hash.as_ref().and_then(|hash| hash.of(head, origin.address));
     let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin, exchange.id());
     if let Some(via) = via {
@@ -197,13 +197,13 @@ async fn serve(
     }
     edits::edit_request(way, exchange.edits().map(|edits| &**edits), head)?;
 
-    let decision = decide(thread, exchange, service, effect, taken, now.as_secs());
+    let decision = decide(thread, exchange, service, effect, extracted, now.as_secs());
     exchange.asks(service, decision.issued_session());
     let (balancer, budget) = (view.balancer(exchange.pool()), view.budget(exchange.pool()));
     budget.deposit();
     let mut order = Order::new(Rules::of(service, balancer, budget), decision);
-    order.avoid(&thread.lost, now.as_secs());
-    if service.affinity.converge().is_some() && !request.is_aside() {
+    order.avoid(&thread.avoid_list, now.as_secs());
+    if service.affinity.converge().is_some() && !request.is_sessionless() {
         order.meet(key::client(head, origin.address), now, draw.unwrap_or_else(|| thread.random()));
     }
 
@@ -220,8 +220,8 @@ async fn serve(
     if let Some(via) = via {
         via.add(answer.headers_mut(), version);
     }
-    if let Some(clash) = view.snapshot().pins.set_apart(answer.headers_mut()) {
-        service.affinity.tell(clash, &service.pool, index);
+    if let Some(conflict) = view.snapshot().pin_names.rename_conflicting(answer.headers_mut()) {
+        service.affinity.warn_of_conflict(conflict, &service.pool, index);
     }
     if let Some(edits) = exchange.edits() {
         edits.response.apply(answer.headers_mut());
@@ -249,8 +249,8 @@ fn decide(
     thread: &ThreadState,
     exchange: &mut Exchange,
     service: &snapshot::Service,
-    effect: Option<Effect>,
-    taken: Taken,
+    effect: Option<RuleEffect>,
+    extracted: ExtractedPin,
     now: u64,
 ) -> Decision {
     let fresh = thread.random();
@@ -258,19 +258,19 @@ fn decide(
         exchange.ruled(effect);
     }
     match effect {
-        Some(Effect::Force(index)) => Decision::forced(index, fresh),
-        Some(Effect::Exempt) => Decision::unpinned(fresh),
+        Some(RuleEffect::Force(index)) => Decision::forced(index, fresh),
+        Some(RuleEffect::Exempt) => Decision::unpinned(fresh),
         None if !service.affinity.is_on() => Decision::unpinned(fresh),
-        None => decide::decide(taken.reading, &service.pool, service.affinity.terms(), now, fresh),
+        None => decide::decide(extracted.lookup, &service.pool, service.affinity.session_policy(), now, fresh),
     }
 }
 
 /// Asks the other Linchpins for a session that this one doesn't know, where they share a store.
-async fn ask(exchange: &Exchange, service: &snapshot::Service, taken: &mut Taken, now: u64) {
-    if let Some(answer) = service.affinity.ask(taken, now)
+async fn query_store(exchange: &Exchange, service: &snapshot::Service, extracted: &mut ExtractedPin, now: u64) {
+    if let Some(answer) = service.affinity.query_store(extracted, now)
         && let Some(found) = wait::for_answer(exchange.limit(), answer).await
     {
-        service.affinity.answered(taken, &found);
+        service.affinity.adopt(extracted, &found);
     }
 }
 
@@ -316,7 +316,7 @@ async fn attempts(
         let facts = outgoing.facts(0, exchange.deadline(), is_lost(service, index));
         if order.failed(index, failure, facts) {
             let live = service.pool.backend(index).live();
-            thread.lost.note(order.decision().session, live, clock::unix().as_secs());
+            thread.avoid_list.add(order.decision().session, live, clock::unix().as_secs());
         }
     }
 }

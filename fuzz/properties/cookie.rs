@@ -3,18 +3,18 @@
 use std::sync::{Arc, LazyLock};
 
 use http::header::{COOKIE, HOST, HeaderMap, HeaderValue};
-use linchpin::affinity::seal::Key;
-use linchpin::affinity::{Affinity, KeyRing, Memory, Pin, Reading, Sealer, Settings, Tables};
+use linchpin::affinity::seal::SealingKey;
+use linchpin::affinity::{Affinity, KeyRing, Pin, PinCache, PinLookup, Sealer, SessionTables, Settings};
 use linchpin::pool::reconcile::Reconciler;
 use linchpin::pool::{self, Pool, backend, vitals};
 
 const NAME: &str = "linchpin-app";
 
 static AFFINITY: LazyLock<(Affinity, Arc<Pool>, String)> = LazyLock::new(|| {
-    let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).expect("a key of 32 bytes"), Vec::new()));
+    let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).expect("a key of 32 bytes"), Vec::new()));
     let mut token = String::new();
     Sealer::new(&ring, "app", NAME).seal(&pin(), &mut token).expect("randomness");
-    let affinity = Affinity::new("app", &Settings::for_pool("app"), &ring, &mut Tables::default());
+    let affinity = Affinity::new("app", &Settings::for_pool("app"), &ring, &mut SessionTables::default());
     let backends = vec![backend::Settings::new("a", ([127, 0, 0, 1], 1).into())];
     let settings = pool::Settings { name: "app".into(), backends, vitals: vitals::Settings::default() };
     (affinity, Reconciler::new(1).pools(&[settings]).remove(0), token)
@@ -37,22 +37,22 @@ pub fn holds(data: &[u8]) {
         before.push(field);
     }
 
-    let mut memory = Memory::default();
+    let mut cache = PinCache::default();
     let mut first = headers.clone();
-    let reading = affinity.take(&mut first, "/", pool, &mut memory).reading;
+    let lookup = affinity.extract(&mut first, "/", pool, &mut cache).lookup;
     let mut again = headers.clone();
     assert_eq!(
-        affinity.take(&mut again, "/", pool, &mut memory).reading,
-        reading,
+        affinity.extract(&mut again, "/", pool, &mut cache).lookup,
+        lookup,
         "the same fields, on the same connection"
     );
     assert_eq!(first, again);
 
     let routing = before.iter().flat_map(|field| pairs(field)).filter(|pair| is_routing(pair)).count();
-    match &reading {
-        Reading::Absent => assert_eq!(routing, 0),
-        Reading::Unreadable => assert!(routing > 0),
-        Reading::Pinned(read) => {
+    match &lookup {
+        PinLookup::Absent => assert_eq!(routing, 0),
+        PinLookup::Unreadable => assert!(routing > 0),
+        PinLookup::Pinned(read) => {
             assert!(routing > 0);
             assert_eq!(**read, pin(), "no other pin can be read");
         }

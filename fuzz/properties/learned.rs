@@ -3,8 +3,10 @@
 use std::sync::{Arc, LazyLock};
 
 use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
-use linchpin::affinity::seal::Key;
-use linchpin::affinity::{Affinity, Carrier, KeyRing, Memory, Reading, Served, Settings, Tables, decide, learned};
+use linchpin::affinity::seal::SealingKey;
+use linchpin::affinity::{
+    Affinity, BindContext, Carrier, KeyRing, PinCache, PinLookup, SessionTables, Settings, decide, learned,
+};
 use linchpin::pool::reconcile::Reconciler;
 use linchpin::pool::{self, Pool, backend, vitals};
 
@@ -18,40 +20,40 @@ static POOL: LazyLock<Arc<Pool>> = LazyLock::new(|| {
 });
 
 fn affinity() -> Affinity {
-    let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).expect("a key of 32 bytes"), Vec::new()));
-    let source = learned::Source::Cookie("SID".into());
+    let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).expect("a key of 32 bytes"), Vec::new()));
+    let source = learned::SessionIdSource::Cookie("SID".into());
     let learned = learned::Settings { source, capacity: CAPACITY, store: None };
     let settings = Settings { carrier: Carrier::Learned(learned), ..Settings::none() };
-    Affinity::new("app", &settings, &ring, &mut Tables::default())
+    Affinity::new("app", &settings, &ring, &mut SessionTables::default())
 }
 
 /// Each line of `data` is a Cookie field behind `c`, or a Set-Cookie field of an answer to the request before it.
 pub fn holds(data: &[u8]) {
     let affinity = affinity();
     let table = affinity.table().expect("a table").clone();
-    let (mut memory, mut request) = (Memory::default(), HeaderMap::new());
+    let (mut cache, mut request) = (PinCache::default(), HeaderMap::new());
     for line in data.split(|byte| *byte == b'\n').take(64) {
         let Some((kind, text)) = line.split_first() else { continue };
         let Ok(value) = HeaderValue::from_bytes(text) else { continue };
         if *kind == b'c' {
             request.insert(COOKIE, value);
             let (before, sent) = (table.len(), request.clone());
-            let taken = affinity.take(&mut request, "/", &POOL, &mut memory);
+            let extracted = affinity.extract(&mut request, "/", &POOL, &mut cache);
             assert_eq!((table.len(), &request), (before, &sent), "no request teaches anything, or loses a field");
-            let again = affinity.take(&mut request, "/", &POOL, &mut Memory::default());
-            assert_eq!(again.reading, taken.reading, "with or without a memory");
+            let again = affinity.extract(&mut request, "/", &POOL, &mut PinCache::default());
+            assert_eq!(again.lookup, extracted.lookup, "with or without a cache");
             continue;
         }
-        let taken = affinity.take(&mut request.clone(), "/", &POOL, &mut memory);
-        let key = taken.key();
-        let decision = decide::decide(taken.reading, &POOL, affinity.terms(), NOW, 1);
+        let extracted = affinity.extract(&mut request.clone(), "/", &POOL, &mut cache);
+        let key = extracted.key();
+        let decision = decide::decide(extracted.lookup, &POOL, affinity.session_policy(), NOW, 1);
         let by = usize::from(*kind == b'b');
-        let served = Served {
+        let context = BindContext {
             decision: &decision,
             pool: &POOL,
-            by,
-            well: true,
-            aside: false,
+            served_by: by,
+            is_working: true,
+            is_sessionless: false,
             ended: false,
             tls: false,
             now: NOW,
@@ -59,7 +61,7 @@ pub fn holds(data: &[u8]) {
         let mut response = HeaderMap::new();
         response.insert(SET_COOKIE, value);
         let (before, told) = (table.len(), response.clone());
-        affinity.bind(&mut response, key, served);
+        affinity.bind(&mut response, key, context);
         assert_eq!(response, told, "nothing is said to a client");
         assert!(table.len() <= CAPACITY && table.len() <= before + 2, "one session, and that of the request");
         // An id without anything that could be read otherwise is followed from now on.
@@ -67,8 +69,8 @@ pub fn holds(data: &[u8]) {
         if let Some(id) = id {
             let cookie = HeaderValue::from_bytes(&[b"SID=", id].concat()).expect("letters");
             let mut next = HeaderMap::from_iter([(COOKIE, cookie)]);
-            match affinity.take(&mut next, "/", &POOL, &mut memory).reading {
-                Reading::Pinned(pin) => assert_eq!(&*pin.backend, ["a", "b"][by]),
+            match affinity.extract(&mut next, "/", &POOL, &mut cache).lookup {
+                PinLookup::Pinned(pin) => assert_eq!(&*pin.backend, ["a", "b"][by]),
                 other => panic!("{other:?} of an id that was just given out"),
             }
         }

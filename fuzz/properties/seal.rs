@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, LazyLock};
 
-use linchpin::affinity::seal::{Key, MAX_NAME, MAX_TOKEN};
+use linchpin::affinity::seal::{MAX_NAME, MAX_TOKEN, SealingKey};
 use linchpin::affinity::{KeyRing, Pin, Sealer};
 
 static RING: LazyLock<Arc<KeyRing>> = LazyLock::new(|| {
-    let key = |id: &str, byte| Key::new(id, &[byte; 32]).expect("a key of 32 bytes");
+    let key = |id: &str, byte| SealingKey::new(id, &[byte; 32]).expect("a key of 32 bytes");
     Arc::new(KeyRing::new(key("new", 1), vec![key("old", 2)]))
 });
 

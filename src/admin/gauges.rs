@@ -12,7 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{Entry, Facts};
 use crate::clock;
-use crate::discover::Standing;
+use crate::discover::SourceStatus;
 use crate::pool::{Backend, Health};
 
 /// All metrics of the process.
@@ -40,7 +40,7 @@ impl Collector for Gauges {
             Ok(())
         };
         gauge("linchpin_sessions", "Sessions seen lately, about", &|entry, backend| {
-            backend.live().sessions(now, entry.affinity.presence())
+            backend.live().sessions(now, entry.affinity.presence_seconds())
         })?;
         gauge("linchpin_active_requests", "Requests in flight", &|_, backend| u64::from(backend.live().active()))?;
         gauge("linchpin_backend_up", "Whether the backend is up: 1, or down or ejected: 0", &|_, backend| {
@@ -65,7 +65,7 @@ impl Collector for Gauges {
 
         self.sources(&mut encoder, &entries)?;
 
-        let certificates = self.0.certificates.days_left(clock::unix());
+        let certificates = self.0.certificates.expiries(clock::unix());
         let help = "Whole days until the certificate ends; negative once it has";
         let mut family =
             encoder.encode_descriptor("linchpin_certificate_expiry_days", help, None, MetricType::Gauge)?;
@@ -92,18 +92,19 @@ impl Gauges {
     fn sources(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[Entry]) -> fmt::Result {
         let all =
             || entries.iter().flat_map(|entry| entry.sources.iter().map(move |source| (entry.pool.name(), source)));
-        let mut tell = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Standing) -> u64| -> fmt::Result {
-            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-            for (pool, source) in all() {
-                let labels = [("pool", &**pool), ("source", source.source())];
-                let mut metric = family.encode_family(&labels)?;
-                match kind {
-                    MetricType::Counter => metric.encode_counter::<NoLabelSet, _, u64>(&value(source), None)?,
-                    _ => metric.encode_gauge(&value(source))?,
+        let mut tell =
+            |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&SourceStatus) -> u64| -> fmt::Result {
+                let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+                for (pool, source) in all() {
+                    let labels = [("pool", &**pool), ("source", source.source())];
+                    let mut metric = family.encode_family(&labels)?;
+                    match kind {
+                        MetricType::Counter => metric.encode_counter::<NoLabelSet, _, u64>(&value(source), None)?,
+                        _ => metric.encode_gauge(&value(source))?,
+                    }
                 }
-            }
-            Ok(())
-        };
+                Ok(())
+            };
         let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
         tell("linchpin_discovered_backends", "Backends that a source has found", gauge, &|source| source.found())?;
         let help = "Whether the last look at a source was good: 1, or what was found before is kept: 0";

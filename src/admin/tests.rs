@@ -11,14 +11,14 @@ use hyper_util::service::TowerToHyperService;
 
 use super::api::{MANNERS, OPEN_METRICS, router};
 use super::*;
-use crate::affinity::seal::Key;
+use crate::affinity::seal::SealingKey;
 use crate::affinity::{self, KeyRing};
 use crate::clock;
 use crate::pool::reconcile::Reconciler;
 use crate::pool::roster::Observation;
 use crate::pool::{self, AdminState, InFlight, backend, vitals};
 use crate::telemetry::metrics::Labels;
-use crate::tls::reload::Watched;
+use crate::tls::reload::WatchedCertificates;
 
 const PRESENCE: u64 = 60;
 
@@ -59,16 +59,16 @@ fn house() -> House {
     let _busy = InFlight::on(pool.backend(0).live(), 0);
 
     let (phase, receiver) = watch::channel(Phase::Ready);
-    let key = || Key::new("k", &[1; 32]).unwrap();
+    let key = || SealingKey::new("k", &[1; 32]).unwrap();
     let persistence =
         affinity::Settings { idle_timeout: Some(Duration::from_secs(PRESENCE)), ..affinity::Settings::for_pool("app") };
     let ring = Arc::new(KeyRing::new(key(), Vec::new()));
-    let affinity = Arc::new(Affinity::new("app", &persistence, &ring, &mut affinity::Tables::default()));
+    let affinity = Arc::new(Affinity::new("app", &persistence, &ring, &mut affinity::SessionTables::default()));
     let entry = Entry { pool, balance: "round_robin", affinity, series, sources: Vec::new() };
     let facts = Facts {
         pools: Arc::new(ArcSwap::from_pointee(vec![entry])),
         metrics,
-        certificates: Watched::default(),
+        certificates: WatchedCertificates::default(),
         phase: receiver,
         started: SystemTime::now() - Duration::from_secs(90),
     };

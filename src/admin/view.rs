@@ -7,10 +7,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, Facts};
-use crate::affinity::explain::{Explanation, Named, Seen};
+use crate::affinity::explain::{Explanation, NamedBackend, SessionTimes};
 use crate::affinity::{Cause, Verdict};
 use crate::clock;
-use crate::discover::Standing;
+use crate::discover::SourceStatus;
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -83,21 +83,21 @@ impl<'a> Pool<'a> {
                 state: live.state().as_str(),
                 health: live.health().as_str(),
                 weight: live.weight(),
-                sessions: live.sessions(now, entry.affinity.presence()),
+                sessions: live.sessions(now, entry.affinity.presence_seconds()),
                 active_requests: live.active(),
                 requests: series.map_or(0, |series| series.requests()),
                 failures: series.map_or(0, |series| series.failures()),
                 leaving: live.is_leaving(),
             }
         };
-        let source = |standing: &'a Arc<Standing>| Source {
-            source: standing.source(),
-            ok: standing.is_good(),
-            error: standing.error(),
-            found: standing.found(),
-            answers: standing.answers(),
-            failures: standing.failures(),
-            last_answer: standing.last_answer(),
+        let source = |status: &'a Arc<SourceStatus>| Source {
+            source: status.source(),
+            ok: status.is_good(),
+            error: status.error(),
+            found: status.found(),
+            answers: status.answers(),
+            failures: status.failures(),
+            last_answer: status.last_answer(),
         };
         Pool {
             name: entry.pool.name(),
@@ -139,7 +139,7 @@ pub(super) struct Explained<'a> {
 
 impl<'a> From<&'a Explanation> for Explained<'a> {
     fn from(told: &'a Explanation) -> Explained<'a> {
-        let seen = |read: fn(&Seen) -> Option<u64>| told.seen.as_ref().and_then(read);
+        let seen = |read: fn(&SessionTimes) -> Option<u64>| told.seen.as_ref().and_then(read);
         Explained {
             valid: told.verdict == Verdict::Hit,
             pool: &told.pool,
@@ -151,7 +151,7 @@ impl<'a> From<&'a Explanation> for Explained<'a> {
             idle_timeout: seen(|seen| seen.idle_timeout),
             absolute_timeout: seen(|seen| seen.absolute_timeout),
             backend: told.backend.as_ref().map(|named| named.name.as_str()),
-            address: told.backend.as_ref().and_then(|named: &Named| named.address.as_deref()),
+            address: told.backend.as_ref().and_then(|named: &NamedBackend| named.address.as_deref()),
             replaced: told.backend.as_ref().is_some_and(|named| named.replaced),
             verdict: told.verdict.as_str(),
             cause: told.cause.map(Cause::as_str),

@@ -16,12 +16,12 @@ const CAPACITY: usize = 4096;
 #[derive(Debug)]
 pub struct Converge {
     window: u64,
-    shards: [Mutex<HashMap<u64, Meeting>>; SHARDS],
+    shards: [Mutex<HashMap<u64, FirstRequestGroup>>; SHARDS],
 }
 
 /// Where a client's first requests go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Meeting {
+pub struct FirstRequestGroup {
     /// The live id of the backend.
     pub backend: usize,
     /// The id of the session.
@@ -42,25 +42,30 @@ impl Converge {
     /// Where the client's other first requests go at `now` (since the Unix epoch), or, if this is
     /// the first one, where `choose` says: backend and session. Chosen under the lock, so that of
     /// two that come at the same moment one is the first.
-    pub fn meet(&self, client: u64, now: Duration, choose: impl FnOnce() -> Option<(usize, u64)>) -> Option<Meeting> {
+    pub fn join(
+        &self,
+        client: u64,
+        now: Duration,
+        choose: impl FnOnce() -> Option<(usize, u64)>,
+    ) -> Option<FirstRequestGroup> {
         let now = millis(now);
         let mut shard = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(meeting) = shard.get(&client).filter(|meeting| meeting.until > now) {
-            return Some(*meeting);
+        if let Some(group) = shard.get(&client).filter(|group| group.until > now) {
+            return Some(*group);
         }
         let (backend, session) = choose()?;
-        let meeting = Meeting { backend, session, until: now.saturating_add(self.window) };
+        let group = FirstRequestGroup { backend, session, until: now.saturating_add(self.window) };
         if shard.len() < CAPACITY || shard.contains_key(&client) {
-            shard.insert(client, meeting);
+            shard.insert(client, group);
         }
-        Some(meeting)
+        Some(group)
     }
 
     /// The backend where they met failed, and another has served: the others go there, too.
-    pub fn settle(&self, client: u64, backend: usize) {
+    pub fn reassign(&self, client: u64, backend: usize) {
         let mut shard = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(meeting) = shard.get_mut(&client) {
-            meeting.backend = backend;
+        if let Some(group) = shard.get_mut(&client) {
+            group.backend = backend;
         }
     }
 
@@ -68,11 +73,11 @@ impl Converge {
     pub fn sweep(&self, now: Duration) {
         let now = millis(now);
         for shard in &self.shards {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, meeting| meeting.until > now);
+            shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, group| group.until > now);
         }
     }
 
-    fn shard(&self, client: u64) -> &Mutex<HashMap<u64, Meeting>> {
+    fn shard(&self, client: u64) -> &Mutex<HashMap<u64, FirstRequestGroup>> {
         &self.shards[(client % SHARDS as u64) as usize]
     }
 }
@@ -92,23 +97,23 @@ mod tests {
     #[test]
     fn first_requests_of_one_client_meet_within_the_window_and_no_longer() {
         let converge = Converge::new(at(2000));
-        let meet = |client, now, choice| {
-            converge.meet(client, at(now), || Some(choice)).map(|meeting| (meeting.backend, meeting.session))
+        let join = |client, now, choice| {
+            converge.join(client, at(now), || Some(choice)).map(|group| (group.backend, group.session))
         };
-        assert_eq!(meet(1, 10_000, (0, 7)), Some((0, 7)));
-        assert_eq!(meet(1, 11_999, (1, 8)), Some((0, 7)));
-        assert_eq!(meet(2, 11_999, (2, 9)), Some((2, 9)), "another client");
-        assert_eq!(meet(1, 12_000, (1, 8)), Some((1, 8)), "a new window");
-        converge.settle(1, 2);
-        assert_eq!(meet(1, 12_001, (0, 1)), Some((2, 8)));
-        assert_eq!(converge.meet(3, at(0), || None), None);
+        assert_eq!(join(1, 10_000, (0, 7)), Some((0, 7)));
+        assert_eq!(join(1, 11_999, (1, 8)), Some((0, 7)));
+        assert_eq!(join(2, 11_999, (2, 9)), Some((2, 9)), "another client");
+        assert_eq!(join(1, 12_000, (1, 8)), Some((1, 8)), "a new window");
+        converge.reassign(1, 2);
+        assert_eq!(join(1, 12_001, (0, 1)), Some((2, 8)));
+        assert_eq!(converge.join(3, at(0), || None), None);
     }
 
     #[test]
     fn it_does_not_grow_without_bound() {
         let converge = Converge::new(at(2000));
         for client in 0..(2 * SHARDS * CAPACITY) as u64 {
-            converge.meet(client, at(0), || Some((0, 0)));
+            converge.join(client, at(0), || Some((0, 0)));
         }
         let held = || converge.shards.iter().map(|shard| shard.lock().unwrap().len()).sum::<usize>();
         assert_eq!(held(), SHARDS * CAPACITY);

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use http::header::{COOKIE, Entry, HeaderMap, HeaderValue, SET_COOKIE};
 
-use super::Reading;
+use super::PinLookup;
 use super::caching::keep_private;
 use super::decide::Lifetimes;
+use super::pin_cache::{PinCache, PinCodec};
 use super::seal::{KeyRing, Pin};
-use super::sealed::{Memory, Sealed};
 
 /// `cookie = { … }` of `[pools.persistence]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub(super) struct Cookie {
     /// For clients without TLS, and with it.
     attributes: [String; 2],
     permanent: bool,
-    sealed: Sealed,
+    codec: PinCodec,
 }
 
 impl Cookie {
@@ -114,27 +114,27 @@ impl Cookie {
             name: settings.name.as_str().into(),
             attributes: [false, true].map(|tls| attributes(settings, settings.secure.unwrap_or(tls))),
             permanent: settings.lifetime == LifetimeType::Permanent,
-            sealed: Sealed::new(pool, &settings.name, ring),
+            codec: PinCodec::new(pool, &settings.name, ring),
         }
     }
 
     /// Takes all routing cookies out of the request and reads the first that opens.
-    pub(super) fn take(&self, headers: &mut HeaderMap, memory: &mut Memory) -> Reading {
+    pub(super) fn take(&self, headers: &mut HeaderMap, cache: &mut PinCache) -> PinLookup {
         let fields = headers.get_all(COOKIE).iter();
         let tokens = fields.flat_map(|field| values(field.as_bytes(), self.name.as_bytes()));
-        let (reading, count) = self.sealed.first(tokens, memory);
+        let (lookup, count) = self.codec.first(tokens, cache);
         if count > 0 {
             edit(headers, |pair| match value_of(pair, self.name.as_bytes()) {
-                Some(_) => Fate::Goes,
-                None => Fate::Stays,
+                Some(_) => PairEdit::Remove,
+                None => PairEdit::Keep,
             });
         }
-        reading
+        lookup
     }
 
     /// What opens its tokens.
-    pub(super) fn sealed(&self) -> &Sealed {
-        &self.sealed
+    pub(super) fn codec(&self) -> &PinCodec {
+        &self.codec
     }
 
     /// Adds the Set-Cookie field for `pin`. Without randomness from the system there is no token,
@@ -144,7 +144,7 @@ impl Cookie {
         let mut field = String::with_capacity(self.name.len() + super::seal::MAX_TOKEN + attributes.len() + 32);
         field.push_str(&self.name);
         field.push('=');
-        if self.sealed.seal(pin, &mut field).is_none() {
+        if self.codec.seal(pin, &mut field).is_none() {
             return;
         }
         field.push_str(attributes);
@@ -215,39 +215,39 @@ pub(super) fn parts(pair: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// What becomes of a pair of a request's cookies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    Stays,
-    Goes,
+pub(super) enum PairEdit {
+    Keep,
+    Remove,
     /// Its name loses the last character.
-    Shortened,
+    DropSuffix,
 }
 
-/// Does to all Cookie fields what `fate` says of each pair. A field of which all pairs stay is the very same
+/// Does to all Cookie fields what `edit_of` says of each pair. A field of which all pairs stay is the very same
 /// bytes; one of which none stays goes.
-pub(super) fn edit(headers: &mut HeaderMap, fate: impl Fn(&[u8]) -> Fate) {
+pub(super) fn edit(headers: &mut HeaderMap, edit_of: impl Fn(&[u8]) -> PairEdit) {
     let Entry::Occupied(mut entry) = headers.entry(COOKIE) else { return };
     let mut fields = entry.iter();
     if let (Some(only), None) = (fields.next(), fields.next()) {
-        match edited(only.as_bytes(), &fate) {
+        match edited(only.as_bytes(), &edit_of) {
             None => drop(entry.remove()),
             Some(rest) => *entry.get_mut() = rest,
         }
         return;
     }
     let (_, fields) = entry.remove_entry_mult();
-    let kept: Vec<_> = fields.filter_map(|field| edited(field.as_bytes(), &fate)).collect();
+    let kept: Vec<_> = fields.filter_map(|field| edited(field.as_bytes(), &edit_of)).collect();
     for field in kept {
         headers.append(COOKIE, field);
     }
 }
 
-/// A Cookie field as `fate` has it: the pairs that stay as they came, with all their blanks and quotes.
+/// A Cookie field as `edit_of` has it: the pairs that stay as they came, with all their blanks and quotes.
 /// `None` if nothing is left.
-fn edited(field: &[u8], fate: impl Fn(&[u8]) -> Fate) -> Option<HeaderValue> {
+fn edited(field: &[u8], edit_of: impl Fn(&[u8]) -> PairEdit) -> Option<HeaderValue> {
     let mut rest = Vec::new();
     for pair in pairs(field) {
-        let fate = fate(pair);
-        if fate == Fate::Goes {
+        let edit = edit_of(pair);
+        if edit == PairEdit::Remove {
             continue;
         }
         let mut pair = pair;
@@ -260,7 +260,7 @@ fn edited(field: &[u8], fate: impl Fn(&[u8]) -> Fate) -> Option<HeaderValue> {
             rest.push(b';');
         }
         let name = memchr::memchr(b'=', pair).map_or(pair, |at| &pair[..at]);
-        match name.trim_ascii_end().split_last().filter(|_| fate == Fate::Shortened) {
+        match name.trim_ascii_end().split_last().filter(|_| edit == PairEdit::DropSuffix) {
             Some((_, shortened)) => {
                 rest.extend_from_slice(shortened);
                 rest.extend_from_slice(&pair[shortened.len() + 1..]);
@@ -277,7 +277,7 @@ fn edited(field: &[u8], fate: impl Fn(&[u8]) -> Fate) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::seal::Key;
+    use super::super::seal::SealingKey;
     use super::*;
     use proptest::prelude::*;
 
@@ -295,7 +295,7 @@ mod tests {
     }
 
     fn ring() -> Arc<KeyRing> {
-        Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()))
+        Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()))
     }
 
     fn pin() -> Pin {
@@ -365,7 +365,7 @@ mod tests {
             (&[b"a=1; lp = \"x\" ; b=2"], &[b"a=1; b=2"]),
         ] {
             let mut headers = request(before);
-            cookie.take(&mut headers, &mut Memory::default());
+            cookie.take(&mut headers, &mut PinCache::default());
             assert_eq!(left(&headers), after, "{before:?}");
         }
     }
@@ -377,7 +377,7 @@ mod tests {
         ) {
             let field = pairs.join(";");
             let mut headers = request(&[field.as_bytes()]);
-            Cookie::new("app", &settings(), &ring()).take(&mut headers, &mut Memory::default());
+            Cookie::new("app", &settings(), &ring()).take(&mut headers, &mut PinCache::default());
             let rest = left(&headers).first().map(|field| field.to_vec()).unwrap_or_default();
             prop_assert_eq!(values(&rest, b"lp").count(), 0);
             let others = |field: &[u8]| -> Vec<Vec<u8>> {
@@ -392,7 +392,7 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&field) {
                 let mut headers = HeaderMap::new();
                 headers.insert(COOKIE, value);
-                Cookie::new("app", &settings(), &ring()).take(&mut headers, &mut Memory::default());
+                Cookie::new("app", &settings(), &ring()).take(&mut headers, &mut PinCache::default());
             }
         }
     }

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use super::Reading;
-use super::policy::{Policies, Policy, Refusal, Wait};
-use super::route::Routed;
+use super::PinLookup;
+use super::policy::{Policies, Policy, RefusePolicy, WaitPolicy};
+use super::route::RoutedId;
 use super::seal::Pin;
 use crate::pool::{AdminState, Closed, Pool};
 
@@ -117,7 +117,7 @@ pub struct Lifetimes {
 
 /// What a pool's pins are held to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Terms {
+pub struct SessionPolicy {
     /// How long a session lives.
     pub lifetimes: Lifetimes,
     /// What is done when a pin does not hold.
@@ -128,13 +128,13 @@ pub struct Terms {
 
 /// What happens to a request next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum NextStep {
     /// It is served, by the target first if there is one.
     Serve,
     /// It waits for the backend that it is pinned to.
-    Wait(Wait),
+    Wait(WaitPolicy),
     /// It is refused.
-    Refuse(Refusal),
+    Refuse(RefusePolicy),
 }
 
 /// The verdict on one request.
@@ -152,34 +152,36 @@ pub struct Decision {
     /// session moves away from.
     pub pinned: Option<usize>,
     /// What happens next.
-    pub next: Next,
+    pub next: NextStep,
     target: Option<usize>,
     /// A backend that has a copy of the session.
     copy: Option<usize>,
     /// Nobody else will do.
-    only: bool,
+    is_exclusive: bool,
     renew: bool,
     /// The pin that came, where it is one that can be sent again.
-    came: Option<Arc<Pin>>,
+    presented: Option<Arc<Pin>>,
 }
 
 /// Judges a request's pin at `now`, in seconds since the Unix epoch. `fresh` is a random number,
 /// the id of the session if this is a new one. A clock that runs behind the one that sealed the
 /// pin makes a session younger, never older: replicas a minute apart do no harm. A pin that is dated
 /// further ahead than `max_clock_skew` counts as unreadable, or it would never be over.
-pub fn decide(reading: Reading, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Decision {
-    match reading {
-        Reading::Absent => Decision::new(None, now, fresh),
-        Reading::Unreadable => Decision::new(Some(Cause::Unreadable), now, fresh),
-        Reading::Pinned(pin) => judge(pin, pool, terms, now, fresh),
-        Reading::Routed(routed) => follow(routed, pool, &terms.policies, now),
+pub fn decide(lookup: PinLookup, pool: &Pool, session_policy: &SessionPolicy, now: u64, fresh: u64) -> Decision {
+    match lookup {
+        PinLookup::Absent => Decision::new(None, now, fresh),
+        PinLookup::Unreadable => Decision::new(Some(Cause::Unreadable), now, fresh),
+        PinLookup::Pinned(pin) => judge(pin, pool, session_policy, now, fresh),
+        PinLookup::Routed(routed) => judge_routed(routed, pool, &session_policy.policies, now),
         // Where nothing is known of a session, it goes where every Linchpin would send it.
-        Reading::Unlearned(key) => Decision::existing(key.session(), now).broken(Cause::Unknown, &terms.policies),
+        PinLookup::Unlearned(key) => {
+            Decision::existing(key.session(), now).broken(Cause::Unknown, &session_policy.policies)
+        }
     }
 }
 
-fn judge(pin: Arc<Pin>, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Decision {
-    let Terms { lifetimes, policies, max_clock_skew } = terms;
+fn judge(pin: Arc<Pin>, pool: &Pool, session_policy: &SessionPolicy, now: u64, fresh: u64) -> Decision {
+    let SessionPolicy { lifetimes, policies, max_clock_skew } = session_policy;
     if max_clock_skew.is_some_and(|skew| pin.issued.max(pin.last_seen) > now.saturating_add(skew)) {
         return Decision::new(Some(Cause::Unreadable), now, fresh);
     }
@@ -190,7 +192,7 @@ fn judge(pin: Arc<Pin>, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Dec
         is_over(lifetimes.idle, pin.last_seen).then_some(Cause::IdleExpired)
     };
     if over.is_some() {
-        return Decision { came: Some(pin), ..Decision::new(over, now, fresh) };
+        return Decision { presented: Some(pin), ..Decision::new(over, now, fresh) };
     }
     let pinned = pool.position(&pin.backend);
     let cause = match pinned {
@@ -204,7 +206,7 @@ fn judge(pin: Arc<Pin>, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Dec
         issued: pin.issued,
         ..Decision::existing(pin.session, now)
     };
-    let decision = Decision { came: Some(pin), ..decision };
+    let decision = Decision { presented: Some(pin), ..decision };
     match cause {
         None => decision.holding(),
         Some(cause) => decision.broken(cause, policies),
@@ -213,7 +215,7 @@ fn judge(pin: Arc<Pin>, pool: &Pool, terms: &Terms, now: u64, fresh: u64) -> Dec
 
 /// The application has said which server holds the session, and perhaps which have a copy: if the
 /// first can't serve, one of those loses nothing, whatever the policy.
-fn follow(routed: Routed, pool: &Pool, policies: &Policies, now: u64) -> Decision {
+fn judge_routed(routed: RoutedId, pool: &Pool, policies: &Policies, now: u64) -> Decision {
     let decision = Decision { pinned: routed.nodes[0], ..Decision::existing(routed.session, now) };
     let cause = match decision.pinned {
         None => Some(Cause::Unknown),
@@ -252,7 +254,7 @@ impl Decision {
 
     /// For a request that goes to one backend whatever its state, and to no other.
     pub fn forced(index: usize, fresh: u64) -> Decision {
-        Decision { target: Some(index), only: true, ..Decision::unpinned(fresh) }
+        Decision { target: Some(index), is_exclusive: true, ..Decision::unpinned(fresh) }
     }
 
     fn existing(session: u64, now: u64) -> Decision {
@@ -262,12 +264,12 @@ impl Decision {
             session,
             issued: now,
             pinned: None,
-            next: Next::Serve,
+            next: NextStep::Serve,
             target: None,
             copy: None,
-            only: false,
+            is_exclusive: false,
             renew: false,
-            came: None,
+            presented: None,
         }
     }
 
@@ -276,20 +278,20 @@ impl Decision {
     }
 
     fn broken(mut self, cause: Cause, policies: &Policies) -> Decision {
-        self.give_way(cause, policies);
+        self.apply_policy(cause, policies);
         self
     }
 
     /// Does what the policy says for a pin that does not hold.
-    fn give_way(&mut self, cause: Cause, policies: &Policies) {
+    fn apply_policy(&mut self, cause: Cause, policies: &Policies) {
         self.cause = Some(cause);
         self.target = self.copy.take();
         (self.verdict, self.next) = match policies.of(cause) {
-            _ if self.target.is_some() => (Verdict::Moved, Next::Serve),
-            Policy::Move => (Verdict::Moved, Next::Serve),
-            Policy::Borrow => (Verdict::Borrowed, Next::Serve),
-            Policy::Refuse(refusal) => (Verdict::Refused, Next::Refuse(refusal)),
-            Policy::Wait(wait) => (Verdict::Moved, Next::Wait(wait)),
+            _ if self.target.is_some() => (Verdict::Moved, NextStep::Serve),
+            Policy::Move => (Verdict::Moved, NextStep::Serve),
+            Policy::Borrow => (Verdict::Borrowed, NextStep::Serve),
+            Policy::Refuse(refusal) => (Verdict::Refused, NextStep::Refuse(refusal)),
+            Policy::Wait(wait) => (Verdict::Moved, NextStep::Wait(wait)),
         };
     }
 
@@ -299,57 +301,57 @@ impl Decision {
     }
 
     /// Whether no other backend will do.
-    pub fn is_only(&self) -> bool {
-        self.only
+    pub fn is_exclusive(&self) -> bool {
+        self.is_exclusive
     }
 
     /// A new session is to go to the backend that another request of the same client went to, as
     /// the same session.
-    pub fn join(&mut self, index: usize, session: u64) {
+    pub fn join_session(&mut self, index: usize, session: u64) {
         if self.verdict == Verdict::New {
             (self.target, self.session) = (Some(index), session);
         }
     }
 
     /// What was waited for: the backend is back.
-    pub fn is_back(&mut self) {
-        self.next = Next::Serve;
+    pub fn resume_on_pinned(&mut self) {
+        self.next = NextStep::Serve;
         (self.verdict, self.cause, self.target) = (Verdict::Hit, None, self.pinned);
     }
 
     /// The backend at `by` has served. If it is the session's own, however the request came there, the
     /// session was not moved. One that only has its name is another.
-    pub fn served(&mut self, by: usize) {
+    pub fn mark_served_by(&mut self, by: usize) {
         if self.pinned == Some(by) && self.cause != Some(Cause::Replaced) && self.verdict != Verdict::Hit {
-            self.is_back();
+            self.resume_on_pinned();
         }
     }
 
     /// It was waited for in vain.
-    pub fn is_not_back(&mut self) {
-        self.next = Next::Serve;
+    pub fn stop_waiting(&mut self) {
+        self.next = NextStep::Serve;
     }
 
     /// The backend failed this request: the pin is lost, for this request and, where the policy has
     /// it move and another has answered, for good.
-    pub fn lose(&mut self, failed: usize, cause: Cause, policies: &Policies) {
-        if self.target != Some(failed) || self.only {
+    pub fn lose_target(&mut self, failed: usize, cause: Cause, policies: &Policies) {
+        if self.target != Some(failed) || self.is_exclusive {
             return;
         }
         self.target = None;
         if self.verdict == Verdict::Hit {
-            self.give_way(cause, policies);
+            self.apply_policy(cause, policies);
         }
     }
 
     /// It is waited for still, for the same cause.
-    pub fn wait_on(&mut self, cause: Cause, wait: Wait) {
-        self.next = Next::Wait(wait);
+    pub fn keep_waiting(&mut self, cause: Cause, wait: WaitPolicy) {
+        self.next = NextStep::Wait(wait);
         (self.verdict, self.cause, self.target) = (Verdict::Moved, Some(cause), None);
     }
 
     /// No backend serves this request; `refused` if that is for want of one that could.
-    pub fn is_unserved(&mut self, refused: bool) {
+    pub fn mark_unserved(&mut self, refused: bool) {
         let verdict = self.verdict.unserved();
         self.verdict = if refused { Verdict::Refused } else { verdict };
     }
@@ -370,7 +372,7 @@ impl Decision {
             Verdict::Hit => self.renew.then(here),
             // It must not end while its server is away.
             Verdict::Borrowed => {
-                self.came.as_ref().filter(|_| self.renew).map(|pin| Pin { last_seen: now, ..Pin::clone(pin) })
+                self.presented.as_ref().filter(|_| self.renew).map(|pin| Pin { last_seen: now, ..Pin::clone(pin) })
             }
             Verdict::Refused | Verdict::None => None,
         }
@@ -378,16 +380,16 @@ impl Decision {
 
     /// The session of the pin that came with the request, which cannot have been made up.
     pub fn issued_session(&self) -> Option<u64> {
-        self.came.as_ref().map(|pin| pin.session)
+        self.presented.as_ref().map(|pin| pin.session)
     }
 
     /// Whether a pin came with the request, whatever became of it.
-    pub fn has_pin(&self) -> bool {
-        self.came.is_some()
+    pub fn has_presented_pin(&self) -> bool {
+        self.presented.is_some()
     }
 
     /// Whether this session is now one of the backend that serves it.
-    pub fn settles(&self) -> bool {
+    pub fn counts_as_session(&self) -> bool {
         matches!(self.verdict, Verdict::New | Verdict::Hit | Verdict::Moved)
     }
 }

@@ -2,8 +2,8 @@
 //! Invariant: judged by the very function that judges requests; no key, and nothing of what opens a token, is told.
 //! Must not know: who asks, and in which form it is told.
 
-use super::{Affinity, Cause, Decision, Next, Reading, Verdict, decide, failover};
-use crate::balance::Tried;
+use super::{Affinity, Cause, Decision, NextStep, PinLookup, Verdict, decide, failover};
+use crate::balance::TriedBackends;
 use crate::pool::Pool;
 
 /// What is told of a token.
@@ -18,9 +18,9 @@ pub struct Explanation {
     /// The session's id.
     pub session: u64,
     /// When the session began and was last seen, in seconds since the Unix epoch, if that is known.
-    pub seen: Option<Seen>,
+    pub seen: Option<SessionTimes>,
     /// The backend that it names, and what is to be said of it.
-    pub backend: Option<Named>,
+    pub backend: Option<NamedBackend>,
     /// What would be decided.
     pub verdict: Verdict,
     /// Why it would not hold.
@@ -33,7 +33,7 @@ pub struct Explanation {
 
 /// The times of a session, and what is left of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct SessionTimes {
     /// When it began.
     pub issued: u64,
     /// When it was last seen.
@@ -46,7 +46,7 @@ pub struct Seen {
 
 /// The backend that a pin names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct NamedBackend {
     /// Its name.
     pub name: String,
     /// Where it is now, if the pool has it.
@@ -58,24 +58,24 @@ pub struct Named {
 /// Explains a token, or an id of the application's, at `now` (seconds since the Unix epoch); `None`
 /// if this pool can't read it.
 pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Option<Explanation> {
-    let reading = affinity.open(token, pool);
-    let (seen, backend) = match &reading {
-        Reading::Absent | Reading::Unreadable | Reading::Unlearned(_) => return None,
-        Reading::Pinned(pin) => {
-            let lifetimes = affinity.terms().lifetimes;
+    let lookup = affinity.open_token(token, pool);
+    let (seen, backend) = match &lookup {
+        PinLookup::Absent | PinLookup::Unreadable | PinLookup::Unlearned(_) => return None,
+        PinLookup::Pinned(pin) => {
+            let lifetimes = affinity.session_policy().lifetimes;
             let (idle_timeout, absolute_timeout) = (lifetimes.idle, lifetimes.absolute);
-            let seen = Seen { issued: pin.issued, last: pin.last_seen, idle_timeout, absolute_timeout };
+            let seen = SessionTimes { issued: pin.issued, last: pin.last_seen, idle_timeout, absolute_timeout };
             let found = pool.position(&pin.backend).map(|index| pool.backend(index));
-            let named = Named {
+            let named = NamedBackend {
                 name: pin.backend.to_string(),
                 address: found.map(|backend| backend.address().to_string()),
                 replaced: found.is_some_and(|backend| !backend.is_of(pin.incarnation, pin.last_seen)),
             };
             (Some(seen), Some(named))
         }
-        Reading::Routed(routed) => {
+        PinLookup::Routed(routed) => {
             let backend = routed.nodes[0].map(|index| pool.backend(index));
-            let named = backend.map(|backend| Named {
+            let named = backend.map(|backend| NamedBackend {
                 name: backend.name().to_string(),
                 address: Some(backend.address().to_string()),
                 replaced: false,
@@ -83,7 +83,7 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
             (None, named)
         }
     };
-    let decision = decide::decide(reading, pool, affinity.terms(), now, 0);
+    let decision = decide::decide(lookup, pool, affinity.session_policy(), now, 0);
     let goes_to = goes_to(pool, &decision);
     Some(Explanation {
         pool: pool.name().to_string(),
@@ -121,12 +121,12 @@ pub fn explain_as_sent<'p>(
 
 fn goes_to(pool: &Pool, decision: &Decision) -> Option<String> {
     let next = || {
-        let mut tried = Tried::new();
+        let mut tried = TriedBackends::new();
         decision.pinned.iter().for_each(|pinned| tried.insert(*pinned));
         failover::next(pool, decision.session, decision.pinned, &tried)
     };
     let index = match (decision.verdict, decision.next) {
-        (_, Next::Refuse(_)) | (Verdict::New | Verdict::Refused | Verdict::None, _) => None,
+        (_, NextStep::Refuse(_)) | (Verdict::New | Verdict::Refused | Verdict::None, _) => None,
         (Verdict::Hit | Verdict::Moved | Verdict::Borrowed, _) => decision.target().or_else(next),
     };
     index.map(|index| pool.backend(index).name().to_string())
@@ -147,9 +147,9 @@ fn why(decision: &Decision, goes_to: Option<&str>) -> String {
         Some(Cause::Unreadable) => "it is dated further ahead of this clock than `max_clock_skew` allows",
     };
     let then = match (decision.verdict, decision.next, goes_to) {
-        (_, Next::Refuse(refusal), _) => format!("it is refused with {}", refusal.status),
-        (_, Next::Wait(wait), Some(to)) => {
-            format!("it waits up to {} for it, then moves to {to}", humantime::format_duration(wait.time))
+        (_, NextStep::Refuse(refusal), _) => format!("it is refused with {}", refusal.status),
+        (_, NextStep::Wait(wait), Some(to)) => {
+            format!("it waits up to {} for it, then moves to {to}", humantime::format_duration(wait.max_time))
         }
         (Verdict::New, _, _) => "a new session begins, on the backend whose turn it is".into(),
         (Verdict::Hit, _, Some(to)) => format!("{to} serves it"),
@@ -162,8 +162,8 @@ fn why(decision: &Decision, goes_to: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Carrier, Served, Settings, Tables, learned, route};
-    use super::super::{KeyRing, seal::Key};
+    use super::super::{BindContext, Carrier, SessionTables, Settings, learned, route};
+    use super::super::{KeyRing, seal::SealingKey};
     use super::*;
     use crate::pool::{backend, reconcile::Reconciler, vitals};
     use http::{HeaderMap, HeaderValue, header::SET_COOKIE};
@@ -182,31 +182,31 @@ mod tests {
         let carriers = [
             Carrier::Route(route::Settings::for_cookie("JSESSIONID")),
             Carrier::Learned(learned::Settings {
-                source: learned::Source::Cookie("sid".into()),
+                source: learned::SessionIdSource::Cookie("sid".into()),
                 capacity: 10,
                 store: None,
             }),
         ];
         let (ring, mut tables) =
-            (Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new())), Tables::default());
+            (Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new())), SessionTables::default());
         let of = |(pool, carrier): (&Arc<Pool>, Carrier)| {
             Affinity::new(pool.name(), &Settings { carrier, ..Settings::none() }, &ring, &mut tables)
         };
         let affinities: Vec<_> = pools.iter().zip(carriers).map(of).collect();
         for id in ["c2Vzc2lvbg==", "user=7", "s.signed", "plain"] {
             let set = HeaderValue::try_from(format!("sid={id}")).unwrap();
-            let decision = &decide::decide(Reading::Absent, &pools[1], affinities[1].terms(), NOW, 1);
-            let served = Served {
+            let decision = &decide::decide(PinLookup::Absent, &pools[1], affinities[1].session_policy(), NOW, 1);
+            let context = BindContext {
                 decision,
                 pool: &pools[1],
-                by: 0,
-                well: true,
-                aside: false,
+                served_by: 0,
+                is_working: true,
+                is_sessionless: false,
                 ended: false,
                 tls: false,
                 now: NOW,
             };
-            affinities[1].bind(&mut HeaderMap::from_iter([(SET_COOKIE, set)]), None, served);
+            affinities[1].bind(&mut HeaderMap::from_iter([(SET_COOKIE, set)]), None, context);
         }
         let told = |text: &str| {
             let told = explain_as_sent(pools.iter().map(|pool| &**pool).zip(&affinities), text, NOW)?;

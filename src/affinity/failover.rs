@@ -2,13 +2,13 @@
 //! Invariant: the order depends on session id, names and weights alone, so every Linchpin moves it to the same place.
 //! Must not know: the retry budget; what the balancer would say.
 
-use crate::balance::{Candidates, Tried, score};
+use crate::balance::{Candidates, TriedBackends, score};
 use crate::pool::Pool;
 
 /// The next backend for `session`, which can't be served by `from`: first those on that backend's
 /// `failover` list, in their order, then the others by rendezvous (highest random weight; Thaler
 /// and Ravishankar 1998), backups last. A dead server's sessions so spread over all the others.
-pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &Tried) -> Option<usize> {
+pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &TriedBackends) -> Option<usize> {
     let listed = from.and_then(|from| {
         let mut list = pool.backend(from).failover().iter().copied();
         list.find(|index| !tried.contains(*index) && pool.backend(*index).live().accepts_new().is_ok())
@@ -43,7 +43,7 @@ mod tests {
     }
 
     fn name_of_next(pool: &Pool, session: u64, dead: &str) -> String {
-        let mut tried = Tried::new();
+        let mut tried = TriedBackends::new();
         tried.insert(pool.position(dead).unwrap());
         pool.backend(next(pool, session, None, &tried).unwrap()).name().to_string()
     }
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn the_failover_list_comes_first_as_long_as_its_members_can_serve() {
         let pool = pool(&[("a", 1, &["c", "b"]), ("b", 1, &[]), ("c", 1, &[]), ("d", 1, &[])]);
-        let mut tried = Tried::new();
+        let mut tried = TriedBackends::new();
         tried.insert(0);
         assert_eq!(next(&pool, 1, Some(0), &tried), Some(2));
         pool.backend(2).live().set_state(AdminState::Maintenance);

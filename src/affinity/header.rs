@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Reading;
+use super::PinLookup;
 use super::caching::keep_private;
+use super::pin_cache::{PinCache, PinCodec};
 use super::seal::{KeyRing, Pin};
-use super::sealed::{Memory, Sealed};
 
 /// `header = { … }` of `[pools.persistence]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,22 +22,22 @@ pub struct Settings {
 #[derive(Debug)]
 pub(super) struct Header {
     name: HeaderName,
-    sealed: Sealed,
+    codec: PinCodec,
 }
 
 impl Header {
     pub(super) fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>) -> Header {
-        Header { name: settings.name.clone(), sealed: Sealed::new(pool, settings.name.as_str(), ring) }
+        Header { name: settings.name.clone(), codec: PinCodec::new(pool, settings.name.as_str(), ring) }
     }
 
     /// Takes all fields of this name out of the request and reads the first that opens.
-    pub(super) fn take(&self, headers: &mut HeaderMap, memory: &mut Memory) -> Reading {
+    pub(super) fn take(&self, headers: &mut HeaderMap, cache: &mut PinCache) -> PinLookup {
         let tokens = headers.get_all(&self.name).iter().map(|value| value.as_bytes().trim_ascii());
-        let (reading, count) = self.sealed.first(tokens.filter(|token| !token.is_empty()), memory);
+        let (lookup, count) = self.codec.first(tokens.filter(|token| !token.is_empty()), cache);
         if count > 0 || headers.contains_key(&self.name) {
             headers.remove(&self.name);
         }
-        reading
+        lookup
     }
 
     /// Sets the field for `pin`; without one, takes out what a backend may have sent under its name.
@@ -45,7 +45,7 @@ impl Header {
         headers.remove(&self.name);
         let Some(pin) = pin else { return };
         let mut token = String::with_capacity(super::seal::MAX_TOKEN);
-        if self.sealed.seal(pin, &mut token).is_none() {
+        if self.codec.seal(pin, &mut token).is_none() {
             return;
         }
         if let Ok(token) = HeaderValue::from_maybe_shared(bytes::Bytes::from(token)) {
@@ -55,20 +55,20 @@ impl Header {
     }
 
     /// What opens its tokens.
-    pub(super) fn sealed(&self) -> &Sealed {
-        &self.sealed
+    pub(super) fn codec(&self) -> &PinCodec {
+        &self.codec
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::seal::Key;
+    use super::super::seal::SealingKey;
     use super::*;
     use http::header::CACHE_CONTROL;
 
     #[test]
     fn the_field_carries_the_pin_both_ways_and_reaches_no_backend() {
-        let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()));
+        let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()));
         let settings = Settings { name: HeaderName::from_static("x-pin") };
         let header = Header::new("app", &settings, &ring);
         let pin = Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100 };
@@ -78,14 +78,14 @@ mod tests {
         assert_eq!(response.get_all("x-pin").iter().count(), 1);
         assert_eq!(response[CACHE_CONTROL], "private");
 
-        let mut memory = Memory::default();
+        let mut cache = PinCache::default();
         let mut request = HeaderMap::new();
         for value in ["", "garbage", response["x-pin"].to_str().unwrap()] {
             request.append("x-pin", HeaderValue::from_str(value).unwrap());
         }
-        assert_eq!(header.take(&mut request, &mut memory), Reading::Pinned(Arc::new(pin)));
+        assert_eq!(header.take(&mut request, &mut cache), PinLookup::Pinned(Arc::new(pin)));
         assert!(request.is_empty());
-        assert_eq!(header.take(&mut request, &mut memory), Reading::Absent);
+        assert_eq!(header.take(&mut request, &mut cache), PinLookup::Absent);
 
         header.put(&mut response, None);
         assert!(!response.contains_key("x-pin"));

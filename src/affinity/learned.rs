@@ -1,4 +1,4 @@
-//! Owns: sessions of the application's own id, in a cookie or field of its responses: learned, followed, forgotten.
+//! Owns: sessions of the application's own id, in a cookie or field of its responses: learned, followed, removed.
 //! Invariant: ids are kept hashed, and learned from responses alone: no request can fill the table.
 //! Must not know: how a table is shared; sockets.
 
@@ -13,16 +13,16 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Lifetimes, Memory, Pin, Reading, Taken, cookie};
+use super::{ExtractedPin, Lifetimes, Pin, PinCache, PinLookup, cookie};
 use crate::pool::Pool;
-use table::Glance;
-pub use table::{Found, Home, Key, Table};
+use table::RawEntry;
+pub use table::{BackendRef, SessionKey, SessionRecord, SessionTable};
 
 /// `learned = { … }` of `[pools.persistence]`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Where the application's session id is.
-    pub source: Source,
+    pub source: SessionIdSource,
     /// Sessions that are remembered at most.
     pub capacity: usize,
     /// Where several Linchpins share what they learned, a `redis://` address; nowhere if not said.
@@ -39,7 +39,7 @@ impl std::fmt::Debug for Settings {
 
 /// Where an application's session id is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum SessionIdSource {
     /// In a cookie of this name.
     Cookie(String),
     /// In a field of this name, of responses and requests.
@@ -53,13 +53,13 @@ const MAX_REMEMBERED: usize = 256;
 /// How much may be waiting to be told to a store.
 const QUEUE: usize = 16_384;
 /// How long a store keeps a session whose pool has no timeouts, in seconds since it was seen last.
-const KEPT: u64 = 24 * 3600;
+const DEFAULT_RETENTION: u64 = 24 * 3600;
 
 /// The session that a request came with.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Came {
+pub(super) struct RequestSession {
     /// Its key, if there is one.
-    pub(super) key: Option<Key>,
+    pub(super) key: Option<SessionKey>,
     /// The request asked for its end, and got it.
     pub(super) ends: bool,
     /// It is held where it was, whoever has served it this time.
@@ -70,167 +70,174 @@ pub(super) struct Came {
 #[derive(Debug)]
 pub(super) struct Learned {
     pool: Arc<str>,
-    source: Source,
-    table: Arc<Table>,
-    remote: Option<Remote>,
+    source: SessionIdSource,
+    table: Arc<SessionTable>,
+    link: Option<StoreLink>,
     /// Seconds after which a store is told that a session was seen again.
-    quarter: u64,
+    touch_interval: u64,
 }
 
 impl Learned {
-    pub(super) fn new(pool: &str, settings: &Settings, lifetimes: &Lifetimes, tables: &mut Tables) -> Learned {
-        let (table, remote) = tables.of(pool, settings, lifetimes);
+    pub(super) fn new(pool: &str, settings: &Settings, lifetimes: &Lifetimes, tables: &mut SessionTables) -> Learned {
+        let (table, link) = tables.open(pool, settings, lifetimes);
         Learned {
             pool: pool.into(),
             source: settings.source.clone(),
             table,
-            remote,
-            quarter: kept(lifetimes).div_ceil(4),
+            link,
+            touch_interval: retention(lifetimes).div_ceil(4),
         }
     }
 
     /// Reads the ids of a request; the first that is known counts.
-    pub(super) fn read(&self, headers: &HeaderMap, memory: &mut Memory) -> Taken {
-        let mut taken = Taken::from(Reading::Absent);
+    pub(super) fn read(&self, headers: &HeaderMap, cache: &mut PinCache) -> ExtractedPin {
+        let mut extracted = ExtractedPin::from(PinLookup::Absent);
         let mut look = |id: &[u8]| {
-            if id.is_empty() || matches!(taken.reading, Reading::Pinned(_)) {
+            if id.is_empty() || matches!(extracted.lookup, PinLookup::Pinned(_)) {
                 return;
             }
-            let key = memory.key(&self.pool, id).unwrap_or_else(|| self.key(id));
-            match self.table.look(key).and_then(|glance| self.pin(id, key, glance, memory)) {
-                Some(pin) => taken = Taken { reading: Reading::Pinned(pin), key: Some(key), forgotten: 0 },
-                None if taken.key.is_none() => {
-                    taken = Taken { reading: Reading::Unlearned(key), key: Some(key), forgotten: 0 };
+            let key = cache.key(&self.pool, id).unwrap_or_else(|| self.key(id));
+            match self.table.get_raw(key).and_then(|raw| self.pin(id, key, raw, cache)) {
+                Some(pin) => extracted = ExtractedPin { lookup: PinLookup::Pinned(pin), key: Some(key), removals: 0 },
+                None if extracted.key.is_none() => {
+                    extracted = ExtractedPin { lookup: PinLookup::Unlearned(key), key: Some(key), removals: 0 };
                 }
                 None => {}
             }
         };
         match &self.source {
-            Source::Cookie(name) => {
+            SessionIdSource::Cookie(name) => {
                 let fields = headers.get_all(COOKIE).iter();
                 let ids = fields.flat_map(|field| cookie::values(field.as_bytes(), name.as_bytes()));
                 ids.take(MAX_IDS).for_each(&mut look);
             }
-            Source::Header(name) => {
+            SessionIdSource::Header(name) => {
                 headers.get_all(name).iter().take(MAX_IDS).for_each(|id| look(id.as_bytes().trim_ascii()));
             }
         }
-        taken
+        extracted
     }
 
     /// The pin that stands for what the table says; the one that did so last time, if that is the same.
-    fn pin(&self, id: &[u8], key: Key, glance: Glance, memory: &mut Memory) -> Option<Arc<Pin>> {
-        if let Some(pin) = memory.learned(key, glance) {
+    fn pin(&self, id: &[u8], key: SessionKey, raw: RawEntry, cache: &mut PinCache) -> Option<Arc<Pin>> {
+        if let Some(pin) = cache.learned(key, raw) {
             return Some(Arc::clone(pin));
         }
-        let pin = Arc::new(pin_of(key, &self.table.unfold(&glance)?));
+        let pin = Arc::new(pin_of(key, &self.table.resolve(&raw)?));
         if id.len() <= MAX_REMEMBERED {
-            memory.learn(&self.pool, id, key, glance, &pin);
+            cache.learn(&self.pool, id, key, raw, &pin);
         }
         Some(pin)
     }
 
     /// What is known of an id, as `explain` is given it.
-    pub(super) fn read_id(&self, id: &[u8]) -> Reading {
+    pub(super) fn read_id(&self, id: &[u8]) -> PinLookup {
         let key = self.key(id);
-        self.table.get(key).map_or(Reading::Absent, |found| pinned(key, &found))
+        self.table.get(key).map_or(PinLookup::Absent, |found| pinned(key, &found))
     }
 
     /// The store's answer to a session that the table doesn't have, or has not seen for too long:
     /// another Linchpin may have. `None` where there is no store that could answer.
-    pub(super) fn ask(&self, key: Key) -> Option<oneshot::Receiver<Option<Found>>> {
-        self.remote.as_ref()?.ask(key)
+    pub(super) fn query(&self, key: SessionKey) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
+        self.link.as_ref()?.query(key)
     }
 
-    /// Takes a store's answer over. `forgotten` is what the table said of that when it was asked: if a
-    /// session was forgotten since, the answer is good for this request alone.
-    pub(super) fn answered(&self, key: Key, found: &Found, forgotten: u64) -> Reading {
-        self.table.adopt_as_of(key, found, forgotten);
+    /// Takes a store's answer over. `removals` is what the table said of that when it was asked: if a
+    /// session was removed since, the answer is good for this request alone.
+    pub(super) fn adopt(&self, key: SessionKey, found: &SessionRecord, removals: u64) -> PinLookup {
+        self.table.adopt_unless_removed(key, found, removals);
         pinned(key, self.table.get(key).as_ref().unwrap_or(found))
     }
 
     /// Notes that the session of a request was served where it is held.
-    pub(super) fn saw(&self, key: Key, now: u64) {
-        if self.table.touch(key, now, self.quarter) {
-            self.tell(Job::Touch(key));
+    pub(super) fn record_seen(&self, key: SessionKey, now: u64) {
+        if self.table.touch(key, now, self.touch_interval) {
+            self.send(StoreCommand::Touch(key));
         }
     }
 
     /// Notes that the session of a request is held by another server from now on, or was begun anew.
-    pub(super) fn moved(&self, key: Key, pool: &Pool, served: usize, issued: Option<u64>, now: u64) {
+    pub(super) fn record_backend(&self, key: SessionKey, pool: &Pool, served: usize, issued: Option<u64>, now: u64) {
         let backend = pool.backend(served);
-        let home = Home { backend: Arc::clone(backend.name()), incarnation: backend.incarnation() };
-        if let Some(found) = self.table.set(key, &home, issued, now) {
-            self.tell(Job::Tell(key, found));
+        let backend = BackendRef { name: Arc::clone(backend.name()), incarnation: backend.incarnation() };
+        if let Some(found) = self.table.set(key, &backend, issued, now) {
+            self.send(StoreCommand::Write(key, found));
         }
     }
 
     /// Learns the ids that a response gives out, and forgets the request's session if it ends it.
-    pub(super) fn learn(&self, headers: &HeaderMap, came: Came, pool: &Pool, served: usize, now: u64) {
-        let mut ends = came.ends && matches!(self.source, Source::Header(_));
+    pub(super) fn learn_from_response(
+        &self,
+        headers: &HeaderMap,
+        session: RequestSession,
+        pool: &Pool,
+        served: usize,
+        now: u64,
+    ) {
+        let mut ends = session.ends && matches!(self.source, SessionIdSource::Header(_));
         let mut goes_on = false;
-        let mut begins = |id: &[u8]| {
+        let mut starts = |id: &[u8]| {
             let key = self.key(id);
-            goes_on |= came.key == Some(key);
+            goes_on |= session.key == Some(key);
             // Many applications give an id out again with each answer: that alone moves nothing.
-            if !(came.stays && came.key == Some(key)) {
-                self.moved(key, pool, served, None, now);
+            if !(session.stays && session.key == Some(key)) {
+                self.record_backend(key, pool, served, None, now);
             }
         };
         match &self.source {
-            Source::Cookie(name) => {
+            SessionIdSource::Cookie(name) => {
                 for field in headers.get_all(SET_COOKIE) {
-                    match announced(field, name, now) {
-                        Some(Announced::Begins(id)) => begins(id),
-                        Some(Announced::Ends) => ends = true,
+                    match set_cookie_effect(field, name, now) {
+                        Some(SetCookieEffect::Starts(id)) => starts(id),
+                        Some(SetCookieEffect::Ends) => ends = true,
                         None => {}
                     }
                 }
             }
-            Source::Header(name) => {
+            SessionIdSource::Header(name) => {
                 let ids = headers.get_all(name).iter().take(MAX_IDS).filter(|id| !id.is_empty());
-                ids.for_each(|id| begins(id.as_bytes().trim_ascii()));
+                ids.for_each(|id| starts(id.as_bytes().trim_ascii()));
             }
         }
         // One that is removed under one path and given out under another goes on.
-        if let (true, false, Some(key)) = (ends, goes_on, came.key)
-            && self.table.forget(key)
+        if let (true, false, Some(key)) = (ends, goes_on, session.key)
+            && self.table.remove(key)
         {
-            self.tell(Job::Forget(key));
+            self.send(StoreCommand::Remove(key));
         }
     }
 
     /// The table.
-    pub(super) fn table(&self) -> &Arc<Table> {
+    pub(super) fn table(&self) -> &Arc<SessionTable> {
         &self.table
     }
 
-    fn tell(&self, job: Job) {
-        if let Some(remote) = &self.remote {
-            remote.tell(job);
+    fn send(&self, command: StoreCommand) {
+        if let Some(link) = &self.link {
+            link.send(command);
         }
     }
 
-    fn key(&self, id: &[u8]) -> Key {
+    fn key(&self, id: &[u8]) -> SessionKey {
         let mut context = Vec::with_capacity(self.pool.len() + 1 + id.len());
         context.extend_from_slice(self.pool.as_bytes());
         context.push(0);
         context.extend_from_slice(id);
         let hash = digest(&SHA256, &context);
         let word = |at: usize| hash.as_ref().iter().skip(at).take(8).fold(0, |word, byte| word << 8 | u64::from(*byte));
-        Key([word(0), word(8)])
+        SessionKey([word(0), word(8)])
     }
 }
 
-fn pinned(key: Key, found: &Found) -> Reading {
-    Reading::Pinned(Arc::new(pin_of(key, found)))
+fn pinned(key: SessionKey, found: &SessionRecord) -> PinLookup {
+    PinLookup::Pinned(Arc::new(pin_of(key, found)))
 }
 
-fn pin_of(key: Key, found: &Found) -> Pin {
+fn pin_of(key: SessionKey, found: &SessionRecord) -> Pin {
     Pin {
         session: key.session(),
-        backend: (&*found.home.backend).into(),
-        incarnation: found.home.incarnation,
+        backend: (&*found.backend.name).into(),
+        incarnation: found.backend.incarnation,
         issued: found.issued,
         last_seen: found.last_seen,
     }
@@ -238,19 +245,19 @@ fn pin_of(key: Key, found: &Found) -> Pin {
 
 /// What a Set-Cookie field says of a session.
 #[derive(Debug, PartialEq, Eq)]
-enum Announced<'a> {
-    Begins(&'a [u8]),
+enum SetCookieEffect<'a> {
+    Starts(&'a [u8]),
     Ends,
 }
 
 /// A cookie that is empty, or over at `now`, ends a session (RFC 6265 §3.1: that is how a cookie
 /// is removed).
-fn announced<'a>(field: &'a HeaderValue, name: &str, now: u64) -> Option<Announced<'a>> {
+fn set_cookie_effect<'a>(field: &'a HeaderValue, name: &str, now: u64) -> Option<SetCookieEffect<'a>> {
     let bytes = field.as_bytes();
     let pair = bytes.split(|byte| *byte == b';').next()?;
     let id = cookie::values(pair, name.as_bytes()).next()?;
     if id.is_empty() {
-        return Some(Announced::Ends);
+        return Some(SetCookieEffect::Ends);
     }
     let is_over =
         std::str::from_utf8(bytes).ok().and_then(|text| ::cookie::Cookie::parse(text).ok()).is_some_and(|cookie| {
@@ -258,108 +265,113 @@ fn announced<'a>(field: &'a HeaderValue, name: &str, now: u64) -> Option<Announc
             // Max-Age has precedence over Expires (RFC 6265 §5.3).
             cookie.max_age().map(|age| !age.is_positive()).or(expires).unwrap_or(false)
         });
-    Some(if is_over { Announced::Ends } else { Announced::Begins(id) })
+    Some(if is_over { SetCookieEffect::Ends } else { SetCookieEffect::Starts(id) })
 }
 
 /// Seconds that a store keeps a session that is not seen.
-fn kept(lifetimes: &Lifetimes) -> u64 {
-    lifetimes.idle.or(lifetimes.absolute).unwrap_or(KEPT)
+fn retention(lifetimes: &Lifetimes) -> u64 {
+    lifetimes.idle.or(lifetimes.absolute).unwrap_or(DEFAULT_RETENTION)
 }
 
 /// What is asked of a store, or told to it.
 #[derive(Debug)]
-pub enum Job {
+pub enum StoreCommand {
     /// What does it know of this session?
-    Ask(Key, oneshot::Sender<Option<Found>>),
+    Query(SessionKey, oneshot::Sender<Option<SessionRecord>>),
     /// A session was learned or has moved.
-    Tell(Key, Found),
+    Write(SessionKey, SessionRecord),
     /// A session was seen.
-    Touch(Key),
+    Touch(SessionKey),
     /// A session has ended.
-    Forget(Key),
+    Remove(SessionKey),
 }
 
 /// The way to whoever keeps a store in touch.
 #[derive(Debug, Clone)]
-pub struct Remote {
-    jobs: mpsc::Sender<Job>,
-    state: Arc<State>,
+pub struct StoreLink {
+    commands: mpsc::Sender<StoreCommand>,
+    state: Arc<StoreState>,
 }
 
 /// What both sides of the way know.
 #[derive(Debug, Default)]
-pub struct State {
+pub struct StoreState {
     /// The store answers, and in time: it is worth asking.
-    pub answers: AtomicBool,
+    pub is_responsive: AtomicBool,
     /// Something could not be told: table and store have to be compared.
-    pub missed: AtomicBool,
+    pub needs_resync: AtomicBool,
 }
 
-impl Remote {
-    fn ask(&self, key: Key) -> Option<oneshot::Receiver<Option<Found>>> {
-        if !self.state.answers.load(Ordering::Relaxed) {
+impl StoreLink {
+    fn query(&self, key: SessionKey) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
+        if !self.state.is_responsive.load(Ordering::Relaxed) {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        self.jobs.try_send(Job::Ask(key, sender)).ok().map(|()| receiver)
+        self.commands.try_send(StoreCommand::Query(key, sender)).ok().map(|()| receiver)
     }
 
-    fn tell(&self, job: Job) {
-        if self.jobs.try_send(job).is_err() {
-            self.state.missed.store(true, Ordering::Relaxed);
+    fn send(&self, command: StoreCommand) {
+        if self.commands.try_send(command).is_err() {
+            self.state.needs_resync.store(true, Ordering::Relaxed);
         }
     }
 }
 
 /// One pool's table and the store it is to be kept in touch with.
 #[derive(Debug)]
-pub struct Store {
+pub struct StoreSync {
     /// The pool's name.
     pub pool: Arc<str>,
     /// The address of the store; may hold a password.
     pub address: String,
     /// The table.
-    pub table: Arc<Table>,
+    pub table: Arc<SessionTable>,
     /// Seconds that the store keeps a session that is not seen.
-    pub kept: u64,
+    pub retention: u64,
     /// What to ask and tell.
-    pub jobs: mpsc::Receiver<Job>,
+    pub commands: mpsc::Receiver<StoreCommand>,
     /// What is known of the store.
-    pub state: Arc<State>,
+    pub state: Arc<StoreState>,
 }
 
 /// The tables of a process, by pool: what was learned outlives a reload.
 #[derive(Debug, Default)]
-pub struct Tables {
-    by_pool: HashMap<String, (Arc<Table>, Option<Remote>)>,
-    stores: Vec<Store>,
+pub struct SessionTables {
+    by_pool: HashMap<String, (Arc<SessionTable>, Option<StoreLink>)>,
+    stores: Vec<StoreSync>,
 }
 
-impl Tables {
-    fn of(&mut self, pool: &str, settings: &Settings, lifetimes: &Lifetimes) -> (Arc<Table>, Option<Remote>) {
-        if let Some((table, remote)) = self.by_pool.get(pool) {
+impl SessionTables {
+    fn open(
+        &mut self,
+        pool: &str,
+        settings: &Settings,
+        lifetimes: &Lifetimes,
+    ) -> (Arc<SessionTable>, Option<StoreLink>) {
+        if let Some((table, link)) = self.by_pool.get(pool) {
             table.set_capacity(settings.capacity);
-            return (Arc::clone(table), remote.clone());
+            return (Arc::clone(table), link.clone());
         }
-        let table = Arc::new(Table::new(settings.capacity));
-        let remote = settings.store.as_ref().map(|address| {
-            let ((jobs, receiver), state) = (mpsc::channel(QUEUE), Arc::<State>::default());
-            self.stores.push(Store {
+        let table = Arc::new(SessionTable::new(settings.capacity));
+        let link = settings.store.as_ref().map(|address| {
+            let ((commands, receiver), state) = (mpsc::channel(QUEUE), Arc::<StoreState>::default());
+            self.stores.push(StoreSync {
                 pool: pool.into(),
                 address: address.clone(),
                 table: Arc::clone(&table),
-                kept: kept(lifetimes),
-                jobs: receiver,
+                retention: retention(lifetimes),
+                commands: receiver,
                 state: Arc::clone(&state),
             });
-            Remote { jobs, state }
+            StoreLink { commands, state }
         });
-        self.by_pool.insert(pool.into(), (Arc::clone(&table), remote.clone()));
-        (table, remote)
+        self.by_pool.insert(pool.into(), (Arc::clone(&table), link.clone()));
+        (table, link)
     }
 
     /// The stores that nobody keeps in touch yet.
-    pub fn take_stores(&mut self) -> Vec<Store> {
+    pub fn take_stores(&mut self) -> Vec<StoreSync> {
         std::mem::take(&mut self.stores)
     }
 }
@@ -378,9 +390,9 @@ mod tests {
         Reconciler::new(1).pools(&[settings]).remove(0)
     }
 
-    fn learned(source: Source) -> Learned {
+    fn learned(source: SessionIdSource) -> Learned {
         let settings = Settings { source, capacity: 10, store: None };
-        Learned::new("app", &settings, &Lifetimes::default(), &mut Tables::default())
+        Learned::new("app", &settings, &Lifetimes::default(), &mut SessionTables::default())
     }
 
     fn fields(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -390,29 +402,29 @@ mod tests {
         pairs.iter().map(field).collect()
     }
 
-    fn home(learned: &Learned, request: &[(&'static str, &str)]) -> Option<String> {
-        match learned.read(&fields(request), &mut Memory::default()).reading {
-            Reading::Pinned(pin) => Some(pin.backend.to_string()),
+    fn backend_of(learned: &Learned, request: &[(&'static str, &str)]) -> Option<String> {
+        match learned.read(&fields(request), &mut PinCache::default()).lookup {
+            PinLookup::Pinned(pin) => Some(pin.backend.to_string()),
             _ => None,
         }
     }
 
     #[test]
     fn an_id_is_learned_from_the_response_and_followed_in_requests() {
-        let learned = learned(Source::Cookie("PHPSESSID".into()));
+        let learned = learned(SessionIdSource::Cookie("PHPSESSID".into()));
         let request = [("cookie", "x=1; PHPSESSID=abc")];
-        assert_eq!(home(&learned, &request), None);
+        assert_eq!(backend_of(&learned, &request), None);
         let response = fields(&[("set-cookie", "y=1"), ("set-cookie", "PHPSESSID=abc; Path=/; HttpOnly")]);
-        learned.learn(&response, Came::default(), &pool(), 1, NOW);
-        assert_eq!(home(&learned, &request).as_deref(), Some("b"));
+        learned.learn_from_response(&response, RequestSession::default(), &pool(), 1, NOW);
+        assert_eq!(backend_of(&learned, &request).as_deref(), Some("b"));
         assert_eq!(
-            home(&learned, &[("cookie", "PHPSESSID=old"), ("cookie", "PHPSESSID=\"abc\"")]).as_deref(),
+            backend_of(&learned, &[("cookie", "PHPSESSID=old"), ("cookie", "PHPSESSID=\"abc\"")]).as_deref(),
             Some("b")
         );
-        let Taken { reading, key, .. } =
-            learned.read(&fields(&[("cookie", "PHPSESSID=other")]), &mut Memory::default());
-        assert_eq!(reading, Reading::Unlearned(key.unwrap()));
-        assert_eq!(learned.read(&fields(&[("cookie", "PHPSESSID=")]), &mut Memory::default()).key, None);
+        let ExtractedPin { lookup, key, .. } =
+            learned.read(&fields(&[("cookie", "PHPSESSID=other")]), &mut PinCache::default());
+        assert_eq!(lookup, PinLookup::Unlearned(key.unwrap()));
+        assert_eq!(learned.read(&fields(&[("cookie", "PHPSESSID=")]), &mut PinCache::default()).key, None);
     }
 
     #[test]
@@ -425,42 +437,72 @@ mod tests {
             ("PHPSESSID=abc; Max-Age=60; Expires=Thu, 01 Jan 1970 00:00:00 GMT", false),
             ("OTHER=; Max-Age=0", false),
         ] {
-            let learned = learned(Source::Cookie("PHPSESSID".into()));
+            let learned = learned(SessionIdSource::Cookie("PHPSESSID".into()));
             let request = [("cookie", "PHPSESSID=abc")];
-            learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), Came::default(), &pool(), 0, NOW);
-            let key = learned.read(&fields(&request), &mut Memory::default()).key;
-            learned.learn(&fields(&[("set-cookie", field)]), Came { key, ..Came::default() }, &pool(), 0, NOW);
-            assert_eq!(home(&learned, &request).is_none(), ends, "{field}");
+            learned.learn_from_response(
+                &fields(&[("set-cookie", "PHPSESSID=abc")]),
+                RequestSession::default(),
+                &pool(),
+                0,
+                NOW,
+            );
+            let key = learned.read(&fields(&request), &mut PinCache::default()).key;
+            learned.learn_from_response(
+                &fields(&[("set-cookie", field)]),
+                RequestSession { key, ..RequestSession::default() },
+                &pool(),
+                0,
+                NOW,
+            );
+            assert_eq!(backend_of(&learned, &request).is_none(), ends, "{field}");
         }
     }
 
     #[test]
     fn a_cookie_removed_under_one_path_and_given_out_under_another_keeps_its_session() {
-        let learned = learned(Source::Cookie("PHPSESSID".into()));
+        let learned = learned(SessionIdSource::Cookie("PHPSESSID".into()));
         let request = [("cookie", "PHPSESSID=abc")];
-        learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), Came::default(), &pool(), 0, NOW);
-        let key = learned.read(&fields(&request), &mut Memory::default()).key;
+        learned.learn_from_response(
+            &fields(&[("set-cookie", "PHPSESSID=abc")]),
+            RequestSession::default(),
+            &pool(),
+            0,
+            NOW,
+        );
+        let key = learned.read(&fields(&request), &mut PinCache::default()).key;
         let both = [("set-cookie", "PHPSESSID=; Max-Age=0; Path=/old"), ("set-cookie", "PHPSESSID=abc; Path=/")];
-        learned.learn(&fields(&both), Came { key, ..Came::default() }, &pool(), 0, NOW);
-        assert_eq!(home(&learned, &request).as_deref(), Some("a"));
+        learned.learn_from_response(
+            &fields(&both),
+            RequestSession { key, ..RequestSession::default() },
+            &pool(),
+            0,
+            NOW,
+        );
+        assert_eq!(backend_of(&learned, &request).as_deref(), Some("a"));
     }
 
     #[test]
     fn an_id_in_a_field_is_learned_followed_and_ended_by_its_deletion() {
-        let learned = learned(Source::Header(HeaderName::from_static("mcp-session-id")));
+        let learned = learned(SessionIdSource::Header(HeaderName::from_static("mcp-session-id")));
         let request = [("mcp-session-id", "s1")];
-        learned.learn(&fields(&request), Came::default(), &pool(), 0, NOW);
-        assert_eq!(home(&learned, &request).as_deref(), Some("a"));
-        let key = learned.read(&fields(&request), &mut Memory::default()).key;
-        learned.learn(&HeaderMap::new(), Came { key, ends: true, ..Came::default() }, &pool(), 0, NOW);
-        assert_eq!(home(&learned, &request), None);
+        learned.learn_from_response(&fields(&request), RequestSession::default(), &pool(), 0, NOW);
+        assert_eq!(backend_of(&learned, &request).as_deref(), Some("a"));
+        let key = learned.read(&fields(&request), &mut PinCache::default()).key;
+        learned.learn_from_response(
+            &HeaderMap::new(),
+            RequestSession { key, ends: true, ..RequestSession::default() },
+            &pool(),
+            0,
+            NOW,
+        );
+        assert_eq!(backend_of(&learned, &request), None);
     }
 
     #[test]
     fn keys_are_the_same_everywhere_and_differ_by_pool() {
         let of = |pool: &str| {
-            let settings = Settings { source: Source::Cookie("s".into()), capacity: 1, store: None };
-            Learned::new(pool, &settings, &Lifetimes::default(), &mut Tables::default()).key(b"abc").to_string()
+            let settings = Settings { source: SessionIdSource::Cookie("s".into()), capacity: 1, store: None };
+            Learned::new(pool, &settings, &Lifetimes::default(), &mut SessionTables::default()).key(b"abc").to_string()
         };
         // printf 'app\0abc' | sha256sum
         assert_eq!(of("app"), of("app"));
@@ -469,31 +511,37 @@ mod tests {
 
     #[test]
     fn a_connection_that_remembers_its_id_notices_a_move_and_a_logout() {
-        let learned = learned(Source::Cookie("PHPSESSID".into()));
-        let (pool, mut memory) = (pool(), Memory::default());
-        let mut read = || learned.read(&fields(&[("cookie", "PHPSESSID=abc")]), &mut memory);
-        learned.learn(&fields(&[("set-cookie", "PHPSESSID=abc")]), Came::default(), &pool, 0, NOW);
+        let learned = learned(SessionIdSource::Cookie("PHPSESSID".into()));
+        let (pool, mut cache) = (pool(), PinCache::default());
+        let mut read = || learned.read(&fields(&[("cookie", "PHPSESSID=abc")]), &mut cache);
+        learned.learn_from_response(
+            &fields(&[("set-cookie", "PHPSESSID=abc")]),
+            RequestSession::default(),
+            &pool,
+            0,
+            NOW,
+        );
         let (first, again) = (read(), read());
-        let (Reading::Pinned(first), Reading::Pinned(again)) = (&first.reading, &again.reading) else { panic!() };
+        let (PinLookup::Pinned(first), PinLookup::Pinned(again)) = (&first.lookup, &again.lookup) else { panic!() };
         assert!(Arc::ptr_eq(first, again));
         let key = read().key;
-        learned.moved(key.unwrap(), &pool, 1, Some(NOW), NOW);
-        let Reading::Pinned(moved) = read().reading else { panic!() };
+        learned.record_backend(key.unwrap(), &pool, 1, Some(NOW), NOW);
+        let PinLookup::Pinned(moved) = read().lookup else { panic!() };
         assert_eq!(&*moved.backend, "b");
-        learned.learn(
+        learned.learn_from_response(
             &fields(&[("set-cookie", "PHPSESSID=; Max-Age=0")]),
-            Came { key, ..Came::default() },
+            RequestSession { key, ..RequestSession::default() },
             &pool,
             1,
             NOW,
         );
-        assert_eq!(read().reading, Reading::Unlearned(key.unwrap()));
+        assert_eq!(read().lookup, PinLookup::Unlearned(key.unwrap()));
     }
 
     #[test]
     fn a_stores_address_is_not_shown() {
         let store = Some("redis://:secret@127.0.0.1".into());
-        let settings = Settings { source: Source::Cookie("s".into()), capacity: 1, store };
+        let settings = Settings { source: SessionIdSource::Cookie("s".into()), capacity: 1, store };
         assert!(!format!("{settings:?}").contains("secret"));
     }
 
@@ -501,9 +549,9 @@ mod tests {
         #[test]
         fn no_field_panics(field: Vec<u8>, name in "[a-z]{1,3}") {
             if let Ok(value) = HeaderValue::from_bytes(&field) {
-                announced(&value, &name, NOW);
-                let learned = learned(Source::Cookie(name));
-                learned.read(&HeaderMap::from_iter([(COOKIE, value)]), &mut Memory::default());
+                set_cookie_effect(&value, &name, NOW);
+                let learned = learned(SessionIdSource::Cookie(name));
+                learned.read(&HeaderMap::from_iter([(COOKIE, value)]), &mut PinCache::default());
             }
         }
     }

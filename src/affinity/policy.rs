@@ -15,14 +15,14 @@ pub enum Policy {
     /// Serve elsewhere and keep the pin: the client is back as soon as its server is.
     Borrow,
     /// Serve nowhere else: answer with an error that says when to come again.
-    Refuse(Refusal),
+    Refuse(RefusePolicy),
     /// Hold the request for a while, for the server to come back; then move.
-    Wait(Wait),
+    Wait(WaitPolicy),
 }
 
 /// The answer to a request whose pin must hold and does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RefusePolicy {
     /// Its status, 400 to 599.
     pub status: u16,
     /// Seconds after which the client may come again: the field Retry-After.
@@ -31,22 +31,22 @@ pub struct Refusal {
 
 /// How long, and how many, requests wait for a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wait {
+pub struct WaitPolicy {
     /// The longest that one waits.
-    pub time: Duration,
+    pub max_time: Duration,
     /// How many wait for one server at once, over all threads; one more is moved at once.
-    pub most: u32,
+    pub max_waiting: u32,
 }
 
-impl Default for Refusal {
+impl Default for RefusePolicy {
     fn default() -> Self {
-        Refusal { status: 503, retry_after: 5 }
+        RefusePolicy { status: 503, retry_after: 5 }
     }
 }
 
-impl Default for Wait {
+impl Default for WaitPolicy {
     fn default() -> Self {
-        Wait { time: Duration::from_secs(10), most: 1000 }
+        WaitPolicy { max_time: Duration::from_secs(10), max_waiting: 1000 }
     }
 }
 
@@ -79,41 +79,41 @@ impl Policy {
 /// The policies of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policies {
-    said: [Option<Policy>; Cause::NAMES.len()],
+    configured: [Option<Policy>; Cause::NAMES.len()],
 }
 
 impl Policies {
     /// Sets what is done for `cause`.
     pub fn set(&mut self, cause: Cause, policy: Policy) {
-        self.said[cause as usize] = Some(policy);
+        self.configured[cause as usize] = Some(policy);
     }
 
     /// The policy for `cause`. A server that fails a request is as good as down, and only the probes
     /// don't know yet: unless it is said otherwise, the policy for `down` is for both.
     pub fn of(&self, cause: Cause) -> Policy {
-        let said = |cause: Cause| self.said[cause as usize];
-        let fallback = if cause == Cause::Failed { said(Cause::Down) } else { None };
-        said(cause).or(fallback).unwrap_or_default()
+        let configured = |cause: Cause| self.configured[cause as usize];
+        let fallback = if cause == Cause::Failed { configured(Cause::Down) } else { None };
+        configured(cause).or(fallback).unwrap_or_default()
     }
 
     /// The longest that a request waits by any of them, if one waits at all.
     pub fn longest_wait(&self) -> Option<Duration> {
-        let waits = self.said.iter().flatten().filter_map(|policy| match policy {
-            Policy::Wait(wait) => Some(wait.time),
+        let waits = self.configured.iter().flatten().filter_map(|policy| match policy {
+            Policy::Wait(wait) => Some(wait.max_time),
             Policy::Move | Policy::Borrow | Policy::Refuse(_) => None,
         });
         waits.max()
     }
 
     /// Whether a policy was set for `cause`.
-    pub fn says(&self, cause: Cause) -> bool {
-        self.said[cause as usize].is_some()
+    pub fn is_set(&self, cause: Cause) -> bool {
+        self.configured[cause as usize].is_some()
     }
 
     /// Whether sessions leave a server that drains before their time. Draining keeps them, unless
     /// a policy says otherwise.
     pub fn leave_draining(&self) -> bool {
-        self.says(Cause::Draining)
+        self.is_set(Cause::Draining)
     }
 }
 

@@ -5,7 +5,7 @@
 use http::HeaderMap;
 use http::header::COOKIE;
 
-use super::{Reading, cookie};
+use super::{PinLookup, cookie};
 use crate::pool::Pool;
 use crate::pool::backend::stable_hash;
 
@@ -35,7 +35,7 @@ const MAX_IDS: usize = 4;
 
 /// What an application's session id says of its servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Routed {
+pub struct RoutedId {
     /// Names the session: a hash of the id without its servers, the same in every Linchpin.
     pub session: u64,
     /// The servers that it names and the pool has, in its order: the one that holds the session,
@@ -57,23 +57,23 @@ impl Route {
     /// Reads the ids of a request: those in its cookies before the one in its path, as Tomcat does,
     /// and one that names a server of the pool before all others: a browser may send a stale one,
     /// too.
-    pub(super) fn read(&self, headers: &HeaderMap, path: &str, pool: &Pool) -> Reading {
+    pub(super) fn read(&self, headers: &HeaderMap, path: &str, pool: &Pool) -> PinLookup {
         let fields = headers.get_all(COOKIE).iter();
         let cookies = fields.flat_map(|field| cookie::values(field.as_bytes(), self.settings.cookie.as_bytes()));
         let ids = cookies.chain(self.in_path(path)).take(MAX_IDS);
         let mut unknown = None;
         for routed in ids.filter_map(|id| self.routed(id, pool)) {
             if routed.nodes[0].is_some() {
-                return Reading::Routed(routed);
+                return PinLookup::Routed(routed);
             }
             unknown = unknown.or(Some(routed));
         }
-        unknown.map_or(Reading::Absent, Reading::Routed)
+        unknown.map_or(PinLookup::Absent, PinLookup::Routed)
     }
 
     /// Reads one id, as `explain` is given it.
-    pub(super) fn read_id(&self, id: &[u8], pool: &Pool) -> Reading {
-        self.routed(id, pool).map_or(Reading::Absent, Reading::Routed)
+    pub(super) fn read_id(&self, id: &[u8], pool: &Pool) -> PinLookup {
+        self.routed(id, pool).map_or(PinLookup::Absent, PinLookup::Routed)
     }
 
     /// The value of the path parameter (RFC 3986 §3.3).
@@ -85,7 +85,7 @@ impl Route {
     }
 
     /// `None` for an id that names no server.
-    fn routed(&self, id: &[u8], pool: &Pool) -> Option<Routed> {
+    fn routed(&self, id: &[u8], pool: &Pool) -> Option<RoutedId> {
         let id = std::str::from_utf8(id).ok()?;
         let mut parts = id.split(self.settings.separator);
         let session = stable_hash(parts.next()?.as_bytes());
@@ -95,7 +95,7 @@ impl Route {
         for (slot, node) in nodes.iter_mut().zip(parts.take(MAX_NODES).filter_map(|name| pool.routed(name))) {
             *slot = Some(node);
         }
-        Some(Routed { session, nodes })
+        Some(RoutedId { session, nodes })
     }
 }
 
@@ -122,8 +122,8 @@ mod tests {
     fn read(route: &Route, cookies: &[&str], path: &str) -> Option<[Option<usize>; 3]> {
         let headers = cookies.iter().map(|cookie| (COOKIE, HeaderValue::from_str(cookie).unwrap())).collect();
         match route.read(&headers, path, &pool()) {
-            Reading::Routed(routed) => Some(routed.nodes),
-            Reading::Absent => None,
+            PinLookup::Routed(routed) => Some(routed.nodes),
+            PinLookup::Absent => None,
             other => panic!("{other:?}"),
         }
     }
@@ -157,7 +157,7 @@ mod tests {
     fn the_session_is_the_id_without_its_servers_and_separators_are_configured() {
         let route = Route::new(&Settings { separator: '!', ..Settings::for_cookie("JSESSIONID") });
         let session = |id: &[u8]| match route.read_id(id, &pool()) {
-            Reading::Routed(routed) => Some(routed.session),
+            PinLookup::Routed(routed) => Some(routed.session),
             _ => None,
         };
         assert_eq!(session(b"0A.x!node-a!node-b"), session(b"0A.x!node-b"));

@@ -14,14 +14,14 @@ use crate::pool::Pool;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
     /// Neither uses nor issues a pin.
-    Exempt(Exempt),
+    Exempt(ExemptRule),
     /// Goes to the backend that it names.
-    Force(Force),
+    Force(ForceRule),
 }
 
 /// Which requests are exempt: those that match each list that is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Exempt {
+pub struct ExemptRule {
     /// Patterns of paths.
     pub paths: Vec<Pattern>,
     /// Methods.
@@ -32,16 +32,16 @@ pub struct Exempt {
 
 /// Who chooses a backend, and where it is named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Force {
+pub struct ForceRule {
     /// Where the name of the backend is.
-    pub by: Choice,
+    pub by: BackendNameIn,
     /// The addresses from which it counts.
     pub from: Vec<IpNet>,
 }
 
 /// Where a request names the backend that it wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Choice {
+pub enum BackendNameIn {
     /// In a field, which no backend sees.
     Header(HeaderName),
     /// In a key of the query, which stays where it is.
@@ -50,19 +50,19 @@ pub enum Choice {
 
 /// What a rule has decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
+pub enum RuleEffect {
     /// Neither uses nor issues a pin.
     Exempt,
     /// Goes to the backend at this position, and to no other.
     Force(usize),
 }
 
-impl Effect {
+impl RuleEffect {
     /// The word for it in the access log.
     pub fn as_str(self) -> &'static str {
         match self {
-            Effect::Exempt => "exempt",
-            Effect::Force(_) => "force",
+            RuleEffect::Exempt => "exempt",
+            RuleEffect::Force(_) => "force",
         }
     }
 }
@@ -103,14 +103,19 @@ impl Pattern {
 }
 
 /// What the first rule that matches says of a request from `address`; nothing is allowed to who is unknown.
-pub(super) fn judge(rules: &[Rule], head: &request::Parts, address: Option<IpAddr>, pool: &Pool) -> Option<Effect> {
+pub(super) fn first_effect(
+    rules: &[Rule],
+    head: &request::Parts,
+    address: Option<IpAddr>,
+    pool: &Pool,
+) -> Option<RuleEffect> {
     rules.iter().find_map(|rule| match rule {
-        Rule::Exempt(exempt) => exempt.matches(head).then_some(Effect::Exempt),
-        Rule::Force(force) => force.chosen(head, address, pool).map(Effect::Force),
+        Rule::Exempt(exempt) => exempt.matches(head).then_some(RuleEffect::Exempt),
+        Rule::Force(force) => force.chosen(head, address, pool).map(RuleEffect::Force),
     })
 }
 
-impl Exempt {
+impl ExemptRule {
     fn matches(&self, head: &request::Parts) -> bool {
         let fits = |patterns: &[Pattern], text: &[u8], same: fn(&[u8], &[u8]) -> bool| {
             patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text, same))
@@ -122,12 +127,12 @@ impl Exempt {
     }
 }
 
-impl Force {
+impl ForceRule {
     /// A name that the pool doesn't have chooses nothing.
     fn chosen(&self, head: &request::Parts, address: Option<IpAddr>, pool: &Pool) -> Option<usize> {
         let name = match &self.by {
-            Choice::Header(name) => head.headers.get(name)?.to_str().ok()?.trim(),
-            Choice::Query(key) => {
+            BackendNameIn::Header(name) => head.headers.get(name)?.to_str().ok()?.trim(),
+            BackendNameIn::Query(key) => {
                 let pairs = head.uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
                 pairs.into_iter().find(|(name, _)| name == key)?.1
             }
@@ -181,31 +186,31 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_counts() {
-        let exempt = Exempt {
+        let exempt = ExemptRule {
             paths: vec![Pattern::new("/static/*")],
             methods: vec![Method::GET, Method::HEAD],
             user_agents: Vec::new(),
         };
-        let bots = Exempt { user_agents: vec![Pattern::new("*bot*")], ..Exempt::default() };
-        let force = |by| Rule::Force(Force { by, from: vec!["10.0.0.0/8".parse().unwrap()] });
-        let header = || force(Choice::Header(HeaderName::from_static("x-backend")));
-        let rules = [header(), Rule::Exempt(exempt), Rule::Exempt(bots), force(Choice::Query("backend".into()))];
+        let bots = ExemptRule { user_agents: vec![Pattern::new("*bot*")], ..ExemptRule::default() };
+        let force = |by| Rule::Force(ForceRule { by, from: vec!["10.0.0.0/8".parse().unwrap()] });
+        let header = || force(BackendNameIn::Header(HeaderName::from_static("x-backend")));
+        let rules = [header(), Rule::Exempt(exempt), Rule::Exempt(bots), force(BackendNameIn::Query("backend".into()))];
         let inside: IpAddr = [10, 1, 2, 3].into();
         let outside: IpAddr = [11, 0, 0, 1].into();
         for (head, address, effect) in [
-            (head("GET", "/static/x.css", &[]), outside, Some(Effect::Exempt)),
+            (head("GET", "/static/x.css", &[]), outside, Some(RuleEffect::Exempt)),
             (head("POST", "/static/x.css", &[]), outside, None),
-            (head("GET", "/", &[("user-agent", "GoogleBot")]), outside, Some(Effect::Exempt)),
-            (head("GET", "/static/x", &[("x-backend", "b")]), inside, Some(Effect::Force(1))),
-            (head("GET", "/static/x", &[("x-backend", "b")]), outside, Some(Effect::Exempt)),
-            (head("GET", "/static/x", &[("x-backend", "z")]), inside, Some(Effect::Exempt)),
-            (head("GET", "/?x=1&backend=a", &[]), inside, Some(Effect::Force(0))),
+            (head("GET", "/", &[("user-agent", "GoogleBot")]), outside, Some(RuleEffect::Exempt)),
+            (head("GET", "/static/x", &[("x-backend", "b")]), inside, Some(RuleEffect::Force(1))),
+            (head("GET", "/static/x", &[("x-backend", "b")]), outside, Some(RuleEffect::Exempt)),
+            (head("GET", "/static/x", &[("x-backend", "z")]), inside, Some(RuleEffect::Exempt)),
+            (head("GET", "/?x=1&backend=a", &[]), inside, Some(RuleEffect::Force(0))),
             (head("GET", "/?backend=a", &[]), outside, None),
             (head("GET", "/?backend", &[]), inside, None),
         ] {
-            assert_eq!(judge(&rules, &head, Some(address), &pool()), effect, "{head:?} {address}");
+            assert_eq!(first_effect(&rules, &head, Some(address), &pool()), effect, "{head:?} {address}");
         }
-        assert_eq!(judge(&rules, &head("GET", "/?backend=a", &[]), None, &pool()), None);
+        assert_eq!(first_effect(&rules, &head("GET", "/?backend=a", &[]), None, &pool()), None);
     }
 
     proptest::proptest! {

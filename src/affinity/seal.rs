@@ -49,22 +49,22 @@ pub const MAX_TOKEN: usize = MAX_SEALED.div_ceil(3) * 4;
 /// One key. AES-256-GCM-SIV (RFC 8452): nonces are random, and at the rate at which a busy proxy
 /// issues pins plain GCM's 96-bit nonces would repeat within weeks, which gives the key away;
 /// with SIV a repeated nonce tells no more than that two pins were equal.
-pub struct Key {
+pub struct SealingKey {
     id: String,
     short: [u8; KEY_ID],
     key: LessSafeKey,
 }
 
-impl Key {
+impl SealingKey {
     /// A key with the id it has in the configuration.
-    pub fn new(id: &str, secret: &[u8; KEY_BYTES]) -> Option<Key> {
+    pub fn new(id: &str, secret: &[u8; KEY_BYTES]) -> Option<SealingKey> {
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, secret).ok()?);
-        Some(Key { id: id.into(), short: short_id(id), key })
+        Some(SealingKey { id: id.into(), short: short_id(id), key })
     }
 
     /// A new random key.
-    pub fn random(id: &str) -> Option<Key> {
-        Key::new(id, &random_secret()?)
+    pub fn random(id: &str) -> Option<SealingKey> {
+        SealingKey::new(id, &random_secret()?)
     }
 
     /// Its id.
@@ -74,9 +74,9 @@ impl Key {
 }
 
 /// The secret is never shown.
-impl fmt::Debug for Key {
+impl fmt::Debug for SealingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("SealingKey").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -109,22 +109,22 @@ pub fn random_secret() -> Option<[u8; KEY_BYTES]> {
 /// losing a session.
 #[derive(Debug)]
 pub struct KeyRing {
-    first: Key,
-    others: Vec<Key>,
+    first: SealingKey,
+    others: Vec<SealingKey>,
 }
 
 impl KeyRing {
     /// A ring that seals with `first`.
-    pub fn new(first: Key, others: Vec<Key>) -> KeyRing {
+    pub fn new(first: SealingKey, others: Vec<SealingKey>) -> KeyRing {
         KeyRing { first, others }
     }
 
     /// The key that seals.
-    pub fn first(&self) -> &Key {
+    pub fn first(&self) -> &SealingKey {
         &self.first
     }
 
-    fn by_short_id(&self, short: &[u8]) -> Option<&Key> {
+    fn by_short_id(&self, short: &[u8]) -> Option<&SealingKey> {
         std::iter::once(&self.first).chain(&self.others).find(|key| key.short == *short)
     }
 }
@@ -203,7 +203,7 @@ impl Sealer {
     /// The id of the key that a token names, whether or not it opens.
     pub fn key_of(&self, token: &[u8]) -> Option<&str> {
         let bytes = URL_SAFE_NO_PAD.decode(token.get(..MAX_TOKEN.min(token.len()))?).ok()?;
-        self.ring.by_short_id(bytes.get(1..1 + KEY_ID)?).map(Key::id)
+        self.ring.by_short_id(bytes.get(1..1 + KEY_ID)?).map(SealingKey::id)
     }
 }
 
@@ -228,7 +228,7 @@ mod tests {
     use std::sync::Arc;
 
     fn ring(ids: &[&str]) -> Arc<KeyRing> {
-        let mut keys = ids.iter().map(|id| Key::new(id, &[id.len() as u8; KEY_BYTES]).unwrap());
+        let mut keys = ids.iter().map(|id| SealingKey::new(id, &[id.len() as u8; KEY_BYTES]).unwrap());
         Arc::new(KeyRing::new(keys.next().unwrap(), keys.collect()))
     }
 

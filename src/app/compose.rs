@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::affinity::pins::Pins;
-use crate::affinity::{self, Affinity, KeyRing, Tables, learned};
+use crate::affinity::pin_names::PinNames;
+use crate::affinity::{self, Affinity, KeyRing, SessionTables, learned};
 use crate::clock;
 use crate::config::{Plan, PoolPlan};
 use crate::pool::reconcile::Reconciler;
@@ -26,10 +26,10 @@ pub(super) struct Composer {
     /// How the backends of each pool are spoken to.
     accesses: Vec<Access>,
     reconciler: Reconciler,
-    tables: Tables,
+    tables: SessionTables,
     metrics: Arc<Metrics>,
     /// By the name of the pool.
-    affinities: HashMap<String, Ready>,
+    affinities: HashMap<String, CachedAffinity>,
     /// Drawn at start: what tells this process from others in Via.
     process: u64,
     /// What clients have sent lately, and what they may.
@@ -37,7 +37,7 @@ pub(super) struct Composer {
 }
 
 /// A pool's persistence, and what it was made of.
-struct Ready {
+struct CachedAffinity {
     settings: affinity::Settings,
     keys: Arc<KeyRing>,
     affinity: Arc<Affinity>,
@@ -49,7 +49,7 @@ impl Composer {
             plan,
             accesses,
             reconciler: Reconciler::new(threads),
-            tables: Tables::default(),
+            tables: SessionTables::default(),
             metrics,
             affinities: HashMap::new(),
             process: rand::random(),
@@ -67,7 +67,7 @@ impl Composer {
     }
 
     /// The stores that nobody keeps in touch yet.
-    pub(super) fn take_stores(&mut self) -> Vec<learned::Store> {
+    pub(super) fn take_stores(&mut self) -> Vec<learned::StoreSync> {
         self.tables.take_stores()
     }
 
@@ -89,15 +89,16 @@ impl Composer {
         let mut services = Vec::new();
         for ((pool, plan), access) in pools.iter().zip(&self.plan.pools).zip(&self.accesses) {
             let (name, keys) = (pool.name().to_string(), &self.plan.keys);
-            let is_same = |ready: &Ready| ready.settings == plan.persistence && Arc::ptr_eq(&ready.keys, keys);
-            let ready = self.affinities.remove(&name).filter(is_same).unwrap_or_else(|| Ready {
+            let is_same =
+                |cached: &CachedAffinity| cached.settings == plan.persistence && Arc::ptr_eq(&cached.keys, keys);
+            let cached = self.affinities.remove(&name).filter(is_same).unwrap_or_else(|| CachedAffinity {
                 settings: plan.persistence.clone(),
                 keys: Arc::clone(keys),
                 affinity: Arc::new(Affinity::new(&name, &plan.persistence, keys, &mut self.tables)),
             });
             let mark = self.plan.via.as_ref().map(|known_as| via::mark(known_as, self.process, &name));
-            services.push(Service { mark, ..service(plan, pool, access, &ready.affinity, &self.metrics) });
-            affinities.insert(name, ready);
+            services.push(Service { mark, ..service(plan, pool, access, &cached.affinity, &self.metrics) });
+            affinities.insert(name, cached);
         }
         self.affinities = affinities;
         let limiter = |rate: rate::Settings| match self.limiter.take() {
@@ -114,7 +115,7 @@ impl Composer {
         Snapshot {
             routes: Routes::new(&self.plan.routes, limits.body_bytes, listener, pool),
             services,
-            pins: Pins::new(self.plan.pools.iter().map(|pool| &pool.persistence)),
+            pin_names: PinNames::new(self.plan.pools.iter().map(|pool| &pool.persistence)),
             limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes },
             limiter: self.limiter.as_ref().map(|(_, limiter)| Arc::clone(limiter)),
             unrouted: self.metrics.series("", ""),

@@ -14,23 +14,23 @@ use super::publish::Published;
 use crate::admin::Phase;
 use crate::clock;
 use crate::config::PoolPlan;
-use crate::discover::seek::{self, Place, Told};
-use crate::discover::{Members, Now, Ours};
+use crate::discover::source_watcher::{self, SourceId, SourceUpdate};
+use crate::discover::{Members, Now, OwnAddresses};
 use crate::net::{Address, own};
 use crate::pool::backend;
 
 /// How long the process is not ready, at the most, since sources have not answered yet.
-const READY_AFTER: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers that wait to be taken in, of all sources.
 const QUEUE: usize = 64;
 /// Names in one line of the log.
-const NAMED: usize = 10;
+const MAX_LISTED: usize = 10;
 /// Clashes that are remembered as told.
-const CLASHES: usize = 10_000;
+const MAX_CONFLICTS: usize = 10_000;
 
 /// Takes in what is found, for as long as the process lives. `listening` is where we are ourselves, the admin
 /// listener with the others.
-pub(super) async fn keep(
+pub(super) async fn run(
     composer: Composer,
     published: Published,
     listening: Vec<Address>,
@@ -39,24 +39,24 @@ pub(super) async fn keep(
     let plan = composer.plan();
     let members = |pool: &PoolPlan| Members::new(pool.pool.backends.clone(), &pool.discover);
     let members = plan.pools.iter().map(members).collect();
-    let (tell, mut told) = mpsc::channel(QUEUE);
+    let (updates, mut received) = mpsc::channel(QUEUE);
     let mut silent = HashSet::new();
     for (pool, plan) in plan.pools.iter().enumerate() {
-        for (source, (settings, standing)) in plan.discover.iter().zip(published.standings(pool)).enumerate() {
-            let (place, name) = (Place { pool, source }, plan.pool.name.as_str().into());
-            silent.insert(place);
-            tokio::spawn(seek::seek(name, settings.clone(), Arc::clone(standing), place, tell.clone()));
+        for (source, (settings, status)) in plan.discover.iter().zip(published.statuses(pool)).enumerate() {
+            let (id, name) = (SourceId { pool, source }, plan.pool.name.as_str().into());
+            silent.insert(id);
+            tokio::spawn(source_watcher::watch(name, settings.clone(), Arc::clone(status), id, updates.clone()));
         }
     }
     // So that the end of all who seek is the end of this.
-    drop(tell);
-    let mut keeper = Keeper { composer, published, listening, members, clashes: HashSet::new() };
-    let mut patience = std::pin::pin!(sleep(READY_AFTER));
+    drop(updates);
+    let mut task = DiscoveryTask { composer, published, listening, members, conflicts: HashSet::new() };
+    let mut patience = std::pin::pin!(sleep(READY_TIMEOUT));
     loop {
         if silent.is_empty() {
             phase.send_if_modified(|phase| phase.begins());
         }
-        let next_end = keeper.next_end();
+        let next_end = task.next_end();
         let end = async {
             match next_end {
                 Some(end) => sleep_until(end.into()).await,
@@ -69,43 +69,43 @@ pub(super) async fn keep(
                 tracing::warn!(sources = silent.len(), "sources of backends have not answered yet; serving without them");
                 silent.clear();
             }
-            first = told.recv() => {
+            first = received.recv() => {
                 let Some(first) = first else { return };
                 let mut next = Some(first);
                 // Anew each time: addresses come and go, as those that move between machines do.
-                let ours = Arc::new(Ours { listening: keeper.listening.clone(), interfaces: own::interfaces() });
-                while let Some(told_now) = next {
-                    silent.remove(&told_now.place);
-                    keeper.take(told_now, &ours);
-                    next = told.try_recv().ok();
+                let ours = Arc::new(OwnAddresses { listening: task.listening.clone(), interfaces: own::interfaces() });
+                while let Some(update) = next {
+                    silent.remove(&update.id);
+                    task.take(update, &ours);
+                    next = received.try_recv().ok();
                 }
             }
         }
-        keeper.publish();
+        task.publish();
     }
 }
 
-struct Keeper {
+struct DiscoveryTask {
     composer: Composer,
     published: Published,
     listening: Vec<Address>,
     /// By position in the plan.
     members: Vec<Members>,
     /// Pool and name of backends that can't be had, which was said.
-    clashes: HashSet<(usize, String)>,
+    conflicts: HashSet<(usize, String)>,
 }
 
-impl Keeper {
+impl DiscoveryTask {
     fn next_end(&self) -> Option<Instant> {
         self.members.iter().filter_map(Members::next_end).min()
     }
 
-    fn take(&mut self, told: Told, ours: &Arc<Ours>) {
-        let Place { pool, source } = told.place;
+    fn take(&mut self, update: SourceUpdate, ours: &Arc<OwnAddresses>) {
+        let SourceId { pool, source } = update.id;
         let Some(members) = self.members.get_mut(pool) else { return };
         let name = self.composer.plan().pools.get(pool).map_or("", |plan| &plan.pool.name);
-        for backend in members.take(source, told.found, ours, now()) {
-            if self.clashes.len() < CLASHES && self.clashes.insert((pool, backend.clone())) {
+        for backend in members.take(source, update.found, ours, now()) {
+            if self.conflicts.len() < MAX_CONFLICTS && self.conflicts.insert((pool, backend.clone())) {
                 tracing::warn!(
                     pool = name,
                     backend,
@@ -149,8 +149,8 @@ fn announce(pool: &str, before: &[backend::Settings], after: &[backend::Settings
     let here_before: HashSet<_> = before.iter().filter(|one| !one.leaving).map(identity).collect();
     let there_after: HashSet<_> = after.iter().map(identity).collect();
     let list = |all: Vec<&backend::Settings>| {
-        let named: Vec<_> = all.iter().take(NAMED).map(|settings| settings.name.as_str()).collect();
-        let more = if all.len() > NAMED { format!(" and {} more", all.len() - NAMED) } else { String::new() };
+        let named: Vec<_> = all.iter().take(MAX_LISTED).map(|settings| settings.name.as_str()).collect();
+        let more = if all.len() > MAX_LISTED { format!(" and {} more", all.len() - MAX_LISTED) } else { String::new() };
         format!("{}{more}", named.join(" "))
     };
     let come: Vec<_> = after.iter().filter(|one| !one.leaving && !here_before.contains(&identity(one))).collect();

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::config::{Plan, PoolPlan};
-use crate::discover::Standing;
+use crate::discover::SourceStatus;
 use crate::health::active::{self, Prober};
 use crate::pool::Backend;
 use crate::proxy::snapshot::{Service, Snapshot};
@@ -22,21 +22,22 @@ pub(super) struct Published {
     /// Each has its pool as it is now; by position in the plan.
     probers: Vec<Arc<Prober>>,
     /// How the sources of each pool are doing.
-    standings: Vec<Vec<Arc<Standing>>>,
+    statuses: Vec<Vec<Arc<SourceStatus>>>,
 }
 
 impl Published {
     pub(super) fn new(plan: &Plan, snapshot: Snapshot) -> Published {
-        let standing =
-            |pool: &PoolPlan| pool.discover.iter().map(|settings| Arc::new(Standing::new(&settings.source))).collect();
-        let standings: Vec<Vec<_>> = plan.pools.iter().map(standing).collect();
+        let status = |pool: &PoolPlan| {
+            pool.discover.iter().map(|settings| Arc::new(SourceStatus::new(&settings.source))).collect()
+        };
+        let statuses: Vec<Vec<_>> = plan.pools.iter().map(status).collect();
         let prober = |(service, plan): (&Service, &PoolPlan)| {
             let pool = Arc::new(ArcSwap::new(Arc::clone(&service.pool)));
             Arc::new(Prober::new(pool, plan.health.clone(), service.upstream.clone()))
         };
         let probers = snapshot.services.iter().zip(&plan.pools).map(prober).collect();
-        let entries = Arc::new(ArcSwap::from_pointee(entries(&snapshot, &standings)));
-        Published { snapshot: watch::Sender::new(Arc::new(snapshot)), entries, probers, standings }
+        let entries = Arc::new(ArcSwap::from_pointee(entries(&snapshot, &statuses)));
+        Published { snapshot: watch::Sender::new(Arc::new(snapshot)), entries, probers, statuses }
     }
 
     /// For a data-path thread.
@@ -50,8 +51,8 @@ impl Published {
     }
 
     /// How the sources of the pool at a position are doing.
-    pub(super) fn standings(&self, pool: usize) -> &[Arc<Standing>] {
-        self.standings.get(pool).map(Vec::as_slice).unwrap_or_default()
+    pub(super) fn statuses(&self, pool: usize) -> &[Arc<SourceStatus>] {
+        self.statuses.get(pool).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Begins to probe all that is there. Once, on the thread that is to do it.
@@ -73,7 +74,7 @@ impl Published {
                 probe(prober, backend);
             }
         }
-        let entries = Arc::new(entries(&snapshot, &self.standings));
+        let entries = Arc::new(entries(&snapshot, &self.statuses));
         // In this order: what the admin plane tells of is on its way to all threads.
         self.snapshot.send_replace(Arc::new(snapshot));
         self.entries.store(entries);
@@ -86,13 +87,13 @@ fn probe(prober: &Arc<Prober>, backend: &Backend) {
 }
 
 /// What the admin plane is told of a snapshot.
-fn entries(snapshot: &Snapshot, standings: &[Vec<Arc<Standing>>]) -> Vec<admin::Entry> {
+fn entries(snapshot: &Snapshot, statuses: &[Vec<Arc<SourceStatus>>]) -> Vec<admin::Entry> {
     let entry = |(index, service): (usize, &Service)| admin::Entry {
         pool: Arc::clone(&service.pool),
         balance: service.balance.as_str(),
         affinity: Arc::clone(&service.affinity),
         series: service.series.clone(),
-        sources: standings.get(index).cloned().unwrap_or_default(),
+        sources: statuses.get(index).cloned().unwrap_or_default(),
     };
     snapshot.services.iter().enumerate().map(entry).collect()
 }

@@ -47,7 +47,7 @@ pub(crate) fn score(key: u64, backend: &Backend) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::super::tests::pool;
-    use super::super::{Balancer, Candidates, Tried};
+    use super::super::{Balancer, Candidates, TriedBackends};
     use super::Hash;
     use crate::pool::backend::mix;
     use crate::pool::{AdminState, InFlight, Pool};
@@ -55,7 +55,7 @@ mod tests {
     const KEYS: u64 = 10_000;
 
     fn place(pool: &Pool, key: u64) -> usize {
-        Hash { max_load: 125 }.best(&Candidates::new(pool, &Tried::new()), mix(key)).unwrap()
+        Hash { max_load: 125 }.best(&Candidates::new(pool, &TriedBackends::new()), mix(key)).unwrap()
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(super) fn compare(a: &Backend, b: &Backend) -> std::cmp::Ordering {
 #[cfg(test)]
 mod tests {
     use super::super::tests::pool;
-    use super::super::{Balancer, Candidates, Tried};
+    use super::super::{Balancer, Candidates, TriedBackends};
     use super::LeastRequests;
     use crate::pool::InFlight;
     use crate::pool::backend::mix;
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn the_idle_backend_is_chosen_and_weight_counts() {
         let pool = pool(&[2, 1]);
-        let tried = Tried::new();
+        let tried = TriedBackends::new();
         let best = || LeastRequests.best(&Candidates::new(&pool, &tried), 1);
         assert_eq!(best(), Some(0), "twice the weight, both idle");
         let _one = InFlight::on(pool.backend(0).live(), 0);
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn among_equals_each_is_as_likely() {
         let pool = pool(&[1, 1, 1]);
-        let tried = Tried::new();
+        let tried = TriedBackends::new();
         let mut served = [0; 3];
         for entropy in 0..3000 {
             served[LeastRequests.best(&Candidates::new(&pool, &tried), mix(entropy)).unwrap()] += 1;

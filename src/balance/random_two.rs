@@ -44,13 +44,13 @@ fn draw<'a>(
 #[cfg(test)]
 mod tests {
     use super::super::tests::pool;
-    use super::super::{Balancer, Candidates, Tried};
+    use super::super::{Balancer, Candidates, TriedBackends};
     use super::RandomTwo;
     use crate::pool::InFlight;
     use crate::pool::backend::mix;
 
     fn served(pool: &crate::pool::Pool) -> Vec<usize> {
-        let tried = Tried::new();
+        let tried = TriedBackends::new();
         let mut served = vec![0; pool.backends().len()];
         for entropy in 0..6000 {
             served[RandomTwo.best(&Candidates::new(pool, &tried), mix(entropy)).unwrap()] += 1;

@@ -34,7 +34,7 @@ impl RoundRobin {
             return RoundRobin { credits: RefCell::new((0..weights.len()).map(credit).collect()) };
         }
         let this = RoundRobin { credits: RefCell::new(vec![0; weights.len()]) };
-        let tried = super::Tried::new();
+        let tried = super::TriedBackends::new();
         // A cycle can be a thousand a backend; a few steps for each set threads apart well enough, and a step
         // costs as much as there are backends.
         let most = (4 * count).min(MOST_WORK / count).max(1);
@@ -67,7 +67,7 @@ impl Balancer for RoundRobin {
 
     /// Those who stay keep their credits, or whoever stands first in a pool whose members come and go
     /// all the time would get its first client each time. Those who come have none.
-    fn follow(&self, from: &Pool, to: &Pool) -> Option<Rc<dyn Balancer>> {
+    fn carry_over(&self, from: &Pool, to: &Pool) -> Option<Rc<dyn Balancer>> {
         let credits = self.credits.borrow();
         let were = from.backends().iter().map(|backend| backend.live().id());
         let were: HashMap<usize, i64> = were.zip(credits.iter().copied()).collect();
@@ -84,7 +84,7 @@ impl Balancer for RoundRobin {
 #[cfg(test)]
 mod tests {
     use super::super::tests::pool;
-    use super::super::{Balancer, Candidates, Tried};
+    use super::super::{Balancer, Candidates, TriedBackends};
     use super::RoundRobin;
     use crate::pool::reconcile::Reconciler;
     use crate::pool::{Pool, Settings, backend, vitals};
@@ -92,7 +92,7 @@ mod tests {
     fn picks(weights: &[i32], entropy: u64, count: usize) -> Vec<usize> {
         let pool = pool(weights);
         let cursor = RoundRobin::new(&pool, entropy);
-        let tried = Tried::new();
+        let tried = TriedBackends::new();
         (0..count).filter_map(|_| cursor.best(&Candidates::new(&pool, &tried), 0)).collect()
     }
 
@@ -125,7 +125,7 @@ mod tests {
             let settings = Settings { name: "p".into(), backends, vitals: vitals::Settings::default() };
             reconciler.pools(&[settings]).remove(0)
         };
-        let tried = Tried::new();
+        let tried = TriedBackends::new();
         let next = |balancer: &dyn Balancer, pool: &Pool| {
             let index = balancer.best(&Candidates::new(pool, &tried), 0).unwrap();
             pool.backend(index).name().to_string()
@@ -134,14 +134,14 @@ mod tests {
         let cursor = RoundRobin::new(&before, 0);
         assert_eq!([next(&cursor, &before), next(&cursor, &before)], ["a", "b"]);
         let after = pool(&[2, 0, 1]);
-        let cursor = cursor.follow(&before, &after).unwrap();
+        let cursor = cursor.carry_over(&before, &after).unwrap();
         assert_eq!(next(&*cursor, &after), "c");
         let grown = pool(&[0, 1, 2, 3]);
-        let cursor = cursor.follow(&after, &grown).unwrap();
+        let cursor = cursor.carry_over(&after, &grown).unwrap();
         let mut served: Vec<_> = (0..4).map(|_| next(&*cursor, &grown)).collect();
         served.sort();
         assert_eq!(served, ["a", "b", "c", "d"]);
-        assert!(cursor.follow(&pool(&[]), &grown).is_none(), "nobody stays");
+        assert!(cursor.carry_over(&pool(&[]), &grown).is_none(), "nobody stays");
     }
 
     proptest::proptest! {

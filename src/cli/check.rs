@@ -20,7 +20,7 @@ impl std::error::Error for NoFile {}
 impl std::fmt::Display for NoFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let places = PLACES.join(" nor ");
-        write!(f, "there is neither {places}; name a configuration file with -c FILE, or try: linchpin demo")
+        write!(f, "there is neither {places}; name a configuration file, or try: linchpin demo")
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{check, fail, say};
-use crate::affinity::explain::{Explanation, Named, Seen, explain_as_sent};
-use crate::affinity::{Affinity, Carrier, Tables};
+use crate::affinity::explain::{Explanation, NamedBackend, SessionTimes, explain_as_sent};
+use crate::affinity::{Affinity, Carrier, SessionTables};
 use crate::clock;
 use crate::config::{self, PoolPlan};
 use crate::pool::Pool;
@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> ExitCode {
     let now = args.at.unwrap_or_else(|| clock::unix().as_secs());
     let settings: Vec<_> = plan.pools.iter().map(|pool| pool.pool.clone()).collect();
     let pools = Reconciler::new(1).pools(&settings);
-    let mut tables = Tables::default();
+    let mut tables = SessionTables::default();
     let of = |(pool, of): (&Arc<Pool>, &PoolPlan)| Affinity::new(pool.name(), &of.persistence, &plan.keys, &mut tables);
     let affinities: Vec<_> = pools.iter().zip(&plan.pools).map(of).collect();
     let candidates = pools.iter().map(|pool| &**pool).zip(&affinities);
@@ -76,7 +76,7 @@ fn text(told: &Explanation, balance: &str, now: u64) -> String {
         row("key", key);
     }
     row("session", &format!("{:016x}", told.session));
-    if let Some(Seen { issued, last, idle_timeout, absolute_timeout }) = told.seen {
+    if let Some(SessionTimes { issued, last, idle_timeout, absolute_timeout }) = told.seen {
         row("begun", &when(issued, now, absolute_timeout));
         row("last seen", &when(last, now, idle_timeout));
     }
@@ -102,7 +102,7 @@ fn when(at: u64, now: u64, limit: Option<u64>) -> String {
     format!("{time}, {ago} ago ({limit})")
 }
 
-fn backend(named: &Named) -> String {
+fn backend(named: &NamedBackend) -> String {
     match (&named.address, named.replaced) {
         (None, _) => format!("{}, which this pool doesn't have", named.name),
         (Some(address), true) => format!("{}, at another address then; now at {address}", named.name),

@@ -9,7 +9,7 @@ use super::listeners::ListenerDraft;
 use super::report::Notes;
 use super::routes::RouteDraft;
 use super::values::{known, shown};
-use crate::tls::server::Clients;
+use crate::tls::server::ClientVerification;
 
 /// Notes what doesn't fit together.
 pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
@@ -77,7 +77,7 @@ fn is_open_at(route: &RouteDraft, listener: &ListenerDraft) -> bool {
     route.listeners.is_empty() || route.listeners.iter().any(|tied| Some(&tied.value) == name.as_ref())
 }
 
-fn asked_for(listener: &ListenerDraft) -> Option<&Clients> {
+fn asked_for(listener: &ListenerDraft) -> Option<&ClientVerification> {
     listener.tls.as_ref()?.settings.as_ref()?.clients.as_ref()
 }
 

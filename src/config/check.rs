@@ -87,7 +87,7 @@ fn keys(draft: &Draft, notes: &Notes<'_>) {
         let problem = "no [[keys]]: one is made at start, so that pins end with the process, \
                        and several Linchpins don't know each other's";
         let remedy =
-            "run: linchpin keygen > linchpin.key, and write [[keys]] with id = \"1\" and file = \"linchpin.key\"";
+            "run: linchpin keygen -o linchpin.key, and write [[keys]] with id = \"1\" and file = \"linchpin.key\"";
         notes.warn(&notes.whole_file(), problem, remedy);
     }
 }
@@ -162,7 +162,7 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
     let found = pool.discover.iter().flatten();
     let has_limit = pool.backends.iter().any(|backend| backend.max_requests.is_some())
         || found.into_iter().any(|source| source.max_requests.is_some());
-    if pool.persistence.on.says(Cause::Full) && !has_limit && notes.is_whole() {
+    if pool.persistence.on.is_set(Cause::Full) && !has_limit && notes.is_whole() {
         let problem = "`on.full` has no effect: no backend of the pool has `max_requests`, so that none is ever full";
         notes.warn(&pool.span, problem, "write `max_requests` into [[pools.backends]], or take `on.full` out");
     }

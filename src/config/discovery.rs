@@ -11,7 +11,7 @@ use toml::de::DeValue;
 use super::names::{is_host, name};
 use super::reader::Table;
 use super::values::{MILLISECOND, Value, YEAR, duration, must_be, plain_text, shown, text, whole, word};
-use crate::discover::{Bounds, Dns, Records, Settings, Source};
+use crate::discover::{Dns, Records, RefreshInterval, Settings, Source};
 use crate::files;
 
 const RECORDS: [(&str, Records); 4] =
@@ -52,7 +52,7 @@ pub(super) fn discover(table: &Table<'_>) -> Option<Settings> {
 }
 
 fn dns(table: &Table<'_>) -> Option<Source> {
-    let default = Bounds::default();
+    let default = RefreshInterval::default();
     let records = table.get("type", word(RECORDS, &[]));
     let port = table.get("port", whole(1..=65_535));
     let prefix = table.get("prefix", name);
@@ -79,7 +79,7 @@ fn dns(table: &Table<'_>) -> Option<Source> {
         port: port.unwrap_or_default(),
         prefix,
         resolvers: resolvers.into_iter().map(|spot| spot.value).collect(),
-        bounds: Bounds { min, max },
+        refresh_interval: RefreshInterval { min, max },
     }))
 }
 

@@ -19,7 +19,7 @@ use super::values::{
     KIB, MIB, MILLISECOND, Value, YEAR, body_bytes, duration, found, must_be, nearest, plain_text, rate, shown, size,
     text, whole, word,
 };
-use crate::affinity::seal::{KEY_BYTES, Key};
+use crate::affinity::seal::{KEY_BYTES, SealingKey};
 use crate::net::Address;
 use crate::proxy::{rate, replay, via};
 use crate::{admin, files, runtime, telemetry};
@@ -47,8 +47,8 @@ pub(super) struct KeyDraft {
 }
 
 impl KeyDraft {
-    pub(super) fn key(&self) -> Option<Key> {
-        Key::new(&self.id.as_ref()?.value, self.secret.as_ref()?)
+    pub(super) fn key(&self) -> Option<SealingKey> {
+        SealingKey::new(&self.id.as_ref()?.value, self.secret.as_ref()?)
     }
 }
 

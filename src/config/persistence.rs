@@ -13,10 +13,10 @@ use super::names::{cookie_domain, cookie_name, cookie_path, field_name, paramete
 use super::reader::Table;
 use super::values::{MILLISECOND, SECOND, Value, YEAR, duration, flag, must_be, shown, text, whole, word};
 use crate::affinity::cookie::{self, LifetimeType, SameSite};
-use crate::affinity::learned::Source;
-use crate::affinity::pins;
+use crate::affinity::learned::SessionIdSource;
+use crate::affinity::pin_names;
 use crate::affinity::{Carrier, MAX_CLOCK_SKEW, Settings, header, learned, route};
-use crate::share;
+use crate::session_sync;
 
 /// The values of `type`.
 #[derive(Clone, Copy, PartialEq)]
@@ -144,8 +144,8 @@ fn separator(value: &DeValue<'_>) -> Value<char> {
 }
 
 fn learned(table: &Table<'_>) -> Option<learned::Settings> {
-    let cookie = table.get("cookie", cookie_name).map(Source::Cookie);
-    let header = table.get("header", field_name).map(Source::Header);
+    let cookie = table.get("cookie", cookie_name).map(SessionIdSource::Cookie);
+    let header = table.get("header", field_name).map(SessionIdSource::Header);
     let capacity = table.get("capacity", whole(1..=100_000_000)).unwrap_or(CAPACITY);
     let store = table.get("store", store);
     if table.is_present() && !table.has("cookie") && !table.has("header") {
@@ -163,7 +163,7 @@ fn learned(table: &Table<'_>) -> Option<learned::Settings> {
 /// the last character behind it.
 fn routing_cookie(value: &DeValue<'_>) -> Value<String> {
     let name = cookie_name(value)?;
-    let behind = char::from(pins::BEHIND);
+    let behind = char::from(pin_names::CHAIN_SUFFIX);
     match name.strip_suffix(behind) {
         None => Ok(name),
         Some(_) => {
@@ -178,7 +178,7 @@ fn routing_cookie(value: &DeValue<'_>) -> Value<String> {
 /// The address of a store, which may hold a password and is not shown.
 fn store(value: &DeValue<'_>) -> Value<String> {
     let address = text(value)?;
-    match share::check_address(address) {
+    match session_sync::check_address(address) {
         Ok(()) => Ok(address.into()),
         Err(problem) => {
             Err(super::values::Wrong { problem: problem.into(), remedy: "write \"redis://127.0.0.1:6379\"".into() })

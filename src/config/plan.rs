@@ -10,7 +10,7 @@ use super::report::Notes;
 use super::routes::RouteDraft;
 use super::{Plan, PoolPlan};
 use crate::affinity::KeyRing;
-use crate::affinity::seal::Key;
+use crate::affinity::seal::SealingKey;
 use crate::{pool, proxy};
 
 /// The id of the key that is made when none is configured.
@@ -24,7 +24,7 @@ impl Draft {
             keys.push(key.key()?);
         }
         let mut keys = keys.into_iter();
-        let Some(first) = keys.next().or_else(|| Key::random(RANDOM_KEY)) else {
+        let Some(first) = keys.next().or_else(|| SealingKey::random(RANDOM_KEY)) else {
             notes.error(&notes.whole_file(), "the system has no randomness to make a key of", "configure [[keys]]");
             return None;
         };

@@ -26,7 +26,7 @@ use crate::{affinity, balance, discover, health, upstream};
 pub(super) struct PoolDraft {
     pub(super) span: Range<usize>,
     pub(super) name: Option<Spot<String>>,
-    pub(super) balance: balance::Kind,
+    pub(super) balance: balance::BalancerKind,
     pub(super) hash: Option<key::Settings>,
     pub(super) persistence: affinity::Settings,
     /// Where the cookie gets its name.
@@ -88,11 +88,11 @@ impl BackendDraft {
 
 pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
     let name = table.required("name", "\"app\"", name);
-    let kinds = word(balance::Kind::ALL.map(|kind| (kind.as_str(), kind)), &["least_sessions"]);
+    let kinds = word(balance::BalancerKind::ALL.map(|kind| (kind.as_str(), kind)), &["least_sessions"]);
     let balance = table.get("balance", kinds).unwrap_or_default();
     let (hash, max_load) = table.section("hash", hash);
     let (balance, hash) = match balance {
-        balance::Kind::Hash { .. } => (balance::Kind::Hash { max_load }, hash),
+        balance::BalancerKind::Hash { .. } => (balance::BalancerKind::Hash { max_load }, hash),
         other => {
             if table.has("hash") {
                 let problem = "`hash` has no effect: it is for balance = \"hash\"";

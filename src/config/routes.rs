@@ -242,7 +242,7 @@ impl RouteDraft {
             let problem = format!("`persistence` can't be on: the pool {} does not pin its clients", name());
             notes.error(&on.span, problem, "write a `type` into its [pools.persistence], or take this out");
         }
-        if let Carrier::Learned(learned::Settings { source: learned::Source::Header(field), .. }) =
+        if let Carrier::Learned(learned::Settings { source: learned::SessionIdSource::Header(field), .. }) =
             &pool.persistence.carrier
             && self.settings.response_headers.names().any(|name| name == field)
         {

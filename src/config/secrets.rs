@@ -2,6 +2,7 @@
 //! Invariant: no secret ever stands in a finding; whoever could read one besides its owner is a warning.
 //! Must not know: what is sealed or guarded with them.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use super::reader::{Spot, Table};
 use super::values::{plain_text, shown};
 use crate::affinity::seal::KEY_BYTES;
-use crate::files;
+use crate::files::{self, shell_word};
 
 /// More than this is neither a key nor a token.
 const MAX_BYTES: u64 = 4096;
@@ -30,7 +31,7 @@ pub(super) fn key(table: &Table<'_>) -> Option<[u8; KEY_BYTES]> {
         }
         _ if table.has("file") || table.has("env") => None,
         _ => {
-            let remedy = "write file = \"linchpin.key\", and make the file with: linchpin keygen > linchpin.key";
+            let remedy = "write file = \"linchpin.key\", and make the file with: linchpin keygen -o linchpin.key";
             table.notes().missing(table.span(), "[[keys]] has neither `file` nor `env`", remedy);
             None
         }
@@ -39,21 +40,44 @@ pub(super) fn key(table: &Table<'_>) -> Option<[u8; KEY_BYTES]> {
 
 fn key_of_file(table: &Table<'_>, file: &Spot<String>) -> Option<[u8; KEY_BYTES]> {
     let path = table.notes().resolve(&file.value);
-    let make = || format!("make one with: linchpin keygen > {}", path.display());
-    let text = match read(&path, file, table) {
-        Ok(text) => text,
-        Err(error) => {
-            let problem = format!("cannot read the key file {}: {error}", shown(&path.to_string_lossy()));
-            table.notes().error(&file.span, problem, make());
-            return None;
-        }
+    let name = shown(&path.to_string_lossy());
+    let (problem, remedy) = match read(&path, file, table) {
+        Ok(text) => match decode(&text) {
+            Some(key) => return Some(key),
+            None if text.trim().is_empty() => (format!("the key file {name} is empty"), damaged(&path)),
+            None => (format!("the key file {name} does not hold {KEY_BYTES} bytes in base64"), damaged(&path)),
+        },
+        Err(error) => (format!("cannot read the key file {name}: {error}"), unreadable(&path, &error)),
     };
-    decode(&text).or_else(|| {
-        let problem =
-            format!("the key file {} does not hold {KEY_BYTES} bytes in base64", shown(&path.to_string_lossy()));
-        table.notes().error(&file.span, problem, make());
-        None
-    })
+    table.notes().error(&file.span, problem, remedy);
+    None
+}
+
+/// What to do about the file of a secret that can't be read. It may hold what clients' pins are sealed with, on this
+/// machine alone: only where there is no file is a new one spoken of, and nothing that is said overwrites one.
+fn unreadable(path: &Path, error: &files::Error) -> String {
+    match error {
+        files::Error::Io(error) if error.kind() == ErrorKind::NotFound => {
+            format!(
+                "copy it from another Linchpin, or make the first one with: linchpin keygen -o {}",
+                shell_word(path)
+            )
+        }
+        files::Error::Io(error) if error.kind() == ErrorKind::PermissionDenied => {
+            "check as the user that runs Linchpin, or let that user read it (chown, chmod); don't make a new one".into()
+        }
+        files::Error::Io(_) => "see to it that this user can read it; don't make a new one".into(),
+        files::Error::NotRegular(_) => "write the path of the file that holds it".into(),
+        files::Error::TooLarge(_) | files::Error::NotText => damaged(path),
+    }
+}
+
+/// What to do about the file of a secret that holds something else.
+fn damaged(path: &Path) -> String {
+    let mut other = path.as_os_str().to_owned();
+    other.push(".new");
+    let other = shell_word(Path::new(&other));
+    format!("put back what was in it; if that is lost, name another file, made with: linchpin keygen -o {other}")
 }
 
 fn key_of_variable(table: &Table<'_>, env: &Spot<String>) -> Option<[u8; KEY_BYTES]> {
@@ -78,13 +102,12 @@ pub(super) fn token(table: &Table<'_>) -> Option<String> {
     let file = table.spot("token_file", plain_text)?;
     let path = table.notes().resolve(&file.value);
     let name = shown(&path.to_string_lossy());
-    let problem = match read(&path, &file, table) {
-        Ok(text) if text.trim().is_empty() => format!("the token file {name} is empty"),
+    let (problem, remedy) = match read(&path, &file, table) {
+        Ok(text) if text.trim().is_empty() => (format!("the token file {name} is empty"), damaged(&path)),
         Ok(text) if text.trim().bytes().all(|byte| byte.is_ascii_graphic()) => return Some(text.trim().into()),
-        Ok(_) => format!("the token file {name} holds more than one word of ASCII characters"),
-        Err(error) => format!("cannot read the token file {name}: {error}"),
+        Ok(_) => (format!("the token file {name} holds more than one word of ASCII characters"), damaged(&path)),
+        Err(error) => (format!("cannot read the token file {name}: {error}"), unreadable(&path, &error)),
     };
-    let remedy = format!("make one with: linchpin keygen > {}", path.display());
     table.notes().error(&file.span, problem, remedy);
     None
 }
@@ -95,7 +118,7 @@ fn read(path: &Path, named_at: &Spot<String>, table: &Table<'_>) -> Result<Strin
     if mode & 0o077 != 0 {
         let shown = shown(&path.to_string_lossy());
         let problem = format!("{shown} can be read by others than its owner (mode {:03o})", mode & 0o777);
-        table.notes().warn(&named_at.span, problem, format!("run: chmod 600 {}", path.display()));
+        table.notes().warn(&named_at.span, problem, format!("run: chmod 600 {}", shell_word(path)));
     }
     Ok(text)
 }

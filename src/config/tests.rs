@@ -174,7 +174,7 @@ fn values_arrive_where_they_belong() {
     assert_eq!(plan.routes[0].path_prefix, "/shop");
     values_of_routes_arrive(&plan);
     let pool = &plan.pools[0];
-    assert_eq!(pool.balance, balance::Kind::RandomTwo);
+    assert_eq!(pool.balance, balance::BalancerKind::RandomTwo);
     assert_eq!(pool.persistence.absolute_timeout, Some(seconds(5400)));
     let affinity::Carrier::Cookie(cookie) = &pool.persistence.carrier else { panic!() };
     assert_eq!((cookie.name.as_str(), cookie.same_site), ("__Host-pin", affinity::cookie::SameSite::None));
@@ -226,6 +226,7 @@ fn keys_are_read_and_their_files_guarded() {
     assert_eq!(token.0.admin.unwrap().token.as_deref(), Some("secret"));
 
     let shown = |path: &str| folder.join(path).display().to_string();
+    let lost = "put back what was in it; if that is lost, name another file, made with: linchpin keygen -o";
     for (text, line, severity, problem, remedy) in [
         (
             "[[keys]]\nid = \"k\"\nfile = \"open\"",
@@ -239,21 +240,21 @@ fn keys_are_read_and_their_files_guarded() {
             3,
             Severity::Error,
             format!("the key file \"{}\" does not hold 32 bytes in base64", shown("short")),
-            format!("make one with: linchpin keygen > {}", shown("short")),
+            format!("{lost} {}.new", shown("short")),
         ),
         (
             "[[keys]]\nid = \"k\"\nfile = \"gone\"",
             3,
             Severity::Error,
             format!("cannot read the key file \"{}\": No such file or directory (os error 2)", shown("gone")),
-            format!("make one with: linchpin keygen > {}", shown("gone")),
+            format!("copy it from another Linchpin, or make the first one with: linchpin keygen -o {}", shown("gone")),
         ),
         (
             "[admin]\naddress = \"127.0.0.1:9090\"\ntoken_file = \"empty\"",
             3,
             Severity::Error,
             format!("the token file \"{}\" is empty", shown("empty")),
-            format!("make one with: linchpin keygen > {}", shown("empty")),
+            format!("{lost} {}.new", shown("empty")),
         ),
     ] {
         let report = parse(text).map_or_else(|report| report, |(_, report)| report);

@@ -13,10 +13,11 @@ use toml::de::DeValue;
 use super::reader::{Spot, Table};
 use super::values::{Value, YEAR, duration, flag, found, must_be, plain_text, shown, text, word};
 use crate::clock;
+use crate::files::shell_word;
 use crate::tls::certificate::Validity;
 use crate::tls::inspect::{self, Inspected};
-use crate::tls::server::{Clients, Version};
-use crate::tls::{Error, Pair, client, pem, server};
+use crate::tls::server::{ClientVerification, Version};
+use crate::tls::{CertificateFiles, Error, client, pem, server};
 
 /// `[listeners.tls]`. What is `None` was said to be wrong, or is not there.
 pub(super) struct ListenerTls {
@@ -103,7 +104,7 @@ pub(super) fn https_port(value: &DeValue<'_>) -> Value<Option<u16>> {
 }
 
 /// The pair that stands in the section itself.
-fn named_pair(table: &Table<'_>, named: &mut HashMap<(String, String), usize>) -> Option<Pair> {
+fn named_pair(table: &Table<'_>, named: &mut HashMap<(String, String), usize>) -> Option<CertificateFiles> {
     let (pair, inspected) = entry_pair(table);
     let (pair, span) = pair?;
     if let Some(inspected) = &inspected {
@@ -113,19 +114,19 @@ fn named_pair(table: &Table<'_>, named: &mut HashMap<(String, String), usize>) -
 }
 
 /// `cert` and `key`, and what the files hold.
-fn entry_pair(table: &Table<'_>) -> (Option<(Pair, Range<usize>)>, Option<Inspected>) {
+fn entry_pair(table: &Table<'_>) -> (Option<(CertificateFiles, Range<usize>)>, Option<Inspected>) {
     let certificate = table.required("cert", "\"fullchain.pem\"", plain_text).map(|spot| resolved(table, spot));
     let key = table.spot("key", plain_text).map(|spot| resolved(table, spot));
     let (Some(certificate), false) = (certificate, table.has("key") && key.is_none()) else { return (None, None) };
     // Without a `key` it stands in the same file.
     let key = key.unwrap_or_else(|| certificate.clone());
-    let pair = Pair { certificate: certificate.value, key: key.value };
+    let pair = CertificateFiles { certificate: certificate.value, key: key.value };
     match inspect::pair(&pair) {
         Ok(inspected) => {
             if let Some(mode) = inspect::mode_if_open(&pair.key) {
                 let shown_key = shown(&pair.key.to_string_lossy());
                 let problem = format!("{shown_key} can be read by everyone on this machine (mode {mode:03o})");
-                table.notes().warn(&key.span, problem, format!("run: chmod 600 {}", pair.key.display()));
+                table.notes().warn(&key.span, problem, format!("run: chmod 600 {}", shell_word(&pair.key)));
             }
             (Some((pair, certificate.span)), Some(inspected))
         }
@@ -198,7 +199,7 @@ fn count(days: i64) -> String {
     if days == 1 { "1 day".into() } else { format!("{days} days") }
 }
 
-fn clients(table: &Table<'_>) -> Option<Clients> {
+fn clients(table: &Table<'_>) -> Option<ClientVerification> {
     let authorities = table.spot("client_ca", plain_text).map(|spot| resolved(table, spot));
     let is_required = table.get("client_certificate", word([("required", true), ("optional", false)], &[]));
     if table.has("client_certificate") && !table.has("client_ca") {
@@ -211,7 +212,7 @@ fn clients(table: &Table<'_>) -> Option<Clients> {
         say(table, &authorities.span, &error);
         return None;
     }
-    Some(Clients { authorities: authorities.value, is_required: is_required.unwrap_or(true) })
+    Some(ClientVerification { authorities: authorities.value, is_required: is_required.unwrap_or(true) })
 }
 
 fn server_name(value: &DeValue<'_>) -> Value<String> {

@@ -5,11 +5,13 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Dns, Found, name};
+use super::backend::DiscoveredBackend;
+use super::name;
+use super::settings::Dns;
 
 /// One record of type SRV, with the addresses of its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
+pub struct SrvRecord {
     /// The lowest one serves; the others are backups.
     pub priority: u16,
     /// The share among equals.
@@ -23,25 +25,30 @@ pub struct Service {
 }
 
 /// The backends at these addresses.
-pub fn of_addresses(dns: &Dns, pool: &str, addresses: &[IpAddr]) -> Vec<Found> {
+pub fn from_addresses(dns: &Dns, pool: &str, addresses: &[IpAddr]) -> Vec<DiscoveredBackend> {
     let prefix = dns.prefix.as_deref().unwrap_or(pool);
     let found = |ip: &IpAddr| {
         let address = SocketAddr::new(*ip, dns.port);
-        Found { name: name::of_address(prefix, address), address: address.into(), weight: None, backup: false }
+        DiscoveredBackend {
+            name: name::from_address(prefix, address),
+            address: address.into(),
+            weight: None,
+            backup: false,
+        }
     };
     addresses.iter().filter(|ip| is_one_server(**ip)).map(found).collect()
 }
 
 /// The backends behind these records. A target is one server: of several addresses the lowest is
 /// taken, an IPv4 address before any other, so that every Linchpin takes the same.
-pub fn of_services(dns: &Dns, services: &[Service]) -> Vec<Found> {
+pub fn from_srv_records(dns: &Dns, services: &[SrvRecord]) -> Vec<DiscoveredBackend> {
     let primary = services.iter().map(|service| service.priority).min();
     let heaviest = services.iter().map(|service| service.weight).max().unwrap_or_default();
-    let found = |service: &Service| {
+    let found = |service: &SrvRecord| {
         let ip = service.addresses.iter().copied().filter(|ip| is_one_server(*ip)).min()?;
         let address = SocketAddr::new(ip, service.port);
-        (service.port != 0).then(|| Found {
-            name: name::of_target(dns.prefix.as_deref(), &service.target, service.port),
+        (service.port != 0).then(|| DiscoveredBackend {
+            name: name::from_target(dns.prefix.as_deref(), &service.target, service.port),
             address: address.into(),
             weight: Some(weight(service.weight, heaviest)),
             backup: Some(service.priority) != primary,
@@ -51,7 +58,7 @@ pub fn of_services(dns: &Dns, services: &[Service]) -> Vec<Found> {
 }
 
 /// In order, each name and address once, and not more than `most`; says how many were left out for that.
-pub fn in_order(mut found: Vec<Found>, most: usize) -> (Vec<Found>, usize) {
+pub fn normalized(mut found: Vec<DiscoveredBackend>, most: usize) -> (Vec<DiscoveredBackend>, usize) {
     found.sort_by(|a, b| (a.backup, &a.name).cmp(&(b.backup, &b.name)));
     let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
     found.retain(|each| names.insert(each.name.clone()) && addresses.insert(each.address.clone()));
@@ -74,23 +81,30 @@ fn is_one_server(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::{Records, RefreshInterval};
     use super::*;
-    use crate::discover::{Bounds, Records};
 
     fn dns() -> Dns {
         let name = "app.internal".into();
-        Dns { name, records: Records::A, port: 80, prefix: None, resolvers: Vec::new(), bounds: Bounds::default() }
+        Dns {
+            name,
+            records: Records::A,
+            port: 80,
+            prefix: None,
+            resolvers: Vec::new(),
+            refresh_interval: RefreshInterval::default(),
+        }
     }
 
-    fn service(target: &str, priority: u16, weight: u16, addresses: &[&str]) -> Service {
+    fn service(target: &str, priority: u16, weight: u16, addresses: &[&str]) -> SrvRecord {
         let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        Service { priority, weight, port: 80, target: target.into(), addresses }
+        SrvRecord { priority, weight, port: 80, target: target.into(), addresses }
     }
 
     #[test]
     fn an_address_is_a_backend_unless_it_is_nobodys() {
         let ips = ["10.0.0.2", "10.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "::1", "10.0.0.1"];
-        let (found, left_out) = in_order(of_addresses(&dns(), "app", &ips.map(|ip| ip.parse().unwrap())), 10);
+        let (found, left_out) = normalized(from_addresses(&dns(), "app", &ips.map(|ip| ip.parse().unwrap())), 10);
         let names: Vec<_> = found.iter().map(|found| found.name.as_str()).collect();
         assert_eq!((names.as_slice(), left_out), (&["app---1-80", "app-10.0.0.1-80", "app-10.0.0.2-80"][..], 0));
     }
@@ -99,12 +113,12 @@ mod tests {
     fn the_lowest_priority_serves_and_the_others_are_backups() {
         let services =
             [service("b.", 20, 5, &["10.0.0.2"]), service("a.", 10, 0, &["fe80::1", "10.0.0.9", "10.0.0.1"])];
-        let (found, _) = in_order(of_services(&dns(), &services), 10);
+        let (found, _) = normalized(from_srv_records(&dns(), &services), 10);
         let told: Vec<_> = found.iter().map(|f| (f.name.as_str(), f.address.to_string(), f.weight, f.backup)).collect();
         let expected =
             [("a-80", "10.0.0.1:80".to_owned(), Some(1), false), ("b-80", "10.0.0.2:80".to_owned(), Some(5), true)];
         assert_eq!(told, expected);
-        assert_eq!(in_order(found, 1).1, 1);
+        assert_eq!(normalized(found, 1).1, 1);
     }
 
     #[test]

@@ -17,10 +17,11 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use tokio::time::timeout;
 
-use super::answer::{self, Service};
+use super::answer::{self, SrvRecord};
+use super::backend::DiscoveredBackend;
+use super::settings::{Dns, Records};
 use super::targets::{Addresses, Targets};
-use super::trust::Outcome;
-use super::{Dns, Records};
+use super::trust::LookupResult;
 
 /// How long a server may take to answer; each question is put twice.
 const ONE: Duration = Duration::from_secs(2);
@@ -32,7 +33,7 @@ const NOTHING: u32 = 5;
 const MOST_TARGETS: usize = 10_000;
 
 /// Asks for one name, again and again.
-pub(super) struct Asker<'a> {
+pub(super) struct DnsQuerier<'a> {
     dns: &'a Dns,
     pool: &'a str,
     /// Made anew after a failure: the system's settings may have changed by then. And after a look for which
@@ -43,13 +44,13 @@ pub(super) struct Asker<'a> {
     targets: Targets,
 }
 
-impl<'a> Asker<'a> {
-    pub(super) fn new(dns: &'a Dns, pool: &'a str) -> Asker<'a> {
-        Asker { dns, pool, resolver: None, sockets: Sockets::default(), targets: Targets::default() }
+impl<'a> DnsQuerier<'a> {
+    pub(super) fn new(dns: &'a Dns, pool: &'a str) -> DnsQuerier<'a> {
+        DnsQuerier { dns, pool, resolver: None, sockets: Sockets::default(), targets: Targets::default() }
     }
 
     /// One look.
-    pub(super) async fn ask(&mut self) -> Outcome {
+    pub(super) async fn query(&mut self) -> LookupResult {
         let answer = match self.resolver() {
             Ok(resolver) => timeout(ALL, find(&resolver, self.dns, self.pool, &mut self.targets)).await,
             Err(error) => Ok(Err(format!("no resolver: {error}"))),
@@ -58,15 +59,15 @@ impl<'a> Asker<'a> {
             self.resolver = None;
         }
         match answer {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok(result)) => result,
             Ok(Err(why)) => self.failed(why),
             Err(_) => self.failed("no answer in time".into()),
         }
     }
 
-    fn failed(&mut self, why: String) -> Outcome {
+    fn failed(&mut self, why: String) -> LookupResult {
         self.resolver = None;
-        Outcome::Failed(why)
+        LookupResult::Failed(why)
     }
 
     /// It is cheap to clone.
@@ -143,7 +144,12 @@ fn build(dns: &Dns, sockets: Sockets) -> Result<Resolver<Sockets>, NetError> {
     builder.build()
 }
 
-async fn find(resolver: &Resolver<Sockets>, dns: &Dns, pool: &str, targets: &mut Targets) -> Result<Outcome, String> {
+async fn find(
+    resolver: &Resolver<Sockets>,
+    dns: &Dns,
+    pool: &str,
+    targets: &mut Targets,
+) -> Result<LookupResult, String> {
     let name = dns.name.as_str();
     let (found, ttl) = match dns.records {
         Records::A => of(dns, pool, addresses(resolver, name, RecordType::A).await?),
@@ -159,11 +165,11 @@ async fn find(resolver: &Resolver<Sockets>, dns: &Dns, pool: &str, targets: &mut
         }
         Records::Srv => services(resolver, dns, targets).await?,
     };
-    Ok(Outcome::Answer(found, Duration::from_secs(ttl.into())))
+    Ok(LookupResult::Answer(found, Duration::from_secs(ttl.into())))
 }
 
-fn of(dns: &Dns, pool: &str, addresses: Addresses) -> (Vec<super::Found>, u32) {
-    (answer::of_addresses(dns, pool, &addresses.ips), addresses.ttl)
+fn of(dns: &Dns, pool: &str, addresses: Addresses) -> (Vec<DiscoveredBackend>, u32) {
+    (answer::from_addresses(dns, pool, &addresses.ips), addresses.ttl)
 }
 
 async fn addresses(resolver: &Resolver<Sockets>, name: &str, kind: RecordType) -> Result<Addresses, String> {
@@ -182,7 +188,7 @@ async fn services(
     resolver: &Resolver<Sockets>,
     dns: &Dns,
     targets: &mut Targets,
-) -> Result<(Vec<super::Found>, u32), String> {
+) -> Result<(Vec<DiscoveredBackend>, u32), String> {
     let (records, mut ttl) = records(resolver, &dns.name, RecordType::SRV).await.map_err(|error| said(&error))?;
     let records = records.iter().filter_map(|record| match record {
         RData::SRV(srv) if !srv.target.is_root() => Some((srv, srv.target.to_string())),
@@ -198,9 +204,9 @@ async fn services(
         if !addresses.is_empty() {
             ttl = ttl.min(holds);
         }
-        services.push(Service { priority: srv.priority, weight: srv.weight, port: srv.port, target, addresses });
+        services.push(SrvRecord { priority: srv.priority, weight: srv.weight, port: srv.port, target, addresses });
     }
-    Ok((answer::of_services(dns, &services), ttl))
+    Ok((answer::from_srv_records(dns, &services), ttl))
 }
 
 /// Of a host that has addresses of both kinds, those of IPv4.

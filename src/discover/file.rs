@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use super::{Found, name};
+use super::backend::DiscoveredBackend;
+use super::name;
 
 /// The largest file that is read.
 pub const MAX_BYTES: u64 = 16 << 20;
@@ -28,8 +29,8 @@ impl fmt::Display for Wrong {
 ///
 /// # Errors
 /// The first line that is none.
-pub fn read(text: &str) -> Result<Vec<Found>, Wrong> {
-    let mut all: Vec<Found> = Vec::new();
+pub fn read(text: &str) -> Result<Vec<DiscoveredBackend>, Wrong> {
+    let mut all: Vec<DiscoveredBackend> = Vec::new();
     let mut seen = std::collections::HashSet::new();
     for (index, line) in text.lines().enumerate() {
         let words: Vec<_> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
@@ -45,10 +46,10 @@ pub fn read(text: &str) -> Result<Vec<Found>, Wrong> {
     Ok(all)
 }
 
-fn backend(words: &[&str]) -> Result<Found, &'static str> {
+fn backend(words: &[&str]) -> Result<DiscoveredBackend, &'static str> {
     const HOW: &str = "write NAME IP:PORT, and behind it a weight from 0 to 1000 or `backup`, if need be";
     let [name, address, more @ ..] = words else { return Err(HOW) };
-    if !name::is_good(name) {
+    if !name::is_valid(name) {
         return Err("a name has 1 to 64 of the characters A-Z a-z 0-9 . _ -");
     }
     let address: crate::net::Address = address.parse().map_err(|_| HOW)?;
@@ -70,7 +71,7 @@ fn backend(words: &[&str]) -> Result<Found, &'static str> {
         Some(weight) => Some(weight.parse().ok().filter(|weight| *weight <= MAX_WEIGHT).ok_or(HOW)?),
         None => None,
     };
-    Ok(Found { name: (*name).into(), address, weight, backup })
+    Ok(DiscoveredBackend { name: (*name).into(), address, weight, backup })
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Found, Settings};
+use super::backend::DiscoveredBackend;
+use super::settings::Settings;
 use crate::net::{Address, own};
 use crate::pool::backend;
 
@@ -26,14 +27,14 @@ pub struct Now {
 /// Where we are ourselves: a backend there would send requests round in a circle, or, where that is the admin
 /// listener, let everyone in.
 #[derive(Debug, Default)]
-pub struct Ours {
+pub struct OwnAddresses {
     /// What we listen on.
     pub listening: Vec<Address>,
     /// The addresses of this machine.
     pub interfaces: HashSet<IpAddr>,
 }
 
-impl Ours {
+impl OwnAddresses {
     fn has(&self, address: &Address) -> bool {
         self.listening.iter().any(|listening| own::reaches(address, listening, &self.interfaces))
     }
@@ -42,7 +43,7 @@ impl Ours {
 /// The members of one pool.
 #[derive(Debug)]
 pub struct Members {
-    ours: Arc<Ours>,
+    ours: Arc<OwnAddresses>,
     configured: Vec<backend::Settings>,
     parts: Vec<Part>,
     leaving: BTreeMap<String, Leaving>,
@@ -56,7 +57,7 @@ pub struct Members {
 #[derive(Debug)]
 struct Part {
     settings: Settings,
-    found: Vec<Found>,
+    found: Vec<DiscoveredBackend>,
 }
 
 /// A backend that no source finds any more.
@@ -93,7 +94,13 @@ impl Members {
 
     /// A source has found these. Returns the names of those that can't be had, since their name or
     /// address is another's, or the address is one of `ours`.
-    pub fn take(&mut self, source: usize, found: Vec<Found>, ours: &Arc<Ours>, now: Now) -> Vec<String> {
+    pub fn take(
+        &mut self,
+        source: usize,
+        found: Vec<DiscoveredBackend>,
+        ours: &Arc<OwnAddresses>,
+        now: Now,
+    ) -> Vec<String> {
         let before = self.by_name();
         let drains: HashMap<_, _> = self.found().iter().map(|(part, found)| (found.name.clone(), part.drain)).collect();
         if let Some(part) = self.parts.get_mut(source) {
@@ -117,7 +124,7 @@ impl Members {
         let addresses: HashSet<_> = after.values().map(|settings| &settings.address).collect();
         self.let_go(now, |leaving| leaving.until <= now.at || addresses.contains(&leaving.settings.address));
         let clashes = self.parts.get(source).into_iter().flat_map(|part| &part.found);
-        let is_out = |found: &&Found| after.get(&found.name).is_none_or(|is| is.address != found.address);
+        let is_out = |found: &&DiscoveredBackend| after.get(&found.name).is_none_or(|is| is.address != found.address);
         clashes.filter(is_out).map(|found| found.name.clone()).collect()
     }
 
@@ -132,7 +139,7 @@ impl Members {
     }
 
     /// What was found and can be had: who stands first has name and address.
-    fn found(&self) -> Vec<(&Settings, &Found)> {
+    fn found(&self) -> Vec<(&Settings, &DiscoveredBackend)> {
         let mut names: HashSet<&str> = self.configured.iter().map(|settings| settings.name.as_str()).collect();
         let configured = self.configured.iter().map(|settings| &settings.address);
         let mut addresses: HashSet<&Address> = configured.collect();
@@ -145,7 +152,7 @@ impl Members {
     }
 
     fn by_name(&self) -> HashMap<String, backend::Settings> {
-        let named = |(part, found): (&Settings, &Found)| (found.name.clone(), settings_of(part, found));
+        let named = |(part, found): (&Settings, &DiscoveredBackend)| (found.name.clone(), settings_of(part, found));
         self.found().into_iter().map(named).collect()
     }
 
@@ -198,7 +205,7 @@ fn between(ended: u64, began: u64) -> u64 {
     ended + began.saturating_sub(ended).div_ceil(2)
 }
 
-fn settings_of(part: &Settings, found: &Found) -> backend::Settings {
+fn settings_of(part: &Settings, found: &DiscoveredBackend) -> backend::Settings {
     backend::Settings {
         weight: found.weight.unwrap_or(part.weight),
         backup: found.backup,
@@ -210,8 +217,8 @@ fn settings_of(part: &Settings, found: &Found) -> backend::Settings {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::Source;
     use super::*;
-    use crate::discover::Source;
 
     const DRAIN: Duration = Duration::from_secs(100);
 
@@ -221,13 +228,13 @@ mod tests {
         Members::new(configured.collect(), &vec![source; sources])
     }
 
-    fn ours() -> Arc<Ours> {
+    fn ours() -> Arc<OwnAddresses> {
         let listening = ["10.9.9.9:80", "0.0.0.0:8080"].map(|address| address.parse().unwrap());
-        Arc::new(Ours { listening: listening.into(), interfaces: ["10.9.9.9".parse().unwrap()].into() })
+        Arc::new(OwnAddresses { listening: listening.into(), interfaces: ["10.9.9.9".parse().unwrap()].into() })
     }
 
-    fn found(all: &[(&str, &str)]) -> Vec<Found> {
-        let found = |(name, at): &(&str, &str)| Found {
+    fn found(all: &[(&str, &str)]) -> Vec<DiscoveredBackend> {
+        let found = |(name, at): &(&str, &str)| DiscoveredBackend {
             name: (*name).into(),
             address: at.parse().unwrap(),
             weight: None,

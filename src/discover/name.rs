@@ -11,31 +11,31 @@ use crate::pool::backend::stable_hash;
 const HASH: usize = 1 + 8;
 
 /// The name of a server that is known by its address alone.
-pub(super) fn of_address(prefix: &str, address: SocketAddr) -> String {
-    fit(&format!("{prefix}-{}-{}", address.ip().to_string().replace(':', "-"), address.port()))
+pub(super) fn from_address(prefix: &str, address: SocketAddr) -> String {
+    sanitized(&format!("{prefix}-{}-{}", address.ip().to_string().replace(':', "-"), address.port()))
 }
 
 /// The name of a server that DNS calls `target`: it stays when its address changes.
-pub(super) fn of_target(prefix: Option<&str>, target: &str, port: u16) -> String {
+pub(super) fn from_target(prefix: Option<&str>, target: &str, port: u16) -> String {
     let target = target.trim_end_matches('.').to_ascii_lowercase();
-    fit(&prefix.map_or_else(|| format!("{target}-{port}"), |prefix| format!("{prefix}-{target}-{port}")))
+    sanitized(&prefix.map_or_else(|| format!("{target}-{port}"), |prefix| format!("{prefix}-{target}-{port}")))
 }
 
 /// Whether a name can stand as it is in a pin, a log line and a metric label.
-pub(super) fn is_good(name: &str) -> bool {
-    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_good_byte)
+pub(super) fn is_valid(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_valid_byte)
 }
 
-fn is_good_byte(byte: u8) -> bool {
+fn is_valid_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
 }
 
 /// A name that can't stand as it is is changed and cut, and told apart from others by its hash.
-fn fit(name: &str) -> String {
-    if is_good(name) {
+fn sanitized(name: &str) -> String {
+    if is_valid(name) {
         return name.into();
     }
-    let good = |byte: u8| if is_good_byte(byte) { char::from(byte) } else { '-' };
+    let good = |byte: u8| if is_valid_byte(byte) { char::from(byte) } else { '-' };
     let kept: String = name.bytes().map(good).take(MAX_NAME - HASH).collect();
     format!("{kept}-{:08x}", stable_hash(name.as_bytes()) >> 32)
 }
@@ -46,17 +46,17 @@ mod tests {
 
     #[test]
     fn a_server_is_called_by_its_address_or_by_its_own_name() {
-        assert_eq!(of_address("app", "10.0.0.5:8080".parse().unwrap()), "app-10.0.0.5-8080");
-        assert_eq!(of_address("app", "[2001:db8::1]:80".parse().unwrap()), "app-2001-db8--1-80");
-        assert_eq!(of_target(None, "Web-0.app.internal.", 8080), "web-0.app.internal-8080");
-        assert_eq!(of_target(Some("x"), "web-0.", 1), "x-web-0-1");
+        assert_eq!(from_address("app", "10.0.0.5:8080".parse().unwrap()), "app-10.0.0.5-8080");
+        assert_eq!(from_address("app", "[2001:db8::1]:80".parse().unwrap()), "app-2001-db8--1-80");
+        assert_eq!(from_target(None, "Web-0.app.internal.", 8080), "web-0.app.internal-8080");
+        assert_eq!(from_target(Some("x"), "web-0.", 1), "x-web-0-1");
     }
 
     proptest::proptest! {
         #[test]
         fn every_name_is_good_and_two_targets_never_share_one(a in "\\PC{1,90}", b in "[a-z.*_-]{1,90}") {
-            let (one, other) = (of_target(None, &a, 1), of_target(None, &b, 1));
-            proptest::prop_assert!(is_good(&one) && is_good(&other), "{} {}", one, other);
+            let (one, other) = (from_target(None, &a, 1), from_target(None, &b, 1));
+            proptest::prop_assert!(is_valid(&one) && is_valid(&other), "{} {}", one, other);
             let same = a.trim_end_matches('.').eq_ignore_ascii_case(b.trim_end_matches('.'));
             proptest::prop_assert_eq!(one == other, same);
         }

@@ -366,7 +366,7 @@ impl Output {
         }
         if self.pools.iter().any(Pool::seals) {
             text.push_str(
-                "\n# Without a key, pins end with the process. Make one with: linchpin keygen > linchpin.key\n",
+                "\n# Without a key, pins end with the process. Make one with: linchpin keygen -o linchpin.key\n",
             );
             text.push_str("#[[keys]]\n#id = \"1\"\n#file = \"linchpin.key\"\n");
         }

@@ -85,7 +85,7 @@ impl Outgoing {
         if incoming.size_hint().lower() > rules.most {
             return Err(ProxyError::BodyTooLarge);
         }
-        let body = Source::new(incoming, rules, expects, thread.limits.limit(), &thread.replay_memory);
+        let body = Source::new(incoming, rules, expects, thread.deadlines.deadline(), &thread.replay_memory);
         Ok(outgoing(headers, Some(body), expects, None))
     }
 

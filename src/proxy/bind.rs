@@ -7,21 +7,21 @@ use http::{Method, StatusCode, request};
 
 use super::client::Origin;
 use super::snapshot::Service;
-use crate::affinity::{Decision, Key, Served, Verdict};
+use crate::affinity::{BindContext, Decision, SessionKey, Verdict};
 use crate::clock;
 
 /// What of a request decides whether its client is tied by the answer.
 pub(super) struct Request {
-    aside: bool,
+    is_sessionless: bool,
     deletes: bool,
     tls: bool,
-    key: Option<Key>,
+    key: Option<SessionKey>,
 }
 
 impl Request {
-    pub(super) fn of(head: &request::Parts, origin: Origin, key: Option<Key>) -> Request {
+    pub(super) fn of(head: &request::Parts, origin: Origin, key: Option<SessionKey>) -> Request {
         Request {
-            aside: is_aside(&head.method, &head.headers),
+            is_sessionless: is_sessionless(&head.method, &head.headers),
             deletes: head.method == Method::DELETE,
             tls: origin.is_secure,
             key,
@@ -29,8 +29,8 @@ impl Request {
     }
 
     /// Whether it says nothing of its client's session.
-    pub(super) fn is_aside(&self) -> bool {
-        self.aside
+    pub(super) fn is_sessionless(&self) -> bool {
+        self.is_sessionless
     }
 }
 
@@ -48,21 +48,21 @@ pub(super) fn bind(
         return;
     }
     let now = clock::unix().as_secs();
-    let well = !matches!(status.as_u16(), 502..=504);
-    let served = Served {
+    let is_working = !matches!(status.as_u16(), 502..=504);
+    let context = BindContext {
         decision,
         pool: &service.pool,
-        by: index,
-        well,
-        aside: request.aside,
+        served_by: index,
+        is_working,
+        is_sessionless: request.is_sessionless,
         ended: request.deletes && status.is_success(),
         tls: request.tls,
         now,
     };
-    service.affinity.bind(headers, request.key, served);
-    if well && !request.aside && decision.settles() {
+    service.affinity.bind(headers, request.key, context);
+    if is_working && !request.is_sessionless && decision.counts_as_session() {
         let live = service.pool.backend(index).live();
-        live.saw_session(thread, decision.session, now, service.affinity.presence());
+        live.saw_session(thread, decision.session, now, service.affinity.presence_seconds());
         if decision.verdict != Verdict::Hit {
             live.began_session(thread);
         }
@@ -72,7 +72,7 @@ pub(super) fn bind(
 /// A CORS preflight (Fetch standard, CORS-preflight request), which browsers send without cookies;
 /// or a prefetch (Sec-Purpose of the Fetch standard, and its forerunners), which is for a page that
 /// may never be looked at.
-fn is_aside(method: &Method, headers: &HeaderMap) -> bool {
+fn is_sessionless(method: &Method, headers: &HeaderMap) -> bool {
     if *method == Method::OPTIONS {
         return headers.contains_key("access-control-request-method");
     }
@@ -90,8 +90,8 @@ mod tests {
     use http::{HeaderName, HeaderValue};
 
     #[test]
-    fn preflights_and_prefetches_are_aside() {
-        for (method, name, value, aside) in [
+    fn preflights_and_prefetches_are_sessionless() {
+        for (method, name, value, expected) in [
             (Method::OPTIONS, "access-control-request-method", "PUT", true),
             (Method::OPTIONS, "origin", "http://a", false),
             (Method::GET, "access-control-request-method", "PUT", false),
@@ -101,7 +101,7 @@ mod tests {
             (Method::GET, "sec-purpose", "prefetched", false),
         ] {
             let headers = HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]);
-            assert_eq!(is_aside(&method, &headers), aside, "{method} {name}: {value}");
+            assert_eq!(is_sessionless(&method, &headers), expected, "{method} {name}: {value}");
         }
     }
 }

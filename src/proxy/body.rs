@@ -19,7 +19,7 @@ use super::error::ProxyError;
 use super::replay::{self, Memory, Replay};
 use super::trailers;
 use super::upload::Upload;
-use crate::clock::{self, Limit};
+use crate::clock::{self, Deadline};
 
 /// How long a client that waits for `100 Continue` is made to wait for the backend to say so
 /// (RFC 9110 §10.1.1: no indefinite period).
@@ -58,7 +58,7 @@ pub struct Source {
     shut_out: Cell<Option<Waker>>,
     /// The last attempt. One before it may be held by a connection of HTTP/2 for a moment longer.
     attempt: Cell<u32>,
-    limit: Limit,
+    limit: Deadline,
     /// Open once the backend, or time, has said to send the body.
     gate: Arc<AtomicBool>,
     /// What its route does to fields, if anything.
@@ -84,7 +84,7 @@ enum State {
 impl Source {
     /// A body that is still to be read. `expects` if the client waits to be told to send it. What is kept of
     /// it is kept in `memory`.
-    pub fn new(incoming: Incoming, rules: Rules, expects: bool, limit: Limit, memory: &Rc<Memory>) -> Rc<Source> {
+    pub fn new(incoming: Incoming, rules: Rules, expects: bool, limit: Deadline, memory: &Rc<Memory>) -> Rc<Source> {
         let length = incoming.size_hint().exact();
         if expects {
             limit.set_after(CONTINUE);

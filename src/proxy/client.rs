@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::forwarded::{self, Field, Said, X_FORWARDED_FOR, X_FORWARDED_PROTO};
 use super::redirect::Redirect;
 use super::request_id::{RequestId, X_REQUEST_ID};
-use crate::affinity::Memory;
+use crate::affinity::PinCache;
 use crate::tls;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -57,7 +57,7 @@ pub struct Client {
     /// The holder of the certificate that it has shown.
     subject: Option<HeaderValue>,
     forwarding: Forwarding,
-    pub(super) memory: RefCell<Memory>,
+    pub(super) pin_cache: RefCell<PinCache>,
     /// What it still waits for is given up, by us.
     pub(super) is_given_up: Cell<bool>,
 }
@@ -103,7 +103,7 @@ impl Client {
             is_trusted,
             subject,
             forwarding,
-            memory: RefCell::default(),
+            pin_cache: RefCell::default(),
             is_given_up: Cell::new(false),
         }
     }

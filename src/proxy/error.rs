@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::affinity::policy::Refusal;
+use crate::affinity::policy::RefusePolicy;
 use crate::telemetry::Limit;
 use crate::upstream::Failure;
 
@@ -39,7 +39,7 @@ pub enum ProxyError {
     /// No backend can serve now, and none was sent the request.
     NoBackend,
     /// The backend that holds the session can't serve, and the policy has no other do it.
-    PinLost(Refusal),
+    PinLost(RefusePolicy),
     /// The backend answered a request for a tunnel with a success that is none.
     NotSwitched,
     /// The request was given up while it was handled: the process ends, or a part of it has failed.

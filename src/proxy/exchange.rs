@@ -22,9 +22,9 @@ use super::thread::ThreadState;
 use super::timeouts::Timeouts;
 use super::wait::Hold;
 use super::{host, respond, streams};
-use crate::affinity::rules::Effect;
+use crate::affinity::rules::RuleEffect;
 use crate::affinity::{Decision, Verdict};
-use crate::clock::{self, Limit};
+use crate::clock::{self, Deadline};
 use crate::health::passive;
 use crate::net::interim::InterimQueue;
 use crate::pool::InFlight;
@@ -44,7 +44,7 @@ pub struct Exchange {
     view: Rc<View>,
     /// Looked at only if the response is a page of ours.
     accept: Option<HeaderValue>,
-    limit: Limit,
+    limit: Deadline,
     /// The position of its route's way.
     way: Option<usize>,
     backend: Option<usize>,
@@ -86,7 +86,7 @@ impl Exchange {
             origin,
             view: Rc::clone(&thread.view.borrow()),
             accept: head.headers.get(ACCEPT).cloned(),
-            limit: thread.limits.limit(),
+            limit: thread.deadlines.deadline(),
             way: None,
             backend: None,
             in_flight: None,
@@ -181,7 +181,7 @@ impl Exchange {
     }
 
     /// The limit of whatever this request waits for now.
-    pub(super) fn limit(&self) -> &Limit {
+    pub(super) fn limit(&self) -> &Deadline {
         &self.limit
     }
 
@@ -258,7 +258,7 @@ impl Exchange {
     }
 
     /// A rule of persistence matched.
-    pub(super) fn ruled(&mut self, effect: Effect) {
+    pub(super) fn ruled(&mut self, effect: RuleEffect) {
         self.record.rule = Some(effect.as_str());
     }
 

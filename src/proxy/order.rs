@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use super::error::ProxyError;
 use super::retry::{self, Budget, Facts};
 use super::snapshot::Service;
+use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::converge::Converge;
-use crate::affinity::lost::Lost;
-use crate::affinity::{Cause, Decision, Next, Policies, Policy, Verdict, failover, policy};
-use crate::balance::{Balancer, Candidates, Tried};
+use crate::affinity::{Cause, Decision, NextStep, Policies, Policy, Verdict, failover, policy};
+use crate::balance::{Balancer, Candidates, TriedBackends};
 use crate::pool::{Backend, Pool};
 use crate::upstream::{Blame, Fact, Failure};
 
@@ -30,7 +30,7 @@ impl<'a> Rules<'a> {
     pub(super) fn of(service: &'a Service, balancer: &'a dyn Balancer, budget: &'a Budget) -> Rules<'a> {
         Rules {
             pool: &service.pool,
-            policies: &service.affinity.terms().policies,
+            policies: &service.affinity.session_policy().policies,
             retry: &service.retry,
             budget,
             balancer,
@@ -68,7 +68,7 @@ pub(super) struct Wait {
 pub(super) struct Order<'a> {
     rules: Rules<'a>,
     decision: Decision,
-    tried: Tried,
+    tried: TriedBackends,
     /// The client's key in the table of first requests, if this is one.
     meets: Option<u64>,
     /// Attempts that reached a backend, and that reached none, but for those of a request that waits.
@@ -88,7 +88,7 @@ pub(super) struct Order<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Waits {
     cause: Cause,
-    policy: policy::Wait,
+    policy: policy::WaitPolicy,
     until: Instant,
     /// The backend has failed it, this time or the last.
     failed: bool,
@@ -101,7 +101,7 @@ impl<'a> Order<'a> {
         Order {
             rules,
             decision,
-            tried: Tried::new(),
+            tried: TriedBackends::new(),
             meets: None,
             sent: 0,
             unreached: 0,
@@ -115,18 +115,18 @@ impl<'a> Order<'a> {
 
     /// Keeps the session away from a server that failed it lately, as long as there is another and
     /// the policy has it go there.
-    pub(super) fn avoid(&mut self, lost: &Lost, now: u64) {
+    pub(super) fn avoid(&mut self, list: &AvoidList, now: u64) {
         let Some(target) = self.decision.target() else { return };
-        if !lost.contains(self.decision.session, self.rules.pool.backend(target).live(), now)
+        if !list.contains(self.decision.session, self.rules.pool.backend(target).live(), now)
             || !matches!(self.rules.policies.of(Cause::Failed), Policy::Move | Policy::Borrow)
         {
             return;
         }
         self.tried.insert(target);
         if self.has_next() {
-            self.decision.lose(target, Cause::Failed, self.rules.policies);
+            self.decision.lose_target(target, Cause::Failed, self.rules.policies);
         } else {
-            self.tried = Tried::new();
+            self.tried = TriedBackends::new();
         }
     }
 
@@ -139,12 +139,12 @@ impl<'a> Order<'a> {
             let index = self.rules.balancer.best(&Candidates::new(pool, &self.tried), draw)?;
             Some((pool.backend(index).live().id(), self.decision.session))
         };
-        let Some(meeting) = converge.meet(client, now, choose) else { return };
-        let is_there = |backend: &Backend| backend.live().id() == meeting.backend;
+        let Some(group) = converge.join(client, now, choose) else { return };
+        let is_there = |backend: &Backend| backend.live().id() == group.backend;
         if let Some(index) = pool.backends().iter().position(is_there)
             && pool.backend(index).live().accepts_new().is_ok()
         {
-            self.decision.join(index, meeting.session);
+            self.decision.join_session(index, group.session);
         }
         self.meets = Some(client);
     }
@@ -156,17 +156,17 @@ impl<'a> Order<'a> {
             return self.end(error);
         }
         match self.decision.next {
-            Next::Serve => {}
-            Next::Refuse(refusal) => return self.end(ProxyError::PinLost(refusal)),
-            Next::Wait(policy) => {
+            NextStep::Serve => {}
+            NextStep::Refuse(refusal) => return self.end(ProxyError::PinLost(refusal)),
+            NextStep::Wait(policy) => {
                 let cause = self.decision.cause.unwrap_or(Cause::Down);
                 let failed = cause == Cause::Failed;
-                let begun = Waits { cause, policy, until: now + policy.time, failed, tries: false };
+                let begun = Waits { cause, policy, until: now + policy.max_time, failed, tries: false };
                 let waits = *self.waits.get_or_insert(begun);
                 let until = waits.until.min(deadline);
                 match self.decision.pinned {
                     Some(index) if now < until => {
-                        return Step::Wait(Wait { index, most: policy.most, until, failed: waits.failed });
+                        return Step::Wait(Wait { index, most: policy.max_waiting, until, failed: waits.failed });
                     }
                     _ => self.waited(false),
                 }
@@ -190,7 +190,7 @@ impl<'a> Order<'a> {
         let (pool, tried) = (self.rules.pool, &self.tried);
         let target = self.decision.target().filter(|target| !tried.contains(*target));
         target.or_else(|| match self.decision.verdict {
-            _ if self.decision.is_only() => None,
+            _ if self.decision.is_exclusive() => None,
             Verdict::Hit | Verdict::Moved | Verdict::Borrowed => {
                 failover::next(pool, self.decision.session, self.decision.pinned, tried)
             }
@@ -207,7 +207,7 @@ impl<'a> Order<'a> {
 
     /// Whether there is a candidate that was not tried yet.
     pub(super) fn has_next(&self) -> bool {
-        !self.decision.is_only() && Candidates::new(self.rules.pool, &self.tried).iter().next().is_some()
+        !self.decision.is_exclusive() && Candidates::new(self.rules.pool, &self.tried).iter().next().is_some()
     }
 
     /// Whether the attempt that is being made is one that the request has waited for, to find out whether
@@ -239,7 +239,7 @@ impl<'a> Order<'a> {
     pub(super) fn waited(&mut self, is_back: bool) {
         if is_back {
             self.waits.iter_mut().for_each(|waits| waits.tries = true);
-            self.decision.is_back();
+            self.decision.resume_on_pinned();
             self.decision.target().iter().for_each(|target| self.tried.remove(*target));
         } else {
             self.go_elsewhere();
@@ -251,9 +251,9 @@ impl<'a> Order<'a> {
         if let (Some(client), Some(converge)) = (self.meets, self.rules.converge)
             && self.decision.target() != Some(index)
         {
-            converge.settle(client, self.rules.pool.backend(index).live().id());
+            converge.reassign(client, self.rules.pool.backend(index).live().id());
         }
-        self.decision.served(index);
+        self.decision.mark_served_by(index);
     }
 
     /// The attempt on the backend at `index` failed. Says whether the session is to avoid that backend
@@ -278,11 +278,11 @@ impl<'a> Order<'a> {
         let facts = Facts { sent: self.sent, ..facts };
         let answer = if is_paid { retry::Answer::Yes } else { retry::may_retry(failure, facts, self.rules.retry) };
         // Where only this one would do, nothing else is to be said.
-        self.reached = Some(failure).filter(|_| failure.sent || self.decision.is_only()).or(self.reached);
+        self.reached = Some(failure).filter(|_| failure.sent || self.decision.is_exclusive()).or(self.reached);
         self.lose(index, failure);
         self.unpaid.set((answer == retry::Answer::IfBudget).then_some(failure));
         // One that waits for its own server asks nothing more of the pool, and pays if it leaves.
-        if answer == retry::Answer::No || (self.decision.next == Next::Serve && !self.pay()) {
+        if answer == retry::Answer::No || (self.decision.next == NextStep::Serve && !self.pay()) {
             return self.give_up(index, failure);
         }
         false
@@ -297,7 +297,7 @@ impl<'a> Order<'a> {
         if may_repeat && !failure.sent {
             // It is not back, and is waited for as before.
             let (cause, policy) = (waits.cause, waits.policy);
-            self.decision.wait_on(cause, policy);
+            self.decision.keep_waiting(cause, policy);
             return false;
         }
         // It was back, took the request, and failed it: to send it there a third time would be no waiting.
@@ -306,7 +306,7 @@ impl<'a> Order<'a> {
         if !may_repeat {
             return self.give_up(index, failure);
         }
-        if matches!(self.decision.next, Next::Wait(_)) {
+        if matches!(self.decision.next, NextStep::Wait(_)) {
             self.go_elsewhere();
         }
         false
@@ -314,12 +314,12 @@ impl<'a> Order<'a> {
 
     fn lose(&mut self, index: usize, failure: Failure) {
         let cause = if failure.fact == Fact::Lost { Cause::Down } else { Cause::Failed };
-        self.decision.lose(index, cause, self.rules.policies);
+        self.decision.lose_target(index, cause, self.rules.policies);
     }
 
     /// Waits no more: others are asked, if the budget allows that.
     fn go_elsewhere(&mut self) {
-        self.decision.is_not_back();
+        self.decision.stop_waiting();
         let unpaid = self.unpaid.get();
         if let (Some(failure), false) = (unpaid, self.pay()) {
             self.ended = Some(ProxyError::Backend(failure));
@@ -344,7 +344,7 @@ impl<'a> Order<'a> {
             ProxyError::Backend(failure) => !failure.is_unusable_answer() && failure.blame != Blame::Client,
             _ => true,
         };
-        self.decision.is_unserved(is_refused);
+        self.decision.mark_unserved(is_refused);
         Step::End(error)
     }
 

@@ -9,7 +9,7 @@ use super::fields::Fields;
 use super::redirect::Redirect;
 use super::rewrite::{Rewrite, behind};
 use super::timeouts::Timeouts;
-use crate::affinity::rules::Effect;
+use crate::affinity::rules::RuleEffect;
 
 /// One `[[routes]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +153,7 @@ pub struct Way {
     /// The most bytes of a request's body.
     pub body: u64,
     /// Stands for a rule of persistence, where none has matched.
-    pub effect: Option<Effect>,
+    pub effect: Option<RuleEffect>,
     /// What becomes of the path.
     pub rewrite: Option<Rewrite>,
     /// What is done to requests' fields.
@@ -183,7 +183,7 @@ impl Way {
             upgrades: settings.upgrades.clone().into(),
             timeouts: timeouts.and_then(own),
             body: settings.body_bytes.unwrap_or(body),
-            effect: (!settings.persistence).then_some(Effect::Exempt),
+            effect: (!settings.persistence).then_some(RuleEffect::Exempt),
             rewrite: Rewrite::new(settings.strip_prefix.as_deref(), settings.add_prefix.as_deref()),
             request,
             response: settings.response_headers.clone(),

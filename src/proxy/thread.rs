@@ -14,8 +14,8 @@ use super::body::RequestBody;
 use super::replay;
 use super::request_id::RequestId;
 use super::snapshot::{Snapshot, View};
-use crate::affinity::lost::Lost;
-use crate::clock::Limits;
+use crate::affinity::avoid_list::AvoidList;
+use crate::clock::Deadlines;
 use crate::pool::backend;
 use crate::telemetry::{Limit, Lines};
 use crate::upstream::Idle;
@@ -26,9 +26,9 @@ pub(super) struct ThreadState {
     pub(super) index: usize,
     pub(super) view: RefCell<Rc<View>>,
     pub(super) idle: Idle<RequestBody>,
-    pub(super) limits: Limits,
+    pub(super) deadlines: Deadlines,
     pub(super) lines: Lines,
-    pub(super) lost: Arc<Lost>,
+    pub(super) avoid_list: Arc<AvoidList>,
     pub(super) replay_memory: Rc<replay::Memory>,
     random: RefCell<SmallRng>,
     next_id: Cell<u64>,
@@ -38,16 +38,16 @@ impl ThreadState {
     pub(super) fn new(
         index: usize,
         snapshot: Arc<Snapshot>,
-        limits: Limits,
+        deadlines: Deadlines,
         lines: Lines,
-        lost: Arc<Lost>,
+        avoid_list: Arc<AvoidList>,
         replay_memory: Rc<replay::Memory>,
     ) -> ThreadState {
         let mut random: SmallRng = rand::make_rng();
         let view = RefCell::new(Rc::new(View::new(snapshot, None, &mut random)));
         let next_id = Cell::new(random.random());
         let (idle, random) = (Idle::default(), RefCell::new(random));
-        ThreadState { index, view, idle, limits, lines, lost, replay_memory, random, next_id }
+        ThreadState { index, view, idle, deadlines, lines, avoid_list, replay_memory, random, next_id }
     }
 
     /// Replaces the snapshot of the following requests.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::order::Wait;
-use crate::affinity::Found;
-use crate::clock::{self, Limit};
+use crate::affinity::SessionRecord;
+use crate::clock::{self, Deadline};
 use crate::health::passive;
 use crate::pool::{Backend, Pool, Turn, Waiting};
 
@@ -29,7 +29,7 @@ struct Place {
 
 impl Hold {
     /// Waits until it is the request's turn on `backend`, or until `wait.until`; says whether it is.
-    pub(super) async fn wait(&mut self, limit: &Limit, backend: &Backend, wait: Wait) -> bool {
+    pub(super) async fn wait(&mut self, limit: &Deadline, backend: &Backend, wait: Wait) -> bool {
         let since = clock::now();
         match &mut self.place {
             Some(place) => place.again(wait.failed),
@@ -94,7 +94,7 @@ impl Place {
         }
     }
 
-    async fn turn(&mut self, limit: &Limit, end: Instant) -> bool {
+    async fn turn(&mut self, limit: &Deadline, end: Instant) -> bool {
         loop {
             let due = match &self.turn {
                 Some(Turn::Place(_)) => return clock::now() < end,
@@ -127,7 +127,10 @@ impl Place {
 const ANSWER: Duration = Duration::from_millis(500);
 
 /// Waits for what others know of a session.
-pub(super) async fn for_answer(limit: &Limit, answer: oneshot::Receiver<Option<Found>>) -> Option<Found> {
+pub(super) async fn for_answer(
+    limit: &Deadline,
+    answer: oneshot::Receiver<Option<SessionRecord>>,
+) -> Option<SessionRecord> {
     limit.set_after(ANSWER);
     let found = tokio::select! {
         answer = answer => answer.ok().flatten(),

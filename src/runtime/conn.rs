@@ -104,7 +104,7 @@ pub(super) struct Common<H> {
     pub(super) limits: super::Limits,
     /// How many connections each client has, where that is limited.
     pub(super) guests: Option<Arc<Guests>>,
-    pub(super) clock: clock::Limits,
+    pub(super) clock: clock::Deadlines,
     /// Since when the process is about to end, and how long a connection may then still bring a request.
     draining: Rc<Cell<Option<(Instant, Duration)>>>,
     /// The time that requests had to end is over.
@@ -117,7 +117,7 @@ impl<H> Common<H> {
         handler: Rc<H>,
         limits: super::Limits,
         guests: Option<Arc<Guests>>,
-        clock: clock::Limits,
+        clock: clock::Deadlines,
     ) -> Common<H> {
         let http1 = http1::builder(&limits);
         Common { handler, limits, guests, clock, draining: Rc::default(), is_over: Rc::default(), http1 }
@@ -164,7 +164,7 @@ impl<H> Common<H> {
     pub(super) async fn head(&self, stream: &Stream) -> Head {
         // TLS has buffers of its own.
         let Stream::Plain(socket) = stream else { return Head::Came(None) };
-        let (limit, quiet_since) = (self.clock.limit(), clock::now());
+        let (limit, quiet_since) = (self.clock.deadline(), clock::now());
         let mut begun = None;
         poll_fn(|cx| {
             if socket.poll_gather(cx, gather::is_head).is_ready() {
@@ -185,7 +185,7 @@ impl<H> Common<H> {
     /// Waits for something to read; false if the connection is over. At the end of the process that is once its
     /// client has had its time to say something, and has got what was written.
     pub(super) async fn readable(&self, socket: &Socket) -> bool {
-        let (limit, quiet_since) = (self.clock.limit(), clock::now());
+        let (limit, quiet_since) = (self.clock.deadline(), clock::now());
         poll_fn(|cx| {
             // First: whoever has said something is heard.
             if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
@@ -197,7 +197,13 @@ impl<H> Common<H> {
     }
 
     /// Ready once a connection on which nothing has come since `quiet_since` has had its time.
-    fn poll_idle(&self, cx: &mut Context<'_>, socket: &Socket, limit: &clock::Limit, quiet_since: Instant) -> Poll<()> {
+    fn poll_idle(
+        &self,
+        cx: &mut Context<'_>,
+        socket: &Socket,
+        limit: &clock::Deadline,
+        quiet_since: Instant,
+    ) -> Poll<()> {
         let idle_end = quiet_since + self.limits.idle_timeout;
         loop {
             let due = match self.leaves_at(quiet_since) {

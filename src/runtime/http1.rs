@@ -84,7 +84,7 @@ async fn active<H: Handler>(
     activity.head_since.set(since);
     let service = service(common, Rc::clone(client), Rc::clone(&activity));
     let mut connection = common.http1.serve_connection(Io::new(stream, prefix, &activity).without_fragments(), service);
-    let limit = common.clock.limit();
+    let limit = common.clock.deadline();
     limit.set_after(phase::QUIET);
     // At the end of the process hyper is told nothing: it would close as soon as a response has gone out that does
     // not say so, when the client may have sent its next request.

@@ -22,7 +22,7 @@ use super::activity::{Activity, Stall};
 use super::conn::{Busy, Common, Handler, Tunnel, service};
 use super::io::Io;
 use super::phase::{self, Next, Streams};
-use crate::clock::{self, Limit};
+use crate::clock::{self, Deadline};
 use crate::net::Stream;
 
 /// Requests of one connection at once; what nginx and HAProxy allow.
@@ -48,7 +48,7 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, com
         Spawner { activity: Rc::clone(&activity), clock: common.clock.clone(), patience: common.limits.idle_timeout };
     let io = Io::new(stream, Bytes::new(), &activity);
     let mut connection = builder(spawner, &common.limits).serve_connection(io, service);
-    let limit = common.clock.limit();
+    let limit = common.clock.deadline();
     limit.set_after(phase::QUIET);
     let most = common.limits.requests_per_connection.unwrap_or(u32::MAX);
     let mut retire = false;
@@ -123,7 +123,7 @@ pub(super) async fn tunnel(upgrade: OnUpgrade, tunnel: Box<dyn Tunnel>, busy: Bu
 #[derive(Clone)]
 struct Spawner {
     activity: Rc<Activity>,
-    clock: clock::Limits,
+    clock: clock::Deadlines,
     /// How long a client may take nothing of a response.
     patience: Duration,
 }
@@ -131,7 +131,7 @@ struct Spawner {
 impl<F: Future<Output = ()> + 'static> Executor<F> for Spawner {
     fn execute(&self, future: F) {
         match self.activity.opened() {
-            Some(stall) => drop(tokio::task::spawn_local(patient(future, stall, self.clock.limit(), self.patience))),
+            Some(stall) => drop(tokio::task::spawn_local(patient(future, stall, self.clock.deadline(), self.patience))),
             None => drop(tokio::task::spawn_local(future)),
         }
     }
@@ -139,7 +139,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Spawner {
 
 /// Runs a stream until it ends, or its client has taken nothing of the response for too long. To
 /// drop it resets it, and lets its backend go.
-async fn patient(stream: impl Future<Output = ()>, stall: Rc<Stall>, limit: Limit, patience: Duration) {
+async fn patient(stream: impl Future<Output = ()>, stall: Rc<Stall>, limit: Deadline, patience: Duration) {
     let mut stream = pin!(stream);
     poll_fn(|cx| {
         if stream.as_mut().poll(cx).is_ready() {

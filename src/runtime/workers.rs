@@ -48,8 +48,8 @@ enum Stop {
 pub struct Thread {
     /// Its number, from 0.
     pub index: usize,
-    /// Where its time limits run.
-    pub limits: clock::Limits,
+    /// Where its deadlines run.
+    pub deadlines: clock::Deadlines,
 }
 
 impl Workers {
@@ -79,7 +79,7 @@ impl Workers {
         for (index, bound) in sockets.into_iter().enumerate() {
             let runtime = move || {
                 let mut builder = Builder::new_current_thread();
-                builder.enable_all().on_thread_unpark(clock::turn).build_local(LocalOptions::default())
+                builder.enable_all().on_thread_unpark(clock::start_iteration).build_local(LocalOptions::default())
             };
             let (make, limits, stop) = (make.clone(), settings.limits.clone(), workers.stop.subscribe());
             let (house, lost) = ((Arc::clone(&limit), guests.clone()), lost.clone());
@@ -153,9 +153,9 @@ where
     B: Future<Output = ()> + 'static,
     F: Fn(Thread) -> (Rc<H>, B),
 {
-    clock::turn();
-    let clock = clock::Limits::new();
-    let (handler, beside) = make(Thread { index, limits: clock.clone() });
+    clock::start_iteration();
+    let clock = clock::Deadlines::new();
+    let (handler, beside) = make(Thread { index, deadlines: clock.clone() });
     let mut essential = JoinSet::new();
     essential.spawn_local(clock.clone().run());
     essential.spawn_local(turn::carry());

@@ -2,14 +2,14 @@
 //! Invariant: a line is written whole, or said to be lost; what was written of one that is lost stands in nobody's way.
 //! Must not know: who writes, or what a line says.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::files;
+use crate::files::watch::FileId;
 
 /// How long is waited for a stream that takes nothing just now and was made not to wait (`O_NONBLOCK`), as
 /// whoever shares it may have done.
@@ -81,8 +81,8 @@ impl Sink {
     /// Goes on with a new file if the old one was moved away.
     pub(super) fn reopen_if_moved(&mut self) {
         let Some(path) = &self.path else { return };
-        let id = |metadata: io::Result<Metadata>| metadata.ok().map(|known| (known.dev(), known.ino()));
-        if id(std::fs::metadata(path)) != id(self.file.metadata()) {
+        let open = self.file.metadata().ok().map(|metadata| FileId::of(&metadata));
+        if FileId::at(path) != open {
             self.reopen();
         }
     }

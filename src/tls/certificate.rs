@@ -47,7 +47,7 @@ impl Certificate {
         let names = certificate.subject_alternative_name().ok().flatten();
         let names = names.iter().flat_map(|names| &names.value.general_names);
         Some(Certificate {
-            subject: subject::written(certificate.subject()),
+            subject: subject::rfc4514(certificate.subject()),
             names: names.filter_map(name).collect(),
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),

@@ -14,9 +14,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::insecure::Anyone;
+use super::certificate::Certificate;
+use super::insecure::NoServerVerification;
+use super::parameters::{BUFFER, HTTP2, protocols, provider};
+use super::pem;
+use super::pem::{CertificateFiles, Error};
 use super::reload::Reload;
-use super::{BUFFER, Certificate, Error, HTTP2, Pair, pem, protocols, provider, server};
 
 /// `[pools.upstream.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +29,7 @@ pub struct Settings {
     /// The name that each backend's certificate is for, and that it is asked for; its own address if not set.
     pub server_name: Option<String>,
     /// What we show to backends that ask for a certificate.
-    pub certificate: Option<Pair>,
+    pub certificate: Option<CertificateFiles>,
     /// Whether backends have to show that they are who they should be.
     pub verify: bool,
 }
@@ -63,7 +66,7 @@ impl Connector {
     /// # Errors
     /// The first file that can't be used, or a `server_name` that is none.
     pub fn open(name: &str, settings: &Settings) -> Result<Connector, Error> {
-        let server_name = settings.server_name.as_deref().map(server_name).transpose().map_err(pem::trouble)?;
+        let server_name = settings.server_name.as_deref().map(server_name).transpose().map_err(pem::setup_error)?;
         let current = ArcSwap::from_pointee(Material::read(settings)?.build(settings)?);
         Ok(Connector { name: name.into(), settings: settings.clone(), server_name, current })
     }
@@ -115,7 +118,7 @@ impl Reload for Connector {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        let pair = self.settings.certificate.iter().flat_map(Pair::files);
+        let pair = self.settings.certificate.iter().flat_map(CertificateFiles::paths);
         pair.chain(self.settings.authorities.clone()).collect()
     }
 
@@ -153,7 +156,7 @@ struct Material {
 
 impl Material {
     fn read(settings: &Settings) -> Result<Material, Error> {
-        let pair = settings.certificate.as_ref().map(server::read).transpose()?;
+        let pair = settings.certificate.as_ref().map(pem::pair).transpose()?;
         let (roots, authorities) = match settings.verify {
             true => roots(settings).map(|(roots, files)| (Some(roots), files))?,
             false => (None, Vec::new()),
@@ -168,10 +171,10 @@ impl Material {
     fn build(self, settings: &Settings) -> Result<Current, Error> {
         let chain = self.chain().to_vec();
         let builder = ClientConfig::builder_with_provider(provider());
-        let builder = builder.with_safe_default_protocol_versions().map_err(pem::trouble)?;
+        let builder = builder.with_safe_default_protocol_versions().map_err(pem::setup_error)?;
         let builder = match self.roots {
             Some(roots) if settings.verify => builder.with_root_certificates(roots),
-            _ => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider()))),
+            _ => builder.dangerous().with_custom_certificate_verifier(Arc::new(NoServerVerification(provider()))),
         };
         let (certificate, key) = self.pair.unzip();
         let mut config = match key {

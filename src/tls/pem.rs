@@ -4,18 +4,35 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::{Pair, provider};
+use super::certificate::Certificate;
+use super::parameters::provider;
 use crate::files;
 
 /// More than this is no file of certificates: the system's own, of all authorities there are, is a
 /// quarter of it.
 const MAX_BYTES: u64 = 1024 * 1024;
+
+/// The files of a certificate and of its key; the same one if it holds both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, and behind it those that vouch for it.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+impl CertificateFiles {
+    pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        [self.certificate.clone(), self.key.clone()].into_iter()
+    }
+}
 
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +53,12 @@ pub struct Error {
     /// The file; empty for what is the system's.
     pub file: PathBuf,
     /// What is wrong with it.
-    pub fault: Fault,
+    pub problem: Problem,
 }
 
 /// What is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub enum Problem {
     /// The system says why.
     Unreadable(String),
     /// A folder, a pipe, a device.
@@ -67,29 +84,29 @@ pub enum Fault {
 }
 
 impl Error {
-    fn new(role: Role, file: &Path, fault: Fault) -> Error {
-        Error { role, file: file.into(), fault }
+    fn new(role: Role, file: &Path, problem: Problem) -> Error {
+        Error { role, file: file.into(), problem }
     }
 
     /// What can be done about it.
     pub fn remedy(&self) -> String {
-        match (&self.fault, self.role) {
-            (Fault::Unreadable(_) | Fault::NoFile, _) => "name a file that this user can read".into(),
-            (Fault::TooLarge, _) => "name a file of PEM blocks".into(),
-            (Fault::Encrypted, _) => format!(
+        match (&self.problem, self.role) {
+            (Problem::Unreadable(_) | Problem::NoFile, _) => "name a file that this user can read".into(),
+            (Problem::TooLarge, _) => "name a file of PEM blocks".into(),
+            (Problem::Encrypted, _) => format!(
                 "take the password off: openssl pkey -in {0} -out {0}.plain, and chmod 600 {0}.plain",
                 self.file.display()
             ),
-            (Fault::Empty | Fault::Malformed | Fault::Unusable, Role::Certificate | Role::Authorities) => {
+            (Problem::Empty | Problem::Malformed | Problem::Unusable, Role::Certificate | Role::Authorities) => {
                 "it should hold blocks of -----BEGIN CERTIFICATE-----".into()
             }
-            (Fault::Empty | Fault::Malformed | Fault::Unusable, Role::Key) => {
+            (Problem::Empty | Problem::Malformed | Problem::Unusable, Role::Key) => {
                 "it should hold one block of -----BEGIN PRIVATE KEY-----, RSA or ECDSA or Ed25519".into()
             }
-            (Fault::Mismatch(_), _) => "name the key that the certificate was made for".into(),
-            (Fault::Order(_), _) => "put the server's own certificate first, then the one that signed it".into(),
-            (Fault::NoRoots, _) => "install the package ca-certificates, or write `ca`".into(),
-            (Fault::Tls(_), _) => "try again with other files".into(),
+            (Problem::Mismatch(_), _) => "name the key that the certificate was made for".into(),
+            (Problem::Order(_), _) => "put the server's own certificate first, then the one that signed it".into(),
+            (Problem::NoRoots, _) => "install the package ca-certificates, or write `ca`".into(),
+            (Problem::Tls(_), _) => "try again with other files".into(),
         }
     }
 }
@@ -104,45 +121,52 @@ impl fmt::Display for Error {
             Role::Authorities => ("CA", "no certificate"),
         };
         let file = &self.file;
-        match &self.fault {
-            Fault::Unreadable(why) => write!(f, "cannot read the {what} file {file:?}: {why}"),
-            Fault::NoFile => write!(f, "cannot read the {what} file {file:?}: it is no regular file"),
-            Fault::TooLarge => write!(f, "the {what} file {file:?} is longer than {MAX_BYTES} bytes"),
-            Fault::Empty => write!(f, "there is {holds} in the {what} file {file:?}"),
-            Fault::Malformed => write!(f, "the {what} file {file:?} is not valid PEM"),
-            Fault::Encrypted => write!(f, "the key in {file:?} is behind a password"),
-            Fault::Unusable => write!(f, "what is in the {what} file {file:?} can't be used"),
-            Fault::Mismatch(certificate) => write!(f, "the key in {file:?} is not that of {certificate:?}"),
-            Fault::Order(certificate) => {
+        match &self.problem {
+            Problem::Unreadable(why) => write!(f, "cannot read the {what} file {file:?}: {why}"),
+            Problem::NoFile => write!(f, "cannot read the {what} file {file:?}: it is no regular file"),
+            Problem::TooLarge => write!(f, "the {what} file {file:?} is longer than {MAX_BYTES} bytes"),
+            Problem::Empty => write!(f, "there is {holds} in the {what} file {file:?}"),
+            Problem::Malformed => write!(f, "the {what} file {file:?} is not valid PEM"),
+            Problem::Encrypted => write!(f, "the key in {file:?} is behind a password"),
+            Problem::Unusable => write!(f, "what is in the {what} file {file:?} can't be used"),
+            Problem::Mismatch(certificate) => write!(f, "the key in {file:?} is not that of {certificate:?}"),
+            Problem::Order(certificate) => {
                 write!(
                     f,
                     "the key in {file:?} is not that of the first certificate in {certificate:?}, but of a later one"
                 )
             }
-            Fault::NoRoots => write!(f, "the system has no certificate authorities that could be believed"),
-            Fault::Tls(why) => write!(f, "TLS can't be set up: {why}"),
+            Problem::NoRoots => write!(f, "the system has no certificate authorities that could be believed"),
+            Problem::Tls(why) => write!(f, "TLS can't be set up: {why}"),
         }
     }
 }
 
 /// The certificates in a file, at least one.
 pub(super) fn certificates(role: Role, file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let wrong = |fault| Error::new(role, file, fault);
+    let wrong = |problem| Error::new(role, file, problem);
     let text = read(file).map_err(wrong)?;
     let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    match certificates.map_err(|_| wrong(Fault::Malformed))? {
-        none if none.is_empty() => Err(wrong(Fault::Empty)),
+    match certificates.map_err(|_| wrong(Problem::Malformed))? {
+        none if none.is_empty() => Err(wrong(Problem::Empty)),
         certificates => Ok(certificates),
     }
 }
 
-/// Certificate and key, which fit together.
-pub(super) fn pair(pair: &Pair) -> Result<CertifiedKey, Error> {
-    let chain = certificates(Role::Certificate, &pair.certificate)?;
-    let wrong = |fault| Error::new(Role::Key, &pair.key, fault);
-    let key = key(&pair.key).map_err(wrong)?;
-    let key = provider().key_provider.load_private_key(key).map_err(|_| wrong(Fault::Unusable))?;
-    let unusable = || Error::new(Role::Certificate, &pair.certificate, Fault::Unusable);
+/// Reads a certificate and its key, which fit together.
+pub(super) fn pair(files: &CertificateFiles) -> Result<(Certificate, Arc<CertifiedKey>), Error> {
+    let key = certified_key(files)?;
+    let certificate = key.cert.first().and_then(Certificate::read);
+    let unusable = || Error::new(Role::Certificate, &files.certificate, Problem::Unusable);
+    Ok((certificate.ok_or_else(unusable)?, Arc::new(key)))
+}
+
+fn certified_key(files: &CertificateFiles) -> Result<CertifiedKey, Error> {
+    let chain = certificates(Role::Certificate, &files.certificate)?;
+    let wrong = |problem| Error::new(Role::Key, &files.key, problem);
+    let key = key(&files.key).map_err(wrong)?;
+    let key = provider().key_provider.load_private_key(key).map_err(|_| wrong(Problem::Unusable))?;
+    let unusable = || Error::new(Role::Certificate, &files.certificate, Problem::Unusable);
     let is_of = |certificate: &CertificateDer<'static>| match CertifiedKey::new(vec![certificate.clone()], key.clone())
         .keys_match()
     {
@@ -152,8 +176,8 @@ pub(super) fn pair(pair: &Pair) -> Result<CertifiedKey, Error> {
     };
     if !chain.first().map_or(Ok(false), &is_of)? {
         let is_later = chain.iter().skip(1).any(|certificate| matches!(is_of(certificate), Ok(true)));
-        let fault = if is_later { Fault::Order } else { Fault::Mismatch };
-        return Err(wrong(fault(pair.certificate.clone())));
+        let problem = if is_later { Problem::Order } else { Problem::Mismatch };
+        return Err(wrong(problem(files.certificate.clone())));
     }
     Ok(CertifiedKey::new(chain, key))
 }
@@ -163,7 +187,7 @@ pub(super) fn authorities(file: &Path) -> Result<(RootCertStore, Vec<Certificate
     let certificates = certificates(Role::Authorities, file)?;
     let mut roots = RootCertStore::empty();
     for certificate in &certificates {
-        roots.add(certificate.clone()).map_err(|_| Error::new(Role::Authorities, file, Fault::Unusable))?;
+        roots.add(certificate.clone()).map_err(|_| Error::new(Role::Authorities, file, Problem::Unusable))?;
     }
     Ok((roots, certificates))
 }
@@ -174,30 +198,30 @@ pub(super) fn system_authorities() -> Result<RootCertStore, Error> {
     // What can't be read or understood is nobody's fault here, as long as something is left.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(Error::new(Role::Authorities, Path::new(""), Fault::NoRoots));
+        return Err(Error::new(Role::Authorities, Path::new(""), Problem::NoRoots));
     }
     Ok(roots)
 }
 
 /// For what no file is to blame for.
-pub(super) fn trouble(error: impl fmt::Display) -> Error {
-    Error::new(Role::Certificate, Path::new(""), Fault::Tls(error.to_string()))
+pub(super) fn setup_error(error: impl fmt::Display) -> Error {
+    Error::new(Role::Certificate, Path::new(""), Problem::Tls(error.to_string()))
 }
 
-fn key(file: &Path) -> Result<PrivateKeyDer<'static>, Fault> {
+fn key(file: &Path) -> Result<PrivateKeyDer<'static>, Problem> {
     let text = read(file)?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
         // Both ways of saying it: of PKCS #8, and of the older form.
-        _ if text.windows(9).any(|word| word == b"ENCRYPTED") => Fault::Encrypted,
-        pem::Error::NoItemsFound => Fault::Empty,
-        _ => Fault::Malformed,
+        _ if text.windows(9).any(|word| word == b"ENCRYPTED") => Problem::Encrypted,
+        pem::Error::NoItemsFound => Problem::Empty,
+        _ => Problem::Malformed,
     })
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Fault> {
+fn read(file: &Path) -> Result<Vec<u8>, Problem> {
     files::read(file, MAX_BYTES).map_err(|error| match error {
-        files::Error::NotRegular(_) => Fault::NoFile,
-        files::Error::TooLarge(_) => Fault::TooLarge,
-        files::Error::Io(_) | files::Error::NotText => Fault::Unreadable(error.to_string()),
+        files::Error::NotRegular(_) => Problem::NoFile,
+        files::Error::TooLarge(_) => Problem::TooLarge,
+        files::Error::Io(_) | files::Error::NotText => Problem::Unreadable(error.to_string()),
     })
 }

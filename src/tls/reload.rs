@@ -2,17 +2,16 @@
 //! Invariant: what can't be used changes nothing, and is said once; a file that is still being written is looked at again.
 //! Must not know: what the files hold.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::certificate::Validity;
-use super::{Certificate, Error};
+use super::certificate::{Certificate, Validity};
+use super::pem::Error;
 use crate::clock;
+use crate::files::watch::{Change, FileWatcher};
 
-/// How often the files are looked at. Asking is cheaper than being told, and misses neither a file that is
-/// renamed into place, nor a symbolic link turned (Kubernetes), nor what happens on a network's disk.
+/// How often the files are looked at.
 const EVERY: Duration = Duration::from_secs(2);
 
 /// How often a certificate that ends soon is spoken of, in looks.
@@ -38,28 +37,33 @@ pub trait Reload: Send + Sync {
 
 /// All that is made of files in one configuration.
 #[derive(Clone, Default)]
-pub struct Watched(Arc<[Arc<dyn Reload>]>);
+pub struct WatchedCertificates(Arc<[Arc<dyn Reload>]>);
 
-impl Watched {
+impl WatchedCertificates {
     /// Those in `all`, to be looked after.
-    pub fn new(all: impl IntoIterator<Item = Arc<dyn Reload>>) -> Watched {
-        Watched(all.into_iter().collect())
+    pub fn new(all: impl IntoIterator<Item = Arc<dyn Reload>>) -> WatchedCertificates {
+        WatchedCertificates(all.into_iter().collect())
     }
 
     /// The certificates at work, and how long each still is at the time `now`. Of several with one name it
     /// is the one that ends first.
-    pub fn days_left(&self, now: Duration) -> Vec<DaysLeft> {
-        let mut all: Vec<DaysLeft> = Vec::new();
+    pub fn expiries(&self, now: Duration) -> Vec<CertificateExpiry> {
+        let mut all: Vec<CertificateExpiry> = Vec::new();
         for one in &*self.0 {
             let (kind, of) = one.label();
             for certificate in one.certificates() {
                 let days = certificate.days_left(now);
-                let is_same = |known: &&mut DaysLeft| {
+                let is_same = |known: &&mut CertificateExpiry| {
                     (known.kind, &*known.of, &*known.certificate) == (kind, of, certificate.name())
                 };
                 match all.iter_mut().find(is_same) {
                     Some(known) => known.days = known.days.min(days),
-                    None => all.push(DaysLeft { kind, of: of.into(), certificate: certificate.name().into(), days }),
+                    None => all.push(CertificateExpiry {
+                        kind,
+                        of: of.into(),
+                        certificate: certificate.name().into(),
+                        days,
+                    }),
                 }
             }
         }
@@ -68,7 +72,7 @@ impl Watched {
 }
 
 /// Their names.
-impl std::fmt::Debug for Watched {
+impl std::fmt::Debug for WatchedCertificates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.0.iter().map(|one| one.label())).finish()
     }
@@ -76,7 +80,7 @@ impl std::fmt::Debug for Watched {
 
 /// How long a certificate is still good for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DaysLeft {
+pub struct CertificateExpiry {
     /// `listener` or `pool`.
     pub kind: &'static str,
     /// Its name.
@@ -88,7 +92,7 @@ pub struct DaysLeft {
 }
 
 /// Looks after `watched` for as long as it is polled.
-pub async fn watch(Watched(watched): Watched) {
+pub async fn watch(WatchedCertificates(watched): WatchedCertificates) {
     let mut sights: Vec<_> = watched.iter().map(|one| Sight::new(one.files())).collect();
     let mut interval = tokio::time::interval(EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -113,26 +117,21 @@ pub async fn watch(Watched(watched): Watched) {
 
 /// What was last seen of the files of one.
 struct Sight {
-    files: Vec<PathBuf>,
-    stamps: Vec<Option<Stamp>>,
-    /// They have changed since they were last read and looked the same twice.
-    is_fresh: bool,
+    watcher: FileWatcher,
     /// What was last said of them.
     said: Option<Error>,
 }
 
-/// By what a file's change is told.
-type Stamp = (u64, u64, u64, i64, i64, i64, i64);
-
 impl Sight {
     fn new(files: Vec<PathBuf>) -> Sight {
-        // The first look reads them: they may have changed since they were opened.
-        Sight { files, stamps: Vec::new(), is_fresh: true, said: None }
+        Sight { watcher: FileWatcher::new(files), said: None }
     }
 
+    /// Has the files read at the first look, since they may have changed since they were opened, when they have
+    /// changed, and once more when they have settled.
     fn look(&mut self, one: &dyn Reload) {
-        let stamps = self.files.iter().map(|file| stamp(file)).collect();
-        if !self.sees(stamps) {
+        let change = self.watcher.look();
+        if change == Change::Unchanged {
             return;
         }
         let (kind, name) = one.label();
@@ -147,7 +146,7 @@ impl Sight {
                 self.said = None;
             }
             // A certificate that is there before its key is no news unless it stays like that.
-            Err(error) if !self.is_fresh && self.said.as_ref() != Some(&error) => {
+            Err(error) if change == Change::Settled && self.said.as_ref() != Some(&error) => {
                 let remedy = error.remedy();
                 tracing::error!(kind, name, %error, remedy, "cannot use the new certificates; the old ones stay at work");
                 self.said = Some(error);
@@ -155,20 +154,6 @@ impl Sight {
             Err(_) => {}
         }
     }
-
-    /// Whether the files are to be read, now that they look like this: when they have changed, and once more
-    /// when they look the same again. A clock is too coarse to tell two changes at once apart.
-    fn sees(&mut self, stamps: Vec<Option<Stamp>>) -> bool {
-        let was_fresh = self.is_fresh;
-        self.is_fresh = self.stamps != stamps;
-        self.stamps = stamps;
-        self.is_fresh || was_fresh
-    }
-}
-
-fn stamp(file: &Path) -> Option<Stamp> {
-    let seen = std::fs::metadata(file).ok()?;
-    Some((seen.dev(), seen.ino(), seen.len(), seen.mtime(), seen.mtime_nsec(), seen.ctime(), seen.ctime_nsec()))
 }
 
 /// Says which certificates end soon, or have ended.
@@ -200,20 +185,5 @@ fn remind(one: &dyn Reload) {
                 );
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_are_read_when_they_have_changed_and_once_more_when_they_rest() {
-        let mut sight = Sight::new(Vec::new());
-        let seen = |at: i64| vec![Some((0, 0, 0, at, 0, 0, 0))];
-        let looks = [seen(1), seen(1), seen(1), seen(2), seen(3), seen(3), vec![None], vec![None], vec![None]];
-        let read: Vec<_> = looks.into_iter().map(|stamps| (sight.sees(stamps), sight.is_fresh)).collect();
-        let (changed, rests, old) = ((true, true), (true, false), (false, false));
-        assert_eq!(read, [changed, rests, old, changed, changed, rests, changed, rests, old]);
     }
 }

@@ -17,23 +17,25 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::certificate::Validity;
+use super::certificate::{Certificate, Validity};
+use super::parameters::{BUFFER, HTTP2, protocols, provider};
+use super::pem::{CertificateFiles, Error};
 use super::reload::Reload;
-use super::sni::Names;
-use super::{BUFFER, Certificate, Error, HTTP2, Pair, pem, protocols, provider, subject};
+use super::sni::CertificateResolver;
+use super::{pem, subject};
 use crate::clock;
 
 /// `[listeners.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// At least one; the first is for clients that ask for a name that none is for.
-    pub certificates: Vec<Pair>,
+    pub certificates: Vec<CertificateFiles>,
     /// The oldest version that is spoken.
     pub min_version: Version,
     /// Whether HTTP/2 is offered.
     pub http2: bool,
     /// Whether clients are asked for certificates.
-    pub clients: Option<Clients>,
+    pub clients: Option<ClientVerification>,
 }
 
 /// A version of TLS.
@@ -48,7 +50,7 @@ pub enum Version {
 
 /// Whose certificates are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Clients {
+pub struct ClientVerification {
     /// The file of the authorities that vouch for clients.
     pub authorities: PathBuf,
     /// Whether a client without a certificate is refused.
@@ -72,12 +74,12 @@ struct Current {
 
 /// What a handshake has settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Session {
+pub struct HandshakeInfo {
     /// Whether the client wants HTTP/2.
     pub is_http2: bool,
     /// The name that it asked for, in lower case.
     pub server_name: Option<String>,
-    /// The holder of the certificate that it has shown and that was verified: the value of [`super::SUBJECT_FIELD`].
+    /// The holder of the certificate that it has shown and that was verified: the value of [`subject::SUBJECT_FIELD`].
     pub subject: Option<HeaderValue>,
 }
 
@@ -101,14 +103,14 @@ impl Acceptor {
     ///
     /// # Errors
     /// If the client goes, or wants what is not offered, or shows a certificate that is not believed.
-    pub async fn accept<S>(&self, stream: S) -> io::Result<(TlsStream<S>, Session)>
+    pub async fn accept<S>(&self, stream: S) -> io::Result<(TlsStream<S>, HandshakeInfo)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let limited = |connection: &mut ServerConnection| connection.set_buffer_limit(Some(BUFFER));
         let stream = TlsAcceptor::from(self.config()).accept_with(stream, limited).await?;
-        let session = Session::of(stream.get_ref().1, clock::unix())?;
-        Ok((stream, session))
+        let handshake = HandshakeInfo::of(stream.get_ref().1, clock::unix())?;
+        Ok((stream, handshake))
     }
 
     fn load(&self) -> Guard<Arc<Current>> {
@@ -116,9 +118,9 @@ impl Acceptor {
     }
 }
 
-impl Session {
+impl HandshakeInfo {
     /// What was settled on `connection`; `now` is since 1970.
-    pub(super) fn of(connection: &ServerConnection, now: Duration) -> io::Result<Session> {
+    pub(super) fn of(connection: &ServerConnection, now: Duration) -> io::Result<HandshakeInfo> {
         let shown = connection.peer_certificates().and_then(<[_]>::first);
         let refused = |why| io::Error::new(io::ErrorKind::PermissionDenied, why);
         let subject = match shown {
@@ -129,10 +131,13 @@ impl Session {
                 if Certificate::read(der).is_none_or(is_over) {
                     return Err(refused("the client's certificate has expired"));
                 }
-                Some(subject::field(der).ok_or_else(|| refused("the client's certificate has no subject to pass on"))?)
+                Some(
+                    subject::field_value(der)
+                        .ok_or_else(|| refused("the client's certificate has no subject to pass on"))?,
+                )
             }
         };
-        Ok(Session {
+        Ok(HandshakeInfo {
             is_http2: connection.alpn_protocol() == Some(HTTP2),
             server_name: connection.server_name().map(str::to_ascii_lowercase),
             subject,
@@ -147,7 +152,7 @@ impl Reload for Acceptor {
 
     fn files(&self) -> Vec<PathBuf> {
         let authorities = self.settings.clients.iter().map(|clients| clients.authorities.clone());
-        self.settings.certificates.iter().flat_map(Pair::files).chain(authorities).collect()
+        self.settings.certificates.iter().flat_map(CertificateFiles::paths).chain(authorities).collect()
     }
 
     fn reload(&self) -> Result<bool, Error> {
@@ -177,7 +182,7 @@ struct Material {
 
 impl Material {
     fn read(settings: &Settings) -> Result<Material, Error> {
-        let pairs = settings.certificates.iter().map(read).collect::<Result<_, _>>()?;
+        let pairs = settings.certificates.iter().map(pem::pair).collect::<Result<_, _>>()?;
         let (roots, authorities) = match &settings.clients {
             None => (None, Vec::new()),
             Some(clients) => {
@@ -194,16 +199,16 @@ impl Material {
 
     fn build(self, settings: &Settings, ticketer: Arc<dyn ProducesTickets>) -> Result<Current, Error> {
         let builder = ServerConfig::builder_with_provider(provider());
-        let builder = builder.with_protocol_versions(versions(settings.min_version)).map_err(pem::trouble)?;
+        let builder = builder.with_protocol_versions(versions(settings.min_version)).map_err(pem::setup_error)?;
         let builder = match (&settings.clients, &self.roots) {
             (Some(clients), Some(roots)) => {
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider());
                 let verifier = if clients.is_required { verifier } else { verifier.allow_unauthenticated() };
-                builder.with_client_cert_verifier(verifier.build().map_err(pem::trouble)?)
+                builder.with_client_cert_verifier(verifier.build().map_err(pem::setup_error)?)
             }
             _ => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(Names::new(&self.pairs)));
+        let mut config = builder.with_cert_resolver(Arc::new(CertificateResolver::new(&self.pairs)));
         config.alpn_protocols = protocols(settings.http2);
         // Tickets alone: what is kept in a table would be locked by every thread. Early data stays
         // off, as it is by default: it could be sent twice.
@@ -216,15 +221,6 @@ impl Material {
     }
 }
 
-/// Reads one pair.
-pub(super) fn read(pair: &Pair) -> Result<(Certificate, Arc<CertifiedKey>), Error> {
-    let key = pem::pair(pair)?;
-    let certificate = key.cert.first().and_then(Certificate::read);
-    let unusable =
-        || Error { role: pem::Role::Certificate, file: pair.certificate.clone(), fault: pem::Fault::Unusable };
-    Ok((certificate.ok_or_else(unusable)?, Arc::new(key)))
-}
-
 fn versions(least: Version) -> &'static [&'static SupportedProtocolVersion] {
     static ALL: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
     match least {
@@ -235,5 +231,5 @@ fn versions(least: Version) -> &'static [&'static SupportedProtocolVersion] {
 
 /// Keys for tickets that change every six hours. Each listener has its own: what it asks of clients is its own, too.
 fn tickets() -> Result<Arc<dyn ProducesTickets>, Error> {
-    rustls::crypto::aws_lc_rs::Ticketer::new().map_err(pem::trouble)
+    rustls::crypto::aws_lc_rs::Ticketer::new().map_err(pem::setup_error)
 }

@@ -10,26 +10,26 @@ use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::Certificate;
+use super::certificate::Certificate;
 
 /// The certificates of a listener, by name.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct CertificateResolver {
     default: Vec<Arc<CertifiedKey>>,
     exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
     /// By what stands behind the `*.`.
     wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
 }
 
-impl Names {
+impl CertificateResolver {
     /// Of several certificates for one name the first is taken that the client understands: RSA beside ECDSA.
-    pub(super) fn new(certificates: &[(Certificate, Arc<CertifiedKey>)]) -> Names {
-        let mut names = Names { default: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new() };
+    pub(super) fn new(certificates: &[(Certificate, Arc<CertifiedKey>)]) -> CertificateResolver {
+        let mut resolver = CertificateResolver { default: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new() };
         for (certificate, key) in certificates {
             for name in &certificate.names {
                 let (map, name) = match name.strip_prefix("*.") {
-                    Some(domain) => (&mut names.wildcard, domain),
-                    None => (&mut names.exact, name.as_str()),
+                    Some(domain) => (&mut resolver.wildcard, domain),
+                    None => (&mut resolver.exact, name.as_str()),
                 };
                 map.entry(name.into()).or_default().push(Arc::clone(key));
             }
@@ -37,18 +37,18 @@ impl Names {
         if let Some((first, key)) = certificates.first() {
             // Its twins of other kinds of key are for those who ask for nothing, too.
             let twins = certificates.iter().skip(1).filter(|(other, _)| other.names == first.names);
-            names.default = std::iter::once(key).chain(twins.map(|(_, key)| key)).map(Arc::clone).collect();
+            resolver.default = std::iter::once(key).chain(twins.map(|(_, key)| key)).map(Arc::clone).collect();
         }
-        names
+        resolver
     }
 
     fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let all = name.and_then(|name| self.named(name)).unwrap_or(&self.default);
+        let all = name.and_then(|name| self.lookup(name)).unwrap_or(&self.default);
         let understood = all.iter().find(|key| key.key.choose_scheme(schemes).is_some());
         understood.or(all.first()).map(Arc::clone)
     }
 
-    fn named(&self, name: &str) -> Option<&Vec<Arc<CertifiedKey>>> {
+    fn lookup(&self, name: &str) -> Option<&Vec<Arc<CertifiedKey>>> {
         // The dot of the root has no place here (RFC 6066 §3), and changes no name.
         let name = name.strip_suffix('.').unwrap_or(name);
         let name = match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -61,7 +61,7 @@ impl Names {
     }
 }
 
-impl ResolvesServerCert for Names {
+impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.choose(hello.server_name(), hello.signature_schemes())
     }
@@ -69,7 +69,7 @@ impl ResolvesServerCert for Names {
 
 #[cfg(test)]
 mod tests {
-    use super::super::server::read;
+    use super::super::pem;
     use super::super::tests::Folder;
     use super::super::tests::authority::Authority;
     use super::*;
@@ -79,12 +79,12 @@ mod tests {
         let (folder, authority) = (Folder::new(), Authority::new("root"));
         let first = folder.pair("first", &authority.issue(&["app.example"]));
         let other = folder.pair("other", &authority.issue(&["shop.example", "*.shop.example"]));
-        let read: Vec<_> = [first, other].iter().map(|pair| read(pair).unwrap()).collect();
-        let names = Names::new(&read);
+        let read: Vec<_> = [first, other].iter().map(|files| pem::pair(files).unwrap()).collect();
+        let resolver = CertificateResolver::new(&read);
         for (name, at) in
             [("shop.example.", 1), ("Shop.Example.", 1), ("a.shop.example.", 1), ("shop.example..", 0), (".", 0)]
         {
-            assert!(Arc::ptr_eq(&names.choose(Some(name), &[]).unwrap(), &read[at].1), "{name}");
+            assert!(Arc::ptr_eq(&resolver.choose(Some(name), &[]).unwrap(), &read[at].1), "{name}");
         }
     }
 
@@ -93,12 +93,12 @@ mod tests {
         let (folder, authority) = (Folder::new(), Authority::new("root"));
         let modern = authority.issue_by(&rcgen::PKCS_ED25519, &["app.example"], |_| {});
         let pairs = [folder.pair("modern", &modern), folder.pair("common", &authority.issue(&["app.example"]))];
-        let read: Vec<_> = pairs.iter().map(|pair| read(pair).unwrap()).collect();
-        let names = Names::new(&read);
+        let read: Vec<_> = pairs.iter().map(|files| pem::pair(files).unwrap()).collect();
+        let resolver = CertificateResolver::new(&read);
         let (modern, common) = (SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256);
         for name in [Some("app.example"), Some("other.example"), None] {
             for (schemes, at) in [(vec![common, modern], 0), (vec![common], 1), (vec![], 0)] {
-                assert!(Arc::ptr_eq(&names.choose(name, &schemes).unwrap(), &read[at].1), "{name:?} {schemes:?}");
+                assert!(Arc::ptr_eq(&resolver.choose(name, &schemes).unwrap(), &read[at].1), "{name:?} {schemes:?}");
             }
         }
     }

@@ -9,11 +9,15 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::asn1_rs::ToDer;
 use x509_parser::prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate, X509Name};
 
+/// The field in which a backend is told whose certificate the client has shown: the subject, as RFC
+/// 4514 writes it. Like every `Linchpin-*` field it is dropped where a client sends it.
+pub const SUBJECT_FIELD: &str = "linchpin-client-subject";
+
 /// A subject longer than this is none that a backend could be told: a part of it might be another's.
-const LONGEST: usize = 4096;
+const MAX_BYTES: usize = 4096;
 
 /// The words of RFC 4514 §3; all else is written with its number.
-const WORDS: [(&str, &str); 9] = [
+const ATTRIBUTE_NAMES: [(&str, &str); 9] = [
     ("2.5.4.3", "CN"),
     ("2.5.4.7", "L"),
     ("2.5.4.8", "ST"),
@@ -27,25 +31,25 @@ const WORDS: [(&str, &str); 9] = [
 
 /// The holder of a certificate, for a field. Without a subject it is the first of its other names:
 /// `URI:spiffe://…`, `DNS:…`, `EMAIL:…`. `None` if there is none of them, or it is too long.
-pub(super) fn field(der: &CertificateDer<'_>) -> Option<HeaderValue> {
+pub(super) fn field_value(der: &CertificateDer<'_>) -> Option<HeaderValue> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    let mut text = written(certificate.subject());
+    let mut text = rfc4514(certificate.subject());
     if text.is_empty() {
         let names = certificate.subject_alternative_name().ok()??;
-        text = names.value.general_names.iter().find_map(alternative)?;
+        text = names.value.general_names.iter().find_map(alternative_name)?;
     }
-    HeaderValue::try_from(text).ok().filter(|value| value.len() <= LONGEST)
+    HeaderValue::try_from(text).ok().filter(|value| value.len() <= MAX_BYTES)
 }
 
 /// A name as RFC 4514 writes it: the most specific part first.
-pub(super) fn written(name: &X509Name<'_>) -> String {
+pub(super) fn rfc4514(name: &X509Name<'_>) -> String {
     let parts: Vec<_> = name.iter_rdn().map(|part| part.iter().map(attribute).collect::<Vec<_>>().join("+")).collect();
     parts.into_iter().rev().collect::<Vec<_>>().join(",")
 }
 
 fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
     let number = attribute.attr_type().to_id_string();
-    let word = WORDS.iter().find(|(known, _)| *known == number);
+    let word = ATTRIBUTE_NAMES.iter().find(|(known, _)| *known == number);
     match (word, attribute.as_str()) {
         (Some((_, word)), Ok(value)) => format!("{word}={}", escaped(value)),
         _ => {
@@ -59,7 +63,7 @@ fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
     }
 }
 
-fn alternative(name: &GeneralName<'_>) -> Option<String> {
+fn alternative_name(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::URI(uri) => Some(format!("URI:{}", escaped(uri))),
         GeneralName::DNSName(name) => Some(format!("DNS:{}", escaped(name))),

@@ -17,8 +17,9 @@ use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsConnector, client, server as accepted};
 
+use super::parameters::{protocols, provider};
 use super::reload::Reload;
-use super::server::{Session, Settings, Version};
+use super::server::{HandshakeInfo, Settings, Version};
 use super::*;
 use authority::{Authority, Issued};
 
@@ -40,9 +41,9 @@ impl Folder {
         path
     }
 
-    pub(crate) fn pair(&self, name: &str, issued: &Issued) -> Pair {
+    pub(crate) fn pair(&self, name: &str, issued: &Issued) -> CertificateFiles {
         let (certificate, key) = issued.write(&self.0, name);
-        Pair { certificate, key }
+        CertificateFiles { certificate, key }
     }
 }
 
@@ -52,20 +53,24 @@ impl Drop for Folder {
     }
 }
 
-fn settings(certificates: Vec<Pair>) -> Settings {
+fn settings(certificates: Vec<CertificateFiles>) -> Settings {
     Settings { certificates, min_version: Version::default(), http2: true, clients: None }
 }
 
 /// A client that believes `authority`, and has a certificate to show.
-struct Visitor {
+struct TestClient {
     config: Arc<ClientConfig>,
 }
 
 const ALL: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12, &rustls::version::TLS13];
 const OLD: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 
-impl Visitor {
-    fn new(authority: &Authority, versions: &[&'static SupportedProtocolVersion], shows: Option<&Issued>) -> Visitor {
+impl TestClient {
+    fn new(
+        authority: &Authority,
+        versions: &[&'static SupportedProtocolVersion],
+        shows: Option<&Issued>,
+    ) -> TestClient {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
@@ -79,29 +84,29 @@ impl Visitor {
             }
         };
         config.alpn_protocols = protocols(true);
-        Visitor { config: Arc::new(config) }
+        TestClient { config: Arc::new(config) }
     }
 
     /// Connects, and exchanges a byte each way. Who was refused by the server in TLS 1.3 learns of it only then.
-    async fn visit(&self, acceptor: &Acceptor, name: &str) -> std::io::Result<Visit> {
-        let (near, far) = tokio::io::duplex(64 * 1024);
+    async fn connect(&self, acceptor: &Acceptor, name: &str) -> std::io::Result<TestConnection> {
+        let (client_io, server_io) = tokio::io::duplex(64 * 1024);
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        let connecting = TlsConnector::from(Arc::clone(&self.config)).connect(name, near);
-        let (client, server) = tokio::join!(connecting, acceptor.accept(far));
-        let (server, session) = server?;
-        let mut visit = Visit { client: client?, server, session };
-        visit.exchange().await?;
-        Ok(visit)
+        let connecting = TlsConnector::from(Arc::clone(&self.config)).connect(name, client_io);
+        let (client, server) = tokio::join!(connecting, acceptor.accept(server_io));
+        let (server, handshake) = server?;
+        let mut connection = TestConnection { client: client?, server, handshake };
+        connection.exchange().await?;
+        Ok(connection)
     }
 }
 
-struct Visit {
+struct TestConnection {
     client: client::TlsStream<DuplexStream>,
     server: accepted::TlsStream<DuplexStream>,
-    session: Session,
+    handshake: HandshakeInfo,
 }
 
-impl Visit {
+impl TestConnection {
     async fn exchange(&mut self) -> std::io::Result<()> {
         self.client.write_all(b"?").await?;
         assert_eq!(self.server.read_u8().await?, b'?');
@@ -111,7 +116,7 @@ impl Visit {
     }
 
     /// The certificate that the client got to see.
-    fn shown(&self) -> Certificate {
+    fn server_certificate(&self) -> Certificate {
         Certificate::read(&self.client.get_ref().1.peer_certificates().unwrap()[0]).unwrap()
     }
 

@@ -9,7 +9,7 @@ use super::support::repository::{between, read, rust_files};
 /// Files that may read the system's clock: everyone else takes the time from `clock`, or as an argument.
 const CLOCK_READERS: [(&str, &str); 7] = [
     ("src/clock.rs", "it is the clock"),
-    ("src/app.rs", "the time of the start, read once"),
+    ("src/app/control.rs", "the time of the start, read once"),
     ("src/health/active.rs", "the probes' own timetable, on the control thread"),
     ("src/telemetry/writer.rs", "the log writer's own thread, which has no event loop"),
     ("src/demo.rs", "the demo backend knows nothing of the proxy, nor of its clock"),
@@ -261,7 +261,7 @@ fn an_import_against_the_table_is_caught_in_every_spelling() {
     for (path, text) in [
         ("src/pool.rs", "use crate::app::App;"),
         ("src/pool/live.rs", "use crate::{clock, app};"),
-        ("src/pool/live.rs", "use crate::{\n    clock::{self, Limit},\n    app::{App, Other},\n};"),
+        ("src/pool/live.rs", "use crate::{\n    clock::{self, Deadline},\n    app::{App, Other},\n};"),
         ("src/pool/live.rs", "fn a() -> crate::app::App {}"),
         ("src/pool/live.rs", "use super::super::app::App;"),
         ("src/pool.rs", "use super::app::App;"),

@@ -3,15 +3,15 @@
 //! Must not know: how a request gets here.
 
 use super::*;
-use crate::affinity::Key;
+use crate::affinity::SessionKey;
 use crate::pool::roster::Observation;
 use crate::pool::{InFlight, backend, reconcile::Reconciler, vitals};
 
 const NOW: u64 = 1_000_000;
 const LIFETIMES: Lifetimes = Lifetimes { idle: Some(400), absolute: Some(10_000) };
 
-fn terms() -> Terms {
-    Terms { lifetimes: LIFETIMES, policies: Policies::default(), max_clock_skew: Some(60) }
+fn session_policy() -> SessionPolicy {
+    SessionPolicy { lifetimes: LIFETIMES, policies: Policies::default(), max_clock_skew: Some(60) }
 }
 
 fn pool() -> Arc<Pool> {
@@ -30,7 +30,7 @@ fn pin(pool: &Pool, backend: &str) -> Pin {
 }
 
 fn judge(pool: &Pool, pin: Pin) -> Decision {
-    decide(Reading::Pinned(Arc::new(pin)), pool, &terms(), NOW, 99)
+    decide(PinLookup::Pinned(Arc::new(pin)), pool, &session_policy(), NOW, 99)
 }
 
 /// Brings about `cause` for a pin to backend `a`; the result is given back with what keeps it so.
@@ -38,31 +38,31 @@ fn with_cause(cause: Cause, policies: &Policies) -> (Arc<Pool>, Decision, Option
     let pool = pool();
     let live = pool.backend(0).live();
     let (base, mut busy) = (pin(&pool, "a"), None);
-    let mut reading = Reading::Pinned(Arc::new(base.clone()));
+    let mut lookup = PinLookup::Pinned(Arc::new(base.clone()));
     match cause {
         Cause::Down => drop(pool.observe(0, Observation::Probe(false), std::time::Instant::now())),
         Cause::Draining => live.set_state(AdminState::Drain),
         Cause::Maintenance => live.set_state(AdminState::Maintenance),
         Cause::Full => busy = Some(InFlight::on(live, 0)),
         Cause::Failed => {}
-        Cause::Unknown => reading = Reading::Pinned(Arc::new(Pin { backend: "z".into(), ..base })),
-        Cause::Replaced => reading = Reading::Pinned(Arc::new(Pin { incarnation: 1, ..base })),
-        Cause::IdleExpired => reading = Reading::Pinned(Arc::new(Pin { last_seen: NOW - 400, ..base })),
-        Cause::AbsoluteExpired => reading = Reading::Pinned(Arc::new(Pin { issued: NOW - 10_000, ..base })),
-        Cause::Unreadable => reading = Reading::Unreadable,
+        Cause::Unknown => lookup = PinLookup::Pinned(Arc::new(Pin { backend: "z".into(), ..base })),
+        Cause::Replaced => lookup = PinLookup::Pinned(Arc::new(Pin { incarnation: 1, ..base })),
+        Cause::IdleExpired => lookup = PinLookup::Pinned(Arc::new(Pin { last_seen: NOW - 400, ..base })),
+        Cause::AbsoluteExpired => lookup = PinLookup::Pinned(Arc::new(Pin { issued: NOW - 10_000, ..base })),
+        Cause::Unreadable => lookup = PinLookup::Unreadable,
     }
-    let terms = Terms { lifetimes: LIFETIMES, policies: policies.clone(), max_clock_skew: Some(60) };
-    let mut decision = decide(reading, &pool, &terms, NOW, 99);
+    let session_policy = SessionPolicy { lifetimes: LIFETIMES, policies: policies.clone(), max_clock_skew: Some(60) };
+    let mut decision = decide(lookup, &pool, &session_policy, NOW, 99);
     if cause == Cause::Failed {
         assert_eq!(decision.target(), Some(0));
-        decision.lose(0, Cause::Failed, policies);
+        decision.lose_target(0, Cause::Failed, policies);
     }
     (pool, decision, busy)
 }
 
 #[test]
 fn every_policy_of_every_cause_has_its_verdict_its_pin_and_its_next_step() {
-    let (refusal, wait) = (Refusal { status: 421, retry_after: 9 }, Wait::default());
+    let (refusal, wait) = (RefusePolicy { status: 421, retry_after: 9 }, WaitPolicy::default());
     let policies = [Policy::Move, Policy::Borrow, Policy::Refuse(refusal), Policy::Wait(wait)];
     for (cause, policy) in Cause::ALL.into_iter().flat_map(|cause| policies.map(|policy| (cause, policy))) {
         if !policy.suits(cause) {
@@ -73,10 +73,10 @@ fn every_policy_of_every_cause_has_its_verdict_its_pin_and_its_next_step() {
         let (pool, decision, _busy) = with_cause(cause, &all);
         let what = format!("{cause:?} {policy:?}");
         let (verdict, next, pins_to) = match policy {
-            Policy::Move => (Verdict::Moved, Next::Serve, Some("b")),
-            Policy::Borrow => (Verdict::Borrowed, Next::Serve, None),
-            Policy::Refuse(refusal) => (Verdict::Refused, Next::Refuse(refusal), None),
-            Policy::Wait(wait) => (Verdict::Moved, Next::Wait(wait), Some("b")),
+            Policy::Move => (Verdict::Moved, NextStep::Serve, Some("b")),
+            Policy::Borrow => (Verdict::Borrowed, NextStep::Serve, None),
+            Policy::Refuse(refusal) => (Verdict::Refused, NextStep::Refuse(refusal), None),
+            Policy::Wait(wait) => (Verdict::Moved, NextStep::Wait(wait), Some("b")),
         };
         assert_eq!((decision.verdict, decision.next, decision.cause), (verdict, next, Some(cause)), "{what}");
         assert_eq!((decision.session, decision.issued, decision.target()), (5, NOW - 1000, None), "{what}");
@@ -94,7 +94,7 @@ fn without_a_policy_every_cause_moves_but_what_ends_a_session_and_a_drain() {
             Cause::IdleExpired | Cause::AbsoluteExpired | Cause::Unreadable => (Verdict::New, Some(cause)),
             _ => (Verdict::Moved, Some(cause)),
         };
-        assert_eq!((decision.verdict, decision.cause, decision.next), (verdict, told, Next::Serve), "{cause:?}");
+        assert_eq!((decision.verdict, decision.cause, decision.next), (verdict, told, NextStep::Serve), "{cause:?}");
         assert_eq!(decision.session, if verdict == Verdict::New { 99 } else { 5 }, "{cause:?}");
     }
 }
@@ -119,23 +119,23 @@ fn a_pin_that_holds_is_a_hit_and_renewed_when_it_is_due() {
 #[test]
 fn what_comes_without_a_pin_is_new_and_what_is_not_pinned_has_no_verdict() {
     let pool = pool();
-    let new = decide(Reading::Absent, &pool, &terms(), NOW, 99);
+    let new = decide(PinLookup::Absent, &pool, &session_policy(), NOW, 99);
     assert_eq!((new.verdict, new.cause, new.session, new.target()), (Verdict::New, None, 99, None));
     assert_eq!(new.pin(&pool, 1, NOW).unwrap().issued, NOW);
     let none = Decision::unpinned(1);
     assert_eq!((none.verdict, none.pin(&pool, 0, NOW)), (Verdict::None, None));
     let mut forced = Decision::forced(2, 1);
-    forced.lose(2, Cause::Failed, &Policies::default());
-    assert_eq!((forced.verdict, forced.target(), forced.is_only()), (Verdict::None, Some(2), true));
+    forced.lose_target(2, Cause::Failed, &Policies::default());
+    assert_eq!((forced.verdict, forced.target(), forced.is_exclusive()), (Verdict::None, Some(2), true));
 }
 
 #[test]
 fn a_moved_session_keeps_its_id_and_age_and_names_its_new_server() {
     let (pool, policies) = (pool(), Policies::default());
     let mut decision = judge(&pool, pin(&pool, "a"));
-    decision.lose(1, Cause::Failed, &policies);
+    decision.lose_target(1, Cause::Failed, &policies);
     assert_eq!(decision.verdict, Verdict::Hit, "another backend's failure changes nothing");
-    decision.lose(0, Cause::Failed, &policies);
+    decision.lose_target(0, Cause::Failed, &policies);
     assert_eq!((decision.verdict, decision.cause, decision.target()), (Verdict::Moved, Some(Cause::Failed), None));
     let moved = decision.pin(&pool, 2, NOW).unwrap();
     assert_eq!((moved.session, moved.issued, &*moved.backend), (5, NOW - 1000, "c"));
@@ -147,41 +147,41 @@ fn a_borrowed_session_keeps_its_pin_alive() {
     let pool = pool();
     let mut policies = Policies::default();
     policies.set(Cause::Unknown, Policy::Borrow);
-    let terms = Terms { lifetimes: LIFETIMES, policies, max_clock_skew: None };
-    let came = Pin { last_seen: NOW - 200, ..pin(&pool, "z") };
-    let decision = decide(Reading::Pinned(Arc::new(came.clone())), &pool, &terms, NOW, 99);
-    assert_eq!(decision.pin(&pool, 1, NOW), Some(Pin { last_seen: NOW, ..came }));
-    assert!(!decision.settles());
+    let session_policy = SessionPolicy { lifetimes: LIFETIMES, policies, max_clock_skew: None };
+    let presented = Pin { last_seen: NOW - 200, ..pin(&pool, "z") };
+    let decision = decide(PinLookup::Pinned(Arc::new(presented.clone())), &pool, &session_policy, NOW, 99);
+    assert_eq!(decision.pin(&pool, 1, NOW), Some(Pin { last_seen: NOW, ..presented }));
+    assert!(!decision.counts_as_session());
 }
 
 #[test]
 fn a_request_that_has_waited_is_a_hit_if_its_server_is_back_and_moves_if_not() {
     let mut policies = Policies::default();
-    policies.set(Cause::Down, Policy::Wait(Wait::default()));
+    policies.set(Cause::Down, Policy::Wait(WaitPolicy::default()));
     let (_, decision, _) = with_cause(Cause::Down, &policies);
     let (mut back, mut gone) = (decision.clone(), decision);
-    back.is_back();
-    assert_eq!((back.verdict, back.cause, back.target(), back.next), (Verdict::Hit, None, Some(0), Next::Serve));
-    gone.is_not_back();
+    back.resume_on_pinned();
+    assert_eq!((back.verdict, back.cause, back.target(), back.next), (Verdict::Hit, None, Some(0), NextStep::Serve));
+    gone.stop_waiting();
     assert_eq!((gone.verdict, gone.cause, gone.target()), (Verdict::Moved, Some(Cause::Down), None));
-    assert_eq!(gone.next, Next::Serve);
-    back.lose(0, Cause::Failed, &policies);
-    assert_eq!(back.next, Next::Wait(Wait::default()), "a failed server is waited for like one that is down");
+    assert_eq!(gone.next, NextStep::Serve);
+    back.lose_target(0, Cause::Failed, &policies);
+    assert_eq!(back.next, NextStep::Wait(WaitPolicy::default()), "a failed server is waited for like one that is down");
 }
 
 #[test]
 fn whoever_got_its_own_server_after_all_was_not_moved_and_a_namesake_is_another() {
     let policies = Policies::default();
     let (pool, mut down, _) = with_cause(Cause::Down, &policies);
-    down.served(0);
+    down.mark_served_by(0);
     assert_eq!((down.verdict, down.cause, down.pin(&pool, 0, NOW)), (Verdict::Hit, None, None));
     let (_, mut down, _) = with_cause(Cause::Down, &policies);
-    down.served(1);
+    down.mark_served_by(1);
     assert_eq!((down.verdict, down.cause), (Verdict::Moved, Some(Cause::Down)));
-    down.is_unserved(false);
+    down.mark_unserved(false);
     assert_eq!(down.verdict, Verdict::Refused, "nobody was moved by a page of ours");
     let (pool, mut replaced, _) = with_cause(Cause::Replaced, &policies);
-    replaced.served(0);
+    replaced.mark_served_by(0);
     assert_eq!((replaced.verdict, replaced.cause), (Verdict::Moved, Some(Cause::Replaced)));
     assert!(replaced.pin(&pool, 0, NOW).is_some());
 }
@@ -190,26 +190,27 @@ fn whoever_got_its_own_server_after_all_was_not_moved_and_a_namesake_is_another(
 fn an_id_that_names_its_server_goes_there_or_to_the_one_that_has_a_copy() {
     let pool = pool();
     let mut strict = Policies::default();
-    strict.set(Cause::Maintenance, Policy::Refuse(Refusal::default()));
-    let terms = Terms { lifetimes: Lifetimes::default(), policies: strict, max_clock_skew: None };
-    let follow = |nodes| decide(Reading::Routed(Routed { session: 5, nodes }), &pool, &terms, NOW, 99);
+    strict.set(Cause::Maintenance, Policy::Refuse(RefusePolicy::default()));
+    let session_policy = SessionPolicy { lifetimes: Lifetimes::default(), policies: strict, max_clock_skew: None };
+    let judge_routed =
+        |nodes| decide(PinLookup::Routed(RoutedId { session: 5, nodes }), &pool, &session_policy, NOW, 99);
     let told = |decision: Decision| (decision.verdict, decision.cause, decision.target());
-    assert_eq!(told(follow([Some(0), Some(1), None])), (Verdict::Hit, None, Some(0)));
-    assert_eq!(told(follow([None; 3])), (Verdict::Moved, Some(Cause::Unknown), None));
+    assert_eq!(told(judge_routed([Some(0), Some(1), None])), (Verdict::Hit, None, Some(0)));
+    assert_eq!(told(judge_routed([None; 3])), (Verdict::Moved, Some(Cause::Unknown), None));
     pool.backend(0).live().set_state(AdminState::Maintenance);
-    assert_eq!(told(follow([Some(0), Some(1), None])), (Verdict::Moved, Some(Cause::Maintenance), Some(1)));
+    assert_eq!(told(judge_routed([Some(0), Some(1), None])), (Verdict::Moved, Some(Cause::Maintenance), Some(1)));
     pool.backend(1).live().set_state(AdminState::Maintenance);
-    assert_eq!(told(follow([Some(0), Some(1), Some(2)])), (Verdict::Moved, Some(Cause::Maintenance), Some(2)));
-    assert_eq!(follow([Some(0), Some(1), None]).next, Next::Refuse(Refusal::default()));
-    assert_eq!(follow([Some(0), None, None]).session, 5);
+    assert_eq!(told(judge_routed([Some(0), Some(1), Some(2)])), (Verdict::Moved, Some(Cause::Maintenance), Some(2)));
+    assert_eq!(judge_routed([Some(0), Some(1), None]).next, NextStep::Refuse(RefusePolicy::default()));
+    assert_eq!(judge_routed([Some(0), None, None]).session, 5);
 }
 
 #[test]
 fn an_id_that_nobody_has_learned_goes_where_every_linchpin_would_send_it() {
     let pool = pool();
-    let decision = decide(Reading::Unlearned(Key([7, 8])), &pool, &terms(), NOW, 99);
+    let decision = decide(PinLookup::Unlearned(SessionKey([7, 8])), &pool, &session_policy(), NOW, 99);
     assert_eq!((decision.verdict, decision.cause), (Verdict::Moved, Some(Cause::Unknown)));
-    assert_eq!((decision.session, decision.has_pin()), (7, false));
+    assert_eq!((decision.session, decision.has_presented_pin()), (7, false));
 }
 
 #[test]
@@ -228,7 +229,7 @@ fn a_pin_that_is_dated_further_ahead_than_clocks_are_apart_is_no_pin() {
         assert!(holds || decision.issued == NOW && decision.pin(&pool, 1, NOW).is_some(), "a pin of today follows");
     }
     let far = Pin { issued: NOW + 1_000_000, ..pin(&pool, "a") };
-    let decision = decide(Reading::Pinned(Arc::new(far)), &pool, &Terms::default(), NOW, 99);
+    let decision = decide(PinLookup::Pinned(Arc::new(far)), &pool, &SessionPolicy::default(), NOW, 99);
     assert_eq!(decision.verdict, Verdict::Hit, "what a table says is of this clock, whatever was done to it");
 }
 
@@ -236,7 +237,7 @@ fn a_pin_that_is_dated_further_ahead_than_clocks_are_apart_is_no_pin() {
 fn without_limits_a_pin_is_never_over_and_never_renewed() {
     let pool = pool();
     let pin = Pin { issued: 0, last_seen: 0, ..pin(&pool, "a") };
-    let decision = decide(Reading::Pinned(Arc::new(pin)), &pool, &Terms::default(), NOW, 1);
+    let decision = decide(PinLookup::Pinned(Arc::new(pin)), &pool, &SessionPolicy::default(), NOW, 1);
     assert_eq!(decision.verdict, Verdict::Hit);
     assert_eq!(decision.pin(&pool, 0, NOW), None);
 }

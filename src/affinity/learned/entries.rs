@@ -4,7 +4,7 @@
 
 use hashbrown::HashTable;
 
-use super::table::Key;
+use super::table::SessionKey;
 
 /// One shard: entries in a slab, found by hash, linked from the newest to the oldest.
 #[derive(Debug, Default)]
@@ -23,9 +23,9 @@ pub(super) struct Entry {
     pub(super) stamp: u64,
     pub(super) issued: u32,
     pub(super) seen: u32,
-    pub(super) told: u32,
+    pub(super) synced: u32,
     pub(super) version: u32,
-    pub(super) home: u32,
+    pub(super) backend: u32,
     pub(super) newer: u32,
     pub(super) older: u32,
 }
@@ -44,7 +44,7 @@ const CHUNK: usize = 128;
 /// "None" in a link.
 pub(super) const NIL: u32 = u32::MAX;
 impl Entries {
-    pub(super) fn find(&self, key: Key) -> Option<u32> {
+    pub(super) fn find(&self, key: SessionKey) -> Option<u32> {
         let is_it = |at: &u32| self.get(*at).is_some_and(|entry| entry.key == key.0);
         self.index.find(key.0[0], is_it).copied()
     }

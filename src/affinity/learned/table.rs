@@ -13,9 +13,9 @@ use super::entries::{Entries, Entry, NIL};
 /// 128 bits of a hash of the pool's name and an application's session id: whoever reads the table,
 /// a core dump or the shared store finds no id that a server would take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key(pub(in crate::affinity) [u64; 2]);
+pub struct SessionKey(pub(in crate::affinity) [u64; 2]);
 
-impl Key {
+impl SessionKey {
     /// Names the session in logs, and decides where it moves; the same in every Linchpin.
     pub fn session(self) -> u64 {
         self.0[0]
@@ -23,36 +23,36 @@ impl Key {
 }
 
 /// 32 hex digits.
-impl std::fmt::Display for Key {
+impl std::fmt::Display for SessionKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:016x}{:016x}", self.0[0], self.0[1])
     }
 }
 
 /// What a key's `Display` writes.
-impl std::str::FromStr for Key {
+impl std::str::FromStr for SessionKey {
     type Err = std::num::ParseIntError;
 
-    fn from_str(text: &str) -> Result<Key, Self::Err> {
+    fn from_str(text: &str) -> Result<SessionKey, Self::Err> {
         let (high, low) = text.split_at_checked(16).unwrap_or((text, ""));
-        Ok(Key([u64::from_str_radix(high, 16)?, u64::from_str_radix(low, 16)?]))
+        Ok(SessionKey([u64::from_str_radix(high, 16)?, u64::from_str_radix(low, 16)?]))
     }
 }
 
 /// A server, in one of its lives.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Home {
+pub struct BackendRef {
     /// Its name.
-    pub backend: Arc<str>,
+    pub name: Arc<str>,
     /// The life of its address.
     pub incarnation: u64,
 }
 
 /// What is known of a session. Times are seconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct SessionRecord {
     /// The server that holds it.
-    pub home: Home,
+    pub backend: BackendRef,
     /// When it began.
     pub issued: u64,
     /// When it was seen last.
@@ -64,8 +64,8 @@ pub struct Found {
 
 /// What is known of a session, as numbers that mean something to their table alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Glance {
-    home: u32,
+pub struct RawEntry {
+    backend: u32,
     issued: u32,
     seen: u32,
     version: u32,
@@ -75,12 +75,12 @@ pub struct Glance {
 /// dozen instructions: a table that all threads write can't be without one, and with as many shards
 /// two threads hardly ever meet in one.
 #[derive(Debug)]
-pub struct Table {
+pub struct SessionTable {
     capacity: AtomicUsize,
     shards: Box<[Shard]>,
     /// Every home that an entry may name, by number. Grows with the servers that a pool ever had.
-    homes: ArcSwap<Vec<Home>>,
-    numbers: Mutex<HashMap<Home, u32>>,
+    backends: ArcSwap<Vec<BackendRef>>,
+    backend_ids: Mutex<HashMap<BackendRef, u32>>,
     length: AtomicUsize,
     evicted: AtomicU64,
     stamp: AtomicU64,
@@ -91,29 +91,29 @@ pub struct Table {
 #[repr(align(128))]
 struct Shard {
     entries: Mutex<Entries>,
-    /// How often a session of it was forgotten; counted with the lock.
-    forgotten: AtomicU64,
+    /// How often a session of it was removed; counted with the lock.
+    removals: AtomicU64,
     /// The stamp of its oldest entry, [`u64::MAX`] if it has none: for whoever looks for the oldest of all.
     oldest: AtomicU64,
 }
 
 const MAX_SHARDS: usize = 256;
 /// Servers, in all their lives, that a table can tell apart.
-const MOST_HOMES: u32 = 65_536;
+const MAX_BACKENDS: u32 = 65_536;
 /// Entries per shard below which there are fewer shards: a small table evicts exactly.
 const MIN_PER_SHARD: usize = 1024;
 
-impl Table {
+impl SessionTable {
     /// An empty table for at most `capacity` sessions.
-    pub fn new(capacity: usize) -> Table {
+    pub fn new(capacity: usize) -> SessionTable {
         let shards = (capacity / MIN_PER_SHARD).clamp(1, MAX_SHARDS).next_power_of_two().min(MAX_SHARDS);
         let shard =
-            || Shard { entries: Mutex::default(), forgotten: AtomicU64::new(0), oldest: AtomicU64::new(u64::MAX) };
-        Table {
+            || Shard { entries: Mutex::default(), removals: AtomicU64::new(0), oldest: AtomicU64::new(u64::MAX) };
+        SessionTable {
             capacity: AtomicUsize::new(capacity.max(1)),
             shards: (0..shards).map(|_| shard()).collect(),
-            homes: ArcSwap::default(),
-            numbers: Mutex::default(),
+            backends: ArcSwap::default(),
+            backend_ids: Mutex::default(),
             length: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
@@ -126,27 +126,27 @@ impl Table {
     }
 
     /// What is known of a session.
-    pub fn get(&self, key: Key) -> Option<Found> {
-        self.unfold(&self.look(key)?)
+    pub fn get(&self, key: SessionKey) -> Option<SessionRecord> {
+        self.resolve(&self.get_raw(key)?)
     }
 
     /// What is known of a session, as numbers: for whoever compares it with what it was.
-    pub fn look(&self, key: Key) -> Option<Glance> {
+    pub fn get_raw(&self, key: SessionKey) -> Option<RawEntry> {
         let entries = self.shard(key).lock();
-        let Entry { home, issued, seen, version, .. } = *entries.get(entries.find(key)?)?;
-        Some(Glance { home, issued, seen, version })
+        let Entry { backend, issued, seen, version, .. } = *entries.get(entries.find(key)?)?;
+        Some(RawEntry { backend, issued, seen, version })
     }
 
     /// What the numbers stand for.
-    pub fn unfold(&self, glance: &Glance) -> Option<Found> {
-        let home = self.homes.load().get(glance.home as usize)?.clone();
-        let (issued, last_seen) = (u64::from(glance.issued), u64::from(glance.seen));
-        Some(Found { home, issued, last_seen, version: glance.version })
+    pub fn resolve(&self, raw: &RawEntry) -> Option<SessionRecord> {
+        let backend = self.backends.load().get(raw.backend as usize)?.clone();
+        let (issued, last_seen) = (u64::from(raw.issued), u64::from(raw.seen));
+        Some(SessionRecord { backend, issued, last_seen, version: raw.version })
     }
 
     /// Notes that a session was seen at `now`. Says whether the store should be told, which is when
-    /// `quarter` seconds have passed since it was. Writes nothing twice within a second.
-    pub fn touch(&self, key: Key, now: u64, quarter: u64) -> bool {
+    /// `interval` seconds have passed since it was. Writes nothing twice within a second.
+    pub fn touch(&self, key: SessionKey, now: u64, interval: u64) -> bool {
         let (now, shard) = (seconds(now), self.shard(key));
         let mut entries = shard.lock();
         let Some(at) = entries.find(key) else { return false };
@@ -155,10 +155,10 @@ impl Table {
         let is_due = |entry: &&mut Entry| entry.seen < now || entry.seen > now.saturating_add(1);
         let Some(entry) = entries.get_mut(at).filter(is_due) else { return false };
         entry.seen = now;
-        (entry.issued, entry.told) = (entry.issued.min(now), entry.told.min(now));
-        let tell = u64::from(now.saturating_sub(entry.told)) >= quarter;
+        (entry.issued, entry.synced) = (entry.issued.min(now), entry.synced.min(now));
+        let tell = u64::from(now.saturating_sub(entry.synced)) >= interval;
         if tell {
-            entry.told = now;
+            entry.synced = now;
         }
         entry.stamp = self.next_stamp();
         entries.make_newest(at);
@@ -169,9 +169,9 @@ impl Table {
     /// Learns, or changes, which server holds a session, at `now`, and when it began; where that is
     /// not said, what is known of it stays. What it holds already only counts as seen. Gives the
     /// entry if it is new or has changed.
-    pub fn set(&self, key: Key, home: &Home, issued: Option<u64>, now: u64) -> Option<Found> {
+    pub fn set(&self, key: SessionKey, backend: &BackendRef, issued: Option<u64>, now: u64) -> Option<SessionRecord> {
         let issued = issued.map(seconds);
-        let number = self.number(home);
+        let number = self.backend_id(backend);
         let shard = self.shard(key);
         let mut entries = shard.lock();
         let changed = match entries.find(key) {
@@ -180,9 +180,9 @@ impl Table {
                 let entry = entries.get_mut(at)?;
                 // Of two requests that find a session over, the later one has begun it.
                 let issued = issued.unwrap_or(0).max(entry.issued);
-                let changed = (entry.home, entry.issued) != (number, issued);
+                let changed = (entry.backend, entry.issued) != (number, issued);
                 if changed {
-                    (entry.home, entry.issued) = (number, issued);
+                    (entry.backend, entry.issued) = (number, issued);
                     entry.version = entry.version.saturating_add(1);
                 }
                 (entry.seen, entry.stamp) = (seconds(now), stamp);
@@ -199,29 +199,29 @@ impl Table {
         };
         shard.note_oldest(&entries);
         drop(entries);
-        self.shrink();
+        self.evict_excess();
         self.found(&changed?)
     }
 
     /// Takes over what the store says of a session. It took the first of two that moved it at the
     /// same time, and is right where both have moved it as often.
-    pub fn adopt(&self, key: Key, found: &Found) {
+    pub fn adopt(&self, key: SessionKey, found: &SessionRecord) {
         self.adopt_if(key, found, |_| true);
     }
 
-    /// The same, unless a session was forgotten since [`Table::forgotten`] said `before`: what was asked
+    /// The same, unless a session was removed since [`SessionTable::removals`] said `before`: what was asked
     /// before the end of a session can come after it.
-    pub fn adopt_as_of(&self, key: Key, found: &Found, before: u64) {
-        self.adopt_if(key, found, |shard| shard.forgotten.load(Ordering::Relaxed) == before);
+    pub fn adopt_unless_removed(&self, key: SessionKey, found: &SessionRecord, before: u64) {
+        self.adopt_if(key, found, |shard| shard.removals.load(Ordering::Relaxed) == before);
     }
 
-    /// Grows when a session is forgotten, this one or one of its neighbours.
-    pub fn forgotten(&self, key: Key) -> u64 {
-        self.shard(key).forgotten.load(Ordering::Relaxed)
+    /// Grows when a session is removed, this one or one of its neighbours.
+    pub fn removals(&self, key: SessionKey) -> u64 {
+        self.shard(key).removals.load(Ordering::Relaxed)
     }
 
-    fn adopt_if(&self, key: Key, found: &Found, is_true: impl FnOnce(&Shard) -> bool) {
-        let number = self.number(&found.home);
+    fn adopt_if(&self, key: SessionKey, found: &SessionRecord, is_true: impl FnOnce(&Shard) -> bool) {
+        let number = self.backend_id(&found.backend);
         let shard = self.shard(key);
         let mut entries = shard.lock();
         if !is_true(shard) {
@@ -233,7 +233,7 @@ impl Table {
                 if let Some(known) = entries.get_mut(at) {
                     known.seen = known.seen.max(entry.seen);
                     if known.version <= entry.version {
-                        (known.home, known.version, known.issued) = (number, entry.version, entry.issued);
+                        (known.backend, known.version, known.issued) = (number, entry.version, entry.issued);
                     }
                 }
             }
@@ -244,14 +244,14 @@ impl Table {
         }
         shard.note_oldest(&entries);
         drop(entries);
-        self.shrink();
+        self.evict_excess();
     }
 
     /// Forgets a session; says whether it was known.
-    pub fn forget(&self, key: Key) -> bool {
+    pub fn remove(&self, key: SessionKey) -> bool {
         let shard = self.shard(key);
         let mut entries = shard.lock();
-        shard.forgotten.fetch_add(1, Ordering::Relaxed);
+        shard.removals.fetch_add(1, Ordering::Relaxed);
         let known = entries.find(key);
         if let Some(at) = known {
             entries.remove(at);
@@ -277,10 +277,10 @@ impl Table {
     }
 
     /// All sessions, some thousands at a time: others may come or go meanwhile.
-    pub fn chunks(&self) -> impl Iterator<Item = Vec<(Key, Found)>> {
+    pub fn chunks(&self) -> impl Iterator<Item = Vec<(SessionKey, SessionRecord)>> {
         self.shards.iter().map(|shard| {
             let entries: Vec<Entry> = shard.lock().iter().copied().collect();
-            entries.iter().filter_map(|entry| Some((Key(entry.key), self.found(entry)?))).collect()
+            entries.iter().filter_map(|entry| Some((SessionKey(entry.key), self.found(entry)?))).collect()
         })
     }
 
@@ -306,7 +306,7 @@ impl Table {
     }
 
     /// Evicts while it is too full.
-    fn shrink(&self) {
+    fn evict_excess(&self) {
         while self.len() > self.capacity.load(Ordering::Relaxed) {
             let stamp = |shard: &&Shard| shard.oldest.load(Ordering::Relaxed);
             let Some(shard) = self.shards.iter().min_by_key(stamp) else { return };
@@ -320,40 +320,40 @@ impl Table {
         }
     }
 
-    fn shard(&self, key: Key) -> &Shard {
+    fn shard(&self, key: SessionKey) -> &Shard {
         // The low bits find the place within a shard.
         &self.shards[(key.0[1] >> 48) as usize % self.shards.len()]
     }
 
-    fn entry(&self, key: Key, home: u32, issued: u32, now: u32, version: u32) -> Entry {
+    fn entry(&self, key: SessionKey, backend: u32, issued: u32, now: u32, version: u32) -> Entry {
         let stamp = self.next_stamp();
-        Entry { key: key.0, stamp, issued, seen: now, told: now, version, home, newer: NIL, older: NIL }
+        Entry { key: key.0, stamp, issued, seen: now, synced: now, version, backend, newer: NIL, older: NIL }
     }
 
     fn next_stamp(&self) -> u64 {
         self.stamp.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn found(&self, entry: &Entry) -> Option<Found> {
-        let Entry { home, issued, seen, version, .. } = *entry;
-        self.unfold(&Glance { home, issued, seen, version })
+    fn found(&self, entry: &Entry) -> Option<SessionRecord> {
+        let Entry { backend, issued, seen, version, .. } = *entry;
+        self.resolve(&RawEntry { backend, issued, seen, version })
     }
 
     /// The number of a home. Locks for a moment: a session is learned or moved.
-    fn number(&self, home: &Home) -> u32 {
-        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(number) = numbers.get(home) {
+    fn backend_id(&self, backend: &BackendRef) -> u32 {
+        let mut backend_ids = self.backend_ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = backend_ids.get(backend) {
             return *number;
         }
-        let mut homes = Vec::clone(&self.homes.load());
+        let mut backends = Vec::clone(&self.backends.load());
         // A store that is full of made-up servers is not to fill the memory, too.
-        let number = u32::try_from(homes.len()).ok().filter(|number| *number < MOST_HOMES).unwrap_or(NIL);
+        let number = u32::try_from(backends.len()).ok().filter(|number| *number < MAX_BACKENDS).unwrap_or(NIL);
         if number == NIL {
             return NIL;
         }
-        homes.push(home.clone());
-        self.homes.store(Arc::new(homes));
-        numbers.insert(home.clone(), number);
+        backends.push(backend.clone());
+        self.backends.store(Arc::new(backends));
+        backend_ids.insert(backend.clone(), number);
         number
     }
 }
@@ -379,66 +379,66 @@ mod tests {
     use super::*;
     use crate::pool::backend::mix;
 
-    fn key(n: u64) -> Key {
-        Key([mix(2 * n + 1), mix(2 * n + 2)])
+    fn key(n: u64) -> SessionKey {
+        SessionKey([mix(2 * n + 1), mix(2 * n + 2)])
     }
 
-    fn home(name: &str) -> Home {
-        Home { backend: name.into(), incarnation: 1 }
+    fn backend_ref(name: &str) -> BackendRef {
+        BackendRef { name: name.into(), incarnation: 1 }
     }
 
     #[test]
     fn a_session_is_found_moved_and_forgotten() {
-        let table = Table::new(10);
+        let table = SessionTable::new(10);
         assert_eq!(table.get(key(1)), None);
-        let learned = table.set(key(1), &home("a"), Some(100), 100).unwrap();
-        assert_eq!((learned.home, learned.version), (home("a"), 1));
-        assert_eq!(table.set(key(1), &home("a"), Some(100), 150), None, "known already");
-        let moved = table.set(key(1), &home("b"), Some(100), 200).unwrap();
-        assert_eq!((&moved.home, moved.issued, moved.last_seen, moved.version), (&home("b"), 100, 200, 2));
+        let learned = table.set(key(1), &backend_ref("a"), Some(100), 100).unwrap();
+        assert_eq!((learned.backend, learned.version), (backend_ref("a"), 1));
+        assert_eq!(table.set(key(1), &backend_ref("a"), Some(100), 150), None, "known already");
+        let moved = table.set(key(1), &backend_ref("b"), Some(100), 200).unwrap();
+        assert_eq!((&moved.backend, moved.issued, moved.last_seen, moved.version), (&backend_ref("b"), 100, 200, 2));
         assert_eq!(table.get(key(1)), Some(moved));
-        assert!(table.forget(key(1)) && !table.forget(key(1)));
+        assert!(table.remove(key(1)) && !table.remove(key(1)));
         assert_eq!((table.get(key(1)), table.len()), (None, 0));
     }
 
     #[test]
     fn what_was_asked_before_a_session_ended_does_not_bring_it_back() {
-        let table = Table::new(10);
-        let found = table.set(key(1), &home("a"), Some(100), 100).unwrap();
-        let before = table.forgotten(key(1));
-        table.adopt_as_of(key(1), &found, before);
-        assert!(table.forget(key(1)));
-        table.adopt_as_of(key(1), &found, before);
+        let table = SessionTable::new(10);
+        let found = table.set(key(1), &backend_ref("a"), Some(100), 100).unwrap();
+        let before = table.removals(key(1));
+        table.adopt_unless_removed(key(1), &found, before);
+        assert!(table.remove(key(1)));
+        table.adopt_unless_removed(key(1), &found, before);
         assert_eq!(table.get(key(1)), None);
         // Forgotten before it was known here: another Linchpin's word comes before the store's answer.
-        let before = table.forgotten(key(1));
-        assert!(!table.forget(key(1)));
-        table.adopt_as_of(key(1), &found, before);
+        let before = table.removals(key(1));
+        assert!(!table.remove(key(1)));
+        table.adopt_unless_removed(key(1), &found, before);
         assert_eq!(table.get(key(1)), None);
-        table.adopt_as_of(key(1), &found, table.forgotten(key(1)));
+        table.adopt_unless_removed(key(1), &found, table.removals(key(1)));
         assert!(table.get(key(1)).is_some());
     }
 
     #[test]
     fn a_session_that_begins_anew_is_as_young_as_that_and_one_that_is_given_out_again_as_old_as_it_was() {
-        let table = Table::new(10);
-        table.set(key(1), &home("a"), None, 100);
-        assert_eq!(table.set(key(1), &home("a"), None, 150), None);
+        let table = SessionTable::new(10);
+        table.set(key(1), &backend_ref("a"), None, 100);
+        assert_eq!(table.set(key(1), &backend_ref("a"), None, 150), None);
         assert_eq!(table.get(key(1)).unwrap().issued, 100);
-        let anew = table.set(key(1), &home("a"), Some(200), 200).unwrap();
+        let anew = table.set(key(1), &backend_ref("a"), Some(200), 200).unwrap();
         assert_eq!((anew.issued, anew.version), (200, 2), "the others have to know");
     }
 
     #[test]
     fn when_it_is_full_the_session_seen_least_recently_goes_and_is_counted() {
         for capacity in [3, 5000] {
-            let table = Table::new(capacity);
+            let table = SessionTable::new(capacity);
             for n in 0..capacity as u64 {
-                table.set(key(n), &home("a"), Some(0), 100);
+                table.set(key(n), &backend_ref("a"), Some(0), 100);
             }
             table.touch(key(0), 101, 1000);
             for n in 0..2 {
-                table.set(key(capacity as u64 + n), &home("b"), Some(0), 100);
+                table.set(key(capacity as u64 + n), &backend_ref("b"), Some(0), 100);
             }
             assert_eq!((table.len(), table.evicted()), (capacity, 2));
             assert!(table.get(key(0)).is_some(), "it was seen again");
@@ -448,8 +448,8 @@ mod tests {
 
     #[test]
     fn seeing_a_session_is_written_once_a_second_and_told_once_a_quarter() {
-        let table = Table::new(10);
-        table.set(key(1), &home("a"), Some(100), 100);
+        let table = SessionTable::new(10);
+        table.set(key(1), &backend_ref("a"), Some(100), 100);
         let stamps = table.stamp.load(Ordering::Relaxed);
         assert!(!table.touch(key(1), 100, 10));
         assert_eq!(table.stamp.load(Ordering::Relaxed), stamps);
@@ -462,8 +462,8 @@ mod tests {
 
     #[test]
     fn a_session_from_before_the_clock_was_set_back_is_as_old_as_that_and_not_immortal() {
-        let table = Table::new(10);
-        table.set(key(1), &home("a"), Some(900), 1000);
+        let table = SessionTable::new(10);
+        table.set(key(1), &backend_ref("a"), Some(900), 1000);
         assert!(!table.touch(key(1), 999, 10), "another thread's clock");
         assert_eq!(table.get(key(1)).unwrap().last_seen, 1000);
         assert!(!table.touch(key(1), 500, 10));
@@ -474,30 +474,30 @@ mod tests {
 
     #[test]
     fn what_another_says_is_adopted_unless_it_has_moved_less_often() {
-        let table = Table::new(10);
-        let says = |name, version| Found { home: home(name), issued: 5, last_seen: 100, version };
+        let table = SessionTable::new(10);
+        let says = |name, version| SessionRecord { backend: backend_ref(name), issued: 5, last_seen: 100, version };
         table.adopt(key(1), &says("a", 3));
         table.adopt(key(1), &says("b", 3));
-        assert_eq!(table.get(key(1)).unwrap().home, home("b"));
+        assert_eq!(table.get(key(1)).unwrap().backend, backend_ref("b"));
         table.adopt(key(1), &says("a", 2));
-        assert_eq!(table.get(key(1)).unwrap().home, home("b"));
+        assert_eq!(table.get(key(1)).unwrap().backend, backend_ref("b"));
         table.adopt(key(1), &says("c", 4));
         assert_eq!(table.get(key(1)).unwrap(), says("c", 4));
-        assert_eq!(table.set(key(1), &home("d"), Some(0), 100).unwrap().version, 5);
+        assert_eq!(table.set(key(1), &backend_ref("d"), Some(0), 100).unwrap().version, 5);
     }
 
     #[test]
     fn silent_sessions_are_swept_and_their_places_used_again() {
-        let table = Table::new(1000);
+        let table = SessionTable::new(1000);
         for n in 0..100 {
-            table.set(key(n), &home("a"), Some(0), n);
+            table.set(key(n), &backend_ref("a"), Some(0), n);
         }
         let bytes = table.bytes();
         table.sweep(60);
         assert_eq!(table.len(), 40);
         assert!(table.get(key(59)).is_none() && table.get(key(60)).is_some());
         for n in 100..160 {
-            table.set(key(n), &home("a"), Some(0), n);
+            table.set(key(n), &backend_ref("a"), Some(0), n);
         }
         assert_eq!((table.len(), table.bytes(), table.evicted()), (100, bytes, 0));
         assert_eq!(table.chunks().map(|chunk| chunk.len()).sum::<usize>(), 100);
@@ -505,9 +505,9 @@ mod tests {
 
     #[test]
     fn a_million_sessions_take_less_than_a_hundred_bytes_each() {
-        let table = Table::new(1_000_000);
+        let table = SessionTable::new(1_000_000);
         for n in 0..1_000_000 {
-            table.set(key(n), &home("a"), Some(0), 1);
+            table.set(key(n), &backend_ref("a"), Some(0), 1);
         }
         assert_eq!(table.len(), 1_000_000);
         let each = table.bytes() / 1_000_000;
@@ -516,17 +516,17 @@ mod tests {
 
     #[test]
     fn made_up_servers_do_not_fill_the_memory() {
-        let table = Table::new(10);
-        table.set(key(1), &home("a"), Some(0), 1);
-        for n in 1..=u64::from(MOST_HOMES) {
-            table.numbers.lock().unwrap().insert(Home { backend: "x".into(), incarnation: n }, NIL);
+        let table = SessionTable::new(10);
+        table.set(key(1), &backend_ref("a"), Some(0), 1);
+        for n in 1..=u64::from(MAX_BACKENDS) {
+            table.backend_ids.lock().unwrap().insert(BackendRef { name: "x".into(), incarnation: n }, NIL);
         }
-        let mut homes = Vec::clone(&table.homes.load());
-        homes.resize(MOST_HOMES as usize, home("x"));
-        table.homes.store(Arc::new(homes));
-        table.adopt(key(2), &Found { home: home("made up"), issued: 0, last_seen: 1, version: 1 });
-        assert_eq!((table.get(key(2)), table.homes.load().len()), (None, MOST_HOMES as usize));
-        assert_eq!(table.get(key(1)).unwrap().home, home("a"));
+        let mut backends = Vec::clone(&table.backends.load());
+        backends.resize(MAX_BACKENDS as usize, backend_ref("x"));
+        table.backends.store(Arc::new(backends));
+        table.adopt(key(2), &SessionRecord { backend: backend_ref("made up"), issued: 0, last_seen: 1, version: 1 });
+        assert_eq!((table.get(key(2)), table.backends.load().len()), (None, MAX_BACKENDS as usize));
+        assert_eq!(table.get(key(1)).unwrap().backend, backend_ref("a"));
     }
 
     #[test]
@@ -534,23 +534,23 @@ mod tests {
         let key = key(7);
         assert_eq!(key.to_string().parse(), Ok(key));
         for bad in ["", "12", "+0000000000000000000000000000000z"] {
-            assert!(bad.parse::<Key>().is_err(), "{bad}");
+            assert!(bad.parse::<SessionKey>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn threads_that_work_on_it_at_once_leave_it_whole() {
-        let table = Table::new(2000);
+        let table = SessionTable::new(2000);
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let table = &table;
                 scope.spawn(move || {
                     for n in 0..5000 {
                         let key = key(mix(thread * 10_000 + n) % 3000);
-                        table.set(key, &home(["a", "b"][n as usize % 2]), Some(0), n);
+                        table.set(key, &backend_ref(["a", "b"][n as usize % 2]), Some(0), n);
                         table.touch(key, n + 1, 5);
                         if n % 7 == 0 {
-                            table.forget(key);
+                            table.remove(key);
                         }
                     }
                 });

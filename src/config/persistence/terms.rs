@@ -8,22 +8,22 @@ use toml::de::DeValue;
 use super::super::names::{field_name, network, parameter};
 use super::super::reader::Table;
 use super::super::values::{MILLISECOND, SECOND, Value, YEAR, duration, must_be, plain_text, shown, text, whole, word};
-use crate::affinity::policy::{Refusal, Wait};
-use crate::affinity::rules::{Choice, Exempt, Force, Pattern, Rule};
+use crate::affinity::policy::{RefusePolicy, WaitPolicy};
+use crate::affinity::rules::{BackendNameIn, ExemptRule, ForceRule, Pattern, Rule};
 use crate::affinity::{Cause, Policies, Policy};
 
 /// `on`, `refuse` and `wait`.
 pub(super) fn policies(table: &Table<'_>) -> Policies {
-    let refusal = table.section("refuse", |table| Refusal {
-        status: table.get("status", whole(400..=599)).unwrap_or(Refusal::default().status),
+    let refusal = table.section("refuse", |table| RefusePolicy {
+        status: table.get("status", whole(400..=599)).unwrap_or(RefusePolicy::default().status),
         retry_after: table
             .get("retry_after", duration(SECOND..=YEAR))
             .and_then(|time| u32::try_from(time.as_secs()).ok())
-            .unwrap_or(Refusal::default().retry_after),
+            .unwrap_or(RefusePolicy::default().retry_after),
     });
-    let wait = table.section("wait", |table| Wait {
-        time: table.get("time", duration(MILLISECOND..=SECOND * 600)).unwrap_or(Wait::default().time),
-        most: table.get("most", whole(1..=1_000_000)).unwrap_or(Wait::default().most),
+    let wait = table.section("wait", |table| WaitPolicy {
+        max_time: table.get("time", duration(MILLISECOND..=SECOND * 600)).unwrap_or(WaitPolicy::default().max_time),
+        max_waiting: table.get("most", whole(1..=1_000_000)).unwrap_or(WaitPolicy::default().max_waiting),
     });
     table.section("on", |table| {
         let mut policies = Policies::default();
@@ -76,8 +76,8 @@ pub(super) fn rule(table: &Table<'_>) -> Option<Rule> {
     None
 }
 
-fn exempt(table: &Table<'_>) -> Option<Exempt> {
-    let exempt = Exempt {
+fn exempt(table: &Table<'_>) -> Option<ExemptRule> {
+    let exempt = ExemptRule {
         paths: patterns(table, "paths", path_pattern),
         methods: spots(table.filled_list("methods", method)),
         user_agents: patterns(table, "user_agents", plain_text),
@@ -118,9 +118,9 @@ fn method(value: &DeValue<'_>) -> Value<Method> {
     method.ok_or_else(|| must_be("a method in capitals", shown(text), "write for example \"OPTIONS\""))
 }
 
-fn force(table: &Table<'_>) -> Option<Force> {
-    let header = table.get("header", field_name).map(Choice::Header);
-    let query = table.get("query", parameter).map(Choice::Query);
+fn force(table: &Table<'_>) -> Option<ForceRule> {
+    let header = table.get("header", field_name).map(BackendNameIn::Header);
+    let query = table.get("query", parameter).map(BackendNameIn::Query);
     let from = table.filled_list("from", network);
     if !table.is_present() {
         return None;
@@ -134,5 +134,5 @@ fn force(table: &Table<'_>) -> Option<Force> {
         let remedy = "write from = [\"127.0.0.1\", \"10.0.0.0/8\"], the addresses of your testers";
         table.notes().missing(table.span(), problem, remedy);
     }
-    Some(Force { by: header.or(query)?, from: spots(from) })
+    Some(ForceRule { by: header.or(query)?, from: spots(from) })
 }

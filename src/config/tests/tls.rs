@@ -9,10 +9,10 @@ use rcgen::date_time_ymd;
 
 use super::*;
 use crate::clock;
-use crate::tls::server::{Clients, Version};
+use crate::tls::server::{ClientVerification, Version};
 use crate::tls::tests::Folder;
 use crate::tls::tests::authority::{Authority, Issued};
-use crate::tls::{self, Pair};
+use crate::tls::{self, CertificateFiles};
 
 /// A certificate for app.example that begins and ends so many days from now, and a minute.
 fn lasting(authority: &Authority, from: i64, to: i64) -> Issued {
@@ -92,7 +92,7 @@ fn tls_arrives_where_it_belongs() {
     assert!(plain.tls.is_none());
     let tls = |listener: &runtime::ListenerSettings| listener.tls.as_deref().unwrap().clone();
     let expected = tls::server::Settings {
-        certificates: vec![Pair { certificate: both.clone(), key: both }],
+        certificates: vec![CertificateFiles { certificate: both.clone(), key: both }],
         min_version: Version::Tls12,
         http2: true,
         clients: None,
@@ -102,7 +102,7 @@ fn tls_arrives_where_it_belongs() {
         certificates: vec![first, second],
         min_version: Version::Tls13,
         http2: false,
-        clients: Some(Clients { authorities: ca.clone(), is_required: false }),
+        clients: Some(ClientVerification { authorities: ca.clone(), is_required: false }),
     };
     assert_eq!((tls(full), full.hsts), (expected, None));
     let expected = tls::client::Settings {
@@ -157,7 +157,7 @@ fn what_is_odd_about_a_certificate_is_a_warning_and_what_cannot_be_used_an_error
     ];
     let tls = format!("{LISTENER}cert = \"app.pem\"\nkey = \"app.key\"\n");
     for (issued, expected) in cases {
-        let Pair { certificate, key } = folder.pair("app", &issued);
+        let CertificateFiles { certificate, key } = folder.pair("app", &issued);
         let fill = |text: &str| text.replace("KEY", &format!("{key:?}")).replace("CERT", &format!("{certificate:?}"));
         let expected: Vec<_> = expected.into_iter().map(|(how, line, problem)| (how, line, fill(problem))).collect();
         assert_eq!(said(&folder, &tls), expected);

@@ -40,7 +40,9 @@ pub(super) fn http_check(statement: &Statement, health: &mut Table) -> Fate {
     match statement.word(1) {
         "send" => send(statement, health),
         "expect" => expect(statement, health),
-        "disable-on-404" => return Fate::Lost("to drain a backend say so: linchpin drain POOL/BACKEND".into()),
+        "disable-on-404" => {
+            return Fate::Lost("to drain a backend say so: state = \"drain\" in its [[pools.backends]]".into());
+        }
         "send-state" => return Fate::Lost(NONE.into()),
         _ => return Fate::Lost("a probe is one request and one status".into()),
     }

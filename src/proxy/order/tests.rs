@@ -9,9 +9,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::affinity::policy::{Refusal, Wait as WaitPolicy};
-use crate::affinity::{Lifetimes, Pin, Reading, Terms, decide};
-use crate::balance::Kind;
+use crate::affinity::policy::{RefusePolicy, WaitPolicy};
+use crate::affinity::{Lifetimes, Pin, PinLookup, SessionPolicy, decide};
+use crate::balance::BalancerKind;
 use crate::pool::roster::Observation;
 use crate::pool::vitals::Failed;
 use crate::pool::{AdminState, InFlight, backend, reconcile::Reconciler, vitals};
@@ -141,17 +141,21 @@ fn next<T: Copy>(script: &[T], at: &mut usize) -> T {
 /// Runs one request through the decision, and asserts all that holds at each step.
 fn run(case: &Case) -> Outcome {
     let (pool, _busy) = pool(&case.servers);
-    let terms = Terms { policies: policies(&case.policies), lifetimes: Lifetimes::default(), ..Terms::default() };
-    let reading = case.pinned.map_or(Reading::Absent, |pinned| {
+    let session_policy = SessionPolicy {
+        policies: policies(&case.policies),
+        lifetimes: Lifetimes::default(),
+        ..SessionPolicy::default()
+    };
+    let lookup = case.pinned.map_or(PinLookup::Absent, |pinned| {
         let backend = pool.backends().get(pinned);
         let (name, incarnation) = backend.map_or(("gone".into(), 0), |b| ((&**b.name()).into(), b.incarnation()));
-        Reading::Pinned(Arc::new(Pin { session: SESSION, backend: name, incarnation, issued: 50, last_seen: 50 }))
+        PinLookup::Pinned(Arc::new(Pin { session: SESSION, backend: name, incarnation, issued: 50, last_seen: 50 }))
     });
-    let decision = decide::decide(reading, &pool, &terms, 100, case.seed);
-    let (started, budget, balancer) = (decision.clone(), Budget::new(20), Kind::ALL[case.kind].build(&pool, 1));
+    let decision = decide::decide(lookup, &pool, &session_policy, 100, case.seed);
+    let (started, budget, balancer) = (decision.clone(), Budget::new(20), BalancerKind::ALL[case.kind].build(&pool, 1));
     let rules = Rules {
         pool: &pool,
-        policies: &terms.policies,
+        policies: &session_policy.policies,
         retry: &case.retry,
         budget: &budget,
         balancer: &*balancer,
@@ -263,12 +267,13 @@ fn server() -> impl Strategy<Value = Server> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    let wait = (1u64..200, 1u32..3)
-        .prop_map(|(seconds, most)| Policy::Wait(WaitPolicy { time: Duration::from_millis(seconds * 100), most }));
+    let wait = (1u64..200, 1u32..3).prop_map(|(seconds, most)| {
+        Policy::Wait(WaitPolicy { max_time: Duration::from_millis(seconds * 100), max_waiting: most })
+    });
     prop_oneof![
         2 => Just(Policy::Move),
         1 => Just(Policy::Borrow),
-        1 => Just(Policy::Refuse(Refusal::default())),
+        1 => Just(Policy::Refuse(RefusePolicy::default())),
         3 => wait,
     ]
 }
@@ -286,7 +291,7 @@ fn case() -> impl Strategy<Value = Case> {
     let causes = [Cause::Down, Cause::Failed, Cause::Full, Cause::Maintenance, Cause::Draining, Cause::Unknown];
     let said = prop::collection::vec((prop::sample::select(causes.to_vec()), policy()), 0..5);
     let request = (any::<bool>(), prop::bool::weighted(0.8), prop::collection::vec(any::<bool>(), 1..4), 1u64..3000);
-    (prop::collection::vec(server(), 1..6), 0..Kind::ALL.len(), any::<u64>(), said, retry_settings(), request)
+    (prop::collection::vec(server(), 1..6), 0..BalancerKind::ALL.len(), any::<u64>(), said, retry_settings(), request)
         .prop_flat_map(|(servers, kind, seed, policies, retry, (idempotent, replayable, is_back, takes))| {
             prop::option::weighted(0.8, 0..=servers.len()).prop_map(move |pinned| Case {
                 servers: servers.clone(),

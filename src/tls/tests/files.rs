@@ -5,8 +5,8 @@
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use super::super::pem::{Fault, Role};
-use super::super::reload::{DaysLeft, Watched, watch};
+use super::super::pem::{Problem, Role};
+use super::super::reload::{CertificateExpiry, WatchedCertificates, watch};
 use super::*;
 
 #[test]
@@ -22,48 +22,48 @@ fn what_cannot_be_used_is_named_with_what_to_do_and_no_key_is_shown() {
     let no_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let no_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-    for (certificate, key, role, fault) in [
-        (folder.0.clone(), one_file.key.clone(), Role::Certificate, Fault::NoFile),
-        (fifo.clone(), one_file.key.clone(), Role::Certificate, Fault::NoFile),
-        (one_file.certificate.clone(), fifo, Role::Key, Fault::NoFile),
-        (write("empty", ""), one_file.key.clone(), Role::Certificate, Fault::Empty),
-        (one_file.key.clone(), one_file.key.clone(), Role::Certificate, Fault::Empty),
-        (write("no-der", no_der), one_file.key.clone(), Role::Certificate, Fault::Unusable),
-        (write("long", &"x".repeat(2 << 20)), one_file.key.clone(), Role::Certificate, Fault::TooLarge),
-        (one_file.certificate.clone(), write("broken", &broken), Role::Key, Fault::Malformed),
-        (one_file.certificate.clone(), one_file.certificate.clone(), Role::Key, Fault::Empty),
-        (one_file.certificate.clone(), write("encrypted", encrypted), Role::Key, Fault::Encrypted),
-        (one_file.certificate.clone(), write("no-key", no_key), Role::Key, Fault::Unusable),
+    for (certificate, key, role, problem) in [
+        (folder.0.clone(), one_file.key.clone(), Role::Certificate, Problem::NoFile),
+        (fifo.clone(), one_file.key.clone(), Role::Certificate, Problem::NoFile),
+        (one_file.certificate.clone(), fifo, Role::Key, Problem::NoFile),
+        (write("empty", ""), one_file.key.clone(), Role::Certificate, Problem::Empty),
+        (one_file.key.clone(), one_file.key.clone(), Role::Certificate, Problem::Empty),
+        (write("no-der", no_der), one_file.key.clone(), Role::Certificate, Problem::Unusable),
+        (write("long", &"x".repeat(2 << 20)), one_file.key.clone(), Role::Certificate, Problem::TooLarge),
+        (one_file.certificate.clone(), write("broken", &broken), Role::Key, Problem::Malformed),
+        (one_file.certificate.clone(), one_file.certificate.clone(), Role::Key, Problem::Empty),
+        (one_file.certificate.clone(), write("encrypted", encrypted), Role::Key, Problem::Encrypted),
+        (one_file.certificate.clone(), write("no-key", no_key), Role::Key, Problem::Unusable),
         (
             one_file.certificate.clone(),
             other_file.key.clone(),
             Role::Key,
-            Fault::Mismatch(one_file.certificate.clone()),
+            Problem::Mismatch(one_file.certificate.clone()),
         ),
-        (chain.clone(), one_file.key.clone(), Role::Key, Fault::Order(chain.clone())),
+        (chain.clone(), one_file.key.clone(), Role::Key, Problem::Order(chain.clone())),
     ] {
         let file = if role == Role::Key { key.clone() } else { certificate.clone() };
-        let error = Acceptor::open("web", &settings(vec![Pair { certificate, key }])).err().unwrap();
-        assert_eq!(error, Error { role, file, fault });
+        let error = Acceptor::open("web", &settings(vec![CertificateFiles { certificate, key }])).err().unwrap();
+        assert_eq!(error, Error { role, file, problem });
         assert!(!error.remedy().is_empty());
         let secret = one.key.lines().nth(1).unwrap();
         assert!(!format!("{error} {error:?}").contains(secret));
     }
-    let gone = Pair { certificate: folder.0.join("gone"), key: one_file.key.clone() };
-    assert!(matches!(Acceptor::open("web", &settings(vec![gone])).err().unwrap().fault, Fault::Unreadable(_)));
+    let gone = CertificateFiles { certificate: folder.0.join("gone"), key: one_file.key.clone() };
+    assert!(matches!(Acceptor::open("web", &settings(vec![gone])).err().unwrap().problem, Problem::Unreadable(_)));
     // Both in one file, in either order.
     for text in [format!("{}{}", one.certificate, one.key), format!("{}{}", one.key, one.certificate)] {
         let both = write("both", &text);
-        Acceptor::open("web", &settings(vec![Pair { certificate: both.clone(), key: both }])).unwrap();
+        Acceptor::open("web", &settings(vec![CertificateFiles { certificate: both.clone(), key: both }])).unwrap();
     }
 }
 
-/// Until `acceptor` shows a new visitor a certificate of `holder`, within a time.
-async fn until_shown(acceptor: &Acceptor, visitor: &Visitor, holder: &str) {
+/// Until `acceptor` shows a new client a certificate of `holder`, within a time.
+async fn until_shown(acceptor: &Acceptor, client: &TestClient, holder: &str) {
     let shown = async {
         loop {
-            let visit = visitor.visit(acceptor, "app.example").await.unwrap();
-            if visit.shown().subject == format!("CN={holder}") {
+            let connection = client.connect(acceptor, "app.example").await.unwrap();
+            if connection.server_certificate().subject == format!("CN={holder}") {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -93,31 +93,31 @@ async fn files_that_change_in_any_way_are_at_work_for_new_connections_only() {
     for name in ["tls.pem", "tls.key"] {
         symlink(format!("..data/{name}"), folder.0.join(name)).unwrap();
     }
-    let pair = Pair { certificate: folder.0.join("tls.pem"), key: folder.0.join("tls.key") };
+    let pair = CertificateFiles { certificate: folder.0.join("tls.pem"), key: folder.0.join("tls.key") };
     let acceptor = Arc::new(Acceptor::open("web", &settings(vec![pair.clone()])).unwrap());
-    let watching = tokio::spawn(watch(Watched::new([Arc::clone(&acceptor) as Arc<dyn Reload>])));
-    let visitor = Visitor::new(&authority, ALL, None);
-    // Without tickets each visitor is shown the certificate anew.
-    let visitor = Visitor {
+    let watching = tokio::spawn(watch(WatchedCertificates::new([Arc::clone(&acceptor) as Arc<dyn Reload>])));
+    let client = TestClient::new(&authority, ALL, None);
+    // Without tickets each client is shown the certificate anew.
+    let client = TestClient {
         config: Arc::new({
-            let mut config = (*visitor.config).clone();
+            let mut config = (*client.config).clone();
             config.resumption = rustls::client::Resumption::disabled();
             config
         }),
     };
-    let mut old = visitor.visit(&acceptor, "app.example").await.unwrap();
+    let mut old = client.connect(&acceptor, "app.example").await.unwrap();
 
     mount("v2");
-    until_shown(&acceptor, &visitor, "v2").await;
+    until_shown(&acceptor, &client, "v2").await;
 
     // In place, the key long after the certificate; meanwhile the old ones are at work.
     let third = issue("v3");
     let files = [folder.0.join("v2/tls.pem"), folder.0.join("v2/tls.key")];
     std::fs::write(&files[0], &third.certificate).unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
-    until_shown(&acceptor, &visitor, "v2").await;
+    until_shown(&acceptor, &client, "v2").await;
     std::fs::write(&files[1], &third.key).unwrap();
-    until_shown(&acceptor, &visitor, "v3").await;
+    until_shown(&acceptor, &client, "v3").await;
 
     // Renamed into place.
     let fourth = issue("v4");
@@ -125,20 +125,20 @@ async fn files_that_change_in_any_way_are_at_work_for_new_connections_only() {
         std::fs::write(file.with_extension("tmp"), text).unwrap();
         std::fs::rename(file.with_extension("tmp"), file).unwrap();
     }
-    until_shown(&acceptor, &visitor, "v4").await;
+    until_shown(&acceptor, &client, "v4").await;
 
     // Gone, or of no use, and back.
     std::fs::write(&files[0], "what is this?").unwrap();
     std::fs::remove_file(&files[1]).unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
-    until_shown(&acceptor, &visitor, "v4").await;
+    until_shown(&acceptor, &client, "v4").await;
     let fifth = issue("v5");
     std::fs::write(&files[1], &fifth.key).unwrap();
     std::fs::write(&files[0], &fifth.certificate).unwrap();
-    until_shown(&acceptor, &visitor, "v5").await;
+    until_shown(&acceptor, &client, "v5").await;
 
     old.exchange().await.unwrap();
-    assert_eq!(old.shown().subject, "CN=v1");
+    assert_eq!(old.server_certificate().subject, "CN=v1");
     watching.abort();
 }
 
@@ -154,16 +154,17 @@ fn the_days_left_follow_a_change_of_files() {
     };
     let pairs = vec![folder.pair("one", &until(80)), folder.pair("other", &until(70))];
     let acceptor = Arc::new(Acceptor::open("web", &settings(pairs)).unwrap());
-    let watched = Watched::new([Arc::clone(&acceptor) as Arc<dyn Reload>]);
-    let told = |days| vec![DaysLeft { kind: "listener", of: "web".into(), certificate: "app.example".into(), days }];
+    let watched = WatchedCertificates::new([Arc::clone(&acceptor) as Arc<dyn Reload>]);
+    let told =
+        |days| vec![CertificateExpiry { kind: "listener", of: "web".into(), certificate: "app.example".into(), days }];
     // Of two with one name the one that ends first.
-    assert_eq!(watched.days_left(now), told(70));
+    assert_eq!(watched.expiries(now), told(70));
     folder.pair("other", &until(90));
     assert!(acceptor.reload().unwrap());
-    assert_eq!(watched.days_left(now), told(80));
+    assert_eq!(watched.expiries(now), told(80));
     assert!(!acceptor.reload().unwrap());
     // The day after.
     folder.pair("other", &until(-1));
     acceptor.reload().unwrap();
-    assert_eq!(watched.days_left(now), told(-1));
+    assert_eq!(watched.expiries(now), told(-1));
 }

@@ -3,20 +3,25 @@
 //! Must not know: how it is done.
 
 use super::super::client::Settings as Believes;
-use super::super::server::Clients;
+use super::super::server::ClientVerification;
 use super::*;
 
 /// Connects to a backend with `settings` that is to be at `host`: whether HTTP/2 is spoken, and whom it saw.
-async fn connect(settings: &Believes, http2: bool, host: &str, backend: &Acceptor) -> std::io::Result<(bool, Session)> {
+async fn connect(
+    settings: &Believes,
+    http2: bool,
+    host: &str,
+    backend: &Acceptor,
+) -> std::io::Result<(bool, HandshakeInfo)> {
     let connector = Connector::open("app", settings).unwrap();
-    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (client_io, server_io) = tokio::io::duplex(64 * 1024);
     let (connected, accepted) =
-        tokio::join!(connector.connect(connector.name_of(host)?, near, http2), backend.accept(far));
+        tokio::join!(connector.connect(connector.name_of(host)?, client_io, http2), backend.accept(server_io));
     let (mut stream, is_http2) = connected?;
-    let (mut backend, session) = accepted?;
+    let (mut backend, handshake) = accepted?;
     backend.write_all(b"!").await?;
     stream.read_u8().await?;
-    Ok((is_http2, session))
+    Ok((is_http2, handshake))
 }
 
 #[tokio::test]
@@ -33,10 +38,10 @@ async fn a_backend_is_believed_that_a_known_authority_vouches_for_under_its_name
         ..Believes::default()
     };
 
-    let (is_http2, session) = connect(&by(&ours, None), true, "127.0.0.1", &backend).await.unwrap();
-    assert_eq!((is_http2, session.server_name), (true, None));
-    let (is_http2, session) = connect(&by(&ours, named("App.Internal")), false, "127.0.0.2", &backend).await.unwrap();
-    assert_eq!((is_http2, session.server_name.as_deref()), (false, Some("app.internal")));
+    let (is_http2, handshake) = connect(&by(&ours, None), true, "127.0.0.1", &backend).await.unwrap();
+    assert_eq!((is_http2, handshake.server_name), (true, None));
+    let (is_http2, handshake) = connect(&by(&ours, named("App.Internal")), false, "127.0.0.2", &backend).await.unwrap();
+    assert_eq!((is_http2, handshake.server_name.as_deref()), (false, Some("app.internal")));
 
     for (settings, host) in [
         (by(&ours, None), "127.0.0.2"),
@@ -50,9 +55,9 @@ async fn a_backend_is_believed_that_a_known_authority_vouches_for_under_its_name
     }
     // The system does not know our authority, if it knows any.
     if let Ok(connector) = Connector::open("app", &Believes::default()) {
-        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (client_io, server_io) = tokio::io::duplex(64 * 1024);
         let name = connector.name_of("127.0.0.1").unwrap();
-        let (connected, _) = tokio::join!(connector.connect(name, near, true), backend.accept(far));
+        let (connected, _) = tokio::join!(connector.connect(name, client_io, true), backend.accept(server_io));
         assert!(connected.is_err());
     }
 }
@@ -62,7 +67,7 @@ async fn a_backend_that_asks_gets_to_see_our_certificate_and_the_new_one_after_a
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let ca = folder.write("ca.pem", &authority.pem());
     let asks = Settings {
-        clients: Some(Clients { authorities: ca.clone(), is_required: true }),
+        clients: Some(ClientVerification { authorities: ca.clone(), is_required: true }),
         ..settings(vec![folder.pair("backend", &authority.issue(&["127.0.0.1"]))])
     };
     let backend = Acceptor::open("backend", &asks).unwrap();
@@ -76,9 +81,9 @@ async fn a_backend_that_asks_gets_to_see_our_certificate_and_the_new_one_after_a
             folder.pair("own", &authority.issue(&[name]));
         }
         assert_eq!(connector.reload().unwrap(), is_new);
-        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (client_io, server_io) = tokio::io::duplex(64 * 1024);
         let of = connector.name_of("127.0.0.1").unwrap();
-        let (connected, accepted) = tokio::join!(connector.connect(of, near, false), backend.accept(far));
+        let (connected, accepted) = tokio::join!(connector.connect(of, client_io, false), backend.accept(server_io));
         connected.unwrap();
         assert_eq!(accepted.unwrap().1.subject.unwrap(), format!("CN={name}"));
         assert_eq!(connector.certificates()[0].name(), name);

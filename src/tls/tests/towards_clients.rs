@@ -2,13 +2,13 @@
 //! Invariant: as in `tests`.
 //! Must not know: how it is done.
 
-use super::super::server::Clients;
+use super::super::server::ClientVerification;
 use super::*;
 use rcgen::{DnType, SanType};
 
 fn asking(folder: &Folder, authority: &Authority, is_required: bool) -> Settings {
     let pair = folder.pair("server", &authority.issue(&["app.example"]));
-    let clients = Clients { authorities: folder.write("clients.pem", &authority.pem()), is_required };
+    let clients = ClientVerification { authorities: folder.write("clients.pem", &authority.pem()), is_required };
     Settings { clients: Some(clients), ..settings(vec![pair]) }
 }
 
@@ -22,7 +22,7 @@ async fn each_name_gets_its_own_certificate_and_a_stranger_the_first() {
         issue("exact", &["EXACT.shop.example", "192.0.2.1"]),
     ];
     let acceptor = Acceptor::open("web", &settings(pairs)).unwrap();
-    let visitor = Visitor::new(&authority, ALL, None);
+    let client = TestClient::new(&authority, ALL, None);
     for (name, holder) in [
         ("first.example", "CN=first.example"),
         ("FIRST.example", "CN=first.example"),
@@ -30,13 +30,13 @@ async fn each_name_gets_its_own_certificate_and_a_stranger_the_first() {
         ("A.SHOP.example", "CN=*.shop.example"),
         ("exact.shop.example", "CN=EXACT.shop.example"),
     ] {
-        let visit = visitor.visit(&acceptor, name).await.unwrap();
-        assert_eq!(visit.shown().subject, holder, "{name}");
-        assert_eq!(visit.session.server_name, Some(name.to_ascii_lowercase()));
+        let connection = client.connect(&acceptor, name).await.unwrap();
+        assert_eq!(connection.server_certificate().subject, holder, "{name}");
+        assert_eq!(connection.handshake.server_name, Some(name.to_ascii_lowercase()));
     }
     // One label, no more and no less; these get the first certificate, which is not for them.
     for name in ["a.b.shop.example", "shop.example", "other.example"] {
-        assert!(visitor.visit(&acceptor, name).await.is_err(), "{name}");
+        assert!(client.connect(&acceptor, name).await.is_err(), "{name}");
     }
 }
 
@@ -48,21 +48,24 @@ async fn a_client_that_names_nobody_gets_the_first_certificate() {
     });
     let pairs = vec![folder.pair("first", &first), folder.pair("second", &authority.issue(&["second.example"]))];
     let acceptor = Acceptor::open("web", &settings(pairs)).unwrap();
-    let visit = Visitor::new(&authority, ALL, None).visit(&acceptor, "192.0.2.1").await.unwrap();
-    assert_eq!((visit.shown().name(), visit.session.server_name.as_deref()), ("first.example", None));
+    let connection = TestClient::new(&authority, ALL, None).connect(&acceptor, "192.0.2.1").await.unwrap();
+    assert_eq!(
+        (connection.server_certificate().name(), connection.handshake.server_name.as_deref()),
+        ("first.example", None)
+    );
 }
 
 #[tokio::test]
 async fn http2_is_spoken_where_both_want_it() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let offers = settings(vec![folder.pair("server", &authority.issue(&["app.example"]))]);
-    let visitor = Visitor::new(&authority, ALL, None);
+    let client = TestClient::new(&authority, ALL, None);
     for http2 in [true, false] {
         let acceptor = Acceptor::open("web", &Settings { http2, ..offers.clone() }).unwrap();
-        let visit = visitor.visit(&acceptor, "app.example").await.unwrap();
-        assert_eq!(visit.session.is_http2, http2);
+        let connection = client.connect(&acceptor, "app.example").await.unwrap();
+        assert_eq!(connection.handshake.is_http2, http2);
         let word: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
-        assert_eq!(visit.client.get_ref().1.alpn_protocol(), Some(word));
+        assert_eq!(connection.client.get_ref().1.alpn_protocol(), Some(word));
     }
 }
 
@@ -70,13 +73,13 @@ async fn http2_is_spoken_where_both_want_it() {
 async fn old_versions_are_spoken_as_far_as_they_may() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let offers = settings(vec![folder.pair("server", &authority.issue(&["app.example"]))]);
-    let (new, old) = (Visitor::new(&authority, ALL, None), Visitor::new(&authority, OLD, None));
-    let version = |visit: &Visit| visit.client.get_ref().1.protocol_version().unwrap();
+    let (new, old) = (TestClient::new(&authority, ALL, None), TestClient::new(&authority, OLD, None));
+    let version = |connection: &TestConnection| connection.client.get_ref().1.protocol_version().unwrap();
 
     let acceptor = Acceptor::open("web", &offers).unwrap();
-    let visit = old.visit(&acceptor, "app.example").await.unwrap();
-    assert_eq!(version(&visit), rustls::ProtocolVersion::TLSv1_2);
-    assert_eq!(version(&new.visit(&acceptor, "app.example").await.unwrap()), rustls::ProtocolVersion::TLSv1_3);
+    let connection = old.connect(&acceptor, "app.example").await.unwrap();
+    assert_eq!(version(&connection), rustls::ProtocolVersion::TLSv1_2);
+    assert_eq!(version(&new.connect(&acceptor, "app.example").await.unwrap()), rustls::ProtocolVersion::TLSv1_3);
     // What was recorded can't be read later, and was not tampered with: nothing else is spoken.
     let suites = acceptor.config().crypto_provider().cipher_suites.clone();
     let old_suites = suites.iter().filter(|suite| suite.tls13().is_none()).map(|suite| format!("{:?}", suite.suite()));
@@ -85,8 +88,8 @@ async fn old_versions_are_spoken_as_far_as_they_may() {
     }
 
     let acceptor = Acceptor::open("web", &Settings { min_version: Version::Tls13, ..offers }).unwrap();
-    assert!(old.visit(&acceptor, "app.example").await.is_err());
-    assert!(new.visit(&acceptor, "app.example").await.is_ok());
+    assert!(old.connect(&acceptor, "app.example").await.is_err());
+    assert!(new.connect(&acceptor, "app.example").await.is_ok());
 }
 
 #[tokio::test]
@@ -105,18 +108,18 @@ fn a_session_is_resumed_on_any_thread_and_across_a_change_of_certificates() {
     let acceptor = Arc::new(Acceptor::open("web", &settings(vec![pair])).unwrap());
     let mut resumed = Vec::new();
     for versions in [ALL, OLD] {
-        let visitor = Arc::new(Visitor::new(&authority, versions, None));
+        let client = Arc::new(TestClient::new(&authority, versions, None));
         for round in 0..3 {
             if round == 2 {
                 folder.pair("server", &authority.issue(&["app.example"]));
                 assert!(acceptor.reload().unwrap());
             }
-            let (acceptor, visitor) = (Arc::clone(&acceptor), Arc::clone(&visitor));
-            let visit = move || {
+            let (acceptor, client) = (Arc::clone(&acceptor), Arc::clone(&client));
+            let connection = move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-                runtime.block_on(visitor.visit(&acceptor, "app.example")).unwrap().is_resumed()
+                runtime.block_on(client.connect(&acceptor, "app.example")).unwrap().is_resumed()
             };
-            resumed.push(std::thread::spawn(visit).join().unwrap());
+            resumed.push(std::thread::spawn(connection).join().unwrap());
         }
     }
     assert_eq!(resumed, [false, true, true, false, true, true]);
@@ -137,17 +140,17 @@ async fn a_certificate_that_was_verified_is_told_of_and_no_other() {
     for is_required in [true, false] {
         let acceptor = Acceptor::open("web", &asking(&folder, &authority, is_required)).unwrap();
         for versions in [ALL, OLD] {
-            let visit = |shows| {
-                let visitor = Visitor::new(&authority, versions, shows);
+            let connection = |shows| {
+                let client = TestClient::new(&authority, versions, shows);
                 let acceptor = &acceptor;
-                async move { visitor.visit(acceptor, "app.example").await }
+                async move { client.connect(acceptor, "app.example").await }
             };
-            let subject = visit(Some(&alice)).await.unwrap().session.subject.unwrap();
+            let subject = connection(Some(&alice)).await.unwrap().handshake.subject.unwrap();
             let written = "CN=Zo\\C3\\AB\\0D\\0ALinchpin-Client-Subject: CN=root,O=Acme\\, Inc.,C=DE";
             assert_eq!(subject.to_str().unwrap(), written);
-            assert!(visit(Some(&forged)).await.is_err());
-            match visit(None).await {
-                Ok(visit) => assert!(!is_required && visit.session.subject.is_none()),
+            assert!(connection(Some(&forged)).await.is_err());
+            match connection(None).await {
+                Ok(connection) => assert!(!is_required && connection.handshake.subject.is_none()),
                 Err(_) => assert!(is_required),
             }
         }
@@ -162,8 +165,8 @@ async fn a_certificate_without_a_subject_is_told_of_by_its_other_name() {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI("spiffe://example/app".try_into().unwrap())];
     });
-    let visit = Visitor::new(&authority, ALL, Some(&workload)).visit(&acceptor, "app.example").await.unwrap();
-    assert_eq!(visit.session.subject.unwrap(), "URI:spiffe://example/app");
+    let connection = TestClient::new(&authority, ALL, Some(&workload)).connect(&acceptor, "app.example").await.unwrap();
+    assert_eq!(connection.handshake.subject.unwrap(), "URI:spiffe://example/app");
     // What can't be passed on as a whole is not passed on: a part of it might be another's name.
     let long = "x".repeat(5000);
     let long = authority.issue_with(&[], |params| {
@@ -171,7 +174,7 @@ async fn a_certificate_without_a_subject_is_told_of_by_its_other_name() {
     });
     let none = authority.issue_with(&[], |params| params.distinguished_name = rcgen::DistinguishedName::new());
     for unfit in [long, none] {
-        assert!(Visitor::new(&authority, ALL, Some(&unfit)).visit(&acceptor, "app.example").await.is_err());
+        assert!(TestClient::new(&authority, ALL, Some(&unfit)).connect(&acceptor, "app.example").await.is_err());
     }
 }
 
@@ -183,8 +186,8 @@ async fn a_certificate_that_is_over_is_not_told_of_though_its_session_goes_on() 
     let end =
         Certificate::read(&CertificateDer::from_pem_slice(alice.certificate.as_bytes()).unwrap()).unwrap().not_after;
     let end = std::time::Duration::from_secs(end.try_into().unwrap());
-    let visit = Visitor::new(&authority, ALL, Some(&alice)).visit(&acceptor, "app.example").await.unwrap();
-    let at = |now| Session::of(visit.server.get_ref().1, now);
+    let connection = TestClient::new(&authority, ALL, Some(&alice)).connect(&acceptor, "app.example").await.unwrap();
+    let at = |now| HandshakeInfo::of(connection.server.get_ref().1, now);
     assert_eq!(at(end).unwrap().subject.unwrap(), "CN=alice");
     assert!(at(end + std::time::Duration::from_secs(1)).is_err());
 }
@@ -197,14 +200,14 @@ async fn a_ticket_does_not_stand_for_a_client_that_is_no_longer_believed() {
     for versions in [ALL, OLD] {
         folder.write("clients.pem", &authority.pem());
         acceptor.reload().unwrap();
-        let visitor = Visitor::new(&authority, versions, Some(&alice));
-        assert!(!visitor.visit(&acceptor, "app.example").await.unwrap().is_resumed());
-        let visit = visitor.visit(&acceptor, "app.example").await.unwrap();
-        assert!(visit.is_resumed());
-        assert_eq!(visit.session.subject.unwrap(), "CN=alice");
+        let client = TestClient::new(&authority, versions, Some(&alice));
+        assert!(!client.connect(&acceptor, "app.example").await.unwrap().is_resumed());
+        let connection = client.connect(&acceptor, "app.example").await.unwrap();
+        assert!(connection.is_resumed());
+        assert_eq!(connection.handshake.subject.unwrap(), "CN=alice");
         folder.write("clients.pem", &next.pem());
         assert!(acceptor.reload().unwrap());
-        assert!(visitor.visit(&acceptor, "app.example").await.is_err());
+        assert!(client.connect(&acceptor, "app.example").await.is_err());
     }
 }
 
@@ -212,13 +215,15 @@ async fn a_ticket_does_not_stand_for_a_client_that_is_no_longer_believed() {
 async fn a_ticket_of_one_listener_is_worth_nothing_at_another() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let open = asking(&folder, &authority, false);
-    let strict =
-        Settings { clients: open.clients.clone().map(|it| Clients { is_required: true, ..it }), ..open.clone() };
+    let strict = Settings {
+        clients: open.clients.clone().map(|it| ClientVerification { is_required: true, ..it }),
+        ..open.clone()
+    };
     let (open, strict) = (Acceptor::open("open", &open).unwrap(), Acceptor::open("strict", &strict).unwrap());
     for versions in [ALL, OLD] {
-        let visitor = Visitor::new(&authority, versions, None);
-        visitor.visit(&open, "app.example").await.unwrap();
-        assert!(visitor.visit(&open, "app.example").await.unwrap().is_resumed());
-        assert!(visitor.visit(&strict, "app.example").await.is_err());
+        let client = TestClient::new(&authority, versions, None);
+        client.connect(&open, "app.example").await.unwrap();
+        assert!(client.connect(&open, "app.example").await.unwrap().is_resumed());
+        assert!(client.connect(&strict, "app.example").await.is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use linchpin::affinity::seal::Key;
+use linchpin::affinity::seal::SealingKey;
 use linchpin::affinity::{KeyRing, Pin, Sealer};
 
 use super::{Proxy, Response};
@@ -38,7 +38,7 @@ impl Keys {
     }
 
     fn sealer(&self, pool: &str, cookie: &str) -> Sealer {
-        let mut keys = self.ids.iter().map(|id| Key::new(&id.to_string(), &[*id; 32]).unwrap());
+        let mut keys = self.ids.iter().map(|id| SealingKey::new(&id.to_string(), &[*id; 32]).unwrap());
         Sealer::new(&Arc::new(KeyRing::new(keys.next().unwrap(), keys.collect())), pool, cookie)
     }
 

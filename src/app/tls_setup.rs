@@ -6,22 +6,22 @@ use std::sync::Arc;
 
 use crate::config::{Plan, PoolPlan};
 use crate::runtime::ListenerSettings;
-use crate::tls::reload::{Reload, Watched};
+use crate::tls::reload::{Reload, WatchedCertificates};
 use crate::tls::{self, Acceptor, Connector};
 use crate::upstream::Access;
 
 /// All that shakes hands.
-pub(super) struct Encryption {
+pub(super) struct TlsSetup {
     /// By listener.
     pub(super) acceptors: Vec<Option<Arc<Acceptor>>>,
     /// How the backends of each pool are spoken to.
     pub(super) accesses: Vec<Access>,
     /// Whose files are looked after.
-    pub(super) watched: Watched,
+    pub(super) watched: WatchedCertificates,
 }
 
-impl Encryption {
-    pub(super) fn open(plan: &Plan) -> Result<Encryption, tls::Error> {
+impl TlsSetup {
+    pub(super) fn open(plan: &Plan) -> Result<TlsSetup, tls::Error> {
         let acceptor = |listener: &ListenerSettings| {
             listener.tls.as_ref().map(|tls| Acceptor::open(&listener.name, tls).map(Arc::new)).transpose()
         };
@@ -35,7 +35,7 @@ impl Encryption {
         let of_clients = acceptors.iter().flatten().map(|acceptor| Arc::clone(acceptor) as Arc<dyn Reload>);
         let of_backends = accesses.iter().filter_map(|access| access.tls.as_ref());
         let of_backends = of_backends.map(|connector| Arc::clone(connector) as Arc<dyn Reload>);
-        let watched = Watched::new(of_clients.chain(of_backends));
-        Ok(Encryption { acceptors, accesses, watched })
+        let watched = WatchedCertificates::new(of_clients.chain(of_backends));
+        Ok(TlsSetup { acceptors, accesses, watched })
     }
 }

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use super::Reading;
-use super::learned::Key;
-use super::learned::table::Glance;
+use super::PinLookup;
+use super::learned::SessionKey;
+use super::learned::table::RawEntry;
 use super::seal::{KeyRing, Pin, Sealer};
 
 /// How many tokens of one request are looked at. Browsers send several when one was set for
@@ -15,7 +15,7 @@ const MAX_TOKENS: usize = 4;
 
 /// What opens and seals a pool's tokens.
 #[derive(Debug)]
-pub(super) struct Sealed {
+pub(super) struct PinCodec {
     pool: Arc<str>,
     sealer: Sealer,
 }
@@ -23,34 +23,34 @@ pub(super) struct Sealed {
 /// The last pin that a client connection presented. Clients send the same token with each
 /// request: as long as they do, it is opened once and not once a request.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct PinCache {
     token: Vec<u8>,
     pool: Option<Arc<str>>,
     pin: Option<Arc<Pin>>,
-    learned: Option<(Key, Glance)>,
+    learned: Option<(SessionKey, RawEntry)>,
 }
 
-impl Sealed {
+impl PinCodec {
     /// For the pool named `pool`, in a cookie or field named `carrier`.
-    pub(super) fn new(pool: &str, carrier: &str, ring: &Arc<KeyRing>) -> Sealed {
-        Sealed { pool: pool.into(), sealer: Sealer::new(ring, pool, carrier) }
+    pub(super) fn new(pool: &str, carrier: &str, ring: &Arc<KeyRing>) -> PinCodec {
+        PinCodec { pool: pool.into(), sealer: Sealer::new(ring, pool, carrier) }
     }
 
     /// The first of `tokens` that opens, and how many there were.
-    pub(super) fn first<'t>(&self, tokens: impl Iterator<Item = &'t [u8]>, memory: &mut Memory) -> (Reading, usize) {
-        let (mut reading, mut count) = (Reading::Absent, 0);
+    pub(super) fn first<'t>(&self, tokens: impl Iterator<Item = &'t [u8]>, cache: &mut PinCache) -> (PinLookup, usize) {
+        let (mut lookup, mut count) = (PinLookup::Absent, 0);
         for token in tokens {
             count += 1;
-            if count <= MAX_TOKENS && !matches!(reading, Reading::Pinned(_)) {
-                reading = self.recall(token, memory);
+            if count <= MAX_TOKENS && !matches!(lookup, PinLookup::Pinned(_)) {
+                lookup = self.recall(token, cache);
             }
         }
-        (reading, count)
+        (lookup, count)
     }
 
     /// Opens a token.
-    pub(super) fn open(&self, token: &[u8]) -> Reading {
-        self.sealer.open(token).map_or(Reading::Unreadable, |pin| Reading::Pinned(Arc::new(pin)))
+    pub(super) fn open(&self, token: &[u8]) -> PinLookup {
+        self.sealer.open(token).map_or(PinLookup::Unreadable, |pin| PinLookup::Pinned(Arc::new(pin)))
     }
 
     /// Appends the token for `pin` to `out`; `None`, and nothing appended, if there is none to be had.
@@ -63,19 +63,19 @@ impl Sealed {
         self.sealer.key_of(token)
     }
 
-    fn recall(&self, token: &[u8], memory: &mut Memory) -> Reading {
-        if let Some(pin) = memory.recall(&self.pool, token) {
-            return Reading::Pinned(Arc::clone(pin));
+    fn recall(&self, token: &[u8], cache: &mut PinCache) -> PinLookup {
+        if let Some(pin) = cache.recall(&self.pool, token) {
+            return PinLookup::Pinned(Arc::clone(pin));
         }
-        let reading = self.open(token);
-        if let Reading::Pinned(pin) = &reading {
-            memory.remember(&self.pool, token, pin);
+        let lookup = self.open(token);
+        if let PinLookup::Pinned(pin) = &lookup {
+            cache.remember(&self.pool, token, pin);
         }
-        reading
+        lookup
     }
 }
 
-impl Memory {
+impl PinCache {
     /// The pin of `token`, if it was the last one opened, in the same pool.
     fn recall(&self, pool: &Arc<str>, token: &[u8]) -> Option<&Arc<Pin>> {
         let same_pool = self.pool.as_ref().is_some_and(|last| Arc::ptr_eq(last, pool));
@@ -83,19 +83,19 @@ impl Memory {
     }
 
     /// The key of an id of the application's, if it was the last one, in the same pool.
-    pub(super) fn key(&self, pool: &Arc<str>, id: &[u8]) -> Option<Key> {
+    pub(super) fn key(&self, pool: &Arc<str>, id: &[u8]) -> Option<SessionKey> {
         self.recall(pool, id).and(self.learned).map(|(key, _)| key)
     }
 
     /// The pin that stood for what the table said, if it says the same again.
-    pub(super) fn learned(&self, key: Key, glance: Glance) -> Option<&Arc<Pin>> {
-        self.pin.as_ref().filter(|_| self.learned == Some((key, glance)))
+    pub(super) fn learned(&self, key: SessionKey, raw: RawEntry) -> Option<&Arc<Pin>> {
+        self.pin.as_ref().filter(|_| self.learned == Some((key, raw)))
     }
 
     /// Remembers what the table said of an id.
-    pub(super) fn learn(&mut self, pool: &Arc<str>, id: &[u8], key: Key, glance: Glance, pin: &Arc<Pin>) {
+    pub(super) fn learn(&mut self, pool: &Arc<str>, id: &[u8], key: SessionKey, raw: RawEntry, pin: &Arc<Pin>) {
         self.remember(pool, id, pin);
-        self.learned = Some((key, glance));
+        self.learned = Some((key, raw));
     }
 
     fn remember(&mut self, pool: &Arc<str>, token: &[u8], pin: &Arc<Pin>) {
@@ -109,7 +109,7 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use super::super::seal::Key;
+    use super::super::seal::SealingKey;
     use super::*;
 
     fn pin() -> Pin {
@@ -118,17 +118,17 @@ mod tests {
 
     #[test]
     fn the_first_token_that_opens_counts_and_is_remembered() {
-        let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()));
-        let sealed = Sealed::new("app", "lp", &ring);
+        let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()));
+        let codec = PinCodec::new("app", "lp", &ring);
         let mut token = String::new();
-        sealed.seal(&pin(), &mut token).unwrap();
-        let mut memory = Memory::default();
+        codec.seal(&pin(), &mut token).unwrap();
+        let mut cache = PinCache::default();
         for _ in 0..2 {
             let tokens: [&[u8]; 3] = [b"old", token.as_bytes(), b"x"];
-            assert_eq!(sealed.first(tokens.into_iter(), &mut memory), (Reading::Pinned(Arc::new(pin())), 3));
+            assert_eq!(codec.first(tokens.into_iter(), &mut cache), (PinLookup::Pinned(Arc::new(pin())), 3));
         }
-        assert!(memory.recall(&sealed.pool, token.as_bytes()).is_some());
+        assert!(cache.recall(&codec.pool, token.as_bytes()).is_some());
         let many = std::iter::repeat_n(&b"x"[..], MAX_TOKENS).chain([token.as_bytes()]);
-        assert_eq!(sealed.first(many, &mut memory), (Reading::Unreadable, MAX_TOKENS + 1));
+        assert_eq!(codec.first(many, &mut cache), (PinLookup::Unreadable, MAX_TOKENS + 1));
     }
 }

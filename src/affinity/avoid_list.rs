@@ -12,9 +12,9 @@ use crate::pool::backend::mix;
 /// to come back and be pinned elsewhere, and for probes to find out about the server.
 const SECONDS: u64 = 60;
 
-/// Entries of one line, and lines: in all 16,384 sessions, in 256 KiB.
+/// Entries of one line, and buckets: in all 16,384 sessions, in 256 KiB.
 const SLOTS: usize = 8;
-const LINES: usize = 2048;
+const BUCKETS: usize = 2048;
 
 /// A request that must not be repeated ends with an error, and no pin goes out with an error: so
 /// that the client's next request goes elsewhere all the same, its session is noted here.
@@ -22,15 +22,15 @@ const LINES: usize = 2048;
 /// A table of fixed size that is there once it was used. Requests read one line of it, and that only while
 /// anybody is in it; whoever writes (a failed request) has the lock.
 #[derive(Debug, Default)]
-pub struct Lost {
+pub struct AvoidList {
     any: AtomicBool,
-    lines: OnceLock<Box<[Line]>>,
-    writing: Mutex<()>,
+    buckets: OnceLock<Box<[Bucket]>>,
+    write_lock: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Line([Slot; SLOTS]);
+struct Bucket([Slot; SLOTS]);
 
 /// One session. `what` is written first as nobody's, then `who`, then `what`: who reads the two in the
 /// order `who`, `what`, `who`, and has the same `who` twice, has a `what` that belongs to it, or nobody's.
@@ -42,14 +42,14 @@ struct Slot {
     what: AtomicU64,
 }
 
-impl Lost {
+impl AvoidList {
     /// Notes that this backend failed `session` at `now` (seconds).
-    pub fn note(&self, session: u64, backend: &Live, now: u64) {
-        let lines = self.lines.get_or_init(|| (0..LINES).map(|_| Line::default()).collect());
+    pub fn add(&self, session: u64, backend: &Live, now: u64) {
+        let buckets = self.buckets.get_or_init(|| (0..BUCKETS).map(|_| Bucket::default()).collect());
         let who = key(session, backend);
         let what = (until(now + SECONDS) << 32) | u64::from(backend.avoid());
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let slots = &line(lines, who).0;
+        let _guard = self.write_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = &bucket(buckets, who).0;
         let own = slots.iter().find(|slot| slot.who.load(Ordering::Relaxed) == who);
         // The one that is over first gives way, which is one that is free if there is any.
         let Some(slot) = own.or_else(|| slots.iter().min_by_key(|slot| slot.what.load(Ordering::Relaxed))) else {
@@ -67,9 +67,9 @@ impl Lost {
         if !self.any.load(Ordering::Acquire) {
             return false;
         }
-        let Some(lines) = self.lines.get() else { return false };
+        let Some(buckets) = self.buckets.get() else { return false };
         let who = key(session, backend);
-        line(lines, who).0.iter().any(|slot| {
+        bucket(buckets, who).0.iter().any(|slot| {
             let first = slot.who.load(Ordering::Acquire);
             let what = slot.what.load(Ordering::Acquire);
             first == who
@@ -84,9 +84,9 @@ impl Lost {
         if !self.any.load(Ordering::Relaxed) {
             return;
         }
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.write_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let mut any = false;
-        for slot in self.lines.get().into_iter().flatten().flat_map(|line| &line.0) {
+        for slot in self.buckets.get().into_iter().flatten().flat_map(|bucket| &bucket.0) {
             let is_over = slot.what.load(Ordering::Relaxed) >> 32 <= until(now);
             if is_over {
                 slot.what.store(0, Ordering::Release);
@@ -102,8 +102,8 @@ fn key(session: u64, backend: &Live) -> u64 {
     mix(session ^ mix(backend.id() as u64 + 1))
 }
 
-fn line(lines: &[Line], who: u64) -> &Line {
-    &lines[who as usize % lines.len()]
+fn bucket(buckets: &[Bucket], who: u64) -> &Bucket {
+    &buckets[who as usize % buckets.len()]
 }
 
 /// 32 bits of seconds, which do for another eighty years.
@@ -131,13 +131,13 @@ mod tests {
 
     #[test]
     fn a_session_avoids_the_server_that_failed_it_for_a_minute() {
-        let (lost, a, b) = (Lost::default(), live(0), live(1));
-        assert!(!lost.contains(1, &a, 100));
-        lost.note(1, &a, 100);
-        assert!(lost.contains(1, &a, 159));
-        assert!(!lost.contains(1, &b, 159));
-        assert!(!lost.contains(2, &a, 159));
-        assert!(!lost.contains(1, &a, 160));
+        let (list, a, b) = (AvoidList::default(), live(0), live(1));
+        assert!(!list.contains(1, &a, 100));
+        list.add(1, &a, 100);
+        assert!(list.contains(1, &a, 159));
+        assert!(!list.contains(1, &b, 159));
+        assert!(!list.contains(2, &a, 159));
+        assert!(!list.contains(1, &a, 160));
     }
 
     #[test]
@@ -149,37 +149,37 @@ mod tests {
             (Observation::Probe(false), false),
             (Observation::Time, false),
         ] {
-            let (lost, pool) = (Lost::default(), pool());
+            let (list, pool) = (AvoidList::default(), pool());
             let live = pool.backend(0).live();
-            lost.note(1, live, 100);
+            list.add(1, live, 100);
             assert!(live.is_marked(), "who succeeds on it has something to tell");
             pool.observe(0, observation, Instant::now());
-            assert_eq!(lost.contains(1, live, 101), !ends, "{observation:?}");
-            lost.note(1, live, 102);
-            assert!(lost.contains(1, live, 103), "it has failed it again");
+            assert_eq!(list.contains(1, live, 101), !ends, "{observation:?}");
+            list.add(1, live, 102);
+            assert!(list.contains(1, live, 103), "it has failed it again");
         }
     }
 
     #[test]
     fn it_does_not_grow_without_bound_and_is_emptied() {
-        let (lost, a) = (Lost::default(), live(0));
-        let all = (SLOTS * LINES) as u64;
-        (0..2 * all).for_each(|session| lost.note(mix(session), &a, 100 + session / all));
-        let last = (all..2 * all).filter(|session| lost.contains(mix(*session), &a, 101)).count() as u64;
+        let (list, a) = (AvoidList::default(), live(0));
+        let all = (SLOTS * BUCKETS) as u64;
+        (0..2 * all).for_each(|session| list.add(mix(session), &a, 100 + session / all));
+        let last = (all..2 * all).filter(|session| list.contains(mix(*session), &a, 101)).count() as u64;
         assert!(last > all * 3 / 5, "{last} of {all}: who came last is there");
-        lost.sweep(200);
-        assert!(!lost.any.load(Ordering::Relaxed));
+        list.sweep(200);
+        assert!(!list.any.load(Ordering::Relaxed));
     }
 
     #[test]
     fn who_reads_while_another_writes_sees_nobody_who_was_not_noted() {
-        let (lost, a) = (Lost::default(), live(0));
-        // More than fit into the lines that they fall into, so that slots change hands all the time.
+        let (list, a) = (AvoidList::default(), live(0));
+        // More than fit into the buckets that they fall into, so that slots change hands all the time.
         std::thread::scope(|scope| {
-            scope.spawn(|| (0..200_000_u64).for_each(|session| lost.note(mix(session % 40_000), &a, 100)));
+            scope.spawn(|| (0..200_000_u64).for_each(|session| list.add(mix(session % 40_000), &a, 100)));
             for _ in 0..2 {
                 scope.spawn(|| {
-                    (0..200_000_u64).for_each(|session| assert!(!lost.contains(mix(session + 1_000_000), &a, 101)));
+                    (0..200_000_u64).for_each(|session| assert!(!list.contains(mix(session + 1_000_000), &a, 101)));
                 });
             }
         });

@@ -4,22 +4,22 @@
 
 use http::header::{COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
-use super::cookie::Fate;
+use super::cookie::PairEdit;
 use super::seal::looks_sealed;
 use super::{Carrier, Settings, cookie};
 
 /// What the names of routing cookies begin with where nothing else is configured. An application that has
 /// such a cookie of its own has read no documentation.
-const OWN: &[u8] = b"linchpin-";
+const DEFAULT_PREFIX: &[u8] = b"linchpin-";
 
 /// Put behind the name of a routing cookie that a backend sets under a name of ours: it is a Linchpin, too,
 /// and of two cookies of one name a client keeps one. Each Linchpin of a row puts one more behind it, and
 /// takes one away of what comes back. No configured name ends with it.
-pub const BEHIND: u8 = b'~';
+pub const CHAIN_SUFFIX: u8 = b'~';
 
 /// The names under which pins travel. Browsers send the cookie of one pool to all pools of a site.
 #[derive(Debug, Default)]
-pub struct Pins {
+pub struct PinNames {
     /// In order.
     cookies: Box<[Box<[u8]>]>,
     fields: Box<[HeaderName]>,
@@ -27,24 +27,24 @@ pub struct Pins {
 
 /// A backend's answer has a pin under a name of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Clash {
+pub enum PinNameConflict {
     /// In a cookie, which has another name now.
     Cookie,
     /// In a field, which can't have another one: clients send the one back that is documented.
     Field,
 }
 
-impl Clash {
-    pub(super) fn tell(self, pool: &str, backend: &str) {
+impl PinNameConflict {
+    pub(super) fn warn(self, pool: &str, backend: &str) {
         match self {
-            Clash::Cookie => tracing::warn!(
+            PinNameConflict::Cookie => tracing::warn!(
                 pool,
                 backend,
                 "a backend sets a routing cookie of the same name as one of ours: it is a Linchpin, too; clients get its \
                  cookie with a `~` behind the name, so that both keep their clients; write another \
                  [pools.persistence.cookie] name in one of the two"
             ),
-            Clash::Field => tracing::warn!(
+            PinNameConflict::Field => tracing::warn!(
                 pool,
                 backend,
                 "a backend sends its pins in the same field as we do: it is a Linchpin, too, and keeps no client; write \
@@ -54,9 +54,9 @@ impl Clash {
     }
 }
 
-impl Pins {
+impl PinNames {
     /// Those of these pools.
-    pub fn new<'s>(pools: impl Iterator<Item = &'s Settings>) -> Pins {
+    pub fn new<'s>(pools: impl Iterator<Item = &'s Settings>) -> PinNames {
         let (mut cookies, mut fields) = (Vec::new(), Vec::new());
         for settings in pools {
             match &settings.carrier {
@@ -69,7 +69,7 @@ impl Pins {
         cookies.dedup();
         fields.sort_unstable_by(|one: &HeaderName, other| one.as_str().cmp(other.as_str()));
         fields.dedup();
-        Pins { cookies: cookies.into(), fields: fields.into() }
+        PinNames { cookies: cookies.into(), fields: fields.into() }
     }
 
     /// Takes them out of a request, whose own pool has read its pin; and gives those that backends have set
@@ -80,32 +80,32 @@ impl Pins {
                 headers.remove(name);
             }
         }
-        let fate = |pair: &[u8]| self.fate(pair);
+        let edit_of = |pair: &[u8]| self.edit_of(pair);
         let mut fields = headers.get_all(COOKIE).iter();
-        if fields.any(|field| cookie::pairs(field.as_bytes()).any(|pair| fate(pair) != Fate::Stays)) {
-            cookie::edit(headers, fate);
+        if fields.any(|field| cookie::pairs(field.as_bytes()).any(|pair| edit_of(pair) != PairEdit::Keep)) {
+            cookie::edit(headers, edit_of);
         }
     }
 
     /// Gives the cookies of a backend's answer that are pins under a name of ours another name.
-    pub fn set_apart(&self, headers: &mut HeaderMap) -> Option<Clash> {
-        let mut clash = self.fields.iter().any(|name| is_pinned(headers, name)).then_some(Clash::Field);
-        let Entry::Occupied(mut cookies) = headers.entry(SET_COOKIE) else { return clash };
+    pub fn rename_conflicting(&self, headers: &mut HeaderMap) -> Option<PinNameConflict> {
+        let mut conflict = self.fields.iter().any(|name| is_pinned(headers, name)).then_some(PinNameConflict::Field);
+        let Entry::Occupied(mut cookies) = headers.entry(SET_COOKIE) else { return conflict };
         for cookie in cookies.iter_mut() {
             if let Some(renamed) = self.renamed(cookie.as_bytes()) {
-                (*cookie, clash) = (renamed, Some(Clash::Cookie));
+                (*cookie, conflict) = (renamed, Some(PinNameConflict::Cookie));
             }
         }
-        clash
+        conflict
     }
 
-    fn fate(&self, pair: &[u8]) -> Fate {
-        let Some((name, value)) = cookie::parts(pair) else { return Fate::Stays };
-        let own = own(name);
+    fn edit_of(&self, pair: &[u8]) -> PairEdit {
+        let Some((name, value)) = cookie::parts(pair) else { return PairEdit::Keep };
+        let own = without_suffix(name);
         match self.is_pin(own, value) {
-            false => Fate::Stays,
-            true if own.len() < name.len() => Fate::Shortened,
-            true => Fate::Goes,
+            false => PairEdit::Keep,
+            true if own.len() < name.len() => PairEdit::DropSuffix,
+            true => PairEdit::Remove,
         }
     }
 
@@ -113,23 +113,23 @@ impl Pins {
     fn renamed(&self, set_cookie: &[u8]) -> Option<HeaderValue> {
         let pair = memchr::memchr(b';', set_cookie).map_or(set_cookie, |at| &set_cookie[..at]);
         let (name, value) = cookie::parts(pair)?;
-        if !self.is_pin(own(name), value) {
+        if !self.is_pin(without_suffix(name), value) {
             return None;
         }
         let end = set_cookie.trim_ascii_start().get(name.len()..)?;
-        HeaderValue::try_from([name, &[BEHIND], end].concat()).ok()
+        HeaderValue::try_from([name, &[CHAIN_SUFFIX], end].concat()).ok()
     }
 
     /// A name that was chosen may be that of another application's cookie, which the value tells apart.
     fn is_pin(&self, name: &[u8], value: &[u8]) -> bool {
         let is_named = self.cookies.binary_search_by(|known| (**known).cmp(name)).is_ok();
-        is_named && (name.starts_with(OWN) || looks_sealed(value))
+        is_named && (name.starts_with(DEFAULT_PREFIX) || looks_sealed(value))
     }
 }
 
 /// The name that a cookie had where it was set.
-fn own(name: &[u8]) -> &[u8] {
-    let end = name.iter().rposition(|byte| *byte != BEHIND).map_or(0, |last| last + 1);
+fn without_suffix(name: &[u8]) -> &[u8] {
+    let end = name.iter().rposition(|byte| *byte != CHAIN_SUFFIX).map_or(0, |last| last + 1);
     &name[..end]
 }
 
@@ -139,27 +139,27 @@ fn is_pinned(headers: &HeaderMap, name: &HeaderName) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::seal::{Key, KeyRing, Pin, Sealer};
+    use super::super::seal::{KeyRing, Pin, Sealer, SealingKey};
     use super::super::{cookie, header};
     use super::*;
     use http::HeaderValue;
     use std::sync::Arc;
 
     fn token() -> String {
-        let ring = Arc::new(KeyRing::new(Key::new("k", &[1; 32]).unwrap(), Vec::new()));
+        let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()));
         let pin = Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 3, last_seen: 4 };
         let mut token = String::new();
         Sealer::new(&ring, "other", "SID").seal(&pin, &mut token).unwrap();
         token
     }
 
-    fn pins() -> Pins {
+    fn pin_names() -> PinNames {
         let cookie =
             |name: &str| Carrier::Cookie(cookie::Settings { name: name.into(), ..cookie::Settings::for_pool("") });
         let field = Carrier::Header(header::Settings { name: HeaderName::from_static("x-pin") });
         let carriers = [cookie("linchpin-shop"), cookie("SID"), field, cookie("linchpin-app")];
         let pools = carriers.map(|carrier| Settings { carrier, ..Settings::none() });
-        Pins::new(pools.iter())
+        PinNames::new(pools.iter())
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
         ] {
             let text = before.replace('$', &token);
             let mut headers = HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(&text).unwrap())]);
-            pins().strip(&mut headers);
+            pin_names().strip(&mut headers);
             let left = headers.get(COOKIE).map(|value| value.to_str().unwrap().to_owned());
             assert_eq!(left, after.map(|after| after.replace('$', &token)), "{before}");
         }
@@ -188,25 +188,25 @@ mod tests {
     #[test]
     fn a_pin_that_a_backend_sets_under_a_name_of_ours_gets_another_and_comes_back_under_its_own() {
         let token = token();
-        for (set, expected, clash) in [
-            ("linchpin-app=$; Path=/; HttpOnly", "linchpin-app~=$; Path=/; HttpOnly", Some(Clash::Cookie)),
-            (" linchpin-app~ = $", "linchpin-app~~ = $", Some(Clash::Cookie)),
-            ("SID=$", "SID~=$", Some(Clash::Cookie)),
+        for (set, expected, conflict) in [
+            ("linchpin-app=$; Path=/; HttpOnly", "linchpin-app~=$; Path=/; HttpOnly", Some(PinNameConflict::Cookie)),
+            (" linchpin-app~ = $", "linchpin-app~~ = $", Some(PinNameConflict::Cookie)),
+            ("SID=$", "SID~=$", Some(PinNameConflict::Cookie)),
             ("SID=my-session; Path=/", "SID=my-session; Path=/", None),
             ("linchpin-other=$", "linchpin-other=$", None),
             ("linchpin-app", "linchpin-app", None),
         ] {
             let (set, expected) = (set.replace('$', &token), expected.replace('$', &token));
             let mut headers = HeaderMap::from_iter([(SET_COOKIE, HeaderValue::from_str(&set).unwrap())]);
-            assert_eq!(pins().set_apart(&mut headers), clash, "{set}");
+            assert_eq!(pin_names().rename_conflicting(&mut headers), conflict, "{set}");
             assert_eq!(headers[SET_COOKIE], expected);
             let cookie = |set: &str| set.split(';').next().unwrap().trim().to_owned();
             let mut back = HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(&cookie(&expected)).unwrap())]);
-            pins().strip(&mut back);
+            pin_names().strip(&mut back);
             assert_eq!(back[COOKIE], cookie(&set));
         }
         let field = HeaderMap::from_iter([(HeaderName::from_static("x-pin"), HeaderValue::from_str(&token).unwrap())]);
-        assert_eq!(pins().set_apart(&mut field.clone()), Some(Clash::Field));
+        assert_eq!(pin_names().rename_conflicting(&mut field.clone()), Some(PinNameConflict::Field));
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         let name = HeaderName::from_static("x-pin");
         for (value, stays) in [(token(), false), ("an application's".into(), true)] {
             let mut headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_str(&value).unwrap())]);
-            pins().strip(&mut headers);
+            pin_names().strip(&mut headers);
             assert_eq!(headers.contains_key(&name), stays, "{value}");
         }
     }

@@ -15,7 +15,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::skew::Skew;
-use crate::affinity::learned::{Found, Home, Job, Key, State, Store, Table};
+use crate::affinity::learned::{
+    BackendRef, SessionKey, SessionRecord, SessionTable, StoreCommand, StoreState, StoreSync,
+};
 use crate::clock;
 
 /// The longest that a client's request waits for an answer.
@@ -26,7 +28,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// How often the store is asked whether it is well.
 const PING: Duration = Duration::from_millis(500);
 /// Commands under way at once; what is asked beyond is answered from the table alone.
-const UNDER_WAY: usize = 4096;
+const MAX_IN_FLIGHT: usize = 4096;
 /// Sessions that are compared at once when table and store are.
 const BATCH: usize = 256;
 
@@ -115,19 +117,19 @@ pub(super) fn check_address(address: &str) -> Result<(), &'static str> {
 }
 
 /// A connection to the store of one pool.
-pub(super) struct Session {
-    words: Arc<Words>,
+pub(super) struct StoreConnection {
+    store: Arc<RedisStore>,
     messages: PubSubStream,
     connection: MultiplexedConnection,
 }
 
 /// What is needed to say anything.
-struct Words {
+struct RedisStore {
     prefix: String,
     channel: String,
-    table: Arc<Table>,
-    state: Arc<State>,
-    kept: u64,
+    table: Arc<SessionTable>,
+    state: Arc<StoreState>,
+    retention: u64,
     skew: Skew,
     /// The marker of the store as it was last seen: none yet, so that one that was just reached counts as changed.
     marker: Mutex<Option<String>>,
@@ -136,21 +138,21 @@ struct Words {
     look: Script,
 }
 
-impl Session {
+impl StoreConnection {
     /// Connects and listens to the others.
     ///
     /// # Errors
     /// If that can't be done in time.
-    pub(super) async fn open(store: &Store) -> Result<Session, Error> {
-        let client = Client::open(&*store.address)?;
+    pub(super) async fn open(sync: &StoreSync) -> Result<StoreConnection, Error> {
+        let client = Client::open(&*sync.address)?;
         // Keys lie in a database, and channels in none.
         let database = client.get_connection_info().redis_settings().db();
-        let words = Words {
-            prefix: format!("{PREFIX}{}", store.pool),
-            channel: format!("{PREFIX}{database}:{}", store.pool),
-            table: Arc::clone(&store.table),
-            state: Arc::clone(&store.state),
-            kept: store.kept,
+        let store = RedisStore {
+            prefix: format!("{PREFIX}{}", sync.pool),
+            channel: format!("{PREFIX}{database}:{}", sync.pool),
+            table: Arc::clone(&sync.table),
+            state: Arc::clone(&sync.state),
+            retention: sync.retention,
             skew: Skew::default(),
             marker: Mutex::default(),
             write: Script::new(WRITE),
@@ -163,18 +165,18 @@ impl Session {
         let subscribe = async {
             let mut subscription = client.get_async_pubsub().await?;
             // Before anything is compared: what others say meanwhile is not missed.
-            subscription.subscribe(&words.channel).await?;
+            subscription.subscribe(&store.channel).await?;
             Ok::<_, RedisError>(subscription.into_on_message())
         };
         let messages = tokio::time::timeout(CONNECT, subscribe).await.map_err(|_| Error::Timeout)??;
         // Before anything is read or written: what the store's time is.
-        words.look(&mut connection).await?;
-        Ok(Session { words: Arc::new(words), messages, connection })
+        store.look(&mut connection).await?;
+        Ok(StoreConnection { store: Arc::new(store), messages, connection })
     }
 
     /// Passes on what is asked and told, until the connection ends.
-    pub(super) async fn run(mut self, store: &mut Store) -> Error {
-        let mut under_way = JoinSet::new();
+    pub(super) async fn run(mut self, sync: &mut StoreSync) -> Error {
+        let mut in_flight = JoinSet::new();
         let mut ping = tokio::time::interval(PING);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut comparing = None;
@@ -186,26 +188,26 @@ impl Session {
                 }
             };
             tokio::select! {
-                job = store.jobs.recv() => match job {
+                command = sync.commands.recv() => match command {
                     None => return Error::Stopped,
-                    Some(Job::Ask(_, answer)) if under_way.len() >= UNDER_WAY => drop(answer.send(None)),
-                    Some(_) if under_way.len() >= UNDER_WAY => self.words.state.missed.store(true, Ordering::Relaxed),
-                    Some(job) => drop(under_way.spawn(carry_out(Arc::clone(&self.words), self.connection.clone(), job))),
+                    Some(StoreCommand::Query(_, answer)) if in_flight.len() >= MAX_IN_FLIGHT => drop(answer.send(None)),
+                    Some(_) if in_flight.len() >= MAX_IN_FLIGHT => self.store.state.needs_resync.store(true, Ordering::Relaxed),
+                    Some(command) => drop(in_flight.spawn(carry_out(Arc::clone(&self.store), self.connection.clone(), command))),
                 },
                 message = self.messages.next() => match message {
                     None => return Error::Unsubscribed,
-                    Some(message) => self.words.hear(message.get_payload_bytes()),
+                    Some(message) => self.store.hear(message.get_payload_bytes()),
                 },
-                Some(done) = under_way.join_next() => if let Ok(Err(error)) = done { return error },
+                Some(done) = in_flight.join_next() => if let Ok(Err(error)) = done { return error },
                 done = compared => {
                     comparing = None;
                     if let Err(error) = done { return error }
                 }
                 _ = ping.tick() => {
-                    under_way.spawn(check(Arc::clone(&self.words), self.connection.clone()));
+                    in_flight.spawn(check(Arc::clone(&self.store), self.connection.clone()));
                     // One at a time; and not for each thing that was missed.
-                    if comparing.is_none() && self.words.state.missed.swap(false, Ordering::Relaxed) {
-                        comparing = Some(Box::pin(compare(Arc::clone(&self.words), self.connection.clone())));
+                    if comparing.is_none() && self.store.state.needs_resync.swap(false, Ordering::Relaxed) {
+                        comparing = Some(Box::pin(compare(Arc::clone(&self.store), self.connection.clone())));
                     }
                 }
             }
@@ -214,36 +216,40 @@ impl Session {
 }
 
 /// Whether the store is well enough to be asked, and the one that it was.
-async fn check(words: Arc<Words>, mut connection: MultiplexedConnection) -> Result<(), Error> {
-    let mut look = std::pin::pin!(words.look(&mut connection));
+async fn check(store: Arc<RedisStore>, mut connection: MultiplexedConnection) -> Result<(), Error> {
+    let mut look = std::pin::pin!(store.look(&mut connection));
     match tokio::time::timeout(ASK, &mut look).await {
         Ok(done) => {
             done?;
-            words.state.answers.store(true, Ordering::Relaxed);
+            store.state.is_responsive.store(true, Ordering::Relaxed);
         }
         Err(_) => {
-            words.is_slow();
+            store.is_slow();
             look.await?;
         }
     }
     Ok(())
 }
 
-async fn carry_out(words: Arc<Words>, mut connection: MultiplexedConnection, job: Job) -> Result<(), Error> {
-    match job {
-        Job::Ask(key, answer) => words.ask(&mut connection, key, answer).await,
-        Job::Tell(key, found) => words.tell(&mut connection, key, &found, true).await,
-        Job::Touch(key) => {
-            let kept = words.kept.cast_signed();
-            let is_there: bool = connection.expire(words.place(key), kept).await?;
-            match words.table.get(key) {
-                Some(found) if !is_there => words.tell(&mut connection, key, &found, false).await,
+async fn carry_out(
+    store: Arc<RedisStore>,
+    mut connection: MultiplexedConnection,
+    command: StoreCommand,
+) -> Result<(), Error> {
+    match command {
+        StoreCommand::Query(key, answer) => store.ask(&mut connection, key, answer).await,
+        StoreCommand::Write(key, found) => store.tell(&mut connection, key, &found, true).await,
+        StoreCommand::Touch(key) => {
+            let retention = store.retention.cast_signed();
+            let is_there: bool = connection.expire(store.place(key), retention).await?;
+            match store.table.get(key) {
+                Some(found) if !is_there => store.tell(&mut connection, key, &found, false).await,
                 _ => Ok(()),
             }
         }
-        Job::Forget(key) => {
-            let mut end = words.end.key(words.place(key));
-            end.arg(&words.channel).arg(key.to_string()).arg(ENDED_FOR);
+        StoreCommand::Remove(key) => {
+            let mut end = store.end.key(store.place(key));
+            end.arg(&store.channel).arg(key.to_string()).arg(ENDED_FOR);
             let () = end.invoke_async(&mut connection).await?;
             Ok(())
         }
@@ -251,15 +257,15 @@ async fn carry_out(words: Arc<Words>, mut connection: MultiplexedConnection, job
 }
 
 /// Tells the store all that the table has, and takes over what it knows better.
-async fn compare(words: Arc<Words>, connection: MultiplexedConnection) -> Result<(), Error> {
-    for chunk in words.table.chunks() {
+async fn compare(store: Arc<RedisStore>, connection: MultiplexedConnection) -> Result<(), Error> {
+    for chunk in store.table.chunks() {
         for batch in chunk.chunks(BATCH) {
             let told = batch.iter().map(|(key, found)| {
-                let (words, mut connection) = (&words, connection.clone());
+                let (store, mut connection) = (&store, connection.clone());
                 async move {
                     // What nobody has seen for so long is over, whatever the table still holds.
-                    if clock::unix().as_secs().saturating_sub(found.last_seen) < words.kept {
-                        words.tell(&mut connection, *key, found, false).await?;
+                    if clock::unix().as_secs().saturating_sub(found.last_seen) < store.retention {
+                        store.tell(&mut connection, *key, found, false).await?;
                     }
                     Ok::<_, Error>(())
                 }
@@ -272,7 +278,7 @@ async fn compare(words: Arc<Words>, connection: MultiplexedConnection) -> Result
     Ok(())
 }
 
-impl Words {
+impl RedisStore {
     fn place(&self, key: impl fmt::Display) -> String {
         format!("{}:{key}", self.prefix)
     }
@@ -287,7 +293,7 @@ impl Words {
         self.skew.note(sent, time, clock::unix());
         let mut last = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
         if last.replace(marker) != *last {
-            self.state.missed.store(true, Ordering::Relaxed);
+            self.state.needs_resync.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -295,8 +301,8 @@ impl Words {
     async fn ask(
         &self,
         connection: &mut MultiplexedConnection,
-        key: Key,
-        answer: oneshot::Sender<Option<Found>>,
+        key: SessionKey,
+        answer: oneshot::Sender<Option<SessionRecord>>,
     ) -> Result<(), Error> {
         let known = tokio::time::timeout(ASK, connection.get::<_, Option<String>>(self.place(key))).await;
         let found = match known {
@@ -313,7 +319,7 @@ impl Words {
 
     /// It is not worth asking, until a ping says so.
     fn is_slow(&self) {
-        if self.state.answers.swap(false, Ordering::Relaxed) {
+        if self.state.is_responsive.swap(false, Ordering::Relaxed) {
             let pool = self.prefix.trim_start_matches(PREFIX);
             tracing::warn!(pool, "the store of learned sessions is slow; the table here goes on alone until it is not");
         }
@@ -324,30 +330,30 @@ impl Words {
     async fn tell(
         &self,
         connection: &mut MultiplexedConnection,
-        key: Key,
-        found: &Found,
+        key: SessionKey,
+        found: &SessionRecord,
         learned: bool,
     ) -> Result<(), Error> {
         let value = written(&self.skew, found);
-        let forgotten = self.table.forgotten(key);
+        let removals = self.table.removals(key);
         // Silence before it is told counts: a session is not kept for longer because its store was away.
         let silence = clock::unix().as_secs().saturating_sub(found.last_seen);
         let mut write = self.write.key(self.place(key));
         write
             .arg(found.version)
             .arg(&value)
-            .arg(self.kept.saturating_sub(silence).max(1))
+            .arg(self.retention.saturating_sub(silence).max(1))
             .arg(&self.channel)
             .arg(format!("{key} {silence} {value}"))
             .arg(u8::from(learned));
         let known: Option<String> = write.invoke_async(connection).await?;
         match known {
-            Some(known) if known == ENDED => drop(self.table.forget(key)),
+            Some(known) if known == ENDED => drop(self.table.remove(key)),
             Some(known) => {
                 // Nobody has said when it was seen, and to be compared is not to be seen. The end of a session is
                 // heard on another connection, and can come before this answer.
                 let known = self.read(&known, silence);
-                known.iter().for_each(|known| self.table.adopt_as_of(key, known, forgotten));
+                known.iter().for_each(|known| self.table.adopt_unless_removed(key, known, removals));
             }
             None => {}
         }
@@ -365,33 +371,33 @@ impl Words {
                 let found = silence.parse().ok().and_then(|silence| self.read(value, silence));
                 found.iter().for_each(|found| self.table.adopt(key, found));
             }
-            None if told.is_empty() => drop(self.table.forget(key)),
+            None if told.is_empty() => drop(self.table.remove(key)),
             None => {}
         }
     }
 
-    fn read(&self, value: &str, silence: u64) -> Option<Found> {
+    fn read(&self, value: &str, silence: u64) -> Option<SessionRecord> {
         let now = clock::unix().as_secs();
         let found = read(&self.skew, value, now)?;
-        Some(Found { last_seen: now.saturating_sub(silence), ..found })
+        Some(SessionRecord { last_seen: now.saturating_sub(silence), ..found })
     }
 }
 
 /// `VERSION ISSUED INCARNATION BACKEND`, with the store's time; names have no blanks.
-fn written(skew: &Skew, found: &Found) -> String {
-    let Found { home, issued, version, .. } = found;
-    format!("{version} {} {:016x} {}", skew.theirs(*issued), home.incarnation, home.backend)
+fn written(skew: &Skew, found: &SessionRecord) -> String {
+    let SessionRecord { backend, issued, version, .. } = found;
+    format!("{version} {} {:016x} {}", skew.theirs(*issued), backend.incarnation, backend.name)
 }
 
 /// The session that a value is about; seen just now, or the store would have let it go.
-fn read(skew: &Skew, value: &str, now: u64) -> Option<Found> {
+fn read(skew: &Skew, value: &str, now: u64) -> Option<SessionRecord> {
     let mut parts = value.splitn(4, ' ');
     let version = parts.next()?.parse().ok()?;
     let issued = skew.ours(parts.next()?.parse().ok()?, now);
     let incarnation = u64::from_str_radix(parts.next()?, 16).ok()?;
     let backend = parts.next().filter(|name| !name.is_empty() && name.len() <= crate::affinity::seal::MAX_NAME)?;
-    let home = Home { backend: backend.into(), incarnation };
-    Some(Found { home, issued, last_seen: now, version })
+    let backend = BackendRef { name: backend.into(), incarnation };
+    Some(SessionRecord { backend, issued, last_seen: now, version })
 }
 
 #[cfg(test)]
@@ -400,8 +406,8 @@ mod tests {
 
     #[test]
     fn a_session_is_written_and_read_back() {
-        let home = Home { backend: "a".into(), incarnation: u64::MAX };
-        let found = Found { home, issued: 5, last_seen: 9, version: 3 };
+        let backend = BackendRef { name: "a".into(), incarnation: u64::MAX };
+        let found = SessionRecord { backend, issued: 5, last_seen: 9, version: 3 };
         let skew = Skew::default();
         let text = written(&skew, &found);
         assert_eq!(text, "3 5 ffffffffffffffff a");

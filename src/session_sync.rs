@@ -8,7 +8,7 @@ mod skew;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::affinity::learned::{Job, Store};
+use crate::affinity::learned::{StoreCommand, StoreSync};
 use crate::clock;
 
 /// Between two attempts to connect, at first and at most.
@@ -24,11 +24,11 @@ pub fn check_address(address: &str) -> Result<(), &'static str> {
 }
 
 /// Keeps a table and its store in touch, for ever.
-pub async fn run(mut store: Store) {
+pub async fn run(mut store: StoreSync) {
     let pool = store.pool.clone();
     let (mut pause, mut is_known_gone) = (RETRY, false);
     loop {
-        match redis::Session::open(&store).await {
+        match redis::StoreConnection::open(&store).await {
             Ok(session) => {
                 tracing::info!(pool = &*pool, "the store of learned sessions answers");
                 let since = clock::now();
@@ -47,7 +47,7 @@ pub async fn run(mut store: Store) {
             }
             Err(_) => {}
         }
-        store.state.answers.store(false, Ordering::Relaxed);
+        store.state.is_responsive.store(false, Ordering::Relaxed);
         alone(&mut store, pause).await;
         pause = (pause * 2).min(RETRY_MOST);
     }
@@ -55,12 +55,12 @@ pub async fn run(mut store: Store) {
 
 /// For `time`, answers what is asked as far as one can without a store. What there is to tell is in
 /// the table, and is compared with the store as soon as that is back.
-async fn alone(store: &mut Store, time: Duration) {
+async fn alone(store: &mut StoreSync, time: Duration) {
     let mut over = std::pin::pin!(tokio::time::sleep(time));
     loop {
         tokio::select! {
             () = &mut over => return,
-            Some(job) = store.jobs.recv() => if let Job::Ask(_, answer) = job {
+            Some(command) = store.commands.recv() => if let StoreCommand::Query(_, answer) = command {
                 // Whoever asked may have gone.
                 let _ = answer.send(None);
             },

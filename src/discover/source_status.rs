@@ -5,11 +5,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::Source;
+use super::settings::Source;
 
 /// How a source is doing.
 #[derive(Debug)]
-pub struct Standing {
+pub struct SourceStatus {
     source: String,
     found: AtomicU64,
     answers: AtomicU64,
@@ -19,10 +19,10 @@ pub struct Standing {
     error: Mutex<Option<String>>,
 }
 
-impl Standing {
+impl SourceStatus {
     /// Of a source that nobody has looked at yet.
-    pub fn new(source: &Source) -> Standing {
-        Standing {
+    pub fn new(source: &Source) -> SourceStatus {
+        SourceStatus {
             source: source.to_string(),
             found: AtomicU64::new(0),
             answers: AtomicU64::new(0),

@@ -1,0 +1,163 @@
+//! Owns: noticing that files have changed: what a file's change is recognized by, and what two looks at it say.
+//! Invariant: a look reads metadata alone; a change counts as settled once two looks in a row have found the same.
+//! Must not know: what the files hold, who reads them, or when to look.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// What the system knows a file by: another file at the same path has another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// Identifies the file at `path`, behind any symbolic link. `None` if there is none that can be looked at.
+    pub fn at(path: &Path) -> Option<FileId> {
+        std::fs::metadata(path).ok().map(|known| FileId::of(&known))
+    }
+
+    /// Identifies the file that has this metadata.
+    pub fn of(metadata: &Metadata) -> FileId {
+        FileId { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// What a file's change is recognized by: it is written, replaced, renamed into place, or behind a symbolic link that
+/// leads elsewhere. Seconds and nanoseconds, of content and of metadata: the time of the content alone can be set to
+/// what it was, as `cp -p` and `rsync` do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileStamp {
+    id: FileId,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileStamp {
+    fn at(path: &Path) -> Option<FileStamp> {
+        let known = std::fs::metadata(path).ok()?;
+        Some(FileStamp {
+            id: FileId::of(&known),
+            length: known.len(),
+            modified: (known.mtime(), known.mtime_nsec()),
+            changed: (known.ctime(), known.ctime_nsec()),
+        })
+    }
+}
+
+/// The state of all watched files at one look; `None` for a file that is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamps(Vec<Option<FileStamp>>);
+
+/// What a look at the files has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nobody has looked before.
+    First,
+    /// They are not what they were at the last look: somebody may still be writing.
+    Changing,
+    /// They had changed, or were seen for the first time, at the last look, and are the same now. Whoever has read
+    /// them then reads them again: the clock of a file system is too coarse to tell two changes at once apart.
+    Settled,
+    /// They are what they were at the last two looks.
+    Unchanged,
+}
+
+/// Compares what files are with what they were at the last look.
+///
+/// Polling is cheaper than being notified (inotify) and misses nothing: neither a file that is renamed into place, nor
+/// a symbolic link that is turned (Kubernetes), nor a change on a network's disk, and there is nothing to set up again
+/// when a folder is replaced.
+#[derive(Debug)]
+pub struct FileWatcher {
+    paths: Vec<PathBuf>,
+    last: Option<Stamps>,
+    is_settled: bool,
+}
+
+impl FileWatcher {
+    /// Watches the files at `paths`, of which nothing is known yet.
+    pub fn new(paths: Vec<PathBuf>) -> FileWatcher {
+        FileWatcher { paths, last: None, is_settled: false }
+    }
+
+    /// Looks at the files. Blocks for as long as the file system takes.
+    pub fn look(&mut self) -> Change {
+        let stamps = self.paths.iter().map(|path| FileStamp::at(path)).collect();
+        self.compare(Stamps(stamps))
+    }
+
+    /// What the last look has found; `None` before the first.
+    pub fn stamps(&self) -> Option<&Stamps> {
+        self.last.as_ref()
+    }
+
+    fn compare(&mut self, stamps: Stamps) -> Change {
+        let change = match &self.last {
+            None => Change::First,
+            Some(last) if *last != stamps => Change::Changing,
+            Some(_) if !self.is_settled => Change::Settled,
+            Some(_) => Change::Unchanged,
+        };
+        self.is_settled = matches!(change, Change::Settled | Change::Unchanged);
+        self.last = Some(stamps);
+        change
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(length: u64) -> Stamps {
+        let id = FileId { device: 1, inode: 1 };
+        Stamps(vec![Some(FileStamp { id, length, modified: (0, 0), changed: (0, 0) })])
+    }
+
+    #[test]
+    fn a_change_settles_when_two_looks_in_a_row_find_the_same() {
+        use Change::{Changing, First, Settled, Unchanged};
+        let gone = || Stamps(vec![None]);
+        let looks = [seen(1), seen(1), seen(1), seen(2), seen(3), seen(3), gone(), gone(), gone()];
+        let mut watcher = FileWatcher::new(Vec::new());
+        let changes = looks.map(|stamps| watcher.compare(stamps));
+        assert_eq!(changes, [First, Settled, Unchanged, Changing, Changing, Settled, Changing, Settled, Unchanged]);
+    }
+
+    #[test]
+    fn a_file_that_is_written_replaced_linked_elsewhere_or_removed_has_changed() {
+        let folder = std::env::temp_dir().join(format!("linchpin-watch-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let [one, other, link] = ["one", "other", "link"].map(|name| folder.join(name));
+        let point_to = |path: &Path| {
+            let new = folder.join("new");
+            std::os::unix::fs::symlink(path, &new).unwrap();
+            std::fs::rename(&new, &link).unwrap();
+        };
+        std::fs::write(&one, "1").unwrap();
+        std::fs::write(&other, "1").unwrap();
+        point_to(&one);
+        let mut watcher = FileWatcher::new(vec![link.clone()]);
+        let mut settle = |what: &str, expected: Change| {
+            assert_eq!(watcher.look(), expected, "{what}");
+            assert_eq!(watcher.look(), Change::Settled, "{what}");
+            assert_eq!(watcher.look(), Change::Unchanged, "{what}");
+        };
+        settle("first", Change::First);
+        std::fs::write(&one, "22").unwrap();
+        settle("written", Change::Changing);
+        std::fs::write(folder.join("new"), "22").unwrap();
+        std::fs::rename(folder.join("new"), &one).unwrap();
+        settle("replaced", Change::Changing);
+        point_to(&other);
+        settle("linked elsewhere", Change::Changing);
+        std::fs::remove_file(&other).unwrap();
+        settle("removed", Change::Changing);
+        assert_eq!(FileId::at(&link), None);
+        assert_eq!(FileId::at(&one), Some(FileId::of(&std::fs::File::open(&one).unwrap().metadata().unwrap())));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
