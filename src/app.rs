@@ -5,7 +5,7 @@
 mod compose;
 mod control;
 mod discovery;
-mod handler;
+mod listeners;
 mod publish;
 mod tls_setup;
 
@@ -24,7 +24,7 @@ use crate::config::Plan;
 use crate::net::{Address, shortage};
 use crate::pool::Pool;
 use crate::pool::roster::LossReceiver;
-use crate::proxy::client::Door;
+use crate::proxy::client::ListenerInfo;
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::{Proxy, replay};
 use crate::runtime::workers::Thread;
@@ -35,7 +35,7 @@ use crate::upstream::Fact;
 use crate::{admin, clock, runtime, tls};
 use compose::Composer;
 use control::{Control, ControlParts};
-use handler::{ProxyHandler, door};
+use listeners::listener_info;
 use publish::Published;
 use tls_setup::TlsSetup;
 
@@ -117,8 +117,12 @@ impl App {
         let of_admin = plan.admin.as_ref().map(|settings| admin_address.map_or(settings.address.clone(), Address::Tcp));
         let listening = addresses.iter().cloned().chain(of_admin).collect();
 
-        let doors: Arc<[Arc<Door>]> =
-            plan.listeners.iter().enumerate().map(|(position, listener)| Arc::new(door(position, listener))).collect();
+        let infos: Arc<[Arc<ListenerInfo>]> = plan
+            .listeners
+            .iter()
+            .enumerate()
+            .map(|(position, listener)| Arc::new(listener_info(position, listener)))
+            .collect();
         let (lines, losses, snapshots) = (log.handle(), composer.losses(), published.subscribe());
         let avoid_list = Arc::new(AvoidList::default());
         let entries = Arc::clone(published.entries());
@@ -140,9 +144,10 @@ impl App {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let (deadlines, lines, avoid_list) = (thread.deadlines.clone(), lines.lines(), Arc::clone(&avoid_list));
             let memory = replay::Memory::share(replay_memory, threads);
-            let proxy = Rc::new(Proxy::new(thread.index, snapshot, deadlines, lines, avoid_list, memory));
+            let proxy =
+                Rc::new(Proxy::new(thread.index, infos.clone(), snapshot, deadlines, lines, avoid_list, memory));
             let housekeeping = housekeeping(Rc::clone(&proxy), thread.deadlines, losses.subscribe(), snapshots);
-            (Rc::new(ProxyHandler { proxy, doors: doors.clone() }), housekeeping)
+            (proxy, housekeeping)
         };
         let phase = Arc::clone(&control.phase);
         let lost = move || {

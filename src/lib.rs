@@ -17,6 +17,7 @@ pub mod config;
 pub mod demo;
 pub mod discover;
 pub mod files;
+pub mod handler;
 pub mod health;
 pub mod import;
 pub mod net;

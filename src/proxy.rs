@@ -44,6 +44,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Request, Response, Version};
 use http_body::Body;
@@ -52,15 +53,15 @@ use hyper::body::Incoming;
 use crate::affinity::rules::RuleEffect;
 use crate::affinity::{Decision, ExtractedPin, avoid_list::AvoidList, decide};
 use crate::clock::{self, Deadlines};
+use crate::handler::{Abandoned, Handler, HeadFault, Peer, Reply};
 use crate::net::interim::InterimQueue;
 use crate::telemetry::{Limit, Lines};
 use attempt::{Answer, Outgoing};
-use client::Client;
+use client::{Client, ListenerInfo};
 use error::ProxyError;
 use exchange::Exchange;
 use order::{Order, Rules, Step};
 use redirect::Redirect;
-pub use relay::Reply;
 use relay::ResponseBody;
 use route::Goal;
 use snapshot::Snapshot;
@@ -77,37 +78,63 @@ enum Served {
 }
 
 /// One thread's proxy.
-pub struct Proxy(Rc<ThreadState>);
+pub struct Proxy {
+    thread: Rc<ThreadState>,
+    listeners: Arc<[Arc<ListenerInfo>]>,
+}
 
 impl Proxy {
-    /// For the data-path thread number `thread`, whose time limits run in `deadlines`, and whose requests keep
-    /// their bodies for another attempt in `replay_memory`.
+    /// Makes the proxy of the data-path thread number `thread`, whose time limits run in `deadlines`, and whose
+    /// requests keep their bodies for another attempt in `replay_memory`. `listeners` are those of the configuration,
+    /// in its order.
     pub fn new(
         thread: usize,
+        listeners: Arc<[Arc<ListenerInfo>]>,
         snapshot: Arc<Snapshot>,
         deadlines: Deadlines,
         lines: Lines,
         avoid_list: Arc<AvoidList>,
         replay_memory: Rc<replay::Memory>,
     ) -> Proxy {
-        Proxy(Rc::new(ThreadState::new(thread, snapshot, deadlines, lines, avoid_list, replay_memory)))
+        let thread = ThreadState::new(thread, snapshot, deadlines, lines, avoid_list, replay_memory);
+        Proxy { thread: Rc::new(thread), listeners }
     }
 
-    /// One request's way, from its head to the head of the response. The body of the response
-    /// carries on from there, and the access record is written when it ends. What comes before that head goes
-    /// into `interim`, if there is one.
+    /// Work that serves no request: hands log lines over, and closes idle connections whose time
+    /// is over. Call it about once a second.
+    pub fn sweep(&self, now: Instant) {
+        self.thread.lines.flush();
+        self.thread.idle.sweep(now);
+    }
+
+    /// Replaces what the following requests see. Requests on their way keep what they have.
+    pub fn install(&self, snapshot: Arc<Snapshot>) {
+        self.thread.install(snapshot);
+    }
+}
+
+impl Handler for Proxy {
+    type Body = ResponseBody;
+    type Client = Client;
+
+    fn client(&self, listener: usize, peer: Peer) -> Client {
+        Client::new(&self.listeners[listener], peer.address, peer.subject)
+    }
+
+    /// Takes a request from its head to the head of its response. The body of the response carries on from there,
+    /// and the access record is written when it ends.
     ///
-    /// The future is in memory for as long as a backend is at work, one for each request under way: what
-    /// is handed on in it by reference has one place there, what is handed on by value two or three.
-    pub fn handle(
-        &self,
-        client: &Rc<Client>,
+    /// Each request under way keeps this future in memory for as long as its backend works. rustc gives each
+    /// by-value argument of a nested async function its own place in it, so arguments are passed by reference.
+    fn handle(
+        self: Rc<Self>,
+        client: Rc<Client>,
         request: Request<Incoming>,
         interim: Option<Arc<InterimQueue>>,
-    ) -> impl Future<Output = Reply> + use<> {
+    ) -> impl Future<Output = Reply<ResponseBody>> + 'static {
         let (mut head, body) = request.into_parts();
-        let mut exchange = Exchange::begin(&self.0, client, &head, interim);
-        let thread = Rc::clone(&self.0);
+        let mut exchange = Exchange::begin(&self.thread, &client, &head, interim);
+        let thread = Rc::clone(&self.thread);
         async move {
             match serve(&thread, &mut exchange, &mut head, body).await {
                 Ok(Served::Answer(answer, After::Http)) => relay::relay(exchange, answer).await,
@@ -117,36 +144,29 @@ impl Proxy {
             }
         }
     }
-    /// Records a request of which no head was understood.
-    pub fn refuse_unread(&self, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
-        unread::refuse(&self.0, client, error)
-    }
 
-    /// The answer to a request that is given up while it is handled, by `client`'s connection or with all
-    /// others; `is_ours` if that is recorded as our doing, and for all that is still to come on the connection. A
-    /// panic has had its record by then.
-    pub fn give_up(&self, client: &Client, is_ours: bool) -> Response<ResponseBody> {
-        if is_ours {
+    /// Makes the response to an abandoned request. Where the process ends, everything that is still to come on the
+    /// connection is recorded as our doing; a client that closed its side is recorded as one that left, and a panic
+    /// has its record by then.
+    fn abandoned(self: &Rc<Self>, client: &Rc<Client>, why: Abandoned) -> Response<ResponseBody> {
+        if why == Abandoned::Stopping {
             client.is_given_up.set(true);
         }
-        respond::respond(ProxyError::GivenUp, self.0.new_id().as_str(), false).map(ResponseBody::page)
+        respond::respond(ProxyError::GivenUp, self.thread.new_id().as_str(), false).map(ResponseBody::page)
     }
 
-    /// A limit of the connection's was reached.
-    pub fn limited(&self, limit: Limit) {
-        self.0.limited(limit);
+    fn unread(self: &Rc<Self>, client: &Rc<Client>, fault: HeadFault) -> Bytes {
+        let error = match fault {
+            HeadFault::HeadTimeout => ProxyError::HeadTimeout,
+            HeadFault::Malformed => ProxyError::Malformed("The request is not valid HTTP."),
+            HeadFault::TooLarge => ProxyError::TooManyFields,
+            HeadFault::Fragment => ProxyError::Malformed("The request target has a fragment."),
+        };
+        unread::refuse(&self.thread, client, error)
     }
 
-    /// Work that serves no request: hands log lines over, and closes idle connections whose time
-    /// is over. Call it about once a second.
-    pub fn sweep(&self, now: Instant) {
-        self.0.lines.flush();
-        self.0.idle.sweep(now);
-    }
-
-    /// Replaces what the following requests see. Requests on their way keep what they have.
-    pub fn install(&self, snapshot: Arc<Snapshot>) {
-        self.0.install(snapshot);
+    fn limited(&self, limit: Limit) {
+        self.thread.limited(limit);
     }
 }
 
@@ -179,7 +199,7 @@ async fn serve(
 
     let (origin, now, via) = (exchange.origin(), clock::unix(), view.via(exchange.pool()));
     if let Some(via) = via.filter(|via| via.has_been_here(&head.headers)) {
-        via.tell(service.pool.name(), client.listener(), exchange.id().as_str(), clock::now());
+        via.tell(service.pool.name(), client.listener_name(), exchange.id().as_str(), clock::now());
         return Err(ProxyError::Loop);
     }
     let effect = service.affinity.apply_rules(head, origin.client(), &service.pool).or(way.effect);

@@ -23,9 +23,9 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 /// Stands for a client of which nobody has said who it is (RFC 7239 §6.2).
 const UNKNOWN: &str = "unknown";
 
-/// What of a listener matters to requests.
+/// What requests have to know of their listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Door {
+pub struct ListenerInfo {
     /// Its position among the listeners of the configuration.
     pub position: usize,
     /// What the access log calls it.
@@ -42,7 +42,7 @@ pub struct Door {
     pub https: Option<Redirect>,
 }
 
-impl Door {
+impl ListenerInfo {
     /// Whether a proxy at `address` is believed.
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|net| net.contains(&address))
@@ -51,7 +51,7 @@ impl Door {
 
 /// What is remembered of a client connection.
 pub struct Client {
-    door: Arc<Door>,
+    listener: Arc<ListenerInfo>,
     address: IpAddr,
     is_trusted: bool,
     /// The holder of the certificate that it has shown.
@@ -91,14 +91,14 @@ fn scheme_of(is_secure: bool) -> &'static str {
 }
 
 impl Client {
-    /// A client that connected to `door` from `address`.
-    pub fn new(door: &Arc<Door>, address: IpAddr, subject: Option<HeaderValue>) -> Client {
+    /// A client that connected to `listener` from `address`.
+    pub fn new(listener: &Arc<ListenerInfo>, address: IpAddr, subject: Option<HeaderValue>) -> Client {
         // A listener on [::] sees IPv4 clients at mapped addresses, which no application expects.
         let address = address.to_canonical();
-        let is_trusted = door.trusts(address);
+        let is_trusted = listener.trusts(address);
         let forwarding = Forwarding::new(address);
         Client {
-            door: Arc::clone(door),
+            listener: Arc::clone(listener),
             address,
             is_trusted,
             subject,
@@ -109,13 +109,13 @@ impl Client {
     }
 
     /// What the access log calls its listener.
-    pub(super) fn listener(&self) -> &str {
-        &self.door.name
+    pub(super) fn listener_name(&self) -> &str {
+        &self.listener.name
     }
 
     /// The position of its listener.
     pub(super) fn position(&self) -> usize {
-        self.door.position
+        self.listener.position
     }
 
     /// The address that it connected from, as text.
@@ -139,12 +139,13 @@ impl Client {
 
     /// Where a request with these fields comes from.
     pub(super) fn origin(&self, headers: &HeaderMap) -> Origin {
-        let own = Origin { address: self.address, is_known: true, is_secure: self.door.is_secure, is_relayed: false };
+        let own =
+            Origin { address: self.address, is_known: true, is_secure: self.listener.is_secure, is_relayed: false };
         if !self.is_trusted {
             return own;
         }
-        let field = self.door.forwarded;
-        match forwarded::client(field, headers, self.address, |address| self.door.trusts(address)) {
+        let field = self.listener.forwarded;
+        match forwarded::client(field, headers, self.address, |address| self.listener.trusts(address)) {
             Said::Client(address, is_secure) => {
                 Origin { address, is_secure: is_secure.unwrap_or(own.is_secure), is_relayed: true, ..own }
             }
@@ -158,17 +159,17 @@ impl Client {
 
     /// Whether a trusted proxy's field `name` goes on to a backend, with a request from `origin`.
     pub(super) fn passes_on(&self, origin: Origin, name: &str) -> bool {
-        origin.is_relayed && self.door.forwarded.holds(name)
+        origin.is_relayed && self.listener.forwarded.holds(name)
     }
 
     /// Where a request from `origin` is sent because it did not come by TLS.
     pub(super) fn leads_to_tls(&self, origin: Origin) -> Option<&Redirect> {
-        self.door.https.as_ref().filter(|_| !origin.is_secure)
+        self.listener.https.as_ref().filter(|_| !origin.is_secure)
     }
 
     /// What a response to a request from `origin` is to tell a browser to do from now on.
     pub(super) fn hsts(&self, origin: Origin) -> Option<&HeaderValue> {
-        self.door.hsts.as_ref().filter(|_| origin.is_secure)
+        self.listener.hsts.as_ref().filter(|_| origin.is_secure)
     }
 
     /// Tells a backend of the client, and what the request is called. The field in which trusted proxies named it is gone on with, all
@@ -216,7 +217,7 @@ impl Client {
         let told = forwarded::last_value(headers, &X_FORWARDED_HOST);
         if let Some(host) = host {
             // Its elements tell of one hop each, and this is of the proxy's.
-            headers.append(FORWARDED, forwarding.values(host, scheme_of(self.door.is_secure)).0);
+            headers.append(FORWARDED, forwarding.values(host, scheme_of(self.listener.is_secure)).0);
         }
         if let Some(host) = told.or(host.cloned()) {
             let port = forwarded::last_value(headers, &X_FORWARDED_PORT).filter(|port| is_port(port.as_bytes()));
@@ -332,7 +333,7 @@ mod tests {
     fn client(address: &str, trusted: &[&str]) -> Client {
         let trusted = trusted.iter().map(|net| net.parse().unwrap()).collect();
         Client::new(
-            &Arc::new(Door {
+            &Arc::new(ListenerInfo {
                 position: 0,
                 name: "l".into(),
                 is_secure: false,

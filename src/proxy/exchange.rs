@@ -418,7 +418,7 @@ impl Drop for Exchange {
         self.record.write(
             &thread.lines,
             &Ended {
-                listener: self.client.listener(),
+                listener: self.client.listener_name(),
                 client: &self.client.text_of(self.origin),
                 pool: service.map(|service| &**service.pool.name()),
                 backend: service.zip(self.backend).map(|(service, index)| &**service.pool.backend(index).name()),

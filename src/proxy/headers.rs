@@ -218,7 +218,7 @@ pub(super) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::Door;
+    use super::super::client::ListenerInfo;
     use super::super::forwarded::Field;
     use super::*;
     use http::Request;
@@ -283,7 +283,7 @@ mod tests {
     }
 
     fn forward(headers: &mut HeaderMap) -> bool {
-        let door = Door {
+        let door = ListenerInfo {
             position: 0,
             name: "l".into(),
             is_secure: false,

@@ -18,17 +18,8 @@ use super::exchange::{Break, Exchange};
 use super::tunnel::{Limits, Tunnel};
 use super::{respond, trailers};
 use crate::clock;
+use crate::handler::{Reply, ResponseContent};
 use crate::upstream::{Fact, Failure, Received};
-
-/// What a request gets.
-pub struct Reply {
-    /// The response.
-    pub response: Response<ResponseBody>,
-    /// What takes over once the response has gone out.
-    pub tunnel: Option<Tunnel>,
-    /// The response goes on for as long as its client is there: one that says no more has gone.
-    pub is_stream: bool,
-}
 
 /// The body of a response, with all that is to be done when it ends.
 pub struct ResponseBody {
@@ -73,7 +64,7 @@ impl std::fmt::Display for BrokenOff {
 impl std::error::Error for BrokenOff {}
 
 /// The backend's answer, as it goes to the client.
-pub(super) async fn relay(mut exchange: Box<Exchange>, answer: Answer) -> Reply {
+pub(super) async fn relay(mut exchange: Box<Exchange>, answer: Answer) -> Reply<ResponseBody> {
     let (mut head, received) = answer.into_parts();
     exchange.answered(head.status);
     exchange.explain(&mut head.headers);
@@ -98,7 +89,7 @@ pub(super) async fn relay(mut exchange: Box<Exchange>, answer: Answer) -> Reply 
 }
 
 /// The backend's answer that another protocol begins, and what moves its bytes.
-pub(super) async fn switch(mut exchange: Box<Exchange>, answer: Answer) -> Reply {
+pub(super) async fn switch(mut exchange: Box<Exchange>, answer: Answer) -> Reply<ResponseBody> {
     let (mut head, received) = answer.into_parts();
     let mut received = Some(received);
     let switched =
@@ -113,11 +104,11 @@ pub(super) async fn switch(mut exchange: Box<Exchange>, answer: Answer) -> Reply
     let limits = exchange.own_timeouts().map_or(Limits::default(), Limits::of);
     let tunnel = Tunnel::new(exchange, backend, read, limits);
     let nothing = ResponseBody { content: Content::Page(Bytes::new()), exchange: None };
-    Reply { response: Response::from_parts(head, nothing), tunnel: Some(tunnel), is_stream: false }
+    Reply { response: Response::from_parts(head, nothing), tunnel: Some(Box::new(tunnel)), is_stream: false }
 }
 
 /// An answer that sends the client elsewhere.
-pub(super) fn redirect(mut exchange: Box<Exchange>, mut response: Response<()>) -> Reply {
+pub(super) fn redirect(mut exchange: Box<Exchange>, mut response: Response<()>) -> Reply<ResponseBody> {
     exchange.answered(response.status());
     apply_to_local_reply(&exchange, response.headers_mut());
     exchange.explain(response.headers_mut());
@@ -126,7 +117,7 @@ pub(super) fn redirect(mut exchange: Box<Exchange>, mut response: Response<()>) 
 }
 
 /// A page that says why there is no answer.
-pub(super) fn refuse(mut exchange: Box<Exchange>, error: ProxyError) -> Reply {
+pub(super) fn refuse(mut exchange: Box<Exchange>, error: ProxyError) -> Reply<ResponseBody> {
     exchange.refused(error);
     let mut response = respond::respond(error, exchange.id().as_str(), exchange.accepts_json());
     apply_to_local_reply(&exchange, response.headers_mut());
@@ -236,18 +227,6 @@ impl ResponseBody {
         }
     }
 
-    /// Whether all of the request's body has been read by now.
-    pub fn has_read_request(&self) -> bool {
-        self.exchange.as_ref().is_some_and(|exchange| exchange.has_read_request())
-    }
-
-    /// It is given up before its end, and of what it gave so many bytes never left.
-    pub fn lost(&mut self, bytes: u64) {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.lost(bytes);
-        }
-    }
-
     /// All of it has been read: the connection can serve the next request.
     fn end(&mut self, cx: &mut Context<'_>) {
         if let Content::Relayed { received, .. } = std::mem::replace(&mut self.content, Content::Page(Bytes::new())) {
@@ -256,5 +235,17 @@ impl ResponseBody {
                 exchange.completed(wire);
             }
         }
+    }
+}
+
+impl ResponseContent for ResponseBody {
+    fn lost(&mut self, bytes: u64) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.lost(bytes);
+        }
+    }
+
+    fn has_read_request(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.has_read_request())
     }
 }

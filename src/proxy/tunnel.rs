@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::exchange::Exchange;
 use super::timeouts::Timeouts;
 use crate::clock;
+use crate::handler::{self, Duplex};
 use crate::net::Stream;
 
 /// What is read at once, and so the most that is held for a side that can't take it.
@@ -53,37 +54,43 @@ impl Tunnel {
     pub(super) fn new(exchange: Box<Exchange>, backend: Stream, read: Bytes, limits: Limits) -> Tunnel {
         Tunnel { exchange, backend, read, limits }
     }
+}
 
-    /// Moves bytes between the client, of which `read` came already, and the backend, until both
-    /// have ended or a limit is reached.
-    pub async fn run<C: AsyncRead + AsyncWrite + Unpin>(self, mut client: C, read: Bytes) {
-        let Tunnel { mut exchange, mut backend, read: answered, limits } = self;
-        let begun = clock::now();
-        let mut up = Flow::new(read);
-        let mut down = Flow::new(answered);
-        let mut is_ending = false;
-        exchange.limit().set(limits.due(begun, begun));
-        let ended = poll_fn(|cx| {
-            let moved = up.moved + down.moved;
-            let up_ends = up.poll(cx, &mut client, &mut backend);
-            let down_ends = down.poll(cx, &mut backend, &mut client);
-            if let (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) = (&up_ends, &down_ends) {
-                return Poll::Ready(Some(error.kind()));
-            }
-            if up_ends.is_ready() && down_ends.is_ready() {
-                return Poll::Ready(None);
-            }
-            let ends = up_ends.is_ready() || down_ends.is_ready();
-            if up.moved + down.moved != moved || ends != is_ending {
-                is_ending = ends;
-                let limits = if ends { limits.at_the_end() } else { limits };
-                exchange.limit().set(limits.due(begun, clock::now()));
-            }
-            exchange.limit().poll(cx).map(|()| Some(io::ErrorKind::TimedOut))
-        })
-        .await;
-        exchange.tunnelled(up.moved, down.moved, ended);
+impl handler::Tunnel for Tunnel {
+    fn run(self: Box<Self>, client: Box<dyn Duplex>, read: Bytes) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(run(*self, client, read))
     }
+}
+
+/// Moves bytes between the client, of which `read` came already, and the backend, until both
+/// have ended or a limit is reached.
+async fn run(tunnel: Tunnel, mut client: Box<dyn Duplex>, read: Bytes) {
+    let Tunnel { mut exchange, mut backend, read: answered, limits } = tunnel;
+    let begun = clock::now();
+    let mut up = Flow::new(read);
+    let mut down = Flow::new(answered);
+    let mut is_ending = false;
+    exchange.limit().set(limits.due(begun, begun));
+    let ended = poll_fn(|cx| {
+        let moved = up.moved + down.moved;
+        let up_ends = up.poll(cx, &mut client, &mut backend);
+        let down_ends = down.poll(cx, &mut backend, &mut client);
+        if let (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) = (&up_ends, &down_ends) {
+            return Poll::Ready(Some(error.kind()));
+        }
+        if up_ends.is_ready() && down_ends.is_ready() {
+            return Poll::Ready(None);
+        }
+        let ends = up_ends.is_ready() || down_ends.is_ready();
+        if up.moved + down.moved != moved || ends != is_ending {
+            is_ending = ends;
+            let limits = if ends { limits.at_the_end() } else { limits };
+            exchange.limit().set(limits.due(begun, clock::now()));
+        }
+        exchange.limit().poll(cx).map(|()| Some(io::ErrorKind::TimedOut))
+    })
+    .await;
+    exchange.tunnelled(up.moved, down.moved, ended);
 }
 
 impl Limits {

@@ -24,7 +24,7 @@ pub(super) fn refuse(thread: &ThreadState, client: &Rc<Client>, error: ProxyErro
     thread.lines.write(&Record {
         time: clock::unix(),
         id: id.as_str(),
-        listener: client.listener(),
+        listener: client.listener_name(),
         client: client.text(),
         method: "-",
         host: b"",

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use http::Version;
 
-use super::conn::Tunnel;
 use crate::clock;
+use crate::handler::Tunnel;
 use crate::net::interim::InterimQueue;
 
 /// Bytes of a body that hyper has to write from which on it gets no more: enough that small pieces go out together.
@@ -283,5 +283,47 @@ impl Stall {
     /// Since when something waits for the client to take it.
     pub(super) fn since(&self) -> Option<Instant> {
         self.since.get()
+    }
+}
+
+/// A request under way.
+pub(super) struct RequestGuard {
+    activity: Rc<Activity>,
+    is_answered: bool,
+}
+
+impl RequestGuard {
+    pub(super) fn begin(activity: &Rc<Activity>) -> RequestGuard {
+        activity.busy.set(activity.busy.get() + 1);
+        activity.requests.set(activity.requests.get().saturating_add(1));
+        activity.head_since.set(None);
+        activity.is_answered.set(false);
+        activity.is_stream.set(false);
+        activity.is_left.set(false);
+        activity.closed_since.set(None);
+        RequestGuard { activity: Rc::clone(activity), is_answered: false }
+    }
+
+    /// Notes that the response is there; `is_stream` if it goes on for as long as its client is there.
+    pub(super) fn answered(&mut self, is_stream: bool) {
+        self.is_answered = true;
+        self.activity.is_answered.set(true);
+        self.activity.is_stream.set(is_stream);
+    }
+
+    /// What its connection is at.
+    pub(super) fn activity(&self) -> &Rc<Activity> {
+        &self.activity
+    }
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        let activity = &self.activity;
+        activity.busy.set(activity.busy.get() - 1);
+        activity.quiet_since.set(clock::now());
+        if !self.is_answered {
+            activity.cancelled.set(activity.cancelled.get().saturating_add(1));
+        }
     }
 }

@@ -9,27 +9,18 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
-use super::activity::{Activity, Stall};
-use super::conn::Busy;
-
-/// A body that is told how much of it did not reach its client.
-pub trait Content: Body<Data = Bytes> {
-    /// It is given up before its end, and of the bytes that it gave so many never left.
-    fn lost(&mut self, bytes: u64);
-
-    /// Whether all of the request's body has been read by now.
-    fn has_read_request(&self) -> bool;
-}
+use super::activity::{Activity, RequestGuard, Stall};
+use crate::handler::ResponseContent;
 
 /// A response's body that keeps its connection busy until it ends.
 ///
 /// hyper drops what it has buffered, the head of the response too, when a body fails: the client of an
 /// answer that breaks off early would get not one byte of it, and browsers send a request again, a POST
-/// too, whose kept connection ended without a byte. So the error of a body is held back until
+/// too, account kept connection ended without a byte. So the error of a body is held back until
 /// what came before it has been flushed.
-pub(super) struct Tracked<B: Content> {
+pub(super) struct TrackedBody<B: ResponseContent> {
     body: B,
-    busy: Option<Busy>,
+    busy: Option<RequestGuard>,
     /// On a stream of HTTP/2: where it is noted that the client doesn't take what there is.
     stall: Option<Rc<Stall>>,
     /// How often the connection had been flushed when hyper was given something last: the head, at first.
@@ -38,16 +29,16 @@ pub(super) struct Tracked<B: Content> {
     held: Option<B::Error>,
 }
 
-impl<B: Content> Tracked<B> {
-    pub(super) fn new(body: B, busy: Option<Busy>, stall: Option<Rc<Stall>>) -> Tracked<B> {
+impl<B: ResponseContent> TrackedBody<B> {
+    pub(super) fn new(body: B, busy: Option<RequestGuard>, stall: Option<Rc<Stall>>) -> TrackedBody<B> {
         let flushes = busy.as_ref().map_or(0, |busy| busy.activity().flushes());
-        Tracked { body, busy, stall, flushes, given: 0, held: None }
+        TrackedBody { body, busy, stall, flushes, given: 0, held: None }
     }
 
-    fn whose(&self) -> Option<Whose> {
+    fn account(&self) -> Option<Account> {
         match &self.stall {
-            Some(stall) => Some(Whose::Stream(Rc::clone(stall))),
-            None => self.busy.as_ref().map(|busy| Whose::Connection(Rc::clone(busy.activity()))),
+            Some(stall) => Some(Account::Stream(Rc::clone(stall))),
+            None => self.busy.as_ref().map(|busy| Account::Connection(Rc::clone(busy.activity()))),
         }
     }
 
@@ -72,14 +63,17 @@ impl<B: Content> Tracked<B> {
     }
 }
 
-impl<B: Content + Unpin> Body for Tracked<B>
+impl<B: ResponseContent + Unpin> Body for TrackedBody<B>
 where
     B::Error: Unpin,
 {
-    type Data = Piece;
+    type Data = CountedChunk;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<CountedChunk>, B::Error>>> {
         if self.is_ahead(cx) {
             return Poll::Pending;
         }
@@ -94,8 +88,8 @@ where
                 Some(Ok(frame)) => {
                     self.flushes = self.busy.as_ref().map_or(0, |busy| busy.activity().flushes());
                     self.given += frame.data_ref().map_or(0, |data| data.len() as u64);
-                    let whose = self.whose();
-                    return Poll::Ready(Some(Ok(frame.map_data(|bytes| Piece::new(bytes, whose)))));
+                    let account = self.account();
+                    return Poll::Ready(Some(Ok(frame.map_data(|bytes| CountedChunk::new(bytes, account)))));
                 }
             }
         }
@@ -114,11 +108,11 @@ where
     }
 }
 
-impl<B: Content> Drop for Tracked<B> {
+impl<B: ResponseContent> Drop for TrackedBody<B> {
     fn drop(&mut self) {
         // hyper lets a body go that has come to its end before it has flushed it.
         if !self.body.is_end_stream()
-            && let Some(unsent @ 1..) = self.whose().map(|whose| whose.unsent())
+            && let Some(unsent @ 1..) = self.account().map(|account| account.unsent())
         {
             self.body.lost(unsent.min(self.given));
         }
@@ -126,40 +120,40 @@ impl<B: Content> Drop for Tracked<B> {
 }
 
 /// A part of a body, which counts as unsent for as long as hyper holds it.
-pub(super) struct Piece {
+pub(super) struct CountedChunk {
     bytes: Bytes,
-    whose: Option<Whose>,
+    account: Option<Account>,
 }
 
 /// Where it is counted.
-enum Whose {
+enum Account {
     /// On HTTP/1, with all that there is of one response.
     Connection(Rc<Activity>),
     Stream(Rc<Stall>),
 }
 
-impl Whose {
+impl Account {
     fn unsent(&self) -> u64 {
         match self {
-            Whose::Connection(activity) => activity.unsent(),
-            Whose::Stream(stall) => stall.unsent(),
+            Account::Connection(activity) => activity.unsent(),
+            Account::Stream(stall) => stall.unsent(),
         }
     }
 }
 
-impl Piece {
-    fn new(bytes: Bytes, whose: Option<Whose>) -> Piece {
+impl CountedChunk {
+    fn new(bytes: Bytes, account: Option<Account>) -> CountedChunk {
         let length = bytes.len() as u64;
-        match &whose {
-            Some(Whose::Connection(activity)) => activity.gave(length),
-            Some(Whose::Stream(stall)) => stall.gave(length),
+        match &account {
+            Some(Account::Connection(activity)) => activity.gave(length),
+            Some(Account::Stream(stall)) => stall.gave(length),
             None => {}
         }
-        Piece { bytes, whose }
+        CountedChunk { bytes, account }
     }
 }
 
-impl Buf for Piece {
+impl Buf for CountedChunk {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
     }
@@ -170,9 +164,9 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        match &self.whose {
-            Some(Whose::Connection(activity)) => activity.wrote(count as u64),
-            Some(Whose::Stream(stall)) => stall.wrote(count as u64),
+        match &self.account {
+            Some(Account::Connection(activity)) => activity.wrote(count as u64),
+            Some(Account::Stream(stall)) => stall.wrote(count as u64),
             None => {}
         }
     }
@@ -199,7 +193,7 @@ mod tests {
         }
     }
 
-    impl Content for Breaks {
+    impl ResponseContent for Breaks {
         fn has_read_request(&self) -> bool {
             true
         }
@@ -214,12 +208,12 @@ mod tests {
         for (written, lost) in [(0, 10), (4, 6), (10, 0)] {
             let told = Rc::new(Cell::new(0));
             let body = Breaks(Some(Bytes::from_static(b"ten bytes.")), Rc::clone(&told));
-            let mut tracked = Tracked::new(body, None, Some(Rc::default()));
+            let mut tracked = TrackedBody::new(body, None, Some(Rc::default()));
             let cx = &mut Context::from_waker(Waker::noop());
             let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut tracked).poll_frame(cx) else { panic!("a frame") };
-            let Ok(mut piece) = frame.into_data() else { panic!("data") };
-            piece.advance(written);
-            drop((piece, tracked));
+            let Ok(mut chunk) = frame.into_data() else { panic!("data") };
+            chunk.advance(written);
+            drop((chunk, tracked));
             assert_eq!(told.get(), lost, "{written} bytes were written");
         }
     }

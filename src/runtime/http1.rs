@@ -13,26 +13,14 @@ use bytes::Bytes;
 use hyper::server::conn::http1;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use super::Limits;
 use super::activity::Activity;
-use super::conn::{Common, Fault, Handler, Head, Tunnel, service};
+use super::conn_context::{ConnContext, HeadWait};
+use super::conn_timeouts::{self, ConnState, Next};
 use super::io::Io;
-use super::phase::{self, Next, Situation};
+use super::service::service;
 use crate::clock;
+use crate::handler::{Handler, HeadFault, Tunnel};
 use crate::net::Stream;
-
-/// The least that hyper has for a head.
-const LEAST_BUFFER: usize = 8 * 1024;
-
-/// How hyper is to read requests.
-pub(super) fn builder(limits: &Limits) -> http1::Builder {
-    let mut http = http1::Builder::new();
-    // Clients may close their sending side and wait for the answer (RFC 9112 §9.6 has no rule
-    // against it, and `nc` does).
-    // What holds a head holds no more than a head may have, however it comes.
-    http.half_close(true).max_header_size(limits.header_bytes).max_buf_size(limits.header_bytes.max(LEAST_BUFFER));
-    http
-}
 
 /// How a spell in hyper ended.
 enum Ended {
@@ -45,28 +33,28 @@ enum Ended {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>, common: Rc<Common<H>>) {
+pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>, context: Rc<ConnContext<H>>) {
     let (requests, mut prefix) = (Rc::default(), Bytes::new());
     loop {
         let since = match prefix.is_empty() {
             false => Some(clock::now()),
-            true => match common.head(&stream).await {
-                Head::Came(since) => since,
-                Head::TooLate => return too_late(stream, &client, &common).await,
-                Head::Never => return leave(stream, &common).await,
+            true => match context.head(&stream).await {
+                HeadWait::Came(since) => since,
+                HeadWait::TooLate => return too_late(stream, &client, &context).await,
+                HeadWait::Never => return leave(stream, &context).await,
             },
         };
         // In a box of its own, which goes when the connection is parked again.
-        match Box::pin(active(stream, prefix, since, &client, &common, &requests)).await {
+        match Box::pin(active(stream, prefix, since, &client, &context, &requests)).await {
             Ended::Closed => return,
             Ended::Quiet(quiet, rest) => (stream, prefix) = (quiet, rest),
             Ended::Over(stream, rest, tunnel) => {
-                drop((client, common));
+                drop((client, context));
                 return tunnel.run(Box::new(stream), rest).await;
             }
         }
-        if prefix.is_empty() && !common.readable(stream.socket()).await {
-            return leave(stream, &common).await;
+        if prefix.is_empty() && !context.readable(stream.socket()).await {
+            return leave(stream, &context).await;
         }
     }
 }
@@ -77,21 +65,22 @@ async fn active<H: Handler>(
     prefix: Bytes,
     since: Option<Instant>,
     client: &Rc<H::Client>,
-    common: &Rc<Common<H>>,
+    context: &Rc<ConnContext<H>>,
     requests: &Rc<Cell<u32>>,
 ) -> Ended {
     let activity = Activity::new(requests);
     activity.head_since.set(since);
-    let service = service(common, Rc::clone(client), Rc::clone(&activity));
-    let mut connection = common.http1.serve_connection(Io::new(stream, prefix, &activity).without_fragments(), service);
-    let limit = common.clock.deadline();
-    limit.set_after(phase::QUIET);
+    let service = service(context, Rc::clone(client), Rc::clone(&activity));
+    let mut connection =
+        context.http1.serve_connection(Io::new(stream, prefix, &activity).without_fragments(), service);
+    let limit = context.clock.deadline();
+    limit.set_after(conn_timeouts::QUIET);
     // At the end of the process hyper is told nothing: it would close as soon as a response has gone out that does
     // not say so, when the client may have sent its next request.
     let mut is_told = false;
     let next = poll_fn(|cx| {
         // What has begun to be answered is cut off; what has not is answered now, and then hyper is done.
-        if common.is_over()
+        if context.is_over()
             && !std::mem::replace(&mut is_told, true)
             && (activity.busy.get() == 0 || activity.is_answered.get())
         {
@@ -102,17 +91,17 @@ async fn active<H: Handler>(
         }
         let mut look = activity.is_first_over();
         while std::mem::take(&mut look) || limit.poll(cx).is_ready() {
-            let situation = Situation {
+            let state = ConnState {
                 busy: activity.busy.get() > 0,
                 first: activity.is_first_over(),
                 quiet_since: activity.quiet_since.get(),
                 head_since: activity.head_since.get(),
                 blocked_since: activity.blocked_since.get(),
             };
-            match phase::next(situation, clock::now(), &common.limits) {
+            match conn_timeouts::next(state, clock::now(), &context.limits) {
                 Next::Wait(at) => {
                     limit.set(at);
-                    if situation.busy {
+                    if state.busy {
                         activity.probe.set(true);
                         if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                             return Poll::Ready(Err(result));
@@ -132,7 +121,7 @@ async fn active<H: Handler>(
             return Ended::Quiet(stream, rest);
         }
         Ok(Next::HeadTimeout) => {
-            too_late(apart(connection.into_parts()).0, client, common).await;
+            too_late(apart(connection.into_parts()).0, client, context).await;
         }
         Ok(Next::Abort | Next::Wait(_)) => {}
         Err(Ok(())) if activity.has_tunnel() => {
@@ -143,12 +132,12 @@ async fn active<H: Handler>(
         }
         Err(_) if activity.has_fragment.get() => {
             let (mut stream, _) = apart(connection.into_parts());
-            stream.write_now(&common.handler.unread(client, Fault::Fragment));
+            stream.write_now(&context.handler.unread(client, HeadFault::Fragment));
             linger(&mut stream, false).await;
         }
         Err(result) => {
             let error = result.err();
-            let is_refused = error.as_ref().is_some_and(|error| refused(error, common, client));
+            let is_refused = error.as_ref().is_some_and(|error| refused(error, context, client));
             // What came of an answer that broke off is to be read, too.
             let is_cut = error.is_some_and(|error| error.is_user());
             if is_refused || is_cut || activity.lingers.get() {
@@ -160,8 +149,8 @@ async fn active<H: Handler>(
 }
 
 /// Ends a connection on which a head did not come in time.
-async fn too_late<H: Handler>(mut stream: Stream, client: &Rc<H::Client>, common: &Rc<Common<H>>) {
-    stream.write_now(&common.handler.unread(client, Fault::HeadTimeout));
+async fn too_late<H: Handler>(mut stream: Stream, client: &Rc<H::Client>, context: &Rc<ConnContext<H>>) {
+    stream.write_now(&context.handler.unread(client, HeadFault::HeadTimeout));
     linger(&mut stream, false).await;
 }
 
@@ -182,10 +171,10 @@ fn joined(first: Bytes, second: Bytes) -> Bytes {
 }
 
 /// Whether hyper ended the connection because of what came on it.
-fn refused<H: Handler>(error: &hyper::Error, common: &Common<H>, client: &Rc<H::Client>) -> bool {
+fn refused<H: Handler>(error: &hyper::Error, context: &ConnContext<H>, client: &Rc<H::Client>) -> bool {
     if error.is_parse() {
-        let fault = if error.is_parse_too_large() { Fault::TooLarge } else { Fault::Malformed };
-        common.handler.unread(client, fault);
+        let fault = if error.is_parse_too_large() { HeadFault::TooLarge } else { HeadFault::Malformed };
+        context.handler.unread(client, fault);
     }
     error.is_parse()
 }
@@ -203,8 +192,8 @@ const LINGER_IDLE: Duration = Duration::from_millis(500);
 
 /// Ends a connection on which there is no request, because of its idle time or the end of the process. In the
 /// latter case a request may be on its way: its client is to find the connection closed, and not reset.
-pub(super) async fn leave<H>(mut stream: Stream, common: &Common<H>) {
-    if common.is_draining() {
+pub(super) async fn leave<H>(mut stream: Stream, context: &ConnContext<H>) {
+    if context.is_draining() {
         end(&mut stream, LINGER_IDLE, false).await;
     }
 }

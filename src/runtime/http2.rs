@@ -9,20 +9,18 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Version};
-use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::{Service, service_fn};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
-use super::Limits;
 use super::activity::{Activity, Stall};
-use super::conn::{Busy, Common, Handler, Tunnel, service};
+use super::conn_context::ConnContext;
+use super::conn_timeouts::{self, Next, StreamsState};
 use super::io::Io;
-use super::phase::{self, Next, Streams};
+use super::service::service;
+use super::settings::Limits;
 use crate::clock::{self, Deadline};
+use crate::handler::Handler;
 use crate::net::Stream;
 
 /// Requests of one connection at once; what nginx and HAProxy allow.
@@ -39,24 +37,24 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (STREAMS + STREAMS / 4);
 const SEND_BUFFER: usize = 4 * 1024;
 
 /// Serves one connection until it ends.
-pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, common: Rc<Common<H>>) {
+pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, context: Rc<ConnContext<H>>) {
     let activity = Activity::of_streams();
-    let service = service(&common, client, Rc::clone(&activity));
+    let service = service(&context, client, Rc::clone(&activity));
     // In a box: it is moved some times until it is a stream's task, and takes kilobytes.
     let service = service_fn(move |request| Box::pin(service.call(request)));
     let spawner =
-        Spawner { activity: Rc::clone(&activity), clock: common.clock.clone(), patience: common.limits.idle_timeout };
+        Spawner { activity: Rc::clone(&activity), clock: context.clock.clone(), patience: context.limits.idle_timeout };
     let io = Io::new(stream, Bytes::new(), &activity);
-    let mut connection = builder(spawner, &common.limits).serve_connection(io, service);
-    let limit = common.clock.deadline();
-    limit.set_after(phase::QUIET);
-    let most = common.limits.requests_per_connection.unwrap_or(u32::MAX);
+    let mut connection = builder(spawner, &context.limits).serve_connection(io, service);
+    let limit = context.clock.deadline();
+    limit.set_after(conn_timeouts::QUIET);
+    let most = context.limits.requests_per_connection.unwrap_or(u32::MAX);
     let mut retire = false;
     let mut retired = None;
     poll_fn(|cx| {
         loop {
             retire |= activity.requests.get() >= most;
-            if (retire || common.is_draining()) && retired.is_none() {
+            if (retire || context.is_draining()) && retired.is_none() {
                 retired = Some(clock::now());
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -70,7 +68,7 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, com
             if limit.poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            let situation = Streams {
+            let state = StreamsState {
                 busy: activity.busy.get() > 0,
                 quiet_since: activity.quiet_since.get(),
                 blocked_since: activity.blocked_since.get(),
@@ -78,11 +76,11 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, com
                 requests: activity.requests.get(),
                 cancelled: activity.cancelled.get(),
             };
-            match phase::next_of_streams(situation, clock::now(), &common.limits) {
+            match conn_timeouts::next_of_streams(state, clock::now(), &context.limits) {
                 Next::Wait(at) => limit.set(at),
                 Next::Park => {
                     retire = true;
-                    limit.set_after(phase::QUIET);
+                    limit.set_after(conn_timeouts::QUIET);
                 }
                 Next::Abort | Next::HeadTimeout => return Poll::Ready(()),
             }
@@ -102,21 +100,6 @@ fn builder(spawner: Spawner, limits: &Limits) -> http2::Builder<Spawner> {
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .enable_connect_protocol();
     http
-}
-
-/// How a stream's bytes can be had once the answer to its CONNECT (RFC 8441) has gone out.
-pub(super) fn takeover(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
-    let connects = request.version() == Version::HTTP_2 && *request.method() == Method::CONNECT;
-    connects.then(|| hyper::upgrade::on(request))
-}
-
-/// Goes on with a stream when HTTP is over on it.
-pub(super) async fn tunnel(upgrade: OnUpgrade, tunnel: Box<dyn Tunnel>, busy: Busy) {
-    // An error means that the client took the stream back before it was answered.
-    if let Ok(stream) = upgrade.await {
-        tunnel.run(Box::new(TokioIo::new(stream)), Bytes::new()).await;
-    }
-    drop(busy);
 }
 
 /// Makes a task of each stream, on the connection's thread.

@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::activity::Activity;
-use super::first_line::FirstLine;
-use super::phase;
+use super::conn_timeouts;
+use super::request_line::RequestLine;
 use crate::clock;
 use crate::net::Stream;
 
@@ -27,7 +27,7 @@ pub(super) struct Io {
     /// Bytes that the client had taken when it was last seen to take no more.
     taken: u64,
     /// How far the first line of a request has been looked at; `None` where nobody looks.
-    line: Option<FirstLine>,
+    line: Option<RequestLine>,
 }
 
 impl Io {
@@ -40,7 +40,7 @@ impl Io {
     /// [`Activity::has_fragment`] is set. Seen where nothing else is under way; in a request that comes before
     /// the answer to the one before it, the fragment is cut off.
     pub(super) fn without_fragments(mut self) -> Io {
-        self.line = Some(FirstLine::Begins);
+        self.line = Some(RequestLine::Begins);
         self
     }
 
@@ -122,9 +122,9 @@ impl Read for Io {
         let is_quiet = self.activity.busy.get() == 0;
         let begins = is_quiet && self.activity.head_since.get().is_none();
         if let (true, Some(line)) = (begins, &mut self.line) {
-            *line = FirstLine::Begins;
+            *line = RequestLine::Begins;
         }
-        let is_looked_at = is_quiet && self.line.is_some_and(|line| line != FirstLine::Over);
+        let is_looked_at = is_quiet && self.line.is_some_and(|line| line != RequestLine::Over);
         let poll = match is_looked_at {
             true => self.poll_read_head(cx, &mut buf),
             false => Pin::new(&mut self.stream).poll_read(cx, buf),
@@ -158,7 +158,11 @@ impl Write for Io {
                 let since = activity.closed_since.get().unwrap_or(clock::now());
                 activity.closed_since.set(Some(since));
                 let waits = !activity.is_answered.get();
-                if phase::has_left(clock::now().saturating_duration_since(since), waits, activity.is_stream.get()) {
+                if conn_timeouts::has_left(
+                    clock::now().saturating_duration_since(since),
+                    waits,
+                    activity.is_stream.get(),
+                ) {
                     if !waits {
                         return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                     }

@@ -13,14 +13,16 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::ListenerSettings;
-use super::conn::{self, Common, Counted, Handler};
+use super::conn;
+use super::conn_context::ConnContext;
+use super::conn_timeouts::ShutdownGrace;
 use super::connection_limit::{ConnectionLimit, ConnectionPermit};
-use super::phase::LastCall;
+use super::listener::ListenerInfo;
+use super::settings::ListenerSettings;
+use crate::handler::Handler;
 use crate::net::defer::{defer, undefer};
 use crate::net::unix::{self, SocketFile};
 use crate::net::{Address, Socket, bind, shortage, syn_filter};
@@ -43,7 +45,7 @@ pub struct Listeners {
 
 /// One thread's socket of one listener.
 pub(super) struct Bound {
-    door: Arc<Door>,
+    info: Arc<ListenerInfo>,
     socket: Open,
     metrics: Arc<Listener>,
 }
@@ -51,49 +53,6 @@ pub(super) struct Bound {
 enum Open {
     Tcp(StdTcp),
     Unix(StdUnix),
-}
-
-/// What is to be known of a listener when a client comes.
-pub(super) struct Door {
-    /// Its place in the configuration.
-    pub(super) index: usize,
-    pub(super) name: Arc<str>,
-    /// HTTP/2 is spoken in clear text by clients that know.
-    pub(super) http2: bool,
-    /// What shakes hands, where TLS is spoken.
-    pub(super) tls: Option<Arc<Acceptor>>,
-    /// Trusted peers begin with a PROXY header.
-    proxied: bool,
-    trusted: Vec<IpNet>,
-}
-
-impl Door {
-    fn new(index: usize, settings: &ListenerSettings, tls: Option<Arc<Acceptor>>) -> Door {
-        Door {
-            index,
-            name: settings.name.as_str().into(),
-            http2: settings.http2 && tls.is_none(),
-            tls,
-            proxied: settings.proxy_protocol,
-            trusted: settings.trusted_proxies.clone(),
-        }
-    }
-
-    /// Whether something comes before the first request.
-    pub(super) fn greets(&self) -> bool {
-        self.http2 || self.proxied || self.tls.is_some()
-    }
-
-    /// Whether a connection from `address` begins with a PROXY header. Never guessed from what comes,
-    /// as the specification has it: else any client could speak for any other.
-    pub(super) fn takes_header_from(&self, address: IpAddr) -> bool {
-        self.proxied && self.trusts(address)
-    }
-
-    /// Whether a proxy at `address` is believed.
-    fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted.iter().any(|net| net.contains(&address))
-    }
 }
 
 /// A listener's address can't be had.
@@ -141,16 +100,21 @@ impl Listeners {
         let by_thread = (0..threads.max(1)).map(|_| Vec::new()).collect();
         let mut all = Listeners { addresses: Vec::new(), by_thread, files: Vec::new() };
         for (index, each) in settings.iter().enumerate() {
-            let door = Arc::new(Door::new(index, each, tls.get(index).cloned().flatten()));
-            let address = all.open(each, &door, metrics);
+            let info = Arc::new(ListenerInfo::new(index, each, tls.get(index).cloned().flatten()));
+            let address = all.open(each, &info, metrics);
             all.addresses.push(address.map_err(|error| BindError { address: each.address.clone(), error })?);
         }
         Ok(all)
     }
 
     /// Opens a listener on every thread: where it listens.
-    fn open(&mut self, settings: &ListenerSettings, door: &Arc<Door>, metrics: &Metrics) -> io::Result<Address> {
-        let bound = |socket| Bound { door: Arc::clone(door), socket, metrics: metrics.listener(&door.name) };
+    fn open(
+        &mut self,
+        settings: &ListenerSettings,
+        info: &Arc<ListenerInfo>,
+        metrics: &Metrics,
+    ) -> io::Result<Address> {
+        let bound = |socket| Bound { info: Arc::clone(info), socket, metrics: metrics.listener(&info.name) };
         match &settings.address {
             Address::Tcp(wanted) => {
                 // SO_REUSEPORT would let a second Linchpin share the address and take half the clients
@@ -234,20 +198,20 @@ impl Accepting {
     }
 
     /// Has the kernel hold nobody back any more.
-    fn undefer(&self, door: &Door) {
+    fn undefer(&self, info: &ListenerInfo) {
         if let Accepting::Tcp(listener) = self
             && let Err(error) = undefer(listener)
         {
-            tracing::debug!(listener = &*door.name, %error, "silent connections come when the system likes");
+            tracing::debug!(listener = &*info.name, %error, "silent connections come when the system likes");
         }
     }
 
     /// Has the kernel begin no connection any more. The file of a Unix socket is gone by now, and nobody connects.
-    fn filter_syns(&self, door: &Door) {
+    fn filter_syns(&self, info: &ListenerInfo) {
         if let Accepting::Tcp(listener) = self
             && let Err(error) = syn_filter::attach(listener)
         {
-            tracing::debug!(listener = &*door.name, %error, "whoever connects in the last moment may be reset");
+            tracing::debug!(listener = &*info.name, %error, "whoever connects in the last moment may be reset");
         }
     }
 
@@ -279,15 +243,15 @@ impl Open {
 }
 
 /// The connections of a thread.
-pub(super) struct House {
+pub(super) struct ThreadConnections {
     /// How many there are.
     pub(super) open: Rc<Cell<usize>>,
     limit: Arc<ConnectionLimit>,
 }
 
-impl House {
-    pub(super) fn new(limit: Arc<ConnectionLimit>) -> House {
-        House { open: Rc::default(), limit }
+impl ThreadConnections {
+    pub(super) fn new(limit: Arc<ConnectionLimit>) -> ThreadConnections {
+        ThreadConnections { open: Rc::default(), limit }
     }
 
     /// The next connection of a listener, and its place. A place is taken for the moment of asking alone: the
@@ -315,40 +279,47 @@ impl House {
 pub(super) async fn accept<H: Handler>(
     bound: Bound,
     thread: usize,
-    common: Rc<Common<H>>,
-    house: Rc<House>,
-    stopping: impl Future<Output = LastCall>,
+    conn_context: Rc<ConnContext<H>>,
+    connections: Rc<ThreadConnections>,
+    stopping: impl Future<Output = ShutdownGrace>,
 ) -> io::Result<()> {
-    let Bound { door, socket, metrics } = bound;
+    let Bound { info, socket, metrics } = bound;
     let listener = Accepting::new(socket)?;
-    let entrance = Entrance { door, metrics, thread, is_tcp: matches!(listener, Accepting::Tcp(_)), common, house };
+    let context = AcceptContext {
+        info,
+        metrics,
+        thread,
+        is_tcp: matches!(listener, Accepting::Tcp(_)),
+        conn_context,
+        connections,
+    };
     let last_call = tokio::select! {
-        never = entrance.admit(&listener) => match never {},
+        never = context.admit(&listener) => match never {},
         last_call = stopping => last_call,
     };
     // Those that are held back until they speak are to come now: they have little time left.
-    listener.undefer(&entrance.door);
-    let _ = tokio::time::timeout(last_call.accept, entrance.admit(&listener)).await;
-    listener.filter_syns(&entrance.door);
-    let _ = tokio::time::timeout(last_call.handshakes, entrance.admit(&listener)).await;
-    entrance.admit_rest(listener).await
+    listener.undefer(&context.info);
+    let _ = tokio::time::timeout(last_call.accept, context.admit(&listener)).await;
+    listener.filter_syns(&context.info);
+    let _ = tokio::time::timeout(last_call.handshakes, context.admit(&listener)).await;
+    context.admit_rest(listener).await
 }
 
 /// What every connection of one listener on one thread passes.
-struct Entrance<H: Handler> {
-    door: Arc<Door>,
+struct AcceptContext<H: Handler> {
+    info: Arc<ListenerInfo>,
     metrics: Arc<Listener>,
     thread: usize,
     is_tcp: bool,
-    common: Rc<Common<H>>,
-    house: Rc<House>,
+    conn_context: Rc<ConnContext<H>>,
+    connections: Rc<ThreadConnections>,
 }
 
-impl<H: Handler> Entrance<H> {
+impl<H: Handler> AcceptContext<H> {
     /// Lets in who comes, for as long as it is polled.
     async fn admit(&self, listener: &Accepting) -> Infallible {
         loop {
-            match self.house.accept(listener, || self.common.handler.limited(Limit::Connections)).await {
+            match self.connections.accept(listener, || self.conn_context.handler.limited(Limit::Connections)).await {
                 Ok((socket, address, permit)) => self.begin(socket, address, permit),
                 Err(error) => self.failed(&error).await,
             }
@@ -360,7 +331,7 @@ impl<H: Handler> Entrance<H> {
         let rest = listener.into_rest()?;
         loop {
             // The queue is kept for as long as there is no place for who is in it: closing it would reset them.
-            let permit = poll_fn(|cx| self.house.limit.poll_acquire(cx)).await;
+            let permit = poll_fn(|cx| self.connections.limit.poll_acquire(cx)).await;
             match rest.accept() {
                 Ok((socket, address)) => self.begin(socket, address, permit),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -373,16 +344,16 @@ impl<H: Handler> Entrance<H> {
     /// Serves a connection.
     fn begin(&self, socket: Socket, address: IpAddr, permit: ConnectionPermit) {
         // Proxies that are trusted, and whoever speaks on a Unix socket, connect for many clients.
-        let is_one = self.is_tcp && !self.door.trusts(address);
-        let Ok(guest) = (if is_one { self.common.enter(address) } else { Ok(None) }) else { return };
+        let is_one = self.is_tcp && !self.info.trusts(address);
+        let Ok(guest) = (if is_one { self.conn_context.admit(address) } else { Ok(None) }) else { return };
         // A TCP connection that comes has something to say, as tokio takes for granted. Where a greeting comes
         // first, or the process is about to end, nobody is waited for who has not begun.
-        let speaks = self.is_tcp && !self.door.greets();
+        let speaks = self.is_tcp && !self.info.has_preamble();
         let socket = if speaks { socket } else { socket.silent() };
-        let counted = Counted::new(&self.house.open, &self.metrics, self.thread);
-        let (door, common) = (Arc::clone(&self.door), Rc::clone(&self.common));
+        let counted = ConnectionGuard::new(&self.connections.open, &self.metrics, self.thread);
+        let (info, conn_context) = (Arc::clone(&self.info), Rc::clone(&self.conn_context));
         tokio::task::spawn_local(async move {
-            conn::serve(socket, address, door, common).await;
+            conn::serve(socket, address, info, conn_context).await;
             drop((counted, guest, permit));
         });
     }
@@ -395,7 +366,7 @@ impl<H: Handler> Entrance<H> {
             if shortage::is_ours(error) {
                 shortage::report("cannot accept a client", error);
             } else {
-                tracing::warn!(listener = &*self.door.name, %error, "cannot accept; trying again");
+                tracing::warn!(listener = &*self.info.name, %error, "cannot accept; trying again");
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -405,4 +376,26 @@ impl<H: Handler> Entrance<H> {
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Counts a connection for as long as it lives.
+struct ConnectionGuard {
+    open: Rc<Cell<usize>>,
+    listener: Arc<Listener>,
+    thread: usize,
+}
+
+impl ConnectionGuard {
+    fn new(open: &Rc<Cell<usize>>, listener: &Arc<Listener>, thread: usize) -> ConnectionGuard {
+        open.set(open.get() + 1);
+        listener.opened(thread);
+        ConnectionGuard { open: Rc::clone(open), listener: Arc::clone(listener), thread }
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.open.set(self.open.get() - 1);
+        self.listener.closed(self.thread);
+    }
 }

@@ -15,13 +15,14 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::conn::{Common, Handler};
+use super::conn_context::ConnContext;
+use super::conn_timeouts::ShutdownGrace;
 use super::connection_limit::ConnectionLimit;
-use super::guests::Guests;
-use super::listen::{self, House, Listeners};
-use super::phase::LastCall;
-use super::{Limits, Settings};
+use super::listen::{self, Listeners, ThreadConnections};
+use super::per_client_limit::PerClientLimit;
+use super::settings::{Limits, Settings};
 use crate::clock;
+use crate::handler::Handler;
 use crate::net::turn;
 use crate::net::unix::SocketFile;
 
@@ -73,8 +74,8 @@ impl Workers {
         let stop = Arc::new(watch::Sender::new(Stop::No));
         let (sockets, files) = listeners.into_threads();
         let limit = ConnectionLimit::new(settings.max_connections);
-        let guests = settings.limits.connections_per_client;
-        let guests = guests.map(|most| Guests::new(most, settings.max_connections));
+        let clients = settings.limits.connections_per_client;
+        let clients = clients.map(|most| PerClientLimit::new(most, settings.max_connections));
         let mut workers = Workers { threads: Vec::new(), stop, files };
         for (index, bound) in sockets.into_iter().enumerate() {
             let runtime = move || {
@@ -82,7 +83,7 @@ impl Workers {
                 builder.enable_all().on_thread_unpark(clock::start_iteration).build_local(LocalOptions::default())
             };
             let (make, limits, stop) = (make.clone(), settings.limits.clone(), workers.stop.subscribe());
-            let (house, lost) = ((Arc::clone(&limit), guests.clone()), lost.clone());
+            let (connections, lost) = ((Arc::clone(&limit), clients.clone()), lost.clone());
             let (begun, begins) = mpsc::sync_channel(1);
             let run = move || {
                 let runtime = match runtime() {
@@ -92,7 +93,8 @@ impl Workers {
                 // Whoever started this waits for it.
                 let _ = begun.send(Ok(()));
                 // Nothing of a thread is used once it has panicked; its sockets are closed when this is over.
-                let work = AssertUnwindSafe(move || runtime.block_on(work(index, bound, house, limits, make, stop)));
+                let work =
+                    AssertUnwindSafe(move || runtime.block_on(work(index, bound, connections, limits, make, stop)));
                 if catch_unwind(work).is_ok_and(|end| end == End::Told) {
                     return;
                 }
@@ -143,7 +145,7 @@ enum End {
 async fn work<H, F, B>(
     index: usize,
     bound: Vec<listen::Bound>,
-    (limit, guests): (Arc<ConnectionLimit>, Option<Arc<Guests>>),
+    (limit, clients): (Arc<ConnectionLimit>, Option<Arc<PerClientLimit>>),
     limits: Limits,
     make: F,
     mut stop: watch::Receiver<Stop>,
@@ -155,18 +157,18 @@ where
 {
     clock::start_iteration();
     let clock = clock::Deadlines::new();
-    let (handler, beside) = make(Thread { index, deadlines: clock.clone() });
+    let (handler, housekeeping) = make(Thread { index, deadlines: clock.clone() });
     let mut essential = JoinSet::new();
     essential.spawn_local(clock.clone().run());
     essential.spawn_local(turn::carry());
-    essential.spawn_local(beside);
-    let common = Rc::new(Common::new(handler, limits, guests, clock.clone()));
-    let house = Rc::new(House::new(limit));
+    essential.spawn_local(housekeeping);
+    let context = Rc::new(ConnContext::new(handler, limits, clients, clock.clone()));
+    let connections = Rc::new(ThreadConnections::new(limit));
     let mut accepting = JoinSet::new();
     for bound in bound {
-        let (common, house, stop) = (Rc::clone(&common), Rc::clone(&house), stop.clone());
+        let (context, connections, stop) = (Rc::clone(&context), Rc::clone(&connections), stop.clone());
         accepting.spawn_local(async move {
-            if let Err(error) = listen::accept(bound, index, common, house, last_call(stop)).await {
+            if let Err(error) = listen::accept(bound, index, context, connections, shutdown_grace(stop)).await {
                 tracing::error!(%error, "a listener has ended");
             }
         });
@@ -181,41 +183,41 @@ where
     };
     let Stop::Within(grace) = told else {
         accepting.abort_all();
-        last_words(&common, &house).await;
+        answer_the_rest(&context, &connections).await;
         return End::Told;
     };
-    common.drain(LastCall::within(grace).idle);
+    context.drain(ShutdownGrace::within(grace).idle);
     clock.wake_all();
     let empty = async {
         while accepting.join_next().await.is_some() {}
-        poll_until(|| house.open.get() == 0).await;
+        poll_until(|| connections.open.get() == 0).await;
     };
     let now = async { drop(stop.wait_for(|stop| *stop == Stop::Now).await) };
     tokio::select! {
         () = empty => {}
         () = now => {}
         () = tokio::time::sleep(grace) => {
-            tracing::warn!(connections = house.open.get(), "the grace period is over; closing what is left");
+            tracing::warn!(connections = connections.open.get(), "the grace period is over; closing what is left");
         }
     }
-    last_words(&common, &house).await;
+    answer_the_rest(&context, &connections).await;
     End::Told
 }
 
 /// Has requests answered that were not until now, and gives that the time that it takes to be sent.
-async fn last_words<H>(common: &Common<H>, house: &House) {
+async fn answer_the_rest<H>(context: &ConnContext<H>, connections: &ThreadConnections) {
     const TIME: Duration = Duration::from_millis(500);
-    common.give_up();
-    let _ = tokio::time::timeout(TIME, poll_until(|| house.open.get() == 0)).await;
+    context.give_up();
+    let _ = tokio::time::timeout(TIME, poll_until(|| connections.open.get() == 0)).await;
 }
 
 /// Waits until the thread is told to stop: what listeners have to do then. One that is to end at once is dropped.
-async fn last_call(mut stop: watch::Receiver<Stop>) -> LastCall {
+async fn shutdown_grace(mut stop: watch::Receiver<Stop>) -> ShutdownGrace {
     let grace = match stop.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop) {
         Ok(Stop::Within(grace)) => grace,
         _ => Duration::ZERO,
     };
-    LastCall::within(grace)
+    ShutdownGrace::within(grace)
 }
 
 /// Looks again every few milliseconds: this is for the end of a thread, not for its life.
@@ -241,9 +243,9 @@ mod tests {
     use http_body::{Body, Frame};
     use hyper::body::Incoming;
 
-    use super::super::delivery::Content;
-    use super::super::{Fault, GivenUp, ListenerSettings, Peer, Reply};
+    use super::super::settings::ListenerSettings;
     use super::*;
+    use crate::handler::{Abandoned, HeadFault, Peer, Reply, ResponseContent};
     use crate::net::interim::InterimQueue;
     use crate::telemetry::Limit;
     use crate::telemetry::metrics::{Labels, Metrics};
@@ -261,7 +263,7 @@ mod tests {
         }
     }
 
-    impl Content for Nothing {
+    impl ResponseContent for Nothing {
         fn has_read_request(&self) -> bool {
             true
         }
@@ -284,11 +286,11 @@ mod tests {
             Reply { response: Response::new(Nothing), tunnel: None, is_stream: false }
         }
 
-        fn given_up(self: &Rc<Self>, _: &Rc<()>, _: GivenUp) -> Response<Nothing> {
+        fn abandoned(self: &Rc<Self>, _: &Rc<()>, _: Abandoned) -> Response<Nothing> {
             Response::new(Nothing)
         }
 
-        fn unread(self: &Rc<Self>, _: &Rc<()>, _: Fault) -> Bytes {
+        fn unread(self: &Rc<Self>, _: &Rc<()>, _: HeadFault) -> Bytes {
             Bytes::new()
         }
 
@@ -304,13 +306,13 @@ mod tests {
         (listeners, address)
     }
 
-    /// Whether a thread whose work beside its requests is `beside` is told to be lost.
-    fn is_lost<B: Future<Output = ()> + 'static>(beside: fn() -> B) -> bool {
+    /// Whether a thread whose work housekeeping its requests is `housekeeping` is told to be lost.
+    fn is_lost<B: Future<Output = ()> + 'static>(housekeeping: fn() -> B) -> bool {
         let (listeners, address) = listeners();
         let (tell, told) = mpsc::channel();
         let lost = move || tell.send(()).unwrap();
         let workers =
-            Workers::start(listeners, &Settings::default(), move |_| (Rc::new(Empty), beside()), lost).unwrap();
+            Workers::start(listeners, &Settings::default(), move |_| (Rc::new(Empty), housekeeping()), lost).unwrap();
         let is_lost = told.recv_timeout(Duration::from_secs(2)).is_ok();
         // The other threads get its clients: the kernel sends nobody to a socket that is closed.
         assert_eq!(std::net::TcpStream::connect(address).is_err(), is_lost);

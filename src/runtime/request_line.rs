@@ -11,7 +11,7 @@ use memchr::memchr3;
 /// their way to hyper. Refused was to leave it at that: what is cut off is nothing that the two ends of a
 /// connection agree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FirstLine {
+pub(super) enum RequestLine {
     /// Nothing of it has come, at the most some of the empty lines before it (RFC 9112 §2.2).
     Begins,
     Method,
@@ -19,25 +19,25 @@ pub(super) enum FirstLine {
     Over,
 }
 
-impl FirstLine {
+impl RequestLine {
     /// Goes on with what came next. Returns whether the target has a fragment.
     pub(super) fn has_fragment(&mut self, mut bytes: &[u8]) -> bool {
-        while let (Some((&byte, rest)), false) = (bytes.split_first(), *self == FirstLine::Over) {
+        while let (Some((&byte, rest)), false) = (bytes.split_first(), *self == RequestLine::Over) {
             *self = match (*self, byte) {
-                (FirstLine::Begins, b'\r' | b'\n') => FirstLine::Begins,
-                (FirstLine::Begins | FirstLine::Method, byte) if byte.is_ascii_graphic() => FirstLine::Method,
-                (FirstLine::Method, b' ') => {
-                    *self = FirstLine::Target;
+                (RequestLine::Begins, b'\r' | b'\n') => RequestLine::Begins,
+                (RequestLine::Begins | RequestLine::Method, byte) if byte.is_ascii_graphic() => RequestLine::Method,
+                (RequestLine::Method, b' ') => {
+                    *self = RequestLine::Target;
                     return self.has_fragment(rest);
                 }
-                (FirstLine::Target, _) => match memchr3(b'#', b' ', b'\n', bytes).and_then(|at| bytes.get(at)) {
+                (RequestLine::Target, _) => match memchr3(b'#', b' ', b'\n', bytes).and_then(|at| bytes.get(at)) {
                     Some(end) => {
-                        *self = FirstLine::Over;
+                        *self = RequestLine::Over;
                         return *end == b'#';
                     }
                     None => return false,
                 },
-                _ => FirstLine::Over,
+                _ => RequestLine::Over,
             };
             bytes = rest;
         }
@@ -50,8 +50,8 @@ mod tests {
     use super::*;
 
     fn has_fragment(text: &str) -> bool {
-        let whole = FirstLine::Begins.has_fragment(text.as_bytes());
-        let mut line = FirstLine::Begins;
+        let whole = RequestLine::Begins.has_fragment(text.as_bytes());
+        let mut line = RequestLine::Begins;
         let in_pieces = text.as_bytes().chunks(1).any(|piece| line.has_fragment(piece));
         assert_eq!(whole, in_pieces, "{text:?}");
         whole

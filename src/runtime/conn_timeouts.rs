@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Limits;
+use super::settings::Limits;
 
 /// How long a connection has to be quiet before it is parked. Long enough that a page's burst of
 /// requests never pays for it, short enough that memory follows load.
@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// What a connection is at.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Situation {
+pub(super) struct ConnState {
     pub(super) busy: bool,
     /// Its first request has been answered, and there was no other.
     pub(super) first: bool,
@@ -38,7 +38,7 @@ pub(super) enum Next {
 }
 
 /// The rule.
-pub(super) fn next(at: Situation, now: Instant, limits: &Limits) -> Next {
+pub(super) fn next(at: ConnState, now: Instant, limits: &Limits) -> Next {
     let after = |since: Instant, limit: Duration, over: Next| {
         let due = since.checked_add(limit).unwrap_or(since + Duration::from_secs(86_400));
         if due <= now { over } else { Next::Wait(due) }
@@ -57,7 +57,7 @@ pub(super) fn next(at: Situation, now: Instant, limits: &Limits) -> Next {
 
 /// What clients get who have begun something when the process is told to stop, each from that moment on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LastCall {
+pub(super) struct ShutdownGrace {
     /// How long connections are still accepted, and answered for the last time: as long as the kernel may hold
     /// one back that says nothing (`net/defer`).
     pub(super) accept: Duration,
@@ -68,10 +68,10 @@ pub(super) struct LastCall {
     pub(super) idle: Duration,
 }
 
-impl LastCall {
+impl ShutdownGrace {
     /// That of a process which has `grace` in all; at least half of it is left for requests.
-    pub(super) fn within(grace: Duration) -> LastCall {
-        LastCall {
+    pub(super) fn within(grace: Duration) -> ShutdownGrace {
+        ShutdownGrace {
             accept: Duration::from_millis(1100).min(grace * 2 / 5),
             handshakes: Duration::from_millis(250).min(grace / 10),
             idle: Duration::from_secs(1).min(grace * 2 / 5),
@@ -99,7 +99,7 @@ const FLOOD: u32 = 500;
 
 /// What a connection of HTTP/2 is at.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Streams {
+pub(super) struct StreamsState {
     pub(super) busy: bool,
     pub(super) quiet_since: Instant,
     pub(super) blocked_since: Option<Instant>,
@@ -112,7 +112,7 @@ pub(super) struct Streams {
 
 /// The rule for HTTP/2. `Park` is to tell the client to go: hyper can't give up the state of a
 /// connection that has streams, and let go it comes back when it has something to say.
-pub(super) fn next_of_streams(at: Streams, now: Instant, limits: &Limits) -> Next {
+pub(super) fn next_of_streams(at: StreamsState, now: Instant, limits: &Limits) -> Next {
     let after = |since: Instant, limit: Duration, over: Next| {
         let due = since.checked_add(limit).unwrap_or(since + Duration::from_secs(86_400));
         if due <= now { over } else { Next::Wait(due.min(now + LOOK)) }
@@ -138,26 +138,26 @@ mod tests {
         let now = Instant::now() + Duration::from_secs(1000);
         let ago = |seconds: u64| now - Duration::from_secs(seconds);
         let limits = Limits::default();
-        let quiet = Situation { busy: false, first: false, quiet_since: ago(0), head_since: None, blocked_since: None };
+        let quiet = ConnState { busy: false, first: false, quiet_since: ago(0), head_since: None, blocked_since: None };
         assert_eq!(next(quiet, now, &limits), Next::Wait(now + QUIET));
-        assert_eq!(next(Situation { quiet_since: ago(1), ..quiet }, now, &limits), Next::Park);
-        assert_eq!(next(Situation { first: true, ..quiet }, now, &limits), Next::Park);
-        let head = |seconds| Situation { quiet_since: ago(500), head_since: Some(ago(seconds)), ..quiet };
+        assert_eq!(next(ConnState { quiet_since: ago(1), ..quiet }, now, &limits), Next::Park);
+        assert_eq!(next(ConnState { first: true, ..quiet }, now, &limits), Next::Park);
+        let head = |seconds| ConnState { quiet_since: ago(500), head_since: Some(ago(seconds)), ..quiet };
         assert_eq!(next(head(9), now, &limits), Next::Wait(now + Duration::from_secs(1)));
         assert_eq!(next(head(10), now, &limits), Next::HeadTimeout);
-        let busy = Situation { busy: true, ..head(500) };
+        let busy = ConnState { busy: true, ..head(500) };
         assert!(matches!(next(busy, now, &limits), Next::Wait(at) if at > now));
-        let blocked = |seconds| Situation { blocked_since: Some(ago(seconds)), ..busy };
+        let blocked = |seconds| ConnState { blocked_since: Some(ago(seconds)), ..busy };
         assert!(matches!(next(blocked(74), now, &limits), Next::Wait(_)));
         assert_eq!(next(blocked(75), now, &limits), Next::Abort);
     }
 
     #[test]
     fn half_of_the_grace_is_left_whatever_the_last_call_takes() {
-        let last_call = |millis| LastCall::within(Duration::from_millis(millis));
+        let last_call = |millis| ShutdownGrace::within(Duration::from_millis(millis));
         assert!(last_call(30_000).accept > Duration::from_secs(1), "silent connections come within a second");
         for millis in [0, 1, 200, 1000, 2500, 30_000, u64::MAX / 4] {
-            let LastCall { accept, handshakes, idle } = last_call(millis);
+            let ShutdownGrace { accept, handshakes, idle } = last_call(millis);
             let half = Duration::from_millis(millis) / 2;
             assert!(accept + handshakes <= half && idle <= half, "{millis}");
         }
@@ -178,7 +178,7 @@ mod tests {
         let ago = |seconds: u64| now - Duration::from_secs(seconds);
         let limits = Limits::default();
         let next = |at| next_of_streams(at, now, &limits);
-        let quiet = |seconds| Streams {
+        let quiet = |seconds| StreamsState {
             busy: false,
             quiet_since: ago(seconds),
             blocked_since: None,
@@ -188,12 +188,12 @@ mod tests {
         };
         assert!(matches!(next(quiet(74)), Next::Wait(_)));
         assert_eq!(next(quiet(75)), Next::Park);
-        assert!(matches!(next(Streams { busy: true, ..quiet(500) }), Next::Wait(_)));
-        assert!(matches!(next(Streams { retired_since: Some(ago(4)), ..quiet(80) }), Next::Wait(_)));
-        assert_eq!(next(Streams { retired_since: Some(ago(5)), ..quiet(80) }), Next::Abort);
-        assert!(matches!(next(Streams { retired_since: Some(ago(50)), ..quiet(1) }), Next::Wait(_)));
-        assert_eq!(next(Streams { busy: true, blocked_since: Some(ago(75)), ..quiet(0) }), Next::Abort);
-        let flood = |requests, cancelled| Streams { busy: true, requests, cancelled, ..quiet(0) };
+        assert!(matches!(next(StreamsState { busy: true, ..quiet(500) }), Next::Wait(_)));
+        assert!(matches!(next(StreamsState { retired_since: Some(ago(4)), ..quiet(80) }), Next::Wait(_)));
+        assert_eq!(next(StreamsState { retired_since: Some(ago(5)), ..quiet(80) }), Next::Abort);
+        assert!(matches!(next(StreamsState { retired_since: Some(ago(50)), ..quiet(1) }), Next::Wait(_)));
+        assert_eq!(next(StreamsState { busy: true, blocked_since: Some(ago(75)), ..quiet(0) }), Next::Abort);
+        let flood = |requests, cancelled| StreamsState { busy: true, requests, cancelled, ..quiet(0) };
         assert_eq!(next(flood(500, 251)), Next::Abort);
         assert!(matches!(next(flood(499, 499)), Next::Wait(_)));
         assert!(matches!(next(flood(100_000, 50_000)), Next::Wait(_)));

@@ -14,23 +14,12 @@ use http::Response;
 use pin_project_lite::pin_project;
 
 use super::activity::Activity;
-use super::conn::Reply;
-
-/// Why a request gets no answer of its handler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GivenUp {
-    /// The handler has panicked.
-    Panicked,
-    /// The client has closed its side, and waits for too long.
-    ClientClosed,
-    /// The process ends, and its grace period is over.
-    Stopping,
-}
+use crate::handler::{Abandoned, Reply};
 
 pin_project! {
     /// A request with its handler. A client that gets not one byte on a kept connection sends its request
     /// again, and browsers do so with a POST: whoever gives up has to say so.
-    pub(super) struct Answering<F, G> {
+    pub(super) struct EnsureResponse<F, G> {
         #[pin]
         handling: Option<F>,
         activity: Rc<Activity>,
@@ -39,32 +28,37 @@ pin_project! {
     }
 }
 
-impl<F, G> Answering<F, G> {
+impl<F, G> EnsureResponse<F, G> {
     /// `give_up` makes the answer where `handling` is to make none. It is called before that is dropped.
-    pub(super) fn new(handling: F, activity: &Rc<Activity>, is_over: &Rc<Cell<bool>>, give_up: G) -> Answering<F, G> {
+    pub(super) fn new(
+        handling: F,
+        activity: &Rc<Activity>,
+        is_over: &Rc<Cell<bool>>,
+        give_up: G,
+    ) -> EnsureResponse<F, G> {
         let (activity, is_over) = (Rc::clone(activity), Rc::clone(is_over));
-        Answering { handling: Some(handling), activity, is_over, give_up }
+        EnsureResponse { handling: Some(handling), activity, is_over, give_up }
     }
 }
 
-impl<F, G, B> Future for Answering<F, G>
+impl<F, G, B> Future for EnsureResponse<F, G>
 where
     F: Future<Output = Reply<B>>,
-    G: FnMut(GivenUp) -> Response<B>,
+    G: FnMut(Abandoned) -> Response<B>,
 {
     type Output = Reply<B>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply<B>> {
         let mut this = self.project();
         let why = match (this.is_over.get(), this.activity.is_left.get()) {
-            (true, _) => GivenUp::Stopping,
-            (false, true) => GivenUp::ClientClosed,
+            (true, _) => Abandoned::Stopping,
+            (false, true) => Abandoned::ClientClosed,
             (false, false) => {
                 let Some(handling) = this.handling.as_mut().as_pin_mut() else { return Poll::Pending };
                 // Nothing of it is used once it has panicked: it is dropped.
                 match catch_unwind(AssertUnwindSafe(|| handling.poll(cx))) {
                     Ok(poll) => return Poll::Ready(ready!(poll)),
-                    Err(_) => GivenUp::Panicked,
+                    Err(_) => Abandoned::Panicked,
                 }
             }
         };
@@ -83,26 +77,26 @@ mod tests {
         Reply { response: Response::new(word), tunnel: None, is_stream: false }
     }
 
-    fn word(why: GivenUp) -> Response<&'static str> {
+    fn word(why: Abandoned) -> Response<&'static str> {
         Response::new(match why {
-            GivenUp::Panicked => "panicked",
-            GivenUp::ClientClosed => "client closed",
-            GivenUp::Stopping => "stopping",
+            Abandoned::Panicked => "panicked",
+            Abandoned::ClientClosed => "client closed",
+            Abandoned::Stopping => "stopping",
         })
     }
 
     #[tokio::test]
     async fn a_request_is_answered_by_its_handler_or_by_whoever_gives_it_up() {
         let (activity, is_over) = (Activity::new(&Rc::default()), Rc::default());
-        let answered = Answering::new(ready(reply("handled")), &activity, &is_over, word).await;
+        let answered = EnsureResponse::new(ready(reply("handled")), &activity, &is_over, word).await;
         assert_eq!(*answered.response.body(), "handled");
         let panics = poll_fn(|_| {
             assert!(std::hint::black_box(false), "a panic");
             Poll::Ready(reply("never"))
         });
-        assert_eq!(*Answering::new(panics, &activity, &is_over, word).await.response.body(), "panicked");
+        assert_eq!(*EnsureResponse::new(panics, &activity, &is_over, word).await.response.body(), "panicked");
         activity.is_left.set(true);
-        let waits = || Answering::new(pending(), &activity, &is_over, word);
+        let waits = || EnsureResponse::new(pending(), &activity, &is_over, word);
         assert_eq!(*waits().await.response.body(), "client closed");
         is_over.set(true);
         assert_eq!(*waits().await.response.body(), "stopping");

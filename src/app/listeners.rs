@@ -1,0 +1,26 @@
+//! Owns: what requests have to know of a listener, made of its settings.
+//! Invariant: it translates, and decides nothing.
+//! Must not know: sockets.
+
+use http::HeaderValue;
+use http::header::FORWARDED;
+
+use crate::proxy::client::ListenerInfo;
+use crate::proxy::forwarded::Field;
+use crate::proxy::redirect::Redirect;
+use crate::runtime::ListenerSettings;
+
+/// Makes what requests have to know of a listener at this position.
+pub(super) fn listener_info(position: usize, listener: &ListenerSettings) -> ListenerInfo {
+    let hsts = listener.hsts.map(|time| HeaderValue::try_from(format!("max-age={}", time.as_secs())));
+    ListenerInfo {
+        position,
+        name: listener.name.as_str().into(),
+        is_secure: listener.tls.is_some(),
+        trusted: listener.trusted_proxies.clone(),
+        forwarded: if listener.forwarded == FORWARDED { Field::Forwarded } else { Field::XForwardedFor },
+        // A number after an equals sign is a valid value.
+        hsts: hsts.and_then(Result::ok),
+        https: listener.redirect_https.map(Redirect::to_https),
+    }
+}

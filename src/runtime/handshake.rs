@@ -1,0 +1,66 @@
+//! Owns: what comes before the first request of a connection: the PROXY header, TLS, and which HTTP is spoken.
+//! Invariant: only trusted peers speak for others; all of it together has the time of a request's head.
+//! Must not know: requests.
+
+use std::io;
+use std::net::IpAddr;
+
+use super::first_bytes::{self, gather};
+use super::listener::ListenerInfo;
+use super::proxy_protocol;
+use super::settings::Limits;
+use crate::handler::Peer;
+use crate::net::{Socket, Stream};
+
+/// A connection that is ready for its first request.
+pub(super) struct AcceptedConnection {
+    pub(super) stream: Stream,
+    pub(super) peer: Peer,
+    pub(super) is_http2: bool,
+}
+
+/// Gets a connection from `address` ready. `None` if it was not worth it: the client was too slow,
+/// went, or said something else.
+pub(super) async fn handshake(
+    socket: Socket,
+    address: IpAddr,
+    listener: &ListenerInfo,
+    limits: &Limits,
+) -> Option<AcceptedConnection> {
+    let peer = Peer { address, subject: None };
+    if !listener.has_preamble() {
+        return Some(AcceptedConnection { stream: socket.into(), peer, is_http2: false });
+    }
+    // In a box: most of what it takes is gone once the connection is ready.
+    match tokio::time::timeout(limits.header_read_timeout, Box::pin(run(socket, peer, listener))).await {
+        Ok(Ok(accepted)) => Some(accepted),
+        Ok(Err(error)) => {
+            tracing::debug!(listener = &*listener.name, peer = %address, %error, "a connection came to no request");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(listener = &*listener.name, peer = %address, "a connection took too long to begin");
+            None
+        }
+    }
+}
+
+async fn run(mut socket: Socket, mut peer: Peer, listener: &ListenerInfo) -> io::Result<AcceptedConnection> {
+    if listener.expects_proxy_header(peer.address)
+        && let Some(address) = proxy_protocol::read(&mut socket).await?
+    {
+        peer.address = address;
+    }
+    if let Some(tls) = &listener.tls {
+        gather(&socket, first_bytes::is_record).await;
+        let (stream, session) = tls.accept(socket).await?;
+        peer.subject = session.subject;
+        let stream = Stream::Tls(Box::new(stream.into()));
+        return Ok(AcceptedConnection { stream, peer, is_http2: session.is_http2 });
+    }
+    let is_http2 = listener.http2 && {
+        gather(&socket, first_bytes::is_preface_or_none).await;
+        socket.gathered(first_bytes::is_preface)
+    };
+    Ok(AcceptedConnection { stream: Stream::Plain(socket), peer, is_http2 })
+}

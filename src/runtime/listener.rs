@@ -1,0 +1,54 @@
+//! Owns: what a listener's connections have to know of it.
+//! Invariant: made once a listener, and shared by all threads.
+//! Must not know: sockets.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::settings::ListenerSettings;
+use crate::tls::Acceptor;
+
+/// What the connections of one listener have in common.
+pub(super) struct ListenerInfo {
+    /// Its position in the configuration.
+    pub(super) index: usize,
+    pub(super) name: Arc<str>,
+    /// Whether clients may speak HTTP/2 in clear text, by prior knowledge (RFC 9113 §3.3).
+    pub(super) http2: bool,
+    /// The TLS acceptor, where clients speak TLS.
+    pub(super) tls: Option<Arc<Acceptor>>,
+    /// Whether the connections of trusted peers begin with a PROXY header.
+    proxied: bool,
+    trusted: Vec<IpNet>,
+}
+
+impl ListenerInfo {
+    pub(super) fn new(index: usize, settings: &ListenerSettings, tls: Option<Arc<Acceptor>>) -> ListenerInfo {
+        ListenerInfo {
+            index,
+            name: settings.name.as_str().into(),
+            http2: settings.http2 && tls.is_none(),
+            tls,
+            proxied: settings.proxy_protocol,
+            trusted: settings.trusted_proxies.clone(),
+        }
+    }
+
+    /// Returns whether something is expected before the first request.
+    pub(super) fn has_preamble(&self) -> bool {
+        self.http2 || self.proxied || self.tls.is_some()
+    }
+
+    /// Returns whether a connection from `address` begins with a PROXY header. This is never guessed from the
+    /// bytes that arrive (proxy-protocol.txt): else any client could speak for any other.
+    pub(super) fn expects_proxy_header(&self, address: IpAddr) -> bool {
+        self.proxied && self.trusts(address)
+    }
+
+    /// Returns whether a proxy at `address` is trusted.
+    pub(super) fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|net| net.contains(&address))
+    }
+}
