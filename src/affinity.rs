@@ -119,10 +119,10 @@ pub struct Affinity {
 #[derive(Debug)]
 enum ActiveCarrier {
     None,
-    Cookie(cookie::Cookie),
-    Header(header::Header),
-    Route(route::Route),
-    Learned(learned::Learned),
+    Cookie(cookie::CookieCarrier),
+    Header(header::HeaderCarrier),
+    Route(route::RouteCarrier),
+    Learned(learned::LearnedCarrier),
 }
 
 /// What a request said of its pin.
@@ -185,11 +185,11 @@ impl Affinity {
             Lifetimes { idle: settings.idle_timeout.map(seconds), absolute: settings.absolute_timeout.map(seconds) };
         let carrier = match &settings.carrier {
             Carrier::None => ActiveCarrier::None,
-            Carrier::Cookie(settings) => ActiveCarrier::Cookie(cookie::Cookie::new(pool, settings, ring)),
-            Carrier::Header(settings) => ActiveCarrier::Header(header::Header::new(pool, settings, ring)),
-            Carrier::Route(settings) => ActiveCarrier::Route(route::Route::new(settings)),
+            Carrier::Cookie(settings) => ActiveCarrier::Cookie(cookie::CookieCarrier::new(pool, settings, ring)),
+            Carrier::Header(settings) => ActiveCarrier::Header(header::HeaderCarrier::new(pool, settings, ring)),
+            Carrier::Route(settings) => ActiveCarrier::Route(route::RouteCarrier::new(settings)),
             Carrier::Learned(settings) => {
-                ActiveCarrier::Learned(learned::Learned::new(pool, settings, &lifetimes, tables))
+                ActiveCarrier::Learned(learned::LearnedCarrier::new(pool, settings, &lifetimes, tables))
             }
         };
         // What is learned is dated by this process's own clock, also where it came from another's.

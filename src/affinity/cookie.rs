@@ -100,7 +100,7 @@ impl LifetimeType {
 
 /// A pool's routing cookie, made ready for its requests.
 #[derive(Debug)]
-pub(super) struct Cookie {
+pub(super) struct CookieCarrier {
     name: Box<str>,
     /// For clients without TLS, and with it.
     attributes: [String; 2],
@@ -108,9 +108,9 @@ pub(super) struct Cookie {
     codec: PinCodec,
 }
 
-impl Cookie {
-    pub(super) fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>) -> Cookie {
-        Cookie {
+impl CookieCarrier {
+    pub(super) fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>) -> CookieCarrier {
+        CookieCarrier {
             name: settings.name.as_str().into(),
             attributes: [false, true].map(|tls| attributes(settings, settings.secure.unwrap_or(tls))),
             permanent: settings.lifetime == LifetimeType::Permanent,
@@ -304,7 +304,7 @@ mod tests {
 
     fn set_cookie(settings: &Settings, lifetimes: Lifetimes, now: u64) -> String {
         let mut headers = HeaderMap::new();
-        Cookie::new("app", settings, &ring()).put(&mut headers, &pin(), &lifetimes, false, now);
+        CookieCarrier::new("app", settings, &ring()).put(&mut headers, &pin(), &lifetimes, false, now);
         headers[SET_COOKIE].to_str().unwrap().to_owned()
     }
 
@@ -323,7 +323,7 @@ mod tests {
         {
             let settings = Settings { secure: said, ..settings() };
             let mut headers = HeaderMap::new();
-            Cookie::new("app", &settings, &ring()).put(&mut headers, &pin(), &Lifetimes::default(), tls, 100);
+            CookieCarrier::new("app", &settings, &ring()).put(&mut headers, &pin(), &Lifetimes::default(), tls, 100);
             assert_eq!(headers[SET_COOKIE].to_str().unwrap().contains("; Secure"), is_secure, "{said:?} {tls}");
         }
     }
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn the_routing_cookie_goes_and_every_other_byte_stays() {
-        let cookie = Cookie::new("app", &settings(), &ring());
+        let cookie = CookieCarrier::new("app", &settings(), &ring());
         for (before, after) in [
             (&[&b"lp=x"[..]][..], &[][..]),
             (&[b"a=1; lp=x; b=2"], &[&b"a=1; b=2"[..]]),
@@ -377,7 +377,7 @@ mod tests {
         ) {
             let field = pairs.join(";");
             let mut headers = request(&[field.as_bytes()]);
-            Cookie::new("app", &settings(), &ring()).take(&mut headers, &mut PinCache::default());
+            CookieCarrier::new("app", &settings(), &ring()).take(&mut headers, &mut PinCache::default());
             let rest = left(&headers).first().map(|field| field.to_vec()).unwrap_or_default();
             prop_assert_eq!(values(&rest, b"lp").count(), 0);
             let others = |field: &[u8]| -> Vec<Vec<u8>> {
@@ -392,7 +392,7 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&field) {
                 let mut headers = HeaderMap::new();
                 headers.insert(COOKIE, value);
-                Cookie::new("app", &settings(), &ring()).take(&mut headers, &mut PinCache::default());
+                CookieCarrier::new("app", &settings(), &ring()).take(&mut headers, &mut PinCache::default());
             }
         }
     }

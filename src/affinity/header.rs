@@ -20,14 +20,14 @@ pub struct Settings {
 
 /// A pool's field, made ready for its requests.
 #[derive(Debug)]
-pub(super) struct Header {
+pub(super) struct HeaderCarrier {
     name: HeaderName,
     codec: PinCodec,
 }
 
-impl Header {
-    pub(super) fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>) -> Header {
-        Header { name: settings.name.clone(), codec: PinCodec::new(pool, settings.name.as_str(), ring) }
+impl HeaderCarrier {
+    pub(super) fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>) -> HeaderCarrier {
+        HeaderCarrier { name: settings.name.clone(), codec: PinCodec::new(pool, settings.name.as_str(), ring) }
     }
 
     /// Takes all fields of this name out of the request and reads the first that opens.
@@ -70,7 +70,7 @@ mod tests {
     fn the_field_carries_the_pin_both_ways_and_reaches_no_backend() {
         let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()));
         let settings = Settings { name: HeaderName::from_static("x-pin") };
-        let header = Header::new("app", &settings, &ring);
+        let header = HeaderCarrier::new("app", &settings, &ring);
         let pin = Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100 };
 
         let mut response = HeaderMap::from_iter([(settings.name.clone(), HeaderValue::from_static("a backend's"))]);

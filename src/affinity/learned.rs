@@ -68,7 +68,7 @@ pub(super) struct RequestSession {
 
 /// A pool's learned sessions.
 #[derive(Debug)]
-pub(super) struct Learned {
+pub(super) struct LearnedCarrier {
     pool: Arc<str>,
     source: SessionIdSource,
     table: Arc<SessionTable>,
@@ -77,10 +77,15 @@ pub(super) struct Learned {
     touch_interval: u64,
 }
 
-impl Learned {
-    pub(super) fn new(pool: &str, settings: &Settings, lifetimes: &Lifetimes, tables: &mut SessionTables) -> Learned {
+impl LearnedCarrier {
+    pub(super) fn new(
+        pool: &str,
+        settings: &Settings,
+        lifetimes: &Lifetimes,
+        tables: &mut SessionTables,
+    ) -> LearnedCarrier {
         let (table, link) = tables.open(pool, settings, lifetimes);
-        Learned {
+        LearnedCarrier {
             pool: pool.into(),
             source: settings.source.clone(),
             table,
@@ -390,9 +395,9 @@ mod tests {
         Reconciler::new(1).pools(&[settings]).remove(0)
     }
 
-    fn learned(source: SessionIdSource) -> Learned {
+    fn learned(source: SessionIdSource) -> LearnedCarrier {
         let settings = Settings { source, capacity: 10, store: None };
-        Learned::new("app", &settings, &Lifetimes::default(), &mut SessionTables::default())
+        LearnedCarrier::new("app", &settings, &Lifetimes::default(), &mut SessionTables::default())
     }
 
     fn fields(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -402,7 +407,7 @@ mod tests {
         pairs.iter().map(field).collect()
     }
 
-    fn backend_of(learned: &Learned, request: &[(&'static str, &str)]) -> Option<String> {
+    fn backend_of(learned: &LearnedCarrier, request: &[(&'static str, &str)]) -> Option<String> {
         match learned.read(&fields(request), &mut PinCache::default()).lookup {
             PinLookup::Pinned(pin) => Some(pin.backend.to_string()),
             _ => None,
@@ -502,7 +507,9 @@ mod tests {
     fn keys_are_the_same_everywhere_and_differ_by_pool() {
         let of = |pool: &str| {
             let settings = Settings { source: SessionIdSource::Cookie("s".into()), capacity: 1, store: None };
-            Learned::new(pool, &settings, &Lifetimes::default(), &mut SessionTables::default()).key(b"abc").to_string()
+            LearnedCarrier::new(pool, &settings, &Lifetimes::default(), &mut SessionTables::default())
+                .key(b"abc")
+                .to_string()
         };
         // printf 'app\0abc' | sha256sum
         assert_eq!(of("app"), of("app"));

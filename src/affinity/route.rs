@@ -45,13 +45,13 @@ pub struct RoutedId {
 
 /// A pool's reading of the application's session ids.
 #[derive(Debug)]
-pub(super) struct Route {
+pub(super) struct RouteCarrier {
     settings: Settings,
 }
 
-impl Route {
-    pub(super) fn new(settings: &Settings) -> Route {
-        Route { settings: settings.clone() }
+impl RouteCarrier {
+    pub(super) fn new(settings: &Settings) -> RouteCarrier {
+        RouteCarrier { settings: settings.clone() }
     }
 
     /// Reads the ids of a request: those in its cookies before the one in its path, as Tomcat does,
@@ -119,7 +119,7 @@ mod tests {
         Reconciler::new(1).pools(&[settings]).remove(0)
     }
 
-    fn read(route: &Route, cookies: &[&str], path: &str) -> Option<[Option<usize>; 3]> {
+    fn read(route: &RouteCarrier, cookies: &[&str], path: &str) -> Option<[Option<usize>; 3]> {
         let headers = cookies.iter().map(|cookie| (COOKIE, HeaderValue::from_str(cookie).unwrap())).collect();
         match route.read(&headers, path, &pool()) {
             PinLookup::Routed(routed) => Some(routed.nodes),
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_name_behind_the_separator_is_the_server_in_cookie_or_path() {
-        let route = Route::new(&Settings::for_cookie("JSESSIONID"));
+        let route = RouteCarrier::new(&Settings::for_cookie("JSESSIONID"));
         for (cookies, path, nodes) in [
             (&["JSESSIONID=0A.node-b"][..], "/", Some([Some(1), None, None])),
             (&["x=1; JSESSIONID=\"0A.node-a\"; y=2"], "/", Some([Some(0), None, None])),
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn the_session_is_the_id_without_its_servers_and_separators_are_configured() {
-        let route = Route::new(&Settings { separator: '!', ..Settings::for_cookie("JSESSIONID") });
+        let route = RouteCarrier::new(&Settings { separator: '!', ..Settings::for_cookie("JSESSIONID") });
         let session = |id: &[u8]| match route.read_id(id, &pool()) {
             PinLookup::Routed(routed) => Some(routed.session),
             _ => None,
@@ -169,7 +169,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_id_and_no_path_panics(id: Vec<u8>, path: String) {
-            let route = Route::new(&Settings::for_cookie("JSESSIONID"));
+            let route = RouteCarrier::new(&Settings::for_cookie("JSESSIONID"));
             route.read_id(&id, &pool());
             if let Ok(value) = HeaderValue::from_bytes(&[b"JSESSIONID=", &id[..]].concat()) {
                 route.read(&HeaderMap::from_iter([(COOKIE, value)]), &path, &pool());
