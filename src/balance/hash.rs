@@ -2,7 +2,7 @@
 //! Invariant: a key's place depends on names and weights alone; a backend that comes or goes moves its own keys only.
 //! Must not know: what the key was made of.
 
-use super::{Balancer, Candidates};
+use super::selection::{Balancer, Candidates};
 use crate::pool::Backend;
 use crate::pool::backend::mix;
 

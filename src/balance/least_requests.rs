@@ -2,7 +2,7 @@
 //! Invariant: among equals the choice is random, or the first of the list would take every quiet moment's clients.
 //! Must not know: sessions: a pinned client that is quiet weighs nothing here.
 
-use super::{Balancer, Candidates};
+use super::selection::{Balancer, Candidates};
 use crate::pool::Backend;
 
 /// Stateless: the counts live with the backends.

@@ -3,7 +3,7 @@
 //! Must not know: anything beyond the counts in flight.
 
 use super::least_requests::compare;
-use super::{Balancer, Candidates};
+use super::selection::{Balancer, Candidates};
 use crate::pool::Backend;
 
 /// Stateless.

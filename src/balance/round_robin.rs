@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::{Balancer, Candidates};
+use super::selection::{Balancer, Candidates, TriedBackends};
 use crate::pool::Pool;
 
 /// The cursor: one credit a backend. Each round every candidate earns its weight, and the
@@ -34,7 +34,7 @@ impl RoundRobin {
             return RoundRobin { credits: RefCell::new((0..weights.len()).map(credit).collect()) };
         }
         let this = RoundRobin { credits: RefCell::new(vec![0; weights.len()]) };
-        let tried = super::TriedBackends::new();
+        let tried = TriedBackends::new();
         // A cycle can be a thousand a backend; a few steps for each set threads apart well enough, and a step
         // costs as much as there are backends.
         let most = (4 * count).min(MOST_WORK / count).max(1);
