@@ -11,6 +11,7 @@ pub mod explain;
 pub mod failover;
 pub mod header;
 pub mod learned;
+mod lookup;
 mod nonce;
 mod pin_cache;
 pub mod pin_names;
@@ -18,6 +19,8 @@ pub mod policy;
 pub mod route;
 pub mod rules;
 pub mod seal;
+mod settings;
+mod verdict;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,75 +33,16 @@ use tokio::sync::oneshot;
 
 use crate::pool::Pool;
 use converge::Converge;
-pub use decide::{Cause, Decision, Lifetimes, NextStep, SessionPolicy, Verdict};
+pub use decide::{Decision, NextStep};
 pub use learned::{SessionKey, SessionRecord, SessionTables};
+pub use lookup::{ExtractedPin, PinLookup, RoutedId};
 pub use pin_cache::PinCache;
 use pin_names::PinNameConflict;
-pub use policy::{Policies, Policy};
-pub use route::RoutedId;
+pub use policy::{Lifetimes, Policies, Policy, SessionPolicy};
 use rules::{BackendNameIn, Rule};
 pub use seal::{KeyRing, Pin, Sealer};
-
-/// `[pools.persistence]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Where the pin travels: the key `type`.
-    pub carrier: Carrier,
-    /// A session that was silent for this long is over.
-    pub idle_timeout: Option<Duration>,
-    /// A session that was begun this long ago is over.
-    pub absolute_timeout: Option<Duration>,
-    /// How far ahead of this clock a sealed pin may be dated, from 0 to ten years. One that is dated
-    /// later is unreadable: no clock of a Linchpin that shares the keys is meant to be so far off.
-    pub max_clock_skew: Duration,
-    /// First requests of one client that come within this time go to one backend.
-    pub converge: Option<Duration>,
-    /// What is done when a pin does not hold.
-    pub on: Policies,
-    /// Requests that are exempt or forced; the first rule that matches counts.
-    pub rules: Vec<Rule>,
-    /// The field of responses that says verdict and cause, if one is to.
-    pub verdict_header: Option<HeaderName>,
-}
-
-impl Settings {
-    /// What holds for the pool named `pool` if nothing is configured.
-    pub fn for_pool(pool: &str) -> Settings {
-        Settings { carrier: Carrier::Cookie(cookie::Settings::for_pool(pool)), ..Settings::none() }
-    }
-
-    /// For a pool whose clients are not pinned.
-    pub fn none() -> Settings {
-        Settings {
-            carrier: Carrier::None,
-            idle_timeout: None,
-            absolute_timeout: None,
-            max_clock_skew: MAX_CLOCK_SKEW,
-            converge: None,
-            on: Policies::default(),
-            rules: Vec::new(),
-            verdict_header: None,
-        }
-    }
-}
-
-/// Where a pin travels.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Carrier {
-    /// Nowhere: clients are not pinned.
-    None,
-    /// In a sealed routing cookie.
-    Cookie(cookie::Settings),
-    /// Sealed in a field of requests and responses.
-    Header(header::Settings),
-    /// Nowhere: the application's session id names its server.
-    Route(route::Settings),
-    /// Nowhere: the application's session id is remembered.
-    Learned(learned::Settings),
-}
-
-/// Clocks that are kept by NTP are closer together than this, and so are most that are not.
-pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
+pub use settings::{Carrier, MAX_CLOCK_SKEW, Settings};
+pub use verdict::{Cause, Verdict};
 
 /// How long a session that does not say otherwise counts as present, in seconds (the number of
 /// sessions a backend has; nothing ends by it).
@@ -123,37 +67,6 @@ enum ActiveCarrier {
     Header(header::HeaderCarrier),
     Route(route::RouteCarrier),
     Learned(learned::LearnedCarrier),
-}
-
-/// What a request said of its pin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PinLookup {
-    /// Nothing.
-    Absent,
-    /// Something that no key of the ring opens, or that is not for this pool.
-    Unreadable,
-    /// A pin.
-    Pinned(Arc<Pin>),
-    /// An id of the application's that names its server.
-    Routed(RoutedId),
-    /// An id of the application's that nobody has learned.
-    Unlearned(SessionKey),
-}
-
-/// What was read of a request, and the session of the application's that it is about, if it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExtractedPin {
-    /// What the request said.
-    pub lookup: PinLookup,
-    key: Option<SessionKey>,
-    /// The removals of the table when a store was asked.
-    removals: u64,
-}
-
-impl From<PinLookup> for ExtractedPin {
-    fn from(lookup: PinLookup) -> ExtractedPin {
-        ExtractedPin { lookup, key: None, removals: 0 }
-    }
 }
 
 /// What of a response decides which pin goes out with it.
@@ -385,12 +298,5 @@ impl Affinity {
             ActiveCarrier::Route(route) => route.read_id(token, pool),
             ActiveCarrier::Learned(learned) => learned.read_id(token),
         }
-    }
-}
-
-impl ExtractedPin {
-    /// The session of the application's that the request is about.
-    pub fn key(&self) -> Option<SessionKey> {
-        self.key
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use http::header::{COOKIE, Entry, HeaderMap, HeaderValue, SET_COOKIE};
 
-use super::PinLookup;
 use super::caching::keep_private;
-use super::decide::Lifetimes;
+use super::lookup::PinLookup;
 use super::pin_cache::{PinCache, PinCodec};
+use super::policy::Lifetimes;
 use super::seal::{KeyRing, Pin};
 
 /// `cookie = { … }` of `[pools.persistence]`.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::PinLookup;
 use super::caching::keep_private;
+use super::lookup::PinLookup;
 use super::pin_cache::{PinCache, PinCodec};
 use super::seal::{KeyRing, Pin};
 

@@ -3,20 +3,26 @@
 //! Must not know: how a table is shared; sockets.
 
 mod entries;
-pub mod table;
+pub(super) mod record;
+mod store;
+pub(super) mod table;
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use super::{ExtractedPin, Lifetimes, Pin, PinCache, PinLookup, cookie};
+use super::cookie;
+use super::lookup::{ExtractedPin, PinLookup};
+use super::pin_cache::PinCache;
+use super::policy::Lifetimes;
+use super::seal::Pin;
 use crate::pool::Pool;
+pub use record::{BackendRef, SessionKey, SessionRecord};
+pub use store::{SessionTables, StoreCommand, StoreLink, StoreState, StoreSync};
 use table::RawEntry;
-pub use table::{BackendRef, SessionKey, SessionRecord, SessionTable};
+pub use table::SessionTable;
 
 /// `learned = { … }` of `[pools.persistence]`.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,8 +56,6 @@ pub enum SessionIdSource {
 const MAX_IDS: usize = 4;
 /// The longest id that a connection remembers.
 const MAX_REMEMBERED: usize = 256;
-/// How much may be waiting to be told to a store.
-const QUEUE: usize = 16_384;
 /// How long a store keeps a session whose pool has no timeouts, in seconds since it was seen last.
 const DEFAULT_RETENTION: u64 = 24 * 3600;
 
@@ -84,13 +88,14 @@ impl LearnedCarrier {
         lifetimes: &Lifetimes,
         tables: &mut SessionTables,
     ) -> LearnedCarrier {
-        let (table, link) = tables.open(pool, settings, lifetimes);
+        let retention = retention(lifetimes);
+        let (table, link) = tables.open(pool, settings.capacity, settings.store.as_deref(), retention);
         LearnedCarrier {
             pool: pool.into(),
             source: settings.source.clone(),
             table,
             link,
-            touch_interval: retention(lifetimes).div_ceil(4),
+            touch_interval: retention.div_ceil(4),
         }
     }
 
@@ -276,109 +281,6 @@ fn set_cookie_effect<'a>(field: &'a HeaderValue, name: &str, now: u64) -> Option
 /// Seconds that a store keeps a session that is not seen.
 fn retention(lifetimes: &Lifetimes) -> u64 {
     lifetimes.idle.or(lifetimes.absolute).unwrap_or(DEFAULT_RETENTION)
-}
-
-/// What is asked of a store, or told to it.
-#[derive(Debug)]
-pub enum StoreCommand {
-    /// What does it know of this session?
-    Query(SessionKey, oneshot::Sender<Option<SessionRecord>>),
-    /// A session was learned or has moved.
-    Write(SessionKey, SessionRecord),
-    /// A session was seen.
-    Touch(SessionKey),
-    /// A session has ended.
-    Remove(SessionKey),
-}
-
-/// The way to whoever keeps a store in touch.
-#[derive(Debug, Clone)]
-pub struct StoreLink {
-    commands: mpsc::Sender<StoreCommand>,
-    state: Arc<StoreState>,
-}
-
-/// What both sides of the way know.
-#[derive(Debug, Default)]
-pub struct StoreState {
-    /// The store answers, and in time: it is worth asking.
-    pub is_responsive: AtomicBool,
-    /// Something could not be told: table and store have to be compared.
-    pub needs_resync: AtomicBool,
-}
-
-impl StoreLink {
-    fn query(&self, key: SessionKey) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
-        if !self.state.is_responsive.load(Ordering::Relaxed) {
-            return None;
-        }
-        let (sender, receiver) = oneshot::channel();
-        self.commands.try_send(StoreCommand::Query(key, sender)).ok().map(|()| receiver)
-    }
-
-    fn send(&self, command: StoreCommand) {
-        if self.commands.try_send(command).is_err() {
-            self.state.needs_resync.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-/// One pool's table and the store it is to be kept in touch with.
-#[derive(Debug)]
-pub struct StoreSync {
-    /// The pool's name.
-    pub pool: Arc<str>,
-    /// The address of the store; may hold a password.
-    pub address: String,
-    /// The table.
-    pub table: Arc<SessionTable>,
-    /// Seconds that the store keeps a session that is not seen.
-    pub retention: u64,
-    /// What to ask and tell.
-    pub commands: mpsc::Receiver<StoreCommand>,
-    /// What is known of the store.
-    pub state: Arc<StoreState>,
-}
-
-/// The tables of a process, by pool: what was learned outlives a reload.
-#[derive(Debug, Default)]
-pub struct SessionTables {
-    by_pool: HashMap<String, (Arc<SessionTable>, Option<StoreLink>)>,
-    stores: Vec<StoreSync>,
-}
-
-impl SessionTables {
-    fn open(
-        &mut self,
-        pool: &str,
-        settings: &Settings,
-        lifetimes: &Lifetimes,
-    ) -> (Arc<SessionTable>, Option<StoreLink>) {
-        if let Some((table, link)) = self.by_pool.get(pool) {
-            table.set_capacity(settings.capacity);
-            return (Arc::clone(table), link.clone());
-        }
-        let table = Arc::new(SessionTable::new(settings.capacity));
-        let link = settings.store.as_ref().map(|address| {
-            let ((commands, receiver), state) = (mpsc::channel(QUEUE), Arc::<StoreState>::default());
-            self.stores.push(StoreSync {
-                pool: pool.into(),
-                address: address.clone(),
-                table: Arc::clone(&table),
-                retention: retention(lifetimes),
-                commands: receiver,
-                state: Arc::clone(&state),
-            });
-            StoreLink { commands, state }
-        });
-        self.by_pool.insert(pool.into(), (Arc::clone(&table), link.clone()));
-        (table, link)
-    }
-
-    /// The stores that nobody keeps in touch yet.
-    pub fn take_stores(&mut self) -> Vec<StoreSync> {
-        std::mem::take(&mut self.stores)
-    }
 }
 
 #[cfg(test)]

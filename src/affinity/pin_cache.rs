@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use super::PinLookup;
-use super::learned::SessionKey;
+use super::learned::record::SessionKey;
 use super::learned::table::RawEntry;
+use super::lookup::PinLookup;
 use super::seal::{KeyRing, Pin, Sealer};
 
 /// How many tokens of one request are looked at. Browsers send several when one was set for

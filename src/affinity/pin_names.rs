@@ -4,9 +4,10 @@
 
 use http::header::{COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
+use super::cookie;
 use super::cookie::PairEdit;
 use super::seal::looks_sealed;
-use super::{Carrier, Settings, cookie};
+use super::settings::{Carrier, Settings};
 
 /// What the names of routing cookies begin with where nothing else is configured. An application that has
 /// such a cookie of its own has read no documentation.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::decide::Cause;
+use super::verdict::Cause;
 
 /// What is done when a pin does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -115,6 +115,26 @@ impl Policies {
     pub fn leave_draining(&self) -> bool {
         self.is_set(Cause::Draining)
     }
+}
+
+/// The limits of a session's life, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lifetimes {
+    /// Silence that ends it.
+    pub idle: Option<u64>,
+    /// Age that ends it.
+    pub absolute: Option<u64>,
+}
+
+/// What a pool's pins are held to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SessionPolicy {
+    /// How long a session lives.
+    pub lifetimes: Lifetimes,
+    /// What is done when a pin does not hold.
+    pub policies: Policies,
+    /// How far ahead of this clock a pin may be dated, in seconds; without a limit where none is set.
+    pub max_clock_skew: Option<u64>,
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 use http::HeaderMap;
 use http::header::COOKIE;
 
-use super::{PinLookup, cookie};
+use super::cookie;
+use super::lookup::{MAX_NODES, PinLookup, RoutedId};
 use crate::pool::Pool;
 use crate::pool::backend::stable_hash;
 
@@ -28,20 +29,8 @@ impl Settings {
     }
 }
 
-/// How many servers an id may name. WebLogic names two (`id!primary!secondary`), WildFly up to three.
-const MAX_NODES: usize = 3;
 /// How many ids of one request are looked at.
 const MAX_IDS: usize = 4;
-
-/// What an application's session id says of its servers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RoutedId {
-    /// Names the session: a hash of the id without its servers, the same in every Linchpin.
-    pub session: u64,
-    /// The servers that it names and the pool has, in its order: the one that holds the session,
-    /// then those that have a copy of it.
-    pub nodes: [Option<usize>; MAX_NODES],
-}
 
 /// A pool's reading of the application's session ids.
 #[derive(Debug)]

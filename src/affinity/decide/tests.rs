@@ -3,7 +3,7 @@
 //! Must not know: how a request gets here.
 
 use super::*;
-use crate::affinity::SessionKey;
+use crate::affinity::{Lifetimes, SessionKey};
 use crate::pool::roster::Observation;
 use crate::pool::{InFlight, backend, reconcile::Reconciler, vitals};
 

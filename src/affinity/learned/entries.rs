@@ -4,7 +4,7 @@
 
 use hashbrown::HashTable;
 
-use super::table::SessionKey;
+use super::record::SessionKey;
 
 /// One shard: entries in a slab, found by hash, linked from the newest to the oldest.
 #[derive(Debug, Default)]
