@@ -23,62 +23,13 @@ mod tls;
 mod values;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use toml::de::DeTable;
 
+pub use self::plan::{Plan, PoolPlan};
 pub use self::report::{Finding, Place, Report, Severity};
-use crate::affinity::KeyRing;
+use crate::files;
 use crate::runtime::descriptors;
-use crate::{admin, affinity, balance, discover, files, health, pool, proxy, runtime, telemetry, upstream};
-
-/// A configuration that can be run.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// `[server]`.
-    pub server: runtime::Settings,
-    /// How many requests a client may send, as `[server.limits]` has it.
-    pub rate: Option<proxy::rate::Settings>,
-    /// `replay_memory` of `[server]`, in bytes.
-    pub replay_memory: usize,
-    /// What Linchpin is called in Via, if it writes that field.
-    pub via: Option<String>,
-    /// `[log]`.
-    pub log: telemetry::Settings,
-    /// `[admin]`, if there is one.
-    pub admin: Option<admin::Settings>,
-    /// `[[keys]]`; a random key if there are none.
-    pub keys: Arc<KeyRing>,
-    /// `[[listeners]]`, at least one.
-    pub listeners: Vec<runtime::ListenerSettings>,
-    /// `[[routes]]`; one to the only pool if there are none.
-    pub routes: Vec<proxy::route::Settings>,
-    /// `[[pools]]`, at least one.
-    pub pools: Vec<PoolPlan>,
-}
-
-/// One `[[pools]]`.
-#[derive(Debug, Clone)]
-pub struct PoolPlan {
-    /// Name, backends, rise/fall and ejection.
-    pub pool: pool::Settings,
-    /// `balance`.
-    pub balance: balance::BalancerKind,
-    /// `[pools.hash]`, where `balance` is `hash`.
-    pub hash: Option<proxy::key::Settings>,
-    /// `[pools.persistence]`.
-    pub persistence: affinity::Settings,
-    /// `[pools.health]`.
-    pub health: health::Settings,
-    /// `[pools.retry]`.
-    pub retry: proxy::retry::Settings,
-    /// `[pools.timeouts]`.
-    pub timeouts: proxy::Timeouts,
-    /// `[pools.upstream]`.
-    pub upstream: upstream::Settings,
-    /// `[[pools.discover]]`.
-    pub discover: Vec<discover::Settings>,
-}
 
 /// The longest configuration: 50,000 backends with all that can be said of each take half of it.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;

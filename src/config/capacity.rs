@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::Plan;
+use super::plan::Plan;
 use super::report::Notes;
 use crate::health::Probe;
 use crate::runtime::descriptors::{self, Needs};

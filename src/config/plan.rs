@@ -1,4 +1,4 @@
-//! Owns: the last step, from a draft without errors to the plan.
+//! Owns: the plan, and the last step to it, from a draft without errors.
 //! Invariant: nothing is decided here but what stands in for a section that isn't there.
 //! Must not know: the file; the disk.
 
@@ -8,10 +8,57 @@ use super::file::Draft;
 use super::pools::PoolDraft;
 use super::report::Notes;
 use super::routes::RouteDraft;
-use super::{Plan, PoolPlan};
 use crate::affinity::KeyRing;
 use crate::affinity::seal::SealingKey;
-use crate::{pool, proxy};
+use crate::{admin, affinity, balance, discover, health, pool, proxy, runtime, telemetry, upstream};
+
+/// A configuration that can be run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// `[server]`.
+    pub server: runtime::Settings,
+    /// How many requests a client may send, as `[server.limits]` has it.
+    pub rate: Option<proxy::rate::Settings>,
+    /// `replay_memory` of `[server]`, in bytes.
+    pub replay_memory: usize,
+    /// What Linchpin is called in Via, if it writes that field.
+    pub via: Option<String>,
+    /// `[log]`.
+    pub log: telemetry::Settings,
+    /// `[admin]`, if there is one.
+    pub admin: Option<admin::Settings>,
+    /// `[[keys]]`; a random key if there are none.
+    pub keys: Arc<KeyRing>,
+    /// `[[listeners]]`, at least one.
+    pub listeners: Vec<runtime::ListenerSettings>,
+    /// `[[routes]]`; one to the only pool if there are none.
+    pub routes: Vec<proxy::route::Settings>,
+    /// `[[pools]]`, at least one.
+    pub pools: Vec<PoolPlan>,
+}
+
+/// One `[[pools]]`.
+#[derive(Debug, Clone)]
+pub struct PoolPlan {
+    /// Name, backends, rise/fall and ejection.
+    pub pool: pool::Settings,
+    /// `balance`.
+    pub balance: balance::BalancerKind,
+    /// `[pools.hash]`, where `balance` is `hash`.
+    pub hash: Option<proxy::key::Settings>,
+    /// `[pools.persistence]`.
+    pub persistence: affinity::Settings,
+    /// `[pools.health]`.
+    pub health: health::Settings,
+    /// `[pools.retry]`.
+    pub retry: proxy::retry::Settings,
+    /// `[pools.timeouts]`.
+    pub timeouts: proxy::Timeouts,
+    /// `[pools.upstream]`.
+    pub upstream: upstream::Settings,
+    /// `[[pools.discover]]`.
+    pub discover: Vec<discover::Settings>,
+}
 
 /// The id of the key that is made when none is configured.
 const RANDOM_KEY: &str = "random";

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::net::Address;
+use crate::{affinity, balance, health, pool, proxy, telemetry};
 
 mod findings;
 mod garbage;

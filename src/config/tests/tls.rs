@@ -8,11 +8,11 @@ use std::time::Duration;
 use rcgen::date_time_ymd;
 
 use super::*;
-use crate::clock;
 use crate::tls::server::{ClientVerification, Version};
 use crate::tls::tests::Folder;
 use crate::tls::tests::authority::{Authority, Issued};
 use crate::tls::{self, CertificateFiles};
+use crate::{clock, runtime};
 
 /// A certificate for app.example that begins and ends so many days from now, and a minute.
 fn lasting(authority: &Authority, from: i64, to: i64) -> Issued {
