@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod cycles;
+
 use super::support::repository::{between, read, rust_files};
 
 /// Files that may read the system's clock: everyone else takes the time from `clock`, or as an argument.
