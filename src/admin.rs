@@ -112,6 +112,8 @@ pub struct Entry {
     pub affinity: Arc<Affinity>,
     /// Counters, by position of the backend.
     pub series: Vec<Arc<Series>>,
+    /// Counters of what no backend served.
+    pub unserved: Arc<Series>,
     /// How the sources of its backends are doing.
     pub sources: Vec<Arc<SourceStatus>>,
 }

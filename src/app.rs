@@ -25,6 +25,7 @@ use crate::net::{Address, shortage};
 use crate::pool::Pool;
 use crate::pool::roster::LossReceiver;
 use crate::proxy::client::ListenerInfo;
+use crate::proxy::error::Unserved;
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::{Proxy, replay};
 use crate::runtime::workers::Thread;
@@ -94,7 +95,12 @@ impl App {
     pub fn start(plan: Plan) -> Result<App, StartError> {
         let threads = plan.server.threads();
         let log = AccessLog::open(&plan.log.access, plan.log.format).map_err(StartError::Log)?;
-        let labels = Labels { verdicts: &Verdict::NAMES, causes: &Cause::NAMES, outcomes: &Fact::OUTCOMES };
+        let labels = Labels {
+            verdicts: &Verdict::NAMES,
+            causes: &Cause::NAMES,
+            outcomes: &Fact::OUTCOMES,
+            refusals: &Unserved::NAMES,
+        };
         let metrics = Arc::new(Metrics::new(threads, labels, Arc::clone(log.dropped())));
         let TlsSetup { acceptors, accesses, watched } = TlsSetup::open(&plan).map_err(StartError::Tls)?;
         let ((server, admin_connections), replay_memory) = (fit_to_descriptor_limit(&plan), plan.replay_memory);

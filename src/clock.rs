@@ -2,10 +2,14 @@
 //! Invariant: a limit fires within one tick after it is due; setting one touches no timer.
 //! Must not know: what is limited.
 
+mod seldom;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub use seldom::Seldom;
 
 /// How often limits are looked at, and so how late one can fire.
 pub const TICK: Duration = Duration::from_millis(100);

@@ -3,6 +3,7 @@
 //! Must not know: pins, balancing, or which request is tried where.
 
 pub mod active;
+mod announce;
 pub mod passive;
 
 use std::ops::RangeInclusive;
@@ -48,16 +49,5 @@ impl Probe {
     /// An HTTP probe that says no more than `type = "http"`.
     pub fn http() -> Probe {
         Probe::Http { path: "/".into(), host: None, expect: vec![200..=399] }
-    }
-}
-
-/// Tells the operator of a change, and what it was that told.
-fn announce(pool: &crate::pool::Pool, index: usize, change: crate::pool::roster::Change, by: &'static str) {
-    let (pool, backend) = (&**pool.name(), &**pool.backend(index).name());
-    let (from, to) = (change.from.as_str(), change.to.as_str());
-    if change.to == crate::pool::Health::Up {
-        tracing::info!(pool, backend, from, to, by, "backend is up");
-    } else {
-        tracing::warn!(pool, backend, from, to, by, "backend is lost: its sessions move when they come");
     }
 }

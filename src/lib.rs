@@ -23,6 +23,7 @@ pub mod import;
 pub mod net;
 pub mod pool;
 pub mod proxy;
+pub mod reason;
 pub mod runtime;
 pub mod session_sync;
 pub mod telemetry;

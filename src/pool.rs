@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod backend;
+pub mod history;
 pub mod live;
 pub mod queue;
 pub mod reconcile;
@@ -72,6 +73,11 @@ impl Pool {
     /// The position of the backend that the application calls so in its session ids.
     pub fn routed(&self, route: &str) -> Option<usize> {
         self.by_route.get(route).copied()
+    }
+
+    /// How many of its backends serve. It asks each: not for every request.
+    pub fn serving(&self) -> usize {
+        self.backends.iter().filter(|backend| backend.live().is_serving()).count()
     }
 
     /// The vitals of the backends, and the lock under which they change.

@@ -318,18 +318,18 @@ async fn attempts(
         let (begun, is_first) = (clock::now(), order.is_first());
         let facts = |lost: bool| outgoing.facts(0, exchange.deadline(), lost);
         let spare = |failure| order.may_spare(failure, facts(is_lost(service, index)));
-        let failure = match attempt::attempt(thread, exchange, service, order, outgoing, index, &spare).await {
+        let (failure, took) = match attempt::attempt(thread, exchange, service, order, outgoing, index, &spare).await {
             Ok(answer) => {
                 exchange.reached(service, index);
                 order.served(index);
                 return Ok((answer, index));
             }
             Err(failure) => {
-                let had = clock::now().saturating_duration_since(begun);
-                exchange.timeouts(service).judge(failure, had, is_first)
+                let took = clock::now().saturating_duration_since(begun);
+                (exchange.timeouts(service).judge(failure, took, is_first), took)
             }
         };
-        exchange.failed(index, failure, order.has_waited());
+        exchange.failed(index, failure, took, order.has_waited());
         if let Some(error) = outgoing.body_error() {
             return Err(error);
         }

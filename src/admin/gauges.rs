@@ -13,7 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::{Entry, Facts};
 use crate::clock;
 use crate::discover::SourceStatus;
-use crate::pool::{Backend, Health};
+use crate::pool::{AdminState, Backend, Health};
 
 /// All metrics of the process.
 pub(super) fn registry(facts: &Facts) -> Registry {
@@ -43,12 +43,13 @@ impl Collector for Gauges {
             backend.live().sessions(now, entry.affinity.presence_seconds())
         })?;
         gauge("linchpin_active_requests", "Requests in flight", &|_, backend| u64::from(backend.live().active()))?;
-        gauge("linchpin_backend_up", "Whether the backend is up: 1, or down or ejected: 0", &|_, backend| {
-            u64::from(backend.live().health() == Health::Up)
-        })?;
+        let help = "Whether the backend serves: 1, or is down, ejected or in maintenance: 0";
+        gauge("linchpin_backend_up", help, &|_, backend| u64::from(backend.live().is_serving()))?;
         gauge("linchpin_backend_weight", "The backend's share of new sessions", &|_, backend| {
             u64::from(backend.live().weight())
         })?;
+
+        self.states(&mut encoder, &entries)?;
 
         let tables = || entries.iter().filter_map(|entry| Some((entry, entry.affinity.table()?)));
         let help = "Learned sessions that are remembered";
@@ -88,7 +89,49 @@ impl Collector for Gauges {
     }
 }
 
+/// What there is to say of a backend in one word: the operator's will before what was observed.
+fn state(backend: &Backend) -> &'static str {
+    let live = backend.live();
+    match (live.state(), live.health()) {
+        (AdminState::Maintenance, _) => "maintenance",
+        (_, Health::Down) => "down",
+        (_, Health::Ejected) => "ejected",
+        (AdminState::Drain, Health::Up) => "drain",
+        (AdminState::Ready, Health::Up) => "ready",
+    }
+}
+
 impl Gauges {
+    fn states(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[Entry]) -> fmt::Result {
+        let help = "Which of these the backend is: 1 for one of them";
+        let mut family = encoder.encode_descriptor("linchpin_backend_state", help, None, MetricType::Gauge)?;
+        for entry in entries {
+            for backend in entry.pool.backends() {
+                let now = state(backend);
+                for state in ["ready", "drain", "maintenance", "down", "ejected"] {
+                    let labels = [("pool", &**entry.pool.name()), ("backend", &**backend.name()), ("state", state)];
+                    family.encode_family(&labels)?.encode_gauge(&u64::from(state == now))?;
+                }
+            }
+        }
+        let help = "When the backend's health became what it is, since the Unix epoch";
+        let unit = Some(&Unit::Seconds);
+        let name = "linchpin_backend_last_change_timestamp";
+        let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for entry in entries {
+            for backend in entry.pool.backends() {
+                let labels = [("pool", &**entry.pool.name()), ("backend", &**backend.name())];
+                family.encode_family(&labels)?.encode_gauge(&backend.live().history().since.as_secs())?;
+            }
+        }
+        let help = "Backends that serve: with none, every request of the pool is refused";
+        let mut family = encoder.encode_descriptor("linchpin_available_backends", help, None, MetricType::Gauge)?;
+        for entry in entries {
+            family.encode_family(&[("pool", &**entry.pool.name())])?.encode_gauge(&(entry.pool.serving() as u64))?;
+        }
+        Ok(())
+    }
+
     fn sources(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[Entry]) -> fmt::Result {
         let all =
             || entries.iter().flat_map(|entry| entry.sources.iter().map(move |source| (entry.pool.name(), source)));

@@ -14,9 +14,11 @@ use super::*;
 use crate::affinity::seal::SealingKey;
 use crate::affinity::{self, KeyRing};
 use crate::clock;
+use crate::pool::history::Check;
 use crate::pool::reconcile::Reconciler;
 use crate::pool::roster::Observation;
 use crate::pool::{self, AdminState, InFlight, backend, vitals};
+use crate::reason::Reason;
 use crate::telemetry::metrics::Labels;
 use crate::tls::reload::WatchedCertificates;
 
@@ -46,9 +48,12 @@ fn house() -> House {
     let backends = vec![backend("a", 9001, 2, AdminState::Ready), backend("b", 9002, 1, AdminState::Drain)];
     let pools = Reconciler::new(1).pools(&[pool::Settings { name: "app".into(), backends, vitals }]);
     let pool = Arc::clone(&pools[0]);
-    pool.observe(1, Observation::Probe(false), clock::now());
+    let refused = Reason::Io(std::io::ErrorKind::ConnectionRefused);
+    let check = Check { result: Err(refused), took: Duration::from_micros(250) };
+    pool.observe(1, Observation::Probe(check), clock::now());
 
-    let labels = Labels { verdicts: &["new", "hit"], causes: &["down"], outcomes: &["ok", "connect"] };
+    let labels =
+        Labels { verdicts: &["new", "hit"], causes: &["down"], outcomes: &["ok", "connect"], refusals: &["all_down"] };
     let metrics = Arc::new(Metrics::new(1, labels, Arc::default()));
     let series: Vec<_> = ["a", "b"].iter().map(|name| metrics.series("app", name)).collect();
     for _ in 0..3 {
@@ -64,7 +69,9 @@ fn house() -> House {
         affinity::Settings { idle_timeout: Some(Duration::from_secs(PRESENCE)), ..affinity::Settings::for_pool("app") };
     let ring = Arc::new(KeyRing::new(key(), Vec::new()));
     let affinity = Arc::new(Affinity::new("app", &persistence, &ring, &mut affinity::SessionTables::default()));
-    let entry = Entry { pool, balance: "round_robin", affinity, series, sources: Vec::new() };
+    let unserved = metrics.series("app", "");
+    unserved.refused(0, 0);
+    let entry = Entry { pool, balance: "round_robin", affinity, series, unserved, sources: Vec::new() };
     let facts = Facts {
         pools: Arc::new(ArcSwap::from_pointee(vec![entry])),
         metrics,
@@ -98,6 +105,14 @@ async fn status_tells_what_is_known_of_every_backend() {
     let mut status: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert!((90..100).contains(&status["uptime_seconds"].as_u64().unwrap()));
     status["uptime_seconds"] = 0.into();
+    // Times are those of the test.
+    let backends = &mut status["pools"][0]["backends"];
+    let now = clock::unix().as_secs();
+    for pointer in ["/0/since", "/1/since", "/1/last_check/time", "/1/last_failure/time"] {
+        let time = backends.pointer_mut(pointer).unwrap();
+        assert!((now - 60..=now).contains(&time.as_u64().unwrap()), "{pointer}: {time}");
+        *time = 1.into();
+    }
     let expected = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": 0,
@@ -106,12 +121,20 @@ async fn status_tells_what_is_known_of_every_backend() {
             "name": "app",
             "balance": "round_robin",
             "persistence": "cookie",
+            "available": 1,
+            "refused": { "all_down": 1 },
             "backends": [{
                 "name": "a", "address": "127.0.0.1:9001", "state": "ready", "health": "up", "weight": 2,
                 "sessions": 1, "active_requests": 1, "requests": 3, "failures": 0,
+                "since": 1, "reason": null, "last_check": null, "last_failure": null,
             }, {
                 "name": "b", "address": "127.0.0.1:9002", "state": "drain", "health": "down", "weight": 1,
                 "sessions": 0, "active_requests": 0, "requests": 0, "failures": 1,
+                "since": 1, "reason": "connection refused",
+                "last_check": {
+                    "time": 1, "ok": false, "status": null, "error": "connection refused", "duration_ms": 0.25,
+                },
+                "last_failure": { "time": 1, "by": "probe", "error": "connection refused" },
             }],
         }],
     });
@@ -129,6 +152,10 @@ async fn metrics_are_the_data_paths_counters_and_the_pools_gauges() {
         r#"linchpin_backend_up{pool="app",backend="a"} 1"#,
         r#"linchpin_backend_up{pool="app",backend="b"} 0"#,
         r#"linchpin_backend_weight{pool="app",backend="a"} 2"#,
+        r#"linchpin_backend_state{pool="app",backend="b",state="down"} 1"#,
+        r#"linchpin_backend_state{pool="app",backend="b",state="drain"} 0"#,
+        r#"linchpin_available_backends{pool="app"} 1"#,
+        r#"linchpin_refused_total{pool="app",reason="all_down"} 1"#,
         "# TYPE linchpin_sessions gauge",
         "linchpin_ready 1",
         concat!("linchpin_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

@@ -2,7 +2,9 @@
 //! Invariant: these are the only types that are serialized, and a name once told stays.
 //! Must not know: how anything is changed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,8 @@ use crate::affinity::explain::{Explanation, NamedBackend, SessionTimes};
 use crate::affinity::{Cause, Verdict};
 use crate::clock;
 use crate::discover::SourceStatus;
+use crate::pool::history;
+use crate::pool::{AdminState, Live};
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -26,6 +30,10 @@ struct Pool<'a> {
     name: &'a str,
     balance: &'static str,
     persistence: &'static str,
+    /// Backends that serve: up, and not in maintenance. With none, every request is refused.
+    available: usize,
+    /// Requests for which no backend was asked, by reason.
+    refused: BTreeMap<&'static str, u64>,
     backends: Vec<Backend<'a>>,
     /// Left out where all backends are configured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -55,9 +63,67 @@ struct Backend<'a> {
     active_requests: u32,
     requests: u64,
     failures: u64,
+    /// When its health became what it is, in seconds since the Unix epoch.
+    since: u64,
+    /// Why it is not up, or fails, in words.
+    reason: Option<String>,
+    /// The last probe.
+    last_check: Option<Check>,
+    /// The last failure that was held against it.
+    last_failure: Option<Failure>,
+    /// Its requests fail, and it is kept, since the pool can't spare it; left out otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    failing: bool,
     /// No source finds it any more; left out otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     leaving: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    /// When it came back, in seconds since the Unix epoch.
+    time: u64,
+    ok: bool,
+    /// The status that passed; nothing else is told of a probe of type `tcp`.
+    status: Option<u16>,
+    error: Option<String>,
+    duration_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Failure {
+    /// When it was, in seconds since the Unix epoch.
+    time: u64,
+    /// Who has seen it: `probe` or `request`.
+    by: &'static str,
+    error: String,
+}
+
+impl From<(Duration, history::Check)> for Check {
+    fn from((time, check): (Duration, history::Check)) -> Check {
+        Check {
+            time: time.as_secs(),
+            ok: check.passed(),
+            status: check.result.ok().flatten(),
+            error: check.result.err().map(|reason| reason.to_string()),
+            // As precise as anybody needs it, and not 0.4120000000000001.
+            duration_ms: check.took.as_micros() as f64 / 1000.0,
+        }
+    }
+}
+
+impl From<(Duration, history::Failure)> for Failure {
+    fn from((time, failure): (Duration, history::Failure)) -> Failure {
+        Failure { time: time.as_secs(), by: failure.by.as_str(), error: failure.reason.to_string() }
+    }
+}
+
+/// The word for a backend's health. Of one in maintenance nobody finds out how it is.
+fn health(live: &Live) -> &'static str {
+    match live.state() {
+        AdminState::Maintenance => "unknown",
+        AdminState::Ready | AdminState::Drain => live.health().as_str(),
+    }
 }
 
 impl<'a> Status<'a> {
@@ -77,16 +143,23 @@ impl<'a> Pool<'a> {
         let now = clock::unix().as_secs();
         let backend = |(index, backend): (usize, &'a crate::pool::Backend)| {
             let (live, series) = (backend.live(), entry.series.get(index));
+            let history = live.history();
+            let is_asked = live.state() != AdminState::Maintenance;
             Backend {
                 name: backend.name(),
                 address: backend.address().to_string(),
                 state: live.state().as_str(),
-                health: live.health().as_str(),
+                health: health(live),
                 weight: live.weight(),
                 sessions: live.sessions(now, entry.affinity.presence_seconds()),
                 active_requests: live.active(),
                 requests: series.map_or(0, |series| series.requests()),
                 failures: series.map_or(0, |series| series.failures()),
+                since: history.since.as_secs(),
+                reason: history.why.filter(|_| is_asked).map(|why| why.to_string()),
+                last_check: history.last_check.map(Check::from),
+                last_failure: history.last_failure.map(Failure::from),
+                failing: is_asked && history.is_kept,
                 leaving: live.is_leaving(),
             }
         };
@@ -103,6 +176,8 @@ impl<'a> Pool<'a> {
             name: entry.pool.name(),
             balance: entry.balance,
             persistence: entry.affinity.kind(),
+            available: entry.pool.serving(),
+            refused: entry.unserved.refusals().collect(),
             backends: entry.pool.backends().iter().enumerate().map(backend).collect(),
             discover: entry.sources.iter().map(source).collect(),
         }

@@ -143,10 +143,10 @@ mod tests {
     #[test]
     fn whatever_shows_that_the_server_is_well_ends_that() {
         for (observation, ends) in [
-            (Observation::Probe(true), true),
+            (Observation::probe(true), true),
             (Observation::Success, true),
             (Observation::Reached, true),
-            (Observation::Probe(false), false),
+            (Observation::probe(false), false),
             (Observation::Time, false),
         ] {
             let (list, pool) = (AvoidList::default(), pool());

@@ -267,6 +267,12 @@ impl Decision {
         self.presented.as_ref().map(|pin| pin.session)
     }
 
+    /// The name of the backend that holds the session, as far as the pin says it, whether the pool has it or not.
+    pub fn pinned_to<'a>(&'a self, pool: &'a Pool) -> Option<&'a str> {
+        let presented = self.presented.as_ref().map(|pin| &*pin.backend);
+        presented.or_else(|| self.pinned.map(|index| &**pool.backend(index).name()))
+    }
+
     /// Whether a pin came with the request, whatever became of it.
     pub fn has_presented_pin(&self) -> bool {
         self.presented.is_some()

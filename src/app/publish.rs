@@ -93,6 +93,7 @@ fn entries(snapshot: &Snapshot, statuses: &[Vec<Arc<SourceStatus>>]) -> Vec<admi
         balance: service.balance.as_str(),
         affinity: Arc::clone(&service.affinity),
         series: service.series.clone(),
+        unserved: Arc::clone(&service.unserved),
         sources: statuses.get(index).cloned().unwrap_or_default(),
     };
     snapshot.services.iter().enumerate().map(entry).collect()

@@ -22,6 +22,7 @@ use super::backend::DiscoveredBackend;
 use super::settings::{Dns, Records};
 use super::targets::{Addresses, Targets};
 use super::trust::LookupResult;
+use crate::reason;
 
 /// How long a server may take to answer; each question is put twice.
 const ONE: Duration = Duration::from_secs(2);
@@ -173,7 +174,7 @@ fn of(dns: &Dns, pool: &str, addresses: Addresses) -> (Vec<DiscoveredBackend>, u
 }
 
 async fn addresses(resolver: &Resolver<Sockets>, name: &str, kind: RecordType) -> Result<Addresses, String> {
-    let (records, ttl) = records(resolver, name, kind).await.map_err(|error| said(&error))?;
+    let (records, ttl) = records(resolver, name, kind).await.map_err(|error| reason::of_dns(&error))?;
     let ip = |data: &RData| match data {
         RData::A(ip) => Some(IpAddr::from(ip.0)),
         RData::AAAA(ip) => Some(IpAddr::from(ip.0)),
@@ -189,7 +190,8 @@ async fn services(
     dns: &Dns,
     targets: &mut Targets,
 ) -> Result<(Vec<DiscoveredBackend>, u32), String> {
-    let (records, mut ttl) = records(resolver, &dns.name, RecordType::SRV).await.map_err(|error| said(&error))?;
+    let (records, mut ttl) =
+        records(resolver, &dns.name, RecordType::SRV).await.map_err(|error| reason::of_dns(&error))?;
     let records = records.iter().filter_map(|record| match record {
         RData::SRV(srv) if !srv.target.is_root() => Some((srv, srv.target.to_string())),
         _ => None,
@@ -219,7 +221,7 @@ async fn addresses_of_target(resolver: Resolver<Sockets>, target: String) -> Res
             }
             Ok((_, ttl)) => nothing = nothing.min(ttl),
             Err(error) if error.is_nx_domain() => break,
-            Err(error) => return Err(format!("{target}: {}", said(&error))),
+            Err(error) => return Err(format!("{target}: {}", reason::of_dns(&error))),
         }
     }
     Ok(Addresses { ips: Vec::new(), ttl: nothing })
@@ -238,16 +240,5 @@ async fn records(resolver: &Resolver<Sockets>, name: &str, kind: RecordType) -> 
             Ok((Vec::new(), none.negative_ttl.unwrap_or(NOTHING)))
         }
         Err(error) => Err(error),
-    }
-}
-
-/// The error in a few words.
-fn said(error: &NetError) -> String {
-    match error {
-        error if error.is_nx_domain() => "there is no such name".into(),
-        NetError::Dns(DnsError::NoRecordsFound(none)) => format!("the server says: {}", none.response_code),
-        NetError::Dns(DnsError::ResponseCode(code)) => format!("the server says: {code}"),
-        NetError::Timeout => "no answer in time".into(),
-        other => other.to_string(),
     }
 }

@@ -2,7 +2,6 @@
 //! Invariant: each probe has its timeout, reads a bounded answer, and its connection is its own.
 //! Must not know: requests of clients.
 
-use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +18,13 @@ use rand::RngExt;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::announce::{announce, announce_maintenance};
 use super::{Probe, Settings};
 use crate::net::{Address, shortage};
+use crate::pool::history::Check;
 use crate::pool::roster::Observation;
 use crate::pool::{AdminState, Health, Live, Pool};
+use crate::reason::Reason;
 use crate::upstream;
 use crate::upstream::dial::{Dialled, Purpose, dial};
 
@@ -52,6 +54,13 @@ impl Prober {
         Prober { pool, settings, upstream, places: Semaphore::new(AT_ONCE) }
     }
 
+    /// The pool as it is now, and where in it the backend of this name is.
+    fn find(&self, name: &str) -> (Arc<Pool>, Option<usize>) {
+        let pool = self.pool.load_full();
+        let index = pool.position(name);
+        (pool, index)
+    }
+
     /// The pool as it is now.
     pub fn pool(&self) -> &Arc<ArcSwap<Pool>> {
         &self.pool
@@ -61,6 +70,10 @@ impl Prober {
 /// Probes a backend of the pool for as long as it belongs to it. The first probe is sent at once.
 pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
     let Prober { settings, upstream, places, .. } = &*prober;
+    let mut was_out = live.state() == AdminState::Maintenance;
+    if was_out && let (pool, Some(index)) = prober.find(&name) {
+        announce_maintenance(&pool, index, true);
+    }
     if settings.probe == Probe::None {
         return;
     }
@@ -78,28 +91,34 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
         // A probe that took longer than the interval is followed by the next at once, not by all
         // that were missed.
         let Ok(_place) = places.acquire().await else { return };
-        let pool = prober.pool.load_full();
-        let Some(index) = pool.position(&name) else { return };
+        let (pool, Some(index)) = prober.find(&name) else { return };
         let backend = pool.backend(index);
         if !Arc::ptr_eq(backend.live(), &live) {
             return;
         }
-        if backend.live().state() != AdminState::Maintenance {
-            let result = Box::pin(timeout(settings.timeout, probe(backend.address(), &settings.probe, upstream))).await;
-            let result = result.unwrap_or(Err(Refusal::Timeout));
-            let now = Instant::now();
-            due = due.max(now);
-            if let Err(refusal) = &result {
-                tracing::debug!(pool = &**pool.name(), backend = &**backend.name(), %refusal, "probe failed");
-                if let Some(error) = refusal.shortage() {
-                    // Nothing was learned of the backend: neither a pass nor a failure.
-                    shortage::report("cannot probe a backend", error);
-                    continue;
-                }
-            }
-            if let Some(change) = pool.observe(index, Observation::Probe(result.is_ok()), now.into_std()) {
-                super::announce(&pool, index, change, "probes");
-            }
+        let is_out = backend.live().state() == AdminState::Maintenance;
+        if std::mem::replace(&mut was_out, is_out) != is_out {
+            announce_maintenance(&pool, index, is_out);
+        }
+        if is_out {
+            continue;
+        }
+        let result = Box::pin(timeout(settings.timeout, probe(backend.address(), &settings.probe, upstream))).await;
+        let result = result.unwrap_or(Err(Refusal::Timeout));
+        let now = Instant::now();
+        due = due.max(now);
+        if let Some(error) = result.as_ref().err().and_then(Refusal::shortage) {
+            // Nothing was learned of the backend: neither a pass nor a failure.
+            shortage::report("cannot probe a backend", error);
+            continue;
+        }
+        let result = result.map_err(|refusal| refusal.reason(settings.timeout));
+        if let Err(reason) = &result {
+            tracing::debug!(pool = &**pool.name(), backend = &**backend.name(), %reason, "probe failed");
+        }
+        let check = Check { result, took: now.saturating_duration_since(begun) };
+        if let Some(news) = pool.observe(index, Observation::Probe(check), now.into_std()) {
+            announce(&pool, index, news, "probes");
         }
     }
 }
@@ -124,9 +143,9 @@ pub async fn end_ejections(pool: Arc<ArcSwap<Pool>>) {
         let pool = pool.load_full();
         for (index, backend) in pool.backends().iter().enumerate() {
             if backend.live().health() == Health::Ejected
-                && let Some(change) = pool.observe(index, Observation::Time, now)
+                && let Some(news) = pool.observe(index, Observation::Time, now)
             {
-                super::announce(&pool, index, change, "time");
+                announce(&pool, index, news, "time");
             }
         }
     }
@@ -145,7 +164,7 @@ fn fraction(random: u64) -> f64 {
 /// Why a probe failed.
 #[derive(Debug)]
 enum Refusal {
-    Connect(io::Error),
+    Connect(std::io::Error),
     Timeout,
     Http(hyper::Error),
     Status(StatusCode),
@@ -161,28 +180,28 @@ impl Refusal {
         };
         shortage::is_ours(error).then_some(error)
     }
-}
 
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    /// The same for whoever is told, of a probe that had so much time.
+    fn reason(&self, timeout: Duration) -> Reason {
         match self {
-            Refusal::Connect(error) => write!(f, "no connection: {error}"),
-            Refusal::Timeout => f.write_str("no answer in time"),
-            Refusal::Http(error) => write!(f, "no HTTP response: {error}"),
-            Refusal::Status(status) => write!(f, "unexpected status {}", status.as_u16()),
+            Refusal::Connect(error) => Reason::of(error),
+            Refusal::Timeout => Reason::TimedOut(timeout),
+            Refusal::Http(error) => Reason::of(error),
+            Refusal::Status(status) => Reason::Status(status.as_u16()),
         }
     }
 }
 
-async fn probe(address: &Address, probe: &Probe, upstream: &upstream::Access) -> Result<(), Refusal> {
+/// The status that it passes with, if it has one.
+async fn probe(address: &Address, probe: &Probe, upstream: &upstream::Access) -> Result<Option<u16>, Refusal> {
     let dialled = dial(address, upstream, Purpose::Probe, false).await.map_err(Refusal::Connect)?;
     match probe {
-        Probe::None | Probe::Tcp => Ok(()),
+        Probe::None | Probe::Tcp => Ok(None),
         Probe::Http { path, host, expect } => {
             let host = host.clone().or(address.tcp().map(|address| address.to_string()));
             let host = host.unwrap_or_else(|| "localhost".into());
             let status = get(dialled, path, &host, upstream.scheme()).await.map_err(Refusal::Http)?;
-            if is_expected(status, expect) { Ok(()) } else { Err(Refusal::Status(status)) }
+            if is_expected(status, expect) { Ok(Some(status.as_u16())) } else { Err(Refusal::Status(status)) }
         }
     }
 }
@@ -234,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_probe_that_had_no_descriptor_tells_nothing_of_its_backend() {
-        let refused = |errno: rustix::io::Errno| Refusal::Connect(io::Error::from(errno));
+        let refused = |errno: rustix::io::Errno| Refusal::Connect(std::io::Error::from(errno));
         assert!(refused(rustix::io::Errno::MFILE).shortage().is_some());
         assert!(refused(rustix::io::Errno::CONNREFUSED).shortage().is_none());
         assert!(Refusal::Timeout.shortage().is_none());

@@ -4,15 +4,17 @@
 
 use std::time::Instant;
 
+use super::announce::announce;
 use crate::pool::Pool;
 use crate::pool::backend::stable_hash;
 use crate::pool::roster::Observation;
 use crate::pool::vitals::Failed;
 use crate::pool::witness::{Client, Witness};
+use crate::reason::Reason;
 
-/// A request failed on the backend at `index`, and this is held against it.
-pub fn failed(pool: &Pool, index: usize, failed: Failed, now: Instant) {
-    report(pool, index, Observation::Failure(failed), now);
+/// A request failed on the backend at `index` for this reason, and this is held against it.
+pub fn failed(pool: &Pool, index: usize, failed: Failed, reason: Reason, now: Instant) {
+    report(pool, index, Observation::Failure(failed, reason), now);
 }
 
 /// An answer that failed, as evidence: `client` asked for `path` at `now`, in seconds.
@@ -32,7 +34,7 @@ pub fn reached(pool: &Pool, index: usize, now: Instant) {
 }
 
 fn report(pool: &Pool, index: usize, observation: Observation, now: Instant) {
-    if let Some(change) = pool.observe(index, observation, now) {
-        super::announce(pool, index, change, "requests");
+    if let Some(news) = pool.observe(index, observation, now) {
+        announce(pool, index, news, "requests");
     }
 }

@@ -3,15 +3,17 @@
 //! Must not know: who reads it, or what is done about it.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::admission::{self, AdminState, Closed, Fullness};
+use super::history::History;
 use super::queue::Queue;
 use super::sessions::Sketch;
 use super::vitals::Health;
 use super::waiting::Teller;
+use crate::clock;
 
 /// In [`Live::state`], beside what the operator wants: nobody finds the backend any more.
 const LEAVING: u8 = 0x80;
@@ -26,6 +28,8 @@ pub struct Live {
     losses: AtomicU32,
     marked: AtomicBool,
     suspect: AtomicBool,
+    /// For those who ask why. No request that goes well comes near it.
+    history: Mutex<History>,
     /// The limits, [`u32::MAX`] for none.
     max_requests: AtomicU32,
     max_sessions: AtomicU32,
@@ -71,6 +75,7 @@ impl Live {
             losses: AtomicU32::new(0),
             marked: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
+            history: Mutex::new(History::new(clock::unix())),
             max_requests: AtomicU32::new(u32::MAX),
             max_sessions: AtomicU32::new(u32::MAX),
             counted: AtomicU64::new(0),
@@ -152,6 +157,22 @@ impl Live {
     /// its start, to learn that it waits in vain.
     pub fn losses(&self) -> u32 {
         self.losses.load(Ordering::Acquire)
+    }
+
+    /// Whether it serves: the operator lets it, and it is up.
+    pub fn is_serving(&self) -> bool {
+        self.state() != AdminState::Maintenance && self.health() == Health::Up
+    }
+
+    /// What is remembered of it.
+    pub fn history(&self) -> History {
+        *self.remember()
+    }
+
+    /// To write down what was observed. Only the roster does that, under its lock.
+    pub(super) fn remember(&self) -> MutexGuard<'_, History> {
+        // What a panic left behind is a line of an older story.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its share of new sessions.

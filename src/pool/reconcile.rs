@@ -150,12 +150,13 @@ impl Reconciler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::history::News;
     use crate::pool::roster::Observation;
     use crate::pool::vitals::{self, Health};
     use crate::pool::{AdminState, Closed};
     use futures_util::FutureExt;
 
-    const FAILURE: Observation = Observation::Failure(vitals::Failed::Unreached);
+    const FAILURE: Observation = Observation::failure(vitals::Failed::Unreached);
 
     fn backend(name: &str, address: &str) -> backend::Settings {
         backend::Settings::new(name, address.parse().unwrap())
@@ -235,7 +236,10 @@ mod tests {
         assert!(!losses.has_more());
         assert!(pool[0].observe(0, FAILURE, now).is_some());
         assert_eq!(losses.next().now_or_never(), Some(Some(pool[0].backend(0).live().id())));
-        assert!(pool[0].observe(1, FAILURE, now).is_none(), "the last one stays");
+        assert_eq!(pool[0].observe(1, FAILURE, now), Some(News::Fails), "the last one stays");
+        assert_eq!(pool[0].observe(1, FAILURE, now), None, "which is said once");
+        assert_eq!(pool[0].observe(1, Observation::Success, now), Some(News::Answers));
+        pool[0].observe(1, FAILURE, now);
         assert_eq!(pool[0].backend(1).live().health(), Health::Up);
         assert!(pool[0].backend(0).live().is_marked());
         let end = pool[0].roster().changes_at(pool[0].backend(0).live(), now).unwrap();

@@ -8,9 +8,12 @@ use std::time::Instant;
 
 use tokio::sync::broadcast;
 
+use super::history::{Check, News};
 use super::vitals::{self, Failed, Health, Vitals};
 use super::witness::Clients;
 use super::{Live, Pool};
+use crate::clock::{self, Seldom};
+use crate::reason::Reason;
 
 /// The vitals of a pool, by the live ids of its backends, kept across reloads. Locked by probes, by failed
 /// requests and by the first success after a failure: never by a request that goes well.
@@ -20,6 +23,7 @@ pub struct Roster {
     members: Arc<Mutex<HashMap<usize, Vitals>>>,
     losses: Losses,
     clients: Arc<Clients>,
+    told: Arc<Seldom>,
 }
 
 /// Where it is told which backends are lost, so that requests that wait on one are taken back.
@@ -70,9 +74,9 @@ impl LossReceiver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Observation {
     /// A probe came back, passed or failed.
-    Probe(bool),
-    /// A request failed on it, and this is held against it.
-    Failure(Failed),
+    Probe(Check),
+    /// A request failed on it for this reason, and this is held against it.
+    Failure(Failed, Reason),
     /// A request was answered by it.
     Success,
     /// It was reached by a request that had waited for that.
@@ -81,19 +85,30 @@ pub enum Observation {
     Time,
 }
 
-/// A change of a backend's health.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change {
-    /// Before.
-    pub from: Health,
-    /// After.
-    pub to: Health,
+#[cfg(test)]
+impl Observation {
+    /// A probe of which no more is known.
+    pub(crate) const fn probe(passed: bool) -> Observation {
+        let result = if passed { Ok(None) } else { Err(Reason::CLOSED) };
+        Observation::Probe(Check { result, took: std::time::Duration::ZERO })
+    }
+
+    /// A failure of which no more is known.
+    pub(crate) const fn failure(failed: Failed) -> Observation {
+        Observation::Failure(failed, Reason::CLOSED)
+    }
 }
 
 impl Roster {
     /// An empty roster that tells losses to `losses`, of a pool that `threads` threads serve from.
     pub fn new(settings: vitals::Settings, losses: Losses, threads: usize) -> Roster {
-        Roster { settings, members: Arc::default(), losses, clients: Arc::new(Clients::new(threads)) }
+        Roster {
+            settings,
+            members: Arc::default(),
+            losses,
+            clients: Arc::new(Clients::new(threads)),
+            told: Arc::default(),
+        }
     }
 
     /// The same members under other settings: what a reload makes.
@@ -103,12 +118,18 @@ impl Roster {
             members: Arc::clone(&self.members),
             losses: self.losses.clone(),
             clients: Arc::clone(&self.clients),
+            told: Arc::clone(&self.told),
         }
     }
 
     /// Whether the pool has one client or more.
     pub fn clients(&self) -> &Clients {
         &self.clients
+    }
+
+    /// How often the pool's news are told.
+    pub fn told(&self) -> &Seldom {
+        &self.told
     }
 
     /// The end of the running ejection of a backend.
@@ -129,7 +150,7 @@ impl Roster {
 
 impl Pool {
     /// Enters an observation, publishes the verdict, and tells waiting requests of a loss.
-    pub fn observe(&self, index: usize, observation: Observation, now: Instant) -> Option<Change> {
+    pub fn observe(&self, index: usize, observation: Observation, now: Instant) -> Option<News> {
         let backend = self.backend(index);
         let roster = self.roster();
         let mut members = roster.lock();
@@ -142,8 +163,8 @@ impl Pool {
         let spare = || may_spare(&|other| other.health() == Health::Ejected);
         let vitals = members.entry(backend.live().id()).or_default();
         match observation {
-            Observation::Probe(passed) => vitals.probed(passed, now, &roster.settings),
-            Observation::Failure(failed) => vitals.failed(failed, now, spare, &roster.settings),
+            Observation::Probe(check) => vitals.probed(check.passed(), now, &roster.settings),
+            Observation::Failure(failed, _) => vitals.failed(failed, now, spare, &roster.settings),
             Observation::Success => vitals.succeeded(now),
             Observation::Reached => vitals.reached(now),
             Observation::Time => {}
@@ -155,17 +176,29 @@ impl Pool {
         let is_suspect = to == Health::Up && vitals.is_suspect(&roster.settings) && may_spare(&is_out);
         backend.live().set_suspect(is_suspect);
         let lost = backend.live().set_health(to);
+        let news = {
+            let (mut history, at) = (backend.live().remember(), clock::unix());
+            match observation {
+                Observation::Probe(check) => history.checked(check, at),
+                Observation::Failure(_, reason) => history.failed(reason, at),
+                Observation::Success | Observation::Reached => history.was_well = true,
+                Observation::Time => {}
+            }
+            history.judged((from, to), vitals.run(), vitals.is_kept(), at)
+        };
         drop(members);
         if lost {
             backend.live().forget_sessions();
             roster.losses.tell(backend.live().id());
         }
         match observation {
-            Observation::Probe(true) | Observation::Success | Observation::Reached => backend.live().shown_well(),
+            Observation::Probe(Check { result: Ok(_), .. }) | Observation::Success | Observation::Reached => {
+                backend.live().shown_well()
+            }
             _ if from != to => backend.live().changed(),
             _ => {}
         }
-        (from != to).then_some(Change { from, to })
+        news
     }
 
     /// How many of the backends beside the one at `index` are so.

@@ -2,6 +2,7 @@
 //! Invariant: probes and requests are judged apart, and only together say `up`; time is an argument.
 //! Must not know: sockets, timers, or who acts on the answer.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::witness::{Witness, Witnesses};
@@ -70,6 +71,27 @@ pub enum Failed {
     Answer(Witness),
 }
 
+/// A run of requests that failed on a backend, of which as much is told as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// How many there were at least.
+    pub failures: u32,
+    /// Clients that have met failures in answers, as far as they were told apart.
+    pub clients: usize,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |count: usize| if count == 1 { "" } else { "s" };
+        let Run { failures, clients } = *self;
+        write!(f, "{failures} request{} in a row failed", plural(failures as usize))?;
+        match clients {
+            0 => Ok(()),
+            clients => write!(f, ", of {clients} client{}", plural(clients)),
+        }
+    }
+}
+
 /// One backend's rise/fall and ejection machine.
 #[derive(Debug, Clone, Default)]
 pub struct Vitals {
@@ -95,6 +117,9 @@ struct Requests {
     /// The end of the last ejection, and whether it began because the backend could not be reached.
     until: Option<Instant>,
     is_unreachable: bool,
+    /// The run that has ejected it last, or would have if the pool could spare it.
+    run: Option<Run>,
+    is_kept: bool,
     /// Probes that passed in a row since it began.
     passed: u32,
 }
@@ -106,7 +131,7 @@ impl Requests {
 
     /// Ends a run of failures.
     fn clear_run(&mut self) {
-        (self.failures, self.unreached, self.witnesses) = (0, 0, Witnesses::default());
+        (self.failures, self.unreached, self.witnesses, self.is_kept) = (0, 0, Witnesses::default(), false);
     }
 
     /// Ends a running ejection. A success after it pays it back as after one that time has ended.
@@ -168,7 +193,12 @@ impl Vitals {
                 requests.unreached == most || requests.witnesses.suffice(witness.alone)
             }
         };
-        if requests.failures == most && is_proven && may_eject() {
+        if requests.failures < most || !is_proven {
+            return;
+        }
+        requests.run = Some(Run { failures: most, clients: requests.witnesses.clients() });
+        requests.is_kept = !may_eject();
+        if !requests.is_kept {
             requests.ejections = requests.ejections.saturating_add(1);
             let time = settings.base_time.saturating_mul(requests.ejections).min(settings.max_time);
             requests.until = now.checked_add(time);
@@ -193,6 +223,16 @@ impl Vitals {
         if self.requests.is_unreachable {
             self.requests.end(now);
         }
+    }
+
+    /// Whether what ejects a backend has come together, and the pool can't spare it: it fails, and is kept.
+    pub fn is_kept(&self) -> bool {
+        self.requests.is_kept
+    }
+
+    /// The run of failures that has ejected it last, or would have.
+    pub fn run(&self) -> Option<Run> {
+        self.requests.run
     }
 
     /// Whether as many requests in a row have failed as eject a backend, whoever met them. Where they

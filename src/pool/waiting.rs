@@ -262,7 +262,7 @@ mod tests {
     fn an_ejected_server_that_could_not_be_reached_is_tried_by_one_who_finds_it_back_for_all() {
         let (pool, now) = (pool(1, None), Instant::now());
         let live = pool.backend(0).live();
-        pool.observe(0, Observation::Failure(Failed::Unreached), now);
+        pool.observe(0, Observation::failure(Failed::Unreached), now);
         assert_eq!(live.health(), Health::Ejected);
         let [mut first, mut second, mut third] = [(); 3].map(|()| live.wait(9, false, now).unwrap());
         let Some(Turn::Trial(mut trial)) = turn(&mut first) else { panic!("the first tries") };
@@ -280,12 +280,12 @@ mod tests {
     #[test]
     fn a_server_whose_probes_fail_is_tried_by_nobody_and_its_probes_let_all_on() {
         let (pool, now) = (pool(1, None), Instant::now());
-        pool.observe(0, Observation::Probe(false), now);
+        pool.observe(0, Observation::probe(false), now);
         let mut waiting = pool.backend(0).live().wait(9, true, now).unwrap();
         assert!(turn(&mut waiting).is_none());
-        pool.observe(0, Observation::Probe(true), now);
+        pool.observe(0, Observation::probe(true), now);
         assert!(turn(&mut waiting).is_none(), "they have not passed often enough");
-        pool.observe(0, Observation::Probe(true), now);
+        pool.observe(0, Observation::probe(true), now);
         assert!(matches!(turn(&mut waiting), Some(Turn::Place(_))));
     }
 

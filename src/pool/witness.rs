@@ -83,6 +83,11 @@ impl Witnesses {
         }
     }
 
+    /// How many clients they are; of more than [`NEEDED`] no count is kept.
+    pub fn clients(&self) -> usize {
+        self.clients.iter().flatten().count()
+    }
+
     /// Whether they are enough: [`NEEDED`] clients, or `alone`, [`NEEDED`] paths.
     pub fn suffice(&self, alone: bool) -> bool {
         self.clients.iter().all(Option::is_some) || (alone && self.paths.iter().all(Option::is_some))

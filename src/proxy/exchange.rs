@@ -12,7 +12,7 @@ use http::{StatusCode, request};
 use super::body::{RequestBody, Source};
 use super::client::{Client, Origin};
 use super::edits::Edits;
-use super::error::ProxyError;
+use super::error::{ProxyError, Told};
 use super::order::Wait;
 use super::record::{Ended, RequestRecord};
 use super::request_id::RequestId;
@@ -30,8 +30,9 @@ use crate::net::interim::InterimQueue;
 use crate::pool::InFlight;
 use crate::pool::vitals::Failed;
 use crate::pool::witness;
+use crate::reason::Reason;
 use crate::upstream::wire::Wire;
-use crate::upstream::{Blame, Fact, Failure, Wanted};
+use crate::upstream::{Blame, Failure, Wanted};
 
 /// One request under way: what it is served with, and its record. Dropping it ends the request and writes the
 /// record.
@@ -222,32 +223,40 @@ impl Exchange {
         self.record.connected.set(Some(clock::now()));
     }
 
-    /// The attempt on the backend at `index` failed. One that it `has_waited` for tells nothing new of the
-    /// backend.
-    pub(super) fn failed(&mut self, index: usize, failure: Failure, has_waited: bool) {
+    /// The attempt on the backend at `index` failed, after so long. One that it `has_waited` for tells nothing new
+    /// of the backend.
+    pub(super) fn failed(&mut self, index: usize, failure: Failure, took: Duration, has_waited: bool) {
         self.in_flight = None;
         let Some(service) = self.service() else { return };
+        let reason = failure.reason(self.timeouts(service).share_of(failure.fact, took));
         if let Some(series) = service.series.get(index) {
             series.attempt(self.thread.index, failure.fact.outcome());
         }
         match failure.blame {
             _ if has_waited => {}
-            Blame::Backend => passive::failed(&service.pool, index, Failed::Unreached, clock::now()),
-            Blame::Answer => self.met_failure(service, index),
+            Blame::Backend => passive::failed(&service.pool, index, Failed::Unreached, reason, clock::now()),
+            Blame::Answer => self.met_failure(service, index, reason),
             Blame::Client | Blame::Nobody => {}
         }
         tracing::debug!(
             pool = &**service.pool.name(),
             backend = &**service.pool.backend(index).name(),
-            fact = Fact::OUTCOMES.get(failure.fact.outcome()),
+            %reason,
             sent = failure.sent,
             "attempt failed"
         );
+        self.record.reason = Some(reason);
     }
 
     pub(super) fn decided(&mut self, decision: &Decision) {
         self.record.verdict = decision.verdict;
         self.record.cause = decision.cause;
+        self.record.pinned = match decision.verdict {
+            Verdict::Moved | Verdict::Borrowed | Verdict::Refused => {
+                self.service().and_then(|service| decision.pinned_to(&service.pool)).map(Box::from)
+            }
+            Verdict::New | Verdict::Hit | Verdict::None => None,
+        };
         self.record.session = (decision.verdict != Verdict::None).then_some(decision.session);
     }
 
@@ -292,11 +301,16 @@ impl Exchange {
 
     pub(super) fn refused(&mut self, error: ProxyError) {
         self.record.status = Some(respond::status(error));
-        self.record.error = Some(error.as_str());
+        let RequestRecord { reason, cause, pinned, .. } = &self.record;
+        let pool = self.service().map(|service| &*service.pool);
+        self.record.error = Some(Told::of(error, *reason, *cause, pinned.as_deref(), pool));
         self.record.verdict = self.record.verdict.unserved();
         self.hold.end();
         if let Some(limit) = error.limit() {
             self.thread.limited(limit);
+        }
+        if let (0, Some(why), Some(service)) = (self.record.attempts, error.unserved(), self.service()) {
+            service.unserved.refused(self.thread.index, why as usize);
         }
     }
 
@@ -360,29 +374,29 @@ impl Exchange {
     pub(super) fn tunnelled(&mut self, up: u64, down: u64, error: Option<std::io::ErrorKind>) {
         (self.record.bytes_in, self.record.bytes_out) = (up, down);
         // Which side broke off makes no difference: a tunnel has no other end for many clients.
-        self.record.error =
-            error.map(|kind| if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" });
+        self.record.error = error
+            .map(|kind| Told::Word(if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" }));
     }
 
     /// The response broke off, or is broken off.
     pub(super) fn broke_off(&mut self, end: Break) {
         if let Some(error) = self.body.as_ref().and_then(|body| body.error()) {
-            self.record.error = Some(error.as_str());
+            self.record.error = Some(Told::Word(error.as_str()));
             return;
         }
-        self.record.error = Some(match end {
+        self.record.error = Some(Told::Word(match end {
             Break::Quiet => "quiet_for_too_long",
             Break::Backend | Break::KeptWaiting => "broken_off",
-        });
+        }));
         if let (Break::Backend, Some(service), Some(index)) = (end, self.service(), self.backend) {
-            self.met_failure(service, index);
+            self.met_failure(service, index, Reason::BROKEN_OFF);
         }
     }
 
     /// The answer of the backend at `index` failed.
-    fn met_failure(&self, service: &Service, index: usize) {
+    fn met_failure(&self, service: &Service, index: usize, reason: Reason) {
         let failed = passive::met(&service.pool, self.sender, self.record.path(), self.record.time.as_secs());
-        passive::failed(&service.pool, index, failed, clock::now());
+        passive::failed(&service.pool, index, failed, reason, clock::now());
     }
 
     /// The response came to its end: only now has the backend done well, or one that breaks every

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use super::error::ProxyError;
+use super::error::{ProxyError, Unserved};
 use super::retry::{self, Budget, Facts};
 use super::snapshot::Service;
 use crate::affinity::avoid_list::AvoidList;
@@ -181,7 +181,8 @@ impl<'a> Order<'a> {
             return Step::Try(index);
         }
         // What reached a backend may have been carried out, and the client has to know.
-        let error = self.reached.map_or(ProxyError::NoBackend, ProxyError::Backend);
+        let unserved = || ProxyError::NoBackend(Unserved::of(self.rules.pool));
+        let error = self.reached.map_or_else(unserved, ProxyError::Backend);
         self.end(self.ended.unwrap_or(error))
     }
 

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use http::header::{HOST, HeaderValue};
 use http::{Method, StatusCode, Uri, request};
 
-use super::error::ProxyError;
+use super::error::{ProxyError, Told};
 use super::request_id::RequestId;
 use super::respond;
 use crate::affinity::{Cause, Verdict};
 use crate::clock;
+use crate::reason::Reason;
 use crate::telemetry::{Lines, Record};
 
 /// nginx's code for a client that closed its connection before the response; it is never sent.
@@ -39,7 +40,11 @@ pub(super) struct RequestRecord {
     /// The rule of persistence that matched.
     pub(super) rule: Option<&'static str>,
     pub(super) status: Option<StatusCode>,
-    pub(super) error: Option<&'static str>,
+    /// The name of the backend that its pin named, if another was to serve.
+    pub(super) pinned: Option<Box<str>>,
+    /// Why the last attempt that failed did.
+    pub(super) reason: Option<Reason>,
+    pub(super) error: Option<Told>,
     /// Bytes that a tunnel has read from the client.
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -80,6 +85,8 @@ impl RequestRecord {
             session: None,
             rule: None,
             status: None,
+            pinned: None,
+            reason: None,
             error: None,
             bytes_in: 0,
             bytes_out: 0,
@@ -116,6 +123,9 @@ impl RequestRecord {
     /// Writes the line of the access log.
     pub(super) fn write(&self, lines: &Lines, ended: &Ended<'_>) {
         let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(self.begun));
+        let unanswered = if ended.is_given_up { ProxyError::GivenUp.as_str() } else { "client_went" };
+        let error = self.error.or(self.status.is_none().then_some(Told::Word(unanswered)));
+        let error = error.map(|error| error.to_string());
         lines.write(&Record {
             time: self.time,
             id: self.id.as_str(),
@@ -138,10 +148,8 @@ impl RequestRecord {
             session: self.session,
             rule: self.rule,
             waited: ended.waited,
-            error: self.error.or(self.status.is_none().then_some(match ended.is_given_up {
-                true => ProxyError::GivenUp.as_str(),
-                false => "client_went",
-            })),
+            pinned: self.pinned.as_deref(),
+            error: error.as_deref(),
         });
     }
 }

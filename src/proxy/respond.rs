@@ -25,7 +25,7 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         ProxyError::NoRoute => StatusCode::NOT_FOUND,
         ProxyError::Loop => StatusCode::LOOP_DETECTED,
-        ProxyError::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
+        ProxyError::NoBackend(_) => StatusCode::SERVICE_UNAVAILABLE,
         ProxyError::NotSwitched | ProxyError::GivenUp => StatusCode::BAD_GATEWAY,
         // The configuration takes no other than those from 400 to 599.
         ProxyError::PinLost(refusal) => StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
@@ -54,7 +54,7 @@ fn advice(error: ProxyError) -> &'static str {
         ProxyError::TooMany { .. } => "Too many requests came from your address. Please wait a moment.",
         ProxyError::NoRoute => "Nothing is served at this address.",
         ProxyError::Loop => "The servers behind this address send the request back to it.",
-        ProxyError::NoBackend => "No server is available just now. Please try again in a moment.",
+        ProxyError::NoBackend(_) => "No server is available just now. Please try again in a moment.",
         ProxyError::PinLost(_) => "The server that holds your session is not available just now.",
         ProxyError::NotSwitched => "The server speaks no WebSocket at this address.",
         ProxyError::GivenUp => {
@@ -162,6 +162,7 @@ pub fn accepts_json(accept: Option<&HeaderValue>) -> bool {
 mod tests {
     use std::time::Duration;
 
+    use super::super::error::Unserved;
     use super::*;
     use crate::upstream::Failure;
 
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn no_server_left_says_when_to_come_again() {
-        assert!(respond(ProxyError::NoBackend, "1", false).headers().contains_key(RETRY_AFTER));
+        assert!(respond(ProxyError::NoBackend(Unserved::AllDown), "1", false).headers().contains_key(RETRY_AFTER));
         assert!(!respond(ProxyError::NoRoute, "1", false).headers().contains_key(RETRY_AFTER));
     }
 

@@ -152,6 +152,7 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reason::Reason;
     use proptest::prelude::*;
     use std::io::ErrorKind;
 
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn what_was_not_sent_goes_on_whatever_the_method() {
         let facts = Facts { idempotent: false, sent: 99, ..SAFE };
-        let unsent = failure(Fact::Connect(ErrorKind::ConnectionRefused), false);
+        let unsent = failure(Fact::Connect(Reason::Io(ErrorKind::ConnectionRefused)), false);
         assert_eq!(may_retry(unsent, facts, &Settings::default()), Answer::Yes);
     }
 
@@ -214,7 +215,7 @@ mod tests {
 
     fn fact() -> impl Strategy<Value = Fact> {
         prop_oneof![
-            Just(Fact::Connect(ErrorKind::ConnectionRefused)),
+            Just(Fact::Connect(Reason::Io(ErrorKind::ConnectionRefused))),
             Just(Fact::ConnectTimeout),
             Just(Fact::Shortage),
             Just(Fact::Closed),

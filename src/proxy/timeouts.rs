@@ -39,16 +39,27 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    /// The time of its own that an attempt has which can end so.
+    fn own(&self, fact: Fact) -> Duration {
+        match fact {
+            Fact::ConnectTimeout => self.connect,
+            Fact::ResponseTimeout => self.response,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// What of its own time an attempt has had that took so long: deadlines are looked at now and then, and what
+    /// came before the wait is no part of it.
+    pub(super) fn share_of(&self, fact: Fact, took: Duration) -> Duration {
+        took.min(self.own(fact))
+    }
+
     /// A failure for want of time, of an attempt that `had` so much. Where `total` ended it, since attempts or
     /// a wait before it had used that up, its backend has not had the time that is its own, and is not to
     /// blame. Where it `is_first`, all the time there is was its own.
     pub(super) fn judge(&self, failure: Failure, had: Duration, is_first: bool) -> Failure {
-        let own = match failure.fact {
-            Fact::ConnectTimeout => self.connect,
-            Fact::ResponseTimeout => self.response,
-            _ => return failure,
-        };
-        if is_first || had >= own { failure } else { failure.blamed_on(Blame::Nobody) }
+        let has_had_its_own = self.share_of(failure.fact, had) >= self.own(failure.fact);
+        if is_first || has_had_its_own { failure } else { failure.blamed_on(Blame::Nobody) }
     }
 }
 

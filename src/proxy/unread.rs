@@ -43,6 +43,7 @@ pub(super) fn refuse(thread: &ThreadState, client: &Rc<Client>, error: ProxyErro
         session: None,
         rule: None,
         waited: None,
+        pinned: None,
         error: Some(error.as_str()),
     });
     respond::respond_raw(error, id.as_str())

@@ -298,7 +298,7 @@ mod tests {
     }
 
     fn listeners() -> (Listeners, SocketAddr) {
-        let labels = Labels { verdicts: &["none"], causes: &[], outcomes: &["ok"] };
+        let labels = Labels { verdicts: &["none"], causes: &[], outcomes: &["ok"], refusals: &[] };
         let metrics = Metrics::new(1, labels, Arc::default());
         let settings = ListenerSettings::new(([127, 0, 0, 1], 0).into());
         let listeners = Listeners::bind(&[settings], &[None], 1, &metrics).unwrap();

@@ -56,7 +56,9 @@ pub struct Record<'a> {
     pub rule: Option<&'a str>,
     /// How long it was held for its backend.
     pub waited: Option<Duration>,
-    /// What went wrong, in a word.
+    /// The backend that its session was pinned to, if it was moved to the one that served, borrowed by it, or refused.
+    pub pinned: Option<&'a str>,
+    /// What went wrong, in words.
     pub error: Option<&'a str>,
 }
 
@@ -154,6 +156,9 @@ fn fields(line: &mut impl Line, time: &str, record: &Record<'_>) {
     if let Some(cause) = record.cause {
         line.bare("cause", cause);
     }
+    if let Some(pinned) = record.pinned {
+        line.bare(if record.verdict == "moved" { "moved_from" } else { "pinned" }, pinned);
+    }
     if let Some(session) = record.session {
         line.hex("session", session);
     }
@@ -164,7 +169,7 @@ fn fields(line: &mut impl Line, time: &str, record: &Record<'_>) {
         line.millis("wait_ms", waited);
     }
     if let Some(error) = record.error {
-        line.bare("error", error);
+        line.words("error", error);
     }
     line.bare("request", record.id);
     line.end();
@@ -197,6 +202,7 @@ mod tests {
             session: Some(1),
             rule: None,
             waited: None,
+            pinned: None,
             error: None,
         }
     }

@@ -5,10 +5,11 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 /// One line under construction. `bare` values are our own words and need no escaping; `placed` ones
-/// as well, and a line of text knows them by their place.
+/// as well, and a line of text knows them by their place; `words` are several, and quoted where they are.
 pub(super) trait Line {
     fn placed(&mut self, name: &str, value: &str);
     fn bare(&mut self, name: &str, value: &str);
+    fn words(&mut self, name: &str, value: &str);
     fn text(&mut self, name: &str, value: &[u8]);
     fn number(&mut self, name: &str, value: u64);
     fn millis(&mut self, name: &str, value: Duration);
@@ -53,6 +54,15 @@ impl Line for Text<'_> {
     fn bare(&mut self, name: &str, value: &str) {
         self.name(name);
         self.out.extend_from_slice(value.as_bytes());
+    }
+
+    fn words(&mut self, name: &str, value: &str) {
+        self.name(name);
+        let is_one = !value.contains(' ');
+        let mark: &[u8] = if is_one { b"" } else { b"\"" };
+        self.out.extend_from_slice(mark);
+        self.out.extend_from_slice(value.as_bytes());
+        self.out.extend_from_slice(mark);
     }
 
     fn text(&mut self, name: &str, value: &[u8]) {
@@ -116,6 +126,10 @@ impl Line for Json<'_> {
 
     fn bare(&mut self, name: &str, value: &str) {
         self.quoted(name, |out| out.extend_from_slice(value.as_bytes()));
+    }
+
+    fn words(&mut self, name: &str, value: &str) {
+        self.bare(name, value);
     }
 
     /// Bytes outside visible ASCII are shown as in text lines, so that both say the same.

@@ -39,6 +39,8 @@ pub struct Labels {
     pub causes: &'static [&'static str],
     /// The values of `outcome`.
     pub outcomes: &'static [&'static str],
+    /// The values of `reason` of requests for which no backend was asked.
+    pub refusals: &'static [&'static str],
 }
 
 /// All counters of a process.
@@ -86,6 +88,7 @@ struct Shard {
     requests: Box<[[Counter; SLOTS]]>,
     attempts: Box<[Counter]>,
     moves: Box<[Counter]>,
+    refusals: Box<[Counter]>,
     tunnels: Counter,
     tunnels_ended: Counter,
     durations: [Counter; BUCKETS.len() + 1],
@@ -215,6 +218,18 @@ impl Series {
         }
     }
 
+    /// Counts a request for which no backend was asked. `reason` is a position in [`Labels::refusals`].
+    pub fn refused(&self, thread: usize, reason: usize) {
+        if let Some(counter) = self.shard(thread).and_then(|shard| shard.refusals.get(reason)) {
+            counter.add(1);
+        }
+    }
+
+    /// Requests for which no backend was asked, by the name of the reason.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.labels.refusals.iter().enumerate().map(|(at, name)| (*name, self.sum(|shard| shard.refusals.get(at))))
+    }
+
     /// A request has become a tunnel.
     pub fn tunnel_began(&self, thread: usize) {
         if let Some(shard) = self.shard(thread) {
@@ -264,6 +279,7 @@ impl Shard {
             requests: labels.verdicts.iter().map(|_| std::array::from_fn(|_| Counter::default())).collect(),
             attempts: counters(labels.outcomes.len()),
             moves: counters(labels.causes.len()),
+            refusals: counters(labels.refusals.len()),
             tunnels: Counter::default(),
             tunnels_ended: Counter::default(),
             durations: std::array::from_fn(|_| Counter::default()),
@@ -272,7 +288,7 @@ impl Shard {
     }
 
     fn counters(&self) -> impl Iterator<Item = &Counter> {
-        let some = self.requests.iter().flatten().chain(&self.attempts).chain(&self.moves);
+        let some = self.requests.iter().flatten().chain(&self.attempts).chain(&self.moves).chain(&self.refusals);
         some.chain(&self.durations).chain([&self.micros])
     }
 
@@ -368,6 +384,15 @@ impl Collector for Metrics {
             }
         }
 
+        let help = "Requests that were refused without that a backend was asked, by reason";
+        let mut family = encoder.encode_descriptor("linchpin_refused", help, None, counter)?;
+        for series in all.iter().filter(|series| series.backend.is_empty() && !series.pool.is_empty()) {
+            for (name, count) in series.refusals() {
+                let labels = [("pool", &*series.pool), ("reason", name)];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
+        }
+
         let help = "WebSockets and other tunnels that are open";
         let mut family = encoder.encode_descriptor("linchpin_tunnels", help, None, gauge)?;
         for series in all.iter().filter(|series| series.tunnels().0 > 0) {
@@ -424,7 +449,12 @@ mod tests {
 
     #[test]
     fn what_was_counted_on_any_thread_is_told_in_the_names_of_the_design() {
-        let labels = Labels { verdicts: &["new", "hit"], causes: &["down"], outcomes: &["ok", "closed"] };
+        let labels = Labels {
+            verdicts: &["new", "hit"],
+            causes: &["down"],
+            outcomes: &["ok", "closed"],
+            refusals: &["all_down"],
+        };
         let metrics = Arc::new(Metrics::new(2, labels, Arc::default()));
         let series = metrics.series("app", "a");
         series.request(0, 1, 200, Duration::from_micros(700));
@@ -461,7 +491,7 @@ mod tests {
 
     #[test]
     fn what_gone_backends_have_counted_is_kept_in_one_series() {
-        let labels = Labels { verdicts: &["new"], causes: &["down"], outcomes: &["ok"] };
+        let labels = Labels { verdicts: &["new"], causes: &["down"], outcomes: &["ok"], refusals: &[] };
         let metrics = Metrics::new(1, labels, Arc::default());
         let stays = metrics.series("app", "a");
         for name in ["b", "c"] {
@@ -480,7 +510,7 @@ mod tests {
 
     #[test]
     fn a_series_takes_room_for_those_threads_alone_that_count_in_it() {
-        let labels = Labels { verdicts: &["new"], causes: &["down"], outcomes: &["ok"] };
+        let labels = Labels { verdicts: &["new"], causes: &["down"], outcomes: &["ok"], refusals: &[] };
         let metrics = Metrics::new(8, labels, Arc::default());
         let series = metrics.series("app", "a");
         assert_eq!((series.requests(), series.failures(), series.shards().count()), (0, 0, 0));

@@ -20,6 +20,7 @@ use super::shared::Shared;
 use super::wire::{Below, Wire};
 use crate::clock;
 use crate::net::{Address, shortage};
+use crate::reason::Reason;
 
 /// The largest head of a response, in bytes; what does not fit is a 502 for its request.
 pub(super) const MAX_HEAD: usize = 256 * 1024;
@@ -50,13 +51,13 @@ where
                 shortage::report("cannot connect to a backend", &error);
                 return unsent(Fact::Shortage);
             }
-            unsent(Fact::Connect(error.kind()))
+            unsent(Fact::Connect(Reason::of(&error)))
         };
         let Dialled { stream, is_http2 } =
             dial(address, access, Purpose::Request(wanted.client), wanted.http1).await.map_err(failed)?;
         let (sent, pace, heard) = (stream.socket().sent(), Rc::default(), Rc::default());
         let io = Io::new(Backend::new(stream, &pace, &heard));
-        let failed = |error: hyper::Error| unsent(Fact::of(&error));
+        let failed = |error: hyper::Error| unsent(Fact::of(&error)).said(Some(Reason::of(&error)));
         if is_http2 {
             return Ok(Fresh::Shared(Shared::begin(io).await.map_err(failed)?));
         }

@@ -2,7 +2,9 @@
 //! Invariant: `sent` is false only if not one byte of the request was written; blame is set where the failure happens.
 //! Must not know: status codes, retry rules.
 
-use std::io;
+use std::time::Duration;
+
+use crate::reason::Reason;
 
 /// A failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub struct Failure {
     pub sent: bool,
     /// Who was waited for when it happened.
     pub blame: Blame,
+    /// What the connection said of it, where that is more than the fact.
+    pub said: Option<Reason>,
 }
 
 impl Failure {
@@ -28,13 +32,24 @@ impl Failure {
                 Blame::Answer
             }
         };
-        Failure { fact, sent, blame }
+        Failure { fact, sent, blame, said: None }
     }
 
     /// The same, where it is known that it was `blame` who was waited for.
     #[must_use]
     pub fn blamed_on(self, blame: Blame) -> Failure {
         Failure { blame, ..self }
+    }
+
+    /// The same, of which the connection `said` this.
+    #[must_use]
+    pub(super) fn said(self, said: Option<Reason>) -> Failure {
+        Failure { said, ..self }
+    }
+
+    /// The same in words, of an attempt that has taken so long.
+    pub fn reason(self, took: Duration) -> Reason {
+        self.said.unwrap_or_else(|| self.fact.reason(took))
     }
 
     /// Whether the backend answered, with something that cannot be passed on. Such a page fails for
@@ -53,8 +68,8 @@ impl Failure {
 /// What happened to an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fact {
-    /// No connection: refused or unreachable.
-    Connect(io::ErrorKind),
+    /// No connection, for this reason: refused, unreachable, not who it should be.
+    Connect(Reason),
     /// No connection, for want of a descriptor, a port or memory here: the backend was not asked.
     Shortage,
     /// No connection in time.
@@ -121,6 +136,21 @@ impl Fact {
         }
     }
 
+    fn reason(self, took: Duration) -> Reason {
+        match self {
+            Fact::Connect(reason) => reason,
+            Fact::Shortage => Reason::SHORTAGE,
+            Fact::ConnectTimeout => Reason::ConnectTimedOut(took),
+            Fact::ResponseTimeout => Reason::ResponseTimedOut(took),
+            Fact::Closed => Reason::CLOSED,
+            Fact::Garbage => Reason::MALFORMED,
+            Fact::HeadTooLarge => Reason::TOO_LARGE,
+            Fact::Lost => Reason::LOST,
+            Fact::RequestBody => Reason::REQUEST_BODY,
+            Fact::Status(status) => Reason::Status(status),
+        }
+    }
+
     pub(super) fn of(error: &hyper::Error) -> Fact {
         if error.is_parse_too_large() {
             Fact::HeadTooLarge
@@ -140,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_no_request_can_cause_is_the_backends_and_what_an_answer_fails_with_needs_more_than_one_to_say_so() {
-        let refused = Fact::Connect(io::ErrorKind::ConnectionRefused);
+        let refused = Fact::Connect(Reason::Io(std::io::ErrorKind::ConnectionRefused));
         for (fact, sent, blame) in [
             (refused, false, Blame::Backend),
             (Fact::ConnectTimeout, false, Blame::Backend),

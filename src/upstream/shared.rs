@@ -22,6 +22,7 @@ use super::failure::{Blame, Fact, Failure};
 use super::io::Io;
 use super::wire::Unanswered;
 use crate::clock;
+use crate::reason::Reason;
 
 /// Requests on one connection at once. What most servers allow; more of them wait for each other.
 const STREAMS: usize = 100;
@@ -179,7 +180,7 @@ where
                     state.is_retired.set(true);
                 }
                 let sent = request.is_none() && !is_untouched(error.error());
-                let failure = Failure::new(Fact::of(error.error()), sent);
+                let failure = Failure::new(Fact::of(error.error()), sent).said(Some(Reason::of(error.error())));
                 // Whoever sends many requests at once can have a stream refused.
                 let failure = if failure.blame == Blame::Backend { failure.blamed_on(Blame::Answer) } else { failure };
                 Poll::Ready(Err(Unanswered { failure, is_heard: false, request }))

@@ -20,6 +20,7 @@ use super::io::{Heard, Io};
 use super::pace::{Pace, Paced};
 use super::quiet::{Quiet, Socket};
 use crate::net::{Sent, Stream};
+use crate::reason::Reason;
 
 /// A connection to a backend. hyper gives a handle that sends and a future that moves the bytes;
 /// here both lie side by side and are polled by the request's own task. With a task for the
@@ -135,21 +136,21 @@ where
                 Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
                 Poll::Ready(Err(mut error)) => {
                     let request = error.take_message().map(|request| request.map(Paced::into_inner));
-                    Poll::Ready(Err((Fact::of(error.error()), request)))
+                    Poll::Ready(Err((Fact::of(error.error()), Some(Reason::of(error.error())), request)))
                 }
                 Poll::Pending => {
                     // Unless this turn has used up what tokio lets a task do: then the response may be there.
                     if !has_budget_remaining() {
                         cx.waker().wake_by_ref();
                     }
-                    watch(cx).map(|fact| Err((fact, None)))
+                    watch(cx).map(|fact| Err((fact, None, None)))
                 }
             }
         })
         .await;
         sent.take_back(result.is_err());
-        result.map_err(|(fact, request)| Unanswered {
-            failure: Failure::new(fact, sent.bytes() != sent_before),
+        result.map_err(|(fact, said, request)| Unanswered {
+            failure: Failure::new(fact, sent.bytes() != sent_before).said(said),
             is_heard: heard.bytes() != heard_before,
             request,
         })

@@ -48,6 +48,7 @@ mod pools;
 mod process;
 mod protocols;
 mod queue;
+mod reasons;
 mod replay;
 mod replicas;
 mod request_framing;

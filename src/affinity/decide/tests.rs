@@ -40,7 +40,7 @@ fn with_cause(cause: Cause, policies: &Policies) -> (Arc<Pool>, Decision, Option
     let (base, mut busy) = (pin(&pool, "a"), None);
     let mut lookup = PinLookup::Pinned(Arc::new(base.clone()));
     match cause {
-        Cause::Down => drop(pool.observe(0, Observation::Probe(false), std::time::Instant::now())),
+        Cause::Down => drop(pool.observe(0, Observation::probe(false), std::time::Instant::now())),
         Cause::Draining => live.set_state(AdminState::Drain),
         Cause::Maintenance => live.set_state(AdminState::Maintenance),
         Cause::Full => busy = Some(InFlight::on(live, 0)),

@@ -15,6 +15,7 @@ use crate::balance::BalancerKind;
 use crate::pool::roster::Observation;
 use crate::pool::vitals::Failed;
 use crate::pool::{AdminState, InFlight, backend, reconcile::Reconciler, vitals};
+use crate::reason::Reason;
 
 const SESSION: u64 = 0x5e55_1011;
 const TOTAL: Duration = Duration::from_secs(120);
@@ -39,7 +40,7 @@ impl Does {
     fn failure(self) -> Option<Failure> {
         let (fact, sent) = match self {
             Does::Serves => return None,
-            Does::Refuses => (Fact::Connect(ErrorKind::ConnectionRefused), false),
+            Does::Refuses => (Fact::Connect(Reason::Io(ErrorKind::ConnectionRefused)), false),
             Does::ConnectsSlowly => (Fact::ConnectTimeout, false),
             Does::Resets => (Fact::Closed, true),
             Does::SpeaksGarbage => (Fact::Garbage, true),
@@ -115,7 +116,7 @@ fn pool(servers: &[Server]) -> (Arc<Pool>, Vec<InFlight>) {
         let live = pool.backend(index).live();
         match server.state {
             State::Up | State::NoWeight => {}
-            State::Down => drop(pool.observe(index, Observation::Probe(false), Instant::now())),
+            State::Down => drop(pool.observe(index, Observation::probe(false), Instant::now())),
             State::Drain => live.set_state(AdminState::Drain),
             State::Maintenance => live.set_state(AdminState::Maintenance),
             State::Full => busy.push(InFlight::on(live, 0)),
@@ -222,7 +223,7 @@ fn run(case: &Case) -> Outcome {
                 if !order.has_waited() {
                     unreached += u32::from(!failure.sent);
                     if failure.blame == Blame::Backend {
-                        pool.observe(index, Observation::Failure(Failed::Unreached), now);
+                        pool.observe(index, Observation::failure(Failed::Unreached), now);
                     }
                 }
                 let avoids = order.failed(index, failure, facts);

@@ -1,0 +1,67 @@
+//! Owns: the lines of the log about how backends are: one for each change, that says why.
+//! Invariant: a pool whose thousands of backends go at once says a hundred lines, and counts the rest.
+//! Must not know: how it was found out.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::clock;
+use crate::pool::history::News;
+use crate::pool::{Health, Pool};
+
+/// Lines about one pool in [`SPAN`]. To say how many backends remain each has to be asked: of many thousand that
+/// go at once, each line would cost what the pool is large.
+const MOST: u32 = 100;
+const SPAN: Duration = Duration::from_secs(10);
+
+/// Tells the operator what is new of the backend at `index`, and what it was that told.
+pub(super) fn announce(pool: &Pool, index: usize, news: News, by: &'static str) {
+    let Some(unsaid) = pool.roster().told().take(clock::unix(), SPAN, MOST) else { return };
+    if unsaid > 0 {
+        tracing::warn!(
+            pool = &**pool.name(),
+            changes = unsaid,
+            "backends have changed without a line: there were too many"
+        );
+    }
+    let (remaining, of) = (pool.serving(), pool.backends().len());
+    let (pool, backend) = (&**pool.name(), pool.backend(index));
+    let (backend, history) = (&**backend.name(), backend.live().history());
+    let since = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(history.since.as_secs()));
+    let reason = history.why.map(|why| why.to_string()).unwrap_or_default();
+    let what = match news {
+        News::Changed { to: Health::Up, from, lasted } => {
+            let (was, lasted) = (from.as_str(), humantime::format_duration(Duration::from_secs(lasted.as_secs())));
+            tracing::info!(pool, backend, was, %lasted, by, remaining, of, %since, "backend is up");
+            return;
+        }
+        News::Answers => {
+            tracing::info!(pool, backend, by, remaining, of, "backend answers again");
+            return;
+        }
+        News::Fails => "backend fails, and is kept: the pool cannot spare it",
+        News::Changed { to: Health::Ejected, .. } => "backend is ejected",
+        News::Changed { .. } if history.was_well => "backend is down",
+        News::Changed { .. } => "backend was never up",
+    };
+    if remaining == 0 {
+        tracing::error!(pool, backend, reason, by, remaining, of, %since, "{what}; no backend is left");
+    } else {
+        tracing::warn!(pool, backend, reason, by, remaining, of, %since, "{what}");
+    }
+}
+
+/// Says that the operator has taken the backend at `index` out, or has brought it back.
+pub(super) fn announce_maintenance(pool: &Pool, index: usize, is_out: bool) {
+    let (remaining, of) = (pool.serving(), pool.backends().len());
+    let (pool, backend) = (&**pool.name(), &**pool.backend(index).name());
+    match is_out {
+        true => tracing::info!(
+            pool,
+            backend,
+            remaining,
+            of,
+            "backend is in maintenance: it is sent nothing, and not probed"
+        ),
+        false => tracing::info!(pool, backend, remaining, of, "backend is in maintenance no longer"),
+    }
+}

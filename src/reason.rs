@@ -1,0 +1,286 @@
+//! Owns: the words in which an operator is told why what was asked of a backend, or of a source of backends, did not come.
+//! Invariant: log, status, access record and dashboard have them from here; they are few, and nothing that anybody sent is in them.
+//! Must not know: what follows from a failure.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use hickory_resolver::net::{DnsError, NetError};
+use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
+
+/// Why a connection, an answer or a probe failed. Small, and copied: the words are made when somebody is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The system, or a peer by way of it, says no: `connection refused`.
+    Io(io::ErrorKind),
+    /// The backend's certificate is not accepted: `certificate: unknown issuer`.
+    Certificate(&'static str),
+    /// TLS comes to nothing for another reason.
+    Tls(&'static str),
+    /// The peer has ended TLS with an alert (RFC 8446 §6), of which this is the number.
+    Alert(u8),
+    /// HTTP/2 comes to nothing: the code that says why (RFC 9113 §7), or it is not spoken.
+    Http2(Option<u32>),
+    /// What came, or did not, is no usable response.
+    Response(&'static str),
+    /// Nobody but us is to blame.
+    Own(&'static str),
+    /// No connection within this time.
+    ConnectTimedOut(Duration),
+    /// No response within this time.
+    ResponseTimedOut(Duration),
+    /// A probe had no result within this time.
+    TimedOut(Duration),
+    /// A status that is not among those that are expected.
+    Status(u16),
+}
+
+impl Reason {
+    /// The connection ended before a response began.
+    pub const CLOSED: Reason = Reason::Response("connection closed before the response");
+    /// What came is no HTTP response, or does not say in one way where it ends.
+    pub const MALFORMED: Reason = Reason::Response("malformed response head");
+    /// The head of the response is larger than what is read.
+    pub const TOO_LARGE: Reason = Reason::Response("response head too large");
+    /// The response ended before its end.
+    pub const BROKEN_OFF: Reason = Reason::Response("response broke off");
+    /// Descriptors, ports or memory have run out here.
+    pub const SHORTAGE: Reason = Reason::Own("short of descriptors, ports or memory here");
+    /// The body of the request ended early.
+    pub const REQUEST_BODY: Reason = Reason::Own("request body broke off");
+    /// Its probes took the backend down while a request waited for it.
+    pub const LOST: Reason = Reason::Response("backend went down while it was waited for");
+
+    /// What an error of a connection or an exchange comes to, however often it was wrapped.
+    pub fn of(error: &(dyn Error + 'static)) -> Reason {
+        let mut next = Some(error);
+        let mut outermost = None;
+        while let Some(error) = next {
+            if let Some(reason) = Reason::known(error) {
+                return reason;
+            }
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                // `source` of an `io::Error` passes over the error that it wraps.
+                if let Some(wrapped) = error.get_ref() {
+                    outermost = outermost.or(Some(Reason::Io(error.kind())));
+                    next = Some(wrapped);
+                    continue;
+                }
+                return outermost.unwrap_or(Reason::Io(error.kind()));
+            }
+            next = error.source();
+        }
+        outermost.unwrap_or(Reason::CLOSED)
+    }
+
+    /// What this one error says, if it is one that says something.
+    fn known(error: &(dyn Error + 'static)) -> Option<Reason> {
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            return Some(of_tls(error));
+        }
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return of_http(error);
+        }
+        let error = error.downcast_ref::<h2::Error>()?;
+        match (error.get_io(), error.reason()) {
+            (Some(error), _) => Some(Reason::of(error)),
+            (None, reason) => Some(Reason::Http2(reason.map(u32::from))),
+        }
+    }
+}
+
+/// `None` where what it was made of says more.
+fn of_http(error: &hyper::Error) -> Option<Reason> {
+    if error.is_parse_too_large() {
+        Some(Reason::TOO_LARGE)
+    } else if error.is_parse() {
+        Some(Reason::MALFORMED)
+    } else if error.is_user() {
+        Some(Reason::REQUEST_BODY)
+    } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        Some(Reason::CLOSED)
+    } else {
+        None
+    }
+}
+
+fn of_tls(error: &rustls::Error) -> Reason {
+    match error {
+        rustls::Error::InvalidCertificate(error) => Reason::Certificate(of_certificate(error)),
+        rustls::Error::NoCertificatesPresented => Reason::Certificate("none presented"),
+        rustls::Error::AlertReceived(alert) => Reason::Alert(u8::from(*alert)),
+        // A server that speaks HTTP at this port, as a rule.
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => Reason::Tls("not spoken"),
+        rustls::Error::NoApplicationProtocol => Reason::Tls("no protocol in common"),
+        rustls::Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13) => {
+            Reason::Tls("neither version 1.2 nor 1.3 spoken")
+        }
+        rustls::Error::PeerIncompatible(_) => Reason::Tls("nothing in common"),
+        rustls::Error::InvalidMessage(_) | rustls::Error::PeerMisbehaved(_) => Reason::Tls("malformed handshake"),
+        _ => Reason::Tls("handshake failed"),
+    }
+}
+
+fn of_certificate(error: &CertificateError) -> &'static str {
+    match error {
+        CertificateError::UnknownIssuer => "unknown issuer",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not valid yet",
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => "not valid for name",
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => "not for a server",
+        CertificateError::Revoked => "revoked",
+        CertificateError::BadEncoding => "bad encoding",
+        CertificateError::BadSignature => "bad signature",
+        CertificateError::UnhandledCriticalExtension => "unknown critical extension",
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "unsupported signature algorithm"
+        }
+        // The verifier's own words: what `openssl req -x509` makes is an authority's by default.
+        CertificateError::Other(error) if format!("{error:?}").contains("CaUsedAsEndEntity") => {
+            "an authority's, not a server's"
+        }
+        _ => "not accepted",
+    }
+}
+
+/// The word for what the system says, as its own manual has it.
+fn of_kind(kind: io::ErrorKind) -> Option<&'static str> {
+    Some(match kind {
+        io::ErrorKind::ConnectionRefused => "connection refused",
+        io::ErrorKind::ConnectionReset => "connection reset",
+        io::ErrorKind::ConnectionAborted => "connection aborted",
+        io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof | io::ErrorKind::NotConnected => "connection closed",
+        io::ErrorKind::HostUnreachable => "no route to host",
+        io::ErrorKind::NetworkUnreachable => "network unreachable",
+        io::ErrorKind::NetworkDown => "network down",
+        io::ErrorKind::TimedOut => "timed out",
+        io::ErrorKind::NotFound => "no such socket",
+        io::ErrorKind::PermissionDenied => "permission denied",
+        _ => return None,
+    })
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let after = |time: Duration| humantime::format_duration(rounded(time));
+        match *self {
+            Reason::Io(kind) => match of_kind(kind) {
+                Some(word) => f.write_str(word),
+                None => kind.fmt(f),
+            },
+            Reason::Certificate(word) => write!(f, "certificate: {word}"),
+            Reason::Tls(word) => write!(f, "TLS: {word}"),
+            Reason::Alert(number) => {
+                f.write_str("TLS: alert received:")?;
+                match AlertDescription::from(number).as_str() {
+                    Some(name) => spaced(f, name),
+                    None => write!(f, " {number}"),
+                }
+            }
+            Reason::Http2(Some(code)) => write!(f, "HTTP/2: {}", h2::Reason::from(code).description()),
+            Reason::Http2(None) => f.write_str("HTTP/2: not spoken"),
+            Reason::Response(word) | Reason::Own(word) => f.write_str(word),
+            Reason::ConnectTimedOut(time) => write!(f, "connection timed out after {}", after(time)),
+            Reason::ResponseTimedOut(time) => write!(f, "response timed out after {}", after(time)),
+            Reason::TimedOut(time) => write!(f, "timed out after {}", after(time)),
+            Reason::Status(status) => write!(f, "unexpected status {status}"),
+        }
+    }
+}
+
+/// As much of a time as anybody reads: milliseconds below a minute, seconds beyond.
+fn rounded(time: Duration) -> Duration {
+    match time.as_secs() {
+        0..60 => Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        seconds => Duration::from_secs(seconds),
+    }
+}
+
+/// ` handshake failure` for `HandshakeFailure`, ` unknown psk identity` for `UnknownPSKIdentity`.
+fn spaced(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+    let is_small = |letter: Option<char>| letter.is_some_and(|letter| letter.is_ascii_lowercase());
+    let mut before = None;
+    let mut letters = name.chars().peekable();
+    while let Some(letter) = letters.next() {
+        if letter.is_ascii_uppercase() && (before.is_none() || is_small(before) || is_small(letters.peek().copied())) {
+            f.write_str(" ")?;
+        }
+        write!(f, "{}", letter.to_ascii_lowercase())?;
+        before = Some(letter);
+    }
+    Ok(())
+}
+
+/// Why a name server gave no answer.
+pub fn of_dns(error: &NetError) -> String {
+    match error {
+        error if error.is_nx_domain() => "there is no such name".into(),
+        NetError::Dns(DnsError::NoRecordsFound(none)) => format!("the server says: {}", none.response_code),
+        NetError::Dns(DnsError::ResponseCode(code)) => format!("the server says: {code}"),
+        NetError::Timeout => "no answer in time".into(),
+        NetError::Io(error) => Reason::of(&**error).to_string(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(error: impl Error + 'static) -> String {
+        Reason::of(&error).to_string()
+    }
+
+    #[test]
+    fn what_the_system_says_is_said_as_its_manual_has_it() {
+        use rustix::io::Errno;
+        for (errno, said) in [
+            (Errno::CONNREFUSED, "connection refused"),
+            (Errno::CONNRESET, "connection reset"),
+            (Errno::HOSTUNREACH, "no route to host"),
+            (Errno::NETUNREACH, "network unreachable"),
+            (Errno::TIMEDOUT, "timed out"),
+            (Errno::NOENT, "no such socket"),
+            (Errno::ACCESS, "permission denied"),
+        ] {
+            assert_eq!(words(io::Error::from(errno)), said);
+        }
+        assert_eq!(words(io::Error::from(io::ErrorKind::UnexpectedEof)), "connection closed");
+        assert_eq!(words(io::Error::other("x")), "other error");
+    }
+
+    #[test]
+    fn tls_fails_by_name_however_it_was_wrapped() {
+        let said = |error: rustls::Error| words(io::Error::new(io::ErrorKind::InvalidData, error));
+        let certificate = |error: CertificateError| said(rustls::Error::InvalidCertificate(error));
+        assert_eq!(certificate(CertificateError::UnknownIssuer), "certificate: unknown issuer");
+        assert_eq!(certificate(CertificateError::Expired), "certificate: expired");
+        assert_eq!(certificate(CertificateError::NotValidYet), "certificate: not valid yet");
+        assert_eq!(certificate(CertificateError::NotValidForName), "certificate: not valid for name");
+        assert_eq!(certificate(CertificateError::ApplicationVerificationFailure), "certificate: not accepted");
+        let alert = |alert| said(rustls::Error::AlertReceived(alert));
+        assert_eq!(alert(AlertDescription::HandshakeFailure), "TLS: alert received: handshake failure");
+        assert_eq!(alert(AlertDescription::UnknownCA), "TLS: alert received: unknown ca");
+        assert_eq!(alert(AlertDescription::UnknownPSKIdentity), "TLS: alert received: unknown psk identity");
+        assert_eq!(alert(AlertDescription::Unknown(200)), "TLS: alert received: 200");
+        let plain = rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
+        assert_eq!(said(plain), "TLS: not spoken");
+        assert_eq!(words(io::Error::other(io::Error::other(rustls::Error::DecryptError))), "TLS: handshake failed");
+    }
+
+    #[test]
+    fn times_are_as_short_as_they_can_be_read() {
+        for (millis, said) in [
+            (2000, "timed out after 2s"),
+            (250, "timed out after 250ms"),
+            (1999, "timed out after 1s 999ms"),
+            (90_400, "timed out after 1m 30s"),
+        ] {
+            assert_eq!(Reason::TimedOut(Duration::from_millis(millis)).to_string(), said);
+        }
+        assert_eq!(Reason::Status(404).to_string(), "unexpected status 404");
+    }
+}
