@@ -4,16 +4,19 @@
 
 mod cart;
 mod exercise;
+mod kill;
 mod negotiate;
 mod page;
 mod session;
 mod shop;
+mod told;
+mod trail;
 mod visitor;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -26,6 +29,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use self::session::{Limits, Sessions};
+use self::trail::Life;
 
 /// The password of every user.
 pub const PASSWORD: &str = "linchpin";
@@ -80,7 +84,7 @@ pub fn router(settings: Settings) -> Router {
         .route("/slow", get(exercise::slow))
         .route("/bytes", get(exercise::bytes))
         .route("/echo", post(exercise::echo))
-        .route("/kill", post(exercise::kill))
+        .route("/kill", post(kill::kill))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .layer(middleware::from_fn_with_state(Arc::clone(&server), visitor::recognise))
         // Below the layer that recognises visitors: a probe is nobody's visit and counts for nothing.
@@ -123,6 +127,7 @@ struct Server {
     settings: Settings,
     /// The name as a header value, made once.
     signature: HeaderValue,
+    life: Life,
     started: Instant,
     served: AtomicU64,
     sessions: Mutex<Sessions>,
@@ -131,7 +136,11 @@ struct Server {
 impl Server {
     fn new(settings: Settings) -> Self {
         let limits = Limits { idle: settings.session_timeout, capacity: settings.max_sessions };
+        // A clock that stands before 1970 gives all lives one beginning: a page then tells less.
+        let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let began = u64::try_from(began.as_millis()).unwrap_or(u64::MAX);
         Self {
+            life: Life { name: settings.name.clone(), began },
             signature: HeaderValue::from_str(&settings.name).unwrap_or(HeaderValue::from_static("unnamed")),
             started: Instant::now(),
             served: AtomicU64::new(0),

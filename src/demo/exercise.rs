@@ -1,4 +1,4 @@
-//! Endpoints to exercise a proxy with: health, slow answers, many bytes both ways, and a real death.
+//! Endpoints to exercise a proxy with: health, slow answers, many bytes both ways.
 //! Each is bounded in time or in size, and none holds a whole body in memory.
 //! It must not know sessions, nor who is asking.
 
@@ -10,24 +10,19 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Json, Query, Request, State};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::Limited;
-use rustix::process::{Signal, getpid, kill_process};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::Server;
-use super::negotiate::WantsJson;
 
 const MAX_SLOW: Duration = Duration::from_secs(30);
 const MAX_BYTES: u64 = 1 << 30;
 const MAX_ECHO: usize = 1 << 30;
-
-/// Time for the answer to a kill to reach the client before the server is gone.
-const LAST_WORDS: Duration = Duration::from_millis(200);
 
 static FILLING: [u8; 64 * 1024] = [b'.'; 64 * 1024];
 
@@ -73,32 +68,6 @@ pub(super) async fn echo(request: Request) -> Response {
         headers.insert(CONTENT_TYPE, kind.clone());
     }
     (headers, Body::new(Limited::new(body, MAX_ECHO))).into_response()
-}
-
-/// Kills this very process, as hard as `kill -9`: nothing is saved, nobody is told.
-pub(super) async fn kill(
-    State(server): State<Arc<Server>>,
-    WantsJson(wants_json): WantsJson,
-    headers: HeaderMap,
-) -> Response {
-    if !server.settings.killable {
-        return (StatusCode::FORBIDDEN, "this server was not started to be killed\n").into_response();
-    }
-    // Only the page's own button, or a tool that sends no such header: no other site's page kills a server.
-    if headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin") {
-        return (StatusCode::FORBIDDEN, "the kill button works from this server's own page\n").into_response();
-    }
-    tokio::spawn(async {
-        tokio::time::sleep(LAST_WORDS).await;
-        if let Err(error) = kill_process(getpid(), Signal::KILL) {
-            tracing::error!(%error, "could not kill this server");
-        }
-    });
-    if wants_json {
-        Json(json!({ "server": server.settings.name, "killed": std::process::id() })).into_response()
-    } else {
-        Redirect::to("/?notice=killed").into_response()
-    }
 }
 
 /// A body of so many bytes, all from one static block.

@@ -5,8 +5,10 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::cart::{CartError, MAX_ITEM_CHARS};
+use super::cart::MAX_ITEM_CHARS;
 use super::session::Session;
+use super::told::{Notice, Sentence};
+use super::trail::{Change, Move};
 use super::visitor::Visitor;
 use super::{MAX_USER_CHARS, PASSWORD};
 
@@ -21,68 +23,27 @@ pub(super) struct Page<'a> {
     pub(super) sessions: usize,
     pub(super) session_timeout: Duration,
     pub(super) killable: bool,
+    /// Where it was asked for, as a browser has it: `http://127.0.0.1:8080`.
+    pub(super) origin: &'a str,
+    pub(super) change: Option<Change<'a>>,
     pub(super) notice: Option<Notice>,
     pub(super) visitor: &'a Visitor,
     pub(super) now: Instant,
-}
-
-/// What the last POST has to say; it travels in the redirect's query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Notice {
-    WrongLogin,
-    NotLoggedIn,
-    Cart(CartError),
-    Killed,
-}
-
-impl Notice {
-    const ALL: [Self; 5] = [
-        Self::WrongLogin,
-        Self::NotLoggedIn,
-        Self::Cart(CartError::Full),
-        Self::Cart(CartError::NotAnItem),
-        Self::Killed,
-    ];
-
-    pub(super) fn in_query(self) -> &'static str {
-        match self {
-            Self::WrongLogin => "wrong-login",
-            Self::NotLoggedIn => "not-logged-in",
-            Self::Cart(CartError::Full) => "cart-full",
-            Self::Cart(CartError::NotAnItem) => "not-an-item",
-            Self::Killed => "killed",
-        }
-    }
-
-    pub(super) fn from_query(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|notice| notice.in_query() == word)
-    }
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::WrongLogin => {
-                write!(f, "login refused: any user of up to {MAX_USER_CHARS} characters, password {PASSWORD}")
-            }
-            Self::NotLoggedIn => f.write_str("a cart needs a login on this server"),
-            Self::Cart(error) => error.fmt(f),
-            Self::Killed => f.write_str("kill -9 is on its way"),
-        }
-    }
 }
 
 impl fmt::Display for Page<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.head(f)?;
         self.notice(f)?;
+        match (&self.change, self.visitor) {
+            (Some(Change::Dying), _) => self.dying(f)?,
+            (Some(Change::Moved(moved)), _) => self.moved(f, moved)?,
+            (None, Visitor::Lost) => self.lost(f)?,
+            (None, Visitor::Known(..) | Visitor::Guest) => (),
+        }
         match self.visitor {
             Visitor::Known(_, session) => self.account(f, session)?,
-            Visitor::Guest => self.login(f)?,
-            Visitor::Lost => {
-                self.lost(f)?;
-                self.login(f)?;
-            }
+            Visitor::Guest | Visitor::Lost => self.login(f)?,
         }
         self.kill(f)?;
         self.hints(f)?;
@@ -95,17 +56,21 @@ impl Page<'_> {
         let server = Escaped(self.server);
         let hue = hue(self.server);
         // After a kill the page comes again by itself: whoever answers then is the next server.
-        let again =
-            if self.notice == Some(Notice::Killed) { r#"<meta http-equiv="refresh" content="2; url=/">"# } else { "" };
+        let (again, news) = match &self.change {
+            Some(Change::Dying) => (r#"<meta http-equiv="refresh" content="2; url=/">"#, "about to die: "),
+            // The title is the first thing that a screen reader says.
+            Some(Change::Moved(_)) => ("", "moved to "),
+            None => ("", ""),
+        };
         write!(
             f,
             r#"<!doctype html>
 <html lang="en" style="--hue:{hue}"><head><meta charset="utf-8">{again}
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,"><title>{server} · demo backend</title>
+<link rel="icon" href="data:,"><title>{news}{server} · demo shop</title>
 <style>{STYLE}</style></head>
 <body><main>
-<header class="server"><div class="name">{server}</div><div>
+<header class="server"><div class="name" aria-hidden="true">{server}</div><div>
 <h1>Server {server} answered</h1>
 <p>process {pid}, up {uptime} · {served} served · {sessions} in memory</p>
 </div></header>
@@ -121,19 +86,33 @@ impl Page<'_> {
         let Some(notice) = self.notice else {
             return Ok(());
         };
-        match notice {
-            Notice::Killed => write!(
-                f,
-                r#"<section class="notice" role="status"><h2>Server {} is about to die</h2>
-<p>kill -9 is on its way to process {}. This page reloads in two seconds: watch who answers then.</p></section>
+        writeln!(f, r#"<section class="notice" role="status">{}</section>"#, Escaped(&notice.to_string()))
+    }
+
+    fn dying(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            r#"<section class="notice" role="status"><h2>Server {} is about to die</h2>
+<p>You sent a <code>kill -9</code> to its process {}. This page reloads in two seconds: watch who answers then.</p></section>
 "#,
-                Escaped(self.server),
-                self.pid,
-            ),
-            other => {
-                writeln!(f, r#"<section class="notice" role="status">{}</section>"#, Escaped(&other.to_string()))
-            }
+            Escaped(self.server),
+            self.pid,
+        )
+    }
+
+    fn moved(&self, f: &mut fmt::Formatter<'_>, moved: &Move<'_>) -> fmt::Result {
+        let class = if moved.lost.is_some() { "lost" } else { "notice" };
+        let (from, hue) = (Escaped(moved.from), hue(moved.from));
+        let here = Escaped(self.server);
+        write!(f, r#"<section class="{class}" role="status"><h2>"#)?;
+        if moved.returned {
+            write!(f, r#"Server <b class="badge">{here}</b> has begun a new life"#)?;
+        } else {
+            let (from, here) = (format_args!(r#"<b class="badge" style="--hue:{hue}">{from}</b>"#), here);
+            write!(f, r#"You were moved from server {from} to server <b class="badge">{here}</b>"#)?;
         }
+        let sentence = Sentence { here: self.server, moved }.to_string();
+        writeln!(f, "</h2>\n<p>{}</p></section>", Escaped(&sentence))
     }
 
     fn account(&self, f: &mut fmt::Formatter<'_>, session: &Session) -> fmt::Result {
@@ -178,9 +157,9 @@ impl Page<'_> {
     fn lost(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            r#"<section class="lost" role="status"><h2>This server does not know your session: login lost</h2>
-<p>Your browser sent a session id, but server {server} holds nothing under it. Login and cart were in the memory of the server
-that gave the id out: it died, or forgot them, or this request went to the wrong server.</p></section>
+            r#"<section class="lost" role="status"><h2>Server {server} does not know your session</h2>
+<p>Your browser sent a session id that means nothing here: either this server has forgotten it, or another server gave it out
+and keeps your login and your cart in its own memory.</p></section>
 "#,
             server = Escaped(self.server),
         )
@@ -206,9 +185,9 @@ that gave the id out: it died, or forgot them, or this request went to the wrong
         write!(
             f,
             r#"<section><h2>What if this server dies?</h2>
-<p class="faint">A real <code>kill -9</code> of process {pid}: nothing is saved, nobody is told. Behind Linchpin you are
-moved to another server without an error; what only server {server} remembered is gone. Under <code>linchpin demo</code>
-it is back in ten seconds, with an empty memory.</p>
+<p class="faint">The button sends a real <code>kill -9</code> to process {pid}: nothing is saved, nobody is told. Behind
+Linchpin you are moved to another server and see no error; what was in the memory of server {server} is lost. Under
+<code>linchpin demo</code> the server is back after ten seconds, with an empty memory.</p>
 <form class="row" method="post" action="/kill"><button class="kill">Kill server {server}</button></form></section>
 "#,
             pid = self.pid,
@@ -221,12 +200,13 @@ it is back in ten seconds, with an empty memory.</p>
             f,
             r#"<section><div class="apart"><h2>Look again</h2>
 <form method="get" action="/"><button class="plain small">Reload</button></form></div>
-<p class="faint">Reload as often as you like: one client, one server. A private window is another client. The same with
-curl, where ADDRESS is this page's:</p>
-<pre><code>curl -c jar -b jar -d user=ann -d password={PASSWORD} http://ADDRESS/login
-curl -c jar -b jar -d item=axle http://ADDRESS/cart
-curl -c jar -b jar http://ADDRESS/whoami</code></pre></section>
+<p class="faint">Reload as often as you like: one client stays with one server. A private window is another client, and so is
+curl with its own cookies:</p>
+<pre><code>curl -c jar -b jar -d user=ann -d password={PASSWORD} {origin}/login</code>
+<code>curl -c jar -b jar -d item=axle {origin}/cart</code>
+<code>curl -c jar -b jar {origin}/whoami</code></pre></section>
 "#,
+            origin = Escaped(self.origin),
         )
     }
 }
@@ -275,7 +255,7 @@ mod tests {
     use super::super::session::{Limits, SessionId, Sessions};
     use super::*;
 
-    fn page(visitor: &Visitor, notice: Option<Notice>) -> String {
+    fn page(visitor: &Visitor, change: Option<Change<'_>>) -> String {
         let page = Page {
             server: "<b>",
             pid: 7,
@@ -284,7 +264,9 @@ mod tests {
             sessions: 1,
             session_timeout: Duration::from_mins(20),
             killable: true,
-            notice,
+            origin: "http://<b>",
+            change,
+            notice: None,
             visitor,
             now: Instant::now(),
         };
@@ -309,26 +291,30 @@ mod tests {
     }
 
     #[test]
-    fn says_plainly_that_a_login_is_lost() {
-        let said = "This server does not know your session: login lost";
+    fn says_plainly_that_a_session_is_unknown() {
+        let said = "does not know your session";
         assert!(page(&Visitor::Lost, None).contains(said));
         assert!(!page(&Visitor::Guest, None).contains(said));
         assert!(!page(&logged_in("ann", "axle"), None).contains(said));
     }
 
     #[test]
-    fn comes_again_by_itself_after_a_kill_only() {
-        let again = "http-equiv=\"refresh\"";
-        assert!(page(&Visitor::Guest, Some(Notice::Killed)).contains(again));
-        assert!(!page(&Visitor::Guest, Some(Notice::WrongLogin)).contains(again));
+    fn whoever_was_moved_reads_one_sentence_and_no_guesses() {
+        let moved = || Some(Change::Moved(Move { from: "<i>", returned: false, killed: false, lost: Some(1) }));
+        let html = page(&Visitor::Lost, moved());
+        assert!(html.contains("<title>moved to &lt;b&gt; ·"), "{html}");
+        assert!(html.contains("</h2>\n<p>Server &lt;i&gt; no longer answers you, so server &lt;b&gt; does;"), "{html}");
+        assert!(!html.contains("does not know your session") && !html.contains("<i>"), "{html}");
+        assert!(page(&Visitor::Lost, moved()).contains(">Log in</button>"));
     }
 
     #[test]
-    fn every_notice_survives_the_query() {
-        for notice in Notice::ALL {
-            assert_eq!(Notice::from_query(notice.in_query()), Some(notice));
-        }
-        assert_eq!(Notice::from_query("<b>"), None);
+    fn comes_again_by_itself_only_while_a_kill_is_under_way() {
+        let again = "http-equiv=\"refresh\"";
+        let moved = Change::Moved(Move { from: "a", returned: false, killed: true, lost: None });
+        assert!(page(&Visitor::Guest, Some(Change::Dying)).contains(again));
+        assert!(!page(&Visitor::Guest, Some(moved)).contains(again));
+        assert!(!page(&Visitor::Guest, None).contains(again));
     }
 
     #[test]

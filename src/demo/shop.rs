@@ -8,21 +8,26 @@ use std::time::Instant;
 use axum::Extension;
 use axum::extract::{Json, Query, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use http::header::{CONTENT_SECURITY_POLICY, HeaderValue, SET_COOKIE};
+use http::header::{CONTENT_SECURITY_POLICY, HOST, HeaderName, HeaderValue, SET_COOKIE};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::cart::CartError;
 use super::negotiate::{Fields, WantsJson};
-use super::page::{Notice, Page};
+use super::page::Page;
 use super::session::SessionId;
+use super::told::Notice;
+use super::trail::{Change, Trail};
 use super::visitor::{self, Visitor};
 use super::{MAX_USER_CHARS, PASSWORD, Server};
 
 /// The page needs nothing from anywhere, and runs no script.
 const CONTENT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// The scheme that the client asked by, where a proxy stands in front of this server.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 #[derive(Deserialize)]
 pub(super) struct HomeQuery {
@@ -35,11 +40,21 @@ pub(super) async fn home(
     Extension(visitor): Extension<Visitor>,
     WantsJson(wants_json): WantsJson,
     Query(query): Query<HomeQuery>,
+    headers: HeaderMap,
 ) -> Response {
     if wants_json {
         return Json(WhoAmI::of(&server, &visitor)).into_response();
     }
     let now = Instant::now();
+    let (before, trail) = (Trail::read(&headers), Trail::of(&server.life, &visitor));
+    let change = before.as_ref().and_then(|before| before.change(&server.life, &visitor));
+    // What a client has lost is said until it logs in again, and what happens now, until it has happened.
+    let is_told_again = match &change {
+        Some(Change::Dying) => true,
+        Some(Change::Moved(_)) => matches!(visitor, Visitor::Lost),
+        None => before.as_ref() == Some(&trail),
+    };
+    let cookie = if is_told_again { None } else { trail.issue(&headers) };
     let page = Page {
         server: &server.settings.name,
         pid: std::process::id(),
@@ -48,12 +63,14 @@ pub(super) async fn home(
         sessions: server.sessions().count(now),
         session_timeout: server.settings.session_timeout,
         killable: server.settings.killable,
+        origin: &origin(&headers),
+        change,
         notice: query.notice.as_deref().and_then(Notice::from_query),
         visitor: &visitor,
         now,
     };
     let policy = [(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_POLICY))];
-    (policy, Html(page.to_string())).into_response()
+    (policy, cookies(cookie), Html(page.to_string())).into_response()
 }
 
 /// Which server answers, and what it knows of the client: for curl and scripts.
@@ -177,12 +194,23 @@ impl<'a> WhoAmI<'a> {
 }
 
 fn done(server: &Server, wants_json: bool, visitor: &Visitor, cookie: Option<HeaderValue>) -> Response {
-    let cookies: HeaderMap = cookie.into_iter().map(|cookie| (SET_COOKIE, cookie)).collect();
+    let cookies = cookies(cookie);
     if wants_json {
         (cookies, Json(WhoAmI::of(server, visitor))).into_response()
     } else {
         (cookies, Redirect::to("/")).into_response()
     }
+}
+
+/// Where the client asked for the page. One that doesn't say asks for a stand-in.
+fn origin(headers: &HeaderMap) -> String {
+    let field = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let scheme = if field(FORWARDED_PROTO) == Some("https") { "https" } else { "http" };
+    format!("{scheme}://{}", field(HOST).unwrap_or("ADDRESS"))
+}
+
+fn cookies(cookie: Option<HeaderValue>) -> HeaderMap {
+    cookie.into_iter().map(|cookie| (SET_COOKIE, cookie)).collect()
 }
 
 fn status_of(error: CartError) -> StatusCode {

@@ -65,7 +65,8 @@ pub(super) fn withdraw() -> Option<HeaderValue> {
     set_cookie(cookie)
 }
 
-fn set_cookie(mut cookie: Cookie<'_>) -> Option<HeaderValue> {
+/// A cookie of this site's, out of reach for scripts and for other sites.
+pub(super) fn set_cookie(mut cookie: Cookie<'_>) -> Option<HeaderValue> {
     cookie.set_path("/");
     cookie.set_http_only(true);
     cookie.set_same_site(SameSite::Lax);
@@ -75,7 +76,7 @@ fn set_cookie(mut cookie: Cookie<'_>) -> Option<HeaderValue> {
 /// Of several session cookies the first that opens a session counts.
 fn look_up(headers: &HeaderMap, sessions: &mut Sessions, now: Instant) -> Visitor {
     let mut visitor = Visitor::Guest;
-    for value in session_cookies(headers) {
+    for value in cookies(headers, SESSION_COOKIE) {
         visitor = Visitor::Lost;
         if let Some(id) = SessionId::parse(value)
             && let Some(session) = sessions.visit(id, now)
@@ -86,14 +87,15 @@ fn look_up(headers: &HeaderMap, sessions: &mut Sessions, now: Instant) -> Visito
     visitor
 }
 
-fn session_cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+/// The values of all cookies of this name.
+pub(super) fn cookies<'a>(headers: &'a HeaderMap, wanted: &str) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(COOKIE)
         .iter()
         .filter_map(|field| field.to_str().ok())
         .flat_map(|field| field.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .filter_map(|(name, value)| (name == SESSION_COOKIE).then_some(value))
+        .filter_map(move |(name, value)| (name == wanted).then_some(value))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 #[path = "../../src/tls/tests/authority.rs"]
 pub mod authority;
 pub mod backend;
+pub mod chromium;
 pub mod client;
 pub mod dns;
 pub mod frames;

@@ -1,0 +1,91 @@
+//! Owns: the button that kills this server.
+//! Invariant: no other site's page can press it, and nobody where the server was not started to be killed.
+//! Must not know: who starts the server again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Json, State};
+use axum::response::{IntoResponse, Redirect, Response};
+use http::header::{HOST, ORIGIN, SET_COOKIE};
+use http::{HeaderMap, StatusCode};
+use rustix::process::{Signal, getpid, kill_process};
+use serde_json::json;
+
+use super::Server;
+use super::negotiate::WantsJson;
+use super::trail::Trail;
+use super::visitor::{self, Visitor};
+
+/// Time for the answer to a kill to reach the client before the server is gone.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Kills this very process, as hard as `kill -9`: nothing is saved, nobody is told. Only the client that asked for it
+/// learns of it: from what it brings along to the server that answers it next.
+pub(super) async fn kill(
+    State(server): State<Arc<Server>>,
+    Extension(visitor): Extension<Visitor>,
+    WantsJson(wants_json): WantsJson,
+    headers: HeaderMap,
+) -> Response {
+    if !server.settings.killable {
+        return (StatusCode::FORBIDDEN, "this server was not started to be killed\n").into_response();
+    }
+    if is_foreign(&headers) {
+        return (StatusCode::FORBIDDEN, "the kill button works from this server's own page\n").into_response();
+    }
+    tokio::spawn(async {
+        tokio::time::sleep(LAST_WORDS).await;
+        if let Err(error) = kill_process(getpid(), Signal::KILL) {
+            tracing::error!(%error, "could not kill this server");
+        }
+    });
+    if wants_json {
+        return Json(json!({ "server": server.settings.name, "killed": std::process::id() })).into_response();
+    }
+    let trail = Trail::of(&server.life, &visitor).killed().issue(&headers);
+    // A login that was lost before is not lost again with this server.
+    let withdrawn = if matches!(visitor, Visitor::Lost) { visitor::withdraw() } else { None };
+    let cookies: HeaderMap = trail.into_iter().chain(withdrawn).map(|cookie| (SET_COOKIE, cookie)).collect();
+    (cookies, Redirect::to("/")).into_response()
+}
+
+/// Whether a browser says that another site's page is behind this. What sends neither field is no browser.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    if let Some(site) = headers.get("sec-fetch-site") {
+        return site != "same-origin";
+    }
+    // Browsers send the field above only to localhost and by TLS.
+    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    authority.is_none() || authority != headers.get(HOST).and_then(|host| host.to_str().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http::header::HeaderName;
+
+    use super::*;
+
+    #[test]
+    fn only_its_own_page_and_what_is_no_browser_may_kill_it() {
+        let at = ("host", "192.0.2.1:8080");
+        for (fields, foreign) in [
+            (&[at][..], false),
+            (&[at, ("sec-fetch-site", "same-origin")], false),
+            (&[at, ("sec-fetch-site", "same-site")], true),
+            (&[at, ("sec-fetch-site", "cross-site")], true),
+            (&[at, ("origin", "http://192.0.2.1:8080")], false),
+            (&[at, ("origin", "http://192.0.2.1:8081")], true),
+            (&[at, ("origin", "http://evil.example")], true),
+            (&[at, ("origin", "null")], true),
+        ] {
+            let header = |&(name, value): &(&'static str, &'static str)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            };
+            assert_eq!(is_foreign(&fields.iter().map(header).collect()), foreign, "{fields:?}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Owns: the words that a page begins with: what came of the last form, and what has happened to this client since its last page.
+//! Invariant: nothing is said that this server can't know: not why another one is silent, nor what it still holds.
+//! Must not know: markup; how it was found out.
+
+use std::fmt;
+
+use super::cart::CartError;
+use super::trail::Move;
+use super::{MAX_USER_CHARS, PASSWORD};
+
+/// What the last POST has to say; it travels in the redirect's query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    WrongLogin,
+    NotLoggedIn,
+    Cart(CartError),
+}
+
+impl Notice {
+    const ALL: [Self; 4] =
+        [Self::WrongLogin, Self::NotLoggedIn, Self::Cart(CartError::Full), Self::Cart(CartError::NotAnItem)];
+
+    pub(super) fn in_query(self) -> &'static str {
+        match self {
+            Self::WrongLogin => "wrong-login",
+            Self::NotLoggedIn => "not-logged-in",
+            Self::Cart(CartError::Full) => "cart-full",
+            Self::Cart(CartError::NotAnItem) => "not-an-item",
+        }
+    }
+
+    pub(super) fn from_query(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|notice| notice.in_query() == word)
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WrongLogin => {
+                write!(
+                    f,
+                    "Wrong login: take any user name of 1 to {MAX_USER_CHARS} characters, and the password {PASSWORD}."
+                )
+            }
+            Self::NotLoggedIn => f.write_str("Your cart is unchanged: log in first."),
+            Self::Cart(error) => write!(f, "Your cart is unchanged: {error}."),
+        }
+    }
+}
+
+/// What has happened to the client of this page, in one sentence.
+pub(super) struct Sentence<'a> {
+    /// The server that answers.
+    pub(super) here: &'a str,
+    pub(super) moved: &'a Move<'a>,
+}
+
+impl fmt::Display for Sentence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { here, moved: Move { from, returned, killed, lost } } = self;
+        match (killed, returned) {
+            (true, false) => write!(f, "You killed server {from}, so server {here} answers you now; ")?,
+            (false, false) => write!(f, "Server {from} no longer answers you, so server {here} does; ")?,
+            (true, true) => write!(f, "You killed server {from}, and it has been started again; ")?,
+            (false, true) => write!(f, "Server {from} has been started again since your last visit; ")?,
+        }
+        match lost {
+            None => f.write_str("you were not logged in, so you have lost nothing."),
+            Some(0) => write!(f, "your login was in {from}'s memory and is lost."),
+            Some(1) => write!(f, "your login and the item in your cart were in {from}'s memory and are lost."),
+            Some(n) => write!(f, "your login and the {n} items in your cart were in {from}'s memory and are lost."),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_notice_survives_the_query() {
+        for notice in Notice::ALL {
+            assert_eq!(Notice::from_query(notice.in_query()), Some(notice));
+        }
+        assert_eq!(Notice::from_query("<b>"), None);
+        assert_eq!(Notice::from_query("killed"), None, "a link announces no death");
+    }
+
+    #[test]
+    fn one_sentence_says_what_happened_and_what_is_lost() {
+        let of = |returned, killed, lost| {
+            Sentence { here: "c", moved: &Move { from: "b", returned, killed, lost } }.to_string()
+        };
+        assert_eq!(
+            of(false, true, Some(2)),
+            "You killed server b, so server c answers you now; your login and the 2 items in your cart were in b's memory and are lost."
+        );
+        assert_eq!(
+            of(false, false, Some(1)),
+            "Server b no longer answers you, so server c does; your login and the item in your cart were in b's memory and are lost."
+        );
+        assert_eq!(
+            of(false, true, None),
+            "You killed server b, so server c answers you now; you were not logged in, so you have lost nothing."
+        );
+        let said = [false, true].map(|killed| [None, Some(0), Some(1), Some(9)].map(|lost| of(true, killed, lost)));
+        for sentence in said.iter().flatten() {
+            assert_eq!(sentence.matches('.').count(), 1, "{sentence}");
+        }
+    }
+}
