@@ -2,25 +2,33 @@
 //! Whatever ends it, no backend is left behind; a backend that dies comes back at the same address.
 //! It must not know how the proxy works: it writes a configuration, as a user would, and starts it.
 
+mod addresses;
 mod keeper;
+mod opening;
 mod restart;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use self::addresses::Refusal;
+use self::addresses::{is_private, reserve};
 use self::keeper::Keeper;
-use super::demo_backend::told_to_stop;
+use self::opening::Opening;
+use super::demo_backend::{socket_address, told_to_stop};
+use crate::admin;
+use crate::affinity::seal::random_secret;
 use crate::app::{App, StartError};
 use crate::config::{self, Report};
-use crate::demo::PASSWORD;
-use crate::net::Address;
+use crate::net::{Address, own};
 
 /// The backends, and the ports they have if nobody else does.
 const BACKENDS: [(&str, u16); 3] = [("a", 9001), ("b", 9002), ("c", 9003)];
@@ -28,12 +36,13 @@ const BACKENDS: [(&str, u16); 3] = [("a", 9001), ("b", 9002), ("c", 9003)];
 /// Try Linchpin: three demo backends and the proxy in front of them, nothing to configure.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// The address of the proxy.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    /// The address of the proxy; with port 0 the system picks one.
+    #[arg(long, value_name = "ADDR", value_parser = socket_address, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
-    /// The address of the dashboard, the metrics and the admin API.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090")]
+    /// The address of the dashboard, the metrics and the admin API; if other machines get there, they need the token
+    /// that the demo prints.
+    #[arg(long, value_name = "ADDR", value_parser = socket_address, default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
 }
 
@@ -50,18 +59,25 @@ pub fn run(args: Args) -> Result<(), Failure> {
 
 async fn play(args: Args) -> Result<(), Failure> {
     let stop = told_to_stop().map_err(Failure::Start)?;
-    // Asked first, because the proxy shares its ports between threads, and so might share them with another Linchpin.
-    refuse_taken(args.listen, "--listen")?;
-    refuse_taken(args.admin, "--admin")?;
+    let reserved = reserve(args.listen, args.admin).map_err(Failure::Address)?;
+    let token = if is_private(args.admin) { None } else { Some(new_token()?) };
 
     let (news, mut heard) = mpsc::channel(16);
     let mut keepers = Vec::new();
     for (name, port) in BACKENDS {
         keepers.push(Keeper::start(name, port).await.map_err(|source| Failure::Backend { name, source })?);
     }
-    let backends: Vec<_> = keepers.iter().map(|keeper| (keeper.name(), keeper.address())).collect();
-    let app = start_proxy(&configuration(&args, &backends))?;
-    say(&opening(&args, &app, &backends));
+    let servers: Vec<_> = keepers.iter().map(|keeper| (keeper.name(), keeper.address())).collect();
+    drop(reserved);
+    let app = start_proxy(&args, &servers, token.clone())?;
+    let opening = Opening {
+        shop: app.listeners().first().and_then(Address::tcp).unwrap_or(args.listen),
+        dashboard: app.admin().unwrap_or(args.admin),
+        token: token.as_deref(),
+        servers: &servers,
+        interfaces: &own::interfaces(),
+    };
+    say(&opening.to_string());
 
     let ending = CancellationToken::new();
     let mut keeping = JoinSet::new();
@@ -75,29 +91,39 @@ async fn play(args: Args) -> Result<(), Failure> {
             Some(news) = heard.recv() => say(&format!("{news}\n")),
         }
     }
-    say("\nThe demo ends: requests in flight may finish, then proxy and servers are gone.\n");
+    say("\nThe demo ends when the requests in flight have been answered. Ctrl-C again ends it at once.\n");
+    let again = told_to_stop().map_err(Failure::Start)?;
     // The backends go last: what is in flight still needs them.
-    app.stop().await;
+    tokio::select! {
+        () = app.stop() => (),
+        () = again => (),
+    }
     ending.cancel();
     while keeping.join_next().await.is_some() {}
     Ok(())
 }
 
 /// The one place where the demo meets the proxy.
-fn start_proxy(configuration: &str) -> Result<App, Failure> {
+fn start_proxy(args: &Args, backends: &[(&str, SocketAddr)], token: Option<String>) -> Result<App, Failure> {
     // Its warnings are meant for those who wrote the file; nobody wrote this one.
-    let (plan, _warnings) = config::parse(configuration, Path::new("demo")).map_err(Failure::Configuration)?;
+    let text = configuration(args.listen, backends);
+    let (mut plan, _warnings) = config::parse(&text, Path::new("demo")).map_err(Failure::Configuration)?;
+    // Not in the text, since a token is only ever read from a file there, and this one shall be on no disk.
+    plan.admin = Some(admin::Settings { address: args.admin.into(), token });
     App::start(plan).map_err(Failure::Proxy)
 }
 
+/// A token that nobody can guess.
+fn new_token() -> Result<String, Failure> {
+    let secret = random_secret().ok_or_else(|| Failure::Start(io::Error::other("the system has no randomness")))?;
+    Ok(URL_SAFE_NO_PAD.encode(secret))
+}
+
 /// What a user would write for these backends. Names are ours and addresses print themselves, so nothing needs quoting.
-fn configuration(args: &Args, backends: &[(&str, SocketAddr)]) -> String {
+fn configuration(listen: SocketAddr, backends: &[(&str, SocketAddr)]) -> String {
     let mut text = format!(
         r#"[log]
 access = "off"
-
-[admin]
-address = "{admin}"
 
 [[listeners]]
 address = "{listen}"
@@ -117,48 +143,12 @@ path = "/healthz"
 interval = "1s"
 fall = 2
 rise = 2
-"#,
-        admin = args.admin,
-        listen = args.listen,
+"#
     );
     for (name, address) in backends {
         text.push_str(&format!("\n[[pools.backends]]\nname = \"{name}\"\naddress = \"{address}\"\n"));
     }
     text
-}
-
-fn opening(args: &Args, app: &App, backends: &[(&str, SocketAddr)]) -> String {
-    let proxy = app.listeners().first().and_then(Address::tcp).unwrap_or(args.listen);
-    let admin = app.admin().unwrap_or(args.admin);
-    let servers: Vec<_> = backends.iter().map(|(name, address)| format!("{name} http://{address}")).collect();
-    format!(
-        r#"Linchpin demo: three servers that keep logins and carts in their own memory, behind one address.
-
-  open      http://{proxy}    any user, password {PASSWORD}
-  admin     http://{admin}
-  servers   {servers}
-
-Try this:
-  1. Log in, fill the cart, reload: it is always the same server, the one that knows you.
-  2. Open a private window: another client, most likely another server.
-  3. Press "Kill server" in one window. That client is moved once, without an error, and has to log in again,
-     for its login died with the server. The other window notices nothing.
-  4. Ten seconds later the server is back. Nobody is moved again.
-
-Without a browser:
-  curl -c jar -b jar -d user=ann -d password={PASSWORD} http://{proxy}/login
-  curl -c jar -b jar http://{proxy}/whoami
-
-Ctrl-C ends it all.
-
-"#,
-        servers = servers.join(", "),
-    )
-}
-
-/// A port that somebody else listens on is found out before anything has been started.
-fn refuse_taken(address: SocketAddr, option: &'static str) -> Result<(), Failure> {
-    TcpListener::bind(address).map(drop).map_err(|source| Failure::Address { address, option, source })
 }
 
 /// Nobody may be reading; that is no reason to end the demo.
@@ -171,15 +161,8 @@ fn say(text: &str) {
 pub enum Failure {
     /// The process could not be set up.
     Start(io::Error),
-    /// An address of the proxy cannot be listened on.
-    Address {
-        /// The address.
-        address: SocketAddr,
-        /// The option that chooses another.
-        option: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// An address that the demo was given cannot be had.
+    Address(Refusal),
     /// A demo backend did not come up.
     Backend {
         /// Its name.
@@ -197,14 +180,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start(error) => write!(f, "the demo could not start: {error}"),
-            Self::Address { address, option, source } => {
-                // Port 0 lets the system choose, so that this advice always works.
-                write!(
-                    f,
-                    "the demo cannot listen on {address}: {source}; end what uses it, or choose another address, \
-                     e.g. {option} 127.0.0.1:0"
-                )
-            }
+            Self::Address(refusal) => refusal.fmt(f),
             Self::Backend { name, source } => write!(f, "demo backend {name} did not start: {source}"),
             Self::Configuration(report) => {
                 write!(f, "the demo's own configuration is wrong, please report it: {report}")
@@ -221,20 +197,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_which_option_helps_when_an_address_is_taken() {
-        let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        let taken = other.local_addr().unwrap();
-        let failure = refuse_taken(taken, "--admin").unwrap_err().to_string();
-        assert!(failure.contains("--admin") && failure.contains(&taken.to_string()), "{failure}");
-        drop(other);
-        assert!(refuse_taken(taken, "--admin").is_ok());
-    }
-
-    #[test]
     fn the_configuration_names_every_backend() {
-        let args = Args { listen: ([127, 0, 0, 1], 8080).into(), admin: ([127, 0, 0, 1], 9090).into() };
         let backends = [("a", SocketAddr::from(([127, 0, 0, 1], 1))), ("b", SocketAddr::from(([127, 0, 0, 1], 2)))];
-        let table: toml::Table = configuration(&args, &backends).parse().unwrap();
+        let table: toml::Table = configuration(([127, 0, 0, 1], 8080).into(), &backends).parse().unwrap();
         let named = table["pools"][0]["backends"].as_array().unwrap();
         let named: Vec<_> = named.iter().map(|backend| backend["name"].as_str().unwrap()).collect();
         assert_eq!(named, ["a", "b"]);

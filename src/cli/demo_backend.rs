@@ -22,7 +22,7 @@ pub struct Args {
     name: String,
 
     /// The address to listen on; with port 0 the system picks one, and the line printed tells which.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = socket_address)]
     listen: SocketAddr,
 
     /// How long a session lives without a request, e.g. 90s or 20m.
@@ -61,6 +61,11 @@ pub(super) fn told_to_stop() -> io::Result<impl Future<Output = ()> + Send + 'st
             _ = int.recv() => (),
         }
     })
+}
+
+/// Reads what `--listen` and its like say.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "an address is an IP address and a port, e.g. 127.0.0.1:8080 or [::1]:8080")
 }
 
 async fn serve(args: Args) -> Result<(), Failure> {
@@ -153,6 +158,14 @@ mod tests {
         }
         for bad in ["", "a b", "a\r\nset-cookie:", "ä", &"x".repeat(65)] {
             assert!(name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_answered_with_one_that_is() {
+        assert!(socket_address("127.0.0.1:0").is_ok() && socket_address("[::1]:80").is_ok());
+        for text in ["localhost:8080", "8080", ":8080", "127.0.0.1", "::1:80x"] {
+            assert!(socket_address(text).is_err_and(|why| why.contains("127.0.0.1:8080")), "{text}");
         }
     }
 

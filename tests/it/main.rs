@@ -18,6 +18,7 @@ mod clocks;
 mod commands;
 mod crowds;
 mod curl;
+mod demo_command;
 mod demo_page;
 mod descriptors;
 mod discovery;

@@ -30,10 +30,14 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Starts the backend: at the preferred port of the loopback address, or at any if that one is taken.
     pub(super) async fn start(name: &'static str, preferred: u16) -> io::Result<Self> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, preferred));
-        let free = TcpListener::bind(address).is_ok();
-        let wanted = if free { address } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
-        let (child, address) = spawn(name, wanted).await?;
+        let [preferred, any] = [preferred, 0].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let free = TcpListener::bind(preferred).is_ok();
+        let first = if free { spawn(name, preferred).await.ok() } else { None };
+        let (child, address) = match first {
+            Some(started) => started,
+            // Taken, perhaps by another demo in the very moment since.
+            None => spawn(name, any).await?,
+        };
         Ok(Self { name, address, child })
     }
 
@@ -134,13 +138,17 @@ impl fmt::Display for News {
                     (None, Some(code)) => write!(f, "ended with exit code {code}")?,
                     (None, None) => f.write_str("is gone")?,
                 }
-                write!(f, ", with all it remembered: its clients move; it is back in {} seconds", PAUSE.as_secs())
+                write!(f, ", and its memory is lost: its clients are moved; it is back in {} seconds", PAUSE.as_secs())
             }
             What::Back { pid, address } => {
-                write!(f, "server {name}{} is back at http://{address}, its memory empty: nobody moves", Process(*pid))
+                write!(
+                    f,
+                    "server {name}{} is back at http://{address} with an empty memory: nobody is moved",
+                    Process(*pid)
+                )
             }
             What::NoStart(error) => write!(f, "server {name} could not be started again: {error}"),
-            What::GivenUp => write!(f, "server {name} stays away: it could not be started again and again"),
+            What::GivenUp => write!(f, "server {name} stays down: every attempt to start it failed"),
         }
     }
 }
