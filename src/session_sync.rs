@@ -2,6 +2,7 @@
 //! Invariant: a store that is slow or gone costs no client anything; what was learned meanwhile is there when it is back.
 //! Must not know: requests; how a table is kept.
 
+mod format;
 mod redis;
 mod skew;
 
