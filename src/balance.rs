@@ -1,6 +1,6 @@
-//! Owns: how a server is chosen for a client that has none.
-//! Invariant: selection yields an order: after each candidate comes the next best, never the same again.
-//! Must not know: affinity, HTTP, or why a candidate was not good enough.
+//! Owns: the choice of a backend for a client that is not pinned to one.
+//! Invariant: selection yields an order: after each candidate comes the next best, and none comes twice.
+//! Must not know: affinity, HTTP, or why a candidate failed.
 
 mod hash;
 mod least_requests;
@@ -25,23 +25,22 @@ pub enum BalancerKind {
     LeastRequests,
     /// The better of two at random.
     RandomTwo,
-    /// By a hash of something that the request has.
+    /// By a hash of a part of the request.
     Hash {
-        /// The most that a backend may have of its fair share of the requests in flight, in
-        /// percent, 100 to 10000.
+        /// The most requests in flight that a backend may have, in percent of its fair share, 100 to 10000.
         max_load: u32,
     },
 }
 
 impl BalancerKind {
-    /// All kinds, in the order of the design.
+    /// All kinds.
     pub const ALL: [BalancerKind; 4] =
         [BalancerKind::RoundRobin, BalancerKind::LeastRequests, BalancerKind::RandomTwo, BalancerKind::HASH];
 
     /// By hash, with no backend above 1.25 times the mean.
     pub const HASH: BalancerKind = BalancerKind::Hash { max_load: 125 };
 
-    /// The word of the configuration for this kind.
+    /// The configuration's word for this kind.
     pub fn as_str(self) -> &'static str {
         match self {
             BalancerKind::RoundRobin => "round_robin",
@@ -51,8 +50,8 @@ impl BalancerKind {
         }
     }
 
-    /// A balancer of this kind for one thread and one pool. `entropy` sets threads apart, which
-    /// would else all begin with the same backend.
+    /// Builds a balancer of this kind for one thread and one pool. `entropy` makes each thread start elsewhere: without
+    /// it, all threads would begin with the same backend.
     pub fn build(self, pool: &Pool, entropy: u64) -> Rc<dyn Balancer> {
         match self {
             BalancerKind::RoundRobin => Rc::new(round_robin::RoundRobin::new(pool, entropy)),
@@ -69,7 +68,7 @@ mod tests {
     use crate::pool::{AdminState, backend, reconcile::Reconciler, vitals};
     use std::sync::Arc;
 
-    /// A pool `p` of backends with these weights; a negative weight makes a backup.
+    /// Builds a pool `p` of backends with these weights. A negative weight makes a backup.
     pub(super) fn pool(weights: &[i32]) -> Arc<Pool> {
         let backends = weights.iter().enumerate().map(|(index, weight)| backend::Settings {
             weight: weight.unsigned_abs(),

@@ -1,26 +1,26 @@
 //! Owns: weighted rendezvous hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam 2018).
-//! Invariant: a key's place depends on names and weights alone; a backend that comes or goes moves its own keys only.
-//! Must not know: what the key was made of.
+//! Invariant: the backend of a key depends on names and weights alone; a backend that is added or removed moves only its own keys.
+//! Must not know: which part of the request the key was made from.
 
 use super::selection::{Balancer, Candidates};
 use crate::pool::Backend;
 use crate::pool::backend::mix;
 
-/// Stateless.
+/// Has no state.
 pub(super) struct Hash {
-    /// The most that a backend may have of its fair share of the requests in flight, in percent.
+    /// The most requests in flight that a backend may have, in percent of its fair share.
     pub(super) max_load: u32,
 }
 
 impl Balancer for Hash {
-    /// `entropy` is the request's key, or a random number where it has none.
+    /// `entropy` is the request's key, or a random number if the request has none.
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
         let weight = |backend: &Backend| u64::from(backend.live().weight());
-        // The request that is to come counts, or nothing would be allowed to begin.
+        // The new request counts as well: otherwise an idle pool would allow none.
         let (active, weights) = candidates.iter().fold((1, 0), |(active, weights), (_, backend)| {
             (active + u64::from(backend.live().active()), weights + weight(backend))
         });
-        let has_room = |backend: &Backend| {
+        let has_capacity = |backend: &Backend| {
             let fair = active * weight(backend) * u64::from(self.max_load);
             let bound = fair.div_ceil((weights * 100).max(1));
             u64::from(backend.live().active()) < bound
@@ -30,16 +30,16 @@ impl Balancer for Hash {
             let scored = scored.map(|(index, backend)| (index, score(entropy, backend)));
             scored.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
         };
-        best(&has_room).or_else(|| best(&|_| true))
+        best(&has_capacity).or_else(|| best(&|_| true))
     }
 }
 
-/// How well a backend suits a key, by weighted rendezvous: -w / ln(u), with u in (0, 1) a hash of
-/// key and name (Schindelhauer and Schomaker 2005). A backend's score knows nothing of the others',
-/// so one that comes or goes moves no key but its own.
+/// Returns the score of a backend for a key, by weighted rendezvous hashing: -w / ln(u), where u in (0, 1) is a hash of
+/// key and name (Schindelhauer and Schomaker 2005). A score depends on no other backend, so a backend that is added or
+/// removed moves only its own keys.
 pub(crate) fn score(key: u64, backend: &Backend) -> f64 {
     let hash = mix(key ^ backend.name_hash());
-    // 53 bits are what a double holds; the half keeps u off 0 and 1.
+    // A double holds 53 bits; the half keeps u away from 0 and 1.
     let uniform = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     -f64::from(backend.live().weight()) / uniform.ln()
 }
@@ -54,17 +54,17 @@ mod tests {
 
     const KEYS: u64 = 10_000;
 
-    fn place(pool: &Pool, key: u64) -> usize {
+    fn chosen(pool: &Pool, key: u64) -> usize {
         Hash { max_load: 125 }.best(&Candidates::new(pool, &TriedBackends::new()), mix(key)).unwrap()
     }
 
     #[test]
-    fn keys_are_spread_by_weight_and_always_go_to_the_same_place() {
+    fn keys_are_spread_by_weight_and_always_go_to_the_same_backend() {
         let pool = pool(&[1, 1, 2]);
         let mut served = [0_u32; 3];
         for key in 0..KEYS {
-            served[place(&pool, key)] += 1;
-            assert_eq!(place(&pool, key), place(&pool, key));
+            served[chosen(&pool, key)] += 1;
+            assert_eq!(chosen(&pool, key), chosen(&pool, key));
         }
         for (count, expected) in served.into_iter().zip([2500_u32, 2500, 5000]) {
             assert!(count.abs_diff(expected) < 200, "{served:?}");
@@ -72,16 +72,16 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_goes_moves_its_own_keys_only_and_gets_them_back() {
+    fn a_removed_backend_moves_only_its_own_keys_and_gets_them_back() {
         let pool = pool(&[1, 1, 1, 1]);
-        let before: Vec<_> = (0..KEYS).map(|key| place(&pool, key)).collect();
+        let before: Vec<_> = (0..KEYS).map(|key| chosen(&pool, key)).collect();
         pool.backend(2).live().set_state(AdminState::Maintenance);
         for (key, was) in (0..KEYS).zip(&before) {
-            let now = place(&pool, key);
+            let now = chosen(&pool, key);
             assert!(if *was == 2 { now != 2 } else { now == *was });
         }
         pool.backend(2).live().set_state(AdminState::Ready);
-        assert!((0..KEYS).zip(&before).all(|(key, was)| place(&pool, key) == *was));
+        assert!((0..KEYS).zip(&before).all(|(key, was)| chosen(&pool, key) == *was));
     }
 
     #[test]
@@ -89,14 +89,14 @@ mod tests {
         let pool = pool(&[1, 1, 1, 1]);
         let mut in_flight = Vec::new();
         for _ in 0..400 {
-            let index = place(&pool, 7);
+            let index = chosen(&pool, 7);
             in_flight.push(InFlight::on(pool.backend(index).live(), 0));
             let most = pool.backends().iter().map(|backend| backend.live().active()).max().unwrap();
             let bound = (in_flight.len() as f64 / 4.0 * 1.25).ceil() as u32;
             assert!(most <= bound, "{most} of {}", in_flight.len());
         }
         drop(in_flight);
-        let home = place(&pool, 7);
-        assert!((0..10).all(|_| place(&pool, 7) == home), "back where it belongs");
+        let usual = chosen(&pool, 7);
+        assert!((0..10).all(|_| chosen(&pool, 7) == usual), "back where it belongs");
     }
 }

@@ -1,11 +1,11 @@
 //! Owns: the choice of the backend with the fewest requests in flight for its weight.
-//! Invariant: among equals the choice is random, or the first of the list would take every quiet moment's clients.
-//! Must not know: sessions: a pinned client that is quiet weighs nothing here.
+//! Invariant: among equals the choice is random: otherwise the first backend would get every client while the pool is idle.
+//! Must not know: sessions: an idle pinned client does not count here.
 
 use super::selection::{Balancer, Candidates};
 use crate::pool::Backend;
 
-/// Stateless: the counts live with the backends.
+/// Has no state: the backends hold the counts.
 pub(super) struct LeastRequests;
 
 impl Balancer for LeastRequests {
@@ -18,7 +18,7 @@ impl Balancer for LeastRequests {
                 Some((_, least)) => match compare(backend, least) {
                     std::cmp::Ordering::Less => true,
                     std::cmp::Ordering::Greater => false,
-                    // The n-th equal replaces the choice with chance 1/n: each is as likely.
+                    // The n-th equal replaces the choice with probability 1/n: so all are equally likely.
                     std::cmp::Ordering::Equal => {
                         equals += 1;
                         let draw = crate::pool::backend::mix(entropy.wrapping_add(equals));
@@ -38,8 +38,8 @@ impl Balancer for LeastRequests {
     }
 }
 
-/// Orders by (requests + 1) / weight, multiplied out. The request that is to come counts, so that
-/// of idle backends the one with more weight comes first.
+/// Compares two backends by (requests + 1) / weight, multiplied out. The new request counts as well, so that among idle
+/// backends the one with more weight comes first.
 pub(super) fn compare(a: &Backend, b: &Backend) -> std::cmp::Ordering {
     let load = |backend: &Backend| u64::from(backend.live().active()) + 1;
     let weight = |backend: &Backend| u64::from(backend.live().weight());
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn among_equals_each_is_as_likely() {
+    fn all_equals_are_equally_likely() {
         let pool = pool(&[1, 1, 1]);
         let tried = TriedBackends::new();
         let mut served = [0; 3];

@@ -1,12 +1,12 @@
-//! Owns: the power of two choices (Mitzenmacher 2001): two at random by weight, the less loaded of them.
-//! Invariant: two different backends are compared wherever there are two.
-//! Must not know: anything beyond the counts in flight.
+//! Owns: the power of two choices (Mitzenmacher 2001): draws two backends by weight and takes the less loaded one.
+//! Invariant: if there are two candidates, two different ones are compared.
+//! Must not know: anything but weights and requests in flight.
 
 use super::least_requests::compare;
 use super::selection::{Balancer, Candidates};
 use crate::pool::Backend;
 
-/// Stateless.
+/// Has no state.
 pub(super) struct RandomTwo;
 
 impl Balancer for RandomTwo {
@@ -21,14 +21,14 @@ impl Balancer for RandomTwo {
     }
 }
 
-/// One of `backends` with a chance in proportion to its weight.
+/// Draws one of `backends` with a probability proportional to its weight.
 fn draw<'a>(
     backends: impl Iterator<Item = (usize, &'a Backend)> + Clone,
     entropy: u32,
 ) -> Option<(usize, &'a Backend)> {
     let weight = |backend: &Backend| u64::from(backend.live().weight());
     let sum: u64 = backends.clone().map(|(_, backend)| weight(backend)).sum();
-    // Scales a 32-bit number to 0..sum without the bias of a remainder (Lemire 2019).
+    // Scales a 32-bit number to 0..sum without the bias of a modulo (Lemire 2019).
     let mut ticket = (u64::from(entropy) * sum) >> 32;
     let mut last = None;
     for (index, backend) in backends {

@@ -1,6 +1,6 @@
 //! Owns: smooth weighted round-robin, as in nginx (commit 52327e0, 2012).
-//! Invariant: any run of picks as long as the sum of the weights serves each backend its weight, evenly spread.
-//! Must not know: other threads: each has its own cursor with a start of its own.
+//! Invariant: as many picks as the sum of the weights choose each backend as often as its weight says, evenly spread.
+//! Must not know: other threads: each has its own cursor, which starts elsewhere.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,25 +9,25 @@ use std::rc::Rc;
 use super::selection::{Balancer, Candidates, TriedBackends};
 use crate::pool::Pool;
 
-/// The cursor: one credit a backend. Each round every candidate earns its weight, and the
-/// richest is served and pays the sum. Credits of backends that are no candidates rest.
+/// The cursor: one credit for each backend. In each round every candidate earns its weight; the one with the most credit
+/// is chosen and pays the sum of the weights. Credits of other backends do not change.
 pub(super) struct RoundRobin {
     credits: RefCell<Vec<i64>>,
 }
 
-/// Backends that are looked at, at most, to find a start.
+/// The most backends to visit in order to find a start.
 const MOST_WORK: u64 = 1_000_000;
 
 impl RoundRobin {
-    /// A cursor that starts somewhere in the cycle. Without that, all threads of all Linchpins
-    /// would send their first clients to the first backend.
+    /// Creates a cursor that starts at a random position of the cycle. Otherwise all threads of all Linchpins would send
+    /// their first client to the first backend.
     pub(super) fn new(pool: &Pool, entropy: u64) -> RoundRobin {
         let weights: Vec<_> = pool.backends().iter().map(|backend| i64::from(backend.live().weight())).collect();
         let count = weights.len().max(1) as u64;
         if let [first, others @ ..] = &*weights
             && others.iter().all(|weight| weight == first)
         {
-            // Where all weigh the same, each step serves the next one, and the end of many is known.
+            // With equal weights each step chooses the next backend, so the result of many steps is known.
             let steps = (entropy % count) as usize;
             let earned = first * steps as i64;
             let credit = |index: usize| if index < steps { earned - first * weights.len() as i64 } else { earned };
@@ -35,8 +35,8 @@ impl RoundRobin {
         }
         let this = RoundRobin { credits: RefCell::new(vec![0; weights.len()]) };
         let tried = TriedBackends::new();
-        // A cycle can be a thousand a backend; a few steps for each set threads apart well enough, and a step
-        // costs as much as there are backends.
+        // A cycle can have a thousand steps for each backend. A few steps for each are enough to make threads start
+        // elsewhere, and one step visits all backends.
         let most = (4 * count).min(MOST_WORK / count).max(1);
         let steps = entropy % weights.iter().sum::<i64>().unsigned_abs().clamp(1, most);
         for _ in 0..steps {
@@ -65,17 +65,17 @@ impl Balancer for RoundRobin {
         Some(index)
     }
 
-    /// Those who stay keep their credits, or whoever stands first in a pool whose members come and go
-    /// all the time would get its first client each time. Those who come have none.
+    /// Backends that stay keep their credits; new ones begin with none. Otherwise, in a pool whose backends change all the
+    /// time, the first backend would get the first client after each change.
     fn carry_over(&self, from: &Pool, to: &Pool) -> Option<Rc<dyn Balancer>> {
         let credits = self.credits.borrow();
-        let were = from.backends().iter().map(|backend| backend.live().id());
-        let were: HashMap<usize, i64> = were.zip(credits.iter().copied()).collect();
-        if !to.backends().iter().any(|backend| were.contains_key(&backend.live().id())) {
-            // All are new, and a cursor of its own for each thread sets threads apart.
+        let before = from.backends().iter().map(|backend| backend.live().id());
+        let before: HashMap<usize, i64> = before.zip(credits.iter().copied()).collect();
+        if !to.backends().iter().any(|backend| before.contains_key(&backend.live().id())) {
+            // All backends are new: a new cursor for each thread makes threads start elsewhere.
             return None;
         }
-        let credit = |id: usize| were.get(&id).copied().unwrap_or_default();
+        let credit = |id: usize| before.get(&id).copied().unwrap_or_default();
         let credits = to.backends().iter().map(|backend| credit(backend.live().id())).collect();
         Some(Rc::new(RoundRobin { credits: RefCell::new(credits) }))
     }
@@ -110,13 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn threads_start_apart() {
+    fn threads_start_at_different_backends() {
         let starts: std::collections::HashSet<_> = (0..3).map(|entropy| picks(&[1, 1, 1], entropy, 1)).collect();
         assert_eq!(starts.len(), 3);
     }
 
     #[test]
-    fn those_who_stay_keep_their_turn_when_others_come_and_go() {
+    fn backends_that_stay_keep_their_position_when_others_are_added_and_removed() {
         let backend = |name: &str, port| backend::Settings::new(name, ([127, 0, 0, 1], port).into());
         let all = [backend("a", 1), backend("b", 2), backend("c", 3), backend("d", 4)];
         let mut reconciler = Reconciler::new(1);
@@ -141,7 +141,7 @@ mod tests {
         let mut served: Vec<_> = (0..4).map(|_| next(&*cursor, &grown)).collect();
         served.sort();
         assert_eq!(served, ["a", "b", "c", "d"]);
-        assert!(cursor.carry_over(&pool(&[]), &grown).is_none(), "nobody stays");
+        assert!(cursor.carry_over(&pool(&[]), &grown).is_none(), "no backend stays");
     }
 
     proptest::proptest! {

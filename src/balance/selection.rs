@@ -1,26 +1,26 @@
-//! Owns: the trait that a balancing policy implements, and the candidates that it chooses from.
-//! Invariant: a candidate may be sent a new session now and was not tried yet; a backup only where no other is left.
+//! Owns: the trait that each balancing policy implements, and the candidates that it chooses from.
+//! Invariant: a candidate accepts new sessions now and was not tried yet; backups are candidates only if no other is left.
 //! Must not know: the policies, or which of them a pool uses.
 
 use std::rc::Rc;
 
 use crate::pool::{Backend, Pool};
 
-/// One way to choose. Asked again with the refused candidate marked as tried, it names the next
-/// best: that is the order.
+/// A balancing policy. To get the next best backend, call it again with the last one marked as tried: so it yields an
+/// order.
 pub trait Balancer {
-    /// The best of `candidates`, or `None` when there are none. `entropy` is a fresh random number,
-    /// or what the request is to be placed by.
+    /// Returns the position of the best of `candidates`, or `None` if there are none. `entropy` is the hash key of the
+    /// request if it has one, else a fresh random number.
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize>;
 
-    /// The same, where it stands, for the pool's next members; `None` if there is nothing to keep.
+    /// Carries the balancer's state over when the pool's backends change. Returns `None` if there is no state to keep.
     fn carry_over(&self, _from: &Pool, _to: &Pool) -> Option<Rc<dyn Balancer>> {
         None
     }
 }
 
-/// The backends of a pool that may be sent a new session now and were not tried yet: those that
-/// are no backup, and the backups only when no other is left.
+/// The backends of a pool that accept new sessions now and were not tried yet. Backups are among them only if no other
+/// backend is left.
 #[derive(Debug)]
 pub struct Candidates<'a> {
     pool: &'a Pool,
@@ -29,14 +29,14 @@ pub struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    /// The candidates as they are at this moment.
+    /// The candidates of this moment.
     pub fn new(pool: &'a Pool, tried: &'a TriedBackends) -> Candidates<'a> {
         let mut candidates = Candidates { pool, tried, backups: false };
         candidates.backups = candidates.iter().next().is_none();
         candidates
     }
 
-    /// Position and backend of each candidate, in the order of the pool.
+    /// Iterates over position and backend of each candidate, in the pool's order.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &'a Backend)> + Clone + use<'a> {
         let Candidates { pool, tried, backups } = *self;
         pool.backends().iter().enumerate().filter(move |(index, backend)| {
@@ -45,8 +45,7 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// The backends that this request tried already: a bit for each of the first 64, so that most
-/// requests allocate nothing for it.
+/// The backends that a request has tried: a bit for each of the first 64, so that most requests allocate nothing.
 #[derive(Debug, Default)]
 pub struct TriedBackends {
     low: u64,
@@ -54,12 +53,12 @@ pub struct TriedBackends {
 }
 
 impl TriedBackends {
-    /// None yet.
+    /// Creates an empty set.
     pub const fn new() -> TriedBackends {
         TriedBackends { low: 0, high: Vec::new() }
     }
 
-    /// Marks a backend.
+    /// Marks a backend as tried.
     pub fn insert(&mut self, index: usize) {
         match bit(index) {
             Some(bit) => self.low |= bit,
@@ -68,7 +67,7 @@ impl TriedBackends {
         }
     }
 
-    /// Takes a mark off.
+    /// Removes a mark.
     pub fn remove(&mut self, index: usize) {
         match bit(index) {
             Some(bit) => self.low &= !bit,
@@ -76,7 +75,7 @@ impl TriedBackends {
         }
     }
 
-    /// Whether a backend is marked.
+    /// Whether a backend is marked as tried.
     pub fn contains(&self, index: usize) -> bool {
         bit(index).map_or_else(|| self.high.contains(&index), |bit| self.low & bit != 0)
     }
@@ -91,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_tried_is_known_in_a_pool_of_any_size() {
+    fn tried_backends_are_known_in_a_pool_of_any_size() {
         let mut tried = TriedBackends::new();
         for index in [0, 63, 64, 1000, 64] {
             tried.insert(index);
