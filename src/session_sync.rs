@@ -1,6 +1,6 @@
-//! Owns: keeping a table of learned sessions in touch with a store that other Linchpins share.
-//! Invariant: a store that is slow or gone costs no client anything; what was learned meanwhile is there when it is back.
-//! Must not know: requests; how a table is kept.
+//! Owns: the task that keeps a table of learned sessions in sync with a store that several Linchpins share.
+//! Invariant: no client has to wait for a store that is slow or down; once the store is back it gets what was learned meanwhile.
+//! Must not know: requests, or how a table works inside.
 
 mod format;
 mod redis;
@@ -12,58 +12,60 @@ use std::time::Duration;
 use crate::affinity::learned::{StoreCommand, StoreSync};
 use crate::clock;
 
-/// Between two attempts to connect, at first and at most.
-const RETRY: Duration = Duration::from_millis(100);
-const RETRY_MOST: Duration = Duration::from_secs(2);
+/// The first pause between two attempts to connect.
+const MIN_RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause: each one is twice as long as the one before.
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(2);
 
-/// Says what is wrong with the address of a store.
+/// Checks the syntax of a store's address.
 ///
 /// # Errors
-/// What it is not, and what to write instead.
+/// Returns what a valid address looks like.
 pub fn check_address(address: &str) -> Result<(), &'static str> {
     redis::check_address(address)
 }
 
-/// Keeps a table and its store in touch, for ever.
-pub async fn run(mut store: StoreSync) {
-    let pool = store.pool.clone();
-    let (mut pause, mut is_known_gone) = (RETRY, false);
+/// Keeps a table and its store in sync. Never returns.
+pub async fn run(mut sync: StoreSync) {
+    let pool = sync.pool.clone();
+    let (mut pause, mut has_logged_loss) = (MIN_RETRY_PAUSE, false);
     loop {
-        match redis::StoreConnection::open(&store).await {
-            Ok(session) => {
+        match redis::StoreConnection::open(&sync).await {
+            Ok(connection) => {
                 tracing::info!(pool = &*pool, "the store of learned sessions answers");
                 let since = clock::now();
-                let error = session.run(&mut store).await;
-                // One that takes connections and refuses commands is as good as gone.
-                if clock::now().saturating_duration_since(since) >= RETRY_MOST {
-                    (pause, is_known_gone) = (RETRY, false);
+                let error = connection.run(&mut sync).await;
+                // A store that accepts connections but refuses commands is as good as down: after a short connection
+                // the pause keeps growing, and the loss is not logged again.
+                if clock::now().saturating_duration_since(since) >= MAX_RETRY_PAUSE {
+                    (pause, has_logged_loss) = (MIN_RETRY_PAUSE, false);
                 }
-                if !std::mem::replace(&mut is_known_gone, true) {
+                if !std::mem::replace(&mut has_logged_loss, true) {
                     tracing::warn!(pool = &*pool, %error, "lost the store of learned sessions; the table here goes on alone until it is back");
                 }
             }
-            // Said once, not at every attempt.
-            Err(error) if !std::mem::replace(&mut is_known_gone, true) => {
+            // Logged once, not at every attempt.
+            Err(error) if !std::mem::replace(&mut has_logged_loss, true) => {
                 tracing::warn!(pool = &*pool, %error, "cannot reach the store of learned sessions; the table here goes on alone until it is there");
             }
             Err(_) => {}
         }
-        store.state.is_responsive.store(false, Ordering::Relaxed);
-        alone(&mut store, pause).await;
-        pause = (pause * 2).min(RETRY_MOST);
+        sync.state.is_responsive.store(false, Ordering::Relaxed);
+        pause_without_store(&mut sync, pause).await;
+        pause = (pause * 2).min(MAX_RETRY_PAUSE);
     }
 }
 
-/// For `time`, answers what is asked as far as one can without a store. What there is to tell is in
-/// the table, and is compared with the store as soon as that is back.
-async fn alone(store: &mut StoreSync, time: Duration) {
-    let mut over = std::pin::pin!(tokio::time::sleep(time));
+/// Waits for `time`, and meanwhile replies to queries that nothing is known. Drops other commands: the table has what they
+/// say, and is compared with the store once that is back.
+async fn pause_without_store(sync: &mut StoreSync, time: Duration) {
+    let mut end = std::pin::pin!(tokio::time::sleep(time));
     loop {
         tokio::select! {
-            () = &mut over => return,
-            Some(command) = store.commands.recv() => if let StoreCommand::Query(_, answer) = command {
-                // Whoever asked may have gone.
-                let _ = answer.send(None);
+            () = &mut end => return,
+            Some(command) = sync.commands.recv() => if let StoreCommand::Query(_, reply) = command {
+                // The request may have ended meanwhile.
+                let _ = reply.send(None);
             },
         }
     }

@@ -5,19 +5,18 @@
 use super::skew::Skew;
 use crate::affinity::learned::{BackendRef, SessionRecord};
 
-/// What all that is written begins with; the pool's name follows.
+/// The prefix of all keys and channels. The pool's name follows.
 pub(super) const PREFIX: &str = "linchpin:";
 
-/// What stands in the place of a session that has ended, for a while: a comparison that began before
-/// it ended would write it anew.
+/// The value of a session that has ended. It stays for a while: a comparison that began before the end would otherwise
+/// write the session again.
 pub(super) const ENDED: &str = "-";
-/// How long that stands there, in seconds; longer than any comparison takes.
-pub(super) const ENDED_FOR: u64 = 300;
+/// How long the value [`ENDED`] stays, in seconds: longer than any comparison takes.
+pub(super) const ENDED_TTL: u64 = 300;
 
-/// Writes a session if it has moved more often than what is there says, and tells the others;
-/// otherwise gives what is there, which is kept at least as long as it would have been. One that has
-/// ended is written only if it begins again.
-pub(super) const WRITE: &str = r"
+/// Writes a session if its version is higher than the stored one, and publishes it. Otherwise returns the stored value
+/// and extends its lifetime to at least that of the new one. A session that has ended is written only if it begins again.
+pub(super) const WRITE_SCRIPT: &str = r"
 local known = redis.call('GET', KEYS[1])
 if known == '-' then
   if ARGV[6] == '0' then return known end
@@ -32,8 +31,8 @@ redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 redis.call('PUBLISH', ARGV[4], ARGV[5])
 return false";
 
-/// Gives the store's marker, and makes one if there is none; and the store's time.
-pub(super) const LOOK: &str = r"
+/// Returns the store's marker and the store's time. Creates the marker if there is none.
+pub(super) const PROBE_SCRIPT: &str = r"
 local marker = redis.call('GET', KEYS[1])
 if not marker then
   marker = ARGV[1]
@@ -42,26 +41,27 @@ end
 local time = redis.call('TIME')
 return {marker, time[1], time[2]}";
 
-/// The end of the marker's key. A store that has another marker than it had is not the one that it was: it was
-/// flushed, or began anew. Nobody has to write it but the first, and a session costs no write more.
+/// The suffix of the marker's key. If the marker has changed, the store was flushed or replaced. Only the first Linchpin
+/// writes the marker, and a session costs no extra write.
 pub(super) const MARKER: &str = "store";
-/// How long a marker stands, in seconds, so that a store isn't left with it for ever. When it ends, table and
-/// store are compared once for nothing.
-pub(super) const MARKER_FOR: u64 = 30 * 24 * 3600;
+/// How long the marker stays, in seconds, so that it does not stay in the store for ever. When it expires, table and store
+/// are compared once without need.
+pub(super) const MARKER_TTL: u64 = 30 * 24 * 3600;
 
-/// Ends a session and tells the others.
-pub(super) const END: &str = r"
+/// Ends a session and publishes its end.
+pub(super) const END_SCRIPT: &str = r"
 redis.call('SET', KEYS[1], '-', 'EX', ARGV[3])
 redis.call('PUBLISH', ARGV[1], ARGV[2])";
 
-/// `VERSION ISSUED INCARNATION BACKEND`, with the store's time; names have no blanks.
-pub(super) fn written(skew: &Skew, found: &SessionRecord) -> String {
-    let SessionRecord { backend, issued, version, .. } = found;
+/// Encodes a record as `VERSION ISSUED INCARNATION BACKEND`, with times of the store's clock. Backend names contain no
+/// spaces.
+pub(super) fn encode(skew: &Skew, record: &SessionRecord) -> String {
+    let SessionRecord { backend, issued, version, .. } = record;
     format!("{version} {} {:016x} {}", skew.theirs(*issued), backend.incarnation, backend.name)
 }
 
-/// The session that a value is about; seen just now, or the store would have let it go.
-pub(super) fn read(skew: &Skew, value: &str, now: u64) -> Option<SessionRecord> {
+/// Decodes a value, as a session that was seen at `now`: the store would have expired it otherwise.
+pub(super) fn decode(skew: &Skew, value: &str, now: u64) -> Option<SessionRecord> {
     let mut parts = value.splitn(4, ' ');
     let version = parts.next()?.parse().ok()?;
     let issued = skew.ours(parts.next()?.parse().ok()?, now);
@@ -78,20 +78,20 @@ mod tests {
     #[test]
     fn a_session_is_written_and_read_back() {
         let backend = BackendRef { name: "a".into(), incarnation: u64::MAX };
-        let found = SessionRecord { backend, issued: 5, last_seen: 9, version: 3 };
+        let record = SessionRecord { backend, issued: 5, last_seen: 9, version: 3 };
         let skew = Skew::default();
-        let text = written(&skew, &found);
+        let text = encode(&skew, &record);
         assert_eq!(text, "3 5 ffffffffffffffff a");
-        assert_eq!(read(&skew, &text, 9), Some(found));
+        assert_eq!(decode(&skew, &text, 9), Some(record));
         for bad in ["", "1", "x 5 0 a", "1 5 0", "1 5 0 ", "1 5 g a", &format!("1 5 0 {}", "a".repeat(65))] {
-            assert_eq!(read(&skew, bad, 9), None, "{bad}");
+            assert_eq!(decode(&skew, bad, 9), None, "{bad}");
         }
     }
 
     proptest::proptest! {
         #[test]
         fn no_value_panics(value: String) {
-            read(&Skew::default(), &value, 9);
+            decode(&Skew::default(), &value, 9);
         }
     }
 }

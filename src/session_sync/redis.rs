@@ -1,6 +1,6 @@
-//! Owns: what is said to Redis, and how a session is written there.
-//! Invariant: each wait has a limit; of two writers of one session the one that knows of more moves wins, whatever their clocks say.
-//! Must not know: when to come back after a failure.
+//! Owns: the connection of one pool to its Redis: commands, messages of other Linchpins, and the comparison of table and store.
+//! Invariant: each wait has a time limit; a client's request waits for at most a tenth of a second.
+//! Must not know: when to reconnect after a failure.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -14,31 +14,33 @@ use redis::{AsyncCommands, AsyncConnectionConfig, Client, IntoConnectionInfo, Re
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::format::{END, ENDED, ENDED_FOR, LOOK, MARKER, MARKER_FOR, PREFIX, WRITE, read, written};
+use super::format::{
+    END_SCRIPT, ENDED, ENDED_TTL, MARKER, MARKER_TTL, PREFIX, PROBE_SCRIPT, WRITE_SCRIPT, decode, encode,
+};
 use super::skew::Skew;
 use crate::affinity::learned::{SessionKey, SessionRecord, SessionTable, StoreCommand, StoreState, StoreSync};
 use crate::clock;
 
-/// The longest that a client's request waits for an answer.
-const ASK: Duration = Duration::from_millis(100);
-/// The longest that anything else takes before the store counts as gone.
-const TELL: Duration = Duration::from_secs(2);
-const CONNECT: Duration = Duration::from_secs(1);
-/// How often the store is asked whether it is well.
-const PING: Duration = Duration::from_millis(500);
-/// Commands under way at once; what is asked beyond is answered from the table alone.
+/// The longest time that a client's request waits for a query.
+const QUERY_TIMEOUT: Duration = Duration::from_millis(100);
+/// The longest time for any other command. After that the connection counts as lost.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time between two health probes of the store.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// The most commands in flight. Above that, queries return nothing and other commands are made up for by a comparison.
 const MAX_IN_FLIGHT: usize = 4096;
-/// Sessions that are compared at once when table and store are.
-const BATCH: usize = 256;
+/// Sessions that are compared at once.
+const COMPARE_BATCH: usize = 256;
 
-/// Why there is no store.
+/// Why the connection to the store failed or ended.
 #[derive(Debug)]
 pub(super) enum Error {
     Redis(RedisError),
     Timeout,
-    /// The subscription has ended.
+    /// Redis ended the subscription.
     Unsubscribed,
-    /// Nobody is left who would ask.
+    /// The process stops: no sender of commands is left.
     Stopped,
 }
 
@@ -46,7 +48,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Redis(error) => error.fmt(f),
-            Error::Timeout => f.write_str("no answer in time"),
+            Error::Timeout => f.write_str("no reply in time"),
             Error::Unsubscribed => f.write_str("the connection was closed"),
             Error::Stopped => f.write_str("stopping"),
         }
@@ -59,6 +61,7 @@ impl From<RedisError> for Error {
     }
 }
 
+/// Checks the syntax of a store's address.
 pub(super) fn check_address(address: &str) -> Result<(), &'static str> {
     if !address.starts_with("redis://") && !address.starts_with("redis+unix://") {
         return Err("must begin with redis:// or redis+unix://");
@@ -66,14 +69,14 @@ pub(super) fn check_address(address: &str) -> Result<(), &'static str> {
     address.into_connection_info().map(drop).map_err(|_| "must be like redis://:password@127.0.0.1:6379/0")
 }
 
-/// A connection to the store of one pool.
+/// An open connection to the store of one pool.
 pub(super) struct StoreConnection {
     store: Arc<RedisStore>,
     messages: PubSubStream,
     connection: MultiplexedConnection,
 }
 
-/// What is needed to say anything.
+/// What every command needs: names, scripts, the table, and the state of the store.
 struct RedisStore {
     prefix: String,
     channel: String,
@@ -81,21 +84,21 @@ struct RedisStore {
     state: Arc<StoreState>,
     retention: u64,
     skew: Skew,
-    /// The marker of the store as it was last seen: none yet, so that one that was just reached counts as changed.
+    /// The last marker. `None` at first, so that a new connection always compares table and store.
     marker: Mutex<Option<String>>,
-    write: Script,
-    end: Script,
-    look: Script,
+    write_script: Script,
+    end_script: Script,
+    probe_script: Script,
 }
 
 impl StoreConnection {
-    /// Connects and listens to the others.
+    /// Connects, and subscribes to the messages of other Linchpins.
     ///
     /// # Errors
-    /// If that can't be done in time.
+    /// Returns an error if Redis refuses or does not reply in time.
     pub(super) async fn open(sync: &StoreSync) -> Result<StoreConnection, Error> {
         let client = Client::open(&*sync.address)?;
-        // Keys lie in a database, and channels in none.
+        // Redis has databases for keys, but not for channels.
         let database = client.get_connection_info().redis_settings().db();
         let store = RedisStore {
             prefix: format!("{PREFIX}{}", sync.pool),
@@ -105,30 +108,31 @@ impl StoreConnection {
             retention: sync.retention,
             skew: Skew::default(),
             marker: Mutex::default(),
-            write: Script::new(WRITE),
-            end: Script::new(END),
-            look: Script::new(LOOK),
+            write_script: Script::new(WRITE_SCRIPT),
+            end_script: Script::new(END_SCRIPT),
+            probe_script: Script::new(PROBE_SCRIPT),
         };
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(TELL));
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(COMMAND_TIMEOUT));
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let subscribe = async {
             let mut subscription = client.get_async_pubsub().await?;
-            // Before anything is compared: what others say meanwhile is not missed.
+            // Subscribe before the first comparison, so that no message is missed.
             subscription.subscribe(&store.channel).await?;
             Ok::<_, RedisError>(subscription.into_on_message())
         };
-        let messages = tokio::time::timeout(CONNECT, subscribe).await.map_err(|_| Error::Timeout)??;
-        // Before anything is read or written: what the store's time is.
-        store.look(&mut connection).await?;
+        let messages = tokio::time::timeout(CONNECT_TIMEOUT, subscribe).await.map_err(|_| Error::Timeout)??;
+        // Read the store's clock before any session is read or written.
+        store.probe(&mut connection).await?;
         Ok(StoreConnection { store: Arc::new(store), messages, connection })
     }
 
-    /// Passes on what is asked and told, until the connection ends.
+    /// Carries out commands and receives messages until the connection ends.
     pub(super) async fn run(mut self, sync: &mut StoreSync) -> Error {
         let mut in_flight = JoinSet::new();
-        let mut ping = tokio::time::interval(PING);
-        ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut probes = tokio::time::interval(PROBE_INTERVAL);
+        probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut comparing = None;
         loop {
             let compared = async {
@@ -140,22 +144,22 @@ impl StoreConnection {
             tokio::select! {
                 command = sync.commands.recv() => match command {
                     None => return Error::Stopped,
-                    Some(StoreCommand::Query(_, answer)) if in_flight.len() >= MAX_IN_FLIGHT => drop(answer.send(None)),
+                    Some(StoreCommand::Query(_, reply)) if in_flight.len() >= MAX_IN_FLIGHT => drop(reply.send(None)),
                     Some(_) if in_flight.len() >= MAX_IN_FLIGHT => self.store.state.needs_resync.store(true, Ordering::Relaxed),
                     Some(command) => drop(in_flight.spawn(carry_out(Arc::clone(&self.store), self.connection.clone(), command))),
                 },
                 message = self.messages.next() => match message {
                     None => return Error::Unsubscribed,
-                    Some(message) => self.store.hear(message.get_payload_bytes()),
+                    Some(message) => self.store.receive(message.get_payload_bytes()),
                 },
                 Some(done) = in_flight.join_next() => if let Ok(Err(error)) = done { return error },
                 done = compared => {
                     comparing = None;
                     if let Err(error) = done { return error }
                 }
-                _ = ping.tick() => {
-                    in_flight.spawn(check(Arc::clone(&self.store), self.connection.clone()));
-                    // One at a time; and not for each thing that was missed.
+                _ = probes.tick() => {
+                    in_flight.spawn(check_health(Arc::clone(&self.store), self.connection.clone()));
+                    // One comparison at a time, however many commands were dropped.
                     if comparing.is_none() && self.store.state.needs_resync.swap(false, Ordering::Relaxed) {
                         comparing = Some(Box::pin(compare(Arc::clone(&self.store), self.connection.clone())));
                     }
@@ -165,17 +169,17 @@ impl StoreConnection {
     }
 }
 
-/// Whether the store is well enough to be asked, and the one that it was.
-async fn check(store: Arc<RedisStore>, mut connection: MultiplexedConnection) -> Result<(), Error> {
-    let mut look = std::pin::pin!(store.look(&mut connection));
-    match tokio::time::timeout(ASK, &mut look).await {
+/// Probes the store, and marks it as responsive or slow.
+async fn check_health(store: Arc<RedisStore>, mut connection: MultiplexedConnection) -> Result<(), Error> {
+    let mut probe = std::pin::pin!(store.probe(&mut connection));
+    match tokio::time::timeout(QUERY_TIMEOUT, &mut probe).await {
         Ok(done) => {
             done?;
             store.state.is_responsive.store(true, Ordering::Relaxed);
         }
         Err(_) => {
-            store.is_slow();
-            look.await?;
+            store.mark_slow();
+            probe.await?;
         }
     }
     Ok(())
@@ -187,40 +191,40 @@ async fn carry_out(
     command: StoreCommand,
 ) -> Result<(), Error> {
     match command {
-        StoreCommand::Query(key, answer) => store.ask(&mut connection, key, answer).await,
-        StoreCommand::Write(key, found) => store.tell(&mut connection, key, &found, true).await,
+        StoreCommand::Query(key, reply) => store.query(&mut connection, key, reply).await,
+        StoreCommand::Write(key, record) => store.write(&mut connection, key, &record, true).await,
         StoreCommand::Touch(key) => {
             let retention = store.retention.cast_signed();
-            let is_there: bool = connection.expire(store.place(key), retention).await?;
+            let is_there: bool = connection.expire(store.redis_key(key), retention).await?;
             match store.table.get(key) {
-                Some(found) if !is_there => store.tell(&mut connection, key, &found, false).await,
+                Some(record) if !is_there => store.write(&mut connection, key, &record, false).await,
                 _ => Ok(()),
             }
         }
         StoreCommand::Remove(key) => {
-            let mut end = store.end.key(store.place(key));
-            end.arg(&store.channel).arg(key.to_string()).arg(ENDED_FOR);
+            let mut end = store.end_script.key(store.redis_key(key));
+            end.arg(&store.channel).arg(key.to_string()).arg(ENDED_TTL);
             let () = end.invoke_async(&mut connection).await?;
             Ok(())
         }
     }
 }
 
-/// Tells the store all that the table has, and takes over what it knows better.
+/// Writes all sessions of the table to the store, and adopts the records of which the store has a higher version.
 async fn compare(store: Arc<RedisStore>, connection: MultiplexedConnection) -> Result<(), Error> {
     for chunk in store.table.chunks() {
-        for batch in chunk.chunks(BATCH) {
-            let told = batch.iter().map(|(key, found)| {
+        for batch in chunk.chunks(COMPARE_BATCH) {
+            let writes = batch.iter().map(|(key, record)| {
                 let (store, mut connection) = (&store, connection.clone());
                 async move {
-                    // What nobody has seen for so long is over, whatever the table still holds.
-                    if clock::unix().as_secs().saturating_sub(found.last_seen) < store.retention {
-                        store.tell(&mut connection, *key, found, false).await?;
+                    // A session that was not seen for that long has expired, even if the table still has it.
+                    if clock::unix().as_secs().saturating_sub(record.last_seen) < store.retention {
+                        store.write(&mut connection, *key, record, false).await?;
                     }
                     Ok::<_, Error>(())
                 }
             });
-            for done in join_all(told).await {
+            for done in join_all(writes).await {
                 done?;
             }
         }
@@ -229,16 +233,16 @@ async fn compare(store: Arc<RedisStore>, connection: MultiplexedConnection) -> R
 }
 
 impl RedisStore {
-    fn place(&self, key: impl fmt::Display) -> String {
+    fn redis_key(&self, key: impl fmt::Display) -> String {
         format!("{}:{key}", self.prefix)
     }
 
-    /// Looks what the store's time is, and whether it still is what it was.
-    async fn look(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
-        let mut look = self.look.key(self.place(MARKER));
-        look.arg(format!("{:016x}", rand::random::<u64>())).arg(MARKER_FOR);
+    /// Reads the store's clock and marker. A changed marker calls for a comparison.
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
+        let mut probe = self.probe_script.key(self.redis_key(MARKER));
+        probe.arg(format!("{:016x}", rand::random::<u64>())).arg(MARKER_TTL);
         let sent = clock::unix();
-        let (marker, seconds, micros): (String, u64, u64) = look.invoke_async(connection).await?;
+        let (marker, seconds, micros): (String, u64, u64) = probe.invoke_async(connection).await?;
         let time = Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros));
         self.skew.note(sent, time, clock::unix());
         let mut last = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -248,49 +252,49 @@ impl RedisStore {
         Ok(())
     }
 
-    async fn ask(
+    async fn query(
         &self,
         connection: &mut MultiplexedConnection,
         key: SessionKey,
-        answer: oneshot::Sender<Option<SessionRecord>>,
+        reply: oneshot::Sender<Option<SessionRecord>>,
     ) -> Result<(), Error> {
-        let known = tokio::time::timeout(ASK, connection.get::<_, Option<String>>(self.place(key))).await;
-        let found = match known {
-            Ok(known) => known?.and_then(|text| self.read(&text, 0)),
+        let known = tokio::time::timeout(QUERY_TIMEOUT, connection.get::<_, Option<String>>(self.redis_key(key))).await;
+        let record = match known {
+            Ok(known) => known?.and_then(|text| self.decode_seen(&text, 0)),
             Err(_) => {
-                self.is_slow();
+                self.mark_slow();
                 None
             }
         };
-        // Whoever asked may have gone.
-        let _ = answer.send(found);
+        // The request may have ended meanwhile.
+        let _ = reply.send(record);
         Ok(())
     }
 
-    /// It is not worth asking, until a ping says so.
-    fn is_slow(&self) {
+    /// Stops queries until a probe succeeds in time.
+    fn mark_slow(&self) {
         if self.state.is_responsive.swap(false, Ordering::Relaxed) {
             let pool = self.prefix.trim_start_matches(PREFIX);
             tracing::warn!(pool, "the store of learned sessions is slow; the table here goes on alone until it is not");
         }
     }
 
-    /// Writes a session, or takes over what the store knows better: it may have ended, unless it was
-    /// `learned` just now.
-    async fn tell(
+    /// Writes a session, or adopts the store's record if that has a higher version. Unless the session was `learned` just
+    /// now, the store may know that it has ended: then the table removes it.
+    async fn write(
         &self,
         connection: &mut MultiplexedConnection,
         key: SessionKey,
-        found: &SessionRecord,
+        record: &SessionRecord,
         learned: bool,
     ) -> Result<(), Error> {
-        let value = written(&self.skew, found);
+        let value = encode(&self.skew, record);
         let removals = self.table.removals(key);
-        // Silence before it is told counts: a session is not kept for longer because its store was away.
-        let silence = clock::unix().as_secs().saturating_sub(found.last_seen);
-        let mut write = self.write.key(self.place(key));
+        // The time since the last request counts: a session is not kept longer because the store was unreachable.
+        let silence = clock::unix().as_secs().saturating_sub(record.last_seen);
+        let mut write = self.write_script.key(self.redis_key(key));
         write
-            .arg(found.version)
+            .arg(record.version)
             .arg(&value)
             .arg(self.retention.saturating_sub(silence).max(1))
             .arg(&self.channel)
@@ -300,9 +304,9 @@ impl RedisStore {
         match known {
             Some(known) if known == ENDED => drop(self.table.remove(key)),
             Some(known) => {
-                // Nobody has said when it was seen, and to be compared is not to be seen. The end of a session is
-                // heard on another connection, and can come before this answer.
-                let known = self.read(&known, silence);
+                // A comparison does not count as a request, so the record keeps its own time. The end of a session
+                // arrives on the other connection, and can overtake this reply.
+                let known = self.decode_seen(&known, silence);
                 known.iter().for_each(|known| self.table.adopt_unless_removed(key, known, removals));
             }
             None => {}
@@ -310,26 +314,27 @@ impl RedisStore {
         Ok(())
     }
 
-    /// What another Linchpin, or this one, has told: `KEY SILENCE VALUE` with the seconds for which the session
-    /// was not seen, or `KEY` alone when it has ended.
-    fn hear(&self, message: &[u8]) {
+    /// Receives a message of another Linchpin or of this one: `KEY SILENCE VALUE`, with the seconds since the session's
+    /// last request, or `KEY` alone if the session has ended.
+    fn receive(&self, message: &[u8]) {
         let Ok(message) = std::str::from_utf8(message) else { return };
-        let (key, told) = message.split_once(' ').unwrap_or((message, ""));
+        let (key, update) = message.split_once(' ').unwrap_or((message, ""));
         let Ok(key) = key.parse() else { return };
-        match told.split_once(' ') {
+        match update.split_once(' ') {
             Some((silence, value)) => {
-                let found = silence.parse().ok().and_then(|silence| self.read(value, silence));
-                found.iter().for_each(|found| self.table.adopt(key, found));
+                let record = silence.parse().ok().and_then(|silence| self.decode_seen(value, silence));
+                record.iter().for_each(|record| self.table.adopt(key, record));
             }
-            None if told.is_empty() => drop(self.table.remove(key)),
+            None if update.is_empty() => drop(self.table.remove(key)),
             None => {}
         }
     }
 
-    fn read(&self, value: &str, silence: u64) -> Option<SessionRecord> {
+    /// Decodes a value whose session had its last request `silence` seconds ago.
+    fn decode_seen(&self, value: &str, silence: u64) -> Option<SessionRecord> {
         let now = clock::unix().as_secs();
-        let found = read(&self.skew, value, now)?;
-        Some(SessionRecord { last_seen: now.saturating_sub(silence), ..found })
+        let record = decode(&self.skew, value, now)?;
+        Some(SessionRecord { last_seen: now.saturating_sub(silence), ..record })
     }
 }
 

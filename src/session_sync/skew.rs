@@ -1,38 +1,38 @@
-//! Owns: how far the store's clock is from this one, and times as the one and the other would say them.
-//! Invariant: what comes from a store is never later than now, whatever stands there.
-//! Must not know: how the store was asked.
+//! Owns: the difference between the store's clock and this one, and the conversion of times between them.
+//! Invariant: a converted time of the store is never in the future, whatever the store contains.
+//! Must not know: how the store's clock is read.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-/// What the store's clock is ahead of this one, in milliseconds; less than 0 if it is behind.
+/// How far the store's clock is ahead of this one, in milliseconds; negative if it is behind.
 ///
-/// Sessions are written with the store's time: Linchpins whose clocks disagree agree on the age of a session,
-/// since each of them knows how far it is from the one clock that all of them see.
+/// Sessions are written with times of the store's clock. So Linchpins whose clocks differ agree on the age of a session:
+/// each of them knows its own difference from the one clock that all of them can read.
 #[derive(Debug, Default)]
 pub(super) struct Skew(AtomicI64);
 
 impl Skew {
-    /// Notes that the store said `theirs` to a question that left at `sent` and was answered at `answered`. All
-    /// three are since the Unix epoch. Halfway is the best guess of when the store looked.
+    /// Measures the difference: the store read its clock as `theirs` between `sent` and `answered` of this clock. All
+    /// three are since the Unix epoch. Halfway is the best estimate of when the store read its clock.
     pub(super) fn note(&self, sent: Duration, theirs: Duration, answered: Duration) {
         let ours = (millis(sent) + millis(answered)) / 2;
         self.0.store(millis(theirs) - ours, Ordering::Relaxed);
     }
 
-    /// A time of this clock as the store would say it, both in seconds since the Unix epoch.
+    /// Converts a time of this clock to one of the store's clock, both in seconds since the Unix epoch.
     pub(super) fn theirs(&self, ours: u64) -> u64 {
         rounded(millis(Duration::from_secs(ours)).saturating_add(self.0.load(Ordering::Relaxed)))
     }
 
-    /// A time of the store's as this clock would have said it, both in seconds since the Unix epoch; `now` at the
-    /// latest.
+    /// Converts a time of the store's clock to one of this clock, both in seconds since the Unix epoch. The result is `now`
+    /// at the latest.
     pub(super) fn ours(&self, theirs: u64, now: u64) -> u64 {
         rounded(millis(Duration::from_secs(theirs)).saturating_sub(self.0.load(Ordering::Relaxed))).min(now)
     }
 }
 
-/// Half of what fits, so that neither a sum nor a difference of two overflows.
+/// Converts to milliseconds, at most half of the range, so that neither a sum nor a difference of two overflows.
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 2)
 }
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn two_clocks_agree_on_when_a_session_began_by_way_of_the_stores() {
+    fn two_clocks_agree_on_the_start_of_a_session_through_the_stores_clock() {
         for (here, there) in [(-60, 60), (60, -60), (0, 3600), (-7200, 0)] {
             // The store's clock is the right one; one Linchpin is `here` seconds off and the other `there`.
             let (one, other) = (ahead(-here), ahead(-there));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_store_says_is_in_the_future() {
+    fn no_time_of_a_store_is_in_the_future() {
         for theirs in [NOW + 1, NOW + 86_400, u64::MAX] {
             assert_eq!(ahead(0).ours(theirs, NOW), NOW);
         }
