@@ -1,6 +1,6 @@
-//! Owns: what ties a client to a backend: reading a pin, judging it, and the pin that follows.
-//! Invariant: the verdict is a pure function of pin, pool and time; nothing here waits or fails a request.
-//! Must not know: sockets, the retry budget, balancers' insides.
+//! Owns: session persistence of one pool: reading a request's pin, judging it, and issuing the pin that follows.
+//! Invariant: the verdict is a pure function of pin, pool and time; nothing here waits, and nothing here fails a request.
+//! Must not know: sockets, the retry budget, how a balancer chooses.
 
 pub mod avoid_list;
 mod caching;
@@ -44,11 +44,11 @@ pub use seal::{KeyRing, Pin, Sealer};
 pub use settings::{Carrier, MAX_CLOCK_SKEW, Settings};
 pub use verdict::{Cause, Verdict};
 
-/// How long a session that does not say otherwise counts as present, in seconds (the number of
-/// sessions a backend has; nothing ends by it).
+/// How long a session counts as one of its backend where the pool has no timeouts, in seconds. It only affects how
+/// many sessions a backend is shown to have; no session ends by it.
 const DEFAULT_PRESENCE: u64 = 1800;
 
-/// A pool's persistence, made ready for its requests.
+/// The persistence of one pool, built from its settings.
 #[derive(Debug)]
 pub struct Affinity {
     carrier: ActiveCarrier,
@@ -56,7 +56,7 @@ pub struct Affinity {
     converge: Option<Converge>,
     rules: Vec<Rule>,
     verdict_header: Option<HeaderName>,
-    /// It was told that a backend pins clients under the same name.
+    /// Set once the log has warned that a backend issues pins under the same name.
     warned_of_conflict: AtomicBool,
 }
 
@@ -69,20 +69,20 @@ enum ActiveCarrier {
     Learned(learned::LearnedCarrier),
 }
 
-/// What of a response decides which pin goes out with it.
+/// What decides which pin goes out with a response.
 #[derive(Debug, Clone, Copy)]
 pub struct BindContext<'a> {
     /// The verdict.
     pub decision: &'a Decision,
     /// The pool.
     pub pool: &'a Pool,
-    /// The position of the backend that answered.
+    /// The position of the backend that sent the response.
     pub served_by: usize,
-    /// Whether it answered as one that works: neither a 502, nor a 503, nor a 504.
+    /// Whether the status shows a working backend: none of 502, 503 and 504.
     pub is_working: bool,
-    /// Whether the request says nothing of its client's session: a preflight, a prefetch.
+    /// Whether the request says nothing about its client's session: a preflight or a prefetch.
     pub is_sessionless: bool,
-    /// Whether the request asked for the end of its session, and got it (a DELETE, as MCP has it).
+    /// Whether the request ended its session: a DELETE that succeeded, as in MCP.
     pub ended: bool,
     /// Whether the client speaks TLS.
     pub tls: bool,
@@ -91,7 +91,7 @@ pub struct BindContext<'a> {
 }
 
 impl Affinity {
-    /// For the pool named `pool`; what it learns is kept in `tables`.
+    /// Builds the persistence of the pool named `pool`. Learned sessions are kept in `tables`.
     pub fn new(pool: &str, settings: &Settings, ring: &Arc<KeyRing>, tables: &mut SessionTables) -> Affinity {
         let seconds = |duration: Duration| duration.as_secs().max(1);
         let lifetimes =
@@ -105,7 +105,7 @@ impl Affinity {
                 ActiveCarrier::Learned(learned::LearnedCarrier::new(pool, settings, &lifetimes, tables))
             }
         };
-        // What is learned is dated by this process's own clock, also where it came from another's.
+        // Learned sessions carry the time of this process's own clock, even if another Linchpin learned them.
         let max_clock_skew =
             (!matches!(carrier, ActiveCarrier::Learned(_))).then_some(settings.max_clock_skew.as_secs());
         Affinity {
@@ -118,19 +118,19 @@ impl Affinity {
         }
     }
 
-    /// Says once that the backend at a position pins clients under a name of ours.
+    /// Warns, once per pool, that the backend at position `served_by` issues pins under a name of ours.
     pub fn warn_of_conflict(&self, conflict: PinNameConflict, pool: &Pool, served_by: usize) {
         if !self.warned_of_conflict.load(Ordering::Relaxed) && !self.warned_of_conflict.swap(true, Ordering::Relaxed) {
             conflict.warn(pool.name(), pool.backend(served_by).name());
         }
     }
 
-    /// Whether clients are pinned at all.
+    /// Whether the pool pins its clients.
     pub fn is_on(&self) -> bool {
         !matches!(self.carrier, ActiveCarrier::None)
     }
 
-    /// The `type` of the configuration.
+    /// The configuration's word for the `type`.
     pub fn kind(&self) -> &'static str {
         match &self.carrier {
             ActiveCarrier::None => "none",
@@ -141,22 +141,22 @@ impl Affinity {
         }
     }
 
-    /// What its pins are held to.
+    /// How long sessions live, and what is done when a pin does not hold.
     pub fn session_policy(&self) -> &SessionPolicy {
         &self.session_policy
     }
 
-    /// Where first requests of one client come together, if they do.
+    /// The groups of first requests, if `converge` is configured.
     pub fn converge(&self) -> Option<&Converge> {
         self.converge.as_ref()
     }
 
-    /// The field of responses that says verdict and cause.
+    /// The response field that carries verdict and cause.
     pub fn verdict_header(&self) -> Option<&HeaderName> {
         self.verdict_header.as_ref()
     }
 
-    /// The table of learned sessions, if there is one.
+    /// The table of learned sessions, for the type `learned`.
     pub fn table(&self) -> Option<&Arc<learned::SessionTable>> {
         match &self.carrier {
             ActiveCarrier::Learned(learned) => Some(learned.table()),
@@ -164,13 +164,13 @@ impl Affinity {
         }
     }
 
-    /// The time in seconds within which a session counts as one that a backend has.
+    /// How long after its last request a session counts as one of its backend, in seconds.
     pub fn presence_seconds(&self) -> u64 {
         self.session_policy.lifetimes.idle.or(self.session_policy.lifetimes.absolute).unwrap_or(DEFAULT_PRESENCE)
     }
 
-    /// What the first rule that matches says of a request from `address`, which is `None` where nobody knows
-    /// it. Fields in which testers name their server go, whoever sent them.
+    /// Returns the effect of the first rule that matches a request from `address`, which is `None` where the client's
+    /// address is unknown. Removes the fields in which testers name a backend, whoever sent them.
     pub fn apply_rules(
         &self,
         head: &mut request::Parts,
@@ -191,8 +191,8 @@ impl Affinity {
         effect
     }
 
-    /// Reads the pin of a request. A token of ours is taken out of its fields, so that no backend
-    /// sees it; an id of the application's stays.
+    /// Reads the pin of a request. Removes our own token from the fields, so that no backend sees it; leaves the
+    /// application's session id in place.
     pub fn extract(&self, headers: &mut HeaderMap, path: &str, pool: &Pool, cache: &mut PinCache) -> ExtractedPin {
         match &self.carrier {
             ActiveCarrier::None => PinLookup::Absent.into(),
@@ -203,8 +203,8 @@ impl Affinity {
         }
     }
 
-    /// Where to wait for what other Linchpins know of a session that this one doesn't know, or has
-    /// not seen for too long at `now`. `None` where there is nobody to ask.
+    /// Asks the shared store for a session that this Linchpin does not know, or has not seen for longer than the idle
+    /// timeout at `now`. Returns `None` where no store is configured or the store is not responsive.
     pub fn query_store(
         &self,
         extracted: &mut ExtractedPin,
@@ -223,18 +223,18 @@ impl Affinity {
         learned.query(key)
     }
 
-    /// Takes over what others know.
+    /// Replaces the lookup by what the store knows of the session.
     pub fn adopt(&self, extracted: &mut ExtractedPin, found: &SessionRecord) {
         if let (ActiveCarrier::Learned(learned), Some(key)) = (&self.carrier, extracted.key) {
             extracted.lookup = learned.adopt(key, found, extracted.removals);
         }
     }
 
-    /// Does to a response, and remembers, what follows from it for the client's pin.
+    /// Issues or renews the client's pin in the response's fields, or learns the session id that the response carries.
     pub fn bind(&self, headers: &mut HeaderMap, key: Option<SessionKey>, context: BindContext<'_>) {
         let BindContext { decision, pool, served_by, now, .. } = context;
-        // Never with an answer that says that a server does not work, nor with one to a request
-        // that was sent without its client's pin.
+        // Never with a response that shows a failing backend, nor with one to a request that clients send without
+        // their pin.
         let pin = || decision.pin(pool, served_by, now).filter(|_| context.is_working && !context.is_sessionless);
         match &self.carrier {
             ActiveCarrier::None | ActiveCarrier::Route(_) => {}
@@ -244,9 +244,9 @@ impl Affinity {
                 }
             }
             ActiveCarrier::Header(header) => header.put(headers, pin().as_ref()),
-            // What a rule has left alone teaches nothing: its server was chosen without its session.
+            // A request that a rule exempts teaches nothing: its backend was chosen without its session.
             ActiveCarrier::Learned(learned) if context.is_working && decision.verdict != Verdict::None => {
-                // Known, and not just somebody's idea of an id.
+                // Only for a session that the table knows: clients can make up ids.
                 if let (Some(key), true, false) = (key, decision.has_presented_pin(), context.is_sessionless) {
                     match decision.verdict {
                         Verdict::Hit | Verdict::Borrowed => learned.record_seen(key, now),
@@ -270,7 +270,7 @@ impl Affinity {
         }
     }
 
-    /// Forgets what is over at `now` (since the Unix epoch). Call it now and then.
+    /// Removes what has expired at `now` (since the Unix epoch). Call it periodically.
     pub fn sweep(&self, now: Duration) {
         if let Some(converge) = &self.converge {
             converge.sweep(now);
@@ -280,7 +280,7 @@ impl Affinity {
         }
     }
 
-    /// The id of the key that a token names, whether or not it opens.
+    /// The id of the key that a token names, even if the token does not open.
     pub fn key_of(&self, token: &[u8]) -> Option<&str> {
         match &self.carrier {
             ActiveCarrier::Cookie(cookie) => cookie.codec().key_of(token),
@@ -289,7 +289,7 @@ impl Affinity {
         }
     }
 
-    /// Reads a token, or an id of the application's, as a request's would be.
+    /// Reads a token, or a session id of the application, as if a request had carried it.
     pub fn open_token(&self, token: &[u8], pool: &Pool) -> PinLookup {
         match &self.carrier {
             ActiveCarrier::None => PinLookup::Absent,

@@ -1,5 +1,5 @@
-//! Owns: the sessions that avoid their server, since it failed them in a way that could not be retried.
-//! Invariant: bounded in number and time; over as soon as something shows that the server is well; read without a lock.
+//! Owns: the sessions that avoid their backend, since it failed them in a way that could not be retried.
+//! Invariant: entries are bounded in number and time, and end as soon as the backend proves healthy; readers take no lock.
 //! Must not know: requests.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,19 +8,19 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use crate::pool::Live;
 use crate::pool::backend::mix;
 
-/// How long a session avoids the server at the most, in seconds. Long enough for the client
-/// to come back and be pinned elsewhere, and for probes to find out about the server.
+/// The longest time that a session avoids a backend, in seconds: enough for the client to send its next request and be
+/// pinned elsewhere, and for probes to notice the failure.
 const SECONDS: u64 = 60;
 
-/// Entries of one line, and buckets: in all 16,384 sessions, in 256 KiB.
+/// Slots of a bucket, and buckets: 16,384 sessions in 256 KiB.
 const SLOTS: usize = 8;
 const BUCKETS: usize = 2048;
 
-/// A request that must not be repeated ends with an error, and no pin goes out with an error: so
-/// that the client's next request goes elsewhere all the same, its session is noted here.
+/// Sends the next request of a session elsewhere after a failure that could not be retried. Such a request ends with an
+/// error, and no pin goes out with an error, so the client still presents the old pin.
 ///
-/// A table of fixed size that is there once it was used. Requests read one line of it, and that only while
-/// anybody is in it; whoever writes (a failed request) has the lock.
+/// The table has a fixed size and is allocated on first use. A request reads one bucket, and only while the list has
+/// entries. A writer (a request that failed) takes the lock.
 #[derive(Debug, Default)]
 pub struct AvoidList {
     any: AtomicBool,
@@ -32,54 +32,55 @@ pub struct AvoidList {
 #[repr(align(128))]
 struct Bucket([Slot; SLOTS]);
 
-/// One session. `what` is written first as nobody's, then `who`, then `what`: who reads the two in the
-/// order `who`, `what`, `who`, and has the same `who` twice, has a `what` that belongs to it, or nobody's.
+/// One session on one backend. A writer stores zero into `state`, then `key`, then `state`. A reader loads `key`, `state`
+/// and `key` again: if both keys are the same, the state belongs to the key, or is zero, which counts as expired.
 #[derive(Debug, Default)]
 struct Slot {
-    /// The session and its backend, see [`key`].
-    who: AtomicU64,
-    /// Up to when, in seconds, and how well the backend was by then (see [`Live::well`]): 32 bits each.
-    what: AtomicU64,
+    /// The hash of session and backend, see [`key`].
+    key: AtomicU64,
+    /// In the high 32 bits the time at which the entry ends, in seconds. In the low 32 bits what [`Live::well`] returned
+    /// when the entry was added: another value means that the backend has proved healthy since.
+    state: AtomicU64,
 }
 
 impl AvoidList {
-    /// Notes that this backend failed `session` at `now` (seconds).
+    /// Adds a session that this backend failed at `now` (seconds since the Unix epoch).
     pub fn add(&self, session: u64, backend: &Live, now: u64) {
         let buckets = self.buckets.get_or_init(|| (0..BUCKETS).map(|_| Bucket::default()).collect());
-        let who = key(session, backend);
-        let what = (until(now + SECONDS) << 32) | u64::from(backend.avoid());
+        let key = key(session, backend);
+        let state = (until(now + SECONDS) << 32) | u64::from(backend.avoid());
         let _guard = self.write_lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let slots = &bucket(buckets, who).0;
-        let own = slots.iter().find(|slot| slot.who.load(Ordering::Relaxed) == who);
-        // The one that is over first gives way, which is one that is free if there is any.
-        let Some(slot) = own.or_else(|| slots.iter().min_by_key(|slot| slot.what.load(Ordering::Relaxed))) else {
+        let slots = &bucket(buckets, key).0;
+        let own = slots.iter().find(|slot| slot.key.load(Ordering::Relaxed) == key);
+        // Replaces the entry that ends first; an unused slot has ended already.
+        let Some(slot) = own.or_else(|| slots.iter().min_by_key(|slot| slot.state.load(Ordering::Relaxed))) else {
             return;
         };
-        slot.what.store(0, Ordering::Release);
-        slot.who.store(who, Ordering::Release);
-        slot.what.store(what, Ordering::Release);
+        slot.state.store(0, Ordering::Release);
+        slot.key.store(key, Ordering::Release);
+        slot.state.store(state, Ordering::Release);
         self.any.store(true, Ordering::Release);
     }
 
-    /// Whether `session` is to avoid this backend: it failed it within the last minute, and nothing has
-    /// shown since that it is well.
+    /// Whether `session` avoids this backend at `now`: the backend failed it within the last minute, and has not proved
+    /// healthy since.
     pub fn contains(&self, session: u64, backend: &Live, now: u64) -> bool {
         if !self.any.load(Ordering::Acquire) {
             return false;
         }
         let Some(buckets) = self.buckets.get() else { return false };
-        let who = key(session, backend);
-        bucket(buckets, who).0.iter().any(|slot| {
-            let first = slot.who.load(Ordering::Acquire);
-            let what = slot.what.load(Ordering::Acquire);
-            first == who
-                && slot.who.load(Ordering::Relaxed) == who
-                && what >> 32 > until(now)
-                && what & 0xffff_ffff == u64::from(backend.well())
+        let key = key(session, backend);
+        bucket(buckets, key).0.iter().any(|slot| {
+            let first = slot.key.load(Ordering::Acquire);
+            let state = slot.state.load(Ordering::Acquire);
+            first == key
+                && slot.key.load(Ordering::Relaxed) == key
+                && state >> 32 > until(now)
+                && state & 0xffff_ffff == u64::from(backend.well())
         })
     }
 
-    /// Forgets those whose time is over. Call it now and then.
+    /// Removes the entries that have ended at `now`. Call it periodically.
     pub fn sweep(&self, now: u64) {
         if !self.any.load(Ordering::Relaxed) {
             return;
@@ -87,9 +88,9 @@ impl AvoidList {
         let _guard = self.write_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let mut any = false;
         for slot in self.buckets.get().into_iter().flatten().flat_map(|bucket| &bucket.0) {
-            let is_over = slot.what.load(Ordering::Relaxed) >> 32 <= until(now);
+            let is_over = slot.state.load(Ordering::Relaxed) >> 32 <= until(now);
             if is_over {
-                slot.what.store(0, Ordering::Release);
+                slot.state.store(0, Ordering::Release);
             }
             any |= !is_over;
         }
@@ -97,16 +98,16 @@ impl AvoidList {
     }
 }
 
-/// Session ids are random, and the ids of backends small numbers: two pairs meet by a chance of one in 2^64.
+/// Session ids are random and backend ids are small numbers: two pairs collide with a probability of 2^-64.
 fn key(session: u64, backend: &Live) -> u64 {
     mix(session ^ mix(backend.id() as u64 + 1))
 }
 
-fn bucket(buckets: &[Bucket], who: u64) -> &Bucket {
-    &buckets[who as usize % buckets.len()]
+fn bucket(buckets: &[Bucket], key: u64) -> &Bucket {
+    &buckets[key as usize % buckets.len()]
 }
 
-/// 32 bits of seconds, which do for another eighty years.
+/// The low 32 bits of a time in seconds, enough for another eighty years.
 fn until(seconds: u64) -> u64 {
     seconds & 0xffff_ffff
 }
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_avoids_the_server_that_failed_it_for_a_minute() {
+    fn a_session_avoids_the_backend_that_failed_it_for_a_minute() {
         let (list, a, b) = (AvoidList::default(), live(0), live(1));
         assert!(!list.contains(1, &a, 100));
         list.add(1, &a, 100);
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_shows_that_the_server_is_well_ends_that() {
+    fn a_sign_of_health_ends_the_avoidance() {
         for (observation, ends) in [
             (Observation::probe(true), true),
             (Observation::Success, true),
@@ -152,27 +153,27 @@ mod tests {
             let (list, pool) = (AvoidList::default(), pool());
             let live = pool.backend(0).live();
             list.add(1, live, 100);
-            assert!(live.is_marked(), "who succeeds on it has something to tell");
+            assert!(live.is_marked(), "a success on this backend has to be reported");
             pool.observe(0, observation, Instant::now());
             assert_eq!(list.contains(1, live, 101), !ends, "{observation:?}");
             list.add(1, live, 102);
-            assert!(list.contains(1, live, 103), "it has failed it again");
+            assert!(list.contains(1, live, 103), "it failed the session again");
         }
     }
 
     #[test]
-    fn it_does_not_grow_without_bound_and_is_emptied() {
+    fn the_list_is_bounded_and_sweep_empties_it() {
         let (list, a) = (AvoidList::default(), live(0));
         let all = (SLOTS * BUCKETS) as u64;
         (0..2 * all).for_each(|session| list.add(mix(session), &a, 100 + session / all));
         let last = (all..2 * all).filter(|session| list.contains(mix(*session), &a, 101)).count() as u64;
-        assert!(last > all * 3 / 5, "{last} of {all}: who came last is there");
+        assert!(last > all * 3 / 5, "{last} of {all}: key came last is there");
         list.sweep(200);
         assert!(!list.any.load(Ordering::Relaxed));
     }
 
     #[test]
-    fn who_reads_while_another_writes_sees_nobody_who_was_not_noted() {
+    fn a_reader_during_a_write_sees_no_session_that_was_not_added() {
         let (list, a) = (AvoidList::default(), live(0));
         // More than fit into the buckets that they fall into, so that slots change hands all the time.
         std::thread::scope(|scope| {

@@ -1,16 +1,16 @@
-//! Owns: keeping an answer that carries a pin out of shared caches.
-//! Invariant: a directive that a private cache obeys stays; one that lets a shared cache store the answer goes.
+//! Owns: keeping a response that carries a pin out of shared caches.
+//! Invariant: directives for private caches stay; directives that let a shared cache store the response are removed.
 //! Must not know: where the pin travels.
 
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
 
-/// RFC 9213: what a CDN obeys before Cache-Control.
+/// RFC 9213: a CDN obeys this field before Cache-Control.
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-/// Its forerunner, still obeyed.
+/// The predecessor of CDN-Cache-Control, which CDNs still obey.
 const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
-/// Makes a response that carries a pin unfit for shared caches (RFC 9111 §5.2.2.7), unless it is
-/// already: a cache that stored it would hand one client's pin to all others.
+/// Marks a response that carries a pin as private (RFC 9111 §5.2.2.7), unless it is already: a shared cache that stored
+/// the response would give one client's pin to all others.
 pub(super) fn keep_private(headers: &mut HeaderMap) {
     headers.remove(CDN_CACHE_CONTROL);
     headers.remove(SURROGATE_CONTROL);
@@ -26,7 +26,7 @@ pub(super) fn keep_private(headers: &mut HeaderMap) {
             if name.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("private") {
                 return;
             }
-            // `private="field"` keeps only that field out of caches, so it goes, too.
+            // `private="field"` keeps only that field out of caches, so it is removed, too.
             let is_for_shared_caches = ["public", "s-maxage", "private", "proxy-revalidate"]
                 .iter()
                 .any(|word| name.eq_ignore_ascii_case(word));
@@ -40,7 +40,7 @@ pub(super) fn keep_private(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, value);
 }
 
-/// The directives of a Cache-Control field; commas inside quotes don't separate.
+/// Splits a Cache-Control field into directives. A comma inside quotes does not separate.
 fn directives(field: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     field

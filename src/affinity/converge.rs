@@ -1,25 +1,24 @@
-//! Owns: where the first requests of one client, sent all at once and none with a pin yet, come together.
-//! Invariant: bounded in number and time; asked only by requests without a pin.
-//! Must not know: what makes two requests one client's; how the first one's backend is chosen.
+//! Owns: the groups of first requests: requests that one client sends at once before it has a pin.
+//! Invariant: the number of groups and their lifetime are bounded; only requests without a pin come here.
+//! Must not know: how a client is recognised, or how the backend of the first request is chosen.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// A browser opens six connections at once, each on a thread of its own if chance will have it: so
-/// all threads share the table.
+/// A browser opens six connections at once, and each may come to another thread: so all threads share the table.
 const SHARDS: usize = 16;
-/// Clients that are remembered in a shard; one more converges not.
+/// Clients per shard. The requests of one client more do not converge.
 const CAPACITY: usize = 4096;
 
-/// The clients that began a session lately.
+/// The clients that began a session within the window.
 #[derive(Debug)]
 pub struct Converge {
     window: u64,
     shards: [Mutex<HashMap<u64, FirstRequestGroup>>; SHARDS],
 }
 
-/// Where a client's first requests go.
+/// Where the first requests of one client go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FirstRequestGroup {
     /// The live id of the backend.
@@ -31,7 +30,7 @@ pub struct FirstRequestGroup {
 }
 
 impl Converge {
-    /// First requests that come within `window` of the first one of all go together.
+    /// Groups the requests of a client that arrive within `window` of its first one.
     pub fn new(window: Duration) -> Converge {
         Converge {
             window: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
@@ -39,9 +38,9 @@ impl Converge {
         }
     }
 
-    /// Where the client's other first requests go at `now` (since the Unix epoch), or, if this is
-    /// the first one, where `choose` says: backend and session. Chosen under the lock, so that of
-    /// two that come at the same moment one is the first.
+    /// Returns the group of `client` at `now` (since the Unix epoch). Without a group, begins one with the backend and
+    /// session that `choose` returns. Calls `choose` under the lock, so that of two requests at the same moment only one
+    /// is the first.
     pub fn join(
         &self,
         client: u64,
@@ -61,7 +60,7 @@ impl Converge {
         Some(group)
     }
 
-    /// The backend where they met failed, and another has served: the others go there, too.
+    /// Sends the rest of the group to `backend`, after the group's backend failed and this one served.
     pub fn reassign(&self, client: u64, backend: usize) {
         let mut shard = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(group) = shard.get_mut(&client) {
@@ -69,7 +68,7 @@ impl Converge {
         }
     }
 
-    /// Forgets those whose window is over at `now`. Call it now and then.
+    /// Removes the groups whose window has ended at `now`. Call it periodically.
     pub fn sweep(&self, now: Duration) {
         let now = millis(now);
         for shard in &self.shards {
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn first_requests_of_one_client_meet_within_the_window_and_no_longer() {
+    fn first_requests_of_one_client_join_within_the_window_and_no_longer() {
         let converge = Converge::new(at(2000));
         let join = |client, now, choice| {
             converge.join(client, at(now), || Some(choice)).map(|group| (group.backend, group.session))

@@ -1,5 +1,5 @@
-//! Owns: the routing cookie in a request's and a response's fields.
-//! Invariant: it never reaches a backend; every other cookie passes byte for byte.
+//! Owns: the carrier for browsers: the routing cookie in the fields of requests and responses.
+//! Invariant: the routing cookie never reaches a backend; every other cookie passes byte for byte.
 //! Must not know: cryptography, or whether a pin holds.
 
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use super::seal::{KeyRing, Pin};
 /// `cookie = { … }` of `[pools.persistence]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Its name, a token of RFC 6265.
+    /// The cookie's name, a token of RFC 6265.
     pub name: String,
     /// `Path`.
     pub path: String,
     /// `Domain`, if set.
     pub domain: Option<String>,
-    /// `Secure`; `None` where the client speaks TLS.
+    /// `Secure`; `None` sets it for clients that speak TLS.
     pub secure: Option<bool>,
     /// `HttpOnly`.
     pub http_only: bool,
@@ -29,12 +29,12 @@ pub struct Settings {
     pub same_site: SameSite,
     /// `Partitioned` (CHIPS).
     pub partitioned: bool,
-    /// Whether the client keeps it when it closes.
+    /// Whether the browser keeps the cookie when it closes.
     pub lifetime: LifetimeType,
 }
 
 impl Settings {
-    /// What holds for the pool named `pool` if nothing is configured.
+    /// The default settings of the pool named `pool`.
     pub fn for_pool(pool: &str) -> Settings {
         Settings {
             name: format!("linchpin-{pool}"),
@@ -52,12 +52,12 @@ impl Settings {
 /// The `SameSite` attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SameSite {
-    /// Sent on same-site requests alone.
+    /// Browsers send the cookie on same-site requests alone.
     Strict,
-    /// Also when a link leads here.
+    /// Browsers send it on links from other sites, too.
     #[default]
     Lax,
-    /// Always; needs `Secure`.
+    /// Browsers always send it; needs `Secure`.
     None,
 }
 
@@ -81,7 +81,7 @@ pub enum LifetimeType {
     /// A session cookie: neither Expires nor Max-Age.
     #[default]
     Session,
-    /// Kept for what is left of the absolute timeout.
+    /// A cookie with the rest of the absolute timeout as Max-Age.
     Permanent,
 }
 
@@ -89,7 +89,7 @@ impl LifetimeType {
     /// All values.
     pub const ALL: [LifetimeType; 2] = [LifetimeType::Session, LifetimeType::Permanent];
 
-    /// The word of the configuration.
+    /// The configuration's word for this type.
     pub fn as_str(self) -> &'static str {
         match self {
             LifetimeType::Session => "session",
@@ -98,11 +98,11 @@ impl LifetimeType {
     }
 }
 
-/// A pool's routing cookie, made ready for its requests.
+/// The routing cookie of one pool.
 #[derive(Debug)]
 pub(super) struct CookieCarrier {
     name: Box<str>,
-    /// For clients without TLS, and with it.
+    /// The attributes for clients without TLS, and with it.
     attributes: [String; 2],
     permanent: bool,
     codec: PinCodec,
@@ -118,7 +118,7 @@ impl CookieCarrier {
         }
     }
 
-    /// Takes all routing cookies out of the request and reads the first that opens.
+    /// Removes all routing cookies from the request and reads the first token that opens.
     pub(super) fn take(&self, headers: &mut HeaderMap, cache: &mut PinCache) -> PinLookup {
         let fields = headers.get_all(COOKIE).iter();
         let tokens = fields.flat_map(|field| values(field.as_bytes(), self.name.as_bytes()));
@@ -132,13 +132,13 @@ impl CookieCarrier {
         lookup
     }
 
-    /// What opens its tokens.
+    /// The codec of the pool's tokens.
     pub(super) fn codec(&self) -> &PinCodec {
         &self.codec
     }
 
-    /// Adds the Set-Cookie field for `pin`. Without randomness from the system there is no token,
-    /// and the client simply stays as it is.
+    /// Adds the Set-Cookie field for `pin`. Adds nothing if the system's random source fails: the client then keeps the
+    /// cookie that it has.
     pub(super) fn put(&self, headers: &mut HeaderMap, pin: &Pin, lifetimes: &Lifetimes, tls: bool, now: u64) {
         let attributes = &self.attributes[usize::from(tls)];
         let mut field = String::with_capacity(self.name.len() + super::seal::MAX_TOKEN + attributes.len() + 32);
@@ -179,13 +179,13 @@ fn attributes(settings: &Settings, secure: bool) -> String {
     text
 }
 
-/// The values of the cookies named `name` in one Cookie field, without the quotes that some
-/// clients put around them.
+/// Iterates over the values of the cookies named `name` in one Cookie field, without the quotes that some clients put
+/// around them.
 pub fn values<'a, 'n>(field: &'a [u8], name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
     pairs(field).filter_map(move |pair| value_of(pair, name))
 }
 
-/// The pairs of a Cookie field, blanks and all. Found many bytes at a time: applications' cookies
+/// Iterates over the pairs of a Cookie field, including their spaces. Searches with memchr, since applications' cookies
 /// can be long.
 pub(super) fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(field);
@@ -197,8 +197,8 @@ pub(super) fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The value of one `name=value` pair if it has this name. Cookie names are case-sensitive
-/// (RFC 6265 §4.1.1); blanks around name and value don't count (§5.2).
+/// Returns the value of one `name=value` pair if it has this name. Cookie names are case-sensitive (RFC 6265 §4.1.1);
+/// spaces around name and value don't count (§5.2).
 fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let rest = pair.trim_ascii_start().strip_prefix(name)?;
     let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
@@ -206,24 +206,24 @@ fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     Some(unquoted.unwrap_or(value))
 }
 
-/// Name and value of one pair, without blanks and quotes around them.
+/// Splits one pair into name and value, without the spaces and quotes around them.
 pub(super) fn parts(pair: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = memchr::memchr(b'=', pair)?;
     let name = pair[..at].trim_ascii();
     Some((name, value_of(pair, name)?))
 }
 
-/// What becomes of a pair of a request's cookies.
+/// What to do with one pair of a Cookie field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PairEdit {
     Keep,
     Remove,
-    /// Its name loses the last character.
+    /// Removes the last character of the name.
     DropSuffix,
 }
 
-/// Does to all Cookie fields what `edit_of` says of each pair. A field of which all pairs stay is the very same
-/// bytes; one of which none stays goes.
+/// Applies `edit_of` to every pair of all Cookie fields. A field whose pairs all stay keeps its bytes; a field whose
+/// pairs are all removed is removed.
 pub(super) fn edit(headers: &mut HeaderMap, edit_of: impl Fn(&[u8]) -> PairEdit) {
     let Entry::Occupied(mut entry) = headers.entry(COOKIE) else { return };
     let mut fields = entry.iter();
@@ -241,8 +241,8 @@ pub(super) fn edit(headers: &mut HeaderMap, edit_of: impl Fn(&[u8]) -> PairEdit)
     }
 }
 
-/// A Cookie field as `edit_of` has it: the pairs that stay as they came, with all their blanks and quotes.
-/// `None` if nothing is left.
+/// Returns an edited Cookie field, in which the remaining pairs keep all their spaces and quotes, or `None` if no pair
+/// remains.
 fn edited(field: &[u8], edit_of: impl Fn(&[u8]) -> PairEdit) -> Option<HeaderValue> {
     let mut rest = Vec::new();
     for pair in pairs(field) {
@@ -252,9 +252,9 @@ fn edited(field: &[u8], edit_of: impl Fn(&[u8]) -> PairEdit) -> Option<HeaderVal
         }
         let mut pair = pair;
         if rest.is_empty() {
-            // Not before: with most clients the routing cookie is the only one.
+            // Not earlier: most clients send no other cookie than the routing cookie.
             rest.reserve_exact(field.len());
-            // What stood before the first pair was the blank behind the one that went.
+            // The space before the first remaining pair separated it from a removed one.
             pair = pair.trim_ascii_start();
         } else {
             rest.push(b';');
@@ -271,7 +271,7 @@ fn edited(field: &[u8], edit_of: impl Fn(&[u8]) -> PairEdit) -> Option<HeaderVal
     if rest.is_empty() {
         return None;
     }
-    // Parts of a valid field value are one.
+    // Parts of a valid field value form a valid field value.
     HeaderValue::from_maybe_shared(bytes::Bytes::from(rest)).ok()
 }
 
@@ -317,14 +317,14 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_secure_where_the_client_speaks_tls_unless_it_is_said_otherwise() {
-        for (said, tls, is_secure) in
+    fn a_cookie_is_secure_where_the_client_speaks_tls_unless_configured_otherwise() {
+        for (configured, tls, is_secure) in
             [(None, false, false), (None, true, true), (Some(true), false, true), (Some(false), true, false)]
         {
-            let settings = Settings { secure: said, ..settings() };
+            let settings = Settings { secure: configured, ..settings() };
             let mut headers = HeaderMap::new();
             CookieCarrier::new("app", &settings, &ring()).put(&mut headers, &pin(), &Lifetimes::default(), tls, 100);
-            assert_eq!(headers[SET_COOKIE].to_str().unwrap().contains("; Secure"), is_secure, "{said:?} {tls}");
+            assert_eq!(headers[SET_COOKIE].to_str().unwrap().contains("; Secure"), is_secure, "{configured:?} {tls}");
         }
     }
 
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn the_routing_cookie_goes_and_every_other_byte_stays() {
+    fn the_routing_cookie_is_removed_and_every_other_byte_stays() {
         let cookie = CookieCarrier::new("app", &settings(), &ring());
         for (before, after) in [
             (&[&b"lp=x"[..]][..], &[][..]),

@@ -1,6 +1,6 @@
-//! Owns: the verdict on a request: does its pin hold, and if not, why, what is done, and what pin follows.
-//! Invariant: pure: pin, pool, policies, time and a random number in; the same everywhere for the same arguments.
-//! Must not know: where the pin travels, or how a server is chosen.
+//! Owns: the verdict on a request: whether its pin holds, the cause if not, the next step, and the pin that follows.
+//! Invariant: pure: the same pin, pool, policies, time and random number give the same decision in every Linchpin.
+//! Must not know: where the pin travels, or how a backend is chosen.
 
 use std::sync::Arc;
 
@@ -13,51 +13,51 @@ use crate::pool::{AdminState, Closed, Pool};
 /// What happens to a request next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextStep {
-    /// It is served, by the target first if there is one.
+    /// A backend serves it: the target first, if there is one.
     Serve,
     /// It waits for the backend that it is pinned to.
     Wait(WaitPolicy),
-    /// It is refused.
+    /// It gets an error response.
     Refuse(RefusePolicy),
 }
 
 /// The verdict on one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// What was decided. While a request waits: what holds if it waits in vain.
+    /// The verdict. While a request waits, the verdict that applies if its backend does not return.
     pub verdict: Verdict,
-    /// Why the pin that came did not hold, if one came and did not.
+    /// Why the presented pin does not hold, if it does not.
     pub cause: Option<Cause>,
     /// The session's id: the pin's, or a new one.
     pub session: u64,
     /// When the session began, in seconds since the Unix epoch.
     pub issued: u64,
-    /// The backend that the pin names, if the pool has it: where a hit goes, and what a moved
-    /// session moves away from.
+    /// The position of the backend that the pin names, if the pool has it: a hit goes there, and a moved session leaves
+    /// it.
     pub pinned: Option<usize>,
-    /// What happens next.
+    /// What happens to the request next.
     pub next: NextStep,
     target: Option<usize>,
     /// A backend that has a copy of the session.
     copy: Option<usize>,
-    /// Nobody else will do.
+    /// No backend but the target may serve the request.
     is_exclusive: bool,
     renew: bool,
-    /// The pin that came, where it is one that can be sent again.
+    /// The pin that the request presented, if it can be issued again.
     presented: Option<Arc<Pin>>,
 }
 
-/// Judges a request's pin at `now`, in seconds since the Unix epoch. `fresh` is a random number,
-/// the id of the session if this is a new one. A clock that runs behind the one that sealed the
-/// pin makes a session younger, never older: replicas a minute apart do no harm. A pin that is dated
-/// further ahead than `max_clock_skew` counts as unreadable, or it would never be over.
+/// Judges a request's pin at `now`, in seconds since the Unix epoch. `fresh` is a random number: the id of the session,
+/// if this is a new one. A clock that runs behind the clock that sealed the pin makes a session younger, never older:
+/// replicas whose clocks are a minute apart do no harm. A pin that is dated further ahead than `max_clock_skew` is
+/// unreadable, since it would never expire.
 pub fn decide(lookup: PinLookup, pool: &Pool, session_policy: &SessionPolicy, now: u64, fresh: u64) -> Decision {
     match lookup {
         PinLookup::Absent => Decision::new(None, now, fresh),
         PinLookup::Unreadable => Decision::new(Some(Cause::Unreadable), now, fresh),
         PinLookup::Pinned(pin) => judge(pin, pool, session_policy, now, fresh),
         PinLookup::Routed(routed) => judge_routed(routed, pool, &session_policy.policies, now),
-        // Where nothing is known of a session, it goes where every Linchpin would send it.
+        // An unknown session goes where every Linchpin would send it.
         PinLookup::Unlearned(key) => {
             Decision::existing(key.session(), now).broken(Cause::Unknown, &session_policy.policies)
         }
@@ -97,8 +97,8 @@ fn judge(pin: Arc<Pin>, pool: &Pool, session_policy: &SessionPolicy, now: u64, f
     }
 }
 
-/// The application has said which server holds the session, and perhaps which have a copy: if the
-/// first can't serve, one of those loses nothing, whatever the policy.
+/// Judges an id in which the application names the backend that holds the session, and perhaps backends that have a
+/// copy. If the first can't serve, one with a copy serves whatever the policy, since nothing is lost there.
 fn judge_routed(routed: RoutedId, pool: &Pool, policies: &Policies, now: u64) -> Decision {
     let decision = Decision { pinned: routed.nodes[0], ..Decision::existing(routed.session, now) };
     let cause = match decision.pinned {
@@ -114,14 +114,14 @@ fn judge_routed(routed: RoutedId, pool: &Pool, policies: &Policies, now: u64) ->
     }
 }
 
-/// Why the backend can't serve a session that is pinned to it.
+/// Returns why the backend can't serve a session that is pinned to it, or `None` if it can.
 fn obstacle(pool: &Pool, index: usize, policies: &Policies) -> Option<Cause> {
     let live = pool.backend(index).live();
     match live.accepts_existing() {
         Ok(()) => (policies.leave_draining() && live.state() == AdminState::Drain).then_some(Cause::Draining),
         Err(Closed::Maintenance) => Some(Cause::Maintenance),
         Err(Closed::Full) => Some(Cause::Full),
-        // Draining and weight 0 keep the sessions they have: for those, existing is accepted.
+        // A draining backend, and one of weight 0, keep their sessions: `accepts_existing` returns neither of the two.
         Err(Closed::Down | Closed::Draining | Closed::NoWeight) => Some(Cause::Down),
     }
 }
@@ -131,12 +131,13 @@ impl Decision {
         Decision { verdict: Verdict::New, cause, renew: true, ..Decision::existing(fresh, now) }
     }
 
-    /// For a request that is not pinned: the pool's, or this one's. `fresh` only spreads its failover.
+    /// The decision for a request that is not pinned, because the pool does not pin or a rule exempts the request.
+    /// `fresh` only spreads the failover of such requests.
     pub fn unpinned(fresh: u64) -> Decision {
         Decision { verdict: Verdict::None, ..Decision::existing(fresh, 0) }
     }
 
-    /// For a request that goes to one backend whatever its state, and to no other.
+    /// The decision for a request that goes to one backend whatever its state, and to no other.
     pub fn forced(index: usize, fresh: u64) -> Decision {
         Decision { target: Some(index), is_exclusive: true, ..Decision::unpinned(fresh) }
     }
@@ -166,7 +167,7 @@ impl Decision {
         self
     }
 
-    /// Does what the policy says for a pin that does not hold.
+    /// Applies the policy for a pin that does not hold.
     fn apply_policy(&mut self, cause: Cause, policies: &Policies) {
         self.cause = Some(cause);
         self.target = self.copy.take();
@@ -179,45 +180,44 @@ impl Decision {
         };
     }
 
-    /// The backend that this request goes to first.
+    /// The position of the backend that this request goes to first.
     pub fn target(&self) -> Option<usize> {
         self.target
     }
 
-    /// Whether no other backend will do.
+    /// Whether no backend but the target may serve the request.
     pub fn is_exclusive(&self) -> bool {
         self.is_exclusive
     }
 
-    /// A new session is to go to the backend that another request of the same client went to, as
-    /// the same session.
+    /// Makes a new session the session of another first request of the same client, on the same backend.
     pub fn join_session(&mut self, index: usize, session: u64) {
         if self.verdict == Verdict::New {
             (self.target, self.session) = (Some(index), session);
         }
     }
 
-    /// What was waited for: the backend is back.
+    /// Ends the wait with success: the pinned backend serves again.
     pub fn resume_on_pinned(&mut self) {
         self.next = NextStep::Serve;
         (self.verdict, self.cause, self.target) = (Verdict::Hit, None, self.pinned);
     }
 
-    /// The backend at `by` has served. If it is the session's own, however the request came there, the
-    /// session was not moved. One that only has its name is another.
+    /// Records that the backend at position `by` has served. If that is the pinned backend, the session was not moved,
+    /// whatever was decided before. A backend that only took over the name is another one.
     pub fn mark_served_by(&mut self, by: usize) {
         if self.pinned == Some(by) && self.cause != Some(Cause::Replaced) && self.verdict != Verdict::Hit {
             self.resume_on_pinned();
         }
     }
 
-    /// It was waited for in vain.
+    /// Ends the wait without success: the request goes elsewhere.
     pub fn stop_waiting(&mut self) {
         self.next = NextStep::Serve;
     }
 
-    /// The backend failed this request: the pin is lost, for this request and, where the policy has
-    /// it move and another has answered, for good.
+    /// Records that the backend at position `failed` failed this request: the request does not go there again. Under the
+    /// policy `move` the session leaves it for good once another backend has answered.
     pub fn lose_target(&mut self, failed: usize, cause: Cause, policies: &Policies) {
         if self.target != Some(failed) || self.is_exclusive {
             return;
@@ -228,20 +228,20 @@ impl Decision {
         }
     }
 
-    /// It is waited for still, for the same cause.
+    /// Makes the request wait again for the same backend.
     pub fn keep_waiting(&mut self, cause: Cause, wait: WaitPolicy) {
         self.next = NextStep::Wait(wait);
         (self.verdict, self.cause, self.target) = (Verdict::Moved, Some(cause), None);
     }
 
-    /// No backend serves this request; `refused` if that is for want of one that could.
+    /// Records that no backend served this request; `refused` if no backend could.
     pub fn mark_unserved(&mut self, refused: bool) {
         let verdict = self.verdict.unserved();
         self.verdict = if refused { Verdict::Refused } else { verdict };
     }
 
-    /// The pin to send with the answer of the backend at `served`, if the client hasn't one that
-    /// says so already.
+    /// Returns the pin to send with the response of the backend at position `served`, or `None` if the client's pin is
+    /// still right.
     pub fn pin(&self, pool: &Pool, served: usize, now: u64) -> Option<Pin> {
         let backend = pool.backend(served);
         let here = || Pin {
@@ -254,7 +254,7 @@ impl Decision {
         match self.verdict {
             Verdict::New | Verdict::Moved => Some(here()),
             Verdict::Hit => self.renew.then(here),
-            // It must not end while its server is away.
+            // The pin must not expire while its backend can't serve.
             Verdict::Borrowed => {
                 self.presented.as_ref().filter(|_| self.renew).map(|pin| Pin { last_seen: now, ..Pin::clone(pin) })
             }
@@ -262,23 +262,23 @@ impl Decision {
         }
     }
 
-    /// The session of the pin that came with the request, which cannot have been made up.
+    /// The session id of the presented pin. A client can't have invented it.
     pub fn issued_session(&self) -> Option<u64> {
         self.presented.as_ref().map(|pin| pin.session)
     }
 
-    /// The name of the backend that holds the session, as far as the pin says it, whether the pool has it or not.
+    /// The name of the backend that the pin names, even if the pool does not have it.
     pub fn pinned_to<'a>(&'a self, pool: &'a Pool) -> Option<&'a str> {
         let presented = self.presented.as_ref().map(|pin| &*pin.backend);
         presented.or_else(|| self.pinned.map(|index| &**pool.backend(index).name()))
     }
 
-    /// Whether a pin came with the request, whatever became of it.
+    /// Whether the request presented a pin, even if it does not hold.
     pub fn has_presented_pin(&self) -> bool {
         self.presented.is_some()
     }
 
-    /// Whether this session is now one of the backend that serves it.
+    /// Whether the session now belongs to the backend that serves it.
     pub fn counts_as_session(&self) -> bool {
         matches!(self.verdict, Verdict::New | Verdict::Hit | Verdict::Moved)
     }

@@ -1,46 +1,46 @@
-//! Owns: what a token or session id holds, and what would become of a request that brought it now.
-//! Invariant: judged by the very function that judges requests; no key, and nothing of what opens a token, is told.
-//! Must not know: who asks, and in which form it is told.
+//! Owns: the explanation of a token or session id: what it contains, and where a request with it would go now.
+//! Invariant: the function that judges requests judges it; no explanation contains a secret.
+//! Must not know: who asks, or how the explanation is shown.
 
 use super::{Affinity, Cause, Decision, NextStep, PinLookup, Verdict, decide, failover};
 use crate::balance::TriedBackends;
 use crate::pool::Pool;
 
-/// What is told of a token.
+/// The explanation of a token or session id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// The pool that can read it.
     pub pool: String,
-    /// How that pool pins: `cookie`, `header`, `route`, `learned`.
+    /// The pool's persistence type: `cookie`, `header`, `route`, `learned`.
     pub persistence: &'static str,
-    /// The id of the key that sealed it, if it is sealed.
+    /// The id of the key that sealed the token, if it is sealed.
     pub key: Option<String>,
     /// The session's id.
     pub session: u64,
-    /// When the session began and was last seen, in seconds since the Unix epoch, if that is known.
+    /// The session's times, if they are known.
     pub seen: Option<SessionTimes>,
-    /// The backend that it names, and what is to be said of it.
+    /// The backend that the pin names.
     pub backend: Option<NamedBackend>,
-    /// What would be decided.
+    /// The verdict on a request with this pin.
     pub verdict: Verdict,
-    /// Why it would not hold.
+    /// Why the pin would not hold.
     pub cause: Option<Cause>,
-    /// The backend that would serve it, unless that is for the balancer to say, or none would.
+    /// The backend that would serve the request; `None` if the balancer would choose, or if no backend would serve.
     pub goes_to: Option<String>,
-    /// The same in a sentence.
+    /// Verdict, cause and backend in a sentence.
     pub why: String,
 }
 
-/// The times of a session, and what is left of it.
+/// The times of a session, and its limits, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionTimes {
-    /// When it began.
+    /// When the session began, since the Unix epoch.
     pub issued: u64,
-    /// When it was last seen.
+    /// When it was last seen, since the Unix epoch.
     pub last: u64,
-    /// Silence that ends it.
+    /// The session ends after this long without a request.
     pub idle_timeout: Option<u64>,
-    /// Age that ends it.
+    /// The session ends this long after its start.
     pub absolute_timeout: Option<u64>,
 }
 
@@ -49,14 +49,14 @@ pub struct SessionTimes {
 pub struct NamedBackend {
     /// Its name.
     pub name: String,
-    /// Where it is now, if the pool has it.
+    /// Its current address, if the pool has it.
     pub address: Option<String>,
-    /// Whether the pin is for another life of it.
+    /// Whether the pin is for an earlier incarnation.
     pub replaced: bool,
 }
 
-/// Explains a token, or an id of the application's, at `now` (seconds since the Unix epoch); `None`
-/// if this pool can't read it.
+/// Explains a token, or a session id of the application, at `now` (seconds since the Unix epoch). Returns `None` if this
+/// pool can't read it.
 pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Option<Explanation> {
     let lookup = affinity.open_token(token, pool);
     let (seen, backend) = match &lookup {
@@ -99,15 +99,15 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
     })
 }
 
-/// Explains what somebody was shown, or has copied: a token or id, or `name=value`, in quotes or not.
-/// Asks every pool; one whose backend it names comes before one that only takes it for an id.
+/// Explains text as a person copies it: a token, an id, or `name=value`, with or without quotes. Tries every pool: a pool
+/// that has the named backend comes before one that merely can read the text as an id.
 pub fn explain_as_sent<'p>(
     pools: impl Iterator<Item = (&'p Pool, &'p Affinity)> + Clone,
     text: &str,
     now: u64,
 ) -> Option<Explanation> {
     let whole = text.trim();
-    // Behind the first `=`, unless all that is there is the end of a value in Base64.
+    // The text after the first `=`, unless it is only the padding of a Base64 value.
     let value = whole.split_once('=').map(|(_, value)| value).filter(|value| !value.trim_matches('=').is_empty());
     let forms = value.into_iter().chain([whole]).map(|form| form.trim_matches('"').as_bytes());
     let mut explained =
@@ -172,7 +172,7 @@ mod tests {
     const NOW: u64 = 1_700_000_000;
 
     #[test]
-    fn what_was_copied_is_found_in_the_pool_that_it_names_a_backend_of_whatever_it_ends_with() {
+    fn a_copied_text_is_explained_by_the_pool_whose_backend_it_names_whatever_its_ending() {
         let pool = |name: &str| crate::pool::Settings {
             name: name.into(),
             backends: vec![backend::Settings::new("a", "127.0.0.1:1".parse().unwrap())],
@@ -208,19 +208,19 @@ mod tests {
             };
             affinities[1].bind(&mut HeaderMap::from_iter([(SET_COOKIE, set)]), None, context);
         }
-        let told = |text: &str| {
-            let told = explain_as_sent(pools.iter().map(|pool| &**pool).zip(&affinities), text, NOW)?;
-            Some(format!("{} {}", told.pool, told.verdict.as_str()))
+        let explained = |text: &str| {
+            let explanation = explain_as_sent(pools.iter().map(|pool| &**pool).zip(&affinities), text, NOW)?;
+            Some(format!("{} {}", explanation.pool, explanation.verdict.as_str()))
         };
         for text in
             ["c2Vzc2lvbg==", "sid=c2Vzc2lvbg==", "user=7", "sid=user=7", "s.signed", " sid=\"s.signed\" ", "plain"]
         {
-            assert_eq!(told(text).as_deref(), Some("express hit"), "{text}");
+            assert_eq!(explained(text).as_deref(), Some("express hit"), "{text}");
         }
-        assert_eq!(told("JSESSIONID=0A.a").as_deref(), Some("tomcat hit"));
-        assert_eq!(told(";jsessionid=0A.gone").as_deref(), Some("tomcat moved"));
+        assert_eq!(explained("JSESSIONID=0A.a").as_deref(), Some("tomcat hit"));
+        assert_eq!(explained(";jsessionid=0A.gone").as_deref(), Some("tomcat moved"));
         for text in ["", "=", "==", "sid=", "unheard-of"] {
-            assert_eq!(told(text), None, "{text}");
+            assert_eq!(explained(text), None, "{text}");
         }
     }
 }

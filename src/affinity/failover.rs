@@ -1,13 +1,13 @@
-//! Owns: where a session goes when its server can't serve it.
-//! Invariant: the order depends on session id, names and weights alone, so every Linchpin moves it to the same place.
-//! Must not know: the retry budget; what the balancer would say.
+//! Owns: where a session goes when its backend can't serve it.
+//! Invariant: the order depends on session id, names and weights alone, so every Linchpin moves a session to the same backend.
+//! Must not know: the retry budget, or what the balancer would choose.
 
 use crate::balance::{Candidates, TriedBackends, score};
 use crate::pool::Pool;
 
-/// The next backend for `session`, which can't be served by `from`: first those on that backend's
-/// `failover` list, in their order, then the others by rendezvous (highest random weight; Thaler
-/// and Ravishankar 1998), backups last. A dead server's sessions so spread over all the others.
+/// Returns the next backend for `session`, which `from` can't serve: first the backends on `from`'s `failover` list, in
+/// their order; then the others by rendezvous hashing (highest random weight; Thaler and Ravishankar 1998); backups
+/// last. So the sessions of a dead backend spread over all the others.
 pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &TriedBackends) -> Option<usize> {
     let listed = from.and_then(|from| {
         let mut list = pool.backend(from).failover().iter().copied();
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_servers_sessions_spread_by_weight() {
+    fn a_dead_backends_sessions_spread_by_weight() {
         let pool = pool(&[("a", 1, &[]), ("b", 1, &[]), ("c", 1, &[]), ("d", 2, &[])]);
         let mut counts = std::collections::HashMap::new();
         for session in (0..4000).map(mix) {

@@ -1,5 +1,5 @@
-//! Owns: the sealed pin in a field of requests and responses, for clients that keep no cookies.
-//! Invariant: the field of a request never reaches a backend, nor one of a backend's own a client.
+//! Owns: the carrier for clients without cookies: a sealed pin in a field of requests and responses.
+//! Invariant: a client's field never reaches a backend, and a backend's field of this name never reaches a client.
 //! Must not know: cookies, or whether a pin holds.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct Settings {
     pub name: HeaderName,
 }
 
-/// A pool's field, made ready for its requests.
+/// The pin field of one pool.
 #[derive(Debug)]
 pub(super) struct HeaderCarrier {
     name: HeaderName,
@@ -30,7 +30,7 @@ impl HeaderCarrier {
         HeaderCarrier { name: settings.name.clone(), codec: PinCodec::new(pool, settings.name.as_str(), ring) }
     }
 
-    /// Takes all fields of this name out of the request and reads the first that opens.
+    /// Removes all fields of this name from the request and reads the first token that opens.
     pub(super) fn take(&self, headers: &mut HeaderMap, cache: &mut PinCache) -> PinLookup {
         let tokens = headers.get_all(&self.name).iter().map(|value| value.as_bytes().trim_ascii());
         let (lookup, count) = self.codec.first(tokens.filter(|token| !token.is_empty()), cache);
@@ -40,7 +40,7 @@ impl HeaderCarrier {
         lookup
     }
 
-    /// Sets the field for `pin`; without one, takes out what a backend may have sent under its name.
+    /// Sets the field to the token for `pin`. Without a pin, only removes what a backend may have sent under this name.
     pub(super) fn put(&self, headers: &mut HeaderMap, pin: Option<&Pin>) {
         headers.remove(&self.name);
         let Some(pin) = pin else { return };
@@ -54,7 +54,7 @@ impl HeaderCarrier {
         }
     }
 
-    /// What opens its tokens.
+    /// The codec of the pool's tokens.
     pub(super) fn codec(&self) -> &PinCodec {
         &self.codec
     }

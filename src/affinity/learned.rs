@@ -1,6 +1,6 @@
-//! Owns: sessions of the application's own id, in a cookie or field of its responses: learned, followed, removed.
-//! Invariant: ids are kept hashed, and learned from responses alone: no request can fill the table.
-//! Must not know: how a table is shared; sockets.
+//! Owns: the carrier for applications with session ids of their own: learns ids from responses, follows them in requests, removes ended ones.
+//! Invariant: the table holds hashed ids, and only ids from responses: no request can fill it.
+//! Must not know: how a store is reached, sockets.
 
 mod entries;
 pub(super) mod record;
@@ -29,13 +29,13 @@ pub use table::SessionTable;
 pub struct Settings {
     /// Where the application's session id is.
     pub source: SessionIdSource,
-    /// Sessions that are remembered at most.
+    /// The most sessions in the table.
     pub capacity: usize,
-    /// Where several Linchpins share what they learned, a `redis://` address; nowhere if not said.
+    /// The `redis://` address of the store through which several Linchpins share their sessions, if there is one.
     pub store: Option<String>,
 }
 
-/// The address of a store may hold its password, and is never shown.
+/// Leaves out the address of the store, which may contain a password.
 impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = f.debug_struct("Settings");
@@ -52,32 +52,32 @@ pub enum SessionIdSource {
     Header(HeaderName),
 }
 
-/// How many ids of one message are looked at.
+/// How many ids of one message are read.
 const MAX_IDS: usize = 4;
-/// The longest id that a connection remembers.
+/// The longest id that a [`PinCache`] stores, in bytes.
 const MAX_REMEMBERED: usize = 256;
-/// How long a store keeps a session whose pool has no timeouts, in seconds since it was seen last.
+/// How long a store keeps a session whose pool has no timeouts, in seconds since its last request.
 const DEFAULT_RETENTION: u64 = 24 * 3600;
 
-/// The session that a request came with.
+/// The session that a request presented.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RequestSession {
-    /// Its key, if there is one.
+    /// The session's key, if the request has a session id.
     pub(super) key: Option<SessionKey>,
-    /// The request asked for its end, and got it.
+    /// The request ended the session: a DELETE that succeeded.
     pub(super) ends: bool,
-    /// It is held where it was, whoever has served it this time.
+    /// The session stays on its backend although another one may have served this request.
     pub(super) stays: bool,
 }
 
-/// A pool's learned sessions.
+/// The learned sessions of one pool.
 #[derive(Debug)]
 pub(super) struct LearnedCarrier {
     pool: Arc<str>,
     source: SessionIdSource,
     table: Arc<SessionTable>,
     link: Option<StoreLink>,
-    /// Seconds after which a store is told that a session was seen again.
+    /// The seconds between two touches of one session in the store.
     touch_interval: u64,
 }
 
@@ -99,7 +99,7 @@ impl LearnedCarrier {
         }
     }
 
-    /// Reads the ids of a request; the first that is known counts.
+    /// Reads the ids of a request. The first id that the table has counts.
     pub(super) fn read(&self, headers: &HeaderMap, cache: &mut PinCache) -> ExtractedPin {
         let mut extracted = ExtractedPin::from(PinLookup::Absent);
         let mut look = |id: &[u8]| {
@@ -128,7 +128,7 @@ impl LearnedCarrier {
         extracted
     }
 
-    /// The pin that stands for what the table says; the one that did so last time, if that is the same.
+    /// Returns the pin for a table entry: the cached one if the entry has not changed.
     fn pin(&self, id: &[u8], key: SessionKey, raw: RawEntry, cache: &mut PinCache) -> Option<Arc<Pin>> {
         if let Some(pin) = cache.learned(key, raw) {
             return Some(Arc::clone(pin));
@@ -140,48 +140,48 @@ impl LearnedCarrier {
         Some(pin)
     }
 
-    /// What is known of an id, as `explain` is given it.
+    /// Looks one id up, for `explain`.
     pub(super) fn read_id(&self, id: &[u8]) -> PinLookup {
         let key = self.key(id);
-        self.table.get(key).map_or(PinLookup::Absent, |found| pinned(key, &found))
+        self.table.get(key).map_or(PinLookup::Absent, |record| pinned(key, &record))
     }
 
-    /// The store's answer to a session that the table doesn't have, or has not seen for too long:
-    /// another Linchpin may have. `None` where there is no store that could answer.
+    /// Asks the store for a session that the table does not have, or has not seen for too long: another Linchpin may have
+    /// seen it. Returns `None` if no store is configured, or the store is not responsive.
     pub(super) fn query(&self, key: SessionKey) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
         self.link.as_ref()?.query(key)
     }
 
-    /// Takes a store's answer over. `removals` is what the table said of that when it was asked: if a
-    /// session was removed since, the answer is good for this request alone.
-    pub(super) fn adopt(&self, key: SessionKey, found: &SessionRecord, removals: u64) -> PinLookup {
-        self.table.adopt_unless_removed(key, found, removals);
-        pinned(key, self.table.get(key).as_ref().unwrap_or(found))
+    /// Adopts a record of the store. `removals` is the table's count from before the query: if a session was removed since,
+    /// the record only serves this request and does not enter the table.
+    pub(super) fn adopt(&self, key: SessionKey, record: &SessionRecord, removals: u64) -> PinLookup {
+        self.table.adopt_unless_removed(key, record, removals);
+        pinned(key, self.table.get(key).as_ref().unwrap_or(record))
     }
 
-    /// Notes that the session of a request was served where it is held.
+    /// Records that the session's own backend served a request, or that the session was borrowed.
     pub(super) fn record_seen(&self, key: SessionKey, now: u64) {
         if self.table.touch(key, now, self.touch_interval) {
             self.send(StoreCommand::Touch(key));
         }
     }
 
-    /// Notes that the session of a request is held by another server from now on, or was begun anew.
-    pub(super) fn record_backend(&self, key: SessionKey, pool: &Pool, served: usize, issued: Option<u64>, now: u64) {
-        let backend = pool.backend(served);
+    /// Records the backend that holds a session from now on, and when the session began, if that changes.
+    pub(super) fn record_backend(&self, key: SessionKey, pool: &Pool, served_by: usize, issued: Option<u64>, now: u64) {
+        let backend = pool.backend(served_by);
         let backend = BackendRef { name: Arc::clone(backend.name()), incarnation: backend.incarnation() };
-        if let Some(found) = self.table.set(key, &backend, issued, now) {
-            self.send(StoreCommand::Write(key, found));
+        if let Some(record) = self.table.set(key, &backend, issued, now) {
+            self.send(StoreCommand::Write(key, record));
         }
     }
 
-    /// Learns the ids that a response gives out, and forgets the request's session if it ends it.
+    /// Learns the ids that a response issues, and removes the request's session if the response ends it.
     pub(super) fn learn_from_response(
         &self,
         headers: &HeaderMap,
         session: RequestSession,
         pool: &Pool,
-        served: usize,
+        served_by: usize,
         now: u64,
     ) {
         let mut ends = session.ends && matches!(self.source, SessionIdSource::Header(_));
@@ -189,9 +189,9 @@ impl LearnedCarrier {
         let mut starts = |id: &[u8]| {
             let key = self.key(id);
             goes_on |= session.key == Some(key);
-            // Many applications give an id out again with each answer: that alone moves nothing.
+            // Many applications issue the same id again with each response: that alone moves no session.
             if !(session.stays && session.key == Some(key)) {
-                self.record_backend(key, pool, served, None, now);
+                self.record_backend(key, pool, served_by, None, now);
             }
         };
         match &self.source {
@@ -209,7 +209,7 @@ impl LearnedCarrier {
                 ids.for_each(|id| starts(id.as_bytes().trim_ascii()));
             }
         }
-        // One that is removed under one path and given out under another goes on.
+        // A cookie that is removed under one path and set under another continues its session.
         if let (true, false, Some(key)) = (ends, goes_on, session.key)
             && self.table.remove(key)
         {
@@ -239,29 +239,29 @@ impl LearnedCarrier {
     }
 }
 
-fn pinned(key: SessionKey, found: &SessionRecord) -> PinLookup {
-    PinLookup::Pinned(Arc::new(pin_of(key, found)))
+fn pinned(key: SessionKey, record: &SessionRecord) -> PinLookup {
+    PinLookup::Pinned(Arc::new(pin_of(key, record)))
 }
 
-fn pin_of(key: SessionKey, found: &SessionRecord) -> Pin {
+fn pin_of(key: SessionKey, record: &SessionRecord) -> Pin {
     Pin {
         session: key.session(),
-        backend: (&*found.backend.name).into(),
-        incarnation: found.backend.incarnation,
-        issued: found.issued,
-        last_seen: found.last_seen,
+        backend: (&*record.backend.name).into(),
+        incarnation: record.backend.incarnation,
+        issued: record.issued,
+        last_seen: record.last_seen,
     }
 }
 
-/// What a Set-Cookie field says of a session.
+/// The effect of a Set-Cookie field on a session.
 #[derive(Debug, PartialEq, Eq)]
 enum SetCookieEffect<'a> {
     Starts(&'a [u8]),
     Ends,
 }
 
-/// A cookie that is empty, or over at `now`, ends a session (RFC 6265 §3.1: that is how a cookie
-/// is removed).
+/// Returns the effect of a Set-Cookie field on the session cookie `name`. A cookie that is empty, or expired at `now`,
+/// ends the session: that is how servers remove a cookie (RFC 6265 §3.1).
 fn set_cookie_effect<'a>(field: &'a HeaderValue, name: &str, now: u64) -> Option<SetCookieEffect<'a>> {
     let bytes = field.as_bytes();
     let pair = bytes.split(|byte| *byte == b';').next()?;
@@ -278,7 +278,7 @@ fn set_cookie_effect<'a>(field: &'a HeaderValue, name: &str, now: u64) -> Option
     Some(if is_over { SetCookieEffect::Ends } else { SetCookieEffect::Starts(id) })
 }
 
-/// Seconds that a store keeps a session that is not seen.
+/// How long a store keeps a session after its last request, in seconds.
 fn retention(lifetimes: &Lifetimes) -> u64 {
     lifetimes.idle.or(lifetimes.absolute).unwrap_or(DEFAULT_RETENTION)
 }
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_remembers_its_id_notices_a_move_and_a_logout() {
+    fn a_connection_that_caches_its_id_notices_a_move_and_a_logout() {
         let learned = learned(SessionIdSource::Cookie("PHPSESSID".into()));
         let (pool, mut cache) = (pool(), PinCache::default());
         let mut read = || learned.read(&fields(&[("cookie", "PHPSESSID=abc")]), &mut cache);

@@ -1,34 +1,34 @@
-//! Owns: what a request says of its pin, before anybody judges it.
+//! Owns: what was read of a request's pin, before it is judged.
 //! Invariant: nothing here says whether a pin holds.
-//! Must not know: where the pin travelled; the state of a backend.
+//! Must not know: which carrier the pin came in, or the state of a backend.
 
 use std::sync::Arc;
 
 use super::learned::record::SessionKey;
 use super::seal::Pin;
 
-/// What a request said of its pin.
+/// The pin that was read from a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PinLookup {
-    /// Nothing.
+    /// The request carries none.
     Absent,
-    /// Something that no key of the ring opens, or that is not for this pool.
+    /// The request carries a token that no key of the ring opens, or that belongs to another pool.
     Unreadable,
-    /// A pin.
+    /// The request carries a pin.
     Pinned(Arc<Pin>),
-    /// An id of the application's that names its server.
+    /// The request carries a session id of the application that names its backend.
     Routed(RoutedId),
-    /// An id of the application's that nobody has learned.
+    /// The request carries a session id of the application that the table does not have.
     Unlearned(SessionKey),
 }
 
-/// What was read of a request, and the session of the application's that it is about, if it is.
+/// A request's pin, and the learned session that the request belongs to, if any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtractedPin {
-    /// What the request said.
+    /// The pin.
     pub lookup: PinLookup,
     pub(super) key: Option<SessionKey>,
-    /// The removals of the table when a store was asked.
+    /// What [`super::learned::SessionTable::removals`] returned when the store was asked.
     pub(super) removals: u64,
 }
 
@@ -39,21 +39,22 @@ impl From<PinLookup> for ExtractedPin {
 }
 
 impl ExtractedPin {
-    /// The session of the application's that the request is about.
+    /// The key of the application's session that the request names.
     pub fn key(&self) -> Option<SessionKey> {
         self.key
     }
 }
 
-/// How many servers an id may name. WebLogic names two (`id!primary!secondary`), WildFly up to three.
+/// How many backends an id may name. WebLogic names two (`id!primary!secondary`), WildFly up to three.
 pub(super) const MAX_NODES: usize = 3;
 
-/// What an application's session id says of its servers.
+/// The backends that an application's session id names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoutedId {
-    /// Names the session: a hash of the id without its servers, the same in every Linchpin.
+    /// The id of the session: a hash of the application's id without the backends' names. Every Linchpin computes the
+    /// same.
     pub session: u64,
-    /// The servers that it names and the pool has, in its order: the one that holds the session,
-    /// then those that have a copy of it.
+    /// The positions of the named backends that the pool has, in the id's order: first the backend that holds the
+    /// session, then those that have a copy.
     pub nodes: [Option<usize>; MAX_NODES],
 }

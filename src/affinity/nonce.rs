@@ -1,5 +1,5 @@
-//! Owns: random numbers that are used once, to seal with.
-//! Invariant: none is handed out twice; each is as good as the system's own.
+//! Owns: the random nonces that seal tokens.
+//! Invariant: no nonce is returned twice; each comes from the system's random source.
 //! Must not know: what is sealed.
 
 use std::cell::RefCell;
@@ -7,7 +7,7 @@ use std::cell::RefCell;
 /// Bytes of a nonce (RFC 8452 §4).
 pub(super) const LENGTH: usize = 12;
 
-/// How many are made at once: to ask for randomness costs far more than to be given it.
+/// Nonces that are made at once: a call to the random source costs far more than the bytes that it returns.
 const BATCH: usize = 64;
 
 struct Batch {
@@ -19,7 +19,7 @@ thread_local! {
     static BATCH_OF_THREAD: RefCell<Batch> = const { RefCell::new(Batch { nonces: [[0; LENGTH]; BATCH], left: 0 }) };
 }
 
-/// The next one, or `None` if the system has no randomness to give.
+/// Returns a fresh nonce, or `None` if the system's random source fails.
 pub(super) fn next() -> Option<[u8; LENGTH]> {
     BATCH_OF_THREAD.with_borrow_mut(|batch| {
         if batch.left == 0 {
@@ -37,7 +37,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn none_comes_twice_on_any_thread() {
+    fn no_nonce_repeats_on_any_thread() {
         let make = || (0..BATCH * 3).map(|_| next().unwrap()).collect::<Vec<_>>();
         let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(make)).collect();
         let all: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();

@@ -1,6 +1,6 @@
-//! Owns: the sealed pin of one pool under one name, whatever carries it, and what a connection remembers of it.
-//! Invariant: a token is opened once for as long as the same connection sends the same one.
-//! Must not know: cookies, fields; whether a pin holds.
+//! Owns: the codec of one pool's tokens, and the cache of the last pin that a client connection presented.
+//! Invariant: a token is opened only once while the same connection sends the same token.
+//! Must not know: cookies, fields, or whether a pin holds.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use super::learned::table::RawEntry;
 use super::lookup::PinLookup;
 use super::seal::{KeyRing, Pin, Sealer};
 
-/// How many tokens of one request are looked at. Browsers send several when one was set for
-/// another path or domain; more is somebody's attempt to make work.
+/// How many tokens of one request are opened. A browser sends several if one was set for another path or domain; more
+/// are an attempt to cause work.
 const MAX_TOKENS: usize = 4;
 
-/// What opens and seals a pool's tokens.
+/// Opens and seals the tokens of one pool.
 #[derive(Debug)]
 pub(super) struct PinCodec {
     pool: Arc<str>,
     sealer: Sealer,
 }
 
-/// The last pin that a client connection presented. Clients send the same token with each
-/// request: as long as they do, it is opened once and not once a request.
+/// The last pin that a client connection presented. A client sends the same token with each request, so that the token is
+/// opened once a connection instead of once a request.
 #[derive(Debug, Default)]
 pub struct PinCache {
     token: Vec<u8>,
@@ -31,12 +31,12 @@ pub struct PinCache {
 }
 
 impl PinCodec {
-    /// For the pool named `pool`, in a cookie or field named `carrier`.
+    /// Creates the codec for the pool named `pool` and the cookie or field named `carrier`.
     pub(super) fn new(pool: &str, carrier: &str, ring: &Arc<KeyRing>) -> PinCodec {
         PinCodec { pool: pool.into(), sealer: Sealer::new(ring, pool, carrier) }
     }
 
-    /// The first of `tokens` that opens, and how many there were.
+    /// Returns the pin of the first of `tokens` that opens, and the number of tokens.
     pub(super) fn first<'t>(&self, tokens: impl Iterator<Item = &'t [u8]>, cache: &mut PinCache) -> (PinLookup, usize) {
         let (mut lookup, mut count) = (PinLookup::Absent, 0);
         for token in tokens {
@@ -53,7 +53,7 @@ impl PinCodec {
         self.sealer.open(token).map_or(PinLookup::Unreadable, |pin| PinLookup::Pinned(Arc::new(pin)))
     }
 
-    /// Appends the token for `pin` to `out`; `None`, and nothing appended, if there is none to be had.
+    /// Appends the token for `pin` to `out`. Returns `None` and appends nothing if sealing fails.
     pub(super) fn seal(&self, pin: &Pin, out: &mut String) -> Option<()> {
         self.sealer.seal(pin, out)
     }
@@ -76,23 +76,23 @@ impl PinCodec {
 }
 
 impl PinCache {
-    /// The pin of `token`, if it was the last one opened, in the same pool.
+    /// The pin of `token`, if this was the last token, in the same pool.
     fn recall(&self, pool: &Arc<str>, token: &[u8]) -> Option<&Arc<Pin>> {
         let same_pool = self.pool.as_ref().is_some_and(|last| Arc::ptr_eq(last, pool));
         self.pin.as_ref().filter(|_| same_pool && self.token == token)
     }
 
-    /// The key of an id of the application's, if it was the last one, in the same pool.
+    /// The key of a session id of the application, if this was the last id, in the same pool.
     pub(super) fn key(&self, pool: &Arc<str>, id: &[u8]) -> Option<SessionKey> {
         self.recall(pool, id).and(self.learned).map(|(key, _)| key)
     }
 
-    /// The pin that stood for what the table said, if it says the same again.
+    /// The pin that was built from a table entry, if the entry has not changed.
     pub(super) fn learned(&self, key: SessionKey, raw: RawEntry) -> Option<&Arc<Pin>> {
         self.pin.as_ref().filter(|_| self.learned == Some((key, raw)))
     }
 
-    /// Remembers what the table said of an id.
+    /// Stores the pin that was built from the table entry of an id.
     pub(super) fn learn(&mut self, pool: &Arc<str>, id: &[u8], key: SessionKey, raw: RawEntry, pin: &Arc<Pin>) {
         self.remember(pool, id, pin);
         self.learned = Some((key, raw));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_token_that_opens_counts_and_is_remembered() {
+    fn the_first_token_that_opens_counts_and_is_cached() {
         let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()));
         let codec = PinCodec::new("app", "lp", &ring);
         let mut token = String::new();

@@ -1,6 +1,6 @@
-//! Owns: the names under which pins of all pools travel: no request takes one to a backend, no answer brings a foreign one as ours.
-//! Invariant: no backend sees a pin of this Linchpin, and each gets back what it has set itself, under the name that it gave it.
-//! Must not know: what a pin says, or whether it holds.
+//! Owns: the cookie and field names of all pools' pins, and what happens when a backend issues pins under one of them.
+//! Invariant: no backend sees a pin of this Linchpin; a backend's own cookie comes back to it under the name that it gave.
+//! Must not know: what a pin contains, or whether it holds.
 
 use http::header::{COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
@@ -9,29 +9,30 @@ use super::cookie::PairEdit;
 use super::seal::looks_sealed;
 use super::settings::{Carrier, Settings};
 
-/// What the names of routing cookies begin with where nothing else is configured. An application that has
-/// such a cookie of its own has read no documentation.
+/// The prefix of the default names of routing cookies, which the documentation reserves: a cookie of a configured name
+/// with this prefix is a pin whatever its value.
 const DEFAULT_PREFIX: &[u8] = b"linchpin-";
 
-/// Put behind the name of a routing cookie that a backend sets under a name of ours: it is a Linchpin, too,
-/// and of two cookies of one name a client keeps one. Each Linchpin of a row puts one more behind it, and
-/// takes one away of what comes back. No configured name ends with it.
+/// The suffix for the name of a routing cookie that a backend sets under a name of ours. Such a backend is a Linchpin,
+/// too, and of two cookies of one name a client keeps only one. Each Linchpin in a chain appends one suffix to the
+/// cookie on its way out and removes one on its way back. No configured name ends with it.
 pub const CHAIN_SUFFIX: u8 = b'~';
 
-/// The names under which pins travel. Browsers send the cookie of one pool to all pools of a site.
+/// The names of all pools' pins. A request may carry the pins of other pools than its own, since browsers send a cookie
+/// to all pools of a site.
 #[derive(Debug, Default)]
 pub struct PinNames {
-    /// In order.
+    /// Sorted.
     cookies: Box<[Box<[u8]>]>,
     fields: Box<[HeaderName]>,
 }
 
-/// A backend's answer has a pin under a name of ours.
+/// A backend's response carries a pin under a name of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PinNameConflict {
-    /// In a cookie, which has another name now.
+    /// The pin is in a cookie, which has been renamed.
     Cookie,
-    /// In a field, which can't have another one: clients send the one back that is documented.
+    /// The pin is in a field, which can't be renamed: clients send back the field that is documented.
     Field,
 }
 
@@ -56,7 +57,7 @@ impl PinNameConflict {
 }
 
 impl PinNames {
-    /// Those of these pools.
+    /// Collects the names of these pools' pins.
     pub fn new<'s>(pools: impl Iterator<Item = &'s Settings>) -> PinNames {
         let (mut cookies, mut fields) = (Vec::new(), Vec::new());
         for settings in pools {
@@ -73,8 +74,8 @@ impl PinNames {
         PinNames { cookies: cookies.into(), fields: fields.into() }
     }
 
-    /// Takes them out of a request, whose own pool has read its pin; and gives those that backends have set
-    /// under a name of ours this name again.
+    /// Removes the pins of all pools from a request, after its own pool has read its pin. Gives a cookie that a backend
+    /// has set under a name of ours its original name.
     pub fn strip(&self, headers: &mut HeaderMap) {
         for name in &self.fields {
             if is_pinned(headers, name) {
@@ -88,7 +89,7 @@ impl PinNames {
         }
     }
 
-    /// Gives the cookies of a backend's answer that are pins under a name of ours another name.
+    /// Renames the cookies of a backend's response that are pins under a name of ours.
     pub fn rename_conflicting(&self, headers: &mut HeaderMap) -> Option<PinNameConflict> {
         let mut conflict = self.fields.iter().any(|name| is_pinned(headers, name)).then_some(PinNameConflict::Field);
         let Entry::Occupied(mut cookies) = headers.entry(SET_COOKIE) else { return conflict };
@@ -110,7 +111,7 @@ impl PinNames {
         }
     }
 
-    /// The value of a Set-Cookie field under another name, if it needs one.
+    /// Returns the Set-Cookie field with another name, if it sets a pin under a name of ours.
     fn renamed(&self, set_cookie: &[u8]) -> Option<HeaderValue> {
         let pair = memchr::memchr(b';', set_cookie).map_or(set_cookie, |at| &set_cookie[..at]);
         let (name, value) = cookie::parts(pair)?;
@@ -121,14 +122,14 @@ impl PinNames {
         HeaderValue::try_from([name, &[CHAIN_SUFFIX], end].concat()).ok()
     }
 
-    /// A name that was chosen may be that of another application's cookie, which the value tells apart.
+    /// A configured name may also be the name of an application's cookie: there the value decides.
     fn is_pin(&self, name: &[u8], value: &[u8]) -> bool {
         let is_named = self.cookies.binary_search_by(|known| (**known).cmp(name)).is_ok();
         is_named && (name.starts_with(DEFAULT_PREFIX) || looks_sealed(value))
     }
 }
 
-/// The name that a cookie had where it was set.
+/// Returns the name that a cookie had where it was set.
 fn without_suffix(name: &[u8]) -> &[u8] {
     let end = name.iter().rposition(|byte| *byte != CHAIN_SUFFIX).map_or(0, |last| last + 1);
     &name[..end]
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pins_of_all_pools_go_and_what_applications_call_alike_stays() {
+    fn the_pins_of_all_pools_are_removed_and_an_applications_cookie_of_the_same_name_stays() {
         let token = token();
         for (before, after) in [
             ("linchpin-shop=x; a=1", Some("a=1")),
@@ -173,7 +174,7 @@ mod tests {
             ("SID=my-session; linchpin-shop=$", Some("SID=my-session")),
             ("linchpin-other=$; LINCHPIN-SHOP=$", Some("linchpin-other=$; LINCHPIN-SHOP=$")),
             (" odd ; =; ;;\"", Some(" odd ; =; ;;\"")),
-            // What a Linchpin behind this one has set, and one behind that.
+            // Set by a Linchpin behind this one, and by one behind that.
             ("linchpin-app=$; a=1; linchpin-app~=x", Some("a=1; linchpin-app=x")),
             ("linchpin-app~~ =x;b=2; SID~=$", Some("linchpin-app~ =x;b=2; SID=$")),
             ("SID~=x; other~=$; ~=x", Some("SID~=x; other~=$; ~=x")),
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pin_that_a_backend_sets_under_a_name_of_ours_gets_another_and_comes_back_under_its_own() {
+    fn a_pin_that_a_backend_sets_under_a_name_of_ours_is_renamed_and_comes_back_under_its_own() {
         let token = token();
         for (set, expected, conflict) in [
             ("linchpin-app=$; Path=/; HttpOnly", "linchpin-app~=$; Path=/; HttpOnly", Some(PinNameConflict::Cookie)),
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_goes_where_it_holds_a_pin() {
+    fn a_field_is_removed_if_it_holds_a_pin() {
         let name = HeaderName::from_static("x-pin");
         for (value, stays) in [(token(), false), ("an application's".into(), true)] {
             let mut headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_str(&value).unwrap())]);

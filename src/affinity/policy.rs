@@ -1,40 +1,40 @@
-//! Owns: what is done when a pin does not hold, cause by cause: `on = { … }` of `[pools.persistence]`.
-//! Invariant: every cause that can break a pin has a policy; one that ends a session has none but a new session.
+//! Owns: how long a session lives, and what to do for each cause when a pin does not hold: `on = { … }` of `[pools.persistence]`.
+//! Invariant: every cause that breaks a pin has a policy; a cause that ends a session has none, since a new session begins.
 //! Must not know: pools, requests.
 
 use std::time::Duration;
 
 use super::verdict::Cause;
 
-/// What is done when a pin does not hold.
+/// What to do when a pin does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
-    /// Serve elsewhere and pin there.
+    /// Serve on another backend and pin there.
     #[default]
     Move,
-    /// Serve elsewhere and keep the pin: the client is back as soon as its server is.
+    /// Serve on another backend and keep the pin: the client returns to its backend as soon as that can serve.
     Borrow,
-    /// Serve nowhere else: answer with an error that says when to come again.
+    /// Serve on no other backend: respond with an error that says when to retry.
     Refuse(RefusePolicy),
-    /// Hold the request for a while, for the server to come back; then move.
+    /// Hold the request for a while, until its backend can serve again; then move.
     Wait(WaitPolicy),
 }
 
-/// The answer to a request whose pin must hold and does not.
+/// The response to a request whose pin must hold but does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefusePolicy {
-    /// Its status, 400 to 599.
+    /// The status code, 400 to 599.
     pub status: u16,
-    /// Seconds after which the client may come again: the field Retry-After.
+    /// The value of Retry-After, in seconds.
     pub retry_after: u32,
 }
 
-/// How long, and how many, requests wait for a server.
+/// How long requests wait for a backend, and how many of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WaitPolicy {
-    /// The longest that one waits.
+    /// The longest time that one request waits.
     pub max_time: Duration,
-    /// How many wait for one server at once, over all threads; one more is moved at once.
+    /// How many requests wait for one backend at once, over all threads. One more is moved at once.
     pub max_waiting: u32,
 }
 
@@ -51,10 +51,10 @@ impl Default for WaitPolicy {
 }
 
 impl Policy {
-    /// The words of the configuration.
+    /// The configuration's words for the policies.
     pub const NAMES: [&'static str; 4] = ["move", "borrow", "refuse", "wait"];
 
-    /// Its word.
+    /// The configuration's word for this policy.
     pub fn as_str(self) -> &'static str {
         match self {
             Policy::Move => Self::NAMES[0],
@@ -64,9 +64,9 @@ impl Policy {
         }
     }
 
-    /// Whether this means something for `cause`. What ended a session leaves nothing to move,
-    /// borrow or wait for: a new one begins, and nothing fails by it. A server that drains, and
-    /// one that the configuration doesn't have, is not coming back.
+    /// Whether this policy can apply to `cause`. A session that has ended leaves nothing to move, borrow or wait for: a
+    /// new one begins, and no request fails. To wait for a backend makes no sense if it drains, or if the pool does not
+    /// have it.
     pub fn suits(self, cause: Cause) -> bool {
         match cause {
             Cause::Down | Cause::Maintenance | Cause::Full | Cause::Failed => true,
@@ -83,20 +83,20 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// Sets what is done for `cause`.
+    /// Sets the policy for `cause`.
     pub fn set(&mut self, cause: Cause, policy: Policy) {
         self.configured[cause as usize] = Some(policy);
     }
 
-    /// The policy for `cause`. A server that fails a request is as good as down, and only the probes
-    /// don't know yet: unless it is said otherwise, the policy for `down` is for both.
+    /// The policy for `cause`. A backend that fails a request is as good as down, before the probes have noticed: so the
+    /// policy for `down` applies to `failed` as well, unless one is configured.
     pub fn of(&self, cause: Cause) -> Policy {
         let configured = |cause: Cause| self.configured[cause as usize];
         let fallback = if cause == Cause::Failed { configured(Cause::Down) } else { None };
         configured(cause).or(fallback).unwrap_or_default()
     }
 
-    /// The longest that a request waits by any of them, if one waits at all.
+    /// The longest time that a request waits under any of the policies, or `None` if none of them waits.
     pub fn longest_wait(&self) -> Option<Duration> {
         let waits = self.configured.iter().flatten().filter_map(|policy| match policy {
             Policy::Wait(wait) => Some(wait.max_time),
@@ -105,35 +105,35 @@ impl Policies {
         waits.max()
     }
 
-    /// Whether a policy was set for `cause`.
+    /// Whether a policy is configured for `cause`.
     pub fn is_set(&self, cause: Cause) -> bool {
         self.configured[cause as usize].is_some()
     }
 
-    /// Whether sessions leave a server that drains before their time. Draining keeps them, unless
-    /// a policy says otherwise.
+    /// Whether sessions leave a draining backend before they end. A draining backend keeps its sessions unless a policy is
+    /// configured.
     pub fn leave_draining(&self) -> bool {
         self.is_set(Cause::Draining)
     }
 }
 
-/// The limits of a session's life, in seconds.
+/// The limits of a session's lifetime, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lifetimes {
-    /// Silence that ends it.
+    /// The session ends after this long without a request.
     pub idle: Option<u64>,
-    /// Age that ends it.
+    /// The session ends this long after its start.
     pub absolute: Option<u64>,
 }
 
-/// What a pool's pins are held to.
+/// How a pool judges its pins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SessionPolicy {
     /// How long a session lives.
     pub lifetimes: Lifetimes,
-    /// What is done when a pin does not hold.
+    /// What to do when a pin does not hold.
     pub policies: Policies,
-    /// How far ahead of this clock a pin may be dated, in seconds; without a limit where none is set.
+    /// How far ahead of this clock a pin may be dated, in seconds; `None` for no limit.
     pub max_clock_skew: Option<u64>,
 }
 
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_server_is_treated_as_one_that_is_down_unless_said_otherwise() {
+    fn a_failed_backend_is_treated_as_one_that_is_down_unless_configured_otherwise() {
         let mut policies = Policies::default();
         assert_eq!(policies.of(Cause::Failed), Policy::Move);
         policies.set(Cause::Down, Policy::Borrow);

@@ -1,6 +1,6 @@
-//! Owns: the server's name in the application's own session id: `JSESSIONID=….node1`, `;jsessionid=….node1`.
-//! Invariant: reads only; the id is the application's, and passes byte for byte.
-//! Must not know: whether a server can serve.
+//! Owns: the carrier for Tomcat and mod_jk users: the backend's name in the application's session id, `JSESSIONID=….node1` or `;jsessionid=….node1`.
+//! Invariant: this file only reads: the id belongs to the application and passes byte for byte.
+//! Must not know: whether a backend can serve.
 
 use http::HeaderMap;
 use http::header::COOKIE;
@@ -15,24 +15,24 @@ use crate::pool::backend::stable_hash;
 pub struct Settings {
     /// The application's session cookie.
     pub cookie: String,
-    /// The path parameter that stands in for it where a client keeps no cookies.
+    /// The path parameter that carries the id if the client keeps no cookies.
     pub path_parameter: String,
-    /// What stands between the id and the server's name, and between two names.
+    /// The character between the id and the backend's name, and between two names.
     pub separator: char,
 }
 
 impl Settings {
-    /// For the session cookie named `cookie`, as Tomcat and its kin have it: the path parameter has
-    /// the cookie's name in lower case (Servlet 6.0 §7.1.3).
+    /// The settings for the session cookie named `cookie`, as in servlet containers: the path parameter has the cookie's
+    /// name in lower case (Servlet 6.0 §7.1.3).
     pub fn for_cookie(cookie: &str) -> Settings {
         Settings { cookie: cookie.into(), path_parameter: cookie.to_ascii_lowercase(), separator: '.' }
     }
 }
 
-/// How many ids of one request are looked at.
+/// How many ids of one request are read.
 const MAX_IDS: usize = 4;
 
-/// A pool's reading of the application's session ids.
+/// Reads the application's session ids for one pool.
 #[derive(Debug)]
 pub(super) struct RouteCarrier {
     settings: Settings,
@@ -43,9 +43,8 @@ impl RouteCarrier {
         RouteCarrier { settings: settings.clone() }
     }
 
-    /// Reads the ids of a request: those in its cookies before the one in its path, as Tomcat does,
-    /// and one that names a server of the pool before all others: a browser may send a stale one,
-    /// too.
+    /// Reads the ids of a request: those in its cookies before the one in its path, as Tomcat does. An id that names a
+    /// backend of the pool comes before all others, since a browser may send a stale one as well.
     pub(super) fn read(&self, headers: &HeaderMap, path: &str, pool: &Pool) -> PinLookup {
         let fields = headers.get_all(COOKIE).iter();
         let cookies = fields.flat_map(|field| cookie::values(field.as_bytes(), self.settings.cookie.as_bytes()));
@@ -60,12 +59,12 @@ impl RouteCarrier {
         unknown.map_or(PinLookup::Absent, PinLookup::Routed)
     }
 
-    /// Reads one id, as `explain` is given it.
+    /// Reads one id, for `explain`.
     pub(super) fn read_id(&self, id: &[u8], pool: &Pool) -> PinLookup {
         self.routed(id, pool).map_or(PinLookup::Absent, PinLookup::Routed)
     }
 
-    /// The value of the path parameter (RFC 3986 §3.3).
+    /// Returns the value of the path parameter (RFC 3986 §3.3).
     fn in_path<'p>(&self, path: &'p str) -> Option<&'p [u8]> {
         let parameters = path.split('/').flat_map(|segment| segment.split(';').skip(1));
         let mut values = parameters
@@ -73,7 +72,7 @@ impl RouteCarrier {
         values.next().map(str::as_bytes)
     }
 
-    /// `None` for an id that names no server.
+    /// Returns the backends that an id names, or `None` if it names none.
     fn routed(&self, id: &[u8], pool: &Pool) -> Option<RoutedId> {
         let id = std::str::from_utf8(id).ok()?;
         let mut parts = id.split(self.settings.separator);
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_behind_the_separator_is_the_server_in_cookie_or_path() {
+    fn the_name_after_the_separator_is_the_backend_in_cookie_or_path() {
         let route = RouteCarrier::new(&Settings::for_cookie("JSESSIONID"));
         for (cookies, path, nodes) in [
             (&["JSESSIONID=0A.node-b"][..], "/", Some([Some(1), None, None])),
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_session_is_the_id_without_its_servers_and_separators_are_configured() {
+    fn the_session_is_the_id_without_its_backends_and_separators_are_configured() {
         let route = RouteCarrier::new(&Settings { separator: '!', ..Settings::for_cookie("JSESSIONID") });
         let session = |id: &[u8]| match route.read_id(id, &pool()) {
             PinLookup::Routed(routed) => Some(routed.session),

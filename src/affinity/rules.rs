@@ -1,5 +1,5 @@
-//! Owns: requests that persistence leaves alone, and those of testers who choose their server.
-//! Invariant: the first rule that matches counts; nobody chooses a server from an address that may not.
+//! Owns: the rules of `[[pools.persistence.rules]]`: requests that are not pinned, and requests of testers who name their backend.
+//! Invariant: the first rule that matches counts; a client names a backend only from an address that the rule allows.
 //! Must not know: pins.
 
 use std::net::IpAddr;
@@ -13,13 +13,13 @@ use crate::pool::Pool;
 /// One of `[[pools.persistence.rules]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
-    /// Neither uses nor issues a pin.
+    /// A matching request neither uses nor issues a pin.
     Exempt(ExemptRule),
-    /// Goes to the backend that it names.
+    /// A matching request goes to the backend that it names.
     Force(ForceRule),
 }
 
-/// Which requests are exempt: those that match each list that is not empty.
+/// Exempts the requests that match every list that is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExemptRule {
     /// Patterns of paths.
@@ -30,35 +30,35 @@ pub struct ExemptRule {
     pub user_agents: Vec<Pattern>,
 }
 
-/// Who chooses a backend, and where it is named.
+/// Lets clients from some addresses name their backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForceRule {
-    /// Where the name of the backend is.
+    /// Where the request names the backend.
     pub by: BackendNameIn,
-    /// The addresses from which it counts.
+    /// The networks from which the name counts.
     pub from: Vec<IpNet>,
 }
 
-/// Where a request names the backend that it wants.
+/// Where a request names its backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackendNameIn {
-    /// In a field, which no backend sees.
+    /// In a field, which is removed before the request goes to a backend.
     Header(HeaderName),
-    /// In a key of the query, which stays where it is.
+    /// In a parameter of the query, which stays in the request.
     Query(String),
 }
 
-/// What a rule has decided.
+/// The effect of a rule that matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuleEffect {
-    /// Neither uses nor issues a pin.
+    /// The request neither uses nor issues a pin.
     Exempt,
-    /// Goes to the backend at this position, and to no other.
+    /// The request goes to the backend at this position, and to no other.
     Force(usize),
 }
 
 impl RuleEffect {
-    /// The word for it in the access log.
+    /// The access log's word for this effect.
     pub fn as_str(self) -> &'static str {
         match self {
             RuleEffect::Exempt => "exempt",
@@ -67,14 +67,14 @@ impl RuleEffect {
     }
 }
 
-/// A text in which `*` stands for any characters, none included.
+/// A pattern in which `*` matches any number of characters, including none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     parts: Vec<String>,
 }
 
 impl Pattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     pub fn new(text: &str) -> Pattern {
         Pattern { parts: text.split('*').map(str::to_owned).collect() }
     }
@@ -91,7 +91,7 @@ impl Pattern {
         if !same(first.as_bytes(), head) || !same(last.as_bytes(), tail) {
             return false;
         }
-        // The leftmost place of each is the best one: it leaves the most for those that follow.
+        // The leftmost match of each part is the best: it leaves the most text for the parts that follow.
         for part in middle.iter().filter(|part| !part.is_empty()) {
             let Some(at) = rest.windows(part.len()).position(|window| same(part.as_bytes(), window)) else {
                 return false;
@@ -102,7 +102,8 @@ impl Pattern {
     }
 }
 
-/// What the first rule that matches says of a request from `address`; nothing is allowed to who is unknown.
+/// Returns the effect of the first rule that matches a request from `address`. A client of unknown address may name no
+/// backend.
 pub(super) fn first_effect(
     rules: &[Rule],
     head: &request::Parts,
@@ -128,7 +129,7 @@ impl ExemptRule {
 }
 
 impl ForceRule {
-    /// A name that the pool doesn't have chooses nothing.
+    /// Returns the position of the named backend, or `None` if the rule does not match or the pool has no such backend.
     fn chosen(&self, head: &request::Parts, address: Option<IpAddr>, pool: &Pool) -> Option<usize> {
         let name = match &self.by {
             BackendNameIn::Header(name) => head.headers.get(name)?.to_str().ok()?.trim(),
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_any_characters() {
+    fn a_star_matches_any_characters() {
         for (pattern, text, matches) in [
             ("/static/*", "/static/a/b.css", true),
             ("/static/*", "/static", false),

@@ -1,6 +1,6 @@
-//! Owns: the sealed pin: its bytes, its keys, its key ring.
-//! Invariant: a token opens only under a key of the ring, for the pool and name it was sealed for; no input panics.
-//! Must not know: HTTP; whether the pin still holds.
+//! Owns: the sealed pin: its byte format, its keys and the key ring.
+//! Invariant: a token opens only with a key of the ring, for the pool and name that it was sealed for; no input panics.
+//! Must not know: HTTP, or whether the pin still holds.
 
 use std::fmt;
 
@@ -11,44 +11,43 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::nonce;
 
-/// What ties a client to a backend. Times are seconds of the wall clock since the Unix epoch, so
-/// that all Linchpins that share a ring agree on them.
+/// Ties a client to a backend. Times are wall-clock seconds since the Unix epoch, so that all Linchpins that share a key
+/// ring agree on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
-    /// Random; names the session in logs, and decides where it moves.
+    /// The session's random id. Logs show it, and the failover order depends on it.
     pub session: u64,
     /// The backend's name, at most [`MAX_NAME`] bytes.
     pub backend: Box<str>,
-    /// The life of the backend's address that it was made for.
+    /// The incarnation of the backend that the pin was issued for.
     pub incarnation: u64,
     /// When the session began.
     pub issued: u64,
-    /// When it was last seen, as far as the token knows: it is renewed now and then, not each time.
+    /// When the session was last seen. Lags behind, since a pin is not renewed on each response.
     pub last_seen: u64,
 }
 
 /// The longest backend name, in bytes.
 pub const MAX_NAME: usize = 64;
-/// Bytes of a key.
+/// The length of a key, in bytes.
 pub const KEY_BYTES: usize = 32;
 
 const VERSION: u8 = 1;
 const KEY_ID: usize = 4;
 const HEAD: usize = 1 + KEY_ID + nonce::LENGTH;
 const TAG: usize = 16;
-/// session, incarnation, issued, last seen, name length
+/// The fields of fixed length: session, incarnation, issued, last seen, name length.
 const FIXED: usize = 8 + 8 + 8 + 8 + 1;
-/// Names are padded up to a multiple of this, so that a token's length does not tell which
-/// backend it names.
+/// The plain text is padded to a multiple of this, so that a token's length does not reveal which backend it names.
 const PAD: usize = 16;
 const MAX_PLAIN: usize = (FIXED + MAX_NAME).next_multiple_of(PAD);
 const MAX_SEALED: usize = HEAD + MAX_PLAIN + TAG;
-/// The longest token, in characters. Anything longer is not looked at.
+/// The longest token, in characters. A longer text is never decoded.
 pub const MAX_TOKEN: usize = MAX_SEALED.div_ceil(3) * 4;
 
-/// One key. AES-256-GCM-SIV (RFC 8452): nonces are random, and at the rate at which a busy proxy
-/// issues pins plain GCM's 96-bit nonces would repeat within weeks, which gives the key away;
-/// with SIV a repeated nonce tells no more than that two pins were equal.
+/// A key for AES-256-GCM-SIV (RFC 8452). Nonces are random. At the rate at which a busy proxy issues pins, the 96-bit
+/// nonces of plain GCM would repeat within weeks, which reveals the key; with SIV a repeated nonce only reveals whether
+/// two pins are equal.
 pub struct SealingKey {
     id: String,
     short: [u8; KEY_ID],
@@ -56,18 +55,18 @@ pub struct SealingKey {
 }
 
 impl SealingKey {
-    /// A key with the id it has in the configuration.
+    /// Creates a key with its id of the configuration. Returns `None` if the library refuses the secret.
     pub fn new(id: &str, secret: &[u8; KEY_BYTES]) -> Option<SealingKey> {
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, secret).ok()?);
         Some(SealingKey { id: id.into(), short: short_id(id), key })
     }
 
-    /// A new random key.
+    /// Creates a random key. Returns `None` if the system's random source fails.
     pub fn random(id: &str) -> Option<SealingKey> {
         SealingKey::new(id, &random_secret()?)
     }
 
-    /// Its id.
+    /// The key's id.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -80,17 +79,16 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// Whether a text looks like a token, of whichever key, pool and name. Decodes nothing.
+/// Whether a text has the shape of a token, of any key, pool and name. Decodes nothing.
 pub fn looks_sealed(text: &[u8]) -> bool {
     let plain = (text.len() * 3 / 4).checked_sub(HEAD + TAG);
     let is_whole = plain.is_some_and(|plain| plain.is_multiple_of(PAD) && (FIXED..=MAX_PLAIN).contains(&plain));
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    // The first two characters have the version in them, and four bits more.
+    // The first two characters encode the version and four more bits.
     is_whole && matches!(text, [b'A', b'Q'..=b'Z' | b'a'..=b'f', ..]) && text.iter().all(is_digit)
 }
 
-/// Key ids are configured as words and travel as four bytes; ids that would be taken for each
-/// other are a configuration error.
+/// Returns the four bytes that stand for a key id in a token. Two ids with the same four bytes are a configuration error.
 pub fn short_id(id: &str) -> [u8; KEY_ID] {
     let hash = digest::digest(&digest::SHA256, id.as_bytes());
     let mut short = [0; KEY_ID];
@@ -98,15 +96,14 @@ pub fn short_id(id: &str) -> [u8; KEY_ID] {
     short
 }
 
-/// A secret for a new key, or `None` if the system has no randomness to give.
+/// Returns a secret for a new key, or `None` if the system's random source fails.
 pub fn random_secret() -> Option<[u8; KEY_BYTES]> {
     let mut secret = [0; KEY_BYTES];
     aws_lc_rs::rand::fill(&mut secret).ok()?;
     Some(secret)
 }
 
-/// The keys of a configuration: the first seals, all open, so that keys can be exchanged without
-/// losing a session.
+/// The keys of a configuration. The first key seals and all keys open, so that keys rotate without losing a session.
 #[derive(Debug)]
 pub struct KeyRing {
     first: SealingKey,
@@ -114,7 +111,7 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// A ring that seals with `first`.
+    /// Creates a ring that seals with `first` and opens with all.
     pub fn new(first: SealingKey, others: Vec<SealingKey>) -> KeyRing {
         KeyRing { first, others }
     }
@@ -137,8 +134,8 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// `carrier` is the name of the cookie or field in which the token travels: both are
-    /// authenticated with it, so that a pin is worthless in another pool or under another name.
+    /// Creates a sealer for the pool `pool` and the cookie or field `carrier`. Both names are authenticated data of the
+    /// token, so that a pin is worthless in another pool or under another name.
     pub fn new(ring: &std::sync::Arc<KeyRing>, pool: &str, carrier: &str) -> Sealer {
         let mut context = Vec::new();
         for part in ["linchpin pin", pool, carrier] {
@@ -148,8 +145,8 @@ impl Sealer {
         Sealer { ring: std::sync::Arc::clone(ring), context }
     }
 
-    /// Appends the token for `pin` to `out`: version ‖ key id ‖ nonce ‖ sealed pin ‖ tag, in base64url.
-    /// `None`, and nothing appended, if the system has no randomness to give or the name is too long.
+    /// Appends the token for `pin` to `out`: version ‖ key id ‖ nonce ‖ sealed pin ‖ tag, in base64url. Returns `None`
+    /// and appends nothing if the system's random source fails or the backend's name is too long.
     pub fn seal(&self, pin: &Pin, out: &mut String) -> Option<()> {
         let nonce = nonce::next()?;
         let key = self.ring.first();
@@ -181,13 +178,13 @@ impl Sealer {
         Some(())
     }
 
-    /// The pin of a token, or `None` if it is not one that a key of the ring sealed for this pool
-    /// and name. Which of the reasons it was is nobody's business but an attacker's.
+    /// Opens a token. Returns `None` if no key of the ring sealed it for this pool and name. Does not say which of the
+    /// reasons applies: only an attacker could use that.
     pub fn open(&self, token: &[u8]) -> Option<Pin> {
         if token.len() > MAX_TOKEN {
             return None;
         }
-        // The decoder wants room for whole groups of four.
+        // The decoder needs space for whole groups of four characters.
         let mut buffer = [0; MAX_TOKEN / 4 * 3 + 3];
         let length = URL_SAFE_NO_PAD.decode_slice(token, &mut buffer).ok()?;
         let (head, sealed) = buffer.get_mut(..length)?.split_at_mut_checked(HEAD)?;
@@ -200,7 +197,7 @@ impl Sealer {
         parse(plain)
     }
 
-    /// The id of the key that a token names, whether or not it opens.
+    /// The id of the key that a token names, even if the token does not open.
     pub fn key_of(&self, token: &[u8]) -> Option<&str> {
         let bytes = URL_SAFE_NO_PAD.decode(token.get(..MAX_TOKEN.min(token.len()))?).ok()?;
         self.ring.by_short_id(bytes.get(1..1 + KEY_ID)?).map(SealingKey::id)
@@ -284,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_does_not_tell_the_name() {
+    fn the_length_does_not_reveal_the_name() {
         let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
         assert_eq!(seal(&sealer, &pin("a")).len(), seal(&sealer, &pin("backend-no-7")).len());
     }

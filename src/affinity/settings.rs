@@ -1,5 +1,5 @@
-//! Owns: what `[pools.persistence]` configures.
-//! Invariant: what is here was checked when the configuration was read.
+//! Owns: the settings of `[pools.persistence]`.
+//! Invariant: `config` has checked every value before it gets here.
 //! Must not know: requests, or how a pin is read.
 
 use std::time::Duration;
@@ -15,30 +15,30 @@ use super::{cookie, header, learned, route};
 pub struct Settings {
     /// Where the pin travels: the key `type`.
     pub carrier: Carrier,
-    /// A session that was silent for this long is over.
+    /// A session ends after this long without a request.
     pub idle_timeout: Option<Duration>,
-    /// A session that was begun this long ago is over.
+    /// A session ends this long after its start.
     pub absolute_timeout: Option<Duration>,
-    /// How far ahead of this clock a sealed pin may be dated, from 0 to ten years. One that is dated
-    /// later is unreadable: no clock of a Linchpin that shares the keys is meant to be so far off.
+    /// How far ahead of this clock a sealed pin may be dated, from 0 to ten years. A pin that is dated later is
+    /// unreadable: no Linchpin that shares the keys should have a clock so far off.
     pub max_clock_skew: Duration,
-    /// First requests of one client that come within this time go to one backend.
+    /// First requests of one client that arrive within this time go to one backend.
     pub converge: Option<Duration>,
-    /// What is done when a pin does not hold.
+    /// What to do when a pin does not hold.
     pub on: Policies,
-    /// Requests that are exempt or forced; the first rule that matches counts.
+    /// Which requests are exempt or forced; the first rule that matches counts.
     pub rules: Vec<Rule>,
-    /// The field of responses that says verdict and cause, if one is to.
+    /// The response field that carries verdict and cause, if there is one.
     pub verdict_header: Option<HeaderName>,
 }
 
 impl Settings {
-    /// What holds for the pool named `pool` if nothing is configured.
+    /// The default settings of the pool named `pool`.
     pub fn for_pool(pool: &str) -> Settings {
         Settings { carrier: Carrier::Cookie(cookie::Settings::for_pool(pool)), ..Settings::none() }
     }
 
-    /// For a pool whose clients are not pinned.
+    /// The settings of a pool that does not pin its clients.
     pub fn none() -> Settings {
         Settings {
             carrier: Carrier::None,
@@ -60,13 +60,13 @@ pub enum Carrier {
     None,
     /// In a sealed routing cookie.
     Cookie(cookie::Settings),
-    /// Sealed in a field of requests and responses.
+    /// Sealed, in a field of requests and responses.
     Header(header::Settings),
-    /// Nowhere: the application's session id names its server.
+    /// Nowhere: the application's session id names its backend.
     Route(route::Settings),
-    /// Nowhere: the application's session id is remembered.
+    /// Nowhere: a table maps the application's session id to its backend.
     Learned(learned::Settings),
 }
 
-/// Clocks that are kept by NTP are closer together than this, and so are most that are not.
+/// The default of `max_clock_skew`. Clocks that NTP keeps are closer together than this, and so are most others.
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);

@@ -1,34 +1,34 @@
-//! Owns: the words for what persistence decides: verdict and cause.
-//! Invariant: each word is the same in logs, metrics and the API.
-//! Must not know: how either is decided.
+//! Owns: verdict and cause: the words for what persistence decides.
+//! Invariant: logs, metrics and the API use the same words.
+//! Must not know: how a verdict is reached.
 
 /// What persistence decided for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// A new session.
     New,
-    /// Served by the backend it is pinned to.
+    /// The backend that the pin names served the request.
     Hit,
-    /// Its backend can't serve it: served by another, and pinned there.
+    /// The pinned backend can't serve: another one serves, and the session is pinned there from now on.
     Moved,
-    /// Its backend can't serve it: served by another, and still pinned where it was.
+    /// The pinned backend can't serve: another one serves, and the pin stays.
     Borrowed,
-    /// No backend could serve it, or none but one that can't.
+    /// No backend can serve the request, or the only one that may can't.
     Refused,
-    /// The pool doesn't pin, or not this request.
+    /// The pool does not pin, or does not pin this request.
     None,
 }
 
 impl Verdict {
-    /// The words of the design, as they stand in logs and metrics, in the order of the variants.
+    /// The words for logs, metrics and the API, in the order of the variants.
     pub const NAMES: [&'static str; 6] = ["new", "hit", "moved", "borrowed", "refused", "none"];
 
-    /// Its word.
+    /// The word for this verdict.
     pub fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 
-    /// What is left of it where no backend's answer reaches the client: nobody was moved.
+    /// The verdict that remains when no backend's response reaches the client: then nobody was moved.
     #[must_use]
     pub fn unserved(self) -> Verdict {
         match self {
@@ -43,28 +43,28 @@ impl Verdict {
 pub enum Cause {
     /// The backend is down or ejected.
     Down,
-    /// The backend drains, and a policy has its sessions leave.
+    /// The backend drains, and the pool has a policy for `draining`.
     Draining,
-    /// The operator took the backend out.
+    /// The operator put the backend into maintenance.
     Maintenance,
-    /// The backend has as many requests as it may have.
+    /// The backend has reached `max_requests`.
     Full,
-    /// The backend failed this very request, or the session's last one.
+    /// The backend failed this request, or the session's last one.
     Failed,
-    /// The configuration has no backend of that name, or the table no such session.
+    /// The pool has no backend of that name, or the table has no such session.
     Unknown,
-    /// The name stands for another server now.
+    /// Another server has the name now.
     Replaced,
-    /// The session was silent for too long.
+    /// The session had no request for `idle_timeout`.
     IdleExpired,
-    /// The session is too old.
+    /// The session is older than `absolute_timeout`.
     AbsoluteExpired,
-    /// Forged, damaged, foreign, sealed with a key that is no longer known, or dated in the future.
+    /// The token is forged, damaged, for another pool, sealed with an unknown key, or dated in the future.
     Unreadable,
 }
 
 impl Cause {
-    /// The words of the design, as they stand in logs and metrics, in the order of the variants.
+    /// The words for logs, metrics and the API, in the order of the variants.
     pub const NAMES: [&'static str; 10] = [
         "down",
         "draining",
@@ -92,7 +92,7 @@ impl Cause {
         Cause::Unreadable,
     ];
 
-    /// Its word.
+    /// The word for this cause.
     pub fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]
     }

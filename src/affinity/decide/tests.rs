@@ -1,5 +1,5 @@
-//! Owns: the tables of what is decided: every verdict, cause and policy.
-//! Invariant: a row that is missing for a new cause or policy does not compile, or fails.
+//! Owns: the tests of every verdict, cause and policy.
+//! Invariant: a new cause or policy without its expected result does not compile, or fails.
 //! Must not know: how a request gets here.
 
 use super::*;
@@ -33,7 +33,7 @@ fn judge(pool: &Pool, pin: Pin) -> Decision {
     decide(PinLookup::Pinned(Arc::new(pin)), pool, &session_policy(), NOW, 99)
 }
 
-/// Brings about `cause` for a pin to backend `a`; the result is given back with what keeps it so.
+/// Makes `cause` apply to a pin to backend `a`. Returns the pool, the decision, and the guard that keeps the backend busy.
 fn with_cause(cause: Cause, policies: &Policies) -> (Arc<Pool>, Decision, Option<InFlight>) {
     let pool = pool();
     let live = pool.backend(0).live();
@@ -86,15 +86,15 @@ fn every_policy_of_every_cause_has_its_verdict_its_pin_and_its_next_step() {
 }
 
 #[test]
-fn without_a_policy_every_cause_moves_but_what_ends_a_session_and_a_drain() {
+fn without_a_policy_every_cause_moves_the_session_except_its_end_and_a_drain() {
     for cause in Cause::ALL {
         let (_, decision, _busy) = with_cause(cause, &Policies::default());
-        let (verdict, told) = match cause {
+        let (verdict, expected) = match cause {
             Cause::Draining => (Verdict::Hit, None),
             Cause::IdleExpired | Cause::AbsoluteExpired | Cause::Unreadable => (Verdict::New, Some(cause)),
             _ => (Verdict::Moved, Some(cause)),
         };
-        assert_eq!((decision.verdict, decision.cause, decision.next), (verdict, told, NextStep::Serve), "{cause:?}");
+        assert_eq!((decision.verdict, decision.cause, decision.next), (verdict, expected, NextStep::Serve), "{cause:?}");
         assert_eq!(decision.session, if verdict == Verdict::New { 99 } else { 5 }, "{cause:?}");
     }
 }
@@ -117,7 +117,7 @@ fn a_pin_that_holds_is_a_hit_and_renewed_when_it_is_due() {
 }
 
 #[test]
-fn what_comes_without_a_pin_is_new_and_what_is_not_pinned_has_no_verdict() {
+fn a_request_without_a_pin_is_new_and_an_unpinned_one_has_no_verdict() {
     let pool = pool();
     let new = decide(PinLookup::Absent, &pool, &session_policy(), NOW, 99);
     assert_eq!((new.verdict, new.cause, new.session, new.target()), (Verdict::New, None, 99, None));
@@ -130,7 +130,7 @@ fn what_comes_without_a_pin_is_new_and_what_is_not_pinned_has_no_verdict() {
 }
 
 #[test]
-fn a_moved_session_keeps_its_id_and_age_and_names_its_new_server() {
+fn a_moved_session_keeps_its_id_and_age_and_names_its_new_backend() {
     let (pool, policies) = (pool(), Policies::default());
     let mut decision = judge(&pool, pin(&pool, "a"));
     decision.lose_target(1, Cause::Failed, &policies);
@@ -155,22 +155,22 @@ fn a_borrowed_session_keeps_its_pin_alive() {
 }
 
 #[test]
-fn a_request_that_has_waited_is_a_hit_if_its_server_is_back_and_moves_if_not() {
+fn a_request_that_has_waited_is_a_hit_if_its_backend_returns_and_moves_if_not() {
     let mut policies = Policies::default();
     policies.set(Cause::Down, Policy::Wait(WaitPolicy::default()));
     let (_, decision, _) = with_cause(Cause::Down, &policies);
-    let (mut back, mut gone) = (decision.clone(), decision);
-    back.resume_on_pinned();
-    assert_eq!((back.verdict, back.cause, back.target(), back.next), (Verdict::Hit, None, Some(0), NextStep::Serve));
-    gone.stop_waiting();
-    assert_eq!((gone.verdict, gone.cause, gone.target()), (Verdict::Moved, Some(Cause::Down), None));
-    assert_eq!(gone.next, NextStep::Serve);
-    back.lose_target(0, Cause::Failed, &policies);
-    assert_eq!(back.next, NextStep::Wait(WaitPolicy::default()), "a failed server is waited for like one that is down");
+    let (mut hit, mut moved) = (decision.clone(), decision);
+    hit.resume_on_pinned();
+    assert_eq!((hit.verdict, hit.cause, hit.target(), hit.next), (Verdict::Hit, None, Some(0), NextStep::Serve));
+    moved.stop_waiting();
+    assert_eq!((moved.verdict, moved.cause, moved.target()), (Verdict::Moved, Some(Cause::Down), None));
+    assert_eq!(moved.next, NextStep::Serve);
+    hit.lose_target(0, Cause::Failed, &policies);
+    assert_eq!(hit.next, NextStep::Wait(WaitPolicy::default()), "the policy for `down` applies to `failed`");
 }
 
 #[test]
-fn whoever_got_its_own_server_after_all_was_not_moved_and_a_namesake_is_another() {
+fn a_session_served_by_its_own_backend_was_not_moved_and_a_namesake_is_another_backend() {
     let policies = Policies::default();
     let (pool, mut down, _) = with_cause(Cause::Down, &policies);
     down.mark_served_by(0);
@@ -179,7 +179,7 @@ fn whoever_got_its_own_server_after_all_was_not_moved_and_a_namesake_is_another(
     down.mark_served_by(1);
     assert_eq!((down.verdict, down.cause), (Verdict::Moved, Some(Cause::Down)));
     down.mark_unserved(false);
-    assert_eq!(down.verdict, Verdict::Refused, "nobody was moved by a page of ours");
+    assert_eq!(down.verdict, Verdict::Refused, "an error page of ours moves no session");
     let (pool, mut replaced, _) = with_cause(Cause::Replaced, &policies);
     replaced.mark_served_by(0);
     assert_eq!((replaced.verdict, replaced.cause), (Verdict::Moved, Some(Cause::Replaced)));
@@ -187,26 +187,26 @@ fn whoever_got_its_own_server_after_all_was_not_moved_and_a_namesake_is_another(
 }
 
 #[test]
-fn an_id_that_names_its_server_goes_there_or_to_the_one_that_has_a_copy() {
+fn an_id_that_names_its_backend_goes_there_or_to_one_that_has_a_copy() {
     let pool = pool();
     let mut strict = Policies::default();
     strict.set(Cause::Maintenance, Policy::Refuse(RefusePolicy::default()));
     let session_policy = SessionPolicy { lifetimes: Lifetimes::default(), policies: strict, max_clock_skew: None };
     let judge_routed =
         |nodes| decide(PinLookup::Routed(RoutedId { session: 5, nodes }), &pool, &session_policy, NOW, 99);
-    let told = |decision: Decision| (decision.verdict, decision.cause, decision.target());
-    assert_eq!(told(judge_routed([Some(0), Some(1), None])), (Verdict::Hit, None, Some(0)));
-    assert_eq!(told(judge_routed([None; 3])), (Verdict::Moved, Some(Cause::Unknown), None));
+    let outcome = |decision: Decision| (decision.verdict, decision.cause, decision.target());
+    assert_eq!(outcome(judge_routed([Some(0), Some(1), None])), (Verdict::Hit, None, Some(0)));
+    assert_eq!(outcome(judge_routed([None; 3])), (Verdict::Moved, Some(Cause::Unknown), None));
     pool.backend(0).live().set_state(AdminState::Maintenance);
-    assert_eq!(told(judge_routed([Some(0), Some(1), None])), (Verdict::Moved, Some(Cause::Maintenance), Some(1)));
+    assert_eq!(outcome(judge_routed([Some(0), Some(1), None])), (Verdict::Moved, Some(Cause::Maintenance), Some(1)));
     pool.backend(1).live().set_state(AdminState::Maintenance);
-    assert_eq!(told(judge_routed([Some(0), Some(1), Some(2)])), (Verdict::Moved, Some(Cause::Maintenance), Some(2)));
+    assert_eq!(outcome(judge_routed([Some(0), Some(1), Some(2)])), (Verdict::Moved, Some(Cause::Maintenance), Some(2)));
     assert_eq!(judge_routed([Some(0), Some(1), None]).next, NextStep::Refuse(RefusePolicy::default()));
     assert_eq!(judge_routed([Some(0), None, None]).session, 5);
 }
 
 #[test]
-fn an_id_that_nobody_has_learned_goes_where_every_linchpin_would_send_it() {
+fn an_unlearned_id_goes_where_every_linchpin_would_send_it() {
     let pool = pool();
     let decision = decide(PinLookup::Unlearned(SessionKey([7, 8])), &pool, &session_policy(), NOW, 99);
     assert_eq!((decision.verdict, decision.cause), (Verdict::Moved, Some(Cause::Unknown)));
@@ -214,7 +214,7 @@ fn an_id_that_nobody_has_learned_goes_where_every_linchpin_would_send_it() {
 }
 
 #[test]
-fn a_pin_that_is_dated_further_ahead_than_clocks_are_apart_is_no_pin() {
+fn a_pin_that_is_dated_further_ahead_than_the_clock_skew_is_no_pin() {
     let pool = pool();
     for (issued, last_seen, holds) in [
         (NOW + 60, NOW + 60, true),
@@ -223,18 +223,18 @@ fn a_pin_that_is_dated_further_ahead_than_clocks_are_apart_is_no_pin() {
         (u64::MAX, u64::MAX, false),
     ] {
         let decision = judge(&pool, Pin { issued, last_seen, ..pin(&pool, "a") });
-        let told = (decision.verdict, decision.cause, decision.session);
+        let actual = (decision.verdict, decision.cause, decision.session);
         let expected = if holds { (Verdict::Hit, None, 5) } else { (Verdict::New, Some(Cause::Unreadable), 99) };
-        assert_eq!(told, expected, "{issued} {last_seen}");
-        assert!(holds || decision.issued == NOW && decision.pin(&pool, 1, NOW).is_some(), "a pin of today follows");
+        assert_eq!(actual, expected, "{issued} {last_seen}");
+        assert!(holds || decision.issued == NOW && decision.pin(&pool, 1, NOW).is_some(), "a new pin with today's date follows");
     }
     let far = Pin { issued: NOW + 1_000_000, ..pin(&pool, "a") };
     let decision = decide(PinLookup::Pinned(Arc::new(far)), &pool, &SessionPolicy::default(), NOW, 99);
-    assert_eq!(decision.verdict, Verdict::Hit, "what a table says is of this clock, whatever was done to it");
+    assert_eq!(decision.verdict, Verdict::Hit, "a table's times come from this clock, so no skew applies");
 }
 
 #[test]
-fn without_limits_a_pin_is_never_over_and_never_renewed() {
+fn without_limits_a_pin_never_expires_and_is_never_renewed() {
     let pool = pool();
     let pin = Pin { issued: 0, last_seen: 0, ..pin(&pool, "a") };
     let decision = decide(PinLookup::Pinned(Arc::new(pin)), &pool, &SessionPolicy::default(), NOW, 1);

@@ -1,12 +1,12 @@
-//! Owns: the entries of one shard of the table: a slab, an index, and a list from the newest to the oldest.
-//! Invariant: what the index finds is in the list, and the other way round.
+//! Owns: the entries of one shard of the table: a slab, an index, and a list from newest to oldest.
+//! Invariant: an entry is in the index if and only if it is in the list.
 //! Must not know: locks, other shards, what a session is.
 
 use hashbrown::HashTable;
 
 use super::record::SessionKey;
 
-/// One shard: entries in a slab, found by hash, linked from the newest to the oldest.
+/// The entries of a shard: stored in a slab, indexed by hash, linked from newest to oldest.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     pub(super) index: HashTable<u32>,
@@ -16,7 +16,7 @@ pub(super) struct Entries {
     pub(super) oldest: Option<u32>,
 }
 
-/// 56 bytes. Seconds in 32 bits last until 2106.
+/// A session's entry, 56 bytes. Times are seconds since the Unix epoch; 32 bits last until 2106.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub(super) key: [u64; 2],
@@ -30,19 +30,20 @@ pub(super) struct Entry {
     pub(super) older: u32,
 }
 
-/// Entries by number, in pieces: a vector that grows leaves holes behind in the allocator, and its copy
-/// of a large table is a moment that some request has to wait for.
+/// Stores entries by number, in chunks. A growing vector would leave holes in the allocator, and a request would have to
+/// wait while a large table is copied.
 #[derive(Debug, Default)]
 struct Slab {
     chunks: Vec<Box<[Entry; CHUNK]>>,
     length: usize,
 }
 
-/// 7 KiB of entries.
+/// Entries per chunk: 7 KiB.
 const CHUNK: usize = 128;
 
-/// "None" in a link.
+/// The `None` of a link.
 pub(super) const NIL: u32 = u32::MAX;
+
 impl Entries {
     pub(super) fn find(&self, key: SessionKey) -> Option<u32> {
         let is_it = |at: &u32| self.get(*at).is_some_and(|entry| entry.key == key.0);
@@ -61,7 +62,7 @@ impl Entries {
         let at = match self.free {
             Some(at) => {
                 self.free = self.get(at).map(|entry| entry.older).filter(|at| *at != NIL);
-                self.put(at, |place| *place = entry);
+                self.update(at, |slot| *slot = entry);
                 at
             }
             None => self.slab.push(entry),
@@ -79,8 +80,8 @@ impl Entries {
         }
         self.unlink(at);
         let free = self.free.replace(at).unwrap_or(NIL);
-        // In a free place only this link means anything.
-        self.put(at, |entry| entry.older = free);
+        // In a free slot only this link has a meaning.
+        self.update(at, |entry| entry.older = free);
     }
 
     pub(super) fn make_newest(&mut self, at: u32) {
@@ -90,12 +91,12 @@ impl Entries {
         }
     }
 
-    /// Makes an entry that is in no list the newest.
+    /// Puts an entry that is not in the list at its newest end.
     fn link(&mut self, at: u32) {
         let second = self.newest.replace(at);
-        self.put(at, |entry| (entry.newer, entry.older) = (NIL, second.unwrap_or(NIL)));
+        self.update(at, |entry| (entry.newer, entry.older) = (NIL, second.unwrap_or(NIL)));
         match second {
-            Some(second) => self.put(second, |entry| entry.newer = at),
+            Some(second) => self.update(second, |entry| entry.newer = at),
             None => self.oldest = Some(at),
         }
     }
@@ -104,15 +105,15 @@ impl Entries {
         let Some(&Entry { newer, older, .. }) = self.get(at) else { return };
         match newer {
             NIL => self.newest = Some(older).filter(|older| *older != NIL),
-            newer => self.put(newer, |entry| entry.older = older),
+            newer => self.update(newer, |entry| entry.older = older),
         }
         match older {
             NIL => self.oldest = Some(newer).filter(|newer| *newer != NIL),
-            older => self.put(older, |entry| entry.newer = newer),
+            older => self.update(older, |entry| entry.newer = newer),
         }
     }
 
-    fn put(&mut self, at: u32, change: impl FnOnce(&mut Entry)) {
+    fn update(&mut self, at: u32, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.slab.get_mut(at) {
             change(entry);
         }
@@ -136,7 +137,7 @@ impl Slab {
         self.chunks.get_mut(at as usize / CHUNK)?.get_mut(at as usize % CHUNK)
     }
 
-    /// Adds an entry; its number.
+    /// Adds an entry and returns its number.
     fn push(&mut self, entry: Entry) -> u32 {
         let at = self.length;
         self.length += 1;

@@ -1,29 +1,29 @@
-//! Owns: what is known of a learned session, and the key under which it is known.
-//! Invariant: a key is a hash: nobody who reads it has an id that an application would take.
+//! Owns: the record of a learned session, and its key.
+//! Invariant: a key is a hash: it reveals no id that an application would accept.
 //! Must not know: tables, stores.
 
 use std::sync::Arc;
 
-/// 128 bits of a hash of the pool's name and an application's session id: whoever reads the table,
-/// a core dump or the shared store finds no id that a server would take.
+/// 128 bits of a hash of the pool's name and an application's session id. The table, a core dump and the shared store
+/// contain no id that a backend would accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionKey(pub(crate) [u64; 2]);
 
 impl SessionKey {
-    /// Names the session in logs, and decides where it moves; the same in every Linchpin.
+    /// The session id for logs and for the failover order. Every Linchpin computes the same.
     pub fn session(self) -> u64 {
         self.0[0]
     }
 }
 
-/// 32 hex digits.
+/// Writes 32 hex digits.
 impl std::fmt::Display for SessionKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:016x}{:016x}", self.0[0], self.0[1])
     }
 }
 
-/// What a key's `Display` writes.
+/// Reads what `Display` writes.
 impl std::str::FromStr for SessionKey {
     type Err = std::num::ParseIntError;
 
@@ -33,26 +33,26 @@ impl std::str::FromStr for SessionKey {
     }
 }
 
-/// A server, in one of its lives.
+/// A backend in one incarnation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BackendRef {
-    /// Its name.
+    /// The backend's name.
     pub name: Arc<str>,
-    /// The life of its address.
+    /// The incarnation of its address.
     pub incarnation: u64,
 }
 
-/// What is known of a session. Times are seconds since the Unix epoch.
+/// A learned session. Times are seconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
-    /// The server that holds it.
+    /// The backend that holds the session.
     pub backend: BackendRef,
-    /// When it began.
+    /// When the session began.
     pub issued: u64,
-    /// When it was seen last.
+    /// When it was last seen.
     pub last_seen: u64,
-    /// Counts its moves, from 1: of two Linchpins that say different things, the higher one is
-    /// right, whatever their clocks say.
+    /// The number of its moves, from 1. Of two records that differ, the one with the higher version is right, whatever
+    /// the clocks of their writers say.
     pub version: u32,
 }
 

@@ -1,6 +1,6 @@
-//! Owns: the tables of a process, and the channel from each to what keeps it in sync with a store.
-//! Invariant: nobody waits to send: what does not fit is made up for by comparing table and store.
-//! Must not know: what a store is, requests.
+//! Owns: the tables of a process, and the channel from each table to the task that syncs it with a store.
+//! Invariant: no sender ever waits: if a command does not fit into the channel, table and store are compared later.
+//! Must not know: what kind of store it is, requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,35 +11,35 @@ use tokio::sync::{mpsc, oneshot};
 use super::record::{SessionKey, SessionRecord};
 use super::table::SessionTable;
 
-/// How much may be waiting to be told to a store.
+/// The most commands that wait for the sync task.
 const QUEUE: usize = 16_384;
 
-/// What is asked of a store, or told to it.
+/// A command to a store.
 #[derive(Debug)]
 pub enum StoreCommand {
-    /// What does it know of this session?
+    /// Reads a session and sends the record back.
     Query(SessionKey, oneshot::Sender<Option<SessionRecord>>),
-    /// A session was learned or has moved.
+    /// Writes a session that was learned or has moved.
     Write(SessionKey, SessionRecord),
-    /// A session was seen.
+    /// Extends the lifetime of a session that was seen.
     Touch(SessionKey),
-    /// A session has ended.
+    /// Removes a session that has ended.
     Remove(SessionKey),
 }
 
-/// The way to whoever keeps a store in touch.
+/// The sending half of the channel to the sync task.
 #[derive(Debug, Clone)]
 pub struct StoreLink {
     commands: mpsc::Sender<StoreCommand>,
     state: Arc<StoreState>,
 }
 
-/// What both sides of the way know.
+/// The state that both halves of the channel share.
 #[derive(Debug, Default)]
 pub struct StoreState {
-    /// The store answers, and in time: it is worth asking.
+    /// The store replies in time: queries make sense.
     pub is_responsive: AtomicBool,
-    /// Something could not be told: table and store have to be compared.
+    /// A command was dropped, or the store is not the one that it was: table and store must be compared.
     pub needs_resync: AtomicBool,
 }
 
@@ -59,24 +59,24 @@ impl StoreLink {
     }
 }
 
-/// One pool's table and the store it is to be kept in touch with.
+/// The sync task's half: one pool's table, and the store to sync it with.
 #[derive(Debug)]
 pub struct StoreSync {
     /// The pool's name.
     pub pool: Arc<str>,
-    /// The address of the store; may hold a password.
+    /// The address of the store. May contain a password.
     pub address: String,
     /// The table.
     pub table: Arc<SessionTable>,
-    /// Seconds that the store keeps a session that is not seen.
+    /// How long the store keeps a session after its last request, in seconds.
     pub retention: u64,
-    /// What to ask and tell.
+    /// The commands to carry out.
     pub commands: mpsc::Receiver<StoreCommand>,
-    /// What is known of the store.
+    /// The state of the store.
     pub state: Arc<StoreState>,
 }
 
-/// The tables of a process, by pool: what was learned outlives a reload.
+/// The tables of a process, by pool. They outlive a reload.
 #[derive(Debug, Default)]
 pub struct SessionTables {
     by_pool: HashMap<String, (Arc<SessionTable>, Option<StoreLink>)>,
@@ -84,6 +84,7 @@ pub struct SessionTables {
 }
 
 impl SessionTables {
+    /// Returns the table of a pool and the link to its store. Creates both the first time.
     pub(super) fn open(
         &mut self,
         pool: &str,
@@ -112,7 +113,7 @@ impl SessionTables {
         (table, link)
     }
 
-    /// The stores that nobody keeps in touch yet.
+    /// Takes the stores for which no sync task runs yet.
     pub fn take_stores(&mut self) -> Vec<StoreSync> {
         std::mem::take(&mut self.stores)
     }

@@ -1,6 +1,6 @@
-//! Owns: the table of learned sessions: which server holds the session of an id.
-//! Invariant: never more than its capacity; when it is full, the session that was seen least recently goes.
-//! Must not know: requests, pools; what an id was before it was hashed.
+//! Owns: the table of learned sessions: which backend holds which session.
+//! Invariant: the table never exceeds its capacity; when it is full, it evicts the session that was seen least recently.
+//! Must not know: requests, pools, or the id that was hashed into a key.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use super::entries::{Entries, Entry, NIL};
 use super::record::{BackendRef, SessionKey, SessionRecord};
 
-/// What is known of a session, as numbers that mean something to their table alone.
+/// A session's entry as numbers. Only the table that returned it can resolve it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawEntry {
     backend: u32,
@@ -20,14 +20,13 @@ pub struct RawEntry {
     version: u32,
 }
 
-/// The sessions of one pool. A session is looked up under the lock of its shard, held for some
-/// dozen instructions: a table that all threads write can't be without one, and with as many shards
-/// two threads hardly ever meet in one.
+/// The sessions of one pool. A lookup takes the lock of the session's shard for some dozen instructions: a table that all
+/// threads write needs a lock, and with so many shards two threads rarely want the same one.
 #[derive(Debug)]
 pub struct SessionTable {
     capacity: AtomicUsize,
     shards: Box<[Shard]>,
-    /// Every home that an entry may name, by number. Grows with the servers that a pool ever had.
+    /// The backends that entries refer to, by number. Grows with the backends that a pool ever had.
     backends: ArcSwap<Vec<BackendRef>>,
     backend_ids: Mutex<HashMap<BackendRef, u32>>,
     length: AtomicUsize,
@@ -35,25 +34,25 @@ pub struct SessionTable {
     stamp: AtomicU64,
 }
 
-/// Apart from its neighbours' cache lines.
+/// Aligned so that two shards share no cache line.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Shard {
     entries: Mutex<Entries>,
-    /// How often a session of it was removed; counted with the lock.
+    /// How many sessions of the shard were removed. Written under the lock.
     removals: AtomicU64,
-    /// The stamp of its oldest entry, [`u64::MAX`] if it has none: for whoever looks for the oldest of all.
+    /// The stamp of the shard's oldest entry, or [`u64::MAX`] without one. Eviction compares the shards by it.
     oldest: AtomicU64,
 }
 
 const MAX_SHARDS: usize = 256;
-/// Servers, in all their lives, that a table can tell apart.
+/// The most backends, in all their incarnations, that a table can distinguish.
 const MAX_BACKENDS: u32 = 65_536;
-/// Entries per shard below which there are fewer shards: a small table evicts exactly.
+/// The fewest entries per shard: a small table has fewer shards, so that it evicts exactly.
 const MIN_PER_SHARD: usize = 1024;
 
 impl SessionTable {
-    /// An empty table for at most `capacity` sessions.
+    /// Creates an empty table for at most `capacity` sessions.
     pub fn new(capacity: usize) -> SessionTable {
         let shards = (capacity / MIN_PER_SHARD).clamp(1, MAX_SHARDS).next_power_of_two().min(MAX_SHARDS);
         let shard =
@@ -69,69 +68,68 @@ impl SessionTable {
         }
     }
 
-    /// Changes how many sessions it may hold; what is too many goes as others come.
+    /// Changes the capacity. Excess sessions are evicted as new ones arrive.
     pub fn set_capacity(&self, capacity: usize) {
         self.capacity.store(capacity.max(1), Ordering::Relaxed);
     }
 
-    /// What is known of a session.
+    /// The record of a session.
     pub fn get(&self, key: SessionKey) -> Option<SessionRecord> {
         self.resolve(&self.get_raw(key)?)
     }
 
-    /// What is known of a session, as numbers: for whoever compares it with what it was.
+    /// The raw entry of a session, for comparison with an earlier one.
     pub fn get_raw(&self, key: SessionKey) -> Option<RawEntry> {
         let entries = self.shard(key).lock();
         let Entry { backend, issued, seen, version, .. } = *entries.get(entries.find(key)?)?;
         Some(RawEntry { backend, issued, seen, version })
     }
 
-    /// What the numbers stand for.
+    /// The record that a raw entry stands for.
     pub fn resolve(&self, raw: &RawEntry) -> Option<SessionRecord> {
         let backend = self.backends.load().get(raw.backend as usize)?.clone();
         let (issued, last_seen) = (u64::from(raw.issued), u64::from(raw.seen));
         Some(SessionRecord { backend, issued, last_seen, version: raw.version })
     }
 
-    /// Notes that a session was seen at `now`. Says whether the store should be told, which is when
-    /// `interval` seconds have passed since it was. Writes nothing twice within a second.
+    /// Records that a session was seen at `now`. Returns whether the store should be touched: once `interval` seconds have
+    /// passed since the last time. Writes at most once a second.
     pub fn touch(&self, key: SessionKey, now: u64, interval: u64) -> bool {
         let (now, shard) = (seconds(now), self.shard(key));
         let mut entries = shard.lock();
         let Some(at) = entries.find(key) else { return false };
-        // Not what is a second ahead: threads read the clock at different moments. What is further ahead was
-        // written before the clock was set back, and would be over much too late.
+        // An entry that is one second ahead is left alone: threads read the clock at different moments. An entry that
+        // is further ahead was written before the clock was set back, and would expire much too late.
         let is_due = |entry: &&mut Entry| entry.seen < now || entry.seen > now.saturating_add(1);
         let Some(entry) = entries.get_mut(at).filter(is_due) else { return false };
         entry.seen = now;
         (entry.issued, entry.synced) = (entry.issued.min(now), entry.synced.min(now));
-        let tell = u64::from(now.saturating_sub(entry.synced)) >= interval;
-        if tell {
+        let is_sync_due = u64::from(now.saturating_sub(entry.synced)) >= interval;
+        if is_sync_due {
             entry.synced = now;
         }
         entry.stamp = self.next_stamp();
         entries.make_newest(at);
         shard.note_oldest(&entries);
-        tell
+        is_sync_due
     }
 
-    /// Learns, or changes, which server holds a session, at `now`, and when it began; where that is
-    /// not said, what is known of it stays. What it holds already only counts as seen. Gives the
-    /// entry if it is new or has changed.
+    /// Sets the backend that holds a session, at `now`, and when the session began; `None` keeps the known start. An entry
+    /// that says the same already is only marked as seen. Returns the record if it is new or has changed.
     pub fn set(&self, key: SessionKey, backend: &BackendRef, issued: Option<u64>, now: u64) -> Option<SessionRecord> {
         let issued = issued.map(seconds);
-        let number = self.backend_id(backend);
+        let id = self.backend_id(backend);
         let shard = self.shard(key);
         let mut entries = shard.lock();
         let changed = match entries.find(key) {
             Some(at) => {
                 let stamp = self.next_stamp();
                 let entry = entries.get_mut(at)?;
-                // Of two requests that find a session over, the later one has begun it.
+                // Of two requests that find a session expired, the later one begins the new session.
                 let issued = issued.unwrap_or(0).max(entry.issued);
-                let changed = (entry.backend, entry.issued) != (number, issued);
+                let changed = (entry.backend, entry.issued) != (id, issued);
                 if changed {
-                    (entry.backend, entry.issued) = (number, issued);
+                    (entry.backend, entry.issued) = (id, issued);
                     entry.version = entry.version.saturating_add(1);
                 }
                 (entry.seen, entry.stamp) = (seconds(now), stamp);
@@ -140,7 +138,7 @@ impl SessionTable {
                 changed.then_some(entry)
             }
             None => {
-                let entry = self.entry(key, number, issued.unwrap_or(seconds(now)), seconds(now), 1);
+                let entry = self.entry(key, id, issued.unwrap_or(seconds(now)), seconds(now), 1);
                 entries.insert(entry);
                 self.length.fetch_add(1, Ordering::Relaxed);
                 Some(entry)
@@ -149,40 +147,40 @@ impl SessionTable {
         shard.note_oldest(&entries);
         drop(entries);
         self.evict_excess();
-        self.found(&changed?)
+        self.record_of(&changed?)
     }
 
-    /// Takes over what the store says of a session. It took the first of two that moved it at the
-    /// same time, and is right where both have moved it as often.
-    pub fn adopt(&self, key: SessionKey, found: &SessionRecord) {
-        self.adopt_if(key, found, |_| true);
+    /// Adopts the store's record of a session, unless the table has a higher version. Of two Linchpins that moved a session
+    /// at the same time the store accepted the first, so the store is right where the versions are equal.
+    pub fn adopt(&self, key: SessionKey, record: &SessionRecord) {
+        self.adopt_if(key, record, |_| true);
     }
 
-    /// The same, unless a session was removed since [`SessionTable::removals`] said `before`: what was asked
-    /// before the end of a session can come after it.
-    pub fn adopt_unless_removed(&self, key: SessionKey, found: &SessionRecord, before: u64) {
-        self.adopt_if(key, found, |shard| shard.removals.load(Ordering::Relaxed) == before);
+    /// Adopts the store's record like [`SessionTable::adopt`], unless a session of the shard was removed since
+    /// [`SessionTable::removals`] returned `before`: a reply can arrive after the end of its session.
+    pub fn adopt_unless_removed(&self, key: SessionKey, record: &SessionRecord, before: u64) {
+        self.adopt_if(key, record, |shard| shard.removals.load(Ordering::Relaxed) == before);
     }
 
-    /// Grows when a session is removed, this one or one of its neighbours.
+    /// Counts the removals in the session's shard.
     pub fn removals(&self, key: SessionKey) -> u64 {
         self.shard(key).removals.load(Ordering::Relaxed)
     }
 
-    fn adopt_if(&self, key: SessionKey, found: &SessionRecord, is_true: impl FnOnce(&Shard) -> bool) {
-        let number = self.backend_id(&found.backend);
+    fn adopt_if(&self, key: SessionKey, record: &SessionRecord, condition: impl FnOnce(&Shard) -> bool) {
+        let id = self.backend_id(&record.backend);
         let shard = self.shard(key);
         let mut entries = shard.lock();
-        if !is_true(shard) {
+        if !condition(shard) {
             return;
         }
-        let entry = self.entry(key, number, seconds(found.issued), seconds(found.last_seen), found.version);
+        let entry = self.entry(key, id, seconds(record.issued), seconds(record.last_seen), record.version);
         match entries.find(key) {
             Some(at) => {
                 if let Some(known) = entries.get_mut(at) {
                     known.seen = known.seen.max(entry.seen);
                     if known.version <= entry.version {
-                        (known.backend, known.version, known.issued) = (number, entry.version, entry.issued);
+                        (known.backend, known.version, known.issued) = (id, entry.version, entry.issued);
                     }
                 }
             }
@@ -196,7 +194,7 @@ impl SessionTable {
         self.evict_excess();
     }
 
-    /// Forgets a session; says whether it was known.
+    /// Removes a session. Returns whether the table had it.
     pub fn remove(&self, key: SessionKey) -> bool {
         let shard = self.shard(key);
         let mut entries = shard.lock();
@@ -210,7 +208,7 @@ impl SessionTable {
         known.is_some()
     }
 
-    /// Forgets sessions that were not seen since `since`. Call it now and then.
+    /// Removes the sessions that were last seen before `since`. Call it periodically.
     pub fn sweep(&self, since: u64) {
         for shard in &self.shards {
             let mut entries = shard.lock();
@@ -225,42 +223,42 @@ impl SessionTable {
         }
     }
 
-    /// All sessions, some thousands at a time: others may come or go meanwhile.
+    /// Iterates over all sessions, some thousands at a time. Does not stop concurrent changes.
     pub fn chunks(&self) -> impl Iterator<Item = Vec<(SessionKey, SessionRecord)>> {
         self.shards.iter().map(|shard| {
             let entries: Vec<Entry> = shard.lock().iter().copied().collect();
-            entries.iter().filter_map(|entry| Some((SessionKey(entry.key), self.found(entry)?))).collect()
+            entries.iter().filter_map(|entry| Some((SessionKey(entry.key), self.record_of(entry)?))).collect()
         })
     }
 
-    /// How many sessions it holds.
+    /// The number of sessions.
     pub fn len(&self) -> usize {
         self.length.load(Ordering::Relaxed)
     }
 
-    /// Whether it holds none.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many sessions went because it was full.
+    /// The number of sessions that were evicted because the table was full.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Bytes that it has allocated.
+    /// The allocated bytes.
     pub fn bytes(&self) -> usize {
         let shards = self.shards.iter().map(|shard| shard.lock().bytes());
         shards.sum::<usize>() + std::mem::size_of_val(&*self.shards)
     }
 
-    /// Evicts while it is too full.
+    /// Evicts sessions while the table exceeds its capacity.
     fn evict_excess(&self) {
         while self.len() > self.capacity.load(Ordering::Relaxed) {
             let stamp = |shard: &&Shard| shard.oldest.load(Ordering::Relaxed);
             let Some(shard) = self.shards.iter().min_by_key(stamp) else { return };
             let mut entries = shard.lock();
-            // Somebody else may have been here first.
+            // Another thread may have evicted the entry first.
             let Some(at) = entries.oldest else { return };
             entries.remove(at);
             shard.note_oldest(&entries);
@@ -270,7 +268,7 @@ impl SessionTable {
     }
 
     fn shard(&self, key: SessionKey) -> &Shard {
-        // The low bits find the place within a shard.
+        // The index of the shard uses the low bits.
         &self.shards[(key.0[1] >> 48) as usize % self.shards.len()]
     }
 
@@ -283,27 +281,28 @@ impl SessionTable {
         self.stamp.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn found(&self, entry: &Entry) -> Option<SessionRecord> {
+    fn record_of(&self, entry: &Entry) -> Option<SessionRecord> {
         let Entry { backend, issued, seen, version, .. } = *entry;
         self.resolve(&RawEntry { backend, issued, seen, version })
     }
 
-    /// The number of a home. Locks for a moment: a session is learned or moved.
+    /// Returns the number of a backend, and assigns one the first time. Takes a lock, but only when a session is learned or
+    /// moved.
     fn backend_id(&self, backend: &BackendRef) -> u32 {
         let mut backend_ids = self.backend_ids.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(number) = backend_ids.get(backend) {
-            return *number;
+        if let Some(id) = backend_ids.get(backend) {
+            return *id;
         }
         let mut backends = Vec::clone(&self.backends.load());
-        // A store that is full of made-up servers is not to fill the memory, too.
-        let number = u32::try_from(backends.len()).ok().filter(|number| *number < MAX_BACKENDS).unwrap_or(NIL);
-        if number == NIL {
+        // A store that is full of invented backends must not fill the memory as well.
+        let id = u32::try_from(backends.len()).ok().filter(|id| *id < MAX_BACKENDS).unwrap_or(NIL);
+        if id == NIL {
             return NIL;
         }
         backends.push(backend.clone());
         self.backends.store(Arc::new(backends));
-        backend_ids.insert(backend.clone(), number);
-        number
+        backend_ids.insert(backend.clone(), id);
+        id
     }
 }
 
@@ -313,7 +312,7 @@ fn seconds(seconds: u64) -> u32 {
 
 impl Shard {
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        // A panic under the lock would leave a list that is at worst incomplete.
+        // After a panic under the lock the list is at worst incomplete.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -351,20 +350,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_before_a_session_ended_does_not_bring_it_back() {
+    fn a_reply_to_a_query_from_before_a_sessions_end_does_not_restore_it() {
         let table = SessionTable::new(10);
-        let found = table.set(key(1), &backend_ref("a"), Some(100), 100).unwrap();
+        let record = table.set(key(1), &backend_ref("a"), Some(100), 100).unwrap();
         let before = table.removals(key(1));
-        table.adopt_unless_removed(key(1), &found, before);
+        table.adopt_unless_removed(key(1), &record, before);
         assert!(table.remove(key(1)));
-        table.adopt_unless_removed(key(1), &found, before);
+        table.adopt_unless_removed(key(1), &record, before);
         assert_eq!(table.get(key(1)), None);
-        // Forgotten before it was known here: another Linchpin's word comes before the store's answer.
+        // Removed before it was known here: another Linchpin's message arrives before the store's reply.
         let before = table.removals(key(1));
         assert!(!table.remove(key(1)));
-        table.adopt_unless_removed(key(1), &found, before);
+        table.adopt_unless_removed(key(1), &record, before);
         assert_eq!(table.get(key(1)), None);
-        table.adopt_unless_removed(key(1), &found, table.removals(key(1)));
+        table.adopt_unless_removed(key(1), &record, table.removals(key(1)));
         assert!(table.get(key(1)).is_some());
     }
 
@@ -374,12 +373,12 @@ mod tests {
         table.set(key(1), &backend_ref("a"), None, 100);
         assert_eq!(table.set(key(1), &backend_ref("a"), None, 150), None);
         assert_eq!(table.get(key(1)).unwrap().issued, 100);
-        let anew = table.set(key(1), &backend_ref("a"), Some(200), 200).unwrap();
-        assert_eq!((anew.issued, anew.version), (200, 2), "the others have to know");
+        let restarted = table.set(key(1), &backend_ref("a"), Some(200), 200).unwrap();
+        assert_eq!((restarted.issued, restarted.version), (200, 2), "the other Linchpins have to know");
     }
 
     #[test]
-    fn when_it_is_full_the_session_seen_least_recently_goes_and_is_counted() {
+    fn a_full_table_evicts_the_session_seen_least_recently_and_counts_it() {
         for capacity in [3, 5000] {
             let table = SessionTable::new(capacity);
             for n in 0..capacity as u64 {
@@ -396,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn seeing_a_session_is_written_once_a_second_and_told_once_a_quarter() {
+    fn a_touch_is_written_once_a_second_and_sent_to_the_store_once_an_interval() {
         let table = SessionTable::new(10);
         table.set(key(1), &backend_ref("a"), Some(100), 100);
         let stamps = table.stamp.load(Ordering::Relaxed);
@@ -410,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_from_before_the_clock_was_set_back_is_as_old_as_that_and_not_immortal() {
+    fn a_session_from_before_the_clock_was_set_back_is_redated_and_still_expires() {
         let table = SessionTable::new(10);
         table.set(key(1), &backend_ref("a"), Some(900), 1000);
         assert!(!table.touch(key(1), 999, 10), "another thread's clock");
@@ -418,25 +417,25 @@ mod tests {
         assert!(!table.touch(key(1), 500, 10));
         let known = table.get(key(1)).unwrap();
         assert_eq!((known.issued, known.last_seen), (500, 500));
-        assert!(table.touch(key(1), 510, 10), "it is told of as ever");
+        assert!(table.touch(key(1), 510, 10), "the store is touched as usual");
     }
 
     #[test]
-    fn what_another_says_is_adopted_unless_it_has_moved_less_often() {
+    fn a_record_is_adopted_unless_its_version_is_lower() {
         let table = SessionTable::new(10);
-        let says = |name, version| SessionRecord { backend: backend_ref(name), issued: 5, last_seen: 100, version };
-        table.adopt(key(1), &says("a", 3));
-        table.adopt(key(1), &says("b", 3));
+        let record = |name, version| SessionRecord { backend: backend_ref(name), issued: 5, last_seen: 100, version };
+        table.adopt(key(1), &record("a", 3));
+        table.adopt(key(1), &record("b", 3));
         assert_eq!(table.get(key(1)).unwrap().backend, backend_ref("b"));
-        table.adopt(key(1), &says("a", 2));
+        table.adopt(key(1), &record("a", 2));
         assert_eq!(table.get(key(1)).unwrap().backend, backend_ref("b"));
-        table.adopt(key(1), &says("c", 4));
-        assert_eq!(table.get(key(1)).unwrap(), says("c", 4));
+        table.adopt(key(1), &record("c", 4));
+        assert_eq!(table.get(key(1)).unwrap(), record("c", 4));
         assert_eq!(table.set(key(1), &backend_ref("d"), Some(0), 100).unwrap().version, 5);
     }
 
     #[test]
-    fn silent_sessions_are_swept_and_their_places_used_again() {
+    fn idle_sessions_are_swept_and_their_slots_reused() {
         let table = SessionTable::new(1000);
         for n in 0..100 {
             table.set(key(n), &backend_ref("a"), Some(0), n);
@@ -464,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn made_up_servers_do_not_fill_the_memory() {
+    fn invented_backends_do_not_fill_the_memory() {
         let table = SessionTable::new(10);
         table.set(key(1), &backend_ref("a"), Some(0), 1);
         for n in 1..=u64::from(MAX_BACKENDS) {
@@ -473,13 +472,13 @@ mod tests {
         let mut backends = Vec::clone(&table.backends.load());
         backends.resize(MAX_BACKENDS as usize, backend_ref("x"));
         table.backends.store(Arc::new(backends));
-        table.adopt(key(2), &SessionRecord { backend: backend_ref("made up"), issued: 0, last_seen: 1, version: 1 });
+        table.adopt(key(2), &SessionRecord { backend: backend_ref("invented"), issued: 0, last_seen: 1, version: 1 });
         assert_eq!((table.get(key(2)), table.backends.load().len()), (None, MAX_BACKENDS as usize));
         assert_eq!(table.get(key(1)).unwrap().backend, backend_ref("a"));
     }
 
     #[test]
-    fn threads_that_work_on_it_at_once_leave_it_whole() {
+    fn concurrent_threads_leave_the_table_consistent() {
         let table = SessionTable::new(2000);
         std::thread::scope(|scope| {
             for thread in 0..4 {
