@@ -32,7 +32,7 @@ pub async fn run(mut sync: StoreSync) {
     loop {
         match redis::StoreConnection::open(&sync).await {
             Ok(connection) => {
-                tracing::info!(pool = &*pool, "the store of learned sessions answers");
+                tracing::info!(pool = &*pool, "connected to the store of learned sessions");
                 let since = clock::now();
                 let error = connection.run(&mut sync).await;
                 // A store that accepts connections but refuses commands is as good as down: after a short connection
@@ -41,12 +41,22 @@ pub async fn run(mut sync: StoreSync) {
                     (pause, has_logged_loss) = (MIN_RETRY_PAUSE, false);
                 }
                 if !std::mem::replace(&mut has_logged_loss, true) {
-                    tracing::warn!(pool = &*pool, %error, "lost the store of learned sessions; the table here goes on alone until it is back");
+                    tracing::warn!(
+                        pool = &*pool,
+                        %error,
+                        "lost the connection to the store of learned sessions; this Linchpin uses its own table alone \
+                         and keeps trying to reconnect; check that Redis is running"
+                    );
                 }
             }
             // Logged once, not at every attempt.
             Err(error) if !std::mem::replace(&mut has_logged_loss, true) => {
-                tracing::warn!(pool = &*pool, %error, "cannot reach the store of learned sessions; the table here goes on alone until it is there");
+                tracing::warn!(
+                    pool = &*pool,
+                    %error,
+                    "cannot connect to the store of learned sessions; this Linchpin uses its own table alone and keeps \
+                     trying; check `store` in [pools.persistence] and that Redis is running"
+                );
             }
             Err(_) => {}
         }

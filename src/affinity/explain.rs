@@ -136,26 +136,27 @@ fn why(decision: &Decision, goes_to: Option<&str>) -> String {
     let cause = match decision.cause {
         None => "the pin holds",
         Some(Cause::Down) => "its backend is down",
-        Some(Cause::Draining) => "its backend drains, and `on.draining` has its sessions leave",
+        Some(Cause::Draining) => "its backend drains, and the pool has a policy `on.draining`",
         Some(Cause::Maintenance) => "its backend is in maintenance",
-        Some(Cause::Full) => "its backend has as many requests as `max_requests` allows",
-        Some(Cause::Failed) => "its backend failed it",
+        Some(Cause::Full) => "its backend has reached `max_requests`",
+        Some(Cause::Failed) => "its backend failed the last request of the session",
         Some(Cause::Unknown) => "the pool has no backend of that name",
-        Some(Cause::Replaced) => "the name of its backend stands for another address now",
-        Some(Cause::IdleExpired) => "it was silent for longer than `idle_timeout`",
-        Some(Cause::AbsoluteExpired) => "it is older than `absolute_timeout`",
-        Some(Cause::Unreadable) => "it is dated further ahead of this clock than `max_clock_skew` allows",
+        Some(Cause::Replaced) => "the backend of that name has another address now",
+        Some(Cause::IdleExpired) => "the session had no request for longer than `idle_timeout`",
+        Some(Cause::AbsoluteExpired) => "the session is older than `absolute_timeout`",
+        Some(Cause::Unreadable) => "the pin is dated further ahead of this clock than `max_clock_skew` allows",
     };
     let then = match (decision.verdict, decision.next, goes_to) {
-        (_, NextStep::Refuse(refusal), _) => format!("it is refused with {}", refusal.status),
+        (_, NextStep::Refuse(refusal), _) => format!("a request is refused with {}", refusal.status),
         (_, NextStep::Wait(wait), Some(to)) => {
-            format!("it waits up to {} for it, then moves to {to}", humantime::format_duration(wait.max_time))
+            let time = humantime::format_duration(wait.max_time);
+            format!("a request waits up to {time} for that backend, then moves to {to}")
         }
-        (Verdict::New, _, _) => "a new session begins, on the backend whose turn it is".into(),
-        (Verdict::Hit, _, Some(to)) => format!("{to} serves it"),
-        (Verdict::Borrowed, _, Some(to)) => format!("{to} serves it, and the pin stays"),
-        (_, _, Some(to)) => format!("it moves to {to}"),
-        (_, _, None) => "no backend can take it".into(),
+        (Verdict::New, _, _) => "a new session begins, on the backend that the balancer chooses".into(),
+        (Verdict::Hit, _, Some(to)) => format!("{to} serves the session"),
+        (Verdict::Borrowed, _, Some(to)) => format!("{to} serves the session, and the pin stays"),
+        (_, _, Some(to)) => format!("the session moves to {to}"),
+        (_, _, None) => "no backend can serve the session".into(),
     };
     format!("{cause}: {then}")
 }

@@ -42,15 +42,16 @@ impl PinNameConflict {
             PinNameConflict::Cookie => tracing::warn!(
                 pool,
                 backend,
-                "a backend sets a routing cookie of the same name as one of ours: it is a Linchpin, too; clients get its \
-                 cookie with a `~` behind the name, so that both keep their clients; write another \
+                "this backend sets a routing cookie of the same name as ours, so it is a Linchpin, too: clients get its \
+                 cookie with `~` appended to the name, so that both cookies work; to avoid this, write another \
                  [pools.persistence.cookie] name in one of the two"
             ),
             PinNameConflict::Field => tracing::warn!(
                 pool,
                 backend,
-                "a backend sends its pins in the same field as we do: it is a Linchpin, too, and keeps no client; write \
-                 another [pools.persistence.header] name in one of the two"
+                "this backend sends its pins in the same field as this Linchpin, so it is a Linchpin, too, and its pins \
+                 never reach it again: it can't keep its clients; write another [pools.persistence.header] name in one \
+                 of the two"
             ),
         }
     }

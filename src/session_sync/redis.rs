@@ -49,8 +49,8 @@ impl fmt::Display for Error {
         match self {
             Error::Redis(error) => error.fmt(f),
             Error::Timeout => f.write_str("no reply in time"),
-            Error::Unsubscribed => f.write_str("the connection was closed"),
-            Error::Stopped => f.write_str("stopping"),
+            Error::Unsubscribed => f.write_str("Redis closed the connection"),
+            Error::Stopped => f.write_str("this Linchpin stops"),
         }
     }
 }
@@ -275,7 +275,11 @@ impl RedisStore {
     fn mark_slow(&self) {
         if self.state.is_responsive.swap(false, Ordering::Relaxed) {
             let pool = self.prefix.trim_start_matches(PREFIX);
-            tracing::warn!(pool, "the store of learned sessions is slow; the table here goes on alone until it is not");
+            tracing::warn!(
+                pool,
+                "the store of learned sessions takes longer than 100ms to reply; this Linchpin uses its own table alone \
+                 until the store is faster; check the load of Redis and the network to it"
+            );
         }
     }
 

@@ -418,7 +418,7 @@ async fn the_admin_listener_explains_a_token_as_the_next_request_would_find_it()
     proxy.live("a").set_state(AdminState::Maintenance);
     let (_, refused) = ask(cookie.split_once('=').unwrap().1).await;
     assert_eq!((&refused["verdict"], &refused["cause"]), (&"refused".into(), &"maintenance".into()));
-    assert_eq!(refused["why"], "its backend is in maintenance: it is refused with 503");
+    assert_eq!(refused["why"], "its backend is in maintenance: a request is refused with 503");
     assert_eq!(ask("garbage").await.0, 404);
     assert_eq!(proxy.ask("POST", "/api/v1/explain", "{\"tok\":1}").await.status, 422);
 }

@@ -94,7 +94,11 @@ fn without_a_policy_every_cause_moves_the_session_except_its_end_and_a_drain() {
             Cause::IdleExpired | Cause::AbsoluteExpired | Cause::Unreadable => (Verdict::New, Some(cause)),
             _ => (Verdict::Moved, Some(cause)),
         };
-        assert_eq!((decision.verdict, decision.cause, decision.next), (verdict, expected, NextStep::Serve), "{cause:?}");
+        assert_eq!(
+            (decision.verdict, decision.cause, decision.next),
+            (verdict, expected, NextStep::Serve),
+            "{cause:?}"
+        );
         assert_eq!(decision.session, if verdict == Verdict::New { 99 } else { 5 }, "{cause:?}");
     }
 }
@@ -226,7 +230,10 @@ fn a_pin_that_is_dated_further_ahead_than_the_clock_skew_is_no_pin() {
         let actual = (decision.verdict, decision.cause, decision.session);
         let expected = if holds { (Verdict::Hit, None, 5) } else { (Verdict::New, Some(Cause::Unreadable), 99) };
         assert_eq!(actual, expected, "{issued} {last_seen}");
-        assert!(holds || decision.issued == NOW && decision.pin(&pool, 1, NOW).is_some(), "a new pin with today's date follows");
+        assert!(
+            holds || decision.issued == NOW && decision.pin(&pool, 1, NOW).is_some(),
+            "a new pin with today's date follows"
+        );
     }
     let far = Pin { issued: NOW + 1_000_000, ..pin(&pool, "a") };
     let decision = decide(PinLookup::Pinned(Arc::new(far)), &pool, &SessionPolicy::default(), NOW, 99);
