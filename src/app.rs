@@ -43,6 +43,10 @@ use tls_setup::TlsSetup;
 /// How often each thread looks after what no request does.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
+/// What metrics are told apart by.
+const LABELS: Labels =
+    Labels { verdicts: &Verdict::NAMES, causes: &Cause::NAMES, outcomes: &Fact::OUTCOMES, refusals: &Unserved::NAMES };
+
 /// A running Linchpin.
 pub struct App {
     addresses: Vec<Address>,
@@ -95,13 +99,7 @@ impl App {
     pub fn start(plan: Plan) -> Result<App, StartError> {
         let threads = plan.server.threads();
         let log = AccessLog::open(&plan.log.access, plan.log.format).map_err(StartError::Log)?;
-        let labels = Labels {
-            verdicts: &Verdict::NAMES,
-            causes: &Cause::NAMES,
-            outcomes: &Fact::OUTCOMES,
-            refusals: &Unserved::NAMES,
-        };
-        let metrics = Arc::new(Metrics::new(threads, labels, Arc::clone(log.dropped())));
+        let metrics = Arc::new(Metrics::new(threads, LABELS, Arc::clone(log.dropped())));
         let TlsSetup { acceptors, accesses, watched } = TlsSetup::open(&plan).map_err(StartError::Tls)?;
         let ((server, admin_connections), replay_memory) = (fit_to_descriptor_limit(&plan), plan.replay_memory);
         let mut composer = Composer::new(plan, accesses, threads, Arc::clone(&metrics));
@@ -246,3 +244,6 @@ async fn housekeeping(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

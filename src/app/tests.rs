@@ -1,0 +1,126 @@
+//! Owns: what the parts do together that none of them does alone.
+//! Invariant: real sockets and files, and a handler that panics where no request can make the real one do so.
+//! Must not know: how the parts do it.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::config;
+use crate::handler::{Abandoned, Handler, HeadFault, Peer, Reply};
+use crate::net::interim::InterimQueue;
+use crate::proxy::client::Client;
+use crate::proxy::relay::ResponseBody;
+use crate::telemetry;
+
+/// The proxy, but for a path at which it panics.
+struct Panics(Rc<Proxy>);
+
+impl Handler for Panics {
+    type Body = ResponseBody;
+    type Client = Client;
+
+    fn client(&self, listener: usize, peer: Peer) -> Client {
+        self.0.client(listener, peer)
+    }
+
+    async fn handle(
+        self: Rc<Self>,
+        client: Rc<Client>,
+        request: Request<Incoming>,
+        interim: Option<Arc<InterimQueue>>,
+    ) -> Reply<ResponseBody> {
+        assert_ne!(request.uri().path(), "/panic", "a panic");
+        Rc::clone(&self.0).handle(client, request, interim).await
+    }
+
+    fn abandoned(self: &Rc<Self>, client: &Rc<Client>, why: Abandoned) -> Response<ResponseBody> {
+        self.0.abandoned(client, why)
+    }
+
+    fn unread(self: &Rc<Self>, client: &Rc<Client>, fault: HeadFault) -> Bytes {
+        self.0.unread(client, fault)
+    }
+
+    fn limited(&self, limit: telemetry::Limit) {
+        self.0.limited(limit);
+    }
+}
+
+/// It at work, for clients of HTTP/2.
+struct Running {
+    address: SocketAddr,
+    workers: Workers,
+    log: AccessLog,
+    /// Whoever tells the threads of what changes.
+    _tells: (Composer, Published),
+}
+
+/// Starts it with this access log before a backend at this address.
+fn start(log: &Path, backend: SocketAddr) -> Running {
+    let text = format!(
+        "[log]\naccess = {log:?}\n[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true\n[[pools]]\nname = \"app\"\n\
+         [[pools.backends]]\nname = \"a\"\naddress = \"{backend}\"\n"
+    );
+    let (plan, _) = config::parse(&text, Path::new("test.toml")).unwrap();
+    let log = AccessLog::open(&plan.log.access, plan.log.format).unwrap();
+    let metrics = Arc::new(Metrics::new(1, LABELS, Arc::clone(log.dropped())));
+    let TlsSetup { acceptors, accesses, .. } = TlsSetup::open(&plan).unwrap();
+    let listeners = Listeners::bind(&plan.listeners, &acceptors, 1, &metrics).unwrap();
+    let address = listeners.addresses().first().and_then(Address::tcp).unwrap();
+    let infos: Arc<[_]> = [Arc::new(listener_info(0, &plan.listeners[0]))].into();
+    let mut composer = Composer::new(plan, accesses, 1, metrics);
+    let snapshot = composer.compose();
+    let (published, losses, lines) = (Published::new(composer.plan(), snapshot), composer.losses(), log.handle());
+    let snapshots = published.subscribe();
+    let make = move |thread: Thread| {
+        let (snapshot, deadlines) = (Arc::clone(&snapshots.borrow()), thread.deadlines.clone());
+        let memory = replay::Memory::share(1 << 20, 1);
+        let proxy = Rc::new(Proxy::new(
+            thread.index,
+            infos.clone(),
+            snapshot,
+            deadlines,
+            lines.lines(),
+            Arc::default(),
+            memory,
+        ));
+        let housekeeping = housekeeping(Rc::clone(&proxy), thread.deadlines, losses.subscribe(), snapshots.clone());
+        (Rc::new(Panics(proxy)), housekeeping)
+    };
+    let workers = Workers::start(listeners, &runtime::Settings::default(), make, || {}).unwrap();
+    Running { address, workers, log, _tells: (composer, published) }
+}
+
+#[tokio::test]
+async fn a_panic_is_held_against_no_other_request_of_its_connection() {
+    let path = std::env::temp_dir().join(format!("linchpin-panic-{}.log", std::process::id()));
+    let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let Running { address, mut workers, log, _tells } = start(&path, backend.local_addr().unwrap());
+    let (mut client, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut ask = |path: &str| {
+        let request = Request::get(format!("http://a{path}")).body(()).unwrap();
+        client.send_request(request, true).unwrap().0
+    };
+    let waits = ask("/waits");
+    let (mut served, _) = backend.accept().await.unwrap();
+    assert!(served.read(&mut [0; 1024]).await.unwrap() > 0);
+    assert_eq!(ask("/panic").await.unwrap().status(), 502);
+    // The client leaves before the other is answered, and that is the client's doing.
+    drop(waits);
+    connection.abort();
+    while served.read(&mut [0; 1024]).await.unwrap() > 0 {}
+    workers.drain(Duration::from_secs(20));
+    tokio::task::spawn_blocking(move || workers.join()).await.unwrap();
+    log.close();
+    let records = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let record = records.lines().find(|line| line.contains("/waits")).unwrap_or_else(|| panic!("{records}"));
+    assert!(record.contains("status=499"), "{record}");
+}
