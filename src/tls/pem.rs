@@ -34,6 +34,11 @@ impl CertificateFiles {
     }
 }
 
+/// What is called so in [`Problem::Holds`]: what isn't PEM at all.
+const BINARY: &str = "DER or PKCS #12, which is no PEM";
+/// What is called so: what a certificate is asked for with.
+const REQUEST: &str = "a request for one";
+
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -67,6 +72,10 @@ pub enum Problem {
     TooLarge,
     /// No PEM block of the kind that is looked for.
     Empty,
+    /// None of the kind that is looked for, but something else: in words.
+    Holds(String),
+    /// A certificate where the key should be, which is in this file, and the other way round.
+    Swapped(PathBuf),
     /// A PEM block that is none.
     Malformed,
     /// A key behind a password.
@@ -93,14 +102,23 @@ impl Error {
         match (&self.problem, self.role) {
             (Problem::Unreadable(_) | Problem::NoFile, _) => "name a file that this user can read".into(),
             (Problem::TooLarge, _) => "name a file of PEM blocks".into(),
-            (Problem::Encrypted, _) => format!(
-                "take the password off: openssl pkey -in {0} -out {0}.plain, and chmod 600 {0}.plain",
-                self.file.display()
-            ),
-            (Problem::Empty | Problem::Malformed | Problem::Unusable, Role::Certificate | Role::Authorities) => {
-                "it should hold blocks of -----BEGIN CERTIFICATE-----".into()
+            (Problem::Swapped(_), _) => "write the one in the place of the other".into(),
+            (Problem::Holds(what), _) if what == BINARY => {
+                "make PEM of it, with `openssl x509 -inform DER` or `openssl pkcs12`".into()
             }
-            (Problem::Empty | Problem::Malformed | Problem::Unusable, Role::Key) => {
+            (Problem::Holds(what), _) if what == REQUEST => {
+                "name the certificate that was issued for this request".into()
+            }
+            (Problem::Encrypted, _) => format!(
+                "take the password off, and name the file without it: (umask 077; openssl pkey -in {} -out {})",
+                files::shell_word(&self.file),
+                files::shell_word(&self.file.with_added_extension("plain"))
+            ),
+            (
+                Problem::Empty | Problem::Holds(_) | Problem::Malformed | Problem::Unusable,
+                Role::Certificate | Role::Authorities,
+            ) => "it should hold blocks of -----BEGIN CERTIFICATE-----".into(),
+            (Problem::Empty | Problem::Holds(_) | Problem::Malformed | Problem::Unusable, Role::Key) => {
                 "it should hold one block of -----BEGIN PRIVATE KEY-----, RSA or ECDSA or Ed25519".into()
             }
             (Problem::Mismatch(_), _) => "name the key that the certificate was made for".into(),
@@ -126,6 +144,10 @@ impl fmt::Display for Error {
             Problem::NoFile => write!(f, "cannot read the {what} file {file:?}: it is no regular file"),
             Problem::TooLarge => write!(f, "the {what} file {file:?} is longer than {MAX_BYTES} bytes"),
             Problem::Empty => write!(f, "there is {holds} in the {what} file {file:?}"),
+            Problem::Holds(other) => write!(f, "there is {holds} in the {what} file {file:?}, but {other}"),
+            Problem::Swapped(key) => {
+                write!(f, "{file:?} holds a private key, and {key:?} the certificate: the two are swapped")
+            }
             Problem::Malformed => write!(f, "the {what} file {file:?} is not valid PEM"),
             Problem::Encrypted => write!(f, "the key in {file:?} is behind a password"),
             Problem::Unusable => write!(f, "what is in the {what} file {file:?} can't be used"),
@@ -148,7 +170,7 @@ pub(super) fn certificates(role: Role, file: &Path) -> Result<Vec<CertificateDer
     let text = read(file).map_err(wrong)?;
     let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
     match certificates.map_err(|_| wrong(Problem::Malformed))? {
-        none if none.is_empty() => Err(wrong(Problem::Empty)),
+        none if none.is_empty() => Err(wrong(instead(&text))),
         certificates => Ok(certificates),
     }
 }
@@ -162,7 +184,12 @@ pub(super) fn pair(files: &CertificateFiles) -> Result<(Certificate, Arc<Certifi
 }
 
 fn certified_key(files: &CertificateFiles) -> Result<CertifiedKey, Error> {
-    let chain = certificates(Role::Certificate, &files.certificate)?;
+    let chain = certificates(Role::Certificate, &files.certificate).map_err(|error| {
+        let is_swapped = matches!(error.problem, Problem::Holds(_))
+            && matches!(key(&files.certificate), Ok(_) | Err(Problem::Encrypted))
+            && certificates(Role::Certificate, &files.key).is_ok();
+        if is_swapped { Error { problem: Problem::Swapped(files.key.clone()), ..error } } else { error }
+    })?;
     let wrong = |problem| Error::new(Role::Key, &files.key, problem);
     let key = key(&files.key).map_err(wrong)?;
     let key = provider().key_provider.load_private_key(key).map_err(|_| wrong(Problem::Unusable))?;
@@ -208,12 +235,31 @@ pub(super) fn setup_error(error: impl fmt::Display) -> Error {
     Error::new(Role::Certificate, Path::new(""), Problem::Tls(error.to_string()))
 }
 
+/// What a file without a certificate or key, whichever is looked for, holds instead.
+fn instead(text: &[u8]) -> Problem {
+    const LABEL: &[u8] = b"-----BEGIN ";
+    // A SEQUENCE of DER, as certificates, keys and PKCS #12 begin.
+    if let [0x30, 0x80..=0x84, ..] = text {
+        return Problem::Holds(BINARY.into());
+    }
+    let at = text.windows(LABEL.len()).position(|window| window == LABEL);
+    let label = at.and_then(|at| text.get(at + LABEL.len()..)).map(|rest| {
+        let is_of_label = |byte: &&u8| byte.is_ascii_uppercase() || **byte == b' ' || byte.is_ascii_digit();
+        rest.iter().take(40).take_while(is_of_label).map(|byte| char::from(*byte)).collect::<String>()
+    });
+    match label.as_deref() {
+        None | Some("") => Problem::Empty,
+        Some("CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST") => Problem::Holds(REQUEST.into()),
+        Some(label) => Problem::Holds(format!("a block of {label}")),
+    }
+}
+
 fn key(file: &Path) -> Result<PrivateKeyDer<'static>, Problem> {
     let text = read(file)?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
         // Both ways of saying it: of PKCS #8, and of the older form.
         _ if text.windows(9).any(|word| word == b"ENCRYPTED") => Problem::Encrypted,
-        pem::Error::NoItemsFound => Problem::Empty,
+        pem::Error::NoItemsFound => instead(&text),
         _ => Problem::Malformed,
     })
 }

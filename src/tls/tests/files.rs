@@ -22,16 +22,32 @@ fn what_cannot_be_used_is_named_with_what_to_do_and_no_key_is_shown() {
     let no_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let no_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let request = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n";
+    let holds = |what: &str| Problem::Holds(what.into());
     for (certificate, key, role, problem) in [
         (folder.0.clone(), one_file.key.clone(), Role::Certificate, Problem::NoFile),
         (fifo.clone(), one_file.key.clone(), Role::Certificate, Problem::NoFile),
         (one_file.certificate.clone(), fifo, Role::Key, Problem::NoFile),
         (write("empty", ""), one_file.key.clone(), Role::Certificate, Problem::Empty),
-        (one_file.key.clone(), one_file.key.clone(), Role::Certificate, Problem::Empty),
+        (one_file.key.clone(), one_file.key.clone(), Role::Certificate, holds("a block of PRIVATE KEY")),
+        (
+            one_file.key.clone(),
+            one_file.certificate.clone(),
+            Role::Certificate,
+            Problem::Swapped(one_file.certificate.clone()),
+        ),
+        (
+            write("encrypted.pem", encrypted),
+            one_file.certificate.clone(),
+            Role::Certificate,
+            Problem::Swapped(one_file.certificate.clone()),
+        ),
+        (write("request", request), one_file.key.clone(), Role::Certificate, holds("a request for one")),
+        (write("der", "0\u{2}"), one_file.key.clone(), Role::Certificate, Problem::Empty),
         (write("no-der", no_der), one_file.key.clone(), Role::Certificate, Problem::Unusable),
         (write("long", &"x".repeat(2 << 20)), one_file.key.clone(), Role::Certificate, Problem::TooLarge),
         (one_file.certificate.clone(), write("broken", &broken), Role::Key, Problem::Malformed),
-        (one_file.certificate.clone(), one_file.certificate.clone(), Role::Key, Problem::Empty),
+        (one_file.certificate.clone(), one_file.certificate.clone(), Role::Key, holds("a block of CERTIFICATE")),
         (one_file.certificate.clone(), write("encrypted", encrypted), Role::Key, Problem::Encrypted),
         (one_file.certificate.clone(), write("no-key", no_key), Role::Key, Problem::Unusable),
         (
