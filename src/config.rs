@@ -3,12 +3,14 @@
 //! Must not know: running state.
 
 mod access;
+mod addresses;
 mod capacity;
 mod check;
 mod discovery;
 mod file;
 mod listeners;
 mod names;
+mod peers;
 mod persistence;
 mod plan;
 mod pools;

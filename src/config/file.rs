@@ -9,8 +9,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
+use super::addresses::endpoint;
 use super::listeners::{ListenerDraft, listener};
-use super::names::{endpoint, name};
+use super::names::name;
 use super::pools::{self, PoolDraft};
 use super::reader::{Spot, Table};
 use super::routes::{self, RouteDraft};

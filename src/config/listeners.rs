@@ -2,7 +2,8 @@
 //! Invariant: what a section's room calls its default is the default.
 //! Must not know: what is served on a listener.
 
-use super::names::{endpoint, name, network};
+use super::addresses::endpoint;
+use super::names::{name, network};
 use super::reader::{Spot, Table};
 use super::tls::{self, ListenerTls};
 use super::values::{flag, word};

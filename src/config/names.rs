@@ -1,17 +1,15 @@
-//! Owns: what names and addresses may look like: names of things, hosts, sockets, paths of URLs and cookies.
+//! Owns: what names may look like: names of things, hosts, networks, paths of URLs and cookies.
 //! Invariant: whatever passes can stand in a header field, a log line and a metric label as it is.
 //! Must not know: which name belongs to what.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 
 use http::HeaderName;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::reader::Table;
-use super::values::{Value, Wrong, clipped, found, must_be, shown, text};
+use super::values::{Value, Wrong, must_be, shown, text};
 use crate::affinity::seal::MAX_NAME;
-use crate::net::{Address, LONGEST_PATH};
 
 /// The name of a pool, backend, listener or key.
 pub(super) fn name(value: &DeValue<'_>) -> Value<String> {
@@ -28,68 +26,6 @@ pub(super) fn name(value: &DeValue<'_>) -> Value<String> {
         "write for example \"app-1\"".into()
     };
     Err(must_be(&what, shown(name), remedy))
-}
-
-/// The remedy for a name in the place of an address.
-const LOOKED_UP: &str = "host names are not looked up: write IP:port, such as \"127.0.0.1:8080\"";
-
-/// An IP address and a port; `localhost:PORT` is 127.0.0.1. Names are not looked up: what they
-/// stand for could change while the proxy runs, and nothing here would follow.
-fn socket(value: &DeValue<'_>) -> Value<SocketAddr> {
-    const WHAT: &str = "an IP address and a port";
-    let text = text(value)?;
-    let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    let numeric = numeric.as_deref().unwrap_or(text);
-    if let Ok(address) = numeric.parse() {
-        return Ok(address);
-    }
-    if numeric.parse::<std::net::IpAddr>().is_ok() {
-        let with_port = if text.contains(':') { format!("[{text}]:8080") } else { format!("{text}:8080") };
-        return Err(must_be(WHAT, shown(text), format!("write the port, too, such as \"{with_port}\"")));
-    }
-    let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
-    if host.starts_with(|c: char| c.is_ascii_alphabetic()) && is_host(&host.to_ascii_lowercase()) {
-        return Err(must_be(WHAT, shown(text), LOOKED_UP));
-    }
-    Err(must_be(WHAT, shown(text), "write IP:port, such as \"127.0.0.1:8080\" or \"[::1]:8080\""))
-}
-
-/// An IP address and a port, or `unix:` and a path, which starts at the folder of the file.
-pub(super) fn endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
-    |value| {
-        let Some(path) = value.as_str().and_then(|text| text.strip_prefix("unix:")) else {
-            return socket(value).map(Address::Tcp);
-        };
-        if path.is_empty() || path.chars().any(char::is_control) {
-            let remedy = "write a path behind `unix:`, such as \"unix:/run/linchpin.sock\"";
-            return Err(must_be("IP:port or unix:PATH", found(value), remedy));
-        }
-        let path = table.notes().resolve(path);
-        if path.as_os_str().len() > LONGEST_PATH {
-            let what = format!("a path of at most {LONGEST_PATH} bytes");
-            return Err(must_be(&what, found(value), "use a shorter path"));
-        }
-        Ok(Address::Unix(path))
-    }
-}
-
-/// Where a backend listens. That names can be looked up is said to those who write one.
-pub(super) fn backend_endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
-    let endpoint = endpoint(table);
-    move |value| {
-        let address = endpoint(value).map_err(|wrong| {
-            let name = value.as_str().and_then(|text| text.rsplit_once(':')).filter(|_| wrong.remedy == LOOKED_UP);
-            let remedy = name.map(|(host, port)| {
-                format!("write [[pools.discover]] with dns = \"{}\" and port = {}", clipped(host), clipped(port))
-            });
-            Wrong { remedy: remedy.unwrap_or(wrong.remedy), problem: wrong.problem }
-        })?;
-        if address.tcp().is_none_or(|address| address.port() != 0) {
-            return Ok(address);
-        }
-        let found = value.as_str().map(shown).unwrap_or_default();
-        Err(must_be("an address that can be connected to", found, "write the port the backend listens on"))
-    }
 }
 
 /// A host of a route: a name, `*.` and a name, or an IP address; in lower case.

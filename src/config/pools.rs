@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::addresses::backend_endpoint;
 use super::discovery;
-use super::names::{authority, backend_endpoint, cookie_name, field_name, name, parameter, target};
+use super::names::{authority, cookie_name, field_name, name, parameter, target};
 use super::persistence::persistence;
 use super::reader::{Spot, Table};
 use super::report::Notes;

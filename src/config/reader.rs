@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
+use super::peers::{self, Nearness};
 use super::report::Notes;
 use super::values::{Value, clipped, found, nearest, shown};
 
@@ -93,7 +94,7 @@ impl<'a> Table<'a> {
     /// The same, with its place.
     pub(super) fn spot<T>(&self, key: &'static str, convert: impl Fn(&DeValue<'_>) -> Value<T>) -> Option<Spot<T>> {
         let (span, value) = self.find(key, Shape::Value)?;
-        self.convert(&format!("`{key}`"), span, value, convert)
+        self.convert(key, &format!("`{key}`"), span, value, convert)
     }
 
     /// The same, of a key that must be there.
@@ -126,7 +127,7 @@ impl<'a> Table<'a> {
         Some(
             entries
                 .iter()
-                .filter_map(|entry| self.convert(&subject, entry.span(), entry.get_ref(), &convert))
+                .filter_map(|entry| self.convert(key, &subject, entry.span(), entry.get_ref(), &convert))
                 .collect(),
         )
     }
@@ -212,7 +213,7 @@ impl<'a> Table<'a> {
         name: impl Fn(&str) -> Value<K>,
         convert: impl Fn(&DeValue<'_>) -> Value<T>,
     ) -> Vec<(Spot<K>, Spot<T>)> {
-        let Some((span, value)) = self.find(key, Shape::Section) else { return Vec::new() };
+        let Some((span, value)) = self.find(key, Shape::Value) else { return Vec::new() };
         let Some(entries) = value.as_table() else {
             let problem = format!("`{key}` must be a section, not {}", found(value));
             self.notes.error(&span, problem, format!("write {key} = {{ \"X-Name\" = \"value\" }}"));
@@ -227,7 +228,8 @@ impl<'a> Table<'a> {
                     None
                 }
             };
-            let value = self.convert(&format!("`{}`", clipped(text)), value.span(), value.get_ref(), &convert);
+            let subject = format!("`{}`", clipped(text));
+            let value = self.convert(key, &subject, value.span(), value.get_ref(), &convert);
             name.zip(value)
         };
         entries.iter().filter_map(entry).collect()
@@ -251,6 +253,7 @@ impl<'a> Table<'a> {
 
     fn convert<T>(
         &self,
+        key: &str,
         subject: &str,
         span: Range<usize>,
         value: &DeValue<'_>,
@@ -259,7 +262,8 @@ impl<'a> Table<'a> {
         match convert(value) {
             Ok(value) => Some(Spot { value, span }),
             Err(wrong) => {
-                self.notes.error(&span, format!("{subject} {}", wrong.problem), wrong.remedy);
+                let remedy = peers::value(&self.path_of(key), value).unwrap_or(wrong.remedy);
+                self.notes.error(&span, format!("{subject} {}", wrong.problem), remedy);
                 None
             }
         }
@@ -269,7 +273,10 @@ impl<'a> Table<'a> {
         let asked = self.asked.borrow();
         #[cfg(test)]
         tests::KNOWN.with_borrow_mut(|known| {
-            known.extend(asked.iter().map(|(key, _)| (self.path_of(key), self.has(key))));
+            known.extend(asked.iter().map(|(key, shape)| match shape {
+                Shape::Value => (self.path_of(key), self.has(key)),
+                Shape::Section | Shape::Sections => (self.written((key, *shape)), self.has(key)),
+            }));
         });
         for (key, value) in self.entries.into_iter().flatten() {
             let (name, span) = (key.get_ref().as_ref(), key.span());
@@ -278,9 +285,12 @@ impl<'a> Table<'a> {
             }
             let what = self.name_of(name, value.get_ref());
             let near = nearest(name, asked.iter().map(|(key, _)| *key));
-            let remedy = match asked.iter().find(|(key, _)| Some(*key) == near) {
-                Some(near) => format!("did you mean {}?", self.written(*near)),
-                None => {
+            let near = asked.iter().find(|(key, _)| Some(*key) == near);
+            // A word that peers have for something here is no misspelling; one for something elsewhere may be.
+            let remedy = match (peers::key(&self.path, name), near) {
+                (Some((Nearness::Here | Nearness::Below, remedy)), _) | (Some((_, remedy)), None) => remedy,
+                (_, Some(near)) => format!("did you mean {}?", self.written(*near)),
+                (None, None) => {
                     let known = asked.iter().map(|key| self.written(*key)).collect::<Vec<_>>();
                     format!("known here: {}", known.join(", "))
                 }
@@ -334,7 +344,7 @@ pub(super) mod tests {
     use std::cell::RefCell;
 
     thread_local! {
-        /// The path of each key that was asked for on this thread, and whether the file had it.
+        /// The path of each key that was asked for on this thread, in brackets if it is a section, and whether the file had it.
         pub(in crate::config) static KNOWN: RefCell<Vec<(String, bool)>> = const { RefCell::new(Vec::new()) };
     }
 }

@@ -64,7 +64,7 @@ fn unreadable(path: &Path, error: &files::Error) -> String {
             )
         }
         files::Error::Io(error) if error.kind() == ErrorKind::PermissionDenied => {
-            "check as the user that runs Linchpin, or let that user read it (chown, chmod); don't make a new one".into()
+            "check as the user who runs Linchpin, or let that user read it (chown, chmod); don't make a new one".into()
         }
         files::Error::Io(_) => "see to it that this user can read it; don't make a new one".into(),
         files::Error::NotRegular(_) => "write the path of the file that holds it".into(),

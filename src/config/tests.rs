@@ -104,6 +104,13 @@ fn the_full_file_has_every_key_there_is() {
     });
     let missing: Vec<_> = known.iter().filter(|(_, is_there)| !is_there).collect();
     assert!(missing.is_empty() && known.len() > 60, "{missing:?}");
+    let rows = peers::tests::rows();
+    let known: std::collections::BTreeSet<_> = known.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(
+        (known.difference(&rows).collect::<Vec<_>>(), rows.difference(&known).collect::<Vec<_>>()),
+        (Vec::new(), Vec::new()),
+        "keys without a row in peers/words.rs, and rows without a key"
+    );
 }
 
 #[test]
@@ -115,7 +122,7 @@ fn values_arrive_where_they_belong() {
         [log]
         level = "warn,linchpin::health=debug"
         format = "json"
-        access = "logs/access.log"
+        access = "../target/access.log"
         [admin]
         address = "unix:admin.sock"
         [[listeners]]
@@ -167,7 +174,7 @@ fn values_arrive_where_they_belong() {
     let here = origin().parent().unwrap().to_path_buf();
     assert_eq!(plan.server.threads, 2);
     assert_eq!((plan.server.limits.header_bytes, plan.server.limits.body_bytes), (16 * 1024, 10_000_000));
-    assert_eq!(plan.log.access, telemetry::Access::File(here.join("logs/access.log")));
+    assert_eq!(plan.log.access, telemetry::Access::File(here.join("../target/access.log")));
     assert_eq!(plan.admin.as_ref().unwrap().address, Address::Unix(here.join("admin.sock")));
     assert_eq!(plan.listeners[0].address.to_string(), "127.0.0.1:0");
     assert_eq!(plan.listeners[1].name, "[::1]:8443");

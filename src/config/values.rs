@@ -77,7 +77,18 @@ pub(super) fn plain_text(value: &DeValue<'_>) -> Value<String> {
 }
 
 pub(super) fn flag(value: &DeValue<'_>) -> Value<bool> {
-    value.as_bool().ok_or_else(|| must_be("true or false", found(value), "write true or false, without quotes"))
+    const YES: [&str; 4] = ["on", "yes", "true", "enabled"];
+    const NO: [&str; 4] = ["off", "no", "false", "disabled"];
+    let is =
+        |words: [&str; 4]| value.as_str().is_some_and(|text| words.iter().any(|word| word.eq_ignore_ascii_case(text)));
+    value.as_bool().ok_or_else(|| {
+        let remedy = match (is(YES), is(NO)) {
+            (true, _) => "write true, without quotes",
+            (_, true) => "write false, without quotes",
+            _ => "write true or false, without quotes",
+        };
+        must_be("true or false", found(value), remedy)
+    })
 }
 
 /// A whole number.
@@ -146,7 +157,13 @@ pub(super) fn size<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&DeVa
             return Err(must_be(WHAT, found(value), "write a number and its unit in quotes"));
         };
         let Some(bytes) = parse_size(text) else {
-            return Err(must_be(WHAT, shown(text), "write a whole number and one of the units B, KiB, MiB, GiB"));
+            // As nginx and HAProxy write them: `10m`.
+            let with_unit = ["iB", "B"].iter().find_map(|unit| parse_size(&format!("{}{unit}", text.trim())));
+            let remedy = match with_unit {
+                Some(bytes) => format!("write \"{}\"", written_size(bytes)),
+                None => "write a whole number and one of the units B, KiB, MiB, GiB".into(),
+            };
+            return Err(must_be(WHAT, shown(text), remedy));
         };
         let limits = format!("from {} to {}", written_size(*range.start()), written_size(*range.end()));
         let within = Some(bytes).filter(|bytes| range.contains(bytes)).and_then(|bytes| T::try_from(bytes).ok());
@@ -196,8 +213,12 @@ pub(super) fn rate(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Value
         };
         value.as_str().and_then(read).ok_or_else(|| {
             let what = format!("a rate from {0}/s, {0}/m or {0}/h to {1}/s", range.start(), range.end());
+            // As nginx writes it: `10r/s`.
+            let of_nginx = value.as_str().and_then(|text| text.trim().split_once("r/"));
+            let of_nginx = of_nginx.filter(|(number, unit)| read(&format!("{number}/{unit}")).is_some());
             let remedy = match integer(value).or_else(|| value.as_str()?.trim().parse().ok()) {
                 Some(number) => format!("write the unit: \"{number}/s\" for a second"),
+                None if let Some((number, unit)) = of_nginx => format!("write \"{number}/{unit}\""),
                 None => "write a number and one of the units /s, /m, /h, such as \"100/s\"".into(),
             };
             must_be(&what, found(value), remedy)

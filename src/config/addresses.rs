@@ -1,0 +1,246 @@
+//! Owns: where listeners and backends are: an IP address and a port, or a Unix socket; and what is said of everything else.
+//! Invariant: a remedy is the address that was meant, as far as that can be known, in the words of this file.
+//! Must not know: what else listens there; nothing is looked up.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use toml::de::DeValue;
+
+use super::names::is_host;
+use super::reader::Table;
+use super::values::{Value, clipped, found, must_be, shown, text};
+use crate::net::{Address, LONGEST_PATH};
+
+/// Whose address it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// A listener's: we are there ourselves.
+    Ours,
+    /// A backend's.
+    Theirs,
+}
+
+/// Where we listen. `unix:` and a path starts at the folder of the file.
+pub(super) fn endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
+    move |value| address(value, table, Side::Ours)
+}
+
+/// Where a backend listens.
+pub(super) fn backend_endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
+    move |value| {
+        let address = address(value, table, Side::Theirs)?;
+        if address.tcp().is_none_or(|address| address.port() != 0) {
+            return Ok(address);
+        }
+        let found = value.as_str().map(shown).unwrap_or_default();
+        Err(must_be("an address that can be connected to", found, "write the port the backend listens on"))
+    }
+}
+
+fn address(value: &DeValue<'_>, table: &Table<'_>, side: Side) -> Value<Address> {
+    match value.as_str().and_then(|text| text.strip_prefix("unix:")) {
+        Some(path) => socket_file(path, value, table),
+        None => socket(value, side).map(Address::Tcp),
+    }
+}
+
+fn socket_file(path: &str, value: &DeValue<'_>, table: &Table<'_>) -> Value<Address> {
+    if path.is_empty() || path.chars().any(char::is_control) {
+        let remedy = "write a path behind `unix:`, such as \"unix:/run/linchpin.sock\"";
+        return Err(must_be("IP:port or unix:PATH", found(value), remedy));
+    }
+    let path = table.notes().resolve(path.strip_prefix("//").map_or(path, |rest| rest));
+    if path.as_os_str().len() > LONGEST_PATH {
+        let what = format!("a path of at most {LONGEST_PATH} bytes");
+        return Err(must_be(&what, found(value), "use a shorter path"));
+    }
+    Ok(Address::Unix(path))
+}
+
+/// An IP address and a port; `localhost:PORT` is 127.0.0.1. Names are not looked up: what they
+/// stand for could change while the proxy runs, and nothing here would follow.
+fn socket(value: &DeValue<'_>, side: Side) -> Value<SocketAddr> {
+    const WHAT: &str = "an IP address and a port";
+    if let Some(port) = value.as_integer().and_then(|number| number.as_str().parse::<u16>().ok()) {
+        return Err(must_be(WHAT, found(value), format!("write {}", of_port(port, side))));
+    }
+    let text = text(value)?;
+    let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    numeric.as_deref().unwrap_or(text).parse().map_err(|_| must_be(WHAT, shown(text), remedy(text, side)))
+}
+
+/// What to write instead of a text that is no IP address with a port.
+fn remedy(text: &str, side: Side) -> String {
+    let text = text.trim();
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return of_url(&scheme.to_ascii_lowercase(), rest, side);
+    }
+    // As HAProxy and Caddy write families and kinds of sockets.
+    let bare = ["ipv4@", "ipv6@", "tcp@", "tcp4@", "tcp6@", "tcp/", "tcp4/", "tcp6/"];
+    let bare = bare.into_iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+    if let Some(path) = ["unix@", "unix/"].iter().find_map(|prefix| text.strip_prefix(prefix)) {
+        return format!("write {}", shown(&format!("unix:{path}")));
+    }
+    if text.starts_with(['/', '.']) {
+        return format!("write {}", shown(&format!("unix:{text}")));
+    }
+    // As nginx and HAProxy write a server and what is said of it.
+    if let Some((first, _)) = bare.split_once(char::is_whitespace) {
+        return match first.parse::<SocketAddr>() {
+            Ok(_) => format!("write {} alone; what stands behind it has keys of its own", shown(first)),
+            Err(_) => "write one address, without blanks".into(),
+        };
+    }
+    format!("write {}", plain(bare, 8080, side))
+}
+
+/// What to write for a URL: only its address, and elsewhere what the rest of it says.
+fn of_url(scheme: &str, rest: &str, side: Side) -> String {
+    let (authority, path) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (port, is_tls, is_http2) = match scheme {
+        "http" | "ws" | "tcp" => (80, false, false),
+        "https" | "wss" | "tls" => (443, true, false),
+        "h2c" | "grpc" => (80, false, true),
+        "h2" | "grpcs" => (443, true, true),
+        "unix" | "http+unix" => return format!("write {}", shown(&format!("unix:{rest}"))),
+        "fcgi" | "fastcgi" | "uwsgi" | "scgi" | "ajp" => {
+            return format!("backends are spoken to by HTTP, not by {}; name where they speak that", clipped(scheme));
+        }
+        _ => return "write the address alone, such as \"127.0.0.1:8080\"".into(),
+    };
+    let mut words = vec![plain(authority, port, side)];
+    match (is_tls, side) {
+        (true, Side::Ours) => words.push("[listeners.tls] with `cert` and `key`".into()),
+        (true, Side::Theirs) => words.push("tls = true into [pools.upstream]".into()),
+        (false, _) => {}
+    }
+    if is_http2 {
+        words.push(if side == Side::Ours { "http2 = true" } else { "http2 = true into [pools.upstream]" }.into());
+    }
+    match (path.trim_end_matches('/'), side) {
+        ("", _) | (_, Side::Ours) => {}
+        (path, Side::Theirs) => {
+            words.push(format!("add_prefix = {} into its [[routes]]", shown(&format!("/{path}"))));
+        }
+    }
+    format!("write {}", words.join(", and "))
+}
+
+/// An address without scheme and options, with a port if it has none.
+fn plain(text: &str, port: u16, side: Side) -> String {
+    let with_port = |ip: IpAddr, port: u16| format!("\"{}\"", SocketAddr::new(ip, port));
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return format!("\"{address}\"");
+    }
+    // `::1:8080` is an address, too; nobody has one that ends so, and everybody forgets the brackets.
+    if let Some((host, port)) = text.rsplit_once(':')
+        && let (Ok(ip), true) = (host.parse::<Ipv6Addr>(), port.len() >= 2)
+        && let Ok(port) = port.parse::<u16>()
+    {
+        return format!("{}: an IPv6 address stands in brackets before its port", with_port(ip.into(), port));
+    }
+    let in_brackets = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(ip) = in_brackets.parse::<IpAddr>() {
+        return format!("the port, too, such as {}", with_port(ip, port));
+    }
+    let (host, said) = text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    let number = said.and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0);
+    match (host, said, number) {
+        ("" | "*", Some(_), Some(port)) => of_port(port, side),
+        (_, None, _) if text.parse::<u16>().is_ok_and(|port| port > 0) => of_port(text.parse().unwrap_or(port), side),
+        ("localhost", None, _) => with_port(IpAddr::from([127, 0, 0, 1]), port),
+        (_, Some(range), None) if range.contains('-') && range.chars().all(|c| c.is_ascii_digit() || c == '-') => {
+            "one port; each of several has a section of its own".into()
+        }
+        (_, Some(said), None) if said.chars().all(|c| c.is_ascii_digit()) && !said.is_empty() => {
+            "a port from 1 to 65535".into()
+        }
+        _ if is_host(&host.to_ascii_lowercase()) && host.starts_with(|c: char| c.is_ascii_alphabetic()) => match side {
+            Side::Ours => {
+                let port = number.unwrap_or(port);
+                format!("IP:port, such as \"127.0.0.1:{port}\"; host names are not looked up")
+            }
+            Side::Theirs => {
+                let port = number.unwrap_or(port);
+                format!("[[pools.discover]] with dns = \"{}\" and port = {port}", clipped(host))
+            }
+        },
+        _ => "IP:port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"".into(),
+    }
+}
+
+/// A port alone, which others take for every address of the machine.
+fn of_port(port: u16, side: Side) -> String {
+    match side {
+        Side::Ours => format!(
+            "\"0.0.0.0:{port}\" for every IPv4 address of this machine, \"[::]:{port}\" for those of IPv6, too, or \
+             \"127.0.0.1:{port}\" for itself alone"
+        ),
+        Side::Theirs => format!("\"127.0.0.1:{port}\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERYWHERE: &str = "write \"0.0.0.0:80\" for every IPv4 address of this machine, \"[::]:80\" for those of IPv6, \
+                              too, or \"127.0.0.1:80\" for itself alone";
+
+    #[test]
+    fn the_remedy_is_the_address_that_was_meant() {
+        for (text, side, expected) in [
+            ("http://10.0.0.1:8080", Side::Theirs, "write \"10.0.0.1:8080\""),
+            ("http://10.0.0.1/", Side::Theirs, "write the port, too, such as \"10.0.0.1:80\""),
+            ("https://10.0.0.1:8443", Side::Theirs, "write \"10.0.0.1:8443\", and tls = true into [pools.upstream]"),
+            ("https://0.0.0.0:443", Side::Ours, "write \"0.0.0.0:443\", and [listeners.tls] with `cert` and `key`"),
+            ("h2c://10.0.0.1:50051", Side::Theirs, "write \"10.0.0.1:50051\", and http2 = true into [pools.upstream]"),
+            (
+                "http://u:p@10.0.0.1:80/app/",
+                Side::Theirs,
+                "write \"10.0.0.1:80\", and add_prefix = \"/app\" into its [[routes]]",
+            ),
+            (
+                "https://app.internal",
+                Side::Theirs,
+                "write [[pools.discover]] with dns = \"app.internal\" and port = 443, and tls = true into [pools.upstream]",
+            ),
+            ("app:3000", Side::Theirs, "write [[pools.discover]] with dns = \"app\" and port = 3000"),
+            ("::1:8080", Side::Theirs, "write \"[::1]:8080\": an IPv6 address stands in brackets before its port"),
+            (
+                "2001:db8::5:80",
+                Side::Ours,
+                "write \"[2001:db8::5]:80\": an IPv6 address stands in brackets before its port",
+            ),
+            (":::80", Side::Ours, "write \"[::]:80\": an IPv6 address stands in brackets before its port"),
+            ("::1", Side::Ours, "write the port, too, such as \"[::1]:8080\""),
+            ("[::1]", Side::Ours, "write the port, too, such as \"[::1]:8080\""),
+            ("10.0.0.1", Side::Theirs, "write the port, too, such as \"10.0.0.1:8080\""),
+            ("localhost", Side::Theirs, "write \"127.0.0.1:8080\""),
+            (":80", Side::Ours, EVERYWHERE),
+            ("*:80", Side::Ours, EVERYWHERE),
+            ("9001", Side::Theirs, "write \"127.0.0.1:9001\""),
+            ("10.0.0.1:99999", Side::Theirs, "write a port from 1 to 65535"),
+            ("10.0.0.1:80-90", Side::Ours, "write one port; each of several has a section of its own"),
+            (
+                "10.0.0.1:80 weight=3",
+                Side::Theirs,
+                "write \"10.0.0.1:80\" alone; what stands behind it has keys of its own",
+            ),
+            ("ipv4@10.0.0.1:80", Side::Ours, "write \"10.0.0.1:80\""),
+            ("unix@/run/app.sock", Side::Theirs, "write \"unix:/run/app.sock\""),
+            ("unix//run/app.sock", Side::Theirs, "write \"unix:/run/app.sock\""),
+            ("unix:///run/app.sock", Side::Theirs, "write \"unix:/run/app.sock\""),
+            ("/run/app.sock", Side::Theirs, "write \"unix:/run/app.sock\""),
+            (
+                "fastcgi://10.0.0.1:9000",
+                Side::Theirs,
+                "backends are spoken to by HTTP, not by fastcgi; name where they speak that",
+            ),
+            ("", Side::Theirs, "write IP:port, such as \"127.0.0.1:8080\" or \"[::1]:8080\""),
+        ] {
+            assert_eq!(remedy(text, side), expected, "{text:?}");
+        }
+    }
+}

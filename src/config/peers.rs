@@ -1,0 +1,180 @@
+//! Owns: the words that HAProxy, nginx, Envoy, Traefik and Caddy have for our keys and values, and what is answered to them.
+//! Invariant: each key of ours has its row in the one table, and no row names a key that there isn't: a test holds both.
+//! Must not know: how a file is read; what a key means.
+
+mod words;
+
+use toml::de::DeValue;
+
+use self::words::{ANYWHERE, ELSEWHERE, KEYS, VALUES};
+use super::values::found;
+
+/// The longest word that is looked for.
+const LONGEST: usize = 64;
+
+/// How near what a word stands for is to where it was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Nearness {
+    /// In this very section.
+    Here,
+    /// In a section below it.
+    Below,
+    /// In another part of the file.
+    Elsewhere,
+}
+
+/// What to write for a key that is unknown in `section`: the key that peers call so, or the one of this name where it
+/// belongs. `None` if nobody has such a word, or it could be too many things.
+pub(super) fn key(section: &str, word: &str) -> Option<(Nearness, String)> {
+    let word = squeezed(word)?;
+    let is_for = |of: &str| of == ANYWHERE || of == section;
+    if let Some((.., text)) = ELSEWHERE.iter().find(|(of, words, _)| is_for(of) && has(words, &word)) {
+        return Some((Nearness::Here, (*text).into()));
+    }
+    let meant = |(written, words): &(&'static str, &str)| {
+        let path = path_of(written);
+        if path == section {
+            return None;
+        }
+        let (parent, own) = path.rsplit_once('.').unwrap_or(("", path));
+        let is_own = squeezed(own).is_some_and(|own| own == word);
+        // Of two things that are as near, the one that is called so here.
+        (is_own || has(words, &word)).then(|| ((nearness(section, parent), !is_own), *written))
+    };
+    let all: Vec<_> = KEYS.iter().filter_map(meant).collect();
+    let nearest = all.iter().map(|(nearness, _)| *nearness).min()?;
+    let remedies: Vec<_> =
+        all.iter().filter(|(nearness, _)| *nearness == nearest).map(|(_, written)| remedy(written)).collect();
+    // A word that stands for everything says nothing.
+    (remedies.len() <= 3).then(|| (nearest.0, format!("write {}", remedies.join(", or "))))
+}
+
+/// What to write for a value that is refused, where peers call one of ours so. `path` is that of its key.
+pub(super) fn value(path: &str, value: &DeValue<'_>) -> Option<String> {
+    let word = match value {
+        DeValue::String(text) => squeezed(text)?,
+        DeValue::Boolean(_) | DeValue::Integer(_) | DeValue::Float(_) => squeezed(&found(value))?,
+        DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => return None,
+    };
+    let row = VALUES.iter().find(|(of, words, _)| *of == path && has(words, &word));
+    row.map(|(.., remedy)| format!("write {remedy}"))
+}
+
+fn nearness(section: &str, parent: &str) -> Nearness {
+    if section == parent {
+        Nearness::Here
+    } else if is_within(parent, section) {
+        Nearness::Below
+    } else {
+        Nearness::Elsewhere
+    }
+}
+
+/// Whether a section is `outer`, or one below it.
+fn is_within(section: &str, outer: &str) -> bool {
+    let below = section.strip_prefix(outer);
+    outer.is_empty() || below.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// How a key is written, and into which section.
+fn remedy(written: &'static str) -> String {
+    if written.starts_with('[') {
+        return written.into();
+    }
+    let (parent, own) = written.rsplit_once('.').unwrap_or(("", written));
+    let section =
+        KEYS.iter().map(|(written, _)| *written).find(|section| path_of(section) == parent && *section != parent);
+    format!("`{own}` into {}", section.unwrap_or("the file"))
+}
+
+/// `[[pools]]` and `[log]` without their brackets.
+fn path_of(written: &str) -> &str {
+    written.trim_matches(['[', ']'])
+}
+
+/// Whether one of the words of a row is this one.
+fn has(words: &str, word: &str) -> bool {
+    words.split(' ').any(|known| known == word)
+}
+
+/// Letters and digits alone, in lower case: `max-conns`, `max_conns` and `maxConns` are one word.
+fn squeezed(word: &str) -> Option<String> {
+    let word: String = word.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    (1..=LONGEST).contains(&word.len()).then_some(word)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn each(words: &str) -> impl Iterator<Item = &str> {
+        words.split(' ').filter(|word| !word.is_empty())
+    }
+
+    #[test]
+    fn words_are_found_however_they_are_written() {
+        let remedy = |section: &str, word: &str| key(section, word).map(|(_, remedy)| remedy).unwrap_or_default();
+        for (section, word, expected) in [
+            ("pools", "servers", "write [[pools.backends]]"),
+            ("pools", "lb_policy", "write `balance` into [[pools]]"),
+            ("pools", "healthCheck", "write [pools.health]"),
+            ("pools", "sticky", "write [pools.persistence]"),
+            ("pools.backends", "maxconn", "write `max_requests` into [[pools.backends]]"),
+            ("pools.backends", "max-conns", "write `max_requests` into [[pools.backends]]"),
+            ("pools.backends", "url", "write `address` into [[pools.backends]]"),
+            ("pools", "proxy_connect_timeout", "write `connect` into [pools.timeouts]"),
+            ("", "entryPoints", "write [[listeners]]"),
+            ("", "upstream", "write [[pools]]"),
+            ("", "health", "write [pools.health]"),
+            ("", "servers", "write [[pools.backends]]"),
+            ("server", "maxconn", "write `max_connections` into [server]"),
+            ("listeners.tls", "ssl_certificate_key", "write `key` into [listeners.tls]"),
+            ("pools", "weight", "write `weight` into [[pools.backends]], or `weight` into [[pools.discover]]"),
+            ("pools", "zzz", ""),
+            ("", "name", ""),
+            ("pools", "", ""),
+        ] {
+            assert_eq!(remedy(section, word), expected, "{word} in [{section}]");
+        }
+        let text = |text: &'static str| DeValue::String(text.into());
+        assert_eq!(value("pools.balance", &text("leastconn")).unwrap(), "write \"least_requests\"");
+        assert_eq!(value("pools.balance", &text("LEAST_REQUEST")).unwrap(), "write \"least_requests\"");
+        assert_eq!(value("pools.balance", &text("zzz")), None);
+    }
+
+    #[test]
+    fn the_table_is_squeezed_and_no_word_stands_for_two_things_of_one_section() {
+        let mut seen = BTreeSet::new();
+        for (written, words) in KEYS {
+            let parent = path_of(written).rsplit_once('.').map_or("", |(parent, _)| parent);
+            for word in each(words) {
+                assert_eq!(squeezed(word).as_deref(), Some(word), "{written}");
+                assert!(seen.insert((parent, word)), "{word} stands twice in [{parent}]");
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (path, words, remedy) in VALUES {
+            assert!(KEYS.iter().any(|(written, _)| path_of(written) == *path), "{path}");
+            for word in each(words) {
+                assert_eq!(squeezed(word).as_deref(), Some(word), "{path}");
+                assert!(seen.insert((*path, word)), "{word} stands twice for {path}: {remedy}");
+            }
+        }
+        for (section, words, _) in ELSEWHERE {
+            assert!(
+                section.is_empty()
+                    || *section == ANYWHERE
+                    || KEYS.iter().any(|(written, _)| path_of(written) == *section),
+                "{section}"
+            );
+            assert!(each(words).all(|word| squeezed(word).as_deref() == Some(word)), "{words:?}");
+        }
+    }
+
+    /// Each key of ours, as the reader calls it.
+    pub(in crate::config) fn rows() -> BTreeSet<String> {
+        KEYS.iter().map(|(written, _)| (*written).to_owned()).collect()
+    }
+}
