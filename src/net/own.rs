@@ -57,6 +57,14 @@ pub fn overlap(one: &Address, other: &Address) -> bool {
     one == other || has_all(one, other) || has_all(other, one)
 }
 
+/// Whether one is `[::]` and the other `0.0.0.0` at the same port. Who names both means each to have its own family, as
+/// with nginx: the first is then of IPv6 alone.
+pub fn are_both_families(one: &Address, other: &Address) -> bool {
+    let (Some(one), Some(other)) = (one.tcp(), other.tcp()) else { return false };
+    let is_any = one.ip().is_unspecified() && other.ip().is_unspecified();
+    is_any && one.is_ipv4() != other.is_ipv4() && one.port() == other.port() && one.port() != 0
+}
+
 /// By their paths, or, where both are there, whatever way leads to the one file.
 fn is_same_file(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| std::fs::canonicalize(path).ok();
@@ -130,6 +138,22 @@ mod tests {
         ] {
             let overlap = |one: &str, other: &str| overlap(&one.parse().unwrap(), &other.parse().unwrap());
             assert_eq!((overlap(one, other), overlap(other, one)), (do_overlap, do_overlap), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn all_of_one_family_beside_all_of_the_other_is_all_of_both() {
+        for (one, other, are_both) in [
+            ("[::]:80", "0.0.0.0:80", true),
+            ("[::]:80", "0.0.0.0:81", false),
+            ("[::]:0", "0.0.0.0:0", false),
+            ("[::]:80", "[::]:80", false),
+            ("[::]:80", "127.0.0.1:80", false),
+            ("[::1]:80", "0.0.0.0:80", false),
+            ("unix:/run/a.sock", "0.0.0.0:80", false),
+        ] {
+            let are = |one: &str, other: &str| are_both_families(&one.parse().unwrap(), &other.parse().unwrap());
+            assert_eq!((are(one, other), are(other, one)), (are_both, are_both), "{one} {other}");
         }
     }
 

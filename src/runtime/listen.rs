@@ -25,7 +25,7 @@ use super::settings::ListenerSettings;
 use crate::handler::Handler;
 use crate::net::defer::{defer, undefer};
 use crate::net::unix::{self, SocketFile};
-use crate::net::{Address, Socket, bind, shortage, syn_filter};
+use crate::net::{Address, Socket, bind, own, shortage, syn_filter};
 use crate::telemetry::Limit;
 use crate::telemetry::metrics::{Listener, Metrics};
 use crate::tls::Acceptor;
@@ -101,7 +101,9 @@ impl Listeners {
         let mut all = Listeners { addresses: Vec::new(), by_thread, files: Vec::new() };
         for (index, each) in settings.iter().enumerate() {
             let info = Arc::new(ListenerInfo::new(index, each, tls.get(index).cloned().flatten()));
-            let address = all.open(each, &info, metrics);
+            let is_v6_alone = each.address.tcp().is_some_and(|address| address.is_ipv6())
+                && settings.iter().any(|other| own::are_both_families(&each.address, &other.address));
+            let address = all.open(each, is_v6_alone, &info, metrics);
             all.addresses.push(address.map_err(|error| BindError { address: each.address.clone(), error })?);
         }
         Ok(all)
@@ -111,6 +113,7 @@ impl Listeners {
     fn open(
         &mut self,
         settings: &ListenerSettings,
+        is_v6_alone: bool,
         info: &Arc<ListenerInfo>,
         metrics: &Metrics,
     ) -> io::Result<Address> {
@@ -120,11 +123,11 @@ impl Listeners {
                 // SO_REUSEPORT would let a second Linchpin share the address and take half the clients
                 // without a word: a first socket without it finds out.
                 if wanted.port() != 0 {
-                    bind::patiently(&settings.address, || socket(*wanted, false))?;
+                    bind::patiently(&settings.address, || socket(*wanted, is_v6_alone, false))?;
                 }
                 let mut address = *wanted;
                 for sockets in &mut self.by_thread {
-                    let socket = socket(address, true)?;
+                    let socket = socket(address, is_v6_alone, true)?;
                     address = socket.local_addr()?;
                     sockets.push(bound(Open::Tcp(socket)));
                 }
@@ -153,8 +156,11 @@ impl Listeners {
     }
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<StdTcp> {
+fn socket(address: SocketAddr, is_v6_alone: bool, shared: bool) -> io::Result<StdTcp> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if is_v6_alone {
+        socket.set_only_v6(true)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     // Accepted sockets inherit it: a system call less a connection.
