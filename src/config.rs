@@ -14,6 +14,7 @@ mod peers;
 mod persistence;
 mod plan;
 mod pools;
+mod reach;
 mod reader;
 mod report;
 mod routes;
@@ -47,8 +48,8 @@ pub fn load(path: &Path) -> Result<(Plan, Report), Report> {
 
 /// Reads the text of the configuration file `origin`: findings name it, and relative paths in it
 /// start at its folder. The disk is read for nothing but the files of keys,
-/// tokens and certificates that it names, for what else than a regular file those of logs and discovery are, and for the
-/// authorities that the system believes.
+/// tokens and certificates that it names, for what else than a regular file those of logs and discovery are, for
+/// whether logs and sockets can be made where they should be, and for the authorities that the system believes.
 ///
 /// # Errors
 /// Everything that is wrong with the text, warnings included.

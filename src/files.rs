@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Access, OFlags, access};
 
 /// Why a file can't be used.
 #[derive(Debug)]
@@ -89,6 +89,44 @@ pub fn what_else(path: &Path) -> Option<&'static str> {
     std::fs::metadata(path).ok().and_then(|metadata| words(metadata.file_type()))
 }
 
+/// Why this user can't append to a file at `path`, or make it, in words. Nothing is opened or made: as far as can be
+/// known without.
+pub fn cannot_append(path: &Path) -> Option<String> {
+    match std::fs::metadata(path) {
+        Ok(_) => access(path, Access::WRITE_OK).err().map(|error| format!("this user can't write to it: {error}")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => cannot_make(path),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Like [`cannot_append`], of a Unix socket to listen on: one that was left behind is replaced.
+pub fn cannot_listen(path: &Path) -> Option<String> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => Some("there is a file that is no socket".into()),
+        Ok(_) => cannot_make(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => cannot_make(path),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Why this user can't make a file in the folder of `path`.
+fn cannot_make(path: &Path) -> Option<String> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let shown = folder.display();
+    match std::fs::metadata(folder) {
+        Ok(metadata) if !metadata.is_dir() => Some(format!("{shown} is no folder")),
+        Ok(_) => {
+            let asked = access(folder, Access::WRITE_OK | Access::EXEC_OK);
+            asked.err().map(|error| format!("this user can't make files in {shown}: {error}"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!("there is no folder {shown}")),
+        Err(error) => Some(format!("{shown}: {error}")),
+    }
+}
+
 /// A path as one word of a command that an operator may copy into a shell.
 pub fn shell_word(path: &Path) -> String {
     let text = path.to_string_lossy();
@@ -153,6 +191,30 @@ mod tests {
             assert_eq!(append(path).unwrap_err().to_string(), words);
             assert_eq!(what_else(path), Some(what));
         }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_can_be_made_where_is_known_beforehand_and_nothing_is_made() {
+        let folder = std::env::temp_dir().join(format!("linchpin-files-made-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (file, socket) = (folder.join("file"), folder.join("socket"));
+        std::fs::write(&file, "").unwrap();
+        let _listener = UnixListener::bind(&socket).unwrap();
+        for (path, log, listen) in [
+            (folder.join("new"), None, None),
+            (file.clone(), None, Some("there is a file that is no socket".into())),
+            (
+                folder.join("gone/new"),
+                Some(format!("there is no folder {}/gone", folder.display())),
+                Some(format!("there is no folder {}/gone", folder.display())),
+            ),
+        ] {
+            assert_eq!((cannot_append(&path), cannot_listen(&path)), (log, listen), "{path:?}");
+        }
+        assert_eq!(cannot_listen(&socket), None);
+        assert!(cannot_append(&file.join("below")).is_some() && cannot_listen(&file.join("below")).is_some());
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

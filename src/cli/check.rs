@@ -6,7 +6,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::config;
+use crate::config::{self, Report};
+use crate::files::{self, shell_word};
+use crate::import::{Format, LONGEST};
 
 /// Where a configuration file is looked for, in this order.
 pub const PLACES: [&str; 2] = ["linchpin.toml", "/etc/linchpin/linchpin.toml"];
@@ -33,6 +35,24 @@ pub fn find(path: Option<&Path>) -> Result<PathBuf, NoFile> {
     path.map(Path::to_path_buf).or_else(default).ok_or(NoFile)
 }
 
+/// What is to be said of a file that can't be run: its findings; or that it is another product's, in whose own words
+/// every line would be one.
+pub(super) fn refusal(path: &Path, report: &Report) -> String {
+    let is_toml = !report.findings().iter().any(|finding| finding.problem.starts_with("not TOML: "));
+    let text = if is_toml { None } else { files::read_text(path, LONGEST as u64).ok() };
+    // By its content alone: any file may be called so.
+    match text.and_then(|text| Format::guess("", &text)) {
+        None => report.to_string(),
+        Some(format) => {
+            let (shown, product, file) = (path.display(), format.product(), shell_word(path));
+            format!(
+                "{shown}: error: this is no TOML, and looks like a configuration of {product}; translate it with: \
+                     linchpin import {file} -o linchpin.toml\n"
+            )
+        }
+    }
+}
+
 /// Prints every error and warning of the file, and a last line that sums them up.
 pub fn run(path: Option<&Path>) -> ExitCode {
     let (text, is_good) = match find(path) {
@@ -45,9 +65,9 @@ pub fn run(path: Option<&Path>) -> ExitCode {
 }
 
 fn verdict(path: &Path) -> (String, bool) {
-    let (report, is_good) = match config::load(path) {
-        Ok((_, report)) => (report, true),
-        Err(report) => (report, false),
+    let (report, findings, is_good) = match config::load(path) {
+        Ok((_, report)) => (report.clone(), report.to_string(), true),
+        Err(report) => (report.clone(), refusal(path, &report), false),
     };
     let count = |count: usize, what: &str| match count {
         0 => None,
@@ -57,7 +77,7 @@ fn verdict(path: &Path) -> (String, bool) {
     let verdict = is_good.then(|| "OK".to_owned());
     let counts = [verdict, count(report.errors(), "error"), count(report.warnings(), "warning")];
     let sum = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    (format!("{report}{}: {sum}\n", path.display()), is_good)
+    (format!("{findings}{}: {sum}\n", path.display()), is_good)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub fn run(path: Option<&Path>) -> ExitCode {
     let (plan, report) = match config::load(&path) {
         Ok(loaded) => loaded,
         Err(report) => {
-            say(&report);
+            say(&check::refusal(&path, &report));
             return fail(&format!("{} has errors; nothing was started", path.display()));
         }
     };

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::file::Draft;
 use super::listeners::ListenerDraft;
+use super::reach::is_open_at;
 use super::report::Notes;
-use super::routes::RouteDraft;
 use super::values::{known, shown};
 use crate::tls::server::ClientVerification;
 
@@ -70,11 +70,6 @@ fn certificates(draft: &Draft, notes: &Notes<'_>) {
         );
         notes.warn(span, problem, format!("write listeners = [{}], or name both if it is meant", name(strict)));
     }
-}
-
-fn is_open_at(route: &RouteDraft, listener: &ListenerDraft) -> bool {
-    let name = listener.name();
-    route.listeners.is_empty() || route.listeners.iter().any(|tied| Some(&tied.value) == name.as_ref())
 }
 
 fn asked_for(listener: &ListenerDraft) -> Option<&ClientVerification> {

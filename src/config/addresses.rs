@@ -8,7 +8,8 @@ use toml::de::DeValue;
 
 use super::names::is_host;
 use super::reader::Table;
-use super::values::{Value, clipped, found, must_be, shown, text};
+use super::values::{Value, Wrong, clipped, found, must_be, shown, text};
+use crate::files;
 use crate::net::{Address, LONGEST_PATH};
 
 /// Whose address it is.
@@ -22,7 +23,17 @@ enum Side {
 
 /// Where we listen. `unix:` and a path starts at the folder of the file.
 pub(super) fn endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
-    move |value| address(value, table, Side::Ours)
+    move |value| {
+        let address = address(value, table, Side::Ours)?;
+        match address.unix().and_then(|path| Some((path, files::cannot_listen(path)?))) {
+            None => Ok(address),
+            Some((path, why)) => Err(Wrong {
+                problem: format!("can't be {}: {why}", shown(&format!("unix:{}", path.display()))),
+                remedy: "write a path of no other file, in a folder that the user who runs Linchpin can write to"
+                    .into(),
+            }),
+        }
+    }
 }
 
 /// Where a backend listens.

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use super::access;
 use super::file::Draft;
 use super::pools::PoolDraft;
+use super::reach;
 use super::reader::Spot;
 use super::report::Notes;
 use super::routes::{self, RouteDraft};
@@ -33,10 +34,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     }
     let listeners = draft.listeners.iter();
     unique("listener named", listeners.clone().filter_map(|each| each.name.as_ref()), notes);
-    // Port 0 is a new port for each.
-    let is_fixed = |spot: &&Spot<Address>| spot.value.tcp().is_none_or(|address| address.port() != 0);
-    let fixed = listeners.filter_map(|each| each.address.as_ref()).filter(is_fixed);
-    unique("listener at", fixed, notes);
+    overlaps(listeners.filter_map(|each| each.address.as_ref()), notes);
     unique("pool named", draft.pools.iter().filter_map(|each| each.name.as_ref()), notes);
     keys(draft, notes);
     let interfaces = own::interfaces();
@@ -69,6 +67,30 @@ where
         } else {
             first.insert(&spot.value, line);
         }
+    }
+}
+
+/// Refuses the second of two listeners one of which would have to take the other's connections. Port 0 is a new port
+/// for each.
+fn overlaps<'d>(listeners: impl Iterator<Item = &'d Spot<Address>>, notes: &Notes<'_>) {
+    let mut by_port: HashMap<Option<u16>, Vec<&Spot<Address>>> = HashMap::new();
+    for listener in listeners {
+        let others = by_port.entry(listener.value.tcp().map(|address| address.port())).or_default();
+        let is_in_the_way = |other: &&&Spot<Address>| {
+            let (one, other) = (&listener.value, &other.value);
+            own::overlap(one, other) && !own::are_both_families(one, other)
+        };
+        if let Some(other) = others.iter().find(is_in_the_way) {
+            let line = notes.line_of(other.span.start) + 1;
+            let address = shown(&other.value.to_string());
+            let problem = if listener.value == other.value {
+                format!("there is a listener at {address} already, in line {line}")
+            } else {
+                format!("the listener in line {line}, {address}, has this address, too: no two can listen there")
+            };
+            notes.error(&listener.span, problem, "write another, or take one of the two out");
+        }
+        others.push(listener);
     }
 }
 
@@ -225,6 +247,7 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
         }
     }
     routes::circles(&draft.routes, notes);
+    reach::check(draft, notes);
     access::check(draft, notes);
     let reached: HashSet<_> =
         draft.routes.iter().filter_map(|route| route.pool.as_ref()).map(|pool| &pool.value).collect();

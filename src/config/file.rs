@@ -17,8 +17,8 @@ use super::reader::{Spot, Table};
 use super::routes::{self, RouteDraft};
 use super::secrets;
 use super::values::{
-    KIB, MIB, MILLISECOND, Value, YEAR, body_bytes, duration, found, must_be, nearest, plain_text, rate, shown, size,
-    text, whole, word,
+    KIB, MIB, MILLISECOND, Value, Wrong, YEAR, body_bytes, duration, found, must_be, nearest, plain_text, rate, shown,
+    size, text, whole, word,
 };
 use crate::affinity::seal::{KEY_BYTES, SealingKey};
 use crate::net::Address;
@@ -177,7 +177,15 @@ fn access(table: &Table<'_>, value: &DeValue<'_>) -> Value<telemetry::Access> {
 
 /// The file of the access log. One that is not there yet is made at start.
 fn log_file(path: PathBuf) -> Value<telemetry::Access> {
-    let Some(what) = files::what_else(&path) else { return Ok(telemetry::Access::File(path)) };
+    let Some(what) = files::what_else(&path) else {
+        return match files::cannot_append(&path) {
+            None => Ok(telemetry::Access::File(path)),
+            Some(why) => Err(Wrong {
+                problem: format!("can't be {}: {why}", shown(&path.to_string_lossy())),
+                remedy: "make the folder, and let the user who runs Linchpin write there; or write \"stdout\"".into(),
+            }),
+        };
+    };
     let remedy = match path.to_str() {
         Some("/dev/null") => "write \"off\"",
         Some(path) if path.starts_with("/dev/") => "write \"stdout\", and send that to wherever it belongs",

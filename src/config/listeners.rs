@@ -39,6 +39,11 @@ impl ListenerDraft {
         self.redirect_https.as_ref().is_none_or(|port| port.value.is_none())
     }
 
+    /// Whether its requests can have come by https, or without it. A trusted proxy says of each how it came.
+    pub(super) fn can_have_come(&self, by_https: bool) -> bool {
+        self.tls.is_some() == by_https || !self.trusted_proxies.is_empty()
+    }
+
     pub(super) fn settings(&self) -> Option<ListenerSettings> {
         let default = ListenerSettings::new(self.address.as_ref()?.value.clone());
         Some(ListenerSettings {

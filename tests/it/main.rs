@@ -14,6 +14,7 @@ mod blame;
 mod broken_answers;
 mod browser;
 mod chains;
+mod checking;
 mod clocks;
 mod commands;
 mod crowds;

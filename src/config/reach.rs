@@ -1,0 +1,116 @@
+//! Owns: routes that no request can get to: others take them all before, or no listener has such requests.
+//! Invariant: a route is told of only if that holds for every listener, scheme and host that it is for.
+//! Must not know: what a route does.
+
+use std::ops::Range;
+
+use super::file::Draft;
+use super::listeners::ListenerDraft;
+use super::report::Notes;
+use super::routes::RouteDraft;
+
+/// Comparisons of two routes, at the most: a file with thousands of routes is not worth minutes.
+const MOST: usize = 4_000_000;
+
+/// Notes each route that no request can get to.
+pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
+    if !notes.is_whole() {
+        return;
+    }
+    // Of two routes that match the same, the one that is tied to listeners comes first, then the one with a scheme. No
+    // other route can be hidden: a longer path or a nearer host never matches all that a shorter one does.
+    let preferred: Vec<&RouteDraft> = draft.routes.iter().filter(|route| rank(route) > (false, false)).collect();
+    let is_bounded = preferred.len().saturating_mul(draft.routes.len()) <= MOST;
+    for route in &draft.routes {
+        let listeners: Vec<_> = draft.listeners.iter().filter(|listener| is_open_at(route, listener)).collect();
+        // Listeners that are not there, or can't be read, are told of elsewhere.
+        if listeners.is_empty() || listeners.iter().any(|listener| listener.address.is_none()) {
+            continue;
+        }
+        let ways: Vec<_> = ways(route, &listeners).collect();
+        if ways.is_empty() {
+            never_asked(route, &listeners, notes);
+        } else if is_bounded && let Some(span) = hidden(route, &ways, &preferred) {
+            let line = notes.line_of(span.start) + 1;
+            let problem = format!("no request gets to this route: others come before it, such as that in line {line}");
+            let remedy = "routes with `listeners` come first, then those with a `scheme`: write the same into this \
+                          one, or take it out";
+            notes.warn(&route.span, problem, remedy);
+        }
+    }
+}
+
+/// Each listener and scheme by which requests come to a route.
+fn ways<'l>(route: &RouteDraft, listeners: &[&'l ListenerDraft]) -> impl Iterator<Item = (&'l ListenerDraft, bool)> {
+    let wanted = route.settings.is_secure;
+    let schemes = [false, true].into_iter().filter(move |scheme| wanted.is_none_or(|wanted| wanted == *scheme));
+    let listeners: Vec<_> = listeners.iter().copied().filter(|listener| listener.serves()).collect();
+    schemes.flat_map(move |scheme| {
+        let having = listeners.clone().into_iter().filter(move |listener| listener.can_have_come(scheme));
+        having.map(move |listener| (listener, scheme))
+    })
+}
+
+fn never_asked(route: &RouteDraft, listeners: &[&ListenerDraft], notes: &Notes<'_>) {
+    if !listeners.iter().any(|listener| listener.serves()) {
+        let problem = "no request gets to this route: its listeners send everybody to https";
+        notes.warn(&route.span, problem, "name the listener with [listeners.tls], or take it out");
+        return;
+    }
+    let (scheme, remedy) = match route.settings.is_secure {
+        Some(true) => {
+            ("https", "write [listeners.tls] into one, name your proxies in `trusted_proxies`, or take `scheme` out")
+        }
+        _ => ("http", "write [[listeners]] without TLS, or take `scheme` out"),
+    };
+    let problem = format!("no request gets to this route: none of its listeners is asked by {scheme}");
+    notes.warn(&route.span, problem, remedy);
+}
+
+/// Where one of the routes stands that take every request before this one.
+fn hidden<'r>(
+    route: &RouteDraft,
+    ways: &[(&ListenerDraft, bool)],
+    preferred: &[&'r RouteDraft],
+) -> Option<&'r Range<usize>> {
+    let before: Vec<_> = preferred.iter().copied().filter(|other| rank(other) > rank(route)).collect();
+    let mut first = None;
+    for (host, _) in route.each_host() {
+        for (listener, scheme) in ways {
+            let taker = before.iter().find(|other| {
+                is_open_at(other, listener)
+                    && other.settings.is_secure.is_none_or(|only| only == *scheme)
+                    && other.each_host().iter().any(|(pattern, _)| covers(pattern, host))
+                    && is_below(&route.settings.path_prefix, &other.settings.path_prefix)
+            })?;
+            first = first.or(Some(&taker.span));
+        }
+    }
+    first
+}
+
+/// What comes first of two routes that match the same.
+fn rank(route: &RouteDraft) -> (bool, bool) {
+    (!route.listeners.is_empty(), route.settings.is_secure.is_some())
+}
+
+/// Whether requests of a listener may go by a route.
+pub(super) fn is_open_at(route: &RouteDraft, listener: &ListenerDraft) -> bool {
+    let name = listener.name();
+    route.listeners.is_empty() || route.listeners.iter().any(|tied| Some(&tied.value) == name.as_ref())
+}
+
+/// Whether a pattern matches every host that `host`, which may be one itself, does. An empty one is for every host.
+fn covers(pattern: &str, host: &str) -> bool {
+    pattern.is_empty()
+        || pattern == host
+        || pattern
+            .strip_prefix('*')
+            .is_some_and(|suffix| host.trim_start_matches('*').ends_with(suffix) && host.len() > suffix.len())
+}
+
+/// Whether a path is `prefix` or below it, in whole segments.
+fn is_below(path: &str, prefix: &str) -> bool {
+    let rest = path.strip_prefix(prefix.trim_end_matches('/'));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
