@@ -1,4 +1,4 @@
-//! How a server is chosen for a client that has none.
+//! Balancing: which backend a client without a pin gets.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ fn balanced(kind: &str) -> Builder {
     Proxy::builder().pool(&format!("balance = \"{kind}\""))
 }
 
-/// How many of so many new clients, each on a connection of its own, each server got.
+/// Counts how many of `clients` new clients, each on its own connection, each backend served.
 async fn served(proxy: &Proxy, clients: usize) -> HashMap<String, usize> {
     let mut served = HashMap::new();
     for _ in 0..clients {
@@ -22,8 +22,8 @@ async fn served(proxy: &Proxy, clients: usize) -> HashMap<String, usize> {
     served
 }
 
-/// A server whose requests for `/hang` never end.
-async fn patient(name: &str) -> Backend {
+/// Starts a backend whose responses to `/hang` never end.
+async fn hanging(name: &str) -> Backend {
     let body = name.to_owned();
     Backend::start(name, move |seen| if seen.path() == "/hang" { Reply::Hang } else { Reply::ok(&body) }).await
 }
@@ -55,7 +55,7 @@ async fn three_hundred_new_clients_that_share_connections_are_spread_evenly_over
 #[tokio::test]
 async fn weights_are_shares_of_the_new_clients() {
     let [a, b, _] = Backend::three().await;
-    // Those that look at load send the next client to the heavier server as long as both are idle.
+    // The policies that compare load send a client to the backend of more weight while both are idle.
     for (kind, share) in [("round_robin", 224..=226), ("least_requests", 240..=300), ("random_two", 240..=300)] {
         let served = served(&balanced(kind).backend(&a, "weight = 3").backend(&b, "").start(), 300).await;
         assert!(share.contains(&served["a"]), "{kind}: {served:?}");
@@ -63,9 +63,9 @@ async fn weights_are_shares_of_the_new_clients() {
 }
 
 #[tokio::test]
-async fn least_requests_and_random_two_spare_the_busy_server() {
+async fn least_requests_and_random_two_avoid_the_busy_backend() {
     for kind in ["least_requests", "random_two"] {
-        let (a, b) = (patient("a").await, patient("b").await);
+        let (a, b) = (hanging("a").await, hanging("b").await);
         let proxy = balanced(kind).backend(&a, "").backend(&b, "").start();
         let mut waiting = proxy.client().await;
         waiting.send(b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n").await;
@@ -76,7 +76,7 @@ async fn least_requests_and_random_two_spare_the_busy_server() {
 }
 
 #[tokio::test]
-async fn idle_servers_are_chosen_at_random_by_those_that_look_at_load() {
+async fn policies_that_compare_load_choose_idle_backends_at_random() {
     let [a, b, c] = Backend::three().await;
     for kind in ["least_requests", "random_two"] {
         let proxy = balanced(kind).backend(&a, "").backend(&b, "").backend(&c, "").start();
@@ -100,7 +100,7 @@ async fn a_backup_gets_clients_only_when_no_other_can() {
 }
 
 #[tokio::test]
-async fn a_client_of_a_backup_stays_there_when_the_others_are_back() {
+async fn a_client_of_a_backup_stays_there_when_the_others_recover() {
     let [a, b, _] = Backend::three().await;
     let proxy = Proxy::builder().backend(&a, "").backend(&b, "backup = true").start();
     let address = a.kill().await;
@@ -123,7 +123,7 @@ async fn servers_of_weight_0_or_draining_are_in_nobodys_order() {
 }
 
 #[tokio::test]
-async fn a_selection_is_an_order_and_new_clients_pass_dead_servers_by() {
+async fn selection_is_an_order_and_new_clients_skip_dead_backends() {
     for kind in KINDS {
         let [a, b, c] = Backend::three().await;
         let proxy = balanced(kind).backend(&a, "").backend(&b, "").backend(&c, "").start();

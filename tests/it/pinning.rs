@@ -1,4 +1,4 @@
-//! What ties a client to its server: when a pin is issued, renewed, believed and seen.
+//! Pins: when one is issued, renewed and accepted, and who sees it.
 
 use linchpin::affinity::Pin;
 
@@ -6,7 +6,7 @@ use super::support::keys::{now, pin};
 use super::support::proxy::Builder;
 use super::support::{Backend, Keys, Proxy, Reply};
 
-/// A proxy with keys that the test has, too.
+/// Builds a proxy with keys that the test has as well.
 fn keyed(keys: &Keys, backends: &[&Backend]) -> Builder {
     backends.iter().fold(Proxy::builder().top(&keys.tables()), |builder, backend| builder.backend(backend, ""))
 }
@@ -27,7 +27,7 @@ async fn a_pin_is_issued_once_and_holds_on_every_connection() {
 }
 
 #[tokio::test]
-async fn clients_that_take_turns_on_one_connection_each_keep_their_server() {
+async fn clients_that_alternate_on_one_connection_each_keep_their_backend() {
     let [a, b, c] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let proxy = keyed(&keys, &[&a, &b, &c]).start();
@@ -59,7 +59,7 @@ async fn a_pin_is_renewed_when_a_quarter_of_the_idle_timeout_has_passed() {
 }
 
 #[tokio::test]
-async fn a_session_ends_by_silence_or_by_age_and_its_client_is_a_new_one() {
+async fn a_session_ends_when_idle_or_too_old_and_a_new_one_begins() {
     let [a, b, c] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let lines = "idle_timeout = \"400s\"\nabsolute_timeout = \"1000s\"";
@@ -73,7 +73,7 @@ async fn a_session_ends_by_silence_or_by_age_and_its_client_is_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_session_pin_has_no_end_of_its_own_and_the_attributes_of_the_design() {
+async fn a_session_cookie_has_no_expiry_and_the_default_attributes() {
     let a = Backend::named("a").await;
     let proxy = Proxy::before(&[&a]);
     let response = proxy.get(None).await;
@@ -83,7 +83,7 @@ async fn a_session_pin_has_no_end_of_its_own_and_the_attributes_of_the_design() 
 }
 
 #[tokio::test]
-async fn a_permanent_pin_has_the_max_age_that_is_left_and_the_attributes_as_configured() {
+async fn a_permanent_cookie_has_the_remaining_max_age_and_the_configured_attributes() {
     let a = Backend::named("a").await;
     let keys = Keys::new(&[1]);
     let cookie = "path = \"/app\"\ndomain = \"example.com\"\nsecure = true\nhttp_only = false\n\
@@ -100,7 +100,7 @@ async fn a_permanent_pin_has_the_max_age_that_is_left_and_the_attributes_as_conf
 }
 
 #[tokio::test]
-async fn an_answer_that_issues_a_pin_is_private_and_any_other_is_as_it_came() {
+async fn a_response_that_issues_a_pin_is_private_and_any_other_is_unchanged() {
     let fields = "cache-control: public, max-age=60\r\nset-cookie: x=1\r\nset-cookie: y=2; Path=/\r\n";
     let a = Backend::start("a", move |_| Reply::new(200, fields, "a")).await;
     let proxy = Proxy::before(&[&a]);
@@ -140,7 +140,7 @@ async fn a_backend_that_answers_502_503_or_504_gets_no_session() {
 }
 
 #[tokio::test]
-async fn no_error_of_the_proxys_own_issues_a_pin() {
+async fn no_error_response_of_the_proxy_issues_a_pin() {
     let a = Backend::start("a", |seen| if seen.path() == "/hang" { Reply::Hang } else { Reply::Close }).await;
     let routes = "[[routes]]\npath_prefix = \"/app\"\npool = \"app\"";
     let of =
@@ -156,7 +156,7 @@ async fn no_error_of_the_proxys_own_issues_a_pin() {
 }
 
 #[tokio::test]
-async fn a_pin_that_cannot_be_read_is_no_pin_and_a_new_one_is_issued() {
+async fn an_unreadable_pin_is_no_pin_and_a_new_one_is_issued() {
     let a = Backend::named("a").await;
     let keys = Keys::new(&[1]);
     let proxy = keyed(&keys, &[&a]).start();
@@ -187,7 +187,7 @@ async fn a_pin_that_cannot_be_read_is_no_pin_and_a_new_one_is_issued() {
 }
 
 #[tokio::test]
-async fn a_pin_holds_in_quotes_behind_a_bad_one_and_in_a_second_cookie_field() {
+async fn a_pin_holds_in_quotes_after_a_bad_one_and_in_a_second_cookie_field() {
     let [a, b, c] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let proxy = keyed(&keys, &[&a, &b, &c]).start();
@@ -225,7 +225,7 @@ async fn a_backend_sees_every_cookie_byte_for_byte_but_never_the_routing_cookie(
 }
 
 #[tokio::test]
-async fn a_pin_to_a_backend_that_is_gone_from_the_configuration_moves() {
+async fn a_pin_to_a_removed_backend_moves() {
     let a = Backend::named("a").await;
     let keys = Keys::new(&[1]);
     let proxy = keyed(&keys, &[&a]).start();
@@ -284,7 +284,7 @@ async fn proxies_with_one_key_agree_whatever_the_order_of_their_backends() {
 }
 
 #[tokio::test]
-async fn keys_are_exchanged_one_proxy_after_the_other_without_losing_a_session() {
+async fn keys_rotate_one_proxy_after_the_other_without_losing_a_session() {
     let [a, b, c] = Backend::three().await;
     let steps: Vec<_> =
         [&[1][..], &[1, 2], &[2, 1], &[2]].map(|ids| keyed(&Keys::new(ids), &[&a, &b, &c]).start()).into();
@@ -299,7 +299,7 @@ async fn keys_are_exchanged_one_proxy_after_the_other_without_losing_a_session()
 }
 
 #[tokio::test]
-async fn a_pool_without_persistence_pins_nobody() {
+async fn a_pool_without_persistence_pins_no_client() {
     let [a, b, _] = Backend::three().await;
     let proxy = Proxy::builder().table("persistence", "type = \"none\"").backend(&a, "").backend(&b, "").start();
     let mut client = proxy.client().await;

@@ -1,4 +1,4 @@
-//! What is done when a pin does not hold, and which requests are treated apart.
+//! Policies for pins that do not hold, and rules for requests that persistence treats differently.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use super::support::keys::{now, pin};
 use super::support::proxy::Builder;
 use super::support::{Backend, Keys, Proxy, Reply, Response, soon, until};
 
-/// A proxy with keys that the test has, these lines of persistence, and the verdict in a field.
+/// Builds a proxy with keys that the test has, these persistence settings, and the verdict in a response field.
 fn keyed(keys: &Keys, persistence: &str, backends: &[&Backend]) -> Builder {
     let lines = format!("verdict_header = \"X-Verdict\"\n{persistence}");
     let builder = Proxy::builder().top(&keys.tables()).table("persistence", &lines);
@@ -21,7 +21,7 @@ fn verdict(response: &Response) -> &str {
     response.field("x-verdict").unwrap_or_default()
 }
 
-/// A request that may take its time.
+/// Sends a request in a task of its own.
 fn later(proxy: &Proxy, cookie: &str) -> JoinHandle<Response> {
     let (address, cookie) = (proxy.address(), cookie.to_owned());
     tokio::spawn(async move {
@@ -32,7 +32,7 @@ fn later(proxy: &Proxy, cookie: &str) -> JoinHandle<Response> {
 }
 
 #[tokio::test]
-async fn a_borrowing_session_is_back_as_soon_as_its_server_is() {
+async fn a_borrowed_session_returns_as_soon_as_its_backend_does() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let proxy = keyed(&keys, "on = { maintenance = \"borrow\" }", &[&a, &b]).start();
@@ -49,7 +49,7 @@ async fn a_borrowing_session_is_back_as_soon_as_its_server_is() {
 }
 
 #[tokio::test]
-async fn a_session_that_its_server_failed_borrows_if_that_is_the_policy_for_down() {
+async fn a_session_that_its_backend_failed_is_borrowed_under_that_policy_for_down() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let proxy = keyed(&keys, "on = { down = \"borrow\" }", &[&a, &b]).start();
@@ -63,7 +63,7 @@ async fn a_session_that_its_server_failed_borrows_if_that_is_the_policy_for_down
 }
 
 #[tokio::test]
-async fn a_strict_session_is_refused_with_the_status_and_time_that_are_configured() {
+async fn the_policy_refuse_responds_with_the_configured_status_and_retry_after() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let persistence =
@@ -81,7 +81,7 @@ async fn a_strict_session_is_refused_with_the_status_and_time_that_are_configure
 }
 
 #[tokio::test]
-async fn a_draining_servers_sessions_leave_it_if_a_policy_says_so_and_stay_if_none_does() {
+async fn sessions_leave_a_draining_backend_only_under_a_policy_for_draining() {
     for (persistence, expected) in [("", "a"), ("on = { draining = \"move\" }", "b")] {
         let [a, b, _] = Backend::three().await;
         let keys = Keys::new(&[1]);
@@ -93,7 +93,7 @@ async fn a_draining_servers_sessions_leave_it_if_a_policy_says_so_and_stay_if_no
 }
 
 #[tokio::test]
-async fn a_request_waits_for_its_server_and_goes_on_the_moment_that_it_is_back() {
+async fn a_request_waits_for_its_backend_and_continues_as_soon_as_it_returns() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let persistence = "on = { maintenance = \"wait\" }\nwait = { time = \"60s\" }";
@@ -112,7 +112,7 @@ async fn a_request_waits_for_its_server_and_goes_on_the_moment_that_it_is_back()
 }
 
 #[tokio::test]
-async fn a_request_that_has_waited_in_vain_moves() {
+async fn a_request_whose_wait_times_out_moves() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let persistence = "on = { maintenance = \"wait\" }\nwait = { time = \"50ms\" }";
@@ -124,7 +124,7 @@ async fn a_request_that_has_waited_in_vain_moves() {
 }
 
 #[tokio::test]
-async fn no_more_wait_than_may() {
+async fn no_more_requests_wait_than_configured() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let persistence = "on = { maintenance = \"wait\" }\nwait = { time = \"60s\", most = 2 }";
@@ -141,7 +141,7 @@ async fn no_more_wait_than_may() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_while_it_waits_leaves_its_place() {
+async fn a_client_that_disconnects_while_it_waits_frees_its_place() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let proxy = keyed(&keys, "on = { maintenance = \"wait\" }\nwait = { time = \"60s\" }", &[&a, &b]).start();
@@ -155,7 +155,7 @@ async fn a_client_that_goes_while_it_waits_leaves_its_place() {
 }
 
 #[tokio::test]
-async fn a_restarting_server_without_probes_is_waited_for() {
+async fn requests_wait_for_a_restarting_backend_without_probes() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let persistence = "on = { down = \"wait\" }\nwait = { time = \"60s\" }";
@@ -171,7 +171,7 @@ async fn a_restarting_server_without_probes_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_server_that_its_probes_bring_back_gets_those_who_waited() {
+async fn a_backend_that_recovers_by_its_probes_gets_the_waiting_requests() {
     let alive = Arc::new(AtomicBool::new(false));
     let is_alive = Arc::clone(&alive);
     let a = Backend::start("a", move |seen| match seen.path() {
@@ -192,14 +192,14 @@ async fn a_server_that_its_probes_bring_back_gets_those_who_waited() {
 }
 
 #[tokio::test]
-async fn a_full_server_sends_new_clients_elsewhere_and_its_own_by_the_policy() {
+async fn a_full_backend_gets_no_new_clients_and_its_own_follow_the_policy() {
     for (policy, says) in [
         ("move", "moved; cause=full"),
         ("borrow", "borrowed; cause=full"),
         ("refuse", "refused; cause=full"),
         ("wait", "hit"),
     ] {
-        // The first request hangs; its client, or nobody, gives its place back.
+        // The first request hangs; only its client can free its place.
         let hangs = AtomicBool::new(true);
         let a = Backend::start(
             "a",
@@ -229,12 +229,12 @@ async fn a_full_server_sends_new_clients_elsewhere_and_its_own_by_the_policy() {
 }
 
 #[tokio::test]
-async fn a_server_with_as_many_sessions_as_it_may_have_keeps_them_and_gets_no_new_one() {
+async fn a_backend_with_max_sessions_keeps_them_and_gets_no_new_one() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let proxy = keyed(&keys, "", &[&b]).backend(&a, "max_sessions = 3").start();
     let mut on_a = Vec::new();
-    // A session that begins while they are counted can count twice, until they are counted again.
+    // A session that begins during a recount can count twice, until the next recount.
     until("it has three sessions", async || {
         let response = proxy.get(None).await;
         if response.text() == "a" {
@@ -276,7 +276,7 @@ async fn exempt_requests_neither_use_nor_issue_a_pin() {
 }
 
 #[tokio::test]
-async fn a_tester_chooses_a_server_even_in_maintenance_and_nobody_else_does() {
+async fn a_tester_chooses_a_backend_even_in_maintenance_and_no_other_client_can() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let proxy =
@@ -323,7 +323,7 @@ async fn first_requests_that_a_browser_sends_at_once_are_one_session() {
 }
 
 #[tokio::test]
-async fn first_requests_whose_server_fails_meet_where_the_first_one_was_served() {
+async fn first_requests_whose_backend_fails_join_where_the_first_one_was_served() {
     let [a, b, c] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let proxy = keyed(&keys, "converge = \"30s\"", &[&a, &b, &c]).start();
@@ -349,7 +349,7 @@ async fn a_prefetch_gets_no_pin() {
 }
 
 #[tokio::test]
-async fn hash_places_each_key_and_moves_only_those_of_a_server_that_is_gone() {
+async fn hash_places_each_key_and_moves_only_the_keys_of_a_removed_backend() {
     let [a, b, c] = Backend::three().await;
     let builder = |backends: &[&Backend]| {
         let builder = Proxy::builder().pool("balance = \"hash\"").table("hash", "by = \"query\"\nname = \"user\"");
@@ -372,7 +372,7 @@ async fn hash_places_each_key_and_moves_only_those_of_a_server_that_is_gone() {
 }
 
 #[tokio::test]
-async fn every_request_is_explained_in_log_metrics_and_field() {
+async fn log_metrics_and_field_explain_every_request() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let folder = super::support::tool::Folder::new();
@@ -395,7 +395,7 @@ async fn every_request_is_explained_in_log_metrics_and_field() {
 }
 
 #[tokio::test]
-async fn the_admin_listener_explains_a_token_as_the_next_request_would_find_it() {
+async fn the_admin_listener_explains_a_token_as_the_next_request_would_be_judged() {
     let [a, b, _] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let persistence = "idle_timeout = \"30m\"\non = { maintenance = \"refuse\" }";

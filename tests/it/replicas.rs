@@ -1,4 +1,4 @@
-//! Two Linchpins before the same backends, as real processes.
+//! Two Linchpins in front of the same backends, as real processes.
 
 use super::support::process::Linchpin;
 use super::support::{Backend, Keys, Response};
@@ -22,7 +22,7 @@ async fn get(linchpin: &Linchpin, pin: &Option<String>) -> Response {
 }
 
 #[tokio::test]
-async fn two_processes_with_one_key_give_every_client_the_same_verdict_in_life_and_death() {
+async fn two_processes_with_one_key_give_every_client_the_same_verdict_while_backends_live_and_die() {
     let [a, b, c] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let one = Linchpin::start(&text(&keys, "", &[&a, &b, &c]), None).await;
@@ -43,7 +43,7 @@ async fn two_processes_with_one_key_give_every_client_the_same_verdict_in_life_a
 }
 
 #[tokio::test]
-async fn a_client_of_one_that_is_killed_goes_on_at_the_other() {
+async fn a_client_of_a_killed_linchpin_continues_at_the_other() {
     let [a, b, c] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let text = text(&keys, "", &[&a, &b, &c]);
@@ -58,7 +58,7 @@ async fn a_client_of_one_that_is_killed_goes_on_at_the_other() {
 async fn keys_rotate_in_three_steps_over_two_processes_without_losing_a_session() {
     let [a, b, c] = Backend::three().await;
     let start = async |ids: &[u8]| Linchpin::start(&text(&Keys::new(ids), "", &[&a, &b, &c]), None).await;
-    // Each step on one process after the other; a client meets every pair that is so at work at once.
+    // Each step restarts one process after the other, so that a client meets every combination of configurations.
     let steps: [(&[u8], &[u8]); 6] =
         [(&[1], &[1]), (&[1, 2], &[1]), (&[1, 2], &[1, 2]), (&[2, 1], &[1, 2]), (&[2, 1], &[2, 1]), (&[2], &[2, 1])];
     let mut held: Option<(Option<String>, String)> = None;
@@ -73,14 +73,14 @@ async fn keys_rotate_in_three_steps_over_two_processes_without_losing_a_session(
                 assert_eq!((&kept.text(), kept.field("x-verdict")), (home, Some("hit")));
             }
         }
-        // Sealed with the first key of this step; it has to hold in the next.
+        // Sealed with the first key of this step; the pin must hold in the next step.
         let fresh = get(&one, &None).await;
         held = Some((fresh.pin(), fresh.text()));
     }
 }
 
 #[tokio::test]
-async fn clocks_a_minute_apart_do_no_harm() {
+async fn clocks_that_differ_by_a_minute_do_no_harm() {
     let [a, b, c] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let text = text(&keys, "idle_timeout = \"3m\"\nabsolute_timeout = \"1h\"", &[&a, &b, &c]);

@@ -1,4 +1,4 @@
-//! The kinds of stickiness beside the routing cookie: a field, the application's session id, what was learned of it.
+//! The other carriers than the routing cookie: a field, the application's session id, and learned sessions.
 
 use linchpin::pool::AdminState;
 
@@ -11,13 +11,13 @@ fn before(persistence: &str, backends: &[&Backend]) -> Builder {
     backends.iter().fold(builder, |builder, backend| builder.backend(backend, ""))
 }
 
-/// A GET with these fields, on a connection of its own.
+/// Sends a GET with these fields, on its own connection.
 async fn get(proxy: &Proxy, path: &str, fields: &str) -> Response {
     proxy.client().await.request("GET", path, fields, b"").await
 }
 
-/// A backend that gives out a session id of its own to whoever has none, as an application does:
-/// `id` makes it of a number. `/logout` ends the session, `/new` begins another one.
+/// Starts a backend that issues a session id to each request without one, as an application does:
+/// `id` makes the id from a number. `/logout` ends the session, `/new` begins another one.
 async fn application(
     name: &'static str,
     cookie: &'static str,
@@ -39,7 +39,7 @@ async fn application(
     .await
 }
 
-/// `name=value` of the cookie that an answer sets, if it does.
+/// Returns `name=value` of the cookie that a response sets, if it sets one.
 fn set(response: &Response) -> Option<String> {
     response.field("set-cookie").and_then(|field| field.split(';').next()).map(str::to_owned)
 }
@@ -91,7 +91,7 @@ mod header {
     }
 
     #[tokio::test]
-    async fn a_dead_servers_client_gets_a_new_field_once() {
+    async fn the_client_of_a_dead_backend_gets_a_new_field_once() {
         let [a, b, _] = Backend::three().await;
         let proxy = before(PERSISTENCE, &[&a, &b]).start();
         let first = get(&proxy, "/", "").await;
@@ -123,7 +123,7 @@ mod route {
     }
 
     #[tokio::test]
-    async fn the_id_that_the_application_gives_out_leads_back_to_its_server() {
+    async fn the_id_that_the_application_issues_leads_back_to_its_backend() {
         let (a, b) = tomcats().await;
         let proxy = routed(&a, &b).start();
         for _ in 0..4 {
@@ -144,7 +144,7 @@ mod route {
     }
 
     #[tokio::test]
-    async fn after_a_failover_the_client_follows_the_id_that_it_is_given_then() {
+    async fn after_a_failover_the_client_follows_its_new_id() {
         let (a, b) = tomcats().await;
         let proxy = routed(&a, &b).start();
         let mut id = "JSESSIONID=A0.node-a".to_owned();
@@ -161,7 +161,7 @@ mod route {
     }
 
     #[tokio::test]
-    async fn until_it_is_given_one_every_proxy_sends_it_to_the_same_other_server() {
+    async fn until_it_has_a_new_id_every_proxy_sends_a_client_to_the_same_other_backend() {
         let [a, b, c] = Backend::three().await;
         let (one, other) = (before(PERSISTENCE, &[&a, &b, &c]).start(), before(PERSISTENCE, &[&c, &b, &a]).start());
         for n in 0..20 {
@@ -174,7 +174,7 @@ mod route {
     }
 
     #[tokio::test]
-    async fn a_second_server_in_the_id_has_a_copy_and_comes_first() {
+    async fn a_second_backend_in_the_id_has_a_copy_and_comes_first() {
         let [a, b, c] = Backend::three().await;
         let builder = before("type = \"route\"\nroute = { cookie = \"JSESSIONID\", separator = \"!\" }", &[&a, &b, &c]);
         let proxy = builder.start();
@@ -201,7 +201,7 @@ mod learned {
     }
 
     #[tokio::test]
-    async fn an_id_is_learned_from_the_answer_that_gives_it_out() {
+    async fn an_id_is_learned_from_the_response_that_issues_it() {
         let [a, b, c] = php().await;
         let proxy = before(PERSISTENCE, &[&a, &b, &c]).start();
         for _ in 0..6 {
@@ -215,7 +215,7 @@ mod learned {
     }
 
     #[tokio::test]
-    async fn a_moved_session_stays_where_it_went_though_its_id_is_the_same() {
+    async fn a_moved_session_stays_on_its_new_backend_although_its_id_is_the_same() {
         let [a, b, c] = php().await;
         let proxy = before(PERSISTENCE, &[&a, &b, &c]).start();
         let first = get(&proxy, "/", "").await;
@@ -235,7 +235,7 @@ mod learned {
     }
 
     #[tokio::test]
-    async fn a_logout_forgets_and_a_new_id_is_learned() {
+    async fn a_logout_removes_the_session_and_a_new_id_is_learned() {
         let [a, b, _] = php().await;
         let proxy = before(&format!("{PERSISTENCE}\nverdict_header = \"X-Verdict\""), &[&a, &b]).start();
         let first = get(&proxy, "/", "").await;
@@ -248,7 +248,7 @@ mod learned {
         assert_eq!(verdict(&get(&proxy, "/", &field).await), "moved; cause=unknown");
     }
 
-    /// An application that gives its client's id out again with each answer, as many do to keep the
+    /// Starts an application that issues its client's id again with each response, as many do to keep the
     /// cookie alive.
     async fn rolling() -> [Backend; 2] {
         let start = |name: &'static str| {
@@ -260,14 +260,14 @@ mod learned {
         [start("a").await, start("b").await]
     }
 
-    /// A new session's field, and the name of its server.
+    /// Begins a session. Returns its field and the name of its backend.
     async fn login(proxy: &Proxy) -> (String, String) {
         let first = get(proxy, "/", "").await;
         (format!("cookie: {}\r\n", set(&first).unwrap()), first.text())
     }
 
     #[tokio::test]
-    async fn a_request_that_is_exempt_or_forced_moves_no_session_though_its_id_is_given_out_again() {
+    async fn an_exempt_or_forced_request_moves_no_session_although_its_id_is_issued_again() {
         let [a, b] = rolling().await;
         let rules = "rules = [{ exempt = { paths = [\"/static/*\"] } }, { force = { header = \"X-Backend\", from = [\"127.0.0.1\"] } }]";
         let proxy = before(&format!("{PERSISTENCE}\n{rules}"), &[&a, &b]).start();
@@ -283,7 +283,7 @@ mod learned {
     }
 
     #[tokio::test]
-    async fn a_session_that_borrows_is_back_though_its_id_is_given_out_again() {
+    async fn a_borrowed_session_returns_although_its_id_is_issued_again() {
         let [a, b] = rolling().await;
         let proxy = before(&format!("{PERSISTENCE}\non = {{ maintenance = \"borrow\" }}"), &[&a, &b]).start();
         let (field, home) = login(&proxy).await;
@@ -322,7 +322,7 @@ mod learned {
     }
 
     #[tokio::test]
-    async fn the_session_that_was_seen_least_recently_makes_room() {
+    async fn a_full_table_evicts_the_session_seen_least_recently() {
         let [a, _, _] = php().await;
         let persistence =
             "type = \"learned\"\nlearned = { cookie = \"PHPSESSID\", capacity = 2 }\nverdict_header = \"X-Verdict\"";
@@ -369,7 +369,7 @@ mod learned {
     }
 
     #[tokio::test]
-    async fn silence_ends_a_learned_session_and_its_next_request_begins_another() {
+    async fn an_idle_learned_session_ends_and_its_next_request_begins_another() {
         let [a, b, _] = php().await;
         let persistence = format!("{PERSISTENCE}\nidle_timeout = \"1s\"\nverdict_header = \"X-Verdict\"");
         let proxy = before(&persistence, &[&a, &b]).start();

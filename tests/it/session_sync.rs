@@ -1,9 +1,9 @@
-//! Learned sessions that several Linchpins share, by way of a real Redis.
+//! Learned sessions that several Linchpins share through a real Redis.
 
 use super::support::process::Redis;
 use super::support::{Backend, Proxy, Reply, Response, until};
 
-/// Three backends that give out ids of their own to whoever comes without one.
+/// Three backends that issue an id of their own to each request without one.
 async fn applications() -> [Backend; 3] {
     let start = |name: &'static str| {
         let count = std::sync::atomic::AtomicUsize::new(0);
@@ -32,35 +32,35 @@ async fn get(proxy: &Proxy, path: &str, cookie: &str) -> Response {
     proxy.client().await.request("GET", path, &format!("cookie: {cookie}\r\n"), b"").await
 }
 
-/// A new session: its cookie, and its server.
+/// Begins a session. Returns its cookie and its backend.
 async fn login(proxy: &Proxy) -> (String, String) {
     let response = proxy.client().await.get("/").await;
     (response.field("set-cookie").unwrap().to_owned(), response.text())
 }
 
-fn is_hit(response: &Response, home: &str) -> bool {
-    response.status == 200 && response.field("x-verdict") == Some("hit") && response.text() == home
+fn is_hit(response: &Response, backend_name: &str) -> bool {
+    response.status == 200 && response.field("x-verdict") == Some("hit") && response.text() == backend_name
 }
 
-/// Waits until a proxy knows where a session is.
-async fn knows(proxy: &Proxy, cookie: &str, home: &str) {
-    until("the other one knows", async || is_hit(&get(proxy, "/", cookie).await, home)).await;
+/// Waits until a proxy knows the backend of a session.
+async fn knows(proxy: &Proxy, cookie: &str, backend_name: &str) {
+    until("the other Linchpin knows the session", async || is_hit(&get(proxy, "/", cookie).await, backend_name)).await;
 }
 
 #[tokio::test]
-async fn what_one_has_learned_the_other_honours_and_what_one_forgets_the_other_forgets() {
+async fn linchpins_learn_and_remove_each_others_sessions() {
     let redis = Redis::start().await;
     let backends = applications().await;
     let (one, other) = (proxy(&redis, &backends), proxy(&redis, &backends));
     for _ in 0..6 {
-        let (cookie, home) = login(&one).await;
-        knows(&other, &cookie, &home).await;
+        let (cookie, backend_name) = login(&one).await;
+        knows(&other, &cookie, &backend_name).await;
     }
-    let (cookie, home) = login(&other).await;
-    knows(&one, &cookie, &home).await;
+    let (cookie, backend_name) = login(&other).await;
+    knows(&one, &cookie, &backend_name).await;
     assert!(redis.keys().await.iter().all(|key| key.starts_with("linchpin:app:") && !key.contains(&cookie)), "hashed");
     get(&one, "/logout", &cookie).await;
-    until("it is forgotten", async || {
+    until("the session is removed", async || {
         let verdict = |response: Response| response.field("x-verdict") == Some("moved; cause=unknown");
         verdict(get(&one, "/", &cookie).await) && verdict(get(&other, "/", &cookie).await)
     })
@@ -68,57 +68,57 @@ async fn what_one_has_learned_the_other_honours_and_what_one_forgets_the_other_f
 }
 
 #[tokio::test]
-async fn a_third_that_comes_later_asks() {
+async fn a_linchpin_that_starts_later_queries_the_store() {
     let redis = Redis::start().await;
     let backends = applications().await;
     let one = proxy(&redis, &backends);
-    let (cookie, home) = login(&one).await;
-    until("it is stored", async || redis.keys().await.len() == 1).await;
-    knows(&proxy(&redis, &backends), &cookie, &home).await;
+    let (cookie, backend_name) = login(&one).await;
+    until("the session is stored", async || redis.keys().await.len() == 1).await;
+    knows(&proxy(&redis, &backends), &cookie, &backend_name).await;
 }
 
 #[tokio::test]
-async fn a_move_is_seen_by_both() {
+async fn a_move_reaches_both_linchpins() {
     let redis = Redis::start().await;
     let [a, b, c] = applications().await;
     let mut backends = vec![a, b, c];
     let (one, other) = (proxy(&redis, &backends), proxy(&redis, &backends));
-    let (cookie, home) = login(&one).await;
-    knows(&other, &cookie, &home).await;
-    let at = backends.iter().position(|backend| backend.name() == home).unwrap();
+    let (cookie, backend_name) = login(&one).await;
+    knows(&other, &cookie, &backend_name).await;
+    let at = backends.iter().position(|backend| backend.name() == backend_name).unwrap();
     let address = backends.remove(at).kill().await;
     let moved = get(&one, "/", &cookie).await;
-    assert!(moved.status == 200 && moved.text() != home);
-    // Whoever came by the other one now would find the old server alive again, and must not stay there.
+    assert!(moved.status == 200 && moved.text() != backend_name);
+    // The other Linchpin sees the old backend healthy again, but its request must follow the move.
     let _back = Backend::start_at("back", address, |_| Reply::ok("back")).await;
     knows(&other, &cookie, &moved.text()).await;
 }
 
 #[tokio::test]
-async fn without_the_store_nobody_notices_and_what_was_learned_meanwhile_is_there_when_it_is_back() {
+async fn without_the_store_clients_notice_nothing_and_a_store_that_returns_gets_what_was_learned() {
     let mut redis = Redis::start().await;
     let backends = applications().await;
     let (one, other) = (proxy(&redis, &backends), proxy(&redis, &backends));
-    let (before, at_home) = login(&one).await;
-    knows(&other, &before, &at_home).await;
+    let (before, old_backend) = login(&one).await;
+    knows(&other, &before, &old_backend).await;
     redis.kill().await;
-    let (cookie, home) = login(&one).await;
+    let (cookie, backend_name) = login(&one).await;
     for _ in 0..5 {
-        assert!(is_hit(&get(&one, "/", &cookie).await, &home));
-        assert!(is_hit(&get(&other, "/", &before).await, &at_home));
+        assert!(is_hit(&get(&one, "/", &cookie).await, &backend_name));
+        assert!(is_hit(&get(&other, "/", &before).await, &old_backend));
     }
     redis.restart().await;
-    knows(&other, &cookie, &home).await;
-    until("all is stored again", async || redis.keys().await.len() == 2).await;
+    knows(&other, &cookie, &backend_name).await;
+    until("all sessions are stored again", async || redis.keys().await.len() == 2).await;
 }
 
 #[tokio::test]
-async fn a_store_that_hangs_costs_nobody_more_than_a_moment() {
+async fn a_store_that_hangs_delays_requests_only_briefly() {
     let redis = Redis::start().await;
     let backends = applications().await;
     let (one, other) = (proxy(&redis, &backends), proxy(&redis, &backends));
-    let (cookie, home) = login(&one).await;
-    knows(&other, &cookie, &home).await;
+    let (cookie, backend_name) = login(&one).await;
+    knows(&other, &cookie, &backend_name).await;
     redis.signal("STOP").await;
     let begun = std::time::Instant::now();
     for n in 0..20 {
@@ -133,24 +133,24 @@ async fn a_store_that_hangs_costs_nobody_more_than_a_moment() {
 }
 
 #[tokio::test]
-async fn a_store_that_was_never_there_is_done_without() {
+async fn a_linchpin_works_without_a_store_that_never_existed() {
     let mut redis = Redis::start().await;
     redis.kill().await;
     let backends = applications().await;
     let one = proxy(&redis, &backends);
-    let (cookie, home) = login(&one).await;
+    let (cookie, backend_name) = login(&one).await;
     for _ in 0..3 {
-        assert!(is_hit(&get(&one, "/", &cookie).await, &home));
+        assert!(is_hit(&get(&one, "/", &cookie).await, &backend_name));
     }
 }
 
 #[tokio::test]
-async fn a_session_whose_store_was_away_while_it_was_seen_is_kept_as_long_as_any() {
+async fn a_session_seen_while_the_store_was_down_is_kept_as_long_as_any_other() {
     let redis = Redis::start().await;
     let backends = applications().await;
     let one = proxy(&redis, &backends);
     login(&one).await;
-    until("it is stored", async || redis.keys().await.len() == 1).await;
+    until("the session is stored", async || redis.keys().await.len() == 1).await;
     let key = redis.keys().await.remove(0);
     redis.ask(&["expire", &key, "30"]).await;
     redis.ask(&["client", "kill", "type", "normal"]).await;
@@ -158,7 +158,7 @@ async fn a_session_whose_store_was_away_while_it_was_seen_is_kept_as_long_as_any
 }
 
 #[tokio::test]
-async fn a_store_that_takes_connections_and_no_session_is_left_alone_for_longer_and_longer() {
+async fn reconnects_back_off_from_a_store_that_accepts_connections_but_refuses_commands() {
     let redis = Redis::start().await;
     let backends = applications().await;
     let connections = async || {
@@ -168,10 +168,10 @@ async fn a_store_that_takes_connections_and_no_session_is_left_alone_for_longer_
     };
     redis.ask(&["config", "set", "maxmemory", "1"]).await;
     let one = proxy(&redis, &backends);
-    let (cookie, home) = login(&one).await;
+    let (cookie, backend_name) = login(&one).await;
     let (begun, before) = (std::time::Instant::now(), connections().await);
     until("two seconds", async || begun.elapsed() >= std::time::Duration::from_secs(2)).await;
     let during = connections().await - before;
     assert!(during <= 14, "{during} connections in two seconds");
-    assert!(is_hit(&get(&one, "/", &cookie).await, &home));
+    assert!(is_hit(&get(&one, "/", &cookie).await, &backend_name));
 }
