@@ -88,11 +88,11 @@ impl AvoidList {
         let _guard = self.write_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let mut any = false;
         for slot in self.buckets.get().into_iter().flatten().flat_map(|bucket| &bucket.0) {
-            let is_over = slot.state.load(Ordering::Relaxed) >> 32 <= until(now);
-            if is_over {
+            let has_ended = slot.state.load(Ordering::Relaxed) >> 32 <= until(now);
+            if has_ended {
                 slot.state.store(0, Ordering::Release);
             }
-            any |= !is_over;
+            any |= !has_ended;
         }
         self.any.store(any, Ordering::Release);
     }

@@ -59,7 +59,7 @@ pub fn decide(lookup: PinLookup, pool: &Pool, session_policy: &SessionPolicy, no
         PinLookup::Routed(routed) => judge_routed(routed, pool, &session_policy.policies, now),
         // An unknown session goes where every Linchpin would send it.
         PinLookup::Unlearned(key) => {
-            Decision::existing(key.session(), now).broken(Cause::Unknown, &session_policy.policies)
+            Decision::existing(key.session(), now).break_pin(Cause::Unknown, &session_policy.policies)
         }
     }
 }
@@ -69,53 +69,53 @@ fn judge(pin: Arc<Pin>, pool: &Pool, session_policy: &SessionPolicy, now: u64, f
     if max_clock_skew.is_some_and(|skew| pin.issued.max(pin.last_seen) > now.saturating_add(skew)) {
         return Decision::new(Some(Cause::Unreadable), now, fresh);
     }
-    let is_over = |limit: Option<u64>, since: u64| limit.is_some_and(|limit| now.saturating_sub(since) >= limit);
-    let over = if is_over(lifetimes.absolute, pin.issued) {
+    let has_passed = |limit: Option<u64>, since: u64| limit.is_some_and(|limit| now.saturating_sub(since) >= limit);
+    let expiry = if has_passed(lifetimes.absolute, pin.issued) {
         Some(Cause::AbsoluteExpired)
     } else {
-        is_over(lifetimes.idle, pin.last_seen).then_some(Cause::IdleExpired)
+        has_passed(lifetimes.idle, pin.last_seen).then_some(Cause::IdleExpired)
     };
-    if over.is_some() {
-        return Decision { presented: Some(pin), ..Decision::new(over, now, fresh) };
+    if expiry.is_some() {
+        return Decision { presented: Some(pin), ..Decision::new(expiry, now, fresh) };
     }
     let pinned = pool.position(&pin.backend);
     let cause = match pinned {
         None => Some(Cause::Unknown),
         Some(index) if !pool.backend(index).is_of(pin.incarnation, pin.last_seen) => Some(Cause::Replaced),
-        Some(index) => obstacle(pool, index, policies),
+        Some(index) => blocking_cause(pool, index, policies),
     };
     let decision = Decision {
         pinned,
-        renew: is_over(lifetimes.idle.map(|idle| idle.div_ceil(4)), pin.last_seen),
+        renew: has_passed(lifetimes.idle.map(|idle| idle.div_ceil(4)), pin.last_seen),
         issued: pin.issued,
         ..Decision::existing(pin.session, now)
     };
     let decision = Decision { presented: Some(pin), ..decision };
     match cause {
-        None => decision.holding(),
-        Some(cause) => decision.broken(cause, policies),
+        None => decision.hold(),
+        Some(cause) => decision.break_pin(cause, policies),
     }
 }
 
 /// Judges an id in which the application names the backend that holds the session, and perhaps backends that have a
 /// copy. If the first can't serve, one with a copy serves whatever the policy, since nothing is lost there.
 fn judge_routed(routed: RoutedId, pool: &Pool, policies: &Policies, now: u64) -> Decision {
-    let decision = Decision { pinned: routed.nodes[0], ..Decision::existing(routed.session, now) };
+    let decision = Decision { pinned: routed.backends[0], ..Decision::existing(routed.session, now) };
     let cause = match decision.pinned {
         None => Some(Cause::Unknown),
-        Some(index) => obstacle(pool, index, policies),
+        Some(index) => blocking_cause(pool, index, policies),
     };
-    let mut copies = routed.nodes.into_iter().skip(1).flatten();
-    let copy = copies.find(|copy| obstacle(pool, *copy, policies).is_none());
+    let mut copies = routed.backends.into_iter().skip(1).flatten();
+    let copy = copies.find(|copy| blocking_cause(pool, *copy, policies).is_none());
     let decision = Decision { copy, ..decision };
     match cause {
-        None => decision.holding(),
-        Some(cause) => decision.broken(cause, policies),
+        None => decision.hold(),
+        Some(cause) => decision.break_pin(cause, policies),
     }
 }
 
 /// Returns why the backend can't serve a session that is pinned to it, or `None` if it can.
-fn obstacle(pool: &Pool, index: usize, policies: &Policies) -> Option<Cause> {
+fn blocking_cause(pool: &Pool, index: usize, policies: &Policies) -> Option<Cause> {
     let live = pool.backend(index).live();
     match live.accepts_existing() {
         Ok(()) => (policies.leave_draining() && live.state() == AdminState::Drain).then_some(Cause::Draining),
@@ -158,11 +158,11 @@ impl Decision {
         }
     }
 
-    fn holding(self) -> Decision {
+    fn hold(self) -> Decision {
         Decision { target: self.pinned, ..self }
     }
 
-    fn broken(mut self, cause: Cause, policies: &Policies) -> Decision {
+    fn break_pin(mut self, cause: Cause, policies: &Policies) -> Decision {
         self.apply_policy(cause, policies);
         self
     }

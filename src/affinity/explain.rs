@@ -74,7 +74,7 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
             (Some(seen), Some(named))
         }
         PinLookup::Routed(routed) => {
-            let backend = routed.nodes[0].map(|index| pool.backend(index));
+            let backend = routed.backends[0].map(|index| pool.backend(index));
             let named = backend.map(|backend| NamedBackend {
                 name: backend.name().to_string(),
                 address: Some(backend.address().to_string()),

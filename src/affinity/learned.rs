@@ -269,13 +269,13 @@ fn set_cookie_effect<'a>(field: &'a HeaderValue, name: &str, now: u64) -> Option
     if id.is_empty() {
         return Some(SetCookieEffect::Ends);
     }
-    let is_over =
+    let is_expired =
         std::str::from_utf8(bytes).ok().and_then(|text| ::cookie::Cookie::parse(text).ok()).is_some_and(|cookie| {
             let expires = cookie.expires_datetime().map(|at| at.unix_timestamp() <= now.cast_signed());
             // Max-Age has precedence over Expires (RFC 6265 §5.3).
             cookie.max_age().map(|age| !age.is_positive()).or(expires).unwrap_or(false)
         });
-    Some(if is_over { SetCookieEffect::Ends } else { SetCookieEffect::Starts(id) })
+    Some(if is_expired { SetCookieEffect::Ends } else { SetCookieEffect::Starts(id) })
 }
 
 /// How long a store keeps a session after its last request, in seconds.

@@ -46,7 +46,7 @@ impl ExtractedPin {
 }
 
 /// How many backends an id may name. WebLogic names two (`id!primary!secondary`), WildFly up to three.
-pub(super) const MAX_NODES: usize = 3;
+pub(super) const MAX_NAMED_BACKENDS: usize = 3;
 
 /// The backends that an application's session id names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,5 +56,5 @@ pub struct RoutedId {
     pub session: u64,
     /// The positions of the named backends that the pool has, in the id's order: first the backend that holds the
     /// session, then those that have a copy.
-    pub nodes: [Option<usize>; MAX_NODES],
+    pub backends: [Option<usize>; MAX_NAMED_BACKENDS],
 }

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use http::header::COOKIE;
 
 use super::cookie;
-use super::lookup::{MAX_NODES, PinLookup, RoutedId};
+use super::lookup::{MAX_NAMED_BACKENDS, PinLookup, RoutedId};
 use crate::pool::Pool;
 use crate::pool::backend::stable_hash;
 
@@ -51,7 +51,7 @@ impl RouteCarrier {
         let ids = cookies.chain(self.in_path(path)).take(MAX_IDS);
         let mut unknown = None;
         for routed in ids.filter_map(|id| self.routed(id, pool)) {
-            if routed.nodes[0].is_some() {
+            if routed.backends[0].is_some() {
                 return PinLookup::Routed(routed);
             }
             unknown = unknown.or(Some(routed));
@@ -79,11 +79,13 @@ impl RouteCarrier {
         let session = stable_hash(parts.next()?.as_bytes());
         let mut parts = parts.peekable();
         parts.peek()?;
-        let mut nodes = [None; MAX_NODES];
-        for (slot, node) in nodes.iter_mut().zip(parts.take(MAX_NODES).filter_map(|name| pool.routed(name))) {
-            *slot = Some(node);
+        let mut backends = [None; MAX_NAMED_BACKENDS];
+        for (slot, index) in
+            backends.iter_mut().zip(parts.take(MAX_NAMED_BACKENDS).filter_map(|name| pool.routed(name)))
+        {
+            *slot = Some(index);
         }
-        Some(RoutedId { session, nodes })
+        Some(RoutedId { session, backends })
     }
 }
 
@@ -110,7 +112,7 @@ mod tests {
     fn read(route: &RouteCarrier, cookies: &[&str], path: &str) -> Option<[Option<usize>; 3]> {
         let headers = cookies.iter().map(|cookie| (COOKIE, HeaderValue::from_str(cookie).unwrap())).collect();
         match route.read(&headers, path, &pool()) {
-            PinLookup::Routed(routed) => Some(routed.nodes),
+            PinLookup::Routed(routed) => Some(routed.backends),
             PinLookup::Absent => None,
             other => panic!("{other:?}"),
         }
@@ -119,7 +121,7 @@ mod tests {
     #[test]
     fn the_name_after_the_separator_is_the_backend_in_cookie_or_path() {
         let route = RouteCarrier::new(&Settings::for_cookie("JSESSIONID"));
-        for (cookies, path, nodes) in [
+        for (cookies, path, backends) in [
             (&["JSESSIONID=0A.node-b"][..], "/", Some([Some(1), None, None])),
             (&["x=1; JSESSIONID=\"0A.node-a\"; y=2"], "/", Some([Some(0), None, None])),
             (&["x=1", "JSESSIONID=0A.node-a"], "/", Some([Some(0), None, None])),
@@ -137,7 +139,7 @@ mod tests {
             (&["jsessionid=0A.node-a"], "/jsessionid=0A.node-a", None),
             (&[], "/shop;jsessionidx=0A.node-b", None),
         ] {
-            assert_eq!(read(&route, cookies, path), nodes, "{cookies:?} {path}");
+            assert_eq!(read(&route, cookies, path), backends, "{cookies:?} {path}");
         }
     }
 

@@ -197,7 +197,7 @@ fn an_id_that_names_its_backend_goes_there_or_to_one_that_has_a_copy() {
     strict.set(Cause::Maintenance, Policy::Refuse(RefusePolicy::default()));
     let session_policy = SessionPolicy { lifetimes: Lifetimes::default(), policies: strict, max_clock_skew: None };
     let judge_routed =
-        |nodes| decide(PinLookup::Routed(RoutedId { session: 5, nodes }), &pool, &session_policy, NOW, 99);
+        |backends| decide(PinLookup::Routed(RoutedId { session: 5, backends }), &pool, &session_policy, NOW, 99);
     let outcome = |decision: Decision| (decision.verdict, decision.cause, decision.target());
     assert_eq!(outcome(judge_routed([Some(0), Some(1), None])), (Verdict::Hit, None, Some(0)));
     assert_eq!(outcome(judge_routed([None; 3])), (Verdict::Moved, Some(Cause::Unknown), None));
