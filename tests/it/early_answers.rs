@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
+use super::support::raw::raw;
 use super::support::{Proxy, soon};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
@@ -34,28 +35,22 @@ enum Leave {
 
 /// A backend that answers each request as soon as it has read the first kilobyte of it, and leaves.
 async fn hasty(answer: &'static str, leave: Leave) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut read = 0;
-                while read < 1024 {
-                    match stream.read(&mut [0; 1024]).await {
-                        Ok(bytes @ 1..) => read += bytes,
-                        _ => return,
-                    }
-                }
-                let _ = stream.write_all(answer.as_bytes()).await;
-                match leave {
-                    Leave::Close => {}
-                    Leave::Finish => stream.shutdown().await.unwrap_or_default(),
-                    Leave::Reset => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
-                }
-            });
+    raw(move |mut stream| async move {
+        let mut read = 0;
+        while read < 1024 {
+            match stream.read(&mut [0; 1024]).await {
+                Ok(bytes @ 1..) => read += bytes,
+                _ => return,
+            }
         }
-    });
-    address
+        let _ = stream.write_all(answer.as_bytes()).await;
+        match leave {
+            Leave::Close => {}
+            Leave::Finish => stream.shutdown().await.unwrap_or_default(),
+            Leave::Reset => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
+        }
+    })
+    .await
 }
 
 /// Uploads over HTTP/1.1, to the end or until it can't, and only then reads; what came.

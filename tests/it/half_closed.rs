@@ -3,29 +3,25 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 use super::support::Proxy;
+use super::support::raw::raw;
 
 /// A client that has said that it sends no more may wait ten seconds for an answer.
 const EACH: Duration = Duration::from_secs(6);
 
 #[tokio::test]
 async fn each_request_that_was_sent_before_a_client_closed_its_side_has_the_time_of_one() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = raw(|mut stream| async move {
+        while stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {
+            tokio::time::sleep(EACH).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok").await;
+        }
+    })
+    .await;
     // It is looked every 300 ms whether the client is there.
     let builder = Proxy::builder().server("limits.idle_timeout = \"300ms\"");
-    let proxy = builder.backend_at("a", listener.local_addr().unwrap(), "").start();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                while stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {
-                    tokio::time::sleep(EACH).await;
-                    let _ = stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok").await;
-                }
-            });
-        }
-    });
+    let proxy = builder.backend_at("a", address, "").start();
     let mut client = proxy.client().await;
     let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     client.send(request.repeat(2).as_bytes()).await;

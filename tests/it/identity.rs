@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 
+use super::support::raw::raw;
 use super::support::tool::{Folder, run};
 use super::support::{Backend, Client, Proxy, soon, until};
 
@@ -136,31 +137,28 @@ async fn ipv6_is_as_good_as_ipv4() {
 
 #[tokio::test]
 async fn a_backend_is_told_of_each_client_by_a_header_and_no_connection_speaks_for_two() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let lines = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&lines);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let seen = Arc::clone(&seen);
-            tokio::spawn(async move {
-                let mut line = Vec::new();
-                while !line.ends_with(b"\r\n") {
-                    line.push(stream.read_u8().await.ok()?);
+    let address = raw(move |mut stream| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let mut line = Vec::new();
+            while !line.ends_with(b"\r\n") {
+                line.push(stream.read_u8().await.ok()?);
+            }
+            let line = String::from_utf8_lossy(&line).trim().to_owned();
+            let mut head = Vec::new();
+            while stream.read_buf(&mut head).await.ok()? > 0 {
+                if head.ends_with(b"\r\n\r\n") {
+                    head.clear();
+                    seen.lock().unwrap().push(line.clone());
+                    stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok").await.ok()?;
                 }
-                let line = String::from_utf8_lossy(&line).trim().to_owned();
-                let mut head = Vec::new();
-                while stream.read_buf(&mut head).await.ok()? > 0 {
-                    if head.ends_with(b"\r\n\r\n") {
-                        head.clear();
-                        seen.lock().unwrap().push(line.clone());
-                        stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok").await.ok()?;
-                    }
-                }
-                Some(())
-            });
+            }
+            Some(())
         }
-    });
+    })
+    .await;
     let proxy = Proxy::builder()
         .top(&self::listener(TRUSTED))
         .table("upstream", "proxy_protocol = \"v1\"")

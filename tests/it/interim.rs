@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+use super::support::raw::raw_http2;
 use super::support::{Backend, Client, Proxy, Reply, soon};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
@@ -166,22 +167,13 @@ async fn an_interim_response_never_comes_in_the_midst_of_the_answer_before_it() 
 
 /// A backend of HTTP/2 that gives hints and then answers.
 async fn backend_of_http2() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    let hints = Response::builder().status(103).header("link", "</a.css>").body(()).unwrap();
-                    respond.send_informational(hints).unwrap();
-                    let mut body = respond.send_response(Response::new(()), false).unwrap();
-                    body.send_data(Bytes::from_static(b"ok"), true).unwrap();
-                }
-            });
-        }
-    });
-    address
+    raw_http2(|_, mut respond| async move {
+        let hints = Response::builder().status(103).header("link", "</a.css>").body(()).unwrap();
+        respond.send_informational(hints).unwrap();
+        let mut body = respond.send_response(Response::new(()), false).unwrap();
+        body.send_data(Bytes::from_static(b"ok"), true).unwrap();
+    })
+    .await
 }
 
 /// A known deviation: over HTTP/2, hyper's server has no way to send an interim response. What is below it

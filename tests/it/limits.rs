@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::support::keys::pin;
+use super::support::raw::raw;
 use super::support::tool::{DemoBackend, Folder};
 use super::support::{Backend, Client, Keys, Proxy, soon, until};
 
@@ -97,24 +98,21 @@ async fn bytes_that_a_backend_sends_late_on_an_idle_connection_reach_nobody() {
 
 #[tokio::test]
 async fn a_refusal_in_place_of_100_continue_leaves_no_connection_out_of_step() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let heads = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&heads);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let seen = Arc::clone(&seen);
-            tokio::spawn(async move {
-                let mut buffer = Vec::new();
-                while let Some(head) = head(&mut stream, &mut buffer).await {
-                    let status = if head.starts_with("POST") { 401 } else { 200 };
-                    seen.lock().unwrap().push(head);
-                    let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 1\r\n\r\na");
-                    stream.write_all(answer.as_bytes()).await.unwrap();
-                }
-            });
+    let address = raw(move |mut stream| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let mut buffer = Vec::new();
+            while let Some(head) = head(&mut stream, &mut buffer).await {
+                let status = if head.starts_with("POST") { 401 } else { 200 };
+                seen.lock().unwrap().push(head);
+                let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 1\r\n\r\na");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
         }
-    });
+    })
+    .await;
     let proxy = Proxy::builder().backend_at("raw", address, "").start();
     for _ in 0..3 {
         let mut client = proxy.client().await;

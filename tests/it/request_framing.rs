@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 use super::support::frames::{DATA, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM};
+use super::support::raw::raw;
 use super::support::{Backend, Proxy, soon};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
@@ -130,24 +130,22 @@ async fn chunks_are_framed_anew_and_their_extensions_stay_here() {
 #[tokio::test]
 async fn a_body_that_nobody_reads_never_becomes_a_request() {
     // Answers as soon as the head is there, and takes whatever comes next for a request.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let proxy = Proxy::builder().backend_at("raw", listener.local_addr().unwrap(), "").start();
     let heads = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&heads);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let seen = Arc::clone(&seen);
-            tokio::spawn(async move {
-                let mut buffer = [0; 4096];
-                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
-                    seen.lock().unwrap().push(String::from_utf8_lossy(&buffer[..read]).into_owned());
-                    if stream.write_all(b"HTTP/1.1 401 X\r\ncontent-length: 0\r\n\r\n").await.is_err() {
-                        return;
-                    }
+    let address = raw(move |mut stream| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                seen.lock().unwrap().push(String::from_utf8_lossy(&buffer[..read]).into_owned());
+                if stream.write_all(b"HTTP/1.1 401 X\r\ncontent-length: 0\r\n\r\n").await.is_err() {
+                    return;
                 }
-            });
+            }
         }
-    });
+    })
+    .await;
+    let proxy = Proxy::builder().backend_at("raw", address, "").start();
     let body = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
     for framing in [format!("content-length: {}\r\n\r\n", 2 * body.len()), "transfer-encoding: chunked\r\n\r\n".into()]
     {

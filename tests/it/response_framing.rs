@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use tokio::net::TcpStream;
 
+use super::support::raw::raw_http2;
 use super::support::{Backend, Proxy, Reply, soon};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
@@ -205,24 +206,15 @@ async fn a_line_that_goes_on_in_the_next_one_is_a_502() {
 
 /// A backend of HTTP/2 whose answers have so many fields.
 async fn backend_of_http2(fields: usize) -> std::net::SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    let mut head = Response::new(());
-                    for _ in 0..fields {
-                        head.headers_mut().append("x", http::HeaderValue::from_static("1"));
-                    }
-                    let mut body = respond.send_response(head, false).unwrap();
-                    body.send_data(Bytes::from_static(b"a"), true).unwrap();
-                }
-            });
+    raw_http2(move |_, mut respond| async move {
+        let mut head = Response::new(());
+        for _ in 0..fields {
+            head.headers_mut().append("x", http::HeaderValue::from_static("1"));
         }
-    });
-    address
+        let mut body = respond.send_response(head, false).unwrap();
+        body.send_data(Bytes::from_static(b"a"), true).unwrap();
+    })
+    .await
 }
 
 #[tokio::test]

@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http::{Request, Response};
 use linchpin::pool::Health;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::support::keys::pin;
 use super::support::proxy::Builder;
+use super::support::raw::{raw, raw_http2};
 use super::support::{Backend, Client, Keys, Proxy, soon};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
@@ -22,47 +23,17 @@ const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 /// One failed answer, if three clients have met one, is the end of a backend.
 const STRICT: &str = "consecutive_failures = 1\nmax_ejected = \"100%\"";
 
-/// A backend that does with each of its connections what `work` does.
-async fn raw<F>(work: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let socket = TcpSocket::new_v4().unwrap();
-    // Little is taken that is not read.
-    socket.set_recv_buffer_size(64 * 1024).unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(64).unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(work(stream));
-        }
-    });
-    address
-}
-
 /// A backend of HTTP/2 that answers each request once it has all of it.
 async fn http2_backend() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    tokio::spawn(async move {
-                        let mut body = request.into_body();
-                        while let Some(data) = body.data().await {
-                            let Ok(data) = data else { return };
-                            body.flow_control().release_capacity(data.len()).unwrap();
-                        }
-                        respond.send_response(Response::new(()), true).unwrap();
-                    });
-                }
-            });
+    raw_http2(|request, mut respond| async move {
+        let mut body = request.into_body();
+        while let Some(data) = body.data().await {
+            let Ok(data) = data else { return };
+            body.flow_control().release_capacity(data.len()).unwrap();
         }
-    });
-    address
+        respond.send_response(Response::new(()), true).unwrap();
+    })
+    .await
 }
 
 /// Uploads piece by piece, over HTTP/1.1 or HTTP/2, and has the status of the answer.

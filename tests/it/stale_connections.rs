@@ -5,35 +5,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
+use super::support::raw::raw;
 use super::support::{Backend, Proxy};
 
 /// A backend that answers the first request on a connection, and does with the second what `end` says: after so
 /// long it sends so much of an answer, and closes. The number counts requests.
 async fn closing(after: Duration, answer: &'static [u8]) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, count) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+    let count = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&count);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let count = Arc::clone(&counted);
-            tokio::spawn(async move {
-                for request in 0..2 {
-                    if stream.read(&mut [0; 4096]).await.unwrap_or_default() == 0 {
-                        return;
-                    }
-                    count.fetch_add(1, Ordering::SeqCst);
-                    if request == 0 {
-                        stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-                    }
+    let address = raw(move |mut stream| {
+        let count = Arc::clone(&counted);
+        async move {
+            for request in 0..2 {
+                if stream.read(&mut [0; 4096]).await.unwrap_or_default() == 0 {
+                    return;
                 }
-                tokio::time::sleep(after).await;
-                stream.write_all(answer).await.unwrap();
-            });
+                count.fetch_add(1, Ordering::SeqCst);
+                if request == 0 {
+                    stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                }
+            }
+            tokio::time::sleep(after).await;
+            stream.write_all(answer).await.unwrap();
         }
     });
-    (address, count)
+    (address.await, count)
 }
 
 const AT_ONCE: Duration = Duration::ZERO;

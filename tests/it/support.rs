@@ -11,6 +11,7 @@ pub mod keys;
 pub mod node;
 pub mod process;
 pub mod proxy;
+pub mod raw;
 pub mod repository;
 pub mod tool;
 

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::Response;
-use tokio::net::TcpListener;
 
 use super::support::frames::{END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM};
 use super::support::proxy::Builder;
+use super::support::raw::raw_http2;
 use super::support::{Backend, Client, Proxy, soon};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
@@ -19,23 +19,16 @@ fn builder() -> Builder {
 
 /// A backend of HTTP/2, and the targets that it was asked for.
 async fn backend_of_http2() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, seen) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
+    let seen = Arc::<Mutex<Vec<String>>>::default();
     let targets = Arc::clone(&seen);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let targets = Arc::clone(&targets);
-            tokio::spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    targets.lock().unwrap().push(request.uri().path_and_query().unwrap().to_string());
-                    let mut body = respond.send_response(Response::new(()), false).unwrap();
-                    body.send_data(Bytes::from_static(b"a"), true).unwrap();
-                }
-            });
+    let address = raw_http2(move |request, mut respond| {
+        targets.lock().unwrap().push(request.uri().path_and_query().unwrap().to_string());
+        async move {
+            let mut body = respond.send_response(Response::new(()), false).unwrap();
+            body.send_data(Bytes::from_static(b"a"), true).unwrap();
         }
     });
-    (address, seen)
+    (address.await, seen)
 }
 
 /// Whether a client of HTTP/1.1 that sends these bytes is served; all else is a 400.

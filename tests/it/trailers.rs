@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
+use super::support::raw::raw_http2;
 use super::support::{Backend, Client, Proxy, Reply, soon};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
@@ -53,30 +54,21 @@ fn of(trailers: &HeaderMap) -> Vec<&str> {
 
 /// A backend of HTTP/2 that answers with a body and all of these trailers, and the trailers it got.
 async fn backend_of_http2(trailers: HeaderMap) -> (SocketAddr, Arc<Mutex<Vec<HeaderMap>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, seen) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<HeaderMap>>>::default());
+    let seen = Arc::<Mutex<Vec<HeaderMap>>>::default();
     let got = Arc::clone(&seen);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (got, trailers) = (Arc::clone(&got), trailers.clone());
-            tokio::spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    let (got, trailers) = (Arc::clone(&got), trailers.clone());
-                    tokio::spawn(async move {
-                        let mut body = request.into_body();
-                        while let Some(Ok(_)) = body.data().await {}
-                        let read = body.trailers().await.unwrap();
-                        got.lock().unwrap().extend(read);
-                        let mut stream = respond.send_response(Response::new(()), false).unwrap();
-                        stream.send_data(Bytes::from_static(b"a"), false).unwrap();
-                        stream.send_trailers(trailers).unwrap();
-                    });
-                }
-            });
+    let address = raw_http2(move |request, mut respond| {
+        let (got, trailers) = (Arc::clone(&got), trailers.clone());
+        async move {
+            let mut body = request.into_body();
+            while let Some(Ok(_)) = body.data().await {}
+            let read = body.trailers().await.unwrap();
+            got.lock().unwrap().extend(read);
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from_static(b"a"), false).unwrap();
+            stream.send_trailers(trailers).unwrap();
         }
     });
-    (address, seen)
+    (address.await, seen)
 }
 
 /// Sends a body with these trailers over HTTP/2. Returns the trailers of the response, if it has any.
