@@ -103,8 +103,14 @@ fn squeezed(word: &str) -> Option<String> {
     (1..=LONGEST).contains(&word.len()).then_some(word)
 }
 
+/// Each key of ours, as the reader calls it.
 #[cfg(test)]
-pub(super) mod tests {
+pub(super) fn rows() -> std::collections::BTreeSet<String> {
+    KEYS.iter().map(|(written, _)| (*written).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
@@ -171,10 +177,5 @@ pub(super) mod tests {
             );
             assert!(each(words).all(|word| squeezed(word).as_deref() == Some(word)), "{words:?}");
         }
-    }
-
-    /// Each key of ours, as the reader calls it.
-    pub(in crate::config) fn rows() -> BTreeSet<String> {
-        KEYS.iter().map(|(written, _)| (*written).to_owned()).collect()
     }
 }

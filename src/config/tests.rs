@@ -104,7 +104,7 @@ fn the_full_file_has_every_key_there_is() {
     });
     let missing: Vec<_> = known.iter().filter(|(_, is_there)| !is_there).collect();
     assert!(missing.is_empty() && known.len() > 60, "{missing:?}");
-    let rows = peers::tests::rows();
+    let rows = peers::rows();
     let known: std::collections::BTreeSet<_> = known.into_iter().map(|(key, _)| key).collect();
     assert_eq!(
         (known.difference(&rows).collect::<Vec<_>>(), rows.difference(&known).collect::<Vec<_>>()),

@@ -14,7 +14,7 @@ fn every_configuration_on_the_page_can_be_run() {
     let page = read("docs/routes.md");
     let parts: Vec<_> = page.split("```toml\n").skip(1).filter_map(|part| part.split("```").next()).collect();
     for part in &parts {
-        let rest = "[[listeners]]\naddress = \"127.0.0.1:8080\"\ntrusted_proxies = [\"127.0.0.1\"]\n[[pools]]\nname = \"app\"\n\
+        let rest = "[[listeners]]\naddress = \"127.0.0.1:8090\"\ntrusted_proxies = [\"127.0.0.1\"]\n[[pools]]\nname = \"app\"\n\
                     persistence = { type = \"none\" }\n\
                     [[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9001\"\n";
         let (_, report) = config::parse(&format!("{part}{rest}"), Path::new("page.toml")).unwrap();
