@@ -56,23 +56,23 @@ use crate::clock::{self, Deadlines};
 use crate::handler::{Abandoned, Handler, HeadFault, Peer, Reply};
 use crate::net::interim::InterimQueue;
 use crate::telemetry::{Limit, Lines};
-use attempt::{Answer, Outgoing};
+use attempt::{UpstreamRequest, UpstreamResponse};
 use client::{Client, ListenerInfo};
 use error::ProxyError;
 use exchange::Exchange;
-use order::{Order, Rules, Step};
+use order::{CandidateOrder, OrderRules, Step};
 use redirect::Redirect;
 use relay::ResponseBody;
-use route::Goal;
+use route::RouteAction;
 use snapshot::Snapshot;
 use thread::ThreadState;
 pub use timeouts::Timeouts;
-use upgrade::After;
+use upgrade::NextProtocol;
 
 /// What a request came to.
-enum Served {
+enum Outcome {
     /// A backend's answer.
-    Answer(Answer, After),
+    UpstreamResponse(UpstreamResponse, NextProtocol),
     /// A redirect: no backend was asked.
     Redirect(Response<()>),
 }
@@ -137,9 +137,9 @@ impl Handler for Proxy {
         let thread = Rc::clone(&self.thread);
         async move {
             match serve(&thread, &mut exchange, &mut head, body).await {
-                Ok(Served::Answer(answer, After::Http)) => relay::relay(exchange, answer).await,
-                Ok(Served::Answer(answer, After::Tunnel)) => relay::switch(exchange, answer).await,
-                Ok(Served::Redirect(response)) => relay::redirect(exchange, response),
+                Ok(Outcome::UpstreamResponse(answer, NextProtocol::Http)) => relay::relay(exchange, answer).await,
+                Ok(Outcome::UpstreamResponse(answer, NextProtocol::Tunnel)) => relay::switch(exchange, answer).await,
+                Ok(Outcome::Redirect(response)) => relay::redirect(exchange, response),
                 Err(error) => relay::refuse(exchange, error),
             }
         }
@@ -175,34 +175,34 @@ async fn serve(
     exchange: &mut Exchange,
     head: &mut http::request::Parts,
     body: Incoming,
-) -> Result<Served, ProxyError> {
+) -> Result<Outcome, ProxyError> {
     let view = exchange.view();
     exchange.admit(&view)?;
     let has_body = !body.is_end_stream();
-    let asked = upgrade::asked(head, has_body, || thread.random());
+    let upgrade_request = upgrade::requested(head, has_body, || thread.random());
     let host = headers::normalize(head, &view.snapshot().limits)?;
     if has_body {
         headers::check_coding(&head.headers)?;
     }
     let client = exchange.client();
-    if let Some(redirect) = client.leads_to_tls(exchange.origin()) {
-        return send_away(exchange, redirect, "/", host.as_ref(), head).map(Served::Redirect);
+    if let Some(redirect) = client.redirect_to_tls(exchange.origin()) {
+        return send_away(exchange, redirect, "/", host.as_ref(), head).map(Outcome::Redirect);
     }
-    let way = exchange.route(&view, host.as_ref(), head).ok_or(ProxyError::NoRoute)?;
-    let service = match &way.goal {
-        Goal::Pool(pool) => view.service(*pool).ok_or(ProxyError::NoRoute)?,
-        Goal::Redirect(redirect) => {
-            return send_away(exchange, redirect, &way.prefix, host.as_ref(), head).map(Served::Redirect);
+    let route = exchange.find_route(&view, host.as_ref(), head).ok_or(ProxyError::NoRoute)?;
+    let service = match &route.action {
+        RouteAction::Pool(pool) => view.service(*pool).ok_or(ProxyError::NoRoute)?,
+        RouteAction::Redirect(redirect) => {
+            return send_away(exchange, redirect, &route.prefix, host.as_ref(), head).map(Outcome::Redirect);
         }
     };
-    let asked = upgrade::permitted(asked, &way.upgrades)?;
+    let upgrade_request = upgrade::permitted(upgrade_request, &route.upgrades)?;
 
     let (origin, now, via) = (exchange.origin(), clock::unix(), view.via(exchange.pool()));
-    if let Some(via) = via.filter(|via| via.has_been_here(&head.headers)) {
-        via.tell(service.pool.name(), client.listener_name(), exchange.id().as_str(), clock::now());
+    if let Some(via) = via.filter(|via| via.is_loop(&head.headers)) {
+        via.warn_of_loop(service.pool.name(), client.listener_name(), exchange.id().as_str(), clock::now());
         return Err(ProxyError::Loop);
     }
-    let effect = service.affinity.apply_rules(head, origin.client(), &service.pool).or(way.effect);
+    let effect = service.affinity.apply_rules(head, origin.client(), &service.pool).or(route.effect);
     let mut extracted =
         service.affinity.extract(&mut head.headers, head.uri.path(), &service.pool, &mut client.pin_cache.borrow_mut());
     view.snapshot().pin_names.strip(&mut head.headers);
@@ -215,25 +215,25 @@ async fn serve(
     if let Some(via) = via {
         via.add(&mut head.headers, head.version);
     }
-    edits::edit_request(way, exchange.edits().map(|edits| &**edits), head)?;
+    edits::edit_request(route, exchange.edits().map(|edits| &**edits), head)?;
 
     let decision = decide(thread, exchange, service, effect, extracted, now.as_secs());
     exchange.asks(service, decision.issued_session());
     let (balancer, budget) = (view.balancer(exchange.pool()), view.budget(exchange.pool()));
     budget.deposit();
-    let mut order = Order::new(Rules::of(service, balancer, budget), decision);
+    let mut order = CandidateOrder::new(OrderRules::of(service, balancer, budget), decision);
     order.avoid(&thread.avoid_list, now.as_secs());
     if service.affinity.converge().is_some() && !request.is_sessionless() {
-        order.meet(key::client(head, origin.address), now, draw.unwrap_or_else(|| thread.random()));
+        order.join_first_request(key::client(head, origin.address), now, draw.unwrap_or_else(|| thread.random()));
     }
 
-    let mut outgoing = Outgoing::new(head, body, expects, asked, service, way, thread)?;
-    exchange.keep_body(outgoing.body());
-    let served = attempts(thread, exchange, service, &mut order, &mut outgoing, draw).await;
+    let mut upstream_request = UpstreamRequest::new(head, body, expects, upgrade_request, service, route, thread)?;
+    exchange.keep_body(upstream_request.body());
+    let served = attempts(thread, exchange, service, &mut order, &mut upstream_request, draw).await;
     exchange.decided(order.decision());
     let (mut answer, index) = served?;
 
-    let protocol = outgoing.protocol(&answer)?;
+    let protocol = upstream_request.protocol(&answer)?;
     let version = std::mem::replace(answer.version_mut(), Version::HTTP_11);
     // First, or a backend could take our own cookie out by naming it in Connection.
     headers::to_client(answer.headers_mut());
@@ -247,8 +247,8 @@ async fn serve(
         edits.response.apply(answer.headers_mut());
     }
     bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), thread.index);
-    let (answer, after) = outgoing.confirm(answer, protocol);
-    Ok(Served::Answer(answer, after))
+    let (answer, after) = upstream_request.confirm(answer, protocol);
+    Ok(Outcome::UpstreamResponse(answer, after))
 }
 
 /// Makes the response of a listener, or of a route with this prefix, that sends its clients elsewhere.
@@ -299,10 +299,10 @@ async fn attempts(
     thread: &ThreadState,
     exchange: &mut Exchange,
     service: &snapshot::Service,
-    order: &mut Order<'_>,
-    outgoing: &mut Outgoing,
+    order: &mut CandidateOrder<'_>,
+    upstream_request: &mut UpstreamRequest,
     draw: Option<u64>,
-) -> Result<(Answer, usize), ProxyError> {
+) -> Result<(UpstreamResponse, usize), ProxyError> {
     loop {
         let step = order.next(clock::now(), exchange.deadline(), || draw.unwrap_or_else(|| thread.random()));
         let index = match step {
@@ -316,24 +316,25 @@ async fn attempts(
         };
         exchange.attempt(index, order.has_waited());
         let (begun, is_first) = (clock::now(), order.is_first());
-        let facts = |lost: bool| outgoing.facts(0, exchange.deadline(), lost);
-        let spare = |failure| order.may_spare(failure, facts(is_lost(service, index)));
-        let (failure, took) = match attempt::attempt(thread, exchange, service, order, outgoing, index, &spare).await {
-            Ok(answer) => {
-                exchange.reached(service, index);
-                order.served(index);
-                return Ok((answer, index));
-            }
-            Err(failure) => {
-                let took = clock::now().saturating_duration_since(begun);
-                (exchange.timeouts(service).judge(failure, took, is_first), took)
-            }
-        };
+        let facts = |lost: bool| upstream_request.facts(0, exchange.deadline(), lost);
+        let may_discard = |failure| order.may_discard_response(failure, facts(is_lost(service, index)));
+        let (failure, took) =
+            match attempt::attempt(thread, exchange, service, order, upstream_request, index, &may_discard).await {
+                Ok(answer) => {
+                    exchange.reached(service, index);
+                    order.served(index);
+                    return Ok((answer, index));
+                }
+                Err(failure) => {
+                    let took = clock::now().saturating_duration_since(begun);
+                    (exchange.timeouts(service).judge(failure, took, is_first), took)
+                }
+            };
         exchange.failed(index, failure, took, order.has_waited());
-        if let Some(error) = outgoing.body_error() {
+        if let Some(error) = upstream_request.body_error() {
             return Err(error);
         }
-        let facts = outgoing.facts(0, exchange.deadline(), is_lost(service, index));
+        let facts = upstream_request.facts(0, exchange.deadline(), is_lost(service, index));
         if order.failed(index, failure, facts) {
             let live = service.pool.backend(index).live();
             thread.avoid_list.add(order.decision().session, live, clock::unix().as_secs());

@@ -13,7 +13,7 @@ use crate::pool::reconcile::Reconciler;
 use crate::pool::roster::Losses;
 use crate::pool::{Pool, backend};
 use crate::proxy::headers;
-use crate::proxy::rate::{self, Limiter};
+use crate::proxy::rate::{self, RateLimiter};
 use crate::proxy::route::Routes;
 use crate::proxy::snapshot::{Service, Snapshot};
 use crate::proxy::via;
@@ -33,7 +33,7 @@ pub(super) struct Composer {
     /// Drawn at start: what tells this process from others in Via.
     process: u64,
     /// What clients have sent lately, and what they may.
-    limiter: Option<(rate::Settings, Arc<Limiter>)>,
+    limiter: Option<(rate::Settings, Arc<RateLimiter>)>,
 }
 
 /// A pool's persistence, and what it was made of.
@@ -103,7 +103,7 @@ impl Composer {
         self.affinities = affinities;
         let limiter = |rate: rate::Settings| match self.limiter.take() {
             Some((known, limiter)) if known == rate => (known, limiter),
-            _ => (rate, Arc::new(Limiter::new(rate, clock::now()))),
+            _ => (rate, Arc::new(RateLimiter::new(rate, clock::now()))),
         };
         self.limiter = self.plan.rate.map(limiter);
         let plans = self.plan.pools.iter().enumerate();
@@ -116,7 +116,7 @@ impl Composer {
             routes: Routes::new(&self.plan.routes, limits.body_bytes, listener, pool),
             services,
             pin_names: PinNames::new(self.plan.pools.iter().map(|pool| &pool.persistence)),
-            limits: headers::Limits { fields: limits.header_count, target: limits.target_bytes },
+            limits: headers::HeadLimits { fields: limits.header_count, target: limits.target_bytes },
             limiter: self.limiter.as_ref().map(|(_, limiter)| Arc::clone(limiter)),
             unrouted: self.metrics.series("", ""),
             limited: Arc::clone(self.metrics.limited()),

@@ -21,7 +21,7 @@ use crate::proxy::Timeouts;
 use crate::proxy::fields::Fields;
 use crate::proxy::host::without_port;
 use crate::proxy::redirect::{Path, Redirect};
-use crate::proxy::route::{Goal, Overrides, Routes, Settings};
+use crate::proxy::route::{RouteAction, Routes, Settings, TimeoutOverrides};
 
 /// One `[[routes]]`. What is `None` was said to be wrong, or is not there.
 pub(super) struct RouteDraft {
@@ -156,9 +156,9 @@ fn redirect_status(value: &DeValue<'_>) -> Value<StatusCode> {
     status.ok_or_else(|| must_be(WHAT, found(value), "write 308 for good, 307 for now; both keep the method"))
 }
 
-fn timeouts(table: &Table<'_>) -> Overrides {
+fn timeouts(table: &Table<'_>) -> TimeoutOverrides {
     let wait = || duration(MILLISECOND..=YEAR);
-    Overrides {
+    TimeoutOverrides {
         connect: table.get("connect", wait()),
         response: table.get("response", wait()),
         idle: table.get("idle", wait()),
@@ -270,13 +270,13 @@ impl RouteDraft {
     }
 
     fn filled_in(&self) -> Settings {
-        let goal = match &self.redirect {
-            Some(redirect) => Goal::Redirect(redirect.value.clone()),
-            None => Goal::Pool(self.pool.as_ref().map(|pool| pool.value.clone()).unwrap_or_default()),
+        let action = match &self.redirect {
+            Some(redirect) => RouteAction::Redirect(redirect.value.clone()),
+            None => RouteAction::Pool(self.pool.as_ref().map(|pool| pool.value.clone()).unwrap_or_default()),
         };
         let hosts = self.hosts.iter().map(|host| host.value.clone()).collect();
         let listeners = self.listeners.iter().map(|name| name.value.clone()).collect();
-        Settings { hosts, listeners, goal, ..self.settings.clone() }
+        Settings { hosts, listeners, action, ..self.settings.clone() }
     }
 
     /// Its redirect, if it stays with this Linchpin as far as can be known: every host sent to another one,

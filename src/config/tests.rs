@@ -209,7 +209,7 @@ fn values_of_routes_arrive(plan: &Plan) {
     assert_eq!((shop.request_headers.set[0].0.as_str(), shop.request_headers.remove[0].as_str()), ("x-a", "x-b"));
     let (scheme, path) = (Some("https"), Path::Prefix("/x".into()));
     let expected = Redirect { scheme, host: None, port: None, path, status: http::StatusCode::MOVED_PERMANENTLY };
-    assert_eq!(redirect.goal, proxy::route::Goal::Redirect(expected));
+    assert_eq!(redirect.action, proxy::route::RouteAction::Redirect(expected));
     assert_eq!((shop.is_secure, redirect.is_secure), (None, Some(false)));
 }
 

@@ -12,18 +12,18 @@ use http::uri::Scheme;
 use http::{Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body, Incoming};
 
-use super::body::{RequestBody, Rules, Source};
+use super::body::{ReplayBody, RequestBody, Rules};
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::interim;
-use super::order::Order;
-use super::retry::{Facts, is_idempotent};
-use super::route::Way;
+use super::order::CandidateOrder;
+use super::retry::{RetryFacts, is_idempotent};
+use super::route::RouteEntry;
 use super::snapshot::Service;
-use super::stale::{End, is_stale};
+use super::stale::{AttemptEnd, is_stale};
 use super::streams;
 use super::thread::ThreadState;
-use super::upgrade::{After, Asked, Outcome};
+use super::upgrade::{NextProtocol, UpgradeOutcome, UpgradeRequest};
 use crate::clock;
 use crate::pool::Backend;
 use crate::upstream::{Fact, Failure, Line, Received, Wanted, framing, to_http2};
@@ -32,10 +32,10 @@ use crate::upstream::{Fact, Failure, Line, Received, Wanted, framing, to_http2};
 const LOOK: Duration = Duration::from_millis(500);
 
 /// A backend's response.
-pub(super) type Answer = Response<Received<RequestBody>>;
+pub(super) type UpstreamResponse = Response<Received<RequestBody>>;
 
 /// A request as it is sent to backends: as often as it takes.
-pub(super) struct Outgoing {
+pub(super) struct UpstreamRequest {
     method: Method,
     uri: Uri,
     /// For the first attempt, which is mostly the last: hyper consumes what it sends, and keeps the
@@ -43,41 +43,51 @@ pub(super) struct Outgoing {
     headers: Cell<Option<HeaderMap>>,
     /// For those that follow. A copy of the map itself would cost twice as much.
     kept: OnceCell<Vec<(HeaderName, HeaderValue)>>,
-    body: Option<Rc<Source>>,
+    body: Option<Rc<ReplayBody>>,
     expects: bool,
     repeatable: bool,
     /// A client of HTTP/1.0 need not say whom it asks; what goes out is HTTP/1.1, which has to.
     hostless: bool,
     /// The protocol that the client asks to go on in.
-    asked: Option<Asked>,
+    upgrade_request: Option<UpgradeRequest>,
 }
 
-impl Outgoing {
+impl UpstreamRequest {
     pub(super) fn new(
         head: &mut request::Parts,
         incoming: Incoming,
         expects: bool,
-        asked: Option<Asked>,
+        upgrade_request: Option<UpgradeRequest>,
         service: &Service,
-        way: &Way,
+        route: &RouteEntry,
         thread: &ThreadState,
-    ) -> Result<Outgoing, ProxyError> {
+    ) -> Result<UpstreamRequest, ProxyError> {
         let repeatable = is_idempotent(&head.method) || service.retry.retry_on.non_idempotent;
         let hostless = head.version == Version::HTTP_10 && !head.headers.contains_key(HOST);
         let (method, uri) = (head.method.clone(), std::mem::take(&mut head.uri));
         let mut headers = std::mem::take(&mut head.headers);
-        let is_stream = way.is_stream || streams::is_stream(&headers);
-        let outgoing = |headers, body, expects, asked| {
+        let is_stream = route.is_stream || streams::is_stream(&headers);
+        let upstream_request = |headers, body, expects, upgrade_request| {
             let headers = Cell::new(Some(headers));
-            Outgoing { method, uri, headers, kept: OnceCell::new(), body, expects, repeatable, hostless, asked }
+            UpstreamRequest {
+                method,
+                uri,
+                headers,
+                kept: OnceCell::new(),
+                body,
+                expects,
+                repeatable,
+                hostless,
+                upgrade_request,
+            }
         };
         if incoming.is_end_stream() {
             headers.remove(EXPECT);
-            return Ok(outgoing(headers, None, false, asked));
+            return Ok(upstream_request(headers, None, false, upgrade_request));
         }
-        let timeouts = way.timeouts(&service.timeouts);
+        let timeouts = route.timeouts(&service.timeouts);
         let rules = Rules {
-            most: way.body,
+            most: route.body,
             replay_limit: service.retry.replay_limit,
             idle: if is_stream { timeouts.stream_idle } else { timeouts.idle },
             paced: !is_stream,
@@ -85,12 +95,12 @@ impl Outgoing {
         if incoming.size_hint().lower() > rules.most {
             return Err(ProxyError::BodyTooLarge);
         }
-        let body = Source::new(incoming, rules, expects, thread.deadlines.deadline(), &thread.replay_memory);
-        Ok(outgoing(headers, Some(body), expects, None))
+        let body = ReplayBody::new(incoming, rules, expects, thread.deadlines.deadline(), &thread.replay_memory);
+        Ok(upstream_request(headers, Some(body), expects, None))
     }
 
     /// Its body, if it has one.
-    pub(super) fn body(&self) -> Option<&Rc<Source>> {
+    pub(super) fn body(&self) -> Option<&Rc<ReplayBody>> {
         self.body.as_ref()
     }
 
@@ -98,22 +108,26 @@ impl Outgoing {
     ///
     /// # Errors
     /// It can't be told to the client.
-    pub(super) fn protocol(&self, answer: &Answer) -> Result<Option<HeaderValue>, ProxyError> {
-        match self.asked.as_ref().map(|asked| asked.outcome(answer)) {
-            Some(Outcome::Switched) => Ok(answer.headers().get(UPGRADE).cloned()),
-            Some(Outcome::Untold) => Err(ProxyError::NotSwitched),
+    pub(super) fn protocol(&self, answer: &UpstreamResponse) -> Result<Option<HeaderValue>, ProxyError> {
+        match self.upgrade_request.as_ref().map(|upgrade_request| upgrade_request.outcome(answer)) {
+            Some(UpgradeOutcome::Switched) => Ok(answer.headers().get(UPGRADE).cloned()),
+            Some(UpgradeOutcome::SuccessWithoutUpgrade) => Err(ProxyError::NotSwitched),
             _ => Ok(None),
         }
     }
 
     /// Tells the client of the protocol in which it goes on.
-    pub(super) fn confirm(&self, mut answer: Answer, protocol: Option<HeaderValue>) -> (Answer, After) {
-        match (&self.asked, protocol) {
-            (Some(asked), Some(protocol)) => {
-                asked.confirm(&mut answer, protocol);
-                (answer, After::Tunnel)
+    pub(super) fn confirm(
+        &self,
+        mut answer: UpstreamResponse,
+        protocol: Option<HeaderValue>,
+    ) -> (UpstreamResponse, NextProtocol) {
+        match (&self.upgrade_request, protocol) {
+            (Some(upgrade_request), Some(protocol)) => {
+                upgrade_request.confirm(&mut answer, protocol);
+                (answer, NextProtocol::Tunnel)
             }
-            _ => (answer, After::Http),
+            _ => (answer, NextProtocol::Http),
         }
     }
 
@@ -130,13 +144,13 @@ impl Outgoing {
 
     /// Whether the backend has closed the connection because the client has kept it waiting.
     fn kept_waiting(&self, failure: Failure) -> bool {
-        let is_silent = |body: &Rc<Source>| body.upload().is_silent(clock::now());
+        let is_silent = |body: &Rc<ReplayBody>| body.upload().is_silent(clock::now());
         failure.fact == Fact::Closed && failure.sent && self.body().is_some_and(is_silent)
     }
 
     /// What the retry rule needs to know.
-    pub(super) fn facts(&self, sent: u32, deadline: Instant, backend_lost: bool) -> Facts {
-        Facts {
+    pub(super) fn facts(&self, sent: u32, deadline: Instant, backend_lost: bool) -> RetryFacts {
+        RetryFacts {
             idempotent: self.repeatable,
             replayable: self.is_replayable(),
             sent,
@@ -151,7 +165,7 @@ impl Outgoing {
 
     /// What one attempt sends. Even a request that may not be repeated can fail without a byte sent.
     fn request(&self, exchange: &Exchange, backend: &Backend, http2: Option<Scheme>) -> Request<RequestBody> {
-        let body = self.body.as_ref().map_or(RequestBody::Empty, Source::attempt);
+        let body = self.body.as_ref().map_or(RequestBody::Empty, ReplayBody::attempt);
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
@@ -161,8 +175,8 @@ impl Outgoing {
             let host = backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
             request.headers_mut().insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
         }
-        if let Some(asked) = &self.asked {
-            asked.ask(request.headers_mut());
+        if let Some(upgrade_request) = &self.upgrade_request {
+            upgrade_request.ask(request.headers_mut());
         }
         let is_http1 = http2.is_none();
         match http2 {
@@ -193,23 +207,23 @@ impl Outgoing {
 }
 
 /// Sends the request to the backend at `index`, on an idle connection or a new one. An answer
-/// that failed as `retry_on` has it is passed on all the same unless `spare` gives leave for
+/// that failed as `retry_on` has it is passed on all the same unless `may_discard` gives leave for
 /// another attempt.
 pub(super) async fn attempt(
     thread: &ThreadState,
     exchange: &Exchange,
     service: &Service,
-    order: &Order<'_>,
-    outgoing: &Outgoing,
+    order: &CandidateOrder<'_>,
+    upstream_request: &UpstreamRequest,
     index: usize,
-    spare: &dyn Fn(Failure) -> bool,
-) -> Result<Answer, Failure> {
+    may_discard: &dyn Fn(Failure) -> bool,
+) -> Result<UpstreamResponse, Failure> {
     let backend = service.pool.backend(index);
     let losses = backend.live().losses();
     let deadline = exchange.deadline();
     let limit = exchange.limit();
     let timeouts = exchange.timeouts(service);
-    let wanted = Wanted { client: exchange.origin().client(), http1: outgoing.asked.is_some() };
+    let wanted = Wanted { client: exchange.origin().client(), http1: upstream_request.upgrade_request.is_some() };
     let mut may_reuse = true;
     let mut may_shed = true;
     loop {
@@ -243,12 +257,13 @@ pub(super) async fn attempt(
         let is_used = line.is_used();
         let begun = clock::now();
         // The client, while it is waited for, has a limit of its own, which its body keeps.
-        let due = || outgoing.backend_since(begun).map(|since| (since + timeouts.response).min(exchange.deadline()));
+        let due =
+            || upstream_request.backend_since(begun).map(|since| (since + timeouts.response).min(exchange.deadline()));
         limit.set(due().unwrap_or(begun + LOOK));
-        let sent = outgoing.body().and_then(|body| Some((body, line.sent()?)));
+        let sent = upstream_request.body().and_then(|body| Some((body, line.sent()?)));
         let watch = |cx: &mut Context<'_>| {
             let lost = backend.live().losses() != losses;
-            if lost && outgoing.repeatable && outgoing.is_replayable() && order.has_next() {
+            if lost && upstream_request.repeatable && upstream_request.is_replayable() && order.has_next() {
                 return Poll::Ready(Fact::Lost);
             }
             if let Some((body, sent)) = &sent {
@@ -266,31 +281,31 @@ pub(super) async fn attempt(
         };
         let scheme = line.is_http2().then(|| service.upstream.scheme());
         let is_shared = scheme.is_some();
-        let unanswered = match line.exchange(|| outgoing.request(exchange, backend, scheme), watch).await {
-            Ok(response) => return answered(thread, service, index, outgoing, response, line, spare),
+        let unanswered = match line.exchange(|| upstream_request.request(exchange, backend, scheme), watch).await {
+            Ok(response) => return answered(thread, service, index, upstream_request, response, line, may_discard),
             // HTTP/2 tells of a body that broke off as of any other reset.
-            Err(unanswered) if outgoing.body_error().is_some() => {
+            Err(unanswered) if upstream_request.body_error().is_some() => {
                 return Err(Failure::new(Fact::RequestBody, unanswered.failure.sent));
             }
-            Err(unanswered) if outgoing.kept_waiting(unanswered.failure) => {
-                outgoing.body().into_iter().for_each(|body| body.give_up());
+            Err(unanswered) if upstream_request.kept_waiting(unanswered.failure) => {
+                upstream_request.body().into_iter().for_each(|body| body.give_up());
                 return Err(Failure::new(Fact::RequestBody, true));
             }
             Err(unanswered) => unanswered,
         };
         // To be told from its death only by a new connection.
         let failure = unanswered.failure;
-        let end = End {
+        let end = AttemptEnd {
             is_used,
             is_heard: unanswered.is_heard,
             after: clock::now().saturating_duration_since(begun),
             connect_time: line.connect_time(),
-            is_repeatable: outgoing.repeatable,
+            is_repeatable: upstream_request.repeatable,
         };
         let mut is_stale = is_stale(failure, end);
         // Or it has not said yet how many requests it takes at once, and there were more.
         is_stale |= is_shared && may_reuse && failure.fact == Fact::Closed && !failure.sent;
-        if !(is_stale && outgoing.is_replayable()) {
+        if !(is_stale && upstream_request.is_replayable()) {
             return Err(failure);
         }
         // A backend that refuses a stream refuses it on each of its connections.
@@ -302,18 +317,18 @@ fn answered(
     thread: &ThreadState,
     service: &Service,
     index: usize,
-    outgoing: &Outgoing,
+    upstream_request: &UpstreamRequest,
     mut response: Response<Incoming>,
     line: Line<RequestBody>,
-    spare: &dyn Fn(Failure) -> bool,
-) -> Result<Answer, Failure> {
+    may_discard: &dyn Fn(Failure) -> bool,
+) -> Result<UpstreamResponse, Failure> {
     let status = response.status();
-    let outcome = match &outgoing.asked {
-        Some(asked) => asked.outcome(&response),
-        None if status == http::StatusCode::SWITCHING_PROTOCOLS => Outcome::Astray,
-        None => Outcome::Answered,
+    let outcome = match &upstream_request.upgrade_request {
+        Some(upgrade_request) => upgrade_request.outcome(&response),
+        None if status == http::StatusCode::SWITCHING_PROTOCOLS => UpgradeOutcome::UnexpectedProtocol,
+        None => UpgradeOutcome::Answered,
     };
-    if outcome == Outcome::Astray {
+    if outcome == UpgradeOutcome::UnexpectedProtocol {
         return Err(Failure::new(Fact::Garbage, true));
     }
     // HTTP/1.1 has counted them already, and refused to read more.
@@ -322,10 +337,10 @@ fn answered(
     }
     let is_last = framing::settle(response.headers_mut()).map_err(|fact| Failure::new(fact, true))?;
     let unwanted = Failure::new(Fact::Status(status.as_u16()), true);
-    if service.retry.retry_on.status.contains(&status.as_u16()) && spare(unwanted) {
+    if service.retry.retry_on.status.contains(&status.as_u16()) && may_discard(unwanted) {
         return Err(unwanted);
     }
-    if let Some(body) = outgoing.body() {
+    if let Some(body) = upstream_request.body() {
         body.answered(status.is_client_error() || status.is_server_error());
     }
     if let Some(series) = service.series.get(index) {

@@ -5,7 +5,7 @@
 use http::header::HeaderMap;
 use http::{Method, StatusCode, request};
 
-use super::client::Origin;
+use super::client::ClientIdentity;
 use super::snapshot::Service;
 use crate::affinity::{BindContext, Decision, SessionKey, Verdict};
 use crate::clock;
@@ -19,7 +19,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn of(head: &request::Parts, origin: Origin, key: Option<SessionKey>) -> Request {
+    pub(super) fn of(head: &request::Parts, origin: ClientIdentity, key: Option<SessionKey>) -> Request {
         Request {
             is_sessionless: is_sessionless(&head.method, &head.headers),
             deletes: head.method == Method::DELETE,

@@ -39,7 +39,7 @@ pub struct Rules {
 }
 
 /// The body of a request, which each attempt reads from its beginning.
-pub struct Source {
+pub struct ReplayBody {
     incoming: RefCell<Incoming>,
     rules: Rules,
     /// What its Content-Length says.
@@ -81,15 +81,21 @@ enum State {
     Failed(ProxyError),
 }
 
-impl Source {
+impl ReplayBody {
     /// A body that is still to be read. `expects` if the client waits to be told to send it. What is kept of
     /// it is kept in `memory`.
-    pub fn new(incoming: Incoming, rules: Rules, expects: bool, limit: Deadline, memory: &Rc<Memory>) -> Rc<Source> {
+    pub fn new(
+        incoming: Incoming,
+        rules: Rules,
+        expects: bool,
+        limit: Deadline,
+        memory: &Rc<Memory>,
+    ) -> Rc<ReplayBody> {
         let length = incoming.size_hint().exact();
         if expects {
             limit.set_after(CONTINUE);
         }
-        Rc::new(Source {
+        Rc::new(ReplayBody {
             incoming: RefCell::new(incoming),
             rules,
             length,
@@ -114,7 +120,7 @@ impl Source {
     }
 
     /// A reading from the beginning, for one attempt.
-    pub fn attempt(self: &Rc<Source>) -> RequestBody {
+    pub fn attempt(self: &Rc<ReplayBody>) -> RequestBody {
         if self.upload.get().backend_since().is_none() {
             self.limit.clear();
         }
@@ -327,7 +333,7 @@ pub enum RequestBody {
     /// From the beginning, first what was kept by an earlier attempt.
     Of {
         /// The body.
-        source: Rc<Source>,
+        source: Rc<ReplayBody>,
         /// Whose reading this is.
         attempt: u32,
         /// How far it has come, in [`replay::places`].
@@ -335,7 +341,7 @@ pub enum RequestBody {
     },
 }
 
-/// The body can't be sent on; [`Source::error`] says why.
+/// The body can't be sent on; [`ReplayBody::error`] says why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyError;
 

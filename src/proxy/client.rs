@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::forwarded::{self, Field, Said, X_FORWARDED_FOR, X_FORWARDED_PROTO};
+use super::forwarded::{self, Field, ForwardedFor, X_FORWARDED_FOR, X_FORWARDED_PROTO};
 use super::redirect::Redirect;
 use super::request_id::{RequestId, X_REQUEST_ID};
 use crate::affinity::PinCache;
@@ -64,9 +64,9 @@ pub struct Client {
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
+pub struct ClientIdentity {
     /// The client's address; where a proxy doesn't say who that is, the address of the nearest hop that can
-    /// be read. Tells clients apart, and grants nothing: that takes [`Origin::client`].
+    /// be read. Tells clients apart, and grants nothing: that takes [`ClientIdentity::client`].
     pub address: IpAddr,
     is_known: bool,
     /// Whether the client speaks TLS, to us or to the first proxy before us.
@@ -75,7 +75,7 @@ pub struct Origin {
     pub(super) is_relayed: bool,
 }
 
-impl Origin {
+impl ClientIdentity {
     /// The client's address, if it is known. Whatever is allowed to some addresses goes by this.
     pub fn client(self) -> Option<IpAddr> {
         self.is_known.then_some(self.address)
@@ -124,7 +124,7 @@ impl Client {
     }
 
     /// The address that a request came from, as text.
-    pub(super) fn text_of(&self, origin: Origin) -> Cow<'_, str> {
+    pub(super) fn text_of(&self, origin: ClientIdentity) -> Cow<'_, str> {
         match origin.client() {
             Some(address) if origin.is_relayed => address.to_string().into(),
             Some(_) => self.text().into(),
@@ -138,47 +138,56 @@ impl Client {
     }
 
     /// Where a request with these fields comes from.
-    pub(super) fn origin(&self, headers: &HeaderMap) -> Origin {
-        let own =
-            Origin { address: self.address, is_known: true, is_secure: self.listener.is_secure, is_relayed: false };
+    pub(super) fn origin(&self, headers: &HeaderMap) -> ClientIdentity {
+        let own = ClientIdentity {
+            address: self.address,
+            is_known: true,
+            is_secure: self.listener.is_secure,
+            is_relayed: false,
+        };
         if !self.is_trusted {
             return own;
         }
         let field = self.listener.forwarded;
         match forwarded::client(field, headers, self.address, |address| self.listener.trusts(address)) {
-            Said::Client(address, is_secure) => {
-                Origin { address, is_secure: is_secure.unwrap_or(own.is_secure), is_relayed: true, ..own }
+            ForwardedFor::Client(address, is_secure) => {
+                ClientIdentity { address, is_secure: is_secure.unwrap_or(own.is_secure), is_relayed: true, ..own }
             }
-            Said::Unknown(address, is_secure) => {
-                Origin { address, is_known: false, is_secure: is_secure.unwrap_or(own.is_secure), is_relayed: true }
-            }
+            ForwardedFor::Unknown(address, is_secure) => ClientIdentity {
+                address,
+                is_known: false,
+                is_secure: is_secure.unwrap_or(own.is_secure),
+                is_relayed: true,
+            },
             // It may have named its client in a PROXY header, or speak for itself.
-            Said::Nothing => Origin { is_secure: forwarded::scheme(field, headers).unwrap_or(own.is_secure), ..own },
+            ForwardedFor::Nothing => {
+                ClientIdentity { is_secure: forwarded::scheme(field, headers).unwrap_or(own.is_secure), ..own }
+            }
         }
     }
 
     /// Whether a trusted proxy's field `name` goes on to a backend, with a request from `origin`.
-    pub(super) fn passes_on(&self, origin: Origin, name: &str) -> bool {
+    pub(super) fn passes_on(&self, origin: ClientIdentity, name: &str) -> bool {
         origin.is_relayed && self.listener.forwarded.holds(name)
     }
 
     /// Where a request from `origin` is sent because it did not come by TLS.
-    pub(super) fn leads_to_tls(&self, origin: Origin) -> Option<&Redirect> {
+    pub(super) fn redirect_to_tls(&self, origin: ClientIdentity) -> Option<&Redirect> {
         self.listener.https.as_ref().filter(|_| !origin.is_secure)
     }
 
     /// What a response to a request from `origin` is to tell a browser to do from now on.
-    pub(super) fn hsts(&self, origin: Origin) -> Option<&HeaderValue> {
+    pub(super) fn hsts(&self, origin: ClientIdentity) -> Option<&HeaderValue> {
         self.listener.hsts.as_ref().filter(|_| origin.is_secure)
     }
 
     /// Tells a backend of the client, and what the request is called. The field in which trusted proxies named it is gone on with, all
     /// others are gone by now, and begin anew.
-    pub(super) fn introduce(
+    pub(super) fn set_forwarding_headers(
         &self,
         headers: &mut HeaderMap,
         host: Option<&HeaderValue>,
-        origin: Origin,
+        origin: ClientIdentity,
         id: &RequestId,
     ) {
         let forwarding = &self.forwarding;
@@ -232,12 +241,12 @@ impl Client {
 #[derive(Debug)]
 struct Forwarding {
     address: HeaderValue,
-    last: RefCell<Option<Last>>,
+    last: RefCell<Option<CachedForwarding>>,
 }
 
 /// The values for the last request.
 #[derive(Debug)]
-struct Last {
+struct CachedForwarding {
     host: HeaderValue,
     scheme: &'static str,
     forwarded: HeaderValue,
@@ -274,7 +283,7 @@ impl Forwarding {
         let port = port_of(host, scheme);
         // A copy: a value of the request's is a piece of the connection's read buffer, and would keep
         // all of it for as long as the client is idle.
-        *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| Last {
+        *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| CachedForwarding {
             host,
             scheme,
             forwarded: forwarded.clone(),
@@ -347,7 +356,7 @@ mod tests {
         )
     }
 
-    fn introduced(client: &Client, fields: &[(&'static str, &str)]) -> (Origin, HeaderMap) {
+    fn introduced(client: &Client, fields: &[(&'static str, &str)]) -> (ClientIdentity, HeaderMap) {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
@@ -365,7 +374,12 @@ mod tests {
         let host = HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap();
         let mut headers = HeaderMap::from_iter([(HOST, host)]);
         let host = headers.get(HOST).cloned();
-        client.introduce(&mut headers, host.as_ref(), client.origin(&HeaderMap::new()), &RequestId::own(1));
+        client.set_forwarding_headers(
+            &mut headers,
+            host.as_ref(),
+            client.origin(&HeaderMap::new()),
+            &RequestId::own(1),
+        );
         drop(host);
         drop(headers);
         assert!(buffer.is_unique());

@@ -6,7 +6,7 @@ use http::request;
 
 use super::error::ProxyError;
 use super::fields::Fields;
-use super::route::Way;
+use super::route::RouteEntry;
 
 /// What a route does to fields.
 pub(super) struct Edits {
@@ -16,9 +16,9 @@ pub(super) struct Edits {
 
 impl Edits {
     /// A copy for one thread, if there is anything to be done.
-    pub(super) fn of(way: &Way) -> Option<Edits> {
-        let has = !way.request.is_empty() || !way.response.is_empty();
-        has.then(|| Edits { request: way.request.apart(), response: way.response.apart() })
+    pub(super) fn of(route: &RouteEntry) -> Option<Edits> {
+        let has = !route.request.is_empty() || !route.response.is_empty();
+        has.then(|| Edits { request: route.request.deep_clone(), response: route.response.deep_clone() })
     }
 }
 
@@ -26,8 +26,12 @@ impl Edits {
 ///
 /// # Errors
 /// The target would be longer than a target can be.
-pub(super) fn edit_request(way: &Way, edits: Option<&Edits>, head: &mut request::Parts) -> Result<(), ProxyError> {
-    if let Some(rewrite) = &way.rewrite {
+pub(super) fn edit_request(
+    route: &RouteEntry,
+    edits: Option<&Edits>,
+    head: &mut request::Parts,
+) -> Result<(), ProxyError> {
+    if let Some(rewrite) = &route.rewrite {
         head.uri = rewrite.apply(std::mem::take(&mut head.uri)).ok_or(ProxyError::TargetTooLong)?;
     }
     if let Some(edits) = edits {

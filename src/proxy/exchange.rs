@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use http::header::{ACCEPT, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use http::{StatusCode, request};
 
-use super::body::{RequestBody, Source};
-use super::client::{Client, Origin};
+use super::body::{ReplayBody, RequestBody};
+use super::client::{Client, ClientIdentity};
 use super::edits::Edits;
 use super::error::{ProxyError, Told};
 use super::order::Wait;
 use super::record::{Ended, RequestRecord};
 use super::request_id::RequestId;
-use super::route::{Goal, Way};
-use super::snapshot::{Service, View};
+use super::route::{RouteAction, RouteEntry};
+use super::snapshot::{Service, ThreadSnapshot};
 use super::thread::ThreadState;
 use super::timeouts::Timeouts;
-use super::wait::Hold;
+use super::wait::QueuePosition;
 use super::{host, respond, streams};
 use crate::affinity::rules::RuleEffect;
 use crate::affinity::{Decision, Verdict};
@@ -41,19 +41,19 @@ pub struct Exchange {
     client: Rc<Client>,
     /// Where interim responses go, if the client can be sent any.
     interim: Option<Arc<InterimQueue>>,
-    origin: Origin,
-    view: Rc<View>,
+    origin: ClientIdentity,
+    view: Rc<ThreadSnapshot>,
     /// Looked at only if the response is a page of ours.
     accept: Option<HeaderValue>,
     limit: Deadline,
     /// The position of its route's way.
-    way: Option<usize>,
+    route: Option<usize>,
     backend: Option<usize>,
     in_flight: Option<InFlight>,
-    hold: Hold,
+    queue_position: QueuePosition,
     /// Who asks, as a witness of what fails.
     sender: witness::Client,
-    body: Option<Rc<Source>>,
+    body: Option<Rc<ReplayBody>>,
     /// The response goes on for as long as both sides want.
     is_stream: bool,
     record: RequestRecord,
@@ -61,7 +61,7 @@ pub struct Exchange {
 
 /// How a response ends before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Break {
+pub(super) enum ResponseEnd {
     /// The backend broke it off.
     Backend,
     /// The same, but its client has read so slowly that the backend may have lost patience.
@@ -88,10 +88,10 @@ impl Exchange {
             view: Rc::clone(&thread.view.borrow()),
             accept: head.headers.get(ACCEPT).cloned(),
             limit: thread.deadlines.deadline(),
-            way: None,
+            route: None,
             backend: None,
             in_flight: None,
-            hold: Hold::default(),
+            queue_position: QueuePosition::default(),
             sender: witness::Client::new(origin.address, None),
             body: None,
             is_stream: false,
@@ -112,37 +112,37 @@ impl Exchange {
     }
 
     /// Where the request comes from.
-    pub(super) fn origin(&self) -> Origin {
+    pub(super) fn origin(&self) -> ClientIdentity {
         self.origin
     }
 
-    pub(super) fn view(&self) -> Rc<View> {
+    pub(super) fn view(&self) -> Rc<ThreadSnapshot> {
         Rc::clone(&self.view)
     }
 
     /// Finds the route.
-    pub(super) fn route<'v>(
+    pub(super) fn find_route<'v>(
         &mut self,
-        view: &'v View,
+        view: &'v ThreadSnapshot,
         host: Option<&HeaderValue>,
         head: &request::Parts,
-    ) -> Option<&'v Way> {
+    ) -> Option<&'v RouteEntry> {
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let routes = &view.snapshot().routes;
         let found = routes.find(self.client.position(), self.origin.is_secure, host::name_of(host), head.uri.path())?;
-        self.way = Some(found);
-        routes.way(found)
+        self.route = Some(found);
+        routes.entry(found)
     }
 
     /// Takes a token of the client's, where clients have a rate.
-    pub(super) fn admit(&self, view: &View) -> Result<(), ProxyError> {
+    pub(super) fn admit(&self, view: &ThreadSnapshot) -> Result<(), ProxyError> {
         let Some(limiter) = &view.snapshot().limiter else { return Ok(()) };
         limiter.take(self.origin.address, clock::now()).map_err(|wait| ProxyError::TooMany { wait })
     }
 
     /// What the route does to fields, if anything.
     pub(super) fn edits(&self) -> Option<&Rc<Edits>> {
-        self.view.edits(self.way?)
+        self.view.edits(self.route?)
     }
 
     /// Where interim responses go.
@@ -152,27 +152,27 @@ impl Exchange {
 
     /// The pool's position; 0 before a route was found.
     pub(super) fn pool(&self) -> usize {
-        self.pool_of_way().unwrap_or(0)
+        self.pool_of_route().unwrap_or(0)
     }
 
-    fn way(&self) -> Option<&Way> {
-        self.view.snapshot().routes.way(self.way?)
+    fn route(&self) -> Option<&RouteEntry> {
+        self.view.snapshot().routes.entry(self.route?)
     }
 
-    fn pool_of_way(&self) -> Option<usize> {
-        match self.way()?.goal {
-            Goal::Pool(pool) => Some(pool),
-            Goal::Redirect(_) => None,
+    fn pool_of_route(&self) -> Option<usize> {
+        match self.route()?.action {
+            RouteAction::Pool(pool) => Some(pool),
+            RouteAction::Redirect(_) => None,
         }
     }
 
     fn service(&self) -> Option<&Service> {
-        self.view.service(self.pool_of_way()?)
+        self.view.service(self.pool_of_route()?)
     }
 
     /// The timeouts of the request, which `service` serves.
     pub(super) fn timeouts<'t>(&'t self, service: &'t Service) -> &'t Timeouts {
-        self.way().map_or(&service.timeouts, |way| way.timeouts(&service.timeouts))
+        self.route().map_or(&service.timeouts, |route| route.timeouts(&service.timeouts))
     }
 
     /// When the time for all attempts is over. It rests while the request's body is on its way.
@@ -187,7 +187,7 @@ impl Exchange {
     }
 
     /// Keeps the request's body, to know how far it has come.
-    pub(super) fn keep_body(&mut self, body: Option<&Rc<Source>>) {
+    pub(super) fn keep_body(&mut self, body: Option<&Rc<ReplayBody>>) {
         self.body = body.cloned();
         if let (Some(body), Some(edits)) = (&self.body, self.edits()) {
             body.edited(edits);
@@ -196,7 +196,7 @@ impl Exchange {
 
     /// Waits for the request's turn on its backend; says whether it is.
     pub(super) async fn wait(&mut self, service: &Service, wait: Wait) -> bool {
-        self.hold.wait(&self.limit, service.pool.backend(wait.index), wait).await
+        self.queue_position.wait(&self.limit, service.pool.backend(wait.index), wait).await
     }
 
     /// An attempt on the backend at `index` begins. `has_waited` says that it is to find out whether that
@@ -211,12 +211,12 @@ impl Exchange {
             InFlight::on(live, thread)
         });
         // Only now: until then the place was kept for it.
-        self.hold.begun(has_waited);
+        self.queue_position.begun(has_waited);
     }
 
     /// The backend at `index` can be had: who waits for that goes on.
     pub(super) fn reached(&self, service: &Service, index: usize) {
-        self.hold.reached(&service.pool, index);
+        self.queue_position.reached(&service.pool, index);
     }
 
     pub(super) fn connected(&self) {
@@ -290,7 +290,7 @@ impl Exchange {
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.record.status = Some(status);
         self.record.answered = Some(clock::now());
-        self.hold.end();
+        self.queue_position.end();
         let (Some(service), Some(cause)) = (self.service(), self.record.cause) else { return };
         if let (Verdict::Moved, Some(series)) =
             (self.record.verdict, self.backend.and_then(|index| service.series.get(index)))
@@ -305,7 +305,7 @@ impl Exchange {
         let pool = self.service().map(|service| &*service.pool);
         self.record.error = Some(Told::of(error, *reason, *cause, pinned.as_deref(), pool));
         self.record.verdict = self.record.verdict.unserved();
-        self.hold.end();
+        self.queue_position.end();
         if let Some(limit) = error.limit() {
             self.thread.limited(limit);
         }
@@ -350,7 +350,7 @@ impl Exchange {
 
     /// Notes whether the response is one that goes on for as long as both sides want, and says so.
     pub(super) fn streams(&mut self, headers: &HeaderMap) -> bool {
-        self.is_stream = self.way().is_some_and(|way| way.is_stream) || streams::is_stream(headers);
+        self.is_stream = self.route().is_some_and(|route| route.is_stream) || streams::is_stream(headers);
         self.is_stream
     }
 
@@ -379,16 +379,16 @@ impl Exchange {
     }
 
     /// The response broke off, or is broken off.
-    pub(super) fn broke_off(&mut self, end: Break) {
+    pub(super) fn broke_off(&mut self, end: ResponseEnd) {
         if let Some(error) = self.body.as_ref().and_then(|body| body.error()) {
             self.record.error = Some(Told::Word(error.as_str()));
             return;
         }
         self.record.error = Some(Told::Word(match end {
-            Break::Quiet => "quiet_for_too_long",
-            Break::Backend | Break::KeptWaiting => "broken_off",
+            ResponseEnd::Quiet => "quiet_for_too_long",
+            ResponseEnd::Backend | ResponseEnd::KeptWaiting => "broken_off",
         }));
-        if let (Break::Backend, Some(service), Some(index)) = (end, self.service(), self.backend) {
+        if let (ResponseEnd::Backend, Some(service), Some(index)) = (end, self.service(), self.backend) {
             self.met_failure(service, index, Reason::BROKEN_OFF);
         }
     }
@@ -438,7 +438,7 @@ impl Drop for Exchange {
                 backend: service.zip(self.backend).map(|(service, index)| &**service.pool.backend(index).name()),
                 is_given_up,
                 body_read: self.body.as_ref().map_or(0, |body| body.read()),
-                waited: self.hold.waited(),
+                waited: self.queue_position.waited(),
                 now,
             },
         );

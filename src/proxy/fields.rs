@@ -28,7 +28,7 @@ impl Fields {
 
     /// The same, sharing no memory: each message counts references to what it was given, and threads
     /// would write the same counts.
-    pub fn apart(&self) -> Fields {
+    pub fn deep_clone(&self) -> Fields {
         let name = |name: &HeaderName| HeaderName::from_bytes(name.as_str().as_bytes()).ok();
         let pair = |(of, value): &(HeaderName, HeaderValue)| {
             Some((name(of)?, HeaderValue::from_bytes(value.as_bytes()).ok()?))
@@ -55,7 +55,7 @@ impl Fields {
 
     /// Does it to an answer of our own, whose own fields stay: a page that says "come again" must not be
     /// kept in a cache because the application's pages may.
-    pub fn dress(&self, headers: &mut HeaderMap) {
+    pub fn apply_to_local_reply(&self, headers: &mut HeaderMap) {
         let mut dressed = HeaderMap::new();
         self.apply(&mut dressed);
         for name in dressed.keys().filter(|name| !headers.contains_key(*name)).cloned().collect::<Vec<_>>() {
@@ -77,7 +77,7 @@ mod tests {
 
     fn fields() -> Fields {
         let set = pairs(&[("x-set", "new"), ("cache-control", "public")]);
-        Fields { set, add: pairs(&[("vary", "b")]), remove: vec![HeaderName::from_static("server")] }.apart()
+        Fields { set, add: pairs(&[("vary", "b")]), remove: vec![HeaderName::from_static("server")] }.deep_clone()
     }
 
     #[test]
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn a_page_of_ours_keeps_its_own_fields() {
         let mut headers = HeaderMap::from_iter(pairs(&[("cache-control", "no-store")]));
-        fields().dress(&mut headers);
+        fields().apply_to_local_reply(&mut headers);
         assert_eq!(
             (&headers[CACHE_CONTROL], &headers["x-set"], &headers[VARY]),
             (&"no-store".parse().unwrap(), &"new".parse().unwrap(), &"b".parse().unwrap())
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn threads_share_no_memory() {
         let one = fields();
-        let other = one.apart();
+        let other = one.deep_clone();
         assert_eq!(one, other);
         assert_ne!(one.set[0].1.as_bytes().as_ptr(), other.set[0].1.as_bytes().as_ptr());
     }

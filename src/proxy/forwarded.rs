@@ -36,7 +36,7 @@ impl Field {
 
 /// What proxies say of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum ForwardedFor {
     /// Nothing: the proxy may speak for itself.
     Nothing,
     /// Its address, and whether it came by TLS, if they say so.
@@ -47,7 +47,12 @@ pub(super) enum Said {
 }
 
 /// The client for which the proxy at `peer`, which is trusted, speaks in `field`.
-pub(super) fn client(field: Field, headers: &HeaderMap, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> Said {
+pub(super) fn client(
+    field: Field,
+    headers: &HeaderMap,
+    peer: IpAddr,
+    is_trusted: impl Fn(IpAddr) -> bool,
+) -> ForwardedFor {
     match field {
         Field::XForwardedFor if headers.contains_key(X_FORWARDED_FOR) => {
             let values = headers.get_all(X_FORWARDED_FOR).iter().rev();
@@ -56,9 +61,9 @@ pub(super) fn client(field: Field, headers: &HeaderMap, peer: IpAddr, is_trusted
             let said = walk(peer, hops, is_trusted);
             let scheme = last(headers, &X_FORWARDED_PROTO).and_then(is_secure);
             match said {
-                Said::Client(address, _) => Said::Client(address, scheme),
-                Said::Unknown(nearest, _) => Said::Unknown(nearest, scheme),
-                Said::Nothing => Said::Nothing,
+                ForwardedFor::Client(address, _) => ForwardedFor::Client(address, scheme),
+                ForwardedFor::Unknown(nearest, _) => ForwardedFor::Unknown(nearest, scheme),
+                ForwardedFor::Nothing => ForwardedFor::Nothing,
             }
         }
         Field::Forwarded if headers.contains_key(FORWARDED) => {
@@ -66,7 +71,7 @@ pub(super) fn client(field: Field, headers: &HeaderMap, peer: IpAddr, is_trusted
             let elements = values.flat_map(|value| elements(value.as_bytes())).map(<[u8]>::trim_ascii);
             walk(peer, elements.filter(|element| !element.is_empty()).map(hop), is_trusted)
         }
-        Field::XForwardedFor | Field::Forwarded => Said::Nothing,
+        Field::XForwardedFor | Field::Forwarded => ForwardedFor::Nothing,
     }
 }
 
@@ -108,15 +113,15 @@ type Hop = (Option<IpAddr>, Option<bool>);
 
 /// Goes back from `peer` as long as who is reached is trusted and says who was before it. `hops` has the
 /// nearest first.
-fn walk(peer: IpAddr, hops: impl Iterator<Item = Hop>, is_trusted: impl Fn(IpAddr) -> bool) -> Said {
-    let mut reached = Said::Unknown(peer, None);
+fn walk(peer: IpAddr, hops: impl Iterator<Item = Hop>, is_trusted: impl Fn(IpAddr) -> bool) -> ForwardedFor {
+    let mut reached = ForwardedFor::Unknown(peer, None);
     let mut at = peer;
     for (before, is_secure) in hops {
         if !is_trusted(at) {
             break;
         }
-        let Some(before) = before else { return Said::Unknown(at, is_secure) };
-        (at, reached) = (before, Said::Client(before, is_secure));
+        let Some(before) = before else { return ForwardedFor::Unknown(at, is_secure) };
+        (at, reached) = (before, ForwardedFor::Client(before, is_secure));
     }
     reached
 }
@@ -207,7 +212,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn said(field: Field, fields: &[(&'static str, &str)]) -> Said {
+    fn said(field: Field, fields: &[(&'static str, &str)]) -> ForwardedFor {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
@@ -219,9 +224,9 @@ mod tests {
     /// The client; `? NEAREST` for an unknown one.
     fn of(field: Field, fields: &[(&'static str, &str)]) -> String {
         match said(field, fields) {
-            Said::Client(address, _) => address.to_string(),
-            Said::Unknown(nearest, _) => format!("? {nearest}"),
-            Said::Nothing => "-".into(),
+            ForwardedFor::Client(address, _) => address.to_string(),
+            ForwardedFor::Unknown(nearest, _) => format!("? {nearest}"),
+            ForwardedFor::Nothing => "-".into(),
         }
     }
 
@@ -297,19 +302,19 @@ mod tests {
     #[test]
     fn the_field_that_is_not_believed_says_nothing() {
         let both = [("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=6.6.6.6;proto=https")];
-        assert_eq!(said(Field::XForwardedFor, &both), Said::Client([1, 1, 1, 1].into(), None));
+        assert_eq!(said(Field::XForwardedFor, &both), ForwardedFor::Client([1, 1, 1, 1].into(), None));
         assert_eq!(of(Field::Forwarded, &both), "6.6.6.6");
         assert_eq!(of(Field::XForwardedFor, &both[1..]), "-");
         assert_eq!(of(Field::Forwarded, &both[..1]), "-");
         let with_scheme = [("forwarded", "for=1.1.1.1"), ("x-forwarded-proto", "https")];
-        assert_eq!(said(Field::Forwarded, &with_scheme), Said::Client([1, 1, 1, 1].into(), None));
+        assert_eq!(said(Field::Forwarded, &with_scheme), ForwardedFor::Client([1, 1, 1, 1].into(), None));
     }
 
     #[test]
     fn the_scheme_is_that_of_the_hop_from_the_client() {
         let of = |value| match said(Field::Forwarded, &[("forwarded", value)]) {
-            Said::Client(_, is_secure) | Said::Unknown(_, is_secure) => is_secure,
-            Said::Nothing => panic!("{value}"),
+            ForwardedFor::Client(_, is_secure) | ForwardedFor::Unknown(_, is_secure) => is_secure,
+            ForwardedFor::Nothing => panic!("{value}"),
         };
         assert_eq!(of("for=6.6.6.6;proto=https, for=1.1.1.1;proto=http, for=10.0.0.2;proto=https"), Some(false));
         assert_eq!(of("for=1.1.1.1;proto=\"HTTPS\""), Some(true));
@@ -360,7 +365,7 @@ mod tests {
                 let headers = HeaderMap::from_iter([(name, value)]);
                 let peer = "2001:db8::ffff:1".parse().unwrap();
                 let said = client(believed, &headers, peer, |address| address == peer);
-                prop_assert!(!matches!(said, Said::Nothing) && !matches!(said, Said::Client(address, _) if address == peer));
+                prop_assert!(!matches!(said, ForwardedFor::Nothing) && !matches!(said, ForwardedFor::Client(address, _) if address == peer));
             }
         }
     }

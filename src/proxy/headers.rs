@@ -7,7 +7,7 @@ use http::header::{
 };
 use http::{Method, Version, request};
 
-use super::client::{Client, Origin};
+use super::client::{Client, ClientIdentity};
 use super::error::ProxyError;
 use super::request_id::RequestId;
 use super::target;
@@ -16,7 +16,7 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// What a request's head may take. The rest of `[server.limits]` is the route's and the connection's business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct HeadLimits {
     /// Header fields.
     pub fields: usize,
     /// Bytes of the target.
@@ -29,7 +29,7 @@ pub struct Limits {
 ///
 /// # Errors
 /// What RFC 9112 §3.2 and RFC 9110 §7.2 want refused, and what is over a limit.
-pub fn normalize(head: &mut request::Parts, limits: &Limits) -> Result<Option<HeaderValue>, ProxyError> {
+pub fn normalize(head: &mut request::Parts, limits: &HeadLimits) -> Result<Option<HeaderValue>, ProxyError> {
     // Neither is for a reverse proxy: a tunnel to anywhere, and an echo of fields that the client
     // is not to see.
     if matches!(head.method, Method::CONNECT | Method::TRACE) {
@@ -133,7 +133,7 @@ pub(super) fn to_backend(
     headers: &mut HeaderMap,
     host: Option<&HeaderValue>,
     client: &Client,
-    origin: Origin,
+    origin: ClientIdentity,
     id: &RequestId,
 ) -> bool {
     let (mut wants_trailers, mut expects, mut has_out) = (false, false, false);
@@ -153,7 +153,7 @@ pub(super) fn to_backend(
         headers.insert(TE, TRAILERS);
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
-    client.introduce(headers, host, origin, id);
+    client.set_forwarding_headers(headers, host, origin, id);
     expects
 }
 
@@ -224,7 +224,7 @@ mod tests {
     use http::Request;
     use std::sync::Arc;
 
-    const LIMITS: Limits = Limits { fields: 100, target: 100 };
+    const LIMITS: HeadLimits = HeadLimits { fields: 100, target: 100 };
 
     fn head(uri: &str, hosts: &[&str]) -> request::Parts {
         let mut builder = Request::builder().uri(uri);
@@ -271,7 +271,7 @@ mod tests {
     fn limits_and_methods_are_kept() {
         let long = format!("/{}", "x".repeat(100));
         assert_eq!(normalize(&mut head(&long, &["a"]), &LIMITS), Err(ProxyError::TargetTooLong));
-        let few = Limits { fields: 0, ..LIMITS };
+        let few = HeadLimits { fields: 0, ..LIMITS };
         assert_eq!(normalize(&mut head("/", &["a"]), &few), Err(ProxyError::TooManyFields));
         let mut trace = head("/", &["a"]);
         trace.method = Method::TRACE;

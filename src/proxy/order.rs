@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::error::{ProxyError, Unserved};
-use super::retry::{self, Budget, Facts};
+use super::retry::{self, RetryBudget, RetryDecision, RetryFacts};
 use super::snapshot::Service;
 use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::converge::Converge;
@@ -17,18 +17,18 @@ use crate::upstream::{Blame, Fact, Failure};
 
 /// What a request's way depends on beside the request.
 #[derive(Clone, Copy)]
-pub(super) struct Rules<'a> {
+pub(super) struct OrderRules<'a> {
     pub(super) pool: &'a Pool,
     pub(super) policies: &'a Policies,
     pub(super) retry: &'a retry::Settings,
-    pub(super) budget: &'a Budget,
+    pub(super) budget: &'a RetryBudget,
     pub(super) balancer: &'a dyn Balancer,
     pub(super) converge: Option<&'a Converge>,
 }
 
-impl<'a> Rules<'a> {
-    pub(super) fn of(service: &'a Service, balancer: &'a dyn Balancer, budget: &'a Budget) -> Rules<'a> {
-        Rules {
+impl<'a> OrderRules<'a> {
+    pub(super) fn of(service: &'a Service, balancer: &'a dyn Balancer, budget: &'a RetryBudget) -> OrderRules<'a> {
+        OrderRules {
             pool: &service.pool,
             policies: &service.affinity.session_policy().policies,
             retry: &service.retry,
@@ -42,9 +42,9 @@ impl<'a> Rules<'a> {
 /// What a request does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// It is sent to the backend at this position; then [`Order::served`] or [`Order::failed`].
+    /// It is sent to the backend at this position; then [`CandidateOrder::served`] or [`CandidateOrder::failed`].
     Try(usize),
-    /// It waits for its backend; then [`Order::waited`].
+    /// It waits for its backend; then [`CandidateOrder::waited`].
     Wait(Wait),
     /// It gets a page of ours.
     End(ProxyError),
@@ -65,16 +65,16 @@ pub(super) struct Wait {
 
 /// One request's candidates, and where it stands among them. Asked for one step at a time, since backends
 /// come and go while a request is under way: each next one is the best of that moment.
-pub(super) struct Order<'a> {
-    rules: Rules<'a>,
+pub(super) struct CandidateOrder<'a> {
+    rules: OrderRules<'a>,
     decision: Decision,
     tried: TriedBackends,
     /// The client's key in the table of first requests, if this is one.
-    meets: Option<u64>,
+    first_request_key: Option<u64>,
     /// Attempts that reached a backend, and that reached none, but for those of a request that waits.
     sent: u32,
     unreached: u32,
-    waits: Option<Waits>,
+    waits: Option<WaitState>,
     /// A failure that another backend may be asked after, once the budget has paid for it.
     unpaid: Cell<Option<Failure>>,
     /// The budget has paid for the next attempt already.
@@ -86,7 +86,7 @@ pub(super) struct Order<'a> {
 
 /// A request that waits for its backend, or tries it after that.
 #[derive(Debug, Clone, Copy)]
-struct Waits {
+struct WaitState {
     cause: Cause,
     policy: policy::WaitPolicy,
     until: Instant,
@@ -96,13 +96,13 @@ struct Waits {
     tries: bool,
 }
 
-impl<'a> Order<'a> {
-    pub(super) fn new(rules: Rules<'a>, decision: Decision) -> Order<'a> {
-        Order {
+impl<'a> CandidateOrder<'a> {
+    pub(super) fn new(rules: OrderRules<'a>, decision: Decision) -> CandidateOrder<'a> {
+        CandidateOrder {
             rules,
             decision,
             tried: TriedBackends::new(),
-            meets: None,
+            first_request_key: None,
             sent: 0,
             unreached: 0,
             waits: None,
@@ -132,7 +132,7 @@ impl<'a> Order<'a> {
 
     /// Has a new session go where the first request of the same client went a moment ago; `draw` is
     /// what the balancer chooses by, if this is that request.
-    pub(super) fn meet(&mut self, client: u64, now: Duration, draw: u64) {
+    pub(super) fn join_first_request(&mut self, client: u64, now: Duration, draw: u64) {
         let Some(converge) = self.rules.converge.filter(|_| self.decision.verdict == Verdict::New) else { return };
         let pool = self.rules.pool;
         let choose = || {
@@ -146,7 +146,7 @@ impl<'a> Order<'a> {
         {
             self.decision.join_session(index, group.session);
         }
-        self.meets = Some(client);
+        self.first_request_key = Some(client);
     }
 
     /// What comes next, at `now`; all attempts together end at `deadline`. `draw` is what the balancer
@@ -161,7 +161,7 @@ impl<'a> Order<'a> {
             NextStep::Wait(policy) => {
                 let cause = self.decision.cause.unwrap_or(Cause::Down);
                 let failed = cause == Cause::Failed;
-                let begun = Waits { cause, policy, until: now + policy.max_time, failed, tries: false };
+                let begun = WaitState { cause, policy, until: now + policy.max_time, failed, tries: false };
                 let waits = *self.waits.get_or_insert(begun);
                 let until = waits.until.min(deadline);
                 match self.decision.pinned {
@@ -219,21 +219,21 @@ impl<'a> Order<'a> {
 
     /// Whether an answer that is `failure` by its status may be thrown away for another attempt, which is
     /// paid for by then.
-    pub(super) fn may_spare(&self, failure: Failure, facts: Facts) -> bool {
+    pub(super) fn may_discard_response(&self, failure: Failure, facts: RetryFacts) -> bool {
         if !self.has_next() {
             return false;
         }
-        let may_spare = if self.has_waited() {
+        let may_discard_response = if self.has_waited() {
             retry::may_repeat(failure, facts, self.rules.retry) && self.pay()
         } else {
-            match retry::may_retry(failure, Facts { sent: self.sent + 1, ..facts }, self.rules.retry) {
-                retry::Answer::Yes => true,
-                retry::Answer::IfBudget => self.rules.budget.withdraw(),
-                retry::Answer::No => false,
+            match retry::may_retry(failure, RetryFacts { sent: self.sent + 1, ..facts }, self.rules.retry) {
+                RetryDecision::Yes => true,
+                RetryDecision::IfBudget => self.rules.budget.withdraw(),
+                RetryDecision::No => false,
             }
         };
-        self.is_paid.set(may_spare);
-        may_spare
+        self.is_paid.set(may_discard_response);
+        may_discard_response
     }
 
     /// Goes on after a wait: it is the request's turn on its backend, or it has waited in vain.
@@ -249,7 +249,7 @@ impl<'a> Order<'a> {
 
     /// The backend at `index` has served.
     pub(super) fn served(&mut self, index: usize) {
-        if let (Some(client), Some(converge)) = (self.meets, self.rules.converge)
+        if let (Some(client), Some(converge)) = (self.first_request_key, self.rules.converge)
             && self.decision.target() != Some(index)
         {
             converge.reassign(client, self.rules.pool.backend(index).live().id());
@@ -259,7 +259,7 @@ impl<'a> Order<'a> {
 
     /// The attempt on the backend at `index` failed. Says whether the session is to avoid that backend
     /// from now on: its client gets an error, with which no pin goes out.
-    pub(super) fn failed(&mut self, index: usize, failure: Failure, facts: Facts) -> bool {
+    pub(super) fn failed(&mut self, index: usize, failure: Failure, facts: RetryFacts) -> bool {
         let is_paid = self.is_paid.take();
         if failure.is_unusable_answer() || matches!(failure.fact, Fact::Shortage | Fact::RequestBody) {
             // The backend is as well as before, and the pin holds.
@@ -276,21 +276,21 @@ impl<'a> Order<'a> {
         } else {
             self.unreached += 1;
         }
-        let facts = Facts { sent: self.sent, ..facts };
-        let answer = if is_paid { retry::Answer::Yes } else { retry::may_retry(failure, facts, self.rules.retry) };
+        let facts = RetryFacts { sent: self.sent, ..facts };
+        let answer = if is_paid { RetryDecision::Yes } else { retry::may_retry(failure, facts, self.rules.retry) };
         // Where only this one would do, nothing else is to be said.
         self.reached = Some(failure).filter(|_| failure.sent || self.decision.is_exclusive()).or(self.reached);
         self.lose(index, failure);
-        self.unpaid.set((answer == retry::Answer::IfBudget).then_some(failure));
+        self.unpaid.set((answer == RetryDecision::IfBudget).then_some(failure));
         // One that waits for its own server asks nothing more of the pool, and pays if it leaves.
-        if answer == retry::Answer::No || (self.decision.next == NextStep::Serve && !self.pay()) {
+        if answer == RetryDecision::No || (self.decision.next == NextStep::Serve && !self.pay()) {
             return self.give_up(index, failure);
         }
         false
     }
 
     /// The attempt that the request has waited for failed.
-    fn failed_again(&mut self, index: usize, failure: Failure, facts: Facts) -> bool {
+    fn failed_again(&mut self, index: usize, failure: Failure, facts: RetryFacts) -> bool {
         let Some(waits) = &mut self.waits else { return false };
         waits.tries = false;
         waits.failed = true;

@@ -67,23 +67,23 @@ const TRIES: usize = 16;
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Line([AtomicU64; SLOTS]);
+struct Slots([AtomicU64; SLOTS]);
 
 /// The buckets of all clients, for all threads: SO_REUSEPORT spreads a client's connections over them.
 #[derive(Debug)]
-pub struct Limiter {
+pub struct RateLimiter {
     rate: Rate,
     began: Instant,
     /// With a key of its own, or clients could choose addresses that meet in one line.
     hasher: RandomState,
-    lines: Box<[Line]>,
+    groups: Box<[Slots]>,
 }
 
-impl Limiter {
+impl RateLimiter {
     /// Full buckets for everyone.
-    pub fn new(settings: Settings, now: Instant) -> Limiter {
-        let lines = (0..LINES).map(|_| Line::default()).collect();
-        Limiter { rate: Rate::new(settings), began: now, hasher: RandomState::new(), lines }
+    pub fn new(settings: Settings, now: Instant) -> RateLimiter {
+        let groups = (0..LINES).map(|_| Slots::default()).collect();
+        RateLimiter { rate: Rate::new(settings), began: now, hasher: RandomState::new(), groups }
     }
 
     /// Takes a token of the client at `address`.
@@ -95,7 +95,7 @@ impl Limiter {
         let now = u64::try_from(since).unwrap_or(LATEST).min(LATEST);
         let hash = self.hasher.hash_one(net::client(address));
         let tag = hash >> TIME;
-        let line = &self.lines[usize::try_from(hash & LATEST).unwrap_or(0) % LINES].0;
+        let line = &self.groups[usize::try_from(hash & LATEST).unwrap_or(0) % LINES].0;
         for _ in 0..TRIES {
             let mut found = (0, u64::MAX, now);
             for (at, slot) in line.iter().enumerate() {
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn each_client_has_a_bucket_of_its_own_and_a_network_of_ipv6_one() {
         let now = Instant::now();
-        let limiter = Limiter::new(settings(1, 1), now);
+        let limiter = RateLimiter::new(settings(1, 1), now);
         // Two that look alike would make this fail one time in twenty million.
         for number in 0..20 {
             assert_eq!(limiter.take(address(number), now), Ok(()));
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_crowd_takes_no_more_memory_and_each_of_its_clients_is_served() {
         let now = Instant::now();
-        let limiter = Limiter::new(settings(1, 1), now);
+        let limiter = RateLimiter::new(settings(1, 1), now);
         let served = (0..400_000).filter(|number| limiter.take(address(*number), now).is_ok()).count();
         assert!(served > 399_000, "{served}");
     }
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn threads_together_let_no_more_pass_than_one() {
         let now = Instant::now();
-        let limiter = Limiter::new(settings(1, 500), now);
+        let limiter = RateLimiter::new(settings(1, 500), now);
         let passed = || (0..1000).filter(|_| limiter.take(address(1), now).is_ok()).count();
         let all: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(passed)).collect();

@@ -11,11 +11,11 @@ use http::Response;
 use http::header::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::attempt::Answer;
+use super::attempt::UpstreamResponse;
 use super::body::RequestBody;
 use super::error::ProxyError;
-use super::exchange::{Break, Exchange};
-use super::tunnel::{Limits, Tunnel};
+use super::exchange::{Exchange, ResponseEnd};
+use super::tunnel::{Tunnel, TunnelTimeouts};
 use super::{respond, trailers};
 use crate::clock;
 use crate::handler::{Reply, ResponseContent};
@@ -64,7 +64,7 @@ impl std::fmt::Display for BrokenOff {
 impl std::error::Error for BrokenOff {}
 
 /// The backend's answer, as it goes to the client.
-pub(super) async fn relay(mut exchange: Box<Exchange>, answer: Answer) -> Reply<ResponseBody> {
+pub(super) async fn relay(mut exchange: Box<Exchange>, answer: UpstreamResponse) -> Reply<ResponseBody> {
     let (mut head, received) = answer.into_parts();
     exchange.answered(head.status);
     exchange.explain(&mut head.headers);
@@ -89,7 +89,7 @@ pub(super) async fn relay(mut exchange: Box<Exchange>, answer: Answer) -> Reply<
 }
 
 /// The backend's answer that another protocol begins, and what moves its bytes.
-pub(super) async fn switch(mut exchange: Box<Exchange>, answer: Answer) -> Reply<ResponseBody> {
+pub(super) async fn switch(mut exchange: Box<Exchange>, answer: UpstreamResponse) -> Reply<ResponseBody> {
     let (mut head, received) = answer.into_parts();
     let mut received = Some(received);
     let switched =
@@ -101,7 +101,7 @@ pub(super) async fn switch(mut exchange: Box<Exchange>, answer: Answer) -> Reply
     exchange.explain(&mut head.headers);
     exchange.completed(None);
     exchange.tunnel_begins();
-    let limits = exchange.own_timeouts().map_or(Limits::default(), Limits::of);
+    let limits = exchange.own_timeouts().map_or(TunnelTimeouts::default(), TunnelTimeouts::of);
     let tunnel = Tunnel::new(exchange, backend, read, limits);
     let nothing = ResponseBody { content: Content::Page(Bytes::new()), exchange: None };
     Reply { response: Response::from_parts(head, nothing), tunnel: Some(Box::new(tunnel)), is_stream: false }
@@ -129,7 +129,7 @@ pub(super) fn refuse(mut exchange: Box<Exchange>, error: ProxyError) -> Reply<Re
 /// Does what the route says to the fields of a page or a redirect, whose own fields stay.
 fn apply_to_local_reply(exchange: &Exchange, headers: &mut HeaderMap) {
     if let Some(edits) = exchange.edits() {
-        edits.response.dress(headers);
+        edits.response.apply_to_local_reply(headers);
     }
 }
 
@@ -161,7 +161,7 @@ impl Body for ResponseBody {
                 }
                 while exchange.limit().poll(cx).is_ready() {
                     if exchange.quiet_until(*since).is_some_and(|due| due <= clock::now()) {
-                        exchange.broke_off(Break::Quiet);
+                        exchange.broke_off(ResponseEnd::Quiet);
                         return Poll::Ready(Some(Err(BrokenOff)));
                     }
                     exchange.limit_quiet(*since);
@@ -188,7 +188,7 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(_)) => {
-                exchange.broke_off(if *is_slow { Break::KeptWaiting } else { Break::Backend });
+                exchange.broke_off(if *is_slow { ResponseEnd::KeptWaiting } else { ResponseEnd::Backend });
                 Poll::Ready(Some(Err(BrokenOff)))
             }
             None => {

@@ -53,7 +53,7 @@ impl Default for Settings {
 
 /// What the rule needs to know of a request.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts {
+pub struct RetryFacts {
     /// Its method is idempotent (see [`is_idempotent`]).
     pub idempotent: bool,
     /// All of its body that was read so far is kept.
@@ -69,7 +69,7 @@ pub struct Facts {
 
 /// The rule's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum RetryDecision {
     /// To the next candidate.
     Yes,
     /// To the next candidate, if the budget can pay for it.
@@ -79,22 +79,22 @@ pub enum Answer {
 }
 
 /// May the request go to the next candidate?
-pub fn may_retry(failure: Failure, facts: Facts, settings: &Settings) -> Answer {
+pub fn may_retry(failure: Failure, facts: RetryFacts, settings: &Settings) -> RetryDecision {
     if !may_repeat(failure, facts, settings) {
-        Answer::No
+        RetryDecision::No
     } else if !failure.sent {
-        Answer::Yes
+        RetryDecision::Yes
     } else if facts.sent >= settings.attempts {
-        Answer::No
+        RetryDecision::No
     } else if facts.backend_lost {
-        Answer::Yes
+        RetryDecision::Yes
     } else {
-        Answer::IfBudget
+        RetryDecision::IfBudget
     }
 }
 
 /// Is it safe to send the request again, and wanted after such a failure, however often it was sent?
-pub fn may_repeat(failure: Failure, facts: Facts, settings: &Settings) -> bool {
+pub fn may_repeat(failure: Failure, facts: RetryFacts, settings: &Settings) -> bool {
     // Descriptors and memory lack for every backend: another attempt would at best move the session to
     // whichever has an idle connection.
     if !facts.replayable || !facts.in_time || matches!(failure.fact, Fact::RequestBody | Fact::Shortage) {
@@ -120,20 +120,20 @@ pub fn is_idempotent(method: &Method) -> bool {
 /// A pool's retry budget on one thread, after Finagle's: each request pays in a share, each retry
 /// takes one out. A dying pool is so asked at most that share more than a healthy one.
 #[derive(Debug)]
-pub struct Budget {
+pub struct RetryBudget {
     hundredths: Cell<u32>,
     share: u32,
 }
 
-impl Budget {
+impl RetryBudget {
     /// What is there at the start, and is never exceeded unless the share allows it: enough for a
     /// quiet pool's bad moment.
     const RESERVE: u32 = 10 * 100;
     const MOST: u32 = 100 * 100;
 
     /// A budget of `share` retries per hundred requests.
-    pub fn new(share: u32) -> Budget {
-        Budget { hundredths: Cell::new(Self::RESERVE), share }
+    pub fn new(share: u32) -> RetryBudget {
+        RetryBudget { hundredths: Cell::new(Self::RESERVE), share }
     }
 
     /// A request came.
@@ -156,7 +156,8 @@ mod tests {
     use proptest::prelude::*;
     use std::io::ErrorKind;
 
-    const SAFE: Facts = Facts { idempotent: true, replayable: true, sent: 1, in_time: true, backend_lost: false };
+    const SAFE: RetryFacts =
+        RetryFacts { idempotent: true, replayable: true, sent: 1, in_time: true, backend_lost: false };
 
     fn failure(fact: Fact, sent: bool) -> Failure {
         Failure::new(fact, sent)
@@ -164,36 +165,36 @@ mod tests {
 
     #[test]
     fn what_was_not_sent_goes_on_whatever_the_method() {
-        let facts = Facts { idempotent: false, sent: 99, ..SAFE };
+        let facts = RetryFacts { idempotent: false, sent: 99, ..SAFE };
         let unsent = failure(Fact::Connect(Reason::Io(ErrorKind::ConnectionRefused)), false);
-        assert_eq!(may_retry(unsent, facts, &Settings::default()), Answer::Yes);
+        assert_eq!(may_retry(unsent, facts, &Settings::default()), RetryDecision::Yes);
     }
 
     #[test]
     fn a_shortage_here_sends_nobody_elsewhere() {
-        assert_eq!(may_retry(failure(Fact::Shortage, false), SAFE, &Settings::default()), Answer::No);
+        assert_eq!(may_retry(failure(Fact::Shortage, false), SAFE, &Settings::default()), RetryDecision::No);
     }
 
     #[test]
     fn what_was_sent_goes_on_only_if_idempotent_wanted_and_within_the_attempts() {
         let settings = Settings::default();
         let reset = failure(Fact::Closed, true);
-        assert_eq!(may_retry(reset, SAFE, &settings), Answer::IfBudget);
-        assert_eq!(may_retry(reset, Facts { backend_lost: true, ..SAFE }, &settings), Answer::Yes);
-        assert_eq!(may_retry(reset, Facts { sent: 3, ..SAFE }, &settings), Answer::No);
-        assert_eq!(may_retry(reset, Facts { idempotent: false, ..SAFE }, &settings), Answer::No);
-        assert_eq!(may_retry(failure(Fact::Status(503), true), SAFE, &settings), Answer::No);
-        assert_eq!(may_retry(failure(Fact::HeadTooLarge, true), SAFE, &settings), Answer::No);
+        assert_eq!(may_retry(reset, SAFE, &settings), RetryDecision::IfBudget);
+        assert_eq!(may_retry(reset, RetryFacts { backend_lost: true, ..SAFE }, &settings), RetryDecision::Yes);
+        assert_eq!(may_retry(reset, RetryFacts { sent: 3, ..SAFE }, &settings), RetryDecision::No);
+        assert_eq!(may_retry(reset, RetryFacts { idempotent: false, ..SAFE }, &settings), RetryDecision::No);
+        assert_eq!(may_retry(failure(Fact::Status(503), true), SAFE, &settings), RetryDecision::No);
+        assert_eq!(may_retry(failure(Fact::HeadTooLarge, true), SAFE, &settings), RetryDecision::No);
         let retry_on = RetryOn { status: vec![503], non_idempotent: true, timeout: false, reset: true };
         let settings = Settings { retry_on, ..settings };
-        assert_eq!(may_retry(failure(Fact::Status(503), true), SAFE, &settings), Answer::IfBudget);
-        assert_eq!(may_retry(reset, Facts { idempotent: false, ..SAFE }, &settings), Answer::IfBudget);
-        assert_eq!(may_retry(failure(Fact::ResponseTimeout, true), SAFE, &settings), Answer::No);
+        assert_eq!(may_retry(failure(Fact::Status(503), true), SAFE, &settings), RetryDecision::IfBudget);
+        assert_eq!(may_retry(reset, RetryFacts { idempotent: false, ..SAFE }, &settings), RetryDecision::IfBudget);
+        assert_eq!(may_retry(failure(Fact::ResponseTimeout, true), SAFE, &settings), RetryDecision::No);
     }
 
     #[test]
     fn the_budget_is_a_reserve_and_then_a_share() {
-        let budget = Budget::new(20);
+        let budget = RetryBudget::new(20);
         assert_eq!((0..50).filter(|_| budget.withdraw()).count(), 10);
         (0..100).for_each(|_| budget.deposit());
         assert_eq!((0..50).filter(|_| budget.withdraw()).count(), 20);
@@ -201,9 +202,9 @@ mod tests {
         assert_eq!((0..1000).filter(|_| budget.withdraw()).count(), 100);
     }
 
-    fn facts() -> impl Strategy<Value = Facts> {
+    fn facts() -> impl Strategy<Value = RetryFacts> {
         (any::<bool>(), any::<bool>(), 0u32..5, any::<bool>(), any::<bool>()).prop_map(
-            |(idempotent, replayable, sent, in_time, backend_lost)| Facts {
+            |(idempotent, replayable, sent, in_time, backend_lost)| RetryFacts {
                 idempotent,
                 replayable,
                 sent,
@@ -231,8 +232,8 @@ mod tests {
     proptest! {
         #[test]
         fn by_default_a_sent_request_that_is_not_idempotent_is_never_repeated(fact in fact(), facts in facts()) {
-            let facts = Facts { idempotent: false, ..facts };
-            prop_assert_eq!(may_retry(failure(fact, true), facts, &Settings::default()), Answer::No);
+            let facts = RetryFacts { idempotent: false, ..facts };
+            prop_assert_eq!(may_retry(failure(fact, true), facts, &Settings::default()), RetryDecision::No);
         }
 
         #[test]
@@ -242,13 +243,13 @@ mod tests {
             let mut settings = Settings::default();
             settings.retry_on.non_idempotent = non_idempotent;
             if !facts.replayable || !facts.in_time {
-                prop_assert_eq!(may_retry(failure(fact, sent), facts, &settings), Answer::No);
+                prop_assert_eq!(may_retry(failure(fact, sent), facts, &settings), RetryDecision::No);
             }
         }
 
         #[test]
         fn every_budget_bounds_the_retries(share in 0u32..200, requests in 0u32..2000) {
-            let budget = Budget::new(share);
+            let budget = RetryBudget::new(share);
             let mut retries = 0;
             for _ in 0..requests {
                 budget.deposit();

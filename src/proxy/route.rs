@@ -23,7 +23,7 @@ pub struct Settings {
     /// The beginning of the path, whole segments; `/` for every path.
     pub path_prefix: String,
     /// Where it leads.
-    pub goal: Goal<String>,
+    pub action: RouteAction<String>,
     /// Whether the pool's persistence is for its requests.
     pub persistence: bool,
     /// Whether all its answers, and the bodies of its requests, go on for as long as both sides want, whatever
@@ -32,7 +32,7 @@ pub struct Settings {
     /// Protocols that its requests may ask to go on in (RFC 9110 §7.8), by name, or name and version.
     pub upgrades: Vec<String>,
     /// What differs from the pool's.
-    pub timeouts: Overrides,
+    pub timeouts: TimeoutOverrides,
     /// Bytes of a request's body; `[server.limits]` if not said.
     pub body_bytes: Option<u64>,
     /// The beginning of the path that a backend is not to see.
@@ -48,21 +48,21 @@ pub struct Settings {
 impl Settings {
     /// Every request to the pool named `pool`.
     pub fn all_to(pool: &str) -> Settings {
-        Settings::to(Goal::Pool(pool.into()))
+        Settings::to(RouteAction::Pool(pool.into()))
     }
 
-    /// Every request to `goal`.
-    pub fn to(goal: Goal<String>) -> Settings {
+    /// Every request to `action`.
+    pub fn to(action: RouteAction<String>) -> Settings {
         Settings {
             listeners: Vec::new(),
             is_secure: None,
             hosts: Vec::new(),
             path_prefix: "/".into(),
-            goal,
+            action,
             persistence: true,
             is_stream: false,
             upgrades: vec!["websocket".into()],
-            timeouts: Overrides::default(),
+            timeouts: TimeoutOverrides::default(),
             body_bytes: None,
             strip_prefix: None,
             add_prefix: None,
@@ -74,7 +74,7 @@ impl Settings {
 
 /// Where a route leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Goal<P> {
+pub enum RouteAction<P> {
     /// To a pool.
     Pool(P),
     /// Elsewhere.
@@ -83,7 +83,7 @@ pub enum Goal<P> {
 
 /// `[routes.timeouts]`: those of `[pools.timeouts]` that a route has otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Overrides {
+pub struct TimeoutOverrides {
     /// [`Timeouts::connect`].
     pub connect: Option<Duration>,
     /// [`Timeouts::response`].
@@ -98,7 +98,7 @@ pub struct Overrides {
     pub tunnel_lifetime: Option<Duration>,
 }
 
-impl Overrides {
+impl TimeoutOverrides {
     /// The pool's timeouts with these instead of its own.
     pub fn of(&self, pool: &Timeouts) -> Timeouts {
         Timeouts {
@@ -115,22 +115,22 @@ impl Overrides {
 /// All routes, most specific first.
 #[derive(Debug, Default)]
 pub struct Routes {
-    routes: Vec<Route>,
-    ways: Vec<Way>,
+    routes: Vec<RouteMatch>,
+    entries: Vec<RouteEntry>,
 }
 
 #[derive(Debug)]
-struct Route {
+struct RouteMatch {
     /// The positions of the listeners that it is tied to; `None` for all.
     listeners: Option<Arc<[usize]>>,
     is_secure: Option<bool>,
-    host: Host,
+    host: HostMatch,
     prefix: String,
-    way: usize,
+    entry: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Host {
+enum HostMatch {
     Exact(String),
     /// `.example.com` of `*.example.com`: at least one label more.
     Suffix(String),
@@ -139,9 +139,9 @@ enum Host {
 
 /// What is done with the requests of one `[[routes]]`.
 #[derive(Debug)]
-pub struct Way {
+pub struct RouteEntry {
     /// The position of its pool, or where its clients are sent.
-    pub goal: Goal<usize>,
+    pub action: RouteAction<usize>,
     /// What the path of its requests begins with.
     pub prefix: String,
     /// Whether all its messages go on for as long as both sides want.
@@ -162,13 +162,13 @@ pub struct Way {
     pub response: Fields,
 }
 
-impl Way {
+impl RouteEntry {
     /// The timeouts of its requests, where those of their pool are `pool`.
     pub(super) fn timeouts<'t>(&'t self, pool: &'t Timeouts) -> &'t Timeouts {
         self.timeouts.as_deref().unwrap_or(pool)
     }
 
-    fn new(settings: &Settings, body: u64, goal: Goal<usize>, timeouts: Option<&Timeouts>) -> Way {
+    fn new(settings: &Settings, body: u64, action: RouteAction<usize>, timeouts: Option<&Timeouts>) -> RouteEntry {
         let own =
             |timeouts: &Timeouts| Some(settings.timeouts.of(timeouts)).filter(|own| own != timeouts).map(Box::new);
         let mut request = settings.request_headers.clone();
@@ -176,8 +176,8 @@ impl Way {
             // For applications that make links: the name that Traefik gave it.
             request.set.push((http::HeaderName::from_static("x-forwarded-prefix"), prefix));
         }
-        Way {
-            goal,
+        RouteEntry {
+            action,
             prefix: settings.path_prefix.clone(),
             is_stream: settings.is_stream,
             upgrades: settings.upgrades.clone().into(),
@@ -203,24 +203,28 @@ impl Routes {
     ) -> Routes {
         let mut all = Routes::default();
         for each in settings {
-            let way = match &each.goal {
-                Goal::Redirect(redirect) => Way::new(each, body, Goal::Redirect(redirect.clone()), None),
-                Goal::Pool(name) => match pool(name) {
-                    Some((position, timeouts)) => Way::new(each, body, Goal::Pool(position), Some(timeouts)),
+            let entry = match &each.action {
+                RouteAction::Redirect(redirect) => {
+                    RouteEntry::new(each, body, RouteAction::Redirect(redirect.clone()), None)
+                }
+                RouteAction::Pool(name) => match pool(name) {
+                    Some((position, timeouts)) => {
+                        RouteEntry::new(each, body, RouteAction::Pool(position), Some(timeouts))
+                    }
                     None => continue,
                 },
             };
             let tied = || each.listeners.iter().filter_map(|name| listener(name)).collect::<Arc<[usize]>>();
             let listeners = (!each.listeners.is_empty()).then(tied);
-            let any = each.hosts.is_empty().then_some(Host::Any);
-            for host in each.hosts.iter().map(|host| Host::parse(host)).chain(any) {
+            let any = each.hosts.is_empty().then_some(HostMatch::Any);
+            for host in each.hosts.iter().map(|host| HostMatch::parse(host)).chain(any) {
                 let prefix = each.path_prefix.trim_end_matches('/').into();
-                let (listeners, way) = (listeners.clone(), all.ways.len());
-                all.routes.push(Route { listeners, is_secure: each.is_secure, host, prefix, way });
+                let (listeners, entry) = (listeners.clone(), all.entries.len());
+                all.routes.push(RouteMatch { listeners, is_secure: each.is_secure, host, prefix, entry });
             }
-            all.ways.push(way);
+            all.entries.push(entry);
         }
-        let rank = |route: &Route| {
+        let rank = |route: &RouteMatch| {
             (route.listeners.is_some(), route.is_secure.is_some(), route.host.rank(), route.prefix.len())
         };
         all.routes.sort_by_key(|route| std::cmp::Reverse(rank(route)));
@@ -230,49 +234,49 @@ impl Routes {
     /// The position of the way for a request to `host` (without port, any case) and `path` that came to the
     /// listener at this position.
     pub fn find(&self, listener: usize, is_secure: bool, host: &str, path: &str) -> Option<usize> {
-        let leads = |route: &&Route| {
+        let leads = |route: &&RouteMatch| {
             route.listeners.as_ref().is_none_or(|tied| tied.contains(&listener))
                 && route.is_secure.is_none_or(|only| only == is_secure)
                 && route.host.matches(host)
                 && behind(&route.prefix, path).is_some()
         };
-        self.routes.iter().find(leads).map(|route| route.way)
+        self.routes.iter().find(leads).map(|route| route.entry)
     }
 
     /// The way at a position.
-    pub fn way(&self, position: usize) -> Option<&Way> {
-        self.ways.get(position)
+    pub fn entry(&self, position: usize) -> Option<&RouteEntry> {
+        self.entries.get(position)
     }
 
     /// All ways, by position.
-    pub fn ways(&self) -> &[Way] {
-        &self.ways
+    pub fn entries(&self) -> &[RouteEntry] {
+        &self.entries
     }
 }
 
-impl Host {
-    fn parse(pattern: &str) -> Host {
+impl HostMatch {
+    fn parse(pattern: &str) -> HostMatch {
         match pattern.strip_prefix('*') {
-            Some("") => Host::Any,
-            Some(suffix) => Host::Suffix(suffix.to_ascii_lowercase()),
-            None => Host::Exact(pattern.to_ascii_lowercase()),
+            Some("") => HostMatch::Any,
+            Some(suffix) => HostMatch::Suffix(suffix.to_ascii_lowercase()),
+            None => HostMatch::Exact(pattern.to_ascii_lowercase()),
         }
     }
 
     /// Exact before wildcard, the longer wildcard before the shorter, any host last.
     fn rank(&self) -> (u8, usize) {
         match self {
-            Host::Exact(_) => (2, 0),
-            Host::Suffix(suffix) => (1, suffix.len()),
-            Host::Any => (0, 0),
+            HostMatch::Exact(_) => (2, 0),
+            HostMatch::Suffix(suffix) => (1, suffix.len()),
+            HostMatch::Any => (0, 0),
         }
     }
 
     fn matches(&self, host: &str) -> bool {
         match self {
-            Host::Any => true,
-            Host::Exact(name) => host.eq_ignore_ascii_case(name),
-            Host::Suffix(suffix) => {
+            HostMatch::Any => true,
+            HostMatch::Exact(name) => host.eq_ignore_ascii_case(name),
+            HostMatch::Suffix(suffix) => {
                 let at = host.len().checked_sub(suffix.len()).filter(|at| *at > 0);
                 at.and_then(|at| host.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
             }
@@ -284,11 +288,11 @@ impl Host {
 mod tests {
     use super::*;
 
-    type Given<'g> = (Option<bool>, &'g [&'g str], &'g str, &'g str);
+    type TestRoute<'g> = (Option<bool>, &'g [&'g str], &'g str, &'g str);
 
     const HERE: usize = 0;
 
-    fn routes(given: &[Given<'_>], timeouts: &Timeouts) -> Routes {
+    fn routes(given: &[TestRoute<'_>], timeouts: &Timeouts) -> Routes {
         let settings: Vec<_> = given
             .iter()
             .map(|(is_secure, hosts, prefix, pool)| Settings {
@@ -302,15 +306,15 @@ mod tests {
     }
 
     fn found(routes: &Routes, is_secure: bool, host: &str, path: &str) -> Option<usize> {
-        match routes.way(routes.find(HERE, is_secure, host, path)?)?.goal {
-            Goal::Pool(pool) => Some(pool),
-            Goal::Redirect(_) => None,
+        match routes.entry(routes.find(HERE, is_secure, host, path)?)?.action {
+            RouteAction::Pool(pool) => Some(pool),
+            RouteAction::Redirect(_) => None,
         }
     }
 
     #[test]
     fn the_most_specific_route_wins_whatever_the_order() {
-        let table: [Given<'_>; 8] = [
+        let table: [TestRoute<'_>; 8] = [
             (None, &[], "/", "0"),
             (None, &["*.example.com"], "/", "1"),
             (None, &["*.b.example.com"], "/", "2"),
@@ -386,13 +390,13 @@ mod tests {
     fn a_route_without_timeouts_of_its_own_has_its_pools() {
         let pool = Timeouts { total: Duration::from_secs(7), ..Timeouts::default() };
         let mut settings = Settings::all_to("0");
-        let way = |settings: &Settings| {
-            Routes::new(std::slice::from_ref(settings), 9, |_| None, |_| Some((0, &pool))).ways.pop().unwrap()
+        let entry = |settings: &Settings| {
+            Routes::new(std::slice::from_ref(settings), 9, |_| None, |_| Some((0, &pool))).entries.pop().unwrap()
         };
-        assert_eq!((way(&settings).timeouts, way(&settings).body), (None, 9));
+        assert_eq!((entry(&settings).timeouts, entry(&settings).body), (None, 9));
         settings.timeouts.response = Some(Duration::from_secs(1));
         settings.body_bytes = Some(3);
         let own = Timeouts { response: Duration::from_secs(1), ..pool.clone() };
-        assert_eq!((way(&settings).timeouts, way(&settings).body), (Some(Box::new(own)), 3));
+        assert_eq!((entry(&settings).timeouts, entry(&settings).body), (Some(Box::new(own)), 3));
     }
 }

@@ -9,10 +9,10 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use super::edits::Edits;
-use super::headers::Limits;
+use super::headers::HeadLimits;
 use super::key;
-use super::rate::Limiter;
-use super::retry::{self, Budget};
+use super::rate::RateLimiter;
+use super::retry::{self, RetryBudget};
 use super::route::Routes;
 use super::timeouts::Timeouts;
 use super::via::Via;
@@ -34,9 +34,9 @@ pub struct Snapshot {
     /// What carries the pins of all pools.
     pub pin_names: PinNames,
     /// What a request may take.
-    pub limits: Limits,
+    pub limits: HeadLimits,
     /// How many requests each client may send, if they are limited.
-    pub limiter: Option<Arc<Limiter>>,
+    pub limiter: Option<Arc<RateLimiter>>,
     /// Counts what no route leads to.
     pub unrouted: Arc<Series>,
     /// Counts what met a limit.
@@ -69,44 +69,48 @@ pub struct Service {
 }
 
 /// A snapshot and what one thread keeps beside it: cursors, budgets, and fields that it alone copies.
-pub(super) struct View {
+pub(super) struct ThreadSnapshot {
     snapshot: Arc<Snapshot>,
-    pools: Vec<Beside>,
+    pools: Vec<PoolThreadState>,
     /// By position of the way.
     edits: Box<[Option<Rc<Edits>>]>,
 }
 
 /// What one thread keeps beside a pool.
-struct Beside {
+struct PoolThreadState {
     balancer: Rc<dyn Balancer>,
-    budget: Rc<Budget>,
+    budget: Rc<RetryBudget>,
     via: Option<Via>,
 }
 
-impl View {
+impl ThreadSnapshot {
     /// What goes on from `before` is taken over: a pool that has new members has its cursor and its
     /// budget still.
-    pub(super) fn new(snapshot: Arc<Snapshot>, before: Option<&View>, random: &mut SmallRng) -> View {
+    pub(super) fn new(
+        snapshot: Arc<Snapshot>,
+        before: Option<&ThreadSnapshot>,
+        random: &mut SmallRng,
+    ) -> ThreadSnapshot {
         let pools = snapshot.services.iter().map(|service| {
             let known = before.and_then(|view| view.of(service));
-            let balancer = known.and_then(|(old, beside)| match old.balance == service.balance {
-                true if Arc::ptr_eq(&old.pool, &service.pool) => Some(Rc::clone(&beside.balancer)),
-                true => beside.balancer.carry_over(&old.pool, &service.pool),
+            let balancer = known.and_then(|(old, state)| match old.balance == service.balance {
+                true if Arc::ptr_eq(&old.pool, &service.pool) => Some(Rc::clone(&state.balancer)),
+                true => state.balancer.carry_over(&old.pool, &service.pool),
                 false => None,
             });
             let budget = known.filter(|(old, _)| old.retry.budget == service.retry.budget);
-            Beside {
+            PoolThreadState {
                 balancer: balancer.unwrap_or_else(|| service.balance.build(&service.pool, random.random())),
                 budget: budget.map_or_else(
-                    || Rc::new(Budget::new(service.retry.budget)),
-                    |(_, beside)| Rc::clone(&beside.budget),
+                    || Rc::new(RetryBudget::new(service.retry.budget)),
+                    |(_, state)| Rc::clone(&state.budget),
                 ),
                 via: service.mark.as_deref().and_then(Via::new),
             }
         });
         let pools = pools.collect();
-        let edits = snapshot.routes.ways().iter().map(|way| Edits::of(way).map(Rc::new)).collect();
-        View { snapshot, pools, edits }
+        let edits = snapshot.routes.entries().iter().map(|route| Edits::of(route).map(Rc::new)).collect();
+        ThreadSnapshot { snapshot, pools, edits }
     }
 
     /// Positions come from `routes` of the same snapshot.
@@ -115,12 +119,12 @@ impl View {
     }
 
     /// What the route of this way does to fields, if anything.
-    pub(super) fn edits(&self, way: usize) -> Option<&Rc<Edits>> {
-        self.edits.get(way)?.as_ref()
+    pub(super) fn edits(&self, route: usize) -> Option<&Rc<Edits>> {
+        self.edits.get(route)?.as_ref()
     }
 
     /// The pool of that name, as it was.
-    fn of(&self, service: &Service) -> Option<(&Service, &Beside)> {
+    fn of(&self, service: &Service) -> Option<(&Service, &PoolThreadState)> {
         let mut all = self.snapshot.services.iter().zip(&self.pools);
         all.find(|(old, _)| old.pool.name() == service.pool.name())
     }
@@ -134,7 +138,7 @@ impl View {
         &*self.pools[pool].balancer
     }
 
-    pub(super) fn budget(&self, pool: usize) -> &Budget {
+    pub(super) fn budget(&self, pool: usize) -> &RetryBudget {
         &self.pools[pool].budget
     }
 

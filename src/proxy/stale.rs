@@ -11,7 +11,7 @@ const NOTICE: Duration = Duration::from_millis(100);
 
 /// How an exchange without an answer ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct End {
+pub(super) struct AttemptEnd {
     /// The connection had served before.
     pub(super) is_used: bool,
     /// A byte of an answer, or of an interim one, came.
@@ -30,7 +30,7 @@ pub(super) struct End {
 /// Of a request that was written that is believed only for as long as a close takes that crosses it: a backend
 /// that closes later has read the request, and may have died of it. nginx sends such a request again
 /// whenever that was, HAProxy not at all unless `retry-on` has it.
-pub(super) fn is_stale(failure: Failure, end: End) -> bool {
+pub(super) fn is_stale(failure: Failure, end: AttemptEnd) -> bool {
     let has_crossed = !end.is_heard && end.after <= NOTICE + end.connect_time;
     end.is_used && failure.fact == Fact::Closed && (!failure.sent || (end.is_repeatable && has_crossed))
 }
@@ -43,16 +43,24 @@ mod tests {
     fn a_close_is_taken_for_one_that_crossed_the_request_only_where_it_can_be_one() {
         let closed = |sent| Failure::new(Fact::Closed, sent);
         let millis = Duration::from_millis;
-        let crossed =
-            End { is_used: true, is_heard: false, after: millis(1), connect_time: millis(1), is_repeatable: true };
+        let crossed = AttemptEnd {
+            is_used: true,
+            is_heard: false,
+            after: millis(1),
+            connect_time: millis(1),
+            is_repeatable: true,
+        };
         assert!(is_stale(closed(true), crossed));
-        assert!(is_stale(closed(true), End { after: millis(300), connect_time: millis(250), ..crossed }), "far away");
+        assert!(
+            is_stale(closed(true), AttemptEnd { after: millis(300), connect_time: millis(250), ..crossed }),
+            "far away"
+        );
         for other in [
-            End { is_used: false, ..crossed },
-            End { is_heard: true, ..crossed },
-            End { after: millis(102), ..crossed },
-            End { after: Duration::from_secs(50), ..crossed },
-            End { is_repeatable: false, ..crossed },
+            AttemptEnd { is_used: false, ..crossed },
+            AttemptEnd { is_heard: true, ..crossed },
+            AttemptEnd { after: millis(102), ..crossed },
+            AttemptEnd { after: Duration::from_secs(50), ..crossed },
+            AttemptEnd { is_repeatable: false, ..crossed },
         ] {
             assert!(!is_stale(closed(true), other), "{other:?}");
         }
@@ -63,7 +71,7 @@ mod tests {
 
     #[test]
     fn what_was_not_written_was_not_executed_whenever_that_turned_out() {
-        let late = End {
+        let late = AttemptEnd {
             is_used: true,
             is_heard: false,
             after: Duration::from_secs(50),
@@ -71,6 +79,6 @@ mod tests {
             is_repeatable: false,
         };
         assert!(is_stale(Failure::new(Fact::Closed, false), late));
-        assert!(!is_stale(Failure::new(Fact::Closed, false), End { is_used: false, ..late }));
+        assert!(!is_stale(Failure::new(Fact::Closed, false), AttemptEnd { is_used: false, ..late }));
     }
 }

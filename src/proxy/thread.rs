@@ -13,7 +13,7 @@ use rand::rngs::SmallRng;
 use super::body::RequestBody;
 use super::replay;
 use super::request_id::RequestId;
-use super::snapshot::{Snapshot, View};
+use super::snapshot::{Snapshot, ThreadSnapshot};
 use crate::affinity::avoid_list::AvoidList;
 use crate::clock::Deadlines;
 use crate::pool::backend;
@@ -24,7 +24,7 @@ use crate::upstream::Idle;
 pub(super) struct ThreadState {
     /// The thread's number, from 0.
     pub(super) index: usize,
-    pub(super) view: RefCell<Rc<View>>,
+    pub(super) view: RefCell<Rc<ThreadSnapshot>>,
     pub(super) idle: Idle<RequestBody>,
     pub(super) deadlines: Deadlines,
     pub(super) lines: Lines,
@@ -44,7 +44,7 @@ impl ThreadState {
         replay_memory: Rc<replay::Memory>,
     ) -> ThreadState {
         let mut random: SmallRng = rand::make_rng();
-        let view = RefCell::new(Rc::new(View::new(snapshot, None, &mut random)));
+        let view = RefCell::new(Rc::new(ThreadSnapshot::new(snapshot, None, &mut random)));
         let next_id = Cell::new(random.random());
         let (idle, random) = (Idle::default(), RefCell::new(random));
         ThreadState { index, view, idle, deadlines, lines, avoid_list, replay_memory, random, next_id }
@@ -52,7 +52,7 @@ impl ThreadState {
 
     /// Replaces the snapshot of the following requests.
     pub(super) fn install(&self, snapshot: Arc<Snapshot>) {
-        let view = View::new(snapshot, Some(&self.view.borrow()), &mut self.random.borrow_mut());
+        let view = ThreadSnapshot::new(snapshot, Some(&self.view.borrow()), &mut self.random.borrow_mut());
         self.view.replace(Rc::new(view));
     }
 

@@ -22,7 +22,7 @@ use crate::net::Stream;
 const PIECE: usize = 16 * 1024;
 
 /// Pieces that one side may send before it is another connection's turn.
-const TURN: usize = 16;
+const PIECES_PER_POLL: usize = 16;
 
 thread_local! {
     /// What is read into: one for all tunnels of a thread, since most bytes are written before
@@ -32,7 +32,7 @@ thread_local! {
 
 /// The time a tunnel has.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Limits {
+pub(super) struct TunnelTimeouts {
     /// Without a byte moved.
     pub(super) idle: Duration,
     /// The same, once one side has ended.
@@ -47,11 +47,11 @@ pub struct Tunnel {
     backend: Stream,
     /// What the backend has sent behind its answer.
     read: Bytes,
-    limits: Limits,
+    limits: TunnelTimeouts,
 }
 
 impl Tunnel {
-    pub(super) fn new(exchange: Box<Exchange>, backend: Stream, read: Bytes, limits: Limits) -> Tunnel {
+    pub(super) fn new(exchange: Box<Exchange>, backend: Stream, read: Bytes, limits: TunnelTimeouts) -> Tunnel {
         Tunnel { exchange, backend, read, limits }
     }
 }
@@ -67,8 +67,8 @@ impl handler::Tunnel for Tunnel {
 async fn run(tunnel: Tunnel, mut client: Box<dyn Duplex>, read: Bytes) {
     let Tunnel { mut exchange, mut backend, read: answered, limits } = tunnel;
     let begun = clock::now();
-    let mut up = Flow::new(read);
-    let mut down = Flow::new(answered);
+    let mut up = Direction::new(read);
+    let mut down = Direction::new(answered);
     let mut is_ending = false;
     exchange.limit().set(limits.due(begun, begun));
     let ended = poll_fn(|cx| {
@@ -93,14 +93,14 @@ async fn run(tunnel: Tunnel, mut client: Box<dyn Duplex>, read: Bytes) {
     exchange.tunnelled(up.moved, down.moved, ended);
 }
 
-impl Limits {
-    pub(super) fn of(timeouts: &Timeouts) -> Limits {
-        Limits { idle: timeouts.stream_idle, ending: timeouts.idle, lifetime: timeouts.tunnel_lifetime }
+impl TunnelTimeouts {
+    pub(super) fn of(timeouts: &Timeouts) -> TunnelTimeouts {
+        TunnelTimeouts { idle: timeouts.stream_idle, ending: timeouts.idle, lifetime: timeouts.tunnel_lifetime }
     }
 
     /// Few go on alone, and a side that has gone for good looks like one that only has no more to say.
-    fn at_the_end(self) -> Limits {
-        Limits { idle: self.idle.min(self.ending), ..self }
+    fn at_the_end(self) -> TunnelTimeouts {
+        TunnelTimeouts { idle: self.idle.min(self.ending), ..self }
     }
 
     /// When a tunnel that began at `begun` and moved a byte at `last` has had its time.
@@ -112,15 +112,15 @@ impl Limits {
 }
 
 /// One direction.
-struct Flow {
+struct Direction {
     /// What was read and could not be written yet.
     held: Bytes,
     moved: u64,
-    state: State,
+    state: DirectionState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum DirectionState {
     Open,
     /// Something was written that may be held back by TLS.
     Unflushed,
@@ -129,15 +129,15 @@ enum State {
     Ended,
 }
 
-impl Flow {
-    fn new(held: Bytes) -> Flow {
-        let mut flow = Flow { held, moved: 0, state: State::Open };
-        flow.let_go();
+impl Direction {
+    fn new(held: Bytes) -> Direction {
+        let mut flow = Direction { held, moved: 0, state: DirectionState::Open };
+        flow.release_buffer();
         flow
     }
 
     /// Gives back the buffer that what is held was a part of, once nothing is.
-    fn let_go(&mut self) {
+    fn release_buffer(&mut self) {
         if self.held.is_empty() {
             self.held = Bytes::new();
         }
@@ -149,29 +149,29 @@ impl Flow {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        for _ in 0..TURN {
+        for _ in 0..PIECES_PER_POLL {
             while !self.held.is_empty() {
                 let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.held))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 self.held.advance(written);
-                self.let_go();
+                self.release_buffer();
                 self.wrote(written);
             }
             match self.state {
-                State::Ended => return Poll::Ready(Ok(())),
-                State::Ending => {
+                DirectionState::Ended => return Poll::Ready(Ok(())),
+                DirectionState::Ending => {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
-                    self.state = State::Ended;
+                    self.state = DirectionState::Ended;
                     return Poll::Ready(Ok(()));
                 }
-                State::Open | State::Unflushed => {}
+                DirectionState::Open | DirectionState::Unflushed => {}
             }
             if self.piece(cx, from, to)?.is_pending() {
-                if self.state == State::Unflushed {
+                if self.state == DirectionState::Unflushed {
                     ready!(Pin::new(&mut *to).poll_flush(cx))?;
-                    self.state = State::Open;
+                    self.state = DirectionState::Open;
                 }
                 return Poll::Pending;
             }
@@ -193,7 +193,7 @@ impl Flow {
             }
             let read = buffer.filled();
             if read.is_empty() {
-                self.state = State::Ending;
+                self.state = DirectionState::Ending;
                 return Ok(Poll::Ready(()));
             }
             let written = match Pin::new(&mut *to).poll_write(cx, read)? {
@@ -211,7 +211,7 @@ impl Flow {
     fn wrote(&mut self, bytes: usize) {
         if bytes > 0 {
             self.moved += bytes as u64;
-            self.state = State::Unflushed;
+            self.state = DirectionState::Unflushed;
         }
     }
 }
@@ -225,13 +225,13 @@ mod tests {
     fn a_tunnel_has_its_time_from_the_last_byte_and_from_its_beginning() {
         let begun = Instant::now();
         let seconds = Duration::from_secs;
-        let idle = Limits { idle: seconds(10), ending: seconds(3), lifetime: None };
+        let idle = TunnelTimeouts { idle: seconds(10), ending: seconds(3), lifetime: None };
         assert_eq!(idle.due(begun, begun + seconds(5)), begun + seconds(15));
         assert_eq!(idle.at_the_end().due(begun, begun + seconds(5)), begun + seconds(8));
-        let both = Limits { lifetime: Some(seconds(12)), ..idle };
+        let both = TunnelTimeouts { lifetime: Some(seconds(12)), ..idle };
         assert_eq!(both.due(begun, begun + seconds(1)), begun + seconds(11));
         assert_eq!(both.due(begun, begun + seconds(5)), begun + seconds(12));
-        let endless = Limits { idle: Duration::MAX, ending: Duration::MAX, lifetime: Some(Duration::MAX) };
+        let endless = TunnelTimeouts { idle: Duration::MAX, ending: Duration::MAX, lifetime: Some(Duration::MAX) };
         assert!(endless.due(begun, begun) > begun + seconds(86_400));
     }
 
@@ -240,10 +240,10 @@ mod tests {
         let buffer = Bytes::from(vec![0; 8192]);
         let mut nothing = buffer.clone();
         nothing.advance(8192);
-        let _idle = Flow::new(nothing);
+        let _idle = Direction::new(nothing);
         assert!(buffer.is_unique(), "nothing came behind the head");
         let (mut silent, _other) = duplex(64);
-        let mut flow = Flow::new(buffer.slice(8190..));
+        let mut flow = Direction::new(buffer.slice(8190..));
         let moved = poll_fn(|cx| Poll::Ready(flow.poll(cx, &mut silent, &mut tokio::io::sink()))).await;
         assert!(moved.is_pending() && flow.moved == 2);
         assert!(buffer.is_unique(), "what came behind the head has gone");
@@ -264,7 +264,7 @@ mod tests {
             far.read_to_end(&mut read).await.unwrap();
             read
         });
-        let mut flow = Flow::new(Bytes::from_static(b"first"));
+        let mut flow = Direction::new(Bytes::from_static(b"first"));
         poll_fn(|cx| flow.poll(cx, &mut from, &mut to)).await.unwrap();
         sender.await.unwrap();
         assert_eq!(reader.await.unwrap(), [b"first", &sent[..]].concat());

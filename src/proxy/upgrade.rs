@@ -20,7 +20,7 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A protocol that a request asks to go on in.
 #[derive(Debug, Clone)]
-pub(super) enum Asked {
+pub(super) enum UpgradeRequest {
     /// By the field Upgrade (RFC 9110 §7.8). The backend answers the client itself.
     Field(HeaderValue),
     /// A WebSocket by an extended CONNECT of HTTP/2 (RFC 8441). The backend is asked as HTTP/1.1
@@ -30,7 +30,11 @@ pub(super) enum Asked {
 
 /// What a request asks for, if it does. An extended CONNECT becomes the GET that a backend is sent.
 /// Not passed on is what comes with a body, which nobody could tell from what follows it.
-pub(super) fn asked(head: &mut request::Parts, has_body: bool, draw: impl FnOnce() -> [u8; 16]) -> Option<Asked> {
+pub(super) fn requested(
+    head: &mut request::Parts,
+    has_body: bool,
+    draw: impl FnOnce() -> [u8; 16],
+) -> Option<UpgradeRequest> {
     match head.version {
         Version::HTTP_11 if has_body => None,
         Version::HTTP_11 => {
@@ -44,7 +48,7 @@ pub(super) fn asked(head: &mut request::Parts, has_body: bool, draw: impl FnOnce
             let list = lines.fold(first.clone(), |list, line| {
                 HeaderValue::from_bytes(&[list.as_bytes(), b", ", line.as_bytes()].concat()).unwrap_or(list)
             });
-            Some(Asked::Field(list))
+            Some(UpgradeRequest::Field(list))
         }
         Version::HTTP_2 if head.method == Method::CONNECT => {
             let protocol = head.extensions.get::<hyper::ext::Protocol>()?;
@@ -55,7 +59,7 @@ pub(super) fn asked(head: &mut request::Parts, has_body: bool, draw: impl FnOnce
             let accept = accept_of(key.as_bytes());
             head.method = Method::GET;
             head.headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::try_from(key).ok()?);
-            Some(Asked::Stream { accept: HeaderValue::try_from(accept).ok()? })
+            Some(UpgradeRequest::Stream { accept: HeaderValue::try_from(accept).ok()? })
         }
         _ => None,
     }
@@ -67,10 +71,13 @@ pub(super) fn asked(head: &mut request::Parts, has_body: bool, draw: impl FnOnce
 ///
 /// # Errors
 /// A WebSocket by an extended CONNECT that may not pass, which is no request without it.
-pub(super) fn permitted(asked: Option<Asked>, upgrades: &[String]) -> Result<Option<Asked>, ProxyError> {
+pub(super) fn permitted(
+    asked: Option<UpgradeRequest>,
+    upgrades: &[String],
+) -> Result<Option<UpgradeRequest>, ProxyError> {
     let passes = |offer: &str| upgrades.iter().any(|upgrade| is_of(offer, upgrade));
     match asked {
-        Some(Asked::Field(offers)) => {
+        Some(UpgradeRequest::Field(offers)) => {
             let passed: Vec<&str> = tokens(&offers).filter(|offer| passes(offer)).collect();
             let passed = match passed.as_slice() {
                 [] => return Ok(None),
@@ -80,9 +87,9 @@ pub(super) fn permitted(asked: Option<Asked>, upgrades: &[String]) -> Result<Opt
                     Err(_) => return Ok(None),
                 },
             };
-            Ok(Some(Asked::Field(passed)))
+            Ok(Some(UpgradeRequest::Field(passed)))
         }
-        Some(Asked::Stream { .. }) if !passes("websocket") => Err(ProxyError::Method),
+        Some(UpgradeRequest::Stream { .. }) if !passes("websocket") => Err(ProxyError::Method),
         asked => Ok(asked),
     }
 }
@@ -101,63 +108,63 @@ fn accept_of(key: &[u8]) -> String {
 
 /// What comes after the head of a backend's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum After {
+pub(super) enum NextProtocol {
     Http,
     Tunnel,
 }
 
 /// What becomes of a backend's answer to a request that asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum UpgradeOutcome {
     /// It goes on in the protocol asked for.
     Switched,
     /// It answered in HTTP, and that goes to the client.
     Answered,
     /// It says that it goes on in something that was not asked for.
-    Astray,
+    UnexpectedProtocol,
     /// A success that a client of HTTP/2 would take for the tunnel it asked for.
-    Untold,
+    SuccessWithoutUpgrade,
 }
 
-impl Asked {
+impl UpgradeRequest {
     /// Asks a backend.
     pub(super) fn ask(&self, headers: &mut HeaderMap) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         let protocol = match self {
-            Asked::Field(protocol) => protocol.clone(),
-            Asked::Stream { .. } => WEBSOCKET,
+            UpgradeRequest::Field(protocol) => protocol.clone(),
+            UpgradeRequest::Stream { .. } => WEBSOCKET,
         };
         headers.insert(UPGRADE, protocol);
     }
 
     /// What a backend's answer means.
-    pub(super) fn outcome<B>(&self, answer: &Response<B>) -> Outcome {
+    pub(super) fn outcome<B>(&self, answer: &Response<B>) -> UpgradeOutcome {
         let fields = answer.headers();
         let Some(chosen) = fields.get(UPGRADE).filter(|_| answer.status() == StatusCode::SWITCHING_PROTOCOLS) else {
             return match self {
-                _ if answer.status() == StatusCode::SWITCHING_PROTOCOLS => Outcome::Astray,
-                Asked::Stream { .. } if answer.status().is_success() => Outcome::Untold,
-                _ => Outcome::Answered,
+                _ if answer.status() == StatusCode::SWITCHING_PROTOCOLS => UpgradeOutcome::UnexpectedProtocol,
+                UpgradeRequest::Stream { .. } if answer.status().is_success() => UpgradeOutcome::SuccessWithoutUpgrade,
+                _ => UpgradeOutcome::Answered,
             };
         };
         let is_asked = match self {
             // The name of one that was offered, with its version or without.
-            Asked::Field(offered) => chosen.to_str().is_ok_and(|name| has_token(offered, name.trim())),
-            Asked::Stream { accept } => {
+            UpgradeRequest::Field(offered) => chosen.to_str().is_ok_and(|name| has_token(offered, name.trim())),
+            UpgradeRequest::Stream { accept } => {
                 chosen.as_bytes().eq_ignore_ascii_case(b"websocket") && fields.get(SEC_WEBSOCKET_ACCEPT) == Some(accept)
             }
         };
-        if is_asked { Outcome::Switched } else { Outcome::Astray }
+        if is_asked { UpgradeOutcome::Switched } else { UpgradeOutcome::UnexpectedProtocol }
     }
 
     /// Tells the client, after the fields of the hop are gone, that it goes on as `chosen`.
     pub(super) fn confirm<B>(&self, answer: &mut Response<B>, chosen: HeaderValue) {
         match self {
-            Asked::Field(_) => {
+            UpgradeRequest::Field(_) => {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
                 answer.headers_mut().insert(UPGRADE, chosen);
             }
-            Asked::Stream { .. } => {
+            UpgradeRequest::Stream { .. } => {
                 *answer.status_mut() = StatusCode::OK;
                 answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
                 // Without a meaning in a 101, with one it would have the stream reset.
@@ -193,7 +200,7 @@ mod tests {
             (Version::HTTP_10, &[("connection", "upgrade"), ("upgrade", "websocket")], false, false),
             (Version::HTTP_2, &[("connection", "upgrade"), ("upgrade", "websocket")], false, false),
         ] {
-            assert_eq!(asked(&mut head(version, fields), has_body, || [0; 16]).is_some(), is_asked, "{fields:?}");
+            assert_eq!(requested(&mut head(version, fields), has_body, || [0; 16]).is_some(), is_asked, "{fields:?}");
         }
     }
 
@@ -216,16 +223,16 @@ mod tests {
         ] {
             let fields: Vec<_> =
                 [("connection", "upgrade")].into_iter().chain(offers.iter().map(|offer| ("upgrade", *offer))).collect();
-            let asked = asked(&mut head(Version::HTTP_11, &fields), false, || [0; 16]);
+            let asked = requested(&mut head(Version::HTTP_11, &fields), false, || [0; 16]);
             let upgrades: Vec<_> = upgrades.iter().map(|name| (*name).to_owned()).collect();
             let value = match permitted(asked, &upgrades) {
-                Ok(Some(Asked::Field(value))) => Some(value),
+                Ok(Some(UpgradeRequest::Field(value))) => Some(value),
                 _ => None,
             };
             assert_eq!(value, passed.map(HeaderValue::from_static), "{offers:?} {upgrades:?}");
         }
-        let stream = || Some(Asked::Stream { accept: WEBSOCKET });
-        assert!(matches!(permitted(stream(), &["websocket".to_owned()]), Ok(Some(Asked::Stream { .. }))));
+        let stream = || Some(UpgradeRequest::Stream { accept: WEBSOCKET });
+        assert!(matches!(permitted(stream(), &["websocket".to_owned()]), Ok(Some(UpgradeRequest::Stream { .. }))));
         assert_eq!(permitted(stream(), &[]).err(), Some(ProxyError::Method));
     }
 
@@ -233,17 +240,17 @@ mod tests {
     fn an_extended_connect_becomes_a_get_with_a_key_of_ours() {
         let mut parts = head(Version::HTTP_2, &[]);
         parts.method = Method::CONNECT;
-        assert!(asked(&mut parts, false, || [0; 16]).is_none(), "no protocol is named");
+        assert!(requested(&mut parts, false, || [0; 16]).is_none(), "no protocol is named");
         parts.extensions.insert(hyper::ext::Protocol::from_static("websocket"));
-        let asked = asked(&mut parts, false, || *b"the sample nonce").unwrap();
+        let asked = requested(&mut parts, false, || *b"the sample nonce").unwrap();
         // The example of RFC 6455 §1.3.
         assert_eq!(parts.headers[SEC_WEBSOCKET_KEY], "dGhlIHNhbXBsZSBub25jZQ==");
         assert_eq!(parts.method, Method::GET);
         let accept = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "WebSocket"), accept])), Outcome::Switched);
-        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "websocket")])), Outcome::Astray);
-        assert_eq!(asked.outcome(&answer(200, &[])), Outcome::Untold);
-        assert_eq!(asked.outcome(&answer(404, &[])), Outcome::Answered);
+        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "WebSocket"), accept])), UpgradeOutcome::Switched);
+        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "websocket")])), UpgradeOutcome::UnexpectedProtocol);
+        assert_eq!(asked.outcome(&answer(200, &[])), UpgradeOutcome::SuccessWithoutUpgrade);
+        assert_eq!(asked.outcome(&answer(404, &[])), UpgradeOutcome::Answered);
         let mut answer = answer(101, &[accept, ("content-length", "5")]);
         asked.confirm(&mut answer, WEBSOCKET);
         assert_eq!((answer.status(), answer.headers().len()), (StatusCode::OK, 0));
@@ -251,11 +258,11 @@ mod tests {
 
     #[test]
     fn only_what_was_offered_is_gone_on_with() {
-        let asked = Asked::Field(HeaderValue::from_static("foo/2, websocket"));
-        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "websocket")])), Outcome::Switched);
-        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "Foo/2")])), Outcome::Switched);
-        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "bar")])), Outcome::Astray);
-        assert_eq!(asked.outcome(&answer(101, &[])), Outcome::Astray);
-        assert_eq!(asked.outcome(&answer(200, &[("upgrade", "h2")])), Outcome::Answered);
+        let asked = UpgradeRequest::Field(HeaderValue::from_static("foo/2, websocket"));
+        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "websocket")])), UpgradeOutcome::Switched);
+        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "Foo/2")])), UpgradeOutcome::Switched);
+        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "bar")])), UpgradeOutcome::UnexpectedProtocol);
+        assert_eq!(asked.outcome(&answer(101, &[])), UpgradeOutcome::UnexpectedProtocol);
+        assert_eq!(asked.outcome(&answer(200, &[("upgrade", "h2")])), UpgradeOutcome::Answered);
     }
 }

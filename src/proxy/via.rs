@@ -55,7 +55,7 @@ impl Via {
     }
 
     /// Whether a request with these fields was forwarded to this pool before.
-    pub(super) fn has_been_here(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn is_loop(&self, headers: &HeaderMap) -> bool {
         let values = headers.get_all(VIA).iter();
         let mut hops = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         hops.any(|hop| {
@@ -65,7 +65,7 @@ impl Via {
     }
 
     /// Says now and then that a request came back that was sent to `pool`.
-    pub(super) fn tell(&self, pool: &str, listener: &str, request: &str, now: Instant) {
+    pub(super) fn warn_of_loop(&self, pool: &str, listener: &str, request: &str, now: Instant) {
         if self.is_to_say(now) {
             tracing::warn!(
                 pool,
@@ -119,7 +119,7 @@ mod tests {
             (&["", " , ,"], false),
             (&[], false),
         ] {
-            assert_eq!(via.has_been_here(&headers(values)), is_known, "{values:?}");
+            assert_eq!(via.is_loop(&headers(values)), is_known, "{values:?}");
         }
     }
 

@@ -16,18 +16,18 @@ use crate::pool::{Backend, Pool, Turn, Waiting};
 /// A request's place among those who wait for their backend, if it waits for one: from the first time
 /// that it does to the end of its last attempt there.
 #[derive(Default)]
-pub(super) struct Hold {
-    place: Option<Place>,
+pub(super) struct QueuePosition {
+    place: Option<Waiter>,
     /// How long it has waited so far, if it has.
     waited: Option<Duration>,
 }
 
-struct Place {
+struct Waiter {
     waiting: Waiting,
     turn: Option<Turn>,
 }
 
-impl Hold {
+impl QueuePosition {
     /// Waits until it is the request's turn on `backend`, or until `wait.until`; says whether it is.
     pub(super) async fn wait(&mut self, limit: &Deadline, backend: &Backend, wait: Wait) -> bool {
         let since = clock::now();
@@ -35,7 +35,7 @@ impl Hold {
             Some(place) => place.again(wait.failed),
             None => {
                 let waiting = backend.live().wait(wait.most, wait.failed, since);
-                self.place = waiting.map(|waiting| Place { waiting, turn: None });
+                self.place = waiting.map(|waiting| Waiter { waiting, turn: None });
             }
         }
         let is_back = match &mut self.place {
@@ -80,7 +80,7 @@ impl Hold {
     }
 }
 
-impl Place {
+impl Waiter {
     /// The request waits on, after an attempt that has `failed`.
     fn again(&mut self, failed: bool) {
         let still_tries = match &mut self.turn {

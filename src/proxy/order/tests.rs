@@ -91,7 +91,7 @@ struct Case {
 
 /// What became of a request.
 #[derive(Debug)]
-struct Outcome {
+struct UpgradeOutcome {
     served: Option<usize>,
     error: Option<ProxyError>,
     decision: Decision,
@@ -140,7 +140,7 @@ fn next<T: Copy>(script: &[T], at: &mut usize) -> T {
 }
 
 /// Runs one request through the decision, and asserts all that holds at each step.
-fn run(case: &Case) -> Outcome {
+fn run(case: &Case) -> UpgradeOutcome {
     let (pool, _busy) = pool(&case.servers);
     let session_policy = SessionPolicy {
         policies: policies(&case.policies),
@@ -153,8 +153,9 @@ fn run(case: &Case) -> Outcome {
         PinLookup::Pinned(Arc::new(Pin { session: SESSION, backend: name, incarnation, issued: 50, last_seen: 50 }))
     });
     let decision = decide::decide(lookup, &pool, &session_policy, 100, case.seed);
-    let (started, budget, balancer) = (decision.clone(), Budget::new(20), BalancerKind::ALL[case.kind].build(&pool, 1));
-    let rules = Rules {
+    let (started, budget, balancer) =
+        (decision.clone(), RetryBudget::new(20), BalancerKind::ALL[case.kind].build(&pool, 1));
+    let rules = OrderRules {
         pool: &pool,
         policies: &session_policy.policies,
         retry: &case.retry,
@@ -163,7 +164,7 @@ fn run(case: &Case) -> Outcome {
         converge: None,
     };
     budget.deposit();
-    let mut order = Order::new(rules, decision);
+    let mut order = CandidateOrder::new(rules, decision);
     let begun = Instant::now();
     let (mut now, deadline) = (begun, begun + TOTAL);
     let (mut draws, mut waits, mut unreached) = (case.seed, 0, 0);
@@ -199,7 +200,7 @@ fn run(case: &Case) -> Outcome {
                 tried.push(index);
                 now += Duration::from_millis(case.takes);
                 let failure = next(&case.servers[index].does, &mut at[index]).failure();
-                let facts = Facts {
+                let facts = RetryFacts {
                     idempotent: case.idempotent || case.retry.retry_on.non_idempotent,
                     replayable: case.replayable,
                     sent: 0,
@@ -213,12 +214,13 @@ fn run(case: &Case) -> Outcome {
                 let is_passed_on = |failure: Failure| {
                     let may_be_tried =
                         matches!(failure.fact, Fact::Status(code) if case.retry.retry_on.status.contains(&code));
-                    matches!(failure.fact, Fact::Status(_)) && !(may_be_tried && order.may_spare(failure, facts))
+                    matches!(failure.fact, Fact::Status(_))
+                        && !(may_be_tried && order.may_discard_response(failure, facts))
                 };
                 let Some(failure) = failure.filter(|failure| !is_passed_on(*failure)) else {
                     order.served(index);
                     let decision = order.decision().clone();
-                    return Outcome { served: Some(index), error: None, decision, executions, waits };
+                    return UpgradeOutcome { served: Some(index), error: None, decision, executions, waits };
                 };
                 if !order.has_waited() {
                     unreached += u32::from(!failure.sent);
@@ -233,7 +235,7 @@ fn run(case: &Case) -> Outcome {
                 assert!(unreached <= case.retry.connect_attempts, "{unreached} attempts that reached nobody");
                 assert!(until.is_none_or(|until| until <= deadline));
                 let decision = order.decision().clone();
-                return Outcome { served: None, error: Some(error), decision, executions, waits };
+                return UpgradeOutcome { served: None, error: Some(error), decision, executions, waits };
             }
         }
     }
@@ -317,7 +319,7 @@ proptest! {
 
     #[test]
     fn nothing_runs_twice_that_must_not(case in case()) {
-        let Outcome { executions, waits, decision, .. } = run(&case);
+        let UpgradeOutcome { executions, waits, decision, .. } = run(&case);
         let all: u32 = executions.values().sum();
         if !case.idempotent && !case.retry.retry_on.non_idempotent {
             prop_assert!(all <= 1, "{executions:?}");
@@ -332,7 +334,7 @@ proptest! {
 
     #[test]
     fn the_verdict_says_who_has_served_and_nobody_is_moved_without_a_cause(case in case()) {
-        let Outcome { served, error, decision, .. } = run(&case);
+        let UpgradeOutcome { served, error, decision, .. } = run(&case);
         match served {
             Some(index) if decision.pinned == Some(index) => {
                 prop_assert_eq!((decision.verdict, decision.cause), (Verdict::Hit, None));
@@ -358,7 +360,7 @@ proptest! {
         }
         case.pinned = Some(index);
         case.servers[index].does = vec![Does::Serves];
-        let Outcome { served, waits, decision, .. } = run(&case);
+        let UpgradeOutcome { served, waits, decision, .. } = run(&case);
         prop_assert_eq!((served, waits, decision.verdict), (Some(index), 0, Verdict::Hit));
     }
 
@@ -368,7 +370,7 @@ proptest! {
         case.servers[index].state = State::Up;
         case.pinned = Some(index);
         case.servers[index].does = vec![Does::SpeaksGarbage];
-        let Outcome { served, decision, executions, .. } = run(&case);
+        let UpgradeOutcome { served, decision, executions, .. } = run(&case);
         prop_assert_eq!((served, decision.verdict, decision.cause), (None, Verdict::Hit, None));
         prop_assert_eq!(executions, HashMap::from([(index, 1)]));
     }
@@ -379,7 +381,7 @@ proptest! {
         case.servers[index].state = State::Up;
         case.pinned = Some(index);
         case.servers[index].does = vec![Does::LacksDescriptors];
-        let Outcome { served, decision, executions, .. } = run(&case);
+        let UpgradeOutcome { served, decision, executions, .. } = run(&case);
         prop_assert_eq!((served, decision.cause, executions.len()), (None, None, 0));
     }
 
