@@ -3,21 +3,27 @@
 //! Must not know: cookies, fields, or whether a pin holds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::learned::record::SessionKey;
 use super::learned::table::RawEntry;
 use super::lookup::PinLookup;
-use super::seal::{KeyRing, Pin, Sealer};
+use super::seal::{KeyRing, Pin, Sealer, looks_sealed};
+use crate::clock::{self, Seldom};
 
 /// How many tokens of one request are opened. A browser sends several if one was set for another path or domain; more
 /// are an attempt to cause work.
 const MAX_TOKENS: usize = 4;
+/// The least time between two lines about pins of unknown keys: anybody can send one.
+const TOLD_EVERY: Duration = Duration::from_secs(600);
 
 /// Opens and seals the tokens of one pool.
 #[derive(Debug)]
 pub(super) struct PinCodec {
     pool: Arc<str>,
     sealer: Sealer,
+    /// How often it is said that pins of unknown keys come.
+    told: Seldom,
 }
 
 /// The last pin that a client connection presented. A client sends the same token with each request, so that the token is
@@ -33,7 +39,7 @@ pub struct PinCache {
 impl PinCodec {
     /// Creates the codec for the pool named `pool` and the cookie or field named `carrier`.
     pub(super) fn new(pool: &str, carrier: &str, ring: &Arc<KeyRing>) -> PinCodec {
-        PinCodec { pool: pool.into(), sealer: Sealer::new(ring, pool, carrier) }
+        PinCodec { pool: pool.into(), sealer: Sealer::new(ring, pool, carrier), told: Seldom::default() }
     }
 
     /// Returns the pin of the first of `tokens` that opens, and the number of tokens.
@@ -68,10 +74,26 @@ impl PinCodec {
             return PinLookup::Pinned(Arc::clone(pin));
         }
         let lookup = self.open(token);
-        if let PinLookup::Pinned(pin) = &lookup {
-            cache.remember(&self.pool, token, pin);
+        match &lookup {
+            PinLookup::Pinned(pin) => cache.remember(&self.pool, token, pin),
+            _ => self.tell_of_unknown_key(token),
         }
         lookup
+    }
+
+    /// Says now and then that clients send pins which were sealed with a key that is not configured here.
+    fn tell_of_unknown_key(&self, token: &[u8]) {
+        if looks_sealed(token)
+            && self.key_of(token).is_none()
+            && let Some(unsaid) = self.told.take(clock::unix(), TOLD_EVERY, 1)
+        {
+            tracing::warn!(
+                pool = &*self.pool,
+                unsaid,
+                "clients send pins of a key that is not among [[keys]], and get new sessions: give every Linchpin of \
+                 these clients the same [[keys]], and keep a former key behind the first until its pins are over"
+            );
+        }
     }
 }
 

@@ -2,11 +2,14 @@
 //! Invariant: this file only reads: the id belongs to the application and passes byte for byte.
 //! Must not know: whether a backend can serve.
 
+use std::time::Duration;
+
 use http::HeaderMap;
 use http::header::COOKIE;
 
 use super::cookie;
 use super::lookup::{MAX_NAMED_BACKENDS, PinLookup, RoutedId};
+use crate::clock::{self, Seldom};
 use crate::pool::Pool;
 use crate::pool::backend::stable_hash;
 
@@ -31,16 +34,22 @@ impl Settings {
 
 /// How many ids of one request are read.
 const MAX_IDS: usize = 4;
+/// The longest name of an unknown server that is said.
+const MAX_SHOWN: usize = 24;
+/// The least time between two lines about unknown servers: anybody can name one.
+const TOLD_EVERY: Duration = Duration::from_secs(600);
 
 /// Reads the application's session ids for one pool.
 #[derive(Debug)]
 pub(super) struct RouteCarrier {
     settings: Settings,
+    /// How often it is said that ids name unknown servers.
+    told: Seldom,
 }
 
 impl RouteCarrier {
     pub(super) fn new(settings: &Settings) -> RouteCarrier {
-        RouteCarrier { settings: settings.clone() }
+        RouteCarrier { settings: settings.clone(), told: Seldom::default() }
     }
 
     /// Reads the ids of a request: those in its cookies before the one in its path, as Tomcat does. An id that names a
@@ -50,13 +59,36 @@ impl RouteCarrier {
         let cookies = fields.flat_map(|field| cookie::values(field.as_bytes(), self.settings.cookie.as_bytes()));
         let ids = cookies.chain(self.in_path(path)).take(MAX_IDS);
         let mut unknown = None;
-        for routed in ids.filter_map(|id| self.routed(id, pool)) {
+        for (id, routed) in ids.filter_map(|id| Some((id, self.routed(id, pool)?))) {
             if routed.backends[0].is_some() {
                 return PinLookup::Routed(routed);
             }
-            unknown = unknown.or(Some(routed));
+            unknown = unknown.or(Some((id, routed)));
         }
-        unknown.map_or(PinLookup::Absent, PinLookup::Routed)
+        let Some((id, routed)) = unknown else { return PinLookup::Absent };
+        self.tell_of_unknown_route(id, pool);
+        PinLookup::Routed(routed)
+    }
+
+    /// Says now and then that ids name a server that no backend is called.
+    fn tell_of_unknown_route(&self, id: &[u8], pool: &Pool) {
+        if let Some(unsaid) = self.told.take(clock::unix(), TOLD_EVERY, 1) {
+            tracing::warn!(
+                pool = &**pool.name(),
+                route = self.showable_route(id),
+                unsaid,
+                "session ids name a server that no backend of the pool is called, and their sessions are moved: write \
+                 `route` into its [[pools.backends]], as the application calls itself (Tomcat: jvmRoute)"
+            );
+        }
+    }
+
+    /// The name of the server in an id, if it is what such names look like. What stands behind a separator can
+    /// as well be a part of a token, which is nothing for a log.
+    fn showable_route<'i>(&self, id: &'i [u8]) -> Option<&'i str> {
+        let name = std::str::from_utf8(id).ok()?.split(self.settings.separator).nth(1)?;
+        let is_name = |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        Some(name).filter(is_name).filter(|name| (1..=MAX_SHOWN).contains(&name.len()))
     }
 
     /// Reads one id, for `explain`.
@@ -154,6 +186,20 @@ mod tests {
         assert_ne!(session(b"0A!node-a"), session(b"0B!node-a"));
         assert_eq!(session(b"\xff!node-a"), None);
         assert_eq!(session(b"0A.node-a"), None);
+    }
+
+    #[test]
+    fn an_unknown_server_is_named_and_what_may_be_a_secret_is_not() {
+        let carrier = RouteCarrier::new(&Settings::for_cookie("JSESSIONID"));
+        for (id, shown) in [
+            ("0A.node-9", Some("node-9")),
+            ("0A.node-9.node-8", Some("node-9")),
+            ("0A.", None),
+            ("0A.two words", None),
+            ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJl", None),
+        ] {
+            assert_eq!(carrier.showable_route(id.as_bytes()), shown, "{id}");
+        }
     }
 
     proptest::proptest! {

@@ -76,6 +76,11 @@ pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usi
         table.notes().warn(&table.at("idle_timeout"), problem, "shorten it, or leave it out");
     }
     warn_of_idle_keys(table, kind);
+    if kind == Kind::Learned && learned.as_ref().is_some_and(|learned| learned.store.is_none()) {
+        let problem = "learned sessions are in this process alone: they are forgotten when it ends, and other Linchpins \
+                       don't know them";
+        table.notes().warn(&table.at("learned"), problem, "write store = \"redis://…\" where that matters");
+    }
     let carrier = match kind {
         Kind::None => return (Settings { verdict_header: settings.verdict_header, ..Settings::none() }, named_at),
         Kind::Cookie => Carrier::Cookie(cookie),

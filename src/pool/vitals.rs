@@ -82,12 +82,15 @@ pub struct Run {
 
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = |count: usize| if count == 1 { "" } else { "s" };
         let Run { failures, clients } = *self;
-        write!(f, "{failures} request{} in a row failed", plural(failures as usize))?;
+        match failures {
+            1 => f.write_str("1 request failed")?,
+            failures => write!(f, "{failures} requests in a row failed")?,
+        }
         match clients {
             0 => Ok(()),
-            clients => write!(f, ", of {clients} client{}", plural(clients)),
+            1 => f.write_str(", of 1 client"),
+            clients => write!(f, ", of {clients} clients"),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::support::{Backend, Proxy};
 
 /// Opens a page in headless Chromium, and gives what it shows once its scripts are done. Each time it is a new browser,
 /// with an empty cookie jar, that talks to nobody but the page's server.
-async fn open(url: &str) -> String {
+pub async fn open(url: &str) -> String {
     // Time stands still while a request is under way: slow machines see the same page.
     open_with(url, "--virtual-time-budget=10000").await
 }

@@ -364,3 +364,61 @@ async fn what_is_known_of_a_backend_outlives_its_maintenance() {
     let back = told(&proxy, 0).await;
     assert_eq!((&back["health"], &back["reason"]), (&"down".into(), &"unexpected status 500".into()), "{back}");
 }
+
+/// A client with this cookie asks twice.
+async fn comes_with(running: &Running, cookie: &str) {
+    let mut client = running.client().await;
+    for _ in 0..2 {
+        let response = client.request("GET", "/", &format!("cookie: {cookie}\r\n"), b"").await;
+        assert_eq!(response.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn pins_of_unknown_keys_and_routes_of_unknown_servers_are_said_once() {
+    let (a, ours, theirs) = (Backend::named("a").await, Keys::new(&[1]), Keys::new(&[2]));
+    let proxy = Proxy::builder().top(&theirs.tables()).backend(&a, "").start();
+    let cookie = theirs.cookie(&pin(&proxy, "a", 7));
+    let text = Proxy::builder().top(&ours.tables()).backend(&a, "").text();
+    let mut running = Running::start(&text, Stdio::null()).await;
+    comes_with(&running, &cookie).await;
+    let line = running.line("of a key that is not among [[keys]]").await;
+    assert!(line.contains("WARN") && line.contains("pool=\"app\"") && !line.contains("linchpin-app"), "{line}");
+
+    let route = "type = \"route\"\nroute = { cookie = \"JSESSIONID\" }";
+    let text = Proxy::builder().table("persistence", route).backend(&a, "route = \"node1\"").text();
+    let mut running = Running::start(&text, Stdio::null()).await;
+    comes_with(&running, "JSESSIONID=5A0F.node1").await;
+    comes_with(&running, "JSESSIONID=5A0F.node9").await;
+    let line = running.line("name a server that no backend").await;
+    assert!(line.contains("route=\"node9\"") && !line.contains("5A0F"), "{line}");
+    running.signal("TERM").await;
+    while let Some(line) = running.next_line().await {
+        assert!(!line.contains("name a server that no backend"), "said twice: {line}");
+    }
+}
+
+#[test]
+fn learned_sessions_without_a_store_are_said_to_be_forgotten() {
+    let learned = "type = \"learned\"\nlearned = { cookie = \"PHPSESSID\" }";
+    let address = "127.0.0.1:9001".parse().unwrap();
+    let text = Proxy::builder().table("persistence", learned).backend_at("a", address, "").text();
+    let (_, report) = linchpin::config::parse(&text, Path::new("x.toml")).unwrap_or_else(|report| panic!("{report}"));
+    let said = |words: &str| report.findings().iter().any(|finding| finding.problem.contains(words));
+    assert!(said("they are forgotten when it ends"), "{report}");
+}
+
+#[tokio::test]
+async fn the_dashboard_says_why_and_is_red_where_a_pool_has_no_server() {
+    let (a, refused) = (Backend::named("a").await, nobody().await);
+    let text = |builder: super::support::proxy::Builder| builder.top(ADMIN).table("health", PROBES);
+    let proxy = text(Proxy::builder().backend_at("x", refused, "").backend(&a, "state = \"maintenance\"")).start();
+    proxy.health("x", Health::Down).await;
+    let page = super::browser::open(&format!("http://{}/", proxy.admin())).await;
+    for words in
+        ["connection refused", "down since", "– not asked", "0 of 2 up", "✕ no server: app", "every request is refused"]
+    {
+        assert!(page.contains(words), "{words} in {page}");
+    }
+    assert!(!page.contains("● live") || !page.contains("id=\"contact\" role=\"status\">● live"), "{page}");
+}
