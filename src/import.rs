@@ -11,6 +11,7 @@ mod rule;
 mod toml;
 mod traefik;
 mod units;
+mod words;
 
 use std::fmt;
 

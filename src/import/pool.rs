@@ -2,11 +2,14 @@
 //! Invariant: what is one for the whole pool is set once; who wants it otherwise is told.
 //! Must not know: how a source says it.
 
+mod cookie;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+pub(super) use self::cookie::Cookie;
 use super::names::{Names, named};
 use super::toml::{Table, Value};
 use super::units::Address;
@@ -69,20 +72,6 @@ pub(super) enum Pinning {
     },
     /// Nothing.
     None,
-}
-
-/// The routing cookie; what is `None` is left to its default.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Cookie {
-    pub(super) name: Option<String>,
-    pub(super) path: Option<String>,
-    pub(super) domain: Option<String>,
-    pub(super) secure: Option<bool>,
-    pub(super) http_only: Option<bool>,
-    pub(super) same_site: Option<&'static str>,
-    pub(super) partitioned: bool,
-    /// Kept until the absolute timeout.
-    pub(super) permanent: bool,
 }
 
 /// Who gets a new client.
@@ -346,106 +335,9 @@ impl Pool {
     }
 }
 
-impl Cookie {
-    /// Writes the cookie so that browsers keep it and no other pool's overwrites it.
-    fn write(&mut self, pool: &str, table: &mut Table, cookies: &mut Names) {
-        let own = format!("linchpin-{pool}");
-        let wanted = self.name.take().unwrap_or_else(|| own.clone());
-        let name = cookies.take(&wanted);
-        if name != wanted {
-            table.remark(format!("another pool has a cookie named {wanted}: each would overwrite the other's pins"));
-        }
-        self.complete(&name, table);
-        if name != own {
-            table.set("name", Value::text(&name));
-        }
-        let texts = [("path", self.path.as_deref()), ("domain", self.domain.as_deref())];
-        for (key, text) in texts.into_iter().chain([("same_site", self.same_site)]) {
-            if let Some(text) = text {
-                table.set(key, Value::text(text));
-            }
-        }
-        for (key, flag) in
-            [("secure", self.secure), ("http_only", self.http_only), ("partitioned", self.partitioned.then_some(true))]
-        {
-            if let Some(flag) = flag {
-                table.set(key, Value::flag(flag));
-            }
-        }
-        if self.permanent {
-            table.set("lifetime_type", Value::text("permanent"));
-        }
-    }
-
-    /// What browsers ask of such a cookie.
-    fn complete(&mut self, name: &str, table: &mut Table) {
-        let name = name.to_ascii_lowercase();
-        let needs = name.starts_with("__host-") || name.starts_with("__secure-") || self.partitioned;
-        if (needs || self.same_site == Some("None")) && self.secure != Some(true) {
-            table.remark("browsers keep such a cookie only if it is `secure`");
-            self.secure = Some(true);
-        }
-        if name.starts_with("__host-")
-            && (self.domain.take().is_some() | self.path.take().is_some_and(|path| path != "/"))
-        {
-            table.remark("browsers keep a cookie named __Host-… only for its own host and the path \"/\"");
-        }
-    }
-}
-
 fn learned(carrier: &'static str, name: &str, capacity: Option<u64>) -> Value {
     let capacity = capacity.map(|capacity| ("capacity", Value::number(capacity.clamp(1, 100_000_000))));
     Value::inline([(carrier, Value::text(name))].into_iter().chain(capacity))
-}
-
-/// A name that a cookie, a header field or a parameter may have (RFC 9110 §5.6.2).
-pub(super) fn token(text: &str) -> Option<String> {
-    let is_good = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    ((1..=100).contains(&text.len()) && text.chars().all(is_good)).then(|| text.into())
-}
-
-/// A name that a header field may have by which clients are told apart: none that has a meaning
-/// of its own.
-pub(super) fn field(text: &str) -> Option<String> {
-    const TAKEN: [&str; 20] = [
-        "accept",
-        "authorization",
-        "connection",
-        "content-length",
-        "content-type",
-        "cookie",
-        "date",
-        "expect",
-        "forwarded",
-        "host",
-        "keep-alive",
-        "location",
-        "proxy-connection",
-        "set-cookie",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-        "x-real-ip",
-    ];
-    let is_taken = |name: &str| TAKEN.contains(&name) || name.starts_with("x-forwarded");
-    token(text).filter(|name| !is_taken(&name.to_ascii_lowercase()))
-}
-
-/// What a parameter of a query or a path may be called.
-pub(super) fn parameter(text: &str) -> Option<String> {
-    token(text).filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "-._~".contains(c)))
-}
-
-/// A cookie's domain: without the dot that once stood before it.
-pub(super) fn domain(text: &str) -> Option<String> {
-    super::rule::host(text.strip_prefix('.').unwrap_or(text)).filter(|host| !host.starts_with('*'))
-}
-
-/// `same_site` as it is written here, of any case.
-pub(super) fn same_site(text: &str) -> Option<&'static str> {
-    ["Strict", "Lax", "None"].into_iter().find(|word| word.eq_ignore_ascii_case(text))
 }
 
 /// What a backend is called that has no name: its address.

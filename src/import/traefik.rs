@@ -2,18 +2,23 @@
 //! Invariant: each value is taken over, or noted with its path.
 //! Must not know: how the output is written; YAML and TOML.
 
+mod health;
 mod node;
+mod notes;
 mod rule;
 mod service;
+mod sticky;
+mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use self::node::{Data, Map, Node};
+use self::node::{Map, Node};
+use self::notes::{left, note};
 use self::service::Services;
 use super::Broken;
 use super::output::Output;
-use super::toml::{GUARDS, Table, Value};
+use super::toml::{GUARDS, Value};
 
 /// Of what nothing better is known.
 const NONE: &str = "has no equivalent";
@@ -279,24 +284,5 @@ fn map_of<'n>(map: &'n Map, key: &str, empty: &'n Map) -> &'n Map {
     match map.left().find(|(other, ..)| other.eq_ignore_ascii_case(key)) {
         Some((_, _, node)) if node.map().is_some() => map.take(key).and_then(Node::map).unwrap_or(empty),
         _ => empty,
-    }
-}
-
-/// Notes what nobody took of a map.
-fn left(map: &Map, path: &str, why: &str, notes: &mut Table) {
-    for (key, line, node) in map.left() {
-        note(&format!("{path}.{key}"), line, node, why, notes);
-    }
-}
-
-/// Notes a value: each text in it, with its path. Of maps in it, what nobody took.
-fn note(path: &str, line: usize, node: &Node, why: &str, notes: &mut Table) {
-    match &node.data {
-        Data::Text(text) if text.is_empty() => notes.lost(line, path, why),
-        Data::Text(text) => notes.lost(line, &format!("{path}: {text}"), why),
-        Data::List(nodes) if nodes.is_empty() => notes.lost(line, path, why),
-        Data::List(nodes) => nodes.iter().for_each(|each| note(path, each.line, each, why, notes)),
-        Data::Map(map) if map.is_empty() => notes.lost(line, path, why),
-        Data::Map(map) => left(map, path, why, notes),
     }
 }

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use super::super::pool::{Balance, By, Cookie, Pinning, Pool, domain, field, parameter, same_site, token};
+use super::super::pool::{Balance, By, Cookie, Pinning, Pool};
 use super::super::units::size;
+use super::super::words::{domain, field, parameter, same_site, token};
 use super::Fate;
 use super::duration;
 use super::syntax::Statement;

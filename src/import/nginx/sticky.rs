@@ -5,8 +5,9 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::super::pool::{Cookie, Pinning, Pool, domain, field, same_site, token};
+use super::super::pool::{Cookie, Pinning, Pool};
 use super::super::rule;
+use super::super::words::{self, domain, field, same_site, token};
 use super::syntax::Directive;
 use super::{duration, known};
 
@@ -151,7 +152,7 @@ fn route<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &
 fn parameter(pattern: &str) -> Option<String> {
     let pattern = pattern.strip_prefix('~')?.trim_start_matches('*').trim_start_matches([';', '?', '&']);
     let (name, _) = pattern.split_once('=')?;
-    super::super::pool::parameter(name)
+    words::parameter(name)
 }
 
 /// A cookie's name: variables have none but small letters, and Java's cookie has large ones.

@@ -5,9 +5,10 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::super::pool::{Balance, By, MOST_REQUESTS, Pool, WAIT, field, name_of, parameter, token};
+use super::super::pool::{Balance, By, MOST_REQUESTS, Pool, WAIT, name_of};
 use super::super::toml::Value;
 use super::super::units;
+use super::super::words::{field, parameter, token};
 use super::syntax::Directive;
 use super::{Reader, duration, known, sticky};
 

@@ -3,15 +3,17 @@
 //! Must not know: routers.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use super::super::output::Output;
-use super::super::pool::{Balance, By, Cookie, INTERVAL, Pinning, Pool, WAIT, domain, name_of, same_site, token};
-use super::super::rule;
+use super::super::pool::{Balance, By, Pool, WAIT, name_of};
 use super::super::toml::{Table, Value};
 use super::super::units;
+use super::health::{health, passive};
 use super::node::{Map, Node};
-use super::{NONE, is_named, left, note};
+use super::notes::{duration, left, list_in, map_in, note, number_in};
+use super::sticky::sticky;
+use super::weights::weights;
+use super::{NONE, is_named};
 
 /// The services of a file.
 pub(super) struct Services<'n> {
@@ -26,10 +28,10 @@ pub(super) struct Services<'n> {
 }
 
 /// A load balancer that is a pool, or part of one.
-struct Part<'n> {
+pub(super) struct Part<'n> {
     path: String,
-    balancer: &'n Map,
-    weight: u64,
+    pub(super) balancer: &'n Map,
+    pub(super) weight: u64,
     is_fallback: bool,
 }
 
@@ -266,47 +268,6 @@ impl<'n> Services<'n> {
     }
 }
 
-/// What each server weighs, so that each part has its share; none if all weigh the same.
-fn weights(parts: &[Part<'_>], is_weighted: bool) -> Vec<Vec<Option<u64>>> {
-    let own: Vec<Vec<u64>> = parts.iter().map(|part| servers_weights(part.balancer)).collect();
-    let sums: Vec<u64> = own.iter().map(|weights| weights.iter().sum::<u64>().max(1)).collect();
-    let common = if is_weighted { sums.iter().try_fold(1, |common, sum| lcm(common, *sum)) } else { None };
-    let mut all: Vec<Vec<u64>> = match common {
-        Some(common) => {
-            let share = |weight: u64, part: &Part<'_>, sum: u64| {
-                weight.saturating_mul(part.weight).saturating_mul(common / sum)
-            };
-            let parts = parts.iter().zip(&own).zip(&sums);
-            parts.map(|((part, own), sum)| own.iter().map(|weight| share(*weight, part, *sum)).collect()).collect()
-        }
-        None => own,
-    };
-    let divisor = all.iter().flatten().fold(0, |divisor, weight| gcd(divisor, *weight)).max(1);
-    let most = all.iter().flatten().max().copied().unwrap_or(1) / divisor;
-    for weight in all.iter_mut().flatten() {
-        *weight /= divisor;
-        if most > 1000 && *weight > 0 {
-            *weight = (u128::from(*weight) * 1000 / u128::from(most)).max(1).try_into().unwrap_or(1000);
-        }
-    }
-    let is_plain = all.iter().flatten().all(|weight| *weight == 1);
-    all.into_iter().map(|weights| weights.into_iter().map(|weight| (!is_plain).then_some(weight)).collect()).collect()
-}
-
-fn servers_weights(balancer: &Map) -> Vec<u64> {
-    let weight = |server: &Node| server.map()?.take("weight")?.text()?.parse::<u64>().ok();
-    let servers = balancer.all().find(|(key, ..)| key.eq_ignore_ascii_case("servers")).map(|(_, _, node)| node.list());
-    servers.unwrap_or_default().iter().map(|server| weight(server).unwrap_or(1).min(1_000_000)).collect()
-}
-
-fn gcd(one: u64, other: u64) -> u64 {
-    if other == 0 { one } else { gcd(other, one % other) }
-}
-
-fn lcm(one: u64, other: u64) -> Option<u64> {
-    (one / gcd(one, other).max(1)).checked_mul(other).filter(|lcm| *lcm <= 1_000_000_000)
-}
-
 fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, pool: &mut Pool) {
     let path = format!("{path}.servers");
     let Some(map) = node.map() else {
@@ -344,152 +305,4 @@ fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, pool:
         table.lost(line, &told, "a backend has no path: the request's is passed on as it is");
     }
     left(map, &path, NONE, table);
-}
-
-fn sticky(holder: &Map, path: &str, pool: &mut Pool) {
-    const COOKIE: &str = "clients are pinned by a cookie";
-    let path = format!("{path}.sticky");
-    let Some(sticky) = map_in(holder, "sticky", &path, &mut pool.persistence) else { return };
-    let Some(node) = sticky.take("cookie") else {
-        return left(sticky, &path, COOKIE, &mut pool.persistence);
-    };
-    left(sticky, &path, COOKIE, &mut pool.persistence);
-    let empty = Map::default();
-    if !node.list().is_empty() || node.text().is_some_and(|text| !matches!(text, "" | "~" | "null" | "true")) {
-        note(&format!("{path}.cookie"), node.line, node, COOKIE, &mut pool.persistence);
-    }
-    if pool.pinning.is_some() {
-        let map = node.map().unwrap_or(&empty);
-        return match map.is_empty() {
-            true => pool.persistence.lost(
-                node.line,
-                &format!("{path}.cookie"),
-                "the pool is pinned as a whole, and in one way",
-            ),
-            false => left(
-                map,
-                &format!("{path}.cookie"),
-                "the pool is pinned as a whole, and in one way",
-                &mut pool.persistence,
-            ),
-        };
-    }
-    let mut cookie = Cookie::default();
-    for (key, line, value) in node.map().unwrap_or(&empty).take_all() {
-        let text = value.text().unwrap_or_default();
-        let flag = match text.to_ascii_lowercase().as_str() {
-            "true" => Some(true),
-            "false" => Some(false),
-            _ => None,
-        };
-        let is_kept = match key.to_ascii_lowercase().as_str() {
-            "name" => set(&mut cookie.name, token(text)),
-            "path" => set(&mut cookie.path, rule::prefix(text)),
-            "domain" => set(&mut cookie.domain, domain(text)),
-            "secure" => set(&mut cookie.secure, flag),
-            "httponly" => set(&mut cookie.http_only, flag),
-            "samesite" => set(&mut cookie.same_site, same_site(text)),
-            "maxage" => match text.parse::<u64>() {
-                Ok(seconds) => {
-                    cookie.permanent = seconds > 0;
-                    pool.absolute_timeout = Some(Duration::from_secs(seconds));
-                    true
-                }
-                Err(_) => false,
-            },
-            _ => false,
-        };
-        if !is_kept {
-            note(&format!("{path}.cookie.{key}"), line, value, NONE, &mut pool.persistence);
-        }
-    }
-    pool.pinning = Some(Pinning::Cookie(cookie));
-}
-
-/// Sets what can be read. Whether it could.
-fn set<T>(place: &mut Option<T>, value: Option<T>) -> bool {
-    let is_read = value.is_some();
-    *place = value.or(place.take());
-    is_read
-}
-
-fn health(check: &Map, path: &str, health: &mut Table) {
-    let told = |key: &str, node: &Node| format!("{path}.{key}: {}", node.text().unwrap_or_default());
-    let is_path = |text: &&str| text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && c != '#');
-    let line = check.all().next().map_or(1, |(_, line, _)| line);
-    health.share("type", Value::text("http"), line, path);
-    for (key, line, node) in check.take_all() {
-        let text = node.text().unwrap_or_default();
-        match key.to_ascii_lowercase().as_str() {
-            "path" if is_path(&text) => health.share("path", Value::text(text), line, &told(key, node)),
-            "interval" | "timeout" if node.text().is_none() => {
-                note(&format!("{path}.{key}"), line, node, "this is no duration", health);
-            }
-            "interval" => health.share_time("interval", duration(node), INTERVAL, line, &told(key, node)),
-            "timeout" => health.share_time("timeout", duration(node), WAIT, line, &told(key, node)),
-            "hostname" => match rule::host(text).filter(|host| !host.starts_with('*')) {
-                Some(host) => health.share("host", Value::text(&host), line, &told(key, node)),
-                None => note(&format!("{path}.{key}"), line, node, "this is no host name", health),
-            },
-            "status" if text.parse().is_ok_and(|code: u16| (100..=599).contains(&code)) => {
-                health.share("expect", Value::list([text]), line, &told(key, node));
-            }
-            "method" if text == "GET" => {}
-            "method" if !text.is_empty() => health.needless(line, &told(key, node), "probes ask with GET"),
-            "scheme" if text == "http" => {}
-            "mode" if text == "http" => {}
-            _ => note(&format!("{path}.{key}"), line, node, NONE, health),
-        }
-    }
-}
-
-fn passive(check: &Map, path: &str, ejection: &mut Table) {
-    let line = check.take("maxFailedAttempts").map_or(1, |node| node.line);
-    if let Some(count) = number_in(check, "maxFailedAttempts", path, ejection) {
-        let told = format!("{path}.maxFailedAttempts: {count}");
-        ejection.share("consecutive_failures", Value::number(count.min(1_000_000)), line, &told);
-    }
-    if let Some(node) = check.take("failureWindow") {
-        note(
-            &format!("{path}.failureWindow"),
-            node.line,
-            node,
-            "failures count that follow each other, whenever; `base_time` says how long a backend is out",
-            ejection,
-        );
-    }
-    left(check, path, NONE, ejection);
-}
-
-/// A map in a map; what is there and is none is noted.
-fn map_in<'n>(map: &'n Map, key: &str, path: &str, notes: &mut Table) -> Option<&'n Map> {
-    let node = map.take(key)?;
-    if node.map().is_none() {
-        note(path, node.line, node, NONE, notes);
-    }
-    node.map()
-}
-
-/// A list in a map; what is there and is none is noted.
-fn list_in<'n>(map: &'n Map, key: &str, path: &str, notes: &mut Table) -> &'n [Node] {
-    let Some(node) = map.take(key) else { return &[] };
-    if node.list().is_empty() {
-        note(path, node.line, node, NONE, notes);
-    }
-    node.list()
-}
-
-/// A number in a map; what is there and is none is noted.
-fn number_in(map: &Map, key: &str, path: &str, notes: &mut Table) -> Option<u64> {
-    let node = map.take(key)?;
-    let number = node.text().and_then(|text| text.parse().ok());
-    if number.is_none() {
-        note(&format!("{path}.{key}"), node.line, node, "this is no number", notes);
-    }
-    number
-}
-
-/// A duration, which counts in seconds if it has no unit.
-fn duration(node: &Node) -> Option<Duration> {
-    units::duration(node.text()?, Duration::from_secs(1))
 }

@@ -1,0 +1,67 @@
+//! Owns: the routing cookie of a pool in the making.
+//! Invariant: browsers keep it, and no other pool's overwrites it.
+//! Must not know: how a source says it.
+
+use super::super::names::Names;
+use super::super::toml::{Table, Value};
+
+/// The routing cookie; what is `None` is left to its default.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(in crate::import) struct Cookie {
+    pub(in crate::import) name: Option<String>,
+    pub(in crate::import) path: Option<String>,
+    pub(in crate::import) domain: Option<String>,
+    pub(in crate::import) secure: Option<bool>,
+    pub(in crate::import) http_only: Option<bool>,
+    pub(in crate::import) same_site: Option<&'static str>,
+    pub(in crate::import) partitioned: bool,
+    /// Kept until the absolute timeout.
+    pub(in crate::import) permanent: bool,
+}
+
+impl Cookie {
+    /// Writes the cookie so that browsers keep it and no other pool's overwrites it.
+    pub(super) fn write(&mut self, pool: &str, table: &mut Table, cookies: &mut Names) {
+        let own = format!("linchpin-{pool}");
+        let wanted = self.name.take().unwrap_or_else(|| own.clone());
+        let name = cookies.take(&wanted);
+        if name != wanted {
+            table.remark(format!("another pool has a cookie named {wanted}: each would overwrite the other's pins"));
+        }
+        self.complete(&name, table);
+        if name != own {
+            table.set("name", Value::text(&name));
+        }
+        let texts = [("path", self.path.as_deref()), ("domain", self.domain.as_deref())];
+        for (key, text) in texts.into_iter().chain([("same_site", self.same_site)]) {
+            if let Some(text) = text {
+                table.set(key, Value::text(text));
+            }
+        }
+        for (key, flag) in
+            [("secure", self.secure), ("http_only", self.http_only), ("partitioned", self.partitioned.then_some(true))]
+        {
+            if let Some(flag) = flag {
+                table.set(key, Value::flag(flag));
+            }
+        }
+        if self.permanent {
+            table.set("lifetime_type", Value::text("permanent"));
+        }
+    }
+
+    /// What browsers ask of such a cookie.
+    fn complete(&mut self, name: &str, table: &mut Table) {
+        let name = name.to_ascii_lowercase();
+        let needs = name.starts_with("__host-") || name.starts_with("__secure-") || self.partitioned;
+        if (needs || self.same_site == Some("None")) && self.secure != Some(true) {
+            table.remark("browsers keep such a cookie only if it is `secure`");
+            self.secure = Some(true);
+        }
+        if name.starts_with("__host-")
+            && (self.domain.take().is_some() | self.path.take().is_some_and(|path| path != "/"))
+        {
+            table.remark("browsers keep a cookie named __Host-… only for its own host and the path \"/\"");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Owns: how values of the tree are taken, and how those are noted that are not.
+//! Invariant: a value that is not taken is noted with its path.
+//! Must not know: what a key means.
+
+use std::time::Duration;
+
+use super::super::toml::Table;
+use super::super::units;
+use super::NONE;
+use super::node::{Data, Map, Node};
+
+/// A map in a map; what is there and is none is noted.
+pub(super) fn map_in<'n>(map: &'n Map, key: &str, path: &str, notes: &mut Table) -> Option<&'n Map> {
+    let node = map.take(key)?;
+    if node.map().is_none() {
+        note(path, node.line, node, NONE, notes);
+    }
+    node.map()
+}
+
+/// A list in a map; what is there and is none is noted.
+pub(super) fn list_in<'n>(map: &'n Map, key: &str, path: &str, notes: &mut Table) -> &'n [Node] {
+    let Some(node) = map.take(key) else { return &[] };
+    if node.list().is_empty() {
+        note(path, node.line, node, NONE, notes);
+    }
+    node.list()
+}
+
+/// A number in a map; what is there and is none is noted.
+pub(super) fn number_in(map: &Map, key: &str, path: &str, notes: &mut Table) -> Option<u64> {
+    let node = map.take(key)?;
+    let number = node.text().and_then(|text| text.parse().ok());
+    if number.is_none() {
+        note(&format!("{path}.{key}"), node.line, node, "this is no number", notes);
+    }
+    number
+}
+
+/// A duration, which counts in seconds if it has no unit.
+pub(super) fn duration(node: &Node) -> Option<Duration> {
+    units::duration(node.text()?, Duration::from_secs(1))
+}
+
+/// Notes what nobody took of a map.
+pub(super) fn left(map: &Map, path: &str, why: &str, notes: &mut Table) {
+    for (key, line, node) in map.left() {
+        note(&format!("{path}.{key}"), line, node, why, notes);
+    }
+}
+
+/// Notes a value: each text in it, with its path. Of maps in it, what nobody took.
+pub(super) fn note(path: &str, line: usize, node: &Node, why: &str, notes: &mut Table) {
+    match &node.data {
+        Data::Text(text) if text.is_empty() => notes.lost(line, path, why),
+        Data::Text(text) => notes.lost(line, &format!("{path}: {text}"), why),
+        Data::List(nodes) if nodes.is_empty() => notes.lost(line, path, why),
+        Data::List(nodes) => nodes.iter().for_each(|each| note(path, each.line, each, why, notes)),
+        Data::Map(map) if map.is_empty() => notes.lost(line, path, why),
+        Data::Map(map) => left(map, path, why, notes),
+    }
+}
