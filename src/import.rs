@@ -3,11 +3,15 @@
 //! Must not know: any other room, the disk, the network: names are not looked up, and nothing is followed.
 
 mod haproxy;
+mod listener;
 mod names;
 mod nginx;
 mod output;
 mod pool;
+mod route;
 mod rule;
+mod secret;
+mod speech;
 mod toml;
 mod traefik;
 mod units;
@@ -41,6 +45,8 @@ pub struct Imported {
     pub lost: usize,
     /// Those of them that kept requests out, such as passwords and addresses that were refused.
     pub guards: Vec<usize>,
+    /// Some request gets an answer: a listener is open, from which a route leads to a backend, or elsewhere.
+    pub answers: bool,
 }
 
 /// Why a source is not read at all.

@@ -35,7 +35,8 @@ enum Product {
     Traefik,
 }
 
-/// Imports a file. Exit code 0 if it was written, whatever is still to do in it.
+/// Imports a file. Exit code 0 if it was written, whatever is still to do in it: the last line says whether it
+/// can be run, and `linchpin check` has an exit code for that.
 pub fn run(args: &Args) -> ExitCode {
     let shown = args.file.display();
     let imported = match read(&args.file)
@@ -101,7 +102,8 @@ fn write(args: &Args, text: &str) -> Result<(), String> {
 /// What is to be said of what was written: the findings of a check, and a line that sums up.
 fn verdict(imported: &Imported, file: &Path, out: &Path) -> String {
     let (report, good) = match config::parse(&imported.text, out) {
-        Ok((_, report)) => (report, "it can be run"),
+        Ok((_, report)) if imported.answers => (report, "it can be run"),
+        Ok((_, report)) => (report, "it can't be run as it is, as no request would get to a backend"),
         Err(report) => (report, "it can't be run as it is"),
     };
     let lost = match imported.lost {
@@ -111,7 +113,9 @@ fn verdict(imported: &Imported, file: &Path, out: &Path) -> String {
     };
     let guards = match imported.guards.len() {
         0 => String::new(),
-        count => format!("; {count} of them kept requests out, which nothing does now: read the head of the output"),
+        count => format!(
+            "; {count} of them kept requests out, and what was behind them is switched off: read the head of the output"
+        ),
     };
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let (errors, warnings) = (count(report.errors(), "error"), count(report.warnings(), "warning"));
@@ -136,6 +140,12 @@ mod tests {
         );
         let named = imported("backend app\n server a app.example.com:80\n");
         let said = verdict(&named, Path::new("haproxy.cfg"), Path::new("out"));
+        assert!(
+            said.ends_with("haproxy.cfg: every line has an equivalent; it can be run: 0 errors, 0 warnings\n"),
+            "{said}"
+        );
+        let closed = imported("backend app\n server a ${HOST}:80\n");
+        let said = verdict(&closed, Path::new("haproxy.cfg"), Path::new("out"));
         assert!(
             said.contains("1 line has no equivalent") && said.contains("can't be run as it is: 1 error,"),
             "{said}"

@@ -8,15 +8,20 @@ mod check;
 mod front;
 mod global;
 mod known;
+mod resolvers;
+mod rules;
 mod server;
 mod sticky;
 mod syntax;
+mod tls;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use self::back::Back;
 use self::front::Front;
+use self::global::Globals;
+use self::resolvers::Resolvers;
 use self::syntax::{Section, Statement};
 use super::Broken;
 use super::output::Output;
@@ -42,17 +47,22 @@ struct Proxy<'s> {
     header: &'s Statement,
     own: &'s [Statement],
     inherited: Vec<&'s Statement>,
+    /// Lines that a later one of the section says anew.
+    overruled: HashSet<usize>,
 }
 
 /// Reads an haproxy.cfg into `out`.
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
     let sections = syntax::sections(text)?;
-    let mut reader = Reader { pools: HashMap::new(), inherited: HashMap::new() };
+    let mut globals = Globals::default();
+    let resolvers = Resolvers::read(&sections);
     let proxies = proxies(&sections);
     let (http, other): (Vec<_>, Vec<_>) = proxies.into_iter().partition(|proxy| proxy.refusal().is_none());
     for section in sections.iter().filter(|section| section.header.word(0) == "global") {
-        global::read(section, out);
+        globals.read(section, out);
     }
+    let mut reader =
+        Reader { pools: HashMap::new(), inherited: HashMap::new(), globals: &globals, resolvers: &resolvers };
     let mut names = Vec::new();
     for proxy in &http {
         let name = proxy.has_pool().then(|| out.pool_name(proxy.header.word(1)));
@@ -74,6 +84,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
             "" => section.statements.iter().for_each(|line| {
                 out.rest.lost(line.line, &line.text, "it stands in no section");
             }),
+            "resolvers" => resolvers.note(section, &mut out.rest),
             kind => whole(&section.header, &section.statements, known::section(kind), &mut out.rest),
         }
     }
@@ -100,14 +111,16 @@ fn proxies(sections: &[Section]) -> Vec<Proxy<'_>> {
             "defaults" => {
                 let above = from.cloned().unwrap_or_default();
                 last = over(&section.statements, &above);
-                last.extend(&section.statements);
+                let overruled = overruled(&section.statements);
+                last.extend(section.statements.iter().filter(|statement| !overruled.contains(&statement.line)));
                 if !matches!(header.word(1), "" | "from") {
                     named.insert(header.word(1), last.clone());
                 }
             }
             "frontend" | "backend" | "listen" => {
                 let inherited = over(&section.statements, from.unwrap_or(&last));
-                proxies.push(Proxy { header, own: &section.statements, inherited });
+                let overruled = overruled(&section.statements);
+                proxies.push(Proxy { header, own: &section.statements, inherited, overruled });
             }
             _ => {}
         }
@@ -125,12 +138,28 @@ fn over<'s>(own: &[Statement], above: &[&'s Statement]) -> Vec<&'s Statement> {
         .collect()
 }
 
-/// In which order lines are read: what pins first, as what else is said depends on it.
+/// The lines that a later one says anew: of such the last counts.
+fn overruled(own: &[Statement]) -> HashSet<usize> {
+    let is_single = |statement: &&Statement| {
+        let (word, _) = subject(statement);
+        matches!(
+            word,
+            "timeout" | "retries" | "retry-on" | "balance" | "mode" | "hash-type" | "maxconn" | "default_backend"
+        )
+    };
+    let mut seen = HashSet::new();
+    let later = own.iter().rev().filter(is_single).filter(|statement| !seen.insert(subject(statement)));
+    later.map(|statement| statement.line).collect()
+}
+
+/// In which order lines are read: addresses and what pins first, as what else is said depends on them. What
+/// answers by itself comes before what leads to a backend.
 fn rank(statement: &Statement) -> u8 {
     match statement.word(0) {
-        "cookie" | "appsession" => 0,
+        "bind" | "cookie" | "appsession" => 0,
         "stick" => 1,
         "stick-table" => 2,
+        "use_backend" | "default_backend" => 4,
         _ => 3,
     }
 }
@@ -149,7 +178,8 @@ fn subject(statement: &Statement) -> (&str, &str) {
 
 impl<'s> Proxy<'s> {
     fn all(&self) -> impl Iterator<Item = (&'s Statement, bool)> {
-        let own = self.own.iter().map(|statement| (statement, false));
+        let own = self.own.iter().filter(|statement| !self.overruled.contains(&statement.line));
+        let own = own.map(|statement| (statement, false));
         own.chain(self.inherited.iter().map(|statement| (*statement, true)))
     }
 
@@ -176,7 +206,9 @@ impl<'s> Proxy<'s> {
 
     /// Why the section has no equivalent as a whole.
     fn refusal(&self) -> Option<&'static str> {
-        let leads = |statement: &Statement| matches!(statement.word(0), "use_backend" | "default_backend");
+        let leads = |statement: &Statement| {
+            matches!(statement.word(0), "use_backend" | "default_backend") || rules::redirect(statement).is_some()
+        };
         match self.each("mode").next().map_or("http", |statement| statement.word(1)) {
             _ if self.own.iter().any(|statement| statement.word(0) == "disabled") => Some("it is disabled"),
             "http" if self.has_servers() || self.header.word(0) == "backend" => None,
@@ -190,18 +222,20 @@ impl<'s> Proxy<'s> {
     }
 }
 
-struct Reader {
+struct Reader<'r> {
+    globals: &'r Globals,
+    resolvers: &'r Resolvers,
     /// Section names and the names of their pools.
     pools: HashMap<String, String>,
     /// What became of the lines of defaults, by their numbers.
     inherited: HashMap<usize, Fate>,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn proxy(&mut self, proxy: &Proxy<'_>, pool: Option<&str>, out: &mut Output) {
         let acls = acl::Acls::read(proxy.each("acl"));
-        let mut back = pool.map(|name| Back::new(Pool::new(name), proxy, &acls));
-        let mut front = proxy.is_front().then(|| Front::new(proxy, &acls, &self.pools, out));
+        let mut back = pool.map(|name| Back::new(Pool::new(name), proxy, &acls, self.globals, self.resolvers));
+        let mut front = proxy.is_front().then(|| Front::new(proxy, &acls, &self.pools, self.globals, out));
         if let Some(front) = &mut front {
             front.header(out);
         }
@@ -230,11 +264,18 @@ impl Reader {
             };
             note(statement, fate, table);
         }
+        for statement in proxy.own.iter().filter(|statement| proxy.overruled.contains(&statement.line)) {
+            let table = match &mut back {
+                Some(back) => back.table(statement),
+                None => &mut out.unrouted,
+            };
+            note(statement, Fate::Needless("a later line of the section says it anew"), table);
+        }
         if let Some(front) = front {
             front.finish(pool, out);
         }
         let unused: Vec<_> = proxy.each("acl").filter(|statement| !acls.is_used(statement.word(1))).cloned().collect();
-        let mut pool = back.map(Back::finish);
+        let mut pool = back.map(|back| back.finish(out));
         let notes = pool.as_mut().map_or(&mut out.unrouted, |pool| &mut pool.main);
         for statement in unused {
             notes.lost(statement.line, &statement.text, acls.why_not(&statement));
@@ -244,13 +285,22 @@ impl Reader {
 
     /// Notes what nobody who inherits it kept.
     fn defaults(&self, statements: &[Statement], notes: &mut Table) {
+        let overruled = overruled(statements);
         for statement in statements {
-            let fate = match self.inherited.get(&statement.line) {
-                None => Fate::Needless("no section inherits it: there is none, or each says it anew"),
-                Some(Fate::Elsewhere) => known::fate(statement),
-                Some(fate) => fate.clone(),
+            let fate = match overruled.contains(&statement.line) {
+                true => Fate::Needless("a later line of the section says it anew"),
+                false => self.of_defaults(statement),
             };
             note(statement, fate, notes);
+        }
+    }
+
+    /// What became of a line of defaults.
+    fn of_defaults(&self, statement: &Statement) -> Fate {
+        match self.inherited.get(&statement.line) {
+            None => Fate::Needless("no section inherits it: there is none, or each says it anew"),
+            Some(Fate::Elsewhere) => known::fate(statement),
+            Some(fate) => fate.clone(),
         }
     }
 }

@@ -2,8 +2,12 @@
 //! Invariant: each directive is taken over, or noted; what is inherited is noted once.
 //! Must not know: how the output is written.
 
+mod guard;
 mod known;
+mod listen;
 mod location;
+mod pass;
+mod redirect;
 mod server;
 mod sticky;
 mod syntax;
@@ -12,21 +16,41 @@ mod upstream;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use self::guard::Guards;
+use self::listen::Demand;
 use self::syntax::Directive;
 use super::Broken;
 use super::output::Output;
 use super::pool::{Pool, WAIT};
+use super::secret;
+use super::speech::Speech;
 use super::toml::{Table, Value};
 use super::units;
 
 /// Directives that a location has from what it lies in, and that say something of its pool.
-const INHERITED: [&str; 6] = [
+const INHERITED: [&str; 22] = [
     "proxy_connect_timeout",
     "proxy_read_timeout",
     "proxy_send_timeout",
     "proxy_next_upstream",
     "proxy_next_upstream_tries",
     "proxy_next_upstream_timeout",
+    "grpc_connect_timeout",
+    "grpc_read_timeout",
+    "grpc_send_timeout",
+    "proxy_ssl_verify",
+    "proxy_ssl_trusted_certificate",
+    "proxy_ssl_name",
+    "proxy_ssl_server_name",
+    "proxy_ssl_certificate",
+    "proxy_ssl_certificate_key",
+    "grpc_ssl_verify",
+    "grpc_ssl_trusted_certificate",
+    "grpc_ssl_name",
+    "grpc_ssl_server_name",
+    "grpc_ssl_certificate",
+    "grpc_ssl_certificate_key",
+    "proxy_ssl_session_reuse",
 ];
 
 /// What holds at a place of the file: the innermost of each.
@@ -36,14 +60,26 @@ type Scope<'d> = HashMap<&'d str, &'d Directive>;
 struct Reader<'d> {
     /// The variables that `map` makes, what of, and where.
     maps: HashMap<&'d str, (&'d str, &'d Directive)>,
-    /// The lines of maps of which something was made.
+    /// The maps of which something was made.
     used_maps: HashSet<usize>,
-    /// Pools by the names of their upstreams, or by their addresses.
-    pools: HashMap<String, usize>,
+    /// What stands in `http`.
+    http: &'d [Directive],
+    /// What servers ask of clients that speak TLS, by address.
+    demands: Vec<(String, Demand)>,
+    /// Upstreams by name, and the pool of each.
+    upstreams: HashMap<&'d str, (&'d Directive, usize)>,
+    /// Who is asked for names.
+    resolvers: Vec<String>,
+    /// A name is asked for by them.
+    asks: bool,
+    /// Pools by the names of their upstreams, or by their addresses, and by how they are spoken to.
+    pools: HashMap<(String, Speech), usize>,
     made: Vec<Pool>,
     /// Inherited directives that a pool was told of.
     applied: HashSet<usize>,
-    /// Which of them, by their lines, and which pool.
+    /// What kept requests out of something that was taken over.
+    guarded: HashSet<usize>,
+    /// Which inherited ones, and which pool.
     told: HashSet<(usize, usize)>,
     /// The line of the first server, if it is for some hosts only.
     first: Option<usize>,
@@ -67,10 +103,16 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
     let mut reader = Reader {
         maps: HashMap::new(),
         used_maps: HashSet::new(),
+        http: &[],
+        demands: Vec::new(),
+        upstreams: HashMap::new(),
+        resolvers: Vec::new(),
+        asks: false,
         pools: HashMap::new(),
         made: Vec::new(),
         applied: HashSet::new(),
         told: HashSet::new(),
+        guarded: HashSet::new(),
         first: None,
         has_default: false,
         bodies: Vec::new(),
@@ -109,15 +151,19 @@ fn whole(directive: &Directive, why: &str, notes: &mut Table) {
 
 /// Notes all that stands in the braces of a directive that is noted.
 fn inside(directive: &Directive, line: usize, notes: &mut Table) {
+    let is_secret = secret::is_in(&directive.text);
     for each in directive.inside() {
-        notes.lost(each.line, &each.text, format!("belongs to line {line}"));
+        let text = if is_secret { "…" } else { &each.text };
+        notes.lost(each.line, text, format!("belongs to line {line}"));
         inside(each, line, notes);
     }
 }
 
 impl<'d> Reader<'d> {
     fn http(&mut self, http: &'d [Directive], out: &mut Output) {
+        self.http = http;
         let mut scope = Scope::new();
+        let mut guards = Guards::default();
         for directive in http {
             match directive.word(0) {
                 "map" => {
@@ -125,27 +171,36 @@ impl<'d> Reader<'d> {
                 }
                 "upstream" => {
                     let pool = Pool::new(&out.pool_name(directive.word(1)));
-                    self.pools.insert(directive.word(1).to_owned(), self.made.len());
+                    self.upstreams.insert(directive.word(1), (directive, self.made.len()));
                     self.made.push(pool);
                 }
                 word if INHERITED.contains(&word) => {
                     scope.insert(word, directive);
                 }
+                "server" if directive.block.is_some() => self.demands.extend(listen::demands(directive, http)),
+                "resolver" => self.resolvers.extend(upstream::resolvers(directive)),
                 _ => {}
             }
         }
+        guards.read(http);
         for directive in http {
             match directive.word(0) {
                 "map" => {}
-                "upstream" => self.upstream(directive),
-                "server" if directive.block.is_some() => self.server(directive, &scope, out),
+                "upstream" => {
+                    if let Some((_, index)) = self.upstreams.get(directive.word(1)).copied() {
+                        self.upstream(directive, index);
+                    }
+                }
+                "server" if directive.block.is_some() => self.server(directive, &scope, &guards, out),
+                "resolver" => {}
+                word if listen::OF_LISTENERS.contains(&word) || guard::belongs(word) => {}
                 word if INHERITED.contains(&word) => {}
                 _ if self.of_clients(directive, out) => {}
                 _ => known::note(directive, &mut out.top),
             }
         }
         for directive in http.iter().filter(|each| each.word(0) == "map") {
-            if !self.used_maps.contains(&directive.line) {
+            if !self.used_maps.contains(&directive.at) {
                 whole(directive, "there are no variables", &mut out.top);
                 continue;
             }
@@ -155,11 +210,17 @@ impl<'d> Reader<'d> {
             }
         }
         self.unapplied(scope.values().copied(), &mut out.top);
+        for directive in http.iter().filter(|each| each.word(0) == "resolver" && !self.asks) {
+            known::note(directive, &mut out.top);
+        }
+        for directive in http.iter().filter(|each| guard::belongs(each.word(0)) && !self.guarded.contains(&each.at)) {
+            known::note(directive, &mut out.top);
+        }
     }
 
     /// Notes what is inherited by no location that passes requests on.
     fn unapplied(&self, directives: impl Iterator<Item = &'d Directive>, notes: &mut Table) {
-        let mut unapplied: Vec<_> = directives.filter(|each| !self.applied.contains(&each.line)).collect();
+        let mut unapplied: Vec<_> = directives.filter(|each| !self.applied.contains(&each.at)).collect();
         unapplied.sort_by_key(|each| each.line);
         for directive in unapplied {
             notes.lost(directive.line, &directive.text, "it holds for no `proxy_pass` that was taken over");
@@ -203,6 +264,15 @@ impl<'d> Reader<'d> {
             out.limits.lost(*line, text, "there is one `body_bytes` for all here: the largest");
         }
     }
+}
+
+/// What holds in a block that lies in `above`.
+fn scoped<'d>(block: &'d Directive, above: &Scope<'d>) -> Scope<'d> {
+    let mut scope = above.clone();
+    for directive in block.inside().iter().filter(|each| INHERITED.contains(&each.word(0))) {
+        scope.insert(directive.word(0), directive);
+    }
+    scope
 }
 
 /// A duration, which counts in seconds if it has no unit.

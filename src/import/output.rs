@@ -2,13 +2,19 @@
 //! Invariant: names and routes are unique, whatever the source says.
 //! Must not know: how a source is read.
 
+mod apart;
+mod guard;
+mod head;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
 
+pub(super) use self::guard::{Guard, Place};
+use super::listener::Listener;
 use super::names::{Names, named};
 use super::pool::Pool;
-use super::toml::{Table, Value, comment};
+use super::route::{Goal, Request, Route};
+use super::toml::Table;
 use super::{Format, Imported};
 
 /// A configuration in the making.
@@ -23,8 +29,14 @@ pub(super) struct Output {
     pub(super) clients: Table,
     fronts: Vec<Front>,
     listeners: Vec<Listener>,
-    by_address: HashMap<SocketAddr, usize>,
+    by_address: HashMap<String, usize>,
+    /// A listener could not be taken over: none is invented in its place.
+    has_lost_listeners: bool,
     routes: Vec<Route>,
+    /// By front, and what requests it is for.
+    taken: HashMap<(usize, Option<bool>, String, String), usize>,
+    guards: Vec<Guard>,
+    strips: Vec<Strip>,
     /// What is said of requests that no route is for.
     pub(super) unrouted: Table,
     pub(super) pools: Vec<Pool>,
@@ -36,29 +48,19 @@ pub(super) struct Output {
 
 /// What listens on addresses of its own.
 struct Front {
+    /// 0 if it stands nowhere.
     line: usize,
     text: String,
     /// What its listeners are called where routes have to name them.
     name: String,
-    /// Path and host, empty for every host, and the pool that they lead to.
-    taken: HashMap<(String, String), String>,
-    /// It led elsewhere than the main one.
-    is_apart: bool,
 }
 
-struct Listener {
-    front: usize,
-    table: Table,
-    is_off: bool,
-}
-
-struct Route {
-    front: usize,
-    hosts: Vec<String>,
-    prefix: String,
+/// A beginning of paths that a pool doesn't see.
+struct Strip {
     pool: String,
-    table: Table,
-    is_off: bool,
+    prefix: String,
+    line: usize,
+    text: String,
 }
 
 impl Output {
@@ -73,7 +75,11 @@ impl Output {
             fronts: Vec::new(),
             listeners: Vec::new(),
             by_address: HashMap::new(),
+            has_lost_listeners: false,
             routes: Vec::new(),
+            taken: HashMap::new(),
+            guards: Vec::new(),
+            strips: Vec::new(),
             unrouted: Table::default(),
             pools: Vec::new(),
             rest: Table::default(),
@@ -89,78 +95,122 @@ impl Output {
 
     /// Begins what listens on addresses of its own, called `name`; a number that names it.
     pub(super) fn front(&mut self, line: usize, text: &str, name: &str) -> usize {
-        let name = named(name, "listener");
-        self.fronts.push(Front { line, text: text.into(), name, taken: HashMap::new(), is_apart: false });
+        self.fronts.push(Front { line, text: text.into(), name: named(name, "listener") });
         self.fronts.len() - 1
     }
 
     /// What listens on an address already.
-    pub(super) fn front_at(&self, address: &SocketAddr) -> Option<usize> {
+    pub(super) fn front_at(&self, address: &str) -> Option<usize> {
         self.by_address.get(address).map(|index| self.listeners[*index].front)
     }
 
-    /// A listener; its table, for what is to be said of it. One address is one listener.
-    pub(super) fn listener(&mut self, front: usize, address: SocketAddr, is_off: bool) -> &mut Table {
+    /// The listener at an address, which is made if there is none yet.
+    pub(super) fn listener(&mut self, front: usize, address: &str) -> &mut Listener {
         let next = self.listeners.len();
-        let index = *self.by_address.entry(address).or_insert(next);
+        let index = *self.by_address.entry(address.to_owned()).or_insert(next);
         if index == next {
-            let mut table = Table::default();
-            table.set("address", Value::text(&address.to_string()));
-            self.listeners.push(Listener { front, table, is_off });
+            self.listeners.push(Listener::new(front, address));
         }
-        let listener = &mut self.listeners[index];
-        listener.is_off &= is_off;
-        &mut listener.table
+        &mut self.listeners[index]
     }
 
-    /// A route, as `line` wants it. Hosts that have such a route already are left out.
+    /// A listener that can't be written down.
+    pub(super) fn lost_listener(&mut self, line: usize, text: &str, why: impl Into<String>) {
+        self.has_lost_listeners = true;
+        self.clients.lost(line, text, why);
+    }
+
+    /// Whether clients of a front speak TLS, where all of them do alike.
+    pub(super) fn is_secure(&self, front: usize) -> Option<bool> {
+        let mut all = self.listeners.iter().filter(|listener| listener.front == front).map(Listener::is_secure);
+        let first = all.next()?;
+        all.all(|other| other == first).then_some(first)
+    }
+
+    /// A route from these fronts, as `line` wants it. Requests that have a route already are left out. The
+    /// routes that such requests have now, if they lead there.
     pub(super) fn route(
         &mut self,
-        front: usize,
-        hosts: Vec<String>,
-        prefix: &str,
-        pool: &str,
+        fronts: &[usize],
+        request: &Request,
+        goal: &Goal,
         line: usize,
         text: &str,
-    ) {
-        let every_host = hosts.is_empty();
-        let wanted = if every_host { vec![String::new()] } else { hosts };
-        let mut other = None;
-        let mut free = Vec::new();
-        for host in wanted {
-            match self.fronts[front].taken.entry((prefix.to_owned(), host)) {
-                Entry::Occupied(taken) => other = Some(taken.get().clone()).filter(|taken| taken != pool),
-                Entry::Vacant(place) => {
-                    free.push(place.key().1.clone());
-                    place.insert(pool.to_owned());
+    ) -> Vec<usize> {
+        let every_host = [String::new()];
+        let wanted = if request.hosts.is_empty() { &every_host[..] } else { &request.hosts[..] };
+        let mut ids: Vec<usize> = Vec::new();
+        // Fronts that want the same hosts share a route.
+        let mut made: HashMap<Vec<String>, usize> = HashMap::new();
+        let mut told = HashSet::new();
+        for front in fronts {
+            let key = |host: &String| (*front, request.secure, request.prefix.clone(), host.clone());
+            let mut free = Vec::new();
+            for host in wanted {
+                match self.taken.get(&key(host)) {
+                    Some(other) if self.routes[*other].goal == *goal => ids.push(*other),
+                    Some(other) => {
+                        let shown = self.routes[*other].goal.shown();
+                        if told.insert(shown.clone()) {
+                            self.unrouted.lost(line, text, format!("such requests go to {shown} already"));
+                        }
+                    }
+                    None if !free.contains(host) => free.push(host.clone()),
+                    None => {}
                 }
             }
+            if free.is_empty() {
+                continue;
+            }
+            let next = self.routes.len();
+            let id = match made.entry(free.clone()) {
+                Entry::Occupied(made) => *made.get(),
+                Entry::Vacant(place) => *place.insert(next),
+            };
+            self.taken.extend(free.iter().map(|host| (key(host), id)));
+            if id < next {
+                self.routes[id].fronts.push(*front);
+                continue;
+            }
+            let hosts = if request.hosts.is_empty() { Vec::new() } else { free };
+            let mut route = Route::new(Request { hosts, ..request.clone() }, goal.clone(), vec![*front]);
+            let prefix = &request.prefix;
+            if prefix != "/" && !std::mem::replace(&mut self.says_segments, true) {
+                route
+                    .table
+                    .remark(format!("a path_prefix is of whole segments: {prefix} and {prefix}/x, not {prefix}x"));
+            }
+            self.routes.push(route);
+            ids.push(id);
         }
-        if let Some(other) = other {
-            self.unrouted.lost(line, text, format!("such requests go to the pool {other} already"));
-        }
-        if free.is_empty() {
-            return;
-        }
-        let mut table = Table::default();
-        if every_host {
-            free.clear();
-        } else {
-            table.set("hosts", Value::list(free.iter().map(String::as_str)));
-        }
-        if prefix != "/" {
-            table.set("path_prefix", Value::text(prefix));
-        }
-        table.set("pool", Value::text(pool));
-        if prefix != "/" && !std::mem::replace(&mut self.says_segments, true) {
-            table.remark(format!("a path_prefix is of whole segments: {prefix} and {prefix}/x, not {prefix}x"));
-        }
-        self.routes.push(Route { front, hosts: free, prefix: prefix.into(), pool: pool.into(), table, is_off: false });
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
-    /// The table of the route that was added last.
-    pub(super) fn last_route(&mut self) -> &mut Table {
-        self.routes.last_mut().map_or(&mut self.unrouted, |route| &mut route.table)
+    /// Where requests go from a front that are for exactly this host and path.
+    pub(super) fn goal_of(&self, front: usize, request: &Request) -> Option<Goal> {
+        let host = request.hosts.first().cloned().unwrap_or_default();
+        let id = self.taken.get(&(front, request.secure, request.prefix.clone(), host))?;
+        self.routes.get(*id).map(|route| route.goal.clone())
+    }
+
+    /// Where what belongs to routes is noted: at the first of them.
+    pub(super) fn notes(&mut self, ids: &[usize]) -> &mut Table {
+        match ids.first().and_then(|id| self.routes.get_mut(*id)) {
+            Some(route) => &mut route.table,
+            None => &mut self.unrouted,
+        }
+    }
+
+    /// What kept requests out there, and is not done here.
+    pub(super) fn guard(&mut self, guard: Guard) {
+        self.guards.push(guard);
+    }
+
+    /// A pool does not see a beginning of paths.
+    pub(super) fn strip(&mut self, pool: &str, prefix: &str, line: usize, text: &str) {
+        self.strips.push(Strip { pool: pool.into(), prefix: prefix.into(), line, text: text.into() });
     }
 
     /// Writes it all.
@@ -174,7 +224,7 @@ impl Output {
         self.server.write("[server]", false, &mut text);
         self.limits.write("[server.limits]", false, &mut text);
         for listener in &self.listeners {
-            listener.table.write("[[listeners]]", listener.is_off, &mut text);
+            listener.write(&mut text);
         }
         self.clients.write("", false, &mut text);
         for route in &self.routes {
@@ -186,261 +236,132 @@ impl Output {
         }
         self.rest.write("", false, &mut text);
         let lost: BTreeSet<usize> = self.tables().flat_map(Table::lost_lines).collect();
-        Imported { text, lost: lost.len(), guards }
+        Imported { text, lost: lost.len(), guards, answers: self.answers(&unreached) }
     }
 
     /// Settles what depends on the whole; the pools that no request gets to.
     fn complete(&mut self) -> HashSet<String> {
-        self.keep_apart();
-        let unreached = self.unreached();
-        if self.listeners.iter().all(|listener| listener.is_off) {
-            let mut table = Table::default();
-            table.set("address", Value::text("127.0.0.1:8080"));
-            table.remark(format!("{} says of no address that could be taken over: write yours", self.source));
-            self.listeners.push(Listener { front: 0, table, is_off: false });
-        }
-        // The only pool gets every request without being told.
-        if let ([route], [_]) = (&self.routes[..], &self.pools[..])
-            && route.hosts.is_empty()
-            && route.prefix == "/"
-            && route.table.is_plain()
-        {
-            self.routes.clear();
-        }
+        self.strip_paths();
+        self.merge();
+        self.keep_out();
+        self.open();
         let mut cookies = Names::default();
         for pool in &mut self.pools {
             pool.complete(&mut cookies);
         }
+        let unreached = self.unreached();
+        // The only pool gets every request without being told.
+        if let ([route], [_]) = (&self.routes[..], &self.pools[..])
+            && route.request.is_everything()
+            && route.table.is_plain()
+            && !route.is_off
+            && matches!(&route.goal, Goal::Pool { strip: None, add: None, .. })
+            && route.table.get("listeners").is_none()
+        {
+            self.routes.clear();
+        }
         unreached
     }
 
-    /// The pools that no route leads to, if there are any routes.
+    /// Takes beginnings of paths out of what pools see that are not to see them.
+    fn strip_paths(&mut self) {
+        for Strip { pool, prefix, line, text } in std::mem::take(&mut self.strips) {
+            let mut found = false;
+            for id in 0..self.routes.len() {
+                let Goal::Pool { name, strip: None, add } = self.routes[id].goal.clone() else { continue };
+                let request = self.routes[id].request.clone();
+                if name != pool {
+                    continue;
+                }
+                let goal = Goal::Pool { name, strip: Some(prefix.clone()), add };
+                if super::rule::is_below(&request.prefix, &prefix) {
+                    let fronts = std::mem::take(&mut self.routes[id].fronts);
+                    let old = std::mem::replace(&mut self.routes[id], Route::new(request, goal, fronts));
+                    self.routes[id].table.append(old.table);
+                    found = true;
+                } else if super::rule::is_below(&prefix, &request.prefix) {
+                    let fronts = self.routes[id].fronts.clone();
+                    let below = Request { prefix: prefix.clone(), ..request };
+                    found |= !self.route(&fronts, &below, &goal, line, &text).is_empty();
+                }
+            }
+            if !found {
+                self.unrouted.lost(line, &text, format!("no route to the pool {pool} is for {prefix}"));
+            }
+        }
+    }
+
+    /// Makes one route of those that are alike from several fronts.
+    fn merge(&mut self) {
+        let mut kept: Vec<Route> = Vec::new();
+        // By what is compared cheaply: there may be thousands.
+        let mut known: HashMap<(String, Vec<String>), Vec<usize>> = HashMap::new();
+        let mut places = Vec::new();
+        for route in std::mem::take(&mut self.routes) {
+            let alike = known.entry((route.request.prefix.clone(), route.request.hosts.clone())).or_default();
+            let is_alike = |at: &&usize| {
+                let other = &kept[**at];
+                other.request == route.request && other.goal == route.goal && other.table.says_the_same(&route.table)
+            };
+            match alike.iter().find(is_alike).copied() {
+                Some(at) => {
+                    let free: Vec<_> =
+                        route.fronts.into_iter().filter(|front| !kept[at].fronts.contains(front)).collect();
+                    kept[at].fronts.extend(free);
+                    kept[at].table.append(route.table);
+                    places.push(at);
+                }
+                None => {
+                    alike.push(kept.len());
+                    places.push(kept.len());
+                    kept.push(route);
+                }
+            }
+        }
+        self.routes = kept;
+        for guard in &mut self.guards {
+            guard.moved(&places);
+        }
+    }
+
+    /// The pools that no request gets to.
     fn unreached(&mut self) -> HashSet<String> {
-        let reached: HashSet<&str> =
-            self.routes.iter().filter(|route| !route.is_off).map(|route| route.pool.as_str()).collect();
-        let unreached = self.pools.iter_mut().filter(|pool| !reached.is_empty() && !reached.contains(pool.name()));
+        let live = self.routes.iter().filter(|route| !route.is_off);
+        let reached: HashSet<&str> = live.filter_map(Route::pool).collect();
+        let is_sole = self.routes.is_empty();
+        let unreached =
+            self.pools.iter_mut().filter(|pool| pool.is_kept || (!is_sole && !reached.contains(pool.name())));
         let names = unreached.map(|pool| {
-            pool.main.remark("no route leads here, so that this pool is switched off");
+            if !pool.is_kept {
+                pool.main.remark("no route leads here, so that this pool is switched off");
+            }
             pool.name().to_owned()
         });
         names.collect()
     }
 
-    /// Nothing can be reached where it could not be reached: what listened on addresses of its own and led
-    /// elsewhere than the main one gets routes of its own, which are tied to its listeners. Where those are
-    /// switched off, so are the routes.
-    fn keep_apart(&mut self) {
-        let live: HashSet<usize> =
-            self.listeners.iter().filter(|listener| !listener.is_off).map(|listener| listener.front).collect();
-        let first = self.listeners.iter().find(|listener| !listener.is_off).map(|listener| listener.front);
-        let Some(main) = first.or_else(|| self.routes.first().map(|route| route.front)) else { return };
-        let mut taken = std::mem::take(&mut self.fronts[main].taken);
-        let pools = |taken: &HashMap<_, String>| taken.values().cloned().collect::<BTreeSet<String>>();
-        let mains = taken.clone();
-        for (index, front) in self.fronts.iter_mut().enumerate().filter(|(index, _)| *index != main) {
-            let fits = match live.contains(&index) {
-                true => front.taken == mains,
-                // It listens nowhere: what it has is at the main one's addresses, or nowhere.
-                false => {
-                    let is_free = |(request, pool): (_, &String)| taken.get(request).is_none_or(|other| other == pool);
-                    front.taken.iter().all(is_free) && pools(&front.taken) == pools(&mains)
-                }
-            };
-            if fits {
-                // What the main one has already is not said again.
-                front.taken.retain(|request, _| !taken.contains_key(request));
-                taken.extend(front.taken.clone());
-            } else {
-                front.is_apart = true;
-            }
-        }
-        self.fronts[main].taken = taken;
-        self.merge(main);
-        if live.iter().any(|front| self.fronts[*front].is_apart) {
-            self.tie(&live);
-        }
-        self.switch_off(main, &live);
-    }
-
-    /// Ties routes to the listeners of their fronts, or of all fronts that lead where the main one does.
-    fn tie(&mut self, live: &HashSet<usize>) {
-        let mut names = Names::default();
-        let mut by_front: HashMap<Option<usize>, Vec<String>> = HashMap::new();
-        let group = |fronts: &[Front], front: usize| fronts[front].is_apart.then_some(front);
-        for listener in self.listeners.iter_mut().filter(|listener| !listener.is_off) {
-            let name = names.take(&self.fronts[listener.front].name);
-            listener.table.set("name", Value::text(&name));
-            by_front.entry(group(&self.fronts, listener.front)).or_default().push(name);
-        }
-        for route in &mut self.routes {
-            let of = group(&self.fronts, route.front).filter(|front| live.contains(front));
-            let is_off = self.fronts[route.front].is_apart && of.is_none();
-            if let Some(names) = by_front.get(&of).filter(|_| !is_off) {
-                route.table.set("listeners", Value::list(names.iter().map(String::as_str)));
-            }
-        }
-    }
-
-    /// Leaves of the routes of other fronts what the main one has not.
-    fn merge(&mut self, main: usize) {
-        let fronts = &self.fronts;
-        self.routes.retain_mut(|route| {
-            let front = &fronts[route.front];
-            let is_own = |host: &str| front.taken.contains_key(&(route.prefix.clone(), host.to_owned()));
-            if route.front == main || front.is_apart {
-                return true;
-            }
-            if route.hosts.is_empty() {
-                return is_own("");
-            }
-            let own: Vec<_> = route.hosts.iter().filter(|host| is_own(host)).map(String::as_str).collect();
-            route.table.set("hosts", Value::list(own.iter().copied()));
-            !own.is_empty()
-        });
-    }
-
-    fn switch_off(&mut self, main: usize, live: &HashSet<usize>) {
-        let why = format!(
-            "it had addresses of its own, which are switched off, and led elsewhere than {} (line {}), so that its routes are, too: name its listeners in their `listeners` when you take the # away",
-            self.fronts[main].text, self.fronts[main].line
-        );
-        let listeners = self.listeners.iter_mut().map(|each| (each.front, &mut each.is_off, &mut each.table));
-        let routes = self.routes.iter_mut().map(|each| (each.front, &mut each.is_off, &mut each.table));
-        let mut told = HashSet::new();
-        let is_out = |front: usize| self.fronts[front].is_apart && !live.contains(&front);
-        for (front, is_off, table) in listeners.chain(routes).filter(|(front, ..)| is_out(*front)) {
-            *is_off = true;
-            if told.insert(front) {
-                table.lost(self.fronts[front].line, &self.fronts[front].text, why.clone());
-            }
-        }
-    }
-
-    /// The route that was added last kept clients out in a way that routes have not.
-    pub(super) fn guard_last_route(&mut self, line: usize, text: &str, why: &str) {
-        if let Some(route) = self.routes.last_mut() {
-            route.is_off = true;
-            route.table.lost(line, text, why);
-        }
-    }
-
-    /// How many routes there are.
-    pub(super) fn routes(&self) -> usize {
-        self.routes.len()
-    }
-
-    fn head(&self, guards: &[usize], text: &mut String) {
-        let product = self.format.product();
-        comment(
-            text,
-            &format!(
-                "Made of {} by `linchpin import`. A line of it that has no equivalent stands here as a",
-                self.source
-            ),
-        );
-        comment(text, "comment, with its number. Read them, then run: linchpin check -c FILE");
-        if self.pools.iter().any(Pool::pins) {
-            text.push_str("#\n");
-            comment(
-                text,
-                &format!(
-                    "Clients bring the cookies that {product} gave them. Linchpin opens none but those it sealed itself,"
-                ),
-            );
-            comment(
-                text,
-                "so that each client gets a new pin with its first request, and maybe another backend, once.",
-            );
-        }
-        if let Some((first, rest)) = guards.split_first() {
-            text.push_str("#\n");
-            let lines = rest.iter().fold(first.to_string(), |lines, line| format!("{lines}, {line}"));
-            comment(
-                text,
-                &format!(
-                    "Requests were kept out or held back by what stands in line {lines} of {}. Nothing does that here:",
-                    self.source
-                ),
-            );
-            comment(text, "let the application do it, or something before Linchpin.");
-        }
-        if self.pools.iter().any(Pool::seals) {
-            text.push_str(
-                "\n# Without a key, pins end with the process. Make one with: linchpin keygen -o linchpin.key\n",
-            );
-            text.push_str("#[[keys]]\n#id = \"1\"\n#file = \"linchpin.key\"\n");
-        }
+    /// Whether some request gets an answer of a backend, or is sent elsewhere.
+    fn answers(&self, unreached: &HashSet<String>) -> bool {
+        let can_serve = |name: &str| self.pools.iter().any(|pool| pool.name() == name && pool.can_serve());
+        let is_tls = self.listeners.iter().any(|listener| !listener.is_off() && listener.is_secure());
+        let leads = |route: &Route| match &route.goal {
+            Goal::Pool { name, .. } => can_serve(name),
+            Goal::Redirect(redirect) => redirect.host.is_some() || redirect.scheme == Some("https") && is_tls,
+        };
+        let is_open = self.listeners.iter().any(|listener| !listener.is_off());
+        let sole = || {
+            self.routes.is_empty() && self.pools.iter().any(|pool| !unreached.contains(pool.name()) && pool.can_serve())
+        };
+        is_open && (self.routes.iter().any(|route| !route.is_off && leads(route)) || sole())
     }
 
     fn tables(&self) -> impl Iterator<Item = &Table> {
         let tables = [&self.top, &self.server, &self.limits, &self.clients, &self.unrouted, &self.rest].into_iter();
-        let tables = tables.chain(self.listeners.iter().map(|listener| &listener.table));
+        let tables = tables.chain(self.listeners.iter().flat_map(Listener::tables));
         let tables = tables.chain(self.routes.iter().map(|route| &route.table));
         tables.chain(self.pools.iter().flat_map(Pool::tables))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hosts(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    #[test]
-    fn a_host_and_path_has_one_route() {
-        let mut output = Output::new("x", Format::Nginx);
-        let front = output.front(1, "x", "x");
-        output.route(front, hosts(&["a", "b"]), "/", "one", 1, "");
-        output.route(front, hosts(&["b", "c"]), "/", "two", 2, "");
-        output.route(front, hosts(&["c"]), "/", "three", 3, "");
-        output.route(front, vec![], "/", "four", 4, "");
-        output.route(front, vec![], "/", "four", 5, "");
-        output.route(front, vec![], "/x", "five", 6, "");
-        let routes: Vec<_> = output.routes.iter().map(|route| route.hosts.join(" ") + &route.prefix).collect();
-        assert_eq!(routes, ["a b/", "c/", "/", "/x"]);
-        assert_eq!(output.unrouted.lost_lines().collect::<Vec<_>>(), [2, 3]);
-    }
-
-    /// A port, whether it is off, and hosts with their pools.
-    type Given<'g> = (u16, bool, &'g [(&'g str, &'g str)]);
-
-    /// Whether each listener is off; the same of each route, and what it is tied to.
-    fn apart(fronts: &[Given<'_>]) -> (Vec<bool>, Vec<(bool, String)>) {
-        let mut output = Output::new("x", Format::Nginx);
-        for (port, is_off, routes) in fronts {
-            let number = output.front(usize::from(*port), "front", "web");
-            output.listener(number, SocketAddr::from(([0, 0, 0, 0], *port)), *is_off);
-            for (host, pool) in *routes {
-                output.route(number, hosts(&[*host]), "/", pool, 1, "");
-            }
-        }
-        output.keep_apart();
-        let listeners = |route: &Route| route.table.get("listeners").map_or("", Value::as_str).to_owned();
-        (
-            output.listeners.iter().map(|listener| listener.is_off).collect(),
-            output.routes.iter().map(|route| (route.is_off, listeners(route))).collect(),
-        )
-    }
-
-    #[test]
-    fn what_leads_elsewhere_at_an_address_of_its_own_is_tied_to_it() {
-        let (listeners, routes) =
-            apart(&[(80, false, &[("a", "web")]), (81, false, &[("a", "web")]), (9000, false, &[("a", "intern")])]);
-        assert_eq!(listeners, [false, false, false]);
-        assert_eq!(routes, [(false, "[\"web\", \"web-2\"]".into()), (false, "[\"web-3\"]".into())]);
-        // A host that was not there is not there, though its pool is.
-        let (_, routes) = apart(&[(80, false, &[("a", "web")]), (81, false, &[("a", "web"), ("b", "web")])]);
-        assert_eq!(routes[0].1, "[\"web\"]");
-        assert!(routes[1..].iter().all(|route| *route == (false, "[\"web-2\"]".into())), "{routes:?}");
-    }
-
-    #[test]
-    fn what_leads_elsewhere_and_listens_nowhere_is_switched_off() {
-        let (listeners, routes) =
-            apart(&[(80, false, &[("a", "web")]), (443, true, &[("a", "web")]), (9000, true, &[("a", "intern")])]);
-        assert_eq!(listeners, [false, true, true]);
-        assert_eq!(routes, [(false, String::new()), (true, String::new())]);
-    }
-}
+mod tests;

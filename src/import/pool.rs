@@ -2,15 +2,17 @@
 //! Invariant: what is one for the whole pool is set once; who wants it otherwise is told.
 //! Must not know: how a source says it.
 
+mod backend;
 mod cookie;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+pub(super) use self::backend::Backend;
 pub(super) use self::cookie::Cookie;
 use super::names::{Names, named};
+use super::speech::Speech;
 use super::toml::{Table, Value};
 use super::units::Address;
 
@@ -50,11 +52,17 @@ pub(super) struct Pool {
     pub(super) retry: Table,
     pub(super) timeouts: Table,
     pub(super) upstream: Table,
+    tls: Table,
+    /// How its backends are spoken to, once it is known.
+    speech: Option<Speech>,
     connect: Option<Duration>,
     response: Option<Duration>,
     backends: Vec<Backend>,
     names: Names,
-    addresses: HashMap<SocketAddr, String>,
+    addresses: HashMap<Address, String>,
+    ports: Vec<u16>,
+    /// Nobody gets to it: it lost what kept requests out.
+    pub(super) is_kept: bool,
 }
 
 /// What keeps a client with its backend.
@@ -93,14 +101,6 @@ pub(super) enum By {
     Query(String),
 }
 
-struct Backend {
-    name: String,
-    /// What the application calls it, and the line that says so.
-    route: Option<(usize, String)>,
-    table: Table,
-    is_off: bool,
-}
-
 impl Pool {
     /// A pool without backends, by a name that is unique.
     pub(super) fn new(name: &str) -> Pool {
@@ -124,11 +124,15 @@ impl Pool {
             retry: Table::default(),
             timeouts: Table::default(),
             upstream: Table::default(),
+            tls: Table::default(),
+            speech: None,
             connect: None,
             response: None,
             backends: Vec::new(),
             names: Names::default(),
             addresses: HashMap::new(),
+            ports: Vec::new(),
+            is_kept: false,
         }
     }
 
@@ -136,40 +140,39 @@ impl Pool {
         &self.name
     }
 
-    /// Adds a backend; its table, for what else is to be said of it. One that can't be connected
-    /// to stands there switched off.
-    pub(super) fn backend(&mut self, wanted: &str, address: &Address, line: usize, text: &str) -> &mut Table {
+    /// Adds a backend. One that can't be connected to stands there switched off.
+    pub(super) fn backend(&mut self, wanted: &str, address: &Address, line: usize, text: &str) -> &mut Backend {
         let name = self.names.take(&named(wanted, "backend"));
-        let mut table = Table::default();
-        table.set("name", Value::text(&name));
-        let mut is_off = true;
-        match address {
-            Address::Socket(socket) => {
-                table.set("address", Value::text(&socket.to_string()));
-                if let Some(other) = self.addresses.get(socket) {
-                    table.lost(
-                        line,
-                        text,
-                        format!("backend {other} has this address already: one server is one backend"),
-                    );
-                } else {
-                    self.addresses.insert(*socket, name.clone());
-                    is_off = false;
-                }
-            }
-            Address::Name(host, port) => {
-                table.set("address", Value::text(&format!("IP:{port}")));
-                let why = format!("names are not looked up: write the IP address of {host}, and take the # away");
-                table.lost(line, text, why);
-            }
-            Address::Other => {
-                table.set("address", Value::text("IP:PORT"));
-                table.lost(line, text, "a backend has an IP address and a port: write them, and take the # away");
-            }
+        let mut backend = Backend::new(&name, address, line, text);
+        if let Some(other) = self.addresses.get(address) {
+            let why = format!("backend {other} has this address already: one server is one backend");
+            backend.switch_off(line, text, why);
+        } else if *address != Address::Other {
+            self.addresses.insert(address.clone(), name);
         }
-        self.backends.push(Backend { name, route: None, table, is_off });
+        match address {
+            Address::Socket(socket) => self.ports.push(socket.port()),
+            Address::Name(_, port) => self.ports.push(*port),
+            Address::Unix(_) | Address::Service(_) | Address::Other => {}
+        }
+        self.backends.push(backend);
         let last = self.backends.len() - 1;
-        &mut self.backends[last].table
+        &mut self.backends[last]
+    }
+
+    /// Whether its backends are spoken to in this way: in the first that is said.
+    pub(super) fn speaks(&mut self, speech: &Speech) -> bool {
+        self.speech.get_or_insert_with(|| speech.clone()) == speech
+    }
+
+    /// The ports of its backends.
+    pub(super) fn ports(&self) -> &[u16] {
+        &self.ports
+    }
+
+    /// Whether a request may be sent to any of its backends.
+    pub(super) fn can_serve(&self) -> bool {
+        self.backends.iter().any(Backend::can_serve)
     }
 
     /// What the application calls the backend that was added last.
@@ -230,6 +233,7 @@ impl Pool {
     /// Writes down what was only known at the end. `cookies` are those of the other pools.
     pub(super) fn complete(&mut self, cookies: &mut Names) {
         self.complete_timeouts();
+        self.complete_speech();
         if matches!(self.pinning, Some(Pinning::Route { .. })) {
             self.complete_routes();
         }
@@ -278,7 +282,7 @@ impl Pool {
     /// Each backend has a route of its own, in which there is no separator: its name, if that will do.
     fn complete_routes(&mut self) {
         let mut routes = Names::default();
-        for backend in &mut self.backends {
+        for backend in self.backends.iter_mut().filter(|backend| !backend.is_found()) {
             let wanted = backend.route.as_ref().map_or(&backend.name, |(_, route)| route);
             let plain = named(wanted, "backend").replace('.', "-");
             let route = routes.take(&plain);
@@ -291,6 +295,21 @@ impl Pool {
             }
             if route != backend.name {
                 backend.table.set("route", Value::text(&route));
+            }
+        }
+    }
+
+    /// Writes how backends are spoken to; a socket has no name that a certificate could be for.
+    fn complete_speech(&mut self) {
+        let Some(speech) = &self.speech else { return };
+        speech.write(&mut self.upstream, &mut self.tls);
+        if speech.tls.as_ref().is_some_and(|tls| tls.verify && tls.server_name.is_none()) {
+            let sockets = self.addresses.iter().filter(|(address, _)| matches!(address, Address::Unix(_)));
+            let sockets: Vec<_> = sockets.map(|(_, name)| name.clone()).collect();
+            for backend in self.backends.iter_mut().filter(|backend| sockets.contains(&backend.name)) {
+                backend.leave(
+                    "write `server_name` into [pools.upstream.tls]: a socket has no name that a certificate is for",
+                );
             }
         }
     }
@@ -319,6 +338,7 @@ impl Pool {
             ("[pools.retry]", &self.retry),
             ("[pools.timeouts]", &self.timeouts),
             ("[pools.upstream]", &self.upstream),
+            ("[pools.upstream.tls]", &self.tls),
         ]
         .into_iter()
     }
@@ -330,7 +350,7 @@ impl Pool {
             table.write(header, is_off, text);
         }
         for backend in &self.backends {
-            backend.table.write("[[pools.backends]]", is_off || backend.is_off, text);
+            backend.write(is_off, text);
         }
     }
 }
@@ -346,6 +366,8 @@ pub(super) fn name_of(address: &Address, text: &str) -> String {
         Address::Socket(socket) => socket.to_string().replace(['[', ']'], ""),
         Address::Name(host, 80) => host.clone(),
         Address::Name(host, port) => format!("{host}-{port}"),
+        Address::Unix(path) => path.rsplit('/').next().unwrap_or_default().trim_end_matches(".sock").to_owned(),
+        Address::Service(host) => host.clone(),
         Address::Other => text.to_owned(),
     }
 }

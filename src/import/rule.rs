@@ -2,6 +2,8 @@
 //! Invariant: a condition that routes can't say exactly, but for whole segments of paths, is none.
 //! Must not know: how a source writes its conditions.
 
+use super::route::Request;
+
 /// How many alternatives a condition may have.
 const MOST: usize = 1000;
 
@@ -9,9 +11,10 @@ const MOST: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Condition(Vec<Term>);
 
-/// A host and the beginning of a path; `None` for any.
+/// TLS or not, a host and the beginning of a path; `None` for any.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Term {
+    secure: Option<bool>,
     host: Option<String>,
     prefix: Option<String>,
 }
@@ -24,12 +27,25 @@ impl Condition {
 
     /// A host, or `*.` and the end of hosts.
     pub(super) fn host(text: &str) -> Option<Condition> {
-        Some(Condition(vec![Term { host: Some(host(text)?), prefix: None }]))
+        Some(Condition(vec![Term { host: Some(host(text)?), ..Term::default() }]))
     }
 
     /// The beginning of a path.
     pub(super) fn prefix(text: &str) -> Option<Condition> {
-        Some(Condition(vec![Term { host: None, prefix: Some(prefix(text)?) }]))
+        Some(Condition(vec![Term { prefix: Some(prefix(text)?), ..Term::default() }]))
+    }
+
+    /// The client speaks TLS, or doesn't.
+    pub(super) fn secure(is_secure: bool) -> Condition {
+        Condition(vec![Term { secure: Some(is_secure), ..Term::default() }])
+    }
+
+    /// What does not hold, if that can be said.
+    pub(super) fn negated(&self) -> Option<Condition> {
+        match &self.0[..] {
+            [Term { secure: Some(is_secure), host: None, prefix: None }] => Some(Condition::secure(!is_secure)),
+            _ => None,
+        }
     }
 
     /// Either holds.
@@ -52,16 +68,21 @@ impl Condition {
         (!terms.is_empty()).then_some(Condition(terms))
     }
 
-    /// The hosts and the path of each route; no hosts are all hosts.
-    pub(super) fn routes(&self) -> Vec<(Vec<String>, String)> {
-        let mut routes: Vec<(Vec<String>, String)> = Vec::new();
+    /// The requests of each route.
+    pub(super) fn routes(&self) -> Vec<Request> {
+        let mut routes: Vec<Request> = Vec::new();
         for term in &self.0 {
             let prefix = term.prefix.as_deref().unwrap_or("/");
-            let same =
-                routes.iter_mut().find(|(hosts, other)| other == prefix && hosts.is_empty() == term.host.is_none());
-            match same {
-                Some((hosts, _)) => hosts.extend(term.host.clone()),
-                None => routes.push((term.host.clone().into_iter().collect(), prefix.into())),
+            let is_same = |other: &&mut Request| {
+                other.prefix == prefix && other.secure == term.secure && other.hosts.is_empty() == term.host.is_none()
+            };
+            match routes.iter_mut().find(is_same) {
+                Some(request) => request.hosts.extend(term.host.clone()),
+                None => routes.push(Request {
+                    secure: term.secure,
+                    hosts: term.host.clone().into_iter().collect(),
+                    prefix: prefix.into(),
+                }),
             }
         }
         routes
@@ -69,12 +90,19 @@ impl Condition {
 
     /// The beginnings of paths, if that is all it asks for.
     pub(super) fn prefixes(&self) -> Option<Vec<&str>> {
-        self.0.iter().map(|term| term.prefix.as_deref().filter(|_| term.host.is_none())).collect()
+        self.0
+            .iter()
+            .map(|term| term.prefix.as_deref().filter(|_| term.host.is_none() && term.secure.is_none()))
+            .collect()
     }
 }
 
 impl Term {
     fn and(&self, other: &Term) -> Option<Term> {
+        let secure = match (self.secure, other.secure) {
+            (Some(one), Some(other)) if one != other => return None,
+            (one, other) => one.or(other),
+        };
         let host = match (&self.host, &other.host) {
             (Some(one), Some(other)) if one != other => return None,
             (one, other) => one.clone().or_else(|| other.clone()),
@@ -85,12 +113,12 @@ impl Term {
             (Some(_), Some(_)) => return None,
             (one, other) => one.clone().or_else(|| other.clone()),
         };
-        Some(Term { host, prefix })
+        Some(Term { secure, host, prefix })
     }
 }
 
 /// Whether all paths that begin with `path` begin with `prefix`, too.
-fn is_below(path: &str, prefix: &str) -> bool {
+pub(super) fn is_below(path: &str, prefix: &str) -> bool {
     let prefix = prefix.trim_end_matches('/');
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -133,8 +161,11 @@ mod tests {
     fn hosts_and_paths_are_routes() {
         let both = hosts(&["A.example", "*.b.example"]).and(&prefixes(&["/x/", "/y"])).unwrap();
         let hosts: Vec<String> = vec!["a.example".into(), "*.b.example".into()];
-        assert_eq!(both.routes(), [(hosts.clone(), "/x".into()), (hosts, "/y".into())]);
-        assert_eq!(Condition::always().routes(), [(vec![], "/".into())]);
+        assert_eq!(both.routes(), [Request::to(hosts.clone(), "/x"), Request::to(hosts, "/y")]);
+        assert_eq!(Condition::always().routes(), [Request::to(vec![], "/")]);
+        let clear = Condition::secure(true).negated().unwrap();
+        assert_eq!(clear.routes(), [Request { secure: Some(false), ..Request::to(vec![], "/") }]);
+        assert_eq!(clear.and(&Condition::secure(true)), None);
         assert_eq!(prefixes(&["/x"]).or(hosts_only()).unwrap().routes().len(), 2);
     }
 

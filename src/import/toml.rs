@@ -6,13 +6,13 @@ use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::secret::hidden;
+
 /// Why what kept requests out has no equivalent.
-pub(super) const GUARDS: [&str; 4] = [
-    "Linchpin does not filter requests",
-    "Linchpin does not ask for passwords",
-    "limits of clients are not taken over: write `requests_per_client` or `connections_per_client`",
-    "clients had to show a certificate, so that this is switched off: write `client_ca` into [listeners.tls] of a listener, and its name into `listeners` of the route",
-];
+pub(super) const FILTER: &str = "Linchpin does not filter requests";
+pub(super) const PASSWORDS: &str = "Linchpin does not ask for passwords";
+pub(super) const RATES: &str =
+    "limits of clients are not taken over: write `requests_per_client` or `connections_per_client`";
 
 /// A value, written as TOML.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +89,8 @@ pub(super) struct Note {
     pub(super) why: String,
     /// Linchpin can't, rather than does so anyway.
     pub(super) is_lost: bool,
+    /// It kept requests out.
+    pub(super) is_guard: bool,
 }
 
 /// A table: keys, values and comments, in the order in which they were set.
@@ -169,12 +171,19 @@ impl Table {
 
     /// A line that has no equivalent, and why, or what to do.
     pub(super) fn lost(&mut self, line: usize, text: &str, why: impl Into<String>) {
-        self.note(Note { line, text: text.into(), why: why.into(), is_lost: true });
+        let why = why.into();
+        let is_guard = [FILTER, PASSWORDS, RATES].contains(&why.as_str());
+        self.note(Note { line, text: text.into(), why, is_lost: true, is_guard });
+    }
+
+    /// A line that kept requests out, and has no equivalent.
+    pub(super) fn guard(&mut self, line: usize, text: &str, why: impl Into<String>) {
+        self.note(Note { line, text: text.into(), why: why.into(), is_lost: true, is_guard: true });
     }
 
     /// A line that needs no equivalent.
     pub(super) fn needless(&mut self, line: usize, text: &str, why: impl Into<String>) {
-        self.note(Note { line, text: text.into(), why: why.into(), is_lost: false });
+        self.note(Note { line, text: text.into(), why: why.into(), is_lost: false, is_guard: false });
     }
 
     /// A comment on what is written here.
@@ -189,9 +198,14 @@ impl Table {
     /// The lines that kept requests out.
     pub(super) fn guard_lines(&self) -> impl Iterator<Item = usize> {
         self.lines.iter().filter_map(|line| match line {
-            Line::Note(note) if GUARDS.contains(&note.why.as_str()) => Some(note.line),
+            Line::Note(note) if note.is_guard => Some(note.line),
             _ => None,
         })
+    }
+
+    /// Whether the same keys have the same values.
+    pub(super) fn says_the_same(&self, other: &Table) -> bool {
+        self.keys.len() == other.keys.len() && self.keys.iter().all(|(key, _)| self.get(key) == other.get(key))
     }
 
     /// Whether nothing is said beside keys and values.
@@ -229,7 +243,9 @@ impl Table {
                 Line::Pair(key, value) => {
                     let _ = writeln!(out, "{off}{key} = {}", value.as_str());
                 }
-                Line::Note(note) => comment(out, &format!("line {}: {}: {}", note.line, clipped(&note.text), note.why)),
+                Line::Note(note) => {
+                    comment(out, &format!("line {}: {}: {}", note.line, clipped(&hidden(&note.text)), note.why))
+                }
                 Line::Remark(text) => comment(out, text),
             }
         }

@@ -1,5 +1,5 @@
 //! Owns: how the others write durations, sizes and addresses.
-//! Invariant: what can't be read with certainty is none; no name is looked up.
+//! Invariant: what can't be read with certainty is none.
 //! Must not know: what a value is for.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -53,14 +53,25 @@ pub(super) fn size(text: &str) -> Option<u64> {
 }
 
 /// Where a backend is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Address {
-    /// Can be connected to.
+    /// An IP address and a port.
     Socket(SocketAddr),
-    /// A name, which would have to be looked up, and a port.
+    /// The path of a Unix socket.
+    Unix(String),
+    /// A name, which has to be looked up, and a port.
     Name(String, u16),
-    /// A Unix socket, a variable, an address without a port: something else.
+    /// A name whose SRV records say where servers are.
+    Service(String),
+    /// A variable, an address without a port: something else.
     Other,
+}
+
+/// The path of a Unix socket, from the root: where others start is not known here.
+pub(super) fn unix(path: &str) -> Address {
+    const LONGEST: usize = 107;
+    let is_good = path.starts_with('/') && path.len() <= LONGEST && path.chars().all(|c| c.is_ascii_graphic());
+    if is_good { Address::Unix(path.into()) } else { Address::Other }
 }
 
 /// `10.0.0.1:80`, `[::1]:80`, `name:80`; without a port, the one given.
@@ -75,12 +86,13 @@ pub(super) fn address(text: &str, port: Option<u16>) -> Address {
         Some((host, written)) => (host, digits(written)),
         None => (text, port),
     };
-    let is_host = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    let is_host =
+        |host: &str| super::rule::host(host).is_some_and(|read| !read.starts_with('*') && !host.contains(':'));
+    // What is digits and dots, and no address, is no name either.
+    let is_host = |host: &str| is_host(host) && !host.chars().all(|c| c.is_ascii_digit() || c == '.');
     match port.filter(|port| *port != 0) {
         Some(port) if host == "localhost" => Address::Socket(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
-        Some(port) if !host.is_empty() && host.len() <= 253 && host.chars().all(is_host) => {
-            Address::Name(host.into(), port)
-        }
+        Some(port) if is_host(host) => Address::Name(host.into(), port),
         _ => Address::Other,
     }
 }
@@ -151,6 +163,14 @@ mod tests {
         assert_eq!(address("app.example.com", Some(80)), Address::Name("app.example.com".into(), 80));
         for text in ["", ":80", "10.0.0.1", "10.0.0.1:0", "10.0.0.1:+100", "unix:/tmp/a", "${HOST}:80", "a:99999"] {
             assert_eq!(address(text, None), Address::Other, "{text}");
+        }
+    }
+
+    #[test]
+    fn sockets() {
+        assert_eq!(unix("/run/app.sock"), Address::Unix("/run/app.sock".into()));
+        for path in ["", "app.sock", "/run/a b", "\u{fc}"] {
+            assert_eq!(unix(path), Address::Other, "{path}");
         }
     }
 

@@ -13,6 +13,8 @@ const ONLY: &str = "routes tell requests apart by host and by the beginning of t
 
 /// The ACLs of one section.
 pub(super) struct Acls {
+    /// Their tests, each of which is an alternative.
+    tests: HashMap<String, Vec<Vec<String>>>,
     named: HashMap<String, Result<Condition, &'static str>>,
     used: RefCell<HashSet<String>>,
 }
@@ -20,7 +22,9 @@ pub(super) struct Acls {
 impl Acls {
     pub(super) fn read<'s>(statements: impl Iterator<Item = &'s Statement>) -> Acls {
         let mut named: HashMap<String, Result<Condition, &'static str>> = HashMap::new();
+        let mut tests: HashMap<String, Vec<Vec<String>>> = HashMap::new();
         for statement in statements {
+            tests.entry(statement.word(1).into()).or_default().push(statement.from(2).to_vec());
             let read = test(statement.from(2));
             let known = named.remove(statement.word(1));
             // Lines of one name are alternatives.
@@ -31,7 +35,7 @@ impl Acls {
             };
             named.insert(statement.word(1).into(), both);
         }
-        Acls { named, used: RefCell::default() }
+        Acls { tests, named, used: RefCell::default() }
     }
 
     /// The condition behind `if`.
@@ -47,6 +51,97 @@ impl Acls {
         }
         self.used.borrow_mut().extend(names);
         whole.ok_or(ONLY)
+    }
+
+    /// A condition that holds wherever this one does: what can't be read of it may always hold.
+    pub(super) fn over(&self, words: &[String]) -> Condition {
+        let mut whole: Option<Condition> = None;
+        for alternative in words.split(|word| word == "or" || word == "||") {
+            let one = self.over_all_of(alternative);
+            whole = match whole {
+                None => Some(one),
+                Some(whole) => whole.or(one),
+            };
+            if whole.is_none() {
+                break;
+            }
+        }
+        whole.unwrap_or_else(Condition::always)
+    }
+
+    fn over_all_of(&self, mut words: &[String]) -> Condition {
+        let mut whole = Condition::always();
+        while let Some((first, rest)) = words.split_first() {
+            words = rest;
+            let one = if first.ends_with('{') {
+                let end = words.iter().position(|word| word == "}").unwrap_or(words.len());
+                let (inside, behind) = words.split_at(end);
+                words = behind.get(1..).unwrap_or_default();
+                if first == "{" { over_test(inside) } else { Condition::always() }
+            } else {
+                let alternatives = self.tests.get(first).map(Vec::as_slice).unwrap_or_default();
+                let all = alternatives.iter().map(|test| Some(over_test(test)));
+                all.reduce(|one, other| one?.or(other?)).flatten().unwrap_or_else(Condition::always)
+            };
+            // What never holds at once is no wider than either.
+            whole = whole.and(&one).unwrap_or(whole);
+        }
+        whole
+    }
+
+    /// Whether a condition is about how much a client has asked for.
+    pub(super) fn counts(&self, words: &[String]) -> bool {
+        let is_count = |word: &String| {
+            let word = word.to_ascii_lowercase();
+            ["_rate", "conn_cur", "_gpc", "_cnt"].iter().any(|part| word.contains(part))
+                && (word.starts_with("sc")
+                    || word.starts_with("src_")
+                    || word.starts_with("be_")
+                    || word.starts_with("fe_"))
+        };
+        let named = words.iter().filter_map(|word| self.tests.get(word.trim_start_matches('!')));
+        words.iter().any(is_count) || named.flatten().flatten().any(is_count)
+    }
+
+    /// Splits a condition into what it asks for, and the beginnings of paths that it leaves out.
+    pub(super) fn without_exempt(&self, words: &[String], is_unless: bool) -> Option<(Condition, Vec<String>)> {
+        let mut rest = Condition::always();
+        let mut exempt = Vec::new();
+        let mut names = Vec::new();
+        let separator = |word: &String| word == "or" || word == "||";
+        if !is_unless && words.iter().any(separator) {
+            return None;
+        }
+        let mut words = words.iter().filter(|word| !separator(word)).cloned().collect::<Vec<_>>();
+        while !words.is_empty() {
+            let first = words.remove(0);
+            let mut is_not = is_unless;
+            let mut word = first.as_str();
+            while let Some(behind) = word.strip_prefix('!') {
+                (word, is_not) = (behind, !is_not);
+            }
+            if word.is_empty() {
+                let next = words.first_mut()?;
+                *next = format!("{}{next}", if is_not == is_unless { "" } else { "!" });
+                continue;
+            }
+            let condition = if word == "{" {
+                let end = words.iter().position(|word| word == "}")?;
+                let inside: Vec<_> = words.drain(..=end).collect();
+                test(inside.get(..end)?).ok()?
+            } else {
+                names.push(word.to_owned());
+                self.named.get(word)?.clone().ok()?
+            };
+            match (is_not, condition.negated(), condition.prefixes()) {
+                (false, ..) => rest = rest.and(&condition)?,
+                (true, Some(negated), _) => rest = rest.and(&negated)?,
+                (true, None, Some(prefixes)) => exempt.extend(prefixes.into_iter().map(str::to_owned)),
+                (true, None, None) => return None,
+            }
+        }
+        self.used.borrow_mut().extend(names);
+        Some((rest, exempt))
     }
 
     /// Whether something was made of an ACL.
@@ -74,8 +169,18 @@ impl Acls {
                 let (inside, behind) = words.split_at(end);
                 words = behind.get(1..).unwrap_or_default();
                 test(inside)?
-            } else if first.starts_with('!') {
-                return Err("routes can't say what a request is not");
+            } else if let Some(name) = first.strip_prefix('!') {
+                const NOT: &str = "routes can't say what a request is not";
+                let positive = if name == "{" {
+                    let end = words.iter().position(|word| word == "}").ok_or(ONLY)?;
+                    let (inside, behind) = words.split_at(end);
+                    words = behind.get(1..).unwrap_or_default();
+                    test(inside)
+                } else {
+                    names.push(name.to_owned());
+                    self.named.get(name).cloned().unwrap_or(Err(ONLY))
+                };
+                positive.ok().and_then(|positive| positive.negated()).ok_or(NOT)?
             } else {
                 names.push(first.clone());
                 self.named.get(first).cloned().unwrap_or(Err(ONLY))?
@@ -84,6 +189,23 @@ impl Acls {
         }
         Ok(whole)
     }
+}
+
+/// A condition that holds wherever a test does.
+fn over_test(words: &[String]) -> Condition {
+    let fetch = words.first().map(|word| word.to_ascii_lowercase()).unwrap_or_default();
+    let ignores_case = words.iter().any(|word| word == "-i");
+    let values = || words.iter().skip(1).filter(|word| !word.starts_with('-'));
+    let is_path = fetch.starts_with("path") || fetch.starts_with("url");
+    // The beginning of a path is that of a segment only where it ends in a slash.
+    if is_path && (ignores_case || !(fetch == "path" || values().all(|value| value.ends_with('/')))) {
+        return Condition::always();
+    }
+    if fetch == "path" && !words.iter().any(|word| word == "-m") {
+        let all = values().map(|value| Condition::prefix(value));
+        return all.reduce(|one, other| one?.or(other?)).flatten().unwrap_or_else(Condition::always);
+    }
+    test(words).unwrap_or_else(|_| Condition::always())
 }
 
 /// How a value is compared.
@@ -99,6 +221,9 @@ enum Match {
 fn test(words: &[String]) -> Result<Condition, &'static str> {
     let (fetch, rest) = words.split_first().ok_or(ONLY)?;
     let fetch = fetch.to_ascii_lowercase();
+    if matches!(fetch.as_str(), "ssl_fc" | "fc_ssl") && rest.is_empty() {
+        return Ok(Condition::secure(true));
+    }
     let (is_host, mut by) = match fetch.as_str() {
         "path_beg" | "url_beg" => (false, Match::Beginning),
         "path" => (false, Match::Whole),
@@ -183,7 +308,12 @@ mod tests {
     }
 
     fn routes(acls: &Acls, condition: &str) -> Vec<(Vec<String>, String)> {
-        acls.condition(&words(condition)).unwrap_or_else(|why| panic!("{condition}: {why}")).routes()
+        acls.condition(&words(condition))
+            .unwrap_or_else(|why| panic!("{condition}: {why}"))
+            .routes()
+            .into_iter()
+            .map(|request| (request.hosts, request.prefix))
+            .collect()
     }
 
     #[test]
@@ -218,12 +348,40 @@ mod tests {
             "list",
             "",
             "{ path /x }",
-            "{ ssl_fc }",
+            "{ ssl_fc x }",
             "{ path_beg",
             "api or",
         ] {
             assert!(acls.condition(&words(condition)).is_err(), "{condition}");
         }
         assert!(!acls.is_used("get") && !acls.is_used("api"));
+    }
+
+    #[test]
+    fn what_may_hold_is_wider_than_what_does() {
+        let acls = acls(&["acl admin path_beg /admin/", "acl loose path_beg /admin", "acl exact path /metrics"]);
+        let over = |condition: &str| {
+            acls.over(&words(condition)).routes().into_iter().map(|each| each.prefix).collect::<Vec<_>>()
+        };
+        assert_eq!(over("admin !office"), ["/admin"]);
+        assert_eq!(over("exact or { path_beg /x/ }"), ["/metrics", "/x"]);
+        for condition in ["loose", "!admin", "office", "", "!{ path_beg /x/ }", "{ path_end .php }"] {
+            assert_eq!(over(condition), ["/"], "{condition}");
+        }
+    }
+
+    #[test]
+    fn what_a_redirect_leaves_out_is_known() {
+        let acls = acls(&["acl acme path_beg /.well-known/acme-challenge/"]);
+        for (condition, is_unless) in
+            [("!{ ssl_fc } !acme", false), ("{ ssl_fc } or acme", true), ("! acme ! { ssl_fc }", false)]
+        {
+            let (rest, exempt) = acls.without_exempt(&words(condition), is_unless).unwrap();
+            assert_eq!(
+                (rest, exempt),
+                (Condition::secure(false), vec!["/.well-known/acme-challenge".to_owned()]),
+                "{condition}"
+            );
+        }
     }
 }

@@ -1,16 +1,19 @@
 //! Owns: the side of a backend or listen that servers see.
 //! Invariant: what is one for a pool is set once; each server is a backend, or stands there switched off.
-//! Must not know: listeners and routes.
+//! Must not know: listeners; where requests come from.
 
 use std::time::Duration;
 
-use super::super::pool::{Balance, INTERVAL, MOST_REQUESTS, Pinning, Pool, WAIT};
+use super::super::output::{Guard, Output, Place};
+use super::super::pool::{Balance, INTERVAL, Pinning, Pool, WAIT};
 use super::super::toml::{Table, Value};
-use super::super::units;
+use super::super::units::{self, Address};
 use super::acl::Acls;
+use super::global::Globals;
+use super::resolvers::Resolvers;
 use super::server::Parameters;
 use super::syntax::Statement;
-use super::{Fate, Proxy, check, duration, sticky};
+use super::{Fate, Proxy, check, duration, rules, sticky};
 
 /// The interval of probes, if nothing is said.
 const EVERY: Duration = Duration::from_secs(2);
@@ -26,18 +29,30 @@ pub(super) struct Back<'p> {
     is_hashed_by_stick: bool,
     /// `http-check send` says what a probe is.
     is_sent: bool,
+    globals: &'p Globals,
+    resolvers: &'p Resolvers,
+    /// What kept requests out of the pool, and why it does no more.
+    guards: Vec<(&'p Statement, &'static str)>,
+    /// The beginning of paths that servers don't see.
+    stripped: Option<(String, &'p Statement)>,
 }
 
 impl<'p> Back<'p> {
-    pub(super) fn new(mut pool: Pool, proxy: &'p Proxy<'p>, acls: &'p Acls) -> Back<'p> {
+    pub(super) fn new(
+        mut pool: Pool,
+        proxy: &'p Proxy<'p>,
+        acls: &'p Acls,
+        globals: &'p Globals,
+        resolvers: &'p Resolvers,
+    ) -> Back<'p> {
         let mut defaults = Parameters::default();
         // Its own come first, and count most.
         let lines: Vec<_> = proxy.each("default-server").collect();
         lines.iter().rev().for_each(|statement| defaults.read(statement.from(1)));
         let defaults = defaults.inherited();
-        let is_checked = proxy.each("server").any(|statement| {
+        let is_checked = proxy.each("server").chain(proxy.each("server-template")).any(|statement| {
             let mut parameters = defaults.clone();
-            parameters.read(statement.from(3));
+            parameters.read(statement.from(if statement.word(0) == "server" { 3 } else { 4 }));
             parameters.is_checked
         });
         if is_checked {
@@ -52,6 +67,10 @@ impl<'p> Back<'p> {
             interval: None,
             is_hashed_by_stick: false,
             is_sent: proxy.each("http-check").any(|statement| statement.word(1) == "send"),
+            globals,
+            resolvers,
+            guards: Vec::new(),
+            stripped: None,
         };
         back.with_header(proxy)
     }
@@ -87,6 +106,14 @@ impl<'p> Back<'p> {
     }
 
     pub(super) fn read(&mut self, statement: &'p Statement) -> Fate {
+        if let Some(why) = rules::guard(statement, self.acls) {
+            self.guards.push((statement, why));
+            return Fate::Kept;
+        }
+        if let (Some(prefix), true) = (rules::stripped(statement), self.stripped.is_none()) {
+            self.stripped = Some((prefix, statement));
+            return Fate::Kept;
+        }
         match (statement.word(0), statement.word(1)) {
             ("mode", "http") => Fate::Kept,
             ("cookie", _) => sticky::cookie(statement, &mut self.pool),
@@ -120,20 +147,33 @@ impl<'p> Back<'p> {
                 self.timeout_check = Some((duration(statement.word(2)), statement));
                 Fate::Kept
             }
+            ("timeout", "tunnel") => {
+                let (time, line, text) = (duration(statement.word(2)), statement.line, statement.text.as_str());
+                self.pool.timeouts.share_time("stream_idle", time, WAIT, line, text);
+                Fate::Kept
+            }
             ("timeout", "queue") => Fate::Lost("no request waits for its turn".into()),
             ("default-server", _) => default_server(statement),
             ("server", _) => {
-                self.server(statement);
+                self.server(statement, 2);
                 Fate::Kept
             }
             ("server-template", _) => {
-                Fate::Lost("names are not looked up: write [[pools.backends]] for each server".into())
+                self.server(statement, 3);
+                Fate::Kept
             }
             _ => Fate::Elsewhere,
         }
     }
 
-    pub(super) fn finish(mut self) -> Pool {
+    pub(super) fn finish(mut self, out: &mut Output) -> Pool {
+        for (statement, why) in std::mem::take(&mut self.guards) {
+            let place = Place::Pool(self.pool.name().to_owned());
+            out.guard(Guard { place, line: statement.line, text: statement.text.clone(), why: why.into() });
+        }
+        if let Some((prefix, statement)) = self.stripped.take() {
+            out.strip(self.pool.name(), &prefix, statement.line, &statement.text);
+        }
         if let Some((time, statement)) = self.timeout_check.filter(|_| self.is_checked) {
             let interval = self.interval.unwrap_or(EVERY);
             if time.is_some_and(|time| time > interval) {
@@ -217,41 +257,53 @@ impl<'p> Back<'p> {
         if lost.is_empty() { Fate::Kept } else { Fate::Lost(format!("{} has no equivalent", lost.join(" "))) }
     }
 
-    fn server(&mut self, statement: &Statement) {
+    /// A server, or a template of servers, whose address stands at `at`.
+    fn server(&mut self, statement: &Statement, at: usize) {
         let (line, text) = (statement.line, statement.text.as_str());
         let mut parameters = self.defaults.clone();
-        parameters.read(statement.from(3));
+        parameters.read(statement.from(at + 1));
         if parameters.is_checked {
             self.probes(&parameters, line, text);
         }
         if let Some(failures) = parameters.failures() {
             self.pool.ejection.share("consecutive_failures", Value::number(failures.min(1_000_000)), line, text);
         }
-        let address = statement.word(2);
-        let address = address.strip_prefix("ipv4@").or_else(|| address.strip_prefix("ipv6@")).unwrap_or(address);
-        let address = units::address(address, None);
+        let speech = parameters.speech(self.globals);
+        let address = address(statement.word(at));
+        // Of servers that are all alike one that can't be reached says nothing.
+        let fits = address == Address::Other || self.pool.speaks(&speech);
+        let resolvers = parameters.resolvers.as_deref().map_or(&[][..], |name| self.resolvers.of(name));
         let is_checked = self.is_checked;
-        let table = self.pool.backend(statement.word(1), &address, line, text);
+        let backend = self.pool.backend(statement.word(1), &address, line, text);
+        backend.resolvers(resolvers);
+        if at > 2 {
+            let count = statement.word(2).rsplit('-').next().and_then(|count| count.parse().ok());
+            backend.at_most(count.unwrap_or(1));
+        }
         if let Some(weight) = parameters.weight {
-            table.set("weight", Value::number(weight.min(1000)));
+            backend.weight(weight, line, text);
         }
         if parameters.is_backup {
-            table.set("backup", Value::flag(true));
+            backend.backup(line, text);
         }
         if parameters.is_disabled {
-            table.set("state", Value::text("maintenance"));
+            backend.out(line, text);
         }
         if let Some(maxconn) = parameters.maxconn.filter(|maxconn| *maxconn > 0) {
-            table.set("max_requests", Value::number(maxconn.min(MOST_REQUESTS)));
+            backend.max_requests(maxconn);
         }
         for (what, why) in parameters.lost {
-            table.lost(line, &what, why);
+            backend.table.lost(line, &what, why);
         }
         for (what, why) in parameters.needless {
-            table.needless(line, &what, why);
+            backend.table.needless(line, &what, why);
         }
         if is_checked && !parameters.is_checked {
-            table.lost(line, text, "this server was not checked; here all backends of the pool are");
+            backend.table.lost(line, text, "this server was not checked; here all backends of the pool are");
+        }
+        if !fits {
+            let why = "all backends of a pool are spoken to alike, in TLS or not, and this one is not like the first: write a pool of its own";
+            backend.switch_off(line, text, why);
         }
     }
 
@@ -275,6 +327,20 @@ impl<'p> Back<'p> {
                 health.share(key, Value::number(number.clamp(1, 100)), line, text);
             }
         }
+    }
+}
+
+/// Where a server is.
+fn address(text: &str) -> Address {
+    let path = text.strip_prefix("unix@").or_else(|| text.starts_with('/').then_some(text));
+    if let Some(path) = path {
+        return units::unix(path);
+    }
+    let plain = text.strip_prefix("ipv4@").or_else(|| text.strip_prefix("ipv6@")).unwrap_or(text);
+    // The records of a service say its ports, too.
+    match units::address(plain, plain.starts_with('_').then_some(1)) {
+        Address::Name(host, _) if host.starts_with('_') => Address::Service(host),
+        other => other,
     }
 }
 

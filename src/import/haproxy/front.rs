@@ -1,24 +1,31 @@
-//! Owns: the side of a frontend or listen that clients see: addresses, and which pool a request goes to.
-//! Invariant: what is bound with TLS is not opened without.
+//! Owns: the side of a frontend or listen that clients see: addresses, and where a request goes.
+//! Invariant: what is bound with TLS is not opened without; what kept requests out is told to the output.
 //! Must not know: backends.
 
 use std::collections::HashMap;
 
-use super::super::output::Output;
+use super::super::output::{Guard, Output, Place};
 use super::super::pool::WAIT;
-use super::super::units;
+use super::super::route::{Goal, Request};
+use super::super::rule::Condition;
+use super::super::units::{self, Address};
 use super::acl::Acls;
+use super::global::Globals;
 use super::syntax::Statement;
-use super::{Fate, Proxy, duration};
+use super::tls::Bind;
+use super::{Fate, Proxy, duration, known, rules};
 
 /// A frontend being read.
 pub(super) struct Front<'p> {
     proxy: &'p Proxy<'p>,
     acls: &'p Acls,
     pools: &'p HashMap<String, String>,
+    globals: &'p Globals,
     keeps_alive: bool,
     number: usize,
     default: Option<(&'p Statement, &'p str)>,
+    /// What a redirect leaves out: whether by TLS, and the beginnings of paths.
+    exempt: Vec<(Option<bool>, String, &'p Statement)>,
 }
 
 impl<'p> Front<'p> {
@@ -26,11 +33,12 @@ impl<'p> Front<'p> {
         proxy: &'p Proxy<'p>,
         acls: &'p Acls,
         pools: &'p HashMap<String, String>,
+        globals: &'p Globals,
         out: &mut Output,
     ) -> Front<'p> {
         let number = out.front(proxy.header.line, &proxy.header.text, proxy.header.word(1));
         let keeps_alive = proxy.each("timeout").any(|statement| statement.word(1) == "http-keep-alive");
-        Front { proxy, acls, pools, keeps_alive, number, default: None }
+        Front { proxy, acls, pools, globals, keeps_alive, number, default: None, exempt: Vec::new() }
     }
 
     /// The address that old versions wrote behind the name.
@@ -43,6 +51,20 @@ impl<'p> Front<'p> {
     pub(super) fn read(&mut self, statement: &'p Statement, out: &mut Output) -> Fate {
         let (line, text) = (statement.line, statement.text.as_str());
         let time = |at: usize| duration(statement.word(at));
+        if let Some(why) = rules::guard(statement, self.acls) {
+            let (_, when) = rules::split(statement.from(1));
+            let area = if when.is_unless { Condition::always() } else { self.acls.over(when.words) };
+            let place = Place::Fronts(vec![self.number], area.routes());
+            out.guard(Guard { place, line, text: text.into(), why: why.into() });
+            return Fate::Kept;
+        }
+        if let Some(why) = rules::limit(statement, self.acls) {
+            out.unrouted.guard(line, text, why);
+            return Fate::Kept;
+        }
+        if let Some(words) = rules::redirect(statement) {
+            return self.redirect(words, statement, out);
+        }
         match (statement.word(0), statement.word(1)) {
             ("mode", "http") => Fate::Kept,
             ("bind", _) => self.bind(statement.from(1), statement, out),
@@ -80,12 +102,29 @@ impl<'p> Front<'p> {
     /// Adds what comes last: where everything else goes.
     pub(super) fn finish(self, own_pool: Option<&str>, out: &mut Output) {
         let header = self.proxy.header;
-        match (self.default, own_pool) {
-            (Some((statement, pool)), _) => {
-                out.route(self.number, Vec::new(), "/", pool, statement.line, &statement.text);
+        let everything = Request::to(Vec::new(), "/");
+        let default = match (self.default, own_pool) {
+            (Some((statement, pool)), _) => Some((statement, pool)),
+            (None, Some(pool)) => Some((header, pool)),
+            (None, None) => None,
+        };
+        for (secure, prefix, statement) in &self.exempt {
+            let request = Request::to(Vec::new(), prefix);
+            let goal = out.goal_of(self.number, &request).or(default.map(|(_, pool)| Goal::pool(pool)));
+            match goal {
+                Some(goal) => {
+                    let request = Request { secure: *secure, ..request };
+                    out.route(&[self.number], &request, &goal, statement.line, &statement.text);
+                }
+                None => out.unrouted.lost(
+                    statement.line,
+                    &statement.text,
+                    format!("nothing is said of what {prefix} leads to"),
+                ),
             }
-            (None, Some(pool)) => out.route(self.number, Vec::new(), "/", pool, header.line, &header.text),
-            (None, None) => {}
+        }
+        if let Some((statement, pool)) = default {
+            out.route(&[self.number], &everything, &Goal::pool(pool), statement.line, &statement.text);
         }
     }
 
@@ -94,25 +133,59 @@ impl<'p> Front<'p> {
         let Some((addresses, parameters)) = words.split_first() else {
             return Fate::Lost("it has no address".into());
         };
-        let is_tls = parameters.iter().any(|word| word == "ssl");
+        let bind = Bind::read(parameters, self.globals);
         for address in addresses.split(',') {
-            let plain = address.strip_prefix("ipv4@").or_else(|| address.strip_prefix("ipv6@")).unwrap_or(address);
-            let Some(socket) = units::listener(plain) else {
-                out.clients.lost(
-                    line,
-                    text,
-                    format!("{address} is no IP address and port: write [[listeners]] with one"),
-                );
+            let Some(place) = listening(address) else {
+                let why = format!("{address} is no IP address and port, nor a path: write [[listeners]] with one");
+                out.lost_listener(line, text, why);
                 continue;
             };
-            let table = out.listener(self.number, socket, is_tls);
-            let others = parameters.iter().any(|word| word != "name")
-                && parameters.first().is_none_or(|word| word != "name" || parameters.len() > 2);
-            if is_tls {
-                table.lost(line, text, "TLS is not taken over, so that this stands here switched off: write [listeners.tls], see docs/tls.md");
-            } else if others {
-                table.lost(line, text, "nothing but the address is taken over");
+            if out.front_at(&place).is_some_and(|front| front != self.number) {
+                out.lost_listener(line, text, format!("there is a listener at {place} already"));
+                continue;
             }
+            bind.apply(out.listener(self.number, &place), line, text);
+        }
+        Fate::Kept
+    }
+
+    /// What of a condition may hold at the listeners of this frontend.
+    fn requests(&self, condition: &Condition, out: &Output) -> Vec<Request> {
+        let known = out.is_secure(self.number);
+        let can_be = |request: &Request| known.is_none() || request.secure.is_none() || request.secure == known;
+        let requests = condition.routes().into_iter().filter(can_be);
+        requests.map(|request| Request { secure: request.secure.filter(|_| known.is_none()), ..request }).collect()
+    }
+
+    fn redirect(&mut self, words: &'p [String], statement: &'p Statement, out: &mut Output) -> Fate {
+        let (line, text) = (statement.line, statement.text.as_str());
+        let (action, when) = rules::split(words);
+        let Some((redirect, lost)) = rules::target(action) else {
+            return Fate::Lost("[[routes]] with `redirect` lead to a scheme, a host and a path".into());
+        };
+        let condition = match when.words.is_empty() {
+            true => Some((Condition::always(), Vec::new())),
+            false => self.acls.without_exempt(when.words, when.is_unless),
+        };
+        let Some((condition, exempt)) = condition else {
+            return Fate::Lost(known::REDIRECT_WHEN.into());
+        };
+        let mut requests = self.requests(&condition, out);
+        let leads_to_tls = redirect.scheme == Some("https") && redirect.host.is_none() && redirect.path.is_none();
+        if leads_to_tls {
+            // Who has come by TLS would be sent round in a circle.
+            requests.retain(|request| request.secure != Some(true) && out.is_secure(self.number) != Some(true));
+            requests.iter_mut().for_each(|request| request.secure = Some(false));
+        }
+        if requests.is_empty() {
+            return Fate::Needless("all clients come by TLS here");
+        }
+        for request in &requests {
+            let ids = out.route(&[self.number], request, &Goal::Redirect(redirect.clone()), line, text);
+            for option in &lost {
+                out.notes(&ids).lost(line, option, known::NONE);
+            }
+            self.exempt.extend(exempt.iter().map(|prefix| (request.secure, prefix.clone(), statement)));
         }
         Fate::Kept
     }
@@ -127,18 +200,36 @@ impl<'p> Front<'p> {
             };
             return Fate::Lost(why.into());
         };
+        const NOT: &str = "routes can't say what a request is not";
         let condition = match statement.word(2) {
             "if" => self.acls.condition(statement.from(3)),
-            "" => Ok(super::super::rule::Condition::always()),
-            _ => Err("routes can't say what a request is not"),
+            "" => Ok(Condition::always()),
+            _ => self.acls.condition(statement.from(3)).and_then(|condition| condition.negated().ok_or(NOT)),
         };
         let condition = match condition {
             Ok(condition) => condition,
             Err(why) => return Fate::Lost(why.into()),
         };
-        for (hosts, prefix) in condition.routes() {
-            out.route(self.number, hosts, &prefix, pool, statement.line, &statement.text);
+        let requests = self.requests(&condition, out);
+        if requests.is_empty() {
+            return Fate::Needless("no client comes in that way here");
+        }
+        for request in requests {
+            out.route(&[self.number], &request, &Goal::pool(pool), statement.line, &statement.text);
         }
         Fate::Kept
     }
+}
+
+/// Where a `bind` listens, as a listener says it.
+fn listening(address: &str) -> Option<String> {
+    let path = address.strip_prefix("unix@").or_else(|| address.starts_with('/').then_some(address));
+    if let Some(path) = path {
+        return match units::unix(path) {
+            Address::Unix(path) => Some(format!("unix:{path}")),
+            _ => None,
+        };
+    }
+    let plain = address.strip_prefix("ipv4@").or_else(|| address.strip_prefix("ipv6@")).unwrap_or(address);
+    units::listener(plain).map(|socket| socket.to_string())
 }

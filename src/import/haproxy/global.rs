@@ -12,18 +12,71 @@ use super::{duration, known};
 /// The longest time that requests may have to end.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-pub(super) fn read(section: &Section, out: &mut Output) {
-    for statement in &section.statements {
-        let (line, text) = (statement.line, statement.text.as_str());
-        match statement.word(0) {
-            "maxconn" => number(statement, "max_connections", 1..=10_000_000, out),
-            "nbthread" => number(statement, "threads", 0..=1024, out),
-            "hard-stop-after" => {
-                let time = duration(statement.word(1));
-                out.server.share_time("shutdown_grace", time, Duration::ZERO..=YEAR, line, text);
+/// What `global` says of TLS elsewhere.
+#[derive(Default)]
+pub(super) struct Globals {
+    crt_base: Option<String>,
+    ca_base: Option<String>,
+    /// Clients have to speak TLS 1.3.
+    pub(super) is_min_13: bool,
+    /// Servers' certificates are not checked if nothing is said.
+    pub(super) trusts_servers: bool,
+}
+
+impl Globals {
+    /// The file of a certificate.
+    pub(super) fn certificate(&self, path: &str) -> String {
+        based(self.crt_base.as_deref(), path)
+    }
+
+    /// The file of authorities.
+    pub(super) fn authority(&self, path: &str) -> String {
+        based(self.ca_base.as_deref(), path)
+    }
+
+    pub(super) fn read(&mut self, section: &Section, out: &mut Output) {
+        for statement in &section.statements {
+            let (line, text) = (statement.line, statement.text.as_str());
+            match statement.word(0) {
+                "maxconn" => number(statement, "max_connections", 1..=10_000_000, out),
+                "nbthread" => number(statement, "threads", 0..=1024, out),
+                "hard-stop-after" => {
+                    let time = duration(statement.word(1));
+                    out.server.share_time("shutdown_grace", time, Duration::ZERO..=YEAR, line, text);
+                }
+                "crt-base" => self.crt_base = Some(statement.word(1).into()),
+                "ca-base" => self.ca_base = Some(statement.word(1).into()),
+                "ssl-server-verify" => self.trusts_servers = statement.word(1) == "none",
+                "ssl-default-bind-options" if self.bind_options(statement.from(1)) => {}
+                _ => out.top.lost(line, text, known::global(statement)),
             }
-            _ => out.top.lost(line, text, known::global(statement)),
         }
+    }
+
+    /// Whether all of the options have an equivalent.
+    fn bind_options(&mut self, words: &[String]) -> bool {
+        let mut words = words.iter().map(String::as_str);
+        let mut are_kept = true;
+        while let Some(word) = words.next() {
+            match word {
+                "no-sslv3" | "no-tlsv10" | "no-tlsv11" | "no-tls-tickets" | "prefer-client-ciphers" => {}
+                "no-tlsv12" | "force-tlsv13" => self.is_min_13 = true,
+                "ssl-min-ver" => match words.next() {
+                    Some("TLSv1.3") => self.is_min_13 = true,
+                    Some("TLSv1.2") => self.is_min_13 = false,
+                    _ => are_kept = false,
+                },
+                _ => are_kept = false,
+            }
+        }
+        are_kept
+    }
+}
+
+fn based(base: Option<&str>, path: &str) -> String {
+    match base {
+        Some(base) if !path.starts_with('/') => format!("{}/{path}", base.trim_end_matches('/')),
+        _ => path.into(),
     }
 }
 

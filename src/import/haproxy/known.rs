@@ -2,7 +2,7 @@
 //! Invariant: never silent: what is not known has no equivalent.
 //! Must not know: sections and what they take over.
 
-use super::super::toml::GUARDS;
+use super::super::toml::{FILTER, PASSWORDS, RATES};
 use super::Fate;
 use super::syntax::Statement;
 
@@ -16,12 +16,12 @@ const KEPT_OPEN: &str =
     "connections to clients and backends are kept open, and idle ones are used again, by themselves";
 const REWRITING: &str = "fields are not taken over: write [routes.request_headers] or [routes.response_headers]";
 const REDIRECT: &str = "redirects are not taken over: write [[routes]] with `redirect`";
-const TLS: &str = "TLS is not taken over: write [listeners.tls] with `cert` and `key`, see docs/tls.md";
+const TLS: &str =
+    "of TLS no more is taken over than certificates, authorities, versions and protocols, see docs/tls.md";
 const SERVICE: &str = "that is for the service manager to do";
-const FILTER: &str = GUARDS[0];
-const PASSWORDS: &str = GUARDS[1];
-const RATES: &str = GUARDS[2];
-const NAMES: &str = "names are not looked up";
+/// Of a redirect that depends on what routes can't tell.
+pub(super) const REDIRECT_WHEN: &str =
+    "a route redirects by scheme, host and the beginning of the path alone: write [[routes]] with `redirect`";
 
 /// Beginnings of lines that need no equivalent.
 const NEEDLESS: [(&str, &str); 16] = [
@@ -44,7 +44,7 @@ const NEEDLESS: [(&str, &str); 16] = [
 ];
 
 /// Beginnings of lines that have no equivalent, and why, or what to do.
-const LOST: [(&str, &str); 47] = [
+const LOST: [(&str, &str); 46] = [
     ("http-request set-header x-forwarded-", FORWARDING),
     ("http-request add-header x-forwarded-", FORWARDING),
     ("http-request set-header x-real-ip", "Linchpin sets X-Forwarded-For and Forwarded"),
@@ -89,13 +89,12 @@ const LOST: [(&str, &str); 47] = [
     ("option http-buffer-request", "bodies are streamed"),
     ("maxconn", "`max_connections` of [server] is one for all listeners"),
     ("fullconn", NONE),
-    ("timeout tunnel", NONE),
     ("bind-process", SERVICE),
     ("acl", "no route is made of it"),
 ];
 
 /// Beginnings of lines of `global`.
-const GLOBAL: [(&str, &str); 26] = [
+const GLOBAL: [(&str, &str); 24] = [
     ("daemon", SERVICE),
     ("chroot", SERVICE),
     ("user", SERVICE),
@@ -113,8 +112,6 @@ const GLOBAL: [(&str, &str); 26] = [
     ("log", LOG),
     ("ssl-", TLS),
     ("tune.ssl.", TLS),
-    ("ca-base", TLS),
-    ("crt-base", TLS),
     ("issuers-chain-path", TLS),
     ("tune.", NONE),
     ("spread-checks", "probes are spread by themselves"),
@@ -146,7 +143,6 @@ pub(super) fn global(statement: &Statement) -> &'static str {
 pub(super) fn section(kind: &str) -> &'static str {
     match kind {
         "peers" => "Linchpins that have the same [[keys]] agree on pins without talking to each other",
-        "resolvers" => NAMES,
         "cache" => "Linchpin does not cache",
         "userlist" => PASSWORDS,
         "mailers" => "Linchpin sends no mail: watch its metrics",

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
+use super::super::speech::{Speech, Tls, server_name};
 use super::duration;
+use super::global::Globals;
 use super::known::NONE;
 
 /// What is said of a server.
@@ -21,32 +23,39 @@ pub(super) struct Parameters {
     /// Failed requests in a row that take the server out.
     pub(super) error_limit: Option<u64>,
     is_observed: bool,
+    is_tls: bool,
+    verify: Option<String>,
+    authorities: Option<String>,
+    server_name: Option<String>,
+    certificate: Option<String>,
+    http2: bool,
+    proxy: Option<&'static str>,
+    /// The section that says who is asked for the server's name.
+    pub(super) resolvers: Option<String>,
     /// What has no equivalent, and why.
     pub(super) lost: Vec<(String, &'static str)>,
     /// What needs none, and why.
     pub(super) needless: Vec<(String, &'static str)>,
 }
 
-const TLS: &str = "TLS to backends is not taken over: write `tls` into [pools.upstream], see docs/tls.md";
-const NAMES: &str = "names are not looked up";
+const TLS: &str = "versions, ciphers and curves are chosen by themselves, see docs/tls.md";
+const NAMES: &str =
+    "an answer holds for its time to live, within `min_interval` and `max_interval` of [[pools.discover]]";
 const ONE_PROBE: &str = "probes go to the address of the backend, at one interval";
 
 /// Parameters with an argument that have no equivalent.
-const WITH_ARGUMENT: [(&str, &str); 52] = [
+const WITH_ARGUMENT: [(&str, &str); 44] = [
     ("addr", ONE_PROBE),
     ("agent-inter", NONE),
     ("agent-addr", NONE),
     ("agent-port", NONE),
     ("agent-send", NONE),
-    ("alpn", TLS),
-    ("ca-file", TLS),
     ("check-alpn", TLS),
     ("check-proto", ONE_PROBE),
-    ("check-sni", TLS),
+    ("check-sni", ONE_PROBE),
     ("ciphers", TLS),
     ("ciphersuites", TLS),
-    ("crl-file", TLS),
-    ("crt", TLS),
+    ("crl-file", "revocation lists are not read"),
     ("curves", TLS),
     ("downinter", ONE_PROBE),
     ("fastinter", ONE_PROBE),
@@ -68,36 +77,27 @@ const WITH_ARGUMENT: [(&str, &str); 52] = [
     ("pool-max-conn", "`max_idle_per_thread` of [pools.upstream] is for all backends"),
     ("pool-purge-delay", "`idle_timeout` of [pools.upstream] is for all backends"),
     ("port", ONE_PROBE),
-    ("proto", "backends are spoken to in HTTP/1.1"),
     ("proxy-v2-options", NONE),
     ("redir", "redirects are not taken over: write [[routes]] with `redirect`"),
     ("resolve-net", NAMES),
     ("resolve-opts", NAMES),
     ("resolve-prefer", NAMES),
-    ("resolvers", NAMES),
     ("shard", NONE),
     ("slowstart", NONE),
-    ("sni", TLS),
     ("socks4", NONE),
     ("source", NONE),
     ("ssl-max-ver", TLS),
     ("ssl-min-ver", TLS),
     ("track", ONE_PROBE),
-    ("verify", TLS),
-    ("verifyhost", TLS),
 ];
 
 /// Parameters without an argument that have no equivalent.
-const ALONE: [(&str, &str); 12] = [
+const ALONE: [(&str, &str); 8] = [
     ("agent-check", NONE),
-    ("check-ssl", TLS),
-    ("check-send-proxy", ONE_PROBE),
     ("check-via-socks4", ONE_PROBE),
     ("force-", TLS),
     ("no-", NONE),
     ("non-stick", NONE),
-    ("send-proxy", "the header is not taken over: write proxy_protocol = \"v1\" or \"v2\" into [pools.upstream]"),
-    ("ssl", TLS),
     ("sslv", TLS),
     ("tls", TLS),
     ("stick", NONE),
@@ -126,6 +126,34 @@ impl Parameters {
                 "no-backup" => self.is_backup = false,
                 "disabled" => self.is_disabled = true,
                 "enabled" => self.is_disabled = false,
+                "ssl" => self.is_tls = true,
+                "no-ssl" => self.is_tls = false,
+                "verify" => self.verify = Some(argument().into()),
+                "ca-file" => self.authorities = Some(argument().into()),
+                "verifyhost" => self.server_name = named(word, argument(), &mut self.lost).or(self.server_name.take()),
+                "sni" => match argument() {
+                    text if text.starts_with("str(") => {
+                        let name = text.trim_start_matches("str(").trim_end_matches(')');
+                        self.server_name = self.server_name.take().or(named(word, name, &mut self.lost));
+                    }
+                    text => self
+                        .lost
+                        .push((format!("sni {text}"), "`server_name` of [pools.upstream.tls] is one for all requests")),
+                },
+                "crt" => self.certificate = Some(argument().into()),
+                "alpn" => self.http2 = argument().split(',').any(|protocol| protocol == "h2"),
+                "proto" => match argument() {
+                    "h2" => self.http2 = true,
+                    "h1" => self.http2 = false,
+                    other => self.lost.push((format!("proto {other}"), NONE)),
+                },
+                "send-proxy" => self.proxy = Some("v1"),
+                "send-proxy-v2" | "send-proxy-v2-ssl" | "send-proxy-v2-ssl-cn" => self.proxy = Some("v2"),
+                "no-send-proxy" | "no-send-proxy-v2" => self.proxy = None,
+                "check-ssl" | "check-send-proxy" => {
+                    self.needless.push((word.into(), "probes speak to a backend as requests do"));
+                }
+                "resolvers" => self.resolvers = Some(argument().into()),
                 "check" => self.is_checked = true,
                 "no-check" => self.is_checked = false,
                 "observe" => {
@@ -157,10 +185,34 @@ impl Parameters {
         Parameters { lost: Vec::new(), needless: Vec::new(), ..self.clone() }
     }
 
+    /// How the server is spoken to.
+    pub(super) fn speech(&self, globals: &Globals) -> Speech {
+        let tls = self.is_tls.then(|| Tls {
+            ca: self.authorities.as_deref().filter(|file| !file.starts_with('@')).map(|file| globals.authority(file)),
+            server_name: self.server_name.clone(),
+            cert: self.certificate.as_deref().map(|file| globals.certificate(file)),
+            key: None,
+            verify: match self.verify.as_deref() {
+                Some(word) => word != "none",
+                None => !globals.trusts_servers,
+            },
+        });
+        Speech { http2: self.http2, proxy: self.proxy, tls }
+    }
+
     /// Failed requests in a row that take the server out, if it is watched.
     pub(super) fn failures(&self) -> Option<u64> {
         self.error_limit.filter(|_| self.is_observed)
     }
+}
+
+/// A name that a certificate may be for.
+fn named(word: &str, text: &str, lost: &mut Vec<(String, &'static str)>) -> Option<String> {
+    let name = server_name(text);
+    if name.is_none() {
+        lost.push((format!("{word} {text}"), "this is no host name"));
+    }
+    name
 }
 
 fn number(word: &str, text: &str, lost: &mut Vec<(String, &'static str)>) -> Option<u64> {
@@ -193,7 +245,7 @@ mod tests {
 
     #[test]
     fn what_is_half_said_is_noted() {
-        for text in ["weight", "weight x", "inter", "slowstart", "something", "ssl"] {
+        for text in ["weight", "weight x", "inter", "slowstart", "something", "ciphers"] {
             assert_eq!(parameters(text).lost.len(), 1, "{text}");
         }
     }

@@ -113,7 +113,14 @@ impl Reader {
         while let Some((at, c)) = chars.next() {
             match (self.quote, c) {
                 (None | Some('"'), '\\') => match chars.next() {
-                    Some((_, escaped)) => self.push(unescaped(escaped)),
+                    // What stands for nothing else is part of a regular expression, and stays.
+                    Some((_, escaped)) => match unescaped(escaped) {
+                        Some(c) => self.push(c),
+                        None => {
+                            self.push('\\');
+                            self.push(escaped);
+                        }
+                    },
                     None => {
                         self.goes_on = true;
                         end = at;
@@ -145,12 +152,15 @@ impl Reader {
     }
 }
 
-fn unescaped(c: char) -> char {
+/// What a backslash and a character stand for.
+fn unescaped(c: char) -> Option<char> {
     match c {
-        'n' => '\n',
-        'r' => '\r',
-        't' => '\t',
-        c => c,
+        'n' => Some('\n'),
+        'r' => Some('\r'),
+        't' => Some('\t'),
+        '\\' | '"' | '\'' | '#' | '$' => Some(c),
+        c if c.is_whitespace() => Some(c),
+        _ => None,
     }
 }
 
@@ -167,6 +177,7 @@ mod tests {
         assert_eq!(words("  a  b\tc # d\n\n# e\n"), [["a", "b", "c"]]);
         assert_eq!(words(r#"a "b c" 'd "e' f\ g "h\"i" j\#k"#), [["a", "b c", "d \"e", "f g", "h\"i", "j#k"]]);
         assert_eq!(words("a ''"), [["a", ""]]);
+        assert_eq!(words(r"a ^/b\.c /\1"), [["a", r"^/b\.c", r"/\1"]]);
         assert_eq!(words("a b'c d'e"), [["a", "bc de"]]);
         assert_eq!(words("option httpchk GET / HTTP/1.1\\r\\nHost:\\ x")[0][4], "HTTP/1.1\r\nHost: x");
     }

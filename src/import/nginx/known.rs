@@ -2,7 +2,7 @@
 //! Invariant: never silent: what is not known has no equivalent.
 //! Must not know: blocks, and what is taken over of them.
 
-use super::super::toml::{GUARDS, Table};
+use super::super::toml::{FILTER, PASSWORDS, RATES, Table};
 use super::syntax::Directive;
 
 /// Of what nothing better is known.
@@ -13,13 +13,10 @@ const REWRITING: &str = "fields are not taken over: write [routes.request_header
 const STREAMED: &str = "bodies are streamed";
 const LOG: &str = "what is logged, and where, is said in [log]";
 const FILES: &str = "Linchpin serves no files";
-const REDIRECT: &str = "answers are not taken over: [[routes]] with `redirect` are the only ones that Linchpin makes";
+const REDIRECT: &str = "Linchpin makes no answers but redirects to a scheme, a host and a path";
 const ANSWERS: &str = "Location and cookies of answers are passed on as they are";
 const PATHS: &str = "paths are not taken over: `strip_prefix` and `add_prefix` of [[routes]] change their beginnings";
-const TLS: &str = "TLS is not taken over: write [listeners.tls] with `cert` and `key`, see docs/tls.md";
-const FILTER: &str = GUARDS[0];
-const PASSWORDS: &str = GUARDS[1];
-const RATES: &str = GUARDS[2];
+const TLS: &str = "versions, ciphers and curves are chosen by themselves, see docs/tls.md";
 const SERVICE: &str = "that is for the service manager to do";
 const KEPT_OPEN: &str = "connections to backends are kept open, and idle ones are used again, by themselves";
 
@@ -40,7 +37,7 @@ const NEEDLESS: [(&str, &str); 12] = [
 ];
 
 /// Beginnings of directives that have no equivalent, and why.
-const LOST: [(&str, &str); 51] = [
+const LOST: [(&str, &str); 52] = [
     ("include", "other files are not read: import them as well"),
     ("stream", "Linchpin speaks HTTP alone"),
     ("mail", "Linchpin speaks HTTP alone"),
@@ -56,7 +53,8 @@ const LOST: [(&str, &str); 51] = [
     ("log_", LOG),
     ("ssl_verify_client", FILTER),
     ("ssl_", TLS),
-    ("proxy_ssl_", "TLS to backends is not taken over: write `tls` into [pools.upstream], see docs/tls.md"),
+    ("proxy_ssl_", TLS),
+    ("grpc_ssl_", TLS),
     ("http2", "HTTP/2 comes with TLS; without it, write http2 = true into [[listeners]]"),
     ("root", FILES),
     ("alias", FILES),
@@ -91,7 +89,7 @@ const LOST: [(&str, &str); 51] = [
     ("if", "there are no conditions but those of [[routes]]"),
     ("set", "there are no variables"),
     ("geo", "there are no variables"),
-    ("resolver", "names are not looked up"),
+    ("resolver", "no name that was taken over is asked for by it"),
 ];
 
 /// Why a directive has no equivalent.

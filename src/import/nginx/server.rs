@@ -1,40 +1,48 @@
-//! Owns: `server`: where it listens, and for which hosts.
-//! Invariant: what is bound with TLS is not opened without.
+//! Owns: `server`: where it listens, for which hosts, and what it answers by itself.
+//! Invariant: what is said of a whole server holds for each of its routes.
 //! Must not know: what a location does.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use super::super::output::Output;
+use super::super::route::{Goal, Redirect, Request};
 use super::super::rule;
-use super::super::units::{self, Address};
+use super::super::toml::Table;
+use super::guard::{self, Guards};
+use super::listen::OF_LISTENERS;
+use super::redirect::{self, If};
 use super::syntax::Directive;
-use super::{INHERITED, Reader, Scope, known, whole};
+use super::{Reader, Scope, known, scoped, whole};
 
 /// A server being read.
 pub(super) struct Server {
-    pub(super) front: usize,
+    pub(super) fronts: Vec<usize>,
     /// None for all.
     pub(super) hosts: Vec<String>,
+    /// The name that comes first.
+    pub(super) name: Option<String>,
+    /// The line and text of what kept out clients without a certificate, if it does so no more.
+    pub(super) guard: Option<(usize, String)>,
 }
 
 impl<'d> Reader<'d> {
-    pub(super) fn server(&mut self, server: &'d Directive, above: &Scope<'d>, out: &mut Output) {
-        if !passes(server) {
+    pub(super) fn server(&mut self, server: &'d Directive, above: &Scope<'d>, guards: &Guards<'d>, out: &mut Output) {
+        if !answers(server) {
             let why = "it sends nothing to a backend";
             return whole(server, why, &mut out.unrouted);
         }
-        let mut scope = above.clone();
-        for directive in server.inside().iter().filter(|each| INHERITED.contains(&each.word(0))) {
-            scope.insert(directive.word(0), directive);
+        let scope = scoped(server, above);
+        let guards = guards.inside(server);
+        let listening = self.listen(server, out);
+        let mut names = Vec::new();
+        for directive in server.inside().iter().filter(|each| each.word(0) == "server_name") {
+            hosts(directive, &mut names, out);
         }
-        let mut read = listen(server, out);
-        for directive in server.inside() {
-            match directive.word(0) {
-                "listen" => {}
-                "server_name" => hosts(directive, &mut read.hosts, out),
-                _ => {}
-            }
-        }
+        let verify = server.inside().iter().chain(self.http).find(|each| Some(each.at) == listening.guard);
+        let mut read = Server {
+            fronts: listening.fronts,
+            name: names.first().cloned(),
+            hosts: names,
+            guard: verify.map(|each| (each.line, each.text.clone())),
+        };
         if !read.hosts.is_empty() && takes_all(server) {
             read.hosts.clear();
         }
@@ -43,23 +51,109 @@ impl<'d> Reader<'d> {
         } else {
             self.first = self.first.or(Some(server.line));
         }
+        let first_answer = server.inside().iter().find(|each| self.is_answer(each, &read));
         for directive in server.inside() {
             match directive.word(0) {
                 "listen" | "server_name" => {}
-                "location" => self.location(directive, &read, &scope, out),
-                word if INHERITED.contains(&word) => {}
+                "location" => match first_answer {
+                    Some(answer) => whole(
+                        directive,
+                        &format!("what stands in line {} answers first", answer.line),
+                        &mut out.unrouted,
+                    ),
+                    None => self.location(directive, &read, (&scope, &guards), out),
+                },
+                "return" | "rewrite" | "if" => self.answer(directive, &read, &guards, out),
+                "set_real_ip_from" | "real_ip_header" | "real_ip_recursive" if !self.believes(server) => {
+                    known::note(directive, &mut out.unrouted);
+                }
+                word if scope.contains_key(word) || OF_LISTENERS.contains(&word) => {}
+                word if guard::belongs(word) => {}
                 _ if self.of_clients(directive, out) => {}
                 _ => known::note(directive, &mut out.unrouted),
             }
         }
-        let own = server.inside().iter().filter(|each| INHERITED.contains(&each.word(0)));
+        let own = server.inside().iter().filter(|each| scope.contains_key(each.word(0)));
         self.unapplied(own, &mut out.unrouted);
+        self.unguarded(server, &mut out.unrouted);
+    }
+
+    /// Whether a directive answers all requests of a server.
+    fn is_answer(&self, directive: &Directive, server: &Server) -> bool {
+        matches!(directive.word(0), "return" | "rewrite")
+            && (directive.word(0) == "return" || redirect::read(directive, server.name.as_deref()).is_some())
+    }
+
+    /// What a server answers by itself.
+    fn answer(&mut self, directive: &'d Directive, server: &Server, guards: &Guards<'d>, out: &mut Output) {
+        let condition = match directive.word(0) {
+            "if" => redirect::condition(directive),
+            _ => None,
+        };
+        let answer = match (directive.word(0), directive.inside()) {
+            ("if", [inside]) if condition.is_some() => redirect::read(inside, server.name.as_deref()),
+            ("if", _) => None,
+            _ => redirect::read(directive, server.name.as_deref()),
+        };
+        if let Some(redirect) = answer {
+            let mut request = Request::to(server.hosts.clone(), "/");
+            match condition {
+                Some(If::Host(host)) => request.hosts = vec![host],
+                Some(If::ClearText) => request.secure = Some(false),
+                None => {}
+            }
+            return self.redirect(directive, server, request, redirect, out);
+        }
+        // What refuses some requests is noted with the locations that it kept them from.
+        if directive.word(0) != "if" || !guards.all().any(|(each, _)| each.at == directive.at) {
+            known::note(directive, &mut out.unrouted);
+        }
+    }
+
+    /// Sends clients elsewhere, but not round in a circle.
+    pub(super) fn redirect(
+        &mut self,
+        directive: &Directive,
+        server: &Server,
+        mut request: Request,
+        redirect: Redirect,
+        out: &mut Output,
+    ) {
+        let (line, text) = (directive.line, directive.text.as_str());
+        let mut fronts = server.fronts.clone();
+        let stays = redirect.scheme == Some("https")
+            && redirect.path.is_none()
+            && redirect.host.as_ref().is_none_or(|host| request.hosts.is_empty() || request.hosts.contains(host));
+        if stays {
+            request.secure = Some(false);
+        }
+        if request.secure == Some(false) {
+            fronts.retain(|front| out.is_secure(*front) != Some(true));
+        }
+        if fronts.is_empty() {
+            return out.unrouted.needless(line, text, "all clients come by TLS here");
+        }
+        out.route(&fronts, &request, &Goal::Redirect(redirect), line, text);
+    }
+
+    /// Notes what kept requests out of nothing that was taken over.
+    pub(super) fn unguarded(&mut self, block: &'d Directive, notes: &mut Table) {
+        let is_open = |each: &Directive| each.word(1) == "off" || (each.word(0) == "allow" && each.word(1) == "all");
+        let refuses = |each: &Directive| each.word(0) == "if" && each.inside().iter().any(redirect::refuses);
+        let kept = |each: &&Directive| (guard::belongs(each.word(0)) && !is_open(each)) || refuses(each);
+        for each in block.inside().iter().filter(kept).filter(|each| !self.guarded.contains(&each.at)) {
+            known::note(each, notes);
+        }
     }
 }
 
-/// Whether a request may be passed to a backend.
-fn passes(directive: &Directive) -> bool {
-    directive.inside().iter().any(|each| each.word(0) == "proxy_pass" || (each.word(0) == "location" && passes(each)))
+/// Whether a request may be passed to a backend, or sent elsewhere.
+pub(super) fn answers(directive: &Directive) -> bool {
+    directive.inside().iter().any(|each| {
+        matches!(each.word(0), "proxy_pass" | "grpc_pass")
+            || redirect::read(each, Some("a.example")).is_some()
+            || (matches!(each.word(0), "location" | "if") && answers(each))
+    })
 }
 
 /// Whether hosts that no server names go to this one.
@@ -69,55 +163,6 @@ fn takes_all(server: &Directive) -> bool {
         .iter()
         .filter(|each| each.word(0) == "listen")
         .any(|each| each.from(2).iter().any(|word| matches!(word.as_str(), "default_server" | "default")))
-}
-
-fn listen(server: &Directive, out: &mut Output) -> Server {
-    let listens: Vec<_> = server.inside().iter().filter(|each| each.word(0) == "listen").collect();
-    let addresses: Vec<_> = listens.iter().map(|each| (*each, address(each.word(1)))).collect();
-    // Servers at one address belong together.
-    let front = addresses.iter().find_map(|(_, address)| out.front_at(address.as_ref()?));
-    let front = front.unwrap_or_else(|| out.front(server.line, &server.text, "server"));
-    if listens.is_empty() {
-        let table = out.listener(front, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 80), false);
-        if table.is_plain() {
-            table.remark("nginx listens here if nothing is said");
-        }
-    }
-    for (directive, address) in addresses {
-        let (line, text) = (directive.line, directive.text.as_str());
-        let Some(address) = address else {
-            out.clients.lost(line, text, "this is no IP address and port: write [[listeners]] with one");
-            continue;
-        };
-        let words = directive.from(2);
-        let is_off = words.iter().any(|word| matches!(word.as_str(), "ssl" | "quic"));
-        let is_kept = |word: &String| {
-            matches!(word.as_str(), "default_server" | "default" | "reuseport" | "deferred")
-                || word.starts_with("ipv6only=")
-        };
-        let table = out.listener(front, address, is_off);
-        if is_off {
-            table.lost(
-                line,
-                text,
-                "TLS is not taken over, so that this stands here switched off: write [listeners.tls], see docs/tls.md",
-            );
-        } else if !words.iter().all(is_kept) {
-            table.lost(line, text, "nothing but the address is taken over");
-        }
-    }
-    Server { front, hosts: Vec::new() }
-}
-
-/// `80`, `*:80`, `10.0.0.1`, `10.0.0.1:80`, `[::]:80`, `localhost:80`
-fn address(text: &str) -> Option<SocketAddr> {
-    if let Ok(port) = text.parse::<u16>() {
-        return (port != 0).then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port));
-    }
-    match units::address(text, Some(80)) {
-        Address::Socket(socket) => Some(socket),
-        _ => units::listener(text),
-    }
 }
 
 fn hosts(directive: &Directive, hosts: &mut Vec<String>, out: &mut Output) {

@@ -137,7 +137,7 @@ fn route<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &
                 continue;
             }
         }
-        used.extend(map.map(|map| map.line));
+        used.extend(map.map(|map| map.at));
     }
     let Some(name) = cookie.clone().or_else(|| path_parameter.as_deref().map(cased)) else { return };
     if cookie.is_none() {

@@ -7,8 +7,10 @@ use super::super::{Broken, DEEPEST};
 /// A directive, and what stands in its braces.
 #[derive(Debug, PartialEq)]
 pub(super) struct Directive {
-    /// Of its first word, counted from 1.
+    /// Of its first word, counted from 1. Several may share it.
     pub(super) line: usize,
+    /// Where it begins, which no other does.
+    pub(super) at: usize,
     pub(super) words: Vec<String>,
     /// As it is written, up to `;` or `{`.
     pub(super) text: String,
@@ -48,6 +50,7 @@ pub(super) fn directives(text: &str) -> Result<Vec<Directive>, Broken> {
         }
         let directive = |words: &mut Vec<String>| Directive {
             line: start.1,
+            at: start.0,
             words: std::mem::take(words),
             text: text.get(start.0..end).unwrap_or_default().trim_end_matches([';', '{']).trim().into(),
             block: None,

@@ -5,9 +5,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::super::pool::{Balance, By, MOST_REQUESTS, Pool, WAIT, name_of};
+use super::super::pool::{Balance, By, Pool, WAIT, name_of};
 use super::super::toml::Value;
-use super::super::units;
+use super::super::units::{self, Address};
 use super::super::words::{field, parameter, token};
 use super::syntax::Directive;
 use super::{Reader, duration, known, sticky};
@@ -16,13 +16,17 @@ use super::{Reader, duration, known, sticky};
 const FAILURES: RangeInclusive<u64> = 0..=1_000_000;
 
 impl<'d> Reader<'d> {
-    pub(super) fn upstream(&mut self, upstream: &'d Directive) {
-        let Some(index) = self.pools.get(upstream.word(1)).copied() else { return };
+    /// Reads an upstream into the pool at `index`.
+    pub(super) fn upstream(&mut self, upstream: &'d Directive, index: usize) {
+        let own = upstream.inside().iter().filter(|each| each.word(0) == "resolver");
+        let own: Vec<_> = own.flat_map(resolvers).collect();
+        let resolvers = if own.is_empty() { self.resolvers.clone() } else { own };
         for directive in upstream.inside() {
             let (line, text) = (directive.line, directive.text.as_str());
             let pool = &mut self.made[index];
             match directive.word(0) {
-                "server" => server(directive, pool),
+                "server" => self.asks |= server(directive, pool, &resolvers),
+                "resolver" => {}
                 "sticky" => sticky::read(directive, pool, &self.maps, &mut self.used_maps),
                 "ip_hash" => {
                     pool.balance(&Balance::Hash(By::Address));
@@ -73,9 +77,34 @@ fn hashed(variable: &str) -> Option<By> {
     }
 }
 
-fn server(directive: &Directive, pool: &mut Pool) {
+/// Who a `resolver` asks for names.
+pub(super) fn resolvers(directive: &Directive) -> Vec<String> {
+    let addresses = directive.from(1).iter().filter(|word| !word.contains('='));
+    let read = |text: &String| match units::address(text, Some(53)) {
+        Address::Socket(socket) if !socket.ip().is_unspecified() => Some(socket.to_string()),
+        _ => None,
+    };
+    addresses.filter_map(read).collect()
+}
+
+/// The path of a `proxy_pass`, if it has one.
+pub(super) fn uri(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let behind = rest.get(super::pass::host(rest).len()..)?;
+    let path = behind.strip_prefix(':').unwrap_or(behind);
+    path.starts_with('/').then_some(path)
+}
+
+/// Adds a server to a pool. Whether its name is asked for.
+fn server(directive: &Directive, pool: &mut Pool, resolvers: &[String]) -> bool {
     let (line, text) = (directive.line, directive.text.as_str());
-    let address = units::address(directive.word(1), Some(80));
+    let service = directive.from(2).iter().find_map(|word| word.strip_prefix("service="));
+    let address = match (directive.word(1).strip_prefix("unix:"), units::address(directive.word(1), Some(80)), service)
+    {
+        (Some(path), ..) => units::unix(path),
+        (None, Address::Name(host, _), Some(service)) => Address::Service(service_of(service, &host)),
+        (None, address, _) => address,
+    };
     let value = |key: &str| directive.from(2).iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
     let wanted = value("route").map_or_else(|| name_of(&address, directive.word(1)), str::to_owned);
     let failures = value("max_fails").and_then(|count| count.parse::<u64>().ok());
@@ -86,28 +115,41 @@ fn server(directive: &Directive, pool: &mut Pool) {
     if let Some(time) = value("fail_timeout") {
         pool.ejection.share_time("base_time", duration(time), WAIT, line, text);
     }
-    let table = pool.backend(&wanted, &address, line, text);
+    let is_asked = directive.from(2).iter().any(|word| word == "resolve");
+    let backend = pool.backend(&wanted, &address, line, text);
+    if is_asked {
+        backend.resolvers(resolvers);
+    }
     for word in directive.from(2) {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         match (key, value.parse::<u64>()) {
-            ("weight", Ok(weight)) => table.set("weight", Value::number(weight.min(1000))),
+            ("weight", Ok(weight)) => backend.weight(weight, line, word),
             ("max_conns", Ok(0)) => {}
-            ("max_conns", Ok(count)) => table.set("max_requests", Value::number(count.min(MOST_REQUESTS))),
-            ("backup", _) => table.set("backup", Value::flag(true)),
-            ("down", _) => table.set("state", Value::text("maintenance")),
-            ("drain", _) => table.set("state", Value::text("drain")),
+            ("max_conns", Ok(count)) => backend.max_requests(count),
+            ("backup", _) => backend.backup(line, word),
+            ("down", _) => backend.out(line, word),
+            ("drain", _) => backend.drain(line, word),
             ("route" | "fail_timeout", _) | ("max_fails", Ok(_)) => {}
-            ("resolve" | "service", _) => table.lost(line, word, "names are not looked up"),
-            _ => table.lost(line, word, known::NONE),
+            ("resolve" | "service", _) => {}
+            _ => backend.table.lost(line, word, known::NONE),
         }
     }
     if let Some(route) = value("route") {
         pool.last_route(line, route);
     }
+    is_asked
+}
+
+/// `http` of `app.example` is `_http._tcp.app.example`.
+fn service_of(service: &str, host: &str) -> String {
+    match service.starts_with('_') {
+        true => format!("{service}.{host}"),
+        false => format!("_{service}._tcp.{host}"),
+    }
 }
 
 /// A pool for an address that stands in `proxy_pass` itself.
-pub(super) fn single(name: &str, text: &str, address: &units::Address, directive: &Directive) -> Pool {
+pub(super) fn single(name: &str, text: &str, address: &Address, directive: &Directive) -> Pool {
     let mut pool = Pool::new(name);
     pool.backend(&name_of(address, text), address, directive.line, &directive.text);
     pool

@@ -50,6 +50,25 @@ impl Map {
         Some(&entry.value)
     }
 
+    /// A key's text. What is no text is not taken.
+    pub(super) fn take_text(&self, key: &str) -> Option<&str> {
+        let entry = self.entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(key))?;
+        let text = entry.value.text()?;
+        entry.is_taken.set(true);
+        Some(text)
+    }
+
+    /// The texts of a key's list. What is no list of texts is not taken.
+    pub(super) fn take_texts(&self, key: &str) -> Vec<&Node> {
+        let Some(entry) = self.entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(key)) else {
+            return Vec::new();
+        };
+        let nodes = entry.value.list();
+        let are_texts = !nodes.is_empty() && nodes.iter().all(|node| node.text().is_some());
+        entry.is_taken.set(entry.is_taken.get() || are_texts);
+        if are_texts { nodes.iter().collect() } else { Vec::new() }
+    }
+
     /// All keys and values, which are taken from now on.
     pub(super) fn take_all(&self) -> impl Iterator<Item = (&str, usize, &Node)> {
         self.entries.iter().map(|entry| {

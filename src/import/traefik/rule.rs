@@ -14,6 +14,19 @@ pub(super) fn read(rule: &str) -> Result<Condition, &'static str> {
     if reader.rest.is_empty() { Ok(condition) } else { Err(ONLY) }
 }
 
+/// The hosts that a rule is for at most; none if it may be for any.
+pub(super) fn hosts(rule: &str) -> Vec<String> {
+    if rule.contains("||") || rule.contains('!') || rule.contains("HostRegexp") {
+        return Vec::new();
+    }
+    let mut hosts = Vec::new();
+    for part in rule.split("Host(").skip(1) {
+        let arguments = part.split(')').next().unwrap_or_default().split(',');
+        hosts.extend(arguments.filter_map(|text| super::super::rule::host(text.trim().trim_matches(['`', '"', '\'']))));
+    }
+    hosts
+}
+
 struct Reader<'r> {
     rest: &'r str,
     depth: usize,
@@ -125,7 +138,8 @@ mod tests {
     use super::*;
 
     fn routes(rule: &str) -> Vec<(Vec<String>, String)> {
-        read(rule).unwrap_or_else(|why| panic!("{rule}: {why}")).routes()
+        let requests = read(rule).unwrap_or_else(|why| panic!("{rule}: {why}")).routes();
+        requests.into_iter().map(|request| (request.hosts, request.prefix)).collect()
     }
 
     #[test]
@@ -137,6 +151,14 @@ mod tests {
         assert_eq!(routes("HostRegexp(`{sub:[a-z]+}.a.example`)")[0].0, ["*.a.example"]);
         assert_eq!(routes("HostRegexp(`^.+\\.a\\.example$`)")[0].0, ["*.a.example"]);
         assert_eq!(routes("PathPrefix(`/a`) || PathPrefix(`/b`)").len(), 2);
+    }
+
+    #[test]
+    fn hosts_are_known_of_what_is_refused() {
+        assert_eq!(hosts("Host(`a.example`) && Path(`/x`)"), ["a.example"]);
+        for rule in ["Path(`/x`)", "Host(`a`) || Path(`/x`)", "!Host(`a`)"] {
+            assert!(hosts(rule).is_empty(), "{rule}");
+        }
     }
 
     #[test]

@@ -6,14 +6,15 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::output::Output;
 use super::super::pool::{Balance, By, Pool, WAIT, name_of};
+use super::super::speech::{Speech, Tls, server_name};
 use super::super::toml::{Table, Value};
-use super::super::units;
+use super::super::units::{self, Address};
 use super::health::{health, passive};
 use super::node::{Map, Node};
 use super::notes::{duration, left, list_in, map_in, note, number_in};
 use super::sticky::sticky;
 use super::weights::weights;
-use super::{NONE, is_named};
+use super::{NONE, is_named, peek};
 
 /// The services of a file.
 pub(super) struct Services<'n> {
@@ -182,7 +183,7 @@ impl<'n> Services<'n> {
         let Part { path, balancer, is_fallback, .. } = part;
         let servers = list_in(balancer, "servers", &format!("{path}.servers"), &mut pool.main);
         for (node, weight) in servers.iter().zip(weights) {
-            server(node, path, *weight, *is_fallback, pool);
+            server(node, path, *weight, *is_fallback, self.tls(balancer), pool);
         }
         sticky(balancer, path, pool);
         let at = format!("{path}.healthCheck");
@@ -215,6 +216,44 @@ impl<'n> Services<'n> {
             }
         }
         left(balancer, path, NONE, &mut pool.main);
+    }
+
+    /// TLS as the transport of a service says it.
+    fn tls(&self, balancer: &Map) -> Tls {
+        let name = balancer
+            .all()
+            .find(|(key, ..)| key.eq_ignore_ascii_case("serversTransport"))
+            .and_then(|(_, _, node)| node.text());
+        let transport = name.and_then(|name| self.transports.all().find(|(other, ..)| is_named(other, name)));
+        let mut tls = Tls::default();
+        let Some(transport) = transport.and_then(|(_, _, node)| node.map()) else { return tls };
+        let file =
+            |node: &Node| node.text().filter(|text| !text.is_empty() && !text.contains(['\n', ' '])).map(str::to_owned);
+        let all = || transport.all();
+        let named = |wanted: &str| all().find(|(key, ..)| key.eq_ignore_ascii_case(wanted)).map(|(_, _, node)| node);
+        tls.server_name = named("serverName").and_then(Node::text).and_then(server_name);
+        if tls.server_name.is_some() {
+            transport.take_text("serverName");
+        }
+        if named("insecureSkipVerify").and_then(Node::text) == Some("true") {
+            transport.take_text("insecureSkipVerify");
+            tls.verify = false;
+        }
+        if let Some([authority]) = named("rootCAs").map(Node::list)
+            && let Some(authority) = file(authority)
+        {
+            transport.take("rootCAs");
+            tls.ca = Some(authority);
+        }
+        if let Some([pair]) = named("certificates").map(Node::list)
+            && let Some(pair) = pair.map()
+            && let (Some(cert), Some(key)) =
+                (peek(pair, "certFile").and_then(file), peek(pair, "keyFile").and_then(file))
+        {
+            let _ = ["certFile", "keyFile"].map(|key| pair.take_text(key));
+            (tls.cert, tls.key) = (Some(cert), Some(key));
+        }
+        tls
     }
 
     /// Timeouts and idle connections are a pool's own here.
@@ -261,14 +300,41 @@ impl<'n> Services<'n> {
         left(
             transport,
             &path,
-            "TLS to backends is not taken over: write `tls` into [pools.upstream], see docs/tls.md",
+            "of TLS to backends no more is taken over than authorities, names and certificates, see docs/tls.md",
             &mut pool.upstream,
         );
         self.transports.take(name);
     }
 }
 
-fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, pool: &mut Pool) {
+/// The ports of all servers.
+pub(super) fn ports(services: &Map) -> HashSet<u16> {
+    let mut ports = HashSet::new();
+    for (_, _, service) in services.all() {
+        let balancers = service.map().into_iter().flat_map(Map::all).filter_map(|(_, _, kind)| kind.map());
+        let servers = balancers.flat_map(Map::all).filter(|(key, ..)| key.eq_ignore_ascii_case("servers"));
+        for server in servers.flat_map(|(_, _, node)| node.list()).filter_map(Node::map) {
+            let url =
+                server.all().find(|(key, ..)| key.eq_ignore_ascii_case("url")).and_then(|(_, _, node)| node.text());
+            match url.map(|url| located(url).1) {
+                Some(Address::Socket(socket)) => drop(ports.insert(socket.port())),
+                Some(Address::Name(_, port)) => drop(ports.insert(port)),
+                _ => {}
+            }
+        }
+    }
+    ports
+}
+
+/// The scheme of an URL, where it leads, and the host and path that it has.
+fn located(url: &str) -> (&str, Address, &str, &str) {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (host, behind) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let port = if scheme == "https" { 443 } else { 80 };
+    (scheme, units::address(host, Some(port)), host, behind)
+}
+
+fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, mut tls: Tls, pool: &mut Pool) {
     let path = format!("{path}.servers");
     let Some(map) = node.map() else {
         return note(&path, node.line, node, "a server has a url", &mut pool.main);
@@ -280,26 +346,27 @@ fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, pool:
     number_in(map, "weight", &path, &mut pool.main);
     let line = url.map_or(node.line, |url| url.line);
     let text = url.and_then(Node::text).unwrap_or_default();
-    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-    let (host, behind) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-    let port = if scheme == "https" { 443 } else { 80 };
-    let address = units::address(host, Some(port));
+    let (scheme, address, host, behind) = located(text);
     let told = format!("{path}.url: {text}");
-    let table = pool.backend(&name_of(&address, host), &address, line, &told);
+    if let (None, Address::Name(host, _)) = (&tls.server_name, &address) {
+        tls.server_name = server_name(host);
+    }
+    let speech = Speech { http2: scheme == "h2c", proxy: None, tls: (scheme == "https").then_some(tls) };
+    let fits = address == Address::Other || pool.speaks(&speech);
+    let backend = pool.backend(&name_of(&address, host), &address, line, &told);
     if let Some(weight) = weight {
-        table.set("weight", Value::number(weight));
+        backend.weight(weight, line, &told);
     }
     if is_fallback {
-        table.set("backup", Value::flag(true));
+        backend.backup(line, &told);
     }
-    match scheme {
-        "http" => {}
-        "https" => table.lost(
-            line,
-            &told,
-            "TLS to backends is not taken over: write `tls` into [pools.upstream], see docs/tls.md",
-        ),
-        _ => table.lost(line, &told, "backends are spoken to in HTTP/1.1"),
+    if !fits {
+        let why = "all backends of a pool are spoken to alike, in TLS or not, and this one is not like the first: write a pool of its own";
+        backend.switch_off(line, &told, why);
+    }
+    let table = &mut backend.table;
+    if !matches!(scheme, "http" | "https" | "h2c") {
+        table.lost(line, &told, "backends are spoken to in HTTP, in TLS or not");
     }
     if !matches!(behind, "" | "/") {
         table.lost(line, &told, "a backend has no path: the request's is passed on as it is");

@@ -1,0 +1,148 @@
+//! Owns: lines that answer, refuse or change requests: `http-request`, `redirect`, `tcp-request` and their kin.
+//! Invariant: what kept requests out is known as such.
+//! Must not know: frontends and backends.
+
+use super::super::route::Redirect;
+use super::super::toml::{FILTER, PASSWORDS, RATES};
+use super::acl::Acls;
+use super::syntax::Statement;
+
+/// What of a line is behind `if` or `unless`.
+pub(super) struct When<'s> {
+    pub(super) words: &'s [String],
+    pub(super) is_unless: bool,
+}
+
+/// Splits words where their condition begins.
+pub(super) fn split(words: &[String]) -> (&[String], When<'_>) {
+    let at = words.iter().position(|word| matches!(word.as_str(), "if" | "unless"));
+    let (action, condition) = words.split_at(at.unwrap_or(words.len()));
+    let is_unless = condition.first().is_some_and(|word| word == "unless");
+    (action, When { words: condition.get(1..).unwrap_or_default(), is_unless })
+}
+
+/// Why a line kept requests out; none if it did not.
+pub(super) fn guard(statement: &Statement, acls: &Acls) -> Option<&'static str> {
+    let verb = match statement.word(0) {
+        "tcp-request" => statement.word(2),
+        "block" | "reqdeny" | "reqideny" | "reqtarpit" | "reqitarpit" => "deny",
+        "http-request" | "http-response" => statement.word(1),
+        _ => return None,
+    };
+    let (action, when) = split(statement.from(1));
+    match verb {
+        "deny" | "tarpit" | "reject" | "silent-drop" if acls.counts(when.words) => None,
+        "deny" | "tarpit" | "reject" | "silent-drop" => Some(FILTER),
+        "auth" => Some(PASSWORDS),
+        "return" => {
+            let status = action.iter().position(|word| word == "status").and_then(|at| action.get(at + 1));
+            status.is_some_and(|status| status.starts_with('4')).then_some(FILTER)
+        }
+        _ => None,
+    }
+}
+
+/// What is said of a line that limits how much a client may ask for.
+pub(super) fn limit(statement: &Statement, acls: &Acls) -> Option<&'static str> {
+    let (_, when) = split(statement.from(1));
+    let is_rule = matches!(statement.word(0), "http-request" | "tcp-request");
+    (is_rule && acls.counts(when.words)).then_some(RATES)
+}
+
+/// Whether a line is a redirect; its words from what kind it is.
+pub(super) fn redirect(statement: &Statement) -> Option<&[String]> {
+    match (statement.word(0), statement.word(1)) {
+        ("redirect", _) => Some(statement.from(1)),
+        ("http-request", "redirect") => Some(statement.from(2)),
+        _ => None,
+    }
+}
+
+/// Where `scheme https code 301`, `prefix URL` and `location URL` lead, and what has no equivalent.
+pub(super) fn target(action: &[String]) -> Option<(Redirect, Vec<String>)> {
+    const HOST: [&str; 4] = ["%[hdr(host)]", "%[req.hdr(host)]", "%[req.hdr(Host)]", "%[hdr(Host)]"];
+    const REST: [&str; 6] = ["%[capture.req.uri]", "%[url]", "%[pathq]", "%[path]", "%HU", "%rest"];
+    let [kind, to, options @ ..] = action else { return None };
+    let mut status = 302;
+    let mut lost = Vec::new();
+    let mut options = options.iter().map(String::as_str);
+    while let Some(option) = options.next() {
+        match option {
+            "code" => status = options.next()?.parse().ok()?,
+            "set-cookie" | "clear-cookie" => lost.push(format!("{option} {}", options.next().unwrap_or_default())),
+            other => lost.push(other.to_owned()),
+        }
+    }
+    let redirect = match (kind.as_str(), to.as_str()) {
+        ("scheme", "https") if matches!(status, 301 | 302 | 303 | 307 | 308) => {
+            Some(Redirect::to_scheme("https", status))
+        }
+        ("prefix", url) => Redirect::read(&format!("{}%rest", url.trim_end_matches('/')), &HOST, &REST, status),
+        ("location", url) => Redirect::read(url, &HOST, &REST, status),
+        _ => None,
+    };
+    Some((redirect?, lost))
+}
+
+/// The beginning of paths that `replace-path` or `set-path` takes away.
+pub(super) fn stripped(statement: &Statement) -> Option<String> {
+    let prefix = match (statement.word(0), statement.word(1)) {
+        ("http-request", "replace-path" | "replace-pathq" | "replace-uri") => {
+            let pattern = statement.word(2).trim_start_matches('^').trim_end_matches('$');
+            let ends =
+                [("(/)?(.*)", "/\\2"), ("(/.*)", "\\1"), ("/(.*)", "/\\1"), ("/?(.*)", "/\\1"), ("(/|$)(.*)", "/\\2")];
+            ends.iter().find_map(|(end, put)| pattern.strip_suffix(end).filter(|_| statement.word(3) == *put))?
+        }
+        ("http-request", "set-path") => {
+            let inside = statement.word(2).strip_prefix("%[path,regsub(^")?.strip_suffix(")]")?;
+            ["/,/", "/?,/"].iter().find_map(|end| inside.strip_suffix(end))?
+        }
+        _ => return None,
+    };
+    let is_plain = prefix.len() > 1 && prefix.chars().all(|c| c.is_ascii_alphanumeric() || "/-_".contains(c));
+    super::super::rule::prefix(prefix).filter(|_| is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statement(text: &str) -> Statement {
+        Statement { line: 1, words: text.split_whitespace().map(str::to_owned).collect(), text: text.into() }
+    }
+
+    #[test]
+    fn what_keeps_requests_out_is_known() {
+        let acls = Acls::read([statement("acl fast sc_http_req_rate(0) gt 10")].iter());
+        for text in [
+            "http-request deny",
+            "http-request deny if !office",
+            "http-request auth realm x unless ok",
+            "http-request return status 403 if x",
+            "tcp-request connection reject if { src 10.0.0.1 }",
+            "tcp-request content reject",
+            "block if x",
+        ] {
+            assert!(guard(&statement(text), &acls).is_some(), "{text}");
+        }
+        for text in
+            ["http-request deny if fast", "http-request return status 200", "tcp-request inspect-delay 5s", "option x"]
+        {
+            assert_eq!(guard(&statement(text), &acls), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_taken_away_is_read_or_refused() {
+        for (text, read) in [
+            ("http-request replace-path /app(/)?(.*) /\\2", Some("/app")),
+            ("http-request replace-path ^/app/(.*)$ /\\1", Some("/app")),
+            ("http-request replace-path ^/app(/.*) \\1 if x", Some("/app")),
+            ("http-request set-path %[path,regsub(^/app/,/)]", Some("/app")),
+            ("http-request replace-path /a.b/(.*) /\\1", None),
+            ("http-request replace-path (.*) /x\\1", None),
+        ] {
+            assert_eq!(stripped(&statement(text)).as_deref(), read, "{text}");
+        }
+    }
+}

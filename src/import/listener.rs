@@ -1,0 +1,88 @@
+//! Owns: a listener in the making, and its TLS.
+//! Invariant: what spoke TLS is never opened without: where no certificate could be taken over it is switched off.
+//! Must not know: how a source says it; routes.
+
+use super::toml::{Table, Value};
+
+/// An address that clients connect to.
+pub(super) struct Listener {
+    pub(super) front: usize,
+    pub(super) table: Table,
+    tls: Option<Tls>,
+    is_off: bool,
+}
+
+#[derive(Default)]
+struct Tls {
+    certificates: Vec<(String, Option<String>)>,
+    table: Table,
+}
+
+impl Listener {
+    pub(super) fn new(front: usize, address: &str) -> Listener {
+        let mut table = Table::default();
+        table.set("address", Value::text(address));
+        Listener { front, table, tls: None, is_off: false }
+    }
+
+    /// It speaks TLS; the table of its section.
+    pub(super) fn secure(&mut self) -> &mut Table {
+        &mut self.tls.get_or_insert_default().table
+    }
+
+    pub(super) fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// It shows a certificate; the first that is said is for clients that name none of the others.
+    pub(super) fn certificate(&mut self, certificate: &str, key: Option<&str>) {
+        let pair = (certificate.to_owned(), key.filter(|key| *key != certificate).map(str::to_owned));
+        let tls = self.tls.get_or_insert_default();
+        if !tls.certificates.contains(&pair) {
+            tls.certificates.push(pair);
+        }
+    }
+
+    /// Switches it off, as it would not be what it was.
+    pub(super) fn switch_off(&mut self, line: usize, text: &str, why: impl Into<String>) {
+        self.is_off = true;
+        self.table.lost(line, text, why);
+    }
+
+    pub(super) fn is_off(&self) -> bool {
+        self.is_off || self.tls.as_ref().is_some_and(|tls| tls.certificates.is_empty())
+    }
+
+    pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
+        [&self.table].into_iter().chain(self.tls.as_ref().map(|tls| &tls.table))
+    }
+
+    /// Writes it, with its TLS.
+    pub(super) fn write(&self, text: &mut String) {
+        let is_off = self.is_off();
+        self.table.write("[[listeners]]", is_off, text);
+        let Some(tls) = &self.tls else { return };
+        let mut table = Table::default();
+        let pair = |table: &mut Table, (certificate, key): &(String, Option<String>)| {
+            table.set("cert", Value::text(certificate));
+            if let Some(key) = key {
+                table.set("key", Value::text(key));
+            }
+        };
+        let mut others = tls.certificates.iter();
+        match others.next() {
+            Some(first) => pair(&mut table, first),
+            None => {
+                table.set("cert", Value::text("FILE"));
+                table.remark("no certificate could be taken over: write the file of yours, and take the # away");
+            }
+        }
+        table.append(tls.table.clone());
+        table.write("[listeners.tls]", is_off, text);
+        for other in others {
+            let mut table = Table::default();
+            pair(&mut table, other);
+            table.write("[[listeners.tls.certificates]]", is_off, text);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Owns: `proxy_pass` and `grpc_pass`: which pool they lead to, and what is said of it around them.
+//! Invariant: what was spoken in TLS to a backend is never spoken without; each pool has one of each setting.
+//! Must not know: which requests go there.
+
+use std::collections::HashSet;
+
+use super::super::output::Output;
+use super::super::pool::{Pool, WAIT, name_of};
+use super::super::speech::{Speech, Tls, server_name};
+use super::super::toml::Value;
+use super::super::units::{self, Address};
+use super::syntax::Directive;
+use super::{Reader, Scope, duration, known, upstream};
+
+impl<'d> Reader<'d> {
+    /// The pool that a `proxy_pass` leads to.
+    pub(super) fn target(
+        &mut self,
+        pass: &Directive,
+        scope: &Scope<'d>,
+        out: &mut Output,
+    ) -> Result<usize, &'static str> {
+        let is_grpc = pass.word(0) == "grpc_pass";
+        let url = pass.word(1);
+        let (scheme, rest) = match url.split_once("://") {
+            Some((scheme, rest)) => (scheme, rest),
+            None if is_grpc => ("grpc", url),
+            None => return Err("it leads to no URL"),
+        };
+        if url.contains('$') {
+            return Err("a route leads to one pool, not to where a variable says");
+        }
+        let host = host(rest);
+        let is_tls = match scheme {
+            "http" | "grpc" => false,
+            "https" | "grpcs" => true,
+            _ => return Err("it leads to no URL of http, https, grpc or grpcs"),
+        };
+        let tls = is_tls.then(|| self.tls(if is_grpc { "grpc_ssl_" } else { "proxy_ssl_" }, host, scope));
+        let speech = Speech { http2: is_grpc, proxy: None, tls };
+        let key = (host.to_owned(), speech.clone());
+        if let Some(index) = self.pools.get(&key) {
+            return Ok(*index);
+        }
+        let declared = self.upstreams.get(host).copied();
+        let index = match declared {
+            Some((directive, index)) => {
+                if self.made[index].speaks(&speech) {
+                    index
+                } else {
+                    // What is spoken to otherwise from elsewhere is another pool.
+                    self.made.push(Pool::new(&out.pool_name(host)));
+                    let other = self.made.len() - 1;
+                    self.upstream(directive, other);
+                    other
+                }
+            }
+            None => {
+                let address = match host.strip_prefix("unix:") {
+                    Some(path) => units::unix(path),
+                    None => units::address(host, Some(if is_tls { 443 } else { 80 })),
+                };
+                let name = out.pool_name(&name_of(&address, host));
+                self.made.push(upstream::single(&name, host, &address, pass));
+                self.made.len() - 1
+            }
+        };
+        self.made[index].speaks(&speech);
+        self.pools.insert(key, index);
+        Ok(index)
+    }
+
+    /// TLS as it is said around a `proxy_pass`. nginx believes whoever answers, if nothing is said.
+    fn tls(&mut self, prefix: &str, host: &str, scope: &Scope<'d>) -> Tls {
+        let mut said = |name: &str| {
+            let directive = scope.get(format!("{prefix}{name}").as_str())?;
+            self.applied.insert(directive.at);
+            Some(directive.word(1).to_owned()).filter(|word| !word.contains('$'))
+        };
+        let verify = said("verify").is_some_and(|word| word == "on");
+        let named = said("name");
+        let _ = said("server_name");
+        let is_upstream = self.upstreams.contains_key(host);
+        let host = units::address(host, Some(443));
+        let own = match &host {
+            Address::Name(host, _) if !is_upstream => Some(host.clone()),
+            _ => None,
+        };
+        let name = named.or(own).and_then(|name| server_name(&name));
+        let mut said = |name: &str| {
+            let directive = scope.get(format!("{prefix}{name}").as_str())?;
+            self.applied.insert(directive.at);
+            Some(directive.word(1).to_owned())
+        };
+        let (ca, cert, key) = (said("trusted_certificate"), said("certificate"), said("certificate_key"));
+        Tls { ca, server_name: name, key: key.filter(|_| cert.is_some()), cert, verify }
+    }
+
+    /// Tells a pool what is inherited. Each pool has one of each: the first holds.
+    pub(super) fn apply(&mut self, scope: &Scope<'d>, index: usize) {
+        let mut directives: Vec<_> = scope.values().copied().filter(|each| !each.word(0).contains("_ssl_")).collect();
+        directives.sort_by_key(|each| each.at);
+        for directive in directives {
+            // More than one location may lead to the pool.
+            if self.told.insert((directive.at, index)) {
+                apply(directive, &mut self.made[index]);
+            }
+            self.applied.insert(directive.at);
+        }
+    }
+}
+
+/// The host of an URL behind its scheme; `unix:/path` up to the colon behind it.
+pub(super) fn host(rest: &str) -> &str {
+    match rest.strip_prefix("unix:") {
+        Some(path) => {
+            let end = path.find(':').map_or(rest.len(), |at| at + "unix:".len());
+            rest.get(..end).unwrap_or(rest)
+        }
+        None => rest.split(['/', '?']).next().unwrap_or_default(),
+    }
+}
+
+fn apply(directive: &Directive, pool: &mut Pool) {
+    let (line, text) = (directive.line, directive.text.as_str());
+    let time = || duration(directive.word(1));
+    match directive.word(0) {
+        "proxy_connect_timeout" | "grpc_connect_timeout" => pool.connect_timeout(time(), line, text),
+        "proxy_read_timeout" | "grpc_read_timeout" => pool.response_timeout(time(), line, text),
+        // Whoever is silent, there is one limit here, and the answer's counts.
+        "proxy_send_timeout" | "grpc_send_timeout" if pool.timeouts.get("idle").is_none() => {
+            pool.timeouts.share_time("idle", time(), WAIT, line, text);
+        }
+        "proxy_send_timeout" | "grpc_send_timeout" => {}
+        "proxy_next_upstream" => next_upstream(directive, pool),
+        "proxy_next_upstream_tries" => match directive.word(1).parse::<u64>() {
+            Ok(0) => pool.retry.lost(line, text, "attempts have a limit here"),
+            Ok(tries) => pool.retry.share("attempts", Value::number(tries.min(16)), line, text),
+            Err(_) => pool.retry.lost(line, text, "this is no number"),
+        },
+        _ => pool.retry.lost(line, text, "`total` of [pools.timeouts] is the limit of all attempts"),
+    }
+}
+
+fn next_upstream(directive: &Directive, pool: &mut Pool) {
+    let (line, text) = (directive.line, directive.text.as_str());
+    let mut on: Vec<&str> = Vec::new();
+    let mut seen = HashSet::new();
+    for word in directive.from(1) {
+        match word.as_str() {
+            "off" => return pool.retry.share("attempts", Value::number(1), line, text),
+            "error" | "invalid_header" => on.push("reset"),
+            "timeout" => on.push("timeout"),
+            "non_idempotent" => on.push("non_idempotent"),
+            word => match word
+                .strip_prefix("http_")
+                .filter(|code| code.parse().is_ok_and(|code: u16| (400..=599).contains(&code)))
+            {
+                Some(code) => on.push(code),
+                None => pool.retry.lost(line, word, known::NONE),
+            },
+        }
+    }
+    on.retain(|word| seen.insert(*word));
+    pool.retry.share("retry_on", Value::list(on), line, text);
+}

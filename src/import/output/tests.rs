@@ -1,0 +1,108 @@
+//! Owns: what holds of routes and listeners, whatever the source.
+//! Invariant: nothing is open that was not.
+//! Must not know: sources.
+
+use super::super::pool::Pool;
+use super::*;
+
+fn hosts(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn route(output: &mut Output, front: usize, names: &[&str], prefix: &str, pool: &str, line: usize) -> Vec<usize> {
+    output.route(&[front], &Request::to(hosts(names), prefix), &Goal::pool(pool), line, "")
+}
+
+#[test]
+fn a_host_and_path_has_one_route() {
+    let mut output = Output::new("x", Format::Nginx);
+    let front = output.front(1, "x", "x");
+    route(&mut output, front, &["a", "b"], "/", "one", 1);
+    route(&mut output, front, &["b", "c"], "/", "two", 2);
+    route(&mut output, front, &["c"], "/", "three", 3);
+    route(&mut output, front, &[], "/", "four", 4);
+    assert_eq!(route(&mut output, front, &[], "/", "four", 5), [2]);
+    route(&mut output, front, &[], "/x", "five", 6);
+    let shape = |route: &Route| route.request.hosts.join(" ") + &route.request.prefix;
+    assert_eq!(output.routes.iter().map(shape).collect::<Vec<_>>(), ["a b/", "c/", "/", "/x"]);
+    assert_eq!(output.unrouted.lost_lines().collect::<Vec<_>>(), [2, 3]);
+}
+
+/// A port, whether it is off, and hosts with their pools.
+type Given<'g> = (u16, bool, &'g [(&'g str, &'g str)]);
+
+/// Whether each route is off, and what it is tied to.
+fn apart(fronts: &[Given<'_>]) -> Vec<(bool, String)> {
+    let mut output = Output::new("x", Format::Nginx);
+    for (port, is_off, routes) in fronts {
+        let number = output.front(usize::from(*port), "front", "web");
+        let listener = output.listener(number, &format!("0.0.0.0:{port}"));
+        if *is_off {
+            listener.switch_off(1, "", "");
+        }
+        for (host, pool) in *routes {
+            route(&mut output, number, &[host], "/", pool, 1);
+        }
+    }
+    output.merge();
+    output.open();
+    let listeners = |route: &Route| route.table.get("listeners").map_or("", |value| value.as_str()).to_owned();
+    output.routes.iter().map(|route| (route.is_off, listeners(route))).collect()
+}
+
+#[test]
+fn what_leads_elsewhere_at_an_address_of_its_own_is_tied_to_it() {
+    let routes =
+        apart(&[(80, false, &[("a", "web")]), (81, false, &[("a", "web")]), (9000, false, &[("a", "intern")])]);
+    assert_eq!(routes, [(false, "[\"web\", \"web-2\"]".into()), (false, "[\"web-3\"]".into())]);
+    // A host that was not there is not there, though its pool is.
+    let routes = apart(&[(80, false, &[("a", "web")]), (81, false, &[("a", "web"), ("b", "web")])]);
+    assert_eq!(routes, [(false, "[\"web\", \"web-2\"]".into()), (false, "[\"web-2\"]".into())]);
+    // What is alike at all of them is tied to none.
+    assert_eq!(apart(&[(80, false, &[("a", "web")]), (81, false, &[("a", "web")])]), [(false, String::new())]);
+}
+
+#[test]
+fn what_listens_nowhere_is_switched_off() {
+    let routes = apart(&[(80, false, &[("a", "web")]), (443, true, &[("a", "web"), ("b", "web")])]);
+    assert_eq!(routes, [(false, "[\"web\"]".into()), (true, "[\"web-2\"]".into())]);
+}
+
+/// The routes that are on, of all with their pools, hosts and paths, once those at `guarded` lost their guard.
+fn kept(routes: &[(&str, &[&str], &str)], guarded: &[usize]) -> Vec<usize> {
+    let mut output = Output::new("x", Format::Nginx);
+    let front = output.front(1, "x", "x");
+    for (pool, names, prefix) in routes {
+        route(&mut output, front, names, prefix, pool, 1);
+    }
+    let guard = |place| Guard { place, line: 7, text: "deny all".into(), why: "nobody filters".into() };
+    output.guard(guard(Place::Routes(guarded.to_vec())));
+    output.keep_out();
+    output.routes.iter().enumerate().filter(|(_, route)| !route.is_off).map(|(id, _)| id).collect()
+}
+
+#[test]
+fn a_route_that_lost_its_guard_is_off_and_so_is_what_leads_around_it() {
+    let routes: &[(&str, &[&str], &str)] = &[
+        ("app", &["a"], "/"),
+        ("app", &["a"], "/admin"),
+        ("other", &["a"], "/x"),
+        ("app", &["b"], "/"),
+        ("app", &[], "/y"),
+    ];
+    assert_eq!(kept(routes, &[1]), [2, 3]);
+    assert_eq!(kept(routes, &[2]), [0, 1, 3, 4]);
+}
+
+#[test]
+fn the_only_pool_is_not_open_because_its_route_is_off() {
+    let mut output = Output::new("x", Format::Nginx);
+    let front = output.front(1, "x", "x");
+    output.listener(front, "0.0.0.0:80");
+    let ids = route(&mut output, front, &[], "/", "app", 1);
+    output.pools.push(Pool::new("app"));
+    output.guard(Guard { place: Place::Routes(ids), line: 7, text: "deny all".into(), why: "nobody filters".into() });
+    let imported = output.written();
+    assert!(!imported.text.contains("\n[[pools]]") && !imported.answers, "{}", imported.text);
+    assert_eq!(imported.guards, [7]);
+}

@@ -1,0 +1,207 @@
+//! Owns: a route in the making: which requests it is for, and where they go.
+//! Invariant: where it goes is compared as a whole: two routes are alike, or they are not.
+//! Must not know: how a source says it; listeners.
+
+use super::toml::{Table, Value};
+
+/// Requests, as a route tells them apart.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Request {
+    /// With TLS, or without; either, if it is not said.
+    pub(super) secure: Option<bool>,
+    /// None for every host.
+    pub(super) hosts: Vec<String>,
+    /// The beginning of the path, `/` for all of them.
+    pub(super) prefix: String,
+}
+
+/// Where requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Goal {
+    Pool {
+        name: String,
+        /// What backends don't see of the path.
+        strip: Option<String>,
+        /// What they see before it.
+        add: Option<String>,
+    },
+    Redirect(Redirect),
+}
+
+/// Another place; what is not said stays as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Redirect {
+    pub(super) scheme: Option<&'static str>,
+    pub(super) host: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) status: u16,
+}
+
+/// A route, with its table.
+pub(super) struct Route {
+    pub(super) request: Request,
+    pub(super) goal: Goal,
+    /// What clients reach it by.
+    pub(super) fronts: Vec<usize>,
+    pub(super) table: Table,
+    pub(super) is_off: bool,
+}
+
+impl Request {
+    /// Requests for these hosts, none for all, below a path.
+    pub(super) fn to(hosts: Vec<String>, prefix: &str) -> Request {
+        Request { secure: None, hosts, prefix: prefix.into() }
+    }
+
+    pub(super) fn is_everything(&self) -> bool {
+        self.secure.is_none() && self.hosts.is_empty() && self.prefix == "/"
+    }
+
+    /// Whether a request may be for a host of both.
+    pub(super) fn shares_a_host(&self, other: &[String]) -> bool {
+        let covers = |pattern: &str, host: &str| pattern.strip_prefix('*').is_some_and(|end| host.ends_with(end));
+        let either = |one: &String| other.iter().any(|two| one == two || covers(one, two) || covers(two, one));
+        self.hosts.is_empty() || other.is_empty() || self.hosts.iter().any(either)
+    }
+}
+
+impl Goal {
+    pub(super) fn pool(name: &str) -> Goal {
+        Goal::Pool { name: name.into(), strip: None, add: None }
+    }
+
+    pub(super) fn pool_name(&self) -> Option<&str> {
+        match self {
+            Goal::Pool { name, .. } => Some(name),
+            Goal::Redirect(_) => None,
+        }
+    }
+
+    /// As a message names it.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Goal::Pool { name, .. } => format!("the pool {name}"),
+            Goal::Redirect(_) => "a redirect".into(),
+        }
+    }
+}
+
+impl Redirect {
+    /// To the same place by another scheme.
+    pub(super) fn to_scheme(scheme: &'static str, status: u16) -> Redirect {
+        Redirect { scheme: Some(scheme), host: None, path: None, status }
+    }
+
+    /// `https://host/path` or `/path`, in which `same` stands for the host that was asked for, and what ends
+    /// in `rest` for its path. `None` if a redirect can't lead there.
+    pub(super) fn read(url: &str, same: &[&str], rest: &[&str], status: u16) -> Option<Redirect> {
+        if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+            return None;
+        }
+        let (scheme, behind) = match url.split_once("://") {
+            Some(("http", behind)) => (Some("http"), behind),
+            Some(("https", behind)) => (Some("https"), behind),
+            Some(("$scheme", behind)) => (None, behind),
+            Some(_) => return None,
+            None if url.starts_with('/') && !url.starts_with("//") => (None, ""),
+            None => return None,
+        };
+        let at = if behind.is_empty() { 0 } else { behind.find(['/', '$', '\\', '%']).unwrap_or(behind.len()) };
+        // A variable may stand for the host.
+        let variable = same.iter().find(|name| behind.starts_with(**name));
+        let (host, path) = match variable {
+            Some(name) => (None, behind.get(name.len()..)?),
+            None if behind.is_empty() => (None, url),
+            None => {
+                let (host, path) = behind.split_at_checked(at)?;
+                (Some(authority(host)?), path)
+            }
+        };
+        let is_rest = path.is_empty() || rest.contains(&path);
+        let path = match is_rest {
+            true => None,
+            false => Some(path).filter(|path| is_path(path)).map(str::to_owned).map(Some)?,
+        };
+        let redirect = Redirect { scheme, host, path, status };
+        (redirect.scheme.is_some() || redirect.host.is_some() || redirect.path.is_some()).then_some(redirect)
+    }
+
+    fn value(&self) -> Value {
+        let texts = [("scheme", self.scheme), ("host", self.host.as_deref()), ("path", self.path.as_deref())];
+        let pairs = texts.into_iter().filter_map(|(key, text)| Some((key, Value::text(text?))));
+        Value::inline(pairs.chain([("status", Value::number(self.status.into()))]))
+    }
+}
+
+/// A path of a redirect: nothing in it stands for something else.
+fn is_path(path: &str) -> bool {
+    path.starts_with('/')
+        && !path.starts_with("//")
+        && path.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~".contains(c))
+}
+
+/// A host, or a host and a port.
+fn authority(text: &str) -> Option<String> {
+    let name = super::rule::host(text).filter(|host| !host.starts_with('*'))?;
+    let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    Some(port.map_or(name.clone(), |port| format!("{name}:{port}")))
+}
+
+impl Route {
+    pub(super) fn new(request: Request, goal: Goal, fronts: Vec<usize>) -> Route {
+        let mut table = Table::default();
+        match request.secure {
+            Some(true) => table.set("scheme", Value::text("https")),
+            Some(false) => table.set("scheme", Value::text("http")),
+            None => {}
+        }
+        if !request.hosts.is_empty() {
+            table.set("hosts", Value::list(request.hosts.iter().map(String::as_str)));
+        }
+        if request.prefix != "/" {
+            table.set("path_prefix", Value::text(&request.prefix));
+        }
+        match &goal {
+            Goal::Pool { name, strip, add } => {
+                table.set("pool", Value::text(name));
+                for (key, path) in [("strip_prefix", strip), ("add_prefix", add)] {
+                    if let Some(path) = path {
+                        table.set(key, Value::text(path));
+                    }
+                }
+            }
+            Goal::Redirect(redirect) => table.set("redirect", redirect.value()),
+        }
+        Route { request, goal, fronts, table, is_off: false }
+    }
+
+    /// The pool that it leads to.
+    pub(super) fn pool(&self) -> Option<&str> {
+        self.goal.pool_name()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> Option<(Option<&'static str>, Option<String>, Option<String>)> {
+        let redirect = Redirect::read(url, &["$host"], &["$request_uri"], 301)?;
+        Some((redirect.scheme, redirect.host, redirect.path))
+    }
+
+    #[test]
+    fn where_a_redirect_leads_is_read_or_refused() {
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(read("https://$host$request_uri"), Some((Some("https"), None, None)));
+        assert_eq!(read("https://b.example$request_uri"), Some((Some("https"), text("b.example"), None)));
+        assert_eq!(read("https://b.example:8443/new"), Some((Some("https"), text("b.example:8443"), text("/new"))));
+        assert_eq!(read("$scheme://b.example$request_uri"), Some((None, text("b.example"), None)));
+        assert_eq!(read("/new"), Some((None, None, text("/new"))));
+        for bad in
+            ["", "new", "//b.example", "ftp://a/b", "https://$other/x", "https://b.example/$1", "/a?b", "https:///"]
+        {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Owns: how backends of a pool in the making are spoken to: HTTP/1.1 or HTTP/2, in TLS or not, with a PROXY header or not.
+//! Invariant: what was spoken in TLS is never spoken without it.
+//! Must not know: how a source says it; which backends.
+
+use super::toml::{Table, Value};
+
+/// What is one for all backends of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Speech {
+    pub(super) http2: bool,
+    /// The version of the PROXY header.
+    pub(super) proxy: Option<&'static str>,
+    pub(super) tls: Option<Tls>,
+}
+
+/// TLS to backends.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Tls {
+    pub(super) ca: Option<String>,
+    pub(super) server_name: Option<String>,
+    pub(super) cert: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) verify: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Tls {
+        Tls { ca: None, server_name: None, cert: None, key: None, verify: true }
+    }
+}
+
+impl Speech {
+    /// Writes it into `[pools.upstream]` and `[pools.upstream.tls]`.
+    pub(super) fn write(&self, upstream: &mut Table, tls: &mut Table) {
+        // A connection that clients share can't speak for one of them.
+        if self.http2 && self.proxy.is_none() {
+            upstream.set("http2", Value::flag(true));
+        }
+        if let Some(version) = self.proxy {
+            upstream.set("proxy_protocol", Value::text(version));
+        }
+        let Some(wanted) = &self.tls else { return };
+        if *wanted == Tls::default() {
+            upstream.set("tls", Value::flag(true));
+            return;
+        }
+        let ca = wanted.ca.as_ref().filter(|_| wanted.verify);
+        let texts = [
+            ("ca", ca),
+            ("server_name", wanted.server_name.as_ref()),
+            ("cert", wanted.cert.as_ref()),
+            ("key", wanted.key.as_ref()),
+        ];
+        for (key, text) in texts {
+            if let Some(text) = text {
+                tls.set(key, Value::text(text));
+            }
+        }
+        if !wanted.verify {
+            tls.set("verify", Value::flag(false));
+        }
+    }
+}
+
+/// A name that a certificate may be for.
+pub(super) fn server_name(text: &str) -> Option<String> {
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Some(text.into());
+    }
+    super::rule::host(text).filter(|host| !host.starts_with('*') && !text.contains(':'))
+}

@@ -1,0 +1,241 @@
+//! Owns: entry points, which become listeners, and the TLS that routers ask for there.
+//! Invariant: what is reached by TLS alone is opened with a certificate of the file, or stands switched off.
+//! Must not know: rules, services.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::super::output::Output;
+use super::super::route::{Goal, Redirect, Request};
+use super::super::toml::{Table, Value};
+use super::super::units;
+use super::node::{Map, Node};
+use super::{is_named, peek};
+
+/// A router, as far as it says where it is reached.
+pub(super) struct Reached {
+    names: BTreeSet<String>,
+    is_tls: bool,
+    /// The name of its TLS options.
+    options: String,
+}
+
+/// What the entry points of the routers become.
+pub(super) struct Entries {
+    /// By name; an empty one stands for routers that name none.
+    fronts: BTreeMap<String, Entry>,
+    /// All of them lead to the same, so that one listener will do.
+    is_one: bool,
+}
+
+struct Entry {
+    front: usize,
+    is_tls: bool,
+    /// Its clients are asked for certificates that no other router there asks for.
+    is_mixed: bool,
+}
+
+impl Reached {
+    /// Where a router is reached; entry points may ask for TLS by themselves.
+    pub(super) fn of(router: &Map, entry_points: &Map) -> Reached {
+        let nodes = peek(router, "entryPoints").map(Node::list).unwrap_or_default();
+        let names: BTreeSet<String> = nodes.iter().filter_map(Node::text).map(str::to_owned).collect();
+        let tls = peek(router, "tls").filter(|tls| tls.text() != Some("false"));
+        let own = names.iter().find_map(|name| entry_tls(entry_points, name));
+        let options = tls.or(own).and_then(Node::map).and_then(|tls| peek(tls, "options")).and_then(Node::text);
+        let options = options.unwrap_or("default").trim_end_matches("@file").to_owned();
+        Reached { names, is_tls: tls.is_some() || own.is_some(), options }
+    }
+
+    /// The middlewares of its entry points.
+    pub(super) fn middlewares<'n>(&self, entry_points: &'n Map) -> Vec<&'n Node> {
+        let all = entry_points.all().map(|(name, ..)| name);
+        let names = all.filter(|name| self.names.is_empty() || self.names.contains(*name));
+        names.filter_map(|name| entry_http(entry_points, name)?.take("middlewares")).collect()
+    }
+}
+
+/// What an entry point does with all that comes there by HTTP.
+fn entry_http<'n>(entry_points: &'n Map, name: &str) -> Option<&'n Map> {
+    peek(peek(entry_points, name)?.map()?, "http")?.map()
+}
+
+/// Whether an entry point sends all clients to TLS, and for good.
+fn redirection(entry_points: &Map, name: &str) -> Option<bool> {
+    let to =
+        peek(entry_http(entry_points, name)?, "redirections")?.map().and_then(|all| peek(all, "entryPoint"))?.map()?;
+    // That is what Traefik does if nothing is said.
+    let is_permanent = to.take_text("permanent") != Some("false");
+    let scheme = to.take_text("scheme").unwrap_or("https");
+    to.take_text("to").filter(|_| scheme == "https").map(|_| is_permanent)
+}
+
+/// The TLS that an entry point asks for.
+fn entry_tls<'n>(entry_points: &'n Map, name: &str) -> Option<&'n Node> {
+    peek(entry_http(entry_points, name)?, "tls")
+}
+
+impl Entries {
+    /// Opens a listener for each entry point of these routers; backends have the `ports`.
+    pub(super) fn open(routers: &[Reached], root: &Map, ports: &HashSet<u16>, out: &mut Output) -> Entries {
+        let empty = Map::default();
+        let entry_points = peek(root, "entryPoints").and_then(Node::map).unwrap_or(&empty);
+        let sets: BTreeSet<(&BTreeSet<String>, bool)> =
+            routers.iter().map(|router| (&router.names, router.is_tls)).collect();
+        let is_one = sets.len() <= 1 && entry_points.is_empty();
+        let mut names: BTreeSet<String> = routers.iter().flat_map(|router| router.names.iter().cloned()).collect();
+        if is_one {
+            names = BTreeSet::from([String::new()]);
+        }
+        names.extend(
+            entry_points
+                .all()
+                .map(|(name, ..)| name.to_owned())
+                .filter(|name| redirection(entry_points, name).is_some()),
+        );
+        let is_tls = |name: &String| {
+            let at = |router: &&Reached| is_one || router.names.contains(name);
+            routers.iter().filter(at).any(|router| router.is_tls) || entry_tls(entry_points, name).is_some()
+        };
+        // Who names none is reached at all that speak as it does; where there is none, at one of its own.
+        for wanted in routers.iter().filter(|router| router.names.is_empty() && !is_one) {
+            if !names.iter().any(|name| is_tls(name) == wanted.is_tls) {
+                names.insert(if wanted.is_tls { "websecure".into() } else { "web".into() });
+            }
+        }
+        let unnamed_tls = routers.iter().any(|router| router.names.is_empty() && router.is_tls);
+        let mut free = (8080..=u16::MAX).filter(|port| !ports.contains(port));
+        let mut fronts = BTreeMap::new();
+        for name in names {
+            let is_new = !is_one && !routers.iter().any(|router| router.names.contains(&name));
+            let is_tls = is_tls(&name) || (is_new && unnamed_tls && name == "websecure");
+            let shown = if name.is_empty() { "the routers".to_owned() } else { format!("the entry point {name}") };
+            let front = out.front(0, &shown, if name.is_empty() { "listener" } else { &name });
+            let written = peek(entry_points, &name).and_then(Node::map).and_then(|entry| entry.take_text("address"));
+            let address = written.and_then(|text| units::listener(text.trim_end_matches("/tcp")));
+            let at = |router: &&Reached| {
+                router.names.contains(&name) || is_one || (router.names.is_empty() && router.is_tls == is_tls)
+            };
+            let options: BTreeSet<&str> = routers
+                .iter()
+                .filter(at)
+                .filter(|router| router.is_tls)
+                .map(|router| router.options.as_str())
+                .collect();
+            let is_mixed = options.len() > 1;
+            if is_one && !is_tls {
+                // It is made up at the end.
+                fronts.insert(name, Entry { front, is_tls, is_mixed });
+                continue;
+            }
+            let made_up = || format!("127.0.0.1:{}", free.next().unwrap_or(8080));
+            let listener = out.listener(front, &address.map_or_else(made_up, |address| address.to_string()));
+            if address.is_none() {
+                listener.table.remark(format!("the address of {shown} is in Traefik's static configuration: write it"));
+            }
+            if is_tls {
+                let own = entry_http(entry_points, &name)
+                    .filter(|http| peek(http, "tls").and_then(Node::map).is_some_and(Map::is_empty));
+                own.map(|http| http.take("tls"));
+                listener.secure();
+                for (certificate, key) in certificates(root) {
+                    listener.certificate(&certificate, key.as_deref());
+                }
+                if let (Some(options), false) = (options.first().and_then(|name| options_of(root, name)), is_mixed) {
+                    apply(options, listener.secure());
+                }
+            }
+            if let (Some(is_permanent), false) = (redirection(entry_points, &name), is_tls) {
+                let request = Request { secure: Some(false), ..Request::to(Vec::new(), "/") };
+                let goal = Goal::Redirect(Redirect::to_scheme("https", if is_permanent { 308 } else { 307 }));
+                out.route(&[front], &request, &goal, 1, &shown);
+            }
+            fronts.insert(name, Entry { front, is_tls, is_mixed });
+        }
+        Entries { fronts, is_one }
+    }
+
+    /// Where a router is reached, and whether clients there are asked for the certificates that it wants.
+    pub(super) fn of(&self, router: &Reached) -> (Vec<usize>, bool) {
+        let is_at = |(name, entry): &(&String, &Entry)| {
+            let is_named = router.names.is_empty() || router.names.contains(*name);
+            self.is_one || (is_named && entry.is_tls == router.is_tls)
+        };
+        let all: Vec<_> = self.fronts.iter().filter(is_at).map(|(_, entry)| entry).collect();
+        (all.iter().map(|entry| entry.front).collect(), all.iter().all(|entry| !entry.is_mixed))
+    }
+
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.fronts.contains_key(name)
+    }
+}
+
+/// The certificates of a file: first the one for clients that name none of the others.
+fn certificates(root: &Map) -> Vec<(String, Option<String>)> {
+    let Some(tls) = peek(root, "tls").and_then(Node::map) else { return Vec::new() };
+    let store = peek(tls, "stores").and_then(Node::map).and_then(|stores| peek(stores, "default")).and_then(Node::map);
+    let first = store.and_then(|store| peek(store, "defaultCertificate"));
+    let listed = peek(tls, "certificates").map(Node::list).unwrap_or_default();
+    let pair = |node: &Node| {
+        let map = node.map()?;
+        let file = |key: &str| {
+            peek(map, key).and_then(Node::text).filter(|text| !text.contains(['\n', ' ']) && !text.is_empty())
+        };
+        let (certificate, key) = (file("certFile")?.to_owned(), file("keyFile")?.to_owned());
+        let _ = ["certFile", "keyFile"].map(|key| map.take_text(key));
+        Some((certificate, Some(key)))
+    };
+    first.into_iter().chain(listed).filter_map(pair).collect()
+}
+
+/// TLS options by name.
+fn options_of<'n>(root: &'n Map, name: &str) -> Option<&'n Map> {
+    let all = peek(peek(root, "tls")?.map()?, "options")?.map()?;
+    all.all().find(|(key, ..)| is_named(key, name))?.2.map()
+}
+
+/// Tells a listener of TLS options.
+fn apply(options: &Map, table: &mut Table) {
+    match peek(options, "minVersion").and_then(Node::text) {
+        Some("VersionTLS13") => {
+            options.take_text("minVersion");
+            table.set("min_version", Value::text("1.3"));
+        }
+        Some("VersionTLS12") => {
+            options.take_text("minVersion");
+        }
+        _ => {}
+    }
+    if let Some((file, is_required)) = authority(options) {
+        if let Some(clients) = peek(options, "clientAuth").and_then(Node::map) {
+            clients.take_texts("caFiles");
+            clients.take_text("clientAuthType");
+        }
+        table.set("client_ca", Value::text(&file));
+        table.set("client_certificate", Value::text(if is_required { "required" } else { "optional" }));
+    }
+}
+
+/// Whose certificates let clients in, and whether they must have one; none if that can't be said of them.
+fn authority(options: &Map) -> Option<(String, bool)> {
+    let clients = peek(options, "clientAuth")?.map()?;
+    let [file] = peek(clients, "caFiles")?.list() else { return None };
+    let file = file.text().filter(|text| !text.contains(['\n', ' ']))?;
+    match peek(clients, "clientAuthType").and_then(Node::text) {
+        Some("RequireAndVerifyClientCert") => Some((file.into(), true)),
+        Some("VerifyClientCertIfGiven") => Some((file.into(), false)),
+        _ => None,
+    }
+}
+
+/// Where clients of a router have to show certificates that its listeners don't ask for: the line, and what
+/// stands there.
+pub(super) fn certificates_asked(router: &Reached, is_told: bool, root: &Map) -> Option<(usize, String)> {
+    let options = options_of(root, &router.options).filter(|_| router.is_tls)?;
+    if is_told && authority(options).is_some() {
+        return None;
+    }
+    let clients = peek(options, "clientAuth")?;
+    let kind = clients.map().and_then(|clients| peek(clients, "clientAuthType")).and_then(Node::text);
+    let asks = kind.is_none_or(|kind| !kind.eq_ignore_ascii_case("NoClientCert"));
+    asks.then(|| (clients.line, format!("tls.options.{}.clientAuth", router.options)))
+}

@@ -1,0 +1,151 @@
+//! Owns: what middlewares make of the requests of a router.
+//! Invariant: one that keeps requests out, or may do so, is known as such.
+//! Must not know: services, entry points.
+
+use super::super::DEEPEST;
+use super::super::route::Redirect;
+use super::super::rule;
+use super::super::toml::{FILTER, PASSWORDS, RATES, Table};
+use super::node::{Map, Node};
+use super::notes::note;
+use super::{NONE, is_named, peek};
+
+/// What the middlewares of a router come to.
+#[derive(Default)]
+pub(super) struct Effects {
+    /// Beginnings of paths that the service doesn't see.
+    pub(super) strips: Vec<String>,
+    /// What it sees before them.
+    pub(super) add: Option<String>,
+    pub(super) redirect: Option<Redirect>,
+    /// What kept requests out: where it stands, what it is, and why it does no more.
+    pub(super) guards: Vec<(usize, String, &'static str)>,
+}
+
+impl Effects {
+    /// Adds what the middlewares of these names do.
+    pub(super) fn read<'n>(
+        &mut self,
+        names: impl IntoIterator<Item = &'n Node>,
+        path: &str,
+        middlewares: &Map,
+        depth: usize,
+    ) {
+        for node in names.into_iter().filter(|_| depth < DEEPEST) {
+            let Some(name) = node.text() else { continue };
+            match middlewares.all().find(|(other, ..)| is_named(other, name)) {
+                Some((name, _, middleware)) => {
+                    for (kind, line, settings) in middleware.map().into_iter().flat_map(Map::all) {
+                        self.one(kind, line, settings, &format!("http.middlewares.{name}.{kind}"), middlewares, depth);
+                    }
+                }
+                None => {
+                    let why = "it is not in this file, and may keep requests out";
+                    self.guards.push((node.line, format!("{path}.middlewares: {name}"), why));
+                }
+            }
+        }
+    }
+
+    fn one(&mut self, kind: &str, line: usize, settings: &Node, path: &str, middlewares: &Map, depth: usize) {
+        let empty = Map::default();
+        let map = settings.map().unwrap_or(&empty);
+        match kind.to_ascii_lowercase().as_str() {
+            "stripprefix" => {
+                let prefixes = peek(map, "prefixes").map(Node::list).unwrap_or_default();
+                if let Some(prefixes) =
+                    prefixes.iter().map(|node| rule::prefix(node.text()?)).collect::<Option<Vec<_>>>()
+                {
+                    map.take_texts("prefixes");
+                    self.strips.extend(prefixes);
+                }
+                map.take_text("forceSlash");
+            }
+            "addprefix" => {
+                let prefix = peek_text(map, "prefix").and_then(rule::prefix);
+                if prefix.is_some() {
+                    map.take_text("prefix");
+                }
+                self.add = prefix.filter(|prefix| prefix != "/").or(self.add.take());
+            }
+            "redirectscheme" => {
+                let is_usual = peek_text(map, "port").is_none_or(|port| matches!(port, "443" | ""));
+                let is_permanent = peek_text(map, "permanent") == Some("true");
+                if is_usual && peek_text(map, "scheme") == Some("https") {
+                    let _ = ["scheme", "permanent", "port"].map(|key| map.take_text(key));
+                    // The method stays as it is.
+                    self.redirect = Some(Redirect::to_scheme("https", if is_permanent { 308 } else { 307 }));
+                }
+            }
+            "redirectregex" => {
+                let is_permanent = peek_text(map, "permanent") == Some("true");
+                let from = peek_text(map, "regex").unwrap_or_default();
+                let to = peek_text(map, "replacement").unwrap_or_default().replace("${1}", "$1");
+                if let ("^http://(.*)" | "^http://(.*)$", "https://$1") = (from, to.as_str()) {
+                    let _ = ["regex", "replacement", "permanent"].map(|key| map.take_text(key));
+                    self.redirect = Some(Redirect::to_scheme("https", if is_permanent { 308 } else { 307 }));
+                }
+            }
+            "chain" => {
+                let names = map.take_texts("middlewares");
+                self.read(names, path, middlewares, depth + 1);
+            }
+            "ipallowlist" | "ipwhitelist" => self.guards.push((line, path.into(), FILTER)),
+            "basicauth" | "digestauth" | "forwardauth" => self.guards.push((line, path.into(), PASSWORDS)),
+            "plugin" => {
+                self.guards.push((line, path.into(), "what a plugin does is not known, and it may keep requests out"))
+            }
+            _ => {}
+        }
+    }
+
+    /// What of a beginning of paths a service doesn't see.
+    pub(super) fn strip(&self, prefix: &str) -> Option<String> {
+        let all = self.strips.iter().filter(|strip| *strip != "/" && rule::is_below(prefix, strip));
+        all.max_by_key(|strip| strip.len()).cloned()
+    }
+}
+
+fn peek_text<'n>(map: &'n Map, key: &str) -> Option<&'n str> {
+    map.all().find(|(other, ..)| other.eq_ignore_ascii_case(key))?.2.text()
+}
+
+/// How often a middleware tries, and its line. It is taken if it says that.
+pub(super) fn attempts(middlewares: &Map, name: &str) -> Option<(usize, u64)> {
+    let (_, _, middleware) = middlewares.all().find(|(other, ..)| is_named(other, name))?;
+    let (_, _, retry) = middleware.map()?.all().find(|(kind, ..)| kind.eq_ignore_ascii_case("retry"))?;
+    let (_, line, node) = retry.map()?.all().find(|(key, ..)| key.eq_ignore_ascii_case("attempts"))?;
+    let count = node.text()?.parse().ok()?;
+    retry.map()?.take("attempts");
+    Some((line, count))
+}
+
+/// Notes what of middlewares nothing was made of.
+pub(super) fn rest(middlewares: &Map, notes: &mut Table) {
+    for (name, line, middleware) in middlewares.left() {
+        let kind = middleware.map().and_then(|map| map.left().next()).map_or("", |(kind, ..)| kind);
+        note(&format!("http.middlewares.{name}"), line, middleware, why_of(kind), notes);
+    }
+}
+
+/// Why a middleware has no equivalent.
+fn why_of(kind: &str) -> &'static str {
+    match kind.to_ascii_lowercase().as_str() {
+        "ipallowlist" | "ipwhitelist" => FILTER,
+        "basicauth" | "digestauth" | "forwardauth" => PASSWORDS,
+        "ratelimit" | "inflightreq" => RATES,
+        "stripprefix" | "addprefix" => "no router that was taken over uses it",
+        "stripprefixregex" | "replacepath" | "replacepathregex" => {
+            "`strip_prefix` and `add_prefix` of [[routes]] change the beginnings of paths alone"
+        }
+        "redirectscheme" | "redirectregex" => {
+            "[[routes]] with `redirect` lead to a scheme, a host and a path, and no router that was taken over uses it so"
+        }
+        "headers" => "fields are not taken over: write [routes.request_headers] or [routes.response_headers]",
+        "compress" => "Linchpin does not compress",
+        "errors" => "Linchpin has error pages of its own",
+        "buffering" => "bodies are streamed; `body_bytes` of [server.limits] is their limit",
+        "circuitbreaker" => "[pools.ejection] takes out backends on which requests fail",
+        _ => NONE,
+    }
+}
