@@ -38,6 +38,7 @@ fn documents() -> Vec<String> {
                 "docs/discovery.md",
                 "docs/fields.md",
                 "docs/http.md",
+                "docs/import.md",
                 "docs/persistence.md",
                 "docs/tls.md",
                 "fuzz/README.md",

@@ -35,6 +35,7 @@ mod health;
 mod https;
 mod identity;
 mod import;
+mod import_runs;
 mod interim;
 mod key_files;
 mod limits;

@@ -1,0 +1,225 @@
+//! What `linchpin import` says can be run: it is run, and answers. What lost its guard, or spoke TLS, is not open.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use linchpin::app::App;
+use linchpin::config;
+use linchpin::import::{Format, Imported, import};
+
+use super::support::authority::Authority;
+use super::support::repository::{files, read};
+use super::support::tool::Folder;
+use super::support::{Backend, Client};
+
+/// Certificates and authorities, for whatever a configuration names.
+struct Files {
+    folder: Folder,
+    certificate: String,
+    key: String,
+    authority: String,
+}
+
+impl Files {
+    fn new() -> Files {
+        let (folder, authority) = (Folder::new(), Authority::new("root"));
+        let here = Path::new(&folder.file("")).to_owned();
+        authority.issue(&["shop.example"]).write(&here, "site");
+        let pair = [folder.file("site.pem"), folder.file("site.key")].map(|file| std::fs::read(file).unwrap()).concat();
+        // Where there is no `key`, it stands in the same file.
+        let certificate = folder.write("both.pem", &pair);
+        let key = folder.file("site.key");
+        let authority = folder.write("authority.pem", authority.pem().as_bytes());
+        Files { folder, certificate, key, authority }
+    }
+
+    /// A configuration with the files that there are in the place of those that it names.
+    fn in_place(&self, text: &str) -> String {
+        let line = |line: &str| {
+            let key = line.split(" = ").next().unwrap_or_default();
+            let file = match key {
+                "cert" => &self.certificate,
+                "key" => &self.key,
+                "ca" | "client_ca" => &self.authority,
+                _ => return format!("{line}\n"),
+            };
+            format!("{key} = {file:?}\n")
+        };
+        text.lines().map(line).collect()
+    }
+
+    fn errors(&self, text: &str) -> Vec<String> {
+        let report = match config::parse(&self.in_place(text), Path::new(&self.folder.file("imported.toml"))) {
+            Ok((_, report)) | Err(report) => report,
+        };
+        let errors = report.findings().iter().filter(|finding| finding.severity == config::Severity::Error);
+        errors.map(ToString::to_string).collect()
+    }
+
+    /// Runs it, each listener on a port of its own.
+    fn run(&self, imported: &Imported) -> App {
+        assert!(imported.answers, "{}", imported.text);
+        let text = self.in_place(&imported.text);
+        let mut in_listener = false;
+        let lines = text.lines().map(|line| {
+            in_listener = line == "[[listeners]]" || (in_listener && !line.starts_with('['));
+            match in_listener && line.starts_with("address = ") {
+                true => "address = \"127.0.0.1:0\"",
+                false => line,
+            }
+        });
+        let text = lines.collect::<Vec<_>>().join("\n") + "\n[log]\naccess = \"off\"\n";
+        let plan = config::parse(&text, Path::new(&self.folder.file("imported.toml")));
+        let (plan, _) = plan.unwrap_or_else(|report| panic!("{report}\n{text}"));
+        App::start(plan).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+}
+
+/// The sources in tests/it/import/ that are whole: nothing in them is left to be filled in by hand.
+fn whole() -> Vec<(String, String)> {
+    let kinds = ["-https.", "-discovery.", "-guards.", "-clients.", "-one-line.", "-acme."];
+    let is_whole = |file: &String| !file.contains("/expected/") && kinds.iter().any(|kind| file.contains(kind));
+    let all: Vec<_> =
+        files("tests/it/import").into_iter().filter(is_whole).map(|file| (file.clone(), read(&file))).collect();
+    assert!(all.len() >= 12, "{all:?}");
+    all
+}
+
+fn imported(name: &str, text: &str) -> Imported {
+    let name = name.rsplit('/').next().unwrap();
+    import(text, name, Format::guess(name, text).unwrap()).unwrap()
+}
+
+async fn get(app: &App, listener: usize, host: &str, path: &str) -> Option<(u16, String)> {
+    let mut client = Client::connect(app.listeners()[listener].tcp().unwrap()).await;
+    client.send(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).await;
+    let response = client.try_response("GET").await?;
+    Some((response.status, response.field("location").unwrap_or_default().to_owned() + &response.text()))
+}
+
+#[test]
+fn what_is_whole_passes_the_check_or_is_said_not_to_answer() {
+    let files = Files::new();
+    for (name, text) in whole() {
+        let imported = imported(&name, &text);
+        let errors = files.errors(&imported.text);
+        assert!(!imported.answers || errors.is_empty(), "{name}:\n{}\n{}", errors.join("\n"), imported.text);
+    }
+}
+
+#[test]
+fn no_secret_of_a_source_is_in_what_is_made_of_it() {
+    for (name, text) in whole() {
+        let made = imported(&name, &text).text;
+        assert!(!made.contains("hunter2"), "{name}:\n{made}");
+    }
+}
+
+/// Which of the tables that can be taken up have a line.
+fn live<'t>(text: &'t str, header: &str) -> Vec<&'t str> {
+    text.split("\n\n").filter(|table| table.starts_with(header)).collect()
+}
+
+#[test]
+fn what_spoke_tls_is_never_open_without() {
+    for (name, text) in whole() {
+        let made = imported(&name, &text).text;
+        let opened = live(&made, "[[listeners]]");
+        for port in ["443\"", "8443\""] {
+            for listener in opened.iter().filter(|listener| listener.contains(port)) {
+                let at = made.find(*listener).unwrap() + listener.len();
+                assert!(made[at..].trim_start().starts_with("[listeners.tls]"), "{name}:\n{made}");
+            }
+        }
+    }
+    let acme = imported("traefik-acme.yaml", &read("tests/it/import/traefik-acme.yaml"));
+    assert!(live(&acme.text, "[[listeners]]").is_empty() && !acme.answers, "{}", acme.text);
+}
+
+#[tokio::test]
+async fn haproxy_with_two_frontends_runs_and_sends_clients_to_tls() {
+    let (files, backend) = (Files::new(), Backend::named("a").await);
+    let source = format!(
+        "defaults\n mode http\nfrontend http\n bind :80\n http-request redirect scheme https code 301\n\
+         frontend https\n bind :443 ssl crt site.pem\n default_backend app\n\
+         frontend internal\n bind 127.0.0.1:8080\n default_backend app\n\
+         backend app\n server a {} check\n",
+        backend.address()
+    );
+    let app = files.run(&imported("haproxy.cfg", &source));
+    assert_eq!(get(&app, 0, "shop.example", "/x?y").await, Some((301, "https://shop.example/x?y".into())));
+    assert_eq!(get(&app, 1, "shop.example", "/").await.filter(|(status, _)| *status == 200), None);
+    assert_eq!(get(&app, 2, "shop.example", "/").await.unwrap().0, 200);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn nginx_runs_and_what_is_guarded_is_not_reached() {
+    let (files, open, kept) = (Files::new(), Backend::named("open").await, Backend::named("kept").await);
+    let source = format!(
+        "upstream open {{ server {}; }} upstream kept {{ server {}; }}\n\
+         server {{ listen 80; server_name a.example; location / {{ proxy_pass http://open/base/; }}\n\
+         location /admin {{ auth_basic x; proxy_pass http://kept; }} }}\n\
+         server {{ listen 80; server_name b.example; location / {{ proxy_pass http://kept; }} location /x {{ deny all; proxy_pass http://kept; }} }}\n",
+        open.address(),
+        kept.address()
+    );
+    let app = files.run(&imported("nginx.conf", &source));
+    assert_eq!(get(&app, 0, "a.example", "/x").await.unwrap().0, 200);
+    assert_eq!(open.seen()[0].path(), "/base/x");
+    for (host, path) in [("a.example", "/admin"), ("b.example", "/"), ("b.example", "/x"), ("b.example", "/%78")] {
+        let _ = get(&app, 0, host, path).await;
+    }
+    assert_eq!(kept.count(), 0);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn traefik_runs_and_the_made_up_listener_is_no_backend() {
+    let (files, backend) = (Files::new(), Backend::named("a").await);
+    let source = format!(
+        "http:\n  routers:\n    a:\n      rule: Host(`a.example`) && PathPrefix(`/app`)\n      middlewares: [no-app]\n      service: a\n\
+         \x20   b:\n      rule: Host(`b.example`)\n      middlewares: [office]\n      service: a\n\
+         \x20 middlewares:\n    no-app: {{stripPrefix: {{prefixes: [/app]}}}}\n    office: {{ipAllowList: {{sourceRange: [10.0.0.0/8]}}}}\n\
+         \x20 services:\n    a:\n      loadBalancer:\n        servers:\n          - url: http://{}\n    other:\n      loadBalancer:\n        servers:\n          - url: http://127.0.0.1:8080\n",
+        backend.address()
+    );
+    let imported = imported("traefik.yaml", &source);
+    assert!(imported.text.contains("[[listeners]]\naddress = \"127.0.0.1:8081\""), "{}", imported.text);
+    let app = files.run(&imported);
+    assert_eq!(get(&app, 0, "a.example", "/app/x").await.unwrap().0, 200);
+    assert_eq!(backend.seen()[0].path(), "/x");
+    assert_eq!(get(&app, 0, "b.example", "/").await.unwrap().0, 404);
+    app.stop().await;
+}
+
+fn linchpin(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_linchpin")).args(arguments).output().unwrap()
+}
+
+#[test]
+fn what_answers_nothing_is_not_said_to_run() {
+    let folder = Folder::new();
+    let said = |name: &str, source: &str| {
+        let file = folder.write(name, source.as_bytes());
+        let output = linchpin(&["import", &file]);
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for (name, source) in [
+        (
+            "haproxy.cfg",
+            "frontend f\n bind :443 ssl crt-list x\n default_backend b\nbackend b\n server a 127.0.0.1:9001\n",
+        ),
+        ("haproxy.cfg", "frontend f\n bind :80\n http-request redirect scheme https\n"),
+        ("haproxy.cfg", "backend b\n http-request deny\n server a 127.0.0.1:9001\n"),
+        ("haproxy.cfg", "frontend f\n bind :80\n default_backend b\nbackend b\n server a 127.0.0.1:9001 disabled\n"),
+        ("nginx.conf", "server { location / { deny all; proxy_pass http://127.0.0.1:9001; } }"),
+        ("nginx.conf", "http { gzip on; }"),
+    ] {
+        let said = said(name, source);
+        assert!(said.contains("it can't be run as it is"), "{source}: {said}");
+    }
+    let good = said("nginx.conf", "server { location / { proxy_pass http://127.0.0.1:9001; } }");
+    assert!(good.contains("it can be run"), "{good}");
+}
