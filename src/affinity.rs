@@ -196,8 +196,8 @@ impl Affinity {
     pub fn extract(&self, headers: &mut HeaderMap, path: &str, pool: &Pool, cache: &mut PinCache) -> ExtractedPin {
         match &self.carrier {
             ActiveCarrier::None => PinLookup::Absent.into(),
-            ActiveCarrier::Cookie(cookie) => cookie.take(headers, cache).into(),
-            ActiveCarrier::Header(header) => header.take(headers, cache).into(),
+            ActiveCarrier::Cookie(cookie) => cookie.extract(headers, cache).into(),
+            ActiveCarrier::Header(header) => header.extract(headers, cache).into(),
             ActiveCarrier::Route(route) => route.read(headers, path, pool).into(),
             ActiveCarrier::Learned(learned) => learned.read(headers, cache),
         }
@@ -240,10 +240,10 @@ impl Affinity {
             ActiveCarrier::None | ActiveCarrier::Route(_) => {}
             ActiveCarrier::Cookie(cookie) => {
                 if let Some(pin) = pin() {
-                    cookie.put(headers, &pin, &self.session_policy.lifetimes, context.tls, now);
+                    cookie.issue(headers, &pin, &self.session_policy.lifetimes, context.tls, now);
                 }
             }
-            ActiveCarrier::Header(header) => header.put(headers, pin().as_ref()),
+            ActiveCarrier::Header(header) => header.set(headers, pin().as_ref()),
             // A request that a rule exempts teaches nothing: its backend was chosen without its session.
             ActiveCarrier::Learned(learned) if context.is_working && decision.verdict != Verdict::None => {
                 // Only for a session that the table knows: clients can make up ids.

@@ -119,7 +119,7 @@ impl CookieCarrier {
     }
 
     /// Removes all routing cookies from the request and reads the first token that opens.
-    pub(super) fn take(&self, headers: &mut HeaderMap, cache: &mut PinCache) -> PinLookup {
+    pub(super) fn extract(&self, headers: &mut HeaderMap, cache: &mut PinCache) -> PinLookup {
         let fields = headers.get_all(COOKIE).iter();
         let tokens = fields.flat_map(|field| values(field.as_bytes(), self.name.as_bytes()));
         let (lookup, count) = self.codec.first(tokens, cache);
@@ -139,7 +139,7 @@ impl CookieCarrier {
 
     /// Adds the Set-Cookie field for `pin`. Adds nothing if the system's random source fails: the client then keeps the
     /// cookie that it has.
-    pub(super) fn put(&self, headers: &mut HeaderMap, pin: &Pin, lifetimes: &Lifetimes, tls: bool, now: u64) {
+    pub(super) fn issue(&self, headers: &mut HeaderMap, pin: &Pin, lifetimes: &Lifetimes, tls: bool, now: u64) {
         let attributes = &self.attributes[usize::from(tls)];
         let mut field = String::with_capacity(self.name.len() + super::seal::MAX_TOKEN + attributes.len() + 32);
         field.push_str(&self.name);
@@ -304,7 +304,7 @@ mod tests {
 
     fn set_cookie(settings: &Settings, lifetimes: Lifetimes, now: u64) -> String {
         let mut headers = HeaderMap::new();
-        CookieCarrier::new("app", settings, &ring()).put(&mut headers, &pin(), &lifetimes, false, now);
+        CookieCarrier::new("app", settings, &ring()).issue(&mut headers, &pin(), &lifetimes, false, now);
         headers[SET_COOKIE].to_str().unwrap().to_owned()
     }
 
@@ -323,7 +323,7 @@ mod tests {
         {
             let settings = Settings { secure: configured, ..settings() };
             let mut headers = HeaderMap::new();
-            CookieCarrier::new("app", &settings, &ring()).put(&mut headers, &pin(), &Lifetimes::default(), tls, 100);
+            CookieCarrier::new("app", &settings, &ring()).issue(&mut headers, &pin(), &Lifetimes::default(), tls, 100);
             assert_eq!(headers[SET_COOKIE].to_str().unwrap().contains("; Secure"), is_secure, "{configured:?} {tls}");
         }
     }
@@ -365,7 +365,7 @@ mod tests {
             (&[b"a=1; lp = \"x\" ; b=2"], &[b"a=1; b=2"]),
         ] {
             let mut headers = request(before);
-            cookie.take(&mut headers, &mut PinCache::default());
+            cookie.extract(&mut headers, &mut PinCache::default());
             assert_eq!(left(&headers), after, "{before:?}");
         }
     }
@@ -377,7 +377,7 @@ mod tests {
         ) {
             let field = pairs.join(";");
             let mut headers = request(&[field.as_bytes()]);
-            CookieCarrier::new("app", &settings(), &ring()).take(&mut headers, &mut PinCache::default());
+            CookieCarrier::new("app", &settings(), &ring()).extract(&mut headers, &mut PinCache::default());
             let rest = left(&headers).first().map(|field| field.to_vec()).unwrap_or_default();
             prop_assert_eq!(values(&rest, b"lp").count(), 0);
             let others = |field: &[u8]| -> Vec<Vec<u8>> {
@@ -392,7 +392,7 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&field) {
                 let mut headers = HeaderMap::new();
                 headers.insert(COOKIE, value);
-                CookieCarrier::new("app", &settings(), &ring()).take(&mut headers, &mut PinCache::default());
+                CookieCarrier::new("app", &settings(), &ring()).extract(&mut headers, &mut PinCache::default());
             }
         }
     }

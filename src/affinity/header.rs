@@ -31,7 +31,7 @@ impl HeaderCarrier {
     }
 
     /// Removes all fields of this name from the request and reads the first token that opens.
-    pub(super) fn take(&self, headers: &mut HeaderMap, cache: &mut PinCache) -> PinLookup {
+    pub(super) fn extract(&self, headers: &mut HeaderMap, cache: &mut PinCache) -> PinLookup {
         let tokens = headers.get_all(&self.name).iter().map(|value| value.as_bytes().trim_ascii());
         let (lookup, count) = self.codec.first(tokens.filter(|token| !token.is_empty()), cache);
         if count > 0 || headers.contains_key(&self.name) {
@@ -41,7 +41,7 @@ impl HeaderCarrier {
     }
 
     /// Sets the field to the token for `pin`. Without a pin, only removes what a backend may have sent under this name.
-    pub(super) fn put(&self, headers: &mut HeaderMap, pin: Option<&Pin>) {
+    pub(super) fn set(&self, headers: &mut HeaderMap, pin: Option<&Pin>) {
         headers.remove(&self.name);
         let Some(pin) = pin else { return };
         let mut token = String::with_capacity(super::seal::MAX_TOKEN);
@@ -74,7 +74,7 @@ mod tests {
         let pin = Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100 };
 
         let mut response = HeaderMap::from_iter([(settings.name.clone(), HeaderValue::from_static("a backend's"))]);
-        header.put(&mut response, Some(&pin));
+        header.set(&mut response, Some(&pin));
         assert_eq!(response.get_all("x-pin").iter().count(), 1);
         assert_eq!(response[CACHE_CONTROL], "private");
 
@@ -83,11 +83,11 @@ mod tests {
         for value in ["", "garbage", response["x-pin"].to_str().unwrap()] {
             request.append("x-pin", HeaderValue::from_str(value).unwrap());
         }
-        assert_eq!(header.take(&mut request, &mut cache), PinLookup::Pinned(Arc::new(pin)));
+        assert_eq!(header.extract(&mut request, &mut cache), PinLookup::Pinned(Arc::new(pin)));
         assert!(request.is_empty());
-        assert_eq!(header.take(&mut request, &mut cache), PinLookup::Absent);
+        assert_eq!(header.extract(&mut request, &mut cache), PinLookup::Absent);
 
-        header.put(&mut response, None);
+        header.set(&mut response, None);
         assert!(!response.contains_key("x-pin"));
     }
 }

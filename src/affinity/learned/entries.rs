@@ -18,7 +18,7 @@ pub(super) struct Entries {
 
 /// A session's entry, 56 bytes. Times are seconds since the Unix epoch; 32 bits last until 2106.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry {
+pub(super) struct SessionEntry {
     pub(super) key: [u64; 2],
     pub(super) stamp: u64,
     pub(super) issued: u32,
@@ -34,7 +34,7 @@ pub(super) struct Entry {
 /// wait while a large table is copied.
 #[derive(Debug, Default)]
 struct Slab {
-    chunks: Vec<Box<[Entry; CHUNK]>>,
+    chunks: Vec<Box<[SessionEntry; CHUNK]>>,
     length: usize,
 }
 
@@ -50,15 +50,15 @@ impl Entries {
         self.index.find(key.0[0], is_it).copied()
     }
 
-    pub(super) fn get(&self, at: u32) -> Option<&Entry> {
+    pub(super) fn get(&self, at: u32) -> Option<&SessionEntry> {
         self.slab.get(at)
     }
 
-    pub(super) fn get_mut(&mut self, at: u32) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, at: u32) -> Option<&mut SessionEntry> {
         self.slab.get_mut(at)
     }
 
-    pub(super) fn insert(&mut self, entry: Entry) {
+    pub(super) fn insert(&mut self, entry: SessionEntry) {
         let at = match self.free {
             Some(at) => {
                 self.free = self.get(at).map(|entry| entry.older).filter(|at| *at != NIL);
@@ -102,7 +102,7 @@ impl Entries {
     }
 
     fn unlink(&mut self, at: u32) {
-        let Some(&Entry { newer, older, .. }) = self.get(at) else { return };
+        let Some(&SessionEntry { newer, older, .. }) = self.get(at) else { return };
         match newer {
             NIL => self.newest = Some(older).filter(|older| *older != NIL),
             newer => self.update(newer, |entry| entry.older = older),
@@ -113,32 +113,32 @@ impl Entries {
         }
     }
 
-    fn update(&mut self, at: u32, change: impl FnOnce(&mut Entry)) {
+    fn update(&mut self, at: u32, change: impl FnOnce(&mut SessionEntry)) {
         if let Some(entry) = self.slab.get_mut(at) {
             change(entry);
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &SessionEntry> {
         self.index.iter().filter_map(|at| self.get(*at))
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.slab.chunks.len() * size_of::<[Entry; CHUNK]>() + self.index.allocation_size()
+        self.slab.chunks.len() * size_of::<[SessionEntry; CHUNK]>() + self.index.allocation_size()
     }
 }
 
 impl Slab {
-    fn get(&self, at: u32) -> Option<&Entry> {
+    fn get(&self, at: u32) -> Option<&SessionEntry> {
         self.chunks.get(at as usize / CHUNK)?.get(at as usize % CHUNK)
     }
 
-    pub(super) fn get_mut(&mut self, at: u32) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, at: u32) -> Option<&mut SessionEntry> {
         self.chunks.get_mut(at as usize / CHUNK)?.get_mut(at as usize % CHUNK)
     }
 
     /// Adds an entry and returns its number.
-    fn push(&mut self, entry: Entry) -> u32 {
+    fn push(&mut self, entry: SessionEntry) -> u32 {
         let at = self.length;
         self.length += 1;
         match self.chunks.get_mut(at / CHUNK) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::entries::{Entries, Entry, NIL};
+use super::entries::{Entries, NIL, SessionEntry};
 use super::record::{BackendRef, SessionKey, SessionRecord};
 
 /// A session's entry as numbers. Only the table that returned it can resolve it.
@@ -81,7 +81,7 @@ impl SessionTable {
     /// The raw entry of a session, for comparison with an earlier one.
     pub fn get_raw(&self, key: SessionKey) -> Option<RawEntry> {
         let entries = self.shard(key).lock();
-        let Entry { backend, issued, seen, version, .. } = *entries.get(entries.find(key)?)?;
+        let SessionEntry { backend, issued, seen, version, .. } = *entries.get(entries.find(key)?)?;
         Some(RawEntry { backend, issued, seen, version })
     }
 
@@ -100,7 +100,7 @@ impl SessionTable {
         let Some(at) = entries.find(key) else { return false };
         // An entry that is one second ahead is left alone: threads read the clock at different moments. An entry that
         // is further ahead was written before the clock was set back, and would expire much too late.
-        let is_due = |entry: &&mut Entry| entry.seen < now || entry.seen > now.saturating_add(1);
+        let is_due = |entry: &&mut SessionEntry| entry.seen < now || entry.seen > now.saturating_add(1);
         let Some(entry) = entries.get_mut(at).filter(is_due) else { return false };
         entry.seen = now;
         (entry.issued, entry.synced) = (entry.issued.min(now), entry.synced.min(now));
@@ -226,7 +226,7 @@ impl SessionTable {
     /// Iterates over all sessions, some thousands at a time. Does not stop concurrent changes.
     pub fn chunks(&self) -> impl Iterator<Item = Vec<(SessionKey, SessionRecord)>> {
         self.shards.iter().map(|shard| {
-            let entries: Vec<Entry> = shard.lock().iter().copied().collect();
+            let entries: Vec<SessionEntry> = shard.lock().iter().copied().collect();
             entries.iter().filter_map(|entry| Some((SessionKey(entry.key), self.record_of(entry)?))).collect()
         })
     }
@@ -272,17 +272,17 @@ impl SessionTable {
         &self.shards[(key.0[1] >> 48) as usize % self.shards.len()]
     }
 
-    fn entry(&self, key: SessionKey, backend: u32, issued: u32, now: u32, version: u32) -> Entry {
+    fn entry(&self, key: SessionKey, backend: u32, issued: u32, now: u32, version: u32) -> SessionEntry {
         let stamp = self.next_stamp();
-        Entry { key: key.0, stamp, issued, seen: now, synced: now, version, backend, newer: NIL, older: NIL }
+        SessionEntry { key: key.0, stamp, issued, seen: now, synced: now, version, backend, newer: NIL, older: NIL }
     }
 
     fn next_stamp(&self) -> u64 {
         self.stamp.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn record_of(&self, entry: &Entry) -> Option<SessionRecord> {
-        let Entry { backend, issued, seen, version, .. } = *entry;
+    fn record_of(&self, entry: &SessionEntry) -> Option<SessionRecord> {
+        let SessionEntry { backend, issued, seen, version, .. } = *entry;
         self.resolve(&RawEntry { backend, issued, seen, version })
     }
 
