@@ -1,4 +1,4 @@
-//! Proxies in a row: whom a trusted one speaks for, and two Linchpins that call their pools the same.
+//! Chains of proxies: the client that a trusted proxy names, and Linchpins whose pools have the same name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use super::support::process::Linchpin;
 use super::support::tool::Folder;
 use super::support::{Backend, Client, Proxy};
 
-/// Whom a rule and the log take for the client, by the fields that a trusted proxy passes on.
+/// A proxy behind trusted proxies: shows whom its rules and its log take for the client.
 struct Behind {
     a: Backend,
     b: Backend,
@@ -15,7 +15,7 @@ struct Behind {
     folder: Folder,
 }
 
-/// A proxy that lets those at 127.0.0.1 and 10.0.0.0/8, its trusted proxies, choose their backend.
+/// Starts a proxy that lets clients at 127.0.0.1 and 10.0.0.0/8, the addresses of its trusted proxies, choose their backend.
 async fn behind(keys: &str) -> Behind {
     let (a, b) = (Backend::named("a").await, Backend::named("b").await);
     let folder = Folder::new();
@@ -31,7 +31,7 @@ async fn behind(keys: &str) -> Behind {
 }
 
 impl Behind {
-    /// The fields of the request that reached a backend, and which one that was.
+    /// Sends a request that names backend `b`. Returns the backend that served it, and the fields that arrived there.
     async fn ask(&self, fields: &str) -> (String, Seen) {
         let fields = format!("x-backend: b\r\n{fields}");
         let response = Client::connect(self.proxy.listener(0)).await.request("GET", "/", &fields, b"").await;
@@ -39,7 +39,7 @@ impl Behind {
         (response.text(), backend.seen().pop().unwrap())
     }
 
-    /// The clients of all requests, as the log has them.
+    /// Returns the clients of all requests, from the access log.
     async fn clients(self) -> Vec<String> {
         self.proxy.stop().await;
         let lines = std::fs::read_to_string(self.folder.file("access.log")).unwrap();
@@ -49,7 +49,7 @@ impl Behind {
 }
 
 #[tokio::test]
-async fn a_field_that_the_proxy_does_not_write_makes_nobody_a_proxy() {
+async fn a_field_that_the_trusted_proxy_does_not_write_grants_no_rights() {
     let behind = behind("").await;
     for claim in ["for=1.2.3.4", "for=127.0.0.1", "for=10.0.0.5", "for=\"", "for=unknown", ""] {
         let (by, seen) = behind.ask(&format!("forwarded: {claim}\r\nx-forwarded-for: 203.0.113.9\r\n")).await;
@@ -62,7 +62,7 @@ async fn a_field_that_the_proxy_does_not_write_makes_nobody_a_proxy() {
 }
 
 #[tokio::test]
-async fn a_client_that_a_trusted_proxy_does_not_name_has_no_rights_of_the_proxys() {
+async fn a_client_that_a_trusted_proxy_does_not_name_has_none_of_the_proxys_rights() {
     let behind = behind("").await;
     for chain in ["unknown", "_hidden", "203.0.113.9, unknown", "203.0.113.9, ?, 10.0.0.5", "", "unix:"] {
         let (by, seen) = behind.ask(&format!("x-forwarded-for: {chain}\r\n")).await;
@@ -70,7 +70,7 @@ async fn a_client_that_a_trusted_proxy_does_not_name_has_no_rights_of_the_proxys
         assert_eq!(seen.fields("x-forwarded-for"), ["unknown", "127.0.0.1"], "{chain}");
         assert_eq!(seen.fields("forwarded")[0], "for=unknown;proto=http", "{chain}");
     }
-    // The proxy itself, and a client within, are who they are.
+    // The proxy itself, and a client with a trusted address, have these rights.
     assert_eq!(behind.ask("").await.0, "b");
     assert_eq!(behind.ask("x-forwarded-for: 10.7.7.7\r\n").await.0, "b");
     let clients = behind.clients().await;
@@ -79,7 +79,7 @@ async fn a_client_that_a_trusted_proxy_does_not_name_has_no_rights_of_the_proxys
 }
 
 #[tokio::test]
-async fn forwarded_is_believed_where_it_is_the_proxys() {
+async fn forwarded_is_trusted_where_the_proxy_writes_it() {
     let behind = behind("forwarded = \"forwarded\"").await;
     let claims = "x-forwarded-for: 10.0.0.5\r\nx-forwarded-proto: https\r\nx-forwarded-host: evil.example\r\n";
     let chain = "for=10.0.0.5;x=\", for=203.0.113.9;proto=http, for=10.0.0.7";
@@ -93,7 +93,7 @@ async fn forwarded_is_believed_where_it_is_the_proxys() {
 }
 
 #[tokio::test]
-async fn of_several_schemes_that_of_the_nearest_proxy_counts() {
+async fn of_several_schemes_the_nearest_proxys_counts() {
     let behind = behind("").await;
     for (lines, scheme) in [
         ("x-forwarded-proto: https\r\nx-forwarded-proto: http\r\n", "http"),
@@ -110,23 +110,23 @@ async fn of_several_schemes_that_of_the_nearest_proxy_counts() {
 struct Jar(BTreeMap<String, String>);
 
 impl Jar {
-    /// Asks with all of them, and takes note of those that are set; who served.
+    /// Sends a GET with all cookies, and stores those that the response sets. Returns the backend that served it.
     async fn get(&mut self, client: &mut Client) -> String {
         let cookies: Vec<_> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let field = if cookies.is_empty() { String::new() } else { format!("cookie: {}\r\n", cookies.join("; ")) };
         client.pin = None;
-        let answer = client.request("GET", "/", &field, b"").await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        for cookie in answer.fields("set-cookie") {
+        let response = client.request("GET", "/", &field, b"").await;
+        assert_eq!(response.status, 200, "{}", response.text());
+        for cookie in response.fields("set-cookie") {
             let (name, value) = cookie.split(';').next().unwrap().split_once('=').unwrap();
             self.0.insert(name.into(), value.into());
         }
-        answer.text()
+        response.text()
     }
 }
 
 #[tokio::test]
-async fn linchpins_in_a_row_keep_their_clients_though_their_pools_have_one_name() {
+async fn chained_linchpins_keep_their_clients_although_their_pools_have_the_same_name() {
     let [a, b, c] = Backend::three().await;
     let inner = [Proxy::before(&[&a, &b]), Proxy::before(&[&b, &c])];
     let middle =
@@ -152,7 +152,7 @@ async fn linchpins_in_a_row_keep_their_clients_though_their_pools_have_one_name(
         served.insert(first);
     }
     assert!(served.len() > 1, "{served:?}");
-    // Nobody's pin reached a server.
+    // No pin reached a backend.
     for seen in [&a, &b, &c].into_iter().flat_map(Backend::seen) {
         assert_eq!(seen.field("cookie"), None, "{}", seen.head);
     }

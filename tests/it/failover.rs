@@ -1,4 +1,4 @@
-//! What becomes of requests and sessions when their server fails them.
+//! Failover: requests and sessions whose backend fails.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::support::keys::pin;
 use super::support::proxy::Builder;
 use super::support::{Backend, Keys, Proxy, Reply, Response, soon, until};
 
-/// A proxy before two servers: a scripted `a`, and `b`, which answers with its name.
+/// A proxy in front of two backends: a scripted `a`, and `b`, which responds with its name.
 struct Pair {
     keys: Keys,
     a: Backend,
@@ -26,7 +26,7 @@ impl Pair {
         Pair { keys, a, b, builder }
     }
 
-    /// With more tables: the proxy, and a routing cookie that leads to `a`.
+    /// Starts the proxy with more tables. Returns it and a routing cookie for `a`.
     fn start(&mut self, tables: &[(&str, &str)]) -> (Proxy, String) {
         let builder = std::mem::take(&mut self.builder);
         let builder = tables.iter().fold(builder, |builder, (name, lines)| builder.table(name, lines));
@@ -36,7 +36,7 @@ impl Pair {
     }
 }
 
-/// A request with a pin on a connection of its own, on its way.
+/// Sends a request with a pin on its own connection, in a task of its own.
 async fn send(proxy: &Proxy, method: &'static str, pin: &str, body: &[u8]) -> JoinHandle<Response> {
     let (mut client, body) = (proxy.client_with(pin).await, body.to_vec());
     tokio::spawn(async move { client.request(method, "/", "", &body).await })
@@ -48,7 +48,7 @@ fn hang_unless(path: &'static str, reply: Reply) -> impl Fn(&Seen) -> Reply + Se
 }
 
 #[tokio::test]
-async fn the_clients_of_a_dead_server_move_once_without_an_error_and_all_others_stay() {
+async fn the_clients_of_a_dead_backend_move_once_without_an_error_and_all_others_stay() {
     let [a, b, c] = Backend::three().await;
     let proxy = Proxy::before(&[&a, &b, &c]);
     let mut clients = Vec::new();
@@ -70,7 +70,7 @@ async fn the_clients_of_a_dead_server_move_once_without_an_error_and_all_others_
 }
 
 #[tokio::test]
-async fn a_client_that_moved_stays_where_it_went_when_its_old_server_is_back() {
+async fn a_client_that_moved_stays_on_its_new_backend_when_the_old_one_recovers() {
     let mut pair = Pair::new(|_| Reply::ok("a")).await;
     let (proxy, cookie) = pair.start(&[]);
     let address = pair.a.kill().await;
@@ -81,11 +81,11 @@ async fn a_client_that_moved_stays_where_it_went_when_its_old_server_is_back() {
 }
 
 #[tokio::test]
-async fn safe_requests_in_flight_on_a_killed_server_are_answered_by_another() {
+async fn another_backend_serves_the_safe_requests_in_flight_on_a_killed_one() {
     let mut pair = Pair::new(|_| Reply::Hang).await;
     let (proxy, cookie) = pair.start(&[]);
     let mut waiting = Vec::new();
-    // More than the reserve of the retry budget.
+    // More requests than the reserve of the retry budget.
     for method in ["PUT", "DELETE", "OPTIONS"].into_iter().chain(["GET"; 40]) {
         let body = if method == "PUT" { "what is put" } else { "" };
         waiting.push(send(&proxy, method, &cookie, body.as_bytes()).await);
@@ -102,7 +102,7 @@ async fn safe_requests_in_flight_on_a_killed_server_are_answered_by_another() {
 }
 
 #[tokio::test]
-async fn an_unsafe_request_in_flight_on_a_killed_server_is_502_and_not_executed_twice() {
+async fn an_unsafe_request_in_flight_on_a_killed_backend_is_502_and_not_executed_twice() {
     let mut pair = Pair::new(|_| Reply::Hang).await;
     let (proxy, cookie) = pair.start(&[]);
     let mut waiting = Vec::new();
@@ -119,7 +119,7 @@ async fn an_unsafe_request_in_flight_on_a_killed_server_is_502_and_not_executed_
 }
 
 #[tokio::test]
-async fn after_a_502_the_next_request_of_the_client_goes_elsewhere_though_its_server_lives() {
+async fn after_a_502_the_next_request_of_the_client_goes_elsewhere_although_its_backend_lives() {
     for same_connection in [true, false] {
         let mut pair = Pair::new(|_| Reply::Close).await;
         let (proxy, cookie) = pair.start(&[]);
@@ -136,7 +136,7 @@ async fn after_a_502_the_next_request_of_the_client_goes_elsewhere_though_its_se
 }
 
 #[tokio::test]
-async fn an_unsafe_request_to_a_server_that_refuses_connections_goes_elsewhere_whole() {
+async fn an_unsafe_request_to_a_backend_that_refuses_connections_goes_elsewhere_whole() {
     let mut pair = Pair::new(|_| Reply::ok("a")).await;
     let (proxy, cookie) = pair.start(&[]);
     pair.a.kill().await;
@@ -146,10 +146,10 @@ async fn an_unsafe_request_to_a_server_that_refuses_connections_goes_elsewhere_w
 }
 
 #[tokio::test]
-async fn requests_that_wait_on_a_hung_server_are_taken_back_when_probes_declare_it_down() {
+async fn requests_on_a_hung_backend_are_retried_when_probes_declare_it_down() {
     let mut pair = Pair::new(|_| Reply::Hang).await;
     let probes = ("health", "path = \"/health\"\ninterval = \"20ms\"\ntimeout = \"500ms\"\nfall = 2");
-    // The first probe decides alone, and hangs with the rest: the requests must be there before.
+    // One failed probe is enough, and the first one hangs as well: the requests must be there before it times out.
     let (proxy, cookie) = pair.start(&[probes]);
     let begun = Instant::now();
     let mut waiting = Vec::new();
@@ -161,7 +161,7 @@ async fn requests_that_wait_on_a_hung_server_are_taken_back_when_probes_declare_
     until("all to wait", async || pair.a.seen().iter().filter(|seen| seen.path() == "/").count() == 7).await;
     proxy.health("a", Health::Down).await;
     for request in waiting {
-        let response = soon("to be taken back", request).await.unwrap();
+        let response = soon("the retry", request).await.unwrap();
         assert_eq!((response.text(), response.pin().is_some()), ("b".into(), true));
     }
     assert!(begun.elapsed() < Duration::from_secs(15), "the response timeout is 60 s");
@@ -173,7 +173,7 @@ async fn requests_that_wait_on_a_hung_server_are_taken_back_when_probes_declare_
 }
 
 #[tokio::test]
-async fn requests_that_wait_on_a_server_are_taken_back_when_it_is_ejected() {
+async fn requests_on_a_backend_are_retried_when_it_is_ejected() {
     let mut pair = Pair::new(hang_unless("/fail", Reply::Close)).await;
     let (proxy, cookie) = pair.start(&[("ejection", "consecutive_failures = 1")]);
     let waiting = send(&proxy, "GET", &cookie, b"").await;
@@ -182,11 +182,11 @@ async fn requests_that_wait_on_a_server_are_taken_back_when_it_is_ejected() {
         let cookie = pair.keys.cookie(&pin(&proxy, "a", session));
         assert_eq!(proxy.client_with(&cookie).await.get("/fail").await.text(), "b");
     }
-    assert_eq!(soon("to be taken back", waiting).await.unwrap().text(), "b");
+    assert_eq!(soon("the retry", waiting).await.unwrap().text(), "b");
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_the_server_closed_is_nobodys_error() {
+async fn an_idle_connection_that_the_backend_closed_is_no_error() {
     let mut pair = Pair::new(|_| Reply::Last(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na".into())).await;
     let (proxy, cookie) = pair.start(&[("ejection", "consecutive_failures = 1")]);
     let mut client = proxy.client_with(&cookie).await;
@@ -201,7 +201,7 @@ async fn an_idle_connection_that_the_server_closed_is_nobodys_error() {
 }
 
 #[tokio::test]
-async fn a_get_that_meets_a_connection_just_as_it_closes_is_no_error_either() {
+async fn a_get_on_a_connection_that_just_closes_is_no_error_either() {
     let mut pair = Pair::new(|_| Reply::Last(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na".into())).await;
     let (proxy, cookie) = pair.start(&[("ejection", "consecutive_failures = 1")]);
     let mut client = proxy.client_with(&cookie).await;
@@ -212,7 +212,7 @@ async fn a_get_that_meets_a_connection_just_as_it_closes_is_no_error_either() {
 }
 
 #[tokio::test]
-async fn a_body_up_to_the_replay_limit_is_sent_again_and_a_longer_one_is_not() {
+async fn a_body_up_to_the_replay_limit_is_replayed_and_a_longer_one_is_not() {
     for (length, status, served) in [(1024, 200, 1), (1025, 502, 0)] {
         let mut pair = Pair::new(|_| Reply::Close).await;
         let (proxy, cookie) = pair.start(&[("retry", "replay_limit = \"1KiB\"")]);
@@ -224,7 +224,7 @@ async fn a_body_up_to_the_replay_limit_is_sent_again_and_a_longer_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_chunked_body_is_sent_again_whole() {
+async fn a_chunked_body_is_replayed_whole() {
     let mut pair = Pair::new(|_| Reply::Close).await;
     let (proxy, cookie) = pair.start(&[]);
     let mut client = proxy.client_with(&cookie).await;
@@ -237,7 +237,7 @@ async fn a_chunked_body_is_sent_again_whole() {
 }
 
 #[tokio::test]
-async fn retry_on_says_what_is_tried_again() {
+async fn retry_on_decides_what_is_retried() {
     let unavailable = || Reply::new(503, "", "of a");
     let (closed, slow) = (|| Reply::Close, || Reply::Hang);
     type Row = (&'static str, &'static str, fn() -> Reply, u16, usize);
@@ -264,7 +264,7 @@ async fn retry_on_says_what_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_status_that_is_tried_again_is_passed_on_when_no_other_attempt_is_allowed() {
+async fn a_status_in_retry_on_is_forwarded_if_no_other_attempt_is_allowed() {
     let ill = |name| Backend::start(name, move |_| Reply::new(503, "x: of-a-server\r\n", name));
     let (a, b, c) = (ill("a").await, ill("b").await, ill("c").await);
     for (retry, attempts) in [("", 3), ("attempts = 2", 2), ("attempts = 1", 1)] {
@@ -288,7 +288,7 @@ async fn after_a_504_the_next_request_of_the_client_goes_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_response_head_that_is_too_large_moves_nobody() {
+async fn a_response_head_that_is_too_large_moves_no_session() {
     let large = format!("x: {}\r\n", "y".repeat(300 * 1024));
     let program = move |seen: &Seen| Reply::new(200, if seen.path() == "/" { "" } else { &large }, "a");
     let mut pair = Pair::new(program).await;
@@ -300,8 +300,8 @@ async fn a_response_head_that_is_too_large_moves_nobody() {
 }
 
 #[tokio::test]
-async fn a_server_to_which_no_connection_comes_about_is_passed_by_in_time() {
-    // Its queue of connections is full, and nobody takes one out.
+async fn a_backend_that_accepts_no_connection_is_skipped_in_time() {
+    // Its backlog of connections is full, and the backend accepts none.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let deaf = socket.listen(1).unwrap();
@@ -346,7 +346,7 @@ async fn a_kill_under_load_fails_no_safe_request_and_moves_each_client_once() {
 }
 
 #[tokio::test]
-async fn the_time_for_all_attempts_is_bounded() {
+async fn the_total_time_of_all_attempts_is_bounded() {
     let mut pair = Pair::new(|_| Reply::Hang).await;
     let (proxy, cookie) = pair.start(&[("timeouts", "total = \"50ms\"")]);
     let response = send(&proxy, "GET", &cookie, b"").await.await.unwrap();
@@ -354,7 +354,7 @@ async fn the_time_for_all_attempts_is_bounded() {
 }
 
 #[tokio::test]
-async fn attempts_that_reach_a_server_are_bounded() {
+async fn attempts_that_reach_a_backend_are_bounded() {
     let mut backends = Vec::new();
     for name in ["a", "b", "c", "d"] {
         backends.push(Backend::start(name, |_| Reply::Close).await);
@@ -373,12 +373,12 @@ async fn the_budget_keeps_a_dying_pool_from_being_hammered() {
     for _ in 0..100 {
         assert_eq!(proxy.get(None).await.status, 502);
     }
-    // A reserve of ten, and a tenth of a hundred.
+    // A reserve of ten, and ten percent of a hundred.
     assert_eq!(a.count() + b.count(), 100 + 10 + 10);
 }
 
 #[tokio::test]
-async fn what_may_have_been_carried_out_is_a_502_even_if_no_other_server_can_be_reached() {
+async fn a_request_that_may_have_been_executed_is_502_even_if_no_other_backend_is_reachable() {
     let mut pair = Pair::new(|_| Reply::Close).await;
     let (proxy, cookie) = pair.start(&[]);
     pair.b.kill().await;
@@ -387,7 +387,7 @@ async fn what_may_have_been_carried_out_is_a_502_even_if_no_other_server_can_be_
 }
 
 #[tokio::test]
-async fn sessions_go_where_the_failover_list_says_as_long_as_it_can_serve() {
+async fn sessions_follow_the_failover_list_while_its_backends_can_serve() {
     let [a, b, c] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let builder = Proxy::builder().top(&keys.tables());
@@ -406,7 +406,7 @@ async fn sessions_go_where_the_failover_list_says_as_long_as_it_can_serve() {
 }
 
 #[tokio::test]
-async fn a_dead_servers_sessions_spread_and_every_proxy_moves_each_to_the_same_place() {
+async fn the_sessions_of_a_dead_backend_spread_and_every_proxy_moves_each_to_the_same_backend() {
     let [a, b, c] = Backend::three().await;
     let keys = Keys::new(&[1]);
     let of = |backends: [&Backend; 3]| {
@@ -427,7 +427,7 @@ async fn a_dead_servers_sessions_spread_and_every_proxy_moves_each_to_the_same_p
 }
 
 #[tokio::test]
-async fn no_server_left_is_a_503_at_once_that_says_when_to_come_again_and_keeps_the_pin() {
+async fn without_a_backend_a_request_is_503_at_once_with_retry_after_and_keeps_its_pin() {
     let [a, b, _] = Backend::three().await;
     let proxy = Proxy::before(&[&a, &b]);
     let pin = proxy.get(None).await.pin();
@@ -444,7 +444,7 @@ async fn no_server_left_is_a_503_at_once_that_says_when_to_come_again_and_keeps_
 }
 
 #[tokio::test]
-async fn the_only_server_of_a_pool_is_tried_once_a_request_and_never_given_up() {
+async fn the_only_backend_of_a_pool_is_tried_once_a_request_and_never_given_up() {
     let a = Backend::start("a", |seen| if seen.path() == "/" { Reply::ok("a") } else { Reply::Close }).await;
     let proxy = Proxy::builder().backend(&a, "").table("ejection", "consecutive_failures = 1").start();
     let mut client = proxy.client().await;

@@ -1,4 +1,4 @@
-//! Requests that wait for their server: served there as soon as it is back, else moved, and never an error for it.
+//! The policy `wait`: a request is served by its backend as soon as that returns, else it moves; waiting causes no error.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use super::support::keys::pin;
 use super::support::proxy::Builder;
 use super::support::{Backend, Client, Keys, Proxy, Reply, Response, soon, until};
 
-/// A proxy before `a` and `b` with these lines of persistence, and the verdict in a field.
+/// Builds a proxy in front of `a` and `b` with these persistence settings, and the verdict in a response field.
 fn before(keys: &Keys, persistence: &str, backends: &[&Backend]) -> Builder {
     let lines = format!("verdict_header = \"X-Verdict\"\n{persistence}");
     let top = format!("{}[admin]\naddress = \"127.0.0.1:0\"", keys.tables());
@@ -19,15 +19,15 @@ fn before(keys: &Keys, persistence: &str, backends: &[&Backend]) -> Builder {
     backends.iter().fold(builder, |builder, backend| builder.backend(backend, ""))
 }
 
-fn told(response: &Response) -> (u16, String, String) {
+fn outcome(response: &Response) -> (u16, String, String) {
     (response.status, response.text(), response.field("x-verdict").unwrap_or_default().into())
 }
 
-fn of(status: u16, text: &str, verdict: &str) -> (u16, String, String) {
+fn expected(status: u16, text: &str, verdict: &str) -> (u16, String, String) {
     (status, text.into(), verdict.into())
 }
 
-/// A request of a session that is pinned to `a`, on its way.
+/// Sends a request of a session that is pinned to `a`, in a task of its own.
 fn send(proxy: &Proxy, keys: &Keys, method: &'static str, session: u64) -> JoinHandle<Response> {
     let (address, cookie) = (proxy.address(), keys.cookie(&pin(proxy, "a", session)));
     tokio::spawn(async move {
@@ -41,7 +41,7 @@ async fn waiting(proxy: &Proxy, requests: u32) {
     until("they wait", async || proxy.live("a").waiting() == requests).await;
 }
 
-/// A counter of the metrics: the sum of all lines that begin so and have these labels.
+/// Returns a counter: the sum of all metrics of this name with these labels.
 async fn count(proxy: &Proxy, name: &str, labels: &[&str]) -> u64 {
     let metrics = proxy.ask("GET", "/metrics", "").await.text();
     let lines =
@@ -52,9 +52,9 @@ async fn count(proxy: &Proxy, name: &str, labels: &[&str]) -> u64 {
 const PROBES: &str = "path = \"/health\"\ninterval = \"50ms\"\ntimeout = \"10s\"";
 
 #[tokio::test]
-async fn whoever_waits_for_a_server_that_is_restarted_gets_it_back_with_probes_and_without_whatever_the_cause() {
-    // The fifth that is refused ejects the server: who comes then finds it down, and those who wait since it
-    // failed them go on waiting.
+async fn requests_that_wait_for_a_restarting_backend_are_served_there_with_and_without_probes_for_every_cause() {
+    // The fifth refused connection ejects the backend: later requests find it down, and those that wait since it
+    // failed them continue to wait.
     for (policy, probes, requests) in [("down", "", 12), ("failed", "", 5), ("down", PROBES, 12)] {
         let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
         let persistence = format!("on = {{ {policy} = \"wait\" }}\nwait = {{ time = \"60s\" }}");
@@ -72,7 +72,11 @@ async fn whoever_waits_for_a_server_that_is_restarted_gets_it_back_with_probes_a
         }
         let _a = Backend::start_at("a", address, |_| Reply::ok("a")).await;
         for each in held {
-            assert_eq!(told(&soon("an answer", each).await.unwrap()), of(200, "a", "hit"), "{policy} {probes}");
+            assert_eq!(
+                outcome(&soon("a response", each).await.unwrap()),
+                expected(200, "a", "hit"),
+                "{policy} {probes}"
+            );
         }
         proxy.health("a", Health::Up).await;
         assert!(b.seen().iter().all(|seen| seen.path() == "/health"), "nobody was moved");
@@ -82,7 +86,7 @@ async fn whoever_waits_for_a_server_that_is_restarted_gets_it_back_with_probes_a
 }
 
 #[tokio::test]
-async fn whoever_waits_finds_an_ejected_server_back_for_all() {
+async fn a_waiting_request_ends_the_ejection_of_its_backend_for_all() {
     let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
     let persistence = "on = { down = \"wait\" }\nwait = { time = \"60s\" }";
     let proxy =
@@ -96,41 +100,41 @@ async fn whoever_waits_finds_an_ejected_server_back_for_all() {
     waiting(&proxy, 7).await;
     let _a = Backend::start_at("a", address, |_| Reply::ok("a")).await;
     for each in held.into_iter().chain([late]) {
-        assert_eq!(told(&soon("an answer", each).await.unwrap()), of(200, "a", "hit"));
+        assert_eq!(outcome(&soon("a response", each).await.unwrap()), expected(200, "a", "hit"));
     }
     assert_eq!(proxy.live("a").health(), Health::Up);
 }
 
 #[tokio::test]
-async fn attempts_of_those_who_wait_are_spaced_and_shared_and_held_against_nobody() {
+async fn attempts_of_waiting_requests_are_spaced_and_shared_and_count_as_no_failure() {
     let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
     let persistence = "on = { failed = \"wait\" }\nwait = { time = \"1s\" }";
     let builder = before(&keys, persistence, &[&a, &b]).table("ejection", "consecutive_failures = 5");
-    // A budget that pays for nothing, and one attempt: waiting needs neither.
+    // A budget of zero and a single attempt: waiting needs neither.
     let proxy = builder.table("retry", "budget = \"0%\"\nattempts = 1").start();
     a.kill().await;
     let begun = Instant::now();
     let held: Vec<_> = (0..4).map(|session| send(&proxy, &keys, "POST", session)).collect();
     for each in held {
-        assert_eq!(told(&soon("an answer", each).await.unwrap()), of(200, "b", "moved; cause=failed"));
+        assert_eq!(outcome(&soon("a response", each).await.unwrap()), expected(200, "b", "moved; cause=failed"));
     }
-    // One for each at first, and then one in a tenth of a second for all.
+    // At first one attempt for each request, then one every tenth of a second for all.
     let most = 4 + begun.elapsed().as_millis() as u64 / 100 + 1;
     let attempts = count(&proxy, "linchpin_attempts_total", &["outcome=\"connect\""]).await;
     assert!((5..=most).contains(&attempts), "{attempts} of {most}");
-    assert_eq!(proxy.live("a").health(), Health::Up, "four requests were refused, and the waiting counts for nothing");
+    assert_eq!(proxy.live("a").health(), Health::Up, "four requests were refused, and waiting adds no failure");
     assert_eq!(count(&proxy, "linchpin_moves_total", &["cause=\"failed\""]).await, 4);
 }
 
 #[tokio::test]
-async fn waiting_for_a_server_that_resets_ends_as_moving_would_have() {
+async fn a_wait_for_a_backend_that_resets_ends_as_a_move_would() {
     for (method, status, executions) in [("GET", 200, 2), ("POST", 502, 1)] {
         let (a, b, keys) = (Backend::start("a", |_| Reply::Close).await, Backend::named("b").await, Keys::new(&[1]));
         let persistence = "on = { failed = \"wait\" }\nwait = { time = \"30s\" }";
         let proxy = before(&keys, persistence, &[&a, &b]).start();
         for session in 0..3 {
             let asked = a.count();
-            let response = soon("an answer", send(&proxy, &keys, method, session)).await.unwrap();
+            let response = soon("a response", send(&proxy, &keys, method, session)).await.unwrap();
             assert_eq!(response.status, status, "{method} {session}");
             assert!(a.count() - asked <= executions, "{method} {session}: {}", a.count() - asked);
         }
@@ -139,26 +143,26 @@ async fn waiting_for_a_server_that_resets_ends_as_moving_would_have() {
 }
 
 #[tokio::test]
-async fn a_server_that_fails_every_answer_is_ejected_and_who_waits_is_not_sent_there() {
+async fn a_backend_that_fails_every_response_is_ejected_and_gets_no_waiting_request() {
     let (a, b, keys) = (Backend::start("a", |_| Reply::Close).await, Backend::named("b").await, Keys::new(&[1]));
     let persistence = "on = { down = \"wait\", failed = \"move\" }\nwait = { time = \"300ms\" }";
     let proxy = before(&keys, persistence, &[&a, &b]).start();
     until("it is ejected", async || {
         let session = a.count() as u64;
-        soon("an answer", send(&proxy, &keys, "GET", session)).await.unwrap();
+        soon("a response", send(&proxy, &keys, "GET", session)).await.unwrap();
         proxy.live("a").health() == Health::Ejected
     })
     .await;
     let asked = a.count();
     for method in ["GET", "POST"] {
-        let response = soon("an answer", send(&proxy, &keys, method, 99)).await.unwrap();
-        assert_eq!(told(&response), of(200, "b", "moved; cause=down"));
+        let response = soon("a response", send(&proxy, &keys, method, 99)).await.unwrap();
+        assert_eq!(outcome(&response), expected(200, "b", "moved; cause=down"));
     }
     assert_eq!(a.count(), asked);
 }
 
 #[tokio::test]
-async fn a_server_whose_probes_fail_is_probed_more_often_while_somebody_waits_for_it() {
+async fn a_backend_whose_probes_fail_is_probed_more_often_while_a_request_waits_for_it() {
     let well = Arc::new(AtomicBool::new(false));
     let is_well = Arc::clone(&well);
     let a = Backend::start("a", move |seen| match seen.path() {
@@ -173,13 +177,13 @@ async fn a_server_whose_probes_fail_is_probed_more_often_while_somebody_waits_fo
     let held = send(&proxy, &keys, "GET", 1);
     waiting(&proxy, 1).await;
     a.has(3).await;
-    assert!(!held.is_finished(), "nobody is sent to a server that says that it is not ready");
+    assert!(!held.is_finished(), "no request goes to a backend whose probes fail");
     well.store(true, Ordering::SeqCst);
-    assert_eq!(told(&soon("an answer", held).await.unwrap()), of(200, "a", "hit"));
+    assert_eq!(outcome(&soon("a response", held).await.unwrap()), expected(200, "a", "hit"));
 }
 
 #[tokio::test]
-async fn who_tries_for_all_and_leaves_hands_that_on() {
+async fn a_request_that_tries_for_all_and_disconnects_hands_the_trial_on() {
     let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
     let persistence = "on = { down = \"wait\" }\nwait = { time = \"60s\" }";
     let proxy = before(&keys, persistence, &[&a, &b]).start();
@@ -193,40 +197,40 @@ async fn who_tries_for_all_and_leaves_hands_that_on() {
     first.reset();
     waiting(&proxy, 1).await;
     let _a = Backend::start_at("a", address, |_| Reply::ok("a")).await;
-    assert_eq!(told(&soon("an answer", second).await.unwrap()), of(200, "a", "hit"));
+    assert_eq!(outcome(&soon("a response", second).await.unwrap()), expected(200, "a", "hit"));
     assert_eq!(b.count(), 0);
 }
 
 #[tokio::test]
-async fn when_the_time_for_all_attempts_is_over_nobody_is_asked_any_more() {
+async fn after_the_total_timeout_no_backend_is_tried() {
     let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
     let persistence = "on = { maintenance = \"wait\" }\nwait = { time = \"60s\" }";
     let proxy = before(&keys, persistence, &[&a, &b]).table("timeouts", "total = \"200ms\"").start();
     proxy.live("a").set_state(linchpin::pool::AdminState::Maintenance);
-    let response = soon("an answer", send(&proxy, &keys, "GET", 1)).await.unwrap();
+    let response = soon("a response", send(&proxy, &keys, "GET", 1)).await.unwrap();
     assert_eq!((response.status, response.field("x-verdict")), (503, Some("refused; cause=maintenance")));
     assert_eq!(proxy.live("b").health(), Health::Up);
     assert_eq!((a.count(), b.count()), (0, 0));
 }
 
 #[tokio::test]
-async fn a_session_counts_as_moved_only_where_another_server_has_served_it() {
+async fn a_session_counts_as_moved_only_if_another_backend_has_served_it() {
     let (a, b, keys) = (Backend::start("a", |_| Reply::Close).await, Backend::named("b").await, Keys::new(&[1]));
     let proxy = before(&keys, "", &[&a, &b]).start();
-    let failed = soon("an answer", send(&proxy, &keys, "POST", 1)).await.unwrap();
+    let failed = soon("a response", send(&proxy, &keys, "POST", 1)).await.unwrap();
     assert_eq!((failed.status, failed.field("x-verdict")), (502, Some("refused; cause=failed")));
     assert_eq!(count(&proxy, "linchpin_moves_total", &[]).await, 0);
-    let moved = soon("an answer", send(&proxy, &keys, "GET", 2)).await.unwrap();
-    assert_eq!(told(&moved), of(200, "b", "moved; cause=failed"));
+    let moved = soon("a response", send(&proxy, &keys, "GET", 2)).await.unwrap();
+    assert_eq!(outcome(&moved), expected(200, "b", "moved; cause=failed"));
     assert_eq!(count(&proxy, "linchpin_moves_total", &["cause=\"failed\""]).await, 1);
     b.kill().await;
-    let nobody = soon("an answer", send(&proxy, &keys, "GET", 3)).await.unwrap();
+    let nobody = soon("a response", send(&proxy, &keys, "GET", 3)).await.unwrap();
     assert_eq!((nobody.status, nobody.field("x-verdict")), (502, Some("refused; cause=failed")));
     assert_eq!(count(&proxy, "linchpin_moves_total", &[]).await, 1);
 }
 
 #[tokio::test]
-async fn after_a_502_a_session_avoids_its_server_until_anything_shows_that_it_is_well() {
+async fn after_a_502_a_session_avoids_its_backend_until_that_proves_healthy() {
     for policy in ["move", "borrow"] {
         for shown_by in ["a request", "a probe"] {
             let breaks = |seen: &super::support::backend::Seen| match seen.path() {
@@ -256,7 +260,7 @@ async fn after_a_502_a_session_avoids_its_server_until_anything_shows_that_it_is
 }
 
 #[tokio::test]
-async fn a_pool_of_which_nobody_is_there_answers_503_after_so_many_attempts_however_large_it_is() {
+async fn a_pool_without_reachable_backends_responds_503_after_a_bounded_number_of_attempts() {
     let mut builder = Proxy::builder().top("[admin]\naddress = \"127.0.0.1:0\"");
     let free: Vec<_> = (0..300).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     for (number, listener) in free.into_iter().enumerate() {
