@@ -69,6 +69,8 @@ fn errors(text: &str) -> Vec<String> {
             "there are no [[pools]]",
             "there are no [[listeners]]",
             "round in a circle",
+            // The others listen at one address of the machine beside all of them.
+            "no two can listen there",
             // Files are where the source was.
             "cannot read the",
         ]
