@@ -1,6 +1,6 @@
-//! Owns: time as the data path sees it: read once per event-loop turn, and limits that cost a store.
-//! Invariant: a limit fires within one tick after it is due; setting one touches no timer.
-//! Must not know: what is limited.
+//! Owns: the data path's time: a clock that is read once per event-loop iteration, and deadlines that cost a store.
+//! Invariant: a deadline fires within one tick after it is due; setting one touches no timer.
+//! Must not know: what the deadlines are for.
 
 mod seldom;
 
@@ -11,28 +11,28 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use seldom::Seldom;
 
-/// How often limits are looked at, and so how late one can fire.
+/// The time between two checks of all deadlines, and so how late one can fire.
 pub const TICK: Duration = Duration::from_millis(100);
 
 thread_local! {
-    /// `None` outside data-path threads, where nobody would refresh it.
+    /// `None` outside data-path threads, where nothing would refresh it.
     static CACHED: Cell<Option<CachedTime>> = const { Cell::new(None) };
 }
 
 #[derive(Clone, Copy)]
 struct CachedTime {
-    /// Read lazily: a turn that needs no time reads none.
+    /// Read lazily: an iteration that needs no time reads none.
     now: Option<Instant>,
     unix: Option<Duration>,
 }
 
-/// Starts a new event-loop turn on this thread: the clock is read again when next asked for. From
-/// the first call on, [`now`] and [`unix`] are as old as the turn.
+/// Starts a new event-loop iteration on this thread: the next call of [`now`] or [`unix`] reads the clock. After the first
+/// call of this function, both return the time that this iteration has read.
 pub fn start_iteration() {
     CACHED.set(Some(CachedTime { now: None, unix: None }));
 }
 
-/// The monotonic time of this turn.
+/// Returns the monotonic time of this event-loop iteration.
 pub fn now() -> Instant {
     match CACHED.get() {
         Some(CachedTime { now: Some(now), .. }) => now,
@@ -45,7 +45,7 @@ pub fn now() -> Instant {
     }
 }
 
-/// The wall-clock time of this turn, since the Unix epoch.
+/// Returns the wall-clock time of this event-loop iteration, since the Unix epoch.
 pub fn unix() -> Duration {
     match CACHED.get() {
         Some(CachedTime { unix: Some(unix), .. }) => unix,
@@ -62,9 +62,9 @@ fn read_unix() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The limits that run on one thread. A limit is a number in a row that is looked over each tick:
-/// next to a timer per request (a wheel entry made, moved and removed) it costs a store, and that
-/// a thousand times as often as it ever fires.
+/// The deadlines of one thread. Each is a number in a row that is checked every tick. A deadline is set a thousand times
+/// as often as it fires: a timer per request would have a wheel entry made, moved and removed each time, and this is a
+/// store.
 #[derive(Clone, Default)]
 pub struct Deadlines {
     table: Rc<Table>,
@@ -73,29 +73,29 @@ pub struct Deadlines {
 #[derive(Default)]
 struct Table {
     origin: Cell<Option<Instant>>,
-    /// When this turn is: it is asked for some times in each.
+    /// The time of this iteration, which several calls convert.
     cached_now: Cell<Option<(Instant, u64)>>,
     /// Milliseconds after `origin`; [`OFF`] when not set. Apart from the wakers, so that a tick
-    /// reads eight bytes a limit.
+    /// reads eight bytes a deadline.
     due: RefCell<Vec<u64>>,
     wakers: RefCell<Vec<Option<Waker>>>,
-    /// What each wait is for besides time, see [`Deadline::set_subject`].
+    /// What each task waits for besides time, see [`Deadline::set_subject`].
     subjects: RefCell<Vec<usize>>,
     free: RefCell<Vec<usize>>,
 }
 
 const OFF: u64 = u64::MAX;
 
-/// A wait for nothing but time.
+/// The subject of a task that waits for nothing but time.
 const NOTHING: usize = usize::MAX;
 
 impl Deadlines {
-    /// An empty table.
+    /// Makes an empty table.
     pub fn new() -> Deadlines {
         Deadlines::default()
     }
 
-    /// A new limit, not yet set.
+    /// Adds a deadline that is not set yet.
     pub fn deadline(&self) -> Deadline {
         let key = self.table.free.borrow_mut().pop().unwrap_or_else(|| {
             self.table.due.borrow_mut().push(OFF);
@@ -106,7 +106,7 @@ impl Deadlines {
         Deadline { table: Rc::clone(&self.table), key }
     }
 
-    /// Wakes whoever waits on a limit that is due. Call it every [`TICK`].
+    /// Wakes the tasks that wait for a deadline that is due. Call it every [`TICK`].
     pub fn tick(&self, now: Instant) {
         let now = self.table.millis(now);
         let wakers: Vec<Waker> = {
@@ -118,7 +118,7 @@ impl Deadlines {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Wakes those who wait for this, due or not, so that each looks again at what it waits for.
+    /// Wakes the tasks that wait for `subject`, due or not, so that each checks its condition again.
     pub fn wake(&self, subject: usize) {
         let wakers: Vec<Waker> = {
             let subjects = self.table.subjects.borrow();
@@ -129,20 +129,20 @@ impl Deadlines {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Wakes everybody, due or not, so that each looks again at what it waits for.
+    /// Wakes all tasks, due or not, so that each checks its condition again.
     pub fn wake_all(&self) {
         let wakers: Vec<Waker> = self.table.wakers.borrow_mut().iter_mut().filter_map(Option::take).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Ticks for as long as the thread runs.
+    /// Ticks for as long as it is polled.
     pub async fn run(self) {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            // A thread that is never idle never parks, and so never starts a turn: this is the
-            // oldest that its clock can get.
+            // A thread that is never idle never parks, and so starts no iteration: this bounds the
+            // age of its clock.
             if CACHED.get().is_some() {
                 start_iteration();
             }
@@ -175,20 +175,20 @@ impl Table {
     }
 }
 
-/// One limit in time, of one wait at a time. Freed on drop.
+/// One deadline, for one waiting task at a time. Freed on drop.
 pub struct Deadline {
     table: Rc<Table>,
     key: usize,
 }
 
 impl Deadline {
-    /// Sets or moves it. Rounded up to the next millisecond, so that a limit that is set to later
-    /// than now is never due now: who finds it due and sets it anew must not find it due again.
+    /// Sets or moves the deadline. It is rounded up to the next millisecond, so that one that is set to later than
+    /// now is never due now: a task that finds it due and sets it anew must not find it due again.
     pub fn set(&self, at: Instant) {
         self.store(self.table.millis(at + Duration::from_nanos(999_999)));
     }
 
-    /// Sets it to `after` from now, or takes it off when that is more than a century.
+    /// Sets the deadline to `after` from now, or clears it if that is beyond what the clock can express.
     pub fn set_after(&self, after: Duration) {
         match now().checked_add(after) {
             Some(at) => self.set(at),
@@ -196,19 +196,19 @@ impl Deadline {
         }
     }
 
-    /// Takes it off.
+    /// Clears the deadline: it is never due.
     pub fn clear(&self) {
         self.store(OFF);
     }
 
-    /// Says what is waited for besides time, for [`Deadlines::wake`], until the limit is dropped.
+    /// Names what the task waits for besides time, for [`Deadlines::wake`], until the deadline is dropped.
     pub fn set_subject(&self, subject: usize) {
         if let Some(each) = self.table.subjects.borrow_mut().get_mut(self.key) {
             *each = subject;
         }
     }
 
-    /// Ready once it is due. The waker of the last call is woken.
+    /// Returns `Ready` once the deadline is due. Wakes the waker of the last call then.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.table.due.borrow().get(self.key).is_some_and(|due| *due <= self.table.now()) {
             return Poll::Ready(());
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_deadline_fires_when_due_can_be_moved_and_taken_off() {
+    async fn a_deadline_fires_when_due_and_can_be_moved_and_cleared() {
         let deadlines = Deadlines::new();
         let deadline = deadlines.deadline();
         assert!(waits(&deadlines, &deadline));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_freed_place_is_used_again_without_the_old_deadline() {
+    fn a_freed_slot_is_used_again_without_the_old_deadline() {
         let deadlines = Deadlines::new();
         let deadline = deadlines.deadline();
         deadline.set(now() - Duration::from_millis(1));
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_those_who_wait_for_a_subject_are_woken_for_it() {
+    async fn only_tasks_that_wait_for_a_subject_are_woken_for_it() {
         use std::sync::atomic::{AtomicUsize, Ordering};
         struct Count(AtomicUsize);
         impl std::task::Wake for Count {
@@ -326,6 +326,10 @@ mod tests {
         drop(all);
         let (_deadline, count) = wait(None);
         deadlines.wake(1);
-        assert_eq!(count.0.load(Ordering::Relaxed), 0, "what had its place before waited for something else");
+        assert_eq!(
+            count.0.load(Ordering::Relaxed),
+            0,
+            "the deadline that had its slot before waited for something else"
+        );
     }
 }

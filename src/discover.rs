@@ -1,5 +1,5 @@
-//! Owns: backends that the configuration doesn't name but says where to find: behind a DNS name, or in a file.
-//! Invariant: what was found last holds until something better is known; nothing that is found grows without bound.
+//! Owns: discovery: finding backends behind a DNS name or in a file, and deciding who is a member of a pool.
+//! Invariant: the last believed answer holds until a better one comes; everything that is kept has a bound.
 //! Must not know: requests, probes, or how a pool's next members are published.
 
 pub mod answer;

@@ -1,6 +1,6 @@
-//! Owns: opening the files that configurations name: regular files alone, read up to a bound.
-//! Invariant: nothing that a path can lead to has its reader wait for somebody, or read without end.
-//! Must not know: what the files hold.
+//! Owns: opening the files that a configuration names: regular files only, read up to a limit.
+//! Invariant: no path makes its reader wait for another process, or read without end.
+//! Must not know: what the files contain.
 
 pub mod watch;
 
@@ -15,11 +15,11 @@ use rustix::fs::{Access, OFlags, access};
 /// Why a file can't be used.
 #[derive(Debug)]
 pub enum Error {
-    /// The system says why.
+    /// The operating system's error.
     Io(io::Error),
-    /// It is something else than a regular file: what it is, in words.
+    /// It is not a regular file; this says what it is.
     NotRegular(&'static str),
-    /// It has more than so many bytes.
+    /// It has more bytes than this limit.
     TooLarge(u64),
     /// It is not UTF-8.
     NotText,
@@ -29,7 +29,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io(error) => error.fmt(f),
-            Error::NotRegular(what) => write!(f, "it is {what}, and no regular file"),
+            Error::NotRegular(what) => write!(f, "it is {what}, not a regular file"),
             Error::TooLarge(most) => write!(f, "it has more than {most} bytes"),
             Error::NotText => f.write_str("it is not UTF-8 text"),
         }
@@ -47,23 +47,23 @@ impl From<io::Error> for Error {
 /// Reads the file at `path`, of at most `most` bytes.
 ///
 /// # Errors
-/// If it can't be read, is no regular file, or is longer.
+/// If it can't be read, is not a regular file, or is longer.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
     read_with_metadata(path, most).map(|(bytes, _)| bytes)
 }
 
-/// Like [`read`], of text.
+/// Reads the text file at `path`, of at most `most` bytes.
 ///
 /// # Errors
-/// As those of [`read`], and if it is not UTF-8.
+/// Those of [`read`], and if it is not UTF-8.
 pub fn read_text(path: &Path, most: u64) -> Result<String, Error> {
     read_text_with_metadata(path, most).map(|(text, _)| text)
 }
 
-/// Like [`read_text`], and what the system knows of the very file that was read.
+/// Reads a text file like [`read_text`], and the metadata of the same open file.
 ///
 /// # Errors
-/// As those of [`read_text`].
+/// Those of [`read_text`].
 pub fn read_text_with_metadata(path: &Path, most: u64) -> Result<(String, Metadata), Error> {
     let (bytes, metadata) = read_with_metadata(path, most)?;
     Ok((String::from_utf8(bytes).map_err(|_| Error::NotText)?, metadata))
@@ -76,17 +76,17 @@ fn read_with_metadata(path: &Path, most: u64) -> Result<(Vec<u8>, Metadata), Err
     if bytes.len() as u64 > most { Err(Error::TooLarge(most)) } else { Ok((bytes, metadata)) }
 }
 
-/// Opens the file at `path` for appending, and makes it if there is none.
+/// Opens the file at `path` for appending, and creates it if there is none.
 ///
 /// # Errors
-/// If it can't be opened, or is no regular file.
+/// If it can't be opened, or is not a regular file.
 pub fn append(path: &Path) -> Result<File, Error> {
     open(path, OpenOptions::new().create(true).append(true)).map(|(file, _)| file)
 }
 
-/// What is at `path`, in words, if that is something else than a regular file.
-pub fn what_else(path: &Path) -> Option<&'static str> {
-    std::fs::metadata(path).ok().and_then(|metadata| words(metadata.file_type()))
+/// Says what is at `path`, if that exists and is not a regular file.
+pub fn irregular_type_at(path: &Path) -> Option<&'static str> {
+    std::fs::metadata(path).ok().and_then(|metadata| irregular_type(metadata.file_type()))
 }
 
 /// Why this user can't append to a file at `path`, or make it, in words. Nothing is opened or made: as far as can be
@@ -138,23 +138,23 @@ pub fn shell_word(path: &Path) -> String {
     }
 }
 
-/// Opens a regular file. Looked at before, since opening a device can do something, and a socket or a FIFO without a
-/// reader gives no useful error; and looked at afterwards, since it may be another file by then. Opened so that a
-/// FIFO has nobody wait: of regular files that changes nothing.
+/// Opens a regular file. Checks its type before, since opening a device can have effects, and opening a socket or a FIFO
+/// without a reader gives no useful error; and again afterwards, since it may be another file by then. `O_NONBLOCK` keeps
+/// a FIFO from blocking the open, and changes nothing for a regular file.
 fn open(path: &Path, options: &mut OpenOptions) -> Result<(File, Metadata), Error> {
-    if let Some(what) = what_else(path) {
+    if let Some(what) = irregular_type_at(path) {
         return Err(Error::NotRegular(what));
     }
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = options.custom_flags(i32::try_from(flags.bits()).unwrap_or_default()).open(path)?;
     let metadata = file.metadata()?;
-    match words(metadata.file_type()) {
+    match irregular_type(metadata.file_type()) {
         None => Ok((file, metadata)),
         Some(what) => Err(Error::NotRegular(what)),
     }
 }
 
-fn words(kind: FileType) -> Option<&'static str> {
+fn irregular_type(kind: FileType) -> Option<&'static str> {
     Some(match kind {
         _ if kind.is_file() => return None,
         _ if kind.is_dir() => "a folder",
@@ -171,7 +171,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
-    fn whatever_is_no_regular_file_is_refused_in_words_and_at_once() {
+    fn whatever_is_not_a_regular_file_is_refused_at_once_and_named() {
         let folder = std::env::temp_dir().join(format!("linchpin-files-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let (fifo, socket, link) = (folder.join("fifo"), folder.join("socket"), folder.join("link"));
@@ -186,10 +186,10 @@ mod tests {
             (Path::new("/dev/zero"), "a device"),
         ];
         for (path, what) in table {
-            let words = format!("it is {what}, and no regular file");
-            assert_eq!(read(path, 10).unwrap_err().to_string(), words);
-            assert_eq!(append(path).unwrap_err().to_string(), words);
-            assert_eq!(what_else(path), Some(what));
+            let message = format!("it is {what}, not a regular file");
+            assert_eq!(read(path, 10).unwrap_err().to_string(), message);
+            assert_eq!(append(path).unwrap_err().to_string(), message);
+            assert_eq!(irregular_type_at(path), Some(what));
         }
         std::fs::remove_dir_all(&folder).unwrap();
     }
@@ -234,14 +234,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_up_to_its_bound_and_as_text_if_it_is_text() {
+    fn a_file_is_read_up_to_the_limit_and_as_text_only_if_it_is_utf_8() {
         let path = std::env::temp_dir().join(format!("linchpin-files-{}.txt", std::process::id()));
         std::fs::write(&path, "0123456789").unwrap();
         assert_eq!(read_text(&path, 10).unwrap(), "0123456789");
         assert_eq!(read_text(&path, 9).unwrap_err().to_string(), "it has more than 9 bytes");
         std::fs::write(&path, b"\xff").unwrap();
         assert_eq!(read_text(&path, 9).unwrap_err().to_string(), "it is not UTF-8 text");
-        assert_eq!(what_else(&path), None);
+        assert_eq!(irregular_type_at(&path), None);
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(read(&path, 9), Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound));
     }

@@ -1,5 +1,5 @@
-//! Owns: TLS: certificates and keys, who is asked for which, and their files when they change.
-//! Invariant: what runs was read whole and fits together; a change that does not leaves the old one at work.
+//! Owns: TLS with clients and with backends: certificates, keys, handshakes, and reloading the files.
+//! Invariant: a set of files is used only when all of it was read and fits together; otherwise the old set stays in use.
 //! Must not know: HTTP, listeners, pools.
 
 pub mod certificate;

@@ -120,7 +120,7 @@ fn resolver(value: &DeValue<'_>) -> Value<SocketAddr> {
 
 /// The file of backends. One that is not there yet may come.
 fn backends_file(path: PathBuf) -> Value<Source> {
-    match files::what_else(&path) {
+    match files::irregular_type_at(&path) {
         None => Ok(Source::File(path)),
         Some(what) => {
             let found = format!("{what}: {}", shown(&path.to_string_lossy()));

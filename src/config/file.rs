@@ -177,7 +177,7 @@ fn access(table: &Table<'_>, value: &DeValue<'_>) -> Value<telemetry::Access> {
 
 /// The file of the access log. One that is not there yet is made at start.
 fn log_file(path: PathBuf) -> Value<telemetry::Access> {
-    let Some(what) = files::what_else(&path) else {
+    let Some(what) = files::irregular_type_at(&path) else {
         return match files::cannot_append(&path) {
             None => Ok(telemetry::Access::File(path)),
             Some(why) => Err(Wrong {

@@ -4,15 +4,15 @@
 
 use crate::net::Address;
 
-/// A backend as a source tells of it.
+/// A backend as a source describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiscoveredBackend {
-    /// Its identity: the same as long as it is the same server, as far as the source can tell.
+    /// The identity of the backend: the same name for as long as the source believes it to be the same server.
     pub name: String,
-    /// Where it listens.
+    /// The address of the backend.
     pub address: Address,
-    /// Its share of new sessions, if the source says so.
+    /// The share of new sessions, if the source gives one.
     pub weight: Option<u32>,
-    /// Gets new sessions only when no backend that is no backup can take them.
+    /// Whether it gets new sessions only when no other backend can take them.
     pub backup: bool,
 }

@@ -1,6 +1,6 @@
-//! Owns: asking the DNS.
-//! Invariant: every question has its time; no answer at all is told from an answer that there is nothing.
-//! Must not know: what is made of the answers; when to ask again.
+//! Owns: DNS queries.
+//! Invariant: every query has a time limit; a failed query is never taken for an answer without records.
+//! Must not know: what becomes of the answers, or when to query again.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,24 +24,24 @@ use super::targets::{Addresses, Targets};
 use super::trust::LookupResult;
 use crate::reason;
 
-/// How long a server may take to answer; each question is put twice.
-const ONE: Duration = Duration::from_secs(2);
-/// How long all the questions of one look may take together.
-const ALL: Duration = Duration::from_secs(30);
-/// For how long it holds that there is nothing, if nobody says.
-const NOTHING: u32 = 5;
-/// Targets of services that are asked for at most.
-const MOST_TARGETS: usize = 10_000;
+/// The time limit of one attempt; each query has two attempts.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time limit of all the queries of one look together.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time to live of an answer without records, in seconds, if the answer has none (RFC 2308).
+const NEGATIVE_TTL: u32 = 5;
+/// The number of SRV records that are looked into at most.
+const MAX_TARGETS: usize = 10_000;
 
-/// Asks for one name, again and again.
+/// Queries one name, again and again.
 pub(super) struct DnsQuerier<'a> {
     dns: &'a Dns,
     pool: &'a str,
-    /// Made anew after a failure: the system's settings may have changed by then. And after a look for which
-    /// it has connected, see [`Sockets`].
+    /// Rebuilt after a failure, since the system's settings may have changed by then; and after a look that used TCP, see
+    /// [`Sockets`].
     resolver: Option<Resolver<Sockets>>,
     sockets: Sockets,
-    /// The hosts of services.
+    /// The addresses of the hosts that SRV records name.
     targets: Targets,
 }
 
@@ -50,10 +50,10 @@ impl<'a> DnsQuerier<'a> {
         DnsQuerier { dns, pool, resolver: None, sockets: Sockets::default(), targets: Targets::default() }
     }
 
-    /// One look.
+    /// Queries the name once, and all targets whose addresses are not known.
     pub(super) async fn query(&mut self) -> LookupResult {
         let answer = match self.resolver() {
-            Ok(resolver) => timeout(ALL, find(&resolver, self.dns, self.pool, &mut self.targets)).await,
+            Ok(resolver) => timeout(LOOK_TIMEOUT, look_up(&resolver, self.dns, self.pool, &mut self.targets)).await,
             Err(error) => Ok(Err(format!("no resolver: {error}"))),
         };
         if self.sockets.has_connected.swap(false, Ordering::Relaxed) {
@@ -71,7 +71,7 @@ impl<'a> DnsQuerier<'a> {
         LookupResult::Failed(why)
     }
 
-    /// It is cheap to clone.
+    /// Returns a clone of the resolver, which is cheap, and builds one if there is none.
     fn resolver(&mut self) -> Result<Resolver<Sockets>, NetError> {
         let resolver = match &self.resolver {
             Some(resolver) => resolver.clone(),
@@ -81,9 +81,9 @@ impl<'a> DnsQuerier<'a> {
     }
 }
 
-/// What a resolver asks through. It keeps a connection over TCP and may prefer it from then on; but who is at
-/// the other end may go on answering with what it knew when the connection was made, as a child of dnsmasq does,
-/// or see to nobody else meanwhile. So none outlives a look.
+/// The sockets of a resolver. It keeps a TCP connection and may prefer it from then on. But the server at the other end may
+/// go on answering with what it knew when the connection was made, as a child of dnsmasq does, or serve no other client
+/// meanwhile. So no connection outlives a look: this records that there was one.
 #[derive(Clone, Default)]
 struct Sockets {
     tokio: TokioRuntimeProvider,
@@ -121,9 +121,9 @@ impl RuntimeProvider for Sockets {
 
 fn build(dns: &Dns, sockets: Sockets) -> Result<Resolver<Sockets>, NetError> {
     let options = |options: &mut ResolverOpts| {
-        options.timeout = ONE;
+        options.timeout = QUERY_TIMEOUT;
         options.attempts = 2;
-        // Whether an answer still holds is known here; one from a cache would look younger than it is.
+        // The caller knows how long an answer holds; a cached one would look younger than it is.
         options.cache_size = 0;
         options.num_concurrent_reqs = 1;
     };
@@ -145,7 +145,7 @@ fn build(dns: &Dns, sockets: Sockets) -> Result<Resolver<Sockets>, NetError> {
     builder.build()
 }
 
-async fn find(
+async fn look_up(
     resolver: &Resolver<Sockets>,
     dns: &Dns,
     pool: &str,
@@ -153,8 +153,8 @@ async fn find(
 ) -> Result<LookupResult, String> {
     let name = dns.name.as_str();
     let (found, ttl) = match dns.records {
-        Records::A => of(dns, pool, addresses(resolver, name, RecordType::A).await?),
-        Records::Aaaa => of(dns, pool, addresses(resolver, name, RecordType::AAAA).await?),
+        Records::A => backends_at(dns, pool, addresses(resolver, name, RecordType::A).await?),
+        Records::Aaaa => backends_at(dns, pool, addresses(resolver, name, RecordType::AAAA).await?),
         Records::Both => {
             let mut both = addresses(resolver, name, RecordType::A).await?;
             let more = addresses(resolver, name, RecordType::AAAA).await?;
@@ -162,14 +162,14 @@ async fn find(
                 both.ttl = if both.ips.is_empty() { more.ttl } else { both.ttl.min(more.ttl) };
                 both.ips.extend(more.ips);
             }
-            of(dns, pool, both)
+            backends_at(dns, pool, both)
         }
         Records::Srv => services(resolver, dns, targets).await?,
     };
     Ok(LookupResult::Answer(found, Duration::from_secs(ttl.into())))
 }
 
-fn of(dns: &Dns, pool: &str, addresses: Addresses) -> (Vec<DiscoveredBackend>, u32) {
+fn backends_at(dns: &Dns, pool: &str, addresses: Addresses) -> (Vec<DiscoveredBackend>, u32) {
     (answer::from_addresses(dns, pool, &addresses.ips), addresses.ttl)
 }
 
@@ -183,8 +183,8 @@ async fn addresses(resolver: &Resolver<Sockets>, name: &str, kind: RecordType) -
     Ok(Addresses { ips: records.iter().filter_map(ip).collect(), ttl })
 }
 
-/// The services, each with the addresses of its target. A target that has none, or is unknown, is no
-/// backend; one that can't be asked for leaves the whole answer undecided.
+/// Queries SRV records and the addresses of their targets. A target without addresses, or an unknown one, is no backend; a
+/// target whose query fails makes the whole look fail.
 async fn services(
     resolver: &Resolver<Sockets>,
     dns: &Dns,
@@ -196,13 +196,13 @@ async fn services(
         RData::SRV(srv) if !srv.target.is_root() => Some((srv, srv.target.to_string())),
         _ => None,
     });
-    let records: Vec<_> = records.take(MOST_TARGETS).collect();
+    let records: Vec<_> = records.take(MAX_TARGETS).collect();
     let hosts: Vec<_> = records.iter().map(|(_, target)| target.clone()).collect();
     let resolver = resolver.clone();
-    targets.learn(&hosts, |host| addresses_of_target(resolver.clone(), host)).await?;
+    targets.resolve(&hosts, |host| addresses_of_target(resolver.clone(), host)).await?;
     let mut services = Vec::new();
     for (srv, target) in records {
-        let Addresses { ips: addresses, ttl: holds } = targets.of(&target);
+        let Addresses { ips: addresses, ttl: holds } = targets.get(&target);
         if !addresses.is_empty() {
             ttl = ttl.min(holds);
         }
@@ -211,33 +211,33 @@ async fn services(
     Ok((answer::from_srv_records(dns, &services), ttl))
 }
 
-/// Of a host that has addresses of both kinds, those of IPv4.
+/// Queries the addresses of a target: the IPv4 addresses if it has any, or else those of IPv6.
 async fn addresses_of_target(resolver: Resolver<Sockets>, target: String) -> Result<Addresses, String> {
-    let mut nothing = NOTHING;
+    let mut negative_ttl = NEGATIVE_TTL;
     for kind in [RecordType::A, RecordType::AAAA] {
         match records(&resolver, &target, kind).await {
             Ok((found, ttl)) if !found.is_empty() => {
                 return Ok(Addresses { ips: found.iter().filter_map(RData::ip_addr).collect(), ttl });
             }
-            Ok((_, ttl)) => nothing = nothing.min(ttl),
+            Ok((_, ttl)) => negative_ttl = negative_ttl.min(ttl),
             Err(error) if error.is_nx_domain() => break,
             Err(error) => return Err(format!("{target}: {}", reason::of_dns(&error))),
         }
     }
-    Ok(Addresses { ips: Vec::new(), ttl: nothing })
+    Ok(Addresses { ips: Vec::new(), ttl: negative_ttl })
 }
 
-/// The records of one kind, and for how many seconds they hold. None, where the name has none of
-/// that kind; that there is no such name is an error.
+/// Queries the records of one type, and returns their time to live in seconds. A name without records of that type has an
+/// empty answer; a name that does not exist (NXDOMAIN) is an error.
 async fn records(resolver: &Resolver<Sockets>, name: &str, kind: RecordType) -> Result<(Vec<RData>, u32), NetError> {
     match resolver.lookup(name, kind).await {
         Ok(lookup) => {
-            let ttl = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(NOTHING);
+            let ttl = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(NEGATIVE_TTL);
             let data = lookup.answers().iter().map(|record| record.data.clone());
             Ok((data.filter(|data| data.record_type() == kind).collect(), ttl))
         }
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) if none.response_code == ResponseCode::NoError => {
-            Ok((Vec::new(), none.negative_ttl.unwrap_or(NOTHING)))
+            Ok((Vec::new(), none.negative_ttl.unwrap_or(NEGATIVE_TTL)))
         }
         Err(error) => Err(error),
     }

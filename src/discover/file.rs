@@ -1,5 +1,5 @@
-//! Owns: the format of a file of backends: one a line, its name, its address and, if need be, weight and `backup`.
-//! Invariant: a file is good as a whole or not at all; half of one would drain the backends of the other half.
+//! Owns: the format of a file of backends: one a line, with a name, an address, and optionally a weight and `backup`.
+//! Invariant: a file is accepted as a whole or not at all; half of one would drain the backends of the other half.
 //! Must not know: how the file is read, or when.
 
 use std::fmt;
@@ -7,29 +7,29 @@ use std::fmt;
 use super::backend::DiscoveredBackend;
 use super::name;
 
-/// The largest file that is read.
+/// The largest file to read, in bytes.
 pub const MAX_BYTES: u64 = 16 << 20;
 /// The highest weight, as in the configuration.
 const MAX_WEIGHT: u32 = 1000;
 
-/// What is wrong with a file.
+/// The first fault in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wrong {
+pub struct LineError {
     line: usize,
     problem: &'static str,
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for LineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: {}", self.line, self.problem)
     }
 }
 
-/// The backends of a file. What stands behind a `#` is a comment.
+/// Parses a file of backends. A `#` starts a comment.
 ///
 /// # Errors
-/// The first line that is none.
-pub fn read(text: &str) -> Result<Vec<DiscoveredBackend>, Wrong> {
+/// The first line that is invalid.
+pub fn read(text: &str) -> Result<Vec<DiscoveredBackend>, LineError> {
     let mut all: Vec<DiscoveredBackend> = Vec::new();
     let mut seen = std::collections::HashSet::new();
     for (index, line) in text.lines().enumerate() {
@@ -39,15 +39,15 @@ pub fn read(text: &str) -> Result<Vec<DiscoveredBackend>, Wrong> {
         }
         let found = backend(&words).and_then(|found| {
             let is_new = seen.insert(found.name.clone()) && seen.insert(found.address.to_string());
-            if is_new { Ok(found) } else { Err("its name or its address stands above already") }
+            if is_new { Ok(found) } else { Err("an earlier line has the same name or address") }
         });
-        all.push(found.map_err(|problem| Wrong { line: index + 1, problem })?);
+        all.push(found.map_err(|problem| LineError { line: index + 1, problem })?);
     }
     Ok(all)
 }
 
 fn backend(words: &[&str]) -> Result<DiscoveredBackend, &'static str> {
-    const HOW: &str = "write NAME IP:PORT, and behind it a weight from 0 to 1000 or `backup`, if need be";
+    const HOW: &str = "write NAME IP:PORT, optionally followed by a weight from 0 to 1000 and `backup`";
     let [name, address, more @ ..] = words else { return Err(HOW) };
     if !name::is_valid(name) {
         return Err("a name has 1 to 64 of the characters A-Z a-z 0-9 . _ -");
@@ -58,7 +58,7 @@ fn backend(words: &[&str]) -> Result<DiscoveredBackend, &'static str> {
         crate::net::Address::Unix(path) => path.is_absolute(),
     };
     if !can_be_reached {
-        return Err("nobody can connect to this address");
+        return Err("a client cannot connect to this address");
     }
     let (weight, backup) = match more {
         [] => (None, false),
@@ -79,10 +79,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_a_backend() {
+    fn each_line_is_a_backend() {
         let text =
             "# ours\n\na 10.0.0.1:80\n  b   [::1]:81  0 # rests\nc unix:/run/c.sock backup\r\nd 10.0.0.4:80 7 backup";
-        let told: Vec<_> = read(text)
+        let described: Vec<_> = read(text)
             .unwrap()
             .into_iter()
             .map(|f| format!("{} {} {:?} {}", f.name, f.address, f.weight, f.backup))
@@ -93,12 +93,12 @@ mod tests {
             "c unix:/run/c.sock None true",
             "d 10.0.0.4:80 Some(7) true",
         ];
-        assert_eq!(told, expected);
+        assert_eq!(described, expected);
         assert_eq!(read("# nobody\n"), Ok(Vec::new()));
     }
 
     #[test]
-    fn one_bad_line_spoils_the_file_and_is_named() {
+    fn one_bad_line_rejects_the_file_and_is_named() {
         for bad in [
             "b",
             "b 10.0.0.2",
@@ -113,8 +113,8 @@ mod tests {
             "a 10.0.0.2:80",
             "b 10.0.0.1:80",
         ] {
-            let wrong = read(&format!("a 10.0.0.1:80\n{bad}\n")).unwrap_err();
-            assert!(wrong.to_string().starts_with("line 2: "), "{bad}: {wrong}");
+            let error = read(&format!("a 10.0.0.1:80\n{bad}\n")).unwrap_err();
+            assert!(error.to_string().starts_with("line 2: "), "{bad}: {error}");
         }
     }
 

@@ -1,27 +1,27 @@
-//! Owns: what a backend is called that nobody has named.
-//! Invariant: the same server has the same name in every Linchpin and after every answer; no two share one.
-//! Must not know: who asks; what else is known of the backend.
+//! Owns: the names of backends that DNS finds.
+//! Invariant: a server has the same name in every Linchpin and after every answer; two servers never share a name.
+//! Must not know: who asks, or what else is known of the backend.
 
 use std::net::SocketAddr;
 
 use crate::affinity::seal::MAX_NAME;
 use crate::pool::backend::stable_hash;
 
-/// What stands for the rest of a name that can't be had as it is: `-` and a hash in hexadecimal.
+/// The length of what replaces the end of an invalid name: `-` and a hash in hexadecimal.
 const HASH: usize = 1 + 8;
 
-/// The name of a server that is known by its address alone.
+/// Names a server by its address.
 pub(super) fn from_address(prefix: &str, address: SocketAddr) -> String {
     sanitized(&format!("{prefix}-{}-{}", address.ip().to_string().replace(':', "-"), address.port()))
 }
 
-/// The name of a server that DNS calls `target`: it stays when its address changes.
+/// Names a server by the target of its SRV record: the name stays when the address changes.
 pub(super) fn from_target(prefix: Option<&str>, target: &str, port: u16) -> String {
     let target = target.trim_end_matches('.').to_ascii_lowercase();
     sanitized(&prefix.map_or_else(|| format!("{target}-{port}"), |prefix| format!("{prefix}-{target}-{port}")))
 }
 
-/// Whether a name can stand as it is in a pin, a log line and a metric label.
+/// Whether a name is valid in a pin, a log line and a metric label.
 pub(super) fn is_valid(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_valid_byte)
 }
@@ -30,13 +30,13 @@ fn is_valid_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
 }
 
-/// A name that can't stand as it is is changed and cut, and told apart from others by its hash.
+/// Replaces invalid characters, and cuts the name; a hash of the whole name then keeps it unique.
 fn sanitized(name: &str) -> String {
     if is_valid(name) {
         return name.into();
     }
-    let good = |byte: u8| if is_valid_byte(byte) { char::from(byte) } else { '-' };
-    let kept: String = name.bytes().map(good).take(MAX_NAME - HASH).collect();
+    let valid = |byte: u8| if is_valid_byte(byte) { char::from(byte) } else { '-' };
+    let kept: String = name.bytes().map(valid).take(MAX_NAME - HASH).collect();
     format!("{kept}-{:08x}", stable_hash(name.as_bytes()) >> 32)
 }
 
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_called_by_its_address_or_by_its_own_name() {
+    fn a_server_is_named_by_its_address_or_by_its_srv_target() {
         assert_eq!(from_address("app", "10.0.0.5:8080".parse().unwrap()), "app-10.0.0.5-8080");
         assert_eq!(from_address("app", "[2001:db8::1]:80".parse().unwrap()), "app-2001-db8--1-80");
         assert_eq!(from_target(None, "Web-0.app.internal.", 8080), "web-0.app.internal-8080");
@@ -54,7 +54,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn every_name_is_good_and_two_targets_never_share_one(a in "\\PC{1,90}", b in "[a-z.*_-]{1,90}") {
+        fn every_name_is_valid_and_two_targets_never_share_one(a in "\\PC{1,90}", b in "[a-z.*_-]{1,90}") {
             let (one, other) = (from_target(None, &a, 1), from_target(None, &b, 1));
             proptest::prop_assert!(is_valid(&one) && is_valid(&other), "{} {}", one, other);
             let same = a.trim_end_matches('.').eq_ignore_ascii_case(b.trim_end_matches('.'));

@@ -9,65 +9,65 @@ use std::time::Duration;
 /// One `[[pools.discover]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where backends are found.
+    /// Where to find backends.
     pub source: Source,
-    /// Their share of new sessions, where the source says nothing of it.
+    /// Their share of new sessions, where the source gives none.
     pub weight: u32,
-    /// Requests in flight on one of them, beyond which it is full; `None` for no limit.
+    /// The requests in flight on one backend at which it is full; `None` for no limit.
     pub max_requests: Option<u32>,
-    /// Sessions beyond which one of them gets no new one; `None` for no limit.
+    /// The sessions on one backend at which it gets no new one; `None` for no limit.
     pub max_sessions: Option<u32>,
-    /// How many are taken at most.
+    /// The number of backends to accept at most.
     pub max_backends: usize,
-    /// How long one that is gone keeps the sessions it has.
+    /// How long a backend that is no longer found drains.
     pub drain: Duration,
 }
 
-/// Where backends are found.
+/// Where to find backends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Behind a name.
+    /// The records of a DNS name.
     Dns(Dns),
-    /// In a file, one a line.
+    /// A file with one backend a line.
     File(PathBuf),
 }
 
 /// The keys that belong to `dns`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
-    /// The name that is asked for.
+    /// The name to query.
     pub name: String,
-    /// The kind of records.
+    /// The type of records.
     pub records: Records,
-    /// The port of the backends, where the records have none.
+    /// The port of the backends, unless the records have one.
     pub port: u16,
-    /// What the names of backends begin with, if they do.
+    /// The prefix of the backends' names, if one is set.
     pub prefix: Option<String>,
-    /// Who is asked; whom the system asks, if nobody is named.
+    /// The DNS servers to query; the system's servers if there are none.
     pub resolvers: Vec<SocketAddr>,
-    /// Bounds of the time for which an answer holds.
+    /// The bounds of the time to live of an answer.
     pub refresh_interval: RefreshInterval,
 }
 
 /// The key `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Records {
-    /// IPv4 addresses.
+    /// A: IPv4 addresses.
     A,
-    /// IPv6 addresses.
+    /// AAAA: IPv6 addresses.
     Aaaa,
-    /// Addresses of both kinds.
+    /// A and AAAA: addresses of both kinds.
     Both,
-    /// Services: host, port, priority and weight (RFC 2782).
+    /// SRV: host, port, priority and weight (RFC 2782).
     Srv,
 }
 
-/// How often a source is looked at, at most and at least.
+/// The bounds of the time between two looks at a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefreshInterval {
-    /// The shortest time between two looks.
+    /// The shortest time.
     pub min: Duration,
-    /// The longest.
+    /// The longest time.
     pub max: Duration,
 }
 
@@ -78,7 +78,7 @@ impl Default for RefreshInterval {
 }
 
 impl Settings {
-    /// What holds for a source of which no more is said.
+    /// Makes the default settings of a source.
     pub fn new(source: Source) -> Settings {
         Settings {
             source,
@@ -90,7 +90,7 @@ impl Settings {
         }
     }
 
-    /// The bounds of looking.
+    /// Returns the bounds of the time between two looks.
     pub fn refresh_interval(&self) -> RefreshInterval {
         match &self.source {
             Source::Dns(dns) => dns.refresh_interval,
@@ -99,7 +99,7 @@ impl Settings {
     }
 }
 
-/// What log, metrics and status call it.
+/// Writes the name that the log, metrics and the status API use.
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -1,13 +1,13 @@
-//! Owns: how a source is doing, for those who ask.
-//! Invariant: written by whoever looks at the source, read by anyone, waited for by nobody.
-//! Must not know: who asks.
+//! Owns: the status of a source, for the status API and the metrics.
+//! Invariant: one task writes it, any thread reads it, and neither waits for the other longer than it takes to copy a text.
+//! Must not know: who reads it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::settings::Source;
 
-/// How a source is doing.
+/// The status of a source of backends.
 #[derive(Debug)]
 pub struct SourceStatus {
     source: String,
@@ -20,7 +20,7 @@ pub struct SourceStatus {
 }
 
 impl SourceStatus {
-    /// Of a source that nobody has looked at yet.
+    /// Makes the status of a source that was not looked at yet.
     pub fn new(source: &Source) -> SourceStatus {
         SourceStatus {
             source: source.to_string(),
@@ -33,7 +33,7 @@ impl SourceStatus {
         }
     }
 
-    /// Notes an answer at `now`, in seconds since the Unix epoch.
+    /// Records an answer at `now`, in seconds since the Unix epoch.
     pub fn answered(&self, now: u64) {
         self.answers.fetch_add(1, Ordering::Relaxed);
         self.answered.store(now, Ordering::Relaxed);
@@ -41,54 +41,54 @@ impl SourceStatus {
         *self.lock() = None;
     }
 
-    /// Notes that there was none, and why.
+    /// Records a failure, and its reason.
     pub fn failed(&self, why: &str) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.doubted(why);
     }
 
-    /// Notes that an answer is not believed, and why.
+    /// Records that an answer is not believed, and why.
     pub fn doubted(&self, why: &str) {
         self.is_good.store(false, Ordering::Relaxed);
         *self.lock() = Some(why.to_owned());
     }
 
-    /// Notes how many backends there are.
+    /// Records the number of backends of a believed answer.
     pub fn has_found(&self, count: usize) {
         self.found.store(count as u64, Ordering::Relaxed);
     }
 
-    /// The name that was asked for, or the file.
+    /// Returns the DNS name or the path of the file.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// Backends of the last answer that was believed.
+    /// Returns the number of backends of the last believed answer.
     pub fn found(&self) -> u64 {
         self.found.load(Ordering::Relaxed)
     }
 
-    /// Answers so far.
+    /// Returns the number of answers so far.
     pub fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// Failures so far.
+    /// Returns the number of failures so far.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// When it answered last, in seconds since the Unix epoch, if it ever did.
+    /// Returns the time of the last answer, in seconds since the Unix epoch, if there was one.
     pub fn last_answer(&self) -> Option<u64> {
         Some(self.answered.load(Ordering::Relaxed)).filter(|at| *at > 0)
     }
 
-    /// Whether the last look was good.
+    /// Whether the last look had an answer that was believed.
     pub fn is_good(&self) -> bool {
         self.is_good.load(Ordering::Relaxed)
     }
 
-    /// What was wrong with the last look.
+    /// Returns why the last look failed or was not believed.
     pub fn error(&self) -> Option<String> {
         self.lock().clone()
     }

@@ -1,6 +1,6 @@
-//! Owns: looking at one source for as long as the process lives, and telling what was found.
-//! Invariant: one look at a time, each with its limit; between two, the time that the rules of trust say.
-//! Must not know: what is done with the backends.
+//! Owns: the task that looks at one source for as long as the process runs, and reports the backends that it finds.
+//! Invariant: there is one look at a time, with a time limit; `trust` decides when the next one is due.
+//! Must not know: what becomes of the backends.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,30 +17,30 @@ use super::{answer, dns, file};
 use crate::files::watch::{Change, FileWatcher, Stamps};
 use crate::{clock, files};
 
-/// How often a file is looked at.
-const LOOK: Duration = Duration::from_millis(500);
-/// How long reading a file may take: it can lie on a disk that is far away.
-const READ: Duration = Duration::from_secs(5);
+/// The time between two looks at a file.
+const FILE_INTERVAL: Duration = Duration::from_millis(500);
+/// The time after which a look at a file counts as a failure: the file may be on a network file system.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Which source: the position of its pool, and its own among those of the pool.
+/// Identifies a source by position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SourceId {
-    /// The pool's position.
+    /// The position of its pool in the configuration.
     pub pool: usize,
-    /// The source's position.
+    /// The position of the source among those of the pool.
     pub source: usize,
 }
 
-/// The backends that a source has now.
+/// The backends of a source from now on.
 #[derive(Debug)]
 pub struct SourceUpdate {
-    /// Which source.
+    /// The source.
     pub id: SourceId,
-    /// All of them.
+    /// All of its backends.
     pub found: Vec<DiscoveredBackend>,
 }
 
-/// Looks at one source of the pool named `pool`, until nobody wants to know.
+/// Watches one source of the pool named `pool`, until the receiver of `updates` is dropped.
 pub async fn watch(
     pool: Arc<str>,
     settings: Settings,
@@ -71,14 +71,19 @@ struct SourceWatcher<'a> {
 }
 
 impl SourceWatcher<'_> {
-    /// Does what follows from a look; says when to look again, or that nobody listens.
+    /// Acts on the result of a look. Returns the time until the next look; `None` if the receiver is dropped.
     async fn judge(&mut self, result: LookupResult) -> Option<Duration> {
         let (pool, source) = (self.pool, self.status.source());
         let result = match result {
             LookupResult::Answer(found, ttl) => {
                 let (found, left_out) = answer::normalized(found, self.settings.max_backends);
                 if left_out > 0 {
-                    tracing::warn!(pool, source, left_out, "more backends than `max_backends` were found");
+                    tracing::warn!(
+                        pool,
+                        source,
+                        left_out,
+                        "the source has more backends than `max_backends`; ignoring the rest"
+                    );
                 }
                 self.status.answered(clock::unix().as_secs());
                 LookupResult::Answer(found, ttl)
@@ -91,17 +96,17 @@ impl SourceWatcher<'_> {
         let judgement = self.trust.judge(result, clock::now(), self.settings.refresh_interval());
         match &judgement.event {
             Some(SourceEvent::Fails(why)) => {
-                tracing::warn!(pool, source, %why, "discovery fails: what was found last is kept")
+                tracing::warn!(pool, source, %why, "discovery failed; keeping the backends that it found last")
             }
             Some(SourceEvent::Doubtful) => {
                 tracing::warn!(
                     pool,
                     source,
-                    "discovery finds no backend any more: what was found last is kept for now"
+                    "discovery finds no backend any more; keeping those that it found last for now"
                 );
             }
             Some(SourceEvent::Empty) => {
-                tracing::warn!(pool, source, "discovery finds no backend: those that it found drain")
+                tracing::warn!(pool, source, "discovery still finds no backend; draining those that it found")
             }
             Some(SourceEvent::Answers) => tracing::info!(pool, source, "discovery works again"),
             None => {}
@@ -110,13 +115,13 @@ impl SourceWatcher<'_> {
             self.status.has_found(found.len());
             self.updates.send(SourceUpdate { id: self.id, found }).await.ok()?;
         } else if self.status.is_good() {
-            self.status.doubted("it has no backend, which is not believed yet");
+            self.status.doubted("the source has no backend, which is not believed yet");
         }
         Some(judgement.again)
     }
 
-    /// Reads a file whenever it has changed and stays as it is for a moment: whoever writes it in place
-    /// is done by then.
+    /// Reads a file when it has changed and then stayed the same for one look: a process that writes it in place has
+    /// finished by then.
     async fn watch_file(&mut self, path: &Path) {
         let (mut file, mut due) = (BackendsFile::new(path), clock::now());
         loop {
@@ -125,16 +130,19 @@ impl SourceWatcher<'_> {
                 let result = file.look(is_due);
                 (file, result)
             });
-            // A look that hangs is waited for, whatever is said of it meanwhile: no second one is begun.
+            // A look that hangs is reported as a failure, but still awaited: there is no second one beside it.
             let (looked_at, result) = loop {
-                match timeout(READ, &mut looking).await {
+                match timeout(READ_TIMEOUT, &mut looking).await {
                     Ok(Ok(look)) => break look,
-                    // It was not to be had, which is what the next one will find, too.
+                    // The blocking task panicked, or the runtime is shutting down.
                     Ok(Err(_)) => {
-                        break (BackendsFile::new(path), Some(LookupResult::Failed("it can't be looked at".into())));
+                        break (
+                            BackendsFile::new(path),
+                            Some(LookupResult::Failed("the file could not be read".into())),
+                        );
                     }
                     Err(_) => {
-                        let result = LookupResult::Failed("the file system gives no answer".into());
+                        let result = LookupResult::Failed("the file system does not respond".into());
                         if self.judge(result).await.is_none() {
                             return;
                         }
@@ -146,12 +154,12 @@ impl SourceWatcher<'_> {
                 let Some(again) = self.judge(result).await else { return };
                 due = clock::now() + again;
             }
-            sleep(LOOK).await;
+            sleep(FILE_INTERVAL).await;
         }
     }
 }
 
-/// A file of backends, and what it was like when it was read.
+/// A file of backends, and its metadata when it was read last.
 struct BackendsFile {
     path: PathBuf,
     watcher: FileWatcher,
@@ -163,8 +171,7 @@ impl BackendsFile {
         BackendsFile { path: path.into(), watcher: FileWatcher::new(vec![path.into()]), read: None }
     }
 
-    /// Reads the file unless it is still changing, if it is not the one that was read, or if another look `is_due`
-    /// anyway. Blocks.
+    /// Reads the file if it has settled and differs from what was read last, or if another read `is_due`. Blocks.
     fn look(&mut self, is_due: bool) -> Option<LookupResult> {
         let change = self.watcher.look();
         let is_read = self.read.as_ref() == self.watcher.stamps();
@@ -173,7 +180,7 @@ impl BackendsFile {
         }
         self.read = self.watcher.stamps().cloned();
         Some(match read(&self.path) {
-            Ok(found) => LookupResult::Answer(found, LOOK),
+            Ok(found) => LookupResult::Answer(found, FILE_INTERVAL),
             Err(why) => LookupResult::Failed(why),
         })
     }
@@ -181,10 +188,10 @@ impl BackendsFile {
 
 fn read(path: &Path) -> Result<Vec<DiscoveredBackend>, String> {
     let text = files::read_text(path, file::MAX_BYTES).map_err(|error| match error {
-        files::Error::Io(error) => format!("it can't be read: {error}"),
+        files::Error::Io(error) => format!("the file can't be read: {error}"),
         error => error.to_string(),
     })?;
-    file::read(&text).map_err(|wrong| wrong.to_string())
+    file::read(&text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -192,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_read_when_it_is_new_and_has_settled_or_is_in_doubt() {
+    fn a_file_is_read_when_it_has_changed_and_settled_or_when_it_is_due() {
         let path = std::env::temp_dir().join(format!("linchpin-backends-{}", std::process::id()));
         std::fs::write(&path, "a 10.0.0.1:80").unwrap();
         let mut file = BackendsFile::new(&path);
@@ -208,8 +215,8 @@ mod tests {
         assert_eq!(look(false), "read", "it has settled");
         std::fs::remove_file(&path).unwrap();
         assert_eq!(look(true), "not read", "it is being replaced");
-        assert_eq!(look(false), "failed", "it is gone");
-        assert_eq!(look(false), "not read", "which was noticed");
-        assert_eq!(look(true), "failed", "and is looked at again");
+        assert_eq!(look(false), "failed", "it was removed");
+        assert_eq!(look(false), "not read", "nothing has changed");
+        assert_eq!(look(true), "failed", "it is due");
     }
 }

@@ -1,6 +1,6 @@
-//! Owns: the addresses of the hosts that services name: when each is asked for, and how long it holds.
-//! Invariant: never more than so many questions at once nor a second, and none for a host whose answer still holds.
-//! Must not know: how the DNS is asked; what is made of the addresses.
+//! Owns: the addresses of the hosts that SRV records name, for as long as each answer holds.
+//! Invariant: queries are limited at once and per second; a host whose answer still holds is not queried.
+//! Must not know: how a query is sent, or what becomes of the addresses.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -11,22 +11,22 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock;
 
-/// Hosts that are asked for at once.
-const AT_ONCE: usize = 8;
-/// The shortest time from one host to the next: 500 a second at most, so that the longest answer that is taken
-/// is looked into within the time for a look, and no server is flooded.
+/// The number of queries at once.
+const MAX_CONCURRENT: usize = 8;
+/// The time from one query to the next: 500 a second at most, which floods no server, and lets the largest answer be
+/// looked into within the time limit of a look.
 const PACE: Duration = Duration::from_millis(2);
-/// What ends within this time is asked for with the rest, and not a moment later by itself.
+/// An answer that ends within this time is queried now, with the others, and not by itself a moment later.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Addresses, and for how many seconds they hold.
+/// Addresses, and their time to live in seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Addresses {
     pub(super) ips: Vec<IpAddr>,
     pub(super) ttl: u32,
 }
 
-/// The hosts that the last answer named.
+/// The hosts that the last answer named, and their addresses.
 #[derive(Debug, Default)]
 pub(super) struct Targets {
     known: HashMap<String, Known>,
@@ -39,14 +39,14 @@ struct Known {
 }
 
 impl Targets {
-    /// Asks for those of `hosts` whose addresses are unknown or hold no longer, and forgets all others.
+    /// Queries those of `hosts` whose addresses are unknown or no longer hold, and forgets all other hosts.
     ///
     /// # Errors
-    /// The first that `ask` gives. What was answered until then is known, and not asked for again next time.
-    pub(super) async fn learn<E, F: Future<Output = Result<Addresses, E>>>(
+    /// The first error of `query`. Answers until then are kept, and not queried again next time.
+    pub(super) async fn resolve<E, F: Future<Output = Result<Addresses, E>>>(
         &mut self,
         hosts: &[String],
-        ask: impl Fn(String) -> F,
+        query: impl Fn(String) -> F,
     ) -> Result<(), E> {
         let named: HashSet<&str> = hosts.iter().map(String::as_str).collect();
         self.known.retain(|host, _| named.contains(host.as_str()));
@@ -61,11 +61,11 @@ impl Targets {
             pace.tick().await;
             Some(((), pace))
         });
-        let questions = stream::iter(due).zip(ticks).map(|(host, ())| {
-            let answer = ask(host.clone());
+        let queries = stream::iter(due).zip(ticks).map(|(host, ())| {
+            let answer = query(host.clone());
             async move { (host, answer.await) }
         });
-        let mut answers = std::pin::pin!(questions.buffer_unordered(AT_ONCE));
+        let mut answers = std::pin::pin!(queries.buffer_unordered(MAX_CONCURRENT));
         while let Some((host, answer)) = answers.next().await {
             let Addresses { ips, ttl } = answer?;
             let until = clock::now() + Duration::from_secs(ttl.into());
@@ -74,8 +74,8 @@ impl Targets {
         Ok(())
     }
 
-    /// The addresses of a host, none if it has none, and for how many seconds they hold yet.
-    pub(super) fn of(&self, host: &str) -> Addresses {
+    /// Returns the addresses of a host, of which there may be none, and their remaining time to live.
+    pub(super) fn get(&self, host: &str) -> Addresses {
         let Some(known) = self.known.get(host) else { return Addresses { ips: Vec::new(), ttl: 0 } };
         let left = known.until.saturating_duration_since(clock::now());
         Addresses { ips: known.ips.clone(), ttl: u32::try_from(left.as_secs()).unwrap_or(u32::MAX) }
@@ -90,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that takes its time, and counts.
+    /// A slow DNS server that counts queries.
     #[derive(Default)]
     struct Server {
         asked: RefCell<Vec<String>>,
@@ -118,48 +118,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_thousand_hosts_are_asked_for_a_few_at_once_and_so_many_a_second() {
+    async fn a_thousand_hosts_are_queried_a_few_at_once_and_500_a_second() {
         let (server, mut targets) = (Server::default(), Targets::default());
         let slow = Duration::from_millis(100);
         let begun = clock::now();
-        targets.learn(&hosts(1000), |host| server.answer(host, slow, 60)).await.unwrap();
-        assert_eq!((server.count(), server.most.get()), (1000, AT_ONCE));
-        assert!(clock::now() - begun >= slow * 1000 / AT_ONCE as u32);
+        targets.resolve(&hosts(1000), |host| server.answer(host, slow, 60)).await.unwrap();
+        assert_eq!((server.count(), server.most.get()), (1000, MAX_CONCURRENT));
+        assert!(clock::now() - begun >= slow * 1000 / MAX_CONCURRENT as u32);
         let (server, mut targets, begun) = (Server::default(), Targets::default(), clock::now());
-        targets.learn(&hosts(1000), |host| server.answer(host, Duration::ZERO, 60)).await.unwrap();
+        targets.resolve(&hosts(1000), |host| server.answer(host, Duration::ZERO, 60)).await.unwrap();
         let took = clock::now() - begun;
         assert!(took >= PACE * 999 && took < PACE * 2000, "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_host_is_asked_for_while_its_answer_holds_and_each_once_however_often_it_is_named() {
+    async fn no_host_is_queried_while_its_answer_holds_and_each_once_however_often_it_is_named() {
         let (server, mut targets) = (Server::default(), Targets::default());
         let named = [hosts(10), hosts(10)].concat();
-        let mut learn = async |hosts: &[String], ttl| {
-            targets.learn(hosts, |host| server.answer(host, Duration::ZERO, ttl)).await.unwrap();
-            (server.count(), targets.of("h0.").ttl)
+        let mut resolve = async |hosts: &[String], ttl| {
+            targets.resolve(hosts, |host| server.answer(host, Duration::ZERO, ttl)).await.unwrap();
+            (server.count(), targets.get("h0.").ttl)
         };
-        assert_eq!(learn(&named, 60).await, (10, 59));
+        assert_eq!(resolve(&named, 60).await, (10, 59));
         sleep(Duration::from_secs(30)).await;
-        assert_eq!(learn(&named, 60).await, (0, 29));
-        assert_eq!(learn(&hosts(11), 5).await.0, 1, "who is new");
+        assert_eq!(resolve(&named, 60).await, (0, 29));
+        assert_eq!(resolve(&hosts(11), 5).await.0, 1, "a new host");
         sleep(Duration::from_secs(4)).await;
-        assert_eq!(learn(&hosts(11), 60).await.0, 1, "whose answer ends soon");
-        assert_eq!(learn(&[], 60).await, (0, 0));
-        assert_eq!(learn(&hosts(10), 60).await.0, 10, "who was forgotten meanwhile");
+        assert_eq!(resolve(&hosts(11), 60).await.0, 1, "a host whose answer ends soon");
+        assert_eq!(resolve(&[], 60).await, (0, 0));
+        assert_eq!(resolve(&hosts(10), 60).await.0, 10, "hosts that were forgotten meanwhile");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_answered_before_a_failure_is_not_asked_for_again() {
+    async fn what_was_answered_before_a_failure_is_not_queried_again() {
         let (server, mut targets) = (Server::default(), Targets::default());
         let fails = async |host: String| match &*host {
             "h5." => Err("no answer".to_owned()),
             _ => server.answer(host, Duration::ZERO, 60).await,
         };
-        assert_eq!(targets.learn(&hosts(10), fails).await, Err("no answer".to_owned()));
+        assert_eq!(targets.resolve(&hosts(10), fails).await, Err("no answer".to_owned()));
         let known = targets.known.len();
         assert!((5..9).contains(&known) && known == server.count());
-        targets.learn(&hosts(10), |host| server.answer(host, Duration::ZERO, 60)).await.unwrap();
+        targets.resolve(&hosts(10), |host| server.answer(host, Duration::ZERO, 60)).await.unwrap();
         assert_eq!(server.count(), 10 - known);
     }
 }

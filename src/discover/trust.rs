@@ -1,5 +1,5 @@
-//! Owns: which answers of a source are believed, and when it is looked at again.
-//! Invariant: pure: outcomes and times in; a source that fails, or has suddenly nothing, takes no backend away.
+//! Owns: the rules for believing the answers of a source, and for when to look at it again.
+//! Invariant: decisions are pure; a source that fails, or is suddenly empty, removes no backend.
 //! Must not know: DNS, files, or what becomes of the backends.
 
 use std::time::{Duration, Instant};
@@ -7,54 +7,55 @@ use std::time::{Duration, Instant};
 use super::backend::DiscoveredBackend;
 use super::settings::RefreshInterval;
 
-/// An answer without any backend is believed when it came so often in a row,
+/// An answer without backends is believed after this many in a row, and after [`EMPTY_TIME`].
 const EMPTIES: u32 = 3;
-/// and over so long a time, or three times as long as answers hold, if that is longer.
+/// How long a source must stay empty until it is believed; or three times the time to live of its last answer with
+/// backends, if that is longer.
 const EMPTY_TIME: Duration = Duration::from_secs(30);
 /// The longest pause after failures, unless the interval ask for a longer one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How soon an answer that is not believed is looked at again, at the latest.
-const DOUBT: Duration = Duration::from_secs(10);
+/// The longest time until a source is looked at again after an answer that is not believed.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a look at a source came to.
+/// The result of a look at a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookupResult {
-    /// These backends, for so long. None at all is an answer, too.
+    /// The backends, and their time to live. An empty list is an answer.
     Answer(Vec<DiscoveredBackend>, Duration),
-    /// No answer, and why.
+    /// There was no answer, for this reason.
     Failed(String),
 }
 
-/// What follows from it.
+/// The consequence of a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// The backends from now on, if they may be others than before.
+    /// The backends from now on; `None` keeps those of before.
     pub found: Option<Vec<DiscoveredBackend>>,
-    /// When to look again.
+    /// The time until the next look.
     pub again: Duration,
-    /// What the operator has to be told.
+    /// The change to log, if there is one.
     pub event: Option<SourceEvent>,
 }
 
-/// A change in how a source is doing: each is told once, not with every look.
+/// A change of the state of a source. Each change is logged once, and not after every look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceEvent {
-    /// It fails from now on: what was found last is kept.
+    /// The source began to fail, for this reason.
     Fails(String),
-    /// It has no backend any more, which is not believed yet.
+    /// The source became empty, which is not believed yet.
     Doubtful,
-    /// It answers again.
+    /// The source answers again.
     Answers,
-    /// It has had no backend for so long that this is believed.
+    /// The source has been empty for so long that this is believed.
     Empty,
 }
 
-/// What is remembered of a source between two looks.
+/// The state of a source between two looks.
 #[derive(Debug, Default)]
 pub struct Trust {
-    /// Backends of the last answer that was believed; `None` before the first.
+    /// The number of backends of the last believed answer; `None` before the first.
     known: Option<usize>,
-    /// How long that one held.
+    /// The time to live of that answer.
     ttl: Duration,
     failures: u32,
     empties: u32,
@@ -62,7 +63,7 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Judges a look at `now`.
+    /// Judges the result of a look at the time `now`.
     pub fn judge(&mut self, result: LookupResult, now: Instant, interval: RefreshInterval) -> Judgement {
         match result {
             LookupResult::Failed(why) => self.failed(why, interval),
@@ -78,7 +79,7 @@ impl Trust {
         }
     }
 
-    /// Whether the last look was good and believed: there is nothing to look for before it is over.
+    /// Whether the last answer was believed: another look is needed only if the source changes.
     pub fn is_settled(&self) -> bool {
         self.known.is_some() && self.failures == 0 && self.empties == 0
     }
@@ -87,7 +88,7 @@ impl Trust {
         let event = (self.failures == 0).then_some(SourceEvent::Fails(why));
         let pause = interval.min.saturating_mul(1 << self.failures.min(10));
         self.failures = self.failures.saturating_add(1);
-        // Failures between two empty answers prove nothing, and the first one's time goes on.
+        // A failure between two empty answers proves nothing: the time since the first empty one goes on.
         Judgement { found: None, again: pause.min(LONGEST_PAUSE.max(interval.min)).min(interval.max), event }
     }
 
@@ -98,9 +99,9 @@ impl Trust {
             .then_some(SourceEvent::Doubtful)
             .or((self.failures > 0).then_some(SourceEvent::Answers));
         self.failures = 0;
-        let again = within(ttl, interval).min(DOUBT.max(interval.min));
-        let patience = EMPTY_TIME.max(self.ttl.saturating_mul(3));
-        if self.empties < EMPTIES || now.saturating_duration_since(since) < patience {
+        let again = within(ttl, interval).min(DOUBT_INTERVAL.max(interval.min));
+        let wait = EMPTY_TIME.max(self.ttl.saturating_mul(3));
+        if self.empties < EMPTIES || now.saturating_duration_since(since) < wait {
             return Judgement { found: None, again, event };
         }
         *self = Trust { known: Some(0), ttl: again, ..Trust::default() };
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_holds_as_long_as_it_says_within_bounds() {
+    fn an_answer_holds_for_its_time_to_live_within_bounds() {
         let (mut trust, now, interval) = (Trust::default(), Instant::now(), RefreshInterval::default());
         for (ttl, again) in [(0, 1), (20, 20), (86_400, 300)] {
             let judgement = trust.judge(answer(2, ttl), now, interval);
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_fails_takes_nothing_away_is_told_of_once_and_left_alone_for_longer_and_longer() {
+    fn a_source_that_fails_removes_nothing_is_logged_once_and_is_retried_with_growing_pauses() {
         let (mut trust, now, interval) = (Trust::default(), Instant::now(), RefreshInterval::default());
         trust.judge(answer(2, 60), now, interval);
         for (index, pause) in [1, 2, 4, 8, 16, 30, 30].into_iter().enumerate() {
@@ -174,7 +175,7 @@ mod tests {
         let last = trust.judge(answer(0, 5), start + 31 * SECOND, interval);
         assert_eq!((last.found, last.event), (Some(Vec::new()), Some(SourceEvent::Empty)));
 
-        // What holds for longer is doubted for longer.
+        // A longer time to live makes the doubt last longer.
         trust.judge(answer(2, 60), start, interval);
         for minute in 0..3 {
             assert_eq!(trust.judge(answer(0, 60), start + minute * 60 * SECOND, interval).found, None);
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_back_ends_the_doubt() {
+    fn an_answer_with_backends_ends_the_doubt() {
         let (mut trust, start, interval) = (Trust::default(), Instant::now(), RefreshInterval::default());
         trust.judge(answer(2, 1), start, interval);
         trust.judge(answer(0, 1), start, interval);
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_known_nothing_can_be_lost() {
+    fn an_empty_first_answer_is_believed_at_once() {
         let (mut trust, now) = (Trust::default(), Instant::now());
         assert_eq!(trust.judge(answer(0, 5), now, RefreshInterval::default()).found, Some(Vec::new()));
     }

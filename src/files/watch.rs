@@ -1,12 +1,12 @@
-//! Owns: noticing that files have changed: what a file's change is recognized by, and what two looks at it say.
-//! Invariant: a look reads metadata alone; a change counts as settled once two looks in a row have found the same.
-//! Must not know: what the files hold, who reads them, or when to look.
+//! Owns: noticing that files have changed, from their metadata.
+//! Invariant: a change has settled once two looks in a row find the same.
+//! Must not know: what the files contain, who reads them, or when to look.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What the system knows a file by: another file at the same path has another one.
+/// The identity of a file: another file at the same path has another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
     device: u64,
@@ -14,7 +14,7 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// Identifies the file at `path`, behind any symbolic link. `None` if there is none that can be looked at.
+    /// Identifies the file at `path`, behind any symbolic link. `None` if there is none, or it is not accessible.
     pub fn at(path: &Path) -> Option<FileId> {
         std::fs::metadata(path).ok().map(|known| FileId::of(&known))
     }
@@ -25,9 +25,9 @@ impl FileId {
     }
 }
 
-/// What a file's change is recognized by: it is written, replaced, renamed into place, or behind a symbolic link that
-/// leads elsewhere. Seconds and nanoseconds, of content and of metadata: the time of the content alone can be set to
-/// what it was, as `cp -p` and `rsync` do.
+/// The metadata that differs after any change: the file was written, replaced, renamed into place, or a symbolic link to
+/// it leads elsewhere. Times are seconds and nanoseconds. The time of the last change of metadata counts too, since
+/// `cp -p` and `rsync` set the time of modification to an old one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileStamp {
     id: FileId,
@@ -48,25 +48,25 @@ impl FileStamp {
     }
 }
 
-/// The state of all watched files at one look; `None` for a file that is not there.
+/// The metadata of all watched files at one look; `None` for a file that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamps(Vec<Option<FileStamp>>);
 
-/// What a look at the files has found.
+/// The result of a look at the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Nobody has looked before.
+    /// This is the first look.
     First,
-    /// They are not what they were at the last look: somebody may still be writing.
+    /// The files differ from the last look: another process may still be writing them.
     Changing,
-    /// They had changed, or were seen for the first time, at the last look, and are the same now. Whoever has read
-    /// them then reads them again: the clock of a file system is too coarse to tell two changes at once apart.
+    /// The files are the same as at the last look, which was the first or found a change. If you read them after that
+    /// look, read them again: the clock of a file system is too coarse to tell two changes in quick succession apart.
     Settled,
-    /// They are what they were at the last two looks.
+    /// The files are the same as at the last two looks.
     Unchanged,
 }
 
-/// Compares what files are with what they were at the last look.
+/// Compares files with what they were at the last look.
 ///
 /// Polling is cheaper than being notified (inotify) and misses nothing: neither a file that is renamed into place, nor
 /// a symbolic link that is turned (Kubernetes), nor a change on a network's disk, and there is nothing to set up again
@@ -79,7 +79,7 @@ pub struct FileWatcher {
 }
 
 impl FileWatcher {
-    /// Watches the files at `paths`, of which nothing is known yet.
+    /// Watches the files at `paths`. Reads nothing yet.
     pub fn new(paths: Vec<PathBuf>) -> FileWatcher {
         FileWatcher { paths, last: None, is_settled: false }
     }
@@ -90,7 +90,7 @@ impl FileWatcher {
         self.compare(Stamps(stamps))
     }
 
-    /// What the last look has found; `None` before the first.
+    /// Returns the metadata that the last look found; `None` before the first look.
     pub fn stamps(&self) -> Option<&Stamps> {
         self.last.as_ref()
     }

@@ -1,6 +1,6 @@
-//! Owns: what a certificate says of itself: for whom it is, and from when to when.
-//! Invariant: a date is judged at the time that is passed in.
-//! Must not know: files, and who believes it.
+//! Owns: what a certificate states: its subject, its names and its validity.
+//! Invariant: the current time is an argument.
+//! Must not know: files, or who trusts the certificate.
 
 use std::time::Duration;
 
@@ -9,39 +9,39 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::subject;
 
-/// A certificate that ends sooner than this is worth a word.
+/// A certificate that expires in fewer days than this gets a warning.
 pub const SOON_DAYS: i64 = 30;
 
 const DAY: i64 = 24 * 60 * 60;
 
-/// What a certificate says of itself.
+/// What a certificate states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// Its holder, as RFC 4514 writes it.
+    /// The subject, in the notation of RFC 4514.
     pub subject: String,
-    /// The host names and IP addresses that it is for, in lower case.
+    /// The host names and IP addresses of the subject alternative name, in lower case.
     pub names: Vec<String>,
-    /// When it begins, in seconds since 1970.
+    /// The start of its validity, in seconds since 1970.
     pub not_before: i64,
-    /// When it ends.
+    /// The end of its validity, in seconds since 1970.
     pub not_after: i64,
 }
 
-/// How a certificate stands at some time.
+/// The validity of a certificate at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
-    /// It begins in so many days, rounded up.
+    /// It becomes valid in this many days, rounded up.
     NotYet(i64),
-    /// For a while yet.
+    /// It is valid for [`SOON_DAYS`] or longer.
     Good,
-    /// It ends in so many whole days.
+    /// It expires in this many whole days, fewer than [`SOON_DAYS`].
     Soon(i64),
-    /// It has ended so many whole days ago.
+    /// It expired this many whole days ago.
     Expired(i64),
 }
 
 impl Certificate {
-    /// Reads what a certificate says; `None` if it is none.
+    /// Parses a certificate; `None` if the DER is invalid.
     pub fn read(der: &CertificateDer<'_>) -> Option<Certificate> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let names = certificate.subject_alternative_name().ok().flatten();
@@ -54,17 +54,17 @@ impl Certificate {
         })
     }
 
-    /// What to call it: the first of its names, or its holder.
+    /// Returns the first of its names, or else its subject: what messages and metrics call it.
     pub fn name(&self) -> &str {
         self.names.first().unwrap_or(&self.subject)
     }
 
-    /// Whole days until it ends, at the time `now` since 1970; negative once it has.
+    /// Returns the whole days from `now`, since 1970, until it expires; negative once it has.
     pub fn days_left(&self, now: Duration) -> i64 {
         (self.not_after - seconds(now)).div_euclid(DAY)
     }
 
-    /// How it stands at the time `now` since 1970.
+    /// Judges the validity at the time `now`, since 1970.
     pub fn validity(&self, now: Duration) -> Validity {
         let now_seconds = seconds(now);
         if self.not_after < now_seconds {
@@ -80,7 +80,7 @@ impl Certificate {
     }
 }
 
-/// Whether each certificate of a chain is signed in the name of the next.
+/// Checks that each certificate of a chain names the next one as its issuer.
 pub fn is_in_order(chain: &[CertificateDer<'_>]) -> bool {
     chain.windows(2).all(|two| {
         let [one, next] = two else { return true };
@@ -97,7 +97,7 @@ fn seconds(time: Duration) -> i64 {
 
 fn name(name: &GeneralName<'_>) -> Option<String> {
     match name {
-        // Names are ASCII; what is not can't be asked for.
+        // Host names are ASCII: no client can ask for any other.
         GeneralName::DNSName(name) if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Some(name.to_ascii_lowercase())
         }

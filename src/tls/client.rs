@@ -1,5 +1,5 @@
-//! Owns: TLS towards backends: who is believed, which name is expected, which certificate we show, and the handshake.
-//! Invariant: a backend that can't show that it is the one expected gets not one byte, unless the configuration says so.
+//! Owns: TLS with backends: the trusted authorities, the expected name, our own certificate, and the handshake.
+//! Invariant: a backend that fails verification gets not one byte of a request, unless `verify = false` is configured.
 //! Must not know: pools, HTTP.
 
 use std::io;
@@ -24,24 +24,24 @@ use super::reload::Reload;
 /// `[pools.upstream.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The file of the authorities that vouch for backends; the system's own if not set.
+    /// The file of the authorities that issue backends' certificates; the system's authorities if not set.
     pub authorities: Option<PathBuf>,
-    /// The name that each backend's certificate is for, and that it is asked for; its own address if not set.
+    /// The name that is sent as SNI and that a backend's certificate must have; the backend's address if not set.
     pub server_name: Option<String>,
-    /// What we show to backends that ask for a certificate.
+    /// The certificate for backends that request one.
     pub certificate: Option<CertificateFiles>,
-    /// Whether backends have to show that they are who they should be.
+    /// Whether to verify the certificates of backends.
     pub verify: bool,
 }
 
-/// As the configuration's `tls = true`.
+/// The settings of `tls = true`.
 impl Default for Settings {
     fn default() -> Self {
         Settings { authorities: None, server_name: None, certificate: None, verify: true }
     }
 }
 
-/// What makes the connections to the backends of one pool, on all threads.
+/// The TLS connector for the backends of one pool, shared by all threads.
 pub struct Connector {
     name: String,
     settings: Settings,
@@ -50,29 +50,29 @@ pub struct Connector {
 }
 
 struct Current {
-    /// Offers HTTP/2, and HTTP/1.1 to those who don't speak it.
+    /// Offers HTTP/2 and HTTP/1.1.
     http2: Arc<ClientConfig>,
-    /// Offers HTTP/1.1 alone.
+    /// Offers HTTP/1.1 only.
     http1: Arc<ClientConfig>,
     certificate: Option<Certificate>,
-    /// What the files held, to tell whether they hold something else.
+    /// The certificates that the files contained, to notice when they contain others.
     chain: Vec<CertificateDer<'static>>,
     authorities: Vec<CertificateDer<'static>>,
 }
 
 impl Connector {
-    /// Reads the files. Messages and metrics call it `name`.
+    /// Reads the files. Messages and metrics call the connector `name`.
     ///
     /// # Errors
-    /// The first file that can't be used, or a `server_name` that is none.
+    /// The first file that can't be used, or an invalid `server_name`.
     pub fn open(name: &str, settings: &Settings) -> Result<Connector, Error> {
         let server_name = settings.server_name.as_deref().map(server_name).transpose().map_err(pem::setup_error)?;
         let current = ArcSwap::from_pointee(Material::read(settings)?.build(settings)?);
         Ok(Connector { name: name.into(), settings: settings.clone(), server_name, current })
     }
 
-    /// The name that is expected of the backend at `host`, an IP address or a host name. What can be known
-    /// of a backend once need not be found out for each connection.
+    /// Returns the name that the certificate of the backend at `host`, an IP address or a host name, must have.
+    /// Apart from [`Connector::connect`], so that it is worked out once per backend and not for each connection.
     ///
     /// # Errors
     /// If `host` is neither, and no `server_name` is configured.
@@ -83,11 +83,11 @@ impl Connector {
         }
     }
 
-    /// Shakes hands with the backend that is to be `name`, offers it HTTP/2 where `http2` is set, and says
-    /// whether that is spoken. It takes as long as the backend likes: the caller sets a limit.
+    /// Performs the handshake with the backend that must prove to be `name`. Offers HTTP/2 if `http2` is set, and
+    /// returns whether the backend chose it. The caller limits the time: the backend decides how long it takes.
     ///
     /// # Errors
-    /// If it goes, or can't show that it is the one expected.
+    /// If the connection breaks, or the backend's certificate fails verification.
     pub async fn connect<S>(
         &self,
         name: ServerName<'static>,
@@ -137,7 +137,7 @@ impl Reload for Connector {
     }
 }
 
-/// Whether `text` can be the name of a server: a host name or an IP address.
+/// Checks that `text` can be the name of a server: a host name or an IP address.
 pub fn is_server_name(text: &str) -> bool {
     server_name(text).is_ok()
 }
@@ -146,9 +146,9 @@ fn server_name(text: &str) -> Result<ServerName<'static>, InvalidDnsNameError> {
     ServerName::try_from(text.to_ascii_lowercase())
 }
 
-/// The content of the files.
+/// The content of all files.
 struct Material {
-    /// `None` if everyone is believed.
+    /// `None` if certificates are not verified.
     roots: Option<RootCertStore>,
     authorities: Vec<CertificateDer<'static>>,
     pair: Option<(Certificate, Arc<CertifiedKey>)>,
@@ -182,7 +182,7 @@ impl Material {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = protocols(true);
-        // It shares the sessions of the other.
+        // The clone shares the cache of sessions to resume.
         let mut http1 = config.clone();
         http1.alpn_protocols = protocols(false);
         Ok(Current {
@@ -195,7 +195,7 @@ impl Material {
     }
 }
 
-/// Who is believed, and what the file said, if it is one.
+/// Reads the trusted authorities, and the certificates of their file if there is one.
 fn roots(settings: &Settings) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Error> {
     match &settings.authorities {
         Some(file) => pem::authorities(file),

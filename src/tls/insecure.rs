@@ -1,6 +1,6 @@
-//! Owns: believing every server, where the configuration says so.
-//! Invariant: whoever answers holds the key of the certificate that it shows; nothing else is known of it.
-//! Must not know: why nobody is to be checked.
+//! Owns: the certificate verifier of `verify = false`.
+//! Invariant: the server proves that it holds the key of its certificate, and nothing else.
+//! Must not know: why verification is off.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
-/// Takes any certificate for any name.
+/// Accepts any certificate for any name.
 #[derive(Debug)]
 pub(super) struct NoServerVerification(pub(super) Arc<CryptoProvider>);
 

@@ -1,5 +1,5 @@
-//! Owns: PEM files of certificates and keys, and what can be wrong with them.
-//! Invariant: every error names the file and what to do; nothing of a key stands in one.
+//! Owns: PEM files of certificates and keys, and the errors in them.
+//! Invariant: every error names the file and a remedy; no error contains any part of a key.
 //! Must not know: what a certificate is used for.
 
 use std::fmt;
@@ -15,16 +15,15 @@ use super::certificate::Certificate;
 use super::parameters::provider;
 use crate::files;
 
-/// More than this is no file of certificates: the system's own, of all authorities there are, is a
-/// quarter of it.
+/// The largest file that is read. The system's file of all public authorities is a quarter of it.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// The files of a certificate and of its key; the same one if it holds both.
+/// The files of a certificate and of its key; the same file if it contains both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// The certificate, and behind it those that vouch for it.
+    /// The certificate, followed by the intermediate certificates.
     pub certificate: PathBuf,
-    /// Its key.
+    /// The private key.
     pub key: PathBuf,
 }
 
@@ -34,61 +33,61 @@ impl CertificateFiles {
     }
 }
 
-/// What is called so in [`Problem::Holds`]: what isn't PEM at all.
-const BINARY: &str = "DER or PKCS #12, which is no PEM";
-/// What is called so: what a certificate is asked for with.
-const REQUEST: &str = "a request for one";
+/// What [`Problem::Holds`] calls content that is not PEM.
+const BINARY: &str = "DER or PKCS #12 data, which is not PEM";
+/// What [`Problem::Holds`] calls a certificate signing request.
+const REQUEST: &str = "a certificate request";
 
-/// What a file is for.
+/// The purpose of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// A certificate and those that vouch for it.
+    /// A certificate and its intermediate certificates.
     Certificate,
-    /// The key of a certificate.
+    /// The private key of a certificate.
     Key,
-    /// Authorities that are believed.
+    /// Trusted authorities.
     Authorities,
 }
 
 /// A file that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// What it is for.
+    /// The purpose of the file.
     pub role: Role,
-    /// The file; empty for what is the system's.
+    /// The file; empty if no file is to blame.
     pub file: PathBuf,
-    /// What is wrong with it.
+    /// The fault.
     pub problem: Problem,
 }
 
 /// What is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
-    /// The system says why.
+    /// The operating system refused to read it, for this reason.
     Unreadable(String),
-    /// A folder, a pipe, a device.
+    /// A folder, a pipe, a device: anything but a regular file.
     NoFile,
-    /// Larger than any such file.
+    /// Larger than any file of certificates.
     TooLarge,
-    /// No PEM block of the kind that is looked for.
+    /// No PEM block of the expected kind.
     Empty,
-    /// None of the kind that is looked for, but something else: in words.
+    /// No PEM block of the expected kind, but this.
     Holds(String),
-    /// A certificate where the key should be, which is in this file, and the other way round.
+    /// A private key instead of the certificate, which is in this file of the key.
     Swapped(PathBuf),
-    /// A PEM block that is none.
+    /// An invalid PEM block.
     Malformed,
-    /// A key behind a password.
+    /// A key that is encrypted with a password.
     Encrypted,
-    /// A certificate or a key of a kind that is not spoken here.
+    /// An invalid certificate or key, or one of an unsupported algorithm.
     Unusable,
-    /// A key that is not that of the certificate.
+    /// A key that does not belong to the certificate in this file.
     Mismatch(PathBuf),
-    /// A key that is that of a certificate further down in the file.
+    /// A key that belongs to a later certificate in this file, and not to the first.
     Order(PathBuf),
-    /// The system has no authorities.
+    /// The operating system has no trusted authorities.
     NoRoots,
-    /// The cryptography's own trouble.
+    /// An error of the TLS library, for this reason.
     Tls(String),
 }
 
@@ -97,33 +96,33 @@ impl Error {
         Error { role, file: file.into(), problem }
     }
 
-    /// What can be done about it.
+    /// Returns what the operator can do about it.
     pub fn remedy(&self) -> String {
         match (&self.problem, self.role) {
             (Problem::Unreadable(_) | Problem::NoFile, _) => "name a file that this user can read".into(),
-            (Problem::TooLarge, _) => "name a file of PEM blocks".into(),
-            (Problem::Swapped(_), _) => "write the one in the place of the other".into(),
+            (Problem::TooLarge, _) => "name a PEM file".into(),
+            (Problem::Swapped(_), _) => "swap `cert` and `key`".into(),
             (Problem::Holds(what), _) if what == BINARY => {
-                "make PEM of it, with `openssl x509 -inform DER` or `openssl pkcs12`".into()
+                "convert it to PEM with `openssl x509 -inform DER` or `openssl pkcs12`".into()
             }
             (Problem::Holds(what), _) if what == REQUEST => {
                 "name the certificate that was issued for this request".into()
             }
             (Problem::Encrypted, _) => format!(
-                "take the password off, and name the file without it: (umask 077; openssl pkey -in {} -out {})",
+                "remove the password, and name the new file: (umask 077; openssl pkey -in {} -out {})",
                 files::shell_word(&self.file),
                 files::shell_word(&self.file.with_added_extension("plain"))
             ),
             (
                 Problem::Empty | Problem::Holds(_) | Problem::Malformed | Problem::Unusable,
                 Role::Certificate | Role::Authorities,
-            ) => "it should hold blocks of -----BEGIN CERTIFICATE-----".into(),
+            ) => "the file must contain -----BEGIN CERTIFICATE----- blocks".into(),
             (Problem::Empty | Problem::Holds(_) | Problem::Malformed | Problem::Unusable, Role::Key) => {
-                "it should hold one block of -----BEGIN PRIVATE KEY-----, RSA or ECDSA or Ed25519".into()
+                "the file must contain one -----BEGIN PRIVATE KEY----- block: RSA, ECDSA or Ed25519".into()
             }
-            (Problem::Mismatch(_), _) => "name the key that the certificate was made for".into(),
+            (Problem::Mismatch(_), _) => "name the key that belongs to the certificate".into(),
             (Problem::Order(_), _) => "put the server's own certificate first, then the one that signed it".into(),
-            (Problem::NoRoots, _) => "install the package ca-certificates, or write `ca`".into(),
+            (Problem::NoRoots, _) => "install the package ca-certificates, or set `ca`".into(),
             (Problem::Tls(_), _) => "try again with other files".into(),
         }
     }
@@ -141,30 +140,31 @@ impl fmt::Display for Error {
         let file = &self.file;
         match &self.problem {
             Problem::Unreadable(why) => write!(f, "cannot read the {what} file {file:?}: {why}"),
-            Problem::NoFile => write!(f, "cannot read the {what} file {file:?}: it is no regular file"),
+            Problem::NoFile => write!(f, "cannot read the {what} file {file:?}: it is not a regular file"),
             Problem::TooLarge => write!(f, "the {what} file {file:?} is longer than {MAX_BYTES} bytes"),
-            Problem::Empty => write!(f, "there is {holds} in the {what} file {file:?}"),
-            Problem::Holds(other) => write!(f, "there is {holds} in the {what} file {file:?}, but {other}"),
+            Problem::Empty => write!(f, "the {what} file {file:?} contains {holds}"),
+            Problem::Holds(other) => write!(f, "the {what} file {file:?} contains {holds}, but {other}"),
             Problem::Swapped(key) => {
-                write!(f, "{file:?} holds a private key, and {key:?} the certificate: the two are swapped")
+                write!(f, "{file:?} contains a private key, and {key:?} the certificate: the two are swapped")
             }
             Problem::Malformed => write!(f, "the {what} file {file:?} is not valid PEM"),
-            Problem::Encrypted => write!(f, "the key in {file:?} is behind a password"),
-            Problem::Unusable => write!(f, "what is in the {what} file {file:?} can't be used"),
-            Problem::Mismatch(certificate) => write!(f, "the key in {file:?} is not that of {certificate:?}"),
-            Problem::Order(certificate) => {
-                write!(
-                    f,
-                    "the key in {file:?} is not that of the first certificate in {certificate:?}, but of a later one"
-                )
+            Problem::Encrypted => write!(f, "the key in {file:?} is encrypted with a password"),
+            Problem::Unusable => {
+                write!(f, "the content of the {what} file {file:?} is invalid or of an unsupported kind")
             }
-            Problem::NoRoots => write!(f, "the system has no certificate authorities that could be believed"),
-            Problem::Tls(why) => write!(f, "TLS can't be set up: {why}"),
+            Problem::Mismatch(certificate) => {
+                write!(f, "the key in {file:?} does not belong to the certificate in {certificate:?}")
+            }
+            Problem::Order(certificate) => {
+                write!(f, "the key in {file:?} belongs to a later certificate in {certificate:?}, not to the first one")
+            }
+            Problem::NoRoots => write!(f, "this system has no certificate authorities to trust"),
+            Problem::Tls(why) => write!(f, "cannot set up TLS: {why}"),
         }
     }
 }
 
-/// The certificates in a file, at least one.
+/// Reads the certificates in a file, of which there must be at least one.
 pub(super) fn certificates(role: Role, file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let wrong = |problem| Error::new(role, file, problem);
     let text = read(file).map_err(wrong)?;
@@ -175,7 +175,7 @@ pub(super) fn certificates(role: Role, file: &Path) -> Result<Vec<CertificateDer
     }
 }
 
-/// Reads a certificate and its key, which fit together.
+/// Reads a certificate and its key, and checks that they belong together.
 pub(super) fn pair(files: &CertificateFiles) -> Result<(Certificate, Arc<CertifiedKey>), Error> {
     let key = certified_key(files)?;
     let certificate = key.cert.first().and_then(Certificate::read);
@@ -209,7 +209,7 @@ fn certified_key(files: &CertificateFiles) -> Result<CertifiedKey, Error> {
     Ok(CertifiedKey::new(chain, key))
 }
 
-/// The authorities in a file, each of them usable.
+/// Reads the authorities in a file, all of which must be usable.
 pub(super) fn authorities(file: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Error> {
     let certificates = certificates(Role::Authorities, file)?;
     let mut roots = RootCertStore::empty();
@@ -219,10 +219,10 @@ pub(super) fn authorities(file: &Path) -> Result<(RootCertStore, Vec<Certificate
     Ok((roots, certificates))
 }
 
-/// The authorities that the system believes.
+/// Reads the authorities that the system trusts.
 pub(super) fn system_authorities() -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    // What can't be read or understood is nobody's fault here, as long as something is left.
+    // The operator does not choose these: unreadable ones are skipped as long as one is left.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         return Err(Error::new(Role::Authorities, Path::new(""), Problem::NoRoots));
@@ -230,15 +230,15 @@ pub(super) fn system_authorities() -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-/// For what no file is to blame for.
+/// Makes an error that no file is to blame for.
 pub(super) fn setup_error(error: impl fmt::Display) -> Error {
     Error::new(Role::Certificate, Path::new(""), Problem::Tls(error.to_string()))
 }
 
-/// What a file without a certificate or key, whichever is looked for, holds instead.
+/// Says what a file contains that has no PEM block of the expected kind.
 fn instead(text: &[u8]) -> Problem {
     const LABEL: &[u8] = b"-----BEGIN ";
-    // A SEQUENCE of DER, as certificates, keys and PKCS #12 begin.
+    // Certificates, keys and PKCS #12 in DER begin with a SEQUENCE.
     if let [0x30, 0x80..=0x84, ..] = text {
         return Problem::Holds(BINARY.into());
     }
@@ -257,7 +257,7 @@ fn instead(text: &[u8]) -> Problem {
 fn key(file: &Path) -> Result<PrivateKeyDer<'static>, Problem> {
     let text = read(file)?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
-        // Both ways of saying it: of PKCS #8, and of the older form.
+        // Both PKCS #8 and the older PEM format mark an encrypted key by this word.
         _ if text.windows(9).any(|word| word == b"ENCRYPTED") => Problem::Encrypted,
         pem::Error::NoItemsFound => instead(&text),
         _ => Problem::Malformed,

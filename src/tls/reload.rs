@@ -1,6 +1,6 @@
-//! Owns: noticing that files have changed, and having them read anew.
-//! Invariant: what can't be used changes nothing, and is said once; a file that is still being written is looked at again.
-//! Must not know: what the files hold.
+//! Owns: reloading certificate files when they change, and warning before certificates expire.
+//! Invariant: files that can't be used change nothing and are logged once; files that are still being written are retried.
+//! Must not know: what the files contain.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,42 +11,42 @@ use super::pem::Error;
 use crate::clock;
 use crate::files::watch::{Change, FileWatcher};
 
-/// How often the files are looked at.
+/// The time between two looks at the files.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// How often a certificate that ends soon is spoken of, in looks.
+/// The number of looks between two warnings of a certificate that expires soon: one day.
 const REMIND: u64 = 24 * 60 * 60 / EVERY.as_secs();
 
-/// What is made of files.
+/// A component that is built from certificate files.
 pub trait Reload: Send + Sync {
-    /// Whose files they are: `("listener", "web")`, `("pool", "app")`.
+    /// Names the owner of the files: `("listener", "web")`, `("pool", "app")`.
     fn label(&self) -> (&'static str, &str);
 
-    /// The files.
+    /// Lists the files.
     fn files(&self) -> Vec<PathBuf>;
 
-    /// Reads them; whether they held something new, which is at work from now on. Blocks.
+    /// Reads the files and uses what they contain from now on; returns whether that is new. Blocks.
     ///
     /// # Errors
-    /// What can't be used. All stays as it was.
+    /// The first file that can't be used. Nothing changes then.
     fn reload(&self) -> Result<bool, Error>;
 
-    /// The certificates that are at work.
+    /// Returns the certificates in use.
     fn certificates(&self) -> Vec<Certificate>;
 }
 
-/// All that is made of files in one configuration.
+/// All components of one configuration that are built from certificate files.
 #[derive(Clone, Default)]
 pub struct WatchedCertificates(Arc<[Arc<dyn Reload>]>);
 
 impl WatchedCertificates {
-    /// Those in `all`, to be looked after.
+    /// Collects the components to watch.
     pub fn new(all: impl IntoIterator<Item = Arc<dyn Reload>>) -> WatchedCertificates {
         WatchedCertificates(all.into_iter().collect())
     }
 
-    /// The certificates at work, and how long each still is at the time `now`. Of several with one name it
-    /// is the one that ends first.
+    /// Returns how long each certificate in use is still valid at the time `now`. Of several certificates with one
+    /// name, the one that expires first counts.
     pub fn expiries(&self, now: Duration) -> Vec<CertificateExpiry> {
         let mut all: Vec<CertificateExpiry> = Vec::new();
         for one in &*self.0 {
@@ -71,27 +71,27 @@ impl WatchedCertificates {
     }
 }
 
-/// Their names.
+/// Lists the labels.
 impl std::fmt::Debug for WatchedCertificates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.0.iter().map(|one| one.label())).finish()
     }
 }
 
-/// How long a certificate is still good for.
+/// How long a certificate is still valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateExpiry {
     /// `listener` or `pool`.
     pub kind: &'static str,
-    /// Its name.
+    /// The name of that listener or pool.
     pub of: String,
-    /// That of the certificate.
+    /// The name of the certificate.
     pub certificate: String,
-    /// Whole days; negative once it has expired.
+    /// Whole days until it expires; negative once it has.
     pub days: i64,
 }
 
-/// Looks after `watched` for as long as it is polled.
+/// Reloads the files of `watched` when they change, for as long as this is polled.
 pub async fn watch(WatchedCertificates(watched): WatchedCertificates) {
     let mut sights: Vec<_> = watched.iter().map(|one| Sight::new(one.files())).collect();
     let mut interval = tokio::time::interval(EVERY);
@@ -102,33 +102,33 @@ pub async fn watch(WatchedCertificates(watched): WatchedCertificates) {
             watched.iter().for_each(|one| remind(&**one));
         }
         let watched = Arc::clone(&watched);
-        // A disk that doesn't answer holds up nobody but the next look.
+        // A disk that does not respond delays the next look, and nothing else.
         let looking = tokio::task::spawn_blocking(move || {
             watched.iter().zip(&mut sights).for_each(|(one, sight)| sight.look(&**one));
             sights
         });
         match looking.await {
             Ok(looked) => sights = looked,
-            // The process is ending.
+            // The runtime is shutting down.
             Err(_) => return,
         }
     }
 }
 
-/// What was last seen of the files of one.
+/// One component, its files, and the last error in them.
 struct Sight {
     watcher: FileWatcher,
-    /// What was last said of them.
-    said: Option<Error>,
+    /// The error that was logged last, and still holds.
+    logged: Option<Error>,
 }
 
 impl Sight {
     fn new(files: Vec<PathBuf>) -> Sight {
-        Sight { watcher: FileWatcher::new(files), said: None }
+        Sight { watcher: FileWatcher::new(files), logged: None }
     }
 
-    /// Has the files read at the first look, since they may have changed since they were opened, when they have
-    /// changed, and once more when they have settled.
+    /// Reloads at the first look, since the files may have changed since they were opened; whenever they change; and once
+    /// more when they have settled.
     fn look(&mut self, one: &dyn Reload) {
         let change = self.watcher.look();
         if change == Change::Unchanged {
@@ -138,25 +138,25 @@ impl Sight {
         match one.reload() {
             Ok(is_new) => {
                 if is_new {
-                    tracing::info!(kind, name, "new certificates are at work");
+                    tracing::info!(kind, name, "using the new certificates for new connections");
                     remind(one);
-                } else if self.said.is_some() {
-                    tracing::info!(kind, name, "the files of certificates are in order again");
+                } else if self.logged.is_some() {
+                    tracing::info!(kind, name, "the certificate files are valid again");
                 }
-                self.said = None;
+                self.logged = None;
             }
-            // A certificate that is there before its key is no news unless it stays like that.
-            Err(error) if change == Change::Settled && self.said.as_ref() != Some(&error) => {
+            // A new certificate whose key is not written yet is an error only if the files stay like that.
+            Err(error) if change == Change::Settled && self.logged.as_ref() != Some(&error) => {
                 let remedy = error.remedy();
-                tracing::error!(kind, name, %error, remedy, "cannot use the new certificates; the old ones stay at work");
-                self.said = Some(error);
+                tracing::error!(kind, name, %error, remedy, "cannot use the new certificate files; the old certificates stay in use");
+                self.logged = Some(error);
             }
             Err(_) => {}
         }
     }
 }
 
-/// Says which certificates end soon, or have ended.
+/// Warns of the certificates that expire soon or have expired.
 fn remind(one: &dyn Reload) {
     let (kind, name) = one.label();
     for certificate in one.certificates() {
@@ -164,7 +164,7 @@ fn remind(one: &dyn Reload) {
         match certificate.validity(clock::unix()) {
             Validity::Good => {}
             Validity::Soon(days) => {
-                tracing::warn!(kind, name, certificate = of, days, "a certificate ends soon; renew it")
+                tracing::warn!(kind, name, certificate = of, days, "certificate expires soon; renew it")
             }
             Validity::Expired(days) => {
                 tracing::error!(
@@ -172,7 +172,7 @@ fn remind(one: &dyn Reload) {
                     name,
                     certificate = of,
                     days,
-                    "a certificate has expired: clients refuse it; renew it"
+                    "certificate has expired: peers reject it; renew it"
                 );
             }
             Validity::NotYet(days) => {
@@ -181,7 +181,7 @@ fn remind(one: &dyn Reload) {
                     name,
                     certificate = of,
                     days,
-                    "a certificate is not valid yet: clients refuse it; look at the clock"
+                    "certificate is not valid yet: peers reject it; check this machine's clock, or wait"
                 );
             }
         }

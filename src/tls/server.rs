@@ -1,5 +1,5 @@
-//! Owns: TLS towards clients: which certificates, which versions, who has to show one, and the handshake.
-//! Invariant: a change of files is for new connections; a ticket is worth nothing where its certificate would not be believed.
+//! Owns: TLS with clients: certificates, versions, verification of client certificates, and the handshake.
+//! Invariant: new files affect new connections only; a session ticket never outlives the authorities that its client was verified by.
 //! Must not know: listeners, HTTP.
 
 use std::io;
@@ -28,36 +28,36 @@ use crate::clock;
 /// `[listeners.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// At least one; the first is for clients that ask for a name that none is for.
+    /// At least one; clients that ask for any other name get the first.
     pub certificates: Vec<CertificateFiles>,
-    /// The oldest version that is spoken.
+    /// The oldest version to accept.
     pub min_version: Version,
-    /// Whether HTTP/2 is offered.
+    /// Whether to offer HTTP/2.
     pub http2: bool,
-    /// Whether clients are asked for certificates.
+    /// How to verify clients by certificate; `None` requests no certificates.
     pub clients: Option<ClientVerification>,
 }
 
 /// A version of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Version {
-    /// 1.2, with forward secrecy and authenticated encryption only.
+    /// TLS 1.2, with forward secrecy and authenticated encryption only.
     #[default]
     Tls12,
-    /// 1.3.
+    /// TLS 1.3.
     Tls13,
 }
 
-/// Whose certificates are asked for.
+/// The verification of client certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientVerification {
-    /// The file of the authorities that vouch for clients.
+    /// The file of the authorities that issue clients' certificates.
     pub authorities: PathBuf,
-    /// Whether a client without a certificate is refused.
+    /// Whether to reject a client without a certificate.
     pub is_required: bool,
 }
 
-/// What takes the connections of one listener, on all threads: its tickets are good on each.
+/// The TLS acceptor of one listener, shared by all threads: a ticket from one thread is valid on every other.
 pub struct Acceptor {
     name: String,
     settings: Settings,
@@ -67,24 +67,24 @@ pub struct Acceptor {
 struct Current {
     config: Arc<ServerConfig>,
     certificates: Vec<Certificate>,
-    /// What the files held, to tell whether they hold something else.
+    /// The certificates that the files contained, to notice when they contain others.
     chains: Vec<Vec<CertificateDer<'static>>>,
     authorities: Vec<CertificateDer<'static>>,
 }
 
-/// What a handshake has settled.
+/// The outcome of a handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandshakeInfo {
-    /// Whether the client wants HTTP/2.
+    /// Whether HTTP/2 was negotiated.
     pub is_http2: bool,
-    /// The name that it asked for, in lower case.
+    /// The SNI name that the client sent, in lower case.
     pub server_name: Option<String>,
-    /// The holder of the certificate that it has shown and that was verified: the value of [`subject::SUBJECT_FIELD`].
+    /// The subject of the verified client certificate: the value of [`subject::SUBJECT_FIELD`].
     pub subject: Option<HeaderValue>,
 }
 
 impl Acceptor {
-    /// Reads the files. Messages and metrics call it `name`.
+    /// Reads the files. Messages and metrics call the acceptor `name`.
     ///
     /// # Errors
     /// The first file that can't be used.
@@ -94,15 +94,15 @@ impl Acceptor {
         Ok(Acceptor { name: name.into(), settings: settings.clone(), current })
     }
 
-    /// What a new connection is to be served with.
+    /// Returns the configuration for a new connection.
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.current.load().config)
     }
 
-    /// Shakes hands. It takes as long as the client likes: the caller sets a limit.
+    /// Performs the handshake. The caller limits the time: the client decides how long it takes.
     ///
     /// # Errors
-    /// If the client goes, or wants what is not offered, or shows a certificate that is not believed.
+    /// If the connection breaks, the client supports nothing that is offered, or its certificate fails verification.
     pub async fn accept<S>(&self, stream: S) -> io::Result<(TlsStream<S>, HandshakeInfo)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -119,16 +119,16 @@ impl Acceptor {
 }
 
 impl HandshakeInfo {
-    /// What was settled on `connection`; `now` is since 1970.
+    /// Reads the outcome of the handshake on `connection`; `now` is since 1970.
     pub(super) fn of(connection: &ServerConnection, now: Duration) -> io::Result<HandshakeInfo> {
         let shown = connection.peer_certificates().and_then(<[_]>::first);
         let refused = |why| io::Error::new(io::ErrorKind::PermissionDenied, why);
         let subject = match shown {
             None => None,
             Some(der) => {
-                // A resumed session shows what it was begun with, which may be over meanwhile.
-                let is_over = |read: Certificate| matches!(read.validity(now), Validity::Expired(_));
-                if Certificate::read(der).is_none_or(is_over) {
+                // A resumed session has the certificate of the full handshake, which may have expired since.
+                let is_expired = |read: Certificate| matches!(read.validity(now), Validity::Expired(_));
+                if Certificate::read(der).is_none_or(is_expired) {
                     return Err(refused("the client's certificate has expired"));
                 }
                 Some(
@@ -162,7 +162,7 @@ impl Reload for Acceptor {
         if is_same_trust && material.chains().eq(current.chains.iter().map(Vec::as_slice)) {
             return Ok(false);
         }
-        // A ticket stands for a certificate that was believed: with other authorities it may not be.
+        // A ticket stands for a client that was verified: the new authorities may not trust its certificate.
         let tickets = if is_same_trust { Arc::clone(&current.config.ticketer) } else { tickets()? };
         self.current.store(Arc::new(material.build(&self.settings, tickets)?));
         Ok(true)
@@ -173,7 +173,7 @@ impl Reload for Acceptor {
     }
 }
 
-/// The content of the files.
+/// The content of all files.
 struct Material {
     pairs: Vec<(Certificate, Arc<CertifiedKey>)>,
     roots: Option<Arc<RootCertStore>>,
@@ -210,8 +210,8 @@ impl Material {
         };
         let mut config = builder.with_cert_resolver(Arc::new(CertificateResolver::new(&self.pairs)));
         config.alpn_protocols = protocols(settings.http2);
-        // Tickets alone: what is kept in a table would be locked by every thread. Early data stays
-        // off, as it is by default: it could be sent twice.
+        // Tickets, and no cache of sessions: every thread would lock that. Early data stays off, as it is
+        // by default: it can be replayed.
         config.ticketer = ticketer;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ignore_client_order = true;
@@ -229,7 +229,8 @@ fn versions(least: Version) -> &'static [&'static SupportedProtocolVersion] {
     }
 }
 
-/// Keys for tickets that change every six hours. Each listener has its own: what it asks of clients is its own, too.
+/// Makes the keys of session tickets, which rotate every six hours. Each listener has its own keys, since each verifies
+/// clients in its own way.
 fn tickets() -> Result<Arc<dyn ProducesTickets>, Error> {
     rustls::crypto::aws_lc_rs::Ticketer::new().map_err(pem::setup_error)
 }

@@ -1,6 +1,6 @@
-//! Owns: which certificate a client gets for the name that it asks for.
-//! Invariant: an exact name before a wildcard, the first certificate for everyone else; nobody is left without one.
-//! Must not know: files; what is served under a name.
+//! Owns: choosing the certificate for the name that a client asks for (SNI).
+//! Invariant: an exact name comes before a wildcard, and the first certificate serves all other names and no name.
+//! Must not know: files, or what is served under a name.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,12 +17,12 @@ use super::certificate::Certificate;
 pub(super) struct CertificateResolver {
     default: Vec<Arc<CertifiedKey>>,
     exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
-    /// By what stands behind the `*.`.
+    /// By the part after `*.`.
     wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
 }
 
 impl CertificateResolver {
-    /// Of several certificates for one name the first is taken that the client understands: RSA beside ECDSA.
+    /// Several certificates may have one name, such as an RSA and an ECDSA one: a client gets the first that it supports.
     pub(super) fn new(certificates: &[(Certificate, Arc<CertifiedKey>)]) -> CertificateResolver {
         let mut resolver = CertificateResolver { default: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new() };
         for (certificate, key) in certificates {
@@ -35,27 +35,27 @@ impl CertificateResolver {
             }
         }
         if let Some((first, key)) = certificates.first() {
-            // Its twins of other kinds of key are for those who ask for nothing, too.
-            let twins = certificates.iter().skip(1).filter(|(other, _)| other.names == first.names);
-            resolver.default = std::iter::once(key).chain(twins.map(|(_, key)| key)).map(Arc::clone).collect();
+            // Certificates with the same names and another algorithm are defaults as well.
+            let variants = certificates.iter().skip(1).filter(|(other, _)| other.names == first.names);
+            resolver.default = std::iter::once(key).chain(variants.map(|(_, key)| key)).map(Arc::clone).collect();
         }
         resolver
     }
 
     fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let all = name.and_then(|name| self.lookup(name)).unwrap_or(&self.default);
-        let understood = all.iter().find(|key| key.key.choose_scheme(schemes).is_some());
-        understood.or(all.first()).map(Arc::clone)
+        let supported = all.iter().find(|key| key.key.choose_scheme(schemes).is_some());
+        supported.or(all.first()).map(Arc::clone)
     }
 
     fn lookup(&self, name: &str) -> Option<&Vec<Arc<CertifiedKey>>> {
-        // The dot of the root has no place here (RFC 6066 §3), and changes no name.
+        // RFC 6066 §3 excludes the trailing dot of the root; with it, the name is the same.
         let name = name.strip_suffix('.').unwrap_or(name);
         let name = match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => Cow::Owned(name.to_ascii_lowercase()),
             false => Cow::Borrowed(name),
         };
-        // A wildcard stands for one label (RFC 6125 §6.4.3).
+        // A wildcard matches exactly one label (RFC 6125 §6.4.3).
         let domain = || name.split_once('.').and_then(|(_, domain)| self.wildcard.get(domain));
         self.exact.get(&*name).or_else(domain)
     }
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_certificates_for_one_name_a_client_gets_the_one_that_it_understands() {
+    fn of_two_certificates_for_one_name_a_client_gets_the_one_that_it_supports() {
         let (folder, authority) = (Folder::new(), Authority::new("root"));
         let modern = authority.issue_by(&rcgen::PKCS_ED25519, &["app.example"], |_| {});
         let pairs = [folder.pair("modern", &modern), folder.pair("common", &authority.issue(&["app.example"]))];

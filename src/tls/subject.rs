@@ -1,6 +1,6 @@
-//! Owns: how the holder of a certificate is written: RFC 4514, in printable ASCII.
-//! Invariant: two holders are never written alike; whatever a certificate says, it is a valid field value.
-//! Must not know: whether the certificate is believed.
+//! Owns: the text form of a certificate's subject: RFC 4514, in printable ASCII.
+//! Invariant: two subjects never have the same text, and the text is always a valid field value.
+//! Must not know: whether the certificate is trusted.
 
 use std::fmt::Write;
 
@@ -9,14 +9,14 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::asn1_rs::ToDer;
 use x509_parser::prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate, X509Name};
 
-/// The field in which a backend is told whose certificate the client has shown: the subject, as RFC
-/// 4514 writes it. Like every `Linchpin-*` field it is dropped where a client sends it.
+/// The request header that passes the subject of the client's certificate to a backend, in the notation of RFC 4514. Like
+/// every `Linchpin-*` field, it is removed from what a client sends.
 pub const SUBJECT_FIELD: &str = "linchpin-client-subject";
 
-/// A subject longer than this is none that a backend could be told: a part of it might be another's.
+/// The longest text, in bytes. A longer one is not cut, since its beginning may be the subject of another client.
 const MAX_BYTES: usize = 4096;
 
-/// The words of RFC 4514 §3; all else is written with its number.
+/// The attribute names of RFC 4514 §3; any other attribute is written with its object identifier.
 const ATTRIBUTE_NAMES: [(&str, &str); 9] = [
     ("2.5.4.3", "CN"),
     ("2.5.4.7", "L"),
@@ -29,8 +29,8 @@ const ATTRIBUTE_NAMES: [(&str, &str); 9] = [
     ("0.9.2342.19200300.100.1.1", "UID"),
 ];
 
-/// The holder of a certificate, for a field. Without a subject it is the first of its other names:
-/// `URI:spiffe://…`, `DNS:…`, `EMAIL:…`. `None` if there is none of them, or it is too long.
+/// Returns the value of [`SUBJECT_FIELD`]. A certificate without a subject has its first alternative name instead:
+/// `URI:spiffe://…`, `DNS:…`, `EMAIL:…`. `None` if it has neither, or the text is too long.
 pub(super) fn field_value(der: &CertificateDer<'_>) -> Option<HeaderValue> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let mut text = rfc4514(certificate.subject());
@@ -41,7 +41,7 @@ pub(super) fn field_value(der: &CertificateDer<'_>) -> Option<HeaderValue> {
     HeaderValue::try_from(text).ok().filter(|value| value.len() <= MAX_BYTES)
 }
 
-/// A name as RFC 4514 writes it: the most specific part first.
+/// Writes a name in the notation of RFC 4514: the most specific part first.
 pub(super) fn rfc4514(name: &X509Name<'_>) -> String {
     let parts: Vec<_> = name.iter_rdn().map(|part| part.iter().map(attribute).collect::<Vec<_>>().join("+")).collect();
     parts.into_iter().rev().collect::<Vec<_>>().join(",")
@@ -72,7 +72,7 @@ fn alternative_name(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-/// RFC 4514 §2.4, and every byte that is not printable ASCII as `\` and two digits.
+/// Escapes a value as RFC 4514 §2.4 does, and every byte that is not printable ASCII as `\` and two digits.
 fn escaped(value: &str) -> String {
     let last = value.len().saturating_sub(1);
     let mut text = String::with_capacity(value.len());
@@ -112,7 +112,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_value_is_a_valid_field_and_can_be_read_back(value in any::<String>()) {
+        fn a_value_is_a_valid_field_value_and_can_be_read_back(value in any::<String>()) {
             let text = escaped(&value);
             prop_assert!(HeaderValue::try_from(&text).is_ok());
             let (mut read, mut rest) = (Vec::new(), text.bytes());

@@ -1,6 +1,6 @@
-//! Owns: what holds between two ends of a connection, and between files and what is made of them.
-//! Invariant: real handshakes over a pipe in memory, real files, no sockets.
-//! Must not know: how either is done.
+//! Owns: tests of handshakes between two ends of a connection, and of reloading files.
+//! Invariant: handshakes are real and run over a pipe in memory; files are real; there are no sockets.
+//! Must not know: how TLS is implemented.
 
 pub(crate) mod authority;
 mod files;
@@ -23,7 +23,7 @@ use super::server::{HandshakeInfo, Settings, Version};
 use super::*;
 use authority::{Authority, Issued};
 
-/// A folder of a test's own, gone with it.
+/// A temporary folder of one test, removed on drop.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
@@ -57,7 +57,7 @@ fn settings(certificates: Vec<CertificateFiles>) -> Settings {
     Settings { certificates, min_version: Version::default(), http2: true, clients: None }
 }
 
-/// A client that believes `authority`, and has a certificate to show.
+/// A client that trusts one authority, and may have a certificate.
 struct TestClient {
     config: Arc<ClientConfig>,
 }
@@ -69,13 +69,13 @@ impl TestClient {
     fn new(
         authority: &Authority,
         versions: &[&'static SupportedProtocolVersion],
-        shows: Option<&Issued>,
+        certificate: Option<&Issued>,
     ) -> TestClient {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
         let builder = builder.with_root_certificates(roots);
-        let mut config = match shows {
+        let mut config = match certificate {
             None => builder.with_no_client_auth(),
             Some(issued) => {
                 let chain = CertificateDer::pem_slice_iter(issued.certificate.as_bytes()).map(Result::unwrap).collect();
@@ -87,7 +87,7 @@ impl TestClient {
         TestClient { config: Arc::new(config) }
     }
 
-    /// Connects, and exchanges a byte each way. Who was refused by the server in TLS 1.3 learns of it only then.
+    /// Connects, and sends a byte each way: in TLS 1.3 a client learns only then that the server rejected it.
     async fn connect(&self, acceptor: &Acceptor, name: &str) -> std::io::Result<TestConnection> {
         let (client_io, server_io) = tokio::io::duplex(64 * 1024);
         let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -115,7 +115,7 @@ impl TestConnection {
         Ok(())
     }
 
-    /// The certificate that the client got to see.
+    /// Returns the certificate that the server sent.
     fn server_certificate(&self) -> Certificate {
         Certificate::read(&self.client.get_ref().1.peer_certificates().unwrap()[0]).unwrap()
     }

@@ -37,7 +37,7 @@ async fn a_configuration_that_is_no_file_or_without_an_end_is_refused_and_nobody
     for (path, what) in no_files(&folder).await {
         for command in ["check", "run"] {
             let done = linchpin(&[command, "-c", &path]).await;
-            let words = format!("it is {what}, and no regular file; write its content into a file");
+            let words = format!("it is {what}, not a regular file; write its content into a file");
             assert_eq!(done.status.code(), Some(1), "{command} {path}");
             assert!(said(&done).contains(&words), "{command} {path}: {}", said(&done));
         }
@@ -78,7 +78,7 @@ async fn whatever_a_configuration_names_has_to_be_a_file() {
             assert_eq!(done.status.code(), Some(1), "{text}");
             let said = said(&done);
             assert!(said.contains(finding), "{text}\n{said}");
-            assert!(said.contains(what) || said.contains("no regular file"), "{text}\n{said}");
+            assert!(said.contains(what) || said.contains("not a regular file"), "{text}\n{said}");
         }
     }
     let file = folder.write("linchpin.toml", format!("[log]\naccess = \"/dev/stdout\"\n{REST}").as_bytes());
@@ -97,7 +97,7 @@ async fn a_file_of_backends_that_was_a_fifo_for_a_while_is_read_again_when_it_is
     std::fs::remove_file(&file).unwrap();
     run("mkfifo", &[&file]).await;
     let is_told = async |what: &str| proxy.ask("GET", "/api/v1/status", "").await.text().contains(what);
-    until("that it is no file is told", async || is_told("it is a FIFO or pipe, and no regular file").await).await;
+    until("that it is no file is told", async || is_told("it is a FIFO or pipe, not a regular file").await).await;
     let next = folder.write("next.txt", format!("a {}\nb {}\n", a.address(), b.address()).as_bytes());
     std::fs::rename(&next, &file).unwrap();
     until("it is read", async || proxy.pool().backends().len() == 2).await;

@@ -153,7 +153,7 @@ fn what_is_odd_about_a_certificate_is_a_warning_and_what_cannot_be_used_an_error
             )),
         ),
         (unnamed, Some((Warning, 4, "the certificate of \"CN=app.example\" names no host: clients refuse it"))),
-        (mismatch, Some((Error, 5, "the key in KEY is not that of CERT"))),
+        (mismatch, Some((Error, 5, "the key in KEY does not belong to the certificate in CERT"))),
     ];
     let tls = format!("{LISTENER}cert = \"app.pem\"\nkey = \"app.key\"\n");
     for (issued, expected) in cases {

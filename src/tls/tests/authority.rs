@@ -1,5 +1,5 @@
-//! Owns: a certificate authority of a test's own, and what it issues.
-//! Invariant: every key is new; nothing is good longer than the test says.
+//! Owns: a certificate authority for tests, and the certificates that it issues.
+//! Invariant: every key is new.
 //! Must not know: what is tested.
 
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, SignatureAlgorithm,
 };
 
-/// An authority.
+/// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
@@ -29,17 +29,17 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A certificate for `names`, the first of which is its holder's.
+    /// Issues a certificate for `names`, with the first one as its subject.
     pub fn issue(&self, names: &[&str]) -> Issued {
         self.issue_with(names, |_| {})
     }
 
-    /// The same, with what `change` makes of it.
+    /// Issues a certificate after `change` has changed its parameters.
     pub fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         self.issue_by(&rcgen::PKCS_ECDSA_P256_SHA256, names, change)
     }
 
-    /// The same, with a key of another kind.
+    /// Issues a certificate with a key of the given algorithm.
     pub fn issue_by(
         &self,
         kind: &'static SignatureAlgorithm,
@@ -55,7 +55,7 @@ impl Authority {
 }
 
 impl Issued {
-    /// Writes both to `folder`, as NAME.pem and NAME.key.
+    /// Writes both to `folder` as NAME.pem and NAME.key.
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         use std::os::unix::fs::PermissionsExt;
         let (certificate, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
@@ -66,7 +66,7 @@ impl Issued {
     }
 }
 
-/// A subject, the most general part first.
+/// Makes a subject, with the most general part first.
 pub fn subject(parts: &[(DnType, &str)]) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     parts.iter().for_each(|(kind, value)| name.push(kind.clone(), *value));

@@ -1,6 +1,6 @@
-//! Owns: files that can't be used, and files that change while they are in use.
+//! Owns: tests of files that can't be used, and of files that change while they are in use.
 //! Invariant: as in `tests`.
-//! Must not know: how it is done.
+//! Must not know: how files are read.
 
 use std::os::unix::fs::symlink;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::super::reload::{CertificateExpiry, WatchedCertificates, watch};
 use super::*;
 
 #[test]
-fn what_cannot_be_used_is_named_with_what_to_do_and_no_key_is_shown() {
+fn a_file_that_cannot_be_used_is_named_with_a_remedy_and_no_key_is_revealed() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let (one, other) = (authority.issue(&["one.example"]), authority.issue(&["other.example"]));
     let (one_file, other_file) = (folder.pair("one", &one), folder.pair("other", &other));
@@ -42,7 +42,7 @@ fn what_cannot_be_used_is_named_with_what_to_do_and_no_key_is_shown() {
             Role::Certificate,
             Problem::Swapped(one_file.certificate.clone()),
         ),
-        (write("request", request), one_file.key.clone(), Role::Certificate, holds("a request for one")),
+        (write("request", request), one_file.key.clone(), Role::Certificate, holds("a certificate request")),
         (write("der", "0\u{2}"), one_file.key.clone(), Role::Certificate, Problem::Empty),
         (write("no-der", no_der), one_file.key.clone(), Role::Certificate, Problem::Unusable),
         (write("long", &"x".repeat(2 << 20)), one_file.key.clone(), Role::Certificate, Problem::TooLarge),
@@ -74,7 +74,7 @@ fn what_cannot_be_used_is_named_with_what_to_do_and_no_key_is_shown() {
     }
 }
 
-/// Until `acceptor` shows a new client a certificate of `holder`, within a time.
+/// Waits until `acceptor` sends new clients the certificate of `holder`, for 20 seconds at most.
 async fn until_shown(acceptor: &Acceptor, client: &TestClient, holder: &str) {
     let shown = async {
         loop {
@@ -88,16 +88,16 @@ async fn until_shown(acceptor: &Acceptor, client: &TestClient, holder: &str) {
     tokio::time::timeout(Duration::from_secs(20), shown).await.unwrap_or_else(|_| panic!("{holder} is not shown"));
 }
 
-/// Nothing in it waits for the real clock: looks follow each other as fast as files can be read.
+/// The clock is paused: looks follow each other as fast as files can be read.
 #[tokio::test(start_paused = true)]
-async fn files_that_change_in_any_way_are_at_work_for_new_connections_only() {
+async fn files_that_change_in_any_way_are_used_for_new_connections_only() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let issue = |holder: &str| {
         authority.issue_with(&["app.example"], |params| {
             params.distinguished_name = authority::subject(&[(rcgen::DnType::CommonName, holder)]);
         })
     };
-    // As Kubernetes mounts a secret: the files are links into ..data, which is a link to a folder.
+    // Kubernetes mounts a secret like this: the files are links into ..data, which is a link to a folder.
     let mount = |version: &str| {
         let inner = folder.0.join(version);
         std::fs::create_dir(&inner).unwrap();
@@ -113,7 +113,7 @@ async fn files_that_change_in_any_way_are_at_work_for_new_connections_only() {
     let acceptor = Arc::new(Acceptor::open("web", &settings(vec![pair.clone()])).unwrap());
     let watching = tokio::spawn(watch(WatchedCertificates::new([Arc::clone(&acceptor) as Arc<dyn Reload>])));
     let client = TestClient::new(&authority, ALL, None);
-    // Without tickets each client is shown the certificate anew.
+    // Without tickets every handshake is a full one, in which the server sends its certificate.
     let client = TestClient {
         config: Arc::new({
             let mut config = (*client.config).clone();
@@ -126,7 +126,7 @@ async fn files_that_change_in_any_way_are_at_work_for_new_connections_only() {
     mount("v2");
     until_shown(&acceptor, &client, "v2").await;
 
-    // In place, the key long after the certificate; meanwhile the old ones are at work.
+    // Written in place, the key long after the certificate: the old ones stay in use meanwhile.
     let third = issue("v3");
     let files = [folder.0.join("v2/tls.pem"), folder.0.join("v2/tls.key")];
     std::fs::write(&files[0], &third.certificate).unwrap();
@@ -143,7 +143,7 @@ async fn files_that_change_in_any_way_are_at_work_for_new_connections_only() {
     }
     until_shown(&acceptor, &client, "v4").await;
 
-    // Gone, or of no use, and back.
+    // Broken and removed, then valid again.
     std::fs::write(&files[0], "what is this?").unwrap();
     std::fs::remove_file(&files[1]).unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -171,16 +171,16 @@ fn the_days_left_follow_a_change_of_files() {
     let pairs = vec![folder.pair("one", &until(80)), folder.pair("other", &until(70))];
     let acceptor = Arc::new(Acceptor::open("web", &settings(pairs)).unwrap());
     let watched = WatchedCertificates::new([Arc::clone(&acceptor) as Arc<dyn Reload>]);
-    let told =
+    let expected =
         |days| vec![CertificateExpiry { kind: "listener", of: "web".into(), certificate: "app.example".into(), days }];
-    // Of two with one name the one that ends first.
-    assert_eq!(watched.expiries(now), told(70));
+    // Of two certificates with one name, the one that expires first counts.
+    assert_eq!(watched.expiries(now), expected(70));
     folder.pair("other", &until(90));
     assert!(acceptor.reload().unwrap());
-    assert_eq!(watched.expiries(now), told(80));
+    assert_eq!(watched.expiries(now), expected(80));
     assert!(!acceptor.reload().unwrap());
-    // The day after.
+    // One day after it expired.
     folder.pair("other", &until(-1));
     acceptor.reload().unwrap();
-    assert_eq!(watched.expiries(now), told(-1));
+    assert_eq!(watched.expiries(now), expected(-1));
 }

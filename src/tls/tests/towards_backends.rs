@@ -1,14 +1,14 @@
-//! Owns: what is believed of backends, and what is shown to them.
+//! Owns: tests of verifying backends, and of our own certificate for them.
 //! Invariant: as in `tests`.
-//! Must not know: how it is done.
+//! Must not know: how handshakes are done.
 
-use super::super::client::Settings as Believes;
+use super::super::client::Settings as ConnectorSettings;
 use super::super::server::ClientVerification;
 use super::*;
 
-/// Connects to a backend with `settings` that is to be at `host`: whether HTTP/2 is spoken, and whom it saw.
+/// Connects to a backend at `host` with `settings`. Returns whether HTTP/2 was negotiated, and the handshake as the backend saw it.
 async fn connect(
-    settings: &Believes,
+    settings: &ConnectorSettings,
     http2: bool,
     host: &str,
     backend: &Acceptor,
@@ -25,17 +25,17 @@ async fn connect(
 }
 
 #[tokio::test]
-async fn a_backend_is_believed_that_a_known_authority_vouches_for_under_its_name() {
+async fn a_backend_is_accepted_if_a_trusted_authority_issued_its_certificate_for_the_expected_name() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let backend = settings(vec![folder.pair("backend", &authority.issue(&["app.internal", "127.0.0.1"]))]);
     let backend = Acceptor::open("backend", &backend).unwrap();
     let ours = folder.write("ca.pem", &authority.pem());
     let others = folder.write("others.pem", &Authority::new("others").pem());
     let named = |name: &str| Some(name.to_owned());
-    let by = |authorities: &PathBuf, server_name| Believes {
+    let by = |authorities: &PathBuf, server_name| ConnectorSettings {
         authorities: Some(authorities.clone()),
         server_name,
-        ..Believes::default()
+        ..ConnectorSettings::default()
     };
 
     let (is_http2, handshake) = connect(&by(&ours, None), true, "127.0.0.1", &backend).await.unwrap();
@@ -49,12 +49,12 @@ async fn a_backend_is_believed_that_a_known_authority_vouches_for_under_its_name
         (by(&others, None), "127.0.0.1"),
     ] {
         assert!(connect(&settings, true, host, &backend).await.is_err(), "{settings:?}");
-        // Whoever says so believes everyone.
-        let settings = Believes { verify: false, ..settings };
+        // With `verify = false` every certificate is accepted.
+        let settings = ConnectorSettings { verify: false, ..settings };
         assert!(connect(&settings, true, host, &backend).await.is_ok(), "{settings:?}");
     }
-    // The system does not know our authority, if it knows any.
-    if let Ok(connector) = Connector::open("app", &Believes::default()) {
+    // The system does not trust the authority of this test, if it trusts any.
+    if let Ok(connector) = Connector::open("app", &ConnectorSettings::default()) {
         let (client_io, server_io) = tokio::io::duplex(64 * 1024);
         let name = connector.name_of("127.0.0.1").unwrap();
         let (connected, _) = tokio::join!(connector.connect(name, client_io, true), backend.accept(server_io));
@@ -63,7 +63,7 @@ async fn a_backend_is_believed_that_a_known_authority_vouches_for_under_its_name
 }
 
 #[tokio::test]
-async fn a_backend_that_asks_gets_to_see_our_certificate_and_the_new_one_after_a_change() {
+async fn a_backend_that_requests_a_certificate_gets_ours_and_the_new_one_after_a_change() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let ca = folder.write("ca.pem", &authority.pem());
     let asks = Settings {
@@ -71,10 +71,10 @@ async fn a_backend_that_asks_gets_to_see_our_certificate_and_the_new_one_after_a
         ..settings(vec![folder.pair("backend", &authority.issue(&["127.0.0.1"]))])
     };
     let backend = Acceptor::open("backend", &asks).unwrap();
-    let without = Believes { authorities: Some(ca), ..Believes::default() };
+    let without = ConnectorSettings { authorities: Some(ca), ..ConnectorSettings::default() };
     assert!(connect(&without, false, "127.0.0.1", &backend).await.is_err());
 
-    let with = Believes { certificate: Some(folder.pair("own", &authority.issue(&["one"]))), ..without };
+    let with = ConnectorSettings { certificate: Some(folder.pair("own", &authority.issue(&["one"]))), ..without };
     let connector = Connector::open("app", &with).unwrap();
     for (name, is_new) in [("one", false), ("two", true)] {
         if is_new {
@@ -94,8 +94,8 @@ async fn a_backend_that_asks_gets_to_see_our_certificate_and_the_new_one_after_a
 fn a_backend_without_a_name_needs_one() {
     let folder = Folder::new();
     let ca = folder.write("ca.pem", &Authority::new("root").pem());
-    let settings = Believes { authorities: Some(ca), ..Believes::default() };
+    let settings = ConnectorSettings { authorities: Some(ca), ..ConnectorSettings::default() };
     assert!(Connector::open("app", &settings).unwrap().name_of("").is_err());
-    let settings = Believes { server_name: Some("not a name".into()), ..settings };
+    let settings = ConnectorSettings { server_name: Some("not a name".into()), ..settings };
     assert!(Connector::open("app", &settings).is_err());
 }

@@ -1,6 +1,6 @@
-//! Owns: what clients meet: certificates by name, versions, tickets, and being asked for a certificate.
+//! Owns: tests of what clients see: certificates by name, versions, tickets, and client certificates.
 //! Invariant: as in `tests`.
-//! Must not know: how it is done.
+//! Must not know: how handshakes are done.
 
 use super::super::server::ClientVerification;
 use super::*;
@@ -13,7 +13,7 @@ fn asking(folder: &Folder, authority: &Authority, is_required: bool) -> Settings
 }
 
 #[tokio::test]
-async fn each_name_gets_its_own_certificate_and_a_stranger_the_first() {
+async fn each_name_gets_its_own_certificate_and_any_other_the_first() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let issue = |name: &str, names: &[&str]| folder.pair(name, &authority.issue(names));
     let pairs = vec![
@@ -34,14 +34,14 @@ async fn each_name_gets_its_own_certificate_and_a_stranger_the_first() {
         assert_eq!(connection.server_certificate().subject, holder, "{name}");
         assert_eq!(connection.handshake.server_name, Some(name.to_ascii_lowercase()));
     }
-    // One label, no more and no less; these get the first certificate, which is not for them.
+    // A wildcard matches one label, no more and no less: these get the first certificate, which has another name.
     for name in ["a.b.shop.example", "shop.example", "other.example"] {
         assert!(client.connect(&acceptor, name).await.is_err(), "{name}");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_names_nobody_gets_the_first_certificate() {
+async fn a_client_without_a_name_gets_the_first_certificate() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let first = authority.issue_with(&["first.example"], |params| {
         params.subject_alt_names.push(SanType::IpAddress([192, 0, 2, 1].into()));
@@ -56,7 +56,7 @@ async fn a_client_that_names_nobody_gets_the_first_certificate() {
 }
 
 #[tokio::test]
-async fn http2_is_spoken_where_both_want_it() {
+async fn http2_is_negotiated_if_both_sides_offer_it() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let offers = settings(vec![folder.pair("server", &authority.issue(&["app.example"]))]);
     let client = TestClient::new(&authority, ALL, None);
@@ -70,7 +70,7 @@ async fn http2_is_spoken_where_both_want_it() {
 }
 
 #[tokio::test]
-async fn old_versions_are_spoken_as_far_as_they_may() {
+async fn old_versions_are_accepted_down_to_the_configured_one() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let offers = settings(vec![folder.pair("server", &authority.issue(&["app.example"]))]);
     let (new, old) = (TestClient::new(&authority, ALL, None), TestClient::new(&authority, OLD, None));
@@ -80,7 +80,7 @@ async fn old_versions_are_spoken_as_far_as_they_may() {
     let connection = old.connect(&acceptor, "app.example").await.unwrap();
     assert_eq!(version(&connection), rustls::ProtocolVersion::TLSv1_2);
     assert_eq!(version(&new.connect(&acceptor, "app.example").await.unwrap()), rustls::ProtocolVersion::TLSv1_3);
-    // What was recorded can't be read later, and was not tampered with: nothing else is spoken.
+    // TLS 1.2 has forward secrecy and authenticated encryption: no other suite is accepted.
     let suites = acceptor.config().crypto_provider().cipher_suites.clone();
     let old_suites = suites.iter().filter(|suite| suite.tls13().is_none()).map(|suite| format!("{:?}", suite.suite()));
     for suite in old_suites {
@@ -93,7 +93,7 @@ async fn old_versions_are_spoken_as_far_as_they_may() {
 }
 
 #[tokio::test]
-async fn the_server_prefers_and_takes_no_early_data() {
+async fn the_server_chooses_the_suite_and_takes_no_early_data() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let pair = folder.pair("server", &authority.issue(&["app.example"]));
     let config = Acceptor::open("web", &settings(vec![pair])).unwrap().config();
@@ -126,7 +126,7 @@ fn a_session_is_resumed_on_any_thread_and_across_a_change_of_certificates() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_was_verified_is_told_of_and_no_other() {
+async fn the_subject_of_a_verified_certificate_is_passed_on_and_no_other() {
     let (folder, authority, stranger) = (Folder::new(), Authority::new("root"), Authority::new("stranger"));
     let alice = authority.issue_with(&["alice"], |params| {
         let parts = [
@@ -158,7 +158,7 @@ async fn a_certificate_that_was_verified_is_told_of_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_certificate_without_a_subject_is_told_of_by_its_other_name() {
+async fn a_certificate_without_a_subject_is_named_by_its_alternative_name() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let acceptor = Acceptor::open("web", &asking(&folder, &authority, true)).unwrap();
     let workload = authority.issue_with(&[], |params| {
@@ -167,7 +167,7 @@ async fn a_certificate_without_a_subject_is_told_of_by_its_other_name() {
     });
     let connection = TestClient::new(&authority, ALL, Some(&workload)).connect(&acceptor, "app.example").await.unwrap();
     assert_eq!(connection.handshake.subject.unwrap(), "URI:spiffe://example/app");
-    // What can't be passed on as a whole is not passed on: a part of it might be another's name.
+    // A subject that is too long is not cut: its beginning may be the subject of another client.
     let long = "x".repeat(5000);
     let long = authority.issue_with(&[], |params| {
         params.distinguished_name = authority::subject(&[(DnType::CommonName, &long)]);
@@ -179,7 +179,7 @@ async fn a_certificate_without_a_subject_is_told_of_by_its_other_name() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_over_is_not_told_of_though_its_session_goes_on() {
+async fn an_expired_certificate_is_rejected_even_in_a_resumed_session() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let acceptor = Acceptor::open("web", &asking(&folder, &authority, false)).unwrap();
     let alice = authority.issue(&["alice"]);
@@ -193,7 +193,7 @@ async fn a_certificate_that_is_over_is_not_told_of_though_its_session_goes_on() 
 }
 
 #[tokio::test]
-async fn a_ticket_does_not_stand_for_a_client_that_is_no_longer_believed() {
+async fn a_ticket_does_not_outlive_the_authority_that_verified_its_client() {
     let (folder, authority, next) = (Folder::new(), Authority::new("root"), Authority::new("next"));
     let acceptor = Acceptor::open("web", &asking(&folder, &authority, true)).unwrap();
     let alice = authority.issue(&["alice"]);
@@ -212,7 +212,7 @@ async fn a_ticket_does_not_stand_for_a_client_that_is_no_longer_believed() {
 }
 
 #[tokio::test]
-async fn a_ticket_of_one_listener_is_worth_nothing_at_another() {
+async fn a_ticket_of_one_listener_is_invalid_at_another() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let open = asking(&folder, &authority, false);
     let strict = Settings {
