@@ -1,6 +1,6 @@
-//! Owns: the composition: a plan in, running parts out.
-//! Invariant: what can fail at start fails before the first client is accepted.
-//! Must not know: request details; the command line.
+//! Owns: the composition root: it builds the running parts from a plan, and connects them.
+//! Invariant: everything that can fail at start fails before the first client is accepted.
+//! Must not know: how requests are served, or the command line.
 
 mod compose;
 mod control;
@@ -40,7 +40,7 @@ use listeners::listener_info;
 use publish::Published;
 use tls_setup::TlsSetup;
 
-/// How often each thread looks after what no request does.
+/// The time between two runs of the housekeeping of each data-path thread.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What metrics are told apart by.
@@ -58,18 +58,18 @@ pub struct App {
     log: AccessLog,
 }
 
-/// Why it does not start.
+/// Why Linchpin does not start.
 #[derive(Debug)]
 pub enum StartError {
     /// The access log can't be opened.
     Log(OpenError),
-    /// A listener's address can't be had.
+    /// A listener can't bind its address.
     Bind(listen::BindError),
-    /// The admin listener's address can't be had.
+    /// The admin listener can't bind its address.
     Admin(Address, std::io::Error),
-    /// A file of a certificate or key can't be used.
+    /// A certificate or key file can't be used.
     Tls(tls::Error),
-    /// A thread can't be had.
+    /// A thread can't be started.
     Thread(std::io::Error),
 }
 
@@ -79,7 +79,7 @@ impl std::fmt::Display for StartError {
             StartError::Log(error) => error.fmt(f),
             StartError::Bind(error) => error.fmt(f),
             StartError::Admin(address, error) => {
-                write!(f, "the admin listener cannot have {address}: {error}; choose another [admin] address")
+                write!(f, "the admin listener cannot bind {address}: {error}; choose another [admin] address")
             }
             StartError::Tls(error) => write!(f, "{error}; {}", error.remedy()),
             StartError::Thread(error) => {
@@ -92,10 +92,10 @@ impl std::fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl App {
-    /// Starts what `plan` says and returns once clients can connect.
+    /// Starts everything in `plan`, and returns once clients can connect.
     ///
     /// # Errors
-    /// Whatever is not to be had: log file, addresses, threads. Nothing runs then.
+    /// The log file, certificates, addresses or threads that are not available. Nothing runs then.
     pub fn start(plan: Plan) -> Result<App, StartError> {
         let threads = plan.server.threads();
         let log = AccessLog::open(&plan.log.access, plan.log.format).map_err(StartError::Log)?;
@@ -161,29 +161,28 @@ impl App {
         Ok(App { addresses, admin: admin_address, entries, grace: server.shutdown_grace, workers, control, log })
     }
 
-    /// Where clients connect, in the order of the configuration.
+    /// Returns the addresses of the listeners, in the order of the configuration.
     pub fn listeners(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// Where the admin listener is, if it is on TCP.
+    /// Returns the address of the admin listener, if it is on TCP.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin
     }
 
-    /// The pools, as they are at work now.
+    /// Returns the current pools.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         self.entries.load().iter().map(|entry| Arc::clone(&entry.pool)).collect()
     }
 
-    /// What has its access log opened anew.
+    /// Returns what reopens the access log.
     pub fn log(&self) -> Reopen {
         self.log.reopen()
     }
 
-    /// Is not ready any more, serves whoever had begun to connect or to ask by now, lets requests in flight end
-    /// within the grace period, and ends.
-    /// When the future is dropped before, everything ends at once.
+    /// Stops: reports not ready, serves the connections and requests that have begun by now, gives requests in flight
+    /// the grace period, and ends. If the future is dropped before that, everything ends at once.
     pub async fn stop(self) {
         let App { mut workers, control, log, grace, .. } = self;
         control.stopping();
@@ -193,18 +192,18 @@ impl App {
             workers.join();
             control.join();
             log.close();
-            // Nobody may be waiting any more.
+            // The receiver may be dropped already.
             let _ = ended.send(());
         });
         if joining.is_ok() {
-            // An error means that the thread is gone, and so is what it waited for.
+            // An error means that the thread has ended, and with it all that it waited for.
             let _ = end.await;
         }
     }
 }
 
-/// `[server]` as the limit of open descriptors allows it, and how many connections the admin listener may have. What
-/// is kept for need is kept from now on.
+/// Returns `[server]` with as many client connections as the limit of open descriptors allows, and the number of connections
+/// for the admin listener. Reserves descriptors for backends from now on.
 fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize) {
     let limit = descriptors::limit();
     let budget = descriptors::budget(limit, plan.descriptors());
@@ -214,14 +213,14 @@ fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize) {
         tracing::info!(
             max_connections,
             limit,
-            "client connections are as many as the limit of open descriptors allows"
+            "limiting client connections to what the limit of open descriptors allows"
         );
     }
     (runtime::Settings { max_connections, ..plan.server.clone() }, budget.admin)
 }
 
-/// What runs beside the requests of a thread: sweeping up, taking requests back from backends that
-/// are lost, and going on with the next snapshot.
+/// The housekeeping of a data-path thread: sweeps, wakes the requests on a backend that went down, and installs the next
+/// snapshot.
 async fn housekeeping(
     proxy: Rc<Proxy>,
     deadlines: clock::Deadlines,
@@ -232,7 +231,7 @@ async fn housekeeping(
     loop {
         tokio::select! {
             now = sweep.tick() => proxy.sweep(now.into_std()),
-            // Each request that waits on it looks, and is taken back if it may be.
+            // Each request that waits for that backend checks whether it may go to another one.
             lost = losses.next() => match lost {
                 Some(backend) => deadlines.wake(backend),
                 None => deadlines.wake_all(),

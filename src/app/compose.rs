@@ -1,6 +1,6 @@
-//! Owns: what is published: from the plan, as it is at this moment, to the snapshot that every thread installs.
-//! Invariant: a snapshot is whole; what has not changed is the same thing in the next one.
-//! Must not know: who wants the next one, and why.
+//! Owns: composing the snapshot that every thread installs from the current plan.
+//! Invariant: a snapshot is complete; parts that have not changed are shared with the next one.
+//! Must not know: who requests the next one, or why.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,23 +20,23 @@ use crate::proxy::via;
 use crate::telemetry::Metrics;
 use crate::upstream::Access;
 
-/// The plan, and what lives beside it from one snapshot to the next.
+/// The plan, and the state that outlives a snapshot.
 pub(super) struct Composer {
     plan: Plan,
-    /// How the backends of each pool are spoken to.
+    /// How to connect to the backends of each pool.
     accesses: Vec<Access>,
     reconciler: Reconciler,
     tables: SessionTables,
     metrics: Arc<Metrics>,
     /// By the name of the pool.
     affinities: HashMap<String, CachedAffinity>,
-    /// Drawn at start: what tells this process from others in Via.
+    /// A random number, drawn at start, that identifies this process in Via.
     process: u64,
-    /// What clients have sent lately, and what they may.
+    /// The rate limit, and the recent requests of each client.
     limiter: Option<(rate::Settings, Arc<RateLimiter>)>,
 }
 
-/// A pool's persistence, and what it was made of.
+/// A pool's persistence, and the settings and keys that it was made of.
 struct CachedAffinity {
     settings: affinity::Settings,
     keys: Arc<KeyRing>,
@@ -61,17 +61,17 @@ impl Composer {
         &self.plan
     }
 
-    /// Where it is told which backends are lost.
+    /// Returns what notifies of backends that went down.
     pub(super) fn losses(&self) -> Losses {
         self.reconciler.losses().clone()
     }
 
-    /// The stores that nobody keeps in touch yet.
+    /// Takes the stores that have no task yet.
     pub(super) fn take_stores(&mut self) -> Vec<learned::StoreSync> {
         self.tables.take_stores()
     }
 
-    /// Gives the pool at a position of the plan other members; says whether they are others.
+    /// Sets the backends of the pool at a position of the plan; returns whether they differ from those of before.
     pub(super) fn set_backends(&mut self, pool: usize, backends: Vec<backend::Settings>) -> bool {
         let pool = self.plan.pools.get_mut(pool).filter(|pool| pool.pool.backends != backends);
         let is_new = pool.is_some();
@@ -81,7 +81,7 @@ impl Composer {
         is_new
     }
 
-    /// The snapshot of the plan as it is now.
+    /// Composes the snapshot of the current plan.
     pub(super) fn compose(&mut self) -> Snapshot {
         let settings: Vec<_> = self.plan.pools.iter().map(|pool| pool.pool.clone()).collect();
         let pools = self.reconciler.pools(&settings);

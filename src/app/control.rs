@@ -1,6 +1,6 @@
-//! Owns: the control thread: what serves no request, such as probes, discovery, housekeeping and the admin listener.
-//! Invariant: it ends within a second of being told to; a file system that hangs does not hold it up.
-//! Must not know: requests; how any of its parts works.
+//! Owns: the control thread, which runs all that serves no request: probes, discovery, housekeeping, the admin listener.
+//! Invariant: it ends within about a second after it is asked to, even if a file system hangs.
+//! Must not know: requests, or how its parts work.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,10 +20,10 @@ use crate::telemetry::{Metrics, Watch};
 use crate::tls::reload::WatchedCertificates;
 use crate::{clock, pool, session_sync, tls};
 
-/// How long a process that was told to stop still takes connections to its admin listener.
+/// How long the admin listener still accepts connections after the process was asked to stop.
 const ADMIN_CLOSE_DELAY: Duration = Duration::from_millis(300);
 
-/// The thread for what serves no request: probes, ejections, admin.
+/// The control thread.
 pub(super) struct Control {
     thread: std::thread::JoinHandle<()>,
     pub(super) phase: Arc<watch::Sender<Phase>>,
@@ -35,7 +35,7 @@ pub(super) struct ControlParts {
     pub(super) published: Published,
     pub(super) listening: Vec<Address>,
     pub(super) avoid_list: Arc<AvoidList>,
-    /// And how many connections it may have.
+    /// The bound admin listener, its settings, and how many connections it may have.
     pub(super) admin: Option<(admin::Bound, admin::Settings, usize)>,
     pub(super) stores: Vec<learned::StoreSync>,
     pub(super) metrics: Arc<Metrics>,
@@ -52,30 +52,30 @@ impl Control {
         let known = Arc::clone(&phase);
         let work = move || {
             LocalSet::new().block_on(&runtime, control(parts, known, ended));
-            // A file system that gives no answer holds nobody up.
+            // A blocking task on a file system that does not respond must not delay the end.
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("control".into()).spawn(work)?;
         Ok(Control { thread, phase, end })
     }
 
-    /// From now on the readiness endpoint says that clients should go elsewhere.
+    /// Makes the readiness endpoint report that the process is stopping.
     pub(super) fn stopping(&self) {
         self.phase.send_replace(Phase::Stopping);
     }
 
-    /// Ends it. Blocks.
+    /// Ends the thread. Blocks.
     pub(super) fn join(self) {
-        // If nobody listens, it has ended already.
+        // An error means that the thread has ended already.
         let _ = self.end.send(());
         let _ = self.thread.join();
     }
 }
 
-/// Waits until the admin listener is to be closed, so that a successor can have its address: a moment after the
-/// process is told to stop, in which whoever looks finds it not ready.
+/// Waits until the admin listener must close, so that a successor can bind its address: a moment after the process was asked
+/// to stop, in which readiness checks find it not ready.
 async fn admin_close(mut phase: watch::Receiver<Phase>) {
-    // An error means that this is the end.
+    // An error means that the process is ending.
     let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
     tokio::time::sleep(ADMIN_CLOSE_DELAY).await;
 }
@@ -96,11 +96,11 @@ async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: o
         let (closing, until) = (admin_close(phase.subscribe()), async { drop(stopped.await) });
         tokio::spawn(async move {
             if let Err(error) = admin::run(bound, settings, facts, connections, closing, until).await {
-                tracing::error!(%error, "the admin listener has ended");
+                tracing::error!(%error, "the admin listener stopped");
             }
         })
     });
-    // Errors mean that the other side is gone: that is the end, too.
+    // An error means that the sender was dropped: that ends the thread as well.
     let _ = ended.await;
     drop(stop);
     if let Some(serving) = serving {
@@ -108,7 +108,7 @@ async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: o
     }
 }
 
-/// Looks after what requests leave behind.
+/// The housekeeping of the process: counts sessions, removes expired state, and reports lost log lines.
 async fn process_housekeeping(
     avoid_list: Arc<AvoidList>,
     entries: Arc<ArcSwap<Vec<admin::Entry>>>,

@@ -1,6 +1,6 @@
-//! Owns: taking what sources have found into the pools.
-//! Invariant: one change after the other, on the control thread; what comes together is published together.
-//! Must not know: how backends are found, or who belongs to a pool.
+//! Owns: the task that takes the backends that sources find into the pools.
+//! Invariant: changes are made one after another on the control thread; updates that arrive together are published together.
+//! Must not know: how backends are found, or which of them are members of a pool.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,17 +19,17 @@ use crate::discover::{Members, Now, OwnAddresses};
 use crate::net::{Address, own};
 use crate::pool::backend;
 
-/// How long the process is not ready, at the most, since sources have not answered yet.
+/// How long the process stays not ready, at most, while sources have not answered yet.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Answers that wait to be taken in, of all sources.
+/// The number of updates of all sources that wait for this task.
 const QUEUE: usize = 64;
-/// Names in one line of the log.
+/// The number of names in one log line.
 const MAX_LISTED: usize = 10;
-/// Clashes that are remembered as told.
+/// The number of logged conflicts to remember.
 const MAX_CONFLICTS: usize = 10_000;
 
-/// Takes in what is found, for as long as the process lives. `listening` is where we are ourselves, the admin
-/// listener with the others.
+/// Takes in what sources find, for as long as the process runs. `listening` are the addresses of all listeners, including the
+/// admin listener.
 pub(super) async fn run(
     composer: Composer,
     published: Published,
@@ -48,7 +48,7 @@ pub(super) async fn run(
             tokio::spawn(source_watcher::watch(name, settings.clone(), Arc::clone(status), id, updates.clone()));
         }
     }
-    // So that the end of all who seek is the end of this.
+    // Without this sender, the channel closes when the last source ends.
     drop(updates);
     let mut task = DiscoveryTask { composer, published, listening, members, conflicts: HashSet::new() };
     let mut patience = std::pin::pin!(sleep(READY_TIMEOUT));
@@ -66,17 +66,17 @@ pub(super) async fn run(
         tokio::select! {
             () = end => {}
             () = &mut patience, if !silent.is_empty() => {
-                tracing::warn!(sources = silent.len(), "sources of backends have not answered yet; serving without them");
+                tracing::warn!(sources = silent.len(), "some sources of backends have not answered yet; serving without them");
                 silent.clear();
             }
             first = received.recv() => {
                 let Some(first) = first else { return };
                 let mut next = Some(first);
-                // Anew each time: addresses come and go, as those that move between machines do.
-                let ours = Arc::new(OwnAddresses { listening: task.listening.clone(), interfaces: own::interfaces() });
+                // Read each time: interfaces get and lose addresses, such as floating ones.
+                let own_addresses = Arc::new(OwnAddresses { listening: task.listening.clone(), interfaces: own::interfaces() });
                 while let Some(update) = next {
                     silent.remove(&update.id);
-                    task.take(update, &ours);
+                    task.take(update, &own_addresses);
                     next = received.try_recv().ok();
                 }
             }
@@ -91,7 +91,7 @@ struct DiscoveryTask {
     listening: Vec<Address>,
     /// By position in the plan.
     members: Vec<Members>,
-    /// Pool and name of backends that can't be had, which was said.
+    /// The pool and name of ignored backends that were logged.
     conflicts: HashSet<(usize, String)>,
 }
 
@@ -100,26 +100,26 @@ impl DiscoveryTask {
         self.members.iter().filter_map(Members::next_end).min()
     }
 
-    fn take(&mut self, update: SourceUpdate, ours: &Arc<OwnAddresses>) {
+    fn take(&mut self, update: SourceUpdate, own: &Arc<OwnAddresses>) {
         let SourceId { pool, source } = update.id;
         let Some(members) = self.members.get_mut(pool) else { return };
         let name = self.composer.plan().pools.get(pool).map_or("", |plan| &plan.pool.name);
-        for backend in members.take(source, update.found, ours, now()) {
+        for backend in members.update(source, update.found, own, now()) {
             if self.conflicts.len() < MAX_CONFLICTS && self.conflicts.insert((pool, backend.clone())) {
                 tracing::warn!(
                     pool = name,
                     backend,
-                    "found and left out: its name or address is that of another backend, or leads to a listener of ours"
+                    "ignoring a discovered backend: another backend has its name or address, or it is the address of our own listener"
                 );
             }
         }
     }
 
-    /// Publishes the members as they are now, if they are others than before.
+    /// Publishes the members of all pools, if any have changed.
     fn publish(&mut self) {
         let mut is_new = false;
         for (index, members) in self.members.iter_mut().enumerate() {
-            members.settle(now());
+            members.end_drains(now());
             let plan = self.composer.plan().pools.get(index).map(|plan| &plan.pool);
             let before = plan.map(|pool| (pool.name.clone(), pool.backends.clone()));
             let after = members.settings();
@@ -141,7 +141,7 @@ fn now() -> Now {
     Now { at: clock::now(), unix: clock::unix().as_secs() }
 }
 
-/// Tells the operator who has come and who goes.
+/// Logs the backends that were added, that drain, and that were removed.
 fn announce(pool: &str, before: &[backend::Settings], after: &[backend::Settings]) {
     fn identity(one: &backend::Settings) -> (&str, &Address) {
         (&one.name, &one.address)
@@ -153,13 +153,13 @@ fn announce(pool: &str, before: &[backend::Settings], after: &[backend::Settings
         let more = if all.len() > MAX_LISTED { format!(" and {} more", all.len() - MAX_LISTED) } else { String::new() };
         format!("{}{more}", named.join(" "))
     };
-    let come: Vec<_> = after.iter().filter(|one| !one.leaving && !here_before.contains(&identity(one))).collect();
-    let drain: Vec<_> = after.iter().filter(|one| one.leaving && here_before.contains(&identity(one))).collect();
-    let gone: Vec<_> = before.iter().filter(|one| !there_after.contains(&identity(one))).collect();
+    let added: Vec<_> = after.iter().filter(|one| !one.leaving && !here_before.contains(&identity(one))).collect();
+    let draining: Vec<_> = after.iter().filter(|one| one.leaving && here_before.contains(&identity(one))).collect();
+    let removed: Vec<_> = before.iter().filter(|one| !there_after.contains(&identity(one))).collect();
     for (all, what) in [
-        (come, "backends are found"),
-        (drain, "backends are gone: they keep the sessions they have for a while"),
-        (gone, "backends have left"),
+        (added, "discovered backends added"),
+        (draining, "discovered backends no longer found: they drain and keep their sessions until the drain ends"),
+        (removed, "discovered backends removed"),
     ] {
         if !all.is_empty() {
             tracing::info!(pool, count = all.len(), backends = list(all), "{what}");

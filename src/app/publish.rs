@@ -1,6 +1,6 @@
-//! Owns: handing a snapshot to all who live by it: data-path threads, probes, the admin plane.
-//! Invariant: no request waits for it; probes begin and end with the backends that come and go.
-//! Must not know: what has changed, and why.
+//! Owns: publishing a snapshot to the data-path threads, the probes and the admin plane.
+//! Invariant: no request waits for it; each backend is probed from the snapshot that adds it to the one that removes it.
+//! Must not know: what has changed, or why.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::health::active::{self, Prober};
 use crate::pool::Backend;
 use crate::proxy::snapshot::{Service, Snapshot};
 
-/// The snapshot as it is now, in each of the shapes in which it is needed.
+/// The current snapshot, in each form in which it is needed.
 pub(super) struct Published {
     snapshot: watch::Sender<Arc<Snapshot>>,
     entries: Arc<ArcSwap<Vec<admin::Entry>>>,
-    /// Each has its pool as it is now; by position in the plan.
+    /// By position in the plan; each has the current pool.
     probers: Vec<Arc<Prober>>,
-    /// How the sources of each pool are doing.
+    /// The status of the sources of each pool.
     statuses: Vec<Vec<Arc<SourceStatus>>>,
 }
 
@@ -40,22 +40,22 @@ impl Published {
         Published { snapshot: watch::Sender::new(Arc::new(snapshot)), entries, probers, statuses }
     }
 
-    /// For a data-path thread.
+    /// Returns the snapshots for a data-path thread.
     pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshot.subscribe()
     }
 
-    /// For the admin plane.
+    /// Returns the pools for the admin plane.
     pub(super) fn entries(&self) -> &Arc<ArcSwap<Vec<admin::Entry>>> {
         &self.entries
     }
 
-    /// How the sources of the pool at a position are doing.
+    /// Returns the status of the sources of the pool at a position.
     pub(super) fn statuses(&self, pool: usize) -> &[Arc<SourceStatus>] {
         self.statuses.get(pool).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Begins to probe all that is there. Once, on the thread that is to do it.
+    /// Begins to probe all backends. Call it once, on the thread that is to run the probes.
     pub(super) fn begin_probes(&self) {
         for prober in &self.probers {
             for backend in prober.pool().load().backends() {
@@ -65,7 +65,7 @@ impl Published {
         }
     }
 
-    /// Has everyone go on with `snapshot`, of the same pools.
+    /// Publishes `snapshot`, which has the same pools.
     pub(super) fn publish(&self, snapshot: Snapshot) {
         for (prober, service) in self.probers.iter().zip(&snapshot.services) {
             let old = prober.pool().swap(Arc::clone(&service.pool));
@@ -75,7 +75,7 @@ impl Published {
             }
         }
         let entries = Arc::new(entries(&snapshot, &self.statuses));
-        // In this order: what the admin plane tells of is on its way to all threads.
+        // In this order: what the admin plane shows has been sent to all threads.
         self.snapshot.send_replace(Arc::new(snapshot));
         self.entries.store(entries);
     }
@@ -86,7 +86,7 @@ fn probe(prober: &Arc<Prober>, backend: &Backend) {
     tokio::task::spawn_local(active::watch(Arc::clone(prober), name, live));
 }
 
-/// What the admin plane is told of a snapshot.
+/// Makes what the admin plane shows of a snapshot.
 fn entries(snapshot: &Snapshot, statuses: &[Vec<Arc<SourceStatus>>]) -> Vec<admin::Entry> {
     let entry = |(index, service): (usize, &Service)| admin::Entry {
         pool: Arc::clone(&service.pool),

@@ -1,6 +1,6 @@
-//! Owns: what shakes hands, with clients and with backends, where TLS is spoken.
-//! Invariant: every file that it needs is read, and good, before anything listens.
-//! Must not know: handshakes; when files are looked at again.
+//! Owns: building the TLS acceptors and connectors from the plan.
+//! Invariant: every file was read and is valid before anything listens.
+//! Must not know: handshakes, or when files are reloaded.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use crate::tls::reload::{Reload, WatchedCertificates};
 use crate::tls::{self, Acceptor, Connector};
 use crate::upstream::Access;
 
-/// All that shakes hands.
+/// All TLS acceptors and connectors.
 pub(super) struct TlsSetup {
-    /// By listener.
+    /// By position of the listener.
     pub(super) acceptors: Vec<Option<Arc<Acceptor>>>,
-    /// How the backends of each pool are spoken to.
+    /// How to connect to the backends of each pool.
     pub(super) accesses: Vec<Access>,
-    /// Whose files are looked after.
+    /// The components whose files are watched.
     pub(super) watched: WatchedCertificates,
 }
 

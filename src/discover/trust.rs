@@ -12,7 +12,7 @@ const EMPTIES: u32 = 3;
 /// How long a source must stay empty until it is believed; or three times the time to live of its last answer with
 /// backends, if that is longer.
 const EMPTY_TIME: Duration = Duration::from_secs(30);
-/// The longest pause after failures, unless the interval ask for a longer one.
+/// The longest pause after failures, unless `min_interval` is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The longest time until a source is looked at again after an answer that is not believed.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(10);
