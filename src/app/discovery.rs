@@ -100,11 +100,11 @@ impl DiscoveryTask {
         self.members.iter().filter_map(Members::next_end).min()
     }
 
-    fn take(&mut self, update: SourceUpdate, own: &Arc<OwnAddresses>) {
+    fn take(&mut self, update: SourceUpdate, own_addresses: &Arc<OwnAddresses>) {
         let SourceId { pool, source } = update.id;
         let Some(members) = self.members.get_mut(pool) else { return };
         let name = self.composer.plan().pools.get(pool).map_or("", |plan| &plan.pool.name);
-        for backend in members.update(source, update.found, own, now()) {
+        for backend in members.update(source, update.found, own_addresses, now()) {
             if self.conflicts.len() < MAX_CONFLICTS && self.conflicts.insert((pool, backend.clone())) {
                 tracing::warn!(
                     pool = name,

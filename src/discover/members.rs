@@ -43,7 +43,7 @@ impl OwnAddresses {
 /// The members of one pool.
 #[derive(Debug)]
 pub struct Members {
-    ours: Arc<OwnAddresses>,
+    own_addresses: Arc<OwnAddresses>,
     configured: Vec<backend::Settings>,
     sources: Vec<SourceBackends>,
     leaving: BTreeMap<String, Leaving>,
@@ -72,7 +72,7 @@ impl Members {
     pub fn new(configured: Vec<backend::Settings>, sources: &[Settings]) -> Members {
         let source = |settings: &Settings| SourceBackends { settings: settings.clone(), found: Vec::new() };
         Members {
-            ours: Arc::default(),
+            own_addresses: Arc::default(),
             configured,
             sources: sources.iter().map(source).collect(),
             leaving: BTreeMap::new(),
@@ -93,12 +93,12 @@ impl Members {
     }
 
     /// Replaces the backends of a source. Returns the names of those that are ignored, because another member has their name
-    /// or address, or the address is one of `own`.
+    /// or address, or the address is one of `own_addresses`.
     pub fn update(
         &mut self,
         source: usize,
         found: Vec<DiscoveredBackend>,
-        ours: &Arc<OwnAddresses>,
+        own_addresses: &Arc<OwnAddresses>,
         now: Now,
     ) -> Vec<String> {
         let before = self.by_name();
@@ -107,7 +107,7 @@ impl Members {
         if let Some(backends) = self.sources.get_mut(source) {
             backends.found = found;
         }
-        self.ours = Arc::clone(ours);
+        self.own_addresses = Arc::clone(own_addresses);
         let after = self.by_name();
         for (name, was) in &before {
             match after.get(name) {
@@ -148,7 +148,10 @@ impl Members {
         let all = self.sources.iter().flat_map(|source| source.found.iter().map(|found| (&source.settings, found)));
         all.filter(|(_, found)| {
             let is_free = !names.contains(found.name.as_str()) && !addresses.contains(&found.address);
-            is_free && !self.ours.has(&found.address) && names.insert(&found.name) && addresses.insert(&found.address)
+            is_free
+                && !self.own_addresses.has(&found.address)
+                && names.insert(&found.name)
+                && addresses.insert(&found.address)
         })
         .collect()
     }
@@ -230,7 +233,7 @@ mod tests {
         Members::new(configured.collect(), &vec![source; sources])
     }
 
-    fn ours() -> Arc<OwnAddresses> {
+    fn own_addresses() -> Arc<OwnAddresses> {
         let listening = ["10.9.9.9:80", "0.0.0.0:8080"].map(|address| address.parse().unwrap());
         Arc::new(OwnAddresses { listening: listening.into(), interfaces: ["10.9.9.9".parse().unwrap()].into() })
     }
@@ -266,15 +269,15 @@ mod tests {
     #[test]
     fn a_backend_that_is_no_longer_found_drains_and_is_the_same_if_it_is_back_in_time() {
         let (mut members, clock) = (members(&[], 1), Clock(Instant::now()));
-        members.update(0, found(&[("a", "10.0.0.1:80"), ("b", "10.0.0.2:80")]), &ours(), clock.at(0));
-        members.update(0, found(&[("a", "10.0.0.1:80")]), &ours(), clock.at(10));
+        members.update(0, found(&[("a", "10.0.0.1:80"), ("b", "10.0.0.2:80")]), &own_addresses(), clock.at(0));
+        members.update(0, found(&[("a", "10.0.0.1:80")]), &own_addresses(), clock.at(10));
         assert_eq!(listed(&members), ["a 10.0.0.1:80", "b 10.0.0.2:80 -"]);
         assert_eq!(members.next_end(), Some(clock.at(110).at));
-        members.update(0, found(&[("a", "10.0.0.1:80"), ("b", "10.0.0.2:80")]), &ours(), clock.at(50));
+        members.update(0, found(&[("a", "10.0.0.1:80"), ("b", "10.0.0.2:80")]), &own_addresses(), clock.at(50));
         assert_eq!(listed(&members), ["a 10.0.0.1:80", "b 10.0.0.2:80"]);
         assert_eq!((since(&members, "b"), members.next_end()), (0, None));
 
-        members.update(0, found(&[("a", "10.0.0.1:80")]), &ours(), clock.at(60));
+        members.update(0, found(&[("a", "10.0.0.1:80")]), &own_addresses(), clock.at(60));
         assert!(!members.end_drains(clock.at(159)));
         assert!(members.end_drains(clock.at(160)));
         assert_eq!(listed(&members), ["a 10.0.0.1:80"]);
@@ -283,39 +286,39 @@ mod tests {
     #[test]
     fn a_backend_that_is_back_after_its_drain_is_a_new_incarnation() {
         let (mut members, clock) = (members(&[], 1), Clock(Instant::now()));
-        members.update(0, found(&[("b", "10.0.0.2:80")]), &ours(), clock.at(0));
-        members.update(0, Vec::new(), &ours(), clock.at(10));
+        members.update(0, found(&[("b", "10.0.0.2:80")]), &own_addresses(), clock.at(0));
+        members.update(0, Vec::new(), &own_addresses(), clock.at(10));
         members.end_drains(clock.at(110));
-        members.update(0, found(&[("b", "10.0.0.2:80")]), &ours(), clock.at(310));
+        members.update(0, found(&[("b", "10.0.0.2:80")]), &own_addresses(), clock.at(310));
         assert_eq!(since(&members, "b"), 1210, "half way between its end and its return");
-        members.update(0, found(&[("b", "10.0.0.2:80"), ("c", "10.0.0.3:80")]), &ours(), clock.at(400));
+        members.update(0, found(&[("b", "10.0.0.2:80"), ("c", "10.0.0.3:80")]), &own_addresses(), clock.at(400));
         assert_eq!((since(&members, "b"), since(&members, "c")), (1210, 0));
         // Absent for a moment: the same incarnation.
-        members.update(0, found(&[("c", "10.0.0.3:80")]), &ours(), clock.at(500));
+        members.update(0, found(&[("c", "10.0.0.3:80")]), &own_addresses(), clock.at(500));
         assert_eq!(since(&members, "b"), 1210);
-        members.update(0, found(&[("b", "10.0.0.2:80"), ("c", "10.0.0.3:80")]), &ours(), clock.at(510));
+        members.update(0, found(&[("b", "10.0.0.2:80"), ("c", "10.0.0.3:80")]), &own_addresses(), clock.at(510));
         assert_eq!(since(&members, "b"), 1210);
     }
 
     #[test]
     fn a_name_that_moves_to_another_address_and_back_is_three_incarnations() {
         let (mut members, clock) = (members(&[], 1), Clock(Instant::now()));
-        members.update(0, found(&[("web-0", "10.0.0.1:80")]), &ours(), clock.at(0));
-        members.update(0, found(&[("web-0", "10.0.0.2:80")]), &ours(), clock.at(10));
+        members.update(0, found(&[("web-0", "10.0.0.1:80")]), &own_addresses(), clock.at(0));
+        members.update(0, found(&[("web-0", "10.0.0.2:80")]), &own_addresses(), clock.at(10));
         assert_eq!((listed(&members), since(&members, "web-0")), (vec!["web-0 10.0.0.2:80".to_owned()], 0));
-        members.update(0, found(&[("web-0", "10.0.0.1:80")]), &ours(), clock.at(20));
+        members.update(0, found(&[("web-0", "10.0.0.1:80")]), &own_addresses(), clock.at(20));
         assert_eq!(since(&members, "web-0"), 1015);
         // So is one that comes back at another address while it drains.
-        members.update(0, Vec::new(), &ours(), clock.at(30));
-        members.update(0, found(&[("web-0", "10.0.0.2:80")]), &ours(), clock.at(40));
+        members.update(0, Vec::new(), &own_addresses(), clock.at(30));
+        members.update(0, found(&[("web-0", "10.0.0.2:80")]), &own_addresses(), clock.at(40));
         assert_eq!(since(&members, "web-0"), 1030);
     }
 
     #[test]
     fn an_address_that_another_name_has_now_is_not_drained_under_the_old_one() {
         let (mut members, clock) = (members(&[], 1), Clock(Instant::now()));
-        members.update(0, found(&[("web-0", "10.0.0.1:80")]), &ours(), clock.at(0));
-        members.update(0, found(&[("web-5", "10.0.0.1:80")]), &ours(), clock.at(10));
+        members.update(0, found(&[("web-0", "10.0.0.1:80")]), &own_addresses(), clock.at(0));
+        members.update(0, found(&[("web-5", "10.0.0.1:80")]), &own_addresses(), clock.at(10));
         assert_eq!(listed(&members), ["web-5 10.0.0.1:80"]);
     }
 
@@ -325,21 +328,21 @@ mod tests {
         let ignored = members.update(
             0,
             found(&[("a", "10.0.0.9:80"), ("x", "10.0.0.1:80"), ("b", "10.0.0.2:80")]),
-            &ours(),
+            &own_addresses(),
             clock.at(0),
         );
         assert_eq!(ignored, ["a", "x"]);
         for address in ["10.9.9.9:80", "10.9.9.9:8080", "127.0.0.1:8080", "[::ffff:127.0.0.1]:8080", "0.0.0.0:8080"] {
-            let taken = members.update(1, found(&[("us", address)]), &ours(), clock.at(0));
-            assert_eq!(taken, ["us"], "a listener of ours: {address}");
+            let taken = members.update(1, found(&[("us", address)]), &own_addresses(), clock.at(0));
+            assert_eq!(taken, ["us"], "a listener of own_addresses: {address}");
         }
         assert_eq!(
-            members.update(1, found(&[("b", "10.0.0.3:80"), ("c", "10.0.0.4:80")]), &ours(), clock.at(0)),
+            members.update(1, found(&[("b", "10.0.0.3:80"), ("c", "10.0.0.4:80")]), &own_addresses(), clock.at(0)),
             ["b"]
         );
         assert_eq!(listed(&members), ["a 10.0.0.1:80", "b 10.0.0.2:80", "c 10.0.0.4:80"]);
         // Another source may still find what one no longer does.
-        members.update(0, Vec::new(), &ours(), clock.at(10));
+        members.update(0, Vec::new(), &own_addresses(), clock.at(10));
         assert_eq!(listed(&members), ["a 10.0.0.1:80", "b 10.0.0.3:80", "c 10.0.0.4:80"]);
     }
 
@@ -350,7 +353,7 @@ mod tests {
             members.update(
                 0,
                 found(&[(&format!("b{round}"), &format!("10.0.0.1:{}", 1 + round % 60_000))]),
-                &ours(),
+                &own_addresses(),
                 clock.at(200 * round),
             );
             members.end_drains(clock.at(200 * round + 199));
