@@ -1,11 +1,10 @@
 //! Linchpin: a sticky-session load-balancing reverse proxy.
 //!
-//! A pool of servers that keep their users' sessions in their own memory is made to behave like
-//! one server: each client stays with the server that holds its session, and is moved once,
-//! without an error, when that server dies.
+//! It makes a pool of servers that keep their users' sessions in memory behave like one server. Each client stays
+//! with the server that holds its session. When that server dies, Linchpin moves the client once, without an error.
 //!
-//! The rooms of the house, and which may know which, are in `ARCHITECTURE.md`; the import test
-//! (`tests/it/architecture.rs`) holds the code to it. A request's way is `proxy::Proxy::handle`.
+//! `ARCHITECTURE.md` lists the modules and which may import which; `tests/it/architecture.rs` enforces it.
+//! `docs/tour.md` follows one request through the code.
 
 pub mod admin;
 pub mod affinity;

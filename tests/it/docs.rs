@@ -40,7 +40,10 @@ fn documents() -> Vec<String> {
                 "docs/http.md",
                 "docs/import.md",
                 "docs/persistence.md",
+                "docs/process.md",
+                "docs/routes.md",
                 "docs/tls.md",
+                "docs/tour.md",
                 "fuzz/README.md",
             ]
             .map(Into::into),
@@ -83,4 +86,22 @@ fn files_that_documents_name_exist() {
             }
         }
     }
+}
+
+/// The tour through the code names functions that are there, in the order of its chapters.
+#[test]
+fn each_stop_of_the_tour_is_a_function_of_its_file() {
+    let tour = read("docs/tour.md");
+    let mut stops = 0;
+    for row in tour.lines().filter(|line| line.starts_with("| ") && line.contains(".rs`")) {
+        let cells: Vec<_> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        let [_, number, function, file, _] = cells[..] else { panic!("{row}") };
+        stops += 1;
+        assert_eq!(number, stops.to_string());
+        let definition = [format!("fn {function}("), format!("fn {function}<")];
+        let code = read(file);
+        assert!(definition.iter().any(|definition| code.contains(definition)), "{file} has no function {function}");
+        assert!(tour.contains(&format!("**{number}.** ")), "the tour does not explain stop {number}");
+    }
+    assert_eq!(stops, 10);
 }

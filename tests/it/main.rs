@@ -74,4 +74,5 @@ mod tls;
 mod trailers;
 mod tunnels;
 mod unanswered;
+mod vocabulary;
 mod waiting;
