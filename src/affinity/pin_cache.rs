@@ -14,16 +14,16 @@ use crate::clock::{self, Seldom};
 /// How many tokens of one request are opened. A browser sends several if one was set for another path or domain; more
 /// are an attempt to cause work.
 const MAX_TOKENS: usize = 4;
-/// The least time between two lines about pins of unknown keys: anybody can send one.
-const TOLD_EVERY: Duration = Duration::from_secs(600);
+/// The shortest time between two warnings about pins of unknown keys: any client can cause one.
+const WARN_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Opens and seals the tokens of one pool.
 #[derive(Debug)]
 pub(super) struct PinCodec {
     pool: Arc<str>,
     sealer: Sealer,
-    /// How often it is said that pins of unknown keys come.
-    told: Seldom,
+    /// Limits the warnings about pins of unknown keys.
+    unknown_key_warnings: Seldom,
 }
 
 /// The last pin that a client connection presented. A client sends the same token with each request, so that the token is
@@ -39,7 +39,8 @@ pub struct PinCache {
 impl PinCodec {
     /// Creates the codec for the pool named `pool` and the cookie or field named `carrier`.
     pub(super) fn new(pool: &str, carrier: &str, ring: &Arc<KeyRing>) -> PinCodec {
-        PinCodec { pool: pool.into(), sealer: Sealer::new(ring, pool, carrier), told: Seldom::default() }
+        let sealer = Sealer::new(ring, pool, carrier);
+        PinCodec { pool: pool.into(), sealer, unknown_key_warnings: Seldom::default() }
     }
 
     /// Returns the pin of the first of `tokens` that opens, and the number of tokens.
@@ -76,22 +77,22 @@ impl PinCodec {
         let lookup = self.open(token);
         match &lookup {
             PinLookup::Pinned(pin) => cache.remember(&self.pool, token, pin),
-            _ => self.tell_of_unknown_key(token),
+            _ => self.warn_of_unknown_key(token),
         }
         lookup
     }
 
-    /// Says now and then that clients send pins which were sealed with a key that is not configured here.
-    fn tell_of_unknown_key(&self, token: &[u8]) {
+    /// Warns, at most once an interval, of pins that were sealed with a key that is not configured here.
+    fn warn_of_unknown_key(&self, token: &[u8]) {
         if looks_sealed(token)
             && self.key_of(token).is_none()
-            && let Some(unsaid) = self.told.take(clock::unix(), TOLD_EVERY, 1)
+            && let Some(unsaid) = self.unknown_key_warnings.take(clock::unix(), WARN_INTERVAL, 1)
         {
             tracing::warn!(
                 pool = &*self.pool,
                 unsaid,
-                "clients send pins of a key that is not among [[keys]], and get new sessions: give every Linchpin of \
-                 these clients the same [[keys]], and keep a former key behind the first until its pins are over"
+                "clients send pins of a key that is not among [[keys]], so they get new sessions: give every Linchpin of \
+                 these clients the same [[keys]], and keep a former key after the first one until its pins have expired"
             );
         }
     }

@@ -34,22 +34,22 @@ impl Settings {
 
 /// How many ids of one request are read.
 const MAX_IDS: usize = 4;
-/// The longest name of an unknown server that is said.
+/// The longest name of an unknown backend that a warning shows, in bytes.
 const MAX_SHOWN: usize = 24;
-/// The least time between two lines about unknown servers: anybody can name one.
-const TOLD_EVERY: Duration = Duration::from_secs(600);
+/// The shortest time between two warnings about unknown backends: any client can cause one.
+const WARN_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Reads the application's session ids for one pool.
 #[derive(Debug)]
 pub(super) struct RouteCarrier {
     settings: Settings,
-    /// How often it is said that ids name unknown servers.
-    told: Seldom,
+    /// Limits the warnings about ids that name unknown backends.
+    unknown_route_warnings: Seldom,
 }
 
 impl RouteCarrier {
     pub(super) fn new(settings: &Settings) -> RouteCarrier {
-        RouteCarrier { settings: settings.clone(), told: Seldom::default() }
+        RouteCarrier { settings: settings.clone(), unknown_route_warnings: Seldom::default() }
     }
 
     /// Reads the ids of a request: those in its cookies before the one in its path, as Tomcat does. An id that names a
@@ -66,25 +66,25 @@ impl RouteCarrier {
             unknown = unknown.or(Some((id, routed)));
         }
         let Some((id, routed)) = unknown else { return PinLookup::Absent };
-        self.tell_of_unknown_route(id, pool);
+        self.warn_of_unknown_route(id, pool);
         PinLookup::Routed(routed)
     }
 
-    /// Says now and then that ids name a server that no backend is called.
-    fn tell_of_unknown_route(&self, id: &[u8], pool: &Pool) {
-        if let Some(unsaid) = self.told.take(clock::unix(), TOLD_EVERY, 1) {
+    /// Warns, at most once an interval, of ids whose name is the `route` of no backend.
+    fn warn_of_unknown_route(&self, id: &[u8], pool: &Pool) {
+        if let Some(unsaid) = self.unknown_route_warnings.take(clock::unix(), WARN_INTERVAL, 1) {
             tracing::warn!(
                 pool = &**pool.name(),
                 route = self.showable_route(id),
                 unsaid,
-                "session ids name a server that no backend of the pool is called, and their sessions are moved: write \
-                 `route` into its [[pools.backends]], as the application calls itself (Tomcat: jvmRoute)"
+                "session ids name a server that is the `route` of no backend in the pool, so their sessions move: write \
+                 `route` into its [[pools.backends]], with the name that the application uses (Tomcat: jvmRoute)"
             );
         }
     }
 
-    /// The name of the server in an id, if it is what such names look like. What stands behind a separator can
-    /// as well be a part of a token, which is nothing for a log.
+    /// Returns the backend's name in an id, if it looks like a name. The text after a separator can also be a part of a
+    /// token, which must not get into a log.
     fn showable_route<'i>(&self, id: &'i [u8]) -> Option<&'i str> {
         let name = std::str::from_utf8(id).ok()?.split(self.settings.separator).nth(1)?;
         let is_name = |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));

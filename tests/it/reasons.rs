@@ -390,7 +390,7 @@ async fn pins_of_unknown_keys_and_routes_of_unknown_servers_are_said_once() {
     let mut running = Running::start(&text, Stdio::null()).await;
     comes_with(&running, "JSESSIONID=5A0F.node1").await;
     comes_with(&running, "JSESSIONID=5A0F.node9").await;
-    let line = running.line("name a server that no backend").await;
+    let line = running.line("name a server that is the `route` of no backend").await;
     assert!(line.contains("route=\"node9\"") && !line.contains("5A0F"), "{line}");
     running.signal("TERM").await;
     while let Some(line) = running.next_line().await {
