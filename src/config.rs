@@ -10,7 +10,6 @@ mod discovery;
 mod file;
 mod listeners;
 mod names;
-mod peers;
 mod persistence;
 mod plan;
 mod pools;
@@ -19,6 +18,7 @@ mod reader;
 mod report;
 mod routes;
 mod secrets;
+mod synonyms;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -30,7 +30,7 @@ use std::path::Path;
 use toml::de::DeTable;
 
 pub use self::plan::{Plan, PoolPlan};
-pub use self::report::{Finding, Place, Report, Severity};
+pub use self::report::{Finding, Position, Report, Severity};
 use crate::files;
 use crate::runtime::descriptors;
 

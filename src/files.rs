@@ -119,8 +119,8 @@ fn cannot_make(path: &Path) -> Option<String> {
     match std::fs::metadata(folder) {
         Ok(metadata) if !metadata.is_dir() => Some(format!("{shown} is no folder")),
         Ok(_) => {
-            let asked = access(folder, Access::WRITE_OK | Access::EXEC_OK);
-            asked.err().map(|error| format!("this user can't make files in {shown}: {error}"))
+            let writable = access(folder, Access::WRITE_OK | Access::EXEC_OK);
+            writable.err().map(|error| format!("this user can't make files in {shown}: {error}"))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!("there is no folder {shown}")),
         Err(error) => Some(format!("{shown}: {error}")),

@@ -26,7 +26,7 @@ pub enum Reason {
     /// What came, or did not, is no usable response.
     Response(&'static str),
     /// Nobody but us is to blame.
-    Own(&'static str),
+    Local(&'static str),
     /// No connection within this time.
     ConnectTimedOut(Duration),
     /// No response within this time.
@@ -45,13 +45,13 @@ impl Reason {
     /// The head of the response is larger than what is read.
     pub const TOO_LARGE: Reason = Reason::Response("response head too large");
     /// The response ended before its end.
-    pub const BROKEN_OFF: Reason = Reason::Response("response broke off");
+    pub const TRUNCATED: Reason = Reason::Response("response broke off");
     /// Descriptors, ports or memory have run out here.
-    pub const SHORTAGE: Reason = Reason::Own("short of descriptors, ports or memory here");
+    pub const SHORTAGE: Reason = Reason::Local("short of descriptors, ports or memory here");
     /// The body of the request ended early.
-    pub const REQUEST_BODY: Reason = Reason::Own("request body broke off");
+    pub const REQUEST_BODY: Reason = Reason::Local("request body broke off");
     /// Its probes took the backend down while a request waited for it.
-    pub const LOST: Reason = Reason::Response("backend went down while it was waited for");
+    pub const BACKEND_DOWN: Reason = Reason::Response("backend went down while it was waited for");
 
     /// What an error of a connection or an exchange comes to, however often it was wrapped.
     pub fn of(error: &(dyn Error + 'static)) -> Reason {
@@ -182,7 +182,7 @@ impl fmt::Display for Reason {
             }
             Reason::Http2(Some(code)) => write!(f, "HTTP/2: {}", h2::Reason::from(code).description()),
             Reason::Http2(None) => f.write_str("HTTP/2: not spoken"),
-            Reason::Response(word) | Reason::Own(word) => f.write_str(word),
+            Reason::Response(word) | Reason::Local(word) => f.write_str(word),
             Reason::ConnectTimedOut(time) => write!(f, "connection timed out after {}", after(time)),
             Reason::ResponseTimedOut(time) => write!(f, "response timed out after {}", after(time)),
             Reason::TimedOut(time) => write!(f, "timed out after {}", after(time)),
@@ -201,15 +201,15 @@ fn rounded(time: Duration) -> Duration {
 
 /// ` handshake failure` for `HandshakeFailure`, ` unknown psk identity` for `UnknownPSKIdentity`.
 fn spaced(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
-    let is_small = |letter: Option<char>| letter.is_some_and(|letter| letter.is_ascii_lowercase());
+    let is_small = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase());
     let mut before = None;
-    let mut letters = name.chars().peekable();
-    while let Some(letter) = letters.next() {
-        if letter.is_ascii_uppercase() && (before.is_none() || is_small(before) || is_small(letters.peek().copied())) {
+    let mut chars = name.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c.is_ascii_uppercase() && (before.is_none() || is_small(before) || is_small(chars.peek().copied())) {
             f.write_str(" ")?;
         }
-        write!(f, "{}", letter.to_ascii_lowercase())?;
-        before = Some(letter);
+        write!(f, "{}", c.to_ascii_lowercase())?;
+        before = Some(c);
     }
     Ok(())
 }
@@ -235,9 +235,9 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_says_is_said_as_its_manual_has_it() {
+    fn system_errors_have_the_names_of_the_manual() {
         use rustix::io::Errno;
-        for (errno, said) in [
+        for (errno, text) in [
             (Errno::CONNREFUSED, "connection refused"),
             (Errno::CONNRESET, "connection reset"),
             (Errno::HOSTUNREACH, "no route to host"),
@@ -246,7 +246,7 @@ mod tests {
             (Errno::NOENT, "no such socket"),
             (Errno::ACCESS, "permission denied"),
         ] {
-            assert_eq!(words(io::Error::from(errno)), said);
+            assert_eq!(words(io::Error::from(errno)), text);
         }
         assert_eq!(words(io::Error::from(io::ErrorKind::UnexpectedEof)), "connection closed");
         assert_eq!(words(io::Error::other("x")), "other error");
@@ -254,32 +254,32 @@ mod tests {
 
     #[test]
     fn tls_fails_by_name_however_it_was_wrapped() {
-        let said = |error: rustls::Error| words(io::Error::new(io::ErrorKind::InvalidData, error));
-        let certificate = |error: CertificateError| said(rustls::Error::InvalidCertificate(error));
+        let text = |error: rustls::Error| words(io::Error::new(io::ErrorKind::InvalidData, error));
+        let certificate = |error: CertificateError| text(rustls::Error::InvalidCertificate(error));
         assert_eq!(certificate(CertificateError::UnknownIssuer), "certificate: unknown issuer");
         assert_eq!(certificate(CertificateError::Expired), "certificate: expired");
         assert_eq!(certificate(CertificateError::NotValidYet), "certificate: not valid yet");
         assert_eq!(certificate(CertificateError::NotValidForName), "certificate: not valid for name");
         assert_eq!(certificate(CertificateError::ApplicationVerificationFailure), "certificate: not accepted");
-        let alert = |alert| said(rustls::Error::AlertReceived(alert));
+        let alert = |alert| text(rustls::Error::AlertReceived(alert));
         assert_eq!(alert(AlertDescription::HandshakeFailure), "TLS: alert received: handshake failure");
         assert_eq!(alert(AlertDescription::UnknownCA), "TLS: alert received: unknown ca");
         assert_eq!(alert(AlertDescription::UnknownPSKIdentity), "TLS: alert received: unknown psk identity");
         assert_eq!(alert(AlertDescription::Unknown(200)), "TLS: alert received: 200");
         let plain = rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
-        assert_eq!(said(plain), "TLS: not spoken");
+        assert_eq!(text(plain), "TLS: not spoken");
         assert_eq!(words(io::Error::other(io::Error::other(rustls::Error::DecryptError))), "TLS: handshake failed");
     }
 
     #[test]
     fn times_are_as_short_as_they_can_be_read() {
-        for (millis, said) in [
+        for (millis, text) in [
             (2000, "timed out after 2s"),
             (250, "timed out after 250ms"),
             (1999, "timed out after 1s 999ms"),
             (90_400, "timed out after 1m 30s"),
         ] {
-            assert_eq!(Reason::TimedOut(Duration::from_millis(millis)).to_string(), said);
+            assert_eq!(Reason::TimedOut(Duration::from_millis(millis)).to_string(), text);
         }
         assert_eq!(Reason::Status(404).to_string(), "unexpected status 404");
     }

@@ -31,10 +31,10 @@ fn is_in_place(text: &str, report: &Report) {
     let mut last = 0;
     for finding in report.findings() {
         assert!(!finding.problem.is_empty() && !finding.remedy.is_empty());
-        let place = finding.place.as_ref().expect("a text that was read has places");
-        assert!((1..=lines).contains(&place.line) && place.column >= 1, "{place:?} of {lines} lines");
-        assert!(place.line >= last, "findings are in the order of the file: {report}");
-        last = place.line;
+        let position = finding.position.as_ref().expect("a text that was read has places");
+        assert!((1..=lines).contains(&position.line) && position.column >= 1, "{position:?} of {lines} lines");
+        assert!(position.line >= last, "findings are in the order of the file: {report}");
+        last = position.line;
         assert!(matches!(finding.severity, Severity::Error | Severity::Warning));
     }
     assert!(report.findings().is_empty() || !report.to_string().is_empty());

@@ -56,7 +56,7 @@ fn certificates(draft: &Draft, notes: &Notes<'_>) {
     let listeners = || draft.listeners.iter().filter(|listener| listener.serves());
     let Some((strict, wanted)) = listeners().find_map(|each| Some((each, required(each)?))) else { return };
     let Some(other) = listeners().find(|other| required(other) != Some(wanted)) else { return };
-    let what = match (required(other), asked_for(other)) {
+    let what = match (required(other), client_verification(other)) {
         (Some(_), _) => "asks for one of another authority",
         (None, Some(_)) => "takes those who have none",
         (None, None) => "asks for none",
@@ -72,11 +72,11 @@ fn certificates(draft: &Draft, notes: &Notes<'_>) {
     }
 }
 
-fn asked_for(listener: &ListenerDraft) -> Option<&ClientVerification> {
+fn client_verification(listener: &ListenerDraft) -> Option<&ClientVerification> {
     listener.tls.as_ref()?.settings.as_ref()?.clients.as_ref()
 }
 
 /// Whose certificates let clients in, if nothing else does.
 fn required(listener: &ListenerDraft) -> Option<&Path> {
-    asked_for(listener).filter(|clients| clients.is_required).map(|clients| clients.authorities.as_path())
+    client_verification(listener).filter(|clients| clients.is_required).map(|clients| clients.authorities.as_path())
 }

@@ -8,26 +8,26 @@ use toml::de::DeValue;
 
 use super::names::is_host;
 use super::reader::Table;
-use super::values::{Value, Wrong, clipped, found, must_be, shown, text};
+use super::values::{InvalidValue, Value, clipped, found, must_be, shown, text};
 use crate::files;
 use crate::net::{Address, LONGEST_PATH};
 
 /// Whose address it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
+enum AddressOf {
     /// A listener's: we are there ourselves.
-    Ours,
+    Listener,
     /// A backend's.
-    Theirs,
+    Backend,
 }
 
 /// Where we listen. `unix:` and a path starts at the folder of the file.
 pub(super) fn endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
     move |value| {
-        let address = address(value, table, Side::Ours)?;
+        let address = address(value, table, AddressOf::Listener)?;
         match address.unix().and_then(|path| Some((path, files::cannot_listen(path)?))) {
             None => Ok(address),
-            Some((path, why)) => Err(Wrong {
+            Some((path, why)) => Err(InvalidValue {
                 problem: format!("can't be {}: {why}", shown(&format!("unix:{}", path.display()))),
                 remedy: "write a path of no other file, in a folder that the user who runs Linchpin can write to"
                     .into(),
@@ -39,7 +39,7 @@ pub(super) fn endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Val
 /// Where a backend listens.
 pub(super) fn backend_endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
     move |value| {
-        let address = address(value, table, Side::Theirs)?;
+        let address = address(value, table, AddressOf::Backend)?;
         if address.tcp().is_none_or(|address| address.port() != 0) {
             return Ok(address);
         }
@@ -48,10 +48,10 @@ pub(super) fn backend_endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>
     }
 }
 
-fn address(value: &DeValue<'_>, table: &Table<'_>, side: Side) -> Value<Address> {
+fn address(value: &DeValue<'_>, table: &Table<'_>, of: AddressOf) -> Value<Address> {
     match value.as_str().and_then(|text| text.strip_prefix("unix:")) {
         Some(path) => socket_file(path, value, table),
-        None => socket(value, side).map(Address::Tcp),
+        None => socket(value, of).map(Address::Tcp),
     }
 }
 
@@ -70,21 +70,21 @@ fn socket_file(path: &str, value: &DeValue<'_>, table: &Table<'_>) -> Value<Addr
 
 /// An IP address and a port; `localhost:PORT` is 127.0.0.1. Names are not looked up: what they
 /// stand for could change while the proxy runs, and nothing here would follow.
-fn socket(value: &DeValue<'_>, side: Side) -> Value<SocketAddr> {
+fn socket(value: &DeValue<'_>, of: AddressOf) -> Value<SocketAddr> {
     const WHAT: &str = "an IP address and a port";
     if let Some(port) = value.as_integer().and_then(|number| number.as_str().parse::<u16>().ok()) {
-        return Err(must_be(WHAT, found(value), format!("write {}", of_port(port, side))));
+        return Err(must_be(WHAT, found(value), format!("write {}", addresses_for_port(port, of))));
     }
     let text = text(value)?;
     let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    numeric.as_deref().unwrap_or(text).parse().map_err(|_| must_be(WHAT, shown(text), remedy(text, side)))
+    numeric.as_deref().unwrap_or(text).parse().map_err(|_| must_be(WHAT, shown(text), remedy(text, of)))
 }
 
 /// What to write instead of a text that is no IP address with a port.
-fn remedy(text: &str, side: Side) -> String {
+fn remedy(text: &str, of: AddressOf) -> String {
     let text = text.trim();
     if let Some((scheme, rest)) = text.split_once("://") {
-        return of_url(&scheme.to_ascii_lowercase(), rest, side);
+        return remedy_for_url(&scheme.to_ascii_lowercase(), rest, of);
     }
     // As HAProxy and Caddy write families and kinds of sockets.
     let bare = ["ipv4@", "ipv6@", "tcp@", "tcp4@", "tcp6@", "tcp/", "tcp4/", "tcp6/"];
@@ -102,11 +102,11 @@ fn remedy(text: &str, side: Side) -> String {
             Err(_) => "write one address, without blanks".into(),
         };
     }
-    format!("write {}", plain(bare, 8080, side))
+    format!("write {}", plain(bare, 8080, of))
 }
 
 /// What to write for a URL: only its address, and elsewhere what the rest of it says.
-fn of_url(scheme: &str, rest: &str, side: Side) -> String {
+fn remedy_for_url(scheme: &str, rest: &str, of: AddressOf) -> String {
     let (authority, path) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
     let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let (port, is_tls, is_http2) = match scheme {
@@ -120,18 +120,19 @@ fn of_url(scheme: &str, rest: &str, side: Side) -> String {
         }
         _ => return "write the address alone, such as \"127.0.0.1:8080\"".into(),
     };
-    let mut words = vec![plain(authority, port, side)];
-    match (is_tls, side) {
-        (true, Side::Ours) => words.push("[listeners.tls] with `cert` and `key`".into()),
-        (true, Side::Theirs) => words.push("tls = true into [pools.upstream]".into()),
+    let mut words = vec![plain(authority, port, of)];
+    match (is_tls, of) {
+        (true, AddressOf::Listener) => words.push("[listeners.tls] with `cert` and `key`".into()),
+        (true, AddressOf::Backend) => words.push("tls = true into [pools.upstream]".into()),
         (false, _) => {}
     }
     if is_http2 {
-        words.push(if side == Side::Ours { "http2 = true" } else { "http2 = true into [pools.upstream]" }.into());
+        words
+            .push(if of == AddressOf::Listener { "http2 = true" } else { "http2 = true into [pools.upstream]" }.into());
     }
-    match (path.trim_end_matches('/'), side) {
-        ("", _) | (_, Side::Ours) => {}
-        (path, Side::Theirs) => {
+    match (path.trim_end_matches('/'), of) {
+        ("", _) | (_, AddressOf::Listener) => {}
+        (path, AddressOf::Backend) => {
             words.push(format!("add_prefix = {} into its [[routes]]", shown(&format!("/{path}"))));
         }
     }
@@ -139,7 +140,7 @@ fn of_url(scheme: &str, rest: &str, side: Side) -> String {
 }
 
 /// An address without scheme and options, with a port if it has none.
-fn plain(text: &str, port: u16, side: Side) -> String {
+fn plain(text: &str, port: u16, of: AddressOf) -> String {
     let with_port = |ip: IpAddr, port: u16| format!("\"{}\"", SocketAddr::new(ip, port));
     if let Ok(address) = text.parse::<SocketAddr>() {
         return format!("\"{address}\"");
@@ -155,24 +156,26 @@ fn plain(text: &str, port: u16, side: Side) -> String {
     if let Ok(ip) = in_brackets.parse::<IpAddr>() {
         return format!("the port, too, such as {}", with_port(ip, port));
     }
-    let (host, said) = text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
-    let number = said.and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0);
-    match (host, said, number) {
-        ("" | "*", Some(_), Some(port)) => of_port(port, side),
-        (_, None, _) if text.parse::<u16>().is_ok_and(|port| port > 0) => of_port(text.parse().unwrap_or(port), side),
+    let (host, port_text) = text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    let number = port_text.and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0);
+    match (host, port_text, number) {
+        ("" | "*", Some(_), Some(port)) => addresses_for_port(port, of),
+        (_, None, _) if text.parse::<u16>().is_ok_and(|port| port > 0) => {
+            addresses_for_port(text.parse().unwrap_or(port), of)
+        }
         ("localhost", None, _) => with_port(IpAddr::from([127, 0, 0, 1]), port),
         (_, Some(range), None) if range.contains('-') && range.chars().all(|c| c.is_ascii_digit() || c == '-') => {
             "one port; each of several has a section of its own".into()
         }
-        (_, Some(said), None) if said.chars().all(|c| c.is_ascii_digit()) && !said.is_empty() => {
+        (_, Some(port_text), None) if port_text.chars().all(|c| c.is_ascii_digit()) && !port_text.is_empty() => {
             "a port from 1 to 65535".into()
         }
-        _ if is_host(&host.to_ascii_lowercase()) && host.starts_with(|c: char| c.is_ascii_alphabetic()) => match side {
-            Side::Ours => {
+        _ if is_host(&host.to_ascii_lowercase()) && host.starts_with(|c: char| c.is_ascii_alphabetic()) => match of {
+            AddressOf::Listener => {
                 let port = number.unwrap_or(port);
                 format!("IP:port, such as \"127.0.0.1:{port}\"; host names are not looked up")
             }
-            Side::Theirs => {
+            AddressOf::Backend => {
                 let port = number.unwrap_or(port);
                 format!("[[pools.discover]] with dns = \"{}\" and port = {port}", clipped(host))
             }
@@ -182,13 +185,13 @@ fn plain(text: &str, port: u16, side: Side) -> String {
 }
 
 /// A port alone, which others take for every address of the machine.
-fn of_port(port: u16, side: Side) -> String {
-    match side {
-        Side::Ours => format!(
+fn addresses_for_port(port: u16, of: AddressOf) -> String {
+    match of {
+        AddressOf::Listener => format!(
             "\"0.0.0.0:{port}\" for every IPv4 address of this machine, \"[::]:{port}\" for those of IPv6, too, or \
              \"127.0.0.1:{port}\" for itself alone"
         ),
-        Side::Theirs => format!("\"127.0.0.1:{port}\""),
+        AddressOf::Backend => format!("\"127.0.0.1:{port}\""),
     }
 }
 
@@ -201,57 +204,73 @@ mod tests {
 
     #[test]
     fn the_remedy_is_the_address_that_was_meant() {
-        for (text, side, expected) in [
-            ("http://10.0.0.1:8080", Side::Theirs, "write \"10.0.0.1:8080\""),
-            ("http://10.0.0.1/", Side::Theirs, "write the port, too, such as \"10.0.0.1:80\""),
-            ("https://10.0.0.1:8443", Side::Theirs, "write \"10.0.0.1:8443\", and tls = true into [pools.upstream]"),
-            ("https://0.0.0.0:443", Side::Ours, "write \"0.0.0.0:443\", and [listeners.tls] with `cert` and `key`"),
-            ("h2c://10.0.0.1:50051", Side::Theirs, "write \"10.0.0.1:50051\", and http2 = true into [pools.upstream]"),
+        for (text, of, expected) in [
+            ("http://10.0.0.1:8080", AddressOf::Backend, "write \"10.0.0.1:8080\""),
+            ("http://10.0.0.1/", AddressOf::Backend, "write the port, too, such as \"10.0.0.1:80\""),
+            (
+                "https://10.0.0.1:8443",
+                AddressOf::Backend,
+                "write \"10.0.0.1:8443\", and tls = true into [pools.upstream]",
+            ),
+            (
+                "https://0.0.0.0:443",
+                AddressOf::Listener,
+                "write \"0.0.0.0:443\", and [listeners.tls] with `cert` and `key`",
+            ),
+            (
+                "h2c://10.0.0.1:50051",
+                AddressOf::Backend,
+                "write \"10.0.0.1:50051\", and http2 = true into [pools.upstream]",
+            ),
             (
                 "http://u:p@10.0.0.1:80/app/",
-                Side::Theirs,
+                AddressOf::Backend,
                 "write \"10.0.0.1:80\", and add_prefix = \"/app\" into its [[routes]]",
             ),
             (
                 "https://app.internal",
-                Side::Theirs,
+                AddressOf::Backend,
                 "write [[pools.discover]] with dns = \"app.internal\" and port = 443, and tls = true into [pools.upstream]",
             ),
-            ("app:3000", Side::Theirs, "write [[pools.discover]] with dns = \"app\" and port = 3000"),
-            ("::1:8080", Side::Theirs, "write \"[::1]:8080\": an IPv6 address stands in brackets before its port"),
+            ("app:3000", AddressOf::Backend, "write [[pools.discover]] with dns = \"app\" and port = 3000"),
+            (
+                "::1:8080",
+                AddressOf::Backend,
+                "write \"[::1]:8080\": an IPv6 address stands in brackets before its port",
+            ),
             (
                 "2001:db8::5:80",
-                Side::Ours,
+                AddressOf::Listener,
                 "write \"[2001:db8::5]:80\": an IPv6 address stands in brackets before its port",
             ),
-            (":::80", Side::Ours, "write \"[::]:80\": an IPv6 address stands in brackets before its port"),
-            ("::1", Side::Ours, "write the port, too, such as \"[::1]:8080\""),
-            ("[::1]", Side::Ours, "write the port, too, such as \"[::1]:8080\""),
-            ("10.0.0.1", Side::Theirs, "write the port, too, such as \"10.0.0.1:8080\""),
-            ("localhost", Side::Theirs, "write \"127.0.0.1:8080\""),
-            (":80", Side::Ours, EVERYWHERE),
-            ("*:80", Side::Ours, EVERYWHERE),
-            ("9001", Side::Theirs, "write \"127.0.0.1:9001\""),
-            ("10.0.0.1:99999", Side::Theirs, "write a port from 1 to 65535"),
-            ("10.0.0.1:80-90", Side::Ours, "write one port; each of several has a section of its own"),
+            (":::80", AddressOf::Listener, "write \"[::]:80\": an IPv6 address stands in brackets before its port"),
+            ("::1", AddressOf::Listener, "write the port, too, such as \"[::1]:8080\""),
+            ("[::1]", AddressOf::Listener, "write the port, too, such as \"[::1]:8080\""),
+            ("10.0.0.1", AddressOf::Backend, "write the port, too, such as \"10.0.0.1:8080\""),
+            ("localhost", AddressOf::Backend, "write \"127.0.0.1:8080\""),
+            (":80", AddressOf::Listener, EVERYWHERE),
+            ("*:80", AddressOf::Listener, EVERYWHERE),
+            ("9001", AddressOf::Backend, "write \"127.0.0.1:9001\""),
+            ("10.0.0.1:99999", AddressOf::Backend, "write a port from 1 to 65535"),
+            ("10.0.0.1:80-90", AddressOf::Listener, "write one port; each of several has a section of its own"),
             (
                 "10.0.0.1:80 weight=3",
-                Side::Theirs,
+                AddressOf::Backend,
                 "write \"10.0.0.1:80\" alone; what stands behind it has keys of its own",
             ),
-            ("ipv4@10.0.0.1:80", Side::Ours, "write \"10.0.0.1:80\""),
-            ("unix@/run/app.sock", Side::Theirs, "write \"unix:/run/app.sock\""),
-            ("unix//run/app.sock", Side::Theirs, "write \"unix:/run/app.sock\""),
-            ("unix:///run/app.sock", Side::Theirs, "write \"unix:/run/app.sock\""),
-            ("/run/app.sock", Side::Theirs, "write \"unix:/run/app.sock\""),
+            ("ipv4@10.0.0.1:80", AddressOf::Listener, "write \"10.0.0.1:80\""),
+            ("unix@/run/app.sock", AddressOf::Backend, "write \"unix:/run/app.sock\""),
+            ("unix//run/app.sock", AddressOf::Backend, "write \"unix:/run/app.sock\""),
+            ("unix:///run/app.sock", AddressOf::Backend, "write \"unix:/run/app.sock\""),
+            ("/run/app.sock", AddressOf::Backend, "write \"unix:/run/app.sock\""),
             (
                 "fastcgi://10.0.0.1:9000",
-                Side::Theirs,
+                AddressOf::Backend,
                 "backends are spoken to by HTTP, not by fastcgi; name where they speak that",
             ),
-            ("", Side::Theirs, "write IP:port, such as \"127.0.0.1:8080\" or \"[::1]:8080\""),
+            ("", AddressOf::Backend, "write IP:port, such as \"127.0.0.1:8080\" or \"[::1]:8080\""),
         ] {
-            assert_eq!(remedy(text, side), expected, "{text:?}");
+            assert_eq!(remedy(text, of), expected, "{text:?}");
         }
     }
 }

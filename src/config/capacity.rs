@@ -51,7 +51,7 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    fn said(max_connections: &str, limit: usize) -> String {
+    fn findings(max_connections: &str, limit: usize) -> String {
         let text = format!(
             "[server]\nthreads = 2\n{max_connections}\n[[listeners]]\naddress = \"127.0.0.1:8080\"\n[[pools]]\n\
              name = \"app\"\npersistence = {{ type = \"none\" }}\n[[pools.backends]]\nname = \"a\"\n\
@@ -65,15 +65,15 @@ mod tests {
 
     #[test]
     fn more_connections_than_descriptors_are_spoken_of_and_the_default_only_if_little_is_left() {
-        let warning = said("max_connections = 5000", 1024);
+        let warning = findings("max_connections = 5000", 1024);
         let words = "x.toml:3:1: warning: `max_connections` of 5000 can't fit: this process may open 1024 descriptors, \
                      which is enough for 490 clients, each with one for its backend; raise the limit (LimitNOFILE of \
                      systemd, `ulimit -Hn`), or write max_connections = 490";
         assert!(warning.starts_with(words), "{warning}");
-        assert_eq!(said("max_connections = 400", 1024), "");
-        assert_eq!(said("", 1024), "");
-        assert!(said("", 80).contains("enough for 18 clients"), "{}", said("", 80));
-        assert_eq!(said("max_connections = 10", 80), "");
-        assert_eq!(said("max_connections = 100000", 20_000), "", "the default, written");
+        assert_eq!(findings("max_connections = 400", 1024), "");
+        assert_eq!(findings("", 1024), "");
+        assert!(findings("", 80).contains("enough for 18 clients"), "{}", findings("", 80));
+        assert_eq!(findings("max_connections = 10", 80), "");
+        assert_eq!(findings("max_connections = 100000", 20_000), "", "the default, written");
     }
 }

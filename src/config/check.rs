@@ -11,7 +11,7 @@ use super::access;
 use super::file::Draft;
 use super::pools::PoolDraft;
 use super::reach;
-use super::reader::Spot;
+use super::reader::Spanned;
 use super::report::Notes;
 use super::routes::{self, RouteDraft};
 use super::values::{known, shown};
@@ -41,7 +41,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     admin_address(draft, notes);
     for pool in &draft.pools {
         backends(pool, notes);
-        backends_are_not_ours(pool, draft, &interfaces, notes);
+        backends_are_not_local(pool, draft, &interfaces, notes);
         persistence(pool, notes);
         if pool.pins() && pool.health.probe == Probe::None && notes.is_whole() {
             let problem = "clients are pinned, but no backend is probed: a dead one is found out by failing requests";
@@ -54,7 +54,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
 }
 
 /// Refuses the second of two equal values.
-fn unique<'d, T>(what: &str, spots: impl Iterator<Item = &'d Spot<T>>, notes: &Notes<'_>)
+fn unique<'d, T>(what: &str, spots: impl Iterator<Item = &'d Spanned<T>>, notes: &Notes<'_>)
 where
     T: Hash + Eq + ToString + 'd,
 {
@@ -72,15 +72,15 @@ where
 
 /// Refuses the second of two listeners one of which would have to take the other's connections. Port 0 is a new port
 /// for each.
-fn overlaps<'d>(listeners: impl Iterator<Item = &'d Spot<Address>>, notes: &Notes<'_>) {
-    let mut by_port: HashMap<Option<u16>, Vec<&Spot<Address>>> = HashMap::new();
+fn overlaps<'d>(listeners: impl Iterator<Item = &'d Spanned<Address>>, notes: &Notes<'_>) {
+    let mut by_port: HashMap<Option<u16>, Vec<&Spanned<Address>>> = HashMap::new();
     for listener in listeners {
         let others = by_port.entry(listener.value.tcp().map(|address| address.port())).or_default();
-        let is_in_the_way = |other: &&&Spot<Address>| {
+        let conflicts = |other: &&&Spanned<Address>| {
             let (one, other) = (&listener.value, &other.value);
             own::overlap(one, other) && !own::are_both_families(one, other)
         };
-        if let Some(other) = others.iter().find(is_in_the_way) {
+        if let Some(other) = others.iter().find(conflicts) {
             let line = notes.line_of(other.span.start) + 1;
             let address = shown(&other.value.to_string());
             let problem = if listener.value == other.value {
@@ -115,7 +115,7 @@ fn keys(draft: &Draft, notes: &Notes<'_>) {
 }
 
 fn admin_address(draft: &Draft, notes: &Notes<'_>) {
-    let Some(Spot { value: admin::Settings { address: admin, .. }, span }) = &draft.admin else { return };
+    let Some(Spanned { value: admin::Settings { address: admin, .. }, span }) = &draft.admin else { return };
     let taken = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
     for listener in taken.filter(|listener| own::overlap(admin, &listener.value)) {
         let line = notes.line_of(listener.span.start) + 1;
@@ -164,14 +164,14 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
     let routes = || pool.backends.iter().filter_map(|backend| backend.route.as_ref());
     unique("backend of this pool with the route", routes(), notes);
     if let Carrier::Route(route) = &pool.persistence.carrier {
-        let is_split = |name: &&Spot<String>| name.value.contains(route.separator);
+        let is_split = |name: &&Spanned<String>| name.value.contains(route.separator);
         let remedy = "write a `route` without it, or another `separator`";
         for name in routes().filter(is_split) {
             let problem = format!("{} has the separator of [pools.persistence] route in it", shown(&name.value));
             notes.error(&name.span, problem, remedy);
         }
-        let unsaid = pool.backends.iter().filter(|backend| backend.route.is_none());
-        for name in unsaid.filter_map(|backend| backend.name.as_ref()).filter(is_split) {
+        let without_route = pool.backends.iter().filter(|backend| backend.route.is_none());
+        for name in without_route.filter_map(|backend| backend.name.as_ref()).filter(is_split) {
             let problem = format!("no session id can name {}, which has the separator in it", shown(&name.value));
             notes.warn(&name.span, problem, remedy);
         }
@@ -191,7 +191,7 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
 }
 
 /// No backend leads back here: neither to a listener, nor to what is for the operator alone.
-fn backends_are_not_ours(pool: &PoolDraft, draft: &Draft, interfaces: &HashSet<IpAddr>, notes: &Notes<'_>) {
+fn backends_are_not_local(pool: &PoolDraft, draft: &Draft, interfaces: &HashSet<IpAddr>, notes: &Notes<'_>) {
     for address in pool.backends.iter().filter_map(|backend| backend.address.as_ref()) {
         let leads_to = |listening: &Address| own::reaches(&address.value, listening, interfaces);
         let listeners = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
@@ -222,7 +222,7 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
     for route in &draft.routes {
         let of_name = route.pool.as_ref().map(|pool| pools.get(pool.value.as_str()));
         if let Some(Some(pool)) = of_name {
-            route.fits_to(pool, notes);
+            route.check_with_pool(pool, notes);
         }
         if let (Some(pool), Some(None)) = (&route.pool, of_name) {
             let problem = format!("there is no pool {}", shown(&pool.value));
@@ -246,7 +246,7 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
             }
         }
     }
-    routes::circles(&draft.routes, notes);
+    routes::redirect_loops(&draft.routes, notes);
     reach::check(draft, notes);
     access::check(draft, notes);
     let reached: HashSet<_> =

@@ -13,12 +13,12 @@ use super::addresses::endpoint;
 use super::listeners::{ListenerDraft, listener};
 use super::names::name;
 use super::pools::{self, PoolDraft};
-use super::reader::{Spot, Table};
+use super::reader::{Spanned, Table};
 use super::routes::{self, RouteDraft};
 use super::secrets;
 use super::values::{
-    KIB, MIB, MILLISECOND, Value, Wrong, YEAR, body_bytes, duration, found, must_be, nearest, plain_text, rate, shown,
-    size, text, whole, word,
+    InvalidValue, KIB, MIB, MILLISECOND, Value, YEAR, body_bytes, duration, found, must_be, nearest, plain_text, rate,
+    shown, size, text, whole, word,
 };
 use crate::affinity::seal::{KEY_BYTES, SealingKey};
 use crate::net::Address;
@@ -34,7 +34,7 @@ pub(super) struct Draft {
     pub(super) replay_memory: usize,
     pub(super) via: Option<String>,
     pub(super) log: telemetry::Settings,
-    pub(super) admin: Option<Spot<admin::Settings>>,
+    pub(super) admin: Option<Spanned<admin::Settings>>,
     pub(super) keys: Vec<KeyDraft>,
     pub(super) listeners: Vec<ListenerDraft>,
     pub(super) routes: Vec<RouteDraft>,
@@ -43,7 +43,7 @@ pub(super) struct Draft {
 
 /// One `[[keys]]`.
 pub(super) struct KeyDraft {
-    pub(super) id: Option<Spot<String>>,
+    pub(super) id: Option<Spanned<String>>,
     pub(super) secret: Option<[u8; KEY_BYTES]>,
 }
 
@@ -180,7 +180,7 @@ fn log_file(path: PathBuf) -> Value<telemetry::Access> {
     let Some(what) = files::irregular_type_at(&path) else {
         return match files::cannot_append(&path) {
             None => Ok(telemetry::Access::File(path)),
-            Some(why) => Err(Wrong {
+            Some(why) => Err(InvalidValue {
                 problem: format!("can't be {}: {why}", shown(&path.to_string_lossy())),
                 remedy: "make the folder, and let the user who runs Linchpin write there; or write \"stdout\"".into(),
             }),
@@ -198,7 +198,7 @@ fn log_file(path: PathBuf) -> Value<telemetry::Access> {
     ))
 }
 
-fn admin(table: &Table<'_>) -> Option<Spot<admin::Settings>> {
+fn admin(table: &Table<'_>) -> Option<Spanned<admin::Settings>> {
     let token = secrets::token(table);
     let address = table.required("address", "\"127.0.0.1:9090\"", endpoint(table))?;
     if let Address::Tcp(socket) = &address.value
@@ -209,5 +209,5 @@ fn admin(table: &Table<'_>) -> Option<Spot<admin::Settings>> {
         let remedy = "write token_file = \"admin.token\", or an address of 127.0.0.1";
         table.notes().missing(&address.span, problem, remedy);
     }
-    Some(Spot { value: admin::Settings { address: address.value, token }, span: address.span })
+    Some(Spanned { value: admin::Settings { address: address.value, token }, span: address.span })
 }

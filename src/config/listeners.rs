@@ -4,7 +4,7 @@
 
 use super::addresses::endpoint;
 use super::names::{name, network};
-use super::reader::{Spot, Table};
+use super::reader::{Spanned, Table};
 use super::tls::{self, ListenerTls};
 use super::values::{flag, word};
 use crate::net::Address;
@@ -18,14 +18,14 @@ const FORWARDED: [(&str, HeaderName); 2] =
 
 /// One `[[listeners]]`. What is `None` was said to be wrong.
 pub(super) struct ListenerDraft {
-    pub(super) name: Option<Spot<String>>,
-    pub(super) address: Option<Spot<Address>>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) address: Option<Spanned<Address>>,
     http2: bool,
     proxy_protocol: bool,
     trusted_proxies: Vec<IpNet>,
     forwarded: Option<HeaderName>,
     pub(super) tls: Option<ListenerTls>,
-    pub(super) redirect_https: Option<Spot<Option<u16>>>,
+    pub(super) redirect_https: Option<Spanned<Option<u16>>>,
 }
 
 impl ListenerDraft {
@@ -40,7 +40,7 @@ impl ListenerDraft {
     }
 
     /// Whether its requests can have come by https, or without it. A trusted proxy says of each how it came.
-    pub(super) fn can_have_come(&self, by_https: bool) -> bool {
+    pub(super) fn may_receive(&self, by_https: bool) -> bool {
         self.tls.is_some() == by_https || !self.trusted_proxies.is_empty()
     }
 
@@ -72,7 +72,7 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerDraft {
         tls: table.section("tls", |tls| tls.is_present().then(|| tls::listener(tls))),
         redirect_https: table.spot("redirect_https", tls::https_port),
     };
-    if let (true, Some(Spot { value: Some(_), span })) = (table.has("tls"), &draft.redirect_https) {
+    if let (true, Some(Spanned { value: Some(_), span })) = (table.has("tls"), &draft.redirect_https) {
         let problem = "`redirect_https` at a listener that speaks TLS itself: clients would go round in a circle";
         table.notes().error(span, problem, "write it at the listener that clients reach without TLS");
     }

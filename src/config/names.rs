@@ -8,7 +8,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::values::{Value, Wrong, must_be, shown, text};
+use super::values::{InvalidValue, Value, must_be, shown, text};
 use crate::affinity::seal::MAX_NAME;
 
 /// The name of a pool, backend, listener or key.
@@ -180,7 +180,7 @@ pub(super) fn edited_field(text: &str, of_request: bool, action: &str) -> Value<
         "set-cookie" if !of_request => ("is the application's, and may hold its session", "take it out"),
         _ => return Ok(name),
     };
-    Err(Wrong { problem: format!("can't be {}, which {why}", shown(text)), remedy: remedy.into() })
+    Err(InvalidValue { problem: format!("can't be {}, which {why}", shown(text)), remedy: remedy.into() })
 }
 
 /// The name of a path parameter or of a key of a query: unreserved characters (RFC 3986 §2.3).

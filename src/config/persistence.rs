@@ -2,7 +2,7 @@
 //! Invariant: a combination of attributes that can't work is an error here, not a riddle in a browser.
 //! Must not know: keys, pins, other pools.
 
-mod terms;
+mod policies;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::session_sync;
 
 /// The values of `type`.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum PersistenceType {
     Cookie,
     Header,
     Route,
@@ -28,17 +28,17 @@ enum Kind {
     None,
 }
 
-impl Kind {
-    const WORDS: [(&'static str, Kind); 5] = [
-        ("cookie", Kind::Cookie),
-        ("header", Kind::Header),
-        ("route", Kind::Route),
-        ("learned", Kind::Learned),
-        ("none", Kind::None),
+impl PersistenceType {
+    const WORDS: [(&'static str, PersistenceType); 5] = [
+        ("cookie", PersistenceType::Cookie),
+        ("header", PersistenceType::Header),
+        ("route", PersistenceType::Route),
+        ("learned", PersistenceType::Learned),
+        ("none", PersistenceType::None),
     ];
 
     fn as_str(self) -> &'static str {
-        Kind::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
+        PersistenceType::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
     }
 }
 
@@ -49,7 +49,7 @@ const CAPACITY: usize = 1_000_000;
 
 /// Reads the persistence of the pool named `pool`; also gives the place where its cookie gets its name.
 pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usize>) {
-    let kind = table.get("type", word(Kind::WORDS, &[])).unwrap_or(Kind::Cookie);
+    let kind = table.get("type", word(PersistenceType::WORDS, &[])).unwrap_or(PersistenceType::Cookie);
     let idle_timeout = table.get("idle_timeout", duration(SECOND..=LONGEST));
     let absolute_timeout = table.get("absolute_timeout", duration(SECOND..=LONGEST));
     let has_absolute = table.has("absolute_timeout");
@@ -64,8 +64,8 @@ pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usi
         absolute_timeout,
         max_clock_skew,
         converge: table.get("converge", duration(MILLISECOND..=SECOND * 60)),
-        on: terms::policies(table),
-        rules: table.sections("rules", terms::rule).into_iter().flatten().collect(),
+        on: policies::policies(table),
+        rules: table.sections("rules", policies::rule).into_iter().flatten().collect(),
         verdict_header: table.get("verdict_header", field_name),
     };
 
@@ -75,24 +75,34 @@ pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usi
         let problem = "`idle_timeout` is not shorter than `absolute_timeout`, so that no session ever ends by it";
         table.notes().warn(&table.at("idle_timeout"), problem, "shorten it, or leave it out");
     }
-    warn_of_idle_keys(table, kind);
-    if kind == Kind::Learned && learned.as_ref().is_some_and(|learned| learned.store.is_none()) {
+    warn_of_unused_keys(table, kind);
+    if kind == PersistenceType::Learned && learned.as_ref().is_some_and(|learned| learned.store.is_none()) {
         let problem = "learned sessions are in this process alone: they are forgotten when it ends, and other Linchpins \
                        don't know them";
         table.notes().warn(&table.at("learned"), problem, "write store = \"redis://…\" where that matters");
     }
     let carrier = match kind {
-        Kind::None => return (Settings { verdict_header: settings.verdict_header, ..Settings::none() }, named_at),
-        Kind::Cookie => Carrier::Cookie(cookie),
-        Kind::Header => required(table, kind, "header = { name = \"X-Pin\" }", header, Carrier::Header),
-        Kind::Route => required(table, kind, "route = { cookie = \"JSESSIONID\" }", route, Carrier::Route),
-        Kind::Learned => required(table, kind, "learned = { cookie = \"PHPSESSID\" }", learned, Carrier::Learned),
+        PersistenceType::None => {
+            return (Settings { verdict_header: settings.verdict_header, ..Settings::none() }, named_at);
+        }
+        PersistenceType::Cookie => Carrier::Cookie(cookie),
+        PersistenceType::Header => required(table, kind, "header = { name = \"X-Pin\" }", header, Carrier::Header),
+        PersistenceType::Route => required(table, kind, "route = { cookie = \"JSESSIONID\" }", route, Carrier::Route),
+        PersistenceType::Learned => {
+            required(table, kind, "learned = { cookie = \"PHPSESSID\" }", learned, Carrier::Learned)
+        }
     };
     (Settings { carrier, ..settings }, named_at)
 }
 
 /// The carrier of a type that can't do without its section.
-fn required<T>(table: &Table<'_>, kind: Kind, example: &str, read: Option<T>, carrier: fn(T) -> Carrier) -> Carrier {
+fn required<T>(
+    table: &Table<'_>,
+    kind: PersistenceType,
+    example: &str,
+    read: Option<T>,
+    carrier: fn(T) -> Carrier,
+) -> Carrier {
     let word = kind.as_str();
     if !table.has(word) {
         let problem = format!("type = \"{word}\" needs `{word}`, which says where the session is found");
@@ -102,22 +112,23 @@ fn required<T>(table: &Table<'_>, kind: Kind, example: &str, read: Option<T>, ca
 }
 
 /// Keys that do nothing for pins of this type.
-fn warn_of_idle_keys(table: &Table<'_>, kind: Kind) {
+fn warn_of_unused_keys(table: &Table<'_>, kind: PersistenceType) {
     let sections = ["cookie", "header", "route", "learned"].into_iter().filter(|section| *section != kind.as_str());
     let others: &[&str] = match kind {
-        Kind::None => &["idle_timeout", "absolute_timeout", "max_clock_skew", "converge", "on", "rules"],
-        Kind::Route => &["idle_timeout", "absolute_timeout", "max_clock_skew"],
-        Kind::Learned => &["max_clock_skew"],
-        Kind::Cookie | Kind::Header => &[],
+        PersistenceType::None => &["idle_timeout", "absolute_timeout", "max_clock_skew", "converge", "on", "rules"],
+        PersistenceType::Route => &["idle_timeout", "absolute_timeout", "max_clock_skew"],
+        PersistenceType::Learned => &["max_clock_skew"],
+        PersistenceType::Cookie | PersistenceType::Header => &[],
     };
     for key in sections.chain(others.iter().copied()).filter(|key| table.has(key)) {
         let why = match kind {
-            Kind::None => "type = \"none\" pins nobody".into(),
-            Kind::Route if others.contains(&key) => "a session lasts as long as the application says".into(),
-            Kind::Learned if others.contains(&key) => "what is learned is dated by this clock".into(),
+            PersistenceType::None => "type = \"none\" pins nobody".into(),
+            PersistenceType::Route if others.contains(&key) => "a session lasts as long as the application says".into(),
+            PersistenceType::Learned if others.contains(&key) => "what is learned is dated by this clock".into(),
             _ => format!("this is for type = \"{key}\""),
         };
-        let remedy = if kind == Kind::None { "take it out, or write type = \"cookie\"" } else { "take it out" };
+        let remedy =
+            if kind == PersistenceType::None { "take it out, or write type = \"cookie\"" } else { "take it out" };
         table.notes().warn(&table.at(key), format!("`{key}` has no effect: {why}"), remedy);
     }
 }
@@ -185,9 +196,10 @@ fn store(value: &DeValue<'_>) -> Value<String> {
     let address = text(value)?;
     match session_sync::check_address(address) {
         Ok(()) => Ok(address.into()),
-        Err(problem) => {
-            Err(super::values::Wrong { problem: problem.into(), remedy: "write \"redis://127.0.0.1:6379\"".into() })
-        }
+        Err(problem) => Err(super::values::InvalidValue {
+            problem: problem.into(),
+            remedy: "write \"redis://127.0.0.1:6379\"".into(),
+        }),
     }
 }
 

@@ -11,7 +11,7 @@ use super::addresses::backend_endpoint;
 use super::discovery;
 use super::names::{authority, cookie_name, field_name, name, parameter, target};
 use super::persistence::persistence;
-use super::reader::{Spot, Table};
+use super::reader::{Spanned, Table};
 use super::report::Notes;
 use super::tls;
 use super::values::{MILLISECOND, Value, YEAR, duration, flag, found, must_be, nearest, percent};
@@ -26,7 +26,7 @@ use crate::{affinity, balance, discover, health, upstream};
 /// One `[[pools]]`. What is `None` was said to be wrong.
 pub(super) struct PoolDraft {
     pub(super) span: Range<usize>,
-    pub(super) name: Option<Spot<String>>,
+    pub(super) name: Option<Spanned<String>>,
     pub(super) balance: balance::BalancerKind,
     pub(super) hash: Option<key::Settings>,
     pub(super) persistence: affinity::Settings,
@@ -45,13 +45,13 @@ pub(super) struct PoolDraft {
 
 /// One `[[pools.backends]]`.
 pub(super) struct BackendDraft {
-    pub(super) name: Option<Spot<String>>,
-    pub(super) address: Option<Spot<Address>>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) address: Option<Spanned<Address>>,
     pub(super) weight: Option<u32>,
     pub(super) state: Option<AdminState>,
     pub(super) backup: Option<bool>,
-    pub(super) failover: Vec<Spot<String>>,
-    pub(super) route: Option<Spot<String>>,
+    pub(super) failover: Vec<Spanned<String>>,
+    pub(super) route: Option<Spanned<String>>,
     pub(super) max_requests: Option<u32>,
     pub(super) max_sessions: Option<u32>,
 }
@@ -145,7 +145,7 @@ fn backend(table: &Table<'_>) -> BackendDraft {
 
 /// The values of `by`.
 #[derive(Clone, Copy, PartialEq)]
-enum By {
+enum HashBy {
     Address,
     Path,
     Header,
@@ -155,16 +155,16 @@ enum By {
 
 /// What requests are placed by, and the most that a backend may have of its fair share, in percent.
 fn hash(table: &Table<'_>) -> (Option<key::Settings>, u32) {
-    const WORDS: [(&str, By); 5] = [
-        ("address", By::Address),
-        ("path", By::Path),
-        ("header", By::Header),
-        ("cookie", By::Cookie),
-        ("query", By::Query),
+    const WORDS: [(&str, HashBy); 5] = [
+        ("address", HashBy::Address),
+        ("path", HashBy::Path),
+        ("header", HashBy::Header),
+        ("cookie", HashBy::Cookie),
+        ("query", HashBy::Query),
     ];
-    let by = table.get("by", word(WORDS, &[])).unwrap_or(By::Address);
+    let by = table.get("by", word(WORDS, &[])).unwrap_or(HashBy::Address);
     let max_load = table.get("max_load", percent(100..=10_000)).unwrap_or(125);
-    let is_named = matches!(by, By::Header | By::Cookie | By::Query);
+    let is_named = matches!(by, HashBy::Header | HashBy::Cookie | HashBy::Query);
     if is_named && !table.has("name") {
         let problem = "`by` needs the `name` of the header, cookie or query key";
         table.notes().missing(&table.at("by"), problem, "write for example name = \"user\"");
@@ -174,12 +174,12 @@ fn hash(table: &Table<'_>) -> (Option<key::Settings>, u32) {
         table.notes().warn(&table.at("name"), problem, "take it out");
     }
     let key = match by {
-        By::Header => table.get("name", field_name).map(key::Settings::Header),
-        By::Cookie => table.get("name", cookie_name).map(key::Settings::Cookie),
-        By::Query => table.get("name", parameter).map(key::Settings::Query),
-        By::Address | By::Path => {
+        HashBy::Header => table.get("name", field_name).map(key::Settings::Header),
+        HashBy::Cookie => table.get("name", cookie_name).map(key::Settings::Cookie),
+        HashBy::Query => table.get("name", parameter).map(key::Settings::Query),
+        HashBy::Address | HashBy::Path => {
             table.get("name", parameter);
-            Some(if by == By::Path { key::Settings::Path } else { key::Settings::Address })
+            Some(if by == HashBy::Path { key::Settings::Path } else { key::Settings::Address })
         }
     };
     (key, max_load)
@@ -187,7 +187,7 @@ fn hash(table: &Table<'_>) -> (Option<key::Settings>, u32) {
 
 /// The values of `type`.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum ProbeType {
     Http,
     Tcp,
     None,
@@ -195,9 +195,9 @@ enum Kind {
 
 fn health(table: &Table<'_>, vitals: &mut vitals::Settings) -> health::Settings {
     let default = health::Settings::default();
-    let kinds = word([("http", Kind::Http), ("tcp", Kind::Tcp), ("none", Kind::None)], &[]);
-    let unsaid = if table.is_present() { Kind::Http } else { Kind::None };
-    let kind = table.get("type", kinds).unwrap_or(unsaid);
+    let kinds = word([("http", ProbeType::Http), ("tcp", ProbeType::Tcp), ("none", ProbeType::None)], &[]);
+    let default_type = if table.is_present() { ProbeType::Http } else { ProbeType::None };
+    let kind = table.get("type", kinds).unwrap_or(default_type);
     let mut probe = Probe::http();
     if let Probe::Http { path, host, expect } = &mut probe {
         if let Some(value) = table.get("path", target) {
@@ -216,16 +216,16 @@ fn health(table: &Table<'_>, vitals: &mut vitals::Settings) -> health::Settings 
     }
     vitals.rise = table.get("rise", whole(1..=100)).unwrap_or(vitals.rise);
     vitals.fall = table.get("fall", whole(1..=100)).unwrap_or(vitals.fall);
-    if kind != Kind::Http {
+    if kind != ProbeType::Http {
         for key in ["path", "host", "expect"].into_iter().filter(|key| table.has(key)) {
             let problem = format!("`{key}` has no effect: only probes of type = \"http\" send a request");
             table.notes().warn(&table.at(key), problem, "take it out, or write type = \"http\"");
         }
     }
     let probe = match kind {
-        Kind::Http => probe,
-        Kind::Tcp => Probe::Tcp,
-        Kind::None => Probe::None,
+        ProbeType::Http => probe,
+        ProbeType::Tcp => Probe::Tcp,
+        ProbeType::None => Probe::None,
     };
     // Who asks for probes every second hardly wants to wait two for their answers.
     health::Settings { probe, interval, timeout: timeout.unwrap_or(default.timeout.min(interval)) }
@@ -286,7 +286,7 @@ fn retry_word(value: &DeValue<'_>) -> Value<RetryWord> {
     Err(must_be(what, found(value), remedy))
 }
 
-fn retry_on(words: &[Spot<RetryWord>]) -> retry::RetryOn {
+fn retry_on(words: &[Spanned<RetryWord>]) -> retry::RetryOn {
     let mut on = retry::RetryOn { reset: false, timeout: false, status: Vec::new(), non_idempotent: false };
     for word in words {
         match word.value {

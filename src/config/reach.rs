@@ -27,10 +27,10 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
         if listeners.is_empty() || listeners.iter().any(|listener| listener.address.is_none()) {
             continue;
         }
-        let ways: Vec<_> = ways(route, &listeners).collect();
-        if ways.is_empty() {
-            never_asked(route, &listeners, notes);
-        } else if is_bounded && let Some(span) = hidden(route, &ways, &preferred) {
+        let arrivals: Vec<_> = arrivals(route, &listeners).collect();
+        if arrivals.is_empty() {
+            warn_without_arrivals(route, &listeners, notes);
+        } else if is_bounded && let Some(span) = hidden(route, &arrivals, &preferred) {
             let line = notes.line_of(span.start) + 1;
             let problem = format!("no request gets to this route: others come before it, such as that in line {line}");
             let remedy = "routes with `listeners` come first, then those with a `scheme`: write the same into this \
@@ -41,17 +41,20 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
 }
 
 /// Each listener and scheme by which requests come to a route.
-fn ways<'l>(route: &RouteDraft, listeners: &[&'l ListenerDraft]) -> impl Iterator<Item = (&'l ListenerDraft, bool)> {
+fn arrivals<'l>(
+    route: &RouteDraft,
+    listeners: &[&'l ListenerDraft],
+) -> impl Iterator<Item = (&'l ListenerDraft, bool)> {
     let wanted = route.settings.is_secure;
     let schemes = [false, true].into_iter().filter(move |scheme| wanted.is_none_or(|wanted| wanted == *scheme));
     let listeners: Vec<_> = listeners.iter().copied().filter(|listener| listener.serves()).collect();
     schemes.flat_map(move |scheme| {
-        let having = listeners.clone().into_iter().filter(move |listener| listener.can_have_come(scheme));
+        let having = listeners.clone().into_iter().filter(move |listener| listener.may_receive(scheme));
         having.map(move |listener| (listener, scheme))
     })
 }
 
-fn never_asked(route: &RouteDraft, listeners: &[&ListenerDraft], notes: &Notes<'_>) {
+fn warn_without_arrivals(route: &RouteDraft, listeners: &[&ListenerDraft], notes: &Notes<'_>) {
     if !listeners.iter().any(|listener| listener.serves()) {
         let problem = "no request gets to this route: its listeners send everybody to https";
         notes.warn(&route.span, problem, "name the listener with [listeners.tls], or take it out");
@@ -70,13 +73,13 @@ fn never_asked(route: &RouteDraft, listeners: &[&ListenerDraft], notes: &Notes<'
 /// Where one of the routes stands that take every request before this one.
 fn hidden<'r>(
     route: &RouteDraft,
-    ways: &[(&ListenerDraft, bool)],
+    arrivals: &[(&ListenerDraft, bool)],
     preferred: &[&'r RouteDraft],
 ) -> Option<&'r Range<usize>> {
     let before: Vec<_> = preferred.iter().copied().filter(|other| rank(other) > rank(route)).collect();
     let mut first = None;
     for (host, _) in route.each_host() {
-        for (listener, scheme) in ways {
+        for (listener, scheme) in arrivals {
             let taker = before.iter().find(|other| {
                 is_open_at(other, listener)
                     && other.settings.is_secure.is_none_or(|only| only == *scheme)

@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::peers::{self, Nearness};
 use super::report::Notes;
+use super::synonyms::{self, Nearness};
 use super::values::{Value, clipped, found, nearest, shown};
 
 /// A value, and where it stands.
 #[derive(Debug, Clone)]
-pub(super) struct Spot<T> {
+pub(super) struct Spanned<T> {
     pub(super) value: T,
     pub(super) span: Range<usize>,
 }
@@ -25,7 +25,7 @@ pub(super) struct Table<'a> {
     is_listed: bool,
     entries: Option<&'a DeTable<'a>>,
     span: Range<usize>,
-    asked: RefCell<Vec<(&'static str, Shape)>>,
+    known_keys: RefCell<Vec<(&'static str, Shape)>>,
     refused: RefCell<Vec<&'static str>>,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Table<'a> {
         entries: Option<&'a DeTable<'a>>,
         span: Range<usize>,
     ) -> Table<'a> {
-        Table { notes, path, is_listed, entries, span, asked: RefCell::default(), refused: RefCell::default() }
+        Table { notes, path, is_listed, entries, span, known_keys: RefCell::default(), refused: RefCell::default() }
     }
 
     /// Whether the file has this section.
@@ -92,7 +92,7 @@ impl<'a> Table<'a> {
     }
 
     /// The same, with its place.
-    pub(super) fn spot<T>(&self, key: &'static str, convert: impl Fn(&DeValue<'_>) -> Value<T>) -> Option<Spot<T>> {
+    pub(super) fn spot<T>(&self, key: &'static str, convert: impl Fn(&DeValue<'_>) -> Value<T>) -> Option<Spanned<T>> {
         let (span, value) = self.find(key, Shape::Value)?;
         self.convert(key, &format!("`{key}`"), span, value, convert)
     }
@@ -103,7 +103,7 @@ impl<'a> Table<'a> {
         key: &'static str,
         example: &str,
         convert: impl Fn(&DeValue<'_>) -> Value<T>,
-    ) -> Option<Spot<T>> {
+    ) -> Option<Spanned<T>> {
         if self.is_present() && !self.has(key) {
             let problem = format!("{} has no `{key}`", self.label());
             self.notes.missing(&self.span, problem, format!("write for example {key} = {example}"));
@@ -116,7 +116,7 @@ impl<'a> Table<'a> {
         &self,
         key: &'static str,
         convert: impl Fn(&DeValue<'_>) -> Value<T>,
-    ) -> Option<Vec<Spot<T>>> {
+    ) -> Option<Vec<Spanned<T>>> {
         let (span, value) = self.find(key, Shape::Value)?;
         let Some(entries) = value.as_array() else {
             let problem = format!("`{key}` must be a list, not {}", found(value));
@@ -137,7 +137,7 @@ impl<'a> Table<'a> {
         &self,
         key: &'static str,
         convert: impl Fn(&DeValue<'_>) -> Value<T>,
-    ) -> Option<Vec<Spot<T>>> {
+    ) -> Option<Vec<Spanned<T>>> {
         let list = self.list(key, convert);
         if self.find(key, Shape::Value).and_then(|(_, value)| value.as_array()).is_some_and(|list| list.is_empty()) {
             self.notes.error(&self.at(key), format!("`{key}` is empty"), "write an entry, or leave the key out");
@@ -212,7 +212,7 @@ impl<'a> Table<'a> {
         key: &'static str,
         name: impl Fn(&str) -> Value<K>,
         convert: impl Fn(&DeValue<'_>) -> Value<T>,
-    ) -> Vec<(Spot<K>, Spot<T>)> {
+    ) -> Vec<(Spanned<K>, Spanned<T>)> {
         let Some((span, value)) = self.find(key, Shape::Value) else { return Vec::new() };
         let Some(entries) = value.as_table() else {
             let problem = format!("`{key}` must be a section, not {}", found(value));
@@ -222,7 +222,7 @@ impl<'a> Table<'a> {
         let entry = |(key_of, value): (&toml::Spanned<_>, &'a toml::Spanned<DeValue<'a>>)| {
             let text: &std::borrow::Cow<'_, str> = key_of.get_ref();
             let name = match name(text) {
-                Ok(value) => Some(Spot { value, span: key_of.span() }),
+                Ok(value) => Some(Spanned { value, span: key_of.span() }),
                 Err(wrong) => {
                     self.notes.error(&key_of.span(), format!("a key of `{key}` {}", wrong.problem), wrong.remedy);
                     None
@@ -243,9 +243,9 @@ impl<'a> Table<'a> {
 
     /// The place of a key's value and the value; the key is known from now on.
     fn find(&self, key: &'static str, shape: Shape) -> Option<(Range<usize>, &'a DeValue<'a>)> {
-        let mut asked = self.asked.borrow_mut();
-        if !asked.iter().any(|(known, _)| *known == key) {
-            asked.push((key, shape));
+        let mut known_keys = self.known_keys.borrow_mut();
+        if !known_keys.iter().any(|(known, _)| *known == key) {
+            known_keys.push((key, shape));
         }
         let value = self.entries?.get(key)?;
         Some((value.span(), value.get_ref()))
@@ -258,11 +258,11 @@ impl<'a> Table<'a> {
         span: Range<usize>,
         value: &DeValue<'_>,
         convert: impl Fn(&DeValue<'_>) -> Value<T>,
-    ) -> Option<Spot<T>> {
+    ) -> Option<Spanned<T>> {
         match convert(value) {
-            Ok(value) => Some(Spot { value, span }),
+            Ok(value) => Some(Spanned { value, span }),
             Err(wrong) => {
-                let remedy = peers::value(&self.path_of(key), value).unwrap_or(wrong.remedy);
+                let remedy = synonyms::value(&self.path_of(key), value).unwrap_or(wrong.remedy);
                 self.notes.error(&span, format!("{subject} {}", wrong.problem), remedy);
                 None
             }
@@ -270,28 +270,28 @@ impl<'a> Table<'a> {
     }
 
     fn refuse_unknown(&self) {
-        let asked = self.asked.borrow();
+        let known_keys = self.known_keys.borrow();
         #[cfg(test)]
         tests::KNOWN.with_borrow_mut(|known| {
-            known.extend(asked.iter().map(|(key, shape)| match shape {
+            known.extend(known_keys.iter().map(|(key, shape)| match shape {
                 Shape::Value => (self.path_of(key), self.has(key)),
                 Shape::Section | Shape::Sections => (self.written((key, *shape)), self.has(key)),
             }));
         });
         for (key, value) in self.entries.into_iter().flatten() {
             let (name, span) = (key.get_ref().as_ref(), key.span());
-            if asked.iter().any(|(key, _)| *key == name) || self.refused.borrow().contains(&name) {
+            if known_keys.iter().any(|(key, _)| *key == name) || self.refused.borrow().contains(&name) {
                 continue;
             }
             let what = self.name_of(name, value.get_ref());
-            let near = nearest(name, asked.iter().map(|(key, _)| *key));
-            let near = asked.iter().find(|(key, _)| Some(*key) == near);
+            let near = nearest(name, known_keys.iter().map(|(key, _)| *key));
+            let near = known_keys.iter().find(|(key, _)| Some(*key) == near);
             // A word that peers have for something here is no misspelling; one for something elsewhere may be.
-            let remedy = match (peers::key(&self.path, name), near) {
+            let remedy = match (synonyms::key(&self.path, name), near) {
                 (Some((Nearness::Here | Nearness::Below, remedy)), _) | (Some((_, remedy)), None) => remedy,
                 (_, Some(near)) => format!("did you mean {}?", self.written(*near)),
                 (None, None) => {
-                    let known = asked.iter().map(|key| self.written(*key)).collect::<Vec<_>>();
+                    let known = known_keys.iter().map(|key| self.written(*key)).collect::<Vec<_>>();
                     format!("known here: {}", known.join(", "))
                 }
             };

@@ -27,7 +27,7 @@ pub struct Finding {
     /// The file, as it was named on the command line.
     pub file: PathBuf,
     /// Where in the file; `None` if it could not be read.
-    pub place: Option<Place>,
+    pub position: Option<Position>,
     /// What is wrong.
     pub problem: String,
     /// What to write instead.
@@ -36,7 +36,7 @@ pub struct Finding {
 
 /// A place in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Position {
     /// Counted from 1.
     pub line: usize,
     /// In characters, counted from 1.
@@ -62,7 +62,7 @@ impl Report {
         let finding = Finding {
             severity: Severity::Error,
             file: file.into(),
-            place: None,
+            position: None,
             problem: format!("cannot read the file: {error}"),
             remedy: match error {
                 files::Error::NotRegular(_) => "write its content into a file, and name that".into(),
@@ -106,12 +106,12 @@ impl fmt::Display for Report {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.file.display())?;
-        if let Some(place) = &self.place {
-            write!(f, "{}:{}:", place.line, place.column)?;
+        if let Some(position) = &self.position {
+            write!(f, "{}:{}:", position.line, position.column)?;
         }
         write!(f, " {}: {}; {}", self.severity, self.problem, self.remedy)?;
-        match &self.place {
-            Some(place) if !place.source.trim().is_empty() => write!(f, "\n{place}"),
+        match &self.position {
+            Some(position) if !position.source.trim().is_empty() => write!(f, "\n{position}"),
             _ => Ok(()),
         }
     }
@@ -127,7 +127,7 @@ impl fmt::Display for Severity {
 }
 
 /// The line, and below it a mark under what is meant.
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |c: char| if c.is_control() && c != '\t' { ' ' } else { c };
         let line: String = self.source.chars().map(shown).collect();
@@ -144,12 +144,12 @@ pub(super) struct Notes<'a> {
     origin: &'a Path,
     text: &'a str,
     line_starts: Vec<usize>,
-    entries: RefCell<Vec<Entry>>,
+    notes: RefCell<Vec<Note>>,
     /// First line, and the one behind the last.
     broken: RefCell<BTreeMap<usize, usize>>,
 }
 
-struct Entry {
+struct Note {
     at: usize,
     is_syntax: bool,
     finding: Finding,
@@ -162,7 +162,7 @@ impl<'a> Notes<'a> {
             origin,
             text,
             line_starts: std::iter::once(0).chain(after_newlines).collect(),
-            entries: RefCell::default(),
+            notes: RefCell::default(),
             broken: RefCell::default(),
         }
     }
@@ -205,7 +205,7 @@ impl<'a> Notes<'a> {
 
     /// Whether an error was noted.
     pub(super) fn has_errors(&self) -> bool {
-        self.entries.borrow().iter().any(|entry| entry.finding.severity == Severity::Error)
+        self.notes.borrow().iter().any(|note| note.finding.severity == Severity::Error)
     }
 
     /// The place of what is said of the file as a whole: its beginning.
@@ -235,28 +235,28 @@ impl<'a> Notes<'a> {
         });
         let reaches: BTreeMap<usize, usize> = reaches.collect();
         let is_broken = |line: usize| reaches.range(..=line).next_back().is_some_and(|(_, reach)| line < *reach);
-        let mut entries = self.entries.into_inner();
-        entries.sort_by_key(|entry| entry.at);
-        entries.retain(|entry| {
-            let line = entry.finding.place.as_ref().map_or(0, |place| place.line - 1);
-            entry.is_syntax || !is_broken(line)
+        let mut notes = self.notes.into_inner();
+        notes.sort_by_key(|note| note.at);
+        notes.retain(|note| {
+            let line = note.finding.position.as_ref().map_or(0, |position| position.line - 1);
+            note.is_syntax || !is_broken(line)
         });
-        Report { findings: entries.into_iter().map(|entry| entry.finding).collect() }
+        Report { findings: notes.into_iter().map(|note| note.finding).collect() }
     }
 
     fn note(&self, severity: Severity, is_syntax: bool, span: &Range<usize>, problem: String, remedy: String) {
-        let place = Some(self.place(span));
-        let finding = Finding { severity, file: self.origin.into(), place, problem, remedy };
-        self.entries.borrow_mut().push(Entry { at: span.start, is_syntax, finding });
+        let position = Some(self.position(span));
+        let finding = Finding { severity, file: self.origin.into(), position, problem, remedy };
+        self.notes.borrow_mut().push(Note { at: span.start, is_syntax, finding });
     }
 
-    fn place(&self, span: &Range<usize>) -> Place {
+    fn position(&self, span: &Range<usize>) -> Position {
         let line = self.line_of(span.start);
         let Range { start, end } = self.line(line);
         let source = self.text.get(start..end).unwrap_or_default().trim_end_matches(['\n', '\r']);
         let chars = |range: Range<usize>| self.text.get(range).unwrap_or_default().chars().count();
         let source_end = start + source.len();
-        Place {
+        Position {
             line: line + 1,
             column: chars(start..span.start.clamp(start, end)) + 1,
             width: chars(span.start.min(source_end)..span.end.clamp(span.start.min(source_end), source_end)),

@@ -11,7 +11,7 @@ use toml::de::DeValue;
 
 use super::names::{authority, edited_field, host_pattern, name, path_prefix, plain_path, upgrade};
 use super::pools::PoolDraft;
-use super::reader::{Spot, Table};
+use super::reader::{Spanned, Table};
 use super::report::Notes;
 use super::values::{
     MILLISECOND, Value, YEAR, body_bytes, duration, flag, found, must_be, plain_text, shown, text, whole, word,
@@ -28,19 +28,19 @@ pub(super) struct RouteDraft {
     pub(super) span: Range<usize>,
     /// The file says which hosts; they are all `hosts` unless one of them is wrong.
     pub(super) has_hosts: bool,
-    pub(super) hosts: Vec<Spot<String>>,
+    pub(super) hosts: Vec<Spanned<String>>,
     /// The names of the listeners that it is tied to; none for all of them.
-    pub(super) listeners: Vec<Spot<String>>,
-    pub(super) pool: Option<Spot<String>>,
-    redirect: Option<Spot<Redirect>>,
-    persistence: Option<Spot<bool>>,
+    pub(super) listeners: Vec<Spanned<String>>,
+    pub(super) pool: Option<Spanned<String>>,
+    redirect: Option<Spanned<Redirect>>,
+    persistence: Option<Spanned<bool>>,
     timeouts_at: Range<usize>,
     response_at: Range<usize>,
     /// All else. Its goal is not filled in.
     pub(super) settings: Settings,
 }
 
-const ELSEWHERE: [&str; 9] = [
+const POOL_ONLY: [&str; 9] = [
     "pool",
     "persistence",
     "stream",
@@ -80,22 +80,22 @@ pub(super) fn route(table: &Table<'_>) -> RouteDraft {
             body_bytes: table.get("body_bytes", body_bytes),
             strip_prefix: table.get("strip_prefix", path_prefix),
             add_prefix: table.get("add_prefix", path_prefix),
-            request_headers: table.section("request_headers", |table| fields(table, Side::Request)),
-            response_headers: table.section("response_headers", |table| fields(table, Side::Response)),
+            request_headers: table.section("request_headers", |table| fields(table, MessageKind::Request)),
+            response_headers: table.section("response_headers", |table| fields(table, MessageKind::Response)),
             ..default
         },
         persistence,
         redirect,
     };
-    fits(table, &draft.settings);
+    check_keys(table, &draft.settings);
     draft
 }
 
 /// What of one route doesn't fit together.
-fn fits(table: &Table<'_>, route: &Settings) {
+fn check_keys(table: &Table<'_>, route: &Settings) {
     let notes = table.notes();
     if table.has("redirect") {
-        for key in ELSEWHERE.into_iter().filter(|key| table.has(key)) {
+        for key in POOL_ONLY.into_iter().filter(|key| table.has(key)) {
             match key {
                 "pool" => {
                     let problem = "the route has a `pool` and a `redirect`: it can do one of the two";
@@ -127,7 +127,7 @@ fn fits(table: &Table<'_>, route: &Settings) {
     }
 }
 
-fn redirect(table: &Table<'_>) -> Option<Spot<Redirect>> {
+fn redirect(table: &Table<'_>) -> Option<Spanned<Redirect>> {
     let scheme = table.get("scheme", word([("http", "http"), ("https", "https")], &[]));
     let host = table.get("host", authority);
     let whole_path = table.get("path", plain_path);
@@ -146,7 +146,7 @@ fn redirect(table: &Table<'_>) -> Option<Spot<Redirect>> {
         notes.missing(table.span(), problem, "write a `scheme`, a `host`, a `path` or a `prefix`");
     }
     let path = whole_path.map(Path::Whole).or(prefix.map(Path::Prefix)).unwrap_or(Path::Same);
-    Some(Spot { value: Redirect { scheme, host, port: None, path, status }, span: table.span().clone() })
+    Some(Spanned { value: Redirect { scheme, host, port: None, path, status }, span: table.span().clone() })
 }
 
 fn redirect_status(value: &DeValue<'_>) -> Value<StatusCode> {
@@ -170,13 +170,13 @@ fn timeouts(table: &Table<'_>) -> TimeoutOverrides {
 
 /// Whose fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
+enum MessageKind {
     Request,
     Response,
 }
 
-fn fields(table: &Table<'_>, side: Side) -> Fields {
-    let is_request = side == Side::Request;
+fn fields(table: &Table<'_>, kind: MessageKind) -> Fields {
+    let is_request = kind == MessageKind::Request;
     let named = |what| move |text: &str| edited_field(text, is_request, what);
     let mut set = table.entries("set", named("set"), field_value);
     let add = table.entries("add", named("add"), field_value);
@@ -197,7 +197,7 @@ fn fields(table: &Table<'_>, side: Side) -> Fields {
             table.notes().error(&value.span, problem, "write for example \"example.com\"");
         }
     }
-    let pairs = |list: Vec<(Spot<HeaderName>, Spot<HeaderValue>)>| {
+    let pairs = |list: Vec<(Spanned<HeaderName>, Spanned<HeaderValue>)>| {
         list.into_iter().map(|(name, value)| (name.value, value.value)).collect()
     };
     Fields { set: pairs(set), add: pairs(add), remove: remove.into_iter().map(|name| name.value).collect() }
@@ -235,7 +235,7 @@ impl RouteDraft {
     }
 
     /// What does not fit to the pool that it leads to.
-    pub(super) fn fits_to(&self, pool: &PoolDraft, notes: &Notes<'_>) {
+    pub(super) fn check_with_pool(&self, pool: &PoolDraft, notes: &Notes<'_>) {
         let name = || shown(pool.name.as_ref().map_or("", |name| name.value.as_str()));
         let is_on = self.persistence.as_ref().filter(|spot| spot.value);
         if let (Some(on), Carrier::None) = (is_on, &pool.persistence.carrier) {
@@ -289,7 +289,7 @@ impl RouteDraft {
 }
 
 /// Whether whoever asks for what `first` is for is sent from one route to the next, and never to a pool.
-fn goes_round(
+fn is_redirect_loop(
     first: &RouteDraft,
     all: &[RouteDraft],
     table: &Routes,
@@ -300,30 +300,34 @@ fn goes_round(
     let mut host = first.hosts.first().map_or("a.example", |host| host.value.as_str()).replace('*', "a");
     // A route that is for all listeners is at one that no other route is tied to.
     let at = first.listeners.first().and_then(|name| listener(&name.value)).unwrap_or(usize::MAX);
-    let Ok(mut asked) = first.settings.path_prefix.parse::<Uri>() else { return false };
+    let Ok(mut requested) = first.settings.path_prefix.parse::<Uri>() else { return false };
     for _ in 0..=all.len() {
-        let found = table.find(at, is_secure, without_port(&host), asked.path()).and_then(|at| all.get(at));
+        let found = table.find(at, is_secure, without_port(&host), requested.path()).and_then(|at| all.get(at));
         let next = found.and_then(|draft| {
-            draft.redirects_here()?.location(&host, is_secure, &asked, &draft.settings.path_prefix)?.parse::<Uri>().ok()
+            draft
+                .redirects_here()?
+                .location(&host, is_secure, &requested, &draft.settings.path_prefix)?
+                .parse::<Uri>()
+                .ok()
         });
         let Some(next) = next else { return false };
         is_secure = next.scheme_str().map_or(is_secure, |scheme| scheme == "https");
         host = next.authority().map_or(host, |authority| authority.to_string());
-        asked = next;
+        requested = next;
     }
     true
 }
 
 /// Redirects that lead round in a circle.
-pub(super) fn circles(drafts: &[RouteDraft], notes: &Notes<'_>) {
+pub(super) fn redirect_loops(drafts: &[RouteDraft], notes: &Notes<'_>) {
     let timeouts = Timeouts::default();
     // The ways stand where their drafts do, since each of them finds its pool.
     let settings: Vec<_> = drafts.iter().map(RouteDraft::filled_in).collect();
     let names: Vec<_> = drafts.iter().flat_map(|draft| &draft.listeners).map(|name| name.value.as_str()).collect();
     let listener = |name: &str| names.iter().position(|known| *known == name);
     let table = Routes::new(&settings, 0, listener, |_| Some((0, &timeouts)));
-    for draft in drafts.iter().filter(|draft| goes_round(draft, drafts, &table, listener)) {
-        let Some(Spot { value: redirect, span }) = &draft.redirect else { continue };
+    for draft in drafts.iter().filter(|draft| is_redirect_loop(draft, drafts, &table, listener)) {
+        let Some(Spanned { value: redirect, span }) = &draft.redirect else { continue };
         let problem = "whoever follows the redirect comes back to one: clients go round in a circle";
         match (redirect.scheme, &redirect.host) {
             (None, None) => notes.error(span, problem, "write a route for the path that it leads to"),

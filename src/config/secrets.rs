@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::reader::{Spot, Table};
+use super::reader::{Spanned, Table};
 use super::values::{plain_text, shown};
 use crate::affinity::seal::KEY_BYTES;
 use crate::files::{self, shell_word};
@@ -38,7 +38,7 @@ pub(super) fn key(table: &Table<'_>) -> Option<[u8; KEY_BYTES]> {
     }
 }
 
-fn key_of_file(table: &Table<'_>, file: &Spot<String>) -> Option<[u8; KEY_BYTES]> {
+fn key_of_file(table: &Table<'_>, file: &Spanned<String>) -> Option<[u8; KEY_BYTES]> {
     let path = table.notes().resolve(&file.value);
     let name = shown(&path.to_string_lossy());
     let (problem, remedy) = match read(&path, file, table) {
@@ -80,7 +80,7 @@ fn damaged(path: &Path) -> String {
     format!("put back what was in it; if that is lost, name another file, made with: linchpin keygen -o {other}")
 }
 
-fn key_of_variable(table: &Table<'_>, env: &Spot<String>) -> Option<[u8; KEY_BYTES]> {
+fn key_of_variable(table: &Table<'_>, env: &Spanned<String>) -> Option<[u8; KEY_BYTES]> {
     const REMEDY: &str = "set it to what this prints: linchpin keygen";
     let name = shown(&env.value);
     let problem = match variable(&env.value).as_deref().map(decode) {
@@ -112,7 +112,7 @@ pub(super) fn token(table: &Table<'_>) -> Option<String> {
     None
 }
 
-fn read(path: &Path, named_at: &Spot<String>, table: &Table<'_>) -> Result<String, files::Error> {
+fn read(path: &Path, named_at: &Spanned<String>, table: &Table<'_>) -> Result<String, files::Error> {
     let (text, metadata) = files::read_text_with_metadata(path, MAX_BYTES)?;
     let mode = metadata.permissions().mode();
     if mode & 0o077 != 0 {

@@ -66,10 +66,10 @@ fn the_full_file_shows_every_key_with_its_default() {
     let listener = "[[listeners]]\naddress = \"127.0.0.1:8080\"\n";
     let pool = MINIMAL.split_once("[[pools]]").unwrap().1;
     let (pool, backends) = pool.split_once("[[pools.backends]]").unwrap();
-    let unsaid = format!(
+    let omitted = format!(
         "{listener}[admin]\naddress = \"127.0.0.1:9090\"\n[[pools]]{pool}[pools.health]\n[[pools.backends]]{backends}"
     );
-    assert_eq!(format!("{:#?}", plan(FULL)), format!("{:#?}", plan(&unsaid)));
+    assert_eq!(format!("{:#?}", plan(FULL)), format!("{:#?}", plan(&omitted)));
 }
 
 /// The full file with what stands behind `#` without a blank.
@@ -104,12 +104,12 @@ fn the_full_file_has_every_key_there_is() {
     });
     let missing: Vec<_> = known.iter().filter(|(_, is_there)| !is_there).collect();
     assert!(missing.is_empty() && known.len() > 60, "{missing:?}");
-    let rows = peers::rows();
+    let rows = synonyms::rows();
     let known: std::collections::BTreeSet<_> = known.into_iter().map(|(key, _)| key).collect();
     assert_eq!(
         (known.difference(&rows).collect::<Vec<_>>(), rows.difference(&known).collect::<Vec<_>>()),
         (Vec::new(), Vec::new()),
-        "keys without a row in peers/words.rs, and rows without a key"
+        "keys without a row in synonyms/table.rs, and rows without a key"
     );
 }
 
@@ -268,7 +268,7 @@ fn keys_are_read_and_their_files_guarded() {
         let report = parse(text).map_or_else(|report| report, |(_, report)| report);
         let [finding] = report.findings() else { panic!("{report}") };
         assert_eq!((finding.severity, &finding.problem, &finding.remedy), (severity, &problem, &remedy));
-        assert_eq!(finding.place.as_ref().unwrap().line, line);
+        assert_eq!(finding.position.as_ref().unwrap().line, line);
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }

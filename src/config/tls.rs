@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::reader::{Spot, Table};
+use super::reader::{Spanned, Table};
 use super::values::{Value, YEAR, duration, flag, found, must_be, plain_text, shown, text, word};
 use crate::clock;
 use crate::files::shell_word;
@@ -35,7 +35,7 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerTls {
     certificates.extend(table.sections("certificates", |entry| entry_pair(entry)).into_iter().map(
         |(pair, inspected)| {
             if let (Some((_, span)), Some(inspected)) = (&pair, &inspected) {
-                twice(table, span, inspected, &mut named);
+                judge_for_clients(table, span, inspected, &mut named);
             }
             pair.map(|(pair, _)| pair)
         },
@@ -85,7 +85,7 @@ pub(super) fn upstream(table: &Table<'_>) -> Option<Arc<client::Settings>> {
     } else if (file.is_some() || !table.has("ca"))
         && let Err(error) = inspect::authorities(file)
     {
-        say(table, &table.at("ca"), &error);
+        refuse(table, &table.at("ca"), &error);
         return None;
     }
     let certificate = certificate?;
@@ -108,7 +108,7 @@ fn named_pair(table: &Table<'_>, named: &mut HashMap<(String, String), usize>) -
     let (pair, inspected) = entry_pair(table);
     let (pair, span) = pair?;
     if let Some(inspected) = &inspected {
-        twice(table, &span, inspected, named);
+        judge_for_clients(table, &span, inspected, named);
     }
     Some(pair)
 }
@@ -132,14 +132,19 @@ fn entry_pair(table: &Table<'_>) -> (Option<(CertificateFiles, Range<usize>)>, O
         }
         Err(error) => {
             let span = if error.role == pem::Role::Key { &key.span } else { &certificate.span };
-            say(table, span, &error);
+            refuse(table, span, &error);
             (None, None)
         }
     }
 }
 
 /// Says what is odd about a certificate for clients, and about one whose name another has already.
-fn twice(table: &Table<'_>, span: &Range<usize>, read: &Inspected, named: &mut HashMap<(String, String), usize>) {
+fn judge_for_clients(
+    table: &Table<'_>,
+    span: &Range<usize>,
+    read: &Inspected,
+    named: &mut HashMap<(String, String), usize>,
+) {
     judge(table, span, read);
     let notes = table.notes();
     let certificate = &read.certificate;
@@ -209,7 +214,7 @@ fn clients(table: &Table<'_>) -> Option<ClientVerification> {
     }
     let authorities = authorities?;
     if let Err(error) = inspect::authorities(Some(&authorities.value)) {
-        say(table, &authorities.span, &error);
+        refuse(table, &authorities.span, &error);
         return None;
     }
     Some(ClientVerification { authorities: authorities.value, is_required: is_required.unwrap_or(true) })
@@ -223,10 +228,10 @@ fn server_name(value: &DeValue<'_>) -> Value<String> {
     Err(must_be("a host name or an IP address", shown(name), "write for example \"app.internal\""))
 }
 
-fn resolved(table: &Table<'_>, spot: Spot<String>) -> Spot<PathBuf> {
-    Spot { value: table.notes().resolve(&spot.value), span: spot.span }
+fn resolved(table: &Table<'_>, spot: Spanned<String>) -> Spanned<PathBuf> {
+    Spanned { value: table.notes().resolve(&spot.value), span: spot.span }
 }
 
-fn say(table: &Table<'_>, span: &Range<usize>, error: &Error) {
+fn refuse(table: &Table<'_>, span: &Range<usize>, error: &Error) {
     table.notes().error(span, error.to_string(), error.remedy());
 }

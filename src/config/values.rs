@@ -8,12 +8,12 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 /// Why a value is refused: how the sentence goes on that began with its key, and the remedy.
-pub(super) struct Wrong {
+pub(super) struct InvalidValue {
     pub(super) problem: String,
     pub(super) remedy: String,
 }
 
-pub(super) type Value<T> = Result<T, Wrong>;
+pub(super) type Value<T> = Result<T, InvalidValue>;
 
 pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
@@ -24,8 +24,8 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// For a value that can be said to be wrong in the common way.
-pub(super) fn must_be(what: &str, found: impl std::fmt::Display, remedy: impl Into<String>) -> Wrong {
-    Wrong { problem: format!("must be {what}, not {found}"), remedy: remedy.into() }
+pub(super) fn must_be(what: &str, found: impl std::fmt::Display, remedy: impl Into<String>) -> InvalidValue {
+    InvalidValue { problem: format!("must be {what}, not {found}"), remedy: remedy.into() }
 }
 
 /// A text from the file for a message: in quotes, without control characters, not too long.
@@ -68,7 +68,10 @@ pub(super) fn text<'a>(value: &'a DeValue<'_>) -> Value<&'a str> {
 pub(super) fn plain_text(value: &DeValue<'_>) -> Value<String> {
     let text = text(value)?;
     if text.trim().is_empty() {
-        return Err(Wrong { problem: "is empty".into(), remedy: "write something, or leave the key out".into() });
+        return Err(InvalidValue {
+            problem: "is empty".into(),
+            remedy: "write something, or leave the key out".into(),
+        });
     }
     if text.chars().any(char::is_control) {
         return Err(must_be("free of control characters", shown(text), "take them out"));
@@ -282,7 +285,7 @@ pub(super) fn word<T: Clone + 'static, const N: usize>(
         }
         if later.contains(&text) {
             let problem = format!("= {} is not in this version of Linchpin", shown(text));
-            return Err(Wrong { problem, remedy: format!("write one of {list}") });
+            return Err(InvalidValue { problem, remedy: format!("write one of {list}") });
         }
         let remedy = match nearest(text, words.iter().map(|(word, _)| *word)) {
             Some(word) => format!("did you mean \"{word}\"?"),

@@ -389,7 +389,7 @@ impl Exchange {
             ResponseEnd::Backend | ResponseEnd::KeptWaiting => "broken_off",
         }));
         if let (ResponseEnd::Backend, Some(service), Some(index)) = (end, self.service(), self.backend) {
-            self.met_failure(service, index, Reason::BROKEN_OFF);
+            self.met_failure(service, index, Reason::TRUNCATED);
         }
     }
 

@@ -145,7 +145,7 @@ impl Fact {
             Fact::Closed => Reason::CLOSED,
             Fact::Garbage => Reason::MALFORMED,
             Fact::HeadTooLarge => Reason::TOO_LARGE,
-            Fact::Lost => Reason::LOST,
+            Fact::Lost => Reason::BACKEND_DOWN,
             Fact::RequestBody => Reason::REQUEST_BODY,
             Fact::Status(status) => Reason::Status(status),
         }

@@ -14,7 +14,7 @@ const POOL: &str = "[[listeners]]\naddress = \"127.0.0.1:8080\"\n[[pools]]\nname
 /// What is said of every pool that pins, and of no interest in the cases of kind `pool`.
 const USUAL: [&str; 2] = ["no [[keys]]", "clients are pinned, but"];
 
-fn said(kind: &str, text: &str) -> String {
+fn findings(kind: &str, text: &str) -> String {
     let (text, lines_before) = match kind {
         "file" => (text.to_owned(), 0),
         "top" => (format!("{text}{GOOD}"), 0),
@@ -25,9 +25,9 @@ fn said(kind: &str, text: &str) -> String {
     let is_of_interest =
         |finding: &&Finding| kind != "pool" || !USUAL.iter().any(|usual| finding.problem.starts_with(usual));
     let line = |finding: &Finding| {
-        let place = finding.place.as_ref().unwrap();
-        let line = place.line as i64 - lines_before as i64;
-        format!("{line}:{} {}: {}; {}\n", place.column, finding.severity, finding.problem, finding.remedy)
+        let position = finding.position.as_ref().unwrap();
+        let line = position.line as i64 - lines_before as i64;
+        format!("{line}:{} {}: {}; {}\n", position.column, finding.severity, finding.problem, finding.remedy)
     };
     report.findings().iter().filter(is_of_interest).map(line).collect()
 }
@@ -39,7 +39,7 @@ fn each_mistake_is_named_with_its_place_and_its_remedy() {
         let (title, rest) = case.split_once('\n').unwrap();
         let (text, _) = rest.split_once("---\n").unwrap();
         let (kind, _) = title.split_once(' ').unwrap();
-        actual += &format!("=== {title}\n{text}---\n{}\n", said(kind, text));
+        actual += &format!("=== {title}\n{text}---\n{}\n", findings(kind, text));
         count += 1;
     }
     if actual != CASES {

@@ -14,8 +14,8 @@ fn check(text: &str) {
             assert!(report.errors() > 0, "{report}");
             let lines = text.split('\n').count();
             for finding in report.findings() {
-                let place = finding.place.as_ref().unwrap();
-                assert!((1..=lines).contains(&place.line) && place.column >= 1, "{finding}");
+                let position = finding.position.as_ref().unwrap();
+                assert!((1..=lines).contains(&position.line) && position.column >= 1, "{finding}");
             }
             drop(report.to_string());
         }

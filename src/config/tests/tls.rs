@@ -27,11 +27,13 @@ fn lasting(authority: &Authority, from: i64, to: i64) -> Issued {
 }
 
 /// All that is said of a file that begins with `tls`: how bad it is, the line, and the problem.
-fn said(folder: &Folder, tls: &str) -> Vec<(Severity, usize, String)> {
+fn findings(folder: &Folder, tls: &str) -> Vec<(Severity, usize, String)> {
     let text = format!("{tls}{GOOD}");
     let report = parse(&text, &folder.0.join("linchpin.toml")).map_or_else(|report| report, |(_, report)| report);
     let findings = report.findings().iter();
-    findings.map(|finding| (finding.severity, finding.place.as_ref().unwrap().line, finding.problem.clone())).collect()
+    findings
+        .map(|finding| (finding.severity, finding.position.as_ref().unwrap().line, finding.problem.clone()))
+        .collect()
 }
 
 const LISTENER: &str = "[[listeners]]\naddress = \"127.0.0.1:8443\"\n[listeners.tls]\n";
@@ -125,8 +127,8 @@ fn what_is_odd_about_a_certificate_is_a_warning_and_what_cannot_be_used_an_error
     let good = lasting(&authority, -1, 90);
     let mismatch = Issued { key: authority.issue(&["x"]).key, ..lasting(&authority, -1, 90) };
     let unnamed = authority.issue_with(&["app.example"], |params| params.subject_alt_names.clear());
-    type Said = Option<(Severity, usize, &'static str)>;
-    let cases: [(Issued, Said); 11] = [
+    type Expected = Option<(Severity, usize, &'static str)>;
+    let cases: [(Issued, Expected); 11] = [
         (lasting(&authority, -1, 30), None),
         (chained(&good, &authority.pem()), None),
         (lasting(&authority, -1, 29), Some((Warning, 4, "the certificate for \"app.example\" ends in 29 days"))),
@@ -160,7 +162,7 @@ fn what_is_odd_about_a_certificate_is_a_warning_and_what_cannot_be_used_an_error
         let CertificateFiles { certificate, key } = folder.pair("app", &issued);
         let fill = |text: &str| text.replace("KEY", &format!("{key:?}")).replace("CERT", &format!("{certificate:?}"));
         let expected: Vec<_> = expected.into_iter().map(|(how, line, problem)| (how, line, fill(problem))).collect();
-        assert_eq!(said(&folder, &tls), expected);
+        assert_eq!(findings(&folder, &tls), expected);
     }
 
     // What we show to backends is looked at, too, but for names.
@@ -182,14 +184,14 @@ fn a_key_that_everyone_may_read_and_a_name_that_is_taken_are_warnings() {
     let list = "certificates = [\n{ cert = \"two.pem\", key = \"two.key\" },\n{ cert = \"three.pem\", key = \"three.key\" }]\n";
     let tls = format!("{LISTENER}cert = \"one.pem\"\nkey = \"one.key\"\n{list}");
     let problem = "there is a certificate for \"www.example\" already, in line 4, which is the one that is shown";
-    assert_eq!(said(&folder, &tls), [(Severity::Warning, 7, problem.to_owned())]);
+    assert_eq!(findings(&folder, &tls), [(Severity::Warning, 7, problem.to_owned())]);
 
-    for (mode, is_said) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
+    for (mode, is_noted) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
         std::fs::set_permissions(&one.key, std::fs::Permissions::from_mode(mode)).unwrap();
         let tls = format!("{LISTENER}cert = \"one.pem\"\nkey = \"one.key\"\n");
         let problem = format!("{:?} can be read by everyone on this machine (mode {mode:03o})", one.key);
-        let expected = if is_said { vec![(Severity::Warning, 5, problem)] } else { Vec::new() };
-        assert_eq!(said(&folder, &tls), expected);
+        let expected = if is_noted { vec![(Severity::Warning, 5, problem)] } else { Vec::new() };
+        assert_eq!(findings(&folder, &tls), expected);
     }
 }
 
@@ -212,7 +214,7 @@ fn a_unix_socket_needs_a_name_for_tls() {
 }
 
 #[test]
-fn a_route_that_is_open_with_and_without_a_certificate_is_told_of() {
+fn a_route_that_is_open_with_and_without_a_certificate_is_a_warning() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     folder.pair("a", &authority.issue(&["a.example"]));
     folder.write("ca.pem", &authority.pem());
@@ -244,7 +246,7 @@ fn a_route_that_is_open_with_and_without_a_certificate_is_told_of() {
     ] {
         let text = format!("{}{routes}{pool}", listeners.concat());
         let report = parse(&text, &folder.0.join("linchpin.toml")).map_or_else(|report| report, |(_, report)| report);
-        let said: Vec<_> = report.findings().iter().map(|finding| finding.problem.clone()).collect();
-        assert_eq!(said, Vec::from_iter(expected), "{text}");
+        let problems: Vec<_> = report.findings().iter().map(|finding| finding.problem.clone()).collect();
+        assert_eq!(problems, Vec::from_iter(expected), "{text}");
     }
 }

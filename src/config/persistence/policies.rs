@@ -95,7 +95,7 @@ fn patterns(table: &Table<'_>, key: &'static str, convert: impl Fn(&DeValue<'_>)
     spots(table.filled_list(key, convert)).iter().map(|text| Pattern::new(text)).collect()
 }
 
-fn spots<T>(list: Option<Vec<super::super::reader::Spot<T>>>) -> Vec<T> {
+fn spots<T>(list: Option<Vec<super::super::reader::Spanned<T>>>) -> Vec<T> {
     list.into_iter().flatten().map(|spot| spot.value).collect()
 }
 

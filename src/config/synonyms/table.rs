@@ -299,7 +299,7 @@ const REMOVE: &str = "delheader delete hide proxyhideheader";
 pub(super) const ANYWHERE: &str = "*";
 
 /// Words that peers have and we don't, the section in which they are looked for, and what to do instead.
-pub(super) const ELSEWHERE: &[(&str, &str, &str)] = &[
+pub(super) const ADVICE: &[(&str, &str, &str)] = &[
     (
         "",
         "http tcp udp providers staticresources apps",

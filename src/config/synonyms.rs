@@ -2,11 +2,11 @@
 //! Invariant: each key of ours has its row in the one table, and no row names a key that there isn't: a test holds both.
 //! Must not know: how a file is read; what a key means.
 
-mod words;
+mod table;
 
 use toml::de::DeValue;
 
-use self::words::{ANYWHERE, ELSEWHERE, KEYS, VALUES};
+use self::table::{ADVICE, ANYWHERE, KEYS, VALUES};
 use super::values::found;
 
 /// The longest word that is looked for.
@@ -26,9 +26,9 @@ pub(super) enum Nearness {
 /// What to write for a key that is unknown in `section`: the key that peers call so, or the one of this name where it
 /// belongs. `None` if nobody has such a word, or it could be too many things.
 pub(super) fn key(section: &str, word: &str) -> Option<(Nearness, String)> {
-    let word = squeezed(word)?;
+    let word = normalized(word)?;
     let is_for = |of: &str| of == ANYWHERE || of == section;
-    if let Some((.., text)) = ELSEWHERE.iter().find(|(of, words, _)| is_for(of) && has(words, &word)) {
+    if let Some((.., text)) = ADVICE.iter().find(|(of, words, _)| is_for(of) && has(words, &word)) {
         return Some((Nearness::Here, (*text).into()));
     }
     let meant = |(written, words): &(&'static str, &str)| {
@@ -37,7 +37,7 @@ pub(super) fn key(section: &str, word: &str) -> Option<(Nearness, String)> {
             return None;
         }
         let (parent, own) = path.rsplit_once('.').unwrap_or(("", path));
-        let is_own = squeezed(own).is_some_and(|own| own == word);
+        let is_own = normalized(own).is_some_and(|own| own == word);
         // Of two things that are as near, the one that is called so here.
         (is_own || has(words, &word)).then(|| ((nearness(section, parent), !is_own), *written))
     };
@@ -52,8 +52,8 @@ pub(super) fn key(section: &str, word: &str) -> Option<(Nearness, String)> {
 /// What to write for a value that is refused, where peers call one of ours so. `path` is that of its key.
 pub(super) fn value(path: &str, value: &DeValue<'_>) -> Option<String> {
     let word = match value {
-        DeValue::String(text) => squeezed(text)?,
-        DeValue::Boolean(_) | DeValue::Integer(_) | DeValue::Float(_) => squeezed(&found(value))?,
+        DeValue::String(text) => normalized(text)?,
+        DeValue::Boolean(_) | DeValue::Integer(_) | DeValue::Float(_) => normalized(&found(value))?,
         DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => return None,
     };
     let row = VALUES.iter().find(|(of, words, _)| *of == path && has(words, &word));
@@ -98,7 +98,7 @@ fn has(words: &str, word: &str) -> bool {
 }
 
 /// Letters and digits alone, in lower case: `max-conns`, `max_conns` and `maxConns` are one word.
-fn squeezed(word: &str) -> Option<String> {
+fn normalized(word: &str) -> Option<String> {
     let word: String = word.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
     (1..=LONGEST).contains(&word.len()).then_some(word)
 }
@@ -156,7 +156,7 @@ mod tests {
         for (written, words) in KEYS {
             let parent = path_of(written).rsplit_once('.').map_or("", |(parent, _)| parent);
             for word in each(words) {
-                assert_eq!(squeezed(word).as_deref(), Some(word), "{written}");
+                assert_eq!(normalized(word).as_deref(), Some(word), "{written}");
                 assert!(seen.insert((parent, word)), "{word} stands twice in [{parent}]");
             }
         }
@@ -164,18 +164,18 @@ mod tests {
         for (path, words, remedy) in VALUES {
             assert!(KEYS.iter().any(|(written, _)| path_of(written) == *path), "{path}");
             for word in each(words) {
-                assert_eq!(squeezed(word).as_deref(), Some(word), "{path}");
+                assert_eq!(normalized(word).as_deref(), Some(word), "{path}");
                 assert!(seen.insert((*path, word)), "{word} stands twice for {path}: {remedy}");
             }
         }
-        for (section, words, _) in ELSEWHERE {
+        for (section, words, _) in ADVICE {
             assert!(
                 section.is_empty()
                     || *section == ANYWHERE
                     || KEYS.iter().any(|(written, _)| path_of(written) == *section),
                 "{section}"
             );
-            assert!(each(words).all(|word| squeezed(word).as_deref() == Some(word)), "{words:?}");
+            assert!(each(words).all(|word| normalized(word).as_deref() == Some(word)), "{words:?}");
         }
     }
 }
