@@ -14,7 +14,7 @@ use super::settings::{Settings, Source};
 use super::source_status::SourceStatus;
 use super::trust::{LookupResult, SourceEvent, Trust};
 use super::{answer, dns, file};
-use crate::files::watch::{Change, FileWatcher, Stamps};
+use crate::files::watch::{FileChange, FileWatcher, Stamps};
 use crate::{clock, files};
 
 /// The time between two looks at a file.
@@ -175,7 +175,7 @@ impl BackendsFile {
     fn look(&mut self, is_due: bool) -> Option<LookupResult> {
         let change = self.watcher.look();
         let is_read = self.read.as_ref() == self.watcher.stamps();
-        if change == Change::Changing || (is_read && !is_due) {
+        if change == FileChange::Changing || (is_read && !is_due) {
             return None;
         }
         self.read = self.watcher.stamps().cloned();

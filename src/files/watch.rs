@@ -54,7 +54,7 @@ pub struct Stamps(Vec<Option<FileStamp>>);
 
 /// The result of a look at the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum FileChange {
     /// This is the first look.
     First,
     /// The files differ from the last look: another process may still be writing them.
@@ -85,7 +85,7 @@ impl FileWatcher {
     }
 
     /// Looks at the files. Blocks for as long as the file system takes.
-    pub fn look(&mut self) -> Change {
+    pub fn look(&mut self) -> FileChange {
         let stamps = self.paths.iter().map(|path| FileStamp::at(path)).collect();
         self.compare(Stamps(stamps))
     }
@@ -95,14 +95,14 @@ impl FileWatcher {
         self.last.as_ref()
     }
 
-    fn compare(&mut self, stamps: Stamps) -> Change {
+    fn compare(&mut self, stamps: Stamps) -> FileChange {
         let change = match &self.last {
-            None => Change::First,
-            Some(last) if *last != stamps => Change::Changing,
-            Some(_) if !self.is_settled => Change::Settled,
-            Some(_) => Change::Unchanged,
+            None => FileChange::First,
+            Some(last) if *last != stamps => FileChange::Changing,
+            Some(_) if !self.is_settled => FileChange::Settled,
+            Some(_) => FileChange::Unchanged,
         };
-        self.is_settled = matches!(change, Change::Settled | Change::Unchanged);
+        self.is_settled = matches!(change, FileChange::Settled | FileChange::Unchanged);
         self.last = Some(stamps);
         change
     }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_change_settles_when_two_looks_in_a_row_find_the_same() {
-        use Change::{Changing, First, Settled, Unchanged};
+        use FileChange::{Changing, First, Settled, Unchanged};
         let gone = || Stamps(vec![None]);
         let looks = [seen(1), seen(1), seen(1), seen(2), seen(3), seen(3), gone(), gone(), gone()];
         let mut watcher = FileWatcher::new(Vec::new());
@@ -141,21 +141,21 @@ mod tests {
         std::fs::write(&other, "1").unwrap();
         point_to(&one);
         let mut watcher = FileWatcher::new(vec![link.clone()]);
-        let mut settle = |what: &str, expected: Change| {
+        let mut settle = |what: &str, expected: FileChange| {
             assert_eq!(watcher.look(), expected, "{what}");
-            assert_eq!(watcher.look(), Change::Settled, "{what}");
-            assert_eq!(watcher.look(), Change::Unchanged, "{what}");
+            assert_eq!(watcher.look(), FileChange::Settled, "{what}");
+            assert_eq!(watcher.look(), FileChange::Unchanged, "{what}");
         };
-        settle("first", Change::First);
+        settle("first", FileChange::First);
         std::fs::write(&one, "22").unwrap();
-        settle("written", Change::Changing);
+        settle("written", FileChange::Changing);
         std::fs::write(folder.join("new"), "22").unwrap();
         std::fs::rename(folder.join("new"), &one).unwrap();
-        settle("replaced", Change::Changing);
+        settle("replaced", FileChange::Changing);
         point_to(&other);
-        settle("linked elsewhere", Change::Changing);
+        settle("linked elsewhere", FileChange::Changing);
         std::fs::remove_file(&other).unwrap();
-        settle("removed", Change::Changing);
+        settle("removed", FileChange::Changing);
         assert_eq!(FileId::at(&link), None);
         assert_eq!(FileId::at(&one), Some(FileId::of(&std::fs::File::open(&one).unwrap().metadata().unwrap())));
         std::fs::remove_dir_all(&folder).unwrap();

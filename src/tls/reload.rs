@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::certificate::{Certificate, Validity};
 use super::pem::Error;
 use crate::clock;
-use crate::files::watch::{Change, FileWatcher};
+use crate::files::watch::{FileChange, FileWatcher};
 
 /// The time between two looks at the files.
 const EVERY: Duration = Duration::from_secs(2);
@@ -131,7 +131,7 @@ impl Sight {
     /// more when they have settled.
     fn look(&mut self, one: &dyn Reload) {
         let change = self.watcher.look();
-        if change == Change::Unchanged {
+        if change == FileChange::Unchanged {
             return;
         }
         let (kind, name) = one.label();
@@ -146,7 +146,7 @@ impl Sight {
                 self.logged = None;
             }
             // A new certificate whose key is not written yet is an error only if the files stay like that.
-            Err(error) if change == Change::Settled && self.logged.as_ref() != Some(&error) => {
+            Err(error) if change == FileChange::Settled && self.logged.as_ref() != Some(&error) => {
                 let remedy = error.remedy();
                 tracing::error!(kind, name, %error, remedy, "cannot use the new certificate files; the old certificates stay in use");
                 self.logged = Some(error);

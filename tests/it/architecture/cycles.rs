@@ -1,14 +1,14 @@
-//! No file imports itself by way of others: the files of a module can be read one after the other, leaves first.
+//! No import cycle between files: you can read the files of a module one after the other, leaves first.
 //!
-//! Importing an item by its parent's path counts as importing the parent, even where the parent only re-exports it: a child
-//! imports from the file that defines the item. A file whose header has a fourth line `Cycle with NAME: why` is excused for its
-//! imports to and from that file.
+//! Importing an item through its parent counts as importing the parent, even if the parent only re-exports it: a child imports
+//! from the file that defines the item. A fourth line `Cycle with NAME: why` in a file's header excuses its imports from and by
+//! the file of that name.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Source, assert_none, code, is_product, source, sources, without_tests};
 
-/// Modules whose files still import each other in circles. Untie one, then strike it here; no module is ever added.
+/// Modules whose files still have import cycles. Remove a module once it has none; never add one.
 const TANGLED: [&str; 8] = ["admin", "cli", "demo", "import", "net", "pool", "telemetry", "upstream"];
 
 /// What each file imports, by the path of its module: `tls::reload`.
@@ -143,14 +143,14 @@ fn inline_paths(code: &str) -> Vec<Vec<String>> {
 
 // === excuses ===
 
-/// The files that a header excuses its file's circles with.
+/// The names of the files that a header excuses cycles with.
 fn excuses(source: &Source) -> Vec<&str> {
     let line = source.text.lines().nth(3).and_then(|line| line.strip_prefix("//! Cycle with "));
     let names = line.and_then(|line| line.split_once(':')).map_or("", |(names, _)| names);
     names.split([' ', ',', '`']).filter(|name| !name.is_empty() && *name != "and").collect()
 }
 
-/// Takes the excused imports out; complains of an excuse for nothing.
+/// Removes the excused imports; complains about an excuse without a cycle.
 fn excuse(graph: &mut Graph, sources: &[Source]) -> Vec<String> {
     let mut complaints = Vec::new();
     for source in sources {
@@ -173,22 +173,21 @@ fn excuse(graph: &mut Graph, sources: &[Source]) -> Vec<String> {
     complaints
 }
 
-// === circles ===
+// === cycles ===
 
-/// The shortest way from a file back to itself.
-fn circle(start: &str, graph: &Graph) -> Option<Vec<String>> {
+/// The shortest cycle of imports from a file back to itself.
+fn cycle(start: &str, graph: &Graph) -> Option<Vec<String>> {
     let mut came_from: BTreeMap<&str, &str> = BTreeMap::new();
     let mut queue = VecDeque::from([start]);
     while let Some(at) = queue.pop_front() {
         for next in graph.get(at)? {
             if next == start {
-                let mut way = vec![start, at];
-                while let Some(before) = came_from.get(way[way.len() - 1]) {
-                    way.push(before);
+                let mut path = vec![start, at];
+                while let Some(before) = came_from.get(path[path.len() - 1]) {
+                    path.push(before);
                 }
-                // Of a file that imports itself by way of others `at` is never `start`.
-                way.reverse();
-                return Some(way.into_iter().map(str::to_owned).collect());
+                path.reverse();
+                return Some(path.into_iter().map(str::to_owned).collect());
             }
             if !came_from.contains_key(next.as_str()) {
                 came_from.insert(next, at);
@@ -199,44 +198,44 @@ fn circle(start: &str, graph: &Graph) -> Option<Vec<String>> {
     None
 }
 
-/// A shortest circle of each module that has one.
-fn circles(sources: &[Source]) -> (BTreeMap<String, String>, Vec<String>) {
+/// The shortest cycle of each module that has one, and complaints about excuses.
+fn cycles(sources: &[Source]) -> (BTreeMap<String, String>, Vec<String>) {
     let mut graph = graph(sources);
     let complaints = excuse(&mut graph, sources);
     let mut shortest: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for name in graph.keys() {
-        let Some(found) = circle(name, &graph) else { continue };
+        let Some(found) = cycle(name, &graph) else { continue };
         let known = shortest.entry(area(name).to_owned()).or_insert_with(|| found.clone());
         if found.len() < known.len() {
             *known = found;
         }
     }
-    let shown = |way: Vec<String>| way.join(" → ");
-    (shortest.into_iter().map(|(area, way)| (area, shown(way))).collect(), complaints)
+    let shown = |path: Vec<String>| path.join(" → ");
+    (shortest.into_iter().map(|(area, path)| (area, shown(path))).collect(), complaints)
 }
 
 #[test]
-fn no_file_of_a_module_imports_itself_by_way_of_others() {
-    let (circles, mut complaints) = circles(&sources());
-    for (area, circle) in &circles {
+fn no_file_imports_itself_through_others() {
+    let (cycles, mut complaints) = cycles(&sources());
+    for (area, cycle) in &cycles {
         if !TANGLED.contains(&area.as_str()) {
-            complaints.push(format!("the files of `{area}` import each other in a circle: {circle}"));
+            complaints.push(format!("the files of `{area}` have an import cycle: {cycle}"));
         }
     }
-    for area in TANGLED.iter().filter(|area| !circles.contains_key(**area)) {
-        complaints.push(format!("`{area}` has no circle any more: strike it from TANGLED"));
+    for area in TANGLED.iter().filter(|area| !cycles.contains_key(**area)) {
+        complaints.push(format!("`{area}` has no import cycle any more: remove it from TANGLED"));
     }
     assert_none(&complaints);
 }
 
-// === the rule catches what it is for ===
+// === the rule finds cycles ===
 
 fn files(files: &[(&str, &str)]) -> Vec<Source> {
     files.iter().map(|(path, text)| source(path, text)).collect()
 }
 
 #[test]
-fn a_circle_is_caught_in_every_spelling() {
+fn a_cycle_is_found_in_every_spelling() {
     let parent = ("src/a.rs", "mod b;\nmod c;\npub use b::B;\npub use c::Settings;\npub struct Own;");
     for child in [
         "use super::Own;",
@@ -249,21 +248,21 @@ fn a_circle_is_caught_in_every_spelling() {
         "use crate::a as parent;\nfn f() { parent::f() }",
         "use super::c::C;\nuse super::{\n    c::{C, D},\n    Own,\n};",
     ] {
-        let (circles, _) = circles(&files(&[parent, ("src/a/b.rs", child), ("src/a/c.rs", "pub struct Settings;")]));
-        assert_eq!(circles.get("a").map(String::as_str), Some("a → a::b → a"), "{child}");
+        let (cycles, _) = cycles(&files(&[parent, ("src/a/b.rs", child), ("src/a/c.rs", "pub struct Settings;")]));
+        assert_eq!(cycles.get("a").map(String::as_str), Some("a → a::b → a"), "{child}");
     }
-    // By way of a sibling, and of a module that is imported under its own name.
-    let (circles, _) = circles(&files(&[
+    // Through a sibling, and through a module that is imported by its name.
+    let (cycles, _) = cycles(&files(&[
         ("src/a/b.rs", "use super::c::C;"),
         ("src/a/c.rs", "use super::d;\nfn f() { d::e::f() }"),
         ("src/a/d.rs", "mod e;"),
         ("src/a/d/e.rs", "use crate::a::b::B;"),
     ]));
-    assert_eq!(circles["a"], "a::b → a::c → a::d::e → a::b");
+    assert_eq!(cycles["a"], "a::b → a::c → a::d::e → a::b");
 }
 
 #[test]
-fn what_is_no_circle_is_none() {
+fn what_is_no_cycle_is_accepted() {
     for text in [
         "use super::c::Settings;",
         "//! See [`super::Own`].\n// super::Own\nuse std::fmt;",
@@ -272,7 +271,7 @@ fn what_is_no_circle_is_none() {
         "#[cfg(test)]\nmod tests {\n    use super::super::Own;\n}",
     ] {
         let all = files(&[("src/a.rs", "pub use b::B;"), ("src/a/b.rs", text), ("src/a/c.rs", "pub struct Settings;")]);
-        assert_eq!(circles(&all).0, BTreeMap::new(), "{text}");
+        assert_eq!(cycles(&all).0, BTreeMap::new(), "{text}");
     }
     // Tests may use whatever they test.
     let tests = files(&[
@@ -280,11 +279,11 @@ fn what_is_no_circle_is_none() {
         ("src/a/tests.rs", "use super::*;"),
         ("src/a/tests/t.rs", "use crate::a::A;"),
     ]);
-    assert_eq!(circles(&tests).0, BTreeMap::new());
+    assert_eq!(cycles(&tests).0, BTreeMap::new());
 }
 
 #[test]
-fn a_circle_that_a_header_explains_is_excused_and_an_excuse_for_nothing_is_not() {
+fn a_header_excuses_a_cycle_and_an_excuse_without_one_is_refused() {
     let header = |excuse: &str| format!("//! Owns.\n//! Invariant.\n//! Must not know.\n{excuse}\nuse super::A;");
     for (excuse, is_excused, complaints) in [
         ("//! Cycle with a: why.", true, 0),
@@ -294,7 +293,7 @@ fn a_circle_that_a_header_explains_is_excused_and_an_excuse_for_nothing_is_not()
     ] {
         let text = header(excuse);
         let all = files(&[("src/a.rs", "pub use b::B;"), ("src/a/b.rs", &text), ("src/a/c.rs", "")]);
-        let (circles, found) = circles(&all);
-        assert_eq!((circles.is_empty(), found.len()), (is_excused, complaints), "{excuse}: {found:?}");
+        let (cycles, found) = cycles(&all);
+        assert_eq!((cycles.is_empty(), found.len()), (is_excused, complaints), "{excuse}: {found:?}");
     }
 }
