@@ -18,8 +18,9 @@ use crate::net::interim::InterimQueue;
 /// By itself it takes 400 KiB, of each client that reads nothing.
 const AHEAD: u64 = 4 * 1024;
 
-/// The first bytes of a body, of which it gets as many as come: every socket has room for those to begin with.
-const FIRST: u64 = 64 * 1024;
+/// The first bytes of a body, of which it gets as many as come: every socket has room for those to begin with. Linux
+/// gives one 16 KiB (`tcp_wmem`), and what it has no room for is held here, once for each client.
+const FIRST: u64 = 16 * 1024;
 
 /// Bytes of a body that go on without a look at the room for them, at the most: others are to have their turn.
 const MOST_AT_ONCE: u64 = 256 * 1024;
@@ -181,7 +182,9 @@ impl Activity {
     /// Whether hyper has so much to write that a body is to give it no more for now, of which it was `given` so
     /// many bytes. The next flush wakes the task then.
     pub(super) fn is_ahead(&self, given: u64) -> bool {
-        let is_ahead = given >= FIRST && self.room.get() == 0 && self.unsent.get() >= AHEAD;
+        let is_full = self.room.get() == 0 && self.unsent.get() >= AHEAD;
+        // TLS takes what the socket does not, and holds it.
+        let is_ahead = given >= FIRST && (is_full || self.blocked_since.get().is_some());
         if is_ahead {
             self.is_ahead.set(true);
         }

@@ -172,9 +172,6 @@ impl Write for Io {
                 }
             }
         }
-        if self.activity.goes_on(|| self.stream.inner().socket().room()) {
-            cx.waker().wake_by_ref();
-        }
         let mut poll = Pin::new(&mut self.stream).poll_flush(cx);
         if poll.is_ready() && self.activity.is_breaking() {
             // The connection ends next, and what waits for the turn to end might find no room then.
@@ -182,6 +179,9 @@ impl Write for Io {
         }
         if matches!(poll, Poll::Ready(Ok(()))) && !self.activity.has_streams() {
             self.activity.flushed();
+        }
+        if poll.is_ready() && self.activity.goes_on(|| self.stream.inner().socket().room()) {
+            cx.waker().wake_by_ref();
         }
         self.noted(poll)
     }

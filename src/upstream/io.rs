@@ -58,9 +58,13 @@ impl Backend {
     ) -> Poll<io::Result<usize>> {
         let mut written = length;
         if self.broken.is_none() {
-            match ready!(write(Pin::new(&mut self.stream))) {
-                Ok(bytes) => written = bytes,
-                Err(error) => self.broken = Some(error.kind()),
+            match write(Pin::new(&mut self.stream)) {
+                Poll::Ready(Ok(bytes)) => written = bytes,
+                Poll::Ready(Err(error)) => self.broken = Some(error.kind()),
+                Poll::Pending => {
+                    self.pace.blocked();
+                    return Poll::Pending;
+                }
             }
         }
         self.pace.wrote(written);
@@ -97,12 +101,17 @@ impl AsyncWrite for Backend {
 
     /// hyper comes here when nothing is left for it to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.pace.flushed(cx, || self.stream.socket().room());
-        if self.broken.is_none()
-            && let Err(error) = ready!(Pin::new(&mut self.stream).poll_flush(cx))
-        {
-            self.broken = Some(error.kind());
+        if self.broken.is_none() {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => self.broken = Some(error.kind()),
+                Poll::Pending => {
+                    self.pace.blocked();
+                    return Poll::Pending;
+                }
+            }
         }
+        self.pace.flushed(cx, || self.stream.socket().room());
         Poll::Ready(Ok(()))
     }
 

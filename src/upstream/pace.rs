@@ -15,8 +15,9 @@ use pin_project_lite::pin_project;
 /// itself it takes 400 KiB, for each server that reads nothing.
 const AHEAD: usize = 4 * 1024;
 
-/// The first bytes of a body, of which it gets as many as come: every socket has room for those to begin with.
-const FIRST: usize = 64 * 1024;
+/// The first bytes of a body, of which it gets as many as come: every socket has room for those to begin with. Linux
+/// gives one 16 KiB (`tcp_wmem`), and what it has no room for is held here, once for each request.
+const FIRST: usize = 16 * 1024;
 
 /// Bytes of a body that go on without a look at the room for them, at the most.
 const MOST_AT_ONCE: usize = 256 * 1024;
@@ -25,6 +26,8 @@ const MOST_AT_ONCE: usize = 256 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     unwritten: Cell<usize>,
+    /// The backend takes nothing at the moment. In TLS there is more that waits for it than hyper has to write.
+    is_blocked: Cell<bool>,
     /// The body waits until all of it is written.
     waits: Cell<bool>,
     /// Bytes for which the backend's socket had room, less those that hyper was given since.
@@ -35,12 +38,19 @@ impl Pace {
     /// So many bytes are written, of a body or else.
     pub(super) fn wrote(&self, bytes: usize) {
         self.unwritten.set(self.unwritten.get().saturating_sub(bytes));
+        self.is_blocked.set(false);
+    }
+
+    /// The socket has no room for what was to be written.
+    pub(super) fn blocked(&self) {
+        self.is_blocked.set(true);
     }
 
     /// Nothing is left to be written: the body goes on, if it waits for that, with as much as the backend's socket
     /// has `room` for. It is polled by the task that flushes.
     pub(super) fn flushed(&self, cx: &Context<'_>, room: impl FnOnce() -> usize) {
         self.unwritten.set(0);
+        self.is_blocked.set(false);
         if self.waits.take() {
             self.room.set(room().min(MOST_AT_ONCE));
             cx.waker().wake_by_ref();
@@ -53,7 +63,8 @@ impl Pace {
     }
 
     fn is_ahead(&self, given: usize) -> bool {
-        let is_ahead = given >= FIRST && self.room.get() == 0 && self.unwritten.get() >= AHEAD;
+        let is_full = self.room.get() == 0 && self.unwritten.get() >= AHEAD;
+        let is_ahead = given >= FIRST && (is_full || self.is_blocked.get());
         if is_ahead {
             self.waits.set(true);
         }
