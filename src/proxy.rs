@@ -11,6 +11,7 @@ pub mod error;
 pub mod exchange;
 pub mod fields;
 pub mod forwarded;
+mod head;
 pub mod headers;
 pub mod host;
 mod interim;
@@ -215,6 +216,8 @@ async fn serve(
     if let Some(via) = via {
         via.add(&mut head.headers, head.version);
     }
+    // It is a part of the buffer that the head was read into.
+    drop(host);
     edits::edit_request(route, exchange.edits().map(|edits| &**edits), head)?;
 
     let decision = decide(thread, exchange, service, effect, extracted, now.as_secs());
@@ -229,6 +232,9 @@ async fn serve(
 
     let mut upstream_request = UpstreamRequest::new(head, body, expects, upgrade_request, service, route, thread)?;
     exchange.keep_body(upstream_request.body());
+    if upstream_request.outlives_head() {
+        exchange.detach_from_head();
+    }
     let served = attempts(thread, exchange, service, &mut order, &mut upstream_request, draw).await;
     exchange.decided(order.decision());
     let (mut answer, index) = served?;

@@ -15,6 +15,7 @@ use hyper::body::{Body, Incoming};
 use super::body::{ReplayBody, RequestBody, Rules};
 use super::error::ProxyError;
 use super::exchange::Exchange;
+use super::head;
 use super::interim;
 use super::order::CandidateOrder;
 use super::retry::{RetryFacts, is_idempotent};
@@ -27,6 +28,10 @@ use super::upgrade::{NextProtocol, UpgradeOutcome, UpgradeRequest};
 use crate::clock;
 use crate::pool::Backend;
 use crate::upstream::{Fact, Failure, Line, Received, Wanted, framing, to_http2};
+
+/// The length of a body from which on its request keeps what it says in memory of its own. A client's connection reads
+/// a head, and what comes with it, into a buffer of this size, and the rest of a longer body into others.
+const LONG: u64 = 8 * 1024;
 
 /// How often it is looked whether it is still the client who is waited for.
 const LOOK: Duration = Duration::from_millis(500);
@@ -54,7 +59,7 @@ pub(super) struct UpstreamRequest {
 
 impl UpstreamRequest {
     pub(super) fn new(
-        head: &mut request::Parts,
+        parts: &mut request::Parts,
         incoming: Incoming,
         expects: bool,
         upgrade_request: Option<UpgradeRequest>,
@@ -62,10 +67,10 @@ impl UpstreamRequest {
         route: &RouteEntry,
         thread: &ThreadState,
     ) -> Result<UpstreamRequest, ProxyError> {
-        let repeatable = is_idempotent(&head.method) || service.retry.retry_on.non_idempotent;
-        let hostless = head.version == Version::HTTP_10 && !head.headers.contains_key(HOST);
-        let (method, uri) = (head.method.clone(), std::mem::take(&mut head.uri));
-        let mut headers = std::mem::take(&mut head.headers);
+        let repeatable = is_idempotent(&parts.method) || service.retry.retry_on.non_idempotent;
+        let hostless = parts.version == Version::HTTP_10 && !parts.headers.contains_key(HOST);
+        let (method, uri) = (parts.method.clone(), std::mem::take(&mut parts.uri));
+        let mut headers = std::mem::take(&mut parts.headers);
         let is_stream = route.is_stream || streams::is_stream(&headers);
         let upstream_request = |headers, body, expects, upgrade_request| {
             let headers = Cell::new(Some(headers));
@@ -96,7 +101,19 @@ impl UpstreamRequest {
             return Err(ProxyError::BodyTooLarge);
         }
         let body = ReplayBody::new(incoming, rules, expects, thread.deadlines.deadline(), &thread.replay_memory);
-        Ok(upstream_request(headers, Some(body), expects, None))
+        let mut request = upstream_request(headers, Some(body), expects, None);
+        if request.outlives_head() {
+            request.uri = head::target(request.uri);
+            if let Some(headers) = request.headers.get_mut() {
+                head::detach(headers);
+            }
+        }
+        Ok(request)
+    }
+
+    /// Whether its body may be under way for long after its head has been read.
+    pub(super) fn outlives_head(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.length().is_none_or(|length| length > LONG))
     }
 
     /// Its body, if it has one.

@@ -99,7 +99,7 @@ impl ReplayBody {
             incoming: RefCell::new(incoming),
             rules,
             length,
-            kept: RefCell::new(Replay::new(rules.replay_limit, memory)),
+            kept: RefCell::new(Replay::new(length, rules.replay_limit, memory)),
             reached: Cell::new(0),
             read: Cell::new(0),
             upload: Cell::new(Upload::new(clock::now())),
@@ -320,7 +320,7 @@ impl ReplayBody {
     }
 
     fn keep(&self, frame: &Frame<Bytes>) {
-        if self.state.get() == State::Kept && !self.kept.borrow_mut().keep(frame, self.length) {
+        if self.state.get() == State::Kept && !self.kept.borrow_mut().keep(frame) {
             self.state.set(State::Streamed);
         }
     }

@@ -359,6 +359,13 @@ impl Exchange {
         self.service().map(|service| self.timeouts(service))
     }
 
+    /// Copies what it needs of the head out of the buffer that the head was read into: a long body, or what takes
+    /// that up, outlives it.
+    pub(super) fn detach_from_head(&mut self) {
+        self.record.detach_from_head();
+        self.accept = self.accept.take().map(|value| HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value));
+    }
+
     /// A tunnel begins.
     pub(super) fn tunnel_begins(&mut self) {
         self.record.detach_from_head();

@@ -12,8 +12,13 @@ use http_body::Frame;
 /// `replay_memory` of `[server]`, in bytes, if it is not set: a thousand bodies of `replay_limit`.
 pub const MEMORY: usize = 64 * 1024 * 1024;
 
-/// What is sent at once of what was kept.
-const PIECE: usize = 16 * 1024;
+/// What is kept, and sent again, in one piece. hyper's buffers have this size: memory that is not needed here any more
+/// serves them.
+const BLOCK: usize = 8 * 1024;
+
+/// What is kept of a body that is announced as longer than what may be kept of one: it can't be sent again once it
+/// is on its way, but its backend may turn out to have closed the connection before it began.
+const BEGINNING: usize = 16 * 1024;
 
 /// What a trailer field takes beside its text: as HTTP/2 counts it (RFC 9113 §6.5.2).
 const FIELD: usize = 32;
@@ -52,8 +57,11 @@ impl Memory {
 /// and a body that comes byte by byte would hold a buffer for each.
 #[derive(Debug)]
 pub struct Replay {
-    data: Vec<u8>,
+    /// In [`BLOCK`]s, of which the last one may be shorter.
+    data: Vec<Vec<u8>>,
     trailers: Option<HeaderMap>,
+    /// Bytes of the body, as far as that is known.
+    length: Option<usize>,
     /// Bytes that it may take, and those that it takes.
     limit: usize,
     taken: usize,
@@ -61,16 +69,17 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Nothing yet, and at most `limit` bytes of `memory`.
-    pub fn new(limit: usize, memory: &Rc<Memory>) -> Replay {
-        Replay { data: Vec::new(), trailers: None, limit, taken: 0, memory: Rc::clone(memory) }
+    /// Nothing yet of a body of `length` bytes, as far as that is known, and at most `limit` bytes of `memory`.
+    pub fn new(length: Option<u64>, limit: usize, memory: &Rc<Memory>) -> Replay {
+        let length = length.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        let limit = if length.is_some_and(|length| length > limit) { limit.min(BEGINNING) } else { limit };
+        Replay { data: Vec::new(), trailers: None, length, limit, taken: 0, memory: Rc::clone(memory) }
     }
 
-    /// Keeps the next frame of a body of `length` bytes, as far as that is known. False if there is no room
-    /// for it; nothing is kept then.
-    pub fn keep(&mut self, frame: &Frame<Bytes>, length: Option<u64>) -> bool {
+    /// Keeps the next frame of the body. False if there is no room for it; nothing is kept then.
+    pub fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
         let kept = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => self.keep_data(data, length),
+            (Some(data), _) => self.keep_data(data),
             (None, Some(trailers)) => self.keep_trailers(trailers),
             (None, None) => true,
         };
@@ -80,25 +89,45 @@ impl Replay {
         kept
     }
 
-    fn keep_data(&mut self, data: &[u8], length: Option<u64>) -> bool {
-        let needed = self.data.len() + data.len();
-        if needed > self.data.capacity() {
-            // As much again, but not more than there can be. Not all that is announced at once: it may never come.
-            let most = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);
-            let capacity = needed.saturating_mul(2).min(most).min(self.limit).max(needed);
-            if !self.take(capacity - self.data.capacity()) {
-                return false;
+    fn keep_data(&mut self, mut data: &[u8]) -> bool {
+        while !data.is_empty() {
+            let Some((at, room)) = self.room(data.len()) else { return false };
+            let (fits, rest) = data.split_at(room.min(data.len()));
+            if let Some(block) = self.data.get_mut(at) {
+                block.extend_from_slice(fits);
             }
-            self.data.reserve_exact(capacity - self.data.len());
+            data = rest;
         }
-        self.data.extend_from_slice(data);
         true
+    }
+
+    /// A block with room for some of `bytes`, and how much it has.
+    fn room(&mut self, bytes: usize) -> Option<(usize, usize)> {
+        if self.data.last().is_none_or(|block| block.len() == BLOCK) {
+            self.data.push(Vec::new());
+        }
+        let at = self.data.len() - 1;
+        let (held, capacity) = self.data.last().map(|block| (block.len(), block.capacity()))?;
+        if held < capacity {
+            return Some((at, capacity - held));
+        }
+        // As much again, but not more than there can be. Not all that is announced at once: it may never come.
+        let left = self.length.unwrap_or(usize::MAX).min(self.limit).saturating_sub(at * BLOCK).max(held + 1);
+        let capacity = (held + bytes).saturating_mul(2).min(left).min(BLOCK);
+        if !self.take(capacity - held) {
+            return None;
+        }
+        self.data.last_mut()?.reserve_exact(capacity - held);
+        Some((at, capacity - held))
     }
 
     fn keep_trailers(&mut self, trailers: &HeaderMap) -> bool {
         // They are the end of the body: there is no more to come that the rest of the room is for.
-        self.give_back(self.data.capacity() - self.data.len());
-        self.data.shrink_to_fit();
+        if let Some(last) = self.data.last_mut() {
+            let spare = last.capacity() - last.len();
+            last.shrink_to_fit();
+            self.give_back(spare);
+        }
         let size = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
         let fits = self.take(size);
         if fits {
@@ -122,16 +151,23 @@ impl Replay {
 
     /// The frame at a position: that of the first is 0, each takes as many as [`places`] says.
     pub fn frame(&self, at: usize) -> Option<Frame<Bytes>> {
-        match self.data.get(at..).filter(|rest| !rest.is_empty()) {
-            Some(rest) => Some(Frame::data(Bytes::copy_from_slice(&rest[..rest.len().min(PIECE)]))),
-            None if at == self.data.len() => self.trailers.clone().map(Frame::trailers),
+        let block = self.data.get(at / BLOCK).and_then(|block| block.get(at % BLOCK..));
+        match block.filter(|rest| !rest.is_empty()) {
+            Some(rest) => Some(Frame::data(Bytes::copy_from_slice(rest))),
+            None if at == self.bytes() => self.trailers.clone().map(Frame::trailers),
             None => None,
         }
     }
 
     /// Whether there is a frame at a position.
     pub fn has(&self, at: usize) -> bool {
-        at < self.data.len() || (at == self.data.len() && self.trailers.is_some())
+        let bytes = self.bytes();
+        at < bytes || (at == bytes && self.trailers.is_some())
+    }
+
+    /// Bytes that are kept.
+    fn bytes(&self) -> usize {
+        self.data.last().map_or(0, |last| (self.data.len() - 1) * BLOCK + last.len())
     }
 
     /// Gives back what it takes.
@@ -162,6 +198,10 @@ mod tests {
         Frame::data(Bytes::from_static(bytes))
     }
 
+    fn capacity(replay: &Replay) -> usize {
+        replay.data.iter().map(Vec::capacity).sum()
+    }
+
     /// All of it, from the beginning.
     fn all(replay: &Replay) -> (Vec<u8>, Option<HeaderMap>) {
         let (mut at, mut read, mut trailers) = (0, Vec::new(), None);
@@ -180,52 +220,67 @@ mod tests {
     #[test]
     fn what_is_kept_comes_again_in_order_with_its_trailers() {
         let memory = Memory::new(100_000);
-        let mut replay = Replay::new(64 * 1024, &memory);
+        let mut replay = Replay::new(None, 64 * 1024, &memory);
         assert!(!replay.has(0));
         let large: &'static [u8] = vec![7; 40_000].leak();
         for frame in [data(b"a"), data(b""), data(b"bc"), data(large)] {
-            assert!(replay.keep(&frame, None));
+            assert!(replay.keep(&frame));
         }
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", HeaderValue::from_static("4"));
-        assert!(replay.keep(&Frame::trailers(trailers.clone()), None));
+        assert!(replay.keep(&Frame::trailers(trailers.clone())));
         assert_eq!(all(&replay), ([b"abc", large].concat(), Some(trailers)));
     }
 
     #[test]
     fn a_body_that_comes_byte_by_byte_takes_no_more_than_the_limit_and_holds_no_buffer() {
         let memory = Memory::new(1 << 20);
-        let mut replay = Replay::new(1000, &memory);
+        let mut replay = Replay::new(None, 1000, &memory);
         let buffer = Bytes::from(vec![1; 8192]);
         for at in 0..1000 {
-            assert!(replay.keep(&Frame::data(buffer.slice(at..=at)), None), "{at}");
-            assert!(replay.data.capacity() <= 1000 && (1 << 20) - memory.left.get() == replay.data.capacity());
+            assert!(replay.keep(&Frame::data(buffer.slice(at..=at))), "{at}");
+            assert!(capacity(&replay) <= 1000 && (1 << 20) - memory.left.get() == capacity(&replay));
         }
         assert!(buffer.is_unique());
-        assert!(!replay.keep(&data(b"x"), None));
+        assert!(!replay.keep(&data(b"x")));
         assert_eq!((all(&replay).0.len(), memory.left.get()), (0, 1 << 20));
     }
 
     #[test]
     fn what_was_announced_and_has_not_come_takes_nothing() {
         let memory = Memory::new(1 << 20);
-        let mut replay = Replay::new(64 * 1024, &memory);
-        assert!(replay.keep(&data(b"x"), Some(60_000)));
-        assert!(replay.data.capacity() <= 2);
-        let mut whole = Replay::new(64 * 1024, &memory);
-        assert!(whole.keep(&data(b"hello"), Some(5)));
-        assert_eq!(whole.data.capacity(), 5);
+        let mut replay = Replay::new(Some(60_000), 64 * 1024, &memory);
+        assert!(replay.keep(&data(b"x")));
+        assert!(capacity(&replay) <= 2);
+        let mut whole = Replay::new(Some(5), 64 * 1024, &memory);
+        assert!(whole.keep(&data(b"hello")));
+        assert_eq!(capacity(&whole), 5);
+    }
+
+    #[test]
+    fn of_a_body_that_is_too_long_to_be_kept_the_beginning_is_kept_and_no_more() {
+        let memory = Memory::new(1 << 20);
+        let mut replay = Replay::new(Some(64 * 1024 + 1), 64 * 1024, &memory);
+        assert!(replay.keep(&data(&[1; BEGINNING])));
+        assert_eq!(all(&replay).0.len(), BEGINNING);
+        assert!(!replay.keep(&data(b"x")));
+        assert_eq!(memory.left.get(), 1 << 20);
+        let mut whole = Replay::new(Some(64 * 1024), 64 * 1024, &memory);
+        for _ in 0..64 {
+            assert!(whole.keep(&data(&[1; 1024])));
+        }
+        assert_eq!((all(&whole).0.len(), capacity(&whole)), (64 * 1024, 64 * 1024));
     }
 
     #[test]
     fn all_bodies_of_a_thread_share_its_memory_and_give_it_back() {
         let memory = Memory::share(400, 4);
-        let mut first = Replay::new(1000, &memory);
-        assert!(first.keep(&data(&[1; 60]), Some(60)));
-        let mut second = Replay::new(1000, &memory);
-        assert!(!second.keep(&data(&[1; 60]), Some(60)), "100 for each of four threads");
+        let mut first = Replay::new(Some(60), 1000, &memory);
+        assert!(first.keep(&data(&[1; 60])));
+        let mut second = Replay::new(Some(60), 1000, &memory);
+        assert!(!second.keep(&data(&[1; 60])), "100 for each of four threads");
         drop(first);
-        assert!(second.keep(&data(&[1; 60]), Some(60)));
+        assert!(second.keep(&data(&[1; 60])));
         second.forget();
         assert_eq!(memory.left.get(), 100);
     }
