@@ -90,6 +90,16 @@ impl Socket {
         self.0.outgoing.sent()
     }
 
+    /// Reads less at once from now on, in smaller buffers: as a client's connection of HTTP/1 does.
+    pub fn read_little(&self) {
+        self.0.incoming.take_little();
+    }
+
+    /// Bytes that are read at once, at the most.
+    pub(super) fn most(&self) -> usize {
+        self.0.incoming.most()
+    }
+
     /// Whether there is something to read, or the end.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll(|raw| {

@@ -4,9 +4,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use super::Socket;
@@ -63,9 +63,22 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
-            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+            Stream::Tls(tls) => {
+                let most = tls.get_ref().0.most();
+                let record = ready!(Pin::new(&mut **tls).poll_fill_buf(cx))?;
+                let part = part_of(record.len(), most).min(buffer.remaining());
+                buffer.put_slice(record.get(..part).unwrap_or(record));
+                Pin::new(&mut **tls).consume(part);
+                Poll::Ready(Ok(()))
+            }
         }
     }
+}
+
+/// How much of a record is read at once, so that all parts of it are alike and none has more than `most` bytes: of a whole
+/// record a byte would be left, and be passed on in a buffer of its own.
+fn part_of(record: usize, most: usize) -> usize {
+    record.div_ceil(record.div_ceil(most).max(1))
 }
 
 impl AsyncWrite for Stream {
@@ -102,6 +115,25 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
             Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, pieces),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_in_parts_that_are_alike() {
+        for (record, most, part) in [
+            (0, 8191, 0),
+            (1, 8191, 1),
+            (8191, 8191, 8191),
+            (8192, 8191, 4096),
+            (16384, 16383, 8192),
+            (16384, 8191, 5462),
+        ] {
+            assert_eq!(part_of(record, most), part, "{record} of {most}");
         }
     }
 }

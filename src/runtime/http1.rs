@@ -35,6 +35,7 @@ enum Ended {
 /// Serves one connection until it ends.
 pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>, context: Rc<ConnContext<H>>) {
     let (requests, mut prefix) = (Rc::default(), Bytes::new());
+    stream.socket().read_little();
     loop {
         let since = match prefix.is_empty() {
             false => Some(clock::now()),

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::ReadBuf;
 
-use super::raw::Raw;
+use super::raw::{LITTLE, MOST, Raw};
 use crate::net::turn::{self, Bell, PIECE};
 
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(super) struct Incoming {
     bursts: Cell<u8>,
     /// The last burst was more than a piece: read at once it would be copied twice.
     is_large: Cell<bool>,
+    /// What is read at once, at the most.
+    most: Cell<u64>,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,18 @@ impl Incoming {
             burst: Cell::new(0),
             bursts: Cell::new(0),
             is_large: Cell::new(false),
+            most: Cell::new(MOST),
         }
+    }
+
+    /// From now on less is read at once.
+    pub(super) fn take_little(&self) {
+        self.most.set(LITTLE);
+    }
+
+    /// What is read at once, at the most.
+    pub(super) fn most(&self) -> usize {
+        self.most.get() as usize
     }
 
     /// Whether it pays to have a bell.
@@ -79,7 +92,8 @@ impl Incoming {
     ) -> Poll<io::Result<()>> {
         let bell = bell.filter(|_| !self.is_large.get());
         let before = buffer.filled().len();
-        let poll = raw.poll_read(&mut Context::from_waker(bell.map_or(cx.waker(), Bell::waker)), buffer);
+        let poll =
+            raw.poll_read(&mut Context::from_waker(bell.map_or(cx.waker(), Bell::waker)), buffer, self.most.get());
         if poll.is_ready() {
             self.burst.set(self.burst.get() + buffer.filled().len() - before);
             return poll;
@@ -114,7 +128,7 @@ impl Incoming {
         let mut poll = Poll::Ready(());
         while fetched.is_none() && !is_enough(read.filled()) {
             let before = read.filled().len();
-            match raw.poll_read(cx, &mut read) {
+            match raw.poll_read(cx, &mut read, MOST) {
                 Poll::Ready(Ok(())) if read.filled().len() > before => {}
                 // What came is to be read first; the system tells of its end again, or of another one.
                 Poll::Ready(_) if before > 0 => break,
@@ -164,7 +178,7 @@ impl Incoming {
         }
         let mut buffer = turn::buffer();
         let mut unfilled = ReadBuf::new(&mut buffer);
-        let poll = raw.poll_read(&mut Context::from_waker(bell.waker()), &mut unfilled);
+        let poll = raw.poll_read(&mut Context::from_waker(bell.waker()), &mut unfilled, MOST);
         let to = unfilled.filled().len();
         let fetched = match poll {
             Poll::Ready(Ok(())) if to > 0 => {

@@ -1,5 +1,5 @@
 //! Owns: a socket as the system has it, over TCP or a Unix socket.
-//! Invariant: one way to read, write and wait for both; a read takes no more than [`MOST`].
+//! Invariant: one way to read, write and wait for both; a read takes no more than it is told.
 //! Must not know: what waits to be read or sent.
 
 use std::future::Future;
@@ -15,6 +15,10 @@ use crate::net::room::room;
 /// What is read at once, in bytes, whatever the room: what is read has to be held until the other side takes it.
 /// A byte less than 16 KiB: hyper doubles its buffer, up to 400 KiB, each time one of its steps has been filled.
 pub(super) const MOST: u64 = 16 * 1024 - 1;
+
+/// The same, for a side of which more pieces are held at a time: hyper has one of a request's body in hand while the one
+/// before it waits for the backend.
+pub(super) const LITTLE: u64 = 8 * 1024 - 1;
 
 #[derive(Debug)]
 pub(super) enum Raw {
@@ -35,14 +39,20 @@ impl From<UnixStream> for Raw {
 }
 
 impl Raw {
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// Reads no more than `most` bytes.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        most: u64,
+    ) -> Poll<io::Result<()>> {
         match self {
             Raw::Tcp(stream) => {
-                stream.set_limit(MOST);
+                stream.set_limit(most);
                 Pin::new(stream).poll_read(cx, buffer)
             }
             Raw::Unix(stream) => {
-                stream.set_limit(MOST);
+                stream.set_limit(most);
                 Pin::new(stream).poll_read(cx, buffer)
             }
         }
