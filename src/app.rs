@@ -23,7 +23,7 @@ use crate::affinity::{Cause, Verdict};
 use crate::config::Plan;
 use crate::net::{Address, shortage};
 use crate::pool::Pool;
-use crate::pool::roster::LossReceiver;
+use crate::pool::health_tracker::BackendDownReceiver;
 use crate::proxy::client::ListenerInfo;
 use crate::proxy::error::Unserved;
 use crate::proxy::snapshot::Snapshot;
@@ -127,7 +127,7 @@ impl App {
             .enumerate()
             .map(|(position, listener)| Arc::new(listener_info(position, listener)))
             .collect();
-        let (lines, losses, snapshots) = (log.handle(), composer.losses(), published.subscribe());
+        let (lines, backend_down, snapshots) = (log.handle(), composer.backend_down(), published.subscribe());
         let avoid_list = Arc::new(AvoidList::default());
         let entries = Arc::clone(published.entries());
         let parts = ControlParts {
@@ -150,7 +150,7 @@ impl App {
             let memory = replay::Memory::share(replay_memory, threads);
             let proxy =
                 Rc::new(Proxy::new(thread.index, infos.clone(), snapshot, deadlines, lines, avoid_list, memory));
-            let housekeeping = housekeeping(Rc::clone(&proxy), thread.deadlines, losses.subscribe(), snapshots);
+            let housekeeping = housekeeping(Rc::clone(&proxy), thread.deadlines, backend_down.subscribe(), snapshots);
             (proxy, housekeeping)
         };
         let phase = Arc::clone(&control.phase);
@@ -224,7 +224,7 @@ fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize) {
 async fn housekeeping(
     proxy: Rc<Proxy>,
     deadlines: clock::Deadlines,
-    mut losses: LossReceiver,
+    mut backend_down: BackendDownReceiver,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
 ) {
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
@@ -232,7 +232,7 @@ async fn housekeeping(
         tokio::select! {
             now = sweep.tick() => proxy.sweep(now.into_std()),
             // Each request that waits for that backend checks whether it may go to another one.
-            lost = losses.next() => match lost {
+            lost = backend_down.next() => match lost {
                 Some(backend) => deadlines.wake(backend),
                 None => deadlines.wake_all(),
             },

@@ -65,7 +65,7 @@ impl BalancerKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{AdminState, backend, reconcile::Reconciler, vitals};
+    use crate::pool::{AdminState, backend, health_state, reconcile::Reconciler};
     use std::sync::Arc;
 
     /// Builds a pool `p` of backends with these weights. A negative weight makes a backup.
@@ -78,7 +78,7 @@ mod tests {
         let settings = crate::pool::Settings {
             name: "p".into(),
             backends: backends.collect(),
-            vitals: vitals::Settings::default(),
+            health_state: health_state::Settings::default(),
         };
         Reconciler::new(1).pools(&[settings]).remove(0)
     }

@@ -9,7 +9,7 @@ pub mod passive;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// `[pools.health]`, without rise and fall (see [`crate::pool::vitals::Settings`]).
+/// `[pools.health]`, without rise and fall (see [`crate::pool::health_state::Settings`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// How a backend is asked.

@@ -4,25 +4,25 @@
 
 pub mod admission;
 pub mod backend;
+pub mod failure_evidence;
+pub mod health_state;
+pub mod health_tracker;
 pub mod history;
 pub mod live;
 pub mod queue;
 pub mod reconcile;
-pub mod roster;
 pub mod sessions;
-pub mod vitals;
 pub mod waiting;
-pub mod witness;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use admission::{AdminState, Closed};
 pub use backend::Backend;
+pub use health_state::Health;
+pub use health_tracker::HealthTracker;
 pub use live::{InFlight, Live};
-pub use roster::Roster;
-pub use vitals::Health;
-pub use waiting::{Turn, Waiting};
+pub use waiting::{Grant, Waiting};
 
 /// What the configuration says of a pool's members: `[[pools]]` name and `[[pools.backends]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Settings {
     /// Its backends, at least one, in the order of the file.
     pub backends: Vec<backend::Settings>,
     /// When their health changes.
-    pub vitals: vitals::Settings,
+    pub health_state: health_state::Settings,
 }
 
 /// An immutable, ordered set of backends. Positions are good for one snapshot only: whatever
@@ -43,7 +43,7 @@ pub struct Pool {
     backends: Vec<Backend>,
     by_name: HashMap<Arc<str>, usize>,
     by_route: HashMap<Box<str>, usize>,
-    roster: Arc<Roster>,
+    health_tracker: Arc<HealthTracker>,
 }
 
 impl Pool {
@@ -80,8 +80,8 @@ impl Pool {
         self.backends.iter().filter(|backend| backend.live().is_serving()).count()
     }
 
-    /// The vitals of the backends, and the lock under which they change.
-    pub fn roster(&self) -> &Roster {
-        &self.roster
+    /// The health states of the backends, and the lock under which they change.
+    pub fn health_tracker(&self) -> &HealthTracker {
+        &self.health_tracker
     }
 }

@@ -8,14 +8,14 @@ use linchpin::affinity::{
     Affinity, BindContext, Carrier, KeyRing, PinCache, PinLookup, SessionTables, Settings, decide, learned,
 };
 use linchpin::pool::reconcile::Reconciler;
-use linchpin::pool::{self, Pool, backend, vitals};
+use linchpin::pool::{self, Pool, backend, health_state};
 
 const NOW: u64 = 1_700_000_000;
 const CAPACITY: usize = 4;
 
 static POOL: LazyLock<Arc<Pool>> = LazyLock::new(|| {
     let backends = ["a", "b"].map(|name| backend::Settings::new(name, ([127, 0, 0, 1], 1).into())).into();
-    let settings = pool::Settings { name: "app".into(), backends, vitals: vitals::Settings::default() };
+    let settings = pool::Settings { name: "app".into(), backends, health_state: health_state::Settings::default() };
     Reconciler::new(1).pools(&[settings]).remove(0)
 });
 

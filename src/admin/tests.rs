@@ -14,10 +14,10 @@ use super::*;
 use crate::affinity::seal::SealingKey;
 use crate::affinity::{self, KeyRing};
 use crate::clock;
-use crate::pool::history::Check;
+use crate::pool::health_tracker::Observation;
+use crate::pool::history::ProbeResult;
 use crate::pool::reconcile::Reconciler;
-use crate::pool::roster::Observation;
-use crate::pool::{self, AdminState, InFlight, backend, vitals};
+use crate::pool::{self, AdminState, InFlight, backend, health_state};
 use crate::reason::Reason;
 use crate::telemetry::metrics::Labels;
 use crate::tls::reload::WatchedCertificates;
@@ -37,7 +37,7 @@ fn house() -> House {
         state,
         ..backend::Settings::new(name, ([127, 0, 0, 1], port).into())
     };
-    let vitals = vitals::Settings {
+    let health_state = health_state::Settings {
         rise: 1,
         fall: 1,
         consecutive_failures: 5,
@@ -46,10 +46,10 @@ fn house() -> House {
         max_ejected: 50,
     };
     let backends = vec![backend("a", 9001, 2, AdminState::Ready), backend("b", 9002, 1, AdminState::Drain)];
-    let pools = Reconciler::new(1).pools(&[pool::Settings { name: "app".into(), backends, vitals }]);
+    let pools = Reconciler::new(1).pools(&[pool::Settings { name: "app".into(), backends, health_state }]);
     let pool = Arc::clone(&pools[0]);
     let refused = Reason::Io(std::io::ErrorKind::ConnectionRefused);
-    let check = Check { result: Err(refused), took: Duration::from_micros(250) };
+    let check = ProbeResult { result: Err(refused), took: Duration::from_micros(250) };
     pool.observe(1, Observation::Probe(check), clock::now());
 
     let labels =
@@ -60,7 +60,7 @@ fn house() -> House {
         series[0].request(0, 1, 200, Duration::from_millis(1));
     }
     series[1].attempt(0, 1);
-    pool.backend(0).live().saw_session(0, 0x5eed_5eed_5eed_5eed, clock::unix().as_secs(), PRESENCE);
+    pool.backend(0).live().record_session(0, 0x5eed_5eed_5eed_5eed, clock::unix().as_secs(), PRESENCE);
     let _busy = InFlight::on(pool.backend(0).live(), 0);
 
     let (phase, receiver) = watch::channel(Phase::Ready);

@@ -99,8 +99,8 @@ struct Failure {
     error: String,
 }
 
-impl From<(Duration, history::Check)> for Check {
-    fn from((time, check): (Duration, history::Check)) -> Check {
+impl From<(Duration, history::ProbeResult)> for Check {
+    fn from((time, check): (Duration, history::ProbeResult)) -> Check {
         Check {
             time: time.as_secs(),
             ok: check.passed(),
@@ -112,8 +112,8 @@ impl From<(Duration, history::Check)> for Check {
     }
 }
 
-impl From<(Duration, history::Failure)> for Failure {
-    fn from((time, failure): (Duration, history::Failure)) -> Failure {
+impl From<(Duration, history::BackendFailure)> for Failure {
+    fn from((time, failure): (Duration, history::BackendFailure)) -> Failure {
         Failure { time: time.as_secs(), by: failure.by.as_str(), error: failure.reason.to_string() }
     }
 }

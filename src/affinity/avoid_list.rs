@@ -76,7 +76,7 @@ impl AvoidList {
             first == key
                 && slot.key.load(Ordering::Relaxed) == key
                 && state >> 32 > until(now)
-                && state & 0xffff_ffff == u64::from(backend.well())
+                && state & 0xffff_ffff == u64::from(backend.healthy_signals())
         })
     }
 
@@ -115,8 +115,8 @@ fn until(seconds: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::roster::Observation;
-    use crate::pool::{AdminState, Pool, backend, reconcile::Reconciler, vitals};
+    use crate::pool::health_tracker::Observation;
+    use crate::pool::{AdminState, Pool, backend, health_state, reconcile::Reconciler};
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -126,7 +126,8 @@ mod tests {
 
     fn pool() -> Arc<Pool> {
         let backends = vec![backend::Settings::new("a", "127.0.0.1:1".parse().unwrap())];
-        let settings = crate::pool::Settings { name: "p".into(), backends, vitals: vitals::Settings::default() };
+        let settings =
+            crate::pool::Settings { name: "p".into(), backends, health_state: health_state::Settings::default() };
         Reconciler::new(1).pools(&[settings]).remove(0)
     }
 
@@ -153,7 +154,7 @@ mod tests {
             let (list, pool) = (AvoidList::default(), pool());
             let live = pool.backend(0).live();
             list.add(1, live, 100);
-            assert!(live.is_marked(), "a success on this backend has to be reported");
+            assert!(live.awaits_success(), "a success on this backend has to be reported");
             pool.observe(0, observation, Instant::now());
             assert_eq!(list.contains(1, live, 101), !ends, "{observation:?}");
             list.add(1, live, 102);

@@ -166,7 +166,7 @@ mod tests {
     use super::super::{BindContext, Carrier, SessionTables, Settings, learned, route};
     use super::super::{KeyRing, seal::SealingKey};
     use super::*;
-    use crate::pool::{backend, reconcile::Reconciler, vitals};
+    use crate::pool::{backend, health_state, reconcile::Reconciler};
     use http::{HeaderMap, HeaderValue, header::SET_COOKIE};
     use std::sync::Arc;
 
@@ -177,7 +177,7 @@ mod tests {
         let pool = |name: &str| crate::pool::Settings {
             name: name.into(),
             backends: vec![backend::Settings::new("a", "127.0.0.1:1".parse().unwrap())],
-            vitals: vitals::Settings::default(),
+            health_state: health_state::Settings::default(),
         };
         let pools = Reconciler::new(1).pools(&[pool("tomcat"), pool("express")]);
         let carriers = [

@@ -24,7 +24,7 @@ pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &TriedBackend
 mod tests {
     use super::*;
     use crate::pool::backend::mix;
-    use crate::pool::{AdminState, backend, reconcile::Reconciler, vitals};
+    use crate::pool::{AdminState, backend, health_state, reconcile::Reconciler};
     use std::sync::Arc;
 
     /// Backends by name, weight and failover list.
@@ -37,7 +37,7 @@ mod tests {
         let settings = crate::pool::Settings {
             name: "p".into(),
             backends: backends.collect(),
-            vitals: vitals::Settings::default(),
+            health_state: health_state::Settings::default(),
         };
         Reconciler::new(1).pools(&[settings]).remove(0)
     }

@@ -124,7 +124,7 @@ impl RouteCarrier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{backend, reconcile::Reconciler, vitals};
+    use crate::pool::{backend, health_state, reconcile::Reconciler};
     use http::HeaderValue;
     use std::sync::Arc;
 
@@ -136,7 +136,7 @@ mod tests {
         let settings = crate::pool::Settings {
             name: "app".into(),
             backends: backends.into(),
-            vitals: vitals::Settings::default(),
+            health_state: health_state::Settings::default(),
         };
         Reconciler::new(1).pools(&[settings]).remove(0)
     }

@@ -146,14 +146,14 @@ impl ForceRule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{backend, reconcile::Reconciler, vitals};
+    use crate::pool::{backend, health_state, reconcile::Reconciler};
     use http::Request;
     use std::sync::Arc;
 
     fn pool() -> Arc<Pool> {
         let backends = ["a", "b"].map(|name| backend::Settings::new(name, "127.0.0.1:1".parse().unwrap()));
-        let vitals = vitals::Settings::default();
-        let settings = crate::pool::Settings { name: "app".into(), backends: backends.into(), vitals };
+        let health_state = health_state::Settings::default();
+        let settings = crate::pool::Settings { name: "app".into(), backends: backends.into(), health_state };
         Reconciler::new(1).pools(&[settings]).remove(0)
     }
 

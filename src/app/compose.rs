@@ -9,8 +9,8 @@ use crate::affinity::pin_names::PinNames;
 use crate::affinity::{self, Affinity, KeyRing, SessionTables, learned};
 use crate::clock;
 use crate::config::{Plan, PoolPlan};
+use crate::pool::health_tracker::BackendDownNotifier;
 use crate::pool::reconcile::Reconciler;
-use crate::pool::roster::Losses;
 use crate::pool::{Pool, backend};
 use crate::proxy::headers;
 use crate::proxy::rate::{self, RateLimiter};
@@ -62,8 +62,8 @@ impl Composer {
     }
 
     /// Returns what notifies of backends that went down.
-    pub(super) fn losses(&self) -> Losses {
-        self.reconciler.losses().clone()
+    pub(super) fn backend_down(&self) -> BackendDownNotifier {
+        self.reconciler.backend_down().clone()
     }
 
     /// Takes the stores that have no task yet.

@@ -121,8 +121,9 @@ async fn process_housekeeping(
         log.look();
         let now = clock::unix();
         for entry in entries.load().iter() {
-            let recount =
-                |backend: &pool::Backend| backend.live().recount(now.as_secs(), entry.affinity.presence_seconds());
+            let recount = |backend: &pool::Backend| {
+                backend.live().refresh_session_count(now.as_secs(), entry.affinity.presence_seconds())
+            };
             entry.pool.backends().iter().for_each(recount);
             if second.is_multiple_of(10) {
                 entry.affinity.sweep(now);

@@ -76,7 +76,8 @@ fn start(log: &Path, backend: SocketAddr) -> Running {
     let infos: Arc<[_]> = [Arc::new(listener_info(0, &plan.listeners[0]))].into();
     let mut composer = Composer::new(plan, accesses, 1, metrics);
     let snapshot = composer.compose();
-    let (published, losses, lines) = (Published::new(composer.plan(), snapshot), composer.losses(), log.handle());
+    let (published, backend_down, lines) =
+        (Published::new(composer.plan(), snapshot), composer.backend_down(), log.handle());
     let snapshots = published.subscribe();
     let make = move |thread: Thread| {
         let (snapshot, deadlines) = (Arc::clone(&snapshots.borrow()), thread.deadlines.clone());
@@ -90,7 +91,8 @@ fn start(log: &Path, backend: SocketAddr) -> Running {
             Arc::default(),
             memory,
         ));
-        let housekeeping = housekeeping(Rc::clone(&proxy), thread.deadlines, losses.subscribe(), snapshots.clone());
+        let housekeeping =
+            housekeeping(Rc::clone(&proxy), thread.deadlines, backend_down.subscribe(), snapshots.clone());
         (Rc::new(Panics(proxy)), housekeeping)
     };
     let workers = Workers::start(listeners, &runtime::Settings::default(), make, || {}).unwrap();

@@ -87,7 +87,7 @@ mod tests {
     use super::super::{Balancer, Candidates, TriedBackends};
     use super::RoundRobin;
     use crate::pool::reconcile::Reconciler;
-    use crate::pool::{Pool, Settings, backend, vitals};
+    use crate::pool::{Pool, Settings, backend, health_state};
 
     fn picks(weights: &[i32], entropy: u64, count: usize) -> Vec<usize> {
         let pool = pool(weights);
@@ -122,7 +122,7 @@ mod tests {
         let mut reconciler = Reconciler::new(1);
         let mut pool = |members: &[usize]| {
             let backends = members.iter().map(|index| all[*index].clone()).collect();
-            let settings = Settings { name: "p".into(), backends, vitals: vitals::Settings::default() };
+            let settings = Settings { name: "p".into(), backends, health_state: health_state::Settings::default() };
             reconciler.pools(&[settings]).remove(0)
         };
         let tried = TriedBackends::new();

@@ -103,7 +103,7 @@ impl PoolDraft {
     fn plan(self) -> Option<PoolPlan> {
         let backends = self.backends.iter().map(|backend| backend.settings()).collect::<Option<_>>()?;
         Some(PoolPlan {
-            pool: pool::Settings { name: self.name?.value, backends, vitals: self.vitals },
+            pool: pool::Settings { name: self.name?.value, backends, health_state: self.health_state },
             balance: self.balance,
             hash: self.hash,
             persistence: self.persistence,

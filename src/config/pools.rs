@@ -18,7 +18,7 @@ use super::values::{MILLISECOND, Value, YEAR, duration, flag, found, must_be, ne
 use super::values::{size, statuses, whole, word};
 use crate::health::Probe;
 use crate::net::Address;
-use crate::pool::{AdminState, backend, vitals};
+use crate::pool::{AdminState, backend, health_state};
 use crate::proxy::{Timeouts, key, retry};
 use crate::upstream::ProxyProtocol;
 use crate::{affinity, balance, discover, health, upstream};
@@ -35,7 +35,7 @@ pub(super) struct PoolDraft {
     /// Where it is said how long requests wait.
     pub(super) waits_at: Range<usize>,
     pub(super) health: health::Settings,
-    pub(super) vitals: vitals::Settings,
+    pub(super) health_state: health_state::Settings,
     pub(super) retry: retry::Settings,
     pub(super) timeouts: Timeouts,
     pub(super) upstream: upstream::Settings,
@@ -107,9 +107,9 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         let (persistence, cookie_at) = persistence(table, known_name);
         (persistence, cookie_at, table.at(if table.has("wait") { "wait" } else { "on" }))
     });
-    let mut vitals = vitals::Settings::default();
-    let health = table.section("health", |table| health(table, &mut vitals));
-    table.section("ejection", |table| ejection(table, &mut vitals));
+    let mut health_state = health_state::Settings::default();
+    let health = table.section("health", |table| health(table, &mut health_state));
+    table.section("ejection", |table| ejection(table, &mut health_state));
     PoolDraft {
         span: table.span().clone(),
         name,
@@ -119,7 +119,7 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         cookie_at,
         waits_at,
         health,
-        vitals,
+        health_state,
         retry: table.section("retry", retry),
         timeouts: table.section("timeouts", timeouts),
         upstream: table.section("upstream", upstream),
@@ -193,7 +193,7 @@ enum ProbeType {
     None,
 }
 
-fn health(table: &Table<'_>, vitals: &mut vitals::Settings) -> health::Settings {
+fn health(table: &Table<'_>, health_state: &mut health_state::Settings) -> health::Settings {
     let default = health::Settings::default();
     let kinds = word([("http", ProbeType::Http), ("tcp", ProbeType::Tcp), ("none", ProbeType::None)], &[]);
     let default_type = if table.is_present() { ProbeType::Http } else { ProbeType::None };
@@ -214,8 +214,8 @@ fn health(table: &Table<'_>, vitals: &mut vitals::Settings) -> health::Settings 
         let problem = "`timeout` is longer than `interval`: one probe is still out when the next is due";
         table.notes().warn(&table.at("timeout"), problem, "shorten it, or make `interval` longer");
     }
-    vitals.rise = table.get("rise", whole(1..=100)).unwrap_or(vitals.rise);
-    vitals.fall = table.get("fall", whole(1..=100)).unwrap_or(vitals.fall);
+    health_state.rise = table.get("rise", whole(1..=100)).unwrap_or(health_state.rise);
+    health_state.fall = table.get("fall", whole(1..=100)).unwrap_or(health_state.fall);
     if kind != ProbeType::Http {
         for key in ["path", "host", "expect"].into_iter().filter(|key| table.has(key)) {
             let problem = format!("`{key}` has no effect: only probes of type = \"http\" send a request");
@@ -231,14 +231,14 @@ fn health(table: &Table<'_>, vitals: &mut vitals::Settings) -> health::Settings 
     health::Settings { probe, interval, timeout: timeout.unwrap_or(default.timeout.min(interval)) }
 }
 
-fn ejection(table: &Table<'_>, vitals: &mut vitals::Settings) {
+fn ejection(table: &Table<'_>, health_state: &mut health_state::Settings) {
     let time = || duration(MILLISECOND..=YEAR);
     let failures = table.get("consecutive_failures", whole(0..=1_000_000));
-    vitals.consecutive_failures = failures.unwrap_or(vitals.consecutive_failures);
-    vitals.base_time = table.get("base_time", time()).unwrap_or(vitals.base_time);
-    vitals.max_time = table.get("max_time", time()).unwrap_or(vitals.max_time);
-    vitals.max_ejected = table.get("max_ejected", percent(0..=100)).unwrap_or(vitals.max_ejected);
-    if table.has("base_time") && vitals.base_time > vitals.max_time {
+    health_state.consecutive_failures = failures.unwrap_or(health_state.consecutive_failures);
+    health_state.base_time = table.get("base_time", time()).unwrap_or(health_state.base_time);
+    health_state.max_time = table.get("max_time", time()).unwrap_or(health_state.max_time);
+    health_state.max_ejected = table.get("max_ejected", percent(0..=100)).unwrap_or(health_state.max_ejected);
+    if table.has("base_time") && health_state.base_time > health_state.max_time {
         let problem = "`base_time` is longer than `max_time`, so that every ejection lasts `max_time`";
         table.notes().warn(&table.at("base_time"), problem, "shorten it, or make `max_time` longer");
     }

@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::announce::{announce, announce_maintenance};
 use super::{Probe, Settings};
 use crate::net::{Address, shortage};
-use crate::pool::history::Check;
-use crate::pool::roster::Observation;
+use crate::pool::health_tracker::Observation;
+use crate::pool::history::ProbeResult;
 use crate::pool::{AdminState, Health, Live, Pool};
 use crate::reason::Reason;
 use crate::upstream;
@@ -116,7 +116,7 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
         if let Err(reason) = &result {
             tracing::debug!(pool = &**pool.name(), backend = &**backend.name(), %reason, "probe failed");
         }
-        let check = Check { result, took: now.saturating_duration_since(begun) };
+        let check = ProbeResult { result, took: now.saturating_duration_since(begun) };
         if let Some(news) = pool.observe(index, Observation::Probe(check), now.into_std()) {
             announce(&pool, index, news, "probes");
         }

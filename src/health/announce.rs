@@ -5,7 +5,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::clock;
-use crate::pool::history::News;
+use crate::pool::history::HealthChange;
 use crate::pool::{Health, Pool};
 
 /// Lines about one pool in [`SPAN`]. To say how many backends remain each has to be asked: of many thousand that
@@ -14,8 +14,8 @@ const MOST: u32 = 100;
 const SPAN: Duration = Duration::from_secs(10);
 
 /// Tells the operator what is new of the backend at `index`, and what it was that told.
-pub(super) fn announce(pool: &Pool, index: usize, news: News, by: &'static str) {
-    let Some(unsaid) = pool.roster().told().take(clock::unix(), SPAN, MOST) else { return };
+pub(super) fn announce(pool: &Pool, index: usize, news: HealthChange, by: &'static str) {
+    let Some(unsaid) = pool.health_tracker().told().take(clock::unix(), SPAN, MOST) else { return };
     if unsaid > 0 {
         tracing::warn!(
             pool = &**pool.name(),
@@ -29,19 +29,19 @@ pub(super) fn announce(pool: &Pool, index: usize, news: News, by: &'static str) 
     let since = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(history.since.as_secs()));
     let reason = history.why.map(|why| why.to_string()).unwrap_or_default();
     let what = match news {
-        News::Changed { to: Health::Up, from, lasted } => {
+        HealthChange::Changed { to: Health::Up, from, lasted } => {
             let (was, lasted) = (from.as_str(), humantime::format_duration(Duration::from_secs(lasted.as_secs())));
             tracing::info!(pool, backend, was, %lasted, by, remaining, of, %since, "backend is up");
             return;
         }
-        News::Answers => {
+        HealthChange::Recovered => {
             tracing::info!(pool, backend, by, remaining, of, "backend answers again");
             return;
         }
-        News::Fails => "backend fails, and is kept: the pool cannot spare it",
-        News::Changed { to: Health::Ejected, .. } => "backend is ejected",
-        News::Changed { .. } if history.was_well => "backend is down",
-        News::Changed { .. } => "backend was never up",
+        HealthChange::KeptFailing => "backend fails, and is kept: the pool cannot spare it",
+        HealthChange::Changed { to: Health::Ejected, .. } => "backend is ejected",
+        HealthChange::Changed { .. } if history.was_well => "backend is down",
+        HealthChange::Changed { .. } => "backend was never up",
     };
     if remaining == 0 {
         tracing::error!(pool, backend, reason, by, remaining, of, %since, "{what}; no backend is left");

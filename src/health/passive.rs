@@ -7,20 +7,20 @@ use std::time::Instant;
 use super::announce::announce;
 use crate::pool::Pool;
 use crate::pool::backend::stable_hash;
-use crate::pool::roster::Observation;
-use crate::pool::vitals::Failed;
-use crate::pool::witness::{Client, Witness};
+use crate::pool::failure_evidence::{ClientKey, FailureEvidence};
+use crate::pool::health_state::FailedRequest;
+use crate::pool::health_tracker::Observation;
 use crate::reason::Reason;
 
 /// A request failed on the backend at `index` for this reason, and this is held against it.
-pub fn failed(pool: &Pool, index: usize, failed: Failed, reason: Reason, now: Instant) {
+pub fn failed(pool: &Pool, index: usize, failed: FailedRequest, reason: Reason, now: Instant) {
     report(pool, index, Observation::Failure(failed, reason), now);
 }
 
 /// An answer that failed, as evidence: `client` asked for `path` at `now`, in seconds.
-pub fn met(pool: &Pool, client: Client, path: &str, now: u64) -> Failed {
-    let alone = pool.roster().clients().is_alone(now);
-    Failed::Answer(Witness { client, path: stable_hash(path.as_bytes()), alone })
+pub fn met(pool: &Pool, client: ClientKey, path: &str, now: u64) -> FailedRequest {
+    let only_client = pool.health_tracker().clients().has_one_client(now);
+    FailedRequest::Response(FailureEvidence { client, path: stable_hash(path.as_bytes()), only_client })
 }
 
 /// A request was answered by the backend at `index`, which had failures to its name.

@@ -2,7 +2,7 @@
 //! Invariant: the rule is a pure function of admin state, health, weight and what of its limits is reached.
 //! Must not know: why any of them changed.
 
-use super::vitals::Health;
+use super::health_state::Health;
 
 /// What the operator wants of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,7 +47,7 @@ pub enum Closed {
 
 /// Which limits of a backend are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Fullness {
+pub struct ReachedLimits {
     /// `max_requests`: it takes nothing more.
     pub requests: bool,
     /// `max_sessions`: it takes no new session.
@@ -58,7 +58,7 @@ pub struct Fullness {
 ///
 /// # Errors
 /// Why not.
-pub fn accepts_new(state: AdminState, health: Health, weight: u32, full: Fullness) -> Result<(), Closed> {
+pub fn accepts_new(state: AdminState, health: Health, weight: u32, full: ReachedLimits) -> Result<(), Closed> {
     accepts_existing(state, health, full)?;
     match (state, weight) {
         (AdminState::Drain, _) => Err(Closed::Draining),
@@ -72,7 +72,7 @@ pub fn accepts_new(state: AdminState, health: Health, weight: u32, full: Fullnes
 ///
 /// # Errors
 /// Why not.
-pub fn accepts_existing(state: AdminState, health: Health, full: Fullness) -> Result<(), Closed> {
+pub fn accepts_existing(state: AdminState, health: Health, full: ReachedLimits) -> Result<(), Closed> {
     match (state, health) {
         (AdminState::Maintenance, _) => Err(Closed::Maintenance),
         (_, Health::Down | Health::Ejected) => Err(Closed::Down),
@@ -98,7 +98,7 @@ mod tests {
             (Maintenance, Health::Up, 1, Err(Closed::Maintenance), Err(Closed::Maintenance)),
             (Maintenance, Health::Down, 1, Err(Closed::Maintenance), Err(Closed::Maintenance)),
         ];
-        let room = Fullness::default();
+        let room = ReachedLimits::default();
         for (state, health, weight, new, existing) in table {
             assert_eq!(accepts_new(state, health, weight, room), new, "{state:?} {health:?} {weight}");
             assert_eq!(accepts_existing(state, health, room), existing, "{state:?} {health:?}");
@@ -110,7 +110,7 @@ mod tests {
         let new = |full| accepts_new(AdminState::Ready, Health::Up, 1, full);
         let existing = |full| accepts_existing(AdminState::Ready, Health::Up, full);
         let (requests, sessions) =
-            (Fullness { requests: true, sessions: false }, Fullness { requests: false, sessions: true });
+            (ReachedLimits { requests: true, sessions: false }, ReachedLimits { requests: false, sessions: true });
         assert_eq!((new(requests), existing(requests)), (Err(Closed::Full), Err(Closed::Full)));
         assert_eq!((new(sessions), existing(sessions)), (Err(Closed::Full), Ok(())));
         assert_eq!(accepts_existing(AdminState::Ready, Health::Down, requests), Err(Closed::Down), "the graver one");

@@ -5,26 +5,26 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::vitals::{Health, Run};
+use super::health_state::{FailureRun, Health};
 use crate::reason::Reason;
 
 /// A probe that came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Check {
+pub struct ProbeResult {
     /// The status that passed, if it has one; or why it failed.
     pub result: Result<Option<u16>, Reason>,
     /// How long it took.
     pub took: Duration,
 }
 
-impl Check {
+impl ProbeResult {
     /// Whether it passed.
     pub fn passed(&self) -> bool {
         self.result.is_ok()
     }
 }
 
-impl fmt::Display for Check {
+impl fmt::Display for ProbeResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.result {
             Ok(Some(status)) => write!(f, "status {status}"),
@@ -36,53 +36,53 @@ impl fmt::Display for Check {
 
 /// Who has seen a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
+pub enum ObservedBy {
     /// A probe.
     Probe,
     /// A request.
     Request,
 }
 
-impl By {
+impl ObservedBy {
     /// Its word in the status API.
     pub fn as_str(self) -> &'static str {
         match self {
-            By::Probe => "probe",
-            By::Request => "request",
+            ObservedBy::Probe => "probe",
+            ObservedBy::Request => "request",
         }
     }
 }
 
 /// A failure that was held against the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failure {
+pub struct BackendFailure {
     /// What failed.
     pub reason: Reason,
     /// Who has seen it.
-    pub by: By,
+    pub by: ObservedBy,
 }
 
 /// Why a backend is down, ejected, or kept though its requests fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum HealthReason {
     /// Its probes fail, the last one so.
     Probes(Reason),
     /// Requests have failed on it one after the other, the last one so.
-    Requests(Run, Reason),
+    Requests(FailureRun, Reason),
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for HealthReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Why::Probes(reason) => reason.fmt(f),
-            Why::Requests(run, reason) => write!(f, "{run}: {reason}"),
+            HealthReason::Probes(reason) => reason.fmt(f),
+            HealthReason::Requests(run, reason) => write!(f, "{run}: {reason}"),
         }
     }
 }
 
 /// What an operator has to know of a backend, since an observation has changed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub enum HealthChange {
     /// Its health is another.
     Changed {
         /// Before.
@@ -93,9 +93,9 @@ pub enum News {
         lasted: Duration,
     },
     /// Its requests fail, and it is kept, since the pool can't spare it.
-    Fails,
+    KeptFailing,
     /// It was kept, and a request has succeeded.
-    Answers,
+    Recovered,
 }
 
 /// What is remembered. Times are since the Unix epoch.
@@ -108,11 +108,11 @@ pub struct History {
     /// Its requests fail, and it is kept, since the pool can't spare it.
     pub is_kept: bool,
     /// Why it is not up, or why it is said to be kept.
-    pub why: Option<Why>,
+    pub why: Option<HealthReason>,
     /// The last probe, and when it came back.
-    pub last_check: Option<(Duration, Check)>,
+    pub last_check: Option<(Duration, ProbeResult)>,
     /// The last failure that was held against it, and when that was.
-    pub last_failure: Option<(Duration, Failure)>,
+    pub last_failure: Option<(Duration, BackendFailure)>,
 }
 
 impl History {
@@ -122,17 +122,17 @@ impl History {
     }
 
     /// A probe came back.
-    pub(super) fn checked(&mut self, check: Check, now: Duration) {
+    pub(super) fn checked(&mut self, check: ProbeResult, now: Duration) {
         self.last_check = Some((now, check));
         match check.result {
             Ok(_) => self.was_well = true,
-            Err(reason) => self.last_failure = Some((now, Failure { reason, by: By::Probe })),
+            Err(reason) => self.last_failure = Some((now, BackendFailure { reason, by: ObservedBy::Probe })),
         }
     }
 
     /// A request failed.
     pub(super) fn failed(&mut self, reason: Reason, now: Duration) {
-        self.last_failure = Some((now, Failure { reason, by: By::Request }));
+        self.last_failure = Some((now, BackendFailure { reason, by: ObservedBy::Request }));
     }
 
     /// The verdict on what was observed last: its health was and is this, it `is_kept` or not, and this `run` of
@@ -140,18 +140,18 @@ impl History {
     pub(super) fn judged(
         &mut self,
         (from, to): (Health, Health),
-        run: Option<Run>,
+        run: Option<FailureRun>,
         is_kept: bool,
         now: Duration,
-    ) -> Option<News> {
+    ) -> Option<HealthChange> {
         let was_kept = std::mem::replace(&mut self.is_kept, is_kept && to == Health::Up);
         let last = self.last_failure.map(|(_, failure)| failure.reason);
-        let of_requests = || run.zip(last).map(|(run, reason)| Why::Requests(run, reason));
+        let of_requests = || run.zip(last).map(|(run, reason)| HealthReason::Requests(run, reason));
         let is_new = from != to;
         match to {
             Health::Down => {
-                if let Some((_, Check { result: Err(reason), .. })) = self.last_check {
-                    self.why = Some(Why::Probes(reason));
+                if let Some((_, ProbeResult { result: Err(reason), .. })) = self.last_check {
+                    self.why = Some(HealthReason::Probes(reason));
                 }
             }
             Health::Ejected if is_new => self.why = of_requests(),
@@ -161,11 +161,11 @@ impl History {
         }
         if is_new {
             let lasted = now.saturating_sub(std::mem::replace(&mut self.since, now));
-            return Some(News::Changed { from, to, lasted });
+            return Some(HealthChange::Changed { from, to, lasted });
         }
         match (was_kept, self.is_kept) {
-            (false, true) => Some(News::Fails),
-            (true, false) => Some(News::Answers),
+            (false, true) => Some(HealthChange::KeptFailing),
+            (true, false) => Some(HealthChange::Recovered),
             _ => None,
         }
     }

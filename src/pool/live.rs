@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::admission::{self, AdminState, Closed, Fullness};
+use super::admission::{self, AdminState, Closed, ReachedLimits};
+use super::health_state::Health;
 use super::history::History;
 use super::queue::Queue;
 use super::sessions::Sketch;
-use super::vitals::Health;
-use super::waiting::Teller;
+use super::waiting::WaiterNotifier;
 use crate::clock;
 
 /// In [`Live::state`], beside what the operator wants: nobody finds the backend any more.
@@ -25,28 +25,28 @@ pub struct Live {
     state: AtomicU8,
     health: AtomicU8,
     weight: AtomicU32,
-    losses: AtomicU32,
-    marked: AtomicBool,
+    times_lost: AtomicU32,
+    awaits_success: AtomicBool,
     suspect: AtomicBool,
     /// For those who ask why. No request that goes well comes near it.
     history: Mutex<History>,
     /// The limits, [`u32::MAX`] for none.
     max_requests: AtomicU32,
     max_sessions: AtomicU32,
-    /// Sessions as they were counted last, see [`Live::recount`], and how many had begun by then.
-    counted: AtomicU64,
-    counted_at: AtomicU32,
+    /// Sessions as they were counted last, see [`Live::refresh_session_count`], and how many had begun by then.
+    session_count: AtomicU64,
+    session_count_at: AtomicU32,
     /// It is ejected because it could not be reached.
     unreachable: AtomicBool,
     /// How often something has shown that it is well, and whether a session avoids it until then.
-    well: AtomicU32,
+    healthy_signals: AtomicU32,
     avoided: AtomicBool,
     /// Requests that wait for it to be back or to have room (see `waiting.rs`); those of them that are
     /// before all who come now; places that are kept for them. Written while somebody waits, and only then.
     pub(super) waiting: AtomicU32,
     pub(super) queued: AtomicU32,
     pub(super) reserved: AtomicU32,
-    pub(super) queue: Mutex<Queue<Teller>>,
+    pub(super) queue: Mutex<Queue<WaiterNotifier>>,
     /// A request has begun to wait while probes fail.
     pub(super) probe_wanted: Notify,
     shards: Box<[Shard]>,
@@ -72,16 +72,16 @@ impl Live {
             state: AtomicU8::new(state as u8),
             health: AtomicU8::new(Health::Up as u8),
             weight: AtomicU32::new(weight),
-            losses: AtomicU32::new(0),
-            marked: AtomicBool::new(false),
+            times_lost: AtomicU32::new(0),
+            awaits_success: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             history: Mutex::new(History::new(clock::unix())),
             max_requests: AtomicU32::new(u32::MAX),
             max_sessions: AtomicU32::new(u32::MAX),
-            counted: AtomicU64::new(0),
-            counted_at: AtomicU32::new(0),
+            session_count: AtomicU64::new(0),
+            session_count_at: AtomicU32::new(0),
             unreachable: AtomicBool::new(false),
-            well: AtomicU32::new(0),
+            healthy_signals: AtomicU32::new(0),
             avoided: AtomicBool::new(false),
             waiting: AtomicU32::new(0),
             queued: AtomicU32::new(0),
@@ -142,21 +142,21 @@ impl Live {
     }
 
     /// Publishes what was observed; says whether this took it away from its sessions. Only the
-    /// roster calls this, under its lock.
+    /// tracker calls this, under its lock.
     pub(super) fn set_health(&self, health: Health) -> bool {
         let was = self.health();
         self.health.store(health as u8, Ordering::Relaxed);
         let lost = was == Health::Up && health != Health::Up;
         if lost {
-            self.losses.fetch_add(1, Ordering::Release);
+            self.times_lost.fetch_add(1, Ordering::Release);
         }
         lost
     }
 
     /// How often it was lost so far. A request that waits on it compares this with the number at
     /// its start, to learn that it waits in vain.
-    pub fn losses(&self) -> u32 {
-        self.losses.load(Ordering::Acquire)
+    pub fn times_lost(&self) -> u32 {
+        self.times_lost.load(Ordering::Acquire)
     }
 
     /// Whether it serves: the operator lets it, and it is up.
@@ -169,7 +169,7 @@ impl Live {
         *self.remember()
     }
 
-    /// To write down what was observed. Only the roster does that, under its lock.
+    /// To write down what was observed. Only the health tracker does that, under its lock.
     pub(super) fn remember(&self) -> MutexGuard<'_, History> {
         // What a panic left behind is a line of an older story.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
@@ -187,13 +187,13 @@ impl Live {
 
     /// Whether a success has something to clear. Read on every request, written only when the first
     /// failure comes and when it is cleared.
-    pub fn is_marked(&self) -> bool {
-        self.marked.load(Ordering::Relaxed) || self.avoided.load(Ordering::Relaxed)
+    pub fn awaits_success(&self) -> bool {
+        self.awaits_success.load(Ordering::Relaxed) || self.avoided.load(Ordering::Relaxed)
     }
 
-    /// Only the roster calls this, under its lock.
-    pub(super) fn set_marked(&self, marked: bool) {
-        self.marked.store(marked, Ordering::Relaxed);
+    /// Only the health tracker calls this, under its lock.
+    pub(super) fn set_awaits_success(&self, awaits_success: bool) {
+        self.awaits_success.store(awaits_success, Ordering::Relaxed);
     }
 
     /// Whether its last requests failed, as many as eject a backend that the pool can spare, though too
@@ -202,7 +202,7 @@ impl Live {
         self.suspect.load(Ordering::Relaxed)
     }
 
-    /// Only the roster calls this, under its lock.
+    /// Only the health tracker calls this, under its lock.
     pub(super) fn set_suspect(&self, suspect: bool) {
         self.suspect.store(suspect, Ordering::Relaxed);
     }
@@ -212,26 +212,26 @@ impl Live {
         self.unreachable.load(Ordering::Relaxed)
     }
 
-    /// Only the roster calls this, under its lock.
+    /// Only the health tracker calls this, under its lock.
     pub(super) fn set_unreachable(&self, unreachable: bool) {
         self.unreachable.store(unreachable, Ordering::Relaxed);
     }
 
     /// Notes that a session avoids it from now on, until something has shown that it is well: until
-    /// [`Live::well`] is no longer what is given here.
+    /// [`Live::healthy_signals`] is no longer what is given here.
     pub fn avoid(&self) -> u32 {
         self.avoided.store(true, Ordering::Relaxed);
-        self.well()
+        self.healthy_signals()
     }
 
     /// How often something has shown so far that it is well: a probe that passed, or, as long as anybody
     /// avoids it or it has failures to its name, a request that succeeded.
-    pub fn well(&self) -> u32 {
-        self.well.load(Ordering::Relaxed)
+    pub fn healthy_signals(&self) -> u32 {
+        self.healthy_signals.load(Ordering::Relaxed)
     }
 
-    pub(super) fn note_well(&self) {
-        self.well.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_healthy_signal(&self) {
+        self.healthy_signals.fetch_add(1, Ordering::Relaxed);
         self.avoided.store(false, Ordering::Relaxed);
     }
 
@@ -240,7 +240,7 @@ impl Live {
     /// # Errors
     /// Why not.
     pub fn accepts_new(&self) -> Result<(), Closed> {
-        admission::accepts_new(self.state(), self.health(), self.weight(), self.fullness())
+        admission::accepts_new(self.state(), self.health(), self.weight(), self.reached_limits())
     }
 
     /// May it be sent a session that is pinned to it now?
@@ -248,7 +248,7 @@ impl Live {
     /// # Errors
     /// Why not.
     pub fn accepts_existing(&self) -> Result<(), Closed> {
-        admission::accepts_existing(self.state(), self.health(), self.fullness())
+        admission::accepts_existing(self.state(), self.health(), self.reached_limits())
     }
 
     /// Sets what it may have at once: requests in flight, and sessions.
@@ -260,20 +260,20 @@ impl Live {
 
     /// Which of its limits are reached. Threads look before they count, so a limit can be passed by
     /// as many requests as there are threads, and no more. What is kept for those who wait is taken.
-    fn fullness(&self) -> Fullness {
+    fn reached_limits(&self) -> ReachedLimits {
         let limit = |limit: &AtomicU32| Some(limit.load(Ordering::Relaxed)).filter(|limit| *limit != u32::MAX);
         let is_taken = |limit| {
             self.queued.load(Ordering::Relaxed) > 0
                 || self.active().saturating_add(self.reserved.load(Ordering::Relaxed)) >= limit
         };
-        Fullness {
+        ReachedLimits {
             requests: limit(&self.max_requests).is_some_and(is_taken),
             sessions: limit(&self.max_sessions).is_some_and(|limit| self.sessions_by_now() >= u64::from(limit)),
         }
     }
 
     /// How many more requests it may have, but for those that places are kept for.
-    pub(super) fn places(&self) -> u32 {
+    pub(super) fn free_capacity(&self) -> u32 {
         match self.max_requests.load(Ordering::Relaxed) {
             u32::MAX => u32::MAX,
             limit => limit.saturating_sub(self.active()),
@@ -283,24 +283,24 @@ impl Live {
     /// The last count, and what has begun since: a count looks through every sketch, which is too
     /// much for a request.
     fn sessions_by_now(&self) -> u64 {
-        let since = self.begun().wrapping_sub(self.counted_at.load(Ordering::Relaxed));
-        self.counted.load(Ordering::Relaxed).saturating_add(u64::from(since))
+        let since = self.sessions_begun().wrapping_sub(self.session_count_at.load(Ordering::Relaxed));
+        self.session_count.load(Ordering::Relaxed).saturating_add(u64::from(since))
     }
 
-    fn begun(&self) -> u32 {
+    fn sessions_begun(&self) -> u32 {
         self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(shard.begun.load(Ordering::Relaxed)))
     }
 
     /// Counts its sessions anew, for `max_sessions`. Call it now and then.
-    pub fn recount(&self, now: u64, window: u64) {
+    pub fn refresh_session_count(&self, now: u64, window: u64) {
         if self.max_sessions.load(Ordering::Relaxed) != u32::MAX {
-            self.counted_at.store(self.begun(), Ordering::Relaxed);
-            self.counted.store(self.sessions(now, window), Ordering::Relaxed);
+            self.session_count_at.store(self.sessions_begun(), Ordering::Relaxed);
+            self.session_count.store(self.sessions(now, window), Ordering::Relaxed);
         }
     }
 
     /// A session has begun on it, on `thread`.
-    pub fn began_session(&self, thread: usize) {
+    pub fn record_new_session(&self, thread: usize) {
         if let Some(shard) = self.shards.get(thread) {
             shard.begun.store(shard.begun.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
@@ -314,9 +314,9 @@ impl Live {
 
     /// Notes that a session was served by it. `window` is the length in seconds of the time in
     /// which a session counts (see [`Sketch`]).
-    pub fn saw_session(&self, thread: usize, session: u64, now: u64, window: u64) {
+    pub fn record_session(&self, thread: usize, session: u64, now: u64, window: u64) {
         if let Some(shard) = self.shards.get(thread) {
-            shard.sessions.saw(session, now / window.max(1));
+            shard.sessions.record(session, now / window.max(1));
         }
     }
 
@@ -400,13 +400,13 @@ mod tests {
         assert_eq!(live.accepts_existing(), Ok(()));
 
         live.set_limits(None, Some(3));
-        live.saw_session(0, crate::pool::backend::mix(1), 0, 60);
-        live.recount(0, 60);
-        live.began_session(0);
+        live.record_session(0, crate::pool::backend::mix(1), 0, 60);
+        live.refresh_session_count(0, 60);
+        live.record_new_session(0);
         assert_eq!(live.accepts_new(), Ok(()));
-        live.began_session(1);
+        live.record_new_session(1);
         assert_eq!((live.accepts_new(), live.accepts_existing()), (Err(Closed::Full), Ok(())));
-        live.recount(0, 60);
+        live.refresh_session_count(0, 60);
         assert_eq!(live.accepts_new(), Ok(()), "what had begun is in the count, or is gone");
     }
 
@@ -429,6 +429,6 @@ mod tests {
         assert!(!live.set_health(Health::Down));
         assert!(!live.set_health(Health::Up));
         assert!(live.set_health(Health::Down));
-        assert_eq!(live.losses(), 2);
+        assert_eq!(live.times_lost(), 2);
     }
 }

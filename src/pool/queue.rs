@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// How long a backend is left alone after an attempt of those who wait for it has failed.
-pub const PAUSE: Duration = Duration::from_millis(100);
+pub const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Who waits for a backend: a pure machine, which says whose turn it is. `W` is how a request is told.
 ///
 /// While one of those who wait has just found that the backend can't be had, the queue is held: only one
-/// of them tries, spaced by [`PAUSE`], and all others wait for what it finds (the half-open state of a
+/// of them tries, spaced by [`RETRY_INTERVAL`], and all others wait for what it finds (the half-open state of a
 /// circuit breaker). Whatever shows that the backend is well opens the queue again.
 #[derive(Debug)]
 pub struct Queue<W> {
@@ -32,16 +32,16 @@ struct Held {
 
 /// A request's turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum QueueGrant {
     /// It has a place on the backend, which counts as taken from now on.
-    Place,
+    Capacity,
     /// It is the one that tries whether the backend is back.
-    Trial(Trial),
+    Trial(TrialSlot),
 }
 
 /// The right to try whether a backend is back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trial {
+pub struct TrialSlot {
     id: u64,
     /// Not before.
     pub due: Instant,
@@ -49,9 +49,9 @@ pub struct Trial {
 
 /// What the backend can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub struct Availability {
     /// How many more requests it takes: 0 while it is away, or full.
-    pub places: u32,
+    pub free: u32,
     /// Whether it may be tried though nobody knows that it is back.
     pub may_try: bool,
 }
@@ -100,14 +100,14 @@ impl<W> Queue<W> {
 
     /// The trial found at `now` that it is not. The next one is due later; `None` if something has shown
     /// meanwhile that it is: then whoever tried waits like all others.
-    pub fn failed(&mut self, trial: Trial, now: Instant) -> Option<Trial> {
+    pub fn failed(&mut self, trial: TrialSlot, now: Instant) -> Option<TrialSlot> {
         let held = self.held.as_mut().filter(|held| held.id == trial.id)?;
-        held.due = now + PAUSE;
-        Some(Trial { due: held.due, ..trial })
+        held.due = now + RETRY_INTERVAL;
+        Some(TrialSlot { due: held.due, ..trial })
     }
 
     /// The trial is given up: it is another one's turn.
-    pub fn give_up(&mut self, trial: Trial) {
+    pub fn give_up(&mut self, trial: TrialSlot) {
         if let Some(held) = self.held.as_mut().filter(|held| held.id == trial.id) {
             held.is_tried = false;
         }
@@ -126,19 +126,19 @@ impl<W> Queue<W> {
         self.reserved = self.reserved.saturating_sub(1);
     }
 
-    /// The next request whose turn it is, and what it gets. `room` leaves the places that are
+    /// The next request whose turn it is, and what it gets. `available` leaves the places that are
     /// [`Queue::reserved`] out of account.
-    pub fn turn(&mut self, room: Room) -> Option<(W, Turn)> {
+    pub fn next_grant(&mut self, available: Availability) -> Option<(W, QueueGrant)> {
         match &mut self.held {
-            None if self.reserved < room.places => {
+            None if self.reserved < available.free => {
                 let (_, waiter) = self.waiters.pop_front()?;
                 self.reserved += 1;
-                Some((waiter, Turn::Place))
+                Some((waiter, QueueGrant::Capacity))
             }
-            Some(held) if !held.is_tried && room.may_try => {
+            Some(held) if !held.is_tried && available.may_try => {
                 let (_, waiter) = self.waiters.pop_front()?;
                 held.is_tried = true;
-                Some((waiter, Turn::Trial(Trial { id: held.id, due: held.due })))
+                Some((waiter, QueueGrant::Trial(TrialSlot { id: held.id, due: held.due })))
             }
             _ => None,
         }
@@ -159,10 +159,10 @@ impl<W> Queue<W> {
 mod tests {
     use super::*;
 
-    const FREE: Room = Room { places: u32::MAX, may_try: true };
+    const FREE: Availability = Availability { free: u32::MAX, may_try: true };
 
-    fn places(places: u32) -> Room {
-        Room { places, may_try: true }
+    fn places(free: u32) -> Availability {
+        Availability { free, may_try: true }
     }
 
     fn queue(names: &[&'static str]) -> Queue<&'static str> {
@@ -176,12 +176,15 @@ mod tests {
     #[test]
     fn places_go_to_those_who_came_first_and_no_more_than_there_are() {
         let mut queue = queue(&["a", "b", "c"]);
-        assert_eq!(queue.turn(places(0)), None);
-        assert_eq!(queue.turn(places(1)), Some(("a", Turn::Place)));
-        assert_eq!(queue.turn(places(1)), None, "its place is not taken yet, and is no other's");
+        assert_eq!(queue.next_grant(places(0)), None);
+        assert_eq!(queue.next_grant(places(1)), Some(("a", QueueGrant::Capacity)));
+        assert_eq!(queue.next_grant(places(1)), None, "its place is not taken yet, and is no other's");
         // Taken: what is in flight counts in its stead.
         queue.release();
-        assert_eq!((queue.turn(places(0)), queue.turn(places(1))), (None, Some(("b", Turn::Place))));
+        assert_eq!(
+            (queue.next_grant(places(0)), queue.next_grant(places(1))),
+            (None, Some(("b", QueueGrant::Capacity)))
+        );
         assert_eq!(queue.before_newcomers(), 1);
     }
 
@@ -191,7 +194,7 @@ mod tests {
         let b = queue.join("b", false);
         queue.join("c", false);
         queue.leave(b);
-        let turns: Vec<_> = std::iter::from_fn(|| queue.turn(FREE)).map(|(name, _)| name).collect();
+        let turns: Vec<_> = std::iter::from_fn(|| queue.next_grant(FREE)).map(|(name, _)| name).collect();
         assert_eq!(turns, ["a", "c"]);
     }
 
@@ -199,30 +202,30 @@ mod tests {
     fn while_the_queue_is_held_one_tries_for_all() {
         let now = Instant::now();
         let mut queue = queue(&["a", "b", "c"]);
-        queue.hold(now + PAUSE);
-        let Some(("a", Turn::Trial(trial))) = queue.turn(FREE) else { panic!("the first one tries") };
-        assert_eq!((trial.due, queue.turn(FREE)), (now + PAUSE, None));
-        let again = queue.failed(trial, now + 2 * PAUSE).unwrap();
-        assert_eq!((again.due, queue.turn(FREE)), (now + 3 * PAUSE, None));
+        queue.hold(now + RETRY_INTERVAL);
+        let Some(("a", QueueGrant::Trial(trial))) = queue.next_grant(FREE) else { panic!("the first one tries") };
+        assert_eq!((trial.due, queue.next_grant(FREE)), (now + RETRY_INTERVAL, None));
+        let again = queue.failed(trial, now + 2 * RETRY_INTERVAL).unwrap();
+        assert_eq!((again.due, queue.next_grant(FREE)), (now + 3 * RETRY_INTERVAL, None));
         queue.give_up(again);
-        let Some(("b", Turn::Trial(trial))) = queue.turn(FREE) else { panic!("it was handed on") };
-        assert_eq!(trial.due, now + 3 * PAUSE, "no sooner for that");
+        let Some(("b", QueueGrant::Trial(trial))) = queue.next_grant(FREE) else { panic!("it was handed on") };
+        assert_eq!(trial.due, now + 3 * RETRY_INTERVAL, "no sooner for that");
         queue.open();
-        assert_eq!(queue.turn(FREE), Some(("c", Turn::Place)));
+        assert_eq!(queue.next_grant(FREE), Some(("c", QueueGrant::Capacity)));
         assert_eq!(queue.failed(trial, now), None, "what it found is old");
         queue.hold(now);
         queue.join("d", false);
-        assert!(matches!(queue.turn(FREE), Some(("d", Turn::Trial(_)))));
+        assert!(matches!(queue.next_grant(FREE), Some(("d", QueueGrant::Trial(_)))));
         queue.give_up(trial);
         queue.join("e", false);
-        assert_eq!(queue.turn(FREE), None, "a trial of an earlier time gives up nothing of this one");
+        assert_eq!(queue.next_grant(FREE), None, "a trial of an earlier time gives up nothing of this one");
     }
 
     #[test]
     fn nobody_tries_what_must_not_be_tried() {
         let mut queue = queue(&["a"]);
         queue.hold(Instant::now());
-        assert_eq!(queue.turn(Room { places: 9, may_try: false }), None);
+        assert_eq!(queue.next_grant(Availability { free: 9, may_try: false }), None);
         assert_eq!(queue.before_newcomers(), 0, "who comes now finds out for itself");
     }
 
@@ -241,19 +244,19 @@ mod tests {
                     4 => queue.open(),
                     5 => if let Some(trial) = trial.take() { queue.give_up(trial) },
                     6 => if outside > 0 { outside -= 1; queue.release() },
-                    _ => while let Some((waiter, turn)) = queue.turn(places(number)) {
+                    _ => while let Some((waiter, turn)) = queue.next_grant(places(number)) {
                         served.push(waiter);
                         match turn {
-                            Turn::Place => outside += 1,
-                            Turn::Trial(each) => trial = Some(each),
+                            QueueGrant::Capacity => outside += 1,
+                            QueueGrant::Trial(each) => trial = Some(each),
                         }
-                        proptest::prop_assert!(outside <= number || matches!(turn, Turn::Trial(_)));
+                        proptest::prop_assert!(outside <= number || matches!(turn, QueueGrant::Trial(_)));
                     }
                 }
                 proptest::prop_assert_eq!(queue.reserved(), outside);
             }
             queue.open();
-            while let Some((waiter, _)) = queue.turn(FREE) { served.push(waiter); }
+            while let Some((waiter, _)) = queue.next_grant(FREE) { served.push(waiter); }
             let all: Vec<_> = (0..joined.len()).collect();
             proptest::prop_assert_eq!(served, all);
         }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::backend::{self, Backend, stable_hash};
+use super::health_tracker::{BackendDownNotifier, HealthTracker};
 use super::live::Live;
-use super::roster::{Losses, Roster};
 use super::{Pool, Settings};
 use crate::clock;
 
@@ -23,7 +23,7 @@ pub struct Reconciler {
     next_id: usize,
     /// Places of backends that are gone, in the order in which they went.
     free: VecDeque<Free>,
-    losses: Losses,
+    backend_down: BackendDownNotifier,
     pools: HashMap<String, (Settings, Arc<Pool>)>,
 }
 
@@ -38,12 +38,18 @@ struct Free {
 impl Reconciler {
     /// For a process whose data path has `threads` threads.
     pub fn new(threads: usize) -> Reconciler {
-        Reconciler { threads, next_id: 0, free: VecDeque::new(), losses: Losses::default(), pools: HashMap::new() }
+        Reconciler {
+            threads,
+            next_id: 0,
+            free: VecDeque::new(),
+            backend_down: BackendDownNotifier::default(),
+            pools: HashMap::new(),
+        }
     }
 
     /// Where it is told which backends are lost.
-    pub fn losses(&self) -> &Losses {
-        &self.losses
+    pub fn backend_down(&self) -> &BackendDownNotifier {
+        &self.backend_down
     }
 
     /// The pools of the next configuration, from `now` on. A pool that stays as it was is the same
@@ -86,15 +92,15 @@ impl Reconciler {
                 self.backend(backend, failover, old.as_deref(), now)
             })
             .collect();
-        let roster = match &old {
-            Some(old) => old.roster().with_settings(settings.vitals.clone()),
-            None => Roster::new(settings.vitals.clone(), self.losses.clone(), self.threads),
+        let health_tracker = match &old {
+            Some(old) => old.health_tracker().with_settings(settings.health_state.clone()),
+            None => HealthTracker::new(settings.health_state.clone(), self.backend_down.clone(), self.threads),
         };
-        roster.keep(&backends.iter().map(|backend| backend.live().id()).collect());
+        health_tracker.keep(&backends.iter().map(|backend| backend.live().id()).collect());
         let by_name = backends.iter().enumerate().map(|(index, backend)| (Arc::clone(backend.name()), index)).collect();
         let by_route = backends.iter().enumerate().map(|(index, backend)| (backend.route.clone(), index)).collect();
         let name = settings.name.as_str().into();
-        Arc::new(Pool { name, backends, by_name, by_route, roster: Arc::new(roster) })
+        Arc::new(Pool { name, backends, by_name, by_route, health_tracker: Arc::new(health_tracker) })
     }
 
     fn backend(
@@ -150,21 +156,21 @@ impl Reconciler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::history::News;
-    use crate::pool::roster::Observation;
-    use crate::pool::vitals::{self, Health};
+    use crate::pool::health_state::{self, Health};
+    use crate::pool::health_tracker::Observation;
+    use crate::pool::history::HealthChange;
     use crate::pool::{AdminState, Closed};
     use futures_util::FutureExt;
 
-    const FAILURE: Observation = Observation::failure(vitals::Failed::Unreached);
+    const FAILURE: Observation = Observation::failure(health_state::FailedRequest::Connect);
 
     fn backend(name: &str, address: &str) -> backend::Settings {
         backend::Settings::new(name, address.parse().unwrap())
     }
 
     fn settings(backends: Vec<backend::Settings>) -> Settings {
-        let vitals = vitals::Settings { consecutive_failures: 1, ..vitals::Settings::default() };
-        Settings { name: "app".into(), backends, vitals }
+        let health_state = health_state::Settings { consecutive_failures: 1, ..health_state::Settings::default() };
+        Settings { name: "app".into(), backends, health_state }
     }
 
     #[test]
@@ -195,7 +201,7 @@ mod tests {
         assert!(Arc::ptr_eq(old.backend(1).live(), new.backend(1).live()));
         // Requests that are still on the old one say nothing of the new.
         old.observe(0, FAILURE, Instant::now());
-        assert!(!is.is_marked());
+        assert!(!is.awaits_success());
     }
 
     #[test]
@@ -230,21 +236,21 @@ mod tests {
     #[test]
     fn a_loss_is_told_and_an_ejection_ends_by_time() {
         let mut reconciler = Reconciler::new(1);
-        let mut losses = reconciler.losses().subscribe();
+        let mut backend_down = reconciler.backend_down().subscribe();
         let pool = reconciler.pools(&[settings(vec![backend("a", "127.0.0.1:1"), backend("b", "127.0.0.1:2")])]);
         let now = Instant::now();
-        assert!(!losses.has_more());
+        assert!(!backend_down.has_unread());
         assert!(pool[0].observe(0, FAILURE, now).is_some());
-        assert_eq!(losses.next().now_or_never(), Some(Some(pool[0].backend(0).live().id())));
-        assert_eq!(pool[0].observe(1, FAILURE, now), Some(News::Fails), "the last one stays");
+        assert_eq!(backend_down.next().now_or_never(), Some(Some(pool[0].backend(0).live().id())));
+        assert_eq!(pool[0].observe(1, FAILURE, now), Some(HealthChange::KeptFailing), "the last one stays");
         assert_eq!(pool[0].observe(1, FAILURE, now), None, "which is said once");
-        assert_eq!(pool[0].observe(1, Observation::Success, now), Some(News::Answers));
+        assert_eq!(pool[0].observe(1, Observation::Success, now), Some(HealthChange::Recovered));
         pool[0].observe(1, FAILURE, now);
         assert_eq!(pool[0].backend(1).live().health(), Health::Up);
-        assert!(pool[0].backend(0).live().is_marked());
-        let end = pool[0].roster().changes_at(pool[0].backend(0).live(), now).unwrap();
+        assert!(pool[0].backend(0).live().awaits_success());
+        let end = pool[0].health_tracker().changes_at(pool[0].backend(0).live(), now).unwrap();
         pool[0].observe(0, Observation::Time, end + Duration::from_millis(1));
         assert_eq!(pool[0].backend(0).live().health(), Health::Up);
-        assert!(!losses.has_more());
+        assert!(!backend_down.has_unread());
     }
 }

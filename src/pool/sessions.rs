@@ -29,7 +29,7 @@ struct Window {
 
 impl Sketch {
     /// Notes a session in window number `window`. One thread calls this.
-    pub fn saw(&self, session: u64, window: u64) {
+    pub fn record(&self, session: u64, window: u64) {
         let slot = &self.windows[(window % 2) as usize];
         if slot.number.load(Ordering::Relaxed) != window + 1 {
             slot.clear();
@@ -42,7 +42,7 @@ impl Sketch {
         }
     }
 
-    /// Forgets all. A `saw` at the same moment may survive: the number is an estimate.
+    /// Forgets all. A `record` at the same moment may survive: the number is an estimate.
     pub fn forget(&self) {
         for window in &self.windows {
             window.number.store(0, Ordering::Relaxed);
@@ -99,8 +99,8 @@ mod tests {
     fn count(sessions: u64) -> u64 {
         let sketch = Sketch::default();
         for session in 0..sessions {
-            sketch.saw(mix(session + 1), 7);
-            sketch.saw(mix(session + 1), 7);
+            sketch.record(mix(session + 1), 7);
+            sketch.record(mix(session + 1), 7);
         }
         Sketch::estimate([&sketch].into_iter(), 7)
     }
@@ -119,10 +119,10 @@ mod tests {
     #[test]
     fn a_session_counts_in_its_window_and_the_next_one_then_no_more() {
         let sketch = Sketch::default();
-        sketch.saw(mix(1), 4);
+        sketch.record(mix(1), 4);
         let at = |window| Sketch::estimate([&sketch].into_iter(), window);
         assert_eq!((at(3), at(4), at(5), at(6)), (0, 1, 1, 0));
-        sketch.saw(mix(2), 6);
+        sketch.record(mix(2), 6);
         assert_eq!(at(6), 1, "the old window was cleared when its place was needed");
     }
 
@@ -132,24 +132,24 @@ mod tests {
         sketch.forget();
         assert_eq!(Sketch::estimate([&sketch].into_iter(), 3), 0);
         assert!(sketch.windows.iter().all(|window| window.registers.get().is_none()));
-        sketch.saw(mix(1), 3);
+        sketch.record(mix(1), 3);
         assert_eq!(sketch.windows.iter().filter(|window| window.registers.get().is_some()).count(), 1);
     }
 
     #[test]
     fn two_threads_that_see_the_same_session_count_it_once() {
         let (a, b) = (Sketch::default(), Sketch::default());
-        a.saw(mix(1), 0);
-        b.saw(mix(1), 0);
-        b.saw(mix(2), 0);
+        a.record(mix(1), 0);
+        b.record(mix(1), 0);
+        b.record(mix(2), 0);
         assert_eq!(Sketch::estimate([&a, &b].into_iter(), 0), 2);
     }
 
     #[test]
     fn an_id_of_zero_or_all_ones_is_one_session() {
         let sketch = Sketch::default();
-        sketch.saw(0, 0);
-        sketch.saw(u64::MAX, 0);
+        sketch.record(0, 0);
+        sketch.record(u64::MAX, 0);
         assert_eq!(Sketch::estimate([&sketch].into_iter(), 0), 2);
     }
 }

@@ -9,39 +9,39 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::AdminState;
+use super::health_state::Health;
 use super::live::Live;
-use super::queue::{self, PAUSE, Queue, Room};
-use super::vitals::Health;
+use super::queue::{self, Availability, Queue, RETRY_INTERVAL};
 
 /// How a request is told that it is its turn.
-pub(super) type Teller = oneshot::Sender<Turn>;
+pub(super) type WaiterNotifier = oneshot::Sender<Grant>;
 
 /// A request that waits for a backend, from when it begins to until it is served or waits no more.
 #[derive(Debug)]
 pub struct Waiting {
     live: Arc<Live>,
     id: u64,
-    turn: oneshot::Receiver<Turn>,
+    turn: oneshot::Receiver<Grant>,
 }
 
 /// A request's turn. Dropped without having been used, it is the next one's.
 #[derive(Debug)]
-pub enum Turn {
+pub enum Grant {
     /// A place on the backend. Drop it once the request is counted there.
-    Place(Place),
+    Capacity(CapacityPermit),
     /// It tries whether the backend is back.
-    Trial(Trial),
+    Trial(TrialPermit),
 }
 
 /// A place on a backend that is kept for a request.
 #[derive(Debug)]
-pub struct Place(Arc<Live>);
+pub struct CapacityPermit(Arc<Live>);
 
 /// The right, and the duty, to try whether a backend is back.
 #[derive(Debug)]
-pub struct Trial {
+pub struct TrialPermit {
     live: Arc<Live>,
-    trial: queue::Trial,
+    trial: queue::TrialSlot,
 }
 
 impl Live {
@@ -55,9 +55,9 @@ impl Live {
         if self.health() == Health::Down {
             self.probe_wanted.notify_one();
         }
-        let (teller, turn) = oneshot::channel();
+        let (notifier, turn) = oneshot::channel();
         let mut queue = self.queue();
-        let id = queue.join(teller, false);
+        let id = queue.join(notifier, false);
         self.hold(&mut queue, failed, now);
         self.settle(queue);
         Some(Waiting { live: Arc::clone(self), id, turn })
@@ -87,8 +87,8 @@ impl Live {
     }
 
     /// Something shows that it is well: a probe passed, or a request succeeded.
-    pub(super) fn shown_well(self: &Arc<Self>) {
-        self.note_well();
+    pub(super) fn signal_healthy(self: &Arc<Self>) {
+        self.count_healthy_signal();
         fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::Relaxed) > 0 {
             let mut queue = self.queue();
@@ -97,51 +97,51 @@ impl Live {
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue<Teller>> {
+    fn queue(&self) -> MutexGuard<'_, Queue<WaiterNotifier>> {
         // A panic under the lock would have come before anything was changed.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hold(&self, queue: &mut Queue<Teller>, failed: bool, now: Instant) {
+    fn hold(&self, queue: &mut Queue<WaiterNotifier>, failed: bool, now: Instant) {
         if failed {
-            queue.hold(now + PAUSE);
+            queue.hold(now + RETRY_INTERVAL);
         } else if self.is_unreachable() {
             queue.hold(now);
         }
     }
 
     /// Gives out turns and publishes how many wait for a place.
-    fn settle(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue<Teller>>) {
+    fn settle(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue<WaiterNotifier>>) {
         fence(Ordering::SeqCst);
         let mut turns = Vec::new();
-        while let Some((teller, turn)) = queue.turn(self.room()) {
+        while let Some((notifier, turn)) = queue.next_grant(self.availability()) {
             let turn = match turn {
-                queue::Turn::Place => Turn::Place(Place(Arc::clone(self))),
-                queue::Turn::Trial(trial) => Turn::Trial(Trial { live: Arc::clone(self), trial }),
+                queue::QueueGrant::Capacity => Grant::Capacity(CapacityPermit(Arc::clone(self))),
+                queue::QueueGrant::Trial(trial) => Grant::Trial(TrialPermit { live: Arc::clone(self), trial }),
             };
-            turns.push((teller, turn));
+            turns.push((notifier, turn));
         }
         self.reserved.store(queue.reserved(), Ordering::Relaxed);
         let before = u32::try_from(queue.before_newcomers()).unwrap_or(u32::MAX);
         self.queued.store(before, Ordering::Relaxed);
         drop(queue);
-        for (teller, turn) in turns {
+        for (notifier, turn) in turns {
             // To one that has just left: its turn is dropped, and so the next one's.
-            drop(teller.send(turn));
+            drop(notifier.send(turn));
         }
     }
 
-    fn room(&self) -> Room {
+    fn availability(&self) -> Availability {
         let (health, is_out) = (self.health(), self.state() == AdminState::Maintenance);
-        let places = if is_out || health != Health::Up { 0 } else { self.places() };
-        let may_try = !is_out && (places > 0 || (health == Health::Ejected && self.is_unreachable()));
-        Room { places, may_try }
+        let free = if is_out || health != Health::Up { 0 } else { self.free_capacity() };
+        let may_try = !is_out && (free > 0 || (health == Health::Ejected && self.is_unreachable()));
+        Availability { free, may_try }
     }
 }
 
 impl Waiting {
     /// Its turn. Never ends if there is none.
-    pub async fn turn(&mut self) -> Turn {
+    pub async fn granted(&mut self) -> Grant {
         match (&mut self.turn).await {
             Ok(turn) => turn,
             // It has left the queue: it had its turn.
@@ -152,10 +152,10 @@ impl Waiting {
     /// Waits again, before all who have not had their turn yet. `failed` says that it has just found at
     /// `now` that the backend can't be had.
     pub fn again(&mut self, failed: bool, now: Instant) {
-        let (teller, turn) = oneshot::channel();
+        let (notifier, turn) = oneshot::channel();
         let mut queue = self.live.queue();
         queue.leave(self.id);
-        self.id = queue.join(teller, true);
+        self.id = queue.join(notifier, true);
         self.live.hold(&mut queue, failed, now);
         self.live.settle(queue);
         self.turn = turn;
@@ -171,7 +171,7 @@ impl Drop for Waiting {
     }
 }
 
-impl Drop for Place {
+impl Drop for CapacityPermit {
     fn drop(&mut self) {
         let mut queue = self.0.queue();
         queue.release();
@@ -179,7 +179,7 @@ impl Drop for Place {
     }
 }
 
-impl Trial {
+impl TrialPermit {
     /// When the backend may be tried.
     pub fn due(&self) -> Instant {
         self.trial.due
@@ -187,7 +187,7 @@ impl Trial {
 
     /// Whether it may be tried at all now: not in maintenance, nor while its probes fail.
     pub fn may_try(&self) -> bool {
-        self.live.room().may_try
+        self.live.availability().may_try
     }
 
     /// The backend can't be had yet, as was found at `now`. Says whether it is still this request that
@@ -200,11 +200,11 @@ impl Trial {
 
     /// The backend can be had: all who wait for that are let on.
     pub fn reached(&self) {
-        self.live.shown_well();
+        self.live.signal_healthy();
     }
 }
 
-impl Drop for Trial {
+impl Drop for TrialPermit {
     fn drop(&mut self) {
         let mut queue = self.live.queue();
         queue.give_up(self.trial);
@@ -216,9 +216,9 @@ impl Drop for Trial {
 mod tests {
     use super::*;
     use crate::pool::InFlight;
-    use crate::pool::roster::Observation;
-    use crate::pool::vitals::Failed;
-    use crate::pool::{Pool, backend, reconcile::Reconciler, vitals};
+    use crate::pool::health_state::FailedRequest;
+    use crate::pool::health_tracker::Observation;
+    use crate::pool::{Pool, backend, health_state, reconcile::Reconciler};
     use futures_util::FutureExt;
     use std::sync::atomic::AtomicU32;
     use std::time::Duration;
@@ -228,13 +228,13 @@ mod tests {
             max_requests,
             ..backend::Settings::new(name, ([127, 0, 0, 1], 9000 + index as u16).into())
         });
-        let vitals = vitals::Settings { consecutive_failures: 1, ..vitals::Settings::default() };
-        let settings = crate::pool::Settings { name: "p".into(), backends: backends.collect(), vitals };
+        let health_state = health_state::Settings { consecutive_failures: 1, ..health_state::Settings::default() };
+        let settings = crate::pool::Settings { name: "p".into(), backends: backends.collect(), health_state };
         Reconciler::new(threads).pools(&[settings]).remove(0)
     }
 
-    fn turn(waiting: &mut Waiting) -> Option<Turn> {
-        waiting.turn().now_or_never()
+    fn turn(waiting: &mut Waiting) -> Option<Grant> {
+        waiting.granted().now_or_never()
     }
 
     #[test]
@@ -247,7 +247,7 @@ mod tests {
         assert!(turn(&mut first).is_none());
         drop(busy);
         assert!(live.accepts_existing().is_err(), "nobody overtakes");
-        let Some(Turn::Place(place)) = turn(&mut first) else { panic!("the first has the place") };
+        let Some(Grant::Capacity(place)) = turn(&mut first) else { panic!("the first has the place") };
         assert!(turn(&mut second).is_none());
         let busy = InFlight::on(live, 0);
         drop((place, first));
@@ -262,19 +262,19 @@ mod tests {
     fn an_ejected_server_that_could_not_be_reached_is_tried_by_one_who_finds_it_back_for_all() {
         let (pool, now) = (pool(1, None), Instant::now());
         let live = pool.backend(0).live();
-        pool.observe(0, Observation::failure(Failed::Unreached), now);
+        pool.observe(0, Observation::failure(FailedRequest::Connect), now);
         assert_eq!(live.health(), Health::Ejected);
         let [mut first, mut second, mut third] = [(); 3].map(|()| live.wait(9, false, now).unwrap());
-        let Some(Turn::Trial(mut trial)) = turn(&mut first) else { panic!("the first tries") };
+        let Some(Grant::Trial(mut trial)) = turn(&mut first) else { panic!("the first tries") };
         assert!(trial.may_try() && turn(&mut second).is_none());
-        assert!(trial.failed(now) && trial.due() == now + PAUSE);
+        assert!(trial.failed(now) && trial.due() == now + RETRY_INTERVAL);
         drop((first, trial));
-        let Some(Turn::Trial(trial)) = turn(&mut second) else { panic!("it is the next one's") };
-        assert_eq!(trial.due(), now + PAUSE);
+        let Some(Grant::Trial(trial)) = turn(&mut second) else { panic!("it is the next one's") };
+        assert_eq!(trial.due(), now + RETRY_INTERVAL);
         pool.observe(0, Observation::Reached, now);
         trial.reached();
         assert_eq!(live.health(), Health::Up);
-        assert!(matches!(turn(&mut third), Some(Turn::Place(_))));
+        assert!(matches!(turn(&mut third), Some(Grant::Capacity(_))));
     }
 
     #[test]
@@ -286,7 +286,7 @@ mod tests {
         pool.observe(0, Observation::probe(true), now);
         assert!(turn(&mut waiting).is_none(), "they have not passed often enough");
         pool.observe(0, Observation::probe(true), now);
-        assert!(matches!(turn(&mut waiting), Some(Turn::Place(_))));
+        assert!(matches!(turn(&mut waiting), Some(Grant::Capacity(_))));
     }
 
     #[test]
@@ -301,7 +301,7 @@ mod tests {
                 let mut waiting = None;
                 if live.accepts_existing().is_err() {
                     let mut place = live.wait(1000, false, Instant::now()).unwrap();
-                    let turn = async { tokio::time::timeout(Duration::from_secs(60), place.turn()).await };
+                    let turn = async { tokio::time::timeout(Duration::from_secs(60), place.granted()).await };
                     let turn = runtime.block_on(turn);
                     waits.fetch_add(1, Ordering::Relaxed);
                     waiting = Some((turn.expect("a turn"), place));

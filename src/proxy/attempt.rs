@@ -236,7 +236,7 @@ pub(super) async fn attempt(
     may_discard: &dyn Fn(Failure) -> bool,
 ) -> Result<UpstreamResponse, Failure> {
     let backend = service.pool.backend(index);
-    let losses = backend.live().losses();
+    let losses = backend.live().times_lost();
     let deadline = exchange.deadline();
     let limit = exchange.limit();
     let timeouts = exchange.timeouts(service);
@@ -251,7 +251,7 @@ pub(super) async fn attempt(
             None => {
                 limit.set((clock::now() + timeouts.connect).min(deadline));
                 let watch = |cx: &mut Context<'_>| {
-                    if backend.live().losses() != losses && order.has_next() {
+                    if backend.live().times_lost() != losses && order.has_next() {
                         return Poll::Ready(Fact::Lost);
                     }
                     limit.poll(cx).map(|()| Fact::ConnectTimeout)
@@ -279,7 +279,7 @@ pub(super) async fn attempt(
         limit.set(due().unwrap_or(begun + LOOK));
         let sent = upstream_request.body().and_then(|body| Some((body, line.sent()?)));
         let watch = |cx: &mut Context<'_>| {
-            let lost = backend.live().losses() != losses;
+            let lost = backend.live().times_lost() != losses;
             if lost && upstream_request.repeatable && upstream_request.is_replayable() && order.has_next() {
                 return Poll::Ready(Fact::Lost);
             }

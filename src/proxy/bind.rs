@@ -62,9 +62,9 @@ pub(super) fn bind(
     service.affinity.bind(headers, request.key, context);
     if is_working && !request.is_sessionless && decision.counts_as_session() {
         let live = service.pool.backend(index).live();
-        live.saw_session(thread, decision.session, now, service.affinity.presence_seconds());
+        live.record_session(thread, decision.session, now, service.affinity.presence_seconds());
         if decision.verdict != Verdict::Hit {
-            live.began_session(thread);
+            live.record_new_session(thread);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::affinity::Cause;
 use crate::affinity::policy::RefusePolicy;
-use crate::pool::history::Why;
+use crate::pool::history::HealthReason;
 use crate::pool::{Backend, Closed, Pool};
 use crate::reason::Reason;
 use crate::telemetry::Limit;
@@ -158,9 +158,9 @@ pub enum Told {
     /// The last attempt failed so.
     Failed(Reason),
     /// None was made, and this is why one of those is down that could have served.
-    Unserved(Unserved, Option<Why>),
+    Unserved(Unserved, Option<HealthReason>),
     /// The pin does not hold, for this cause, and this is why its backend is down.
-    PinLost(Option<Cause>, Option<Why>),
+    PinLost(Option<Cause>, Option<HealthReason>),
 }
 
 impl Told {

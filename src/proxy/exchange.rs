@@ -28,8 +28,8 @@ use crate::clock::{self, Deadline};
 use crate::health::passive;
 use crate::net::interim::InterimQueue;
 use crate::pool::InFlight;
-use crate::pool::vitals::Failed;
-use crate::pool::witness;
+use crate::pool::failure_evidence;
+use crate::pool::health_state::FailedRequest;
 use crate::reason::Reason;
 use crate::upstream::wire::Wire;
 use crate::upstream::{Blame, Failure, Wanted};
@@ -52,7 +52,7 @@ pub struct Exchange {
     in_flight: Option<InFlight>,
     queue_position: QueuePosition,
     /// Who asks, as a witness of what fails.
-    sender: witness::Client,
+    sender: failure_evidence::ClientKey,
     body: Option<Rc<ReplayBody>>,
     /// The response goes on for as long as both sides want.
     is_stream: bool,
@@ -92,7 +92,7 @@ impl Exchange {
             backend: None,
             in_flight: None,
             queue_position: QueuePosition::default(),
-            sender: witness::Client::new(origin.address, None),
+            sender: failure_evidence::ClientKey::new(origin.address, None),
             body: None,
             is_stream: false,
             record: RequestRecord::new(head, id),
@@ -234,7 +234,7 @@ impl Exchange {
         }
         match failure.blame {
             _ if has_waited => {}
-            Blame::Backend => passive::failed(&service.pool, index, Failed::Unreached, reason, clock::now()),
+            Blame::Backend => passive::failed(&service.pool, index, FailedRequest::Connect, reason, clock::now()),
             Blame::Answer => self.met_failure(service, index, reason),
             Blame::Client | Blame::Nobody => {}
         }
@@ -262,8 +262,8 @@ impl Exchange {
 
     /// The request asks for a backend of `service`, with the session whose pin it has brought.
     pub(super) fn asks(&mut self, service: &Service, session: Option<u64>) {
-        self.sender = witness::Client::new(self.origin.address, session);
-        service.pool.roster().clients().note(self.thread.index, self.sender, self.record.time.as_secs());
+        self.sender = failure_evidence::ClientKey::new(self.origin.address, session);
+        service.pool.health_tracker().clients().note(self.thread.index, self.sender, self.record.time.as_secs());
     }
 
     /// A rule of persistence matched.
@@ -411,7 +411,7 @@ impl Exchange {
     pub(super) fn completed(&mut self, wire: Option<Box<Wire<RequestBody>>>) {
         let (Some(service), Some(index)) = (self.service(), self.backend) else { return };
         let backend = service.pool.backend(index);
-        if backend.live().is_marked() {
+        if backend.live().awaits_success() {
             passive::succeeded(&service.pool, index, clock::now());
         }
         if let Some(wire) = wire {

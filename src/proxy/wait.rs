@@ -11,7 +11,7 @@ use super::order::Wait;
 use crate::affinity::SessionRecord;
 use crate::clock::{self, Deadline};
 use crate::health::passive;
-use crate::pool::{Backend, Pool, Turn, Waiting};
+use crate::pool::{Backend, Grant, Pool, Waiting};
 
 /// A request's place among those who wait for their backend, if it waits for one: from the first time
 /// that it does to the end of its last attempt there.
@@ -24,7 +24,7 @@ pub(super) struct QueuePosition {
 
 struct Waiter {
     waiting: Waiting,
-    turn: Option<Turn>,
+    turn: Option<Grant>,
 }
 
 impl QueuePosition {
@@ -58,7 +58,7 @@ impl QueuePosition {
     /// The request goes on waiting if the attempt is to find out whether the backend is back.
     pub(super) fn begun(&mut self, finds_out: bool) {
         match &mut self.place {
-            Some(place) if finds_out => drop(place.turn.take_if(|turn| matches!(turn, Turn::Place(_)))),
+            Some(place) if finds_out => drop(place.turn.take_if(|turn| matches!(turn, Grant::Capacity(_)))),
             place => *place = None,
         }
     }
@@ -69,7 +69,7 @@ impl QueuePosition {
         if pool.backend(index).live().is_unreachable() {
             passive::reached(pool, index, clock::now());
         }
-        if let Some(Turn::Trial(trial)) = &place.turn {
+        if let Some(Grant::Trial(trial)) = &place.turn {
             trial.reached();
         }
     }
@@ -84,7 +84,7 @@ impl Waiter {
     /// The request waits on, after an attempt that has `failed`.
     fn again(&mut self, failed: bool) {
         let still_tries = match &mut self.turn {
-            Some(Turn::Trial(trial)) if failed => trial.failed(clock::now()),
+            Some(Grant::Trial(trial)) if failed => trial.failed(clock::now()),
             _ => false,
         };
         if !still_tries {
@@ -97,14 +97,14 @@ impl Waiter {
     async fn turn(&mut self, limit: &Deadline, end: Instant) -> bool {
         loop {
             let due = match &self.turn {
-                Some(Turn::Place(_)) => return clock::now() < end,
-                Some(Turn::Trial(trial)) => trial.due(),
+                Some(Grant::Capacity(_)) => return clock::now() < end,
+                Some(Grant::Trial(trial)) => trial.due(),
                 None => {
                     limit.set(end);
                     tokio::select! {
                         biased;
                         () = poll_fn(|cx| limit.poll(cx)) => return false,
-                        turn = self.waiting.turn() => self.turn = Some(turn),
+                        turn = self.waiting.granted() => self.turn = Some(turn),
                     }
                     continue;
                 }
@@ -115,7 +115,7 @@ impl Waiter {
             }
             match &self.turn {
                 _ if clock::now() >= end => return false,
-                Some(Turn::Trial(trial)) if !trial.may_try() => self.again(false),
+                Some(Grant::Trial(trial)) if !trial.may_try() => self.again(false),
                 _ => return true,
             }
         }

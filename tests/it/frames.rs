@@ -316,7 +316,7 @@ async fn a_client_that_breaks_its_upload_off_is_not_held_against_a_backend_of_ht
         client.send(&[b'x'; 3001]).await;
         assert_eq!(client.response().await.status, 413);
     }
-    assert!(!proxy.live("a").is_marked(), "nothing is held against it");
+    assert!(!proxy.live("a").awaits_success(), "nothing is held against it");
 }
 
 /// Ends with its connections, as a kill would have it.

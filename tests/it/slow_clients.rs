@@ -78,7 +78,7 @@ fn pool(builder: Builder, timeouts: &str) -> (Proxy, Vec<String>) {
 
 /// Nothing is held against the backend.
 fn is_blameless(proxy: &Proxy) -> bool {
-    proxy.live("a").health() == Health::Up && !proxy.live("a").is_marked()
+    proxy.live("a").health() == Health::Up && !proxy.live("a").awaits_success()
 }
 
 #[tokio::test]
@@ -196,7 +196,7 @@ async fn a_backend_that_reads_nothing_of_an_upload_is_waited_for_and_one_that_re
     assert_eq!(send("/slowly").await, "HTTP/1.1 200");
     assert!(begun.elapsed() > Duration::from_secs(3), "it takes longer than `response` and `total`");
     assert_eq!(send("/never").await, "HTTP/1.1 504");
-    assert!(proxy.live("a").is_marked(), "that is the backend's");
+    assert!(proxy.live("a").awaits_success(), "that is the backend's");
 }
 
 /// A backend that sends the head of an answer and a little of its body, and then says no more.

@@ -45,7 +45,7 @@ async fn a_request_that_a_backend_worked_on_until_it_died_is_repeated_only_as_re
         assert_eq!(client.request(method, "/", "", b"").await.status, 200);
         assert_eq!(client.request(method, "/", "", b"").await.status, 502, "{method}");
         assert_eq!(count.load(Ordering::SeqCst), 2, "{method}: each was executed once");
-        assert!(proxy.live("a").is_marked(), "it is a failure");
+        assert!(proxy.live("a").awaits_success(), "it is a failure");
     }
     // By default another backend has it.
     let ((address, count), b) = (closing(LATER, b"").await, Backend::named("b").await);
@@ -78,7 +78,7 @@ async fn a_request_that_met_the_close_of_its_connection_goes_on_another_and_coun
     let mut client = proxy.client().await;
     assert_eq!(client.get("/").await.status, 200);
     assert_eq!(client.get("/").await.status, 200);
-    assert!(count.load(Ordering::SeqCst) >= 2 && !proxy.live("a").is_marked());
+    assert!(count.load(Ordering::SeqCst) >= 2 && !proxy.live("a").awaits_success());
     // But for a POST, of which nobody knows.
     assert_eq!(client.request("POST", "/", "", b"").await.status, 502);
 }

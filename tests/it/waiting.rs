@@ -246,13 +246,13 @@ async fn after_a_502_a_session_avoids_its_backend_until_that_proves_healthy() {
             let cookie = keys.cookie(&pin(&proxy, "a", 1));
             let mut client = proxy.client_with(&cookie).await;
             assert_eq!(client.request("POST", "/break", "", b"x").await.status, 502);
-            let well = proxy.live("a").well();
+            let well = proxy.live("a").healthy_signals();
             if shown_by == "a request" {
                 assert_eq!(proxy.client_with(&keys.cookie(&pin(&proxy, "a", 2))).await.get("/").await.text(), "a");
                 let others = proxy.client_with(&cookie).await.get("/").await;
                 assert_eq!((others.text(), others.pin()), ("a".into(), None), "{policy}");
             } else {
-                until("a probe", async || proxy.live("a").well() != well).await;
+                until("a probe", async || proxy.live("a").healthy_signals() != well).await;
                 assert_eq!(client.get("/").await.text(), "a", "{policy}");
             }
         }

@@ -4,8 +4,8 @@
 
 use super::*;
 use crate::affinity::{Lifetimes, SessionKey};
-use crate::pool::roster::Observation;
-use crate::pool::{InFlight, backend, reconcile::Reconciler, vitals};
+use crate::pool::health_tracker::Observation;
+use crate::pool::{InFlight, backend, health_state, reconcile::Reconciler};
 
 const NOW: u64 = 1_000_000;
 const LIFETIMES: Lifetimes = Lifetimes { idle: Some(400), absolute: Some(10_000) };
@@ -19,8 +19,11 @@ fn pool() -> Arc<Pool> {
         max_requests: Some(1),
         ..backend::Settings::new(name, ([127, 0, 0, 1], 9000 + index as u16).into())
     });
-    let settings =
-        crate::pool::Settings { name: "app".into(), backends: backends.collect(), vitals: vitals::Settings::default() };
+    let settings = crate::pool::Settings {
+        name: "app".into(),
+        backends: backends.collect(),
+        health_state: health_state::Settings::default(),
+    };
     Reconciler::new(1).pools(&[settings]).remove(0)
 }
 

@@ -12,9 +12,9 @@ use super::*;
 use crate::affinity::policy::{RefusePolicy, WaitPolicy};
 use crate::affinity::{Lifetimes, Pin, PinLookup, SessionPolicy, decide};
 use crate::balance::BalancerKind;
-use crate::pool::roster::Observation;
-use crate::pool::vitals::Failed;
-use crate::pool::{AdminState, InFlight, backend, reconcile::Reconciler, vitals};
+use crate::pool::health_state::FailedRequest;
+use crate::pool::health_tracker::Observation;
+use crate::pool::{AdminState, InFlight, backend, health_state, reconcile::Reconciler};
 use crate::reason::Reason;
 
 const SESSION: u64 = 0x5e55_1011;
@@ -108,8 +108,8 @@ fn pool(servers: &[Server]) -> (Arc<Pool>, Vec<InFlight>) {
         ..backend::Settings::new(&format!("b{index}"), ([127, 0, 0, 1], 9000 + index as u16).into())
     });
     // One refused request ejects, where the pool can spare it.
-    let vitals = vitals::Settings { consecutive_failures: 1, ..vitals::Settings::default() };
-    let settings = crate::pool::Settings { name: "p".into(), backends: backends.collect(), vitals };
+    let health_state = health_state::Settings { consecutive_failures: 1, ..health_state::Settings::default() };
+    let settings = crate::pool::Settings { name: "p".into(), backends: backends.collect(), health_state };
     let pool = Reconciler::new(1).pools(&[settings]).remove(0);
     let mut busy = Vec::new();
     for (index, server) in servers.iter().enumerate() {
@@ -225,7 +225,7 @@ fn run(case: &Case) -> UpgradeOutcome {
                 if !order.has_waited() {
                     unreached += u32::from(!failure.sent);
                     if failure.blame == Blame::Backend {
-                        pool.observe(index, Observation::failure(Failed::Unreached), now);
+                        pool.observe(index, Observation::failure(FailedRequest::Connect), now);
                     }
                 }
                 let avoids = order.failed(index, failure, facts);

@@ -1,4 +1,4 @@
-//! Owns: the vitals of a pool's backends and the one lock under which they change.
+//! Owns: the health states of a pool's backends and the one lock under which they change.
 //! Invariant: what it publishes to `Live` is the machine's verdict, and never the whole pool ejected.
 //! Must not know: who observed what; sockets and timers.
 
@@ -8,51 +8,51 @@ use std::time::Instant;
 
 use tokio::sync::broadcast;
 
-use super::history::{Check, News};
-use super::vitals::{self, Failed, Health, Vitals};
-use super::witness::Clients;
+use super::failure_evidence::RecentClients;
+use super::health_state::{self, FailedRequest, Health, HealthState};
+use super::history::{HealthChange, ProbeResult};
 use super::{Live, Pool};
 use crate::clock::{self, Seldom};
 use crate::reason::Reason;
 
-/// The vitals of a pool, by the live ids of its backends, kept across reloads. Locked by probes, by failed
+/// The health states of a pool's backends, by the live ids of its backends, kept across reloads. Locked by probes, by failed
 /// requests and by the first success after a failure: never by a request that goes well.
 #[derive(Debug)]
-pub struct Roster {
-    settings: vitals::Settings,
-    members: Arc<Mutex<HashMap<usize, Vitals>>>,
-    losses: Losses,
-    clients: Arc<Clients>,
+pub struct HealthTracker {
+    settings: health_state::Settings,
+    members: Arc<Mutex<HashMap<usize, HealthState>>>,
+    backend_down: BackendDownNotifier,
+    clients: Arc<RecentClients>,
     told: Arc<Seldom>,
 }
 
 /// Where it is told which backends are lost, so that requests that wait on one are taken back.
 #[derive(Debug, Clone)]
-pub struct Losses(broadcast::Sender<usize>);
+pub struct BackendDownNotifier(broadcast::Sender<usize>);
 
-/// Hears of losses from now on.
+/// Receives the backends that go down from now on.
 #[derive(Debug)]
-pub struct LossReceiver(broadcast::Receiver<usize>);
+pub struct BackendDownReceiver(broadcast::Receiver<usize>);
 
-impl Default for Losses {
+impl Default for BackendDownNotifier {
     fn default() -> Self {
-        Losses(broadcast::Sender::new(256))
+        BackendDownNotifier(broadcast::Sender::new(256))
     }
 }
 
-impl Losses {
+impl BackendDownNotifier {
     /// For one thread.
-    pub fn subscribe(&self) -> LossReceiver {
-        LossReceiver(self.0.subscribe())
+    pub fn subscribe(&self) -> BackendDownReceiver {
+        BackendDownReceiver(self.0.subscribe())
     }
 
-    fn tell(&self, id: usize) {
+    fn notify(&self, id: usize) {
         // An error means that nobody hears it, and so nobody waits.
         drop(self.0.send(id));
     }
 }
 
-impl LossReceiver {
+impl BackendDownReceiver {
     /// The live id of the next backend that is lost; `None` if more were lost at once than are
     /// remembered, so that it can be any.
     pub async fn next(&mut self) -> Option<usize> {
@@ -65,7 +65,7 @@ impl LossReceiver {
 
     /// Whether there is one that was not heard of.
     #[cfg(test)]
-    pub(super) fn has_more(&self) -> bool {
+    pub(super) fn has_unread(&self) -> bool {
         !self.0.is_empty()
     }
 }
@@ -74,9 +74,9 @@ impl LossReceiver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Observation {
     /// A probe came back, passed or failed.
-    Probe(Check),
+    Probe(ProbeResult),
     /// A request failed on it for this reason, and this is held against it.
-    Failure(Failed, Reason),
+    Failure(FailedRequest, Reason),
     /// A request was answered by it.
     Success,
     /// It was reached by a request that had waited for that.
@@ -90,40 +90,40 @@ impl Observation {
     /// A probe of which no more is known.
     pub(crate) const fn probe(passed: bool) -> Observation {
         let result = if passed { Ok(None) } else { Err(Reason::CLOSED) };
-        Observation::Probe(Check { result, took: std::time::Duration::ZERO })
+        Observation::Probe(ProbeResult { result, took: std::time::Duration::ZERO })
     }
 
     /// A failure of which no more is known.
-    pub(crate) const fn failure(failed: Failed) -> Observation {
+    pub(crate) const fn failure(failed: FailedRequest) -> Observation {
         Observation::Failure(failed, Reason::CLOSED)
     }
 }
 
-impl Roster {
-    /// An empty roster that tells losses to `losses`, of a pool that `threads` threads serve from.
-    pub fn new(settings: vitals::Settings, losses: Losses, threads: usize) -> Roster {
-        Roster {
+impl HealthTracker {
+    /// An empty tracker that notifies `backend_down` of each loss, of a pool that `threads` threads serve from.
+    pub fn new(settings: health_state::Settings, backend_down: BackendDownNotifier, threads: usize) -> HealthTracker {
+        HealthTracker {
             settings,
             members: Arc::default(),
-            losses,
-            clients: Arc::new(Clients::new(threads)),
+            backend_down,
+            clients: Arc::new(RecentClients::new(threads)),
             told: Arc::default(),
         }
     }
 
     /// The same members under other settings: what a reload makes.
-    pub fn with_settings(&self, settings: vitals::Settings) -> Roster {
-        Roster {
+    pub fn with_settings(&self, settings: health_state::Settings) -> HealthTracker {
+        HealthTracker {
             settings,
             members: Arc::clone(&self.members),
-            losses: self.losses.clone(),
+            backend_down: self.backend_down.clone(),
             clients: Arc::clone(&self.clients),
             told: Arc::clone(&self.told),
         }
     }
 
     /// Whether the pool has one client or more.
-    pub fn clients(&self) -> &Clients {
+    pub fn clients(&self) -> &RecentClients {
         &self.clients
     }
 
@@ -134,7 +134,7 @@ impl Roster {
 
     /// The end of the running ejection of a backend.
     pub fn changes_at(&self, live: &Live, now: Instant) -> Option<Instant> {
-        self.lock().get(&live.id()).and_then(|vitals| vitals.changes_at(now))
+        self.lock().get(&live.id()).and_then(|health_state| health_state.changes_at(now))
     }
 
     /// Forgets all but the backends with these live ids.
@@ -142,7 +142,7 @@ impl Roster {
         self.lock().retain(|id, _| ids.contains(id));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vitals>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<usize, HealthState>> {
         // A panic under the lock leaves counters behind that are at worst one off.
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,30 +150,30 @@ impl Roster {
 
 impl Pool {
     /// Enters an observation, publishes the verdict, and tells waiting requests of a loss.
-    pub fn observe(&self, index: usize, observation: Observation, now: Instant) -> Option<News> {
+    pub fn observe(&self, index: usize, observation: Observation, now: Instant) -> Option<HealthChange> {
         let backend = self.backend(index);
-        let roster = self.roster();
-        let mut members = roster.lock();
+        let health_tracker = self.health_tracker();
+        let mut members = health_tracker.lock();
         let from = backend.live().health();
         let may_spare = |is_out: &dyn Fn(&Live) -> bool| {
             let (ejected, out) = (self.others(index, is_out), self.others(index, |other| other.accepts_new().is_err()));
-            vitals::may_eject(ejected, out, self.backends().len(), &roster.settings)
+            health_state::may_eject(ejected, out, self.backends().len(), &health_tracker.settings)
         };
         // Looking at all the others costs as much as there are: only where it depends on them.
         let spare = || may_spare(&|other| other.health() == Health::Ejected);
-        let vitals = members.entry(backend.live().id()).or_default();
+        let health_state = members.entry(backend.live().id()).or_default();
         match observation {
-            Observation::Probe(check) => vitals.probed(check.passed(), now, &roster.settings),
-            Observation::Failure(failed, _) => vitals.failed(failed, now, spare, &roster.settings),
-            Observation::Success => vitals.succeeded(now),
-            Observation::Reached => vitals.reached(now),
+            Observation::Probe(check) => health_state.probed(check.passed(), now, &health_tracker.settings),
+            Observation::Failure(failed, _) => health_state.failed(failed, now, spare, &health_tracker.settings),
+            Observation::Success => health_state.succeeded(now),
+            Observation::Reached => health_state.reached(now),
             Observation::Time => {}
         }
-        let to = vitals.health(now);
-        backend.live().set_unreachable(vitals.is_unreachable(now));
-        backend.live().set_marked(vitals.is_marked());
+        let to = health_state.health(now);
+        backend.live().set_unreachable(health_state.is_unreachable(now));
+        backend.live().set_awaits_success(health_state.awaits_success());
         let is_out = |other: &Live| other.health() == Health::Ejected || other.is_suspect();
-        let is_suspect = to == Health::Up && vitals.is_suspect(&roster.settings) && may_spare(&is_out);
+        let is_suspect = to == Health::Up && health_state.is_suspect(&health_tracker.settings) && may_spare(&is_out);
         backend.live().set_suspect(is_suspect);
         let lost = backend.live().set_health(to);
         let news = {
@@ -184,16 +184,16 @@ impl Pool {
                 Observation::Success | Observation::Reached => history.was_well = true,
                 Observation::Time => {}
             }
-            history.judged((from, to), vitals.run(), vitals.is_kept(), at)
+            history.judged((from, to), health_state.run(), health_state.is_kept(), at)
         };
         drop(members);
         if lost {
             backend.live().forget_sessions();
-            roster.losses.tell(backend.live().id());
+            health_tracker.backend_down.notify(backend.live().id());
         }
         match observation {
-            Observation::Probe(Check { result: Ok(_), .. }) | Observation::Success | Observation::Reached => {
-                backend.live().shown_well()
+            Observation::Probe(ProbeResult { result: Ok(_), .. }) | Observation::Success | Observation::Reached => {
+                backend.live().signal_healthy()
             }
             _ if from != to => backend.live().changed(),
             _ => {}

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::backend::mix;
 
 /// Clients, or pages where there is but one client, that must have met a run of failures in answers.
-pub const NEEDED: usize = 3;
+pub const REQUIRED: usize = 3;
 
 /// How long a client counts as one that the pool has, in seconds.
 const RECENT: u64 = 60;
@@ -16,27 +16,27 @@ const RECENT: u64 = 60;
 /// A client, as far as it can be told apart: by its session if it came with one that was issued here,
 /// else by its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Client {
+pub struct ClientKey {
     address: u64,
     session: Option<u64>,
 }
 
-impl Client {
+impl ClientKey {
     /// The client at `address` (of IPv6, the network that it has), with the session whose pin it has
     /// brought. A session that was begun by this very request, or an id that anybody can make up, is
     /// none: one client could have as many as it likes.
-    pub fn new(address: IpAddr, session: Option<u64>) -> Client {
+    pub fn new(address: IpAddr, session: Option<u64>) -> ClientKey {
         let address = match crate::net::client(address) {
             IpAddr::V4(address) => u64::from(address.to_bits()),
             IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
         };
-        // 0 stands for nobody in `Clients`.
-        Client { address: mix(address.wrapping_add(1)).max(1), session }
+        // 0 stands for nobody in `RecentClients`.
+        ClientKey { address: mix(address.wrapping_add(1)).max(1), session }
     }
 
     /// Whether the two can be one and the same: a client that sends no pin with one of its requests
     /// may well send it with another.
-    fn may_be(self, other: Client) -> bool {
+    fn may_be(self, other: ClientKey) -> bool {
         match (self.session, other.session) {
             (Some(one), Some(another)) => one == another,
             _ => self.address == other.address,
@@ -46,51 +46,51 @@ impl Client {
 
 /// A request that failed in its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Witness {
+pub struct FailureEvidence {
     /// Who asked.
-    pub client: Client,
+    pub client: ClientKey,
     /// A hash of the path that was asked for.
     pub path: u64,
-    /// Whether the pool had no other client lately (see [`Clients::is_alone`]).
-    pub alone: bool,
+    /// Whether the pool had no other client lately (see [`RecentClients::has_one_client`]).
+    pub only_client: bool,
 }
 
 /// Who met the failures of a run.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Witnesses {
-    clients: [Option<Client>; NEEDED],
-    paths: [Option<u64>; NEEDED],
+pub struct RunEvidence {
+    clients: [Option<ClientKey>; REQUIRED],
+    paths: [Option<u64>; REQUIRED],
 }
 
-impl Witnesses {
+impl RunEvidence {
     /// Adds one.
-    pub fn add(&mut self, witness: Witness) {
-        let known = self.clients.iter_mut().flatten().find(|client| client.may_be(witness.client));
+    pub fn add(&mut self, evidence: FailureEvidence) {
+        let known = self.clients.iter_mut().flatten().find(|client| client.may_be(evidence.client));
         match known {
             // Now it has said which session it is.
-            Some(client) if client.session.is_none() => *client = witness.client,
+            Some(client) if client.session.is_none() => *client = evidence.client,
             Some(_) => {}
             None => {
                 if let Some(free) = self.clients.iter_mut().find(|client| client.is_none()) {
-                    *free = Some(witness.client);
+                    *free = Some(evidence.client);
                 }
             }
         }
-        if !self.paths.contains(&Some(witness.path))
+        if !self.paths.contains(&Some(evidence.path))
             && let Some(free) = self.paths.iter_mut().find(|path| path.is_none())
         {
-            *free = Some(witness.path);
+            *free = Some(evidence.path);
         }
     }
 
-    /// How many clients they are; of more than [`NEEDED`] no count is kept.
+    /// How many clients they are; of more than [`REQUIRED`] no count is kept.
     pub fn clients(&self) -> usize {
         self.clients.iter().flatten().count()
     }
 
-    /// Whether they are enough: [`NEEDED`] clients, or `alone`, [`NEEDED`] paths.
-    pub fn suffice(&self, alone: bool) -> bool {
-        self.clients.iter().all(Option::is_some) || (alone && self.paths.iter().all(Option::is_some))
+    /// Whether they are enough: [`REQUIRED`] clients, or `only_client`, [`REQUIRED`] paths.
+    pub fn suffice(&self, only_client: bool) -> bool {
+        self.clients.iter().all(Option::is_some) || (only_client && self.paths.iter().all(Option::is_some))
     }
 }
 
@@ -98,7 +98,7 @@ impl Witnesses {
 /// shard of its own, and writes it at most once a second where there are several; the shards are read only
 /// when an answer fails.
 #[derive(Debug)]
-pub struct Clients {
+pub struct RecentClients {
     shards: Box<[Shard]>,
 }
 
@@ -116,14 +116,14 @@ struct Shard {
     several: AtomicU64,
 }
 
-impl Clients {
+impl RecentClients {
     /// For `threads` data-path threads.
-    pub fn new(threads: usize) -> Clients {
-        Clients { shards: (0..threads.max(1)).map(|_| Shard::default()).collect() }
+    pub fn new(threads: usize) -> RecentClients {
+        RecentClients { shards: (0..threads.max(1)).map(|_| Shard::default()).collect() }
     }
 
     /// Notes a request of `client` on `thread` at `now`, in seconds. That thread calls this.
-    pub fn note(&self, thread: usize, client: Client, now: u64) {
+    pub fn note(&self, thread: usize, client: ClientKey, now: u64) {
         let Some(shard) = self.shards.get(thread) else { return };
         if shard.several.load(Ordering::Relaxed) == now {
             return;
@@ -138,7 +138,7 @@ impl Clients {
         }
         let session =
             client.session.or(last.filter(|last| is_recent && last.may_be(client)).and_then(|last| last.session));
-        let next = Client { session, ..client };
+        let next = ClientKey { session, ..client };
         if last != Some(next) {
             shard.address.store(next.address, Ordering::Relaxed);
             shard.session.store(next.session.unwrap_or(0), Ordering::Relaxed);
@@ -149,7 +149,7 @@ impl Clients {
     }
 
     /// Whether no more than one client was seen within the last minute.
-    pub fn is_alone(&self, now: u64) -> bool {
+    pub fn has_one_client(&self, now: u64) -> bool {
         let is_recent = |at: &AtomicU64| {
             let at = at.load(Ordering::Relaxed);
             at > 0 && now.saturating_sub(at) < RECENT
@@ -165,10 +165,10 @@ impl Clients {
 }
 
 impl Shard {
-    fn last(&self) -> Option<Client> {
+    fn last(&self) -> Option<ClientKey> {
         let address = self.address.load(Ordering::Relaxed);
         let session = Some(self.session.load(Ordering::Relaxed)).filter(|session| *session != 0);
-        (address != 0).then_some(Client { address, session })
+        (address != 0).then_some(ClientKey { address, session })
     }
 }
 
@@ -176,14 +176,15 @@ impl Shard {
 mod tests {
     use super::*;
 
-    fn client(host: u8, session: Option<u64>) -> Client {
-        Client::new([10, 0, 0, host].into(), session)
+    fn client(host: u8, session: Option<u64>) -> ClientKey {
+        ClientKey::new([10, 0, 0, host].into(), session)
     }
 
-    fn suffice(all: &[(Client, u64)], alone: bool) -> bool {
-        let mut witnesses = Witnesses::default();
-        all.iter().for_each(|(client, path)| witnesses.add(Witness { client: *client, path: *path, alone }));
-        witnesses.suffice(alone)
+    fn suffice(all: &[(ClientKey, u64)], only_client: bool) -> bool {
+        let mut evidence = RunEvidence::default();
+        all.iter()
+            .for_each(|(client, path)| evidence.add(FailureEvidence { client: *client, path: *path, only_client }));
+        evidence.suffice(only_client)
     }
 
     #[test]
@@ -207,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_network_of_ipv6_is_one_client() {
-        let of = |text: &str| Client::new(text.parse().unwrap(), None);
+        let of = |text: &str| ClientKey::new(text.parse().unwrap(), None);
         assert_eq!(of("2001:db8::1"), of("2001:db8::2:3"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:10.0.0.1"), client(1, None));
@@ -215,19 +216,19 @@ mod tests {
 
     #[test]
     fn a_pool_has_one_client_until_another_comes_and_again_a_minute_after() {
-        let clients = Clients::new(2);
-        assert!(clients.is_alone(100));
+        let clients = RecentClients::new(2);
+        assert!(clients.has_one_client(100));
         clients.note(0, client(1, None), 100);
         clients.note(0, client(1, Some(7)), 101);
         clients.note(1, client(1, Some(7)), 102);
         clients.note(1, client(1, None), 103);
-        assert!(clients.is_alone(103), "a request without its pin is no other client");
+        assert!(clients.has_one_client(103), "a request without its pin is no other client");
         clients.note(1, client(1, Some(8)), 104);
-        assert!(!clients.is_alone(104));
-        assert!(!clients.is_alone(163));
+        assert!(!clients.has_one_client(104));
+        assert!(!clients.has_one_client(163));
         clients.note(1, client(1, Some(8)), 164);
-        assert!(clients.is_alone(164), "the other one was seen a minute ago");
+        assert!(clients.has_one_client(164), "the other one was seen a minute ago");
         clients.note(0, client(2, None), 165);
-        assert!(!clients.is_alone(165), "on another thread");
+        assert!(!clients.has_one_client(165), "on another thread");
     }
 }

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::witness::{Witness, Witnesses};
+use super::failure_evidence::{FailureEvidence, RunEvidence};
 
 /// When a backend's health changes. The keys of `[pools.health]` (rise, fall) and `[pools.ejection]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Settings {
     pub rise: u32,
     /// Failed probes in a row that take a backend down, 1 to 100.
     pub fall: u32,
-    /// Failed requests in a row, over all threads, that eject a backend (see [`Failed`] for whose they
+    /// Failed requests in a row, over all threads, that eject a backend (see [`FailedRequest`] for whose they
     /// must be); 0 never ejects.
     pub consecutive_failures: u32,
     /// How long the first ejection lasts; each further one lasts a `base_time` longer.
@@ -63,26 +63,26 @@ impl Health {
 
 /// How a request failed on a backend, as evidence against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failed {
+pub enum FailedRequest {
     /// No connection could be used. No request can cause that: it counts at once, whoever asked.
-    Unreached,
+    Connect,
     /// In its answer, or for want of one. One client or one page can cause that at will: a run of such
-    /// failures counts once enough clients have met it ([`Witnesses::suffice`]).
-    Answer(Witness),
+    /// failures counts once enough clients have met it ([`RunEvidence::suffice`]).
+    Response(FailureEvidence),
 }
 
 /// A run of requests that failed on a backend, of which as much is told as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub struct FailureRun {
     /// How many there were at least.
     pub failures: u32,
     /// Clients that have met failures in answers, as far as they were told apart.
     pub clients: usize,
 }
 
-impl fmt::Display for Run {
+impl fmt::Display for FailureRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Run { failures, clients } = *self;
+        let FailureRun { failures, clients } = *self;
         match failures {
             1 => f.write_str("1 request failed")?,
             failures => write!(f, "{failures} requests in a row failed")?,
@@ -97,7 +97,7 @@ impl fmt::Display for Run {
 
 /// One backend's rise/fall and ejection machine.
 #[derive(Debug, Clone, Default)]
-pub struct Vitals {
+pub struct HealthState {
     probes: Probes,
     requests: Requests,
 }
@@ -115,13 +115,13 @@ struct Requests {
     /// Failures in a row, and those of them that reached nobody.
     failures: u32,
     unreached: u32,
-    witnesses: Witnesses,
+    evidence: RunEvidence,
     ejections: u32,
     /// The end of the last ejection, and whether it began because the backend could not be reached.
     until: Option<Instant>,
     is_unreachable: bool,
     /// The run that has ejected it last, or would have if the pool could spare it.
-    run: Option<Run>,
+    run: Option<FailureRun>,
     is_kept: bool,
     /// Probes that passed in a row since it began.
     passed: u32,
@@ -134,7 +134,7 @@ impl Requests {
 
     /// Ends a run of failures.
     fn clear_run(&mut self) {
-        (self.failures, self.unreached, self.witnesses, self.is_kept) = (0, 0, Witnesses::default(), false);
+        (self.failures, self.unreached, self.evidence, self.is_kept) = (0, 0, RunEvidence::default(), false);
     }
 
     /// Ends a running ejection. A success after it pays it back as after one that time has ended.
@@ -145,7 +145,7 @@ impl Requests {
     }
 }
 
-impl Vitals {
+impl HealthState {
     /// A probe came back. The very first one decides alone, so that a backend that is dead when
     /// the proxy starts costs one probe and not `fall` of them (HAProxy starts its checks so).
     ///
@@ -179,7 +179,13 @@ impl Vitals {
 
     /// A request failed on the backend. `may_eject` says, where it depends on that, whether the pool can
     /// spare it (see [`may_eject`]); where it can't, the count stays at the brink.
-    pub fn failed(&mut self, failed: Failed, now: Instant, may_eject: impl FnOnce() -> bool, settings: &Settings) {
+    pub fn failed(
+        &mut self,
+        failed: FailedRequest,
+        now: Instant,
+        may_eject: impl FnOnce() -> bool,
+        settings: &Settings,
+    ) {
         let most = settings.consecutive_failures;
         let requests = &mut self.requests;
         if most == 0 || requests.is_ejected(now) {
@@ -187,25 +193,25 @@ impl Vitals {
         }
         requests.failures = requests.failures.saturating_add(1).min(most);
         let is_proven = match failed {
-            Failed::Unreached => {
+            FailedRequest::Connect => {
                 requests.unreached = requests.unreached.saturating_add(1).min(most);
-                requests.unreached == most || requests.witnesses.suffice(false)
+                requests.unreached == most || requests.evidence.suffice(false)
             }
-            Failed::Answer(witness) => {
-                requests.witnesses.add(witness);
-                requests.unreached == most || requests.witnesses.suffice(witness.alone)
+            FailedRequest::Response(evidence) => {
+                requests.evidence.add(evidence);
+                requests.unreached == most || requests.evidence.suffice(evidence.only_client)
             }
         };
         if requests.failures < most || !is_proven {
             return;
         }
-        requests.run = Some(Run { failures: most, clients: requests.witnesses.clients() });
+        requests.run = Some(FailureRun { failures: most, clients: requests.evidence.clients() });
         requests.is_kept = !may_eject();
         if !requests.is_kept {
             requests.ejections = requests.ejections.saturating_add(1);
             let time = settings.base_time.saturating_mul(requests.ejections).min(settings.max_time);
             requests.until = now.checked_add(time);
-            requests.is_unreachable = failed == Failed::Unreached;
+            requests.is_unreachable = failed == FailedRequest::Connect;
             requests.passed = 0;
             requests.clear_run();
         }
@@ -234,7 +240,7 @@ impl Vitals {
     }
 
     /// The run of failures that has ejected it last, or would have.
-    pub fn run(&self) -> Option<Run> {
+    pub fn run(&self) -> Option<FailureRun> {
         self.requests.run
     }
 
@@ -245,7 +251,7 @@ impl Vitals {
     }
 
     /// Whether a success has something to clear.
-    pub fn is_marked(&self) -> bool {
+    pub fn awaits_success(&self) -> bool {
         self.requests.failures > 0 || self.requests.until.is_some()
     }
 
@@ -283,7 +289,7 @@ pub fn may_eject(ejected: usize, out: usize, total: usize, settings: &Settings) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::witness::Client;
+    use crate::pool::failure_evidence::ClientKey;
 
     fn settings() -> Settings {
         Settings::default()
@@ -292,7 +298,7 @@ mod tests {
     #[test]
     fn the_first_probe_decides_alone_and_later_ones_need_fall_or_rise() {
         let (now, s) = (Instant::now(), settings());
-        let mut v = Vitals::default();
+        let mut v = HealthState::default();
         assert_eq!(v.health(now), Health::Up);
         v.probed(false, now, &s);
         assert_eq!(v.health(now), Health::Down);
@@ -314,18 +320,18 @@ mod tests {
     fn ejection_grows_with_each_return_is_capped_and_is_paid_back() {
         let s = Settings { consecutive_failures: 2, ..settings() };
         let mut now = Instant::now();
-        let mut v = Vitals::default();
+        let mut v = HealthState::default();
         for expected in [10, 20, 30] {
-            v.failed(Failed::Unreached, now, || true, &s);
-            v.failed(Failed::Unreached, now, || true, &s);
+            v.failed(FailedRequest::Connect, now, || true, &s);
+            v.failed(FailedRequest::Connect, now, || true, &s);
             assert_eq!(v.health(now), Health::Ejected);
             assert_eq!(v.changes_at(now), Some(now + Duration::from_secs(expected)));
             now += Duration::from_secs(expected);
             assert_eq!(v.health(now), Health::Up);
         }
         for _ in 0..100 {
-            v.failed(Failed::Unreached, now, || true, &s);
-            v.failed(Failed::Unreached, now, || true, &s);
+            v.failed(FailedRequest::Connect, now, || true, &s);
+            v.failed(FailedRequest::Connect, now, || true, &s);
             let until = v.changes_at(now).unwrap();
             assert!(until - now <= s.max_time);
             now = until;
@@ -340,9 +346,9 @@ mod tests {
     fn a_success_between_failures_starts_the_count_anew() {
         let s = Settings { consecutive_failures: 2, ..settings() };
         let now = Instant::now();
-        let mut v = Vitals::default();
+        let mut v = HealthState::default();
         for _ in 0..10 {
-            v.failed(Failed::Unreached, now, || true, &s);
+            v.failed(FailedRequest::Connect, now, || true, &s);
             v.succeeded(now);
         }
         assert_eq!(v.health(now), Health::Up);
@@ -352,12 +358,12 @@ mod tests {
     fn a_backend_that_cannot_be_spared_is_ejected_by_its_next_failure_once_it_can() {
         let s = Settings { consecutive_failures: 2, ..settings() };
         let now = Instant::now();
-        let mut v = Vitals::default();
+        let mut v = HealthState::default();
         for _ in 0..5 {
-            v.failed(Failed::Unreached, now, || false, &s);
+            v.failed(FailedRequest::Connect, now, || false, &s);
         }
         assert_eq!(v.health(now), Health::Up);
-        v.failed(Failed::Unreached, now, || true, &s);
+        v.failed(FailedRequest::Connect, now, || true, &s);
         assert_eq!(v.health(now), Health::Ejected);
     }
 
@@ -365,31 +371,31 @@ mod tests {
     fn a_backend_that_rises_again_is_no_longer_ejected() {
         let s = Settings { consecutive_failures: 1, rise: 1, fall: 1, ..settings() };
         let now = Instant::now();
-        let mut v = Vitals::default();
+        let mut v = HealthState::default();
         v.probed(true, now, &s);
-        v.failed(Failed::Unreached, now, || true, &s);
+        v.failed(FailedRequest::Connect, now, || true, &s);
         v.probed(false, now, &s);
         assert_eq!(v.health(now), Health::Down);
         v.probed(true, now, &s);
         assert_eq!(v.health(now), Health::Up);
     }
 
-    fn answer(client: u8, path: u64) -> Failed {
-        let client = Client::new([10, 0, 0, client].into(), None);
-        Failed::Answer(Witness { client, path, alone: false })
+    fn answer(client: u8, path: u64) -> FailedRequest {
+        let client = ClientKey::new([10, 0, 0, client].into(), None);
+        FailedRequest::Response(FailureEvidence { client, path, only_client: false })
     }
 
     #[test]
     fn one_client_ejects_nothing_with_failing_answers_and_three_do() {
         let (s, now) = (settings(), Instant::now());
-        let mut v = Vitals::default();
+        let mut v = HealthState::default();
         (0..100).for_each(|path| v.failed(answer(1, path), now, || true, &s));
         (0..100).for_each(|path| v.failed(answer(2, path), now, || true, &s));
         assert_eq!(v.health(now), Health::Up);
         v.failed(answer(3, 1), now, || true, &s);
         assert_eq!(v.health(now), Health::Ejected);
         assert!(!v.is_unreachable(now), "it was reached");
-        v = Vitals::default();
+        v = HealthState::default();
         (1..=4).for_each(|client| v.failed(answer(client, 1), now, || true, &s));
         assert_eq!(v.health(now), Health::Up, "three clients, but too few failures");
         v.succeeded(now);
@@ -401,10 +407,12 @@ mod tests {
     fn one_client_that_is_alone_ejects_with_three_paths() {
         let (s, now) = (settings(), Instant::now());
         let alone = |path| match answer(1, path) {
-            Failed::Answer(witness) => Failed::Answer(Witness { alone: true, ..witness }),
-            Failed::Unreached => Failed::Unreached,
+            FailedRequest::Response(evidence) => {
+                FailedRequest::Response(FailureEvidence { only_client: true, ..evidence })
+            }
+            FailedRequest::Connect => FailedRequest::Connect,
         };
-        let mut v = Vitals::default();
+        let mut v = HealthState::default();
         (0..100).for_each(|time| v.failed(alone(time % 2), now, || true, &s));
         assert_eq!(v.health(now), Health::Up);
         v.failed(alone(2), now, || true, &s);
@@ -414,13 +422,13 @@ mod tests {
     #[test]
     fn connections_that_are_refused_count_at_once_and_one_clients_answers_add_nothing_to_them() {
         let (s, now) = (settings(), Instant::now());
-        let mut v = Vitals::default();
+        let mut v = HealthState::default();
         for _ in 0..4 {
             v.failed(answer(1, 1), now, || true, &s);
-            v.failed(Failed::Unreached, now, || true, &s);
+            v.failed(FailedRequest::Connect, now, || true, &s);
         }
         assert_eq!(v.health(now), Health::Up);
-        v.failed(Failed::Unreached, now, || true, &s);
+        v.failed(FailedRequest::Connect, now, || true, &s);
         assert_eq!(v.health(now), Health::Ejected);
         assert!(v.is_unreachable(now));
         v.reached(now);
@@ -430,9 +438,9 @@ mod tests {
     #[test]
     fn an_ejection_ends_when_probes_have_passed_rise_times_since_it_began_though_they_never_failed() {
         let (s, now) = (settings(), Instant::now());
-        let mut v = Vitals::default();
+        let mut v = HealthState::default();
         (0..10).for_each(|_| v.probed(true, now, &s));
-        (0..5).for_each(|_| v.failed(Failed::Unreached, now, || true, &s));
+        (0..5).for_each(|_| v.failed(FailedRequest::Connect, now, || true, &s));
         assert_eq!(v.health(now), Health::Ejected);
         for (passed, health) in
             [(true, Health::Ejected), (false, Health::Ejected), (true, Health::Ejected), (true, Health::Up)]
@@ -467,13 +475,13 @@ mod tests {
         ) {
             let s = Settings { consecutive_failures: 3, ..settings() };
             let mut now = Instant::now();
-            let mut v = Vitals::default();
+            let mut v = HealthState::default();
             let mut in_a_row = 0;
             for (event, step) in events {
                 now += Duration::from_secs(step);
                 let was = v.health(now);
                 match event {
-                    0 => { in_a_row += 1; v.failed(Failed::Unreached, now, || true, &s); }
+                    0 => { in_a_row += 1; v.failed(FailedRequest::Connect, now, || true, &s); }
                     1 => { in_a_row = 0; v.succeeded(now); }
                     2 => v.probed(true, now, &s),
                     _ => v.probed(false, now, &s),
