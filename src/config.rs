@@ -1,5 +1,5 @@
-//! Owns: how a configuration file becomes a plan, or a list of everything that is wrong with it.
-//! Invariant: nothing starts on an error; every error says where, what, and what to write instead.
+//! Owns: turning a configuration file into a plan, or into a list of all its errors.
+//! Invariant: no plan comes from a file with errors; each finding says where, what and what to write instead.
 //! Must not know: running state.
 
 mod access;
@@ -34,29 +34,28 @@ pub use self::report::{Finding, Position, Report, Severity};
 use crate::files;
 use crate::runtime::descriptors;
 
-/// The longest configuration: 50,000 backends with all that can be said of each take half of it.
+/// The longest configuration: 50,000 backends with all their keys take half of it.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Reads a configuration file. The report of a plan holds warnings at most.
+/// Reads a configuration file. The report beside a plan contains warnings only.
 ///
 /// # Errors
-/// Everything that is wrong with the file, warnings included.
+/// All errors and warnings of the file.
 pub fn load(path: &Path) -> Result<(Plan, Report), Report> {
     let text = files::read_text(path, MAX_BYTES).map_err(|error| Report::unreadable(path, &error))?;
     parse(&text, path)
 }
 
-/// Reads the text of the configuration file `origin`: findings name it, and relative paths in it
-/// start at its folder. The disk is read for nothing but the files of keys,
-/// tokens and certificates that it names, for what else than a regular file those of logs and discovery are, for
-/// whether logs and sockets can be made where they should be, and for the authorities that the system believes.
+/// Reads `text`, the content of the file `origin`: findings name that file, and relative paths start at its folder.
+/// Reads from disk only the key, token and certificate files that the text names and the system's certificate
+/// authorities. Checks the types of log and discovery files, and whether logs and sockets can be created.
 ///
 /// # Errors
-/// Everything that is wrong with the text, warnings included.
+/// All errors and warnings of the text.
 pub fn parse(text: &str, origin: &Path) -> Result<(Plan, Report), Report> {
     let notes = report::Notes::new(text, origin);
     let readable = syntax::readable(text, &notes);
-    // What isn't TOML was said above.
+    // `syntax` has noted what isn't TOML.
     let (tree, _) = DeTable::parse_recoverable(&readable);
     let draft = reader::read(tree.get_ref(), &notes, file::Draft::read);
     check::check(&draft, &notes);

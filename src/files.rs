@@ -89,8 +89,7 @@ pub fn irregular_type_at(path: &Path) -> Option<&'static str> {
     std::fs::metadata(path).ok().and_then(|metadata| irregular_type(metadata.file_type()))
 }
 
-/// Why this user can't append to a file at `path`, or make it, in words. Nothing is opened or made: as far as can be
-/// known without.
+/// Returns why this user cannot append to or create a file at `path`, as far as this is known without doing so.
 pub fn cannot_append(path: &Path) -> Option<String> {
     match std::fs::metadata(path) {
         Ok(_) => access(path, Access::WRITE_OK).err().map(|error| format!("this user can't write to it: {error}")),
@@ -99,7 +98,8 @@ pub fn cannot_append(path: &Path) -> Option<String> {
     }
 }
 
-/// Like [`cannot_append`], of a Unix socket to listen on: one that was left behind is replaced.
+/// Like [`cannot_append`], for a Unix socket to listen on. A socket that exists is fine: the listener replaces one that
+/// nobody uses.
 pub fn cannot_listen(path: &Path) -> Option<String> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => Some("there is a file that is no socket".into()),
@@ -109,7 +109,7 @@ pub fn cannot_listen(path: &Path) -> Option<String> {
     }
 }
 
-/// Why this user can't make a file in the folder of `path`.
+/// Returns why this user cannot create a file in the folder of `path`.
 fn cannot_make(path: &Path) -> Option<String> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -127,7 +127,7 @@ fn cannot_make(path: &Path) -> Option<String> {
     }
 }
 
-/// A path as one word of a command that an operator may copy into a shell.
+/// Quotes a path as one word of a shell command that an operator may copy.
 pub fn shell_word(path: &Path) -> String {
     let text = path.to_string_lossy();
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+=@%,:~".contains(c);

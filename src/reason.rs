@@ -1,5 +1,5 @@
-//! Owns: the words in which an operator is told why what was asked of a backend, or of a source of backends, did not come.
-//! Invariant: log, status, access record and dashboard have them from here; they are few, and nothing that anybody sent is in them.
+//! Owns: the short texts that say why a connection, request, probe or lookup failed.
+//! Invariant: log, status, access log and dashboard use these texts; there are few, and none contains what a peer sent.
 //! Must not know: what follows from a failure.
 
 use std::error::Error;
@@ -10,50 +10,50 @@ use std::time::Duration;
 use hickory_resolver::net::{DnsError, NetError};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
 
-/// Why a connection, an answer or a probe failed. Small, and copied: the words are made when somebody is told.
+/// Why a connection, request or probe failed. It is small and `Copy`: only `Display` makes the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The system, or a peer by way of it, says no: `connection refused`.
+    /// An I/O error of the system: `connection refused`.
     Io(io::ErrorKind),
-    /// The backend's certificate is not accepted: `certificate: unknown issuer`.
+    /// Linchpin does not accept the backend's certificate: `certificate: unknown issuer`.
     Certificate(&'static str),
-    /// TLS comes to nothing for another reason.
+    /// TLS failed for another reason.
     Tls(&'static str),
-    /// The peer has ended TLS with an alert (RFC 8446 §6), of which this is the number.
+    /// The peer ended TLS with an alert (RFC 8446 §6) of this number.
     Alert(u8),
-    /// HTTP/2 comes to nothing: the code that says why (RFC 9113 §7), or it is not spoken.
+    /// HTTP/2 failed with this error code (RFC 9113 §7); `None` if the peer does not speak it.
     Http2(Option<u32>),
-    /// What came, or did not, is no usable response.
+    /// The response is missing or unusable.
     Response(&'static str),
-    /// Nobody but us is to blame.
+    /// Linchpin or its machine is at fault.
     Local(&'static str),
     /// No connection within this time.
     ConnectTimedOut(Duration),
     /// No response within this time.
     ResponseTimedOut(Duration),
-    /// A probe had no result within this time.
+    /// A probe got no result within this time.
     TimedOut(Duration),
-    /// A status that is not among those that are expected.
+    /// The status is not one of the expected.
     Status(u16),
 }
 
 impl Reason {
     /// The connection ended before a response began.
     pub const CLOSED: Reason = Reason::Response("connection closed before the response");
-    /// What came is no HTTP response, or does not say in one way where it ends.
+    /// The response is not HTTP, or its end is ambiguous.
     pub const MALFORMED: Reason = Reason::Response("malformed response head");
-    /// The head of the response is larger than what is read.
+    /// The header section of the response is larger than the limit.
     pub const TOO_LARGE: Reason = Reason::Response("response head too large");
-    /// The response ended before its end.
+    /// The response broke off before its end.
     pub const TRUNCATED: Reason = Reason::Response("response broke off");
-    /// Descriptors, ports or memory have run out here.
+    /// This machine has run out of descriptors, ports or memory.
     pub const SHORTAGE: Reason = Reason::Local("short of descriptors, ports or memory here");
     /// The body of the request ended early.
     pub const REQUEST_BODY: Reason = Reason::Local("request body broke off");
-    /// Its probes took the backend down while a request waited for it.
+    /// The probes took the backend down while a request waited for it.
     pub const BACKEND_DOWN: Reason = Reason::Response("backend went down while it was waited for");
 
-    /// What an error of a connection or an exchange comes to, however often it was wrapped.
+    /// Returns the reason of an error, however often it is wrapped.
     pub fn of(error: &(dyn Error + 'static)) -> Reason {
         let mut next = Some(error);
         let mut outermost = None;
@@ -62,7 +62,7 @@ impl Reason {
                 return reason;
             }
             if let Some(error) = error.downcast_ref::<io::Error>() {
-                // `source` of an `io::Error` passes over the error that it wraps.
+                // `source` of an `io::Error` skips the error that it wraps.
                 if let Some(wrapped) = error.get_ref() {
                     outermost = outermost.or(Some(Reason::Io(error.kind())));
                     next = Some(wrapped);
@@ -75,7 +75,7 @@ impl Reason {
         outermost.unwrap_or(Reason::CLOSED)
     }
 
-    /// What this one error says, if it is one that says something.
+    /// Returns the reason of this one error, if it has a specific one.
     fn known(error: &(dyn Error + 'static)) -> Option<Reason> {
         if let Some(error) = error.downcast_ref::<rustls::Error>() {
             return Some(of_tls(error));
@@ -91,7 +91,7 @@ impl Reason {
     }
 }
 
-/// `None` where what it was made of says more.
+/// Returns `None` if the error's source says more.
 fn of_http(error: &hyper::Error) -> Option<Reason> {
     if error.is_parse_too_large() {
         Some(Reason::TOO_LARGE)
@@ -111,7 +111,7 @@ fn of_tls(error: &rustls::Error) -> Reason {
         rustls::Error::InvalidCertificate(error) => Reason::Certificate(of_certificate(error)),
         rustls::Error::NoCertificatesPresented => Reason::Certificate("none presented"),
         rustls::Error::AlertReceived(alert) => Reason::Alert(u8::from(*alert)),
-        // A server that speaks HTTP at this port, as a rule.
+        // Usually the port speaks HTTP without TLS.
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => Reason::Tls("not spoken"),
         rustls::Error::NoApplicationProtocol => Reason::Tls("no protocol in common"),
         rustls::Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13) => {
@@ -138,7 +138,7 @@ fn of_certificate(error: &CertificateError) -> &'static str {
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             "unsupported signature algorithm"
         }
-        // The verifier's own words: what `openssl req -x509` makes is an authority's by default.
+        // The verifier's error. By default `openssl req -x509` makes the certificate of an authority.
         CertificateError::Other(error) if format!("{error:?}").contains("CaUsedAsEndEntity") => {
             "an authority's, not a server's"
         }
@@ -146,7 +146,7 @@ fn of_certificate(error: &CertificateError) -> &'static str {
     }
 }
 
-/// The word for what the system says, as its own manual has it.
+/// Returns the text for an error of the system, as in its manual.
 fn of_kind(kind: io::ErrorKind) -> Option<&'static str> {
     Some(match kind {
         io::ErrorKind::ConnectionRefused => "connection refused",
@@ -191,7 +191,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// As much of a time as anybody reads: milliseconds below a minute, seconds beyond.
+/// Rounds to milliseconds below a minute, and to seconds beyond.
 fn rounded(time: Duration) -> Duration {
     match time.as_secs() {
         0..60 => Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
@@ -214,7 +214,7 @@ fn spaced(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
     Ok(())
 }
 
-/// Why a name server gave no answer.
+/// Returns why a DNS query failed.
 pub fn of_dns(error: &NetError) -> String {
     match error {
         error if error.is_nx_domain() => "there is no such name".into(),

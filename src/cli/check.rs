@@ -1,6 +1,6 @@
-//! Owns: `linchpin check`, and which file is meant when none is named.
-//! Invariant: the exit code is 0 if and only if `linchpin run` would take the file.
-//! Must not know: what a configuration holds.
+//! Owns: `linchpin check`, and finding the configuration file if none is named.
+//! Invariant: the exit code is 0 exactly if `linchpin run` accepts the file.
+//! Must not know: the content of a configuration.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use crate::config::{self, Report};
 use crate::files::{self, shell_word};
 use crate::import::{Format, LONGEST};
 
-/// Where a configuration file is looked for, in this order.
+/// The default configuration files, in order.
 pub const PLACES: [&str; 2] = ["linchpin.toml", "/etc/linchpin/linchpin.toml"];
 
-/// No file was named, and none is where they are looked for.
+/// No file was named, and no default file exists.
 #[derive(Debug)]
 pub struct NoFile;
 
@@ -26,21 +26,21 @@ impl std::fmt::Display for NoFile {
     }
 }
 
-/// The named configuration file, or the first of [`PLACES`] that there is.
+/// Returns the named configuration file, or the first of [`PLACES`] that exists.
 ///
 /// # Errors
-/// If none was named and there is none.
+/// If no file is named, and none of these exists.
 pub fn find(path: Option<&Path>) -> Result<PathBuf, NoFile> {
     let default = || PLACES.iter().map(PathBuf::from).find(|place| place.exists());
     path.map(Path::to_path_buf).or_else(default).ok_or(NoFile)
 }
 
-/// What is to be said of a file that can't be run: its findings; or that it is another product's, in whose own words
-/// every line would be one.
+/// Returns the findings of a file that cannot run. For a configuration of another product, which would have a finding
+/// in every line, says that instead.
 pub(super) fn refusal(path: &Path, report: &Report) -> String {
     let is_toml = !report.findings().iter().any(|finding| finding.problem.starts_with("not TOML: "));
     let text = if is_toml { None } else { files::read_text(path, LONGEST as u64).ok() };
-    // By its content alone: any file may be called so.
+    // Recognize the product by the content only: any file may have this name.
     match text.and_then(|text| Format::guess("", &text)) {
         None => report.to_string(),
         Some(format) => {
@@ -53,13 +53,13 @@ pub(super) fn refusal(path: &Path, report: &Report) -> String {
     }
 }
 
-/// Prints every error and warning of the file, and a last line that sums them up.
+/// Prints all errors and warnings of the file, and a summary as the last line.
 pub fn run(path: Option<&Path>) -> ExitCode {
     let (text, is_good) = match find(path) {
         Ok(path) => verdict(&path),
         Err(error) => (format!("{error}\n"), false),
     };
-    // Nobody is left to tell if standard output is closed; the exit code says it all the same.
+    // If standard output is closed, the exit code is all that is left.
     let _ = io::stdout().write_all(text.as_bytes());
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,6 +1,6 @@
-//! Owns: which listeners a route is open at, and what is said where that is not what it looks like.
-//! Invariant: a route is tied to listeners that there are; a route that is open with and without a client certificate is told of.
-//! Must not know: what a route does; handshakes.
+//! Owns: the checks of which listeners a route serves.
+//! Invariant: a route names only listeners of the file; a route that serves listeners with and without client certificates has a warning.
+//! Must not know: what a route does; TLS handshakes.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::report::Notes;
 use super::values::{known, shown};
 use crate::tls::server::ClientVerification;
 
-/// Notes what doesn't fit together.
+/// Notes routes and listeners that do not fit together.
 pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     for route in &draft.routes {
         for (index, name) in route.listeners.iter().enumerate() {
@@ -33,7 +33,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     certificates(draft, notes);
 }
 
-/// Listeners at which every request is answered by 404.
+/// Notes listeners without a route: every request to them gets a 404.
 fn unreached(draft: &Draft, notes: &Notes<'_>) {
     for listener in draft.listeners.iter().filter(|listener| listener.serves()) {
         let Some(address) = &listener.address else { continue };
@@ -44,11 +44,11 @@ fn unreached(draft: &Draft, notes: &Notes<'_>) {
     }
 }
 
-/// Where one listener keeps out clients without a certificate and another one doesn't, or wants those of another
-/// authority, a route that is open at both keeps nobody out.
+/// Notes routes that serve a listener that requires client certificates and one that requires none, or those of another
+/// authority: such a route keeps nobody out.
 fn certificates(draft: &Draft, notes: &Notes<'_>) {
     let routed = draft.routes.iter().filter(|route| route.pool.is_some());
-    // Who names its listeners has thought of it.
+    // A route that names its listeners serves these on purpose.
     let mut opened: Vec<_> = routed.filter(|route| route.listeners.is_empty()).map(|route| &route.span).collect();
     if let (true, Some(pool)) = (draft.routes.is_empty(), draft.pools.first()) {
         opened.push(&pool.span);
@@ -76,7 +76,7 @@ fn client_verification(listener: &ListenerDraft) -> Option<&ClientVerification> 
     listener.tls.as_ref()?.settings.as_ref()?.clients.as_ref()
 }
 
-/// Whose certificates let clients in, if nothing else does.
+/// The authority whose certificates the listener requires; `None` if clients need none.
 fn required(listener: &ListenerDraft) -> Option<&Path> {
     client_verification(listener).filter(|clients| clients.is_required).map(|clients| clients.authorities.as_path())
 }

@@ -1,6 +1,6 @@
-//! Owns: where listeners and backends are: an IP address and a port, or a Unix socket; and what is said of everything else.
-//! Invariant: a remedy is the address that was meant, as far as that can be known, in the words of this file.
-//! Must not know: what else listens there; nothing is looked up.
+//! Owns: the addresses of listeners and backends: an IP address and a port, or a Unix socket.
+//! Invariant: a remedy names the address that was probably meant, as this file writes it.
+//! Must not know: which process listens at an address; DNS.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -12,16 +12,16 @@ use super::values::{InvalidValue, Value, clipped, found, must_be, shown, text};
 use crate::files;
 use crate::net::{Address, LONGEST_PATH};
 
-/// Whose address it is.
+/// The side that has the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AddressOf {
-    /// A listener's: we are there ourselves.
+    /// Linchpin listens there.
     Listener,
-    /// A backend's.
+    /// A backend listens there.
     Backend,
 }
 
-/// Where we listen. `unix:` and a path starts at the folder of the file.
+/// Reads the address of a listener. The path after `unix:` starts at the folder of the file.
 pub(super) fn endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
     move |value| {
         let address = address(value, table, AddressOf::Listener)?;
@@ -36,7 +36,7 @@ pub(super) fn endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Val
     }
 }
 
-/// Where a backend listens.
+/// Reads the address of a backend.
 pub(super) fn backend_endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<Address> + 't {
     move |value| {
         let address = address(value, table, AddressOf::Backend)?;
@@ -68,8 +68,8 @@ fn socket_file(path: &str, value: &DeValue<'_>, table: &Table<'_>) -> Value<Addr
     Ok(Address::Unix(path))
 }
 
-/// An IP address and a port; `localhost:PORT` is 127.0.0.1. Names are not looked up: what they
-/// stand for could change while the proxy runs, and nothing here would follow.
+/// Reads an IP address and a port; `localhost:PORT` is 127.0.0.1. Refuses host names: their addresses could change
+/// while the proxy runs, and it would not follow.
 fn socket(value: &DeValue<'_>, of: AddressOf) -> Value<SocketAddr> {
     const WHAT: &str = "an IP address and a port";
     if let Some(port) = value.as_integer().and_then(|number| number.as_str().parse::<u16>().ok()) {
@@ -80,13 +80,13 @@ fn socket(value: &DeValue<'_>, of: AddressOf) -> Value<SocketAddr> {
     numeric.as_deref().unwrap_or(text).parse().map_err(|_| must_be(WHAT, shown(text), remedy(text, of)))
 }
 
-/// What to write instead of a text that is no IP address with a port.
+/// Returns the remedy for a text that is not an IP address with a port.
 fn remedy(text: &str, of: AddressOf) -> String {
     let text = text.trim();
     if let Some((scheme, rest)) = text.split_once("://") {
         return remedy_for_url(&scheme.to_ascii_lowercase(), rest, of);
     }
-    // As HAProxy and Caddy write families and kinds of sockets.
+    // HAProxy and Caddy write address families and socket types like this.
     let bare = ["ipv4@", "ipv6@", "tcp@", "tcp4@", "tcp6@", "tcp/", "tcp4/", "tcp6/"];
     let bare = bare.into_iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
     if let Some(path) = ["unix@", "unix/"].iter().find_map(|prefix| text.strip_prefix(prefix)) {
@@ -95,7 +95,7 @@ fn remedy(text: &str, of: AddressOf) -> String {
     if text.starts_with(['/', '.']) {
         return format!("write {}", shown(&format!("unix:{text}")));
     }
-    // As nginx and HAProxy write a server and what is said of it.
+    // nginx and HAProxy write a server and its options like this.
     if let Some((first, _)) = bare.split_once(char::is_whitespace) {
         return match first.parse::<SocketAddr>() {
             Ok(_) => format!("write {} alone; what stands behind it has keys of its own", shown(first)),
@@ -105,7 +105,7 @@ fn remedy(text: &str, of: AddressOf) -> String {
     format!("write {}", plain(bare, 8080, of))
 }
 
-/// What to write for a URL: only its address, and elsewhere what the rest of it says.
+/// Returns the remedy for a URL: its address, and where its scheme and path belong.
 fn remedy_for_url(scheme: &str, rest: &str, of: AddressOf) -> String {
     let (authority, path) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
     let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -139,13 +139,13 @@ fn remedy_for_url(scheme: &str, rest: &str, of: AddressOf) -> String {
     format!("write {}", words.join(", and "))
 }
 
-/// An address without scheme and options, with a port if it has none.
+/// Returns the address without scheme and options, with a port if it has none.
 fn plain(text: &str, port: u16, of: AddressOf) -> String {
     let with_port = |ip: IpAddr, port: u16| format!("\"{}\"", SocketAddr::new(ip, port));
     if let Ok(address) = text.parse::<SocketAddr>() {
         return format!("\"{address}\"");
     }
-    // `::1:8080` is an address, too; nobody has one that ends so, and everybody forgets the brackets.
+    // `::1:8080` is a valid IPv6 address, too, but forgotten brackets are far more likely.
     if let Some((host, port)) = text.rsplit_once(':')
         && let (Ok(ip), true) = (host.parse::<Ipv6Addr>(), port.len() >= 2)
         && let Ok(port) = port.parse::<u16>()
@@ -184,7 +184,7 @@ fn plain(text: &str, port: u16, of: AddressOf) -> String {
     }
 }
 
-/// A port alone, which others take for every address of the machine.
+/// Returns addresses for a port alone, which other proxies read as every address of the machine.
 fn addresses_for_port(port: u16, of: AddressOf) -> String {
     match of {
         AddressOf::Listener => format!(

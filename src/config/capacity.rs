@@ -1,6 +1,6 @@
-//! Owns: whether what a configuration asks for fits into the limit of open descriptors.
-//! Invariant: the default of `max_connections` is an upper bound, and nobody's wish: it is spoken of only where it is far away.
-//! Must not know: the limit of this process, which its caller asks for.
+//! Owns: whether the configuration fits into the limit of open file descriptors.
+//! Invariant: the default of `max_connections` is only an upper bound: it causes a warning only if very few clients fit.
+//! Must not know: how to find the limit of this process; the caller passes it.
 
 use std::ops::Range;
 
@@ -9,11 +9,11 @@ use super::report::Notes;
 use crate::health::Probe;
 use crate::runtime::descriptors::{self, Needs};
 
-/// Room for fewer clients is spoken of, whatever is configured.
+/// Space for fewer clients than this is always a warning.
 const FEW: usize = 256;
 
 impl Plan {
-    /// What it needs descriptors for, beside its clients.
+    /// Returns what the plan needs descriptors for, apart from clients.
     pub fn descriptors(&self) -> Needs {
         let probed = self.pools.iter().filter(|pool| pool.health.probe != Probe::None);
         let backends = probed.map(|pool| {
@@ -29,7 +29,7 @@ impl Plan {
     }
 }
 
-/// Notes that a process which may open `limit` descriptors can't have `max_connections`, which stands at `place`.
+/// Warns if a process that may open `limit` descriptors cannot have `max_connections`, whose value is at `place`.
 pub(super) fn check(plan: &Plan, place: Option<Range<usize>>, limit: usize, notes: &Notes<'_>) {
     let wanted = plan.server.max_connections;
     let clients = descriptors::budget(limit, plan.descriptors()).clients;

@@ -1,5 +1,5 @@
-//! Owns: the rules that hold between sections.
-//! Invariant: what passes can be run: every name that is used names one thing.
+//! Owns: the rules that apply between sections.
+//! Invariant: a draft without errors can run: every name in it refers to exactly one thing.
 //! Must not know: how the file is written; the disk.
 
 use std::collections::hash_map::Entry;
@@ -21,7 +21,7 @@ use crate::affinity::{Carrier, Cause};
 use crate::health::Probe;
 use crate::net::{Address, own};
 
-/// Notes all that doesn't fit together.
+/// Notes all sections that do not fit together.
 pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     let file = notes.whole_file();
     if draft.listeners.is_empty() {
@@ -70,8 +70,7 @@ where
     }
 }
 
-/// Refuses the second of two listeners one of which would have to take the other's connections. Port 0 is a new port
-/// for each.
+/// Refuses the second of two listeners that cannot both listen. Port 0 is a new port for each.
 fn overlaps<'d>(listeners: impl Iterator<Item = &'d Spanned<Address>>, notes: &Notes<'_>) {
     let mut by_port: HashMap<Option<u16>, Vec<&Spanned<Address>>> = HashMap::new();
     for listener in listeners {
@@ -158,7 +157,7 @@ fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
     }
 }
 
-/// Where persistence and backends have to fit.
+/// Checks that persistence and backends fit together.
 fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
     pool.warn_of_waits(&pool.waits_at, pool.timeouts.total, notes);
     let routes = || pool.backends.iter().filter_map(|backend| backend.route.as_ref());
@@ -190,7 +189,7 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
     }
 }
 
-/// No backend leads back here: neither to a listener, nor to what is for the operator alone.
+/// Refuses backends at an address of this process: a listener or the admin listener.
 fn backends_are_not_local(pool: &PoolDraft, draft: &Draft, interfaces: &HashSet<IpAddr>, notes: &Notes<'_>) {
     for address in pool.backends.iter().filter_map(|backend| backend.address.as_ref()) {
         let leads_to = |listening: &Address| own::reaches(&address.value, listening, interfaces);
@@ -217,7 +216,7 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
     }
     let mut first: HashMap<(&str, Option<bool>, &str, &str), usize> = HashMap::new();
     let named = draft.pools.iter().rev().filter_map(|pool| Some((pool.name.as_ref()?.value.as_str(), pool)));
-    // Of two of one name, which is an error, the first.
+    // If two pools have the same name, which is an error, take the first.
     let pools: HashMap<_, _> = named.collect();
     for route in &draft.routes {
         let of_name = route.pool.as_ref().map(|pool| pools.get(pool.value.as_str()));
@@ -259,7 +258,7 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
     }
 }
 
-/// Who is sent to TLS, and who is spoken to by it.
+/// Checks redirects to https, and the host names for TLS to backends.
 fn encryption(draft: &Draft, notes: &Notes<'_>) {
     if notes.is_whole() && !draft.listeners.iter().any(|listener| listener.tls.is_some()) {
         for port in draft.listeners.iter().filter_map(|listener| listener.redirect_https.as_ref()) {
@@ -282,8 +281,8 @@ fn encryption(draft: &Draft, notes: &Notes<'_>) {
     }
 }
 
-/// Pools whose cookies a client would take for the same one: each answer would overwrite the pin
-/// of the other pool.
+/// Refuses pools whose cookies a client cannot tell apart: the response of one pool would overwrite the pin of the
+/// other.
 fn cookies(draft: &Draft, notes: &Notes<'_>) {
     let cookies: Vec<_> = draft.pools.iter().filter_map(|pool| Some((pool, pool.cookie()?))).collect();
     for (index, (pool, cookie)) in cookies.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Owns: `[[pools.discover]]`.
-//! Invariant: what the room calls its default is the default.
-//! Must not know: other sections; nothing is looked up here, nor read.
+//! Invariant: the defaults are those of `discover`.
+//! Must not know: other sections; it resolves no name and reads no file.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::files;
 const RECORDS: [(&str, Records); 4] =
     [("a", Records::A), ("aaaa", Records::Aaaa), ("a+aaaa", Records::Both), ("srv", Records::Srv)];
 
-/// One source, or `None` if it was said to be wrong.
+/// Reads one source. `None` if it has an error, which is noted.
 pub(super) fn discover(table: &Table<'_>) -> Option<Settings> {
     let dns = dns(table);
     let file = table.get("file", |value| backends_file(table.notes().resolve(&plain_text(value)?)));
@@ -38,7 +38,7 @@ pub(super) fn discover(table: &Table<'_>) -> Option<Settings> {
         }
         (true, false) | (false, false) => {}
     }
-    // All keys are asked for, whatever is wrong with one of them: who is not asked for is unknown.
+    // Read all keys even after an error: the reader calls a key unknown if nothing reads it.
     let default = Settings::new(Source::File(std::path::PathBuf::new()));
     let settings = Settings {
         weight: table.get("weight", whole(0..=1000)).unwrap_or(default.weight),
@@ -89,7 +89,7 @@ fn without_effect(table: &Table<'_>, key: &'static str, why: &str) {
     }
 }
 
-/// A name that DNS can be asked for.
+/// Reads a DNS name.
 fn dns_name(value: &DeValue<'_>) -> Value<String> {
     const WHAT: &str = "a name such as \"app.internal\"";
     let text = text(value)?;
@@ -109,7 +109,7 @@ fn dns_name(value: &DeValue<'_>) -> Value<String> {
     Err(must_be(WHAT, shown(text), remedy))
 }
 
-/// Where a DNS server is: port 53, if none is said.
+/// Reads the address of a DNS server. The default port is 53.
 fn resolver(value: &DeValue<'_>) -> Value<SocketAddr> {
     let text = text(value)?;
     let address = text.parse().ok().or_else(|| Some(SocketAddr::new(text.parse().ok()?, 53)));
@@ -118,7 +118,7 @@ fn resolver(value: &DeValue<'_>) -> Value<SocketAddr> {
     address.ok_or_else(wrong)
 }
 
-/// The file of backends. One that is not there yet may come.
+/// Reads the path of the file of backends, which may not exist yet.
 fn backends_file(path: PathBuf) -> Value<Source> {
     match files::irregular_type_at(&path) {
         None => Ok(Source::File(path)),

@@ -1,6 +1,6 @@
-//! Owns: the sections of the file that stand once, and the keys.
-//! Invariant: what a section's room calls its default is the default.
-//! Must not know: how sections bear on each other.
+//! Owns: the sections that occur once, and `[[keys]]`.
+//! Invariant: the defaults are those of the module that owns the `Settings`.
+//! Must not know: how sections affect each other.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -25,10 +25,10 @@ use crate::net::Address;
 use crate::proxy::{rate, replay, via};
 use crate::{admin, files, runtime, telemetry};
 
-/// The file, section by section. What is `None` was said to be wrong.
+/// The file, section by section. A `None` has an error, which is noted.
 pub(super) struct Draft {
     pub(super) server: runtime::Settings,
-    /// Where `max_connections` stands, if it does.
+    /// The position of `max_connections`, if the file has it.
     pub(super) max_connections: Option<Range<usize>>,
     pub(super) rate: Option<rate::Settings>,
     pub(super) replay_memory: usize,
@@ -92,7 +92,7 @@ fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>, usiz
     (settings, rate, replay_memory, via)
 }
 
-/// The key `via`: whether the field is written, or what Linchpin is called in it.
+/// Reads `via`: `false` for no field, or the name of this Linchpin in it.
 fn known_as(value: &DeValue<'_>) -> Value<Option<String>> {
     match value.as_bool() {
         Some(is_on) => Ok(is_on.then(|| via::NAME.into())),
@@ -121,7 +121,7 @@ fn limits(table: &Table<'_>) -> runtime::Limits {
     limits
 }
 
-/// How many requests a client may send; as many at once as in a second, if that is not said.
+/// Reads the request rate of a client. The default burst is what the rate allows in one second.
 fn rate_of(table: &Table<'_>) -> Option<rate::Settings> {
     let rate = table.get("requests_per_client", rate(1..=100_000));
     let burst = table.get("request_burst", whole(1..=1_000_000));
@@ -148,7 +148,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 fn level(value: &DeValue<'_>) -> Value<String> {
     let text = text(value)?;
-    // A filter may be a bare target, so that a mistyped level would be one.
+    // A filter may be a bare target, so a mistyped level would be a valid filter.
     let is_filter = text.contains('=') && EnvFilter::builder().parse(text).is_ok();
     if is_filter || LEVELS.contains(&text) {
         return Ok(text.into());
@@ -175,7 +175,7 @@ fn access(table: &Table<'_>, value: &DeValue<'_>) -> Value<telemetry::Access> {
     }
 }
 
-/// The file of the access log. One that is not there yet is made at start.
+/// Reads the path of the access log. A start creates a missing file.
 fn log_file(path: PathBuf) -> Value<telemetry::Access> {
     let Some(what) = files::irregular_type_at(&path) else {
         return match files::cannot_append(&path) {

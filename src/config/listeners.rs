@@ -1,6 +1,6 @@
 //! Owns: `[[listeners]]`.
-//! Invariant: what a section's room calls its default is the default.
-//! Must not know: what is served on a listener.
+//! Invariant: the defaults are those of the module that owns the `Settings`.
+//! Must not know: what a listener serves.
 
 use super::addresses::endpoint;
 use super::names::{name, network};
@@ -12,11 +12,11 @@ use crate::runtime::ListenerSettings;
 use http::HeaderName;
 use ipnet::IpNet;
 
-/// The fields of which a listener believes one.
+/// The fields that a listener can read client addresses from; it reads one of them.
 const FORWARDED: [(&str, HeaderName); 2] =
     [("x-forwarded-for", HeaderName::from_static("x-forwarded-for")), ("forwarded", http::header::FORWARDED)];
 
-/// One `[[listeners]]`. What is `None` was said to be wrong.
+/// One `[[listeners]]`. A `None` has an error, which is noted, or is not in the file.
 pub(super) struct ListenerDraft {
     pub(super) name: Option<Spanned<String>>,
     pub(super) address: Option<Spanned<Address>>,
@@ -29,17 +29,17 @@ pub(super) struct ListenerDraft {
 }
 
 impl ListenerDraft {
-    /// What routes call it: its name, or its address.
+    /// The name for routes: its `name`, or its address.
     pub(super) fn name(&self) -> Option<String> {
         self.name.as_ref().map(|name| name.value.clone()).or_else(|| Some(self.address.as_ref()?.value.to_string()))
     }
 
-    /// Whether its requests get to routes: they are not all sent to another listener.
+    /// Whether requests reach routes, instead of being redirected to https.
     pub(super) fn serves(&self) -> bool {
         self.redirect_https.as_ref().is_none_or(|port| port.value.is_none())
     }
 
-    /// Whether its requests can have come by https, or without it. A trusted proxy says of each how it came.
+    /// Whether it may receive requests by https, or without. A trusted proxy states the scheme of each request.
     pub(super) fn may_receive(&self, by_https: bool) -> bool {
         self.tls.is_some() == by_https || !self.trusted_proxies.is_empty()
     }
@@ -86,7 +86,7 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerDraft {
             "write trusted_proxies = [\"10.0.0.0/8\"], with the addresses of the load balancers before this one";
         table.notes().error(&table.at("proxy_protocol"), problem, remedy);
     }
-    // To write the default where it means nothing misleads nobody, and the file with every key does.
+    // Writing the default without `trusted_proxies` misleads nobody; the file with every key does it.
     if draft.forwarded.as_ref().is_some_and(|field| *field == http::header::FORWARDED)
         && draft.trusted_proxies.is_empty()
     {

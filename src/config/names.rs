@@ -1,6 +1,6 @@
-//! Owns: what names may look like: names of things, hosts, networks, paths of URLs and cookies.
-//! Invariant: whatever passes can stand in a header field, a log line and a metric label as it is.
-//! Must not know: which name belongs to what.
+//! Owns: the syntax of names: of things, hosts, networks, URL paths and cookies.
+//! Invariant: an accepted name can be used unchanged in a field, a log line and a metric label.
+//! Must not know: what a name refers to.
 
 use std::net::Ipv6Addr;
 
@@ -11,7 +11,7 @@ use toml::de::DeValue;
 use super::values::{InvalidValue, Value, must_be, shown, text};
 use crate::affinity::seal::MAX_NAME;
 
-/// The name of a pool, backend, listener or key.
+/// Reads the name of a pool, backend, listener or key.
 pub(super) fn name(value: &DeValue<'_>) -> Value<String> {
     let name = text(value)?;
     let is_good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -28,7 +28,7 @@ pub(super) fn name(value: &DeValue<'_>) -> Value<String> {
     Err(must_be(&what, shown(name), remedy))
 }
 
-/// A host of a route: a name, `*.` and a name, or an IP address; in lower case.
+/// Reads a host of a route: a name, `*.` and a name, or an IP address. Returns it in lower case.
 pub(super) fn host_pattern(value: &DeValue<'_>) -> Value<String> {
     const WHAT: &str = "a host name such as \"example.com\" or \"*.example.com\"";
     let text = text(value)?;
@@ -50,9 +50,9 @@ pub(super) fn host_pattern(value: &DeValue<'_>) -> Value<String> {
     Err(must_be(WHAT, shown(text), remedy))
 }
 
-/// A protocol that requests may ask to go on in: `websocket`, or `SPDY/3.1` with a version.
+/// Reads a protocol for `Upgrade`: `websocket`, or `SPDY/3.1` with a version.
 pub(super) fn upgrade(value: &DeValue<'_>) -> Value<String> {
-    // By these a client would go on with the backend in a way that nobody here looks at.
+    // With these, client and backend would exchange requests that Linchpin does not see.
     const NEVER: [&str; 3] = ["h2c", "http", "tls"];
     const WHAT: &str = "a protocol such as \"websocket\" or \"SPDY/3.1\"";
     let text = text(value)?;
@@ -70,20 +70,20 @@ pub(super) fn upgrade(value: &DeValue<'_>) -> Value<String> {
     }
 }
 
-/// The Host field of a probe, or where a redirect leads: a host and maybe a port.
+/// Reads a host and an optional port, for a probe or a redirect.
 pub(super) fn authority(value: &DeValue<'_>) -> Value<String> {
     let text = text(value)?;
     let error = || must_be("a host, or host:port", shown(text), "write for example \"example.com\"");
     if is_authority(text) { Ok(text.into()) } else { Err(error()) }
 }
 
-/// A host and maybe a port.
+/// Whether `text` is a host with an optional port.
 pub(super) fn is_authority(text: &str) -> bool {
     let is_port = |port: &str| port.parse::<u16>().is_ok();
     is_host(text) || text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port))
 }
 
-/// The Domain attribute of a cookie.
+/// Reads the Domain attribute of a cookie.
 pub(super) fn cookie_domain(value: &DeValue<'_>) -> Value<String> {
     let text = text(value)?;
     if is_host(text) && !text.starts_with('[') {
@@ -96,7 +96,7 @@ pub(super) fn cookie_domain(value: &DeValue<'_>) -> Value<String> {
     Err(must_be("a domain name", shown(text), remedy))
 }
 
-/// A cookie's name: a token (RFC 9110 §5.6.2).
+/// Reads a cookie's name: a token (RFC 9110 §5.6.2).
 pub(super) fn cookie_name(value: &DeValue<'_>) -> Value<String> {
     const LONGEST: usize = 128;
     let text = text(value)?;
@@ -108,8 +108,7 @@ pub(super) fn cookie_name(value: &DeValue<'_>) -> Value<String> {
     Err(must_be(&what, shown(text), "write for example \"linchpin\""))
 }
 
-/// The name of a field that Linchpin reads or sets: a token (RFC 9110 §5.6.2) that has no meaning for
-/// the message itself.
+/// Reads the name of a field for Linchpin: a token (RFC 9110 §5.6.2) without a meaning of its own.
 pub(super) fn field_name(value: &DeValue<'_>) -> Value<HeaderName> {
     const TAKEN: [&str; 20] = [
         "accept",
@@ -145,8 +144,8 @@ pub(super) fn field_name(value: &DeValue<'_>) -> Value<HeaderName> {
     Ok(name)
 }
 
-/// The name of a field that a route sets, adds or removes (`action`): none that frames the message or
-/// belongs to the connection, none that says who the client is, and no cookie but to be removed.
+/// Reads the name of a field that a route sets, adds or removes (`action`). Refuses fields of framing and of the
+/// connection, and those that say who the client is; cookies can only be removed.
 pub(super) fn edited_field(text: &str, of_request: bool, action: &str) -> Value<HeaderName> {
     const HOP: [&str; 11] = [
         "connection",
@@ -183,7 +182,7 @@ pub(super) fn edited_field(text: &str, of_request: bool, action: &str) -> Value<
     Err(InvalidValue { problem: format!("can't be {}, which {why}", shown(text)), remedy: remedy.into() })
 }
 
-/// The name of a path parameter or of a key of a query: unreserved characters (RFC 3986 §2.3).
+/// Reads the name of a path parameter or query parameter: unreserved characters (RFC 3986 §2.3).
 pub(super) fn parameter(value: &DeValue<'_>) -> Value<String> {
     let text = text(value)?;
     let is_good = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
@@ -193,7 +192,7 @@ pub(super) fn parameter(value: &DeValue<'_>) -> Value<String> {
     Err(must_be("a name of letters, digits and -._~", shown(text), "write for example \"jsessionid\""))
 }
 
-/// An address, or a network of them: `10.0.0.0/8`.
+/// Reads an IP address or a network such as `10.0.0.0/8`.
 pub(super) fn network(value: &DeValue<'_>) -> Value<IpNet> {
     let text = text(value)?;
     let network = text.parse::<IpNet>().map(|network| network.trunc()).ok();
@@ -202,23 +201,22 @@ pub(super) fn network(value: &DeValue<'_>) -> Value<IpNet> {
     network.ok_or_else(error)
 }
 
-/// The Path attribute of a cookie.
+/// Reads the Path attribute of a cookie.
 pub(super) fn cookie_path(value: &DeValue<'_>) -> Value<String> {
     path(value, ";", "a path that begins with / and has no blank and no `;`")
 }
 
-/// The path and query of a probe.
+/// Reads the path and query of a probe.
 pub(super) fn target(value: &DeValue<'_>) -> Value<String> {
     path(value, "#", "a path that begins with / and has no blank and no `#`")
 }
 
-/// The whole path that a redirect leads to.
+/// Reads the whole path of a redirect.
 pub(super) fn plain_path(value: &DeValue<'_>) -> Value<String> {
     path(value, "?#", "a path that begins with / and has no blank, `?` or `#`")
 }
 
-/// The path of a route. `/app/` and `/app` are the same (Gateway API), so that the slash at the
-/// end goes.
+/// Reads the path of a route, without a trailing slash: `/app/` and `/app` are the same (Gateway API).
 pub(super) fn path_prefix(value: &DeValue<'_>) -> Value<String> {
     let path = path(value, "?#", "a path that begins with / and has no blank, `?` or `#`")?;
     let trimmed = path.trim_end_matches('/');
@@ -242,7 +240,7 @@ fn path(value: &DeValue<'_>, refused: &str, what: &str) -> Value<String> {
     Err(must_be(what, shown(text), remedy))
 }
 
-/// A host name of RFC 1123 (and with `_`, which many use) in lower or upper case, or an IP address.
+/// Whether `text` is an IP address or a host name of RFC 1123 in any case; `_` is allowed, since many use it.
 pub(super) fn is_host(text: &str) -> bool {
     if let Some(inner) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
         return inner.parse::<Ipv6Addr>().is_ok();

@@ -1,5 +1,5 @@
-//! Owns: `[pools.persistence]`, and which cookies no browser would keep.
-//! Invariant: a combination of attributes that can't work is an error here, not a riddle in a browser.
+//! Owns: `[pools.persistence]`, and the cookies that browsers would not keep.
+//! Invariant: a combination of attributes that cannot work is an error here, not a surprise in a browser.
 //! Must not know: keys, pins, other pools.
 
 mod policies;
@@ -42,12 +42,12 @@ impl PersistenceType {
     }
 }
 
-/// Longer than any login lasts, and short enough for every clock.
+/// Longer than any login lasts, and short enough to be added to any clock.
 const LONGEST: Duration = YEAR.saturating_mul(10);
-/// What a table of learned sessions holds if nothing is said: about 70 MiB of them.
+/// The default capacity of a table of learned sessions, about 70 MiB.
 const CAPACITY: usize = 1_000_000;
 
-/// Reads the persistence of the pool named `pool`; also gives the place where its cookie gets its name.
+/// Reads the persistence of the pool named `pool`. Also returns the position of its cookie's name.
 pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usize>) {
     let kind = table.get("type", word(PersistenceType::WORDS, &[])).unwrap_or(PersistenceType::Cookie);
     let idle_timeout = table.get("idle_timeout", duration(SECOND..=LONGEST));
@@ -95,7 +95,7 @@ pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usi
     (Settings { carrier, ..settings }, named_at)
 }
 
-/// The carrier of a type that can't do without its section.
+/// Returns the carrier of a type that needs its own section.
 fn required<T>(
     table: &Table<'_>,
     kind: PersistenceType,
@@ -111,7 +111,7 @@ fn required<T>(
     read.map_or(Carrier::None, carrier)
 }
 
-/// Keys that do nothing for pins of this type.
+/// Warns of keys that have no effect for this type.
 fn warn_of_unused_keys(table: &Table<'_>, kind: PersistenceType) {
     let sections = ["cookie", "header", "route", "learned"].into_iter().filter(|section| *section != kind.as_str());
     let others: &[&str] = match kind {
@@ -149,7 +149,8 @@ fn route(table: &Table<'_>) -> Option<route::Settings> {
     })
 }
 
-/// What stands between an id and the name of its server: no character of names or cookie values' edges.
+/// Reads the character between a session id and the name of its backend: one that occurs in no name and in no quoted
+/// cookie value.
 fn separator(value: &DeValue<'_>) -> Value<char> {
     let text = text(value)?;
     let mut chars = text.chars();
@@ -175,8 +176,8 @@ fn learned(table: &Table<'_>) -> Option<learned::Settings> {
     Some(learned::Settings { source: cookie.or(header)?, capacity, store })
 }
 
-/// The name of a routing cookie. What a Linchpin behind this one sets under the same name goes to clients with
-/// the last character behind it.
+/// Reads the name of a routing cookie. The last character is reserved: Linchpin appends it to the cookies of a Linchpin
+/// behind this one that have the same name.
 fn routing_cookie(value: &DeValue<'_>) -> Value<String> {
     let name = cookie_name(value)?;
     let behind = char::from(pin_names::CHAIN_SUFFIX);
@@ -191,7 +192,7 @@ fn routing_cookie(value: &DeValue<'_>) -> Value<String> {
     }
 }
 
-/// The address of a store, which may hold a password and is not shown.
+/// Reads the address of a store. Never shows it, since it may contain a password.
 fn store(value: &DeValue<'_>) -> Value<String> {
     let address = text(value)?;
     match session_sync::check_address(address) {
@@ -244,7 +245,7 @@ fn check_attributes(table: &Table<'_>, cookie: &cookie::Settings) {
     }
 }
 
-/// Names that browsers take only with certain attributes (RFC 6265bis §4.1.3), whatever their case.
+/// Refuses names that browsers accept only with certain attributes (RFC 6265bis §4.1.3), whatever their case.
 fn check_prefix(table: &Table<'_>, cookie: &cookie::Settings) {
     let name = cookie.name.to_ascii_lowercase();
     let mut needed = Vec::new();

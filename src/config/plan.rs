@@ -1,5 +1,5 @@
-//! Owns: the plan, and the last step to it, from a draft without errors.
-//! Invariant: nothing is decided here but what stands in for a section that isn't there.
+//! Owns: the plan, and its construction from a draft without errors.
+//! Invariant: the only decisions here are the defaults for missing sections.
 //! Must not know: the file; the disk.
 
 use std::sync::Arc;
@@ -12,26 +12,26 @@ use crate::affinity::KeyRing;
 use crate::affinity::seal::SealingKey;
 use crate::{admin, affinity, balance, discover, health, pool, proxy, runtime, telemetry, upstream};
 
-/// A configuration that can be run.
+/// A configuration that can run.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// `[server]`.
     pub server: runtime::Settings,
-    /// How many requests a client may send, as `[server.limits]` has it.
+    /// The request rate of each client, from `[server.limits]`.
     pub rate: Option<proxy::rate::Settings>,
     /// `replay_memory` of `[server]`, in bytes.
     pub replay_memory: usize,
-    /// What Linchpin is called in Via, if it writes that field.
+    /// The name of this Linchpin in Via; `None` for no such field.
     pub via: Option<String>,
     /// `[log]`.
     pub log: telemetry::Settings,
     /// `[admin]`, if there is one.
     pub admin: Option<admin::Settings>,
-    /// `[[keys]]`; a random key if there are none.
+    /// `[[keys]]`; a random key if the file has none.
     pub keys: Arc<KeyRing>,
     /// `[[listeners]]`, at least one.
     pub listeners: Vec<runtime::ListenerSettings>,
-    /// `[[routes]]`; one to the only pool if there are none.
+    /// `[[routes]]`; one to the only pool if the file has none.
     pub routes: Vec<proxy::route::Settings>,
     /// `[[pools]]`, at least one.
     pub pools: Vec<PoolPlan>,
@@ -60,11 +60,11 @@ pub struct PoolPlan {
     pub discover: Vec<discover::Settings>,
 }
 
-/// The id of the key that is made when none is configured.
+/// The id of the random key.
 const RANDOM_KEY: &str = "random";
 
 impl Draft {
-    /// The plan, or a note why there is none.
+    /// Returns the plan. `None` if that is impossible; the reason is noted.
     pub(super) fn plan(self, notes: &Notes<'_>) -> Option<Plan> {
         let mut keys = Vec::new();
         for key in &self.keys {

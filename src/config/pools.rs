@@ -1,5 +1,5 @@
-//! Owns: `[[pools]]` and the sections below it, but for persistence.
-//! Invariant: what a section's room calls its default is the default.
+//! Owns: `[[pools]]` and the sections below it, except persistence.
+//! Invariant: the defaults are those of the module that owns the `Settings`.
 //! Must not know: other pools, listeners, routes.
 
 use std::ops::Range;
@@ -23,16 +23,16 @@ use crate::proxy::{Timeouts, key, retry};
 use crate::upstream::ProxyProtocol;
 use crate::{affinity, balance, discover, health, upstream};
 
-/// One `[[pools]]`. What is `None` was said to be wrong.
+/// One `[[pools]]`. A `None` has an error, which is noted, or is not in the file.
 pub(super) struct PoolDraft {
     pub(super) span: Range<usize>,
     pub(super) name: Option<Spanned<String>>,
     pub(super) balance: balance::BalancerKind,
     pub(super) hash: Option<key::Settings>,
     pub(super) persistence: affinity::Settings,
-    /// Where the cookie gets its name.
+    /// The position of the cookie's name.
     pub(super) cookie_at: Range<usize>,
-    /// Where it is said how long requests wait.
+    /// The position of `wait`, or of `on`.
     pub(super) waits_at: Range<usize>,
     pub(super) health: health::Settings,
     pub(super) health_state: health_state::Settings,
@@ -57,8 +57,8 @@ pub(super) struct BackendDraft {
 }
 
 impl PoolDraft {
-    /// Warns where a request that waits for its backend is out of time, by a `total` that is said `at` this
-    /// place, before it has waited long enough to be moved.
+    /// Warns if `total` ends a request that waits for its backend before it can move to another. `at` is the position
+    /// of the warning.
     pub(super) fn warn_of_waits(&self, at: &Range<usize>, total: Duration, notes: &Notes<'_>) {
         if let Some(wait) = self.persistence.on.longest_wait().filter(|wait| *wait >= total) {
             let (wait, total) = (humantime::format_duration(wait), humantime::format_duration(total));
@@ -153,7 +153,7 @@ enum HashBy {
     Query,
 }
 
-/// What requests are placed by, and the most that a backend may have of its fair share, in percent.
+/// Reads what requests are hashed by, and the highest share of its fair load that a backend may have, in percent.
 fn hash(table: &Table<'_>) -> (Option<key::Settings>, u32) {
     const WORDS: [(&str, HashBy); 5] = [
         ("address", HashBy::Address),
@@ -227,7 +227,7 @@ fn health(table: &Table<'_>, health_state: &mut health_state::Settings) -> healt
         ProbeType::Tcp => Probe::Tcp,
         ProbeType::None => Probe::None,
     };
-    // Who asks for probes every second hardly wants to wait two for their answers.
+    // With probes every second, an operator hardly wants to wait two seconds for each.
     health::Settings { probe, interval, timeout: timeout.unwrap_or(default.timeout.min(interval)) }
 }
 

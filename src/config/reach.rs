@@ -1,5 +1,5 @@
-//! Owns: routes that no request can get to: others take them all before, or no listener has such requests.
-//! Invariant: a route is told of only if that holds for every listener, scheme and host that it is for.
+//! Owns: finding routes that no request can reach: other routes match first, or no listener receives such requests.
+//! Invariant: a route is reported only if this holds for all its listeners, schemes and hosts.
 //! Must not know: what a route does.
 
 use std::ops::Range;
@@ -9,21 +9,21 @@ use super::listeners::ListenerDraft;
 use super::report::Notes;
 use super::routes::RouteDraft;
 
-/// Comparisons of two routes, at the most: a file with thousands of routes is not worth minutes.
+/// The limit of comparisons of two routes: a file with thousands of routes must not take minutes.
 const MOST: usize = 4_000_000;
 
-/// Notes each route that no request can get to.
+/// Notes each route that no request can reach.
 pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     if !notes.is_whole() {
         return;
     }
-    // Of two routes that match the same, the one that is tied to listeners comes first, then the one with a scheme. No
-    // other route can be hidden: a longer path or a nearer host never matches all that a shorter one does.
+    // Of two routes that match the same, the one with listeners comes first, then the one with a scheme. No other route
+    // can be hidden: a longer path or a more specific host never matches all that a shorter one does.
     let preferred: Vec<&RouteDraft> = draft.routes.iter().filter(|route| rank(route) > (false, false)).collect();
     let is_bounded = preferred.len().saturating_mul(draft.routes.len()) <= MOST;
     for route in &draft.routes {
         let listeners: Vec<_> = draft.listeners.iter().filter(|listener| is_open_at(route, listener)).collect();
-        // Listeners that are not there, or can't be read, are told of elsewhere.
+        // Another check reports listeners that are missing or have an error.
         if listeners.is_empty() || listeners.iter().any(|listener| listener.address.is_none()) {
             continue;
         }
@@ -40,7 +40,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     }
 }
 
-/// Each listener and scheme by which requests come to a route.
+/// Returns each listener and scheme by which requests reach a route.
 fn arrivals<'l>(
     route: &RouteDraft,
     listeners: &[&'l ListenerDraft],
@@ -70,7 +70,7 @@ fn warn_without_arrivals(route: &RouteDraft, listeners: &[&ListenerDraft], notes
     notes.warn(&route.span, problem, remedy);
 }
 
-/// Where one of the routes stands that take every request before this one.
+/// Returns the position of a route that matches first, if every request of this one matches another first.
 fn hidden<'r>(
     route: &RouteDraft,
     arrivals: &[(&ListenerDraft, bool)],
@@ -92,18 +92,19 @@ fn hidden<'r>(
     first
 }
 
-/// What comes first of two routes that match the same.
+/// The precedence of two routes that match the same.
 fn rank(route: &RouteDraft) -> (bool, bool) {
     (!route.listeners.is_empty(), route.settings.is_secure.is_some())
 }
 
-/// Whether requests of a listener may go by a route.
+/// Whether a route serves a listener.
 pub(super) fn is_open_at(route: &RouteDraft, listener: &ListenerDraft) -> bool {
     let name = listener.name();
     route.listeners.is_empty() || route.listeners.iter().any(|tied| Some(&tied.value) == name.as_ref())
 }
 
-/// Whether a pattern matches every host that `host`, which may be one itself, does. An empty one is for every host.
+/// Whether `pattern` matches every host that `host` matches, which may be a pattern, too. An empty one matches every
+/// host.
 fn covers(pattern: &str, host: &str) -> bool {
     pattern.is_empty()
         || pattern == host

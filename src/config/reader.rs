@@ -1,5 +1,5 @@
-//! Owns: how a section of the file is read: which keys it has been asked for is which keys it knows.
-//! Invariant: reading goes on after every error; a key nobody asked for is one.
+//! Owns: reading a section of the file: the keys that were read are the keys it knows.
+//! Invariant: reading continues after every error; a key that nothing reads is an error.
 //! Must not know: what any key means.
 
 use std::cell::RefCell;
@@ -11,14 +11,14 @@ use super::report::Notes;
 use super::synonyms::{self, Nearness};
 use super::values::{Value, clipped, found, nearest, shown};
 
-/// A value, and where it stands.
+/// A value and its position in the file.
 #[derive(Debug, Clone)]
 pub(super) struct Spanned<T> {
     pub(super) value: T,
     pub(super) span: Range<usize>,
 }
 
-/// One section of the file, or an empty one if the file doesn't have it.
+/// One section of the file, or an empty one if the file does not have it.
 pub(super) struct Table<'a> {
     notes: &'a Notes<'a>,
     path: String,
@@ -29,7 +29,7 @@ pub(super) struct Table<'a> {
     refused: RefCell<Vec<&'static str>>,
 }
 
-/// What stands under a key.
+/// The kind of value of a key.
 #[derive(Clone, Copy)]
 enum Shape {
     Value,
@@ -58,17 +58,17 @@ impl<'a> Table<'a> {
         self.entries.is_some()
     }
 
-    /// Its header.
+    /// The position of its header.
     pub(super) fn span(&self) -> &Range<usize> {
         &self.span
     }
 
-    /// Where findings go.
+    /// The findings of this file.
     pub(super) fn notes(&self) -> &'a Notes<'a> {
         self.notes
     }
 
-    /// Refuses a key that would be misunderstood if it were called unknown.
+    /// Refuses a key with a message of its own, where "unknown" would mislead.
     pub(super) fn refuse(&self, key: &'static str, problem: String, remedy: &str) {
         if self.has(key) {
             self.notes.error(&self.at(key), problem, remedy);
@@ -81,23 +81,23 @@ impl<'a> Table<'a> {
         self.entries.is_some_and(|entries| entries.contains_key(key))
     }
 
-    /// Where the value of a key stands; the header if the file doesn't have the key.
+    /// The position of a key's value; that of the header if the file does not have the key.
     pub(super) fn at(&self, key: &str) -> Range<usize> {
         self.entries.and_then(|entries| entries.get(key)).map_or_else(|| self.span.clone(), |value| value.span())
     }
 
-    /// The value of a key, if it is there and is what `convert` takes.
+    /// Returns the value of a key, if it is there and `convert` accepts it.
     pub(super) fn get<T>(&self, key: &'static str, convert: impl Fn(&DeValue<'_>) -> Value<T>) -> Option<T> {
         self.spot(key, convert).map(|spot| spot.value)
     }
 
-    /// The same, with its place.
+    /// Like [`Table::get`], with the position.
     pub(super) fn spot<T>(&self, key: &'static str, convert: impl Fn(&DeValue<'_>) -> Value<T>) -> Option<Spanned<T>> {
         let (span, value) = self.find(key, Shape::Value)?;
         self.convert(key, &format!("`{key}`"), span, value, convert)
     }
 
-    /// The same, of a key that must be there.
+    /// Like [`Table::spot`], for a key that must be there.
     pub(super) fn required<T>(
         &self,
         key: &'static str,
@@ -111,7 +111,7 @@ impl<'a> Table<'a> {
         self.spot(key, convert)
     }
 
-    /// The entries of a list, without those that `convert` refuses.
+    /// Returns the entries of a list, without those that `convert` refuses.
     pub(super) fn list<T>(
         &self,
         key: &'static str,
@@ -132,7 +132,7 @@ impl<'a> Table<'a> {
         )
     }
 
-    /// The same, of a list that has to have an entry.
+    /// Like [`Table::list`], for a list that must not be empty.
     pub(super) fn filled_list<T>(
         &self,
         key: &'static str,
@@ -153,7 +153,7 @@ impl<'a> Table<'a> {
         let entries = value.and_then(|(span, value)| {
             let (problem, entries) = match value {
                 DeValue::Table(entries) => return Some(entries),
-                // It is read all the same, as the one section it should be.
+                // Read it anyway, as the single section that it should be.
                 DeValue::Array(list) => {
                     let first = list.iter().find_map(|entry| entry.get_ref().as_table());
                     (format!("[[{path}]] is no list of sections"), first)
@@ -166,8 +166,8 @@ impl<'a> Table<'a> {
         Table::new(self.notes, path, false, entries, span).read_with(read)
     }
 
-    /// Reads the section `[key]`, for which `key = true` stands where all of it is as by default.
-    /// `None` if it is not there, or off.
+    /// Reads the section `[key]`, or `key = true`, which is the section with its defaults. `None` if it is not there or
+    /// `false`.
     pub(super) fn switched_section<T>(&self, key: &'static str, read: impl FnOnce(&Table<'a>) -> T) -> Option<T> {
         match self.find(key, Shape::Section)? {
             (_, DeValue::Boolean(false)) => None,
@@ -184,7 +184,7 @@ impl<'a> Table<'a> {
         let Some((span, value)) = self.find(key, Shape::Sections) else { return Vec::new() };
         let entries = match value {
             DeValue::Array(list) => list.iter().map(|entry| (entry.span(), entry.get_ref())).collect(),
-            // It is read all the same, as the one entry it would be.
+            // Read it anyway, as the only entry.
             DeValue::Table(_) => {
                 self.notes.error(
                     &span,
@@ -206,7 +206,7 @@ impl<'a> Table<'a> {
         tables.map(|table| table.read_with(&read)).collect()
     }
 
-    /// The entries of the section `[key]`, whose keys are not ours but the file's.
+    /// Returns the entries of the section `[key]`, whose keys the operator chooses.
     pub(super) fn entries<K, T>(
         &self,
         key: &'static str,
@@ -241,7 +241,7 @@ impl<'a> Table<'a> {
         result
     }
 
-    /// The place of a key's value and the value; the key is known from now on.
+    /// Returns a key's value and its position; the key is known from now on.
     fn find(&self, key: &'static str, shape: Shape) -> Option<(Range<usize>, &'a DeValue<'a>)> {
         let mut known_keys = self.known_keys.borrow_mut();
         if !known_keys.iter().any(|(known, _)| *known == key) {
@@ -286,7 +286,8 @@ impl<'a> Table<'a> {
             let what = self.name_of(name, value.get_ref());
             let near = nearest(name, known_keys.iter().map(|(key, _)| *key));
             let near = known_keys.iter().find(|(key, _)| Some(*key) == near);
-            // A word that peers have for something here is no misspelling; one for something elsewhere may be.
+            // Another proxy's name for something in this section is not a misspelling; for something elsewhere it may
+            // be.
             let remedy = match (synonyms::key(&self.path, name), near) {
                 (Some((Nearness::Here | Nearness::Below, remedy)), _) | (Some((_, remedy)), None) => remedy,
                 (_, Some(near)) => format!("did you mean {}?", self.written(*near)),
@@ -299,7 +300,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// What a message calls a key that nobody asked for.
+    /// Returns how a message names an unknown key.
     fn name_of(&self, key: &str, value: &DeValue<'_>) -> String {
         let key = clipped(key);
         match value {
@@ -312,7 +313,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// How a key that is known is written.
+    /// Returns how a known key is written.
     fn written(&self, (key, shape): (&str, Shape)) -> String {
         match shape {
             Shape::Value => format!("`{key}`"),
@@ -330,7 +331,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// What a value that should have been a list would look like as its entry.
+/// Returns what the value would look like as an entry of a list.
 fn example_entry(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => shown(text),
@@ -344,7 +345,7 @@ pub(super) mod tests {
     use std::cell::RefCell;
 
     thread_local! {
-        /// The path of each key that was asked for on this thread, in brackets if it is a section, and whether the file had it.
+        /// Each key that was read on this thread, in brackets if it is a section, and whether the file had it.
         pub(in crate::config) static KNOWN: RefCell<Vec<(String, bool)>> = const { RefCell::new(Vec::new()) };
     }
 }

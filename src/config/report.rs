@@ -1,6 +1,6 @@
-//! Owns: findings: what is wrong with a file, where, and what to write instead.
-//! Invariant: every finding has a remedy; of a line that isn't TOML nothing else is said.
-//! Must not know: which keys there are, or what they mean.
+//! Owns: findings: what is wrong, where, and what to write instead.
+//! Invariant: every finding has a remedy; a line that is not TOML has no other finding.
+//! Must not know: the keys and their meaning.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,9 +13,9 @@ use crate::files;
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// Nothing starts.
+    /// The file cannot run.
     Error,
-    /// It runs, but hardly as meant.
+    /// The file runs, but probably not as intended.
     Warning,
 }
 
@@ -24,9 +24,9 @@ pub enum Severity {
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// The file, as it was named on the command line.
+    /// The file, as named on the command line.
     pub file: PathBuf,
-    /// Where in the file; `None` if it could not be read.
+    /// The position in the file; `None` if the file could not be read.
     pub position: Option<Position>,
     /// What is wrong.
     pub problem: String,
@@ -34,30 +34,30 @@ pub struct Finding {
     pub remedy: String,
 }
 
-/// A place in a file.
+/// A position in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     /// Counted from 1.
     pub line: usize,
     /// In characters, counted from 1.
     pub column: usize,
-    /// How many characters of the line are meant.
+    /// The number of characters that the finding is about.
     pub width: usize,
-    /// The line itself; empty if it is too long to be shown, or the file as a whole is meant.
+    /// The line itself; empty if it is too long to show, or the finding is about the whole file.
     pub source: String,
 }
 
-/// Everything that is to be said of a file, in the order of its lines.
+/// All findings of a file, in the order of its lines.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
     findings: Vec<Finding>,
 }
 
-/// Lines longer than this are not shown below a finding.
+/// Longer lines are not shown with a finding.
 const SHOWN: usize = 160;
 
 impl Report {
-    /// A report on a file that could not be read at all.
+    /// Returns the report of a file that could not be read.
     pub(super) fn unreadable(file: &Path, error: &files::Error) -> Report {
         let finding = Finding {
             severity: Severity::Error,
@@ -75,17 +75,17 @@ impl Report {
         Report { findings: vec![finding] }
     }
 
-    /// All findings, in the order of the file.
+    /// Returns all findings, in the order of the file.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// How many errors there are.
+    /// Returns the number of errors.
     pub fn errors(&self) -> usize {
         self.count(Severity::Error)
     }
 
-    /// How many warnings there are.
+    /// Returns the number of warnings.
     pub fn warnings(&self) -> usize {
         self.count(Severity::Warning)
     }
@@ -126,12 +126,12 @@ impl fmt::Display for Severity {
     }
 }
 
-/// The line, and below it a mark under what is meant.
+/// Shows the line, and marks the characters below it.
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |c: char| if c.is_control() && c != '\t' { ' ' } else { c };
         let line: String = self.source.chars().map(shown).collect();
-        // A tab is as wide in the line below as it is above.
+        // Repeat tabs, so that the mark is below its characters.
         let indent: String =
             self.source.chars().take(self.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         writeln!(f, "{:>6} | {line}", self.line)?;
@@ -139,13 +139,13 @@ impl fmt::Display for Position {
     }
 }
 
-/// Where the readers write down what they find in one file.
+/// Collects the findings of one file.
 pub(super) struct Notes<'a> {
     origin: &'a Path,
     text: &'a str,
     line_starts: Vec<usize>,
     notes: RefCell<Vec<Note>>,
-    /// First line, and the one behind the last.
+    /// The first line of each piece that is not TOML, and the line after its last.
     broken: RefCell<BTreeMap<usize, usize>>,
 }
 
@@ -167,7 +167,7 @@ impl<'a> Notes<'a> {
         }
     }
 
-    /// A path that the file names: relative ones start at the file's own folder.
+    /// Returns a path that the file names: relative ones start at its folder.
     pub(super) fn resolve(&self, path: &str) -> PathBuf {
         self.origin.parent().unwrap_or(Path::new("")).join(path)
     }
@@ -180,21 +180,21 @@ impl<'a> Notes<'a> {
         self.note(Severity::Warning, false, span, problem.into(), remedy.into());
     }
 
-    /// Like [`Notes::error`], of something that isn't there. If part of the file could not be
-    /// read, it may well be there, and nothing is said.
+    /// Like [`Notes::error`], about something that is missing. Notes nothing if part of the file is unreadable, since
+    /// it may be there.
     pub(super) fn missing(&self, span: &Range<usize>, problem: impl Into<String>, remedy: impl Into<String>) {
         if self.is_whole() {
             self.error(span, problem, remedy);
         }
     }
 
-    /// Whether all of the file could be read.
+    /// Whether all of the file is readable.
     pub(super) fn is_whole(&self) -> bool {
         self.broken.borrow().is_empty()
     }
 
-    /// Says what is wrong with TOML that can't be read, and that nothing else is to be said of
-    /// `lines`, counted from 0. The first thing said of a line is the one that counts.
+    /// Notes what is wrong with TOML, and drops all other findings of `lines`, counted from 0. Only the first such note
+    /// of a line counts.
     pub(super) fn broken(&self, lines: Range<usize>, span: &Range<usize>, problem: String, remedy: String) {
         if self.broken.borrow().contains_key(&lines.start) {
             return;
@@ -208,26 +208,26 @@ impl<'a> Notes<'a> {
         self.notes.borrow().iter().any(|note| note.finding.severity == Severity::Error)
     }
 
-    /// The place of what is said of the file as a whole: its beginning.
+    /// The position of findings about the whole file: its start.
     pub(super) fn whole_file(&self) -> Range<usize> {
         0..0
     }
 
-    /// The line of a byte, counted from 0.
+    /// Returns the line of a byte, counted from 0.
     pub(super) fn line_of(&self, offset: usize) -> usize {
         self.line_starts.partition_point(|start| *start <= offset).saturating_sub(1)
     }
 
-    /// The bytes of a line, with its line break.
+    /// Returns the bytes of a line, with its line break.
     pub(super) fn line(&self, line: usize) -> Range<usize> {
         let end = self.text.len();
         let start = |line| self.line_starts.get(line).copied().unwrap_or(end);
         start(line)..start(line + 1)
     }
 
-    /// The findings, in the order of the file, without those of lines that can't be read.
+    /// Returns the findings in the order of the file, without those of unreadable lines.
     pub(super) fn report(self) -> Report {
-        // How far the pieces reach that begin no later: a line is in one of them if it is before that.
+        // The furthest end of all pieces that start no later: a line before it is in one of them.
         let mut reach = 0;
         let reaches = self.broken.into_inner().into_iter().map(|(start, end)| {
             reach = reach.max(end);

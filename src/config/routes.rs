@@ -1,5 +1,5 @@
 //! Owns: `[[routes]]` and the sections below it.
-//! Invariant: what a section's room calls its default is the default; no field is touched that frames a message or says who the client is.
+//! Invariant: the defaults are those of `proxy`; no route changes fields of framing, or those that say who the client is.
 //! Must not know: listeners, backends.
 
 use std::collections::HashMap;
@@ -23,20 +23,20 @@ use crate::proxy::host::without_port;
 use crate::proxy::redirect::{Path, Redirect};
 use crate::proxy::route::{RouteAction, Routes, Settings, TimeoutOverrides};
 
-/// One `[[routes]]`. What is `None` was said to be wrong, or is not there.
+/// One `[[routes]]`. A `None` has an error, which is noted, or is not in the file.
 pub(super) struct RouteDraft {
     pub(super) span: Range<usize>,
-    /// The file says which hosts; they are all `hosts` unless one of them is wrong.
+    /// Whether the file has `hosts`. All of them are in `hosts`, except those with an error.
     pub(super) has_hosts: bool,
     pub(super) hosts: Vec<Spanned<String>>,
-    /// The names of the listeners that it is tied to; none for all of them.
+    /// The names of its listeners; empty for all.
     pub(super) listeners: Vec<Spanned<String>>,
     pub(super) pool: Option<Spanned<String>>,
     redirect: Option<Spanned<Redirect>>,
     persistence: Option<Spanned<bool>>,
     timeouts_at: Range<usize>,
     response_at: Range<usize>,
-    /// All else. Its goal is not filled in.
+    /// All other settings, without the action.
     pub(super) settings: Settings,
 }
 
@@ -91,7 +91,7 @@ pub(super) fn route(table: &Table<'_>) -> RouteDraft {
     draft
 }
 
-/// What of one route doesn't fit together.
+/// Notes keys of one route that do not fit together.
 fn check_keys(table: &Table<'_>, route: &Settings) {
     let notes = table.notes();
     if table.has("redirect") {
@@ -168,7 +168,7 @@ fn timeouts(table: &Table<'_>) -> TimeoutOverrides {
     }
 }
 
-/// Whose fields.
+/// The kind of message that has the fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MessageKind {
     Request,
@@ -189,7 +189,7 @@ fn fields(table: &Table<'_>, kind: MessageKind) -> Fields {
             table.notes().error(&name.span, problem, "name it once: `set` takes out what was there, `add` does not");
         }
     }
-    // The one field that has to be there, and to be valid.
+    // Host is the only field that must be present and valid.
     for (_, value) in set.iter_mut().filter(|(name, _)| name.value == http::header::HOST) {
         let text = value.value.to_str().unwrap_or_default();
         if !super::names::is_authority(text) {
@@ -203,7 +203,7 @@ fn fields(table: &Table<'_>, kind: MessageKind) -> Fields {
     Fields { set: pairs(set), add: pairs(add), remove: remove.into_iter().map(|name| name.value).collect() }
 }
 
-/// The value of a field: no control characters, no blanks around it.
+/// Reads the value of a field: no control characters, no spaces at either end.
 fn field_value(value: &DeValue<'_>) -> Value<HeaderValue> {
     const LONGEST: usize = 4096;
     let text = text(value)?;
@@ -217,7 +217,7 @@ fn field_value(value: &DeValue<'_>) -> Value<HeaderValue> {
 }
 
 impl RouteDraft {
-    /// The name of each listener that it is tied to; an empty one for all.
+    /// Returns the name of each of its listeners; an empty one for all.
     pub(super) fn each_listener(&self) -> impl Iterator<Item = &str> {
         let all = self.listeners.is_empty().then_some("");
         let names = self.listeners.iter().map(|name| name.value.as_str());
@@ -225,7 +225,7 @@ impl RouteDraft {
         names.enumerate().filter(is_new).map(|(_, name)| name).chain(all)
     }
 
-    /// Each host and its place; an empty one for every host.
+    /// Returns each host and its position; an empty host for every host.
     pub(super) fn each_host(&self) -> Vec<(&str, &Range<usize>)> {
         if self.has_hosts {
             self.hosts.iter().map(|spot| (spot.value.as_str(), &spot.span)).collect()
@@ -234,7 +234,7 @@ impl RouteDraft {
         }
     }
 
-    /// What does not fit to the pool that it leads to.
+    /// Notes keys that do not fit to the pool.
     pub(super) fn check_with_pool(&self, pool: &PoolDraft, notes: &Notes<'_>) {
         let name = || shown(pool.name.as_ref().map_or("", |name| name.value.as_str()));
         let is_on = self.persistence.as_ref().filter(|spot| spot.value);
@@ -264,7 +264,7 @@ impl RouteDraft {
         }
     }
 
-    /// The settings, if all that they need is there.
+    /// Returns the settings, if the route has a pool or a redirect.
     pub(super) fn plan(&self) -> Option<Settings> {
         (self.redirect.is_some() || self.pool.is_some()).then(|| self.filled_in())
     }
@@ -279,8 +279,8 @@ impl RouteDraft {
         Settings { hosts, listeners, action, ..self.settings.clone() }
     }
 
-    /// Its redirect, if it stays with this Linchpin as far as can be known: every host sent to another one,
-    /// or to another port, may be sent to another server.
+    /// Returns its redirect, if that stays on this Linchpin as far as the file shows. Another port may be another
+    /// server, and so may another host if the route is for every host.
     fn redirects_here(&self) -> Option<&Redirect> {
         let redirect = &self.redirect.as_ref()?.value;
         let leaves = redirect.host.as_ref().is_some_and(|host| !self.has_hosts || without_port(host) != host);
@@ -288,7 +288,7 @@ impl RouteDraft {
     }
 }
 
-/// Whether whoever asks for what `first` is for is sent from one route to the next, and never to a pool.
+/// Whether a client that follows the redirect of `first` is redirected again and again, and never reaches a pool.
 fn is_redirect_loop(
     first: &RouteDraft,
     all: &[RouteDraft],
@@ -298,7 +298,7 @@ fn is_redirect_loop(
     let Some(redirect) = first.redirects_here() else { return false };
     let mut is_secure = first.settings.is_secure.unwrap_or(redirect.scheme == Some("https"));
     let mut host = first.hosts.first().map_or("a.example", |host| host.value.as_str()).replace('*', "a");
-    // A route that is for all listeners is at one that no other route is tied to.
+    // A route without `listeners` also serves a listener that no other route names.
     let at = first.listeners.first().and_then(|name| listener(&name.value)).unwrap_or(usize::MAX);
     let Ok(mut requested) = first.settings.path_prefix.parse::<Uri>() else { return false };
     for _ in 0..=all.len() {
@@ -318,10 +318,10 @@ fn is_redirect_loop(
     true
 }
 
-/// Redirects that lead round in a circle.
+/// Notes redirects that loop.
 pub(super) fn redirect_loops(drafts: &[RouteDraft], notes: &Notes<'_>) {
     let timeouts = Timeouts::default();
-    // The ways stand where their drafts do, since each of them finds its pool.
+    // Each entry of the table has the index of its draft, since each finds its pool.
     let settings: Vec<_> = drafts.iter().map(RouteDraft::filled_in).collect();
     let names: Vec<_> = drafts.iter().flat_map(|draft| &draft.listeners).map(|name| name.value.as_str()).collect();
     let listener = |name: &str| names.iter().position(|known| *known == name);
@@ -331,7 +331,7 @@ pub(super) fn redirect_loops(drafts: &[RouteDraft], notes: &Notes<'_>) {
         let problem = "whoever follows the redirect comes back to one: clients go round in a circle";
         match (redirect.scheme, &redirect.host) {
             (None, None) => notes.error(span, problem, "write a route for the path that it leads to"),
-            // Where there is something else that speaks the other scheme, it may be meant.
+            // Another server may answer the other scheme, so this may be intended.
             (Some(scheme), None) if draft.settings.is_secure.is_none() => {
                 let other = if scheme == "https" { "http" } else { "https" };
                 notes.warn(span, problem, format!("write scheme = \"{other}\" into the route itself"));

@@ -1,6 +1,6 @@
-//! Owns: reading keys and tokens from where the configuration says they are.
-//! Invariant: no secret ever stands in a finding; whoever could read one besides its owner is a warning.
-//! Must not know: what is sealed or guarded with them.
+//! Owns: reading keys and tokens from files and environment variables.
+//! Invariant: no finding contains a secret; a file that other users can access is a warning.
+//! Must not know: what the keys seal and the tokens guard.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -15,10 +15,10 @@ use super::values::{plain_text, shown};
 use crate::affinity::seal::KEY_BYTES;
 use crate::files::{self, shell_word};
 
-/// More than this is neither a key nor a token.
+/// A longer file is neither a key nor a token.
 const MAX_BYTES: u64 = 4096;
 
-/// The secret of one `[[keys]]`, from `file` or `env`.
+/// Reads the secret of one `[[keys]]`, from `file` or `env`.
 pub(super) fn key(table: &Table<'_>) -> Option<[u8; KEY_BYTES]> {
     let (file, env) = (table.spot("file", plain_text), table.spot("env", plain_text));
     match (file, env) {
@@ -53,8 +53,8 @@ fn key_of_file(table: &Table<'_>, file: &Spanned<String>) -> Option<[u8; KEY_BYT
     None
 }
 
-/// What to do about the file of a secret that can't be read. It may hold what clients' pins are sealed with, on this
-/// machine alone: only where there is no file is a new one spoken of, and nothing that is said overwrites one.
+/// Returns the remedy for a secret's file that can't be read. It may be the only copy of the key that seals clients'
+/// pins: only if there is no file does the remedy suggest a new key, and none of its commands overwrites a file.
 fn unreadable(path: &Path, error: &files::Error) -> String {
     match error {
         files::Error::Io(error) if error.kind() == ErrorKind::NotFound => {
@@ -72,7 +72,7 @@ fn unreadable(path: &Path, error: &files::Error) -> String {
     }
 }
 
-/// What to do about the file of a secret that holds something else.
+/// Returns the remedy for a secret's file with other content.
 fn damaged(path: &Path) -> String {
     let mut other = path.as_os_str().to_owned();
     other.push(".new");
@@ -92,12 +92,12 @@ fn key_of_variable(table: &Table<'_>, env: &Spanned<String>) -> Option<[u8; KEY_
     None
 }
 
-/// Names with `=` or NUL in them are none, and the standard library is free to panic on them.
+/// Reads an environment variable. A name with `=` or NUL is not valid, and the standard library may panic on it.
 fn variable(name: &str) -> Option<String> {
     if name.contains(['=', '\0']) { None } else { std::env::var(name).ok() }
 }
 
-/// The content of `token_file`.
+/// Reads the content of `token_file`.
 pub(super) fn token(table: &Table<'_>) -> Option<String> {
     let file = table.spot("token_file", plain_text)?;
     let path = table.notes().resolve(&file.value);
@@ -123,7 +123,7 @@ fn read(path: &Path, named_at: &Spanned<String>, table: &Table<'_>) -> Result<St
     Ok(text)
 }
 
-/// Standard or URL-safe base64, with or without padding.
+/// Decodes standard or URL-safe base64, with or without padding.
 fn decode(text: &str) -> Option<[u8; KEY_BYTES]> {
     const CONFIG: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);

@@ -1,5 +1,5 @@
-//! Owns: the words that HAProxy, nginx, Envoy, Traefik and Caddy have for our keys and values, and what is answered to them.
-//! Invariant: each key of ours has its row in the one table, and no row names a key that there isn't: a test holds both.
+//! Owns: finding what to write for a key or value as HAProxy, nginx, Envoy, Traefik or Caddy name it.
+//! Invariant: each key has one row in the table, and each row has a key; a test checks both.
 //! Must not know: how a file is read; what a key means.
 
 mod table;
@@ -9,13 +9,13 @@ use toml::de::DeValue;
 use self::table::{ADVICE, ANYWHERE, KEYS, VALUES};
 use super::values::found;
 
-/// The longest word that is looked for.
+/// The longest name that is looked up.
 const LONGEST: usize = 64;
 
-/// How near what a word stands for is to where it was found.
+/// The distance from a name to the section it belongs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Nearness {
-    /// In this very section.
+    /// In this section.
     Here,
     /// In a section below it.
     Below,
@@ -23,8 +23,8 @@ pub(super) enum Nearness {
     Elsewhere,
 }
 
-/// What to write for a key that is unknown in `section`: the key that peers call so, or the one of this name where it
-/// belongs. `None` if nobody has such a word, or it could be too many things.
+/// Returns the remedy for an unknown key in `section`: the key with this meaning, or with this name elsewhere. `None`
+/// if no proxy uses the name, or it could be too many things.
 pub(super) fn key(section: &str, word: &str) -> Option<(Nearness, String)> {
     let word = normalized(word)?;
     let is_for = |of: &str| of == ANYWHERE || of == section;
@@ -38,18 +38,18 @@ pub(super) fn key(section: &str, word: &str) -> Option<(Nearness, String)> {
         }
         let (parent, own) = path.rsplit_once('.').unwrap_or(("", path));
         let is_own = normalized(own).is_some_and(|own| own == word);
-        // Of two things that are as near, the one that is called so here.
+        // Of two equally near keys, prefer the one with this very name.
         (is_own || has(words, &word)).then(|| ((nearness(section, parent), !is_own), *written))
     };
     let all: Vec<_> = KEYS.iter().filter_map(meant).collect();
     let nearest = all.iter().map(|(nearness, _)| *nearness).min()?;
     let remedies: Vec<_> =
         all.iter().filter(|(nearness, _)| *nearness == nearest).map(|(_, written)| remedy(written)).collect();
-    // A word that stands for everything says nothing.
+    // A name for too many keys says nothing.
     (remedies.len() <= 3).then(|| (nearest.0, format!("write {}", remedies.join(", or "))))
 }
 
-/// What to write for a value that is refused, where peers call one of ours so. `path` is that of its key.
+/// Returns the remedy for a refused value of the key at `path`, if another proxy has that value.
 pub(super) fn value(path: &str, value: &DeValue<'_>) -> Option<String> {
     let word = match value {
         DeValue::String(text) => normalized(text)?,
@@ -70,13 +70,13 @@ fn nearness(section: &str, parent: &str) -> Nearness {
     }
 }
 
-/// Whether a section is `outer`, or one below it.
+/// Whether a section is `outer` or below it.
 fn is_within(section: &str, outer: &str) -> bool {
     let below = section.strip_prefix(outer);
     outer.is_empty() || below.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// How a key is written, and into which section.
+/// Returns the key and the section to write it in.
 fn remedy(written: &'static str) -> String {
     if written.starts_with('[') {
         return written.into();
@@ -87,23 +87,23 @@ fn remedy(written: &'static str) -> String {
     format!("`{own}` into {}", section.unwrap_or("the file"))
 }
 
-/// `[[pools]]` and `[log]` without their brackets.
+/// Returns `[[pools]]` or `[log]` without brackets.
 fn path_of(written: &str) -> &str {
     written.trim_matches(['[', ']'])
 }
 
-/// Whether one of the words of a row is this one.
+/// Whether a row contains this name.
 fn has(words: &str, word: &str) -> bool {
     words.split(' ').any(|known| known == word)
 }
 
-/// Letters and digits alone, in lower case: `max-conns`, `max_conns` and `maxConns` are one word.
+/// Returns letters and digits in lower case: `max-conns`, `max_conns` and `maxConns` are the same name.
 fn normalized(word: &str) -> Option<String> {
     let word: String = word.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
     (1..=LONGEST).contains(&word.len()).then_some(word)
 }
 
-/// Each key of ours, as the reader calls it.
+/// Returns each key, as the reader names it.
 #[cfg(test)]
 pub(super) fn rows() -> std::collections::BTreeSet<String> {
     KEYS.iter().map(|(written, _)| (*written).to_owned()).collect()

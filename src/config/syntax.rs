@@ -1,6 +1,6 @@
-//! Owns: what is said of text that isn't TOML, and how the rest of the file is read all the same.
-//! Invariant: every byte keeps its place, and nothing that can be read is lost.
-//! Must not know: which keys there are.
+//! Owns: errors about text that is not TOML, and reading the rest of the file anyway.
+//! Invariant: every byte keeps its position, and no readable part is lost.
+//! Must not know: the keys.
 
 use std::ops::Range;
 
@@ -9,10 +9,10 @@ use toml::de::DeTable;
 use super::report::Notes;
 use super::values::{clipped, shown};
 
-/// How many lines at which the TOML reader gives up are passed over.
+/// The number of lines with a key without a value that are skipped.
 const MAX_BLANKED: usize = 100;
 
-/// Reports what isn't TOML, and gives back the text without it: blanks of the same length.
+/// Notes what isn't TOML, and returns the text with spaces in its place.
 pub(super) fn readable(text: &str, notes: &Notes<'_>) -> String {
     let mut text = text.to_owned();
     for _ in 0..MAX_BLANKED {
@@ -23,7 +23,7 @@ pub(super) fn readable(text: &str, notes: &Notes<'_>) -> String {
             let line = notes.line_of(span.start);
             let (span, problem, remedy) = describe(error.message(), &text, span);
             notes.broken(line..end_of(line, &text, notes), &span, problem, remedy);
-            // The reader gives up at a key without a value.
+            // The parser stops at a key without a value.
             if error.message().starts_with("key with no value") {
                 end_of_reading = end_of_reading.or(Some(line));
             }
@@ -34,8 +34,8 @@ pub(super) fn readable(text: &str, notes: &Notes<'_>) -> String {
     text
 }
 
-/// The line behind the last that can't be judged when `line` can't be read: behind a broken
-/// section header nobody knows what its keys belong to.
+/// Returns the line after the last that is unreadable because of `line`: after a broken section header, the section of
+/// its keys is unknown.
 fn end_of(line: usize, text: &str, notes: &Notes<'_>) -> usize {
     let starts_section = |line| text.get(notes.line(line)).is_some_and(|line: &str| line.trim_start().starts_with('['));
     let last = notes.line_of(text.len());
@@ -53,7 +53,7 @@ fn blank(text: &mut String, range: Range<usize>) {
     }
 }
 
-/// The TOML reader's words, where they apply, and what to do about them.
+/// Returns the TOML parser's message, where it helps, and the remedy.
 fn describe(message: &str, text: &str, span: Range<usize>) -> (Range<usize>, String, String) {
     const NO_VALUE: &str = "a key without a value";
     const BARE: [&str; 4] = ["string values must be quoted", "invalid boolean", "invalid float", "invalid integer"];
@@ -77,7 +77,7 @@ fn describe(message: &str, text: &str, span: Range<usize>) -> (Range<usize>, Str
     (span, format!("not TOML: {what}"), remedy)
 }
 
-/// The word that ends where `span` does: the reader may have taken its beginning for a number.
+/// Returns the word that ends with `span`: the parser may have taken its start for a number.
 fn whole_word(text: &str, span: &Range<usize>) -> Range<usize> {
     let before = text.get(..span.start).unwrap_or_default();
     let is_outside = |c: char| c.is_whitespace() || "=[,{".contains(c);

@@ -1,5 +1,5 @@
-//! Owns: what an operator is told, word for word; and that every file in `config/` can be run.
-//! Invariant: a case is a file and all that is said of it, so that messages are reviewed as text.
+//! Owns: the messages of `check` word for word, and that every file in `config/` can run.
+//! Invariant: a case is a file and all its findings, so that messages are reviewed as text.
 //! Must not know: how a file is read.
 
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ mod findings;
 mod garbage;
 mod tls;
 
-/// A file that is good, for a test to break.
+/// A valid file for tests to break.
 const GOOD: &str = r#"
 [[listeners]]
 address = "127.0.0.1:8080"
@@ -36,7 +36,7 @@ fn plan(text: &str) -> Plan {
     parse(text, &origin()).unwrap_or_else(|report| panic!("{report}")).0
 }
 
-/// A folder of this test's own.
+/// Creates a folder for one test.
 fn folder(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("linchpin-config-{}-{name}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -72,7 +72,7 @@ fn the_full_file_shows_every_key_with_its_default() {
     assert_eq!(format!("{:#?}", plan(FULL)), format!("{:#?}", plan(&omitted)));
 }
 
-/// The full file with what stands behind `#` without a blank.
+/// Returns the full file with the keys after `#` without a space switched on.
 fn switched_on() -> String {
     let line = |line: &str| line.strip_prefix('#').filter(|key| !key.starts_with(' ')).unwrap_or(line).to_owned();
     FULL.lines().map(|each| line(each) + "\n").collect()
@@ -84,7 +84,7 @@ fn the_full_file_has_every_key_there_is() {
     known();
     let report = parse(&switched_on(), &origin()).unwrap_err();
     let mut known = known();
-    // The files that it names are not there.
+    // The files that it names do not exist.
     let problems: Vec<_> = report.findings().iter().map(|finding| finding.problem.as_str()).collect();
     let (tls, problems): (Vec<&str>, Vec<_>) = problems.iter().partition(|problem| {
         problem.ends_with("(os error 2)") && (problem.contains("certificate file") || problem.contains("CA file"))

@@ -1,5 +1,5 @@
-//! Owns: `[listeners.tls]` and `[pools.upstream.tls]`, and what is said of the files that they name.
-//! Invariant: a certificate that is over, or not yet begun, is a warning: the proxy starts all the same.
+//! Owns: `[listeners.tls]` and `[pools.upstream.tls]`, and findings about the files that they name.
+//! Invariant: a certificate that is expired or not valid yet is a warning: the proxy starts anyway.
 //! Must not know: handshakes; what is served.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use crate::tls::inspect::{self, Inspected};
 use crate::tls::server::{ClientVerification, Version};
 use crate::tls::{CertificateFiles, Error, client, pem, server};
 
-/// `[listeners.tls]`. What is `None` was said to be wrong, or is not there.
+/// `[listeners.tls]`. A `None` has an error, which is noted, or is not in the file.
 pub(super) struct ListenerTls {
     pub(super) settings: Option<Arc<server::Settings>>,
     pub(super) hsts: Option<Duration>,
@@ -56,7 +56,7 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerTls {
     ListenerTls { settings, hsts }
 }
 
-/// `[pools.upstream.tls]`, or `tls = true`. `None` if something was said to be wrong.
+/// Reads `[pools.upstream.tls]`, or `tls = true`. `None` if it has an error, which is noted.
 pub(super) fn upstream(table: &Table<'_>) -> Option<Arc<client::Settings>> {
     let default = client::Settings::default();
     let authorities = table.spot("ca", plain_text).map(|spot| resolved(table, spot));
@@ -69,7 +69,7 @@ pub(super) fn upstream(table: &Table<'_>) -> Option<Arc<client::Settings>> {
         }
         pair.map(|(pair, _)| Some(pair))
     } else {
-        // Asked for, so that they are known.
+        // Read them, so that they are known keys.
         let _ = (table.get("cert", plain_text), table.get("key", plain_text));
         Some(None)
     };
@@ -93,7 +93,7 @@ pub(super) fn upstream(table: &Table<'_>) -> Option<Arc<client::Settings>> {
     Some(Arc::new(client::Settings { authorities, server_name, certificate, verify }))
 }
 
-/// The `redirect_https` of a listener: `true` for the usual port, or a port.
+/// Reads `redirect_https`: `true` for port 443, or a port.
 pub(super) fn https_port(value: &DeValue<'_>) -> Value<Option<u16>> {
     let number = value.as_integer().and_then(|number| u16::from_str_radix(number.as_str(), number.radix()).ok());
     match (value.as_bool(), number) {
@@ -103,7 +103,7 @@ pub(super) fn https_port(value: &DeValue<'_>) -> Value<Option<u16>> {
     }
 }
 
-/// The pair that stands in the section itself.
+/// Reads the pair in the section itself.
 fn named_pair(table: &Table<'_>, named: &mut HashMap<(String, String), usize>) -> Option<CertificateFiles> {
     let (pair, inspected) = entry_pair(table);
     let (pair, span) = pair?;
@@ -113,12 +113,12 @@ fn named_pair(table: &Table<'_>, named: &mut HashMap<(String, String), usize>) -
     Some(pair)
 }
 
-/// `cert` and `key`, and what the files hold.
+/// Reads `cert` and `key`, and their files.
 fn entry_pair(table: &Table<'_>) -> (Option<(CertificateFiles, Range<usize>)>, Option<Inspected>) {
     let certificate = table.required("cert", "\"fullchain.pem\"", plain_text).map(|spot| resolved(table, spot));
     let key = table.spot("key", plain_text).map(|spot| resolved(table, spot));
     let (Some(certificate), false) = (certificate, table.has("key") && key.is_none()) else { return (None, None) };
-    // Without a `key` it stands in the same file.
+    // Without `key`, the certificate's file contains the key.
     let key = key.unwrap_or_else(|| certificate.clone());
     let pair = CertificateFiles { certificate: certificate.value, key: key.value };
     match inspect::pair(&pair) {
@@ -138,7 +138,7 @@ fn entry_pair(table: &Table<'_>) -> (Option<(CertificateFiles, Range<usize>)>, O
     }
 }
 
-/// Says what is odd about a certificate for clients, and about one whose name another has already.
+/// Warns of problems of a certificate for clients, and of a second certificate for one name.
 fn judge_for_clients(
     table: &Table<'_>,
     span: &Range<usize>,
@@ -171,7 +171,7 @@ fn judge_for_clients(
     }
 }
 
-/// Says what is odd about any certificate.
+/// Warns of problems that any certificate can have.
 fn judge(table: &Table<'_>, span: &Range<usize>, read: &Inspected) {
     const RENEW: &str = "renew it; new files are taken up without a reload";
     let notes = table.notes();

@@ -1,5 +1,5 @@
-//! Owns: what a single value may be: numbers, durations, sizes, shares, status codes, words.
-//! Invariant: a value that is refused is named as it was found, with one that would do.
+//! Owns: reading single values: numbers, durations, sizes, shares, status codes, words.
+//! Invariant: a refusal shows the value as found, and one that is valid.
 //! Must not know: keys, sections, or what a value is for.
 
 use std::ops::RangeInclusive;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-/// Why a value is refused: how the sentence goes on that began with its key, and the remedy.
+/// Why a value is refused: the message after the name of its key, and the remedy.
 pub(super) struct InvalidValue {
     pub(super) problem: String,
     pub(super) remedy: String,
@@ -19,21 +19,20 @@ pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
-/// The longest duration of the configuration: long enough for everyone, and short enough to be
-/// added to any clock.
+/// The longest duration in the configuration: long enough for any use, and short enough to be added to any clock.
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// For a value that can be said to be wrong in the common way.
+/// Returns the refusal "must be … , not …".
 pub(super) fn must_be(what: &str, found: impl std::fmt::Display, remedy: impl Into<String>) -> InvalidValue {
     InvalidValue { problem: format!("must be {what}, not {found}"), remedy: remedy.into() }
 }
 
-/// A text from the file for a message: in quotes, without control characters, not too long.
+/// Returns a text from the file for a message: in quotes, without control characters, shortened.
 pub(super) fn shown(text: &str) -> String {
     format!("\"{}\"", clipped(text))
 }
 
-/// A text without control characters, and not too long for a line.
+/// Returns a text without control characters, shortened to fit a line.
 pub(super) fn clipped(text: &str) -> String {
     const LONGEST: usize = 60;
     let mut clipped: String = text.chars().take(LONGEST).flat_map(visible).collect();
@@ -47,7 +46,7 @@ fn visible(c: char) -> Vec<char> {
     if c.is_control() { c.escape_default().collect() } else { vec![c] }
 }
 
-/// Type and value of what was found.
+/// Returns the type and the value, for a message.
 pub(super) fn found(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the string {}", shown(text)),
@@ -64,7 +63,7 @@ pub(super) fn text<'a>(value: &'a DeValue<'_>) -> Value<&'a str> {
     value.as_str().ok_or_else(|| must_be("a string", found(value), "put it in quotes"))
 }
 
-/// A string that is neither empty nor has control characters in it.
+/// Reads a string that is not empty and has no control characters.
 pub(super) fn plain_text(value: &DeValue<'_>) -> Value<String> {
     let text = text(value)?;
     if text.trim().is_empty() {
@@ -94,7 +93,7 @@ pub(super) fn flag(value: &DeValue<'_>) -> Value<bool> {
     })
 }
 
-/// A whole number.
+/// Reads a whole number.
 pub(super) fn whole<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Value<T> {
     move |value| {
         let (low, high) = (*range.start(), *range.end());
@@ -118,7 +117,7 @@ fn integer(value: &DeValue<'_>) -> Option<i128> {
     value.as_integer().and_then(|number| i128::from_str_radix(number.as_str(), number.radix()).ok())
 }
 
-/// A duration with its unit.
+/// Reads a duration with its unit.
 pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>) -> Value<Duration> {
     move |value| {
         const WHAT: &str = "a duration such as \"30s\", \"500ms\" or \"1h 30m\"";
@@ -148,7 +147,7 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>)
     }
 }
 
-/// A number of bytes with its unit.
+/// Reads a number of bytes with its unit.
 pub(super) fn size<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Value<T> {
     move |value| {
         const WHAT: &str = "a size such as \"64KiB\" or \"1MiB\"";
@@ -160,7 +159,7 @@ pub(super) fn size<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&DeVa
             return Err(must_be(WHAT, found(value), "write a number and its unit in quotes"));
         };
         let Some(bytes) = parse_size(text) else {
-            // As nginx and HAProxy write them: `10m`.
+            // nginx and HAProxy write sizes like `10m`.
             let with_unit = ["iB", "B"].iter().find_map(|unit| parse_size(&format!("{}{unit}", text.trim())));
             let remedy = match with_unit {
                 Some(bytes) => format!("write \"{}\"", written_size(bytes)),
@@ -191,7 +190,7 @@ fn written_size(bytes: u64) -> String {
     exact.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
-/// A size that can be unlimited. 0, which means just that elsewhere, is refused.
+/// Reads a size that can be unlimited. Refuses 0, which means unlimited in other proxies.
 pub(super) fn body_bytes(value: &DeValue<'_>) -> Value<u64> {
     match value.as_str() {
         Some("unlimited") => Ok(u64::MAX),
@@ -200,7 +199,7 @@ pub(super) fn body_bytes(value: &DeValue<'_>) -> Value<u64> {
     }
 }
 
-/// So many in a time: `"100/s"`, `"1000/m"`, `"5000/h"`.
+/// Reads a number per time: `"100/s"`, `"1000/m"`, `"5000/h"`.
 pub(super) fn rate(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Value<(u32, Duration)> {
     move |value| {
         let read = |text: &str| {
@@ -216,7 +215,7 @@ pub(super) fn rate(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Value
         };
         value.as_str().and_then(read).ok_or_else(|| {
             let what = format!("a rate from {0}/s, {0}/m or {0}/h to {1}/s", range.start(), range.end());
-            // As nginx writes it: `10r/s`.
+            // nginx writes rates like `10r/s`.
             let of_nginx = value.as_str().and_then(|text| text.trim().split_once("r/"));
             let of_nginx = of_nginx.filter(|(number, unit)| read(&format!("{number}/{unit}")).is_some());
             let remedy = match integer(value).or_else(|| value.as_str()?.trim().parse().ok()) {
@@ -229,7 +228,7 @@ pub(super) fn rate(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Value
     }
 }
 
-/// A share in percent: `50` or `"50%"`.
+/// Reads a share in percent: `50` or `"50%"`.
 pub(super) fn percent<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Value<T> {
     move |value| {
         let written = value.as_str().and_then(|text| text.trim().strip_suffix('%')?.trim_end().parse().ok());
@@ -242,7 +241,7 @@ pub(super) fn percent<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&D
     }
 }
 
-/// A status code, or a range of them: `204`, `"204"`, `"200-399"`, `"2xx"`.
+/// Reads a status code or a range of them: `204`, `"204"`, `"200-399"`, `"2xx"`.
 pub(super) fn statuses(value: &DeValue<'_>) -> Value<RangeInclusive<u16>> {
     let range = match (integer(value), value.as_str()) {
         (Some(number), _) => u16::try_from(number).ok().map(|code| code..=code),
@@ -267,8 +266,8 @@ fn parse_statuses(text: &str) -> Option<RangeInclusive<u16>> {
     }
 }
 
-/// One of some words, in upper or lower case; `later` are words of the design that this version
-/// can't follow yet.
+/// Reads one of some words, in upper or lower case. `later` are words of the design that this version does not
+/// implement.
 pub(super) fn word<T: Clone + 'static, const N: usize>(
     words: [(&'static str, T); N],
     later: &'static [&'static str],
@@ -295,7 +294,7 @@ pub(super) fn word<T: Clone + 'static, const N: usize>(
     }
 }
 
-/// The known word that a mistyped one comes closest to, if any is close.
+/// Returns the known word that is closest to a mistyped one, if any is close.
 pub(super) fn nearest<'k>(mistyped: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     const LONGEST: usize = 64;
     if mistyped.len() > LONGEST {
@@ -305,15 +304,15 @@ pub(super) fn nearest<'k>(mistyped: &str, known: impl IntoIterator<Item = &'k st
     let distance = |word: &str| strsim::osa_distance(&mistyped, &word.to_lowercase());
     let allowed = |word: &str| mistyped.len().max(word.len()).div_ceil(3).min(mistyped.len().max(1));
     let close = known.into_iter().map(|word| (distance(word), word)).filter(|(distance, word)| {
-        // Of two words with nothing in common one is not a misspelling of the other.
+        // Two words without a letter in common are not misspellings of each other.
         *distance <= allowed(word) && *distance < word.len().max(mistyped.len())
     });
     close.min_by_key(|(distance, _)| *distance).map(|(_, word)| word)
 }
-/// Names that a mistyped one is compared with, at the most: each comparison of a file with thousands of them costs.
+/// The limit of names to compare with: in a file with thousands of names, comparisons take time.
 const MOST_COMPARED: usize = 200;
 
-/// The remedy for a name that is none.
+/// Returns the remedy for an unknown name.
 pub(super) fn known<'n>(what: &str, mistyped: &str, names: impl Iterator<Item = &'n str> + Clone) -> String {
     match nearest(mistyped, names.clone().take(MOST_COMPARED)) {
         Some(name) => format!("did you mean \"{name}\"?"),

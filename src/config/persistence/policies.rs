@@ -1,6 +1,6 @@
-//! Owns: what is done when a pin does not hold, and which requests persistence leaves alone.
-//! Invariant: a policy that means nothing for a cause is an error; nobody is let choose a server by accident.
-//! Must not know: where a pin travels.
+//! Owns: the policies for pins that do not hold, and the rules for requests without persistence.
+//! Invariant: a policy without a meaning for its cause is an error; `force` always has `from`.
+//! Must not know: how requests carry a pin.
 
 use http::Method;
 use toml::de::DeValue;
@@ -12,7 +12,7 @@ use crate::affinity::policy::{RefusePolicy, WaitPolicy};
 use crate::affinity::rules::{BackendNameIn, ExemptRule, ForceRule, Pattern, Rule};
 use crate::affinity::{Cause, Policies, Policy};
 
-/// `on`, `refuse` and `wait`.
+/// Reads `on`, `refuse` and `wait`.
 pub(super) fn policies(table: &Table<'_>) -> Policies {
     let refusal = table.section("refuse", |table| RefusePolicy {
         status: table.get("status", whole(400..=599)).unwrap_or(RefusePolicy::default().status),
@@ -53,7 +53,7 @@ pub(super) fn policies(table: &Table<'_>) -> Policies {
     })
 }
 
-/// Why there is nothing to decide for a cause that ends a session.
+/// Returns why a cause takes no policy, if it ends the session.
 fn ends(cause: Cause) -> Option<&'static str> {
     match cause {
         Cause::IdleExpired | Cause::AbsoluteExpired => Some("the session is over, and a new one begins"),
@@ -62,7 +62,7 @@ fn ends(cause: Cause) -> Option<&'static str> {
     }
 }
 
-/// One of `rules`.
+/// Reads one of `rules`.
 pub(super) fn rule(table: &Table<'_>) -> Option<Rule> {
     let exempt = table.section("exempt", exempt);
     let force = table.section("force", force);

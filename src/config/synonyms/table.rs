@@ -1,8 +1,8 @@
-//! Owns: the table of words: what peers call each of our keys and values, and what they have that we don't.
-//! Invariant: words are letters and digits in lower case, since peers write them with `-`, `_`, capitals and blanks.
-//! Must not know: how a word is looked for.
+//! Owns: the table of names: what other proxies call our keys and values, and what to do about features that Linchpin lacks.
+//! Invariant: names are letters and digits in lower case, since proxies write them with `-`, `_`, capitals and spaces.
+//! Must not know: how a name is looked up.
 
-/// Each key of ours as it is written, sections in their brackets, and what peers call it.
+/// Each key, sections in brackets, and its names in other proxies.
 pub(super) const KEYS: &[(&str, &str)] = &[
     ("[server]", "global main core events process"),
     ("server.threads", "nbthread nbproc workerprocesses workers concurrency workerthreads"),
@@ -295,10 +295,10 @@ const SET: &str = "setheader proxysetheader replace overwrite";
 const ADD: &str = "addheader append";
 const REMOVE: &str = "delheader delete hide proxyhideheader";
 
-/// The section of words that are looked for in each.
+/// Stands for every section.
 pub(super) const ANYWHERE: &str = "*";
 
-/// Words that peers have and we don't, the section in which they are looked for, and what to do instead.
+/// Names without a key of the same meaning: the section they occur in, the names, and the remedy.
 pub(super) const ADVICE: &[(&str, &str, &str)] = &[
     (
         "",
@@ -371,7 +371,7 @@ const BY_ADDRESS: &str = "\"hash\", and hash = { by = \"address\" }";
 const EACH_CODE: &str = "each status code: \"500\", \"502\", \"503\", \"504\"";
 const CONNECTED: &str = "nothing for it: what failed before a byte was sent goes to the next backend anyway";
 
-/// The key whose value it is, what peers call the value, and what to write.
+/// The key, what other proxies call one of its values, and what to write.
 pub(super) const VALUES: &[(&str, &str, &str)] = &[
     ("server.threads", "auto", "0, which is one for each core"),
     ("log.level", "warning", "\"warn\""),

@@ -1,7 +1,6 @@
-//! `findings.txt` holds files and all that is said of them, so that messages are reviewed as text.
-//! A case begins with `=== KIND TITLE`: of kind `file` it is the whole file; of kind `top` it stands
-//! before a good rest; of kind `pool` it stands behind the good beginning of a pool, in line 1. Behind
-//! `---` are the findings.
+//! `findings.txt` has configuration files and all their findings, so that messages are reviewed as text.
+//! A case starts with `=== KIND TITLE`. A case `file` is a whole file; `top` is the start of a valid file;
+//! `pool` follows the start of a valid pool, and its lines count from 1. The findings are after `---`.
 
 use super::*;
 
@@ -11,7 +10,7 @@ const CASES: &str = include_str!("findings.txt");
 const POOL: &str = "[[listeners]]\naddress = \"127.0.0.1:8080\"\n[[pools]]\nname = \"app\"\n\
                     [[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9001\"\n";
 
-/// What is said of every pool that pins, and of no interest in the cases of kind `pool`.
+/// Findings of every pool that pins clients. Cases of kind `pool` leave them out.
 const USUAL: [&str; 2] = ["no [[keys]]", "clients are pinned, but"];
 
 fn findings(kind: &str, text: &str) -> String {

@@ -1,6 +1,6 @@
-//! Owns: files that nobody would write.
-//! Invariant: whatever the file, no panic, and no plan if there are errors.
-//! Must not know: the words of a finding.
+//! Owns: random and broken files.
+//! Invariant: no file causes a panic, and a file with errors has no plan.
+//! Must not know: the texts of findings.
 
 use proptest::prelude::*;
 

@@ -1,6 +1,6 @@
-//! Owns: what is said of certificates and keys.
-//! Invariant: the files are real, and each case is wrong in one way.
-//! Must not know: how a handshake goes.
+//! Owns: the findings about certificates and keys.
+//! Invariant: the files are real, and each case has one fault.
+//! Must not know: how a handshake works.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::tls::tests::authority::{Authority, Issued};
 use crate::tls::{self, CertificateFiles};
 use crate::{clock, runtime};
 
-/// A certificate for app.example that begins and ends so many days from now, and a minute.
+/// Issues a certificate for app.example, valid from and to so many days from now, plus a minute.
 fn lasting(authority: &Authority, from: i64, to: i64) -> Issued {
     let day = |days: i64| {
         let time = i64::try_from(clock::unix().as_secs()).unwrap() + days * 24 * 60 * 60 + 60;
@@ -26,7 +26,7 @@ fn lasting(authority: &Authority, from: i64, to: i64) -> Issued {
     })
 }
 
-/// All that is said of a file that begins with `tls`: how bad it is, the line, and the problem.
+/// Returns the severity, line and problem of each finding of a file that starts with `tls`.
 fn findings(folder: &Folder, tls: &str) -> Vec<(Severity, usize, String)> {
     let text = format!("{tls}{GOOD}");
     let report = parse(&text, &folder.0.join("linchpin.toml")).map_or_else(|report| report, |(_, report)| report);
@@ -165,7 +165,7 @@ fn what_is_odd_about_a_certificate_is_a_warning_and_what_cannot_be_used_an_error
         assert_eq!(findings(&folder, &tls), expected);
     }
 
-    // What we show to backends is looked at, too, but for names.
+    // Linchpin's own certificate for backends is checked, too, except for names.
     folder.write("ca.pem", &authority.pem());
     folder.pair("app", &lasting(&authority, -9, -3));
     let upstream = "[pools.upstream.tls]\nca = \"ca.pem\"\ncert = \"app.pem\"\nkey = \"app.key\"\n";
@@ -179,7 +179,7 @@ fn a_key_that_everyone_may_read_and_a_name_that_is_taken_are_warnings() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let one = folder.pair("one", &authority.issue(&["app.example", "www.example"]));
     folder.pair("two", &authority.issue(&["two.example", "www.example"]));
-    // Another kind of key: for clients that don't know the first.
+    // Another key type, for clients that do not know the first.
     folder.pair("three", &authority.issue_by(&rcgen::PKCS_ED25519, &["app.example"], |_| {}));
     let list = "certificates = [\n{ cert = \"two.pem\", key = \"two.key\" },\n{ cert = \"three.pem\", key = \"three.key\" }]\n";
     let tls = format!("{LISTENER}cert = \"one.pem\"\nkey = \"one.key\"\n{list}");
