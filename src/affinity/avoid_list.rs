@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::pool::Live;
-use crate::pool::backend::mix;
+use crate::pool::hash::mix;
 
 /// The longest time that a session avoids a backend, in seconds: enough for the client to send its next request and be
 /// pinned elsewhere, and for probes to notice the failure.
@@ -115,7 +115,7 @@ fn until(seconds: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::health_tracker::Observation;
+    use crate::pool::observe::Observation;
     use crate::pool::{AdminState, Pool, backend, health_state, reconcile::Reconciler};
     use std::sync::Arc;
     use std::time::Instant;

@@ -23,7 +23,7 @@ pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &TriedBackend
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::backend::mix;
+    use crate::pool::hash::mix;
     use crate::pool::{AdminState, backend, health_state, reconcile::Reconciler};
     use std::sync::Arc;
 

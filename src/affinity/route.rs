@@ -11,7 +11,7 @@ use super::cookie;
 use super::lookup::{MAX_NAMED_BACKENDS, PinLookup, RoutedId};
 use crate::clock::{self, Seldom};
 use crate::pool::Pool;
-use crate::pool::backend::stable_hash;
+use crate::pool::hash::stable_hash;
 
 /// `route = { … }` of `[pools.persistence]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

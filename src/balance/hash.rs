@@ -4,7 +4,7 @@
 
 use super::selection::{Balancer, Candidates};
 use crate::pool::Backend;
-use crate::pool::backend::mix;
+use crate::pool::hash::mix;
 
 /// Has no state.
 pub(super) struct Hash {
@@ -49,7 +49,7 @@ mod tests {
     use super::super::tests::pool;
     use super::super::{Balancer, Candidates, TriedBackends};
     use super::Hash;
-    use crate::pool::backend::mix;
+    use crate::pool::hash::mix;
     use crate::pool::{AdminState, InFlight, Pool};
 
     const KEYS: u64 = 10_000;

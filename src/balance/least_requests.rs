@@ -21,7 +21,7 @@ impl Balancer for LeastRequests {
                     // The n-th equal replaces the choice with probability 1/n: so all are equally likely.
                     std::cmp::Ordering::Equal => {
                         equals += 1;
-                        let draw = crate::pool::backend::mix(entropy.wrapping_add(equals));
+                        let draw = crate::pool::hash::mix(entropy.wrapping_add(equals));
                         if draw.is_multiple_of(equals + 1) {
                             best = Some((index, backend));
                         }
@@ -52,7 +52,7 @@ mod tests {
     use super::super::{Balancer, Candidates, TriedBackends};
     use super::LeastRequests;
     use crate::pool::InFlight;
-    use crate::pool::backend::mix;
+    use crate::pool::hash::mix;
 
     #[test]
     fn the_idle_backend_is_chosen_and_weight_counts() {

@@ -47,7 +47,7 @@ mod tests {
     use super::super::{Balancer, Candidates, TriedBackends};
     use super::RandomTwo;
     use crate::pool::InFlight;
-    use crate::pool::backend::mix;
+    use crate::pool::hash::mix;
 
     fn served(pool: &crate::pool::Pool) -> Vec<usize> {
         let tried = TriedBackends::new();

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use crate::affinity::seal::MAX_NAME;
-use crate::pool::backend::stable_hash;
+use crate::pool::hash::stable_hash;
 
 /// The length of what replaces the end of an invalid name: `-` and a hash in hexadecimal.
 const HASH: usize = 1 + 8;

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use super::announce::announce;
 use crate::pool::Pool;
-use crate::pool::backend::stable_hash;
 use crate::pool::failure_evidence::{ClientKey, FailureEvidence};
+use crate::pool::hash::stable_hash;
 use crate::pool::health_state::FailedRequest;
-use crate::pool::health_tracker::Observation;
+use crate::pool::observe::Observation;
 use crate::reason::Reason;
 
 /// A request failed on the backend at `index` for this reason, and this is held against it.

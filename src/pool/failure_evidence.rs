@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::backend::mix;
+use super::hash::mix;
 
 /// Clients, or pages where there is but one client, that must have met a run of failures in answers.
 pub const REQUIRED: usize = 3;

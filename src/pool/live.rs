@@ -400,7 +400,7 @@ mod tests {
         assert_eq!(live.accepts_existing(), Ok(()));
 
         live.set_limits(None, Some(3));
-        live.record_session(0, crate::pool::backend::mix(1), 0, 60);
+        live.record_session(0, crate::pool::hash::mix(1), 0, 60);
         live.refresh_session_count(0, 60);
         live.record_new_session(0);
         assert_eq!(live.accepts_new(), Ok(()));

@@ -6,10 +6,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::backend::{self, Backend, stable_hash};
+use super::backend::{self, Backend};
+use super::backend_set::{Pool, Settings};
+use super::hash::stable_hash;
 use super::health_tracker::{BackendDownNotifier, HealthTracker};
 use super::live::Live;
-use super::{Pool, Settings};
 use crate::clock;
 
 /// How long the place in per-thread tables of a backend that is gone is given to no other: idle
@@ -157,8 +158,8 @@ impl Reconciler {
 mod tests {
     use super::*;
     use crate::pool::health_state::{self, Health};
-    use crate::pool::health_tracker::Observation;
     use crate::pool::history::HealthChange;
+    use crate::pool::observe::Observation;
     use crate::pool::{AdminState, Closed};
     use futures_util::FutureExt;
 

@@ -94,7 +94,7 @@ fn estimate(registers: &[u8; REGISTERS]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::backend::mix;
+    use crate::pool::hash::mix;
 
     fn count(sessions: u64) -> u64 {
         let sketch = Sketch::default();

@@ -1,6 +1,7 @@
 //! Owns: one request that waits for a backend, and the turn that it gets.
 //! Invariant: whoever gives something up that is worth waiting for tells the first in the queue; no wake-up is lost between threads.
 //! Must not know: requests; when to stop waiting.
+//! Cycle with live: the queue is part of a backend's live state, and a grant keeps that state to return there what was not used.
 
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -8,7 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::AdminState;
+use super::admission::AdminState;
 use super::health_state::Health;
 use super::live::Live;
 use super::queue::{self, Availability, Queue, RETRY_INTERVAL};
@@ -217,7 +218,7 @@ mod tests {
     use super::*;
     use crate::pool::InFlight;
     use crate::pool::health_state::FailedRequest;
-    use crate::pool::health_tracker::Observation;
+    use crate::pool::observe::Observation;
     use crate::pool::{Pool, backend, health_state, reconcile::Reconciler};
     use futures_util::FutureExt;
     use std::sync::atomic::AtomicU32;

@@ -8,7 +8,7 @@ use http::header::{ACCEPT_LANGUAGE, COOKIE, HOST, HeaderName, USER_AGENT};
 use http::request;
 
 use crate::affinity::cookie;
-use crate::pool::backend::stable_hash;
+use crate::pool::hash::stable_hash;
 
 /// `[pools.hash]`: what a request is placed by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Settings {
 pub(super) fn client(head: &request::Parts, address: IpAddr) -> u64 {
     let fields = [USER_AGENT, ACCEPT_LANGUAGE, HOST];
     let fields = fields.iter().map(|name| head.headers.get(name).map_or(0, |value| stable_hash(value.as_bytes())));
-    fields.fold(hash_of(address), |hash, field| crate::pool::backend::mix(hash ^ field))
+    fields.fold(hash_of(address), |hash, field| crate::pool::hash::mix(hash ^ field))
 }
 
 fn hash_of(address: IpAddr) -> u64 {

@@ -16,7 +16,7 @@ use super::request_id::RequestId;
 use super::snapshot::{Snapshot, ThreadSnapshot};
 use crate::affinity::avoid_list::AvoidList;
 use crate::clock::Deadlines;
-use crate::pool::backend;
+use crate::pool::hash;
 use crate::telemetry::{Limit, Lines};
 use crate::upstream::Idle;
 
@@ -66,7 +66,7 @@ impl ThreadState {
     /// An id for a request that has none.
     pub(super) fn new_id(&self) -> RequestId {
         self.next_id.set(self.next_id.get().wrapping_add(1));
-        RequestId::own(backend::mix(self.next_id.get()))
+        RequestId::own(hash::mix(self.next_id.get()))
     }
 
     /// Counts a request or a connection that met a limit.

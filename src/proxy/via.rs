@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::Version;
 use http::header::{HeaderMap, HeaderValue, VIA};
 
-use crate::pool::backend::{mix, stable_hash};
+use crate::pool::hash::{mix, stable_hash};
 
 /// What Linchpin is called in Via where nothing else is configured.
 pub const NAME: &str = "linchpin";

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::affinity::{Lifetimes, SessionKey};
-use crate::pool::health_tracker::Observation;
+use crate::pool::observe::Observation;
 use crate::pool::{InFlight, backend, health_state, reconcile::Reconciler};
 
 const NOW: u64 = 1_000_000;

@@ -325,7 +325,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::backend::mix;
+    use crate::pool::hash::mix;
 
     fn key(n: u64) -> SessionKey {
         SessionKey([mix(2 * n + 1), mix(2 * n + 2)])

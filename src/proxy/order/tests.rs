@@ -13,7 +13,7 @@ use crate::affinity::policy::{RefusePolicy, WaitPolicy};
 use crate::affinity::{Lifetimes, Pin, PinLookup, SessionPolicy, decide};
 use crate::balance::BalancerKind;
 use crate::pool::health_state::FailedRequest;
-use crate::pool::health_tracker::Observation;
+use crate::pool::observe::Observation;
 use crate::pool::{AdminState, InFlight, backend, health_state, reconcile::Reconciler};
 use crate::reason::Reason;
 
@@ -173,7 +173,7 @@ fn run(case: &Case) -> UpgradeOutcome {
     let mut until = None;
     for _ in 0..MANY {
         let draw = || {
-            draws = crate::pool::backend::mix(draws);
+            draws = crate::pool::hash::mix(draws);
             draws
         };
         match order.next(now, deadline, draw) {
