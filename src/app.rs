@@ -28,7 +28,7 @@ use crate::proxy::client::ListenerInfo;
 use crate::proxy::error::Unserved;
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::{Proxy, replay};
-use crate::runtime::workers::Thread;
+use crate::runtime::workers::WorkerContext;
 use crate::runtime::{Listeners, Workers, descriptors, listen};
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, OpenError, Reopen};
@@ -143,7 +143,7 @@ impl App {
         };
         let control = Control::start(parts).map_err(StartError::Thread)?;
 
-        let make = move |thread: Thread| {
+        let make = move |thread: WorkerContext| {
             let mut snapshots = snapshots.clone();
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let (deadlines, lines, avoid_list) = (thread.deadlines.clone(), lines.lines(), Arc::clone(&avoid_list));
@@ -154,10 +154,10 @@ impl App {
             (proxy, housekeeping)
         };
         let phase = Arc::clone(&control.phase);
-        let lost = move || {
+        let on_failure = move || {
             phase.send_if_modified(Phase::breaks);
         };
-        let workers = Workers::start(listeners, &server, make, lost).map_err(StartError::Thread)?;
+        let workers = Workers::start(listeners, &server, make, on_failure).map_err(StartError::Thread)?;
         Ok(App { addresses, admin: admin_address, entries, grace: server.shutdown_grace, workers, control, log })
     }
 
@@ -205,7 +205,7 @@ impl App {
 /// Returns `[server]` with as many client connections as the limit of open descriptors allows, and the number of connections
 /// for the admin listener. Reserves descriptors for backends from now on.
 fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize) {
-    let limit = descriptors::limit();
+    let limit = descriptors::soft_limit();
     let budget = descriptors::budget(limit, plan.descriptors());
     shortage::keep_from(budget.ceiling);
     let max_connections = plan.server.max_connections.min(budget.clients);

@@ -62,7 +62,7 @@ pub fn parse(text: &str, origin: &Path) -> Result<(Plan, Report), Report> {
     let max_connections = draft.max_connections.clone();
     let plan = if notes.has_errors() { None } else { draft.plan(&notes) };
     if let Some(plan) = &plan {
-        capacity::check(plan, max_connections, descriptors::most(), &notes);
+        capacity::check(plan, max_connections, descriptors::hard_limit(), &notes);
     }
     let report = notes.report();
     match plan {

@@ -25,7 +25,7 @@ pub trait Handler: 'static {
     type Client: 'static;
 
     /// Begins a connection at the listener at this position in the configuration.
-    fn client(&self, listener: usize, peer: Peer) -> Self::Client;
+    fn begin_connection(&self, listener: usize, peer: Peer) -> Self::Client;
 
     /// Handles a request. Interim responses (RFC 9110 §15.2) are sent by way of `interim`, until the response
     /// is there; `None` where its client can be sent none.
@@ -42,10 +42,10 @@ pub trait Handler: 'static {
 
     /// Records a request whose head could not be understood. Returns the bytes of the response, which are sent
     /// if hyper has sent none.
-    fn unread(self: &Rc<Self>, client: &Rc<Self::Client>, fault: HeadFault) -> Bytes;
+    fn reject_head(self: &Rc<Self>, client: &Rc<Self::Client>, fault: HeadFault) -> Bytes;
 
     /// Counts a connection that met a limit.
-    fn limited(&self, limit: Limit);
+    fn count_limit(&self, limit: Limit);
 }
 
 /// The outcome of a request.
@@ -96,7 +96,7 @@ pub enum Abandoned {
 /// The body of a response, which is told how much of it did not reach its client.
 pub trait ResponseContent: Body<Data = Bytes> {
     /// Ends the body early: `bytes` of what it gave were never sent.
-    fn lost(&mut self, bytes: u64);
+    fn abort(&mut self, bytes: u64);
 
     /// Returns whether all of the request's body has been read by now.
     fn has_read_request(&self) -> bool;

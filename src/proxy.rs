@@ -118,7 +118,7 @@ impl Handler for Proxy {
     type Body = ResponseBody;
     type Client = Client;
 
-    fn client(&self, listener: usize, peer: Peer) -> Client {
+    fn begin_connection(&self, listener: usize, peer: Peer) -> Client {
         Client::new(&self.listeners[listener], peer.address, peer.subject)
     }
 
@@ -156,7 +156,7 @@ impl Handler for Proxy {
         respond::respond(ProxyError::GivenUp, self.thread.new_id().as_str(), false).map(ResponseBody::page)
     }
 
-    fn unread(self: &Rc<Self>, client: &Rc<Client>, fault: HeadFault) -> Bytes {
+    fn reject_head(self: &Rc<Self>, client: &Rc<Client>, fault: HeadFault) -> Bytes {
         let error = match fault {
             HeadFault::HeadTimeout => ProxyError::HeadTimeout,
             HeadFault::Malformed => ProxyError::Malformed("The request is not valid HTTP."),
@@ -166,7 +166,7 @@ impl Handler for Proxy {
         unread::refuse(&self.thread, client, error)
     }
 
-    fn limited(&self, limit: Limit) {
+    fn count_limit(&self, limit: Limit) {
         self.thread.limited(limit);
     }
 }

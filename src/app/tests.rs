@@ -25,8 +25,8 @@ impl Handler for Panics {
     type Body = ResponseBody;
     type Client = Client;
 
-    fn client(&self, listener: usize, peer: Peer) -> Client {
-        self.0.client(listener, peer)
+    fn begin_connection(&self, listener: usize, peer: Peer) -> Client {
+        self.0.begin_connection(listener, peer)
     }
 
     async fn handle(
@@ -43,12 +43,12 @@ impl Handler for Panics {
         self.0.abandoned(client, why)
     }
 
-    fn unread(self: &Rc<Self>, client: &Rc<Client>, fault: HeadFault) -> Bytes {
-        self.0.unread(client, fault)
+    fn reject_head(self: &Rc<Self>, client: &Rc<Client>, fault: HeadFault) -> Bytes {
+        self.0.reject_head(client, fault)
     }
 
-    fn limited(&self, limit: telemetry::Limit) {
-        self.0.limited(limit);
+    fn count_limit(&self, limit: telemetry::Limit) {
+        self.0.count_limit(limit);
     }
 }
 
@@ -79,7 +79,7 @@ fn start(log: &Path, backend: SocketAddr) -> Running {
     let (published, backend_down, lines) =
         (Published::new(composer.plan(), snapshot), composer.backend_down(), log.handle());
     let snapshots = published.subscribe();
-    let make = move |thread: Thread| {
+    let make = move |thread: WorkerContext| {
         let (snapshot, deadlines) = (Arc::clone(&snapshots.borrow()), thread.deadlines.clone());
         let memory = replay::Memory::share(1 << 20, 1);
         let proxy = Rc::new(Proxy::new(

@@ -239,7 +239,7 @@ impl ResponseBody {
 }
 
 impl ResponseContent for ResponseBody {
-    fn lost(&mut self, bytes: u64) {
+    fn abort(&mut self, bytes: u64) {
         if let Some(exchange) = &mut self.exchange {
             exchange.lost(bytes);
         }

@@ -22,15 +22,15 @@ pub(super) async fn serve<H: Handler>(
 ) {
     // Begins parked: a client that connects and says nothing costs no buffers either, and is not waited
     // for at the end.
-    if !context.readable(&socket).await {
+    if !context.wait_readable(&socket).await {
         return http1::leave(socket.into(), &context).await;
     }
     let Some(accepted) = handshake::handshake(socket, address, &listener, &context.limits).await else { return };
     let AcceptedConnection { stream, peer, is_http2 } = accepted;
     // A proxy's connection is one of the client's that it speaks for.
-    let is_relayed = peer.address != address;
-    let Ok(_permit) = (if is_relayed { context.admit(peer.address) } else { Ok(None) }) else { return };
-    let client = Rc::new(context.handler.client(listener.index, peer));
+    let is_proxied = peer.address != address;
+    let Ok(_permit) = (if is_proxied { context.admit_client(peer.address) } else { Ok(None) }) else { return };
+    let client = Rc::new(context.handler.begin_connection(listener.index, peer));
     drop(listener);
     match is_http2 {
         // In a box, or the connections of HTTP/1.1 would be as large.

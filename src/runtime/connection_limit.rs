@@ -9,12 +9,12 @@ use std::task::{Context, Poll, Waker};
 /// The connections that there are.
 #[derive(Debug)]
 pub(super) struct ConnectionLimit {
-    most: usize,
+    max: usize,
     open: AtomicUsize,
-    /// Whether `waiting` has somebody: who frees a place need not lock to find out.
-    is_awaited: AtomicBool,
+    /// Whether `waiters` has somebody: who frees a place need not lock to find out.
+    has_waiters: AtomicBool,
     /// One listener of one thread each.
-    waiting: Mutex<Vec<Waker>>,
+    waiters: Mutex<Vec<Waker>>,
 }
 
 /// The place of one connection. Free again when it is dropped.
@@ -22,10 +22,10 @@ pub(super) struct ConnectionLimit {
 pub(super) struct ConnectionPermit(Arc<ConnectionLimit>);
 
 impl ConnectionLimit {
-    /// Allows `most` connections at once, and at least one.
-    pub(super) fn new(most: usize) -> Arc<ConnectionLimit> {
-        let (open, is_awaited, waiting) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::default());
-        Arc::new(ConnectionLimit { most: most.max(1), open, is_awaited, waiting })
+    /// Allows `max` connections at once, and at least one.
+    pub(super) fn new(max: usize) -> Arc<ConnectionLimit> {
+        let (open, has_waiters, waiters) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::default());
+        Arc::new(ConnectionLimit { max: max.max(1), open, has_waiters, waiters })
     }
 
     /// A place, or `Pending` until one is free.
@@ -33,18 +33,18 @@ impl ConnectionLimit {
         if let Some(permit) = self.try_acquire() {
             return Poll::Ready(permit);
         }
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiters.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiters.push(cx.waker().clone());
         }
         // Sequentially consistent here and in `drop`: whoever frees a place after the second look below reads
         // `true`, and whoever freed one before it is seen by it.
-        self.is_awaited.store(true, Ordering::SeqCst);
+        self.has_waiters.store(true, Ordering::SeqCst);
         self.try_acquire().map_or(Poll::Pending, Poll::Ready)
     }
 
     fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        let one_more = |open: usize| (open < self.most).then_some(open + 1);
+        let one_more = |open: usize| (open < self.max).then_some(open + 1);
         let acquired = self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
         acquired.is_ok().then(|| ConnectionPermit(Arc::clone(self)))
     }
@@ -54,13 +54,13 @@ impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let limit = &*self.0;
         limit.open.fetch_sub(1, Ordering::SeqCst);
-        if limit.is_awaited.load(Ordering::SeqCst) {
-            let waiting = {
-                let mut waiting = limit.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                limit.is_awaited.store(false, Ordering::SeqCst);
-                std::mem::take(&mut *waiting)
+        if limit.has_waiters.load(Ordering::SeqCst) {
+            let waiters = {
+                let mut waiters = limit.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+                limit.has_waiters.store(false, Ordering::SeqCst);
+                std::mem::take(&mut *waiters)
             };
-            waiting.into_iter().for_each(Waker::wake);
+            waiters.into_iter().for_each(Waker::wake);
         }
     }
 }
@@ -73,9 +73,9 @@ mod tests {
     use std::task::Wake;
 
     #[derive(Default)]
-    struct Woken(AtomicUsize);
+    struct CountsWakes(AtomicUsize);
 
-    impl Wake for Woken {
+    impl Wake for CountsWakes {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
@@ -84,14 +84,14 @@ mod tests {
     #[test]
     fn whoever_waits_is_woken_by_the_next_place_that_is_free() {
         let limit = ConnectionLimit::new(1);
-        let woken = Arc::new(Woken::default());
-        let waker = Arc::clone(&woken).into();
+        let wakes = Arc::new(CountsWakes::default());
+        let waker = Arc::clone(&wakes).into();
         let mut cx = Context::from_waker(&waker);
         let Poll::Ready(permit) = limit.poll_acquire(&mut cx) else { panic!("it is empty") };
         assert!(limit.poll_acquire(&mut cx).is_pending());
         assert!(limit.poll_acquire(&mut cx).is_pending());
         drop(permit);
-        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
         assert!(limit.poll_acquire(&mut cx).is_ready());
     }
 

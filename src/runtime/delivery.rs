@@ -1,5 +1,5 @@
 //! Owns: a response's body on its way out through hyper: what of it has left, and how it breaks off.
-//! Invariant: the break of a body is told to hyper only when all that came before it has been flushed.
+//! Invariant: the break of a body is reported to hyper only when all that came before it has been flushed.
 //! Must not know: what is sent, or why it breaks off.
 
 use std::pin::Pin;
@@ -26,13 +26,13 @@ pub(super) struct TrackedBody<B: ResponseContent> {
     /// How often the connection had been flushed when hyper was given something last: the head, at first.
     flushes: u64,
     given: u64,
-    held: Option<B::Error>,
+    held_error: Option<B::Error>,
 }
 
 impl<B: ResponseContent> TrackedBody<B> {
     pub(super) fn new(body: B, busy: Option<RequestGuard>, stall: Option<Rc<Stall>>) -> TrackedBody<B> {
         let flushes = busy.as_ref().map_or(0, |busy| busy.activity().flushes());
-        TrackedBody { body, busy, stall, flushes, given: 0, held: None }
+        TrackedBody { body, busy, stall, flushes, given: 0, held_error: None }
     }
 
     fn account(&self) -> Option<Account> {
@@ -77,13 +77,13 @@ where
         if self.is_ahead(cx) {
             return Poll::Pending;
         }
-        if self.held.is_none() {
+        if self.held_error.is_none() {
             let frame = Pin::new(&mut self.body).poll_frame(cx);
             if let Some(stall) = &self.stall {
                 stall.note(frame.is_ready());
             }
             match std::task::ready!(frame) {
-                Some(Err(error)) => self.held = Some(error),
+                Some(Err(error)) => self.held_error = Some(error),
                 None => return Poll::Ready(None),
                 Some(Ok(frame)) => {
                     self.flushes = self.busy.as_ref().map_or(0, |busy| busy.activity().flushes());
@@ -96,11 +96,11 @@ where
         if !self.has_left(cx) {
             return Poll::Pending;
         }
-        Poll::Ready(self.held.take().map(Err))
+        Poll::Ready(self.held_error.take().map(Err))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_none() && self.body.is_end_stream()
+        self.held_error.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -114,7 +114,7 @@ impl<B: ResponseContent> Drop for TrackedBody<B> {
         if !self.body.is_end_stream()
             && let Some(unsent @ 1..) = self.account().map(|account| account.unsent())
         {
-            self.body.lost(unsent.min(self.given));
+            self.body.abort(unsent.min(self.given));
         }
     }
 }
@@ -198,23 +198,23 @@ mod tests {
             true
         }
 
-        fn lost(&mut self, bytes: u64) {
+        fn abort(&mut self, bytes: u64) {
             self.1.set(bytes);
         }
     }
 
     #[test]
     fn what_hyper_holds_when_a_body_is_given_up_has_not_left() {
-        for (written, lost) in [(0, 10), (4, 6), (10, 0)] {
-            let told = Rc::new(Cell::new(0));
-            let body = Breaks(Some(Bytes::from_static(b"ten bytes.")), Rc::clone(&told));
+        for (written, unsent) in [(0, 10), (4, 6), (10, 0)] {
+            let reported = Rc::new(Cell::new(0));
+            let body = Breaks(Some(Bytes::from_static(b"ten bytes.")), Rc::clone(&reported));
             let mut tracked = TrackedBody::new(body, None, Some(Rc::default()));
             let cx = &mut Context::from_waker(Waker::noop());
             let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut tracked).poll_frame(cx) else { panic!("a frame") };
             let Ok(mut chunk) = frame.into_data() else { panic!("data") };
             chunk.advance(written);
             drop((chunk, tracked));
-            assert_eq!(told.get(), lost, "{written} bytes were written");
+            assert_eq!(reported.get(), unsent, "{written} bytes were written");
         }
     }
 }

@@ -36,33 +36,33 @@ const BASE: usize = 16;
 /// Files that are read anew, and what else is open for a moment.
 const SPARE: usize = 8;
 /// An event loop: its poll, its wake-up, and what it hears of signals.
-const LOOP: usize = 6;
+const EVENT_LOOP: usize = 6;
 /// Most connections to the admin listener.
-const ADMIN: usize = 96;
+const MAX_ADMIN: usize = 96;
 /// Most probes at once that have a descriptor of their own; more share what clients have left.
-const PROBES: usize = 256;
+const MAX_PROBES: usize = 256;
 
 /// Shares out `limit` descriptors. A client may need a second one, for the backend that works for it, as
 /// HAProxy counts them, too.
 pub fn budget(limit: usize, needs: Needs) -> Budget {
     let Needs { threads, listeners, backends, has_admin } = needs;
     let threads = threads.max(1);
-    let fixed = BASE + SPARE + LOOP * (threads + 1) + listeners * threads;
+    let fixed = BASE + SPARE + EVENT_LOOP * (threads + 1) + listeners * threads;
     // Of few descriptors neither may take most.
-    let admin = if has_admin { ADMIN.min(limit / 8).max(2) } else { 0 };
-    let probes = backends.min(PROBES).min(limit / 8);
+    let admin = if has_admin { MAX_ADMIN.min(limit / 8).max(2) } else { 0 };
+    let probes = backends.min(MAX_PROBES).min(limit / 8);
     let clients = limit.saturating_sub(fixed + admin + probes) / 2;
     let ceiling = limit.saturating_sub(SPARE + admin + probes).max(limit / 2);
     Budget { clients: clients.max(1), admin, ceiling }
 }
 
 /// The limit of open descriptors that this process has now.
-pub fn limit() -> usize {
+pub fn soft_limit() -> usize {
     bounded(getrlimit(Resource::Nofile).current)
 }
 
 /// The limit that this process can raise its own to: the operator's word.
-pub fn most() -> usize {
+pub fn hard_limit() -> usize {
     bounded(getrlimit(Resource::Nofile).maximum)
 }
 

@@ -23,21 +23,21 @@ pin_project! {
         #[pin]
         handling: Option<F>,
         activity: Rc<Activity>,
-        is_over: Rc<Cell<bool>>,
-        give_up: G,
+        is_grace_over: Rc<Cell<bool>>,
+        abandon: G,
     }
 }
 
 impl<F, G> EnsureResponse<F, G> {
-    /// `give_up` makes the answer where `handling` is to make none. It is called before that is dropped.
+    /// `abandon` makes the answer where `handling` is to make none. It is called before that is dropped.
     pub(super) fn new(
         handling: F,
         activity: &Rc<Activity>,
-        is_over: &Rc<Cell<bool>>,
-        give_up: G,
+        is_grace_over: &Rc<Cell<bool>>,
+        abandon: G,
     ) -> EnsureResponse<F, G> {
-        let (activity, is_over) = (Rc::clone(activity), Rc::clone(is_over));
-        EnsureResponse { handling: Some(handling), activity, is_over, give_up }
+        let (activity, is_grace_over) = (Rc::clone(activity), Rc::clone(is_grace_over));
+        EnsureResponse { handling: Some(handling), activity, is_grace_over, abandon }
     }
 }
 
@@ -50,7 +50,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply<B>> {
         let mut this = self.project();
-        let why = match (this.is_over.get(), this.activity.is_left.get()) {
+        let why = match (this.is_grace_over.get(), this.activity.is_left.get()) {
             (true, _) => Abandoned::Stopping,
             (false, true) => Abandoned::ClientClosed,
             (false, false) => {
@@ -62,7 +62,7 @@ where
                 }
             }
         };
-        let response = (this.give_up)(why);
+        let response = (this.abandon)(why);
         this.handling.set(None);
         Poll::Ready(Reply { response, tunnel: None, is_stream: false })
     }
@@ -87,18 +87,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_is_answered_by_its_handler_or_by_whoever_gives_it_up() {
-        let (activity, is_over) = (Activity::new(&Rc::default()), Rc::default());
-        let answered = EnsureResponse::new(ready(reply("handled")), &activity, &is_over, word).await;
+        let (activity, is_grace_over) = (Activity::new(&Rc::default()), Rc::default());
+        let answered = EnsureResponse::new(ready(reply("handled")), &activity, &is_grace_over, word).await;
         assert_eq!(*answered.response.body(), "handled");
         let panics = poll_fn(|_| {
             assert!(std::hint::black_box(false), "a panic");
             Poll::Ready(reply("never"))
         });
-        assert_eq!(*EnsureResponse::new(panics, &activity, &is_over, word).await.response.body(), "panicked");
+        assert_eq!(*EnsureResponse::new(panics, &activity, &is_grace_over, word).await.response.body(), "panicked");
         activity.is_left.set(true);
-        let waits = || EnsureResponse::new(pending(), &activity, &is_over, word);
+        let waits = || EnsureResponse::new(pending(), &activity, &is_grace_over, word);
         assert_eq!(*waits().await.response.body(), "client closed");
-        is_over.set(true);
+        is_grace_over.set(true);
         assert_eq!(*waits().await.response.body(), "stopping");
     }
 }

@@ -52,14 +52,14 @@ async fn run(mut socket: Socket, mut peer: Peer, listener: &ListenerInfo) -> io:
         peer.address = address;
     }
     if let Some(tls) = &listener.tls {
-        gather(&socket, first_bytes::is_record).await;
+        gather(&socket, first_bytes::is_record_complete).await;
         let (stream, session) = tls.accept(socket).await?;
         peer.subject = session.subject;
         let stream = Stream::Tls(Box::new(stream.into()));
         return Ok(AcceptedConnection { stream, peer, is_http2: session.is_http2 });
     }
-    let is_http2 = listener.http2 && {
-        gather(&socket, first_bytes::is_preface_or_none).await;
+    let is_http2 = listener.allows_http2 && {
+        gather(&socket, first_bytes::is_preface_decided).await;
         socket.gathered(first_bytes::is_preface)
     };
     Ok(AcceptedConnection { stream: Stream::Plain(socket), peer, is_http2 })

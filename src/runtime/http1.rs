@@ -39,10 +39,10 @@ pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>,
     loop {
         let since = match prefix.is_empty() {
             false => Some(clock::now()),
-            true => match context.head(&stream).await {
-                HeadWait::Came(since) => since,
-                HeadWait::TooLate => return too_late(stream, &client, &context).await,
-                HeadWait::Never => return leave(stream, &context).await,
+            true => match context.wait_for_head(&stream).await {
+                HeadWait::Received(since) => since,
+                HeadWait::TimedOut => return too_late(stream, &client, &context).await,
+                HeadWait::Idle => return leave(stream, &context).await,
             },
         };
         // In a box of its own, which goes when the connection is parked again.
@@ -54,7 +54,7 @@ pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>,
                 return tunnel.run(Box::new(stream), rest).await;
             }
         }
-        if prefix.is_empty() && !context.readable(stream.socket()).await {
+        if prefix.is_empty() && !context.wait_readable(stream.socket()).await {
             return leave(stream, &context).await;
         }
     }
@@ -81,7 +81,7 @@ async fn active<H: Handler>(
     let mut is_told = false;
     let next = poll_fn(|cx| {
         // What has begun to be answered is cut off; what has not is answered now, and then hyper is done.
-        if context.is_over()
+        if context.is_grace_over()
             && !std::mem::replace(&mut is_told, true)
             && (activity.busy.get() == 0 || activity.is_answered.get())
         {
@@ -133,7 +133,7 @@ async fn active<H: Handler>(
         }
         Err(_) if activity.has_fragment.get() => {
             let (mut stream, _) = apart(connection.into_parts());
-            stream.write_now(&context.handler.unread(client, HeadFault::Fragment));
+            stream.write_now(&context.handler.reject_head(client, HeadFault::Fragment));
             linger(&mut stream, false).await;
         }
         Err(result) => {
@@ -151,7 +151,7 @@ async fn active<H: Handler>(
 
 /// Ends a connection on which a head did not come in time.
 async fn too_late<H: Handler>(mut stream: Stream, client: &Rc<H::Client>, context: &Rc<ConnContext<H>>) {
-    stream.write_now(&context.handler.unread(client, HeadFault::HeadTimeout));
+    stream.write_now(&context.handler.reject_head(client, HeadFault::HeadTimeout));
     linger(&mut stream, false).await;
 }
 
@@ -175,7 +175,7 @@ fn joined(first: Bytes, second: Bytes) -> Bytes {
 fn refused<H: Handler>(error: &hyper::Error, context: &ConnContext<H>, client: &Rc<H::Client>) -> bool {
     if error.is_parse() {
         let fault = if error.is_parse_too_large() { HeadFault::TooLarge } else { HeadFault::Malformed };
-        context.handler.unread(client, fault);
+        context.handler.reject_head(client, fault);
     }
     error.is_parse()
 }

@@ -34,23 +34,23 @@ use crate::tls::Acceptor;
 const BACKLOG: i32 = 4096;
 
 /// Who may connect to a Unix socket: everybody who may reach its folder, as with nginx.
-const MODE: u32 = 0o666;
+const SOCKET_FILE_MODE: u32 = 0o666;
 
 /// All sockets of one process, by thread.
 pub struct Listeners {
     addresses: Vec<Address>,
-    by_thread: Vec<Vec<Bound>>,
+    by_thread: Vec<Vec<ThreadListener>>,
     files: Vec<SocketFile>,
 }
 
 /// One thread's socket of one listener.
-pub(super) struct Bound {
+pub(super) struct ThreadListener {
     info: Arc<ListenerInfo>,
-    socket: Open,
+    socket: ListenSocket,
     metrics: Arc<Listener>,
 }
 
-enum Open {
+enum ListenSocket {
     Tcp(StdTcp),
     Unix(StdUnix),
 }
@@ -101,9 +101,9 @@ impl Listeners {
         let mut all = Listeners { addresses: Vec::new(), by_thread, files: Vec::new() };
         for (index, each) in settings.iter().enumerate() {
             let info = Arc::new(ListenerInfo::new(index, each, tls.get(index).cloned().flatten()));
-            let is_v6_alone = each.address.tcp().is_some_and(|address| address.is_ipv6())
+            let is_v6_only = each.address.tcp().is_some_and(|address| address.is_ipv6())
                 && settings.iter().any(|other| own::are_both_families(&each.address, &other.address));
-            let address = all.open(each, is_v6_alone, &info, metrics);
+            let address = all.open(each, is_v6_only, &info, metrics);
             all.addresses.push(address.map_err(|error| BindError { address: each.address.clone(), error })?);
         }
         Ok(all)
@@ -113,31 +113,32 @@ impl Listeners {
     fn open(
         &mut self,
         settings: &ListenerSettings,
-        is_v6_alone: bool,
+        is_v6_only: bool,
         info: &Arc<ListenerInfo>,
         metrics: &Metrics,
     ) -> io::Result<Address> {
-        let bound = |socket| Bound { info: Arc::clone(info), socket, metrics: metrics.listener(&info.name) };
+        let bound = |socket| ThreadListener { info: Arc::clone(info), socket, metrics: metrics.listener(&info.name) };
         match &settings.address {
-            Address::Tcp(wanted) => {
+            Address::Tcp(address) => {
                 // SO_REUSEPORT would let a second Linchpin share the address and take half the clients
                 // without a word: a first socket without it finds out.
-                if wanted.port() != 0 {
-                    bind::patiently(&settings.address, || socket(*wanted, is_v6_alone, false))?;
+                if address.port() != 0 {
+                    bind::patiently(&settings.address, || socket(*address, is_v6_only, false))?;
                 }
-                let mut address = *wanted;
+                let mut bound_address = *address;
                 for sockets in &mut self.by_thread {
-                    let socket = socket(address, is_v6_alone, true)?;
-                    address = socket.local_addr()?;
-                    sockets.push(bound(Open::Tcp(socket)));
+                    let socket = socket(bound_address, is_v6_only, true)?;
+                    bound_address = socket.local_addr()?;
+                    sockets.push(bound(ListenSocket::Tcp(socket)));
                 }
-                Ok(address.into())
+                Ok(bound_address.into())
             }
             Address::Unix(path) => {
                 // There is no SO_REUSEPORT here: all threads accept from one queue.
-                let (listener, file) = bind::patiently(&settings.address, || unix::listen(path, MODE, BACKLOG))?;
+                let (listener, file) =
+                    bind::patiently(&settings.address, || unix::listen(path, SOCKET_FILE_MODE, BACKLOG))?;
                 for sockets in &mut self.by_thread {
-                    sockets.push(bound(Open::Unix(listener.try_clone()?)));
+                    sockets.push(bound(ListenSocket::Unix(listener.try_clone()?)));
                 }
                 self.files.push(file);
                 Ok(settings.address.clone())
@@ -151,23 +152,23 @@ impl Listeners {
     }
 
     /// The sockets of each thread, and the files to be kept as long as they are listened on.
-    pub(super) fn into_threads(self) -> (Vec<Vec<Bound>>, Vec<SocketFile>) {
+    pub(super) fn into_threads(self) -> (Vec<Vec<ThreadListener>>, Vec<SocketFile>) {
         (self.by_thread, self.files)
     }
 }
 
-fn socket(address: SocketAddr, is_v6_alone: bool, shared: bool) -> io::Result<StdTcp> {
+fn socket(address: SocketAddr, is_v6_only: bool, reuse_port: bool) -> io::Result<StdTcp> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if is_v6_alone {
+    if is_v6_only {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
+    socket.set_reuse_port(reuse_port)?;
     // Accepted sockets inherit it: a system call less a connection.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    if shared {
+    if reuse_port {
         // It spares work, and no more.
         if let Err(error) = defer(&socket) {
             tracing::debug!(%address, %error, "the system tells of connections before there is something to read");
@@ -178,26 +179,26 @@ fn socket(address: SocketAddr, is_v6_alone: bool, shared: bool) -> io::Result<St
 }
 
 /// A socket at work on its thread.
-enum Accepting {
+enum AsyncListener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Accepting {
-    fn new(open: Open) -> io::Result<Accepting> {
+impl AsyncListener {
+    fn new(open: ListenSocket) -> io::Result<AsyncListener> {
         Ok(match open {
-            Open::Tcp(listener) => Accepting::Tcp(TcpListener::from_std(listener)?),
-            Open::Unix(listener) => Accepting::Unix(UnixListener::from_std(listener)?),
+            ListenSocket::Tcp(listener) => AsyncListener::Tcp(TcpListener::from_std(listener)?),
+            ListenSocket::Unix(listener) => AsyncListener::Unix(UnixListener::from_std(listener)?),
         })
     }
 
     /// The next connection and its peer's address. Who connects by a Unix socket is on this machine.
     fn poll_accept(&self, cx: &mut std::task::Context<'_>) -> Poll<io::Result<(Socket, IpAddr)>> {
         Poll::Ready(match self {
-            Accepting::Tcp(listener) => {
+            AsyncListener::Tcp(listener) => {
                 ready!(listener.poll_accept(cx)).map(|(stream, peer)| (stream.into(), peer.ip().to_canonical()))
             }
-            Accepting::Unix(listener) => {
+            AsyncListener::Unix(listener) => {
                 ready!(listener.poll_accept(cx)).map(|(stream, _)| (stream.into(), IpAddr::V4(Ipv4Addr::LOCALHOST)))
             }
         })
@@ -205,7 +206,7 @@ impl Accepting {
 
     /// Has the kernel hold nobody back any more.
     fn undefer(&self, info: &ListenerInfo) {
-        if let Accepting::Tcp(listener) = self
+        if let AsyncListener::Tcp(listener) = self
             && let Err(error) = undefer(listener)
         {
             tracing::debug!(listener = &*info.name, %error, "silent connections come when the system likes");
@@ -214,7 +215,7 @@ impl Accepting {
 
     /// Has the kernel begin no connection any more. The file of a Unix socket is gone by now, and nobody connects.
     fn filter_syns(&self, info: &ListenerInfo) {
-        if let Accepting::Tcp(listener) = self
+        if let AsyncListener::Tcp(listener) = self
             && let Err(error) = syn_filter::attach(listener)
         {
             tracing::debug!(listener = &*info.name, %error, "whoever connects in the last moment may be reset");
@@ -222,24 +223,24 @@ impl Accepting {
     }
 
     /// The socket without the event loop, which may not have told yet of what is in its queue.
-    fn into_rest(self) -> io::Result<Open> {
+    fn into_std(self) -> io::Result<ListenSocket> {
         Ok(match self {
-            Accepting::Tcp(listener) => Open::Tcp(listener.into_std()?),
-            Accepting::Unix(listener) => Open::Unix(listener.into_std()?),
+            AsyncListener::Tcp(listener) => ListenSocket::Tcp(listener.into_std()?),
+            AsyncListener::Unix(listener) => ListenSocket::Unix(listener.into_std()?),
         })
     }
 }
 
-impl Open {
+impl ListenSocket {
     /// The next connection that is in the queue.
     fn accept(&self) -> io::Result<(Socket, IpAddr)> {
         match self {
-            Open::Tcp(listener) => {
+            ListenSocket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
                 stream.set_nonblocking(true)?;
                 Ok((tokio::net::TcpStream::from_std(stream)?.into(), peer.ip().to_canonical()))
             }
-            Open::Unix(listener) => {
+            ListenSocket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(true)?;
                 Ok((tokio::net::UnixStream::from_std(stream)?.into(), IpAddr::V4(Ipv4Addr::LOCALHOST)))
@@ -262,12 +263,16 @@ impl ThreadConnections {
 
     /// The next connection of a listener, and its place. A place is taken for the moment of asking alone: the
     /// last one may go to another listener while this one waits for a client.
-    async fn accept(&self, listener: &Accepting, full: impl Fn()) -> io::Result<(Socket, IpAddr, ConnectionPermit)> {
+    async fn accept(
+        &self,
+        listener: &AsyncListener,
+        on_full: impl Fn(),
+    ) -> io::Result<(Socket, IpAddr, ConnectionPermit)> {
         let mut is_full = false;
         poll_fn(|cx| {
             let Poll::Ready(permit) = self.limit.poll_acquire(cx) else {
                 if !std::mem::replace(&mut is_full, true) {
-                    full();
+                    on_full();
                 }
                 return Poll::Pending;
             };
@@ -283,32 +288,32 @@ impl ThreadConnections {
 /// # Errors
 /// If the event loop can't take the socket over.
 pub(super) async fn accept<H: Handler>(
-    bound: Bound,
+    bound: ThreadListener,
     thread: usize,
     conn_context: Rc<ConnContext<H>>,
     connections: Rc<ThreadConnections>,
     stopping: impl Future<Output = ShutdownGrace>,
 ) -> io::Result<()> {
-    let Bound { info, socket, metrics } = bound;
-    let listener = Accepting::new(socket)?;
+    let ThreadListener { info, socket, metrics } = bound;
+    let listener = AsyncListener::new(socket)?;
     let context = AcceptContext {
         info,
         metrics,
         thread,
-        is_tcp: matches!(listener, Accepting::Tcp(_)),
+        is_tcp: matches!(listener, AsyncListener::Tcp(_)),
         conn_context,
         connections,
     };
-    let last_call = tokio::select! {
-        never = context.admit(&listener) => match never {},
-        last_call = stopping => last_call,
+    let grace = tokio::select! {
+        never = context.accept_all(&listener) => match never {},
+        grace = stopping => grace,
     };
     // Those that are held back until they speak are to come now: they have little time left.
     listener.undefer(&context.info);
-    let _ = tokio::time::timeout(last_call.accept, context.admit(&listener)).await;
+    let _ = tokio::time::timeout(grace.accept, context.accept_all(&listener)).await;
     listener.filter_syns(&context.info);
-    let _ = tokio::time::timeout(last_call.handshakes, context.admit(&listener)).await;
-    context.admit_rest(listener).await
+    let _ = tokio::time::timeout(grace.handshakes, context.accept_all(&listener)).await;
+    context.accept_backlog(listener).await
 }
 
 /// What every connection of one listener on one thread passes.
@@ -323,50 +328,54 @@ struct AcceptContext<H: Handler> {
 
 impl<H: Handler> AcceptContext<H> {
     /// Lets in who comes, for as long as it is polled.
-    async fn admit(&self, listener: &Accepting) -> Infallible {
+    async fn accept_all(&self, listener: &AsyncListener) -> Infallible {
         loop {
-            match self.connections.accept(listener, || self.conn_context.handler.limited(Limit::Connections)).await {
-                Ok((socket, address, permit)) => self.begin(socket, address, permit),
-                Err(error) => self.failed(&error).await,
+            match self.connections.accept(listener, || self.conn_context.handler.count_limit(Limit::Connections)).await
+            {
+                Ok((socket, address, permit)) => self.serve(socket, address, permit),
+                Err(error) => self.handle_error(&error).await,
             }
         }
     }
 
     /// Lets in all that are in the kernel's queue, and closes the listener.
-    async fn admit_rest(&self, listener: Accepting) -> io::Result<()> {
-        let rest = listener.into_rest()?;
+    async fn accept_backlog(&self, listener: AsyncListener) -> io::Result<()> {
+        let listener = listener.into_std()?;
         loop {
             // The queue is kept for as long as there is no place for who is in it: closing it would reset them.
             let permit = poll_fn(|cx| self.connections.limit.poll_acquire(cx)).await;
-            match rest.accept() {
-                Ok((socket, address)) => self.begin(socket, address, permit),
+            match listener.accept() {
+                Ok((socket, address)) => self.serve(socket, address, permit),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => self.failed(&error).await,
+                Err(error) => self.handle_error(&error).await,
             }
         }
     }
 
     /// Serves a connection.
-    fn begin(&self, socket: Socket, address: IpAddr, permit: ConnectionPermit) {
+    fn serve(&self, socket: Socket, address: IpAddr, permit: ConnectionPermit) {
         // Proxies that are trusted, and whoever speaks on a Unix socket, connect for many clients.
-        let is_one = self.is_tcp && !self.info.trusts(address);
-        let Ok(guest) = (if is_one { self.conn_context.admit(address) } else { Ok(None) }) else { return };
+        let is_single_client = self.is_tcp && !self.info.trusts(address);
+        let Ok(client_permit) = (if is_single_client { self.conn_context.admit_client(address) } else { Ok(None) })
+        else {
+            return;
+        };
         // A TCP connection that comes has something to say, as tokio takes for granted. Where a greeting comes
         // first, or the process is about to end, nobody is waited for who has not begun.
-        let speaks = self.is_tcp && !self.info.has_preamble();
-        let socket = if speaks { socket } else { socket.silent() };
-        let counted = ConnectionGuard::new(&self.connections.open, &self.metrics, self.thread);
+        let expects_data = self.is_tcp && !self.info.has_preamble();
+        let socket = if expects_data { socket } else { socket.silent() };
+        let guard = ConnectionGuard::new(&self.connections.open, &self.metrics, self.thread);
         let (info, conn_context) = (Arc::clone(&self.info), Rc::clone(&self.conn_context));
         tokio::task::spawn_local(async move {
             conn::serve(socket, address, info, conn_context).await;
-            drop((counted, guest, permit));
+            drop((guard, client_permit, permit));
         });
     }
 
     /// Nobody could be accepted.
-    async fn failed(&self, error: &io::Error) {
-        if is_of_one_connection(error) {
+    async fn handle_error(&self, error: &io::Error) {
+        if is_connection_error(error) {
             // The client went before it was accepted: its trouble alone.
         } else {
             if shortage::is_ours(error) {
@@ -379,7 +388,7 @@ impl<H: Handler> AcceptContext<H> {
     }
 }
 
-fn is_of_one_connection(error: &io::Error) -> bool {
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -16,11 +16,11 @@ pub(super) struct ListenerInfo {
     pub(super) index: usize,
     pub(super) name: Arc<str>,
     /// Whether clients may speak HTTP/2 in clear text, by prior knowledge (RFC 9113 §3.3).
-    pub(super) http2: bool,
+    pub(super) allows_http2: bool,
     /// The TLS acceptor, where clients speak TLS.
     pub(super) tls: Option<Arc<Acceptor>>,
     /// Whether the connections of trusted peers begin with a PROXY header.
-    proxied: bool,
+    has_proxy_protocol: bool,
     trusted: Vec<IpNet>,
 }
 
@@ -29,22 +29,22 @@ impl ListenerInfo {
         ListenerInfo {
             index,
             name: settings.name.as_str().into(),
-            http2: settings.http2 && tls.is_none(),
+            allows_http2: settings.http2 && tls.is_none(),
             tls,
-            proxied: settings.proxy_protocol,
+            has_proxy_protocol: settings.proxy_protocol,
             trusted: settings.trusted_proxies.clone(),
         }
     }
 
     /// Returns whether something is expected before the first request.
     pub(super) fn has_preamble(&self) -> bool {
-        self.http2 || self.proxied || self.tls.is_some()
+        self.allows_http2 || self.has_proxy_protocol || self.tls.is_some()
     }
 
     /// Returns whether a connection from `address` begins with a PROXY header. This is never guessed from the
     /// bytes that arrive (proxy-protocol.txt): else any client could speak for any other.
     pub(super) fn expects_proxy_header(&self, address: IpAddr) -> bool {
-        self.proxied && self.trusts(address)
+        self.has_proxy_protocol && self.trusts(address)
     }
 
     /// Returns whether a proxy at `address` is trusted.

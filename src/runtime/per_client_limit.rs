@@ -13,23 +13,23 @@ use crate::net;
 const SLOTS: usize = 8;
 
 /// Lines of the table at the most: 8 MiB.
-const GROUPS: usize = 128 * 1024;
+const MAX_GROUPS: usize = 128 * 1024;
 
 /// Bits of a slot that count; the others name the client.
-const COUNT: u32 = 24;
-const FULL: u64 = (1 << COUNT) - 1;
+const COUNT_BITS: u32 = 24;
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Slots([AtomicU64; SLOTS]);
+struct Group([AtomicU64; SLOTS]);
 
 /// The clients that are here.
 #[derive(Debug)]
 pub(super) struct PerClientLimit {
-    most: u64,
+    max: u64,
     /// With a key of its own, or clients could choose addresses that meet in one line.
     hasher: RandomState,
-    groups: Box<[Slots]>,
+    groups: Box<[Group]>,
 }
 
 /// One connection of a client. Counts until it is dropped.
@@ -37,16 +37,16 @@ pub(super) struct PerClientLimit {
 pub(super) struct ClientPermit {
     limit: Arc<PerClientLimit>,
     /// The number of its slot, counted over all groups: it is in memory for as long as the connection is.
-    place: u32,
+    slot: u32,
 }
 
 impl PerClientLimit {
-    /// Each client may have `most` connections, of `all` that there are at once.
-    pub(super) fn new(most: u32, all: usize) -> Arc<PerClientLimit> {
+    /// Each client may have `max` connections, of `all` that there are at once.
+    pub(super) fn new(max: u32, all: usize) -> Arc<PerClientLimit> {
         // Four clients a line when all are different ones: some groups get more, hardly any twice as many.
-        let groups = (all / (SLOTS / 2)).next_power_of_two().clamp(64, GROUPS);
-        let groups = (0..groups).map(|_| Slots::default()).collect();
-        Arc::new(PerClientLimit { most: u64::from(most).min(FULL), hasher: RandomState::new(), groups })
+        let groups = (all / (SLOTS / 2)).next_power_of_two().clamp(64, MAX_GROUPS);
+        let groups = (0..groups).map(|_| Group::default()).collect();
+        Arc::new(PerClientLimit { max: u64::from(max).min(COUNT_MASK), hasher: RandomState::new(), groups })
     }
 
     /// A connection of the client at `address`. In the rare line that is full it is let in and not counted.
@@ -55,22 +55,24 @@ impl PerClientLimit {
     /// The client has as many as it may have.
     pub(super) fn try_acquire(self: &Arc<Self>, address: IpAddr) -> Result<Option<ClientPermit>, TooManyConnections> {
         let hash = self.hasher.hash_one(net::client(address));
-        let tag = hash >> COUNT;
-        let line = usize::try_from(hash & FULL).unwrap_or(0) % self.groups.len();
-        let slots = &self.groups[line].0;
+        let tag = hash >> COUNT_BITS;
+        let group = usize::try_from(hash & COUNT_MASK).unwrap_or(0) % self.groups.len();
+        let slots = &self.groups[group].0;
         loop {
             let seen: [u64; SLOTS] = std::array::from_fn(|at| slots[at].load(Ordering::Relaxed));
-            let own = seen.iter().position(|slot| slot & FULL > 0 && slot >> COUNT == tag);
-            let Some(slot) = own.or_else(|| seen.iter().position(|slot| slot & FULL == 0)) else { return Ok(None) };
-            let count = own.map_or(0, |at| seen[at] & FULL);
-            if count >= self.most {
+            let own = seen.iter().position(|slot| slot & COUNT_MASK > 0 && slot >> COUNT_BITS == tag);
+            let Some(slot) = own.or_else(|| seen.iter().position(|slot| slot & COUNT_MASK == 0)) else {
+                return Ok(None);
+            };
+            let count = own.map_or(0, |at| seen[at] & COUNT_MASK);
+            if count >= self.max {
                 return Err(TooManyConnections);
             }
-            let next = (tag << COUNT) | (count + 1);
+            let next = (tag << COUNT_BITS) | (count + 1);
             // Another thread's client came or went in between: somebody gets on with each round.
             if slots[slot].compare_exchange(seen[slot], next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                let place = u32::try_from(line * SLOTS + slot).unwrap_or(0);
-                return Ok(Some(ClientPermit { limit: Arc::clone(self), place }));
+                let slot = u32::try_from(group * SLOTS + slot).unwrap_or(0);
+                return Ok(Some(ClientPermit { limit: Arc::clone(self), slot }));
             }
         }
     }
@@ -83,8 +85,8 @@ pub(super) struct TooManyConnections;
 impl Drop for ClientPermit {
     fn drop(&mut self) {
         // It counts one of this slot, whose name stays as long as it does.
-        let place = self.place as usize;
-        self.limit.groups[place / SLOTS].0[place % SLOTS].fetch_sub(1, Ordering::Relaxed);
+        let slot = self.slot as usize;
+        self.limit.groups[slot / SLOTS].0[slot % SLOTS].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -111,19 +113,21 @@ mod tests {
     fn when_all_are_gone_nothing_is_left_of_them() {
         let limit = PerClientLimit::new(3, 1000);
         let all: Vec<_> = (0..1000).map(|number| limit.try_acquire(address(number % 500)).unwrap()).collect();
-        assert!(all.iter().filter(|guest| guest.is_some()).count() > 900);
+        assert!(all.iter().filter(|permit| permit.is_some()).count() > 900);
         drop(all);
-        assert!(limit.groups.iter().flat_map(|line| &line.0).all(|slot| slot.load(Ordering::Relaxed) & FULL == 0));
+        assert!(
+            limit.groups.iter().flat_map(|group| &group.0).all(|slot| slot.load(Ordering::Relaxed) & COUNT_MASK == 0)
+        );
     }
 
     #[test]
     fn threads_together_let_no_more_in_than_one() {
         let limit = PerClientLimit::new(100, 1000);
-        let enter = || (0..100).filter_map(|_| limit.try_acquire(address(1)).ok()).collect::<Vec<_>>();
-        let inside: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(enter)).collect();
+        let acquire = || (0..100).filter_map(|_| limit.try_acquire(address(1)).ok()).collect::<Vec<_>>();
+        let permits: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(acquire)).collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
-        assert_eq!(inside.len(), 100);
+        assert_eq!(permits.len(), 100);
     }
 }

@@ -37,25 +37,25 @@ pub(super) fn service<H: Handler>(
     Future = impl Future<Output = ServiceResult<H>> + 'static,
 > {
     let (handler, draining) = (Rc::clone(&context.handler), Rc::clone(&context.draining));
-    let is_over = Rc::clone(&context.is_over);
-    let most = context.limits.requests_per_connection.unwrap_or(u32::MAX);
+    let is_grace_over = Rc::clone(&context.is_grace_over);
+    let max_requests = context.limits.requests_per_connection.unwrap_or(u32::MAX);
     service_fn(move |mut request: Request<Incoming>| {
         let mut busy = RequestGuard::begin(&activity);
         let has_body = !request.body().is_end_stream();
         activity.lingers.set(has_body);
-        let upgrade = takeover(&mut request);
+        let upgrade = connect_upgrade(&mut request);
         let stall = activity.opens_stream();
-        let is_last = activity.requests.get() >= most;
-        if activity.requests.get() == most {
-            handler.limited(Limit::RequestsPerConnection);
+        let is_last = activity.requests.get() >= max_requests;
+        if activity.requests.get() == max_requests {
+            handler.count_limit(Limit::RequestsPerConnection);
         }
         let draining = Rc::clone(&draining);
         // With `map` and not in an `async` block, which would have the request's future in it twice.
         let interim = activity.interim_of(request.version());
-        let (giving_up, to) = (Rc::clone(&handler), Rc::clone(&client));
-        let give_up = move |why| giving_up.abandoned(&to, why);
+        let (abandons, abandoned) = (Rc::clone(&handler), Rc::clone(&client));
+        let abandon = move |why| abandons.abandoned(&abandoned, why);
         let handling = Rc::clone(&handler).handle(Rc::clone(&client), request, interim);
-        EnsureResponse::new(handling, &activity, &is_over, give_up).map(move |reply| {
+        EnsureResponse::new(handling, &activity, &is_grace_over, abandon).map(move |reply| {
             let Reply { mut response, tunnel, is_stream } = reply;
             busy.activity().ends_interim();
             // What is left of a request's body can't be told from the next head in what hyper reads then, and may
@@ -82,7 +82,7 @@ pub(super) fn service<H: Handler>(
 }
 
 /// How a stream's bytes can be had once the answer to its CONNECT (RFC 8441) has gone out.
-fn takeover(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
+fn connect_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
     let connects = request.version() == Version::HTTP_2 && *request.method() == Method::CONNECT;
     connects.then(|| hyper::upgrade::on(request))
 }

@@ -29,24 +29,24 @@ use crate::net::unix::SocketFile;
 /// The running threads.
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
-    stop: Arc<watch::Sender<Stop>>,
+    stop: Arc<watch::Sender<StopCommand>>,
     /// Of Unix sockets.
     files: Vec<SocketFile>,
 }
 
 /// What the threads are told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
+enum StopCommand {
     /// Serve.
-    No,
+    Run,
     /// Finish what is under way within this time, and begin nothing new.
-    Within(Duration),
+    Drain(Duration),
     /// End now.
-    Now,
+    Abort,
 }
 
 /// What a thread's part of the application is made with.
-pub struct Thread {
+pub struct WorkerContext {
     /// Its number, from 0.
     pub index: usize,
     /// Where its deadlines run.
@@ -55,7 +55,7 @@ pub struct Thread {
 
 impl Workers {
     /// Starts one thread for each set of sockets. `make` runs on each thread and makes its handler
-    /// and what else is to run there for as long as it serves. `lost` is called when a thread has ended and
+    /// and what else is to run there for as long as it serves. `on_failure` is called when a thread has ended and
     /// was not told to.
     ///
     /// # Errors
@@ -64,18 +64,18 @@ impl Workers {
         listeners: Listeners,
         settings: &Settings,
         make: F,
-        lost: impl Fn() + Send + Clone + 'static,
+        on_failure: impl Fn() + Send + Clone + 'static,
     ) -> io::Result<Workers>
     where
         H: Handler,
         B: Future<Output = ()> + 'static,
-        F: Fn(Thread) -> (Rc<H>, B) + Send + Clone + 'static,
+        F: Fn(WorkerContext) -> (Rc<H>, B) + Send + Clone + 'static,
     {
-        let stop = Arc::new(watch::Sender::new(Stop::No));
+        let stop = Arc::new(watch::Sender::new(StopCommand::Run));
         let (sockets, files) = listeners.into_threads();
         let limit = ConnectionLimit::new(settings.max_connections);
         let clients = settings.limits.connections_per_client;
-        let clients = clients.map(|most| PerClientLimit::new(most, settings.max_connections));
+        let clients = clients.map(|max| PerClientLimit::new(max, settings.max_connections));
         let mut workers = Workers { threads: Vec::new(), stop, files };
         for (index, bound) in sockets.into_iter().enumerate() {
             let runtime = move || {
@@ -83,29 +83,30 @@ impl Workers {
                 builder.enable_all().on_thread_unpark(clock::start_iteration).build_local(LocalOptions::default())
             };
             let (make, limits, stop) = (make.clone(), settings.limits.clone(), workers.stop.subscribe());
-            let (connections, lost) = ((Arc::clone(&limit), clients.clone()), lost.clone());
-            let (begun, begins) = mpsc::sync_channel(1);
+            let (connections, on_failure) = ((Arc::clone(&limit), clients.clone()), on_failure.clone());
+            let (report_start, started) = mpsc::sync_channel(1);
             let run = move || {
                 let runtime = match runtime() {
                     Ok(runtime) => runtime,
-                    Err(error) => return drop(begun.send(Err(error))),
+                    Err(error) => return drop(report_start.send(Err(error))),
                 };
                 // Whoever started this waits for it.
-                let _ = begun.send(Ok(()));
+                let _ = report_start.send(Ok(()));
                 // Nothing of a thread is used once it has panicked; its sockets are closed when this is over.
-                let work =
-                    AssertUnwindSafe(move || runtime.block_on(work(index, bound, connections, limits, make, stop)));
-                if catch_unwind(work).is_ok_and(|end| end == End::Told) {
+                let work = AssertUnwindSafe(move || {
+                    runtime.block_on(run_worker(index, bound, connections, limits, make, stop))
+                });
+                if catch_unwind(work).is_ok_and(|exit| exit == ThreadExit::Stopped) {
                     return;
                 }
                 tracing::error!(
                     worker = index,
                     "a worker thread has ended, and with it its connections; restart this process"
                 );
-                lost();
+                on_failure();
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
-            begins.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended at once")))?;
+            started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended at once")))?;
             workers.threads.push(thread);
         }
         Ok(workers)
@@ -116,12 +117,12 @@ impl Workers {
     pub fn drain(&mut self, grace: Duration) {
         // Nobody finds the Unix sockets any more, and a successor can have their paths.
         self.files.clear();
-        self.stop.send_replace(Stop::Within(grace));
+        self.stop.send_replace(StopCommand::Drain(grace));
     }
 
     /// Ends all connections now.
     pub fn stop(&self) {
-        self.stop.send_replace(Stop::Now);
+        self.stop.send_replace(StopCommand::Abort);
     }
 
     /// Waits until all threads have ended. Blocks.
@@ -135,29 +136,29 @@ impl Workers {
 
 /// Why a thread has no more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum ThreadExit {
     /// It was told to end.
-    Told,
+    Stopped,
     /// A task without which it can't serve has ended.
-    Broken,
+    Failed,
 }
 
-async fn work<H, F, B>(
+async fn run_worker<H, F, B>(
     index: usize,
-    bound: Vec<listen::Bound>,
+    bound: Vec<listen::ThreadListener>,
     (limit, clients): (Arc<ConnectionLimit>, Option<Arc<PerClientLimit>>),
     limits: Limits,
     make: F,
-    mut stop: watch::Receiver<Stop>,
-) -> End
+    mut stop: watch::Receiver<StopCommand>,
+) -> ThreadExit
 where
     H: Handler,
     B: Future<Output = ()> + 'static,
-    F: Fn(Thread) -> (Rc<H>, B),
+    F: Fn(WorkerContext) -> (Rc<H>, B),
 {
     clock::start_iteration();
     let clock = clock::Deadlines::new();
-    let (handler, housekeeping) = make(Thread { index, deadlines: clock.clone() });
+    let (handler, housekeeping) = make(WorkerContext { index, deadlines: clock.clone() });
     let mut essential = JoinSet::new();
     essential.spawn_local(clock.clone().run());
     essential.spawn_local(turn::carry());
@@ -174,54 +175,54 @@ where
         });
     }
 
-    let told = tokio::select! {
+    let command = tokio::select! {
         // An error means that the sender is gone, and with it whoever wanted this to run.
-        told = stop.wait_for(|stop| *stop != Stop::No) => told.map_or(Stop::Now, |stop| *stop),
+        command = stop.wait_for(|stop| *stop != StopCommand::Run) => command.map_or(StopCommand::Abort, |stop| *stop),
         // They never end by themselves.
-        _ = essential.join_next() => return End::Broken,
-        Some(_) = accepting.join_next() => return End::Broken,
+        _ = essential.join_next() => return ThreadExit::Failed,
+        Some(_) = accepting.join_next() => return ThreadExit::Failed,
     };
-    let Stop::Within(grace) = told else {
+    let StopCommand::Drain(grace) = command else {
         accepting.abort_all();
-        answer_the_rest(&context, &connections).await;
-        return End::Told;
+        respond_to_abandoned(&context, &connections).await;
+        return ThreadExit::Stopped;
     };
     context.drain(ShutdownGrace::within(grace).idle);
     clock.wake_all();
-    let empty = async {
+    let all_closed = async {
         while accepting.join_next().await.is_some() {}
-        poll_until(|| connections.open.get() == 0).await;
+        wait_until(|| connections.open.get() == 0).await;
     };
-    let now = async { drop(stop.wait_for(|stop| *stop == Stop::Now).await) };
+    let aborted = async { drop(stop.wait_for(|stop| *stop == StopCommand::Abort).await) };
     tokio::select! {
-        () = empty => {}
-        () = now => {}
+        () = all_closed => {}
+        () = aborted => {}
         () = tokio::time::sleep(grace) => {
             tracing::warn!(connections = connections.open.get(), "the grace period is over; closing what is left");
         }
     }
-    answer_the_rest(&context, &connections).await;
-    End::Told
+    respond_to_abandoned(&context, &connections).await;
+    ThreadExit::Stopped
 }
 
 /// Has requests answered that were not until now, and gives that the time that it takes to be sent.
-async fn answer_the_rest<H>(context: &ConnContext<H>, connections: &ThreadConnections) {
-    const TIME: Duration = Duration::from_millis(500);
-    context.give_up();
-    let _ = tokio::time::timeout(TIME, poll_until(|| connections.open.get() == 0)).await;
+async fn respond_to_abandoned<H>(context: &ConnContext<H>, connections: &ThreadConnections) {
+    const TIME_TO_SEND: Duration = Duration::from_millis(500);
+    context.abandon_requests();
+    let _ = tokio::time::timeout(TIME_TO_SEND, wait_until(|| connections.open.get() == 0)).await;
 }
 
 /// Waits until the thread is told to stop: what listeners have to do then. One that is to end at once is dropped.
-async fn shutdown_grace(mut stop: watch::Receiver<Stop>) -> ShutdownGrace {
-    let grace = match stop.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop) {
-        Ok(Stop::Within(grace)) => grace,
+async fn shutdown_grace(mut stop: watch::Receiver<StopCommand>) -> ShutdownGrace {
+    let grace = match stop.wait_for(|stop| *stop != StopCommand::Run).await.map(|stop| *stop) {
+        Ok(StopCommand::Drain(grace)) => grace,
         _ => Duration::ZERO,
     };
     ShutdownGrace::within(grace)
 }
 
 /// Looks again every few milliseconds: this is for the end of a thread, not for its life.
-async fn poll_until(condition: impl Fn() -> bool) {
+async fn wait_until(condition: impl Fn() -> bool) {
     let mut interval = tokio::time::interval(Duration::from_millis(5));
     poll_fn(|cx| {
         while !condition() {
@@ -268,14 +269,14 @@ mod tests {
             true
         }
 
-        fn lost(&mut self, _: u64) {}
+        fn abort(&mut self, _: u64) {}
     }
 
     impl Handler for Empty {
         type Body = Nothing;
         type Client = ();
 
-        fn client(&self, _: usize, _: Peer) {}
+        fn begin_connection(&self, _: usize, _: Peer) {}
 
         async fn handle(
             self: Rc<Self>,
@@ -290,11 +291,11 @@ mod tests {
             Response::new(Nothing)
         }
 
-        fn unread(self: &Rc<Self>, _: &Rc<()>, _: HeadFault) -> Bytes {
+        fn reject_head(self: &Rc<Self>, _: &Rc<()>, _: HeadFault) -> Bytes {
             Bytes::new()
         }
 
-        fn limited(&self, _: Limit) {}
+        fn count_limit(&self, _: Limit) {}
     }
 
     fn listeners() -> (Listeners, SocketAddr) {
@@ -307,37 +308,38 @@ mod tests {
     }
 
     /// Whether a thread whose work housekeeping its requests is `housekeeping` is told to be lost.
-    fn is_lost<B: Future<Output = ()> + 'static>(housekeeping: fn() -> B) -> bool {
+    fn reports_its_failure<B: Future<Output = ()> + 'static>(housekeeping: fn() -> B) -> bool {
         let (listeners, address) = listeners();
-        let (tell, told) = mpsc::channel();
-        let lost = move || tell.send(()).unwrap();
+        let (report, reports) = mpsc::channel();
+        let on_failure = move || report.send(()).unwrap();
         let workers =
-            Workers::start(listeners, &Settings::default(), move |_| (Rc::new(Empty), housekeeping()), lost).unwrap();
-        let is_lost = told.recv_timeout(Duration::from_secs(2)).is_ok();
+            Workers::start(listeners, &Settings::default(), move |_| (Rc::new(Empty), housekeeping()), on_failure)
+                .unwrap();
+        let reports_its_failure = reports.recv_timeout(Duration::from_secs(2)).is_ok();
         // The other threads get its clients: the kernel sends nobody to a socket that is closed.
-        assert_eq!(std::net::TcpStream::connect(address).is_err(), is_lost);
+        assert_eq!(std::net::TcpStream::connect(address).is_err(), reports_its_failure);
         workers.stop();
         workers.join();
-        is_lost
+        reports_its_failure
     }
 
     #[test]
     fn a_thread_that_ends_before_it_is_told_to_is_noticed() {
-        assert!(is_lost(|| async { assert!(std::hint::black_box(false), "a panic") }));
-        assert!(is_lost(|| async {}));
-        assert!(!is_lost(std::future::pending::<()>));
+        assert!(reports_its_failure(|| async { assert!(std::hint::black_box(false), "a panic") }));
+        assert!(reports_its_failure(|| async {}));
+        assert!(!reports_its_failure(std::future::pending::<()>));
     }
 
     #[test]
     fn a_thread_that_panics_as_it_begins_is_noticed() {
         let (listeners, _) = listeners();
-        let (tell, told) = mpsc::channel();
-        let make = |thread: Thread| {
-            assert!(thread.index > 0, "a panic");
+        let (report, reports) = mpsc::channel();
+        let make = |context: WorkerContext| {
+            assert!(context.index > 0, "a panic");
             (Rc::new(Empty), std::future::pending::<()>())
         };
-        let lost = move || tell.send(()).unwrap();
-        let _workers = Workers::start(listeners, &Settings::default(), make, lost).unwrap();
-        told.recv_timeout(Duration::from_secs(20)).unwrap();
+        let on_failure = move || report.send(()).unwrap();
+        let _workers = Workers::start(listeners, &Settings::default(), make, on_failure).unwrap();
+        reports.recv_timeout(Duration::from_secs(20)).unwrap();
     }
 }
