@@ -1,5 +1,5 @@
-//! Owns: the contract between what serves connections and what handles their requests.
-//! Invariant: types and traits alone; neither side knows the other.
+//! Owns: the contract between the runtime, which serves connections, and the proxy, which handles their requests.
+//! Invariant: the contract is types and traits alone; neither side knows the other.
 //! Must not know: sockets, hyper's connections, routes, backends.
 
 use std::future::Future;
@@ -19,16 +19,16 @@ use crate::telemetry::Limit;
 
 /// Serves the requests of client connections. One value serves one thread.
 pub trait Handler: 'static {
-    /// The body of its responses.
+    /// The body of this handler's responses.
     type Body: ResponseContent<Error: Into<Box<dyn std::error::Error + Send + Sync>> + Unpin> + Unpin + 'static;
-    /// The state that it keeps for a connection.
+    /// The state that this handler keeps for one connection.
     type Client: 'static;
 
-    /// Begins a connection at the listener at this position in the configuration.
+    /// Begins a connection of `peer` at the listener with this position in the configuration, from 0.
     fn begin_connection(&self, listener: usize, peer: Peer) -> Self::Client;
 
-    /// Handles a request. Interim responses (RFC 9110 §15.2) are sent by way of `interim`, until the response
-    /// is there; `None` where its client can be sent none.
+    /// Handles a request. The handler queues interim responses (RFC 9110 §15.2) in `interim` until it returns the
+    /// response; `interim` is `None` if the client can receive none.
     fn handle(
         self: Rc<Self>,
         client: Rc<Self::Client>,
@@ -36,15 +36,15 @@ pub trait Handler: 'static {
         interim: Option<Arc<InterimQueue>>,
     ) -> impl Future<Output = Reply<Self::Body>> + 'static;
 
-    /// Makes the response to a request that is abandoned before it has one. Whatever handles the request is dropped
-    /// then.
+    /// Makes the response to a request that is abandoned before it has one. The runtime then drops the future that
+    /// handles the request.
     fn abandoned(self: &Rc<Self>, client: &Rc<Self::Client>, why: Abandoned) -> Response<Self::Body>;
 
-    /// Records a request whose head could not be understood. Returns the bytes of the response, which are sent
-    /// if hyper has sent none.
+    /// Records a request whose head is invalid or late. Returns the bytes of the response; the runtime sends them
+    /// unless hyper has sent a response already.
     fn reject_head(self: &Rc<Self>, client: &Rc<Self::Client>, fault: HeadFault) -> Bytes;
 
-    /// Counts a connection that met a limit.
+    /// Counts a connection that reached a limit.
     fn count_limit(&self, limit: Limit);
 }
 
@@ -52,15 +52,15 @@ pub trait Handler: 'static {
 pub struct Reply<B> {
     /// The response.
     pub response: Response<B>,
-    /// The tunnel that takes the connection over once the response has been sent (101, or 2xx to CONNECT).
+    /// The tunnel that takes over the connection after the response has been sent (101, or 2xx to CONNECT).
     pub tunnel: Option<Box<dyn Tunnel>>,
-    /// Whether the response goes on for as long as its client is there: a client that closes its side has left.
+    /// Whether the response lasts as long as its client stays: a client that closes its sending side has left.
     pub is_stream: bool,
 }
 
-/// A protocol that takes a connection over after HTTP: mostly a WebSocket.
+/// A protocol that takes over a connection after HTTP: mostly a WebSocket.
 pub trait Tunnel {
-    /// Runs the tunnel with the client's bytes, of which `read` has been read already.
+    /// Runs the tunnel over `client`, from which the runtime has already read the bytes `read`.
     fn run(self: Box<Self>, client: Box<dyn Duplex>, read: Bytes) -> Pin<Box<dyn Future<Output = ()>>>;
 }
 
@@ -69,44 +69,44 @@ pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
-/// Why a request's head could not be understood.
+/// Why the runtime rejects a request's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadFault {
-    /// It did not arrive in time.
+    /// The head did not arrive in time.
     HeadTimeout,
-    /// It is not HTTP; hyper has sent a response.
+    /// The head is not HTTP; hyper has sent a response.
     Malformed,
-    /// It is too large; hyper has sent a response.
+    /// The head is too large; hyper has sent a response.
     TooLarge,
-    /// Its target has a fragment.
+    /// The request target has a fragment.
     Fragment,
 }
 
-/// Why a request gets no response of its handler.
+/// Why a request gets no response from its handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Abandoned {
-    /// The handler has panicked.
+    /// The handler panicked.
     Panicked,
-    /// The client closed its side, and its request took too long.
+    /// The client closed its sending side, and its request took too long.
     ClientClosed,
-    /// The process ends, and its grace period is over.
+    /// The process stops, and its grace period is over.
     Stopping,
 }
 
-/// The body of a response, which is told how much of it did not reach its client.
+/// The body of a response, which learns how much of it was never written to the client.
 pub trait ResponseContent: Body<Data = Bytes> {
-    /// Ends the body early: `bytes` of what it gave were never sent.
+    /// Ends the body early: hyper discarded `bytes` of its data without writing them.
     fn abort(&mut self, bytes: u64);
 
-    /// Returns whether all of the request's body has been read by now.
+    /// Returns whether the handler has read all of the request's body by now.
     fn has_read_request(&self) -> bool;
 }
 
 /// The client at the other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Its address; where a PROXY header names a client, that client's.
+    /// The client's address: that of the PROXY header if there is one, else that of the connection.
     pub address: IpAddr,
-    /// The subject of its TLS certificate, if it had to show one.
+    /// The subject of the client's TLS certificate, if the listener requires one.
     pub subject: Option<HeaderValue>,
 }

@@ -1,6 +1,6 @@
-//! Owns: threads, sockets that clients connect to, their connections, and the end of all of them.
-//! Invariant: a connection lives and dies on one thread; each of its waits has a limit.
-//! Must not know: what is served.
+//! Owns: worker threads, listeners, client connections, and how all of them end.
+//! Invariant: a connection stays on one thread, and each of its waits has a limit.
+//! Must not know: what the handler does with a request.
 
 mod activity;
 mod conn;

@@ -1,5 +1,5 @@
-//! Owns: what all client connections of a thread have in common, and how they wait for a client's first bytes.
-//! Invariant: every wait has a limit; a connection on which nothing has come holds no buffer.
+//! Owns: what all client connections of a thread share, and how they wait for a client's first bytes.
+//! Invariant: every wait has a limit, and a connection on which nothing has arrived holds no buffer.
 //! Must not know: HTTP versions, requests.
 
 use std::cell::Cell;
@@ -18,11 +18,11 @@ use crate::handler::Handler;
 use crate::net::{Socket, Stream};
 use crate::telemetry::Limit;
 
-/// What all connections of a thread have in common.
+/// What all client connections of a thread share.
 pub(super) struct ConnContext<H> {
     pub(super) handler: Rc<H>,
     pub(super) limits: Limits,
-    /// How many connections each client has, where that is limited.
+    /// Counts the connections of each client, if `connections_per_client` limits them.
     pub(super) per_client_limit: Option<Arc<PerClientLimit>>,
     pub(super) clock: clock::Deadlines,
     /// Since when the process is about to end, and how long a connection may then still bring a request.
@@ -51,34 +51,36 @@ impl<H> ConnContext<H> {
         }
     }
 
-    /// The process is about to end: each connection has one more request, if it comes within `idle`.
+    /// Begins to drain: each connection may send one more request, if it arrives within `idle`.
     pub(super) fn drain(&self, idle: Duration) {
         self.draining.set(Some((clock::now(), idle)));
     }
 
-    /// What is under way is given up.
+    /// Ends the grace period: requests without a response are abandoned now.
     pub(super) fn abandon_requests(&self) {
         self.is_grace_over.set(true);
         self.clock.wake_all();
     }
 
-    /// Whether what was under way has been given up.
+    /// Returns whether the grace period is over.
     pub(super) fn is_grace_over(&self) -> bool {
         self.is_grace_over.get()
     }
 
-    /// Whether the process is about to end.
+    /// Returns whether the process drains.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get().is_some()
     }
 
-    /// When a connection that has been without a request since `idle_since` is closed because the process is
-    /// about to end.
+    /// Returns when a draining process closes a connection that has had no request since `idle_since`.
     pub(super) fn drain_deadline(&self, idle_since: Instant) -> Option<Instant> {
         self.draining.get().map(|(since, idle)| since.max(idle_since) + idle)
     }
 
-    /// Lets a connection of the client at `address` in; it counts as long as what is returned lives.
+    /// Counts a connection of the client at `address` until the permit is dropped.
+    ///
+    /// # Errors
+    /// The client has as many connections as it may have; this is counted as a reached limit.
     pub(super) fn admit_client(&self, address: IpAddr) -> Result<Option<ClientPermit>, TooManyConnections>
     where
         H: Handler,
@@ -87,10 +89,10 @@ impl<H> ConnContext<H> {
         per_client_limit.try_acquire(address).inspect_err(|_| self.handler.count_limit(Limit::ConnectionsPerClient))
     }
 
-    /// Waits for a whole head, or for as much of one as is worth a buffer. Until its first byte a connection is as
-    /// one between two requests: a client that connects beforehand has done nothing wrong.
+    /// Waits for a complete head, or for as much of it as the socket buffers. Until its first byte arrives, the
+    /// connection is idle, as between two requests: a client that connects in advance does nothing wrong.
     pub(super) async fn wait_for_head(&self, stream: &Stream) -> HeadWait {
-        // TLS has buffers of its own.
+        // The TLS session has its own buffers.
         let Stream::Plain(socket) = stream else { return HeadWait::Received(None) };
         let (limit, idle_since) = (self.clock.deadline(), clock::now());
         let mut begun = None;
@@ -110,12 +112,12 @@ impl<H> ConnContext<H> {
         .await
     }
 
-    /// Waits for something to read; false if the connection is over. At the end of the process that is once its
-    /// client has had its time to say something, and has got what was written.
+    /// Waits until the socket is readable; returns false if the connection is to be closed. While the process drains,
+    /// that is so once the client has had its time to send a request and has received what was written.
     pub(super) async fn wait_readable(&self, socket: &Socket) -> bool {
         let (limit, idle_since) = (self.clock.deadline(), clock::now());
         poll_fn(|cx| {
-            // First: whoever has said something is heard.
+            // This check comes first: a request that has arrived is served.
             if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
                 return Poll::Ready(ready.is_ok());
             }
@@ -124,7 +126,7 @@ impl<H> ConnContext<H> {
         .await
     }
 
-    /// Ready once a connection on which nothing has come since `idle_since` has had its time.
+    /// Is ready once a connection without a request since `idle_since` has used up its time.
     fn poll_idle(
         &self,
         cx: &mut Context<'_>,
@@ -150,26 +152,26 @@ impl<H> ConnContext<H> {
     }
 }
 
-/// What came of waiting for the head of a request.
+/// The outcome of waiting for the head of a request.
 pub(super) enum HeadWait {
-    /// It is there, or as much of it as is waited for; and since when some of it is. A connection in TLS begins with
-    /// nothing: what came so far was its handshake.
+    /// The head arrived, or as much of it as the socket buffers; with the time of its first byte. In TLS there is no
+    /// such time: what arrived so far was the handshake.
     Received(Option<Instant>),
-    /// It began, and did not end in time.
+    /// The head began, and was not complete in time.
     TimedOut,
-    /// It never began.
+    /// No head began in time, or the process drains.
     Idle,
 }
 
-/// The least that hyper has for a head.
+/// The smallest buffer for a head that hyper accepts, in bytes.
 const MIN_BUFFER: usize = 8 * 1024;
 
-/// How hyper is to read requests.
+/// Configures how hyper reads requests.
 fn http1_builder(limits: &Limits) -> hyper::server::conn::http1::Builder {
     let mut http = hyper::server::conn::http1::Builder::new();
-    // Clients may close their sending side and wait for the answer (RFC 9112 §9.6 has no rule
-    // against it, and `nc` does).
-    // What holds a head holds no more than a head may have, however it comes.
+    // Clients may close their sending side and wait for the response (RFC 9112 §9.6 doesn't forbid it, and `nc`
+    // does it).
+    // The buffer is as large as the largest permitted head, in however many pieces that arrives.
     http.half_close(true).max_header_size(limits.header_bytes).max_buf_size(limits.header_bytes.max(MIN_BUFFER));
     http
 }

@@ -1,23 +1,23 @@
-//! Owns: how many client connections there may be, over all threads and listeners.
-//! Invariant: never one more, wherever they come; a place that becomes free wakes whoever waits for one.
-//! Must not know: sockets; touched when a connection comes and goes, never by a request.
+//! Owns: the limit of client connections, over all threads and listeners.
+//! Invariant: the limit is never exceeded, and a released permit wakes all listeners that wait for one.
+//! Must not know: sockets, requests; it is written when a connection opens or closes, never by a request.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// The connections that there are.
+/// Counts open connections against the limit.
 #[derive(Debug)]
 pub(super) struct ConnectionLimit {
     max: usize,
     open: AtomicUsize,
-    /// Whether `waiters` has somebody: who frees a place need not lock to find out.
+    /// Whether `waiters` may have an entry: releasing a permit takes the lock only then.
     has_waiters: AtomicBool,
-    /// One listener of one thread each.
+    /// Each entry is one listener of one thread.
     waiters: Mutex<Vec<Waker>>,
 }
 
-/// The place of one connection. Free again when it is dropped.
+/// The permit of one connection. Dropping it releases it.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit(Arc<ConnectionLimit>);
 
@@ -28,7 +28,7 @@ impl ConnectionLimit {
         Arc::new(ConnectionLimit { max: max.max(1), open, has_waiters, waiters })
     }
 
-    /// A place, or `Pending` until one is free.
+    /// Acquires a permit, or wakes the task when one may be available.
     pub(super) fn poll_acquire(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<ConnectionPermit> {
         if let Some(permit) = self.try_acquire() {
             return Poll::Ready(permit);
@@ -37,8 +37,8 @@ impl ConnectionLimit {
         if !waiters.iter().any(|waker| waker.will_wake(cx.waker())) {
             waiters.push(cx.waker().clone());
         }
-        // Sequentially consistent here and in `drop`: whoever frees a place after the second look below reads
-        // `true`, and whoever freed one before it is seen by it.
+        // Sequentially consistent here and in `drop`: a permit released after the second attempt below reads `true`
+        // and wakes us; one released before it is acquired by it.
         self.has_waiters.store(true, Ordering::SeqCst);
         self.try_acquire().map_or(Poll::Pending, Poll::Ready)
     }
@@ -82,12 +82,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_is_woken_by_the_next_place_that_is_free() {
+    fn a_released_permit_wakes_the_tasks_that_wait_for_one() {
         let limit = ConnectionLimit::new(1);
         let wakes = Arc::new(CountsWakes::default());
         let waker = Arc::clone(&wakes).into();
         let mut cx = Context::from_waker(&waker);
-        let Poll::Ready(permit) = limit.poll_acquire(&mut cx) else { panic!("it is empty") };
+        let Poll::Ready(permit) = limit.poll_acquire(&mut cx) else { panic!("none is taken") };
         assert!(limit.poll_acquire(&mut cx).is_pending());
         assert!(limit.poll_acquire(&mut cx).is_pending());
         drop(permit);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_together_never_have_more_than_there_may_be_and_each_gets_on() {
+    fn threads_together_never_exceed_the_limit_and_none_of_them_starves() {
         let (limit, inside) = (ConnectionLimit::new(3), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..8 {

@@ -1,6 +1,6 @@
-//! Owns: a response's body on its way out through hyper: what of it has left, and how it breaks off.
-//! Invariant: the break of a body is reported to hyper only when all that came before it has been flushed.
-//! Must not know: what is sent, or why it breaks off.
+//! Owns: a response's body on its way through hyper: how much of it was written, and how it fails.
+//! Invariant: hyper learns of a body's error only after all data before the error has been flushed.
+//! Must not know: what the body contains, or why it fails.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,18 +12,18 @@ use http_body::{Body, Frame, SizeHint};
 use super::activity::{Activity, RequestGuard, Stall};
 use crate::handler::ResponseContent;
 
-/// A response's body that keeps its connection busy until it ends.
+/// A response's body, which keeps its connection busy until the body ends.
 ///
-/// hyper drops what it has buffered, the head of the response too, when a body fails: the client of an
-/// answer that breaks off early would get not one byte of it, and browsers send a request again, a POST
-/// too, account kept connection ended without a byte. So the error of a body is held back until
-/// what came before it has been flushed.
+/// When a body fails, hyper drops what it has buffered, the head of the response too. If a response failed early, the
+/// client would receive not one byte of it, and browsers resend a request, even a POST, when a reused connection
+/// closes without a byte. So this type holds back the error of a body until all data before the error has been
+/// flushed.
 pub(super) struct TrackedBody<B: ResponseContent> {
     body: B,
     busy: Option<RequestGuard>,
-    /// On a stream of HTTP/2: where it is noted that the client doesn't take what there is.
+    /// On a stream of HTTP/2: records since when the client accepts no data.
     stall: Option<Rc<Stall>>,
-    /// How often the connection had been flushed when hyper was given something last: the head, at first.
+    /// The connection's count of flushes when hyper last received something of this response: at first, its head.
     flushes: u64,
     given: u64,
     held_error: Option<B::Error>,
@@ -42,7 +42,7 @@ impl<B: ResponseContent> TrackedBody<B> {
         }
     }
 
-    /// Whether hyper has enough to write. Wakes the task when it is time to go on.
+    /// Returns whether hyper has enough to write for now. If so, the task is woken when the body may continue.
     fn is_ahead(&self, cx: &Context<'_>) -> bool {
         match &self.stall {
             Some(stall) => stall.is_ahead(self.given, cx),
@@ -50,10 +50,10 @@ impl<B: ResponseContent> TrackedBody<B> {
         }
     }
 
-    /// Whether all that hyper was given has been flushed. Wakes the task when it is time to look again.
+    /// Returns whether all data that hyper received has been flushed. If not, the task is woken after the next flush.
     fn has_left(&self, cx: &Context<'_>) -> bool {
         let Some(busy) = &self.busy else { return true };
-        // On a stream a flush can have left out what its window has no room for.
+        // On a stream, a flush leaves out what exceeds the flow-control window.
         let waits_for_window = self.stall.as_ref().is_some_and(|stall| stall.unsent() > 0);
         let has_left = busy.activity().flushes() != self.flushes && !waits_for_window;
         if !has_left {
@@ -110,7 +110,7 @@ where
 
 impl<B: ResponseContent> Drop for TrackedBody<B> {
     fn drop(&mut self) {
-        // hyper lets a body go that has come to its end before it has flushed it.
+        // hyper drops a body that has ended before it flushes the last data: nothing is lost then.
         if !self.body.is_end_stream()
             && let Some(unsent @ 1..) = self.account().map(|account| account.unsent())
         {
@@ -119,16 +119,17 @@ impl<B: ResponseContent> Drop for TrackedBody<B> {
     }
 }
 
-/// A part of a body, which counts as unsent for as long as hyper holds it.
+/// A chunk of a body, whose bytes count as unsent until hyper has written them.
 pub(super) struct CountedChunk {
     bytes: Bytes,
     account: Option<Account>,
 }
 
-/// Where it is counted.
+/// Where unsent bytes are counted.
 enum Account {
-    /// On HTTP/1, with all that there is of one response.
+    /// On HTTP/1: a connection has one response at a time.
     Connection(Rc<Activity>),
+    /// On HTTP/2: for each stream.
     Stream(Rc<Stall>),
 }
 
@@ -178,7 +179,7 @@ mod tests {
     use std::cell::Cell;
     use std::task::Waker;
 
-    /// A body of ten bytes and an error, which notes what is lost of it.
+    /// A body of ten bytes and an error, which records how many bytes were discarded.
     struct Breaks(Option<Bytes>, Rc<Cell<u64>>);
 
     impl Body for Breaks {
@@ -189,7 +190,7 @@ mod tests {
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
-            Poll::Ready(Some(self.0.take().map(Frame::data).ok_or("it breaks off")))
+            Poll::Ready(Some(self.0.take().map(Frame::data).ok_or("the body fails")))
         }
     }
 
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hyper_holds_when_a_body_is_given_up_has_not_left() {
+    fn bytes_that_hyper_holds_when_a_body_is_dropped_count_as_unsent() {
         for (written, unsent) in [(0, 10), (4, 6), (10, 0)] {
             let reported = Rc::new(Cell::new(0));
             let body = Breaks(Some(Bytes::from_static(b"ten bytes.")), Rc::clone(&reported));

@@ -1,54 +1,53 @@
-//! Owns: how many descriptors this process may have, and how they are shared between clients and everything else.
-//! Invariant: clients never take what probes, the admin listener and connections to backends need.
-//! Must not know: who has one.
+//! Owns: how many file descriptors this process may open, and how clients and everything else share them.
+//! Invariant: clients never use the descriptors that probes, the admin listener and backend connections need.
+//! Must not know: who opens a descriptor.
 
 use std::io;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// What a process needs descriptors for, beside its clients.
+/// What a process needs descriptors for, besides its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Needs {
     /// Threads of the data path.
     pub threads: usize,
     /// Listeners that clients connect to.
     pub listeners: usize,
-    /// Backends that may be probed at the same time.
+    /// Backends that health checks may probe at the same time.
     pub backends: usize,
     /// Whether there is an admin listener.
     pub has_admin: bool,
 }
 
-/// What everybody may have.
+/// How many descriptors each use may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// Client connections at once; at least one.
+    /// Client connections at once, at least 1.
     pub clients: usize,
     /// Connections to the admin listener at once.
     pub admin: usize,
-    /// From this number on, a descriptor is for the admin listener, for probes, and for files that are read anew,
-    /// and for no request.
+    /// Descriptors from this number on are for the admin listener, probes and reloaded files; no request may use
+    /// them.
     pub ceiling: usize,
 }
 
-/// Standard streams, logs, DNS, the store of sessions.
+/// Standard streams, logs, DNS, the session store.
 const BASE: usize = 16;
-/// Files that are read anew, and what else is open for a moment.
+/// Files that are reloaded, and others that are open for a moment.
 const SPARE: usize = 8;
-/// An event loop: its poll, its wake-up, and what it hears of signals.
+/// An event loop: its epoll, its waker, and its pipe for signals.
 const EVENT_LOOP: usize = 6;
-/// Most connections to the admin listener.
+/// The most connections to the admin listener.
 const MAX_ADMIN: usize = 96;
-/// Most probes at once that have a descriptor of their own; more share what clients have left.
+/// The most probes at once with a reserved descriptor; more of them share those that clients leave.
 const MAX_PROBES: usize = 256;
 
-/// Shares out `limit` descriptors. A client may need a second one, for the backend that works for it, as
-/// HAProxy counts them, too.
+/// Divides `limit` descriptors. A client counts two, as in HAProxy: its own and that of a backend connection.
 pub fn budget(limit: usize, needs: Needs) -> Budget {
     let Needs { threads, listeners, backends, has_admin } = needs;
     let threads = threads.max(1);
     let fixed = BASE + SPARE + EVENT_LOOP * (threads + 1) + listeners * threads;
-    // Of few descriptors neither may take most.
+    // If there are few descriptors, neither of these may take most of them.
     let admin = if has_admin { MAX_ADMIN.min(limit / 8).max(2) } else { 0 };
     let probes = backends.min(MAX_PROBES).min(limit / 8);
     let clients = limit.saturating_sub(fixed + admin + probes) / 2;
@@ -56,20 +55,20 @@ pub fn budget(limit: usize, needs: Needs) -> Budget {
     Budget { clients: clients.max(1), admin, ceiling }
 }
 
-/// The limit of open descriptors that this process has now.
+/// Returns the current limit of open descriptors (`RLIMIT_NOFILE`, soft).
 pub fn soft_limit() -> usize {
     bounded(getrlimit(Resource::Nofile).current)
 }
 
-/// The limit that this process can raise its own to: the operator's word.
+/// Returns the limit to which this process may raise its own (`RLIMIT_NOFILE`, hard).
 pub fn hard_limit() -> usize {
     bounded(getrlimit(Resource::Nofile).maximum)
 }
 
-/// Raises the limit to the most there may be: the usual one of 1024 is for programs that use `select`.
+/// Raises the soft limit to the hard limit: the usual soft limit of 1024 is for programs that use `select`.
 ///
 /// # Errors
-/// What the system says.
+/// The error of `setrlimit`.
 pub fn raise_limit() -> io::Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -88,7 +87,7 @@ mod tests {
     const USUAL: Needs = Needs { threads: 2, listeners: 1, backends: 3, has_admin: true };
 
     #[test]
-    fn clients_get_half_of_what_is_left_and_never_nothing() {
+    fn clients_get_half_of_the_remaining_descriptors_and_at_least_one() {
         let plenty = Budget { clients: (20_000 - 24 - 18 - 2 - 96 - 3) / 2, admin: 96, ceiling: 20_000 - 107 };
         assert_eq!(budget(20_000, USUAL), plenty);
         assert_eq!(budget(80, USUAL), Budget { clients: 11, admin: 10, ceiling: 59 });

@@ -1,7 +1,6 @@
-//! Owns: that a request under way is answered, too, when its handler panics, its client seems to have left, or the
-//! process ends.
-//! Invariant: nobody's connection ends without a byte behind a request that was handed on.
-//! Must not know: what such an answer says.
+//! Owns: the response to a request that is abandoned: its handler panicked, its client seems gone, or the process stops.
+//! Invariant: no connection closes without a response after a request was given to the handler.
+//! Must not know: what such a response says.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -17,8 +16,8 @@ use super::activity::Activity;
 use crate::handler::{Abandoned, Reply};
 
 pin_project! {
-    /// A request with its handler. A client that gets not one byte on a kept connection sends its request
-    /// again, and browsers do so with a POST: whoever gives up has to say so.
+    /// A request with its handler. When a reused connection closes without a byte, clients resend the request, and
+    /// browsers resend even a POST: so an abandoned request gets a response, too.
     pub(super) struct EnsureResponse<F, G> {
         #[pin]
         handling: Option<F>,
@@ -29,7 +28,7 @@ pin_project! {
 }
 
 impl<F, G> EnsureResponse<F, G> {
-    /// `abandon` makes the answer where `handling` is to make none. It is called before that is dropped.
+    /// Wraps `handling`; `abandon` makes the response if `handling` is abandoned, and is called before that is dropped.
     pub(super) fn new(
         handling: F,
         activity: &Rc<Activity>,
@@ -55,7 +54,7 @@ where
             (false, true) => Abandoned::ClientClosed,
             (false, false) => {
                 let Some(handling) = this.handling.as_mut().as_pin_mut() else { return Poll::Pending };
-                // Nothing of it is used once it has panicked: it is dropped.
+                // The future is dropped after a panic, so no broken state is seen.
                 match catch_unwind(AssertUnwindSafe(|| handling.poll(cx))) {
                     Ok(poll) => return Poll::Ready(ready!(poll)),
                     Err(_) => Abandoned::Panicked,
@@ -86,10 +85,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_answered_by_its_handler_or_by_whoever_gives_it_up() {
+    async fn a_request_gets_the_response_of_its_handler_or_one_that_says_why_it_was_abandoned() {
         let (activity, is_grace_over) = (Activity::new(&Rc::default()), Rc::default());
-        let answered = EnsureResponse::new(ready(reply("handled")), &activity, &is_grace_over, word).await;
-        assert_eq!(*answered.response.body(), "handled");
+        let handled = EnsureResponse::new(ready(reply("handled")), &activity, &is_grace_over, word).await;
+        assert_eq!(*handled.response.body(), "handled");
         let panics = poll_fn(|_| {
             assert!(std::hint::black_box(false), "a panic");
             Poll::Ready(reply("never"))

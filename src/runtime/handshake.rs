@@ -1,5 +1,5 @@
-//! Owns: what comes before the first request of a connection: the PROXY header, TLS, and which HTTP is spoken.
-//! Invariant: only trusted peers speak for others; all of it together has the time of a request's head.
+//! Owns: what precedes the first request of a connection: the PROXY header, the TLS handshake, the version of HTTP.
+//! Invariant: only trusted peers may name another client, and all of it together has the time limit of one head.
 //! Must not know: requests.
 
 use std::io;
@@ -12,15 +12,15 @@ use super::settings::Limits;
 use crate::handler::Peer;
 use crate::net::{Socket, Stream};
 
-/// A connection that is ready for its first request.
+/// A connection that is ready to read its first request.
 pub(super) struct AcceptedConnection {
     pub(super) stream: Stream,
     pub(super) peer: Peer,
     pub(super) is_http2: bool,
 }
 
-/// Gets a connection from `address` ready. `None` if it was not worth it: the client was too slow,
-/// went, or said something else.
+/// Performs the handshakes of a connection from `address`. Returns `None` if they fail: the client was too slow,
+/// left, or sent something else.
 pub(super) async fn handshake(
     socket: Socket,
     address: IpAddr,
@@ -31,7 +31,7 @@ pub(super) async fn handshake(
     if !listener.has_preamble() {
         return Some(AcceptedConnection { stream: socket.into(), peer, is_http2: false });
     }
-    // In a box: most of what it takes is gone once the connection is ready.
+    // Boxed: most of this memory is freed once the connection is ready.
     match tokio::time::timeout(limits.header_read_timeout, Box::pin(run(socket, peer, listener))).await {
         Ok(Ok(accepted)) => Some(accepted),
         Ok(Err(error)) => {

@@ -40,7 +40,7 @@ impl Io {
     /// [`Activity::has_fragment`] is set. Seen where nothing else is under way; in a request that comes before
     /// the answer to the one before it, the fragment is cut off.
     pub(super) fn without_fragments(mut self) -> Io {
-        self.line = Some(RequestLine::Begins);
+        self.line = Some(RequestLine::Start);
         self
     }
 
@@ -122,9 +122,9 @@ impl Read for Io {
         let is_quiet = self.activity.busy.get() == 0;
         let begins = is_quiet && self.activity.head_since.get().is_none();
         if let (true, Some(line)) = (begins, &mut self.line) {
-            *line = RequestLine::Begins;
+            *line = RequestLine::Start;
         }
-        let is_looked_at = is_quiet && self.line.is_some_and(|line| line != RequestLine::Over);
+        let is_looked_at = is_quiet && self.line.is_some_and(|line| line != RequestLine::Done);
         let poll = match is_looked_at {
             true => self.poll_read_head(cx, &mut buf),
             false => Pin::new(&mut self.stream).poll_read(cx, buf),

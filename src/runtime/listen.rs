@@ -1,6 +1,6 @@
-//! Owns: sockets that clients connect to.
-//! Invariant: bound before any thread starts, one a thread and address (SO_REUSEPORT); whoever the kernel has let connect is served, not reset.
-//! Must not know: what is said on a connection.
+//! Owns: the sockets that clients connect to, and accepting connections from them.
+//! Invariant: sockets are bound before threads start, one per thread and address (SO_REUSEPORT), and a client whose connection the kernel completed is served, not reset.
+//! Must not know: what is sent on a connection.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -30,13 +30,13 @@ use crate::telemetry::Limit;
 use crate::telemetry::metrics::{Listener, Metrics};
 use crate::tls::Acceptor;
 
-/// Connections that the kernel keeps until they are accepted.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 4096;
 
-/// Who may connect to a Unix socket: everybody who may reach its folder, as with nginx.
+/// The mode of a Unix socket's file: every user who can reach its directory may connect, as with nginx.
 const SOCKET_FILE_MODE: u32 = 0o666;
 
-/// All sockets of one process, by thread.
+/// All listen sockets of a process, by thread.
 pub struct Listeners {
     addresses: Vec<Address>,
     by_thread: Vec<Vec<ThreadListener>>,
@@ -55,7 +55,7 @@ enum ListenSocket {
     Unix(StdUnix),
 }
 
-/// A listener's address can't be had.
+/// A listener's address can't be bound.
 #[derive(Debug)]
 pub struct BindError {
     address: Address,
@@ -86,11 +86,11 @@ impl std::fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 impl Listeners {
-    /// Binds every listener once for each of `threads` threads; `tls` has what shakes hands at each. Port 0 takes a free port, the same
-    /// for all threads.
+    /// Binds every listener once for each of `threads` threads; `tls` has the TLS acceptor of each listener, if it has
+    /// one. Port 0 takes a free port, the same for all threads.
     ///
     /// # Errors
-    /// The first address that can't be had.
+    /// The first address that can't be bound.
     pub fn bind(
         settings: &[ListenerSettings],
         tls: &[Option<Arc<Acceptor>>],
@@ -109,7 +109,7 @@ impl Listeners {
         Ok(all)
     }
 
-    /// Opens a listener on every thread: where it listens.
+    /// Opens a listener on every thread and returns its address.
     fn open(
         &mut self,
         settings: &ListenerSettings,
@@ -120,8 +120,8 @@ impl Listeners {
         let bound = |socket| ThreadListener { info: Arc::clone(info), socket, metrics: metrics.listener(&info.name) };
         match &settings.address {
             Address::Tcp(address) => {
-                // SO_REUSEPORT would let a second Linchpin share the address and take half the clients
-                // without a word: a first socket without it finds out.
+                // With SO_REUSEPORT, a second Linchpin could silently share the address and take half of the
+                // clients. So a first socket without it fails if the address is in use.
                 if address.port() != 0 {
                     bind::patiently(&settings.address, || socket(*address, is_v6_only, false))?;
                 }
@@ -134,7 +134,7 @@ impl Listeners {
                 Ok(bound_address.into())
             }
             Address::Unix(path) => {
-                // There is no SO_REUSEPORT here: all threads accept from one queue.
+                // Unix sockets have no SO_REUSEPORT: all threads accept from one queue.
                 let (listener, file) =
                     bind::patiently(&settings.address, || unix::listen(path, SOCKET_FILE_MODE, BACKLOG))?;
                 for sockets in &mut self.by_thread {
@@ -146,12 +146,12 @@ impl Listeners {
         }
     }
 
-    /// Where they listen, in the order of the configuration.
+    /// Returns the addresses of the listeners, in the order of the configuration.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// The sockets of each thread, and the files to be kept as long as they are listened on.
+    /// Returns the sockets of each thread, and the files of Unix sockets; dropping a file removes it.
     pub(super) fn into_threads(self) -> (Vec<Vec<ThreadListener>>, Vec<SocketFile>) {
         (self.by_thread, self.files)
     }
@@ -164,21 +164,21 @@ fn socket(address: SocketAddr, is_v6_only: bool, reuse_port: bool) -> io::Result
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
-    // Accepted sockets inherit it: a system call less a connection.
+    // Accepted sockets inherit this, which saves one system call per connection.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     if reuse_port {
-        // It spares work, and no more.
+        // Deferring only saves work: the listener works without it.
         if let Err(error) = defer(&socket) {
-            tracing::debug!(%address, %error, "the system tells of connections before there is something to read");
+            tracing::debug!(%address, %error, "cannot set TCP_DEFER_ACCEPT: connections are accepted before they send data");
         }
         socket.listen(BACKLOG)?;
     }
     Ok(socket.into())
 }
 
-/// A socket at work on its thread.
+/// A listen socket that is registered with its thread's event loop.
 enum AsyncListener {
     Tcp(TcpListener),
     Unix(UnixListener),
@@ -192,7 +192,7 @@ impl AsyncListener {
         })
     }
 
-    /// The next connection and its peer's address. Who connects by a Unix socket is on this machine.
+    /// Accepts the next connection; returns it with its peer's address. A peer on a Unix socket is on this machine.
     fn poll_accept(&self, cx: &mut std::task::Context<'_>) -> Poll<io::Result<(Socket, IpAddr)>> {
         Poll::Ready(match self {
             AsyncListener::Tcp(listener) => {
@@ -204,25 +204,25 @@ impl AsyncListener {
         })
     }
 
-    /// Has the kernel hold nobody back any more.
+    /// Stops deferring: the kernel hands over silent connections, too.
     fn undefer(&self, info: &ListenerInfo) {
         if let AsyncListener::Tcp(listener) = self
             && let Err(error) = undefer(listener)
         {
-            tracing::debug!(listener = &*info.name, %error, "silent connections come when the system likes");
+            tracing::debug!(listener = &*info.name, %error, "cannot unset TCP_DEFER_ACCEPT: silent connections may be reset at the end");
         }
     }
 
-    /// Has the kernel begin no connection any more. The file of a Unix socket is gone by now, and nobody connects.
+    /// Makes the kernel ignore new connections. A Unix socket's file is already removed: nothing connects to it.
     fn filter_syns(&self, info: &ListenerInfo) {
         if let AsyncListener::Tcp(listener) = self
             && let Err(error) = syn_filter::attach(listener)
         {
-            tracing::debug!(listener = &*info.name, %error, "whoever connects in the last moment may be reset");
+            tracing::debug!(listener = &*info.name, %error, "cannot filter new connections: those begun in the last moment may be reset");
         }
     }
 
-    /// The socket without the event loop, which may not have told yet of what is in its queue.
+    /// Returns the socket without the event loop, which may not have reported yet what is in the queue.
     fn into_std(self) -> io::Result<ListenSocket> {
         Ok(match self {
             AsyncListener::Tcp(listener) => ListenSocket::Tcp(listener.into_std()?),
@@ -232,7 +232,7 @@ impl AsyncListener {
 }
 
 impl ListenSocket {
-    /// The next connection that is in the queue.
+    /// Accepts the next connection in the queue.
     fn accept(&self) -> io::Result<(Socket, IpAddr)> {
         match self {
             ListenSocket::Tcp(listener) => {
@@ -249,9 +249,9 @@ impl ListenSocket {
     }
 }
 
-/// The connections of a thread.
+/// Counts the client connections of a thread.
 pub(super) struct ThreadConnections {
-    /// How many there are.
+    /// The number of open connections.
     pub(super) open: Rc<Cell<usize>>,
     limit: Arc<ConnectionLimit>,
 }
@@ -261,8 +261,9 @@ impl ThreadConnections {
         ThreadConnections { open: Rc::default(), limit }
     }
 
-    /// The next connection of a listener, and its place. A place is taken for the moment of asking alone: the
-    /// last one may go to another listener while this one waits for a client.
+    /// Accepts the next connection of a listener, with its permit. A listener holds a permit only while it polls: the
+    /// last permit may go to another listener while this one waits for a client. Calls `on_full` once if it has to
+    /// wait for a permit.
     async fn accept(
         &self,
         listener: &AsyncListener,
@@ -282,11 +283,11 @@ impl ThreadConnections {
     }
 }
 
-/// Accepts connections at one listener of one thread, until it is `stopping` and whoever had begun to connect by
-/// then is served.
+/// Accepts connections at one listener of one thread until `stopping` completes, and then all connections that had
+/// begun by that time.
 ///
 /// # Errors
-/// If the event loop can't take the socket over.
+/// The event loop can't register or release the socket.
 pub(super) async fn accept<H: Handler>(
     bound: ThreadListener,
     thread: usize,
@@ -308,7 +309,7 @@ pub(super) async fn accept<H: Handler>(
         never = context.accept_all(&listener) => match never {},
         grace = stopping => grace,
     };
-    // Those that are held back until they speak are to come now: they have little time left.
+    // Accept now the silent connections that the kernel deferred: they have little time left.
     listener.undefer(&context.info);
     let _ = tokio::time::timeout(grace.accept, context.accept_all(&listener)).await;
     listener.filter_syns(&context.info);
@@ -316,7 +317,7 @@ pub(super) async fn accept<H: Handler>(
     context.accept_backlog(listener).await
 }
 
-/// What every connection of one listener on one thread passes.
+/// What all connections that one thread accepts at one listener share.
 struct AcceptContext<H: Handler> {
     info: Arc<ListenerInfo>,
     metrics: Arc<Listener>,
@@ -327,7 +328,7 @@ struct AcceptContext<H: Handler> {
 }
 
 impl<H: Handler> AcceptContext<H> {
-    /// Lets in who comes, for as long as it is polled.
+    /// Accepts connections for as long as it is polled.
     async fn accept_all(&self, listener: &AsyncListener) -> Infallible {
         loop {
             match self.connections.accept(listener, || self.conn_context.handler.count_limit(Limit::Connections)).await
@@ -338,11 +339,11 @@ impl<H: Handler> AcceptContext<H> {
         }
     }
 
-    /// Lets in all that are in the kernel's queue, and closes the listener.
+    /// Accepts all connections in the kernel's queue, and closes the listener.
     async fn accept_backlog(&self, listener: AsyncListener) -> io::Result<()> {
         let listener = listener.into_std()?;
         loop {
-            // The queue is kept for as long as there is no place for who is in it: closing it would reset them.
+            // Keep the listener open until there is a permit for each queued connection: closing would reset them.
             let permit = poll_fn(|cx| self.connections.limit.poll_acquire(cx)).await;
             match listener.accept() {
                 Ok((socket, address)) => self.serve(socket, address, permit),
@@ -353,16 +354,16 @@ impl<H: Handler> AcceptContext<H> {
         }
     }
 
-    /// Serves a connection.
+    /// Spawns a task that serves the connection.
     fn serve(&self, socket: Socket, address: IpAddr, permit: ConnectionPermit) {
-        // Proxies that are trusted, and whoever speaks on a Unix socket, connect for many clients.
+        // Trusted proxies, and peers on a Unix socket, connect for many clients.
         let is_single_client = self.is_tcp && !self.info.trusts(address);
         let Ok(client_permit) = (if is_single_client { self.conn_context.admit_client(address) } else { Ok(None) })
         else {
             return;
         };
-        // A TCP connection that comes has something to say, as tokio takes for granted. Where a greeting comes
-        // first, or the process is about to end, nobody is waited for who has not begun.
+        // A TCP connection is deferred until it has sent data, so a first read succeeds, as tokio assumes. A TLS or
+        // PROXY handshake, and a drain, must not count a connection as begun before its first byte.
         let expects_data = self.is_tcp && !self.info.has_preamble();
         let socket = if expects_data { socket } else { socket.silent() };
         let guard = ConnectionGuard::new(&self.connections.open, &self.metrics, self.thread);
@@ -373,15 +374,15 @@ impl<H: Handler> AcceptContext<H> {
         });
     }
 
-    /// Nobody could be accepted.
+    /// Reports an error of `accept`, and waits before the next attempt unless only one connection failed.
     async fn handle_error(&self, error: &io::Error) {
         if is_connection_error(error) {
-            // The client went before it was accepted: its trouble alone.
+            // The client left before it was accepted: other connections are not affected.
         } else {
             if shortage::is_ours(error) {
                 shortage::report("cannot accept a client", error);
             } else {
-                tracing::warn!(listener = &*self.info.name, %error, "cannot accept; trying again");
+                tracing::warn!(listener = &*self.info.name, %error, "cannot accept a client; trying again in 100 ms");
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -393,7 +394,7 @@ fn is_connection_error(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Counts a connection for as long as it lives.
+/// Counts a connection until it is dropped.
 struct ConnectionGuard {
     open: Rc<Cell<usize>>,
     listener: Arc<Listener>,

@@ -1,5 +1,5 @@
-//! Owns: what a listener's connections have to know of it.
-//! Invariant: made once a listener, and shared by all threads.
+//! Owns: what the connections of a listener need to know about it.
+//! Invariant: each listener has one value, which all threads share and nothing changes.
 //! Must not know: sockets.
 
 use std::net::IpAddr;
@@ -10,14 +10,14 @@ use ipnet::IpNet;
 use super::settings::ListenerSettings;
 use crate::tls::Acceptor;
 
-/// What the connections of one listener have in common.
+/// What all connections of one listener share.
 pub(super) struct ListenerInfo {
-    /// Its position in the configuration.
+    /// The listener's position in the configuration, from 0.
     pub(super) index: usize,
     pub(super) name: Arc<str>,
     /// Whether clients may speak HTTP/2 in clear text, by prior knowledge (RFC 9113 §3.3).
     pub(super) allows_http2: bool,
-    /// The TLS acceptor, where clients speak TLS.
+    /// The TLS acceptor, if clients speak TLS.
     pub(super) tls: Option<Arc<Acceptor>>,
     /// Whether the connections of trusted peers begin with a PROXY header.
     has_proxy_protocol: bool,
@@ -36,13 +36,13 @@ impl ListenerInfo {
         }
     }
 
-    /// Returns whether something is expected before the first request.
+    /// Returns whether the server reads something before the first request: a PROXY header, TLS, or HTTP/2's preface.
     pub(super) fn has_preamble(&self) -> bool {
         self.allows_http2 || self.has_proxy_protocol || self.tls.is_some()
     }
 
     /// Returns whether a connection from `address` begins with a PROXY header. This is never guessed from the
-    /// bytes that arrive (proxy-protocol.txt): else any client could speak for any other.
+    /// bytes that arrive (proxy-protocol.txt): otherwise any client could claim to be any other.
     pub(super) fn expects_proxy_header(&self, address: IpAddr) -> bool {
         self.has_proxy_protocol && self.trusts(address)
     }

@@ -1,6 +1,6 @@
 //! Owns: how many connections each client has, over all threads.
-//! Invariant: a fixed size and no lock; touched when a connection comes and goes, never by a request.
-//! Must not know: sockets; what becomes of a client that is turned away.
+//! Invariant: the table has a fixed size and no lock, and is written when a connection opens or closes, never by a request.
+//! Must not know: sockets; what happens to a rejected client.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::net;
 
-/// Clients of one cache line.
+/// Slots of one group: one cache line.
 const SLOTS: usize = 8;
 
-/// Lines of the table at the most: 8 MiB.
+/// The most groups of the table: 8 MiB.
 const MAX_GROUPS: usize = 128 * 1024;
 
-/// Bits of a slot that count; the others name the client.
+/// Bits of a slot that count connections; the others identify the client.
 const COUNT_BITS: u32 = 24;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
@@ -23,36 +23,37 @@ const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 #[repr(align(64))]
 struct Group([AtomicU64; SLOTS]);
 
-/// The clients that are here.
+/// Counts the connections of each client against the limit.
 #[derive(Debug)]
 pub(super) struct PerClientLimit {
     max: u64,
-    /// With a key of its own, or clients could choose addresses that meet in one line.
+    /// Keyed at random: otherwise clients could choose addresses that share one group.
     hasher: RandomState,
     groups: Box<[Group]>,
 }
 
-/// One connection of a client. Counts until it is dropped.
+/// The permit of one connection of a client, which counts until it is dropped.
 #[derive(Debug)]
 pub(super) struct ClientPermit {
     limit: Arc<PerClientLimit>,
-    /// The number of its slot, counted over all groups: it is in memory for as long as the connection is.
+    /// The number of the slot, counted over all groups. Four bytes: every connection stores it.
     slot: u32,
 }
 
 impl PerClientLimit {
-    /// Each client may have `max` connections, of `all` that there are at once.
+    /// Allows each client `max` connections; `all` is the most connections of the process.
     pub(super) fn new(max: u32, all: usize) -> Arc<PerClientLimit> {
-        // Four clients a line when all are different ones: some groups get more, hardly any twice as many.
+        // Four clients per group if every connection has another client: few groups get twice as many.
         let groups = (all / (SLOTS / 2)).next_power_of_two().clamp(64, MAX_GROUPS);
         let groups = (0..groups).map(|_| Group::default()).collect();
         Arc::new(PerClientLimit { max: u64::from(max).min(COUNT_MASK), hasher: RandomState::new(), groups })
     }
 
-    /// A connection of the client at `address`. In the rare line that is full it is let in and not counted.
+    /// Counts a connection of the client at `address`. Returns `None`, and counts nothing, if the client's group has no
+    /// free slot, which is rare.
     ///
     /// # Errors
-    /// The client has as many as it may have.
+    /// The client has as many connections as it may have.
     pub(super) fn try_acquire(self: &Arc<Self>, address: IpAddr) -> Result<Option<ClientPermit>, TooManyConnections> {
         let hash = self.hasher.hash_one(net::client(address));
         let tag = hash >> COUNT_BITS;
@@ -69,7 +70,7 @@ impl PerClientLimit {
                 return Err(TooManyConnections);
             }
             let next = (tag << COUNT_BITS) | (count + 1);
-            // Another thread's client came or went in between: somebody gets on with each round.
+            // Another thread changed the slot in between. Lock-free: each round, one thread succeeds.
             if slots[slot].compare_exchange(seen[slot], next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 let slot = u32::try_from(group * SLOTS + slot).unwrap_or(0);
                 return Ok(Some(ClientPermit { limit: Arc::clone(self), slot }));
@@ -84,7 +85,7 @@ pub(super) struct TooManyConnections;
 
 impl Drop for ClientPermit {
     fn drop(&mut self) {
-        // It counts one of this slot, whose name stays as long as it does.
+        // The slot keeps its client for as long as its count is above zero.
         let slot = self.slot as usize;
         self.limit.groups[slot / SLOTS].0[slot % SLOTS].fetch_sub(1, Ordering::Relaxed);
     }
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_so_many_connections_and_gets_another_when_one_is_over() {
+    fn a_client_at_its_limit_may_connect_again_when_one_of_its_connections_ends() {
         let limit = PerClientLimit::new(2, 100);
         let first = limit.try_acquire(address(1)).unwrap();
         let _second = limit.try_acquire(address(1)).unwrap();
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_are_gone_nothing_is_left_of_them() {
+    fn dropping_all_permits_leaves_every_slot_empty() {
         let limit = PerClientLimit::new(3, 1000);
         let all: Vec<_> = (0..1000).map(|number| limit.try_acquire(address(number % 500)).unwrap()).collect();
         assert!(all.iter().filter(|permit| permit.is_some()).count() > 900);
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_together_let_no_more_in_than_one() {
+    fn threads_together_grant_no_more_permits_than_one_thread() {
         let limit = PerClientLimit::new(100, 1000);
         let acquire = || (0..100).filter_map(|_| limit.try_acquire(address(1)).ok()).collect::<Vec<_>>();
         let permits: Vec<_> = std::thread::scope(|scope| {

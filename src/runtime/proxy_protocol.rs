@@ -1,5 +1,5 @@
-//! Owns: the PROXY protocol's header before a connection's first byte (HAProxy's proxy-protocol.txt, versions 1 and 2).
-//! Invariant: not one byte behind the header is read; a header is at most [`LONGEST`] bytes.
+//! Owns: reading the PROXY protocol's header at the start of a connection (HAProxy's proxy-protocol.txt, versions 1 and 2).
+//! Invariant: no byte after the header is read, and a header has at most [`LONGEST`] bytes.
 //! Must not know: who may send one.
 
 use std::io;
@@ -8,21 +8,21 @@ use std::net::IpAddr;
 use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The shortest header of all: `PROXY UNKNOWN` and the end of its line. One of version 2 has a byte more.
+/// Bytes of the shortest header: `PROXY UNKNOWN` and CRLF. The shortest of version 2 has one byte more.
 const SHORTEST: usize = 15;
 
-/// The longest line of version 1, with its end.
+/// Bytes of the longest header of version 1, with CRLF.
 const LONGEST_LINE: usize = 107;
 
-/// What is read of a header of version 2, whose extensions are skipped. The specification asks for
-/// no more than 536 bytes; certificates in extensions need some kilobytes.
+/// Bytes of the longest header of version 2 that is accepted; its extensions are skipped. The specification requires
+/// 536 bytes; certificates in extensions need some kilobytes.
 const LONGEST: usize = 4096;
 
-/// Reads the header: the address of the client that it speaks for, or `None` if it speaks for
-/// nobody (a health check of the sender's, or a client that is on no IP network).
+/// Reads the header and returns the address of the client that it names. Returns `None` if it names no client: the
+/// sender's own health check, or a client that is not on an IP network.
 ///
 /// # Errors
-/// `InvalidData` if what comes is no such header, or what the connection says.
+/// `InvalidData` if the bytes are no such header; else the error of the read.
 pub(super) async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> io::Result<Option<IpAddr>> {
     let mut header = vec![0; SHORTEST];
     stream.read_exact(&mut header).await?;
@@ -34,7 +34,7 @@ pub(super) async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> io::Result<Opt
             header.push(stream.read_u8().await?);
         }
     } else {
-        // Byte 14 and the one after it: how much follows.
+        // Bytes 14 and 15: the length of the rest.
         let low = stream.read_u8().await?;
         header.push(low);
         let more = usize::from(u16::from_be_bytes([header[SHORTEST - 1], low]));
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_versions_are_read_and_not_a_byte_more() {
+    async fn headers_of_both_versions_are_read_without_a_byte_after_them() {
         let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\x0a\x00\x00\x01\x7f\x00\x00\x01\x12\x34\x00\x50";
         let local = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
         for (header, expected) in [
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_header_is_refused() {
+    async fn bytes_that_are_no_header_are_rejected() {
         let long = [b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat();
         let huge = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff";
         for bytes in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], b"PROXY TCP4 x y 1 2\r\n", &long, huge, b"PROXY"] {

@@ -1,6 +1,6 @@
-//! Owns: the handler as a hyper service, over either version of HTTP.
+//! Owns: the handler as a hyper service, for both versions of HTTP.
 //! Invariant: a request keeps its connection busy from its head to the end of its response.
-//! Must not know: sockets; how connections are driven.
+//! Must not know: sockets; who polls a connection.
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -22,10 +22,10 @@ use super::ensure_response::EnsureResponse;
 use crate::handler::{Handler, Reply, ResponseContent, Tunnel};
 use crate::telemetry::Limit;
 
-/// What hyper gets from the service.
+/// The service's result, as hyper expects it.
 type ServiceResult<H> = Result<Response<TrackedBody<<H as Handler>::Body>>, Infallible>;
 
-/// Makes a hyper service of the handler, which keeps the connection's activity.
+/// Makes a hyper service of the handler. The service records each request in the connection's `activity`.
 pub(super) fn service<H: Handler>(
     context: &ConnContext<H>,
     client: Rc<H::Client>,
@@ -50,7 +50,7 @@ pub(super) fn service<H: Handler>(
             handler.count_limit(Limit::RequestsPerConnection);
         }
         let draining = Rc::clone(&draining);
-        // With `map` and not in an `async` block, which would have the request's future in it twice.
+        // `map` and not an `async` block, which would hold the request's future twice.
         let interim = activity.interim_of(request.version());
         let (abandons, abandoned) = (Rc::clone(&handler), Rc::clone(&client));
         let abandon = move |why| abandons.abandoned(&abandoned, why);
@@ -58,13 +58,13 @@ pub(super) fn service<H: Handler>(
         EnsureResponse::new(handling, &activity, &is_grace_over, abandon).map(move |reply| {
             let Reply { mut response, tunnel, is_stream } = reply;
             busy.activity().ends_interim();
-            // What is left of a request's body can't be told from the next head in what hyper reads then, and may
-            // be more than anybody wants to read: the connection ends behind the answer.
+            // hyper would have to read the rest of the request's body to find the next head, and that can be any
+            // length: the connection closes after this response.
             let is_unread = has_body && !response.body().has_read_request();
-            // A connection of HTTP/2 is told by itself to go.
+            // HTTP/2 has no `Connection` field: `http2` sends GOAWAY.
             if (is_last || is_unread || draining.get().is_some()) && stall.is_none() && tunnel.is_none() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                // The client may have sent the next one already.
+                // The client may have sent its next request already.
                 busy.activity().lingers.set(true);
             }
             busy.answered(is_stream);
@@ -72,7 +72,7 @@ pub(super) fn service<H: Handler>(
                 return Ok(response.map(|body| TrackedBody::new(body, Some(busy), stall)));
             };
             match upgrade {
-                // A tunnel through a stream keeps its connection busy.
+                // A tunnel over a stream keeps its connection busy.
                 Some(upgrade) => drop(tokio::task::spawn_local(tunnel_stream(upgrade, tunnel, busy))),
                 None => busy.activity().hand_over(tunnel),
             }
@@ -81,15 +81,15 @@ pub(super) fn service<H: Handler>(
     })
 }
 
-/// How a stream's bytes can be had once the answer to its CONNECT (RFC 8441) has gone out.
+/// Returns the upgrade of a stream for extended CONNECT (RFC 8441), which completes once its response was sent.
 fn connect_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
     let connects = request.version() == Version::HTTP_2 && *request.method() == Method::CONNECT;
     connects.then(|| hyper::upgrade::on(request))
 }
 
-/// Goes on with a stream when HTTP is over on it.
+/// Runs a tunnel over a stream after its upgrade.
 async fn tunnel_stream(upgrade: OnUpgrade, tunnel: Box<dyn Tunnel>, busy: RequestGuard) {
-    // An error means that the client took the stream back before it was answered.
+    // An error means that the client reset the stream before the response was sent.
     if let Ok(stream) = upgrade.await {
         tunnel.run(Box::new(TokioIo::new(stream)), Bytes::new()).await;
     }

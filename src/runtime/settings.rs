@@ -1,5 +1,5 @@
-//! Owns: `[server]`, `[server.limits]` and `[[listeners]]`.
-//! Invariant: plain data, with the defaults that the documentation states.
+//! Owns: the settings of `[server]`, `[server.limits]` and `[[listeners]]`.
+//! Invariant: settings are plain data, with the defaults that the documentation states.
 //! Must not know: configuration files.
 
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use crate::tls;
 /// `[server]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Threads of the data path; 0 for one per core.
+    /// Worker threads; 0 for one per core.
     pub threads: usize,
-    /// How long requests in flight may take to end once the process was told to stop.
+    /// How long requests in flight may take to end after the process received the signal to stop.
     pub shutdown_grace: Duration,
-    /// Client connections at once, over all threads and listeners; more wait in the kernel's queue. Fewer,
-    /// where the limit of open descriptors allows no more ([`super::descriptors::budget`]).
+    /// The most client connections at once, over all threads and listeners; more wait in the kernel's queue. The limit
+    /// of open descriptors may allow fewer ([`super::descriptors::budget`]).
     pub max_connections: usize,
     /// `[server.limits]`.
     pub limits: Limits,
 }
 
 impl Settings {
-    /// The threads of the data path that there are with these settings, on this machine.
+    /// Returns the number of worker threads on this machine.
     pub fn threads(&self) -> usize {
         match self.threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -35,52 +35,52 @@ impl Settings {
     }
 }
 
-/// `[server.limits]`: what a client may take.
+/// `[server.limits]`: what a client may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a request's head, 8 KiB to 1 MiB: beyond it 431.
+    /// The most bytes of a request's head, 8 KiB to 1 MiB; a larger one gets 431.
     pub header_bytes: usize,
-    /// Fields of a request's head, 1 to 100: beyond it 431.
+    /// The most fields of a request's head, 1 to 100; more get 431.
     pub header_count: usize,
-    /// Bytes of a request's target: beyond it 414.
+    /// The most bytes of a request target; a longer one gets 414.
     pub target_bytes: usize,
-    /// From the first byte of a request's head to its last: beyond it 408.
+    /// The most time from the first byte of a request's head to its last; a slower one gets 408.
     pub header_read_timeout: Duration,
-    /// Between two requests of a connection.
+    /// The most time between two requests of a connection.
     pub idle_timeout: Duration,
-    /// Bytes of a request's body: beyond it 413. `u64::MAX` for no limit.
+    /// The most bytes of a request's body; a larger one gets 413. `u64::MAX` for no limit.
     pub body_bytes: u64,
-    /// Connections of one client address at once; beyond it they are closed. `None` for no limit.
+    /// The most connections of one client address at once; more are closed. `None` for no limit.
     pub connections_per_client: Option<u32>,
-    /// Requests of one connection, which is closed then. `None` for no limit.
+    /// The most requests of one connection, which is then closed. `None` for no limit.
     pub requests_per_connection: Option<u32>,
 }
 
 /// One `[[listeners]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerSettings {
-    /// What logs and metrics call it; its address if not set.
+    /// The listener's name in logs and metrics; its address by default.
     pub name: String,
-    /// Where it listens.
+    /// The address to listen on.
     pub address: Address,
     /// Whether clients may speak HTTP/2 in clear text, by prior knowledge.
     pub http2: bool,
     /// Whether connections from `trusted_proxies` begin with a PROXY header, version 1 or 2.
     pub proxy_protocol: bool,
-    /// Who is believed when it says whom it speaks for.
+    /// The networks of proxies that may name the client they forward for.
     pub trusted_proxies: Vec<IpNet>,
-    /// The field in which it says that: X-Forwarded-For or Forwarded.
+    /// The field in which they name it: X-Forwarded-For or Forwarded.
     pub forwarded: HeaderName,
-    /// TLS, if clients are to speak it.
+    /// The settings of TLS, if clients speak TLS here.
     pub tls: Option<Arc<tls::server::Settings>>,
-    /// How long browsers are told to come by TLS only (`Strict-Transport-Security`), if they are.
+    /// How long browsers shall use TLS only (`Strict-Transport-Security`); `None` sends no such field.
     pub hsts: Option<Duration>,
-    /// The port of the same host to which every request is sent away, to come back by TLS.
+    /// The port of the same host to which every request is redirected, with `https`.
     pub redirect_https: Option<u16>,
 }
 
 impl ListenerSettings {
-    /// A listener of which no more is said than its address.
+    /// Returns the settings of a listener at `address`, with defaults for all others.
     pub fn new(address: Address) -> ListenerSettings {
         ListenerSettings {
             name: address.to_string(),

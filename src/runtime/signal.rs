@@ -1,41 +1,41 @@
 //! Owns: the operating system's signals, as events.
-//! Invariant: once listened to, none of them ends the process by itself, and none that comes is lost.
-//! Must not know: what they do.
+//! Invariant: once this listens to signals, none of them kills the process, and none that arrives is lost.
+//! Must not know: what the process does at a signal.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// To stop: SIGTERM or SIGINT, by name.
+    /// SIGTERM or SIGINT: stop. Holds the signal's name.
     Stop(&'static str),
-    /// To open logs anew: SIGUSR1.
+    /// SIGUSR1: reopen logs.
     ReopenLogs,
-    /// To read the configuration anew: SIGHUP.
+    /// SIGHUP: reload the configuration.
     Reload,
-    /// Nothing: SIGUSR2, which other servers use to be replaced by a new binary.
+    /// SIGUSR2: nothing. Other servers replace their binary at this signal.
     Upgrade,
 }
 
-/// The signals of a server.
+/// The signals that a server handles.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     user1: Signal,
     hangup: Signal,
     user2: Signal,
-    /// Comes with an error of a write to a file that has reached the limit of its size (`RLIMIT_FSIZE`): the error
-    /// is enough.
+    /// SIGXFSZ, which would kill the process when a file reaches `RLIMIT_FSIZE`. The write fails, too, and that error
+    /// is reported.
     _file_size: Signal,
 }
 
 impl Signals {
-    /// Starts listening; needs a runtime.
+    /// Starts to listen; call it within a tokio runtime.
     ///
     /// # Errors
-    /// The runtime can't be told of signals.
+    /// The runtime can't register a handler.
     pub fn listen() -> io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -47,7 +47,7 @@ impl Signals {
         })
     }
 
-    /// The next one; of several, those first that ask for the end.
+    /// Waits for the next event; if several are pending, those to stop come first.
     pub async fn next(&mut self) -> Event {
         tokio::select! {
             biased;

@@ -1,6 +1,6 @@
-//! Owns: the threads of the data path, from their start to the end of their last connection.
-//! Invariant: a thread shares nothing with another but what it was handed.
-//! Must not know: signals; what is served.
+//! Owns: the worker threads, from their start to the end of their last connection.
+//! Invariant: a worker thread shares with others only what it was given at its start.
+//! Must not know: signals; what the handler does with a request.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -26,40 +26,40 @@ use crate::handler::Handler;
 use crate::net::turn;
 use crate::net::unix::SocketFile;
 
-/// The running threads.
+/// The running worker threads.
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
     stop: Arc<watch::Sender<StopCommand>>,
-    /// Of Unix sockets.
+    /// The files of Unix sockets.
     files: Vec<SocketFile>,
 }
 
-/// What the threads are told to do.
+/// What the threads shall do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StopCommand {
-    /// Serve.
+    /// Serve clients.
     Run,
-    /// Finish what is under way within this time, and begin nothing new.
+    /// Let requests in flight end within this time, and accept no new connections.
     Drain(Duration),
-    /// End now.
+    /// Close all connections now.
     Abort,
 }
 
-/// What a thread's part of the application is made with.
+/// What the application gets to build its part of a worker thread.
 pub struct WorkerContext {
-    /// Its number, from 0.
+    /// The thread's number, from 0.
     pub index: usize,
-    /// Where its deadlines run.
+    /// The thread's timers.
     pub deadlines: clock::Deadlines,
 }
 
 impl Workers {
-    /// Starts one thread for each set of sockets. `make` runs on each thread and makes its handler
-    /// and what else is to run there for as long as it serves. `on_failure` is called when a thread has ended and
-    /// was not told to.
+    /// Starts one thread for each set of sockets. `make` runs on each thread; it returns the thread's handler, and a
+    /// future that runs there for as long as the thread serves. A thread that ends before it is stopped calls
+    /// `on_failure`.
     ///
     /// # Errors
-    /// A thread or its runtime can't be had.
+    /// A thread or its event loop can't be created.
     pub fn start<H, F, B>(
         listeners: Listeners,
         settings: &Settings,
@@ -90,9 +90,9 @@ impl Workers {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(report_start.send(Err(error))),
                 };
-                // Whoever started this waits for it.
+                // `start` waits for this.
                 let _ = report_start.send(Ok(()));
-                // Nothing of a thread is used once it has panicked; its sockets are closed when this is over.
+                // After a panic nothing of the thread is used again; returning from here closes its sockets.
                 let work = AssertUnwindSafe(move || {
                     runtime.block_on(run_worker(index, bound, connections, limits, make, stop))
                 });
@@ -101,26 +101,26 @@ impl Workers {
                 }
                 tracing::error!(
                     worker = index,
-                    "a worker thread has ended, and with it its connections; restart this process"
+                    "a worker thread failed and its connections are closed; restart this process"
                 );
                 on_failure();
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
-            started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended at once")))?;
+            started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended before it served")))?;
             workers.threads.push(thread);
         }
         Ok(workers)
     }
 
-    /// Lets requests in flight end within `grace`. Whoever has begun to connect, or has sent a request on a
-    /// connection by now, is still served; then nobody can connect.
+    /// Lets requests in flight end within `grace`. Clients that have begun to connect, or have sent a request, are
+    /// still served; after that, none can connect.
     pub fn drain(&mut self, grace: Duration) {
-        // Nobody finds the Unix sockets any more, and a successor can have their paths.
+        // Removes the files of Unix sockets: clients no longer find them, and a successor may use their paths.
         self.files.clear();
         self.stop.send_replace(StopCommand::Drain(grace));
     }
 
-    /// Ends all connections now.
+    /// Closes all connections now.
     pub fn stop(&self) {
         self.stop.send_replace(StopCommand::Abort);
     }
@@ -128,18 +128,18 @@ impl Workers {
     /// Waits until all threads have ended. Blocks.
     pub fn join(self) {
         for thread in self.threads {
-            // A panic was reported when it happened.
+            // The panic hook has reported a panic already.
             let _ = thread.join();
         }
     }
 }
 
-/// Why a thread has no more to do.
+/// Why a worker thread ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ThreadExit {
-    /// It was told to end.
+    /// It was stopped.
     Stopped,
-    /// A task without which it can't serve has ended.
+    /// A task that it needs to serve has ended.
     Failed,
 }
 
@@ -170,15 +170,15 @@ where
         let (context, connections, stop) = (Rc::clone(&context), Rc::clone(&connections), stop.clone());
         accepting.spawn_local(async move {
             if let Err(error) = listen::accept(bound, index, context, connections, shutdown_grace(stop)).await {
-                tracing::error!(%error, "a listener has ended");
+                tracing::error!(%error, "a listener failed; restart this process");
             }
         });
     }
 
     let command = tokio::select! {
-        // An error means that the sender is gone, and with it whoever wanted this to run.
+        // An error means that the sender is dropped, and with it the owner of this thread.
         command = stop.wait_for(|stop| *stop != StopCommand::Run) => command.map_or(StopCommand::Abort, |stop| *stop),
-        // They never end by themselves.
+        // These never end by themselves.
         _ = essential.join_next() => return ThreadExit::Failed,
         Some(_) = accepting.join_next() => return ThreadExit::Failed,
     };
@@ -198,21 +198,21 @@ where
         () = all_closed => {}
         () = aborted => {}
         () = tokio::time::sleep(grace) => {
-            tracing::warn!(connections = connections.open.get(), "the grace period is over; closing what is left");
+            tracing::warn!(connections = connections.open.get(), "the grace period is over; closing the remaining connections");
         }
     }
     respond_to_abandoned(&context, &connections).await;
     ThreadExit::Stopped
 }
 
-/// Has requests answered that were not until now, and gives that the time that it takes to be sent.
+/// Sends responses to requests that have none yet, and waits a little while until they are written.
 async fn respond_to_abandoned<H>(context: &ConnContext<H>, connections: &ThreadConnections) {
     const TIME_TO_SEND: Duration = Duration::from_millis(500);
     context.abandon_requests();
     let _ = tokio::time::timeout(TIME_TO_SEND, wait_until(|| connections.open.get() == 0)).await;
 }
 
-/// Waits until the thread is told to stop: what listeners have to do then. One that is to end at once is dropped.
+/// Waits for the command to stop, and returns how listeners end then. At `Abort`, `run_worker` drops them.
 async fn shutdown_grace(mut stop: watch::Receiver<StopCommand>) -> ShutdownGrace {
     let grace = match stop.wait_for(|stop| *stop != StopCommand::Run).await.map(|stop| *stop) {
         Ok(StopCommand::Drain(grace)) => grace,
@@ -221,7 +221,7 @@ async fn shutdown_grace(mut stop: watch::Receiver<StopCommand>) -> ShutdownGrace
     ShutdownGrace::within(grace)
 }
 
-/// Looks again every few milliseconds: this is for the end of a thread, not for its life.
+/// Waits until `condition` holds. It polls every few milliseconds, since it runs only when a thread ends.
 async fn wait_until(condition: impl Fn() -> bool) {
     let mut interval = tokio::time::interval(Duration::from_millis(5));
     poll_fn(|cx| {
@@ -307,7 +307,7 @@ mod tests {
         (listeners, address)
     }
 
-    /// Whether a thread whose work housekeeping its requests is `housekeeping` is told to be lost.
+    /// Returns whether a thread with this `housekeeping` reports its failure.
     fn reports_its_failure<B: Future<Output = ()> + 'static>(housekeeping: fn() -> B) -> bool {
         let (listeners, address) = listeners();
         let (report, reports) = mpsc::channel();
@@ -316,7 +316,7 @@ mod tests {
             Workers::start(listeners, &Settings::default(), move |_| (Rc::new(Empty), housekeeping()), on_failure)
                 .unwrap();
         let reports_its_failure = reports.recv_timeout(Duration::from_secs(2)).is_ok();
-        // The other threads get its clients: the kernel sends nobody to a socket that is closed.
+        // The kernel gives its clients to other threads: it assigns no connection to a closed socket.
         assert_eq!(std::net::TcpStream::connect(address).is_err(), reports_its_failure);
         workers.stop();
         workers.join();
@@ -324,14 +324,14 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_ends_before_it_is_told_to_is_noticed() {
+    fn a_thread_that_ends_before_it_is_stopped_reports_its_failure() {
         assert!(reports_its_failure(|| async { assert!(std::hint::black_box(false), "a panic") }));
         assert!(reports_its_failure(|| async {}));
         assert!(!reports_its_failure(std::future::pending::<()>));
     }
 
     #[test]
-    fn a_thread_that_panics_as_it_begins_is_noticed() {
+    fn a_thread_that_panics_at_its_start_reports_its_failure() {
         let (listeners, _) = listeners();
         let (report, reports) = mpsc::channel();
         let make = |context: WorkerContext| {
