@@ -3,15 +3,15 @@
 //! It must not know Linchpin: it imports nothing of the proxy, and works as well without one.
 
 mod cart;
-mod exercise;
 mod kill;
+mod last_visit;
 mod negotiate;
+mod notice;
 mod page;
 mod session;
+mod session_state;
 mod shop;
-mod told;
-mod trail;
-mod visitor;
+mod test_endpoints;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,8 +28,8 @@ use http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use self::session::{Limits, Sessions};
-use self::trail::Life;
+use self::last_visit::Incarnation;
+use self::session::{SessionLimits, SessionStore};
 
 /// The password of every user.
 pub const PASSWORD: &str = "linchpin";
@@ -49,7 +49,7 @@ const MAX_FORM_BYTES: usize = 8 * 1024;
 const MAX_USER_CHARS: usize = 64;
 
 /// How long requests in flight may take once the server has been asked to stop.
-const GRACE: Duration = Duration::from_secs(2);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// What a demo backend needs to be told.
 #[derive(Clone, Debug)]
@@ -61,14 +61,14 @@ pub struct Settings {
     /// How many sessions are kept; one more, and the one that was idle longest goes.
     pub max_sessions: usize,
     /// Whether `POST /kill` really kills this process. Off where the router runs inside another program.
-    pub killable: bool,
+    pub allow_kill: bool,
 }
 
 impl Settings {
     /// The defaults for a server of that name.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), session_timeout: DEFAULT_SESSION_TIMEOUT, max_sessions: 10_000, killable: false }
+        Self { name: name.into(), session_timeout: DEFAULT_SESSION_TIMEOUT, max_sessions: 10_000, allow_kill: false }
     }
 }
 
@@ -76,20 +76,20 @@ impl Settings {
 pub fn router(settings: Settings) -> Router {
     let server = Arc::new(Server::new(settings));
     Router::new()
-        .route("/", get(shop::home))
+        .route("/", get(shop::index))
         .route("/whoami", get(shop::whoami))
         .route("/login", post(shop::login))
         .route("/logout", post(shop::logout))
         .route("/cart", post(shop::cart))
-        .route("/slow", get(exercise::slow))
-        .route("/bytes", get(exercise::bytes))
-        .route("/echo", post(exercise::echo))
+        .route("/slow", get(test_endpoints::slow))
+        .route("/bytes", get(test_endpoints::bytes))
+        .route("/echo", post(test_endpoints::echo))
         .route("/kill", post(kill::kill))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
-        .layer(middleware::from_fn_with_state(Arc::clone(&server), visitor::recognise))
+        .layer(middleware::from_fn_with_state(Arc::clone(&server), session_state::load))
         // Below the layer that recognises visitors: a probe is nobody's visit and counts for nothing.
-        .route("/healthz", get(exercise::healthz))
-        .layer(middleware::from_fn_with_state(Arc::clone(&server), sign))
+        .route("/healthz", get(test_endpoints::healthz))
+        .layer(middleware::from_fn_with_state(Arc::clone(&server), add_server_fields))
         .with_state(server)
 }
 
@@ -112,13 +112,13 @@ pub async fn run(
         shutdown.await;
         drop(stopping);
     });
-    let overtime = async {
+    let grace_period = async {
         let _ = stopped.await;
-        tokio::time::sleep(GRACE).await;
+        tokio::time::sleep(SHUTDOWN_GRACE).await;
     };
     tokio::select! {
         ended = serve.into_future() => ended,
-        () = overtime => Ok(()),
+        () = grace_period => Ok(()),
     }
 }
 
@@ -126,31 +126,31 @@ pub async fn run(
 struct Server {
     settings: Settings,
     /// The name as a header value, made once.
-    signature: HeaderValue,
-    life: Life,
+    served_by: HeaderValue,
+    incarnation: Incarnation,
     started: Instant,
     served: AtomicU64,
-    sessions: Mutex<Sessions>,
+    sessions: Mutex<SessionStore>,
 }
 
 impl Server {
     fn new(settings: Settings) -> Self {
-        let limits = Limits { idle: settings.session_timeout, capacity: settings.max_sessions };
+        let limits = SessionLimits { idle: settings.session_timeout, capacity: settings.max_sessions };
         // A clock that stands before 1970 gives all lives one beginning: a page then tells less.
-        let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let began = u64::try_from(began.as_millis()).unwrap_or(u64::MAX);
+        let started_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let started_ms = u64::try_from(started_ms.as_millis()).unwrap_or(u64::MAX);
         Self {
-            life: Life { name: settings.name.clone(), began },
-            signature: HeaderValue::from_str(&settings.name).unwrap_or(HeaderValue::from_static("unnamed")),
+            incarnation: Incarnation { name: settings.name.clone(), started_ms },
+            served_by: HeaderValue::from_str(&settings.name).unwrap_or(HeaderValue::from_static("unnamed")),
             started: Instant::now(),
             served: AtomicU64::new(0),
-            sessions: Mutex::new(Sessions::new(limits)),
+            sessions: Mutex::new(SessionStore::new(limits)),
             settings,
         }
     }
 
     /// The session table. A panic elsewhere leaves it usable: no change to it is ever half done.
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+    fn sessions(&self) -> MutexGuard<'_, SessionStore> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,10 +160,10 @@ impl Server {
 }
 
 /// Signs every answer, errors too, and keeps it out of caches: what it says is true for one client and one moment.
-async fn sign(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+async fn add_server_fields(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
-    headers.insert(SERVED_BY, server.signature.clone());
+    headers.insert(SERVED_BY, server.served_by.clone());
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

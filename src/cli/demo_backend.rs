@@ -79,7 +79,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let _ = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
 
     let settings =
-        Settings { session_timeout: args.session_timeout.into(), killable: true, ..Settings::new(args.name) };
+        Settings { session_timeout: args.session_timeout.into(), allow_kill: true, ..Settings::new(args.name) };
     demo::run(listener, settings, stop).await.map_err(Failure::Serve)
 }
 

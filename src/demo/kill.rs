@@ -14,29 +14,29 @@ use rustix::process::{Signal, getpid, kill_process};
 use serde_json::json;
 
 use super::Server;
+use super::last_visit::LastVisit;
 use super::negotiate::WantsJson;
-use super::trail::Trail;
-use super::visitor::{self, Visitor};
+use super::session_state::{self, SessionState};
 
 /// Time for the answer to a kill to reach the client before the server is gone.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+const KILL_DELAY: Duration = Duration::from_millis(200);
 
 /// Kills this very process, as hard as `kill -9`: nothing is saved, nobody is told. Only the client that asked for it
 /// learns of it: from what it brings along to the server that answers it next.
 pub(super) async fn kill(
     State(server): State<Arc<Server>>,
-    Extension(visitor): Extension<Visitor>,
+    Extension(state): Extension<SessionState>,
     WantsJson(wants_json): WantsJson,
     headers: HeaderMap,
 ) -> Response {
-    if !server.settings.killable {
+    if !server.settings.allow_kill {
         return (StatusCode::FORBIDDEN, "this server was not started to be killed\n").into_response();
     }
-    if is_foreign(&headers) {
+    if is_cross_site(&headers) {
         return (StatusCode::FORBIDDEN, "the kill button works from this server's own page\n").into_response();
     }
     tokio::spawn(async {
-        tokio::time::sleep(LAST_WORDS).await;
+        tokio::time::sleep(KILL_DELAY).await;
         if let Err(error) = kill_process(getpid(), Signal::KILL) {
             tracing::error!(%error, "could not kill this server");
         }
@@ -44,15 +44,15 @@ pub(super) async fn kill(
     if wants_json {
         return Json(json!({ "server": server.settings.name, "killed": std::process::id() })).into_response();
     }
-    let trail = Trail::of(&server.life, &visitor).killed().issue(&headers);
+    let cookie = LastVisit::new(&server.incarnation, &state).with_kill_requested().issue(&headers);
     // A login that was lost before is not lost again with this server.
-    let withdrawn = if matches!(visitor, Visitor::Lost) { visitor::withdraw() } else { None };
-    let cookies: HeaderMap = trail.into_iter().chain(withdrawn).map(|cookie| (SET_COOKIE, cookie)).collect();
+    let expired = if matches!(state, SessionState::Unknown) { session_state::expired_session_cookie() } else { None };
+    let cookies: HeaderMap = cookie.into_iter().chain(expired).map(|cookie| (SET_COOKIE, cookie)).collect();
     (cookies, Redirect::to("/")).into_response()
 }
 
 /// Whether a browser says that another site's page is behind this. What sends neither field is no browser.
-fn is_foreign(headers: &HeaderMap) -> bool {
+fn is_cross_site(headers: &HeaderMap) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return site != "same-origin";
     }
@@ -85,7 +85,7 @@ mod tests {
             let header = |&(name, value): &(&'static str, &'static str)| {
                 (HeaderName::from_static(name), HeaderValue::from_static(value))
             };
-            assert_eq!(is_foreign(&fields.iter().map(header).collect()), foreign, "{fields:?}");
+            assert_eq!(is_cross_site(&fields.iter().map(header).collect()), foreign, "{fields:?}");
         }
     }
 }

@@ -6,10 +6,10 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::cart::MAX_ITEM_CHARS;
+use super::last_visit::{ServerChange, ServerMove};
+use super::notice::{MoveSummary, Notice};
 use super::session::Session;
-use super::told::{Notice, Sentence};
-use super::trail::{Change, Move};
-use super::visitor::Visitor;
+use super::session_state::SessionState;
 use super::{MAX_USER_CHARS, PASSWORD};
 
 const STYLE: &str = include_str!("page.css");
@@ -22,12 +22,12 @@ pub(super) struct Page<'a> {
     pub(super) served: u64,
     pub(super) sessions: usize,
     pub(super) session_timeout: Duration,
-    pub(super) killable: bool,
+    pub(super) allow_kill: bool,
     /// Where it was asked for, as a browser has it: `http://127.0.0.1:8080`.
     pub(super) origin: &'a str,
-    pub(super) change: Option<Change<'a>>,
+    pub(super) change: Option<ServerChange<'a>>,
     pub(super) notice: Option<Notice>,
-    pub(super) visitor: &'a Visitor,
+    pub(super) state: &'a SessionState,
     pub(super) now: Instant,
 }
 
@@ -35,15 +35,15 @@ impl fmt::Display for Page<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.head(f)?;
         self.notice(f)?;
-        match (&self.change, self.visitor) {
-            (Some(Change::Dying), _) => self.dying(f)?,
-            (Some(Change::Moved(moved)), _) => self.moved(f, moved)?,
-            (None, Visitor::Lost) => self.lost(f)?,
-            (None, Visitor::Known(..) | Visitor::Guest) => (),
+        match (&self.change, self.state) {
+            (Some(ServerChange::KillPending), _) => self.kill_pending(f)?,
+            (Some(ServerChange::Moved(moved)), _) => self.moved(f, moved)?,
+            (None, SessionState::Unknown) => self.unknown_session(f)?,
+            (None, SessionState::Known(..) | SessionState::Absent) => (),
         }
-        match self.visitor {
-            Visitor::Known(_, session) => self.account(f, session)?,
-            Visitor::Guest | Visitor::Lost => self.login(f)?,
+        match self.state {
+            SessionState::Known(_, session) => self.account(f, session)?,
+            SessionState::Absent | SessionState::Unknown => self.login(f)?,
         }
         self.kill(f)?;
         self.hints(f)?;
@@ -56,18 +56,18 @@ impl Page<'_> {
         let server = Escaped(self.server);
         let hue = hue(self.server);
         // After a kill the page comes again by itself: whoever answers then is the next server.
-        let (again, news) = match &self.change {
-            Some(Change::Dying) => (r#"<meta http-equiv="refresh" content="2; url=/">"#, "about to die: "),
+        let (refresh, title_prefix) = match &self.change {
+            Some(ServerChange::KillPending) => (r#"<meta http-equiv="refresh" content="2; url=/">"#, "about to die: "),
             // The title is the first thing that a screen reader says.
-            Some(Change::Moved(_)) => ("", "moved to "),
+            Some(ServerChange::Moved(_)) => ("", "moved to "),
             None => ("", ""),
         };
         write!(
             f,
             r#"<!doctype html>
-<html lang="en" style="--hue:{hue}"><head><meta charset="utf-8">{again}
+<html lang="en" style="--hue:{hue}"><head><meta charset="utf-8">{refresh}
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,"><title>{news}{server} · demo shop</title>
+<link rel="icon" href="data:,"><title>{title_prefix}{server} · demo shop</title>
 <style>{STYLE}</style></head>
 <body><main>
 <header class="server"><div class="name" aria-hidden="true">{server}</div><div>
@@ -89,7 +89,7 @@ impl Page<'_> {
         writeln!(f, r#"<section class="notice" role="status">{}</section>"#, Escaped(&notice.to_string()))
     }
 
-    fn dying(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn kill_pending(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             r#"<section class="notice" role="status"><h2>Server {} is about to die</h2>
@@ -100,18 +100,18 @@ impl Page<'_> {
         )
     }
 
-    fn moved(&self, f: &mut fmt::Formatter<'_>, moved: &Move<'_>) -> fmt::Result {
-        let class = if moved.lost.is_some() { "lost" } else { "notice" };
+    fn moved(&self, f: &mut fmt::Formatter<'_>, moved: &ServerMove<'_>) -> fmt::Result {
+        let class = if moved.lost_items.is_some() { "lost" } else { "notice" };
         let (from, hue) = (Escaped(moved.from), hue(moved.from));
         let here = Escaped(self.server);
         write!(f, r#"<section class="{class}" role="status"><h2>"#)?;
-        if moved.returned {
+        if moved.restarted {
             write!(f, r#"Server <b class="badge">{here}</b> has begun a new life"#)?;
         } else {
             let (from, here) = (format_args!(r#"<b class="badge" style="--hue:{hue}">{from}</b>"#), here);
             write!(f, r#"You were moved from server {from} to server <b class="badge">{here}</b>"#)?;
         }
-        let sentence = Sentence { here: self.server, moved }.to_string();
+        let sentence = MoveSummary { here: self.server, moved }.to_string();
         writeln!(f, "</h2>\n<p>{}</p></section>", Escaped(&sentence))
     }
 
@@ -154,7 +154,7 @@ impl Page<'_> {
         )
     }
 
-    fn lost(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn unknown_session(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             r#"<section class="lost" role="status"><h2>Server {server} does not know your session</h2>
@@ -179,7 +179,7 @@ and keeps your login and your cart in its own memory.</p></section>
     }
 
     fn kill(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.killable {
+        if !self.allow_kill {
             return Ok(());
         }
         write!(
@@ -252,10 +252,10 @@ impl fmt::Display for Count {
 
 #[cfg(test)]
 mod tests {
-    use super::super::session::{Limits, SessionId, Sessions};
+    use super::super::session::{SessionId, SessionLimits, SessionStore};
     use super::*;
 
-    fn page(visitor: &Visitor, change: Option<Change<'_>>) -> String {
+    fn page(state: &SessionState, change: Option<ServerChange<'_>>) -> String {
         let page = Page {
             server: "<b>",
             pid: 7,
@@ -263,26 +263,26 @@ mod tests {
             served: 1,
             sessions: 1,
             session_timeout: Duration::from_mins(20),
-            killable: true,
+            allow_kill: true,
             origin: "http://<b>",
             change,
             notice: None,
-            visitor,
+            state,
             now: Instant::now(),
         };
         page.to_string()
     }
 
-    fn logged_in(user: &str, item: &str) -> Visitor {
-        let mut sessions = Sessions::new(Limits { idle: Duration::from_mins(1), capacity: 1 });
+    fn logged_in(user: &str, item: &str) -> SessionState {
+        let mut sessions = SessionStore::new(SessionLimits { idle: Duration::from_mins(1), capacity: 1 });
         let (id, now) = (SessionId::random().unwrap(), Instant::now());
         let mut session = sessions.open(id, user.to_owned(), now);
         session.cart.add(item).unwrap();
-        Visitor::Known(id, session)
+        SessionState::Known(id, session)
     }
 
     #[test]
-    fn nothing_that_came_in_is_markup() {
+    fn input_never_becomes_markup() {
         let html = page(&logged_in("<script>1</script>", "\"><img src=x onerror='1'>"), None);
         for markup in ["<script", "<img", "<b>", "onerror='"] {
             assert!(!html.contains(markup), "{markup} in {html}");
@@ -293,28 +293,30 @@ mod tests {
     #[test]
     fn says_plainly_that_a_session_is_unknown() {
         let said = "does not know your session";
-        assert!(page(&Visitor::Lost, None).contains(said));
-        assert!(!page(&Visitor::Guest, None).contains(said));
+        assert!(page(&SessionState::Unknown, None).contains(said));
+        assert!(!page(&SessionState::Absent, None).contains(said));
         assert!(!page(&logged_in("ann", "axle"), None).contains(said));
     }
 
     #[test]
-    fn whoever_was_moved_reads_one_sentence_and_no_guesses() {
-        let moved = || Some(Change::Moved(Move { from: "<i>", returned: false, killed: false, lost: Some(1) }));
-        let html = page(&Visitor::Lost, moved());
+    fn a_moved_client_reads_one_sentence_and_no_guesses() {
+        let moved = || {
+            Some(ServerChange::Moved(ServerMove { from: "<i>", restarted: false, killed: false, lost_items: Some(1) }))
+        };
+        let html = page(&SessionState::Unknown, moved());
         assert!(html.contains("<title>moved to &lt;b&gt; ·"), "{html}");
         assert!(html.contains("</h2>\n<p>Server &lt;i&gt; no longer answers you, so server &lt;b&gt; does;"), "{html}");
         assert!(!html.contains("does not know your session") && !html.contains("<i>"), "{html}");
-        assert!(page(&Visitor::Lost, moved()).contains(">Log in</button>"));
+        assert!(page(&SessionState::Unknown, moved()).contains(">Log in</button>"));
     }
 
     #[test]
-    fn comes_again_by_itself_only_while_a_kill_is_under_way() {
-        let again = "http-equiv=\"refresh\"";
-        let moved = Change::Moved(Move { from: "a", returned: false, killed: true, lost: None });
-        assert!(page(&Visitor::Guest, Some(Change::Dying)).contains(again));
-        assert!(!page(&Visitor::Guest, Some(moved)).contains(again));
-        assert!(!page(&Visitor::Guest, None).contains(again));
+    fn reloads_automatically_only_while_a_kill_is_pending() {
+        let refresh = "http-equiv=\"refresh\"";
+        let moved = ServerChange::Moved(ServerMove { from: "a", restarted: false, killed: true, lost_items: None });
+        assert!(page(&SessionState::Absent, Some(ServerChange::KillPending)).contains(refresh));
+        assert!(!page(&SessionState::Absent, Some(moved)).contains(refresh));
+        assert!(!page(&SessionState::Absent, None).contains(refresh));
     }
 
     #[test]

@@ -45,18 +45,18 @@ pub(super) struct Session {
 
 /// How much is remembered, and for how long.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct SessionLimits {
     pub(super) idle: Duration,
     pub(super) capacity: usize,
 }
 
-pub(super) struct Sessions {
-    limits: Limits,
+pub(super) struct SessionStore {
+    limits: SessionLimits,
     by_id: HashMap<SessionId, Session>,
 }
 
-impl Sessions {
-    pub(super) fn new(limits: Limits) -> Self {
+impl SessionStore {
+    pub(super) fn new(limits: SessionLimits) -> Self {
         Self { limits, by_id: HashMap::new() }
     }
 
@@ -77,8 +77,8 @@ impl Sessions {
     }
 
     /// A request of that session: counted, its idle time starts anew. `None` when it isn't known (any more).
-    pub(super) fn visit(&mut self, id: SessionId, now: Instant) -> Option<&Session> {
-        let session = self.live(id, now)?;
+    pub(super) fn touch(&mut self, id: SessionId, now: Instant) -> Option<&Session> {
+        let session = self.unexpired(id, now)?;
         session.requests += 1;
         session.last_seen = now;
         Some(session)
@@ -86,7 +86,7 @@ impl Sessions {
 
     /// Its cart, to be changed.
     pub(super) fn cart(&mut self, id: SessionId, now: Instant) -> Option<&mut Cart> {
-        self.live(id, now).map(|session| &mut session.cart)
+        self.unexpired(id, now).map(|session| &mut session.cart)
     }
 
     pub(super) fn close(&mut self, id: SessionId) {
@@ -98,7 +98,7 @@ impl Sessions {
         self.by_id.values().filter(|session| !session.expired(self.limits.idle, now)).count()
     }
 
-    fn live(&mut self, id: SessionId, now: Instant) -> Option<&mut Session> {
+    fn unexpired(&mut self, id: SessionId, now: Instant) -> Option<&mut Session> {
         if self.by_id.get(&id)?.expired(self.limits.idle, now) {
             self.by_id.remove(&id);
         }
@@ -118,8 +118,8 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(60);
 
-    fn table(capacity: usize) -> Sessions {
-        Sessions::new(Limits { idle: IDLE, capacity })
+    fn table(capacity: usize) -> SessionStore {
+        SessionStore::new(SessionLimits { idle: IDLE, capacity })
     }
 
     fn after(start: Instant, seconds: u64) -> Instant {
@@ -131,7 +131,7 @@ mod tests {
         let (mut sessions, start, id) = (table(10), Instant::now(), SessionId(1));
         sessions.open(id, "ann".to_owned(), start);
         sessions.cart(id, start).unwrap().add("apple").unwrap();
-        let session = sessions.visit(id, after(start, 1)).unwrap();
+        let session = sessions.touch(id, after(start, 1)).unwrap();
         assert_eq!((session.user.as_str(), session.requests), ("ann", 2));
         assert_eq!(session.cart.items(), ["apple"]);
         assert_eq!(session.since, start);
@@ -141,10 +141,10 @@ mod tests {
     fn expires_when_idle_and_only_then() {
         let (mut sessions, start, id) = (table(10), Instant::now(), SessionId(1));
         sessions.open(id, "ann".to_owned(), start);
-        assert!(sessions.visit(id, after(start, 59)).is_some());
-        assert!(sessions.visit(id, after(start, 118)).is_some(), "a visit starts the idle time anew");
+        assert!(sessions.touch(id, after(start, 59)).is_some());
+        assert!(sessions.touch(id, after(start, 118)).is_some(), "a visit starts the idle time anew");
         assert_eq!(sessions.count(after(start, 178)), 0);
-        assert!(sessions.visit(id, after(start, 178)).is_none());
+        assert!(sessions.touch(id, after(start, 178)).is_none());
         assert!(sessions.cart(id, after(start, 178)).is_none());
     }
 
@@ -153,7 +153,7 @@ mod tests {
         let (mut sessions, start, id) = (table(10), Instant::now(), SessionId(1));
         sessions.open(id, "ann".to_owned(), start);
         sessions.close(id);
-        assert!(sessions.visit(id, start).is_none());
+        assert!(sessions.touch(id, start).is_none());
     }
 
     #[test]
@@ -161,11 +161,11 @@ mod tests {
         let (mut sessions, start) = (table(2), Instant::now());
         sessions.open(SessionId(1), "ann".to_owned(), start);
         sessions.open(SessionId(2), "bob".to_owned(), after(start, 1));
-        sessions.visit(SessionId(1), after(start, 2));
+        sessions.touch(SessionId(1), after(start, 2));
         sessions.open(SessionId(3), "cyd".to_owned(), after(start, 3));
         assert_eq!(sessions.count(after(start, 3)), 2);
-        assert!(sessions.visit(SessionId(2), after(start, 3)).is_none());
-        assert!(sessions.visit(SessionId(1), after(start, 3)).is_some());
+        assert!(sessions.touch(SessionId(2), after(start, 3)).is_none());
+        assert!(sessions.touch(SessionId(1), after(start, 3)).is_some());
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
         sessions.open(SessionId(3), "cyd".to_owned(), after(start, 30));
         sessions.open(SessionId(4), "dan".to_owned(), after(start, 70));
         assert_eq!(sessions.by_id.len(), 2);
-        assert!(sessions.visit(SessionId(3), after(start, 70)).is_some());
+        assert!(sessions.touch(SessionId(3), after(start, 70)).is_some());
     }
 
     #[test]

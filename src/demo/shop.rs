@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::cart::CartError;
+use super::last_visit::{LastVisit, ServerChange};
 use super::negotiate::{Fields, WantsJson};
+use super::notice::Notice;
 use super::page::Page;
 use super::session::SessionId;
-use super::told::Notice;
-use super::trail::{Change, Trail};
-use super::visitor::{self, Visitor};
+use super::session_state::{self, SessionState};
 use super::{MAX_USER_CHARS, PASSWORD, Server};
 
 /// The page needs nothing from anywhere, and runs no script.
@@ -30,31 +30,31 @@ const CONTENT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 #[derive(Deserialize)]
-pub(super) struct HomeQuery {
+pub(super) struct IndexQuery {
     notice: Option<String>,
 }
 
 /// The page; for clients that want JSON, what `whoami` says.
-pub(super) async fn home(
+pub(super) async fn index(
     State(server): State<Arc<Server>>,
-    Extension(visitor): Extension<Visitor>,
+    Extension(state): Extension<SessionState>,
     WantsJson(wants_json): WantsJson,
-    Query(query): Query<HomeQuery>,
+    Query(query): Query<IndexQuery>,
     headers: HeaderMap,
 ) -> Response {
     if wants_json {
-        return Json(WhoAmI::of(&server, &visitor)).into_response();
+        return Json(WhoAmI::of(&server, &state)).into_response();
     }
     let now = Instant::now();
-    let (before, trail) = (Trail::read(&headers), Trail::of(&server.life, &visitor));
-    let change = before.as_ref().and_then(|before| before.change(&server.life, &visitor));
+    let (previous, current) = (LastVisit::read(&headers), LastVisit::new(&server.incarnation, &state));
+    let change = previous.as_ref().and_then(|previous| previous.change(&server.incarnation, &state));
     // What a client has lost is said until it logs in again, and what happens now, until it has happened.
-    let is_told_again = match &change {
-        Some(Change::Dying) => true,
-        Some(Change::Moved(_)) => matches!(visitor, Visitor::Lost),
-        None => before.as_ref() == Some(&trail),
+    let keeps_cookie = match &change {
+        Some(ServerChange::KillPending) => true,
+        Some(ServerChange::Moved(_)) => matches!(state, SessionState::Unknown),
+        None => previous.as_ref() == Some(&current),
     };
-    let cookie = if is_told_again { None } else { trail.issue(&headers) };
+    let cookie = if keeps_cookie { None } else { current.issue(&headers) };
     let page = Page {
         server: &server.settings.name,
         pid: std::process::id(),
@@ -62,11 +62,11 @@ pub(super) async fn home(
         served: server.served(),
         sessions: server.sessions().count(now),
         session_timeout: server.settings.session_timeout,
-        killable: server.settings.killable,
+        allow_kill: server.settings.allow_kill,
         origin: &origin(&headers),
         change,
         notice: query.notice.as_deref().and_then(Notice::from_query),
-        visitor: &visitor,
+        state: &state,
         now,
     };
     let policy = [(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_POLICY))];
@@ -74,8 +74,8 @@ pub(super) async fn home(
 }
 
 /// Which server answers, and what it knows of the client: for curl and scripts.
-pub(super) async fn whoami(State(server): State<Arc<Server>>, Extension(visitor): Extension<Visitor>) -> Response {
-    Json(WhoAmI::of(&server, &visitor)).into_response()
+pub(super) async fn whoami(State(server): State<Arc<Server>>, Extension(state): Extension<SessionState>) -> Response {
+    Json(WhoAmI::of(&server, &state)).into_response()
 }
 
 #[derive(Deserialize)]
@@ -87,38 +87,38 @@ pub(super) struct Login {
 /// Opens a session under a new id; a session that the client already had ends.
 pub(super) async fn login(
     State(server): State<Arc<Server>>,
-    Extension(visitor): Extension<Visitor>,
+    Extension(state): Extension<SessionState>,
     WantsJson(wants_json): WantsJson,
     Fields(login): Fields<Login>,
 ) -> Response {
     let user = login.user.trim();
     let named = !user.is_empty() && user.chars().count() <= MAX_USER_CHARS && !user.chars().any(char::is_control);
     if !named || login.password != PASSWORD {
-        return refuse(wants_json, StatusCode::UNAUTHORIZED, Notice::WrongLogin);
+        return error_response(wants_json, StatusCode::UNAUTHORIZED, Notice::WrongLogin);
     }
     let Ok(id) = SessionId::random() else {
         return (StatusCode::INTERNAL_SERVER_ERROR, "no random numbers for a session id\n").into_response();
     };
     let session = {
         let mut sessions = server.sessions();
-        if let Visitor::Known(old, _) = visitor {
+        if let SessionState::Known(old, _) = state {
             sessions.close(old);
         }
         sessions.open(id, user.to_owned(), Instant::now())
     };
-    done(&server, wants_json, &Visitor::Known(id, session), visitor::issue(id))
+    success(&server, wants_json, &SessionState::Known(id, session), session_state::session_cookie(id))
 }
 
 /// Ends the session, if there is one, and takes the cookie back in any case.
 pub(super) async fn logout(
     State(server): State<Arc<Server>>,
-    Extension(visitor): Extension<Visitor>,
+    Extension(state): Extension<SessionState>,
     WantsJson(wants_json): WantsJson,
 ) -> Response {
-    if let Visitor::Known(id, _) = visitor {
+    if let SessionState::Known(id, _) = state {
         server.sessions().close(id);
     }
-    done(&server, wants_json, &Visitor::Guest, visitor::withdraw())
+    success(&server, wants_json, &SessionState::Absent, session_state::expired_session_cookie())
 }
 
 #[derive(Deserialize)]
@@ -139,18 +139,18 @@ enum CartAction {
 /// Puts an item into the cart, or takes one out with `action=remove`.
 pub(super) async fn cart(
     State(server): State<Arc<Server>>,
-    Extension(visitor): Extension<Visitor>,
+    Extension(state): Extension<SessionState>,
     WantsJson(wants_json): WantsJson,
     Fields(change): Fields<CartChange>,
 ) -> Response {
-    let Visitor::Known(id, mut session) = visitor else {
-        return refuse(wants_json, StatusCode::UNAUTHORIZED, Notice::NotLoggedIn);
+    let SessionState::Known(id, mut session) = state else {
+        return error_response(wants_json, StatusCode::UNAUTHORIZED, Notice::NotLoggedIn);
     };
     {
         let mut sessions = server.sessions();
         let Some(cart) = sessions.cart(id, Instant::now()) else {
             // Logged out by another request since this one was recognised.
-            return refuse(wants_json, StatusCode::UNAUTHORIZED, Notice::NotLoggedIn);
+            return error_response(wants_json, StatusCode::UNAUTHORIZED, Notice::NotLoggedIn);
         };
         let changed = match change.action {
             CartAction::Add => cart.add(&change.item),
@@ -161,10 +161,10 @@ pub(super) async fn cart(
         };
         match changed {
             Ok(()) => session.cart = cart.clone(),
-            Err(error) => return refuse(wants_json, status_of(error), Notice::Cart(error)),
+            Err(error) => return error_response(wants_json, status_of(error), Notice::Cart(error)),
         }
     }
-    done(&server, wants_json, &Visitor::Known(id, session), None)
+    success(&server, wants_json, &SessionState::Known(id, session), None)
 }
 
 /// What `GET /whoami` answers.
@@ -180,23 +180,23 @@ struct WhoAmI<'a> {
 }
 
 impl<'a> WhoAmI<'a> {
-    fn of(server: &'a Server, visitor: &'a Visitor) -> Self {
-        let session = visitor.session();
+    fn of(server: &'a Server, state: &'a SessionState) -> Self {
+        let session = state.session();
         Self {
             server: &server.settings.name,
             pid: std::process::id(),
             user: session.map(|session| session.user.as_str()),
             cart: session.map_or(&[], |session| session.cart.items()),
             requests: session.map_or(0, |session| session.requests),
-            session: visitor.state(),
+            session: state.as_str(),
         }
     }
 }
 
-fn done(server: &Server, wants_json: bool, visitor: &Visitor, cookie: Option<HeaderValue>) -> Response {
+fn success(server: &Server, wants_json: bool, state: &SessionState, cookie: Option<HeaderValue>) -> Response {
     let cookies = cookies(cookie);
     if wants_json {
-        (cookies, Json(WhoAmI::of(server, visitor))).into_response()
+        (cookies, Json(WhoAmI::of(server, state))).into_response()
     } else {
         (cookies, Redirect::to("/")).into_response()
     }
@@ -220,10 +220,10 @@ fn status_of(error: CartError) -> StatusCode {
     }
 }
 
-fn refuse(wants_json: bool, status: StatusCode, notice: Notice) -> Response {
+fn error_response(wants_json: bool, status: StatusCode, notice: Notice) -> Response {
     if wants_json {
         (status, Json(json!({ "error": notice.to_string() }))).into_response()
     } else {
-        Redirect::to(&format!("/?notice={}", notice.in_query())).into_response()
+        Redirect::to(&format!("/?notice={}", notice.to_query())).into_response()
     }
 }

@@ -13,26 +13,26 @@ use cookie::{Cookie, SameSite};
 use http::HeaderMap;
 use http::header::{COOKIE, HeaderValue};
 
-use super::session::{Session, SessionId, Sessions};
+use super::session::{Session, SessionId, SessionStore};
 use super::{SESSION_COOKIE, Server};
 
 /// What this server knows of the client that sent a request.
 #[derive(Clone)]
-pub(super) enum Visitor {
+pub(super) enum SessionState {
     /// It sent no session id.
-    Guest,
+    Absent,
     /// It sent a session id that this server doesn't know: expired, forged, or left behind in another server's memory.
-    Lost,
+    Unknown,
     /// It is logged in here.
     Known(SessionId, Session),
 }
 
-impl Visitor {
+impl SessionState {
     /// The word for scripts.
-    pub(super) fn state(&self) -> &'static str {
+    pub(super) fn as_str(&self) -> &'static str {
         match self {
-            Self::Guest => "none",
-            Self::Lost => "unknown",
+            Self::Absent => "none",
+            Self::Unknown => "unknown",
             Self::Known(..) => "known",
         }
     }
@@ -40,26 +40,26 @@ impl Visitor {
     pub(super) fn session(&self) -> Option<&Session> {
         match self {
             Self::Known(_, session) => Some(session),
-            Self::Guest | Self::Lost => None,
+            Self::Absent | Self::Unknown => None,
         }
     }
 }
 
-/// Counts the request and hands the visitor on to the handler.
-pub(super) async fn recognise(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
+/// Counts the request and hands the state on to the handler.
+pub(super) async fn load(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
     server.served.fetch_add(1, Ordering::Relaxed);
-    let visitor = look_up(request.headers(), &mut server.sessions(), Instant::now());
-    request.extensions_mut().insert(visitor);
+    let state = look_up_session(request.headers(), &mut server.sessions(), Instant::now());
+    request.extensions_mut().insert(state);
     next.run(request).await
 }
 
 /// The cookie that gives a client its session.
-pub(super) fn issue(id: SessionId) -> Option<HeaderValue> {
+pub(super) fn session_cookie(id: SessionId) -> Option<HeaderValue> {
     set_cookie(Cookie::new(SESSION_COOKIE, id.to_string()))
 }
 
 /// The cookie that takes it away again.
-pub(super) fn withdraw() -> Option<HeaderValue> {
+pub(super) fn expired_session_cookie() -> Option<HeaderValue> {
     let mut cookie = Cookie::new(SESSION_COOKIE, "");
     cookie.set_max_age(cookie::time::Duration::ZERO);
     set_cookie(cookie)
@@ -74,17 +74,17 @@ pub(super) fn set_cookie(mut cookie: Cookie<'_>) -> Option<HeaderValue> {
 }
 
 /// Of several session cookies the first that opens a session counts.
-fn look_up(headers: &HeaderMap, sessions: &mut Sessions, now: Instant) -> Visitor {
-    let mut visitor = Visitor::Guest;
+fn look_up_session(headers: &HeaderMap, sessions: &mut SessionStore, now: Instant) -> SessionState {
+    let mut state = SessionState::Absent;
     for value in cookies(headers, SESSION_COOKIE) {
-        visitor = Visitor::Lost;
+        state = SessionState::Unknown;
         if let Some(id) = SessionId::parse(value)
-            && let Some(session) = sessions.visit(id, now)
+            && let Some(session) = sessions.touch(id, now)
         {
-            return Visitor::Known(id, session.clone());
+            return SessionState::Known(id, session.clone());
         }
     }
-    visitor
+    state
 }
 
 /// The values of all cookies of this name.
@@ -102,38 +102,38 @@ pub(super) fn cookies<'a>(headers: &'a HeaderMap, wanted: &str) -> impl Iterator
 mod tests {
     use std::time::Duration;
 
-    use super::super::session::Limits;
+    use super::super::session::SessionLimits;
     use super::*;
 
-    fn state(cookies: &[&str], sessions: &mut Sessions) -> &'static str {
+    fn state(cookies: &[&str], sessions: &mut SessionStore) -> &'static str {
         let headers = cookies.iter().map(|field| (COOKIE, HeaderValue::from_str(field).unwrap())).collect();
-        look_up(&headers, sessions, Instant::now()).state()
+        look_up_session(&headers, sessions, Instant::now()).as_str()
     }
 
     #[test]
-    fn tells_guests_from_known_and_lost_visitors() {
-        let mut sessions = Sessions::new(Limits { idle: Duration::from_secs(60), capacity: 10 });
+    fn finds_absent_known_and_unknown_sessions() {
+        let mut sessions = SessionStore::new(SessionLimits { idle: Duration::from_secs(60), capacity: 10 });
         let id = SessionId::random().unwrap();
         sessions.open(id, "ann".to_owned(), Instant::now());
         let known = format!("{SESSION_COOKIE}={id}");
-        let lost = format!("{SESSION_COOKIE}={}", SessionId::random().unwrap());
+        let unknown = format!("{SESSION_COOKIE}={}", SessionId::random().unwrap());
 
         assert_eq!(state(&[], &mut sessions), "none");
         assert_eq!(state(&["theme=dark; XDEMOSESSION=1"], &mut sessions), "none");
         assert_eq!(state(&[&known], &mut sessions), "known");
         assert_eq!(state(&["theme=dark", &format!("a=b; {known}")], &mut sessions), "known");
-        assert_eq!(state(&[&lost], &mut sessions), "unknown");
-        assert_eq!(state(&[&lost, &known], &mut sessions), "known");
+        assert_eq!(state(&[&unknown], &mut sessions), "unknown");
+        assert_eq!(state(&[&unknown, &known], &mut sessions), "known");
         assert_eq!(state(&["DEMOSESSION=nonsense"], &mut sessions), "unknown");
     }
 
     #[test]
-    fn the_cookie_is_out_of_reach_for_scripts_and_other_sites() {
-        let cookie = issue(SessionId::random().unwrap()).unwrap();
+    fn scripts_and_other_sites_cannot_use_the_cookie() {
+        let cookie = session_cookie(SessionId::random().unwrap()).unwrap();
         let cookie = cookie.to_str().unwrap();
         for attribute in ["; HttpOnly", "; SameSite=Lax", "; Path=/"] {
             assert!(cookie.contains(attribute), "{cookie}");
         }
-        assert!(withdraw().unwrap().to_str().unwrap().contains("Max-Age=0"));
+        assert!(expired_session_cookie().unwrap().to_str().unwrap().contains("Max-Age=0"));
     }
 }

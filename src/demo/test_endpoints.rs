@@ -54,7 +54,7 @@ pub(super) async fn bytes(Query(query): Query<BytesQuery>) -> Response {
     if query.n > MAX_BYTES {
         return (StatusCode::BAD_REQUEST, format!("n is at most {MAX_BYTES}\n")).into_response();
     }
-    ([(CONTENT_TYPE, "application/octet-stream")], Body::new(Filler { left: query.n })).into_response()
+    ([(CONTENT_TYPE, "application/octet-stream")], Body::new(FillerBody { left: query.n })).into_response()
 }
 
 /// Sends the request's body back while it still arrives.
@@ -71,11 +71,11 @@ pub(super) async fn echo(request: Request) -> Response {
 }
 
 /// A body of so many bytes, all from one static block.
-struct Filler {
+struct FillerBody {
     left: u64,
 }
 
-impl http_body::Body for Filler {
+impl http_body::Body for FillerBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -107,9 +107,9 @@ mod tests {
     #[tokio::test]
     async fn a_filler_has_exactly_the_size_it_announces() {
         for n in [0, 1, 65_536, 65_537, 200_000] {
-            let filler = Filler { left: n };
-            assert_eq!(http_body::Body::size_hint(&filler).exact(), Some(n));
-            assert_eq!(filler.collect().await.unwrap().to_bytes().len() as u64, n);
+            let body = FillerBody { left: n };
+            assert_eq!(http_body::Body::size_hint(&body).exact(), Some(n));
+            assert_eq!(body.collect().await.unwrap().to_bytes().len() as u64, n);
         }
     }
 }

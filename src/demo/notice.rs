@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::cart::CartError;
-use super::trail::Move;
+use super::last_visit::ServerMove;
 use super::{MAX_USER_CHARS, PASSWORD};
 
 /// What the last POST has to say; it travels in the redirect's query.
@@ -20,7 +20,7 @@ impl Notice {
     const ALL: [Self; 4] =
         [Self::WrongLogin, Self::NotLoggedIn, Self::Cart(CartError::Full), Self::Cart(CartError::NotAnItem)];
 
-    pub(super) fn in_query(self) -> &'static str {
+    pub(super) fn to_query(self) -> &'static str {
         match self {
             Self::WrongLogin => "wrong-login",
             Self::NotLoggedIn => "not-logged-in",
@@ -30,7 +30,7 @@ impl Notice {
     }
 
     pub(super) fn from_query(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|notice| notice.in_query() == word)
+        Self::ALL.into_iter().find(|notice| notice.to_query() == word)
     }
 }
 
@@ -50,22 +50,22 @@ impl fmt::Display for Notice {
 }
 
 /// What has happened to the client of this page, in one sentence.
-pub(super) struct Sentence<'a> {
+pub(super) struct MoveSummary<'a> {
     /// The server that answers.
     pub(super) here: &'a str,
-    pub(super) moved: &'a Move<'a>,
+    pub(super) moved: &'a ServerMove<'a>,
 }
 
-impl fmt::Display for Sentence<'_> {
+impl fmt::Display for MoveSummary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { here, moved: Move { from, returned, killed, lost } } = self;
-        match (killed, returned) {
+        let Self { here, moved: ServerMove { from, restarted, killed, lost_items } } = self;
+        match (killed, restarted) {
             (true, false) => write!(f, "You killed server {from}, so server {here} answers you now; ")?,
             (false, false) => write!(f, "Server {from} no longer answers you, so server {here} does; ")?,
             (true, true) => write!(f, "You killed server {from}, and it has been started again; ")?,
             (false, true) => write!(f, "Server {from} has been started again since your last visit; ")?,
         }
-        match lost {
+        match lost_items {
             None => f.write_str("you were not logged in, so you have lost nothing."),
             Some(0) => write!(f, "your login was in {from}'s memory and is lost."),
             Some(1) => write!(f, "your login and the item in your cart were in {from}'s memory and are lost."),
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn every_notice_survives_the_query() {
         for notice in Notice::ALL {
-            assert_eq!(Notice::from_query(notice.in_query()), Some(notice));
+            assert_eq!(Notice::from_query(notice.to_query()), Some(notice));
         }
         assert_eq!(Notice::from_query("<b>"), None);
         assert_eq!(Notice::from_query("killed"), None, "a link announces no death");
@@ -89,8 +89,8 @@ mod tests {
 
     #[test]
     fn one_sentence_says_what_happened_and_what_is_lost() {
-        let of = |returned, killed, lost| {
-            Sentence { here: "c", moved: &Move { from: "b", returned, killed, lost } }.to_string()
+        let of = |restarted, killed, lost_items| {
+            MoveSummary { here: "c", moved: &ServerMove { from: "b", restarted, killed, lost_items } }.to_string()
         };
         assert_eq!(
             of(false, true, Some(2)),
@@ -104,8 +104,9 @@ mod tests {
             of(false, true, None),
             "You killed server b, so server c answers you now; you were not logged in, so you have lost nothing."
         );
-        let said = [false, true].map(|killed| [None, Some(0), Some(1), Some(9)].map(|lost| of(true, killed, lost)));
-        for sentence in said.iter().flatten() {
+        let sentences = [false, true]
+            .map(|killed| [None, Some(0), Some(1), Some(9)].map(|lost_items| of(true, killed, lost_items)));
+        for sentence in sentences.iter().flatten() {
             assert_eq!(sentence.matches('.').count(), 1, "{sentence}");
         }
     }

@@ -1,0 +1,204 @@
+//! Owns: the cookie that tells a server which server showed a browser the page before, and what follows from that.
+//! Invariant: what stands in it changes what a page says, and nothing else; whatever we did not write is no trail.
+//! Must not know: pages, and what a session holds beyond the number of items in its cart.
+
+use cookie::Cookie;
+use http::HeaderMap;
+use http::header::{HOST, HeaderValue};
+
+use super::session_state::{self, SessionState};
+
+/// The cookie; the port that the browser asked for follows, since browsers keep one jar for all ports of a host.
+const LAST_VISIT_COOKIE: &str = "DEMOSERVER";
+
+/// No server has a longer name.
+const MAX_NAME_BYTES: usize = 64;
+
+/// One life of a server: what it remembers ends with it, and the next one begins with nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Incarnation {
+    pub(super) name: String,
+    /// In milliseconds of Unix time.
+    pub(super) started_ms: u64,
+}
+
+/// Where a browser's last page came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LastVisit {
+    incarnation: Incarnation,
+    /// The number of items in the cart; `None` without a login.
+    cart_items: Option<usize>,
+    /// This client has pressed the button that kills that server.
+    kill_requested: bool,
+}
+
+/// What has happened to a client since its last page.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ServerChange<'a> {
+    /// It has had this server killed, which is about to die.
+    KillPending,
+    /// The server that it was with answers it no more, or has begun another life.
+    Moved(ServerMove<'a>),
+}
+
+/// From where a client came, and at what price.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ServerMove<'a> {
+    /// The server that it was with.
+    pub(super) from: &'a str,
+    /// That server is this one, in another life.
+    pub(super) restarted: bool,
+    /// The client has killed it.
+    pub(super) killed: bool,
+    /// What was in its memory for this client: the number of items in the cart, or `None` if there was no login.
+    pub(super) lost_items: Option<usize>,
+}
+
+impl LastVisit {
+    /// What a page of this server leaves with this state.
+    pub(super) fn new(here: &Incarnation, state: &SessionState) -> Self {
+        let cart_items = state.session().map(|session| session.cart.items().len());
+        Self { incarnation: here.clone(), cart_items, kill_requested: false }
+    }
+
+    /// The same, of a client that has this server killed.
+    pub(super) fn with_kill_requested(self) -> Self {
+        Self { kill_requested: true, ..self }
+    }
+
+    /// What the browser brought along.
+    pub(super) fn read(headers: &HeaderMap) -> Option<Self> {
+        let name = cookie_name(headers);
+        session_state::cookies(headers, &name).find_map(Self::parse)
+    }
+
+    /// The cookie that the browser is to bring along next time.
+    pub(super) fn issue(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        session_state::set_cookie(Cookie::new(cookie_name(headers), self.to_text()))
+    }
+
+    /// What happened since; `None` if there is nothing to tell.
+    pub(super) fn change(&self, here: &Incarnation, state: &SessionState) -> Option<ServerChange<'_>> {
+        if self.incarnation == *here {
+            return self.kill_requested.then_some(ServerChange::KillPending);
+        }
+        let lost_items = match state {
+            SessionState::Unknown => Some(self.cart_items.unwrap_or(0)),
+            SessionState::Absent if self.cart_items.is_none() => None,
+            // Logged in here, or logged out on the way: either was the client's own doing.
+            SessionState::Known(..) | SessionState::Absent => return None,
+        };
+        let (from, restarted) = (self.incarnation.name.as_str(), self.incarnation.name == here.name);
+        Some(ServerChange::Moved(ServerMove { from, restarted, killed: self.kill_requested, lost_items }))
+    }
+
+    fn to_text(&self) -> String {
+        let cart_items = self.cart_items.map_or_else(|| "-".to_owned(), |items| items.to_string());
+        let mark = if self.kill_requested { "killed" } else { "-" };
+        format!("{}:{cart_items}:{mark}:{}", self.incarnation.started_ms, self.incarnation.name)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(4, ':');
+        let started_ms = parts.next()?.parse().ok()?;
+        let cart_items = match parts.next()? {
+            "-" => None,
+            items => Some(items.parse().ok()?),
+        };
+        let kill_requested = match parts.next()? {
+            "-" => false,
+            "killed" => true,
+            _ => return None,
+        };
+        let name = parts.next()?;
+        let is_name = (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
+        is_name.then(|| Self {
+            incarnation: Incarnation { name: name.to_owned(), started_ms },
+            cart_items,
+            kill_requested,
+        })
+    }
+}
+
+fn cookie_name(headers: &HeaderMap) -> String {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let port = host.and_then(|host| host.rsplit_once(':')).and_then(|(_, port)| port.parse::<u16>().ok());
+    port.map_or_else(|| LAST_VISIT_COOKIE.to_owned(), |port| format!("{LAST_VISIT_COOKIE}-{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use http::header::COOKIE;
+
+    use super::super::session::{SessionId, SessionLimits, SessionStore};
+    use super::*;
+
+    fn incarnation(name: &str, started_ms: u64) -> Incarnation {
+        Incarnation { name: name.to_owned(), started_ms }
+    }
+
+    fn last_visit(cart_items: Option<usize>, kill_requested: bool) -> LastVisit {
+        LastVisit { incarnation: incarnation("b", 5), cart_items, kill_requested }
+    }
+
+    fn known() -> SessionState {
+        let mut sessions = SessionStore::new(SessionLimits { idle: Duration::from_mins(1), capacity: 1 });
+        let id = SessionId::random().unwrap();
+        SessionState::Known(id, sessions.open(id, "ann".to_owned(), Instant::now()))
+    }
+
+    #[test]
+    fn a_client_that_stays_with_a_running_server_has_no_change() {
+        for state in [known(), SessionState::Unknown, SessionState::Absent] {
+            assert_eq!(last_visit(Some(2), false).change(&incarnation("b", 5), &state), None);
+        }
+        assert_eq!(last_visit(Some(2), true).change(&incarnation("b", 5), &known()), Some(ServerChange::KillPending));
+    }
+
+    #[test]
+    fn a_move_names_the_previous_server_and_what_was_lost() {
+        let moved = |lost_items, killed, restarted| {
+            Some(ServerChange::Moved(ServerMove { from: "b", restarted, killed, lost_items }))
+        };
+        let c = incarnation("c", 5);
+        assert_eq!(last_visit(Some(2), true).change(&c, &SessionState::Unknown), moved(Some(2), true, false));
+        assert_eq!(last_visit(Some(2), false).change(&c, &SessionState::Unknown), moved(Some(2), false, false));
+        assert_eq!(last_visit(None, true).change(&c, &SessionState::Absent), moved(None, true, false));
+        // A login whose page never came.
+        assert_eq!(last_visit(None, false).change(&c, &SessionState::Unknown), moved(Some(0), false, false));
+        // The same server in another life.
+        assert_eq!(
+            last_visit(Some(2), true).change(&incarnation("b", 6), &SessionState::Unknown),
+            moved(Some(2), true, true)
+        );
+        // Who has logged in or out since knows.
+        assert_eq!(last_visit(Some(2), true).change(&c, &known()), None);
+        assert_eq!(last_visit(Some(2), true).change(&c, &SessionState::Absent), None);
+    }
+
+    #[test]
+    fn the_cookie_value_round_trips_and_nothing_else_parses() {
+        for visit in [last_visit(None, false), last_visit(Some(50), true)] {
+            assert_eq!(LastVisit::parse(&visit.to_text()), Some(visit));
+        }
+        let long = format!("5:-:-:{}", "b".repeat(MAX_NAME_BYTES + 1));
+        for text in ["", "5", "5:-:-", "5:-:-:", "x:-:-:b", "5:x:-:b", "5:-:x:b", "5:-:-:b b", "5:-:-:\u{fc}", &long] {
+            assert_eq!(LastVisit::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn each_port_of_a_host_has_a_cookie_of_its_own() {
+        let at = |host: &str, cookies: &str| {
+            let host = (HOST, HeaderValue::from_str(host).unwrap());
+            LastVisit::read(&[host, (COOKIE, HeaderValue::from_str(cookies).unwrap())].into_iter().collect())
+        };
+        let cookies = "DEMOSERVER-8080=5:-:-:b; DEMOSERVER=5:2:-:b";
+        assert_eq!(at("127.0.0.1:8080", cookies), Some(last_visit(None, false)));
+        assert_eq!(at("127.0.0.1:9001", cookies), None);
+        assert_eq!(at("[::1]:8080", cookies), Some(last_visit(None, false)));
+        assert_eq!(at("shop.example", cookies), Some(last_visit(Some(2), false)));
+    }
+}
