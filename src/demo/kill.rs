@@ -13,9 +13,9 @@ use http::{HeaderMap, StatusCode};
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::json;
 
-use super::Server;
 use super::last_visit::LastVisit;
 use super::negotiate::WantsJson;
+use super::server::Server;
 use super::session_state::{self, SessionState};
 
 /// Time for the answer to a kill to reach the client before the server is gone.

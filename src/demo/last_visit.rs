@@ -6,21 +6,15 @@ use cookie::Cookie;
 use http::HeaderMap;
 use http::header::{HOST, HeaderValue};
 
-use super::session_state::{self, SessionState};
+use super::cookies;
+use super::server::Incarnation;
+use super::session_state::SessionState;
 
 /// The cookie; the port that the browser asked for follows, since browsers keep one jar for all ports of a host.
 const LAST_VISIT_COOKIE: &str = "DEMOSERVER";
 
 /// No server has a longer name.
 const MAX_NAME_BYTES: usize = 64;
-
-/// One life of a server: what it remembers ends with it, and the next one begins with nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Incarnation {
-    pub(super) name: String,
-    /// In milliseconds of Unix time.
-    pub(super) started_ms: u64,
-}
 
 /// Where a browser's last page came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,12 +63,12 @@ impl LastVisit {
     /// What the browser brought along.
     pub(super) fn read(headers: &HeaderMap) -> Option<Self> {
         let name = cookie_name(headers);
-        session_state::cookies(headers, &name).find_map(Self::parse)
+        cookies::values(headers, &name).find_map(Self::parse)
     }
 
     /// The cookie that the browser is to bring along next time.
     pub(super) fn issue(&self, headers: &HeaderMap) -> Option<HeaderValue> {
-        session_state::set_cookie(Cookie::new(cookie_name(headers), self.to_text()))
+        cookies::set_cookie(Cookie::new(cookie_name(headers), self.to_text()))
     }
 
     /// What happened since; `None` if there is nothing to tell.

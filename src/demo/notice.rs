@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::cart::CartError;
 use super::last_visit::ServerMove;
-use super::{MAX_USER_CHARS, PASSWORD};
+use super::login::{MAX_USER_CHARS, PASSWORD};
 
 /// What the last POST has to say; it travels in the redirect's query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::cart::MAX_ITEM_CHARS;
 use super::last_visit::{ServerChange, ServerMove};
+use super::login::{MAX_USER_CHARS, PASSWORD};
 use super::notice::{MoveSummary, Notice};
 use super::session::Session;
 use super::session_state::SessionState;
-use super::{MAX_USER_CHARS, PASSWORD};
 
 const STYLE: &str = include_str!("page.css");
 

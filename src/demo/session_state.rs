@@ -3,18 +3,21 @@
 //! It must not know what the shop sells.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use cookie::{Cookie, SameSite};
+use cookie::Cookie;
 use http::HeaderMap;
-use http::header::{COOKIE, HeaderValue};
+use http::header::HeaderValue;
 
+use super::cookies;
+use super::server::Server;
 use super::session::{Session, SessionId, SessionStore};
-use super::{SESSION_COOKIE, Server};
+
+/// The cookie that carries the demo backend's own session id. Linchpin leaves it alone.
+pub(super) const SESSION_COOKIE: &str = "DEMOSESSION";
 
 /// What this server knows of the client that sent a request.
 #[derive(Clone)]
@@ -47,7 +50,7 @@ impl SessionState {
 
 /// Counts the request and hands the state on to the handler.
 pub(super) async fn load(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
-    server.served.fetch_add(1, Ordering::Relaxed);
+    server.count_request();
     let state = look_up_session(request.headers(), &mut server.sessions(), Instant::now());
     request.extensions_mut().insert(state);
     next.run(request).await
@@ -55,28 +58,20 @@ pub(super) async fn load(State(server): State<Arc<Server>>, mut request: Request
 
 /// The cookie that gives a client its session.
 pub(super) fn session_cookie(id: SessionId) -> Option<HeaderValue> {
-    set_cookie(Cookie::new(SESSION_COOKIE, id.to_string()))
+    cookies::set_cookie(Cookie::new(SESSION_COOKIE, id.to_string()))
 }
 
 /// The cookie that takes it away again.
 pub(super) fn expired_session_cookie() -> Option<HeaderValue> {
     let mut cookie = Cookie::new(SESSION_COOKIE, "");
     cookie.set_max_age(cookie::time::Duration::ZERO);
-    set_cookie(cookie)
-}
-
-/// A cookie of this site's, out of reach for scripts and for other sites.
-pub(super) fn set_cookie(mut cookie: Cookie<'_>) -> Option<HeaderValue> {
-    cookie.set_path("/");
-    cookie.set_http_only(true);
-    cookie.set_same_site(SameSite::Lax);
-    HeaderValue::from_str(&cookie.to_string()).ok()
+    cookies::set_cookie(cookie)
 }
 
 /// Of several session cookies the first that opens a session counts.
 fn look_up_session(headers: &HeaderMap, sessions: &mut SessionStore, now: Instant) -> SessionState {
     let mut state = SessionState::Absent;
-    for value in cookies(headers, SESSION_COOKIE) {
+    for value in cookies::values(headers, SESSION_COOKIE) {
         state = SessionState::Unknown;
         if let Some(id) = SessionId::parse(value)
             && let Some(session) = sessions.touch(id, now)
@@ -87,20 +82,11 @@ fn look_up_session(headers: &HeaderMap, sessions: &mut SessionStore, now: Instan
     state
 }
 
-/// The values of all cookies of this name.
-pub(super) fn cookies<'a>(headers: &'a HeaderMap, wanted: &str) -> impl Iterator<Item = &'a str> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|field| field.to_str().ok())
-        .flat_map(|field| field.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .filter_map(move |(name, value)| (name == wanted).then_some(value))
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use http::header::COOKIE;
 
     use super::super::session::SessionLimits;
     use super::*;

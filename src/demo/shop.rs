@@ -15,12 +15,13 @@ use serde_json::json;
 
 use super::cart::CartError;
 use super::last_visit::{LastVisit, ServerChange};
+use super::login;
 use super::negotiate::{Fields, WantsJson};
 use super::notice::Notice;
 use super::page::Page;
+use super::server::Server;
 use super::session::SessionId;
 use super::session_state::{self, SessionState};
-use super::{MAX_USER_CHARS, PASSWORD, Server};
 
 /// The page needs nothing from anywhere, and runs no script.
 const CONTENT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
@@ -91,11 +92,9 @@ pub(super) async fn login(
     WantsJson(wants_json): WantsJson,
     Fields(login): Fields<Login>,
 ) -> Response {
-    let user = login.user.trim();
-    let named = !user.is_empty() && user.chars().count() <= MAX_USER_CHARS && !user.chars().any(char::is_control);
-    if !named || login.password != PASSWORD {
+    let Some(user) = login::verify(&login.user, &login.password) else {
         return error_response(wants_json, StatusCode::UNAUTHORIZED, Notice::WrongLogin);
-    }
+    };
     let Ok(id) = SessionId::random() else {
         return (StatusCode::INTERNAL_SERVER_ERROR, "no random numbers for a session id\n").into_response();
     };

@@ -18,7 +18,7 @@ use http_body_util::Limited;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Server;
+use super::server::Server;
 
 const MAX_SLOW: Duration = Duration::from_secs(30);
 const MAX_BYTES: u64 = 1 << 30;

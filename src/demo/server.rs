@@ -1,0 +1,85 @@
+//! Owns: one demo server's settings and memory: its sessions, its request count and its incarnation.
+//! Invariant: all of it ends with the process.
+//! Must not know: requests, cookies or pages.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::HeaderValue;
+
+use super::session::{SessionLimits, SessionStore};
+
+/// How long a session lives without a request, by default.
+pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_mins(20);
+
+/// What a demo backend needs to be told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name by which every answer says who gave it.
+    pub name: String,
+    /// How long a session lives without a request.
+    pub session_timeout: Duration,
+    /// How many sessions are kept; one more, and the one that was idle longest goes.
+    pub max_sessions: usize,
+    /// Whether `POST /kill` really kills this process. Off where the router runs inside another program.
+    pub allow_kill: bool,
+}
+
+impl Settings {
+    /// The defaults for a server of that name.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), session_timeout: DEFAULT_SESSION_TIMEOUT, max_sessions: 10_000, allow_kill: false }
+    }
+}
+
+/// One server's identity and memory: what dies with it.
+pub(super) struct Server {
+    pub(super) settings: Settings,
+    /// The name as a header value, made once.
+    pub(super) served_by: HeaderValue,
+    pub(super) incarnation: Incarnation,
+    pub(super) started: Instant,
+    served: AtomicU64,
+    sessions: Mutex<SessionStore>,
+}
+
+impl Server {
+    pub(super) fn new(settings: Settings) -> Self {
+        let limits = SessionLimits { idle: settings.session_timeout, capacity: settings.max_sessions };
+        // A clock that stands before 1970 gives all lives one beginning: a page then tells less.
+        let started_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let started_ms = u64::try_from(started_ms.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            incarnation: Incarnation { name: settings.name.clone(), started_ms },
+            served_by: HeaderValue::from_str(&settings.name).unwrap_or(HeaderValue::from_static("unnamed")),
+            started: Instant::now(),
+            served: AtomicU64::new(0),
+            sessions: Mutex::new(SessionStore::new(limits)),
+            settings,
+        }
+    }
+
+    /// The session table. A panic elsewhere leaves it usable: no change to it is ever half done.
+    pub(super) fn sessions(&self) -> MutexGuard<'_, SessionStore> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one request.
+    pub(super) fn count_request(&self) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+}
+
+/// One life of a server: what it remembers ends with it, and the next one begins with nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Incarnation {
+    pub(super) name: String,
+    /// In milliseconds of Unix time.
+    pub(super) started_ms: u64,
+}
