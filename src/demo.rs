@@ -1,6 +1,6 @@
-//! The demo backend: a small shop that keeps logins and carts in its own memory, the kind of server Linchpin is for.
-//! Every table and every input is bounded, and every answer names the server that gave it (`x-served-by`).
-//! It must not know Linchpin: it imports nothing of the proxy, and works as well without one.
+//! Owns: the demo backend, a small shop that keeps logins and carts in its own memory.
+//! Invariant: every table and every input is bounded, and every response names its server (`x-served-by`).
+//! Must not know: the proxy; it imports nothing of Linchpin and works without one.
 
 mod cart;
 mod cookies;
@@ -39,10 +39,10 @@ const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 /// Longest request body of a form: a login or a cart item is a few words.
 const MAX_FORM_BYTES: usize = 8 * 1024;
 
-/// How long requests in flight may take once the server has been asked to stop.
+/// How long requests in flight may take after the server has been asked to stop.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
-/// The whole application as a router, with a memory of its own.
+/// Builds the application as a router with its own memory.
 pub fn router(settings: Settings) -> Router {
     let server = Arc::new(Server::new(settings));
     Router::new()
@@ -57,17 +57,17 @@ pub fn router(settings: Settings) -> Router {
         .route("/kill", post(kill::kill))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .layer(middleware::from_fn_with_state(Arc::clone(&server), session_state::load))
-        // Below the layer that recognises visitors: a probe is nobody's visit and counts for nothing.
+        // Outside the layer that loads sessions: a health probe belongs to no session and is not counted.
         .route("/healthz", get(test_endpoints::healthz))
         .layer(middleware::from_fn_with_state(Arc::clone(&server), add_server_fields))
         .with_state(server)
 }
 
-/// Serves the application on `listener` until `shutdown`, then lets requests in flight end for a moment.
+/// Serves the application on `listener` until `shutdown` resolves, then gives requests in flight two seconds to end.
 ///
 /// # Errors
 ///
-/// When the listener can no longer be served.
+/// If the listener fails.
 pub async fn run(
     listener: TcpListener,
     settings: Settings,
@@ -75,7 +75,7 @@ pub async fn run(
 ) -> io::Result<()> {
     let (stopping, stopped) = oneshot::channel::<()>();
     let listener = listener.tap_io(|connection| {
-        // Without it answers may arrive late, but they arrive.
+        // Without it responses may arrive late, but they arrive.
         let _ = connection.set_nodelay(true);
     });
     let serve = axum::serve(listener, router(settings)).with_graceful_shutdown(async move {
@@ -92,7 +92,8 @@ pub async fn run(
     }
 }
 
-/// Signs every answer, errors too, and keeps it out of caches: what it says is true for one client and one moment.
+/// Adds the server's name to every response, errors included, and forbids caches to store it: each response is for one
+/// client at one moment.
 async fn add_server_fields(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();

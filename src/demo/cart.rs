@@ -1,11 +1,11 @@
-//! A cart: the items a user has put in, in that order.
-//! It holds at most `MAX_ITEMS` items of at most `MAX_ITEM_CHARS` printable characters each.
-//! It must not know whose it is, nor HTTP.
+//! Owns: a cart, the items that a user has added, in that order.
+//! Invariant: it holds at most `MAX_ITEMS` items of at most `MAX_ITEM_CHARS` printable characters each.
+//! Must not know: its user, nor HTTP.
 
 use std::error::Error;
 use std::fmt;
 
-/// A cart that holds more is somebody's test of our memory.
+/// Most items in one cart, so that no client can fill the server's memory.
 pub(super) const MAX_ITEMS: usize = 50;
 pub(super) const MAX_ITEM_CHARS: usize = 64;
 
@@ -29,15 +29,15 @@ impl Cart {
         Ok(())
     }
 
-    /// Takes out one such item. None there is what the user wanted, so it is no error.
+    /// Removes one such item. A cart without it is what the user wanted, so that is no error.
     pub(super) fn remove(&mut self, item: &str) {
-        if let Some(place) = self.0.iter().position(|held| held == item.trim()) {
-            self.0.remove(place);
+        if let Some(index) = self.0.iter().position(|existing| existing == item.trim()) {
+            self.0.remove(index);
         }
     }
 }
 
-/// Why an item didn't go into the cart.
+/// Why an item was not added to the cart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CartError {
     NotAnItem,
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_item() {
+    fn refuses_an_empty_or_long_item_and_one_of_two_lines() {
         let mut cart = Cart::default();
         let long = "x".repeat(MAX_ITEM_CHARS + 1);
         for item in ["", "   ", "two\nlines", &long] {

@@ -6,7 +6,7 @@ use cookie::{Cookie, SameSite};
 use http::HeaderMap;
 use http::header::{COOKIE, HeaderValue};
 
-/// The values of all cookies of this name.
+/// Returns the values of all cookies of this name.
 pub(super) fn values<'a>(headers: &'a HeaderMap, wanted: &str) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(COOKIE)
@@ -17,7 +17,8 @@ pub(super) fn values<'a>(headers: &'a HeaderMap, wanted: &str) -> impl Iterator<
         .filter_map(move |(name, value)| (name == wanted).then_some(value))
 }
 
-/// A cookie of this site's, out of reach for scripts and for other sites.
+/// Renders a cookie as a `Set-Cookie` value for the whole site. Scripts can't read it, and browsers don't send it
+/// with the POSTs of other sites' pages.
 pub(super) fn set_cookie(mut cookie: Cookie<'_>) -> Option<HeaderValue> {
     cookie.set_path("/");
     cookie.set_http_only(true);

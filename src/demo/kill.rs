@@ -1,6 +1,6 @@
-//! Owns: the button that kills this server.
-//! Invariant: no other site's page can press it, and nobody where the server was not started to be killed.
-//! Must not know: who starts the server again.
+//! Owns: `POST /kill`, which kills this server.
+//! Invariant: it refuses requests from another site's page, and every request unless the settings allow a kill.
+//! Must not know: what starts the server again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use super::negotiate::WantsJson;
 use super::server::Server;
 use super::session_state::{self, SessionState};
 
-/// Time for the answer to a kill to reach the client before the server is gone.
+/// Time for the response to reach the client before the process ends.
 const KILL_DELAY: Duration = Duration::from_millis(200);
 
-/// Kills this very process, as hard as `kill -9`: nothing is saved, nobody is told. Only the client that asked for it
-/// learns of it: from what it brings along to the server that answers it next.
+/// Kills this process as `kill -9` does: nothing is saved and nobody is notified. The client that asked for it carries
+/// a cookie about it to the next server.
 pub(super) async fn kill(
     State(server): State<Arc<Server>>,
     Extension(state): Extension<SessionState>,
@@ -30,10 +30,10 @@ pub(super) async fn kill(
     headers: HeaderMap,
 ) -> Response {
     if !server.settings.allow_kill {
-        return (StatusCode::FORBIDDEN, "this server was not started to be killed\n").into_response();
+        return (StatusCode::FORBIDDEN, "this server does not allow a kill\n").into_response();
     }
     if is_cross_site(&headers) {
-        return (StatusCode::FORBIDDEN, "the kill button works from this server's own page\n").into_response();
+        return (StatusCode::FORBIDDEN, "only this server's own page may kill it\n").into_response();
     }
     tokio::spawn(async {
         tokio::time::sleep(KILL_DELAY).await;
@@ -45,18 +45,18 @@ pub(super) async fn kill(
         return Json(json!({ "server": server.settings.name, "killed": std::process::id() })).into_response();
     }
     let cookie = LastVisit::new(&server.incarnation, &state).with_kill_requested().issue(&headers);
-    // A login that was lost before is not lost again with this server.
+    // The login was lost before this kill: without its cookie, the next server does not report it as lost again.
     let expired = if matches!(state, SessionState::Unknown) { session_state::expired_session_cookie() } else { None };
     let cookies: HeaderMap = cookie.into_iter().chain(expired).map(|cookie| (SET_COOKIE, cookie)).collect();
     (cookies, Redirect::to("/")).into_response()
 }
 
-/// Whether a browser says that another site's page is behind this. What sends neither field is no browser.
+/// Whether a browser reports that another site's page sent this. A client that sends neither field is no browser.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return site != "same-origin";
     }
-    // Browsers send the field above only to localhost and by TLS.
+    // Browsers send `Sec-Fetch-Site` only to localhost and over TLS.
     let Some(origin) = headers.get(ORIGIN) else { return false };
     let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
     authority.is_none() || authority != headers.get(HOST).and_then(|host| host.to_str().ok())
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_its_own_page_and_what_is_no_browser_may_kill_it() {
+    fn only_its_own_page_and_clients_other_than_browsers_may_kill_it() {
         let at = ("host", "192.0.2.1:8080");
         for (fields, foreign) in [
             (&[at][..], false),

@@ -1,6 +1,6 @@
-//! Owns: the cookie that tells a server which server showed a browser the page before, and what follows from that.
-//! Invariant: what stands in it changes what a page says, and nothing else; whatever we did not write is no trail.
-//! Must not know: pages, and what a session holds beyond the number of items in its cart.
+//! Owns: the cookie that names the server of a browser's last page, and the change of server that follows from it.
+//! Invariant: its value affects only what a page says, and a value in any other format is ignored.
+//! Must not know: pages, nor what a session holds beyond the number of items in its cart.
 
 use cookie::Cookie;
 use http::HeaderMap;
@@ -10,10 +10,10 @@ use super::cookies;
 use super::server::Incarnation;
 use super::session_state::SessionState;
 
-/// The cookie; the port that the browser asked for follows, since browsers keep one jar for all ports of a host.
+/// The cookie's name, to which the requested port is appended: browsers share cookies between all ports of a host.
 const LAST_VISIT_COOKIE: &str = "DEMOSERVER";
 
-/// No server has a longer name.
+/// Longest name of a server, as `linchpin demo-backend` checks it.
 const MAX_NAME_BYTES: usize = 64;
 
 /// Where a browser's last page came from.
@@ -22,56 +22,56 @@ pub(super) struct LastVisit {
     incarnation: Incarnation,
     /// The number of items in the cart; `None` without a login.
     cart_items: Option<usize>,
-    /// This client has pressed the button that kills that server.
+    /// This client has asked that server to kill itself.
     kill_requested: bool,
 }
 
-/// What has happened to a client since its last page.
+/// How a client's server has changed since its last page.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ServerChange<'a> {
-    /// It has had this server killed, which is about to die.
+    /// The client has asked for this server to be killed, which happens in a moment.
     KillPending,
-    /// The server that it was with answers it no more, or has begun another life.
+    /// Another server served the last page, or another incarnation of this one.
     Moved(ServerMove<'a>),
 }
 
-/// From where a client came, and at what price.
+/// Which server a client came from, and what it lost.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ServerMove<'a> {
-    /// The server that it was with.
+    /// The server of the last page.
     pub(super) from: &'a str,
-    /// That server is this one, in another life.
+    /// That server is an earlier incarnation of this one.
     pub(super) restarted: bool,
-    /// The client has killed it.
+    /// This client has killed that server.
     pub(super) killed: bool,
-    /// What was in its memory for this client: the number of items in the cart, or `None` if there was no login.
+    /// Items of this client's cart in that server's memory; `None` if the client was not logged in.
     pub(super) lost_items: Option<usize>,
 }
 
 impl LastVisit {
-    /// What a page of this server leaves with this state.
+    /// The record of a page that this server shows to a client in this state.
     pub(super) fn new(here: &Incarnation, state: &SessionState) -> Self {
         let cart_items = state.session().map(|session| session.cart.items().len());
         Self { incarnation: here.clone(), cart_items, kill_requested: false }
     }
 
-    /// The same, of a client that has this server killed.
+    /// Adds that the client has asked for this server to be killed.
     pub(super) fn with_kill_requested(self) -> Self {
         Self { kill_requested: true, ..self }
     }
 
-    /// What the browser brought along.
+    /// Reads the record from the cookie in the request's fields.
     pub(super) fn read(headers: &HeaderMap) -> Option<Self> {
         let name = cookie_name(headers);
         cookies::values(headers, &name).find_map(Self::parse)
     }
 
-    /// The cookie that the browser is to bring along next time.
+    /// Returns the `Set-Cookie` value of this record.
     pub(super) fn issue(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         cookies::set_cookie(Cookie::new(cookie_name(headers), self.to_text()))
     }
 
-    /// What happened since; `None` if there is nothing to tell.
+    /// Returns the change of server since this visit, or `None` if the page need not mention one.
     pub(super) fn change(&self, here: &Incarnation, state: &SessionState) -> Option<ServerChange<'_>> {
         if self.incarnation == *here {
             return self.kill_requested.then_some(ServerChange::KillPending);
@@ -79,7 +79,7 @@ impl LastVisit {
         let lost_items = match state {
             SessionState::Unknown => Some(self.cart_items.unwrap_or(0)),
             SessionState::Absent if self.cart_items.is_none() => None,
-            // Logged in here, or logged out on the way: either was the client's own doing.
+            // The client has logged in here or logged out since: it did so itself.
             SessionState::Known(..) | SessionState::Absent => return None,
         };
         let (from, restarted) = (self.incarnation.name.as_str(), self.incarnation.name == here.name);
@@ -160,14 +160,14 @@ mod tests {
         assert_eq!(last_visit(Some(2), true).change(&c, &SessionState::Unknown), moved(Some(2), true, false));
         assert_eq!(last_visit(Some(2), false).change(&c, &SessionState::Unknown), moved(Some(2), false, false));
         assert_eq!(last_visit(None, true).change(&c, &SessionState::Absent), moved(None, true, false));
-        // A login whose page never came.
+        // A login whose page was never shown.
         assert_eq!(last_visit(None, false).change(&c, &SessionState::Unknown), moved(Some(0), false, false));
-        // The same server in another life.
+        // Another incarnation of the same server.
         assert_eq!(
             last_visit(Some(2), true).change(&incarnation("b", 6), &SessionState::Unknown),
             moved(Some(2), true, true)
         );
-        // Who has logged in or out since knows.
+        // The client has logged in or out since.
         assert_eq!(last_visit(Some(2), true).change(&c, &known()), None);
         assert_eq!(last_visit(Some(2), true).change(&c, &SessionState::Absent), None);
     }

@@ -1,6 +1,6 @@
-//! In which form a client speaks: an HTML form or JSON on the way in, a redirect to a page or JSON on the way out.
-//! Handlers see fields and one yes or no, never a media type.
-//! It must not know what the fields mean.
+//! Owns: the formats of bodies: a form or JSON in requests, HTML or JSON in responses.
+//! Invariant: handlers see fields and one boolean, never a media type.
+//! Must not know: what the fields mean.
 
 use std::convert::Infallible;
 
@@ -11,7 +11,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 
-/// The fields of a request's body: JSON if it says so, else a form.
+/// The fields of a request's body, read as JSON if its `Content-Type` says so, else as a form.
 pub(super) struct Fields<T>(pub(super) T);
 
 impl<S, T> FromRequest<S> for Fields<T>
@@ -32,7 +32,7 @@ where
     }
 }
 
-/// Whether the client asked for JSON. A browser never does; `curl` does with `-H 'accept: application/json'`.
+/// Whether the client asks for JSON. A browser never does; `curl` does with `-H 'accept: application/json'`.
 #[derive(Clone, Copy)]
 pub(super) struct WantsJson(pub(super) bool);
 

@@ -1,6 +1,6 @@
-//! Owns: the words that a page begins with: what came of the last form, and what has happened to this client since its last page.
-//! Invariant: nothing is said that this server can't know: not why another one is silent, nor what it still holds.
-//! Must not know: markup; how it was found out.
+//! Owns: the messages at the top of the page: why the last form failed, and how this client came to another server.
+//! Invariant: a message states only what this server knows, never why another server does not respond.
+//! Must not know: markup, nor how a change of server is detected.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::cart::CartError;
 use super::last_visit::ServerMove;
 use super::login::{MAX_USER_CHARS, PASSWORD};
 
-/// What the last POST has to say; it travels in the redirect's query.
+/// Why the last POST failed. The redirect's query carries it to the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notice {
     WrongLogin,
@@ -49,9 +49,9 @@ impl fmt::Display for Notice {
     }
 }
 
-/// What has happened to the client of this page, in one sentence.
+/// How the client came to this server and what it lost, in one sentence.
 pub(super) struct MoveSummary<'a> {
-    /// The server that answers.
+    /// The server that shows the page.
     pub(super) here: &'a str,
     pub(super) moved: &'a ServerMove<'a>,
 }
@@ -84,11 +84,11 @@ mod tests {
             assert_eq!(Notice::from_query(notice.to_query()), Some(notice));
         }
         assert_eq!(Notice::from_query("<b>"), None);
-        assert_eq!(Notice::from_query("killed"), None, "a link announces no death");
+        assert_eq!(Notice::from_query("killed"), None, "a link cannot report a kill");
     }
 
     #[test]
-    fn one_sentence_says_what_happened_and_what_is_lost() {
+    fn one_sentence_states_what_happened_and_what_is_lost() {
         let of = |restarted, killed, lost_items| {
             MoveSummary { here: "c", moved: &ServerMove { from: "b", restarted, killed, lost_items } }.to_string()
         };

@@ -1,6 +1,6 @@
-//! The page: one server's face, in a colour of its own, so that a change of server can't be missed.
-//! Whatever came from a client or from a setting goes through `Escaped`, without exception.
-//! It must not know requests: it is a pure function of what it shows.
+//! Owns: the page's HTML; each server has its own colour, so that a change of server is plain to see.
+//! Invariant: every text that comes from a client or a setting goes through `Escaped`.
+//! Must not know: requests; the page is a pure function of what it shows.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::session_state::SessionState;
 
 const STYLE: &str = include_str!("page.css");
 
-/// Everything the page shows.
+/// Everything that the page shows.
 pub(super) struct Page<'a> {
     pub(super) server: &'a str,
     pub(super) pid: u32,
@@ -23,7 +23,7 @@ pub(super) struct Page<'a> {
     pub(super) sessions: usize,
     pub(super) session_timeout: Duration,
     pub(super) allow_kill: bool,
-    /// Where it was asked for, as a browser has it: `http://127.0.0.1:8080`.
+    /// The origin that the browser requested, such as `http://127.0.0.1:8080`.
     pub(super) origin: &'a str,
     pub(super) change: Option<ServerChange<'a>>,
     pub(super) notice: Option<Notice>,
@@ -55,10 +55,10 @@ impl Page<'_> {
     fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let server = Escaped(self.server);
         let hue = hue(self.server);
-        // After a kill the page comes again by itself: whoever answers then is the next server.
+        // After a kill the page reloads automatically; the next server then responds.
         let (refresh, title_prefix) = match &self.change {
             Some(ServerChange::KillPending) => (r#"<meta http-equiv="refresh" content="2; url=/">"#, "about to die: "),
-            // The title is the first thing that a screen reader says.
+            // A screen reader reads the title first.
             Some(ServerChange::Moved(_)) => ("", "moved to "),
             None => ("", ""),
         };
@@ -211,7 +211,7 @@ curl with its own cookies:</p>
     }
 }
 
-/// A hue for a name: neighbours in the alphabet are a golden angle apart, and begin where a, b and c look good.
+/// Returns the hue of a name: neighbours in the alphabet are a golden angle apart, offset so that a, b and c look good.
 fn hue(name: &str) -> u32 {
     name.bytes().fold(25, |hue, byte| (hue + u32::from(byte) * 137) % 360)
 }
@@ -232,7 +232,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// A duration to the second: nobody cares for more.
+/// A duration, shown in whole seconds.
 struct Age(Duration);
 
 impl fmt::Display for Age {
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn says_plainly_that_a_session_is_unknown() {
+    fn states_that_a_session_is_unknown() {
         let said = "does not know your session";
         assert!(page(&SessionState::Unknown, None).contains(said));
         assert!(!page(&SessionState::Absent, None).contains(said));

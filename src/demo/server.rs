@@ -13,28 +13,28 @@ use super::session::{SessionLimits, SessionStore};
 /// How long a session lives without a request, by default.
 pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_mins(20);
 
-/// What a demo backend needs to be told.
+/// The settings of a demo backend.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The name by which every answer says who gave it.
+    /// The server's name, which every response carries.
     pub name: String,
     /// How long a session lives without a request.
     pub session_timeout: Duration,
-    /// How many sessions are kept; one more, and the one that was idle longest goes.
+    /// How many sessions are kept. At this limit a new session replaces the one that was idle longest.
     pub max_sessions: usize,
-    /// Whether `POST /kill` really kills this process. Off where the router runs inside another program.
+    /// Whether `POST /kill` kills this process. Off by default, for a router that runs inside another program.
     pub allow_kill: bool,
 }
 
 impl Settings {
-    /// The defaults for a server of that name.
+    /// Returns the defaults for a server of that name.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), session_timeout: DEFAULT_SESSION_TIMEOUT, max_sessions: 10_000, allow_kill: false }
     }
 }
 
-/// One server's identity and memory: what dies with it.
+/// One server's identity and memory.
 pub(super) struct Server {
     pub(super) settings: Settings,
     /// The name as a header value, made once.
@@ -48,7 +48,7 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn new(settings: Settings) -> Self {
         let limits = SessionLimits { idle: settings.session_timeout, capacity: settings.max_sessions };
-        // A clock that stands before 1970 gives all lives one beginning: a page then tells less.
+        // With a clock before 1970 all incarnations look like one: the page then mentions no restart.
         let started_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let started_ms = u64::try_from(started_ms.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -61,7 +61,7 @@ impl Server {
         }
     }
 
-    /// The session table. A panic elsewhere leaves it usable: no change to it is ever half done.
+    /// Locks the session table. A panic elsewhere leaves it usable: no change to it is ever half done.
     pub(super) fn sessions(&self) -> MutexGuard<'_, SessionStore> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,10 +76,10 @@ impl Server {
     }
 }
 
-/// One life of a server: what it remembers ends with it, and the next one begins with nothing.
+/// One run of a server's process. Its memory ends with it; the next incarnation begins with an empty one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Incarnation {
     pub(super) name: String,
-    /// In milliseconds of Unix time.
+    /// Start time, in milliseconds of Unix time.
     pub(super) started_ms: u64,
 }

@@ -1,6 +1,6 @@
-//! The session table: who is logged in, what is in the cart, and for how long that is remembered.
-//! It never holds more than its capacity, and a session that was idle too long is as good as never opened.
-//! It must not know the clock (`now` is passed in), cookies or HTTP.
+//! Owns: the session table: each user's login and cart, until the session expires.
+//! Invariant: it never holds more sessions than its capacity, and never returns one that was idle for too long.
+//! Must not know: the clock (`now` is passed in), cookies or HTTP.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::cart::Cart;
 
-/// 128 random bits that only their owner knows.
+/// A session id: 128 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct SessionId(u128);
 
@@ -19,7 +19,7 @@ impl SessionId {
         Ok(Self(u128::from_be_bytes(bits)))
     }
 
-    /// Reads back what `Display` wrote, and nothing else.
+    /// Parses what `Display` writes, and nothing else.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let hex = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         hex.then(|| u128::from_str_radix(text, 16).ok()).flatten().map(Self)
@@ -38,12 +38,12 @@ pub(super) struct Session {
     pub(super) user: String,
     pub(super) cart: Cart,
     pub(super) since: Instant,
-    /// How many requests it has seen, the login included.
+    /// Requests of this session so far, the login included.
     pub(super) requests: u64,
     last_seen: Instant,
 }
 
-/// How much is remembered, and for how long.
+/// How many sessions are kept, and how long each may be idle.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SessionLimits {
     pub(super) idle: Duration,
@@ -60,9 +60,9 @@ impl SessionStore {
         Self { limits, by_id: HashMap::new() }
     }
 
-    /// Opens a session. In a full table, what has expired makes room, else the session that was idle longest.
+    /// Opens a session. A full table first drops expired sessions, else the one that was idle longest.
     pub(super) fn open(&mut self, id: SessionId, user: String, now: Instant) -> Session {
-        // A walk over the whole table, but only when it is full: simpler than an order kept on every request.
+        // This scans the whole table, but only when it is full: simpler than keeping an order on every request.
         if self.by_id.len() >= self.limits.capacity {
             let idle = self.limits.idle;
             self.by_id.retain(|_, session| !session.expired(idle, now));
@@ -76,7 +76,7 @@ impl SessionStore {
         session
     }
 
-    /// A request of that session: counted, its idle time starts anew. `None` when it isn't known (any more).
+    /// Counts a request of the session and restarts its idle time. `None` if the session is unknown or expired.
     pub(super) fn touch(&mut self, id: SessionId, now: Instant) -> Option<&Session> {
         let session = self.unexpired(id, now)?;
         session.requests += 1;
@@ -84,7 +84,7 @@ impl SessionStore {
         Some(session)
     }
 
-    /// Its cart, to be changed.
+    /// Returns the session's cart for a change; this does not restart the idle time.
     pub(super) fn cart(&mut self, id: SessionId, now: Instant) -> Option<&mut Cart> {
         self.unexpired(id, now).map(|session| &mut session.cart)
     }
@@ -93,7 +93,7 @@ impl SessionStore {
         self.by_id.remove(&id);
     }
 
-    /// How many sessions are alive.
+    /// Counts the sessions that have not expired.
     pub(super) fn count(&self, now: Instant) -> usize {
         self.by_id.values().filter(|session| !session.expired(self.limits.idle, now)).count()
     }
@@ -142,7 +142,7 @@ mod tests {
         let (mut sessions, start, id) = (table(10), Instant::now(), SessionId(1));
         sessions.open(id, "ann".to_owned(), start);
         assert!(sessions.touch(id, after(start, 59)).is_some());
-        assert!(sessions.touch(id, after(start, 118)).is_some(), "a visit starts the idle time anew");
+        assert!(sessions.touch(id, after(start, 118)).is_some(), "a request restarts the idle time");
         assert_eq!(sessions.count(after(start, 178)), 0);
         assert!(sessions.touch(id, after(start, 178)).is_none());
         assert!(sessions.cart(id, after(start, 178)).is_none());
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_forgets_the_one_idle_longest() {
+    fn a_full_table_drops_the_session_that_was_idle_longest() {
         let (mut sessions, start) = (table(2), Instant::now());
         sessions.open(SessionId(1), "ann".to_owned(), start);
         sessions.open(SessionId(2), "bob".to_owned(), after(start, 1));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_forgets_the_expired_before_the_living() {
+    fn a_full_table_drops_expired_sessions_first() {
         let (mut sessions, start) = (table(3), Instant::now());
         sessions.open(SessionId(1), "ann".to_owned(), start);
         sessions.open(SessionId(2), "bob".to_owned(), start);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_read_back_as_written_and_nothing_else_does() {
+    fn ids_round_trip_and_nothing_else_parses() {
         let id = SessionId(0xfeed);
         assert!(SessionId::parse(&id.to_string()) == Some(id));
         let upper = id.to_string().to_uppercase();

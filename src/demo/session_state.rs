@@ -1,6 +1,6 @@
-//! Who a request comes from: nobody yet, a known user, or somebody whose session this server does not know.
-//! A session cookie that opens nothing here is never ignored: it is the difference between a guest and a lost login.
-//! It must not know what the shop sells.
+//! Owns: the session of a request: none, a known one, or an id that this server does not know.
+//! Invariant: an unknown session id is never treated as none: it is the mark of a lost login.
+//! Must not know: what the shop sells.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,16 +22,16 @@ pub(super) const SESSION_COOKIE: &str = "DEMOSESSION";
 /// What this server knows of the client that sent a request.
 #[derive(Clone)]
 pub(super) enum SessionState {
-    /// It sent no session id.
+    /// The client sent no session id.
     Absent,
-    /// It sent a session id that this server doesn't know: expired, forged, or left behind in another server's memory.
+    /// The client sent an id that this server doesn't know: expired, forged, or from another server's memory.
     Unknown,
-    /// It is logged in here.
+    /// The client is logged in here.
     Known(SessionId, Session),
 }
 
 impl SessionState {
-    /// The word for scripts.
+    /// The value of `session` in JSON.
     pub(super) fn as_str(&self) -> &'static str {
         match self {
             Self::Absent => "none",
@@ -48,7 +48,7 @@ impl SessionState {
     }
 }
 
-/// Counts the request and hands the state on to the handler.
+/// Counts the request, and passes its session state to the handler as an extension.
 pub(super) async fn load(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
     server.count_request();
     let state = look_up_session(request.headers(), &mut server.sessions(), Instant::now());
@@ -56,19 +56,19 @@ pub(super) async fn load(State(server): State<Arc<Server>>, mut request: Request
     next.run(request).await
 }
 
-/// The cookie that gives a client its session.
+/// Returns the `Set-Cookie` value that gives a client its session.
 pub(super) fn session_cookie(id: SessionId) -> Option<HeaderValue> {
     cookies::set_cookie(Cookie::new(SESSION_COOKIE, id.to_string()))
 }
 
-/// The cookie that takes it away again.
+/// Returns the `Set-Cookie` value that deletes the session cookie.
 pub(super) fn expired_session_cookie() -> Option<HeaderValue> {
     let mut cookie = Cookie::new(SESSION_COOKIE, "");
     cookie.set_max_age(cookie::time::Duration::ZERO);
     cookies::set_cookie(cookie)
 }
 
-/// Of several session cookies the first that opens a session counts.
+/// Looks up the session. Of several session cookies, the first with a known id counts.
 fn look_up_session(headers: &HeaderMap, sessions: &mut SessionStore, now: Instant) -> SessionState {
     let mut state = SessionState::Absent;
     for value in cookies::values(headers, SESSION_COOKIE) {

@@ -1,6 +1,6 @@
-//! The shop: log in, fill a cart, log out, and see which server remembers what.
-//! A browser's POST always ends in a redirect to the page, so that reloading never repeats it.
-//! It must not know how a page looks, nor where sessions are kept.
+//! Owns: the shop's handlers: the page, `whoami`, login, logout and cart.
+//! Invariant: a browser's POST always ends in a redirect to the page, so that a reload never repeats it.
+//! Must not know: the page's HTML, nor how sessions are stored.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,11 +23,11 @@ use super::server::Server;
 use super::session::SessionId;
 use super::session_state::{self, SessionState};
 
-/// The page needs nothing from anywhere, and runs no script.
+/// The page loads nothing from elsewhere, and runs no script.
 const CONTENT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// The scheme that the client asked by, where a proxy stands in front of this server.
+/// The scheme of the client's request, as a proxy in front of this server reports it.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 #[derive(Deserialize)]
@@ -35,7 +35,7 @@ pub(super) struct IndexQuery {
     notice: Option<String>,
 }
 
-/// The page; for clients that want JSON, what `whoami` says.
+/// Returns the page, or to clients that ask for JSON what `whoami` returns.
 pub(super) async fn index(
     State(server): State<Arc<Server>>,
     Extension(state): Extension<SessionState>,
@@ -49,7 +49,8 @@ pub(super) async fn index(
     let now = Instant::now();
     let (previous, current) = (LastVisit::read(&headers), LastVisit::new(&server.incarnation, &state));
     let change = previous.as_ref().and_then(|previous| previous.change(&server.incarnation, &state));
-    // What a client has lost is said until it logs in again, and what happens now, until it has happened.
+    // A client that keeps its old cookie reads the same message again: about a loss until it logs in, about a kill until
+    // the server dies.
     let keeps_cookie = match &change {
         Some(ServerChange::KillPending) => true,
         Some(ServerChange::Moved(_)) => matches!(state, SessionState::Unknown),
@@ -74,7 +75,7 @@ pub(super) async fn index(
     (policy, cookies(cookie), Html(page.to_string())).into_response()
 }
 
-/// Which server answers, and what it knows of the client: for curl and scripts.
+/// Names the server and what it knows of the client: for curl and scripts.
 pub(super) async fn whoami(State(server): State<Arc<Server>>, Extension(state): Extension<SessionState>) -> Response {
     Json(WhoAmI::of(&server, &state)).into_response()
 }
@@ -85,7 +86,7 @@ pub(super) struct Login {
     password: String,
 }
 
-/// Opens a session under a new id; a session that the client already had ends.
+/// Opens a session under a new id, and ends the one that the client already had.
 pub(super) async fn login(
     State(server): State<Arc<Server>>,
     Extension(state): Extension<SessionState>,
@@ -108,7 +109,7 @@ pub(super) async fn login(
     success(&server, wants_json, &SessionState::Known(id, session), session_state::session_cookie(id))
 }
 
-/// Ends the session, if there is one, and takes the cookie back in any case.
+/// Ends the session, if there is one, and deletes the cookie in any case.
 pub(super) async fn logout(
     State(server): State<Arc<Server>>,
     Extension(state): Extension<SessionState>,
@@ -135,7 +136,7 @@ enum CartAction {
     Remove,
 }
 
-/// Puts an item into the cart, or takes one out with `action=remove`.
+/// Adds an item to the cart, or removes one with `action=remove`.
 pub(super) async fn cart(
     State(server): State<Arc<Server>>,
     Extension(state): Extension<SessionState>,
@@ -148,7 +149,7 @@ pub(super) async fn cart(
     {
         let mut sessions = server.sessions();
         let Some(cart) = sessions.cart(id, Instant::now()) else {
-            // Logged out by another request since this one was recognised.
+            // Another request has ended the session since this one was looked up.
             return error_response(wants_json, StatusCode::UNAUTHORIZED, Notice::NotLoggedIn);
         };
         let changed = match change.action {
@@ -166,14 +167,14 @@ pub(super) async fn cart(
     success(&server, wants_json, &SessionState::Known(id, session), None)
 }
 
-/// What `GET /whoami` answers.
+/// The JSON of `GET /whoami`.
 #[derive(Serialize)]
 struct WhoAmI<'a> {
     server: &'a str,
     pid: u32,
     user: Option<&'a str>,
     cart: &'a [String],
-    /// The requests of this session that this server has served, this one included.
+    /// Requests of this session that this server has served, this one included.
     requests: u64,
     session: &'static str,
 }
@@ -201,7 +202,7 @@ fn success(server: &Server, wants_json: bool, state: &SessionState, cookie: Opti
     }
 }
 
-/// Where the client asked for the page. One that doesn't say asks for a stand-in.
+/// Returns the origin that the client requested. Without a `Host` field a placeholder stands for it.
 fn origin(headers: &HeaderMap) -> String {
     let field = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let scheme = if field(FORWARDED_PROTO) == Some("https") { "https" } else { "http" };

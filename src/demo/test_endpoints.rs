@@ -1,6 +1,6 @@
-//! Endpoints to exercise a proxy with: health, slow answers, many bytes both ways.
-//! Each is bounded in time or in size, and none holds a whole body in memory.
-//! It must not know sessions, nor who is asking.
+//! Owns: endpoints to test a proxy with: a health check, slow responses, large bodies in both directions.
+//! Invariant: each is bounded in time or in size, and none holds a whole body in memory.
+//! Must not know: sessions, nor the client.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -36,7 +36,7 @@ pub(super) struct SlowQuery {
     ms: u64,
 }
 
-/// Answers after `ms` milliseconds, or after the longest wait it allows.
+/// Responds after `ms` milliseconds, or after `MAX_SLOW` if that is less.
 pub(super) async fn slow(State(server): State<Arc<Server>>, Query(query): Query<SlowQuery>) -> Response {
     let wait = Duration::from_millis(query.ms).min(MAX_SLOW);
     tokio::time::sleep(wait).await;
@@ -49,7 +49,7 @@ pub(super) struct BytesQuery {
     n: u64,
 }
 
-/// Answers with `n` bytes.
+/// Responds with `n` bytes.
 pub(super) async fn bytes(Query(query): Query<BytesQuery>) -> Response {
     if query.n > MAX_BYTES {
         return (StatusCode::BAD_REQUEST, format!("n is at most {MAX_BYTES}\n")).into_response();
@@ -57,7 +57,7 @@ pub(super) async fn bytes(Query(query): Query<BytesQuery>) -> Response {
     ([(CONTENT_TYPE, "application/octet-stream")], Body::new(FillerBody { left: query.n })).into_response()
 }
 
-/// Sends the request's body back while it still arrives.
+/// Sends the request's body back while it is still arriving.
 pub(super) async fn echo(request: Request) -> Response {
     let (head, body) = request.into_parts();
     if http_body::Body::size_hint(&body).lower() > MAX_ECHO as u64 {
@@ -70,7 +70,7 @@ pub(super) async fn echo(request: Request) -> Response {
     (headers, Body::new(Limited::new(body, MAX_ECHO))).into_response()
 }
 
-/// A body of so many bytes, all from one static block.
+/// A body of `left` bytes, all from one static block.
 struct FillerBody {
     left: u64,
 }
