@@ -3,9 +3,9 @@
 //! It must not know how the proxy works: it writes a configuration, as a user would, and starts it.
 
 mod addresses;
-mod keeper;
-mod opening;
 mod restart;
+mod startup_message;
+mod supervisor;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -19,11 +19,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::addresses::Refusal;
-use self::addresses::{is_private, reserve};
-use self::keeper::Keeper;
-use self::opening::Opening;
-use super::demo_backend::{socket_address, told_to_stop};
+pub use self::addresses::AddressError;
+use self::addresses::{is_loopback_only, reserve};
+use self::startup_message::StartupMessage;
+use self::supervisor::Supervisor;
+use super::demo_backend::{socket_address, stop_signal};
 use crate::admin;
 use crate::affinity::seal::random_secret;
 use crate::app::{App, StartError};
@@ -51,71 +51,71 @@ pub struct Args {
 /// # Errors
 ///
 /// When an address is taken or something cannot be started; the message says what to do.
-pub fn run(args: Args) -> Result<(), Failure> {
+pub fn run(args: Args) -> Result<(), DemoError> {
     // The backends are tied to the life of the thread that starts them: this one, which lasts as long as the demo.
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
-    runtime.block_on(play(args))
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(DemoError::Start)?;
+    runtime.block_on(run_until_stopped(args))
 }
 
-async fn play(args: Args) -> Result<(), Failure> {
-    let stop = told_to_stop().map_err(Failure::Start)?;
-    let reserved = reserve(args.listen, args.admin).map_err(Failure::Address)?;
-    let token = if is_private(args.admin) { None } else { Some(new_token()?) };
+async fn run_until_stopped(args: Args) -> Result<(), DemoError> {
+    let stop = stop_signal().map_err(DemoError::Start)?;
+    let reserved = reserve(args.listen, args.admin).map_err(DemoError::Address)?;
+    let token = if is_loopback_only(args.admin) { None } else { Some(new_token()?) };
 
-    let (news, mut heard) = mpsc::channel(16);
-    let mut keepers = Vec::new();
+    let (sender, mut events) = mpsc::channel(16);
+    let mut supervisors = Vec::new();
     for (name, port) in BACKENDS {
-        keepers.push(Keeper::start(name, port).await.map_err(|source| Failure::Backend { name, source })?);
+        supervisors.push(Supervisor::start(name, port).await.map_err(|source| DemoError::Backend { name, source })?);
     }
-    let servers: Vec<_> = keepers.iter().map(|keeper| (keeper.name(), keeper.address())).collect();
+    let servers: Vec<_> = supervisors.iter().map(|supervisor| (supervisor.name(), supervisor.address())).collect();
     drop(reserved);
     let app = start_proxy(&args, &servers, token.clone())?;
-    let opening = Opening {
+    let message = StartupMessage {
         shop: app.listeners().first().and_then(Address::tcp).unwrap_or(args.listen),
         dashboard: app.admin().unwrap_or(args.admin),
         token: token.as_deref(),
         servers: &servers,
         interfaces: &own::interfaces(),
     };
-    say(&opening.to_string());
+    say(&message.to_string());
 
     let ending = CancellationToken::new();
-    let mut keeping = JoinSet::new();
-    for keeper in keepers {
-        keeping.spawn(keeper.keep(news.clone(), ending.clone()));
+    let mut tasks = JoinSet::new();
+    for supervisor in supervisors {
+        tasks.spawn(supervisor.run(sender.clone(), ending.clone()));
     }
     tokio::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
-            Some(news) = heard.recv() => say(&format!("{news}\n")),
+            Some(event) = events.recv() => say(&format!("{event}\n")),
         }
     }
     say("\nThe demo ends when the requests in flight have been answered. Ctrl-C again ends it at once.\n");
-    let again = told_to_stop().map_err(Failure::Start)?;
+    let again = stop_signal().map_err(DemoError::Start)?;
     // The backends go last: what is in flight still needs them.
     tokio::select! {
         () = app.stop() => (),
         () = again => (),
     }
     ending.cancel();
-    while keeping.join_next().await.is_some() {}
+    while tasks.join_next().await.is_some() {}
     Ok(())
 }
 
 /// The one place where the demo meets the proxy.
-fn start_proxy(args: &Args, backends: &[(&str, SocketAddr)], token: Option<String>) -> Result<App, Failure> {
+fn start_proxy(args: &Args, backends: &[(&str, SocketAddr)], token: Option<String>) -> Result<App, DemoError> {
     // Its warnings are meant for those who wrote the file; nobody wrote this one.
     let text = configuration(args.listen, backends);
-    let (mut plan, _warnings) = config::parse(&text, Path::new("demo")).map_err(Failure::Configuration)?;
+    let (mut plan, _warnings) = config::parse(&text, Path::new("demo")).map_err(DemoError::Configuration)?;
     // Not in the text, since a token is only ever read from a file there, and this one shall be on no disk.
     plan.admin = Some(admin::Settings { address: args.admin.into(), token });
-    App::start(plan).map_err(Failure::Proxy)
+    App::start(plan).map_err(DemoError::Proxy)
 }
 
 /// A token that nobody can guess.
-fn new_token() -> Result<String, Failure> {
-    let secret = random_secret().ok_or_else(|| Failure::Start(io::Error::other("the system has no randomness")))?;
+fn new_token() -> Result<String, DemoError> {
+    let secret = random_secret().ok_or_else(|| DemoError::Start(io::Error::other("the system has no randomness")))?;
     Ok(URL_SAFE_NO_PAD.encode(secret))
 }
 
@@ -158,11 +158,11 @@ fn say(text: &str) {
 
 /// Why the demo could not run.
 #[derive(Debug)]
-pub enum Failure {
+pub enum DemoError {
     /// The process could not be set up.
     Start(io::Error),
     /// An address that the demo was given cannot be had.
-    Address(Refusal),
+    Address(AddressError),
     /// A demo backend did not come up.
     Backend {
         /// Its name.
@@ -176,7 +176,7 @@ pub enum Failure {
     Proxy(StartError),
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for DemoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start(error) => write!(f, "the demo could not start: {error}"),
@@ -190,7 +190,7 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for DemoError {}
 
 #[cfg(test)]
 mod tests {

@@ -39,21 +39,21 @@ pub struct Args {
 /// # Errors
 ///
 /// When it cannot listen or serve; the message says what to do.
-pub fn run(args: Args) -> Result<(), Failure> {
+pub fn run(args: Args) -> Result<(), DemoBackendError> {
     if let Some(parent) = args.exit_with_parent {
-        follow(parent)?;
+        tie_to_parent(parent)?;
     }
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(DemoBackendError::Start)?;
     runtime.block_on(serve(args))
 }
 
 /// What a line on standard output starts with, once the backend listens; the address follows.
-pub(super) fn announcement(name: &str) -> String {
+pub(super) fn ready_line_prefix(name: &str) -> String {
     format!("demo backend {name} listens on http://")
 }
 
 /// Resolves on SIGTERM or SIGINT.
-pub(super) fn told_to_stop() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+pub(super) fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
@@ -68,27 +68,27 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "an address is an IP address and a port, e.g. 127.0.0.1:8080 or [::1]:8080")
 }
 
-async fn serve(args: Args) -> Result<(), Failure> {
+async fn serve(args: Args) -> Result<(), DemoBackendError> {
     // Before the line is printed: whoever reads it may signal at once.
-    let stop = told_to_stop().map_err(Failure::Start)?;
-    let refused = |source| Failure::Listen { address: args.listen, source };
+    let stop = stop_signal().map_err(DemoBackendError::Start)?;
+    let refused = |source| DemoBackendError::Listen { address: args.listen, source };
     let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
-    let line = format!("{}{address}\n", announcement(&args.name));
+    let line = format!("{}{address}\n", ready_line_prefix(&args.name));
     // Nobody may be reading; that is no reason not to serve.
     let _ = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
 
     let settings =
         Settings { session_timeout: args.session_timeout.into(), allow_kill: true, ..Settings::new(args.name) };
-    demo::run(listener, settings, stop).await.map_err(Failure::Serve)
+    demo::run(listener, settings, stop).await.map_err(DemoBackendError::Serve)
 }
 
 /// Ties this process's life to its parent's.
-fn follow(parent: u32) -> Result<(), Failure> {
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| Failure::Start(error.into()))?;
+fn tie_to_parent(parent: u32) -> Result<(), DemoBackendError> {
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| DemoBackendError::Start(error.into()))?;
     // A parent that died before that call sends no signal any more.
     let alive = getppid().is_some_and(|pid| u32::try_from(pid.as_raw_nonzero().get()) == Ok(parent));
-    if alive { Ok(()) } else { Err(Failure::Orphan) }
+    if alive { Ok(()) } else { Err(DemoBackendError::ParentExited) }
 }
 
 /// A name goes into a response header, a configuration and a page: plain characters only.
@@ -108,7 +108,7 @@ fn session_timeout(text: &str) -> Result<humantime::Duration, String> {
 
 /// Why a demo backend could not run.
 #[derive(Debug)]
-pub enum Failure {
+pub enum DemoBackendError {
     /// The process could not be set up.
     Start(io::Error),
     /// The address could not be listened on.
@@ -121,10 +121,10 @@ pub enum Failure {
     /// Serving ended by itself.
     Serve(io::Error),
     /// The parent to follow was gone from the start.
-    Orphan,
+    ParentExited,
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for DemoBackendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start(error) => write!(f, "the demo backend could not start: {error}"),
@@ -133,16 +133,16 @@ impl fmt::Display for Failure {
                 "the demo backend cannot listen on {address}: {source}; give --listen another address, or port 0"
             ),
             Self::Serve(error) => write!(f, "the demo backend stopped serving: {error}"),
-            Self::Orphan => f.write_str("the process that started this demo backend is gone"),
+            Self::ParentExited => f.write_str("the process that started this demo backend is gone"),
         }
     }
 }
 
-impl std::error::Error for Failure {
+impl std::error::Error for DemoBackendError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Start(source) | Self::Listen { source, .. } | Self::Serve(source) => Some(source),
-            Self::Orphan => None,
+            Self::ParentExited => None,
         }
     }
 }

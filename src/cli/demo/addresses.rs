@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use crate::net::own;
 
 /// Of a machine with many interfaces, so many addresses are named.
-const MAX_NAMED: usize = 3;
+const MAX_LISTED: usize = 3;
 
 /// Keeps both addresses from everybody else, the demo's own backends included, until the proxy takes them.
 #[derive(Debug)]
@@ -21,20 +21,21 @@ pub(super) struct Reserved {
 
 /// Reserves the addresses. The proxy shares its ports between threads, and so might share them with another Linchpin;
 /// this does not.
-pub(super) fn reserve(listen: SocketAddr, admin: SocketAddr) -> Result<Reserved, Refusal> {
+pub(super) fn reserve(listen: SocketAddr, admin: SocketAddr) -> Result<Reserved, AddressError> {
     if own::overlap(&listen.into(), &admin.into()) {
-        return Err(Refusal::Both { listen, admin });
+        return Err(AddressError::SamePort { listen, admin });
     }
-    let bind =
-        |address, option| TcpListener::bind(address).map_err(|source| Refusal::Unavailable { address, option, source });
+    let bind = |address, option| {
+        TcpListener::bind(address).map_err(|source| AddressError::Unavailable { address, option, source })
+    };
     Ok(Reserved { _listen: bind(listen, "--listen")?, _admin: bind(admin, "--admin")? })
 }
 
 /// Why an address can't be had.
 #[derive(Debug)]
-pub enum Refusal {
+pub enum AddressError {
     /// Both options say the same one.
-    Both {
+    SamePort {
         /// That of the proxy.
         listen: SocketAddr,
         /// That of the dashboard.
@@ -51,10 +52,10 @@ pub enum Refusal {
     },
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (address, option, source) = match self {
-            Self::Both { listen, admin } => {
+            Self::SamePort { listen, admin } => {
                 let other = SocketAddr::new(admin.ip(), 0);
                 return write!(
                     f,
@@ -84,23 +85,23 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {
+impl std::error::Error for AddressError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Both { .. } => None,
+            Self::SamePort { .. } => None,
             Self::Unavailable { source, .. } => Some(source),
         }
     }
 }
 
 /// Whether only this machine gets there.
-pub(super) fn is_private(address: SocketAddr) -> bool {
+pub(super) fn is_loopback_only(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
 /// Where a browser finds who listens at `listening`: first from this machine, then from others. A wildcard is no address
 /// that one can type everywhere.
-pub(super) fn ways_to(listening: SocketAddr, interfaces: &HashSet<IpAddr>) -> Vec<SocketAddr> {
+pub(super) fn reachable_addresses(listening: SocketAddr, interfaces: &HashSet<IpAddr>) -> Vec<SocketAddr> {
     if !listening.ip().is_unspecified() {
         return vec![listening];
     }
@@ -112,7 +113,7 @@ pub(super) fn ways_to(listening: SocketAddr, interfaces: &HashSet<IpAddr>) -> Ve
     };
     let mut others: Vec<_> = interfaces.iter().copied().filter(reachable).collect();
     others.sort_unstable();
-    others.truncate(MAX_NAMED);
+    others.truncate(MAX_LISTED);
     std::iter::once(loopback).chain(others).map(|ip| SocketAddr::new(ip, listening.port())).collect()
 }
 
@@ -145,7 +146,7 @@ mod tests {
             [("127.0.0.1:80", "127.0.0.1:80"), ("0.0.0.0:80", "127.0.0.1:80"), ("127.0.0.1:80", "[::]:80")]
         {
             let failure = reserve(listen.parse().unwrap(), admin.parse().unwrap()).unwrap_err();
-            assert!(matches!(failure, Refusal::Both { .. }), "{failure}");
+            assert!(matches!(failure, AddressError::SamePort { .. }), "{failure}");
         }
     }
 
@@ -164,7 +165,7 @@ mod tests {
         let interfaces =
             ["127.0.0.1", "::1", "10.0.0.5", "2001:db8::5", "fe80::1"].map(|ip| ip.parse().unwrap()).into();
         let ways = |listening: &str| -> Vec<_> {
-            ways_to(listening.parse().unwrap(), &interfaces).iter().map(SocketAddr::to_string).collect()
+            reachable_addresses(listening.parse().unwrap(), &interfaces).iter().map(SocketAddr::to_string).collect()
         };
         assert_eq!(ways("127.0.0.1:80"), ["127.0.0.1:80"]);
         assert_eq!(ways("10.0.0.5:80"), ["10.0.0.5:80"]);

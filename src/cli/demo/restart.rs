@@ -1,54 +1,58 @@
 //! When a demo backend is started again: a machine that is told what happened and says what to do.
-//! A backend that ran comes back after `PAUSE`, however often; one that never gets up is given up at last.
+//! A backend that ran comes back after `RESTART_DELAY`, however often; one that never gets up is given up at last.
 //! It must not know processes or clocks.
 
 use std::time::Duration;
 
 /// How long a dead backend stays dead: long enough to watch, short enough to wait for.
-pub(super) const PAUSE: Duration = Duration::from_secs(10);
+pub(super) const RESTART_DELAY: Duration = Duration::from_secs(10);
 
 /// Starts in a row that may fail. Its port may be taken for a moment, but not for minutes.
 const MAX_FAILED_STARTS: u32 = 5;
 
 /// The history that matters.
 #[derive(Debug, Default)]
-pub(super) struct Restart {
+pub(super) struct RestartPolicy {
     failed_starts: u32,
 }
 
 /// What happened to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum ProcessEvent {
     /// It listens.
-    Up,
+    Listening,
     /// It had listened, and ended.
-    Died,
+    Exited,
     /// It was started and ended, or said nothing, before it listened.
-    NoStart,
+    StartFailed,
 }
 
 /// What to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum RestartAction {
     /// Wait until it ends.
-    Watch,
+    WaitForExit,
     /// Wait, then start it.
     StartAfter(Duration),
     /// Leave it.
     GiveUp,
 }
 
-impl Restart {
-    pub(super) fn after(&mut self, event: Event) -> Step {
+impl RestartPolicy {
+    pub(super) fn after(&mut self, event: ProcessEvent) -> RestartAction {
         match event {
-            Event::Up => {
+            ProcessEvent::Listening => {
                 self.failed_starts = 0;
-                Step::Watch
+                RestartAction::WaitForExit
             }
-            Event::Died => Step::StartAfter(PAUSE),
-            Event::NoStart => {
+            ProcessEvent::Exited => RestartAction::StartAfter(RESTART_DELAY),
+            ProcessEvent::StartFailed => {
                 self.failed_starts += 1;
-                if self.failed_starts < MAX_FAILED_STARTS { Step::StartAfter(PAUSE) } else { Step::GiveUp }
+                if self.failed_starts < MAX_FAILED_STARTS {
+                    RestartAction::StartAfter(RESTART_DELAY)
+                } else {
+                    RestartAction::GiveUp
+                }
             }
         }
     }
@@ -60,31 +64,31 @@ mod tests {
 
     #[test]
     fn comes_back_however_often_it_is_killed() {
-        let mut restart = Restart::default();
+        let mut restart = RestartPolicy::default();
         for _ in 0..100 {
-            assert_eq!(restart.after(Event::Up), Step::Watch);
-            assert_eq!(restart.after(Event::Died), Step::StartAfter(PAUSE));
+            assert_eq!(restart.after(ProcessEvent::Listening), RestartAction::WaitForExit);
+            assert_eq!(restart.after(ProcessEvent::Exited), RestartAction::StartAfter(RESTART_DELAY));
         }
     }
 
     #[test]
     fn is_given_up_when_it_never_gets_up() {
-        let mut restart = Restart::default();
+        let mut restart = RestartPolicy::default();
         for _ in 1..MAX_FAILED_STARTS {
-            assert_eq!(restart.after(Event::NoStart), Step::StartAfter(PAUSE));
+            assert_eq!(restart.after(ProcessEvent::StartFailed), RestartAction::StartAfter(RESTART_DELAY));
         }
-        assert_eq!(restart.after(Event::NoStart), Step::GiveUp);
+        assert_eq!(restart.after(ProcessEvent::StartFailed), RestartAction::GiveUp);
     }
 
     #[test]
     fn a_start_that_works_makes_up_for_those_that_failed() {
-        let mut restart = Restart::default();
+        let mut restart = RestartPolicy::default();
         for _ in 0..3 {
             for _ in 1..MAX_FAILED_STARTS {
-                restart.after(Event::NoStart);
+                restart.after(ProcessEvent::StartFailed);
             }
-            restart.after(Event::Up);
+            restart.after(ProcessEvent::Listening);
         }
-        assert_eq!(restart.after(Event::NoStart), Step::StartAfter(PAUSE));
+        assert_eq!(restart.after(ProcessEvent::StartFailed), RestartAction::StartAfter(RESTART_DELAY));
     }
 }

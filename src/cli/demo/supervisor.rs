@@ -1,5 +1,5 @@
 //! One demo backend's process: started, watched, and started again at the same address when it has died.
-//! The process ends when its keeper is dropped, and when the demo itself dies without a chance to drop anything.
+//! The process ends when its supervisor is dropped, and when the demo itself dies without a chance to drop anything.
 //! It must not know the proxy: what clients see of a death is none of its doing.
 
 use std::fmt;
@@ -14,20 +14,20 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::super::demo_backend::announcement;
-use super::restart::{Event, PAUSE, Restart, Step};
+use super::super::demo_backend::ready_line_prefix;
+use super::restart::{ProcessEvent, RESTART_DELAY, RestartAction, RestartPolicy};
 
 /// How long a backend may take until it listens.
 const START_TIME: Duration = Duration::from_secs(10);
 
 /// Keeps one backend running.
-pub(super) struct Keeper {
+pub(super) struct Supervisor {
     name: &'static str,
     address: SocketAddr,
     child: Child,
 }
 
-impl Keeper {
+impl Supervisor {
     /// Starts the backend: at the preferred port of the loopback address, or at any if that one is taken.
     pub(super) async fn start(name: &'static str, preferred: u16) -> io::Result<Self> {
         let [preferred, any] = [preferred, 0].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -50,42 +50,42 @@ impl Keeper {
     }
 
     /// Starts the backend again whenever it has died, and tells the news; in the end sees it gone.
-    pub(super) async fn keep(mut self, news: mpsc::Sender<News>, ending: CancellationToken) {
-        ending.run_until_cancelled(self.watch(&news)).await;
+    pub(super) async fn run(mut self, events: mpsc::Sender<BackendEvent>, shutdown: CancellationToken) {
+        shutdown.run_until_cancelled(self.watch(&events)).await;
         // One that is dead already needs no killing.
         let _ = self.child.kill().await;
     }
 
-    async fn watch(&mut self, news: &mpsc::Sender<News>) {
+    async fn watch(&mut self, events: &mpsc::Sender<BackendEvent>) {
         let Self { name, address, .. } = *self;
-        let tell = async |what| {
-            // Nobody listens any more: the demo is ending.
-            let _ = news.send(News { name, what }).await;
+        let send = async |kind| {
+            // Nobody listens any more: the demo is shutdown.
+            let _ = events.send(BackendEvent { name, kind }).await;
         };
-        let mut restart = Restart::default();
-        let mut step = restart.after(Event::Up);
+        let mut restart = RestartPolicy::default();
+        let mut step = restart.after(ProcessEvent::Listening);
         loop {
             step = match step {
-                Step::Watch => {
+                RestartAction::WaitForExit => {
                     let pid = self.child.id();
-                    tell(What::Died { pid, end: self.child.wait().await.ok() }).await;
-                    restart.after(Event::Died)
+                    send(EventKind::Exited { pid, end: self.child.wait().await.ok() }).await;
+                    restart.after(ProcessEvent::Exited)
                 }
-                Step::StartAfter(pause) => {
-                    tokio::time::sleep(pause).await;
+                RestartAction::StartAfter(delay) => {
+                    tokio::time::sleep(delay).await;
                     match spawn(name, address).await {
                         Ok((child, _)) => {
                             self.child = child;
-                            tell(What::Back { pid: self.child.id(), address }).await;
-                            restart.after(Event::Up)
+                            send(EventKind::Restarted { pid: self.child.id(), address }).await;
+                            restart.after(ProcessEvent::Listening)
                         }
                         Err(error) => {
-                            tell(What::NoStart(error)).await;
-                            restart.after(Event::NoStart)
+                            send(EventKind::StartFailed(error)).await;
+                            restart.after(ProcessEvent::StartFailed)
                         }
                     }
                 }
-                Step::GiveUp => return tell(What::GivenUp).await,
+                RestartAction::GiveUp => return send(EventKind::GaveUp).await,
             };
         }
     }
@@ -106,31 +106,31 @@ async fn spawn(name: &str, address: SocketAddr) -> io::Result<(Child, SocketAddr
     let output = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let mut line = String::new();
     tokio::time::timeout(START_TIME, BufReader::new(output).read_line(&mut line)).await??;
-    let told = line.trim_end().strip_prefix(&announcement(name)).and_then(|address| address.parse().ok());
-    match told {
+    let ready = line.trim_end().strip_prefix(&ready_line_prefix(name)).and_then(|address| address.parse().ok());
+    match ready {
         Some(address) => Ok((child, address)),
         None => Err(io::Error::other("it ended before it listened")),
     }
 }
 
 /// What happened to which backend, in words for the one who watches.
-pub(super) struct News {
+pub(super) struct BackendEvent {
     name: &'static str,
-    what: What,
+    kind: EventKind,
 }
 
-enum What {
-    Died { pid: Option<u32>, end: Option<ExitStatus> },
-    Back { pid: Option<u32>, address: SocketAddr },
-    NoStart(io::Error),
-    GivenUp,
+enum EventKind {
+    Exited { pid: Option<u32>, end: Option<ExitStatus> },
+    Restarted { pid: Option<u32>, address: SocketAddr },
+    StartFailed(io::Error),
+    GaveUp,
 }
 
-impl fmt::Display for News {
+impl fmt::Display for BackendEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name;
-        match &self.what {
-            What::Died { pid, end } => {
+        match &self.kind {
+            EventKind::Exited { pid, end } => {
                 write!(f, "server {name}{} ", Process(*pid))?;
                 match (end.and_then(|end| end.signal()), end.and_then(|end| end.code())) {
                     (Some(9), _) => f.write_str("was killed (kill -9)")?,
@@ -138,17 +138,21 @@ impl fmt::Display for News {
                     (None, Some(code)) => write!(f, "ended with exit code {code}")?,
                     (None, None) => f.write_str("is gone")?,
                 }
-                write!(f, ", and its memory is lost: its clients are moved; it is back in {} seconds", PAUSE.as_secs())
+                write!(
+                    f,
+                    ", and its memory is lost: its clients are moved; it is back in {} seconds",
+                    RESTART_DELAY.as_secs()
+                )
             }
-            What::Back { pid, address } => {
+            EventKind::Restarted { pid, address } => {
                 write!(
                     f,
                     "server {name}{} is back at http://{address} with an empty memory: nobody is moved",
                     Process(*pid)
                 )
             }
-            What::NoStart(error) => write!(f, "server {name} could not be started again: {error}"),
-            What::GivenUp => write!(f, "server {name} stays down: every attempt to start it failed"),
+            EventKind::StartFailed(error) => write!(f, "server {name} could not be started again: {error}"),
+            EventKind::GaveUp => write!(f, "server {name} stays down: every attempt to start it failed"),
         }
     }
 }
@@ -169,8 +173,8 @@ mod tests {
     fn tells_deaths_in_plain_words() {
         // A wait status as the system gives it: the signal in the low bits, an exit code above them.
         for (status, words) in [(9, "kill -9"), (15, "signal 15"), (1 << 8, "exit code 1")] {
-            let what = What::Died { pid: Some(7), end: Some(ExitStatus::from_raw(status)) };
-            let said = News { name: "b", what }.to_string();
+            let kind = EventKind::Exited { pid: Some(7), end: Some(ExitStatus::from_raw(status)) };
+            let said = BackendEvent { name: "b", kind }.to_string();
             assert!(said.starts_with("server b (process 7) ") && said.contains(words), "{said}");
         }
     }

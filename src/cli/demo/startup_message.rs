@@ -6,12 +6,12 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use super::addresses::{is_private, ways_to};
-use super::restart::PAUSE;
+use super::addresses::{is_loopback_only, reachable_addresses};
+use super::restart::RESTART_DELAY;
 use crate::demo::PASSWORD;
 
 /// The text.
-pub(super) struct Opening<'a> {
+pub(super) struct StartupMessage<'a> {
     /// Where the proxy listens.
     pub(super) shop: SocketAddr,
     /// Where the dashboard is.
@@ -24,10 +24,10 @@ pub(super) struct Opening<'a> {
     pub(super) interfaces: &'a HashSet<IpAddr>,
 }
 
-impl fmt::Display for Opening<'_> {
+impl fmt::Display for StartupMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shops = ways_to(self.shop, self.interfaces);
-        let dashboards = ways_to(self.dashboard, self.interfaces);
+        let shops = reachable_addresses(self.shop, self.interfaces);
+        let dashboards = reachable_addresses(self.dashboard, self.interfaces);
         let shop = shops.first().unwrap_or(&self.shop);
         let dashboard = dashboards.first().unwrap_or(&self.dashboard);
 
@@ -38,7 +38,7 @@ impl fmt::Display for Opening<'_> {
         for other in shops.iter().skip(1) {
             writeln!(f, "             http://{other}    from other machines")?;
         }
-        if !is_private(self.shop) {
+        if !is_loopback_only(self.shop) {
             f.write_str("             Whoever gets there can kill these servers, too.\n")?;
         }
         writeln!(f, "  dashboard  http://{dashboard}")?;
@@ -65,7 +65,7 @@ Try this:
   2. Open a private window. That is another client, most likely with another server.
   3. Press "Kill server" in one window. Its client is moved to another server and sees no error; the page says what was
      lost with the server's memory. The other window notices nothing.
-  4. After {pause} seconds the server is back, and nobody is moved again.
+  4. After {delay} seconds the server is back, and nobody is moved again.
 
 Without a browser:
   curl -c jar -b jar -d user=ann -d password={PASSWORD} http://{shop}/login
@@ -75,7 +75,7 @@ Without a browser:
 Ctrl-C ends the demo.
 
 "#,
-            pause = PAUSE.as_secs(),
+            delay = RESTART_DELAY.as_secs(),
         )
     }
 }
@@ -88,7 +88,7 @@ mod tests {
         let interfaces = ["127.0.0.1", "10.0.0.5"].map(|ip| ip.parse().unwrap()).into();
         let servers = [("a", "127.0.0.1:9001".parse().unwrap()), ("b", "127.0.0.1:9002".parse().unwrap())];
         let (shop, dashboard) = (shop.parse().unwrap(), dashboard.parse().unwrap());
-        Opening { shop, dashboard, token, servers: &servers, interfaces: &interfaces }.to_string()
+        StartupMessage { shop, dashboard, token, servers: &servers, interfaces: &interfaces }.to_string()
     }
 
     #[test]
