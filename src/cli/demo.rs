@@ -1,6 +1,6 @@
-//! `linchpin demo`: three demo backends as real processes, the proxy in front of them, and a story to follow.
-//! Whatever ends it, no backend is left behind; a backend that dies comes back at the same address.
-//! It must not know how the proxy works: it writes a configuration, as a user would, and starts it.
+//! Owns: `linchpin demo`: three demo backends as processes, and the proxy in front of them.
+//! Invariant: no backend outlives the demo, however it ends; a backend that exits is restarted at the same address.
+//! Must not know: how the proxy works; it writes a configuration, as a user would, and starts it.
 
 mod addresses;
 mod restart;
@@ -30,17 +30,17 @@ use crate::app::{App, StartError};
 use crate::config::{self, Report};
 use crate::net::{Address, own};
 
-/// The backends, and the ports they have if nobody else does.
+/// The backends, and the port that each one tries first.
 const BACKENDS: [(&str, u16); 3] = [("a", 9001), ("b", 9002), ("c", 9003)];
 
-/// Try Linchpin: three demo backends and the proxy in front of them, nothing to configure.
+/// Start three demo backends and the proxy in front of them; nothing to configure.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// The address of the proxy; with port 0 the system picks one.
+    /// The address of the proxy; with port 0 the system picks a port.
     #[arg(long, value_name = "ADDR", value_parser = socket_address, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
-    /// The address of the dashboard, the metrics and the admin API; if other machines get there, they need the token
+    /// The address of the dashboard, the metrics and the admin API; if other machines can reach it, they need the token
     /// that the demo prints.
     #[arg(long, value_name = "ADDR", value_parser = socket_address, default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
@@ -50,9 +50,9 @@ pub struct Args {
 ///
 /// # Errors
 ///
-/// When an address is taken or something cannot be started; the message says what to do.
+/// If an address is taken or a part of the demo cannot start; the message says what to do.
 pub fn run(args: Args) -> Result<(), DemoError> {
-    // The backends are tied to the life of the thread that starts them: this one, which lasts as long as the demo.
+    // The kernel kills the backends when the thread that started them ends: this one, which lasts as long as the demo.
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(DemoError::Start)?;
     runtime.block_on(run_until_stopped(args))
 }
@@ -91,9 +91,9 @@ async fn run_until_stopped(args: Args) -> Result<(), DemoError> {
             Some(event) = events.recv() => say(&format!("{event}\n")),
         }
     }
-    say("\nThe demo ends when the requests in flight have been answered. Ctrl-C again ends it at once.\n");
+    say("\nStopping: the demo ends when the requests in flight are done. Press Ctrl-C again to end it at once.\n");
     let again = stop_signal().map_err(DemoError::Start)?;
-    // The backends go last: what is in flight still needs them.
+    // The backends stop last: requests in flight still need them.
     tokio::select! {
         () = app.stop() => (),
         () = again => (),
@@ -103,23 +103,25 @@ async fn run_until_stopped(args: Args) -> Result<(), DemoError> {
     Ok(())
 }
 
-/// The one place where the demo meets the proxy.
+/// Starts the proxy: the only code of the demo that uses it.
 fn start_proxy(args: &Args, backends: &[(&str, SocketAddr)], token: Option<String>) -> Result<App, DemoError> {
-    // Its warnings are meant for those who wrote the file; nobody wrote this one.
+    // Warnings are for the author of a file, and this text has none.
     let text = configuration(args.listen, backends);
     let (mut plan, _warnings) = config::parse(&text, Path::new("demo")).map_err(DemoError::Configuration)?;
-    // Not in the text, since a token is only ever read from a file there, and this one shall be on no disk.
+    // Not in the text: there a token can only be read from a file, and this one must not be written to a disk.
     plan.admin = Some(admin::Settings { address: args.admin.into(), token });
     App::start(plan).map_err(DemoError::Proxy)
 }
 
-/// A token that nobody can guess.
+/// Returns 32 random bytes in base64.
 fn new_token() -> Result<String, DemoError> {
-    let secret = random_secret().ok_or_else(|| DemoError::Start(io::Error::other("the system has no randomness")))?;
+    let secret =
+        random_secret().ok_or_else(|| DemoError::Start(io::Error::other("the system returned no random bytes")))?;
     Ok(URL_SAFE_NO_PAD.encode(secret))
 }
 
-/// What a user would write for these backends. Names are ours and addresses print themselves, so nothing needs quoting.
+/// Returns the configuration that a user would write for these backends. Nothing needs quoting: names are constants,
+/// and the rest are addresses.
 fn configuration(listen: SocketAddr, backends: &[(&str, SocketAddr)]) -> String {
     let mut text = format!(
         r#"[log]
@@ -151,26 +153,26 @@ rise = 2
     text
 }
 
-/// Nobody may be reading; that is no reason to end the demo.
+/// Prints to standard output. A closed output does not end the demo.
 fn say(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
 }
 
-/// Why the demo could not run.
+/// Why the demo ended with an error.
 #[derive(Debug)]
 pub enum DemoError {
-    /// The process could not be set up.
+    /// Setting up the process failed.
     Start(io::Error),
-    /// An address that the demo was given cannot be had.
+    /// One of the two addresses cannot be used.
     Address(AddressError),
-    /// A demo backend did not come up.
+    /// A demo backend did not start.
     Backend {
         /// Its name.
         name: &'static str,
         /// What happened.
         source: io::Error,
     },
-    /// The demo's own configuration was refused, which is a fault of Linchpin's.
+    /// The demo's own configuration has errors, which is a bug in Linchpin.
     Configuration(Report),
     /// The proxy did not start.
     Proxy(StartError),
@@ -183,7 +185,7 @@ impl fmt::Display for DemoError {
             Self::Address(refusal) => refusal.fmt(f),
             Self::Backend { name, source } => write!(f, "demo backend {name} did not start: {source}"),
             Self::Configuration(report) => {
-                write!(f, "the demo's own configuration is wrong, please report it: {report}")
+                write!(f, "the demo's own configuration has errors. Please report this bug: {report}")
             }
             Self::Proxy(error) => write!(f, "the demo's proxy did not start: {error}"),
         }

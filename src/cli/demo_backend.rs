@@ -1,6 +1,6 @@
-//! `linchpin demo-backend`: one demo backend as a process of its own.
-//! The one line it prints tells the address it really listens on; with `--exit-with-parent` it never outlives its parent.
-//! It must not know what stands in front of it, nor what starts it again.
+//! Owns: `linchpin demo-backend`: one demo backend in a process of its own.
+//! Invariant: it prints one line, with its real address; with `--exit-with-parent` it never outlives its parent.
+//! Must not know: the proxy in front of it, nor what restarts it.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -17,11 +17,11 @@ use crate::demo::{self, DEFAULT_SESSION_TIMEOUT, Settings};
 /// Run one demo backend: a small shop that keeps logins and carts in its own memory.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// The name by which it says who answered.
+    /// The server's name, which every response carries.
     #[arg(long, value_name = "NAME", value_parser = name)]
     name: String,
 
-    /// The address to listen on; with port 0 the system picks one, and the line printed tells which.
+    /// The address to listen on; with port 0 the system picks a port, which the printed line shows.
     #[arg(long, value_name = "ADDR", value_parser = socket_address)]
     listen: SocketAddr,
 
@@ -29,16 +29,16 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = session_timeout, default_value_t = DEFAULT_SESSION_TIMEOUT.into())]
     session_timeout: humantime::Duration,
 
-    /// End, as hard as `kill -9`, when the parent does; its process id is given so that one already gone is noticed.
+    /// End with the parent process, as `kill -9` does. The process id detects a parent that has ended before.
     #[arg(long, value_name = "PID", hide = true)]
     exit_with_parent: Option<u32>,
 }
 
-/// Runs the backend until it is told to stop.
+/// Runs the backend until SIGTERM or SIGINT.
 ///
 /// # Errors
 ///
-/// When it cannot listen or serve; the message says what to do.
+/// If it cannot listen or serve; the message says what to do.
 pub fn run(args: Args) -> Result<(), DemoBackendError> {
     if let Some(parent) = args.exit_with_parent {
         tie_to_parent(parent)?;
@@ -47,7 +47,7 @@ pub fn run(args: Args) -> Result<(), DemoBackendError> {
     runtime.block_on(serve(args))
 }
 
-/// What a line on standard output starts with, once the backend listens; the address follows.
+/// Returns the start of the line that the backend prints once it listens; its address follows.
 pub(super) fn ready_line_prefix(name: &str) -> String {
     format!("demo backend {name} listens on http://")
 }
@@ -63,19 +63,19 @@ pub(super) fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'sta
     })
 }
 
-/// Reads what `--listen` and its like say.
+/// Parses the value of `--listen` and `--admin`.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "an address is an IP address and a port, e.g. 127.0.0.1:8080 or [::1]:8080")
 }
 
 async fn serve(args: Args) -> Result<(), DemoBackendError> {
-    // Before the line is printed: whoever reads it may signal at once.
+    // Before the line is printed: its reader may send a signal at once.
     let stop = stop_signal().map_err(DemoBackendError::Start)?;
     let refused = |source| DemoBackendError::Listen { address: args.listen, source };
     let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     let line = format!("{}{address}\n", ready_line_prefix(&args.name));
-    // Nobody may be reading; that is no reason not to serve.
+    // The backend serves even if standard output is closed.
     let _ = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
 
     let settings =
@@ -83,15 +83,15 @@ async fn serve(args: Args) -> Result<(), DemoBackendError> {
     demo::run(listener, settings, stop).await.map_err(DemoBackendError::Serve)
 }
 
-/// Ties this process's life to its parent's.
+/// Has the kernel kill this process when its parent ends.
 fn tie_to_parent(parent: u32) -> Result<(), DemoBackendError> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| DemoBackendError::Start(error.into()))?;
-    // A parent that died before that call sends no signal any more.
+    // The kernel sends no signal for a parent that ended before that call.
     let alive = getppid().is_some_and(|pid| u32::try_from(pid.as_raw_nonzero().get()) == Ok(parent));
     if alive { Ok(()) } else { Err(DemoBackendError::ParentExited) }
 }
 
-/// A name goes into a response header, a configuration and a page: plain characters only.
+/// Parses a name. It becomes part of a response field, a configuration and a page: plain characters only.
 fn name(text: &str) -> Result<String, &'static str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
@@ -106,21 +106,21 @@ fn session_timeout(text: &str) -> Result<humantime::Duration, String> {
     if *timeout >= Duration::from_secs(1) { Ok(timeout) } else { Err("a session lives for at least 1s".to_owned()) }
 }
 
-/// Why a demo backend could not run.
+/// Why a demo backend ended with an error.
 #[derive(Debug)]
 pub enum DemoBackendError {
-    /// The process could not be set up.
+    /// Setting up the process failed.
     Start(io::Error),
-    /// The address could not be listened on.
+    /// Listening on the address failed.
     Listen {
         /// The address asked for.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Serving ended by itself.
+    /// The listener failed.
     Serve(io::Error),
-    /// The parent to follow was gone from the start.
+    /// The parent process had ended before.
     ParentExited,
 }
 
@@ -133,7 +133,7 @@ impl fmt::Display for DemoBackendError {
                 "the demo backend cannot listen on {address}: {source}; give --listen another address, or port 0"
             ),
             Self::Serve(error) => write!(f, "the demo backend stopped serving: {error}"),
-            Self::ParentExited => f.write_str("the process that started this demo backend is gone"),
+            Self::ParentExited => f.write_str("the process that started this demo backend has ended"),
         }
     }
 }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_none_is_answered_with_one_that_is() {
+    fn an_invalid_address_is_refused_with_an_example() {
         assert!(socket_address("127.0.0.1:0").is_ok() && socket_address("[::1]:80").is_ok());
         for text in ["localhost:8080", "8080", ":8080", "127.0.0.1", "::1:80x"] {
             assert!(socket_address(text).is_err_and(|why| why.contains("127.0.0.1:8080")), "{text}");
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_timeout_is_a_time_somebody_can_use() {
+    fn a_session_timeout_is_at_least_a_second() {
         assert_eq!(*session_timeout("20m").unwrap(), DEFAULT_SESSION_TIMEOUT);
         assert!(session_timeout("0s").is_err());
         assert!(session_timeout("twenty").is_err());

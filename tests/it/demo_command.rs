@@ -1,4 +1,4 @@
-//! `linchpin demo` as one types it: what it says, who gets to its dashboard, and how it ends.
+//! `linchpin demo` from the command line: what it prints, who can reach its dashboard, and how it ends.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use super::support::{Client, Response, soon, until};
 struct Demo {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    opening: String,
+    startup_message: String,
 }
 
 impl Demo {
@@ -23,8 +23,8 @@ impl Demo {
         command.arg("demo").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let mut demo = Demo { process, lines, opening: String::new() };
-        demo.opening = demo.until("Ctrl-C ends").await;
+        let mut demo = Demo { process, lines, startup_message: String::new() };
+        demo.startup_message = demo.until("Ctrl-C ends").await;
         demo
     }
 
@@ -41,19 +41,19 @@ impl Demo {
         text
     }
 
-    /// The first word behind a label of the opening.
-    fn said(&self, label: &str) -> Option<&str> {
-        let line = self.opening.lines().find(|line| line.trim_start().starts_with(label))?;
+    /// Returns the first word behind a label of the startup message.
+    fn value(&self, label: &str) -> Option<&str> {
+        let line = self.startup_message.lines().find(|line| line.trim_start().starts_with(label))?;
         line.split_whitespace().nth(1)
     }
 
     /// The address of a URL behind a label.
     fn address(&self, label: &str) -> SocketAddr {
-        self.said(label).and_then(|url| url.strip_prefix("http://")).unwrap().parse().unwrap()
+        self.value(label).and_then(|url| url.strip_prefix("http://")).unwrap().parse().unwrap()
     }
 
     fn servers(&self) -> Vec<SocketAddr> {
-        let urls = self.opening.lines().skip_while(|line| !line.trim_start().starts_with("servers ")).take(3);
+        let urls = self.startup_message.lines().skip_while(|line| !line.trim_start().starts_with("servers ")).take(3);
         urls.map(|line| line.rsplit('/').next().unwrap().parse().unwrap()).collect()
     }
 
@@ -68,7 +68,7 @@ impl Demo {
 
 const PRIVATE: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
 
-/// What the admin API answers.
+/// Sends a GET to the admin API.
 async fn ask(address: SocketAddr, path: &str, fields: &str) -> Response {
     let mut client = Client::connect(address).await;
     client.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{fields}\r\n").as_bytes()).await;
@@ -79,7 +79,7 @@ async fn status(address: SocketAddr, fields: &str) -> u16 {
     ask(address, "/api/v1/status", fields).await.status
 }
 
-/// What it says when it refuses, and its exit code.
+/// Runs a demo that refuses to start; returns its message and its exit code.
 async fn refusal(arguments: &[&str]) -> (String, Option<i32>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_linchpin"));
     command.arg("demo").args(arguments).stdin(Stdio::null()).kill_on_drop(true);
@@ -92,7 +92,7 @@ async fn a_dashboard_that_others_reach_needs_the_token_that_is_printed() {
     let mut tokens = Vec::new();
     for admin in ["0.0.0.0:0", "[::]:0"] {
         let demo = Demo::start(&["--listen", "127.0.0.1:0", "--admin", admin]).await;
-        let (dashboard, token) = (demo.address("dashboard"), demo.said("token").unwrap().to_owned());
+        let (dashboard, token) = (demo.address("dashboard"), demo.value("token").unwrap().to_owned());
         assert_eq!(status(dashboard, "").await, 401);
         assert_eq!(status(dashboard, &format!("authorization: Bearer {token}\r\n")).await, 200);
         assert!(token.len() >= 43, "32 random bytes: {token}");
@@ -100,20 +100,24 @@ async fn a_dashboard_that_others_reach_needs_the_token_that_is_printed() {
     }
     assert_ne!(tokens[0], tokens[1]);
     let demo = Demo::start(&PRIVATE).await;
-    assert_eq!((demo.said("token"), status(demo.address("dashboard"), "").await), (None, 200));
+    assert_eq!((demo.value("token"), status(demo.address("dashboard"), "").await), (None, 200));
 }
 
 #[tokio::test]
-async fn a_shop_that_others_reach_is_said_to_be() {
+async fn a_shop_that_others_reach_is_announced_with_a_warning() {
     let demo = Demo::start(&["--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0"]).await;
-    assert!(demo.opening.contains("Whoever gets there can kill these servers"), "{}", demo.opening);
-    assert!(!demo.opening.contains("0.0.0.0"), "{}", demo.opening);
+    assert!(
+        demo.startup_message.contains("Anyone who can reach this address can kill these servers"),
+        "{}",
+        demo.startup_message
+    );
+    assert!(!demo.startup_message.contains("0.0.0.0"), "{}", demo.startup_message);
     assert_eq!(Client::connect(demo.address("shop")).await.get("/whoami").await.status, 200);
-    assert!(!Demo::start(&PRIVATE).await.opening.contains("Whoever"));
+    assert!(!Demo::start(&PRIVATE).await.startup_message.contains("Anyone"));
 }
 
 #[tokio::test]
-async fn options_that_cannot_work_are_refused_with_what_works() {
+async fn options_that_cannot_work_are_refused_with_an_alternative() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let wildcard = taken.replace("127.0.0.1", "0.0.0.0");
@@ -126,9 +130,9 @@ async fn options_that_cannot_work_are_refused_with_what_works() {
         (&["--listen", "localhost:8080"], 2, "e.g. 127.0.0.1:8080"),
         (&["--admin", "9090"], 2, "e.g. 127.0.0.1:8080"),
     ] {
-        let (said, exit) = refusal(arguments).await;
-        assert_eq!(exit, Some(code), "{arguments:?}: {said}");
-        assert!(said.contains(words) && !said.contains("report it"), "{arguments:?}: {said}");
+        let (message, exit) = refusal(arguments).await;
+        assert_eq!(exit, Some(code), "{arguments:?}: {message}");
+        assert!(message.contains(words) && !message.contains("report it"), "{arguments:?}: {message}");
     }
 }
 
@@ -140,12 +144,12 @@ async fn a_second_ctrl_c_ends_it_at_once_and_no_server_is_left() {
     let mut client = Client::connect(demo.address("shop")).await;
     client.send(b"GET /slow?ms=30000 HTTP/1.1\r\nhost: a\r\n\r\n").await;
     until("it is in flight", async || {
-        let answer = ask(demo.address("dashboard"), "/metrics", "").await.text();
-        answer.lines().any(|line| line.starts_with("linchpin_active_requests{") && line.ends_with(" 1"))
+        let metrics = ask(demo.address("dashboard"), "/metrics", "").await.text();
+        metrics.lines().any(|line| line.starts_with("linchpin_active_requests{") && line.ends_with(" 1"))
     })
     .await;
     demo.signal("INT").await;
-    demo.until("Ctrl-C again").await;
+    demo.until("Press Ctrl-C again").await;
     demo.signal("INT").await;
     assert_eq!(demo.end().await, Some(0));
     for server in servers {

@@ -1,5 +1,5 @@
-//! Owns: the two addresses that the demo is given: whether they can be had, and what one types to get there.
-//! Invariant: what can't be had is found out before anything is started, and the message says which option helps.
+//! Owns: the demo's two addresses: whether they can be used, and under which addresses a browser reaches them.
+//! Invariant: an unusable address is detected before anything starts, and the message names the option to change.
 //! Must not know: what listens there.
 
 use std::collections::HashSet;
@@ -9,18 +9,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use crate::net::own;
 
-/// Of a machine with many interfaces, so many addresses are named.
+/// Most addresses listed of a machine with many interfaces.
 const MAX_LISTED: usize = 3;
 
-/// Keeps both addresses from everybody else, the demo's own backends included, until the proxy takes them.
+/// Holds both addresses until the proxy binds them, so that no other program, nor a demo backend, takes them.
 #[derive(Debug)]
 pub(super) struct Reserved {
     _listen: TcpListener,
     _admin: TcpListener,
 }
 
-/// Reserves the addresses. The proxy shares its ports between threads, and so might share them with another Linchpin;
-/// this does not.
+/// Reserves the addresses. These sockets, unlike the proxy's, don't set SO_REUSEPORT, so that an address that another
+/// Linchpin listens on is refused.
 pub(super) fn reserve(listen: SocketAddr, admin: SocketAddr) -> Result<Reserved, AddressError> {
     if own::overlap(&listen.into(), &admin.into()) {
         return Err(AddressError::SamePort { listen, admin });
@@ -31,23 +31,23 @@ pub(super) fn reserve(listen: SocketAddr, admin: SocketAddr) -> Result<Reserved,
     Ok(Reserved { _listen: bind(listen, "--listen")?, _admin: bind(admin, "--admin")? })
 }
 
-/// Why an address can't be had.
+/// Why an address can't be used.
 #[derive(Debug)]
 pub enum AddressError {
-    /// Both options say the same one.
+    /// Both options need the same port.
     SamePort {
-        /// That of the proxy.
+        /// The proxy's address.
         listen: SocketAddr,
-        /// That of the dashboard.
+        /// The dashboard's address.
         admin: SocketAddr,
     },
-    /// The system does not give it.
+    /// The system refuses to bind it.
     Unavailable {
         /// The address.
         address: SocketAddr,
-        /// The option that chooses another.
+        /// The option that sets it.
         option: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -59,28 +59,31 @@ impl fmt::Display for AddressError {
                 let other = SocketAddr::new(admin.ip(), 0);
                 return write!(
                     f,
-                    "--listen {listen} and --admin {admin} need the same port; give one of them another, e.g. --admin {other}"
+                    "--listen {listen} and --admin {admin} need the same port; choose another for one of them, e.g. --admin {other}"
                 );
             }
             Self::Unavailable { address, option, source } => (address, option, source),
         };
         write!(f, "the demo cannot listen on {address}: {source}; ")?;
-        // With port 0 the system chooses one, so that this advice always works.
+        // With port 0 the system picks a free port, so that this advice always works.
         let any_port = SocketAddr::new(address.ip(), 0);
         match source.kind() {
             io::ErrorKind::AddrInUse => write!(
                 f,
-                "another program has it (`ss -ltnp 'sport = :{}'` tells which): end that one, or take any free port \
-                 with {option} {any_port}",
+                "another program uses it (`ss -ltnp 'sport = :{}'` shows which); stop that program, or take any free \
+                 port with {option} {any_port}",
                 address.port()
             ),
             io::ErrorKind::AddrNotAvailable => {
-                write!(f, "no interface of this machine has that address: take {option} 127.0.0.1:{}", address.port())
+                write!(f, "no interface of this machine has that address; use {option} 127.0.0.1:{}", address.port())
             }
             io::ErrorKind::PermissionDenied => {
-                write!(f, "ports below 1024 are not for everybody: take any free port with {option} {any_port}")
+                write!(
+                    f,
+                    "ports below 1024 need root or CAP_NET_BIND_SERVICE; take any free port with {option} {any_port}"
+                )
             }
-            _ => write!(f, "take another address, e.g. {option} 127.0.0.1:0"),
+            _ => write!(f, "use another address, e.g. {option} 127.0.0.1:0"),
         }
     }
 }
@@ -94,13 +97,13 @@ impl std::error::Error for AddressError {
     }
 }
 
-/// Whether only this machine gets there.
+/// Whether only this machine can reach the address.
 pub(super) fn is_loopback_only(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// Where a browser finds who listens at `listening`: first from this machine, then from others. A wildcard is no address
-/// that one can type everywhere.
+/// Returns the addresses under which browsers reach `listening`: first from this machine, then from others. A browser
+/// can't open a wildcard address, so the addresses of its interfaces stand for it.
 pub(super) fn reachable_addresses(listening: SocketAddr, interfaces: &HashSet<IpAddr>) -> Vec<SocketAddr> {
     if !listening.ip().is_unspecified() {
         return vec![listening];
@@ -108,7 +111,7 @@ pub(super) fn reachable_addresses(listening: SocketAddr, interfaces: &HashSet<Ip
     let loopback: IpAddr = if listening.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let reachable = |ip: &IpAddr| match ip {
         IpAddr::V4(ip) => !ip.is_loopback(),
-        // One of a link needs its interface named.
+        // A link-local address would need its interface's name.
         IpAddr::V6(ip) => listening.is_ipv6() && !ip.is_loopback() && !ip.is_unicast_link_local(),
     };
     let mut others: Vec<_> = interfaces.iter().copied().filter(reachable).collect();
@@ -122,11 +125,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_which_option_helps_when_an_address_is_taken() {
+    fn names_the_option_to_change_when_an_address_is_taken() {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let (taken, free) = (other.local_addr().unwrap(), SocketAddr::from(([127, 0, 0, 1], 0)));
         let failure = reserve(free, taken).unwrap_err().to_string();
-        for words in [&taken.to_string(), "another program has it", "--admin 127.0.0.1:0"] {
+        for words in [&taken.to_string(), "another program uses it", "--admin 127.0.0.1:0"] {
             assert!(failure.contains(words), "{failure}");
         }
         drop(other);
@@ -135,13 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_this_machine_has_not_is_not_said_to_be_taken() {
+    fn an_address_of_no_interface_is_not_reported_as_taken() {
         let failure = reserve(([192, 0, 2, 1], 80).into(), ([127, 0, 0, 1], 0).into()).unwrap_err().to_string();
         assert!(failure.contains("--listen 127.0.0.1:80") && !failure.contains("another program"), "{failure}");
     }
 
     #[test]
-    fn two_options_that_need_one_port_are_told_apart_from_a_stranger_who_has_it() {
+    fn two_options_with_one_port_are_not_reported_as_another_program_s() {
         for (listen, admin) in
             [("127.0.0.1:80", "127.0.0.1:80"), ("0.0.0.0:80", "127.0.0.1:80"), ("127.0.0.1:80", "[::]:80")]
         {
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reserved_address_is_nobody_else_s() {
+    fn a_reserved_address_cannot_be_bound_by_others() {
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let reserved = reserve(free, free).unwrap();
         let held = reserved._listen.local_addr().unwrap();
@@ -161,15 +164,15 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_is_said_as_addresses_that_one_can_type() {
+    fn a_wildcard_is_listed_as_addresses_that_a_browser_opens() {
         let interfaces =
             ["127.0.0.1", "::1", "10.0.0.5", "2001:db8::5", "fe80::1"].map(|ip| ip.parse().unwrap()).into();
-        let ways = |listening: &str| -> Vec<_> {
+        let reachable = |listening: &str| -> Vec<_> {
             reachable_addresses(listening.parse().unwrap(), &interfaces).iter().map(SocketAddr::to_string).collect()
         };
-        assert_eq!(ways("127.0.0.1:80"), ["127.0.0.1:80"]);
-        assert_eq!(ways("10.0.0.5:80"), ["10.0.0.5:80"]);
-        assert_eq!(ways("0.0.0.0:80"), ["127.0.0.1:80", "10.0.0.5:80"]);
-        assert_eq!(ways("[::]:80"), ["[::1]:80", "10.0.0.5:80", "[2001:db8::5]:80"]);
+        assert_eq!(reachable("127.0.0.1:80"), ["127.0.0.1:80"]);
+        assert_eq!(reachable("10.0.0.5:80"), ["10.0.0.5:80"]);
+        assert_eq!(reachable("0.0.0.0:80"), ["127.0.0.1:80", "10.0.0.5:80"]);
+        assert_eq!(reachable("[::]:80"), ["[::1]:80", "10.0.0.5:80", "[2001:db8::5]:80"]);
     }
 }

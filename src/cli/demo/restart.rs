@@ -1,16 +1,16 @@
-//! When a demo backend is started again: a machine that is told what happened and says what to do.
-//! A backend that ran comes back after `RESTART_DELAY`, however often; one that never gets up is given up at last.
-//! It must not know processes or clocks.
+//! Owns: when a demo backend is restarted: a state machine from events to actions.
+//! Invariant: a backend that exits is restarted, but not after `MAX_FAILED_STARTS` failed starts in a row.
+//! Must not know: processes or clocks.
 
 use std::time::Duration;
 
-/// How long a dead backend stays dead: long enough to watch, short enough to wait for.
+/// The time between an exit and the restart: long enough to watch, short enough to wait for.
 pub(super) const RESTART_DELAY: Duration = Duration::from_secs(10);
 
-/// Starts in a row that may fail. Its port may be taken for a moment, but not for minutes.
+/// Failed starts in a row after which a backend stays down. Its port may be taken for a moment, but not for minutes.
 const MAX_FAILED_STARTS: u32 = 5;
 
-/// The history that matters.
+/// Counts the failed starts in a row.
 #[derive(Debug, Default)]
 pub(super) struct RestartPolicy {
     failed_starts: u32,
@@ -21,24 +21,25 @@ pub(super) struct RestartPolicy {
 pub(super) enum ProcessEvent {
     /// It listens.
     Listening,
-    /// It had listened, and ended.
+    /// It exited after it had listened.
     Exited,
-    /// It was started and ended, or said nothing, before it listened.
+    /// It exited, or its time ran out, before it listened.
     StartFailed,
 }
 
-/// What to do about it.
+/// What the supervisor does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RestartAction {
-    /// Wait until it ends.
+    /// Wait until it exits.
     WaitForExit,
     /// Wait, then start it.
     StartAfter(Duration),
-    /// Leave it.
+    /// Leave it down.
     GiveUp,
 }
 
 impl RestartPolicy {
+    /// Returns the action that follows an event.
     pub(super) fn after(&mut self, event: ProcessEvent) -> RestartAction {
         match event {
             ProcessEvent::Listening => {
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comes_back_however_often_it_is_killed() {
+    fn a_backend_is_restarted_however_often_it_is_killed() {
         let mut restart = RestartPolicy::default();
         for _ in 0..100 {
             assert_eq!(restart.after(ProcessEvent::Listening), RestartAction::WaitForExit);
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn is_given_up_when_it_never_gets_up() {
+    fn a_backend_that_never_listens_stays_down() {
         let mut restart = RestartPolicy::default();
         for _ in 1..MAX_FAILED_STARTS {
             assert_eq!(restart.after(ProcessEvent::StartFailed), RestartAction::StartAfter(RESTART_DELAY));
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_that_works_makes_up_for_those_that_failed() {
+    fn a_start_that_works_resets_the_count_of_failures() {
         let mut restart = RestartPolicy::default();
         for _ in 0..3 {
             for _ in 1..MAX_FAILED_STARTS {

@@ -1,5 +1,5 @@
-//! Owns: what the demo says before anything happens: where to look, and what to try.
-//! Invariant: every address in it can be typed as it stands, and whoever else can get there is named.
+//! Owns: the text that the demo prints when it has started: its addresses, and what to try.
+//! Invariant: a browser can open every address in it, and it states which of them other machines can reach.
 //! Must not know: how anything is started.
 
 use std::collections::HashSet;
@@ -10,13 +10,13 @@ use super::addresses::{is_loopback_only, reachable_addresses};
 use super::restart::RESTART_DELAY;
 use crate::demo::PASSWORD;
 
-/// The text.
+/// The values of the text.
 pub(super) struct StartupMessage<'a> {
-    /// Where the proxy listens.
+    /// The proxy's address.
     pub(super) shop: SocketAddr,
-    /// Where the dashboard is.
+    /// The dashboard's address.
     pub(super) dashboard: SocketAddr,
-    /// What the dashboard asks for, if others than this machine's users can get there.
+    /// The dashboard's token, if other machines can reach it.
     pub(super) token: Option<&'a str>,
     /// The demo backends.
     pub(super) servers: &'a [(&'a str, SocketAddr)],
@@ -34,12 +34,12 @@ impl fmt::Display for StartupMessage<'_> {
         f.write_str(
             "Linchpin demo: three servers that keep logins and carts in their own memory, behind one address.\n\n",
         )?;
-        writeln!(f, "  shop       http://{shop}    log in as anybody, password {PASSWORD}")?;
+        writeln!(f, "  shop       http://{shop}    log in with any user name and the password {PASSWORD}")?;
         for other in shops.iter().skip(1) {
             writeln!(f, "             http://{other}    from other machines")?;
         }
         if !is_loopback_only(self.shop) {
-            f.write_str("             Whoever gets there can kill these servers, too.\n")?;
+            f.write_str("             Anyone who can reach this address can kill these servers.\n")?;
         }
         writeln!(f, "  dashboard  http://{dashboard}")?;
         for other in dashboards.iter().skip(1) {
@@ -49,23 +49,23 @@ impl fmt::Display for StartupMessage<'_> {
             writeln!(f, "  token      {token}")?;
             writeln!(
                 f,
-                "             The dashboard asks for it, because other machines get there. It is new at each start, and is"
+                "             The dashboard asks for this token, because other machines can reach it. Each start makes a new"
             )?;
-            writeln!(f, "             sent unencrypted. With curl: -H 'Authorization: Bearer {token}'")?;
+            writeln!(f, "             one. It is sent unencrypted. With curl: -H 'Authorization: Bearer {token}'")?;
         }
-        for (place, (name, address)) in self.servers.iter().enumerate() {
-            let label = if place == 0 { "servers" } else { "" };
+        for (index, (name, address)) in self.servers.iter().enumerate() {
+            let label = if index == 0 { "servers" } else { "" };
             writeln!(f, "  {label:<9}  {name} http://{address}")?;
         }
         write!(
             f,
             r#"
 Try this:
-  1. Log in, fill the cart, and reload: the server is always the same one, and it knows you.
-  2. Open a private window. That is another client, most likely with another server.
-  3. Press "Kill server" in one window. Its client is moved to another server and sees no error; the page says what was
-     lost with the server's memory. The other window notices nothing.
-  4. After {delay} seconds the server is back, and nobody is moved again.
+  1. Log in, add items to the cart, and reload: the same server responds each time, and it knows you.
+  2. Open a private window. It is another client, most likely on another server.
+  3. Press "Kill server" in one window. You move to another server and see no error; the page says what was lost with
+     the server's memory. A client on another server sees no change.
+  4. After {delay} seconds the server runs again, and no client moves back.
 
 Without a browser:
   curl -c jar -b jar -d user=ann -d password={PASSWORD} http://{shop}/login
@@ -92,16 +92,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_private_is_said_shortly() {
+    fn private_addresses_need_no_warning() {
         let text = opening("127.0.0.1:8080", "127.0.0.1:9090", None);
-        for absent in ["other machines", "Whoever", "token"] {
+        for absent in ["other machines", "Anyone", "token"] {
             assert!(!text.contains(absent), "{text}");
         }
         assert!(text.contains("  dashboard  http://127.0.0.1:9090\n  servers    a http://127.0.0.1:9001\n"), "{text}");
     }
 
     #[test]
-    fn what_others_can_reach_is_said_with_the_addresses_that_they_type() {
+    fn addresses_that_others_reach_are_listed_with_a_warning() {
         let text = opening("0.0.0.0:8080", "10.0.0.5:9090", Some("secret"));
         for words in [
             "shop       http://127.0.0.1:8080 ",

@@ -1,6 +1,6 @@
-//! One demo backend's process: started, watched, and started again at the same address when it has died.
-//! The process ends when its supervisor is dropped, and when the demo itself dies without a chance to drop anything.
-//! It must not know the proxy: what clients see of a death is none of its doing.
+//! Owns: one demo backend's process, which it starts, watches, and restarts at the same address.
+//! Invariant: the process ends when its supervisor is dropped, and when the demo's own process is killed.
+//! Must not know: the proxy.
 
 use std::fmt;
 use std::io;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::demo_backend::ready_line_prefix;
 use super::restart::{ProcessEvent, RESTART_DELAY, RestartAction, RestartPolicy};
 
-/// How long a backend may take until it listens.
+/// How long a backend may take to listen.
 const START_TIME: Duration = Duration::from_secs(10);
 
 /// Keeps one backend running.
@@ -28,14 +28,14 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the backend: at the preferred port of the loopback address, or at any if that one is taken.
+    /// Starts the backend on the preferred loopback port, or on any free one if that is taken.
     pub(super) async fn start(name: &'static str, preferred: u16) -> io::Result<Self> {
         let [preferred, any] = [preferred, 0].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let free = TcpListener::bind(preferred).is_ok();
         let first = if free { spawn(name, preferred).await.ok() } else { None };
         let (child, address) = match first {
             Some(started) => started,
-            // Taken, perhaps by another demo in the very moment since.
+            // The port is taken, perhaps by another demo since the check.
             None => spawn(name, any).await?,
         };
         Ok(Self { name, address, child })
@@ -49,17 +49,17 @@ impl Supervisor {
         self.address
     }
 
-    /// Starts the backend again whenever it has died, and tells the news; in the end sees it gone.
+    /// Restarts the backend whenever it exits, and sends an event for each change, until `shutdown`; then kills it.
     pub(super) async fn run(mut self, events: mpsc::Sender<BackendEvent>, shutdown: CancellationToken) {
         shutdown.run_until_cancelled(self.watch(&events)).await;
-        // One that is dead already needs no killing.
+        // A process that has exited needs no kill.
         let _ = self.child.kill().await;
     }
 
     async fn watch(&mut self, events: &mpsc::Sender<BackendEvent>) {
         let Self { name, address, .. } = *self;
         let send = async |kind| {
-            // Nobody listens any more: the demo is shutdown.
+            // The receiver is dropped while the demo ends.
             let _ = events.send(BackendEvent { name, kind }).await;
         };
         let mut restart = RestartPolicy::default();
@@ -91,7 +91,7 @@ impl Supervisor {
     }
 }
 
-/// Starts a backend and reads from its one line where it listens.
+/// Starts a backend, and reads its address from the line that it prints.
 async fn spawn(name: &str, address: SocketAddr) -> io::Result<(Child, SocketAddr)> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(["demo-backend", "--name", name])
@@ -99,7 +99,7 @@ async fn spawn(name: &str, address: SocketAddr) -> io::Result<(Child, SocketAddr
         .args(["--exit-with-parent", &std::process::id().to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // A group of its own: Ctrl-C in a terminal is for the demo, which ends its backends last.
+        // A process group of its own: Ctrl-C in a terminal goes to the demo alone, which ends its backends last.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
@@ -109,11 +109,11 @@ async fn spawn(name: &str, address: SocketAddr) -> io::Result<(Child, SocketAddr
     let ready = line.trim_end().strip_prefix(&ready_line_prefix(name)).and_then(|address| address.parse().ok());
     match ready {
         Some(address) => Ok((child, address)),
-        None => Err(io::Error::other("it ended before it listened")),
+        None => Err(io::Error::other("it exited before it listened")),
     }
 }
 
-/// What happened to which backend, in words for the one who watches.
+/// A change of one backend, as the demo prints it.
 pub(super) struct BackendEvent {
     name: &'static str,
     kind: EventKind,
@@ -134,25 +134,25 @@ impl fmt::Display for BackendEvent {
                 write!(f, "server {name}{} ", Process(*pid))?;
                 match (end.and_then(|end| end.signal()), end.and_then(|end| end.code())) {
                     (Some(9), _) => f.write_str("was killed (kill -9)")?,
-                    (Some(signal), _) => write!(f, "died of signal {signal}")?,
-                    (None, Some(code)) => write!(f, "ended with exit code {code}")?,
-                    (None, None) => f.write_str("is gone")?,
+                    (Some(signal), _) => write!(f, "was killed by signal {signal}")?,
+                    (None, Some(code)) => write!(f, "exited with code {code}")?,
+                    (None, None) => f.write_str("exited")?,
                 }
                 write!(
                     f,
-                    ", and its memory is lost: its clients are moved; it is back in {} seconds",
+                    ". Its memory is lost, and its clients move. It restarts in {} seconds.",
                     RESTART_DELAY.as_secs()
                 )
             }
             EventKind::Restarted { pid, address } => {
                 write!(
                     f,
-                    "server {name}{} is back at http://{address} with an empty memory: nobody is moved",
+                    "server {name}{} runs again at http://{address} with an empty memory. No client moves back.",
                     Process(*pid)
                 )
             }
-            EventKind::StartFailed(error) => write!(f, "server {name} could not be started again: {error}"),
-            EventKind::GaveUp => write!(f, "server {name} stays down: every attempt to start it failed"),
+            EventKind::StartFailed(error) => write!(f, "server {name} did not restart: {error}"),
+            EventKind::GaveUp => write!(f, "server {name} stays down: every restart failed."),
         }
     }
 }
@@ -170,12 +170,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_deaths_in_plain_words() {
+    fn an_exit_is_reported_with_its_signal_or_code() {
         // A wait status as the system gives it: the signal in the low bits, an exit code above them.
-        for (status, words) in [(9, "kill -9"), (15, "signal 15"), (1 << 8, "exit code 1")] {
+        for (status, words) in [(9, "kill -9"), (15, "signal 15"), (1 << 8, "exited with code 1")] {
             let kind = EventKind::Exited { pid: Some(7), end: Some(ExitStatus::from_raw(status)) };
-            let said = BackendEvent { name: "b", kind }.to_string();
-            assert!(said.starts_with("server b (process 7) ") && said.contains(words), "{said}");
+            let text = BackendEvent { name: "b", kind }.to_string();
+            assert!(text.starts_with("server b (process 7) ") && text.contains(words), "{text}");
         }
     }
 }
