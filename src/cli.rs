@@ -3,19 +3,21 @@
 //! Must not know: how anything is done.
 
 pub mod check;
+mod config_file;
 pub mod demo;
 pub mod demo_backend;
 pub mod explain;
 pub mod import;
 pub mod keygen;
+mod output;
 pub mod run;
 
-use std::fmt::Display;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+
+use self::config_file::FileArgs;
+use self::output::exit_code;
 
 /// A sticky-session load balancer: a pool of stateful servers that behaves like one server.
 #[derive(Debug, Parser)]
@@ -43,30 +45,6 @@ enum Command {
     DemoBackend(demo_backend::Args),
 }
 
-/// Where the configuration is.
-#[derive(Debug, clap::Args)]
-pub struct ConfigArgs {
-    /// The configuration file [default: ./linchpin.toml, then /etc/linchpin/linchpin.toml]
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
-/// Where the configuration is, for commands that are about nothing else.
-#[derive(Debug, clap::Args)]
-struct FileArgs {
-    #[command(flatten)]
-    named: ConfigArgs,
-    /// The same as -c FILE.
-    #[arg(value_name = "FILE", conflicts_with = "config")]
-    file: Option<PathBuf>,
-}
-
-impl FileArgs {
-    fn path(&self) -> Option<&Path> {
-        self.file.as_deref().or(self.named.config.as_deref())
-    }
-}
-
 /// The definition of the command line: every command there is, and its options.
 pub fn definition() -> clap::Command {
     Cli::command()
@@ -75,29 +53,12 @@ pub fn definition() -> clap::Command {
 /// Carries out the command line of this process.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Demo(args) => outcome(demo::run(args)),
+        Command::Demo(args) => exit_code(demo::run(args)),
         Command::Run(args) => run::run(args.path()),
         Command::Check(args) => check::run(args.path()),
         Command::Import(args) => import::run(&args),
-        Command::Keygen(args) => outcome(keygen::run(&args)),
+        Command::Keygen(args) => exit_code(keygen::run(&args)),
         Command::Explain(args) => explain::run(&args),
-        Command::DemoBackend(args) => outcome(demo_backend::run(args)),
+        Command::DemoBackend(args) => exit_code(demo_backend::run(args)),
     }
-}
-
-fn outcome(result: Result<(), impl Display>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
-}
-
-fn fail(error: &dyn Display) -> ExitCode {
-    say(&format_args!("linchpin: {error}\n"));
-    ExitCode::FAILURE
-}
-
-/// Nobody may be reading: `eprint!` would panic then, and with it a proxy that only meant to warn.
-fn say(text: &dyn Display) {
-    let _ = write!(io::stderr(), "{text}");
 }

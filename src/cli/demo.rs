@@ -8,7 +8,7 @@ mod startup_message;
 mod supervisor;
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -24,6 +24,7 @@ use self::addresses::{is_loopback_only, reserve};
 use self::startup_message::StartupMessage;
 use self::supervisor::Supervisor;
 use super::demo_backend::{socket_address, stop_signal};
+use super::output::print;
 use crate::admin;
 use crate::affinity::seal::random_secret;
 use crate::app::{App, StartError};
@@ -77,7 +78,7 @@ async fn run_until_stopped(args: Args) -> Result<(), DemoError> {
         servers: &servers,
         interfaces: &own::interfaces(),
     };
-    say(&message.to_string());
+    print(&message.to_string());
 
     let ending = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -88,10 +89,10 @@ async fn run_until_stopped(args: Args) -> Result<(), DemoError> {
     loop {
         tokio::select! {
             () = &mut stop => break,
-            Some(event) = events.recv() => say(&format!("{event}\n")),
+            Some(event) = events.recv() => print(&format!("{event}\n")),
         }
     }
-    say("\nStopping: the demo ends when the requests in flight are done. Press Ctrl-C again to end it at once.\n");
+    print("\nStopping: the demo ends when the requests in flight are done. Press Ctrl-C again to end it at once.\n");
     let again = stop_signal().map_err(DemoError::Start)?;
     // The backends stop last: requests in flight still need them.
     tokio::select! {
@@ -151,11 +152,6 @@ rise = 2
         text.push_str(&format!("\n[[pools.backends]]\nname = \"{name}\"\naddress = \"{address}\"\n"));
     }
     text
-}
-
-/// Prints to standard output. A closed output does not end the demo.
-fn say(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
 }
 
 /// Why the demo ended with an error.

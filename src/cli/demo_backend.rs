@@ -3,7 +3,7 @@
 //! Must not know: the proxy in front of it, nor what restarts it.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::output::print;
 use crate::demo::{self, DEFAULT_SESSION_TIMEOUT, Settings};
 
 /// Run one demo backend: a small shop that keeps logins and carts in its own memory.
@@ -75,8 +76,7 @@ async fn serve(args: Args) -> Result<(), DemoBackendError> {
     let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     let line = format!("{}{address}\n", ready_line_prefix(&args.name));
-    // The backend serves even if standard output is closed.
-    let _ = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
+    print(&line);
 
     let settings =
         Settings { session_timeout: args.session_timeout.into(), allow_kill: true, ..Settings::new(args.name) };

@@ -3,12 +3,12 @@
 //! Must not know: running state: every backend is taken to be up, and no session to be learned.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{check, fail, say};
+use super::config_file::{ConfigArgs, find};
+use super::output::{failure, print, print_error};
 use crate::affinity::explain::{Explanation, NamedBackend, SessionTimes, explain_as_sent};
 use crate::affinity::{Affinity, Carrier, SessionTables};
 use crate::clock;
@@ -20,7 +20,7 @@ use crate::pool::reconcile::Reconciler;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    config: super::ConfigArgs,
+    config: ConfigArgs,
     /// The value of the routing cookie, field or session cookie, or `name=value` as the browser shows it.
     #[arg(value_name = "TOKEN")]
     token: String,
@@ -31,15 +31,15 @@ pub struct Args {
 
 /// Explains a token; exit code 1 if no pool can read it.
 pub fn run(args: &Args) -> ExitCode {
-    let path = match check::find(args.config.config.as_deref()) {
+    let path = match find(args.config.path()) {
         Ok(path) => path,
-        Err(error) => return fail(&error),
+        Err(error) => return failure(&error),
     };
     let (plan, _) = match config::load(&path) {
         Ok(loaded) => loaded,
         Err(report) => {
-            say(&report);
-            return fail(&format!("{} has errors", path.display()));
+            print_error(&report);
+            return failure(&format!("{} has errors", path.display()));
         }
     };
     let now = args.at.unwrap_or_else(|| clock::unix().as_secs());
@@ -52,40 +52,39 @@ pub fn run(args: &Args) -> ExitCode {
     if let Some(explanation) = explain_as_sent(candidates, &args.token, now) {
         let of = plan.pools.iter().find(|of| of.pool.name == explanation.pool);
         let balance = of.map_or("", |of| of.balance.as_str());
-        // Nobody may be reading; the token opens all the same.
-        let _ = io::stdout().write_all(text(&explanation, balance, now).as_bytes());
+        print(&text(&explanation, balance, now));
         return ExitCode::SUCCESS;
     }
     let learns = plan.pools.iter().any(|pool| matches!(pool.persistence.carrier, Carrier::Learned(_)));
     let elsewhere = "; what was learned is known to the running Linchpin alone: ask it, POST /api/v1/explain";
-    fail(&format!(
+    failure(&format!(
         "no pool of this configuration can open this token: it was sealed with a key that is not in [[keys]], for a pool, \
          cookie or field of another name, or it is damaged{}. A client that sends it gets a new session.",
         if learns { elsewhere } else { "" }
     ))
 }
 
-fn text(told: &Explanation, balance: &str, now: u64) -> String {
+fn text(explanation: &Explanation, balance: &str, now: u64) -> String {
     let mut text = String::new();
     let mut row = |name: &str, value: &str| {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{name:<10} {value}");
     };
-    row("pool", &format!("{} (balance {balance}, persistence {})", told.pool, told.persistence));
-    if let Some(key) = &told.key {
+    row("pool", &format!("{} (balance {balance}, persistence {})", explanation.pool, explanation.persistence));
+    if let Some(key) = &explanation.key {
         row("key", key);
     }
-    row("session", &format!("{:016x}", told.session));
-    if let Some(SessionTimes { issued, last, idle_timeout, absolute_timeout }) = told.seen {
+    row("session", &format!("{:016x}", explanation.session));
+    if let Some(SessionTimes { issued, last, idle_timeout, absolute_timeout }) = explanation.seen {
         row("begun", &when(issued, now, absolute_timeout));
         row("last seen", &when(last, now, idle_timeout));
     }
-    if let Some(named) = &told.backend {
+    if let Some(named) = &explanation.backend {
         row("backend", &backend(named));
     }
-    let cause = told.cause.map_or(String::new(), |cause| format!(" ({})", cause.as_str()));
-    row("verdict", &format!("{}{cause}", told.verdict.as_str()));
-    row("why", &format!("{}, if all backends are up", told.why));
+    let cause = explanation.cause.map_or(String::new(), |cause| format!(" ({})", cause.as_str()));
+    row("verdict", &format!("{}{cause}", explanation.verdict.as_str()));
+    row("why", &format!("{}, if all backends are up", explanation.why));
     text
 }
 

@@ -1,5 +1,5 @@
 //! Owns: `linchpin import`: reading the source, writing the configuration, and saying what became of it.
-//! Invariant: no file is overwritten unasked; what was written is checked, and the verdict said.
+//! Invariant: no file is overwritten unasked; what was written is checked, and the verdict text.
 //! Must not know: what stands in a configuration, here or there.
 
 use std::fs::{File, OpenOptions};
@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{fail, say};
+use super::output::{failure, print_error};
 use crate::config;
 use crate::import::{self, Format, Imported, LONGEST, Refused};
 
@@ -44,13 +44,13 @@ pub fn run(args: &Args) -> ExitCode {
         .and_then(|text| import(&args.file, &text, args.from).map_err(|refused| refused.to_string()))
     {
         Ok(imported) => imported,
-        Err(error) => return fail(&format!("cannot import {shown}: {error}")),
+        Err(error) => return failure(&format!("cannot import {shown}: {error}")),
     };
     if let Err(error) = write(args, &imported.text) {
-        return fail(&error);
+        return failure(&error);
     }
     let out = args.output.as_deref().unwrap_or(Path::new("standard output"));
-    say(&verdict(&imported, &args.file, out));
+    print_error(&summary(&imported, &args.file, out));
     ExitCode::SUCCESS
 }
 
@@ -99,8 +99,8 @@ fn write(args: &Args, text: &str) -> Result<(), String> {
     }
 }
 
-/// What is to be said of what was written: the findings of a check, and a line that sums up.
-fn verdict(imported: &Imported, file: &Path, out: &Path) -> String {
+/// What is to be text of what was written: the findings of a check, and a line that sums up.
+fn summary(imported: &Imported, file: &Path, out: &Path) -> String {
     let (report, good) = match config::parse(&imported.text, out) {
         Ok((_, report)) if imported.answers => (report, "it can be run"),
         Ok((_, report)) => (report, "it can't be run as it is, as no request would get to a backend"),
@@ -133,22 +133,22 @@ mod tests {
     #[test]
     fn the_last_line_says_what_was_lost_and_whether_it_runs() {
         let good = imported("backend app\n server a 127.0.0.1:9001\n");
-        let said = verdict(&good, Path::new("haproxy.cfg"), Path::new("out"));
+        let text = summary(&good, Path::new("haproxy.cfg"), Path::new("out"));
         assert!(
-            said.ends_with("haproxy.cfg: every line has an equivalent; it can be run: 0 errors, 0 warnings\n"),
-            "{said}"
+            text.ends_with("haproxy.cfg: every line has an equivalent; it can be run: 0 errors, 0 warnings\n"),
+            "{text}"
         );
         let named = imported("backend app\n server a app.example.com:80\n");
-        let said = verdict(&named, Path::new("haproxy.cfg"), Path::new("out"));
+        let text = summary(&named, Path::new("haproxy.cfg"), Path::new("out"));
         assert!(
-            said.ends_with("haproxy.cfg: every line has an equivalent; it can be run: 0 errors, 0 warnings\n"),
-            "{said}"
+            text.ends_with("haproxy.cfg: every line has an equivalent; it can be run: 0 errors, 0 warnings\n"),
+            "{text}"
         );
         let closed = imported("backend app\n server a ${HOST}:80\n");
-        let said = verdict(&closed, Path::new("haproxy.cfg"), Path::new("out"));
+        let text = summary(&closed, Path::new("haproxy.cfg"), Path::new("out"));
         assert!(
-            said.contains("1 line has no equivalent") && said.contains("can't be run as it is: 1 error,"),
-            "{said}"
+            text.contains("1 line has no equivalent") && text.contains("can't be run as it is: 1 error,"),
+            "{text}"
         );
     }
 

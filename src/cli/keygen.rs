@@ -28,7 +28,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     let secret = random_secret().ok_or("the system has no randomness to make a key of: try again later")?;
     let line = format!("{}\n", STANDARD.encode(secret));
     match &args.output {
-        Some(path) => write(path, &line).map_err(|error| refusal(path, &error)),
+        Some(path) => write(path, &line).map_err(|error| creation_error(path, &error)),
         None => io::stdout().write_all(line.as_bytes()).map_err(|error| format!("cannot print the key: {error}")),
     }
 }
@@ -44,7 +44,7 @@ fn write(path: &Path, line: &str) -> io::Result<()> {
 }
 
 /// Why the file was not made, and what to do.
-fn refusal(path: &Path, error: &io::Error) -> String {
+fn creation_error(path: &Path, error: &io::Error) -> String {
     let shown = path.display();
     let is_there = |path: &Path| path.as_os_str().is_empty() || path.is_dir();
     match error.kind() {

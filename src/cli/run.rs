@@ -5,7 +5,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{check, fail, say};
+use super::check;
+use super::config_file::find;
+use super::output::{failure, print_error};
 use crate::app::App;
 use crate::config::Plan;
 use crate::runtime::descriptors;
@@ -17,31 +19,31 @@ use crate::{config, telemetry};
 pub fn run(path: Option<&Path>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("cannot start an event loop: {error}")),
+        Err(error) => return failure(&format!("cannot start an event loop: {error}")),
     };
     let entered = runtime.enter();
     // First of all: a signal that comes while the configuration is read or the parts start ends nothing, and is
     // not lost.
     let signals = match Signals::listen() {
         Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot listen to signals: {error}")),
+        Err(error) => return failure(&format!("cannot listen to signals: {error}")),
     };
     drop(entered);
-    let path = match check::find(path) {
+    let path = match find(path) {
         Ok(path) => path,
-        Err(error) => return fail(&error),
+        Err(error) => return failure(&error),
     };
     let (plan, report) = match config::load(&path) {
         Ok(loaded) => loaded,
         Err(report) => {
-            say(&check::refusal(&path, &report));
-            return fail(&format!("{} has errors; nothing was started", path.display()));
+            print_error(&check::render_errors(&path, &report));
+            return failure(&format!("{} has errors; nothing was started", path.display()));
         }
     };
     telemetry::trace(&plan.log);
     panics::report();
     // Warnings are shown as the check shows them, with the lines they are about.
-    say(&report);
+    print_error(&report);
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "cannot raise the limit of open descriptors");
     }
@@ -49,7 +51,7 @@ pub fn run(path: Option<&Path>) -> ExitCode {
     telemetry::flush();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        Err(error) => failure(&error),
     }
 }
 
