@@ -1,6 +1,6 @@
-//! Owns: the command line: what there is to say, and the exit codes 0 done, 1 refused or failed, 2 wrong usage.
+//! Owns: the command line. Exit codes: 0 success, 1 failure, 2 wrong usage.
 //! Invariant: every failure is one message on standard error that says what to do next.
-//! Must not know: how anything is done.
+//! Must not know: what a command does.
 
 pub mod check;
 mod config_file;
@@ -29,28 +29,28 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Try it: three demo backends and the proxy in front of them, nothing to configure.
+    /// Start three demo backends and the proxy in front of them; nothing to configure.
     Demo(demo::Args),
     /// Run the proxy.
     Run(FileArgs),
-    /// Say everything that is wrong with a configuration. Nothing is changed, started or bound.
+    /// Report every error in a configuration file. Changes, starts and binds nothing.
     Check(FileArgs),
-    /// Make a configuration of one for HAProxy, nginx or Traefik.
+    /// Translate a configuration file of HAProxy, nginx or Traefik.
     Import(import::Args),
-    /// Make a key for `[[keys]]`, or a token for `[admin]`.
+    /// Generate a key for `[[keys]]`, or a token for `[admin]`.
     Keygen(keygen::Args),
-    /// Say what a routing cookie holds and what would happen to it now.
+    /// Show what a routing cookie holds, and what Linchpin would do with it now.
     Explain(explain::Args),
     /// Run one demo backend: a small shop that keeps its sessions in memory.
     DemoBackend(demo_backend::Args),
 }
 
-/// The definition of the command line: every command there is, and its options.
+/// Returns the definition of the command line: every command with its options.
 pub fn definition() -> clap::Command {
     Cli::command()
 }
 
-/// Carries out the command line of this process.
+/// Runs the command that this process's arguments name.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(args) => exit_code(demo::run(args)),

@@ -11,8 +11,8 @@ use crate::config::{self, Report};
 use crate::files::{self, shell_word};
 use crate::import::{Format, LONGEST};
 
-/// Returns the findings of a file that cannot run. For a configuration of another product, which would have a finding
-/// in every line, says that instead.
+/// Returns the findings of a file that cannot run. A configuration of another product, which would have a finding in
+/// every line, gets one finding instead.
 pub(super) fn render_errors(path: &Path, report: &Report) -> String {
     let is_toml = !report.findings().iter().any(|finding| finding.problem.starts_with("not TOML: "));
     let text = if is_toml { None } else { files::read_text(path, LONGEST as u64).ok() };
@@ -22,7 +22,7 @@ pub(super) fn render_errors(path: &Path, report: &Report) -> String {
         Some(format) => {
             let (shown, product, file) = (path.display(), format.product(), shell_word(path));
             format!(
-                "{shown}: error: this is no TOML, and looks like a configuration of {product}; translate it with: \
+                "{shown}: error: this is not TOML; it looks like a configuration of {product}. Translate it with: \
                      linchpin import {file} -o linchpin.toml\n"
             )
         }

@@ -1,6 +1,6 @@
-//! Owns: `linchpin explain`: what a routing cookie or session id holds, and what would happen to it now.
-//! Invariant: shows no key; judges with the very function that judges requests.
-//! Must not know: running state: every backend is taken to be up, and no session to be learned.
+//! Owns: `linchpin explain`: what a routing cookie or session id holds, and what Linchpin would do with it now.
+//! Invariant: it shows no key, and decides with the function that decides for requests.
+//! Must not know: running state; it assumes that every backend is up and that no session has been learned.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -24,12 +24,12 @@ pub struct Args {
     /// The value of the routing cookie, field or session cookie, or `name=value` as the browser shows it.
     #[arg(value_name = "TOKEN")]
     token: String,
-    /// Explain it as if it came at this time, in seconds since 1970.
+    /// Explain the token as of this time, in seconds since 1970.
     #[arg(long, value_name = "SECONDS", hide = true)]
     at: Option<u64>,
 }
 
-/// Explains a token; exit code 1 if no pool can read it.
+/// Explains a token. Exit code 1 if no pool can open it.
 pub fn run(args: &Args) -> ExitCode {
     let path = match find(args.config.path()) {
         Ok(path) => path,
@@ -56,18 +56,18 @@ pub fn run(args: &Args) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let learns = plan.pools.iter().any(|pool| matches!(pool.persistence.carrier, Carrier::Learned(_)));
-    let elsewhere = "; what was learned is known to the running Linchpin alone: ask it, POST /api/v1/explain";
+    let learned = "; only the running Linchpin knows learned sessions: ask it with POST /api/v1/explain";
     failure(&format!(
         "no pool of this configuration can open this token: it was sealed with a key that is not in [[keys]], for a pool, \
          cookie or field of another name, or it is damaged{}. A client that sends it gets a new session.",
-        if learns { elsewhere } else { "" }
+        if learns { learned } else { "" }
     ))
 }
 
 fn text(explanation: &Explanation, balance: &str, now: u64) -> String {
     let mut text = String::new();
     let mut row = |name: &str, value: &str| {
-        // Writing to a String does not fail.
+        // Writing to a String never fails.
         let _ = writeln!(text, "{name:<10} {value}");
     };
     row("pool", &format!("{} (balance {balance}, persistence {})", explanation.pool, explanation.persistence));

@@ -17,10 +17,10 @@ pub struct Args {
     /// An haproxy.cfg, an nginx.conf, or a dynamic file of Traefik in YAML or TOML.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Whose configuration it is, if neither name nor content tell.
+    /// The product that the file configures, if neither its name nor its content shows it.
     #[arg(long, value_name = "PRODUCT")]
     from: Option<Product>,
-    /// Write to this file, not to standard output.
+    /// Write to this file instead of standard output.
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
     /// Overwrite OUT.
@@ -54,11 +54,11 @@ pub fn run(args: &Args) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The text of a file, or as much of one that is too long that this can be seen.
+/// Reads a file; of one that is too long, just more than the limit.
 fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(LONGEST as u64 + 1).read_to_end(&mut bytes)?;
-    // Comments may be of any encoding; what counts is ASCII.
+    // Comments may have any encoding; keywords are ASCII.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -88,12 +88,12 @@ fn write(args: &Args, text: &str) -> Result<(), String> {
     };
     let is_itself = || matches!((out.canonicalize(), args.file.canonicalize()), (Ok(out), Ok(file)) if out == file);
     if is_itself() {
-        return Err(format!("{shown} is the file that is imported: name another one"));
+        return Err(format!("{shown} is the imported file itself: name another one"));
     }
     match options.open(out).and_then(|mut file| file.write_all(text.as_bytes())) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(format!("{shown} exists already: name another file, or overwrite it with --force"))
+            Err(format!("{shown} already exists: name another file, or overwrite it with --force"))
         }
         Err(error) => Err(format!("cannot write {shown}: {error}")),
     }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_says_what_was_lost_and_whether_it_runs() {
+    fn the_last_line_counts_lost_lines_and_states_whether_it_runs() {
         let good = imported("backend app\n server a 127.0.0.1:9001\n");
         let text = summary(&good, Path::new("haproxy.cfg"), Path::new("out"));
         assert!(
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_file_it_is_must_be_told() {
+    fn an_unknown_format_needs_the_product_s_name() {
         assert_eq!(import(Path::new("x"), "nothing", None), Err(Refused::Unknown));
         assert!(import(Path::new("x"), "nothing", Some(Product::Haproxy)).is_ok());
     }

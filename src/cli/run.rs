@@ -1,5 +1,5 @@
-//! Owns: `linchpin run`: from a configuration file to the exit code.
-//! Invariant: one signal drains, a second one ends at once; no other signal ends anything.
+//! Owns: `linchpin run`: from the configuration file to the exit code.
+//! Invariant: the first SIGTERM or SIGINT drains, the second ends the process at once; no other signal ends it.
 //! Must not know: what the parts do.
 
 use std::path::Path;
@@ -15,18 +15,17 @@ use crate::runtime::signal::{Event, Signals};
 use crate::telemetry::{Reopen, panics};
 use crate::{config, telemetry};
 
-/// Runs the proxy until it is told to stop.
+/// Runs the proxy until SIGTERM or SIGINT.
 pub fn run(path: Option<&Path>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failure(&format!("cannot start an event loop: {error}")),
     };
     let entered = runtime.enter();
-    // First of all: a signal that comes while the configuration is read or the parts start ends nothing, and is
-    // not lost.
+    // Before anything else: a signal during the start neither ends the process nor is lost.
     let signals = match Signals::listen() {
         Ok(signals) => signals,
-        Err(error) => return failure(&format!("cannot listen to signals: {error}")),
+        Err(error) => return failure(&format!("cannot listen for signals: {error}")),
     };
     drop(entered);
     let path = match find(path) {
@@ -42,10 +41,10 @@ pub fn run(path: Option<&Path>) -> ExitCode {
     };
     telemetry::trace(&plan.log);
     panics::report();
-    // Warnings are shown as the check shows them, with the lines they are about.
+    // `check` prints the warnings in the same form, with their lines.
     print_error(&report);
     if let Err(error) = descriptors::raise_limit() {
-        tracing::warn!(%error, "cannot raise the limit of open descriptors");
+        tracing::warn!(%error, "cannot raise the limit on open descriptors");
     }
     let ended = runtime.block_on(serve(plan, signals));
     telemetry::flush();
@@ -55,7 +54,7 @@ pub fn run(path: Option<&Path>) -> ExitCode {
     }
 }
 
-/// Serves until it is told to stop, and whoever is served then is done.
+/// Serves until a signal to stop, then until the requests in flight have ended.
 async fn serve(plan: Plan, mut signals: Signals) -> Result<(), crate::app::StartError> {
     let grace = plan.server.shutdown_grace;
     let app = App::start(plan)?;
@@ -67,7 +66,7 @@ async fn serve(plan: Plan, mut signals: Signals) -> Result<(), crate::app::Start
     }
     let log = app.log();
     let signal = stop(&mut signals, &log).await;
-    tracing::info!(signal, ?grace, "stopping: requests in flight may end; a second signal ends them");
+    tracing::info!(signal, ?grace, "stopping: waiting for requests in flight; a second signal stops at once");
     tokio::select! {
         () = app.stop() => tracing::info!("stopped"),
         signal = stop(&mut signals, &log) => tracing::warn!(signal, "stopped at once"),
@@ -75,20 +74,20 @@ async fn serve(plan: Plan, mut signals: Signals) -> Result<(), crate::app::Start
     Ok(())
 }
 
-/// Does what signals ask for, until one of them asks for the end: its name.
+/// Handles signals until one stops the process; returns its name.
 async fn stop(signals: &mut Signals, log: &Reopen) -> &'static str {
     loop {
         match signals.next().await {
             Event::Stop(signal) => return signal,
-            Event::ReopenLogs if log.reopen() => tracing::info!("SIGUSR1: the access log is opened anew"),
-            Event::ReopenLogs => tracing::info!("SIGUSR1: there is no file of an access log to be opened anew"),
+            Event::ReopenLogs if log.reopen() => tracing::info!("SIGUSR1: reopened the access log"),
+            Event::ReopenLogs => tracing::info!("SIGUSR1: no access log file to reopen"),
             Event::Reload => tracing::warn!(
-                "SIGHUP: the configuration can't be reloaded by this version, and stays as it is; check the new one \
-                 with `linchpin check`, then restart. Files of certificates and of backends are reloaded by themselves"
+                "SIGHUP: this version can't reload its configuration, which is unchanged. Check the new one with \
+                 `linchpin check`, then restart. Certificate files and backend files reload automatically"
             ),
             Event::Upgrade => tracing::warn!(
-                "SIGUSR2: the binary can't be replaced while it runs, by this version; nothing has changed. \
-                 Install the new one, then restart"
+                "SIGUSR2: this version can't replace its binary while it runs; nothing has changed. Install the new \
+                 one, then restart"
             ),
         }
     }

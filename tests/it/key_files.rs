@@ -44,13 +44,13 @@ async fn a_key_is_made_for_its_owner_alone_and_never_in_the_place_of_another() {
     for taken in [&key, &dangling] {
         let done = linchpin(&["keygen", "--output", taken]).await;
         assert_eq!(done.status.code(), Some(1));
-        assert!(said(&done).contains("is there already, and stays as it is"), "{}", said(&done));
+        assert!(said(&done).contains("already exists and was not changed"), "{}", said(&done));
     }
     assert_eq!(std::fs::read(&key).unwrap(), before);
     assert!(!std::path::Path::new(&folder.file("elsewhere")).exists());
 
     let done = linchpin(&["keygen", "-o", &folder.file("no/such/linchpin.key")]).await;
-    assert!(said(&done).contains("there is no folder"), "{}", said(&done));
+    assert!(said(&done).contains("does not exist; create it first"), "{}", said(&done));
     let printed = linchpin(&["keygen"]).await;
     assert_eq!((printed.status.code(), printed.stdout.len()), (Some(0), 45));
 }

@@ -81,7 +81,7 @@ async fn a_full_disk_leaves_whole_lines_in_the_log_and_all_others_are_counted() 
     // When there is room again, it goes on.
     std::fs::rename(&file, &old).unwrap();
     running.signal("USR1").await;
-    running.line("opened anew").await;
+    running.line("reopened the access log").await;
     client.get("/again").await;
     until("it is written", async || std::fs::read_to_string(&file).is_ok_and(|text| text.contains("/again"))).await;
     soon("the end", running.process.kill()).await.unwrap();

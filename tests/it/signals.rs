@@ -25,9 +25,9 @@ async fn signals_that_mean_nothing_here_are_answered_with_a_line_and_end_nothing
     let mut running = Running::start(&text, Stdio::null()).await;
     let mut client = running.client().await;
     for (signal, words) in [
-        ("HUP", "SIGHUP: the configuration can't be reloaded by this version"),
-        ("USR1", "SIGUSR1: there is no file"),
-        ("USR2", "SIGUSR2: the binary can't be replaced while it runs"),
+        ("HUP", "SIGHUP: this version can't reload its configuration"),
+        ("USR1", "SIGUSR1: no access log file"),
+        ("USR2", "SIGUSR2: this version can't replace its binary"),
         ("HUP", "SIGHUP"),
     ] {
         running.signal(signal).await;
@@ -81,7 +81,7 @@ async fn sigusr1_has_the_access_log_opened_anew() {
     until("it is written", async || has(&file, "path=/before")).await;
     std::fs::rename(&file, &old).unwrap();
     running.signal("USR1").await;
-    running.line("SIGUSR1: the access log is opened anew").await;
+    running.line("SIGUSR1: reopened the access log").await;
     until("there is a new one", async || std::fs::exists(&file).unwrap()).await;
     client.get("/behind").await;
     until("it is written", async || has(&file, "path=/behind")).await;
