@@ -23,11 +23,10 @@ pub use client::{Client, Response};
 pub use keys::Keys;
 pub use proxy::Proxy;
 
-/// The longest that anything here is waited for: far more than it takes, so that only what never
-/// happens fails.
+/// The limit of every wait: far longer than any takes, so that only an event that never happens fails a test.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits for `future`, with a limit.
+/// Waits for `future`, for at most [`PATIENCE`].
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
@@ -35,7 +34,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Waits until `condition` holds, with a limit.
+/// Waits until `condition` holds, for at most [`PATIENCE`].
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     soon(what, async {
         while !condition().await {

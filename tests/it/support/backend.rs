@@ -1,4 +1,4 @@
-//! A scripted backend: a real socket, and a program that says what to answer.
+//! A scripted backend: a real socket, and a closure that returns the reply to each request.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,9 +14,9 @@ use super::until;
 /// A request as it reached a backend.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// Request line and fields, as they came, without the empty line.
+    /// Request line and fields as received, without the empty line.
     pub head: String,
-    /// The body, with chunks taken apart.
+    /// The body, decoded if it was chunked.
     pub body: Vec<u8>,
 }
 
@@ -49,7 +49,7 @@ pub enum Reply {
     Last(Vec<u8>),
     /// Closes the connection without a byte.
     Close,
-    /// Reads nothing more and says nothing, for ever.
+    /// Neither reads nor sends anything more.
     Hang,
 }
 
@@ -78,23 +78,23 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Answers every request with its name.
+    /// Starts a backend whose responses carry its name as body.
     pub async fn named(name: &str) -> Backend {
         let body = name.to_owned();
         Backend::start(name, move |_| Reply::ok(&body)).await
     }
 
-    /// `a`, `b` and `c`, which answer with their names.
+    /// Starts the backends `a`, `b` and `c`, whose responses carry their names.
     pub async fn three() -> [Backend; 3] {
         [Backend::named("a").await, Backend::named("b").await, Backend::named("c").await]
     }
 
-    /// Answers as `program` says.
+    /// Starts a backend on a free port; `program` returns its replies.
     pub async fn start(name: &str, program: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Backend {
         Backend::start_at(name, "127.0.0.1:0".parse().unwrap(), program).await
     }
 
-    /// At an address that was another's before.
+    /// Starts a backend at an address that another one may have used before.
     pub async fn start_at(
         name: &str,
         address: SocketAddr,
@@ -141,7 +141,7 @@ impl Backend {
         self.address
     }
 
-    /// All requests that reached it so far.
+    /// Returns all requests received so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
@@ -150,23 +150,23 @@ impl Backend {
         self.seen.lock().unwrap().len()
     }
 
-    /// Connections that it accepted so far.
+    /// Counts the connections accepted so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Connections that it has not closed.
+    /// Counts the connections that are open.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many requests have reached it.
+    /// Waits until it has received that many requests.
     pub async fn has(&self, requests: usize) {
         let what = format!("{requests} requests on {}", self.name);
         until(&what, async || self.count() >= requests).await;
     }
 
-    /// Ends it and all its connections, as a kill would: when this returns the port refuses.
+    /// Ends the backend and its connections, as a kill would. When this returns, its port refuses connections.
     pub async fn kill(mut self) -> SocketAddr {
         self.alive.cancel();
         if let Some(task) = self.task.take() {
@@ -186,13 +186,13 @@ async fn serve(mut stream: TcpStream, program: &(dyn Fn(&Seen) -> Reply + Send +
     let mut buffer = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut buffer).await {
         seen.lock().unwrap().push(request.clone());
-        let (bytes, goes_on) = match program(&request) {
+        let (bytes, keep_alive) = match program(&request) {
             Reply::Bytes(bytes) => (bytes, true),
             Reply::Last(bytes) => (bytes, false),
             Reply::Close => (Vec::new(), false),
             Reply::Hang => std::future::pending().await,
         };
-        if stream.write_all(&bytes).await.is_err() || !goes_on {
+        if stream.write_all(&bytes).await.is_err() || !keep_alive {
             return;
         }
     }

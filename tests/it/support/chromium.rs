@@ -1,4 +1,4 @@
-//! A headless Chromium that a test looks at, presses keys in and measures: by its DevTools protocol, on pipes.
+//! A headless Chromium, driven over pipes by the DevTools protocol.
 
 use std::process::Stdio;
 
@@ -26,12 +26,12 @@ pub struct Window {
 impl Chromium {
     pub async fn start() -> Chromium {
         let folder = Folder::new();
-        // Some call it by another name; `tests/run` finds out.
+        // Its name differs between distributions; `tests/run` sets the variable.
         let browser = std::env::var("CHROMIUM").unwrap_or_else(|_| "chromium".into());
         let mut command = Command::new("sh");
-        // It takes commands at descriptor 3, and answers at 4.
+        // Chromium reads commands from descriptor 3, and writes results to 4.
         command.args(["-c", "exec \"$@\" 3<&0 4>&1 0</dev/null 1>/dev/null", "sh", &browser, "--headless"]);
-        // The tests may run as root, for whom there is no sandbox; and where little memory can be shared.
+        // The tests may run as root, which has no sandbox, and with little shared memory.
         command.args(["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run"]);
         command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
         command.args(["--no-proxy-server", "--remote-debugging-pipe"]);
@@ -59,7 +59,7 @@ impl Chromium {
         self.call(Some(window), "Emulation.setDeviceMetricsOverride", size).await.unwrap();
     }
 
-    /// Makes it a reader who prefers dark pages, or light ones.
+    /// Sets the preferred colour scheme: `dark` or `light`.
     pub async fn prefer(&mut self, window: &Window, scheme: &str) {
         let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         self.call(Some(window), "Emulation.setEmulatedMedia", features).await.unwrap();
@@ -70,14 +70,14 @@ impl Chromium {
         self.until(window, "document.readyState === 'complete'").await;
     }
 
-    /// The value of an expression in the window; null while it is between two pages.
+    /// Evaluates an expression in the window; null during a navigation.
     pub async fn value(&mut self, window: &Window, expression: &str) -> Value {
-        let question = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
-        let answer = self.call(Some(window), "Runtime.evaluate", question).await;
-        answer.map_or(Value::Null, |answer| answer["result"]["value"].clone())
+        let parameters = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let result = self.call(Some(window), "Runtime.evaluate", parameters).await;
+        result.map_or(Value::Null, |result| result["result"]["value"].clone())
     }
 
-    /// Waits until an expression is true in the window, across pages.
+    /// Waits until an expression is true in the window, across navigations.
     pub async fn until(&mut self, window: &Window, expression: &str) {
         until(expression, async || self.value(window, expression).await == json!(true)).await;
     }
@@ -96,11 +96,11 @@ impl Chromium {
         }
         self.call(Some(window), "Input.dispatchKeyEvent", stroke.clone()).await;
         stroke["type"] = json!("keyUp");
-        // The page may be gone by now.
+        // The key may have started a navigation.
         self.call(Some(window), "Input.dispatchKeyEvent", stroke).await;
     }
 
-    /// The answer to a command; `None` if it could not be carried out.
+    /// Sends a command and returns its result; `None` if it failed.
     async fn call(&mut self, window: Option<&Window>, method: &str, parameters: Value) -> Option<Value> {
         self.last += 1;
         let mut command = json!({ "id": self.last, "method": method, "params": parameters });

@@ -1,4 +1,4 @@
-//! A client that speaks bytes, and one that keeps cookies.
+//! A client that sends raw bytes and keeps its routing cookie.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use super::soon;
 #[derive(Debug, Clone)]
 pub struct Response {
     pub status: u16,
-    /// Status line and fields, as they came.
+    /// Status line and fields as received.
     pub head: String,
     pub body: Vec<u8>,
 }
@@ -36,7 +36,7 @@ impl Response {
         let pins = self.fields("set-cookie").into_iter().filter(|cookie| cookie.starts_with("linchpin-app="));
         let mut pins = pins.map(|cookie| cookie.split(';').next().unwrap_or_default().to_owned());
         let pin = pins.next();
-        assert_eq!(pins.next(), None, "two routing cookies in one answer");
+        assert_eq!(pins.next(), None, "two routing cookies in one response");
         pin
     }
 }
@@ -45,7 +45,7 @@ impl Response {
 pub struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// The routing cookie it was given last.
+    /// The routing cookie received last.
     pub pin: Option<String>,
 }
 
@@ -55,7 +55,7 @@ impl Client {
         Client { stream, buffer: Vec::new(), pin: None }
     }
 
-    /// Sends a GET with the routing cookie, if there is one, and takes note of a new one.
+    /// Sends a GET with the routing cookie, if there is one, and keeps a new one.
     pub async fn get(&mut self, path: &str) -> Response {
         self.request("GET", path, "", b"").await
     }
@@ -76,12 +76,12 @@ impl Client {
         soon("to be read", self.stream.write_all(bytes)).await.unwrap();
     }
 
-    /// The next response, to a request that was no HEAD.
+    /// Reads the next final response to a request other than HEAD.
     pub async fn response(&mut self) -> Response {
         self.response_to("GET").await
     }
 
-    /// The next final response.
+    /// Reads the next final response.
     pub async fn response_to(&mut self, method: &str) -> Response {
         match soon("a response", self.try_response(method)).await {
             Some(response) => response,
@@ -89,7 +89,7 @@ impl Client {
         }
     }
 
-    /// The next final response, or `None` if the connection ends before it does.
+    /// Reads the next final response, or returns `None` if the connection ends before it is complete.
     pub async fn try_response(&mut self, method: &str) -> Option<Response> {
         loop {
             let response = self.try_any_response(method).await?;
@@ -99,7 +99,7 @@ impl Client {
         }
     }
 
-    /// The next response, final or not.
+    /// Reads the next response, final or interim.
     pub async fn try_any_response(&mut self, method: &str) -> Option<Response> {
         let end = loop {
             if let Some(at) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -129,7 +129,7 @@ impl Client {
         Some(response)
     }
 
-    /// A chunked body; trailers are added to the head.
+    /// Reads a chunked body, and appends its trailers to the head.
     async fn chunks(&mut self, head: &mut String) -> Option<Vec<u8>> {
         let mut body = Vec::new();
         loop {
@@ -174,28 +174,28 @@ impl Client {
         self.stream.shutdown().await.unwrap();
     }
 
-    /// Ends the connection by a reset, as a process does that is killed with bytes unread: the one way to
-    /// tell for good that nobody waits any more.
+    /// Resets the connection, as a process does that is killed with unread bytes: only a reset shows that the client
+    /// no longer waits.
     pub fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     }
 
-    /// The connection, and what has come on it that was not read as a response.
+    /// Returns the connection, and received bytes that belong to no response.
     pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
         (self.stream, self.buffer)
     }
 
-    /// Whether the proxy has closed the connection and said nothing more. Waits for it.
+    /// Waits for the next event; returns whether the proxy closed the connection without sending anything more.
     pub async fn is_closed(&mut self) -> bool {
         soon("the end of the connection", self.more()).await.is_none() && self.buffer.is_empty()
     }
 
-    /// Reads what comes next; `None` at the end of the connection.
+    /// Reads more bytes; `None` at the end of the connection.
     pub async fn read_more(&mut self) -> Option<()> {
         self.more().await
     }
 
-    /// What has come and was not read as a response.
+    /// Returns received bytes that belong to no response.
     pub fn rest(&self) -> &[u8] {
         &self.buffer
     }

@@ -8,7 +8,7 @@ use tokio::process::{Child, Command};
 use super::tool::{Folder, run};
 use super::until;
 
-/// Answers for names that end in `.internal`. Killed when dropped.
+/// A DNS server for names that end in `.internal`. Killed when dropped.
 pub struct Dns {
     folder: Folder,
     port: u16,
@@ -17,7 +17,7 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// One that is not started yet. `records` are arguments such as `--srv-host=…`.
+    /// Creates a server without starting it. `records` are arguments such as `--srv-host=…`.
     pub fn new(records: &[&str]) -> Dns {
         let records = records.iter().map(|record| (*record).to_owned()).collect();
         let dns = Dns { folder: Folder::new(), port: free_port(), records, process: None };
@@ -25,7 +25,7 @@ impl Dns {
         dns
     }
 
-    /// One that knows these addresses: name and IP.
+    /// Starts a server with these address records: name and IP.
     pub async fn start(hosts: &[(&str, &str)], records: &[&str]) -> Dns {
         let mut dns = Dns::new(records);
         dns.write(hosts);
@@ -33,12 +33,12 @@ impl Dns {
         dns
     }
 
-    /// As `resolver` of a configuration has it.
+    /// Returns the configuration's `resolver` line.
     pub fn resolver(&self) -> String {
         format!("resolver = [\"127.0.0.1:{}\"]", self.port)
     }
 
-    /// Starts it, again if need be.
+    /// Starts the server, or restarts it.
     pub async fn restart(&mut self) {
         self.kill().await;
         let user = run("id", &["-un"]).await.out;
@@ -51,11 +51,11 @@ impl Dns {
         command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         self.process = Some(command.spawn().expect("dnsmasq; `tests/run` installs what the tests need"));
         let port = self.port;
-        until("the DNS server is there", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
+        until("the DNS server listens", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
             .await;
     }
 
-    /// From now on, or once it is started, these are the addresses that it knows.
+    /// Replaces the address records.
     pub async fn knows(&self, hosts: &[(&str, &str)]) {
         self.write(hosts);
         if let Some(pid) = self.process.as_ref().and_then(Child::id) {
@@ -74,7 +74,7 @@ impl Dns {
         self.folder.file("hosts")
     }
 
-    /// Replaces the file, so that nobody reads half of it.
+    /// Replaces the file at once, so that the server never reads half of it.
     fn write(&self, hosts: &[(&str, &str)]) {
         let lines: String = hosts.iter().map(|(name, ip)| format!("{ip} {name}\n")).collect();
         let new = self.folder.write("hosts.new", lines.as_bytes());

@@ -1,4 +1,4 @@
-//! HTTP/2 frame by frame, for what no library sends.
+//! HTTP/2 frames, for sequences that no library sends.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ pub const WINDOW_UPDATE: u8 = 8;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
-/// A client's or a backend's end of a connection, for frames.
+/// The client's or the backend's side of an HTTP/2 connection.
 pub struct Frames {
     stream: TcpStream,
 }

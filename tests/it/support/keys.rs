@@ -1,4 +1,4 @@
-//! Keys that proxies share, and pins as of any time: so that no test waits for one to get old.
+//! Keys that proxies share, and pins of any age, so that no test waits for one to expire.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use linchpin::affinity::{KeyRing, Pin, Sealer};
 
 use super::{Proxy, Response};
 
-/// A key ring in files, and in memory.
+/// A key ring, in files and in memory.
 pub struct Keys {
     files: Vec<PathBuf>,
     ids: Vec<u8>,
@@ -31,7 +31,7 @@ impl Keys {
         Keys { files: ids.iter().map(file).collect(), ids: ids.into() }
     }
 
-    /// Their `[[keys]]` tables.
+    /// Returns the `[[keys]]` tables of the keys.
     pub fn tables(&self) -> String {
         let tables = self.ids.iter().zip(&self.files);
         tables.map(|(id, file)| format!("[[keys]]\nid = \"{id}\"\nfile = {:?}\n", file.to_str().unwrap())).collect()
@@ -42,7 +42,7 @@ impl Keys {
         Sealer::new(&Arc::new(KeyRing::new(keys.next().unwrap(), keys.collect())), pool, cookie)
     }
 
-    /// The routing cookie that holds `pin`.
+    /// Returns the routing cookie that holds `pin`.
     pub fn cookie(&self, pin: &Pin) -> String {
         self.foreign_cookie("app", "linchpin-app", pin)
     }
@@ -54,7 +54,7 @@ impl Keys {
         cookie
     }
 
-    /// The pin that an answer issues, if it does.
+    /// Returns the pin that a response issues, if it issues one.
     pub fn issued(&self, response: &Response) -> Option<Pin> {
         let cookie = response.pin()?;
         let token = cookie.strip_prefix("linchpin-app=").unwrap();
@@ -68,14 +68,14 @@ impl Drop for Keys {
     }
 }
 
-/// A pin to a backend as `proxy` would issue it now; to none, if it has no backend of that name.
+/// Returns a pin to a backend as `proxy` would issue it now. A name without a backend gets incarnation 0.
 pub fn pin(proxy: &Proxy, backend: &str, session: u64) -> Pin {
     let index = proxy.pool().position(backend);
     let incarnation = index.map_or(0, |index| proxy.pool().backend(index).incarnation());
     Pin { session, backend: backend.into(), incarnation, issued: now(), last_seen: now() }
 }
 
-/// Seconds of the wall clock.
+/// Returns the wall clock's time in Unix seconds.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }

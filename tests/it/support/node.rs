@@ -1,4 +1,4 @@
-//! Clients and servers in Node: HTTP/2, WebSocket, Socket.IO and gRPC as others wrote them.
+//! Clients and servers in Node, with third-party HTTP/2, WebSocket, Socket.IO and gRPC.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -33,12 +33,12 @@ impl NodeBackend {
     }
 }
 
-/// Has a client of `tests/node/ask.mjs` do what it does, which fails if anything is not as it should be.
+/// Runs a scenario of `tests/node/ask.mjs`, and fails if the scenario fails.
 pub async fn ask(what: &str, address: SocketAddr) {
     ask_with(what, &address.to_string(), &[]).await;
 }
 
-/// The same, at a host by name, with more in its environment: `TLS` has it speak that.
+/// Runs a scenario at an address by name, with more environment variables; `TLS` makes it use TLS.
 pub async fn ask_with(what: &str, address: &str, environment: &[(&str, &str)]) {
     let environment: Vec<_> = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let environment = environment.iter().map(String::as_str);

@@ -1,4 +1,4 @@
-//! Real processes: Linchpins as an operator starts them, and a Redis.
+//! Separate processes: Linchpins as an operator starts them, and a Redis.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -12,11 +12,11 @@ use super::{Client, soon, until};
 
 /// A `linchpin run`; killed when dropped.
 pub struct Linchpin {
-    /// Where its first listener is.
+    /// The address of its first listener.
     pub address: SocketAddr,
     process: Child,
-    /// Lines of its log since it listens.
-    said: Arc<Mutex<Vec<String>>>,
+    /// Lines of its log since it started to listen.
+    log: Arc<Mutex<Vec<String>>>,
     _folder: Folder,
 }
 
@@ -30,8 +30,8 @@ impl Linchpin {
         let binary = std::env::var("LINCHPIN_BINARY").unwrap_or(env!("CARGO_BIN_EXE_linchpin").into());
         let mut command = Command::new(binary);
         if let Some(clock) = clock {
-            // Not by the `faketime` command, which would be the one that is killed. Time limits run on
-            // the monotonic clock, and are not what is tested.
+            // Not by the `faketime` command: a kill would hit that process instead. Time limits use the monotonic
+            // clock, which stays unchanged.
             let library = run("sh", &["-c", "ls /usr/lib/*/faketime/libfaketime.so.1"]).await.out;
             command.env("LD_PRELOAD", library.trim()).env("FAKETIME", clock);
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
@@ -41,38 +41,38 @@ impl Linchpin {
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let address = soon("the address", async {
             loop {
-                let line = lines.next_line().await.unwrap().expect("a line that says the address");
+                let line = lines.next_line().await.unwrap().expect("a line with the address");
                 if let Some((_, address)) = line.split_once("listening address=") {
                     return address.trim().parse().unwrap();
                 }
             }
         })
         .await;
-        // Nobody is to be blocked by a pipe that nobody reads.
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let all = Arc::clone(&said);
+        // A full pipe would block the process.
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&log);
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 all.lock().unwrap().push(line);
             }
         });
-        Linchpin { address, process, said, _folder: folder }
+        Linchpin { address, process, log, _folder: folder }
     }
 
     pub async fn client(&self) -> Client {
         Client::connect(self.address).await
     }
 
-    /// Waits for a line of its log that has these words in it.
+    /// Waits for a line of its log that contains these words.
     pub async fn says(&self, words: &str) -> String {
-        let line = || self.said.lock().unwrap().iter().find(|line| line.contains(words)).cloned();
+        let line = || self.log.lock().unwrap().iter().find(|line| line.contains(words)).cloned();
         until(words, async || line().is_some()).await;
         line().unwrap()
     }
 
     /// How many lines of its log have these words in them by now.
     pub fn times_said(&self, words: &str) -> usize {
-        self.said.lock().unwrap().iter().filter(|line| line.contains(words)).count()
+        self.log.lock().unwrap().iter().filter(|line| line.contains(words)).count()
     }
 
     /// The id of the process.
@@ -89,7 +89,7 @@ impl Linchpin {
 /// A `linchpin run` whose messages can be read; killed when dropped.
 pub struct Running {
     pub process: Child,
-    /// Where its first listener is.
+    /// The address of its first listener.
     pub address: String,
     lines: Lines<BufReader<ChildStderr>>,
     _folder: Folder,
@@ -115,7 +115,7 @@ impl Running {
         Running { process, lines, address: String::new(), _folder: folder }
     }
 
-    /// The next line that has these words in it.
+    /// Reads up to the next line that contains these words.
     pub async fn line(&mut self, words: &str) -> String {
         soon(words, async {
             loop {
@@ -128,17 +128,17 @@ impl Running {
         .await
     }
 
-    /// The next line, or `None` when it has ended.
+    /// Reads the next line, or returns `None` when the process has ended.
     pub async fn next_line(&mut self) -> Option<String> {
         soon("a line or the end", self.lines.next_line()).await.unwrap()
     }
 
-    /// The same process, whose messages nobody reads any more, and where it listens.
+    /// Returns the process, with its messages closed, and its address.
     pub fn without_lines(self) -> (Child, String) {
         (self.process, self.address)
     }
 
-    /// The same process, and its messages, which nobody reads, but could.
+    /// Returns the process, and its messages unread.
     pub fn without_lines_read(self) -> (Child, Lines<BufReader<ChildStderr>>) {
         (self.process, self.lines)
     }
@@ -170,7 +170,7 @@ impl Redis {
         redis
     }
 
-    /// As `store` of a configuration has it.
+    /// Returns the configuration's value of `store`.
     pub fn address(&self) -> String {
         format!("redis+unix://{}", self.socket())
     }
@@ -179,14 +179,14 @@ impl Redis {
         self.folder.file("redis.sock")
     }
 
-    /// Starts it again, empty.
+    /// Starts it again, without data.
     pub async fn restart(&mut self) {
         let socket = self.socket();
         let mut command = Command::new("redis-server");
         command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", &socket]);
         command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         self.process = Some(command.spawn().expect("redis-server; `tests/run` installs what the tests need"));
-        until("Redis is there", async || tokio::net::UnixStream::connect(&socket).await.is_ok()).await;
+        until("Redis listens", async || tokio::net::UnixStream::connect(&socket).await.is_ok()).await;
     }
 
     /// kill -9.
@@ -196,19 +196,19 @@ impl Redis {
         }
     }
 
-    /// SIGSTOP, or SIGCONT: it hangs, or goes on.
+    /// Sends SIGSTOP or SIGCONT: the process hangs or continues.
     pub async fn signal(&self, signal: &str) {
         let pid = self.process.as_ref().and_then(Child::id).unwrap().to_string();
         run("kill", &[&format!("-{signal}"), &pid]).await;
     }
 
-    /// The keys of its sessions.
+    /// Returns the keys of its sessions.
     pub async fn keys(&self) -> Vec<String> {
         let out = self.ask(&["keys", "*"]).await;
         out.lines().filter(|line| !line.is_empty() && !line.ends_with(":store")).map(str::to_owned).collect()
     }
 
-    /// What it answers to a command.
+    /// Runs a Redis command and returns its output.
     pub async fn ask(&self, command: &[&str]) -> String {
         let socket = self.socket();
         run("redis-cli", &[&["-s", &socket], command].concat()).await.out

@@ -15,8 +15,8 @@ pub struct Proxy {
     app: App,
 }
 
-/// What a proxy is started with. The pool is called `app`; whatever is not said is as in a minimal
-/// configuration, but for one thread.
+/// The configuration of a proxy. The pool is called `app`; the defaults are those of a minimal configuration, with one
+/// thread.
 #[derive(Default)]
 pub struct Builder {
     server: String,
@@ -31,7 +31,7 @@ impl Proxy {
         Builder::default()
     }
 
-    /// In front of these backends, otherwise by default.
+    /// Starts a proxy in front of these backends, with the defaults.
     pub fn before(backends: &[&Backend]) -> Proxy {
         let builder = backends.iter().fold(Proxy::builder(), |builder, backend| builder.backend(backend, ""));
         builder.start()
@@ -41,7 +41,7 @@ impl Proxy {
         self.listener(0)
     }
 
-    /// The listener at this place in the configuration.
+    /// Returns the address of the listener with this index in the configuration.
     pub fn listener(&self, index: usize) -> SocketAddr {
         self.app.listeners()[index].tcp().expect("a TCP address")
     }
@@ -50,12 +50,12 @@ impl Proxy {
         self.app.admin().expect("an admin listener")
     }
 
-    /// The pools as they are now.
+    /// Returns the current pools.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         self.app.pools()
     }
 
-    /// The pool as it is now.
+    /// Returns the current pool.
     pub fn pool(&self) -> Arc<Pool> {
         self.app.pools().remove(0)
     }
@@ -64,21 +64,21 @@ impl Proxy {
         Client::connect(self.address()).await
     }
 
-    /// A client that has this routing cookie.
+    /// Connects a client that has this routing cookie.
     pub async fn client_with(&self, pin: &str) -> Client {
         let mut client = self.client().await;
         client.pin = Some(pin.into());
         client
     }
 
-    /// One GET on a connection of its own.
+    /// Sends one GET on a new connection.
     pub async fn get(&self, pin: Option<&str>) -> Response {
         let mut client = self.client().await;
         client.pin = pin.map(str::to_owned);
         client.get("/").await
     }
 
-    /// What its admin listener answers.
+    /// Sends a request to the admin listener and returns the response.
     pub async fn ask(&self, method: &str, path: &str, body: &str) -> Response {
         let mut admin = Client::connect(self.admin()).await;
         let length = body.len();
@@ -87,20 +87,20 @@ impl Proxy {
         admin.response().await
     }
 
-    /// What is known of a backend now.
+    /// Returns the live state of a backend.
     pub fn live(&self, backend: &str) -> Arc<linchpin::pool::Live> {
         let pool = self.pool();
         let index = pool.position(backend).expect("a backend of the pool");
         Arc::clone(pool.backend(index).live())
     }
 
-    /// Waits until a backend's health is as said.
+    /// Waits until a backend has this health.
     pub async fn health(&self, backend: &str, health: Health) {
         let what = format!("{backend} is {}", health.as_str());
         until(&what, async || self.live(backend).health() == health).await;
     }
 
-    /// Drains and ends it.
+    /// Drains the proxy and ends it.
     pub async fn stop(self) {
         self.app.stop().await;
     }
@@ -136,7 +136,7 @@ impl Builder {
         self.backend_at(backend.name(), backend.address(), lines)
     }
 
-    /// A backend at an address where there need be none.
+    /// A backend at an address where none need listen.
     pub fn backend_at(mut self, name: &str, address: SocketAddr, lines: &str) -> Builder {
         self.backends += &format!("[[pools.backends]]\nname = \"{name}\"\naddress = \"{address}\"\n{lines}\n");
         self

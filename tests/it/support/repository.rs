@@ -1,4 +1,4 @@
-//! This repository's own files, for the tests that hold documents and sources to each other.
+//! This repository's files, for the tests that compare documents with sources.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub fn rust_files(folder: &str) -> Vec<String> {
     files(folder).into_iter().filter(|path| path.ends_with(".rs")).collect()
 }
 
-/// What stands between a document's markers `<!-- name: begin … -->` and `<!-- name: end -->`.
+/// Returns the text between a document's markers `<!-- name: begin … -->` and `<!-- name: end -->`.
 pub fn between<'a>(document: &'a str, name: &str) -> &'a str {
     let block = document.split_once(&format!("<!-- {name}: begin")).and_then(|(_, rest)| rest.split_once("-->"));
     let block = block.and_then(|(_, rest)| rest.split_once(&format!("<!-- {name}: end -->")));

@@ -1,4 +1,4 @@
-//! Clients that others wrote: programs that a test runs, and folders for what they leave behind.
+//! Third-party programs that a test runs, and temporary folders for their files.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,12 +11,12 @@ use tokio::process::{Child, Command};
 
 use super::soon;
 
-/// Runs a program to its end; its output is its words. Fails if it is missing or fails.
+/// Runs a program to its end and returns its output. Panics if the program is missing or fails.
 pub async fn run(program: &str, arguments: &[&str]) -> Output {
-    try_run(program, arguments).await.unwrap_or_else(|words| panic!("{program} {arguments:?} failed:\n{words}"))
+    try_run(program, arguments).await.unwrap_or_else(|output| panic!("{program} {arguments:?} failed:\n{output}"))
 }
 
-/// Runs a program to its end; its words are its output, or the error if it fails.
+/// Runs a program to its end and returns its output, or its output as the error if it fails.
 pub async fn try_run(program: &str, arguments: &[&str]) -> Result<Output, String> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
@@ -29,14 +29,14 @@ pub async fn try_run(program: &str, arguments: &[&str]) -> Result<Output, String
     if output.status.success() { Ok(Output { out, err }) } else { Err(format!("{out}\n{err}")) }
 }
 
-/// What a program said.
+/// The output of a program: standard output and standard error.
 #[derive(Debug)]
 pub struct Output {
     pub out: String,
     pub err: String,
 }
 
-/// An empty folder; gone, with all that is in it, when dropped.
+/// A temporary folder, deleted with its contents when dropped.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -48,12 +48,12 @@ impl Folder {
         Folder(path)
     }
 
-    /// The path of a file in it, as an argument.
+    /// Returns the path of a file in the folder, as an argument.
     pub fn file(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_owned()
     }
 
-    /// A file in it with this content; its path as an argument.
+    /// Writes a file in the folder; returns its path as an argument.
     pub fn write(&self, name: &str, content: &[u8]) -> String {
         fs::write(self.0.join(name), content).unwrap();
         self.file(name)
@@ -66,7 +66,7 @@ impl Drop for Folder {
     }
 }
 
-/// A demo backend: a real process. Ends when dropped, and with this process in any case.
+/// A demo backend in its own process. Ends when dropped, and with this process in any case.
 pub struct DemoBackend {
     pub name: String,
     pub address: SocketAddr,
@@ -87,7 +87,7 @@ impl DemoBackend {
         DemoBackend { name: name.into(), address, process }
     }
 
-    /// SIGSTOP, SIGCONT or another: it hangs, goes on, or whatever it does then.
+    /// Sends a signal, such as SIGSTOP, SIGCONT or SIGKILL.
     pub async fn signal(&self, signal: &str) {
         let pid = self.process.id().unwrap().to_string();
         run("kill", &[&format!("-{signal}"), &pid]).await;
