@@ -92,7 +92,7 @@ pub fn irregular_type_at(path: &Path) -> Option<&'static str> {
 /// Returns why this user cannot append to or create a file at `path`, as far as this is known without doing so.
 pub fn cannot_append(path: &Path) -> Option<String> {
     match std::fs::metadata(path) {
-        Ok(_) => access(path, Access::WRITE_OK).err().map(|error| format!("this user can't write to it: {error}")),
+        Ok(_) => access(path, Access::WRITE_OK).err().map(|error| format!("this user cannot write to it: {error}")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => cannot_make(path),
         Err(error) => Some(error.to_string()),
     }
@@ -102,7 +102,11 @@ pub fn cannot_append(path: &Path) -> Option<String> {
 /// nobody uses.
 pub fn cannot_listen(path: &Path) -> Option<String> {
     match std::fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.file_type().is_socket() => Some("there is a file that is no socket".into()),
+        Ok(metadata) if !metadata.file_type().is_socket() => Some(
+            "the path is in use by a file that is not a \
+                                                                   socket"
+                .into(),
+        ),
         Ok(_) => cannot_make(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => cannot_make(path),
         Err(error) => Some(error.to_string()),
@@ -117,12 +121,12 @@ fn cannot_make(path: &Path) -> Option<String> {
     };
     let shown = folder.display();
     match std::fs::metadata(folder) {
-        Ok(metadata) if !metadata.is_dir() => Some(format!("{shown} is no folder")),
+        Ok(metadata) if !metadata.is_dir() => Some(format!("{shown} is not a folder")),
         Ok(_) => {
             let writable = access(folder, Access::WRITE_OK | Access::EXEC_OK);
-            writable.err().map(|error| format!("this user can't make files in {shown}: {error}"))
+            writable.err().map(|error| format!("this user cannot create files in {shown}: {error}"))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!("there is no folder {shown}")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!("the folder {shown} does not exist")),
         Err(error) => Some(format!("{shown}: {error}")),
     }
 }
@@ -203,11 +207,11 @@ mod tests {
         let _listener = UnixListener::bind(&socket).unwrap();
         for (path, log, listen) in [
             (folder.join("new"), None, None),
-            (file.clone(), None, Some("there is a file that is no socket".into())),
+            (file.clone(), None, Some("the path is in use by a file that is not a socket".into())),
             (
                 folder.join("gone/new"),
-                Some(format!("there is no folder {}/gone", folder.display())),
-                Some(format!("there is no folder {}/gone", folder.display())),
+                Some(format!("the folder {}/gone does not exist", folder.display())),
+                Some(format!("the folder {}/gone does not exist", folder.display())),
             ),
         ] {
             assert_eq!((cannot_append(&path), cannot_listen(&path)), (log, listen), "{path:?}");

@@ -21,8 +21,8 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
                 let problem = format!("there is no listener {}", shown(&name.value));
                 notes.missing(&name.span, problem, known("listeners", &name.value, all.iter().map(String::as_str)));
             } else if route.listeners.iter().take(index).any(|other| other.value == name.value) {
-                let problem = format!("{} stands twice in this list", shown(&name.value));
-                notes.error(&name.span, problem, "take one out");
+                let problem = format!("{} is in this list twice", shown(&name.value));
+                notes.error(&name.span, problem, "remove one");
             }
         }
     }
@@ -38,8 +38,9 @@ fn unreached(draft: &Draft, notes: &Notes<'_>) {
     for listener in draft.listeners.iter().filter(|listener| listener.serves()) {
         let Some(address) = &listener.address else { continue };
         if !draft.routes.is_empty() && !draft.routes.iter().any(|route| is_open_at(route, listener)) {
-            let problem = "no route leads from this listener: each is tied to others by its `listeners`";
-            notes.warn(&address.span, problem, "write [[routes]] for it, or take it out");
+            let problem = "no route serves this listener, so every request gets a 404: every route names other \
+                           `listeners`";
+            notes.warn(&address.span, problem, "add [[routes]] for this listener, or remove it");
         }
     }
 }
@@ -57,18 +58,19 @@ fn certificates(draft: &Draft, notes: &Notes<'_>) {
     let Some((strict, wanted)) = listeners().find_map(|each| Some((each, required(each)?))) else { return };
     let Some(other) = listeners().find(|other| required(other) != Some(wanted)) else { return };
     let what = match (required(other), client_verification(other)) {
-        (Some(_), _) => "asks for one of another authority",
-        (None, Some(_)) => "takes those who have none",
-        (None, None) => "asks for none",
+        (Some(_), _) => "requires one of another authority",
+        (None, Some(_)) => "also accepts clients without one",
+        (None, None) => "requires none",
     };
     let name = |listener: &ListenerDraft| shown(&listener.name().unwrap_or_default());
+    let write = if draft.routes.is_empty() { "write [[routes]] with this `pool` and" } else { "write" };
     for span in opened {
         let problem = format!(
-            "this is open at the listener {}, which asks clients for a certificate, and at {}, which {what}",
+            "this serves the listener {}, which requires a client certificate, and the listener {}, which {what}",
             name(strict),
             name(other)
         );
-        notes.warn(span, problem, format!("write listeners = [{}], or name both if it is meant", name(strict)));
+        notes.warn(span, problem, format!("{write} listeners = [{}], or name both listeners there", name(strict)));
     }
 }
 

@@ -28,9 +28,8 @@ pub(super) fn endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Val
         match address.unix().and_then(|path| Some((path, files::cannot_listen(path)?))) {
             None => Ok(address),
             Some((path, why)) => Err(InvalidValue {
-                problem: format!("can't be {}: {why}", shown(&format!("unix:{}", path.display()))),
-                remedy: "write a path of no other file, in a folder that the user who runs Linchpin can write to"
-                    .into(),
+                problem: format!("cannot be {}: {why}", shown(&format!("unix:{}", path.display()))),
+                remedy: "choose an unused path, in a folder where the user who runs Linchpin can create files".into(),
             }),
         }
     }
@@ -44,7 +43,7 @@ pub(super) fn backend_endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>
             return Ok(address);
         }
         let found = value.as_str().map(shown).unwrap_or_default();
-        Err(must_be("an address that can be connected to", found, "write the port the backend listens on"))
+        Err(must_be("an address with a port from 1 to 65535", found, "write the port the backend listens on"))
     }
 }
 
@@ -57,7 +56,7 @@ fn address(value: &DeValue<'_>, table: &Table<'_>, of: AddressOf) -> Value<Addre
 
 fn socket_file(path: &str, value: &DeValue<'_>, table: &Table<'_>) -> Value<Address> {
     if path.is_empty() || path.chars().any(char::is_control) {
-        let remedy = "write a path behind `unix:`, such as \"unix:/run/linchpin.sock\"";
+        let remedy = "write a path after `unix:`, such as \"unix:/run/linchpin.sock\"";
         return Err(must_be("IP:port or unix:PATH", found(value), remedy));
     }
     let path = table.notes().resolve(path.strip_prefix("//").map_or(path, |rest| rest));
@@ -98,8 +97,8 @@ fn remedy(text: &str, of: AddressOf) -> String {
     // nginx and HAProxy write a server and its options like this.
     if let Some((first, _)) = bare.split_once(char::is_whitespace) {
         return match first.parse::<SocketAddr>() {
-            Ok(_) => format!("write {} alone; what stands behind it has keys of its own", shown(first)),
-            Err(_) => "write one address, without blanks".into(),
+            Ok(_) => format!("write only {}, and use separate keys for the rest", shown(first)),
+            Err(_) => "write one address, without spaces".into(),
         };
     }
     format!("write {}", plain(bare, 8080, of))
@@ -116,24 +115,27 @@ fn remedy_for_url(scheme: &str, rest: &str, of: AddressOf) -> String {
         "h2" | "grpcs" => (443, true, true),
         "unix" | "http+unix" => return format!("write {}", shown(&format!("unix:{rest}"))),
         "fcgi" | "fastcgi" | "uwsgi" | "scgi" | "ajp" => {
-            return format!("backends are spoken to by HTTP, not by {}; name where they speak that", clipped(scheme));
+            return format!(
+                "Linchpin speaks HTTP to backends, not {}; write an address where the backend speaks \
+                            HTTP",
+                clipped(scheme)
+            );
         }
-        _ => return "write the address alone, such as \"127.0.0.1:8080\"".into(),
+        _ => return "write only the address, such as \"127.0.0.1:8080\"".into(),
     };
     let mut words = vec![plain(authority, port, of)];
     match (is_tls, of) {
         (true, AddressOf::Listener) => words.push("[listeners.tls] with `cert` and `key`".into()),
-        (true, AddressOf::Backend) => words.push("tls = true into [pools.upstream]".into()),
+        (true, AddressOf::Backend) => words.push("tls = true in [pools.upstream]".into()),
         (false, _) => {}
     }
     if is_http2 {
-        words
-            .push(if of == AddressOf::Listener { "http2 = true" } else { "http2 = true into [pools.upstream]" }.into());
+        words.push(if of == AddressOf::Listener { "http2 = true" } else { "http2 = true in [pools.upstream]" }.into());
     }
     match (path.trim_end_matches('/'), of) {
         ("", _) | (_, AddressOf::Listener) => {}
         (path, AddressOf::Backend) => {
-            words.push(format!("add_prefix = {} into its [[routes]]", shown(&format!("/{path}"))));
+            words.push(format!("add_prefix = {} in its [[routes]]", shown(&format!("/{path}"))));
         }
     }
     format!("write {}", words.join(", and "))
@@ -150,11 +152,11 @@ fn plain(text: &str, port: u16, of: AddressOf) -> String {
         && let (Ok(ip), true) = (host.parse::<Ipv6Addr>(), port.len() >= 2)
         && let Ok(port) = port.parse::<u16>()
     {
-        return format!("{}: an IPv6 address stands in brackets before its port", with_port(ip.into(), port));
+        return format!("{}: an IPv6 address with a port needs brackets", with_port(ip.into(), port));
     }
     let in_brackets = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     if let Ok(ip) = in_brackets.parse::<IpAddr>() {
-        return format!("the port, too, such as {}", with_port(ip, port));
+        return format!("the port as well, such as {}", with_port(ip, port));
     }
     let (host, port_text) = text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
     let number = port_text.and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0);
@@ -165,7 +167,7 @@ fn plain(text: &str, port: u16, of: AddressOf) -> String {
         }
         ("localhost", None, _) => with_port(IpAddr::from([127, 0, 0, 1]), port),
         (_, Some(range), None) if range.contains('-') && range.chars().all(|c| c.is_ascii_digit() || c == '-') => {
-            "one port; each of several has a section of its own".into()
+            "one port; give each port its own section".into()
         }
         (_, Some(port_text), None) if port_text.chars().all(|c| c.is_ascii_digit()) && !port_text.is_empty() => {
             "a port from 1 to 65535".into()
@@ -173,7 +175,7 @@ fn plain(text: &str, port: u16, of: AddressOf) -> String {
         _ if is_host(&host.to_ascii_lowercase()) && host.starts_with(|c: char| c.is_ascii_alphabetic()) => match of {
             AddressOf::Listener => {
                 let port = number.unwrap_or(port);
-                format!("IP:port, such as \"127.0.0.1:{port}\"; host names are not looked up")
+                format!("IP:port, such as \"127.0.0.1:{port}\"; a listener cannot have a host name")
             }
             AddressOf::Backend => {
                 let port = number.unwrap_or(port);
@@ -188,8 +190,8 @@ fn plain(text: &str, port: u16, of: AddressOf) -> String {
 fn addresses_for_port(port: u16, of: AddressOf) -> String {
     match of {
         AddressOf::Listener => format!(
-            "\"0.0.0.0:{port}\" for every IPv4 address of this machine, \"[::]:{port}\" for those of IPv6, too, or \
-             \"127.0.0.1:{port}\" for itself alone"
+            "\"0.0.0.0:{port}\" for every IPv4 address of this machine, \"[::]:{port}\" for IPv4 and IPv6, or \
+             \"127.0.0.1:{port}\" for this machine only"
         ),
         AddressOf::Backend => format!("\"127.0.0.1:{port}\""),
     }
@@ -199,18 +201,18 @@ fn addresses_for_port(port: u16, of: AddressOf) -> String {
 mod tests {
     use super::*;
 
-    const EVERYWHERE: &str = "write \"0.0.0.0:80\" for every IPv4 address of this machine, \"[::]:80\" for those of IPv6, \
-                              too, or \"127.0.0.1:80\" for itself alone";
+    const EVERYWHERE: &str = "write \"0.0.0.0:80\" for every IPv4 address of this machine, \"[::]:80\" for IPv4 and \
+                              IPv6, or \"127.0.0.1:80\" for this machine only";
 
     #[test]
     fn the_remedy_is_the_address_that_was_meant() {
         for (text, of, expected) in [
             ("http://10.0.0.1:8080", AddressOf::Backend, "write \"10.0.0.1:8080\""),
-            ("http://10.0.0.1/", AddressOf::Backend, "write the port, too, such as \"10.0.0.1:80\""),
+            ("http://10.0.0.1/", AddressOf::Backend, "write the port as well, such as \"10.0.0.1:80\""),
             (
                 "https://10.0.0.1:8443",
                 AddressOf::Backend,
-                "write \"10.0.0.1:8443\", and tls = true into [pools.upstream]",
+                "write \"10.0.0.1:8443\", and tls = true in [pools.upstream]",
             ),
             (
                 "https://0.0.0.0:443",
@@ -220,43 +222,40 @@ mod tests {
             (
                 "h2c://10.0.0.1:50051",
                 AddressOf::Backend,
-                "write \"10.0.0.1:50051\", and http2 = true into [pools.upstream]",
+                "write \"10.0.0.1:50051\", and http2 = true in [pools.upstream]",
             ),
             (
                 "http://u:p@10.0.0.1:80/app/",
                 AddressOf::Backend,
-                "write \"10.0.0.1:80\", and add_prefix = \"/app\" into its [[routes]]",
+                "write \"10.0.0.1:80\", and add_prefix = \"/app\" in its [[routes]]",
             ),
             (
                 "https://app.internal",
                 AddressOf::Backend,
-                "write [[pools.discover]] with dns = \"app.internal\" and port = 443, and tls = true into [pools.upstream]",
+                "write [[pools.discover]] with dns = \"app.internal\" and port = 443, and tls = true in \
+                 [pools.upstream]",
             ),
             ("app:3000", AddressOf::Backend, "write [[pools.discover]] with dns = \"app\" and port = 3000"),
-            (
-                "::1:8080",
-                AddressOf::Backend,
-                "write \"[::1]:8080\": an IPv6 address stands in brackets before its port",
-            ),
+            ("::1:8080", AddressOf::Backend, "write \"[::1]:8080\": an IPv6 address with a port needs brackets"),
             (
                 "2001:db8::5:80",
                 AddressOf::Listener,
-                "write \"[2001:db8::5]:80\": an IPv6 address stands in brackets before its port",
+                "write \"[2001:db8::5]:80\": an IPv6 address with a port needs brackets",
             ),
-            (":::80", AddressOf::Listener, "write \"[::]:80\": an IPv6 address stands in brackets before its port"),
-            ("::1", AddressOf::Listener, "write the port, too, such as \"[::1]:8080\""),
-            ("[::1]", AddressOf::Listener, "write the port, too, such as \"[::1]:8080\""),
-            ("10.0.0.1", AddressOf::Backend, "write the port, too, such as \"10.0.0.1:8080\""),
+            (":::80", AddressOf::Listener, "write \"[::]:80\": an IPv6 address with a port needs brackets"),
+            ("::1", AddressOf::Listener, "write the port as well, such as \"[::1]:8080\""),
+            ("[::1]", AddressOf::Listener, "write the port as well, such as \"[::1]:8080\""),
+            ("10.0.0.1", AddressOf::Backend, "write the port as well, such as \"10.0.0.1:8080\""),
             ("localhost", AddressOf::Backend, "write \"127.0.0.1:8080\""),
             (":80", AddressOf::Listener, EVERYWHERE),
             ("*:80", AddressOf::Listener, EVERYWHERE),
             ("9001", AddressOf::Backend, "write \"127.0.0.1:9001\""),
             ("10.0.0.1:99999", AddressOf::Backend, "write a port from 1 to 65535"),
-            ("10.0.0.1:80-90", AddressOf::Listener, "write one port; each of several has a section of its own"),
+            ("10.0.0.1:80-90", AddressOf::Listener, "write one port; give each port its own section"),
             (
                 "10.0.0.1:80 weight=3",
                 AddressOf::Backend,
-                "write \"10.0.0.1:80\" alone; what stands behind it has keys of its own",
+                "write only \"10.0.0.1:80\", and use separate keys for the rest",
             ),
             ("ipv4@10.0.0.1:80", AddressOf::Listener, "write \"10.0.0.1:80\""),
             ("unix@/run/app.sock", AddressOf::Backend, "write \"unix:/run/app.sock\""),
@@ -266,7 +265,7 @@ mod tests {
             (
                 "fastcgi://10.0.0.1:9000",
                 AddressOf::Backend,
-                "backends are spoken to by HTTP, not by fastcgi; name where they speak that",
+                "Linchpin speaks HTTP to backends, not fastcgi; write an address where the backend speaks HTTP",
             ),
             ("", AddressOf::Backend, "write IP:port, such as \"127.0.0.1:8080\" or \"[::1]:8080\""),
         ] {

@@ -38,11 +38,11 @@ pub(super) fn check(plan: &Plan, place: Option<Range<usize>>, limit: usize, note
         return;
     }
     let problem = format!(
-        "`max_connections` of {wanted} can't fit: this process may open {limit} descriptors, which is enough for \
-         {clients} clients, each with one for its backend"
+        "`max_connections` = {wanted} is too high: this process may open {limit} file descriptors, enough for \
+         {clients} clients with one backend connection each"
     );
     let remedy =
-        format!("raise the limit (LimitNOFILE of systemd, `ulimit -Hn`), or write max_connections = {clients}");
+        format!("raise the limit (LimitNOFILE in systemd, or `ulimit -Hn`), or write max_connections = {clients}");
     notes.warn(&place.unwrap_or(notes.whole_file()), problem, remedy);
 }
 
@@ -66,9 +66,9 @@ mod tests {
     #[test]
     fn more_connections_than_descriptors_are_spoken_of_and_the_default_only_if_little_is_left() {
         let warning = findings("max_connections = 5000", 1024);
-        let words = "x.toml:3:1: warning: `max_connections` of 5000 can't fit: this process may open 1024 descriptors, \
-                     which is enough for 490 clients, each with one for its backend; raise the limit (LimitNOFILE of \
-                     systemd, `ulimit -Hn`), or write max_connections = 490";
+        let words = "x.toml:3:1: warning: `max_connections` = 5000 is too high: this process may open 1024 file \
+                     descriptors, enough for 490 clients with one backend connection each; raise the limit \
+                     (LimitNOFILE in systemd, or `ulimit -Hn`), or write max_connections = 490";
         assert!(warning.starts_with(words), "{warning}");
         assert_eq!(findings("max_connections = 400", 1024), "");
         assert_eq!(findings("", 1024), "");

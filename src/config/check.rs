@@ -26,11 +26,11 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     let file = notes.whole_file();
     if draft.listeners.is_empty() {
         let remedy = "write [[listeners]] with address = \"127.0.0.1:8080\"";
-        notes.missing(&file, "there are no [[listeners]]: nobody could connect", remedy);
+        notes.missing(&file, "the file has no [[listeners]]: no client can connect", remedy);
     }
     if draft.pools.is_empty() {
-        let remedy = "write [[pools]] with a name and its [[pools.backends]]";
-        notes.missing(&file, "there are no [[pools]]: there is nowhere to send a request", remedy);
+        let remedy = "write [[pools]] with a `name` and [[pools.backends]]";
+        notes.missing(&file, "the file has no [[pools]]: requests have no backend to go to", remedy);
     }
     let listeners = draft.listeners.iter();
     unique("listener named", listeners.clone().filter_map(|each| each.name.as_ref()), notes);
@@ -44,8 +44,9 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
         backends_are_not_local(pool, draft, &interfaces, notes);
         persistence(pool, notes);
         if pool.pins() && pool.health.probe == Probe::None && notes.is_whole() {
-            let problem = "clients are pinned, but no backend is probed: a dead one is found out by failing requests";
-            notes.warn(&pool.span, problem, "write [pools.health] with path = \"/\", or type = \"tcp\"");
+            let problem = "clients are pinned, but there are no health checks: Linchpin notices a dead backend only \
+                           when requests fail";
+            notes.warn(&pool.span, problem, "write [pools.health] with path = \"/\" or with type = \"tcp\"");
         }
     }
     routes(draft, notes);
@@ -62,8 +63,8 @@ where
     for spot in spots {
         let line = notes.line_of(spot.span.start) + 1;
         if let Some(line) = first.get(&spot.value) {
-            let problem = format!("there is a {what} {} already, in line {line}", shown(&spot.value.to_string()));
-            notes.error(&spot.span, problem, "write another, or take one of the two out");
+            let problem = format!("line {line} already has a {what} {}", shown(&spot.value.to_string()));
+            notes.error(&spot.span, problem, "change or remove one of the two");
         } else {
             first.insert(&spot.value, line);
         }
@@ -83,11 +84,14 @@ fn overlaps<'d>(listeners: impl Iterator<Item = &'d Spanned<Address>>, notes: &N
             let line = notes.line_of(other.span.start) + 1;
             let address = shown(&other.value.to_string());
             let problem = if listener.value == other.value {
-                format!("there is a listener at {address} already, in line {line}")
+                format!("line {line} already has a listener at {address}")
             } else {
-                format!("the listener in line {line}, {address}, has this address, too: no two can listen there")
+                format!(
+                    "this address overlaps with that of the listener in line {line}, {address}: only one of the \
+                         two can listen"
+                )
             };
-            notes.error(&listener.span, problem, "write another, or take one of the two out");
+            notes.error(&listener.span, problem, "change or remove one of the two");
         }
         others.push(listener);
     }
@@ -100,15 +104,15 @@ fn keys(draft: &Draft, notes: &Notes<'_>) {
     for id in ids() {
         let other = short.entry(short_id(&id.value)).or_insert(&id.value);
         if *other != id.value {
-            let problem = format!("in a pin this id looks like that of the key {}", shown(other));
-            notes.error(&id.span, problem, "write another id");
+            let problem = format!("in pins, this id has the same short form as the id {}", shown(other));
+            notes.error(&id.span, problem, "choose another id");
         }
     }
     if draft.keys.is_empty() && notes.is_whole() && draft.seals() {
-        let problem = "no [[keys]]: one is made at start, so that pins end with the process, \
-                       and several Linchpins don't know each other's";
+        let problem = "no [[keys]]: Linchpin makes a random key at each start, so a restart ends all pins, and \
+                       other Linchpins cannot read them";
         let remedy =
-            "run: linchpin keygen -o linchpin.key, and write [[keys]] with id = \"1\" and file = \"linchpin.key\"";
+            "run `linchpin keygen -o linchpin.key`, then write [[keys]] with id = \"1\" and file = \"linchpin.key\"";
         notes.warn(&notes.whole_file(), problem, remedy);
     }
 }
@@ -118,8 +122,8 @@ fn admin_address(draft: &Draft, notes: &Notes<'_>) {
     let taken = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
     for listener in taken.filter(|listener| own::overlap(admin, &listener.value)) {
         let line = notes.line_of(listener.span.start) + 1;
-        let problem = format!("[admin] is at the address of the listener in line {line}");
-        notes.error(span, problem, "write another port");
+        let problem = format!("[admin] has the address of the listener in line {line}");
+        notes.error(span, problem, "choose another address");
     }
 }
 
@@ -137,14 +141,14 @@ fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
         let mut seen = HashSet::new();
         for next in &backend.failover {
             if Some(&next.value) == own {
-                notes.error(&next.span, "a backend can't be its own failover", "name other backends of the pool");
+                notes.error(&next.span, "a backend cannot be its own failover", "name other backends of the pool");
             } else if !known_names.contains(&next.value) && pool.discover.is_empty() {
                 let problem = format!("the pool has no backend {}", shown(&next.value));
                 let others =
                     names().map(|name| name.value.as_str()).filter(|name| Some(*name) != own.map(String::as_str));
                 notes.missing(&next.span, problem, known("backends", &next.value, others));
             } else if !seen.insert(&next.value) {
-                notes.error(&next.span, format!("{} stands twice in this list", shown(&next.value)), "take one out");
+                notes.error(&next.span, format!("{} is in this list twice", shown(&next.value)), "remove one");
             }
         }
     }
@@ -152,8 +156,8 @@ fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
         && pool.discover.is_empty()
         && pool.backends.iter().all(|backend| backend.weight == Some(0))
     {
-        let problem = "every backend has weight 0: the pool takes no new client";
-        notes.warn(&pool.span, problem, "give a backend a weight of 1 or more");
+        let problem = "every backend has weight 0: the pool accepts no new clients";
+        notes.warn(&pool.span, problem, "give at least one backend a weight of 1 or more");
     }
 }
 
@@ -164,28 +168,32 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
     unique("backend of this pool with the route", routes(), notes);
     if let Carrier::Route(route) = &pool.persistence.carrier {
         let is_split = |name: &&Spanned<String>| name.value.contains(route.separator);
-        let remedy = "write a `route` without it, or another `separator`";
+        let remedy = "choose a `route` without it, or another `separator`";
         for name in routes().filter(is_split) {
-            let problem = format!("{} has the separator of [pools.persistence] route in it", shown(&name.value));
+            let problem = format!("{} contains the `separator` of [pools.persistence.route]", shown(&name.value));
             notes.error(&name.span, problem, remedy);
         }
         let without_route = pool.backends.iter().filter(|backend| backend.route.is_none());
         for name in without_route.filter_map(|backend| backend.name.as_ref()).filter(is_split) {
-            let problem = format!("no session id can name {}, which has the separator in it", shown(&name.value));
+            let problem = format!(
+                "no session id can name the backend {}: its name contains the `separator` of \
+                                   [pools.persistence.route]",
+                shown(&name.value)
+            );
             notes.warn(&name.span, problem, remedy);
         }
     } else {
         for route in routes() {
-            let problem = "`route` has no effect: it is for persistence of type = \"route\"";
-            notes.warn(&route.span, problem, "take it out");
+            let problem = "`route` has no effect: only persistence of type = \"route\" uses it";
+            notes.warn(&route.span, problem, "remove it");
         }
     }
     let found = pool.discover.iter().flatten();
     let has_limit = pool.backends.iter().any(|backend| backend.max_requests.is_some())
         || found.into_iter().any(|source| source.max_requests.is_some());
     if pool.persistence.on.is_set(Cause::Full) && !has_limit && notes.is_whole() {
-        let problem = "`on.full` has no effect: no backend of the pool has `max_requests`, so that none is ever full";
-        notes.warn(&pool.span, problem, "write `max_requests` into [[pools.backends]], or take `on.full` out");
+        let problem = "`on.full` has no effect: no backend of the pool has `max_requests`, so none is ever full";
+        notes.warn(&pool.span, problem, "add `max_requests` to [[pools.backends]], or remove `on.full`");
     }
 }
 
@@ -196,14 +204,16 @@ fn backends_are_not_local(pool: &PoolDraft, draft: &Draft, interfaces: &HashSet<
         let listeners = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
         for listener in listeners.filter(|listener| leads_to(&listener.value)) {
             let line = notes.line_of(listener.span.start) + 1;
-            let problem = format!("this is the listener in line {line}: requests would go round in a circle");
-            notes.error(&address.span, problem, "write the address of the backend");
+            let problem = format!("this is the address of the listener in line {line}: requests would loop");
+            notes.error(&address.span, problem, "write the backend's own address");
         }
         if let Some(admin) = draft.admin.as_ref().filter(|admin| leads_to(&admin.value.address)) {
             let line = notes.line_of(admin.span.start) + 1;
-            let problem =
-                format!("this is [admin] in line {line}: whoever gets to this pool could see and change everything");
-            notes.error(&address.span, problem, "write the address of the backend");
+            let problem = format!(
+                "this is the address of [admin] in line {line}: clients of this pool could use the admin \
+                         API"
+            );
+            notes.error(&address.span, problem, "write the backend's own address");
         }
     }
 }
@@ -211,8 +221,13 @@ fn backends_are_not_local(pool: &PoolDraft, draft: &Draft, interfaces: &HashSet<
 fn routes(draft: &Draft, notes: &Notes<'_>) {
     let names = || draft.pools.iter().filter_map(|pool| pool.name.as_ref()).map(|name| name.value.as_str());
     if let (true, Some(second)) = (draft.routes.is_empty(), draft.pools.get(1)) {
-        let problem = format!("there are {} pools and no [[routes]] that tell between them", draft.pools.len());
-        notes.missing(&second.span, problem, "write [[routes]] with pool, and hosts or path_prefix, for each pool");
+        let problem = format!("there are {} pools and no [[routes]] to choose between them", draft.pools.len());
+        notes.missing(
+            &second.span,
+            problem,
+            "write [[routes]] for each pool, with `pool` and with `hosts` or \
+                                              `path_prefix`",
+        );
     }
     let mut first: HashMap<(&str, Option<bool>, &str, &str), usize> = HashMap::new();
     let named = draft.pools.iter().rev().filter_map(|pool| Some((pool.name.as_ref()?.value.as_str(), pool)));
@@ -240,8 +255,8 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
             }
             if let Some(line) = other {
                 let host = if host.is_empty() { "every host".into() } else { shown(host) };
-                let problem = format!("there is a route for {host} and {} already, in line {line}", shown(prefix));
-                notes.error(span, problem, "take one of the two out");
+                let problem = format!("line {line} already has a route for {host} and {}", shown(prefix));
+                notes.error(span, problem, "change or remove one of the two");
             }
         }
     }
@@ -253,7 +268,7 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
     for name in draft.pools.iter().filter_map(|pool| pool.name.as_ref()) {
         if !draft.routes.is_empty() && notes.is_whole() && !reached.contains(&name.value) {
             let problem = format!("no route leads to the pool {}", shown(&name.value));
-            notes.warn(&name.span, problem, "write [[routes]] for it, or take it out");
+            notes.warn(&name.span, problem, "add [[routes]] with this `pool`, or remove the pool");
         }
     }
 }
@@ -262,11 +277,11 @@ fn routes(draft: &Draft, notes: &Notes<'_>) {
 fn encryption(draft: &Draft, notes: &Notes<'_>) {
     if notes.is_whole() && !draft.listeners.iter().any(|listener| listener.tls.is_some()) {
         for port in draft.listeners.iter().filter_map(|listener| listener.redirect_https.as_ref()) {
-            let problem = "`redirect_https`, and no listener speaks TLS: clients are sent to somebody else";
+            let problem = "`redirect_https` sends clients to https, but no listener in this file speaks TLS";
             notes.warn(
                 &port.span,
                 problem,
-                "write [[listeners]] with [listeners.tls], if it is meant to be this Linchpin",
+                "add [[listeners]] with [listeners.tls], unless something else serves https on that port",
             );
         }
     }
@@ -275,8 +290,8 @@ fn encryption(draft: &Draft, notes: &Notes<'_>) {
     for pool in draft.pools.iter().filter(nameless) {
         let addresses = pool.backends.iter().filter_map(|backend| backend.address.as_ref());
         for address in addresses.filter(|address| address.value.unix().is_some()) {
-            let problem = "a Unix socket has no name that a certificate could be for";
-            notes.error(&address.span, problem, "write `server_name` into [pools.upstream.tls]");
+            let problem = "a Unix socket has no host name to verify in a certificate";
+            notes.error(&address.span, problem, "write `server_name` in [pools.upstream.tls]");
         }
     }
 }
@@ -292,11 +307,11 @@ fn cookies(draft: &Draft, notes: &Notes<'_>) {
         });
         if let Some(other) = same.and_then(|(other, _)| other.name.as_ref()) {
             let problem = format!(
-                "pool {} has a routing cookie named {}, too: each would overwrite the other's pins",
+                "the pool {} also has a routing cookie named {}: each would overwrite the other's pins",
                 shown(&other.value),
                 shown(&cookie.name)
             );
-            notes.error(&pool.cookie_at, problem, "write another name, or another path or domain");
+            notes.error(&pool.cookie_at, problem, "choose another name, path or domain");
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn discover(table: &Table<'_>) -> Option<Settings> {
     let file = table.get("file", |value| backends_file(table.notes().resolve(&plain_text(value)?)));
     match (table.has("dns"), table.has("file")) {
         (true, true) => {
-            let problem = "a source is `dns` or `file`, not both";
+            let problem = "a source cannot have both `dns` and `file`";
             table.notes().error(&table.at("file"), problem, "write one [[pools.discover]] for each");
         }
         (false, false) if table.is_present() => {
@@ -33,7 +33,7 @@ pub(super) fn discover(table: &Table<'_>) -> Option<Settings> {
         }
         (false, true) => {
             for key in ["port", "type", "resolver", "min_interval", "max_interval", "prefix"] {
-                without_effect(table, key, "it is for `dns`");
+                without_effect(table, key, "only `dns` uses it");
             }
         }
         (true, false) | (false, false) => {}
@@ -66,10 +66,10 @@ fn dns(table: &Table<'_>) -> Option<Source> {
     }
     let is_srv = records == Some(Records::Srv);
     if table.has("dns") && is_srv {
-        without_effect(table, "port", "records of type \"srv\" have their own");
-        without_effect(table, "weight", "records of type \"srv\" have their own");
+        without_effect(table, "port", "SRV records contain their own");
+        without_effect(table, "weight", "SRV records contain their own");
     } else if table.has("dns") && !table.has("port") {
-        let problem = "`dns` needs the `port` of the backends: records of addresses have none";
+        let problem = "`dns` needs the `port` of the backends: address records contain none";
         table.notes().missing(&table.at("dns"), problem, "write for example port = 8080, or type = \"srv\"");
     }
     let name = table.get("dns", dns_name)?;
@@ -85,7 +85,7 @@ fn dns(table: &Table<'_>) -> Option<Source> {
 
 fn without_effect(table: &Table<'_>, key: &'static str, why: &str) {
     if table.has(key) {
-        table.notes().warn(&table.at(key), format!("`{key}` has no effect: {why}"), "take it out");
+        table.notes().warn(&table.at(key), format!("`{key}` has no effect: {why}"), "remove it");
     }
 }
 
@@ -95,14 +95,14 @@ fn dns_name(value: &DeValue<'_>) -> Value<String> {
     let text = text(value)?;
     let name = text.strip_suffix('.').unwrap_or(text);
     if text.parse::<std::net::IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok() {
-        return Err(must_be(WHAT, shown(text), "an address needs no looking up: write it into [[pools.backends]]"));
+        return Err(must_be(WHAT, shown(text), "write an address in [[pools.backends]]"));
     }
     if is_host(name) && !name.starts_with('[') {
         return Ok(text.into());
     }
     let remedy = match name.rsplit_once(':') {
         Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => {
-            format!("write the port apart: dns = \"{host}\" and port = {port}")
+            format!("write the port separately: dns = \"{host}\" and port = {port}")
         }
         _ => "write letters, digits, `-`, `_` and dots".into(),
     };
@@ -124,7 +124,7 @@ fn backends_file(path: PathBuf) -> Value<Source> {
         None => Ok(Source::File(path)),
         Some(what) => {
             let found = format!("{what}: {}", shown(&path.to_string_lossy()));
-            Err(must_be("the path of a regular file", found, "have whoever knows the backends write them into a file"))
+            Err(must_be("the path of a regular file", found, "write the backends in a regular file"))
         }
     }
 }

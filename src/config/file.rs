@@ -115,8 +115,8 @@ fn limits(table: &Table<'_>) -> runtime::Limits {
         requests_per_connection: table.get("requests_per_connection", whole(1..=1_000_000_000)),
     };
     if limits.target_bytes > limits.header_bytes {
-        let problem = "`target_bytes` is more than `header_bytes`, which holds for target and fields together";
-        table.notes().warn(&table.at("target_bytes"), problem, "lower the one or raise the other");
+        let problem = "`target_bytes` is larger than `header_bytes`, which limits the target and all fields together";
+        table.notes().warn(&table.at("target_bytes"), problem, "lower `target_bytes`, or raise `header_bytes`");
     }
     limits
 }
@@ -126,8 +126,8 @@ fn rate_of(table: &Table<'_>) -> Option<rate::Settings> {
     let rate = table.get("requests_per_client", rate(1..=100_000));
     let burst = table.get("request_burst", whole(1..=1_000_000));
     if table.has("request_burst") && !table.has("requests_per_client") {
-        let problem = "`request_burst` has no effect: it is for `requests_per_client`";
-        table.notes().warn(&table.at("request_burst"), problem, "write for example requests_per_client = \"100/s\"");
+        let problem = "`request_burst` has no effect without `requests_per_client`";
+        table.notes().warn(&table.at("request_burst"), problem, "add for example requests_per_client = \"100/s\"");
     }
     let (requests, per) = rate?;
     let in_a_second = u32::try_from(u64::from(requests).div_ceil(per.as_secs().max(1))).unwrap_or(requests);
@@ -181,14 +181,14 @@ fn log_file(path: PathBuf) -> Value<telemetry::Access> {
         return match files::cannot_append(&path) {
             None => Ok(telemetry::Access::File(path)),
             Some(why) => Err(InvalidValue {
-                problem: format!("can't be {}: {why}", shown(&path.to_string_lossy())),
-                remedy: "make the folder, and let the user who runs Linchpin write there; or write \"stdout\"".into(),
+                problem: format!("cannot be {}: {why}", shown(&path.to_string_lossy())),
+                remedy: "create the folder and let the user who runs Linchpin write there, or write \"stdout\"".into(),
             }),
         };
     };
     let remedy = match path.to_str() {
         Some("/dev/null") => "write \"off\"",
-        Some(path) if path.starts_with("/dev/") => "write \"stdout\", and send that to wherever it belongs",
+        Some(path) if path.starts_with("/dev/") => "write \"stdout\", and redirect the standard output",
         _ => "write the path of a file, or \"stdout\"",
     };
     Err(must_be(
@@ -205,8 +205,8 @@ fn admin(table: &Table<'_>) -> Option<Spanned<admin::Settings>> {
         && !socket.ip().is_loopback()
         && !table.has("token_file")
     {
-        let problem = "[admin] can be reached from other machines and has no `token_file`";
-        let remedy = "write token_file = \"admin.token\", or an address of 127.0.0.1";
+        let problem = "other machines can reach [admin], and it has no `token_file`";
+        let remedy = "write token_file = \"admin.token\", or an address on 127.0.0.1";
         table.notes().missing(&address.span, problem, remedy);
     }
     Some(Spanned { value: admin::Settings { address: address.value, token }, span: address.span })

@@ -73,29 +73,29 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerDraft {
         redirect_https: table.spot("redirect_https", tls::https_port),
     };
     if let (true, Some(Spanned { value: Some(_), span })) = (table.has("tls"), &draft.redirect_https) {
-        let problem = "`redirect_https` at a listener that speaks TLS itself: clients would go round in a circle";
-        table.notes().error(span, problem, "write it at the listener that clients reach without TLS");
+        let problem = "this listener speaks TLS itself: `redirect_https` would make clients loop";
+        table.notes().error(span, problem, "write it in the [[listeners]] that clients reach without TLS");
     }
     if draft.http2 && table.has("tls") {
-        let problem = "`http2` has no effect: it is for clear text, and in TLS it is `http2` of [listeners.tls]";
-        table.notes().warn(&table.at("http2"), problem, "take it out");
+        let problem = "`http2` has no effect here: it is for listeners without TLS";
+        table.notes().warn(&table.at("http2"), problem, "remove it; with TLS, `http2` in [listeners.tls] applies");
     }
     if draft.proxy_protocol && draft.trusted_proxies.is_empty() {
-        let problem = "`proxy_protocol` without `trusted_proxies`: nobody is believed";
+        let problem = "`proxy_protocol` needs `trusted_proxies`: Linchpin accepts PROXY headers only from these";
         let remedy =
-            "write trusted_proxies = [\"10.0.0.0/8\"], with the addresses of the load balancers before this one";
+            "write trusted_proxies = [\"10.0.0.0/8\"], with the addresses of the load balancers in front of this one";
         table.notes().error(&table.at("proxy_protocol"), problem, remedy);
     }
     // Writing the default without `trusted_proxies` misleads nobody; the file with every key does it.
     if draft.forwarded.as_ref().is_some_and(|field| *field == http::header::FORWARDED)
         && draft.trusted_proxies.is_empty()
     {
-        let problem = "`forwarded` has no effect: it is for `trusted_proxies`, and nobody is believed";
-        table.notes().warn(&table.at("forwarded"), problem, "take it out, or name your proxies");
+        let problem = "`forwarded` has no effect without `trusted_proxies`";
+        table.notes().warn(&table.at("forwarded"), problem, "remove it, or name your proxies in `trusted_proxies`");
     }
     if draft.trusted_proxies.iter().any(|net| net.prefix_len() == 0) {
-        let problem = "everybody is a trusted proxy: any client can speak for any other";
-        table.notes().warn(&table.at("trusted_proxies"), problem, "name the addresses of your own proxies");
+        let problem = "every client is a trusted proxy: it can claim any address";
+        table.notes().warn(&table.at("trusted_proxies"), problem, "write only the addresses of your own proxies");
     }
     draft
 }

@@ -18,7 +18,7 @@ pub(super) fn name(value: &DeValue<'_>) -> Value<String> {
     if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_good) {
         return Ok(name.into());
     }
-    let what = format!("a name of 1 to {MAX_NAME} of the characters A-Z a-z 0-9 . _ -");
+    let what = format!("a name of 1 to {MAX_NAME} characters from A-Z a-z 0-9 . _ -");
     let better: String = name.chars().map(|c| if is_good(c) { c } else { '-' }).take(MAX_NAME).collect();
     let remedy = if name.is_ascii() && !name.is_empty() {
         format!("write \"{better}\"")
@@ -37,14 +37,14 @@ pub(super) fn host_pattern(value: &DeValue<'_>) -> Value<String> {
         return Ok(host);
     }
     let remedy = match host.rsplit_once(':') {
-        _ if host == "*" => "leave `hosts` out for every host".into(),
-        _ if host.contains("://") => "write the host alone, without scheme and path".into(),
+        _ if host == "*" => "remove `hosts` to match every host".into(),
+        _ if host.contains("://") => "write only the host, without scheme and path".into(),
         Some((name, port)) if is_host(name) && port.parse::<u16>().is_ok() => {
             format!("write it without the port: \"{name}\"")
         }
-        _ if host.contains('*') => "a `*` can only be the whole first label: \"*.example.com\"".into(),
+        _ if host.contains('*') => "`*` can only be the whole first label: \"*.example.com\"".into(),
         _ if host.ends_with('.') && is_host(host.trim_end_matches('.')) => "write it without the dot at the end".into(),
-        _ if !host.is_ascii() => "write it in its ASCII form, which begins with \"xn--\"".into(),
+        _ if !host.is_ascii() => "write it in its ASCII form, which starts with \"xn--\"".into(),
         _ => "write letters, digits, `-` and dots".into(),
     };
     Err(must_be(WHAT, shown(text), remedy))
@@ -62,11 +62,11 @@ pub(super) fn upgrade(value: &DeValue<'_>) -> Value<String> {
     let (name, version) = text.split_once('/').map_or((text, None), |(name, version)| (name, Some(version)));
     if NEVER.iter().any(|never| never.eq_ignore_ascii_case(name)) {
         let what = "a protocol other than HTTP and TLS";
-        return Err(must_be(what, shown(text), "take it out: clients of HTTP/2 and TLS are served by listeners"));
+        return Err(must_be(what, shown(text), "remove it: configure HTTP/2 and TLS in [[listeners]]"));
     }
     match is_token(name) && version.is_none_or(is_token) {
         true => Ok(text.into()),
-        false => Err(must_be(WHAT, shown(text), "write one name an entry, without blanks")),
+        false => Err(must_be(WHAT, shown(text), "write one name per entry, without spaces")),
     }
 }
 
@@ -90,7 +90,7 @@ pub(super) fn cookie_domain(value: &DeValue<'_>) -> Value<String> {
         return Ok(text.into());
     }
     let remedy = match text.strip_prefix('.') {
-        Some(rest) if is_host(rest) => format!("write it without the dot: \"{rest}\" holds for its subdomains, too"),
+        Some(rest) if is_host(rest) => format!("write it without the dot: \"{rest}\" includes its subdomains"),
         _ => "write for example \"example.com\"".into(),
     };
     Err(must_be("a domain name", shown(text), remedy))
@@ -139,7 +139,7 @@ pub(super) fn field_name(value: &DeValue<'_>) -> Value<HeaderName> {
         _ => return Err(must_be(WHAT, shown(text), "write for example \"X-Pin\"")),
     };
     if TAKEN.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded") {
-        return Err(must_be(WHAT, format!("{}, which has a meaning already", shown(text)), "write another name"));
+        return Err(must_be(WHAT, format!("{}, which already has a meaning", shown(text)), "choose another name"));
     }
     Ok(name)
 }
@@ -168,18 +168,20 @@ pub(super) fn edited_field(text: &str, of_request: bool, action: &str) -> Value<
     let field = name.as_str();
     let of_client = field == "forwarded" || field == "x-real-ip" || field.starts_with("x-forwarded");
     let (why, remedy) = match field {
-        _ if HOP.contains(&field) => ("belongs to the message's way, which is Linchpin's", "take it out"),
-        _ if field.starts_with("linchpin-") => ("is one of Linchpin's own", "write another name"),
-        "host" if !of_request => ("is no field of responses", "take it out"),
-        "host" if action != "set" => ("has to be there once", "write it into `set`"),
-        _ if of_request && of_client && action != "remove" => {
-            ("says who the client is, which Linchpin sets itself", "take it out, or write another name")
+        _ if HOP.contains(&field) => {
+            ("it belongs to the connection or the message framing, which Linchpin manages", "delete this entry")
         }
-        "cookie" if of_request && action != "remove" => ("has what clients send in it", "take it out"),
-        "set-cookie" if !of_request => ("is the application's, and may hold its session", "take it out"),
+        _ if field.starts_with("linchpin-") => ("Linchpin reserves this prefix for itself", "choose another name"),
+        "host" if !of_request => ("responses have no such field", "delete this entry"),
+        "host" if action != "set" => ("every request has exactly one", "write it in `set` to change it"),
+        _ if of_request && of_client && action != "remove" => {
+            ("it says who the client is, and Linchpin sets it", "delete this entry, or choose another name")
+        }
+        "cookie" if of_request && action != "remove" => ("it belongs to the client", "delete this entry"),
+        "set-cookie" if !of_request => ("it belongs to the application and can carry its session", "delete this entry"),
         _ => return Ok(name),
     };
-    Err(InvalidValue { problem: format!("can't be {}, which {why}", shown(text)), remedy: remedy.into() })
+    Err(InvalidValue { problem: format!("cannot be {}: {why}", shown(text)), remedy: remedy.into() })
 }
 
 /// Reads the name of a path parameter or query parameter: unreserved characters (RFC 3986 §2.3).
@@ -203,22 +205,22 @@ pub(super) fn network(value: &DeValue<'_>) -> Value<IpNet> {
 
 /// Reads the Path attribute of a cookie.
 pub(super) fn cookie_path(value: &DeValue<'_>) -> Value<String> {
-    path(value, ";", "a path that begins with / and has no blank and no `;`")
+    path(value, ";", "a path that starts with / and contains no space and no `;`")
 }
 
 /// Reads the path and query of a probe.
 pub(super) fn target(value: &DeValue<'_>) -> Value<String> {
-    path(value, "#", "a path that begins with / and has no blank and no `#`")
+    path(value, "#", "a path that starts with / and contains no space and no `#`")
 }
 
 /// Reads the whole path of a redirect.
 pub(super) fn plain_path(value: &DeValue<'_>) -> Value<String> {
-    path(value, "?#", "a path that begins with / and has no blank, `?` or `#`")
+    path(value, "?#", "a path that starts with / and contains no space, `?` or `#`")
 }
 
 /// Reads the path of a route, without a trailing slash: `/app/` and `/app` are the same (Gateway API).
 pub(super) fn path_prefix(value: &DeValue<'_>) -> Value<String> {
-    let path = path(value, "?#", "a path that begins with / and has no blank, `?` or `#`")?;
+    let path = path(value, "?#", "a path that starts with / and contains no space, `?` or `#`")?;
     let trimmed = path.trim_end_matches('/');
     Ok(if trimmed.is_empty() { "/".into() } else { trimmed.into() })
 }
@@ -231,7 +233,7 @@ fn path(value: &DeValue<'_>, refused: &str, what: &str) -> Value<String> {
     }
     let with_slash = format!("/{text}");
     let remedy = if !text.is_ascii() {
-        "write other characters percent-encoded".into()
+        "percent-encode the other characters".into()
     } else if with_slash.chars().all(is_good) {
         format!("write {}", shown(&with_slash))
     } else {

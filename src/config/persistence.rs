@@ -72,14 +72,14 @@ pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usi
     if let (Some(idle), Some(absolute)) = (idle_timeout, absolute_timeout)
         && idle >= absolute
     {
-        let problem = "`idle_timeout` is not shorter than `absolute_timeout`, so that no session ever ends by it";
-        table.notes().warn(&table.at("idle_timeout"), problem, "shorten it, or leave it out");
+        let problem = "`idle_timeout` is not shorter than `absolute_timeout`, so it never ends a session";
+        table.notes().warn(&table.at("idle_timeout"), problem, "shorten it, or remove it");
     }
     warn_of_unused_keys(table, kind);
     if kind == PersistenceType::Learned && learned.as_ref().is_some_and(|learned| learned.store.is_none()) {
-        let problem = "learned sessions are in this process alone: they are forgotten when it ends, and other Linchpins \
-                       don't know them";
-        table.notes().warn(&table.at("learned"), problem, "write store = \"redis://…\" where that matters");
+        let problem = "learned sessions are in this process only: they are lost when it ends, and other Linchpins \
+                       do not have them";
+        table.notes().warn(&table.at("learned"), problem, "write store = \"redis://…\" to keep and share them");
     }
     let carrier = match kind {
         PersistenceType::None => {
@@ -105,7 +105,7 @@ fn required<T>(
 ) -> Carrier {
     let word = kind.as_str();
     if !table.has(word) {
-        let problem = format!("type = \"{word}\" needs `{word}`, which says where the session is found");
+        let problem = format!("type = \"{word}\" needs `{word}`, which says where requests carry the session");
         table.notes().missing(&table.at("type"), problem, format!("write for example {example}"));
     }
     read.map_or(Carrier::None, carrier)
@@ -122,13 +122,16 @@ fn warn_of_unused_keys(table: &Table<'_>, kind: PersistenceType) {
     };
     for key in sections.chain(others.iter().copied()).filter(|key| table.has(key)) {
         let why = match kind {
-            PersistenceType::None => "type = \"none\" pins nobody".into(),
-            PersistenceType::Route if others.contains(&key) => "a session lasts as long as the application says".into(),
-            PersistenceType::Learned if others.contains(&key) => "what is learned is dated by this clock".into(),
-            _ => format!("this is for type = \"{key}\""),
+            PersistenceType::None => "type = \"none\" pins no client".into(),
+            PersistenceType::Route if others.contains(&key) => {
+                "the application decides how long a session lasts".into()
+            }
+            PersistenceType::Learned if others.contains(&key) => {
+                "learned sessions carry no time from another clock".into()
+            }
+            _ => format!("it is for type = \"{key}\""),
         };
-        let remedy =
-            if kind == PersistenceType::None { "take it out, or write type = \"cookie\"" } else { "take it out" };
+        let remedy = if kind == PersistenceType::None { "remove it, or write type = \"cookie\"" } else { "remove it" };
         table.notes().warn(&table.at(key), format!("`{key}` has no effect: {why}"), remedy);
     }
 }
@@ -166,7 +169,7 @@ fn learned(table: &Table<'_>) -> Option<learned::Settings> {
     let capacity = table.get("capacity", whole(1..=100_000_000)).unwrap_or(CAPACITY);
     let store = table.get("store", store);
     if table.is_present() && !table.has("cookie") && !table.has("header") {
-        let problem = "`learned` doesn't say where the application's session id is";
+        let problem = "`learned` does not say where the application's session id is";
         table.notes().missing(table.span(), problem, "write cookie = \"PHPSESSID\", or header = \"Mcp-Session-Id\"");
     }
     if table.has("cookie") && table.has("header") {
@@ -185,7 +188,8 @@ fn routing_cookie(value: &DeValue<'_>) -> Value<String> {
         None => Ok(name),
         Some(_) => {
             let what = format!(
-                "a cookie name that does not end with `{behind}`, which marks those of a Linchpin behind this one"
+                "a cookie name that does not end with `{behind}`, which marks the cookies of a Linchpin behind this \
+                 one"
             );
             Err(must_be(&what, shown(&name), format!("write {}", shown(name.trim_end_matches(behind)))))
         }
@@ -221,8 +225,8 @@ fn cookie(table: &Table<'_>, pool: &str, has_absolute_timeout: bool) -> cookie::
             .unwrap_or(default.lifetime),
     };
     if settings.lifetime == LifetimeType::Permanent && !has_absolute_timeout {
-        let problem = "`lifetime_type` = \"permanent\" needs an `absolute_timeout`, which says when the cookie ends";
-        let remedy = "write absolute_timeout = \"12h\" into [pools.persistence]";
+        let problem = "`lifetime_type` = \"permanent\" needs `absolute_timeout`, which sets when the cookie expires";
+        let remedy = "write absolute_timeout = \"12h\" in [pools.persistence]";
         table.notes().missing(&table.at("lifetime_type"), problem, remedy);
     }
     check_attributes(table, &settings);
@@ -240,8 +244,9 @@ fn check_attributes(table: &Table<'_>, cookie: &cookie::Settings) {
         notes.error(&table.at("partitioned"), format!("`partitioned` {without}"), "write secure = true");
     }
     if cookie.partitioned && cookie.same_site != SameSite::None {
-        let problem = "`partitioned` is for pages embedded in other sites, where only `same_site` = \"None\" is sent";
-        notes.warn(&table.at("partitioned"), problem, "write same_site = \"None\", or take it out");
+        let problem = "`partitioned` is for pages embedded in other sites, where browsers send only cookies with \
+                       `same_site` = \"None\"";
+        notes.warn(&table.at("partitioned"), problem, "write same_site = \"None\", or remove it");
     }
 }
 
@@ -258,7 +263,10 @@ fn check_prefix(table: &Table<'_>, cookie: &cookie::Settings) {
     }
     if !needed.is_empty() {
         let prefix = if name.starts_with("__host-") { "__Host-" } else { "__Secure-" };
-        let problem = format!("browsers drop a cookie named {prefix}… that has not the attributes of its prefix");
+        let problem = format!(
+            "browsers drop a cookie named {prefix}… without the attributes that this prefix \
+                               requires"
+        );
         table.notes().error(&table.at("name"), problem, format!("write {}", needed.join(" and ")));
     }
 }

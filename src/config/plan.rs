@@ -72,7 +72,7 @@ impl Draft {
         }
         let mut keys = keys.into_iter();
         let Some(first) = keys.next().or_else(|| SealingKey::random(RANDOM_KEY)) else {
-            notes.error(&notes.whole_file(), "the system has no randomness to make a key of", "configure [[keys]]");
+            notes.error(&notes.whole_file(), "the system provides no random numbers for a key", "write [[keys]]");
             return None;
         };
         let mut listeners = Vec::new();

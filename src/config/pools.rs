@@ -62,8 +62,11 @@ impl PoolDraft {
     pub(super) fn warn_of_waits(&self, at: &Range<usize>, total: Duration, notes: &Notes<'_>) {
         if let Some(wait) = self.persistence.on.longest_wait().filter(|wait| *wait >= total) {
             let (wait, total) = (humantime::format_duration(wait), humantime::format_duration(total));
-            let problem = format!("a request that waits {wait} for its backend is never moved: `total` is {total}");
-            notes.warn(at, problem, "make `wait.time` shorter, or `total` longer");
+            let problem = format!(
+                "a request may wait {wait} for its backend, but `total` ends it after {total}, so \
+                                   it never moves to another backend"
+            );
+            notes.warn(at, problem, "shorten `wait.time`, or make `total` longer");
         }
     }
 }
@@ -96,8 +99,8 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         balance::BalancerKind::Hash { .. } => (balance::BalancerKind::Hash { max_load }, hash),
         other => {
             if table.has("hash") {
-                let problem = "`hash` has no effect: it is for balance = \"hash\"";
-                table.notes().warn(&table.at("hash"), problem, "take it out, or write balance = \"hash\"");
+                let problem = "`hash` has no effect without balance = \"hash\"";
+                table.notes().warn(&table.at("hash"), problem, "remove it, or write balance = \"hash\"");
             }
             (other, None)
         }
@@ -166,12 +169,12 @@ fn hash(table: &Table<'_>) -> (Option<key::Settings>, u32) {
     let max_load = table.get("max_load", percent(100..=10_000)).unwrap_or(125);
     let is_named = matches!(by, HashBy::Header | HashBy::Cookie | HashBy::Query);
     if is_named && !table.has("name") {
-        let problem = "`by` needs the `name` of the header, cookie or query key";
+        let problem = "`by` needs the `name` of the header, cookie or query parameter";
         table.notes().missing(&table.at("by"), problem, "write for example name = \"user\"");
     }
     if !is_named && table.has("name") {
-        let problem = "`name` has no effect: it is for `by` = \"header\", \"cookie\" or \"query\"";
-        table.notes().warn(&table.at("name"), problem, "take it out");
+        let problem = "`name` has no effect: only `by` = \"header\", \"cookie\" or \"query\" uses it";
+        table.notes().warn(&table.at("name"), problem, "remove it");
     }
     let key = match by {
         HashBy::Header => table.get("name", field_name).map(key::Settings::Header),
@@ -211,7 +214,7 @@ fn health(table: &Table<'_>, health_state: &mut health_state::Settings) -> healt
     let interval = table.get("interval", duration(MILLISECOND * 10..=YEAR)).unwrap_or(default.interval);
     let timeout = table.get("timeout", duration(MILLISECOND..=YEAR));
     if timeout.is_some_and(|timeout| timeout > interval) {
-        let problem = "`timeout` is longer than `interval`: one probe is still out when the next is due";
+        let problem = "`timeout` is longer than `interval`: the next probe is due while one still waits";
         table.notes().warn(&table.at("timeout"), problem, "shorten it, or make `interval` longer");
     }
     health_state.rise = table.get("rise", whole(1..=100)).unwrap_or(health_state.rise);
@@ -219,7 +222,7 @@ fn health(table: &Table<'_>, health_state: &mut health_state::Settings) -> healt
     if kind != ProbeType::Http {
         for key in ["path", "host", "expect"].into_iter().filter(|key| table.has(key)) {
             let problem = format!("`{key}` has no effect: only probes of type = \"http\" send a request");
-            table.notes().warn(&table.at(key), problem, "take it out, or write type = \"http\"");
+            table.notes().warn(&table.at(key), problem, "remove it, or write type = \"http\"");
         }
     }
     let probe = match kind {
@@ -239,7 +242,7 @@ fn ejection(table: &Table<'_>, health_state: &mut health_state::Settings) {
     health_state.max_time = table.get("max_time", time()).unwrap_or(health_state.max_time);
     health_state.max_ejected = table.get("max_ejected", percent(0..=100)).unwrap_or(health_state.max_ejected);
     if table.has("base_time") && health_state.base_time > health_state.max_time {
-        let problem = "`base_time` is longer than `max_time`, so that every ejection lasts `max_time`";
+        let problem = "`base_time` is longer than `max_time`, so every ejection lasts `max_time`";
         table.notes().warn(&table.at("base_time"), problem, "shorten it, or make `max_time` longer");
     }
 }
@@ -314,7 +317,7 @@ fn timeouts(table: &Table<'_>) -> Timeouts {
     for (key, wait) in [("connect", timeouts.connect), ("response", timeouts.response)] {
         if table.has(key) && wait > timeouts.total {
             let total = humantime::format_duration(timeouts.total);
-            let problem = format!("`{key}` is never reached: `total` ends after {total}");
+            let problem = format!("`{key}` never applies: `total` ends the request after {total}");
             table.notes().warn(&table.at(key), problem, "shorten it, or make `total` longer");
         }
     }
@@ -337,8 +340,9 @@ fn upstream(table: &Table<'_>) -> upstream::Settings {
         tls: table.switched_section("tls", tls::upstream).flatten(),
     };
     if settings.http2 && settings.proxy_protocol.is_some() {
-        let problem = "`http2` with `proxy_protocol`: a connection that clients share can't speak for one of them";
-        table.notes().error(&table.at("proxy_protocol"), problem, "take one of the two out");
+        let problem = "`proxy_protocol` cannot be combined with `http2`: a PROXY header names one client, and \
+                       clients share HTTP/2 connections";
+        table.notes().error(&table.at("proxy_protocol"), problem, "remove one of the two");
     }
     settings
 }

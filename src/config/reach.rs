@@ -32,9 +32,12 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
             warn_without_arrivals(route, &listeners, notes);
         } else if is_bounded && let Some(span) = hidden(route, &arrivals, &preferred) {
             let line = notes.line_of(span.start) + 1;
-            let problem = format!("no request gets to this route: others come before it, such as that in line {line}");
-            let remedy = "routes with `listeners` come first, then those with a `scheme`: write the same into this \
-                          one, or take it out";
+            let problem = format!(
+                "no request reaches this route: other routes match first, such as the one in line \
+                                   {line}"
+            );
+            let remedy = "routes with `listeners` match first, then routes with `scheme`: give this route the same, \
+                          or remove it";
             notes.warn(&route.span, problem, remedy);
         }
     }
@@ -56,17 +59,17 @@ fn arrivals<'l>(
 
 fn warn_without_arrivals(route: &RouteDraft, listeners: &[&ListenerDraft], notes: &Notes<'_>) {
     if !listeners.iter().any(|listener| listener.serves()) {
-        let problem = "no request gets to this route: its listeners send everybody to https";
-        notes.warn(&route.span, problem, "name the listener with [listeners.tls], or take it out");
+        let problem = "no request reaches this route: its listeners redirect every request to https";
+        notes.warn(&route.span, problem, "name the listener that has [listeners.tls], or remove the route");
         return;
     }
     let (scheme, remedy) = match route.settings.is_secure {
         Some(true) => {
-            ("https", "write [listeners.tls] into one, name your proxies in `trusted_proxies`, or take `scheme` out")
+            ("https", "add [listeners.tls] to one, name your proxies in `trusted_proxies`, or remove `scheme`")
         }
-        _ => ("http", "write [[listeners]] without TLS, or take `scheme` out"),
+        _ => ("http", "add [[listeners]] without TLS, or remove `scheme`"),
     };
-    let problem = format!("no request gets to this route: none of its listeners is asked by {scheme}");
+    let problem = format!("no request reaches this route: none of its listeners receives {scheme} requests");
     notes.warn(&route.span, problem, remedy);
 }
 

@@ -140,7 +140,7 @@ impl<'a> Table<'a> {
     ) -> Option<Vec<Spanned<T>>> {
         let list = self.list(key, convert);
         if self.find(key, Shape::Value).and_then(|(_, value)| value.as_array()).is_some_and(|list| list.is_empty()) {
-            self.notes.error(&self.at(key), format!("`{key}` is empty"), "write an entry, or leave the key out");
+            self.notes.error(&self.at(key), format!("`{key}` is empty"), "add an entry, or remove the key");
         }
         list.filter(|list| !list.is_empty())
     }
@@ -156,7 +156,7 @@ impl<'a> Table<'a> {
                 // Read it anyway, as the single section that it should be.
                 DeValue::Array(list) => {
                     let first = list.iter().find_map(|entry| entry.get_ref().as_table());
-                    (format!("[[{path}]] is no list of sections"), first)
+                    (format!("[[{path}]] must be one section, not a list"), first)
                 }
                 other => (format!("`{key}` must be a section, not {}", found(other)), None),
             };
@@ -188,8 +188,8 @@ impl<'a> Table<'a> {
             DeValue::Table(_) => {
                 self.notes.error(
                     &span,
-                    format!("[{path}] is a list of sections"),
-                    format!("write [[{path}]], and below it what belongs to it"),
+                    format!("[{path}] must be a list of sections"),
+                    format!("write [[{path}]], in double brackets"),
                 );
                 vec![(span, value)]
             }
@@ -293,7 +293,7 @@ impl<'a> Table<'a> {
                 (_, Some(near)) => format!("did you mean {}?", self.written(*near)),
                 (None, None) => {
                     let known = known_keys.iter().map(|key| self.written(*key)).collect::<Vec<_>>();
-                    format!("known here: {}", known.join(", "))
+                    format!("valid here: {}", known.join(", "))
                 }
             };
             self.notes.error(&span, format!("unknown {what}"), remedy);
@@ -308,7 +308,7 @@ impl<'a> Table<'a> {
             DeValue::Array(list) if list.iter().any(|entry| entry.get_ref().is_table()) => {
                 format!("section [[{}]]", self.path_of(&key))
             }
-            _ if self.path.is_empty() => format!("key `{key}` outside of any section"),
+            _ if self.path.is_empty() => format!("key `{key}` outside any section"),
             _ => format!("key `{key}` in {}", self.label()),
         }
     }

@@ -65,10 +65,8 @@ impl Report {
             position: None,
             problem: format!("cannot read the file: {error}"),
             remedy: match error {
-                files::Error::NotRegular(_) => "write its content into a file, and name that".into(),
-                files::Error::TooLarge(_) => {
-                    "have backends found with [[pools.discover]], or split the file by pools".into()
-                }
+                files::Error::NotRegular(_) => "copy its content to a regular file, and name that file".into(),
+                files::Error::TooLarge(_) => "find backends with [[pools.discover]], or split the file by pools".into(),
                 files::Error::Io(_) | files::Error::NotText => "name a readable TOML file".into(),
             },
         };

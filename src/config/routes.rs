@@ -98,12 +98,15 @@ fn check_keys(table: &Table<'_>, route: &Settings) {
         for key in POOL_ONLY.into_iter().filter(|key| table.has(key)) {
             match key {
                 "pool" => {
-                    let problem = "the route has a `pool` and a `redirect`: it can do one of the two";
-                    notes.error(&table.at(key), problem, "take one out, or write a second route");
+                    let problem = "the route has both `pool` and `redirect`";
+                    notes.error(&table.at(key), problem, "remove one of the two, or write a second route");
                 }
                 _ => {
-                    let problem = format!("`{key}` has no effect: the route redirects, and no backend is asked");
-                    notes.warn(&table.at(key), problem, "take it out");
+                    let problem = format!(
+                        "`{key}` has no effect: the route redirects and sends nothing to a \
+                                           backend"
+                    );
+                    notes.warn(&table.at(key), problem, "remove it");
                 }
             }
         }
@@ -111,19 +114,19 @@ fn check_keys(table: &Table<'_>, route: &Settings) {
     if let Some(strip) = &route.strip_prefix {
         let behind = route.path_prefix.strip_prefix(strip.as_str());
         if strip == "/" {
-            notes.warn(&table.at("strip_prefix"), "`strip_prefix` = \"/\" strips nothing", "take it out");
+            notes.warn(&table.at("strip_prefix"), "`strip_prefix` = \"/\" strips nothing", "remove it");
         } else if !behind.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
             let prefix = shown(&route.path_prefix);
-            let problem = format!("`strip_prefix` is no beginning of `path_prefix`, which is {prefix}");
+            let problem = format!("`path_prefix`, which is {prefix}, does not start with `strip_prefix`");
             let remedy = match route.path_prefix.as_str() {
                 "/" => format!("write path_prefix = {}", shown(strip)),
-                _ => format!("write {prefix}"),
+                _ => format!("write strip_prefix = {prefix}"),
             };
             notes.error(&table.at("strip_prefix"), problem, remedy);
         }
     }
     if route.add_prefix.as_deref() == Some("/") {
-        notes.warn(&table.at("add_prefix"), "`add_prefix` = \"/\" adds nothing", "take it out");
+        notes.warn(&table.at("add_prefix"), "`add_prefix` = \"/\" adds nothing", "remove it");
     }
 }
 
@@ -138,11 +141,11 @@ fn redirect(table: &Table<'_>) -> Option<Spanned<Redirect>> {
     }
     let notes = table.notes();
     if table.has("path") && table.has("prefix") {
-        let problem = "a redirect can have a `path` or a `prefix`, not both";
-        notes.error(&table.at("prefix"), problem, "take one of the two out");
+        let problem = "a redirect cannot have both `path` and `prefix`";
+        notes.error(&table.at("prefix"), problem, "remove one of the two");
     }
     if ["scheme", "host", "path", "prefix"].into_iter().all(|key| !table.has(key)) {
-        let problem = "the redirect leads to where the client is already";
+        let problem = "the redirect changes nothing: it leads to the same URL";
         notes.missing(table.span(), problem, "write a `scheme`, a `host`, a `path` or a `prefix`");
     }
     let path = whole_path.map(Path::Whole).or(prefix.map(Path::Prefix)).unwrap_or(Path::Same);
@@ -153,7 +156,14 @@ fn redirect_status(value: &DeValue<'_>) -> Value<StatusCode> {
     const WHAT: &str = "301, 302, 303, 307 or 308";
     let code = whole::<u16>(100..=599)(value).ok().filter(|code| matches!(code, 301..=303 | 307 | 308));
     let status = code.and_then(|code| StatusCode::from_u16(code).ok());
-    status.ok_or_else(|| must_be(WHAT, found(value), "write 308 for good, 307 for now; both keep the method"))
+    status.ok_or_else(|| {
+        must_be(
+            WHAT,
+            found(value),
+            "write 308 (permanent) or 307 (temporary), which keep the \
+                                                      method",
+        )
+    })
 }
 
 fn timeouts(table: &Table<'_>) -> TimeoutOverrides {
@@ -185,8 +195,13 @@ fn fields(table: &Table<'_>, kind: MessageKind) -> Fields {
     let mut first: HashMap<HeaderName, ()> = HashMap::new();
     for name in names {
         if first.insert(name.value.clone(), ()).is_some() {
-            let problem = format!("the field {} is named twice", shown(name.value.as_str()));
-            table.notes().error(&name.span, problem, "name it once: `set` takes out what was there, `add` does not");
+            let problem = format!("the field {} appears twice", shown(name.value.as_str()));
+            table.notes().error(
+                &name.span,
+                problem,
+                "name it once: `set` replaces existing values, `add` keeps \
+                                                      them",
+            );
         }
     }
     // Host is the only field that must be present and valid.
@@ -212,8 +227,8 @@ fn field_value(value: &DeValue<'_>) -> Value<HeaderValue> {
     }
     let is_plain = text.trim() == text && text.chars().all(|c| c == ' ' || c.is_ascii_graphic());
     let value = is_plain.then(|| HeaderValue::from_str(text).ok()).flatten();
-    let what = "the value of a field: visible ASCII characters, without blanks around them";
-    value.ok_or_else(|| must_be(what, shown(text), "write other characters encoded"))
+    let what = "a field value: visible ASCII characters, without spaces at either end";
+    value.ok_or_else(|| must_be(what, shown(text), "encode the other characters"))
 }
 
 impl RouteDraft {
@@ -239,15 +254,24 @@ impl RouteDraft {
         let name = || shown(pool.name.as_ref().map_or("", |name| name.value.as_str()));
         let is_on = self.persistence.as_ref().filter(|spot| spot.value);
         if let (Some(on), Carrier::None) = (is_on, &pool.persistence.carrier) {
-            let problem = format!("`persistence` can't be on: the pool {} does not pin its clients", name());
-            notes.error(&on.span, problem, "write a `type` into its [pools.persistence], or take this out");
+            let problem = format!("`persistence` cannot be true: the pool {} does not pin its clients", name());
+            notes.error(
+                &on.span,
+                problem,
+                "change the `type` in the pool's [pools.persistence], or remove \
+                                            `persistence`",
+            );
         }
         if let Carrier::Learned(learned::Settings { source: learned::SessionIdSource::Header(field), .. }) =
             &pool.persistence.carrier
             && self.settings.response_headers.names().any(|name| name == field)
         {
-            let problem = format!("the pool {} learns its sessions from the field {}", name(), shown(field.as_str()));
-            notes.error(&self.response_at, problem, "leave it as the application sends it");
+            let problem = format!(
+                "the pool {} learns its sessions from the field {}, which this route changes",
+                name(),
+                shown(field.as_str())
+            );
+            notes.error(&self.response_at, problem, "remove that field from `response_headers`");
         }
         if let Some(total) = self.settings.timeouts.total {
             pool.warn_of_waits(&self.timeouts_at, total, notes);
@@ -258,7 +282,7 @@ impl RouteDraft {
         {
             if own.is_some() && wait > timeouts.total {
                 let total = humantime::format_duration(timeouts.total);
-                let problem = format!("`{key}` is never reached: `total` ends after {total}");
+                let problem = format!("`{key}` never applies: `total` ends the request after {total}");
                 notes.warn(&self.timeouts_at, problem, "shorten it, or make `total` longer");
             }
         }
@@ -328,15 +352,15 @@ pub(super) fn redirect_loops(drafts: &[RouteDraft], notes: &Notes<'_>) {
     let table = Routes::new(&settings, 0, listener, |_| Some((0, &timeouts)));
     for draft in drafts.iter().filter(|draft| is_redirect_loop(draft, drafts, &table, listener)) {
         let Some(Spanned { value: redirect, span }) = &draft.redirect else { continue };
-        let problem = "whoever follows the redirect comes back to one: clients go round in a circle";
+        let problem = "clients would loop: the redirect leads only to itself or to other redirects, never to a pool";
         match (redirect.scheme, &redirect.host) {
-            (None, None) => notes.error(span, problem, "write a route for the path that it leads to"),
+            (None, None) => notes.error(span, problem, "write a route to a pool for the path that it leads to"),
             // Another server may answer the other scheme, so this may be intended.
             (Some(scheme), None) if draft.settings.is_secure.is_none() => {
                 let other = if scheme == "https" { "http" } else { "https" };
-                notes.warn(span, problem, format!("write scheme = \"{other}\" into the route itself"));
+                notes.warn(span, problem, format!("write scheme = \"{other}\" in the route itself"));
             }
-            _ => notes.warn(span, problem, "write a route for where it leads to"),
+            _ => notes.warn(span, problem, "write a route to a pool for the URL that it leads to"),
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn key(table: &Table<'_>) -> Option<[u8; KEY_BYTES]> {
         }
         _ if table.has("file") || table.has("env") => None,
         _ => {
-            let remedy = "write file = \"linchpin.key\", and make the file with: linchpin keygen -o linchpin.key";
+            let remedy = "write file = \"linchpin.key\", and create the file with: linchpin keygen -o linchpin.key";
             table.notes().missing(table.span(), "[[keys]] has neither `file` nor `env`", remedy);
             None
         }
@@ -45,7 +45,7 @@ fn key_of_file(table: &Table<'_>, file: &Spanned<String>) -> Option<[u8; KEY_BYT
         Ok(text) => match decode(&text) {
             Some(key) => return Some(key),
             None if text.trim().is_empty() => (format!("the key file {name} is empty"), damaged(&path)),
-            None => (format!("the key file {name} does not hold {KEY_BYTES} bytes in base64"), damaged(&path)),
+            None => (format!("the key file {name} does not contain {KEY_BYTES} bytes in base64"), damaged(&path)),
         },
         Err(error) => (format!("cannot read the key file {name}: {error}"), unreadable(&path, &error)),
     };
@@ -59,15 +59,17 @@ fn unreadable(path: &Path, error: &files::Error) -> String {
     match error {
         files::Error::Io(error) if error.kind() == ErrorKind::NotFound => {
             format!(
-                "copy it from another Linchpin, or make the first one with: linchpin keygen -o {}",
+                "copy the file from another Linchpin, or create the first one with: linchpin keygen -o {}",
                 shell_word(path)
             )
         }
         files::Error::Io(error) if error.kind() == ErrorKind::PermissionDenied => {
-            "check as the user who runs Linchpin, or let that user read it (chown, chmod); don't make a new one".into()
+            "run this as the user who runs Linchpin, or let that user read the file (chown, chmod); do not create a \
+             new one"
+                .into()
         }
-        files::Error::Io(_) => "see to it that this user can read it; don't make a new one".into(),
-        files::Error::NotRegular(_) => "write the path of the file that holds it".into(),
+        files::Error::Io(_) => "make the file readable for this user; do not create a new one".into(),
+        files::Error::NotRegular(_) => "write the path of the file that contains it".into(),
         files::Error::TooLarge(_) | files::Error::NotText => damaged(path),
     }
 }
@@ -77,15 +79,18 @@ fn damaged(path: &Path) -> String {
     let mut other = path.as_os_str().to_owned();
     other.push(".new");
     let other = shell_word(Path::new(&other));
-    format!("put back what was in it; if that is lost, name another file, made with: linchpin keygen -o {other}")
+    format!(
+        "restore its content from a backup; if there is none, name a new file, created with: linchpin keygen -o \
+             {other}"
+    )
 }
 
 fn key_of_variable(table: &Table<'_>, env: &Spanned<String>) -> Option<[u8; KEY_BYTES]> {
-    const REMEDY: &str = "set it to what this prints: linchpin keygen";
+    const REMEDY: &str = "set it to the key of your other Linchpins, or make a first key with: linchpin keygen";
     let name = shown(&env.value);
     let problem = match variable(&env.value).as_deref().map(decode) {
         Some(Some(key)) => return Some(key),
-        Some(None) => format!("the environment variable {name} does not hold {KEY_BYTES} bytes in base64"),
+        Some(None) => format!("the environment variable {name} does not contain {KEY_BYTES} bytes in base64"),
         None => format!("the environment variable {name} is not set"),
     };
     table.notes().error(&env.span, problem, REMEDY);
@@ -105,7 +110,7 @@ pub(super) fn token(table: &Table<'_>) -> Option<String> {
     let (problem, remedy) = match read(&path, &file, table) {
         Ok(text) if text.trim().is_empty() => (format!("the token file {name} is empty"), damaged(&path)),
         Ok(text) if text.trim().bytes().all(|byte| byte.is_ascii_graphic()) => return Some(text.trim().into()),
-        Ok(_) => (format!("the token file {name} holds more than one word of ASCII characters"), damaged(&path)),
+        Ok(_) => (format!("the token file {name} contains spaces or characters other than ASCII"), damaged(&path)),
         Err(error) => (format!("cannot read the token file {name}: {error}"), unreadable(&path, &error)),
     };
     table.notes().error(&file.span, problem, remedy);
@@ -117,7 +122,7 @@ fn read(path: &Path, named_at: &Spanned<String>, table: &Table<'_>) -> Result<St
     let mode = metadata.permissions().mode();
     if mode & 0o077 != 0 {
         let shown = shown(&path.to_string_lossy());
-        let problem = format!("{shown} can be read by others than its owner (mode {:03o})", mode & 0o777);
+        let problem = format!("other users than the owner have access to {shown} (mode {:03o})", mode & 0o777);
         table.notes().warn(&named_at.span, problem, format!("run: chmod 600 {}", shell_word(path)));
     }
     Ok(text)

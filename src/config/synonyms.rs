@@ -84,7 +84,7 @@ fn remedy(written: &'static str) -> String {
     let (parent, own) = written.rsplit_once('.').unwrap_or(("", written));
     let section =
         KEYS.iter().map(|(written, _)| *written).find(|section| path_of(section) == parent && *section != parent);
-    format!("`{own}` into {}", section.unwrap_or("the file"))
+    format!("`{own}` in {}", section.unwrap_or("the file"))
 }
 
 /// Returns `[[pools]]` or `[log]` without brackets.
@@ -124,20 +124,20 @@ mod tests {
         let remedy = |section: &str, word: &str| key(section, word).map(|(_, remedy)| remedy).unwrap_or_default();
         for (section, word, expected) in [
             ("pools", "servers", "write [[pools.backends]]"),
-            ("pools", "lb_policy", "write `balance` into [[pools]]"),
+            ("pools", "lb_policy", "write `balance` in [[pools]]"),
             ("pools", "healthCheck", "write [pools.health]"),
             ("pools", "sticky", "write [pools.persistence]"),
-            ("pools.backends", "maxconn", "write `max_requests` into [[pools.backends]]"),
-            ("pools.backends", "max-conns", "write `max_requests` into [[pools.backends]]"),
-            ("pools.backends", "url", "write `address` into [[pools.backends]]"),
-            ("pools", "proxy_connect_timeout", "write `connect` into [pools.timeouts]"),
+            ("pools.backends", "maxconn", "write `max_requests` in [[pools.backends]]"),
+            ("pools.backends", "max-conns", "write `max_requests` in [[pools.backends]]"),
+            ("pools.backends", "url", "write `address` in [[pools.backends]]"),
+            ("pools", "proxy_connect_timeout", "write `connect` in [pools.timeouts]"),
             ("", "entryPoints", "write [[listeners]]"),
             ("", "upstream", "write [[pools]]"),
             ("", "health", "write [pools.health]"),
             ("", "servers", "write [[pools.backends]]"),
-            ("server", "maxconn", "write `max_connections` into [server]"),
-            ("listeners.tls", "ssl_certificate_key", "write `key` into [listeners.tls]"),
-            ("pools", "weight", "write `weight` into [[pools.backends]], or `weight` into [[pools.discover]]"),
+            ("server", "maxconn", "write `max_connections` in [server]"),
+            ("listeners.tls", "ssl_certificate_key", "write `key` in [listeners.tls]"),
+            ("pools", "weight", "write `weight` in [[pools.backends]], or `weight` in [[pools.discover]]"),
             ("pools", "zzz", ""),
             ("", "name", ""),
             ("pools", "", ""),

@@ -60,19 +60,17 @@ fn describe(message: &str, text: &str, span: Range<usize>) -> (Range<usize>, Str
     let found = text.get(span.clone()).unwrap_or_default();
     let (what, expected) = message.split_once(", expected ").unwrap_or((message, ""));
     let (what, remedy) = match what {
-        "duplicate key" => (format!("{} stands twice", shown(found)), "keep one of the two".into()),
+        "duplicate key" => (format!("{} appears twice", shown(found)), "keep one of the two".into()),
         "key with no value" => (NO_VALUE.into(), "write key = value".into()),
         _ if BARE.contains(&what) && found.is_empty() => (NO_VALUE.into(), "write a value".into()),
         _ if BARE.contains(&what) => {
             let span = whole_word(text, &span);
             let word = text.get(span.clone()).unwrap_or_default();
-            let problem = format!("not TOML: {} without quotes", clipped(word));
+            let problem = format!("not TOML: `{}` needs quotes", clipped(word));
             return (span, problem, format!("write {}", shown(word)));
         }
-        _ if expected.is_empty() || expected == "nothing" => {
-            (what.into(), "see https://toml.io for what can stand here".into())
-        }
-        _ => (what.into(), format!("here should be {expected}")),
+        _ if expected.is_empty() || expected == "nothing" => (what.into(), "see https://toml.io for the syntax".into()),
+        _ => (what.into(), format!("expected here: {expected}")),
     };
     (span, format!("not TOML: {what}"), remedy)
 }

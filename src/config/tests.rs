@@ -234,20 +234,20 @@ fn keys_are_read_and_their_files_guarded() {
     assert_eq!(token.0.admin.unwrap().token.as_deref(), Some("secret"));
 
     let shown = |path: &str| folder.join(path).display().to_string();
-    let lost = "put back what was in it; if that is lost, name another file, made with: linchpin keygen -o";
+    let lost = "restore its content from a backup; if there is none, name a new file, created with: linchpin keygen -o";
     for (text, line, severity, problem, remedy) in [
         (
             "[[keys]]\nid = \"k\"\nfile = \"open\"",
             3,
             Severity::Warning,
-            format!("\"{}\" can be read by others than its owner (mode 644)", shown("open")),
+            format!("other users than the owner have access to \"{}\" (mode 644)", shown("open")),
             format!("run: chmod 600 {}", shown("open")),
         ),
         (
             "[[keys]]\nid = \"k\"\nfile = \"short\"",
             3,
             Severity::Error,
-            format!("the key file \"{}\" does not hold 32 bytes in base64", shown("short")),
+            format!("the key file \"{}\" does not contain 32 bytes in base64", shown("short")),
             format!("{lost} {}.new", shown("short")),
         ),
         (
@@ -255,7 +255,10 @@ fn keys_are_read_and_their_files_guarded() {
             3,
             Severity::Error,
             format!("cannot read the key file \"{}\": No such file or directory (os error 2)", shown("gone")),
-            format!("copy it from another Linchpin, or make the first one with: linchpin keygen -o {}", shown("gone")),
+            format!(
+                "copy the file from another Linchpin, or create the first one with: linchpin keygen -o {}",
+                shown("gone")
+            ),
         ),
         (
             "[admin]\naddress = \"127.0.0.1:9090\"\ntoken_file = \"empty\"",

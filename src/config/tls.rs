@@ -41,7 +41,7 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerTls {
         },
     ));
     if has_list && certificates.is_empty() {
-        let remedy = "write [[listeners.tls.certificates]] with `cert`, or `cert` alone";
+        let remedy = "write [[listeners.tls.certificates]] with `cert`, or write `cert` in [listeners.tls]";
         table.notes().error(&table.at("certificates"), "`certificates` is empty", remedy);
     }
     let clients = clients(table);
@@ -76,11 +76,12 @@ pub(super) fn upstream(table: &Table<'_>) -> Option<Arc<client::Settings>> {
     let file = authorities.as_ref().map(|file| file.value.as_path());
     if !verify {
         let problem =
-            "`verify` = false: whoever answers at a backend's address is believed, and reads all that is sent";
-        let remedy = "write ca = \"ca.pem\" with the certificate of who issues the backends' certificates";
+            "`verify` = false: Linchpin accepts any certificate, so an attacker on the network can pose as a backend";
+        let remedy = "remove it, and write ca = \"ca.pem\" with the CA certificate that signed the backends' \
+                      certificates";
         table.notes().warn(&table.at("verify"), problem, remedy);
         if table.has("ca") {
-            table.notes().warn(&table.at("ca"), "`ca` has no effect: `verify` = false", "take one of the two out");
+            table.notes().warn(&table.at("ca"), "`ca` has no effect with `verify` = false", "remove `verify` = false");
         }
     } else if (file.is_some() || !table.has("ca"))
         && let Err(error) = inspect::authorities(file)
@@ -125,7 +126,7 @@ fn entry_pair(table: &Table<'_>) -> (Option<(CertificateFiles, Range<usize>)>, O
         Ok(inspected) => {
             if let Some(mode) = inspect::mode_if_open(&pair.key) {
                 let shown_key = shown(&pair.key.to_string_lossy());
-                let problem = format!("{shown_key} can be read by everyone on this machine (mode {mode:03o})");
+                let problem = format!("everyone on this machine can read {shown_key} (mode {mode:03o})");
                 table.notes().warn(&key.span, problem, format!("run: chmod 600 {}", shell_word(&pair.key)));
             }
             (Some((pair, certificate.span)), Some(inspected))
@@ -149,21 +150,19 @@ fn judge_for_clients(
     let notes = table.notes();
     let certificate = &read.certificate;
     if certificate.names.is_empty() {
-        let problem = format!("the certificate of {} names no host: clients refuse it", shown(&certificate.subject));
-        notes.warn(span, problem, "have one issued with a subject alternative name");
+        let problem =
+            format!("the certificate of {} contains no host name: clients reject it", shown(&certificate.subject));
+        notes.warn(span, problem, "get one with a subject alternative name");
     }
     let line = notes.line_of(span.start) + 1;
     let kind = format!("{:?}", read.algorithm);
     let known = certificate.names.iter().find_map(|name| Some((name, *named.get(&(name.clone(), kind.clone()))?)));
     if let Some((name, line)) = known {
-        let problem = format!(
-            "there is a certificate for {} already, in line {line}, which is the one that is shown",
-            shown(name)
-        );
+        let problem = format!("line {line} already has a certificate for {}, and clients get that one", shown(name));
         notes.warn(
             span,
             problem,
-            "take one of the two out; two for one name are of use with different kinds of keys only",
+            "remove one of the two; two certificates for one name are useful only with different key types",
         );
     }
     for name in &certificate.names {
@@ -173,29 +172,38 @@ fn judge_for_clients(
 
 /// Warns of problems that any certificate can have.
 fn judge(table: &Table<'_>, span: &Range<usize>, read: &Inspected) {
-    const RENEW: &str = "renew it; new files are taken up without a reload";
+    const RENEW: &str = "renew it; Linchpin loads new files without a reload";
     let notes = table.notes();
     let name = shown(read.certificate.name());
     match read.certificate.validity(clock::unix()) {
         Validity::Good => {}
-        Validity::Soon(0) => notes.warn(span, format!("the certificate for {name} ends within a day"), RENEW),
-        Validity::Soon(days) => notes.warn(span, format!("the certificate for {name} ends in {}", count(days)), RENEW),
+        Validity::Soon(0) => notes.warn(span, format!("the certificate for {name} expires within a day"), RENEW),
+        Validity::Soon(days) => {
+            notes.warn(span, format!("the certificate for {name} expires in {}", count(days)), RENEW)
+        }
         Validity::Expired(0) => {
-            notes.warn(span, format!("the certificate for {name} has EXPIRED today: it is refused everywhere"), RENEW);
+            notes.warn(
+                span,
+                format!("the certificate for {name} EXPIRED today: clients and backends reject it"),
+                RENEW,
+            );
         }
         Validity::Expired(days) => {
             let problem =
-                format!("the certificate for {name} has EXPIRED {} ago: it is refused everywhere", count(days));
+                format!("the certificate for {name} EXPIRED {} ago: clients and backends reject it", count(days));
             notes.warn(span, problem, RENEW);
         }
         Validity::NotYet(days) => {
-            let problem = format!("the certificate for {name} is NOT VALID yet: it begins within {}", count(days));
-            notes.warn(span, problem, "look at this machine's clock, or wait");
+            let problem =
+                format!("the certificate for {name} is NOT VALID yet: it becomes valid within {}", count(days));
+            notes.warn(span, problem, "check this machine's clock, or wait");
         }
     }
     if !read.is_in_order {
-        let problem =
-            format!("behind the certificate for {name} stands one that did not sign it: many clients refuse that");
+        let problem = format!(
+            "the next certificate after the one for {name} did not sign it: many clients reject such a \
+                     chain"
+        );
         notes.warn(span, problem, "put the server's own certificate first, then the one that signed it, and so on");
     }
 }
@@ -208,8 +216,9 @@ fn clients(table: &Table<'_>) -> Option<ClientVerification> {
     let authorities = table.spot("client_ca", plain_text).map(|spot| resolved(table, spot));
     let is_required = table.get("client_certificate", word([("required", true), ("optional", false)], &[]));
     if table.has("client_certificate") && !table.has("client_ca") {
-        let problem = "`client_certificate` without `client_ca`: nobody says whose certificates are good";
-        let remedy = "write client_ca = \"clients.pem\" with the certificate of who issues the clients' certificates";
+        let problem = "`client_certificate` needs `client_ca`, which says whose certificates to accept";
+        let remedy = "write client_ca = \"clients.pem\" with the CA certificate that signed the clients' \
+                      certificates";
         table.notes().missing(&table.at("client_certificate"), problem, remedy);
     }
     let authorities = authorities?;

@@ -67,13 +67,10 @@ pub(super) fn text<'a>(value: &'a DeValue<'_>) -> Value<&'a str> {
 pub(super) fn plain_text(value: &DeValue<'_>) -> Value<String> {
     let text = text(value)?;
     if text.trim().is_empty() {
-        return Err(InvalidValue {
-            problem: "is empty".into(),
-            remedy: "write something, or leave the key out".into(),
-        });
+        return Err(InvalidValue { problem: "is empty".into(), remedy: "write a value, or remove the key".into() });
     }
     if text.chars().any(char::is_control) {
-        return Err(must_be("free of control characters", shown(text), "take them out"));
+        return Err(must_be("free of control characters", shown(text), "remove them"));
     }
     Ok(text.into())
 }
@@ -214,12 +211,12 @@ pub(super) fn rate(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Value
             Some((number, Duration::from_secs(seconds)))
         };
         value.as_str().and_then(read).ok_or_else(|| {
-            let what = format!("a rate from {0}/s, {0}/m or {0}/h to {1}/s", range.start(), range.end());
+            let what = format!("a rate of {} to {} per second, minute or hour", range.start(), range.end());
             // nginx writes rates like `10r/s`.
             let of_nginx = value.as_str().and_then(|text| text.trim().split_once("r/"));
             let of_nginx = of_nginx.filter(|(number, unit)| read(&format!("{number}/{unit}")).is_some());
             let remedy = match integer(value).or_else(|| value.as_str()?.trim().parse().ok()) {
-                Some(number) => format!("write the unit: \"{number}/s\" for a second"),
+                Some(number) => format!("write the unit: \"{number}/s\" for {number} per second"),
                 None if let Some((number, unit)) = of_nginx => format!("write \"{number}/{unit}\""),
                 None => "write a number and one of the units /s, /m, /h, such as \"100/s\"".into(),
             };
@@ -318,7 +315,7 @@ pub(super) fn known<'n>(what: &str, mistyped: &str, names: impl Iterator<Item = 
         Some(name) => format!("did you mean \"{name}\"?"),
         None => match names.take(10).map(|name| format!("\"{name}\"")).collect::<Vec<_>>() {
             names if names.is_empty() => format!("there are no other {what}"),
-            names => format!("{what} here: {}", names.join(", ")),
+            names => format!("the {what} are: {}", names.join(", ")),
         },
     }
 }

@@ -80,9 +80,9 @@ async fn a_log_or_a_socket_that_this_user_cannot_make_is_an_error_for_check_as_f
     let somebody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let user = if rustix::process::geteuid().is_root() { &somebody[..] } else { &[] };
     for (text, words) in [
-        (log("new.log"), format!("this user can't make files in {closed}")),
-        (log("old.log"), "this user can't write to it".into()),
-        (configuration(&format!("unix:{closed}/web.sock"), ""), format!("this user can't make files in {closed}")),
+        (log("new.log"), format!("this user cannot create files in {closed}")),
+        (log("old.log"), "this user cannot write to it".into()),
+        (configuration(&format!("unix:{closed}/web.sock"), ""), format!("this user cannot create files in {closed}")),
     ] {
         let file = folder.write("linchpin.toml", text.as_bytes());
         for command in ["check", "run"] {
@@ -107,8 +107,9 @@ async fn listeners_that_have_each_others_addresses_are_refused_before_they_would
         let listener = format!("[[listeners]]\naddress = \"{first}:{port}\"\n");
         let text = configuration(&format!("{second}:{port}"), &listener);
         let done = run(&[BINARY, "check", &folder.write("linchpin.toml", text.as_bytes())]).await;
-        let words =
-            format!("the listener in line 2, \"{first}:{port}\", has this address, too: no two can listen there");
+        let words = format!(
+            "this address overlaps with that of the listener in line 2, \"{first}:{port}\": only one of the two"
+        );
         assert_eq!(done.status.code(), Some(1));
         assert!(said(&done).contains(&words), "{words}: {}", said(&done));
     }
@@ -136,11 +137,13 @@ async fn all_addresses_of_both_families_can_be_two_listeners_in_either_order() {
 #[tokio::test]
 async fn a_configuration_of_another_product_is_told_by_its_name_and_the_command_that_is_named_works() {
     let folder = Folder::new();
-    let haproxy = "defaults\n  timeout connect 5s\nbackend app\n  balance leastconn\n  server a 127.0.0.1:9001 check\n";
-    let nginx = "upstream app {\n  server 127.0.0.1:9001;\n}\nserver {\n  listen 127.0.0.1:8080;\n  location / {\n    \
+    let haproxy = "defaults\n  timeout connect 5s\nbackend app\n  balance leastconn\n  server a 127.0.0.1:9001 \
+                   check\n";
+    let nginx = "upstream app {\n  server 127.0.0.1:9001;\n}\nserver {\n  listen 127.0.0.1:8080;\n  location / {\n  \
+                   \
                  proxy_pass http://app;\n  }\n}\n";
-    let traefik =
-        "http:\n  services:\n    app:\n      loadBalancer:\n        servers:\n          - url: http://127.0.0.1:9001\n";
+    let traefik = "http:\n  services:\n    app:\n      loadBalancer:\n        servers:\n          - url: \
+         http://127.0.0.1:9001\n";
     for (name, text, product) in
         [("my proxy.cfg", haproxy, "HAProxy"), ("site", nginx, "nginx"), ("dynamic.yaml", traefik, "Traefik")]
     {
@@ -163,5 +166,5 @@ async fn a_configuration_of_another_product_is_told_by_its_name_and_the_command_
     // A broken file of our own is not taken for one.
     let own = folder.write("own.toml", b"[[listeners]]\naddress = 127.0.0.1:8080\n[[pools]\nname = \"app\"\n");
     let words = said(&run(&[BINARY, "check", &own]).await);
-    assert!(words.contains("own.toml:2:11: error: not TOML: 127.0.0.1:8080 without quotes"), "{words}");
+    assert!(words.contains("own.toml:2:11: error: not TOML: `127.0.0.1:8080` needs quotes"), "{words}");
 }

@@ -105,7 +105,7 @@ async fn check_says_what_does_not_fit_into_the_limit_of_descriptors() {
     let done = soon("the end of the check", command.output()).await.unwrap();
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     assert_eq!(done.status.code(), Some(0), "{said}");
-    assert!(said.contains("`max_connections` of 5000 can't fit: this process may open 80 descriptors"), "{said}");
+    assert!(said.contains("`max_connections` = 5000 is too high: this process may open 80 file descriptors"), "{said}");
 }
 
 #[tokio::test]

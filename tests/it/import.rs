@@ -66,11 +66,11 @@ fn errors(text: &str) -> Vec<String> {
         [
             "the pool has no [[pools.backends]]",
             "pools and no [[routes]]",
-            "there are no [[pools]]",
-            "there are no [[listeners]]",
-            "round in a circle",
+            "the file has no [[pools]]",
+            "the file has no [[listeners]]",
+            "clients would loop",
             // The others listen at one address of the machine beside all of them.
-            "no two can listen there",
+            "only one of the two can listen",
             // Files are where the source was.
             "cannot read the",
         ]
@@ -110,7 +110,10 @@ fn what_a_configuration_refuses_is_not_written() {
         (upstream("hash $http_upgrade; server 10.0.0.1;"), Format::Nginx, "hash $http_upgrade: what can be hashed"),
         (
             map.to_owned()
-                + &upstream("sticky route $r; server 10.0.0.1; server 10.0.0.2 route=a.b; server 10.0.0.3 route=a-b;"),
+                + &upstream(
+                    "sticky route $r; server 10.0.0.1; server 10.0.0.2 route=a.b; server 10.0.0.3 \
+                             route=a-b;",
+                ),
             Format::Nginx,
             "route = \"a-b-2\"",
         ),
@@ -279,7 +282,11 @@ fn said(output: &Output) -> String {
 #[test]
 fn nothing_is_overwritten_unasked() {
     let folder = Folder::new();
-    let source = folder.write("haproxy.cfg", b"backend app\n server a 127.0.0.1:9001\n option forwardfor\n nonsense\n");
+    let source = folder.write(
+        "haproxy.cfg",
+        b"backend app\n server a 127.0.0.1:9001\n option forwardfor\n \
+                                               nonsense\n",
+    );
     let out = folder.write("linchpin.toml", b"precious");
     let refused = linchpin(&["import", &source, "-o", &out]);
     assert_eq!(refused.status.code(), Some(1));

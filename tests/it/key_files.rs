@@ -90,7 +90,7 @@ async fn a_key_file_that_cannot_be_read_is_never_answered_with_a_command_that_ov
     let file = folder.write("linchpin.toml", keyed("not there").as_bytes());
     let words = said(&linchpin(&["check", &file]).await);
     let make = format!("linchpin keygen -o '{}'", folder.file("not there"));
-    assert!(words.contains(&make) && words.contains("copy it from another Linchpin"), "{words}");
+    assert!(words.contains(&make) && words.contains("copy the file from another Linchpin"), "{words}");
 }
 
 #[tokio::test]

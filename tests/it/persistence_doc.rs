@@ -34,7 +34,7 @@ fn every_configuration_on_the_page_can_be_run() {
         let problems = report.findings().iter().map(|finding| finding.problem.as_str());
         let unusual: Vec<_> = problems
             .filter(|problem| !problem.starts_with("no [[keys]]") && !problem.starts_with("clients are pinned, but"))
-            .filter(|problem| !problem.starts_with("learned sessions are in this process alone"))
+            .filter(|problem| !problem.starts_with("learned sessions are in this process only"))
             .collect();
         assert!(unusual.is_empty(), "{unusual:?}\n{whole}");
     }

@@ -405,7 +405,7 @@ fn learned_sessions_without_a_store_are_said_to_be_forgotten() {
     let text = Proxy::builder().table("persistence", learned).backend_at("a", address, "").text();
     let (_, report) = linchpin::config::parse(&text, Path::new("x.toml")).unwrap_or_else(|report| panic!("{report}"));
     let said = |words: &str| report.findings().iter().any(|finding| finding.problem.contains(words));
-    assert!(said("they are forgotten when it ends"), "{report}");
+    assert!(said("they are lost when it ends"), "{report}");
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ async fn a_configuration_that_is_no_file_or_without_an_end_is_refused_and_nobody
     for (path, what) in no_files(&folder).await {
         for command in ["check", "run"] {
             let done = linchpin(&[command, "-c", &path]).await;
-            let words = format!("it is {what}, not a regular file; write its content into a file");
+            let words = format!("it is {what}, not a regular file; copy its content to a regular file");
             assert_eq!(done.status.code(), Some(1), "{command} {path}");
             assert!(said(&done).contains(&words), "{command} {path}: {}", said(&done));
         }

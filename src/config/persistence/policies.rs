@@ -29,8 +29,8 @@ pub(super) fn policies(table: &Table<'_>) -> Policies {
         let mut policies = Policies::default();
         for cause in Cause::ALL {
             if let Some(why) = ends(cause) {
-                let problem = format!("`{}` means nothing here: {why}", cause.as_str());
-                table.refuse(cause.as_str(), problem, "take it out");
+                let problem = format!("`{}` takes no policy: {why}", cause.as_str());
+                table.refuse(cause.as_str(), problem, "remove it");
                 continue;
             }
             let words = [
@@ -44,7 +44,7 @@ pub(super) fn policies(table: &Table<'_>) -> Policies {
                 policies.set(cause, policy);
             } else {
                 let word = policy.as_str();
-                let problem = format!("= \"{word}\" means nothing here: such a backend is not coming back");
+                let problem = format!("cannot be \"{word}\": the backend is not coming back");
                 let remedy = "write \"move\", \"borrow\" or \"refuse\"";
                 table.notes().error(&table.at(cause.as_str()), format!("`{}` {problem}", cause.as_str()), remedy);
             }
@@ -56,8 +56,8 @@ pub(super) fn policies(table: &Table<'_>) -> Policies {
 /// Returns why a cause takes no policy, if it ends the session.
 fn ends(cause: Cause) -> Option<&'static str> {
     match cause {
-        Cause::IdleExpired | Cause::AbsoluteExpired => Some("the session is over, and a new one begins"),
-        Cause::Unreadable => Some("what can't be read is no pin, and a new session begins"),
+        Cause::IdleExpired | Cause::AbsoluteExpired => Some("the session has ended, and a new one begins"),
+        Cause::Unreadable => Some("an unreadable pin names no backend, and a new session begins"),
         _ => None,
     }
 }
@@ -67,11 +67,11 @@ pub(super) fn rule(table: &Table<'_>) -> Option<Rule> {
     let exempt = table.section("exempt", exempt);
     let force = table.section("force", force);
     let problem = match (table.has("exempt"), table.has("force")) {
-        (true, true) => "a rule has `exempt` or `force`, not both",
-        (false, false) => "a rule has neither `exempt` nor `force`",
+        (true, true) => "this rule has both `exempt` and `force`",
+        (false, false) => "this rule has neither `exempt` nor `force`",
         _ => return exempt.map(Rule::Exempt).or(force.map(Rule::Force)),
     };
-    let remedy = "write for example exempt = { paths = [\"/static/*\"] }; two rules for both";
+    let remedy = "write one of them, such as exempt = { paths = [\"/static/*\"] }, or write two rules";
     table.notes().missing(table.span(), problem, remedy);
     None
 }
@@ -84,8 +84,8 @@ fn exempt(table: &Table<'_>) -> Option<ExemptRule> {
     };
     let is_empty = ["paths", "methods", "user_agents"].iter().all(|key| !table.has(key));
     if table.is_present() && is_empty {
-        let problem = "`exempt` says of no request that it is";
-        let remedy = "write `paths`, `methods` or `user_agents`; type = \"none\" pins nobody";
+        let problem = "`exempt` matches no request";
+        let remedy = "write `paths`, `methods` or `user_agents`; to exempt every request, write type = \"none\"";
         table.notes().missing(table.span(), problem, remedy);
     }
     (table.is_present() && !is_empty).then_some(exempt)
@@ -104,18 +104,14 @@ fn path_pattern(value: &DeValue<'_>) -> Value<String> {
     if text.starts_with(['/', '*']) {
         return Ok(text);
     }
-    Err(must_be(
-        "a path, in which * stands for anything",
-        shown(&text),
-        format!("write {}", shown(&format!("/{text}"))),
-    ))
+    Err(must_be("a path, in which * matches anything", shown(&text), format!("write {}", shown(&format!("/{text}")))))
 }
 
 fn method(value: &DeValue<'_>) -> Value<Method> {
     let text = text(value)?;
     let is_name = text.chars().all(|c| c.is_ascii_uppercase() || c == '-') && !text.is_empty();
     let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| is_name);
-    method.ok_or_else(|| must_be("a method in capitals", shown(text), "write for example \"OPTIONS\""))
+    method.ok_or_else(|| must_be("a method in capital letters", shown(text), "write for example \"OPTIONS\""))
 }
 
 fn force(table: &Table<'_>) -> Option<ForceRule> {
@@ -126,12 +122,12 @@ fn force(table: &Table<'_>) -> Option<ForceRule> {
         return None;
     }
     if table.has("header") == table.has("query") {
-        let problem = "`force` needs a `header` or a `query` in which a request names its backend, and not both";
+        let problem = "`force` needs either `header` or `query`, in which a request names its backend";
         table.notes().missing(table.span(), problem, "write for example header = \"X-Backend\"");
     }
     if !table.has("from") {
-        let problem = "`force` doesn't say from where: anybody could choose their server";
-        let remedy = "write from = [\"127.0.0.1\", \"10.0.0.0/8\"], the addresses of your testers";
+        let problem = "`force` has no `from`: every client could choose its backend";
+        let remedy = "write from = [\"127.0.0.1\", \"10.0.0.0/8\"] with the addresses of your testers";
         table.notes().missing(table.span(), problem, remedy);
     }
     Some(ForceRule { by: header.or(query)?, from: spots(from) })

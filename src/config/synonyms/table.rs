@@ -284,7 +284,8 @@ pub(super) const KEYS: &[(&str, &str)] = &[
 ];
 
 const CONNECT: &str = "timeoutconnect connecttimeout proxyconnecttimeout grpcconnecttimeout dialtimeout dial";
-const RESPONSE: &str = "proxyreadtimeout grpcreadtimeout timeoutserver servertimeout responseheadertimeout responsetimeout \
+const RESPONSE: &str = "proxyreadtimeout grpcreadtimeout timeoutserver servertimeout responseheadertimeout \
+                        responsetimeout \
      readtimeout read server";
 const IDLE: &str = "proxysendtimeout sendtimeout writetimeout write";
 const TOTAL: &str =
@@ -303,46 +304,48 @@ pub(super) const ADVICE: &[(&str, &str, &str)] = &[
     (
         "",
         "http tcp udp providers staticresources apps",
-        "a configuration of HAProxy, nginx or Traefik is translated by: linchpin import FILE",
+        "translate a configuration of HAProxy, nginx or Traefik with: linchpin import FILE",
     ),
-    ("", "include conf import", "take it out, and write all of it into this file"),
+    ("", "include conf import", "remove it, and write the whole configuration in this file"),
     (
         "",
         "user group pidfile pid daemon chroot",
-        "take it out: who starts Linchpin, such as systemd, says as whom and where it runs",
+        "remove it: set the user and the directory where you start Linchpin, such as in its systemd unit",
     ),
     (
         ANYWHERE,
         "gzip compress compression encode brotli",
-        "take it out: bodies are passed on as they are; the application can compress them",
+        "remove it: Linchpin does not change bodies; let the application compress them",
     ),
-    (ANYWHERE, "cache proxycache httpcache", "take it out: nothing is cached here"),
+    (ANYWHERE, "cache proxycache httpcache", "remove it: Linchpin caches nothing"),
     (
         ANYWHERE,
         "authbasic httpauth forwardauth authrequest digestauth extauthz jwt oauth",
-        "take it out: who the user is has to be asked by the application, or by something before Linchpin",
+        "Linchpin does not authenticate users: let the application do it, or something in front of Linchpin, and \
+         remove this",
     ),
     (
         ANYWHERE,
         "root fileserver tryfiles errorpage errorfile errorfiles staticfiles",
-        "take it out: no files are served here; let a backend do it",
+        "remove it: Linchpin serves no files; let a backend do it",
     ),
     (
         ANYWHERE,
         "acme certresolver certresolvers certificatesresolvers letsencrypt ondemandtls",
-        "take it out: certificates come from files, which are read anew when they change; write `cert` and `key` \
-         into [listeners.tls]",
+        "remove it: Linchpin reads certificates from files, and again when they change; write `cert` and `key` in \
+         [listeners.tls]",
     ),
     (
         ANYWHERE,
         "lua luaload wasm plugins middlewares filters",
-        "take it out: there are no filters or scripts; [[routes]] have what can be done on the way",
+        "remove it: Linchpin runs no scripts or filters; [[routes]] can change fields and paths, redirect and set \
+         limits",
     ),
     (
         ANYWHERE,
         "slowstart slowstartwindow slowstartconfig",
-        "take it out: there is no slow start in this version; a lower `weight` in [[pools.backends]] is a gentler \
-         beginning",
+        "remove it: this version has no slow start; a lower `weight` in [[pools.backends]] sends a backend fewer \
+         new clients",
     ),
     ("pools.backends", "host hostname ip port", "write address = \"IP:port\""),
     ("pools.backends", "disabled disable down maint maintenance", "write state = \"maintenance\""),
@@ -350,8 +353,8 @@ pub(super) const ADVICE: &[(&str, &str, &str)] = &[
     (
         "pools.upstream.tls",
         "insecureskipverify tlsinsecureskipverify insecure",
-        "write ca = \"ca.pem\" with the certificate of who issues the backends' certificates; without it anybody could \
-         answer in their place",
+        "write ca = \"ca.pem\" with the CA certificate that signed the backends' certificates; without it, an \
+         attacker on the network can pose as a backend",
     ),
     (
         "routes",
@@ -369,7 +372,8 @@ pub(super) const ADVICE: &[(&str, &str, &str)] = &[
 
 const BY_ADDRESS: &str = "\"hash\", and hash = { by = \"address\" }";
 const EACH_CODE: &str = "each status code: \"500\", \"502\", \"503\", \"504\"";
-const CONNECTED: &str = "nothing for it: what failed before a byte was sent goes to the next backend anyway";
+const CONNECTED: &str = "nothing for it: a request that failed before Linchpin sent a byte goes to the next backend \
+                         anyway";
 
 /// The key, what other proxies call one of its values, and what to write.
 pub(super) const VALUES: &[(&str, &str, &str)] = &[
@@ -390,7 +394,7 @@ pub(super) const VALUES: &[(&str, &str, &str)] = &[
     (
         "listeners.tls.min_version",
         "10 11 tls10 tls11 tlsv1 tlsv10 tlsv11 ssl3 sslv3 versiontls10 versiontls11",
-        "\"1.2\": older versions are broken, and not spoken",
+        "\"1.2\": older versions are insecure, and Linchpin does not speak them",
     ),
     (
         "listeners.tls.client_certificate",
@@ -402,7 +406,7 @@ pub(super) const VALUES: &[(&str, &str, &str)] = &[
         "request verifyifgiven verifyclientcertifgiven optionalnoca requestclientcert",
         "\"optional\"",
     ),
-    ("listeners.tls.client_certificate", "off false none noclientcert", "nothing: take it out, and `client_ca`"),
+    ("listeners.tls.client_certificate", "off false none noclientcert", "nothing: remove it and `client_ca`"),
     ("routes.scheme", "ssl tls wss", "\"https\""),
     ("routes.scheme", "plain ws", "\"http\""),
     ("pools.balance", "roundrobin rr wrr swrr staticrr weightedroundrobin weighted", "\"round_robin\""),
@@ -428,9 +432,9 @@ pub(super) const VALUES: &[(&str, &str, &str)] = &[
     (
         "pools.balance",
         "cookie sticky",
-        "\"round_robin\": clients stay with their backend by [pools.persistence], type = \"cookie\"",
+        "\"round_robin\": [pools.persistence] with type = \"cookie\" keeps clients on their backend",
     ),
-    ("pools.balance", "first", "\"round_robin\", and backup = true into all [[pools.backends]] but the first"),
+    ("pools.balance", "first", "\"round_robin\", and backup = true in all [[pools.backends]] but the first"),
     ("pools.hash.by", "source src ip clientip remoteip remoteaddr sourceip iphash binaryremoteaddr", "\"address\""),
     ("pools.hash.by", "uri url requesturi urihash", "\"path\""),
     ("pools.hash.by", "hdr headername", "\"header\", and its `name`"),
@@ -446,11 +450,16 @@ pub(super) const VALUES: &[(&str, &str, &str)] = &[
     (
         "pools.persistence.type",
         "source iphash ip clientip sourceip address",
-        "\"none\" here, and into [[pools]] balance = \"hash\" and hash = { by = \"address\" }",
+        "\"none\" here, and in [[pools]] balance = \"hash\" and hash = { by = \"address\" }",
     ),
     ("pools.persistence.cookie.lifetime_type", "persistent fixed maxage", "\"permanent\""),
     ("pools.persistence.cookie.lifetime_type", "temporary browser", "\"session\""),
-    ("pools.health.type", "https ssl tls", "\"http\": probes speak TLS where [pools.upstream.tls] has requests do so"),
+    (
+        "pools.health.type",
+        "https ssl tls",
+        "\"http\": probes use TLS where [pools.upstream.tls] makes requests use \
+                                            it",
+    ),
     ("pools.health.type", "httpchk get head h2 h2c on true", "\"http\""),
     ("pools.health.type", "tcpcheck tcpchk connect l4 layer4 grpc", "\"tcp\""),
     ("pools.health.type", "off disabled false no", "\"none\""),

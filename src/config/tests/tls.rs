@@ -131,30 +131,34 @@ fn what_is_odd_about_a_certificate_is_a_warning_and_what_cannot_be_used_an_error
     let cases: [(Issued, Expected); 11] = [
         (lasting(&authority, -1, 30), None),
         (chained(&good, &authority.pem()), None),
-        (lasting(&authority, -1, 29), Some((Warning, 4, "the certificate for \"app.example\" ends in 29 days"))),
-        (lasting(&authority, -1, 1), Some((Warning, 4, "the certificate for \"app.example\" ends in 1 day"))),
-        (lasting(&authority, -1, 0), Some((Warning, 4, "the certificate for \"app.example\" ends within a day"))),
+        (lasting(&authority, -1, 29), Some((Warning, 4, "the certificate for \"app.example\" expires in 29 days"))),
+        (lasting(&authority, -1, 1), Some((Warning, 4, "the certificate for \"app.example\" expires in 1 day"))),
+        (lasting(&authority, -1, 0), Some((Warning, 4, "the certificate for \"app.example\" expires within a day"))),
         (
             lasting(&authority, -9, -1),
-            Some((Warning, 4, "the certificate for \"app.example\" has EXPIRED today: it is refused everywhere")),
+            Some((Warning, 4, "the certificate for \"app.example\" EXPIRED today: clients and backends reject it")),
         ),
         (
             lasting(&authority, -9, -3),
-            Some((Warning, 4, "the certificate for \"app.example\" has EXPIRED 2 days ago: it is refused everywhere")),
+            Some((
+                Warning,
+                4,
+                "the certificate for \"app.example\" EXPIRED 2 days ago: clients and backends reject it",
+            )),
         ),
         (
             lasting(&authority, 2, 9),
-            Some((Warning, 4, "the certificate for \"app.example\" is NOT VALID yet: it begins within 3 days")),
+            Some((Warning, 4, "the certificate for \"app.example\" is NOT VALID yet: it becomes valid within 3 days")),
         ),
         (
             chained(&good, &Authority::new("stranger").pem()),
             Some((
                 Warning,
                 4,
-                "behind the certificate for \"app.example\" stands one that did not sign it: many clients refuse that",
+                "the next certificate after the one for \"app.example\" did not sign it: many clients reject such a chain",
             )),
         ),
-        (unnamed, Some((Warning, 4, "the certificate of \"CN=app.example\" names no host: clients refuse it"))),
+        (unnamed, Some((Warning, 4, "the certificate of \"CN=app.example\" contains no host name: clients reject it"))),
         (mismatch, Some((Error, 5, "the key in KEY does not belong to the certificate in CERT"))),
     ];
     let tls = format!("{LISTENER}cert = \"app.pem\"\nkey = \"app.key\"\n");
@@ -171,7 +175,7 @@ fn what_is_odd_about_a_certificate_is_a_warning_and_what_cannot_be_used_an_error
     let upstream = "[pools.upstream.tls]\nca = \"ca.pem\"\ncert = \"app.pem\"\nkey = \"app.key\"\n";
     let text = GOOD.replace("[[pools.backends]]", &format!("{upstream}[[pools.backends]]"));
     let (_, report) = parse(&text, &folder.0.join("linchpin.toml")).unwrap();
-    assert!(report.warnings() == 1 && report.to_string().contains("has EXPIRED 2 days ago"), "{report}");
+    assert!(report.warnings() == 1 && report.to_string().contains("EXPIRED 2 days ago"), "{report}");
 }
 
 #[test]
@@ -183,13 +187,13 @@ fn a_key_that_everyone_may_read_and_a_name_that_is_taken_are_warnings() {
     folder.pair("three", &authority.issue_by(&rcgen::PKCS_ED25519, &["app.example"], |_| {}));
     let list = "certificates = [\n{ cert = \"two.pem\", key = \"two.key\" },\n{ cert = \"three.pem\", key = \"three.key\" }]\n";
     let tls = format!("{LISTENER}cert = \"one.pem\"\nkey = \"one.key\"\n{list}");
-    let problem = "there is a certificate for \"www.example\" already, in line 4, which is the one that is shown";
+    let problem = "line 4 already has a certificate for \"www.example\", and clients get that one";
     assert_eq!(findings(&folder, &tls), [(Severity::Warning, 7, problem.to_owned())]);
 
     for (mode, is_noted) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
         std::fs::set_permissions(&one.key, std::fs::Permissions::from_mode(mode)).unwrap();
         let tls = format!("{LISTENER}cert = \"one.pem\"\nkey = \"one.key\"\n");
-        let problem = format!("{:?} can be read by everyone on this machine (mode {mode:03o})", one.key);
+        let problem = format!("everyone on this machine can read {:?} (mode {mode:03o})", one.key);
         let expected = if is_noted { vec![(Severity::Warning, 5, problem)] } else { Vec::new() };
         assert_eq!(findings(&folder, &tls), expected);
     }
@@ -209,7 +213,7 @@ fn a_unix_socket_needs_a_name_for_tls() {
     };
     let parse = |tls: &str| parse(&text(tls), &folder.0.join("linchpin.toml"));
     let report = parse("").unwrap_err();
-    assert_eq!(report.findings()[0].problem, "a Unix socket has no name that a certificate could be for");
+    assert_eq!(report.findings()[0].problem, "a Unix socket has no host name to verify in a certificate");
     assert_eq!(parse(", server_name = \"app.internal\"").unwrap().1.to_string(), "");
 }
 
@@ -231,13 +235,13 @@ fn a_route_that_is_open_with_and_without_a_certificate_is_a_warning() {
     let route = |keys: &str| format!("[[routes]]\npool = \"app\"\n{keys}\n");
     let all = &route("");
     let pool = "[[pools]]\nname = \"app\"\npersistence.type = \"none\"\n[[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9001\"\n";
-    let strict_at = "this is open at the listener \"strict\", which asks clients for a certificate, and at ";
+    let strict_at = "this serves the listener \"strict\", which requires a client certificate, and the listener ";
     for (listeners, routes, expected) in [
-        ([&strict[..], &open], all, Some(format!("{strict_at}\"open\", which asks for none"))),
-        ([plain, &strict], all, Some(format!("{strict_at}\"plain\", which asks for none"))),
-        ([&lax, &strict], all, Some(format!("{strict_at}\"lax\", which takes those who have none"))),
-        ([&strict, &foreign], all, Some(format!("{strict_at}\"foreign\", which asks for one of another authority"))),
-        ([&strict, &open], &String::new(), Some(format!("{strict_at}\"open\", which asks for none"))),
+        ([&strict[..], &open], all, Some(format!("{strict_at}\"open\", which requires none"))),
+        ([plain, &strict], all, Some(format!("{strict_at}\"plain\", which requires none"))),
+        ([&lax, &strict], all, Some(format!("{strict_at}\"lax\", which also accepts clients without one"))),
+        ([&strict, &foreign], all, Some(format!("{strict_at}\"foreign\", which requires one of another authority"))),
+        ([&strict, &open], &String::new(), Some(format!("{strict_at}\"open\", which requires none"))),
         ([&strict, sent_away], all, None),
         ([&open, plain], all, None),
         ([&lax, plain], all, None),
