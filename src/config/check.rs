@@ -325,10 +325,7 @@ fn share_a_host(draft: &Draft, one: &PoolDraft, other: &PoolDraft) -> bool {
     };
     let hosts = |pool| routes_to(pool).into_iter().flat_map(RouteDraft::each_host).map(|(host, _)| host).collect();
     let (one, other): (Vec<&str>, Vec<&str>) = (hosts(one), hosts(other));
-    let covers = |pattern: &str, host: &str| {
-        pattern.is_empty() || pattern.strip_prefix('*').is_some_and(|suffix| host.ends_with(suffix))
-    };
-    one.iter().any(|one| other.iter().any(|other| one == other || covers(one, other) || covers(other, one)))
+    one.iter().any(|one| other.iter().any(|other| reach::covers(one, other) || reach::covers(other, one)))
 }
 
 impl Draft {

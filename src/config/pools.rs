@@ -314,14 +314,21 @@ fn timeouts(table: &Table<'_>) -> Timeouts {
         stream_idle: table.get("stream_idle", wait()).unwrap_or(default.stream_idle),
         tunnel_lifetime: table.get("tunnel_lifetime", wait()),
     };
-    for (key, wait) in [("connect", timeouts.connect), ("response", timeouts.response)] {
-        if table.has(key) && wait > timeouts.total {
-            let total = humantime::format_duration(timeouts.total);
-            let problem = format!("`{key}` never applies: `total` ends the request after {total}");
-            table.notes().warn(&table.at(key), problem, "shorten it, or make `total` longer");
+    for (key, timeout) in [("connect", timeouts.connect), ("response", timeouts.response)] {
+        if table.has(key) {
+            warn_of_total(key, timeout, timeouts.total, &table.at(key), table.notes());
         }
     }
     timeouts
+}
+
+/// Warns at the position `at` if `total` ends a request before the timeout `key` can.
+pub(super) fn warn_of_total(key: &str, timeout: Duration, total: Duration, at: &Range<usize>, notes: &Notes<'_>) {
+    if timeout > total {
+        let total = humantime::format_duration(total);
+        let problem = format!("`{key}` never applies: `total` ends the request after {total}");
+        notes.warn(at, problem, "shorten it, or make `total` longer");
+    }
 }
 
 const PROXY_PROTOCOLS: [(&str, ProxyProtocol); 2] = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];

@@ -108,7 +108,7 @@ pub(super) fn is_open_at(route: &RouteDraft, listener: &ListenerDraft) -> bool {
 
 /// Whether `pattern` matches every host that `host` matches, which may be a pattern, too. An empty one matches every
 /// host.
-fn covers(pattern: &str, host: &str) -> bool {
+pub(super) fn covers(pattern: &str, host: &str) -> bool {
     pattern.is_empty()
         || pattern == host
         || pattern

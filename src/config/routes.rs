@@ -10,7 +10,7 @@ use http::{StatusCode, Uri};
 use toml::de::DeValue;
 
 use super::names::{authority, edited_field, host_pattern, name, path_prefix, plain_path, upgrade};
-use super::pools::PoolDraft;
+use super::pools::{PoolDraft, warn_of_total};
 use super::reader::{Spanned, Table};
 use super::report::Notes;
 use super::values::{
@@ -277,13 +277,9 @@ impl RouteDraft {
             pool.warn_of_waits(&self.timeouts_at, total, notes);
         }
         let (own, timeouts) = (&self.settings.timeouts, self.settings.timeouts.of(&pool.timeouts));
-        for (key, own, wait) in
-            [("connect", own.connect, timeouts.connect), ("response", own.response, timeouts.response)]
-        {
-            if own.is_some() && wait > timeouts.total {
-                let total = humantime::format_duration(timeouts.total);
-                let problem = format!("`{key}` never applies: `total` ends the request after {total}");
-                notes.warn(&self.timeouts_at, problem, "shorten it, or make `total` longer");
+        for (key, timeout) in [("connect", own.connect), ("response", own.response)] {
+            if let Some(timeout) = timeout {
+                warn_of_total(key, timeout, timeouts.total, &self.timeouts_at, notes);
             }
         }
     }
