@@ -151,9 +151,9 @@ impl Handler for Proxy {
     /// has its record by then.
     fn abandoned(self: &Rc<Self>, client: &Rc<Client>, why: Abandoned) -> Response<ResponseBody> {
         if why == Abandoned::Stopping {
-            client.is_given_up.set(true);
+            client.is_abandoned.set(true);
         }
-        respond::respond(ProxyError::GivenUp, self.thread.new_id().as_str(), false).map(ResponseBody::page)
+        respond::respond(ProxyError::Abandoned, self.thread.new_id().as_str(), false).map(ResponseBody::page)
     }
 
     fn reject_head(self: &Rc<Self>, client: &Rc<Client>, fault: HeadFault) -> Bytes {
@@ -183,7 +183,7 @@ async fn serve(
     let upgrade_request = upgrade::requested(head, has_body, || thread.random());
     let host = headers::normalize(head, &view.snapshot().limits)?;
     if has_body {
-        headers::check_coding(&head.headers)?;
+        headers::check_transfer_coding(&head.headers)?;
     }
     let client = exchange.client();
     if let Some(redirect) = client.redirect_to_tls(exchange.origin()) {
@@ -211,7 +211,7 @@ async fn serve(
         query_store(exchange, service, &mut extracted, now.as_secs()).await;
     }
     let request = bind::Request::of(head, origin, extracted.key());
-    let draw = service.hash.as_ref().and_then(|hash| hash.of(head, origin.address));
+    let draw = service.hash.as_ref().and_then(|settings| settings.hash(head, origin.address));
     let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin, exchange.id());
     if let Some(via) = via {
         via.add(&mut head.headers, head.version);
@@ -227,7 +227,7 @@ async fn serve(
     let mut order = CandidateOrder::new(OrderRules::of(service, balancer, budget), decision);
     order.avoid(&thread.avoid_list, now.as_secs());
     if service.affinity.converge().is_some() && !request.is_sessionless() {
-        order.join_first_request(key::client(head, origin.address), now, draw.unwrap_or_else(|| thread.random()));
+        order.join_first_request(key::client_hash(head, origin.address), now, draw.unwrap_or_else(|| thread.random()));
     }
 
     let mut upstream_request = UpstreamRequest::new(head, body, expects, upgrade_request, service, route, thread)?;
@@ -266,7 +266,7 @@ fn send_away(
     head: &http::request::Parts,
 ) -> Result<Response<()>, ProxyError> {
     let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let response = redirect.answer(host, exchange.origin().is_secure, &head.uri, prefix);
+    let response = redirect.response(host, exchange.origin().is_secure, &head.uri, prefix);
     response.ok_or(ProxyError::Malformed("The request has no Host field."))
 }
 

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use http::header::FORWARDED;
 
 use crate::proxy::client::ListenerInfo;
-use crate::proxy::forwarded::Field;
+use crate::proxy::forwarded::ForwardedField;
 use crate::proxy::redirect::Redirect;
 use crate::runtime::ListenerSettings;
 
@@ -18,7 +18,11 @@ pub(super) fn listener_info(position: usize, listener: &ListenerSettings) -> Lis
         name: listener.name.as_str().into(),
         is_secure: listener.tls.is_some(),
         trusted: listener.trusted_proxies.clone(),
-        forwarded: if listener.forwarded == FORWARDED { Field::Forwarded } else { Field::XForwardedFor },
+        forwarded: if listener.forwarded == FORWARDED {
+            ForwardedField::Forwarded
+        } else {
+            ForwardedField::XForwardedFor
+        },
         // A number after an equals sign is a valid value.
         hsts: hsts.and_then(Result::ok),
         https: listener.redirect_https.map(Redirect::to_https),

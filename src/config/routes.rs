@@ -20,7 +20,7 @@ use crate::affinity::{Carrier, learned};
 use crate::proxy::Timeouts;
 use crate::proxy::fields::Fields;
 use crate::proxy::host::without_port;
-use crate::proxy::redirect::{Path, Redirect};
+use crate::proxy::redirect::{Redirect, RedirectPath};
 use crate::proxy::route::{RouteAction, Routes, Settings, TimeoutOverrides};
 
 /// One `[[routes]]`. A `None` has an error, which is noted, or is not in the file.
@@ -148,7 +148,10 @@ fn redirect(table: &Table<'_>) -> Option<Spanned<Redirect>> {
         let problem = "the redirect changes nothing: it leads to the same URL";
         notes.missing(table.span(), problem, "write a `scheme`, a `host`, a `path` or a `prefix`");
     }
-    let path = whole_path.map(Path::Whole).or(prefix.map(Path::Prefix)).unwrap_or(Path::Same);
+    let path = whole_path
+        .map(RedirectPath::ReplaceFull)
+        .or(prefix.map(RedirectPath::ReplacePrefix))
+        .unwrap_or(RedirectPath::Keep);
     Some(Spanned { value: Redirect { scheme, host, port: None, path, status }, span: table.span().clone() })
 }
 
@@ -276,7 +279,7 @@ impl RouteDraft {
         if let Some(total) = self.settings.timeouts.total {
             pool.warn_of_waits(&self.timeouts_at, total, notes);
         }
-        let (own, timeouts) = (&self.settings.timeouts, self.settings.timeouts.of(&pool.timeouts));
+        let (own, timeouts) = (&self.settings.timeouts, self.settings.timeouts.apply_to(&pool.timeouts));
         for (key, timeout) in [("connect", own.connect), ("response", own.response)] {
             if let Some(timeout) = timeout {
                 warn_of_total(key, timeout, timeouts.total, &self.timeouts_at, notes);
@@ -304,7 +307,7 @@ impl RouteDraft {
     fn redirects_here(&self) -> Option<&Redirect> {
         let redirect = &self.redirect.as_ref()?.value;
         let leaves = redirect.host.as_ref().is_some_and(|host| !self.has_hosts || without_port(host) != host);
-        (!leaves && !redirect.is_nothing()).then_some(redirect)
+        (!leaves && !redirect.is_noop()).then_some(redirect)
     }
 }
 

@@ -196,7 +196,7 @@ fn values_arrive_where_they_belong() {
 }
 
 fn values_of_routes_arrive(plan: &Plan) {
-    use proxy::redirect::{Path, Redirect};
+    use proxy::redirect::{Redirect, RedirectPath};
     let seconds = std::time::Duration::from_secs;
     let rate = proxy::rate::Settings { requests: 90, per: seconds(60), burst: 2 };
     assert_eq!((plan.rate, plan.server.limits.connections_per_client), (Some(rate), Some(9)));
@@ -207,7 +207,7 @@ fn values_of_routes_arrive(plan: &Plan) {
     );
     assert_eq!((shop.strip_prefix.as_deref(), shop.add_prefix.as_deref()), (Some("/shop"), None));
     assert_eq!((shop.request_headers.set[0].0.as_str(), shop.request_headers.remove[0].as_str()), ("x-a", "x-b"));
-    let (scheme, path) = (Some("https"), Path::Prefix("/x".into()));
+    let (scheme, path) = (Some("https"), RedirectPath::ReplacePrefix("/x".into()));
     let expected = Redirect { scheme, host: None, port: None, path, status: http::StatusCode::MOVED_PERMANENTLY };
     assert_eq!(redirect.action, proxy::route::RouteAction::Redirect(expected));
     assert_eq!((shop.is_secure, redirect.is_secure), (None, Some(false)));

@@ -206,7 +206,7 @@ impl UpstreamRequest {
         }
         let gate = self.body.as_ref().filter(|_| self.expects).map(|body| body.gate());
         let client = exchange.interim().filter(|_| is_http1);
-        interim::listen(&mut request, gate, client, exchange.edits().map(|edits| &edits.response));
+        interim::register(&mut request, gate, client, exchange.edits().map(|edits| &edits.response));
         request
     }
 

@@ -248,7 +248,7 @@ impl ReplayBody {
         match read {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    trailers::settle(trailers, self.edits.get().map(|edits| &edits.request));
+                    trailers::sanitize(trailers, self.edits.get().map(|edits| &edits.request));
                     if trailers.is_empty() {
                         return self.poll_fresh(cx);
                     }

@@ -1,4 +1,4 @@
-//! Owns: what is known of a client connection, and what backends are told of the client.
+//! Owns: what is known of a client connection, and what backends are explicit of the client.
 //! Invariant: only a trusted proxy speaks for others; a chain of them is read from its near end.
 //! Must not know: requests' ways, backends.
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::forwarded::{self, Field, ForwardedFor, X_FORWARDED_FOR, X_FORWARDED_PROTO};
+use super::forwarded::{self, ForwardedField, ForwardedFor, X_FORWARDED_FOR, X_FORWARDED_PROTO};
 use super::redirect::Redirect;
 use super::request_id::{RequestId, X_REQUEST_ID};
 use crate::affinity::PinCache;
@@ -35,8 +35,8 @@ pub struct ListenerInfo {
     /// Proxies that are believed when they say whom they speak for.
     pub trusted: Vec<IpNet>,
     /// Where they say it.
-    pub forwarded: Field,
-    /// What browsers are told to do from now on (RFC 6797), if anything.
+    pub forwarded: ForwardedField,
+    /// What browsers are explicit to do from now on (RFC 6797), if anything.
     pub hsts: Option<HeaderValue>,
     /// Where clients without TLS are sent, to come back by it.
     pub https: Option<Redirect>,
@@ -56,10 +56,10 @@ pub struct Client {
     is_trusted: bool,
     /// The holder of the certificate that it has shown.
     subject: Option<HeaderValue>,
-    forwarding: Forwarding,
+    forwarding: ForwardingCache,
     pub(super) pin_cache: RefCell<PinCache>,
     /// What it still waits for is given up, by us.
-    pub(super) is_given_up: Cell<bool>,
+    pub(super) is_abandoned: Cell<bool>,
 }
 
 /// Where a request comes from.
@@ -72,7 +72,7 @@ pub struct ClientIdentity {
     /// Whether the client speaks TLS, to us or to the first proxy before us.
     pub is_secure: bool,
     /// A trusted proxy speaks for the client; what it says goes on.
-    pub(super) is_relayed: bool,
+    pub(super) is_forwarded: bool,
 }
 
 impl ClientIdentity {
@@ -96,7 +96,7 @@ impl Client {
         // A listener on [::] sees IPv4 clients at mapped addresses, which no application expects.
         let address = address.to_canonical();
         let is_trusted = listener.trusts(address);
-        let forwarding = Forwarding::new(address);
+        let forwarding = ForwardingCache::new(address);
         Client {
             listener: Arc::clone(listener),
             address,
@@ -104,7 +104,7 @@ impl Client {
             subject,
             forwarding,
             pin_cache: RefCell::default(),
-            is_given_up: Cell::new(false),
+            is_abandoned: Cell::new(false),
         }
     }
 
@@ -114,36 +114,36 @@ impl Client {
     }
 
     /// The position of its listener.
-    pub(super) fn position(&self) -> usize {
+    pub(super) fn listener_position(&self) -> usize {
         self.listener.position
     }
 
     /// The address that it connected from, as text.
-    pub(super) fn text(&self) -> &str {
-        self.forwarding.text()
+    pub(super) fn address_text(&self) -> &str {
+        self.forwarding.address_text()
     }
 
     /// The address that a request came from, as text.
-    pub(super) fn text_of(&self, origin: ClientIdentity) -> Cow<'_, str> {
-        match origin.client() {
-            Some(address) if origin.is_relayed => address.to_string().into(),
-            Some(_) => self.text().into(),
+    pub(super) fn address_text_of(&self, identity: ClientIdentity) -> Cow<'_, str> {
+        match identity.client() {
+            Some(address) if identity.is_forwarded => address.to_string().into(),
+            Some(_) => self.address_text().into(),
             None => UNKNOWN.into(),
         }
     }
 
     /// What a request with these fields is called already, where the client may say so.
     pub(super) fn request_id(&self, headers: &HeaderMap) -> Option<RequestId> {
-        if self.is_trusted { RequestId::given(headers) } else { None }
+        if self.is_trusted { RequestId::from_headers(headers) } else { None }
     }
 
     /// Where a request with these fields comes from.
-    pub(super) fn origin(&self, headers: &HeaderMap) -> ClientIdentity {
+    pub(super) fn identify(&self, headers: &HeaderMap) -> ClientIdentity {
         let own = ClientIdentity {
             address: self.address,
             is_known: true,
             is_secure: self.listener.is_secure,
-            is_relayed: false,
+            is_forwarded: false,
         };
         if !self.is_trusted {
             return own;
@@ -151,13 +151,13 @@ impl Client {
         let field = self.listener.forwarded;
         match forwarded::client(field, headers, self.address, |address| self.listener.trusts(address)) {
             ForwardedFor::Client(address, is_secure) => {
-                ClientIdentity { address, is_secure: is_secure.unwrap_or(own.is_secure), is_relayed: true, ..own }
+                ClientIdentity { address, is_secure: is_secure.unwrap_or(own.is_secure), is_forwarded: true, ..own }
             }
             ForwardedFor::Unknown(address, is_secure) => ClientIdentity {
                 address,
                 is_known: false,
                 is_secure: is_secure.unwrap_or(own.is_secure),
-                is_relayed: true,
+                is_forwarded: true,
             },
             // It may have named its client in a PROXY header, or speak for itself.
             ForwardedFor::Nothing => {
@@ -166,19 +166,19 @@ impl Client {
         }
     }
 
-    /// Whether a trusted proxy's field `name` goes on to a backend, with a request from `origin`.
-    pub(super) fn passes_on(&self, origin: ClientIdentity, name: &str) -> bool {
-        origin.is_relayed && self.listener.forwarded.holds(name)
+    /// Whether a trusted proxy's field `name` goes on to a backend, with a request from `identity`.
+    pub(super) fn keeps_forwarding_field(&self, identity: ClientIdentity, name: &str) -> bool {
+        identity.is_forwarded && self.listener.forwarded.permits(name)
     }
 
-    /// Where a request from `origin` is sent because it did not come by TLS.
-    pub(super) fn redirect_to_tls(&self, origin: ClientIdentity) -> Option<&Redirect> {
-        self.listener.https.as_ref().filter(|_| !origin.is_secure)
+    /// Where a request from `identity` is sent because it did not come by TLS.
+    pub(super) fn redirect_to_tls(&self, identity: ClientIdentity) -> Option<&Redirect> {
+        self.listener.https.as_ref().filter(|_| !identity.is_secure)
     }
 
-    /// What a response to a request from `origin` is to tell a browser to do from now on.
-    pub(super) fn hsts(&self, origin: ClientIdentity) -> Option<&HeaderValue> {
-        self.listener.hsts.as_ref().filter(|_| origin.is_secure)
+    /// What a response to a request from `identity` is to tell a browser to do from now on.
+    pub(super) fn hsts(&self, identity: ClientIdentity) -> Option<&HeaderValue> {
+        self.listener.hsts.as_ref().filter(|_| identity.is_secure)
     }
 
     /// Tells a backend of the client, and what the request is called. The field in which trusted proxies named it is gone on with, all
@@ -187,7 +187,7 @@ impl Client {
         &self,
         headers: &mut HeaderMap,
         host: Option<&HeaderValue>,
-        origin: ClientIdentity,
+        identity: ClientIdentity,
         id: &RequestId,
     ) {
         let forwarding = &self.forwarding;
@@ -195,11 +195,11 @@ impl Client {
         if let Some(subject) = &self.subject {
             headers.insert(HeaderName::from_static(tls::SUBJECT_FIELD), subject.clone());
         }
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.scheme()));
-        if !origin.is_relayed {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(identity.scheme()));
+        if !identity.is_forwarded {
             headers.insert(X_FORWARDED_FOR, forwarding.address.clone());
             if let Some(host) = host {
-                let (forwarded, port) = forwarding.values(host, origin.scheme());
+                let (forwarded, port) = forwarding.values(host, identity.scheme());
                 headers.insert(FORWARDED, forwarded);
                 headers.insert(X_FORWARDED_HOST, host.clone());
                 headers.insert(X_FORWARDED_PORT, port);
@@ -209,28 +209,28 @@ impl Client {
         // Backends read one of the two fields: a chain that stands in the other alone begins anew with the
         // client, or the proxy would be taken for it. So does one that names nobody: whoever reads it from
         // its far end would take what a client wrote there.
-        if origin.client().is_none() {
+        if identity.client().is_none() {
             headers.remove(X_FORWARDED_FOR);
             headers.remove(FORWARDED);
         }
-        let address = self.text_of(origin);
+        let address = self.address_text_of(identity);
         if !headers.contains_key(X_FORWARDED_FOR) {
             append(headers, X_FORWARDED_FOR, address.as_bytes().to_vec());
         }
         if !headers.contains_key(FORWARDED) {
-            let [open, node, close] = node(&address);
-            let scheme = origin.scheme().as_bytes();
+            let [open, node, close] = forwarded_node(&address);
+            let scheme = identity.scheme().as_bytes();
             append(headers, FORWARDED, [b"for=", open, node, close, b";proto=", scheme].concat());
         }
         headers.append(X_FORWARDED_FOR, forwarding.address.clone());
-        let told = forwarded::last_value(headers, &X_FORWARDED_HOST);
+        let forwarded_host = forwarded::last_value(headers, &X_FORWARDED_HOST);
         if let Some(host) = host {
             // Its elements tell of one hop each, and this is of the proxy's.
             headers.append(FORWARDED, forwarding.values(host, scheme_of(self.listener.is_secure)).0);
         }
-        if let Some(host) = told.or(host.cloned()) {
-            let port = forwarded::last_value(headers, &X_FORWARDED_PORT).filter(|port| is_port(port.as_bytes()));
-            headers.insert(X_FORWARDED_PORT, port.unwrap_or_else(|| port_of(&host, origin.scheme())));
+        if let Some(host) = forwarded_host.or(host.cloned()) {
+            let port = forwarded::last_value(headers, &X_FORWARDED_PORT).filter(|port| is_valid_port(port.as_bytes()));
+            headers.insert(X_FORWARDED_PORT, port.unwrap_or_else(|| port_of(&host, identity.scheme())));
             headers.insert(X_FORWARDED_HOST, host);
         }
     }
@@ -239,29 +239,29 @@ impl Client {
 /// The forwarding fields of one client connection. Its requests mostly name the same host, so the
 /// values are made once and not once a request.
 #[derive(Debug)]
-struct Forwarding {
+struct ForwardingCache {
     address: HeaderValue,
-    last: RefCell<Option<CachedForwarding>>,
+    last: RefCell<Option<ForwardingValues>>,
 }
 
 /// The values for the last request.
 #[derive(Debug)]
-struct CachedForwarding {
+struct ForwardingValues {
     host: HeaderValue,
     scheme: &'static str,
     forwarded: HeaderValue,
     port: HeaderValue,
 }
 
-impl Forwarding {
-    fn new(address: IpAddr) -> Forwarding {
-        let text = Bytes::from(text(address));
+impl ForwardingCache {
+    fn new(address: IpAddr) -> ForwardingCache {
+        let text = Bytes::from(format_address(address));
         let value = HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(UNKNOWN));
-        Forwarding { address: value, last: RefCell::default() }
+        ForwardingCache { address: value, last: RefCell::default() }
     }
 
     /// The client's address.
-    fn text(&self) -> &str {
+    fn address_text(&self) -> &str {
         self.address.to_str().unwrap_or_default()
     }
 
@@ -275,7 +275,7 @@ impl Forwarding {
             return (last.forwarded.clone(), last.port.clone());
         }
         // Put together and not formatted: with a connection for each request, it is made for each request.
-        let [open, node, close] = node(self.text());
+        let [open, node, close] = forwarded_node(self.address_text());
         let text = [b"for=", open, node, close, b";host=\"", host.as_bytes(), b"\";proto=", scheme.as_bytes()].concat();
         // A valid host has no quote and no backslash, so it can stand between quotes as it is.
         let forwarded =
@@ -283,7 +283,7 @@ impl Forwarding {
         let port = port_of(host, scheme);
         // A copy: a value of the request's is a piece of the connection's read buffer, and would keep
         // all of it for as long as the client is idle.
-        *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| CachedForwarding {
+        *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| ForwardingValues {
             host,
             scheme,
             forwarded: forwarded.clone(),
@@ -299,23 +299,23 @@ impl Forwarding {
 fn port_of(host: &HeaderValue, scheme: &'static str) -> HeaderValue {
     let host = host.as_bytes();
     let port = host.iter().rposition(|byte| *byte == b':').map(|at| &host[at + 1..]);
-    let told = port.filter(|port| is_port(port)).and_then(|port| HeaderValue::from_bytes(port).ok());
-    told.unwrap_or(HeaderValue::from_static(if scheme == "https" { "443" } else { "80" }))
+    let explicit = port.filter(|port| is_valid_port(port)).and_then(|port| HeaderValue::from_bytes(port).ok());
+    explicit.unwrap_or(HeaderValue::from_static(if scheme == "https" { "443" } else { "80" }))
 }
 
-fn is_port(text: &[u8]) -> bool {
+fn is_valid_port(text: &[u8]) -> bool {
     text.iter().all(u8::is_ascii_digit) && std::str::from_utf8(text).is_ok_and(|text| text.parse::<u16>().is_ok())
 }
 
 /// An address as Forwarded has it (RFC 7239 §6).
-fn node(address: &str) -> [&[u8]; 3] {
+fn forwarded_node(address: &str) -> [&[u8]; 3] {
     let (open, close): (&[u8], &[u8]) = if address.contains(':') { (b"\"[", b"]\"") } else { (b"", b"") };
     [open, address.as_bytes(), close]
 }
 
 /// An address as text. Formatting costs a thousand instructions, which a client that makes a
 /// connection for each request pays each time; four numbers put together cost a tenth of that.
-fn text(address: IpAddr) -> Vec<u8> {
+fn format_address(address: IpAddr) -> Vec<u8> {
     let IpAddr::V4(address) = address else { return address.to_string().into_bytes() };
     let [first, rest @ ..] = address.octets();
     let mut text = Vec::with_capacity("255.255.255.255".len());
@@ -347,7 +347,7 @@ mod tests {
                 name: "l".into(),
                 is_secure: false,
                 trusted,
-                forwarded: Field::XForwardedFor,
+                forwarded: ForwardedField::XForwardedFor,
                 hsts: None,
                 https: None,
             }),
@@ -356,15 +356,15 @@ mod tests {
         )
     }
 
-    fn introduced(client: &Client, fields: &[(&'static str, &str)]) -> (ClientIdentity, HeaderMap) {
+    fn forwarding_headers(client: &Client, fields: &[(&'static str, &str)]) -> (ClientIdentity, HeaderMap) {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }
-        let origin = client.origin(&headers);
+        let identity = client.identify(&headers);
         let host = headers.get(HOST).cloned();
-        super::super::headers::to_backend(&mut headers, host.as_ref(), client, origin, &RequestId::own(1));
-        (origin, headers)
+        super::super::headers::to_backend(&mut headers, host.as_ref(), client, identity, &RequestId::generated(1));
+        (identity, headers)
     }
 
     #[test]
@@ -377,8 +377,8 @@ mod tests {
         client.set_forwarding_headers(
             &mut headers,
             host.as_ref(),
-            client.origin(&HeaderMap::new()),
-            &RequestId::own(1),
+            client.identify(&HeaderMap::new()),
+            &RequestId::generated(1),
         );
         drop(host);
         drop(headers);
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn addresses_are_written_as_everywhere() {
         for address in ["0.0.0.0", "10.1.200.255", "255.255.255.255", "::1", "2001:db8::7"] {
-            assert_eq!(text(address.parse().unwrap()), address.as_bytes());
+            assert_eq!(format_address(address.parse().unwrap()), address.as_bytes());
         }
     }
 
@@ -396,10 +396,10 @@ mod tests {
     fn forwarding_fields_follow_the_host_and_write_ipv6_as_rfc_7239_does() {
         let mapped = client("::ffff:10.0.0.1", &[]);
         for host in ["a", "a", "b"] {
-            let (_, headers) = introduced(&mapped, &[("host", host)]);
+            let (_, headers) = forwarding_headers(&mapped, &[("host", host)]);
             assert_eq!(headers[FORWARDED], format!("for=10.0.0.1;host=\"{host}\";proto=http"));
         }
-        let (_, headers) = introduced(&client("::1", &[]), &[("host", "a")]);
+        let (_, headers) = forwarding_headers(&client("::1", &[]), &[("host", "a")]);
         assert_eq!(headers[FORWARDED], "for=\"[::1]\";host=\"a\";proto=http");
         assert_eq!(headers[X_FORWARDED_FOR], "::1");
     }
@@ -407,8 +407,8 @@ mod tests {
     #[test]
     fn a_trusted_proxy_may_tell_the_scheme_alone() {
         let proxy = client("10.0.0.1", &["10.0.0.0/8"]);
-        let (origin, headers) = introduced(&proxy, &[("host", "a"), ("x-forwarded-proto", "https")]);
-        assert_eq!((origin.client(), origin.is_secure), (Some([10, 0, 0, 1].into()), true));
+        let (identity, headers) = forwarding_headers(&proxy, &[("host", "a"), ("x-forwarded-proto", "https")]);
+        assert_eq!((identity.client(), identity.is_secure), (Some([10, 0, 0, 1].into()), true));
         assert_eq!(headers[X_FORWARDED_PROTO], "https");
         assert_eq!(headers[FORWARDED], "for=10.0.0.1;host=\"a\";proto=https");
     }
@@ -417,9 +417,9 @@ mod tests {
     fn a_client_that_its_proxy_does_not_name_is_nobody_and_told_as_that() {
         let proxy = client("10.0.0.1", &["10.0.0.0/8"]);
         let claims = [("host", "a"), ("x-forwarded-for", "6.6.6.6, unknown, 10.0.0.2"), ("forwarded", "for=6.6.6.6")];
-        let (origin, headers) = introduced(&proxy, &claims);
-        assert_eq!((origin.client(), origin.address), (None, [10, 0, 0, 2].into()));
-        assert_eq!(proxy.text_of(origin), "unknown");
+        let (identity, headers) = forwarding_headers(&proxy, &claims);
+        assert_eq!((identity.client(), identity.address), (None, [10, 0, 0, 2].into()));
+        assert_eq!(proxy.address_text_of(identity), "unknown");
         assert_eq!(values(&headers, &X_FORWARDED_FOR), ["unknown", "10.0.0.1"]);
         assert_eq!(values(&headers, &FORWARDED), ["for=unknown;proto=http", "for=10.0.0.1;host=\"a\";proto=http"]);
     }
@@ -434,8 +434,8 @@ mod tests {
             ("x-forwarded-proto", "http"),
             ("x-forwarded-host", "evil.example, shop.example"),
         ];
-        let (origin, headers) = introduced(&proxy, &fields);
-        assert!(!origin.is_secure);
+        let (identity, headers) = forwarding_headers(&proxy, &fields);
+        assert!(!identity.is_secure);
         assert_eq!(values(&headers, &X_FORWARDED_PROTO), ["http"]);
         assert_eq!(values(&headers, &X_FORWARDED_HOST), ["shop.example"]);
     }
@@ -459,7 +459,7 @@ mod tests {
             (&[("host", "a"), for_one, ("x-forwarded-port", "1, 83")], "83"),
             (&[("host", "a"), for_one, ("x-forwarded-port", "evil")], "80"),
         ] {
-            let (_, headers) = introduced(&here, fields);
+            let (_, headers) = forwarding_headers(&here, fields);
             assert_eq!(values(&headers, &X_FORWARDED_PORT), [port], "{fields:?}");
         }
     }
@@ -471,13 +471,13 @@ mod tests {
     #[test]
     fn a_stranger_speaks_for_nobody_and_a_trusted_proxy_for_its_client() {
         let claims = [("host", "a"), ("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https")];
-        let (origin, headers) = introduced(&client("9.9.9.9", &["10.0.0.0/8"]), &claims);
-        assert_eq!((origin.address, origin.is_secure), ("9.9.9.9".parse().unwrap(), false));
+        let (identity, headers) = forwarding_headers(&client("9.9.9.9", &["10.0.0.0/8"]), &claims);
+        assert_eq!((identity.address, identity.is_secure), ("9.9.9.9".parse().unwrap(), false));
         assert_eq!(headers[X_FORWARDED_FOR], "9.9.9.9");
         assert_eq!(headers[X_FORWARDED_PROTO], "http");
 
-        let (origin, headers) = introduced(&client("10.0.0.1", &["10.0.0.0/8"]), &claims);
-        assert_eq!((origin.address, origin.is_secure), ("6.6.6.6".parse().unwrap(), true));
+        let (identity, headers) = forwarding_headers(&client("10.0.0.1", &["10.0.0.0/8"]), &claims);
+        assert_eq!((identity.address, identity.is_secure), ("6.6.6.6".parse().unwrap(), true));
         let chain: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
         assert_eq!(chain, ["6.6.6.6", "10.0.0.1"]);
         assert_eq!(headers[X_FORWARDED_PROTO], "https");

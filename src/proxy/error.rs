@@ -48,7 +48,7 @@ pub enum ProxyError {
     /// The backend answered a request for a tunnel with a success that is none.
     NotSwitched,
     /// The request was given up while it was handled: the process ends, or a part of it has failed.
-    GivenUp,
+    Abandoned,
     /// A backend failed, and the request must not be tried again.
     Backend(Failure),
 }
@@ -71,7 +71,7 @@ impl ProxyError {
             ProxyError::NoBackend(_) => "no_backend",
             ProxyError::PinLost(_) => "pin_lost",
             ProxyError::NotSwitched => "not_switched",
-            ProxyError::GivenUp => "given_up",
+            ProxyError::Abandoned => "given_up",
             ProxyError::Backend(failure) => {
                 crate::upstream::Fact::OUTCOMES.get(failure.fact.outcome()).copied().unwrap_or("backend")
             }
@@ -152,18 +152,18 @@ impl Unserved {
 
 /// What went wrong with a request, as its access record has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum FailureDetail {
     /// In a word.
-    Word(&'static str),
+    Kind(&'static str),
     /// The last attempt failed so.
-    Failed(Reason),
+    Attempt(Reason),
     /// None was made, and this is why one of those is down that could have served.
     Unserved(Unserved, Option<HealthReason>),
     /// The pin does not hold, for this cause, and this is why its backend is down.
     PinLost(Option<Cause>, Option<HealthReason>),
 }
 
-impl Told {
+impl FailureDetail {
     /// Of a request that gets no answer, whose last failed attempt had this `reason`, if there was one; whose pin
     /// named the backend `pinned`, and did not hold for this `cause`.
     pub(super) fn of(
@@ -172,28 +172,28 @@ impl Told {
         cause: Option<Cause>,
         pinned: Option<&str>,
         pool: Option<&Pool>,
-    ) -> Told {
+    ) -> FailureDetail {
         let why = |backend: &Backend| backend.live().history().why;
         let of_pinned = || pool.and_then(|pool| why(pool.backend(pool.position(pinned?)?)));
         match (error, reason) {
-            (ProxyError::Backend(_) | ProxyError::NoBackend(_), Some(reason)) => Told::Failed(reason),
+            (ProxyError::Backend(_) | ProxyError::NoBackend(_), Some(reason)) => FailureDetail::Attempt(reason),
             (ProxyError::NoBackend(Unserved::AllDown), None) => {
                 let of_any = || pool.iter().flat_map(|pool| pool.backends()).find_map(why);
-                Told::Unserved(Unserved::AllDown, of_pinned().or_else(of_any))
+                FailureDetail::Unserved(Unserved::AllDown, of_pinned().or_else(of_any))
             }
-            (ProxyError::NoBackend(unserved), None) => Told::Unserved(unserved, None),
-            (ProxyError::PinLost(_), _) => Told::PinLost(cause, of_pinned()),
-            (error, _) => Told::Word(error.as_str()),
+            (ProxyError::NoBackend(unserved), None) => FailureDetail::Unserved(unserved, None),
+            (ProxyError::PinLost(_), _) => FailureDetail::PinLost(cause, of_pinned()),
+            (error, _) => FailureDetail::Kind(error.as_str()),
         }
     }
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for FailureDetail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (words, why) = match *self {
-            Told::Word(word) => (word, None),
-            Told::Failed(reason) => return reason.fmt(f),
-            Told::Unserved(unserved, why) => (
+            FailureDetail::Kind(word) => (word, None),
+            FailureDetail::Attempt(reason) => return reason.fmt(f),
+            FailureDetail::Unserved(unserved, why) => (
                 match unserved {
                     Unserved::NoServers => "no backend: the pool has none",
                     Unserved::AllDown => "no backend is up",
@@ -205,7 +205,7 @@ impl fmt::Display for Told {
                 },
                 why,
             ),
-            Told::PinLost(cause, why) => (
+            FailureDetail::PinLost(cause, why) => (
                 match cause {
                     Some(Cause::Down | Cause::Failed) => "pinned backend is down",
                     Some(Cause::Draining) => "pinned backend drains",

@@ -12,7 +12,7 @@ use http::{StatusCode, request};
 use super::body::{ReplayBody, RequestBody};
 use super::client::{Client, ClientIdentity};
 use super::edits::Edits;
-use super::error::{ProxyError, Told};
+use super::error::{FailureDetail, ProxyError};
 use super::order::Wait;
 use super::record::{Ended, RequestRecord};
 use super::request_id::RequestId;
@@ -78,7 +78,7 @@ impl Exchange {
         head: &request::Parts,
         interim: Option<Arc<InterimQueue>>,
     ) -> Box<Exchange> {
-        let origin = client.origin(&head.headers);
+        let origin = client.identify(&head.headers);
         let id = client.request_id(&head.headers).unwrap_or_else(|| thread.new_id());
         Box::new(Exchange {
             thread: Rc::clone(thread),
@@ -129,7 +129,12 @@ impl Exchange {
     ) -> Option<&'v RouteEntry> {
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let routes = &view.snapshot().routes;
-        let found = routes.find(self.client.position(), self.origin.is_secure, host::name_of(host), head.uri.path())?;
+        let found = routes.find(
+            self.client.listener_position(),
+            self.origin.is_secure,
+            host::host_name(host),
+            head.uri.path(),
+        )?;
         self.route = Some(found);
         routes.entry(found)
     }
@@ -303,7 +308,7 @@ impl Exchange {
         self.record.status = Some(respond::status(error));
         let RequestRecord { reason, cause, pinned, .. } = &self.record;
         let pool = self.service().map(|service| &*service.pool);
-        self.record.error = Some(Told::of(error, *reason, *cause, pinned.as_deref(), pool));
+        self.record.error = Some(FailureDetail::of(error, *reason, *cause, pinned.as_deref(), pool));
         self.record.verdict = self.record.verdict.unserved();
         self.queue_position.end();
         if let Some(limit) = error.limit() {
@@ -381,17 +386,18 @@ impl Exchange {
     pub(super) fn tunnelled(&mut self, up: u64, down: u64, error: Option<std::io::ErrorKind>) {
         (self.record.bytes_in, self.record.bytes_out) = (up, down);
         // Which side broke off makes no difference: a tunnel has no other end for many clients.
-        self.record.error = error
-            .map(|kind| Told::Word(if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" }));
+        self.record.error = error.map(|kind| {
+            FailureDetail::Kind(if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" })
+        });
     }
 
     /// The response broke off, or is broken off.
     pub(super) fn broke_off(&mut self, end: ResponseEnd) {
         if let Some(error) = self.body.as_ref().and_then(|body| body.error()) {
-            self.record.error = Some(Told::Word(error.as_str()));
+            self.record.error = Some(FailureDetail::Kind(error.as_str()));
             return;
         }
-        self.record.error = Some(Told::Word(match end {
+        self.record.error = Some(FailureDetail::Kind(match end {
             ResponseEnd::Quiet => "quiet_for_too_long",
             ResponseEnd::Backend | ResponseEnd::KeptWaiting => "broken_off",
         }));
@@ -427,7 +433,7 @@ impl Drop for Exchange {
             body.leave();
         }
         let (now, thread) = (clock::now(), &self.thread);
-        let is_given_up = self.client.is_given_up.get() || std::thread::panicking();
+        let is_given_up = self.client.is_abandoned.get() || std::thread::panicking();
         let service = self.service();
         let unserved = || service.map_or(&self.view.snapshot().unrouted, |service| &service.unserved);
         let series = service.zip(self.backend).and_then(|(service, index)| service.series.get(index));
@@ -440,7 +446,7 @@ impl Drop for Exchange {
             &thread.lines,
             &Ended {
                 listener: self.client.listener_name(),
-                client: &self.client.text_of(self.origin),
+                client: &self.client.address_text_of(self.origin),
                 pool: service.map(|service| &**service.pool.name()),
                 backend: service.zip(self.backend).map(|(service, index)| &**service.pool.backend(index).name()),
                 is_given_up,

@@ -56,10 +56,10 @@ impl Fields {
     /// Does it to an answer of our own, whose own fields stay: a page that says "come again" must not be
     /// kept in a cache because the application's pages may.
     pub fn apply_to_local_reply(&self, headers: &mut HeaderMap) {
-        let mut dressed = HeaderMap::new();
-        self.apply(&mut dressed);
-        for name in dressed.keys().filter(|name| !headers.contains_key(*name)).cloned().collect::<Vec<_>>() {
-            for value in dressed.get_all(&name) {
+        let mut edits = HeaderMap::new();
+        self.apply(&mut edits);
+        for name in edits.keys().filter(|name| !headers.contains_key(*name)).cloned().collect::<Vec<_>>() {
+            for value in edits.get_all(&name) {
                 headers.append(&name, value.clone());
             }
         }

@@ -14,7 +14,7 @@ pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forw
 /// The field in which trusted proxies name their clients: the key `forwarded` of a listener. A proxy that
 /// writes one of them passes on what its client wrote into the other, so that the other is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Field {
+pub enum ForwardedField {
     /// X-Forwarded-For, and X-Forwarded-Proto, -Host and -Port beside it.
     #[default]
     XForwardedFor,
@@ -22,14 +22,14 @@ pub enum Field {
     Forwarded,
 }
 
-impl Field {
+impl ForwardedField {
     /// Whether a trusted proxy may say something in the field `name`.
-    pub(super) fn holds(self, name: &str) -> bool {
+    pub(super) fn permits(self, name: &str) -> bool {
         match self {
-            Field::XForwardedFor => {
+            ForwardedField::XForwardedFor => {
                 matches!(name, "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "x-forwarded-port")
             }
-            Field::Forwarded => name == "forwarded",
+            ForwardedField::Forwarded => name == "forwarded",
         }
     }
 }
@@ -48,38 +48,38 @@ pub(super) enum ForwardedFor {
 
 /// The client for which the proxy at `peer`, which is trusted, speaks in `field`.
 pub(super) fn client(
-    field: Field,
+    field: ForwardedField,
     headers: &HeaderMap,
     peer: IpAddr,
     is_trusted: impl Fn(IpAddr) -> bool,
 ) -> ForwardedFor {
     match field {
-        Field::XForwardedFor if headers.contains_key(X_FORWARDED_FOR) => {
+        ForwardedField::XForwardedFor if headers.contains_key(X_FORWARDED_FOR) => {
             let values = headers.get_all(X_FORWARDED_FOR).iter().rev();
             let nodes = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
             let hops = nodes.filter(|node| !node.is_empty()).map(|node| (address(node), None));
-            let said = walk(peer, hops, is_trusted);
+            let parsed = walk_chain(peer, hops, is_trusted);
             let scheme = last(headers, &X_FORWARDED_PROTO).and_then(is_secure);
-            match said {
+            match parsed {
                 ForwardedFor::Client(address, _) => ForwardedFor::Client(address, scheme),
                 ForwardedFor::Unknown(nearest, _) => ForwardedFor::Unknown(nearest, scheme),
                 ForwardedFor::Nothing => ForwardedFor::Nothing,
             }
         }
-        Field::Forwarded if headers.contains_key(FORWARDED) => {
+        ForwardedField::Forwarded if headers.contains_key(FORWARDED) => {
             let values = headers.get_all(FORWARDED).iter().rev();
             let elements = values.flat_map(|value| elements(value.as_bytes())).map(<[u8]>::trim_ascii);
-            walk(peer, elements.filter(|element| !element.is_empty()).map(hop), is_trusted)
+            walk_chain(peer, elements.filter(|element| !element.is_empty()).map(hop), is_trusted)
         }
-        Field::XForwardedFor | Field::Forwarded => ForwardedFor::Nothing,
+        ForwardedField::XForwardedFor | ForwardedField::Forwarded => ForwardedFor::Nothing,
     }
 }
 
 /// Whether the last proxy that says so, where nobody names a client, was asked by TLS.
-pub(super) fn scheme(field: Field, headers: &HeaderMap) -> Option<bool> {
+pub(super) fn scheme(field: ForwardedField, headers: &HeaderMap) -> Option<bool> {
     match field {
-        Field::XForwardedFor => last(headers, &X_FORWARDED_PROTO).and_then(is_secure),
-        Field::Forwarded => None,
+        ForwardedField::XForwardedFor => last(headers, &X_FORWARDED_PROTO).and_then(is_secure),
+        ForwardedField::Forwarded => None,
     }
 }
 
@@ -113,7 +113,7 @@ type Hop = (Option<IpAddr>, Option<bool>);
 
 /// Goes back from `peer` as long as who is reached is trusted and says who was before it. `hops` has the
 /// nearest first.
-fn walk(peer: IpAddr, hops: impl Iterator<Item = Hop>, is_trusted: impl Fn(IpAddr) -> bool) -> ForwardedFor {
+fn walk_chain(peer: IpAddr, hops: impl Iterator<Item = Hop>, is_trusted: impl Fn(IpAddr) -> bool) -> ForwardedFor {
     let mut reached = ForwardedFor::Unknown(peer, None);
     let mut at = peer;
     for (before, is_secure) in hops {
@@ -159,12 +159,12 @@ fn hop(element: &[u8]) -> Hop {
         let Some(at) = memchr::memchr(b'=', pair) else { continue };
         let (name, value) = (pair[..at].trim_ascii(), pair[at + 1..].trim_ascii());
         let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
-        let place = match name {
+        let slot = match name {
             name if name.eq_ignore_ascii_case(b"for") => &mut node,
             name if name.eq_ignore_ascii_case(b"proto") => &mut proto,
             _ => continue,
         };
-        is_clear &= place.replace(value).is_none();
+        is_clear &= slot.replace(value).is_none();
     }
     if is_clear { (node.and_then(address), proto.and_then(is_secure)) } else { (None, None) }
 }
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn said(field: Field, fields: &[(&'static str, &str)]) -> ForwardedFor {
+    fn parsed(field: ForwardedField, fields: &[(&'static str, &str)]) -> ForwardedFor {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
@@ -222,8 +222,8 @@ mod tests {
     }
 
     /// The client; `? NEAREST` for an unknown one.
-    fn of(field: Field, fields: &[(&'static str, &str)]) -> String {
-        match said(field, fields) {
+    fn of(field: ForwardedField, fields: &[(&'static str, &str)]) -> String {
+        match parsed(field, fields) {
             ForwardedFor::Client(address, _) => address.to_string(),
             ForwardedFor::Unknown(nearest, _) => format!("? {nearest}"),
             ForwardedFor::Nothing => "-".into(),
@@ -249,10 +249,10 @@ mod tests {
             ("1.1.1.1, , 10.0.0.2", "1.1.1.1"),
             ("1.1.1.1, ", "1.1.1.1"),
         ] {
-            assert_eq!(of(Field::XForwardedFor, &[("x-forwarded-for", chain)]), expected, "{chain}");
+            assert_eq!(of(ForwardedField::XForwardedFor, &[("x-forwarded-for", chain)]), expected, "{chain}");
         }
         let lines = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "10.0.0.2")];
-        assert_eq!(of(Field::XForwardedFor, &lines), "1.1.1.1");
+        assert_eq!(of(ForwardedField::XForwardedFor, &lines), "1.1.1.1");
     }
 
     #[test]
@@ -273,7 +273,11 @@ mod tests {
             ("unix:", "10.0.0.1"),
             ("\u{e4}", "10.0.0.1"),
         ] {
-            assert_eq!(of(Field::XForwardedFor, &[("x-forwarded-for", chain)]), format!("? {nearest}"), "{chain}");
+            assert_eq!(
+                of(ForwardedField::XForwardedFor, &[("x-forwarded-for", chain)]),
+                format!("? {nearest}"),
+                "{chain}"
+            );
         }
     }
 
@@ -295,24 +299,24 @@ mod tests {
             ("for=1.1.1.1;for=2.2.2.2", "? 10.0.0.1"),
             ("", "? 10.0.0.1"),
         ] {
-            assert_eq!(of(Field::Forwarded, &[("forwarded", chain)]), expected, "{chain}");
+            assert_eq!(of(ForwardedField::Forwarded, &[("forwarded", chain)]), expected, "{chain}");
         }
     }
 
     #[test]
     fn the_field_that_is_not_believed_says_nothing() {
         let both = [("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=6.6.6.6;proto=https")];
-        assert_eq!(said(Field::XForwardedFor, &both), ForwardedFor::Client([1, 1, 1, 1].into(), None));
-        assert_eq!(of(Field::Forwarded, &both), "6.6.6.6");
-        assert_eq!(of(Field::XForwardedFor, &both[1..]), "-");
-        assert_eq!(of(Field::Forwarded, &both[..1]), "-");
+        assert_eq!(parsed(ForwardedField::XForwardedFor, &both), ForwardedFor::Client([1, 1, 1, 1].into(), None));
+        assert_eq!(of(ForwardedField::Forwarded, &both), "6.6.6.6");
+        assert_eq!(of(ForwardedField::XForwardedFor, &both[1..]), "-");
+        assert_eq!(of(ForwardedField::Forwarded, &both[..1]), "-");
         let with_scheme = [("forwarded", "for=1.1.1.1"), ("x-forwarded-proto", "https")];
-        assert_eq!(said(Field::Forwarded, &with_scheme), ForwardedFor::Client([1, 1, 1, 1].into(), None));
+        assert_eq!(parsed(ForwardedField::Forwarded, &with_scheme), ForwardedFor::Client([1, 1, 1, 1].into(), None));
     }
 
     #[test]
     fn the_scheme_is_that_of_the_hop_from_the_client() {
-        let of = |value| match said(Field::Forwarded, &[("forwarded", value)]) {
+        let of = |value| match parsed(ForwardedField::Forwarded, &[("forwarded", value)]) {
             ForwardedFor::Client(_, is_secure) | ForwardedFor::Unknown(_, is_secure) => is_secure,
             ForwardedFor::Nothing => panic!("{value}"),
         };
@@ -337,7 +341,7 @@ mod tests {
         ] {
             let fields = values.iter().map(|value| (X_FORWARDED_PROTO, HeaderValue::from_static(value)));
             let headers = HeaderMap::from_iter(fields);
-            assert_eq!(scheme(Field::XForwardedFor, &headers), is_secure, "{values:?}");
+            assert_eq!(scheme(ForwardedField::XForwardedFor, &headers), is_secure, "{values:?}");
         }
     }
 
@@ -347,7 +351,7 @@ mod tests {
             claims in prop::collection::vec(r#"([ -~]|for=6\.6\.6\.6|;x=|[\\",;=]){0,20}"#, 1..3), field in 0..2usize, other in "[ -~]{0,20}"
         ) {
             let names = ["x-forwarded-for", "forwarded"];
-            let (believed, added) = [(Field::XForwardedFor, "1.1.1.1"), (Field::Forwarded, "for=1.1.1.1")][field];
+            let (believed, added) = [(ForwardedField::XForwardedFor, "1.1.1.1"), (ForwardedField::Forwarded, "for=1.1.1.1")][field];
             let mut fields: Vec<_> = claims.iter().map(|claim| (names[field], claim.clone())).collect();
             if let Some((_, last)) = fields.last_mut() {
                 *last += &format!(", {added}");
@@ -359,13 +363,13 @@ mod tests {
 
         #[test]
         fn no_bytes_of_a_proxy_name_it_itself(value in prop::collection::vec(any::<u8>(), 0..60), field in 0..2usize) {
-            let believed = [Field::XForwardedFor, Field::Forwarded][field];
+            let believed = [ForwardedField::XForwardedFor, ForwardedField::Forwarded][field];
             let name = [X_FORWARDED_FOR, FORWARDED][field].clone();
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 let headers = HeaderMap::from_iter([(name, value)]);
                 let peer = "2001:db8::ffff:1".parse().unwrap();
-                let said = client(believed, &headers, peer, |address| address == peer);
-                prop_assert!(!matches!(said, ForwardedFor::Nothing) && !matches!(said, ForwardedFor::Client(address, _) if address == peer));
+                let parsed = client(believed, &headers, peer, |address| address == peer);
+                prop_assert!(!matches!(parsed, ForwardedFor::Nothing) && !matches!(parsed, ForwardedFor::Client(address, _) if address == peer));
             }
         }
     }

@@ -58,7 +58,7 @@ pub fn normalize(head: &mut request::Parts, limits: &HeadLimits) -> Result<Optio
         if head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
             return Err(ProxyError::Malformed("The request has more than one Content-Length field."));
         }
-        join_crumbs(&mut head.headers);
+        join_cookies(&mut head.headers);
     }
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target > limits.target {
@@ -66,11 +66,11 @@ pub fn normalize(head: &mut request::Parts, limits: &HeadLimits) -> Result<Optio
     }
     let Some(authority) = target::normalize(&mut head.uri, &head.method, head.version)? else { return Ok(host) };
     let named = Some(&authority).filter(|authority| is_valid_host(authority.as_str().as_bytes()));
-    let host = named.and_then(target::host_of);
+    let host = named.and_then(target::host_field);
     let host = host.ok_or(ProxyError::Malformed("The request target's host is not valid."))?;
     // RFC 9113 §8.3.1: a server may not look at one of two and its neighbour at the other.
-    let is_two_faced = |own: &HeaderValue| !own.as_bytes().eq_ignore_ascii_case(host.as_bytes());
-    if head.version == Version::HTTP_2 && head.headers.get(HOST).is_some_and(is_two_faced) {
+    let differs = |own: &HeaderValue| !own.as_bytes().eq_ignore_ascii_case(host.as_bytes());
+    if head.version == Version::HTTP_2 && head.headers.get(HOST).is_some_and(differs) {
         return Err(ProxyError::Malformed("The Host field is not that of the request."));
     }
     head.headers.insert(HOST, host.clone());
@@ -83,7 +83,7 @@ pub fn normalize(head: &mut request::Parts, limits: &HeadLimits) -> Result<Optio
 /// # Errors
 /// Any Transfer-Encoding but a single `chunked`: a coding that we do not know, which RFC 9112 §6.1 has a
 /// server refuse, or one that was applied twice.
-pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), ProxyError> {
+pub(super) fn check_transfer_coding(headers: &HeaderMap) -> Result<(), ProxyError> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let is_plain = codings.next().is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(b"chunked"));
     match is_plain && codings.next().is_none() {
@@ -93,13 +93,13 @@ pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), ProxyError> {
 }
 
 /// HTTP/2 may send a cookie in pieces, which HTTP/1.1 may not (RFC 9113 §8.2.3).
-fn join_crumbs(headers: &mut HeaderMap) {
-    let crumbs: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if crumbs.len() < 2 {
+fn join_cookies(headers: &mut HeaderMap) {
+    let parts: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if parts.len() < 2 {
         return;
     }
     // Pieces of valid values with `; ` between them are a valid value.
-    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+    if let Ok(whole) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
         headers.insert(COOKIE, whole);
     }
 }
@@ -133,41 +133,43 @@ pub(super) fn to_backend(
     headers: &mut HeaderMap,
     host: Option<&HeaderValue>,
     client: &Client,
-    origin: ClientIdentity,
+    identity: ClientIdentity,
     id: &RequestId,
 ) -> bool {
-    let (mut wants_trailers, mut expects, mut has_out) = (false, false, false);
-    let is_out = |name: &str| is_of_the_hop(name) || (is_claimed(name) && !client.passes_on(origin, name));
+    let (mut wants_trailers, mut expects, mut any_removed) = (false, false, false);
+    let is_removed =
+        |name: &str| is_hop_by_hop(name) || (is_reserved(name) && !client.keeps_forwarding_field(identity, name));
     // One pass over the fields: to ask for one by its name costs a hash, and most requests have none of them.
     for (name, value) in headers.iter() {
         match name.as_str() {
-            "te" => (wants_trailers, has_out) = (wants_trailers || has_token(value, "trailers"), true),
+            "te" => (wants_trailers, any_removed) = (wants_trailers || has_token(value, "trailers"), true),
             "expect" => expects = expects || value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
-            name => has_out = has_out || is_out(name),
+            name => any_removed = any_removed || is_removed(name),
         }
     }
-    if has_out {
-        remove(headers, is_out);
+    if any_removed {
+        remove(headers, is_removed);
     }
     if wants_trailers {
         headers.insert(TE, TRAILERS);
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
-    client.set_forwarding_headers(headers, host, origin, id);
+    client.set_forwarding_headers(headers, host, identity, id);
     expects
 }
 
 /// Makes a response's fields those that a client is to see.
 pub fn to_client(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| is_of_the_hop(name.as_str())) {
-        remove(headers, is_of_the_hop);
+    if headers.keys().any(|name| is_hop_by_hop(name.as_str())) {
+        remove(headers, is_hop_by_hop);
     }
 }
 
-/// Removes the fields that `is_out` names, Connection among them, and those that Connection lists.
-pub(super) fn remove(headers: &mut HeaderMap, is_out: impl Fn(&str) -> bool) {
-    let listed: Vec<HeaderName> = headers.get_all(CONNECTION).iter().flat_map(tokens).filter_map(listed_name).collect();
-    let out: Vec<HeaderName> = headers.keys().filter(|name| is_out(name.as_str())).cloned().collect();
+/// Removes the fields that `is_removed` names, Connection among them, and those that Connection lists.
+pub(super) fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&str) -> bool) {
+    let listed: Vec<HeaderName> =
+        headers.get_all(CONNECTION).iter().flat_map(tokens).filter_map(connection_option).collect();
+    let out: Vec<HeaderName> = headers.keys().filter(|name| is_removed(name.as_str())).cloned().collect();
     for name in out.into_iter().chain(listed) {
         headers.remove(name);
     }
@@ -175,7 +177,7 @@ pub(super) fn remove(headers: &mut HeaderMap, is_out: impl Fn(&str) -> bool) {
 
 /// A field that a Connection field may take out. Host and what frames the message can't be
 /// deleted that way, and `close` and `keep-alive` name no field.
-fn listed_name(token: &str) -> Option<HeaderName> {
+fn connection_option(token: &str) -> Option<HeaderName> {
     let kept = ["close", "keep-alive", "host", "content-length", "transfer-encoding"];
     if kept.iter().any(|name| token.eq_ignore_ascii_case(name)) {
         return None;
@@ -184,7 +186,7 @@ fn listed_name(token: &str) -> Option<HeaderName> {
 }
 
 /// RFC 9110 §7.6.1. Transfer-Encoding goes because hyper frames the forwarded message itself.
-pub(super) fn is_of_the_hop(name: &str) -> bool {
+pub(super) fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
         "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" | "http2-settings"
@@ -193,17 +195,19 @@ pub(super) fn is_of_the_hop(name: &str) -> bool {
 
 /// What a client may not tell a backend about itself; see also `Linchpin-*` of the design. Many servers
 /// hand fields to applications by names in which `-`, `_` and the like are one, so that here they are, too.
-pub(super) fn is_claimed(name: &str) -> bool {
-    let begins = |wanted: &str| name.get(..wanted.len()).is_some_and(|start| is_alike(start, wanted));
+pub(super) fn is_reserved(name: &str) -> bool {
+    let starts_with = |wanted: &str| name.get(..wanted.len()).is_some_and(|start| matches_name(start, wanted));
     match name.as_bytes().first() {
         Some(b'f') => name == "forwarded",
-        Some(b'l') => begins("linchpin-"),
-        Some(b'x') => begins("x-forwarded") || is_alike(name, "x-real-ip") || is_alike(name, "x-request-id"),
+        Some(b'l') => starts_with("linchpin-"),
+        Some(b'x') => {
+            starts_with("x-forwarded") || matches_name(name, "x-real-ip") || matches_name(name, "x-request-id")
+        }
         _ => false,
     }
 }
 
-fn is_alike(name: &str, wanted: &str) -> bool {
+fn matches_name(name: &str, wanted: &str) -> bool {
     let is = |(byte, wanted): (u8, u8)| if wanted == b'-' { !byte.is_ascii_alphanumeric() } else { byte == wanted };
     name.len() == wanted.len() && name.bytes().zip(wanted.bytes()).all(is)
 }
@@ -219,7 +223,7 @@ pub(super) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::super::client::ListenerInfo;
-    use super::super::forwarded::Field;
+    use super::super::forwarded::ForwardedField;
     use super::*;
     use http::Request;
     use std::sync::Arc;
@@ -283,18 +287,18 @@ mod tests {
     }
 
     fn forward(headers: &mut HeaderMap) -> bool {
-        let door = ListenerInfo {
+        let listener = ListenerInfo {
             position: 0,
             name: "l".into(),
             is_secure: false,
             trusted: Vec::new(),
-            forwarded: Field::default(),
+            forwarded: ForwardedField::default(),
             hsts: None,
             https: None,
         };
-        let client = Client::new(&Arc::new(door), [127, 0, 0, 1].into(), None);
-        let (origin, host) = (client.origin(headers), headers.get(HOST).cloned());
-        to_backend(headers, host.as_ref(), &client, origin, &RequestId::own(1))
+        let client = Client::new(&Arc::new(listener), [127, 0, 0, 1].into(), None);
+        let (identity, host) = (client.identify(headers), headers.get(HOST).cloned());
+        to_backend(headers, host.as_ref(), &client, identity, &RequestId::generated(1))
     }
 
     #[test]

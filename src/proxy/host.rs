@@ -4,7 +4,7 @@
 
 /// The name in a Host field's value: without its port, and without the dot that stands for the root, with
 /// which it is the same name (RFC 1034 §3.1).
-pub(super) fn name_of(host: &str) -> &str {
+pub(super) fn host_name(host: &str) -> &str {
     let name = without_port(host);
     name.strip_suffix('.').unwrap_or(name)
 }
@@ -27,7 +27,7 @@ mod tests {
         for (host, name) in
             [("a.b.:80", "a.b"), ("a.b.", "a.b"), ("a.b", "a.b"), ("a..", "a."), (".", ""), ("[::1]:80", "[::1]")]
         {
-            assert_eq!(name_of(host), name);
+            assert_eq!(host_name(host), name);
         }
     }
 

@@ -12,16 +12,16 @@ use super::fields::Fields;
 use super::headers;
 use crate::net::interim::InterimQueue;
 
-/// Interim responses to one attempt that are passed on. A page has one, a slow task some dozens of 102.
-const MOST: u32 = 64;
+/// Interim responses to one attempt that are forwarded on. A page has one, a slow task some dozens of 102.
+const MAX_INTERIM_RESPONSES: u32 = 64;
 
 /// Has `request` tell of interim responses: a 100 opens `gate`, behind which the body waits, and all others
-/// but 101 are queued for the `client`, without the fields that its route `edits`. A 100 is not passed on:
+/// but 101 are queued for the `client`, without the fields that its route `edits`. A 100 is not forwarded on:
 /// hyper's server says so itself where it was asked for, as soon as the body is read.
 ///
 /// hyper takes an allocation or two for it, so a request that needs none of both registers nothing. It calls
 /// nobody for the interim responses of HTTP/2, and its server sends none over HTTP/2.
-pub(super) fn listen<B>(
+pub(super) fn register<B>(
     request: &mut Request<B>,
     gate: Option<&Arc<AtomicBool>>,
     client: Option<&Arc<InterimQueue>>,
@@ -32,12 +32,12 @@ pub(super) fn listen<B>(
     }
     let (gate, client) = (gate.cloned(), client.cloned());
     let edited: Vec<HeaderName> = edits.into_iter().flat_map(Fields::names).cloned().collect();
-    let passed = AtomicU32::new(0);
+    let forwarded = AtomicU32::new(0);
     hyper::ext::on_informational(request, move |response| match (response.status(), &gate, &client) {
         (StatusCode::CONTINUE, Some(gate), _) => gate.store(true, Ordering::Relaxed),
         (StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS, ..) | (_, _, None) => {}
         (status, _, Some(client)) => {
-            if passed.fetch_add(1, Ordering::Relaxed) < MOST {
+            if forwarded.fetch_add(1, Ordering::Relaxed) < MAX_INTERIM_RESPONSES {
                 client.push(&head(status, response.headers().clone(), &edited));
             }
         }

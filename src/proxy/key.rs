@@ -27,10 +27,10 @@ pub enum Settings {
 
 impl Settings {
     /// The hash of a request from `address`; `None` if it has not what it is placed by.
-    pub(super) fn of(&self, head: &request::Parts, address: IpAddr) -> Option<u64> {
+    pub(super) fn hash(&self, head: &request::Parts, address: IpAddr) -> Option<u64> {
         let value = |value: &[u8]| (!value.is_empty()).then(|| stable_hash(value));
         match self {
-            Settings::Address => Some(hash_of(address)),
+            Settings::Address => Some(address_hash(address)),
             Settings::Path => value(head.uri.path().as_bytes()),
             Settings::Header(name) => value(head.headers.get(name)?.as_bytes()),
             Settings::Cookie(name) => {
@@ -47,13 +47,13 @@ impl Settings {
 
 /// What several requests of one browser have in common, and those of two seldom: its address, what
 /// it says it is, and the host that it asks.
-pub(super) fn client(head: &request::Parts, address: IpAddr) -> u64 {
+pub(super) fn client_hash(head: &request::Parts, address: IpAddr) -> u64 {
     let fields = [USER_AGENT, ACCEPT_LANGUAGE, HOST];
     let fields = fields.iter().map(|name| head.headers.get(name).map_or(0, |value| stable_hash(value.as_bytes())));
-    fields.fold(hash_of(address), |hash, field| crate::pool::hash::mix(hash ^ field))
+    fields.fold(address_hash(address), |hash, field| crate::pool::hash::mix(hash ^ field))
 }
 
-fn hash_of(address: IpAddr) -> u64 {
+fn address_hash(address: IpAddr) -> u64 {
     match address {
         IpAddr::V4(address) => stable_hash(&address.octets()),
         IpAddr::V6(address) => stable_hash(&address.octets()),
@@ -82,7 +82,7 @@ mod tests {
             (Settings::Query("id".into()), b"7"),
             (Settings::Address, &[127, 0, 0, 1]),
         ] {
-            assert_eq!(settings.of(&full, from), Some(stable_hash(value)), "{settings:?}");
+            assert_eq!(settings.hash(&full, from), Some(stable_hash(value)), "{settings:?}");
         }
         let empty = head("/p?id", &[("x-user", "")]);
         for settings in [
@@ -90,14 +90,14 @@ mod tests {
             Settings::Cookie("uid".into()),
             Settings::Query("id".into()),
         ] {
-            assert_eq!(settings.of(&empty, from), None, "{settings:?}");
+            assert_eq!(settings.hash(&empty, from), None, "{settings:?}");
         }
     }
 
     #[test]
     fn two_browsers_at_one_address_are_two_clients() {
         let from: IpAddr = [127, 0, 0, 1].into();
-        let of = |agent| client(&head("/", &[("user-agent", agent)]), from);
+        let of = |agent| client_hash(&head("/", &[("user-agent", agent)]), from);
         assert_eq!(of("a"), of("a"));
         assert_ne!(of("a"), of("b"));
     }

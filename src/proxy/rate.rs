@@ -26,7 +26,7 @@ pub struct Rate {
     /// What one request costs: the time in which its token comes back.
     cost: u64,
     /// What a full bucket holds.
-    most: u64,
+    capacity: u64,
 }
 
 impl Rate {
@@ -34,7 +34,7 @@ impl Rate {
     pub fn new(settings: Settings) -> Rate {
         let per = u64::try_from(settings.per.as_micros()).unwrap_or(u64::MAX);
         let cost = (per / u64::from(settings.requests.max(1))).max(1);
-        Rate { cost, most: cost.saturating_mul(u64::from(settings.burst.max(1))) }
+        Rate { cost, capacity: cost.saturating_mul(u64::from(settings.burst.max(1))) }
     }
 
     /// Takes a token from a bucket that would be full again at `full` (the generic cell rate algorithm: that
@@ -44,7 +44,7 @@ impl Rate {
     /// It has none; in how many microseconds it will.
     pub fn take(self, full: u64, now: u64) -> Result<u64, u64> {
         let next = full.max(now).saturating_add(self.cost);
-        match next.saturating_sub(self.most) {
+        match next.saturating_sub(self.capacity) {
             early if early > now => Err(early - now),
             _ => Ok(next),
         }
@@ -52,38 +52,38 @@ impl Rate {
 }
 
 /// Buckets of one cache line, which is all that a request touches.
-const SLOTS: usize = 8;
+const SLOTS_PER_GROUP: usize = 8;
 
 /// Lines of the table: a MiB, for 131,072 clients that have tokens to get back.
-const LINES: usize = 16 * 1024;
+const GROUPS: usize = 16 * 1024;
 
 /// Bits of a slot that say when its bucket is full again, in microseconds since the table was made: nine
 /// years. The others tell the clients of a line apart; that two look alike is one chance in ten thousand.
-const TIME: u32 = 48;
-const LATEST: u64 = (1 << TIME) - 1;
+const TIME_BITS: u32 = 48;
+const MAX_TIME: u64 = (1 << TIME_BITS) - 1;
 
 /// How often a slot that other threads write at the same moment is tried.
-const TRIES: usize = 16;
+const CAS_ATTEMPTS: usize = 16;
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Slots([AtomicU64; SLOTS]);
+struct SlotGroup([AtomicU64; SLOTS_PER_GROUP]);
 
 /// The buckets of all clients, for all threads: SO_REUSEPORT spreads a client's connections over them.
 #[derive(Debug)]
 pub struct RateLimiter {
     rate: Rate,
-    began: Instant,
+    created: Instant,
     /// With a key of its own, or clients could choose addresses that meet in one line.
     hasher: RandomState,
-    groups: Box<[Slots]>,
+    groups: Box<[SlotGroup]>,
 }
 
 impl RateLimiter {
     /// Full buckets for everyone.
     pub fn new(settings: Settings, now: Instant) -> RateLimiter {
-        let groups = (0..LINES).map(|_| Slots::default()).collect();
-        RateLimiter { rate: Rate::new(settings), began: now, hasher: RandomState::new(), groups }
+        let groups = (0..GROUPS).map(|_| SlotGroup::default()).collect();
+        RateLimiter { rate: Rate::new(settings), created: now, hasher: RandomState::new(), groups }
     }
 
     /// Takes a token of the client at `address`.
@@ -91,29 +91,29 @@ impl RateLimiter {
     /// # Errors
     /// It has none; when it will.
     pub fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let since = now.saturating_duration_since(self.began).as_micros();
-        let now = u64::try_from(since).unwrap_or(LATEST).min(LATEST);
+        let since = now.saturating_duration_since(self.created).as_micros();
+        let now = u64::try_from(since).unwrap_or(MAX_TIME).min(MAX_TIME);
         let hash = self.hasher.hash_one(net::client(address));
-        let tag = hash >> TIME;
-        let line = &self.groups[usize::try_from(hash & LATEST).unwrap_or(0) % LINES].0;
-        for _ in 0..TRIES {
+        let tag = hash >> TIME_BITS;
+        let group = &self.groups[usize::try_from(hash & MAX_TIME).unwrap_or(0) % GROUPS].0;
+        for _ in 0..CAS_ATTEMPTS {
             let mut found = (0, u64::MAX, now);
-            for (at, slot) in line.iter().enumerate() {
+            for (at, slot) in group.iter().enumerate() {
                 let seen = slot.load(Ordering::Relaxed);
-                let full = seen & LATEST;
-                if seen >> TIME == tag && full > now {
+                let full = seen & MAX_TIME;
+                if seen >> TIME_BITS == tag && full > now {
                     found = (at, seen, full);
                     break;
                 }
                 // A bucket that is full is a free slot; with none, the one goes that has the least to lose.
-                if full < found.1 & LATEST {
+                if full < found.1 & MAX_TIME {
                     found = (at, seen, now);
                 }
             }
             let (at, seen, full) = found;
-            let next = self.rate.take(full, now).map_err(Duration::from_micros)?.min(LATEST);
-            let slot = (tag << TIME) | next;
-            if line[at].compare_exchange(seen, slot, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let next = self.rate.take(full, now).map_err(Duration::from_micros)?.min(MAX_TIME);
+            let slot = (tag << TIME_BITS) | next;
+            if group[at].compare_exchange(seen, slot, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 break;
             }
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::header::{HOST, HeaderValue};
 use http::{Method, StatusCode, Uri, request};
 
-use super::error::{ProxyError, Told};
+use super::error::{FailureDetail, ProxyError};
 use super::request_id::RequestId;
 use super::respond;
 use crate::affinity::{Cause, Verdict};
@@ -44,7 +44,7 @@ pub(super) struct RequestRecord {
     pub(super) pinned: Option<Box<str>>,
     /// Why the last attempt that failed did.
     pub(super) reason: Option<Reason>,
-    pub(super) error: Option<Told>,
+    pub(super) error: Option<FailureDetail>,
     /// Bytes that a tunnel has read from the client.
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -105,12 +105,12 @@ impl RequestRecord {
         let named = named(&self.target).and_then(|host| HeaderValue::from_bytes(host).ok());
         self.host = named.or(self.host.take().map(copied));
         self.target = path_of(std::mem::take(&mut self.target));
-        self.id = self.id.clone().copied();
+        self.id = self.id.clone().into_owned();
     }
 
     /// The status that counts, also where none was sent.
     pub(super) fn status(&self, is_given_up: bool) -> u16 {
-        let unsent = if is_given_up { respond::status(ProxyError::GivenUp).as_u16() } else { CLIENT_CLOSED_REQUEST };
+        let unsent = if is_given_up { respond::status(ProxyError::Abandoned).as_u16() } else { CLIENT_CLOSED_REQUEST };
         self.status.map_or(unsent, |status| status.as_u16())
     }
 
@@ -123,8 +123,8 @@ impl RequestRecord {
     /// Writes the line of the access log.
     pub(super) fn write(&self, lines: &Lines, ended: &Ended<'_>) {
         let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(self.begun));
-        let unanswered = if ended.is_given_up { ProxyError::GivenUp.as_str() } else { "client_went" };
-        let error = self.error.or(self.status.is_none().then_some(Told::Word(unanswered)));
+        let unanswered = if ended.is_given_up { ProxyError::Abandoned.as_str() } else { "client_went" };
+        let error = self.error.or(self.status.is_none().then_some(FailureDetail::Kind(unanswered)));
         let error = error.map(|error| error.to_string());
         lines.write(&Record {
             time: self.time,

@@ -5,7 +5,7 @@
 use http::header::{HeaderValue, LOCATION};
 use http::{Response, StatusCode, Uri};
 
-use super::rewrite::behind;
+use super::rewrite::strip_path_prefix;
 
 /// `[routes.redirect]`. What is not said stays as the client asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,37 +17,43 @@ pub struct Redirect {
     /// The port beside the host that the client has asked, where it is not the scheme's usual one.
     pub port: Option<u16>,
     /// The path.
-    pub path: Path,
+    pub path: RedirectPath,
     /// 301, 302, 303, 307 or 308.
     pub status: StatusCode,
 }
 
 /// What becomes of the path. The query always stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Path {
+pub enum RedirectPath {
     /// As it is.
-    Same,
+    Keep,
     /// This one.
-    Whole(String),
+    ReplaceFull(String),
     /// The route's prefix is exchanged for this one.
-    Prefix(String),
+    ReplacePrefix(String),
 }
 
 impl Redirect {
     /// To the same place by TLS, at this port. The method and body stay as they are (308).
     pub fn to_https(port: u16) -> Redirect {
         let port = Some(port).filter(|port| *port != 443);
-        Redirect { scheme: Some("https"), host: None, port, path: Path::Same, status: StatusCode::PERMANENT_REDIRECT }
+        Redirect {
+            scheme: Some("https"),
+            host: None,
+            port,
+            path: RedirectPath::Keep,
+            status: StatusCode::PERMANENT_REDIRECT,
+        }
     }
 
     /// Whether it would lead to where the client is already.
-    pub fn is_nothing(&self) -> bool {
-        self.scheme.is_none() && self.host.is_none() && self.path == Path::Same
+    pub fn is_noop(&self) -> bool {
+        self.scheme.is_none() && self.host.is_none() && self.path == RedirectPath::Keep
     }
 
     /// The answer to a request for `uri` of a client that asked `host` and speaks TLS or not; `prefix` is
     /// the route's. `None` if the client did not say whom it asks, and would have to be told.
-    pub fn answer(&self, host: &str, is_secure: bool, uri: &Uri, prefix: &str) -> Option<Response<()>> {
+    pub fn response(&self, host: &str, is_secure: bool, uri: &Uri, prefix: &str) -> Option<Response<()>> {
         // Pieces of valid URIs are a valid value.
         let location = HeaderValue::try_from(self.location(host, is_secure, uri, prefix)?).ok()?;
         let mut response = Response::new(());
@@ -80,11 +86,11 @@ impl Redirect {
     fn path(&self, path: &str, prefix: &str) -> String {
         match &self.path {
             // That of `OPTIONS *` is none.
-            Path::Same if path == "*" => String::new(),
-            Path::Same => path.into(),
-            Path::Whole(whole) => whole.clone(),
-            Path::Prefix(other) => {
-                format!("{}{}", other.trim_end_matches('/'), behind(prefix, path).unwrap_or_default())
+            RedirectPath::Keep if path == "*" => String::new(),
+            RedirectPath::Keep => path.into(),
+            RedirectPath::ReplaceFull(whole) => whole.clone(),
+            RedirectPath::ReplacePrefix(other) => {
+                format!("{}{}", other.trim_end_matches('/'), strip_path_prefix(prefix, path).unwrap_or_default())
             }
         }
     }
@@ -95,7 +101,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn redirect(scheme: Option<&'static str>, host: Option<&str>, path: Path) -> Redirect {
+    fn redirect(scheme: Option<&'static str>, host: Option<&str>, path: RedirectPath) -> Redirect {
         Redirect { scheme, host: host.map(str::to_owned), port: None, path, status: StatusCode::FOUND }
     }
 
@@ -105,19 +111,19 @@ mod tests {
 
     #[test]
     fn what_is_not_said_stays_as_it_was_asked_for() {
-        let whole = || Path::Whole("/new".into());
-        let prefix = || Path::Prefix("/new".into());
+        let whole = || RedirectPath::ReplaceFull("/new".into());
+        let prefix = || RedirectPath::ReplacePrefix("/new".into());
         for (redirect, target, expected) in [
-            (redirect(Some("https"), None, Path::Same), "/x%2Fy?z=1", "https://a.example/x%2Fy?z=1"),
-            (redirect(Some("https"), Some("b:8443"), Path::Same), "/?", "https://b:8443/?"),
-            (redirect(None, Some("b"), Path::Same), "*", "http://b/"),
-            (redirect(None, Some("b"), Path::Same), "//c/d", "http://b//c/d"),
+            (redirect(Some("https"), None, RedirectPath::Keep), "/x%2Fy?z=1", "https://a.example/x%2Fy?z=1"),
+            (redirect(Some("https"), Some("b:8443"), RedirectPath::Keep), "/?", "https://b:8443/?"),
+            (redirect(None, Some("b"), RedirectPath::Keep), "*", "http://b/"),
+            (redirect(None, Some("b"), RedirectPath::Keep), "//c/d", "http://b//c/d"),
             (redirect(None, None, whole()), "/old/x?y", "/new?y"),
             (redirect(None, None, prefix()), "/old", "/new"),
             (redirect(None, None, prefix()), "/old/x;s=1?y", "/new/x;s=1?y"),
-            (redirect(None, None, Path::Prefix("/".into())), "/old//evil.example/", "/evil.example/"),
-            (redirect(None, None, Path::Prefix("/".into())), "/old/\\evil.example/", "/evil.example/"),
-            (redirect(None, None, Path::Prefix("/".into())), "/old", "/"),
+            (redirect(None, None, RedirectPath::ReplacePrefix("/".into())), "/old//evil.example/", "/evil.example/"),
+            (redirect(None, None, RedirectPath::ReplacePrefix("/".into())), "/old/\\evil.example/", "/evil.example/"),
+            (redirect(None, None, RedirectPath::ReplacePrefix("/".into())), "/old", "/"),
         ] {
             assert_eq!(location(&redirect, target), expected);
         }
@@ -125,9 +131,9 @@ mod tests {
 
     #[test]
     fn a_client_that_names_no_host_is_told_no_address_without_one() {
-        let asked = |redirect: Redirect| redirect.answer("", true, &"/x".parse().unwrap(), "/");
-        assert!(asked(redirect(Some("https"), None, Path::Same)).is_none());
-        let response = asked(redirect(None, Some("b"), Path::Same)).unwrap();
+        let response_to = |redirect: Redirect| redirect.response("", true, &"/x".parse().unwrap(), "/");
+        assert!(response_to(redirect(Some("https"), None, RedirectPath::Keep)).is_none());
+        let response = response_to(redirect(None, Some("b"), RedirectPath::Keep)).unwrap();
         assert_eq!(
             (response.status(), &response.headers()[LOCATION]),
             (StatusCode::FOUND, &"https://b/x".parse().unwrap())
@@ -138,9 +144,9 @@ mod tests {
         #[test]
         fn no_path_leads_to_another_host(path in r"(/|\\|\.|evil|@|:|;|%2f){0,8}", query in r"[a-z/\\]{0,4}") {
             let Ok(uri) = format!("/old{path}?{query}").parse::<Uri>() else { return Ok(()) };
-            let stays = redirect(None, None, Path::Prefix("/".into())).location("a", false, &uri, "/old").unwrap();
+            let stays = redirect(None, None, RedirectPath::ReplacePrefix("/".into())).location("a", false, &uri, "/old").unwrap();
             prop_assert!(stays.starts_with('/') && !stays[1..].starts_with(['/', '\\']), "{}", stays);
-            let goes = redirect(None, Some("b"), Path::Same).location("a", false, &uri, "/old").unwrap();
+            let goes = redirect(None, Some("b"), RedirectPath::Keep).location("a", false, &uri, "/old").unwrap();
             prop_assert!(goes.starts_with("http://b/"), "{}", goes);
         }
     }

@@ -174,7 +174,7 @@ impl Body for ResponseBody {
             Some(Ok(mut frame)) => {
                 let is_last = frame.is_trailers();
                 if let Some(trailers) = frame.trailers_mut() {
-                    trailers::settle(trailers, exchange.edits().map(|edits| &edits.response));
+                    trailers::sanitize(trailers, exchange.edits().map(|edits| &edits.response));
                     if trailers.is_empty() {
                         self.end(cx);
                         return Poll::Ready(None);

@@ -8,42 +8,42 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest name that is taken over, in bytes.
-const LONGEST: usize = 128;
+const MAX_BYTES: usize = 128;
 
 /// The name of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RequestId {
     /// Sixteen hexadecimal digits of our own.
-    Own([u8; 16]),
+    Generated([u8; 16]),
     /// The one that a trusted proxy gave it.
-    Given(HeaderValue),
+    Received(HeaderValue),
 }
 
 impl RequestId {
     /// The name for a number that no other request of this process has.
-    pub(super) fn own(number: u64) -> RequestId {
+    pub(super) fn generated(number: u64) -> RequestId {
         const DIGITS: [u8; 16] = *b"0123456789abcdef";
         let mut text = [0; 16];
         for (at, digit) in text.iter_mut().enumerate() {
             *digit = DIGITS[(number >> (60 - 4 * at)) as usize & 15];
         }
-        RequestId::Own(text)
+        RequestId::Generated(text)
     }
 
     /// The name that these fields of a trusted proxy's request give, if it is one and can be written anywhere.
-    pub(super) fn given(headers: &HeaderMap) -> Option<RequestId> {
+    pub(super) fn from_headers(headers: &HeaderMap) -> Option<RequestId> {
         let mut values = headers.get_all(X_REQUEST_ID).iter();
         let value = values.next().filter(|_| values.next().is_none())?;
         let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:=+/@".contains(byte);
-        let is_name = (1..=LONGEST).contains(&value.len()) && value.as_bytes().iter().all(is_plain);
-        is_name.then(|| RequestId::Given(value.clone()))
+        let is_valid = (1..=MAX_BYTES).contains(&value.len()) && value.as_bytes().iter().all(is_plain);
+        is_valid.then(|| RequestId::Received(value.clone()))
     }
 
     /// As text.
     pub(super) fn as_str(&self) -> &str {
         match self {
-            RequestId::Own(text) => std::str::from_utf8(text).unwrap_or_default(),
-            RequestId::Given(value) => value.to_str().unwrap_or_default(),
+            RequestId::Generated(text) => std::str::from_utf8(text).unwrap_or_default(),
+            RequestId::Received(value) => value.to_str().unwrap_or_default(),
         }
     }
 
@@ -51,16 +51,18 @@ impl RequestId {
     pub(super) fn value(&self) -> HeaderValue {
         match self {
             // Digits are a valid value.
-            RequestId::Own(text) => HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("-")),
-            RequestId::Given(value) => value.clone(),
+            RequestId::Generated(text) => HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("-")),
+            RequestId::Received(value) => value.clone(),
         }
     }
 
     /// The same, as part of no buffer: a value of a request's is a piece of what its head was read into.
-    pub(super) fn copied(self) -> RequestId {
+    pub(super) fn into_owned(self) -> RequestId {
         match self {
-            RequestId::Given(value) => RequestId::Given(HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value)),
-            own @ RequestId::Own(_) => own,
+            RequestId::Received(value) => {
+                RequestId::Received(HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value))
+            }
+            generated @ RequestId::Generated(_) => generated,
         }
     }
 }
@@ -71,17 +73,17 @@ mod tests {
 
     #[test]
     fn an_own_name_is_its_number_in_sixteen_digits() {
-        assert_eq!(RequestId::own(0xab).as_str(), "00000000000000ab");
-        assert_eq!(RequestId::own(u64::MAX).value(), "ffffffffffffffff");
+        assert_eq!(RequestId::generated(0xab).as_str(), "00000000000000ab");
+        assert_eq!(RequestId::generated(u64::MAX).value(), "ffffffffffffffff");
     }
 
     #[test]
     fn a_given_name_is_taken_where_it_can_be_written_anywhere() {
         let of = |values: &[&str]| {
             let fields = values.iter().map(|value| (X_REQUEST_ID, HeaderValue::from_str(value).unwrap()));
-            RequestId::given(&HeaderMap::from_iter(fields)).map(|id| id.as_str().to_owned())
+            RequestId::from_headers(&HeaderMap::from_iter(fields)).map(|id| id.as_str().to_owned())
         };
-        let longest = "x".repeat(LONGEST);
+        let longest = "x".repeat(MAX_BYTES);
         for name in ["7f3a", "Root=1-67891233-abcdef012345678912345678", "a.b_c~d:e+f/g@h", &longest] {
             assert_eq!(of(&[name]).as_deref(), Some(name));
         }

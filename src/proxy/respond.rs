@@ -26,7 +26,7 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::NoRoute => StatusCode::NOT_FOUND,
         ProxyError::Loop => StatusCode::LOOP_DETECTED,
         ProxyError::NoBackend(_) => StatusCode::SERVICE_UNAVAILABLE,
-        ProxyError::NotSwitched | ProxyError::GivenUp => StatusCode::BAD_GATEWAY,
+        ProxyError::NotSwitched | ProxyError::Abandoned => StatusCode::BAD_GATEWAY,
         // The configuration takes no other than those from 400 to 599.
         ProxyError::PinLost(refusal) => StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
         ProxyError::Backend(failure) => match failure.fact {
@@ -42,7 +42,7 @@ pub fn status(error: ProxyError) -> StatusCode {
 }
 
 /// What a person is told.
-fn advice(error: ProxyError) -> &'static str {
+fn detail(error: ProxyError) -> &'static str {
     match error {
         ProxyError::Malformed(rule) => rule,
         ProxyError::Method => "This method is not served here.",
@@ -57,7 +57,7 @@ fn advice(error: ProxyError) -> &'static str {
         ProxyError::NoBackend(_) => "No server is available just now. Please try again in a moment.",
         ProxyError::PinLost(_) => "The server that holds your session is not available just now.",
         ProxyError::NotSwitched => "The server speaks no WebSocket at this address.",
-        ProxyError::GivenUp => {
+        ProxyError::Abandoned => {
             "The request was given up while it was worked on, and may or may not have been carried out. \
              Please look before you send it again."
         }
@@ -75,7 +75,7 @@ fn advice(error: ProxyError) -> &'static str {
 
 /// Whether the connection must end with this answer: what follows on it can't be told from the
 /// rest of the request.
-fn closes(error: ProxyError) -> bool {
+fn closes_connection(error: ProxyError) -> bool {
     matches!(
         error,
         ProxyError::Malformed(_)
@@ -83,7 +83,7 @@ fn closes(error: ProxyError) -> bool {
             | ProxyError::BodyTimeout
             | ProxyError::BodyTooLarge
             | ProxyError::BodyAborted
-            | ProxyError::GivenUp
+            | ProxyError::Abandoned
             | ProxyError::TooManyFields
             | ProxyError::TargetTooLong
     )
@@ -92,7 +92,7 @@ fn closes(error: ProxyError) -> bool {
 /// The answer to a request that gets none of a backend.
 pub fn respond(error: ProxyError, id: &str, accepts_json: bool) -> Response<Bytes> {
     let status = status(error);
-    let body = page(status, advice(error), id, accepts_json);
+    let body = page(status, detail(error), id, accepts_json);
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -109,7 +109,7 @@ pub fn respond(error: ProxyError, id: &str, accepts_json: bool) -> Response<Byte
         _ if status == StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS)),
         _ => {}
     }
-    if closes(error) {
+    if closes_connection(error) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -131,17 +131,17 @@ pub fn respond_raw(error: ProxyError, id: &str) -> Bytes {
     bytes.into()
 }
 
-fn page(status: StatusCode, advice: &str, id: &str, json: bool) -> Bytes {
+fn page(status: StatusCode, detail: &str, id: &str, json: bool) -> Bytes {
     let reason = status.canonical_reason().unwrap_or_default();
     let code = status.as_u16();
     let text = if json {
-        format!("{{\"status\":{code},\"error\":\"{reason}\",\"detail\":\"{advice}\",\"request\":\"{id}\"}}\n")
+        format!("{{\"status\":{code},\"error\":\"{reason}\",\"detail\":\"{detail}\",\"request\":\"{id}\"}}\n")
     } else {
         format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{code} {reason}</title>\
              <style>body{{font:16px system-ui,sans-serif;max-width:32em;margin:15vh auto;padding:0 1em;\
              color-scheme:light dark}}small{{opacity:.6}}</style>\
-             <h1>{code} {reason}</h1><p>{advice}</p><small>Request {id}</small></html>\n"
+             <h1>{code} {reason}</h1><p>{detail}</p><small>Request {id}</small></html>\n"
         )
     };
     text.into()

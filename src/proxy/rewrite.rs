@@ -24,7 +24,8 @@ impl Rewrite {
     /// `None` if it would be longer than a target can be, which is 64 KiB: what can't be rewritten must not
     /// be forwarded as it came.
     pub fn apply(&self, uri: Uri) -> Option<Uri> {
-        let Some(rest) = uri.path().starts_with('/').then(|| behind(&self.strip, uri.path())).flatten() else {
+        let Some(rest) = uri.path().starts_with('/').then(|| strip_path_prefix(&self.strip, uri.path())).flatten()
+        else {
             return Some(uri);
         };
         let slash = if rest.starts_with('/') || (rest.is_empty() && !self.add.is_empty()) { "" } else { "/" };
@@ -36,7 +37,7 @@ impl Rewrite {
 
 /// What comes behind `prefix`, if it ends where a segment does. Path parameters belong to the segment
 /// before them: `/app;jsessionid=1` is `/app`, as servers of Java have it.
-pub(super) fn behind<'p>(prefix: &str, path: &'p str) -> Option<&'p str> {
+pub(super) fn strip_path_prefix<'p>(prefix: &str, path: &'p str) -> Option<&'p str> {
     path.strip_prefix(prefix)
         .filter(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/') || rest.starts_with(';'))
 }

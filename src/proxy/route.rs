@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::fields::Fields;
 use super::redirect::Redirect;
-use super::rewrite::{Rewrite, behind};
+use super::rewrite::{Rewrite, strip_path_prefix};
 use super::timeouts::Timeouts;
 use crate::affinity::rules::RuleEffect;
 
@@ -100,7 +100,7 @@ pub struct TimeoutOverrides {
 
 impl TimeoutOverrides {
     /// The pool's timeouts with these instead of its own.
-    pub fn of(&self, pool: &Timeouts) -> Timeouts {
+    pub fn apply_to(&self, pool: &Timeouts) -> Timeouts {
         Timeouts {
             connect: self.connect.unwrap_or(pool.connect),
             response: self.response.unwrap_or(pool.response),
@@ -169,8 +169,9 @@ impl RouteEntry {
     }
 
     fn new(settings: &Settings, body: u64, action: RouteAction<usize>, timeouts: Option<&Timeouts>) -> RouteEntry {
-        let own =
-            |timeouts: &Timeouts| Some(settings.timeouts.of(timeouts)).filter(|own| own != timeouts).map(Box::new);
+        let own = |timeouts: &Timeouts| {
+            Some(settings.timeouts.apply_to(timeouts)).filter(|own| own != timeouts).map(Box::new)
+        };
         let mut request = settings.request_headers.clone();
         if let Some(prefix) = settings.strip_prefix.as_ref().and_then(|prefix| prefix.parse().ok()) {
             // For applications that make links: the name that Traefik gave it.
@@ -234,13 +235,13 @@ impl Routes {
     /// The position of the way for a request to `host` (without port, any case) and `path` that came to the
     /// listener at this position.
     pub fn find(&self, listener: usize, is_secure: bool, host: &str, path: &str) -> Option<usize> {
-        let leads = |route: &&RouteMatch| {
+        let matches = |route: &&RouteMatch| {
             route.listeners.as_ref().is_none_or(|tied| tied.contains(&listener))
                 && route.is_secure.is_none_or(|only| only == is_secure)
                 && route.host.matches(host)
-                && behind(&route.prefix, path).is_some()
+                && strip_path_prefix(&route.prefix, path).is_some()
         };
-        self.routes.iter().find(leads).map(|route| route.entry)
+        self.routes.iter().find(matches).map(|route| route.entry)
     }
 
     /// The way at a position.

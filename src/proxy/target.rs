@@ -23,13 +23,13 @@ pub(super) fn normalize(uri: &mut Uri, method: &Method, version: Version) -> Res
         return is_valid.then_some(None).ok_or(INVALID);
     }
     let parts = std::mem::take(uri).into_parts();
-    let is_ours = parts.scheme.is_some_and(|scheme| scheme == Scheme::HTTP || scheme == Scheme::HTTPS);
-    let (true, Some(authority), Some(target)) = (is_ours, parts.authority, parts.path_and_query) else {
+    let is_http = parts.scheme.is_some_and(|scheme| scheme == Scheme::HTTP || scheme == Scheme::HTTPS);
+    let (true, Some(authority), Some(target)) = (is_http, parts.authority, parts.path_and_query) else {
         return Err(INVALID);
     };
     let target = match version {
         Version::HTTP_2 => target,
-        _ => of_absolute_form(target, &authority, method)?,
+        _ => from_absolute_form(target, &authority, method)?,
     };
     if !is_valid(&target, method) {
         return Err(INVALID);
@@ -39,11 +39,15 @@ pub(super) fn normalize(uri: &mut Uri, method: &Method, version: Version) -> Res
 }
 
 /// The target in the absolute-form of HTTP/1.1, whose path may be empty (RFC 9112 §3.2.4, RFC 9110 §4.2.3).
-fn of_absolute_form(target: PathAndQuery, authority: &Authority, method: &Method) -> Result<PathAndQuery, ProxyError> {
+fn from_absolute_form(
+    target: PathAndQuery,
+    authority: &Authority,
+    method: &Method,
+) -> Result<PathAndQuery, ProxyError> {
     // The crate `http` makes `/` of no path: that one is a constant, while a path that was sent lies behind
     // the authority.
-    let is_sent = authority.as_str().as_bytes().as_ptr_range().end == target.as_str().as_ptr();
-    if *method == Method::OPTIONS && !is_sent {
+    let has_path = authority.as_str().as_bytes().as_ptr_range().end == target.as_str().as_ptr();
+    if *method == Method::OPTIONS && !has_path {
         return Ok(PathAndQuery::from_static("*"));
     }
     match target.as_str().strip_prefix('?') {
@@ -64,7 +68,7 @@ fn is_valid(target: &PathAndQuery, method: &Method) -> bool {
 }
 
 /// The authority of a target as a Host field.
-pub(super) fn host_of(authority: &Authority) -> Option<HeaderValue> {
+pub(super) fn host_field(authority: &Authority) -> Option<HeaderValue> {
     HeaderValue::from_str(authority.as_str()).ok()
 }
 

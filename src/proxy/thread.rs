@@ -66,7 +66,7 @@ impl ThreadState {
     /// An id for a request that has none.
     pub(super) fn new_id(&self) -> RequestId {
         self.next_id.set(self.next_id.get().wrapping_add(1));
-        RequestId::own(hash::mix(self.next_id.get()))
+        RequestId::generated(hash::mix(self.next_id.get()))
     }
 
     /// Counts a request or a connection that met a limit.

@@ -5,13 +5,13 @@
 use http::header::HeaderMap;
 
 use super::fields::Fields;
-use super::headers::{is_claimed, is_of_the_hop, remove};
+use super::headers::{is_hop_by_hop, is_reserved, remove};
 
 /// Removes from trailers what RFC 9110 §6.5.1 has no place for there, the fields that Linchpin sets, and
 /// those that a route `edits` in the head. Many servers and clients hand trailers to the application among
 /// the fields of the head, and over HTTP/2 no library asks what they are.
-pub(super) fn settle(trailers: &mut HeaderMap, edits: Option<&Fields>) {
-    remove(trailers, |name| is_of_the_hop(name) || is_claimed(name) || is_of_the_head(name));
+pub(super) fn sanitize(trailers: &mut HeaderMap, edits: Option<&Fields>) {
+    remove(trailers, |name| is_hop_by_hop(name) || is_reserved(name) || belongs_in_header_section(name));
     for name in edits.into_iter().flat_map(Fields::names) {
         trailers.remove(name);
     }
@@ -19,7 +19,7 @@ pub(super) fn settle(trailers: &mut HeaderMap, edits: Option<&Fields>) {
 
 /// Whether a field has to be known before the content is: what frames, routes, authenticates or modifies a
 /// message, and what says how its content is to be read or kept.
-fn is_of_the_head(name: &str) -> bool {
+fn belongs_in_header_section(name: &str) -> bool {
     match name {
         "content-digest" | "content-md5" => false,
         "trailer"
@@ -101,7 +101,7 @@ mod tests {
             trailers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let edits = Fields { remove: vec![HeaderName::from_static("x-edited")], ..Fields::default() };
-        settle(&mut trailers, Some(&edits));
+        sanitize(&mut trailers, Some(&edits));
         let mut names: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         let mut expected = kept;

@@ -25,7 +25,7 @@ pub(super) fn refuse(thread: &ThreadState, client: &Rc<Client>, error: ProxyErro
         time: clock::unix(),
         id: id.as_str(),
         listener: client.listener_name(),
-        client: client.text(),
+        client: client.address_text(),
         method: "-",
         host: b"",
         path: "",

@@ -14,7 +14,7 @@ use crate::pool::hash::{mix, stable_hash};
 pub const NAME: &str = "linchpin";
 
 /// How often a thread says that requests to a pool go round in a circle.
-const SAID_EVERY: Duration = Duration::from_secs(1);
+const LOOP_WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a message that is forwarded to or from the pool named `pool` is marked with: `name` and eight digits
 /// that no other process has, drawn as `process`.
@@ -32,7 +32,7 @@ pub(super) struct Via {
     mark: Box<str>,
     /// For messages that came in HTTP/1.0, 1.1 and 2.
     values: [HeaderValue; 3],
-    said: Cell<Option<Instant>>,
+    warned_at: Cell<Option<Instant>>,
 }
 
 impl Via {
@@ -40,16 +40,16 @@ impl Via {
     pub(super) fn new(mark: &str) -> Option<Via> {
         let value = |version| HeaderValue::try_from(format!("{version} {mark}")).ok();
         let values = [value("1.0")?, value("1.1")?, value("2.0")?];
-        Some(Via { mark: mark.into(), values, said: Cell::new(None) })
+        Some(Via { mark: mark.into(), values, warned_at: Cell::new(None) })
     }
 
     /// Adds the hop of a message that came in `version`.
     pub(super) fn add(&self, headers: &mut HeaderMap, version: Version) {
-        let [old, usual, new] = &self.values;
+        let [http10, http11, http2] = &self.values;
         let value = match version {
-            Version::HTTP_2 => new,
-            Version::HTTP_10 | Version::HTTP_09 => old,
-            _ => usual,
+            Version::HTTP_2 => http2,
+            Version::HTTP_10 | Version::HTTP_09 => http10,
+            _ => http11,
         };
         headers.append(VIA, value.clone());
     }
@@ -66,7 +66,7 @@ impl Via {
 
     /// Says now and then that a request came back that was sent to `pool`.
     pub(super) fn warn_of_loop(&self, pool: &str, listener: &str, request: &str, now: Instant) {
-        if self.is_to_say(now) {
+        if self.should_warn(now) {
             tracing::warn!(
                 pool,
                 listener,
@@ -77,10 +77,13 @@ impl Via {
         }
     }
 
-    fn is_to_say(&self, now: Instant) -> bool {
-        let is_due = self.said.get().is_none_or(|said| now.saturating_duration_since(said) >= SAID_EVERY);
+    fn should_warn(&self, now: Instant) -> bool {
+        let is_due = self
+            .warned_at
+            .get()
+            .is_none_or(|warned_at| now.saturating_duration_since(warned_at) >= LOOP_WARNING_INTERVAL);
         if is_due {
-            self.said.set(Some(now));
+            self.warned_at.set(Some(now));
         }
         is_due
     }
@@ -133,7 +136,8 @@ mod tests {
     #[test]
     fn a_circle_is_told_of_once_a_second() {
         let (via, now) = (Via::new("linchpin-1").unwrap(), Instant::now());
-        let told: Vec<_> = [0, 1, 999, 1000, 1001].map(|ms| via.is_to_say(now + Duration::from_millis(ms))).into();
-        assert_eq!(told, [true, false, false, true, false]);
+        let warnings: Vec<_> =
+            [0, 1, 999, 1000, 1001].map(|ms| via.should_warn(now + Duration::from_millis(ms))).into();
+        assert_eq!(warnings, [true, false, false, true, false]);
     }
 }
