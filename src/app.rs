@@ -127,7 +127,7 @@ impl App {
             .enumerate()
             .map(|(position, listener)| Arc::new(listener_info(position, listener)))
             .collect();
-        let (lines, backend_down, snapshots) = (log.handle(), composer.backend_down(), published.subscribe());
+        let (logs, backend_down, snapshots) = (log.handle(), composer.backend_down(), published.subscribe());
         let avoid_list = Arc::new(AvoidList::default());
         let entries = Arc::clone(published.entries());
         let parts = ControlParts {
@@ -138,7 +138,7 @@ impl App {
             avoid_list: Arc::clone(&avoid_list),
             admin,
             metrics,
-            log: log.watch(),
+            log: log.loss_reporter(),
             certificates: watched,
         };
         let control = Control::start(parts).map_err(StartError::Thread)?;
@@ -146,10 +146,9 @@ impl App {
         let make = move |thread: WorkerContext| {
             let mut snapshots = snapshots.clone();
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let (deadlines, lines, avoid_list) = (thread.deadlines.clone(), lines.lines(), Arc::clone(&avoid_list));
+            let (deadlines, log, avoid_list) = (thread.deadlines.clone(), logs.thread_log(), Arc::clone(&avoid_list));
             let memory = replay::Memory::share(replay_memory, threads);
-            let proxy =
-                Rc::new(Proxy::new(thread.index, infos.clone(), snapshot, deadlines, lines, avoid_list, memory));
+            let proxy = Rc::new(Proxy::new(thread.index, infos.clone(), snapshot, deadlines, log, avoid_list, memory));
             let housekeeping = housekeeping(Rc::clone(&proxy), thread.deadlines, backend_down.subscribe(), snapshots);
             (proxy, housekeeping)
         };

@@ -56,7 +56,7 @@ use crate::affinity::{Decision, ExtractedPin, avoid_list::AvoidList, decide};
 use crate::clock::{self, Deadlines};
 use crate::handler::{Abandoned, Handler, HeadFault, Peer, Reply};
 use crate::net::interim::InterimQueue;
-use crate::telemetry::{Limit, Lines};
+use crate::telemetry::{Limit, ThreadLog};
 use attempt::{UpstreamRequest, UpstreamResponse};
 use client::{Client, ListenerInfo};
 use error::ProxyError;
@@ -93,18 +93,18 @@ impl Proxy {
         listeners: Arc<[Arc<ListenerInfo>]>,
         snapshot: Arc<Snapshot>,
         deadlines: Deadlines,
-        lines: Lines,
+        log: ThreadLog,
         avoid_list: Arc<AvoidList>,
         replay_memory: Rc<replay::Memory>,
     ) -> Proxy {
-        let thread = ThreadState::new(thread, snapshot, deadlines, lines, avoid_list, replay_memory);
+        let thread = ThreadState::new(thread, snapshot, deadlines, log, avoid_list, replay_memory);
         Proxy { thread: Rc::new(thread), listeners }
     }
 
     /// Work that serves no request: hands log lines over, and closes idle connections whose time
     /// is over. Call it about once a second.
     pub fn sweep(&self, now: Instant) {
-        self.thread.lines.flush();
+        self.thread.log.flush();
         self.thread.idle.sweep(now);
     }
 

@@ -3,65 +3,28 @@
 //! Must not know: any other room: it is handed plain records.
 
 pub mod access;
-mod limited;
-mod line;
-mod losses;
+mod limits;
+mod line_format;
+mod log_queue;
+mod loss_report;
 mod messages;
 pub mod metrics;
 pub mod panics;
+mod settings;
 mod sink;
 mod writer;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-pub use access::{Lines, Record};
-pub use limited::{Limit, Limited};
-pub use losses::Watch;
+pub use access::{Record, ThreadLog};
+pub use limits::{Limit, LimitCounters};
+pub use loss_report::LossReporter;
 pub use messages::flush;
 pub use metrics::Metrics;
+pub use settings::{AccessTarget, LogFormat, Settings};
 pub use writer::{AccessLog, OpenError, Reopen};
-
-/// `[log]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of the tracing crate.
-    pub level: String,
-    /// How lines look, of the access log and of everything else.
-    pub format: Format,
-    /// Where the access log goes.
-    pub access: Access,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Where the access log goes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Access {
-    /// Nowhere.
-    Off,
-    /// To standard output.
-    #[default]
-    Stdout,
-    /// To a file, appended.
-    File(PathBuf),
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings { level: "info".into(), format: Format::default(), access: Access::default() }
-    }
-}
 
 /// Sends all that is not the access log to standard error, without that anybody waits for it; once per process: a
 /// second call, as tests make it, changes nothing.
@@ -80,7 +43,7 @@ pub fn trace(settings: &Settings) {
     let builder = builder.log_internal_errors(false);
     // An error means that there is a subscriber already.
     let _ = match settings.format {
-        Format::Text => builder.with_target(false).try_init(),
-        Format::Json => builder.json().try_init(),
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
     };
 }

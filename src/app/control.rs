@@ -16,7 +16,7 @@ use crate::admin::{self, Phase};
 use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::learned;
 use crate::net::Address;
-use crate::telemetry::{Metrics, Watch};
+use crate::telemetry::{LossReporter, Metrics};
 use crate::tls::reload::WatchedCertificates;
 use crate::{clock, pool, session_sync, tls};
 
@@ -39,7 +39,7 @@ pub(super) struct ControlParts {
     pub(super) admin: Option<(admin::Bound, admin::Settings, usize)>,
     pub(super) stores: Vec<learned::StoreSync>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) log: Watch,
+    pub(super) log: LossReporter,
     pub(super) certificates: WatchedCertificates,
 }
 
@@ -113,12 +113,12 @@ async fn process_housekeeping(
     avoid_list: Arc<AvoidList>,
     entries: Arc<ArcSwap<Vec<admin::Entry>>>,
     metrics: Arc<Metrics>,
-    mut log: Watch,
+    mut log: LossReporter,
 ) {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     for second in 0_u64.. {
         interval.tick().await;
-        log.look();
+        log.check();
         let now = clock::unix();
         for entry in entries.load().iter() {
             let recount = |backend: &pool::Backend| {
@@ -131,7 +131,7 @@ async fn process_housekeeping(
         }
         if second.is_multiple_of(10) {
             avoid_list.sweep(now.as_secs());
-            metrics.tidy();
+            metrics.merge_removed();
         }
     }
 }

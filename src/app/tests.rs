@@ -76,7 +76,7 @@ fn start(log: &Path, backend: SocketAddr) -> Running {
     let infos: Arc<[_]> = [Arc::new(listener_info(0, &plan.listeners[0]))].into();
     let mut composer = Composer::new(plan, accesses, 1, metrics);
     let snapshot = composer.compose();
-    let (published, backend_down, lines) =
+    let (published, backend_down, logs) =
         (Published::new(composer.plan(), snapshot), composer.backend_down(), log.handle());
     let snapshots = published.subscribe();
     let make = move |thread: WorkerContext| {
@@ -87,7 +87,7 @@ fn start(log: &Path, backend: SocketAddr) -> Running {
             infos.clone(),
             snapshot,
             deadlines,
-            lines.lines(),
+            logs.thread_log(),
             Arc::default(),
             memory,
         ));

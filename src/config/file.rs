@@ -135,7 +135,7 @@ fn rate_of(table: &Table<'_>) -> Option<rate::Settings> {
 }
 
 fn log(table: &Table<'_>) -> telemetry::Settings {
-    use telemetry::Format::{Json, Text};
+    use telemetry::LogFormat::{Json, Text};
     let default = telemetry::Settings::default();
     telemetry::Settings {
         level: table.get("level", level).unwrap_or(default.level),
@@ -160,10 +160,10 @@ fn level(value: &DeValue<'_>) -> Value<String> {
     Err(must_be("a level or a filter", shown(text), remedy))
 }
 
-fn access(table: &Table<'_>, value: &DeValue<'_>) -> Value<telemetry::Access> {
+fn access(table: &Table<'_>, value: &DeValue<'_>) -> Value<telemetry::AccessTarget> {
     match plain_text(value)?.as_str() {
-        "off" => Ok(telemetry::Access::Off),
-        "stdout" => Ok(telemetry::Access::Stdout),
+        "off" => Ok(telemetry::AccessTarget::Off),
+        "stdout" => Ok(telemetry::AccessTarget::Stdout),
         path if path.contains(['/', '.']) => log_file(table.notes().resolve(path)),
         other => {
             let remedy = match nearest(other, ["off", "stdout"]) {
@@ -176,10 +176,10 @@ fn access(table: &Table<'_>, value: &DeValue<'_>) -> Value<telemetry::Access> {
 }
 
 /// Reads the path of the access log. A start creates a missing file.
-fn log_file(path: PathBuf) -> Value<telemetry::Access> {
+fn log_file(path: PathBuf) -> Value<telemetry::AccessTarget> {
     let Some(what) = files::irregular_type_at(&path) else {
         return match files::cannot_append(&path) {
-            None => Ok(telemetry::Access::File(path)),
+            None => Ok(telemetry::AccessTarget::File(path)),
             Some(why) => Err(InvalidValue {
                 problem: format!("cannot be {}: {why}", shown(&path.to_string_lossy())),
                 remedy: "create the folder and let the user who runs Linchpin write there, or write \"stdout\"".into(),

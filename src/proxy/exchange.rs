@@ -443,7 +443,7 @@ impl Drop for Exchange {
             series.tunnel_ended(thread.index);
         }
         self.record.write(
-            &thread.lines,
+            &thread.log,
             &Ended {
                 listener: self.client.listener_name(),
                 client: &self.client.address_text_of(self.origin),

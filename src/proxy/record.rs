@@ -14,7 +14,7 @@ use super::respond;
 use crate::affinity::{Cause, Verdict};
 use crate::clock;
 use crate::reason::Reason;
-use crate::telemetry::{Lines, Record};
+use crate::telemetry::{Record, ThreadLog};
 
 /// nginx's code for a client that closed its connection before the response; it is never sent.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -121,12 +121,12 @@ impl RequestRecord {
     }
 
     /// Writes the line of the access log.
-    pub(super) fn write(&self, lines: &Lines, ended: &Ended<'_>) {
+    pub(super) fn write(&self, log: &ThreadLog, ended: &Ended<'_>) {
         let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(self.begun));
         let unanswered = if ended.is_given_up { ProxyError::Abandoned.as_str() } else { "client_went" };
         let error = self.error.or(self.status.is_none().then_some(FailureDetail::Kind(unanswered)));
         let error = error.map(|error| error.to_string());
-        lines.write(&Record {
+        log.write(&Record {
             time: self.time,
             id: self.id.as_str(),
             listener: ended.listener,

@@ -20,7 +20,7 @@ use crate::affinity::Affinity;
 use crate::affinity::pin_names::PinNames;
 use crate::balance::{self, Balancer};
 use crate::pool::Pool;
-use crate::telemetry::Limited;
+use crate::telemetry::LimitCounters;
 use crate::telemetry::metrics::Series;
 use crate::upstream;
 
@@ -40,7 +40,7 @@ pub struct Snapshot {
     /// Counts what no route leads to.
     pub unrouted: Arc<Series>,
     /// Counts what met a limit.
-    pub limited: Arc<Limited>,
+    pub limited: Arc<LimitCounters>,
 }
 
 /// A pool and all that belongs to serving from it.

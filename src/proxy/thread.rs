@@ -17,7 +17,7 @@ use super::snapshot::{Snapshot, ThreadSnapshot};
 use crate::affinity::avoid_list::AvoidList;
 use crate::clock::Deadlines;
 use crate::pool::hash;
-use crate::telemetry::{Limit, Lines};
+use crate::telemetry::{Limit, ThreadLog};
 use crate::upstream::Idle;
 
 /// The state of one data-path thread.
@@ -27,7 +27,7 @@ pub(super) struct ThreadState {
     pub(super) view: RefCell<Rc<ThreadSnapshot>>,
     pub(super) idle: Idle<RequestBody>,
     pub(super) deadlines: Deadlines,
-    pub(super) lines: Lines,
+    pub(super) log: ThreadLog,
     pub(super) avoid_list: Arc<AvoidList>,
     pub(super) replay_memory: Rc<replay::Memory>,
     random: RefCell<SmallRng>,
@@ -39,7 +39,7 @@ impl ThreadState {
         index: usize,
         snapshot: Arc<Snapshot>,
         deadlines: Deadlines,
-        lines: Lines,
+        log: ThreadLog,
         avoid_list: Arc<AvoidList>,
         replay_memory: Rc<replay::Memory>,
     ) -> ThreadState {
@@ -47,7 +47,7 @@ impl ThreadState {
         let view = RefCell::new(Rc::new(ThreadSnapshot::new(snapshot, None, &mut random)));
         let next_id = Cell::new(random.random());
         let (idle, random) = (Idle::default(), RefCell::new(random));
-        ThreadState { index, view, idle, deadlines, lines, avoid_list, replay_memory, random, next_id }
+        ThreadState { index, view, idle, deadlines, log, avoid_list, replay_memory, random, next_id }
     }
 
     /// Replaces the snapshot of the following requests.

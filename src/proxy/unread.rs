@@ -21,7 +21,7 @@ pub(super) fn refuse(thread: &ThreadState, client: &Rc<Client>, error: ProxyErro
         thread.limited(limit);
     }
     thread.view.borrow().snapshot().unrouted.request(thread.index, Verdict::None as usize, status, Duration::ZERO);
-    thread.lines.write(&Record {
+    thread.log.write(&Record {
         time: clock::unix(),
         id: id.as_str(),
         listener: client.listener_name(),

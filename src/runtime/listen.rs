@@ -27,7 +27,7 @@ use crate::net::defer::{defer, undefer};
 use crate::net::unix::{self, SocketFile};
 use crate::net::{Address, Socket, bind, own, shortage, syn_filter};
 use crate::telemetry::Limit;
-use crate::telemetry::metrics::{Listener, Metrics};
+use crate::telemetry::metrics::{ListenerCounters, Metrics};
 use crate::tls::Acceptor;
 
 /// Connections that the kernel queues until they are accepted.
@@ -47,7 +47,7 @@ pub struct Listeners {
 pub(super) struct ThreadListener {
     info: Arc<ListenerInfo>,
     socket: ListenSocket,
-    metrics: Arc<Listener>,
+    metrics: Arc<ListenerCounters>,
 }
 
 enum ListenSocket {
@@ -320,7 +320,7 @@ pub(super) async fn accept<H: Handler>(
 /// What all connections that one thread accepts at one listener share.
 struct AcceptContext<H: Handler> {
     info: Arc<ListenerInfo>,
-    metrics: Arc<Listener>,
+    metrics: Arc<ListenerCounters>,
     thread: usize,
     is_tcp: bool,
     conn_context: Rc<ConnContext<H>>,
@@ -397,12 +397,12 @@ fn is_connection_error(error: &io::Error) -> bool {
 /// Counts a connection until it is dropped.
 struct ConnectionGuard {
     open: Rc<Cell<usize>>,
-    listener: Arc<Listener>,
+    listener: Arc<ListenerCounters>,
     thread: usize,
 }
 
 impl ConnectionGuard {
-    fn new(open: &Rc<Cell<usize>>, listener: &Arc<Listener>, thread: usize) -> ConnectionGuard {
+    fn new(open: &Rc<Cell<usize>>, listener: &Arc<ListenerCounters>, thread: usize) -> ConnectionGuard {
         open.set(open.get() + 1);
         listener.opened(thread);
         ConnectionGuard { open: Rc::clone(open), listener: Arc::clone(listener), thread }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Format;
-use super::line::{Json, Line, Text};
-use super::writer::{Buffer, Shared};
+use super::line_format::{JsonLine, LineWriter, TextLine};
+use super::log_queue::{Buffer, LogQueue};
+use super::settings::LogFormat;
 
 /// What is told of one request, when its last byte has been sent or it has come to its end.
 #[derive(Debug, Clone)]
@@ -63,30 +63,30 @@ pub struct Record<'a> {
 }
 
 /// One thread's end of the access log.
-pub struct Lines {
-    shared: Option<Arc<Shared>>,
-    format: Format,
+pub struct ThreadLog {
+    shared: Option<Arc<LogQueue>>,
+    format: LogFormat,
     pending: RefCell<Pending>,
 }
 
 #[derive(Default)]
 struct Pending {
     buffer: Buffer,
-    clock: super::line::Clock,
+    timestamps: super::line_format::Timestamps,
 }
 
-/// A buffer goes to the writer when it is this full, or with the next [`Lines::flush`]. Each costs four
+/// A buffer goes to the writer when it is this full, or with the next [`ThreadLog::flush`]. Each costs four
 /// futex calls and two switches to the writer and back, where both share a core.
-const FULL: usize = 64 * 1024;
+const FLUSH_BYTES: usize = 64 * 1024;
 
-impl Lines {
+impl ThreadLog {
     /// A log that goes nowhere.
-    pub fn off() -> Lines {
-        Lines { shared: None, format: Format::Text, pending: RefCell::default() }
+    pub fn off() -> ThreadLog {
+        ThreadLog { shared: None, format: LogFormat::Text, pending: RefCell::default() }
     }
 
-    pub(super) fn new(shared: Arc<Shared>, format: Format) -> Lines {
-        Lines { shared: Some(shared), format, pending: RefCell::default() }
+    pub(super) fn new(shared: Arc<LogQueue>, format: LogFormat) -> ThreadLog {
+        ThreadLog { shared: Some(shared), format, pending: RefCell::default() }
     }
 
     /// Appends a line.
@@ -95,14 +95,14 @@ impl Lines {
             return;
         }
         let mut pending = self.pending.borrow_mut();
-        let Pending { buffer, clock } = &mut *pending;
-        let time = clock.rfc3339(record.time);
+        let Pending { buffer, timestamps } = &mut *pending;
+        let time = timestamps.rfc3339(record.time);
         match self.format {
-            Format::Text => fields(&mut Text::new(&mut buffer.bytes), time, record),
-            Format::Json => fields(&mut Json::new(&mut buffer.bytes), time, record),
+            LogFormat::Text => fields(&mut TextLine::new(&mut buffer.bytes), time, record),
+            LogFormat::Json => fields(&mut JsonLine::new(&mut buffer.bytes), time, record),
         }
         buffer.lines += 1;
-        if buffer.bytes.len() >= FULL {
+        if buffer.bytes.len() >= FLUSH_BYTES {
             drop(pending);
             self.flush();
         }
@@ -116,7 +116,7 @@ impl Lines {
         if pending.buffer.lines == 0 {
             return;
         }
-        let next = Buffer { bytes: Vec::with_capacity(FULL + 1024), lines: 0 };
+        let next = Buffer { bytes: Vec::with_capacity(FLUSH_BYTES + 1024), lines: 0 };
         let buffer = std::mem::replace(&mut pending.buffer, next);
         let lines = buffer.lines;
         if shared.queue.try_send(buffer).is_err() {
@@ -125,20 +125,20 @@ impl Lines {
     }
 }
 
-impl Drop for Lines {
+impl Drop for ThreadLog {
     fn drop(&mut self) {
         self.flush();
     }
 }
 
 /// The order and names of a record's fields, for both formats.
-fn fields(line: &mut impl Line, time: &str, record: &Record<'_>) {
-    line.placed("time", time);
-    line.text("listener", record.listener.as_bytes());
-    line.bare("client", record.client);
-    line.placed("method", record.method);
-    line.text("host", record.host);
-    line.text("path", record.path.as_bytes());
+fn fields(line: &mut impl LineWriter, time: &str, record: &Record<'_>) {
+    line.positional("time", time);
+    line.escaped("listener", record.listener.as_bytes());
+    line.plain("client", record.client);
+    line.positional("method", record.method);
+    line.escaped("host", record.host);
+    line.escaped("path", record.path.as_bytes());
     line.number("status", u64::from(record.status));
     line.number("bytes_in", record.bytes_in);
     line.number("bytes_out", record.bytes_out);
@@ -149,29 +149,29 @@ fn fields(line: &mut impl Line, time: &str, record: &Record<'_>) {
     if let Some(answered) = record.answered {
         line.millis("answer_ms", answered);
     }
-    line.bare("pool", record.pool.unwrap_or("-"));
-    line.bare("backend", record.backend.unwrap_or("-"));
+    line.plain("pool", record.pool.unwrap_or("-"));
+    line.plain("backend", record.backend.unwrap_or("-"));
     line.number("attempts", u64::from(record.attempts));
-    line.bare("verdict", record.verdict);
+    line.plain("verdict", record.verdict);
     if let Some(cause) = record.cause {
-        line.bare("cause", cause);
+        line.plain("cause", cause);
     }
     if let Some(pinned) = record.pinned {
-        line.bare(if record.verdict == "moved" { "moved_from" } else { "pinned" }, pinned);
+        line.plain(if record.verdict == "moved" { "moved_from" } else { "pinned" }, pinned);
     }
     if let Some(session) = record.session {
         line.hex("session", session);
     }
     if let Some(rule) = record.rule {
-        line.bare("rule", rule);
+        line.plain("rule", rule);
     }
     if let Some(waited) = record.waited {
         line.millis("wait_ms", waited);
     }
     if let Some(error) = record.error {
-        line.words("error", error);
+        line.phrase("error", error);
     }
-    line.bare("request", record.id);
+    line.plain("request", record.id);
     line.end();
 }
 
@@ -210,9 +210,9 @@ mod tests {
     #[test]
     fn a_text_line_has_no_byte_that_could_forge_another() {
         let mut bytes = Vec::new();
-        let mut clock = super::super::line::Clock::default();
+        let mut timestamps = super::super::line_format::Timestamps::default();
         let record = record();
-        fields(&mut Text::new(&mut bytes), clock.rfc3339(record.time), &record);
+        fields(&mut TextLine::new(&mut bytes), timestamps.rfc3339(record.time), &record);
         let line = String::from_utf8(bytes).unwrap();
         assert_eq!(
             line,
@@ -225,9 +225,9 @@ mod tests {
     #[test]
     fn a_json_line_is_one_object_whatever_the_client_sent() {
         let mut bytes = Vec::new();
-        let mut clock = super::super::line::Clock::default();
+        let mut timestamps = super::super::line_format::Timestamps::default();
         let record = record();
-        fields(&mut Json::new(&mut bytes), clock.rfc3339(record.time), &record);
+        fields(&mut JsonLine::new(&mut bytes), timestamps.rfc3339(record.time), &record);
         assert_eq!(bytes.pop(), Some(b'\n'));
         let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(value["path"], "/x\\x0a");

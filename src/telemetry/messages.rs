@@ -13,8 +13,8 @@ use super::sink::Sink;
 /// Messages that may wait for standard error.
 const QUEUE: usize = 1024;
 /// How long the end waits for the last ones to be taken.
-const LAST: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(10);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_millis(10);
 
 enum Message {
     Line(Vec<u8>),
@@ -54,19 +54,19 @@ impl Messages {
     }
 
     fn flush(&self, within: Duration) {
-        let (tell, told) = sync_channel(1);
-        let mut message = Message::Flush(tell);
-        for _ in 0..within.as_millis() / PAUSE.as_millis() {
+        let (done, is_done) = sync_channel(1);
+        let mut message = Message::Flush(done);
+        for _ in 0..within.as_millis() / RETRY_DELAY.as_millis() {
             match self.queue.try_send(message) {
                 Ok(()) => {
                     // An error means that the time is over, or the thread.
-                    let _ = told.recv_timeout(within);
+                    let _ = is_done.recv_timeout(within);
                     return;
                 }
                 Err(TrySendError::Full(back)) => message = back,
                 Err(TrySendError::Disconnected(_)) => return,
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(RETRY_DELAY);
         }
     }
 }
@@ -75,7 +75,7 @@ impl Messages {
 /// from its end.
 pub fn flush() {
     if let Some(messages) = MESSAGES.get() {
-        messages.flush(LAST);
+        messages.flush(FLUSH_TIMEOUT);
     }
 }
 
@@ -94,7 +94,7 @@ impl Write for Messages {
 
 /// Writes messages for as long as there is somebody who could say one.
 fn write(mut sink: Sink, waiting: &Receiver<Message>, dropped: &AtomicU64) {
-    let mut said = 0;
+    let mut reported = 0;
     while let Ok(message) = waiting.recv() {
         match message {
             Message::Line(line) => {
@@ -103,12 +103,12 @@ fn write(mut sink: Sink, waiting: &Receiver<Message>, dropped: &AtomicU64) {
                     continue;
                 }
             }
-            Message::Flush(tell) => drop(tell.try_send(())),
+            Message::Flush(done) => drop(done.try_send(())),
         }
         let lost = dropped.load(Ordering::Relaxed);
-        if lost > said {
-            tracing::error!(messages = lost - said, "messages were lost: standard error did not take them");
-            said = lost;
+        if lost > reported {
+            tracing::error!(messages = lost - reported, "messages were lost: standard error did not take them");
+            reported = lost;
         }
     }
 }
@@ -133,8 +133,8 @@ mod tests {
             let messages = messages.clone();
             move || messages.flush(Duration::from_secs(20))
         });
-        let Message::Flush(tell) = waiting.recv().unwrap() else { panic!("nothing was said") };
-        tell.send(()).unwrap();
+        let Message::Flush(done) = waiting.recv().unwrap() else { panic!("nothing was said") };
+        done.send(()).unwrap();
         waits.join().unwrap();
         messages.flush(Duration::from_millis(30));
     }

@@ -11,7 +11,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use super::limited::Limited;
+use super::limits::LimitCounters;
 
 /// Status codes that are counted each by itself; all others count as `other`.
 const CODES: [u16; 64] = [
@@ -50,8 +50,8 @@ pub struct Metrics {
     labels: Labels,
     /// By pool.
     series: Mutex<BTreeMap<Box<str>, ByBackend>>,
-    listeners: Mutex<Vec<Arc<Listener>>>,
-    limited: Arc<Limited>,
+    listeners: Mutex<Vec<Arc<ListenerCounters>>>,
+    limited: Arc<LimitCounters>,
     dropped_lines: Arc<AtomicU64>,
 }
 
@@ -69,7 +69,7 @@ pub struct Series {
 
 /// The connections of one listener.
 #[derive(Debug)]
-pub struct Listener {
+pub struct ListenerCounters {
     name: Box<str>,
     shards: Box<[Connections]>,
 }
@@ -113,7 +113,7 @@ impl Counter {
 impl Metrics {
     /// No counts yet, for `threads` threads.
     pub fn new(threads: usize, labels: Labels, dropped_lines: Arc<AtomicU64>) -> Metrics {
-        let limited = Arc::new(Limited::new(threads));
+        let limited = Arc::new(LimitCounters::new(threads));
         Metrics { threads, labels, series: Mutex::default(), listeners: Mutex::default(), limited, dropped_lines }
     }
 
@@ -130,26 +130,26 @@ impl Metrics {
     }
 
     /// The counters of a listener.
-    pub fn listener(&self, name: &str) -> Arc<Listener> {
+    pub fn listener(&self, name: &str) -> Arc<ListenerCounters> {
         let mut all = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.iter().find(|listener| *listener.name == *name) {
             return Arc::clone(known);
         }
         let shards = (0..self.threads).map(|_| Connections::default()).collect();
-        let listener = Arc::new(Listener { name: name.into(), shards });
+        let listener = Arc::new(ListenerCounters { name: name.into(), shards });
         all.push(Arc::clone(&listener));
         listener
     }
 
     /// The counters of the limits on clients.
-    pub fn limited(&self) -> &Arc<Limited> {
+    pub fn limited(&self) -> &Arc<LimitCounters> {
         &self.limited
     }
 
     /// Adds what was counted of backends that are gone to one series a pool, and forgets whose it was:
     /// with backends that come and go all day, series would else be without number. Call it now and
     /// then.
-    pub fn tidy(&self) {
+    pub fn merge_removed(&self) {
         let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody has it any more, so nobody counts in it; and nobody gets it but under this lock.
         let is_gone = |series: &Arc<Series>| Arc::strong_count(series) == 1 && *series.backend != *GONE;
@@ -299,7 +299,7 @@ impl Shard {
     }
 }
 
-impl Listener {
+impl ListenerCounters {
     /// A connection was accepted on `thread`.
     pub fn opened(&self, thread: usize) {
         if let Some(shard) = self.shards.get(thread) {
@@ -497,10 +497,10 @@ mod tests {
         for name in ["b", "c"] {
             metrics.series("app", name).request(0, 0, 200, Duration::from_micros(3));
         }
-        metrics.tidy();
+        metrics.merge_removed();
         metrics.series("app", "d").attempt(0, 0);
-        metrics.tidy();
-        metrics.tidy();
+        metrics.merge_removed();
+        metrics.merge_removed();
         let all = metrics.all();
         let told: Vec<_> = all.iter().map(|series| (&*series.backend, series.requests(), series.attempts(0))).collect();
         assert_eq!(told, [("(gone)", 2, 1), ("a", 0, 0)]);

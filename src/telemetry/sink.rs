@@ -13,7 +13,7 @@ use crate::files::watch::FileId;
 
 /// How long is waited for a stream that takes nothing just now and was made not to wait (`O_NONBLOCK`), as
 /// whoever shares it may have done.
-const PAUSE: Duration = Duration::from_millis(5);
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// An open log.
 pub(super) struct Sink {
@@ -21,14 +21,14 @@ pub(super) struct Sink {
     /// Where it is, if it is a file that can be moved away.
     path: Option<PathBuf>,
     /// The last thing written is a piece of a line.
-    is_torn: bool,
+    ends_mid_line: bool,
     /// That a new file can't be opened was said.
-    is_said: bool,
+    has_reported: bool,
 }
 
-/// Lines that could not be written.
+/// ThreadLog that could not be written.
 #[derive(Debug)]
-pub(super) struct Lost {
+pub(super) struct LostLines {
     pub(super) lines: u64,
     pub(super) error: io::Error,
 }
@@ -45,28 +45,28 @@ impl Sink {
     }
 
     fn new(file: File, path: Option<PathBuf>) -> Sink {
-        Sink { file, path, is_torn: false, is_said: false }
+        Sink { file, path, ends_mid_line: false, has_reported: false }
     }
 
     /// Writes `lines`, each of which ends with a line feed. Blocks for as long as they are not taken.
-    pub(super) fn write(&mut self, lines: &[u8]) -> Result<(), Lost> {
-        if self.is_torn {
+    pub(super) fn write(&mut self, lines: &[u8]) -> Result<(), LostLines> {
+        if self.ends_mid_line {
             match write_all(&mut self.file, b"\n") {
-                Ok(()) => self.is_torn = false,
-                Err((_, error)) => return Err(Lost { lines: count(lines), error }),
+                Ok(()) => self.ends_mid_line = false,
+                Err((_, error)) => return Err(LostLines { lines: count(lines), error }),
             }
         }
         let before = self.length();
         write_all(&mut self.file, lines).map_err(|(written, error)| {
             let (taken, _) = lines.split_at(written.min(lines.len()));
             let whole = taken.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
-            self.is_torn = whole < written && !self.take_back(before, written, whole);
-            Lost { lines: count(lines) - count(taken), error }
+            self.ends_mid_line = whole < written && !self.cut_partial_line(before, written, whole);
+            LostLines { lines: count(lines) - count(taken), error }
         })
     }
 
     /// Takes back of a file what was written of its last line, unless somebody else has written there.
-    fn take_back(&self, before: Option<u64>, written: usize, whole: usize) -> bool {
+    fn cut_partial_line(&self, before: Option<u64>, written: usize, whole: usize) -> bool {
         let Some(before) = before else { return false };
         let at = |bytes: usize| before + bytes as u64;
         self.length() == Some(at(written)) && self.file.set_len(at(whole)).is_ok()
@@ -91,8 +91,8 @@ impl Sink {
     pub(super) fn reopen(&mut self) {
         let Some(path) = &self.path else { return };
         match files::append(path) {
-            Ok(file) => (self.file, self.is_torn, self.is_said) = (file, false, false),
-            Err(error) if !std::mem::replace(&mut self.is_said, true) => {
+            Ok(file) => (self.file, self.ends_mid_line, self.has_reported) = (file, false, false),
+            Err(error) if !std::mem::replace(&mut self.has_reported, true) => {
                 tracing::error!(
                     path = %path.display(),
                     %error,
@@ -116,7 +116,7 @@ fn write_all(to: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error)
             Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
             Ok(more) => written += more,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(RETRY_DELAY),
             Err(error) => return Err((written, error)),
         }
     }
@@ -161,12 +161,12 @@ mod tests {
         sink.write(b"one\n").unwrap();
         let before = sink.length();
         write_all(&mut sink.file, b"two\nthr").unwrap();
-        assert!(sink.take_back(before, 7, 4));
+        assert!(sink.cut_partial_line(before, 7, 4));
         write_all(&mut sink.file, b"fou").unwrap();
         write_all(&mut File::options().append(true).open(&path).unwrap(), b"other\n").unwrap();
-        assert!(!sink.take_back(Some(8), 3, 0));
+        assert!(!sink.cut_partial_line(Some(8), 3, 0));
         // Then the next line begins behind it.
-        sink.is_torn = true;
+        sink.ends_mid_line = true;
         sink.write(b"five\n").unwrap();
         let mut text = String::new();
         let mut file = File::open(&path).unwrap();
@@ -181,6 +181,6 @@ mod tests {
         let mut sink = Sink::new(File::options().write(true).open("/dev/full").unwrap(), None);
         let lost = sink.write(b"one\ntwo\n").unwrap_err();
         assert_eq!((lost.lines, lost.error.kind()), (2, io::ErrorKind::StorageFull));
-        assert!(!sink.is_torn);
+        assert!(!sink.ends_mid_line);
     }
 }

@@ -5,41 +5,28 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::access::Lines;
-use super::losses::Watch;
+use super::access::ThreadLog;
+use super::log_queue::{Buffer, LogQueue};
+use super::loss_report::LossReporter;
+use super::settings::{AccessTarget, LogFormat};
 use super::sink::Sink;
-use super::{Access, Format};
 use crate::files;
 
 /// Buffers of some 64 KiB that may wait for the writer.
 const QUEUE: usize = 128;
 /// How long the end waits for the last lines to be taken.
-const LAST: Duration = Duration::from_secs(1);
-/// How often the file is looked at: whether it is still the one that its name stands for.
-const LOOK: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the file is checked at: whether it is still the one that its name stands for.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-#[derive(Default)]
-pub(super) struct Buffer {
-    pub(super) bytes: Vec<u8>,
-    pub(super) lines: u64,
-}
-
-pub(super) struct Shared {
-    pub(super) queue: SyncSender<Buffer>,
-    pub(super) dropped: Arc<AtomicU64>,
-    /// The file is to be opened anew, if it is one.
-    reopen: Arc<AtomicBool>,
-    is_file: bool,
-}
-
-/// The access log of the process: hands out one [`Lines`] a thread, and writes them all.
+/// The access log of the process: hands out one [`ThreadLog`] a thread, and writes them all.
 pub struct AccessLog {
-    shared: Option<Arc<Shared>>,
-    format: Format,
+    shared: Option<Arc<LogQueue>>,
+    format: LogFormat,
     dropped: Arc<AtomicU64>,
     /// Why lines could not be written last.
     reason: Arc<Mutex<Option<String>>>,
@@ -49,21 +36,21 @@ pub struct AccessLog {
 
 /// Makes the ends of an [`AccessLog`]. The log is written for as long as there is one.
 #[derive(Clone)]
-pub struct Handle {
-    shared: Option<Arc<Shared>>,
-    format: Format,
+pub struct AccessLogHandle {
+    shared: Option<Arc<LogQueue>>,
+    format: LogFormat,
 }
 
-impl Handle {
+impl AccessLogHandle {
     /// One thread's end.
-    pub fn lines(&self) -> Lines {
-        self.shared.as_ref().map_or_else(Lines::off, |shared| Lines::new(Arc::clone(shared), self.format))
+    pub fn thread_log(&self) -> ThreadLog {
+        self.shared.as_ref().map_or_else(ThreadLog::off, |shared| ThreadLog::new(Arc::clone(shared), self.format))
     }
 }
 
 /// Has an [`AccessLog`] open its file anew, for as long as there is one.
 #[derive(Clone)]
-pub struct Reopen(Weak<Shared>);
+pub struct Reopen(Weak<LogQueue>);
 
 impl Reopen {
     /// Opens it anew: at once, or as soon as what is being written has been taken. Whether there is a file.
@@ -109,20 +96,22 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file can't be opened for appending, or there is no thread to be had.
-    pub fn open(access: &Access, format: Format) -> Result<AccessLog, OpenError> {
+    pub fn open(access: &AccessTarget, format: LogFormat) -> Result<AccessLog, OpenError> {
         let (dropped, reason) = (Arc::new(AtomicU64::new(0)), Arc::default());
         let sink = match access {
-            Access::Off => return Ok(AccessLog { shared: None, format, dropped, reason, ended: None }),
-            Access::Stdout => Sink::stream(&io::stdout()).map_err(|error| OpenError::new("standard output", error)),
-            Access::File(path) => Sink::open(path).map_err(|error| OpenError::new(path, error)),
+            AccessTarget::Off => return Ok(AccessLog { shared: None, format, dropped, reason, ended: None }),
+            AccessTarget::Stdout => {
+                Sink::stream(&io::stdout()).map_err(|error| OpenError::new("standard output", error))
+            }
+            AccessTarget::File(path) => Sink::open(path).map_err(|error| OpenError::new(path, error)),
         }?;
         let (queue, buffers) = sync_channel(QUEUE);
-        let is_file = matches!(access, Access::File(_));
-        let shared = Shared { queue, dropped: Arc::clone(&dropped), reopen: Arc::default(), is_file };
+        let is_file = matches!(access, AccessTarget::File(_));
+        let shared = LogQueue { queue, dropped: Arc::clone(&dropped), reopen: Arc::default(), is_file };
         let (end, ended) = channel::<()>();
         let mut writer = Writer {
             sink,
-            looked: Instant::now(),
+            checked: Instant::now(),
             reopen: Arc::clone(&shared.reopen),
             dropped: Arc::clone(&dropped),
             reason: Arc::clone(&reason),
@@ -139,8 +128,8 @@ impl AccessLog {
     }
 
     /// What threads get their ends from.
-    pub fn handle(&self) -> Handle {
-        Handle { shared: self.shared.clone(), format: self.format }
+    pub fn handle(&self) -> AccessLogHandle {
+        AccessLogHandle { shared: self.shared.clone(), format: self.format }
     }
 
     /// What opens its file anew.
@@ -149,8 +138,8 @@ impl AccessLog {
     }
 
     /// What says when lines are lost.
-    pub fn watch(&self) -> Watch {
-        Watch::new(Arc::clone(&self.dropped), Arc::clone(&self.reason))
+    pub fn loss_reporter(&self) -> LossReporter {
+        LossReporter::new(Arc::clone(&self.dropped), Arc::clone(&self.reason))
     }
 
     /// Counts the lines that were dropped.
@@ -158,20 +147,20 @@ impl AccessLog {
         &self.dropped
     }
 
-    /// Writes what is queued and ends the writer, once every [`Lines`] is gone. Whoever doesn't take
+    /// Writes what is queued and ends the writer, once every [`ThreadLog`] is gone. Whoever doesn't take
     /// the last lines in time doesn't get them: a pipe that nobody reads keeps no process from its end.
     pub fn close(mut self) {
         self.shared = None;
         if let Some(ended) = self.ended.take() {
             // It ends by itself when the last sender is gone; a panic in it was its own report.
-            let _ = ended.recv_timeout(LAST);
+            let _ = ended.recv_timeout(CLOSE_TIMEOUT);
         }
     }
 }
 
 struct Writer {
     sink: Sink,
-    looked: Instant,
+    checked: Instant,
     reopen: Arc<AtomicBool>,
     dropped: Arc<AtomicU64>,
     reason: Arc<Mutex<Option<String>>>,
@@ -181,29 +170,29 @@ impl Writer {
     /// Writes until nobody is left who could have a line.
     fn write(&mut self, buffers: &Receiver<Buffer>) {
         loop {
-            match buffers.recv_timeout(LOOK) {
+            match buffers.recv_timeout(CHECK_INTERVAL) {
                 Ok(buffer) => {
-                    self.look();
+                    self.check_file();
                     if let Err(lost) = self.sink.write(&buffer.bytes) {
                         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(lost.error.to_string());
                         self.dropped.fetch_add(lost.lines, Ordering::Relaxed);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Timeout) => self.check_file(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
     /// Log rotation moves the file away; no signal is needed to be told so, and one is heard at once.
-    fn look(&mut self) {
+    fn check_file(&mut self) {
         if self.reopen.swap(false, Ordering::Acquire) {
             self.sink.reopen();
-        } else if self.looked.elapsed() >= LOOK {
+        } else if self.checked.elapsed() >= CHECK_INTERVAL {
             self.sink.reopen_if_moved();
         } else {
             return;
         }
-        self.looked = Instant::now();
+        self.checked = Instant::now();
     }
 }

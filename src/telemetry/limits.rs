@@ -44,7 +44,7 @@ impl Limit {
 
 /// The counts.
 #[derive(Debug)]
-pub struct Limited {
+pub struct LimitCounters {
     shards: Box<[Shard]>,
 }
 
@@ -52,10 +52,10 @@ pub struct Limited {
 #[repr(align(128))]
 struct Shard([AtomicU64; Limit::NAMES.len()]);
 
-impl Limited {
+impl LimitCounters {
     /// No counts yet, for `threads` threads.
-    pub fn new(threads: usize) -> Limited {
-        Limited { shards: (0..threads).map(|_| Shard::default()).collect() }
+    pub fn new(threads: usize) -> LimitCounters {
+        LimitCounters { shards: (0..threads).map(|_| Shard::default()).collect() }
     }
 
     /// Counts one on `thread`.

@@ -4,13 +4,13 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-/// One line under construction. `bare` values are our own words and need no escaping; `placed` ones
-/// as well, and a line of text knows them by their place; `words` are several, and quoted where they are.
-pub(super) trait Line {
-    fn placed(&mut self, name: &str, value: &str);
-    fn bare(&mut self, name: &str, value: &str);
-    fn words(&mut self, name: &str, value: &str);
-    fn text(&mut self, name: &str, value: &[u8]);
+/// One line under construction. `plain` values are our own words and need no escaping; `positional` ones
+/// as well, and a line of text knows them by their place; `phrase` are several, and quoted where they are.
+pub(super) trait LineWriter {
+    fn positional(&mut self, name: &str, value: &str);
+    fn plain(&mut self, name: &str, value: &str);
+    fn phrase(&mut self, name: &str, value: &str);
+    fn escaped(&mut self, name: &str, value: &[u8]);
     fn number(&mut self, name: &str, value: u64);
     fn millis(&mut self, name: &str, value: Duration);
     fn hex(&mut self, name: &str, value: u64);
@@ -18,14 +18,14 @@ pub(super) trait Line {
 }
 
 /// `time METHOD name=value …`
-pub(super) struct Text<'a> {
+pub(super) struct TextLine<'a> {
     out: &'a mut Vec<u8>,
     first: bool,
 }
 
-impl<'a> Text<'a> {
-    pub(super) fn new(out: &'a mut Vec<u8>) -> Text<'a> {
-        Text { out, first: true }
+impl<'a> TextLine<'a> {
+    pub(super) fn new(out: &'a mut Vec<u8>) -> TextLine<'a> {
+        TextLine { out, first: true }
     }
 
     fn space(&mut self) {
@@ -43,20 +43,20 @@ impl<'a> Text<'a> {
     }
 }
 
-impl Line for Text<'_> {
+impl LineWriter for TextLine<'_> {
     #[inline]
-    fn placed(&mut self, _: &str, value: &str) {
+    fn positional(&mut self, _: &str, value: &str) {
         self.space();
         self.out.extend_from_slice(value.as_bytes());
     }
 
     #[inline]
-    fn bare(&mut self, name: &str, value: &str) {
+    fn plain(&mut self, name: &str, value: &str) {
         self.name(name);
         self.out.extend_from_slice(value.as_bytes());
     }
 
-    fn words(&mut self, name: &str, value: &str) {
+    fn phrase(&mut self, name: &str, value: &str) {
         self.name(name);
         let is_one = !value.contains(' ');
         let mark: &[u8] = if is_one { b"" } else { b"\"" };
@@ -65,7 +65,7 @@ impl Line for Text<'_> {
         self.out.extend_from_slice(mark);
     }
 
-    fn text(&mut self, name: &str, value: &[u8]) {
+    fn escaped(&mut self, name: &str, value: &[u8]) {
         self.name(name);
         if value.is_empty() {
             self.out.push(b'-');
@@ -94,14 +94,14 @@ impl Line for Text<'_> {
 }
 
 /// `{"name":value,…}`
-pub(super) struct Json<'a> {
+pub(super) struct JsonLine<'a> {
     out: &'a mut Vec<u8>,
     first: bool,
 }
 
-impl<'a> Json<'a> {
-    pub(super) fn new(out: &'a mut Vec<u8>) -> Json<'a> {
-        Json { out, first: true }
+impl<'a> JsonLine<'a> {
+    pub(super) fn new(out: &'a mut Vec<u8>) -> JsonLine<'a> {
+        JsonLine { out, first: true }
     }
 
     fn name(&mut self, name: &str) {
@@ -119,21 +119,21 @@ impl<'a> Json<'a> {
     }
 }
 
-impl Line for Json<'_> {
-    fn placed(&mut self, name: &str, value: &str) {
-        self.bare(name, value);
+impl LineWriter for JsonLine<'_> {
+    fn positional(&mut self, name: &str, value: &str) {
+        self.plain(name, value);
     }
 
-    fn bare(&mut self, name: &str, value: &str) {
+    fn plain(&mut self, name: &str, value: &str) {
         self.quoted(name, |out| out.extend_from_slice(value.as_bytes()));
     }
 
-    fn words(&mut self, name: &str, value: &str) {
-        self.bare(name, value);
+    fn phrase(&mut self, name: &str, value: &str) {
+        self.plain(name, value);
     }
 
     /// Bytes outside visible ASCII are shown as in text lines, so that both say the same.
-    fn text(&mut self, name: &str, value: &[u8]) {
+    fn escaped(&mut self, name: &str, value: &[u8]) {
         self.quoted(name, |out| escape(out, value, b"\\\\x"));
     }
 
@@ -209,12 +209,12 @@ fn digits(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Writes times, the date only when the second has changed.
 #[derive(Default)]
-pub(super) struct Clock {
+pub(super) struct Timestamps {
     second: Option<u64>,
     text: String,
 }
 
-impl Clock {
+impl Timestamps {
     /// RFC 3339 with milliseconds, in UTC.
     pub(super) fn rfc3339(&mut self, time: Duration) -> &str {
         let seconds = time.as_secs();

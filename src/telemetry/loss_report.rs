@@ -5,12 +5,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Looks without a further loss after which a trouble is over.
+/// Looks without a further loss after which a ongoing is over.
 const QUIET: u32 = 10;
 
 /// What there is to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum News {
+enum LossEvent {
     /// Records are lost.
     Begins,
     /// No more are, and so many were.
@@ -18,22 +18,22 @@ enum News {
 }
 
 #[derive(Debug, Default)]
-struct Losses {
+struct LossState {
     seen: u64,
-    /// What had been lost before the trouble that lasts, and the looks since its last loss.
-    trouble: Option<(u64, u32)>,
+    /// What had been lost before the ongoing that lasts, and the looks since its last loss.
+    ongoing: Option<(u64, u32)>,
 }
 
-impl Losses {
+impl LossState {
     /// So many were lost until now.
-    fn look(&mut self, lost: u64) -> Option<News> {
+    fn check(&mut self, lost: u64) -> Option<LossEvent> {
         let is_more = lost > self.seen;
         let before = std::mem::replace(&mut self.seen, lost);
-        match (&mut self.trouble, is_more) {
+        match (&mut self.ongoing, is_more) {
             (None, false) => None,
             (None, true) => {
-                self.trouble = Some((before, 0));
-                Some(News::Begins)
+                self.ongoing = Some((before, 0));
+                Some(LossEvent::Begins)
             }
             (Some((_, quiet)), true) => {
                 *quiet = 0;
@@ -41,9 +41,9 @@ impl Losses {
             }
             (Some((before, quiet)), false) => {
                 *quiet += 1;
-                let over = News::Over(lost - *before);
+                let over = LossEvent::Over(lost - *before);
                 (*quiet >= QUIET).then(|| {
-                    self.trouble = None;
+                    self.ongoing = None;
                     over
                 })
             }
@@ -52,21 +52,21 @@ impl Losses {
 }
 
 /// Says when records of an access log are lost.
-pub struct Watch {
+pub struct LossReporter {
     dropped: Arc<AtomicU64>,
     reason: Arc<Mutex<Option<String>>>,
-    losses: Losses,
+    state: LossState,
 }
 
-impl Watch {
-    pub(super) fn new(dropped: Arc<AtomicU64>, reason: Arc<Mutex<Option<String>>>) -> Watch {
-        Watch { dropped, reason, losses: Losses::default() }
+impl LossReporter {
+    pub(super) fn new(dropped: Arc<AtomicU64>, reason: Arc<Mutex<Option<String>>>) -> LossReporter {
+        LossReporter { dropped, reason, state: LossState::default() }
     }
 
     /// Looks, and says what there is to say. Call it every second.
-    pub fn look(&mut self) {
-        match self.losses.look(self.dropped.load(Ordering::Relaxed)) {
-            Some(News::Begins) => {
+    pub fn check(&mut self) {
+        match self.state.check(self.dropped.load(Ordering::Relaxed)) {
+            Some(LossEvent::Begins) => {
                 let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let reason = reason.unwrap_or_else(|| "it is not taken as fast as it comes".into());
                 tracing::error!(
@@ -74,7 +74,7 @@ impl Watch {
                     "records of the access log are lost; linchpin_access_log_dropped_total counts them, look at its disk or reader"
                 );
             }
-            Some(News::Over(lost)) => tracing::warn!(lost, "the access log is written again"),
+            Some(LossEvent::Over(lost)) => tracing::warn!(lost, "the access log is written again"),
             None => {}
         }
     }
@@ -86,19 +86,19 @@ mod tests {
 
     #[test]
     fn a_trouble_is_said_once_as_it_begins_and_once_when_it_has_been_over_for_a_while() {
-        let mut losses = Losses::default();
-        assert_eq!(losses.look(0), None);
-        assert_eq!(losses.look(5), Some(News::Begins));
-        assert_eq!(losses.look(9), None);
+        let mut losses = LossState::default();
+        assert_eq!(losses.check(0), None);
+        assert_eq!(losses.check(5), Some(LossEvent::Begins));
+        assert_eq!(losses.check(9), None);
         for _ in 1..QUIET {
-            assert_eq!(losses.look(9), None);
+            assert_eq!(losses.check(9), None);
         }
-        assert_eq!(losses.look(10), None, "it goes on");
+        assert_eq!(losses.check(10), None, "it goes on");
         for _ in 1..QUIET {
-            assert_eq!(losses.look(10), None);
+            assert_eq!(losses.check(10), None);
         }
-        assert_eq!(losses.look(10), Some(News::Over(10)));
-        assert_eq!(losses.look(10), None);
-        assert_eq!(losses.look(11), Some(News::Begins));
+        assert_eq!(losses.check(10), Some(LossEvent::Over(10)));
+        assert_eq!(losses.check(10), None);
+        assert_eq!(losses.check(11), Some(LossEvent::Begins));
     }
 }
