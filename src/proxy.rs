@@ -1,5 +1,5 @@
-//! Owns: the way of one request through the house; `Proxy::handle` is its table of contents.
-//! Invariant: a request is never executed twice unless that is safe, and every wait on its way has a limit.
+//! Owns: the pipeline of a request; the function `serve` is its table of contents.
+//! Invariant: a request is never executed twice unless that is safe, and every wait has a limit.
 //! Must not know: TLS, listeners, configuration files.
 
 mod attempt;
@@ -70,11 +70,11 @@ use thread::ThreadState;
 pub use timeouts::Timeouts;
 use upgrade::NextProtocol;
 
-/// What a request came to.
+/// The outcome of the pipeline.
 enum Outcome {
-    /// A backend's answer.
+    /// A backend's response, and the protocol that follows it.
     UpstreamResponse(UpstreamResponse, NextProtocol),
-    /// A redirect: no backend was asked.
+    /// A redirect; no backend was involved.
     Redirect(Response<()>),
 }
 
@@ -101,14 +101,14 @@ impl Proxy {
         Proxy { thread: Rc::new(thread), listeners }
     }
 
-    /// Work that serves no request: hands log lines over, and closes idle connections whose time
-    /// is over. Call it about once a second.
+    /// Does the work that belongs to no request: flushes log lines, and closes idle connections that have expired. Call
+    /// it about once a second.
     pub fn sweep(&self, now: Instant) {
         self.thread.log.flush();
         self.thread.idle.sweep(now);
     }
 
-    /// Replaces what the following requests see. Requests on their way keep what they have.
+    /// Replaces the snapshot for the requests that follow. Requests under way keep theirs.
     pub fn install(&self, snapshot: Arc<Snapshot>) {
         self.thread.install(snapshot);
     }
@@ -186,7 +186,7 @@ async fn serve(
         headers::check_transfer_coding(&head.headers)?;
     }
     let client = exchange.client();
-    if let Some(redirect) = client.redirect_to_tls(exchange.origin()) {
+    if let Some(redirect) = client.redirect_to_tls(exchange.identity()) {
         return send_away(exchange, redirect, "/", host.as_ref(), head).map(Outcome::Redirect);
     }
     let route = exchange.find_route(&view, host.as_ref(), head).ok_or(ProxyError::NoRoute)?;
@@ -198,21 +198,21 @@ async fn serve(
     };
     let upgrade_request = upgrade::permitted(upgrade_request, &route.upgrades)?;
 
-    let (origin, now, via) = (exchange.origin(), clock::unix(), view.via(exchange.pool()));
+    let (identity, now, via) = (exchange.identity(), clock::unix(), view.via(exchange.pool()));
     if let Some(via) = via.filter(|via| via.is_loop(&head.headers)) {
         via.warn_of_loop(service.pool.name(), client.listener_name(), exchange.id().as_str(), clock::now());
         return Err(ProxyError::Loop);
     }
-    let effect = service.affinity.apply_rules(head, origin.client(), &service.pool).or(route.effect);
+    let effect = service.affinity.apply_rules(head, identity.client(), &service.pool).or(route.effect);
     let mut extracted =
         service.affinity.extract(&mut head.headers, head.uri.path(), &service.pool, &mut client.pin_cache.borrow_mut());
     view.snapshot().pin_names.strip(&mut head.headers);
     if effect.is_none() {
         query_store(exchange, service, &mut extracted, now.as_secs()).await;
     }
-    let request = bind::Request::of(head, origin, extracted.key());
-    let draw = service.hash.as_ref().and_then(|settings| settings.hash(head, origin.address));
-    let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, origin, exchange.id());
+    let request = bind::Request::of(head, identity, extracted.key());
+    let draw = service.hash.as_ref().and_then(|settings| settings.hash(head, identity.address));
+    let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, identity, exchange.id());
     if let Some(via) = via {
         via.add(&mut head.headers, head.version);
     }
@@ -221,13 +221,17 @@ async fn serve(
     edits::edit_request(route, exchange.edits().map(|edits| &**edits), head)?;
 
     let decision = decide(thread, exchange, service, effect, extracted, now.as_secs());
-    exchange.asks(service, decision.issued_session());
+    exchange.begin_for(service, decision.issued_session());
     let (balancer, budget) = (view.balancer(exchange.pool()), view.budget(exchange.pool()));
     budget.deposit();
     let mut order = CandidateOrder::new(OrderRules::of(service, balancer, budget), decision);
     order.avoid(&thread.avoid_list, now.as_secs());
     if service.affinity.converge().is_some() && !request.is_sessionless() {
-        order.join_first_request(key::client_hash(head, origin.address), now, draw.unwrap_or_else(|| thread.random()));
+        order.join_first_request(
+            key::client_hash(head, identity.address),
+            now,
+            draw.unwrap_or_else(|| thread.random()),
+        );
     }
 
     let mut upstream_request = UpstreamRequest::new(head, body, expects, upgrade_request, service, route, thread)?;
@@ -241,7 +245,7 @@ async fn serve(
 
     let protocol = upstream_request.protocol(&answer)?;
     let version = std::mem::replace(answer.version_mut(), Version::HTTP_11);
-    // First, or a backend could take our own cookie out by naming it in Connection.
+    // First, or a backend could remove the routing cookie by naming it in Connection.
     headers::to_client(answer.headers_mut());
     if let Some(via) = via {
         via.add(answer.headers_mut(), version);
@@ -266,11 +270,11 @@ fn send_away(
     head: &http::request::Parts,
 ) -> Result<Response<()>, ProxyError> {
     let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let response = redirect.response(host, exchange.origin().is_secure, &head.uri, prefix);
+    let response = redirect.response(host, exchange.identity().is_secure, &head.uri, prefix);
     response.ok_or(ProxyError::Malformed("The request has no Host field."))
 }
 
-/// What persistence says of the request.
+/// Decides about the request's pin.
 fn decide(
     thread: &ThreadState,
     exchange: &mut Exchange,
@@ -281,7 +285,7 @@ fn decide(
 ) -> Decision {
     let fresh = thread.random();
     if let Some(effect) = effect {
-        exchange.ruled(effect);
+        exchange.rule_matched(effect);
     }
     match effect {
         Some(RuleEffect::Force(index)) => Decision::forced(index, fresh),
@@ -300,7 +304,7 @@ async fn query_store(exchange: &Exchange, service: &snapshot::Service, extracted
     }
 }
 
-/// Does what the order says, one step after the other, until a backend answers.
+/// Does what the candidate order says, step by step, until a backend responds.
 async fn attempts(
     thread: &ThreadState,
     exchange: &mut Exchange,
@@ -348,7 +352,7 @@ async fn attempts(
     }
 }
 
-/// Whether the backend at `index` is out, or as good as that.
+/// Returns whether the backend at `index` is out, or nearly so.
 fn is_lost(service: &snapshot::Service, index: usize) -> bool {
     let live = service.pool.backend(index).live();
     live.health() != crate::pool::Health::Up || live.is_suspect()

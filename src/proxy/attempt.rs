@@ -12,7 +12,7 @@ use http::uri::Scheme;
 use http::{Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body, Incoming};
 
-use super::body::{ReplayBody, RequestBody, Rules};
+use super::body::{BodyRules, ReplayBody, RequestBody};
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::head;
@@ -91,7 +91,7 @@ impl UpstreamRequest {
             return Ok(upstream_request(headers, None, false, upgrade_request));
         }
         let timeouts = route.timeouts(&service.timeouts);
-        let rules = Rules {
+        let rules = BodyRules {
             most: route.body,
             replay_limit: service.retry.replay_limit,
             idle: if is_stream { timeouts.stream_idle } else { timeouts.idle },
@@ -240,7 +240,7 @@ pub(super) async fn attempt(
     let deadline = exchange.deadline();
     let limit = exchange.limit();
     let timeouts = exchange.timeouts(service);
-    let wanted = Wanted { client: exchange.origin().client(), http1: upstream_request.upgrade_request.is_some() };
+    let wanted = Wanted { client: exchange.identity().client(), http1: upstream_request.upgrade_request.is_some() };
     let mut may_reuse = true;
     let mut may_shed = true;
     loop {
@@ -305,7 +305,7 @@ pub(super) async fn attempt(
                 return Err(Failure::new(Fact::RequestBody, unanswered.failure.sent));
             }
             Err(unanswered) if upstream_request.kept_waiting(unanswered.failure) => {
-                upstream_request.body().into_iter().for_each(|body| body.give_up());
+                upstream_request.body().into_iter().for_each(|body| body.fail_client_too_slow());
                 return Err(Failure::new(Fact::RequestBody, true));
             }
             Err(unanswered) => unanswered,
@@ -358,7 +358,7 @@ fn answered(
         return Err(unwanted);
     }
     if let Some(body) = upstream_request.body() {
-        body.answered(status.is_client_error() || status.is_server_error());
+        body.response_started(status.is_client_error() || status.is_server_error());
     }
     if let Some(series) = service.series.get(index) {
         series.attempt(thread.index, 0);

@@ -19,11 +19,11 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn of(head: &request::Parts, origin: ClientIdentity, key: Option<SessionKey>) -> Request {
+    pub(super) fn of(head: &request::Parts, identity: ClientIdentity, key: Option<SessionKey>) -> Request {
         Request {
             is_sessionless: is_sessionless(&head.method, &head.headers),
             deletes: head.method == Method::DELETE,
-            tls: origin.is_secure,
+            tls: identity.is_secure,
             key,
         }
     }

@@ -1,5 +1,5 @@
-//! Owns: request bodies on their way to a backend: counted, limited, and sent again by another attempt.
-//! Invariant: what is kept is kept in [`Replay`] alone; a body is read at the backend's pace.
+//! Owns: request bodies, which are counted, limited, and can be sent again by another attempt.
+//! Invariant: only [`Replay`] keeps bytes of a body; a body is read at the backend's pace.
 //! Must not know: status codes, candidates.
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -21,72 +21,71 @@ use super::trailers;
 use super::upload::Upload;
 use crate::clock::{self, Deadline};
 
-/// How long a client that waits for `100 Continue` is made to wait for the backend to say so
-/// (RFC 9110 §10.1.1: no indefinite period).
+/// How long a client that expects `100 Continue` waits for the backend to send it (RFC 9110 §10.1.1: not indefinitely).
 const CONTINUE: Duration = Duration::from_secs(1);
 
-/// What of a body is kept, and what it may take.
+/// The limits of a body.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    /// Bytes that it may have.
+pub struct BodyRules {
+    /// Maximum size in bytes.
     pub most: u64,
-    /// Bytes that are kept for another attempt.
+    /// Bytes kept for another attempt.
     pub replay_limit: usize,
-    /// Silence of the client that ends it.
+    /// How long the client may pause.
     pub idle: Duration,
-    /// Whether the client has to keep up a rate; not in a stream.
+    /// Whether the client has to keep up a rate; false for streams.
     pub paced: bool,
 }
 
-/// The body of a request, which each attempt reads from its beginning.
+/// The body of a request. Each attempt reads it from its beginning.
 pub struct ReplayBody {
     incoming: RefCell<Incoming>,
-    rules: Rules,
-    /// What its Content-Length says.
+    rules: BodyRules,
+    /// Its Content-Length.
     length: Option<u64>,
     kept: RefCell<Replay>,
     /// How far the last attempt has read, in [`replay::places`].
-    reached: Cell<usize>,
+    furthest: Cell<usize>,
     read: Cell<u64>,
-    /// Whom it waits for.
+    /// Which side it waits for.
     upload: Cell<Upload>,
-    /// Bytes that the connection to the backend had sent when that was last asked.
+    /// Bytes that the connection to the backend had sent at the last look.
     sent: Cell<u64>,
     is_answered: Cell<bool>,
     state: Cell<State>,
-    /// Who waits for a body that is not sent any more.
-    shut_out: Cell<Option<Waker>>,
-    /// The last attempt. One before it may be held by a connection of HTTP/2 for a moment longer.
+    /// The task that waits for a body that is no longer sent.
+    discard_waker: Cell<Option<Waker>>,
+    /// The number of the current attempt. An HTTP/2 connection may hold an earlier one for a moment longer.
     attempt: Cell<u32>,
     limit: Deadline,
-    /// Open once the backend, or time, has said to send the body.
+    /// Set once the backend wants the body, or has had its time to say so.
     gate: Arc<AtomicBool>,
-    /// What its route does to fields, if anything.
+    /// The route's changes to header fields.
     edits: OnceCell<Rc<Edits>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// More may come, and all that came is kept.
+    /// More may arrive, and everything so far is kept.
     Kept,
-    /// More may come, and not all that came is kept.
+    /// More may arrive, and not everything is kept.
     Streamed,
-    /// All has come, and is kept.
+    /// It is complete, and all of it is kept.
     EndedKept,
-    /// All has come, and not all is kept.
+    /// It is complete, and not all of it is kept.
     Ended,
-    /// It will not be sent any more.
+    /// It is no longer sent.
     Shut,
     /// It ended with an error.
     Failed(ProxyError),
 }
 
 impl ReplayBody {
-    /// A body that is still to be read. `expects` if the client waits to be told to send it. What is kept of
-    /// it is kept in `memory`.
+    /// Makes a body that has not been read yet. With `expects`, the client waits for 100 Continue. Kept bytes count
+    /// against `memory`.
     pub fn new(
         incoming: Incoming,
-        rules: Rules,
+        rules: BodyRules,
         expects: bool,
         limit: Deadline,
         memory: &Rc<Memory>,
@@ -100,13 +99,13 @@ impl ReplayBody {
             rules,
             length,
             kept: RefCell::new(Replay::new(length, rules.replay_limit, memory)),
-            reached: Cell::new(0),
+            furthest: Cell::new(0),
             read: Cell::new(0),
             upload: Cell::new(Upload::new(clock::now())),
             sent: Cell::new(0),
             is_answered: Cell::new(false),
             state: Cell::new(State::Kept),
-            shut_out: Cell::default(),
+            discard_waker: Cell::default(),
             attempt: Cell::new(0),
             limit,
             gate: Arc::new(AtomicBool::new(!expects)),
@@ -114,66 +113,65 @@ impl ReplayBody {
         })
     }
 
-    /// Its trailers are not to say what the route says in the head.
-    pub(super) fn edited(&self, edits: &Rc<Edits>) {
+    /// Sets the route's changes: trailers must not carry the fields that the route changes in the header section.
+    pub(super) fn set_edits(&self, edits: &Rc<Edits>) {
         self.edits.get_or_init(|| Rc::clone(edits));
     }
 
-    /// A reading from the beginning, for one attempt.
+    /// Returns a reader of the whole body for one attempt.
     pub fn attempt(self: &Rc<ReplayBody>) -> RequestBody {
         if self.upload.get().backend_since().is_none() {
             self.limit.clear();
         }
-        self.note(Upload::begin);
+        self.update(Upload::begin);
         self.attempt.set(self.attempt.get() + 1);
-        self.reached.set(0);
+        self.furthest.set(0);
         RequestBody::Of { source: Rc::clone(self), attempt: self.attempt.get(), next: 0 }
     }
 
-    /// What its Content-Length says.
+    /// Returns its Content-Length.
     pub fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// Bytes that were read.
+    /// Returns how many bytes have been read.
     pub fn read(&self) -> u64 {
         self.read.get()
     }
 
-    /// Whom it waits for.
+    /// Returns its progress.
     pub fn upload(&self) -> Upload {
         self.upload.get()
     }
 
-    /// The connection to the backend has sent so many bytes, ever. What it has sent the backend, or its
-    /// kernel, has taken.
+    /// Notes how many bytes the connection to the backend has sent in total: the backend or its kernel has taken them.
     pub fn sent(&self, bytes: u64) {
         if self.sent.replace(bytes) != bytes {
-            self.note(Upload::taken);
+            self.update(Upload::taken);
         }
     }
 
-    /// The backend has closed the connection because the client is so slow.
-    pub fn give_up(&self) {
+    /// Fails the body because the backend closed the connection on a client that was too slow.
+    pub fn fail_client_too_slow(&self) {
         self.state.set(State::Failed(ProxyError::BodyTimeout));
     }
 
-    /// Whether an attempt that begins now would send the whole body.
+    /// Returns whether an attempt that begins now could send the whole body.
     pub fn is_replayable(&self) -> bool {
         matches!(self.state.get(), State::Kept | State::EndedKept)
     }
 
-    /// Whether all of it has been read.
+    /// Returns whether all of it has been read.
     pub fn is_ended(&self) -> bool {
         matches!(self.state.get(), State::EndedKept | State::Ended)
     }
 
-    /// Whether nothing of it is left to be read.
+    /// Returns whether nothing is left to read.
     pub fn is_read(&self) -> bool {
         self.is_ended() || self.length == Some(self.read.get())
     }
 
-    /// What it ended with, if with an error.
+    /// Returns the error that it ended with, if any.
     pub fn error(&self) -> Option<ProxyError> {
         match self.state.get() {
             State::Failed(error) => Some(error),
@@ -181,18 +179,17 @@ impl ReplayBody {
         }
     }
 
-    /// The switch that a backend's `100 Continue` turns on.
+    /// Returns the flag that a backend's `100 Continue` sets.
     pub fn gate(&self) -> &Arc<AtomicBool> {
         &self.gate
     }
 
-    /// A final response has come. If it came before the backend asked for the body, a refusal
-    /// means that the body is not wanted: it is not sent any more, and the client is not told to
-    /// send it. Any other response may need the body to go on, so nobody waits to be asked for it.
-    /// There will be no other attempt: nothing is kept any more, however long the response goes on.
-    pub fn answered(&self, refused: bool) {
+    /// Notes that a final response has arrived. If it is a refusal and the backend has not asked for the body, the body
+    /// is no longer sent, and the client gets no 100 Continue. Any other response may need the body to continue, so it
+    /// is sent without waiting for 100 Continue. There will be no other attempt, so nothing is kept any more.
+    pub fn response_started(&self, refused: bool) {
         self.is_answered.set(true);
-        if !self.kept.borrow().has(self.reached.get()) {
+        if !self.kept.borrow().has(self.furthest.get()) {
             self.kept.borrow_mut().forget();
             self.state.set(match self.state.get() {
                 State::Kept => State::Streamed,
@@ -206,19 +203,19 @@ impl ReplayBody {
         self.gate.store(true, Ordering::Relaxed);
     }
 
-    /// Some of the answer has come. One that goes on may be all that the client waits for.
-    pub fn answers(&self) {
+    /// Notes that some of the response has arrived. The client may be waiting for the rest of it before it sends more.
+    pub fn response_moved(&self) {
         if !self.is_ended() {
-            self.note(Upload::answers);
+            self.update(Upload::response_moved);
         }
     }
 
-    /// The exchange is over. A stream of HTTP/2 that waits for a body which is not sent any more would
-    /// wait as long as its connection lives.
-    pub fn leave(&self) {
+    /// Notes that the exchange is over. Wakes an HTTP/2 stream that waits for a body that is no longer sent; it would
+    /// otherwise wait as long as its connection lives.
+    pub fn close(&self) {
         if self.state.get() == State::Shut {
             self.state.set(State::Failed(ProxyError::BodyAborted));
-            self.shut_out.take().into_iter().for_each(Waker::wake);
+            self.discard_waker.take().into_iter().for_each(Waker::wake);
         }
     }
 
@@ -227,13 +224,13 @@ impl ReplayBody {
         Poll::Ready(Some(Err(BodyError)))
     }
 
-    /// The next frame that no attempt has read yet.
-    fn poll_fresh(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// Polls for the next frame that no attempt has read yet.
+    fn poll_unread(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.state.get() {
             State::Kept | State::Streamed => {}
             State::EndedKept | State::Ended => return Poll::Ready(None),
             State::Shut => {
-                self.shut_out.set(Some(cx.waker().clone()));
+                self.discard_waker.set(Some(cx.waker().clone()));
                 return Poll::Pending;
             }
             State::Failed(error) => return self.fail(error),
@@ -250,40 +247,40 @@ impl ReplayBody {
                 if let Some(trailers) = frame.trailers_mut() {
                     trailers::sanitize(trailers, self.edits.get().map(|edits| &edits.request));
                     if trailers.is_empty() {
-                        return self.poll_fresh(cx);
+                        return self.poll_unread(cx);
                     }
                 }
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
-                self.came(bytes);
+                self.received(bytes);
                 self.read.set(self.read.get() + bytes as u64);
                 if self.read.get() > self.rules.most {
                     return self.fail(ProxyError::BodyTooLarge);
                 }
                 self.keep(&frame);
                 if frame.is_trailers() {
-                    // Whoever has been given trailers asks for no more.
+                    // hyper does not poll again after trailers.
                     self.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => self.fail(ProxyError::BodyAborted),
             Poll::Ready(None) => {
-                self.came(0);
+                self.received(0);
                 self.end();
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                // Only from here on is it the client that is waited for: before, the backend may have
-                // been the slow one.
+                // Only from here on does the body wait for the client: before, the backend may have been the slow
+                // side.
                 if self.upload.get().backend_since().is_some() {
-                    self.note(Upload::wait);
+                    self.update(Upload::wait);
                     self.limit_client();
                 }
                 while self.limit.poll(cx).is_ready() {
                     if self.client_due().is_some_and(|due| due <= clock::now()) {
                         return self.fail(ProxyError::BodyTimeout);
                     }
-                    // An answer that goes on has given it time.
+                    // A response that continues has given the client more time.
                     self.limit_client();
                 }
                 Poll::Pending
@@ -296,14 +293,14 @@ impl ReplayBody {
         self.state.set(if kept { State::EndedKept } else { State::Ended });
     }
 
-    fn note(&self, event: impl FnOnce(&mut Upload, Instant)) {
+    fn update(&self, event: impl FnOnce(&mut Upload, Instant)) {
         let mut upload = self.upload.get();
         event(&mut upload, clock::now());
         self.upload.set(upload);
     }
 
-    fn came(&self, bytes: usize) {
-        self.note(|upload, now| upload.came(now, bytes));
+    fn received(&self, bytes: usize) {
+        self.update(|upload, now| upload.received(now, bytes));
         self.limit.clear();
     }
 
@@ -326,22 +323,22 @@ impl ReplayBody {
     }
 }
 
-/// One attempt's reading of a body.
+/// One attempt's reader of a body.
 pub enum RequestBody {
-    /// There is none.
+    /// The request has no body.
     Empty,
-    /// From the beginning, first what was kept by an earlier attempt.
+    /// Reads from the beginning: first what an earlier attempt has kept.
     Of {
         /// The body.
         source: Rc<ReplayBody>,
-        /// Whose reading this is.
+        /// The attempt that reads.
         attempt: u32,
-        /// How far it has come, in [`replay::places`].
+        /// How far it has read, in [`replay::places`].
         next: usize,
     },
 }
 
-/// The body can't be sent on; [`ReplayBody::error`] says why.
+/// The body can't be forwarded; [`ReplayBody::error`] says why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyError;
 
@@ -363,10 +360,10 @@ impl Body for RequestBody {
             return Poll::Ready(Some(Err(BodyError)));
         }
         let kept = source.kept.borrow().frame(*next);
-        let poll = kept.map_or_else(|| source.poll_fresh(cx), |frame| Poll::Ready(Some(Ok(frame))));
+        let poll = kept.map_or_else(|| source.poll_unread(cx), |frame| Poll::Ready(Some(Ok(frame))));
         if let Poll::Ready(Some(Ok(frame))) = &poll {
             *next += replay::places(frame);
-            source.reached.set(*next);
+            source.furthest.set(*next);
         }
         poll
     }

@@ -1,5 +1,5 @@
 //! Owns: one request under way, from its head to the end of its response, and what is counted when it ends.
-//! Invariant: exactly one record and one count a request, whichever way it ends; a backend's failure is reported once.
+//! Invariant: each request writes one record and is counted once, however it ends; a backend's failure is reported once.
 //! Must not know: why anything was decided.
 
 use std::rc::Rc;
@@ -34,40 +34,39 @@ use crate::reason::Reason;
 use crate::upstream::wire::Wire;
 use crate::upstream::{Blame, Failure, Wanted};
 
-/// One request under way: what it is served with, and its record. Dropping it ends the request and writes the
-/// record.
+/// The state of one request: what serves it, and its record. Dropping it ends the request and writes the record.
 pub struct Exchange {
     thread: Rc<ThreadState>,
     client: Rc<Client>,
     /// Where interim responses go, if the client can be sent any.
     interim: Option<Arc<InterimQueue>>,
-    origin: ClientIdentity,
+    identity: ClientIdentity,
     view: Rc<ThreadSnapshot>,
-    /// Looked at only if the response is a page of ours.
+    /// Read only for a response that Linchpin makes itself.
     accept: Option<HeaderValue>,
     limit: Deadline,
-    /// The position of its route's way.
+    /// The position of its route entry.
     route: Option<usize>,
     backend: Option<usize>,
     in_flight: Option<InFlight>,
     queue_position: QueuePosition,
-    /// Who asks, as a witness of what fails.
-    sender: failure_evidence::ClientKey,
+    /// The client, for evidence of failures.
+    client_key: failure_evidence::ClientKey,
     body: Option<Rc<ReplayBody>>,
-    /// The response goes on for as long as both sides want.
+    /// The response is a stream.
     is_stream: bool,
     record: RequestRecord,
 }
 
-/// How a response ends before its end.
+/// Why a response ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ResponseEnd {
-    /// The backend broke it off.
+    /// The backend closed the connection or reset the stream.
     Backend,
-    /// The same, but its client has read so slowly that the backend may have lost patience.
+    /// The same, but the client read so slowly that the backend may have timed out.
     KeptWaiting,
-    /// Nothing came for too long. Quiet is all that a stream has to say at times, and whether it is one need not
-    /// be said in its head: that is no failure of its backend.
+    /// The backend sent nothing for too long. This is no failure of the backend: a stream may pause, and not every
+    /// stream can be recognised by its header fields.
     Quiet,
 }
 
@@ -78,13 +77,13 @@ impl Exchange {
         head: &request::Parts,
         interim: Option<Arc<InterimQueue>>,
     ) -> Box<Exchange> {
-        let origin = client.identify(&head.headers);
+        let identity = client.identify(&head.headers);
         let id = client.request_id(&head.headers).unwrap_or_else(|| thread.new_id());
         Box::new(Exchange {
             thread: Rc::clone(thread),
             client: Rc::clone(client),
             interim,
-            origin,
+            identity,
             view: Rc::clone(&thread.view.borrow()),
             accept: head.headers.get(ACCEPT).cloned(),
             limit: thread.deadlines.deadline(),
@@ -92,7 +91,7 @@ impl Exchange {
             backend: None,
             in_flight: None,
             queue_position: QueuePosition::default(),
-            sender: failure_evidence::ClientKey::new(origin.address, None),
+            client_key: failure_evidence::ClientKey::new(identity.address, None),
             body: None,
             is_stream: false,
             record: RequestRecord::new(head, id),
@@ -111,16 +110,16 @@ impl Exchange {
         Rc::clone(&self.client)
     }
 
-    /// Where the request comes from.
-    pub(super) fn origin(&self) -> ClientIdentity {
-        self.origin
+    /// Returns who sent the request.
+    pub(super) fn identity(&self) -> ClientIdentity {
+        self.identity
     }
 
     pub(super) fn view(&self) -> Rc<ThreadSnapshot> {
         Rc::clone(&self.view)
     }
 
-    /// Finds the route.
+    /// Finds the route entry.
     pub(super) fn find_route<'v>(
         &mut self,
         view: &'v ThreadSnapshot,
@@ -131,7 +130,7 @@ impl Exchange {
         let routes = &view.snapshot().routes;
         let found = routes.find(
             self.client.listener_position(),
-            self.origin.is_secure,
+            self.identity.is_secure,
             host::host_name(host),
             head.uri.path(),
         )?;
@@ -139,23 +138,23 @@ impl Exchange {
         routes.entry(found)
     }
 
-    /// Takes a token of the client's, where clients have a rate.
+    /// Takes a token from the client's bucket, if requests per client are limited.
     pub(super) fn admit(&self, view: &ThreadSnapshot) -> Result<(), ProxyError> {
         let Some(limiter) = &view.snapshot().limiter else { return Ok(()) };
-        limiter.take(self.origin.address, clock::now()).map_err(|wait| ProxyError::TooMany { wait })
+        limiter.take(self.identity.address, clock::now()).map_err(|wait| ProxyError::TooMany { wait })
     }
 
-    /// What the route does to fields, if anything.
+    /// Returns the route's changes to header fields, if it has any.
     pub(super) fn edits(&self) -> Option<&Rc<Edits>> {
         self.view.edits(self.route?)
     }
 
-    /// Where interim responses go.
+    /// Returns the queue for interim responses, if the client can receive them.
     pub(super) fn interim(&self) -> Option<&Arc<InterimQueue>> {
         self.interim.as_ref()
     }
 
-    /// The pool's position; 0 before a route was found.
+    /// Returns the pool's position; 0 until the route is known.
     pub(super) fn pool(&self) -> usize {
         self.pool_of_route().unwrap_or(0)
     }
@@ -175,37 +174,37 @@ impl Exchange {
         self.view.service(self.pool_of_route()?)
     }
 
-    /// The timeouts of the request, which `service` serves.
+    /// Returns the request's timeouts in the pool of `service`.
     pub(super) fn timeouts<'t>(&'t self, service: &'t Service) -> &'t Timeouts {
         self.route().map_or(&service.timeouts, |route| route.timeouts(&service.timeouts))
     }
 
-    /// When the time for all attempts is over. It rests while the request's body is on its way.
+    /// Returns when the time for all attempts is over. It does not run while the client uploads.
     pub(super) fn deadline(&self) -> Instant {
-        let rested = self.body.as_ref().map_or(Duration::ZERO, |body| body.upload().rested(clock::now()));
-        self.record.begun + self.service().map_or(Duration::ZERO, |service| self.timeouts(service).total) + rested
+        let paused = self.body.as_ref().map_or(Duration::ZERO, |body| body.upload().paused(clock::now()));
+        self.record.begun + self.service().map_or(Duration::ZERO, |service| self.timeouts(service).total) + paused
     }
 
-    /// The limit of whatever this request waits for now.
+    /// Returns the deadline of whatever the request waits for now.
     pub(super) fn limit(&self) -> &Deadline {
         &self.limit
     }
 
-    /// Keeps the request's body, to know how far it has come.
+    /// Keeps a reference to the request's body, for its progress.
     pub(super) fn keep_body(&mut self, body: Option<&Rc<ReplayBody>>) {
         self.body = body.cloned();
         if let (Some(body), Some(edits)) = (&self.body, self.edits()) {
-            body.edited(edits);
+            body.set_edits(edits);
         }
     }
 
-    /// Waits for the request's turn on its backend; says whether it is.
+    /// Waits until the backend can take the request. Returns false if the wait ended first.
     pub(super) async fn wait(&mut self, service: &Service, wait: Wait) -> bool {
         self.queue_position.wait(&self.limit, service.pool.backend(wait.index), wait).await
     }
 
-    /// An attempt on the backend at `index` begins. `has_waited` says that it is to find out whether that
-    /// is back.
+    /// Begins an attempt on the backend at `index`. `has_waited` means that the attempt finds out whether the backend
+    /// is available again.
     pub(super) fn attempt(&mut self, index: usize, has_waited: bool) {
         self.record.attempts += 1;
         self.backend = Some(index);
@@ -215,11 +214,11 @@ impl Exchange {
             self.limit.set_subject(live.id());
             InFlight::on(live, thread)
         });
-        // Only now: until then the place was kept for it.
+        // Only now, since the queue has kept the capacity for the request until here.
         self.queue_position.begun(has_waited);
     }
 
-    /// The backend at `index` can be had: who waits for that goes on.
+    /// Notes that the backend at `index` accepts connections, so that waiting requests continue.
     pub(super) fn reached(&self, service: &Service, index: usize) {
         self.queue_position.reached(&service.pool, index);
     }
@@ -228,8 +227,8 @@ impl Exchange {
         self.record.connected.set(Some(clock::now()));
     }
 
-    /// The attempt on the backend at `index` failed, after so long. One that it `has_waited` for tells nothing new
-    /// of the backend.
+    /// Reports that the attempt on the backend at `index` failed after `took`. With `has_waited`, the backend was known
+    /// to be unavailable, so the failure is no new evidence.
     pub(super) fn failed(&mut self, index: usize, failure: Failure, took: Duration, has_waited: bool) {
         self.in_flight = None;
         let Some(service) = self.service() else { return };
@@ -265,34 +264,33 @@ impl Exchange {
         self.record.session = (decision.verdict != Verdict::None).then_some(decision.session);
     }
 
-    /// The request asks for a backend of `service`, with the session whose pin it has brought.
-    pub(super) fn asks(&mut self, service: &Service, session: Option<u64>) {
-        self.sender = failure_evidence::ClientKey::new(self.origin.address, session);
-        service.pool.health_tracker().clients().note(self.thread.index, self.sender, self.record.time.as_secs());
+    /// Notes that the request is for `service`, with the session of the pin that it carried.
+    pub(super) fn begin_for(&mut self, service: &Service, session: Option<u64>) {
+        self.client_key = failure_evidence::ClientKey::new(self.identity.address, session);
+        service.pool.health_tracker().clients().note(self.thread.index, self.client_key, self.record.time.as_secs());
     }
 
-    /// A rule of persistence matched.
-    pub(super) fn ruled(&mut self, effect: RuleEffect) {
+    /// Notes that a persistence rule matched.
+    pub(super) fn rule_matched(&mut self, effect: RuleEffect) {
         self.record.rule = Some(effect.as_str());
     }
 
-    /// Says in a response what was decided, where the configuration has it said, and that the client
-    /// is to come by TLS only.
+    /// Adds the verdict header, if configured, and Strict-Transport-Security.
     pub(super) fn explain(&self, headers: &mut HeaderMap) {
-        if let Some(hsts) = self.client.hsts(self.origin) {
+        if let Some(hsts) = self.client.hsts(self.identity) {
             headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
         let name = self.service().and_then(|service| service.affinity.verdict_header());
         if let Some(name) = name {
             let cause = self.record.cause.map_or(String::new(), |cause| format!("; cause={}", cause.as_str()));
-            // Both are words of ours.
+            // Verdicts and causes are valid field values.
             if let Ok(value) = HeaderValue::try_from(format!("{}{cause}", self.record.verdict.as_str())) {
                 headers.insert(name, value);
             }
         }
     }
 
-    pub(super) fn answered(&mut self, status: StatusCode) {
+    pub(super) fn response_started(&mut self, status: StatusCode) {
         self.record.status = Some(status);
         self.record.answered = Some(clock::now());
         self.queue_position.end();
@@ -319,25 +317,25 @@ impl Exchange {
         }
     }
 
-    pub(super) fn relayed(&mut self, bytes: usize) {
+    pub(super) fn body_sent(&mut self, bytes: usize) {
         self.record.bytes_out += bytes as u64;
         if let Some(body) = &self.body {
-            body.answers();
+            body.response_moved();
         }
     }
 
-    /// Whether all of the request's body has been read, which it had.
+    /// Returns whether the request had a body and all of it has been read.
     pub(super) fn has_read_request(&self) -> bool {
         self.body.as_ref().is_some_and(|body| body.is_read())
     }
 
-    /// Of the bytes that were relayed so many never left.
-    pub(super) fn lost(&mut self, bytes: u64) {
+    /// Subtracts bytes of the response that were never sent.
+    pub(super) fn never_sent(&mut self, bytes: u64) {
         self.record.bytes_out = self.record.bytes_out.saturating_sub(bytes);
     }
 
-    /// When an answer has been quiet for too long of which nothing came since `since`, and of the request's body
-    /// nothing either. `None` for no limit.
+    /// Returns when a response that has sent nothing since `since` has paused for too long, if the request's body has
+    /// not moved either. `None` means no limit.
     pub(super) fn quiet_until(&self, since: Instant) -> Option<Instant> {
         let of = |timeouts: &Timeouts| if self.is_stream { timeouts.stream_idle } else { timeouts.idle };
         let idle = self.service().map_or(Duration::ZERO, |service| of(self.timeouts(service)));
@@ -345,7 +343,7 @@ impl Exchange {
         since.max(moved).checked_add(idle)
     }
 
-    /// Limits the wait for more of an answer of which nothing came since `since`.
+    /// Sets the deadline for a response that has sent nothing since `since`.
     pub(super) fn limit_quiet(&self, since: Instant) {
         match self.quiet_until(since) {
             Some(due) => self.limit.set(due),
@@ -353,26 +351,26 @@ impl Exchange {
         }
     }
 
-    /// Notes whether the response is one that goes on for as long as both sides want, and says so.
-    pub(super) fn streams(&mut self, headers: &HeaderMap) -> bool {
+    /// Notes and returns whether the response is a stream.
+    pub(super) fn note_stream(&mut self, headers: &HeaderMap) -> bool {
         self.is_stream = self.route().is_some_and(|route| route.is_stream) || streams::is_stream(headers);
         self.is_stream
     }
 
-    /// The timeouts of the request once it has a route to a pool.
+    /// Returns the request's timeouts, if its route leads to a pool.
     pub(super) fn own_timeouts(&self) -> Option<&Timeouts> {
         self.service().map(|service| self.timeouts(service))
     }
 
-    /// Copies what it needs of the head out of the buffer that the head was read into: a long body, or what takes
-    /// that up, outlives it.
+    /// Copies what the exchange needs of the head out of the buffer that the head was read into, which a long body
+    /// would otherwise keep alive.
     pub(super) fn detach_from_head(&mut self) {
         self.record.detach_from_head();
         self.accept = self.accept.take().map(|value| HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value));
     }
 
-    /// A tunnel begins.
-    pub(super) fn tunnel_begins(&mut self) {
+    /// Begins a tunnel.
+    pub(super) fn begin_tunnel(&mut self) {
         self.record.detach_from_head();
         self.accept = None;
         self.record.is_tunnel = true;
@@ -382,16 +380,16 @@ impl Exchange {
         }
     }
 
-    /// A tunnel ended, after so many bytes from and to the client.
-    pub(super) fn tunnelled(&mut self, up: u64, down: u64, error: Option<std::io::ErrorKind>) {
+    /// Ends a tunnel that moved `up` bytes from the client and `down` bytes to it.
+    pub(super) fn tunnel_ended_with(&mut self, up: u64, down: u64, error: Option<std::io::ErrorKind>) {
         (self.record.bytes_in, self.record.bytes_out) = (up, down);
-        // Which side broke off makes no difference: a tunnel has no other end for many clients.
+        // Which side ended it makes no difference: many clients end every tunnel by closing the connection.
         self.record.error = error.map(|kind| {
             FailureDetail::Kind(if kind == std::io::ErrorKind::TimedOut { "tunnel_timeout" } else { "tunnel_cut" })
         });
     }
 
-    /// The response broke off, or is broken off.
+    /// Notes that the response ended early.
     pub(super) fn broke_off(&mut self, end: ResponseEnd) {
         if let Some(error) = self.body.as_ref().and_then(|body| body.error()) {
             self.record.error = Some(FailureDetail::Kind(error.as_str()));
@@ -406,14 +404,14 @@ impl Exchange {
         }
     }
 
-    /// The answer of the backend at `index` failed.
+    /// Reports a failed response of the backend at `index`.
     fn met_failure(&self, service: &Service, index: usize, reason: Reason) {
-        let failed = passive::met(&service.pool, self.sender, self.record.path(), self.record.time.as_secs());
+        let failed = passive::met(&service.pool, self.client_key, self.record.path(), self.record.time.as_secs());
         passive::failed(&service.pool, index, failed, reason, clock::now());
     }
 
-    /// The response came to its end: only now has the backend done well, or one that breaks every
-    /// response off would never fail twice in a row. Keeps the connection for the next request.
+    /// Notes that the response is complete, and keeps the connection for another request. Only a complete response
+    /// counts as a success, or a backend that breaks off every response would never fail twice in a row.
     pub(super) fn completed(&mut self, wire: Option<Box<Wire<RequestBody>>>) {
         let (Some(service), Some(index)) = (self.service(), self.backend) else { return };
         let backend = service.pool.backend(index);
@@ -421,7 +419,7 @@ impl Exchange {
             passive::succeeded(&service.pool, index, clock::now());
         }
         if let Some(wire) = wire {
-            let wanted = Wanted { client: self.origin.client(), http1: false };
+            let wanted = Wanted { client: self.identity.client(), http1: false };
             self.thread.idle.put(backend, wire, &service.upstream.settings, wanted, clock::now());
         }
     }
@@ -430,14 +428,14 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(body) = &self.body {
-            body.leave();
+            body.close();
         }
         let (now, thread) = (clock::now(), &self.thread);
-        let is_given_up = self.client.is_abandoned.get() || std::thread::panicking();
+        let is_abandoned = self.client.is_abandoned.get() || std::thread::panicking();
         let service = self.service();
         let unserved = || service.map_or(&self.view.snapshot().unrouted, |service| &service.unserved);
         let series = service.zip(self.backend).and_then(|(service, index)| service.series.get(index));
-        let (verdict, status) = (self.record.verdict as usize, self.record.status(is_given_up));
+        let (verdict, status) = (self.record.verdict as usize, self.record.status(is_abandoned));
         series.unwrap_or_else(unserved).request(thread.index, verdict, status, self.record.lasted(now));
         if let (true, Some(series)) = (self.record.is_tunnel, series) {
             series.tunnel_ended(thread.index);
@@ -446,10 +444,10 @@ impl Drop for Exchange {
             &thread.log,
             &Ended {
                 listener: self.client.listener_name(),
-                client: &self.client.address_text_of(self.origin),
+                client: &self.client.address_text_of(self.identity),
                 pool: service.map(|service| &**service.pool.name()),
                 backend: service.zip(self.backend).map(|(service, index)| &**service.pool.backend(index).name()),
-                is_given_up,
+                is_abandoned,
                 body_read: self.body.as_ref().map_or(0, |body| body.read()),
                 waited: self.queue_position.waited(),
                 now,

@@ -59,7 +59,7 @@ pub(super) struct Ended<'a> {
     pub(super) pool: Option<&'a str>,
     pub(super) backend: Option<&'a str>,
     /// Linchpin gave the request up.
-    pub(super) is_given_up: bool,
+    pub(super) is_abandoned: bool,
     /// Bytes of the request's body that were read.
     pub(super) body_read: u64,
     /// How long the request waited for its backend, if it did.
@@ -109,8 +109,8 @@ impl RequestRecord {
     }
 
     /// The status that counts, also where none was sent.
-    pub(super) fn status(&self, is_given_up: bool) -> u16 {
-        let unsent = if is_given_up { respond::status(ProxyError::Abandoned).as_u16() } else { CLIENT_CLOSED_REQUEST };
+    pub(super) fn status(&self, is_abandoned: bool) -> u16 {
+        let unsent = if is_abandoned { respond::status(ProxyError::Abandoned).as_u16() } else { CLIENT_CLOSED_REQUEST };
         self.status.map_or(unsent, |status| status.as_u16())
     }
 
@@ -123,7 +123,7 @@ impl RequestRecord {
     /// Writes the line of the access log.
     pub(super) fn write(&self, log: &ThreadLog, ended: &Ended<'_>) {
         let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(self.begun));
-        let unanswered = if ended.is_given_up { ProxyError::Abandoned.as_str() } else { "client_went" };
+        let unanswered = if ended.is_abandoned { ProxyError::Abandoned.as_str() } else { "client_went" };
         let error = self.error.or(self.status.is_none().then_some(FailureDetail::Kind(unanswered)));
         let error = error.map(|error| error.to_string());
         log.write(&Record {
@@ -134,7 +134,7 @@ impl RequestRecord {
             method: self.method.as_str(),
             host: named(&self.target).or(self.host.as_ref().map(HeaderValue::as_bytes)).unwrap_or_default(),
             path: self.target.path(),
-            status: self.status(ended.is_given_up),
+            status: self.status(ended.is_abandoned),
             bytes_in: self.bytes_in + ended.body_read,
             bytes_out: self.bytes_out,
             total: ended.now.saturating_duration_since(self.begun),

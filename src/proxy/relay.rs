@@ -66,12 +66,12 @@ impl std::error::Error for BrokenOff {}
 /// The backend's answer, as it goes to the client.
 pub(super) async fn relay(mut exchange: Box<Exchange>, answer: UpstreamResponse) -> Reply<ResponseBody> {
     let (mut head, received) = answer.into_parts();
-    exchange.answered(head.status);
+    exchange.response_started(head.status);
     exchange.explain(&mut head.headers);
     let mut is_stream = false;
     let content = match received.is_end() {
         false => {
-            is_stream = exchange.streams(&head.headers);
+            is_stream = exchange.note_stream(&head.headers);
             Content::Relayed { received, since: clock::now(), waits_for: Side::Client, is_slow: false }
         }
         true => {
@@ -97,10 +97,10 @@ pub(super) async fn switch(mut exchange: Box<Exchange>, answer: UpstreamResponse
     let Some((backend, read)) = switched else {
         return refuse(exchange, ProxyError::Backend(Failure::new(Fact::Closed, true)));
     };
-    exchange.answered(head.status);
+    exchange.response_started(head.status);
     exchange.explain(&mut head.headers);
     exchange.completed(None);
-    exchange.tunnel_begins();
+    exchange.begin_tunnel();
     let limits = exchange.own_timeouts().map_or(TunnelTimeouts::default(), TunnelTimeouts::of);
     let tunnel = Tunnel::new(exchange, backend, read, limits);
     let nothing = ResponseBody { content: Content::Page(Bytes::new()), exchange: None };
@@ -109,7 +109,7 @@ pub(super) async fn switch(mut exchange: Box<Exchange>, answer: UpstreamResponse
 
 /// An answer that sends the client elsewhere.
 pub(super) fn redirect(mut exchange: Box<Exchange>, mut response: Response<()>) -> Reply<ResponseBody> {
-    exchange.answered(response.status());
+    exchange.response_started(response.status());
     apply_to_local_reply(&exchange, response.headers_mut());
     exchange.explain(response.headers_mut());
     let response = response.map(|()| ResponseBody { content: Content::Page(Bytes::new()), exchange: Some(exchange) });
@@ -144,7 +144,7 @@ impl Body for ResponseBody {
         let (received, since, waits_for, is_slow) = match content {
             Content::Page(page) => {
                 let page = std::mem::take(page);
-                exchange.relayed(page.len());
+                exchange.body_sent(page.len());
                 return Poll::Ready((!page.is_empty()).then(|| Ok(Frame::data(page))));
             }
             Content::Relayed { received, since, waits_for, is_slow } => (received, since, waits_for, is_slow),
@@ -180,7 +180,7 @@ impl Body for ResponseBody {
                         return Poll::Ready(None);
                     }
                 }
-                exchange.relayed(frame.data_ref().map_or(0, Bytes::len));
+                exchange.body_sent(frame.data_ref().map_or(0, Bytes::len));
                 // Whoever has been given trailers asks for no more.
                 if is_last || received.is_end() {
                     self.end(cx);
@@ -241,7 +241,7 @@ impl ResponseBody {
 impl ResponseContent for ResponseBody {
     fn abort(&mut self, bytes: u64) {
         if let Some(exchange) = &mut self.exchange {
-            exchange.lost(bytes);
+            exchange.never_sent(bytes);
         }
     }
 

@@ -1,5 +1,5 @@
-//! Owns: may a failed attempt be followed by another?
-//! Invariant: pure; never yes to what could execute an unsafe request twice.
+//! Owns: the rule whether another attempt may follow a failed one.
+//! Invariant: pure; it never allows what could execute an unsafe request twice.
 //! Must not know: sockets, candidates, clocks.
 
 use std::cell::Cell;
@@ -11,17 +11,17 @@ use crate::upstream::{Fact, Failure};
 /// `[pools.retry]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Attempts in all that reach a backend, the first included, 1 to 16. What fails before a byte
-    /// was sent does not count: it may always go to the next candidate.
+    /// Number of attempts that reach a backend, including the first, 1 to 16. An attempt that fails before a byte was
+    /// sent does not count: another candidate may always follow it.
     pub attempts: u32,
-    /// Attempts in all that reach no backend, 1 to 1000: what a request costs when everything is down.
+    /// Number of attempts that reach no backend, 1 to 1000. It bounds the cost of a request when everything is down.
     pub connect_attempts: u32,
-    /// What is tried again beyond what failed before a byte was sent.
+    /// The failures after which a request that was sent is repeated.
     pub retry_on: RetryOn,
-    /// How many bytes of a request body are kept, so that it can be sent again. A longer body is
-    /// streamed and its request not repeated once the limit is passed.
+    /// Bytes of a request's body that are kept to send it again. A request with a longer body can't be repeated once
+    /// the limit is passed.
     pub replay_limit: usize,
-    /// Retries per hundred requests of the pool that are allowed beyond a handful, 0 to 1000.
+    /// Retries per hundred requests of the pool, beyond a handful, 0 to 1000.
     pub budget: u32,
 }
 
@@ -30,12 +30,12 @@ pub struct Settings {
 pub struct RetryOn {
     /// `"reset"`: the connection broke after the request was sent, before a response began.
     pub reset: bool,
-    /// `"timeout"`: no response came in time.
+    /// `"timeout"`: no response arrived in time.
     pub timeout: bool,
-    /// Status codes of responses that are thrown away for another attempt, such as `"503"`.
+    /// Statuses of responses that are discarded for another attempt, such as `"503"`.
     pub status: Vec<u16>,
-    /// `"non_idempotent"`: the above holds for POST and PATCH, too. Such requests can then be
-    /// executed twice: for applications that can take it.
+    /// `"non_idempotent"`: the above also holds for POST and PATCH, which may then be executed twice: for applications
+    /// that tolerate it.
     pub non_idempotent: bool,
 }
 
@@ -51,34 +51,34 @@ impl Default for Settings {
     }
 }
 
-/// What the rule needs to know of a request.
+/// What the rule needs to know about a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryFacts {
     /// Its method is idempotent (see [`is_idempotent`]).
     pub idempotent: bool,
-    /// All of its body that was read so far is kept.
+    /// All of its body that has been read is kept.
     pub replayable: bool,
-    /// Attempts so far of which a byte reached a backend.
+    /// Number of attempts of which a byte reached a backend.
     pub sent: u32,
     /// The time for all attempts is not over.
     pub in_time: bool,
-    /// The backend that failed is no longer up, or fails one request after the other. Then the retry adds
-    /// no load to a pool in trouble: what it asks of the next backend, the dead one no longer does.
+    /// The failed backend is no longer up, or fails one request after the other. A retry then adds no load to a pool in
+    /// trouble: the next backend does work that the dead one no longer does.
     pub backend_lost: bool,
 }
 
-/// The rule's answer.
+/// The rule's decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryDecision {
-    /// To the next candidate.
+    /// Try the next candidate.
     Yes,
-    /// To the next candidate, if the budget can pay for it.
+    /// Try the next candidate if the budget can pay for it.
     IfBudget,
-    /// This failure is the request's end.
+    /// End the request with this failure.
     No,
 }
 
-/// May the request go to the next candidate?
+/// Decides whether the request may go to the next candidate.
 pub fn may_retry(failure: Failure, facts: RetryFacts, settings: &Settings) -> RetryDecision {
     if !may_repeat(failure, facts, settings) {
         RetryDecision::No
@@ -93,10 +93,10 @@ pub fn may_retry(failure: Failure, facts: RetryFacts, settings: &Settings) -> Re
     }
 }
 
-/// Is it safe to send the request again, and wanted after such a failure, however often it was sent?
+/// Returns whether it is safe to send the request again, and configured for such a failure.
 pub fn may_repeat(failure: Failure, facts: RetryFacts, settings: &Settings) -> bool {
-    // Descriptors and memory lack for every backend: another attempt would at best move the session to
-    // whichever has an idle connection.
+    // A shortage of descriptors or memory affects every backend: another attempt would at best move the session to a
+    // backend with an idle connection.
     if !facts.replayable || !facts.in_time || matches!(failure.fact, Fact::RequestBody | Fact::Shortage) {
         return false;
     }
@@ -106,23 +106,23 @@ pub fn may_repeat(failure: Failure, facts: RetryFacts, settings: &Settings) -> b
         Fact::ResponseTimeout => on.timeout,
         Fact::Status(status) => on.status.contains(&status),
         Fact::Lost | Fact::Connect(_) | Fact::ConnectTimeout => true,
-        // Another backend would answer the same.
+        // Another backend would respond the same.
         Fact::Garbage | Fact::HeadTooLarge | Fact::RequestBody | Fact::Shortage => false,
     };
     !failure.sent || ((facts.idempotent || on.non_idempotent) && is_wanted)
 }
 
-/// RFC 9110 §9.2.2. An unknown method is not: nobody knows what it does.
+/// Returns whether a method is idempotent (RFC 9110 §9.2.2). An unknown one is not: nobody knows what it does.
 pub fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
 }
 
-/// A pool's retry budget on one thread, after Finagle's: each request pays in a share, each retry
-/// takes one out. A dying pool is so asked at most that share more than a healthy one.
+/// A pool's retry budget on one thread, after Finagle's: each request pays in a part of a retry, and each retry takes one
+/// out. So retries add at most this part to the load of a dying pool.
 #[derive(Debug)]
 pub struct RetryBudget {
     hundredths: Cell<u32>,
-    share: u32,
+    percent: u32,
 }
 
 impl RetryBudget {
@@ -131,14 +131,14 @@ impl RetryBudget {
     const RESERVE: u32 = 10 * 100;
     const MOST: u32 = 100 * 100;
 
-    /// A budget of `share` retries per hundred requests.
-    pub fn new(share: u32) -> RetryBudget {
-        RetryBudget { hundredths: Cell::new(Self::RESERVE), share }
+    /// A budget of `percent` retries per hundred requests.
+    pub fn new(percent: u32) -> RetryBudget {
+        RetryBudget { hundredths: Cell::new(Self::RESERVE), percent }
     }
 
     /// A request came.
     pub fn deposit(&self) {
-        self.hundredths.set((self.hundredths.get() + self.share).min(Self::MOST));
+        self.hundredths.set((self.hundredths.get() + self.percent).min(Self::MOST));
     }
 
     /// Takes a retry out, if there is one.
@@ -248,14 +248,14 @@ mod tests {
         }
 
         #[test]
-        fn every_budget_bounds_the_retries(share in 0u32..200, requests in 0u32..2000) {
-            let budget = RetryBudget::new(share);
+        fn every_budget_bounds_the_retries(percent in 0u32..200, requests in 0u32..2000) {
+            let budget = RetryBudget::new(percent);
             let mut retries = 0;
             for _ in 0..requests {
                 budget.deposit();
                 while budget.withdraw() { retries += 1; }
             }
-            prop_assert!(retries <= 10 + requests * share / 100);
+            prop_assert!(retries <= 10 + requests * percent / 100);
         }
     }
 }

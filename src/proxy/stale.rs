@@ -1,35 +1,35 @@
-//! Owns: whether a connection that was kept had been closed by its backend before a request came on it.
-//! Invariant: pure; what a backend may have begun to work on is not taken for a request that it never saw.
+//! Owns: whether the backend had closed an idle connection before a request was sent on it.
+//! Invariant: pure; a request that a backend may have begun to process never counts as unseen.
 //! Must not know: sockets, `retry_on`, candidates.
 
 use std::time::Duration;
 
 use crate::upstream::{Fact, Failure};
 
-/// Time for both kernels, and a machine that is busy, to tell of a close. The way there and back comes to it.
+/// The time that both kernels and a busy machine may need to report a close, beside the round trip.
 const NOTICE: Duration = Duration::from_millis(100);
 
-/// How an exchange without an answer ended.
+/// How an attempt without a response ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttemptEnd {
-    /// The connection had served before.
+    /// The connection had served a request before.
     pub(super) is_used: bool,
-    /// A byte of an answer, or of an interim one, came.
+    /// A byte of a response, or of an interim response, arrived.
     pub(super) is_heard: bool,
-    /// How long it took, from its beginning.
+    /// How long the attempt took.
     pub(super) after: Duration,
-    /// How long it took to connect: a round trip at the least.
+    /// How long connecting took: at least a round trip.
     pub(super) connect_time: Duration,
     /// The request may be executed twice.
     pub(super) is_repeatable: bool,
 }
 
-/// Whether the backend closed the connection, which was idle, just as the request came: nobody's fault, and the
-/// request goes on another connection, whatever `retry_on` and `attempts` say.
+/// Returns whether the backend closed the idle connection just as the request was sent. This is nobody's fault, and the
+/// request is sent on another connection, whatever `retry_on` and `attempts` say.
 ///
-/// Of a request that was written that is believed only for as long as a close takes that crosses it: a backend
-/// that closes later has read the request, and may have died of it. nginx sends such a request again
-/// whenever that was, HAProxy not at all unless `retry-on` has it.
+/// A written request counts as unseen only for as long as a close can take to cross it: a backend that closes later has
+/// read the request, and may have died of it. nginx sends such a request again whenever that was, HAProxy only
+/// with `retry-on`.
 pub(super) fn is_stale(failure: Failure, end: AttemptEnd) -> bool {
     let has_crossed = !end.is_heard && end.after <= NOTICE + end.connect_time;
     end.is_used && failure.fact == Fact::Closed && (!failure.sent || (end.is_repeatable && has_crossed))

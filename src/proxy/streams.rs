@@ -1,13 +1,13 @@
-//! Owns: which messages go on for as long as both sides want, by what they say they are.
+//! Owns: which messages are streams, by their media type.
 //! Invariant: pure.
-//! Must not know: what becomes of such a message.
+//! Must not know: how streams are treated.
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
 /// The beginnings of media types, in lower case.
 const KINDS: [&[u8]; 9] = [
     b"text/event-stream",
-    // With `+proto`, `-web` and the like behind it.
+    // Also with a suffix such as `+proto` or `-web`.
     b"application/grpc",
     b"multipart/x-mixed-replace",
     b"application/x-ndjson",
@@ -18,10 +18,10 @@ const KINDS: [&[u8]; 9] = [
     b"application/stream+json",
 ];
 
-/// A parameter of Kubernetes's media types: a list of what changes, which ends when nobody watches.
+/// A parameter of Kubernetes's media types: the response lists changes until the client stops watching.
 const WATCH: &[u8] = b"stream=watch";
 
-/// Whether a message with these fields is one that goes on for as long as both sides want.
+/// Returns whether a message with these fields is a stream, which continues for as long as both sides want.
 pub(super) fn is_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let begins = |name: &&[u8]| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));

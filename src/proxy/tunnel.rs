@@ -90,7 +90,7 @@ async fn run(tunnel: Tunnel, mut client: Box<dyn Duplex>, read: Bytes) {
         exchange.limit().poll(cx).map(|()| Some(io::ErrorKind::TimedOut))
     })
     .await;
-    exchange.tunnelled(up.moved, down.moved, ended);
+    exchange.tunnel_ended_with(up.moved, down.moved, ended);
 }
 
 impl TunnelTimeouts {

@@ -1,6 +1,6 @@
-//! Owns: requests that ask to go on in another protocol: what is asked, how a backend is asked, what its answer must say.
-//! Invariant: nothing is handed over to a backend that did not say it goes on in the protocol asked for.
-//! Must not know: how the bytes are moved then.
+//! Owns: requests to switch to another protocol: what the client asks for, how the backend is asked, what it must reply.
+//! Invariant: a connection becomes a tunnel only if the backend agreed to a protocol that the client asked for.
+//! Must not know: how a tunnel moves bytes.
 
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -15,21 +15,21 @@ use super::headers::{has_token, tokens};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
-/// What RFC 6455 §1.3 adds to the key.
+/// The GUID that RFC 6455 §1.3 appends to the key.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// A protocol that a request asks to go on in.
+/// A request to switch to another protocol.
 #[derive(Debug, Clone)]
 pub(super) enum UpgradeRequest {
-    /// By the field Upgrade (RFC 9110 §7.8). The backend answers the client itself.
+    /// By the field Upgrade (RFC 9110 §7.8). The client verifies the backend's response.
     Field(HeaderValue),
-    /// A WebSocket by an extended CONNECT of HTTP/2 (RFC 8441). The backend is asked as HTTP/1.1
-    /// does, with a key of ours, so that it is we who look at its answer.
+    /// A WebSocket by an extended CONNECT of HTTP/2 (RFC 8441). The backend gets an HTTP/1.1 upgrade with a key made
+    /// here, so Linchpin verifies its response.
     Stream { accept: HeaderValue },
 }
 
-/// What a request asks for, if it does. An extended CONNECT becomes the GET that a backend is sent.
-/// Not passed on is what comes with a body, which nobody could tell from what follows it.
+/// Returns the upgrade that a request asks for, if any. An extended CONNECT becomes the GET that the backend receives.
+/// A request with a body asks for none: nobody could tell the body from the bytes after it.
 pub(super) fn requested(
     head: &mut request::Parts,
     has_body: bool,
@@ -38,8 +38,8 @@ pub(super) fn requested(
     match head.version {
         Version::HTTP_11 if has_body => None,
         Version::HTTP_11 => {
-            let mut asked = head.headers.get_all(CONNECTION).iter();
-            if !asked.any(|value| has_token(value, "upgrade")) {
+            let mut upgrade_request = head.headers.get_all(CONNECTION).iter();
+            if !upgrade_request.any(|value| has_token(value, "upgrade")) {
                 return None;
             }
             let mut lines = head.headers.get_all(UPGRADE).iter();
@@ -56,7 +56,7 @@ pub(super) fn requested(
                 return None;
             }
             let key = STANDARD.encode(draw());
-            let accept = accept_of(key.as_bytes());
+            let accept = accept_value(key.as_bytes());
             head.method = Method::GET;
             head.headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::try_from(key).ok()?);
             Some(UpgradeRequest::Stream { accept: HeaderValue::try_from(accept).ok()? })
@@ -65,18 +65,17 @@ pub(super) fn requested(
     }
 }
 
-/// What of `asked` a route lets pass that has these `upgrades`: names of protocols, which stand for every
-/// version, or with a version. Whatever else a client offers does not reach a backend, to which it would be a
-/// way past us: the request goes on without.
+/// Returns the part of `upgrade_request` that a route with these `upgrades` allows. A name without a version allows every
+/// version. Other offers never reach a backend, where they could bypass Linchpin; the request continues without them.
 ///
 /// # Errors
-/// A WebSocket by an extended CONNECT that may not pass, which is no request without it.
+/// [`ProxyError::Method`] for a WebSocket by an extended CONNECT that is not allowed: it is no request without it.
 pub(super) fn permitted(
-    asked: Option<UpgradeRequest>,
+    upgrade_request: Option<UpgradeRequest>,
     upgrades: &[String],
 ) -> Result<Option<UpgradeRequest>, ProxyError> {
-    let passes = |offer: &str| upgrades.iter().any(|upgrade| is_of(offer, upgrade));
-    match asked {
+    let passes = |offer: &str| upgrades.iter().any(|upgrade| matches_upgrade(offer, upgrade));
+    match upgrade_request {
         Some(UpgradeRequest::Field(offers)) => {
             let passed: Vec<&str> = tokens(&offers).filter(|offer| passes(offer)).collect();
             let passed = match passed.as_slice() {
@@ -90,44 +89,43 @@ pub(super) fn permitted(
             Ok(Some(UpgradeRequest::Field(passed)))
         }
         Some(UpgradeRequest::Stream { .. }) if !passes("websocket") => Err(ProxyError::Method),
-        asked => Ok(asked),
+        upgrade_request => Ok(upgrade_request),
     }
 }
 
-/// Whether a protocol that is offered is the one that is configured. Names differ in no more than their case
-/// (RFC 9110 §7.8).
-fn is_of(offer: &str, upgrade: &str) -> bool {
+/// Returns whether an offered protocol is the configured one. Names are case-insensitive (RFC 9110 §7.8).
+fn matches_upgrade(offer: &str, upgrade: &str) -> bool {
     let name = offer.split('/').next().unwrap_or(offer);
     offer.eq_ignore_ascii_case(upgrade) || name.eq_ignore_ascii_case(upgrade)
 }
 
-/// Sec-WebSocket-Accept for a key (RFC 6455 §4.2.2).
-fn accept_of(key: &[u8]) -> String {
+/// Computes Sec-WebSocket-Accept for a key (RFC 6455 §4.2.2).
+fn accept_value(key: &[u8]) -> String {
     STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat()))
 }
 
-/// What comes after the head of a backend's response.
+/// The protocol that follows the head of a backend's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NextProtocol {
     Http,
     Tunnel,
 }
 
-/// What becomes of a backend's answer to a request that asked.
+/// The outcome of an upgrade request, by the backend's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UpgradeOutcome {
-    /// It goes on in the protocol asked for.
+    /// The backend switches to a requested protocol.
     Switched,
-    /// It answered in HTTP, and that goes to the client.
+    /// The backend sent an HTTP response, which the client receives.
     Answered,
-    /// It says that it goes on in something that was not asked for.
+    /// The backend switches to a protocol that was not requested.
     UnexpectedProtocol,
-    /// A success that a client of HTTP/2 would take for the tunnel it asked for.
+    /// A success that an HTTP/2 client would take for the tunnel that it requested.
     SuccessWithoutUpgrade,
 }
 
 impl UpgradeRequest {
-    /// Asks a backend.
+    /// Adds the fields that ask the backend to switch.
     pub(super) fn ask(&self, headers: &mut HeaderMap) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         let protocol = match self {
@@ -137,7 +135,7 @@ impl UpgradeRequest {
         headers.insert(UPGRADE, protocol);
     }
 
-    /// What a backend's answer means.
+    /// Returns what the backend's response means.
     pub(super) fn outcome<B>(&self, answer: &Response<B>) -> UpgradeOutcome {
         let fields = answer.headers();
         let Some(chosen) = fields.get(UPGRADE).filter(|_| answer.status() == StatusCode::SWITCHING_PROTOCOLS) else {
@@ -147,17 +145,17 @@ impl UpgradeRequest {
                 _ => UpgradeOutcome::Answered,
             };
         };
-        let is_asked = match self {
+        let is_requested = match self {
             // The name of one that was offered, with its version or without.
             UpgradeRequest::Field(offered) => chosen.to_str().is_ok_and(|name| has_token(offered, name.trim())),
             UpgradeRequest::Stream { accept } => {
                 chosen.as_bytes().eq_ignore_ascii_case(b"websocket") && fields.get(SEC_WEBSOCKET_ACCEPT) == Some(accept)
             }
         };
-        if is_asked { UpgradeOutcome::Switched } else { UpgradeOutcome::UnexpectedProtocol }
+        if is_requested { UpgradeOutcome::Switched } else { UpgradeOutcome::UnexpectedProtocol }
     }
 
-    /// Tells the client, after the fields of the hop are gone, that it goes on as `chosen`.
+    /// Tells the client, once hop-by-hop fields are removed, that the connection switches to `chosen`.
     pub(super) fn confirm<B>(&self, answer: &mut Response<B>, chosen: HeaderValue) {
         match self {
             UpgradeRequest::Field(_) => {
@@ -192,7 +190,7 @@ mod tests {
 
     #[test]
     fn an_upgrade_is_asked_for_by_both_fields_without_a_body_and_not_to_http_2() {
-        for (version, fields, has_body, is_asked) in [
+        for (version, fields, has_body, is_requested) in [
             (Version::HTTP_11, &[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")][..], false, true),
             (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "websocket")], true, false),
             (Version::HTTP_11, &[("upgrade", "websocket")], false, false),
@@ -200,7 +198,11 @@ mod tests {
             (Version::HTTP_10, &[("connection", "upgrade"), ("upgrade", "websocket")], false, false),
             (Version::HTTP_2, &[("connection", "upgrade"), ("upgrade", "websocket")], false, false),
         ] {
-            assert_eq!(requested(&mut head(version, fields), has_body, || [0; 16]).is_some(), is_asked, "{fields:?}");
+            assert_eq!(
+                requested(&mut head(version, fields), has_body, || [0; 16]).is_some(),
+                is_requested,
+                "{fields:?}"
+            );
         }
     }
 
@@ -223,9 +225,9 @@ mod tests {
         ] {
             let fields: Vec<_> =
                 [("connection", "upgrade")].into_iter().chain(offers.iter().map(|offer| ("upgrade", *offer))).collect();
-            let asked = requested(&mut head(Version::HTTP_11, &fields), false, || [0; 16]);
+            let upgrade_request = requested(&mut head(Version::HTTP_11, &fields), false, || [0; 16]);
             let upgrades: Vec<_> = upgrades.iter().map(|name| (*name).to_owned()).collect();
-            let value = match permitted(asked, &upgrades) {
+            let value = match permitted(upgrade_request, &upgrades) {
                 Ok(Some(UpgradeRequest::Field(value))) => Some(value),
                 _ => None,
             };
@@ -242,27 +244,33 @@ mod tests {
         parts.method = Method::CONNECT;
         assert!(requested(&mut parts, false, || [0; 16]).is_none(), "no protocol is named");
         parts.extensions.insert(hyper::ext::Protocol::from_static("websocket"));
-        let asked = requested(&mut parts, false, || *b"the sample nonce").unwrap();
+        let upgrade_request = requested(&mut parts, false, || *b"the sample nonce").unwrap();
         // The example of RFC 6455 §1.3.
         assert_eq!(parts.headers[SEC_WEBSOCKET_KEY], "dGhlIHNhbXBsZSBub25jZQ==");
         assert_eq!(parts.method, Method::GET);
         let accept = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "WebSocket"), accept])), UpgradeOutcome::Switched);
-        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "websocket")])), UpgradeOutcome::UnexpectedProtocol);
-        assert_eq!(asked.outcome(&answer(200, &[])), UpgradeOutcome::SuccessWithoutUpgrade);
-        assert_eq!(asked.outcome(&answer(404, &[])), UpgradeOutcome::Answered);
+        assert_eq!(
+            upgrade_request.outcome(&answer(101, &[("upgrade", "WebSocket"), accept])),
+            UpgradeOutcome::Switched
+        );
+        assert_eq!(
+            upgrade_request.outcome(&answer(101, &[("upgrade", "websocket")])),
+            UpgradeOutcome::UnexpectedProtocol
+        );
+        assert_eq!(upgrade_request.outcome(&answer(200, &[])), UpgradeOutcome::SuccessWithoutUpgrade);
+        assert_eq!(upgrade_request.outcome(&answer(404, &[])), UpgradeOutcome::Answered);
         let mut answer = answer(101, &[accept, ("content-length", "5")]);
-        asked.confirm(&mut answer, WEBSOCKET);
+        upgrade_request.confirm(&mut answer, WEBSOCKET);
         assert_eq!((answer.status(), answer.headers().len()), (StatusCode::OK, 0));
     }
 
     #[test]
     fn only_what_was_offered_is_gone_on_with() {
-        let asked = UpgradeRequest::Field(HeaderValue::from_static("foo/2, websocket"));
-        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "websocket")])), UpgradeOutcome::Switched);
-        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "Foo/2")])), UpgradeOutcome::Switched);
-        assert_eq!(asked.outcome(&answer(101, &[("upgrade", "bar")])), UpgradeOutcome::UnexpectedProtocol);
-        assert_eq!(asked.outcome(&answer(101, &[])), UpgradeOutcome::UnexpectedProtocol);
-        assert_eq!(asked.outcome(&answer(200, &[("upgrade", "h2")])), UpgradeOutcome::Answered);
+        let upgrade_request = UpgradeRequest::Field(HeaderValue::from_static("foo/2, websocket"));
+        assert_eq!(upgrade_request.outcome(&answer(101, &[("upgrade", "websocket")])), UpgradeOutcome::Switched);
+        assert_eq!(upgrade_request.outcome(&answer(101, &[("upgrade", "Foo/2")])), UpgradeOutcome::Switched);
+        assert_eq!(upgrade_request.outcome(&answer(101, &[("upgrade", "bar")])), UpgradeOutcome::UnexpectedProtocol);
+        assert_eq!(upgrade_request.outcome(&answer(101, &[])), UpgradeOutcome::UnexpectedProtocol);
+        assert_eq!(upgrade_request.outcome(&answer(200, &[("upgrade", "h2")])), UpgradeOutcome::Answered);
     }
 }

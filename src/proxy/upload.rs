@@ -1,109 +1,109 @@
-//! Owns: whom the body of a request waits for, and for how long: the client that sends it, or the backend that takes it.
-//! Invariant: pure; no limit of one side runs while the other side is waited for.
-//! Must not know: sockets, what is sent, what becomes of the request.
+//! Owns: which side a request's body waits for, the client that sends it or the backend that takes it, and for how long.
+//! Invariant: pure; the timeout of one side does not run while the body waits for the other side.
+//! Must not know: sockets, the content, the outcome of the request.
 
 use std::time::{Duration, Instant};
 
-/// Bytes a second that a client has to send of a body, where it is the client that is waited for. Kestrel and
-/// IIS have the same figure. A client that sends a byte now and then would otherwise hold its place for ever.
+/// The least that a client has to send of a body, in bytes per second, while the body waits for the client. Kestrel and
+/// IIS use the same figure. Otherwise a client that sends a byte now and then could hold a connection for ever.
 const LEAST_RATE: u64 = 240;
 
-/// How long a client is waited for, in all, before its rate counts.
+/// How long a body may wait for its client in total before the rate counts.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Silence of a client after which a backend that closes the connection has only lost patience.
+/// If a client has been silent for this long and the backend closes the connection, the backend has timed out.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The body of a request on its way.
+/// The progress of a request's body.
 #[derive(Debug, Clone, Copy)]
 pub struct Upload {
-    /// When a byte moved last, from the client or to the backend.
+    /// When a byte last moved, from the client or to the backend.
     moved: Instant,
-    /// Since when the client is waited for, if it is.
-    waits: Option<Instant>,
-    /// How long it was waited for before.
-    waited: Duration,
-    /// For how long bytes moved, or the client was waited for.
-    rested: Duration,
-    /// Bytes that came.
+    /// Since when the body waits for the client, if it does.
+    client_since: Option<Instant>,
+    /// How long it waited for the client before.
+    client_time: Duration,
+    /// For how long bytes moved, or the body waited for the client.
+    paused: Duration,
+    /// Bytes received.
     bytes: u64,
 }
 
 impl Upload {
-    /// A body of which nothing has come yet.
+    /// Makes the progress of a body of which nothing has been received.
     pub fn new(now: Instant) -> Upload {
-        Upload { moved: now, waits: None, waited: Duration::ZERO, rested: Duration::ZERO, bytes: 0 }
+        Upload { moved: now, client_since: None, client_time: Duration::ZERO, paused: Duration::ZERO, bytes: 0 }
     }
 
-    /// An attempt begins to send it: the backend is waited for.
+    /// Notes that an attempt begins to send the body, which now waits for the backend.
     pub fn begin(&mut self, now: Instant) {
-        if self.waits.is_some() {
-            self.came(now, 0);
+        if self.client_since.is_some() {
+            self.received(now, 0);
         }
         self.moved = now;
     }
 
-    /// There is nothing to send: the client is waited for.
+    /// Notes that there is nothing to send: the body waits for the client.
     pub fn wait(&mut self, now: Instant) {
-        self.waits.get_or_insert(now);
+        self.client_since.get_or_insert(now);
     }
 
-    /// The client has sent so many bytes, or the end: the backend is waited for.
-    pub fn came(&mut self, now: Instant, bytes: usize) {
-        if let Some(since) = self.waits.take() {
-            self.waited += now.saturating_duration_since(since);
+    /// Notes that the client has sent `bytes`, or the end: the body waits for the backend.
+    pub fn received(&mut self, now: Instant, bytes: usize) {
+        if let Some(since) = self.client_since.take() {
+            self.client_time += now.saturating_duration_since(since);
         }
         self.bytes += bytes as u64;
-        self.moves(now);
+        self.moved_now(now);
     }
 
-    /// The backend has taken some of what came.
+    /// Notes that the backend has taken some of the body.
     pub fn taken(&mut self, now: Instant) {
-        self.moves(now);
+        self.moved_now(now);
     }
 
-    /// Some of the answer has come: as long as it goes on, the client need not.
-    pub fn answers(&mut self, now: Instant) {
-        if let Some(since) = &mut self.waits {
+    /// Notes that some of the response has arrived. While the response continues, the client need not send.
+    pub fn response_moved(&mut self, now: Instant) {
+        if let Some(since) = &mut self.client_since {
             *since = now;
         }
-        self.moves(now);
+        self.moved_now(now);
     }
 
-    fn moves(&mut self, now: Instant) {
-        self.rested += now.saturating_duration_since(self.moved);
+    fn moved_now(&mut self, now: Instant) {
+        self.paused += now.saturating_duration_since(self.moved);
         self.moved = now;
     }
 
-    /// When a byte moved last.
+    /// Returns when a byte last moved.
     pub fn moved(&self) -> Instant {
         self.moved
     }
 
-    /// The time that `total` does not count.
-    pub fn rested(&self, now: Instant) -> Duration {
-        let still = self.waits.map_or(Duration::ZERO, |_| now.saturating_duration_since(self.moved));
-        self.rested + still
+    /// Returns the time that does not count towards the `total` timeout.
+    pub fn paused(&self, now: Instant) -> Duration {
+        let still = self.client_since.map_or(Duration::ZERO, |_| now.saturating_duration_since(self.moved));
+        self.paused + still
     }
 
-    /// Since when the backend is waited for; `None` while it is the client.
+    /// Returns since when the body waits for the backend; `None` while it waits for the client.
     pub fn backend_since(&self) -> Option<Instant> {
-        self.waits.is_none().then_some(self.moved)
+        self.client_since.is_none().then_some(self.moved)
     }
 
-    /// When the client, if it is waited for, has had its time: `idle` for the next byte and, unless it may
-    /// take its time (`paced` is false), [`GRACE`] and a second for each [`LEAST_RATE`] bytes for all of them.
+    /// Returns when the client times out, if the body waits for it. It has `idle` for the next byte. If it is `paced`, it
+    /// has [`GRACE`] plus a second for each [`LEAST_RATE`] bytes for the whole body.
     pub fn client_due(&self, idle: Duration, paced: bool) -> Option<Instant> {
-        let since = self.waits?;
+        let since = self.client_since?;
         let all = GRACE.max(idle).saturating_add(Duration::from_secs(self.bytes / LEAST_RATE));
-        let left = if paced { all.saturating_sub(self.waited) } else { Duration::MAX };
+        let left = if paced { all.saturating_sub(self.client_time) } else { Duration::MAX };
         since.checked_add(idle.min(left))
     }
 
-    /// Whether the client has kept the backend waiting for so long that whatever the backend does now is no
-    /// fault of its own.
+    /// Returns whether the client has kept the backend waiting for so long that the backend is not to blame for
+    /// closing the connection.
     pub fn is_silent(&self, now: Instant) -> bool {
-        self.waits.is_some_and(|since| now.saturating_duration_since(since) >= SILENCE)
+        self.client_since.is_some_and(|since| now.saturating_duration_since(since) >= SILENCE)
     }
 }
 
@@ -124,7 +124,7 @@ mod tests {
         upload.wait(begun + seconds(1));
         assert_eq!(upload.backend_since(), None);
         assert_eq!(upload.client_due(seconds(60), true), Some(begun + seconds(61)));
-        upload.came(begun + seconds(5), 100);
+        upload.received(begun + seconds(5), 100);
         assert_eq!(upload.backend_since(), Some(begun + seconds(5)));
         upload.taken(begun + seconds(7));
         assert_eq!((upload.backend_since(), upload.client_due(seconds(60), true)), (Some(begun + seconds(7)), None));
@@ -136,13 +136,13 @@ mod tests {
         let mut upload = Upload::new(begun);
         // Five seconds go by until there is a connection.
         upload.begin(begun + seconds(5));
-        assert_eq!(upload.rested(begun + seconds(5)), seconds(0));
-        upload.came(begun + seconds(6), 1000);
+        assert_eq!(upload.paused(begun + seconds(5)), seconds(0));
+        upload.received(begun + seconds(6), 1000);
         upload.wait(begun + seconds(6));
-        assert_eq!(upload.rested(begun + seconds(46)), seconds(41));
-        upload.came(begun + seconds(46), 1000);
+        assert_eq!(upload.paused(begun + seconds(46)), seconds(41));
+        upload.received(begun + seconds(46), 1000);
         upload.taken(begun + seconds(50));
-        assert_eq!(upload.rested(begun + seconds(90)), seconds(45), "nothing has moved since");
+        assert_eq!(upload.paused(begun + seconds(90)), seconds(45), "nothing has moved since");
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
                 if upload.client_due(seconds(60), true).unwrap() <= now {
                     return Some(now - begun);
                 }
-                upload.came(now, bytes);
+                upload.received(now, bytes);
             }
             None
         };
@@ -171,7 +171,7 @@ mod tests {
         let begun = Instant::now();
         let mut upload = Upload::new(begun);
         upload.wait(begun);
-        upload.answers(begun + seconds(50));
+        upload.response_moved(begun + seconds(50));
         assert_eq!(upload.client_due(seconds(60), false), Some(begun + seconds(110)));
         assert_eq!(upload.client_due(Duration::MAX, false), None, "no limit");
     }
@@ -184,7 +184,7 @@ mod tests {
         upload.wait(begun);
         assert!(!upload.is_silent(begun + Duration::from_millis(900)));
         assert!(upload.is_silent(begun + seconds(1)));
-        upload.came(begun + seconds(2), 1);
+        upload.received(begun + seconds(2), 1);
         assert!(!upload.is_silent(begun + seconds(10)));
     }
 
@@ -198,11 +198,11 @@ mod tests {
                 match event {
                     0 => upload.begin(now),
                     1 => upload.wait(now),
-                    2 => upload.came(now, 1),
+                    2 => upload.received(now, 1),
                     3 => upload.taken(now),
-                    _ => upload.answers(now),
+                    _ => upload.response_moved(now),
                 }
-                prop_assert!(upload.rested(now) <= now - begun);
+                prop_assert!(upload.paused(now) <= now - begun);
                 prop_assert_eq!(upload.backend_since().is_none(), upload.client_due(seconds(1), true).is_some());
             }
         }
