@@ -105,7 +105,7 @@ impl Proxy {
     /// it about once a second.
     pub fn sweep(&self, now: Instant) {
         self.thread.log.flush();
-        self.thread.idle.sweep(now);
+        self.thread.connections.sweep(now);
     }
 
     /// Replaces the snapshot for the requests that follow. Requests under way keep theirs.

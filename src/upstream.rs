@@ -2,23 +2,23 @@
 //! Invariant: a connection is used again only if request and response both ended cleanly.
 //! Must not know: why this backend was chosen, or what happens when it fails.
 
+mod backend_stream;
 pub mod connect;
+mod connection;
+pub mod connection_pool;
 pub mod dial;
 pub mod failure;
-mod flight;
 pub mod framing;
-pub mod idle;
-mod io;
-mod line;
-mod pace;
-mod quiet;
-mod shared;
-pub mod wire;
+pub mod http1;
+mod http2;
+mod single_flight;
+mod upload_pacing;
+mod wake_filter;
 
+pub use connection::{PooledConnection, UpstreamBody, to_http2};
+pub use connection_pool::{ConnectionPool, PoolKey};
 pub use failure::{Blame, Fact, Failure};
-pub use idle::{Idle, Wanted};
-pub use line::{Line, Received, to_http2};
-pub use shared::Local;
+pub use http2::LocalExecutor;
 
 use std::sync::Arc;
 

@@ -221,7 +221,7 @@ async fn get(dialled: Dialled, path: &str, host: &str, scheme: Scheme) -> Result
     let io = TokioIo::new(dialled.stream);
     if dialled.is_http2 {
         upstream::to_http2(&mut request, scheme);
-        let (mut sender, connection) = http2::handshake(upstream::Local, io).await?;
+        let (mut sender, connection) = http2::handshake(upstream::LocalExecutor, io).await?;
         return first(sender.send_request(request), connection).await;
     }
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -27,7 +27,7 @@ use super::thread::ThreadState;
 use super::upgrade::{NextProtocol, UpgradeOutcome, UpgradeRequest};
 use crate::clock;
 use crate::pool::Backend;
-use crate::upstream::{Fact, Failure, Line, Received, Wanted, framing, to_http2};
+use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, UpstreamBody, framing, to_http2};
 
 /// The length of a body from which on its request keeps what it says in memory of its own. A client's connection reads
 /// a head, and what comes with it, into a buffer of this size, and the rest of a longer body into others.
@@ -37,7 +37,7 @@ const LONG: u64 = 8 * 1024;
 const LOOK: Duration = Duration::from_millis(500);
 
 /// A backend's response.
-pub(super) type UpstreamResponse = Response<Received<RequestBody>>;
+pub(super) type UpstreamResponse = Response<UpstreamBody<RequestBody>>;
 
 /// A request as it is sent to backends: as often as it takes.
 pub(super) struct UpstreamRequest {
@@ -240,14 +240,17 @@ pub(super) async fn attempt(
     let deadline = exchange.deadline();
     let limit = exchange.limit();
     let timeouts = exchange.timeouts(service);
-    let wanted = Wanted { client: exchange.identity().client(), http1: upstream_request.upgrade_request.is_some() };
+    let key = PoolKey { client: exchange.identity().client(), http1: upstream_request.upgrade_request.is_some() };
     let mut may_reuse = true;
-    let mut may_shed = true;
+    let mut may_close_idle = true;
     loop {
-        let idle =
-            if may_reuse { thread.idle.take(backend, &service.upstream.settings, wanted, clock::now()) } else { None };
-        let mut line: Line<RequestBody> = match idle {
-            Some(line) => line,
+        let idle = if may_reuse {
+            thread.connections.checkout(backend, &service.upstream.settings, key, clock::now())
+        } else {
+            None
+        };
+        let mut connection: PooledConnection<RequestBody> = match idle {
+            Some(connection) => connection,
             None => {
                 limit.set((clock::now() + timeouts.connect).min(deadline));
                 let watch = |cx: &mut Context<'_>| {
@@ -257,27 +260,30 @@ pub(super) async fn attempt(
                     limit.poll(cx).map(|()| Fact::ConnectTimeout)
                 };
                 // Boxed, or each request's future would have room for what few of them do.
-                let line = match Box::pin(thread.idle.open(backend, &service.upstream, wanted, watch)).await {
-                    // Once: what others give back and take meanwhile is not waited for.
-                    Err(failure) if failure.fact == Fact::Shortage && may_shed && thread.idle.shed() => {
-                        may_shed = false;
-                        continue;
-                    }
-                    opened => opened?,
-                };
+                let connection =
+                    match Box::pin(thread.connections.connect(backend, &service.upstream, key, watch)).await {
+                        // Once: what others give back and take meanwhile is not waited for.
+                        Err(failure)
+                            if failure.fact == Fact::Shortage && may_close_idle && thread.connections.close_idle() =>
+                        {
+                            may_close_idle = false;
+                            continue;
+                        }
+                        opened => opened?,
+                    };
                 exchange.reached(service, index);
-                line
+                connection
             }
         };
         exchange.connected();
 
-        let is_used = line.is_used();
+        let is_used = connection.is_used();
         let begun = clock::now();
         // The client, while it is waited for, has a limit of its own, which its body keeps.
         let due =
             || upstream_request.backend_since(begun).map(|since| (since + timeouts.response).min(exchange.deadline()));
         limit.set(due().unwrap_or(begun + LOOK));
-        let sent = upstream_request.body().and_then(|body| Some((body, line.sent()?)));
+        let sent = upstream_request.body().and_then(|body| Some((body, connection.sent()?)));
         let watch = |cx: &mut Context<'_>| {
             let lost = backend.live().times_lost() != losses;
             if lost && upstream_request.repeatable && upstream_request.is_replayable() && order.has_next() {
@@ -296,27 +302,29 @@ pub(super) async fn attempt(
             }
             Poll::Pending
         };
-        let scheme = line.is_http2().then(|| service.upstream.scheme());
+        let scheme = connection.is_http2().then(|| service.upstream.scheme());
         let is_shared = scheme.is_some();
-        let unanswered = match line.exchange(|| upstream_request.request(exchange, backend, scheme), watch).await {
-            Ok(response) => return answered(thread, service, index, upstream_request, response, line, may_discard),
-            // HTTP/2 tells of a body that broke off as of any other reset.
-            Err(unanswered) if upstream_request.body_error().is_some() => {
-                return Err(Failure::new(Fact::RequestBody, unanswered.failure.sent));
+        let error = match connection.send_request(|| upstream_request.request(exchange, backend, scheme), watch).await {
+            Ok(response) => {
+                return answered(thread, service, index, upstream_request, response, connection, may_discard);
             }
-            Err(unanswered) if upstream_request.kept_waiting(unanswered.failure) => {
+            // HTTP/2 tells of a body that broke off as of any other reset.
+            Err(error) if upstream_request.body_error().is_some() => {
+                return Err(Failure::new(Fact::RequestBody, error.failure.sent));
+            }
+            Err(error) if upstream_request.kept_waiting(error.failure) => {
                 upstream_request.body().into_iter().for_each(|body| body.fail_client_too_slow());
                 return Err(Failure::new(Fact::RequestBody, true));
             }
-            Err(unanswered) => unanswered,
+            Err(error) => error,
         };
         // To be told from its death only by a new connection.
-        let failure = unanswered.failure;
+        let failure = error.failure;
         let end = AttemptEnd {
             is_used,
-            is_heard: unanswered.is_heard,
+            has_received: error.has_received,
             after: clock::now().saturating_duration_since(begun),
-            connect_time: line.connect_time(),
+            connect_time: connection.connect_time(),
             is_repeatable: upstream_request.repeatable,
         };
         let mut is_stale = is_stale(failure, end);
@@ -336,7 +344,7 @@ fn answered(
     index: usize,
     upstream_request: &UpstreamRequest,
     mut response: Response<Incoming>,
-    line: Line<RequestBody>,
+    connection: PooledConnection<RequestBody>,
     may_discard: &dyn Fn(Failure) -> bool,
 ) -> Result<UpstreamResponse, Failure> {
     let status = response.status();
@@ -363,7 +371,7 @@ fn answered(
     if let Some(series) = service.series.get(index) {
         series.attempt(thread.index, 0);
     }
-    let mut answer = response.map(|body| Received::new(body, line, is_last));
+    let mut answer = response.map(|body| UpstreamBody::new(body, connection, is_last));
     if answer.status() == http::StatusCode::NO_CONTENT {
         // RFC 9110 §8.6: not with 204, whatever the backend says.
         answer.headers_mut().remove(CONTENT_LENGTH);

@@ -31,8 +31,8 @@ use crate::pool::InFlight;
 use crate::pool::failure_evidence;
 use crate::pool::health_state::FailedRequest;
 use crate::reason::Reason;
-use crate::upstream::wire::Wire;
-use crate::upstream::{Blame, Failure, Wanted};
+use crate::upstream::http1::Http1Connection;
+use crate::upstream::{Blame, Failure, PoolKey};
 
 /// The state of one request: what serves it, and its record. Dropping it ends the request and writes the record.
 pub struct Exchange {
@@ -239,7 +239,7 @@ impl Exchange {
         match failure.blame {
             _ if has_waited => {}
             Blame::Backend => passive::failed(&service.pool, index, FailedRequest::Connect, reason, clock::now()),
-            Blame::Answer => self.met_failure(service, index, reason),
+            Blame::Response => self.met_failure(service, index, reason),
             Blame::Client | Blame::Nobody => {}
         }
         tracing::debug!(
@@ -412,15 +412,15 @@ impl Exchange {
 
     /// Notes that the response is complete, and keeps the connection for another request. Only a complete response
     /// counts as a success, or a backend that breaks off every response would never fail twice in a row.
-    pub(super) fn completed(&mut self, wire: Option<Box<Wire<RequestBody>>>) {
+    pub(super) fn completed(&mut self, connection: Option<Box<Http1Connection<RequestBody>>>) {
         let (Some(service), Some(index)) = (self.service(), self.backend) else { return };
         let backend = service.pool.backend(index);
         if backend.live().awaits_success() {
             passive::succeeded(&service.pool, index, clock::now());
         }
-        if let Some(wire) = wire {
-            let wanted = Wanted { client: self.identity.client(), http1: false };
-            self.thread.idle.put(backend, wire, &service.upstream.settings, wanted, clock::now());
+        if let Some(connection) = connection {
+            let key = PoolKey { client: self.identity.client(), http1: false };
+            self.thread.connections.release(backend, connection, &service.upstream.settings, key, clock::now());
         }
     }
 }

@@ -261,7 +261,7 @@ impl<'a> CandidateOrder<'a> {
     /// from now on: its client gets an error, with which no pin goes out.
     pub(super) fn failed(&mut self, index: usize, failure: Failure, facts: RetryFacts) -> bool {
         let is_paid = self.is_paid.take();
-        if failure.is_unusable_answer() || matches!(failure.fact, Fact::Shortage | Fact::RequestBody) {
+        if failure.is_unusable_response() || matches!(failure.fact, Fact::Shortage | Fact::RequestBody) {
             // The backend is as well as before, and the pin holds.
             self.ended = Some(ProxyError::Backend(failure));
             return false;
@@ -334,7 +334,7 @@ impl<'a> CandidateOrder<'a> {
 
     fn give_up(&mut self, index: usize, failure: Failure) -> bool {
         self.ended = Some(ProxyError::Backend(failure));
-        self.decision.pinned == Some(index) && matches!(failure.blame, Blame::Backend | Blame::Answer)
+        self.decision.pinned == Some(index) && matches!(failure.blame, Blame::Backend | Blame::Response)
     }
 
     fn end(&mut self, error: ProxyError) -> Step {
@@ -342,7 +342,7 @@ impl<'a> CandidateOrder<'a> {
         let is_refused = match error {
             // What is not pinned has no verdict, but for want of a backend.
             ProxyError::Backend(_) if self.decision.verdict == Verdict::None => false,
-            ProxyError::Backend(failure) => !failure.is_unusable_answer() && failure.blame != Blame::Client,
+            ProxyError::Backend(failure) => !failure.is_unusable_response() && failure.blame != Blame::Client,
             _ => true,
         };
         self.decision.mark_unserved(is_refused);

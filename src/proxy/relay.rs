@@ -19,7 +19,7 @@ use super::tunnel::{Tunnel, TunnelTimeouts};
 use super::{respond, trailers};
 use crate::clock;
 use crate::handler::{Reply, ResponseContent};
-use crate::upstream::{Fact, Failure, Received};
+use crate::upstream::{Fact, Failure, UpstreamBody};
 
 /// The body of a response, with all that is to be done when it ends.
 pub struct ResponseBody {
@@ -33,7 +33,7 @@ enum Content {
     Page(Bytes),
     /// What a backend sends.
     Relayed {
-        received: Received<RequestBody>,
+        received: UpstreamBody<RequestBody>,
         /// Since when the backend, or the client, is waited for.
         since: Instant,
         waits_for: Side,
@@ -77,10 +77,10 @@ pub(super) async fn relay(mut exchange: Box<Exchange>, answer: UpstreamResponse)
         true => {
             // The connection is there for the next request before this one's client has read.
             let mut received = Some(received);
-            let wire =
-                std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_ready(cx))))
+            let connection =
+                std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_reusable(cx))))
                     .await;
-            exchange.completed(wire);
+            exchange.completed(connection);
             Content::Page(Bytes::new())
         }
     };
@@ -93,7 +93,7 @@ pub(super) async fn switch(mut exchange: Box<Exchange>, answer: UpstreamResponse
     let (mut head, received) = answer.into_parts();
     let mut received = Some(received);
     let switched =
-        std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_switched(cx)))).await;
+        std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_upgraded(cx)))).await;
     let Some((backend, read)) = switched else {
         return refuse(exchange, ProxyError::Backend(Failure::new(Fact::Closed, true)));
     };
@@ -230,9 +230,9 @@ impl ResponseBody {
     /// All of it has been read: the connection can serve the next request.
     fn end(&mut self, cx: &mut Context<'_>) {
         if let Content::Relayed { received, .. } = std::mem::replace(&mut self.content, Content::Page(Bytes::new())) {
-            let wire = received.into_ready(cx);
+            let connection = received.into_reusable(cx);
             if let Some(exchange) = &mut self.exchange {
-                exchange.completed(wire);
+                exchange.completed(connection);
             }
         }
     }

@@ -15,7 +15,7 @@ pub(super) struct AttemptEnd {
     /// The connection had served a request before.
     pub(super) is_used: bool,
     /// A byte of a response, or of an interim response, arrived.
-    pub(super) is_heard: bool,
+    pub(super) has_received: bool,
     /// How long the attempt took.
     pub(super) after: Duration,
     /// How long connecting took: at least a round trip.
@@ -31,7 +31,7 @@ pub(super) struct AttemptEnd {
 /// read the request, and may have died of it. nginx sends such a request again whenever that was, HAProxy only
 /// with `retry-on`.
 pub(super) fn is_stale(failure: Failure, end: AttemptEnd) -> bool {
-    let has_crossed = !end.is_heard && end.after <= NOTICE + end.connect_time;
+    let has_crossed = !end.has_received && end.after <= NOTICE + end.connect_time;
     end.is_used && failure.fact == Fact::Closed && (!failure.sent || (end.is_repeatable && has_crossed))
 }
 
@@ -45,7 +45,7 @@ mod tests {
         let millis = Duration::from_millis;
         let crossed = AttemptEnd {
             is_used: true,
-            is_heard: false,
+            has_received: false,
             after: millis(1),
             connect_time: millis(1),
             is_repeatable: true,
@@ -57,7 +57,7 @@ mod tests {
         );
         for other in [
             AttemptEnd { is_used: false, ..crossed },
-            AttemptEnd { is_heard: true, ..crossed },
+            AttemptEnd { has_received: true, ..crossed },
             AttemptEnd { after: millis(102), ..crossed },
             AttemptEnd { after: Duration::from_secs(50), ..crossed },
             AttemptEnd { is_repeatable: false, ..crossed },
@@ -73,7 +73,7 @@ mod tests {
     fn what_was_not_written_was_not_executed_whenever_that_turned_out() {
         let late = AttemptEnd {
             is_used: true,
-            is_heard: false,
+            has_received: false,
             after: Duration::from_secs(50),
             connect_time: Duration::ZERO,
             is_repeatable: false,

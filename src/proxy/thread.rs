@@ -18,14 +18,14 @@ use crate::affinity::avoid_list::AvoidList;
 use crate::clock::Deadlines;
 use crate::pool::hash;
 use crate::telemetry::{Limit, ThreadLog};
-use crate::upstream::Idle;
+use crate::upstream::ConnectionPool;
 
 /// The state of one data-path thread.
 pub(super) struct ThreadState {
     /// The thread's number, from 0.
     pub(super) index: usize,
     pub(super) view: RefCell<Rc<ThreadSnapshot>>,
-    pub(super) idle: Idle<RequestBody>,
+    pub(super) connections: ConnectionPool<RequestBody>,
     pub(super) deadlines: Deadlines,
     pub(super) log: ThreadLog,
     pub(super) avoid_list: Arc<AvoidList>,
@@ -46,8 +46,8 @@ impl ThreadState {
         let mut random: SmallRng = rand::make_rng();
         let view = RefCell::new(Rc::new(ThreadSnapshot::new(snapshot, None, &mut random)));
         let next_id = Cell::new(random.random());
-        let (idle, random) = (Idle::default(), RefCell::new(random));
-        ThreadState { index, view, idle, deadlines, log, avoid_list, replay_memory, random, next_id }
+        let (connections, random) = (ConnectionPool::default(), RefCell::new(random));
+        ThreadState { index, view, connections, deadlines, log, avoid_list, replay_memory, random, next_id }
     }
 
     /// Replaces the snapshot of the following requests.

@@ -74,7 +74,7 @@ mod tests {
             let failure = Failure::new(fact, fact == Fact::ResponseTimeout);
             timeouts.judge(failure, Duration::from_secs(seconds), is_first).blame
         };
-        for (fact, blame) in [(Fact::ConnectTimeout, Blame::Backend), (Fact::ResponseTimeout, Blame::Answer)] {
+        for (fact, blame) in [(Fact::ConnectTimeout, Blame::Backend), (Fact::ResponseTimeout, Blame::Response)] {
             assert_eq!(judge(fact, 1, false), Blame::Nobody);
             assert_eq!(judge(fact, 1, true), blame, "all of the time there is");
             assert_eq!(judge(fact, 60, false), blame);

@@ -11,19 +11,19 @@ use http_body::Body;
 use hyper::client::conn::http1;
 
 use super::Access;
+use super::backend_stream::{BackendIo, BackendStream};
+use super::connection_pool::PoolKey;
 use super::dial::{Dialled, Purpose, dial};
 use super::failure::{Fact, Failure};
-use super::idle::Wanted;
-use super::io::{Backend, Io};
-use super::quiet::Quiet;
-use super::shared::Shared;
-use super::wire::{Below, Wire};
+use super::http1::{Http1Connection, Transport};
+use super::http2::Http2Connection;
+use super::wake_filter::WakeFilter;
 use crate::clock;
 use crate::net::{Address, shortage};
 use crate::reason::Reason;
 
 /// The largest head of a response, in bytes; what does not fit is a 502 for its request.
-pub(super) const MAX_HEAD: usize = 256 * 1024;
+pub(super) const MAX_RESPONSE_HEAD: usize = 256 * 1024;
 
 /// Connects to the backend at `address` for a request. `watch` is polled all the while and can end
 /// the attempt with a fact.
@@ -33,16 +33,16 @@ pub(super) const MAX_HEAD: usize = 256 * 1024;
 pub async fn connect<B>(
     address: &Address,
     access: &Access,
-    wanted: Wanted,
+    key: PoolKey,
     mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
-) -> Result<Fresh<B>, Failure>
+) -> Result<NewConnection<B>, Failure>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let unsent = |fact| Failure::new(fact, false);
-    let begun = clock::now();
+    let start = clock::now();
     // In a box: it takes kilobytes, for which every request would have room, and few connect.
     let mut connecting = Box::pin(async {
         let failed = |error: io::Error| {
@@ -54,22 +54,29 @@ where
             unsent(Fact::Connect(Reason::of(&error)))
         };
         let Dialled { stream, is_http2 } =
-            dial(address, access, Purpose::Request(wanted.client), wanted.http1).await.map_err(failed)?;
-        let (sent, pace, heard) = (stream.socket().sent(), Rc::default(), Rc::default());
-        let io = Io::new(Backend::new(stream, &pace, &heard));
-        let failed = |error: hyper::Error| unsent(Fact::of(&error)).said(Some(Reason::of(&error)));
+            dial(address, access, Purpose::Request(key.client), key.http1).await.map_err(failed)?;
+        let (sent, pacing, received) = (stream.socket().sent(), Rc::default(), Rc::default());
+        let io = BackendIo::new(BackendStream::new(stream, &pacing, &received));
+        let failed = |error: hyper::Error| unsent(Fact::of(&error)).with_detail(Some(Reason::of(&error)));
         if is_http2 {
-            return Ok(Fresh::Shared(Shared::begin(io).await.map_err(failed)?));
+            return Ok(NewConnection::Http2(Http2Connection::handshake(io).await.map_err(failed)?));
         }
-        let quiet = Quiet::new();
+        let wake_filter = WakeFilter::new();
         let http = http1_builder(access.settings.header_count);
-        let (sender, connection) = http.handshake(quiet.socket(io)).await.map_err(failed)?;
-        let is_all_there_is = access.settings.http2 && !wanted.http1;
-        let below = Below { sent, pace, heard, connect_time: clock::now().saturating_duration_since(begun) };
-        Ok(Fresh::Own(Box::new(Wire::new(sender, connection, quiet, below, is_all_there_is))))
+        let (sender, connection) = http.handshake(wake_filter.wrap(io)).await.map_err(failed)?;
+        let alpn_fell_back_to_h1 = access.settings.http2 && !key.http1;
+        let transport =
+            Transport { sent, pacing, received, connect_time: clock::now().saturating_duration_since(start) };
+        Ok(NewConnection::Http1(Box::new(Http1Connection::new(
+            sender,
+            connection,
+            wake_filter,
+            transport,
+            alpn_fell_back_to_h1,
+        ))))
     });
     std::future::poll_fn(|cx| match connecting.as_mut().poll(cx) {
-        Poll::Ready(fresh) => Poll::Ready(fresh),
+        Poll::Ready(new) => Poll::Ready(new),
         Poll::Pending => watch(cx).map(|fact| Err(unsent(fact))),
     })
     .await
@@ -80,7 +87,7 @@ fn http1_builder(header_count: usize) -> http1::Builder {
     let mut http = http1::Builder::new();
     // RFC 9112 §5.1 has a proxy remove the blank between a field's name and the colon from a response. A
     // line that goes on in the next one stays malformed, as §5.2 allows.
-    http.max_header_size(MAX_HEAD).allow_spaces_after_header_name_in_responses(true);
+    http.max_header_size(MAX_RESPONSE_HEAD).allow_spaces_after_header_name_in_responses(true);
     // For its default hyper has room on the stack, for any number that it is told it allocates.
     if header_count != 100 {
         http.max_headers(header_count);
@@ -89,9 +96,9 @@ fn http1_builder(header_count: usize) -> http1::Builder {
 }
 
 /// A connection that was just made.
-pub enum Fresh<B: Body + 'static> {
+pub enum NewConnection<B: Body + 'static> {
     /// For one request at a time.
-    Own(Box<Wire<B>>),
+    Http1(Box<Http1Connection<B>>),
     /// For many.
-    Shared(Shared<B>),
+    Http2(Http2Connection<B>),
 }

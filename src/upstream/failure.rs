@@ -16,7 +16,7 @@ pub struct Failure {
     /// Who was waited for when it happened.
     pub blame: Blame,
     /// What the connection said of it, where that is more than the fact.
-    pub said: Option<Reason>,
+    pub detail: Option<Reason>,
 }
 
 impl Failure {
@@ -29,10 +29,10 @@ impl Failure {
             // No request can have caused what happened before it was sent.
             Fact::Closed | Fact::Garbage if !sent => Blame::Backend,
             Fact::Closed | Fact::Garbage | Fact::HeadTooLarge | Fact::ResponseTimeout | Fact::Status(_) => {
-                Blame::Answer
+                Blame::Response
             }
         };
-        Failure { fact, sent, blame, said: None }
+        Failure { fact, sent, blame, detail: None }
     }
 
     /// The same, where it is known that it was `blame` who was waited for.
@@ -43,19 +43,19 @@ impl Failure {
 
     /// The same, of which the connection `said` this.
     #[must_use]
-    pub(super) fn said(self, said: Option<Reason>) -> Failure {
-        Failure { said, ..self }
+    pub(super) fn with_detail(self, detail: Option<Reason>) -> Failure {
+        Failure { detail, ..self }
     }
 
     /// The same in words, of an attempt that has taken so long.
     pub fn reason(self, took: Duration) -> Reason {
-        self.said.unwrap_or_else(|| self.fact.reason(took))
+        self.detail.unwrap_or_else(|| self.fact.reason(took))
     }
 
     /// Whether the backend answered, with something that cannot be passed on. Such a page fails for
     /// whoever asks for it: it says nothing of the backend's other pages, and another backend would
     /// answer the same.
-    pub fn is_unusable_answer(&self) -> bool {
+    pub fn is_unusable_response(&self) -> bool {
         self.sent && matches!(self.fact, Fact::Garbage | Fact::HeadTooLarge)
     }
 
@@ -97,7 +97,7 @@ pub enum Blame {
     Backend,
     /// The backend's answer to this request. One client, or one page, can cause such failures at will:
     /// they count against the backend only where several clients meet them.
-    Answer,
+    Response,
     /// The client.
     Client,
     /// Nobody in particular, or it has been held against the backend already.
@@ -175,11 +175,11 @@ mod tests {
             (refused, false, Blame::Backend),
             (Fact::ConnectTimeout, false, Blame::Backend),
             (Fact::Closed, false, Blame::Backend),
-            (Fact::Closed, true, Blame::Answer),
-            (Fact::Garbage, true, Blame::Answer),
-            (Fact::HeadTooLarge, true, Blame::Answer),
-            (Fact::ResponseTimeout, true, Blame::Answer),
-            (Fact::Status(503), true, Blame::Answer),
+            (Fact::Closed, true, Blame::Response),
+            (Fact::Garbage, true, Blame::Response),
+            (Fact::HeadTooLarge, true, Blame::Response),
+            (Fact::ResponseTimeout, true, Blame::Response),
+            (Fact::Status(503), true, Blame::Response),
             (Fact::Shortage, false, Blame::Nobody),
             (Fact::Lost, true, Blame::Nobody),
             (Fact::RequestBody, true, Blame::Client),

@@ -229,7 +229,7 @@ fn run(case: &Case) -> UpgradeOutcome {
                     }
                 }
                 let avoids = order.failed(index, failure, facts);
-                assert!(!avoids || (started.pinned == Some(index) && !failure.is_unusable_answer()));
+                assert!(!avoids || (started.pinned == Some(index) && !failure.is_unusable_response()));
             }
             Step::End(error) => {
                 assert!(unreached <= case.retry.connect_attempts, "{unreached} attempts that reached nobody");
@@ -346,7 +346,7 @@ proptest! {
             Some(_) => prop_assert_eq!(decision.verdict, Verdict::New),
             None => {
                 prop_assert!(!matches!(decision.verdict, Verdict::Moved | Verdict::Borrowed), "{:?}", decision.verdict);
-                let is_unusable = matches!(error, Some(ProxyError::Backend(failure)) if failure.is_unusable_answer());
+                let is_unusable = matches!(error, Some(ProxyError::Backend(failure)) if failure.is_unusable_response());
                 prop_assert!(decision.verdict == Verdict::Refused || is_unusable, "{error:?} {:?}", decision.verdict);
             }
         }

@@ -16,16 +16,16 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 /// the connection. Here that is the very task that sends and asks, and polls the connection right
 /// after: each such wake-up has it polled once more for nothing. So the connection is given a waker
 /// that only takes note, and its socket the task's own.
-pub(super) struct Quiet {
+pub(super) struct WakeFilter {
     task: Rc<RefCell<Waker>>,
-    noted: Arc<Noted>,
+    flag: Arc<WakeFlag>,
     waker: Waker,
 }
 
 #[derive(Default)]
-struct Noted(AtomicBool);
+struct WakeFlag(AtomicBool);
 
-impl Wake for Noted {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -35,31 +35,31 @@ impl Wake for Noted {
     }
 }
 
-impl Quiet {
-    pub(super) fn new() -> Quiet {
-        let noted = Arc::<Noted>::default();
-        Quiet { task: Rc::new(RefCell::new(Waker::noop().clone())), waker: Arc::clone(&noted).into(), noted }
+impl WakeFilter {
+    pub(super) fn new() -> WakeFilter {
+        let flag = Arc::<WakeFlag>::default();
+        WakeFilter { task: Rc::new(RefCell::new(Waker::noop().clone())), waker: Arc::clone(&flag).into(), flag }
     }
 
     /// A socket whose wake-ups go to the task that polled last, whoever polls the socket.
-    pub(super) fn socket<I>(&self, io: I) -> Socket<I> {
-        Socket { io, task: Rc::clone(&self.task) }
+    pub(super) fn wrap<I>(&self, io: I) -> FilteredIo<I> {
+        FilteredIo { io, task: Rc::clone(&self.task) }
     }
 
     /// Polls what owns the socket. A wish to be polled again that comes up meanwhile (hyper yields
     /// now and then) is the task's; one that came before is met by this.
     pub(super) fn poll<T>(&self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
-        self.follow(cx);
-        self.noted.0.store(false, Ordering::Relaxed);
+        self.set_task(cx);
+        self.flag.0.store(false, Ordering::Relaxed);
         let result = poll(&mut Context::from_waker(&self.waker));
-        if self.noted.0.load(Ordering::Relaxed) {
+        if self.flag.0.load(Ordering::Relaxed) {
             cx.waker().wake_by_ref();
         }
         result
     }
 
     /// The socket's wake-ups go to this task from now on.
-    pub(super) fn follow(&self, cx: &Context<'_>) {
+    pub(super) fn set_task(&self, cx: &Context<'_>) {
         let mut task = self.task.borrow_mut();
         if !task.will_wake(cx.waker()) {
             task.clone_from(cx.waker());
@@ -67,13 +67,13 @@ impl Quiet {
     }
 }
 
-/// See [`Quiet::socket`].
-pub(super) struct Socket<I> {
+/// See [`WakeFilter::wrap`].
+pub(super) struct FilteredIo<I> {
     io: I,
     task: Rc<RefCell<Waker>>,
 }
 
-impl<I: Unpin> Socket<I> {
+impl<I: Unpin> FilteredIo<I> {
     pub(super) fn into_inner(self) -> I {
         self.io
     }
@@ -83,13 +83,13 @@ impl<I: Unpin> Socket<I> {
     }
 }
 
-impl<I: Read + Unpin> Read for Socket<I> {
+impl<I: Read + Unpin> Read for FilteredIo<I> {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         self.poll(|io, cx| io.poll_read(cx, buf))
     }
 }
 
-impl<I: Write + Unpin> Write for Socket<I> {
+impl<I: Write + Unpin> Write for FilteredIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll(|io, cx| io.poll_write(cx, buf))
     }
@@ -121,32 +121,32 @@ mod tests {
 
     #[test]
     fn only_what_is_asked_for_during_a_poll_wakes_the_task() {
-        let (quiet, task) = (Quiet::new(), Arc::<Noted>::default());
+        let (filter, task) = (WakeFilter::new(), Arc::<WakeFlag>::default());
         let waker = Waker::from(Arc::clone(&task));
         let cx = &mut Context::from_waker(&waker);
-        let inner = quiet.poll(cx, |cx| cx.waker().clone());
+        let inner = filter.poll(cx, |cx| cx.waker().clone());
         inner.wake_by_ref();
-        quiet.poll(cx, |_| ());
+        filter.poll(cx, |_| ());
         assert!(!task.0.load(Ordering::Relaxed));
-        quiet.poll(cx, |cx| cx.waker().wake_by_ref());
+        filter.poll(cx, |cx| cx.waker().wake_by_ref());
         assert!(task.0.load(Ordering::Relaxed));
     }
 
     #[test]
     fn a_socket_wakes_the_task_that_polled_last() {
-        struct Asleep(Option<Waker>);
-        impl Read for Asleep {
+        struct PendingRead(Option<Waker>);
+        impl Read for PendingRead {
             fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, _: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
                 self.0 = Some(cx.waker().clone());
                 Poll::Pending
             }
         }
-        let quiet = Quiet::new();
-        let mut socket = quiet.socket(Asleep(None));
-        let tasks = [Arc::<Noted>::default(), Arc::default()];
+        let filter = WakeFilter::new();
+        let mut socket = filter.wrap(PendingRead(None));
+        let tasks = [Arc::<WakeFlag>::default(), Arc::default()];
         for task in &tasks {
             let waker = Waker::from(Arc::clone(task));
-            let poll = quiet.poll(&mut Context::from_waker(&waker), |cx| {
+            let poll = filter.poll(&mut Context::from_waker(&waker), |cx| {
                 let mut buffer = [0; 1];
                 Pin::new(&mut socket).poll_read(cx, hyper::rt::ReadBuf::new(&mut buffer).unfilled())
             });

@@ -15,96 +15,96 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use tokio::task::coop::has_budget_remaining;
 
+use super::backend_stream::{BackendIo, BytesReceived};
 use super::failure::{Fact, Failure};
-use super::io::{Heard, Io};
-use super::pace::{Pace, Paced};
-use super::quiet::{Quiet, Socket};
+use super::upload_pacing::{PacedBody, UploadPacing};
+use super::wake_filter::{FilteredIo, WakeFilter};
 use crate::net::{Sent, Stream};
 use crate::reason::Reason;
 
 /// A connection to a backend. hyper gives a handle that sends and a future that moves the bytes;
 /// here both lie side by side and are polled by the request's own task. With a task for the
 /// future each request costs two wake-ups more.
-pub struct Wire<B: Body + 'static> {
-    sender: http1::SendRequest<Paced<B>>,
-    driven: Driven<B>,
-    below: Below,
-    exchanges: u64,
+pub struct Http1Connection<B: Body + 'static> {
+    sender: http1::SendRequest<PacedBody<B>>,
+    driver: Driver<B>,
+    transport: Transport,
+    requests: u64,
     /// HTTP/2 was offered, and the backend speaks none.
-    is_all_there_is: bool,
+    alpn_fell_back_to_h1: bool,
 }
 
-struct Driven<B: Body + 'static> {
+struct Driver<B: Body + 'static> {
     /// `None` once it has ended. Only dropping it gives back a request that it never took up: a
     /// future that has ended and is kept leaves whoever waits for that request waiting.
-    connection: Option<http1::Connection<Socket<Io>, Paced<B>>>,
+    connection: Option<http1::Connection<FilteredIo<BackendIo>, PacedBody<B>>>,
     /// What is left of the connection after a response that says another protocol begins.
-    switched: Option<(Stream, Bytes)>,
-    quiet: Quiet,
+    upgraded: Option<(Stream, Bytes)>,
+    wake_filter: WakeFilter,
     /// A request's body is being sent. It can wake the connection too: for what the client sends, and
     /// for the limit on that.
-    sends_body: bool,
+    is_sending_body: bool,
 }
 
 /// What is known of a connection below hyper.
-pub(super) struct Below {
+pub(super) struct Transport {
     /// Of the backend's socket: the one witness for "nothing was sent".
     pub(super) sent: Rc<Sent>,
-    pub(super) pace: Rc<Pace>,
-    pub(super) heard: Rc<Heard>,
+    pub(super) pacing: Rc<UploadPacing>,
+    pub(super) received: Rc<BytesReceived>,
     /// How long it took to connect.
     pub(super) connect_time: Duration,
 }
 
-/// A request that failed on a wire.
-pub struct Unanswered<B> {
+/// A request that failed on a connection.
+pub struct SendError<B> {
     /// Why.
     pub failure: Failure,
     /// Whether a byte of an answer came.
-    pub is_heard: bool,
-    /// The request, if it was not taken from the wire's queue: it can be sent elsewhere as it is.
+    pub has_received: bool,
+    /// The request, if it was not taken from the connection's queue: it can be sent elsewhere as it is.
     pub request: Option<Request<B>>,
 }
 
-impl<B> Wire<B>
+impl<B> Http1Connection<B>
 where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     pub(super) fn new(
-        sender: http1::SendRequest<Paced<B>>,
-        connection: http1::Connection<Socket<Io>, Paced<B>>,
-        quiet: Quiet,
-        below: Below,
-        is_all_there_is: bool,
-    ) -> Wire<B> {
-        let driven = Driven { connection: Some(connection), switched: None, quiet, sends_body: false };
-        Wire { sender, driven, below, exchanges: 0, is_all_there_is }
+        sender: http1::SendRequest<PacedBody<B>>,
+        connection: http1::Connection<FilteredIo<BackendIo>, PacedBody<B>>,
+        wake_filter: WakeFilter,
+        transport: Transport,
+        alpn_fell_back_to_h1: bool,
+    ) -> Http1Connection<B> {
+        let driver = Driver { connection: Some(connection), upgraded: None, wake_filter, is_sending_body: false };
+        Http1Connection { sender, driver, transport, requests: 0, alpn_fell_back_to_h1 }
     }
 
     /// Whether the backend was offered HTTP/2, and speaks none.
-    pub(super) fn is_all_there_is(&self) -> bool {
-        self.is_all_there_is
+    pub(super) fn alpn_fell_back_to_h1(&self) -> bool {
+        self.alpn_fell_back_to_h1
     }
 
     /// What becomes of the bytes that are written to it.
     pub(super) fn sent(&self) -> Rc<Sent> {
-        Rc::clone(&self.below.sent)
+        Rc::clone(&self.transport.sent)
     }
 
     /// How long it took to connect.
     pub(super) fn connect_time(&self) -> Duration {
-        self.below.connect_time
+        self.transport.connect_time
     }
 
     /// Whether it has served before. The backend may have closed it meanwhile, for no fault.
     pub fn is_used(&self) -> bool {
-        self.exchanges > 0
+        self.requests > 0
     }
 
     /// Sends a request and waits for the head of the response. `watch` is polled all the while and
-    /// can end the exchange with a fact. After a failure the wire is good for nothing.
+    /// can end the exchange with a fact. After a failure the connection is good for nothing.
     ///
     /// The request is made here: one that is handed in has three places in the future, as an argument,
     /// as a variable and in hyper's own, and that is in memory for as long as the backend is at work.
@@ -112,30 +112,30 @@ where
     /// # Errors
     /// Why there is no response, and the request if it was not even begun.
     #[expect(clippy::result_large_err, reason = "it carries the request home, which has been in this frame all along")]
-    pub async fn exchange(
+    pub async fn send_request(
         &mut self,
         request: impl FnOnce() -> Request<B>,
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
-    ) -> Result<Response<Incoming>, Unanswered<B>> {
-        let Below { sent, heard, .. } = &self.below;
-        let (sent_before, heard_before) = (sent.bytes(), heard.bytes());
+    ) -> Result<Response<Incoming>, SendError<B>> {
+        let Transport { sent, received, .. } = &self.transport;
+        let (sent_before, received_before) = (sent.bytes(), received.bytes());
         // A request that is given up in the turn in which it was written may go elsewhere: it never leaves.
         sent.take_back(true);
-        self.exchanges += 1;
+        self.requests += 1;
         let mut response = std::pin::pin!({
             let request = request();
-            self.driven.sends_body = !request.body().is_end_stream();
-            self.sender.try_send_request(request.map(|body| Paced::new(body, &self.below.pace)))
+            self.driver.is_sending_body = !request.body().is_end_stream();
+            self.sender.try_send_request(request.map(|body| PacedBody::new(body, &self.transport.pacing)))
         });
         // What is written is read off before the answer to a failure is made, not after.
         let result = std::future::poll_fn(|cx| {
-            self.driven.drive(cx);
+            self.driver.drive(cx);
             // Only the connection can bring the response, and it was just polled with the task's
             // own waker: a waker here would wake the task that is running.
             match response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
                 Poll::Ready(Err(mut error)) => {
-                    let request = error.take_message().map(|request| request.map(Paced::into_inner));
+                    let request = error.take_message().map(|request| request.map(PacedBody::into_inner));
                     Poll::Ready(Err((Fact::of(error.error()), Some(Reason::of(error.error())), request)))
                 }
                 Poll::Pending => {
@@ -149,32 +149,32 @@ where
         })
         .await;
         sent.take_back(result.is_err());
-        result.map_err(|(fact, said, request)| Unanswered {
-            failure: Failure::new(fact, sent.bytes() != sent_before).said(said),
-            is_heard: heard.bytes() != heard_before,
+        result.map_err(|(fact, detail, request)| SendError {
+            failure: Failure::new(fact, sent.bytes() != sent_before).with_detail(detail),
+            has_received: received.bytes() != received_before,
             request,
         })
     }
 
     /// Moves what can be moved.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        self.driven.drive(cx);
+        self.driver.drive(cx);
     }
 
     /// After a response that says another protocol begins: what is left of the connection.
-    pub(super) fn into_switched(mut self, cx: &mut Context<'_>) -> Option<(Stream, Bytes)> {
-        self.driven.drive(cx);
-        self.driven.switched
+    pub(super) fn into_upgraded(mut self, cx: &mut Context<'_>) -> Option<(Stream, Bytes)> {
+        self.driver.drive(cx);
+        self.driver.upgraded
     }
 
     /// Whether the next request can be sent: the last exchange has ended cleanly on both sides.
     pub fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
-        self.driven.drive(cx);
-        self.driven.connection.is_some() && self.sender.is_ready()
+        self.driver.drive(cx);
+        self.driver.connection.is_some() && self.sender.is_ready()
     }
 }
 
-impl<B> Driven<B>
+impl<B> Driver<B>
 where
     B: Body + 'static,
     B::Data: Send,
@@ -184,26 +184,26 @@ where
     fn drive(&mut self, cx: &mut Context<'_>) {
         let Some(connection) = &mut self.connection else { return };
         let mut connection = Pin::new(connection);
-        let ended = if self.sends_body {
-            self.quiet.follow(cx);
+        let ended = if self.is_sending_body {
+            self.wake_filter.set_task(cx);
             connection.as_mut().poll(cx)
         } else {
-            self.quiet.poll(cx, |cx| connection.as_mut().poll(cx))
+            self.wake_filter.poll(cx, |cx| connection.as_mut().poll(cx))
         };
         // How it ended reaches whoever waits for the response or its body.
         if let Poll::Ready(result) = ended
             && let (Some(ended), Ok(())) = (self.connection.take(), result)
         {
             let parts = ended.into_parts();
-            self.switched = Some((parts.io.into_inner().into_inner().into_stream(), parts.read_buf));
+            self.upgraded = Some((parts.io.into_inner().into_inner().into_stream(), parts.read_buf));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::connect::{Fresh, connect};
-    use super::super::idle::Wanted;
+    use super::super::connect::{NewConnection, connect};
+    use super::super::connection_pool::PoolKey;
     use super::super::{Access, Settings};
     use super::*;
     use crate::net::Address;
@@ -212,7 +212,7 @@ mod tests {
     use tokio::task::coop::consume_budget;
 
     /// An exchange on a new connection, in a task that does `spent` other things each turn.
-    async fn exchange_beside(spent: usize) -> Result<Response<Incoming>, Unanswered<Empty<Bytes>>> {
+    async fn send_beside(spent: usize) -> Result<Response<Incoming>, SendError<Empty<Bytes>>> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
         tokio::spawn(async move {
@@ -220,17 +220,17 @@ mod tests {
             let _ = stream.read(&mut [0; 1024]).await.unwrap();
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         });
-        let wanted = Wanted { client: Some([127, 0, 0, 1].into()), http1: false };
+        let key = PoolKey { client: Some([127, 0, 0, 1].into()), http1: false };
         let access = Access { settings: Settings::default(), tls: None };
-        let fresh = connect(&address, &access, wanted, |_| Poll::Pending).await;
-        let Ok(Fresh::Own(mut wire)) = fresh else { panic!("no connection of HTTP/1.1") };
+        let new = connect(&address, &access, key, |_| Poll::Pending).await;
+        let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
         let request = || Request::builder().uri("/").header("host", "a").body(Empty::new()).unwrap();
-        let mut exchange = std::pin::pin!(wire.exchange(request, |_| Poll::Pending));
+        let mut response = std::pin::pin!(connection.send_request(request, |_| Poll::Pending));
         std::future::poll_fn(|cx| {
             for _ in 0..spent {
                 let _ = std::pin::pin!(consume_budget()).poll(&mut Context::from_waker(Waker::noop()));
             }
-            exchange.as_mut().poll(cx)
+            response.as_mut().poll(cx)
         })
         .await
     }
@@ -243,7 +243,7 @@ mod tests {
                 biased;
                 // First: the limit wakes the task, which would then find the response after all.
                 () = tokio::time::sleep(Duration::from_secs(5)) => false,
-                response = exchange_beside(spent) => response.is_ok(),
+                response = send_beside(spent) => response.is_ok(),
             };
             assert!(answered, "{spent}");
         }
@@ -263,14 +263,14 @@ mod tests {
                 listener.accept().await.unwrap().0.read_to_end(&mut all).await.unwrap();
                 all
             });
-            let wanted = Wanted { client: Some([127, 0, 0, 1].into()), http1: false };
+            let key = PoolKey { client: Some([127, 0, 0, 1].into()), http1: false };
             let access = Access { settings: Settings::default(), tls: None };
-            let fresh = connect(&address, &access, wanted, |_| Poll::Pending).await;
-            let Ok(Fresh::Own(mut wire)) = fresh else { panic!("no connection of HTTP/1.1") };
+            let new = connect(&address, &access, key, |_| Poll::Pending).await;
+            let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
             let request = || Request::post("/pay").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
-            let given_up = wire.exchange(request, |_| Poll::Ready(Fact::Closed)).await.err().unwrap();
-            assert!(!given_up.failure.sent);
-            drop(wire);
+            let abandoned = connection.send_request(request, |_| Poll::Ready(Fact::Closed)).await.err().unwrap();
+            assert!(!abandoned.failure.sent);
+            drop(connection);
             yield_now().await;
             assert_eq!(backend.await.unwrap(), b"");
         });

@@ -1,5 +1,5 @@
 //! Owns: one connection of HTTP/2 to a backend, which many requests share.
-//! Invariant: as many requests at once as the backend allows and no more than [`STREAMS`]; none of them stalls or ends the others.
+//! Invariant: as many requests at once as the backend allows and no more than [`MAX_STREAMS`]; none of them stalls or ends the others.
 //! Must not know: when to give up (its caller's `watch` says so).
 
 use std::cell::Cell;
@@ -17,107 +17,107 @@ use hyper::client::conn::http2;
 use hyper::rt::Executor;
 use hyper_util::rt::TokioTimer;
 
-use super::connect::MAX_HEAD;
+use super::backend_stream::BackendIo;
+use super::connect::MAX_RESPONSE_HEAD;
 use super::failure::{Blame, Fact, Failure};
-use super::io::Io;
-use super::wire::Unanswered;
+use super::http1::SendError;
 use crate::clock;
 use crate::reason::Reason;
 
 /// Requests on one connection at once. What most servers allow; more of them wait for each other.
-const STREAMS: usize = 100;
+const MAX_STREAMS: usize = 100;
 
 /// Bytes that a backend may send ahead of a client that reads slowly, a stream and a connection. Streams
 /// that nobody reads can't use up the connection's (RFC 9113 §5.2.1): there is always a quarter left,
 /// for those that were just taken back.
 const STREAM_WINDOW: u32 = 32 * 1024;
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (STREAMS as u32 + STREAMS as u32 / 4);
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_STREAMS as u32 + MAX_STREAMS as u32 / 4);
 
 /// Bytes of a request's body from which on no more wait for a backend that reads slowly.
 const SEND_BUFFER: usize = 4 * 1024;
 
 /// How often a backend that owes answers and is silent is asked whether it is there, and how long
 /// it may take to say so.
-const PING: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The connection, as those find it who want to send a request on it.
-pub struct Shared<B: Body + 'static> {
+pub struct Http2Connection<B: Body + 'static> {
     sender: http2::SendRequest<B>,
-    state: Rc<State>,
+    state: Rc<ConnectionState>,
 }
 
 /// One request's place on it.
-pub struct Place<B: Body + 'static> {
-    connection: Shared<B>,
+pub struct StreamPermit<B: Body + 'static> {
+    connection: Http2Connection<B>,
 }
 
-struct State {
+struct ConnectionState {
     /// Requests at once, as the backend has said.
-    most: Cell<usize>,
-    requests: Cell<usize>,
+    max_streams: Cell<usize>,
+    active_streams: Cell<usize>,
     is_used: Cell<bool>,
     /// It takes no new requests.
     is_retired: Cell<bool>,
     /// When its last request ended.
-    quiet_since: Cell<Instant>,
+    idle_since: Cell<Instant>,
 }
 
 /// A task for each future of hyper's, on this thread.
 #[derive(Debug, Clone, Copy)]
-pub struct Local;
+pub struct LocalExecutor;
 
-impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
+impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
         drop(tokio::task::spawn_local(future));
     }
 }
 
-impl<B> Shared<B>
+impl<B> Http2Connection<B>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     /// Begins HTTP/2 on a stream.
-    pub(super) async fn begin(io: Io) -> Result<Shared<B>, hyper::Error> {
-        let mut http = http2::Builder::new(Local);
+    pub(super) async fn handshake(io: BackendIo) -> Result<Http2Connection<B>, hyper::Error> {
+        let mut http = http2::Builder::new(LocalExecutor);
         http.initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
-            .max_header_list_size(MAX_HEAD as u32)
+            .max_header_list_size(MAX_RESPONSE_HEAD as u32)
             .timer(TokioTimer::new())
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING);
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL);
         let (sender, mut connection) = http.handshake(io).await?;
-        let state = Rc::new(State {
-            most: Cell::new(STREAMS),
-            requests: Cell::new(0),
+        let state = Rc::new(ConnectionState {
+            max_streams: Cell::new(MAX_STREAMS),
+            active_streams: Cell::new(0),
             is_used: Cell::new(false),
             is_retired: Cell::new(false),
-            quiet_since: Cell::new(clock::now()),
+            idle_since: Cell::new(clock::now()),
         });
-        let driven = Rc::clone(&state);
+        let driver = Rc::clone(&state);
         tokio::task::spawn_local(std::future::poll_fn(move |cx| {
             let end = Pin::new(&mut connection).poll(cx);
-            driven.most.set(connection.current_max_send_streams().min(STREAMS));
+            driver.max_streams.set(connection.current_max_send_streams().min(MAX_STREAMS));
             // How it ended reaches each of its requests.
             end.map(drop)
         }));
-        Ok(Shared { sender, state })
+        Ok(Http2Connection { sender, state })
     }
 
     /// A place for one more request, if there is one.
-    pub(super) fn place(&self) -> Option<Place<B>> {
-        (self.is_open() && self.state.requests.get() < self.state.most.get()).then(|| {
-            self.state.requests.set(self.state.requests.get() + 1);
-            Place { connection: self.clone() }
+    pub(super) fn try_acquire(&self) -> Option<StreamPermit<B>> {
+        (self.is_open() && self.state.active_streams.get() < self.state.max_streams.get()).then(|| {
+            self.state.active_streams.set(self.state.active_streams.get() + 1);
+            StreamPermit { connection: self.clone() }
         })
     }
 
     /// Whether it would take a request, if it had fewer.
     pub(super) fn is_full(&self) -> bool {
-        let State { most, requests, .. } = &*self.state;
-        self.is_open() && most.get() > 0 && requests.get() >= most.get()
+        let ConnectionState { max_streams, active_streams, .. } = &*self.state;
+        self.is_open() && max_streams.get() > 0 && active_streams.get() >= max_streams.get()
     }
 
     fn is_open(&self) -> bool {
@@ -127,26 +127,26 @@ where
     /// Whether it is worth keeping: it takes requests, and had one within `idle`.
     pub(super) fn is_worth_keeping(&self, idle: Duration, now: Instant) -> bool {
         let state = &self.state;
-        let is_quiet = state.requests.get() == 0 && now.saturating_duration_since(state.quiet_since.get()) >= idle;
-        self.is_open() && !is_quiet
+        let is_idle = state.active_streams.get() == 0 && now.saturating_duration_since(state.idle_since.get()) >= idle;
+        self.is_open() && !is_idle
     }
 }
 
-impl<B: Body + 'static> Clone for Shared<B> {
-    fn clone(&self) -> Shared<B> {
-        Shared { sender: self.sender.clone(), state: Rc::clone(&self.state) }
+impl<B: Body + 'static> Clone for Http2Connection<B> {
+    fn clone(&self) -> Http2Connection<B> {
+        Http2Connection { sender: self.sender.clone(), state: Rc::clone(&self.state) }
     }
 }
 
-impl<B: Body + 'static> Drop for Place<B> {
+impl<B: Body + 'static> Drop for StreamPermit<B> {
     fn drop(&mut self) {
         let state = &self.connection.state;
-        state.requests.set(state.requests.get().saturating_sub(1));
-        state.quiet_since.set(clock::now());
+        state.active_streams.set(state.active_streams.get().saturating_sub(1));
+        state.idle_since.set(clock::now());
     }
 }
 
-impl<B> Place<B>
+impl<B> StreamPermit<B>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
@@ -164,53 +164,54 @@ where
     /// # Errors
     /// Why there is no response, and the request if it was not even begun.
     #[expect(clippy::result_large_err, reason = "it carries the request home, which has been in this frame all along")]
-    pub(super) async fn exchange(
+    pub(super) async fn send_request(
         &mut self,
         request: Request<B>,
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
-    ) -> Result<Response<Incoming>, Unanswered<B>> {
-        let Shared { sender, state } = &mut self.connection;
+    ) -> Result<Response<Incoming>, SendError<B>> {
+        let Http2Connection { sender, state } = &mut self.connection;
         let mut response = pin!(sender.try_send_request(request));
         let result = std::future::poll_fn(|cx| match response.as_mut().poll(cx) {
             Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
             Poll::Ready(Err(mut error)) => {
                 let request = error.take_message();
-                if !is_of_stream(error.error()) {
+                if !is_stream_error(error.error()) {
                     // Those who have their place on it may yet be answered; what is new goes on another.
                     state.is_retired.set(true);
                 }
-                let sent = request.is_none() && !is_untouched(error.error());
-                let failure = Failure::new(Fact::of(error.error()), sent).said(Some(Reason::of(error.error())));
+                let sent = request.is_none() && !is_unprocessed(error.error());
+                let failure = Failure::new(Fact::of(error.error()), sent).with_detail(Some(Reason::of(error.error())));
                 // Whoever sends many requests at once can have a stream refused.
-                let failure = if failure.blame == Blame::Backend { failure.blamed_on(Blame::Answer) } else { failure };
-                Poll::Ready(Err(Unanswered { failure, is_heard: false, request }))
+                let failure =
+                    if failure.blame == Blame::Backend { failure.blamed_on(Blame::Response) } else { failure };
+                Poll::Ready(Err(SendError { failure, has_received: false, request }))
             }
             Poll::Pending => watch(cx)
-                .map(|fact| Err(Unanswered { failure: Failure::new(fact, true), is_heard: false, request: None })),
+                .map(|fact| Err(SendError { failure: Failure::new(fact, true), has_received: false, request: None })),
         })
         .await;
         state.is_used.set(true);
         // What ends by `watch` is taken back, and says nothing of the connection: whether that is still
-        // there is asked by PING.
+        // there is asked by PING_INTERVAL.
         result
     }
 }
 
 /// Whether a request alone has failed, and not the connection: a side has ended the stream, or the body
 /// to be sent has ended with an error.
-fn is_of_stream(error: &hyper::Error) -> bool {
+fn is_stream_error(error: &hyper::Error) -> bool {
     let sources = std::iter::successors(error.source(), |error| (*error).source());
     error.is_user() || sources.filter_map(|error| error.downcast_ref::<h2::Error>()).any(h2::Error::is_reset)
 }
 
 /// Whether the backend says that it has done nothing with the request (RFC 9113 §8.7): it refused
 /// the stream, or was about to close and names an earlier one as its last.
-fn is_untouched(error: &hyper::Error) -> bool {
+fn is_unprocessed(error: &hyper::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            let is_last_word = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-            return error.is_remote() && (is_last_word || error.reason() == Some(h2::Reason::REFUSED_STREAM));
+            let is_graceful_shutdown = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+            return error.is_remote() && (is_graceful_shutdown || error.reason() == Some(h2::Reason::REFUSED_STREAM));
         }
         source = error.source();
     }

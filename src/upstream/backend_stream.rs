@@ -11,11 +11,11 @@ use std::task::{Context, Poll, ready};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::pace::Pace;
+use super::upload_pacing::UploadPacing;
 use crate::net::Stream;
 
 /// What hyper gets.
-pub(super) type Io = TokioIo<Backend>;
+pub(super) type BackendIo = TokioIo<BackendStream>;
 
 /// A stream to a backend that ends by closing the socket. Half-closing it first is one more system call, and
 /// there are backends that take it for the client's going away.
@@ -23,27 +23,27 @@ pub(super) type Io = TokioIo<Backend>;
 /// A backend that refuses an upload answers and closes, and what is still on its way to it has its kernel
 /// reset the connection. hyper gives up a connection that can't be written to, with the answer unread. So once
 /// a write fails, whatever else is written is thrown away, and hyper reads on to the end, which is near.
-pub(super) struct Backend {
+pub(super) struct BackendStream {
     stream: Stream,
-    pace: Rc<Pace>,
-    heard: Rc<Heard>,
+    pacing: Rc<UploadPacing>,
+    received: Rc<BytesReceived>,
     /// Why nothing can be written any more.
-    broken: Option<ErrorKind>,
+    write_error: Option<ErrorKind>,
 }
 
 /// How many bytes a backend has sent on a connection, those of TLS itself left out.
 #[derive(Debug, Default)]
-pub(super) struct Heard(Cell<u64>);
+pub(super) struct BytesReceived(Cell<u64>);
 
-impl Heard {
+impl BytesReceived {
     pub(super) fn bytes(&self) -> u64 {
         self.0.get()
     }
 }
 
-impl Backend {
-    pub(super) fn new(stream: Stream, pace: &Rc<Pace>, heard: &Rc<Heard>) -> Backend {
-        Backend { stream, pace: Rc::clone(pace), heard: Rc::clone(heard), broken: None }
+impl BackendStream {
+    pub(super) fn new(stream: Stream, pacing: &Rc<UploadPacing>, received: &Rc<BytesReceived>) -> BackendStream {
+        BackendStream { stream, pacing: Rc::clone(pacing), received: Rc::clone(received), write_error: None }
     }
 
     pub(super) fn into_stream(self) -> Stream {
@@ -57,35 +57,35 @@ impl Backend {
         write: impl FnOnce(Pin<&mut Stream>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let mut written = length;
-        if self.broken.is_none() {
+        if self.write_error.is_none() {
             match write(Pin::new(&mut self.stream)) {
                 Poll::Ready(Ok(bytes)) => written = bytes,
-                Poll::Ready(Err(error)) => self.broken = Some(error.kind()),
+                Poll::Ready(Err(error)) => self.write_error = Some(error.kind()),
                 Poll::Pending => {
-                    self.pace.blocked();
+                    self.pacing.on_blocked();
                     return Poll::Pending;
                 }
             }
         }
-        self.pace.wrote(written);
+        self.pacing.on_written(written);
         Poll::Ready(Ok(written))
     }
 }
 
-impl AsyncRead for Backend {
+impl AsyncRead for BackendStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let read = buffer.filled().len() - before;
-        self.heard.0.set(self.heard.0.get() + read as u64);
+        self.received.0.set(self.received.0.get() + read as u64);
         // What was sent with the turn may have met a reset of which nobody has been told.
         if read == 0
-            && self.broken.is_none()
+            && self.write_error.is_none()
             && let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(cx)
         {
-            self.broken = Some(error.kind());
+            self.write_error = Some(error.kind());
         }
-        match self.broken {
+        match self.write_error {
             // The system has told the write of the reset, and says here only that this is the end: that must not
             // pass for the end of an answer. A write to a backend that had said that it ends fails with EPIPE.
             Some(why) if read == 0 && why != ErrorKind::BrokenPipe => Poll::Ready(Err(why.into())),
@@ -94,24 +94,24 @@ impl AsyncRead for Backend {
     }
 }
 
-impl AsyncWrite for Backend {
+impl AsyncWrite for BackendStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.write(bytes.len(), |stream| stream.poll_write(cx, bytes))
     }
 
     /// hyper comes here when nothing is left for it to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.broken.is_none() {
+        if self.write_error.is_none() {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => self.broken = Some(error.kind()),
+                Poll::Ready(Err(error)) => self.write_error = Some(error.kind()),
                 Poll::Pending => {
-                    self.pace.blocked();
+                    self.pacing.on_blocked();
                     return Poll::Pending;
                 }
             }
         }
-        self.pace.flushed(cx, || self.stream.socket().room());
+        self.pacing.on_flushed(cx, || self.stream.socket().room());
         Poll::Ready(Ok(()))
     }
 
@@ -152,16 +152,16 @@ mod tests {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (mut peer, _) = listener.accept().unwrap();
-            let mut backend = Backend::new(Socket::from(stream).into(), &Rc::default(), &Rc::default());
+            let mut backend = BackendStream::new(Socket::from(stream).into(), &Rc::default(), &Rc::default());
             peer.write_all(b"half an ans").unwrap();
             socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
             drop(peer);
             // It is sent at the end of the turn, and the system tells of the reset once.
             backend.write_all(b"more of the request").await.unwrap();
             yield_now().await;
-            let mut came = Vec::new();
-            let end = backend.read_to_end(&mut came).await;
-            assert_eq!(came, b"half an ans");
+            let mut received = Vec::new();
+            let end = backend.read_to_end(&mut received).await;
+            assert_eq!(received, b"half an ans");
             assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
         });
     }

@@ -15,19 +15,19 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::failure::Fact;
-use super::shared::Place;
-use super::wire::{Unanswered, Wire};
+use super::http1::{Http1Connection, SendError};
+use super::http2::StreamPermit;
 use crate::net::{Sent, Stream};
 
 /// What one request is sent on.
-pub enum Line<B: Body + 'static> {
+pub enum PooledConnection<B: Body + 'static> {
     /// A connection of HTTP/1.1.
-    Own(Box<Wire<B>>),
+    Http1(Box<Http1Connection<B>>),
     /// One of HTTP/2, with others.
-    Shared(Place<B>),
+    Http2(StreamPermit<B>),
 }
 
-impl<B> Line<B>
+impl<B> PooledConnection<B>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
@@ -37,46 +37,46 @@ where
     /// fault.
     pub fn is_used(&self) -> bool {
         match self {
-            Line::Own(wire) => wire.is_used(),
-            Line::Shared(place) => place.is_used(),
+            PooledConnection::Http1(connection) => connection.is_used(),
+            PooledConnection::Http2(permit) => permit.is_used(),
         }
     }
 
     /// How long it took to connect; nothing is known of a shared connection.
     pub fn connect_time(&self) -> Duration {
         match self {
-            Line::Own(wire) => wire.connect_time(),
-            Line::Shared(_) => Duration::ZERO,
+            PooledConnection::Http1(connection) => connection.connect_time(),
+            PooledConnection::Http2(_) => Duration::ZERO,
         }
     }
 
     /// What becomes of the bytes that are written to its connection, if it is one's own.
     pub fn sent(&self) -> Option<Rc<Sent>> {
         match self {
-            Line::Own(wire) => Some(wire.sent()),
-            Line::Shared(_) => None,
+            PooledConnection::Http1(connection) => Some(connection.sent()),
+            PooledConnection::Http2(_) => None,
         }
     }
 
     /// Whether it speaks HTTP/2.
     pub fn is_http2(&self) -> bool {
-        matches!(self, Line::Shared(_))
+        matches!(self, PooledConnection::Http2(_))
     }
 
     /// Sends a request and waits for the head of the response. `watch` is polled all the while and
-    /// can end the exchange with a fact. After a failure the line is good for nothing. As for why the
-    /// request is made here, see [`Wire::exchange`].
+    /// can end the exchange with a fact. After a failure the connection is good for nothing. As for why the
+    /// request is made here, see [`Http1Connection::send_request`].
     ///
     /// # Errors
     /// Why there is no response, and the request if it was not even begun.
-    pub async fn exchange(
+    pub async fn send_request(
         &mut self,
         request: impl FnOnce() -> Request<B>,
         watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
-    ) -> Result<Response<Incoming>, Unanswered<B>> {
+    ) -> Result<Response<Incoming>, SendError<B>> {
         match self {
-            Line::Own(wire) => wire.exchange(request, watch).await,
-            Line::Shared(place) => Box::pin(place.exchange(request(), watch)).await,
+            PooledConnection::Http1(connection) => connection.send_request(request, watch).await,
+            PooledConnection::Http2(permit) => Box::pin(permit.send_request(request(), watch)).await,
         }
     }
 }
@@ -97,35 +97,37 @@ pub fn to_http2<B>(request: &mut Request<B>, scheme: Scheme) {
     *request.version_mut() = Version::HTTP_2;
 }
 
-/// The body of a response, which drives the line that it comes from.
-pub struct Received<B: Body + 'static> {
+/// The body of a response, which drives the connection that it comes from.
+pub struct UpstreamBody<B: Body + 'static> {
     body: Incoming,
-    line: Option<Line<B>>,
+    connection: Option<PooledConnection<B>>,
     is_last: bool,
 }
 
-impl<B> Received<B>
+impl<B> UpstreamBody<B>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// The rest of a response whose head came on `line`. `is_last` if no other may follow on the
+    /// The rest of a response whose head came on `connection`. `is_last` if no other may follow on the
     /// connection, whatever the backend says of that.
-    pub fn new(body: Incoming, line: Line<B>, is_last: bool) -> Received<B> {
-        Received { body, line: Some(line), is_last }
+    pub fn new(body: Incoming, connection: PooledConnection<B>, is_last: bool) -> UpstreamBody<B> {
+        UpstreamBody { body, connection: Some(connection), is_last }
     }
 
     /// The next frame of the body.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(Line::Own(wire)) = &mut self.line else { return Pin::new(&mut self.body).poll_frame(cx) };
-        let quiet = &mut Context::from_waker(Waker::noop());
-        // As in `Wire::exchange`: frames come from the connection alone, and that has the task's waker.
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(quiet) {
+        let Some(PooledConnection::Http1(connection)) = &mut self.connection else {
+            return Pin::new(&mut self.body).poll_frame(cx);
+        };
+        let noop = &mut Context::from_waker(Waker::noop());
+        // As in `Http1Connection::send_request`: frames come from the connection alone, and that has the task's waker.
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(noop) {
             return Poll::Ready(frame);
         }
-        wire.drive(cx);
-        Pin::new(&mut self.body).poll_frame(quiet)
+        connection.drive(cx);
+        Pin::new(&mut self.body).poll_frame(noop)
     }
 
     /// Whether all of the body has been given out.
@@ -140,18 +142,18 @@ where
 
     /// After the head of a response that says another protocol begins: the connection, and what was
     /// read of it behind the head. `None` if the backend has gone since.
-    pub fn into_switched(mut self, cx: &mut Context<'_>) -> Option<(Stream, Bytes)> {
-        match self.line.take()? {
-            Line::Own(wire) => wire.into_switched(cx),
-            Line::Shared(_) => None,
+    pub fn into_upgraded(mut self, cx: &mut Context<'_>) -> Option<(Stream, Bytes)> {
+        match self.connection.take()? {
+            PooledConnection::Http1(connection) => connection.into_upgraded(cx),
+            PooledConnection::Http2(_) => None,
         }
     }
 
     /// After the last frame: the connection, if it is one's own and can serve again.
-    pub fn into_ready(mut self, cx: &mut Context<'_>) -> Option<Box<Wire<B>>> {
-        match self.line.take()? {
-            Line::Own(mut wire) => (wire.is_ready(cx) && !self.is_last).then_some(wire),
-            Line::Shared(_) => None,
+    pub fn into_reusable(mut self, cx: &mut Context<'_>) -> Option<Box<Http1Connection<B>>> {
+        match self.connection.take()? {
+            PooledConnection::Http1(mut connection) => (connection.is_ready(cx) && !self.is_last).then_some(connection),
+            PooledConnection::Http2(_) => None,
         }
     }
 }

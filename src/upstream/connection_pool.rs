@@ -1,0 +1,269 @@
+//! Owns: connections to backends on one thread: those that wait for their next request, and those that are shared.
+//! Invariant: bounded in number and time, and never given to another life of the address.
+//! Must not know: HTTP.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use http_body::Body;
+
+use super::connect::{NewConnection, connect};
+use super::connection::PooledConnection;
+use super::failure::{Fact, Failure};
+use super::http1::Http1Connection;
+use super::http2::Http2Connection;
+use super::single_flight::{self, PendingConnect, SharedConnect, SharedConnectFuture};
+use super::{Access, Settings};
+use crate::pool::Backend;
+
+/// One thread's idle connections, by backend.
+pub struct ConnectionPool<B: Body + 'static> {
+    /// Indexed by [`crate::pool::Live::id`], which stays the same across reloads.
+    backends: Rc<RefCell<Vec<BackendConnections<B>>>>,
+}
+
+struct BackendConnections<B: Body + 'static> {
+    idle: Vec<IdleConnection<B>>,
+    active_http2: Vec<ActiveHttp2<B>>,
+    /// The connection for many that is being made.
+    pending: Option<PendingConnect<B>>,
+    /// The life of the address that was offered HTTP/2 and speaks none.
+    http1_only: Option<u64>,
+}
+
+/// A connection that nobody uses.
+struct IdleConnection<B: Body + 'static> {
+    connection: Box<Http1Connection<B>>,
+    incarnation: u64,
+    /// Whom the PROXY header at its beginning named: it speaks for nobody else.
+    client: Option<IpAddr>,
+    until: Instant,
+}
+
+/// A connection on which requests share.
+struct ActiveHttp2<B: Body + 'static> {
+    connection: Http2Connection<B>,
+    incarnation: u64,
+    idle_timeout: Duration,
+}
+
+/// What a request needs of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolKey {
+    /// On whose behalf it is sent, if that is known.
+    pub client: Option<IpAddr>,
+    /// It asks to go on in another protocol, as HTTP/1.1 can.
+    pub http1: bool,
+}
+
+impl PoolKey {
+    fn proxied_client(self, settings: &Settings) -> Option<IpAddr> {
+        settings.proxy_protocol.and(self.client)
+    }
+}
+
+impl<B: Body + 'static> Default for ConnectionPool<B> {
+    fn default() -> Self {
+        ConnectionPool { backends: Rc::default() }
+    }
+}
+
+impl<B: Body + 'static> BackendConnections<B> {
+    /// A connection that requests share is found by others from now on.
+    fn register(&mut self, connection: Http2Connection<B>, incarnation: u64, access: &Access) {
+        self.http1_only = None;
+        self.active_http2.push(ActiveHttp2 { connection, incarnation, idle_timeout: access.settings.idle_timeout });
+    }
+}
+
+impl<B: Body + 'static> Default for BackendConnections<B> {
+    fn default() -> Self {
+        BackendConnections { idle: Vec::new(), active_http2: Vec::new(), pending: None, http1_only: None }
+    }
+}
+
+impl<B> ConnectionPool<B>
+where
+    B: Body + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// A way to send a request: a permit on the first connection that has one, so that those which
+    /// are not needed get idle; or the connection that was used last, for the same reason. It may
+    /// have been closed by the backend by now; sending on it then fails without a byte sent.
+    pub fn checkout(
+        &self,
+        backend: &Backend,
+        settings: &Settings,
+        key: PoolKey,
+        now: Instant,
+    ) -> Option<PooledConnection<B>> {
+        let mut backends = self.backends.borrow_mut();
+        let connections = backends.get_mut(backend.live().id())?;
+        let wants_http2 = settings.http2 && !key.http1;
+        if wants_http2 {
+            let current = |active: &&ActiveHttp2<B>| active.incarnation == backend.incarnation();
+            let permit =
+                connections.active_http2.iter().filter(current).find_map(|active| active.connection.try_acquire());
+            if permit.is_some() {
+                return permit.map(PooledConnection::Http2);
+            }
+        }
+        let client = key.proxied_client(settings);
+        let serves = |idle: &IdleConnection<B>| {
+            idle.client == client && (!wants_http2 || idle.connection.alpn_fell_back_to_h1())
+        };
+        while let Some(last) = connections.idle.iter().rposition(serves) {
+            let idle = connections.idle.remove(last);
+            if idle.incarnation == backend.incarnation() && idle.until > now {
+                return Some(PooledConnection::Http1(idle.connection));
+            }
+        }
+        None
+    }
+
+    /// A way to send a request on a new connection. Those that want one of HTTP/2 at the same time wait for
+    /// the same: a crowd of first requests would otherwise open one each, and use all of them but one
+    /// for a single request. `watch` is polled all the while and can end the attempt with a fact.
+    ///
+    /// # Errors
+    /// No connection; nothing was sent.
+    pub async fn connect(
+        &self,
+        backend: &Backend,
+        access: &Access,
+        key: PoolKey,
+        mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
+    ) -> Result<PooledConnection<B>, Failure> {
+        let unsent = |fact| Failure::new(fact, false);
+        while access.settings.http2 && !key.http1 && !self.is_http1_only(backend) {
+            let mut connecting = self.join_connect(backend, access, key);
+            let connected = std::future::poll_fn(|cx| match Pin::new(&mut connecting).poll(cx) {
+                Poll::Ready(connected) => Poll::Ready(connected),
+                Poll::Pending => watch(cx).map(|fact| Err(unsent(fact))),
+            });
+            match connected.await? {
+                SharedConnect::Http2(connection) => match connection.try_acquire() {
+                    Some(permit) => return Ok(PooledConnection::Http2(permit)),
+                    // Others have filled it.
+                    None if connection.is_full() => {}
+                    None => return Err(unsent(Fact::Closed)),
+                },
+                // One of them gets it, and the others know now that each needs its own.
+                SharedConnect::Http1(connection) => {
+                    if let Some(connection) = connection.take() {
+                        return Ok(PooledConnection::Http1(connection));
+                    }
+                }
+            }
+        }
+        match connect(backend.address(), access, key, watch).await? {
+            NewConnection::Http1(connection) => Ok(PooledConnection::Http1(connection)),
+            NewConnection::Http2(connection) => {
+                let permit = connection.try_acquire().ok_or(unsent(Fact::Closed))?;
+                self.with_connections(backend, |connections| {
+                    connections.register(connection, backend.incarnation(), access)
+                });
+                Ok(PooledConnection::Http2(permit))
+            }
+        }
+    }
+
+    fn is_http1_only(&self, backend: &Backend) -> bool {
+        let backends = self.backends.borrow();
+        backends
+            .get(backend.live().id())
+            .is_some_and(|connections| connections.http1_only == Some(backend.incarnation()))
+    }
+
+    /// The connection for many that is being made to the backend; it is begun if none is.
+    fn join_connect(&self, backend: &Backend, access: &Access, key: PoolKey) -> SharedConnectFuture<B> {
+        let (id, incarnation) = (backend.live().id(), backend.incarnation());
+        let pending =
+            self.backends.borrow().get(id).and_then(|connections| connections.pending.as_ref()?.join(incarnation));
+        if let Some(connecting) = pending {
+            return connecting;
+        }
+        let (backends, address, access) = (Rc::clone(&self.backends), backend.address().clone(), access.clone());
+        let connecting = single_flight::start(async move {
+            // Each of those who wait has a limit of its own, and without them it ends.
+            let connected = connect(&address, &access, key, |_| Poll::Pending).await.map(SharedConnect::from);
+            if let Some(connections) = backends.borrow_mut().get_mut(id) {
+                connections.pending.take_if(|pending| pending.is_of(incarnation));
+                match &connected {
+                    Ok(SharedConnect::Http2(connection)) => {
+                        connections.register(connection.clone(), incarnation, &access)
+                    }
+                    Ok(SharedConnect::Http1(_)) => connections.http1_only = Some(incarnation),
+                    Err(_) => {}
+                }
+            }
+            connected
+        });
+        self.with_connections(backend, |connections| {
+            connections.pending = PendingConnect::of(&connecting, incarnation)
+        });
+        connecting
+    }
+
+    /// Keeps one for later, unless there are enough.
+    pub fn release(
+        &self,
+        backend: &Backend,
+        connection: Box<Http1Connection<B>>,
+        settings: &Settings,
+        key: PoolKey,
+        now: Instant,
+    ) {
+        let until = now + settings.idle_timeout.min(Duration::from_secs(24 * 3600));
+        let client = key.proxied_client(settings);
+        self.with_connections(backend, |connections| {
+            if connections.idle.len() < settings.max_idle_per_thread {
+                connections.idle.push(IdleConnection { connection, incarnation: backend.incarnation(), client, until });
+            }
+        });
+    }
+
+    fn with_connections(&self, backend: &Backend, update: impl FnOnce(&mut BackendConnections<B>)) {
+        let mut backends = self.backends.borrow_mut();
+        let id = backend.live().id();
+        if backends.len() <= id {
+            backends.resize_with(id + 1, BackendConnections::default);
+        }
+        if let Some(connections) = backends.get_mut(id) {
+            update(connections);
+        }
+    }
+
+    /// Closes those that were idle for too long, and those that the backend has closed: nobody
+    /// polls an idle connection, so nobody else would give its descriptor back.
+    pub fn sweep(&self, now: Instant) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        for connections in self.backends.borrow_mut().iter_mut() {
+            connections.idle.retain_mut(|idle| idle.until > now && idle.connection.is_ready(cx));
+            connections.active_http2.retain(|active| active.connection.is_worth_keeping(active.idle_timeout, now));
+        }
+    }
+
+    /// Closes all those that wait for a request: their descriptors are needed. Whether there were any.
+    pub fn close_idle(&self) -> bool {
+        let mut backends = self.backends.borrow_mut();
+        let closed = backends.iter_mut().map(|connections| connections.idle.drain(..).count());
+        closed.sum::<usize>() > 0
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.backends.borrow().iter().map(|connections| connections.idle.len() + connections.active_http2.len()).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
