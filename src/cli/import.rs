@@ -1,6 +1,6 @@
-//! Owns: `linchpin import`: reading the source, writing the configuration, and saying what became of it.
-//! Invariant: no file is overwritten unasked; what was written is checked, and the verdict text.
-//! Must not know: what stands in a configuration, here or there.
+//! Owns: `linchpin import`: it reads a file, writes the translation, and reports the result.
+//! Invariant: it overwrites no file without --force, and checks what it has written.
+//! Must not know: the contents of either configuration.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -99,7 +99,7 @@ fn write(args: &Args, text: &str) -> Result<(), String> {
     }
 }
 
-/// What is to be text of what was written: the findings of a check, and a line that sums up.
+/// Returns the findings of a check of the translation, and a summary line.
 fn summary(imported: &Imported, file: &Path, out: &Path) -> String {
     let (report, good) = match config::parse(&imported.text, out) {
         Ok((_, report)) if imported.answers => (report, "it can be run"),
