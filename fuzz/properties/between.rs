@@ -1,5 +1,5 @@
-//! A proxy in this process, a backend that says what it is told to, and what must hold of every request that reaches
-//! that backend and of every answer to a client, whatever either of them sends.
+//! A proxy in this process, a backend that sends a given response, and the properties of every request that reaches this
+//! backend and of every response to a client, whatever either of them sends.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -12,16 +12,16 @@ use std::time::Duration;
 use linchpin::app::App;
 use linchpin::config;
 
-/// How long a client that has sent all waits before it says that it has.
+/// How long a client waits for a response before it closes its sending side.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Nothing takes as long as this unless it hangs.
+/// The limit of every wait; only a hang reaches it.
 const LONGEST: Duration = Duration::from_secs(20);
 
 /// The proxy, and the backend behind it.
 pub struct Between {
     address: SocketAddr,
     _app: App,
-    said: Arc<Mutex<Vec<u8>>>,
+    reply: Arc<Mutex<Vec<u8>>>,
     seen: Receiver<Vec<u8>>,
 }
 
@@ -45,9 +45,11 @@ impl Between {
     pub fn start(listener: &str) -> Mutex<Between> {
         let backend = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = backend.local_addr().expect("an address");
-        let (said, (tell, seen)) = (Arc::<Mutex<Vec<u8>>>::default(), channel());
-        let say = Arc::clone(&said);
-        std::thread::spawn(move || backend.incoming().flatten().try_for_each(|stream| serve(stream, &say, &tell)));
+        let (reply, (requests, seen)) = (Arc::<Mutex<Vec<u8>>>::default(), channel());
+        let reply_source = Arc::clone(&reply);
+        std::thread::spawn(move || {
+            backend.incoming().flatten().try_for_each(|stream| serve(stream, &reply_source, &requests))
+        });
         let text = format!(
             "[server]\nthreads = 1\n[log]\naccess = \"off\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n{listener}\n\
              [[pools]]\nname = \"app\"\n[pools.ejection]\nconsecutive_failures = 0\n[pools.retry]\nattempts = 1\n\
@@ -56,32 +58,32 @@ impl Between {
         let (plan, _) = config::parse(&text, Path::new("fuzz.toml")).unwrap_or_else(|report| panic!("{report}"));
         let app = App::start(plan).unwrap_or_else(|error| panic!("{error}"));
         let address = app.listeners()[0].tcp().expect("a TCP address");
-        Mutex::new(Between { address, _app: app, said, seen })
+        Mutex::new(Between { address, _app: app, reply, seen })
     }
 
-    /// What a client that sends `sent` is answered while the backend says `said` to whatever it is asked, and what
-    /// the backend has seen since the last time. Both are checked.
-    pub fn pass(&mut self, sent: &[u8], said: &[u8]) -> (Vec<u8>, Vec<Request>) {
-        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = said.to_vec();
+    /// Sends `sent` as a client, while the backend sends `reply` to every request. Returns what the client received, and
+    /// the requests that reached the backend since the last call, after checking both.
+    pub fn pass(&mut self, sent: &[u8], reply: &[u8]) -> (Vec<u8>, Vec<Request>) {
+        *self.reply.lock().unwrap_or_else(PoisonError::into_inner) = reply.to_vec();
         let mut stream = TcpStream::connect(self.address).expect("a proxy that listens");
-        // A client that is shown out while it speaks may not be able to say all of it.
+        // The proxy may close the connection before the client has sent everything.
         let _ = stream.write_all(sent);
-        let mut answer = vec![0; 1];
+        let mut received = vec![0; 1];
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        match stream.read(&mut answer) {
-            Ok(length) => answer.truncate(length),
+        match stream.read(&mut received) {
+            Ok(length) => received.truncate(length),
             Err(_) => {
-                answer.clear();
+                received.clear();
                 let _ = stream.shutdown(Shutdown::Write);
             }
         }
         stream.set_read_timeout(Some(LONGEST)).expect("a socket");
-        if let Err(error) = stream.read_to_end(&mut answer) {
-            assert!(!is_timeout(&error), "a client waits in vain, and has {:?}", shown(&answer));
+        if let Err(error) = stream.read_to_end(&mut received) {
+            assert!(!is_timeout(&error), "a client waits in vain, and has {:?}", shown(&received));
         }
-        is_answer(&answer);
+        check_responses(&received);
         let seen = self.seen.try_iter().map(|request| read(&request)).collect();
-        (answer, seen)
+        (received, seen)
     }
 }
 
@@ -93,8 +95,8 @@ fn shown(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 
-/// Reads one request and says what there is to say. `None` once nobody wants to know.
-fn serve(mut stream: TcpStream, say: &Mutex<Vec<u8>>, tell: &Sender<Vec<u8>>) -> Option<()> {
+/// Reads one request and sends the reply. `None` once the receiver is dropped.
+fn serve(mut stream: TcpStream, reply_source: &Mutex<Vec<u8>>, requests: &Sender<Vec<u8>>) -> Option<()> {
     stream.set_read_timeout(Some(LONGEST)).ok();
     let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
     let end = loop {
@@ -108,20 +110,20 @@ fn serve(mut stream: TcpStream, say: &Mutex<Vec<u8>>, tell: &Sender<Vec<u8>>) ->
         }
     };
     let head = request[..end].to_ascii_lowercase();
-    let told = tell.send(request[..end].to_vec()).ok();
-    // As long as there is a body, it is read: a socket that is closed before would reset what is said.
+    let sent_on = requests.send(request[..end].to_vec()).ok();
+    // The whole body is read: closing the socket before would reset the connection and lose the reply.
     let has_body = [&b"\r\ncontent-length:"[..], b"\r\ntransfer-encoding:"].iter().any(|name| finds(&head, name));
     let is_whole =
         |request: &[u8]| !has_body || request.ends_with(b"0\r\n\r\n") || body_is_whole(&head, &request[end..]);
     while !is_whole(&request) {
         match stream.read(&mut buffer) {
             Ok(length) if length > 0 => request.extend_from_slice(&buffer[..length]),
-            _ => return told,
+            _ => return sent_on,
         }
     }
-    let said = say.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let _ = stream.write_all(&said);
-    told
+    let reply = reply_source.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let _ = stream.write_all(&reply);
+    sent_on
 }
 
 fn finds(text: &[u8], wanted: &[u8]) -> bool {
@@ -138,7 +140,7 @@ fn end_of_head(message: &[u8]) -> Option<usize> {
     message.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
 }
 
-/// The lines of a head, without their ends: no other byte of a line may end one for whoever reads it.
+/// The lines of a head, without their ends: no other byte of a line may end one for any reader.
 fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     let head = head.strip_suffix(b"\r\n\r\n").expect("the end of a head");
     let mut rest = Some(head);
@@ -154,7 +156,7 @@ fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Fields by name. RFC 9110 §5.1: a name is a token, and nothing stands between it and its colon.
+/// Fields by name. RFC 9110 §5.1: a name is a token, and its colon follows directly.
 fn fields<'l>(lines: impl Iterator<Item = &'l [u8]>) -> BTreeMap<String, Vec<Vec<u8>>> {
     let mut fields = BTreeMap::<String, Vec<Vec<u8>>>::new();
     for line in lines {
@@ -200,8 +202,8 @@ fn read(head: &[u8]) -> Request {
     request
 }
 
-/// What must hold of all that a client is sent on a connection: answers, of which the last one may break off.
-fn is_answer(mut bytes: &[u8]) {
+/// Checks all that a client receives on a connection: responses, of which the last may be incomplete.
+fn check_responses(mut bytes: &[u8]) {
     while !bytes.is_empty() {
         let Some(end) = end_of_head(bytes) else { panic!("a head that ends nowhere: {}", shown(bytes)) };
         let (head, rest) = bytes.split_at(end);
@@ -237,7 +239,7 @@ fn is_answer(mut bytes: &[u8]) {
     }
 }
 
-/// What stands behind a chunked body; nothing, if it breaks off.
+/// Returns the bytes behind a chunked body; none, if the body is incomplete.
 fn behind_chunks(mut bytes: &[u8]) -> &[u8] {
     loop {
         let Some(end) = bytes.windows(2).position(|window| window == b"\r\n") else { return &[] };

@@ -1,4 +1,4 @@
-//! What must hold of any text that comes as a configuration: a plan or errors, and every finding in its place.
+//! Properties of any configuration text: a plan or errors, and every finding at its line.
 
 use std::path::Path;
 

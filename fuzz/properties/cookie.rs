@@ -1,4 +1,4 @@
-//! What must hold of any Cookie fields: the routing cookie goes, and everything else stays.
+//! Properties of any Cookie fields: the routing cookie is removed, and everything else stays.
 
 use std::sync::{Arc, LazyLock};
 

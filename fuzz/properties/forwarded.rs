@@ -1,5 +1,5 @@
-//! What must hold of any chain of proxies that is told of: the last word is that of whoever connected, of one
-//! scheme, and fields in which nobody is believed don't get through.
+//! Properties of any forwarding fields: the last entry is the connected client, with one scheme, and no value from an
+//! untrusted source reaches the backend.
 
 use std::net::IpAddr;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -12,7 +12,8 @@ static X_FORWARDED: LazyLock<Mutex<Between>> = LazyLock::new(|| Between::start(T
 static FORWARDED: LazyLock<Mutex<Between>> =
     LazyLock::new(|| Between::start(&format!("{TRUSTED}\nforwarded = \"forwarded\"")));
 
-/// Each line of `data` is a field: a letter for its name, and its value. The first byte says whom we believe.
+/// Each line of `data` is a field: one byte for its name, then its value. The first byte selects the trusted
+/// kind.
 pub fn holds(data: &[u8]) {
     let Some((which, lines)) = data.split_first() else { return };
     let mut request = b"GET / HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n".to_vec();
@@ -35,7 +36,7 @@ pub fn holds(data: &[u8]) {
     let between = if *which == b'f' { &FORWARDED } else { &X_FORWARDED };
     let mut between = between.lock().unwrap_or_else(PoisonError::into_inner);
     let (_, seen) = between.pass(&request, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
-    // What stands only where nobody is believed, in one of the two kinds of field.
+    // Values that occur only in the untrusted one of the two kinds of field.
     let is_secret = |line: &&[u8]| line.windows(6).any(|word| word == b"secret");
     let mut secrets = lines.split(|byte| *byte == b'\n').filter(is_secret).peekable();
     let is_unbelieved = |line: &[u8]| line.starts_with(b"f") != (*which == b'f') && !line.starts_with(b"i");
@@ -44,7 +45,10 @@ pub fn holds(data: &[u8]) {
         assert!(request.method == "GET" && request.target == b"/", "fields became something else");
         says_who_connected(request);
         let mut values = request.fields.iter().filter(|(name, _)| name.contains("forwarded")).flat_map(|(_, all)| all);
-        assert!(!is_hidden || !values.any(|value| is_secret(&value.as_slice())), "what nobody believes got through");
+        assert!(
+            !is_hidden || !values.any(|value| is_secret(&value.as_slice())),
+            "an untrusted value reached the backend"
+        );
     }
 }
 

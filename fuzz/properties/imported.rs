@@ -1,4 +1,4 @@
-//! What must hold of any text that is imported: it is refused, or becomes TOML that says what was lost.
+//! Properties of any imported text: it is refused, or becomes TOML that lists what was lost.
 
 use std::path::Path;
 

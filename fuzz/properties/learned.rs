@@ -27,7 +27,7 @@ fn affinity() -> Affinity {
     Affinity::new("app", &settings, &ring, &mut SessionTables::default())
 }
 
-/// Each line of `data` is a Cookie field behind `c`, or a Set-Cookie field of an answer to the request before it.
+/// Each line of `data` is a Cookie field behind `c`, or a Set-Cookie field of a response to the request before it.
 pub fn holds(data: &[u8]) {
     let affinity = affinity();
     let table = affinity.table().expect("a table").clone();
@@ -60,9 +60,9 @@ pub fn holds(data: &[u8]) {
         };
         let mut response = HeaderMap::new();
         response.insert(SET_COOKIE, value);
-        let (before, told) = (table.len(), response.clone());
+        let (before, unchanged) = (table.len(), response.clone());
         affinity.bind(&mut response, key, context);
-        assert_eq!(response, told, "nothing is said to a client");
+        assert_eq!(response, unchanged, "the response stays unchanged");
         assert!(table.len() <= CAPACITY && table.len() <= before + 2, "one session, and that of the request");
         // An id without anything that could be read otherwise is followed from now on.
         let id = text.strip_prefix(b"SID=").filter(|id| !id.is_empty() && id.iter().all(u8::is_ascii_alphanumeric));

@@ -1,5 +1,5 @@
-//! What must hold of whatever comes where a PROXY header is due: with a header that can be read the client is who it
-//! says, and without one nothing behind it is served.
+//! Properties of any bytes in place of a PROXY header: a valid header sets the client's address, and without one no
+//! request is served.
 
 use std::net::IpAddr;
 use std::sync::{LazyLock, Mutex, PoisonError};

@@ -16,7 +16,7 @@ pub fn holds(data: &[u8]) {
     comes_back(&sealer, data);
 }
 
-/// Nobody but the ring's keys makes tokens, and chance doesn't.
+/// Only the ring's keys make tokens that open; no other bytes do.
 fn never_opens(sealer: &Sealer, token: &[u8]) {
     assert_eq!(sealer.open(token), None);
     sealer.key_of(token);
