@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 from .report import label
 
 WIDTH, LEFT, BAR, GAP, LEGEND = 760, 190, 18, 16, 62
-# Told apart on white and on dark grounds, and by readers who confuse red and green.
+# Distinct on white and on dark backgrounds, and for readers who confuse red and green.
 COLOURS = {"haproxy": "#0099cc", "nginx": "#2ca58d", "relay": "#9097a1"}
 CANDIDATES = ["#e8702a", "#c2439a", "#d6a100", "#7a5cd6"]
 STYLE = """
@@ -56,12 +56,12 @@ def _legend(colours):
 def _group(scenario, rows, colours, y):
     # Each scenario has its own scale: 20 µs and 500 µs on one axis would show neither.
     longest = max((row.cost for row in rows), default=0) or 1
-    room = WIDTH - LEFT - 150
+    available = WIDTH - LEFT - 150
     middle = y + len(rows) * BAR / 2
     bar = f"bar: {scenario.bar:g} bytes" if scenario.is_idle else f"bar: {scenario.bar:g} × better peer"
     parts = [_text(16, middle - 3, scenario.title), _text(16, middle + 13, bar, "small")]
     for row in rows:
-        length = max(row.cost, 0) / longest * room
+        length = max(row.cost, 0) / longest * available
         parts += [
             f'<rect x="{LEFT}" y="{y + 1}" width="{length:.1f}" height="{BAR - 3}" rx="2" fill="{colours[row.proxy]}"/>',
             _text(LEFT + length + 6, y + 13, _figure(scenario, row), "small"),

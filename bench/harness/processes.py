@@ -33,7 +33,7 @@ class Processes:
         self._folder.cleanup()
 
     def start(self, command, core, output, **pipes):
-        """Starts a command on one core; what it says goes to a file of the temporary folder."""
+        """Starts a command on one core; its output goes to a file of the temporary folder."""
         # The kernel ends the child if this driver is killed and cannot.
         command = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(core), *map(str, command)]
         with open(self.folder / output, "ab") as sink:
@@ -80,7 +80,7 @@ _ports = iter(range(20_000, 32_000))
 
 
 def free_port():
-    """A loopback port that nobody listens on."""
+    """A free loopback port."""
     for port in _ports:
         with socket.socket() as probe:
             try:

@@ -45,8 +45,8 @@ class Proxy:
         output = f"{self.name.replace(' ', '-')}.log"
         process = processes.start(command, PROXY_CORE, output)
         if not wait_until_open(address, process):
-            said = (processes.folder / output).read_text(errors="replace")
-            raise SystemExit(f"{self.name} did not start:\n{said}")
+            output_text = (processes.folder / output).read_text(errors="replace")
+            raise SystemExit(f"{self.name} did not start:\n{output_text}")
         return Running(process, address, secure, members(process.pid))
 
     def _command(self, processes, address, secure, origins):
@@ -95,7 +95,7 @@ LEARNED = 'type = "learned"\nlearned = { cookie = "SID" }'
 
 
 def types(program):
-    """One Linchpin for each way to recognise a client."""
+    """One Linchpin for each type of persistence."""
     def by(name, lines, **more):
         return Proxy(name, "linchpin", program, persistence=lines, **more)
 

@@ -1,4 +1,4 @@
-"""Owns the words and tables: one line a turn, a table a scenario, and the page `RESULTS.md`.
+"""Owns the texts and tables: one line per measurement, a table per scenario, and the page `RESULTS.md`.
 
 The page names no machine: figures are to be compared within it, not with another's.
 """
@@ -14,7 +14,7 @@ def label(name):
 
 
 def progress(scenario, record):
-    """One line for one turn."""
+    """One line for one measurement."""
     cost = f"{record['idle_bytes']:8.0f} bytes" if scenario.is_idle else f"{record['cpu_us']:8.1f} µs"
     cost = f"{cost}/{scenario.unit}"
     trouble = f"  {record['errors']} errors: {record['first_error']}" if record["errors"] else ""

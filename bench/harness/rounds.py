@@ -1,6 +1,7 @@
 """Owns the order of a run and one measurement: what a proxy used between the first request and the last.
 
-Proxies take turns within a round, so that the machine's moods meet them all. It must not know which is which.
+Each round measures every proxy in rotation, so that changes of the machine's load affect all of them. It must not know
+which is which.
 """
 
 import json

@@ -1,6 +1,6 @@
-//! Owns the certificate that every proxy of a run shows: one file, the certificate and its key, of the kind most sites have.
-//! It signs itself, so that nobody has to verify more than one signature.
-//! It must not know who shows it.
+//! Owns: the certificate of every proxy of a run: one file with the certificate and its key, of the kind most sites use.
+//! Invariant: it is self-signed, so that a client verifies one signature.
+//! Must not know: the proxies.
 
 use std::error::Error;
 use std::fs::OpenOptions;

@@ -1,6 +1,6 @@
-//! Owns a run of the load: warm-up, a word with the driver, the measured requests, one JSON report.
-//! Every run is bounded: it stops asking at its deadline and stops waiting shortly after.
-//! It must not know which proxy it loads, or what the proxy costs.
+//! Owns: a run of the load: warm-up, the driver's signal, the measured requests, one JSON report.
+//! Invariant: every run is bounded: it sends no request after its deadline, and stops waiting shortly after.
+//! Must not know: which proxy it loads, or what the proxy costs.
 
 mod client;
 mod http2;
@@ -123,17 +123,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         Goal::Time(Duration::from_secs_f64(args.seconds))
     };
     let mut lines = io::stdin().lock().lines();
-    say("ready")?;
+    print_line("ready")?;
     lines.next().transpose()?;
-    say(&serde_json::to_string(&load.drive(goal)?)?)?;
+    print_line(&serde_json::to_string(&load.drive(goal)?)?)?;
     for line in lines {
         line?;
     }
-    say(&load.count_connected()?.to_string())?;
+    print_line(&load.count_connected()?.to_string())?;
     Ok(())
 }
 
-fn say(line: &str) -> io::Result<()> {
+fn print_line(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
@@ -203,7 +203,7 @@ impl Load {
         Ok(tally.report(started.elapsed()))
     }
 
-    /// Whether the client has a request under way now.
+    /// Whether the client has a request in flight.
     fn begin(&mut self, index: usize, tally: &mut Tally) -> bool {
         let begun = self.clients[index].begin(&self.manner, self.poll.registry());
         if let Err(error) = &begun {

@@ -16,13 +16,13 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "linchpin-bench", about)]
 enum Command {
-    /// Origins that answer `/66`, `/16k` and `/1m` with a body of that size, echo WebSocket messages and say who they are.
+    /// Origins that answer `/66`, `/16k` and `/1m` with a body of that size, echo WebSocket messages and name themselves.
     Origin(origin::Args),
     /// Clients, each with its own routing cookie; prints one JSON report.
     Load(load::Args),
     /// A certificate that all proxies show, and its key, in one file.
     Certificate(certificate::Args),
-    /// Copies bytes both ways and understands none: the floor for any proxy.
+    /// Copies bytes in both directions: the lowest possible cost of a proxy.
     Relay(relay::Args),
 }
 

@@ -1,6 +1,6 @@
-//! Owns the origins: several names, each with its own address, in one thread, so that three of them cost no more than one.
-//! A request costs one read and one write; every answer is rendered before the first request comes.
-//! It must not know routing cookies: who is pinned where is the proxy's business.
+//! Owns: the origins: several names, each with its own address, in one thread, so that three cost no more than one.
+//! Invariant: a request costs one read and one write; every response is rendered before the first request.
+//! Must not know: routing cookies.
 
 mod connection;
 pub(crate) mod websocket;
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> io::Result<()> {
     for (index, listen) in args.listen.iter().enumerate() {
         let mut listener = TcpListener::bind(listen.address)?;
         poll.registry().register(&mut listener, Token(index), Interest::READABLE)?;
-        origins.push(Origin { listener, answers: Rc::new(Answers::render(&listen.name)) });
+        origins.push(Origin { listener, responses: Rc::new(Responses::render(&listen.name)) });
     }
     let mut connections = HashMap::new();
     let mut tokens = (origins.len()..).map(Token);
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args) -> io::Result<()> {
 
 struct Origin {
     listener: TcpListener,
-    answers: Rc<Answers>,
+    responses: Rc<Responses>,
 }
 
 impl Origin {
@@ -89,17 +89,17 @@ impl Origin {
             let Some(token) = tokens.next() else { break };
             stream.set_nodelay(true)?;
             registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-            connections.insert(token, Connection::new(stream, Rc::clone(&self.answers)));
+            connections.insert(token, Connection::new(stream, Rc::clone(&self.responses)));
         }
         Ok(())
     }
 }
 
-/// Where an application answers: it gives a session id of its own to whoever comes without a cookie.
+/// The path of an application that gives a session id of its own to each client without a cookie.
 const APPLICATION: &str = "/app";
 
-/// Every answer of one origin, head and body, ready to be written.
-struct Answers {
+/// Every response of one origin, head and body, ready to be written.
+struct Responses {
     name: String,
     sessions: Cell<u64>,
     by_path: [(&'static str, Rc<[u8]>); BODIES.len()],
@@ -107,13 +107,13 @@ struct Answers {
     upgraded: Rc<[u8]>,
 }
 
-impl Answers {
+impl Responses {
     fn render(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             sessions: Cell::new(0),
-            by_path: BODIES.map(|(path, size)| (path, answer("200 OK", name, "", size))),
-            not_found: answer("404 Not Found", name, "", 0),
+            by_path: BODIES.map(|(path, size)| (path, response("200 OK", name, "", size))),
+            not_found: response("404 Not Found", name, "", 0),
             upgraded: format!(
                 "HTTP/1.1 101 Switching Protocols\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nX-Origin: {name}\r\n\
                  Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n\r\n",
@@ -128,7 +128,7 @@ impl Answers {
         if path == APPLICATION && !has_cookie {
             let session = self.sessions.replace(self.sessions.get() + 1);
             let cookie = format!("Set-Cookie: SID={session:016x}{0}.{0}; Path=/; HttpOnly\r\n", self.name);
-            return answer("200 OK", &self.name, &cookie, 66);
+            return response("200 OK", &self.name, &cookie, 66);
         }
         let path = if path == APPLICATION { "/66" } else { path };
         let found = self.by_path.iter().find(|(known, _)| *known == path);
@@ -136,8 +136,8 @@ impl Answers {
     }
 }
 
-fn answer(status: &str, name: &str, fields: &str, size: usize) -> Rc<[u8]> {
-    // A date, because applications send one; its value matters to nobody here.
+fn response(status: &str, name: &str, fields: &str, size: usize) -> Rc<[u8]> {
+    // A date, because applications send one; its value does not matter here.
     let mut bytes = format!(
         "HTTP/1.1 {status}\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\n\
          X-Origin: {name}\r\n{fields}Content-Length: {size}\r\n\r\n"

@@ -1,6 +1,6 @@
-//! Owns the floor: what it costs to carry bytes between a client and an origin through one thread, and nothing else.
-//! A client connection is one origin connection for its whole life; origins take turns.
-//! It must not know that the bytes are HTTP.
+//! Owns: the raw TCP relay, which only copies bytes between client and origin in one thread: the lowest possible cost.
+//! Invariant: each client connection has one origin connection for its whole lifetime; origins are used in rotation.
+//! Must not know: that the bytes are HTTP.
 
 use std::io;
 use std::net::SocketAddr;

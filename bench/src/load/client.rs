@@ -1,6 +1,6 @@
-//! Owns one client: its connection, its cookie, its request and the response it is waiting for.
-//! It has at most one request under way, and checks every response before it says that it is done.
-//! It must not know the other clients, or how long the run lasts.
+//! Owns: one client: its connection, its cookie, its request and the response that it waits for.
+//! Invariant: it has at most one request in flight, and checks every response before it counts it.
+//! Must not know: the other clients, or how long the run lasts.
 
 use std::error::Error;
 use std::io::{ErrorKind, Read, Write};
@@ -51,7 +51,7 @@ pub(super) struct Client {
     head: Vec<u8>,
     /// Bytes of the body still to come, once the head is there.
     remaining: Option<usize>,
-    /// When the request under way began; `None`: between requests.
+    /// Start of the request in flight; `None` between requests.
     started: Option<Instant>,
     took: Duration,
     keep: Option<String>,
@@ -92,7 +92,7 @@ impl Client {
             self.render(manner);
             self.sent = 0;
         }
-        // Sent once the socket says that it is connected.
+        // Sent once the socket is connected.
         self.stream = Some(Wire::connect(manner.target, self.tls.as_ref(), registry, self.token)?);
         Ok(())
     }
@@ -248,7 +248,7 @@ impl Client {
         match &self.origin {
             None => self.origin = Some(origin.clone()),
             Some(own) if own != origin => {
-                return Err(format!("a client of {own} was answered by {origin}").into());
+                return Err(format!("a client of {own} got a response from {origin}").into());
             }
             Some(_) => {}
         }

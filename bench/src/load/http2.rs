@@ -1,6 +1,6 @@
-//! Owns the load of HTTP/2 in TLS: clients that each have one connection and many requests at once on it.
-//! A client has one cookie, as a browser has, and each of its responses is checked.
-//! It must not know which proxy it loads, or what the proxy costs.
+//! Owns: the load over HTTP/2 and TLS: clients that each have one connection with many concurrent requests.
+//! Invariant: a client has one cookie, as a browser has, and each of its responses is checked.
+//! Must not know: which proxy it loads, or what the proxy costs.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
@@ -19,10 +19,10 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio_rustls::TlsConnector;
 
 use super::wire::Tls;
-use super::{Args, GRACE, Report, Tally, say};
+use super::{Args, GRACE, Report, Tally, print_line};
 use crate::certificate::HOST;
 
-/// More than a client's responses in flight take: no proxy waits for the load to make room.
+/// Larger than a client's responses in flight together, so that no proxy waits for a window update.
 const WINDOW: u32 = 8 * 1024 * 1024;
 const ORIGIN: HeaderName = HeaderName::from_static("x-origin");
 
@@ -39,15 +39,15 @@ pub(super) fn run(args: &Args, streams: usize, authority: &Path) -> Result<(), B
     };
     let clients = local.block_on(&runtime, open)?;
     drive(&runtime, &local, &clients, streams, args.warm_up);
-    say("ready")?;
+    print_line("ready")?;
     let mut lines = io::stdin().lines();
     lines.next().transpose()?;
-    say(&serde_json::to_string(&drive(&runtime, &local, &clients, streams, args.seconds))?)?;
+    print_line(&serde_json::to_string(&drive(&runtime, &local, &clients, streams, args.seconds))?)?;
     for line in lines {
         line?;
     }
     local.block_on(&runtime, tokio::task::yield_now());
-    say(&clients.iter().filter(|client| client.is_open.get()).count().to_string())?;
+    print_line(&clients.iter().filter(|client| client.is_open.get()).count().to_string())?;
     Ok(())
 }
 
@@ -139,7 +139,9 @@ impl Client {
             return Err(format!("status {}, body of {length} bytes", head.status).into());
         }
         if self.origin.is_some() && head.headers.get(ORIGIN) != self.origin.as_ref() {
-            return Err(format!("a client of {:?} was answered by {:?}", self.origin, head.headers.get(ORIGIN)).into());
+            return Err(
+                format!("a client of {:?} got a response from {:?}", self.origin, head.headers.get(ORIGIN)).into()
+            );
         }
         Ok(Response::from_parts(head, ()))
     }

@@ -1,16 +1,16 @@
-//! Owns the reading of one response: the head, then a body of exactly the announced length.
-//! A response is complete or an error; nothing is read beyond it, since nothing is pipelined.
-//! It must not know sockets, or what the response is checked against.
+//! Owns: the reading of one response: the head, then a body of exactly the announced length.
+//! Invariant: a response is complete or an error; nothing is read beyond it, since nothing is pipelined.
+//! Must not know: sockets, or what the response is checked against.
 
 use std::error::Error;
 
 const MAX_HEADERS: usize = 64;
 
-/// What the head of a response tells its client.
+/// The parts of a response's head that a client checks.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) status: u16,
-    /// Which origin answered.
+    /// The origin that sent the response.
     pub(super) origin: Option<String>,
     /// The field to send back from now on: a cookie that was set, or a pin in a field.
     pub(super) keep: Option<String>,

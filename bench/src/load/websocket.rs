@@ -1,6 +1,6 @@
-//! Owns the little of WebSockets that the load needs: the request that opens one, one message, and its echo.
-//! A message is one short frame (RFC 6455 §5.2), and an echo is right only to the last byte.
-//! It must not know sockets.
+//! Owns: the parts of WebSockets that the load needs: the opening request, one message, and its echo.
+//! Invariant: a message is one short frame (RFC 6455 §5.2), and an echo must match to the last byte.
+//! Must not know: sockets.
 
 use std::error::Error;
 
@@ -35,7 +35,7 @@ pub(super) fn is_echo(received: &[u8], length: usize) -> Result<bool, Box<dyn Er
     Ok(received.len() == length + head.len())
 }
 
-/// Whether an answer's head opens the WebSocket.
+/// Whether a response's head opens the WebSocket.
 pub(super) fn is_open(status: u16, accept: Option<&str>) -> bool {
     status == 101 && accept == Some(ACCEPT)
 }

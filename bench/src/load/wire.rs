@@ -1,6 +1,6 @@
-//! Owns a client's connection as bytes, in clear text or in TLS 1.3, without ever waiting for them.
-//! Every handshake is of the kind that the run is to measure, in the same cipher and group for every proxy, or it is an error.
-//! It must not know what the bytes mean.
+//! Owns: a client's non-blocking connection, in clear text or TLS 1.3.
+//! Invariant: each handshake is of the kind that the run measures, with the same cipher and group for every proxy.
+//! Must not know: what the bytes mean.
 
 use std::error::Error;
 use std::fs;
@@ -102,9 +102,9 @@ impl Wire {
         }
     }
 
-    /// Whether a read of `count` bytes, where there was room for `asked`, has left nothing behind.
+    /// Whether a read of `count` bytes into a buffer of `asked` has emptied the connection.
     pub(super) fn is_empty_after(&self, count: usize, asked: usize) -> bool {
-        // A short read has emptied a socket (epoll(7)), but says nothing of the records that lie in it.
+        // A short read shows that the socket is empty (epoll(7)), but not that all records in the buffer are read.
         matches!(self, Wire::Plain(_)) && count < asked
     }
 
@@ -152,7 +152,7 @@ impl Secured {
         loop {
             match self.session.reader().read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // Whether a proxy says goodbye is not what is compared; whether all has come, its length says.
+                // A close_notify is not compared, and the length shows whether the response is complete.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
                 read => return read,
             }

@@ -1,6 +1,6 @@
-//! Owns one connection from the proxy: reads a request, writes its answer, and so on until the proxy has enough.
-//! Requests have no body, and neither they nor messages are pipelined: what a proxy sends for our load generator.
-//! It must not know its listener or the other connections.
+//! Owns: one connection from the proxy: it reads a request and writes the response, until the proxy closes.
+//! Invariant: requests have no body, and neither they nor messages are pipelined: the load generator sends no others.
+//! Must not know: its listener or the other connections.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use mio::event::Event;
 use mio::net::TcpStream;
 
-use super::{Answers, websocket};
+use super::{Responses, websocket};
 
 const REQUEST_LIMIT: usize = 4 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -22,7 +22,7 @@ pub(super) enum Next {
 /// A connection and how far its current exchange has come.
 pub(super) struct Connection {
     stream: TcpStream,
-    answers: Rc<Answers>,
+    responses: Rc<Responses>,
     received: [u8; REQUEST_LIMIT],
     filled: usize,
     writing: Option<Writing>,
@@ -33,16 +33,16 @@ pub(super) struct Connection {
 struct Writing {
     bytes: Rc<[u8]>,
     written: usize,
-    /// The proxy asked for the connection to be closed after this answer.
+    /// The proxy asked to close the connection after this response.
     last: bool,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, answers: Rc<Answers>) -> Self {
-        Self { stream, answers, received: [0; REQUEST_LIMIT], filled: 0, writing: None, is_websocket: false }
+    pub(super) fn new(stream: TcpStream, responses: Rc<Responses>) -> Self {
+        Self { stream, responses, received: [0; REQUEST_LIMIT], filled: 0, writing: None, is_websocket: false }
     }
 
-    /// Goes on as far as the socket allows.
+    /// Reads and writes as far as the socket allows.
     pub(super) fn on_event(&mut self, event: &Event) -> io::Result<Next> {
         if self.writing.is_none() && event.is_readable() {
             match self.stream.read(&mut self.received[self.filled..]) {
@@ -54,16 +54,16 @@ impl Connection {
             if self.is_websocket {
                 self.echo()?;
             } else {
-                self.writing = parse(&self.received[..self.filled], &self.answers)?;
+                self.writing = parse(&self.received[..self.filled], &self.responses)?;
                 if let Some(writing) = &self.writing {
                     self.filled = 0;
-                    self.is_websocket = Rc::ptr_eq(&writing.bytes, &self.answers.upgraded);
+                    self.is_websocket = Rc::ptr_eq(&writing.bytes, &self.responses.upgraded);
                 }
             }
         }
         let next = self.write()?;
-        // There is no second read to find the socket empty: a short read has said so (epoll(7)), unless the end came
-        // with it, which only the event tells.
+        // No second read is needed to find the socket empty: a short read shows it (epoll(7)). Only the event shows an
+        // end that arrived with it.
         if self.writing.is_none() && event.is_read_closed() {
             return Ok(Next::Close);
         }
@@ -97,8 +97,8 @@ impl Connection {
     }
 }
 
-/// The answer to a request, once its head is complete.
-fn parse(received: &[u8], answers: &Answers) -> io::Result<Option<Writing>> {
+/// Returns the response to a request, once its head is complete.
+fn parse(received: &[u8], responses: &Responses) -> io::Result<Option<Writing>> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let status = request.parse(received).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
@@ -115,9 +115,9 @@ fn parse(received: &[u8], answers: &Answers) -> io::Result<Option<Writing>> {
             .any(|header| header.name.eq_ignore_ascii_case(name) && header.value.eq_ignore_ascii_case(value.as_bytes()))
     };
     if has("upgrade", "websocket") && has("sec-websocket-key", websocket::KEY) {
-        return Ok(Some(Writing { bytes: Rc::clone(&answers.upgraded), written: 0, last: false }));
+        return Ok(Some(Writing { bytes: Rc::clone(&responses.upgraded), written: 0, last: false }));
     }
     let last = has("connection", "close");
     let has_cookie = request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("cookie"));
-    Ok(Some(Writing { bytes: answers.to(request.path.unwrap_or_default(), has_cookie), written: 0, last }))
+    Ok(Some(Writing { bytes: responses.to(request.path.unwrap_or_default(), has_cookie), written: 0, last }))
 }

@@ -1,6 +1,6 @@
-//! Owns an origin's side of WebSockets: the one key that it knows the answer to, and the echo of one message.
-//! A message is echoed where it lies: unmasked, behind a head of its own.
-//! It must not know sockets.
+//! Owns: an origin's side of WebSockets: one key with its accept value, and the echo of one message.
+//! Invariant: a message is echoed in place: unmasked, behind a new frame header.
+//! Must not know: sockets.
 
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -12,8 +12,8 @@ pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 const HEAD: usize = 2;
 const MASK: usize = 4;
 
-/// Turns the first message in `received` into its echo: how many bytes it took, and where the echo lies. `None`: not
-/// all of it has come.
+/// Replaces the first message in `received` by its echo. Returns the message's length and the echo's range, or `None` if
+/// the message is incomplete.
 pub(crate) fn echo(received: &mut [u8]) -> io::Result<Option<(usize, Range<usize>)>> {
     let &[kind, length, ..] = &*received else { return Ok(None) };
     let length = usize::from(length ^ 0x80);
