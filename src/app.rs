@@ -21,7 +21,7 @@ use crate::admin::Phase;
 use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::{Cause, Verdict};
 use crate::config::Plan;
-use crate::net::{Address, shortage};
+use crate::net::{Address, descriptor_reserve};
 use crate::pool::Pool;
 use crate::pool::health_tracker::BackendDownReceiver;
 use crate::proxy::client::ListenerInfo;
@@ -206,7 +206,7 @@ impl App {
 fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize) {
     let limit = descriptors::soft_limit();
     let budget = descriptors::budget(limit, plan.descriptors());
-    shortage::keep_from(budget.ceiling);
+    descriptor_reserve::reserve_from(budget.ceiling);
     let max_connections = plan.server.max_connections.min(budget.clients);
     if max_connections < plan.server.max_connections {
         tracing::info!(

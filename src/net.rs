@@ -2,26 +2,27 @@
 //! Invariant: bytes pass unchanged; a Unix socket's file is ours alone while we listen.
 //! Must not know: what is said on a stream, and by whom.
 
+mod batch;
 pub mod bind;
-pub mod defer;
+pub mod defer_accept;
+pub mod descriptor_reserve;
 pub mod interim;
-pub mod own;
-mod room;
-pub mod shortage;
+pub mod local_addresses;
+mod send_buffer;
 mod socket;
 mod stream;
 pub mod syn_filter;
-pub mod turn;
 pub mod unix;
 
-pub use socket::{Sent, Socket};
+pub use batch::run_batcher;
+pub use socket::{Socket, WriteProgress};
 pub use stream::Stream;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The longest path of a Unix socket: sockaddr_un has room for 108 bytes, the last of them a NUL.
-pub const LONGEST_PATH: usize = 107;
+pub const MAX_SOCKET_PATH: usize = 107;
 
 /// Where something listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -88,26 +89,26 @@ impl From<([u8; 4], u16)> for Address {
 
 /// The text is neither an IP address with a port nor `unix:` and a path that fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoAddress;
+pub struct InvalidAddress;
 
-impl std::fmt::Display for NoAddress {
+impl std::fmt::Display for InvalidAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "neither IP:port nor unix: and a path of at most {LONGEST_PATH} bytes")
+        write!(f, "neither IP:port nor unix: and a path of at most {MAX_SOCKET_PATH} bytes")
     }
 }
 
-impl std::error::Error for NoAddress {}
+impl std::error::Error for InvalidAddress {}
 
 impl std::str::FromStr for Address {
-    type Err = NoAddress;
+    type Err = InvalidAddress;
 
-    fn from_str(text: &str) -> Result<Address, NoAddress> {
+    fn from_str(text: &str) -> Result<Address, InvalidAddress> {
         match text.strip_prefix("unix:") {
-            Some(path) if (1..=LONGEST_PATH).contains(&path.len()) && !path.contains('\0') => {
+            Some(path) if (1..=MAX_SOCKET_PATH).contains(&path.len()) && !path.contains('\0') => {
                 Ok(Address::Unix(path.into()))
             }
-            Some(_) => Err(NoAddress),
-            None => text.parse().map(Address::Tcp).map_err(|_| NoAddress),
+            Some(_) => Err(InvalidAddress),
+            None => text.parse().map(Address::Tcp).map_err(|_| InvalidAddress),
         }
     }
 }
@@ -122,7 +123,7 @@ mod tests {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         for text in ["", "127.0.0.1", "unix:", "app:80", "unix:a\0b", &format!("unix:/{}", "x".repeat(107))] {
-            assert_eq!(text.parse::<Address>(), Err(NoAddress), "{text}");
+            assert_eq!(text.parse::<Address>(), Err(InvalidAddress), "{text}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 
 use super::Settings;
 use crate::net::Address;
-use crate::net::bind::patiently;
+use crate::net::bind::with_retry;
 use crate::net::unix::{self, SocketFile};
 
 const BACKLOG: i32 = 128;
@@ -48,12 +48,12 @@ pub fn bind(settings: &Settings) -> io::Result<Bound> {
                 let why = format!("an admin listener on {address}, which is not loopback, needs a token");
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
-            let listener = patiently(&settings.address, || TcpListener::bind(address))?;
+            let listener = with_retry(&settings.address, || TcpListener::bind(address))?;
             listener.set_nonblocking(true)?;
             Ok(Bound(Listener::Tcp(listener)))
         }
         Address::Unix(path) => {
-            let (listener, file) = patiently(&settings.address, || unix::listen(path, 0o600, BACKLOG))?;
+            let (listener, file) = with_retry(&settings.address, || unix::listen(path, 0o600, BACKLOG))?;
             Ok(Bound(Listener::Unix(listener, file)))
         }
     }

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::config::PoolPlan;
 use crate::discover::source_watcher::{self, SourceId, SourceUpdate};
 use crate::discover::{Members, Now, OwnAddresses};
-use crate::net::{Address, own};
+use crate::net::{Address, local_addresses};
 use crate::pool::backend;
 
 /// How long the process stays not ready, at most, while sources have not answered yet.
@@ -73,7 +73,7 @@ pub(super) async fn run(
                 let Some(first) = first else { return };
                 let mut next = Some(first);
                 // Read each time: interfaces get and lose addresses, such as floating ones.
-                let own_addresses = Arc::new(OwnAddresses { listening: task.listening.clone(), interfaces: own::interfaces() });
+                let own_addresses = Arc::new(OwnAddresses { listening: task.listening.clone(), interfaces: local_addresses::interfaces() });
                 while let Some(update) = next {
                     silent.remove(&update.id);
                     task.take(update, &own_addresses);

@@ -29,7 +29,7 @@ use crate::admin;
 use crate::affinity::seal::random_secret;
 use crate::app::{App, StartError};
 use crate::config::{self, Report};
-use crate::net::{Address, own};
+use crate::net::{Address, local_addresses};
 
 /// The backends, and the port that each one tries first.
 const BACKENDS: [(&str, u16); 3] = [("a", 9001), ("b", 9002), ("c", 9003)];
@@ -76,7 +76,7 @@ async fn run_until_stopped(args: Args) -> Result<(), DemoError> {
         dashboard: app.admin().unwrap_or(args.admin),
         token: token.as_deref(),
         servers: &servers,
-        interfaces: &own::interfaces(),
+        interfaces: &local_addresses::interfaces(),
     };
     print(&message.to_string());
 

@@ -10,7 +10,7 @@ use super::names::is_host;
 use super::reader::Table;
 use super::values::{InvalidValue, Value, clipped, found, must_be, shown, text};
 use crate::files;
-use crate::net::{Address, LONGEST_PATH};
+use crate::net::{Address, MAX_SOCKET_PATH};
 
 /// The side that has the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +60,8 @@ fn socket_file(path: &str, value: &DeValue<'_>, table: &Table<'_>) -> Value<Addr
         return Err(must_be("IP:port or unix:PATH", found(value), remedy));
     }
     let path = table.notes().resolve(path.strip_prefix("//").map_or(path, |rest| rest));
-    if path.as_os_str().len() > LONGEST_PATH {
-        let what = format!("a path of at most {LONGEST_PATH} bytes");
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        let what = format!("a path of at most {MAX_SOCKET_PATH} bytes");
         return Err(must_be(&what, found(value), "use a shorter path"));
     }
     Ok(Address::Unix(path))

@@ -19,7 +19,7 @@ use crate::admin;
 use crate::affinity::seal::short_id;
 use crate::affinity::{Carrier, Cause};
 use crate::health::Probe;
-use crate::net::{Address, own};
+use crate::net::{Address, local_addresses};
 
 /// Notes all sections that do not fit together.
 pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
@@ -37,7 +37,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     overlaps(listeners.filter_map(|each| each.address.as_ref()), notes);
     unique("pool named", draft.pools.iter().filter_map(|each| each.name.as_ref()), notes);
     keys(draft, notes);
-    let interfaces = own::interfaces();
+    let interfaces = local_addresses::interfaces();
     admin_address(draft, notes);
     for pool in &draft.pools {
         backends(pool, notes);
@@ -78,7 +78,7 @@ fn overlaps<'d>(listeners: impl Iterator<Item = &'d Spanned<Address>>, notes: &N
         let others = by_port.entry(listener.value.tcp().map(|address| address.port())).or_default();
         let conflicts = |other: &&&Spanned<Address>| {
             let (one, other) = (&listener.value, &other.value);
-            own::overlap(one, other) && !own::are_both_families(one, other)
+            local_addresses::overlap(one, other) && !local_addresses::are_wildcards_of_both_families(one, other)
         };
         if let Some(other) = others.iter().find(conflicts) {
             let line = notes.line_of(other.span.start) + 1;
@@ -120,7 +120,7 @@ fn keys(draft: &Draft, notes: &Notes<'_>) {
 fn admin_address(draft: &Draft, notes: &Notes<'_>) {
     let Some(Spanned { value: admin::Settings { address: admin, .. }, span }) = &draft.admin else { return };
     let taken = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
-    for listener in taken.filter(|listener| own::overlap(admin, &listener.value)) {
+    for listener in taken.filter(|listener| local_addresses::overlap(admin, &listener.value)) {
         let line = notes.line_of(listener.span.start) + 1;
         let problem = format!("[admin] has the address of the listener in line {line}");
         notes.error(span, problem, "choose another address");
@@ -200,7 +200,7 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
 /// Refuses backends at an address of this process: a listener or the admin listener.
 fn backends_are_not_local(pool: &PoolDraft, draft: &Draft, interfaces: &HashSet<IpAddr>, notes: &Notes<'_>) {
     for address in pool.backends.iter().filter_map(|backend| backend.address.as_ref()) {
-        let leads_to = |listening: &Address| own::reaches(&address.value, listening, interfaces);
+        let leads_to = |listening: &Address| local_addresses::reaches(&address.value, listening, interfaces);
         let listeners = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
         for listener in listeners.filter(|listener| leads_to(&listener.value)) {
             let line = notes.line_of(listener.span.start) + 1;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::backend::DiscoveredBackend;
 use super::settings::Settings;
-use crate::net::{Address, own};
+use crate::net::{Address, local_addresses};
 use crate::pool::backend;
 
 /// The number of ended incarnations to remember. Beyond it, the oldest is forgotten.
@@ -36,7 +36,7 @@ pub struct OwnAddresses {
 
 impl OwnAddresses {
     fn has(&self, address: &Address) -> bool {
-        self.listening.iter().any(|listening| own::reaches(address, listening, &self.interfaces))
+        self.listening.iter().any(|listening| local_addresses::reaches(address, listening, &self.interfaces))
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::announce::{announce, announce_maintenance};
 use super::{Probe, Settings};
-use crate::net::{Address, shortage};
+use crate::net::{Address, descriptor_reserve};
 use crate::pool::history::ProbeResult;
 use crate::pool::observe::Observation;
 use crate::pool::{AdminState, Health, Live, Pool};
@@ -109,7 +109,7 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
         due = due.max(now);
         if let Some(error) = result.as_ref().err().and_then(Refusal::shortage) {
             // Nothing was learned of the backend: neither a pass nor a failure.
-            shortage::report("cannot probe a backend", error);
+            descriptor_reserve::report_shortage("cannot probe a backend", error);
             continue;
         }
         let result = result.map_err(|refusal| refusal.reason(settings.timeout));
@@ -178,7 +178,7 @@ impl Refusal {
             Refusal::Http(error) => error,
             Refusal::Timeout | Refusal::Status(_) => return None,
         };
-        shortage::is_ours(error).then_some(error)
+        descriptor_reserve::is_local_shortage(error).then_some(error)
     }
 
     /// The same for whoever is told, of a probe that had so much time.

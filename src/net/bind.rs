@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The last one of `bind`.
-pub fn patiently<T>(address: &Address, mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub fn with_retry<T>(address: &Address, mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for attempt in 0..TRIES {
         match bind() {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -41,7 +41,7 @@ mod tests {
         let mut holder = Some(TcpListener::bind("127.0.0.1:0").unwrap());
         let address = holder.as_ref().unwrap().local_addr().unwrap();
         let mut tries = 0;
-        let bound = patiently(&address.into(), || {
+        let bound = with_retry(&address.into(), || {
             tries += 1;
             if tries == 4 {
                 holder = None;
@@ -58,7 +58,7 @@ mod tests {
             tries += 1;
             Err::<(), _>(io::ErrorKind::PermissionDenied.into())
         };
-        let error = patiently(&([127, 0, 0, 1], 1).into(), refused).unwrap_err();
+        let error = with_retry(&([127, 0, 0, 1], 1).into(), refused).unwrap_err();
         assert_eq!((error.kind(), tries), (io::ErrorKind::PermissionDenied, 1));
     }
 }

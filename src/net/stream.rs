@@ -34,7 +34,7 @@ impl Stream {
     ///
     /// # Errors
     /// What the system says.
-    pub async fn cut_off(&mut self) -> io::Result<()> {
+    pub async fn shutdown_without_close_notify(&mut self) -> io::Result<()> {
         match self {
             Stream::Plain(socket) => socket.shutdown().await,
             Stream::Tls(tls) => tls.get_mut().0.shutdown().await,
@@ -43,12 +43,12 @@ impl Stream {
 
     /// Writes what goes out at once, and forgets the rest: a last word to a client that may not
     /// listen any more.
-    pub fn write_now(&mut self, bytes: &[u8]) {
+    pub fn write_best_effort(&mut self, bytes: &[u8]) {
         let cx = &mut Context::from_waker(std::task::Waker::noop());
         // A fresh socket buffer takes a few hundred bytes at once; if not, so be it.
         if Pin::new(&mut *self).poll_write(cx, bytes).is_ready() {
             let _ = Pin::new(&mut *self).poll_flush(cx);
-            self.socket().send_now();
+            self.socket().flush_batch();
         }
     }
 }
@@ -64,9 +64,9 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
             Stream::Tls(tls) => {
-                let most = tls.get_ref().0.most();
+                let read_limit = tls.get_ref().0.read_limit();
                 let record = ready!(Pin::new(&mut **tls).poll_fill_buf(cx))?;
-                let part = part_of(record.len(), most).min(buffer.remaining());
+                let part = part_size(record.len(), read_limit).min(buffer.remaining());
                 buffer.put_slice(record.get(..part).unwrap_or(record));
                 Pin::new(&mut **tls).consume(part);
                 Poll::Ready(Ok(()))
@@ -75,10 +75,10 @@ impl AsyncRead for Stream {
     }
 }
 
-/// How much of a record is read at once, so that all parts of it are alike and none has more than `most` bytes: of a whole
+/// How much of a record is read at once, so that all parts of it are alike and none has more than `limit` bytes: of a whole
 /// record a byte would be left, and be passed on in a buffer of its own.
-fn part_of(record: usize, most: usize) -> usize {
-    record.div_ceil(record.div_ceil(most).max(1))
+fn part_size(record: usize, limit: usize) -> usize {
+    record.div_ceil(record.div_ceil(limit).max(1))
 }
 
 impl AsyncWrite for Stream {
@@ -133,7 +133,7 @@ mod tests {
             (16384, 16383, 8192),
             (16384, 8191, 5462),
         ] {
-            assert_eq!(part_of(record, most), part, "{record} of {most}");
+            assert_eq!(part_size(record, most), part, "{record} of {most}");
         }
     }
 }

@@ -97,10 +97,10 @@ impl<H> ConnContext<H> {
         let (limit, idle_since) = (self.clock.deadline(), clock::now());
         let mut begun = None;
         poll_fn(|cx| {
-            if socket.poll_gather(cx, first_bytes::is_head_complete).is_ready() {
+            if socket.poll_prefetch(cx, first_bytes::is_head_complete).is_ready() {
                 return Poll::Ready(HeadWait::Received(begun.or_else(|| Some(clock::now()))));
             }
-            if socket.gathered(<[u8]>::is_empty) {
+            if socket.peek_prefetched(<[u8]>::is_empty) {
                 return self.poll_idle(cx, socket, &limit, idle_since).map(|()| HeadWait::Idle);
             }
             begun.get_or_insert_with(|| {
@@ -138,7 +138,7 @@ impl<H> ConnContext<H> {
         loop {
             let due = match self.drain_deadline(idle_since) {
                 Some(drain_deadline) if drain_deadline > clock::now() => drain_deadline.min(idle_end),
-                Some(_) if socket.poll_sent(cx).is_ready() => return Poll::Ready(()),
+                Some(_) if socket.poll_all_sent(cx).is_ready() => return Poll::Ready(()),
                 _ => idle_end,
             };
             limit.set(due);

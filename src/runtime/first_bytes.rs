@@ -13,7 +13,7 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Waits until `is_enough` accepts the bytes that arrived, the socket buffers no more, or the connection ends.
 pub(super) async fn gather(socket: &Socket, is_enough: fn(&[u8]) -> bool) {
-    poll_fn(|cx| socket.poll_gather(cx, is_enough)).await;
+    poll_fn(|cx| socket.poll_prefetch(cx, is_enough)).await;
 }
 
 /// Returns whether `bytes` have a complete head of HTTP/1.1, or can't become one.

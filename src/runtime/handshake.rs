@@ -60,7 +60,7 @@ async fn run(mut socket: Socket, mut peer: Peer, listener: &ListenerInfo) -> io:
     }
     let is_http2 = listener.allows_http2 && {
         gather(&socket, first_bytes::is_preface_decided).await;
-        socket.gathered(first_bytes::is_preface)
+        socket.peek_prefetched(first_bytes::is_preface)
     };
     Ok(AcceptedConnection { stream: Stream::Plain(socket), peer, is_http2 })
 }

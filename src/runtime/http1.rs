@@ -35,7 +35,7 @@ enum Ended {
 /// Serves one connection until it ends.
 pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>, context: Rc<ConnContext<H>>) {
     let (requests, mut prefix) = (Rc::default(), Bytes::new());
-    stream.socket().read_little();
+    stream.socket().use_small_reads();
     loop {
         let since = match prefix.is_empty() {
             false => Some(clock::now()),
@@ -133,7 +133,7 @@ async fn active<H: Handler>(
         }
         Err(_) if activity.has_fragment.get() => {
             let (mut stream, _) = apart(connection.into_parts());
-            stream.write_now(&context.handler.reject_head(client, HeadFault::Fragment));
+            stream.write_best_effort(&context.handler.reject_head(client, HeadFault::Fragment));
             linger(&mut stream, false).await;
         }
         Err(result) => {
@@ -151,7 +151,7 @@ async fn active<H: Handler>(
 
 /// Ends a connection on which a head did not come in time.
 async fn too_late<H: Handler>(mut stream: Stream, client: &Rc<H::Client>, context: &Rc<ConnContext<H>>) {
-    stream.write_now(&context.handler.reject_head(client, HeadFault::HeadTimeout));
+    stream.write_best_effort(&context.handler.reject_head(client, HeadFault::HeadTimeout));
     linger(&mut stream, false).await;
 }
 
@@ -210,7 +210,7 @@ async fn linger(stream: &mut Stream, is_cut: bool) {
 /// it was read.
 async fn end(stream: &mut Stream, silence: Duration, is_cut: bool) {
     let drain = async {
-        let said = if is_cut { stream.cut_off().await } else { stream.shutdown().await };
+        let said = if is_cut { stream.shutdown_without_close_notify().await } else { stream.shutdown().await };
         if said.is_err() {
             return;
         }

@@ -98,7 +98,7 @@ impl Io {
             Poll::Ready(_) => blocked.set(None),
             Poll::Pending => {
                 // It may be taking what was written before.
-                let taken = self.stream.inner().socket().sent().bytes();
+                let taken = self.stream.inner().socket().write_progress().bytes();
                 if blocked.get().is_none() || taken != self.taken {
                     blocked.set(Some(clock::now()));
                     self.taken = taken;
@@ -175,12 +175,12 @@ impl Write for Io {
         let mut poll = Pin::new(&mut self.stream).poll_flush(cx);
         if poll.is_ready() && self.activity.is_breaking() {
             // The connection ends next, and what waits for the turn to end might find no room then.
-            poll = self.stream.inner().socket().poll_sent(cx);
+            poll = self.stream.inner().socket().poll_all_sent(cx);
         }
         if matches!(poll, Poll::Ready(Ok(()))) && !self.activity.has_streams() {
             self.activity.flushed();
         }
-        if poll.is_ready() && self.activity.goes_on(|| self.stream.inner().socket().room()) {
+        if poll.is_ready() && self.activity.goes_on(|| self.stream.inner().socket().send_buffer_space()) {
             cx.waker().wake_by_ref();
         }
         self.noted(poll)
@@ -191,7 +191,7 @@ impl Write for Io {
     /// without which a client could not tell it from a cut.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = match self.stream.inner() {
-            Stream::Plain(socket) => socket.poll_sent(cx),
+            Stream::Plain(socket) => socket.poll_all_sent(cx),
             Stream::Tls(_) => Pin::new(&mut self.stream).poll_shutdown(cx),
         };
         self.noted(poll)

@@ -23,9 +23,9 @@ use super::connection_limit::{ConnectionLimit, ConnectionPermit};
 use super::listener::ListenerInfo;
 use super::settings::ListenerSettings;
 use crate::handler::Handler;
-use crate::net::defer::{defer, undefer};
+use crate::net::defer_accept::{defer, undefer};
 use crate::net::unix::{self, SocketFile};
-use crate::net::{Address, Socket, bind, own, shortage, syn_filter};
+use crate::net::{Address, Socket, bind, descriptor_reserve, local_addresses, syn_filter};
 use crate::telemetry::Limit;
 use crate::telemetry::metrics::{ListenerCounters, Metrics};
 use crate::tls::Acceptor;
@@ -102,7 +102,9 @@ impl Listeners {
         for (index, each) in settings.iter().enumerate() {
             let info = Arc::new(ListenerInfo::new(index, each, tls.get(index).cloned().flatten()));
             let is_v6_only = each.address.tcp().is_some_and(|address| address.is_ipv6())
-                && settings.iter().any(|other| own::are_both_families(&each.address, &other.address));
+                && settings
+                    .iter()
+                    .any(|other| local_addresses::are_wildcards_of_both_families(&each.address, &other.address));
             let address = all.open(each, is_v6_only, &info, metrics);
             all.addresses.push(address.map_err(|error| BindError { address: each.address.clone(), error })?);
         }
@@ -123,7 +125,7 @@ impl Listeners {
                 // With SO_REUSEPORT, a second Linchpin could silently share the address and take half of the
                 // clients. So a first socket without it fails if the address is in use.
                 if address.port() != 0 {
-                    bind::patiently(&settings.address, || socket(*address, is_v6_only, false))?;
+                    bind::with_retry(&settings.address, || socket(*address, is_v6_only, false))?;
                 }
                 let mut bound_address = *address;
                 for sockets in &mut self.by_thread {
@@ -136,7 +138,7 @@ impl Listeners {
             Address::Unix(path) => {
                 // Unix sockets have no SO_REUSEPORT: all threads accept from one queue.
                 let (listener, file) =
-                    bind::patiently(&settings.address, || unix::listen(path, SOCKET_FILE_MODE, BACKLOG))?;
+                    bind::with_retry(&settings.address, || unix::listen(path, SOCKET_FILE_MODE, BACKLOG))?;
                 for sockets in &mut self.by_thread {
                     sockets.push(bound(ListenSocket::Unix(listener.try_clone()?)));
                 }
@@ -365,7 +367,7 @@ impl<H: Handler> AcceptContext<H> {
         // A TCP connection is deferred until it has sent data, so a first read succeeds, as tokio assumes. A TLS or
         // PROXY handshake, and a drain, must not count a connection as begun before its first byte.
         let expects_data = self.is_tcp && !self.info.has_preamble();
-        let socket = if expects_data { socket } else { socket.silent() };
+        let socket = if expects_data { socket } else { socket.assume_not_readable() };
         let guard = ConnectionGuard::new(&self.connections.open, &self.metrics, self.thread);
         let (info, conn_context) = (Arc::clone(&self.info), Rc::clone(&self.conn_context));
         tokio::task::spawn_local(async move {
@@ -379,8 +381,8 @@ impl<H: Handler> AcceptContext<H> {
         if is_connection_error(error) {
             // The client left before it was accepted: other connections are not affected.
         } else {
-            if shortage::is_ours(error) {
-                shortage::report("cannot accept a client", error);
+            if descriptor_reserve::is_local_shortage(error) {
+                descriptor_reserve::report_shortage("cannot accept a client", error);
             } else {
                 tracing::warn!(listener = &*self.info.name, %error, "cannot accept a client; trying again in 100 ms");
             }

@@ -23,7 +23,7 @@ use super::per_client_limit::PerClientLimit;
 use super::settings::{Limits, Settings};
 use crate::clock;
 use crate::handler::Handler;
-use crate::net::turn;
+use crate::net;
 use crate::net::unix::SocketFile;
 
 /// The running worker threads.
@@ -161,7 +161,7 @@ where
     let (handler, housekeeping) = make(WorkerContext { index, deadlines: clock.clone() });
     let mut essential = JoinSet::new();
     essential.spawn_local(clock.clone().run());
-    essential.spawn_local(turn::carry());
+    essential.spawn_local(net::run_batcher());
     essential.spawn_local(housekeeping);
     let context = Rc::new(ConnContext::new(handler, limits, clients, clock.clone()));
     let connections = Rc::new(ThreadConnections::new(limit));

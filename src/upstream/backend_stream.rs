@@ -111,7 +111,7 @@ impl AsyncWrite for BackendStream {
                 }
             }
         }
-        self.pacing.on_flushed(cx, || self.stream.socket().room());
+        self.pacing.on_flushed(cx, || self.stream.socket().send_buffer_space());
         Poll::Ready(Ok(()))
     }
 
@@ -136,7 +136,7 @@ impl AsyncWrite for BackendStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{Socket, turn};
+    use crate::net::{self, Socket};
     use std::io::Write;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -147,7 +147,7 @@ mod tests {
     fn a_reset_that_only_the_turn_has_met_is_no_end_of_an_answer() {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
-            spawn_local(turn::carry());
+            spawn_local(net::run_batcher());
             yield_now().await;
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

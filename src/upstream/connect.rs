@@ -19,7 +19,7 @@ use super::http1::{Http1Connection, Transport};
 use super::http2::Http2Connection;
 use super::wake_filter::WakeFilter;
 use crate::clock;
-use crate::net::{Address, shortage};
+use crate::net::{Address, descriptor_reserve};
 use crate::reason::Reason;
 
 /// The largest head of a response, in bytes; what does not fit is a 502 for its request.
@@ -47,15 +47,15 @@ where
     let mut connecting = Box::pin(async {
         let failed = |error: io::Error| {
             tracing::debug!(%address, %error, "no connection to a backend");
-            if shortage::is_ours(&error) {
-                shortage::report("cannot connect to a backend", &error);
+            if descriptor_reserve::is_local_shortage(&error) {
+                descriptor_reserve::report_shortage("cannot connect to a backend", &error);
                 return unsent(Fact::Shortage);
             }
             unsent(Fact::Connect(Reason::of(&error)))
         };
         let Dialled { stream, is_http2 } =
             dial(address, access, Purpose::Request(key.client), key.http1).await.map_err(failed)?;
-        let (sent, pacing, received) = (stream.socket().sent(), Rc::default(), Rc::default());
+        let (sent, pacing, received) = (stream.socket().write_progress(), Rc::default(), Rc::default());
         let io = BackendIo::new(BackendStream::new(stream, &pacing, &received));
         let failed = |error: hyper::Error| unsent(Fact::of(&error)).with_detail(Some(Reason::of(&error)));
         if is_http2 {

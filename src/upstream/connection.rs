@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use super::failure::Fact;
 use super::http1::{Http1Connection, SendError};
 use super::http2::StreamPermit;
-use crate::net::{Sent, Stream};
+use crate::net::{Stream, WriteProgress};
 
 /// What one request is sent on.
 pub enum PooledConnection<B: Body + 'static> {
@@ -51,7 +51,7 @@ where
     }
 
     /// What becomes of the bytes that are written to its connection, if it is one's own.
-    pub fn sent(&self) -> Option<Rc<Sent>> {
+    pub fn sent(&self) -> Option<Rc<WriteProgress>> {
         match self {
             PooledConnection::Http1(connection) => Some(connection.sent()),
             PooledConnection::Http2(_) => None,

@@ -19,7 +19,7 @@ use super::backend_stream::{BackendIo, BytesReceived};
 use super::failure::{Fact, Failure};
 use super::upload_pacing::{PacedBody, UploadPacing};
 use super::wake_filter::{FilteredIo, WakeFilter};
-use crate::net::{Sent, Stream};
+use crate::net::{Stream, WriteProgress};
 use crate::reason::Reason;
 
 /// A connection to a backend. hyper gives a handle that sends and a future that moves the bytes;
@@ -49,7 +49,7 @@ struct Driver<B: Body + 'static> {
 /// What is known of a connection below hyper.
 pub(super) struct Transport {
     /// Of the backend's socket: the one witness for "nothing was sent".
-    pub(super) sent: Rc<Sent>,
+    pub(super) sent: Rc<WriteProgress>,
     pub(super) pacing: Rc<UploadPacing>,
     pub(super) received: Rc<BytesReceived>,
     /// How long it took to connect.
@@ -89,7 +89,7 @@ where
     }
 
     /// What becomes of the bytes that are written to it.
-    pub(super) fn sent(&self) -> Rc<Sent> {
+    pub(super) fn sent(&self) -> Rc<WriteProgress> {
         Rc::clone(&self.transport.sent)
     }
 
@@ -120,7 +120,7 @@ where
         let Transport { sent, received, .. } = &self.transport;
         let (sent_before, received_before) = (sent.bytes(), received.bytes());
         // A request that is given up in the turn in which it was written may go elsewhere: it never leaves.
-        sent.take_back(true);
+        sent.discard_on_drop(true);
         self.requests += 1;
         let mut response = std::pin::pin!({
             let request = request();
@@ -148,7 +148,7 @@ where
             }
         })
         .await;
-        sent.take_back(result.is_err());
+        sent.discard_on_drop(result.is_err());
         result.map_err(|(fact, detail, request)| SendError {
             failure: Failure::new(fact, sent.bytes() != sent_before).with_detail(detail),
             has_received: received.bytes() != received_before,
@@ -255,7 +255,7 @@ mod tests {
         use tokio::task::{spawn_local, yield_now};
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
-            spawn_local(crate::net::turn::carry());
+            spawn_local(crate::net::run_batcher());
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = Address::Tcp(listener.local_addr().unwrap());
             let backend = spawn_local(async move {

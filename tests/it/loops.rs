@@ -137,7 +137,7 @@ async fn what_is_found_at_an_address_of_ours_is_no_backend() {
     let mut lines = format!("a {}\nadmin unix:{socket}\n", a.address());
     let loopback =
         [format!("127.0.0.1:{v4}"), format!("127.7.7.7:{v4}"), format!("[::1]:{v6}"), format!("127.0.0.1:{own}")];
-    let here = linchpin::net::own::interfaces();
+    let here = linchpin::net::local_addresses::interfaces();
     let interfaces = here.iter().filter(|ip| ip.is_ipv4() && !ip.is_loopback()).map(|ip| format!("{ip}:{v4}"));
     for (index, address) in loopback.into_iter().chain(interfaces).enumerate() {
         lines += &format!("back-{index} {address}\n");

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use crate::net::own;
+use crate::net::local_addresses;
 
 /// Most addresses listed of a machine with many interfaces.
 const MAX_LISTED: usize = 3;
@@ -22,7 +22,7 @@ pub(super) struct Reserved {
 /// Reserves the addresses. These sockets, unlike the proxy's, don't set SO_REUSEPORT, so that an address that another
 /// Linchpin listens on is refused.
 pub(super) fn reserve(listen: SocketAddr, admin: SocketAddr) -> Result<Reserved, AddressError> {
-    if own::overlap(&listen.into(), &admin.into()) {
+    if local_addresses::overlap(&listen.into(), &admin.into()) {
         return Err(AddressError::SamePort { listen, admin });
     }
     let bind = |address, option| {

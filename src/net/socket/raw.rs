@@ -10,35 +10,35 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf, Take};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::net::room::room;
+use crate::net::send_buffer;
 
 /// What is read at once, in bytes, whatever the room: what is read has to be held until the other side takes it.
 /// A byte less than 16 KiB: hyper doubles its buffer, up to 400 KiB, each time one of its steps has been filled.
-pub(super) const MOST: u64 = 16 * 1024 - 1;
+pub(super) const MAX_READ: u64 = 16 * 1024 - 1;
 
 /// The same, for a side of which more pieces are held at a time: hyper has one of a request's body in hand while the one
 /// before it waits for the backend.
-pub(super) const LITTLE: u64 = 8 * 1024 - 1;
+pub(super) const SMALL_READ: u64 = 8 * 1024 - 1;
 
 #[derive(Debug)]
-pub(super) enum Raw {
+pub(super) enum RawSocket {
     Tcp(Take<TcpStream>),
     Unix(Take<UnixStream>),
 }
 
-impl From<TcpStream> for Raw {
-    fn from(stream: TcpStream) -> Raw {
-        Raw::Tcp(stream.take(MOST))
+impl From<TcpStream> for RawSocket {
+    fn from(stream: TcpStream) -> RawSocket {
+        RawSocket::Tcp(stream.take(MAX_READ))
     }
 }
 
-impl From<UnixStream> for Raw {
-    fn from(stream: UnixStream) -> Raw {
-        Raw::Unix(stream.take(MOST))
+impl From<UnixStream> for RawSocket {
+    fn from(stream: UnixStream) -> RawSocket {
+        RawSocket::Unix(stream.take(MAX_READ))
     }
 }
 
-impl Raw {
+impl RawSocket {
     /// Reads no more than `most` bytes.
     pub(super) fn poll_read(
         &mut self,
@@ -47,11 +47,11 @@ impl Raw {
         most: u64,
     ) -> Poll<io::Result<()>> {
         match self {
-            Raw::Tcp(stream) => {
+            RawSocket::Tcp(stream) => {
                 stream.set_limit(most);
                 Pin::new(stream).poll_read(cx, buffer)
             }
-            Raw::Unix(stream) => {
+            RawSocket::Unix(stream) => {
                 stream.set_limit(most);
                 Pin::new(stream).poll_read(cx, buffer)
             }
@@ -60,65 +60,65 @@ impl Raw {
 
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Raw::Tcp(stream) => stream.get_ref().poll_read_ready(cx),
-            Raw::Unix(stream) => stream.get_ref().poll_read_ready(cx),
+            RawSocket::Tcp(stream) => stream.get_ref().poll_read_ready(cx),
+            RawSocket::Unix(stream) => stream.get_ref().poll_read_ready(cx),
         }
     }
 
     /// From now on there is something to read once the system says so.
-    pub(super) fn expect_nothing(&self) -> io::Result<()> {
+    pub(super) fn clear_readiness(&self) -> io::Result<()> {
         let nothing = || Err(io::ErrorKind::WouldBlock.into());
         match self {
-            Raw::Tcp(stream) => stream.get_ref().try_io(Interest::READABLE, nothing),
-            Raw::Unix(stream) => stream.get_ref().try_io(Interest::READABLE, nothing),
+            RawSocket::Tcp(stream) => stream.get_ref().try_io(Interest::READABLE, nothing),
+            RawSocket::Unix(stream) => stream.get_ref().try_io(Interest::READABLE, nothing),
         }
     }
 
     /// Bytes that the kernel takes at once, about.
-    pub(super) fn room(&self) -> usize {
+    pub(super) fn send_buffer_space(&self) -> usize {
         match self {
-            Raw::Tcp(stream) => room(stream.get_ref()),
-            Raw::Unix(stream) => room(stream.get_ref()),
+            RawSocket::Tcp(stream) => send_buffer::available(stream.get_ref()),
+            RawSocket::Unix(stream) => send_buffer::available(stream.get_ref()),
         }
     }
 
     pub(super) fn is_read_closed(&self) -> bool {
         let cx = &mut Context::from_waker(Waker::noop());
         let ready = match self {
-            Raw::Tcp(stream) => pin!(stream.get_ref().ready(Interest::READABLE)).poll(cx),
-            Raw::Unix(stream) => pin!(stream.get_ref().ready(Interest::READABLE)).poll(cx),
+            RawSocket::Tcp(stream) => pin!(stream.get_ref().ready(Interest::READABLE)).poll(cx),
+            RawSocket::Unix(stream) => pin!(stream.get_ref().ready(Interest::READABLE)).poll(cx),
         };
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
-            Raw::Tcp(stream) => stream.get_ref().take_error(),
-            Raw::Unix(stream) => stream.get_ref().take_error(),
+            RawSocket::Tcp(stream) => stream.get_ref().take_error(),
+            RawSocket::Unix(stream) => stream.get_ref().take_error(),
         }
     }
 
-    /// Writes all pieces or some of them. For one piece `send` is the cheaper system call.
+    /// Writes all pieces or some of them. For one piece `send` is the cheaper system wake_reader.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match (self, pieces) {
-            (Raw::Tcp(stream), [only]) => Pin::new(stream.get_mut()).poll_write(cx, only),
-            (Raw::Tcp(stream), _) => Pin::new(stream.get_mut()).poll_write_vectored(cx, pieces),
-            (Raw::Unix(stream), [only]) => Pin::new(stream.get_mut()).poll_write(cx, only),
-            (Raw::Unix(stream), _) => Pin::new(stream.get_mut()).poll_write_vectored(cx, pieces),
+            (RawSocket::Tcp(stream), [only]) => Pin::new(stream.get_mut()).poll_write(cx, only),
+            (RawSocket::Tcp(stream), _) => Pin::new(stream.get_mut()).poll_write_vectored(cx, pieces),
+            (RawSocket::Unix(stream), [only]) => Pin::new(stream.get_mut()).poll_write(cx, only),
+            (RawSocket::Unix(stream), _) => Pin::new(stream.get_mut()).poll_write_vectored(cx, pieces),
         }
     }
 
     pub(super) fn try_write(&self, piece: &[u8]) -> io::Result<usize> {
         match self {
-            Raw::Tcp(stream) => stream.get_ref().try_write(piece),
-            Raw::Unix(stream) => stream.get_ref().try_write(piece),
+            RawSocket::Tcp(stream) => stream.get_ref().try_write(piece),
+            RawSocket::Unix(stream) => stream.get_ref().try_write(piece),
         }
     }
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Raw::Tcp(stream) => Pin::new(stream.get_mut()).poll_shutdown(cx),
-            Raw::Unix(stream) => Pin::new(stream.get_mut()).poll_shutdown(cx),
+            RawSocket::Tcp(stream) => Pin::new(stream.get_mut()).poll_shutdown(cx),
+            RawSocket::Unix(stream) => Pin::new(stream.get_mut()).poll_shutdown(cx),
         }
     }
 }

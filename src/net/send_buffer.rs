@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 /// Bytes that the kernel has room for in what waits to be sent on `socket`, or is sent and not acknowledged; 0 where it
 /// can't tell. Half of what it says: it counts its own bookkeeping in. It lets the limit grow with the connection.
 #[cfg(target_os = "linux")]
-pub fn room(socket: &impl AsFd) -> usize {
+pub fn available(socket: &impl AsFd) -> usize {
     let Ok(memory) = nix::sys::socket::getsockopt(socket, linux::MemInfo) else { return 0 };
     let [limit, queued] = [memory[linux::SNDBUF], memory[linux::WMEM_QUEUED]];
     (limit.saturating_sub(queued) / 2) as usize
@@ -15,7 +15,7 @@ pub fn room(socket: &impl AsFd) -> usize {
 
 /// As on Linux.
 #[cfg(not(target_os = "linux"))]
-pub fn room(_: &impl AsFd) -> usize {
+pub fn available(_: &impl AsFd) -> usize {
     0
 }
 
@@ -50,9 +50,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let _theirs = listener.accept().unwrap();
-        assert!(room(&ours) >= 16 * 1024, "{}", room(&ours));
+        assert!(available(&ours) >= 16 * 1024, "{}", available(&ours));
         ours.set_nonblocking(true).unwrap();
         while ours.write(&[0; 16 * 1024]).is_ok() {}
-        assert!(room(&ours) < 64 * 1024, "{}", room(&ours));
+        assert!(available(&ours) < 64 * 1024, "{}", available(&ours));
     }
 }

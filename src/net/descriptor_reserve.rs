@@ -14,19 +14,19 @@ use crate::clock;
 
 /// The errors of the system that say that something has run out here: descriptors of the process or of the
 /// machine, memory, socket buffers, local ports.
-const OURS: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
+const LOCAL_SHORTAGES: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
 
 /// Least time between two lines.
-const EVERY: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The first descriptor that no request may have: all below it are in use when the system gives it out
 /// (POSIX: always the lowest). Of the process, as its descriptors are.
-static CEILING: AtomicI32 = AtomicI32::new(i32::MAX);
+static RESERVED_FROM: AtomicI32 = AtomicI32::new(i32::MAX);
 
 /// From now on descriptors from the number `ceiling` on are kept for what must go on when clients have taken all
 /// others.
-pub fn keep_from(ceiling: usize) {
-    CEILING.store(i32::try_from(ceiling).unwrap_or(i32::MAX), Ordering::Relaxed);
+pub fn reserve_from(ceiling: usize) {
+    RESERVED_FROM.store(i32::try_from(ceiling).unwrap_or(i32::MAX), Ordering::Relaxed);
 }
 
 /// Whether a request may use this descriptor.
@@ -34,23 +34,23 @@ pub fn keep_from(ceiling: usize) {
 /// # Errors
 /// That of a process without descriptors, if it is one of those that are kept.
 pub fn check(descriptor: &impl AsRawFd) -> io::Result<()> {
-    match descriptor.as_raw_fd() < CEILING.load(Ordering::Relaxed) {
+    match descriptor.as_raw_fd() < RESERVED_FROM.load(Ordering::Relaxed) {
         true => Ok(()),
         false => Err(Errno::MFILE.into()),
     }
 }
 
 /// Whether `error`, or an error that it was made of, is a shortage of our own: nobody else is to blame.
-pub fn is_ours(error: &(dyn Error + 'static)) -> bool {
+pub fn is_local_shortage(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            if is_own_kind(error) {
+            if is_shortage_kind(error) {
                 return true;
             }
             // `source` of an `io::Error` passes over the error that it wraps.
             if let Some(wrapped) = error.get_ref()
-                && is_ours(wrapped)
+                && is_local_shortage(wrapped)
             {
                 return true;
             }
@@ -60,23 +60,23 @@ pub fn is_ours(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-fn is_own_kind(error: &io::Error) -> bool {
+fn is_shortage_kind(error: &io::Error) -> bool {
     match error.raw_os_error() {
-        Some(code) => OURS.contains(&Errno::from_raw_os_error(code)),
+        Some(code) => LOCAL_SHORTAGES.contains(&Errno::from_raw_os_error(code)),
         None => matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::AddrNotAvailable),
     }
 }
 
 /// Says that `what` could not be done for want of something, unless a line said so within the last second.
-pub fn report(what: &'static str, error: &(dyn Error + 'static)) {
+pub fn report_shortage(what: &'static str, error: &(dyn Error + 'static)) {
     static LAST: AtomicU64 = AtomicU64::new(0);
-    static UNSAID: AtomicU64 = AtomicU64::new(0);
+    static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
     let now = u64::try_from(clock::unix().as_millis()).unwrap_or(u64::MAX);
     if !is_due(&LAST, now) {
-        UNSAID.fetch_add(1, Ordering::Relaxed);
+        SUPPRESSED.fetch_add(1, Ordering::Relaxed);
         return;
     }
-    let unsaid = UNSAID.swap(0, Ordering::Relaxed);
+    let unsaid = SUPPRESSED.swap(0, Ordering::Relaxed);
     tracing::warn!(
         %error,
         unsaid,
@@ -89,7 +89,7 @@ pub fn report(what: &'static str, error: &(dyn Error + 'static)) {
 fn is_due(last: &AtomicU64, now: u64) -> bool {
     let said = last.load(Ordering::Relaxed);
     // A wall clock that was set back must not silence it for long.
-    let is_recent = said <= now && u128::from(now - said) < EVERY.as_millis();
+    let is_recent = said <= now && u128::from(now - said) < REPORT_INTERVAL.as_millis();
     !is_recent && last.compare_exchange(said, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
@@ -99,14 +99,14 @@ mod tests {
 
     #[test]
     fn what_has_run_out_here_is_told_from_what_others_do() {
-        for errno in OURS {
-            assert!(is_ours(&io::Error::from(errno)), "{errno}");
+        for errno in LOCAL_SHORTAGES {
+            assert!(is_local_shortage(&io::Error::from(errno)), "{errno}");
         }
         for errno in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::AGAIN] {
-            assert!(!is_ours(&io::Error::from(errno)), "{errno}");
+            assert!(!is_local_shortage(&io::Error::from(errno)), "{errno}");
         }
-        assert!(is_ours(&io::Error::from(io::ErrorKind::OutOfMemory)));
-        assert!(!is_ours(&io::Error::other("handshake failed")));
+        assert!(is_local_shortage(&io::Error::from(io::ErrorKind::OutOfMemory)));
+        assert!(!is_local_shortage(&io::Error::other("handshake failed")));
     }
 
     #[test]
@@ -124,10 +124,10 @@ mod tests {
             }
         }
         let short = || io::Error::from(Errno::MFILE);
-        assert!(is_ours(&Handshake(short())));
-        assert!(is_ours(&io::Error::other(short())));
-        assert!(is_ours(&io::Error::other(Handshake(io::Error::other(short())))));
-        assert!(!is_ours(&Handshake(io::Error::from(Errno::CONNREFUSED))));
+        assert!(is_local_shortage(&Handshake(short())));
+        assert!(is_local_shortage(&io::Error::other(short())));
+        assert!(is_local_shortage(&io::Error::other(Handshake(io::Error::other(short())))));
+        assert!(!is_local_shortage(&Handshake(io::Error::from(Errno::CONNREFUSED))));
     }
 
     #[test]

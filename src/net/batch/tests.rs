@@ -1,5 +1,5 @@
 //! Owns: when pieces are read and sent, on real sockets.
-//! Invariant: whatever the turn holds up, the other side gets every byte once and in order.
+//! Invariant: whatever the batcher holds up, the other side gets every byte once and in order.
 //! Must not know: how pieces are kept.
 
 use std::future::Future;
@@ -15,14 +15,14 @@ use tokio::time::timeout;
 use super::*;
 use crate::net::Socket;
 
-/// Runs a test on a thread whose sockets are carried, within a time.
-fn turning(test: impl Future<Output = ()> + 'static) {
+/// Runs a test on a thread whose sockets are batched, within a time.
+fn batched(test: impl Future<Output = ()> + 'static) {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
     runtime.block_on(async {
-        let carrying = spawn_local(carry());
+        let batching = spawn_local(run_batcher());
         yield_now().await;
         timeout(Duration::from_secs(20), spawn_local(test)).await.expect("in time").unwrap();
-        carrying.abort();
+        batching.abort();
     });
 }
 
@@ -55,7 +55,7 @@ fn reading(mut theirs: TcpStream) -> JoinHandle<Vec<u8>> {
     })
 }
 
-/// Brings it so far that it has a bell: pieces came that it had to wait for.
+/// Brings it so far that it has a waker: pieces came that it had to wait for.
 async fn settle(ours: &mut Socket, theirs: &mut TcpStream) {
     for _ in 0..3 {
         let (read, written) = tokio::join!(ours.read_u8(), async {
@@ -68,16 +68,16 @@ async fn settle(ours: &mut Socket, theirs: &mut TcpStream) {
 
 #[test]
 fn small_pieces_are_sent_when_all_tasks_of_the_turn_have_run() {
-    turning(async {
+    batched(async {
         let (mut one, one_there) = pair().await;
         let (mut two, two_there) = pair().await;
         one.write_all(b"first ").await.unwrap();
         one.write_all(b"second").await.unwrap();
         one.flush().await.unwrap();
         two.write_all(b"third").await.unwrap();
-        assert_eq!((one.sent().bytes(), two.sent().bytes()), (0, 0));
+        assert_eq!((one.write_progress().bytes(), two.write_progress().bytes()), (0, 0));
         yield_now().await;
-        assert_eq!((one.sent().bytes(), two.sent().bytes()), (12, 5));
+        assert_eq!((one.write_progress().bytes(), two.write_progress().bytes()), (12, 5));
         until(|| arrived(&one_there) == 12).await;
         until(|| arrived(&two_there) == 5).await;
     });
@@ -85,13 +85,13 @@ fn small_pieces_are_sent_when_all_tasks_of_the_turn_have_run() {
 
 #[test]
 fn a_long_piece_is_sent_at_once_behind_what_waits() {
-    turning(async {
+    batched(async {
         let (mut ours, theirs) = pair().await;
         let reading = reading(theirs);
         ours.write_all(b"short, ").await.unwrap();
-        let long = vec![b'x'; outbox::LONGEST + 1];
+        let long = vec![b'x'; writes::MAX_WRITE + 1];
         ours.write_all(&long).await.unwrap();
-        assert_eq!(ours.sent().bytes() as usize, 7 + long.len());
+        assert_eq!(ours.write_progress().bytes() as usize, 7 + long.len());
         ours.shutdown().await.unwrap();
         let all = reading.await.unwrap();
         assert!(all.starts_with(b"short, xxx") && all.len() == 7 + long.len());
@@ -100,24 +100,24 @@ fn a_long_piece_is_sent_at_once_behind_what_waits() {
 
 #[test]
 fn no_more_wait_than_there_is_room_for() {
-    turning(async {
+    batched(async {
         let (mut ours, _theirs) = pair().await;
-        for _ in 0..MOST - 1 {
+        for _ in 0..MAX_BATCH - 1 {
             ours.write_all(b"x").await.unwrap();
         }
-        assert_eq!(ours.sent().bytes(), 0);
+        assert_eq!(ours.write_progress().bytes(), 0);
         ours.write_all(b"x").await.unwrap();
-        assert_eq!(ours.sent().bytes(), MOST as u64);
+        assert_eq!(ours.write_progress().bytes(), MAX_BATCH as u64);
     });
 }
 
 #[test]
 fn a_socket_that_is_dropped_takes_back_what_waits_where_it_was_told_to() {
-    turning(async {
+    batched(async {
         let (mut ours, theirs) = pair().await;
         ours.write_all(b"never").await.unwrap();
-        let sent = ours.sent();
-        sent.take_back(true);
+        let sent = ours.write_progress();
+        sent.discard_on_drop(true);
         drop(ours);
         assert_eq!((reading(theirs).await.unwrap(), sent.bytes()), (vec![], 0));
     });
@@ -125,7 +125,7 @@ fn a_socket_that_is_dropped_takes_back_what_waits_where_it_was_told_to() {
 
 #[test]
 fn a_socket_that_is_dropped_sends_what_waits() {
-    turning(async {
+    batched(async {
         let (mut ours, theirs) = pair().await;
         ours.write_all(b"last words").await.unwrap();
         drop(ours);
@@ -135,12 +135,12 @@ fn a_socket_that_is_dropped_sends_what_waits() {
 
 #[test]
 fn what_the_other_side_has_no_room_for_goes_out_later_and_in_order() {
-    turning(async {
+    batched(async {
         let (mut ours, mut theirs) = pair().await;
         let mut written = Vec::new();
         // Until one has to wait: what the kernel has no room for is a backlog, and blocks the next.
-        for number in 0u32.. {
-            let piece: Vec<u8> = number.to_be_bytes().repeat(1000);
+        for index in 0u32.. {
+            let piece: Vec<u8> = index.to_be_bytes().repeat(1000);
             let writing = timeout(Duration::from_millis(200), ours.write_all(&piece)).await;
             match writing {
                 Ok(done) => done.unwrap(),
@@ -148,7 +148,7 @@ fn what_the_other_side_has_no_room_for_goes_out_later_and_in_order() {
             }
             written.extend(piece);
         }
-        assert!((ours.sent().bytes() as usize) < written.len());
+        assert!((ours.write_progress().bytes() as usize) < written.len());
         // From here on nobody but the reader polls the socket: it goes on with its backlog all the same.
         let mut buffer = [0; 1];
         let silent = spawn_local(async move { ours.read(&mut buffer).await });
@@ -162,11 +162,11 @@ fn what_the_other_side_has_no_room_for_goes_out_later_and_in_order() {
 
 #[test]
 fn an_end_comes_behind_what_waits() {
-    turning(async {
+    batched(async {
         let (mut ours, theirs) = pair().await;
         ours.write_all(b"last words").await.unwrap();
         ours.shutdown().await.unwrap();
-        assert_eq!(ours.sent().bytes(), 10);
+        assert_eq!(ours.write_progress().bytes(), 10);
         drop(ours);
         assert_eq!(reading(theirs).await.unwrap(), b"last words");
     });
@@ -174,20 +174,20 @@ fn an_end_comes_behind_what_waits() {
 
 #[test]
 fn who_waits_for_all_to_be_sent_is_woken_by_that() {
-    turning(async {
+    batched(async {
         let (mut ours, _theirs) = pair().await;
         ours.write_all(b"x").await.unwrap();
-        poll_fn(|cx| ours.poll_sent(cx)).await.unwrap();
-        assert_eq!(ours.sent().bytes(), 1);
+        poll_fn(|cx| ours.poll_all_sent(cx)).await.unwrap();
+        assert_eq!(ours.write_progress().bytes(), 1);
         ours.write_all(b"y").await.unwrap();
-        ours.send_now();
-        assert_eq!(ours.sent().bytes(), 2);
+        ours.flush_batch();
+        assert_eq!(ours.write_progress().bytes(), 2);
     });
 }
 
 #[test]
 fn a_failure_does_not_count_as_sent_and_is_told_by_the_next_write() {
-    turning(async {
+    batched(async {
         let (mut ours, theirs) = pair().await;
         theirs.set_zero_linger().unwrap();
         drop(theirs);
@@ -195,27 +195,27 @@ fn a_failure_does_not_count_as_sent_and_is_told_by_the_next_write() {
         until(|| std::pin::pin!(poll_fn(|cx| ours.poll_read_ready(cx))).now_or_never().is_some()).await;
         ours.write_all(b"lost").await.unwrap();
         yield_now().await;
-        assert_eq!(ours.sent().bytes(), 0);
+        assert_eq!(ours.write_progress().bytes(), 0);
         assert!(ours.flush().await.is_err());
         assert!(ours.write_all(b"lost, too").await.is_err());
-        assert!(poll_fn(|cx| ours.poll_sent(cx)).await.is_err());
+        assert!(poll_fn(|cx| ours.poll_all_sent(cx)).await.is_err());
     });
 }
 
 #[test]
 fn a_regular_socket_is_read_before_its_task_runs_and_nothing_gets_lost() {
-    turning(async {
+    batched(async {
         let (mut ours, mut theirs) = pair().await;
         settle(&mut ours, &mut theirs).await;
         // Short and long ones in turns, each read in bites that don't fit.
         let sent: Vec<u8> =
-            (0..200usize).flat_map(|n| vec![n as u8; if n % 3 == 0 { 3 * PIECE } else { 100 + n }]).collect();
+            (0..200usize).flat_map(|n| vec![n as u8; if n % 3 == 0 { 3 * PREFETCH_SIZE } else { 100 + n }]).collect();
         let expected = sent.clone();
         let writing = spawn_local(async move {
             let mut rest = &sent[..];
             for n in 0..200usize {
                 let piece;
-                (piece, rest) = rest.split_at(if n % 3 == 0 { 3 * PIECE } else { 100 + n });
+                (piece, rest) = rest.split_at(if n % 3 == 0 { 3 * PREFETCH_SIZE } else { 100 + n });
                 theirs.write_all(piece).await.unwrap();
                 if n % 7 == 0 {
                     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -234,14 +234,14 @@ fn a_regular_socket_is_read_before_its_task_runs_and_nothing_gets_lost() {
 
 #[test]
 fn what_was_read_ahead_makes_a_socket_readable() {
-    turning(async {
+    batched(async {
         let (mut ours, mut theirs) = pair().await;
         settle(&mut ours, &mut theirs).await;
         let mut buffer = [0; 8];
         assert!(ours.read(&mut buffer).now_or_never().is_none());
         theirs.write_all(b"more").await.unwrap();
-        // The bell rings, and the piece is read though nobody asks any more.
-        until(|| TURN.with_borrow(|turn| turn.inbox.is_empty()) && ours.is_fetched()).await;
+        // The waker rings, and the piece is read though nobody asks any more.
+        until(|| BATCHER.with_borrow(|batcher| batcher.ready.is_empty()) && ours.has_prefetched()).await;
         poll_fn(|cx| ours.poll_read_ready(cx)).await.unwrap();
         assert_eq!(ours.read(&mut buffer).await.unwrap(), 4);
     });
@@ -251,19 +251,19 @@ fn what_was_read_ahead_makes_a_socket_readable() {
 fn a_socket_is_read_and_sent_to_without_a_carrier() {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
     runtime.block_on(async {
-        let carrying = spawn_local(carry());
+        let batching = spawn_local(run_batcher());
         yield_now().await;
         let (mut ours, mut theirs) = pair().await;
         settle(&mut ours, &mut theirs).await;
         let mut buffer = [0; 8];
-        // It waits by its bell, which then nobody answers.
+        // It waits by its waker, which then nobody answers.
         assert!(ours.read(&mut buffer).now_or_never().is_none());
         ours.write_all(b"waits").await.unwrap();
-        carrying.abort();
-        assert!(carrying.await.unwrap_err().is_cancelled());
-        assert_eq!(ours.sent().bytes(), 5);
+        batching.abort();
+        assert!(batching.await.unwrap_err().is_cancelled());
+        assert_eq!(ours.write_progress().bytes(), 5);
         ours.write_all(b"goes").await.unwrap();
-        assert_eq!(ours.sent().bytes(), 9);
+        assert_eq!(ours.write_progress().bytes(), 9);
         let reading = spawn_local(async move { ours.read_u8().await });
         yield_now().await;
         theirs.write_all(b"x").await.unwrap();
@@ -273,23 +273,23 @@ fn a_socket_is_read_and_sent_to_without_a_carrier() {
 
 #[test]
 fn places_of_sockets_that_are_gone_are_used_again() {
-    turning(async {
+    batched(async {
         for _ in 0..5 {
             let (mut ours, mut theirs) = pair().await;
             settle(&mut ours, &mut theirs).await;
         }
-        assert_eq!(TURN.with_borrow_mut(|turn| (turn.inbox.places(), turn.inbox.all().len())), (1, 0));
+        assert_eq!(BATCHER.with_borrow_mut(|batcher| (batcher.ready.capacity(), batcher.ready.all().len())), (1, 0));
     });
 }
 
-/// Small pieces that one task may write in one turn to a socket whose kernel buffer is full.
+/// Small pieces that one task may write in one iteration to a socket whose kernel buffer is full.
 #[test]
 fn a_socket_that_takes_nothing_holds_no_more_than_a_few_pieces() {
-    turning(async {
+    batched(async {
         let (mut ours, _theirs) = pair().await;
         let long = vec![0; 1 << 20];
         while timeout(Duration::from_millis(100), ours.write(&long)).await.is_ok() {}
-        let taken = ours.sent().bytes();
+        let taken = ours.write_progress().bytes();
         let piece = vec![0; 16 * 1024];
         let mut held = 0;
         // As a tunnel does, or HTTP/2: as long as what is written is taken, up to 64 times.
@@ -299,7 +299,7 @@ fn a_socket_that_takes_nothing_holds_no_more_than_a_few_pieces() {
                 None => break,
             }
         }
-        assert_eq!(ours.sent().bytes(), taken);
+        assert_eq!(ours.write_progress().bytes(), taken);
         assert!(held <= 64 * 1024, "{held} bytes are held");
     });
 }
@@ -333,7 +333,7 @@ fn stress(tries_by_nobody: bool) {
         })
         .await;
     }
-    turning(async move {
+    batched(async move {
         let mut all = Vec::new();
         for seed in 1..=150u64 {
             let (mut ours, mut theirs) = pair().await;
@@ -378,7 +378,7 @@ fn stress(tries_by_nobody: bool) {
                     }
                     ours.write_all(&buffer[..read]).await.unwrap();
                     if dice.is_multiple_of(11) {
-                        poll_fn(|cx| ours.poll_sent(cx)).await.unwrap();
+                        poll_fn(|cx| ours.poll_all_sent(cx)).await.unwrap();
                     }
                 }
             });

@@ -7,9 +7,9 @@ use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use super::raw::Raw;
+use super::raw::RawSocket;
 
-/// Bytes of a socket that wait, at the most: a piece in one turn, and what came before it.
+/// Bytes of a socket that wait, at the most: a piece in one iteration, and what came before it.
 const ROOM: usize = 32 * 1024;
 
 /// A piece of so many bytes is large: of those that follow each other only the first waits. What waits and
@@ -19,27 +19,27 @@ const LARGE: usize = 4 * 1024;
 
 /// What becomes of the bytes that are written to a socket. Can be asked when the socket is gone.
 #[derive(Debug, Default)]
-pub struct Sent {
+pub struct WriteProgress {
     bytes: Cell<u64>,
-    is_taken_back: Cell<bool>,
+    discards_on_drop: Cell<bool>,
 }
 
-impl Sent {
+impl WriteProgress {
     /// How many the kernel has taken so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
     }
 
     /// Whether dropping the socket takes back those that wait. If not, they are sent.
-    pub fn take_back(&self, is_taken_back: bool) {
-        self.is_taken_back.set(is_taken_back);
+    pub fn discard_on_drop(&self, discards_on_drop: bool) {
+        self.discards_on_drop.set(discards_on_drop);
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Outgoing {
-    sent: Rc<Sent>,
-    /// Pieces that wait for the end of the turn, and their bytes.
+pub(super) struct WriteSide {
+    progress: Rc<WriteProgress>,
+    /// Pieces that wait for the end of the iteration, and their bytes.
     waiting: Cell<u32>,
     bytes: Cell<usize>,
     /// A large piece was written since something was read last.
@@ -47,50 +47,50 @@ pub(super) struct Outgoing {
     /// Whether the writer waits for them to be sent.
     is_awaited: Cell<bool>,
     /// What became of those that the kernel has not taken.
-    trouble: RefCell<Option<Trouble>>,
+    backlog: RefCell<Option<WriteBacklog>>,
     /// Whether there is any: asked at each poll.
-    is_troubled: Cell<bool>,
+    has_backlog: Cell<bool>,
     /// The task that wrote last.
     writer: RefCell<Waker>,
 }
 
 #[derive(Debug)]
-enum Trouble {
+enum WriteBacklog {
     /// They go out when there is room.
-    Backlog(Vec<u8>),
+    Bytes(Vec<u8>),
     /// They never go out.
     Failed(io::ErrorKind),
 }
 
-impl Outgoing {
-    pub(super) fn new() -> Outgoing {
-        Outgoing {
-            sent: Rc::default(),
+impl WriteSide {
+    pub(super) fn new() -> WriteSide {
+        WriteSide {
+            progress: Rc::default(),
             waiting: Cell::new(0),
             bytes: Cell::new(0),
             is_long: Cell::new(false),
             is_awaited: Cell::new(false),
-            trouble: RefCell::new(None),
-            is_troubled: Cell::new(false),
+            backlog: RefCell::new(None),
+            has_backlog: Cell::new(false),
             writer: RefCell::new(Waker::noop().clone()),
         }
     }
 
-    pub(super) fn sent(&self) -> Rc<Sent> {
-        Rc::clone(&self.sent)
+    pub(super) fn write_progress(&self) -> Rc<WriteProgress> {
+        Rc::clone(&self.progress)
     }
 
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.get() > 0
     }
 
-    pub(super) fn is_troubled(&self) -> bool {
-        self.is_troubled.get()
+    pub(super) fn has_backlog(&self) -> bool {
+        self.has_backlog.get()
     }
 
     /// Whether what waits is to be sent if the socket is dropped.
     pub(super) fn outlives(&self) -> bool {
-        self.is_waiting() && !self.sent.is_taken_back.get()
+        self.is_waiting() && !self.progress.discards_on_drop.get()
     }
 
     /// Whether the next piece, of `length` bytes, may wait, too.
@@ -104,7 +104,7 @@ impl Outgoing {
         self.is_long.set(false);
     }
 
-    /// A piece of this writer's is about to wait for the end of the turn.
+    /// A piece of this writer's is about to wait for the end of the iteration.
     pub(super) fn begin(&self, cx: &Context<'_>, length: usize) {
         self.writer.borrow_mut().clone_from(cx.waker());
         self.waiting.set(self.waiting.get() + 1);
@@ -118,36 +118,36 @@ impl Outgoing {
     }
 
     /// A piece has waited long enough.
-    pub(super) fn send(&self, raw: &Raw, piece: &[u8]) {
+    pub(super) fn send(&self, raw: &RawSocket, piece: &[u8]) {
         self.end(piece.len());
-        let mut trouble = self.trouble.borrow_mut();
-        let left = match &mut *trouble {
+        let mut backlog = self.backlog.borrow_mut();
+        let left = match &mut *backlog {
             None => self.try_send(raw, piece),
-            Some(Trouble::Backlog(bytes)) => {
+            Some(WriteBacklog::Bytes(bytes)) => {
                 bytes.extend_from_slice(piece);
                 return;
             }
-            Some(Trouble::Failed(_)) => return,
+            Some(WriteBacklog::Failed(_)) => return,
         };
-        self.is_troubled.set(left.is_some());
+        self.has_backlog.set(left.is_some());
         let is_heard = self.is_awaited.take() || left.is_some();
-        *trouble = left;
-        drop(trouble);
+        *backlog = left;
+        drop(backlog);
         if is_heard {
             self.writer.borrow().wake_by_ref();
         }
     }
 
     /// What is left of a piece.
-    fn try_send(&self, raw: &Raw, piece: &[u8]) -> Option<Trouble> {
+    fn try_send(&self, raw: &RawSocket, piece: &[u8]) -> Option<WriteBacklog> {
         match raw.try_write(piece) {
             Ok(sent) => {
                 self.count(sent);
-                piece.get(sent..).filter(|rest| !rest.is_empty()).map(|rest| Trouble::Backlog(rest.into()))
+                piece.get(sent..).filter(|rest| !rest.is_empty()).map(|rest| WriteBacklog::Bytes(rest.into()))
             }
             Err(error) => Some(match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Trouble::Backlog(piece.into()),
-                kind => Trouble::Failed(kind),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => WriteBacklog::Bytes(piece.into()),
+                kind => WriteBacklog::Failed(kind),
             }),
         }
     }
@@ -155,7 +155,7 @@ impl Outgoing {
     /// Has the kernel take `pieces`, or some of them, now.
     pub(super) fn poll_write(
         &self,
-        raw: &mut Raw,
+        raw: &mut RawSocket,
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
@@ -165,44 +165,44 @@ impl Outgoing {
     }
 
     fn count(&self, sent: usize) {
-        self.sent.bytes.set(self.sent.bytes.get() + sent as u64);
+        self.progress.bytes.set(self.progress.bytes.get() + sent as u64);
     }
 
     /// Whether all is sent that has waited long enough; sends of it what can be sent.
     #[inline]
-    pub(super) fn poll_untroubled(&self, raw: &mut Raw, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.is_troubled.get() {
-            true => self.poll_trouble(raw, cx),
+    pub(super) fn poll_backlog(&self, raw: &mut RawSocket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.has_backlog.get() {
+            true => self.poll_write_backlog(raw, cx),
             false => Poll::Ready(Ok(())),
         }
     }
 
     #[cold]
-    fn poll_trouble(&self, raw: &mut Raw, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut trouble = self.trouble.borrow_mut();
-        while let Some(Trouble::Backlog(bytes)) = &mut *trouble {
+    fn poll_write_backlog(&self, raw: &mut RawSocket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut backlog = self.backlog.borrow_mut();
+        while let Some(WriteBacklog::Bytes(bytes)) = &mut *backlog {
             match ready!(self.poll_write(raw, cx, &[IoSlice::new(bytes)])) {
                 Ok(sent) if sent < bytes.len() => drop(bytes.drain(..sent)),
                 Ok(_) => {
-                    *trouble = None;
-                    self.is_troubled.set(false);
+                    *backlog = None;
+                    self.has_backlog.set(false);
                 }
-                Err(error) => *trouble = Some(Trouble::Failed(error.kind())),
+                Err(error) => *backlog = Some(WriteBacklog::Failed(error.kind())),
             }
         }
-        Poll::Ready(match *trouble {
-            Some(Trouble::Failed(kind)) => Err(kind.into()),
+        Poll::Ready(match *backlog {
+            Some(WriteBacklog::Failed(kind)) => Err(kind.into()),
             _ => Ok(()),
         })
     }
 
     /// The same, of pieces too that still wait.
-    pub(super) fn poll_sent(&self, raw: &mut Raw, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_all_sent(&self, raw: &mut RawSocket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_waiting() {
             self.writer.borrow_mut().clone_from(cx.waker());
             self.is_awaited.set(true);
             return Poll::Pending;
         }
-        self.poll_untroubled(raw, cx)
+        self.poll_backlog(raw, cx)
     }
 }

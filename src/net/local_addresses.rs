@@ -59,7 +59,7 @@ pub fn overlap(one: &Address, other: &Address) -> bool {
 
 /// Whether one is `[::]` and the other `0.0.0.0` at the same port. Who names both means each to have its own family, as
 /// with nginx: the first is then of IPv6 alone.
-pub fn are_both_families(one: &Address, other: &Address) -> bool {
+pub fn are_wildcards_of_both_families(one: &Address, other: &Address) -> bool {
     let (Some(one), Some(other)) = (one.tcp(), other.tcp()) else { return false };
     let is_any = one.ip().is_unspecified() && other.ip().is_unspecified();
     is_any && one.is_ipv4() != other.is_ipv4() && one.port() == other.port() && one.port() != 0
@@ -152,7 +152,8 @@ mod tests {
             ("[::1]:80", "0.0.0.0:80", false),
             ("unix:/run/a.sock", "0.0.0.0:80", false),
         ] {
-            let are = |one: &str, other: &str| are_both_families(&one.parse().unwrap(), &other.parse().unwrap());
+            let are =
+                |one: &str, other: &str| are_wildcards_of_both_families(&one.parse().unwrap(), &other.parse().unwrap());
             assert_eq!((are(one, other), are(other, one)), (are_both, are_both), "{one} {other}");
         }
     }
