@@ -214,13 +214,16 @@ fn spaced(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
     Ok(())
 }
 
+/// Says that a DNS query took too long.
+pub const DNS_TIMED_OUT: &str = "the DNS server did not answer in time";
+
 /// Returns why a DNS query failed.
 pub fn of_dns(error: &NetError) -> String {
     match error {
-        error if error.is_nx_domain() => "there is no such name".into(),
-        NetError::Dns(DnsError::NoRecordsFound(none)) => format!("the server says: {}", none.response_code),
-        NetError::Dns(DnsError::ResponseCode(code)) => format!("the server says: {code}"),
-        NetError::Timeout => "no answer in time".into(),
+        error if error.is_nx_domain() => "the name does not exist".into(),
+        NetError::Dns(DnsError::NoRecordsFound(none)) => format!("the DNS server answered: {}", none.response_code),
+        NetError::Dns(DnsError::ResponseCode(code)) => format!("the DNS server answered: {code}"),
+        NetError::Timeout => DNS_TIMED_OUT.into(),
         NetError::Io(error) => Reason::of(&**error).to_string(),
         other => other.to_string(),
     }

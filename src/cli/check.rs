@@ -22,8 +22,8 @@ pub(super) fn render_errors(path: &Path, report: &Report) -> String {
         Some(format) => {
             let (shown, product, file) = (path.display(), format.product(), shell_word(path));
             format!(
-                "{shown}: error: this is not TOML; it looks like a configuration of {product}. Translate it with: \
-                     linchpin import {file} -o linchpin.toml\n"
+                "{shown}: error: this is not TOML, but looks like a configuration of {product}; translate it with: \
+                 linchpin import {file} -o linchpin.toml\n"
             )
         }
     }

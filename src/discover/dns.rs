@@ -62,7 +62,7 @@ impl<'a> DnsQuerier<'a> {
         match answer {
             Ok(Ok(result)) => result,
             Ok(Err(why)) => self.failed(why),
-            Err(_) => self.failed("no answer in time".into()),
+            Err(_) => self.failed(reason::DNS_TIMED_OUT.into()),
         }
     }
 
