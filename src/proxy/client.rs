@@ -1,6 +1,6 @@
-//! Owns: what is known of a client connection, and what backends are explicit of the client.
-//! Invariant: only a trusted proxy speaks for others; a chain of them is read from its near end.
-//! Must not know: requests' ways, backends.
+//! Owns: what is known about a client connection, and the forwarding headers that describe the client to backends.
+//! Invariant: only a trusted proxy may name another client; a chain of proxies is read from the nearest one.
+//! Must not know: routes, backends.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -20,63 +20,63 @@ use crate::tls;
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// Stands for a client of which nobody has said who it is (RFC 7239 §6.2).
+/// The identifier of a client whose address nobody has named (RFC 7239 §6.2).
 const UNKNOWN: &str = "unknown";
 
-/// What requests have to know of their listener.
+/// The settings of a listener that its requests need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerInfo {
-    /// Its position among the listeners of the configuration.
+    /// The listener's position in the configuration.
     pub position: usize,
-    /// What the access log calls it.
+    /// The listener's name in the access log.
     pub name: Arc<str>,
-    /// Whether clients reach it by TLS.
+    /// Whether clients connect to it with TLS.
     pub is_secure: bool,
-    /// Proxies that are believed when they say whom they speak for.
+    /// The networks of trusted proxies, which may name the client that they forward for.
     pub trusted: Vec<IpNet>,
-    /// Where they say it.
+    /// The field in which trusted proxies name the client.
     pub forwarded: ForwardedField,
-    /// What browsers are explicit to do from now on (RFC 6797), if anything.
+    /// The value of Strict-Transport-Security (RFC 6797), if the listener sends one.
     pub hsts: Option<HeaderValue>,
-    /// Where clients without TLS are sent, to come back by it.
+    /// The redirect to HTTPS for clients that connect without TLS.
     pub https: Option<Redirect>,
 }
 
 impl ListenerInfo {
-    /// Whether a proxy at `address` is believed.
+    /// Whether `address` belongs to a trusted proxy.
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|net| net.contains(&address))
     }
 }
 
-/// What is remembered of a client connection.
+/// The state of one client connection.
 pub struct Client {
     listener: Arc<ListenerInfo>,
     address: IpAddr,
     is_trusted: bool,
-    /// The holder of the certificate that it has shown.
+    /// The subject of the client's certificate, if it presented one.
     subject: Option<HeaderValue>,
     forwarding: ForwardingCache,
     pub(super) pin_cache: RefCell<PinCache>,
-    /// What it still waits for is given up, by us.
+    /// Whether this process has abandoned the requests of the connection that have no response yet.
     pub(super) is_abandoned: Cell<bool>,
 }
 
-/// Where a request comes from.
+/// The client that sent a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientIdentity {
-    /// The client's address; where a proxy doesn't say who that is, the address of the nearest hop that can
-    /// be read. Tells clients apart, and grants nothing: that takes [`ClientIdentity::client`].
+    /// The client's address. If a proxy does not name the client, this is the address of the nearest hop that
+    /// can be parsed. Use it to tell clients apart; use [`ClientIdentity::client`] to grant access.
     pub address: IpAddr,
     is_known: bool,
-    /// Whether the client speaks TLS, to us or to the first proxy before us.
+    /// Whether the client uses TLS, with Linchpin or with the first proxy in front of it.
     pub is_secure: bool,
-    /// A trusted proxy speaks for the client; what it says goes on.
+    /// Whether a trusted proxy forwarded the request; its forwarding headers are kept.
     pub(super) is_forwarded: bool,
 }
 
 impl ClientIdentity {
-    /// The client's address, if it is known. Whatever is allowed to some addresses goes by this.
+    /// The client's address, if it is known. Access rules by address must use this one.
     pub fn client(self) -> Option<IpAddr> {
         self.is_known.then_some(self.address)
     }
@@ -91,7 +91,7 @@ fn scheme_of(is_secure: bool) -> &'static str {
 }
 
 impl Client {
-    /// A client that connected to `listener` from `address`.
+    /// Makes the state of a connection from `address` to `listener`. `subject` is that of the client's certificate.
     pub fn new(listener: &Arc<ListenerInfo>, address: IpAddr, subject: Option<HeaderValue>) -> Client {
         // A listener on [::] sees IPv4 clients at mapped addresses, which no application expects.
         let address = address.to_canonical();
@@ -108,22 +108,22 @@ impl Client {
         }
     }
 
-    /// What the access log calls its listener.
+    /// The name of the listener in the access log.
     pub(super) fn listener_name(&self) -> &str {
         &self.listener.name
     }
 
-    /// The position of its listener.
+    /// The position of the listener in the configuration.
     pub(super) fn listener_position(&self) -> usize {
         self.listener.position
     }
 
-    /// The address that it connected from, as text.
+    /// The address that the connection comes from, as text.
     pub(super) fn address_text(&self) -> &str {
         self.forwarding.address_text()
     }
 
-    /// The address that a request came from, as text.
+    /// The address of the client that sent a request, as text; `unknown` if nobody has named it.
     pub(super) fn address_text_of(&self, identity: ClientIdentity) -> Cow<'_, str> {
         match identity.client() {
             Some(address) if identity.is_forwarded => address.to_string().into(),
@@ -132,12 +132,12 @@ impl Client {
         }
     }
 
-    /// What a request with these fields is called already, where the client may say so.
+    /// The id that a trusted proxy has given to a request with these fields.
     pub(super) fn request_id(&self, headers: &HeaderMap) -> Option<RequestId> {
         if self.is_trusted { RequestId::from_headers(headers) } else { None }
     }
 
-    /// Where a request with these fields comes from.
+    /// Identifies the client that sent a request with these fields.
     pub(super) fn identify(&self, headers: &HeaderMap) -> ClientIdentity {
         let own = ClientIdentity {
             address: self.address,
@@ -159,30 +159,32 @@ impl Client {
                 is_secure: is_secure.unwrap_or(own.is_secure),
                 is_forwarded: true,
             },
-            // It may have named its client in a PROXY header, or speak for itself.
+            // The proxy may have named the client in a PROXY header, or is itself the client.
             ForwardedFor::Nothing => {
                 ClientIdentity { is_secure: forwarded::scheme(field, headers).unwrap_or(own.is_secure), ..own }
             }
         }
     }
 
-    /// Whether a trusted proxy's field `name` goes on to a backend, with a request from `identity`.
+    /// Whether a request from `identity` keeps the forwarding field `name` of a trusted proxy.
     pub(super) fn keeps_forwarding_field(&self, identity: ClientIdentity, name: &str) -> bool {
         identity.is_forwarded && self.listener.forwarded.permits(name)
     }
 
-    /// Where a request from `identity` is sent because it did not come by TLS.
+    /// The redirect for a request from `identity` that was sent without TLS, if the listener requires TLS.
     pub(super) fn redirect_to_tls(&self, identity: ClientIdentity) -> Option<&Redirect> {
         self.listener.https.as_ref().filter(|_| !identity.is_secure)
     }
 
-    /// What a response to a request from `identity` is to tell a browser to do from now on.
+    /// The value of Strict-Transport-Security in responses to `identity`; only responses over TLS have it (RFC 6797
+    /// §7.2).
     pub(super) fn hsts(&self, identity: ClientIdentity) -> Option<&HeaderValue> {
         self.listener.hsts.as_ref().filter(|_| identity.is_secure)
     }
 
-    /// Tells a backend of the client, and what the request is called. The field in which trusted proxies named it is gone on with, all
-    /// others are gone by now, and begin anew.
+    /// Sets the headers that describe the client and name the request: X-Forwarded-*, Forwarded, X-Request-ID and the
+    /// certificate's subject. Appends to the forwarding headers of trusted proxies; those of anyone else were already
+    /// removed.
     pub(super) fn set_forwarding_headers(
         &self,
         headers: &mut HeaderMap,
@@ -206,9 +208,9 @@ impl Client {
             }
             return;
         }
-        // Backends read one of the two fields: a chain that stands in the other alone begins anew with the
-        // client, or the proxy would be taken for it. So does one that names nobody: whoever reads it from
-        // its far end would take what a client wrote there.
+        // A backend reads only one of the two fields. A field that the proxy did not send starts with the client,
+        // or the backend would take the proxy for the client. A chain that does not name the client starts again,
+        // too: a backend that reads the chain from its far end would believe what a client wrote there.
         if identity.client().is_none() {
             headers.remove(X_FORWARDED_FOR);
             headers.remove(FORWARDED);
@@ -225,7 +227,7 @@ impl Client {
         headers.append(X_FORWARDED_FOR, forwarding.address.clone());
         let forwarded_host = forwarded::last_value(headers, &X_FORWARDED_HOST);
         if let Some(host) = host {
-            // Its elements tell of one hop each, and this is of the proxy's.
+            // Each element of Forwarded describes one hop. This element describes the hop from the proxy to Linchpin.
             headers.append(FORWARDED, forwarding.values(host, scheme_of(self.listener.is_secure)).0);
         }
         if let Some(host) = forwarded_host.or(host.cloned()) {
@@ -236,15 +238,15 @@ impl Client {
     }
 }
 
-/// The forwarding fields of one client connection. Its requests mostly name the same host, so the
-/// values are made once and not once a request.
+/// The values of forwarding headers for one client connection. Most of its requests have the same Host, so the
+/// values are made once per host and not once per request.
 #[derive(Debug)]
 struct ForwardingCache {
     address: HeaderValue,
     last: RefCell<Option<ForwardingValues>>,
 }
 
-/// The values for the last request.
+/// The values for the last request's host and scheme.
 #[derive(Debug)]
 struct ForwardingValues {
     host: HeaderValue,
@@ -260,7 +262,7 @@ impl ForwardingCache {
         ForwardingCache { address: value, last: RefCell::default() }
     }
 
-    /// The client's address.
+    /// The client's address as text.
     fn address_text(&self) -> &str {
         self.address.to_str().unwrap_or_default()
     }
@@ -274,15 +276,15 @@ impl ForwardingCache {
         {
             return (last.forwarded.clone(), last.port.clone());
         }
-        // Put together and not formatted: with a connection for each request, it is made for each request.
+        // Concatenated, not formatted: a client that opens a connection for each request pays this each time.
         let [open, node, close] = forwarded_node(self.address_text());
         let text = [b"for=", open, node, close, b";host=\"", host.as_bytes(), b"\";proto=", scheme.as_bytes()].concat();
-        // A valid host has no quote and no backslash, so it can stand between quotes as it is.
+        // A valid host contains no quote and no backslash, so it needs no escape within quotes.
         let forwarded =
             HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("for=unknown"));
         let port = port_of(host, scheme);
-        // A copy: a value of the request's is a piece of the connection's read buffer, and would keep
-        // all of it for as long as the client is idle.
+        // Copies the host: the request's value is a slice of the connection's read buffer, and would keep the
+        // whole buffer in memory while the client is idle.
         *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| ForwardingValues {
             host,
             scheme,
@@ -293,9 +295,9 @@ impl ForwardingCache {
     }
 }
 
-/// The port of the address that a client asked for: what its Host says, or what its scheme stands for
-/// (RFC 9110 §4.2). Not the port of the listener: behind a port that is mapped, or a load balancer of TCP,
-/// no client could connect to that, and applications write this one into their links.
+/// The port that the client sent its request to: the port in Host, or the default port of the scheme (RFC 9110 §4.2).
+/// It is not the listener's port: applications write this port into links, and behind a port mapping or a TCP
+/// load balancer no client could connect to the listener's own port.
 fn port_of(host: &HeaderValue, scheme: &'static str) -> HeaderValue {
     let host = host.as_bytes();
     let port = host.iter().rposition(|byte| *byte == b':').map(|at| &host[at + 1..]);
@@ -307,14 +309,14 @@ fn is_valid_port(text: &[u8]) -> bool {
     text.iter().all(u8::is_ascii_digit) && std::str::from_utf8(text).is_ok_and(|text| text.parse::<u16>().is_ok())
 }
 
-/// An address as Forwarded has it (RFC 7239 §6).
+/// The parts of an address as a node identifier of Forwarded: IPv6 in quotes and brackets (RFC 7239 §6).
 fn forwarded_node(address: &str) -> [&[u8]; 3] {
     let (open, close): (&[u8], &[u8]) = if address.contains(':') { (b"\"[", b"]\"") } else { (b"", b"") };
     [open, address.as_bytes(), close]
 }
 
-/// An address as text. Formatting costs a thousand instructions, which a client that makes a
-/// connection for each request pays each time; four numbers put together cost a tenth of that.
+/// An address as text. `Display` costs a thousand instructions, which a client that opens a connection for each
+/// request pays each time; concatenating four numbers costs a tenth of that.
 fn format_address(address: IpAddr) -> Vec<u8> {
     let IpAddr::V4(address) = address else { return address.to_string().into_bytes() };
     let [first, rest @ ..] = address.octets();
@@ -328,7 +330,7 @@ fn format_address(address: IpAddr) -> Vec<u8> {
 }
 
 fn append(headers: &mut HeaderMap, name: HeaderName, text: Vec<u8>) {
-    // Addresses are valid values.
+    // An address is always a valid field value.
     if let Ok(value) = HeaderValue::try_from(text) {
         headers.append(name, value);
     }
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_connection_remembers_of_a_request_keeps_none_of_its_buffer() {
+    fn cached_forwarding_values_do_not_retain_the_read_buffer() {
         let buffer = Bytes::from(b"a.example and eight kilobytes more".to_vec());
         let client = client("127.0.0.1", &[]);
         let host = HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap();
@@ -386,14 +388,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_written_as_everywhere() {
+    fn addresses_are_formatted_as_by_the_standard_library() {
         for address in ["0.0.0.0", "10.1.200.255", "255.255.255.255", "::1", "2001:db8::7"] {
             assert_eq!(format_address(address.parse().unwrap()), address.as_bytes());
         }
     }
 
     #[test]
-    fn forwarding_fields_follow_the_host_and_write_ipv6_as_rfc_7239_does() {
+    fn forwarding_headers_follow_the_host_and_quote_ipv6_as_in_rfc_7239() {
         let mapped = client("::ffff:10.0.0.1", &[]);
         for host in ["a", "a", "b"] {
             let (_, headers) = forwarding_headers(&mapped, &[("host", host)]);
@@ -405,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_may_tell_the_scheme_alone() {
+    fn a_trusted_proxy_may_send_the_scheme_without_a_client_address() {
         let proxy = client("10.0.0.1", &["10.0.0.0/8"]);
         let (identity, headers) = forwarding_headers(&proxy, &[("host", "a"), ("x-forwarded-proto", "https")]);
         assert_eq!((identity.client(), identity.is_secure), (Some([10, 0, 0, 1].into()), true));
@@ -414,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_its_proxy_does_not_name_is_nobody_and_told_as_that() {
+    fn a_client_that_its_proxy_does_not_name_is_unknown_to_backends_too() {
         let proxy = client("10.0.0.1", &["10.0.0.0/8"]);
         let claims = [("host", "a"), ("x-forwarded-for", "6.6.6.6, unknown, 10.0.0.2"), ("forwarded", "for=6.6.6.6")];
         let (identity, headers) = forwarding_headers(&proxy, &claims);
@@ -425,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_several_schemes_and_hosts_goes_on_alone() {
+    fn only_the_last_of_several_schemes_and_hosts_is_forwarded() {
         let proxy = client("10.0.0.1", &["10.0.0.0/8"]);
         let fields = [
             ("host", "a"),
@@ -441,8 +443,8 @@ mod tests {
     }
 
     #[test]
-    fn the_port_is_that_of_the_address_that_the_client_asked_for() {
-        let here = client("10.0.0.1", &["10.0.0.0/8"]);
+    fn the_forwarded_port_is_the_one_that_the_client_sent_its_request_to() {
+        let proxy = client("10.0.0.1", &["10.0.0.0/8"]);
         let for_one = ("x-forwarded-for", "1.1.1.1");
         let https = ("x-forwarded-proto", "https");
         for (fields, port) in [
@@ -459,7 +461,7 @@ mod tests {
             (&[("host", "a"), for_one, ("x-forwarded-port", "1, 83")], "83"),
             (&[("host", "a"), for_one, ("x-forwarded-port", "evil")], "80"),
         ] {
-            let (_, headers) = forwarding_headers(&here, fields);
+            let (_, headers) = forwarding_headers(&proxy, fields);
             assert_eq!(values(&headers, &X_FORWARDED_PORT), [port], "{fields:?}");
         }
     }
@@ -469,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_speaks_for_nobody_and_a_trusted_proxy_for_its_client() {
+    fn only_a_trusted_proxy_can_name_another_client() {
         let claims = [("host", "a"), ("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https")];
         let (identity, headers) = forwarding_headers(&client("9.9.9.9", &["10.0.0.0/8"]), &claims);
         assert_eq!((identity.address, identity.is_secure), ("9.9.9.9".parse().unwrap(), false));

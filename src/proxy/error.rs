@@ -1,5 +1,5 @@
-//! Owns: how a request can fail: the fact, who is to blame.
-//! Invariant: no status codes here; `respond` is the one place that maps a fact to one.
+//! Owns: the ways in which a request fails, and the words for them in the access log.
+//! Invariant: an error has no status code; only `respond` maps errors to status codes.
 //! Must not know: HTTP responses.
 
 use std::fmt;
@@ -13,48 +13,49 @@ use crate::reason::Reason;
 use crate::telemetry::Limit;
 use crate::upstream::Failure;
 
-/// Why a request gets no answer of a backend.
+/// Why a request gets no response from a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyError {
-    /// The request breaks a rule of HTTP: which one, in a few words.
+    /// The request violates a rule of HTTP; the text says which one, for the error page.
     Malformed(&'static str),
-    /// A method that a reverse proxy does not serve.
+    /// The method is CONNECT or TRACE, which a reverse proxy does not serve.
     Method,
-    /// The target is longer than the limit.
+    /// The request target is longer than the limit.
     TargetTooLong,
-    /// More header fields than the limit.
+    /// The request has more header fields, or a larger header section, than the limit.
     TooManyFields,
-    /// The head of the request did not come in time.
+    /// The header section of the request was not received in time.
     HeadTimeout,
     /// The body is larger than the limit.
     BodyTooLarge,
-    /// The body did not come in time.
+    /// The body was not received in time.
     BodyTimeout,
-    /// The client broke the body off.
+    /// The client aborted the body.
     BodyAborted,
-    /// The client has sent more requests than it may.
+    /// The client exceeded its request rate.
     TooMany {
-        /// When it may send the next one.
+        /// The time until it may send the next request.
         wait: Duration,
     },
-    /// No route leads from here.
+    /// No route matches the request.
     NoRoute,
-    /// It was sent to its pool before, and came back.
+    /// The request was already forwarded to its pool and looped back.
     Loop,
-    /// No backend can serve now, and none was sent the request.
+    /// No backend can serve the request now, and none has received it.
     NoBackend(Unserved),
-    /// The backend that holds the session can't serve, and the policy has no other do it.
+    /// The backend that holds the session can't serve, and the policy allows no other backend.
     PinLost(RefusePolicy),
-    /// The backend answered a request for a tunnel with a success that is none.
+    /// The backend sent a 2xx response to an extended CONNECT without opening a tunnel, which a client of HTTP/2 would
+    /// take for an open tunnel (RFC 8441 §5).
     NotSwitched,
-    /// The request was given up while it was handled: the process ends, or a part of it has failed.
+    /// The process abandoned the request: it stops, or its handler failed.
     Abandoned,
-    /// A backend failed, and the request must not be tried again.
+    /// A backend failed, and the request must not be retried.
     Backend(Failure),
 }
 
 impl ProxyError {
-    /// The word for it in the access log.
+    /// The name of the error in the access log.
     pub fn as_str(self) -> &'static str {
         match self {
             ProxyError::Malformed(_) => "malformed",
@@ -77,7 +78,8 @@ impl ProxyError {
             }
         }
     }
-    /// The limit that it met, if it did.
+
+    /// The limit that the request exceeded, if that is the error.
     pub fn limit(self) -> Option<Limit> {
         match self {
             ProxyError::TooMany { .. } => Some(Limit::RequestsPerClient),
@@ -89,7 +91,7 @@ impl ProxyError {
         }
     }
 
-    /// Why it was refused without that a backend was asked, if it was.
+    /// Why the request was refused before any backend received it, if it was.
     pub fn unserved(self) -> Option<Unserved> {
         match self {
             ProxyError::NoBackend(unserved) => Some(unserved),
@@ -99,31 +101,32 @@ impl ProxyError {
     }
 }
 
-/// Why no backend is asked.
+/// Why no backend receives a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unserved {
-    /// The pool has none.
+    /// The pool has no backends.
     NoServers,
-    /// Those that the operator lets serve are down or ejected.
+    /// All backends that are in service are down or ejected.
     AllDown,
-    /// The operator has taken all out.
+    /// All backends are in maintenance.
     Maintenance,
-    /// All drain, or have no weight, and the session is new.
+    /// All backends drain or have weight 0, and the session is new.
     Draining,
-    /// Those that are up have as much as they may have.
+    /// All backends that are up have reached their limit.
     Full,
-    /// The time was over before one could be asked.
+    /// The request's time limit ended before a backend could receive it.
     Late,
-    /// The one that holds the session can't serve, and no other may.
+    /// The backend that holds the session can't serve, and no other backend may.
     PinLost,
 }
 
 impl Unserved {
-    /// Their names in metrics and the status API, in the order of the variants.
+    /// The names in metrics and the status API, in the order of the variants.
     pub const NAMES: [&'static str; 7] =
         ["no_servers", "all_down", "maintenance", "draining", "full", "late", "pin_lost"];
 
-    /// Why none of `pool` takes a request. What would help soonest counts: room, then health, then the operator.
+    /// Why no backend of `pool` takes a request. Reports the obstacle that is likely to end first: a limit, then health,
+    /// then the operator's decision.
     pub fn of(pool: &Pool) -> Unserved {
         let mut worst = Unserved::NoServers;
         for backend in pool.backends() {
@@ -150,22 +153,22 @@ impl Unserved {
     }
 }
 
-/// What went wrong with a request, as its access record has it.
+/// The detail of a request's failure in its access record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureDetail {
-    /// In a word.
+    /// The kind of the error.
     Kind(&'static str),
-    /// The last attempt failed so.
+    /// Why the last attempt failed.
     Attempt(Reason),
-    /// None was made, and this is why one of those is down that could have served.
+    /// Why no attempt was made, and why a backend that could have served is down.
     Unserved(Unserved, Option<HealthReason>),
-    /// The pin does not hold, for this cause, and this is why its backend is down.
+    /// The cause why the pin does not hold, and why its backend is down.
     PinLost(Option<Cause>, Option<HealthReason>),
 }
 
 impl FailureDetail {
-    /// Of a request that gets no answer, whose last failed attempt had this `reason`, if there was one; whose pin
-    /// named the backend `pinned`, and did not hold for this `cause`.
+    /// Makes the detail of `error`. `reason` is why the last attempt failed, `pinned` the backend of the request's pin,
+    /// and `cause` why the pin did not hold, each if there is one.
     pub(super) fn of(
         error: ProxyError,
         reason: Option<Reason>,

@@ -1,33 +1,33 @@
-//! Owns: the fields that a route sets, adds and removes.
-//! Invariant: names and values are made once a snapshot and thread; what frames or routes a message is none of them.
-//! Must not know: what a field means; configuration files.
+//! Owns: the header fields that a route sets, adds and removes.
+//! Invariant: names and values are made once per snapshot and thread, and never frame or route a message.
+//! Must not know: the meaning of a field, configuration files.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// What is done to the fields of a message: removed first, then set, then added.
+/// The edits to the fields of a message, in this order: remove, set, add.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields {
-    /// Instead of whatever the message has.
+    /// Fields that replace those of the message.
     pub set: Vec<(HeaderName, HeaderValue)>,
-    /// Besides whatever the message has.
+    /// Fields that are added to those of the message.
     pub add: Vec<(HeaderName, HeaderValue)>,
-    /// Not passed on.
+    /// Fields that are removed.
     pub remove: Vec<HeaderName>,
 }
 
 impl Fields {
-    /// Whether nothing is to be done.
+    /// Whether there are no edits.
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
     }
 
-    /// The fields that something is done to.
+    /// The names of all fields that are edited.
     pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
         self.set.iter().chain(&self.add).map(|(name, _)| name).chain(&self.remove)
     }
 
-    /// The same, sharing no memory: each message counts references to what it was given, and threads
-    /// would write the same counts.
+    /// Clones the edits without sharing memory. Each message increments the reference counts of the names and values
+    /// that it gets, and threads must not write the same counts.
     pub fn deep_clone(&self) -> Fields {
         let name = |name: &HeaderName| HeaderName::from_bytes(name.as_str().as_bytes()).ok();
         let pair = |(of, value): &(HeaderName, HeaderValue)| {
@@ -40,7 +40,7 @@ impl Fields {
         }
     }
 
-    /// Does it to a message that is passed on.
+    /// Applies the edits to a message that is forwarded.
     pub fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {
             headers.remove(name);
@@ -53,8 +53,8 @@ impl Fields {
         }
     }
 
-    /// Does it to an answer of our own, whose own fields stay: a page that says "come again" must not be
-    /// kept in a cache because the application's pages may.
+    /// Applies the edits to a response that Linchpin makes, but keeps the fields that the response has: an error page
+    /// must not become cacheable because the application's pages are.
     pub fn apply_to_local_reply(&self, headers: &mut HeaderMap) {
         let mut edits = HeaderMap::new();
         self.apply(&mut edits);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_ours_keeps_its_own_fields() {
+    fn a_local_reply_keeps_its_own_fields() {
         let mut headers = HeaderMap::from_iter(pairs(&[("cache-control", "no-store")]));
         fields().apply_to_local_reply(&mut headers);
         assert_eq!(
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_share_no_memory() {
+    fn a_deep_clone_shares_no_memory() {
         let one = fields();
         let other = one.deep_clone();
         assert_eq!(one, other);

@@ -1,6 +1,6 @@
-//! Owns: what proxies before us say of the client: Forwarded (RFC 7239) or X-Forwarded-For, and X-Forwarded-Proto.
-//! Invariant: one field is read, from the right, as far as proxies are trusted; what can't be read is nobody's address.
-//! Must not know: who is trusted.
+//! Owns: parsing what proxies in front of Linchpin say about the client: Forwarded (RFC 7239), or X-Forwarded-For and X-Forwarded-Proto.
+//! Invariant: only one of the two is read, from the right, as far as the proxies are trusted; an element that can't be parsed names no client.
+//! Must not know: which proxies are trusted.
 
 use std::net::IpAddr;
 
@@ -11,19 +11,19 @@ pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwar
 /// The field X-Forwarded-Proto.
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The field in which trusted proxies name their clients: the key `forwarded` of a listener. A proxy that
-/// writes one of them passes on what its client wrote into the other, so that the other is dropped.
+/// The field in which trusted proxies name the client: the key `forwarded` of a listener. A proxy that writes one of
+/// the two fields forwards whatever its client wrote into the other, so the other one is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ForwardedField {
-    /// X-Forwarded-For, and X-Forwarded-Proto, -Host and -Port beside it.
+    /// X-Forwarded-For, together with X-Forwarded-Proto, -Host and -Port.
     #[default]
     XForwardedFor,
-    /// Forwarded alone.
+    /// Forwarded only.
     Forwarded,
 }
 
 impl ForwardedField {
-    /// Whether a trusted proxy may say something in the field `name`.
+    /// Whether the field `name` of a trusted proxy is believed.
     pub(super) fn permits(self, name: &str) -> bool {
         match self {
             ForwardedField::XForwardedFor => {
@@ -34,19 +34,19 @@ impl ForwardedField {
     }
 }
 
-/// What proxies say of the client.
+/// What trusted proxies say about the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ForwardedFor {
-    /// Nothing: the proxy may speak for itself.
+    /// Nothing: the proxy may itself be the client.
     Nothing,
-    /// Its address, and whether it came by TLS, if they say so.
+    /// The client's address, and whether it used TLS, if a proxy says so.
     Client(IpAddr, Option<bool>),
-    /// That there is one, but not who: `unknown`, a hidden name, or what is no address. The nearest hop
-    /// that can be read is here, which is a proxy and not the client.
+    /// There is a client, but no proxy names its address: `unknown`, an obfuscated identifier (RFC 7239 §6.3), or
+    /// text that is no address. Holds the nearest hop that can be parsed, which is a proxy and not the client.
     Unknown(IpAddr, Option<bool>),
 }
 
-/// The client for which the proxy at `peer`, which is trusted, speaks in `field`.
+/// Parses `field` for the client on whose behalf the trusted proxy at `peer` sends the request.
 pub(super) fn client(
     field: ForwardedField,
     headers: &HeaderMap,
@@ -75,7 +75,7 @@ pub(super) fn client(
     }
 }
 
-/// Whether the last proxy that says so, where nobody names a client, was asked by TLS.
+/// Whether the last X-Forwarded-Proto says that TLS was used. For requests in which no proxy names a client.
 pub(super) fn scheme(field: ForwardedField, headers: &HeaderMap) -> Option<bool> {
     match field {
         ForwardedField::XForwardedFor => last(headers, &X_FORWARDED_PROTO).and_then(is_secure),
@@ -83,22 +83,22 @@ pub(super) fn scheme(field: ForwardedField, headers: &HeaderMap) -> Option<bool>
     }
 }
 
-/// The last element of a field that is a list: the one that the nearest proxy has added, where it has not
-/// replaced what its client sent.
+/// The last element of a field that is a list: the one that the nearest proxy has added, even if it kept what its
+/// client sent.
 pub(super) fn last<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
     let values = headers.get_all(name).iter().rev();
     let mut elements = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     elements.find(|element| !element.is_empty())
 }
 
-/// The same, as a value of its own: a copy only where the field has more than one element.
+/// Like [`last`], but as a field value. Copies only if the field's last line has more than one element.
 pub(super) fn last_value(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     let last = last(headers, name)?;
     let whole = headers.get_all(name).iter().next_back()?;
     if whole.len() == last.len() { Some(whole.clone()) } else { HeaderValue::from_bytes(last).ok() }
 }
 
-/// A scheme; WebSockets count as what they are begun with, as Traefik tells of them.
+/// Whether a scheme uses TLS. Accepts `ws` and `wss`, which Traefik sends for WebSockets.
 fn is_secure(scheme: &[u8]) -> Option<bool> {
     let is = |name: &[u8]| scheme.eq_ignore_ascii_case(name);
     match () {
@@ -108,11 +108,11 @@ fn is_secure(scheme: &[u8]) -> Option<bool> {
     }
 }
 
-/// One hop: where it came from, and whether by TLS.
+/// One hop: the address that the request came from, and whether it used TLS.
 type Hop = (Option<IpAddr>, Option<bool>);
 
-/// Goes back from `peer` as long as who is reached is trusted and says who was before it. `hops` has the
-/// nearest first.
+/// Follows the chain back from `peer` while each proxy is trusted and names the hop before it. `hops` starts with the
+/// nearest one.
 fn walk_chain(peer: IpAddr, hops: impl Iterator<Item = Hop>, is_trusted: impl Fn(IpAddr) -> bool) -> ForwardedFor {
     let mut reached = ForwardedFor::Unknown(peer, None);
     let mut at = peer;
@@ -126,8 +126,8 @@ fn walk_chain(peer: IpAddr, hops: impl Iterator<Item = Hop>, is_trusted: impl Fn
     reached
 }
 
-/// The elements of Forwarded, the last one first. Read from the right: then an open quote that a client
-/// has sent can't take what a proxy adds behind it into a string.
+/// The elements of Forwarded, from last to first. Reading from the right keeps an unclosed quote of a client from
+/// swallowing the element that a proxy adds after it.
 fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(value);
     std::iter::from_fn(move || {
@@ -147,12 +147,12 @@ fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Whether the byte that follows `before` is the second one of a quoted pair.
+/// Whether the byte that follows `before` is the second one of a quoted-pair (RFC 9110 §5.6.4).
 fn is_escaped(before: &[u8]) -> bool {
     before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
-/// `for` and `proto` of one element. What stands there twice can't be read (RFC 7239 §4).
+/// Parses `for` and `proto` of one element. Ignores both if one of them occurs twice, which RFC 7239 §4 forbids.
 fn hop(element: &[u8]) -> Hop {
     let (mut node, mut proto, mut is_clear) = (None, None, true);
     for pair in parameters(element) {
@@ -169,7 +169,7 @@ fn hop(element: &[u8]) -> Hop {
     if is_clear { (node.and_then(address), proto.and_then(is_secure)) } else { (None, None) }
 }
 
-/// The parts between semicolons that stand outside of quotes.
+/// Splits an element at the semicolons outside of quotes.
 fn parameters(element: &[u8]) -> impl Iterator<Item = &[u8]> {
     let (mut is_quoted, mut is_pair) = (false, false);
     element.split(move |byte| {
@@ -182,8 +182,8 @@ fn parameters(element: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// An IP address: IPv6 in brackets or without, with a zone or without; behind IPv4 or brackets maybe a
-/// port, or a hidden one (RFC 7239 §6). `unknown` and the names that hide an address are none.
+/// Parses a node identifier (RFC 7239 §6) as an IP address: IPv6 with or without brackets and zone; after IPv4 or
+/// brackets optionally a port, which may be obfuscated. `unknown` and obfuscated identifiers are no address.
 fn address(node: &[u8]) -> Option<IpAddr> {
     let node = std::str::from_utf8(node).ok()?;
     let (bare, port) = match node.strip_prefix('[') {
@@ -221,7 +221,7 @@ mod tests {
         client(field, &headers, "10.0.0.1".parse().unwrap(), is_trusted)
     }
 
-    /// The client; `? NEAREST` for an unknown one.
+    /// The client's address, or `? NEAREST` for an unknown client.
     fn of(field: ForwardedField, fields: &[(&'static str, &str)]) -> String {
         match parsed(field, fields) {
             ForwardedFor::Client(address, _) => address.to_string(),
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_the_first_from_the_right_that_is_no_trusted_proxy() {
+    fn the_client_is_the_first_address_from_the_right_that_is_no_trusted_proxy() {
         for (chain, expected) in [
             ("1.1.1.1", "1.1.1.1"),
             ("6.6.6.6, 1.1.1.1", "1.1.1.1"),
@@ -245,7 +245,7 @@ mod tests {
             ("fe80::1%eth0", "fe80::1"),
             ("[fe80::1%25eth0]:80", "fe80::1"),
             ("::ffff:1.2.3.4", "1.2.3.4"),
-            // Empty elements of a list don't count (RFC 9110 §5.6.1.2).
+            // A recipient ignores empty list elements (RFC 9110 §5.6.1.2).
             ("1.1.1.1, , 10.0.0.2", "1.1.1.1"),
             ("1.1.1.1, ", "1.1.1.1"),
         ] {
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_that_cannot_be_read_names_nobody_and_never_a_proxy() {
+    fn a_chain_that_cannot_be_parsed_names_neither_a_client_nor_a_proxy() {
         for (chain, nearest) in [
             ("unknown", "10.0.0.1"),
             ("1.1.1.1, unknown", "10.0.0.1"),
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_with_its_quotes() {
+    fn quoted_strings_of_forwarded_are_parsed() {
         for (chain, expected) in [
             ("for=1.1.1.1", "1.1.1.1"),
             ("For=\"[2001:db8::1]:4711\";proto=https;by=x", "2001:db8::1"),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_schemes_the_last_counts_which_is_the_proxys_own() {
+    fn the_last_of_several_schemes_counts_because_the_proxy_added_it() {
         for (values, is_secure) in [
             (&["https"][..], Some(true)),
             (&["https", "http"], Some(false)),
@@ -347,7 +347,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_client_writes_before_a_proxy_adds_its_address_the_client_is_that_address(
+        fn a_client_cannot_change_the_address_that_a_proxy_adds_for_it(
             claims in prop::collection::vec(r#"([ -~]|for=6\.6\.6\.6|;x=|[\\",;=]){0,20}"#, 1..3), field in 0..2usize, other in "[ -~]{0,20}"
         ) {
             let names = ["x-forwarded-for", "forwarded"];
@@ -362,7 +362,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_of_a_proxy_name_it_itself(value in prop::collection::vec(any::<u8>(), 0..60), field in 0..2usize) {
+        fn no_field_value_makes_a_proxy_the_client(value in prop::collection::vec(any::<u8>(), 0..60), field in 0..2usize) {
             let believed = [ForwardedField::XForwardedFor, ForwardedField::Forwarded][field];
             let name = [X_FORWARDED_FOR, FORWARDED][field].clone();
             if let Ok(value) = HeaderValue::from_bytes(&value) {

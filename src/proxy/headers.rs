@@ -1,5 +1,5 @@
-//! Owns: what a request's and a response's fields must be, lose and gain on the way through.
-//! Invariant: what is forwarded has one valid Host, no field of the hop, and forwarding fields of ours alone.
+//! Owns: checking, removing and adding the header fields of requests and responses that are forwarded.
+//! Invariant: a forwarded request has one valid Host, no hop-by-hop field, and only forwarding headers that Linchpin or a trusted proxy set.
 //! Must not know: affinity, backends.
 
 use http::header::{
@@ -14,24 +14,24 @@ use super::target;
 
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
-/// What a request's head may take. The rest of `[server.limits]` is the route's and the connection's business.
+/// The limits of a request's header section. Routes and connections enforce the rest of `[server.limits]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadLimits {
-    /// Header fields.
+    /// The most header fields.
     pub fields: usize,
-    /// Bytes of the target.
+    /// The most bytes of the request target.
     pub target: usize,
 }
 
-/// Puts a request's head into the form that is forwarded: origin-form, one valid Host, which is that of an
-/// absolute-form where there is one (RFC 9112 §3.2.2). It is handed back too, for all who would otherwise
+/// Normalizes a request's header section for forwarding: a target in origin-form, and one valid Host, which is the
+/// authority of an absolute-form target if there is one (RFC 9112 §3.2.2). Returns Host too, so that callers need not
 /// look it up again; only HTTP/1.0 may have none.
 ///
 /// # Errors
-/// What RFC 9112 §3.2 and RFC 9110 §7.2 want refused, and what is over a limit.
+/// A request that RFC 9112 §3.2 or RFC 9110 §7.2 has a server reject, or that exceeds a limit.
 pub fn normalize(head: &mut request::Parts, limits: &HeadLimits) -> Result<Option<HeaderValue>, ProxyError> {
-    // Neither is for a reverse proxy: a tunnel to anywhere, and an echo of fields that the client
-    // is not to see.
+    // A reverse proxy serves neither: CONNECT opens a tunnel to any host, and TRACE echoes fields that the client
+    // must not see.
     if matches!(head.method, Method::CONNECT | Method::TRACE) {
         return Err(ProxyError::Method);
     }
@@ -54,7 +54,7 @@ pub fn normalize(head: &mut request::Parts, limits: &HeadLimits) -> Result<Optio
         return Err(ProxyError::Malformed("The request has no Host field."));
     }
     if head.version == Version::HTTP_2 {
-        // Of several lengths, which hyper lets pass, each server would believe another one.
+        // hyper accepts several lengths. Servers would disagree about which one counts.
         if head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
             return Err(ProxyError::Malformed("The request has more than one Content-Length field."));
         }
@@ -67,45 +67,44 @@ pub fn normalize(head: &mut request::Parts, limits: &HeadLimits) -> Result<Optio
     let Some(authority) = target::normalize(&mut head.uri, &head.method, head.version)? else { return Ok(host) };
     let named = Some(&authority).filter(|authority| is_valid_host(authority.as_str().as_bytes()));
     let host = named.and_then(target::host_field);
-    let host = host.ok_or(ProxyError::Malformed("The request target's host is not valid."))?;
-    // RFC 9113 §8.3.1: a server may not look at one of two and its neighbour at the other.
+    let host = host.ok_or(ProxyError::Malformed("The host in the request target is not valid."))?;
+    // RFC 9113 §8.3.1: Host must not differ from :authority, or two servers could act on different hosts.
     let differs = |own: &HeaderValue| !own.as_bytes().eq_ignore_ascii_case(host.as_bytes());
     if head.version == Version::HTTP_2 && head.headers.get(HOST).is_some_and(differs) {
-        return Err(ProxyError::Malformed("The Host field is not that of the request."));
+        return Err(ProxyError::Malformed("The Host field differs from the host of the request target."));
     }
     head.headers.insert(HOST, host.clone());
     Ok(Some(host))
 }
 
-/// Checks how the body of a request was framed. hyper reads `gzip, chunked` as chunked; forwarded, it would be
-/// a body in a coding that nobody tells the backend of.
+/// Checks the transfer coding of a request's body. hyper reads `gzip, chunked` as chunked; the forwarded body would be
+/// in a coding that no field announces to the backend.
 ///
 /// # Errors
-/// Any Transfer-Encoding but a single `chunked`: a coding that we do not know, which RFC 9112 §6.1 has a
-/// server refuse, or one that was applied twice.
+/// Any Transfer-Encoding but a single `chunked`: an unknown coding, which RFC 9112 §6.1 has a server reject, or one
+/// that was applied twice.
 pub(super) fn check_transfer_coding(headers: &HeaderMap) -> Result<(), ProxyError> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let is_plain = codings.next().is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(b"chunked"));
     match is_plain && codings.next().is_none() {
         true => Ok(()),
-        false => Err(ProxyError::Malformed("The request has a transfer coding that is not served here.")),
+        false => Err(ProxyError::Malformed("The request uses a transfer coding that this server does not support.")),
     }
 }
 
-/// HTTP/2 may send a cookie in pieces, which HTTP/1.1 may not (RFC 9113 §8.2.3).
+/// Joins Cookie fields into one. HTTP/2 may split the field, HTTP/1.1 may not (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let parts: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if parts.len() < 2 {
         return;
     }
-    // Pieces of valid values with `; ` between them are a valid value.
+    // Valid values that are joined by `; ` are a valid value.
     if let Ok(whole) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
         headers.insert(COOKIE, whole);
     }
 }
 
-/// uri-host [ ":" port ] of RFC 3986 §3.2, without what has no business in a Host: user
-/// information, commas, nothing at all.
+/// Whether a Host is `uri-host [ ":" port ]` (RFC 3986 §3.2). Rejects user information, commas and an empty host.
 fn is_valid_host(host: &[u8]) -> bool {
     let (name, port) = match host.first() {
         Some(b'[') => match host.iter().position(|byte| *byte == b']') {
@@ -127,8 +126,8 @@ fn is_valid_host(host: &[u8]) -> bool {
     is_name && port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit) && port.len() <= 6
 }
 
-/// Makes a request's fields those that a backend is to see; `host` is its Host field. Says whether
-/// the client waits to be told to send its body (`Expect: 100-continue`).
+/// Prepares a request's fields for the backend: removes hop-by-hop fields and untrusted claims, and sets the forwarding
+/// headers. `host` is the request's Host. Returns whether the client waits for a 100 (`Expect: 100-continue`).
 pub(super) fn to_backend(
     headers: &mut HeaderMap,
     host: Option<&HeaderValue>,
@@ -139,7 +138,7 @@ pub(super) fn to_backend(
     let (mut wants_trailers, mut expects, mut any_removed) = (false, false, false);
     let is_removed =
         |name: &str| is_hop_by_hop(name) || (is_reserved(name) && !client.keeps_forwarding_field(identity, name));
-    // One pass over the fields: to ask for one by its name costs a hash, and most requests have none of them.
+    // One pass over the fields: a lookup by name costs a hash, and most requests have none of these fields.
     for (name, value) in headers.iter() {
         match name.as_str() {
             "te" => (wants_trailers, any_removed) = (wants_trailers || has_token(value, "trailers"), true),
@@ -158,14 +157,14 @@ pub(super) fn to_backend(
     expects
 }
 
-/// Makes a response's fields those that a client is to see.
+/// Prepares a response's fields for the client: removes hop-by-hop fields.
 pub fn to_client(headers: &mut HeaderMap) {
     if headers.keys().any(|name| is_hop_by_hop(name.as_str())) {
         remove(headers, is_hop_by_hop);
     }
 }
 
-/// Removes the fields that `is_removed` names, Connection among them, and those that Connection lists.
+/// Removes the fields for which `is_removed` is true, which must include Connection, and those that Connection lists.
 pub(super) fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&str) -> bool) {
     let listed: Vec<HeaderName> =
         headers.get_all(CONNECTION).iter().flat_map(tokens).filter_map(connection_option).collect();
@@ -175,8 +174,8 @@ pub(super) fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&str) -> bool)
     }
 }
 
-/// A field that a Connection field may take out. Host and what frames the message can't be
-/// deleted that way, and `close` and `keep-alive` name no field.
+/// The field that a connection option names, if the option may remove it (RFC 9110 §7.6.1). Host and the fields that
+/// frame the message stay, and `close` and `keep-alive` name no field.
 fn connection_option(token: &str) -> Option<HeaderName> {
     let kept = ["close", "keep-alive", "host", "content-length", "transfer-encoding"];
     if kept.iter().any(|name| token.eq_ignore_ascii_case(name)) {
@@ -185,7 +184,7 @@ fn connection_option(token: &str) -> Option<HeaderName> {
     token.parse().ok()
 }
 
-/// RFC 9110 §7.6.1. Transfer-Encoding goes because hyper frames the forwarded message itself.
+/// Whether a field is hop-by-hop (RFC 9110 §7.6.1). Includes Transfer-Encoding: hyper frames the forwarded message.
 pub(super) fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
@@ -193,8 +192,8 @@ pub(super) fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// What a client may not tell a backend about itself; see also `Linchpin-*` of the design. Many servers
-/// hand fields to applications by names in which `-`, `_` and the like are one, so that here they are, too.
+/// Whether a field is reserved for Linchpin and trusted proxies: a client must not set it. Many servers pass fields to
+/// applications under names that do not distinguish `-`, `_` and the like, so this does not distinguish them, either.
 pub(super) fn is_reserved(name: &str) -> bool {
     let starts_with = |wanted: &str| name.get(..wanted.len()).is_some_and(|start| matches_name(start, wanted));
     match name.as_bytes().first() {
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_as_rfc_3986_has_them() {
+    fn a_host_is_valid_as_rfc_3986_defines_it() {
         for host in ["a", "a.b:80", "127.0.0.1", "[::1]", "[::1]:8080", "xn--a", "a_b", "a:"] {
             assert!(is_valid_host(host.as_bytes()), "{host}");
         }
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_and_methods_are_kept() {
+    fn limits_and_methods_are_enforced() {
         let long = format!("/{}", "x".repeat(100));
         assert_eq!(normalize(&mut head(&long, &["a"]), &LIMITS), Err(ProxyError::TargetTooLong));
         let few = HeadLimits { fields: 0, ..LIMITS };
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_the_hop_and_claims_go_and_everything_else_stays() {
+    fn hop_by_hop_and_reserved_fields_are_removed_and_all_others_stay() {
         let mut headers = fields(&[
             ("host", "a:80"),
             ("connection", "keep-alive, X-Hop, host, content-length, x-forwarded-for"),
@@ -343,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_waits_to_send_its_body_is_noticed() {
+    fn an_expectation_of_100_continue_is_detected() {
         let mut headers = fields(&[("host", "a"), ("expect", "100-Continue")]);
         assert!(forward(&mut headers));
     }

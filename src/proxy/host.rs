@@ -1,18 +1,18 @@
-//! Owns: the name in a Host field's value.
-//! Invariant: two ways of writing one name are one name.
+//! Owns: extracting the host name from the value of Host.
+//! Invariant: all spellings of a name give the same name, but for the case of its letters.
 //! Must not know: routes.
 
-/// The name in a Host field's value: without its port, and without the dot that stands for the root, with
-/// which it is the same name (RFC 1034 §3.1).
+/// The host name in the value of Host: without the port, and without the final dot of an absolute name, which is the
+/// same name (RFC 1034 §3.1).
 pub(super) fn host_name(host: &str) -> &str {
     let name = without_port(host);
     name.strip_suffix('.').unwrap_or(name)
 }
 
-/// A Host field's value without its port.
+/// The value of Host without the port.
 pub fn without_port(host: &str) -> &str {
     match host.bytes().rposition(|byte| byte == b':') {
-        // The colons inside an IPv6 literal's brackets are none before a port.
+        // A colon within the brackets of an IPv6 literal is not the one before a port.
         Some(at) if !host[at..].contains(']') => &host[..at],
         _ => host,
     }
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_the_dot_of_the_root_is_the_same_name() {
+    fn a_final_dot_is_not_part_of_the_host_name() {
         for (host, name) in
             [("a.b.:80", "a.b"), ("a.b.", "a.b"), ("a.b", "a.b"), ("a..", "a."), (".", ""), ("[::1]:80", "[::1]")]
         {

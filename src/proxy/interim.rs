@@ -1,6 +1,6 @@
-//! Owns: a backend's interim responses on their way to the client (RFC 9110 §15.2).
-//! Invariant: bounded in number and size; no field of the hop, and none that frames a message.
-//! Must not know: sockets, connections to clients.
+//! Owns: forwarding a backend's interim responses to the client (RFC 9110 §15.2).
+//! Invariant: they are bounded in number and size, and have no hop-by-hop field and none that frames a message.
+//! Must not know: sockets, client connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -12,15 +12,15 @@ use super::fields::Fields;
 use super::headers;
 use crate::net::interim::InterimQueue;
 
-/// Interim responses to one attempt that are forwarded on. A page has one, a slow task some dozens of 102.
+/// The most interim responses that are forwarded per attempt. A page has one, a slow task some dozens of 102.
 const MAX_INTERIM_RESPONSES: u32 = 64;
 
-/// Has `request` tell of interim responses: a 100 opens `gate`, behind which the body waits, and all others
-/// but 101 are queued for the `client`, without the fields that its route `edits`. A 100 is not forwarded on:
-/// hyper's server says so itself where it was asked for, as soon as the body is read.
+/// Registers a callback for interim responses on `request`. A 100 opens `gate`, for which the body waits. All others
+/// but 101 are queued for the `client`, without the fields that the route `edits`. A 100 is not forwarded: hyper's
+/// server sends one by itself if the client expects it, as soon as the body is read.
 ///
-/// hyper takes an allocation or two for it, so a request that needs none of both registers nothing. It calls
-/// nobody for the interim responses of HTTP/2, and its server sends none over HTTP/2.
+/// The callback costs hyper an allocation or two, so a request that needs neither registers none. hyper does not call
+/// it for interim responses over HTTP/2, and its server sends none over HTTP/2.
 pub(super) fn register<B>(
     request: &mut Request<B>,
     gate: Option<&Arc<AtomicBool>>,
@@ -44,7 +44,7 @@ pub(super) fn register<B>(
     });
 }
 
-/// The bytes of an interim response.
+/// Serializes an interim response.
 fn head(status: StatusCode, mut fields: HeaderMap, edited: &[HeaderName]) -> Vec<u8> {
     headers::to_client(&mut fields);
     fields.remove(CONTENT_LENGTH);
@@ -58,7 +58,7 @@ fn head(status: StatusCode, mut fields: HeaderMap, edited: &[HeaderName]) -> Vec
         bytes.extend_from_slice(part);
     }
     bytes.extend_from_slice(b"\r\n");
-    // A value of `http` has no end of a line in it.
+    // A `HeaderValue` contains no line break.
     for (name, value) in &fields {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             bytes.extend_from_slice(part);
@@ -74,7 +74,7 @@ mod tests {
     use http::header::HeaderValue;
 
     #[test]
-    fn an_interim_response_has_neither_fields_of_the_hop_nor_a_length_nor_what_its_route_takes_out() {
+    fn an_interim_response_has_no_hop_by_hop_field_no_length_and_no_field_that_the_route_removes() {
         let fields = [
             ("link", "</a.css>"),
             ("link", "</b.css>"),

@@ -1,6 +1,6 @@
-//! Owns: what of a request stands for its client: for hash balancing, and for first requests that belong together.
-//! Invariant: the same in every Linchpin for the same request.
-//! Must not know: backends, or what is chosen by it.
+//! Owns: the hash keys of requests: for hash balancing, and to recognize the first requests of one client.
+//! Invariant: every Linchpin computes the same hash for the same request.
+//! Must not know: backends, how the hash chooses one.
 
 use std::net::IpAddr;
 
@@ -10,23 +10,23 @@ use http::request;
 use crate::affinity::cookie;
 use crate::pool::hash::stable_hash;
 
-/// `[pools.hash]`: what a request is placed by.
+/// `[pools.hash]`: the part of a request that is hashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settings {
     /// The client's address.
     Address,
     /// The path, without the query.
     Path,
-    /// A field of this name.
+    /// The field of this name.
     Header(HeaderName),
-    /// A cookie of this name.
+    /// The cookie of this name.
     Cookie(String),
-    /// A key of the query.
+    /// The value of this key in the query.
     Query(String),
 }
 
 impl Settings {
-    /// The hash of a request from `address`; `None` if it has not what it is placed by.
+    /// The hash of a request from `address`; `None` if the request does not have the part that is hashed.
     pub(super) fn hash(&self, head: &request::Parts, address: IpAddr) -> Option<u64> {
         let value = |value: &[u8]| (!value.is_empty()).then(|| stable_hash(value));
         match self {
@@ -45,8 +45,8 @@ impl Settings {
     }
 }
 
-/// What several requests of one browser have in common, and those of two seldom: its address, what
-/// it says it is, and the host that it asks.
+/// A hash that the requests of one browser share, and those of two browsers rarely: of the client's address, User-Agent,
+/// Accept-Language and Host.
 pub(super) fn client_hash(head: &request::Parts, address: IpAddr) -> u64 {
     let fields = [USER_AGENT, ACCEPT_LANGUAGE, HOST];
     let fields = fields.iter().map(|name| head.headers.get(name).map_or(0, |value| stable_hash(value.as_bytes())));
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_key_is_read_from_its_place_or_is_not_there() {
+    fn each_kind_of_key_is_hashed_and_a_missing_one_is_none() {
         let from: IpAddr = [127, 0, 0, 1].into();
         let full = head("/p?x=1&id=7", &[("x-user", "u"), ("cookie", "a=1; uid=9")]);
         for (settings, value) in [

@@ -1,6 +1,6 @@
-//! Owns: how many requests a client may send in a time: a token bucket for each address.
-//! Invariant: the rule is pure; the table has a fixed size and no lock, and forgets only buckets that are full, as long as it has room.
-//! Must not know: status codes; which requests are asked about.
+//! Owns: the request rate of clients: a token bucket per address.
+//! Invariant: the rule is pure; the table has a fixed size and no lock, and drops only full buckets while it has free slots.
+//! Must not know: status codes, which requests are counted.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -12,36 +12,36 @@ use crate::net;
 /// `requests_per_client` and `request_burst` of `[server.limits]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// So many requests
+    /// The number of requests in `per`, on average.
     pub requests: u32,
-    /// in this time, on the average.
+    /// The time in which a client may send `requests`.
     pub per: Duration,
-    /// So many at once, by a client that was silent before.
+    /// The number of requests that an idle client may send at once.
     pub burst: u32,
 }
 
 /// The rule, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// What one request costs: the time in which its token comes back.
+    /// The cost of one request: the time in which its token is refilled.
     cost: u64,
-    /// What a full bucket holds.
+    /// The tokens of a full bucket, as the time in which they are refilled.
     capacity: u64,
 }
 
 impl Rate {
-    /// The rule of these settings.
+    /// Makes the rule for these settings.
     pub fn new(settings: Settings) -> Rate {
         let per = u64::try_from(settings.per.as_micros()).unwrap_or(u64::MAX);
         let cost = (per / u64::from(settings.requests.max(1))).max(1);
         Rate { cost, capacity: cost.saturating_mul(u64::from(settings.burst.max(1))) }
     }
 
-    /// Takes a token from a bucket that would be full again at `full` (the generic cell rate algorithm: that
-    /// one time is all there is to know of a bucket). When it will be full then.
+    /// Takes a token from a bucket that will be full at `full`, and returns when it will be full after that. In the
+    /// generic cell rate algorithm, this time is the whole state of a bucket.
     ///
     /// # Errors
-    /// It has none; in how many microseconds it will.
+    /// The bucket is empty; the error is the number of microseconds until it has a token.
     pub fn take(self, full: u64, now: u64) -> Result<u64, u64> {
         let next = full.max(now).saturating_add(self.cost);
         match next.saturating_sub(self.capacity) {
@@ -51,36 +51,36 @@ impl Rate {
     }
 }
 
-/// Buckets of one cache line, which is all that a request touches.
+/// Buckets per cache line. A request touches one cache line only.
 const SLOTS_PER_GROUP: usize = 8;
 
-/// Lines of the table: a MiB, for 131,072 clients that have tokens to get back.
+/// Cache lines of the table: one MiB, for 131,072 clients whose buckets are not full.
 const GROUPS: usize = 16 * 1024;
 
-/// Bits of a slot that say when its bucket is full again, in microseconds since the table was made: nine
-/// years. The others tell the clients of a line apart; that two look alike is one chance in ten thousand.
+/// Bits of a slot for the time when its bucket is full, in microseconds since the table was made: nine years. The other
+/// bits distinguish the clients of a cache line; two clients share them with a chance of one in ten thousand.
 const TIME_BITS: u32 = 48;
 const MAX_TIME: u64 = (1 << TIME_BITS) - 1;
 
-/// How often a slot that other threads write at the same moment is tried.
+/// The most attempts to write a slot that other threads write at the same time.
 const CAS_ATTEMPTS: usize = 16;
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct SlotGroup([AtomicU64; SLOTS_PER_GROUP]);
 
-/// The buckets of all clients, for all threads: SO_REUSEPORT spreads a client's connections over them.
+/// The buckets of all clients. All threads share them, because SO_REUSEPORT spreads a client's connections over threads.
 #[derive(Debug)]
 pub struct RateLimiter {
     rate: Rate,
     created: Instant,
-    /// With a key of its own, or clients could choose addresses that meet in one line.
+    /// Has a random key, or clients could choose addresses that fall into one cache line.
     hasher: RandomState,
     groups: Box<[SlotGroup]>,
 }
 
 impl RateLimiter {
-    /// Full buckets for everyone.
+    /// Makes the table; every client has a full bucket.
     pub fn new(settings: Settings, now: Instant) -> RateLimiter {
         let groups = (0..GROUPS).map(|_| SlotGroup::default()).collect();
         RateLimiter { rate: Rate::new(settings), created: now, hasher: RandomState::new(), groups }
@@ -89,7 +89,7 @@ impl RateLimiter {
     /// Takes a token of the client at `address`.
     ///
     /// # Errors
-    /// It has none; when it will.
+    /// The client has none; the error is the time until it has one.
     pub fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
         let since = now.saturating_duration_since(self.created).as_micros();
         let now = u64::try_from(since).unwrap_or(MAX_TIME).min(MAX_TIME);
@@ -105,7 +105,7 @@ impl RateLimiter {
                     found = (at, seen, full);
                     break;
                 }
-                // A bucket that is full is a free slot; with none, the one goes that has the least to lose.
+                // A full bucket is a free slot. Without one, this replaces the bucket that would be full first.
                 if full < found.1 & MAX_TIME {
                     found = (at, seen, now);
                 }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_client_has_its_burst_and_then_its_rate() {
+    fn an_idle_client_has_its_burst_and_then_its_rate() {
         let rate = Rate::new(settings(10, 3));
         let mut full = 0;
         for _ in 0..3 {
@@ -148,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn in_no_time_span_are_there_more_than_burst_and_rate(
+        fn no_time_span_has_more_requests_than_burst_and_rate_allow(
             requests in 1..1000_u32, burst in 1..50_u32, gaps in prop::collection::vec(0..20_000_u64, 1..300)
         ) {
             let rate = Rate::new(settings(requests, burst));
@@ -157,7 +157,7 @@ mod tests {
                 now += gap;
                 match rate.take(full, now) {
                     Ok(next) => { full = next; passed.push(now); }
-                    // What it says is when the next one passes, and not before.
+                    // The next request passes after this wait, and not earlier.
                     Err(wait) => {
                         prop_assert!(rate.take(full, now + wait).is_ok());
                         prop_assert!(rate.take(full, now + wait - 1).is_err());
@@ -174,10 +174,10 @@ mod tests {
     }
 
     #[test]
-    fn each_client_has_a_bucket_of_its_own_and_a_network_of_ipv6_one() {
+    fn each_ipv4_address_and_each_ipv6_network_has_its_own_bucket() {
         let now = Instant::now();
         let limiter = RateLimiter::new(settings(1, 1), now);
-        // Two that look alike would make this fail one time in twenty million.
+        // Two clients with the same bits would make this fail once in twenty million runs.
         for number in 0..20 {
             assert_eq!(limiter.take(address(number), now), Ok(()));
             assert_eq!(limiter.take(address(number), now), Err(Duration::from_secs(1)));
@@ -186,12 +186,12 @@ mod tests {
         assert_eq!(limiter.take("2001:db8::1".parse().unwrap(), now), Ok(()));
         assert!(limiter.take("2001:db8::ffff:2".parse().unwrap(), now).is_err());
         assert_eq!(limiter.take("2001:db8:0:1::1".parse().unwrap(), now), Ok(()));
-        // As a listener on [::] sees it.
+        // A listener on [::] sees IPv4 clients like this.
         assert!(limiter.take("::ffff:0.0.0.3".parse().unwrap(), now).is_err());
     }
 
     #[test]
-    fn a_crowd_takes_no_more_memory_and_each_of_its_clients_is_served() {
+    fn more_clients_than_slots_are_still_served() {
         let now = Instant::now();
         let limiter = RateLimiter::new(settings(1, 1), now);
         let served = (0..400_000).filter(|number| limiter.take(address(*number), now).is_ok()).count();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_together_let_no_more_pass_than_one() {
+    fn several_threads_together_admit_no_more_than_one() {
         let now = Instant::now();
         let limiter = RateLimiter::new(settings(1, 500), now);
         let passed = || (0..1000).filter(|_| limiter.take(address(1), now).is_ok()).count();

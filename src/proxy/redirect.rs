@@ -1,5 +1,5 @@
-//! Owns: where a route sends clients instead of serving them.
-//! Invariant: the client goes to the configured host, or stays on the one it asked; its path never names another.
+//! Owns: the redirects of routes and listeners, and their Location.
+//! Invariant: Location names the configured host or the request's own host; no path of a request can name another one.
 //! Must not know: routes, backends.
 
 use http::header::{HeaderValue, LOCATION};
@@ -7,34 +7,34 @@ use http::{Response, StatusCode, Uri};
 
 use super::rewrite::strip_path_prefix;
 
-/// `[routes.redirect]`. What is not said stays as the client asked for it.
+/// `[routes.redirect]`. Parts of the URL that are not configured stay as in the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
     /// `http` or `https`.
     pub scheme: Option<&'static str>,
     /// A host, or a host and a port.
     pub host: Option<String>,
-    /// The port beside the host that the client has asked, where it is not the scheme's usual one.
+    /// The port with the host of the request, if it is not the default port of the scheme.
     pub port: Option<u16>,
-    /// The path.
+    /// What happens to the path.
     pub path: RedirectPath,
     /// 301, 302, 303, 307 or 308.
     pub status: StatusCode,
 }
 
-/// What becomes of the path. The query always stays.
+/// What a redirect does with the path. The query always stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedirectPath {
-    /// As it is.
+    /// Keeps the path.
     Keep,
-    /// This one.
+    /// Replaces the whole path.
     ReplaceFull(String),
-    /// The route's prefix is exchanged for this one.
+    /// Replaces the route's prefix.
     ReplacePrefix(String),
 }
 
 impl Redirect {
-    /// To the same place by TLS, at this port. The method and body stay as they are (308).
+    /// Redirects to the same URL with `https` at this port. Clients keep the method and body (308).
     pub fn to_https(port: u16) -> Redirect {
         let port = Some(port).filter(|port| *port != 443);
         Redirect {
@@ -46,15 +46,15 @@ impl Redirect {
         }
     }
 
-    /// Whether it would lead to where the client is already.
+    /// Whether Location would be the URL of the request itself.
     pub fn is_noop(&self) -> bool {
         self.scheme.is_none() && self.host.is_none() && self.path == RedirectPath::Keep
     }
 
-    /// The answer to a request for `uri` of a client that asked `host` and speaks TLS or not; `prefix` is
-    /// the route's. `None` if the client did not say whom it asks, and would have to be told.
+    /// Makes the response to a request for `uri` at `host`, received with or without TLS; `prefix` is the route's. `None`
+    /// if Location needs a host and the request names none.
     pub fn response(&self, host: &str, is_secure: bool, uri: &Uri, prefix: &str) -> Option<Response<()>> {
-        // Pieces of valid URIs are a valid value.
+        // Parts of valid URIs make a valid field value.
         let location = HeaderValue::try_from(self.location(host, is_secure, uri, prefix)?).ok()?;
         let mut response = Response::new(());
         *response.status_mut() = self.status;
@@ -62,20 +62,20 @@ impl Redirect {
         Some(response)
     }
 
-    /// Where the client is to go. With neither scheme nor host it is a path alone (RFC 9110 §10.2.2): what
-    /// the client said of the host, which anybody can make up, is not repeated.
+    /// The value of Location. Without a configured scheme or host it is only a path (RFC 9110 §10.2.2), so that it does
+    /// not repeat the request's Host, which a client can forge.
     pub fn location(&self, host: &str, is_secure: bool, uri: &Uri, prefix: &str) -> Option<String> {
         let path = self.path(uri.path(), prefix.trim_end_matches('/'));
         let (mark, query) = uri.query().map_or(("", ""), |query| ("?", query));
         if self.scheme.is_none() && self.host.is_none() {
-            // `//evil.example` and, to a browser, `/\evil.example` would be other hosts.
+            // `//evil.example` and, for browsers, `/\evil.example` name another host.
             let path = path.trim_start_matches(['/', '\\']);
             return Some(format!("/{path}{mark}{query}"));
         }
         let scheme = self.scheme.unwrap_or(if is_secure { "https" } else { "http" });
         let host = match &self.host {
             Some(host) => host,
-            // The port was that of the other scheme.
+            // The port in Host belongs to the other scheme.
             None => super::host::without_port(host),
         };
         let port = self.port.map_or(String::new(), |port| format!(":{port}"));
@@ -85,7 +85,7 @@ impl Redirect {
 
     fn path(&self, path: &str, prefix: &str) -> String {
         match &self.path {
-            // That of `OPTIONS *` is none.
+            // `OPTIONS *` has no path.
             RedirectPath::Keep if path == "*" => String::new(),
             RedirectPath::Keep => path.into(),
             RedirectPath::ReplaceFull(whole) => whole.clone(),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_stays_as_it_was_asked_for() {
+    fn parts_that_are_not_configured_stay_as_in_the_request() {
         let whole = || RedirectPath::ReplaceFull("/new".into());
         let prefix = || RedirectPath::ReplacePrefix("/new".into());
         for (redirect, target, expected) in [
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_names_no_host_is_told_no_address_without_one() {
+    fn a_request_without_a_host_gets_no_location_that_needs_one() {
         let response_to = |redirect: Redirect| redirect.response("", true, &"/x".parse().unwrap(), "/");
         assert!(response_to(redirect(Some("https"), None, RedirectPath::Keep)).is_none());
         let response = response_to(redirect(None, Some("b"), RedirectPath::Keep)).unwrap();
@@ -142,7 +142,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_path_leads_to_another_host(path in r"(/|\\|\.|evil|@|:|;|%2f){0,8}", query in r"[a-z/\\]{0,4}") {
+        fn no_path_redirects_to_another_host(path in r"(/|\\|\.|evil|@|:|;|%2f){0,8}", query in r"[a-z/\\]{0,4}") {
             let Ok(uri) = format!("/old{path}?{query}").parse::<Uri>() else { return Ok(()) };
             let stays = redirect(None, None, RedirectPath::ReplacePrefix("/".into())).location("a", false, &uri, "/old").unwrap();
             prop_assert!(stays.starts_with('/') && !stays[1..].starts_with(['/', '\\']), "{}", stays);

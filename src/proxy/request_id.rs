@@ -1,26 +1,26 @@
-//! Owns: what one request is called, in the access log, on error pages and towards its backend.
-//! Invariant: a name is of visible characters that mean nothing in HTML, JSON or a log line; only trusted proxies give one.
-//! Must not know: who is trusted; where it is written.
+//! Owns: the id of a request in the access log, on error pages and in requests to backends.
+//! Invariant: an id contains only characters that need no escape in HTML, JSON or a log line.
+//! Must not know: which proxies are trusted, where ids are written.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// The field that carries it to backends, and from trusted proxies.
+/// The field that carries the id to backends, and from trusted proxies.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest name that is taken over, in bytes.
+/// The longest id that is accepted from a trusted proxy, in bytes.
 const MAX_BYTES: usize = 128;
 
-/// The name of one request.
+/// The id of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RequestId {
-    /// Sixteen hexadecimal digits of our own.
+    /// Sixteen hexadecimal digits that Linchpin generated.
     Generated([u8; 16]),
-    /// The one that a trusted proxy gave it.
+    /// The id that a trusted proxy sent.
     Received(HeaderValue),
 }
 
 impl RequestId {
-    /// The name for a number that no other request of this process has.
+    /// Makes the id for a number that no other request of this process has.
     pub(super) fn generated(number: u64) -> RequestId {
         const DIGITS: [u8; 16] = *b"0123456789abcdef";
         let mut text = [0; 16];
@@ -30,7 +30,7 @@ impl RequestId {
         RequestId::Generated(text)
     }
 
-    /// The name that these fields of a trusted proxy's request give, if it is one and can be written anywhere.
+    /// The id in the fields of a trusted proxy's request, if there is exactly one and it is valid.
     pub(super) fn from_headers(headers: &HeaderMap) -> Option<RequestId> {
         let mut values = headers.get_all(X_REQUEST_ID).iter();
         let value = values.next().filter(|_| values.next().is_none())?;
@@ -39,7 +39,7 @@ impl RequestId {
         is_valid.then(|| RequestId::Received(value.clone()))
     }
 
-    /// As text.
+    /// The id as text.
     pub(super) fn as_str(&self) -> &str {
         match self {
             RequestId::Generated(text) => std::str::from_utf8(text).unwrap_or_default(),
@@ -47,16 +47,16 @@ impl RequestId {
         }
     }
 
-    /// As the value of a field.
+    /// The id as a field value.
     pub(super) fn value(&self) -> HeaderValue {
         match self {
-            // Digits are a valid value.
+            // Digits are always a valid value.
             RequestId::Generated(text) => HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("-")),
             RequestId::Received(value) => value.clone(),
         }
     }
 
-    /// The same, as part of no buffer: a value of a request's is a piece of what its head was read into.
+    /// Copies the id out of the read buffer: a field value of a request is a slice of that buffer and would retain it.
     pub(super) fn into_owned(self) -> RequestId {
         match self {
             RequestId::Received(value) => {
@@ -72,13 +72,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_own_name_is_its_number_in_sixteen_digits() {
+    fn a_generated_id_is_its_number_in_sixteen_digits() {
         assert_eq!(RequestId::generated(0xab).as_str(), "00000000000000ab");
         assert_eq!(RequestId::generated(u64::MAX).value(), "ffffffffffffffff");
     }
 
     #[test]
-    fn a_given_name_is_taken_where_it_can_be_written_anywhere() {
+    fn a_received_id_is_accepted_if_it_needs_no_escape_anywhere() {
         let of = |values: &[&str]| {
             let fields = values.iter().map(|value| (X_REQUEST_ID, HeaderValue::from_str(value).unwrap()));
             RequestId::from_headers(&HeaderMap::from_iter(fields)).map(|id| id.as_str().to_owned())

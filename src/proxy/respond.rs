@@ -1,5 +1,5 @@
-//! Owns: the one map from what went wrong to a status, and the page that says so.
-//! Invariant: a page says nothing of backends, versions or configuration; it names the request.
+//! Owns: the only mapping from errors to status codes, and the error pages.
+//! Invariant: an error page names the request, and reveals nothing about backends, versions or configuration.
 //! Must not know: upstream connections, pins.
 
 use bytes::Bytes;
@@ -9,8 +9,7 @@ use http::{Response, StatusCode};
 use super::error::ProxyError;
 use crate::upstream::Fact;
 
-/// Seconds after which a client that got a 503 may come again: by then a backend that was
-/// restarted has been seen.
+/// Seconds after which a client that received a 503 may retry: by then a probe has found a backend that was restarted.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 /// The status of an error.
@@ -27,12 +26,12 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::Loop => StatusCode::LOOP_DETECTED,
         ProxyError::NoBackend(_) => StatusCode::SERVICE_UNAVAILABLE,
         ProxyError::NotSwitched | ProxyError::Abandoned => StatusCode::BAD_GATEWAY,
-        // The configuration takes no other than those from 400 to 599.
+        // The configuration accepts statuses from 400 to 599 only.
         ProxyError::PinLost(refusal) => StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
         ProxyError::Backend(failure) => match failure.fact {
             Fact::ConnectTimeout | Fact::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Fact::RequestBody => StatusCode::BAD_REQUEST,
-            // With Retry-After: the shortage is ours, and the request reached nobody.
+            // With Retry-After: this process is short of resources, and no backend received the request.
             Fact::Shortage => StatusCode::SERVICE_UNAVAILABLE,
             Fact::Connect(_) | Fact::Closed | Fact::Garbage | Fact::HeadTooLarge | Fact::Lost | Fact::Status(_) => {
                 StatusCode::BAD_GATEWAY
@@ -41,40 +40,50 @@ pub fn status(error: ProxyError) -> StatusCode {
     }
 }
 
-/// What a person is told.
+/// The text of the error page: what happened, why if that is known, and what to do.
 fn detail(error: ProxyError) -> &'static str {
     match error {
         ProxyError::Malformed(rule) => rule,
-        ProxyError::Method => "This method is not served here.",
-        ProxyError::TargetTooLong => "The address is too long.",
-        ProxyError::TooManyFields => "The request has too many header fields.",
-        ProxyError::HeadTimeout | ProxyError::BodyTimeout => "The request did not come in time.",
-        ProxyError::BodyTooLarge => "What was sent is too large.",
-        ProxyError::BodyAborted => "The request ended early.",
-        ProxyError::TooMany { .. } => "Too many requests came from your address. Please wait a moment.",
-        ProxyError::NoRoute => "Nothing is served at this address.",
-        ProxyError::Loop => "The servers behind this address send the request back to it.",
-        ProxyError::NoBackend(_) => "No server is available just now. Please try again in a moment.",
-        ProxyError::PinLost(_) => "The server that holds your session is not available just now.",
-        ProxyError::NotSwitched => "The server speaks no WebSocket at this address.",
+        ProxyError::Method => "This server does not support the request method.",
+        ProxyError::TargetTooLong => "The URL is longer than this server accepts.",
+        ProxyError::TooManyFields => {
+            "The request has too many header fields, or they are too large. Deleting the cookies of this site may help."
+        }
+        ProxyError::HeadTimeout | ProxyError::BodyTimeout => {
+            "The request took too long to arrive. Please check your connection and try again."
+        }
+        ProxyError::BodyTooLarge => "The content of the request is larger than this server accepts.",
+        ProxyError::BodyAborted => "The request ended before its content was complete. Please try again.",
+        ProxyError::TooMany { .. } => "Your address has sent too many requests. Please wait a moment and try again.",
+        ProxyError::NoRoute => "This server has nothing at this address. Please check the URL.",
+        ProxyError::Loop => {
+            "The servers for this address forward requests in a loop. Please tell the operator of this site."
+        }
+        ProxyError::NoBackend(_) => "No server is available at the moment. Please try again in a few seconds.",
+        ProxyError::PinLost(_) => {
+            "The server that holds your session is not available at the moment. Please try again later."
+        }
+        ProxyError::NotSwitched => "The server did not open a WebSocket at this address.",
         ProxyError::Abandoned => {
-            "The request was given up while it was worked on, and may or may not have been carried out. \
-             Please look before you send it again."
+            "The request was interrupted, and may or may not have been carried out. \
+             Please check before you send it again."
         }
         ProxyError::Backend(failure) => match failure.fact {
-            Fact::Shortage => "There is too much to do just now. Please try again in a moment.",
-            Fact::ConnectTimeout | Fact::ResponseTimeout => "The server took too long to answer.",
-            _ if failure.sent => {
-                "The server failed while it worked on the request, which may or may not have been carried out. \
-                 Please look before you send it again."
+            Fact::Shortage => "This server is overloaded at the moment. Please try again in a few seconds.",
+            Fact::ConnectTimeout | Fact::ResponseTimeout => {
+                "The server took too long to respond. Please try again later."
             }
-            _ => "The server could not be reached.",
+            _ if failure.sent => {
+                "The server failed while it processed the request, which may or may not have been carried out. \
+                 Please check before you send it again."
+            }
+            _ => "The server could not be reached. Please try again later.",
         },
     }
 }
 
-/// Whether the connection must end with this answer: what follows on it can't be told from the
-/// rest of the request.
+/// Whether the connection must close after the response, because the rest of the request can't be told from a
+/// following one.
 fn closes_connection(error: ProxyError) -> bool {
     matches!(
         error,
@@ -89,7 +98,7 @@ fn closes_connection(error: ProxyError) -> bool {
     )
 }
 
-/// The answer to a request that gets none of a backend.
+/// Makes the response to a request that gets none from a backend.
 pub fn respond(error: ProxyError, id: &str, accepts_json: bool) -> Response<Bytes> {
     let status = status(error);
     let body = page(status, detail(error), id, accepts_json);
@@ -101,7 +110,7 @@ pub fn respond(error: ProxyError, id: &str, accepts_json: bool) -> Response<Byte
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     match error {
         ProxyError::PinLost(refusal) => drop(headers.insert(RETRY_AFTER, HeaderValue::from(refusal.retry_after))),
-        // Whole seconds, and not too early.
+        // In whole seconds, rounded up.
         ProxyError::TooMany { wait } => {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
@@ -115,7 +124,7 @@ pub fn respond(error: ProxyError, id: &str, accepts_json: bool) -> Response<Byte
     response
 }
 
-/// The same, as bytes for a connection on which no request was understood.
+/// Serializes the response for a connection on which no request could be parsed.
 pub fn respond_raw(error: ProxyError, id: &str) -> Bytes {
     let response = respond(error, id, false);
     let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
@@ -147,8 +156,8 @@ fn page(status: StatusCode, detail: &str, id: &str, json: bool) -> Bytes {
     text.into()
 }
 
-/// Whether the client would rather have JSON: it names it, and names HTML not at all or later.
-/// Quality values are not weighed: whoever sends one for an error page can read either.
+/// Whether the client prefers JSON: Accept names JSON, and HTML later or not at all. Ignores quality values: a client
+/// that sends them can read either error page.
 pub fn accepts_json(accept: Option<&HeaderValue>) -> bool {
     let Some(accept) = accept.and_then(|value| value.to_str().ok()) else { return false };
     let at = |kind: &str| accept.find(kind);
@@ -167,7 +176,7 @@ mod tests {
     use crate::upstream::Failure;
 
     #[test]
-    fn a_page_is_valid_json_or_html_names_the_request_and_no_backend() {
+    fn an_error_page_is_valid_json_or_html_and_names_the_request() {
         let error = ProxyError::Backend(Failure::new(Fact::Closed, true));
         let json = respond(error, "00000000000000ab", true);
         let value: serde_json::Value = serde_json::from_slice(json.body()).unwrap();
@@ -178,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_here_is_a_503_that_says_when_to_come_again_and_goes_to_nobody_else() {
+    fn a_shortage_of_this_process_is_a_503_with_retry_after() {
         let failure = Failure::new(Fact::Shortage, false);
         let response = respond(ProxyError::Backend(failure), "1", false);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -186,13 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn no_server_left_says_when_to_come_again() {
+    fn a_503_without_a_backend_has_retry_after_and_a_404_has_none() {
         assert!(respond(ProxyError::NoBackend(Unserved::AllDown), "1", false).headers().contains_key(RETRY_AFTER));
         assert!(!respond(ProxyError::NoRoute, "1", false).headers().contains_key(RETRY_AFTER));
     }
 
     #[test]
-    fn who_sends_too_much_is_told_whole_seconds_and_keeps_the_connection() {
+    fn a_429_has_retry_after_in_whole_seconds_and_keeps_the_connection() {
         for (wait, seconds) in [(1, "1"), (1000, "1"), (1001, "2")] {
             let response = respond(ProxyError::TooMany { wait: Duration::from_millis(wait) }, "1", false);
             assert_eq!((response.status().as_u16(), response.headers()[RETRY_AFTER].to_str().unwrap()), (429, seconds));
@@ -201,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_for_those_who_ask_for_it() {
+    fn clients_that_prefer_json_get_json() {
         for (accept, json) in [
             ("application/json", true),
             ("text/html, application/json", false),
@@ -214,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_raw_form_is_a_response() {
+    fn the_serialized_response_is_valid_http() {
         let raw = respond_raw(ProxyError::HeadTimeout, "1");
         let text = String::from_utf8_lossy(&raw);
         assert!(text.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{text}");

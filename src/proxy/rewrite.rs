@@ -1,11 +1,11 @@
-//! Owns: the path that a backend is asked for, where a route strips or adds a prefix.
-//! Invariant: whole segments alone; what is not cut off stays byte for byte, path parameters and query included.
+//! Owns: rewriting the request path for routes that strip or add a prefix.
+//! Invariant: only whole segments are stripped; the rest, with path parameters and query, stays the same byte for byte.
 //! Must not know: routes, configuration, cookies.
 
 use http::Uri;
 use http::uri::PathAndQuery;
 
-/// What is taken from the beginning of a path, and what is put there instead.
+/// The prefix that is stripped from a path, and the prefix that is added.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
     strip: String,
@@ -13,16 +13,16 @@ pub struct Rewrite {
 }
 
 impl Rewrite {
-    /// Prefixes as they are configured: `/app`, and `/` for nothing. `None` if nothing is to be done.
+    /// Takes the prefixes as they are configured: `/app`, or `/` for none. `None` if there is nothing to rewrite.
     pub fn new(strip: Option<&str>, add: Option<&str>) -> Option<Rewrite> {
         let bare = |prefix: Option<&str>| prefix.unwrap_or_default().trim_end_matches('/').to_owned();
         let rewrite = Rewrite { strip: bare(strip), add: bare(add) };
         (!rewrite.strip.is_empty() || !rewrite.add.is_empty()).then_some(rewrite)
     }
 
-    /// Rewrites the target of a request. `*` and what does not begin with the prefix stay as they are.
-    /// `None` if it would be longer than a target can be, which is 64 KiB: what can't be rewritten must not
-    /// be forwarded as it came.
+    /// Rewrites a request target. `*` and paths that do not start with the prefix stay the same. `None` if the result
+    /// would be longer than a target can be, which is 64 KiB: a request that can't be rewritten must not be forwarded
+    /// with its old path.
     pub fn apply(&self, uri: Uri) -> Option<Uri> {
         let Some(rest) = uri.path().starts_with('/').then(|| strip_path_prefix(&self.strip, uri.path())).flatten()
         else {
@@ -30,13 +30,13 @@ impl Rewrite {
         };
         let slash = if rest.starts_with('/') || (rest.is_empty() && !self.add.is_empty()) { "" } else { "/" };
         let (mark, query) = uri.query().map_or(("", ""), |query| ("?", query));
-        // Made of pieces of valid paths, it is one, unless for its length.
+        // Parts of valid paths make a valid path, unless it is too long.
         PathAndQuery::try_from([&self.add, slash, rest, mark, query].concat()).ok().map(Uri::from)
     }
 }
 
-/// What comes behind `prefix`, if it ends where a segment does. Path parameters belong to the segment
-/// before them: `/app;jsessionid=1` is `/app`, as servers of Java have it.
+/// The rest of `path` after `prefix`, if the prefix ends at the end of a segment. Path parameters belong to the segment
+/// before them: `/app;jsessionid=1` has the prefix `/app`, as in Java servers.
 pub(super) fn strip_path_prefix<'p>(prefix: &str, path: &'p str) -> Option<&'p str> {
     path.strip_prefix(prefix)
         .filter(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/') || rest.starts_with(';'))
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_would_be_too_long_is_not_forwarded_without_its_prefix() {
+    fn a_target_that_would_be_too_long_is_not_rewritten() {
         let rewrite = Rewrite::new(None, Some("/v1")).unwrap();
         let target = |length: usize| Uri::try_from(format!("/{}", "x".repeat(length - 1))).unwrap();
         assert!(rewrite.apply(target(65_000)).is_some());
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_go_and_come_on_the_bounds_of_segments() {
+    fn prefixes_are_stripped_and_added_at_the_bounds_of_segments() {
         for (strip, add, target, expected) in [
             ("/app", "/", "/app/x?y=/app", "/x?y=/app"),
             ("/app", "/", "/app", "/"),
@@ -89,7 +89,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_asked_for_what_is_forwarded_begins_with_one_slash_and_keeps_its_query(
+        fn every_rewritten_target_starts_with_the_added_prefix_and_keeps_its_query(
             path in "(/[a-z;=.%2]{0,4}){0,4}", query in "[a-z=&/?]{0,6}"
         ) {
             let target = rewritten("/app", "/v1", &format!("/app{path}?{query}"));

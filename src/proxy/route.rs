@@ -1,5 +1,5 @@
-//! Owns: listener, scheme, host and path → pool or redirect, and what a route has of its own.
-//! Invariant: the most specific route wins, whatever the order of the configuration.
+//! Owns: matching requests by listener, scheme, host and path to a pool or redirect, and the settings of routes.
+//! Invariant: the most specific route wins, whatever the order in the configuration.
 //! Must not know: backends.
 
 use std::sync::Arc;
@@ -14,44 +14,43 @@ use crate::affinity::rules::RuleEffect;
 /// One `[[routes]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The names of the listeners whose requests it is for; empty for all of them.
+    /// The names of the listeners whose requests match; empty for all listeners.
     pub listeners: Vec<String>,
-    /// For requests over TLS alone, or those without; `None` for both.
+    /// Matches only requests with TLS, or only those without; `None` for both.
     pub is_secure: Option<bool>,
     /// Host names in lower case, exact or `*.suffix`; empty for every host.
     pub hosts: Vec<String>,
-    /// The beginning of the path, whole segments; `/` for every path.
+    /// The prefix of the path, in whole segments; `/` for every path.
     pub path_prefix: String,
-    /// Where it leads.
+    /// Where requests are sent.
     pub action: RouteAction<String>,
-    /// Whether the pool's persistence is for its requests.
+    /// Whether the pool's persistence applies to requests of this route.
     pub persistence: bool,
-    /// Whether all its answers, and the bodies of its requests, go on for as long as both sides want, whatever
-    /// they say they are.
+    /// Whether all requests and responses are streams: they last as long as both sides want, whatever their fields say.
     pub is_stream: bool,
-    /// Protocols that its requests may ask to go on in (RFC 9110 §7.8), by name, or name and version.
+    /// Protocols to which requests may upgrade (RFC 9110 §7.8), by name, or by name and version.
     pub upgrades: Vec<String>,
-    /// What differs from the pool's.
+    /// The timeouts that differ from the pool's.
     pub timeouts: TimeoutOverrides,
-    /// Bytes of a request's body; `[server.limits]` if not said.
+    /// The most bytes of a request's body; `None` for that of `[server.limits]`.
     pub body_bytes: Option<u64>,
-    /// The beginning of the path that a backend is not to see.
+    /// The prefix that is stripped from the path.
     pub strip_prefix: Option<String>,
-    /// What a backend sees before the path.
+    /// The prefix that is added to the path.
     pub add_prefix: Option<String>,
-    /// What is done to the fields of requests.
+    /// The edits to the fields of requests.
     pub request_headers: Fields,
-    /// What is done to the fields of responses.
+    /// The edits to the fields of responses.
     pub response_headers: Fields,
 }
 
 impl Settings {
-    /// Every request to the pool named `pool`.
+    /// Sends every request to the pool named `pool`.
     pub fn all_to(pool: &str) -> Settings {
         Settings::to(RouteAction::Pool(pool.into()))
     }
 
-    /// Every request to `action`.
+    /// Applies `action` to every request.
     pub fn to(action: RouteAction<String>) -> Settings {
         Settings {
             listeners: Vec::new(),
@@ -72,16 +71,16 @@ impl Settings {
     }
 }
 
-/// Where a route leads.
+/// What a route does with its requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteAction<P> {
-    /// To a pool.
+    /// Forwards them to a pool.
     Pool(P),
-    /// Elsewhere.
+    /// Redirects the clients.
     Redirect(Redirect),
 }
 
-/// `[routes.timeouts]`: those of `[pools.timeouts]` that a route has otherwise.
+/// `[routes.timeouts]`: the timeouts that override those of `[pools.timeouts]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TimeoutOverrides {
     /// [`Timeouts::connect`].
@@ -99,7 +98,7 @@ pub struct TimeoutOverrides {
 }
 
 impl TimeoutOverrides {
-    /// The pool's timeouts with these instead of its own.
+    /// The pool's timeouts, with these overrides.
     pub fn apply_to(&self, pool: &Timeouts) -> Timeouts {
         Timeouts {
             connect: self.connect.unwrap_or(pool.connect),
@@ -121,7 +120,7 @@ pub struct Routes {
 
 #[derive(Debug)]
 struct RouteMatch {
-    /// The positions of the listeners that it is tied to; `None` for all.
+    /// The positions of the listeners whose requests match; `None` for all listeners.
     listeners: Option<Arc<[usize]>>,
     is_secure: Option<bool>,
     host: HostMatch,
@@ -132,38 +131,38 @@ struct RouteMatch {
 #[derive(Debug, PartialEq, Eq)]
 enum HostMatch {
     Exact(String),
-    /// `.example.com` of `*.example.com`: at least one label more.
+    /// `.example.com` of `*.example.com`, which matches at least one more label.
     Suffix(String),
     Any,
 }
 
-/// What is done with the requests of one `[[routes]]`.
+/// The settings of one `[[routes]]` as requests need them.
 #[derive(Debug)]
 pub struct RouteEntry {
-    /// The position of its pool, or where its clients are sent.
+    /// The position of the pool, or the redirect.
     pub action: RouteAction<usize>,
-    /// What the path of its requests begins with.
+    /// The prefix of the path.
     pub prefix: String,
-    /// Whether all its messages go on for as long as both sides want.
+    /// Whether all messages are streams, which last as long as both sides want.
     pub is_stream: bool,
-    /// Protocols that its requests may ask to go on in.
+    /// Protocols to which requests may upgrade.
     pub upgrades: Box<[String]>,
-    /// Its timeouts, where they are not the pool's.
+    /// The timeouts, if they differ from the pool's.
     pub timeouts: Option<Box<Timeouts>>,
     /// The most bytes of a request's body.
     pub body: u64,
-    /// Stands for a rule of persistence, where none has matched.
+    /// The effect on persistence, unless a rule of the pool matches.
     pub effect: Option<RuleEffect>,
-    /// What becomes of the path.
+    /// The rewrite of the path.
     pub rewrite: Option<Rewrite>,
-    /// What is done to requests' fields.
+    /// The edits to the fields of requests.
     pub request: Fields,
-    /// What is done to responses' fields.
+    /// The edits to the fields of responses.
     pub response: Fields,
 }
 
 impl RouteEntry {
-    /// The timeouts of its requests, where those of their pool are `pool`.
+    /// The timeouts of requests on this route; `pool` are those of its pool.
     pub(super) fn timeouts<'t>(&'t self, pool: &'t Timeouts) -> &'t Timeouts {
         self.timeouts.as_deref().unwrap_or(pool)
     }
@@ -174,7 +173,7 @@ impl RouteEntry {
         };
         let mut request = settings.request_headers.clone();
         if let Some(prefix) = settings.strip_prefix.as_ref().and_then(|prefix| prefix.parse().ok()) {
-            // For applications that make links: the name that Traefik gave it.
+            // Applications need it to write links. Traefik introduced the name.
             request.set.push((http::HeaderName::from_static("x-forwarded-prefix"), prefix));
         }
         RouteEntry {
@@ -193,9 +192,9 @@ impl RouteEntry {
 }
 
 impl Routes {
-    /// Makes the table; bodies may have `body` bytes where a route doesn't say otherwise. `listener` finds a
-    /// listener's position by name, and `pool` a pool's position and timeouts. A route to no pool, or that is tied
-    /// to no listener, leads nowhere: the configuration check has refused it.
+    /// Makes the table. `body` is the most bytes of a body on routes without a limit of their own. `listener` finds a
+    /// listener's position by name, and `pool` a pool's position and timeouts. Ignores a route whose pool or listeners
+    /// do not exist: the configuration check has refused it.
     pub fn new<'t>(
         settings: &[Settings],
         body: u64,
@@ -232,8 +231,8 @@ impl Routes {
         all
     }
 
-    /// The position of the way for a request to `host` (without port, any case) and `path` that came to the
-    /// listener at this position.
+    /// Finds the position of the route entry for a request to `host` (without port, in any case) and `path` that was
+    /// received by the listener at this position.
     pub fn find(&self, listener: usize, is_secure: bool, host: &str, path: &str) -> Option<usize> {
         let matches = |route: &&RouteMatch| {
             route.listeners.as_ref().is_none_or(|tied| tied.contains(&listener))
@@ -244,12 +243,12 @@ impl Routes {
         self.routes.iter().find(matches).map(|route| route.entry)
     }
 
-    /// The way at a position.
+    /// The route entry at a position.
     pub fn entry(&self, position: usize) -> Option<&RouteEntry> {
         self.entries.get(position)
     }
 
-    /// All ways, by position.
+    /// All route entries, by position.
     pub fn entries(&self) -> &[RouteEntry] {
         &self.entries
     }
@@ -264,7 +263,7 @@ impl HostMatch {
         }
     }
 
-    /// Exact before wildcard, the longer wildcard before the shorter, any host last.
+    /// Ranks exact names above wildcards, longer wildcards above shorter ones, and any host last.
     fn rank(&self) -> (u8, usize) {
         match self {
             HostMatch::Exact(_) => (2, 0),
@@ -291,7 +290,7 @@ mod tests {
 
     type TestRoute<'g> = (Option<bool>, &'g [&'g str], &'g str, &'g str);
 
-    const HERE: usize = 0;
+    const LISTENER: usize = 0;
 
     fn routes(given: &[TestRoute<'_>], timeouts: &Timeouts) -> Routes {
         let settings: Vec<_> = given
@@ -307,7 +306,7 @@ mod tests {
     }
 
     fn found(routes: &Routes, is_secure: bool, host: &str, path: &str) -> Option<usize> {
-        match routes.entry(routes.find(HERE, is_secure, host, path)?)?.action {
+        match routes.entry(routes.find(LISTENER, is_secure, host, path)?)?.action {
             RouteAction::Pool(pool) => Some(pool),
             RouteAction::Redirect(_) => None,
         }
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_that_is_tied_to_a_listener_is_for_its_requests_and_before_all_others() {
+    fn a_route_with_a_listener_matches_only_its_requests_and_ranks_first() {
         let timeouts = Timeouts::default();
         let tied = |listeners: &[&str], hosts: &[&str], pool: &str| Settings {
             listeners: listeners.iter().map(|name| (*name).into()).collect(),
@@ -379,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn no_route_is_no_pool() {
+    fn a_request_without_a_route_has_no_pool() {
         let timeouts = Timeouts::default();
         let routes = |hosts: &[&str], prefix: &str| routes(&[(None, hosts, prefix, "0")], &timeouts);
         assert_eq!(found(&routes(&["a"], "/"), false, "b", "/"), None);
@@ -388,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_without_timeouts_of_its_own_has_its_pools() {
+    fn a_route_without_timeouts_uses_those_of_its_pool() {
         let pool = Timeouts { total: Duration::from_secs(7), ..Timeouts::default() };
         let mut settings = Settings::all_to("0");
         let entry = |settings: &Settings| {

@@ -1,6 +1,6 @@
-//! Owns: the target of a request, and the form in which it is forwarded.
-//! Invariant: a target that is forwarded begins with `/`, or is the `*` of an OPTIONS.
-//! Must not know: routes, fields, backends.
+//! Owns: the request target and the form in which it is forwarded.
+//! Invariant: a forwarded target starts with `/`, or is `*` in an OPTIONS request.
+//! Must not know: routes, header fields, backends.
 
 use http::header::HeaderValue;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -10,14 +10,14 @@ use super::error::ProxyError;
 
 const INVALID: ProxyError = ProxyError::Malformed("The request target is not valid.");
 
-/// Puts the target of a request into origin-form or asterisk-form, in which it is forwarded (RFC 9112
-/// §3.2). Returns the authority that it named, which counts as Host.
+/// Converts a request target into origin-form or asterisk-form (RFC 9112 §3.2), in which it is forwarded. Returns the
+/// authority of the target, which takes precedence over Host.
 ///
 /// # Errors
-/// Any other form, another scheme than `http` and `https`, a path that does not begin with `/`, and `*`
-/// for any method but OPTIONS.
+/// Any other form, a scheme other than `http` and `https`, a path that does not start with `/`, and `*` with any method
+/// but OPTIONS.
 pub(super) fn normalize(uri: &mut Uri, method: &Method, version: Version) -> Result<Option<Authority>, ProxyError> {
-    // Most are in that form already.
+    // Most targets are in one of these forms already.
     if uri.authority().is_none() {
         let is_valid = uri.path_and_query().is_some_and(|target| is_valid(target, method));
         return is_valid.then_some(None).ok_or(INVALID);
@@ -38,14 +38,14 @@ pub(super) fn normalize(uri: &mut Uri, method: &Method, version: Version) -> Res
     Ok(Some(authority))
 }
 
-/// The target in the absolute-form of HTTP/1.1, whose path may be empty (RFC 9112 §3.2.4, RFC 9110 §4.2.3).
+/// Converts a target in absolute-form, whose path may be empty (RFC 9112 §3.2.4, RFC 9110 §4.2.3).
 fn from_absolute_form(
     target: PathAndQuery,
     authority: &Authority,
     method: &Method,
 ) -> Result<PathAndQuery, ProxyError> {
-    // The crate `http` makes `/` of no path: that one is a constant, while a path that was sent lies behind
-    // the authority.
+    // The crate `http` replaces an empty path by the constant `/`. A path that was sent is in the same buffer, right
+    // after the authority.
     let has_path = authority.as_str().as_bytes().as_ptr_range().end == target.as_str().as_ptr();
     if *method == Method::OPTIONS && !has_path {
         return Ok(PathAndQuery::from_static("*"));
@@ -56,18 +56,18 @@ fn from_absolute_form(
     }
 }
 
-/// Whether a target begins with `/`, or is the `*` of an OPTIONS.
+/// Whether a target starts with `/`, or is `*` in an OPTIONS request.
 fn is_valid(target: &PathAndQuery, method: &Method) -> bool {
     match target.as_str() {
-        // Where nothing stands before a fragment, the crate `http` keeps an empty text and calls it `/`, but
-        // sends it as it is.
+        // If a fragment follows an empty path, the crate `http` keeps an empty text: `as_str` returns `/`, but hyper
+        // sends the empty text.
         "/" => *target == PathAndQuery::from_static("/"),
         "*" => *method == Method::OPTIONS,
         text => text.starts_with('/'),
     }
 }
 
-/// The authority of a target as a Host field.
+/// The authority of a target as the value of Host.
 pub(super) fn host_field(authority: &Authority) -> Option<HeaderValue> {
     HeaderValue::from_str(authority.as_str()).ok()
 }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_begins_with_a_slash_or_is_the_asterisk_of_options() {
+    fn a_forwarded_target_starts_with_a_slash_or_is_the_asterisk_of_options() {
         for (given, expected) in [
             ("/", Some("/")),
             ("/x?y", Some("/x?y")),
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_of_http_2_is_taken_as_it_is() {
+    fn a_valid_path_of_http_2_is_forwarded_unchanged() {
         for (path, method, expected) in [
             ("/x?y", Method::GET, Some("/x?y")),
             ("*", Method::GET, None),

@@ -1,5 +1,5 @@
-//! Owns: which fields trailers may carry, in both directions and over every version of HTTP.
-//! Invariant: trailers say nothing that a head says: nobody can add there what was removed or set in the head.
+//! Owns: the rule which fields trailers may carry, in both directions and over every version of HTTP.
+//! Invariant: no trailer brings back a field that was removed from the header section, or replaces one that was set there.
 //! Must not know: bodies, routes.
 
 use http::header::HeaderMap;
@@ -7,9 +7,9 @@ use http::header::HeaderMap;
 use super::fields::Fields;
 use super::headers::{is_hop_by_hop, is_reserved, remove};
 
-/// Removes from trailers what RFC 9110 §6.5.1 has no place for there, the fields that Linchpin sets, and
-/// those that a route `edits` in the head. Many servers and clients hand trailers to the application among
-/// the fields of the head, and over HTTP/2 no library asks what they are.
+/// Removes the fields that RFC 9110 §6.5.1 forbids in trailers, those that Linchpin sets, and those that a route `edits`
+/// in the header section. Many servers and clients merge trailers into the header fields, and no HTTP/2 library
+/// checks them.
 pub(super) fn sanitize(trailers: &mut HeaderMap, edits: Option<&Fields>) {
     remove(trailers, |name| is_hop_by_hop(name) || is_reserved(name) || belongs_in_header_section(name));
     for name in edits.into_iter().flat_map(Fields::names) {
@@ -17,8 +17,8 @@ pub(super) fn sanitize(trailers: &mut HeaderMap, edits: Option<&Fields>) {
     }
 }
 
-/// Whether a field has to be known before the content is: what frames, routes, authenticates or modifies a
-/// message, and what says how its content is to be read or kept.
+/// Whether a recipient needs a field before the content: it frames, routes, authenticates or modifies the message, or
+/// controls how the content is processed or cached.
 fn belongs_in_header_section(name: &str) -> bool {
     match name {
         "content-digest" | "content-md5" => false,
@@ -61,10 +61,10 @@ mod tests {
     use http::header::{HeaderName, HeaderValue};
 
     #[test]
-    fn trailers_keep_what_is_known_at_the_end_alone() {
+    fn only_fields_that_may_follow_the_content_stay_in_trailers() {
         let kept =
             ["grpc-status", "grpc-message", "x-sum", "etag", "digest", "content-digest", "server-timing", "signature"];
-        let gone = [
+        let removed = [
             "content-length",
             "transfer-encoding",
             "trailer",
@@ -96,7 +96,7 @@ mod tests {
             "upgrade",
         ];
         let mut trailers = HeaderMap::new();
-        for name in kept.into_iter().chain(gone) {
+        for name in kept.into_iter().chain(removed) {
             let value = if name == "connection" { "x-listed" } else { "1" };
             trailers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }

@@ -1,6 +1,6 @@
-//! Owns: the field Via (RFC 9110 §7.6.3): what is added to it, and how a request is known that has been here before.
-//! Invariant: a request is forwarded to a pool once, however the pool's backends lead it back; values are made once a snapshot and thread.
-//! Must not know: backends; what a refused request gets.
+//! Owns: the field Via (RFC 9110 §7.6.3): the entry that Linchpin adds, and detecting requests that loop.
+//! Invariant: a request is forwarded to a pool at most once, however it gets back here; values are made once per snapshot and thread.
+//! Must not know: backends, the response to a request that loops.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use http::header::{HeaderMap, HeaderValue, VIA};
 
 use crate::pool::hash::{mix, stable_hash};
 
-/// What Linchpin is called in Via where nothing else is configured.
+/// The name of Linchpin in Via, unless the configuration has another one.
 pub const NAME: &str = "linchpin";
 
-/// How often a thread says that requests to a pool go round in a circle.
+/// The shortest time between two warnings of a thread that requests to a pool loop.
 const LOOP_WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a message that is forwarded to or from the pool named `pool` is marked with: `name` and eight digits
-/// that no other process has, drawn as `process`.
+/// The mark of messages that are forwarded to or from the pool named `pool`: `name` and eight digits that differ between
+/// processes, derived from the random number `process`.
 ///
-/// Of the pool, and not of the process alone: a gateway behind one pool may well send a request on to another
-/// pool of the same Linchpin. Whoever sends a mark that it has seen has its own request refused, and no other.
+/// The mark depends on the pool, too: a gateway behind one pool may forward a request to another pool of the same
+/// Linchpin. A client that copies a mark has only its own request refused.
 pub fn mark(name: &str, process: u64, pool: &str) -> Box<str> {
     let digits = mix(process ^ stable_hash(pool.as_bytes())) >> 32;
     format!("{name}-{digits:08x}").into()
@@ -30,20 +30,20 @@ pub fn mark(name: &str, process: u64, pool: &str) -> Box<str> {
 #[derive(Debug)]
 pub(super) struct Via {
     mark: Box<str>,
-    /// For messages that came in HTTP/1.0, 1.1 and 2.
+    /// For messages that were received over HTTP/1.0, 1.1 and 2.
     values: [HeaderValue; 3],
     warned_at: Cell<Option<Instant>>,
 }
 
 impl Via {
-    /// For messages with this mark. `None` if it can stand in no field.
+    /// Makes the values for this mark. `None` if the mark is not valid in a field.
     pub(super) fn new(mark: &str) -> Option<Via> {
         let value = |version| HeaderValue::try_from(format!("{version} {mark}")).ok();
         let values = [value("1.0")?, value("1.1")?, value("2.0")?];
         Some(Via { mark: mark.into(), values, warned_at: Cell::new(None) })
     }
 
-    /// Adds the hop of a message that came in `version`.
+    /// Appends the entry for a message that was received over `version`.
     pub(super) fn add(&self, headers: &mut HeaderMap, version: Version) {
         let [http10, http11, http2] = &self.values;
         let value = match version {
@@ -54,7 +54,7 @@ impl Via {
         headers.append(VIA, value.clone());
     }
 
-    /// Whether a request with these fields was forwarded to this pool before.
+    /// Whether a request with these fields was already forwarded to this pool.
     pub(super) fn is_loop(&self, headers: &HeaderMap) -> bool {
         let values = headers.get_all(VIA).iter();
         let mut hops = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
@@ -64,15 +64,15 @@ impl Via {
         })
     }
 
-    /// Says now and then that a request came back that was sent to `pool`.
+    /// Logs that a request was received that had been forwarded to `pool`, at most once per interval.
     pub(super) fn warn_of_loop(&self, pool: &str, listener: &str, request: &str, now: Instant) {
         if self.should_warn(now) {
             tracing::warn!(
                 pool,
                 listener,
                 request,
-                "a request came back that was sent to this pool before: its backends lead here; \
-                 look for the address of this Linchpin, or of a proxy before it, among them"
+                "refused a request that this pool had already received: the pool's backends send it back here; \
+                 check them for the address of this Linchpin or of a proxy in front of it"
             );
         }
     }
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn each_hop_is_added_behind_those_before_it() {
+    fn each_hop_appends_its_entry() {
         let via = Via::new("linchpin-1").unwrap();
         let mut headers = headers(&["1.0 fred"]);
         for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
@@ -109,9 +109,9 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_was_here_before_is_known_wherever_its_hop_stands() {
+    fn a_loop_is_detected_wherever_the_mark_is_in_via() {
         let via = Via::new("linchpin-1").unwrap();
-        for (values, is_known) in [
+        for (values, is_loop) in [
             (&["1.1 linchpin-1"][..], true),
             (&["1.0 fred, HTTP/1.1 linchpin-1 (Linchpin),1.1 p"], true),
             (&["1.0 fred", "2.0\tlinchpin-1"], true),
@@ -122,19 +122,19 @@ mod tests {
             (&["", " , ,"], false),
             (&[], false),
         ] {
-            assert_eq!(via.is_loop(&headers(values)), is_known, "{values:?}");
+            assert_eq!(via.is_loop(&headers(values)), is_loop, "{values:?}");
         }
     }
 
     #[test]
-    fn two_processes_and_two_pools_have_marks_of_their_own() {
+    fn processes_and_pools_have_different_marks() {
         let marks = [mark(NAME, 1, "app"), mark(NAME, 2, "app"), mark(NAME, 1, "shop")];
         assert!(marks[0] != marks[1] && marks[0] != marks[2] && marks[1] != marks[2], "{marks:?}");
         assert_eq!(marks[0].len(), "linchpin-00000000".len());
     }
 
     #[test]
-    fn a_circle_is_told_of_once_a_second() {
+    fn a_loop_is_logged_once_a_second() {
         let (via, now) = (Via::new("linchpin-1").unwrap(), Instant::now());
         let warnings: Vec<_> =
             [0, 1, 999, 1000, 1001].map(|ms| via.should_warn(now + Duration::from_millis(ms))).into();
