@@ -52,7 +52,7 @@ pub(super) struct Pool {
     pub(super) retry: Table,
     pub(super) timeouts: Table,
     pub(super) upstream: Table,
-    tls: Table,
+    pub(super) tls: Table,
     /// How its backends are spoken to, once it is known.
     speech: Option<Speech>,
     connect: Option<Duration>,

@@ -129,6 +129,37 @@ fn what_a_configuration_refuses_is_not_written() {
     }
 }
 
+/// What a backend's certificate has to be for is what it was, or the output says what to write.
+#[test]
+fn the_name_in_a_backend_certificate_is_taken_over_or_named() {
+    let haproxy = |parameters: &str| {
+        format!("backend app\n server a 10.0.0.1:443 ssl {parameters}\n server b 10.0.0.2:443 ssl {parameters}\n")
+    };
+    let nginx = |directives: &str| {
+        format!(
+            "upstream app {{ server 10.0.0.1:443; }}\nserver {{ location / {{ {directives} proxy_pass https://app; }} }}\n"
+        )
+    };
+    let remedy = "set `server_name` in [pools.upstream.tls]";
+    let varies = "`server_name` of [pools.upstream.tls] is the same for all requests";
+    for (text, format, written, is_unknown) in [
+        (haproxy("verify required ca-file ca.pem"), Format::Haproxy, remedy, true),
+        (haproxy(""), Format::Haproxy, remedy, true),
+        (haproxy("verify required ca-file ca.pem sni req.hdr(host)"), Format::Haproxy, remedy, true),
+        (haproxy("verify required ca-file ca.pem verifyhost b.example"), Format::Haproxy, "= \"b.example\"", false),
+        (haproxy("verify none"), Format::Haproxy, "verify = false", false),
+        (nginx("proxy_ssl_verify on;"), Format::Nginx, "server_name = \"app\"", false),
+        (nginx("proxy_ssl_verify on; proxy_ssl_name b.example;"), Format::Nginx, "server_name = \"b.example\"", false),
+        (nginx("proxy_ssl_verify on; proxy_ssl_name $proxy_host;"), Format::Nginx, "server_name = \"app\"", false),
+        (nginx("proxy_ssl_verify on; proxy_ssl_name $host;"), Format::Nginx, varies, false),
+        (nginx(""), Format::Nginx, "verify = false", false),
+    ] {
+        let made = import(&text, "source", format).unwrap().text;
+        assert!(made.contains(written), "{text}\n---\n{made}");
+        assert_eq!(made.matches(remedy).count(), usize::from(is_unknown), "{text}\n---\n{made}");
+    }
+}
+
 /// Values that are at the edge of what is taken, or beyond.
 const ODD: [&str; 30] = [
     "0",

@@ -24,6 +24,8 @@ pub(super) struct Back<'p> {
     acls: &'p Acls,
     defaults: Parameters,
     is_checked: bool,
+    /// HAProxy checks a server's certificate, but not the name in it.
+    has_unchecked_names: bool,
     timeout_check: Option<(Option<Duration>, &'p Statement)>,
     interval: Option<Duration>,
     is_hashed_by_stick: bool,
@@ -63,6 +65,7 @@ impl<'p> Back<'p> {
             acls,
             defaults,
             is_checked,
+            has_unchecked_names: false,
             timeout_check: None,
             interval: None,
             is_hashed_by_stick: false,
@@ -174,6 +177,11 @@ impl<'p> Back<'p> {
         if let Some((prefix, statement)) = self.stripped.take() {
             out.strip(self.pool.name(), &prefix, statement.line, &statement.text);
         }
+        if self.has_unchecked_names {
+            self.pool.tls.remark(
+                "HAProxy accepts a certificate for any name here. Linchpin requires one for the address that it connects to. If the certificates are for a name, set `server_name` in [pools.upstream.tls]",
+            );
+        }
         if let Some((time, statement)) = self.timeout_check.filter(|_| self.is_checked) {
             let interval = self.interval.unwrap_or(EVERY);
             if time.is_some_and(|time| time > interval) {
@@ -269,6 +277,7 @@ impl<'p> Back<'p> {
             self.pool.ejection.share("consecutive_failures", Value::number(failures.min(1_000_000)), line, text);
         }
         let speech = parameters.speech(self.globals);
+        self.has_unchecked_names |= speech.tls.as_ref().is_some_and(|tls| tls.verify && tls.server_name.is_none());
         let address = address(statement.word(at));
         // Of servers that are all alike one that can't be reached says nothing.
         let fits = address == Address::Other || self.pool.speaks(&speech);

@@ -36,11 +36,15 @@ impl<'d> Reader<'d> {
             "https" | "grpcs" => true,
             _ => return Err("it leads to no URL of http, https, grpc or grpcs"),
         };
-        let tls = is_tls.then(|| self.tls(if is_grpc { "grpc_ssl_" } else { "proxy_ssl_" }, host, scope));
+        let prefix = if is_grpc { "grpc_ssl_" } else { "proxy_ssl_" };
+        let tls = is_tls.then(|| self.tls(prefix, host, scope));
+        let named = scope.get(format!("{prefix}name").as_str()).copied().filter(|_| is_tls);
         let speech = Speech { http2: is_grpc, proxy: None, tls };
         let key = (host.to_owned(), speech.clone());
         if let Some(index) = self.pools.get(&key) {
-            return Ok(*index);
+            let index = *index;
+            self.note_name(named, index);
+            return Ok(index);
         }
         let declared = self.upstreams.get(host).copied();
         let index = match declared {
@@ -67,7 +71,19 @@ impl<'d> Reader<'d> {
         };
         self.made[index].speaks(&speech);
         self.pools.insert(key, index);
+        self.note_name(named, index);
         Ok(index)
+    }
+
+    /// Notes a `proxy_ssl_name` that is another for each request.
+    fn note_name(&mut self, named: Option<&'d Directive>, index: usize) {
+        let varies = |each: &&Directive| each.word(1).contains('$') && each.word(1) != "$proxy_host";
+        if let Some(directive) = named.filter(varies)
+            && self.told.insert((directive.at, index))
+        {
+            let why = "`server_name` of [pools.upstream.tls] is the same for all requests";
+            self.made[index].tls.lost(directive.line, &directive.text, why);
+        }
     }
 
     /// TLS as it is said around a `proxy_pass`. nginx believes whoever answers, if nothing is said.
@@ -80,10 +96,11 @@ impl<'d> Reader<'d> {
         let verify = said("verify").is_some_and(|word| word == "on");
         let named = said("name");
         let _ = said("server_name");
-        let is_upstream = self.upstreams.contains_key(host);
+        // nginx checks the certificates of a group's servers for the group's name.
+        let has_name = verify || !self.upstreams.contains_key(host);
         let host = units::address(host, Some(443));
         let own = match &host {
-            Address::Name(host, _) if !is_upstream => Some(host.clone()),
+            Address::Name(host, _) if has_name => Some(host.clone()),
             _ => None,
         };
         let name = named.or(own).and_then(|name| server_name(&name));
