@@ -5,9 +5,11 @@
 mod acl;
 mod back;
 mod check;
+mod fate;
 mod front;
 mod global;
 mod known;
+mod proxy;
 mod resolvers;
 mod rules;
 mod server;
@@ -15,41 +17,20 @@ mod sticky;
 mod syntax;
 mod tls;
 
-use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use super::reasons::NONE;
+use std::collections::HashMap;
 
 use self::back::Back;
+use self::fate::Fate;
 use self::front::Front;
 use self::global::Globals;
+use self::proxy::{Proxy, overruled, proxies};
 use self::resolvers::Resolvers;
-use self::syntax::{Section, Statement};
-use super::Broken;
+use self::syntax::{Statement, note_whole};
 use super::output::Output;
 use super::pool::Pool;
+use super::source::Broken;
 use super::toml::Table;
-use super::units;
-
-/// What became of a line.
-#[derive(Debug, Clone, PartialEq)]
-enum Fate {
-    /// It is in the output, or was noted beside what it belongs to.
-    Kept,
-    /// It has no equivalent, for this reason.
-    Lost(String),
-    /// It needs no equivalent, for this reason.
-    Needless(&'static str),
-    /// It says nothing to this side of a proxy.
-    Elsewhere,
-}
-
-/// A frontend, backend or listen section, and what it inherits.
-struct Proxy<'s> {
-    header: &'s Statement,
-    own: &'s [Statement],
-    inherited: Vec<&'s Statement>,
-    /// Lines that a later one of the section says anew.
-    overruled: HashSet<usize>,
-}
 
 /// Reads an haproxy.cfg into `out`.
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
@@ -75,7 +56,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
         reader.proxy(proxy, pool.as_deref(), out);
     }
     for proxy in &other {
-        whole(proxy.header, proxy.own, proxy.refusal().unwrap_or_default(), &mut out.rest);
+        note_whole(proxy.header, proxy.own, proxy.refusal().unwrap_or_default(), &mut out.rest);
     }
     for section in &sections {
         match section.header.word(0) {
@@ -85,71 +66,10 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
                 out.rest.lost(line.line, &line.text, "it stands in no section");
             }),
             "resolvers" => resolvers.note(section, &mut out.rest),
-            kind => whole(&section.header, &section.statements, known::section(kind), &mut out.rest),
+            kind => note_whole(&section.header, &section.statements, known::section(kind), &mut out.rest),
         }
     }
     Ok(())
-}
-
-/// Notes a section that has no equivalent as a whole.
-fn whole(header: &Statement, statements: &[Statement], why: &str, notes: &mut Table) {
-    notes.lost(header.line, &header.text, why);
-    for statement in statements {
-        notes.lost(statement.line, &statement.text, format!("belongs to line {}", header.line));
-    }
-}
-
-/// The frontends, backends and listens, each with what its defaults give it.
-fn proxies(sections: &[Section]) -> Vec<Proxy<'_>> {
-    let mut last: Vec<&Statement> = Vec::new();
-    let mut named: HashMap<&str, Vec<&Statement>> = HashMap::new();
-    let mut proxies = Vec::new();
-    for section in sections {
-        let header = &section.header;
-        let from = header.words.iter().position(|word| word == "from").and_then(|at| named.get(header.word(at + 1)));
-        match header.word(0) {
-            "defaults" => {
-                let above = from.cloned().unwrap_or_default();
-                last = over(&section.statements, &above);
-                let overruled = overruled(&section.statements);
-                last.extend(section.statements.iter().filter(|statement| !overruled.contains(&statement.line)));
-                if !matches!(header.word(1), "" | "from") {
-                    named.insert(header.word(1), last.clone());
-                }
-            }
-            "frontend" | "backend" | "listen" => {
-                let inherited = over(&section.statements, from.unwrap_or(&last));
-                let overruled = overruled(&section.statements);
-                proxies.push(Proxy { header, own: &section.statements, inherited, overruled });
-            }
-            _ => {}
-        }
-    }
-    proxies
-}
-
-/// What is inherited of `above`: what is not said anew.
-fn over<'s>(own: &[Statement], above: &[&'s Statement]) -> Vec<&'s Statement> {
-    let anew: HashSet<_> = own.iter().map(subject).collect();
-    above
-        .iter()
-        .filter(|statement| !anew.contains(&subject(statement)) || statement.word(0) == "default-server")
-        .copied()
-        .collect()
-}
-
-/// The lines that a later one says anew: of such the last counts.
-fn overruled(own: &[Statement]) -> HashSet<usize> {
-    let is_single = |statement: &&Statement| {
-        let (word, _) = subject(statement);
-        matches!(
-            word,
-            "timeout" | "retries" | "retry-on" | "balance" | "mode" | "hash-type" | "maxconn" | "default_backend"
-        )
-    };
-    let mut seen = HashSet::new();
-    let later = own.iter().rev().filter(is_single).filter(|statement| !seen.insert(subject(statement)));
-    later.map(|statement| statement.line).collect()
 }
 
 /// In which order lines are read: addresses and what pins first, as what else is said depends on them. What
@@ -161,64 +81,6 @@ fn rank(statement: &Statement) -> u8 {
         "stick-table" => 2,
         "use_backend" | "default_backend" => 4,
         _ => 3,
-    }
-}
-
-/// What a line is about: two lines about the same don't add up.
-fn subject(statement: &Statement) -> (&str, &str) {
-    match statement.word(0) {
-        "no" => (statement.word(1), statement.word(2)),
-        word @ ("timeout" | "option" | "http-check") => (word, statement.word(1)),
-        "clitimeout" => ("timeout", "client"),
-        "srvtimeout" => ("timeout", "server"),
-        "contimeout" => ("timeout", "connect"),
-        word => (word, ""),
-    }
-}
-
-impl<'s> Proxy<'s> {
-    fn all(&self) -> impl Iterator<Item = (&'s Statement, bool)> {
-        let own = self.own.iter().filter(|statement| !self.overruled.contains(&statement.line));
-        let own = own.map(|statement| (statement, false));
-        own.chain(self.inherited.iter().map(|statement| (*statement, true)))
-    }
-
-    /// The statements that begin with a word, its own before those it inherits.
-    fn each<'p>(&'p self, word: &'p str) -> impl Iterator<Item = &'s Statement> + use<'p, 's> {
-        self.all().map(|(statement, _)| statement).filter(move |statement| statement.word(0) == word)
-    }
-
-    fn is_front(&self) -> bool {
-        self.header.word(0) != "backend"
-    }
-
-    fn is_back(&self) -> bool {
-        self.header.word(0) != "frontend"
-    }
-
-    fn has_pool(&self) -> bool {
-        self.is_back() && (self.header.word(0) == "backend" || self.has_servers())
-    }
-
-    fn has_servers(&self) -> bool {
-        self.own.iter().any(|statement| matches!(statement.word(0), "server" | "server-template"))
-    }
-
-    /// Why the section has no equivalent as a whole.
-    fn refusal(&self) -> Option<&'static str> {
-        let leads = |statement: &Statement| {
-            matches!(statement.word(0), "use_backend" | "default_backend") || rules::redirect(statement).is_some()
-        };
-        match self.each("mode").next().map_or("http", |statement| statement.word(1)) {
-            _ if self.own.iter().any(|statement| statement.word(0) == "disabled") => Some("it is disabled"),
-            "http" if self.has_servers() || self.header.word(0) == "backend" => None,
-            "http" if self.is_front() && self.all().any(|(statement, _)| leads(statement)) => None,
-            "http" if self.own.iter().any(|statement| matches!(statement.word(0), "stats" | "monitor-uri")) => {
-                Some("status, metrics and a dashboard are at the address of [admin]")
-            }
-            "http" => Some("it sends nothing to a backend"),
-            _ => Some("Linchpin speaks HTTP alone"),
-        }
     }
 }
 
@@ -318,11 +180,6 @@ fn note(statement: &Statement, fate: Fate, notes: &mut Table) {
         Fate::Kept => {}
         Fate::Lost(why) => notes.lost(statement.line, &statement.text, why),
         Fate::Needless(why) => notes.needless(statement.line, &statement.text, why),
-        Fate::Elsewhere => notes.lost(statement.line, &statement.text, known::NONE),
+        Fate::Elsewhere => notes.lost(statement.line, &statement.text, NONE),
     }
-}
-
-/// A duration, which counts in milliseconds if it has no unit.
-fn duration(text: &str) -> Option<Duration> {
-    units::duration(text, Duration::from_millis(1))
 }

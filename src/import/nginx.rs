@@ -7,6 +7,7 @@ mod known;
 mod listen;
 mod location;
 mod pass;
+mod reader;
 mod redirect;
 mod server;
 mod sticky;
@@ -14,80 +15,16 @@ mod syntax;
 mod upstream;
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use self::guard::Guards;
-use self::listen::Demand;
+use self::known::note_whole;
+use self::reader::{INHERITED, Reader, Scope};
 use self::syntax::Directive;
-use super::Broken;
 use super::output::Output;
 use super::pool::{Pool, WAIT};
-use super::secret;
-use super::speech::Speech;
+use super::source::Broken;
 use super::toml::{Table, Value};
 use super::units;
-
-/// Directives that a location has from what it lies in, and that say something of its pool.
-const INHERITED: [&str; 22] = [
-    "proxy_connect_timeout",
-    "proxy_read_timeout",
-    "proxy_send_timeout",
-    "proxy_next_upstream",
-    "proxy_next_upstream_tries",
-    "proxy_next_upstream_timeout",
-    "grpc_connect_timeout",
-    "grpc_read_timeout",
-    "grpc_send_timeout",
-    "proxy_ssl_verify",
-    "proxy_ssl_trusted_certificate",
-    "proxy_ssl_name",
-    "proxy_ssl_server_name",
-    "proxy_ssl_certificate",
-    "proxy_ssl_certificate_key",
-    "grpc_ssl_verify",
-    "grpc_ssl_trusted_certificate",
-    "grpc_ssl_name",
-    "grpc_ssl_server_name",
-    "grpc_ssl_certificate",
-    "grpc_ssl_certificate_key",
-    "proxy_ssl_session_reuse",
-];
-
-/// What holds at a place of the file: the innermost of each.
-type Scope<'d> = HashMap<&'d str, &'d Directive>;
-
-/// A file being read.
-struct Reader<'d> {
-    /// The variables that `map` makes, what of, and where.
-    maps: HashMap<&'d str, (&'d str, &'d Directive)>,
-    /// The maps of which something was made.
-    used_maps: HashSet<usize>,
-    /// What stands in `http`.
-    http: &'d [Directive],
-    /// What servers ask of clients that speak TLS, by address.
-    demands: Vec<(String, Demand)>,
-    /// Upstreams by name, and the pool of each.
-    upstreams: HashMap<&'d str, (&'d Directive, usize)>,
-    /// Who is asked for names.
-    resolvers: Vec<String>,
-    /// A name is asked for by them.
-    asks: bool,
-    /// Pools by the names of their upstreams, or by their addresses, and by how they are spoken to.
-    pools: HashMap<(String, Speech), usize>,
-    made: Vec<Pool>,
-    /// Inherited directives that a pool was told of.
-    applied: HashSet<usize>,
-    /// What kept requests out of something that was taken over.
-    guarded: HashSet<usize>,
-    /// Which inherited ones, and which pool.
-    told: HashSet<(usize, usize)>,
-    /// The line of the first server, if it is for some hosts only.
-    first: Option<usize>,
-    /// A server is for all hosts.
-    has_default: bool,
-    /// Limits of bodies, the line each stands in, and its text.
-    bodies: Vec<(u64, usize, &'d str)>,
-}
 
 /// Reads an nginx.conf into `out`. One that is included in `http` may stand for itself.
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
@@ -111,7 +48,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
         pools: HashMap::new(),
         made: Vec::new(),
         applied: HashSet::new(),
-        told: HashSet::new(),
+        applied_to: HashSet::new(),
         guarded: HashSet::new(),
         first: None,
         has_default: false,
@@ -139,23 +76,7 @@ fn of_process(directive: &Directive, out: &mut Output) {
             out.server.share("threads", Value::number(threads), directive.line, &directive.text);
         }
         ("worker_processes", None) if directive.word(1) == "auto" => {}
-        _ => whole(directive, known::why(directive), &mut out.top),
-    }
-}
-
-/// Notes a directive and all that stands in its braces.
-fn whole(directive: &Directive, why: &str, notes: &mut Table) {
-    notes.lost(directive.line, &directive.text, why);
-    inside(directive, directive.line, notes);
-}
-
-/// Notes all that stands in the braces of a directive that is noted.
-fn inside(directive: &Directive, line: usize, notes: &mut Table) {
-    let is_secret = secret::is_in(&directive.text);
-    for each in directive.inside() {
-        let text = if is_secret { "…" } else { &each.text };
-        notes.lost(each.line, text, format!("belongs to line {line}"));
-        inside(each, line, notes);
+        _ => note_whole(directive, known::why(directive), &mut out.top),
     }
 }
 
@@ -201,7 +122,7 @@ impl<'d> Reader<'d> {
         }
         for directive in http.iter().filter(|each| each.word(0) == "map") {
             if !self.used_maps.contains(&directive.at) {
-                whole(directive, "there are no variables", &mut out.top);
+                note_whole(directive, "there are no variables", &mut out.top);
                 continue;
             }
             let is_pattern = |entry: &&Directive| entry.word(0).starts_with('~') || entry.word(0) == "default";
@@ -235,9 +156,11 @@ impl<'d> Reader<'d> {
                 Some(bytes) => self.bodies.push((bytes, line, text)),
                 None => out.limits.lost(line, text, "this is no size"),
             },
-            "keepalive_timeout" => out.limits.share_time("idle_timeout", duration(directive.word(1)), WAIT, line, text),
+            "keepalive_timeout" => {
+                out.limits.share_time("idle_timeout", units::seconds(directive.word(1)), WAIT, line, text)
+            }
             "client_header_timeout" => {
-                out.limits.share_time("header_read_timeout", duration(directive.word(1)), WAIT, line, text);
+                out.limits.share_time("header_read_timeout", units::seconds(directive.word(1)), WAIT, line, text);
             }
             "large_client_header_buffers" => {
                 let bytes = directive.word(1).parse::<u64>().ok().zip(units::size(directive.word(2)));
@@ -264,18 +187,4 @@ impl<'d> Reader<'d> {
             out.limits.lost(*line, text, "there is one `body_bytes` for all here: the largest");
         }
     }
-}
-
-/// What holds in a block that lies in `above`.
-fn scoped<'d>(block: &'d Directive, above: &Scope<'d>) -> Scope<'d> {
-    let mut scope = above.clone();
-    for directive in block.inside().iter().filter(|each| INHERITED.contains(&each.word(0))) {
-        scope.insert(directive.word(0), directive);
-    }
-    scope
-}
-
-/// A duration, which counts in seconds if it has no unit.
-fn duration(text: &str) -> Option<Duration> {
-    units::duration(text, Duration::from_secs(1))
 }

@@ -9,13 +9,13 @@ mod head;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-pub(super) use self::guard::{Guard, Place};
+use super::guard::Guard;
 use super::listener::Listener;
 use super::names::{Names, named};
 use super::pool::Pool;
 use super::route::{Goal, Request, Route};
+use super::source::{Format, Imported};
 use super::toml::Table;
-use super::{Format, Imported};
 
 /// A configuration in the making.
 pub(super) struct Output {
@@ -142,7 +142,7 @@ impl Output {
         let mut ids: Vec<usize> = Vec::new();
         // Fronts that want the same hosts share a route.
         let mut made: HashMap<Vec<String>, usize> = HashMap::new();
-        let mut told = HashSet::new();
+        let mut noted = HashSet::new();
         for front in fronts {
             let key = |host: &String| (*front, request.secure, request.prefix.clone(), host.clone());
             let mut free = Vec::new();
@@ -151,7 +151,7 @@ impl Output {
                     Some(other) if self.routes[*other].goal == *goal => ids.push(*other),
                     Some(other) => {
                         let shown = self.routes[*other].goal.shown();
-                        if told.insert(shown.clone()) {
+                        if noted.insert(shown.clone()) {
                             self.unrouted.lost(line, text, format!("such requests go to {shown} already"));
                         }
                     }

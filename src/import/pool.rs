@@ -23,8 +23,6 @@ pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=YEA
 pub(super) const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=YEAR;
 /// What the life of a session may be.
 const LIFE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(10 * 365 * 24 * 60 * 60);
-/// The most requests in flight that a backend may be held to.
-pub(super) const MOST_REQUESTS: u64 = 1_000_000;
 /// `total`, if nothing is said.
 const TOTAL: Duration = Duration::from_secs(120);
 /// `connect`, if nothing is said.

@@ -83,18 +83,18 @@ fn starts_a_word(text: &str, at: usize, word: &str) -> bool {
 /// `text` without what stands between `://` and `@`.
 fn without_user(text: &str) -> String {
     let mut rest = text;
-    let mut told = String::with_capacity(text.len());
+    let mut kept = String::with_capacity(text.len());
     while let Some((before, behind)) = rest.split_once("://") {
-        told.push_str(before);
-        told.push_str("://");
+        kept.push_str(before);
+        kept.push_str("://");
         let end = behind.find(|c: char| c.is_whitespace() || "/;\"'".contains(c)).unwrap_or(behind.len());
         rest = behind;
         if let Some(at) = behind.get(..end).and_then(|authority| authority.rfind('@')) {
-            told.push('…');
+            kept.push('…');
             rest = behind.get(at..).unwrap_or_default();
         }
     }
-    told + rest
+    kept + rest
 }
 
 #[cfg(test)]

@@ -6,13 +6,8 @@ use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::reasons::{FILTER, PASSWORDS, RATES};
 use super::secret::hidden;
-
-/// Why what kept requests out has no equivalent.
-pub(super) const FILTER: &str = "Linchpin does not filter requests";
-pub(super) const PASSWORDS: &str = "Linchpin does not ask for passwords";
-pub(super) const RATES: &str =
-    "limits of clients are not taken over: write `requests_per_client` or `connections_per_client`";
 
 /// A value, written as TOML.
 #[derive(Debug, Clone, PartialEq, Eq)]

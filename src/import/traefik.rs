@@ -14,16 +14,16 @@ mod weights;
 
 use self::entry::{Entries, Reached};
 use self::middleware::Effects;
-use self::node::{Map, Node};
+use self::node::{Map, Node, is_named, peek};
 use self::notes::{left, note};
 use self::service::Services;
-use super::Broken;
-use super::output::{Guard, Output, Place};
+use super::guard::{Guard, Place};
+use super::output::Output;
+use super::reasons::NONE;
 use super::route::{Goal, Request};
+use super::source::Broken;
 use super::toml::Value;
 
-/// Of what nothing better is known.
-const NONE: &str = "has no equivalent";
 const HTTP_ALONE: &str = "Linchpin speaks HTTP alone";
 const TLS: &str = "of TLS no more is taken over than certificates, authorities and versions, see docs/tls.md";
 const STATIC: &str = "entry points are in Traefik's static configuration: write [[listeners]] with their addresses";
@@ -57,12 +57,12 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
         };
         let reached = Reached::of(map, entry_points);
         entry_points_of(map, &path, &entries, out);
-        let (fronts, is_told) = entries.of(&reached);
+        let (fronts, is_enforced) = entries.of(&reached);
         let mut effects = Effects::default();
         for names in reached.middlewares(entry_points).into_iter().chain(peek(map, "middlewares")) {
             effects.read(names.list(), &path, middlewares, 0);
         }
-        if let Some((line, text)) = entry::certificates_asked(&reached, is_told, root) {
+        if let Some((line, text)) = entry::certificate_demand(&reached, is_enforced, root) {
             let why = "clients had to show a certificate: write `client_ca` into [listeners.tls] of a listener, and its name into `listeners` of the route";
             effects.guards.push((line, text, why));
         }
@@ -98,11 +98,6 @@ fn leads(router: &Map, middlewares: &Map) -> bool {
             .is_some_and(|map| map.all().any(|(kind, ..)| kind.to_ascii_lowercase().starts_with("redirect")))
     });
     rule::read(text("rule")).is_ok() && (redirects || !text("service").ends_with("@internal"))
-}
-
-/// A value that is not taken by that.
-fn peek<'n>(map: &'n Map, key: &str) -> Option<&'n Node> {
-    map.all().find(|(other, ..)| other.eq_ignore_ascii_case(key)).map(|(_, _, node)| node)
 }
 
 /// Notes the entry points of a router.
@@ -141,7 +136,7 @@ fn router(router: &Map, at: &At<'_>, middlewares: &Map, services: &mut Services<
     let name = service.and_then(Node::text).unwrap_or_default();
     let text = rule.and_then(Node::text).unwrap_or_default();
     let line = rule.map_or(*line, |rule| rule.line);
-    let told = format!("{path}.rule: {text}");
+    let shown = format!("{path}.rule: {text}");
     let pool = if effects.redirect.is_some() { None } else { services.pool(name, out) };
     let goal = match (&effects.redirect, pool) {
         (Some(redirect), _) => Ok(Goal::Redirect(redirect.clone())),
@@ -151,19 +146,19 @@ fn router(router: &Map, at: &At<'_>, middlewares: &Map, services: &mut Services<
     let mut place = Place::Routes(Vec::new());
     match rule::read(text).and_then(|condition| Ok((condition, goal?))) {
         Ok(_) if fronts.is_empty() => {
-            out.unrouted.lost(line, &told, "its entry points speak TLS for other routers, and not for this one");
+            out.unrouted.lost(line, &shown, "its entry points speak TLS for other routers, and not for this one");
         }
         Ok((condition, goal)) => {
             let mut ids = Vec::new();
             for request in condition.routes() {
-                ids.extend(self::routed(fronts, request, &goal, effects, (line, &told), out));
+                ids.extend(self::routed(fronts, request, &goal, effects, (line, &shown), out));
             }
             place = Place::Routes(ids);
         }
         Err(why) => {
             // What it kept out would come in by other routers.
             place = Place::Fronts(fronts.to_vec(), vec![Request::to(rule::hosts(text), "/")]);
-            out.unrouted.lost(line, &told, why);
+            out.unrouted.lost(line, &shown, why);
             if let Some(service) = service {
                 let why = format!("belongs to line {line}");
                 out.unrouted.lost(service.line, &format!("{path}.service: {name}"), why);
@@ -185,10 +180,10 @@ fn router(router: &Map, at: &At<'_>, middlewares: &Map, services: &mut Services<
             note(&format!("{path}.middlewares"), node.line, node, NONE, &mut out.unrouted);
             continue;
         };
-        let told = format!("{path}.middlewares: {name}");
+        let shown = format!("{path}.middlewares: {name}");
         // What is not in this file may keep requests out, and is noted as such.
         if middlewares.all().any(|(other, ..)| is_named(other, name)) {
-            out.unrouted.needless(node.line, &told, "what becomes of it is said where it is defined");
+            out.unrouted.needless(node.line, &shown, "what becomes of it is said where it is defined");
         }
     }
     if let Some(node) = router.take("priority") {
@@ -213,7 +208,7 @@ fn routed(
     request: Request,
     goal: &Goal,
     effects: &Effects,
-    (line, told): (usize, &str),
+    (line, shown): (usize, &str),
     out: &mut Output,
 ) -> Vec<usize> {
     let mut request = request;
@@ -224,7 +219,7 @@ fn routed(
             if let Some(lost) = effects.strips.iter().find(|_| strip.is_none()) {
                 out.unrouted.lost(
                     line,
-                    told,
+                    shown,
                     format!("{lost} is stripped, which is no beginning of {}", request.prefix),
                 );
             }
@@ -235,12 +230,12 @@ fn routed(
             request.secure = Some(false);
             fronts.retain(|front| out.is_secure(*front) != Some(true));
             if fronts.is_empty() {
-                out.unrouted.needless(line, told, "all clients come by TLS here");
+                out.unrouted.needless(line, shown, "all clients come by TLS here");
             }
             Goal::Redirect(redirect.clone())
         }
     };
-    out.route(&fronts, &request, &goal, line, told)
+    out.route(&fronts, &request, &goal, line, shown)
 }
 
 /// A `retry` among the middlewares of a router is one of its pool.
@@ -248,15 +243,10 @@ fn retries(router: &Map, middlewares: &Map, index: usize, services: &mut Service
     let names = router.take("middlewares").map(Node::list).unwrap_or_default();
     for name in names.iter().filter_map(Node::text) {
         if let Some((line, count)) = middleware::attempts(middlewares, name) {
-            let told = format!("http.middlewares.{name}.retry.attempts: {count}");
-            services.retry(index).share("attempts", Value::number(count.clamp(1, 16)), line, &told);
+            let shown = format!("http.middlewares.{name}.retry.attempts: {count}");
+            services.retry(index).share("attempts", Value::number(count.clamp(1, 16)), line, &shown);
         }
     }
-}
-
-/// Whether a name, which may say that it is of this file, is that of `key`.
-fn is_named(key: &str, name: &str) -> bool {
-    key.eq_ignore_ascii_case(name.strip_suffix("@file").unwrap_or(name))
 }
 
 fn map_of<'n>(map: &'n Map, key: &str, empty: &'n Map) -> &'n Map {

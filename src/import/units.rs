@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// `1h30m`, `500ms`, `30s`; a number without a unit counts in `bare`.
-pub(super) fn duration(text: &str, bare: Duration) -> Option<Duration> {
+fn duration(text: &str, bare: Duration) -> Option<Duration> {
     const YEAR: u64 = 365 * 24 * 60 * 60;
     let mut total = Duration::ZERO;
     let mut rest = text;
@@ -17,8 +17,8 @@ pub(super) fn duration(text: &str, bare: Duration) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         let (number, behind) = rest.split_at_checked(digits)?;
         let number: u32 = number.parse().ok()?;
-        let letters = behind.find(|c: char| !c.is_alphabetic()).unwrap_or(behind.len());
-        let (unit, behind) = behind.split_at_checked(letters)?;
+        let unit_end = behind.find(|c: char| !c.is_alphabetic()).unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at_checked(unit_end)?;
         let unit = match unit {
             "" => bare,
             "us" => Duration::from_micros(1),
@@ -36,6 +36,16 @@ pub(super) fn duration(text: &str, bare: Duration) -> Option<Duration> {
         rest = behind.trim_start();
     }
     Some(total)
+}
+
+/// A duration that counts in seconds if it has no unit.
+pub(super) fn seconds(text: &str) -> Option<Duration> {
+    duration(text, Duration::from_secs(1))
+}
+
+/// A duration that counts in milliseconds if it has no unit.
+pub(super) fn milliseconds(text: &str) -> Option<Duration> {
+    duration(text, Duration::from_millis(1))
 }
 
 /// `8m`, `64k`, `1g`, or a number of bytes.

@@ -42,7 +42,7 @@ const IN_NAMES: [(&str, &str); 15] = [
 ];
 
 /// Modules that still have some of these words. The owner of each strikes it here.
-const EXCUSED: [&str; 19] = [
+const EXCUSED: [&str; 18] = [
     "admin",
     "affinity",
     "app",
@@ -53,7 +53,6 @@ const EXCUSED: [&str; 19] = [
     "discover",
     "files",
     "health",
-    "import",
     "net",
     "pool",
     "proxy",

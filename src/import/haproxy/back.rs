@@ -4,16 +4,19 @@
 
 use std::time::Duration;
 
-use super::super::output::{Guard, Output, Place};
+use super::super::guard::{Guard, Place};
+use super::super::output::Output;
 use super::super::pool::{Balance, INTERVAL, Pinning, Pool, WAIT};
 use super::super::toml::{Table, Value};
 use super::super::units::{self, Address};
 use super::acl::Acls;
+use super::fate::Fate;
 use super::global::Globals;
+use super::proxy::Proxy;
 use super::resolvers::Resolvers;
 use super::server::Parameters;
 use super::syntax::Statement;
-use super::{Fate, Proxy, check, duration, rules, sticky};
+use super::{check, rules, sticky};
 
 /// The interval of probes, if nothing is said.
 const EVERY: Duration = Duration::from_secs(2);
@@ -147,11 +150,12 @@ impl<'p> Back<'p> {
             ("timeout", "server") => self.response(2, statement),
             ("srvtimeout", _) => self.response(1, statement),
             ("timeout", "check") => {
-                self.timeout_check = Some((duration(statement.word(2)), statement));
+                self.timeout_check = Some((units::milliseconds(statement.word(2)), statement));
                 Fate::Kept
             }
             ("timeout", "tunnel") => {
-                let (time, line, text) = (duration(statement.word(2)), statement.line, statement.text.as_str());
+                let (time, line, text) =
+                    (units::milliseconds(statement.word(2)), statement.line, statement.text.as_str());
                 self.pool.timeouts.share_time("stream_idle", time, WAIT, line, text);
                 Fate::Kept
             }
@@ -194,12 +198,12 @@ impl<'p> Back<'p> {
     }
 
     fn connect(&mut self, at: usize, statement: &Statement) -> Fate {
-        self.pool.connect_timeout(duration(statement.word(at)), statement.line, &statement.text);
+        self.pool.connect_timeout(units::milliseconds(statement.word(at)), statement.line, &statement.text);
         Fate::Kept
     }
 
     fn response(&mut self, at: usize, statement: &Statement) -> Fate {
-        self.pool.response_timeout(duration(statement.word(at)), statement.line, &statement.text);
+        self.pool.response_timeout(units::milliseconds(statement.word(at)), statement.line, &statement.text);
         Fate::Kept
     }
 

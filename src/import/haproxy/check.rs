@@ -2,9 +2,9 @@
 //! Invariant: what is asked for here was asked for there, but that Linchpin always asks with GET.
 //! Must not know: when, and which servers.
 
+use super::super::reasons::NONE;
 use super::super::toml::{Table, Value};
-use super::Fate;
-use super::known::NONE;
+use super::fate::Fate;
 use super::syntax::Statement;
 
 const GET: &str = "probes ask with GET";

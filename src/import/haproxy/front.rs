@@ -2,18 +2,22 @@
 //! Invariant: what is bound with TLS is not opened without; what kept requests out is told to the output.
 //! Must not know: backends.
 
+use super::super::reasons::NONE;
 use std::collections::HashMap;
 
-use super::super::output::{Guard, Output, Place};
+use super::super::guard::{Guard, Place};
+use super::super::output::Output;
 use super::super::pool::WAIT;
 use super::super::route::{Goal, Request};
 use super::super::rule::Condition;
 use super::super::units::{self, Address};
 use super::acl::Acls;
+use super::fate::Fate;
 use super::global::Globals;
+use super::proxy::Proxy;
 use super::syntax::Statement;
 use super::tls::Bind;
-use super::{Fate, Proxy, duration, known, rules};
+use super::{known, rules};
 
 /// A frontend being read.
 pub(super) struct Front<'p> {
@@ -50,7 +54,7 @@ impl<'p> Front<'p> {
 
     pub(super) fn read(&mut self, statement: &'p Statement, out: &mut Output) -> Fate {
         let (line, text) = (statement.line, statement.text.as_str());
-        let time = |at: usize| duration(statement.word(at));
+        let time = |at: usize| units::milliseconds(statement.word(at));
         if let Some(why) = rules::guard(statement, self.acls) {
             let (_, when) = rules::split(statement.from(1));
             let area = if when.is_unless { Condition::always() } else { self.acls.over(when.words) };
@@ -183,7 +187,7 @@ impl<'p> Front<'p> {
         for request in &requests {
             let ids = out.route(&[self.number], request, &Goal::Redirect(redirect.clone()), line, text);
             for option in &lost {
-                out.notes(&ids).lost(line, option, known::NONE);
+                out.notes(&ids).lost(line, option, NONE);
             }
             self.exempt.extend(exempt.iter().map(|prefix| (request.secure, prefix.clone(), statement)));
         }

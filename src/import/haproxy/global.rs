@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::super::output::Output;
 use super::super::toml::Value;
+use super::super::units;
+use super::known;
 use super::syntax::{Section, Statement};
-use super::{duration, known};
 
 /// The longest time that requests may have to end.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -41,7 +42,7 @@ impl Globals {
                 "maxconn" => number(statement, "max_connections", 1..=10_000_000, out),
                 "nbthread" => number(statement, "threads", 0..=1024, out),
                 "hard-stop-after" => {
-                    let time = duration(statement.word(1));
+                    let time = units::milliseconds(statement.word(1));
                     out.server.share_time("shutdown_grace", time, Duration::ZERO..=YEAR, line, text);
                 }
                 "crt-base" => self.crt_base = Some(statement.word(1).into()),

@@ -2,12 +2,9 @@
 //! Invariant: never silent: what is not known has no equivalent.
 //! Must not know: sections and what they take over.
 
-use super::super::toml::{FILTER, PASSWORDS, RATES};
-use super::Fate;
+use super::super::reasons::{FILTER, NONE, PASSWORDS, RATES};
+use super::fate::Fate;
 use super::syntax::Statement;
-
-/// Of what nothing better is known.
-pub(super) const NONE: &str = "has no equivalent";
 
 const FORWARDING: &str = "Linchpin always sets the forwarding fields";
 const LOG: &str = "what is logged, and where, is said in [log]";

@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::super::toml::Table;
+use super::syntax::note_whole;
 use super::syntax::{Section, Statement};
-use super::whole;
 
 /// DNS servers by the names of their sections.
 #[derive(Default)]
@@ -34,7 +34,7 @@ impl Resolvers {
     /// Notes what of a section nothing was made of.
     pub(super) fn note(&self, section: &Section, notes: &mut Table) {
         if !self.used.borrow().contains(section.header.word(1)) {
-            return whole(
+            return note_whole(
                 &section.header,
                 &section.statements,
                 "no name that was taken over is asked for by it",
@@ -50,7 +50,7 @@ impl Resolvers {
                     text,
                     "an answer holds for its time to live, within `min_interval` and `max_interval` of [[pools.discover]]",
                 ),
-                _ => notes.lost(line, text, super::known::NONE),
+                _ => notes.lost(line, text, super::super::reasons::NONE),
             }
         }
     }

@@ -2,8 +2,8 @@
 //! Invariant: what kept requests out is known as such.
 //! Must not know: frontends and backends.
 
+use super::super::reasons::{FILTER, PASSWORDS, RATES};
 use super::super::route::Redirect;
-use super::super::toml::{FILTER, PASSWORDS, RATES};
 use super::acl::Acls;
 use super::syntax::Statement;
 
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_taken_away_is_read_or_refused() {
+    fn a_stripped_prefix_is_read_or_refused() {
         for (text, read) in [
             ("http-request replace-path /app(/)?(.*) /\\2", Some("/app")),
             ("http-request replace-path ^/app/(.*)$ /\\1", Some("/app")),

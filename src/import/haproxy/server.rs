@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
+use super::super::reasons::NONE;
 use super::super::speech::{Speech, Tls, server_name};
-use super::duration;
+use super::super::units;
 use super::global::Globals;
-use super::known::NONE;
 
 /// What is said of a server.
 #[derive(Debug, Clone, Default)]
@@ -117,7 +117,7 @@ impl Parameters {
                 "error-limit" => self.error_limit = number(word, argument(), &mut self.lost).or(self.error_limit),
                 "inter" => {
                     let text = argument();
-                    match duration(text) {
+                    match units::milliseconds(text) {
                         Some(time) => self.inter = Some(time),
                         None => self.lost.push((format!("inter {text}"), "this is no duration")),
                     }
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_half_said_is_noted() {
+    fn an_incomplete_parameter_is_noted() {
         for text in ["weight", "weight x", "inter", "slowstart", "something", "ciphers"] {
             assert_eq!(parameters(text).lost.len(), 1, "{text}");
         }

@@ -5,10 +5,9 @@
 use std::time::Duration;
 
 use super::super::pool::{Balance, By, Cookie, Pinning, Pool};
-use super::super::units::size;
+use super::super::units::{self, size};
 use super::super::words::{domain, field, parameter, same_site, token};
-use super::Fate;
-use super::duration;
+use super::fate::Fate;
 use super::syntax::Statement;
 
 /// `cookie NAME insert …`, `… prefix`, `… rewrite`.
@@ -49,7 +48,7 @@ pub(super) fn cookie(statement: &Statement, pool: &mut Pool) -> Fate {
                 }
             }
             "attr" => attribute(words.next().map_or("", String::as_str), &mut cookie, &mut losses),
-            other => losses.push((other.to_owned(), super::known::NONE)),
+            other => losses.push((other.to_owned(), super::super::reasons::NONE)),
         }
     }
     for (what, why) in losses {
@@ -72,7 +71,7 @@ pub(super) fn cookie(statement: &Statement, pool: &mut Pool) -> Fate {
 
 /// The cookie's times count in seconds if they have no unit.
 fn seconds(text: &str) -> Option<Duration> {
-    super::super::units::duration(text, Duration::from_secs(1))
+    units::seconds(text)
 }
 
 fn attribute(text: &str, cookie: &mut Cookie, losses: &mut Vec<(String, &'static str)>) {
@@ -81,7 +80,7 @@ fn attribute(text: &str, cookie: &mut Cookie, losses: &mut Vec<(String, &'static
         "samesite" if same_site(value.trim()).is_some() => cookie.same_site = same_site(value.trim()),
         "partitioned" => cookie.partitioned = true,
         "path" if value.starts_with('/') => cookie.path = super::super::rule::prefix(value),
-        _ => losses.push((format!("attr {text}"), super::known::NONE)),
+        _ => losses.push((format!("attr {text}"), super::super::reasons::NONE)),
     }
 }
 
@@ -95,7 +94,7 @@ pub(super) fn appsession(statement: &Statement, pool: &mut Pool) -> Fate {
     }
     learned(&name, pool);
     let timeout = statement.words.iter().position(|word| word == "timeout");
-    pool.idle_timeout = timeout.and_then(|at| duration(statement.word(at + 1)));
+    pool.idle_timeout = timeout.and_then(|at| units::milliseconds(statement.word(at + 1)));
     Fate::Kept
 }
 
@@ -114,7 +113,7 @@ pub(super) fn table(statement: &Statement, pool: &mut Pool) -> Fate {
             }
             "nopurge" => {}
             "size" => capacity = words.next().and_then(size),
-            "expire" => match words.next().and_then(duration) {
+            "expire" => match words.next().and_then(units::milliseconds) {
                 Some(time) => pool.idle_timeout = pool.idle_timeout.or(Some(time)),
                 None => losses.push("expire".to_owned()),
             },
@@ -136,7 +135,7 @@ pub(super) fn table(statement: &Statement, pool: &mut Pool) -> Fate {
         let why = if loss.starts_with("peers") {
             "a table is not shared; sealed cookies need none"
         } else {
-            super::known::NONE
+            super::super::reasons::NONE
         };
         pool.persistence.lost(statement.line, loss.trim(), why);
     }
@@ -221,7 +220,7 @@ pub(super) fn balance(statement: &Statement) -> Result<Balance, &'static str> {
             None => Err(HASHED),
         },
         "first" => Err("sessions are spread over all backends"),
-        _ => Err(super::known::NONE),
+        _ => Err(super::super::reasons::NONE),
     }
 }
 

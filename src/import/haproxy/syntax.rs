@@ -2,7 +2,8 @@
 //! Invariant: every line that says something is in one section; any text is read or refused.
 //! Must not know: what a word means.
 
-use super::super::Broken;
+use super::super::source::Broken;
+use super::super::toml::Table;
 
 /// A section: its header and the statements below it.
 #[derive(Debug, PartialEq)]
@@ -30,6 +31,14 @@ impl Statement {
     /// The words from `index` on.
     pub(super) fn from(&self, index: usize) -> &[String] {
         self.words.get(index..).unwrap_or_default()
+    }
+}
+
+/// Notes a section that has no equivalent as a whole.
+pub(super) fn note_whole(header: &Statement, statements: &[Statement], why: &str, notes: &mut Table) {
+    notes.lost(header.line, &header.text, why);
+    for statement in statements {
+        notes.lost(statement.line, &statement.text, format!("belongs to line {}", header.line));
     }
 }
 

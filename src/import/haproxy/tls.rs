@@ -3,9 +3,9 @@
 //! Must not know: frontends, servers, routes.
 
 use super::super::listener::Listener;
+use super::super::reasons::NONE;
 use super::super::toml::Value;
 use super::global::Globals;
-use super::known::NONE;
 
 /// What is said behind the address of a `bind`.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 //! Invariant: as in nginx, what a place says takes the place of what is said around it, each kind by itself.
 //! Must not know: routes.
 
-use super::super::toml::{FILTER, PASSWORDS};
+use super::super::reasons::{FILTER, PASSWORDS};
 use super::redirect;
 use super::syntax::Directive;
 

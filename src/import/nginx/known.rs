@@ -2,11 +2,10 @@
 //! Invariant: never silent: what is not known has no equivalent.
 //! Must not know: blocks, and what is taken over of them.
 
-use super::super::toml::{FILTER, PASSWORDS, RATES, Table};
+use super::super::reasons::{FILTER, NONE, PASSWORDS, RATES};
+use super::super::secret;
+use super::super::toml::Table;
 use super::syntax::Directive;
-
-/// Of what nothing better is known.
-pub(super) const NONE: &str = "has no equivalent";
 
 const FORWARDING: &str = "Linchpin always sets the forwarding fields, and passes Host on";
 const REWRITING: &str = "fields are not taken over: write [routes.request_headers] or [routes.response_headers]";
@@ -92,6 +91,22 @@ const LOST: [(&str, &str); 52] = [
     ("resolver", "no name that was taken over is asked for by it"),
 ];
 
+/// Notes a directive and all that stands in its braces.
+pub(super) fn note_whole(directive: &Directive, why: &str, notes: &mut Table) {
+    notes.lost(directive.line, &directive.text, why);
+    note_inside(directive, directive.line, notes);
+}
+
+/// Notes all that stands in the braces of a directive that is noted.
+fn note_inside(directive: &Directive, line: usize, notes: &mut Table) {
+    let is_secret = secret::is_in(&directive.text);
+    for each in directive.inside() {
+        let text = if is_secret { "…" } else { &each.text };
+        notes.lost(each.line, text, format!("belongs to line {line}"));
+        note_inside(each, line, notes);
+    }
+}
+
 /// Why a directive has no equivalent.
 pub(super) fn why(directive: &Directive) -> &'static str {
     let word = directive.word(0);
@@ -123,5 +138,5 @@ pub(super) fn note(directive: &Directive, notes: &mut Table) {
             return notes.lost(line, text, "X-Forwarded-For and Forwarded say who the client is");
         }
     }
-    super::whole(directive, why(directive), notes);
+    note_whole(directive, why(directive), notes);
 }

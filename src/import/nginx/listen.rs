@@ -2,14 +2,15 @@
 //! Invariant: what is bound with TLS is not opened without; an address is one listener, whatever servers are there.
 //! Must not know: locations.
 
+use super::super::reasons::NONE;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::super::listener::Listener;
 use super::super::output::Output;
 use super::super::toml::Value;
 use super::super::units::{self, Address};
+use super::reader::{Demand, Reader};
 use super::syntax::Directive;
-use super::{Reader, known};
 
 /// Directives of TLS and of proxies before this one: those of a server take the place of those of `http`.
 pub(super) const OF_LISTENERS: [&str; 12] = [
@@ -33,9 +34,6 @@ pub(super) struct Listening {
     /// What kept out clients without a certificate, and does so no more.
     pub(super) guard: Option<usize>,
 }
-
-/// Whose certificates let clients in, and whether they must have one.
-pub(super) type Demand = Option<(String, bool)>;
 
 /// The directives of this name that hold in a server.
 fn of<'d>(server: &'d Directive, http: &'d [Directive], name: &str) -> Vec<&'d Directive> {
@@ -102,10 +100,11 @@ impl<'d> Reader<'d> {
                 fronts.push(front);
             }
             let is_tls = is_tls(directive, server, http);
-            let asked: Vec<_> =
+            let demands_here: Vec<_> =
                 self.demands.iter().filter(|(other, _)| *other == address).map(|(_, each)| each).collect();
-            let is_agreed =
-                asked.iter().all(|each| **each == demand && demand.as_ref().is_none_or(|(file, _)| !file.is_empty()));
+            let is_agreed = demands_here
+                .iter()
+                .all(|each| **each == demand && demand.as_ref().is_none_or(|(file, _)| !file.is_empty()));
             let listener = out.listener(front, &address);
             if is_tls {
                 self.secure(server, directive, listener);
@@ -197,7 +196,7 @@ impl<'d> Reader<'d> {
                     "whoever connects would be believed, so that this is switched off: write proxy_protocol = true, and trusted_proxies with the load balancers before this one",
                 ),
                 "proxy_protocol" => listener.table.set("proxy_protocol", Value::flag(true)),
-                word => listener.table.lost(line, word, known::NONE),
+                word => listener.table.lost(line, word, NONE),
             }
         }
     }

@@ -2,13 +2,17 @@
 //! Invariant: a request never goes to a pool that it did not go to, but for the segments of its path.
 //! Must not know: listeners; what is said of a pool.
 
-use super::super::output::{Guard, Output, Place};
+use super::super::guard::{Guard, Place};
+use super::super::output::Output;
 use super::super::route::{Goal, Request};
 use super::super::rule;
 use super::guard::{self, Guards};
+use super::known::{self, note_whole};
+use super::pass;
+use super::reader::{Reader, Scope, scoped};
 use super::server::Server;
 use super::syntax::Directive;
-use super::{Reader, Scope, known, redirect, scoped, upstream, whole};
+use super::{redirect, upstream};
 
 impl<'d> Reader<'d> {
     pub(super) fn location(
@@ -91,7 +95,7 @@ impl<'d> Reader<'d> {
 
     /// Notes a location of which no route is made. What it kept out is kept out.
     fn refused(&mut self, location: &'d Directive, server: &Server, guards: &Guards<'d>, why: &str, out: &mut Output) {
-        whole(location, why, &mut out.unrouted);
+        note_whole(location, why, &mut out.unrouted);
         let is_reached = !location.word(1).starts_with('@');
         if guards.is_empty() || !is_reached {
             return;
@@ -120,7 +124,7 @@ impl<'d> Reader<'d> {
 
     /// What backends don't see of a path, and what they see before it.
     fn rewritten(&self, location: &Directive, pass: &Directive, prefix: &str) -> (Option<String>, Option<String>) {
-        let path = upstream::uri(pass.word(1));
+        let path = pass::uri(pass.word(1));
         let own = (prefix != "/").then(|| prefix.to_owned());
         match path.map(|path| path.trim_end_matches('/')) {
             Some(path) if path == prefix.trim_end_matches('/') => (None, None),

@@ -2,6 +2,7 @@
 //! Invariant: what was spoken in TLS to a backend is never spoken without; each pool has one of each setting.
 //! Must not know: which requests go there.
 
+use super::super::reasons::NONE;
 use std::collections::HashSet;
 
 use super::super::output::Output;
@@ -9,8 +10,9 @@ use super::super::pool::{Pool, WAIT, name_of};
 use super::super::speech::{Speech, Tls, server_name};
 use super::super::toml::Value;
 use super::super::units::{self, Address};
+use super::reader::{Reader, Scope};
 use super::syntax::Directive;
-use super::{Reader, Scope, duration, known, upstream};
+use super::upstream;
 
 impl<'d> Reader<'d> {
     /// The pool that a `proxy_pass` leads to.
@@ -79,7 +81,7 @@ impl<'d> Reader<'d> {
     fn note_name(&mut self, named: Option<&'d Directive>, index: usize) {
         let varies = |each: &&Directive| each.word(1).contains('$') && each.word(1) != "$proxy_host";
         if let Some(directive) = named.filter(varies)
-            && self.told.insert((directive.at, index))
+            && self.applied_to.insert((directive.at, index))
         {
             let why = "`server_name` of [pools.upstream.tls] is the same for all requests";
             self.made[index].tls.lost(directive.line, &directive.text, why);
@@ -88,14 +90,14 @@ impl<'d> Reader<'d> {
 
     /// TLS as it is said around a `proxy_pass`. nginx believes whoever answers, if nothing is said.
     fn tls(&mut self, prefix: &str, host: &str, scope: &Scope<'d>) -> Tls {
-        let mut said = |name: &str| {
+        let mut value = |name: &str| {
             let directive = scope.get(format!("{prefix}{name}").as_str())?;
             self.applied.insert(directive.at);
             Some(directive.word(1).to_owned()).filter(|word| !word.contains('$'))
         };
-        let verify = said("verify").is_some_and(|word| word == "on");
-        let named = said("name");
-        let _ = said("server_name");
+        let verify = value("verify").is_some_and(|word| word == "on");
+        let named = value("name");
+        let _ = value("server_name");
         // nginx checks the certificates of a group's servers for the group's name.
         let has_name = verify || !self.upstreams.contains_key(host);
         let host = units::address(host, Some(443));
@@ -104,12 +106,12 @@ impl<'d> Reader<'d> {
             _ => None,
         };
         let name = named.or(own).and_then(|name| server_name(&name));
-        let mut said = |name: &str| {
+        let mut value = |name: &str| {
             let directive = scope.get(format!("{prefix}{name}").as_str())?;
             self.applied.insert(directive.at);
             Some(directive.word(1).to_owned())
         };
-        let (ca, cert, key) = (said("trusted_certificate"), said("certificate"), said("certificate_key"));
+        let (ca, cert, key) = (value("trusted_certificate"), value("certificate"), value("certificate_key"));
         Tls { ca, server_name: name, key: key.filter(|_| cert.is_some()), cert, verify }
     }
 
@@ -119,7 +121,7 @@ impl<'d> Reader<'d> {
         directives.sort_by_key(|each| each.at);
         for directive in directives {
             // More than one location may lead to the pool.
-            if self.told.insert((directive.at, index)) {
+            if self.applied_to.insert((directive.at, index)) {
                 apply(directive, &mut self.made[index]);
             }
             self.applied.insert(directive.at);
@@ -138,9 +140,17 @@ pub(super) fn host(rest: &str) -> &str {
     }
 }
 
+/// The path of a `proxy_pass`, if it has one.
+pub(super) fn uri(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let behind = rest.get(host(rest).len()..)?;
+    let path = behind.strip_prefix(':').unwrap_or(behind);
+    path.starts_with('/').then_some(path)
+}
+
 fn apply(directive: &Directive, pool: &mut Pool) {
     let (line, text) = (directive.line, directive.text.as_str());
-    let time = || duration(directive.word(1));
+    let time = || units::seconds(directive.word(1));
     match directive.word(0) {
         "proxy_connect_timeout" | "grpc_connect_timeout" => pool.connect_timeout(time(), line, text),
         "proxy_read_timeout" | "grpc_read_timeout" => pool.response_timeout(time(), line, text),
@@ -174,7 +184,7 @@ fn next_upstream(directive: &Directive, pool: &mut Pool) {
                 .filter(|code| code.parse().is_ok_and(|code: u16| (400..=599).contains(&code)))
             {
                 Some(code) => on.push(code),
-                None => pool.retry.lost(line, word, known::NONE),
+                None => pool.retry.lost(line, word, NONE),
             },
         }
     }

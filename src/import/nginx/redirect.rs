@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_taken_away_is_read_or_refused() {
+    fn a_stripped_prefix_is_read_or_refused() {
         for (text, read) in [
             ("rewrite ^/app/(.*)$ /$1 break;", Some("/app")),
             ("rewrite ^/app(/.*)$ $1 break;", Some("/app")),

@@ -7,10 +7,11 @@ use super::super::route::{Goal, Redirect, Request};
 use super::super::rule;
 use super::super::toml::Table;
 use super::guard::{self, Guards};
+use super::known::{self, note_whole};
 use super::listen::OF_LISTENERS;
+use super::reader::{Reader, Scope, scoped};
 use super::redirect::{self, If};
 use super::syntax::Directive;
-use super::{Reader, Scope, known, scoped, whole};
 
 /// A server being read.
 pub(super) struct Server {
@@ -27,7 +28,7 @@ impl<'d> Reader<'d> {
     pub(super) fn server(&mut self, server: &'d Directive, above: &Scope<'d>, guards: &Guards<'d>, out: &mut Output) {
         if !answers(server) {
             let why = "it sends nothing to a backend";
-            return whole(server, why, &mut out.unrouted);
+            return note_whole(server, why, &mut out.unrouted);
         }
         let scope = scoped(server, above);
         let guards = guards.inside(server);
@@ -56,7 +57,7 @@ impl<'d> Reader<'d> {
             match directive.word(0) {
                 "listen" | "server_name" => {}
                 "location" => match first_answer {
-                    Some(answer) => whole(
+                    Some(answer) => note_whole(
                         directive,
                         &format!("what stands in line {} answers first", answer.line),
                         &mut out.unrouted,

@@ -2,6 +2,8 @@
 //! Invariant: a pool is pinned by what told clients apart there.
 //! Must not know: servers and locations.
 
+use super::super::reasons::NONE;
+use super::super::units;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -9,7 +11,6 @@ use super::super::pool::{Cookie, Pinning, Pool};
 use super::super::rule;
 use super::super::words::{self, domain, field, same_site, token};
 use super::syntax::Directive;
-use super::{duration, known};
 
 /// How long `sticky learn` keeps a session that is silent, if nothing is said.
 const LEARNED: Duration = Duration::from_secs(10 * 60);
@@ -49,8 +50,11 @@ fn cookie(directive: &Directive, name: &str, words: &[String], pool: &mut Pool) 
             "secure" => set(&mut cookie.secure, Some(true)),
             "samesite" => set(&mut cookie.same_site, same_site(value)),
             "expires" | "max-age" => {
-                let time =
-                    if value == "max" { Some(Duration::from_secs(10 * 365 * 24 * 60 * 60)) } else { duration(value) };
+                let time = if value == "max" {
+                    Some(Duration::from_secs(10 * 365 * 24 * 60 * 60))
+                } else {
+                    units::seconds(value)
+                };
                 cookie.permanent = time.is_some_and(|time| !time.is_zero());
                 set(&mut pool.absolute_timeout, time.filter(|_| cookie.permanent))
             }
@@ -63,7 +67,7 @@ fn cookie(directive: &Directive, name: &str, words: &[String], pool: &mut Pool) 
             _ => false,
         };
         if !is_kept {
-            pool.persistence.lost(line, word, known::NONE);
+            pool.persistence.lost(line, word, NONE);
         }
     }
     pool.pinning = Some(Pinning::Cookie(cookie));
@@ -87,7 +91,7 @@ fn learn(directive: &Directive, pool: &mut Pool) {
         match key {
             "create" if created.is_none() => created = carrier(value),
             "lookup" if looked_up.is_none() => looked_up = carrier(value),
-            "timeout" => pool.idle_timeout = duration(value).or(pool.idle_timeout),
+            "timeout" => pool.idle_timeout = units::seconds(value).or(pool.idle_timeout),
             "zone" => pool.persistence.needless(
                 line,
                 word,

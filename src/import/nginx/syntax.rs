@@ -2,7 +2,7 @@
 //! Invariant: any text is read or refused; blocks lie in each other no deeper than is bounded.
 //! Must not know: what a word means.
 
-use super::super::{Broken, DEEPEST};
+use super::super::source::{Broken, DEEPEST};
 
 /// A directive, and what stands in its braces.
 #[derive(Debug, PartialEq)]

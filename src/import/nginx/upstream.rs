@@ -2,6 +2,7 @@
 //! Invariant: each server is a backend, or stands there switched off.
 //! Must not know: servers that clients see, and locations.
 
+use super::super::reasons::NONE;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use super::super::pool::{Balance, By, Pool, WAIT, name_of};
 use super::super::toml::Value;
 use super::super::units::{self, Address};
 use super::super::words::{field, parameter, token};
+use super::known;
+use super::reader::Reader;
+use super::sticky;
 use super::syntax::Directive;
-use super::{Reader, duration, known, sticky};
 
 /// Failed requests in a row that may take a backend out.
 const FAILURES: RangeInclusive<u64> = 0..=1_000_000;
@@ -31,7 +34,7 @@ impl<'d> Reader<'d> {
                 "ip_hash" => {
                     pool.balance(&Balance::Hash(By::Address));
                     if directive.words.len() > 1 {
-                        pool.main.lost(line, text, known::NONE);
+                        pool.main.lost(line, text, NONE);
                     }
                 }
                 "hash" => match hashed(directive.word(1)) {
@@ -53,7 +56,7 @@ impl<'d> Reader<'d> {
                     Err(_) => pool.upstream.lost(line, text, "this is no number"),
                 },
                 "keepalive_timeout" => {
-                    pool.upstream.share_time("idle_timeout", duration(directive.word(1)), WAIT, line, text);
+                    pool.upstream.share_time("idle_timeout", units::seconds(directive.word(1)), WAIT, line, text);
                 }
                 "queue" => pool.main.lost(line, text, "no request waits for its turn"),
                 _ => known::note(directive, &mut pool.main),
@@ -87,14 +90,6 @@ pub(super) fn resolvers(directive: &Directive) -> Vec<String> {
     addresses.filter_map(read).collect()
 }
 
-/// The path of a `proxy_pass`, if it has one.
-pub(super) fn uri(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("://")?;
-    let behind = rest.get(super::pass::host(rest).len()..)?;
-    let path = behind.strip_prefix(':').unwrap_or(behind);
-    path.starts_with('/').then_some(path)
-}
-
 /// Adds a server to a pool. Whether its name is asked for.
 fn server(directive: &Directive, pool: &mut Pool, resolvers: &[String]) -> bool {
     let (line, text) = (directive.line, directive.text.as_str());
@@ -113,11 +108,11 @@ fn server(directive: &Directive, pool: &mut Pool, resolvers: &[String]) -> bool 
         pool.ejection.share("consecutive_failures", Value::number(failures), line, text);
     }
     if let Some(time) = value("fail_timeout") {
-        pool.ejection.share_time("base_time", duration(time), WAIT, line, text);
+        pool.ejection.share_time("base_time", units::seconds(time), WAIT, line, text);
     }
-    let is_asked = directive.from(2).iter().any(|word| word == "resolve");
+    let is_resolved = directive.from(2).iter().any(|word| word == "resolve");
     let backend = pool.backend(&wanted, &address, line, text);
-    if is_asked {
+    if is_resolved {
         backend.resolvers(resolvers);
     }
     for word in directive.from(2) {
@@ -131,13 +126,13 @@ fn server(directive: &Directive, pool: &mut Pool, resolvers: &[String]) -> bool 
             ("drain", _) => backend.drain(line, word),
             ("route" | "fail_timeout", _) | ("max_fails", Ok(_)) => {}
             ("resolve" | "service", _) => {}
-            _ => backend.table.lost(line, word, known::NONE),
+            _ => backend.table.lost(line, word, NONE),
         }
     }
     if let Some(route) = value("route") {
         pool.last_route(line, route);
     }
-    is_asked
+    is_resolved
 }
 
 /// `http` of `app.example` is `_http._tcp.app.example`.
@@ -168,11 +163,11 @@ pub(super) fn health_check(directive: &Directive, pool: &mut Pool) {
             }
             ("interval", _) => {
                 let limits = Duration::from_millis(10)..=*WAIT.end();
-                health.share_time("interval", duration(value), limits, line, text);
+                health.share_time("interval", units::seconds(value), limits, line, text);
             }
             ("fails", Ok(count)) => health.share("fall", Value::number(count.clamp(1, 100)), line, text),
             ("passes", Ok(count)) => health.share("rise", Value::number(count.clamp(1, 100)), line, text),
-            _ => health.lost(line, word, known::NONE),
+            _ => health.lost(line, word, NONE),
         }
     }
 }

@@ -25,10 +25,10 @@ impl Output {
         if self.routes.iter().any(|route| !is_open_at_all(&route.fronts) || is_shut(&route.fronts)) {
             self.tie(&live);
         }
-        let mut told = HashSet::new();
+        let mut noted = HashSet::new();
         for route in self.routes.iter_mut().filter(|route| is_shut(&route.fronts)) {
             route.is_off = true;
-            for front in route.fronts.iter().filter(|front| told.insert(**front)) {
+            for front in route.fronts.iter().filter(|front| noted.insert(**front)) {
                 let front = &self.fronts[*front];
                 let at = if front.line > 0 { format!(", line {}", front.line) } else { String::new() };
                 route.table.remark(format!(

@@ -2,38 +2,10 @@
 //! Invariant: what could be reached by some only is reached by nobody, until the operator has read of it.
 //! Must not know: how a source is read; why nothing here does the same.
 
+use super::super::guard::Place;
 use super::super::route::{Request, Route};
 use super::super::rule::is_below;
 use super::Output;
-
-/// Something that kept requests out, and has no equivalent.
-pub(in crate::import) struct Guard {
-    pub(in crate::import) place: Place,
-    pub(in crate::import) line: usize,
-    pub(in crate::import) text: String,
-    pub(in crate::import) why: String,
-}
-
-/// Whose requests it kept out.
-#[derive(Clone)]
-pub(in crate::import) enum Place {
-    /// What matches one of these, from these fronts.
-    Fronts(Vec<usize>, Vec<Request>),
-    /// All that go to a pool.
-    Pool(String),
-    /// All of these routes.
-    Routes(Vec<usize>),
-}
-
-impl Guard {
-    /// Follows routes to where they stand now.
-    pub(super) fn moved(&mut self, places: &[usize]) {
-        if let Place::Routes(ids) = &mut self.place {
-            *ids = ids.iter().filter_map(|id| places.get(*id).copied()).collect();
-            ids.dedup();
-        }
-    }
-}
 
 impl Output {
     /// Switches off the routes that lost what kept requests out, and all others by which the same requests

@@ -2,6 +2,7 @@
 //! Invariant: nothing is open that was not.
 //! Must not know: sources.
 
+use super::super::guard::Place;
 use super::super::pool::Pool;
 use super::*;
 

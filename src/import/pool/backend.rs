@@ -4,7 +4,9 @@
 
 use super::super::toml::{Table, Value};
 use super::super::units::Address;
-use super::MOST_REQUESTS;
+
+/// The most requests in flight that a backend may be held to.
+const MOST_REQUESTS: u64 = 1_000_000;
 
 /// A server, or a name that servers are found by.
 pub(in crate::import) struct Backend {

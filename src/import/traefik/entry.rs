@@ -9,7 +9,7 @@ use super::super::route::{Goal, Redirect, Request};
 use super::super::toml::{Table, Value};
 use super::super::units;
 use super::node::{Map, Node};
-use super::{is_named, peek};
+use super::node::{is_named, peek};
 
 /// A router, as far as it says where it is reached.
 pub(super) struct Reached {
@@ -229,9 +229,9 @@ fn authority(options: &Map) -> Option<(String, bool)> {
 
 /// Where clients of a router have to show certificates that its listeners don't ask for: the line, and what
 /// stands there.
-pub(super) fn certificates_asked(router: &Reached, is_told: bool, root: &Map) -> Option<(usize, String)> {
+pub(super) fn certificate_demand(router: &Reached, is_enforced: bool, root: &Map) -> Option<(usize, String)> {
     let options = options_of(root, &router.options).filter(|_| router.is_tls)?;
-    if is_told && authority(options).is_some() {
+    if is_enforced && authority(options).is_some() {
         return None;
     }
     let clients = peek(options, "clientAuth")?;

@@ -3,35 +3,35 @@
 //! Must not know: servers.
 
 use super::super::pool::{INTERVAL, WAIT};
+use super::super::reasons::NONE;
 use super::super::rule;
 use super::super::toml::{Table, Value};
-use super::NONE;
 use super::node::{Map, Node};
 use super::notes::{duration, left, note, number_in};
 
 pub(super) fn health(check: &Map, path: &str, health: &mut Table) {
-    let told = |key: &str, node: &Node| format!("{path}.{key}: {}", node.text().unwrap_or_default());
+    let shown = |key: &str, node: &Node| format!("{path}.{key}: {}", node.text().unwrap_or_default());
     let is_path = |text: &&str| text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && c != '#');
     let line = check.all().next().map_or(1, |(_, line, _)| line);
     health.share("type", Value::text("http"), line, path);
     for (key, line, node) in check.take_all() {
         let text = node.text().unwrap_or_default();
         match key.to_ascii_lowercase().as_str() {
-            "path" if is_path(&text) => health.share("path", Value::text(text), line, &told(key, node)),
+            "path" if is_path(&text) => health.share("path", Value::text(text), line, &shown(key, node)),
             "interval" | "timeout" if node.text().is_none() => {
                 note(&format!("{path}.{key}"), line, node, "this is no duration", health);
             }
-            "interval" => health.share_time("interval", duration(node), INTERVAL, line, &told(key, node)),
-            "timeout" => health.share_time("timeout", duration(node), WAIT, line, &told(key, node)),
+            "interval" => health.share_time("interval", duration(node), INTERVAL, line, &shown(key, node)),
+            "timeout" => health.share_time("timeout", duration(node), WAIT, line, &shown(key, node)),
             "hostname" => match rule::host(text).filter(|host| !host.starts_with('*')) {
-                Some(host) => health.share("host", Value::text(&host), line, &told(key, node)),
+                Some(host) => health.share("host", Value::text(&host), line, &shown(key, node)),
                 None => note(&format!("{path}.{key}"), line, node, "this is no host name", health),
             },
             "status" if text.parse().is_ok_and(|code: u16| (100..=599).contains(&code)) => {
-                health.share("expect", Value::list([text]), line, &told(key, node));
+                health.share("expect", Value::list([text]), line, &shown(key, node));
             }
             "method" if text == "GET" => {}
-            "method" if !text.is_empty() => health.needless(line, &told(key, node), "probes ask with GET"),
+            "method" if !text.is_empty() => health.needless(line, &shown(key, node), "probes ask with GET"),
             "scheme" if text == "http" => {}
             "mode" if text == "http" => {}
             _ => note(&format!("{path}.{key}"), line, node, NONE, health),
@@ -42,8 +42,8 @@ pub(super) fn health(check: &Map, path: &str, health: &mut Table) {
 pub(super) fn passive(check: &Map, path: &str, ejection: &mut Table) {
     let line = check.take("maxFailedAttempts").map_or(1, |node| node.line);
     if let Some(count) = number_in(check, "maxFailedAttempts", path, ejection) {
-        let told = format!("{path}.maxFailedAttempts: {count}");
-        ejection.share("consecutive_failures", Value::number(count.min(1_000_000)), line, &told);
+        let shown = format!("{path}.maxFailedAttempts: {count}");
+        ejection.share("consecutive_failures", Value::number(count.min(1_000_000)), line, &shown);
     }
     if let Some(node) = check.take("failureWindow") {
         note(

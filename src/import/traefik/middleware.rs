@@ -2,13 +2,14 @@
 //! Invariant: one that keeps requests out, or may do so, is known as such.
 //! Must not know: services, entry points.
 
-use super::super::DEEPEST;
+use super::super::reasons::{FILTER, NONE, PASSWORDS, RATES};
 use super::super::route::Redirect;
 use super::super::rule;
-use super::super::toml::{FILTER, PASSWORDS, RATES, Table};
+use super::super::source::DEEPEST;
+use super::super::toml::Table;
 use super::node::{Map, Node};
+use super::node::{is_named, peek};
 use super::notes::note;
-use super::{NONE, is_named, peek};
 
 /// What the middlewares of a router come to.
 #[derive(Default)]

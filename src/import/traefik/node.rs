@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, Span};
 use toml::de::{DeTable, DeValue};
 
-use super::super::{Broken, DEEPEST};
+use super::super::source::{Broken, DEEPEST};
 
 /// How many values anchors may be repeated into.
 const MOST_REPEATED: usize = 100_000;
@@ -126,6 +126,16 @@ impl Node {
             Data::Map(map) => map.entries.iter().map(|entry| entry.value.count()).fold(1, usize::saturating_add),
         }
     }
+}
+
+/// A value that is not taken by that.
+pub(super) fn peek<'n>(map: &'n Map, key: &str) -> Option<&'n Node> {
+    map.all().find(|(other, ..)| other.eq_ignore_ascii_case(key)).map(|(_, _, node)| node)
+}
+
+/// Whether a name, which may say that it is of this file, is that of `key`.
+pub(super) fn is_named(key: &str, name: &str) -> bool {
+    key.eq_ignore_ascii_case(name.strip_suffix("@file").unwrap_or(name))
 }
 
 /// Reads YAML or TOML, whichever it is.

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
+use super::super::reasons::NONE;
 use super::super::toml::Table;
 use super::super::units;
-use super::NONE;
 use super::node::{Data, Map, Node};
 
 /// A map in a map; what is there and is none is noted.
@@ -39,7 +39,7 @@ pub(super) fn number_in(map: &Map, key: &str, path: &str, notes: &mut Table) -> 
 
 /// A duration, which counts in seconds if it has no unit.
 pub(super) fn duration(node: &Node) -> Option<Duration> {
-    units::duration(node.text()?, Duration::from_secs(1))
+    units::seconds(node.text()?)
 }
 
 /// Notes what nobody took of a map.

@@ -2,8 +2,8 @@
 //! Invariant: a rule is read as a whole or not at all; parentheses lie in each other no deeper than is bounded.
 //! Must not know: routers.
 
-use super::super::DEEPEST;
 use super::super::rule::Condition;
+use super::super::source::DEEPEST;
 
 const ONLY: &str = "routes tell requests apart by Host and PathPrefix alone";
 

@@ -6,15 +6,16 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::output::Output;
 use super::super::pool::{Balance, By, Pool, WAIT, name_of};
+use super::super::reasons::NONE;
 use super::super::speech::{Speech, Tls, server_name};
 use super::super::toml::{Table, Value};
 use super::super::units::{self, Address};
 use super::health::{health, passive};
 use super::node::{Map, Node};
+use super::node::{is_named, peek};
 use super::notes::{duration, left, list_in, map_in, note, number_in};
 use super::sticky::sticky;
-use super::weights::weights;
-use super::{NONE, is_named, peek};
+use super::weights::{Part, weights};
 
 /// The services of a file.
 pub(super) struct Services<'n> {
@@ -26,14 +27,6 @@ pub(super) struct Services<'n> {
     pools: Vec<Pool>,
     /// Services that are part of another's pool.
     parts: HashSet<String>,
-}
-
-/// A load balancer that is a pool, or part of one.
-pub(super) struct Part<'n> {
-    path: String,
-    pub(super) balancer: &'n Map,
-    pub(super) weight: u64,
-    is_fallback: bool,
 }
 
 impl<'n> Services<'n> {
@@ -289,8 +282,8 @@ impl<'n> Services<'n> {
                 );
             }
             if let Some(node) = timeouts.take("idleConnTimeout") {
-                let told = format!("{path}.forwardingTimeouts.idleConnTimeout");
-                pool.upstream.share_time("idle_timeout", duration(node), WAIT, node.line, &told);
+                let shown = format!("{path}.forwardingTimeouts.idleConnTimeout");
+                pool.upstream.share_time("idle_timeout", duration(node), WAIT, node.line, &shown);
             }
             left(timeouts, &format!("{path}.forwardingTimeouts"), NONE, &mut pool.timeouts);
         }
@@ -347,29 +340,29 @@ fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, mut t
     let line = url.map_or(node.line, |url| url.line);
     let text = url.and_then(Node::text).unwrap_or_default();
     let (scheme, address, host, behind) = located(text);
-    let told = format!("{path}.url: {text}");
+    let shown = format!("{path}.url: {text}");
     if let (None, Address::Name(host, _)) = (&tls.server_name, &address) {
         tls.server_name = server_name(host);
     }
     let speech = Speech { http2: scheme == "h2c", proxy: None, tls: (scheme == "https").then_some(tls) };
     let fits = address == Address::Other || pool.speaks(&speech);
-    let backend = pool.backend(&name_of(&address, host), &address, line, &told);
+    let backend = pool.backend(&name_of(&address, host), &address, line, &shown);
     if let Some(weight) = weight {
-        backend.weight(weight, line, &told);
+        backend.weight(weight, line, &shown);
     }
     if is_fallback {
-        backend.backup(line, &told);
+        backend.backup(line, &shown);
     }
     if !fits {
         let why = "all backends of a pool are spoken to alike, in TLS or not, and this one is not like the first: write a pool of its own";
-        backend.switch_off(line, &told, why);
+        backend.switch_off(line, &shown, why);
     }
     let table = &mut backend.table;
     if !matches!(scheme, "http" | "https" | "h2c") {
-        table.lost(line, &told, "backends are spoken to in HTTP, in TLS or not");
+        table.lost(line, &shown, "backends are spoken to in HTTP, in TLS or not");
     }
     if !matches!(behind, "" | "/") {
-        table.lost(line, &told, "a backend has no path: the request's is passed on as it is");
+        table.lost(line, &shown, "a backend has no path: the request's is passed on as it is");
     }
     left(map, &path, NONE, table);
 }

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use super::super::pool::{Cookie, Pinning, Pool};
+use super::super::reasons::NONE;
 use super::super::rule;
 use super::super::words::{domain, same_site, token};
-use super::NONE;
 use super::node::Map;
 use super::notes::{left, map_in, note};
 

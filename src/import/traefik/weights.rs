@@ -3,17 +3,24 @@
 //! Must not know: what else is said of a server.
 
 use super::node::{Map, Node};
-use super::service::Part;
+
+/// A load balancer that is a pool, or part of one.
+pub(super) struct Part<'n> {
+    pub(super) path: String,
+    pub(super) balancer: &'n Map,
+    pub(super) weight: u64,
+    pub(super) is_fallback: bool,
+}
 
 /// What each server weighs, so that each part has its share; none if all weigh the same.
 pub(super) fn weights(parts: &[Part<'_>], is_weighted: bool) -> Vec<Vec<Option<u64>>> {
     let own: Vec<Vec<u64>> = parts.iter().map(|part| servers_weights(part.balancer)).collect();
     let sums: Vec<u64> = own.iter().map(|weights| weights.iter().sum::<u64>().max(1)).collect();
-    let common = if is_weighted { sums.iter().try_fold(1, |common, sum| lcm(common, *sum)) } else { None };
-    let mut all: Vec<Vec<u64>> = match common {
-        Some(common) => {
+    let multiple = if is_weighted { sums.iter().try_fold(1, |multiple, sum| lcm(multiple, *sum)) } else { None };
+    let mut all: Vec<Vec<u64>> = match multiple {
+        Some(multiple) => {
             let share = |weight: u64, part: &Part<'_>, sum: u64| {
-                weight.saturating_mul(part.weight).saturating_mul(common / sum)
+                weight.saturating_mul(part.weight).saturating_mul(multiple / sum)
             };
             let parts = parts.iter().zip(&own).zip(&sums);
             parts.map(|((part, own), sum)| own.iter().map(|weight| share(*weight, part, *sum)).collect()).collect()
