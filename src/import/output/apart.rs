@@ -16,7 +16,6 @@ impl Output {
     pub(super) fn open(&mut self) {
         if self.listeners.is_empty() && !self.has_lost_listeners {
             self.invent();
-            return;
         }
         let live: BTreeSet<usize> =
             self.listeners.iter().filter(|each| !each.is_off()).map(|each| each.front).collect();
@@ -58,12 +57,19 @@ impl Output {
         }
     }
 
-    /// A listener for what listens nowhere, at this machine alone, and at the port of no backend.
+    /// Makes up listeners where the source has none: one for each group of routes, at this machine alone, at ports that
+    /// no backend has.
     fn invent(&mut self) {
-        let port = self.free_ports().next().unwrap_or(8080);
-        let mut listener = Listener::new(0, &format!("127.0.0.1:{port}"));
-        listener.table.remark(format!("{} says of no address that could be taken over: write yours", self.source));
-        self.listeners.push(listener);
+        let mut fronts: BTreeSet<usize> = self.routes.iter().flat_map(|route| route.fronts.iter().copied()).collect();
+        if fronts.is_empty() {
+            fronts.insert(0);
+        }
+        let ports: Vec<u16> = self.free_ports().chain([8080]).take(fronts.len()).collect();
+        for (front, port) in fronts.into_iter().zip(ports) {
+            let mut listener = Listener::new(front, &format!("127.0.0.1:{port}"));
+            listener.table.remark(format!("{} says of no address that could be taken over: write yours", self.source));
+            self.listeners.push(listener);
+        }
     }
 
     /// Ports that are neither a backend's nor a listener's.

@@ -69,6 +69,21 @@ fn what_listens_nowhere_is_switched_off() {
     assert_eq!(routes, [(false, "[\"web\"]".into()), (true, "[\"web-2\"]".into())]);
 }
 
+#[test]
+fn frontends_without_an_address_get_a_listener_each() {
+    let mut output = Output::new("x", Format::Haproxy);
+    for name in ["one", "two"] {
+        let front = output.front(1, name, name);
+        route(&mut output, front, &[], "/", name, 1);
+        output.pools.push(Pool::new(name));
+    }
+    let text = output.written().text;
+    for name in ["one", "two"] {
+        assert!(text.contains(&format!("pool = \"{name}\"\nlisteners = [\"{name}\"]")), "{text}");
+    }
+    assert!(text.contains("\"127.0.0.1:8080\"") && text.contains("\"127.0.0.1:8081\""), "{text}");
+}
+
 /// The routes that are on, of all with their pools, hosts and paths, once those at `guarded` lost their guard.
 fn kept(routes: &[(&str, &[&str], &str)], guarded: &[usize]) -> Vec<usize> {
     let mut output = Output::new("x", Format::Nginx);
