@@ -2,6 +2,7 @@
 //! Invariant: what a line of the source asks for is in the output, or the line stands there as a comment that says so.
 //! Must not know: any other room, the disk, the network: names are not looked up, and nothing is followed.
 
+mod grammar;
 mod guard;
 mod haproxy;
 mod listener;
@@ -18,7 +19,6 @@ mod speech;
 mod toml;
 mod traefik;
 mod units;
-mod words;
 
 pub use self::source::{Format, Imported, LONGEST, Refused};
 

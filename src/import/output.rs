@@ -274,12 +274,12 @@ impl Output {
                     continue;
                 }
                 let goal = Goal::Pool { name, strip: Some(prefix.clone()), add };
-                if super::rule::is_below(&request.prefix, &prefix) {
+                if super::grammar::is_below(&request.prefix, &prefix) {
                     let fronts = std::mem::take(&mut self.routes[id].fronts);
                     let old = std::mem::replace(&mut self.routes[id], Route::new(request, goal, fronts));
                     self.routes[id].table.append(old.table);
                     found = true;
-                } else if super::rule::is_below(&prefix, &request.prefix) {
+                } else if super::grammar::is_below(&prefix, &request.prefix) {
                     let fronts = self.routes[id].fronts.clone();
                     let below = Request { prefix: prefix.clone(), ..request };
                     found |= !self.route(&fronts, &below, &goal, line, &text).is_empty();

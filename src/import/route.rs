@@ -142,7 +142,7 @@ fn is_path(path: &str) -> bool {
 
 /// A host, or a host and a port.
 fn authority(text: &str) -> Option<String> {
-    let name = super::rule::host(text).filter(|host| !host.starts_with('*'))?;
+    let name = super::grammar::host(text).filter(|host| !host.starts_with('*'))?;
     let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     Some(port.map_or(name.clone(), |port| format!("{name}:{port}")))
 }

@@ -2,6 +2,7 @@
 //! Invariant: a condition that routes can't say exactly, but for whole segments of paths, is none.
 //! Must not know: how a source writes its conditions.
 
+use super::grammar::{self, is_below};
 use super::route::Request;
 
 /// How many alternatives a condition may have.
@@ -27,12 +28,12 @@ impl Condition {
 
     /// A host, or `*.` and the end of hosts.
     pub(super) fn host(text: &str) -> Option<Condition> {
-        Some(Condition(vec![Term { host: Some(host(text)?), ..Term::default() }]))
+        Some(Condition(vec![Term { host: Some(grammar::host(text)?), ..Term::default() }]))
     }
 
     /// The beginning of a path.
     pub(super) fn prefix(text: &str) -> Option<Condition> {
-        Some(Condition(vec![Term { prefix: Some(prefix(text)?), ..Term::default() }]))
+        Some(Condition(vec![Term { prefix: Some(grammar::prefix(text)?), ..Term::default() }]))
     }
 
     /// The client speaks TLS, or doesn't.
@@ -117,34 +118,6 @@ impl Term {
     }
 }
 
-/// Whether all paths that begin with `path` begin with `prefix`, too.
-pub(super) fn is_below(path: &str, prefix: &str) -> bool {
-    let prefix = prefix.trim_end_matches('/');
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// A host as a route takes it: without port, in lower case.
-pub(super) fn host(text: &str) -> Option<String> {
-    let text = text.to_ascii_lowercase();
-    let name = match text.rsplit_once(':') {
-        Some((name, port)) if port.parse::<u16>().is_ok() && !name.ends_with(':') => name,
-        _ => &text,
-    };
-    let is_label = |label: &str| {
-        let inside = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        (1..=63).contains(&label.len()) && label.chars().all(inside) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    let labels = name.strip_prefix("*.").unwrap_or(name);
-    (labels.len() <= 253 && labels.split('.').all(is_label)).then(|| name.into())
-}
-
-/// The beginning of a path as a route takes it: no slash at the end.
-pub(super) fn prefix(text: &str) -> Option<String> {
-    let is_good = text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && !"?#".contains(c));
-    let trimmed = text.trim_end_matches('/');
-    is_good.then(|| if trimmed.is_empty() { "/".into() } else { trimmed.into() })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,18 +161,5 @@ mod tests {
         let (names, paths): (Vec<_>, Vec<_>) =
             (names.iter().map(String::as_str).collect(), paths.iter().map(String::as_str).collect());
         assert_eq!(hosts(&names).and(&prefixes(&paths)), None);
-    }
-
-    #[test]
-    fn hosts_and_paths_are_as_a_configuration_takes_them() {
-        assert_eq!(host("Example.com:8080").as_deref(), Some("example.com"));
-        for bad in ["", "*", "www.*", "a b", "~^x$", "-a.example", "a..b", "*.", "[::1]"] {
-            assert_eq!(host(bad), None, "{bad}");
-        }
-        assert_eq!(prefix("/").as_deref(), Some("/"));
-        assert_eq!(prefix("/a/").as_deref(), Some("/a"));
-        for bad in ["", "a", "/a b", "/a?b", "/ü"] {
-            assert_eq!(prefix(bad), None, "{bad}");
-        }
     }
 }

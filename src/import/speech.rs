@@ -67,5 +67,5 @@ pub(super) fn server_name(text: &str) -> Option<String> {
     if text.parse::<std::net::IpAddr>().is_ok() {
         return Some(text.into());
     }
-    super::rule::host(text).filter(|host| !host.starts_with('*') && !text.contains(':'))
+    super::grammar::host(text).filter(|host| !host.starts_with('*') && !text.contains(':'))
 }

@@ -97,7 +97,7 @@ pub(super) fn address(text: &str, port: Option<u16>) -> Address {
         None => (text, port),
     };
     let is_host =
-        |host: &str| super::rule::host(host).is_some_and(|read| !read.starts_with('*') && !host.contains(':'));
+        |host: &str| super::grammar::host(host).is_some_and(|read| !read.starts_with('*') && !host.contains(':'));
     // What is digits and dots, and no address, is no name either.
     let is_host = |host: &str| is_host(host) && !host.chars().all(|c| c.is_ascii_digit() || c == '.');
     match port.filter(|port| *port != 0) {

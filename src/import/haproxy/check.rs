@@ -81,7 +81,7 @@ fn path(uri: &str, statement: &Statement, health: &mut Table) {
 }
 
 fn field(name: &str, value: &str, statement: &Statement, health: &mut Table) {
-    let host = super::super::rule::host(value.trim()).filter(|host| !host.starts_with('*'));
+    let host = super::super::grammar::host(value.trim()).filter(|host| !host.starts_with('*'));
     match host {
         Some(host) if name.trim().eq_ignore_ascii_case("host") => health.set("host", Value::text(&host)),
         _ => health.lost(statement.line, &format!("{name}: {}", value.trim()), "a probe has no field but Host"),

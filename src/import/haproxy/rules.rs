@@ -100,7 +100,7 @@ pub(super) fn stripped(statement: &Statement) -> Option<String> {
         _ => return None,
     };
     let is_plain = prefix.len() > 1 && prefix.chars().all(|c| c.is_ascii_alphanumeric() || "/-_".contains(c));
-    super::super::rule::prefix(prefix).filter(|_| is_plain)
+    super::super::grammar::prefix(prefix).filter(|_| is_plain)
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
+use super::super::grammar::{domain, field, parameter, same_site, token};
 use super::super::pool::{Balance, By, Cookie, Pinning, Pool};
 use super::super::units::{self, size};
-use super::super::words::{domain, field, parameter, same_site, token};
 use super::fate::Fate;
 use super::syntax::Statement;
 
@@ -79,7 +79,7 @@ fn attribute(text: &str, cookie: &mut Cookie, losses: &mut Vec<(String, &'static
     match name.trim().to_ascii_lowercase().as_str() {
         "samesite" if same_site(value.trim()).is_some() => cookie.same_site = same_site(value.trim()),
         "partitioned" => cookie.partitioned = true,
-        "path" if value.starts_with('/') => cookie.path = super::super::rule::prefix(value),
+        "path" if value.starts_with('/') => cookie.path = super::super::grammar::prefix(value),
         _ => losses.push((format!("attr {text}"), super::super::reasons::NONE)),
     }
 }

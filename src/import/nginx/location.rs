@@ -2,10 +2,10 @@
 //! Invariant: a request never goes to a pool that it did not go to, but for the segments of its path.
 //! Must not know: listeners; what is said of a pool.
 
+use super::super::grammar;
 use super::super::guard::{Guard, Place};
 use super::super::output::Output;
 use super::super::route::{Goal, Request};
-use super::super::rule;
 use super::guard::{self, Guards};
 use super::known::{self, note_whole};
 use super::pass;
@@ -100,7 +100,7 @@ impl<'d> Reader<'d> {
         if guards.is_empty() || !is_reached {
             return;
         }
-        let path = if location.word(1) == "=" { rule::prefix(location.word(2)) } else { prefix(location).ok() };
+        let path = if location.word(1) == "=" { grammar::prefix(location.word(2)) } else { prefix(location).ok() };
         let request = Request::to(server.hosts.clone(), path.as_deref().unwrap_or("/"));
         for (each, why) in guards.all().filter(|(each, _)| location.inside().iter().any(|own| own.at == each.at)) {
             let place = Place::Fronts(server.fronts.clone(), vec![request.clone()]);
@@ -128,10 +128,10 @@ impl<'d> Reader<'d> {
         let own = (prefix != "/").then(|| prefix.to_owned());
         match path.map(|path| path.trim_end_matches('/')) {
             Some(path) if path == prefix.trim_end_matches('/') => (None, None),
-            Some(path) => (own, rule::prefix(path).filter(|path| path != "/")),
+            Some(path) => (own, grammar::prefix(path).filter(|path| path != "/")),
             None => {
                 let stripped = location.inside().iter().find_map(redirect::stripped);
-                (stripped.filter(|stripped| rule::is_below(prefix, stripped)), None)
+                (stripped.filter(|stripped| grammar::is_below(prefix, stripped)), None)
             }
         }
     }
@@ -142,9 +142,9 @@ fn prefix(location: &Directive) -> Result<String, &'static str> {
     match (location.word(1), location.words.len()) {
         ("=", _) => Err("routes take the beginnings of paths: one with path_prefix takes what lies below, too"),
         ("~" | "~*", _) => Err("routes take the beginnings of paths, not patterns"),
-        ("^~", 3) => rule::prefix(location.word(2)).ok_or("this is no path"),
+        ("^~", 3) => grammar::prefix(location.word(2)).ok_or("this is no path"),
         (path, 2) if path.starts_with('@') => Err("requests are not passed on from within"),
-        (path, 2) => rule::prefix(path).ok_or("routes take the beginnings of paths, not patterns"),
+        (path, 2) => grammar::prefix(path).ok_or("routes take the beginnings of paths, not patterns"),
         _ => Err("this is no path"),
     }
 }

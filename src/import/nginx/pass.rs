@@ -88,7 +88,7 @@ impl<'d> Reader<'d> {
         }
     }
 
-    /// TLS as it is said around a `proxy_pass`. nginx believes whoever answers, if nothing is said.
+    /// TLS as it is said around a `proxy_pass`. nginx accepts any certificate by default.
     fn tls(&mut self, prefix: &str, host: &str, scope: &Scope<'d>) -> Tls {
         let mut value = |name: &str| {
             let directive = scope.get(format!("{prefix}{name}").as_str())?;
@@ -154,7 +154,7 @@ fn apply(directive: &Directive, pool: &mut Pool) {
     match directive.word(0) {
         "proxy_connect_timeout" | "grpc_connect_timeout" => pool.connect_timeout(time(), line, text),
         "proxy_read_timeout" | "grpc_read_timeout" => pool.response_timeout(time(), line, text),
-        // Whoever is silent, there is one limit here, and the answer's counts.
+        // Linchpin has one limit for both directions: that of the response counts.
         "proxy_send_timeout" | "grpc_send_timeout" if pool.timeouts.get("idle").is_none() => {
             pool.timeouts.share_time("idle", time(), WAIT, line, text);
         }

@@ -2,8 +2,8 @@
 //! Invariant: a redirect is read as a whole or not at all.
 //! Must not know: servers, locations.
 
+use super::super::grammar;
 use super::super::route::Redirect;
-use super::super::rule;
 use super::syntax::Directive;
 
 /// `return 403;` and the like.
@@ -57,7 +57,7 @@ pub(super) fn condition(directive: &Directive) -> Option<If> {
         }
         _ => {
             let name = inside.strip_prefix("$host = ").or_else(|| inside.strip_prefix("$http_host = "))?;
-            rule::host(name).filter(|host| !host.starts_with('*')).map(If::Host)
+            grammar::host(name).filter(|host| !host.starts_with('*')).map(If::Host)
         }
     }
 }
@@ -69,7 +69,7 @@ pub(super) fn stripped(directive: &Directive) -> Option<String> {
     let ends = [("/(.*)", "/$1"), ("/?(.*)", "/$1"), ("(/.*)", "$1"), ("(/|$)(.*)", "/$2")];
     let prefix = ends.iter().find_map(|(end, wanted)| pattern.strip_suffix(end).filter(|_| put == wanted))?;
     let is_plain = prefix.len() > 1 && prefix.chars().all(|c| c.is_ascii_alphanumeric() || "/-_".contains(c));
-    (directive.word(0) == "rewrite" && flag == "break" && is_plain).then(|| rule::prefix(prefix)).flatten()
+    (directive.word(0) == "rewrite" && flag == "break" && is_plain).then(|| grammar::prefix(prefix)).flatten()
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 //! Invariant: what is said of a whole server holds for each of its routes.
 //! Must not know: what a location does.
 
+use super::super::grammar;
 use super::super::output::Output;
 use super::super::route::{Goal, Redirect, Request};
-use super::super::rule;
 use super::super::toml::Table;
 use super::guard::{self, Guards};
 use super::known::{self, note_whole};
@@ -169,9 +169,9 @@ fn takes_all(server: &Directive) -> bool {
 fn hosts(directive: &Directive, hosts: &mut Vec<String>, out: &mut Output) {
     for name in directive.from(1) {
         let read = match name.strip_prefix('.') {
-            Some(below) => [rule::host(below), rule::host(&format!("*.{below}"))].into_iter().collect(),
+            Some(below) => [grammar::host(below), grammar::host(&format!("*.{below}"))].into_iter().collect(),
             None if matches!(name.as_str(), "_" | "" | "\"\"") => Some(Vec::new()),
-            None => rule::host(name).map(|host| vec![host]),
+            None => grammar::host(name).map(|host| vec![host]),
         };
         match read {
             Some(read) => hosts.extend(read),

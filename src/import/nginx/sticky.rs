@@ -7,9 +7,8 @@ use super::super::units;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use super::super::grammar::{self, domain, field, same_site, token};
 use super::super::pool::{Cookie, Pinning, Pool};
-use super::super::rule;
-use super::super::words::{self, domain, field, same_site, token};
 use super::syntax::Directive;
 
 /// How long `sticky learn` keeps a session that is silent, if nothing is said.
@@ -45,7 +44,7 @@ fn cookie(directive: &Directive, name: &str, words: &[String], pool: &mut Pool) 
         let is_kept = match key.to_ascii_lowercase().as_str() {
             "name" => set(&mut cookie.name, token(value)),
             "domain" => set(&mut cookie.domain, domain(value)),
-            "path" => set(&mut cookie.path, rule::prefix(value)),
+            "path" => set(&mut cookie.path, grammar::prefix(value)),
             "httponly" => set(&mut cookie.http_only, Some(true)),
             "secure" => set(&mut cookie.secure, Some(true)),
             "samesite" => set(&mut cookie.same_site, same_site(value)),
@@ -156,7 +155,7 @@ fn route<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &
 fn parameter(pattern: &str) -> Option<String> {
     let pattern = pattern.strip_prefix('~')?.trim_start_matches('*').trim_start_matches([';', '?', '&']);
     let (name, _) = pattern.split_once('=')?;
-    words::parameter(name)
+    grammar::parameter(name)
 }
 
 /// A cookie's name: variables have none but small letters, and Java's cookie has large ones.

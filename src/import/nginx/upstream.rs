@@ -6,10 +6,10 @@ use super::super::reasons::NONE;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::super::grammar::{field, parameter, token};
 use super::super::pool::{Balance, By, Pool, WAIT, name_of};
 use super::super::toml::Value;
 use super::super::units::{self, Address};
-use super::super::words::{field, parameter, token};
 use super::known;
 use super::reader::Reader;
 use super::sticky;

@@ -2,9 +2,9 @@
 //! Invariant: what could be reached by some only is reached by nobody, until the operator has read of it.
 //! Must not know: how a source is read; why nothing here does the same.
 
+use super::super::grammar::is_below;
 use super::super::guard::Place;
 use super::super::route::{Request, Route};
-use super::super::rule::is_below;
 use super::Output;
 
 impl Output {

@@ -2,9 +2,9 @@
 //! Invariant: what is asked for here was asked for there, but that Linchpin always asks with GET.
 //! Must not know: servers.
 
+use super::super::grammar;
 use super::super::pool::{INTERVAL, WAIT};
 use super::super::reasons::NONE;
-use super::super::rule;
 use super::super::toml::{Table, Value};
 use super::node::{Map, Node};
 use super::notes::{duration, left, note, number_in};
@@ -23,7 +23,7 @@ pub(super) fn health(check: &Map, path: &str, health: &mut Table) {
             }
             "interval" => health.share_time("interval", duration(node), INTERVAL, line, &shown(key, node)),
             "timeout" => health.share_time("timeout", duration(node), WAIT, line, &shown(key, node)),
-            "hostname" => match rule::host(text).filter(|host| !host.starts_with('*')) {
+            "hostname" => match grammar::host(text).filter(|host| !host.starts_with('*')) {
                 Some(host) => health.share("host", Value::text(&host), line, &shown(key, node)),
                 None => note(&format!("{path}.{key}"), line, node, "this is no host name", health),
             },

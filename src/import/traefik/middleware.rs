@@ -2,9 +2,9 @@
 //! Invariant: one that keeps requests out, or may do so, is known as such.
 //! Must not know: services, entry points.
 
+use super::super::grammar;
 use super::super::reasons::{FILTER, NONE, PASSWORDS, RATES};
 use super::super::route::Redirect;
-use super::super::rule;
 use super::super::source::DEEPEST;
 use super::super::toml::Table;
 use super::node::{Map, Node};
@@ -55,7 +55,7 @@ impl Effects {
             "stripprefix" => {
                 let prefixes = peek(map, "prefixes").map(Node::list).unwrap_or_default();
                 if let Some(prefixes) =
-                    prefixes.iter().map(|node| rule::prefix(node.text()?)).collect::<Option<Vec<_>>>()
+                    prefixes.iter().map(|node| grammar::prefix(node.text()?)).collect::<Option<Vec<_>>>()
                 {
                     map.take_texts("prefixes");
                     self.strips.extend(prefixes);
@@ -63,7 +63,7 @@ impl Effects {
                 map.take_text("forceSlash");
             }
             "addprefix" => {
-                let prefix = peek_text(map, "prefix").and_then(rule::prefix);
+                let prefix = peek_text(map, "prefix").and_then(grammar::prefix);
                 if prefix.is_some() {
                     map.take_text("prefix");
                 }
@@ -102,7 +102,7 @@ impl Effects {
 
     /// What of a beginning of paths a service doesn't see.
     pub(super) fn strip(&self, prefix: &str) -> Option<String> {
-        let all = self.strips.iter().filter(|strip| *strip != "/" && rule::is_below(prefix, strip));
+        let all = self.strips.iter().filter(|strip| *strip != "/" && grammar::is_below(prefix, strip));
         all.max_by_key(|strip| strip.len()).cloned()
     }
 }

@@ -22,7 +22,9 @@ pub(super) fn hosts(rule: &str) -> Vec<String> {
     let mut hosts = Vec::new();
     for part in rule.split("Host(").skip(1) {
         let arguments = part.split(')').next().unwrap_or_default().split(',');
-        hosts.extend(arguments.filter_map(|text| super::super::rule::host(text.trim().trim_matches(['`', '"', '\'']))));
+        hosts.extend(
+            arguments.filter_map(|text| super::super::grammar::host(text.trim().trim_matches(['`', '"', '\'']))),
+        );
     }
     hosts
 }

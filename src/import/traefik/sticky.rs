@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
+use super::super::grammar;
+use super::super::grammar::{domain, same_site, token};
 use super::super::pool::{Cookie, Pinning, Pool};
 use super::super::reasons::NONE;
-use super::super::rule;
-use super::super::words::{domain, same_site, token};
 use super::node::Map;
 use super::notes::{left, map_in, note};
 
@@ -49,7 +49,7 @@ pub(super) fn sticky(holder: &Map, path: &str, pool: &mut Pool) {
         };
         let is_kept = match key.to_ascii_lowercase().as_str() {
             "name" => set(&mut cookie.name, token(text)),
-            "path" => set(&mut cookie.path, rule::prefix(text)),
+            "path" => set(&mut cookie.path, grammar::prefix(text)),
             "domain" => set(&mut cookie.domain, domain(text)),
             "secure" => set(&mut cookie.secure, flag),
             "httponly" => set(&mut cookie.http_only, flag),
