@@ -1,6 +1,6 @@
-//! Owns: how a configuration of HAProxy, nginx or Traefik becomes one of Linchpin.
-//! Invariant: what a line of the source asks for is in the output, or the line stands there as a comment that says so.
-//! Must not know: any other room, the disk, the network: names are not looked up, and nothing is followed.
+//! Owns: the conversion of a HAProxy, nginx or Traefik configuration into one of Linchpin.
+//! Invariant: each line of the source becomes a setting in the output, or a comment that gives the reason.
+//! Must not know: any other module, the disk or the network: it resolves no names and reads no included files.
 
 mod grammar;
 mod guard;
@@ -22,10 +22,10 @@ mod units;
 
 pub use self::source::{Format, Imported, LONGEST, Refused};
 
-/// Makes a configuration for Linchpin of the text of a file named `name`.
+/// Converts `text`, from a file named `name`, into a Linchpin configuration.
 ///
 /// # Errors
-/// If the text is too long, or isn't a configuration of `format`.
+/// If the text is longer than [`LONGEST`], or isn't a valid configuration of `format`.
 pub fn import(text: &str, name: &str, format: Format) -> Result<Imported, Refused> {
     if text.len() > LONGEST {
         return Err(Refused::TooLong);

@@ -14,7 +14,7 @@ use crate::import::{self, Format, Imported, LONGEST, Refused};
 /// The command line of `linchpin import`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An haproxy.cfg, an nginx.conf, or a dynamic file of Traefik in YAML or TOML.
+    /// An haproxy.cfg, an nginx.conf, or a dynamic Traefik file in YAML or TOML.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The product that the file configures, if neither its name nor its content shows it.
@@ -35,8 +35,10 @@ enum Product {
     Traefik,
 }
 
-/// Imports a file. Exit code 0 if it was written, whatever is still to do in it: the last line says whether it
-/// can be run, and `linchpin check` has an exit code for that.
+/// Imports a file.
+///
+/// The exit code is 0 once the output is written, even if it has errors: the last line states whether it can be run, and
+/// `linchpin check` has an exit code for that.
 pub fn run(args: &Args) -> ExitCode {
     let shown = args.file.display();
     let imported = match read(&args.file)
@@ -103,7 +105,7 @@ fn write(args: &Args, text: &str) -> Result<(), String> {
 fn summary(imported: &Imported, file: &Path, out: &Path) -> String {
     let (report, good) = match config::parse(&imported.text, out) {
         Ok((_, report)) if imported.answers => (report, "it can be run"),
-        Ok((_, report)) => (report, "it can't be run as it is, as no request would get to a backend"),
+        Ok((_, report)) => (report, "it can't be run as it is, as no request would reach a backend"),
         Err(report) => (report, "it can't be run as it is"),
     };
     let lost = match imported.lost {
@@ -113,9 +115,7 @@ fn summary(imported: &Imported, file: &Path, out: &Path) -> String {
     };
     let guards = match imported.guards.len() {
         0 => String::new(),
-        count => format!(
-            "; {count} of them kept requests out, and what was behind them is switched off: read the head of the output"
-        ),
+        count => format!("; {count} of them restricted or limited requests: read the top of the output"),
     };
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let (errors, warnings) = (count(report.errors(), "error"), count(report.warnings(), "warning"));

@@ -1,15 +1,15 @@
-//! Owns: what names of cookies, fields, parameters and domains may be.
-//! Invariant: what passes is taken by a configuration, too.
-//! Must not know: what is named.
+//! Owns: which texts are valid host names, paths, and names of cookies, fields and parameters.
+//! Invariant: a Linchpin configuration accepts every text that this file accepts.
+//! Must not know: what a name stands for.
 
-/// A name that a cookie, a header field or a parameter may have (RFC 9110 §5.6.2).
+/// Returns a valid name of a cookie, a header field or a parameter (RFC 9110 §5.6.2), of at most 100 bytes.
 pub(super) fn token(text: &str) -> Option<String> {
     let is_good = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     ((1..=100).contains(&text.len()) && text.chars().all(is_good)).then(|| text.into())
 }
 
-/// A name that a header field may have by which clients are told apart: none that has a meaning
-/// of its own.
+/// Returns the name of a header field that may identify clients: a token, but none of the fields that
+/// have a standard meaning.
 pub(super) fn field(text: &str) -> Option<String> {
     const TAKEN: [&str; 20] = [
         "accept",
@@ -37,28 +37,28 @@ pub(super) fn field(text: &str) -> Option<String> {
     token(text).filter(|name| !is_taken(&name.to_ascii_lowercase()))
 }
 
-/// What a parameter of a query or a path may be called.
+/// Returns a valid name of a query or path parameter.
 pub(super) fn parameter(text: &str) -> Option<String> {
     token(text).filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "-._~".contains(c)))
 }
 
-/// A cookie's domain: without the dot that once stood before it.
+/// Returns a cookie's domain without its leading dot (RFC 6265 §5.2.3).
 pub(super) fn domain(text: &str) -> Option<String> {
     host(text.strip_prefix('.').unwrap_or(text)).filter(|host| !host.starts_with('*'))
 }
 
-/// `same_site` as it is written here, of any case.
+/// Returns the value of `same_site` as Linchpin spells it; `text` may have any case.
 pub(super) fn same_site(text: &str) -> Option<&'static str> {
     ["Strict", "Lax", "None"].into_iter().find(|word| word.eq_ignore_ascii_case(text))
 }
 
-/// Whether all paths that begin with `path` begin with `prefix`, too.
+/// Returns whether `prefix` matches `path` and all paths below it, by whole segments.
 pub(super) fn is_below(path: &str, prefix: &str) -> bool {
     let prefix = prefix.trim_end_matches('/');
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// A host as a route takes it: without port, in lower case.
+/// Returns a host as a route has it: in lower case, without a port.
 pub(super) fn host(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase();
     let name = match text.rsplit_once(':') {
@@ -73,7 +73,7 @@ pub(super) fn host(text: &str) -> Option<String> {
     (labels.len() <= 253 && labels.split('.').all(is_label)).then(|| name.into())
 }
 
-/// The beginning of a path as a route takes it: no slash at the end.
+/// Returns a path prefix as a route has it: without a trailing slash.
 pub(super) fn prefix(text: &str) -> Option<String> {
     let is_good = text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && !"?#".contains(c));
     let trimmed = text.trim_end_matches('/');

@@ -1,10 +1,10 @@
-//! Owns: what kept requests out in a source, and has no equivalent.
-//! Invariant: it names the requests that it kept out.
-//! Must not know: what becomes of these requests.
+//! Owns: access restrictions of a source that Linchpin has no equivalent of.
+//! Invariant: a restriction names the requests that it applied to.
+//! Must not know: how the output protects these requests.
 
 use super::route::Request;
 
-/// Something that kept requests out, and has no equivalent.
+/// An access restriction without an equivalent, such as a password or an address list.
 pub(super) struct Guard {
     pub(super) place: Place,
     pub(super) line: usize,
@@ -12,19 +12,19 @@ pub(super) struct Guard {
     pub(super) why: String,
 }
 
-/// Whose requests it kept out.
+/// The requests that a restriction applied to.
 #[derive(Clone)]
 pub(super) enum Place {
-    /// What matches one of these, from these fronts.
+    /// Requests that match one of these, at these listener groups.
     Fronts(Vec<usize>, Vec<Request>),
-    /// All that go to a pool.
+    /// All requests to a pool.
     Pool(String),
-    /// All of these routes.
+    /// All requests of these routes.
     Routes(Vec<usize>),
 }
 
 impl Guard {
-    /// Follows routes to where they stand now.
+    /// Updates the indices of routes after a merge.
     pub(super) fn moved(&mut self, places: &[usize]) {
         if let Place::Routes(ids) = &mut self.place {
             *ids = ids.iter().filter_map(|id| places.get(*id).copied()).collect();

@@ -1,6 +1,6 @@
-//! Owns: an haproxy.cfg: its sections, what they inherit, and what becomes of each line.
-//! Invariant: each line is kept by a section, or noted; what is inherited is noted once.
-//! Must not know: how the output is written.
+//! Owns: the conversion of an haproxy.cfg, section by section.
+//! Invariant: each line is converted or noted; a line of `defaults` is noted once.
+//! Must not know: the format of the output.
 
 mod acl;
 mod back;
@@ -32,7 +32,7 @@ use super::pool::Pool;
 use super::source::Broken;
 use super::toml::Table;
 
-/// Reads an haproxy.cfg into `out`.
+/// Converts an haproxy.cfg into `out`.
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
     let sections = syntax::sections(text)?;
     let mut globals = Globals::default();
@@ -63,7 +63,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
             "global" | "frontend" | "backend" | "listen" => {}
             "defaults" => reader.defaults(&section.statements, &mut out.top),
             "" => section.statements.iter().for_each(|line| {
-                out.rest.lost(line.line, &line.text, "it stands in no section");
+                out.rest.lost(line.line, &line.text, "the line is outside of any section");
             }),
             "resolvers" => resolvers.note(section, &mut out.rest),
             kind => note_whole(&section.header, &section.statements, known::section(kind), &mut out.rest),
@@ -72,8 +72,8 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
     Ok(())
 }
 
-/// In which order lines are read: addresses and what pins first, as what else is said depends on them. What
-/// answers by itself comes before what leads to a backend.
+/// Returns the order in which lines are read: addresses and persistence first, as other lines depend on them,
+/// and redirects before the lines that choose a backend.
 fn rank(statement: &Statement) -> u8 {
     match statement.word(0) {
         "bind" | "cookie" | "appsession" => 0,
@@ -87,9 +87,9 @@ fn rank(statement: &Statement) -> u8 {
 struct Reader<'r> {
     globals: &'r Globals,
     resolvers: &'r Resolvers,
-    /// Section names and the names of their pools.
+    /// The pool of each section, by the section's name.
     pools: HashMap<String, String>,
-    /// What became of the lines of defaults, by their numbers.
+    /// How each line of `defaults` was handled, by its number.
     inherited: HashMap<usize, Fate>,
 }
 
@@ -131,7 +131,7 @@ impl Reader<'_> {
                 Some(back) => back.table(statement),
                 None => &mut out.unrouted,
             };
-            note(statement, Fate::Needless("a later line of the section says it anew"), table);
+            note(statement, Fate::Needless("a later line of the section overrides it"), table);
         }
         if let Some(front) = front {
             front.finish(pool, out);
@@ -145,29 +145,29 @@ impl Reader<'_> {
         out.pools.extend(pool);
     }
 
-    /// Notes what nobody who inherits it kept.
+    /// Notes the lines of `defaults` that no section converted.
     fn defaults(&self, statements: &[Statement], notes: &mut Table) {
         let overruled = overruled(statements);
         for statement in statements {
             let fate = match overruled.contains(&statement.line) {
-                true => Fate::Needless("a later line of the section says it anew"),
+                true => Fate::Needless("a later line of the section overrides it"),
                 false => self.of_defaults(statement),
             };
             note(statement, fate, notes);
         }
     }
 
-    /// What became of a line of defaults.
+    /// Returns how a line of `defaults` was handled.
     fn of_defaults(&self, statement: &Statement) -> Fate {
         match self.inherited.get(&statement.line) {
-            None => Fate::Needless("no section inherits it: there is none, or each says it anew"),
+            None => Fate::Needless("no section inherits it, or each overrides it"),
             Some(Fate::Elsewhere) => known::fate(statement),
             Some(fate) => fate.clone(),
         }
     }
 }
 
-/// Remembers the best that became of a line of defaults.
+/// Records the best handling of a line of `defaults` by the sections that inherit it.
 fn inherit(inherited: &mut HashMap<usize, Fate>, line: usize, fate: Fate) {
     let known = inherited.entry(line).or_insert(Fate::Elsewhere);
     if *known == Fate::Elsewhere || fate == Fate::Kept {

@@ -1,10 +1,10 @@
-//! Owns: a listener in the making, and its TLS.
-//! Invariant: what spoke TLS is never opened without: where no certificate could be taken over it is switched off.
-//! Must not know: how a source says it; routes.
+//! Owns: a listener of the output, and its TLS.
+//! Invariant: a listener with TLS never opens without it; without a certificate it is disabled.
+//! Must not know: the formats of sources; routes.
 
 use super::toml::{Table, Value};
 
-/// An address that clients connect to.
+/// An address that Linchpin listens on.
 pub(super) struct Listener {
     pub(super) front: usize,
     pub(super) table: Table,
@@ -25,7 +25,7 @@ impl Listener {
         Listener { front, table, tls: None, is_off: false }
     }
 
-    /// It speaks TLS; the table of its section.
+    /// Turns TLS on; returns the table of its section.
     pub(super) fn secure(&mut self) -> &mut Table {
         &mut self.tls.get_or_insert_default().table
     }
@@ -34,7 +34,7 @@ impl Listener {
         self.tls.is_some()
     }
 
-    /// It shows a certificate; the first that is said is for clients that name none of the others.
+    /// Adds a certificate; the first one is the default.
     pub(super) fn certificate(&mut self, certificate: &str, key: Option<&str>) {
         let pair = (certificate.to_owned(), key.filter(|key| *key != certificate).map(str::to_owned));
         let tls = self.tls.get_or_insert_default();
@@ -43,7 +43,7 @@ impl Listener {
         }
     }
 
-    /// Switches it off, as it would not be what it was.
+    /// Disables it, with the reason.
     pub(super) fn switch_off(&mut self, line: usize, text: &str, why: impl Into<String>) {
         self.is_off = true;
         self.table.lost(line, text, why);
@@ -57,7 +57,7 @@ impl Listener {
         [&self.table].into_iter().chain(self.tls.as_ref().map(|tls| &tls.table))
     }
 
-    /// Writes it, with its TLS.
+    /// Writes the listener with its TLS.
     pub(super) fn write(&self, text: &mut String) {
         let is_off = self.is_off();
         self.table.write("[[listeners]]", is_off, text);
@@ -74,7 +74,7 @@ impl Listener {
             Some(first) => pair(&mut table, first),
             None => {
                 table.set("cert", Value::text("FILE"));
-                table.remark("no certificate could be taken over: write the file of yours, and take the # away");
+                table.remark("no certificate could be imported: set the path of yours and remove the #");
             }
         }
         table.append(tls.table.clone());

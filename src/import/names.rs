@@ -1,22 +1,22 @@
-//! Owns: names of pools, backends and cookies that are unique.
-//! Invariant: a name is given once; giving many that are wanted alike costs no more than giving many.
-//! Must not know: what is named.
+//! Owns: unique names of pools, backends, listeners and cookies.
+//! Invariant: no name is given twice; the cost of a name does not grow with the number of equal requests.
+//! Must not know: what a name stands for.
 
 use std::collections::{HashMap, HashSet};
 
 /// The longest name of a pool or a backend.
 const LONGEST: usize = 64;
 
-/// Names that are taken.
+/// The names in use.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     taken: HashSet<String>,
-    /// The number that comes next behind a name that was wanted more than once.
+    /// The next number to append, for each name that was requested more than once.
     next: HashMap<String, u64>,
 }
 
 impl Names {
-    /// Takes a name: the one that is wanted, or with a number behind it.
+    /// Reserves `wanted`, or `wanted` with a number appended.
     pub(super) fn take(&mut self, wanted: &str) -> String {
         let mut name = wanted.to_owned();
         while !self.taken.insert(name.clone()) {
@@ -29,7 +29,7 @@ impl Names {
     }
 }
 
-/// `wanted`, made of the characters that a name may have.
+/// Replaces the characters that a name can't have; returns `otherwise` if none is left.
 pub(super) fn named(wanted: &str, otherwise: &str) -> String {
     let is_good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let good: String = wanted.chars().map(|c| if is_good(c) { c } else { '-' }).take(LONGEST).collect();

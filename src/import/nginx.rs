@@ -1,6 +1,6 @@
-//! Owns: an nginx.conf: what stands in `http`, and what its servers inherit.
-//! Invariant: each directive is taken over, or noted; what is inherited is noted once.
-//! Must not know: how the output is written.
+//! Owns: the conversion of an nginx.conf, from `http` down.
+//! Invariant: each directive is converted or noted; an inherited one is noted once.
+//! Must not know: the format of the output.
 
 mod guard;
 mod known;
@@ -26,7 +26,7 @@ use super::source::Broken;
 use super::toml::{Table, Value};
 use super::units;
 
-/// Reads an nginx.conf into `out`. One that is included in `http` may stand for itself.
+/// Converts an nginx.conf, or a file that one includes in `http`, into `out`.
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
     let main = syntax::directives(text)?;
     let mut https: Vec<&[Directive]> = Vec::new();
@@ -62,13 +62,13 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
     }
     reader.limit_bodies(out);
     if let Some(line) = reader.first.filter(|_| !reader.has_default) {
-        out.unrouted.remark(format!("requests for hosts that no server names went to the first one, in line {line}: a route without `hosts` would do that"));
+        out.unrouted.remark(format!("requests for unknown hosts went to the first server, in line {line}: add a route without `hosts` to keep that"));
     }
     out.pools.extend(reader.made);
     Ok(())
 }
 
-/// Directives of the process, outside of `http`.
+/// Converts a directive outside of `http`.
 fn of_process(directive: &Directive, out: &mut Output) {
     let threads = directive.word(1).parse::<u64>().ok().filter(|threads| (1..=1024).contains(threads));
     match (directive.word(0), threads) {
@@ -122,12 +122,12 @@ impl<'d> Reader<'d> {
         }
         for directive in http.iter().filter(|each| each.word(0) == "map") {
             if !self.used_maps.contains(&directive.at) {
-                note_whole(directive, "there are no variables", &mut out.top);
+                note_whole(directive, "Linchpin has no variables", &mut out.top);
                 continue;
             }
             let is_pattern = |entry: &&Directive| entry.word(0).starts_with('~') || entry.word(0) == "default";
             for entry in directive.inside().iter().filter(|entry| !is_pattern(entry)) {
-                out.top.lost(entry.line, &entry.text, "a route is what stands behind the separator, as it is");
+                out.top.lost(entry.line, &entry.text, "the route is the text after the separator, unchanged");
             }
         }
         self.unapplied(scope.values().copied(), &mut out.top);
@@ -139,22 +139,22 @@ impl<'d> Reader<'d> {
         }
     }
 
-    /// Notes what is inherited by no location that passes requests on.
+    /// Notes the directives that no location with `proxy_pass` inherits.
     fn unapplied(&self, directives: impl Iterator<Item = &'d Directive>, notes: &mut Table) {
         let mut unapplied: Vec<_> = directives.filter(|each| !self.applied.contains(&each.at)).collect();
         unapplied.sort_by_key(|each| each.line);
         for directive in unapplied {
-            notes.lost(directive.line, &directive.text, "it holds for no `proxy_pass` that was taken over");
+            notes.lost(directive.line, &directive.text, "no imported `proxy_pass` uses it");
         }
     }
 
-    /// Directives on connections from clients, wherever they stand. Whether it was one.
+    /// Converts a directive for client connections, which may be in any block; returns whether it was one.
     fn of_clients(&mut self, directive: &'d Directive, out: &mut Output) -> bool {
         let (line, text) = (directive.line, directive.text.as_str());
         match directive.word(0) {
             "client_max_body_size" => match units::size(directive.word(1)) {
                 Some(bytes) => self.bodies.push((bytes, line, text)),
-                None => out.limits.lost(line, text, "this is no size"),
+                None => out.limits.lost(line, text, "not a size"),
             },
             "keepalive_timeout" => {
                 out.limits.share_time("idle_timeout", units::seconds(directive.word(1)), WAIT, line, text)
@@ -168,7 +168,7 @@ impl<'d> Reader<'d> {
                     Some(bytes) => {
                         out.limits.share("header_bytes", Value::size(bytes.clamp(8 << 10, 1 << 20)), line, text);
                     }
-                    None => out.limits.lost(line, text, "this is no size"),
+                    None => out.limits.lost(line, text, "not a size"),
                 }
             }
             _ => return false,
@@ -176,7 +176,7 @@ impl<'d> Reader<'d> {
         true
     }
 
-    /// There is one limit of bodies: the largest, so that nothing is refused that was not.
+    /// Sets the limit of bodies to the largest one, so that no request is refused that nginx accepted.
     fn limit_bodies(&self, out: &mut Output) {
         let is_unlimited = self.bodies.iter().any(|(bytes, ..)| *bytes == 0);
         let Some(largest) = self.bodies.iter().map(|(bytes, ..)| *bytes).max() else { return };
@@ -184,7 +184,7 @@ impl<'d> Reader<'d> {
         out.limits.set("body_bytes", value);
         let kept = if is_unlimited { 0 } else { largest };
         for (_, line, text) in self.bodies.iter().filter(|(bytes, ..)| *bytes != kept) {
-            out.limits.lost(*line, text, "there is one `body_bytes` for all here: the largest");
+            out.limits.lost(*line, text, "Linchpin has one `body_bytes` for all: the largest");
         }
     }
 }

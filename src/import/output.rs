@@ -1,6 +1,6 @@
-//! Owns: the configuration that is made, as a whole, and the order in which it is written.
-//! Invariant: names and routes are unique, whatever the source says.
-//! Must not know: how a source is read.
+//! Owns: the whole output, and the order of its parts.
+//! Invariant: names and routes are unique, whatever the source has.
+//! Must not know: the formats of sources.
 
 mod apart;
 mod guard;
@@ -17,45 +17,45 @@ use super::route::{Goal, Request, Route};
 use super::source::{Format, Imported};
 use super::toml::Table;
 
-/// A configuration in the making.
+/// A Linchpin configuration under construction.
 pub(super) struct Output {
     source: String,
     format: Format,
-    /// What is said of the source as a whole.
+    /// Notes on the source as a whole.
     pub(super) top: Table,
     pub(super) server: Table,
     pub(super) limits: Table,
-    /// What is said of connections from clients, where there is no listener to say it of.
+    /// Notes on client connections that belong to no listener.
     pub(super) clients: Table,
     fronts: Vec<Front>,
     listeners: Vec<Listener>,
     by_address: HashMap<String, usize>,
-    /// A listener could not be taken over: none is invented in its place.
+    /// Some listener could not be converted: none is added in its place.
     has_lost_listeners: bool,
     routes: Vec<Route>,
-    /// By front, and what requests it is for.
+    /// The index of each route, by its listener group, scheme, path prefix and host.
     taken: HashMap<(usize, Option<bool>, String, String), usize>,
     guards: Vec<Guard>,
     strips: Vec<Strip>,
-    /// What is said of requests that no route is for.
+    /// Notes on requests without a route.
     pub(super) unrouted: Table,
     pub(super) pools: Vec<Pool>,
-    /// What is left, at the end.
+    /// Notes at the end.
     pub(super) rest: Table,
     names: Names,
     says_segments: bool,
 }
 
-/// What listens on addresses of its own.
+/// Listeners that have the same routes: a frontend, an entry point, or an address.
 struct Front {
-    /// 0 if it stands nowhere.
+    /// The line in the source; 0 if it has none.
     line: usize,
     text: String,
-    /// What its listeners are called where routes have to name them.
+    /// The name of its listeners, where routes refer to them.
     name: String,
 }
 
-/// A beginning of paths that a pool doesn't see.
+/// A path prefix to remove from the requests of a pool.
 struct Strip {
     pool: String,
     prefix: String,
@@ -88,23 +88,23 @@ impl Output {
         }
     }
 
-    /// A name for a pool that no other has: the one that is wanted, if it can be one.
+    /// Returns a unique pool name, `wanted` if possible.
     pub(super) fn pool_name(&mut self, wanted: &str) -> String {
         self.names.take(&named(wanted, "pool"))
     }
 
-    /// Begins what listens on addresses of its own, called `name`; a number that names it.
+    /// Adds a listener group called `name`; returns its index.
     pub(super) fn front(&mut self, line: usize, text: &str, name: &str) -> usize {
         self.fronts.push(Front { line, text: text.into(), name: named(name, "listener") });
         self.fronts.len() - 1
     }
 
-    /// What listens on an address already.
+    /// Returns the listener group that has an address.
     pub(super) fn front_at(&self, address: &str) -> Option<usize> {
         self.by_address.get(address).map(|index| self.listeners[*index].front)
     }
 
-    /// The listener at an address, which is made if there is none yet.
+    /// Returns the listener at an address, which is added if it is new.
     pub(super) fn listener(&mut self, front: usize, address: &str) -> &mut Listener {
         let next = self.listeners.len();
         let index = *self.by_address.entry(address.to_owned()).or_insert(next);
@@ -114,21 +114,21 @@ impl Output {
         &mut self.listeners[index]
     }
 
-    /// A listener that can't be written down.
+    /// Notes a listener that can't be converted.
     pub(super) fn lost_listener(&mut self, line: usize, text: &str, why: impl Into<String>) {
         self.has_lost_listeners = true;
         self.clients.lost(line, text, why);
     }
 
-    /// Whether clients of a front speak TLS, where all of them do alike.
+    /// Returns whether the listeners of a group have TLS; `None` if they differ.
     pub(super) fn is_secure(&self, front: usize) -> Option<bool> {
         let mut all = self.listeners.iter().filter(|listener| listener.front == front).map(Listener::is_secure);
         let first = all.next()?;
         all.all(|other| other == first).then_some(first)
     }
 
-    /// A route from these fronts, as `line` wants it. Requests that have a route already are left out. The
-    /// routes that such requests have now, if they lead there.
+    /// Adds a route at these listener groups, except for requests that already have one. Returns the routes that
+    /// now lead there.
     pub(super) fn route(
         &mut self,
         fronts: &[usize],
@@ -140,7 +140,7 @@ impl Output {
         let every_host = [String::new()];
         let wanted = if request.hosts.is_empty() { &every_host[..] } else { &request.hosts[..] };
         let mut ids: Vec<usize> = Vec::new();
-        // Fronts that want the same hosts share a route.
+        // Groups that need the same hosts share a route.
         let mut made: HashMap<Vec<String>, usize> = HashMap::new();
         let mut noted = HashSet::new();
         for front in fronts {
@@ -152,7 +152,7 @@ impl Output {
                     Some(other) => {
                         let shown = self.routes[*other].goal.shown();
                         if noted.insert(shown.clone()) {
-                            self.unrouted.lost(line, text, format!("such requests go to {shown} already"));
+                            self.unrouted.lost(line, text, format!("these requests already go to {shown}"));
                         }
                     }
                     None if !free.contains(host) => free.push(host.clone()),
@@ -178,7 +178,7 @@ impl Output {
             if prefix != "/" && !std::mem::replace(&mut self.says_segments, true) {
                 route
                     .table
-                    .remark(format!("a path_prefix is of whole segments: {prefix} and {prefix}/x, not {prefix}x"));
+                    .remark(format!("path_prefix matches whole segments: {prefix} and {prefix}/x, but not {prefix}x"));
             }
             self.routes.push(route);
             ids.push(id);
@@ -188,14 +188,14 @@ impl Output {
         ids
     }
 
-    /// Where requests go from a front that are for exactly this host and path.
+    /// Returns where requests for exactly this host and path go.
     pub(super) fn goal_of(&self, front: usize, request: &Request) -> Option<Goal> {
         let host = request.hosts.first().cloned().unwrap_or_default();
         let id = self.taken.get(&(front, request.secure, request.prefix.clone(), host))?;
         self.routes.get(*id).map(|route| route.goal.clone())
     }
 
-    /// Where what belongs to routes is noted: at the first of them.
+    /// Returns the table for notes on routes: that of the first one.
     pub(super) fn notes(&mut self, ids: &[usize]) -> &mut Table {
         match ids.first().and_then(|id| self.routes.get_mut(*id)) {
             Some(route) => &mut route.table,
@@ -203,17 +203,17 @@ impl Output {
         }
     }
 
-    /// What kept requests out there, and is not done here.
+    /// Adds an access restriction without an equivalent.
     pub(super) fn guard(&mut self, guard: Guard) {
         self.guards.push(guard);
     }
 
-    /// A pool does not see a beginning of paths.
+    /// Removes a path prefix from the requests of a pool.
     pub(super) fn strip(&mut self, pool: &str, prefix: &str, line: usize, text: &str) {
         self.strips.push(Strip { pool: pool.into(), prefix: prefix.into(), line, text: text.into() });
     }
 
-    /// Writes it all.
+    /// Completes the configuration and writes it.
     pub(super) fn written(mut self) -> Imported {
         let unreached = self.complete();
         let mut text = String::new();
@@ -239,7 +239,7 @@ impl Output {
         Imported { text, lost: lost.len(), guards, answers: self.answers(&unreached) }
     }
 
-    /// Settles what depends on the whole; the pools that no request gets to.
+    /// Completes what depends on the whole; returns the pools that no request reaches.
     fn complete(&mut self) -> HashSet<String> {
         self.strip_paths();
         self.merge();
@@ -250,7 +250,7 @@ impl Output {
             pool.complete(&mut cookies);
         }
         let unreached = self.unreached();
-        // The only pool gets every request without being told.
+        // A single pool needs no route.
         if let ([route], [_]) = (&self.routes[..], &self.pools[..])
             && route.request.is_everything()
             && route.table.is_plain()
@@ -263,7 +263,7 @@ impl Output {
         unreached
     }
 
-    /// Takes beginnings of paths out of what pools see that are not to see them.
+    /// Applies the path prefixes to remove to the routes of their pools.
     fn strip_paths(&mut self) {
         for Strip { pool, prefix, line, text } in std::mem::take(&mut self.strips) {
             let mut found = false;
@@ -286,15 +286,15 @@ impl Output {
                 }
             }
             if !found {
-                self.unrouted.lost(line, &text, format!("no route to the pool {pool} is for {prefix}"));
+                self.unrouted.lost(line, &text, format!("no route to the pool {pool} matches {prefix}"));
             }
         }
     }
 
-    /// Makes one route of those that are alike from several fronts.
+    /// Merges equal routes of several listener groups.
     fn merge(&mut self) {
         let mut kept: Vec<Route> = Vec::new();
-        // By what is compared cheaply: there may be thousands.
+        // Hashes the parts that are cheap to compare: there may be thousands of routes.
         let mut known: HashMap<(String, Vec<String>), Vec<usize>> = HashMap::new();
         let mut places = Vec::new();
         for route in std::mem::take(&mut self.routes) {
@@ -324,7 +324,7 @@ impl Output {
         }
     }
 
-    /// The pools that no request gets to.
+    /// Returns the pools that no request reaches.
     fn unreached(&mut self) -> HashSet<String> {
         let live = self.routes.iter().filter(|route| !route.is_off);
         let reached: HashSet<&str> = live.filter_map(Route::pool).collect();
@@ -333,14 +333,14 @@ impl Output {
             self.pools.iter_mut().filter(|pool| pool.is_kept || (!is_sole && !reached.contains(pool.name())));
         let names = unreached.map(|pool| {
             if !pool.is_kept {
-                pool.main.remark("no route leads here, so that this pool is switched off");
+                pool.main.remark("disabled: no route leads to this pool");
             }
             pool.name().to_owned()
         });
         names.collect()
     }
 
-    /// Whether some request gets an answer of a backend, or is sent elsewhere.
+    /// Returns whether some request reaches a backend or is redirected elsewhere.
     fn answers(&self, unreached: &HashSet<String>) -> bool {
         let can_serve = |name: &str| self.pools.iter().any(|pool| pool.name() == name && pool.can_serve());
         let is_tls = self.listeners.iter().any(|listener| !listener.is_off() && listener.is_secure());

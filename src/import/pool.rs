@@ -1,6 +1,6 @@
-//! Owns: a pool in the making: its backends, how it pins and how it balances.
-//! Invariant: what is one for the whole pool is set once; who wants it otherwise is told.
-//! Must not know: how a source says it.
+//! Owns: a pool of the output: its backends, persistence and balancing.
+//! Invariant: a pool has one value of each setting; a different one is noted.
+//! Must not know: the formats of sources.
 
 mod backend;
 mod cookie;
@@ -17,29 +17,29 @@ use super::toml::{Table, Value};
 use super::units::Address;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// What a time limit may be.
+/// The range of time limits.
 pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=YEAR;
-/// What the time between two probes may be.
+/// The range of the interval of probes.
 pub(super) const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=YEAR;
-/// What the life of a session may be.
+/// The range of a session's lifetime.
 const LIFE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(10 * 365 * 24 * 60 * 60);
-/// `total`, if nothing is said.
+/// The default of `total`.
 const TOTAL: Duration = Duration::from_secs(120);
-/// `connect`, if nothing is said.
+/// The default of `connect`.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// A pool in the making: a table for each of its sections.
+/// A pool of the output: a table for each of its sections.
 pub(super) struct Pool {
     name: String,
     pub(super) main: Table,
     pub(super) pinning: Option<Pinning>,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) absolute_timeout: Option<Duration>,
-    /// How many sessions the table of learned ones holds.
+    /// The most learned sessions.
     pub(super) capacity: Option<u64>,
-    /// No other backend serves a session whose backend is down.
+    /// Requests of a session are refused while its backend is down.
     pub(super) refuses: bool,
-    /// Paths whose requests are not pinned.
+    /// Paths of requests without pins.
     pub(super) exempt: Vec<String>,
     pub(super) persistence: Table,
     cookie: Table,
@@ -51,7 +51,7 @@ pub(super) struct Pool {
     pub(super) timeouts: Table,
     pub(super) upstream: Table,
     pub(super) tls: Table,
-    /// How its backends are spoken to, once it is known.
+    /// The protocol of its backends, once it is known.
     speech: Option<Speech>,
     connect: Option<Duration>,
     response: Option<Duration>,
@@ -59,11 +59,11 @@ pub(super) struct Pool {
     names: Names,
     addresses: HashMap<Address, String>,
     ports: Vec<u16>,
-    /// Nobody gets to it: it lost what kept requests out.
+    /// It is disabled: its access restriction has no equivalent.
     pub(super) is_kept: bool,
 }
 
-/// What keeps a client with its backend.
+/// What keeps a client on its backend.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Pinning {
     Cookie(Cookie),
@@ -71,7 +71,7 @@ pub(super) enum Pinning {
     LearnedCookie(String),
     /// A header field of the application.
     LearnedHeader(String),
-    /// What the application appends to its own cookie, or to a parameter of the path.
+    /// The suffix that the application appends to its own cookie, or to a path parameter.
     Route {
         cookie: String,
         path_parameter: Option<String>,
@@ -80,7 +80,7 @@ pub(super) enum Pinning {
     None,
 }
 
-/// Who gets a new client.
+/// How a backend is chosen for a new client.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Balance {
     RoundRobin,
@@ -89,7 +89,7 @@ pub(super) enum Balance {
     Hash(By),
 }
 
-/// What is hashed.
+/// What a hash is made of.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum By {
     Address,
@@ -100,7 +100,7 @@ pub(super) enum By {
 }
 
 impl Pool {
-    /// A pool without backends, by a name that is unique.
+    /// Returns a pool without backends; `name` must be unique.
     pub(super) fn new(name: &str) -> Pool {
         let mut main = Table::default();
         main.set("name", Value::text(name));
@@ -138,12 +138,12 @@ impl Pool {
         &self.name
     }
 
-    /// Adds a backend. One that can't be connected to stands there switched off.
+    /// Adds a backend; one without a usable address is disabled.
     pub(super) fn backend(&mut self, wanted: &str, address: &Address, line: usize, text: &str) -> &mut Backend {
         let name = self.names.take(&named(wanted, "backend"));
         let mut backend = Backend::new(&name, address, line, text);
         if let Some(other) = self.addresses.get(address) {
-            let why = format!("backend {other} has this address already: one server is one backend");
+            let why = format!("backend {other} already has this address: list each server once");
             backend.switch_off(line, text, why);
         } else if *address != Address::Other {
             self.addresses.insert(address.clone(), name);
@@ -158,22 +158,22 @@ impl Pool {
         &mut self.backends[last]
     }
 
-    /// Whether its backends are spoken to in this way: in the first that is said.
+    /// Returns whether its backends use this protocol. The first call decides.
     pub(super) fn speaks(&mut self, speech: &Speech) -> bool {
         self.speech.get_or_insert_with(|| speech.clone()) == speech
     }
 
-    /// The ports of its backends.
+    /// Returns the ports of its backends.
     pub(super) fn ports(&self) -> &[u16] {
         &self.ports
     }
 
-    /// Whether a request may be sent to any of its backends.
+    /// Returns whether any of its backends can serve requests.
     pub(super) fn can_serve(&self) -> bool {
         self.backends.iter().any(Backend::can_serve)
     }
 
-    /// What the application calls the backend that was added last.
+    /// Sets the application's route for the backend that was added last.
     pub(super) fn last_route(&mut self, line: usize, route: &str) {
         if let Some(backend) = self.backends.last_mut() {
             backend.route = Some((line, route.into()));
@@ -207,7 +207,7 @@ impl Pool {
         self.connect = self.connect.or(time);
     }
 
-    /// How long a backend may take to answer, and to go on answering.
+    /// Sets how long a backend may take until it responds, and between parts of the body.
     pub(super) fn response_timeout(&mut self, time: Option<Duration>, line: usize, text: &str) {
         self.timeouts.share_time("response", time, WAIT, line, text);
         if self.response.is_none()
@@ -218,17 +218,17 @@ impl Pool {
         }
     }
 
-    /// Whether a client stays with its backend.
+    /// Returns whether clients stay on their backend.
     pub(super) fn pins(&self) -> bool {
         !matches!(self.pinning, None | Some(Pinning::None))
     }
 
-    /// Whether pins are sealed by a key.
+    /// Returns whether a key seals the pins.
     pub(super) fn seals(&self) -> bool {
         matches!(self.pinning, Some(Pinning::Cookie(_)))
     }
 
-    /// Writes down what was only known at the end. `cookies` are those of the other pools.
+    /// Completes the tables when all lines were read. `cookies` has the cookie names of the other pools.
     pub(super) fn complete(&mut self, cookies: &mut Names) {
         self.complete_timeouts();
         self.complete_speech();
@@ -254,8 +254,8 @@ impl Pool {
                 let pairs = [("cookie", Value::text(cookie))].into_iter().chain(parameter);
                 table.set("route", Value::inline(pairs));
             }
-            Pinning::None if is_hash => table.remark("what is hashed decides, as it did; type = \"cookie\" would keep a client where it is when backends come and go"),
-            Pinning::None => table.remark("clients were not kept with their backend; type = \"cookie\" would do that"),
+            Pinning::None if is_hash => table.remark("the hash chooses the backend, as before; type = \"cookie\" would also keep clients in place when backends are added or removed"),
+            Pinning::None => table.remark("clients were not sticky before; type = \"cookie\" keeps each client with its backend"),
         }
         if *pinning != Pinning::None {
             let life = |time: Duration| Value::duration(time.clamp(*LIFE.start(), *LIFE.end()));
@@ -277,7 +277,7 @@ impl Pool {
         self.persistence = table;
     }
 
-    /// Each backend has a route of its own, in which there is no separator: its name, if that will do.
+    /// Gives each backend a unique route without a separator: its name, if possible.
     fn complete_routes(&mut self) {
         let mut routes = Names::default();
         for backend in self.backends.iter_mut().filter(|backend| !backend.is_found()) {
@@ -285,11 +285,10 @@ impl Pool {
             let plain = named(wanted, "backend").replace('.', "-");
             let route = routes.take(&plain);
             if let Some((line, wanted)) = backend.route.as_ref().filter(|(_, wanted)| *wanted != route) {
-                let why =
-                    "a route is a backend's own, and of letters, digits, `_` and `-`: let the application say another";
+                let why = "each backend needs a route of its own, made of letters, digits, `_` and `-`: change the application's route";
                 backend.table.lost(*line, &format!("route={wanted}"), why);
             } else if backend.route.is_none() {
-                backend.table.remark("no route was said for this server");
+                backend.table.remark("the source gives this server no route");
             }
             if route != backend.name {
                 backend.table.set("route", Value::text(&route));
@@ -297,7 +296,7 @@ impl Pool {
         }
     }
 
-    /// Writes how backends are spoken to; a socket has no name that a certificate could be for.
+    /// Writes the protocol. Disables Unix sockets if a certificate's name must be checked, as they have none.
     fn complete_speech(&mut self) {
         let Some(speech) = &self.speech else { return };
         speech.write(&mut self.upstream, &mut self.tls);
@@ -306,7 +305,7 @@ impl Pool {
             let sockets: Vec<_> = sockets.map(|(_, name)| name.clone()).collect();
             for backend in self.backends.iter_mut().filter(|backend| sockets.contains(&backend.name)) {
                 backend.leave(
-                    "write `server_name` into [pools.upstream.tls]: a socket has no name that a certificate is for",
+                    "set `server_name` in [pools.upstream.tls]: a Unix socket has no name to check in a certificate",
                 );
             }
         }
@@ -319,7 +318,7 @@ impl Pool {
         }
     }
 
-    /// All tables, for what was noted in them.
+    /// Returns all tables, for their notes.
     pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
         let sections = self.sections().map(|(_, table)| table);
         [&self.main].into_iter().chain(sections).chain(self.backends.iter().map(|backend| &backend.table))
@@ -341,7 +340,7 @@ impl Pool {
         .into_iter()
     }
 
-    /// Writes the pool; switched off as a whole, if no request gets here.
+    /// Writes the pool; `is_off` disables all of it.
     pub(super) fn write(&self, is_off: bool, text: &mut String) {
         self.main.write("[[pools]]", is_off, text);
         for (header, table) in self.sections() {
@@ -358,7 +357,7 @@ fn learned(carrier: &'static str, name: &str, capacity: Option<u64>) -> Value {
     Value::inline([(carrier, Value::text(name))].into_iter().chain(capacity))
 }
 
-/// What a backend is called that has no name: its address.
+/// Returns a name for a backend without one: its address.
 pub(super) fn name_of(address: &Address, text: &str) -> String {
     match address {
         Address::Socket(socket) => socket.to_string().replace(['[', ']'], ""),

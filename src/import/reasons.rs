@@ -1,11 +1,11 @@
-//! Owns: the reasons that more than one source has for what has no equivalent.
-//! Invariant: a reason is one text, whichever source gives it.
-//! Must not know: what it is the reason for.
+//! Owns: the reasons for missing equivalents that several sources share.
+//! Invariant: each reason has the same text for all sources.
+//! Must not know: which lines have a reason.
 
-/// The reason where there is no better one.
-pub(super) const NONE: &str = "has no equivalent";
-/// Why what kept requests out has no equivalent.
+/// The reason if there is none in particular.
+pub(super) const NONE: &str = "Linchpin has no equivalent";
+/// The reasons for access restrictions and limits; such lines are listed at the top of the output.
 pub(super) const FILTER: &str = "Linchpin does not filter requests";
-pub(super) const PASSWORDS: &str = "Linchpin does not ask for passwords";
+pub(super) const PASSWORDS: &str = "Linchpin does not authenticate clients";
 pub(super) const RATES: &str =
-    "limits of clients are not taken over: write `requests_per_client` or `connections_per_client`";
+    "limits per client are not imported: set `requests_per_client` or `connections_per_client`";

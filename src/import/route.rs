@@ -1,17 +1,17 @@
-//! Owns: a route in the making: which requests it is for, and where they go.
-//! Invariant: where it goes is compared as a whole: two routes are alike, or they are not.
-//! Must not know: how a source says it; listeners.
+//! Owns: a route of the output: which requests it matches, and where they go.
+//! Invariant: two destinations are equal only if all their parts are.
+//! Must not know: the formats of sources; listeners.
 
 use super::toml::{Table, Value};
 
-/// Requests, as a route tells them apart.
+/// The requests that a route matches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Request {
-    /// With TLS, or without; either, if it is not said.
+    /// With TLS or without; `None` for both.
     pub(super) secure: Option<bool>,
-    /// None for every host.
+    /// Empty for all hosts.
     pub(super) hosts: Vec<String>,
-    /// The beginning of the path, `/` for all of them.
+    /// The path prefix; `/` for all paths.
     pub(super) prefix: String,
 }
 
@@ -20,15 +20,15 @@ pub(super) struct Request {
 pub(super) enum Goal {
     Pool {
         name: String,
-        /// What backends don't see of the path.
+        /// The path prefix to remove.
         strip: Option<String>,
-        /// What they see before it.
+        /// The path prefix to add.
         add: Option<String>,
     },
     Redirect(Redirect),
 }
 
-/// Another place; what is not said stays as it was asked for.
+/// A redirect; `None` keeps that part of the request's URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Redirect {
     pub(super) scheme: Option<&'static str>,
@@ -41,14 +41,14 @@ pub(super) struct Redirect {
 pub(super) struct Route {
     pub(super) request: Request,
     pub(super) goal: Goal,
-    /// What clients reach it by.
+    /// The listener groups at which it is served.
     pub(super) fronts: Vec<usize>,
     pub(super) table: Table,
     pub(super) is_off: bool,
 }
 
 impl Request {
-    /// Requests for these hosts, none for all, below a path.
+    /// Returns requests for these hosts (empty for all) below a path.
     pub(super) fn to(hosts: Vec<String>, prefix: &str) -> Request {
         Request { secure: None, hosts, prefix: prefix.into() }
     }
@@ -57,7 +57,7 @@ impl Request {
         self.secure.is_none() && self.hosts.is_empty() && self.prefix == "/"
     }
 
-    /// Whether a request may be for a host of both.
+    /// Returns whether some host is in both.
     pub(super) fn shares_a_host(&self, other: &[String]) -> bool {
         let covers = |pattern: &str, host: &str| pattern.strip_prefix('*').is_some_and(|end| host.ends_with(end));
         let either = |one: &String| other.iter().any(|two| one == two || covers(one, two) || covers(two, one));
@@ -77,7 +77,7 @@ impl Goal {
         }
     }
 
-    /// As a message names it.
+    /// Returns its name in messages.
     pub(super) fn shown(&self) -> String {
         match self {
             Goal::Pool { name, .. } => format!("the pool {name}"),
@@ -87,13 +87,13 @@ impl Goal {
 }
 
 impl Redirect {
-    /// To the same place by another scheme.
+    /// Returns a redirect to the same URL with another scheme.
     pub(super) fn to_scheme(scheme: &'static str, status: u16) -> Redirect {
         Redirect { scheme: Some(scheme), host: None, path: None, status }
     }
 
-    /// `https://host/path` or `/path`, in which `same` stands for the host that was asked for, and what ends
-    /// in `rest` for its path. `None` if a redirect can't lead there.
+    /// Parses `https://host/path` or `/path`; `same` are variables for the request's host, and `rest` for its
+    /// path. `None` if a redirect can't lead there.
     pub(super) fn read(url: &str, same: &[&str], rest: &[&str], status: u16) -> Option<Redirect> {
         if !matches!(status, 301 | 302 | 303 | 307 | 308) {
             return None;
@@ -107,7 +107,7 @@ impl Redirect {
             None => return None,
         };
         let at = if behind.is_empty() { 0 } else { behind.find(['/', '$', '\\', '%']).unwrap_or(behind.len()) };
-        // A variable may stand for the host.
+        // A variable may replace the host.
         let variable = same.iter().find(|name| behind.starts_with(**name));
         let (host, path) = match variable {
             Some(name) => (None, behind.get(name.len()..)?),
@@ -133,14 +133,14 @@ impl Redirect {
     }
 }
 
-/// A path of a redirect: nothing in it stands for something else.
+/// Returns whether a path has no variables.
 fn is_path(path: &str) -> bool {
     path.starts_with('/')
         && !path.starts_with("//")
         && path.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~".contains(c))
 }
 
-/// A host, or a host and a port.
+/// Parses a host with an optional port.
 fn authority(text: &str) -> Option<String> {
     let name = super::grammar::host(text).filter(|host| !host.starts_with('*'))?;
     let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
@@ -175,7 +175,7 @@ impl Route {
         Route { request, goal, fronts, table, is_off: false }
     }
 
-    /// The pool that it leads to.
+    /// Returns the pool that it leads to.
     pub(super) fn pool(&self) -> Option<&str> {
         self.goal.pool_name()
     }

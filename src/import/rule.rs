@@ -1,18 +1,18 @@
-//! Owns: conditions on host and path, and which routes they are.
-//! Invariant: a condition that routes can't say exactly, but for whole segments of paths, is none.
-//! Must not know: how a source writes its conditions.
+//! Owns: conditions on scheme, host and path, and the routes that they become.
+//! Invariant: a condition is one that routes can express, except that paths match by whole segments.
+//! Must not know: the formats of sources.
 
 use super::grammar::{self, is_below};
 use super::route::Request;
 
-/// How many alternatives a condition may have.
+/// The most alternatives of a condition.
 const MOST: usize = 1000;
 
-/// Alternatives: one of them must hold.
+/// A condition: one of its terms must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Condition(Vec<Term>);
 
-/// TLS or not, a host and the beginning of a path; `None` for any.
+/// A scheme, a host and a path prefix; `None` for any.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Term {
     secure: Option<bool>,
@@ -21,27 +21,27 @@ struct Term {
 }
 
 impl Condition {
-    /// Holds for every request.
+    /// Returns the condition that always holds.
     pub(super) fn always() -> Condition {
         Condition(vec![Term::default()])
     }
 
-    /// A host, or `*.` and the end of hosts.
+    /// Returns a condition on the host: a name, or `*.` and the end of a name.
     pub(super) fn host(text: &str) -> Option<Condition> {
         Some(Condition(vec![Term { host: Some(grammar::host(text)?), ..Term::default() }]))
     }
 
-    /// The beginning of a path.
+    /// Returns a condition on the path prefix.
     pub(super) fn prefix(text: &str) -> Option<Condition> {
         Some(Condition(vec![Term { prefix: Some(grammar::prefix(text)?), ..Term::default() }]))
     }
 
-    /// The client speaks TLS, or doesn't.
+    /// Returns a condition on whether the client uses TLS.
     pub(super) fn secure(is_secure: bool) -> Condition {
         Condition(vec![Term { secure: Some(is_secure), ..Term::default() }])
     }
 
-    /// What does not hold, if that can be said.
+    /// Returns the negation, if routes can express it.
     pub(super) fn negated(&self) -> Option<Condition> {
         match &self.0[..] {
             [Term { secure: Some(is_secure), host: None, prefix: None }] => Some(Condition::secure(!is_secure)),
@@ -49,7 +49,7 @@ impl Condition {
         }
     }
 
-    /// Either holds.
+    /// Returns the condition that either holds; `None` if it has too many terms.
     pub(super) fn or(mut self, other: Condition) -> Option<Condition> {
         for term in other.0 {
             if !self.0.contains(&term) {
@@ -59,7 +59,7 @@ impl Condition {
         (self.0.len() <= MOST).then_some(self)
     }
 
-    /// Both hold; `None` if that can't be, or can't be said.
+    /// Returns the condition that both hold; `None` if they exclude each other, or it has too many terms.
     pub(super) fn and(&self, other: &Condition) -> Option<Condition> {
         if self.0.len().checked_mul(other.0.len())? > MOST {
             return None;
@@ -69,7 +69,7 @@ impl Condition {
         (!terms.is_empty()).then_some(Condition(terms))
     }
 
-    /// The requests of each route.
+    /// Returns the requests of each route.
     pub(super) fn routes(&self) -> Vec<Request> {
         let mut routes: Vec<Request> = Vec::new();
         for term in &self.0 {
@@ -89,7 +89,7 @@ impl Condition {
         routes
     }
 
-    /// The beginnings of paths, if that is all it asks for.
+    /// Returns the path prefixes, if it is a condition on paths alone.
     pub(super) fn prefixes(&self) -> Option<Vec<&str>> {
         self.0
             .iter()

@@ -1,8 +1,8 @@
-//! Owns: what of a source is never repeated.
-//! Invariant: a password, a hash, a token or a key that a line holds is in no comment made of it.
-//! Must not know: which line it is, and what becomes of it.
+//! Owns: which parts of a source are secret.
+//! Invariant: no comment repeats a password, hash, token or key of a line.
+//! Must not know: how a line is handled.
 
-/// Behind such words stands what nobody else is to read.
+/// Words that a secret follows.
 const WORDS: [&str; 19] = [
     "password",
     "passwd",
@@ -25,13 +25,13 @@ const WORDS: [&str; 19] = [
     "cookie-key",
 ];
 
-/// Such words alone name no secret.
+/// Names that contain such a word, but are followed by no secret.
 const HARMLESS: [&str; 3] = ["server_tokens", "auth_basic_user_file", "ssl_password_file"];
 
-/// What a hash or a key begins with.
+/// Beginnings of hashes and keys.
 const MARKS: [&str; 9] = ["$apr1$", "$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "{sha", "-----begin"];
 
-/// `text` without the secrets in it.
+/// Returns `text` without its secrets.
 pub(super) fn hidden(text: &str) -> String {
     let text = without_user(text);
     match beginning(&text) {
@@ -40,12 +40,12 @@ pub(super) fn hidden(text: &str) -> String {
     }
 }
 
-/// Whether something in a text is not to be repeated: then nothing is that stands in its block.
+/// Returns whether a text contains a secret: its block may, too.
 pub(super) fn is_in(text: &str) -> bool {
     beginning(text).is_some()
 }
 
-/// Where what is not to be repeated begins.
+/// Returns the offset at which the secret begins.
 fn beginning(text: &str) -> Option<usize> {
     let lower = text.to_ascii_lowercase();
     let end_of_word = |at: usize| {
@@ -63,7 +63,7 @@ fn beginning(text: &str) -> Option<usize> {
             .map(|(at, _)| at)
             .find(|at| !harmless(*at) && starts_a_word(&lower, *at, word))?;
         let end = if word.ends_with(' ') { at + word.len() } else { end_of_word(at + word.len()) };
-        // The mark behind the word is no part of the secret, and where nothing follows there is none.
+        // The separator after the word is not secret. If nothing follows it, there is no secret.
         let end = end + lower.get(end..)?.find(|c: char| !" =:\"'".contains(c))?;
         (!lower.get(end..)?.is_empty()).then_some(end)
     };
@@ -74,13 +74,13 @@ fn beginning(text: &str) -> Option<usize> {
     [first, marked, set].into_iter().flatten().min()
 }
 
-/// `basic` and `bearer` are words of their own.
+/// Returns whether `word` is a whole word if it has to be: `basic` and `bearer` do.
 fn starts_a_word(text: &str, at: usize, word: &str) -> bool {
     let before = text.get(..at).and_then(|text| text.chars().next_back());
     !word.ends_with(' ') || before.is_none_or(|c| !c.is_ascii_alphanumeric() && c != '_' && c != '-')
 }
 
-/// `text` without what stands between `://` and `@`.
+/// Returns `text` without the user info of its URLs.
 fn without_user(text: &str) -> String {
     let mut rest = text;
     let mut kept = String::with_capacity(text.len());

@@ -1,59 +1,59 @@
-//! Owns: whose configuration a source is, and the result of its import.
+//! Owns: the formats of sources, and the result of an import.
 //! Invariant: an error names a line and what to do next.
-//! Must not know: how a source is read.
+//! Must not know: the syntax of a format.
 
 use std::fmt;
 
-/// The longest source that is read.
+/// The longest source, in bytes.
 pub const LONGEST: usize = 4 << 20;
 
-/// How deep blocks may lie in each other.
+/// The deepest nesting of blocks.
 pub(super) const DEEPEST: usize = 64;
 
-/// Whose configuration it is.
+/// The format of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// `haproxy.cfg`.
     Haproxy,
     /// `nginx.conf`.
     Nginx,
-    /// A dynamic file of Traefik, in YAML or TOML.
+    /// A dynamic Traefik file, in YAML or TOML.
     Traefik,
 }
 
-/// A configuration for Linchpin.
+/// The result of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
-    /// The configuration.
+    /// The Linchpin configuration, in TOML.
     pub text: String,
-    /// How many lines of the source have no equivalent. Each stands in `text` as a comment.
+    /// The number of source lines without an equivalent. Each is a comment in `text`.
     pub lost: usize,
-    /// Those of them that kept requests out, such as passwords and addresses that were refused.
+    /// Those of them that restricted or limited requests, such as passwords and address lists.
     pub guards: Vec<usize>,
-    /// Some request gets an answer: a listener is open, from which a route leads to a backend, or elsewhere.
+    /// Some request would reach a backend or be redirected elsewhere, by an enabled listener and route.
     pub answers: bool,
 }
 
-/// Why a source is not read at all.
+/// Why a source can't be imported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
     /// It is longer than [`LONGEST`].
     TooLong,
-    /// It can't be told whose it is.
+    /// Its format is unknown.
     Unknown,
-    /// It isn't what it should be; the line is counted from 1.
+    /// It has a syntax error.
     Syntax {
-        /// Whose configuration it should be.
+        /// The expected format.
         format: Format,
-        /// Where reading ended.
+        /// The line of the error, from 1.
         line: usize,
-        /// What is wrong there.
+        /// What is wrong.
         problem: String,
     },
 }
 
 impl Format {
-    /// Its name, as people know it.
+    /// Returns the name of the product.
     pub fn product(self) -> &'static str {
         match self {
             Format::Haproxy => "HAProxy",
@@ -62,7 +62,7 @@ impl Format {
         }
     }
 
-    /// Whose configuration this is, by its name and then by what stands in it.
+    /// Guesses the format from a file's name, then from its content.
     pub fn guess(name: &str, text: &str) -> Option<Format> {
         let name = name.to_ascii_lowercase();
         let by_name = [("haproxy", Format::Haproxy), ("nginx", Format::Nginx), ("traefik", Format::Traefik)];
@@ -90,7 +90,7 @@ impl Format {
     }
 }
 
-/// Where and why a source can't be read.
+/// A syntax error of a source.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Broken {
     pub(super) line: usize,
@@ -103,7 +103,7 @@ impl Broken {
     }
 
     pub(super) fn too_deep(line: usize) -> Broken {
-        Broken::new(line, format!("more than {DEEPEST} blocks lie in each other"))
+        Broken::new(line, format!("blocks are nested more than {DEEPEST} deep"))
     }
 }
 
@@ -112,17 +112,17 @@ impl std::error::Error for Refused {}
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refused::TooLong => write!(f, "the file is longer than {} MiB: import its parts one by one", LONGEST >> 20),
-            Refused::Unknown => f.write_str(
-                "neither name nor content tell whose configuration it is: say --from haproxy, nginx or traefik",
-            ),
+            Refused::TooLong => write!(f, "the file is larger than {} MiB: import it in parts", LONGEST >> 20),
+            Refused::Unknown => {
+                f.write_str("neither its name nor its content shows the format: add --from haproxy, nginx or traefik")
+            }
             Refused::Syntax { format, line, problem } => {
                 let check = match format {
-                    Format::Haproxy => "haproxy -c -f FILE shows what HAProxy says of it",
-                    Format::Nginx => "nginx -t -c FILE shows what nginx says of it",
-                    Format::Traefik => "it must be one YAML document or TOML",
+                    Format::Haproxy => "run haproxy -c -f FILE for HAProxy's own diagnosis",
+                    Format::Nginx => "run nginx -t -c FILE for nginx's own diagnosis",
+                    Format::Traefik => "it must be TOML or a single YAML document",
                 };
-                write!(f, "line {line}: {problem}; not a configuration of {}: {check}", format.product())
+                write!(f, "line {line}: {problem}; this is not a valid configuration of {}: {check}", format.product())
             }
         }
     }

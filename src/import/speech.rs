@@ -1,10 +1,10 @@
-//! Owns: how backends of a pool in the making are spoken to: HTTP/1.1 or HTTP/2, in TLS or not, with a PROXY header or not.
-//! Invariant: what was spoken in TLS is never spoken without it.
-//! Must not know: how a source says it; which backends.
+//! Owns: the protocol between Linchpin and the backends of a pool: HTTP/1.1 or HTTP/2, TLS, PROXY header.
+//! Invariant: a connection with TLS never loses it.
+//! Must not know: the formats of sources; backends.
 
 use super::toml::{Table, Value};
 
-/// What is one for all backends of a pool.
+/// The protocol of all backends of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Speech {
     pub(super) http2: bool,
@@ -13,7 +13,7 @@ pub(super) struct Speech {
     pub(super) tls: Option<Tls>,
 }
 
-/// TLS to backends.
+/// The TLS settings for backends.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Tls {
     pub(super) ca: Option<String>,
@@ -30,9 +30,9 @@ impl Default for Tls {
 }
 
 impl Speech {
-    /// Writes it into `[pools.upstream]` and `[pools.upstream.tls]`.
+    /// Writes the protocol into `[pools.upstream]` and `[pools.upstream.tls]`.
     pub(super) fn write(&self, upstream: &mut Table, tls: &mut Table) {
-        // A connection that clients share can't speak for one of them.
+        // A PROXY header names one client, but clients share an HTTP/2 connection.
         if self.http2 && self.proxy.is_none() {
             upstream.set("http2", Value::flag(true));
         }
@@ -62,7 +62,7 @@ impl Speech {
     }
 }
 
-/// A name that a certificate may be for.
+/// Returns a name that a certificate can be for.
 pub(super) fn server_name(text: &str) -> Option<String> {
     if text.parse::<std::net::IpAddr>().is_ok() {
         return Some(text.into());

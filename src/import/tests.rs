@@ -1,6 +1,6 @@
-//! Owns: what holds for all three sources, whatever stands in them.
-//! Invariant: any text is refused, or becomes TOML; it never ends in a panic.
-//! Must not know: what becomes of a line.
+//! Owns: the tests that all three formats pass.
+//! Invariant: any text is refused or becomes valid TOML, without a panic.
+//! Must not know: how a line is handled.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use super::{Format, LONGEST, Refused, import};
 
 const ALL: [Format; 3] = [Format::Haproxy, Format::Nginx, Format::Traefik];
 
-/// Words, marks and line breaks of all three.
+/// Words, punctuation and line breaks of all three formats.
 const TOKENS: [&str; 96] = [
     " ",
     " ",
@@ -165,5 +165,5 @@ fn a_file_tells_whose_it_is() {
 #[test]
 fn a_refusal_says_where_and_what_to_do() {
     let refused = import("http {\n server {\n", "nginx.conf", Format::Nginx).unwrap_err().to_string();
-    assert!(refused.starts_with("line 2: a block that is not closed") && refused.contains("nginx -t"), "{refused}");
+    assert!(refused.starts_with("line 2: this block is not closed") && refused.contains("nginx -t"), "{refused}");
 }

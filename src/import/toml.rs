@@ -1,5 +1,5 @@
-//! Owns: how values, tables and comments are written as TOML.
-//! Invariant: no text from outside ends a comment or a string: what is written can be read back.
+//! Owns: the writer of TOML values, tables and comments.
+//! Invariant: no text of a source ends a comment or a string: the output is always valid TOML.
 //! Must not know: which keys there are.
 
 use std::fmt::Write;
@@ -40,7 +40,7 @@ impl Value {
 
     pub(super) fn duration(duration: Duration) -> Value {
         const DAY: u64 = 24 * 60 * 60;
-        // Months and years have no certain length, and none that anybody would write.
+        // Whole days are written as days: months and years have no fixed length.
         match duration.as_secs() {
             seconds if seconds >= DAY && seconds.is_multiple_of(DAY) => Value::text(&format!("{}d", seconds / DAY)),
             _ => Value::text(&humantime::format_duration(duration).to_string()),
@@ -76,28 +76,28 @@ enum Line {
     Remark(String),
 }
 
-/// A line of the source that is not in the output as keys and values.
+/// A line of the source that is a comment in the output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Note {
     pub(super) line: usize,
     pub(super) text: String,
     pub(super) why: String,
-    /// Linchpin can't, rather than does so anyway.
+    /// It has no equivalent, as opposed to needing none.
     pub(super) is_lost: bool,
-    /// It kept requests out.
+    /// It restricted or limited requests.
     pub(super) is_guard: bool,
 }
 
-/// A table: keys, values and comments, in the order in which they were set.
+/// A table: keys, values and comments in insertion order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {
     lines: Vec<Line>,
-    /// Where in `lines` the keys stand: a table may have many comments, and has few keys.
+    /// The index of each key in `lines`: a table may have many comments, but has few keys.
     keys: Vec<(&'static str, usize)>,
 }
 
 impl Table {
-    /// Sets a key, and forgets what it was.
+    /// Sets a key; replaces its old value.
     pub(super) fn set(&mut self, key: &'static str, value: Value) {
         let pair = Line::Pair(key, value);
         match self.place(key) {
@@ -120,18 +120,18 @@ impl Table {
         self.keys.iter().find(|(other, _)| *other == key).map(|(_, at)| *at)
     }
 
-    /// Sets a key of which there is one for all, as `line` wants it. What was set first holds.
+    /// Sets a key that several lines share. The first value wins; a different one is noted.
     pub(super) fn share(&mut self, key: &'static str, value: Value, line: usize, text: &str) {
         match self.get(key) {
             Some(other) if *other != value => {
-                let why = format!("there is one `{key}` for all here, and it is {} already", other.as_str());
+                let why = format!("Linchpin has one `{key}` for all, already set to {}", other.as_str());
                 self.lost(line, text, why);
             }
             _ => self.set(key, value),
         }
     }
 
-    /// Like [`Table::share`], for a time limit, which must be in `limits`.
+    /// Like [`Table::share`], for a time limit, which is clamped to `limits`.
     pub(super) fn share_time(
         &mut self,
         key: &'static str,
@@ -141,15 +141,15 @@ impl Table {
         text: &str,
     ) {
         match time {
-            None => self.lost(line, text, "this is no duration"),
+            None => self.lost(line, text, "not a duration"),
             Some(Duration::ZERO) if !limits.contains(&Duration::ZERO) => {
-                self.lost(line, text, format!("every wait has a limit here; `{key}` has its default"));
+                self.lost(line, text, format!("Linchpin limits every wait; `{key}` keeps its default"));
             }
             Some(time) => self.share(key, Value::duration(time.clamp(*limits.start(), *limits.end())), line, text),
         }
     }
 
-    /// Adds the lines of another table; of keys that both have, its own stay.
+    /// Appends another table; existing keys keep their values.
     pub(super) fn append(&mut self, other: Table) {
         for line in other.lines {
             match line {
@@ -164,24 +164,24 @@ impl Table {
         self.lines.push(Line::Note(note));
     }
 
-    /// A line that has no equivalent, and why, or what to do.
+    /// Notes a line without an equivalent, with the reason or what to do.
     pub(super) fn lost(&mut self, line: usize, text: &str, why: impl Into<String>) {
         let why = why.into();
         let is_guard = [FILTER, PASSWORDS, RATES].contains(&why.as_str());
         self.note(Note { line, text: text.into(), why, is_lost: true, is_guard });
     }
 
-    /// A line that kept requests out, and has no equivalent.
+    /// Notes an access restriction without an equivalent.
     pub(super) fn guard(&mut self, line: usize, text: &str, why: impl Into<String>) {
         self.note(Note { line, text: text.into(), why: why.into(), is_lost: true, is_guard: true });
     }
 
-    /// A line that needs no equivalent.
+    /// Notes a line that needs no equivalent.
     pub(super) fn needless(&mut self, line: usize, text: &str, why: impl Into<String>) {
         self.note(Note { line, text: text.into(), why: why.into(), is_lost: false, is_guard: false });
     }
 
-    /// A comment on what is written here.
+    /// Adds a comment.
     pub(super) fn remark(&mut self, text: impl Into<String>) {
         self.lines.push(Line::Remark(text.into()));
     }
@@ -190,7 +190,7 @@ impl Table {
         self.lines.is_empty()
     }
 
-    /// The lines that kept requests out.
+    /// Returns the lines that restricted or limited requests.
     pub(super) fn guard_lines(&self) -> impl Iterator<Item = usize> {
         self.lines.iter().filter_map(|line| match line {
             Line::Note(note) if note.is_guard => Some(note.line),
@@ -198,12 +198,12 @@ impl Table {
         })
     }
 
-    /// Whether the same keys have the same values.
+    /// Returns whether both have the same keys and values.
     pub(super) fn says_the_same(&self, other: &Table) -> bool {
         self.keys.len() == other.keys.len() && self.keys.iter().all(|(key, _)| self.get(key) == other.get(key))
     }
 
-    /// Whether nothing is said beside keys and values.
+    /// Returns whether it has no comments.
     pub(super) fn is_plain(&self) -> bool {
         self.lines.len() == self.keys.len()
     }
@@ -212,7 +212,7 @@ impl Table {
         !self.keys.is_empty()
     }
 
-    /// The lines of the source that were lost here.
+    /// Returns the lines without an equivalent.
     pub(super) fn lost_lines(&self) -> impl Iterator<Item = usize> {
         self.lines.iter().filter_map(|line| match line {
             Line::Note(note) if note.is_lost => Some(note.line),
@@ -220,8 +220,8 @@ impl Table {
         })
     }
 
-    /// Writes the table below its header; without keys the comments alone. One that is off stands
-    /// behind `#`.
+    /// Writes the header and the table; without keys, only the comments. A disabled table is behind
+    /// `#`.
     pub(super) fn write(&self, header: &str, is_off: bool, out: &mut String) {
         let off = if is_off { "#" } else { "" };
         if self.is_empty() {
@@ -254,7 +254,7 @@ pub(super) fn comment(out: &mut String, text: &str) {
     out.push('\n');
 }
 
-/// A text that is not too long for a line, and without runs of blanks.
+/// Shortens a text to fit a line, and collapses white space.
 pub(super) fn clipped(text: &str) -> String {
     const LONGEST: usize = 160;
     let words: Vec<_> = text.split_whitespace().collect();
@@ -300,7 +300,7 @@ mod tests {
         table.write("[x]", true, &mut out);
         assert_eq!(
             out,
-            "#[x]\n#a = \"64KiB\"\n# line 3: a 2: there is one `a` for all here, and it is 1 already\n#b = true\n"
+            "#[x]\n#a = \"64KiB\"\n# line 3: a 2: Linchpin has one `a` for all, already set to 1\n#b = true\n"
         );
     }
 }

@@ -1,6 +1,6 @@
-//! Owns: a dynamic file of Traefik: its routers, and what of the file is no service.
-//! Invariant: each value is taken over, or noted with its path.
-//! Must not know: how the output is written; YAML and TOML.
+//! Owns: the conversion of a dynamic Traefik file, except for its services.
+//! Invariant: each value is converted, or noted with its path.
+//! Must not know: the format of the output; YAML and TOML.
 
 mod entry;
 mod health;
@@ -24,15 +24,15 @@ use super::route::{Goal, Request};
 use super::source::Broken;
 use super::toml::Value;
 
-const HTTP_ALONE: &str = "Linchpin speaks HTTP alone";
-const TLS: &str = "of TLS no more is taken over than certificates, authorities and versions, see docs/tls.md";
-const STATIC: &str = "entry points are in Traefik's static configuration: write [[listeners]] with their addresses";
+const HTTP_ALONE: &str = "Linchpin handles only HTTP";
+const TLS: &str = "of TLS settings, only certificates, authorities and versions are imported: see docs/tls.md";
+const STATIC: &str = "entry points are in Traefik's static configuration: add [[listeners]] with their addresses";
 
-/// Reads a dynamic file into `out`.
+/// Converts a dynamic file into `out`.
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
     let root = node::read(text)?;
     let Some(root) = root.map() else {
-        return Err(Broken::new(root.line, "no keys and values"));
+        return Err(Broken::new(root.line, "the file has no keys and values"));
     };
     let empty = Map::default();
     let http = map_of(root, "http", &empty);
@@ -63,7 +63,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
             effects.read(names.list(), &path, middlewares, 0);
         }
         if let Some((line, text)) = entry::certificate_demand(&reached, is_enforced, root) {
-            let why = "clients had to show a certificate: write `client_ca` into [listeners.tls] of a listener, and its name into `listeners` of the route";
+            let why = "clients had to present a certificate: set `client_ca` in [listeners.tls] of a listener, and its name in `listeners` of the route";
             effects.guards.push((line, text, why));
         }
         let place = At { path: &path, line, fronts: &fronts, effects: &effects };
@@ -76,9 +76,9 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
         let why = match key.to_ascii_lowercase().as_str() {
             "tcp" | "udp" => HTTP_ALONE,
             "tls" => TLS,
-            "entrypoints" => "of entry points no more is taken over than addresses, TLS, redirections and middlewares",
+            "entrypoints" => "of entry points, only addresses, TLS, redirections and middlewares are imported",
             "providers" | "api" | "log" | "accesslog" | "metrics" | "certificatesresolvers" | "ping" => {
-                "this is of Traefik's static configuration: import the dynamic one"
+                "this belongs to Traefik's static configuration: import the dynamic one"
             }
             _ => NONE,
         };
@@ -87,7 +87,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Whether a router leads somewhere, as far as can be said beforehand.
+/// Returns whether a router may lead to a service or a redirect.
 fn leads(router: &Map, middlewares: &Map) -> bool {
     let text = |key: &str| peek(router, key).and_then(Node::text).unwrap_or_default();
     let names = peek(router, "middlewares").map(Node::list).unwrap_or_default();
@@ -108,7 +108,7 @@ fn entry_points_of(router: &Map, path: &str, entries: &Entries, out: &mut Output
     if node.list().iter().any(is_kept) {
         for each in node.list() {
             match each.text().filter(|_| is_kept(each)) {
-                Some(name) => out.clients.needless(each.line, &format!("{path}: {name}"), "a listener is called so"),
+                Some(name) => out.clients.needless(each.line, &format!("{path}: {name}"), "a listener has this name"),
                 None => note(&path, each.line, each, STATIC, &mut out.clients),
             }
         }
@@ -117,7 +117,7 @@ fn entry_points_of(router: &Map, path: &str, entries: &Entries, out: &mut Output
     }
 }
 
-/// Where a router stands, where it is reached, and what its middlewares do.
+/// A router's path, line, listener groups and middlewares.
 struct At<'p> {
     path: &'p str,
     line: usize,
@@ -146,7 +146,7 @@ fn router(router: &Map, at: &At<'_>, middlewares: &Map, services: &mut Services<
     let mut place = Place::Routes(Vec::new());
     match rule::read(text).and_then(|condition| Ok((condition, goal?))) {
         Ok(_) if fronts.is_empty() => {
-            out.unrouted.lost(line, &shown, "its entry points speak TLS for other routers, and not for this one");
+            out.unrouted.lost(line, &shown, "its entry points use TLS for other routers, but not for this one");
         }
         Ok((condition, goal)) => {
             let mut ids = Vec::new();
@@ -156,7 +156,7 @@ fn router(router: &Map, at: &At<'_>, middlewares: &Map, services: &mut Services<
             place = Place::Routes(ids);
         }
         Err(why) => {
-            // What it kept out would come in by other routers.
+            // Other routers would serve the requests that it restricted.
             place = Place::Fronts(fronts.to_vec(), vec![Request::to(rule::hosts(text), "/")]);
             out.unrouted.lost(line, &shown, why);
             if let Some(service) = service {
@@ -181,9 +181,9 @@ fn router(router: &Map, at: &At<'_>, middlewares: &Map, services: &mut Services<
             continue;
         };
         let shown = format!("{path}.middlewares: {name}");
-        // What is not in this file may keep requests out, and is noted as such.
+        // A middleware of another file may restrict requests, and is noted as such.
         if middlewares.all().any(|(other, ..)| is_named(other, name)) {
-            out.unrouted.needless(node.line, &shown, "what becomes of it is said where it is defined");
+            out.unrouted.needless(node.line, &shown, "see the notes on its definition");
         }
     }
     if let Some(node) = router.take("priority") {
@@ -202,7 +202,7 @@ fn router(router: &Map, at: &At<'_>, middlewares: &Map, services: &mut Services<
     left(router, path, NONE, &mut out.unrouted);
 }
 
-/// Makes a route of what a router is for.
+/// Adds the routes of a router.
 fn routed(
     fronts: &[usize],
     request: Request,
@@ -220,17 +220,17 @@ fn routed(
                 out.unrouted.lost(
                     line,
                     shown,
-                    format!("{lost} is stripped, which is no beginning of {}", request.prefix),
+                    format!("{lost} is stripped, but is not the beginning of {}", request.prefix),
                 );
             }
             Goal::Pool { name: name.clone(), strip, add: effects.add.clone() }
         }
         Goal::Redirect(redirect) => {
-            // Who has come by TLS would be sent round in a circle.
+            // A client that already uses TLS would be redirected for ever.
             request.secure = Some(false);
             fronts.retain(|front| out.is_secure(*front) != Some(true));
             if fronts.is_empty() {
-                out.unrouted.needless(line, shown, "all clients come by TLS here");
+                out.unrouted.needless(line, shown, "all clients here use TLS");
             }
             Goal::Redirect(redirect.clone())
         }
@@ -238,7 +238,7 @@ fn routed(
     out.route(&fronts, &request, &goal, line, shown)
 }
 
-/// A `retry` among the middlewares of a router is one of its pool.
+/// Applies a router's `retry` middleware to its pool.
 fn retries(router: &Map, middlewares: &Map, index: usize, services: &mut Services<'_>) {
     let names = router.take("middlewares").map(Node::list).unwrap_or_default();
     for name in names.iter().filter_map(Node::text) {

@@ -1,11 +1,11 @@
-//! Owns: how the others write durations, sizes and addresses.
-//! Invariant: what can't be read with certainty is none.
+//! Owns: the parsers of durations, sizes and addresses as other products write them.
+//! Invariant: an ambiguous text is refused.
 //! Must not know: what a value is for.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// `1h30m`, `500ms`, `30s`; a number without a unit counts in `bare`.
+/// Parses `1h30m`, `500ms`, `30s`; a number without a unit is in `bare`.
 fn duration(text: &str, bare: Duration) -> Option<Duration> {
     const YEAR: u64 = 365 * 24 * 60 * 60;
     let mut total = Duration::ZERO;
@@ -38,17 +38,17 @@ fn duration(text: &str, bare: Duration) -> Option<Duration> {
     Some(total)
 }
 
-/// A duration that counts in seconds if it has no unit.
+/// Parses a duration; without a unit, it is in seconds.
 pub(super) fn seconds(text: &str) -> Option<Duration> {
     duration(text, Duration::from_secs(1))
 }
 
-/// A duration that counts in milliseconds if it has no unit.
+/// Parses a duration; without a unit, it is in milliseconds.
 pub(super) fn milliseconds(text: &str) -> Option<Duration> {
     duration(text, Duration::from_millis(1))
 }
 
-/// `8m`, `64k`, `1g`, or a number of bytes.
+/// Parses `8m`, `64k`, `1g`, or a number of bytes.
 pub(super) fn size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits)?;
@@ -62,29 +62,29 @@ pub(super) fn size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// Where a backend is.
+/// The address of a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Address {
     /// An IP address and a port.
     Socket(SocketAddr),
     /// The path of a Unix socket.
     Unix(String),
-    /// A name, which has to be looked up, and a port.
+    /// A host name, which DNS resolves, and a port.
     Name(String, u16),
-    /// A name whose SRV records say where servers are.
+    /// A name with SRV records.
     Service(String),
-    /// A variable, an address without a port: something else.
+    /// Unusable: a variable, or an address without a port.
     Other,
 }
 
-/// The path of a Unix socket, from the root: where others start is not known here.
+/// Parses the path of a Unix socket. It must be absolute, as the working directory of the source is unknown.
 pub(super) fn unix(path: &str) -> Address {
     const LONGEST: usize = 107;
     let is_good = path.starts_with('/') && path.len() <= LONGEST && path.chars().all(|c| c.is_ascii_graphic());
     if is_good { Address::Unix(path.into()) } else { Address::Other }
 }
 
-/// `10.0.0.1:80`, `[::1]:80`, `name:80`; without a port, the one given.
+/// Parses `10.0.0.1:80`, `[::1]:80`, `name:80`; `port` is the default.
 pub(super) fn address(text: &str, port: Option<u16>) -> Address {
     if let Ok(socket) = text.parse::<SocketAddr>() {
         return if socket.port() == 0 { Address::Other } else { Address::Socket(socket) };
@@ -98,7 +98,7 @@ pub(super) fn address(text: &str, port: Option<u16>) -> Address {
     };
     let is_host =
         |host: &str| super::grammar::host(host).is_some_and(|read| !read.starts_with('*') && !host.contains(':'));
-    // What is digits and dots, and no address, is no name either.
+    // Digits and dots that are no IP address are no host name, either.
     let is_host = |host: &str| is_host(host) && !host.chars().all(|c| c.is_ascii_digit() || c == '.');
     match port.filter(|port| *port != 0) {
         Some(port) if host == "localhost" => Address::Socket(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
@@ -107,7 +107,7 @@ pub(super) fn address(text: &str, port: Option<u16>) -> Address {
     }
 }
 
-/// A port: what is written with a sign counts from another.
+/// Parses a port. A sign would make it relative, and is refused.
 fn digits(text: &str) -> Option<u16> {
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
@@ -120,7 +120,7 @@ fn ip(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Where clients connect: `*:80`, `:80`, `10.0.0.1:80`, `[::]:80`.
+/// Parses the address of a listener: `*:80`, `:80`, `10.0.0.1:80`, `[::]:80`.
 pub(super) fn listener(text: &str) -> Option<SocketAddr> {
     let (host, port) = text.rsplit_once(':')?;
     let port = digits(port).filter(|port| *port != 0)?;

@@ -105,9 +105,9 @@ fn what_a_configuration_refuses_is_not_written() {
             Format::Haproxy,
             "capacity = 100000000",
         ),
-        (backend("balance hdr(Host)"), Format::Haproxy, "balance hdr(Host): it hashes"),
+        (backend("balance hdr(Host)"), Format::Haproxy, "balance hdr(Host): Linchpin can hash only"),
         (upstream("server 10.0.0.1 max_conns=4294967296;"), Format::Nginx, "max_requests = 1000000"),
-        (upstream("hash $http_upgrade; server 10.0.0.1;"), Format::Nginx, "hash $http_upgrade: what can be hashed"),
+        (upstream("hash $http_upgrade; server 10.0.0.1;"), Format::Nginx, "hash $http_upgrade: Linchpin can hash only"),
         (
             map.to_owned()
                 + &upstream(
@@ -340,7 +340,7 @@ fn a_source_that_cannot_be_read_is_refused_with_its_line() {
     let broken = folder.write("nginx.conf", b"http {\n  server {\n");
     let output = linchpin(&["import", &broken]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("nginx.conf: line 2: a block that is not closed"), "{}", said(&output));
+    assert!(said(&output).contains("nginx.conf: line 2: this block is not closed"), "{}", said(&output));
     assert!(output.stdout.is_empty());
     let unknown = folder.write("unknown", b"Dear reader\n");
     assert!(said(&linchpin(&["import", &unknown])).contains("--from"));

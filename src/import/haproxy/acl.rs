@@ -1,6 +1,6 @@
-//! Owns: ACLs on host and path, and the conditions that are made of them.
-//! Invariant: a condition is read as a whole or not at all.
-//! Must not know: what follows from a condition.
+//! Owns: ACLs, and the conditions on host, path and TLS that they amount to.
+//! Invariant: a condition is converted as a whole or not at all.
+//! Must not know: what a condition is used for.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -8,12 +8,12 @@ use std::collections::{HashMap, HashSet};
 use super::super::rule::Condition;
 use super::syntax::Statement;
 
-/// Why a condition can't be said by routes.
-const ONLY: &str = "routes tell requests apart by host and by the beginning of the path alone";
+/// The reason why routes can't express a condition.
+const ONLY: &str = "routes match only the host and the beginning of the path";
 
 /// The ACLs of one section.
 pub(super) struct Acls {
-    /// Their tests, each of which is an alternative.
+    /// The tests of each name, which are alternatives.
     tests: HashMap<String, Vec<Vec<String>>>,
     named: HashMap<String, Result<Condition, &'static str>>,
     used: RefCell<HashSet<String>>,
@@ -27,7 +27,7 @@ impl Acls {
             tests.entry(statement.word(1).into()).or_default().push(statement.from(2).to_vec());
             let read = test(statement.from(2));
             let known = named.remove(statement.word(1));
-            // Lines of one name are alternatives.
+            // Several lines of one name are alternatives.
             let both = match (known, read) {
                 (None, read) => read,
                 (Some(Ok(one)), Ok(other)) => one.or(other).ok_or(ONLY),
@@ -38,14 +38,14 @@ impl Acls {
         Acls { tests, named, used: RefCell::default() }
     }
 
-    /// The condition behind `if`.
+    /// Converts the condition after `if`.
     pub(super) fn condition(&self, words: &[String]) -> Result<Condition, &'static str> {
         let mut whole: Option<Condition> = None;
         let mut names = Vec::new();
         for alternative in words.split(|word| word == "or" || word == "||") {
             let condition = self.all_of(alternative, &mut names)?;
             whole = match whole {
-                Some(whole) => Some(whole.or(condition).ok_or("it has too many alternatives")?),
+                Some(whole) => Some(whole.or(condition).ok_or("the condition has too many alternatives")?),
                 None => Some(condition),
             };
         }
@@ -53,7 +53,7 @@ impl Acls {
         whole.ok_or(ONLY)
     }
 
-    /// A condition that holds wherever this one does: what can't be read of it may always hold.
+    /// Returns a condition that holds whenever this one does: a part that can't be converted counts as true.
     pub(super) fn over(&self, words: &[String]) -> Condition {
         let mut whole: Option<Condition> = None;
         for alternative in words.split(|word| word == "or" || word == "||") {
@@ -83,13 +83,13 @@ impl Acls {
                 let all = alternatives.iter().map(|test| Some(over_test(test)));
                 all.reduce(|one, other| one?.or(other?)).flatten().unwrap_or_else(Condition::always)
             };
-            // What never holds at once is no wider than either.
+            // If both never hold at once, either is a valid superset.
             whole = whole.and(&one).unwrap_or(whole);
         }
         whole
     }
 
-    /// Whether a condition is about how much a client has asked for.
+    /// Returns whether a condition tests a rate or a counter of a client.
     pub(super) fn counts(&self, words: &[String]) -> bool {
         let is_count = |word: &String| {
             let word = word.to_ascii_lowercase();
@@ -103,7 +103,7 @@ impl Acls {
         words.iter().any(is_count) || named.flatten().flatten().any(is_count)
     }
 
-    /// Splits a condition into what it asks for, and the beginnings of paths that it leaves out.
+    /// Splits a condition into what it requires, and the path prefixes that it excludes.
     pub(super) fn without_exempt(&self, words: &[String], is_unless: bool) -> Option<(Condition, Vec<String>)> {
         let mut rest = Condition::always();
         let mut exempt = Vec::new();
@@ -144,16 +144,16 @@ impl Acls {
         Some((rest, exempt))
     }
 
-    /// Whether something was made of an ACL.
+    /// Returns whether a converted line used an ACL.
     pub(super) fn is_used(&self, name: &str) -> bool {
         self.used.borrow().contains(name)
     }
 
-    /// Why nothing was made of an ACL.
+    /// Returns why no converted line used an ACL.
     pub(super) fn why_not(&self, statement: &Statement) -> &'static str {
         match self.named.get(statement.word(1)) {
             Some(Err(why)) => why,
-            _ => "nothing that was taken over uses it",
+            _ => "nothing that was imported uses it",
         }
     }
 
@@ -170,7 +170,7 @@ impl Acls {
                 words = behind.get(1..).unwrap_or_default();
                 test(inside)?
             } else if let Some(name) = first.strip_prefix('!') {
-                const NOT: &str = "routes can't say what a request is not";
+                const NOT: &str = "routes can't match what a request is not";
                 let positive = if name == "{" {
                     let end = words.iter().position(|word| word == "}").ok_or(ONLY)?;
                     let (inside, behind) = words.split_at(end);
@@ -185,19 +185,19 @@ impl Acls {
                 names.push(first.clone());
                 self.named.get(first).cloned().unwrap_or(Err(ONLY))?
             };
-            whole = whole.and(&condition).ok_or("no request is like that, or it has too many alternatives")?;
+            whole = whole.and(&condition).ok_or("no request can match, or the condition has too many alternatives")?;
         }
         Ok(whole)
     }
 }
 
-/// A condition that holds wherever a test does.
+/// Returns a condition that holds whenever a test does.
 fn over_test(words: &[String]) -> Condition {
     let fetch = words.first().map(|word| word.to_ascii_lowercase()).unwrap_or_default();
     let ignores_case = words.iter().any(|word| word == "-i");
     let values = || words.iter().skip(1).filter(|word| !word.starts_with('-'));
     let is_path = fetch.starts_with("path") || fetch.starts_with("url");
-    // The beginning of a path is that of a segment only where it ends in a slash.
+    // A path prefix ends at a segment only if it ends in a slash.
     if is_path && (ignores_case || !(fetch == "path" || values().all(|value| value.ends_with('/')))) {
         return Condition::always();
     }
@@ -208,7 +208,7 @@ fn over_test(words: &[String]) -> Condition {
     test(words).unwrap_or_else(|_| Condition::always())
 }
 
-/// How a value is compared.
+/// How a test compares a value.
 #[derive(Clone, Copy, PartialEq)]
 enum Match {
     Whole,
@@ -217,7 +217,7 @@ enum Match {
     Domain,
 }
 
-/// A test: what is fetched, flags, values.
+/// Converts a test: a fetch method, flags and values.
 fn test(words: &[String]) -> Result<Condition, &'static str> {
     let (fetch, rest) = words.split_first().ok_or(ONLY)?;
     let fetch = fetch.to_ascii_lowercase();
@@ -243,7 +243,7 @@ fn test(words: &[String]) -> Result<Condition, &'static str> {
                     _ => return Err(ONLY),
                 };
             }
-            "-f" | "-M" => return Err("its values are in another file: write them into `hosts` or `path_prefix`"),
+            "-f" | "-M" => return Err("its values are in another file: list them in `hosts` or `path_prefix`"),
             flag if flag.starts_with('-') => return Err(ONLY),
             value => values.push(value),
         }
@@ -253,14 +253,14 @@ fn test(words: &[String]) -> Result<Condition, &'static str> {
     for condition in conditions {
         let condition = condition?;
         whole = match whole {
-            Some(whole) => Some(whole.or(condition).ok_or("it has too many alternatives")?),
+            Some(whole) => Some(whole.or(condition).ok_or("the condition has too many alternatives")?),
             None => Some(condition),
         };
     }
     whole.ok_or(ONLY)
 }
 
-/// How a fetch of the Host field compares; `None` if it is another.
+/// Returns how a fetch of the Host field compares; `None` for other fetches.
 fn host_fetch(fetch: &str) -> Option<Match> {
     let (name, rest) = fetch.split_once('(')?;
     let (argument, converters) = rest.split_once(')')?;
@@ -278,8 +278,8 @@ fn host_fetch(fetch: &str) -> Option<Match> {
 }
 
 fn compared(is_host: bool, by: Match, value: &str) -> Result<Condition, &'static str> {
-    const WHOLE_PATH: &str = "routes take the beginnings of paths: one with path_prefix takes what lies below, too";
-    const LABELS: &str = "routes take whole host names, or \"*.\" and the end of names";
+    const WHOLE_PATH: &str = "routes match the beginning of a path: path_prefix also matches everything below it";
+    const LABELS: &str = "routes match whole host names, or \"*.\" followed by the end of a name";
     match (is_host, by) {
         (false, Match::Beginning) => Condition::prefix(value).ok_or(ONLY),
         (false, _) => Err(WHOLE_PATH),

@@ -1,6 +1,6 @@
-//! Owns: the side of a backend or listen that servers see.
-//! Invariant: what is one for a pool is set once; each server is a backend, or stands there switched off.
-//! Must not know: listeners; where requests come from.
+//! Owns: the conversion of a backend, or of the server side of a listen section, into a pool.
+//! Invariant: a pool has one value of each setting; each server becomes a backend, if only a disabled one.
+//! Must not know: listeners and routes.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::server::Parameters;
 use super::syntax::Statement;
 use super::{check, rules, sticky};
 
-/// The interval of probes, if nothing is said.
+/// HAProxy's default interval of health checks.
 const EVERY: Duration = Duration::from_secs(2);
 
 /// A backend being read.
@@ -27,18 +27,18 @@ pub(super) struct Back<'p> {
     acls: &'p Acls,
     defaults: Parameters,
     is_checked: bool,
-    /// HAProxy checks a server's certificate, but not the name in it.
+    /// HAProxy verifies a server's certificate, but not the name in it.
     has_unchecked_names: bool,
     timeout_check: Option<(Option<Duration>, &'p Statement)>,
     interval: Option<Duration>,
     is_hashed_by_stick: bool,
-    /// `http-check send` says what a probe is.
+    /// `http-check send` defines the request of a health check.
     is_sent: bool,
     globals: &'p Globals,
     resolvers: &'p Resolvers,
-    /// What kept requests out of the pool, and why it does no more.
+    /// Access restrictions of the pool, and why each has no equivalent.
     guards: Vec<(&'p Statement, &'static str)>,
-    /// The beginning of paths that servers don't see.
+    /// The path prefix that is removed before a request is forwarded.
     stripped: Option<(String, &'p Statement)>,
 }
 
@@ -51,7 +51,7 @@ impl<'p> Back<'p> {
         resolvers: &'p Resolvers,
     ) -> Back<'p> {
         let mut defaults = Parameters::default();
-        // Its own come first, and count most.
+        // The section's own lines come first, and override inherited ones.
         let lines: Vec<_> = proxy.each("default-server").collect();
         lines.iter().rev().for_each(|statement| defaults.read(statement.from(1)));
         let defaults = defaults.inherited();
@@ -81,19 +81,19 @@ impl<'p> Back<'p> {
         back.with_header(proxy)
     }
 
-    /// Where a section says what the pool is called here.
+    /// Notes the section's name if the pool has another one.
     fn with_header(mut self, proxy: &Proxy<'_>) -> Back<'p> {
         if proxy.header.word(1) != self.pool.name() {
             self.pool.main.needless(
                 proxy.header.line,
                 &proxy.header.text,
-                "names are of letters, digits, `.`, `_` and `-`, and unique",
+                "names are unique and made of letters, digits, `.`, `_` and `-`",
             );
         }
         self
     }
 
-    /// Where a line is noted.
+    /// Returns the table in which a line is noted.
     pub(super) fn table(&mut self, statement: &Statement) -> &mut Table {
         match (statement.word(0), statement.word(1)) {
             (
@@ -130,16 +130,18 @@ impl<'p> Back<'p> {
                 fate
             }
             ("stick-table", _) => sticky::table(statement, &mut self.pool),
-            ("dynamic-cookie-key", _) => Fate::Needless("pins are sealed by [[keys]]"),
+            ("dynamic-cookie-key", _) => Fate::Needless("[[keys]] seals the pins"),
             ("ignore-persist", "if") => self.ignore_persist(statement),
             ("balance", _) => self.balance(statement),
-            ("hash-type", _) => Fate::Needless("when backends come and go, no more clients move than must"),
+            ("hash-type", _) => {
+                Fate::Needless("hashes are consistent: when backends change, only clients of those backends move")
+            }
             ("option", "persist") => {
                 self.pool.refuses = true;
                 Fate::Kept
             }
             ("option", "httpchk") | ("http-check", _) if !self.is_checked => {
-                Fate::Lost("no server here is checked".into())
+                Fate::Lost("no server here has health checks".into())
             }
             ("option", "httpchk") => check::httpchk(statement, self.is_sent, &mut self.pool.health),
             ("http-check", _) => check::http_check(statement, &mut self.pool.health),
@@ -159,7 +161,7 @@ impl<'p> Back<'p> {
                 self.pool.timeouts.share_time("stream_idle", time, WAIT, line, text);
                 Fate::Kept
             }
-            ("timeout", "queue") => Fate::Lost("no request waits for its turn".into()),
+            ("timeout", "queue") => Fate::Lost("Linchpin does not queue new requests".into()),
             ("default-server", _) => default_server(statement),
             ("server", _) => {
                 self.server(statement, 2);
@@ -189,7 +191,11 @@ impl<'p> Back<'p> {
         if let Some((time, statement)) = self.timeout_check.filter(|_| self.is_checked) {
             let interval = self.interval.unwrap_or(EVERY);
             if time.is_some_and(|time| time > interval) {
-                self.pool.health.needless(statement.line, &statement.text, "a probe ends before the next is due");
+                self.pool.health.needless(
+                    statement.line,
+                    &statement.text,
+                    "a probe must end before the next one begins",
+                );
             }
             let limits = *WAIT.start()..=interval.max(*WAIT.start());
             self.pool.health.share_time("timeout", time, limits, statement.line, &statement.text);
@@ -213,7 +219,7 @@ impl<'p> Back<'p> {
             Ok(balance) => {
                 self.pool.balance(&balance);
                 if self.pool.pins() && matches!(balance, Balance::Hash(_)) {
-                    self.pool.main.remark("for a client's first request; then its pin decides");
+                    self.pool.main.remark("for a client's first request; then its pin chooses");
                 }
                 Fate::Kept
             }
@@ -234,8 +240,8 @@ impl<'p> Back<'p> {
                 }
                 Fate::Kept
             }
-            Some(_) => Fate::Lost("the pool pins nobody".into()),
-            None => Fate::Lost("a rule of [[pools.persistence.rules]] exempts paths, methods or user agents".into()),
+            Some(_) => Fate::Lost("the pool has no pins".into()),
+            None => Fate::Lost("[[pools.persistence.rules]] exempts only paths, methods and user agents".into()),
         }
     }
 
@@ -245,7 +251,7 @@ impl<'p> Back<'p> {
                 self.pool.retry.set("attempts", Value::number(retries.saturating_add(1).min(16)));
                 Fate::Kept
             }
-            Err(_) => Fate::Lost("this is no number".into()),
+            Err(_) => Fate::Lost("not a number".into()),
         }
     }
 
@@ -254,7 +260,7 @@ impl<'p> Back<'p> {
         let mut lost = Vec::new();
         for word in statement.from(1) {
             match word.as_str() {
-                // That always is tried again.
+                // Linchpin always retries these.
                 "conn-failure" | "none" => {}
                 "empty-response" | "junk-response" => on.push("reset"),
                 "response-timeout" => on.push("timeout"),
@@ -266,10 +272,14 @@ impl<'p> Back<'p> {
         let mut seen = std::collections::HashSet::new();
         on.retain(|word| seen.insert(*word));
         self.pool.retry.set("retry_on", Value::list(on));
-        if lost.is_empty() { Fate::Kept } else { Fate::Lost(format!("{} has no equivalent", lost.join(" "))) }
+        if lost.is_empty() {
+            Fate::Kept
+        } else {
+            Fate::Lost(format!("Linchpin has no equivalent of {}", lost.join(" ")))
+        }
     }
 
-    /// A server, or a template of servers, whose address stands at `at`.
+    /// Adds a server or a server template; `at` is the index of its address.
     fn server(&mut self, statement: &Statement, at: usize) {
         let (line, text) = (statement.line, statement.text.as_str());
         let mut parameters = self.defaults.clone();
@@ -283,7 +293,7 @@ impl<'p> Back<'p> {
         let speech = parameters.speech(self.globals);
         self.has_unchecked_names |= speech.tls.as_ref().is_some_and(|tls| tls.verify && tls.server_name.is_none());
         let address = address(statement.word(at));
-        // Of servers that are all alike one that can't be reached says nothing.
+        // A server without a usable address does not decide the pool's protocol.
         let fits = address == Address::Other || self.pool.speaks(&speech);
         let resolvers = parameters.resolvers.as_deref().map_or(&[][..], |name| self.resolvers.of(name));
         let is_checked = self.is_checked;
@@ -312,10 +322,10 @@ impl<'p> Back<'p> {
             backend.table.needless(line, &what, why);
         }
         if is_checked && !parameters.is_checked {
-            backend.table.lost(line, text, "this server was not checked; here all backends of the pool are");
+            backend.table.lost(line, text, "this server had no health checks; Linchpin checks all backends of a pool");
         }
         if !fits {
-            let why = "all backends of a pool are spoken to alike, in TLS or not, and this one is not like the first: write a pool of its own";
+            let why = "all backends of a pool use the same protocol and TLS settings, and this one differs from the first: give it a pool of its own";
             backend.switch_off(line, text, why);
         }
     }
@@ -327,7 +337,7 @@ impl<'p> Back<'p> {
             None if interval != EVERY => health.set("interval", Value::duration(interval)),
             Some(other) if other != interval => {
                 let why = format!(
-                    "there is one `interval` for all, and it is that of the first: {}",
+                    "a pool has one `interval`, that of its first server: {}",
                     humantime::format_duration(other)
                 );
                 health.lost(line, text, why);
@@ -343,21 +353,21 @@ impl<'p> Back<'p> {
     }
 }
 
-/// Where a server is.
+/// Converts the address of a server.
 fn address(text: &str) -> Address {
     let path = text.strip_prefix("unix@").or_else(|| text.starts_with('/').then_some(text));
     if let Some(path) = path {
         return units::unix(path);
     }
     let plain = text.strip_prefix("ipv4@").or_else(|| text.strip_prefix("ipv6@")).unwrap_or(text);
-    // The records of a service say its ports, too.
+    // SRV records have the ports.
     match units::address(plain, plain.starts_with('_').then_some(1)) {
         Address::Name(host, _) if host.starts_with('_') => Address::Service(host),
         other => other,
     }
 }
 
-/// What servers inherit is added to each; what has no equivalent is noted here.
+/// Notes the parameters of `default-server` without an equivalent; the others are applied to each server.
 fn default_server(statement: &Statement) -> Fate {
     let mut parameters = Parameters::default();
     parameters.read(statement.from(1));

@@ -1,15 +1,15 @@
-//! Owns: `option httpchk` and `http-check`: how a backend is asked whether it is well.
-//! Invariant: what is asked for here was asked for there, but that Linchpin always asks with GET.
-//! Must not know: when, and which servers.
+//! Owns: the conversion of `option httpchk` and `http-check`.
+//! Invariant: a probe sends the same request, but always with GET, and expects the same statuses.
+//! Must not know: the interval of probes, and servers.
 
 use super::super::reasons::NONE;
 use super::super::toml::{Table, Value};
 use super::fate::Fate;
 use super::syntax::Statement;
 
-const GET: &str = "probes ask with GET";
+const GET: &str = "probes use GET";
 
-/// `option httpchk [METHOD] [URI [VERSION]]`; `is_sent` if `http-check send` says what is sent.
+/// Converts `option httpchk [METHOD] [URI [VERSION]]`; with `is_sent`, `http-check send` defines the request.
 pub(super) fn httpchk(statement: &Statement, is_sent: bool, health: &mut Table) -> Fate {
     let words = statement.from(2);
     let (method, uri, version) = match words {
@@ -18,7 +18,7 @@ pub(super) fn httpchk(statement: &Statement, is_sent: bool, health: &mut Table) 
         [method, uri, rest @ ..] => (method.as_str(), uri.as_str(), rest.first().map_or("", String::as_str)),
     };
     health.set("type", Value::text("http"));
-    // `http-check send` says it better, before or after.
+    // `http-check send` overrides the path, wherever it is.
     if is_sent || health.get("path").is_some() {
         return Fate::Kept;
     }
@@ -35,16 +35,16 @@ pub(super) fn httpchk(statement: &Statement, is_sent: bool, health: &mut Table) 
     Fate::Kept
 }
 
-/// `http-check send …` and `http-check expect …`
+/// Converts `http-check send …` and `http-check expect …`.
 pub(super) fn http_check(statement: &Statement, health: &mut Table) -> Fate {
     match statement.word(1) {
         "send" => send(statement, health),
         "expect" => expect(statement, health),
         "disable-on-404" => {
-            return Fate::Lost("to drain a backend say so: state = \"drain\" in its [[pools.backends]]".into());
+            return Fate::Lost("to drain a backend, set state = \"drain\" in its [[pools.backends]]".into());
         }
         "send-state" => return Fate::Lost(NONE.into()),
-        _ => return Fate::Lost("a probe is one request and one status".into()),
+        _ => return Fate::Lost("a probe is one request, and expects a status".into()),
     }
     Fate::Kept
 }
@@ -76,7 +76,7 @@ fn path(uri: &str, statement: &Statement, health: &mut Table) {
     if uri.starts_with('/') && uri.chars().all(|c| c.is_ascii_graphic() && c != '#') {
         health.set("path", Value::text(uri));
     } else {
-        health.lost(statement.line, &statement.text, "this is no path");
+        health.lost(statement.line, &statement.text, "not a path");
     }
 }
 
@@ -84,7 +84,7 @@ fn field(name: &str, value: &str, statement: &Statement, health: &mut Table) {
     let host = super::super::grammar::host(value.trim()).filter(|host| !host.starts_with('*'));
     match host {
         Some(host) if name.trim().eq_ignore_ascii_case("host") => health.set("host", Value::text(&host)),
-        _ => health.lost(statement.line, &format!("{name}: {}", value.trim()), "a probe has no field but Host"),
+        _ => health.lost(statement.line, &format!("{name}: {}", value.trim()), "a probe can set only the field Host"),
     }
 }
 
@@ -100,18 +100,18 @@ fn expect(statement: &Statement, health: &mut Table) {
     };
     match codes {
         Some(codes) => health.set("expect", Value::list(codes.iter().map(String::as_str))),
-        None => health.lost(line, text, "a status is what is expected: expect = [\"200-399\"]"),
+        None => health.lost(line, text, "a probe can expect only statuses: expect = [\"200-399\"]"),
     }
 }
 
-/// `200` or `200-399`
+/// Parses `200` or `200-399`.
 fn codes_of(text: &str) -> Option<String> {
     let code = |text: &str| text.parse::<u16>().ok().filter(|code| (100..=599).contains(code));
     let (low, high) = text.split_once('-').unwrap_or((text, text));
     (code(low)? <= code(high)?).then(|| text.to_owned())
 }
 
-/// `^2`, `2[0-9][0-9]`, `^2..`
+/// Parses a pattern for a class of statuses: `^2`, `2[0-9][0-9]`, `^2..`.
 fn class_of(pattern: &str) -> Option<String> {
     let pattern = pattern.trim_start_matches('^').trim_end_matches('$');
     let (class, rest) = pattern.split_at_checked(1)?;

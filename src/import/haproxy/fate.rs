@@ -1,16 +1,16 @@
-//! Owns: what becomes of a line of an haproxy.cfg.
+//! Owns: the ways in which a line of an haproxy.cfg is handled.
 //! Invariant: a line that has no equivalent has a reason.
 //! Must not know: which line it is.
 
-/// What became of a line.
+/// How a line was handled.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Fate {
-    /// It is in the output, or was noted beside what it belongs to.
+    /// The output has its setting, or already has a note of it.
     Kept,
     /// It has no equivalent, for this reason.
     Lost(String),
     /// It needs no equivalent, for this reason.
     Needless(&'static str),
-    /// It says nothing to this side of a proxy.
+    /// It does not concern this side of a proxy section.
     Elsewhere,
 }

@@ -1,5 +1,5 @@
-//! Owns: the side of a frontend or listen that clients see: addresses, and where a request goes.
-//! Invariant: what is bound with TLS is not opened without; what kept requests out is told to the output.
+//! Owns: the conversion of a frontend, or of the client side of a listen section, into listeners and routes.
+//! Invariant: an address with TLS never becomes a listener without; the output learns of each access restriction.
 //! Must not know: backends.
 
 use super::super::reasons::NONE;
@@ -28,7 +28,7 @@ pub(super) struct Front<'p> {
     keeps_alive: bool,
     number: usize,
     default: Option<(&'p Statement, &'p str)>,
-    /// What a redirect leaves out: whether by TLS, and the beginnings of paths.
+    /// Path prefixes that a redirect excludes, and whether for TLS clients only.
     exempt: Vec<(Option<bool>, String, &'p Statement)>,
 }
 
@@ -45,7 +45,7 @@ impl<'p> Front<'p> {
         Front { proxy, acls, pools, globals, keeps_alive, number, default: None, exempt: Vec::new() }
     }
 
-    /// The address that old versions wrote behind the name.
+    /// Converts an address after the section's name, as old versions of HAProxy have it.
     pub(super) fn header(&mut self, out: &mut Output) {
         if let Some(address) = self.proxy.header.from(2).first().filter(|word| *word != "from") {
             self.bind(std::slice::from_ref(address), self.proxy.header, out);
@@ -89,7 +89,7 @@ impl<'p> Front<'p> {
                 Fate::Kept
             }
             ("timeout", "client") | ("clitimeout", _) if self.keeps_alive => Fate::Needless(
-                "a silent connection ends after `idle_timeout` of [server.limits], a silent body after `idle` of [pools.timeouts]",
+                "`idle_timeout` of [server.limits] closes idle connections, and `idle` of [pools.timeouts] ends stalled bodies",
             ),
             ("timeout", "client") => {
                 out.limits.share_time("idle_timeout", time(2), WAIT, line, text);
@@ -103,7 +103,7 @@ impl<'p> Front<'p> {
         }
     }
 
-    /// Adds what comes last: where everything else goes.
+    /// Adds the routes for all other requests.
     pub(super) fn finish(self, own_pool: Option<&str>, out: &mut Output) {
         let header = self.proxy.header;
         let everything = Request::to(Vec::new(), "/");
@@ -123,7 +123,7 @@ impl<'p> Front<'p> {
                 None => out.unrouted.lost(
                     statement.line,
                     &statement.text,
-                    format!("nothing is said of what {prefix} leads to"),
+                    format!("the source does not say where {prefix} leads"),
                 ),
             }
         }
@@ -140,12 +140,14 @@ impl<'p> Front<'p> {
         let bind = Bind::read(parameters, self.globals);
         for address in addresses.split(',') {
             let Some(place) = listening(address) else {
-                let why = format!("{address} is no IP address and port, nor a path: write [[listeners]] with one");
+                let why = format!(
+                    "{address} is neither an IP address and port nor a socket path: add [[listeners]] with one"
+                );
                 out.lost_listener(line, text, why);
                 continue;
             };
             if out.front_at(&place).is_some_and(|front| front != self.number) {
-                out.lost_listener(line, text, format!("there is a listener at {place} already"));
+                out.lost_listener(line, text, format!("another listener already has {place}"));
                 continue;
             }
             bind.apply(out.listener(self.number, &place), line, text);
@@ -153,7 +155,7 @@ impl<'p> Front<'p> {
         Fate::Kept
     }
 
-    /// What of a condition may hold at the listeners of this frontend.
+    /// Returns the requests of a condition that can arrive at the listeners of this frontend.
     fn requests(&self, condition: &Condition, out: &Output) -> Vec<Request> {
         let known = out.is_secure(self.number);
         let can_be = |request: &Request| known.is_none() || request.secure.is_none() || request.secure == known;
@@ -165,7 +167,7 @@ impl<'p> Front<'p> {
         let (line, text) = (statement.line, statement.text.as_str());
         let (action, when) = rules::split(words);
         let Some((redirect, lost)) = rules::target(action) else {
-            return Fate::Lost("[[routes]] with `redirect` lead to a scheme, a host and a path".into());
+            return Fate::Lost("`redirect` of [[routes]] sets only the scheme, host and path".into());
         };
         let condition = match when.words.is_empty() {
             true => Some((Condition::always(), Vec::new())),
@@ -177,12 +179,12 @@ impl<'p> Front<'p> {
         let mut requests = self.requests(&condition, out);
         let leads_to_tls = redirect.scheme == Some("https") && redirect.host.is_none() && redirect.path.is_none();
         if leads_to_tls {
-            // Who has come by TLS would be sent round in a circle.
+            // A client that already uses TLS would be redirected for ever.
             requests.retain(|request| request.secure != Some(true) && out.is_secure(self.number) != Some(true));
             requests.iter_mut().for_each(|request| request.secure = Some(false));
         }
         if requests.is_empty() {
-            return Fate::Needless("all clients come by TLS here");
+            return Fate::Needless("all clients here use TLS");
         }
         for request in &requests {
             let ids = out.route(&[self.number], request, &Goal::Redirect(redirect.clone()), line, text);
@@ -198,13 +200,13 @@ impl<'p> Front<'p> {
         let Some(pool) = self.pools.get(statement.word(1)) else {
             let is_dynamic = statement.word(1).contains("%[");
             let why = if is_dynamic {
-                "a route leads to one pool: write [[routes]] for each"
+                "a route leads to one pool: add [[routes]] for each"
             } else {
                 "there is no such backend"
             };
             return Fate::Lost(why.into());
         };
-        const NOT: &str = "routes can't say what a request is not";
+        const NOT: &str = "routes can't match what a request is not";
         let condition = match statement.word(2) {
             "if" => self.acls.condition(statement.from(3)),
             "" => Ok(Condition::always()),
@@ -216,7 +218,7 @@ impl<'p> Front<'p> {
         };
         let requests = self.requests(&condition, out);
         if requests.is_empty() {
-            return Fate::Needless("no client comes in that way here");
+            return Fate::Needless("no client here can match it");
         }
         for request in requests {
             out.route(&[self.number], &request, &Goal::pool(pool), statement.line, &statement.text);
@@ -225,7 +227,7 @@ impl<'p> Front<'p> {
     }
 }
 
-/// Where a `bind` listens, as a listener says it.
+/// Converts the address of a `bind`.
 fn listening(address: &str) -> Option<String> {
     let path = address.strip_prefix("unix@").or_else(|| address.starts_with('/').then_some(address));
     if let Some(path) = path {

@@ -1,6 +1,6 @@
-//! Owns: the `global` section.
-//! Invariant: what holds for the process here held for the process there.
-//! Must not know: proxies.
+//! Owns: the conversion of the `global` section.
+//! Invariant: only settings of HAProxy's whole process become settings of Linchpin's.
+//! Must not know: frontends and backends.
 
 use std::time::Duration;
 
@@ -10,27 +10,27 @@ use super::super::units;
 use super::known;
 use super::syntax::{Section, Statement};
 
-/// The longest time that requests may have to end.
+/// The longest `shutdown_grace`.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// What `global` says of TLS elsewhere.
+/// Settings of `global` that other sections depend on.
 #[derive(Default)]
 pub(super) struct Globals {
     crt_base: Option<String>,
     ca_base: Option<String>,
-    /// Clients have to speak TLS 1.3.
+    /// Clients must use TLS 1.3.
     pub(super) is_min_13: bool,
-    /// Servers' certificates are not checked if nothing is said.
+    /// HAProxy does not verify servers' certificates by default.
     pub(super) trusts_servers: bool,
 }
 
 impl Globals {
-    /// The file of a certificate.
+    /// Returns the path of a certificate, relative to `crt-base`.
     pub(super) fn certificate(&self, path: &str) -> String {
         based(self.crt_base.as_deref(), path)
     }
 
-    /// The file of authorities.
+    /// Returns the path of authorities, relative to `ca-base`.
     pub(super) fn authority(&self, path: &str) -> String {
         based(self.ca_base.as_deref(), path)
     }
@@ -54,7 +54,7 @@ impl Globals {
         }
     }
 
-    /// Whether all of the options have an equivalent.
+    /// Converts the options; returns whether all have an equivalent.
     fn bind_options(&mut self, words: &[String]) -> bool {
         let mut words = words.iter().map(String::as_str);
         let mut are_kept = true;
@@ -85,7 +85,7 @@ fn number(statement: &Statement, key: &'static str, range: std::ops::RangeInclus
     match statement.word(1).parse().ok().filter(|number| range.contains(number)) {
         Some(number) => out.server.share(key, Value::number(number), statement.line, &statement.text),
         None => {
-            let why = format!("`{key}` is a number from {} to {}", range.start(), range.end());
+            let why = format!("`{key}` must be a number from {} to {}", range.start(), range.end());
             out.top.lost(statement.line, &statement.text, why);
         }
     }

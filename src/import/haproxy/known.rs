@@ -1,50 +1,49 @@
-//! Owns: what is said of lines that no section takes over.
-//! Invariant: never silent: what is not known has no equivalent.
-//! Must not know: sections and what they take over.
+//! Owns: the reasons for HAProxy's lines that are not converted.
+//! Invariant: each line has a reason, even an unknown one.
+//! Must not know: sections, and the lines that they convert.
 
 use super::super::reasons::{FILTER, NONE, PASSWORDS, RATES};
 use super::fate::Fate;
 use super::syntax::Statement;
 
 const FORWARDING: &str = "Linchpin always sets the forwarding fields";
-const LOG: &str = "what is logged, and where, is said in [log]";
-const ADMIN: &str = "status, metrics and a dashboard are at the address of [admin]";
-const KEPT_OPEN: &str =
-    "connections to clients and backends are kept open, and idle ones are used again, by themselves";
-const REWRITING: &str = "fields are not taken over: write [routes.request_headers] or [routes.response_headers]";
-const REDIRECT: &str = "redirects are not taken over: write [[routes]] with `redirect`";
+const LOG: &str = "[log] controls what is logged, and where";
+const ADMIN: &str = "[admin] serves status, metrics and a dashboard";
+const KEPT_OPEN: &str = "Linchpin always keeps connections open and reuses idle ones";
+const REWRITING: &str = "header changes are not imported: use [routes.request_headers] or [routes.response_headers]";
+const REDIRECT: &str = "this redirect is not imported: use `redirect` of [[routes]]";
 const TLS: &str =
-    "of TLS no more is taken over than certificates, authorities, versions and protocols, see docs/tls.md";
-const SERVICE: &str = "that is for the service manager to do";
-/// Of a redirect that depends on what routes can't tell.
+    "of TLS settings, only certificates, authorities, versions and protocols are imported: see docs/tls.md";
+const SERVICE: &str = "leave this to the service manager";
+/// The reason for a redirect whose condition routes can't express.
 pub(super) const REDIRECT_WHEN: &str =
-    "a route redirects by scheme, host and the beginning of the path alone: write [[routes]] with `redirect`";
+    "a redirect depends only on scheme, host and the beginning of the path: use `redirect` of [[routes]]";
 
 /// Beginnings of lines that need no equivalent.
 const NEEDLESS: [(&str, &str); 16] = [
     ("option forwardfor", FORWARDING),
     ("option forwarded", FORWARDING),
     ("option originalto", FORWARDING),
-    ("option redispatch", "a request that fails before it was sent always goes to another backend"),
-    ("redispatch", "a request that fails before it was sent always goes to another backend"),
+    ("option redispatch", "Linchpin always sends a request that failed before it was sent to another backend"),
+    ("redispatch", "Linchpin always sends a request that failed before it was sent to another backend"),
     ("option http-keep-alive", KEPT_OPEN),
     ("option http-server-close", KEPT_OPEN),
     ("option prefer-last-server", KEPT_OPEN),
-    ("option http-ignore-probes", "connections that say nothing are not logged"),
-    ("option dontlognull", "connections that say nothing are not logged"),
+    ("option http-ignore-probes", "Linchpin does not log connections without a request"),
+    ("option dontlognull", "Linchpin does not log connections without a request"),
     ("option clitcpka", KEPT_OPEN),
     ("option srvtcpka", KEPT_OPEN),
-    ("option http-use-htx", "HTTP is read and written anew anyway"),
+    ("option http-use-htx", "Linchpin always parses HTTP and writes it anew"),
     ("http-reuse", KEPT_OPEN),
     ("http-request del-header x-forwarded-for", FORWARDING),
-    ("option allbackups", "all backups take part anyway"),
+    ("option allbackups", "Linchpin always uses all backups"),
 ];
 
-/// Beginnings of lines that have no equivalent, and why, or what to do.
+/// Beginnings of lines that have no equivalent, each with the reason or what to do.
 const LOST: [(&str, &str); 46] = [
     ("http-request set-header x-forwarded-", FORWARDING),
     ("http-request add-header x-forwarded-", FORWARDING),
-    ("http-request set-header x-real-ip", "Linchpin sets X-Forwarded-For and Forwarded"),
+    ("http-request set-header x-real-ip", "Linchpin sets X-Forwarded-For and Forwarded instead"),
     ("http-request redirect", REDIRECT),
     ("http-request auth", PASSWORDS),
     ("http-request deny", FILTER),
@@ -57,7 +56,7 @@ const LOST: [(&str, &str); 46] = [
     ("http-request track-sc", RATES),
     ("http-request cache-use", "Linchpin does not cache"),
     ("http-response cache-store", "Linchpin does not cache"),
-    ("http-request return", "Linchpin makes no answers but its own error pages"),
+    ("http-request return", "Linchpin itself sends only redirects and error pages"),
     ("http-", REWRITING),
     ("reqadd", REWRITING),
     ("reqrep", REWRITING),
@@ -71,23 +70,23 @@ const LOST: [(&str, &str); 46] = [
     ("errorfile", "Linchpin has error pages of its own"),
     ("errorloc", "Linchpin has error pages of its own"),
     ("stats", ADMIN),
-    ("monitor-uri", "/livez and /readyz at the address of [admin] say whether it lives"),
+    ("monitor-uri", "use /livez and /readyz of [admin]"),
     ("option httplog", LOG),
     ("option tcplog", LOG),
     ("option logasap", LOG),
     ("option log-separate-errors", LOG),
     ("option dontlog-normal", LOG),
-    ("option log-health-checks", "health is logged by itself, and said in [log]"),
+    ("option log-health-checks", "Linchpin always logs changes of health"),
     ("log", LOG),
     ("capture", LOG),
     ("unique-id-", LOG),
     ("option httpclose", "Linchpin keeps connections open"),
     ("option forceclose", "Linchpin keeps connections open"),
-    ("option http-buffer-request", "bodies are streamed"),
-    ("maxconn", "`max_connections` of [server] is one for all listeners"),
+    ("option http-buffer-request", "Linchpin streams bodies"),
+    ("maxconn", "use `max_connections` of [server], which counts all listeners together"),
     ("fullconn", NONE),
     ("bind-process", SERVICE),
-    ("acl", "no route is made of it"),
+    ("acl", "no route uses it"),
 ];
 
 /// Beginnings of lines of `global`.
@@ -111,14 +110,14 @@ const GLOBAL: [(&str, &str); 24] = [
     ("tune.ssl.", TLS),
     ("issuers-chain-path", TLS),
     ("tune.", NONE),
-    ("spread-checks", "probes are spread by themselves"),
-    ("lua-load", "there are no scripts"),
-    ("default-path", "relative paths start at the folder of the file"),
-    ("zero-warning", "linchpin check says all warnings"),
+    ("spread-checks", "Linchpin always spreads probes"),
+    ("lua-load", "Linchpin runs no scripts"),
+    ("default-path", "relative paths start at the folder of the configuration file"),
+    ("zero-warning", "linchpin check always shows warnings"),
     ("maxconnrate", NONE),
 ];
 
-/// What is said of a line of a proxy.
+/// Returns how to note a line of a frontend or backend.
 pub(super) fn fate(statement: &Statement) -> Fate {
     let text = statement.words.join(" ").to_ascii_lowercase();
     let positive = text.strip_prefix("no ").unwrap_or(&text);
@@ -130,16 +129,16 @@ pub(super) fn fate(statement: &Statement) -> Fate {
     }
 }
 
-/// Why a line of `global` has no equivalent.
+/// Returns why a line of `global` has no equivalent.
 pub(super) fn global(statement: &Statement) -> &'static str {
     let text = statement.words.join(" ");
     GLOBAL.iter().find(|(beginning, _)| text.starts_with(beginning)).map_or(NONE, |(_, why)| why)
 }
 
-/// Why a section that is no proxy has no equivalent.
+/// Returns why a section other than frontends and backends has no equivalent.
 pub(super) fn section(kind: &str) -> &'static str {
     match kind {
-        "peers" => "Linchpins that have the same [[keys]] agree on pins without talking to each other",
+        "peers" => "replicas with the same [[keys]] accept each other's pins without talking to each other",
         "cache" => "Linchpin does not cache",
         "userlist" => PASSWORDS,
         "mailers" => "Linchpin sends no mail: watch its metrics",

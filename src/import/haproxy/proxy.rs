@@ -1,6 +1,6 @@
 //! Owns: frontend, backend and listen sections, and what each inherits from `defaults`.
-//! Invariant: a line that a later one overrules does not count.
-//! Must not know: what becomes of a line.
+//! Invariant: a line that a later one overrides does not count.
+//! Must not know: how a line is handled.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,11 +12,11 @@ pub(super) struct Proxy<'s> {
     pub(super) header: &'s Statement,
     pub(super) own: &'s [Statement],
     inherited: Vec<&'s Statement>,
-    /// Lines that a later one of the section says anew.
+    /// Lines that a later line of the section overrides.
     pub(super) overruled: HashSet<usize>,
 }
 
-/// The frontends, backends and listens, each with what its defaults give it.
+/// Returns the frontend, backend and listen sections, each with the lines of its `defaults`.
 pub(super) fn proxies(sections: &[Section]) -> Vec<Proxy<'_>> {
     let mut last: Vec<&Statement> = Vec::new();
     let mut named: HashMap<&str, Vec<&Statement>> = HashMap::new();
@@ -45,7 +45,7 @@ pub(super) fn proxies(sections: &[Section]) -> Vec<Proxy<'_>> {
     proxies
 }
 
-/// What is inherited of `above`: what is not said anew.
+/// Returns the lines of `above` that a section inherits: those that it does not override.
 pub(super) fn over<'s>(own: &[Statement], above: &[&'s Statement]) -> Vec<&'s Statement> {
     let anew: HashSet<_> = own.iter().map(subject).collect();
     above
@@ -55,7 +55,7 @@ pub(super) fn over<'s>(own: &[Statement], above: &[&'s Statement]) -> Vec<&'s St
         .collect()
 }
 
-/// The lines that a later one says anew: of such the last counts.
+/// Returns the lines that a later line overrides.
 pub(super) fn overruled(own: &[Statement]) -> HashSet<usize> {
     let is_single = |statement: &&Statement| {
         let (word, _) = subject(statement);
@@ -76,7 +76,7 @@ impl<'s> Proxy<'s> {
         own.chain(self.inherited.iter().map(|statement| (*statement, true)))
     }
 
-    /// The statements that begin with a word, its own before those it inherits.
+    /// Returns the statements that begin with a word, the section's own before inherited ones.
     pub(super) fn each<'p>(&'p self, word: &'p str) -> impl Iterator<Item = &'s Statement> + use<'p, 's> {
         self.all().map(|(statement, _)| statement).filter(move |statement| statement.word(0) == word)
     }
@@ -97,25 +97,25 @@ impl<'s> Proxy<'s> {
         self.own.iter().any(|statement| matches!(statement.word(0), "server" | "server-template"))
     }
 
-    /// Why the section has no equivalent as a whole.
+    /// Returns why the whole section has no equivalent, if so.
     pub(super) fn refusal(&self) -> Option<&'static str> {
         let leads = |statement: &Statement| {
             matches!(statement.word(0), "use_backend" | "default_backend") || rules::redirect(statement).is_some()
         };
         match self.each("mode").next().map_or("http", |statement| statement.word(1)) {
-            _ if self.own.iter().any(|statement| statement.word(0) == "disabled") => Some("it is disabled"),
+            _ if self.own.iter().any(|statement| statement.word(0) == "disabled") => Some("the section is disabled"),
             "http" if self.has_servers() || self.header.word(0) == "backend" => None,
             "http" if self.is_front() && self.all().any(|(statement, _)| leads(statement)) => None,
             "http" if self.own.iter().any(|statement| matches!(statement.word(0), "stats" | "monitor-uri")) => {
-                Some("status, metrics and a dashboard are at the address of [admin]")
+                Some("[admin] serves status, metrics and a dashboard")
             }
-            "http" => Some("it sends nothing to a backend"),
-            _ => Some("Linchpin speaks HTTP alone"),
+            "http" => Some("it sends no request to a backend"),
+            _ => Some("Linchpin handles only HTTP"),
         }
     }
 }
 
-/// What a line is about: two lines about the same don't add up.
+/// Returns the setting that a line is for: a line overrides another one for the same setting.
 fn subject(statement: &Statement) -> (&str, &str) {
     match statement.word(0) {
         "no" => (statement.word(1), statement.word(2)),

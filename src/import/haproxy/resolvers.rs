@@ -1,5 +1,5 @@
-//! Owns: `resolvers` sections: who is asked for names.
-//! Invariant: a line is kept where a name is asked for by it, and noted where none is.
+//! Owns: the conversion of `resolvers` sections.
+//! Invariant: a section is converted for the servers that use it, and noted if none does.
 //! Must not know: servers.
 
 use std::cell::RefCell;
@@ -10,7 +10,7 @@ use super::super::toml::Table;
 use super::syntax::note_whole;
 use super::syntax::{Section, Statement};
 
-/// DNS servers by the names of their sections.
+/// The DNS servers of each section, by its name.
 #[derive(Default)]
 pub(super) struct Resolvers {
     named: HashMap<String, Vec<String>>,
@@ -25,30 +25,27 @@ impl Resolvers {
         Resolvers { named: named.collect(), used: RefCell::default() }
     }
 
-    /// Those of a section.
+    /// Returns the DNS servers of a section, and marks it as used.
     pub(super) fn of(&self, name: &str) -> &[String] {
         self.used.borrow_mut().insert(name.to_owned());
         self.named.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Notes what of a section nothing was made of.
+    /// Notes the lines of a section that are not converted.
     pub(super) fn note(&self, section: &Section, notes: &mut Table) {
         if !self.used.borrow().contains(section.header.word(1)) {
-            return note_whole(
-                &section.header,
-                &section.statements,
-                "no name that was taken over is asked for by it",
-                notes,
-            );
+            return note_whole(&section.header, &section.statements, "no imported name uses it", notes);
         }
         for statement in section.statements.iter().filter(|statement| server(statement).is_none()) {
             let (line, text) = (statement.line, statement.text.as_str());
             match statement.word(0) {
-                "parse-resolv-conf" => notes.needless(line, text, "whom the system asks is asked where no `resolver` is named"),
+                "parse-resolv-conf" => {
+                    notes.needless(line, text, "without `resolver`, Linchpin asks the system's resolvers")
+                }
                 "hold" | "timeout" | "resolve_retries" | "accepted_payload_size" => notes.needless(
                     line,
                     text,
-                    "an answer holds for its time to live, within `min_interval` and `max_interval` of [[pools.discover]]",
+                    "a DNS answer is valid for its TTL, within `min_interval` and `max_interval` of [[pools.discover]]",
                 ),
                 _ => notes.lost(line, text, super::super::reasons::NONE),
             }
@@ -56,7 +53,7 @@ impl Resolvers {
     }
 }
 
-/// The DNS server of a `nameserver` line.
+/// Returns the DNS server of a `nameserver` line.
 fn server(statement: &Statement) -> Option<String> {
     let address = statement.word(2);
     let address = address.strip_prefix("udp@").or_else(|| address.strip_prefix("tcp@")).unwrap_or(address);

@@ -1,5 +1,5 @@
-//! Owns: lines that answer, refuse or change requests: `http-request`, `redirect`, `tcp-request` and their kin.
-//! Invariant: what kept requests out is known as such.
+//! Owns: the conversion of rules: `http-request`, `redirect`, `tcp-request` and the like.
+//! Invariant: an access restriction is recognized as one.
 //! Must not know: frontends and backends.
 
 use super::super::reasons::{FILTER, PASSWORDS, RATES};
@@ -7,7 +7,7 @@ use super::super::route::Redirect;
 use super::acl::Acls;
 use super::syntax::Statement;
 
-/// What of a line is behind `if` or `unless`.
+/// The condition of a line, after `if` or `unless`.
 pub(super) struct When<'s> {
     pub(super) words: &'s [String],
     pub(super) is_unless: bool,
@@ -21,7 +21,7 @@ pub(super) fn split(words: &[String]) -> (&[String], When<'_>) {
     (action, When { words: condition.get(1..).unwrap_or_default(), is_unless })
 }
 
-/// Why a line kept requests out; none if it did not.
+/// Returns why an access restriction has no equivalent; `None` for other lines.
 pub(super) fn guard(statement: &Statement, acls: &Acls) -> Option<&'static str> {
     let verb = match statement.word(0) {
         "tcp-request" => statement.word(2),
@@ -42,14 +42,14 @@ pub(super) fn guard(statement: &Statement, acls: &Acls) -> Option<&'static str> 
     }
 }
 
-/// What is said of a line that limits how much a client may ask for.
+/// Returns how to note a line that limits the rate or number of a client's requests; `None` for other lines.
 pub(super) fn limit(statement: &Statement, acls: &Acls) -> Option<&'static str> {
     let (_, when) = split(statement.from(1));
     let is_rule = matches!(statement.word(0), "http-request" | "tcp-request");
     (is_rule && acls.counts(when.words)).then_some(RATES)
 }
 
-/// Whether a line is a redirect; its words from what kind it is.
+/// Returns the words of a redirect from its kind on; `None` for other lines.
 pub(super) fn redirect(statement: &Statement) -> Option<&[String]> {
     match (statement.word(0), statement.word(1)) {
         ("redirect", _) => Some(statement.from(1)),
@@ -58,7 +58,7 @@ pub(super) fn redirect(statement: &Statement) -> Option<&[String]> {
     }
 }
 
-/// Where `scheme https code 301`, `prefix URL` and `location URL` lead, and what has no equivalent.
+/// Converts `scheme https code 301`, `prefix URL` and `location URL`; also returns the options without an equivalent.
 pub(super) fn target(action: &[String]) -> Option<(Redirect, Vec<String>)> {
     const HOST: [&str; 4] = ["%[hdr(host)]", "%[req.hdr(host)]", "%[req.hdr(Host)]", "%[hdr(Host)]"];
     const REST: [&str; 6] = ["%[capture.req.uri]", "%[url]", "%[pathq]", "%[path]", "%HU", "%rest"];
@@ -84,7 +84,7 @@ pub(super) fn target(action: &[String]) -> Option<(Redirect, Vec<String>)> {
     Some((redirect?, lost))
 }
 
-/// The beginning of paths that `replace-path` or `set-path` takes away.
+/// Returns the path prefix that `replace-path` or `set-path` removes.
 pub(super) fn stripped(statement: &Statement) -> Option<String> {
     let prefix = match (statement.word(0), statement.word(1)) {
         ("http-request", "replace-path" | "replace-pathq" | "replace-uri") => {

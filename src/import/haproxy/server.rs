@@ -1,5 +1,5 @@
-//! Owns: the parameters of a `server` and a `default-server`.
-//! Invariant: a parameter's argument is never taken for the next parameter.
+//! Owns: the parameters of `server` and `default-server`.
+//! Invariant: the argument of a parameter is never read as a parameter.
 //! Must not know: pools.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::super::speech::{Speech, Tls, server_name};
 use super::super::units;
 use super::global::Globals;
 
-/// What is said of a server.
+/// The parameters of a server.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Parameters {
     pub(super) weight: Option<u64>,
@@ -20,7 +20,7 @@ pub(super) struct Parameters {
     pub(super) rise: Option<u64>,
     pub(super) fall: Option<u64>,
     pub(super) maxconn: Option<u64>,
-    /// Failed requests in a row that take the server out.
+    /// The number of consecutive failures that ejects the server.
     pub(super) error_limit: Option<u64>,
     is_observed: bool,
     is_tls: bool,
@@ -30,18 +30,17 @@ pub(super) struct Parameters {
     certificate: Option<String>,
     http2: bool,
     proxy: Option<&'static str>,
-    /// The section that says who is asked for the server's name.
+    /// The `resolvers` section for the server's name.
     pub(super) resolvers: Option<String>,
-    /// What has no equivalent, and why.
+    /// Parameters without an equivalent, with the reason.
     pub(super) lost: Vec<(String, &'static str)>,
-    /// What needs none, and why.
+    /// Parameters that need no equivalent, with the reason.
     pub(super) needless: Vec<(String, &'static str)>,
 }
 
-const TLS: &str = "versions, ciphers and curves are chosen by themselves, see docs/tls.md";
-const NAMES: &str =
-    "an answer holds for its time to live, within `min_interval` and `max_interval` of [[pools.discover]]";
-const ONE_PROBE: &str = "probes go to the address of the backend, at one interval";
+const TLS: &str = "Linchpin chooses versions, ciphers and curves: see docs/tls.md";
+const NAMES: &str = "a DNS answer is valid for its TTL, within `min_interval` and `max_interval` of [[pools.discover]]";
+const ONE_PROBE: &str = "probes go to the backend's own address, at one interval";
 
 /// Parameters with an argument that have no equivalent.
 const WITH_ARGUMENT: [(&str, &str); 44] = [
@@ -55,7 +54,7 @@ const WITH_ARGUMENT: [(&str, &str); 44] = [
     ("check-sni", ONE_PROBE),
     ("ciphers", TLS),
     ("ciphersuites", TLS),
-    ("crl-file", "revocation lists are not read"),
+    ("crl-file", "Linchpin reads no revocation lists"),
     ("curves", TLS),
     ("downinter", ONE_PROBE),
     ("fastinter", ONE_PROBE),
@@ -71,14 +70,14 @@ const WITH_ARGUMENT: [(&str, &str); 44] = [
     ("minconn", NONE),
     ("namespace", NONE),
     ("npn", TLS),
-    ("on-error", "`consecutive_failures` of [pools.ejection] takes a backend out"),
+    ("on-error", "use `consecutive_failures` of [pools.ejection]"),
     ("on-marked-up", NONE),
     ("pool-low-conn", NONE),
-    ("pool-max-conn", "`max_idle_per_thread` of [pools.upstream] is for all backends"),
-    ("pool-purge-delay", "`idle_timeout` of [pools.upstream] is for all backends"),
+    ("pool-max-conn", "use `max_idle_per_thread` of [pools.upstream], the same for all backends"),
+    ("pool-purge-delay", "use `idle_timeout` of [pools.upstream], the same for all backends"),
     ("port", ONE_PROBE),
     ("proxy-v2-options", NONE),
-    ("redir", "redirects are not taken over: write [[routes]] with `redirect`"),
+    ("redir", "this redirect is not imported: use `redirect` of [[routes]]"),
     ("resolve-net", NAMES),
     ("resolve-opts", NAMES),
     ("resolve-prefer", NAMES),
@@ -104,7 +103,7 @@ const ALONE: [(&str, &str); 8] = [
 ];
 
 impl Parameters {
-    /// What `words` say, on top of what is said already.
+    /// Reads parameters; they override those that were read before.
     pub(super) fn read(&mut self, words: &[String]) {
         let mut words = words.iter().map(String::as_str);
         while let Some(word) = words.next() {
@@ -119,7 +118,7 @@ impl Parameters {
                     let text = argument();
                     match units::milliseconds(text) {
                         Some(time) => self.inter = Some(time),
-                        None => self.lost.push((format!("inter {text}"), "this is no duration")),
+                        None => self.lost.push((format!("inter {text}"), "not a duration")),
                     }
                 }
                 "backup" => self.is_backup = true,
@@ -136,9 +135,10 @@ impl Parameters {
                         let name = text.trim_start_matches("str(").trim_end_matches(')');
                         self.server_name = self.server_name.take().or(named(word, name, &mut self.lost));
                     }
-                    text => self
-                        .lost
-                        .push((format!("sni {text}"), "`server_name` of [pools.upstream.tls] is one for all requests")),
+                    text => self.lost.push((
+                        format!("sni {text}"),
+                        "`server_name` of [pools.upstream.tls] is the same for all requests",
+                    )),
                 },
                 "crt" => self.certificate = Some(argument().into()),
                 "alpn" => self.http2 = argument().split(',').any(|protocol| protocol == "h2"),
@@ -151,7 +151,7 @@ impl Parameters {
                 "send-proxy-v2" | "send-proxy-v2-ssl" | "send-proxy-v2-ssl-cn" => self.proxy = Some("v2"),
                 "no-send-proxy" | "no-send-proxy-v2" => self.proxy = None,
                 "check-ssl" | "check-send-proxy" => {
-                    self.needless.push((word.into(), "probes speak to a backend as requests do"));
+                    self.needless.push((word.into(), "probes use the same protocol as requests"));
                 }
                 "resolvers" => self.resolvers = Some(argument().into()),
                 "check" => self.is_checked = true,
@@ -160,13 +160,14 @@ impl Parameters {
                     argument();
                     self.is_observed = true;
                 }
-                // A pin names the backend.
+                // A pin already identifies the backend.
                 "cookie" => {
                     argument();
                 }
                 "on-marked-down" => {
                     let text = format!("{word} {}", argument());
-                    self.needless.push((text, "requests that wait on a backend that goes down are taken back anyway"));
+                    self.needless
+                        .push((text, "Linchpin always takes back requests that wait for a backend that goes down"));
                 }
                 _ => {
                     if let Some((_, why)) = WITH_ARGUMENT.iter().find(|(known, _)| *known == word) {
@@ -180,12 +181,12 @@ impl Parameters {
         }
     }
 
-    /// What servers inherit: everything but what is noted where it stands.
+    /// Returns the parameters that servers inherit: notes belong to `default-server` alone.
     pub(super) fn inherited(&self) -> Parameters {
         Parameters { lost: Vec::new(), needless: Vec::new(), ..self.clone() }
     }
 
-    /// How the server is spoken to.
+    /// Returns the protocol between Linchpin and the server.
     pub(super) fn speech(&self, globals: &Globals) -> Speech {
         let tls = self.is_tls.then(|| Tls {
             ca: self.authorities.as_deref().filter(|file| !file.starts_with('@')).map(|file| globals.authority(file)),
@@ -200,17 +201,17 @@ impl Parameters {
         Speech { http2: self.http2, proxy: self.proxy, tls }
     }
 
-    /// Failed requests in a row that take the server out, if it is watched.
+    /// Returns the number of consecutive failures that ejects the server, if `observe` is set.
     pub(super) fn failures(&self) -> Option<u64> {
         self.error_limit.filter(|_| self.is_observed)
     }
 }
 
-/// A name that a certificate may be for.
+/// Parses the name that a certificate must be for.
 fn named(word: &str, text: &str, lost: &mut Vec<(String, &'static str)>) -> Option<String> {
     let name = server_name(text);
     if name.is_none() {
-        lost.push((format!("{word} {text}"), "this is no host name"));
+        lost.push((format!("{word} {text}"), "not a host name"));
     }
     name
 }
@@ -218,7 +219,7 @@ fn named(word: &str, text: &str, lost: &mut Vec<(String, &'static str)>) -> Opti
 fn number(word: &str, text: &str, lost: &mut Vec<(String, &'static str)>) -> Option<u64> {
     let number = text.parse().ok();
     if number.is_none() {
-        lost.push((format!("{word} {text}"), "this is no number"));
+        lost.push((format!("{word} {text}"), "not a number"));
     }
     number
 }

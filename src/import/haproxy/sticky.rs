@@ -1,5 +1,5 @@
-//! Owns: `cookie`, `appsession`, `stick` and `stick-table`, and what is made of them.
-//! Invariant: a pool is pinned in one way: what comes second is noted.
+//! Owns: the conversion of `cookie`, `appsession`, `stick`, `stick-table` and `balance`.
+//! Invariant: a pool has one kind of pin; a second one is noted.
 //! Must not know: servers, routes.
 
 use std::time::Duration;
@@ -32,9 +32,9 @@ pub(super) fn cookie(statement: &Statement, pool: &mut Pool) -> Fate {
             "httponly" => cookie.http_only = Some(true),
             "secure" => cookie.secure = Some(true),
             "postonly" => {
-                losses.push((word.clone(), "the first answer of a backend carries the pin, whatever the method"))
+                losses.push((word.clone(), "Linchpin sets the pin on a backend's first response, whatever the method"))
             }
-            "preserve" => losses.push((word.clone(), "a backend can't set the routing cookie")),
+            "preserve" => losses.push((word.clone(), "backends can't set the routing cookie")),
             "domain" => match words.next().and_then(|text| domain(text)) {
                 Some(domain) if cookie.domain.is_none() => cookie.domain = Some(domain),
                 _ => losses.push((word.clone(), "a cookie has one domain")),
@@ -42,7 +42,7 @@ pub(super) fn cookie(statement: &Statement, pool: &mut Pool) -> Fate {
             "maxidle" | "maxlife" => {
                 let time = words.next().and_then(|text| seconds(text));
                 match (word.as_str(), time) {
-                    (_, None) => losses.push((word.clone(), "this is no duration")),
+                    (_, None) => losses.push((word.clone(), "not a duration")),
                     ("maxidle", time) => pool.idle_timeout = time,
                     (_, time) => pool.absolute_timeout = time,
                 }
@@ -56,20 +56,20 @@ pub(super) fn cookie(statement: &Statement, pool: &mut Pool) -> Fate {
     }
     if is_insert {
         if !is_indirect {
-            pool.persistence.needless(line, text, "as with `indirect`, backends never see the routing cookie");
+            pool.persistence.needless(line, text, "backends never see the routing cookie, as with `indirect`");
         }
         pool.pinning = Some(Pinning::Cookie(cookie));
     } else {
         learned(&name, pool);
         if is_rewrite {
-            let why = "learned from the application's cookie: its value must be another for each client";
+            let why = "Linchpin learns the application's cookie: each client must get a value of its own";
             pool.persistence.needless(line, text, why);
         }
     }
     Fate::Kept
 }
 
-/// The cookie's times count in seconds if they have no unit.
+/// Parses a time of a cookie: without a unit, it is in seconds.
 fn seconds(text: &str) -> Option<Duration> {
     units::seconds(text)
 }
@@ -124,16 +124,16 @@ pub(super) fn table(statement: &Statement, pool: &mut Pool) -> Fate {
     match &pool.pinning {
         Some(_) if is_learned => {}
         Some(Pinning::None) => {
-            pool.persistence.needless(statement.line, &statement.text, "what is hashed needs no table");
+            pool.persistence.needless(statement.line, &statement.text, "a hash needs no table");
         }
-        _ => return Fate::Lost("no `stick on` that was taken over uses it".into()),
+        _ => return Fate::Lost("no imported `stick on` uses it".into()),
     }
     if let Some(capacity) = capacity.filter(|_| is_learned) {
         pool.capacity = Some(capacity);
     }
     for loss in losses {
         let why = if loss.starts_with("peers") {
-            "a table is not shared; sealed cookies need none"
+            "replicas share a table through `store`: learned = { …, store = \"redis://HOST\" }; sealed cookies need none"
         } else {
             super::super::reasons::NONE
         };
@@ -146,13 +146,15 @@ pub(super) fn table(statement: &Statement, pool: &mut Pool) -> Fate {
 pub(super) fn stick(statement: &Statement, pool: &mut Pool) -> Fate {
     let is_condition = |word: &String| matches!(word.as_str(), "if" | "unless");
     if statement.words.iter().any(is_condition) {
-        return Fate::Lost("a pool is pinned for all requests, or but for those of [[pools.persistence.rules]]".into());
+        return Fate::Lost("a pool pins all requests, except those that [[pools.persistence.rules]] exempts".into());
     }
     let rule = statement.word(1);
     let Some(wanted) =
         source(statement.word(2)).filter(|_| ["on", "match", "store-request", "store-response"].contains(&rule))
     else {
-        return Fate::Lost("clients are told apart by a cookie, a header field, a parameter or their address".into());
+        return Fate::Lost(
+            "Linchpin identifies clients only by a cookie, a header field, a query parameter or their address".into(),
+        );
     };
     let (pinning, by) = match wanted {
         Source::Address => (Pinning::None, Some(By::Address)),
@@ -180,7 +182,7 @@ enum Source {
     Query(String),
 }
 
-/// What a fetch takes clients by.
+/// Returns what a fetch method identifies clients by.
 fn source(fetch: &str) -> Option<Source> {
     let fetch = fetch.split("),").next().unwrap_or(fetch).trim_end_matches(')');
     let (name, argument) = fetch.split_once('(').unwrap_or((fetch, ""));
@@ -200,7 +202,7 @@ fn source(fetch: &str) -> Option<Source> {
 /// `balance ALGORITHM`
 pub(super) fn balance(statement: &Statement) -> Result<Balance, &'static str> {
     const HASHED: &str =
-        "it hashes what can't be hashed here: an address, a path, a header field, a cookie, a parameter";
+        "Linchpin can hash only the client's address, the path, a header field, a cookie or a query parameter";
     let argument = |text: &str| text.split_once('(').and_then(|(_, rest)| field(rest.split([')', ',']).next()?));
     let word = statement.word(1);
     match word.split('(').next().unwrap_or_default() {
@@ -219,7 +221,7 @@ pub(super) fn balance(statement: &Statement) -> Result<Balance, &'static str> {
             None if statement.word(2) == "path" => Ok(Balance::Hash(By::Path)),
             None => Err(HASHED),
         },
-        "first" => Err("sessions are spread over all backends"),
+        "first" => Err("Linchpin always spreads sessions over all backends"),
         _ => Err(super::super::reasons::NONE),
     }
 }
@@ -228,7 +230,7 @@ fn learned(name: &str, pool: &mut Pool) {
     pool.pinning = Some(Pinning::LearnedCookie(name.into()));
 }
 
-/// What is said of a second way to pin a pool.
+/// Returns how to note a second kind of pin; `None` if the pool has none yet.
 fn second(pool: &Pool) -> Option<Fate> {
-    pool.pinning.as_ref().map(|_| Fate::Lost("a pool is pinned in one way, and it is already".into()))
+    pool.pinning.as_ref().map(|_| Fate::Lost("the pool already has another kind of pin".into()))
 }

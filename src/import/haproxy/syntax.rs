@@ -1,5 +1,5 @@
-//! Owns: the words and sections of an haproxy.cfg: quotes, escapes, comments, continued lines.
-//! Invariant: every line that says something is in one section; any text is read or refused.
+//! Owns: the syntax of an haproxy.cfg: words, quotes, escapes, comments, continued lines, sections.
+//! Invariant: every statement is in exactly one section; a syntax error names its line.
 //! Must not know: what a word means.
 
 use super::super::source::Broken;
@@ -15,26 +15,26 @@ pub(super) struct Section {
 /// A line of words.
 #[derive(Debug, PartialEq, Clone)]
 pub(super) struct Statement {
-    /// Counted from 1; the first, if it goes on over several.
+    /// The number of its first line, from 1.
     pub(super) line: usize,
     pub(super) words: Vec<String>,
-    /// As it is written, without its comment.
+    /// The source text, without its comment.
     pub(super) text: String,
 }
 
 impl Statement {
-    /// A word, or an empty one.
+    /// Returns a word; an empty one if there are fewer.
     pub(super) fn word(&self, index: usize) -> &str {
         self.words.get(index).map_or("", String::as_str)
     }
 
-    /// The words from `index` on.
+    /// Returns the words from `index` on.
     pub(super) fn from(&self, index: usize) -> &[String] {
         self.words.get(index..).unwrap_or_default()
     }
 }
 
-/// Notes a section that has no equivalent as a whole.
+/// Notes all lines of a section that has no equivalent.
 pub(super) fn note_whole(header: &Statement, statements: &[Statement], why: &str, notes: &mut Table) {
     notes.lost(header.line, &header.text, why);
     for statement in statements {
@@ -65,7 +65,7 @@ const SECTIONS: [&str; 20] = [
     "healthcheck",
 ];
 
-/// Reads all sections. What stands before the first is in one of its own, without a header.
+/// Parses all sections. Lines before the first one are in a section without a header.
 pub(super) fn sections(text: &str) -> Result<Vec<Section>, Broken> {
     let mut sections: Vec<Section> = Vec::new();
     for statement in statements(text)? {
@@ -95,7 +95,7 @@ fn statements(text: &str) -> Result<Vec<Statement>, Broken> {
             reader.read(line);
         }
         if let Some(quote) = reader.quote {
-            return Err(Broken::new(number, format!("a {quote} that is not closed")));
+            return Err(Broken::new(number, format!("a {quote} is not closed")));
         }
         reader.end_word();
         if !reader.words.is_empty() {
@@ -122,7 +122,7 @@ impl Reader {
         while let Some((at, c)) = chars.next() {
             match (self.quote, c) {
                 (None | Some('"'), '\\') => match chars.next() {
-                    // What stands for nothing else is part of a regular expression, and stays.
+                    // Other escapes belong to regular expressions, and stay.
                     Some((_, escaped)) => match unescaped(escaped) {
                         Some(c) => self.push(c),
                         None => {
@@ -161,7 +161,7 @@ impl Reader {
     }
 }
 
-/// What a backslash and a character stand for.
+/// Returns the character that a backslash and `c` stand for.
 fn unescaped(c: char) -> Option<char> {
     match c {
         'n' => Some('\n'),

@@ -1,5 +1,5 @@
-//! Owns: the parameters of a `bind`: TLS for clients above all.
-//! Invariant: what can't be done as it was is said, and where that would let in more than before, nothing is opened.
+//! Owns: the parameters of `bind`, mostly TLS for clients.
+//! Invariant: a listener that would admit more clients than before is disabled.
 //! Must not know: frontends, servers, routes.
 
 use super::super::listener::Listener;
@@ -7,7 +7,7 @@ use super::super::reasons::NONE;
 use super::super::toml::Value;
 use super::global::Globals;
 
-/// What is said behind the address of a `bind`.
+/// The parameters after the address of a `bind`.
 #[derive(Default)]
 pub(super) struct Bind {
     is_tls: bool,
@@ -16,39 +16,39 @@ pub(super) struct Bind {
     authorities: Option<String>,
     verify: Option<bool>,
     is_min_13: bool,
-    /// What has no equivalent, and why.
+    /// Parameters without an equivalent, with the reason.
     lost: Vec<(String, &'static str)>,
-    /// Why nothing is to be opened.
+    /// The reason why the listener is disabled.
     off: Option<&'static str>,
 }
 
-const CHOSEN: &str = "ciphers and curves are chosen by themselves, see docs/tls.md";
-const OLDEST: &str = "TLS 1.2 is the oldest that is spoken, and 1.3 the newest";
-const WHERE: &str = "who reaches it was limited by that: write the address of the interface, and take the # away";
-const PROXY: &str = "whoever connects would be believed: write proxy_protocol = true, and trusted_proxies with the load balancers before this one, and take the # away";
-const LISTED: &str = "its certificates are in another file: write them into [listeners.tls], and take the # away";
+const CHOSEN: &str = "Linchpin chooses ciphers and curves: see docs/tls.md";
+const OLDEST: &str = "Linchpin supports only TLS 1.2 and 1.3";
+const WHERE: &str = "this limited who could connect: set the address of the interface and remove the #";
+const PROXY: &str = "any client could claim any address: set proxy_protocol = true, list the load balancers before this one in trusted_proxies, and remove the #";
+const LISTED: &str = "its certificates are in another file: list them in [listeners.tls] and remove the #";
 
 /// Parameters with an argument that have no equivalent.
 const WITH_ARGUMENT: [(&str, &str); 21] = [
     ("backlog", NONE),
-    ("ca-ignore-err", "every certificate of a client is checked"),
+    ("ca-ignore-err", "Linchpin checks every client certificate"),
     ("ciphers", CHOSEN),
     ("ciphersuites", CHOSEN),
-    ("crt-ignore-err", "every certificate of a client is checked"),
+    ("crt-ignore-err", "Linchpin checks every client certificate"),
     ("curves", CHOSEN),
     ("ecdhe", CHOSEN),
     ("gid", NONE),
     ("group", NONE),
     ("id", NONE),
     ("level", NONE),
-    ("maxconn", "`max_connections` of [server] is one for all listeners"),
+    ("maxconn", "use `max_connections` of [server], which counts all listeners together"),
     ("mode", NONE),
     ("npn", CHOSEN),
     ("process", NONE),
     ("ssl-max-ver", OLDEST),
     ("tcp-ut", NONE),
     ("thread", NONE),
-    ("tls-ticket-keys", "keys of tickets change by themselves"),
+    ("tls-ticket-keys", "Linchpin rotates ticket keys itself"),
     ("uid", NONE),
     ("user", NONE),
 ];
@@ -83,9 +83,8 @@ impl Bind {
                 },
                 "crl-file" => {
                     argument();
-                    bind.off = Some(
-                        "revocation lists are not read, so that clients would come in whose certificates were taken back",
-                    );
+                    bind.off =
+                        Some("Linchpin reads no revocation lists, so clients with revoked certificates could connect");
                 }
                 "ssl-min-ver" => match argument() {
                     "TLSv1.3" => bind.is_min_13 = true,
@@ -109,12 +108,12 @@ impl Bind {
             }
         }
         if bind.is_tls && bind.verify.is_some() && bind.authorities.is_none() {
-            bind.off = Some("nobody says whose certificates of clients are good: write `client_ca`");
+            bind.off = Some("the source names no authority for client certificates: set `client_ca`");
         }
         bind
     }
 
-    /// Tells a listener.
+    /// Applies the parameters to a listener.
     pub(super) fn apply(&self, listener: &mut Listener, line: usize, text: &str) {
         if self.is_tls {
             let table = listener.secure();
@@ -139,7 +138,7 @@ impl Bind {
             listener.table.lost(line, what, *why);
         }
         if let Some(why) = self.off {
-            listener.switch_off(line, text, format!("{why}; it is switched off"));
+            listener.switch_off(line, text, format!("{why}; the listener is disabled"));
         }
     }
 }

@@ -1,37 +1,37 @@
-//! Owns: `allow`, `deny`, `auth_…` and their kin: what keeps requests out at a place of the file.
-//! Invariant: as in nginx, what a place says takes the place of what is said around it, each kind by itself.
+//! Owns: which access restrictions (`allow`, `deny`, `auth_…`) apply in a block.
+//! Invariant: as in nginx, a block's own directives replace inherited ones of the same kind.
 //! Must not know: routes.
 
 use super::super::reasons::{FILTER, PASSWORDS};
 use super::redirect;
 use super::syntax::Directive;
 
-/// What keeps requests out at a place.
+/// The access restrictions that apply in a block.
 #[derive(Clone, Default)]
 pub(super) struct Guards<'d> {
     access: Vec<&'d Directive>,
-    /// Passwords, requests that ask first, tokens.
+    /// Passwords, subrequests, tokens.
     auth: Vec<&'d Directive>,
-    /// What is said at each place anew.
+    /// Directives that are not inherited.
     own: Vec<&'d Directive>,
 }
 
 const AUTH: [&str; 5] = ["auth_basic", "auth_request", "auth_jwt", "auth_digest", "auth_oidc"];
 
-/// Words that belong to a guard, and are noted beside it.
+/// Returns whether a directive restricts access.
 pub(super) fn belongs(word: &str) -> bool {
     matches!(word, "allow" | "deny" | "internal" | "limit_except") || AUTH.contains(&word)
 }
 
 impl<'d> Guards<'d> {
-    /// What holds in a block that lies here.
+    /// Returns the restrictions of a nested block.
     pub(super) fn inside(&self, block: &'d Directive) -> Guards<'d> {
         let mut guards = self.clone();
         guards.read(block.inside());
         guards
     }
 
-    /// Adds what directives say that stand beside each other.
+    /// Reads the directives of one block.
     pub(super) fn read(&mut self, directives: &'d [Directive]) {
         let all = || directives.iter();
         let guards = self;
@@ -54,7 +54,7 @@ impl<'d> Guards<'d> {
         }));
     }
 
-    /// Each that holds, and why it does no more.
+    /// Returns each restriction, with the reason why it has no equivalent.
     pub(super) fn all(&self) -> impl Iterator<Item = (&'d Directive, &'static str)> {
         let others = self.access.iter().chain(&self.own).map(|each| (*each, FILTER));
         others.chain(self.auth.iter().map(|each| (*each, PASSWORDS)))

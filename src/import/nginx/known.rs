@@ -1,23 +1,24 @@
-//! Owns: what is said of directives that are not taken over.
-//! Invariant: never silent: what is not known has no equivalent.
-//! Must not know: blocks, and what is taken over of them.
+//! Owns: the reasons for nginx's directives that are not converted.
+//! Invariant: each directive has a reason, even an unknown one.
+//! Must not know: blocks, and the directives that they convert.
 
 use super::super::reasons::{FILTER, NONE, PASSWORDS, RATES};
 use super::super::secret;
 use super::super::toml::Table;
 use super::syntax::Directive;
 
-const FORWARDING: &str = "Linchpin always sets the forwarding fields, and passes Host on";
-const REWRITING: &str = "fields are not taken over: write [routes.request_headers] or [routes.response_headers]";
-const STREAMED: &str = "bodies are streamed";
-const LOG: &str = "what is logged, and where, is said in [log]";
+const FORWARDING: &str = "Linchpin always sets the forwarding fields and forwards Host";
+const REWRITING: &str = "header changes are not imported: use [routes.request_headers] or [routes.response_headers]";
+const STREAMED: &str = "Linchpin streams bodies";
+const LOG: &str = "[log] controls what is logged, and where";
 const FILES: &str = "Linchpin serves no files";
-const REDIRECT: &str = "Linchpin makes no answers but redirects to a scheme, a host and a path";
-const ANSWERS: &str = "Location and cookies of answers are passed on as they are";
-const PATHS: &str = "paths are not taken over: `strip_prefix` and `add_prefix` of [[routes]] change their beginnings";
-const TLS: &str = "versions, ciphers and curves are chosen by themselves, see docs/tls.md";
-const SERVICE: &str = "that is for the service manager to do";
-const KEPT_OPEN: &str = "connections to backends are kept open, and idle ones are used again, by themselves";
+const REDIRECT: &str = "Linchpin itself sends only redirects to a scheme, host and path, and error pages";
+const ANSWERS: &str = "Linchpin forwards Location and Set-Cookie unchanged";
+const PATHS: &str =
+    "this rewrite is not imported: `strip_prefix` and `add_prefix` of [[routes]] change the beginning of a path";
+const TLS: &str = "Linchpin chooses versions, ciphers and curves: see docs/tls.md";
+const SERVICE: &str = "leave this to the service manager";
+const KEPT_OPEN: &str = "Linchpin always keeps connections open and reuses idle ones";
 
 /// Directives that need no equivalent.
 const NEEDLESS: [(&str, &str); 12] = [
@@ -28,25 +29,25 @@ const NEEDLESS: [(&str, &str); 12] = [
     ("proxy_buffer_size", STREAMED),
     ("proxy_busy_buffers_size", STREAMED),
     ("client_body_buffer_size", STREAMED),
-    ("client_body_timeout", "a silent body ends after `idle` of [pools.timeouts]"),
+    ("client_body_timeout", "`idle` of [pools.timeouts] ends stalled bodies"),
     ("tcp_nodelay", "it is always on"),
-    ("zone", "what is known of backends is shared by all threads anyway"),
-    ("server_tokens", "Linchpin does not name itself in answers"),
+    ("zone", "all threads always share the state of backends"),
+    ("server_tokens", "Linchpin does not name itself in responses"),
     ("proxy_socket_keepalive", KEPT_OPEN),
 ];
 
-/// Beginnings of directives that have no equivalent, and why.
+/// Beginnings of directives that have no equivalent, each with the reason.
 const LOST: [(&str, &str); 52] = [
-    ("include", "other files are not read: import them as well"),
-    ("stream", "Linchpin speaks HTTP alone"),
-    ("mail", "Linchpin speaks HTTP alone"),
-    ("events", "connections are limited by `max_connections` of [server]"),
-    ("worker_connections", "connections are limited by `max_connections` of [server]"),
+    ("include", "included files are not read: import them as well"),
+    ("stream", "Linchpin handles only HTTP"),
+    ("mail", "Linchpin handles only HTTP"),
+    ("events", "use `max_connections` of [server]"),
+    ("worker_connections", "use `max_connections` of [server]"),
     ("worker_", SERVICE),
     ("user", SERVICE),
     ("pid", SERVICE),
     ("daemon", SERVICE),
-    ("load_module", "there are no modules"),
+    ("load_module", "Linchpin has no loadable modules"),
     ("error_log", LOG),
     ("access_log", LOG),
     ("log_", LOG),
@@ -54,7 +55,7 @@ const LOST: [(&str, &str); 52] = [
     ("ssl_", TLS),
     ("proxy_ssl_", TLS),
     ("grpc_ssl_", TLS),
-    ("http2", "HTTP/2 comes with TLS; without it, write http2 = true into [[listeners]]"),
+    ("http2", "HTTP/2 is on with TLS; without TLS, set http2 = true in [[listeners]]"),
     ("root", FILES),
     ("alias", FILES),
     ("index", FILES),
@@ -85,19 +86,19 @@ const LOST: [(&str, &str); 52] = [
     ("internal", FILTER),
     ("satisfy", FILTER),
     ("valid_referers", FILTER),
-    ("if", "there are no conditions but those of [[routes]]"),
-    ("set", "there are no variables"),
-    ("geo", "there are no variables"),
-    ("resolver", "no name that was taken over is asked for by it"),
+    ("if", "only [[routes]] have conditions"),
+    ("set", "Linchpin has no variables"),
+    ("geo", "Linchpin has no variables"),
+    ("resolver", "no imported name uses it"),
 ];
 
-/// Notes a directive and all that stands in its braces.
+/// Notes a directive and its block.
 pub(super) fn note_whole(directive: &Directive, why: &str, notes: &mut Table) {
     notes.lost(directive.line, &directive.text, why);
     note_inside(directive, directive.line, notes);
 }
 
-/// Notes all that stands in the braces of a directive that is noted.
+/// Notes the block of a directive.
 fn note_inside(directive: &Directive, line: usize, notes: &mut Table) {
     let is_secret = secret::is_in(&directive.text);
     for each in directive.inside() {
@@ -107,13 +108,13 @@ fn note_inside(directive: &Directive, line: usize, notes: &mut Table) {
     }
 }
 
-/// Why a directive has no equivalent.
+/// Returns why a directive has no equivalent.
 pub(super) fn why(directive: &Directive) -> &'static str {
     let word = directive.word(0);
     LOST.iter().find(|(beginning, _)| word.starts_with(beginning)).map_or(NONE, |(_, why)| why)
 }
 
-/// Notes a directive that is not taken over, with all that stands in its braces.
+/// Notes a directive that is not converted, and its block.
 pub(super) fn note(directive: &Directive, notes: &mut Table) {
     let (line, text) = (directive.line, directive.text.as_str());
     if let Some((_, why)) = NEEDLESS.iter().find(|(word, _)| *word == directive.word(0)) {
@@ -132,10 +133,10 @@ pub(super) fn note(directive: &Directive, notes: &mut Table) {
         }
         let is_upgrade = ["$http_upgrade", "$connection_upgrade", "upgrade", "websocket"].contains(&directive.word(2));
         if ["upgrade", "connection"].contains(&field.as_str()) && is_upgrade {
-            return notes.needless(line, text, "upgrades, WebSockets above all, are passed on by themselves");
+            return notes.needless(line, text, "Linchpin always forwards upgrades such as WebSocket");
         }
         if field == "x-real-ip" {
-            return notes.lost(line, text, "X-Forwarded-For and Forwarded say who the client is");
+            return notes.lost(line, text, "Linchpin sends the client's address in X-Forwarded-For and Forwarded");
         }
     }
     note_whole(directive, why(directive), notes);

@@ -1,5 +1,5 @@
-//! Owns: `listen`, and what a server says of TLS towards clients.
-//! Invariant: what is bound with TLS is not opened without; an address is one listener, whatever servers are there.
+//! Owns: the conversion of `listen`, and of a server's TLS for clients.
+//! Invariant: an address with TLS never becomes a listener without; servers at one address share a listener.
 //! Must not know: locations.
 
 use super::super::reasons::NONE;
@@ -12,7 +12,7 @@ use super::super::units::{self, Address};
 use super::reader::{Demand, Reader};
 use super::syntax::Directive;
 
-/// Directives of TLS and of proxies before this one: those of a server take the place of those of `http`.
+/// Directives for TLS and for trusted proxies: those of a server replace those of `http`.
 pub(super) const OF_LISTENERS: [&str; 12] = [
     "ssl",
     "ssl_certificate",
@@ -28,20 +28,20 @@ pub(super) const OF_LISTENERS: [&str; 12] = [
     "ssl_trusted_certificate",
 ];
 
-/// Where a server listens.
+/// The listeners of a server.
 pub(super) struct Listening {
     pub(super) fronts: Vec<usize>,
-    /// What kept out clients without a certificate, and does so no more.
+    /// The directive that required client certificates, if the listener can't.
     pub(super) guard: Option<usize>,
 }
 
-/// The directives of this name that hold in a server.
+/// Returns the directives of a name that apply in a server.
 fn of<'d>(server: &'d Directive, http: &'d [Directive], name: &str) -> Vec<&'d Directive> {
     let own: Vec<_> = server.inside().iter().filter(|each| each.word(0) == name).collect();
     if own.is_empty() { http.iter().filter(|each| each.word(0) == name).collect() } else { own }
 }
 
-/// The addresses at which a server speaks TLS, and what it asks of clients there.
+/// Returns the TLS addresses of a server, and whether it asks clients for certificates there.
 pub(super) fn demands(server: &Directive, http: &[Directive]) -> Vec<(String, Demand)> {
     let all = server.inside().iter().filter(|each| each.word(0) == "listen" && is_tls(each, server, http));
     all.filter_map(|each| Some((address(each.word(1))?, demand(server, http)))).collect()
@@ -53,7 +53,7 @@ fn demand(server: &Directive, http: &[Directive]) -> Demand {
     match verify.as_str() {
         "on" => Some((authorities.unwrap_or_default(), true)),
         "optional" => Some((authorities.unwrap_or_default(), false)),
-        // Anybody's certificates: nothing here takes those.
+        // `optional_no_ca`: Linchpin can't accept certificates of any authority.
         "off" => None,
         _ => Some((String::new(), true)),
     }
@@ -65,7 +65,7 @@ fn is_tls(listen: &Directive, server: &Directive, http: &[Directive]) -> bool {
 }
 
 impl<'d> Reader<'d> {
-    /// Opens the listeners of a server.
+    /// Adds the listeners of a server.
     pub(super) fn listen(&mut self, server: &'d Directive, out: &mut Output) -> Listening {
         let mut fronts = Vec::new();
         let http = self.http;
@@ -77,21 +77,21 @@ impl<'d> Reader<'d> {
             let front = front("0.0.0.0:80", server, out);
             let table = &mut out.listener(front, "0.0.0.0:80").table;
             if table.is_plain() {
-                table.remark("nginx listens here if nothing is said");
+                table.remark("nginx listens here by default");
             }
             fronts.push(front);
         }
         for directive in listens {
             let (line, text) = (directive.line, directive.text.as_str());
             if directive.from(2).iter().any(|word| word == "quic") {
-                out.clients.lost(line, text, "HTTP/3 is not spoken");
+                out.clients.lost(line, text, "Linchpin does not support HTTP/3");
                 continue;
             }
             let Some(address) = address(directive.word(1)) else {
                 out.lost_listener(
                     line,
                     text,
-                    "this is no IP address and port, nor a path: write [[listeners]] with one",
+                    "neither an IP address and port nor a socket path: add [[listeners]] with one",
                 );
                 continue;
             };
@@ -125,7 +125,7 @@ impl<'d> Reader<'d> {
         Listening { fronts, guard }
     }
 
-    /// Whether proxies before a server are believed in a way that can be taken over.
+    /// Returns whether a server trusts proxies in a way that Linchpin can, too.
     pub(super) fn believes(&self, server: &'d Directive) -> bool {
         let field = of(server, self.http, "real_ip_header").last().map_or("", |each| each.word(1)).to_ascii_lowercase();
         let listens = server.inside().iter().filter(|each| each.word(0) == "listen");
@@ -133,7 +133,7 @@ impl<'d> Reader<'d> {
         field == "x-forwarded-for" || speaks
     }
 
-    /// Tells a listener of the certificates of a server.
+    /// Adds the certificates of a server to a listener.
     fn secure(&mut self, server: &'d Directive, listen: &Directive, listener: &mut Listener) {
         let http = self.http;
         let (line, text) = (listen.line, listen.text.as_str());
@@ -146,7 +146,7 @@ impl<'d> Reader<'d> {
             if is_file(certificate.word(1)) && key.is_none_or(is_file) {
                 listener.certificate(certificate.word(1), key);
             } else {
-                let why = "its certificate is in no file that is known beforehand: write [listeners.tls], and take the # away";
+                let why = "its certificate is not in a fixed file: set [listeners.tls] and remove the #";
                 listener.switch_off(line, text, why);
             }
         }
@@ -156,11 +156,11 @@ impl<'d> Reader<'d> {
                 listener.secure().set("min_version", Value::text("1.3"));
             }
             if (has("TLSv1") || has("TLSv1.1")) && self.applied.insert(protocols.at) {
-                listener.secure().lost(protocols.line, &protocols.text, "TLS 1.2 is the oldest that is spoken");
+                listener.secure().lost(protocols.line, &protocols.text, "Linchpin supports only TLS 1.2 and 1.3");
             }
         }
         if let Some(list) = of(server, http, "ssl_crl").last() {
-            let why = "revocation lists are not read, so that this is switched off: clients would come in whose certificates were taken back";
+            let why = "Linchpin reads no revocation lists, so clients with revoked certificates could connect; the listener is disabled";
             listener.switch_off(list.line, &list.text, why);
         }
         if of(server, http, "http2").last().is_some_and(|each| each.word(1) == "off") {
@@ -168,7 +168,7 @@ impl<'d> Reader<'d> {
         }
     }
 
-    /// The words behind an address, and the proxies that are believed there.
+    /// Converts the words after an address, and the trusted proxies there.
     fn parameters(&mut self, listen: &Directive, server: &'d Directive, is_tls: bool, listener: &mut Listener) {
         let (line, text) = (listen.line, listen.text.as_str());
         let networks: Vec<&str> = of(server, self.http, "set_real_ip_from")
@@ -193,7 +193,7 @@ impl<'d> Reader<'d> {
                 "proxy_protocol" if networks.is_empty() => listener.switch_off(
                     line,
                     text,
-                    "whoever connects would be believed, so that this is switched off: write proxy_protocol = true, and trusted_proxies with the load balancers before this one",
+                    "any client could claim any address, so the listener is disabled: set proxy_protocol = true and list the load balancers before this one in trusted_proxies",
                 ),
                 "proxy_protocol" => listener.table.set("proxy_protocol", Value::flag(true)),
                 word => listener.table.lost(line, word, NONE),
@@ -202,7 +202,7 @@ impl<'d> Reader<'d> {
     }
 }
 
-/// The front of an address, which all servers there share.
+/// Returns the listener group of an address, which all servers there share.
 fn front(address: &str, server: &Directive, out: &mut Output) -> usize {
     let known = out.front_at(address);
     let name = address.rsplit_once(':').map_or("socket", |(_, end)| end);
@@ -210,7 +210,7 @@ fn front(address: &str, server: &Directive, out: &mut Output) -> usize {
     known.unwrap_or_else(|| out.front(server.line, &server.text, &name))
 }
 
-/// `80`, `*:80`, `10.0.0.1`, `10.0.0.1:80`, `[::]:80`, `localhost:80`, `unix:/run/nginx.sock`
+/// Parses `80`, `*:80`, `10.0.0.1`, `10.0.0.1:80`, `[::]:80`, `localhost:80`, `unix:/run/nginx.sock`.
 fn address(text: &str) -> Option<String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match units::unix(path) {
@@ -227,7 +227,7 @@ fn address(text: &str) -> Option<String> {
     }
 }
 
-/// `10.0.0.0/8`, or one address.
+/// Returns whether `text` is a network such as `10.0.0.0/8`, or an address.
 fn is_network(text: &str) -> bool {
     let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
     let Ok(address) = address.parse::<IpAddr>() else { return false };

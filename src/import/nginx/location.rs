@@ -1,6 +1,6 @@
-//! Owns: `location`: which requests go where.
-//! Invariant: a request never goes to a pool that it did not go to, but for the segments of its path.
-//! Must not know: listeners; what is said of a pool.
+//! Owns: the conversion of `location` into routes.
+//! Invariant: a route sends a request to the same pool as nginx did, except that its path matches by whole segments.
+//! Must not know: listeners; the settings of pools.
 
 use super::super::grammar;
 use super::super::guard::{Guard, Place};
@@ -41,7 +41,7 @@ impl<'d> Reader<'d> {
             Some(Ok(pool)) => Some(pool),
             Some(Err(why)) => return self.refused(location, server, &guards, why, out),
             None if !is_nested || inside().any(redirect::refuses) => {
-                let why = "nothing in it is passed to a backend; a route with a shorter path takes its requests";
+                let why = "it passes no request to a backend; its requests follow the route with the next shorter path";
                 return self.refused(location, server, &guards, why, out);
             }
             None => None,
@@ -64,7 +64,7 @@ impl<'d> Reader<'d> {
                 out.guard(Guard { place, line: each.line, text: each.text.clone(), why: why.into() });
             }
             if let Some((line, text)) = server.guard.clone() {
-                let why = "clients had to show a certificate, and others at the same address had not: write `client_ca` into [listeners.tls] of a listener, and its name into `listeners` of the route".into();
+                let why = "clients had to present a certificate here, but not everywhere at this address: set `client_ca` in [listeners.tls] of a separate listener, and its name in `listeners` of the route".into();
                 out.guard(Guard { place: Place::Routes(ids.clone()), line, text, why });
             }
         }
@@ -93,7 +93,7 @@ impl<'d> Reader<'d> {
         self.unguarded(location, out.notes(&ids));
     }
 
-    /// Notes a location of which no route is made. What it kept out is kept out.
+    /// Notes a location that becomes no route. Its access restrictions still apply.
     fn refused(&mut self, location: &'d Directive, server: &Server, guards: &Guards<'d>, why: &str, out: &mut Output) {
         note_whole(location, why, &mut out.unrouted);
         let is_reached = !location.word(1).starts_with('@');
@@ -108,13 +108,13 @@ impl<'d> Reader<'d> {
         }
     }
 
-    /// Notes what stands beside a redirect.
+    /// Notes the other directives of a location that redirects.
     fn rest(&mut self, location: &'d Directive, answer: &Directive, scope: &Scope<'d>, out: &mut Output) {
         let others = location.inside().iter().filter(|each| each.at != answer.at);
         for directive in others {
             match directive.word(0) {
                 word if scope.contains_key(word) => {
-                    out.unrouted.lost(directive.line, &directive.text, "the redirect answers first")
+                    out.unrouted.lost(directive.line, &directive.text, "the redirect comes first")
                 }
                 _ if self.of_clients(directive, out) => {}
                 _ => known::note(directive, &mut out.unrouted),
@@ -122,7 +122,7 @@ impl<'d> Reader<'d> {
         }
     }
 
-    /// What backends don't see of a path, and what they see before it.
+    /// Returns the path prefixes to strip and to add.
     fn rewritten(&self, location: &Directive, pass: &Directive, prefix: &str) -> (Option<String>, Option<String>) {
         let path = pass::uri(pass.word(1));
         let own = (prefix != "/").then(|| prefix.to_owned());
@@ -137,14 +137,14 @@ impl<'d> Reader<'d> {
     }
 }
 
-/// The beginning of the path that a location is for.
+/// Returns the path prefix of a location.
 fn prefix(location: &Directive) -> Result<String, &'static str> {
     match (location.word(1), location.words.len()) {
-        ("=", _) => Err("routes take the beginnings of paths: one with path_prefix takes what lies below, too"),
-        ("~" | "~*", _) => Err("routes take the beginnings of paths, not patterns"),
-        ("^~", 3) => grammar::prefix(location.word(2)).ok_or("this is no path"),
-        (path, 2) if path.starts_with('@') => Err("requests are not passed on from within"),
-        (path, 2) => grammar::prefix(path).ok_or("routes take the beginnings of paths, not patterns"),
-        _ => Err("this is no path"),
+        ("=", _) => Err("routes match the beginning of a path: path_prefix also matches everything below it"),
+        ("~" | "~*", _) => Err("routes match the beginning of a path, not a pattern"),
+        ("^~", 3) => grammar::prefix(location.word(2)).ok_or("not a path"),
+        (path, 2) if path.starts_with('@') => Err("Linchpin has no internal redirects"),
+        (path, 2) => grammar::prefix(path).ok_or("routes match the beginning of a path, not a pattern"),
+        _ => Err("not a path"),
     }
 }

@@ -1,6 +1,6 @@
-//! Owns: `proxy_pass` and `grpc_pass`: which pool they lead to, and what is said of it around them.
-//! Invariant: what was spoken in TLS to a backend is never spoken without; each pool has one of each setting.
-//! Must not know: which requests go there.
+//! Owns: the pool that `proxy_pass` or `grpc_pass` leads to, and the inherited settings of it.
+//! Invariant: a backend with TLS is never used without; each pool has one value of each setting.
+//! Must not know: which requests go to a pool.
 
 use super::super::reasons::NONE;
 use std::collections::HashSet;
@@ -15,7 +15,7 @@ use super::syntax::Directive;
 use super::upstream;
 
 impl<'d> Reader<'d> {
-    /// The pool that a `proxy_pass` leads to.
+    /// Returns the index of the pool that a `proxy_pass` leads to; the pool is added if it is new.
     pub(super) fn target(
         &mut self,
         pass: &Directive,
@@ -27,16 +27,16 @@ impl<'d> Reader<'d> {
         let (scheme, rest) = match url.split_once("://") {
             Some((scheme, rest)) => (scheme, rest),
             None if is_grpc => ("grpc", url),
-            None => return Err("it leads to no URL"),
+            None => return Err("it has no URL"),
         };
         if url.contains('$') {
-            return Err("a route leads to one pool, not to where a variable says");
+            return Err("a route leads to one fixed pool, and this URL has a variable");
         }
         let host = host(rest);
         let is_tls = match scheme {
             "http" | "grpc" => false,
             "https" | "grpcs" => true,
-            _ => return Err("it leads to no URL of http, https, grpc or grpcs"),
+            _ => return Err("its URL is neither http, https, grpc nor grpcs"),
         };
         let prefix = if is_grpc { "grpc_ssl_" } else { "proxy_ssl_" };
         let tls = is_tls.then(|| self.tls(prefix, host, scope));
@@ -54,7 +54,7 @@ impl<'d> Reader<'d> {
                 if self.made[index].speaks(&speech) {
                     index
                 } else {
-                    // What is spoken to otherwise from elsewhere is another pool.
+                    // A group that is used with two protocols becomes two pools.
                     self.made.push(Pool::new(&out.pool_name(host)));
                     let other = self.made.len() - 1;
                     self.upstream(directive, other);
@@ -77,7 +77,7 @@ impl<'d> Reader<'d> {
         Ok(index)
     }
 
-    /// Notes a `proxy_ssl_name` that is another for each request.
+    /// Notes a `proxy_ssl_name` that varies by request.
     fn note_name(&mut self, named: Option<&'d Directive>, index: usize) {
         let varies = |each: &&Directive| each.word(1).contains('$') && each.word(1) != "$proxy_host";
         if let Some(directive) = named.filter(varies)
@@ -88,7 +88,7 @@ impl<'d> Reader<'d> {
         }
     }
 
-    /// TLS as it is said around a `proxy_pass`. nginx accepts any certificate by default.
+    /// Returns the TLS settings of a `proxy_pass`. nginx verifies no certificate by default.
     fn tls(&mut self, prefix: &str, host: &str, scope: &Scope<'d>) -> Tls {
         let mut value = |name: &str| {
             let directive = scope.get(format!("{prefix}{name}").as_str())?;
@@ -115,7 +115,7 @@ impl<'d> Reader<'d> {
         Tls { ca, server_name: name, key: key.filter(|_| cert.is_some()), cert, verify }
     }
 
-    /// Tells a pool what is inherited. Each pool has one of each: the first holds.
+    /// Applies inherited settings to a pool. If several locations disagree, the first wins.
     pub(super) fn apply(&mut self, scope: &Scope<'d>, index: usize) {
         let mut directives: Vec<_> = scope.values().copied().filter(|each| !each.word(0).contains("_ssl_")).collect();
         directives.sort_by_key(|each| each.at);
@@ -129,7 +129,7 @@ impl<'d> Reader<'d> {
     }
 }
 
-/// The host of an URL behind its scheme; `unix:/path` up to the colon behind it.
+/// Returns the host of a URL from which the scheme was cut; of `unix:/path:`, up to the second colon.
 pub(super) fn host(rest: &str) -> &str {
     match rest.strip_prefix("unix:") {
         Some(path) => {
@@ -140,7 +140,7 @@ pub(super) fn host(rest: &str) -> &str {
     }
 }
 
-/// The path of a `proxy_pass`, if it has one.
+/// Returns the path of a `proxy_pass`, if it has one.
 pub(super) fn uri(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let behind = rest.get(host(rest).len()..)?;
@@ -161,11 +161,11 @@ fn apply(directive: &Directive, pool: &mut Pool) {
         "proxy_send_timeout" | "grpc_send_timeout" => {}
         "proxy_next_upstream" => next_upstream(directive, pool),
         "proxy_next_upstream_tries" => match directive.word(1).parse::<u64>() {
-            Ok(0) => pool.retry.lost(line, text, "attempts have a limit here"),
+            Ok(0) => pool.retry.lost(line, text, "Linchpin always limits attempts"),
             Ok(tries) => pool.retry.share("attempts", Value::number(tries.min(16)), line, text),
-            Err(_) => pool.retry.lost(line, text, "this is no number"),
+            Err(_) => pool.retry.lost(line, text, "not a number"),
         },
-        _ => pool.retry.lost(line, text, "`total` of [pools.timeouts] is the limit of all attempts"),
+        _ => pool.retry.lost(line, text, "use `total` of [pools.timeouts], which limits all attempts together"),
     }
 }
 

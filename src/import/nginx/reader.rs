@@ -1,6 +1,6 @@
-//! Owns: what is known of an nginx.conf while it is read.
-//! Invariant: a directive that a place inherits is the innermost of its name.
-//! Must not know: what becomes of a directive.
+//! Owns: the state of the conversion of an nginx.conf.
+//! Invariant: of several inherited directives of one name, the innermost applies.
+//! Must not know: how a directive is converted.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +8,7 @@ use super::super::pool::Pool;
 use super::super::speech::Speech;
 use super::syntax::Directive;
 
-/// Directives that a location has from what it lies in, and that say something of its pool.
+/// Directives that a location inherits, and that set something of its pool.
 pub(super) const INHERITED: [&str; 22] = [
     "proxy_connect_timeout",
     "proxy_read_timeout",
@@ -34,46 +34,46 @@ pub(super) const INHERITED: [&str; 22] = [
     "proxy_ssl_session_reuse",
 ];
 
-/// What holds at a place of the file: the innermost of each.
+/// The inherited directives that apply in a block, by name.
 pub(super) type Scope<'d> = HashMap<&'d str, &'d Directive>;
 
 /// A file being read.
-/// Whose certificates let clients in, and whether they must have one.
+/// The authorities of client certificates, and whether a certificate is required; `None` if none is asked for.
 pub(super) type Demand = Option<(String, bool)>;
 
 pub(super) struct Reader<'d> {
-    /// The variables that `map` makes, what of, and where.
+    /// The variables of `map` directives, each with its source variable and its directive.
     pub(super) maps: HashMap<&'d str, (&'d str, &'d Directive)>,
-    /// The maps of which something was made.
+    /// The `map` directives that were converted.
     pub(super) used_maps: HashSet<usize>,
-    /// What stands in `http`.
+    /// The directives of `http`.
     pub(super) http: &'d [Directive],
-    /// What servers ask of clients that speak TLS, by address.
+    /// What servers require of TLS clients, by address.
     pub(super) demands: Vec<(String, Demand)>,
-    /// Upstreams by name, and the pool of each.
+    /// The upstream groups by name, each with the index of its pool.
     pub(super) upstreams: HashMap<&'d str, (&'d Directive, usize)>,
-    /// Who is asked for names.
+    /// The DNS servers.
     pub(super) resolvers: Vec<String>,
-    /// A name is asked for by them.
+    /// A converted name uses them.
     pub(super) asks: bool,
-    /// Pools by the names of their upstreams, or by their addresses, and by how they are spoken to.
+    /// Pools by the name of their upstream group or their address, and by their protocol.
     pub(super) pools: HashMap<(String, Speech), usize>,
     pub(super) made: Vec<Pool>,
-    /// Inherited directives that a pool was told of.
+    /// Inherited directives that were applied to a pool.
     pub(super) applied: HashSet<usize>,
-    /// What kept requests out of something that was taken over.
+    /// Access restrictions of converted locations.
     pub(super) guarded: HashSet<usize>,
-    /// Which inherited ones, and which pool.
+    /// Inherited directives and the pools that they were applied to.
     pub(super) applied_to: HashSet<(usize, usize)>,
-    /// The line of the first server, if it is for some hosts only.
+    /// The line of the first server with host names.
     pub(super) first: Option<usize>,
-    /// A server is for all hosts.
+    /// Some server is for all hosts.
     pub(super) has_default: bool,
-    /// Limits of bodies, the line each stands in, and its text.
+    /// Limits of bodies, each with its line and text.
     pub(super) bodies: Vec<(u64, usize, &'d str)>,
 }
 
-/// What holds in a block that lies in `above`.
+/// Returns the scope of a block nested in `above`.
 pub(super) fn scoped<'d>(block: &'d Directive, above: &Scope<'d>) -> Scope<'d> {
     let mut scope = above.clone();
     for directive in block.inside().iter().filter(|each| INHERITED.contains(&each.word(0))) {

@@ -1,17 +1,17 @@
-//! Owns: `return` and `rewrite`: where clients are sent, and what is refused.
-//! Invariant: a redirect is read as a whole or not at all.
+//! Owns: the conversion of `return`, `rewrite` and `if`.
+//! Invariant: a redirect is converted as a whole or not at all.
 //! Must not know: servers, locations.
 
 use super::super::grammar;
 use super::super::route::Redirect;
 use super::syntax::Directive;
 
-/// `return 403;` and the like.
+/// Returns whether a directive refuses requests: `return 403;` and the like.
 pub(super) fn refuses(directive: &Directive) -> bool {
     directive.word(0) == "return" && matches!(directive.word(1), "401" | "403" | "404" | "410" | "444" | "451")
 }
 
-/// Where `return 301 URL;` or `rewrite ^ URL permanent;` leads; `name` is the server's.
+/// Converts `return 301 URL;` or `rewrite ^ URL permanent;`; `name` is the server's first name.
 pub(super) fn read(directive: &Directive, name: Option<&str>) -> Option<Redirect> {
     const SAME: [&str; 3] = ["$http_host", "$host", "$server_name"];
     const REST: [&str; 2] = ["$request_uri", "$uri$is_args$args"];
@@ -41,13 +41,13 @@ pub(super) fn read(directive: &Directive, name: Option<&str>) -> Option<Redirect
     Some(redirect)
 }
 
-/// What an `if` asks for.
+/// The condition of an `if`.
 pub(super) enum If {
     ClearText,
     Host(String),
 }
 
-/// `if ($scheme = http)`, `if ($host = name)`
+/// Converts `if ($scheme = http)` and `if ($host = name)`.
 pub(super) fn condition(directive: &Directive) -> Option<If> {
     let text = directive.from(1).join(" ");
     let inside = text.strip_prefix('(')?.strip_suffix(')')?.trim();
@@ -62,7 +62,7 @@ pub(super) fn condition(directive: &Directive) -> Option<If> {
     }
 }
 
-/// The beginning of paths that `rewrite ^/app/(.*)$ /$1 break;` takes away.
+/// Returns the path prefix that `rewrite ^/app/(.*)$ /$1 break;` removes.
 pub(super) fn stripped(directive: &Directive) -> Option<String> {
     let [_, pattern, put, flag] = &directive.words[..] else { return None };
     let pattern = pattern.strip_prefix('^')?.trim_end_matches('$');

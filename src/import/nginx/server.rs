@@ -1,6 +1,6 @@
-//! Owns: `server`: where it listens, for which hosts, and what it answers by itself.
-//! Invariant: what is said of a whole server holds for each of its routes.
-//! Must not know: what a location does.
+//! Owns: the conversion of `server`: its listeners, hosts and redirects.
+//! Invariant: directives of a server apply to each of its routes.
+//! Must not know: how a location is converted.
 
 use super::super::grammar;
 use super::super::output::Output;
@@ -16,18 +16,18 @@ use super::syntax::Directive;
 /// A server being read.
 pub(super) struct Server {
     pub(super) fronts: Vec<usize>,
-    /// None for all.
+    /// Empty for all hosts.
     pub(super) hosts: Vec<String>,
-    /// The name that comes first.
+    /// The first name.
     pub(super) name: Option<String>,
-    /// The line and text of what kept out clients without a certificate, if it does so no more.
+    /// The line and text of a requirement of client certificates that the listener can't enforce.
     pub(super) guard: Option<(usize, String)>,
 }
 
 impl<'d> Reader<'d> {
     pub(super) fn server(&mut self, server: &'d Directive, above: &Scope<'d>, guards: &Guards<'d>, out: &mut Output) {
         if !answers(server) {
-            let why = "it sends nothing to a backend";
+            let why = "it sends no request to a backend";
             return note_whole(server, why, &mut out.unrouted);
         }
         let scope = scoped(server, above);
@@ -57,11 +57,9 @@ impl<'d> Reader<'d> {
             match directive.word(0) {
                 "listen" | "server_name" => {}
                 "location" => match first_answer {
-                    Some(answer) => note_whole(
-                        directive,
-                        &format!("what stands in line {} answers first", answer.line),
-                        &mut out.unrouted,
-                    ),
+                    Some(answer) => {
+                        note_whole(directive, &format!("line {} responds first", answer.line), &mut out.unrouted)
+                    }
                     None => self.location(directive, &read, (&scope, &guards), out),
                 },
                 "return" | "rewrite" | "if" => self.answer(directive, &read, &guards, out),
@@ -79,13 +77,13 @@ impl<'d> Reader<'d> {
         self.unguarded(server, &mut out.unrouted);
     }
 
-    /// Whether a directive answers all requests of a server.
+    /// Returns whether a directive responds to all requests of a server.
     fn is_answer(&self, directive: &Directive, server: &Server) -> bool {
         matches!(directive.word(0), "return" | "rewrite")
             && (directive.word(0) == "return" || redirect::read(directive, server.name.as_deref()).is_some())
     }
 
-    /// What a server answers by itself.
+    /// Converts a directive by which a server itself responds.
     fn answer(&mut self, directive: &'d Directive, server: &Server, guards: &Guards<'d>, out: &mut Output) {
         let condition = match directive.word(0) {
             "if" => redirect::condition(directive),
@@ -105,13 +103,13 @@ impl<'d> Reader<'d> {
             }
             return self.redirect(directive, server, request, redirect, out);
         }
-        // What refuses some requests is noted with the locations that it kept them from.
+        // A restriction is noted with the locations that it applied to.
         if directive.word(0) != "if" || !guards.all().any(|(each, _)| each.at == directive.at) {
             known::note(directive, &mut out.unrouted);
         }
     }
 
-    /// Sends clients elsewhere, but not round in a circle.
+    /// Adds a redirect, except where it would loop.
     pub(super) fn redirect(
         &mut self,
         directive: &Directive,
@@ -132,12 +130,12 @@ impl<'d> Reader<'d> {
             fronts.retain(|front| out.is_secure(*front) != Some(true));
         }
         if fronts.is_empty() {
-            return out.unrouted.needless(line, text, "all clients come by TLS here");
+            return out.unrouted.needless(line, text, "all clients here use TLS");
         }
         out.route(&fronts, &request, &Goal::Redirect(redirect), line, text);
     }
 
-    /// Notes what kept requests out of nothing that was taken over.
+    /// Notes the access restrictions that apply to no converted location.
     pub(super) fn unguarded(&mut self, block: &'d Directive, notes: &mut Table) {
         let is_open = |each: &Directive| each.word(1) == "off" || (each.word(0) == "allow" && each.word(1) == "all");
         let refuses = |each: &Directive| each.word(0) == "if" && each.inside().iter().any(redirect::refuses);
@@ -148,7 +146,7 @@ impl<'d> Reader<'d> {
     }
 }
 
-/// Whether a request may be passed to a backend, or sent elsewhere.
+/// Returns whether a block forwards or redirects any request.
 pub(super) fn answers(directive: &Directive) -> bool {
     directive.inside().iter().any(|each| {
         matches!(each.word(0), "proxy_pass" | "grpc_pass")
@@ -157,7 +155,7 @@ pub(super) fn answers(directive: &Directive) -> bool {
     })
 }
 
-/// Whether hosts that no server names go to this one.
+/// Returns whether a server is the default for unknown hosts.
 fn takes_all(server: &Directive) -> bool {
     server
         .inside()
@@ -176,7 +174,7 @@ fn hosts(directive: &Directive, hosts: &mut Vec<String>, out: &mut Output) {
         match read {
             Some(read) => hosts.extend(read),
             None => {
-                let why = "routes take whole host names, or \"*.\" and the end of names";
+                let why = "routes match whole host names, or \"*.\" followed by the end of a name";
                 out.unrouted.lost(directive.line, &format!("server_name {name}"), why);
             }
         }

@@ -1,5 +1,5 @@
-//! Owns: `sticky` in all its kinds, of nginx and of the module that came before it.
-//! Invariant: a pool is pinned by what told clients apart there.
+//! Owns: the conversion of `sticky`, of nginx and of the older third-party module.
+//! Invariant: a pool identifies clients by what nginx identified them by.
 //! Must not know: servers and locations.
 
 use super::super::reasons::NONE;
@@ -11,18 +11,14 @@ use super::super::grammar::{self, domain, field, same_site, token};
 use super::super::pool::{Cookie, Pinning, Pool};
 use super::syntax::Directive;
 
-/// How long `sticky learn` keeps a session that is silent, if nothing is said.
+/// The default time that `sticky learn` keeps an idle session.
 const LEARNED: Duration = Duration::from_secs(10 * 60);
 
 type Maps<'d> = HashMap<&'d str, (&'d str, &'d Directive)>;
 
 pub(super) fn read<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &mut HashSet<usize>) {
     if pool.pinning.is_some() {
-        return pool.persistence.lost(
-            directive.line,
-            &directive.text,
-            "a pool is pinned in one way, and it is already",
-        );
+        return pool.persistence.lost(directive.line, &directive.text, "the pool already has another kind of pin");
     }
     match directive.word(1) {
         "learn" => learn(directive, pool),
@@ -32,11 +28,11 @@ pub(super) fn read<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d
     }
 }
 
-/// `sticky cookie srv_id expires=1h domain=.example.com httponly secure path=/`, and
+/// Converts `sticky cookie srv_id expires=1h domain=.example.com httponly secure path=/`, and
 /// `sticky name=srv_id …` of the older module.
 fn cookie(directive: &Directive, name: &str, words: &[String], pool: &mut Pool) {
     let line = directive.line;
-    // The older module's cookie has a name of its own.
+    // The older module has a default name.
     let older = if directive.word(1) == "cookie" { None } else { token("route") };
     let mut cookie = Cookie { name: token(name).or(older), ..Cookie::default() };
     for word in words {
@@ -57,7 +53,7 @@ fn cookie(directive: &Directive, name: &str, words: &[String], pool: &mut Pool) 
                 cookie.permanent = time.is_some_and(|time| !time.is_zero());
                 set(&mut pool.absolute_timeout, time.filter(|_| cookie.permanent))
             }
-            // How an unsealed value was made.
+            // These define the value of a cookie that is not sealed.
             "hash" | "hmac" | "hmac_key" | "text" | "index" => true,
             "no_fallback" => {
                 pool.refuses = true;
@@ -72,14 +68,14 @@ fn cookie(directive: &Directive, name: &str, words: &[String], pool: &mut Pool) 
     pool.pinning = Some(Pinning::Cookie(cookie));
 }
 
-/// Sets what can be read. Whether it could.
+/// Sets a value that could be parsed; returns whether it could.
 fn set<T>(place: &mut Option<T>, value: Option<T>) -> bool {
     let is_read = value.is_some();
     *place = value.or(place.take());
     is_read
 }
 
-/// `sticky learn create=$upstream_cookie_sid lookup=$cookie_sid zone=sessions:1m timeout=1h`
+/// Converts `sticky learn create=$upstream_cookie_sid lookup=$cookie_sid zone=sessions:1m timeout=1h`.
 fn learn(directive: &Directive, pool: &mut Pool) {
     let (line, text) = (directive.line, directive.text.as_str());
     let mut created = None;
@@ -94,21 +90,21 @@ fn learn(directive: &Directive, pool: &mut Pool) {
             "zone" => pool.persistence.needless(
                 line,
                 word,
-                "the table has room for `capacity` sessions: learned = { …, capacity = 1000000 }",
+                "`capacity` limits the sessions in the table: learned = { …, capacity = 1000000 }",
             ),
             "header" => {
-                pool.persistence.needless(line, word, "a session is learned from the head of the answer anyway")
+                pool.persistence.needless(line, word, "Linchpin always learns a session from the response's header section")
             }
-            "sync" => pool.persistence.lost(line, word, "a table is not shared; sealed cookies need none"),
-            _ => pool.persistence.lost(line, word, "one cookie or header field of the application is learned"),
+            "sync" => pool.persistence.lost(line, word, "replicas share a table through `store`: learned = { …, store = \"redis://HOST\" }; sealed cookies need none"),
+            _ => pool.persistence.lost(line, word, "Linchpin learns one cookie or header field of the application"),
         }
     }
     match looked_up.clone().or(created.clone()) {
         Some(pinning) => pool.pinning = Some(pinning),
-        None => return pool.persistence.lost(line, text, "what can be learned is a cookie or a header field"),
+        None => return pool.persistence.lost(line, text, "Linchpin can learn only a cookie or a header field"),
     }
     if created.is_some() && looked_up.is_some() && created != looked_up {
-        pool.persistence.lost(line, text, "`create` and `lookup` differ; what clients send is learned");
+        pool.persistence.lost(line, text, "`create` and `lookup` differ: Linchpin learns what clients send");
     }
 }
 
@@ -121,7 +117,7 @@ fn carrier(variable: &str) -> Option<Pinning> {
         .or_else(|| header().and_then(|name| field(&name.replace('_', "-"))).map(Pinning::LearnedHeader))
 }
 
-/// `sticky route $route_cookie $route_uri`, with the maps that make these variables.
+/// Converts `sticky route $route_cookie $route_uri`, with the `map` directives of these variables.
 fn route<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &mut HashSet<usize>) {
     let line = directive.line;
     let (mut cookie, mut path_parameter) = (None, None);
@@ -136,7 +132,7 @@ fn route<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &
             (Some(name), _) if cookie.is_none() => cookie = Some(cased(&name)),
             (None, Some(name)) if path_parameter.is_none() => path_parameter = Some(name),
             _ => {
-                pool.persistence.lost(line, variable, "a route stands behind a cookie or a parameter of the path");
+                pool.persistence.lost(line, variable, "a route comes at the end of a cookie or a path parameter");
                 continue;
             }
         }
@@ -144,21 +140,20 @@ fn route<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &
     }
     let Some(name) = cookie.clone().or_else(|| path_parameter.as_deref().map(cased)) else { return };
     if cookie.is_none() {
-        pool.persistence.remark("the cookie is taken to be called like the parameter of the path");
+        pool.persistence.remark("the cookie is assumed to have the same name as the path parameter");
     }
-    pool.persistence
-        .remark("a route is what stands behind the last \".\" of the cookie or parameter; `separator` says otherwise");
+    pool.persistence.remark("the route follows the last \".\" of the cookie or parameter; `separator` changes that");
     pool.pinning = Some(Pinning::Route { cookie: name, path_parameter });
 }
 
-/// The parameter that a pattern such as `~jsessionid=.+\.(?P<route>\w+)$` looks for.
+/// Returns the parameter in a pattern such as `~jsessionid=.+\.(?P<route>\w+)$`.
 fn parameter(pattern: &str) -> Option<String> {
     let pattern = pattern.strip_prefix('~')?.trim_start_matches('*').trim_start_matches([';', '?', '&']);
     let (name, _) = pattern.split_once('=')?;
     grammar::parameter(name)
 }
 
-/// A cookie's name: variables have none but small letters, and Java's cookie has large ones.
+/// Returns a cookie's name: nginx's variables are in lower case, but Java's cookie is in upper case.
 fn cased(name: &str) -> String {
     if name.eq_ignore_ascii_case("jsessionid") { "JSESSIONID".into() } else { name.into() }
 }

@@ -1,43 +1,43 @@
-//! Owns: the words and blocks of an nginx.conf: quotes, escapes, comments.
-//! Invariant: any text is read or refused; blocks lie in each other no deeper than is bounded.
+//! Owns: the syntax of an nginx.conf: words, quotes, escapes, comments, blocks.
+//! Invariant: a syntax error names its line; the nesting of blocks is bounded.
 //! Must not know: what a word means.
 
 use super::super::source::{Broken, DEEPEST};
 
-/// A directive, and what stands in its braces.
+/// A directive, with its block.
 #[derive(Debug, PartialEq)]
 pub(super) struct Directive {
-    /// Of its first word, counted from 1. Several may share it.
+    /// The line of its first word, from 1. Several directives may share it.
     pub(super) line: usize,
-    /// Where it begins, which no other does.
+    /// The offset of its first byte, which is unique.
     pub(super) at: usize,
     pub(super) words: Vec<String>,
-    /// As it is written, up to `;` or `{`.
+    /// The source text up to `;` or `{`.
     pub(super) text: String,
     pub(super) block: Option<Vec<Directive>>,
 }
 
 impl Directive {
-    /// A word, or an empty one.
+    /// Returns a word; an empty one if there are fewer.
     pub(super) fn word(&self, index: usize) -> &str {
         self.words.get(index).map_or("", String::as_str)
     }
 
-    /// The words from `index` on.
+    /// Returns the words from `index` on.
     pub(super) fn from(&self, index: usize) -> &[String] {
         self.words.get(index..).unwrap_or_default()
     }
 
-    /// What stands in its braces.
+    /// Returns the directives of its block.
     pub(super) fn inside(&self) -> &[Directive] {
         self.block.as_deref().unwrap_or_default()
     }
 }
 
-/// Reads a whole file.
+/// Parses a whole file.
 pub(super) fn directives(text: &str) -> Result<Vec<Directive>, Broken> {
     let mut reader = Reader { text, at: 0, line: 1 };
-    // The open blocks, each behind the directive that opened it.
+    // The open blocks: the directive of each, and the directives before it.
     let mut open: Vec<(Directive, Vec<Directive>)> = Vec::new();
     let mut current: Vec<Directive> = Vec::new();
     let mut words: Vec<String> = Vec::new();
@@ -57,7 +57,7 @@ pub(super) fn directives(text: &str) -> Result<Vec<Directive>, Broken> {
         };
         match token.kind {
             Kind::Word(word) => words.push(word),
-            Kind::Semicolon if words.is_empty() => return Err(Broken::new(token.line, "a `;` behind nothing")),
+            Kind::Semicolon if words.is_empty() => return Err(Broken::new(token.line, "a `;` without a directive")),
             Kind::Semicolon => current.push(directive(&mut words)),
             Kind::Open if words.is_empty() => return Err(Broken::new(token.line, "a block without a name")),
             Kind::Open if open.len() >= DEEPEST => return Err(Broken::too_deep(token.line)),
@@ -71,10 +71,10 @@ pub(super) fn directives(text: &str) -> Result<Vec<Directive>, Broken> {
                     open.push((opened, std::mem::take(&mut current)));
                 }
             }
-            Kind::Close if !words.is_empty() => return Err(Broken::new(token.line, "a `}` where `;` is missing")),
+            Kind::Close if !words.is_empty() => return Err(Broken::new(token.line, "a `;` is missing before `}`")),
             Kind::Close => {
                 let Some((mut opened, outside)) = open.pop() else {
-                    return Err(Broken::new(token.line, "a `}` that closes nothing"));
+                    return Err(Broken::new(token.line, "this `}` closes no block"));
                 };
                 opened.block = Some(std::mem::replace(&mut current, outside));
                 current.push(opened);
@@ -83,7 +83,7 @@ pub(super) fn directives(text: &str) -> Result<Vec<Directive>, Broken> {
         }
     }
     if let Some((opened, _)) = open.last() {
-        return Err(Broken::new(opened.line, "a block that is not closed"));
+        return Err(Broken::new(opened.line, "this block is not closed"));
     }
     match words.is_empty() {
         true => Ok(current),
@@ -168,10 +168,10 @@ impl Reader<'_> {
                 c => word.push(c),
             }
         }
-        Err(Broken::new(line, format!("a {quote} that is not closed")))
+        Err(Broken::new(line, format!("a {quote} is not closed")))
     }
 
-    /// A word without quotes: `${name}` is part of it.
+    /// Parses a word without quotes; `${name}` is part of a word.
     fn bare(&mut self) -> String {
         let mut word = String::new();
         while let Some(c) = self.peek() {
@@ -201,7 +201,7 @@ impl Reader<'_> {
         word
     }
 
-    /// What a backslash stands for: most of them are part of a regular expression, and stay.
+    /// Adds an escaped character. Most escapes belong to regular expressions, and stay.
     fn escaped(&mut self, word: &mut String) {
         match self.next() {
             Some(c @ ('"' | '\'' | '\\')) => word.push(c),
@@ -213,7 +213,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Passes over a block in another language, up to the brace that closes it.
+    /// Skips a block in another language, up to its closing brace.
     fn skip_block(&mut self, line: usize) -> Result<(), Broken> {
         let mut depth = 1_usize;
         while let Some(c) = self.next() {
@@ -226,7 +226,7 @@ impl Reader<'_> {
                 return Ok(());
             }
         }
-        Err(Broken::new(line, "a block that is not closed"))
+        Err(Broken::new(line, "this block is not closed"))
     }
 }
 

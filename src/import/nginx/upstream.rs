@@ -1,6 +1,6 @@
-//! Owns: `upstream`: its servers, and how it balances.
-//! Invariant: each server is a backend, or stands there switched off.
-//! Must not know: servers that clients see, and locations.
+//! Owns: the conversion of `upstream`: its servers and its balancing.
+//! Invariant: each server becomes a backend, if only a disabled one.
+//! Must not know: `server` blocks and locations.
 
 use super::super::reasons::NONE;
 use std::ops::RangeInclusive;
@@ -15,11 +15,11 @@ use super::reader::Reader;
 use super::sticky;
 use super::syntax::Directive;
 
-/// Failed requests in a row that may take a backend out.
+/// The range of consecutive failures that eject a backend.
 const FAILURES: RangeInclusive<u64> = 0..=1_000_000;
 
 impl<'d> Reader<'d> {
-    /// Reads an upstream into the pool at `index`.
+    /// Converts an upstream group into the pool at `index`.
     pub(super) fn upstream(&mut self, upstream: &'d Directive, index: usize) {
         let own = upstream.inside().iter().filter(|each| each.word(0) == "resolver");
         let own: Vec<_> = own.flat_map(resolvers).collect();
@@ -42,30 +42,30 @@ impl<'d> Reader<'d> {
                     None => pool.main.lost(
                         line,
                         text,
-                        "what can be hashed is an address, a path, a header field, a cookie or a parameter",
+                        "Linchpin can hash only the client's address, the path, a header field, a cookie or a query parameter",
                     ),
                 },
                 "least_conn" => pool.balance(&Balance::LeastRequests),
                 "least_time" => {
                     pool.balance(&Balance::LeastRequests);
-                    pool.main.lost(line, text, "the backend with the fewest requests comes nearest");
+                    pool.main.lost(line, text, "least_requests is the closest equivalent");
                 }
                 "random" => pool.balance(&Balance::RandomTwo),
                 "keepalive" => match directive.word(1).parse::<u64>() {
                     Ok(count) => pool.upstream.set("max_idle_per_thread", Value::number(count.min(100_000))),
-                    Err(_) => pool.upstream.lost(line, text, "this is no number"),
+                    Err(_) => pool.upstream.lost(line, text, "not a number"),
                 },
                 "keepalive_timeout" => {
                     pool.upstream.share_time("idle_timeout", units::seconds(directive.word(1)), WAIT, line, text);
                 }
-                "queue" => pool.main.lost(line, text, "no request waits for its turn"),
+                "queue" => pool.main.lost(line, text, "Linchpin does not queue new requests"),
                 _ => known::note(directive, &mut pool.main),
             }
         }
     }
 }
 
-/// What a `hash` of a variable comes to.
+/// Returns what a `hash` of a variable hashes.
 fn hashed(variable: &str) -> Option<By> {
     match variable {
         "$remote_addr" | "$binary_remote_addr" => Some(By::Address),
@@ -80,7 +80,7 @@ fn hashed(variable: &str) -> Option<By> {
     }
 }
 
-/// Who a `resolver` asks for names.
+/// Returns the DNS servers of a `resolver`.
 pub(super) fn resolvers(directive: &Directive) -> Vec<String> {
     let addresses = directive.from(1).iter().filter(|word| !word.contains('='));
     let read = |text: &String| match units::address(text, Some(53)) {
@@ -90,7 +90,7 @@ pub(super) fn resolvers(directive: &Directive) -> Vec<String> {
     addresses.filter_map(read).collect()
 }
 
-/// Adds a server to a pool. Whether its name is asked for.
+/// Adds a server to a pool; returns whether DNS resolves its name at run time.
 fn server(directive: &Directive, pool: &mut Pool, resolvers: &[String]) -> bool {
     let (line, text) = (directive.line, directive.text.as_str());
     let service = directive.from(2).iter().find_map(|word| word.strip_prefix("service="));
@@ -135,7 +135,7 @@ fn server(directive: &Directive, pool: &mut Pool, resolvers: &[String]) -> bool 
     is_resolved
 }
 
-/// `http` of `app.example` is `_http._tcp.app.example`.
+/// Returns the name of SRV records: for `http` of `app.example`, `_http._tcp.app.example`.
 fn service_of(service: &str, host: &str) -> String {
     match service.starts_with('_') {
         true => format!("{service}.{host}"),
@@ -143,14 +143,14 @@ fn service_of(service: &str, host: &str) -> String {
     }
 }
 
-/// A pool for an address that stands in `proxy_pass` itself.
+/// Returns a pool for an address in `proxy_pass` itself.
 pub(super) fn single(name: &str, text: &str, address: &Address, directive: &Directive) -> Pool {
     let mut pool = Pool::new(name);
     pool.backend(&name_of(address, text), address, directive.line, &directive.text);
     pool
 }
 
-/// `health_check interval=5s fails=3 passes=2 uri=/health`
+/// Converts `health_check interval=5s fails=3 passes=2 uri=/health`.
 pub(super) fn health_check(directive: &Directive, pool: &mut Pool) {
     let (line, text) = (directive.line, directive.text.as_str());
     let health = &mut pool.health;

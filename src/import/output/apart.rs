@@ -1,6 +1,6 @@
-//! Owns: which listener each route is open at.
-//! Invariant: nothing can be reached at an address where it could not be reached.
-//! Must not know: how a source is read.
+//! Owns: which listeners each route is for.
+//! Invariant: no address serves a route that it did not serve in the source.
+//! Must not know: the formats of sources.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -10,9 +10,9 @@ use super::super::toml::Value;
 use super::Output;
 
 impl Output {
-    /// Opens the listeners: one is made up where the source says of none. Routes that are not open at all of
-    /// them are tied to theirs, and then all are, as those that are tied come before all others. Where the
-    /// listeners of a route are all switched off, so is the route.
+    /// Assigns routes to listeners, and adds listeners if the source has none. If some route is not for all
+    /// listeners, all routes name theirs, as routes that name listeners take precedence. A route is disabled if
+    /// all its listeners are.
     pub(super) fn open(&mut self) {
         if self.listeners.is_empty() && !self.has_lost_listeners {
             self.invent();
@@ -30,15 +30,12 @@ impl Output {
             for front in route.fronts.iter().filter(|front| noted.insert(**front)) {
                 let front = &self.fronts[*front];
                 let at = if front.line > 0 { format!(", line {}", front.line) } else { String::new() };
-                route.table.remark(format!(
-                    "no listener of it ({}{at}) could be opened, so that its routes are switched off, too",
-                    front.text
-                ));
+                route.table.remark(format!("disabled: none of its listeners could be imported ({}{at})", front.text));
             }
         }
     }
 
-    /// Ties each route to the listeners of its fronts: those that are open, if any is.
+    /// Sets `listeners` of each route: those that are enabled, if any is.
     fn tie(&mut self, live: &BTreeSet<usize>) {
         let mut names = Names::default();
         let mut by_front: HashMap<usize, Vec<(String, bool)>> = HashMap::new();
@@ -57,7 +54,7 @@ impl Output {
         }
     }
 
-    /// Makes up listeners where the source has none: one for each group of routes, at this machine alone, at ports that
+    /// Adds a listener for each listener group with routes, on the loopback address and on ports that
     /// no backend has.
     fn invent(&mut self) {
         let mut fronts: BTreeSet<usize> = self.routes.iter().flat_map(|route| route.fronts.iter().copied()).collect();
@@ -67,12 +64,12 @@ impl Output {
         let ports: Vec<u16> = self.free_ports().chain([8080]).take(fronts.len()).collect();
         for (front, port) in fronts.into_iter().zip(ports) {
             let mut listener = Listener::new(front, &format!("127.0.0.1:{port}"));
-            listener.table.remark(format!("{} says of no address that could be taken over: write yours", self.source));
+            listener.table.remark(format!("{} has no address that could be imported: set yours", self.source));
             self.listeners.push(listener);
         }
     }
 
-    /// Ports that are neither a backend's nor a listener's.
+    /// Returns the ports that neither a backend nor a listener has.
     pub(in crate::import) fn free_ports(&self) -> impl Iterator<Item = u16> + use<> {
         let mut taken: HashSet<u16> = self.pools.iter().flat_map(|pool| pool.ports().iter().copied()).collect();
         taken.extend(self.by_address.keys().filter_map(|address| address.rsplit_once(':')?.1.parse::<u16>().ok()));

@@ -1,6 +1,6 @@
-//! Owns: what becomes of routes that lost what kept requests out.
-//! Invariant: what could be reached by some only is reached by nobody, until the operator has read of it.
-//! Must not know: how a source is read; why nothing here does the same.
+//! Owns: the protection of routes whose access restrictions have no equivalent.
+//! Invariant: a restricted route stays disabled until the operator enables it.
+//! Must not know: the formats of sources.
 
 use super::super::grammar::is_below;
 use super::super::guard::Place;
@@ -8,13 +8,13 @@ use super::super::route::{Request, Route};
 use super::Output;
 
 impl Output {
-    /// Switches off the routes that lost what kept requests out, and all others by which the same requests
-    /// would get to the same pool: paths can be written in more than one way, so that a route to a part of
-    /// an application is no wall around the rest.
+    /// Disables the routes with restrictions, and all other routes by which the same requests would reach
+    /// the same pool: a path can be spelled in more than one way, so a route to a part of an application
+    /// does not protect the rest.
     pub(super) fn keep_out(&mut self) {
         for guard in std::mem::take(&mut self.guards) {
             let ids = self.guarded(&guard.place);
-            let why = format!("{}, so that this is switched off", guard.why);
+            let why = format!("{}, so this is disabled", guard.why);
             for id in &ids {
                 let route = &mut self.routes[*id];
                 route.is_off = true;
@@ -38,7 +38,7 @@ impl Output {
         }
     }
 
-    /// The routes to pools that a guard was before.
+    /// Returns the routes that a restriction applied to.
     fn guarded(&self, place: &Place) -> Vec<usize> {
         let all = self.routes.iter().enumerate().filter(|(_, route)| route.pool().is_some());
         match place {
@@ -54,7 +54,7 @@ impl Output {
         }
     }
 
-    /// Whether a route is for these requests and no others.
+    /// Returns whether some route is for exactly these requests.
     fn has_own(&self, request: &Request, fronts: &[usize]) -> bool {
         self.routes.iter().any(|route| {
             route.request.prefix == request.prefix
@@ -64,7 +64,7 @@ impl Output {
         })
     }
 
-    /// Switches off what leads around a guard that was before these routes.
+    /// Disables the routes that would bypass the restriction of these routes.
     fn detours(&mut self, ids: &[usize], line: usize) {
         let guarded: Vec<(String, Vec<String>, Vec<usize>)> = ids
             .iter()
@@ -83,13 +83,13 @@ impl Output {
         for route in self.routes.iter_mut().filter(|route| !route.is_off && leads_around(route)) {
             route.is_off = true;
             route.table.remark(format!(
-                "switched off, too: it leads to the pool that line {line} kept requests from, and paths can be written in more than one way"
+                "also disabled: it leads to the pool that line {line} protected, and a path can be spelled in more than one way"
             ));
         }
     }
 }
 
-/// Whether some of the requests go by this route, and not by one of their own.
+/// Returns whether some of the requests match this route, and no more specific one.
 fn meets(route: &Route, request: &Request, has_own: bool) -> bool {
     let is_below_it = is_below(&route.request.prefix, &request.prefix);
     let is_above_it = is_below(&request.prefix, &route.request.prefix);

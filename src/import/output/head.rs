@@ -1,35 +1,32 @@
-//! Owns: what is said at the head of a configuration that is made.
-//! Invariant: what kept requests out and does so no more is named there.
-//! Must not know: how a source is read.
+//! Owns: the comments at the top of the output.
+//! Invariant: they list each access restriction that has no equivalent.
+//! Must not know: the formats of sources.
 
 use super::super::pool::Pool;
 use super::super::toml::comment;
 use super::Output;
 
 impl Output {
-    /// What is said before all else.
+    /// Writes the comments at the top.
     pub(super) fn head(&self, guards: &[usize], text: &mut String) {
         let product = self.format.product();
         comment(
             text,
             &format!(
-                "Made of {} by `linchpin import`. A line of it that has no equivalent stands here as a",
+                "`linchpin import` made this file from {}. Each line without an equivalent is a comment here,",
                 self.source
             ),
         );
-        comment(text, "comment, with its number. Read them, then run: linchpin check -c FILE");
+        comment(text, "with its line number. Read the comments, then run: linchpin check -c FILE");
         if self.pools.iter().any(Pool::pins) {
             text.push_str("#\n");
             comment(
                 text,
                 &format!(
-                    "Clients bring the cookies that {product} gave them. Linchpin opens none but those it sealed itself,"
+                    "Clients still hold cookies from {product}. Linchpin accepts only cookies that it sealed itself: each client gets a"
                 ),
             );
-            comment(
-                text,
-                "so that each client gets a new pin with its first request, and maybe another backend, once.",
-            );
+            comment(text, "new pin with its first request, and may change its backend once.");
         }
         if let Some((first, rest)) = guards.split_first() {
             text.push_str("#\n");
@@ -37,18 +34,18 @@ impl Output {
             comment(
                 text,
                 &format!(
-                    "Requests were kept out or held back by what stands in line {lines} of {}. What was behind it is switched off,",
+                    "These lines of {} restricted or limited requests, and Linchpin does not: {lines}. The importer disabled the",
                     self.source
                 ),
             );
             comment(
                 text,
-                "as far as it could be told: let the application do it, or something before Linchpin, and take the # away.",
+                "routes behind restrictions. Restrict requests in the application or before Linchpin, then remove the #.",
             );
         }
         if self.pools.iter().any(Pool::seals) {
             text.push_str(
-                "\n# Without a key, pins end with the process. Make one with: linchpin keygen -o linchpin.key\n",
+                "\n# Without a key, all pins become invalid when the process ends. Create one: linchpin keygen -o linchpin.key\n",
             );
             text.push_str("#[[keys]]\n#id = \"1\"\n#file = \"linchpin.key\"\n");
         }

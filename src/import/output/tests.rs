@@ -1,6 +1,6 @@
-//! Owns: what holds of routes and listeners, whatever the source.
-//! Invariant: nothing is open that was not.
-//! Must not know: sources.
+//! Owns: the tests of routes and listeners, for any source.
+//! Invariant: the output opens nothing that the source did not.
+//! Must not know: the formats of sources.
 
 use super::super::guard::Place;
 use super::super::pool::Pool;
@@ -32,7 +32,7 @@ fn a_host_and_path_has_one_route() {
 /// A port, whether it is off, and hosts with their pools.
 type Given<'g> = (u16, bool, &'g [(&'g str, &'g str)]);
 
-/// Whether each route is off, and what it is tied to.
+/// Returns whether each route is disabled, and its listeners.
 fn apart(fronts: &[Given<'_>]) -> Vec<(bool, String)> {
     let mut output = Output::new("x", Format::Nginx);
     for (port, is_off, routes) in fronts {
@@ -56,10 +56,10 @@ fn what_leads_elsewhere_at_an_address_of_its_own_is_tied_to_it() {
     let routes =
         apart(&[(80, false, &[("a", "web")]), (81, false, &[("a", "web")]), (9000, false, &[("a", "intern")])]);
     assert_eq!(routes, [(false, "[\"web\", \"web-2\"]".into()), (false, "[\"web-3\"]".into())]);
-    // A host that was not there is not there, though its pool is.
+    // A host is not added to an address, although its pool is there.
     let routes = apart(&[(80, false, &[("a", "web")]), (81, false, &[("a", "web"), ("b", "web")])]);
     assert_eq!(routes, [(false, "[\"web\", \"web-2\"]".into()), (false, "[\"web-2\"]".into())]);
-    // What is alike at all of them is tied to none.
+    // A route that is the same everywhere names no listeners.
     assert_eq!(apart(&[(80, false, &[("a", "web")]), (81, false, &[("a", "web")])]), [(false, String::new())]);
 }
 
@@ -84,7 +84,7 @@ fn frontends_without_an_address_get_a_listener_each() {
     assert!(text.contains("\"127.0.0.1:8080\"") && text.contains("\"127.0.0.1:8081\""), "{text}");
 }
 
-/// The routes that are on, of all with their pools, hosts and paths, once those at `guarded` lost their guard.
+/// Returns the routes that stay enabled when those at `guarded` have a restriction without an equivalent.
 fn kept(routes: &[(&str, &[&str], &str)], guarded: &[usize]) -> Vec<usize> {
     let mut output = Output::new("x", Format::Nginx);
     let front = output.front(1, "x", "x");

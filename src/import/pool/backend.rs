@@ -1,20 +1,20 @@
-//! Owns: a backend of a pool in the making: one server, or those that a name stands for.
-//! Invariant: one that can't be connected to, or not as it was, stands there switched off.
-//! Must not know: how a source says it; other pools.
+//! Owns: a backend of the output: one server, or the servers that DNS finds.
+//! Invariant: a backend without a usable address, or with another protocol than its pool, is disabled.
+//! Must not know: the formats of sources; other pools.
 
 use super::super::toml::{Table, Value};
 use super::super::units::Address;
 
-/// The most requests in flight that a backend may be held to.
+/// The largest `max_requests`.
 const MOST_REQUESTS: u64 = 1_000_000;
 
-/// A server, or a name that servers are found by.
+/// A server, or a name by which DNS finds servers.
 pub(in crate::import) struct Backend {
     pub(super) name: String,
-    /// What the application calls it, and the line that says so.
+    /// The application's route for it, and its line in the source.
     pub(super) route: Option<(usize, String)>,
     pub(in crate::import) table: Table,
-    /// How servers are found, of a name.
+    /// The DNS records by which servers are found.
     found: Option<Found>,
     is_off: bool,
     is_out: bool,
@@ -27,7 +27,7 @@ enum Found {
 }
 
 impl Backend {
-    /// A backend at an address; of one that is no address, `line` and `text` say where it stands.
+    /// Returns a backend at an address; `line` and `text` are for the note if the address is unusable.
     pub(super) fn new(name: &str, address: &Address, line: usize, text: &str) -> Backend {
         let mut table = Table::default();
         let (mut found, mut is_off) = (None, false);
@@ -57,7 +57,7 @@ impl Backend {
                 table.lost(
                     line,
                     text,
-                    "a backend has an IP address and a port, a path or a name: write it, and take the # away",
+                    "a backend needs an IP address and port, a socket path or a host name: fill it in and remove the #",
                 );
                 is_off = true;
             }
@@ -65,19 +65,19 @@ impl Backend {
         Backend { name: name.into(), route: None, table, found, is_off, is_out: false }
     }
 
-    /// Switches it off.
+    /// Disables it, with the reason.
     pub(in crate::import) fn switch_off(&mut self, line: usize, text: &str, why: impl Into<String>) {
         self.is_off = true;
         self.table.lost(line, text, why);
     }
 
-    /// Switches it off until the reader has done something.
+    /// Disables it until the operator has done something.
     pub(super) fn leave(&mut self, what: &str) {
         self.is_off = true;
         self.table.remark(what);
     }
 
-    /// Whether a request may be sent there.
+    /// Returns whether it can serve requests.
     pub(super) fn can_serve(&self) -> bool {
         !self.is_off && !self.is_out
     }
@@ -88,26 +88,26 @@ impl Backend {
 
     pub(in crate::import) fn weight(&mut self, weight: u64, line: usize, text: &str) {
         match self.found {
-            Some(Found::Services) => self.table.needless(line, text, "the records say what each server weighs"),
+            Some(Found::Services) => self.table.needless(line, text, "the SRV records give each server's weight"),
             _ => self.table.set("weight", Value::number(weight.min(1000))),
         }
     }
 
-    /// It gets new sessions only when all others can't take them.
+    /// Makes it a backup: it gets new sessions only if no other backend can take them.
     pub(in crate::import) fn backup(&mut self, line: usize, text: &str) {
         self.or_lost("backup", Value::flag(true), line, text);
     }
 
-    /// It serves nothing.
+    /// Puts it into maintenance.
     pub(in crate::import) fn out(&mut self, line: usize, text: &str) {
         match self.found {
-            Some(_) => self.switch_off(line, text, "servers that are looked up can't be in maintenance beforehand"),
+            Some(_) => self.switch_off(line, text, "servers that DNS finds can't start in maintenance"),
             None => self.table.set("state", Value::text("maintenance")),
         }
         self.is_out = true;
     }
 
-    /// It keeps its sessions and gets no new ones.
+    /// Drains it: it keeps its sessions and gets no new ones.
     pub(in crate::import) fn drain(&mut self, line: usize, text: &str) {
         self.or_lost("state", Value::text("drain"), line, text);
     }
@@ -116,14 +116,14 @@ impl Backend {
         self.table.set("max_requests", Value::number(count.min(MOST_REQUESTS)));
     }
 
-    /// At most so many of the servers that are found.
+    /// Limits the number of servers that DNS finds.
     pub(in crate::import) fn at_most(&mut self, count: u64) {
         if self.found.is_some() {
             self.table.set("max_backends", Value::number(count.clamp(1, 100_000)));
         }
     }
 
-    /// Who is asked for the name, where that is said.
+    /// Sets the DNS servers.
     pub(in crate::import) fn resolvers(&mut self, resolvers: &[String]) {
         if self.found.is_some() && !resolvers.is_empty() {
             self.table.set("resolver", Value::list(resolvers.iter().map(String::as_str)));
@@ -132,7 +132,7 @@ impl Backend {
 
     fn or_lost(&mut self, key: &'static str, value: Value, line: usize, text: &str) {
         match self.found {
-            Some(_) => self.table.lost(line, text, format!("servers that are looked up have no `{key}`")),
+            Some(_) => self.table.lost(line, text, format!("servers that DNS finds can't have `{key}`")),
             None => self.table.set(key, value),
         }
     }

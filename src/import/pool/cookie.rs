@@ -1,11 +1,11 @@
-//! Owns: the routing cookie of a pool in the making.
-//! Invariant: browsers keep it, and no other pool's overwrites it.
-//! Must not know: how a source says it.
+//! Owns: the routing cookie of a pool.
+//! Invariant: browsers accept it, and the cookie of no other pool overwrites it.
+//! Must not know: the formats of sources.
 
 use super::super::names::Names;
 use super::super::toml::{Table, Value};
 
-/// The routing cookie; what is `None` is left to its default.
+/// The routing cookie; `None` stands for the default.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(in crate::import) struct Cookie {
     pub(in crate::import) name: Option<String>,
@@ -15,18 +15,20 @@ pub(in crate::import) struct Cookie {
     pub(in crate::import) http_only: Option<bool>,
     pub(in crate::import) same_site: Option<&'static str>,
     pub(in crate::import) partitioned: bool,
-    /// Kept until the absolute timeout.
+    /// The browser keeps it until the absolute timeout.
     pub(in crate::import) permanent: bool,
 }
 
 impl Cookie {
-    /// Writes the cookie so that browsers keep it and no other pool's overwrites it.
+    /// Writes the cookie, under a name that no other pool has.
     pub(super) fn write(&mut self, pool: &str, table: &mut Table, cookies: &mut Names) {
         let own = format!("linchpin-{pool}");
         let wanted = self.name.take().unwrap_or_else(|| own.clone());
         let name = cookies.take(&wanted);
         if name != wanted {
-            table.remark(format!("another pool has a cookie named {wanted}: each would overwrite the other's pins"));
+            table.remark(format!(
+                "another pool already has a cookie named {wanted}: each would overwrite the other's pins"
+            ));
         }
         self.complete(&name, table);
         if name != own {
@@ -50,18 +52,18 @@ impl Cookie {
         }
     }
 
-    /// What browsers ask of such a cookie.
+    /// Sets what browsers require of such a cookie.
     fn complete(&mut self, name: &str, table: &mut Table) {
         let name = name.to_ascii_lowercase();
         let needs = name.starts_with("__host-") || name.starts_with("__secure-") || self.partitioned;
         if (needs || self.same_site == Some("None")) && self.secure != Some(true) {
-            table.remark("browsers keep such a cookie only if it is `secure`");
+            table.remark("browsers accept this cookie only if it is `secure`");
             self.secure = Some(true);
         }
         if name.starts_with("__host-")
             && (self.domain.take().is_some() | self.path.take().is_some_and(|path| path != "/"))
         {
-            table.remark("browsers keep a cookie named __Host-… only for its own host and the path \"/\"");
+            table.remark("browsers accept a cookie named __Host-… only without a domain and with the path \"/\"");
         }
     }
 }

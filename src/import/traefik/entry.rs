@@ -1,5 +1,5 @@
-//! Owns: entry points, which become listeners, and the TLS that routers ask for there.
-//! Invariant: what is reached by TLS alone is opened with a certificate of the file, or stands switched off.
+//! Owns: the conversion of entry points, and of the routers' TLS, into listeners.
+//! Invariant: an entry point with TLS becomes a listener with a certificate of the file, or a disabled one.
 //! Must not know: rules, services.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -11,7 +11,7 @@ use super::super::units;
 use super::node::{Map, Node};
 use super::node::{is_named, peek};
 
-/// A router, as far as it says where it is reached.
+/// The entry points and TLS options of a router.
 pub(super) struct Reached {
     names: BTreeSet<String>,
     is_tls: bool,
@@ -19,23 +19,23 @@ pub(super) struct Reached {
     options: String,
 }
 
-/// What the entry points of the routers become.
+/// The listener groups of the entry points.
 pub(super) struct Entries {
-    /// By name; an empty one stands for routers that name none.
+    /// The entry points by name; the empty name is for routers that name none.
     fronts: BTreeMap<String, Entry>,
-    /// All of them lead to the same, so that one listener will do.
+    /// All routers have the same entry points, so one listener is enough.
     is_one: bool,
 }
 
 struct Entry {
     front: usize,
     is_tls: bool,
-    /// Its clients are asked for certificates that no other router there asks for.
+    /// Its routers have different TLS options.
     is_mixed: bool,
 }
 
 impl Reached {
-    /// Where a router is reached; entry points may ask for TLS by themselves.
+    /// Reads the entry points of a router. An entry point may require TLS itself.
     pub(super) fn of(router: &Map, entry_points: &Map) -> Reached {
         let nodes = peek(router, "entryPoints").map(Node::list).unwrap_or_default();
         let names: BTreeSet<String> = nodes.iter().filter_map(Node::text).map(str::to_owned).collect();
@@ -46,7 +46,7 @@ impl Reached {
         Reached { names, is_tls: tls.is_some() || own.is_some(), options }
     }
 
-    /// The middlewares of its entry points.
+    /// Returns the middlewares of its entry points.
     pub(super) fn middlewares<'n>(&self, entry_points: &'n Map) -> Vec<&'n Node> {
         let all = entry_points.all().map(|(name, ..)| name);
         let names = all.filter(|name| self.names.is_empty() || self.names.contains(*name));
@@ -54,28 +54,28 @@ impl Reached {
     }
 }
 
-/// What an entry point does with all that comes there by HTTP.
+/// Returns the `http` settings of an entry point.
 fn entry_http<'n>(entry_points: &'n Map, name: &str) -> Option<&'n Map> {
     peek(peek(entry_points, name)?.map()?, "http")?.map()
 }
 
-/// Whether an entry point sends all clients to TLS, and for good.
+/// Returns whether an entry point redirects to TLS permanently; `None` if it does not redirect.
 fn redirection(entry_points: &Map, name: &str) -> Option<bool> {
     let to =
         peek(entry_http(entry_points, name)?, "redirections")?.map().and_then(|all| peek(all, "entryPoint"))?.map()?;
-    // That is what Traefik does if nothing is said.
+    // Traefik's default is a permanent redirect.
     let is_permanent = to.take_text("permanent") != Some("false");
     let scheme = to.take_text("scheme").unwrap_or("https");
     to.take_text("to").filter(|_| scheme == "https").map(|_| is_permanent)
 }
 
-/// The TLS that an entry point asks for.
+/// Returns the TLS settings of an entry point.
 fn entry_tls<'n>(entry_points: &'n Map, name: &str) -> Option<&'n Node> {
     peek(entry_http(entry_points, name)?, "tls")
 }
 
 impl Entries {
-    /// Opens a listener for each entry point of these routers; backends have the `ports`.
+    /// Adds a listener for each entry point of these routers; `ports` are those of backends.
     pub(super) fn open(routers: &[Reached], root: &Map, ports: &HashSet<u16>, out: &mut Output) -> Entries {
         let empty = Map::default();
         let entry_points = peek(root, "entryPoints").and_then(Node::map).unwrap_or(&empty);
@@ -96,7 +96,7 @@ impl Entries {
             let at = |router: &&Reached| is_one || router.names.contains(name);
             routers.iter().filter(at).any(|router| router.is_tls) || entry_tls(entry_points, name).is_some()
         };
-        // Who names none is reached at all that speak as it does; where there is none, at one of its own.
+        // A router without entry points is served at all with the same use of TLS. If there is none, one is added.
         for wanted in routers.iter().filter(|router| router.names.is_empty() && !is_one) {
             if !names.iter().any(|name| is_tls(name) == wanted.is_tls) {
                 names.insert(if wanted.is_tls { "websecure".into() } else { "web".into() });
@@ -123,14 +123,14 @@ impl Entries {
                 .collect();
             let is_mixed = options.len() > 1;
             if is_one && !is_tls {
-                // It is made up at the end.
+                // The output adds its listener at the end.
                 fronts.insert(name, Entry { front, is_tls, is_mixed });
                 continue;
             }
             let made_up = || format!("127.0.0.1:{}", free.next().unwrap_or(8080));
             let listener = out.listener(front, &address.map_or_else(made_up, |address| address.to_string()));
             if address.is_none() {
-                listener.table.remark(format!("the address of {shown} is in Traefik's static configuration: write it"));
+                listener.table.remark(format!("the address of {shown} is in Traefik's static configuration: set it"));
             }
             if is_tls {
                 let own = entry_http(entry_points, &name)
@@ -154,7 +154,7 @@ impl Entries {
         Entries { fronts, is_one }
     }
 
-    /// Where a router is reached, and whether clients there are asked for the certificates that it wants.
+    /// Returns the listener groups of a router, and whether they enforce its TLS options.
     pub(super) fn of(&self, router: &Reached) -> (Vec<usize>, bool) {
         let is_at = |(name, entry): &(&String, &Entry)| {
             let is_named = router.names.is_empty() || router.names.contains(*name);
@@ -169,7 +169,7 @@ impl Entries {
     }
 }
 
-/// The certificates of a file: first the one for clients that name none of the others.
+/// Returns the certificates of a file, the default one first.
 fn certificates(root: &Map) -> Vec<(String, Option<String>)> {
     let Some(tls) = peek(root, "tls").and_then(Node::map) else { return Vec::new() };
     let store = peek(tls, "stores").and_then(Node::map).and_then(|stores| peek(stores, "default")).and_then(Node::map);
@@ -187,13 +187,13 @@ fn certificates(root: &Map) -> Vec<(String, Option<String>)> {
     first.into_iter().chain(listed).filter_map(pair).collect()
 }
 
-/// TLS options by name.
+/// Returns the TLS options of a name.
 fn options_of<'n>(root: &'n Map, name: &str) -> Option<&'n Map> {
     let all = peek(peek(root, "tls")?.map()?, "options")?.map()?;
     all.all().find(|(key, ..)| is_named(key, name))?.2.map()
 }
 
-/// Tells a listener of TLS options.
+/// Applies TLS options to a listener.
 fn apply(options: &Map, table: &mut Table) {
     match peek(options, "minVersion").and_then(Node::text) {
         Some("VersionTLS13") => {
@@ -215,7 +215,7 @@ fn apply(options: &Map, table: &mut Table) {
     }
 }
 
-/// Whose certificates let clients in, and whether they must have one; none if that can't be said of them.
+/// Returns the authorities of client certificates, and whether a certificate is required; `None` if they have no equivalent.
 fn authority(options: &Map) -> Option<(String, bool)> {
     let clients = peek(options, "clientAuth")?.map()?;
     let [file] = peek(clients, "caFiles")?.list() else { return None };
@@ -227,8 +227,8 @@ fn authority(options: &Map) -> Option<(String, bool)> {
     }
 }
 
-/// Where clients of a router have to show certificates that its listeners don't ask for: the line, and what
-/// stands there.
+/// Returns the line and path of a requirement of client certificates that the router's listeners don't
+/// enforce.
 pub(super) fn certificate_demand(router: &Reached, is_enforced: bool, root: &Map) -> Option<(usize, String)> {
     let options = options_of(root, &router.options).filter(|_| router.is_tls)?;
     if is_enforced && authority(options).is_some() {

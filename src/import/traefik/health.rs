@@ -1,5 +1,5 @@
-//! Owns: the health checks of a service.
-//! Invariant: what is asked for here was asked for there, but that Linchpin always asks with GET.
+//! Owns: the conversion of a service's health checks.
+//! Invariant: a probe sends the same request, but always with GET, and expects the same statuses.
 //! Must not know: servers.
 
 use super::super::grammar;
@@ -19,19 +19,19 @@ pub(super) fn health(check: &Map, path: &str, health: &mut Table) {
         match key.to_ascii_lowercase().as_str() {
             "path" if is_path(&text) => health.share("path", Value::text(text), line, &shown(key, node)),
             "interval" | "timeout" if node.text().is_none() => {
-                note(&format!("{path}.{key}"), line, node, "this is no duration", health);
+                note(&format!("{path}.{key}"), line, node, "not a duration", health);
             }
             "interval" => health.share_time("interval", duration(node), INTERVAL, line, &shown(key, node)),
             "timeout" => health.share_time("timeout", duration(node), WAIT, line, &shown(key, node)),
             "hostname" => match grammar::host(text).filter(|host| !host.starts_with('*')) {
                 Some(host) => health.share("host", Value::text(&host), line, &shown(key, node)),
-                None => note(&format!("{path}.{key}"), line, node, "this is no host name", health),
+                None => note(&format!("{path}.{key}"), line, node, "not a host name", health),
             },
             "status" if text.parse().is_ok_and(|code: u16| (100..=599).contains(&code)) => {
                 health.share("expect", Value::list([text]), line, &shown(key, node));
             }
             "method" if text == "GET" => {}
-            "method" if !text.is_empty() => health.needless(line, &shown(key, node), "probes ask with GET"),
+            "method" if !text.is_empty() => health.needless(line, &shown(key, node), "probes use GET"),
             "scheme" if text == "http" => {}
             "mode" if text == "http" => {}
             _ => note(&format!("{path}.{key}"), line, node, NONE, health),
@@ -50,7 +50,7 @@ pub(super) fn passive(check: &Map, path: &str, ejection: &mut Table) {
             &format!("{path}.failureWindow"),
             node.line,
             node,
-            "failures count that follow each other, whenever; `base_time` says how long a backend is out",
+            "only consecutive failures count, at any distance; `base_time` sets how long a backend is ejected",
             ejection,
         );
     }

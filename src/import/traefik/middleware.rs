@@ -1,5 +1,5 @@
-//! Owns: what middlewares make of the requests of a router.
-//! Invariant: one that keeps requests out, or may do so, is known as such.
+//! Owns: the effects of middlewares on the requests of a router.
+//! Invariant: a middleware that restricts requests, or may do so, is recognized as such.
 //! Must not know: services, entry points.
 
 use super::super::grammar;
@@ -11,20 +11,20 @@ use super::node::{Map, Node};
 use super::node::{is_named, peek};
 use super::notes::note;
 
-/// What the middlewares of a router come to.
+/// The combined effects of a router's middlewares.
 #[derive(Default)]
 pub(super) struct Effects {
-    /// Beginnings of paths that the service doesn't see.
+    /// Path prefixes to remove.
     pub(super) strips: Vec<String>,
-    /// What it sees before them.
+    /// The path prefix to add.
     pub(super) add: Option<String>,
     pub(super) redirect: Option<Redirect>,
-    /// What kept requests out: where it stands, what it is, and why it does no more.
+    /// Access restrictions: line, text, and why each has no equivalent.
     pub(super) guards: Vec<(usize, String, &'static str)>,
 }
 
 impl Effects {
-    /// Adds what the middlewares of these names do.
+    /// Adds the effects of the middlewares of these names.
     pub(super) fn read<'n>(
         &mut self,
         names: impl IntoIterator<Item = &'n Node>,
@@ -41,7 +41,7 @@ impl Effects {
                     }
                 }
                 None => {
-                    let why = "it is not in this file, and may keep requests out";
+                    let why = "it is not in this file and may restrict requests";
                     self.guards.push((node.line, format!("{path}.middlewares: {name}"), why));
                 }
             }
@@ -74,7 +74,7 @@ impl Effects {
                 let is_permanent = peek_text(map, "permanent") == Some("true");
                 if is_usual && peek_text(map, "scheme") == Some("https") {
                     let _ = ["scheme", "permanent", "port"].map(|key| map.take_text(key));
-                    // The method stays as it is.
+                    // 307 and 308 keep the method, as Traefik does.
                     self.redirect = Some(Redirect::to_scheme("https", if is_permanent { 308 } else { 307 }));
                 }
             }
@@ -93,14 +93,12 @@ impl Effects {
             }
             "ipallowlist" | "ipwhitelist" => self.guards.push((line, path.into(), FILTER)),
             "basicauth" | "digestauth" | "forwardauth" => self.guards.push((line, path.into(), PASSWORDS)),
-            "plugin" => {
-                self.guards.push((line, path.into(), "what a plugin does is not known, and it may keep requests out"))
-            }
+            "plugin" => self.guards.push((line, path.into(), "a plugin may restrict requests")),
             _ => {}
         }
     }
 
-    /// What of a beginning of paths a service doesn't see.
+    /// Returns the longest prefix of `prefix` to remove.
     pub(super) fn strip(&self, prefix: &str) -> Option<String> {
         let all = self.strips.iter().filter(|strip| *strip != "/" && grammar::is_below(prefix, strip));
         all.max_by_key(|strip| strip.len()).cloned()
@@ -111,7 +109,7 @@ fn peek_text<'n>(map: &'n Map, key: &str) -> Option<&'n str> {
     map.all().find(|(other, ..)| other.eq_ignore_ascii_case(key))?.2.text()
 }
 
-/// How often a middleware tries, and its line. It is taken if it says that.
+/// Takes the `attempts` of a retry middleware; returns its line and value.
 pub(super) fn attempts(middlewares: &Map, name: &str) -> Option<(usize, u64)> {
     let (_, _, middleware) = middlewares.all().find(|(other, ..)| is_named(other, name))?;
     let (_, _, retry) = middleware.map()?.all().find(|(kind, ..)| kind.eq_ignore_ascii_case("retry"))?;
@@ -121,7 +119,7 @@ pub(super) fn attempts(middlewares: &Map, name: &str) -> Option<(usize, u64)> {
     Some((line, count))
 }
 
-/// Notes what of middlewares nothing was made of.
+/// Notes the middlewares that were not converted.
 pub(super) fn rest(middlewares: &Map, notes: &mut Table) {
     for (name, line, middleware) in middlewares.left() {
         let kind = middleware.map().and_then(|map| map.left().next()).map_or("", |(kind, ..)| kind);
@@ -129,24 +127,24 @@ pub(super) fn rest(middlewares: &Map, notes: &mut Table) {
     }
 }
 
-/// Why a middleware has no equivalent.
+/// Returns why a middleware has no equivalent.
 fn why_of(kind: &str) -> &'static str {
     match kind.to_ascii_lowercase().as_str() {
         "ipallowlist" | "ipwhitelist" => FILTER,
         "basicauth" | "digestauth" | "forwardauth" => PASSWORDS,
         "ratelimit" | "inflightreq" => RATES,
-        "stripprefix" | "addprefix" => "no router that was taken over uses it",
+        "stripprefix" | "addprefix" => "no imported router uses it",
         "stripprefixregex" | "replacepath" | "replacepathregex" => {
-            "`strip_prefix` and `add_prefix` of [[routes]] change the beginnings of paths alone"
+            "`strip_prefix` and `add_prefix` of [[routes]] change only the beginning of a path"
         }
         "redirectscheme" | "redirectregex" => {
-            "[[routes]] with `redirect` lead to a scheme, a host and a path, and no router that was taken over uses it so"
+            "`redirect` of [[routes]] sets only the scheme, host and path, and no imported router uses this one"
         }
-        "headers" => "fields are not taken over: write [routes.request_headers] or [routes.response_headers]",
+        "headers" => "header changes are not imported: use [routes.request_headers] or [routes.response_headers]",
         "compress" => "Linchpin does not compress",
         "errors" => "Linchpin has error pages of its own",
-        "buffering" => "bodies are streamed; `body_bytes` of [server.limits] is their limit",
-        "circuitbreaker" => "[pools.ejection] takes out backends on which requests fail",
+        "buffering" => "Linchpin streams bodies; `body_bytes` of [server.limits] limits them",
+        "circuitbreaker" => "use [pools.ejection], which ejects backends on which requests fail",
         _ => NONE,
     }
 }

@@ -1,5 +1,5 @@
-//! Owns: YAML and TOML as one tree, each key with its line.
-//! Invariant: any text is read or refused; the tree is no deeper and no larger than is bounded.
+//! Owns: the parser of YAML and TOML into one kind of tree, with the line of each key.
+//! Invariant: a syntax error names its line; the depth and size of the tree are bounded.
 //! Must not know: what a key means.
 
 use std::cell::Cell;
@@ -10,13 +10,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::super::source::{Broken, DEEPEST};
 
-/// How many values anchors may be repeated into.
+/// The most values that anchors may repeat.
 const MOST_REPEATED: usize = 100_000;
 
 /// A value.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
-    /// Counted from 1.
+    /// Its line, from 1.
     pub(super) line: usize,
     pub(super) data: Data,
 }
@@ -28,7 +28,7 @@ pub(super) enum Data {
     Map(Map),
 }
 
-/// A map, which knows which of its keys nobody asked for.
+/// A map that records which of its keys were taken.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Map {
     entries: Vec<Entry>,
@@ -43,14 +43,14 @@ struct Entry {
 }
 
 impl Map {
-    /// A key's value, of any case: Traefik doesn't mind it. It is taken from now on.
+    /// Takes the value of a key. As in Traefik, the case of keys does not matter.
     pub(super) fn take(&self, key: &str) -> Option<&Node> {
         let entry = self.entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(key))?;
         entry.is_taken.set(true);
         Some(&entry.value)
     }
 
-    /// A key's text. What is no text is not taken.
+    /// Takes the text of a key. Other values are not taken.
     pub(super) fn take_text(&self, key: &str) -> Option<&str> {
         let entry = self.entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(key))?;
         let text = entry.value.text()?;
@@ -58,7 +58,7 @@ impl Map {
         Some(text)
     }
 
-    /// The texts of a key's list. What is no list of texts is not taken.
+    /// Takes the texts of a key's list. Other values are not taken.
     pub(super) fn take_texts(&self, key: &str) -> Vec<&Node> {
         let Some(entry) = self.entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(key)) else {
             return Vec::new();
@@ -69,7 +69,7 @@ impl Map {
         if are_texts { nodes.iter().collect() } else { Vec::new() }
     }
 
-    /// All keys and values, which are taken from now on.
+    /// Takes all keys and values.
     pub(super) fn take_all(&self) -> impl Iterator<Item = (&str, usize, &Node)> {
         self.entries.iter().map(|entry| {
             entry.is_taken.set(true);
@@ -77,7 +77,7 @@ impl Map {
         })
     }
 
-    /// All keys and values, without taking them.
+    /// Returns all keys and values without taking them.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, usize, &Node)> {
         self.entries.iter().map(|entry| (entry.key.as_str(), entry.line, &entry.value))
     }
@@ -86,7 +86,7 @@ impl Map {
         self.entries.is_empty()
     }
 
-    /// What nobody took.
+    /// Returns the keys and values that were not taken.
     pub(super) fn left(&self) -> impl Iterator<Item = (&str, usize, &Node)> {
         let left = self.entries.iter().filter(|entry| !entry.is_taken.get());
         left.map(|entry| (entry.key.as_str(), entry.line, &entry.value))
@@ -128,20 +128,20 @@ impl Node {
     }
 }
 
-/// A value that is not taken by that.
+/// Returns the value of a key without taking it.
 pub(super) fn peek<'n>(map: &'n Map, key: &str) -> Option<&'n Node> {
     map.all().find(|(other, ..)| other.eq_ignore_ascii_case(key)).map(|(_, _, node)| node)
 }
 
-/// Whether a name, which may say that it is of this file, is that of `key`.
+/// Returns whether `name`, which may end in `@file`, refers to `key`.
 pub(super) fn is_named(key: &str, name: &str) -> bool {
     key.eq_ignore_ascii_case(name.strip_suffix("@file").unwrap_or(name))
 }
 
-/// Reads YAML or TOML, whichever it is.
+/// Parses YAML or TOML.
 pub(super) fn read(text: &str) -> Result<Node, Broken> {
     let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
-    // No mapping of YAML begins with a bracket, and no line of it is `key = value`.
+    // A YAML mapping never begins with a bracket, and has no line `key = value`.
     let is_toml = first
         .is_some_and(|line| line.starts_with('[') || line.split_once('=').is_some_and(|(key, _)| !key.contains(':')));
     if is_toml { toml(text) } else { yaml(text) }
@@ -151,7 +151,7 @@ fn toml(text: &str) -> Result<Node, Broken> {
     let line_starts: Vec<usize> = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
     let line_of = |at: usize| line_starts.partition_point(|start| *start <= at);
     let table = DeTable::parse(text).map_err(|error| {
-        Broken::new(line_of(error.span().map_or(0, |span| span.start)), format!("no TOML: {}", error.message()))
+        Broken::new(line_of(error.span().map_or(0, |span| span.start)), format!("invalid TOML: {}", error.message()))
     })?;
     table_node(table.get_ref(), 1, 0, &line_of)
 }
@@ -203,13 +203,13 @@ fn yaml(text: &str) -> Result<Node, Broken> {
     let mut reader = Yaml { root: None, open: Vec::new(), anchors: HashMap::new(), repeated: 0 };
     while let Some(event) = parser.next_event() {
         let (event, span) =
-            event.map_err(|error| Broken::new(error.marker().line(), format!("no YAML: {}", error.info())))?;
+            event.map_err(|error| Broken::new(error.marker().line(), format!("invalid YAML: {}", error.info())))?;
         reader.event(event, span)?;
     }
     Ok(reader.root.unwrap_or_else(|| Node::empty(1)))
 }
 
-/// A YAML document being read: no recursion, so that depth costs nothing but its bound.
+/// The state of the YAML parser. It does not recurse, so the depth of a document can't exhaust the stack.
 struct Yaml {
     root: Option<Node>,
     open: Vec<Open>,
@@ -220,7 +220,7 @@ struct Yaml {
 struct Open {
     node: Node,
     anchor: usize,
-    /// The key whose value comes next.
+    /// The key of the next value.
     key: Option<(String, usize)>,
 }
 
@@ -229,7 +229,7 @@ impl Yaml {
         let line = span.start.line();
         match event {
             Event::DocumentStart(_) if self.root.is_some() => {
-                return Err(Broken::new(line, "there is more than one document"));
+                return Err(Broken::new(line, "the file has more than one YAML document"));
             }
             Event::Scalar(text, _, anchor, _) => {
                 self.add(Node { line, data: Data::Text(text.into_owned()) }, anchor)?
@@ -242,10 +242,10 @@ impl Yaml {
                 }
             }
             Event::Alias(anchor) => {
-                let node = self.anchors.get(&anchor).cloned().ok_or_else(|| Broken::new(line, "no such anchor"))?;
+                let node = self.anchors.get(&anchor).cloned().ok_or_else(|| Broken::new(line, "unknown anchor"))?;
                 self.repeated = self.repeated.saturating_add(node.count());
                 if self.repeated > MOST_REPEATED {
-                    return Err(Broken::new(line, "too much is repeated by anchors"));
+                    return Err(Broken::new(line, "anchors repeat too much"));
                 }
                 if self.open.len() + depth(&node) > DEEPEST {
                     return Err(Broken::too_deep(line));
@@ -269,7 +269,7 @@ impl Yaml {
         if anchor > 0 {
             self.repeated = self.repeated.saturating_add(node.count());
             if self.repeated > MOST_REPEATED {
-                return Err(Broken::new(node.line, "too much is repeated by anchors"));
+                return Err(Broken::new(node.line, "anchors repeat too much"));
             }
             self.anchors.insert(anchor, node.clone());
         }
@@ -284,7 +284,7 @@ impl Yaml {
             }
             (Data::Map(_), None) => match node.data {
                 Data::Text(key) => open.key = Some((key, node.line)),
-                _ => return Err(Broken::new(node.line, "a key that is no text")),
+                _ => return Err(Broken::new(node.line, "a key must be text")),
             },
             (Data::Text(_), _) => {}
         }

@@ -1,4 +1,4 @@
-//! Owns: how values of the tree are taken, and how those are noted that are not.
+//! Owns: how values of the tree are taken, and how the others are noted.
 //! Invariant: a value that is not taken is noted with its path.
 //! Must not know: what a key means.
 
@@ -9,7 +9,7 @@ use super::super::toml::Table;
 use super::super::units;
 use super::node::{Data, Map, Node};
 
-/// A map in a map; what is there and is none is noted.
+/// Takes a map in a map; another kind of value is noted.
 pub(super) fn map_in<'n>(map: &'n Map, key: &str, path: &str, notes: &mut Table) -> Option<&'n Map> {
     let node = map.take(key)?;
     if node.map().is_none() {
@@ -18,7 +18,7 @@ pub(super) fn map_in<'n>(map: &'n Map, key: &str, path: &str, notes: &mut Table)
     node.map()
 }
 
-/// A list in a map; what is there and is none is noted.
+/// Takes a list in a map; another kind of value is noted.
 pub(super) fn list_in<'n>(map: &'n Map, key: &str, path: &str, notes: &mut Table) -> &'n [Node] {
     let Some(node) = map.take(key) else { return &[] };
     if node.list().is_empty() {
@@ -27,29 +27,29 @@ pub(super) fn list_in<'n>(map: &'n Map, key: &str, path: &str, notes: &mut Table
     node.list()
 }
 
-/// A number in a map; what is there and is none is noted.
+/// Takes a number in a map; another kind of value is noted.
 pub(super) fn number_in(map: &Map, key: &str, path: &str, notes: &mut Table) -> Option<u64> {
     let node = map.take(key)?;
     let number = node.text().and_then(|text| text.parse().ok());
     if number.is_none() {
-        note(&format!("{path}.{key}"), node.line, node, "this is no number", notes);
+        note(&format!("{path}.{key}"), node.line, node, "not a number", notes);
     }
     number
 }
 
-/// A duration, which counts in seconds if it has no unit.
+/// Parses a duration; without a unit, it is in seconds.
 pub(super) fn duration(node: &Node) -> Option<Duration> {
     units::seconds(node.text()?)
 }
 
-/// Notes what nobody took of a map.
+/// Notes the values of a map that were not taken.
 pub(super) fn left(map: &Map, path: &str, why: &str, notes: &mut Table) {
     for (key, line, node) in map.left() {
         note(&format!("{path}.{key}"), line, node, why, notes);
     }
 }
 
-/// Notes a value: each text in it, with its path. Of maps in it, what nobody took.
+/// Notes each text of a value with its path; of maps, only values that were not taken.
 pub(super) fn note(path: &str, line: usize, node: &Node, why: &str, notes: &mut Table) {
     match &node.data {
         Data::Text(text) if text.is_empty() => notes.lost(line, path, why),

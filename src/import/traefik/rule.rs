@@ -1,20 +1,20 @@
-//! Owns: the rules of routers: Host, PathPrefix, `&&`, `||`, parentheses.
-//! Invariant: a rule is read as a whole or not at all; parentheses lie in each other no deeper than is bounded.
+//! Owns: the parser of router rules: Host, PathPrefix, `&&`, `||`, parentheses.
+//! Invariant: a rule is converted as a whole or not at all; the nesting of parentheses is bounded.
 //! Must not know: routers.
 
 use super::super::rule::Condition;
 use super::super::source::DEEPEST;
 
-const ONLY: &str = "routes tell requests apart by Host and PathPrefix alone";
+const ONLY: &str = "routes match only Host and PathPrefix";
 
-/// Reads a rule.
+/// Parses a rule.
 pub(super) fn read(rule: &str) -> Result<Condition, &'static str> {
     let mut reader = Reader { rest: rule.trim(), depth: 0 };
     let condition = reader.any_of()?;
     if reader.rest.is_empty() { Ok(condition) } else { Err(ONLY) }
 }
 
-/// The hosts that a rule is for at most; none if it may be for any.
+/// Returns the hosts that a rule can match; empty if it can match any.
 pub(super) fn hosts(rule: &str) -> Vec<String> {
     if rule.contains("||") || rule.contains('!') || rule.contains("HostRegexp") {
         return Vec::new();
@@ -48,7 +48,7 @@ impl<'r> Reader<'r> {
     fn any_of(&mut self) -> Result<Condition, &'static str> {
         let mut whole = self.all_of()?;
         while self.eat("||") {
-            whole = whole.or(self.all_of()?).ok_or("it has too many alternatives")?;
+            whole = whole.or(self.all_of()?).ok_or("the condition has too many alternatives")?;
         }
         Ok(whole)
     }
@@ -56,14 +56,15 @@ impl<'r> Reader<'r> {
     fn all_of(&mut self) -> Result<Condition, &'static str> {
         let mut whole = self.one()?;
         while self.eat("&&") {
-            whole = whole.and(&self.one()?).ok_or("no request is like that, or it has too many alternatives")?;
+            whole =
+                whole.and(&self.one()?).ok_or("no request can match, or the condition has too many alternatives")?;
         }
         Ok(whole)
     }
 
     fn one(&mut self) -> Result<Condition, &'static str> {
         if self.eat("!") {
-            return Err("routes can't say what a request is not");
+            return Err("routes can't match what a request is not");
         }
         if self.eat("(") {
             self.depth += 1;
@@ -82,7 +83,7 @@ impl<'r> Reader<'r> {
         loop {
             let condition = matched(name, self.argument()?)?;
             whole = match whole {
-                Some(whole) => Some(whole.or(condition).ok_or("it has too many alternatives")?),
+                Some(whole) => Some(whole.or(condition).ok_or("the condition has too many alternatives")?),
                 None => Some(condition),
             };
             if self.eat(")") {
@@ -101,7 +102,7 @@ impl<'r> Reader<'r> {
         name
     }
 
-    /// What stands in backticks or quotes.
+    /// Parses a text in backticks or quotes.
     fn argument(&mut self) -> Result<&'r str, &'static str> {
         let quote = self.rest.chars().next().filter(|c| matches!(c, '`' | '"' | '\'')).ok_or(ONLY)?;
         let (argument, rest) = self.rest.get(1..).and_then(|rest| rest.split_once(quote)).ok_or(ONLY)?;
@@ -112,18 +113,18 @@ impl<'r> Reader<'r> {
 
 fn matched(name: &str, argument: &str) -> Result<Condition, &'static str> {
     match name {
-        "Host" | "HostHeader" => Condition::host(argument).ok_or("this is no host name"),
-        "PathPrefix" => Condition::prefix(argument).ok_or("this is no path"),
-        "Path" => Err("routes take the beginnings of paths: PathPrefix takes what lies below, too"),
+        "Host" | "HostHeader" => Condition::host(argument).ok_or("not a host name"),
+        "PathPrefix" => Condition::prefix(argument).ok_or("not a path"),
+        "Path" => Err("routes match the beginning of a path: PathPrefix also matches everything below it"),
         "HostRegexp" => match below(argument) {
-            Some(below) => Condition::host(&format!("*.{below}")).ok_or("this is no host name"),
-            None => Err("routes take whole host names, or \"*.\" and the end of names"),
+            Some(below) => Condition::host(&format!("*.{below}")).ok_or("not a host name"),
+            None => Err("routes match whole host names, or \"*.\" followed by the end of a name"),
         },
         _ => Err(ONLY),
     }
 }
 
-/// The end of names that `{subdomain:[a-z]+}.example.com` or `^.+\.example\.com$` asks for.
+/// Returns the end of names that `{subdomain:[a-z]+}.example.com` or `^.+\.example\.com$` requires.
 fn below(pattern: &str) -> Option<String> {
     if let Some((_, rest)) = pattern.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
         return rest.strip_prefix('.').filter(|rest| !rest.contains('{')).map(str::to_owned);

@@ -1,5 +1,5 @@
-//! Owns: the services, and the pools that are made of them.
-//! Invariant: a service is one pool, however many routers lead to it.
+//! Owns: the conversion of services into pools.
+//! Invariant: a service becomes one pool, however many routers lead to it.
 //! Must not know: routers.
 
 use std::collections::{HashMap, HashSet};
@@ -22,10 +22,10 @@ pub(super) struct Services<'n> {
     services: Vec<(&'n str, usize, &'n Node)>,
     by_name: HashMap<String, usize>,
     transports: &'n Map,
-    /// The pools, by the names of their services.
+    /// The index of each pool, by the name of its service.
     made: HashMap<String, usize>,
     pools: Vec<Pool>,
-    /// Services that are part of another's pool.
+    /// Services that are part of another service's pool.
     parts: HashSet<String>,
 }
 
@@ -45,7 +45,7 @@ impl<'n> Services<'n> {
         &mut self.pools[pool].retry
     }
 
-    /// The pool of a service, which is made if it is not yet; `None` if there is no such service.
+    /// Returns the index of a service's pool, which is added if it is new; `None` if there is no such service.
     pub(super) fn pool(&mut self, name: &str, out: &mut Output) -> Option<usize> {
         let (name, line, service) = self.find(name)?;
         if let Some(index) = self.made.get(name) {
@@ -57,7 +57,7 @@ impl<'n> Services<'n> {
         Some(self.pools.len() - 1)
     }
 
-    /// Makes pools of the services that no router leads to, and hands all out.
+    /// Adds pools for the services that no router leads to, and moves all pools to the output.
     pub(super) fn finish(mut self, out: &mut Output) {
         for (name, ..) in self.services.clone() {
             if !self.parts.contains(name) {
@@ -65,7 +65,7 @@ impl<'n> Services<'n> {
             }
         }
         for (name, _, service) in &self.services {
-            // Of a part of a pool, the load balancer was taken over there.
+            // The pool has already converted the load balancer of its part.
             let rest = service.map().into_iter().flat_map(Map::left);
             let is_part = self.parts.contains(*name) && !self.made.contains_key(*name);
             for (key, line, node) in rest.filter(|(key, ..)| is_part && !key.eq_ignore_ascii_case("loadBalancer")) {
@@ -85,7 +85,7 @@ impl<'n> Services<'n> {
         let mut pool = Pool::new(&out.pool_name(name));
         let path = format!("http.services.{name}");
         let Some(map) = service.map() else {
-            note(&path, line, service, "a service has a loadBalancer", &mut pool.main);
+            note(&path, line, service, "a service needs a loadBalancer", &mut pool.main);
             return pool;
         };
         let mut parts = Vec::new();
@@ -107,7 +107,7 @@ impl<'n> Services<'n> {
                 }
                 ("mirroring", Some(mirroring)) => {
                     self.part(mirroring.take("service"), &at, false, &mut parts, &mut pool);
-                    left(mirroring, &at, "requests are sent once", &mut pool.main);
+                    left(mirroring, &at, "Linchpin does not mirror requests", &mut pool.main);
                 }
                 _ => note(&at, line, node, NONE, &mut pool.main),
             }
@@ -140,7 +140,7 @@ impl<'n> Services<'n> {
         }
     }
 
-    /// Adds the load balancer of a service as part of a pool.
+    /// Adds the load balancer of a service to the parts of a pool.
     fn part(
         &mut self,
         name: Option<&'n Node>,
@@ -167,7 +167,7 @@ impl<'n> Services<'n> {
             _ => pool.main.lost(
                 node.line,
                 &format!("{path}: {name}"),
-                "a pool is made of load balancers in this file, and of no other pools",
+                "a pool can combine only load balancers of this file",
             ),
         }
     }
@@ -195,7 +195,7 @@ impl<'n> Services<'n> {
                 &format!("{path}.passHostHeader"),
                 node.line,
                 node,
-                "backends get the Host that clients sent",
+                "Linchpin always forwards the Host that the client sent",
                 &mut pool.main,
             );
         }
@@ -211,7 +211,7 @@ impl<'n> Services<'n> {
         left(balancer, path, NONE, &mut pool.main);
     }
 
-    /// TLS as the transport of a service says it.
+    /// Returns the TLS settings of a service's transport.
     fn tls(&self, balancer: &Map) -> Tls {
         let name = balancer
             .all()
@@ -249,7 +249,7 @@ impl<'n> Services<'n> {
         tls
     }
 
-    /// Timeouts and idle connections are a pool's own here.
+    /// Applies the timeouts and connection limits of a transport to a pool.
     fn transport(&self, node: &Node, path: &str, pool: &mut Pool) {
         let name = node.text().unwrap_or_default();
         if name.is_empty() {
@@ -269,7 +269,7 @@ impl<'n> Services<'n> {
         let at = format!("{path}.forwardingTimeouts");
         if let Some(timeouts) = map_in(transport, "forwardingTimeouts", &at, &mut pool.timeouts) {
             for (key, line, node) in timeouts.all().filter(|(_, _, node)| node.text().is_none()) {
-                note(&format!("{at}.{key}"), line, node, "this is no duration", &mut pool.timeouts);
+                note(&format!("{at}.{key}"), line, node, "not a duration", &mut pool.timeouts);
             }
             if let Some(node) = timeouts.take("dialTimeout") {
                 pool.connect_timeout(duration(node), node.line, &format!("{path}.forwardingTimeouts.dialTimeout"));
@@ -293,14 +293,14 @@ impl<'n> Services<'n> {
         left(
             transport,
             &path,
-            "of TLS to backends no more is taken over than authorities, names and certificates, see docs/tls.md",
+            "of TLS settings for backends, only authorities, names and certificates are imported: see docs/tls.md",
             &mut pool.upstream,
         );
         self.transports.take(name);
     }
 }
 
-/// The ports of all servers.
+/// Returns the ports of all servers.
 pub(super) fn ports(services: &Map) -> HashSet<u16> {
     let mut ports = HashSet::new();
     for (_, _, service) in services.all() {
@@ -319,7 +319,7 @@ pub(super) fn ports(services: &Map) -> HashSet<u16> {
     ports
 }
 
-/// The scheme of an URL, where it leads, and the host and path that it has.
+/// Splits a URL into scheme, address, authority and path.
 fn located(url: &str) -> (&str, Address, &str, &str) {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let (host, behind) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
@@ -330,11 +330,11 @@ fn located(url: &str) -> (&str, Address, &str, &str) {
 fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, mut tls: Tls, pool: &mut Pool) {
     let path = format!("{path}.servers");
     let Some(map) = node.map() else {
-        return note(&path, node.line, node, "a server has a url", &mut pool.main);
+        return note(&path, node.line, node, "a server needs a url", &mut pool.main);
     };
     let url = map.take("url");
     if let Some(url) = url.filter(|url| url.text().is_none()) {
-        note(&format!("{path}.url"), url.line, url, "this is no URL", &mut pool.main);
+        note(&format!("{path}.url"), url.line, url, "not a URL", &mut pool.main);
     }
     number_in(map, "weight", &path, &mut pool.main);
     let line = url.map_or(node.line, |url| url.line);
@@ -354,15 +354,15 @@ fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, mut t
         backend.backup(line, &shown);
     }
     if !fits {
-        let why = "all backends of a pool are spoken to alike, in TLS or not, and this one is not like the first: write a pool of its own";
+        let why = "all backends of a pool use the same protocol and TLS settings, and this one differs from the first: give it a pool of its own";
         backend.switch_off(line, &shown, why);
     }
     let table = &mut backend.table;
     if !matches!(scheme, "http" | "https" | "h2c") {
-        table.lost(line, &shown, "backends are spoken to in HTTP, in TLS or not");
+        table.lost(line, &shown, "Linchpin connects to backends by HTTP, with or without TLS");
     }
     if !matches!(behind, "" | "/") {
-        table.lost(line, &shown, "a backend has no path: the request's is passed on as it is");
+        table.lost(line, &shown, "a backend has no path: Linchpin forwards the request's path unchanged");
     }
     left(map, &path, NONE, table);
 }

@@ -1,5 +1,5 @@
-//! Owns: the sticky cookie of a service.
-//! Invariant: a pool is pinned as a whole, and in one way.
+//! Owns: the conversion of a service's sticky cookie.
+//! Invariant: a pool has one routing cookie.
 //! Must not know: servers.
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::node::Map;
 use super::notes::{left, map_in, note};
 
 pub(super) fn sticky(holder: &Map, path: &str, pool: &mut Pool) {
-    const COOKIE: &str = "clients are pinned by a cookie";
+    const COOKIE: &str = "Linchpin pins clients by a cookie";
     let path = format!("{path}.sticky");
     let Some(sticky) = map_in(holder, "sticky", &path, &mut pool.persistence) else { return };
     let Some(node) = sticky.take("cookie") else {
@@ -26,17 +26,12 @@ pub(super) fn sticky(holder: &Map, path: &str, pool: &mut Pool) {
     if pool.pinning.is_some() {
         let map = node.map().unwrap_or(&empty);
         return match map.is_empty() {
-            true => pool.persistence.lost(
-                node.line,
-                &format!("{path}.cookie"),
-                "the pool is pinned as a whole, and in one way",
-            ),
-            false => left(
-                map,
-                &format!("{path}.cookie"),
-                "the pool is pinned as a whole, and in one way",
-                &mut pool.persistence,
-            ),
+            true => {
+                pool.persistence.lost(node.line, &format!("{path}.cookie"), "the pool already has a routing cookie")
+            }
+            false => {
+                left(map, &format!("{path}.cookie"), "the pool already has a routing cookie", &mut pool.persistence)
+            }
         };
     }
     let mut cookie = Cookie::default();
@@ -71,7 +66,7 @@ pub(super) fn sticky(holder: &Map, path: &str, pool: &mut Pool) {
     pool.pinning = Some(Pinning::Cookie(cookie));
 }
 
-/// Sets what can be read. Whether it could.
+/// Sets a value that could be parsed; returns whether it could.
 fn set<T>(place: &mut Option<T>, value: Option<T>) -> bool {
     let is_read = value.is_some();
     *place = value.or(place.take());

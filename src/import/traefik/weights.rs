@@ -1,10 +1,10 @@
-//! Owns: how the weights of services and of their servers become weights of backends.
-//! Invariant: each service has its share, however many servers it has.
-//! Must not know: what else is said of a server.
+//! Owns: the weights of backends, from those of services and of their servers.
+//! Invariant: each service keeps its share, however many servers it has.
+//! Must not know: the other settings of a server.
 
 use super::node::{Map, Node};
 
-/// A load balancer that is a pool, or part of one.
+/// A load balancer that is all or part of a pool.
 pub(super) struct Part<'n> {
     pub(super) path: String,
     pub(super) balancer: &'n Map,
@@ -12,7 +12,7 @@ pub(super) struct Part<'n> {
     pub(super) is_fallback: bool,
 }
 
-/// What each server weighs, so that each part has its share; none if all weigh the same.
+/// Returns the weight of each server, so that each part has its share; `None` if all are equal.
 pub(super) fn weights(parts: &[Part<'_>], is_weighted: bool) -> Vec<Vec<Option<u64>>> {
     let own: Vec<Vec<u64>> = parts.iter().map(|part| servers_weights(part.balancer)).collect();
     let sums: Vec<u64> = own.iter().map(|weights| weights.iter().sum::<u64>().max(1)).collect();
