@@ -2,11 +2,11 @@
 //! Invariant: each line of the source becomes a setting in the output, or a comment that gives the reason.
 //! Must not know: any other module, the disk or the network: it resolves no names and reads no included files.
 
+mod backend_protocol;
 mod grammar;
 mod guard;
 mod haproxy;
 mod listener;
-mod names;
 mod nginx;
 mod output;
 mod pool;
@@ -15,20 +15,20 @@ mod route;
 mod rule;
 mod secret;
 mod source;
-mod speech;
 mod toml;
 mod traefik;
+mod unique_names;
 mod units;
 
-pub use self::source::{Format, Imported, LONGEST, Refused};
+pub use self::source::{Format, ImportError, Imported, LONGEST};
 
 /// Converts `text`, from a file named `name`, into a Linchpin configuration.
 ///
 /// # Errors
 /// If the text is longer than [`LONGEST`], or isn't a valid configuration of `format`.
-pub fn import(text: &str, name: &str, format: Format) -> Result<Imported, Refused> {
+pub fn import(text: &str, name: &str, format: Format) -> Result<Imported, ImportError> {
     if text.len() > LONGEST {
-        return Err(Refused::TooLong);
+        return Err(ImportError::TooLong);
     }
     let mut output = output::Output::new(name, format);
     match format {
@@ -36,8 +36,8 @@ pub fn import(text: &str, name: &str, format: Format) -> Result<Imported, Refuse
         Format::Nginx => nginx::read(text, &mut output),
         Format::Traefik => traefik::read(text, &mut output),
     }
-    .map_err(|broken| Refused::Syntax { format, line: broken.line, problem: broken.problem })?;
-    Ok(output.written())
+    .map_err(|broken| ImportError::Syntax { format, line: broken.line, problem: broken.problem })?;
+    Ok(output.render())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use super::output::{failure, print_error};
 use crate::config;
-use crate::import::{self, Format, Imported, LONGEST, Refused};
+use crate::import::{self, Format, ImportError, Imported, LONGEST};
 
 /// The command line of `linchpin import`.
 #[derive(Debug, clap::Args)]
@@ -64,7 +64,7 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn import(path: &Path, text: &str, from: Option<Product>) -> Result<Imported, Refused> {
+fn import(path: &Path, text: &str, from: Option<Product>) -> Result<Imported, ImportError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let format = match from {
         Some(Product::Haproxy) => Some(Format::Haproxy),
@@ -72,7 +72,7 @@ fn import(path: &Path, text: &str, from: Option<Product>) -> Result<Imported, Re
         Some(Product::Traefik) => Some(Format::Traefik),
         None => Format::guess(&name, text),
     };
-    import::import(text, &name, format.ok_or(Refused::Unknown)?)
+    import::import(text, &name, format.ok_or(ImportError::Unknown)?)
 }
 
 fn write(args: &Args, text: &str) -> Result<(), String> {
@@ -104,11 +104,11 @@ fn write(args: &Args, text: &str) -> Result<(), String> {
 /// Returns the findings of a check of the translation, and a summary line.
 fn summary(imported: &Imported, file: &Path, out: &Path) -> String {
     let (report, good) = match config::parse(&imported.text, out) {
-        Ok((_, report)) if imported.answers => (report, "it can be run"),
+        Ok((_, report)) if imported.may_serve => (report, "it can be run"),
         Ok((_, report)) => (report, "it can't be run as it is, as no request would reach a backend"),
         Err(report) => (report, "it can't be run as it is"),
     };
-    let lost = match imported.lost {
+    let lost = match imported.unsupported {
         0 => "every line has an equivalent".to_owned(),
         1 => "1 line has no equivalent and is a comment".to_owned(),
         lost => format!("{lost} lines have no equivalent and are comments"),
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_unknown_format_needs_the_product_s_name() {
-        assert_eq!(import(Path::new("x"), "nothing", None), Err(Refused::Unknown));
+        assert_eq!(import(Path::new("x"), "nothing", None), Err(ImportError::Unknown));
         assert!(import(Path::new("x"), "nothing", Some(Product::Haproxy)).is_ok());
     }
 }

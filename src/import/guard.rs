@@ -6,7 +6,7 @@ use super::route::Request;
 
 /// An access restriction without an equivalent, such as a password or an address list.
 pub(super) struct Guard {
-    pub(super) place: Place,
+    pub(super) place: GuardScope,
     pub(super) line: usize,
     pub(super) text: String,
     pub(super) why: String,
@@ -14,9 +14,9 @@ pub(super) struct Guard {
 
 /// The requests that a restriction applied to.
 #[derive(Clone)]
-pub(super) enum Place {
+pub(super) enum GuardScope {
     /// Requests that match one of these, at these listener groups.
-    Fronts(Vec<usize>, Vec<Request>),
+    Groups(Vec<usize>, Vec<Request>),
     /// All requests to a pool.
     Pool(String),
     /// All requests of these routes.
@@ -26,7 +26,7 @@ pub(super) enum Place {
 impl Guard {
     /// Updates the indices of routes after a merge.
     pub(super) fn moved(&mut self, places: &[usize]) {
-        if let Place::Routes(ids) = &mut self.place {
+        if let GuardScope::Routes(ids) = &mut self.place {
             *ids = ids.iter().filter_map(|id| places.get(*id).copied()).collect();
             ids.dedup();
         }

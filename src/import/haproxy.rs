@@ -3,15 +3,15 @@
 //! Must not know: the format of the output.
 
 mod acl;
-mod back;
+mod backend;
 mod check;
-mod fate;
-mod front;
+mod disposition;
+mod frontend;
 mod global;
 mod known;
-mod proxy;
 mod resolvers;
 mod rules;
+mod section;
 mod server;
 mod sticky;
 mod syntax;
@@ -20,20 +20,20 @@ mod tls;
 use super::reasons::NONE;
 use std::collections::HashMap;
 
-use self::back::Back;
-use self::fate::Fate;
-use self::front::Front;
+use self::backend::BackendReader;
+use self::disposition::Disposition;
+use self::frontend::FrontendReader;
 use self::global::Globals;
-use self::proxy::{Proxy, overruled, proxies};
 use self::resolvers::Resolvers;
+use self::section::{ProxySection, overridden, proxies};
 use self::syntax::{Statement, note_whole};
 use super::output::Output;
 use super::pool::Pool;
-use super::source::Broken;
+use super::source::SyntaxError;
 use super::toml::Table;
 
 /// Converts an haproxy.cfg into `out`.
-pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
+pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
     let sections = syntax::sections(text)?;
     let mut globals = Globals::default();
     let resolvers = Resolvers::read(&sections);
@@ -63,7 +63,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
             "global" | "frontend" | "backend" | "listen" => {}
             "defaults" => reader.defaults(&section.statements, &mut out.top),
             "" => section.statements.iter().for_each(|line| {
-                out.rest.lost(line.line, &line.text, "the line is outside of any section");
+                out.rest.unsupported(line.line, &line.text, "the line is outside of any section");
             }),
             "resolvers" => resolvers.note(section, &mut out.rest),
             kind => note_whole(&section.header, &section.statements, known::section(kind), &mut out.rest),
@@ -90,96 +90,99 @@ struct Reader<'r> {
     /// The pool of each section, by the section's name.
     pools: HashMap<String, String>,
     /// How each line of `defaults` was handled, by its number.
-    inherited: HashMap<usize, Fate>,
+    inherited: HashMap<usize, Disposition>,
 }
 
 impl Reader<'_> {
-    fn proxy(&mut self, proxy: &Proxy<'_>, pool: Option<&str>, out: &mut Output) {
+    fn proxy(&mut self, proxy: &ProxySection<'_>, pool: Option<&str>, out: &mut Output) {
         let acls = acl::Acls::read(proxy.each("acl"));
-        let mut back = pool.map(|name| Back::new(Pool::new(name), proxy, &acls, self.globals, self.resolvers));
-        let mut front = proxy.is_front().then(|| Front::new(proxy, &acls, &self.pools, self.globals, out));
-        if let Some(front) = &mut front {
-            front.header(out);
+        let mut backend =
+            pool.map(|name| BackendReader::new(Pool::new(name), proxy, &acls, self.globals, self.resolvers));
+        let mut frontend =
+            proxy.is_frontend().then(|| FrontendReader::new(proxy, &acls, &self.pools, self.globals, out));
+        if let Some(frontend) = &mut frontend {
+            frontend.header(out);
         }
         let mut statements: Vec<_> = proxy.all().collect();
         statements.sort_by_key(|(statement, _)| rank(statement));
         for (statement, is_inherited) in statements {
-            let mut fate = front.as_mut().map_or(Fate::Elsewhere, |front| front.read(statement, out));
-            if fate == Fate::Elsewhere
-                && let Some(back) = &mut back
+            let mut disposition =
+                frontend.as_mut().map_or(Disposition::Unhandled, |frontend| frontend.read(statement, out));
+            if disposition == Disposition::Unhandled
+                && let Some(backend) = &mut backend
             {
-                fate = back.read(statement);
+                disposition = backend.read(statement);
             }
-            if fate == Fate::Elsewhere && statement.word(0) == "acl" {
+            if disposition == Disposition::Unhandled && statement.word(0) == "acl" {
                 continue;
             }
             if is_inherited {
-                inherit(&mut self.inherited, statement.line, fate);
+                inherit(&mut self.inherited, statement.line, disposition);
                 continue;
             }
-            if fate == Fate::Elsewhere {
-                fate = known::fate(statement);
+            if disposition == Disposition::Unhandled {
+                disposition = known::disposition(statement);
             }
-            let table = match &mut back {
-                Some(back) => back.table(statement),
+            let table = match &mut backend {
+                Some(backend) => backend.table(statement),
                 None => &mut out.unrouted,
             };
-            note(statement, fate, table);
+            note(statement, disposition, table);
         }
-        for statement in proxy.own.iter().filter(|statement| proxy.overruled.contains(&statement.line)) {
-            let table = match &mut back {
-                Some(back) => back.table(statement),
+        for statement in proxy.own.iter().filter(|statement| proxy.overridden.contains(&statement.line)) {
+            let table = match &mut backend {
+                Some(backend) => backend.table(statement),
                 None => &mut out.unrouted,
             };
-            note(statement, Fate::Needless("a later line of the section overrides it"), table);
+            note(statement, Disposition::Unneeded("a later line of the section overrides it"), table);
         }
-        if let Some(front) = front {
-            front.finish(pool, out);
+        if let Some(frontend) = frontend {
+            frontend.finish(pool, out);
         }
         let unused: Vec<_> = proxy.each("acl").filter(|statement| !acls.is_used(statement.word(1))).cloned().collect();
-        let mut pool = back.map(|back| back.finish(out));
+        let mut pool = backend.map(|backend| backend.finish(out));
         let notes = pool.as_mut().map_or(&mut out.unrouted, |pool| &mut pool.main);
         for statement in unused {
-            notes.lost(statement.line, &statement.text, acls.why_not(&statement));
+            notes.unsupported(statement.line, &statement.text, acls.why_not(&statement));
         }
         out.pools.extend(pool);
     }
 
     /// Notes the lines of `defaults` that no section converted.
     fn defaults(&self, statements: &[Statement], notes: &mut Table) {
-        let overruled = overruled(statements);
+        let overridden = overridden(statements);
         for statement in statements {
-            let fate = match overruled.contains(&statement.line) {
-                true => Fate::Needless("a later line of the section overrides it"),
+            let disposition = match overridden.contains(&statement.line) {
+                true => Disposition::Unneeded("a later line of the section overrides it"),
                 false => self.of_defaults(statement),
             };
-            note(statement, fate, notes);
+            note(statement, disposition, notes);
         }
     }
 
     /// Returns how a line of `defaults` was handled.
-    fn of_defaults(&self, statement: &Statement) -> Fate {
+    fn of_defaults(&self, statement: &Statement) -> Disposition {
         match self.inherited.get(&statement.line) {
-            None => Fate::Needless("no section inherits it, or each overrides it"),
-            Some(Fate::Elsewhere) => known::fate(statement),
-            Some(fate) => fate.clone(),
+            None => Disposition::Unneeded("no section inherits it, or each overrides it"),
+            Some(Disposition::Unhandled) => known::disposition(statement),
+            Some(disposition) => disposition.clone(),
         }
     }
 }
 
 /// Records the best handling of a line of `defaults` by the sections that inherit it.
-fn inherit(inherited: &mut HashMap<usize, Fate>, line: usize, fate: Fate) {
-    let known = inherited.entry(line).or_insert(Fate::Elsewhere);
-    if *known == Fate::Elsewhere || fate == Fate::Kept {
-        *known = fate;
+fn inherit(inherited: &mut HashMap<usize, Disposition>, line: usize, disposition: Disposition) {
+    let known = inherited.entry(line).or_insert(Disposition::Unhandled);
+    if *known == Disposition::Unhandled || disposition == Disposition::Converted {
+        *known = disposition;
     }
 }
 
-fn note(statement: &Statement, fate: Fate, notes: &mut Table) {
-    match fate {
-        Fate::Kept => {}
-        Fate::Lost(why) => notes.lost(statement.line, &statement.text, why),
-        Fate::Needless(why) => notes.needless(statement.line, &statement.text, why),
-        Fate::Elsewhere => notes.lost(statement.line, &statement.text, NONE),
+fn note(statement: &Statement, disposition: Disposition, notes: &mut Table) {
+    match disposition {
+        Disposition::Converted => {}
+        Disposition::Unsupported(why) => notes.unsupported(statement.line, &statement.text, why),
+        Disposition::Unneeded(why) => notes.unneeded(statement.line, &statement.text, why),
+        Disposition::Unhandled => notes.unsupported(statement.line, &statement.text, NONE),
     }
 }

@@ -6,7 +6,7 @@ use super::toml::{Table, Value};
 
 /// An address that Linchpin listens on.
 pub(super) struct Listener {
-    pub(super) front: usize,
+    pub(super) group: usize,
     pub(super) table: Table,
     tls: Option<Tls>,
     is_off: bool,
@@ -19,10 +19,10 @@ struct Tls {
 }
 
 impl Listener {
-    pub(super) fn new(front: usize, address: &str) -> Listener {
+    pub(super) fn new(group: usize, address: &str) -> Listener {
         let mut table = Table::default();
         table.set("address", Value::text(address));
-        Listener { front, table, tls: None, is_off: false }
+        Listener { group, table, tls: None, is_off: false }
     }
 
     /// Turns TLS on; returns the table of its section.
@@ -46,7 +46,7 @@ impl Listener {
     /// Disables it, with the reason.
     pub(super) fn switch_off(&mut self, line: usize, text: &str, why: impl Into<String>) {
         self.is_off = true;
-        self.table.lost(line, text, why);
+        self.table.unsupported(line, text, why);
     }
 
     pub(super) fn is_off(&self) -> bool {
@@ -74,7 +74,7 @@ impl Listener {
             Some(first) => pair(&mut table, first),
             None => {
                 table.set("cert", Value::text("FILE"));
-                table.remark("no certificate could be imported: set the path of yours and remove the #");
+                table.comment("no certificate could be imported: set the path of yours and remove the #");
             }
         }
         table.append(tls.table.clone());

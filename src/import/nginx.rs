@@ -22,12 +22,12 @@ use self::reader::{INHERITED, Reader, Scope};
 use self::syntax::Directive;
 use super::output::Output;
 use super::pool::{Pool, WAIT};
-use super::source::Broken;
+use super::source::SyntaxError;
 use super::toml::{Table, Value};
 use super::units;
 
 /// Converts an nginx.conf, or a file that one includes in `http`, into `out`.
-pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
+pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
     let main = syntax::directives(text)?;
     let mut https: Vec<&[Directive]> = Vec::new();
     let mut of_main = Vec::new();
@@ -62,7 +62,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
     }
     reader.limit_bodies(out);
     if let Some(line) = reader.first.filter(|_| !reader.has_default) {
-        out.unrouted.remark(format!("requests for unknown hosts went to the first server, in line {line}: add a route without `hosts` to keep that"));
+        out.unrouted.comment(format!("requests for unknown hosts went to the first server, in line {line}: add a route without `hosts` to keep that"));
     }
     out.pools.extend(reader.made);
     Ok(())
@@ -127,7 +127,7 @@ impl<'d> Reader<'d> {
             }
             let is_pattern = |entry: &&Directive| entry.word(0).starts_with('~') || entry.word(0) == "default";
             for entry in directive.inside().iter().filter(|entry| !is_pattern(entry)) {
-                out.top.lost(entry.line, &entry.text, "the route is the text after the separator, unchanged");
+                out.top.unsupported(entry.line, &entry.text, "the route is the text after the separator, unchanged");
             }
         }
         self.unapplied(scope.values().copied(), &mut out.top);
@@ -144,7 +144,7 @@ impl<'d> Reader<'d> {
         let mut unapplied: Vec<_> = directives.filter(|each| !self.applied.contains(&each.at)).collect();
         unapplied.sort_by_key(|each| each.line);
         for directive in unapplied {
-            notes.lost(directive.line, &directive.text, "no imported `proxy_pass` uses it");
+            notes.unsupported(directive.line, &directive.text, "no imported `proxy_pass` uses it");
         }
     }
 
@@ -154,7 +154,7 @@ impl<'d> Reader<'d> {
         match directive.word(0) {
             "client_max_body_size" => match units::size(directive.word(1)) {
                 Some(bytes) => self.bodies.push((bytes, line, text)),
-                None => out.limits.lost(line, text, "not a size"),
+                None => out.limits.unsupported(line, text, "not a size"),
             },
             "keepalive_timeout" => {
                 out.limits.share_time("idle_timeout", units::seconds(directive.word(1)), WAIT, line, text)
@@ -168,7 +168,7 @@ impl<'d> Reader<'d> {
                     Some(bytes) => {
                         out.limits.share("header_bytes", Value::size(bytes.clamp(8 << 10, 1 << 20)), line, text);
                     }
-                    None => out.limits.lost(line, text, "not a size"),
+                    None => out.limits.unsupported(line, text, "not a size"),
                 }
             }
             _ => return false,
@@ -184,7 +184,7 @@ impl<'d> Reader<'d> {
         out.limits.set("body_bytes", value);
         let kept = if is_unlimited { 0 } else { largest };
         for (_, line, text) in self.bodies.iter().filter(|(bytes, ..)| *bytes != kept) {
-            out.limits.lost(*line, text, "Linchpin has one `body_bytes` for all: the largest");
+            out.limits.unsupported(*line, text, "Linchpin has one `body_bytes` for all: the largest");
         }
     }
 }

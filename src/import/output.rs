@@ -2,20 +2,20 @@
 //! Invariant: names and routes are unique, whatever the source has.
 //! Must not know: the formats of sources.
 
-mod apart;
 mod guard;
 mod head;
+mod listeners;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::guard::Guard;
 use super::listener::Listener;
-use super::names::{Names, named};
 use super::pool::Pool;
-use super::route::{Goal, Request, Route};
+use super::route::{Destination, Request, Route};
 use super::source::{Format, Imported};
 use super::toml::Table;
+use super::unique_names::{UniqueNames, named};
 
 /// A Linchpin configuration under construction.
 pub(super) struct Output {
@@ -27,7 +27,7 @@ pub(super) struct Output {
     pub(super) limits: Table,
     /// Notes on client connections that belong to no listener.
     pub(super) clients: Table,
-    fronts: Vec<Front>,
+    groups: Vec<ListenerGroup>,
     listeners: Vec<Listener>,
     by_address: HashMap<String, usize>,
     /// Some listener could not be converted: none is added in its place.
@@ -42,12 +42,12 @@ pub(super) struct Output {
     pub(super) pools: Vec<Pool>,
     /// Notes at the end.
     pub(super) rest: Table,
-    names: Names,
+    names: UniqueNames,
     says_segments: bool,
 }
 
 /// Listeners that have the same routes: a frontend, an entry point, or an address.
-struct Front {
+struct ListenerGroup {
     /// The line in the source; 0 if it has none.
     line: usize,
     text: String,
@@ -72,7 +72,7 @@ impl Output {
             server: Table::default(),
             limits: Table::default(),
             clients: Table::default(),
-            fronts: Vec::new(),
+            groups: Vec::new(),
             listeners: Vec::new(),
             by_address: HashMap::new(),
             has_lost_listeners: false,
@@ -83,7 +83,7 @@ impl Output {
             unrouted: Table::default(),
             pools: Vec::new(),
             rest: Table::default(),
-            names: Names::default(),
+            names: UniqueNames::default(),
             says_segments: false,
         }
     }
@@ -94,22 +94,22 @@ impl Output {
     }
 
     /// Adds a listener group called `name`; returns its index.
-    pub(super) fn front(&mut self, line: usize, text: &str, name: &str) -> usize {
-        self.fronts.push(Front { line, text: text.into(), name: named(name, "listener") });
-        self.fronts.len() - 1
+    pub(super) fn listener_group(&mut self, line: usize, text: &str, name: &str) -> usize {
+        self.groups.push(ListenerGroup { line, text: text.into(), name: named(name, "listener") });
+        self.groups.len() - 1
     }
 
     /// Returns the listener group that has an address.
-    pub(super) fn front_at(&self, address: &str) -> Option<usize> {
-        self.by_address.get(address).map(|index| self.listeners[*index].front)
+    pub(super) fn group_at(&self, address: &str) -> Option<usize> {
+        self.by_address.get(address).map(|index| self.listeners[*index].group)
     }
 
     /// Returns the listener at an address, which is added if it is new.
-    pub(super) fn listener(&mut self, front: usize, address: &str) -> &mut Listener {
+    pub(super) fn listener(&mut self, group: usize, address: &str) -> &mut Listener {
         let next = self.listeners.len();
         let index = *self.by_address.entry(address.to_owned()).or_insert(next);
         if index == next {
-            self.listeners.push(Listener::new(front, address));
+            self.listeners.push(Listener::new(group, address));
         }
         &mut self.listeners[index]
     }
@@ -117,12 +117,12 @@ impl Output {
     /// Notes a listener that can't be converted.
     pub(super) fn lost_listener(&mut self, line: usize, text: &str, why: impl Into<String>) {
         self.has_lost_listeners = true;
-        self.clients.lost(line, text, why);
+        self.clients.unsupported(line, text, why);
     }
 
     /// Returns whether the listeners of a group have TLS; `None` if they differ.
-    pub(super) fn is_secure(&self, front: usize) -> Option<bool> {
-        let mut all = self.listeners.iter().filter(|listener| listener.front == front).map(Listener::is_secure);
+    pub(super) fn is_secure(&self, group: usize) -> Option<bool> {
+        let mut all = self.listeners.iter().filter(|listener| listener.group == group).map(Listener::is_secure);
         let first = all.next()?;
         all.all(|other| other == first).then_some(first)
     }
@@ -131,9 +131,9 @@ impl Output {
     /// now lead there.
     pub(super) fn route(
         &mut self,
-        fronts: &[usize],
+        groups: &[usize],
         request: &Request,
-        goal: &Goal,
+        destination: &Destination,
         line: usize,
         text: &str,
     ) -> Vec<usize> {
@@ -143,16 +143,16 @@ impl Output {
         // Groups that need the same hosts share a route.
         let mut made: HashMap<Vec<String>, usize> = HashMap::new();
         let mut noted = HashSet::new();
-        for front in fronts {
-            let key = |host: &String| (*front, request.secure, request.prefix.clone(), host.clone());
+        for group in groups {
+            let key = |host: &String| (*group, request.secure, request.prefix.clone(), host.clone());
             let mut free = Vec::new();
             for host in wanted {
                 match self.taken.get(&key(host)) {
-                    Some(other) if self.routes[*other].goal == *goal => ids.push(*other),
+                    Some(other) if self.routes[*other].destination == *destination => ids.push(*other),
                     Some(other) => {
-                        let shown = self.routes[*other].goal.shown();
+                        let shown = self.routes[*other].destination.shown();
                         if noted.insert(shown.clone()) {
-                            self.unrouted.lost(line, text, format!("these requests already go to {shown}"));
+                            self.unrouted.unsupported(line, text, format!("these requests already go to {shown}"));
                         }
                     }
                     None if !free.contains(host) => free.push(host.clone()),
@@ -169,16 +169,16 @@ impl Output {
             };
             self.taken.extend(free.iter().map(|host| (key(host), id)));
             if id < next {
-                self.routes[id].fronts.push(*front);
+                self.routes[id].groups.push(*group);
                 continue;
             }
             let hosts = if request.hosts.is_empty() { Vec::new() } else { free };
-            let mut route = Route::new(Request { hosts, ..request.clone() }, goal.clone(), vec![*front]);
+            let mut route = Route::new(Request { hosts, ..request.clone() }, destination.clone(), vec![*group]);
             let prefix = &request.prefix;
             if prefix != "/" && !std::mem::replace(&mut self.says_segments, true) {
                 route
                     .table
-                    .remark(format!("path_prefix matches whole segments: {prefix} and {prefix}/x, but not {prefix}x"));
+                    .comment(format!("path_prefix matches whole segments: {prefix} and {prefix}/x, but not {prefix}x"));
             }
             self.routes.push(route);
             ids.push(id);
@@ -189,10 +189,10 @@ impl Output {
     }
 
     /// Returns where requests for exactly this host and path go.
-    pub(super) fn goal_of(&self, front: usize, request: &Request) -> Option<Goal> {
+    pub(super) fn destination_of(&self, group: usize, request: &Request) -> Option<Destination> {
         let host = request.hosts.first().cloned().unwrap_or_default();
-        let id = self.taken.get(&(front, request.secure, request.prefix.clone(), host))?;
-        self.routes.get(*id).map(|route| route.goal.clone())
+        let id = self.taken.get(&(group, request.secure, request.prefix.clone(), host))?;
+        self.routes.get(*id).map(|route| route.destination.clone())
     }
 
     /// Returns the table for notes on routes: that of the first one.
@@ -214,7 +214,7 @@ impl Output {
     }
 
     /// Completes the configuration and writes it.
-    pub(super) fn written(mut self) -> Imported {
+    pub(super) fn render(mut self) -> Imported {
         let unreached = self.complete();
         let mut text = String::new();
         let guards: BTreeSet<usize> = self.tables().flat_map(Table::guard_lines).collect();
@@ -235,17 +235,17 @@ impl Output {
             pool.write(unreached.contains(pool.name()), &mut text);
         }
         self.rest.write("", false, &mut text);
-        let lost: BTreeSet<usize> = self.tables().flat_map(Table::lost_lines).collect();
-        Imported { text, lost: lost.len(), guards, answers: self.answers(&unreached) }
+        let lost: BTreeSet<usize> = self.tables().flat_map(Table::unsupported_lines).collect();
+        Imported { text, unsupported: lost.len(), guards, may_serve: self.may_serve(&unreached) }
     }
 
     /// Completes what depends on the whole; returns the pools that no request reaches.
     fn complete(&mut self) -> HashSet<String> {
         self.strip_paths();
         self.merge();
-        self.keep_out();
+        self.disable_guarded();
         self.open();
-        let mut cookies = Names::default();
+        let mut cookies = UniqueNames::default();
         for pool in &mut self.pools {
             pool.complete(&mut cookies);
         }
@@ -253,9 +253,9 @@ impl Output {
         // A single pool needs no route.
         if let ([route], [_]) = (&self.routes[..], &self.pools[..])
             && route.request.is_everything()
-            && route.table.is_plain()
+            && route.table.has_no_comments()
             && !route.is_off
-            && matches!(&route.goal, Goal::Pool { strip: None, add: None, .. })
+            && matches!(&route.destination, Destination::Pool { strip: None, add: None, .. })
             && route.table.get("listeners").is_none()
         {
             self.routes.clear();
@@ -268,25 +268,27 @@ impl Output {
         for Strip { pool, prefix, line, text } in std::mem::take(&mut self.strips) {
             let mut found = false;
             for id in 0..self.routes.len() {
-                let Goal::Pool { name, strip: None, add } = self.routes[id].goal.clone() else { continue };
+                let Destination::Pool { name, strip: None, add } = self.routes[id].destination.clone() else {
+                    continue;
+                };
                 let request = self.routes[id].request.clone();
                 if name != pool {
                     continue;
                 }
-                let goal = Goal::Pool { name, strip: Some(prefix.clone()), add };
+                let destination = Destination::Pool { name, strip: Some(prefix.clone()), add };
                 if super::grammar::is_below(&request.prefix, &prefix) {
-                    let fronts = std::mem::take(&mut self.routes[id].fronts);
-                    let old = std::mem::replace(&mut self.routes[id], Route::new(request, goal, fronts));
+                    let groups = std::mem::take(&mut self.routes[id].groups);
+                    let old = std::mem::replace(&mut self.routes[id], Route::new(request, destination, groups));
                     self.routes[id].table.append(old.table);
                     found = true;
                 } else if super::grammar::is_below(&prefix, &request.prefix) {
-                    let fronts = self.routes[id].fronts.clone();
+                    let groups = self.routes[id].groups.clone();
                     let below = Request { prefix: prefix.clone(), ..request };
-                    found |= !self.route(&fronts, &below, &goal, line, &text).is_empty();
+                    found |= !self.route(&groups, &below, &destination, line, &text).is_empty();
                 }
             }
             if !found {
-                self.unrouted.lost(line, &text, format!("no route to the pool {pool} matches {prefix}"));
+                self.unrouted.unsupported(line, &text, format!("no route to the pool {pool} matches {prefix}"));
             }
         }
     }
@@ -301,13 +303,15 @@ impl Output {
             let alike = known.entry((route.request.prefix.clone(), route.request.hosts.clone())).or_default();
             let is_alike = |at: &&usize| {
                 let other = &kept[**at];
-                other.request == route.request && other.goal == route.goal && other.table.says_the_same(&route.table)
+                other.request == route.request
+                    && other.destination == route.destination
+                    && other.table.has_same_settings(&route.table)
             };
             match alike.iter().find(is_alike).copied() {
                 Some(at) => {
                     let free: Vec<_> =
-                        route.fronts.into_iter().filter(|front| !kept[at].fronts.contains(front)).collect();
-                    kept[at].fronts.extend(free);
+                        route.groups.into_iter().filter(|group| !kept[at].groups.contains(group)).collect();
+                    kept[at].groups.extend(free);
                     kept[at].table.append(route.table);
                     places.push(at);
                 }
@@ -333,7 +337,7 @@ impl Output {
             self.pools.iter_mut().filter(|pool| pool.is_kept || (!is_sole && !reached.contains(pool.name())));
         let names = unreached.map(|pool| {
             if !pool.is_kept {
-                pool.main.remark("disabled: no route leads to this pool");
+                pool.main.comment("disabled: no route leads to this pool");
             }
             pool.name().to_owned()
         });
@@ -341,12 +345,12 @@ impl Output {
     }
 
     /// Returns whether some request reaches a backend or is redirected elsewhere.
-    fn answers(&self, unreached: &HashSet<String>) -> bool {
+    fn may_serve(&self, unreached: &HashSet<String>) -> bool {
         let can_serve = |name: &str| self.pools.iter().any(|pool| pool.name() == name && pool.can_serve());
         let is_tls = self.listeners.iter().any(|listener| !listener.is_off() && listener.is_secure());
-        let leads = |route: &Route| match &route.goal {
-            Goal::Pool { name, .. } => can_serve(name),
-            Goal::Redirect(redirect) => redirect.host.is_some() || redirect.scheme == Some("https") && is_tls,
+        let leads = |route: &Route| match &route.destination {
+            Destination::Pool { name, .. } => can_serve(name),
+            Destination::Redirect(redirect) => redirect.host.is_some() || redirect.scheme == Some("https") && is_tls,
         };
         let is_open = self.listeners.iter().any(|listener| !listener.is_off());
         let sole = || {

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 pub(super) use self::backend::Backend;
 pub(super) use self::cookie::Cookie;
-use super::names::{Names, named};
-use super::speech::Speech;
+use super::backend_protocol::BackendProtocol;
 use super::toml::{Table, Value};
+use super::unique_names::{UniqueNames, named};
 use super::units::Address;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -52,11 +52,11 @@ pub(super) struct Pool {
     pub(super) upstream: Table,
     pub(super) tls: Table,
     /// The protocol of its backends, once it is known.
-    speech: Option<Speech>,
+    protocol: Option<BackendProtocol>,
     connect: Option<Duration>,
     response: Option<Duration>,
     backends: Vec<Backend>,
-    names: Names,
+    names: UniqueNames,
     addresses: HashMap<Address, String>,
     ports: Vec<u16>,
     /// It is disabled: its access restriction has no equivalent.
@@ -123,11 +123,11 @@ impl Pool {
             timeouts: Table::default(),
             upstream: Table::default(),
             tls: Table::default(),
-            speech: None,
+            protocol: None,
             connect: None,
             response: None,
             backends: Vec::new(),
-            names: Names::default(),
+            names: UniqueNames::default(),
             addresses: HashMap::new(),
             ports: Vec::new(),
             is_kept: false,
@@ -159,8 +159,8 @@ impl Pool {
     }
 
     /// Returns whether its backends use this protocol. The first call decides.
-    pub(super) fn speaks(&mut self, speech: &Speech) -> bool {
-        self.speech.get_or_insert_with(|| speech.clone()) == speech
+    pub(super) fn uses_protocol(&mut self, protocol: &BackendProtocol) -> bool {
+        self.protocol.get_or_insert_with(|| protocol.clone()) == protocol
     }
 
     /// Returns the ports of its backends.
@@ -229,9 +229,9 @@ impl Pool {
     }
 
     /// Completes the tables when all lines were read. `cookies` has the cookie names of the other pools.
-    pub(super) fn complete(&mut self, cookies: &mut Names) {
+    pub(super) fn complete(&mut self, cookies: &mut UniqueNames) {
         self.complete_timeouts();
-        self.complete_speech();
+        self.complete_protocol();
         if matches!(self.pinning, Some(Pinning::Route { .. })) {
             self.complete_routes();
         }
@@ -254,8 +254,8 @@ impl Pool {
                 let pairs = [("cookie", Value::text(cookie))].into_iter().chain(parameter);
                 table.set("route", Value::inline(pairs));
             }
-            Pinning::None if is_hash => table.remark("the hash chooses the backend, as before; type = \"cookie\" would also keep clients in place when backends are added or removed"),
-            Pinning::None => table.remark("clients were not sticky before; type = \"cookie\" keeps each client with its backend"),
+            Pinning::None if is_hash => table.comment("the hash chooses the backend, as before; type = \"cookie\" would also keep clients in place when backends are added or removed"),
+            Pinning::None => table.comment("clients were not sticky before; type = \"cookie\" keeps each client with its backend"),
         }
         if *pinning != Pinning::None {
             let life = |time: Duration| Value::duration(time.clamp(*LIFE.start(), *LIFE.end()));
@@ -279,16 +279,16 @@ impl Pool {
 
     /// Gives each backend a unique route without a separator: its name, if possible.
     fn complete_routes(&mut self) {
-        let mut routes = Names::default();
+        let mut routes = UniqueNames::default();
         for backend in self.backends.iter_mut().filter(|backend| !backend.is_found()) {
             let wanted = backend.route.as_ref().map_or(&backend.name, |(_, route)| route);
             let plain = named(wanted, "backend").replace('.', "-");
             let route = routes.take(&plain);
             if let Some((line, wanted)) = backend.route.as_ref().filter(|(_, wanted)| *wanted != route) {
                 let why = "each backend needs a route of its own, made of letters, digits, `_` and `-`: change the application's route";
-                backend.table.lost(*line, &format!("route={wanted}"), why);
+                backend.table.unsupported(*line, &format!("route={wanted}"), why);
             } else if backend.route.is_none() {
-                backend.table.remark("the source gives this server no route");
+                backend.table.comment("the source gives this server no route");
             }
             if route != backend.name {
                 backend.table.set("route", Value::text(&route));
@@ -297,10 +297,10 @@ impl Pool {
     }
 
     /// Writes the protocol. Disables Unix sockets if a certificate's name must be checked, as they have none.
-    fn complete_speech(&mut self) {
-        let Some(speech) = &self.speech else { return };
-        speech.write(&mut self.upstream, &mut self.tls);
-        if speech.tls.as_ref().is_some_and(|tls| tls.verify && tls.server_name.is_none()) {
+    fn complete_protocol(&mut self) {
+        let Some(protocol) = &self.protocol else { return };
+        protocol.write(&mut self.upstream, &mut self.tls);
+        if protocol.tls.as_ref().is_some_and(|tls| tls.verify && tls.server_name.is_none()) {
             let sockets = self.addresses.iter().filter(|(address, _)| matches!(address, Address::Unix(_)));
             let sockets: Vec<_> = sockets.map(|(_, name)| name.clone()).collect();
             for backend in self.backends.iter_mut().filter(|backend| sockets.contains(&backend.name)) {

@@ -17,7 +17,7 @@ pub(super) struct Request {
 
 /// Where requests go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Goal {
+pub(super) enum Destination {
     Pool {
         name: String,
         /// The path prefix to remove.
@@ -40,9 +40,9 @@ pub(super) struct Redirect {
 /// A route, with its table.
 pub(super) struct Route {
     pub(super) request: Request,
-    pub(super) goal: Goal,
+    pub(super) destination: Destination,
     /// The listener groups at which it is served.
-    pub(super) fronts: Vec<usize>,
+    pub(super) groups: Vec<usize>,
     pub(super) table: Table,
     pub(super) is_off: bool,
 }
@@ -65,23 +65,23 @@ impl Request {
     }
 }
 
-impl Goal {
-    pub(super) fn pool(name: &str) -> Goal {
-        Goal::Pool { name: name.into(), strip: None, add: None }
+impl Destination {
+    pub(super) fn pool(name: &str) -> Destination {
+        Destination::Pool { name: name.into(), strip: None, add: None }
     }
 
     pub(super) fn pool_name(&self) -> Option<&str> {
         match self {
-            Goal::Pool { name, .. } => Some(name),
-            Goal::Redirect(_) => None,
+            Destination::Pool { name, .. } => Some(name),
+            Destination::Redirect(_) => None,
         }
     }
 
     /// Returns its name in messages.
     pub(super) fn shown(&self) -> String {
         match self {
-            Goal::Pool { name, .. } => format!("the pool {name}"),
-            Goal::Redirect(_) => "a redirect".into(),
+            Destination::Pool { name, .. } => format!("the pool {name}"),
+            Destination::Redirect(_) => "a redirect".into(),
         }
     }
 }
@@ -148,7 +148,7 @@ fn authority(text: &str) -> Option<String> {
 }
 
 impl Route {
-    pub(super) fn new(request: Request, goal: Goal, fronts: Vec<usize>) -> Route {
+    pub(super) fn new(request: Request, destination: Destination, groups: Vec<usize>) -> Route {
         let mut table = Table::default();
         match request.secure {
             Some(true) => table.set("scheme", Value::text("https")),
@@ -161,8 +161,8 @@ impl Route {
         if request.prefix != "/" {
             table.set("path_prefix", Value::text(&request.prefix));
         }
-        match &goal {
-            Goal::Pool { name, strip, add } => {
+        match &destination {
+            Destination::Pool { name, strip, add } => {
                 table.set("pool", Value::text(name));
                 for (key, path) in [("strip_prefix", strip), ("add_prefix", add)] {
                     if let Some(path) = path {
@@ -170,14 +170,14 @@ impl Route {
                     }
                 }
             }
-            Goal::Redirect(redirect) => table.set("redirect", redirect.value()),
+            Destination::Redirect(redirect) => table.set("redirect", redirect.value()),
         }
-        Route { request, goal, fronts, table, is_off: false }
+        Route { request, destination, groups, table, is_off: false }
     }
 
     /// Returns the pool that it leads to.
     pub(super) fn pool(&self) -> Option<&str> {
-        self.goal.pool_name()
+        self.destination.pool_name()
     }
 }
 

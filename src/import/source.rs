@@ -27,16 +27,16 @@ pub struct Imported {
     /// The Linchpin configuration, in TOML.
     pub text: String,
     /// The number of source lines without an equivalent. Each is a comment in `text`.
-    pub lost: usize,
+    pub unsupported: usize,
     /// Those of them that restricted or limited requests, such as passwords and address lists.
     pub guards: Vec<usize>,
     /// Some request would reach a backend or be redirected elsewhere, by an enabled listener and route.
-    pub answers: bool,
+    pub may_serve: bool,
 }
 
 /// Why a source can't be imported.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
+pub enum ImportError {
     /// It is longer than [`LONGEST`].
     TooLong,
     /// Its format is unknown.
@@ -92,31 +92,31 @@ impl Format {
 
 /// A syntax error of a source.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Broken {
+pub(super) struct SyntaxError {
     pub(super) line: usize,
     pub(super) problem: String,
 }
 
-impl Broken {
-    pub(super) fn new(line: usize, problem: impl Into<String>) -> Broken {
-        Broken { line, problem: problem.into() }
+impl SyntaxError {
+    pub(super) fn new(line: usize, problem: impl Into<String>) -> SyntaxError {
+        SyntaxError { line, problem: problem.into() }
     }
 
-    pub(super) fn too_deep(line: usize) -> Broken {
-        Broken::new(line, format!("blocks are nested more than {DEEPEST} deep"))
+    pub(super) fn too_deep(line: usize) -> SyntaxError {
+        SyntaxError::new(line, format!("blocks are nested more than {DEEPEST} deep"))
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for ImportError {}
 
-impl fmt::Display for Refused {
+impl fmt::Display for ImportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refused::TooLong => write!(f, "the file is larger than {} MiB: import it in parts", LONGEST >> 20),
-            Refused::Unknown => {
+            ImportError::TooLong => write!(f, "the file is larger than {} MiB: import it in parts", LONGEST >> 20),
+            ImportError::Unknown => {
                 f.write_str("neither its name nor its content shows the format: add --from haproxy, nginx or traefik")
             }
-            Refused::Syntax { format, line, problem } => {
+            ImportError::Syntax { format, line, problem } => {
                 let check = match format {
                     Format::Haproxy => "run haproxy -c -f FILE for HAProxy's own diagnosis",
                     Format::Nginx => "run nginx -t -c FILE for nginx's own diagnosis",

@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 
-use super::{Format, LONGEST, Refused, import};
+use super::{Format, ImportError, LONGEST, import};
 
 const ALL: [Format; 3] = [Format::Haproxy, Format::Nginx, Format::Traefik];
 
@@ -135,7 +135,7 @@ proptest! {
 fn what_is_too_long_is_refused() {
     let text = "#".repeat(LONGEST + 1);
     for format in ALL {
-        assert_eq!(import(&text, "x", format), Err(Refused::TooLong));
+        assert_eq!(import(&text, "x", format), Err(ImportError::TooLong));
     }
     assert!(import(&text[1..], "x", Format::Nginx).is_ok());
 }

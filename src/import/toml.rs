@@ -83,7 +83,7 @@ pub(super) struct Note {
     pub(super) text: String,
     pub(super) why: String,
     /// It has no equivalent, as opposed to needing none.
-    pub(super) is_lost: bool,
+    pub(super) is_unsupported: bool,
     /// It restricted or limited requests.
     pub(super) is_guard: bool,
 }
@@ -125,7 +125,7 @@ impl Table {
         match self.get(key) {
             Some(other) if *other != value => {
                 let why = format!("Linchpin has one `{key}` for all, already set to {}", other.as_str());
-                self.lost(line, text, why);
+                self.unsupported(line, text, why);
             }
             _ => self.set(key, value),
         }
@@ -141,9 +141,9 @@ impl Table {
         text: &str,
     ) {
         match time {
-            None => self.lost(line, text, "not a duration"),
+            None => self.unsupported(line, text, "not a duration"),
             Some(Duration::ZERO) if !limits.contains(&Duration::ZERO) => {
-                self.lost(line, text, format!("Linchpin limits every wait; `{key}` keeps its default"));
+                self.unsupported(line, text, format!("Linchpin limits every wait; `{key}` keeps its default"));
             }
             Some(time) => self.share(key, Value::duration(time.clamp(*limits.start(), *limits.end())), line, text),
         }
@@ -165,24 +165,24 @@ impl Table {
     }
 
     /// Notes a line without an equivalent, with the reason or what to do.
-    pub(super) fn lost(&mut self, line: usize, text: &str, why: impl Into<String>) {
+    pub(super) fn unsupported(&mut self, line: usize, text: &str, why: impl Into<String>) {
         let why = why.into();
         let is_guard = [FILTER, PASSWORDS, RATES].contains(&why.as_str());
-        self.note(Note { line, text: text.into(), why, is_lost: true, is_guard });
+        self.note(Note { line, text: text.into(), why, is_unsupported: true, is_guard });
     }
 
     /// Notes an access restriction without an equivalent.
     pub(super) fn guard(&mut self, line: usize, text: &str, why: impl Into<String>) {
-        self.note(Note { line, text: text.into(), why: why.into(), is_lost: true, is_guard: true });
+        self.note(Note { line, text: text.into(), why: why.into(), is_unsupported: true, is_guard: true });
     }
 
     /// Notes a line that needs no equivalent.
-    pub(super) fn needless(&mut self, line: usize, text: &str, why: impl Into<String>) {
-        self.note(Note { line, text: text.into(), why: why.into(), is_lost: false, is_guard: false });
+    pub(super) fn unneeded(&mut self, line: usize, text: &str, why: impl Into<String>) {
+        self.note(Note { line, text: text.into(), why: why.into(), is_unsupported: false, is_guard: false });
     }
 
     /// Adds a comment.
-    pub(super) fn remark(&mut self, text: impl Into<String>) {
+    pub(super) fn comment(&mut self, text: impl Into<String>) {
         self.lines.push(Line::Remark(text.into()));
     }
 
@@ -199,12 +199,12 @@ impl Table {
     }
 
     /// Returns whether both have the same keys and values.
-    pub(super) fn says_the_same(&self, other: &Table) -> bool {
+    pub(super) fn has_same_settings(&self, other: &Table) -> bool {
         self.keys.len() == other.keys.len() && self.keys.iter().all(|(key, _)| self.get(key) == other.get(key))
     }
 
     /// Returns whether it has no comments.
-    pub(super) fn is_plain(&self) -> bool {
+    pub(super) fn has_no_comments(&self) -> bool {
         self.lines.len() == self.keys.len()
     }
 
@@ -213,9 +213,9 @@ impl Table {
     }
 
     /// Returns the lines without an equivalent.
-    pub(super) fn lost_lines(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn unsupported_lines(&self) -> impl Iterator<Item = usize> {
         self.lines.iter().filter_map(|line| match line {
-            Line::Note(note) if note.is_lost => Some(note.line),
+            Line::Note(note) if note.is_unsupported => Some(note.line),
             _ => None,
         })
     }
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn a_comment_is_one_line() {
         let mut table = Table::default();
-        table.lost(3, "a\nb\tc", "why\r\nnot");
+        table.unsupported(3, "a\nb\tc", "why\r\nnot");
         let mut out = String::new();
         table.write("[x]", false, &mut out);
         assert_eq!(out, "# line 3: a b c: why  not\n");
@@ -293,7 +293,7 @@ mod tests {
         table.share("a", Value::number(1), 1, "a 1");
         table.share("a", Value::number(1), 2, "a 1");
         table.share("a", Value::number(2), 3, "a 2");
-        assert_eq!(table.lost_lines().collect::<Vec<_>>(), [3]);
+        assert_eq!(table.unsupported_lines().collect::<Vec<_>>(), [3]);
         table.set("b", Value::flag(true));
         table.set("a", Value::size(64 << 10));
         let mut out = String::new();

@@ -12,16 +12,16 @@ mod service;
 mod sticky;
 mod weights;
 
-use self::entry::{Entries, Reached};
+use self::entry::{EntryPoints, RouterEntryPoints};
 use self::middleware::Effects;
 use self::node::{Map, Node, is_named, peek};
 use self::notes::{left, note};
 use self::service::Services;
-use super::guard::{Guard, Place};
+use super::guard::{Guard, GuardScope};
 use super::output::Output;
 use super::reasons::NONE;
-use super::route::{Goal, Request};
-use super::source::Broken;
+use super::route::{Destination, Request};
+use super::source::SyntaxError;
 use super::toml::Value;
 
 const HTTP_ALONE: &str = "Linchpin handles only HTTP";
@@ -29,10 +29,10 @@ const TLS: &str = "of TLS settings, only certificates, authorities and versions 
 const STATIC: &str = "entry points are in Traefik's static configuration: add [[listeners]] with their addresses";
 
 /// Converts a dynamic file into `out`.
-pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
+pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
     let root = node::read(text)?;
     let Some(root) = root.map() else {
-        return Err(Broken::new(root.line, "the file has no keys and values"));
+        return Err(SyntaxError::new(root.line, "the file has no keys and values"));
     };
     let empty = Map::default();
     let http = map_of(root, "http", &empty);
@@ -46,18 +46,18 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
         .iter()
         .filter_map(|(_, _, node)| node.map())
         .filter(|router| leads(router, middlewares))
-        .map(|router| Reached::of(router, entry_points))
+        .map(|router| RouterEntryPoints::of(router, entry_points))
         .collect();
-    let entries = Entries::open(&leading, root, &ports, out);
+    let entries = EntryPoints::open(&leading, root, &ports, out);
     for (name, line, node) in routers {
         let path = format!("http.routers.{name}");
         let Some(map) = node.map() else {
             note(&path, line, node, NONE, &mut out.unrouted);
             continue;
         };
-        let reached = Reached::of(map, entry_points);
+        let reached = RouterEntryPoints::of(map, entry_points);
         entry_points_of(map, &path, &entries, out);
-        let (fronts, is_enforced) = entries.of(&reached);
+        let (groups, is_enforced) = entries.of(&reached);
         let mut effects = Effects::default();
         for names in reached.middlewares(entry_points).into_iter().chain(peek(map, "middlewares")) {
             effects.read(names.list(), &path, middlewares, 0);
@@ -66,7 +66,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), Broken> {
             let why = "clients had to present a certificate: set `client_ca` in [listeners.tls] of a listener, and its name in `listeners` of the route";
             effects.guards.push((line, text, why));
         }
-        let place = At { path: &path, line, fronts: &fronts, effects: &effects };
+        let place = RouterContext { path: &path, line, groups: &groups, effects: &effects };
         router(map, &place, middlewares, &mut services, out);
     }
     services.finish(out);
@@ -101,14 +101,14 @@ fn leads(router: &Map, middlewares: &Map) -> bool {
 }
 
 /// Notes the entry points of a router.
-fn entry_points_of(router: &Map, path: &str, entries: &Entries, out: &mut Output) {
+fn entry_points_of(router: &Map, path: &str, entries: &EntryPoints, out: &mut Output) {
     let Some(node) = router.take("entryPoints") else { return };
     let is_kept = |node: &Node| node.text().is_some_and(|name| entries.knows(name));
     let path = format!("{path}.entryPoints");
     if node.list().iter().any(is_kept) {
         for each in node.list() {
             match each.text().filter(|_| is_kept(each)) {
-                Some(name) => out.clients.needless(each.line, &format!("{path}: {name}"), "a listener has this name"),
+                Some(name) => out.clients.unneeded(each.line, &format!("{path}: {name}"), "a listener has this name"),
                 None => note(&path, each.line, each, STATIC, &mut out.clients),
             }
         }
@@ -118,15 +118,15 @@ fn entry_points_of(router: &Map, path: &str, entries: &Entries, out: &mut Output
 }
 
 /// A router's path, line, listener groups and middlewares.
-struct At<'p> {
+struct RouterContext<'p> {
     path: &'p str,
     line: usize,
-    fronts: &'p [usize],
+    groups: &'p [usize],
     effects: &'p Effects,
 }
 
-fn router(router: &Map, at: &At<'_>, middlewares: &Map, services: &mut Services<'_>, out: &mut Output) {
-    let At { path, line, fronts, effects } = at;
+fn router(router: &Map, at: &RouterContext<'_>, middlewares: &Map, services: &mut Services<'_>, out: &mut Output) {
+    let RouterContext { path, line, groups, effects } = at;
     let (rule, service) = (router.take("rule"), router.take("service"));
     for (key, node) in [("rule", rule), ("service", service)] {
         if let Some(node) = node.filter(|node| node.text().is_none()) {
@@ -138,30 +138,30 @@ fn router(router: &Map, at: &At<'_>, middlewares: &Map, services: &mut Services<
     let line = rule.map_or(*line, |rule| rule.line);
     let shown = format!("{path}.rule: {text}");
     let pool = if effects.redirect.is_some() { None } else { services.pool(name, out) };
-    let goal = match (&effects.redirect, pool) {
-        (Some(redirect), _) => Ok(Goal::Redirect(redirect.clone())),
-        (None, Some(index)) => Ok(Goal::pool(services.name(index))),
+    let destination = match (&effects.redirect, pool) {
+        (Some(redirect), _) => Ok(Destination::Redirect(redirect.clone())),
+        (None, Some(index)) => Ok(Destination::pool(services.name(index))),
         (None, None) => Err("its service is not in this file"),
     };
-    let mut place = Place::Routes(Vec::new());
-    match rule::read(text).and_then(|condition| Ok((condition, goal?))) {
-        Ok(_) if fronts.is_empty() => {
-            out.unrouted.lost(line, &shown, "its entry points use TLS for other routers, but not for this one");
+    let mut place = GuardScope::Routes(Vec::new());
+    match rule::read(text).and_then(|condition| Ok((condition, destination?))) {
+        Ok(_) if groups.is_empty() => {
+            out.unrouted.unsupported(line, &shown, "its entry points use TLS for other routers, but not for this one");
         }
-        Ok((condition, goal)) => {
+        Ok((condition, destination)) => {
             let mut ids = Vec::new();
             for request in condition.routes() {
-                ids.extend(self::routed(fronts, request, &goal, effects, (line, &shown), out));
+                ids.extend(self::routed(groups, request, &destination, effects, (line, &shown), out));
             }
-            place = Place::Routes(ids);
+            place = GuardScope::Routes(ids);
         }
         Err(why) => {
             // Other routers would serve the requests that it restricted.
-            place = Place::Fronts(fronts.to_vec(), vec![Request::to(rule::hosts(text), "/")]);
-            out.unrouted.lost(line, &shown, why);
+            place = GuardScope::Groups(groups.to_vec(), vec![Request::to(rule::hosts(text), "/")]);
+            out.unrouted.unsupported(line, &shown, why);
             if let Some(service) = service {
                 let why = format!("belongs to line {line}");
-                out.unrouted.lost(service.line, &format!("{path}.service: {name}"), why);
+                out.unrouted.unsupported(service.line, &format!("{path}.service: {name}"), why);
             }
         }
     }
@@ -183,7 +183,7 @@ fn router(router: &Map, at: &At<'_>, middlewares: &Map, services: &mut Services<
         let shown = format!("{path}.middlewares: {name}");
         // A middleware of another file may restrict requests, and is noted as such.
         if middlewares.all().any(|(other, ..)| is_named(other, name)) {
-            out.unrouted.needless(node.line, &shown, "see the notes on its definition");
+            out.unrouted.unneeded(node.line, &shown, "see the notes on its definition");
         }
     }
     if let Some(node) = router.take("priority") {
@@ -204,38 +204,38 @@ fn router(router: &Map, at: &At<'_>, middlewares: &Map, services: &mut Services<
 
 /// Adds the routes of a router.
 fn routed(
-    fronts: &[usize],
+    groups: &[usize],
     request: Request,
-    goal: &Goal,
+    destination: &Destination,
     effects: &Effects,
     (line, shown): (usize, &str),
     out: &mut Output,
 ) -> Vec<usize> {
     let mut request = request;
-    let mut fronts = fronts.to_vec();
-    let goal = match goal {
-        Goal::Pool { name, .. } => {
+    let mut groups = groups.to_vec();
+    let destination = match destination {
+        Destination::Pool { name, .. } => {
             let strip = effects.strip(&request.prefix);
             if let Some(lost) = effects.strips.iter().find(|_| strip.is_none()) {
-                out.unrouted.lost(
+                out.unrouted.unsupported(
                     line,
                     shown,
                     format!("{lost} is stripped, but is not the beginning of {}", request.prefix),
                 );
             }
-            Goal::Pool { name: name.clone(), strip, add: effects.add.clone() }
+            Destination::Pool { name: name.clone(), strip, add: effects.add.clone() }
         }
-        Goal::Redirect(redirect) => {
+        Destination::Redirect(redirect) => {
             // A client that already uses TLS would be redirected for ever.
             request.secure = Some(false);
-            fronts.retain(|front| out.is_secure(*front) != Some(true));
-            if fronts.is_empty() {
-                out.unrouted.needless(line, shown, "all clients here use TLS");
+            groups.retain(|group| out.is_secure(*group) != Some(true));
+            if groups.is_empty() {
+                out.unrouted.unneeded(line, shown, "all clients here use TLS");
             }
-            Goal::Redirect(redirect.clone())
+            Destination::Redirect(redirect.clone())
         }
     };
-    out.route(&fronts, &request, &goal, line, shown)
+    out.route(&groups, &request, &destination, line, shown)
 }
 
 /// Applies a router's `retry` middleware to its pool.

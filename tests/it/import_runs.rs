@@ -58,7 +58,7 @@ impl Files {
 
     /// Runs it, each listener on a port of its own.
     fn run(&self, imported: &Imported) -> App {
-        assert!(imported.answers, "{}", imported.text);
+        assert!(imported.may_serve, "{}", imported.text);
         let text = self.in_place(&imported.text);
         let mut in_listener = false;
         let lines = text.lines().map(|line| {
@@ -103,7 +103,7 @@ fn what_is_whole_passes_the_check_or_is_said_not_to_answer() {
     for (name, text) in whole() {
         let imported = imported(&name, &text);
         let errors = files.errors(&imported.text);
-        assert!(!imported.answers || errors.is_empty(), "{name}:\n{}\n{}", errors.join("\n"), imported.text);
+        assert!(!imported.may_serve || errors.is_empty(), "{name}:\n{}\n{}", errors.join("\n"), imported.text);
     }
 }
 
@@ -133,7 +133,7 @@ fn what_spoke_tls_is_never_open_without() {
         }
     }
     let acme = imported("traefik-acme.yaml", &read("tests/it/import/traefik-acme.yaml"));
-    assert!(live(&acme.text, "[[listeners]]").is_empty() && !acme.answers, "{}", acme.text);
+    assert!(live(&acme.text, "[[listeners]]").is_empty() && !acme.may_serve, "{}", acme.text);
 }
 
 #[tokio::test]

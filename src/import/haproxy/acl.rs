@@ -57,7 +57,7 @@ impl Acls {
     pub(super) fn over(&self, words: &[String]) -> Condition {
         let mut whole: Option<Condition> = None;
         for alternative in words.split(|word| word == "or" || word == "||") {
-            let one = self.over_all_of(alternative);
+            let one = self.superset_of_all(alternative);
             whole = match whole {
                 None => Some(one),
                 Some(whole) => whole.or(one),
@@ -69,7 +69,7 @@ impl Acls {
         whole.unwrap_or_else(Condition::always)
     }
 
-    fn over_all_of(&self, mut words: &[String]) -> Condition {
+    fn superset_of_all(&self, mut words: &[String]) -> Condition {
         let mut whole = Condition::always();
         while let Some((first, rest)) = words.split_first() {
             words = rest;
@@ -77,10 +77,10 @@ impl Acls {
                 let end = words.iter().position(|word| word == "}").unwrap_or(words.len());
                 let (inside, behind) = words.split_at(end);
                 words = behind.get(1..).unwrap_or_default();
-                if first == "{" { over_test(inside) } else { Condition::always() }
+                if first == "{" { superset_of_test(inside) } else { Condition::always() }
             } else {
                 let alternatives = self.tests.get(first).map(Vec::as_slice).unwrap_or_default();
-                let all = alternatives.iter().map(|test| Some(over_test(test)));
+                let all = alternatives.iter().map(|test| Some(superset_of_test(test)));
                 all.reduce(|one, other| one?.or(other?)).flatten().unwrap_or_else(Condition::always)
             };
             // If both never hold at once, either is a valid superset.
@@ -192,7 +192,7 @@ impl Acls {
 }
 
 /// Returns a condition that holds whenever a test does.
-fn over_test(words: &[String]) -> Condition {
+fn superset_of_test(words: &[String]) -> Condition {
     let fetch = words.first().map(|word| word.to_ascii_lowercase()).unwrap_or_default();
     let ignores_case = words.iter().any(|word| word == "-i");
     let values = || words.iter().skip(1).filter(|word| !word.starts_with('-'));

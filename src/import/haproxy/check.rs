@@ -4,13 +4,13 @@
 
 use super::super::reasons::NONE;
 use super::super::toml::{Table, Value};
-use super::fate::Fate;
+use super::disposition::Disposition;
 use super::syntax::Statement;
 
 const GET: &str = "probes use GET";
 
 /// Converts `option httpchk [METHOD] [URI [VERSION]]`; with `is_sent`, `http-check send` defines the request.
-pub(super) fn httpchk(statement: &Statement, is_sent: bool, health: &mut Table) -> Fate {
+pub(super) fn httpchk(statement: &Statement, is_sent: bool, health: &mut Table) -> Disposition {
     let words = statement.from(2);
     let (method, uri, version) = match words {
         [] => ("OPTIONS", "/", ""),
@@ -20,33 +20,35 @@ pub(super) fn httpchk(statement: &Statement, is_sent: bool, health: &mut Table) 
     health.set("type", Value::text("http"));
     // `http-check send` overrides the path, wherever it is.
     if is_sent || health.get("path").is_some() {
-        return Fate::Kept;
+        return Disposition::Converted;
     }
     path(uri, statement, health);
     if method != "GET" {
-        health.needless(statement.line, &statement.text, GET);
+        health.unneeded(statement.line, &statement.text, GET);
     }
     for field in version.split("\r\n").skip(1).filter(|field| !field.is_empty()) {
         match field.split_once(':') {
             Some((name, value)) => self::field(name, value, statement, health),
-            None => health.lost(statement.line, field, NONE),
+            None => health.unsupported(statement.line, field, NONE),
         }
     }
-    Fate::Kept
+    Disposition::Converted
 }
 
 /// Converts `http-check send …` and `http-check expect …`.
-pub(super) fn http_check(statement: &Statement, health: &mut Table) -> Fate {
+pub(super) fn http_check(statement: &Statement, health: &mut Table) -> Disposition {
     match statement.word(1) {
         "send" => send(statement, health),
         "expect" => expect(statement, health),
         "disable-on-404" => {
-            return Fate::Lost("to drain a backend, set state = \"drain\" in its [[pools.backends]]".into());
+            return Disposition::Unsupported(
+                "to drain a backend, set state = \"drain\" in its [[pools.backends]]".into(),
+            );
         }
-        "send-state" => return Fate::Lost(NONE.into()),
-        _ => return Fate::Lost("a probe is one request, and expects a status".into()),
+        "send-state" => return Disposition::Unsupported(NONE.into()),
+        _ => return Disposition::Unsupported("a probe is one request, and expects a status".into()),
     }
-    Fate::Kept
+    Disposition::Converted
 }
 
 fn send(statement: &Statement, health: &mut Table) {
@@ -54,7 +56,7 @@ fn send(statement: &Statement, health: &mut Table) {
     let mut words = statement.from(2).iter().map(String::as_str);
     while let Some(word) = words.next() {
         match word {
-            "meth" if words.next() != Some("GET") => health.needless(statement.line, &statement.text, GET),
+            "meth" if words.next() != Some("GET") => health.unneeded(statement.line, &statement.text, GET),
             "meth" => {}
             "uri" => path(words.next().unwrap_or_default(), statement, health),
             "ver" => {
@@ -66,7 +68,7 @@ fn send(statement: &Statement, health: &mut Table) {
             }
             other => {
                 let text = format!("{other} {}", words.next().unwrap_or_default());
-                health.lost(statement.line, text.trim(), NONE);
+                health.unsupported(statement.line, text.trim(), NONE);
             }
         }
     }
@@ -76,7 +78,7 @@ fn path(uri: &str, statement: &Statement, health: &mut Table) {
     if uri.starts_with('/') && uri.chars().all(|c| c.is_ascii_graphic() && c != '#') {
         health.set("path", Value::text(uri));
     } else {
-        health.lost(statement.line, &statement.text, "not a path");
+        health.unsupported(statement.line, &statement.text, "not a path");
     }
 }
 
@@ -84,7 +86,11 @@ fn field(name: &str, value: &str, statement: &Statement, health: &mut Table) {
     let host = super::super::grammar::host(value.trim()).filter(|host| !host.starts_with('*'));
     match host {
         Some(host) if name.trim().eq_ignore_ascii_case("host") => health.set("host", Value::text(&host)),
-        _ => health.lost(statement.line, &format!("{name}: {}", value.trim()), "a probe can set only the field Host"),
+        _ => health.unsupported(
+            statement.line,
+            &format!("{name}: {}", value.trim()),
+            "a probe can set only the field Host",
+        ),
     }
 }
 
@@ -100,7 +106,7 @@ fn expect(statement: &Statement, health: &mut Table) {
     };
     match codes {
         Some(codes) => health.set("expect", Value::list(codes.iter().map(String::as_str))),
-        None => health.lost(line, text, "a probe can expect only statuses: expect = [\"200-399\"]"),
+        None => health.unsupported(line, text, "a probe can expect only statuses: expect = [\"200-399\"]"),
     }
 }
 

@@ -49,7 +49,7 @@ impl Globals {
                 "ca-base" => self.ca_base = Some(statement.word(1).into()),
                 "ssl-server-verify" => self.trusts_servers = statement.word(1) == "none",
                 "ssl-default-bind-options" if self.bind_options(statement.from(1)) => {}
-                _ => out.top.lost(line, text, known::global(statement)),
+                _ => out.top.unsupported(line, text, known::global(statement)),
             }
         }
     }
@@ -86,7 +86,7 @@ fn number(statement: &Statement, key: &'static str, range: std::ops::RangeInclus
         Some(number) => out.server.share(key, Value::number(number), statement.line, &statement.text),
         None => {
             let why = format!("`{key}` must be a number from {} to {}", range.start(), range.end());
-            out.top.lost(statement.line, &statement.text, why);
+            out.top.unsupported(statement.line, &statement.text, why);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Must not know: sections, and the lines that they convert.
 
 use super::super::reasons::{FILTER, NONE, PASSWORDS, RATES};
-use super::fate::Fate;
+use super::disposition::Disposition;
 use super::syntax::Statement;
 
 const FORWARDING: &str = "Linchpin always sets the forwarding fields";
@@ -118,14 +118,14 @@ const GLOBAL: [(&str, &str); 24] = [
 ];
 
 /// Returns how to note a line of a frontend or backend.
-pub(super) fn fate(statement: &Statement) -> Fate {
+pub(super) fn disposition(statement: &Statement) -> Disposition {
     let text = statement.words.join(" ").to_ascii_lowercase();
     let positive = text.strip_prefix("no ").unwrap_or(&text);
     let is_about = |(beginning, _): &&(&str, &str)| positive.starts_with(beginning);
     match NEEDLESS.iter().find(is_about) {
-        Some((_, why)) if positive == text => Fate::Needless(why),
-        Some((_, why)) => Fate::Lost((*why).into()),
-        None => Fate::Lost(LOST.iter().find(is_about).map_or(NONE, |(_, why)| why).into()),
+        Some((_, why)) if positive == text => Disposition::Unneeded(why),
+        Some((_, why)) => Disposition::Unsupported((*why).into()),
+        None => Disposition::Unsupported(LOST.iter().find(is_about).map_or(NONE, |(_, why)| why).into()),
     }
 }
 

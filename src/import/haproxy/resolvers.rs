@@ -40,14 +40,14 @@ impl Resolvers {
             let (line, text) = (statement.line, statement.text.as_str());
             match statement.word(0) {
                 "parse-resolv-conf" => {
-                    notes.needless(line, text, "without `resolver`, Linchpin asks the system's resolvers")
+                    notes.unneeded(line, text, "without `resolver`, Linchpin asks the system's resolvers")
                 }
-                "hold" | "timeout" | "resolve_retries" | "accepted_payload_size" => notes.needless(
+                "hold" | "timeout" | "resolve_retries" | "accepted_payload_size" => notes.unneeded(
                     line,
                     text,
                     "a DNS answer is valid for its TTL, within `min_interval` and `max_interval` of [[pools.discover]]",
                 ),
-                _ => notes.lost(line, text, super::super::reasons::NONE),
+                _ => notes.unsupported(line, text, super::super::reasons::NONE),
             }
         }
     }

@@ -8,17 +8,17 @@ use super::acl::Acls;
 use super::syntax::Statement;
 
 /// The condition of a line, after `if` or `unless`.
-pub(super) struct When<'s> {
+pub(super) struct RuleCondition<'s> {
     pub(super) words: &'s [String],
     pub(super) is_unless: bool,
 }
 
 /// Splits words where their condition begins.
-pub(super) fn split(words: &[String]) -> (&[String], When<'_>) {
+pub(super) fn split(words: &[String]) -> (&[String], RuleCondition<'_>) {
     let at = words.iter().position(|word| matches!(word.as_str(), "if" | "unless"));
     let (action, condition) = words.split_at(at.unwrap_or(words.len()));
     let is_unless = condition.first().is_some_and(|word| word == "unless");
-    (action, When { words: condition.get(1..).unwrap_or_default(), is_unless })
+    (action, RuleCondition { words: condition.get(1..).unwrap_or_default(), is_unless })
 }
 
 /// Returns why an access restriction has no equivalent; `None` for other lines.

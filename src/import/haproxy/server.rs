@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
+use super::super::backend_protocol::{BackendProtocol, BackendTls, server_name};
 use super::super::reasons::NONE;
-use super::super::speech::{Speech, Tls, server_name};
 use super::super::units;
 use super::global::Globals;
 
@@ -33,9 +33,9 @@ pub(super) struct Parameters {
     /// The `resolvers` section for the server's name.
     pub(super) resolvers: Option<String>,
     /// Parameters without an equivalent, with the reason.
-    pub(super) lost: Vec<(String, &'static str)>,
+    pub(super) unsupported: Vec<(String, &'static str)>,
     /// Parameters that need no equivalent, with the reason.
-    pub(super) needless: Vec<(String, &'static str)>,
+    pub(super) unneeded: Vec<(String, &'static str)>,
 }
 
 const TLS: &str = "Linchpin chooses versions, ciphers and curves: see docs/tls.md";
@@ -109,16 +109,18 @@ impl Parameters {
         while let Some(word) = words.next() {
             let mut argument = || words.next().unwrap_or_default();
             match word {
-                "weight" => self.weight = number(word, argument(), &mut self.lost).or(self.weight),
-                "maxconn" => self.maxconn = number(word, argument(), &mut self.lost).or(self.maxconn),
-                "rise" => self.rise = number(word, argument(), &mut self.lost).or(self.rise),
-                "fall" => self.fall = number(word, argument(), &mut self.lost).or(self.fall),
-                "error-limit" => self.error_limit = number(word, argument(), &mut self.lost).or(self.error_limit),
+                "weight" => self.weight = number(word, argument(), &mut self.unsupported).or(self.weight),
+                "maxconn" => self.maxconn = number(word, argument(), &mut self.unsupported).or(self.maxconn),
+                "rise" => self.rise = number(word, argument(), &mut self.unsupported).or(self.rise),
+                "fall" => self.fall = number(word, argument(), &mut self.unsupported).or(self.fall),
+                "error-limit" => {
+                    self.error_limit = number(word, argument(), &mut self.unsupported).or(self.error_limit)
+                }
                 "inter" => {
                     let text = argument();
                     match units::milliseconds(text) {
                         Some(time) => self.inter = Some(time),
-                        None => self.lost.push((format!("inter {text}"), "not a duration")),
+                        None => self.unsupported.push((format!("inter {text}"), "not a duration")),
                     }
                 }
                 "backup" => self.is_backup = true,
@@ -129,13 +131,15 @@ impl Parameters {
                 "no-ssl" => self.is_tls = false,
                 "verify" => self.verify = Some(argument().into()),
                 "ca-file" => self.authorities = Some(argument().into()),
-                "verifyhost" => self.server_name = named(word, argument(), &mut self.lost).or(self.server_name.take()),
+                "verifyhost" => {
+                    self.server_name = named(word, argument(), &mut self.unsupported).or(self.server_name.take())
+                }
                 "sni" => match argument() {
                     text if text.starts_with("str(") => {
                         let name = text.trim_start_matches("str(").trim_end_matches(')');
-                        self.server_name = self.server_name.take().or(named(word, name, &mut self.lost));
+                        self.server_name = self.server_name.take().or(named(word, name, &mut self.unsupported));
                     }
-                    text => self.lost.push((
+                    text => self.unsupported.push((
                         format!("sni {text}"),
                         "`server_name` of [pools.upstream.tls] is the same for all requests",
                     )),
@@ -145,13 +149,13 @@ impl Parameters {
                 "proto" => match argument() {
                     "h2" => self.http2 = true,
                     "h1" => self.http2 = false,
-                    other => self.lost.push((format!("proto {other}"), NONE)),
+                    other => self.unsupported.push((format!("proto {other}"), NONE)),
                 },
                 "send-proxy" => self.proxy = Some("v1"),
                 "send-proxy-v2" | "send-proxy-v2-ssl" | "send-proxy-v2-ssl-cn" => self.proxy = Some("v2"),
                 "no-send-proxy" | "no-send-proxy-v2" => self.proxy = None,
                 "check-ssl" | "check-send-proxy" => {
-                    self.needless.push((word.into(), "probes use the same protocol as requests"));
+                    self.unneeded.push((word.into(), "probes use the same protocol as requests"));
                 }
                 "resolvers" => self.resolvers = Some(argument().into()),
                 "check" => self.is_checked = true,
@@ -166,15 +170,15 @@ impl Parameters {
                 }
                 "on-marked-down" => {
                     let text = format!("{word} {}", argument());
-                    self.needless
+                    self.unneeded
                         .push((text, "Linchpin always takes back requests that wait for a backend that goes down"));
                 }
                 _ => {
                     if let Some((_, why)) = WITH_ARGUMENT.iter().find(|(known, _)| *known == word) {
-                        self.lost.push((format!("{word} {}", argument()), why));
+                        self.unsupported.push((format!("{word} {}", argument()), why));
                     } else {
                         let why = ALONE.iter().find(|(known, _)| word.starts_with(known)).map_or(NONE, |(_, why)| why);
-                        self.lost.push((word.into(), why));
+                        self.unsupported.push((word.into(), why));
                     }
                 }
             }
@@ -183,12 +187,12 @@ impl Parameters {
 
     /// Returns the parameters that servers inherit: notes belong to `default-server` alone.
     pub(super) fn inherited(&self) -> Parameters {
-        Parameters { lost: Vec::new(), needless: Vec::new(), ..self.clone() }
+        Parameters { unsupported: Vec::new(), unneeded: Vec::new(), ..self.clone() }
     }
 
     /// Returns the protocol between Linchpin and the server.
-    pub(super) fn speech(&self, globals: &Globals) -> Speech {
-        let tls = self.is_tls.then(|| Tls {
+    pub(super) fn protocol(&self, globals: &Globals) -> BackendProtocol {
+        let tls = self.is_tls.then(|| BackendTls {
             ca: self.authorities.as_deref().filter(|file| !file.starts_with('@')).map(|file| globals.authority(file)),
             server_name: self.server_name.clone(),
             cert: self.certificate.as_deref().map(|file| globals.certificate(file)),
@@ -198,7 +202,7 @@ impl Parameters {
                 None => !globals.trusts_servers,
             },
         });
-        Speech { http2: self.http2, proxy: self.proxy, tls }
+        BackendProtocol { http2: self.http2, proxy: self.proxy, tls }
     }
 
     /// Returns the number of consecutive failures that ejects the server, if `observe` is set.
@@ -208,18 +212,18 @@ impl Parameters {
 }
 
 /// Parses the name that a certificate must be for.
-fn named(word: &str, text: &str, lost: &mut Vec<(String, &'static str)>) -> Option<String> {
+fn named(word: &str, text: &str, unsupported: &mut Vec<(String, &'static str)>) -> Option<String> {
     let name = server_name(text);
     if name.is_none() {
-        lost.push((format!("{word} {text}"), "not a host name"));
+        unsupported.push((format!("{word} {text}"), "not a host name"));
     }
     name
 }
 
-fn number(word: &str, text: &str, lost: &mut Vec<(String, &'static str)>) -> Option<u64> {
+fn number(word: &str, text: &str, unsupported: &mut Vec<(String, &'static str)>) -> Option<u64> {
     let number = text.parse().ok();
     if number.is_none() {
-        lost.push((format!("{word} {text}"), "not a number"));
+        unsupported.push((format!("{word} {text}"), "not a number"));
     }
     number
 }
@@ -240,14 +244,14 @@ mod tests {
         let read = parameters("cookie check weight 5 inter 1s rise 4 fall 5 maxconn 50 slowstart 1m backup check");
         assert!(read.is_checked && read.is_backup && !read.is_disabled);
         assert_eq!((read.weight, read.rise, read.fall, read.maxconn), (Some(5), Some(4), Some(5), Some(50)));
-        assert_eq!(read.lost, [("slowstart 1m".to_owned(), NONE)]);
+        assert_eq!(read.unsupported, [("slowstart 1m".to_owned(), NONE)]);
         assert!(!parameters("cookie check").is_checked);
     }
 
     #[test]
     fn an_incomplete_parameter_is_noted() {
         for text in ["weight", "weight x", "inter", "slowstart", "something", "ciphers"] {
-            assert_eq!(parameters(text).lost.len(), 1, "{text}");
+            assert_eq!(parameters(text).unsupported.len(), 1, "{text}");
         }
     }
 

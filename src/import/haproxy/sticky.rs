@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::super::grammar::{domain, field, parameter, same_site, token};
 use super::super::pool::{Balance, By, Cookie, Pinning, Pool};
 use super::super::units::{self, size};
-use super::fate::Fate;
+use super::disposition::Disposition;
 use super::syntax::Statement;
 
 /// `cookie NAME insert …`, `… prefix`, `… rewrite`.
-pub(super) fn cookie(statement: &Statement, pool: &mut Pool) -> Fate {
+pub(super) fn cookie(statement: &Statement, pool: &mut Pool) -> Disposition {
     let (line, text) = (statement.line, statement.text.as_str());
     let Some(name) = token(statement.word(1)) else {
-        return Fate::Lost("it names no cookie".into());
+        return Disposition::Unsupported("it names no cookie".into());
     };
     let is_insert = statement.words.iter().any(|word| word == "insert");
     let is_rewrite = statement.words.iter().any(|word| word == "rewrite");
@@ -52,21 +52,21 @@ pub(super) fn cookie(statement: &Statement, pool: &mut Pool) -> Fate {
         }
     }
     for (what, why) in losses {
-        pool.persistence.lost(line, &what, why);
+        pool.persistence.unsupported(line, &what, why);
     }
     if is_insert {
         if !is_indirect {
-            pool.persistence.needless(line, text, "backends never see the routing cookie, as with `indirect`");
+            pool.persistence.unneeded(line, text, "backends never see the routing cookie, as with `indirect`");
         }
         pool.pinning = Some(Pinning::Cookie(cookie));
     } else {
         learned(&name, pool);
         if is_rewrite {
             let why = "Linchpin learns the application's cookie: each client must get a value of its own";
-            pool.persistence.needless(line, text, why);
+            pool.persistence.unneeded(line, text, why);
         }
     }
-    Fate::Kept
+    Disposition::Converted
 }
 
 /// Parses a time of a cookie: without a unit, it is in seconds.
@@ -85,9 +85,9 @@ fn attribute(text: &str, cookie: &mut Cookie, losses: &mut Vec<(String, &'static
 }
 
 /// `appsession JSESSIONID len 52 timeout 3h`
-pub(super) fn appsession(statement: &Statement, pool: &mut Pool) -> Fate {
+pub(super) fn appsession(statement: &Statement, pool: &mut Pool) -> Disposition {
     let Some(name) = token(statement.word(1)) else {
-        return Fate::Lost("it names no cookie".into());
+        return Disposition::Unsupported("it names no cookie".into());
     };
     if let Some(lost) = second(pool) {
         return lost;
@@ -95,11 +95,11 @@ pub(super) fn appsession(statement: &Statement, pool: &mut Pool) -> Fate {
     learned(&name, pool);
     let timeout = statement.words.iter().position(|word| word == "timeout");
     pool.idle_timeout = timeout.and_then(|at| units::milliseconds(statement.word(at + 1)));
-    Fate::Kept
+    Disposition::Converted
 }
 
 /// `stick-table type string len 32 size 1m expire 30m`
-pub(super) fn table(statement: &Statement, pool: &mut Pool) -> Fate {
+pub(super) fn table(statement: &Statement, pool: &mut Pool) -> Disposition {
     let mut losses = Vec::new();
     let mut words = statement.from(1).iter().map(String::as_str);
     let mut capacity = None;
@@ -124,9 +124,9 @@ pub(super) fn table(statement: &Statement, pool: &mut Pool) -> Fate {
     match &pool.pinning {
         Some(_) if is_learned => {}
         Some(Pinning::None) => {
-            pool.persistence.needless(statement.line, &statement.text, "a hash needs no table");
+            pool.persistence.unneeded(statement.line, &statement.text, "a hash needs no table");
         }
-        _ => return Fate::Lost("no imported `stick on` uses it".into()),
+        _ => return Disposition::Unsupported("no imported `stick on` uses it".into()),
     }
     if let Some(capacity) = capacity.filter(|_| is_learned) {
         pool.capacity = Some(capacity);
@@ -137,22 +137,24 @@ pub(super) fn table(statement: &Statement, pool: &mut Pool) -> Fate {
         } else {
             super::super::reasons::NONE
         };
-        pool.persistence.lost(statement.line, loss.trim(), why);
+        pool.persistence.unsupported(statement.line, loss.trim(), why);
     }
-    Fate::Kept
+    Disposition::Converted
 }
 
 /// `stick on src`, `stick match …`, `stick store-request …`, `stick store-response …`.
-pub(super) fn stick(statement: &Statement, pool: &mut Pool) -> Fate {
+pub(super) fn stick(statement: &Statement, pool: &mut Pool) -> Disposition {
     let is_condition = |word: &String| matches!(word.as_str(), "if" | "unless");
     if statement.words.iter().any(is_condition) {
-        return Fate::Lost("a pool pins all requests, except those that [[pools.persistence.rules]] exempts".into());
+        return Disposition::Unsupported(
+            "a pool pins all requests, except those that [[pools.persistence.rules]] exempts".into(),
+        );
     }
     let rule = statement.word(1);
     let Some(wanted) =
         source(statement.word(2)).filter(|_| ["on", "match", "store-request", "store-response"].contains(&rule))
     else {
-        return Fate::Lost(
+        return Disposition::Unsupported(
             "Linchpin identifies clients only by a cookie, a header field, a query parameter or their address".into(),
         );
     };
@@ -163,7 +165,7 @@ pub(super) fn stick(statement: &Statement, pool: &mut Pool) -> Fate {
         Source::Header(name) => (Pinning::LearnedHeader(name), None),
     };
     if pool.pinning.as_ref().is_some_and(|other| *other == pinning) {
-        return Fate::Kept;
+        return Disposition::Converted;
     }
     if let Some(lost) = second(pool) {
         return lost;
@@ -172,7 +174,7 @@ pub(super) fn stick(statement: &Statement, pool: &mut Pool) -> Fate {
         pool.balance(&Balance::Hash(by));
     }
     pool.pinning = Some(pinning);
-    Fate::Kept
+    Disposition::Converted
 }
 
 enum Source {
@@ -231,6 +233,6 @@ fn learned(name: &str, pool: &mut Pool) {
 }
 
 /// Returns how to note a second kind of pin; `None` if the pool has none yet.
-fn second(pool: &Pool) -> Option<Fate> {
-    pool.pinning.as_ref().map(|_| Fate::Lost("the pool already has another kind of pin".into()))
+fn second(pool: &Pool) -> Option<Disposition> {
+    pool.pinning.as_ref().map(|_| Disposition::Unsupported("the pool already has another kind of pin".into()))
 }

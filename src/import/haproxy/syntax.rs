@@ -2,7 +2,7 @@
 //! Invariant: every statement is in exactly one section; a syntax error names its line.
 //! Must not know: what a word means.
 
-use super::super::source::Broken;
+use super::super::source::SyntaxError;
 use super::super::toml::Table;
 
 /// A section: its header and the statements below it.
@@ -36,9 +36,9 @@ impl Statement {
 
 /// Notes all lines of a section that has no equivalent.
 pub(super) fn note_whole(header: &Statement, statements: &[Statement], why: &str, notes: &mut Table) {
-    notes.lost(header.line, &header.text, why);
+    notes.unsupported(header.line, &header.text, why);
     for statement in statements {
-        notes.lost(statement.line, &statement.text, format!("belongs to line {}", header.line));
+        notes.unsupported(statement.line, &statement.text, format!("belongs to line {}", header.line));
     }
 }
 
@@ -66,7 +66,7 @@ const SECTIONS: [&str; 20] = [
 ];
 
 /// Parses all sections. Lines before the first one are in a section without a header.
-pub(super) fn sections(text: &str) -> Result<Vec<Section>, Broken> {
+pub(super) fn sections(text: &str) -> Result<Vec<Section>, SyntaxError> {
     let mut sections: Vec<Section> = Vec::new();
     for statement in statements(text)? {
         if SECTIONS.contains(&statement.word(0)) {
@@ -84,7 +84,7 @@ pub(super) fn sections(text: &str) -> Result<Vec<Section>, Broken> {
     Ok(sections)
 }
 
-fn statements(text: &str) -> Result<Vec<Statement>, Broken> {
+fn statements(text: &str) -> Result<Vec<Statement>, SyntaxError> {
     let mut statements = Vec::new();
     let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
     while let Some((number, line)) = lines.next() {
@@ -95,7 +95,7 @@ fn statements(text: &str) -> Result<Vec<Statement>, Broken> {
             reader.read(line);
         }
         if let Some(quote) = reader.quote {
-            return Err(Broken::new(number, format!("a {quote} is not closed")));
+            return Err(SyntaxError::new(number, format!("a {quote} is not closed")));
         }
         reader.end_word();
         if !reader.words.is_empty() {

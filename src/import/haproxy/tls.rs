@@ -17,7 +17,7 @@ pub(super) struct Bind {
     verify: Option<bool>,
     is_min_13: bool,
     /// Parameters without an equivalent, with the reason.
-    lost: Vec<(String, &'static str)>,
+    unsupported: Vec<(String, &'static str)>,
     /// The reason why the listener is disabled.
     off: Option<&'static str>,
 }
@@ -73,7 +73,7 @@ impl Bind {
                 "proto" => match argument() {
                     "h2" => bind.h2 = Some(true),
                     "h1" => bind.h2 = Some(false),
-                    other => bind.lost.push((format!("proto {other}"), NONE)),
+                    other => bind.unsupported.push((format!("proto {other}"), NONE)),
                 },
                 "ca-file" | "ca-verify-file" => bind.authorities = Some(globals.authority(argument())),
                 "verify" => match argument() {
@@ -89,7 +89,7 @@ impl Bind {
                 "ssl-min-ver" => match argument() {
                     "TLSv1.3" => bind.is_min_13 = true,
                     "TLSv1.2" => bind.is_min_13 = false,
-                    other => bind.lost.push((format!("ssl-min-ver {other}"), OLDEST)),
+                    other => bind.unsupported.push((format!("ssl-min-ver {other}"), OLDEST)),
                 },
                 "no-tlsv12" | "force-tlsv13" => bind.is_min_13 = true,
                 "no-sslv3" | "no-tlsv10" | "no-tlsv11" | "v4v6" | "no-tls-tickets" | "prefer-client-ciphers" => {}
@@ -102,8 +102,8 @@ impl Bind {
                     argument();
                 }
                 word => match WITH_ARGUMENT.iter().find(|(known, _)| *known == word) {
-                    Some((_, why)) => bind.lost.push((format!("{word} {}", argument()), why)),
-                    None => bind.lost.push((word.to_owned(), NONE)),
+                    Some((_, why)) => bind.unsupported.push((format!("{word} {}", argument()), why)),
+                    None => bind.unsupported.push((word.to_owned(), NONE)),
                 },
             }
         }
@@ -134,8 +134,8 @@ impl Bind {
         } else if self.h2 == Some(true) {
             listener.table.set("http2", Value::flag(true));
         }
-        for (what, why) in &self.lost {
-            listener.table.lost(line, what, *why);
+        for (what, why) in &self.unsupported {
+            listener.table.unsupported(line, what, *why);
         }
         if let Some(why) = self.off {
             listener.switch_off(line, text, format!("{why}; the listener is disabled"));

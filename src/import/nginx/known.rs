@@ -94,7 +94,7 @@ const LOST: [(&str, &str); 52] = [
 
 /// Notes a directive and its block.
 pub(super) fn note_whole(directive: &Directive, why: &str, notes: &mut Table) {
-    notes.lost(directive.line, &directive.text, why);
+    notes.unsupported(directive.line, &directive.text, why);
     note_inside(directive, directive.line, notes);
 }
 
@@ -103,7 +103,7 @@ fn note_inside(directive: &Directive, line: usize, notes: &mut Table) {
     let is_secret = secret::is_in(&directive.text);
     for each in directive.inside() {
         let text = if is_secret { "…" } else { &each.text };
-        notes.lost(each.line, text, format!("belongs to line {line}"));
+        notes.unsupported(each.line, text, format!("belongs to line {line}"));
         note_inside(each, line, notes);
     }
 }
@@ -118,7 +118,7 @@ pub(super) fn why(directive: &Directive) -> &'static str {
 pub(super) fn note(directive: &Directive, notes: &mut Table) {
     let (line, text) = (directive.line, directive.text.as_str());
     if let Some((_, why)) = NEEDLESS.iter().find(|(word, _)| *word == directive.word(0)) {
-        return notes.needless(line, text, *why);
+        return notes.unneeded(line, text, *why);
     }
     if directive.word(0) == "proxy_set_header" {
         let field = directive.word(1).to_ascii_lowercase();
@@ -126,17 +126,21 @@ pub(super) fn note(directive: &Directive, notes: &mut Table) {
         let is_of_client =
             ["$host", "$http_host", "$proxy_add_x_forwarded_for", "$scheme", "$remote_addr", "$server_port"];
         if is_forwarding && is_of_client.contains(&directive.word(2)) {
-            return notes.needless(line, text, FORWARDING);
+            return notes.unneeded(line, text, FORWARDING);
         }
         if field == "connection" && directive.word(2).is_empty() {
-            return notes.needless(line, text, KEPT_OPEN);
+            return notes.unneeded(line, text, KEPT_OPEN);
         }
         let is_upgrade = ["$http_upgrade", "$connection_upgrade", "upgrade", "websocket"].contains(&directive.word(2));
         if ["upgrade", "connection"].contains(&field.as_str()) && is_upgrade {
-            return notes.needless(line, text, "Linchpin always forwards upgrades such as WebSocket");
+            return notes.unneeded(line, text, "Linchpin always forwards upgrades such as WebSocket");
         }
         if field == "x-real-ip" {
-            return notes.lost(line, text, "Linchpin sends the client's address in X-Forwarded-For and Forwarded");
+            return notes.unsupported(
+                line,
+                text,
+                "Linchpin sends the client's address in X-Forwarded-For and Forwarded",
+            );
         }
     }
     note_whole(directive, why(directive), notes);

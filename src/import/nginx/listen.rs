@@ -9,7 +9,7 @@ use super::super::listener::Listener;
 use super::super::output::Output;
 use super::super::toml::Value;
 use super::super::units::{self, Address};
-use super::reader::{Demand, Reader};
+use super::reader::{ClientCertificates, Reader};
 use super::syntax::Directive;
 
 /// Directives for TLS and for trusted proxies: those of a server replace those of `http`.
@@ -29,8 +29,8 @@ pub(super) const OF_LISTENERS: [&str; 12] = [
 ];
 
 /// The listeners of a server.
-pub(super) struct Listening {
-    pub(super) fronts: Vec<usize>,
+pub(super) struct ServerListeners {
+    pub(super) groups: Vec<usize>,
     /// The directive that required client certificates, if the listener can't.
     pub(super) guard: Option<usize>,
 }
@@ -42,12 +42,12 @@ fn of<'d>(server: &'d Directive, http: &'d [Directive], name: &str) -> Vec<&'d D
 }
 
 /// Returns the TLS addresses of a server, and whether it asks clients for certificates there.
-pub(super) fn demands(server: &Directive, http: &[Directive]) -> Vec<(String, Demand)> {
+pub(super) fn demands(server: &Directive, http: &[Directive]) -> Vec<(String, ClientCertificates)> {
     let all = server.inside().iter().filter(|each| each.word(0) == "listen" && is_tls(each, server, http));
     all.filter_map(|each| Some((address(each.word(1))?, demand(server, http)))).collect()
 }
 
-fn demand(server: &Directive, http: &[Directive]) -> Demand {
+fn demand(server: &Directive, http: &[Directive]) -> ClientCertificates {
     let verify = of(server, http, "ssl_verify_client").last().map_or("off", |each| each.word(1)).to_owned();
     let authorities = of(server, http, "ssl_client_certificate").last().map(|each| each.word(1).to_owned());
     match verify.as_str() {
@@ -66,25 +66,25 @@ fn is_tls(listen: &Directive, server: &Directive, http: &[Directive]) -> bool {
 
 impl<'d> Reader<'d> {
     /// Adds the listeners of a server.
-    pub(super) fn listen(&mut self, server: &'d Directive, out: &mut Output) -> Listening {
-        let mut fronts = Vec::new();
+    pub(super) fn listen(&mut self, server: &'d Directive, out: &mut Output) -> ServerListeners {
+        let mut groups = Vec::new();
         let http = self.http;
         let demand = demand(server, http);
         let mut guard = None;
         let verify = of(server, http, "ssl_verify_client").last().map(|each| each.at);
         let listens: Vec<_> = server.inside().iter().filter(|each| each.word(0) == "listen").collect();
         if listens.is_empty() {
-            let front = front("0.0.0.0:80", server, out);
-            let table = &mut out.listener(front, "0.0.0.0:80").table;
-            if table.is_plain() {
-                table.remark("nginx listens here by default");
+            let group = group("0.0.0.0:80", server, out);
+            let table = &mut out.listener(group, "0.0.0.0:80").table;
+            if table.has_no_comments() {
+                table.comment("nginx listens here by default");
             }
-            fronts.push(front);
+            groups.push(group);
         }
         for directive in listens {
             let (line, text) = (directive.line, directive.text.as_str());
             if directive.from(2).iter().any(|word| word == "quic") {
-                out.clients.lost(line, text, "Linchpin does not support HTTP/3");
+                out.clients.unsupported(line, text, "Linchpin does not support HTTP/3");
                 continue;
             }
             let Some(address) = address(directive.word(1)) else {
@@ -95,9 +95,9 @@ impl<'d> Reader<'d> {
                 );
                 continue;
             };
-            let front = front(&address, server, out);
-            if !fronts.contains(&front) {
-                fronts.push(front);
+            let group = group(&address, server, out);
+            if !groups.contains(&group) {
+                groups.push(group);
             }
             let is_tls = is_tls(directive, server, http);
             let demands_here: Vec<_> =
@@ -105,7 +105,7 @@ impl<'d> Reader<'d> {
             let is_agreed = demands_here
                 .iter()
                 .all(|each| **each == demand && demand.as_ref().is_none_or(|(file, _)| !file.is_empty()));
-            let listener = out.listener(front, &address);
+            let listener = out.listener(group, &address);
             if is_tls {
                 self.secure(server, directive, listener);
                 match (&demand, is_agreed) {
@@ -121,8 +121,8 @@ impl<'d> Reader<'d> {
             }
             self.parameters(directive, server, is_tls, listener);
         }
-        fronts.sort_unstable();
-        Listening { fronts, guard }
+        groups.sort_unstable();
+        ServerListeners { groups, guard }
     }
 
     /// Returns whether a server trusts proxies in a way that Linchpin can, too.
@@ -156,7 +156,11 @@ impl<'d> Reader<'d> {
                 listener.secure().set("min_version", Value::text("1.3"));
             }
             if (has("TLSv1") || has("TLSv1.1")) && self.applied.insert(protocols.at) {
-                listener.secure().lost(protocols.line, &protocols.text, "Linchpin supports only TLS 1.2 and 1.3");
+                listener.secure().unsupported(
+                    protocols.line,
+                    &protocols.text,
+                    "Linchpin supports only TLS 1.2 and 1.3",
+                );
             }
         }
         if let Some(list) = of(server, http, "ssl_crl").last() {
@@ -196,18 +200,18 @@ impl<'d> Reader<'d> {
                     "any client could claim any address, so the listener is disabled: set proxy_protocol = true and list the load balancers before this one in trusted_proxies",
                 ),
                 "proxy_protocol" => listener.table.set("proxy_protocol", Value::flag(true)),
-                word => listener.table.lost(line, word, NONE),
+                word => listener.table.unsupported(line, word, NONE),
             }
         }
     }
 }
 
 /// Returns the listener group of an address, which all servers there share.
-fn front(address: &str, server: &Directive, out: &mut Output) -> usize {
-    let known = out.front_at(address);
+fn group(address: &str, server: &Directive, out: &mut Output) -> usize {
+    let known = out.group_at(address);
     let name = address.rsplit_once(':').map_or("socket", |(_, end)| end);
     let name = if name.starts_with('/') { "socket".to_owned() } else { format!("port-{name}") };
-    known.unwrap_or_else(|| out.front(server.line, &server.text, &name))
+    known.unwrap_or_else(|| out.listener_group(server.line, &server.text, &name))
 }
 
 /// Parses `80`, `*:80`, `10.0.0.1`, `10.0.0.1:80`, `[::]:80`, `localhost:80`, `unix:/run/nginx.sock`.

@@ -3,9 +3,9 @@
 //! Must not know: listeners; the settings of pools.
 
 use super::super::grammar;
-use super::super::guard::{Guard, Place};
+use super::super::guard::{Guard, GuardScope};
 use super::super::output::Output;
-use super::super::route::{Goal, Request};
+use super::super::route::{Destination, Request};
 use super::guard::{self, Guards};
 use super::known::{self, note_whole};
 use super::pass;
@@ -49,23 +49,23 @@ impl<'d> Reader<'d> {
         let mut ids = Vec::new();
         if let (Some(pass), Some(index)) = (pass, pool) {
             let (strip, add) = self.rewritten(location, pass, &prefix);
-            let goal = Goal::Pool { name: self.made[index].name().to_owned(), strip, add };
+            let destination = Destination::Pool { name: self.made[index].name().to_owned(), strip, add };
             ids = out.route(
-                &server.fronts,
+                &server.groups,
                 &Request::to(server.hosts.clone(), &prefix),
-                &goal,
+                &destination,
                 location.line,
                 &location.text,
             );
             self.apply(&scope, index);
             for (each, why) in guards.all() {
                 self.guarded.insert(each.at);
-                let place = Place::Routes(ids.clone());
+                let place = GuardScope::Routes(ids.clone());
                 out.guard(Guard { place, line: each.line, text: each.text.clone(), why: why.into() });
             }
             if let Some((line, text)) = server.guard.clone() {
                 let why = "clients had to present a certificate here, but not everywhere at this address: set `client_ca` in [listeners.tls] of a separate listener, and its name in `listeners` of the route".into();
-                out.guard(Guard { place: Place::Routes(ids.clone()), line, text, why });
+                out.guard(Guard { place: GuardScope::Routes(ids.clone()), line, text, why });
             }
         }
         let stripped = inside().find(|each| redirect::stripped(each).is_some()).map(|each| each.at);
@@ -103,7 +103,7 @@ impl<'d> Reader<'d> {
         let path = if location.word(1) == "=" { grammar::prefix(location.word(2)) } else { prefix(location).ok() };
         let request = Request::to(server.hosts.clone(), path.as_deref().unwrap_or("/"));
         for (each, why) in guards.all().filter(|(each, _)| location.inside().iter().any(|own| own.at == each.at)) {
-            let place = Place::Fronts(server.fronts.clone(), vec![request.clone()]);
+            let place = GuardScope::Groups(server.groups.clone(), vec![request.clone()]);
             out.guard(Guard { place, line: each.line, text: each.text.clone(), why: why.into() });
         }
     }
@@ -114,7 +114,7 @@ impl<'d> Reader<'d> {
         for directive in others {
             match directive.word(0) {
                 word if scope.contains_key(word) => {
-                    out.unrouted.lost(directive.line, &directive.text, "the redirect comes first")
+                    out.unrouted.unsupported(directive.line, &directive.text, "the redirect comes first")
                 }
                 _ if self.of_clients(directive, out) => {}
                 _ => known::note(directive, &mut out.unrouted),

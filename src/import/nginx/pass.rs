@@ -5,9 +5,9 @@
 use super::super::reasons::NONE;
 use std::collections::HashSet;
 
+use super::super::backend_protocol::{BackendProtocol, BackendTls, server_name};
 use super::super::output::Output;
 use super::super::pool::{Pool, WAIT, name_of};
-use super::super::speech::{Speech, Tls, server_name};
 use super::super::toml::Value;
 use super::super::units::{self, Address};
 use super::reader::{Reader, Scope};
@@ -41,8 +41,8 @@ impl<'d> Reader<'d> {
         let prefix = if is_grpc { "grpc_ssl_" } else { "proxy_ssl_" };
         let tls = is_tls.then(|| self.tls(prefix, host, scope));
         let named = scope.get(format!("{prefix}name").as_str()).copied().filter(|_| is_tls);
-        let speech = Speech { http2: is_grpc, proxy: None, tls };
-        let key = (host.to_owned(), speech.clone());
+        let protocol = BackendProtocol { http2: is_grpc, proxy: None, tls };
+        let key = (host.to_owned(), protocol.clone());
         if let Some(index) = self.pools.get(&key) {
             let index = *index;
             self.note_name(named, index);
@@ -51,7 +51,7 @@ impl<'d> Reader<'d> {
         let declared = self.upstreams.get(host).copied();
         let index = match declared {
             Some((directive, index)) => {
-                if self.made[index].speaks(&speech) {
+                if self.made[index].uses_protocol(&protocol) {
                     index
                 } else {
                     // A group that is used with two protocols becomes two pools.
@@ -71,7 +71,7 @@ impl<'d> Reader<'d> {
                 self.made.len() - 1
             }
         };
-        self.made[index].speaks(&speech);
+        self.made[index].uses_protocol(&protocol);
         self.pools.insert(key, index);
         self.note_name(named, index);
         Ok(index)
@@ -84,12 +84,12 @@ impl<'d> Reader<'d> {
             && self.applied_to.insert((directive.at, index))
         {
             let why = "`server_name` of [pools.upstream.tls] is the same for all requests";
-            self.made[index].tls.lost(directive.line, &directive.text, why);
+            self.made[index].tls.unsupported(directive.line, &directive.text, why);
         }
     }
 
     /// Returns the TLS settings of a `proxy_pass`. nginx verifies no certificate by default.
-    fn tls(&mut self, prefix: &str, host: &str, scope: &Scope<'d>) -> Tls {
+    fn tls(&mut self, prefix: &str, host: &str, scope: &Scope<'d>) -> BackendTls {
         let mut value = |name: &str| {
             let directive = scope.get(format!("{prefix}{name}").as_str())?;
             self.applied.insert(directive.at);
@@ -112,7 +112,7 @@ impl<'d> Reader<'d> {
             Some(directive.word(1).to_owned())
         };
         let (ca, cert, key) = (value("trusted_certificate"), value("certificate"), value("certificate_key"));
-        Tls { ca, server_name: name, key: key.filter(|_| cert.is_some()), cert, verify }
+        BackendTls { ca, server_name: name, key: key.filter(|_| cert.is_some()), cert, verify }
     }
 
     /// Applies inherited settings to a pool. If several locations disagree, the first wins.
@@ -161,11 +161,11 @@ fn apply(directive: &Directive, pool: &mut Pool) {
         "proxy_send_timeout" | "grpc_send_timeout" => {}
         "proxy_next_upstream" => next_upstream(directive, pool),
         "proxy_next_upstream_tries" => match directive.word(1).parse::<u64>() {
-            Ok(0) => pool.retry.lost(line, text, "Linchpin always limits attempts"),
+            Ok(0) => pool.retry.unsupported(line, text, "Linchpin always limits attempts"),
             Ok(tries) => pool.retry.share("attempts", Value::number(tries.min(16)), line, text),
-            Err(_) => pool.retry.lost(line, text, "not a number"),
+            Err(_) => pool.retry.unsupported(line, text, "not a number"),
         },
-        _ => pool.retry.lost(line, text, "use `total` of [pools.timeouts], which limits all attempts together"),
+        _ => pool.retry.unsupported(line, text, "use `total` of [pools.timeouts], which limits all attempts together"),
     }
 }
 
@@ -184,7 +184,7 @@ fn next_upstream(directive: &Directive, pool: &mut Pool) {
                 .filter(|code| code.parse().is_ok_and(|code: u16| (400..=599).contains(&code)))
             {
                 Some(code) => on.push(code),
-                None => pool.retry.lost(line, word, NONE),
+                None => pool.retry.unsupported(line, word, NONE),
             },
         }
     }

@@ -4,8 +4,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::super::backend_protocol::BackendProtocol;
 use super::super::pool::Pool;
-use super::super::speech::Speech;
 use super::syntax::Directive;
 
 /// Directives that a location inherits, and that set something of its pool.
@@ -37,10 +37,10 @@ pub(super) const INHERITED: [&str; 22] = [
 /// The inherited directives that apply in a block, by name.
 pub(super) type Scope<'d> = HashMap<&'d str, &'d Directive>;
 
-/// A file being read.
 /// The authorities of client certificates, and whether a certificate is required; `None` if none is asked for.
-pub(super) type Demand = Option<(String, bool)>;
+pub(super) type ClientCertificates = Option<(String, bool)>;
 
+/// A file under conversion.
 pub(super) struct Reader<'d> {
     /// The variables of `map` directives, each with its source variable and its directive.
     pub(super) maps: HashMap<&'d str, (&'d str, &'d Directive)>,
@@ -49,7 +49,7 @@ pub(super) struct Reader<'d> {
     /// The directives of `http`.
     pub(super) http: &'d [Directive],
     /// What servers require of TLS clients, by address.
-    pub(super) demands: Vec<(String, Demand)>,
+    pub(super) demands: Vec<(String, ClientCertificates)>,
     /// The upstream groups by name, each with the index of its pool.
     pub(super) upstreams: HashMap<&'d str, (&'d Directive, usize)>,
     /// The DNS servers.
@@ -57,7 +57,7 @@ pub(super) struct Reader<'d> {
     /// A converted name uses them.
     pub(super) asks: bool,
     /// Pools by the name of their upstream group or their address, and by their protocol.
-    pub(super) pools: HashMap<(String, Speech), usize>,
+    pub(super) pools: HashMap<(String, BackendProtocol), usize>,
     pub(super) made: Vec<Pool>,
     /// Inherited directives that were applied to a pool.
     pub(super) applied: HashSet<usize>,

@@ -4,7 +4,7 @@
 
 use super::super::grammar;
 use super::super::output::Output;
-use super::super::route::{Goal, Redirect, Request};
+use super::super::route::{Destination, Redirect, Request};
 use super::super::toml::Table;
 use super::guard::{self, Guards};
 use super::known::{self, note_whole};
@@ -15,7 +15,7 @@ use super::syntax::Directive;
 
 /// A server being read.
 pub(super) struct Server {
-    pub(super) fronts: Vec<usize>,
+    pub(super) groups: Vec<usize>,
     /// Empty for all hosts.
     pub(super) hosts: Vec<String>,
     /// The first name.
@@ -39,7 +39,7 @@ impl<'d> Reader<'d> {
         }
         let verify = server.inside().iter().chain(self.http).find(|each| Some(each.at) == listening.guard);
         let mut read = Server {
-            fronts: listening.fronts,
+            groups: listening.groups,
             name: names.first().cloned(),
             hosts: names,
             guard: verify.map(|each| (each.line, each.text.clone())),
@@ -119,7 +119,7 @@ impl<'d> Reader<'d> {
         out: &mut Output,
     ) {
         let (line, text) = (directive.line, directive.text.as_str());
-        let mut fronts = server.fronts.clone();
+        let mut groups = server.groups.clone();
         let stays = redirect.scheme == Some("https")
             && redirect.path.is_none()
             && redirect.host.as_ref().is_none_or(|host| request.hosts.is_empty() || request.hosts.contains(host));
@@ -127,12 +127,12 @@ impl<'d> Reader<'d> {
             request.secure = Some(false);
         }
         if request.secure == Some(false) {
-            fronts.retain(|front| out.is_secure(*front) != Some(true));
+            groups.retain(|group| out.is_secure(*group) != Some(true));
         }
-        if fronts.is_empty() {
-            return out.unrouted.needless(line, text, "all clients here use TLS");
+        if groups.is_empty() {
+            return out.unrouted.unneeded(line, text, "all clients here use TLS");
         }
-        out.route(&fronts, &request, &Goal::Redirect(redirect), line, text);
+        out.route(&groups, &request, &Destination::Redirect(redirect), line, text);
     }
 
     /// Notes the access restrictions that apply to no converted location.
@@ -175,7 +175,7 @@ fn hosts(directive: &Directive, hosts: &mut Vec<String>, out: &mut Output) {
             Some(read) => hosts.extend(read),
             None => {
                 let why = "routes match whole host names, or \"*.\" followed by the end of a name";
-                out.unrouted.lost(directive.line, &format!("server_name {name}"), why);
+                out.unrouted.unsupported(directive.line, &format!("server_name {name}"), why);
             }
         }
     }

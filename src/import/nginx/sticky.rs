@@ -18,7 +18,11 @@ type Maps<'d> = HashMap<&'d str, (&'d str, &'d Directive)>;
 
 pub(super) fn read<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &mut HashSet<usize>) {
     if pool.pinning.is_some() {
-        return pool.persistence.lost(directive.line, &directive.text, "the pool already has another kind of pin");
+        return pool.persistence.unsupported(
+            directive.line,
+            &directive.text,
+            "the pool already has another kind of pin",
+        );
     }
     match directive.word(1) {
         "learn" => learn(directive, pool),
@@ -62,7 +66,7 @@ fn cookie(directive: &Directive, name: &str, words: &[String], pool: &mut Pool) 
             _ => false,
         };
         if !is_kept {
-            pool.persistence.lost(line, word, NONE);
+            pool.persistence.unsupported(line, word, NONE);
         }
     }
     pool.pinning = Some(Pinning::Cookie(cookie));
@@ -87,24 +91,24 @@ fn learn(directive: &Directive, pool: &mut Pool) {
             "create" if created.is_none() => created = carrier(value),
             "lookup" if looked_up.is_none() => looked_up = carrier(value),
             "timeout" => pool.idle_timeout = units::seconds(value).or(pool.idle_timeout),
-            "zone" => pool.persistence.needless(
+            "zone" => pool.persistence.unneeded(
                 line,
                 word,
                 "`capacity` limits the sessions in the table: learned = { …, capacity = 1000000 }",
             ),
             "header" => {
-                pool.persistence.needless(line, word, "Linchpin always learns a session from the response's header section")
+                pool.persistence.unneeded(line, word, "Linchpin always learns a session from the response's header section")
             }
-            "sync" => pool.persistence.lost(line, word, "replicas share a table through `store`: learned = { …, store = \"redis://HOST\" }; sealed cookies need none"),
-            _ => pool.persistence.lost(line, word, "Linchpin learns one cookie or header field of the application"),
+            "sync" => pool.persistence.unsupported(line, word, "replicas share a table through `store`: learned = { …, store = \"redis://HOST\" }; sealed cookies need none"),
+            _ => pool.persistence.unsupported(line, word, "Linchpin learns one cookie or header field of the application"),
         }
     }
     match looked_up.clone().or(created.clone()) {
         Some(pinning) => pool.pinning = Some(pinning),
-        None => return pool.persistence.lost(line, text, "Linchpin can learn only a cookie or a header field"),
+        None => return pool.persistence.unsupported(line, text, "Linchpin can learn only a cookie or a header field"),
     }
     if created.is_some() && looked_up.is_some() && created != looked_up {
-        pool.persistence.lost(line, text, "`create` and `lookup` differ: Linchpin learns what clients send");
+        pool.persistence.unsupported(line, text, "`create` and `lookup` differ: Linchpin learns what clients send");
     }
 }
 
@@ -132,7 +136,11 @@ fn route<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &
             (Some(name), _) if cookie.is_none() => cookie = Some(cased(&name)),
             (None, Some(name)) if path_parameter.is_none() => path_parameter = Some(name),
             _ => {
-                pool.persistence.lost(line, variable, "a route comes at the end of a cookie or a path parameter");
+                pool.persistence.unsupported(
+                    line,
+                    variable,
+                    "a route comes at the end of a cookie or a path parameter",
+                );
                 continue;
             }
         }
@@ -140,9 +148,9 @@ fn route<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d>, used: &
     }
     let Some(name) = cookie.clone().or_else(|| path_parameter.as_deref().map(cased)) else { return };
     if cookie.is_none() {
-        pool.persistence.remark("the cookie is assumed to have the same name as the path parameter");
+        pool.persistence.comment("the cookie is assumed to have the same name as the path parameter");
     }
-    pool.persistence.remark("the route follows the last \".\" of the cookie or parameter; `separator` changes that");
+    pool.persistence.comment("the route follows the last \".\" of the cookie or parameter; `separator` changes that");
     pool.pinning = Some(Pinning::Route { cookie: name, path_parameter });
 }
 

@@ -2,7 +2,7 @@
 //! Invariant: a syntax error names its line; the nesting of blocks is bounded.
 //! Must not know: what a word means.
 
-use super::super::source::{Broken, DEEPEST};
+use super::super::source::{DEEPEST, SyntaxError};
 
 /// A directive, with its block.
 #[derive(Debug, PartialEq)]
@@ -35,7 +35,7 @@ impl Directive {
 }
 
 /// Parses a whole file.
-pub(super) fn directives(text: &str) -> Result<Vec<Directive>, Broken> {
+pub(super) fn directives(text: &str) -> Result<Vec<Directive>, SyntaxError> {
     let mut reader = Reader { text, at: 0, line: 1 };
     // The open blocks: the directive of each, and the directives before it.
     let mut open: Vec<(Directive, Vec<Directive>)> = Vec::new();
@@ -57,10 +57,12 @@ pub(super) fn directives(text: &str) -> Result<Vec<Directive>, Broken> {
         };
         match token.kind {
             Kind::Word(word) => words.push(word),
-            Kind::Semicolon if words.is_empty() => return Err(Broken::new(token.line, "a `;` without a directive")),
+            Kind::Semicolon if words.is_empty() => {
+                return Err(SyntaxError::new(token.line, "a `;` without a directive"));
+            }
             Kind::Semicolon => current.push(directive(&mut words)),
-            Kind::Open if words.is_empty() => return Err(Broken::new(token.line, "a block without a name")),
-            Kind::Open if open.len() >= DEEPEST => return Err(Broken::too_deep(token.line)),
+            Kind::Open if words.is_empty() => return Err(SyntaxError::new(token.line, "a block without a name")),
+            Kind::Open if open.len() >= DEEPEST => return Err(SyntaxError::too_deep(token.line)),
             Kind::Open => {
                 let mut opened = directive(&mut words);
                 if opened.word(0).ends_with("_by_lua_block") {
@@ -71,10 +73,12 @@ pub(super) fn directives(text: &str) -> Result<Vec<Directive>, Broken> {
                     open.push((opened, std::mem::take(&mut current)));
                 }
             }
-            Kind::Close if !words.is_empty() => return Err(Broken::new(token.line, "a `;` is missing before `}`")),
+            Kind::Close if !words.is_empty() => {
+                return Err(SyntaxError::new(token.line, "a `;` is missing before `}`"));
+            }
             Kind::Close => {
                 let Some((mut opened, outside)) = open.pop() else {
-                    return Err(Broken::new(token.line, "this `}` closes no block"));
+                    return Err(SyntaxError::new(token.line, "this `}` closes no block"));
                 };
                 opened.block = Some(std::mem::replace(&mut current, outside));
                 current.push(opened);
@@ -83,11 +87,11 @@ pub(super) fn directives(text: &str) -> Result<Vec<Directive>, Broken> {
         }
     }
     if let Some((opened, _)) = open.last() {
-        return Err(Broken::new(opened.line, "this block is not closed"));
+        return Err(SyntaxError::new(opened.line, "this block is not closed"));
     }
     match words.is_empty() {
         true => Ok(current),
-        false => Err(Broken::new(start.1, "a `;` is missing")),
+        false => Err(SyntaxError::new(start.1, "a `;` is missing")),
     }
 }
 
@@ -123,7 +127,7 @@ impl Reader<'_> {
         Some(c)
     }
 
-    fn token(&mut self) -> Result<Token, Broken> {
+    fn token(&mut self) -> Result<Token, SyntaxError> {
         self.skip_blanks();
         let (start, line) = (self.at, self.line);
         let kind = match self.peek() {
@@ -159,7 +163,7 @@ impl Reader<'_> {
         }
     }
 
-    fn quoted(&mut self, quote: char, line: usize) -> Result<String, Broken> {
+    fn quoted(&mut self, quote: char, line: usize) -> Result<String, SyntaxError> {
         let mut word = String::new();
         while let Some(c) = self.next() {
             match c {
@@ -168,7 +172,7 @@ impl Reader<'_> {
                 c => word.push(c),
             }
         }
-        Err(Broken::new(line, format!("a {quote} is not closed")))
+        Err(SyntaxError::new(line, format!("a {quote} is not closed")))
     }
 
     /// Parses a word without quotes; `${name}` is part of a word.
@@ -214,7 +218,7 @@ impl Reader<'_> {
     }
 
     /// Skips a block in another language, up to its closing brace.
-    fn skip_block(&mut self, line: usize) -> Result<(), Broken> {
+    fn skip_block(&mut self, line: usize) -> Result<(), SyntaxError> {
         let mut depth = 1_usize;
         while let Some(c) = self.next() {
             match c {
@@ -226,7 +230,7 @@ impl Reader<'_> {
                 return Ok(());
             }
         }
-        Err(Broken::new(line, "this block is not closed"))
+        Err(SyntaxError::new(line, "this block is not closed"))
     }
 }
 

@@ -34,12 +34,12 @@ impl<'d> Reader<'d> {
                 "ip_hash" => {
                     pool.balance(&Balance::Hash(By::Address));
                     if directive.words.len() > 1 {
-                        pool.main.lost(line, text, NONE);
+                        pool.main.unsupported(line, text, NONE);
                     }
                 }
                 "hash" => match hashed(directive.word(1)) {
                     Some(by) => pool.balance(&Balance::Hash(by)),
-                    None => pool.main.lost(
+                    None => pool.main.unsupported(
                         line,
                         text,
                         "Linchpin can hash only the client's address, the path, a header field, a cookie or a query parameter",
@@ -48,17 +48,17 @@ impl<'d> Reader<'d> {
                 "least_conn" => pool.balance(&Balance::LeastRequests),
                 "least_time" => {
                     pool.balance(&Balance::LeastRequests);
-                    pool.main.lost(line, text, "least_requests is the closest equivalent");
+                    pool.main.unsupported(line, text, "least_requests is the closest equivalent");
                 }
                 "random" => pool.balance(&Balance::RandomTwo),
                 "keepalive" => match directive.word(1).parse::<u64>() {
                     Ok(count) => pool.upstream.set("max_idle_per_thread", Value::number(count.min(100_000))),
-                    Err(_) => pool.upstream.lost(line, text, "not a number"),
+                    Err(_) => pool.upstream.unsupported(line, text, "not a number"),
                 },
                 "keepalive_timeout" => {
                     pool.upstream.share_time("idle_timeout", units::seconds(directive.word(1)), WAIT, line, text);
                 }
-                "queue" => pool.main.lost(line, text, "Linchpin does not queue new requests"),
+                "queue" => pool.main.unsupported(line, text, "Linchpin does not queue new requests"),
                 _ => known::note(directive, &mut pool.main),
             }
         }
@@ -126,7 +126,7 @@ fn server(directive: &Directive, pool: &mut Pool, resolvers: &[String]) -> bool 
             ("drain", _) => backend.drain(line, word),
             ("route" | "fail_timeout", _) | ("max_fails", Ok(_)) => {}
             ("resolve" | "service", _) => {}
-            _ => backend.table.lost(line, word, NONE),
+            _ => backend.table.unsupported(line, word, NONE),
         }
     }
     if let Some(route) = value("route") {
@@ -167,7 +167,7 @@ pub(super) fn health_check(directive: &Directive, pool: &mut Pool) {
             }
             ("fails", Ok(count)) => health.share("fall", Value::number(count.clamp(1, 100)), line, text),
             ("passes", Ok(count)) => health.share("rise", Value::number(count.clamp(1, 100)), line, text),
-            _ => health.lost(line, word, NONE),
+            _ => health.unsupported(line, word, NONE),
         }
     }
 }

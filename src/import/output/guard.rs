@@ -3,7 +3,7 @@
 //! Must not know: the formats of sources.
 
 use super::super::grammar::is_below;
-use super::super::guard::Place;
+use super::super::guard::GuardScope;
 use super::super::route::{Request, Route};
 use super::Output;
 
@@ -11,7 +11,7 @@ impl Output {
     /// Disables the routes with restrictions, and all other routes by which the same requests would reach
     /// the same pool: a path can be spelled in more than one way, so a route to a part of an application
     /// does not protect the rest.
-    pub(super) fn keep_out(&mut self) {
+    pub(super) fn disable_guarded(&mut self) {
         for guard in std::mem::take(&mut self.guards) {
             let ids = self.guarded(&guard.place);
             let why = format!("{}, so this is disabled", guard.why);
@@ -20,12 +20,14 @@ impl Output {
                 route.is_off = true;
                 route.table.guard(guard.line, &guard.text, why.clone());
             }
-            self.detours(&ids, guard.line);
+            self.disable_detours(&ids, guard.line);
             if !ids.is_empty() {
                 continue;
             }
             let sole = match &guard.place {
-                Place::Pool(name) if self.routes.is_empty() => self.pools.iter_mut().find(|pool| pool.name() == name),
+                GuardScope::Pool(name) if self.routes.is_empty() => {
+                    self.pools.iter_mut().find(|pool| pool.name() == name)
+                }
                 _ => None,
             };
             match sole {
@@ -39,15 +41,15 @@ impl Output {
     }
 
     /// Returns the routes that a restriction applied to.
-    fn guarded(&self, place: &Place) -> Vec<usize> {
+    fn guarded(&self, place: &GuardScope) -> Vec<usize> {
         let all = self.routes.iter().enumerate().filter(|(_, route)| route.pool().is_some());
         match place {
-            Place::Routes(ids) => all.filter(|(id, _)| ids.contains(id)).map(|(id, _)| id).collect(),
-            Place::Pool(name) => all.filter(|(_, route)| route.pool() == Some(name)).map(|(id, _)| id).collect(),
-            Place::Fronts(fronts, requests) => {
-                let is_at = |route: &Route| route.fronts.iter().any(|front| fronts.contains(front));
+            GuardScope::Routes(ids) => all.filter(|(id, _)| ids.contains(id)).map(|(id, _)| id).collect(),
+            GuardScope::Pool(name) => all.filter(|(_, route)| route.pool() == Some(name)).map(|(id, _)| id).collect(),
+            GuardScope::Groups(groups, requests) => {
+                let is_at = |route: &Route| route.groups.iter().any(|group| groups.contains(group));
                 let requests: Vec<_> =
-                    requests.iter().map(|request| (request, self.has_own(request, fronts))).collect();
+                    requests.iter().map(|request| (request, self.has_own(request, groups))).collect();
                 let meets = |route: &Route| requests.iter().any(|(request, has_own)| meets(route, request, *has_own));
                 all.filter(|(_, route)| is_at(route) && meets(route)).map(|(id, _)| id).collect()
             }
@@ -55,34 +57,34 @@ impl Output {
     }
 
     /// Returns whether some route is for exactly these requests.
-    fn has_own(&self, request: &Request, fronts: &[usize]) -> bool {
+    fn has_own(&self, request: &Request, groups: &[usize]) -> bool {
         self.routes.iter().any(|route| {
             route.request.prefix == request.prefix
                 && route.request.secure.is_none()
                 && (route.request.hosts.is_empty() || route.request.hosts == request.hosts)
-                && fronts.iter().all(|front| route.fronts.contains(front))
+                && groups.iter().all(|group| route.groups.contains(group))
         })
     }
 
     /// Disables the routes that would bypass the restriction of these routes.
-    fn detours(&mut self, ids: &[usize], line: usize) {
+    fn disable_detours(&mut self, ids: &[usize], line: usize) {
         let guarded: Vec<(String, Vec<String>, Vec<usize>)> = ids
             .iter()
             .filter_map(|id| {
                 let route = &self.routes[*id];
-                Some((route.pool()?.to_owned(), route.request.hosts.clone(), route.fronts.clone()))
+                Some((route.pool()?.to_owned(), route.request.hosts.clone(), route.groups.clone()))
             })
             .collect();
         let leads_around = |route: &Route| {
-            guarded.iter().any(|(pool, hosts, fronts)| {
+            guarded.iter().any(|(pool, hosts, groups)| {
                 route.pool() == Some(pool)
                     && route.request.shares_a_host(hosts)
-                    && route.fronts.iter().any(|front| fronts.contains(front))
+                    && route.groups.iter().any(|group| groups.contains(group))
             })
         };
         for route in self.routes.iter_mut().filter(|route| !route.is_off && leads_around(route)) {
             route.is_off = true;
-            route.table.remark(format!(
+            route.table.comment(format!(
                 "also disabled: it leads to the pool that line {line} protected, and a path can be spelled in more than one way"
             ));
         }

@@ -54,7 +54,7 @@ impl Backend {
             Address::Other => {
                 table.set("name", Value::text(name));
                 table.set("address", Value::text("IP:PORT"));
-                table.lost(
+                table.unsupported(
                     line,
                     text,
                     "a backend needs an IP address and port, a socket path or a host name: fill it in and remove the #",
@@ -68,13 +68,13 @@ impl Backend {
     /// Disables it, with the reason.
     pub(in crate::import) fn switch_off(&mut self, line: usize, text: &str, why: impl Into<String>) {
         self.is_off = true;
-        self.table.lost(line, text, why);
+        self.table.unsupported(line, text, why);
     }
 
     /// Disables it until the operator has done something.
     pub(super) fn leave(&mut self, what: &str) {
         self.is_off = true;
-        self.table.remark(what);
+        self.table.comment(what);
     }
 
     /// Returns whether it can serve requests.
@@ -88,7 +88,7 @@ impl Backend {
 
     pub(in crate::import) fn weight(&mut self, weight: u64, line: usize, text: &str) {
         match self.found {
-            Some(Found::Services) => self.table.needless(line, text, "the SRV records give each server's weight"),
+            Some(Found::Services) => self.table.unneeded(line, text, "the SRV records give each server's weight"),
             _ => self.table.set("weight", Value::number(weight.min(1000))),
         }
     }
@@ -132,7 +132,7 @@ impl Backend {
 
     fn or_lost(&mut self, key: &'static str, value: Value, line: usize, text: &str) {
         match self.found {
-            Some(_) => self.table.lost(line, text, format!("servers that DNS finds can't have `{key}`")),
+            Some(_) => self.table.unsupported(line, text, format!("servers that DNS finds can't have `{key}`")),
             None => self.table.set(key, value),
         }
     }

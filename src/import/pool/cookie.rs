@@ -2,8 +2,8 @@
 //! Invariant: browsers accept it, and the cookie of no other pool overwrites it.
 //! Must not know: the formats of sources.
 
-use super::super::names::Names;
 use super::super::toml::{Table, Value};
+use super::super::unique_names::UniqueNames;
 
 /// The routing cookie; `None` stands for the default.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -21,12 +21,12 @@ pub(in crate::import) struct Cookie {
 
 impl Cookie {
     /// Writes the cookie, under a name that no other pool has.
-    pub(super) fn write(&mut self, pool: &str, table: &mut Table, cookies: &mut Names) {
+    pub(super) fn write(&mut self, pool: &str, table: &mut Table, cookies: &mut UniqueNames) {
         let own = format!("linchpin-{pool}");
         let wanted = self.name.take().unwrap_or_else(|| own.clone());
         let name = cookies.take(&wanted);
         if name != wanted {
-            table.remark(format!(
+            table.comment(format!(
                 "another pool already has a cookie named {wanted}: each would overwrite the other's pins"
             ));
         }
@@ -57,13 +57,13 @@ impl Cookie {
         let name = name.to_ascii_lowercase();
         let needs = name.starts_with("__host-") || name.starts_with("__secure-") || self.partitioned;
         if (needs || self.same_site == Some("None")) && self.secure != Some(true) {
-            table.remark("browsers accept this cookie only if it is `secure`");
+            table.comment("browsers accept this cookie only if it is `secure`");
             self.secure = Some(true);
         }
         if name.starts_with("__host-")
             && (self.domain.take().is_some() | self.path.take().is_some_and(|path| path != "/"))
         {
-            table.remark("browsers accept a cookie named __Host-… only without a domain and with the path \"/\"");
+            table.comment("browsers accept a cookie named __Host-… only without a domain and with the path \"/\"");
         }
     }
 }

@@ -5,14 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::output::Output;
-use super::super::route::{Goal, Redirect, Request};
+use super::super::route::{Destination, Redirect, Request};
 use super::super::toml::{Table, Value};
 use super::super::units;
 use super::node::{Map, Node};
 use super::node::{is_named, peek};
 
 /// The entry points and TLS options of a router.
-pub(super) struct Reached {
+pub(super) struct RouterEntryPoints {
     names: BTreeSet<String>,
     is_tls: bool,
     /// The name of its TLS options.
@@ -20,30 +20,30 @@ pub(super) struct Reached {
 }
 
 /// The listener groups of the entry points.
-pub(super) struct Entries {
+pub(super) struct EntryPoints {
     /// The entry points by name; the empty name is for routers that name none.
-    fronts: BTreeMap<String, Entry>,
+    groups: BTreeMap<String, Entry>,
     /// All routers have the same entry points, so one listener is enough.
     is_one: bool,
 }
 
 struct Entry {
-    front: usize,
+    group: usize,
     is_tls: bool,
     /// Its routers have different TLS options.
     is_mixed: bool,
 }
 
-impl Reached {
+impl RouterEntryPoints {
     /// Reads the entry points of a router. An entry point may require TLS itself.
-    pub(super) fn of(router: &Map, entry_points: &Map) -> Reached {
+    pub(super) fn of(router: &Map, entry_points: &Map) -> RouterEntryPoints {
         let nodes = peek(router, "entryPoints").map(Node::list).unwrap_or_default();
         let names: BTreeSet<String> = nodes.iter().filter_map(Node::text).map(str::to_owned).collect();
         let tls = peek(router, "tls").filter(|tls| tls.text() != Some("false"));
         let own = names.iter().find_map(|name| entry_tls(entry_points, name));
         let options = tls.or(own).and_then(Node::map).and_then(|tls| peek(tls, "options")).and_then(Node::text);
         let options = options.unwrap_or("default").trim_end_matches("@file").to_owned();
-        Reached { names, is_tls: tls.is_some() || own.is_some(), options }
+        RouterEntryPoints { names, is_tls: tls.is_some() || own.is_some(), options }
     }
 
     /// Returns the middlewares of its entry points.
@@ -74,9 +74,14 @@ fn entry_tls<'n>(entry_points: &'n Map, name: &str) -> Option<&'n Node> {
     peek(entry_http(entry_points, name)?, "tls")
 }
 
-impl Entries {
+impl EntryPoints {
     /// Adds a listener for each entry point of these routers; `ports` are those of backends.
-    pub(super) fn open(routers: &[Reached], root: &Map, ports: &HashSet<u16>, out: &mut Output) -> Entries {
+    pub(super) fn open(
+        routers: &[RouterEntryPoints],
+        root: &Map,
+        ports: &HashSet<u16>,
+        out: &mut Output,
+    ) -> EntryPoints {
         let empty = Map::default();
         let entry_points = peek(root, "entryPoints").and_then(Node::map).unwrap_or(&empty);
         let sets: BTreeSet<(&BTreeSet<String>, bool)> =
@@ -93,7 +98,7 @@ impl Entries {
                 .filter(|name| redirection(entry_points, name).is_some()),
         );
         let is_tls = |name: &String| {
-            let at = |router: &&Reached| is_one || router.names.contains(name);
+            let at = |router: &&RouterEntryPoints| is_one || router.names.contains(name);
             routers.iter().filter(at).any(|router| router.is_tls) || entry_tls(entry_points, name).is_some()
         };
         // A router without entry points is served at all with the same use of TLS. If there is none, one is added.
@@ -104,15 +109,15 @@ impl Entries {
         }
         let unnamed_tls = routers.iter().any(|router| router.names.is_empty() && router.is_tls);
         let mut free = (8080..=u16::MAX).filter(|port| !ports.contains(port));
-        let mut fronts = BTreeMap::new();
+        let mut groups = BTreeMap::new();
         for name in names {
             let is_new = !is_one && !routers.iter().any(|router| router.names.contains(&name));
             let is_tls = is_tls(&name) || (is_new && unnamed_tls && name == "websecure");
             let shown = if name.is_empty() { "the routers".to_owned() } else { format!("the entry point {name}") };
-            let front = out.front(0, &shown, if name.is_empty() { "listener" } else { &name });
+            let group = out.listener_group(0, &shown, if name.is_empty() { "listener" } else { &name });
             let written = peek(entry_points, &name).and_then(Node::map).and_then(|entry| entry.take_text("address"));
             let address = written.and_then(|text| units::listener(text.trim_end_matches("/tcp")));
-            let at = |router: &&Reached| {
+            let at = |router: &&RouterEntryPoints| {
                 router.names.contains(&name) || is_one || (router.names.is_empty() && router.is_tls == is_tls)
             };
             let options: BTreeSet<&str> = routers
@@ -124,13 +129,13 @@ impl Entries {
             let is_mixed = options.len() > 1;
             if is_one && !is_tls {
                 // The output adds its listener at the end.
-                fronts.insert(name, Entry { front, is_tls, is_mixed });
+                groups.insert(name, Entry { group, is_tls, is_mixed });
                 continue;
             }
             let made_up = || format!("127.0.0.1:{}", free.next().unwrap_or(8080));
-            let listener = out.listener(front, &address.map_or_else(made_up, |address| address.to_string()));
+            let listener = out.listener(group, &address.map_or_else(made_up, |address| address.to_string()));
             if address.is_none() {
-                listener.table.remark(format!("the address of {shown} is in Traefik's static configuration: set it"));
+                listener.table.comment(format!("the address of {shown} is in Traefik's static configuration: set it"));
             }
             if is_tls {
                 let own = entry_http(entry_points, &name)
@@ -146,26 +151,27 @@ impl Entries {
             }
             if let (Some(is_permanent), false) = (redirection(entry_points, &name), is_tls) {
                 let request = Request { secure: Some(false), ..Request::to(Vec::new(), "/") };
-                let goal = Goal::Redirect(Redirect::to_scheme("https", if is_permanent { 308 } else { 307 }));
-                out.route(&[front], &request, &goal, 1, &shown);
+                let destination =
+                    Destination::Redirect(Redirect::to_scheme("https", if is_permanent { 308 } else { 307 }));
+                out.route(&[group], &request, &destination, 1, &shown);
             }
-            fronts.insert(name, Entry { front, is_tls, is_mixed });
+            groups.insert(name, Entry { group, is_tls, is_mixed });
         }
-        Entries { fronts, is_one }
+        EntryPoints { groups, is_one }
     }
 
     /// Returns the listener groups of a router, and whether they enforce its TLS options.
-    pub(super) fn of(&self, router: &Reached) -> (Vec<usize>, bool) {
+    pub(super) fn of(&self, router: &RouterEntryPoints) -> (Vec<usize>, bool) {
         let is_at = |(name, entry): &(&String, &Entry)| {
             let is_named = router.names.is_empty() || router.names.contains(*name);
             self.is_one || (is_named && entry.is_tls == router.is_tls)
         };
-        let all: Vec<_> = self.fronts.iter().filter(is_at).map(|(_, entry)| entry).collect();
-        (all.iter().map(|entry| entry.front).collect(), all.iter().all(|entry| !entry.is_mixed))
+        let all: Vec<_> = self.groups.iter().filter(is_at).map(|(_, entry)| entry).collect();
+        (all.iter().map(|entry| entry.group).collect(), all.iter().all(|entry| !entry.is_mixed))
     }
 
     pub(super) fn knows(&self, name: &str) -> bool {
-        self.fronts.contains_key(name)
+        self.groups.contains_key(name)
     }
 }
 
@@ -229,7 +235,7 @@ fn authority(options: &Map) -> Option<(String, bool)> {
 
 /// Returns the line and path of a requirement of client certificates that the router's listeners don't
 /// enforce.
-pub(super) fn certificate_demand(router: &Reached, is_enforced: bool, root: &Map) -> Option<(usize, String)> {
+pub(super) fn certificate_demand(router: &RouterEntryPoints, is_enforced: bool, root: &Map) -> Option<(usize, String)> {
     let options = options_of(root, &router.options).filter(|_| router.is_tls)?;
     if is_enforced && authority(options).is_some() {
         return None;

@@ -31,7 +31,7 @@ pub(super) fn health(check: &Map, path: &str, health: &mut Table) {
                 health.share("expect", Value::list([text]), line, &shown(key, node));
             }
             "method" if text == "GET" => {}
-            "method" if !text.is_empty() => health.needless(line, &shown(key, node), "probes use GET"),
+            "method" if !text.is_empty() => health.unneeded(line, &shown(key, node), "probes use GET"),
             "scheme" if text == "http" => {}
             "mode" if text == "http" => {}
             _ => note(&format!("{path}.{key}"), line, node, NONE, health),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, Span};
 use toml::de::{DeTable, DeValue};
 
-use super::super::source::{Broken, DEEPEST};
+use super::super::source::{DEEPEST, SyntaxError};
 
 /// The most values that anchors may repeat.
 const MOST_REPEATED: usize = 100_000;
@@ -139,7 +139,7 @@ pub(super) fn is_named(key: &str, name: &str) -> bool {
 }
 
 /// Parses YAML or TOML.
-pub(super) fn read(text: &str) -> Result<Node, Broken> {
+pub(super) fn read(text: &str) -> Result<Node, SyntaxError> {
     let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
     // A YAML mapping never begins with a bracket, and has no line `key = value`.
     let is_toml = first
@@ -147,11 +147,14 @@ pub(super) fn read(text: &str) -> Result<Node, Broken> {
     if is_toml { toml(text) } else { yaml(text) }
 }
 
-fn toml(text: &str) -> Result<Node, Broken> {
+fn toml(text: &str) -> Result<Node, SyntaxError> {
     let line_starts: Vec<usize> = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
     let line_of = |at: usize| line_starts.partition_point(|start| *start <= at);
     let table = DeTable::parse(text).map_err(|error| {
-        Broken::new(line_of(error.span().map_or(0, |span| span.start)), format!("invalid TOML: {}", error.message()))
+        SyntaxError::new(
+            line_of(error.span().map_or(0, |span| span.start)),
+            format!("invalid TOML: {}", error.message()),
+        )
     })?;
     table_node(table.get_ref(), 1, 0, &line_of)
 }
@@ -161,9 +164,9 @@ fn table_node(
     line: usize,
     depth: usize,
     line_of: &impl Fn(usize) -> usize,
-) -> Result<Node, Broken> {
+) -> Result<Node, SyntaxError> {
     if depth > DEEPEST {
-        return Err(Broken::too_deep(line));
+        return Err(SyntaxError::too_deep(line));
     }
     let mut entries = Vec::new();
     for (key, value) in table {
@@ -180,7 +183,7 @@ fn value_node(
     line: usize,
     depth: usize,
     line_of: &impl Fn(usize) -> usize,
-) -> Result<Node, Broken> {
+) -> Result<Node, SyntaxError> {
     let data = match value {
         DeValue::String(text) => Data::Text(text.to_string()),
         DeValue::Integer(number) => Data::Text(number.as_str().to_owned()),
@@ -192,18 +195,18 @@ fn value_node(
                 values.iter().map(|value| value_node(value.get_ref(), line_of(value.span().start), depth + 1, line_of));
             Data::List(nodes.collect::<Result<_, _>>()?)
         }
-        DeValue::Array(_) => return Err(Broken::too_deep(line)),
+        DeValue::Array(_) => return Err(SyntaxError::too_deep(line)),
         DeValue::Table(table) => return table_node(table, line, depth, line_of),
     };
     Ok(Node { line, data })
 }
 
-fn yaml(text: &str) -> Result<Node, Broken> {
+fn yaml(text: &str) -> Result<Node, SyntaxError> {
     let mut parser = Parser::new_from_str(text);
     let mut reader = Yaml { root: None, open: Vec::new(), anchors: HashMap::new(), repeated: 0 };
     while let Some(event) = parser.next_event() {
-        let (event, span) =
-            event.map_err(|error| Broken::new(error.marker().line(), format!("invalid YAML: {}", error.info())))?;
+        let (event, span) = event
+            .map_err(|error| SyntaxError::new(error.marker().line(), format!("invalid YAML: {}", error.info())))?;
         reader.event(event, span)?;
     }
     Ok(reader.root.unwrap_or_else(|| Node::empty(1)))
@@ -225,11 +228,11 @@ struct Open {
 }
 
 impl Yaml {
-    fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Broken> {
+    fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), SyntaxError> {
         let line = span.start.line();
         match event {
             Event::DocumentStart(_) if self.root.is_some() => {
-                return Err(Broken::new(line, "the file has more than one YAML document"));
+                return Err(SyntaxError::new(line, "the file has more than one YAML document"));
             }
             Event::Scalar(text, _, anchor, _) => {
                 self.add(Node { line, data: Data::Text(text.into_owned()) }, anchor)?
@@ -242,13 +245,14 @@ impl Yaml {
                 }
             }
             Event::Alias(anchor) => {
-                let node = self.anchors.get(&anchor).cloned().ok_or_else(|| Broken::new(line, "unknown anchor"))?;
+                let node =
+                    self.anchors.get(&anchor).cloned().ok_or_else(|| SyntaxError::new(line, "unknown anchor"))?;
                 self.repeated = self.repeated.saturating_add(node.count());
                 if self.repeated > MOST_REPEATED {
-                    return Err(Broken::new(line, "anchors repeat too much"));
+                    return Err(SyntaxError::new(line, "anchors repeat too much"));
                 }
                 if self.open.len() + depth(&node) > DEEPEST {
-                    return Err(Broken::too_deep(line));
+                    return Err(SyntaxError::too_deep(line));
                 }
                 self.add(node, 0)?;
             }
@@ -257,19 +261,19 @@ impl Yaml {
         Ok(())
     }
 
-    fn open(&mut self, data: Data, line: usize, anchor: usize) -> Result<(), Broken> {
+    fn open(&mut self, data: Data, line: usize, anchor: usize) -> Result<(), SyntaxError> {
         if self.open.len() >= DEEPEST {
-            return Err(Broken::too_deep(line));
+            return Err(SyntaxError::too_deep(line));
         }
         self.open.push(Open { node: Node { line, data }, anchor, key: None });
         Ok(())
     }
 
-    fn add(&mut self, node: Node, anchor: usize) -> Result<(), Broken> {
+    fn add(&mut self, node: Node, anchor: usize) -> Result<(), SyntaxError> {
         if anchor > 0 {
             self.repeated = self.repeated.saturating_add(node.count());
             if self.repeated > MOST_REPEATED {
-                return Err(Broken::new(node.line, "anchors repeat too much"));
+                return Err(SyntaxError::new(node.line, "anchors repeat too much"));
             }
             self.anchors.insert(anchor, node.clone());
         }
@@ -284,7 +288,7 @@ impl Yaml {
             }
             (Data::Map(_), None) => match node.data {
                 Data::Text(key) => open.key = Some((key, node.line)),
-                _ => return Err(Broken::new(node.line, "a key must be text")),
+                _ => return Err(SyntaxError::new(node.line, "a key must be text")),
             },
             (Data::Text(_), _) => {}
         }

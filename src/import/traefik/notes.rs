@@ -52,11 +52,11 @@ pub(super) fn left(map: &Map, path: &str, why: &str, notes: &mut Table) {
 /// Notes each text of a value with its path; of maps, only values that were not taken.
 pub(super) fn note(path: &str, line: usize, node: &Node, why: &str, notes: &mut Table) {
     match &node.data {
-        Data::Text(text) if text.is_empty() => notes.lost(line, path, why),
-        Data::Text(text) => notes.lost(line, &format!("{path}: {text}"), why),
-        Data::List(nodes) if nodes.is_empty() => notes.lost(line, path, why),
+        Data::Text(text) if text.is_empty() => notes.unsupported(line, path, why),
+        Data::Text(text) => notes.unsupported(line, &format!("{path}: {text}"), why),
+        Data::List(nodes) if nodes.is_empty() => notes.unsupported(line, path, why),
         Data::List(nodes) => nodes.iter().for_each(|each| note(path, each.line, each, why, notes)),
-        Data::Map(map) if map.is_empty() => notes.lost(line, path, why),
+        Data::Map(map) if map.is_empty() => notes.unsupported(line, path, why),
         Data::Map(map) => left(map, path, why, notes),
     }
 }

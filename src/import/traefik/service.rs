@@ -4,10 +4,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::super::backend_protocol::{BackendProtocol, BackendTls, server_name};
 use super::super::output::Output;
 use super::super::pool::{Balance, By, Pool, WAIT, name_of};
 use super::super::reasons::NONE;
-use super::super::speech::{Speech, Tls, server_name};
 use super::super::toml::{Table, Value};
 use super::super::units::{self, Address};
 use super::health::{health, passive};
@@ -164,7 +164,7 @@ impl<'n> Services<'n> {
                 let path = format!("http.services.{name}.loadBalancer");
                 parts.push(Part { path, balancer, weight: 1, is_fallback });
             }
-            _ => pool.main.lost(
+            _ => pool.main.unsupported(
                 node.line,
                 &format!("{path}: {name}"),
                 "a pool can combine only load balancers of this file",
@@ -212,13 +212,13 @@ impl<'n> Services<'n> {
     }
 
     /// Returns the TLS settings of a service's transport.
-    fn tls(&self, balancer: &Map) -> Tls {
+    fn tls(&self, balancer: &Map) -> BackendTls {
         let name = balancer
             .all()
             .find(|(key, ..)| key.eq_ignore_ascii_case("serversTransport"))
             .and_then(|(_, _, node)| node.text());
         let transport = name.and_then(|name| self.transports.all().find(|(other, ..)| is_named(other, name)));
-        let mut tls = Tls::default();
+        let mut tls = BackendTls::default();
         let Some(transport) = transport.and_then(|(_, _, node)| node.map()) else { return tls };
         let file =
             |node: &Node| node.text().filter(|text| !text.is_empty() && !text.contains(['\n', ' '])).map(str::to_owned);
@@ -327,7 +327,7 @@ fn located(url: &str) -> (&str, Address, &str, &str) {
     (scheme, units::address(host, Some(port)), host, behind)
 }
 
-fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, mut tls: Tls, pool: &mut Pool) {
+fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, mut tls: BackendTls, pool: &mut Pool) {
     let path = format!("{path}.servers");
     let Some(map) = node.map() else {
         return note(&path, node.line, node, "a server needs a url", &mut pool.main);
@@ -344,8 +344,8 @@ fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, mut t
     if let (None, Address::Name(host, _)) = (&tls.server_name, &address) {
         tls.server_name = server_name(host);
     }
-    let speech = Speech { http2: scheme == "h2c", proxy: None, tls: (scheme == "https").then_some(tls) };
-    let fits = address == Address::Other || pool.speaks(&speech);
+    let protocol = BackendProtocol { http2: scheme == "h2c", proxy: None, tls: (scheme == "https").then_some(tls) };
+    let fits = address == Address::Other || pool.uses_protocol(&protocol);
     let backend = pool.backend(&name_of(&address, host), &address, line, &shown);
     if let Some(weight) = weight {
         backend.weight(weight, line, &shown);
@@ -359,10 +359,10 @@ fn server(node: &Node, path: &str, weight: Option<u64>, is_fallback: bool, mut t
     }
     let table = &mut backend.table;
     if !matches!(scheme, "http" | "https" | "h2c") {
-        table.lost(line, &shown, "Linchpin connects to backends by HTTP, with or without TLS");
+        table.unsupported(line, &shown, "Linchpin connects to backends by HTTP, with or without TLS");
     }
     if !matches!(behind, "" | "/") {
-        table.lost(line, &shown, "a backend has no path: Linchpin forwards the request's path unchanged");
+        table.unsupported(line, &shown, "a backend has no path: Linchpin forwards the request's path unchanged");
     }
     left(map, &path, NONE, table);
 }

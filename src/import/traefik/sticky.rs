@@ -26,9 +26,11 @@ pub(super) fn sticky(holder: &Map, path: &str, pool: &mut Pool) {
     if pool.pinning.is_some() {
         let map = node.map().unwrap_or(&empty);
         return match map.is_empty() {
-            true => {
-                pool.persistence.lost(node.line, &format!("{path}.cookie"), "the pool already has a routing cookie")
-            }
+            true => pool.persistence.unsupported(
+                node.line,
+                &format!("{path}.cookie"),
+                "the pool already has a routing cookie",
+            ),
             false => {
                 left(map, &format!("{path}.cookie"), "the pool already has a routing cookie", &mut pool.persistence)
             }

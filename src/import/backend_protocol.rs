@@ -6,16 +6,16 @@ use super::toml::{Table, Value};
 
 /// The protocol of all backends of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Speech {
+pub(super) struct BackendProtocol {
     pub(super) http2: bool,
     /// The version of the PROXY header.
     pub(super) proxy: Option<&'static str>,
-    pub(super) tls: Option<Tls>,
+    pub(super) tls: Option<BackendTls>,
 }
 
 /// The TLS settings for backends.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Tls {
+pub(super) struct BackendTls {
     pub(super) ca: Option<String>,
     pub(super) server_name: Option<String>,
     pub(super) cert: Option<String>,
@@ -23,13 +23,13 @@ pub(super) struct Tls {
     pub(super) verify: bool,
 }
 
-impl Default for Tls {
-    fn default() -> Tls {
-        Tls { ca: None, server_name: None, cert: None, key: None, verify: true }
+impl Default for BackendTls {
+    fn default() -> BackendTls {
+        BackendTls { ca: None, server_name: None, cert: None, key: None, verify: true }
     }
 }
 
-impl Speech {
+impl BackendProtocol {
     /// Writes the protocol into `[pools.upstream]` and `[pools.upstream.tls]`.
     pub(super) fn write(&self, upstream: &mut Table, tls: &mut Table) {
         // A PROXY header names one client, but clients share an HTTP/2 connection.
@@ -40,7 +40,7 @@ impl Speech {
             upstream.set("proxy_protocol", Value::text(version));
         }
         let Some(wanted) = &self.tls else { return };
-        if *wanted == Tls::default() {
+        if *wanted == BackendTls::default() {
             upstream.set("tls", Value::flag(true));
             return;
         }

@@ -4,13 +4,13 @@
 
 /// How a line was handled.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Fate {
+pub(super) enum Disposition {
     /// The output has its setting, or already has a note of it.
-    Kept,
+    Converted,
     /// It has no equivalent, for this reason.
-    Lost(String),
+    Unsupported(String),
     /// It needs no equivalent, for this reason.
-    Needless(&'static str),
+    Unneeded(&'static str),
     /// It does not concern this side of a proxy section.
-    Elsewhere,
+    Unhandled,
 }

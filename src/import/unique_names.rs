@@ -9,13 +9,13 @@ const LONGEST: usize = 64;
 
 /// The names in use.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct UniqueNames {
     taken: HashSet<String>,
     /// The next number to append, for each name that was requested more than once.
     next: HashMap<String, u64>,
 }
 
-impl Names {
+impl UniqueNames {
     /// Reserves `wanted`, or `wanted` with a number appended.
     pub(super) fn take(&mut self, wanted: &str) -> String {
         let mut name = wanted.to_owned();
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_name_is_given_once() {
-        let mut names = Names::default();
+        let mut names = UniqueNames::default();
         let given = ["a", "a-2", "a", "a", "b"].map(|wanted| names.take(wanted));
         assert_eq!(given, ["a", "a-2", "a-3", "a-4", "b"]);
         let long = "x".repeat(LONGEST);

@@ -5,8 +5,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::super::listener::Listener;
-use super::super::names::Names;
 use super::super::toml::Value;
+use super::super::unique_names::UniqueNames;
 use super::Output;
 
 impl Output {
@@ -18,35 +18,35 @@ impl Output {
             self.invent();
         }
         let live: BTreeSet<usize> =
-            self.listeners.iter().filter(|each| !each.is_off()).map(|each| each.front).collect();
-        let is_open_at_all = |fronts: &[usize]| live.iter().all(|front| fronts.contains(front));
-        let is_shut = |fronts: &[usize]| fronts.iter().all(|front| !live.contains(front));
-        if self.routes.iter().any(|route| !is_open_at_all(&route.fronts) || is_shut(&route.fronts)) {
+            self.listeners.iter().filter(|each| !each.is_off()).map(|each| each.group).collect();
+        let is_open_at_all = |groups: &[usize]| live.iter().all(|group| groups.contains(group));
+        let is_shut = |groups: &[usize]| groups.iter().all(|group| !live.contains(group));
+        if self.routes.iter().any(|route| !is_open_at_all(&route.groups) || is_shut(&route.groups)) {
             self.tie(&live);
         }
         let mut noted = HashSet::new();
-        for route in self.routes.iter_mut().filter(|route| is_shut(&route.fronts)) {
+        for route in self.routes.iter_mut().filter(|route| is_shut(&route.groups)) {
             route.is_off = true;
-            for front in route.fronts.iter().filter(|front| noted.insert(**front)) {
-                let front = &self.fronts[*front];
-                let at = if front.line > 0 { format!(", line {}", front.line) } else { String::new() };
-                route.table.remark(format!("disabled: none of its listeners could be imported ({}{at})", front.text));
+            for group in route.groups.iter().filter(|group| noted.insert(**group)) {
+                let group = &self.groups[*group];
+                let at = if group.line > 0 { format!(", line {}", group.line) } else { String::new() };
+                route.table.comment(format!("disabled: none of its listeners could be imported ({}{at})", group.text));
             }
         }
     }
 
     /// Sets `listeners` of each route: those that are enabled, if any is.
     fn tie(&mut self, live: &BTreeSet<usize>) {
-        let mut names = Names::default();
-        let mut by_front: HashMap<usize, Vec<(String, bool)>> = HashMap::new();
+        let mut names = UniqueNames::default();
+        let mut by_group: HashMap<usize, Vec<(String, bool)>> = HashMap::new();
         for listener in &mut self.listeners {
-            let name = names.take(&self.fronts[listener.front].name);
+            let name = names.take(&self.groups[listener.group].name);
             listener.table.set("name", Value::text(&name));
-            by_front.entry(listener.front).or_default().push((name, listener.is_off()));
+            by_group.entry(listener.group).or_default().push((name, listener.is_off()));
         }
         for route in &mut self.routes {
-            let is_shut = route.fronts.iter().all(|front| !live.contains(front));
-            let all = route.fronts.iter().filter_map(|front| by_front.get(front)).flatten();
+            let is_shut = route.groups.iter().all(|group| !live.contains(group));
+            let all = route.groups.iter().filter_map(|group| by_group.get(group)).flatten();
             let tied: Vec<_> = all.filter(|(_, is_off)| is_shut || !is_off).map(|(name, _)| name.as_str()).collect();
             if !tied.is_empty() {
                 route.table.set("listeners", Value::list(tied));
@@ -57,14 +57,14 @@ impl Output {
     /// Adds a listener for each listener group with routes, on the loopback address and on ports that
     /// no backend has.
     fn invent(&mut self) {
-        let mut fronts: BTreeSet<usize> = self.routes.iter().flat_map(|route| route.fronts.iter().copied()).collect();
-        if fronts.is_empty() {
-            fronts.insert(0);
+        let mut groups: BTreeSet<usize> = self.routes.iter().flat_map(|route| route.groups.iter().copied()).collect();
+        if groups.is_empty() {
+            groups.insert(0);
         }
-        let ports: Vec<u16> = self.free_ports().chain([8080]).take(fronts.len()).collect();
-        for (front, port) in fronts.into_iter().zip(ports) {
-            let mut listener = Listener::new(front, &format!("127.0.0.1:{port}"));
-            listener.table.remark(format!("{} has no address that could be imported: set yours", self.source));
+        let ports: Vec<u16> = self.free_ports().chain([8080]).take(groups.len()).collect();
+        for (group, port) in groups.into_iter().zip(ports) {
+            let mut listener = Listener::new(group, &format!("127.0.0.1:{port}"));
+            listener.table.comment(format!("{} has no address that could be imported: set yours", self.source));
             self.listeners.push(listener);
         }
     }

@@ -4,16 +4,16 @@
 
 use std::time::Duration;
 
-use super::super::guard::{Guard, Place};
+use super::super::guard::{Guard, GuardScope};
 use super::super::output::Output;
 use super::super::pool::{Balance, INTERVAL, Pinning, Pool, WAIT};
 use super::super::toml::{Table, Value};
 use super::super::units::{self, Address};
 use super::acl::Acls;
-use super::fate::Fate;
+use super::disposition::Disposition;
 use super::global::Globals;
-use super::proxy::Proxy;
 use super::resolvers::Resolvers;
+use super::section::ProxySection;
 use super::server::Parameters;
 use super::syntax::Statement;
 use super::{check, rules, sticky};
@@ -22,7 +22,7 @@ use super::{check, rules, sticky};
 const EVERY: Duration = Duration::from_secs(2);
 
 /// A backend being read.
-pub(super) struct Back<'p> {
+pub(super) struct BackendReader<'p> {
     pool: Pool,
     acls: &'p Acls,
     defaults: Parameters,
@@ -42,14 +42,14 @@ pub(super) struct Back<'p> {
     stripped: Option<(String, &'p Statement)>,
 }
 
-impl<'p> Back<'p> {
+impl<'p> BackendReader<'p> {
     pub(super) fn new(
         mut pool: Pool,
-        proxy: &'p Proxy<'p>,
+        proxy: &'p ProxySection<'p>,
         acls: &'p Acls,
         globals: &'p Globals,
         resolvers: &'p Resolvers,
-    ) -> Back<'p> {
+    ) -> BackendReader<'p> {
         let mut defaults = Parameters::default();
         // The section's own lines come first, and override inherited ones.
         let lines: Vec<_> = proxy.each("default-server").collect();
@@ -63,7 +63,7 @@ impl<'p> Back<'p> {
         if is_checked {
             pool.health.set("type", Value::text("tcp"));
         }
-        let back = Back {
+        let backend = BackendReader {
             pool,
             acls,
             defaults,
@@ -78,13 +78,13 @@ impl<'p> Back<'p> {
             guards: Vec::new(),
             stripped: None,
         };
-        back.with_header(proxy)
+        backend.with_header(proxy)
     }
 
     /// Notes the section's name if the pool has another one.
-    fn with_header(mut self, proxy: &Proxy<'_>) -> Back<'p> {
+    fn with_header(mut self, proxy: &ProxySection<'_>) -> BackendReader<'p> {
         if proxy.header.word(1) != self.pool.name() {
-            self.pool.main.needless(
+            self.pool.main.unneeded(
                 proxy.header.line,
                 &proxy.header.text,
                 "names are unique and made of letters, digits, `.`, `_` and `-`",
@@ -111,37 +111,37 @@ impl<'p> Back<'p> {
         }
     }
 
-    pub(super) fn read(&mut self, statement: &'p Statement) -> Fate {
+    pub(super) fn read(&mut self, statement: &'p Statement) -> Disposition {
         if let Some(why) = rules::guard(statement, self.acls) {
             self.guards.push((statement, why));
-            return Fate::Kept;
+            return Disposition::Converted;
         }
         if let (Some(prefix), true) = (rules::stripped(statement), self.stripped.is_none()) {
             self.stripped = Some((prefix, statement));
-            return Fate::Kept;
+            return Disposition::Converted;
         }
         match (statement.word(0), statement.word(1)) {
-            ("mode", "http") => Fate::Kept,
+            ("mode", "http") => Disposition::Converted,
             ("cookie", _) => sticky::cookie(statement, &mut self.pool),
             ("appsession", _) => sticky::appsession(statement, &mut self.pool),
             ("stick", _) => {
-                let fate = sticky::stick(statement, &mut self.pool);
+                let disposition = sticky::stick(statement, &mut self.pool);
                 self.is_hashed_by_stick = self.pool.pinning == Some(Pinning::None);
-                fate
+                disposition
             }
             ("stick-table", _) => sticky::table(statement, &mut self.pool),
-            ("dynamic-cookie-key", _) => Fate::Needless("[[keys]] seals the pins"),
+            ("dynamic-cookie-key", _) => Disposition::Unneeded("[[keys]] seals the pins"),
             ("ignore-persist", "if") => self.ignore_persist(statement),
             ("balance", _) => self.balance(statement),
-            ("hash-type", _) => {
-                Fate::Needless("hashes are consistent: when backends change, only clients of those backends move")
-            }
+            ("hash-type", _) => Disposition::Unneeded(
+                "hashes are consistent: when backends change, only clients of those backends move",
+            ),
             ("option", "persist") => {
                 self.pool.refuses = true;
-                Fate::Kept
+                Disposition::Converted
             }
             ("option", "httpchk") | ("http-check", _) if !self.is_checked => {
-                Fate::Lost("no server here has health checks".into())
+                Disposition::Unsupported("no server here has health checks".into())
             }
             ("option", "httpchk") => check::httpchk(statement, self.is_sent, &mut self.pool.health),
             ("http-check", _) => check::http_check(statement, &mut self.pool.health),
@@ -153,45 +153,45 @@ impl<'p> Back<'p> {
             ("srvtimeout", _) => self.response(1, statement),
             ("timeout", "check") => {
                 self.timeout_check = Some((units::milliseconds(statement.word(2)), statement));
-                Fate::Kept
+                Disposition::Converted
             }
             ("timeout", "tunnel") => {
                 let (time, line, text) =
                     (units::milliseconds(statement.word(2)), statement.line, statement.text.as_str());
                 self.pool.timeouts.share_time("stream_idle", time, WAIT, line, text);
-                Fate::Kept
+                Disposition::Converted
             }
-            ("timeout", "queue") => Fate::Lost("Linchpin does not queue new requests".into()),
+            ("timeout", "queue") => Disposition::Unsupported("Linchpin does not queue new requests".into()),
             ("default-server", _) => default_server(statement),
             ("server", _) => {
                 self.server(statement, 2);
-                Fate::Kept
+                Disposition::Converted
             }
             ("server-template", _) => {
                 self.server(statement, 3);
-                Fate::Kept
+                Disposition::Converted
             }
-            _ => Fate::Elsewhere,
+            _ => Disposition::Unhandled,
         }
     }
 
     pub(super) fn finish(mut self, out: &mut Output) -> Pool {
         for (statement, why) in std::mem::take(&mut self.guards) {
-            let place = Place::Pool(self.pool.name().to_owned());
+            let place = GuardScope::Pool(self.pool.name().to_owned());
             out.guard(Guard { place, line: statement.line, text: statement.text.clone(), why: why.into() });
         }
         if let Some((prefix, statement)) = self.stripped.take() {
             out.strip(self.pool.name(), &prefix, statement.line, &statement.text);
         }
         if self.has_unchecked_names {
-            self.pool.tls.remark(
+            self.pool.tls.comment(
                 "HAProxy accepts a certificate for any name here. Linchpin requires one for the address that it connects to. If the certificates are for a name, set `server_name` in [pools.upstream.tls]",
             );
         }
         if let Some((time, statement)) = self.timeout_check.filter(|_| self.is_checked) {
             let interval = self.interval.unwrap_or(EVERY);
             if time.is_some_and(|time| time > interval) {
-                self.pool.health.needless(
+                self.pool.health.unneeded(
                     statement.line,
                     &statement.text,
                     "a probe must end before the next one begins",
@@ -203,34 +203,34 @@ impl<'p> Back<'p> {
         self.pool
     }
 
-    fn connect(&mut self, at: usize, statement: &Statement) -> Fate {
+    fn connect(&mut self, at: usize, statement: &Statement) -> Disposition {
         self.pool.connect_timeout(units::milliseconds(statement.word(at)), statement.line, &statement.text);
-        Fate::Kept
+        Disposition::Converted
     }
 
-    fn response(&mut self, at: usize, statement: &Statement) -> Fate {
+    fn response(&mut self, at: usize, statement: &Statement) -> Disposition {
         self.pool.response_timeout(units::milliseconds(statement.word(at)), statement.line, &statement.text);
-        Fate::Kept
+        Disposition::Converted
     }
 
-    fn balance(&mut self, statement: &Statement) -> Fate {
+    fn balance(&mut self, statement: &Statement) -> Disposition {
         match sticky::balance(statement) {
-            Ok(_) if self.is_hashed_by_stick => Fate::Needless("what clients stick on is hashed"),
+            Ok(_) if self.is_hashed_by_stick => Disposition::Unneeded("what clients stick on is hashed"),
             Ok(balance) => {
                 self.pool.balance(&balance);
                 if self.pool.pins() && matches!(balance, Balance::Hash(_)) {
-                    self.pool.main.remark("for a client's first request; then its pin chooses");
+                    self.pool.main.comment("for a client's first request; then its pin chooses");
                 }
-                Fate::Kept
+                Disposition::Converted
             }
-            Err(why) => Fate::Lost(why.into()),
+            Err(why) => Disposition::Unsupported(why.into()),
         }
     }
 
-    fn ignore_persist(&mut self, statement: &Statement) -> Fate {
+    fn ignore_persist(&mut self, statement: &Statement) -> Disposition {
         let condition = match self.acls.condition(statement.from(2)) {
             Ok(condition) => condition,
-            Err(why) => return Fate::Lost(why.into()),
+            Err(why) => return Disposition::Unsupported(why.into()),
         };
         match condition.prefixes() {
             Some(prefixes) if self.pool.pins() => {
@@ -238,24 +238,26 @@ impl<'p> Back<'p> {
                     let below = format!("{}/*", prefix.trim_end_matches('/'));
                     self.pool.exempt.extend([prefix.to_owned(), below].into_iter().filter(|path| path != "/"));
                 }
-                Fate::Kept
+                Disposition::Converted
             }
-            Some(_) => Fate::Lost("the pool has no pins".into()),
-            None => Fate::Lost("[[pools.persistence.rules]] exempts only paths, methods and user agents".into()),
+            Some(_) => Disposition::Unsupported("the pool has no pins".into()),
+            None => Disposition::Unsupported(
+                "[[pools.persistence.rules]] exempts only paths, methods and user agents".into(),
+            ),
         }
     }
 
-    fn retries(&mut self, count: &str) -> Fate {
+    fn retries(&mut self, count: &str) -> Disposition {
         match count.parse::<u64>() {
             Ok(retries) => {
                 self.pool.retry.set("attempts", Value::number(retries.saturating_add(1).min(16)));
-                Fate::Kept
+                Disposition::Converted
             }
-            Err(_) => Fate::Lost("not a number".into()),
+            Err(_) => Disposition::Unsupported("not a number".into()),
         }
     }
 
-    fn retry_on(&mut self, statement: &Statement) -> Fate {
+    fn retry_on(&mut self, statement: &Statement) -> Disposition {
         let mut on: Vec<&str> = Vec::new();
         let mut lost = Vec::new();
         for word in statement.from(1) {
@@ -273,9 +275,9 @@ impl<'p> Back<'p> {
         on.retain(|word| seen.insert(*word));
         self.pool.retry.set("retry_on", Value::list(on));
         if lost.is_empty() {
-            Fate::Kept
+            Disposition::Converted
         } else {
-            Fate::Lost(format!("Linchpin has no equivalent of {}", lost.join(" ")))
+            Disposition::Unsupported(format!("Linchpin has no equivalent of {}", lost.join(" ")))
         }
     }
 
@@ -290,11 +292,11 @@ impl<'p> Back<'p> {
         if let Some(failures) = parameters.failures() {
             self.pool.ejection.share("consecutive_failures", Value::number(failures.min(1_000_000)), line, text);
         }
-        let speech = parameters.speech(self.globals);
-        self.has_unchecked_names |= speech.tls.as_ref().is_some_and(|tls| tls.verify && tls.server_name.is_none());
+        let protocol = parameters.protocol(self.globals);
+        self.has_unchecked_names |= protocol.tls.as_ref().is_some_and(|tls| tls.verify && tls.server_name.is_none());
         let address = address(statement.word(at));
         // A server without a usable address does not decide the pool's protocol.
-        let fits = address == Address::Other || self.pool.speaks(&speech);
+        let fits = address == Address::Other || self.pool.uses_protocol(&protocol);
         let resolvers = parameters.resolvers.as_deref().map_or(&[][..], |name| self.resolvers.of(name));
         let is_checked = self.is_checked;
         let backend = self.pool.backend(statement.word(1), &address, line, text);
@@ -315,14 +317,18 @@ impl<'p> Back<'p> {
         if let Some(maxconn) = parameters.maxconn.filter(|maxconn| *maxconn > 0) {
             backend.max_requests(maxconn);
         }
-        for (what, why) in parameters.lost {
-            backend.table.lost(line, &what, why);
+        for (what, why) in parameters.unsupported {
+            backend.table.unsupported(line, &what, why);
         }
-        for (what, why) in parameters.needless {
-            backend.table.needless(line, &what, why);
+        for (what, why) in parameters.unneeded {
+            backend.table.unneeded(line, &what, why);
         }
         if is_checked && !parameters.is_checked {
-            backend.table.lost(line, text, "this server had no health checks; Linchpin checks all backends of a pool");
+            backend.table.unsupported(
+                line,
+                text,
+                "this server had no health checks; Linchpin checks all backends of a pool",
+            );
         }
         if !fits {
             let why = "all backends of a pool use the same protocol and TLS settings, and this one differs from the first: give it a pool of its own";
@@ -340,7 +346,7 @@ impl<'p> Back<'p> {
                     "a pool has one `interval`, that of its first server: {}",
                     humantime::format_duration(other)
                 );
-                health.lost(line, text, why);
+                health.unsupported(line, text, why);
             }
             _ => {}
         }
@@ -368,13 +374,13 @@ fn address(text: &str) -> Address {
 }
 
 /// Notes the parameters of `default-server` without an equivalent; the others are applied to each server.
-fn default_server(statement: &Statement) -> Fate {
+fn default_server(statement: &Statement) -> Disposition {
     let mut parameters = Parameters::default();
     parameters.read(statement.from(1));
-    let lost: Vec<_> = parameters.lost.iter().map(|(what, why)| format!("{what}: {why}")).collect();
-    match parameters.needless.first() {
-        _ if !lost.is_empty() => Fate::Lost(lost.join("; ")),
-        Some((_, why)) => Fate::Needless(why),
-        None => Fate::Kept,
+    let lost: Vec<_> = parameters.unsupported.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+    match parameters.unneeded.first() {
+        _ if !lost.is_empty() => Disposition::Unsupported(lost.join("; ")),
+        Some((_, why)) => Disposition::Unneeded(why),
+        None => Disposition::Converted,
     }
 }

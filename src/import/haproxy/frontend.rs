@@ -5,23 +5,23 @@
 use super::super::reasons::NONE;
 use std::collections::HashMap;
 
-use super::super::guard::{Guard, Place};
+use super::super::guard::{Guard, GuardScope};
 use super::super::output::Output;
 use super::super::pool::WAIT;
-use super::super::route::{Goal, Request};
+use super::super::route::{Destination, Request};
 use super::super::rule::Condition;
 use super::super::units::{self, Address};
 use super::acl::Acls;
-use super::fate::Fate;
+use super::disposition::Disposition;
 use super::global::Globals;
-use super::proxy::Proxy;
+use super::section::ProxySection;
 use super::syntax::Statement;
 use super::tls::Bind;
 use super::{known, rules};
 
 /// A frontend being read.
-pub(super) struct Front<'p> {
-    proxy: &'p Proxy<'p>,
+pub(super) struct FrontendReader<'p> {
+    proxy: &'p ProxySection<'p>,
     acls: &'p Acls,
     pools: &'p HashMap<String, String>,
     globals: &'p Globals,
@@ -32,17 +32,17 @@ pub(super) struct Front<'p> {
     exempt: Vec<(Option<bool>, String, &'p Statement)>,
 }
 
-impl<'p> Front<'p> {
+impl<'p> FrontendReader<'p> {
     pub(super) fn new(
-        proxy: &'p Proxy<'p>,
+        proxy: &'p ProxySection<'p>,
         acls: &'p Acls,
         pools: &'p HashMap<String, String>,
         globals: &'p Globals,
         out: &mut Output,
-    ) -> Front<'p> {
-        let number = out.front(proxy.header.line, &proxy.header.text, proxy.header.word(1));
+    ) -> FrontendReader<'p> {
+        let number = out.listener_group(proxy.header.line, &proxy.header.text, proxy.header.word(1));
         let keeps_alive = proxy.each("timeout").any(|statement| statement.word(1) == "http-keep-alive");
-        Front { proxy, acls, pools, globals, keeps_alive, number, default: None, exempt: Vec::new() }
+        FrontendReader { proxy, acls, pools, globals, keeps_alive, number, default: None, exempt: Vec::new() }
     }
 
     /// Converts an address after the section's name, as old versions of HAProxy have it.
@@ -52,54 +52,54 @@ impl<'p> Front<'p> {
         }
     }
 
-    pub(super) fn read(&mut self, statement: &'p Statement, out: &mut Output) -> Fate {
+    pub(super) fn read(&mut self, statement: &'p Statement, out: &mut Output) -> Disposition {
         let (line, text) = (statement.line, statement.text.as_str());
         let time = |at: usize| units::milliseconds(statement.word(at));
         if let Some(why) = rules::guard(statement, self.acls) {
             let (_, when) = rules::split(statement.from(1));
             let area = if when.is_unless { Condition::always() } else { self.acls.over(when.words) };
-            let place = Place::Fronts(vec![self.number], area.routes());
+            let place = GuardScope::Groups(vec![self.number], area.routes());
             out.guard(Guard { place, line, text: text.into(), why: why.into() });
-            return Fate::Kept;
+            return Disposition::Converted;
         }
         if let Some(why) = rules::limit(statement, self.acls) {
             out.unrouted.guard(line, text, why);
-            return Fate::Kept;
+            return Disposition::Converted;
         }
         if let Some(words) = rules::redirect(statement) {
             return self.redirect(words, statement, out);
         }
         match (statement.word(0), statement.word(1)) {
-            ("mode", "http") => Fate::Kept,
+            ("mode", "http") => Disposition::Converted,
             ("bind", _) => self.bind(statement.from(1), statement, out),
             ("use_backend", _) => self.use_backend(statement, out),
             ("default_backend", name) => match self.pools.get(name) {
                 Some(pool) => {
                     self.default = Some((statement, pool));
-                    Fate::Kept
+                    Disposition::Converted
                 }
-                None => Fate::Lost("there is no such backend".into()),
+                None => Disposition::Unsupported("there is no such backend".into()),
             },
             ("timeout", "http-request") => {
                 out.limits.share_time("header_read_timeout", time(2), WAIT, line, text);
-                Fate::Kept
+                Disposition::Converted
             }
             ("timeout", "http-keep-alive") => {
                 out.limits.share_time("idle_timeout", time(2), WAIT, line, text);
-                Fate::Kept
+                Disposition::Converted
             }
-            ("timeout", "client") | ("clitimeout", _) if self.keeps_alive => Fate::Needless(
+            ("timeout", "client") | ("clitimeout", _) if self.keeps_alive => Disposition::Unneeded(
                 "`idle_timeout` of [server.limits] closes idle connections, and `idle` of [pools.timeouts] ends stalled bodies",
             ),
             ("timeout", "client") => {
                 out.limits.share_time("idle_timeout", time(2), WAIT, line, text);
-                Fate::Kept
+                Disposition::Converted
             }
             ("clitimeout", _) => {
                 out.limits.share_time("idle_timeout", time(1), WAIT, line, text);
-                Fate::Kept
+                Disposition::Converted
             }
-            _ => Fate::Elsewhere,
+            _ => Disposition::Unhandled,
         }
     }
 
@@ -114,13 +114,14 @@ impl<'p> Front<'p> {
         };
         for (secure, prefix, statement) in &self.exempt {
             let request = Request::to(Vec::new(), prefix);
-            let goal = out.goal_of(self.number, &request).or(default.map(|(_, pool)| Goal::pool(pool)));
-            match goal {
-                Some(goal) => {
+            let destination =
+                out.destination_of(self.number, &request).or(default.map(|(_, pool)| Destination::pool(pool)));
+            match destination {
+                Some(destination) => {
                     let request = Request { secure: *secure, ..request };
-                    out.route(&[self.number], &request, &goal, statement.line, &statement.text);
+                    out.route(&[self.number], &request, &destination, statement.line, &statement.text);
                 }
-                None => out.unrouted.lost(
+                None => out.unrouted.unsupported(
                     statement.line,
                     &statement.text,
                     format!("the source does not say where {prefix} leads"),
@@ -128,14 +129,14 @@ impl<'p> Front<'p> {
             }
         }
         if let Some((statement, pool)) = default {
-            out.route(&[self.number], &everything, &Goal::pool(pool), statement.line, &statement.text);
+            out.route(&[self.number], &everything, &Destination::pool(pool), statement.line, &statement.text);
         }
     }
 
-    fn bind(&mut self, words: &[String], statement: &Statement, out: &mut Output) -> Fate {
+    fn bind(&mut self, words: &[String], statement: &Statement, out: &mut Output) -> Disposition {
         let (line, text) = (statement.line, statement.text.as_str());
         let Some((addresses, parameters)) = words.split_first() else {
-            return Fate::Lost("it has no address".into());
+            return Disposition::Unsupported("it has no address".into());
         };
         let bind = Bind::read(parameters, self.globals);
         for address in addresses.split(',') {
@@ -146,13 +147,13 @@ impl<'p> Front<'p> {
                 out.lost_listener(line, text, why);
                 continue;
             };
-            if out.front_at(&place).is_some_and(|front| front != self.number) {
+            if out.group_at(&place).is_some_and(|group| group != self.number) {
                 out.lost_listener(line, text, format!("another listener already has {place}"));
                 continue;
             }
             bind.apply(out.listener(self.number, &place), line, text);
         }
-        Fate::Kept
+        Disposition::Converted
     }
 
     /// Returns the requests of a condition that can arrive at the listeners of this frontend.
@@ -163,18 +164,18 @@ impl<'p> Front<'p> {
         requests.map(|request| Request { secure: request.secure.filter(|_| known.is_none()), ..request }).collect()
     }
 
-    fn redirect(&mut self, words: &'p [String], statement: &'p Statement, out: &mut Output) -> Fate {
+    fn redirect(&mut self, words: &'p [String], statement: &'p Statement, out: &mut Output) -> Disposition {
         let (line, text) = (statement.line, statement.text.as_str());
         let (action, when) = rules::split(words);
         let Some((redirect, lost)) = rules::target(action) else {
-            return Fate::Lost("`redirect` of [[routes]] sets only the scheme, host and path".into());
+            return Disposition::Unsupported("`redirect` of [[routes]] sets only the scheme, host and path".into());
         };
         let condition = match when.words.is_empty() {
             true => Some((Condition::always(), Vec::new())),
             false => self.acls.without_exempt(when.words, when.is_unless),
         };
         let Some((condition, exempt)) = condition else {
-            return Fate::Lost(known::REDIRECT_WHEN.into());
+            return Disposition::Unsupported(known::REDIRECT_WHEN.into());
         };
         let mut requests = self.requests(&condition, out);
         let leads_to_tls = redirect.scheme == Some("https") && redirect.host.is_none() && redirect.path.is_none();
@@ -184,19 +185,19 @@ impl<'p> Front<'p> {
             requests.iter_mut().for_each(|request| request.secure = Some(false));
         }
         if requests.is_empty() {
-            return Fate::Needless("all clients here use TLS");
+            return Disposition::Unneeded("all clients here use TLS");
         }
         for request in &requests {
-            let ids = out.route(&[self.number], request, &Goal::Redirect(redirect.clone()), line, text);
+            let ids = out.route(&[self.number], request, &Destination::Redirect(redirect.clone()), line, text);
             for option in &lost {
-                out.notes(&ids).lost(line, option, NONE);
+                out.notes(&ids).unsupported(line, option, NONE);
             }
             self.exempt.extend(exempt.iter().map(|prefix| (request.secure, prefix.clone(), statement)));
         }
-        Fate::Kept
+        Disposition::Converted
     }
 
-    fn use_backend(&mut self, statement: &Statement, out: &mut Output) -> Fate {
+    fn use_backend(&mut self, statement: &Statement, out: &mut Output) -> Disposition {
         let Some(pool) = self.pools.get(statement.word(1)) else {
             let is_dynamic = statement.word(1).contains("%[");
             let why = if is_dynamic {
@@ -204,7 +205,7 @@ impl<'p> Front<'p> {
             } else {
                 "there is no such backend"
             };
-            return Fate::Lost(why.into());
+            return Disposition::Unsupported(why.into());
         };
         const NOT: &str = "routes can't match what a request is not";
         let condition = match statement.word(2) {
@@ -214,16 +215,16 @@ impl<'p> Front<'p> {
         };
         let condition = match condition {
             Ok(condition) => condition,
-            Err(why) => return Fate::Lost(why.into()),
+            Err(why) => return Disposition::Unsupported(why.into()),
         };
         let requests = self.requests(&condition, out);
         if requests.is_empty() {
-            return Fate::Needless("no client here can match it");
+            return Disposition::Unneeded("no client here can match it");
         }
         for request in requests {
-            out.route(&[self.number], &request, &Goal::pool(pool), statement.line, &statement.text);
+            out.route(&[self.number], &request, &Destination::pool(pool), statement.line, &statement.text);
         }
-        Fate::Kept
+        Disposition::Converted
     }
 }
 

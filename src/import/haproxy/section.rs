@@ -8,16 +8,16 @@ use super::rules;
 use super::syntax::{Section, Statement};
 
 /// A frontend, backend or listen section, and what it inherits.
-pub(super) struct Proxy<'s> {
+pub(super) struct ProxySection<'s> {
     pub(super) header: &'s Statement,
     pub(super) own: &'s [Statement],
     inherited: Vec<&'s Statement>,
     /// Lines that a later line of the section overrides.
-    pub(super) overruled: HashSet<usize>,
+    pub(super) overridden: HashSet<usize>,
 }
 
 /// Returns the frontend, backend and listen sections, each with the lines of its `defaults`.
-pub(super) fn proxies(sections: &[Section]) -> Vec<Proxy<'_>> {
+pub(super) fn proxies(sections: &[Section]) -> Vec<ProxySection<'_>> {
     let mut last: Vec<&Statement> = Vec::new();
     let mut named: HashMap<&str, Vec<&Statement>> = HashMap::new();
     let mut proxies = Vec::new();
@@ -28,16 +28,16 @@ pub(super) fn proxies(sections: &[Section]) -> Vec<Proxy<'_>> {
             "defaults" => {
                 let above = from.cloned().unwrap_or_default();
                 last = over(&section.statements, &above);
-                let overruled = overruled(&section.statements);
-                last.extend(section.statements.iter().filter(|statement| !overruled.contains(&statement.line)));
+                let overridden = overridden(&section.statements);
+                last.extend(section.statements.iter().filter(|statement| !overridden.contains(&statement.line)));
                 if !matches!(header.word(1), "" | "from") {
                     named.insert(header.word(1), last.clone());
                 }
             }
             "frontend" | "backend" | "listen" => {
                 let inherited = over(&section.statements, from.unwrap_or(&last));
-                let overruled = overruled(&section.statements);
-                proxies.push(Proxy { header, own: &section.statements, inherited, overruled });
+                let overridden = overridden(&section.statements);
+                proxies.push(ProxySection { header, own: &section.statements, inherited, overridden });
             }
             _ => {}
         }
@@ -56,7 +56,7 @@ pub(super) fn over<'s>(own: &[Statement], above: &[&'s Statement]) -> Vec<&'s St
 }
 
 /// Returns the lines that a later line overrides.
-pub(super) fn overruled(own: &[Statement]) -> HashSet<usize> {
+pub(super) fn overridden(own: &[Statement]) -> HashSet<usize> {
     let is_single = |statement: &&Statement| {
         let (word, _) = subject(statement);
         matches!(
@@ -69,9 +69,9 @@ pub(super) fn overruled(own: &[Statement]) -> HashSet<usize> {
     later.map(|statement| statement.line).collect()
 }
 
-impl<'s> Proxy<'s> {
+impl<'s> ProxySection<'s> {
     pub(super) fn all(&self) -> impl Iterator<Item = (&'s Statement, bool)> {
-        let own = self.own.iter().filter(|statement| !self.overruled.contains(&statement.line));
+        let own = self.own.iter().filter(|statement| !self.overridden.contains(&statement.line));
         let own = own.map(|statement| (statement, false));
         own.chain(self.inherited.iter().map(|statement| (*statement, true)))
     }
@@ -81,16 +81,16 @@ impl<'s> Proxy<'s> {
         self.all().map(|(statement, _)| statement).filter(move |statement| statement.word(0) == word)
     }
 
-    pub(super) fn is_front(&self) -> bool {
+    pub(super) fn is_frontend(&self) -> bool {
         self.header.word(0) != "backend"
     }
 
-    fn is_back(&self) -> bool {
+    fn is_backend(&self) -> bool {
         self.header.word(0) != "frontend"
     }
 
     pub(super) fn has_pool(&self) -> bool {
-        self.is_back() && (self.header.word(0) == "backend" || self.has_servers())
+        self.is_backend() && (self.header.word(0) == "backend" || self.has_servers())
     }
 
     fn has_servers(&self) -> bool {
@@ -105,7 +105,7 @@ impl<'s> Proxy<'s> {
         match self.each("mode").next().map_or("http", |statement| statement.word(1)) {
             _ if self.own.iter().any(|statement| statement.word(0) == "disabled") => Some("the section is disabled"),
             "http" if self.has_servers() || self.header.word(0) == "backend" => None,
-            "http" if self.is_front() && self.all().any(|(statement, _)| leads(statement)) => None,
+            "http" if self.is_frontend() && self.all().any(|(statement, _)| leads(statement)) => None,
             "http" if self.own.iter().any(|statement| matches!(statement.word(0), "stats" | "monitor-uri")) => {
                 Some("[admin] serves status, metrics and a dashboard")
             }
