@@ -147,7 +147,7 @@ impl App {
             let mut snapshots = snapshots.clone();
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let (deadlines, log, avoid_list) = (thread.deadlines.clone(), logs.thread_log(), Arc::clone(&avoid_list));
-            let memory = replay::Memory::share(replay_memory, threads);
+            let memory = replay::ReplayMemory::share(replay_memory, threads);
             let proxy = Rc::new(Proxy::new(thread.index, infos.clone(), snapshot, deadlines, log, avoid_list, memory));
             let housekeeping = housekeeping(Rc::clone(&proxy), thread.deadlines, backend_down.subscribe(), snapshots);
             (proxy, housekeeping)

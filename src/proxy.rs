@@ -95,7 +95,7 @@ impl Proxy {
         deadlines: Deadlines,
         log: ThreadLog,
         avoid_list: Arc<AvoidList>,
-        replay_memory: Rc<replay::Memory>,
+        replay_memory: Rc<replay::ReplayMemory>,
     ) -> Proxy {
         let thread = ThreadState::new(thread, snapshot, deadlines, log, avoid_list, replay_memory);
         Proxy { thread: Rc::new(thread), listeners }

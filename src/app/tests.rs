@@ -81,7 +81,7 @@ fn start(log: &Path, backend: SocketAddr) -> Running {
     let snapshots = published.subscribe();
     let make = move |thread: WorkerContext| {
         let (snapshot, deadlines) = (Arc::clone(&snapshots.borrow()), thread.deadlines.clone());
-        let memory = replay::Memory::share(1 << 20, 1);
+        let memory = replay::ReplayMemory::share(1 << 20, 1);
         let proxy = Rc::new(Proxy::new(
             thread.index,
             infos.clone(),

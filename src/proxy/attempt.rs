@@ -1,5 +1,5 @@
-//! Owns: one try of a request on one backend.
-//! Invariant: it ends with the head of a response or with a failure that knows whether a byte was sent.
+//! Owns: one attempt of a request on one backend.
+//! Invariant: an attempt ends with the head of a response, or with a failure that says whether a byte was sent.
 //! Must not know: which candidate is next.
 
 use std::cell::{Cell, OnceCell};
@@ -29,31 +29,30 @@ use crate::clock;
 use crate::pool::Backend;
 use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, UpstreamBody, framing, to_http2};
 
-/// The length of a body from which on its request keeps what it says in memory of its own. A client's connection reads
-/// a head, and what comes with it, into a buffer of this size, and the rest of a longer body into others.
+/// From this body length on, a request copies its head into memory of its own. A client's connection reads a head, and
+/// what arrives with it, into a buffer of this size, and the rest of a longer body into further buffers.
 const LONG: u64 = 8 * 1024;
 
-/// How often it is looked whether it is still the client who is waited for.
+/// How often the attempt checks whether it still waits for the client.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// A backend's response.
 pub(super) type UpstreamResponse = Response<UpstreamBody<RequestBody>>;
 
-/// A request as it is sent to backends: as often as it takes.
+/// A request as it is sent to backends, as often as necessary.
 pub(super) struct UpstreamRequest {
     method: Method,
     uri: Uri,
-    /// For the first attempt, which is mostly the last: hyper consumes what it sends, and keeps the
-    /// map for the response.
+    /// For the first attempt, which is usually the last. hyper consumes the map, and reuses it for the response.
     headers: Cell<Option<HeaderMap>>,
-    /// For those that follow. A copy of the map itself would cost twice as much.
+    /// For further attempts. A copy of the map itself would cost twice as much.
     kept: OnceCell<Vec<(HeaderName, HeaderValue)>>,
     body: Option<Rc<ReplayBody>>,
     expects: bool,
     repeatable: bool,
-    /// A client of HTTP/1.0 need not say whom it asks; what goes out is HTTP/1.1, which has to.
+    /// The client spoke HTTP/1.0 and sent no Host, which the HTTP/1.1 request to the backend needs.
     hostless: bool,
-    /// The protocol that the client asks to go on in.
+    /// The protocol that the client wants to switch to.
     upgrade_request: Option<UpgradeRequest>,
 }
 
@@ -111,20 +110,20 @@ impl UpstreamRequest {
         Ok(request)
     }
 
-    /// Whether its body may be under way for long after its head has been read.
+    /// Returns whether its body may be under way for long after its head.
     pub(super) fn outlives_head(&self) -> bool {
         self.body.as_ref().is_some_and(|body| body.length().is_none_or(|length| length > LONG))
     }
 
-    /// Its body, if it has one.
+    /// Returns its body, if it has one.
     pub(super) fn body(&self) -> Option<&Rc<ReplayBody>> {
         self.body.as_ref()
     }
 
-    /// The protocol that `answer` goes on in, as the backend calls it, if it does.
+    /// Returns the protocol that the backend switches to, in the backend's spelling, if it does.
     ///
     /// # Errors
-    /// It can't be told to the client.
+    /// [`ProxyError::NotSwitched`] if the response can't be passed to the client.
     pub(super) fn protocol(&self, answer: &UpstreamResponse) -> Result<Option<HeaderValue>, ProxyError> {
         match self.upgrade_request.as_ref().map(|upgrade_request| upgrade_request.outcome(answer)) {
             Some(UpgradeOutcome::Switched) => Ok(answer.headers().get(UPGRADE).cloned()),
@@ -133,7 +132,7 @@ impl UpstreamRequest {
         }
     }
 
-    /// Tells the client of the protocol in which it goes on.
+    /// Confirms the switch to the client.
     pub(super) fn confirm(
         &self,
         mut answer: UpstreamResponse,
@@ -148,24 +147,23 @@ impl UpstreamRequest {
         }
     }
 
-    /// What the body ended with, if with an error: the client's doing.
+    /// Returns the error that the body ended with, if any: the client caused it.
     pub(super) fn body_error(&self) -> Option<ProxyError> {
         self.body.as_ref().and_then(|body| body.error())
     }
 
-    /// Since when an attempt that `begun` has waited for its backend; `None` while it is the client who is
-    /// waited for.
+    /// Returns since when an attempt that `begun` then has waited for its backend; `None` while it waits for the client.
     fn backend_since(&self, begun: Instant) -> Option<Instant> {
         self.body().map_or(Some(begun), |body| body.upload().backend_since().map(|since| since.max(begun)))
     }
 
-    /// Whether the backend has closed the connection because the client has kept it waiting.
+    /// Returns whether the backend closed the connection because the client kept it waiting.
     fn kept_waiting(&self, failure: Failure) -> bool {
         let is_silent = |body: &Rc<ReplayBody>| body.upload().is_silent(clock::now());
         failure.fact == Fact::Closed && failure.sent && self.body().is_some_and(is_silent)
     }
 
-    /// What the retry rule needs to know.
+    /// Returns what the retry rule needs to know.
     pub(super) fn facts(&self, sent: u32, deadline: Instant, backend_lost: bool) -> RetryFacts {
         RetryFacts {
             idempotent: self.repeatable,
@@ -180,7 +178,8 @@ impl UpstreamRequest {
         self.body.as_ref().is_none_or(|body| body.is_replayable())
     }
 
-    /// What one attempt sends. Even a request that may not be repeated can fail without a byte sent.
+    /// Makes the request that one attempt sends. Also a request that must not be repeated may need several: an attempt can
+    /// fail without a byte sent.
     fn request(&self, exchange: &Exchange, backend: &Backend, http2: Option<Scheme>) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, ReplayBody::attempt);
         let mut request = Request::new(body);
@@ -188,7 +187,7 @@ impl UpstreamRequest {
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers();
         if self.hostless {
-            // The one name that is right for each backend, as nginx has it. An address is a valid value.
+            // The backend's address is right for each backend; nginx does the same. It is a valid value.
             let host = backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
             request.headers_mut().insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
         }
@@ -198,7 +197,7 @@ impl UpstreamRequest {
         let is_http1 = http2.is_none();
         match http2 {
             Some(scheme) => to_http2(&mut request, scheme),
-            // hyper would leave the body of a GET out where nobody says how long it is.
+            // hyper would omit the body of a GET whose length is unknown.
             None if self.body.as_ref().is_some_and(|body| body.length().is_none()) => {
                 request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
@@ -223,9 +222,8 @@ impl UpstreamRequest {
     }
 }
 
-/// Sends the request to the backend at `index`, on an idle connection or a new one. An answer
-/// that failed as `retry_on` has it is passed on all the same unless `may_discard` gives leave for
-/// another attempt.
+/// Sends the request to the backend at `index`, on an idle connection or a new one. A response whose status is in
+/// `retry_on` is returned anyway, unless `may_discard` permits another attempt.
 pub(super) async fn attempt(
     thread: &ThreadState,
     exchange: &Exchange,
@@ -259,10 +257,10 @@ pub(super) async fn attempt(
                     }
                     limit.poll(cx).map(|()| Fact::ConnectTimeout)
                 };
-                // Boxed, or each request's future would have room for what few of them do.
+                // Boxed, or each request's future would have room for something that few requests do.
                 let connection =
                     match Box::pin(thread.connections.connect(backend, &service.upstream, key, watch)).await {
-                        // Once: what others give back and take meanwhile is not waited for.
+                        // Only once: don't wait for descriptors that other requests free and take meanwhile.
                         Err(failure)
                             if failure.fact == Fact::Shortage && may_close_idle && thread.connections.close_idle() =>
                         {
@@ -279,7 +277,7 @@ pub(super) async fn attempt(
 
         let is_used = connection.is_used();
         let begun = clock::now();
-        // The client, while it is waited for, has a limit of its own, which its body keeps.
+        // While the attempt waits for the client, the body keeps the client's own deadline.
         let due =
             || upstream_request.backend_since(begun).map(|since| (since + timeouts.response).min(exchange.deadline()));
         limit.set(due().unwrap_or(begun + LOOK));
@@ -293,7 +291,7 @@ pub(super) async fn attempt(
                 body.sent(sent.bytes());
             }
             while limit.poll(cx).is_ready() {
-                // Each byte of the body gives the backend its time anew.
+                // Each byte of the body that moves restarts the backend's time.
                 match due() {
                     Some(due) if due <= clock::now() => return Poll::Ready(Fact::ResponseTimeout),
                     Some(due) => limit.set(due),
@@ -308,7 +306,7 @@ pub(super) async fn attempt(
             Ok(response) => {
                 return answered(thread, service, index, upstream_request, response, connection, may_discard);
             }
-            // HTTP/2 tells of a body that broke off as of any other reset.
+            // HTTP/2 reports a body that broke off like any other reset.
             Err(error) if upstream_request.body_error().is_some() => {
                 return Err(Failure::new(Fact::RequestBody, error.failure.sent));
             }
@@ -318,7 +316,7 @@ pub(super) async fn attempt(
             }
             Err(error) => error,
         };
-        // To be told from its death only by a new connection.
+        // Only a new connection can tell a stale connection from a dead backend.
         let failure = error.failure;
         let end = AttemptEnd {
             is_used,
@@ -328,12 +326,12 @@ pub(super) async fn attempt(
             is_repeatable: upstream_request.repeatable,
         };
         let mut is_stale = is_stale(failure, end);
-        // Or it has not said yet how many requests it takes at once, and there were more.
+        // Or the backend has not announced its stream limit yet, and there were more requests.
         is_stale |= is_shared && may_reuse && failure.fact == Fact::Closed && !failure.sent;
         if !(is_stale && upstream_request.is_replayable()) {
             return Err(failure);
         }
-        // A backend that refuses a stream refuses it on each of its connections.
+        // A backend that refuses a stream refuses it on each connection.
         may_reuse = !failure.sent && !is_shared;
     }
 }
@@ -356,7 +354,7 @@ fn answered(
     if outcome == UpgradeOutcome::UnexpectedProtocol {
         return Err(Failure::new(Fact::Garbage, true));
     }
-    // HTTP/1.1 has counted them already, and refused to read more.
+    // Over HTTP/1.1 hyper has counted the fields already, and refused more.
     if response.headers().len() > service.upstream.settings.header_count {
         return Err(Failure::new(Fact::HeadTooLarge, true));
     }
@@ -373,7 +371,7 @@ fn answered(
     }
     let mut answer = response.map(|body| UpstreamBody::new(body, connection, is_last));
     if answer.status() == http::StatusCode::NO_CONTENT {
-        // RFC 9110 §8.6: not with 204, whatever the backend says.
+        // RFC 9110 §8.6: not with 204, whatever the backend sends.
         answer.headers_mut().remove(CONTENT_LENGTH);
     }
     Ok(answer)

@@ -1,5 +1,5 @@
-//! Owns: the step that ties a client to the backend that has answered.
-//! Invariant: nothing goes out with a preflight, a prefetch, or the answer of a backend that says it does not work.
+//! Owns: the step that pins a client to the backend that has served it.
+//! Invariant: no pin goes out with a preflight, a prefetch, or a response of 502 to 504.
 //! Must not know: where a pin travels.
 
 use http::header::HeaderMap;
@@ -10,7 +10,7 @@ use super::snapshot::Service;
 use crate::affinity::{BindContext, Decision, SessionKey, Verdict};
 use crate::clock;
 
-/// What of a request decides whether its client is tied by the answer.
+/// The facts of a request that decide whether its response may carry a pin.
 pub(super) struct Request {
     is_sessionless: bool,
     deletes: bool,
@@ -28,13 +28,13 @@ impl Request {
         }
     }
 
-    /// Whether it says nothing of its client's session.
+    /// Returns whether the request says nothing about its client's session.
     pub(super) fn is_sessionless(&self) -> bool {
         self.is_sessionless
     }
 }
 
-/// Issues, renews or learns what follows from the answer of the backend at `index`.
+/// Issues, renews or learns the pin that follows from the response of the backend at `index`.
 pub(super) fn bind(
     service: &Service,
     request: &Request,
@@ -69,18 +69,18 @@ pub(super) fn bind(
     }
 }
 
-/// A CORS preflight (Fetch standard, CORS-preflight request), which browsers send without cookies;
-/// or a prefetch (Sec-Purpose of the Fetch standard, and its forerunners), which is for a page that
-/// may never be looked at.
+/// Returns whether a request is a CORS preflight (Fetch standard), which browsers send without cookies, or a prefetch
+/// (Sec-Purpose of the Fetch standard, and its predecessors), whose page the user may never open.
 fn is_sessionless(method: &Method, headers: &HeaderMap) -> bool {
     if *method == Method::OPTIONS {
         return headers.contains_key("access-control-request-method");
     }
-    // One look at all names: to ask for each of the three costs a hash each.
+    // One pass over all names: a lookup of each of the three would cost a hash each.
     headers.iter().any(|(name, value)| {
         let words = || value.as_bytes().split(|byte| !byte.is_ascii_alphanumeric());
         matches!(name.as_str(), "sec-purpose" | "purpose" | "x-moz")
-            && words().any(|word| [&b"prefetch"[..], b"prerender"].iter().any(|asked| word.eq_ignore_ascii_case(asked)))
+            && words()
+                .any(|word| [&b"prefetch"[..], b"prerender"].iter().any(|purpose| word.eq_ignore_ascii_case(purpose)))
     })
 }
 

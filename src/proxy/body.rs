@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 
 use super::edits::Edits;
 use super::error::ProxyError;
-use super::replay::{self, Memory, Replay};
+use super::replay::{self, Replay, ReplayMemory};
 use super::trailers;
 use super::upload::Upload;
 use crate::clock::{self, Deadline};
@@ -88,7 +88,7 @@ impl ReplayBody {
         rules: BodyRules,
         expects: bool,
         limit: Deadline,
-        memory: &Rc<Memory>,
+        memory: &Rc<ReplayMemory>,
     ) -> Rc<ReplayBody> {
         let length = incoming.size_hint().exact();
         if expects {

@@ -1,6 +1,6 @@
-//! Owns: what a route changes of a request on its way in, and of an answer on its way out.
-//! Invariant: a client is bound after its answer was edited, so that what persistence says of caching is said last.
-//! Must not know: which fields and paths those are.
+//! Owns: a route's changes to requests and responses.
+//! Invariant: the client is pinned after its response was edited, so persistence has the last word on caching.
+//! Must not know: which fields and paths a route changes.
 
 use http::request;
 
@@ -8,24 +8,24 @@ use super::error::ProxyError;
 use super::fields::Fields;
 use super::route::RouteEntry;
 
-/// What a route does to fields.
+/// A route's changes to header fields.
 pub(super) struct Edits {
     pub(super) request: Fields,
     pub(super) response: Fields,
 }
 
 impl Edits {
-    /// A copy for one thread, if there is anything to be done.
+    /// Copies the changes for one thread, if there are any.
     pub(super) fn of(route: &RouteEntry) -> Option<Edits> {
         let has = !route.request.is_empty() || !route.response.is_empty();
         has.then(|| Edits { request: route.request.deep_clone(), response: route.response.deep_clone() })
     }
 }
 
-/// Makes the head of a request what its backend is to see.
+/// Changes the head of a request as its route says.
 ///
 /// # Errors
-/// The target would be longer than a target can be.
+/// [`ProxyError::TargetTooLong`] if the new target would exceed the limit of the type.
 pub(super) fn edit_request(
     route: &RouteEntry,
     edits: Option<&Edits>,

@@ -1,12 +1,12 @@
-//! Owns: copies of what a head says, for whoever needs it longer than the buffer that it was read into is to last.
-//! Invariant: a copy says the same, and is a part of no buffer but one of its own size.
-//! Must not know: who needs it, and for how long.
+//! Owns: copies of a head's parts, for code that needs them longer than the buffer that the head was read into.
+//! Invariant: a copy is equal to the original, and part of no larger buffer.
+//! Must not know: who needs a copy, and for how long.
 
 use bytes::{Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Uri};
 
-/// A target.
+/// Copies a target.
 pub(super) fn target(target: Uri) -> Uri {
     let copy = |text: &str| Bytes::copy_from_slice(text.as_bytes());
     let mut parts = target.clone().into_parts();
@@ -16,7 +16,7 @@ pub(super) fn target(target: Uri) -> Uri {
     Uri::from_parts(parts).ok().filter(|copied| *copied == target).unwrap_or(target)
 }
 
-/// All values of `fields`, in one piece of memory.
+/// Copies all values of `fields` into one piece of memory.
 pub(super) fn detach(fields: &mut HeaderMap) {
     let mut all = BytesMut::with_capacity(fields.values().map(HeaderValue::len).sum());
     for value in fields.values_mut() {

@@ -1,5 +1,5 @@
-//! Owns: which backend a request is sent to next, whether it waits first, and when no other will be asked.
-//! Invariant: nothing runs twice that must not; no backend is asked twice unless it was waited for; every request comes to an end.
+//! Owns: which backend a request tries next, whether it waits first, and when it ends.
+//! Invariant: nothing runs twice that must not; no backend is tried twice unless the request waited for it; every request ends.
 //! Must not know: how an attempt is made, how a request waits, sockets, clocks.
 
 use std::cell::Cell;
@@ -15,7 +15,7 @@ use crate::balance::{Balancer, Candidates, TriedBackends};
 use crate::pool::{Backend, Pool};
 use crate::upstream::{Blame, Fact, Failure};
 
-/// What a request's way depends on beside the request.
+/// The pool and its configuration, on which the order depends beside the request.
 #[derive(Clone, Copy)]
 pub(super) struct OrderRules<'a> {
     pub(super) pool: &'a Pool,
@@ -42,11 +42,11 @@ impl<'a> OrderRules<'a> {
 /// What a request does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// It is sent to the backend at this position; then [`CandidateOrder::served`] or [`CandidateOrder::failed`].
+    /// Send it to the backend at this position; then call [`CandidateOrder::served`] or [`CandidateOrder::failed`].
     Try(usize),
-    /// It waits for its backend; then [`CandidateOrder::waited`].
+    /// Wait for its backend; then call [`CandidateOrder::waited`].
     Wait(Wait),
-    /// It gets a page of ours.
+    /// End it with this error.
     End(ProxyError),
 }
 
@@ -55,44 +55,44 @@ pub(super) enum Step {
 pub(super) struct Wait {
     /// The position of the backend.
     pub(super) index: usize,
-    /// How many may wait for it.
+    /// How many requests may wait for it.
     pub(super) most: u32,
-    /// Not any longer.
+    /// When the wait ends.
     pub(super) until: Instant,
-    /// The backend has just failed this very request.
+    /// The backend has just failed this request.
     pub(super) failed: bool,
 }
 
-/// One request's candidates, and where it stands among them. Asked for one step at a time, since backends
-/// come and go while a request is under way: each next one is the best of that moment.
+/// The candidates of one request, and which of them it has tried. It gives one step at a time, since backends become
+/// available and unavailable while a request is under way: each step is the best one at that moment.
 pub(super) struct CandidateOrder<'a> {
     rules: OrderRules<'a>,
     decision: Decision,
     tried: TriedBackends,
     /// The client's key in the table of first requests, if this is one.
     first_request_key: Option<u64>,
-    /// Attempts that reached a backend, and that reached none, but for those of a request that waits.
+    /// Attempts that reached a backend, and attempts that reached none, without those of a request that waits.
     sent: u32,
     unreached: u32,
     waits: Option<WaitState>,
-    /// A failure that another backend may be asked after, once the budget has paid for it.
+    /// A failure that another backend may follow once the budget has paid for it.
     unpaid: Cell<Option<Failure>>,
-    /// The budget has paid for the next attempt already.
+    /// The budget has already paid for the next attempt.
     is_paid: Cell<bool>,
-    /// The last failure that the client has to know of, if nothing else becomes of the request.
+    /// The last failure that the client must learn of, if no other attempt succeeds.
     reached: Option<Failure>,
     ended: Option<ProxyError>,
 }
 
-/// A request that waits for its backend, or tries it after that.
+/// The state of a request that waits for its backend, or tries it after waiting.
 #[derive(Debug, Clone, Copy)]
 struct WaitState {
     cause: Cause,
     policy: policy::WaitPolicy,
     until: Instant,
-    /// The backend has failed it, this time or the last.
+    /// The backend has failed the request.
     failed: bool,
-    /// It is its turn.
+    /// The wait is over, and the request tries the backend.
     tries: bool,
 }
 
@@ -113,8 +113,7 @@ impl<'a> CandidateOrder<'a> {
         }
     }
 
-    /// Keeps the session away from a server that failed it lately, as long as there is another and
-    /// the policy has it go there.
+    /// Keeps the session away from a server that failed it recently, if there is another one and the policy allows it.
     pub(super) fn avoid(&mut self, list: &AvoidList, now: u64) {
         let Some(target) = self.decision.target() else { return };
         if !list.contains(self.decision.session, self.rules.pool.backend(target).live(), now)
@@ -130,8 +129,8 @@ impl<'a> CandidateOrder<'a> {
         }
     }
 
-    /// Has a new session go where the first request of the same client went a moment ago; `draw` is
-    /// what the balancer chooses by, if this is that request.
+    /// Sends a new session where the first request of the same client went a moment ago. `draw` is the balancer's random
+    /// number, if this is that first request.
     pub(super) fn join_first_request(&mut self, client: u64, now: Duration, draw: u64) {
         let Some(converge) = self.rules.converge.filter(|_| self.decision.verdict == Verdict::New) else { return };
         let pool = self.rules.pool;
@@ -149,8 +148,7 @@ impl<'a> CandidateOrder<'a> {
         self.first_request_key = Some(client);
     }
 
-    /// What comes next, at `now`; all attempts together end at `deadline`. `draw` is what the balancer
-    /// chooses by.
+    /// Returns the next step at `now`. All attempts together end at `deadline`. `draw` is the balancer's random number.
     pub(super) fn next(&mut self, now: Instant, deadline: Instant, draw: impl FnOnce() -> u64) -> Step {
         if let Some(error) = self.ended {
             return self.end(error);
@@ -180,13 +178,13 @@ impl<'a> CandidateOrder<'a> {
             self.tried.insert(index);
             return Step::Try(index);
         }
-        // What reached a backend may have been carried out, and the client has to know.
+        // A request that reached a backend may have been executed, and its client must learn of that failure.
         let unserved = || ProxyError::NoBackend(Unserved::of(self.rules.pool));
         let error = self.reached.map_or_else(unserved, ProxyError::Backend);
         self.end(self.ended.unwrap_or(error))
     }
 
-    /// The best backend that was not tried yet.
+    /// Returns the best backend that was not tried yet.
     fn pick(&self, draw: impl FnOnce() -> u64) -> Option<usize> {
         let (pool, tried) = (self.rules.pool, &self.tried);
         let target = self.decision.target().filter(|target| !tried.contains(*target));
@@ -201,24 +199,24 @@ impl<'a> CandidateOrder<'a> {
         })
     }
 
-    /// Whether nothing has come before the attempt that is being made.
+    /// Returns whether the current attempt is the first thing that the request does.
     pub(super) fn is_first(&self) -> bool {
         self.sent == 0 && self.unreached == 0 && self.waits.is_none()
     }
 
-    /// Whether there is a candidate that was not tried yet.
+    /// Returns whether there is a candidate that was not tried yet.
     pub(super) fn has_next(&self) -> bool {
         !self.decision.is_exclusive() && Candidates::new(self.rules.pool, &self.tried).iter().next().is_some()
     }
 
-    /// Whether the attempt that is being made is one that the request has waited for, to find out whether
-    /// its backend is back: it uses up neither attempts nor the budget, and is held against nobody.
+    /// Returns whether the current attempt finds out, after a wait, whether the backend is available again. Such an attempt
+    /// uses up neither `attempts` nor the budget, and its failure counts against nobody.
     pub(super) fn has_waited(&self) -> bool {
         self.waits.is_some_and(|waits| waits.tries && matches!(waits.cause, Cause::Down | Cause::Failed))
     }
 
-    /// Whether an answer that is `failure` by its status may be thrown away for another attempt, which is
-    /// paid for by then.
+    /// Returns whether a response that counts as `failure` by its status may be discarded for another attempt. If so, the
+    /// budget has paid for that attempt.
     pub(super) fn may_discard_response(&self, failure: Failure, facts: RetryFacts) -> bool {
         if !self.has_next() {
             return false;
@@ -236,7 +234,7 @@ impl<'a> CandidateOrder<'a> {
         may_discard_response
     }
 
-    /// Goes on after a wait: it is the request's turn on its backend, or it has waited in vain.
+    /// Continues after a wait: `is_back` says whether the backend can take the request.
     pub(super) fn waited(&mut self, is_back: bool) {
         if is_back {
             self.waits.iter_mut().for_each(|waits| waits.tries = true);
@@ -247,7 +245,7 @@ impl<'a> CandidateOrder<'a> {
         }
     }
 
-    /// The backend at `index` has served.
+    /// Notes that the backend at `index` has served the request.
     pub(super) fn served(&mut self, index: usize) {
         if let (Some(client), Some(converge)) = (self.first_request_key, self.rules.converge)
             && self.decision.target() != Some(index)
@@ -257,19 +255,19 @@ impl<'a> CandidateOrder<'a> {
         self.decision.mark_served_by(index);
     }
 
-    /// The attempt on the backend at `index` failed. Says whether the session is to avoid that backend
-    /// from now on: its client gets an error, with which no pin goes out.
+    /// Notes that the attempt on the backend at `index` failed. Returns whether the session must avoid that backend from
+    /// now on: its client gets an error, which carries no pin.
     pub(super) fn failed(&mut self, index: usize, failure: Failure, facts: RetryFacts) -> bool {
         let is_paid = self.is_paid.take();
         if failure.is_unusable_response() || matches!(failure.fact, Fact::Shortage | Fact::RequestBody) {
-            // The backend is as well as before, and the pin holds.
+            // This says nothing about the backend's health, and the pin holds.
             self.ended = Some(ProxyError::Backend(failure));
             return false;
         }
         if self.has_waited() && self.decision.target() == Some(index) {
             return self.failed_again(index, failure, facts);
         }
-        // It has had the place that it waited for.
+        // It has used the capacity that it waited for.
         self.waits = None;
         if failure.sent {
             self.sent += 1;
@@ -278,30 +276,30 @@ impl<'a> CandidateOrder<'a> {
         }
         let facts = RetryFacts { sent: self.sent, ..facts };
         let answer = if is_paid { RetryDecision::Yes } else { retry::may_retry(failure, facts, self.rules.retry) };
-        // Where only this one would do, nothing else is to be said.
+        // If only this backend may serve the request, its failure is the only one to report.
         self.reached = Some(failure).filter(|_| failure.sent || self.decision.is_exclusive()).or(self.reached);
         self.lose(index, failure);
         self.unpaid.set((answer == RetryDecision::IfBudget).then_some(failure));
-        // One that waits for its own server asks nothing more of the pool, and pays if it leaves.
+        // A request that waits for its own server adds no load to the pool, and pays when it moves.
         if answer == RetryDecision::No || (self.decision.next == NextStep::Serve && !self.pay()) {
             return self.give_up(index, failure);
         }
         false
     }
 
-    /// The attempt that the request has waited for failed.
+    /// Notes that the attempt after a wait failed.
     fn failed_again(&mut self, index: usize, failure: Failure, facts: RetryFacts) -> bool {
         let Some(waits) = &mut self.waits else { return false };
         waits.tries = false;
         waits.failed = true;
         let may_repeat = retry::may_repeat(failure, facts, self.rules.retry);
         if may_repeat && !failure.sent {
-            // It is not back, and is waited for as before.
+            // The backend is still unavailable, so the request waits as before.
             let (cause, policy) = (waits.cause, waits.policy);
             self.decision.keep_waiting(cause, policy);
             return false;
         }
-        // It was back, took the request, and failed it: to send it there a third time would be no waiting.
+        // The backend took the request and failed it. Sending it there a third time would not be waiting.
         self.reached = Some(failure);
         self.lose(index, failure);
         if !may_repeat {
@@ -318,7 +316,7 @@ impl<'a> CandidateOrder<'a> {
         self.decision.lose_target(index, cause, self.rules.policies);
     }
 
-    /// Waits no more: others are asked, if the budget allows that.
+    /// Stops waiting and moves to other backends, if the budget allows it.
     fn go_elsewhere(&mut self) {
         self.decision.stop_waiting();
         let unpaid = self.unpaid.get();
@@ -327,7 +325,7 @@ impl<'a> CandidateOrder<'a> {
         }
     }
 
-    /// Pays for another attempt, if it must be paid for. Nothing is paid for one that has nowhere to go.
+    /// Pays for another attempt if necessary. A request with no candidate left pays nothing.
     fn pay(&self) -> bool {
         self.unpaid.take().is_none() || !self.has_next() || self.rules.budget.withdraw()
     }
@@ -340,7 +338,7 @@ impl<'a> CandidateOrder<'a> {
     fn end(&mut self, error: ProxyError) -> Step {
         self.ended = Some(error);
         let is_refused = match error {
-            // What is not pinned has no verdict, but for want of a backend.
+            // A request without a pin has no verdict, except if no backend was available.
             ProxyError::Backend(_) if self.decision.verdict == Verdict::None => false,
             ProxyError::Backend(failure) => !failure.is_unusable_response() && failure.blame != Blame::Client,
             _ => true,

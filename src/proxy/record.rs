@@ -1,5 +1,5 @@
-//! Owns: what the access log and the metrics will say of one request.
-//! Invariant: plain data; a field is set where the fact is known, and read once, at the request's end.
+//! Owns: what the access log and the metrics report about one request.
+//! Invariant: plain data; each field is set where its fact is known, and read once at the request's end.
 //! Must not know: the snapshot, backends, connections; when the request ends.
 
 use std::cell::Cell;
@@ -21,9 +21,9 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// The facts of one request.
 pub(super) struct RequestRecord {
-    /// When its head came, on the wall clock.
+    /// When its head arrived, on the wall clock.
     pub(super) time: Duration,
-    /// The same, on the clock that durations are taken from.
+    /// The same, on the monotonic clock.
     pub(super) begun: Instant,
     pub(super) id: RequestId,
     method: Method,
@@ -31,18 +31,18 @@ pub(super) struct RequestRecord {
     target: Uri,
     /// When its last attempt had a connection.
     pub(super) connected: Cell<Option<Instant>>,
-    /// When the head of its response was there.
+    /// When the head of its response was ready.
     pub(super) answered: Option<Instant>,
     pub(super) attempts: u32,
     pub(super) verdict: Verdict,
     pub(super) cause: Option<Cause>,
     pub(super) session: Option<u64>,
-    /// The rule of persistence that matched.
+    /// The persistence rule that matched.
     pub(super) rule: Option<&'static str>,
     pub(super) status: Option<StatusCode>,
-    /// The name of the backend that its pin named, if another was to serve.
+    /// The backend that its pin named, if another had to serve.
     pub(super) pinned: Option<Box<str>>,
-    /// Why the last attempt that failed did.
+    /// Why the last failed attempt failed.
     pub(super) reason: Option<Reason>,
     pub(super) error: Option<FailureDetail>,
     /// Bytes that a tunnel has read from the client.
@@ -52,23 +52,23 @@ pub(super) struct RequestRecord {
     pub(super) is_tunnel: bool,
 }
 
-/// What else is known when a request ends.
+/// The facts that are known only when a request ends.
 pub(super) struct Ended<'a> {
     pub(super) listener: &'a str,
     pub(super) client: &'a str,
     pub(super) pool: Option<&'a str>,
     pub(super) backend: Option<&'a str>,
-    /// Linchpin gave the request up.
+    /// Linchpin abandoned the request.
     pub(super) is_abandoned: bool,
-    /// Bytes of the request's body that were read.
+    /// Bytes read of the request's body.
     pub(super) body_read: u64,
-    /// How long the request waited for its backend, if it did.
+    /// How long the request waited for its backend, if it waited.
     pub(super) waited: Option<Duration>,
     pub(super) now: Instant,
 }
 
 impl RequestRecord {
-    /// Begins the record of the request with this head.
+    /// Begins the record of a request with this head.
     pub(super) fn new(head: &request::Parts, id: RequestId) -> RequestRecord {
         RequestRecord {
             time: clock::unix(),
@@ -94,13 +94,13 @@ impl RequestRecord {
         }
     }
 
-    /// The path that the client asked for.
+    /// Returns the path that the client requested.
     pub(super) fn path(&self) -> &str {
         self.target.path()
     }
 
-    /// Copies what the record needs of the head into memory of its own. A head is a part of the buffer that
-    /// it was read into, which would last as long as a tunnel does.
+    /// Copies what the record needs of the head. A head is a part of the buffer that it was read into, which would
+    /// otherwise last as long as a tunnel does.
     pub(super) fn detach_from_head(&mut self) {
         let named = named(&self.target).and_then(|host| HeaderValue::from_bytes(host).ok());
         self.host = named.or(self.host.take().map(copied));
@@ -108,13 +108,14 @@ impl RequestRecord {
         self.id = self.id.clone().into_owned();
     }
 
-    /// The status that counts, also where none was sent.
+    /// Returns the status that counts, also if none was sent.
     pub(super) fn status(&self, is_abandoned: bool) -> u16 {
         let unsent = if is_abandoned { respond::status(ProxyError::Abandoned).as_u16() } else { CLIENT_CLOSED_REQUEST };
         self.status.map_or(unsent, |status| status.as_u16())
     }
 
-    /// The duration that counts. The hours of a tunnel would drown the durations of all other requests.
+    /// Returns the duration that counts. A tunnel counts until it begins: its hours would hide the durations of all other
+    /// requests.
     pub(super) fn lasted(&self, now: Instant) -> Duration {
         let end = if self.is_tunnel { self.answered.unwrap_or(now) } else { now };
         end.saturating_duration_since(self.begun)
@@ -154,8 +155,8 @@ impl RequestRecord {
     }
 }
 
-/// The host in a target, as HTTP/2 and proxies have it; that beats Host. Not what stands before it, which
-/// may be a password.
+/// Returns the host in a target, as HTTP/2 and proxies send it, which takes precedence over Host. It omits the user
+/// information, which may hold a password.
 fn named(target: &Uri) -> Option<&[u8]> {
     target.authority()?.as_str().rsplit('@').next().map(str::as_bytes)
 }

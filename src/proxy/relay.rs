@@ -1,6 +1,6 @@
 //! Owns: the body of a response on its way to the client.
-//! Invariant: read at the client's pace; a body that broke off is never passed on as a whole one.
-//! Must not know: how the response came about.
+//! Invariant: a body is read at the client's pace; one that broke off is never passed on as complete.
+//! Must not know: routes, candidates, retries.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,23 +21,23 @@ use crate::clock;
 use crate::handler::{Reply, ResponseContent};
 use crate::upstream::{Fact, Failure, UpstreamBody};
 
-/// The body of a response, with all that is to be done when it ends.
+/// The body of a response. It owns the exchange, which ends with it.
 pub struct ResponseBody {
     content: Content,
-    /// `None` where a tunnel has taken it over.
+    /// `None` once a tunnel has taken it over.
     exchange: Option<Box<Exchange>>,
 }
 
 enum Content {
-    /// A page of our own, or nothing more.
+    /// A page that Linchpin made, or nothing more.
     Page(Bytes),
-    /// What a backend sends.
+    /// The body of a backend's response.
     Relayed {
         received: UpstreamBody<RequestBody>,
-        /// Since when the backend, or the client, is waited for.
+        /// Since when it waits for the side in `waits_for`.
         since: Instant,
         waits_for: Side,
-        /// The client has once taken nothing for so long that the backend may have given up sending.
+        /// The client once took nothing for so long that the backend may have timed out.
         is_slow: bool,
     },
 }
@@ -48,10 +48,10 @@ enum Side {
     Client,
 }
 
-/// For how long a client that takes nothing is nobody's trouble.
+/// A client that takes nothing for longer than this may make its backend time out.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// The response broke off.
+/// The backend ended the response early, or it paused for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BrokenOff;
 
@@ -63,7 +63,7 @@ impl std::fmt::Display for BrokenOff {
 
 impl std::error::Error for BrokenOff {}
 
-/// The backend's answer, as it goes to the client.
+/// Makes the reply of a backend's response.
 pub(super) async fn relay(mut exchange: Box<Exchange>, answer: UpstreamResponse) -> Reply<ResponseBody> {
     let (mut head, received) = answer.into_parts();
     exchange.response_started(head.status);
@@ -75,7 +75,7 @@ pub(super) async fn relay(mut exchange: Box<Exchange>, answer: UpstreamResponse)
             Content::Relayed { received, since: clock::now(), waits_for: Side::Client, is_slow: false }
         }
         true => {
-            // The connection is there for the next request before this one's client has read.
+            // The connection can serve another request before this one's client has read the response.
             let mut received = Some(received);
             let connection =
                 std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_reusable(cx))))
@@ -88,7 +88,7 @@ pub(super) async fn relay(mut exchange: Box<Exchange>, answer: UpstreamResponse)
     Reply { response, tunnel: None, is_stream }
 }
 
-/// The backend's answer that another protocol begins, and what moves its bytes.
+/// Makes the reply of a backend's response that switches protocols, with the tunnel that follows.
 pub(super) async fn switch(mut exchange: Box<Exchange>, answer: UpstreamResponse) -> Reply<ResponseBody> {
     let (mut head, received) = answer.into_parts();
     let mut received = Some(received);
@@ -107,7 +107,7 @@ pub(super) async fn switch(mut exchange: Box<Exchange>, answer: UpstreamResponse
     Reply { response: Response::from_parts(head, nothing), tunnel: Some(Box::new(tunnel)), is_stream: false }
 }
 
-/// An answer that sends the client elsewhere.
+/// Makes the reply of a redirect.
 pub(super) fn redirect(mut exchange: Box<Exchange>, mut response: Response<()>) -> Reply<ResponseBody> {
     exchange.response_started(response.status());
     apply_to_local_reply(&exchange, response.headers_mut());
@@ -116,7 +116,7 @@ pub(super) fn redirect(mut exchange: Box<Exchange>, mut response: Response<()>) 
     Reply { response, tunnel: None, is_stream: false }
 }
 
-/// A page that says why there is no answer.
+/// Makes the reply of an error, with a page that explains it.
 pub(super) fn refuse(mut exchange: Box<Exchange>, error: ProxyError) -> Reply<ResponseBody> {
     exchange.refused(error);
     let mut response = respond::respond(error, exchange.id().as_str(), exchange.accepts_json());
@@ -126,7 +126,7 @@ pub(super) fn refuse(mut exchange: Box<Exchange>, error: ProxyError) -> Reply<Re
     Reply { response, tunnel: None, is_stream: false }
 }
 
-/// Does what the route says to the fields of a page or a redirect, whose own fields stay.
+/// Applies the route's changes to a page or a redirect, which keeps the fields that it sets itself.
 fn apply_to_local_reply(exchange: &Exchange, headers: &mut HeaderMap) {
     if let Some(edits) = exchange.edits() {
         edits.response.apply_to_local_reply(headers);
@@ -181,7 +181,7 @@ impl Body for ResponseBody {
                     }
                 }
                 exchange.body_sent(frame.data_ref().map_or(0, Bytes::len));
-                // Whoever has been given trailers asks for no more.
+                // hyper does not poll again after trailers.
                 if is_last || received.is_end() {
                     self.end(cx);
                 }
@@ -214,12 +214,12 @@ impl Body for ResponseBody {
 }
 
 impl ResponseBody {
-    /// A page that nobody keeps a record of.
+    /// Makes a page without an exchange, and so without a record.
     pub(super) fn page(page: Bytes) -> ResponseBody {
         ResponseBody { content: Content::Page(page), exchange: None }
     }
 
-    /// What is left of a page.
+    /// Returns the rest of a page.
     fn rest(&mut self) -> Option<Bytes> {
         match &mut self.content {
             Content::Page(page) => Some(std::mem::take(page)).filter(|page| !page.is_empty()),
@@ -227,7 +227,7 @@ impl ResponseBody {
         }
     }
 
-    /// All of it has been read: the connection can serve the next request.
+    /// Ends a body that was read to its end: the connection can serve another request.
     fn end(&mut self, cx: &mut Context<'_>) {
         if let Content::Relayed { received, .. } = std::mem::replace(&mut self.content, Content::Page(Bytes::new())) {
             let connection = received.into_reusable(cx);

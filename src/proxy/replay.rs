@@ -1,6 +1,6 @@
-//! Owns: what is kept of a request's body for another attempt, and how much memory that takes.
-//! Invariant: no more than `replay_limit` for a request, and than `replay_memory` for all; of what is read, no buffer is held.
-//! Must not know: where a body comes from, or when it is sent again.
+//! Owns: the copy of a request's body for another attempt, and the memory that it takes.
+//! Invariant: at most `replay_limit` per request and `replay_memory` for all requests; it holds no read buffer.
+//! Must not know: where a body is read from, or when it is sent again.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -9,35 +9,35 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 
-/// `replay_memory` of `[server]`, in bytes, if it is not set: a thousand bodies of `replay_limit`.
+/// The default of `replay_memory` in `[server]`, in bytes: a thousand bodies of `replay_limit`.
 pub const MEMORY: usize = 64 * 1024 * 1024;
 
-/// What is kept, and sent again, in one piece. hyper's buffers have this size: memory that is not needed here any more
-/// serves them.
+/// Bytes that are kept and sent again in one piece. hyper's buffers have this size, so memory that is freed here serves
+/// them.
 const BLOCK: usize = 8 * 1024;
 
-/// What is kept of a body that is announced as longer than what may be kept of one: it can't be sent again once it
-/// is on its way, but its backend may turn out to have closed the connection before it began.
+/// How much is kept of a body whose Content-Length exceeds the limit. It can't be sent again once it is on its way, but
+/// its backend may turn out to have closed the connection before it began.
 const BEGINNING: usize = 16 * 1024;
 
-/// What a trailer field takes beside its text: as HTTP/2 counts it (RFC 9113 §6.5.2).
+/// The size of a trailer field beside its text, as HTTP/2 counts it (RFC 9113 §6.5.2).
 const FIELD: usize = 32;
 
-/// Memory that the bodies of one thread's requests share.
+/// The memory that the bodies of one thread's requests share.
 #[derive(Debug)]
-pub struct Memory {
+pub struct ReplayMemory {
     left: Cell<usize>,
 }
 
-impl Memory {
-    /// So many bytes.
-    pub fn new(bytes: usize) -> Rc<Memory> {
-        Rc::new(Memory { left: Cell::new(bytes) })
+impl ReplayMemory {
+    /// Makes a budget of this many bytes.
+    pub fn new(bytes: usize) -> Rc<ReplayMemory> {
+        Rc::new(ReplayMemory { left: Cell::new(bytes) })
     }
 
-    /// The share of one of so many threads: they count apart, and share no line of memory.
-    pub fn share(bytes: usize, threads: usize) -> Rc<Memory> {
-        Memory::new(bytes / threads.max(1))
+    /// Makes the budget of one of `threads` threads. Each counts for itself, so that they share no cache line.
+    pub fn share(bytes: usize, threads: usize) -> Rc<ReplayMemory> {
+        ReplayMemory::new(bytes / threads.max(1))
     }
 
     fn take(&self, bytes: usize) -> bool {
@@ -53,30 +53,30 @@ impl Memory {
     }
 }
 
-/// The beginning of a body, or all of it. A copy: a frame is a part of the buffer that it was read into,
-/// and a body that comes byte by byte would hold a buffer for each.
+/// A copy of the beginning of a body, or of all of it. A frame itself is a part of the buffer that it was read into, so a
+/// body that arrives byte by byte would hold a buffer for each byte.
 #[derive(Debug)]
 pub struct Replay {
-    /// In [`BLOCK`]s, of which the last one may be shorter.
+    /// Blocks of [`BLOCK`] bytes, of which the last may be shorter.
     data: Vec<Vec<u8>>,
     trailers: Option<HeaderMap>,
-    /// Bytes of the body, as far as that is known.
+    /// The length of the body, if known.
     length: Option<usize>,
-    /// Bytes that it may take, and those that it takes.
+    /// The bytes that it may take, and those that it has taken.
     limit: usize,
     taken: usize,
-    memory: Rc<Memory>,
+    memory: Rc<ReplayMemory>,
 }
 
 impl Replay {
-    /// Nothing yet of a body of `length` bytes, as far as that is known, and at most `limit` bytes of `memory`.
-    pub fn new(length: Option<u64>, limit: usize, memory: &Rc<Memory>) -> Replay {
+    /// Makes an empty copy of a body of `length` bytes, if known, which takes at most `limit` bytes of `memory`.
+    pub fn new(length: Option<u64>, limit: usize, memory: &Rc<ReplayMemory>) -> Replay {
         let length = length.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
         let limit = if length.is_some_and(|length| length > limit) { limit.min(BEGINNING) } else { limit };
         Replay { data: Vec::new(), trailers: None, length, limit, taken: 0, memory: Rc::clone(memory) }
     }
 
-    /// Keeps the next frame of the body. False if there is no room for it; nothing is kept then.
+    /// Keeps the next frame of the body. Returns false, and keeps nothing at all, if there is no room for it.
     pub fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
         let kept = match (frame.data_ref(), frame.trailers_ref()) {
             (Some(data), _) => self.keep_data(data),
@@ -101,7 +101,7 @@ impl Replay {
         true
     }
 
-    /// A block with room for some of `bytes`, and how much it has.
+    /// Returns a block with room for some of `bytes`, and how much room it has.
     fn room(&mut self, bytes: usize) -> Option<(usize, usize)> {
         if self.data.last().is_none_or(|block| block.len() == BLOCK) {
             self.data.push(Vec::new());
@@ -111,7 +111,7 @@ impl Replay {
         if held < capacity {
             return Some((at, capacity - held));
         }
-        // As much again, but not more than there can be. Not all that is announced at once: it may never come.
+        // Double the block, but not beyond what can arrive. Not everything that is announced at once: it may never arrive.
         let left = self.length.unwrap_or(usize::MAX).min(self.limit).saturating_sub(at * BLOCK).max(held + 1);
         let capacity = (held + bytes).saturating_mul(2).min(left).min(BLOCK);
         if !self.take(capacity - held) {
@@ -122,7 +122,7 @@ impl Replay {
     }
 
     fn keep_trailers(&mut self, trailers: &HeaderMap) -> bool {
-        // They are the end of the body: there is no more to come that the rest of the room is for.
+        // Trailers end the body, so the rest of the room is not needed.
         if let Some(last) = self.data.last_mut() {
             let spare = last.capacity() - last.len();
             last.shrink_to_fit();
@@ -149,7 +149,7 @@ impl Replay {
         self.memory.give_back(bytes);
     }
 
-    /// The frame at a position: that of the first is 0, each takes as many as [`places`] says.
+    /// Returns the frame at a position. The first is at 0; a frame takes as many positions as [`places`] says.
     pub fn frame(&self, at: usize) -> Option<Frame<Bytes>> {
         let block = self.data.get(at / BLOCK).and_then(|block| block.get(at % BLOCK..));
         match block.filter(|rest| !rest.is_empty()) {
@@ -159,18 +159,18 @@ impl Replay {
         }
     }
 
-    /// Whether there is a frame at a position.
+    /// Returns whether there is a frame at a position.
     pub fn has(&self, at: usize) -> bool {
         let bytes = self.bytes();
         at < bytes || (at == bytes && self.trailers.is_some())
     }
 
-    /// Bytes that are kept.
+    /// Returns how many bytes are kept.
     fn bytes(&self) -> usize {
         self.data.last().map_or(0, |last| (self.data.len() - 1) * BLOCK + last.len())
     }
 
-    /// Gives back what it takes.
+    /// Frees everything that is kept.
     pub fn forget(&mut self) {
         self.data = Vec::new();
         self.trailers = None;
@@ -184,7 +184,7 @@ impl Drop for Replay {
     }
 }
 
-/// How far a frame leads in a body: by its bytes, and one for trailers.
+/// Returns how many positions a frame takes: one per byte, and one for trailers.
 pub fn places(frame: &Frame<Bytes>) -> usize {
     frame.data_ref().map_or(1, Bytes::len)
 }
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_comes_again_in_order_with_its_trailers() {
-        let memory = Memory::new(100_000);
+        let memory = ReplayMemory::new(100_000);
         let mut replay = Replay::new(None, 64 * 1024, &memory);
         assert!(!replay.has(0));
         let large: &'static [u8] = vec![7; 40_000].leak();
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_body_that_comes_byte_by_byte_takes_no_more_than_the_limit_and_holds_no_buffer() {
-        let memory = Memory::new(1 << 20);
+        let memory = ReplayMemory::new(1 << 20);
         let mut replay = Replay::new(None, 1000, &memory);
         let buffer = Bytes::from(vec![1; 8192]);
         for at in 0..1000 {
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_was_announced_and_has_not_come_takes_nothing() {
-        let memory = Memory::new(1 << 20);
+        let memory = ReplayMemory::new(1 << 20);
         let mut replay = Replay::new(Some(60_000), 64 * 1024, &memory);
         assert!(replay.keep(&data(b"x")));
         assert!(capacity(&replay) <= 2);
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn of_a_body_that_is_too_long_to_be_kept_the_beginning_is_kept_and_no_more() {
-        let memory = Memory::new(1 << 20);
+        let memory = ReplayMemory::new(1 << 20);
         let mut replay = Replay::new(Some(64 * 1024 + 1), 64 * 1024, &memory);
         assert!(replay.keep(&data(&[1; BEGINNING])));
         assert_eq!(all(&replay).0.len(), BEGINNING);
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn all_bodies_of_a_thread_share_its_memory_and_give_it_back() {
-        let memory = Memory::share(400, 4);
+        let memory = ReplayMemory::share(400, 4);
         let mut first = Replay::new(Some(60), 1000, &memory);
         assert!(first.keep(&data(&[1; 60])));
         let mut second = Replay::new(Some(60), 1000, &memory);

@@ -1,6 +1,6 @@
-//! Owns: everything that a request needs of the configuration, as one immutable whole.
-//! Invariant: taken once per request; nothing in it is made per request.
-//! Must not know: files; how it is published.
+//! Owns: the snapshot: everything that a request needs of the configuration, in one immutable value.
+//! Invariant: a request takes it once; nothing in it is made per request.
+//! Must not know: files; how a snapshot is published.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,59 +24,59 @@ use crate::telemetry::LimitCounters;
 use crate::telemetry::metrics::Series;
 use crate::upstream;
 
-/// One configuration at work.
+/// One configuration in use.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Host and path → position in `services`, or elsewhere.
+    /// Finds the route entry of a request.
     pub routes: Routes,
-    /// The pools.
+    /// The pools, with what serves from them.
     pub services: Vec<Service>,
-    /// What carries the pins of all pools.
+    /// The cookie and field names that carry pins, over all pools.
     pub pin_names: PinNames,
-    /// What a request may take.
+    /// The limits of a request's head.
     pub limits: HeadLimits,
-    /// How many requests each client may send, if they are limited.
+    /// Limits the request rate of each client, if configured.
     pub limiter: Option<Arc<RateLimiter>>,
-    /// Counts what no route leads to.
+    /// Counts requests without a route.
     pub unrouted: Arc<Series>,
-    /// Counts what met a limit.
+    /// Counts requests and connections that reached a limit.
     pub limited: Arc<LimitCounters>,
 }
 
-/// A pool and all that belongs to serving from it.
+/// A pool, and everything that serving from it needs.
 #[derive(Debug)]
 pub struct Service {
     /// Its backends.
     pub pool: Arc<Pool>,
-    /// How clients are pinned.
+    /// The pool's persistence.
     pub affinity: Arc<Affinity>,
-    /// How a client without a pin gets its backend.
+    /// The balancing algorithm for clients without a pin.
     pub balance: balance::BalancerKind,
-    /// `[pools.hash]`, where requests are placed by something that they have.
+    /// `[pools.hash]`, for balancing by hash.
     pub hash: Option<key::Settings>,
     /// `[pools.retry]`.
     pub retry: retry::Settings,
     /// `[pools.timeouts]`.
     pub timeouts: Timeouts,
-    /// What its messages are marked with in Via, if they are.
+    /// Its name in Via, if Via is added.
     pub mark: Option<Box<str>>,
     /// `[pools.upstream]`.
     pub upstream: upstream::Access,
-    /// Counters, by position of the backend.
+    /// Counters, by the backend's position.
     pub series: Vec<Arc<Series>>,
-    /// Counts what no backend served.
+    /// Counts requests that no backend served.
     pub unserved: Arc<Series>,
 }
 
-/// A snapshot and what one thread keeps beside it: cursors, budgets, and fields that it alone copies.
+/// A snapshot with one thread's state for it: cursors, budgets, and copies of fields that only this thread clones.
 pub(super) struct ThreadSnapshot {
     snapshot: Arc<Snapshot>,
     pools: Vec<PoolThreadState>,
-    /// By position of the way.
+    /// By the route entry's position.
     edits: Box<[Option<Rc<Edits>>]>,
 }
 
-/// What one thread keeps beside a pool.
+/// One thread's state of a pool.
 struct PoolThreadState {
     balancer: Rc<dyn Balancer>,
     budget: Rc<RetryBudget>,
@@ -84,8 +84,7 @@ struct PoolThreadState {
 }
 
 impl ThreadSnapshot {
-    /// What goes on from `before` is taken over: a pool that has new members has its cursor and its
-    /// budget still.
+    /// Makes the state, and takes over what continues from `before`: a pool with new members keeps its cursor and budget.
     pub(super) fn new(
         snapshot: Arc<Snapshot>,
         before: Option<&ThreadSnapshot>,
@@ -113,17 +112,17 @@ impl ThreadSnapshot {
         ThreadSnapshot { snapshot, pools, edits }
     }
 
-    /// Positions come from `routes` of the same snapshot.
+    /// Returns a pool by its position, which comes from `routes` of the same snapshot.
     pub(super) fn service(&self, pool: usize) -> Option<&Service> {
         self.snapshot.services.get(pool)
     }
 
-    /// What the route of this way does to fields, if anything.
+    /// Returns the changes to fields of the route entry at this position, if any.
     pub(super) fn edits(&self, route: usize) -> Option<&Rc<Edits>> {
         self.edits.get(route)?.as_ref()
     }
 
-    /// The pool of that name, as it was.
+    /// Returns the pool of the same name in this snapshot.
     fn of(&self, service: &Service) -> Option<(&Service, &PoolThreadState)> {
         let mut all = self.snapshot.services.iter().zip(&self.pools);
         all.find(|(old, _)| old.pool.name() == service.pool.name())
@@ -133,7 +132,7 @@ impl ThreadSnapshot {
         &self.snapshot
     }
 
-    /// Positions come from `routes` of the same snapshot.
+    /// Returns a pool's balancer by its position, which comes from `routes` of the same snapshot.
     pub(super) fn balancer(&self, pool: usize) -> &dyn Balancer {
         &*self.pools[pool].balancer
     }
@@ -142,7 +141,7 @@ impl ThreadSnapshot {
         &self.pools[pool].budget
     }
 
-    /// The values of Via for messages to and from a pool, if it is written.
+    /// Returns the values of Via for a pool's messages, if Via is added.
     pub(super) fn via(&self, pool: usize) -> Option<&Via> {
         self.pools.get(pool)?.via.as_ref()
     }

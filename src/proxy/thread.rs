@@ -29,7 +29,7 @@ pub(super) struct ThreadState {
     pub(super) deadlines: Deadlines,
     pub(super) log: ThreadLog,
     pub(super) avoid_list: Arc<AvoidList>,
-    pub(super) replay_memory: Rc<replay::Memory>,
+    pub(super) replay_memory: Rc<replay::ReplayMemory>,
     random: RefCell<SmallRng>,
     next_id: Cell<u64>,
 }
@@ -41,7 +41,7 @@ impl ThreadState {
         deadlines: Deadlines,
         log: ThreadLog,
         avoid_list: Arc<AvoidList>,
-        replay_memory: Rc<replay::Memory>,
+        replay_memory: Rc<replay::ReplayMemory>,
     ) -> ThreadState {
         let mut random: SmallRng = rand::make_rng();
         let view = RefCell::new(Rc::new(ThreadSnapshot::new(snapshot, None, &mut random)));

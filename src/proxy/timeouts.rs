@@ -1,5 +1,5 @@
-//! Owns: `[pools.timeouts]`, and whose fault it is when one of them has run out.
-//! Invariant: a backend is blamed only if it had the time that is its own.
+//! Owns: `[pools.timeouts]`, and who is to blame when one of them expires.
+//! Invariant: a backend is blamed only if it had all of its own time.
 //! Must not know: timers.
 
 use std::time::Duration;
@@ -9,19 +9,19 @@ use crate::upstream::{Blame, Fact, Failure};
 /// `[pools.timeouts]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// To a connected socket, per attempt.
+    /// Time to connect, per attempt.
     pub connect: Duration,
-    /// From the last byte of the request that the backend took to the head of the response, per attempt. Rests
-    /// while the client is waited for.
+    /// From the last request byte that the backend took to the head of the response, per attempt. Does not run while the
+    /// attempt waits for the client.
     pub response: Duration,
-    /// While a body is under way, in either direction, or one side of a tunnel has ended: without a byte moved.
+    /// How long a body may pause, in either direction, and a tunnel once one side has closed.
     pub idle: Duration,
-    /// From the head of the request to the head of the response, over all attempts. Rests while the body of the
-    /// request is on its way.
+    /// From the head of the request to the head of the response, over all attempts. Does not run while the client
+    /// uploads.
     pub total: Duration,
-    /// Silence on what goes on for as long as both want: a WebSocket, an event stream, gRPC, lines of JSON.
+    /// How long a stream may pause: a WebSocket, an event stream, gRPC, JSON lines.
     pub stream_idle: Duration,
-    /// The life of a WebSocket or another tunnel; `None` for no limit.
+    /// Maximum lifetime of a WebSocket or another tunnel; `None` for no limit.
     pub tunnel_lifetime: Option<Duration>,
 }
 
@@ -39,7 +39,7 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// The time of its own that an attempt has which can end so.
+    /// Returns the time that an attempt has of its own for the wait that `fact` ended.
     fn own(&self, fact: Fact) -> Duration {
         match fact {
             Fact::ConnectTimeout => self.connect,
@@ -48,15 +48,15 @@ impl Timeouts {
         }
     }
 
-    /// What of its own time an attempt has had that took so long: deadlines are looked at now and then, and what
-    /// came before the wait is no part of it.
+    /// Returns how much of its own time an attempt that took so long has had. Deadlines are checked only now and then, and
+    /// what happened before the wait is no part of it.
     pub(super) fn share_of(&self, fact: Fact, took: Duration) -> Duration {
         took.min(self.own(fact))
     }
 
-    /// A failure for want of time, of an attempt that `had` so much. Where `total` ended it, since attempts or
-    /// a wait before it had used that up, its backend has not had the time that is its own, and is not to
-    /// blame. Where it `is_first`, all the time there is was its own.
+    /// Sets the blame for a timeout of an attempt that `had` this much time. If `total` ended it because earlier attempts
+    /// or a wait had used it up, the backend did not have its own time and is not to blame. If the attempt `is_first`,
+    /// all the time was its own.
     pub(super) fn judge(&self, failure: Failure, had: Duration, is_first: bool) -> Failure {
         let has_had_its_own = self.share_of(failure.fact, had) >= self.own(failure.fact);
         if is_first || has_had_its_own { failure } else { failure.blamed_on(Blame::Nobody) }

@@ -1,5 +1,5 @@
-//! Owns: a connection on which another protocol goes on: bytes both ways, and their limits.
-//! Invariant: an idle tunnel holds no buffer; a side that reads slowly slows the other down; each tunnel ends.
+//! Owns: tunnels, which move bytes in both directions after a connection has switched protocols, and their timeouts.
+//! Invariant: an idle tunnel holds no buffer; a side that reads slowly slows the other down; every tunnel ends.
 //! Must not know: what the bytes mean.
 
 use std::cell::RefCell;
@@ -18,34 +18,33 @@ use crate::clock;
 use crate::handler::{self, Duplex};
 use crate::net::Stream;
 
-/// What is read at once, and so the most that is held for a side that can't take it.
+/// Bytes read at once, and so the most that is held for a side that can't take them.
 const PIECE: usize = 16 * 1024;
 
-/// Pieces that one side may send before it is another connection's turn.
+/// Pieces that one direction may move before other connections run.
 const PIECES_PER_POLL: usize = 16;
 
 thread_local! {
-    /// What is read into: one for all tunnels of a thread, since most bytes are written before
-    /// anything else happens.
+    /// The read buffer of all tunnels of a thread: most bytes are written before anything else happens.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into());
 }
 
-/// The time a tunnel has.
+/// The timeouts of a tunnel.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct TunnelTimeouts {
-    /// Without a byte moved.
+    /// How long it may go without a byte moved.
     pub(super) idle: Duration,
     /// The same, once one side has ended.
     pub(super) ending: Duration,
-    /// From its beginning to its end.
+    /// Its maximum lifetime.
     pub(super) lifetime: Option<Duration>,
 }
 
-/// A tunnel that is to begin. Dropping it ends it, and writes the record of its request.
+/// A tunnel that has not begun yet. Dropping it ends its request and writes the record.
 pub struct Tunnel {
     exchange: Box<Exchange>,
     backend: Stream,
-    /// What the backend has sent behind its answer.
+    /// What the backend has sent after its response.
     read: Bytes,
     limits: TunnelTimeouts,
 }
@@ -62,8 +61,8 @@ impl handler::Tunnel for Tunnel {
     }
 }
 
-/// Moves bytes between the client, of which `read` came already, and the backend, until both
-/// have ended or a limit is reached.
+/// Moves bytes between the client, from which `read` was read before, and the backend, until both have ended or a
+/// timeout is reached.
 async fn run(tunnel: Tunnel, mut client: Box<dyn Duplex>, read: Bytes) {
     let Tunnel { mut exchange, mut backend, read: answered, limits } = tunnel;
     let begun = clock::now();
@@ -98,12 +97,13 @@ impl TunnelTimeouts {
         TunnelTimeouts { idle: timeouts.stream_idle, ending: timeouts.idle, lifetime: timeouts.tunnel_lifetime }
     }
 
-    /// Few go on alone, and a side that has gone for good looks like one that only has no more to say.
+    /// Returns the timeouts once one side has closed. Few protocols continue in one direction, and a peer that has left
+    /// looks like one that has only finished sending.
     fn at_the_end(self) -> TunnelTimeouts {
         TunnelTimeouts { idle: self.idle.min(self.ending), ..self }
     }
 
-    /// When a tunnel that began at `begun` and moved a byte at `last` has had its time.
+    /// Returns when a tunnel times out that began at `begun` and moved its last byte at `last`.
     fn due(self, begun: Instant, last: Instant) -> Instant {
         let far = Duration::from_secs(366 * 86_400);
         let idle = last + self.idle.min(far);
@@ -113,7 +113,7 @@ impl TunnelTimeouts {
 
 /// One direction.
 struct Direction {
-    /// What was read and could not be written yet.
+    /// Bytes that were read and could not be written yet.
     held: Bytes,
     moved: u64,
     state: DirectionState,
@@ -122,9 +122,9 @@ struct Direction {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum DirectionState {
     Open,
-    /// Something was written that may be held back by TLS.
+    /// Something was written that TLS may hold back until a flush.
     Unflushed,
-    /// The reading side has ended; the writing side is to be told.
+    /// The reading side has ended; the writing side must be shut down.
     Ending,
     Ended,
 }
@@ -136,14 +136,14 @@ impl Direction {
         flow
     }
 
-    /// Gives back the buffer that what is held was a part of, once nothing is.
+    /// Releases the buffer that the held bytes were a part of, once none are left.
     fn release_buffer(&mut self) {
         if self.held.is_empty() {
             self.held = Bytes::new();
         }
     }
 
-    /// Moves what can be moved from `from` to `to`. Ready once all has come and gone.
+    /// Moves what can be moved from `from` to `to`. Ready once `from` has ended and everything is written.
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -180,7 +180,7 @@ impl Direction {
         Poll::Pending
     }
 
-    /// Reads a piece and writes what `to` takes at once; the rest is held.
+    /// Reads a piece, writes what `to` takes at once, and holds the rest.
     fn piece<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> io::Result<Poll<()>>
     where
         R: AsyncRead + Unpin,

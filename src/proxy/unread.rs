@@ -1,6 +1,6 @@
-//! Owns: what becomes of a request of which no head was understood: its record, and the answer to it.
-//! Invariant: one record and one count, as for any other request.
-//! Must not know: how heads are read.
+//! Owns: the record of a request whose head could not be parsed, and the response to it.
+//! Invariant: it writes one record and is counted once, like any other request.
+//! Must not know: how heads are parsed.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::affinity::Verdict;
 use crate::clock;
 use crate::telemetry::Record;
 
-/// Records a request of which no head was understood, and makes the answer to it.
+/// Records a request whose head could not be parsed, and makes the response to it.
 pub(super) fn refuse(thread: &ThreadState, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
     let id = thread.new_id();
     let status = respond::status(error).as_u16();

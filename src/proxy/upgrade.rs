@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_is_asked_for_by_both_fields_without_a_body_and_not_to_http_2() {
+    fn an_upgrade_is_requested_by_both_fields_without_a_body_and_not_to_http_2() {
         for (version, fields, has_body, is_requested) in [
             (Version::HTTP_11, &[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")][..], false, true),
             (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "websocket")], true, false),

@@ -1,6 +1,6 @@
-//! Owns: holding a request back: until the server of its session can serve it, until others say where that is.
-//! Invariant: bounded in time and number; let on the moment it is its turn, not at the next look.
-//! Must not know: what becomes of a request that has waited in vain.
+//! Owns: waiting of a request, for the backend of its session, or for the store's answer about the session.
+//! Invariant: waiting is bounded in time and number; a request continues the moment that it is granted, not at the next poll.
+//! Must not know: what a request does after waiting in vain.
 
 use std::future::poll_fn;
 use std::time::{Duration, Instant};
@@ -13,12 +13,11 @@ use crate::clock::{self, Deadline};
 use crate::health::passive;
 use crate::pool::{Backend, Grant, Pool, Waiting};
 
-/// A request's place among those who wait for their backend, if it waits for one: from the first time
-/// that it does to the end of its last attempt there.
+/// A request's position in the queue of its backend, from its first wait to the end of its last attempt there.
 #[derive(Default)]
 pub(super) struct QueuePosition {
     place: Option<Waiter>,
-    /// How long it has waited so far, if it has.
+    /// How long it has waited so far, if it has waited.
     waited: Option<Duration>,
 }
 
@@ -28,7 +27,7 @@ struct Waiter {
 }
 
 impl QueuePosition {
-    /// Waits until it is the request's turn on `backend`, or until `wait.until`; says whether it is.
+    /// Waits until `backend` can take the request, or until `wait.until`. Returns whether it can.
     pub(super) async fn wait(&mut self, limit: &Deadline, backend: &Backend, wait: Wait) -> bool {
         let since = clock::now();
         match &mut self.place {
@@ -49,13 +48,13 @@ impl QueuePosition {
         is_back
     }
 
-    /// How long it has waited, if it has.
+    /// Returns how long the request has waited, if it has waited.
     pub(super) fn waited(&self) -> Option<Duration> {
         self.waited
     }
 
-    /// An attempt has begun and is counted on its backend, so that the place that was kept for it is taken.
-    /// The request goes on waiting if the attempt is to find out whether the backend is back.
+    /// Notes that an attempt has begun and counts as in flight, so the queue need not reserve capacity any more. With
+    /// `finds_out`, the request keeps its position: the attempt finds out whether the backend is available.
     pub(super) fn begun(&mut self, finds_out: bool) {
         match &mut self.place {
             Some(place) if finds_out => drop(place.turn.take_if(|turn| matches!(turn, Grant::Capacity(_)))),
@@ -63,7 +62,7 @@ impl QueuePosition {
         }
     }
 
-    /// The backend at `index` can be had: all who wait for that go on.
+    /// Notes that the backend at `index` accepts connections: all requests that wait for it continue.
     pub(super) fn reached(&self, pool: &Pool, index: usize) {
         let Some(place) = &self.place else { return };
         if pool.backend(index).live().is_unreachable() {
@@ -74,21 +73,21 @@ impl QueuePosition {
         }
     }
 
-    /// The request waits no more.
+    /// Ends the wait.
     pub(super) fn end(&mut self) {
         self.place = None;
     }
 }
 
 impl Waiter {
-    /// The request waits on, after an attempt that has `failed`.
+    /// Queues the request again; `failed` says whether its attempt failed.
     fn again(&mut self, failed: bool) {
         let still_tries = match &mut self.turn {
             Some(Grant::Trial(trial)) if failed => trial.failed(clock::now()),
             _ => false,
         };
         if !still_tries {
-            // First, or its own turn would hold it up.
+            // First, or its own grant would delay it.
             self.turn = None;
             self.waiting.again(failed, clock::now());
         }
@@ -122,11 +121,10 @@ impl Waiter {
     }
 }
 
-/// The longest that other Linchpins are waited for. The store's keeper gives up sooner; this is for
-/// when it can't.
+/// The longest wait for the store's answer. The task that asks the store times out sooner; this is the fallback.
 const ANSWER: Duration = Duration::from_millis(500);
 
-/// Waits for what others know of a session.
+/// Waits for the store's answer about a session.
 pub(super) async fn for_answer(
     limit: &Deadline,
     answer: oneshot::Receiver<Option<SessionRecord>>,

@@ -91,7 +91,7 @@ struct Case {
 
 /// What became of a request.
 #[derive(Debug)]
-struct UpgradeOutcome {
+struct RunOutcome {
     served: Option<usize>,
     error: Option<ProxyError>,
     decision: Decision,
@@ -125,9 +125,10 @@ fn pool(servers: &[Server]) -> (Arc<Pool>, Vec<InFlight>) {
     (pool, busy)
 }
 
-fn policies(said: &[(Cause, Policy)]) -> Policies {
+fn policies(reported: &[(Cause, Policy)]) -> Policies {
     let mut policies = Policies::default();
-    said.iter()
+    reported
+        .iter()
         .filter(|(cause, policy)| policy.suits(*cause))
         .for_each(|(cause, policy)| policies.set(*cause, *policy));
     policies
@@ -140,7 +141,7 @@ fn next<T: Copy>(script: &[T], at: &mut usize) -> T {
 }
 
 /// Runs one request through the decision, and asserts all that holds at each step.
-fn run(case: &Case) -> UpgradeOutcome {
+fn run(case: &Case) -> RunOutcome {
     let (pool, _busy) = pool(&case.servers);
     let session_policy = SessionPolicy {
         policies: policies(&case.policies),
@@ -220,7 +221,7 @@ fn run(case: &Case) -> UpgradeOutcome {
                 let Some(failure) = failure.filter(|failure| !is_passed_on(*failure)) else {
                     order.served(index);
                     let decision = order.decision().clone();
-                    return UpgradeOutcome { served: Some(index), error: None, decision, executions, waits };
+                    return RunOutcome { served: Some(index), error: None, decision, executions, waits };
                 };
                 if !order.has_waited() {
                     unreached += u32::from(!failure.sent);
@@ -235,7 +236,7 @@ fn run(case: &Case) -> UpgradeOutcome {
                 assert!(unreached <= case.retry.connect_attempts, "{unreached} attempts that reached nobody");
                 assert!(until.is_none_or(|until| until <= deadline));
                 let decision = order.decision().clone();
-                return UpgradeOutcome { served: None, error: Some(error), decision, executions, waits };
+                return RunOutcome { served: None, error: Some(error), decision, executions, waits };
             }
         }
     }
@@ -292,9 +293,16 @@ fn retry_settings() -> impl Strategy<Value = retry::Settings> {
 
 fn case() -> impl Strategy<Value = Case> {
     let causes = [Cause::Down, Cause::Failed, Cause::Full, Cause::Maintenance, Cause::Draining, Cause::Unknown];
-    let said = prop::collection::vec((prop::sample::select(causes.to_vec()), policy()), 0..5);
+    let reported = prop::collection::vec((prop::sample::select(causes.to_vec()), policy()), 0..5);
     let request = (any::<bool>(), prop::bool::weighted(0.8), prop::collection::vec(any::<bool>(), 1..4), 1u64..3000);
-    (prop::collection::vec(server(), 1..6), 0..BalancerKind::ALL.len(), any::<u64>(), said, retry_settings(), request)
+    (
+        prop::collection::vec(server(), 1..6),
+        0..BalancerKind::ALL.len(),
+        any::<u64>(),
+        reported,
+        retry_settings(),
+        request,
+    )
         .prop_flat_map(|(servers, kind, seed, policies, retry, (idempotent, replayable, is_back, takes))| {
             prop::option::weighted(0.8, 0..=servers.len()).prop_map(move |pinned| Case {
                 servers: servers.clone(),
@@ -319,7 +327,7 @@ proptest! {
 
     #[test]
     fn nothing_runs_twice_that_must_not(case in case()) {
-        let UpgradeOutcome { executions, waits, decision, .. } = run(&case);
+        let RunOutcome { executions, waits, decision, .. } = run(&case);
         let all: u32 = executions.values().sum();
         if !case.idempotent && !case.retry.retry_on.non_idempotent {
             prop_assert!(all <= 1, "{executions:?}");
@@ -334,7 +342,7 @@ proptest! {
 
     #[test]
     fn the_verdict_says_who_has_served_and_nobody_is_moved_without_a_cause(case in case()) {
-        let UpgradeOutcome { served, error, decision, .. } = run(&case);
+        let RunOutcome { served, error, decision, .. } = run(&case);
         match served {
             Some(index) if decision.pinned == Some(index) => {
                 prop_assert_eq!((decision.verdict, decision.cause), (Verdict::Hit, None));
@@ -353,24 +361,24 @@ proptest! {
     }
 
     #[test]
-    fn whoever_has_a_server_that_serves_is_served_there_whatever_the_others_do(mut case in case(), pinned: prop::sample::Index) {
+    fn a_session_whose_server_serves_is_served_there_whatever_the_others_do(mut case in case(), pinned: prop::sample::Index) {
         let index = pinned.index(case.servers.len());
         if case.servers[index].state != State::NoWeight {
             case.servers[index].state = State::Up;
         }
         case.pinned = Some(index);
         case.servers[index].does = vec![Does::Serves];
-        let UpgradeOutcome { served, waits, decision, .. } = run(&case);
+        let RunOutcome { served, waits, decision, .. } = run(&case);
         prop_assert_eq!((served, waits, decision.verdict), (Some(index), 0, Verdict::Hit));
     }
 
     #[test]
-    fn an_answer_that_cannot_be_passed_on_breaks_no_pin_and_is_asked_for_once(mut case in case(), pinned: prop::sample::Index) {
+    fn a_response_that_cannot_be_passed_on_breaks_no_pin_and_is_requested_once(mut case in case(), pinned: prop::sample::Index) {
         let index = pinned.index(case.servers.len());
         case.servers[index].state = State::Up;
         case.pinned = Some(index);
         case.servers[index].does = vec![Does::SpeaksGarbage];
-        let UpgradeOutcome { served, decision, executions, .. } = run(&case);
+        let RunOutcome { served, decision, executions, .. } = run(&case);
         prop_assert_eq!((served, decision.verdict, decision.cause), (None, Verdict::Hit, None));
         prop_assert_eq!(executions, HashMap::from([(index, 1)]));
     }
@@ -381,7 +389,7 @@ proptest! {
         case.servers[index].state = State::Up;
         case.pinned = Some(index);
         case.servers[index].does = vec![Does::LacksDescriptors];
-        let UpgradeOutcome { served, decision, executions, .. } = run(&case);
+        let RunOutcome { served, decision, executions, .. } = run(&case);
         prop_assert_eq!((served, decision.cause, executions.len()), (None, None, 0));
     }
 
