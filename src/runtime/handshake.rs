@@ -35,11 +35,11 @@ pub(super) async fn handshake(
     match tokio::time::timeout(limits.header_read_timeout, Box::pin(run(socket, peer, listener))).await {
         Ok(Ok(accepted)) => Some(accepted),
         Ok(Err(error)) => {
-            tracing::debug!(listener = &*listener.name, peer = %address, %error, "a connection came to no request");
+            tracing::debug!(listener = &*listener.name, peer = %address, %error, "a connection failed before its first request");
             None
         }
         Err(_) => {
-            tracing::debug!(listener = &*listener.name, peer = %address, "a connection took too long to begin");
+            tracing::debug!(listener = &*listener.name, peer = %address, "a handshake took too long");
             None
         }
     }

@@ -68,16 +68,28 @@ impl std::fmt::Display for BindError {
         write!(f, "cannot listen on {address}: {error}")?;
         match (error.kind(), address) {
             (io::ErrorKind::AddrInUse, Address::Tcp(address)) => {
-                write!(f, "; another program has it (`ss -ltnp 'sport = :{}'` tells which)", address.port())
+                write!(
+                    f,
+                    "; another program uses this port (`ss -ltnp 'sport = :{}'` shows which): stop it, or choose another port",
+                    address.port()
+                )
             }
-            (io::ErrorKind::AddrInUse, Address::Unix(_)) => write!(f, "; choose another path, or end that process"),
+            (io::ErrorKind::AddrInUse, Address::Unix(_)) => {
+                write!(f, "; another process listens there: stop it, or choose another path")
+            }
             (io::ErrorKind::PermissionDenied, Address::Tcp(_)) => {
-                write!(f, "; ports below 1024 need CAP_NET_BIND_SERVICE, as systemd's AmbientCapabilities gives it")
+                write!(
+                    f,
+                    "; ports below 1024 need CAP_NET_BIND_SERVICE: grant it (systemd: AmbientCapabilities), or choose a \
+                     higher port"
+                )
             }
             (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied, Address::Unix(_)) => {
-                write!(f, "; its folder must be there, and be writable, as systemd's RuntimeDirectory makes it")
+                write!(f, "; create its directory and make it writable for this user (systemd: RuntimeDirectory)")
             }
-            (io::ErrorKind::AddrNotAvailable, _) => write!(f, "; no interface of this machine has that address"),
+            (io::ErrorKind::AddrNotAvailable, _) => {
+                write!(f, "; no interface of this machine has this address: choose one that `ip address` lists")
+            }
             _ => Ok(()),
         }
     }
@@ -415,5 +427,29 @@ impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.open.set(self.open.get() - 1);
         self.listener.closed(self.thread);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_bound_is_reported_with_its_cause_and_a_remedy() {
+        use io::ErrorKind::{AddrInUse, AddrNotAvailable, NotFound, PermissionDenied};
+        let tcp = Address::from(SocketAddr::from(([127, 0, 0, 1], 80)));
+        let unix = Address::Unix("/run/linchpin/http.sock".into());
+        for (address, kind, remedy) in [
+            (&tcp, AddrInUse, "`ss -ltnp 'sport = :80'` shows which): stop it, or choose another port"),
+            (&unix, AddrInUse, "stop it, or choose another path"),
+            (&tcp, PermissionDenied, "AmbientCapabilities), or choose a higher port"),
+            (&unix, PermissionDenied, "create its directory and make it writable"),
+            (&unix, NotFound, "create its directory and make it writable"),
+            (&tcp, AddrNotAvailable, "choose one that `ip address` lists"),
+        ] {
+            let message = BindError { address: address.clone(), error: kind.into() }.to_string();
+            let begin = format!("cannot listen on {address}: {}; ", io::Error::from(kind));
+            assert!(message.starts_with(&begin) && message.contains(remedy), "{message}");
+        }
     }
 }

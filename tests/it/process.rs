@@ -119,7 +119,7 @@ async fn nothing_starts_on_an_error_and_all_errors_are_said_at_once() {
     let text_of = configuration(&a, "").replace("127.0.0.1:0", &taken.local_addr().unwrap().to_string());
     let done = linchpin(&["run", "-c", &folder.write("taken.toml", text_of.as_bytes())]).await;
     assert_eq!(done.status.code(), Some(1));
-    assert!(text(&done.stderr).contains("another program has it"), "{}", text(&done.stderr));
+    assert!(text(&done.stderr).contains("another program uses this port"), "{}", text(&done.stderr));
 }
 
 #[tokio::test]
