@@ -3,6 +3,7 @@
 //! Must not know: what the handler does with a request.
 
 mod activity;
+mod backlog;
 mod conn;
 mod conn_context;
 mod conn_timeouts;
@@ -22,6 +23,7 @@ mod proxy_protocol;
 mod request_line;
 mod service;
 pub mod settings;
+mod shutdown;
 pub mod signal;
 pub mod workers;
 

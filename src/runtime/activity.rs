@@ -1,320 +1,383 @@
-//! Owns: what a client connection is at: requests under way, silence, and what comes after HTTP.
-//! Invariant: written and read by tasks of one thread.
-//! Must not know: sockets, hyper.
+//! Owns: the state of a client connection that its socket, its requests and its driver share.
+//! Invariant: this file alone writes the state, at events that the others report, on one thread.
+//! Must not know: sockets, hyper, what the handler does with a request.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::Waker;
 use std::time::Instant;
 
 use http::Version;
 
+use super::backlog::{ConnectionBacklog, StreamBacklog};
+use super::conn_timeouts::{self, ConnState, Http2State};
 use crate::clock;
 use crate::handler::Tunnel;
 use crate::net::interim::InterimQueue;
 
-/// Bytes of a body that hyper has to write from which on it gets no more: enough that small pieces go out together.
-/// By itself it takes 400 KiB, of each client that reads nothing.
-const AHEAD: u64 = 4 * 1024;
-
-/// The first bytes of a body, of which it gets as many as come: every socket has room for those to begin with. Linux
-/// gives one 16 KiB (`tcp_wmem`), and what it has no room for is held here, once for each client.
-const FIRST: u64 = 16 * 1024;
-
-/// Bytes of a body that go on without a look at the room for them, at the most: others are to have their turn.
-const MOST_AT_ONCE: u64 = 256 * 1024;
-
-/// What a connection is at, shared between its socket, its requests and its driver.
+/// The state of a client connection.
 pub(super) struct Activity {
     /// Requests whose response has not ended.
-    pub(super) busy: Cell<u32>,
-    /// Requests of the connection, ever.
-    pub(super) requests: Rc<Cell<u32>>,
-    /// Since when nothing is under way.
-    pub(super) quiet_since: Cell<Instant>,
-    /// When the first byte of a head that is not complete was read.
-    pub(super) head_since: Cell<Option<Instant>>,
-    /// Since when the client reads nothing of what is to be written.
-    pub(super) blocked_since: Cell<Option<Instant>>,
-    /// The client may still be sending what nobody will read.
-    pub(super) lingers: Cell<bool>,
-    /// What is to be answered has been, and the body of that is under way.
-    pub(super) is_answered: Cell<bool>,
-    /// The response that is under way goes on for as long as the client is there.
-    pub(super) is_stream: Cell<bool>,
-    /// Since when the client is seen to send no more, while it waits for an answer.
-    pub(super) closed_since: Cell<Option<Instant>>,
-    /// It has waited for so long that it is taken for one that has left.
-    pub(super) is_left: Cell<bool>,
-    /// It is time to look whether the client has reset the connection.
-    pub(super) probe: Cell<bool>,
-    /// The request that comes next has a fragment in its target.
-    pub(super) has_fragment: Cell<bool>,
-    /// Of what hyper has put out to be written, nothing is left.
-    pub(super) is_flushed: Cell<bool>,
+    in_flight: Cell<u32>,
+    /// All requests of the connection so far.
+    requests: Rc<Cell<u32>>,
+    /// Since when no request is in flight.
+    idle_since: Cell<Instant>,
+    /// When the first byte of the current, incomplete head was read.
+    head_since: Cell<Option<Instant>>,
+    /// Since when the client accepts nothing that is to be written.
+    blocked_since: Cell<Option<Instant>>,
+    /// Bytes that the client had accepted when it was last seen to accept no more.
+    accepted: Cell<u64>,
+    /// Whether the client may be sending bytes that the server will not read.
+    has_unread_input: Cell<bool>,
+    /// Whether the handler has returned the response to the current request.
+    has_response: Cell<bool>,
+    /// Whether the current response lasts as long as its client stays.
+    is_stream: Cell<bool>,
+    /// When the client was first seen to have closed its sending side, during the current request.
+    half_closed_since: Cell<Option<Instant>>,
+    /// Whether the client of the current request is assumed to have left.
+    has_client_left: Cell<bool>,
+    /// Whether the next flush shall check if the client has reset or closed the connection.
+    is_probe_due: Cell<bool>,
+    /// Whether the next request has a fragment in its target.
+    has_fragment: Cell<bool>,
+    /// Whether hyper has no bytes left to write, so that a new message may begin.
+    is_between_messages: Cell<bool>,
     /// On HTTP/1.1: interim responses that wait to be written.
     interim: OnceCell<Arc<InterimQueue>>,
-    /// Requests that their client took back before there was an answer.
-    pub(super) cancelled: Cell<u32>,
-    /// How often all that hyper had to send was flushed.
+    /// Requests that the client cancelled before they had a response.
+    cancelled: Cell<u32>,
+    /// How many times hyper has flushed all that it had to write.
     flushes: Cell<u64>,
-    /// On HTTP/1: bytes of bodies that hyper has not written.
-    unsent: Cell<u64>,
-    /// A body waits until hyper has written some of those.
-    is_ahead: Cell<bool>,
-    /// Bytes for which the client's socket had room, less those of bodies that hyper was given since.
-    room: Cell<u64>,
-    /// Those whose body breaks off as soon as what came of it has been flushed.
-    breaking: RefCell<Vec<Waker>>,
-    /// What goes on once the response has gone out.
+    /// On HTTP/1: the bytes of response bodies in hyper.
+    backlog: ConnectionBacklog,
+    /// The tasks of bodies that fail as soon as their data has been flushed.
+    failing_bodies: RefCell<Vec<Waker>>,
+    /// The tunnel that takes over the connection after the current response.
     tunnel: RefCell<Option<Box<dyn Tunnel>>>,
-    /// On HTTP/2: that of the stream which hyper is about to open.
-    streams: Option<Cell<Option<Rc<Stall>>>>,
+    /// On HTTP/2: the backlog of the stream that hyper is about to open.
+    opening_stream: Option<Cell<Option<Rc<StreamBacklog>>>>,
+}
+
+/// What a client wants that has closed its sending side during a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HalfClosed {
+    /// It waits for the rest: the request goes on.
+    Serve,
+    /// It seems to have left before there was a response: the request is abandoned with a response that says so.
+    Abandon,
+    /// It has left during a response without end: the connection is aborted.
+    Abort,
 }
 
 impl Activity {
-    /// For a connection that has had so many requests before.
-    pub(super) fn new(requests: &Rc<Cell<u32>>) -> Rc<Activity> {
-        Rc::new(Activity::begin(Rc::clone(requests), None))
+    /// Makes the state of a connection of HTTP/1 that leaves its idle state. `requests` counts all requests of the
+    /// connection; `head_since` is when the first byte of the next head arrived.
+    pub(super) fn http1(requests: &Rc<Cell<u32>>, head_since: Option<Instant>) -> Rc<Activity> {
+        Rc::new(Activity::new(Rc::clone(requests), head_since, None))
     }
 
-    /// For a connection of HTTP/2.
-    pub(super) fn of_streams() -> Rc<Activity> {
-        Rc::new(Activity::begin(Rc::default(), Some(Cell::default())))
+    /// Makes the state of a connection of HTTP/2.
+    pub(super) fn http2() -> Rc<Activity> {
+        Rc::new(Activity::new(Rc::default(), None, Some(Cell::default())))
     }
 
-    fn begin(requests: Rc<Cell<u32>>, streams: Option<Cell<Option<Rc<Stall>>>>) -> Activity {
+    fn new(
+        requests: Rc<Cell<u32>>,
+        head_since: Option<Instant>,
+        opening_stream: Option<Cell<Option<Rc<StreamBacklog>>>>,
+    ) -> Activity {
         Activity {
-            busy: Cell::new(0),
+            in_flight: Cell::new(0),
             requests,
-            quiet_since: Cell::new(clock::now()),
-            head_since: Cell::new(None),
+            idle_since: Cell::new(clock::now()),
+            head_since: Cell::new(head_since),
             blocked_since: Cell::new(None),
-            lingers: Cell::new(false),
-            is_answered: Cell::new(false),
+            accepted: Cell::new(0),
+            has_unread_input: Cell::new(false),
+            has_response: Cell::new(false),
             is_stream: Cell::new(false),
-            closed_since: Cell::new(None),
-            is_left: Cell::new(false),
-            probe: Cell::new(false),
+            half_closed_since: Cell::new(None),
+            has_client_left: Cell::new(false),
+            is_probe_due: Cell::new(false),
             has_fragment: Cell::new(false),
-            is_flushed: Cell::new(true),
+            is_between_messages: Cell::new(true),
             interim: OnceCell::new(),
             cancelled: Cell::new(0),
             flushes: Cell::new(0),
-            unsent: Cell::new(0),
-            is_ahead: Cell::new(false),
-            room: Cell::new(0),
-            breaking: RefCell::default(),
+            backlog: ConnectionBacklog::default(),
+            failing_bodies: RefCell::default(),
             tunnel: RefCell::default(),
-            streams,
+            opening_stream,
         }
+    }
+
+    /// Returns what decides the next step of a connection of HTTP/1.
+    pub(super) fn http1_state(&self) -> ConnState {
+        ConnState {
+            is_busy: !self.is_idle(),
+            is_first_done: self.is_first_done(),
+            idle_since: self.idle_since.get(),
+            head_since: self.head_since.get(),
+            blocked_since: self.blocked_since.get(),
+        }
+    }
+
+    /// Returns what decides the next step of a connection of HTTP/2 to which GOAWAY was sent at `goaway_since`.
+    pub(super) fn http2_state(&self, goaway_since: Option<Instant>) -> Http2State {
+        Http2State {
+            is_busy: !self.is_idle(),
+            idle_since: self.idle_since.get(),
+            blocked_since: self.blocked_since.get(),
+            goaway_since,
+            requests: self.requests.get(),
+            cancelled: self.cancelled.get(),
+        }
+    }
+
+    /// Returns whether no request is in flight.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.get() == 0
+    }
+
+    /// Returns whether the first request of the connection, which had no body, is done, and was the last so far.
+    pub(super) fn is_first_done(&self) -> bool {
+        self.requests.get() == 1 && self.is_idle() && !self.has_unread_input.get()
+    }
+
+    /// Returns how many requests the connection has had.
+    pub(super) fn requests(&self) -> u32 {
+        self.requests.get()
+    }
+
+    /// Returns whether the handler has returned the response to the current request.
+    pub(super) fn has_response(&self) -> bool {
+        self.has_response.get()
+    }
+
+    /// Returns whether the client may be sending bytes that the server will not read.
+    pub(super) fn has_unread_input(&self) -> bool {
+        self.has_unread_input.get()
     }
 }
 
+/// Events of reading.
 impl Activity {
-    /// Whether the first request of the connection, which had no body, has been answered, and nothing
-    /// came after it.
-    pub(super) fn is_first_over(&self) -> bool {
-        self.requests.get() == 1 && self.busy.get() == 0 && !self.lingers.get()
+    /// Returns whether a head has begun that is not complete.
+    pub(super) fn has_partial_head(&self) -> bool {
+        self.head_since.get().is_some()
     }
 
-    /// How often all that hyper had to send was flushed.
+    /// The first byte of a head was read.
+    pub(super) fn head_began(&self) {
+        self.head_since.set(Some(clock::now()));
+    }
+
+    /// A fragment was found in the target of the next request. Returns whether that request can be rejected now: if
+    /// hyper has bytes left of the response before it, they would be lost with hyper's buffer.
+    pub(super) fn fragment_found(&self) -> bool {
+        let is_rejected = self.is_between_messages.get();
+        self.has_fragment.set(is_rejected);
+        is_rejected
+    }
+
+    /// Returns whether the next request is rejected because its target has a fragment.
+    pub(super) fn has_fragment(&self) -> bool {
+        self.has_fragment.get()
+    }
+
+    /// Makes the next flush check if the client has reset or closed the connection.
+    pub(super) fn schedule_probe(&self) {
+        self.is_probe_due.set(true);
+    }
+
+    /// Returns, once, whether such a check is due.
+    pub(super) fn take_probe(&self) -> bool {
+        self.is_probe_due.take()
+    }
+
+    /// The client is seen to have closed its sending side. Returns what becomes of the current request.
+    pub(super) fn half_closed(&self) -> HalfClosed {
+        let since = self.half_closed_since.get().unwrap_or(clock::now());
+        self.half_closed_since.set(Some(since));
+        let waits = !self.has_response.get();
+        let ago = clock::now().saturating_duration_since(since);
+        match (conn_timeouts::has_client_left(ago, waits, self.is_stream.get()), waits) {
+            (false, _) => HalfClosed::Serve,
+            (true, false) => HalfClosed::Abort,
+            (true, true) => {
+                self.client_left();
+                HalfClosed::Abandon
+            }
+        }
+    }
+
+    /// The client of the current request is assumed to have left.
+    pub(super) fn client_left(&self) {
+        self.has_client_left.set(true);
+    }
+
+    /// Returns whether the client of the current request is assumed to have left.
+    pub(super) fn has_client_left(&self) -> bool {
+        self.has_client_left.get()
+    }
+}
+
+/// Events of writing.
+impl Activity {
+    /// Returns whether hyper has no bytes left to write, so that a new message may begin.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.is_between_messages.get()
+    }
+
+    /// hyper begins to write a message.
+    pub(super) fn message_began(&self) {
+        self.is_between_messages.set(false);
+    }
+
+    /// hyper has no bytes left to write.
+    pub(super) fn message_ended(&self) {
+        self.is_between_messages.set(true);
+    }
+
+    /// The socket accepted what was to be written.
+    pub(super) fn write_accepted(&self) {
+        if self.blocked_since.get().is_some() {
+            self.blocked_since.set(None);
+        }
+    }
+
+    /// The socket accepts no more for now; the client has accepted the number of bytes that `accepted` returns. It may
+    /// still be reading what was written earlier, and then it is blocked only from now on.
+    pub(super) fn write_blocked(&self, accepted: u64) {
+        if self.blocked_since.get().is_none() || accepted != self.accepted.get() {
+            self.blocked_since.set(Some(clock::now()));
+            self.accepted.set(accepted);
+        }
+    }
+
+    /// Returns whether the client accepts nothing that is to be written.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked_since.get().is_some()
+    }
+
+    /// Returns how many times hyper has flushed all that it had to write.
     pub(super) fn flushes(&self) -> u64 {
         self.flushes.get()
     }
 
-    /// All that hyper had to send has been flushed, but for what the window of a stream has no room for.
+    /// hyper has flushed all that it had to write, except what exceeds the window of a stream.
     pub(super) fn flushed(&self) {
         self.flushes.set(self.flushes.get().wrapping_add(1));
-        if self.is_breaking() {
-            self.breaking.take().into_iter().for_each(Waker::wake);
+        if self.has_failing_body() {
+            self.failing_bodies.take().into_iter().for_each(Waker::wake);
         }
     }
 
-    /// Whether a body waits for the next flush to break off.
-    pub(super) fn is_breaking(&self) -> bool {
-        !self.breaking.borrow().is_empty()
+    /// Returns whether a body waits for the next flush to fail.
+    pub(super) fn has_failing_body(&self) -> bool {
+        !self.failing_bodies.borrow().is_empty()
     }
 
-    /// Wakes `waker` with the next flush.
-    pub(super) fn breaks_off(&self, waker: &Waker) {
-        let mut breaking = self.breaking.borrow_mut();
-        if !breaking.iter().any(|other| other.will_wake(waker)) {
-            breaking.push(waker.clone());
+    /// A body fails after the next flush, which wakes `waker`.
+    pub(super) fn body_fails(&self, waker: &Waker) {
+        let mut failing = self.failing_bodies.borrow_mut();
+        if !failing.iter().any(|other| other.will_wake(waker)) {
+            failing.push(waker.clone());
         }
     }
 
-    /// hyper has so many bytes more of a body to write.
-    pub(super) fn gave(&self, bytes: u64) {
-        self.unsent.set(self.unsent.get() + bytes);
-        self.room.set(self.room.get().saturating_sub(bytes));
+    /// Returns the bytes of response bodies in hyper, on HTTP/1.
+    pub(super) fn backlog(&self) -> &ConnectionBacklog {
+        &self.backlog
     }
 
-    /// hyper has written so many of them.
-    pub(super) fn wrote(&self, bytes: u64) {
-        self.unsent.set(self.unsent.get().saturating_sub(bytes));
-    }
-
-    pub(super) fn unsent(&self) -> u64 {
-        self.unsent.get()
-    }
-
-    /// Where interim responses to a request of this version go, if its client can be sent any: HTTP/1.0 has
-    /// none (RFC 9110 §15.2), and over HTTP/2 hyper's server can send none.
+    /// Returns the queue for interim responses to a request of this version. Returns `None` if its client can receive
+    /// none: HTTP/1.0 has none (RFC 9110 §15.2), and hyper's server can send none over HTTP/2.
     pub(super) fn interim_of(&self, version: Version) -> Option<Arc<InterimQueue>> {
         (version == Version::HTTP_11).then(|| Arc::clone(self.interim.get_or_init(Arc::default)))
     }
 
-    /// Interim responses that may be written now, ahead of whatever hyper writes next.
+    /// Returns the interim responses to be written before hyper's next message.
     pub(super) fn interim(&self) -> Option<&InterimQueue> {
         self.interim.get().map(|queue| &**queue)
     }
 
-    /// The response is there, and hyper puts it out next. What comes before it can be written only if nothing
-    /// is left of the response before that; else it would come in the midst of it.
-    pub(super) fn ends_interim(&self) {
-        if let Some(queue) = self.interim.get().filter(|_| !self.is_flushed.get()) {
-            queue.clear();
-        }
+    /// Returns whether this is a connection of HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.opening_stream.is_some()
     }
 
-    /// Whether hyper has so much to write that a body is to give it no more for now, of which it was `given` so
-    /// many bytes. The next flush wakes the task then.
-    pub(super) fn is_ahead(&self, given: u64) -> bool {
-        let is_full = self.room.get() == 0 && self.unsent.get() >= AHEAD;
-        // TLS takes what the socket does not, and holds it.
-        let is_ahead = given >= FIRST && (is_full || self.blocked_since.get().is_some());
-        if is_ahead {
-            self.is_ahead.set(true);
-        }
-        is_ahead
+    /// A request arrived; on HTTP/2, hyper is about to spawn its stream. Returns the stream's backlog.
+    pub(super) fn open_stream(&self) -> Option<Rc<StreamBacklog>> {
+        let opening = self.opening_stream.as_ref()?;
+        let stream = Rc::default();
+        opening.set(Some(Rc::clone(&stream)));
+        Some(stream)
     }
 
-    /// Whether a body has waited for the flush that was just made. It goes on with as much as the client's
-    /// socket has `room` for: a client that reads gets a long body without a pause, and of what one that reads
-    /// nothing is sent hardly more is held here than that its kernel has no room for.
-    pub(super) fn goes_on(&self, room: impl FnOnce() -> usize) -> bool {
-        let goes_on = self.is_ahead.take();
-        if goes_on {
-            self.room.set((room() as u64).min(MOST_AT_ONCE));
-        }
-        goes_on
+    /// Takes the backlog of the stream that hyper spawns.
+    pub(super) fn take_opening_stream(&self) -> Option<Rc<StreamBacklog>> {
+        self.opening_stream.as_ref()?.take()
     }
 
-    /// The response that goes out now is the last of HTTP.
+    /// The current response is the last of HTTP: `tunnel` takes over the connection after it.
     pub(super) fn hand_over(&self, tunnel: Box<dyn Tunnel>) {
         self.tunnel.replace(Some(tunnel));
     }
 
+    /// Returns whether a tunnel takes over the connection after the current response.
     pub(super) fn has_tunnel(&self) -> bool {
         self.tunnel.borrow().is_some()
     }
 
+    /// Takes the tunnel that takes over the connection.
     pub(super) fn take_tunnel(&self) -> Option<Box<dyn Tunnel>> {
         self.tunnel.take()
     }
-
-    /// Whether it is a connection of HTTP/2.
-    pub(super) fn has_streams(&self) -> bool {
-        self.streams.is_some()
-    }
-
-    /// A request came; on HTTP/2 hyper is about to make a stream of it.
-    pub(super) fn opens_stream(&self) -> Option<Rc<Stall>> {
-        let opened = self.streams.as_ref()?;
-        let stall = Rc::default();
-        opened.set(Some(Rc::clone(&stall)));
-        Some(stall)
-    }
-
-    /// The stall of the stream that is being opened.
-    pub(super) fn opened(&self) -> Option<Rc<Stall>> {
-        self.streams.as_ref()?.take()
-    }
 }
 
-/// Since when a client takes nothing of a response on a stream of HTTP/2, whose connection goes on.
-#[derive(Debug, Default)]
-pub(super) struct Stall {
-    since: Cell<Option<Instant>>,
-    /// Bytes of the body that have not been written.
-    unsent: Cell<u64>,
-    /// The body waits until some of those have been.
-    ahead: RefCell<Option<Waker>>,
-}
-
-impl Stall {
-    /// The body was asked for more, and had something or not.
-    pub(super) fn note(&self, had: bool) {
-        self.since.set(had.then(clock::now));
-    }
-
-    /// hyper has so many bytes more of the body to write.
-    pub(super) fn gave(&self, bytes: u64) {
-        self.unsent.set(self.unsent.get() + bytes);
-    }
-
-    /// hyper has written so many of them.
-    pub(super) fn wrote(&self, bytes: u64) {
-        self.unsent.set(self.unsent.get().saturating_sub(bytes));
-        // The client has taken something, though the body was not asked for more.
-        if self.since.get().is_some() {
-            self.since.set(Some(clock::now()));
-        }
-        if self.unsent.get() < AHEAD
-            && let Some(waker) = self.ahead.take()
-        {
-            waker.wake();
-        }
-    }
-
-    /// Whether hyper has so much to write that the body is to give it no more for now, of which it was `given` so
-    /// many bytes. Its task is woken when that is written.
-    pub(super) fn is_ahead(&self, given: u64, cx: &Context<'_>) -> bool {
-        let is_ahead = given >= FIRST && self.unsent.get() >= AHEAD;
-        if is_ahead {
-            self.ahead.replace(Some(cx.waker().clone()));
-        }
-        is_ahead
-    }
-
-    pub(super) fn unsent(&self) -> u64 {
-        self.unsent.get()
-    }
-
-    /// Since when something waits for the client to take it.
-    pub(super) fn since(&self) -> Option<Instant> {
-        self.since.get()
-    }
-}
-
-/// A request under way.
+/// A request in flight. Dropping it ends the request.
 pub(super) struct RequestGuard {
     activity: Rc<Activity>,
-    is_answered: bool,
+    has_response: bool,
 }
 
 impl RequestGuard {
-    pub(super) fn begin(activity: &Rc<Activity>) -> RequestGuard {
-        activity.busy.set(activity.busy.get() + 1);
+    /// A request arrived, with a body or without.
+    pub(super) fn begin(activity: &Rc<Activity>, has_body: bool) -> RequestGuard {
+        activity.in_flight.set(activity.in_flight.get() + 1);
         activity.requests.set(activity.requests.get().saturating_add(1));
         activity.head_since.set(None);
-        activity.is_answered.set(false);
+        activity.has_unread_input.set(has_body);
+        activity.has_response.set(false);
         activity.is_stream.set(false);
-        activity.is_left.set(false);
-        activity.closed_since.set(None);
-        RequestGuard { activity: Rc::clone(activity), is_answered: false }
+        activity.has_client_left.set(false);
+        activity.half_closed_since.set(None);
+        RequestGuard { activity: Rc::clone(activity), has_response: false }
     }
 
-    /// Notes that the response is there; `is_stream` if it goes on for as long as its client is there.
-    pub(super) fn answered(&mut self, is_stream: bool) {
-        self.is_answered = true;
-        self.activity.is_answered.set(true);
+    /// The handler has returned the response, which hyper writes next; `is_stream` if it lasts as long as its client
+    /// stays. An interim response before it can be written only if hyper has nothing left of the response before
+    /// that; otherwise it would be written in the middle of that response.
+    pub(super) fn responded(&mut self, is_stream: bool) {
+        self.has_response = true;
+        self.activity.has_response.set(true);
         self.activity.is_stream.set(is_stream);
+        if let Some(queue) = self.activity.interim().filter(|_| !self.activity.is_between_messages.get()) {
+            queue.clear();
+        }
     }
 
-    /// What its connection is at.
+    /// The connection closes after this response. Its client may have sent another request already.
+    pub(super) fn closes_connection(&self) {
+        self.activity.has_unread_input.set(true);
+    }
+
+    /// Returns the state of the request's connection.
     pub(super) fn activity(&self) -> &Rc<Activity> {
         &self.activity
     }
@@ -323,9 +386,9 @@ impl RequestGuard {
 impl Drop for RequestGuard {
     fn drop(&mut self) {
         let activity = &self.activity;
-        activity.busy.set(activity.busy.get() - 1);
-        activity.quiet_since.set(clock::now());
-        if !self.is_answered {
+        activity.in_flight.set(activity.in_flight.get() - 1);
+        activity.idle_since.set(clock::now());
+        if !self.has_response {
             activity.cancelled.set(activity.cancelled.get().saturating_add(1));
         }
     }

@@ -23,7 +23,7 @@ pub(super) async fn serve<H: Handler>(
     // The connection begins parked: a client that connects and sends nothing costs no buffers, and a drain does not
     // wait for it.
     if !context.wait_readable(&socket).await {
-        return http1::leave(socket.into(), &context).await;
+        return http1::close_idle(socket.into(), &context).await;
     }
     let Some(accepted) = handshake::handshake(socket, address, &listener, &context.limits).await else { return };
     let AcceptedConnection { stream, peer, is_http2 } = accepted;

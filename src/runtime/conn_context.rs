@@ -2,7 +2,6 @@
 //! Invariant: every wait has a limit, and a connection on which nothing has arrived holds no buffer.
 //! Must not know: HTTP versions, requests.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::first_bytes;
 use super::per_client_limit::{ClientPermit, PerClientLimit, TooManyConnections};
 use super::settings::Limits;
+use super::shutdown::Shutdown;
 use crate::clock;
 use crate::handler::Handler;
 use crate::net::{Socket, Stream};
@@ -25,10 +25,7 @@ pub(super) struct ConnContext<H> {
     /// Counts the connections of each client, if `connections_per_client` limits them.
     pub(super) per_client_limit: Option<Arc<PerClientLimit>>,
     pub(super) clock: clock::Deadlines,
-    /// Since when the process is about to end, and how long a connection may then still bring a request.
-    pub(super) draining: Rc<Cell<Option<(Instant, Duration)>>>,
-    /// The time that requests had to end is over.
-    pub(super) is_grace_over: Rc<Cell<bool>>,
+    pub(super) shutdown: Rc<Shutdown>,
     pub(super) http1: hyper::server::conn::http1::Builder,
 }
 
@@ -40,41 +37,19 @@ impl<H> ConnContext<H> {
         clock: clock::Deadlines,
     ) -> ConnContext<H> {
         let http1 = http1_builder(&limits);
-        ConnContext {
-            handler,
-            limits,
-            per_client_limit,
-            clock,
-            draining: Rc::default(),
-            is_grace_over: Rc::default(),
-            http1,
-        }
+        ConnContext { handler, limits, per_client_limit, clock, shutdown: Rc::default(), http1 }
     }
 
     /// Begins to drain: each connection may send one more request, if it arrives within `idle`.
     pub(super) fn drain(&self, idle: Duration) {
-        self.draining.set(Some((clock::now(), idle)));
+        self.shutdown.drain(idle);
+        self.clock.wake_all();
     }
 
     /// Ends the grace period: requests without a response are abandoned now.
     pub(super) fn abandon_requests(&self) {
-        self.is_grace_over.set(true);
+        self.shutdown.end_grace();
         self.clock.wake_all();
-    }
-
-    /// Returns whether the grace period is over.
-    pub(super) fn is_grace_over(&self) -> bool {
-        self.is_grace_over.get()
-    }
-
-    /// Returns whether the process drains.
-    pub(super) fn is_draining(&self) -> bool {
-        self.draining.get().is_some()
-    }
-
-    /// Returns when a draining process closes a connection that has had no request since `idle_since`.
-    pub(super) fn drain_deadline(&self, idle_since: Instant) -> Option<Instant> {
-        self.draining.get().map(|(since, idle)| since.max(idle_since) + idle)
     }
 
     /// Counts a connection of the client at `address` until the permit is dropped.
@@ -136,8 +111,8 @@ impl<H> ConnContext<H> {
     ) -> Poll<()> {
         let idle_end = idle_since + self.limits.idle_timeout;
         loop {
-            let due = match self.drain_deadline(idle_since) {
-                Some(drain_deadline) if drain_deadline > clock::now() => drain_deadline.min(idle_end),
+            let due = match self.shutdown.idle_deadline(idle_since) {
+                Some(drain_end) if drain_end > clock::now() => drain_end.min(idle_end),
                 Some(_) if socket.poll_all_sent(cx).is_ready() => return Poll::Ready(()),
                 _ => idle_end,
             };

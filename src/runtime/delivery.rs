@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
-use super::activity::{Activity, RequestGuard, Stall};
+use super::activity::{Activity, RequestGuard};
+use super::backlog::StreamBacklog;
 use crate::handler::ResponseContent;
 
 /// A response's body, which keeps its connection busy until the body ends.
@@ -20,9 +21,9 @@ use crate::handler::ResponseContent;
 /// flushed.
 pub(super) struct TrackedBody<B: ResponseContent> {
     body: B,
-    busy: Option<RequestGuard>,
+    guard: Option<RequestGuard>,
     /// On a stream of HTTP/2: records since when the client accepts no data.
-    stall: Option<Rc<Stall>>,
+    stream: Option<Rc<StreamBacklog>>,
     /// The connection's count of flushes when hyper last received something of this response: at first, its head.
     flushes: u64,
     given: u64,
@@ -30,36 +31,39 @@ pub(super) struct TrackedBody<B: ResponseContent> {
 }
 
 impl<B: ResponseContent> TrackedBody<B> {
-    pub(super) fn new(body: B, busy: Option<RequestGuard>, stall: Option<Rc<Stall>>) -> TrackedBody<B> {
-        let flushes = busy.as_ref().map_or(0, |busy| busy.activity().flushes());
-        TrackedBody { body, busy, stall, flushes, given: 0, held_error: None }
+    pub(super) fn new(body: B, guard: Option<RequestGuard>, stream: Option<Rc<StreamBacklog>>) -> TrackedBody<B> {
+        let flushes = guard.as_ref().map_or(0, |guard| guard.activity().flushes());
+        TrackedBody { body, guard, stream, flushes, given: 0, held_error: None }
     }
 
-    fn account(&self) -> Option<Account> {
-        match &self.stall {
-            Some(stall) => Some(Account::Stream(Rc::clone(stall))),
-            None => self.busy.as_ref().map(|busy| Account::Connection(Rc::clone(busy.activity()))),
+    fn counter(&self) -> Option<Counter> {
+        match &self.stream {
+            Some(stream) => Some(Counter::Stream(Rc::clone(stream))),
+            None => self.guard.as_ref().map(|guard| Counter::Connection(Rc::clone(guard.activity()))),
         }
     }
 
     /// Returns whether hyper has enough to write for now. If so, the task is woken when the body may continue.
-    fn is_ahead(&self, cx: &Context<'_>) -> bool {
-        match &self.stall {
-            Some(stall) => stall.is_ahead(self.given, cx),
-            None => self.busy.as_ref().is_some_and(|busy| busy.activity().is_ahead(self.given)),
+    fn must_wait(&self, cx: &Context<'_>) -> bool {
+        match &self.stream {
+            Some(stream) => stream.must_wait(self.given, cx),
+            None => self.guard.as_ref().is_some_and(|guard| {
+                let activity = guard.activity();
+                activity.backlog().must_wait(self.given, activity.is_blocked())
+            }),
         }
     }
 
     /// Returns whether all data that hyper received has been flushed. If not, the task is woken after the next flush.
-    fn has_left(&self, cx: &Context<'_>) -> bool {
-        let Some(busy) = &self.busy else { return true };
+    fn is_flushed(&self, cx: &Context<'_>) -> bool {
+        let Some(guard) = &self.guard else { return true };
         // On a stream, a flush leaves out what exceeds the flow-control window.
-        let waits_for_window = self.stall.as_ref().is_some_and(|stall| stall.unsent() > 0);
-        let has_left = busy.activity().flushes() != self.flushes && !waits_for_window;
-        if !has_left {
-            busy.activity().breaks_off(cx.waker());
+        let waits_for_window = self.stream.as_ref().is_some_and(|stream| stream.unsent() > 0);
+        let is_flushed = guard.activity().flushes() != self.flushes && !waits_for_window;
+        if !is_flushed {
+            guard.activity().body_fails(cx.waker());
         }
-        has_left
+        is_flushed
     }
 }
 
@@ -74,26 +78,26 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<CountedChunk>, B::Error>>> {
-        if self.is_ahead(cx) {
+        if self.must_wait(cx) {
             return Poll::Pending;
         }
         if self.held_error.is_none() {
             let frame = Pin::new(&mut self.body).poll_frame(cx);
-            if let Some(stall) = &self.stall {
-                stall.note(frame.is_ready());
+            if let Some(stream) = &self.stream {
+                stream.polled(frame.is_ready());
             }
             match std::task::ready!(frame) {
                 Some(Err(error)) => self.held_error = Some(error),
                 None => return Poll::Ready(None),
                 Some(Ok(frame)) => {
-                    self.flushes = self.busy.as_ref().map_or(0, |busy| busy.activity().flushes());
+                    self.flushes = self.guard.as_ref().map_or(0, |guard| guard.activity().flushes());
                     self.given += frame.data_ref().map_or(0, |data| data.len() as u64);
-                    let account = self.account();
-                    return Poll::Ready(Some(Ok(frame.map_data(|bytes| CountedChunk::new(bytes, account)))));
+                    let counter = self.counter();
+                    return Poll::Ready(Some(Ok(frame.map_data(|bytes| CountedChunk::new(bytes, counter)))));
                 }
             }
         }
-        if !self.has_left(cx) {
+        if !self.is_flushed(cx) {
             return Poll::Pending;
         }
         Poll::Ready(self.held_error.take().map(Err))
@@ -112,7 +116,7 @@ impl<B: ResponseContent> Drop for TrackedBody<B> {
     fn drop(&mut self) {
         // hyper drops a body that has ended before it flushes the last data: nothing is lost then.
         if !self.body.is_end_stream()
-            && let Some(unsent @ 1..) = self.account().map(|account| account.unsent())
+            && let Some(unsent @ 1..) = self.counter().map(|counter| counter.unsent())
         {
             self.body.abort(unsent.min(self.given));
         }
@@ -122,35 +126,35 @@ impl<B: ResponseContent> Drop for TrackedBody<B> {
 /// A chunk of a body, whose bytes count as unsent until hyper has written them.
 pub(super) struct CountedChunk {
     bytes: Bytes,
-    account: Option<Account>,
+    counter: Option<Counter>,
 }
 
 /// Where unsent bytes are counted.
-enum Account {
+enum Counter {
     /// On HTTP/1: a connection has one response at a time.
     Connection(Rc<Activity>),
     /// On HTTP/2: for each stream.
-    Stream(Rc<Stall>),
+    Stream(Rc<StreamBacklog>),
 }
 
-impl Account {
+impl Counter {
     fn unsent(&self) -> u64 {
         match self {
-            Account::Connection(activity) => activity.unsent(),
-            Account::Stream(stall) => stall.unsent(),
+            Counter::Connection(activity) => activity.backlog().unsent(),
+            Counter::Stream(stream) => stream.unsent(),
         }
     }
 }
 
 impl CountedChunk {
-    fn new(bytes: Bytes, account: Option<Account>) -> CountedChunk {
+    fn new(bytes: Bytes, counter: Option<Counter>) -> CountedChunk {
         let length = bytes.len() as u64;
-        match &account {
-            Some(Account::Connection(activity)) => activity.gave(length),
-            Some(Account::Stream(stall)) => stall.gave(length),
+        match &counter {
+            Some(Counter::Connection(activity)) => activity.backlog().queued(length),
+            Some(Counter::Stream(stream)) => stream.queued(length),
             None => {}
         }
-        CountedChunk { bytes, account }
+        CountedChunk { bytes, counter }
     }
 }
 
@@ -165,9 +169,9 @@ impl Buf for CountedChunk {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        match &self.account {
-            Some(Account::Connection(activity)) => activity.wrote(count as u64),
-            Some(Account::Stream(stall)) => stall.wrote(count as u64),
+        match &self.counter {
+            Some(Counter::Connection(activity)) => activity.backlog().written(count as u64),
+            Some(Counter::Stream(stream)) => stream.written(count as u64),
             None => {}
         }
     }
@@ -180,9 +184,9 @@ mod tests {
     use std::task::Waker;
 
     /// A body of ten bytes and an error, which records how many bytes were discarded.
-    struct Breaks(Option<Bytes>, Rc<Cell<u64>>);
+    struct FailingBody(Option<Bytes>, Rc<Cell<u64>>);
 
-    impl Body for Breaks {
+    impl Body for FailingBody {
         type Data = Bytes;
         type Error = &'static str;
 
@@ -194,7 +198,7 @@ mod tests {
         }
     }
 
-    impl ResponseContent for Breaks {
+    impl ResponseContent for FailingBody {
         fn has_read_request(&self) -> bool {
             true
         }
@@ -208,7 +212,7 @@ mod tests {
     fn bytes_that_hyper_holds_when_a_body_is_dropped_count_as_unsent() {
         for (written, unsent) in [(0, 10), (4, 6), (10, 0)] {
             let reported = Rc::new(Cell::new(0));
-            let body = Breaks(Some(Bytes::from_static(b"ten bytes.")), Rc::clone(&reported));
+            let body = FailingBody(Some(Bytes::from_static(b"ten bytes.")), Rc::clone(&reported));
             let mut tracked = TrackedBody::new(body, None, Some(Rc::default()));
             let cx = &mut Context::from_waker(Waker::noop());
             let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut tracked).poll_frame(cx) else { panic!("a frame") };

@@ -2,7 +2,6 @@
 //! Invariant: no connection closes without a response after a request was given to the handler.
 //! Must not know: what such a response says.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -13,6 +12,7 @@ use http::Response;
 use pin_project_lite::pin_project;
 
 use super::activity::Activity;
+use super::shutdown::Shutdown;
 use crate::handler::{Abandoned, Reply};
 
 pin_project! {
@@ -22,7 +22,7 @@ pin_project! {
         #[pin]
         handling: Option<F>,
         activity: Rc<Activity>,
-        is_grace_over: Rc<Cell<bool>>,
+        shutdown: Rc<Shutdown>,
         abandon: G,
     }
 }
@@ -32,11 +32,11 @@ impl<F, G> EnsureResponse<F, G> {
     pub(super) fn new(
         handling: F,
         activity: &Rc<Activity>,
-        is_grace_over: &Rc<Cell<bool>>,
+        shutdown: &Rc<Shutdown>,
         abandon: G,
     ) -> EnsureResponse<F, G> {
-        let (activity, is_grace_over) = (Rc::clone(activity), Rc::clone(is_grace_over));
-        EnsureResponse { handling: Some(handling), activity, is_grace_over, abandon }
+        let (activity, shutdown) = (Rc::clone(activity), Rc::clone(shutdown));
+        EnsureResponse { handling: Some(handling), activity, shutdown, abandon }
     }
 }
 
@@ -49,7 +49,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply<B>> {
         let mut this = self.project();
-        let why = match (this.is_grace_over.get(), this.activity.is_left.get()) {
+        let why = match (this.shutdown.is_grace_over(), this.activity.has_client_left()) {
             (true, _) => Abandoned::Stopping,
             (false, true) => Abandoned::ClientClosed,
             (false, false) => {
@@ -86,18 +86,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_gets_the_response_of_its_handler_or_one_that_says_why_it_was_abandoned() {
-        let (activity, is_grace_over) = (Activity::new(&Rc::default()), Rc::default());
-        let handled = EnsureResponse::new(ready(reply("handled")), &activity, &is_grace_over, word).await;
+        let (activity, shutdown) = (Activity::http1(&Rc::default(), None), Rc::<Shutdown>::default());
+        let handled = EnsureResponse::new(ready(reply("handled")), &activity, &shutdown, word).await;
         assert_eq!(*handled.response.body(), "handled");
         let panics = poll_fn(|_| {
             assert!(std::hint::black_box(false), "a panic");
             Poll::Ready(reply("never"))
         });
-        assert_eq!(*EnsureResponse::new(panics, &activity, &is_grace_over, word).await.response.body(), "panicked");
-        activity.is_left.set(true);
-        let waits = || EnsureResponse::new(pending(), &activity, &is_grace_over, word);
+        assert_eq!(*EnsureResponse::new(panics, &activity, &shutdown, word).await.response.body(), "panicked");
+        activity.client_left();
+        let waits = || EnsureResponse::new(pending(), &activity, &shutdown, word);
         assert_eq!(*waits().await.response.body(), "client closed");
-        is_grace_over.set(true);
+        shutdown.end_grace();
         assert_eq!(*waits().await.response.body(), "stopping");
     }
 }

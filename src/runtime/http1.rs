@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::activity::Activity;
 use super::conn_context::{ConnContext, HeadWait};
-use super::conn_timeouts::{self, ConnState, Next};
+use super::conn_timeouts::{self, Next};
 use super::io::Io;
 use super::service::service;
 use crate::clock;
@@ -23,11 +23,11 @@ use crate::handler::{Handler, HeadFault, Tunnel};
 use crate::net::Stream;
 
 /// How a spell in hyper ended.
-enum Ended {
+enum Outcome {
     /// Nothing is under way; bytes of a next head may have come.
-    Quiet(Stream, Bytes),
+    Idle(Stream, Bytes),
     /// Another protocol goes on here.
-    Over(Stream, Bytes, Box<dyn Tunnel>),
+    Tunnel(Stream, Bytes, Box<dyn Tunnel>),
     /// For good.
     Closed,
 }
@@ -41,69 +41,62 @@ pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>,
             false => Some(clock::now()),
             true => match context.wait_for_head(&stream).await {
                 HeadWait::Received(since) => since,
-                HeadWait::TimedOut => return too_late(stream, &client, &context).await,
-                HeadWait::Idle => return leave(stream, &context).await,
+                HeadWait::TimedOut => return reject_late_head(stream, &client, &context).await,
+                HeadWait::Idle => return close_idle(stream, &context).await,
             },
         };
         // In a box of its own, which goes when the connection is parked again.
-        match Box::pin(active(stream, prefix, since, &client, &context, &requests)).await {
-            Ended::Closed => return,
-            Ended::Quiet(quiet, rest) => (stream, prefix) = (quiet, rest),
-            Ended::Over(stream, rest, tunnel) => {
+        match Box::pin(serve_requests(stream, prefix, since, &client, &context, &requests)).await {
+            Outcome::Closed => return,
+            Outcome::Idle(quiet, rest) => (stream, prefix) = (quiet, rest),
+            Outcome::Tunnel(stream, rest, tunnel) => {
                 drop((client, context));
                 return tunnel.run(Box::new(stream), rest).await;
             }
         }
         if prefix.is_empty() && !context.wait_readable(stream.socket()).await {
-            return leave(stream, &context).await;
+            return close_idle(stream, &context).await;
         }
     }
 }
 
 /// Lets hyper serve the connection, on which a head has begun `since` then, until it has been quiet for a while.
-async fn active<H: Handler>(
+async fn serve_requests<H: Handler>(
     stream: Stream,
     prefix: Bytes,
-    since: Option<Instant>,
+    head_since: Option<Instant>,
     client: &Rc<H::Client>,
     context: &Rc<ConnContext<H>>,
     requests: &Rc<Cell<u32>>,
-) -> Ended {
-    let activity = Activity::new(requests);
-    activity.head_since.set(since);
+) -> Outcome {
+    let activity = Activity::http1(requests, head_since);
     let service = service(context, Rc::clone(client), Rc::clone(&activity));
     let mut connection =
         context.http1.serve_connection(Io::new(stream, prefix, &activity).without_fragments(), service);
-    let limit = context.clock.deadline();
-    limit.set_after(conn_timeouts::QUIET);
+    let timer = context.clock.deadline();
+    timer.set_after(conn_timeouts::PARK_AFTER);
     // At the end of the process hyper is told nothing: it would close as soon as a response has gone out that does
     // not say so, when the client may have sent its next request.
-    let mut is_told = false;
+    let mut is_grace_over_seen = false;
     let next = poll_fn(|cx| {
         // What has begun to be answered is cut off; what has not is answered now, and then hyper is done.
-        if context.is_grace_over()
-            && !std::mem::replace(&mut is_told, true)
-            && (activity.busy.get() == 0 || activity.is_answered.get())
+        if context.shutdown.is_grace_over()
+            && !std::mem::replace(&mut is_grace_over_seen, true)
+            && (activity.is_idle() || activity.has_response())
         {
             return Poll::Ready(Ok(Next::Abort));
         }
         if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(Err(result));
         }
-        let mut look = activity.is_first_over();
-        while std::mem::take(&mut look) || limit.poll(cx).is_ready() {
-            let state = ConnState {
-                busy: activity.busy.get() > 0,
-                first: activity.is_first_over(),
-                quiet_since: activity.quiet_since.get(),
-                head_since: activity.head_since.get(),
-                blocked_since: activity.blocked_since.get(),
-            };
-            match conn_timeouts::next(state, clock::now(), &context.limits) {
+        let mut is_due = activity.is_first_done();
+        while std::mem::take(&mut is_due) || timer.poll(cx).is_ready() {
+            let state = activity.http1_state();
+            match conn_timeouts::next_http1(state, clock::now(), &context.limits) {
                 Next::Wait(at) => {
-                    limit.set(at);
-                    if state.busy {
-                        activity.probe.set(true);
+                    timer.set(at);
+                    if state.is_busy {
+                        activity.schedule_probe();
                         if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                             return Poll::Ready(Err(result));
                         }
@@ -118,51 +111,51 @@ async fn active<H: Handler>(
     // The borrow of the connection has ended with the future above.
     match next {
         Ok(Next::Park) => {
-            let (stream, rest) = apart(connection.into_parts());
-            return Ended::Quiet(stream, rest);
+            let (stream, rest) = into_stream(connection.into_parts());
+            return Outcome::Idle(stream, rest);
         }
         Ok(Next::HeadTimeout) => {
-            too_late(apart(connection.into_parts()).0, client, context).await;
+            reject_late_head(into_stream(connection.into_parts()).0, client, context).await;
         }
         Ok(Next::Abort | Next::Wait(_)) => {}
         Err(Ok(())) if activity.has_tunnel() => {
-            let (stream, rest) = apart(connection.into_parts());
+            let (stream, rest) = into_stream(connection.into_parts());
             if let Some(tunnel) = activity.take_tunnel() {
-                return Ended::Over(stream, rest, tunnel);
+                return Outcome::Tunnel(stream, rest, tunnel);
             }
         }
-        Err(_) if activity.has_fragment.get() => {
-            let (mut stream, _) = apart(connection.into_parts());
+        Err(_) if activity.has_fragment() => {
+            let (mut stream, _) = into_stream(connection.into_parts());
             stream.write_best_effort(&context.handler.reject_head(client, HeadFault::Fragment));
             linger(&mut stream, false).await;
         }
         Err(result) => {
             let error = result.err();
-            let is_refused = error.as_ref().is_some_and(|error| refused(error, context, client));
+            let is_rejected = error.as_ref().is_some_and(|error| report_parse_error(error, context, client));
             // What came of an answer that broke off is to be read, too.
             let is_cut = error.is_some_and(|error| error.is_user());
-            if is_refused || is_cut || activity.lingers.get() {
-                linger(&mut apart(connection.into_parts()).0, is_cut).await;
+            if is_rejected || is_cut || activity.has_unread_input() {
+                linger(&mut into_stream(connection.into_parts()).0, is_cut).await;
             }
         }
     }
-    Ended::Closed
+    Outcome::Closed
 }
 
 /// Ends a connection on which a head did not come in time.
-async fn too_late<H: Handler>(mut stream: Stream, client: &Rc<H::Client>, context: &Rc<ConnContext<H>>) {
+async fn reject_late_head<H: Handler>(mut stream: Stream, client: &Rc<H::Client>, context: &Rc<ConnContext<H>>) {
     stream.write_best_effort(&context.handler.reject_head(client, HeadFault::HeadTimeout));
     linger(&mut stream, false).await;
 }
 
 /// The stream, and what was read of it and not used.
-fn apart<S>(parts: http1::Parts<Io, S>) -> (Stream, Bytes) {
+fn into_stream<S>(parts: http1::Parts<Io, S>) -> (Stream, Bytes) {
     let (stream, unread) = parts.io.into_parts();
-    (stream, joined(parts.read_buf, unread))
+    (stream, concatenate(parts.read_buf, unread))
 }
 
 /// One behind the other. Of nothing, nothing is kept: behind it there can be a buffer of 8 KiB.
-fn joined(first: Bytes, second: Bytes) -> Bytes {
+fn concatenate(first: Bytes, second: Bytes) -> Bytes {
     match (first.is_empty(), second.is_empty()) {
         (true, true) => Bytes::new(),
         (true, false) => second,
@@ -172,7 +165,7 @@ fn joined(first: Bytes, second: Bytes) -> Bytes {
 }
 
 /// Whether hyper ended the connection because of what came on it.
-fn refused<H: Handler>(error: &hyper::Error, context: &ConnContext<H>, client: &Rc<H::Client>) -> bool {
+fn report_parse_error<H: Handler>(error: &hyper::Error, context: &ConnContext<H>, client: &Rc<H::Client>) -> bool {
     if error.is_parse() {
         let fault = if error.is_parse_too_large() { HeadFault::TooLarge } else { HeadFault::Malformed };
         context.handler.reject_head(client, fault);
@@ -193,28 +186,28 @@ const LINGER_IDLE: Duration = Duration::from_millis(500);
 
 /// Ends a connection on which there is no request, because of its idle time or the end of the process. In the
 /// latter case a request may be on its way: its client is to find the connection closed, and not reset.
-pub(super) async fn leave<H>(mut stream: Stream, context: &ConnContext<H>) {
-    if context.is_draining() {
-        end(&mut stream, LINGER_IDLE, false).await;
+pub(super) async fn close_idle<H>(mut stream: Stream, context: &ConnContext<H>) {
+    if context.shutdown.is_draining() {
+        close_lingering(&mut stream, LINGER_IDLE, false).await;
     }
 }
 
 /// Ends a connection on which the client may still be sending. One that `is_cut` off does not end as one that is
 /// whole.
 async fn linger(stream: &mut Stream, is_cut: bool) {
-    end(stream, LINGER, is_cut).await;
+    close_lingering(stream, LINGER, is_cut).await;
 }
 
 /// Closes our side, and reads on until the client closes its own or is silent for `silence`. Closing both at once
 /// would make the kernel answer what the client still sends with a reset, which can destroy the response before
 /// it was read.
-async fn end(stream: &mut Stream, silence: Duration, is_cut: bool) {
+async fn close_lingering(stream: &mut Stream, silence: Duration, is_cut: bool) {
     let drain = async {
-        let said = if is_cut { stream.shutdown_without_close_notify().await } else { stream.shutdown().await };
-        if said.is_err() {
+        let closed = if is_cut { stream.shutdown_without_close_notify().await } else { stream.shutdown().await };
+        if closed.is_err() {
             return;
         }
-        let mut left = LINGER_BYTES;
+        let mut remaining = LINGER_BYTES;
         // The buffer lives for a poll: all idle connections end at the same time.
         let mut next = async || {
             let read = poll_fn(|cx| {
@@ -225,8 +218,8 @@ async fn end(stream: &mut Stream, silence: Duration, is_cut: bool) {
             tokio::time::timeout(silence, read).await
         };
         while let Ok(Ok(read @ 1..)) = next().await {
-            left = left.saturating_sub(read);
-            if left == 0 {
+            remaining = remaining.saturating_sub(read);
+            if remaining == 0 {
                 return;
             }
         }
@@ -244,10 +237,10 @@ mod tests {
         let buffer = Bytes::from(vec![0; 8192]);
         let mut nothing = buffer.clone();
         nothing.advance(8192);
-        let rest = joined(nothing.clone(), nothing);
+        let rest = concatenate(nothing.clone(), nothing);
         assert!(rest.is_empty() && buffer.is_unique());
         let (a, b, none) = (Bytes::from_static(b"GET "), Bytes::from_static(b"/"), Bytes::new());
-        assert_eq!(joined(a.clone(), b.clone()), "GET /");
-        assert_eq!((joined(a.clone(), none.clone()), joined(none, b.clone())), (a, b));
+        assert_eq!(concatenate(a.clone(), b.clone()), "GET /");
+        assert_eq!((concatenate(a.clone(), none.clone()), concatenate(none, b.clone())), (a, b));
     }
 }

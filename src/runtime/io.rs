@@ -13,10 +13,8 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::activity::Activity;
-use super::conn_timeouts;
+use super::activity::{Activity, HalfClosed};
 use super::request_line::RequestLine;
-use crate::clock;
 use crate::net::Stream;
 
 /// A client's socket.
@@ -24,32 +22,28 @@ pub(super) struct Io {
     stream: TokioIo<Stream>,
     prefix: Bytes,
     activity: Rc<Activity>,
-    /// Bytes that the client had taken when it was last seen to take no more.
-    taken: u64,
     /// How far the first line of a request has been looked at; `None` where nobody looks.
-    line: Option<RequestLine>,
+    request_line: Option<RequestLine>,
 }
 
 impl Io {
     pub(super) fn new(stream: Stream, prefix: Bytes, activity: &Rc<Activity>) -> Io {
         let (stream, activity) = (TokioIo::new(stream), Rc::clone(activity));
-        Io { stream, prefix, activity, taken: 0, line: None }
+        Io { stream, prefix, activity, request_line: None }
     }
 
     /// Refuses requests whose target has a fragment: hyper is then told of an error, and
     /// [`Activity::has_fragment`] is set. Seen where nothing else is under way; in a request that comes before
     /// the answer to the one before it, the fragment is cut off.
     pub(super) fn without_fragments(mut self) -> Io {
-        self.line = Some(RequestLine::Start);
+        self.request_line = Some(RequestLine::Start);
         self
     }
 
     /// Looks at what is about to be handed to hyper.
-    fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(line) = &mut self.line else { return Ok(()) };
-        // The end of the answer before it would be lost with hyper's buffer.
-        if line.has_fragment(bytes) && self.activity.is_flushed.get() {
-            self.activity.has_fragment.set(true);
+    fn check_target(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(line) = &mut self.request_line else { return Ok(()) };
+        if line.has_fragment(bytes) && self.activity.fragment_found() {
             return Err(io::ErrorKind::InvalidData.into());
         }
         Ok(())
@@ -62,7 +56,7 @@ impl Io {
         let room = buf.remaining().min(space.len());
         let mut read = ReadBuf::uninit(&mut space[..room]);
         ready!(Pin::new(self.stream.inner_mut()).poll_read(cx, &mut read))?;
-        self.look(read.filled())?;
+        self.check_target(read.filled())?;
         buf.put_slice(read.filled());
         Poll::Ready(Ok(()))
     }
@@ -77,33 +71,24 @@ impl Io {
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(queue) = self.activity.interim() else { return Poll::Ready(Ok(())) };
         let poll = queue.poll_drain(|bytes| Pin::new(&mut self.stream).poll_write(cx, bytes));
-        self.noted(poll)
+        self.record_progress(poll)
     }
 
     /// hyper is about to write: the rest of what it has begun, or the first of what it has put together since it
     /// had nothing left to write, which begins a message.
     fn poll_before_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.activity.is_flushed.get() {
+        if self.activity.is_between_messages() {
             ready!(self.poll_interim(cx))?;
-            self.activity.is_flushed.set(false);
+            self.activity.message_began();
         }
         Poll::Ready(Ok(()))
     }
 
     /// Takes note of whether the client takes what there is for it.
-    fn noted<T>(&mut self, poll: Poll<T>) -> Poll<T> {
-        let blocked = &self.activity.blocked_since;
+    fn record_progress<T>(&mut self, poll: Poll<T>) -> Poll<T> {
         match poll {
-            Poll::Ready(_) if blocked.get().is_none() => {}
-            Poll::Ready(_) => blocked.set(None),
-            Poll::Pending => {
-                // It may be taking what was written before.
-                let taken = self.stream.inner().socket().write_progress().bytes();
-                if blocked.get().is_none() || taken != self.taken {
-                    blocked.set(Some(clock::now()));
-                    self.taken = taken;
-                }
-            }
+            Poll::Ready(_) => self.activity.write_accepted(),
+            Poll::Pending => self.activity.write_blocked(self.stream.inner().socket().write_progress().bytes()),
         }
         poll
     }
@@ -115,22 +100,22 @@ impl Read for Io {
         if self.prefix.has_remaining() {
             let length = room.min(self.prefix.len());
             let part = self.prefix.split_to(length);
-            self.look(&part)?;
+            self.check_target(&part)?;
             buf.put_slice(&part);
             return Poll::Ready(Ok(()));
         }
-        let is_quiet = self.activity.busy.get() == 0;
-        let begins = is_quiet && self.activity.head_since.get().is_none();
-        if let (true, Some(line)) = (begins, &mut self.line) {
+        let is_idle = self.activity.is_idle();
+        let begins = is_idle && !self.activity.has_partial_head();
+        if let (true, Some(line)) = (begins, &mut self.request_line) {
             *line = RequestLine::Start;
         }
-        let is_looked_at = is_quiet && self.line.is_some_and(|line| line != RequestLine::Done);
-        let poll = match is_looked_at {
+        let is_inspected = is_idle && self.request_line.is_some_and(|line| line != RequestLine::Done);
+        let poll = match is_inspected {
             true => self.poll_read_head(cx, &mut buf),
             false => Pin::new(&mut self.stream).poll_read(cx, buf),
         };
         if poll.is_ready() && begins {
-            self.activity.head_since.set(Some(clock::now()));
+            self.activity.head_began();
         }
         poll
     }
@@ -140,50 +125,39 @@ impl Write for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_before_write(cx))?;
         let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.noted(poll)
+        self.record_progress(poll)
     }
 
     /// hyper comes here whenever it is polled and has nothing left to write. While a request is being served it
     /// reads nothing, so that a client may close its sending side: a reset is seen nowhere else.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.activity.is_flushed.set(true);
+        self.activity.message_ended();
         ready!(self.poll_interim(cx))?;
-        if self.activity.probe.take() {
+        if self.activity.take_probe() {
             let socket = self.stream.inner().socket();
             if let Some(error) = socket.take_error()? {
                 return Poll::Ready(Err(error));
             }
             if socket.is_read_closed() {
-                let activity = &self.activity;
-                let since = activity.closed_since.get().unwrap_or(clock::now());
-                activity.closed_since.set(Some(since));
-                let waits = !activity.is_answered.get();
-                if conn_timeouts::has_left(
-                    clock::now().saturating_duration_since(since),
-                    waits,
-                    activity.is_stream.get(),
-                ) {
-                    if !waits {
-                        return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-                    }
-                    // It may be there all the same, and is told.
-                    activity.is_left.set(true);
-                    cx.waker().wake_by_ref();
+                match self.activity.half_closed() {
+                    HalfClosed::Serve => {}
+                    HalfClosed::Abandon => cx.waker().wake_by_ref(),
+                    HalfClosed::Abort => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
                 }
             }
         }
         let mut poll = Pin::new(&mut self.stream).poll_flush(cx);
-        if poll.is_ready() && self.activity.is_breaking() {
+        if poll.is_ready() && self.activity.has_failing_body() {
             // The connection ends next, and what waits for the turn to end might find no room then.
             poll = self.stream.inner().socket().poll_all_sent(cx);
         }
-        if matches!(poll, Poll::Ready(Ok(()))) && !self.activity.has_streams() {
+        if matches!(poll, Poll::Ready(Ok(()))) && !self.activity.is_http2() {
             self.activity.flushed();
         }
-        if poll.is_ready() && self.activity.goes_on(|| self.stream.inner().socket().send_buffer_space()) {
+        if poll.is_ready() && self.activity.backlog().resume(|| self.stream.inner().socket().send_buffer_space()) {
             cx.waker().wake_by_ref();
         }
-        self.noted(poll)
+        self.record_progress(poll)
     }
 
     /// Left to the connection's driver, which knows whether closing the socket is enough: it is,
@@ -194,7 +168,7 @@ impl Write for Io {
             Stream::Plain(socket) => socket.poll_all_sent(cx),
             Stream::Tls(_) => Pin::new(&mut self.stream).poll_shutdown(cx),
         };
-        self.noted(poll)
+        self.record_progress(poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -208,7 +182,7 @@ impl Write for Io {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_before_write(cx))?;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.noted(poll)
+        self.record_progress(poll)
     }
 }
 
@@ -216,6 +190,7 @@ impl Write for Io {
 mod tests {
     use super::*;
     use crate::net::Socket;
+    use crate::runtime::activity::RequestGuard;
     use http::Version;
     use std::task::Waker;
     use tokio::io::AsyncReadExt;
@@ -224,7 +199,7 @@ mod tests {
     /// A client's socket, the client's end of it, and what the connection is at.
     fn pair() -> (Io, UnixStream, Rc<Activity>) {
         let (near, far) = UnixStream::pair().unwrap();
-        let activity = Activity::new(&Rc::default());
+        let activity = Activity::http1(&Rc::default(), None);
         (Io::new(Socket::from(near).into(), Bytes::new(), &activity), far, activity)
     }
 
@@ -239,9 +214,9 @@ mod tests {
 
     async fn sent(io: Io, mut client: UnixStream) -> String {
         drop(io);
-        let mut came = String::new();
-        client.read_to_string(&mut came).await.unwrap();
-        came
+        let mut received = String::new();
+        client.read_to_string(&mut received).await.unwrap();
+        received
     }
 
     #[tokio::test]
@@ -257,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_interim_response_is_dropped_that_could_not_be_written_before_its_answer_came() {
+    async fn an_interim_response_is_dropped_that_could_not_be_written_before_its_final_response() {
         for (is_flushed, expected) in [(true, "[one][hints of two][two]"), (false, "[one][two]")] {
             let (mut io, client, activity) = pair();
             write(&mut io, b"[one]");
@@ -266,7 +241,8 @@ mod tests {
                 flush(&mut io);
             }
             interim.push(b"[hints of two]");
-            activity.ends_interim();
+            let mut request = RequestGuard::begin(&activity, false);
+            request.responded(false);
             write(&mut io, b"[two]");
             flush(&mut io);
             assert_eq!(sent(io, client).await, expected);

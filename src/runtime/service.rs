@@ -36,45 +36,42 @@ pub(super) fn service<H: Handler>(
     Error = Infallible,
     Future = impl Future<Output = ServiceResult<H>> + 'static,
 > {
-    let (handler, draining) = (Rc::clone(&context.handler), Rc::clone(&context.draining));
-    let is_grace_over = Rc::clone(&context.is_grace_over);
+    let (handler, shutdown) = (Rc::clone(&context.handler), Rc::clone(&context.shutdown));
     let max_requests = context.limits.requests_per_connection.unwrap_or(u32::MAX);
     service_fn(move |mut request: Request<Incoming>| {
-        let mut busy = RequestGuard::begin(&activity);
         let has_body = !request.body().is_end_stream();
-        activity.lingers.set(has_body);
+        let mut guard = RequestGuard::begin(&activity, has_body);
         let upgrade = connect_upgrade(&mut request);
-        let stall = activity.opens_stream();
-        let is_last = activity.requests.get() >= max_requests;
-        if activity.requests.get() == max_requests {
+        let stream = activity.open_stream();
+        let is_last = activity.requests() >= max_requests;
+        if activity.requests() == max_requests {
             handler.count_limit(Limit::RequestsPerConnection);
         }
-        let draining = Rc::clone(&draining);
+        let state = Rc::clone(&shutdown);
         // `map` and not an `async` block, which would hold the request's future twice.
         let interim = activity.interim_of(request.version());
         let (abandons, abandoned) = (Rc::clone(&handler), Rc::clone(&client));
         let abandon = move |why| abandons.abandoned(&abandoned, why);
         let handling = Rc::clone(&handler).handle(Rc::clone(&client), request, interim);
-        EnsureResponse::new(handling, &activity, &is_grace_over, abandon).map(move |reply| {
+        EnsureResponse::new(handling, &activity, &shutdown, abandon).map(move |reply| {
             let Reply { mut response, tunnel, is_stream } = reply;
-            busy.activity().ends_interim();
             // hyper would have to read the rest of the request's body to find the next head, and that can be any
             // length: the connection closes after this response.
             let is_unread = has_body && !response.body().has_read_request();
             // HTTP/2 has no `Connection` field: `http2` sends GOAWAY.
-            if (is_last || is_unread || draining.get().is_some()) && stall.is_none() && tunnel.is_none() {
+            if (is_last || is_unread || state.is_draining()) && stream.is_none() && tunnel.is_none() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 // The client may have sent its next request already.
-                busy.activity().lingers.set(true);
+                guard.closes_connection();
             }
-            busy.answered(is_stream);
+            guard.responded(is_stream);
             let Some(tunnel) = tunnel else {
-                return Ok(response.map(|body| TrackedBody::new(body, Some(busy), stall)));
+                return Ok(response.map(|body| TrackedBody::new(body, Some(guard), stream)));
             };
             match upgrade {
                 // A tunnel over a stream keeps its connection busy.
-                Some(upgrade) => drop(tokio::task::spawn_local(tunnel_stream(upgrade, tunnel, busy))),
-                None => busy.activity().hand_over(tunnel),
+                Some(upgrade) => drop(tokio::task::spawn_local(tunnel_stream(upgrade, tunnel, guard))),
+                None => guard.activity().hand_over(tunnel),
             }
             Ok(response.map(|body| TrackedBody::new(body, None, None)))
         })
@@ -88,10 +85,10 @@ fn connect_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
 }
 
 /// Runs a tunnel over a stream after its upgrade.
-async fn tunnel_stream(upgrade: OnUpgrade, tunnel: Box<dyn Tunnel>, busy: RequestGuard) {
+async fn tunnel_stream(upgrade: OnUpgrade, tunnel: Box<dyn Tunnel>, guard: RequestGuard) {
     // An error means that the client reset the stream before the response was sent.
     if let Ok(stream) = upgrade.await {
         tunnel.run(Box::new(TokioIo::new(stream)), Bytes::new()).await;
     }
-    drop(busy);
+    drop(guard);
 }

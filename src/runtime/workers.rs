@@ -188,7 +188,6 @@ where
         return ThreadExit::Stopped;
     };
     context.drain(ShutdownGrace::within(grace).idle);
-    clock.wake_all();
     let all_closed = async {
         while accepting.join_next().await.is_some() {}
         wait_until(|| connections.open.get() == 0).await;
