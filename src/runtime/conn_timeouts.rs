@@ -1,43 +1,47 @@
-//! Owns: what a client connection's driver does next.
-//! Invariant: pure; each state but "a request is being served" has an end in time.
+//! Owns: the decision what the driver of a client connection does next.
+//! Invariant: it is pure, and every state except "a request is in flight" ends after a limited time.
 //! Must not know: sockets, hyper.
 
 use std::time::{Duration, Instant};
 
 use super::settings::Limits;
 
-/// How long a connection has to be quiet before it is parked. Long enough that a page's burst of
-/// requests never pays for it, short enough that memory follows load.
+/// How long a connection must be idle before it is parked. Long enough that the burst of requests of one page never
+/// waits for it, short enough that memory follows load.
 pub(super) const PARK_AFTER: Duration = Duration::from_millis(500);
 
-/// How often it is looked whether the client of a request under way is still there.
+/// How often the driver checks whether the client of a request in flight has left.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What a connection is at.
+/// The state of a connection of HTTP/1.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConnState {
+    /// Whether a request is in flight.
     pub(super) is_busy: bool,
-    /// Its first request has been answered, and there was no other.
+    /// Whether the first request of the connection is done, and was the last so far.
     pub(super) is_first_done: bool,
+    /// Since when no request is in flight.
     pub(super) idle_since: Instant,
+    /// When the first byte of an incomplete head was read.
     pub(super) head_since: Option<Instant>,
+    /// Since when the client accepts nothing that is to be written.
     pub(super) blocked_since: Option<Instant>,
 }
 
-/// What to do with it.
+/// What the driver does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Look again at this time.
+    /// Decide again at this time.
     Wait(Instant),
-    /// Take it out of hyper, whose buffers cost four times the rest of it, until it is readable.
+    /// Take the connection out of hyper until it is readable: hyper's buffers cost four times the rest of it.
     Park,
-    /// The head of a request takes too long.
+    /// Reject the request: its head takes too long.
     HeadTimeout,
-    /// The client doesn't read what it asked for.
+    /// Close the connection: the client doesn't read its responses.
     Abort,
 }
 
-/// The rule.
+/// Decides what the driver of a connection of HTTP/1 does next.
 pub(super) fn next_http1(at: ConnState, now: Instant, limits: &Limits) -> Next {
     let after = |since: Instant, limit: Duration, expired: Next| {
         let due = since.checked_add(limit).unwrap_or(since + Duration::from_secs(86_400));
@@ -45,31 +49,31 @@ pub(super) fn next_http1(at: ConnState, now: Instant, limits: &Limits) -> Next {
     };
     match (at.blocked_since, at.is_busy, at.head_since) {
         (Some(since), _, _) => after(since, limits.idle_timeout, Next::Abort),
-        // Each wait of a request has its own limit; look again for a client that stops reading, or has gone.
+        // Each wait of a request has its own limit. Check again for a client that stops reading or has left.
         (None, true, _) => Next::Wait(now + limits.idle_timeout.min(PROBE_INTERVAL)),
         (None, false, Some(since)) => after(since, limits.header_read_timeout, Next::HeadTimeout),
-        // Most connections of a crowd that comes at once say no more for now: held in hyper for half
-        // a second, all of them would take their buffers at the same time.
+        // When many clients connect at once, most send no second request for now. Half a second in hyper would make
+        // all of them hold buffers at the same time.
         (None, false, None) if at.is_first_done => Next::Park,
         (None, false, None) => after(at.idle_since, PARK_AFTER, Next::Park),
     }
 }
 
-/// What clients get who have begun something when the process is told to stop, each from that moment on.
+/// How long clients may finish what they have begun when the process stops, each from that moment on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ShutdownGrace {
-    /// How long connections are still accepted, and answered for the last time: as long as the kernel may hold
-    /// one back that says nothing (`net/defer`).
+    /// How long connections are still accepted: as long as the kernel may defer a silent one (`net/defer`). Each gets
+    /// one response.
     pub(super) accept: Duration,
-    /// How long handshakes may take that have begun by then: a round trip around the world.
+    /// How long TCP handshakes that have begun may take after that: a round trip around the world.
     pub(super) handshakes: Duration,
-    /// How long a connection without a request may still bring one: a request that was sent before its client
-    /// could know is served. A round trip, and what a client that is busy needs to send its next one.
+    /// How long an idle connection may still send a request: a round trip, and the time that a busy client needs to
+    /// send its next request. So a request is served that was sent before its client could know of the shutdown.
     pub(super) idle: Duration,
 }
 
 impl ShutdownGrace {
-    /// That of a process which has `grace` in all; at least half of it is left for requests.
+    /// Divides a grace period of `grace`; at least half of it remains for requests.
     pub(super) fn within(grace: Duration) -> ShutdownGrace {
         ShutdownGrace {
             accept: Duration::from_millis(1100).min(grace * 2 / 5),
@@ -79,45 +83,50 @@ impl ShutdownGrace {
     }
 }
 
-/// How long a client that has closed its side may wait for an answer. One that has finished sending can't
-/// be told from one that has gone, and few are the former: nginx serves them not at all, HAProxy as
-/// long as it takes, and so holds a server's thread for each long poll whose page was closed.
+/// How long a client that has closed its sending side may wait for a response. A client that only finished sending looks
+/// like one that has left, and few only finished sending. nginx doesn't serve those at all. HAProxy serves them for as
+/// long as it takes, and so occupies a thread of the backend for each long poll whose page was closed.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether a client that has closed its side this long ago has gone: one that `waits` for an answer, or is
-/// sent one that goes on for as long as it is there. What comes to its end is sent to its end.
+/// Returns whether a client that closed its sending side this long `ago` is assumed to have left. That is so if it
+/// `waits` too long for a response, or receives one that lasts as long as its client stays (`is_stream`). Any other
+/// response is sent to its end.
 pub(super) fn has_client_left(ago: Duration, waits: bool, is_stream: bool) -> bool {
     is_stream || (waits && ago >= HALF_CLOSED_TIMEOUT)
 }
 
-/// How long a client may take to go when it was told to.
+/// How long a client may take to close its connection after GOAWAY (RFC 9113 §6.8).
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Requests after which it is looked how many of them were taken back. Envoy's figure
+/// The number of requests from which on cancelled ones may count as a flood. Envoy's figure
 /// (`overload.premature_reset_total_stream_count`).
 const MIN_FLOOD: u32 = 500;
 
-/// What a connection of HTTP/2 is at.
+/// The state of a connection of HTTP/2.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Http2State {
+    /// Whether a request is in flight.
     pub(super) is_busy: bool,
+    /// Since when no request is in flight.
     pub(super) idle_since: Instant,
+    /// Since when the client accepts nothing that is to be written.
     pub(super) blocked_since: Option<Instant>,
-    /// It was told to go.
+    /// When GOAWAY was sent.
     pub(super) goaway_since: Option<Instant>,
+    /// All requests of the connection so far.
     pub(super) requests: u32,
-    /// Requests that were taken back unanswered.
+    /// Requests that the client cancelled before they had a response.
     pub(super) cancelled: u32,
 }
 
-/// The rule for HTTP/2. `Park` is to tell the client to go: hyper can't give up the state of a
-/// connection that has streams, and let go it comes back when it has something to say.
+/// Decides what the driver of a connection of HTTP/2 does next. `Park` means GOAWAY: hyper can't release the state of a
+/// connection with streams, and the client connects again for its next request.
 pub(super) fn next_http2(at: Http2State, now: Instant, limits: &Limits) -> Next {
     let after = |since: Instant, limit: Duration, expired: Next| {
         let due = since.checked_add(limit).unwrap_or(since + Duration::from_secs(86_400));
         if due <= now { expired } else { Next::Wait(due.min(now + PROBE_INTERVAL)) }
     };
-    // Rapid reset (CVE-2023-44487): each request costs a backend its work, and the client nothing.
+    // Rapid reset (CVE-2023-44487): each request costs a backend work and the client nothing.
     if at.requests >= MIN_FLOOD && at.cancelled > at.requests / 2 {
         return Next::Abort;
     }
@@ -134,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_situation_has_its_end() {
+    fn every_state_of_an_http1_connection_ends_after_its_limit() {
         let now = Instant::now() + Duration::from_secs(1000);
         let ago = |seconds: u64| now - Duration::from_secs(seconds);
         let limits = Limits::default();
@@ -159,9 +168,12 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_grace_is_left_whatever_the_last_call_takes() {
+    fn half_of_the_grace_period_remains_for_requests() {
         let grace = |millis| ShutdownGrace::within(Duration::from_millis(millis));
-        assert!(grace(30_000).accept > Duration::from_secs(1), "silent connections come within a second");
+        assert!(
+            grace(30_000).accept > Duration::from_secs(1),
+            "the kernel hands over silent connections within a second"
+        );
         for millis in [0, 1, 200, 1000, 2500, 30_000, u64::MAX / 4] {
             let ShutdownGrace { accept, handshakes, idle } = grace(millis);
             let half = Duration::from_millis(millis) / 2;
@@ -170,16 +182,16 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_closed_its_side_is_served_if_it_does_not_take_long() {
+    fn a_half_closed_client_is_served_unless_it_waits_long_or_receives_a_stream() {
         let seconds = Duration::from_secs;
-        assert!(has_client_left(seconds(0), false, true), "nobody waits for events for hours");
+        assert!(has_client_left(seconds(0), false, true), "a client of an event stream that closes has left");
         assert!(!has_client_left(seconds(9), true, false));
         assert!(has_client_left(seconds(10), true, false));
-        assert!(!has_client_left(seconds(1000), false, false), "a long body goes to its end");
+        assert!(!has_client_left(seconds(1000), false, false), "a long body is sent to its end");
     }
 
     #[test]
-    fn a_connection_of_streams_ends_when_it_is_idle_blocked_or_a_flood() {
+    fn an_http2_connection_ends_when_it_is_idle_blocked_or_a_flood_of_resets() {
         let now = Instant::now() + Duration::from_secs(1000);
         let ago = |seconds: u64| now - Duration::from_secs(seconds);
         let limits = Limits::default();

@@ -1,6 +1,6 @@
-//! Owns: one client connection of HTTP/1.1: served by hyper while it says something, parked while it doesn't.
-//! Invariant: an idle connection holds no buffer; every wait for a client has a limit.
-//! Must not know: what is served.
+//! Owns: one client connection of HTTP/1: hyper serves it while it has requests; it is parked while it has none.
+//! Invariant: a parked connection holds no buffer, and every wait for a client has a limit.
+//! Must not know: what the handler does with a request.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -22,13 +22,13 @@ use crate::clock;
 use crate::handler::{Handler, HeadFault, Tunnel};
 use crate::net::Stream;
 
-/// How a spell in hyper ended.
+/// Why hyper no longer serves the connection.
 enum Outcome {
-    /// Nothing is under way; bytes of a next head may have come.
+    /// No request is in flight. Bytes of the next head may have arrived.
     Idle(Stream, Bytes),
-    /// Another protocol goes on here.
+    /// A tunnel takes over the connection, whose next bytes these are.
     Tunnel(Stream, Bytes, Box<dyn Tunnel>),
-    /// For good.
+    /// The connection is closed.
     Closed,
 }
 
@@ -45,10 +45,10 @@ pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>,
                 HeadWait::Idle => return close_idle(stream, &context).await,
             },
         };
-        // In a box of its own, which goes when the connection is parked again.
+        // Boxed: the memory is freed when the connection is parked.
         match Box::pin(serve_requests(stream, prefix, since, &client, &context, &requests)).await {
             Outcome::Closed => return,
-            Outcome::Idle(quiet, rest) => (stream, prefix) = (quiet, rest),
+            Outcome::Idle(idle, rest) => (stream, prefix) = (idle, rest),
             Outcome::Tunnel(stream, rest, tunnel) => {
                 drop((client, context));
                 return tunnel.run(Box::new(stream), rest).await;
@@ -60,7 +60,7 @@ pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>,
     }
 }
 
-/// Lets hyper serve the connection, on which a head has begun `since` then, until it has been quiet for a while.
+/// Lets hyper serve the connection until it has been idle for a while. Its next head began at `head_since`.
 async fn serve_requests<H: Handler>(
     stream: Stream,
     prefix: Bytes,
@@ -75,11 +75,12 @@ async fn serve_requests<H: Handler>(
         context.http1.serve_connection(Io::new(stream, prefix, &activity).without_fragments(), service);
     let timer = context.clock.deadline();
     timer.set_after(conn_timeouts::PARK_AFTER);
-    // At the end of the process hyper is told nothing: it would close as soon as a response has gone out that does
-    // not say so, when the client may have sent its next request.
+    // While the process drains, hyper's own graceful shutdown is not used. It would close after a response without
+    // `Connection: close`, when the client may have sent its next request.
     let mut is_grace_over_seen = false;
     let next = poll_fn(|cx| {
-        // What has begun to be answered is cut off; what has not is answered now, and then hyper is done.
+        // After the grace period, a response in progress is cut off. A request without one gets a response now
+        // (`ensure_response`), after which hyper closes.
         if context.shutdown.is_grace_over()
             && !std::mem::replace(&mut is_grace_over_seen, true)
             && (activity.is_idle() || activity.has_response())
@@ -108,7 +109,7 @@ async fn serve_requests<H: Handler>(
         Poll::Pending
     })
     .await;
-    // The borrow of the connection has ended with the future above.
+    // The future above has returned its borrow of the connection.
     match next {
         Ok(Next::Park) => {
             let (stream, rest) = into_stream(connection.into_parts());
@@ -132,7 +133,7 @@ async fn serve_requests<H: Handler>(
         Err(result) => {
             let error = result.err();
             let is_rejected = error.as_ref().is_some_and(|error| report_parse_error(error, context, client));
-            // What came of an answer that broke off is to be read, too.
+            // Linger after a body's error, too: the client must be able to read what was sent of the response.
             let is_cut = error.is_some_and(|error| error.is_user());
             if is_rejected || is_cut || activity.has_unread_input() {
                 linger(&mut into_stream(connection.into_parts()).0, is_cut).await;
@@ -142,19 +143,19 @@ async fn serve_requests<H: Handler>(
     Outcome::Closed
 }
 
-/// Ends a connection on which a head did not come in time.
+/// Sends a response to a request whose head was not complete in time, and closes the connection.
 async fn reject_late_head<H: Handler>(mut stream: Stream, client: &Rc<H::Client>, context: &Rc<ConnContext<H>>) {
     stream.write_best_effort(&context.handler.reject_head(client, HeadFault::HeadTimeout));
     linger(&mut stream, false).await;
 }
 
-/// The stream, and what was read of it and not used.
+/// Returns the stream, and the bytes that were read from it and not used.
 fn into_stream<S>(parts: http1::Parts<Io, S>) -> (Stream, Bytes) {
     let (stream, unread) = parts.io.into_parts();
     (stream, concatenate(parts.read_buf, unread))
 }
 
-/// One behind the other. Of nothing, nothing is kept: behind it there can be a buffer of 8 KiB.
+/// Concatenates two buffers. An empty one is dropped, since it can keep 8 KiB allocated.
 fn concatenate(first: Bytes, second: Bytes) -> Bytes {
     match (first.is_empty(), second.is_empty()) {
         (true, true) => Bytes::new(),
@@ -164,7 +165,7 @@ fn concatenate(first: Bytes, second: Bytes) -> Bytes {
     }
 }
 
-/// Whether hyper ended the connection because of what came on it.
+/// Reports an error of hyper to the handler if the client's bytes caused it. Returns whether they did.
 fn report_parse_error<H: Handler>(error: &hyper::Error, context: &ConnContext<H>, client: &Rc<H::Client>) -> bool {
     if error.is_parse() {
         let fault = if error.is_parse_too_large() { HeadFault::TooLarge } else { HeadFault::Malformed };
@@ -173,34 +174,36 @@ fn report_parse_error<H: Handler>(error: &hyper::Error, context: &ConnContext<H>
     error.is_parse()
 }
 
-/// How long a client may be silent, and how long it may go on sending, after its connection was ended: many, browsers
-/// above all, look for an answer only when they have sent all of their request.
+/// How long a client may be silent after the server has closed its side of the connection. Many clients, browsers above
+/// all, read the response only when they have sent all of their request.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// How long a client may go on sending after that.
 const LINGER_SENDING: Duration = Duration::from_secs(10);
 
-/// Bytes that are read of it meanwhile, at the most.
+/// The most bytes that are read and discarded after that.
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
-/// The same for one that was without a request when the process came to its end: a round trip.
+/// How long a client without a request may be silent when the process stops: a round trip.
 const LINGER_IDLE: Duration = Duration::from_millis(500);
 
-/// Ends a connection on which there is no request, because of its idle time or the end of the process. In the
-/// latter case a request may be on its way: its client is to find the connection closed, and not reset.
+/// Closes an idle connection, after its idle timeout or because the process stops. In the latter case a request may be
+/// in transit: its client must see the connection closed, not reset.
 pub(super) async fn close_idle<H>(mut stream: Stream, context: &ConnContext<H>) {
     if context.shutdown.is_draining() {
         close_lingering(&mut stream, LINGER_IDLE, false).await;
     }
 }
 
-/// Ends a connection on which the client may still be sending. One that `is_cut` off does not end as one that is
-/// whole.
+/// Closes a connection on which the client may still be sending. If `is_cut`, the response is incomplete, and the close
+/// must show that.
 async fn linger(stream: &mut Stream, is_cut: bool) {
     close_lingering(stream, LINGER, is_cut).await;
 }
 
-/// Closes our side, and reads on until the client closes its own or is silent for `silence`. Closing both at once
-/// would make the kernel answer what the client still sends with a reset, which can destroy the response before
-/// it was read.
+/// Closes the server's side, and reads until the client closes its own or is silent for `silence`. If both were closed
+/// at once, the kernel would reset the connection when the client sends more, and the client could lose the response
+/// before it was read.
 async fn close_lingering(stream: &mut Stream, silence: Duration, is_cut: bool) {
     let drain = async {
         let closed = if is_cut { stream.shutdown_without_close_notify().await } else { stream.shutdown().await };
@@ -208,7 +211,7 @@ async fn close_lingering(stream: &mut Stream, silence: Duration, is_cut: bool) {
             return;
         }
         let mut remaining = LINGER_BYTES;
-        // The buffer lives for a poll: all idle connections end at the same time.
+        // The buffer exists only during a poll, since all idle connections close at the same time.
         let mut next = async || {
             let read = poll_fn(|cx| {
                 let mut buffer = [0; 4096];
@@ -233,7 +236,7 @@ mod tests {
     use bytes::Buf;
 
     #[test]
-    fn a_connection_that_is_parked_keeps_what_was_read_and_no_buffer_without() {
+    fn a_parked_connection_keeps_the_bytes_that_were_read_and_no_empty_buffer() {
         let buffer = Bytes::from(vec![0; 8192]);
         let mut nothing = buffer.clone();
         nothing.advance(8192);

@@ -1,6 +1,6 @@
-//! Owns: one client connection of HTTP/2: its streams, its idle end, and what floods it may not send.
-//! Invariant: a client that takes nothing, or takes back what it asks for, loses its stream or connection, and harms no other.
-//! Must not know: what is served.
+//! Owns: one client connection of HTTP/2: its streams, its idle timeout, and its protection against floods.
+//! Invariant: a client that accepts nothing, or floods with cancelled requests, loses its stream or connection and harms no other.
+//! Must not know: what the handler does with a request.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -24,24 +24,24 @@ use crate::clock::{self, Deadline};
 use crate::handler::Handler;
 use crate::net::Stream;
 
-/// Requests of one connection at once; what nginx and HAProxy allow.
+/// The most streams of a connection at once; nginx and HAProxy allow as many.
 const MAX_STREAMS: u32 = 100;
 
-/// Bytes that a client may send ahead of a backend that reads slowly, a stream and a connection. Streams
-/// that no backend reads can't use up the connection's (RFC 9113 §5.2.1): there is always a quarter left,
-/// for those that were just taken back. A larger window would let a distant client upload faster, and
-/// let each stream that stalls cost as much: hyper can't take a window back that it has given.
+/// The flow-control windows in bytes (RFC 9113 §5.2): what a client may send ahead of a slow backend, on a stream and on
+/// the connection. Streams that no backend reads can't use up the connection's window: a quarter of it is left for
+/// streams that were just reset. With a larger window a distant client could upload faster, but each stalled stream would
+/// cost as much, since hyper can't reduce a window that it has granted.
 const STREAM_WINDOW: u32 = 32 * 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_STREAMS + MAX_STREAMS / 4);
 
-/// Bytes of a response from which on no more wait in a stream for a client that reads slowly.
+/// The most bytes of a response that hyper buffers for a stream whose client reads slowly.
 const SEND_BUFFER: usize = 4 * 1024;
 
 /// Serves one connection until it ends.
 pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, context: Rc<ConnContext<H>>) {
     let activity = Activity::http2();
     let service = service(&context, client, Rc::clone(&activity));
-    // In a box: it is moved some times until it is a stream's task, and takes kilobytes.
+    // Boxed: the future takes kilobytes, and hyper moves it several times until it is a stream's task.
     let service = service_fn(move |request| Box::pin(service.call(request)));
     let spawner = Spawner {
         activity: Rc::clone(&activity),
@@ -65,7 +65,7 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, con
             if Pin::new(&mut connection).poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            // hyper gives up for now only when all has been written, or the client takes no more.
+            // hyper returns `Pending` only if it has written everything, or the client accepts no more.
             if !activity.is_blocked() {
                 activity.flushed();
             }
@@ -86,8 +86,8 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, con
     .await;
 }
 
-/// How hyper is to read requests. What it refuses by itself: SETTINGS and PING floods (it reads no
-/// more until its answers are gone), CONTINUATION floods and header bombs (`max_header_list_size`).
+/// Configures how hyper reads requests. hyper itself handles floods of SETTINGS and PING (it reads no more until its
+/// acknowledgements are written), floods of CONTINUATION, and header bombs (`max_header_list_size`).
 fn builder(spawner: Spawner, limits: &Limits) -> http2::Builder<Spawner> {
     let mut http = http2::Builder::new(spawner);
     http.max_concurrent_streams(MAX_STREAMS)
@@ -99,12 +99,12 @@ fn builder(spawner: Spawner, limits: &Limits) -> http2::Builder<Spawner> {
     http
 }
 
-/// Makes a task of each stream, on the connection's thread.
+/// Spawns a task for each stream, on the connection's thread.
 #[derive(Clone)]
 struct Spawner {
     activity: Rc<Activity>,
     clock: clock::Deadlines,
-    /// How long a client may take nothing of a response.
+    /// How long a client may accept nothing of a response.
     stall_timeout: Duration,
 }
 
@@ -119,8 +119,8 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Spawner {
     }
 }
 
-/// Runs a stream until it ends, or its client has taken nothing of the response for too long. To
-/// drop it resets it, and lets its backend go.
+/// Runs a stream until it ends, or its client has accepted nothing of the response for too long. Dropping the stream
+/// then resets it and releases its backend.
 async fn run_stream(
     stream: impl Future<Output = ()>,
     backlog: Rc<StreamBacklog>,

@@ -1,5 +1,5 @@
-//! Owns: a client's socket as hyper sees it, and what can be told from its reads and writes.
-//! Invariant: bytes pass unchanged; what was read before comes first.
+//! Owns: a client's socket as hyper sees it, and the events that its reads and writes show.
+//! Invariant: bytes pass unchanged, and bytes that were read earlier come first.
 //! Must not know: HTTP.
 
 use std::io;
@@ -17,12 +17,13 @@ use super::activity::{Activity, HalfClosed};
 use super::request_line::RequestLine;
 use crate::net::Stream;
 
-/// A client's socket.
+/// A client's socket, for hyper.
 pub(super) struct Io {
     stream: TokioIo<Stream>,
+    /// Bytes that were read from the stream earlier.
     prefix: Bytes,
     activity: Rc<Activity>,
-    /// How far the first line of a request has been looked at; `None` where nobody looks.
+    /// How far the request line has been read; `None` if it is not inspected.
     request_line: Option<RequestLine>,
 }
 
@@ -32,15 +33,14 @@ impl Io {
         Io { stream, prefix, activity, request_line: None }
     }
 
-    /// Refuses requests whose target has a fragment: hyper is then told of an error, and
-    /// [`Activity::has_fragment`] is set. Seen where nothing else is under way; in a request that comes before
-    /// the answer to the one before it, the fragment is cut off.
+    /// Rejects requests whose target has a fragment: hyper then gets an error, and [`Activity::has_fragment`] says why.
+    /// This inspects requests only while no other is in flight; in a pipelined request, the fragment is cut off.
     pub(super) fn without_fragments(mut self) -> Io {
         self.request_line = Some(RequestLine::Start);
         self
     }
 
-    /// Looks at what is about to be handed to hyper.
+    /// Inspects bytes that hyper is about to get.
     fn check_target(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(line) = &mut self.request_line else { return Ok(()) };
         if line.has_fragment(bytes) && self.activity.fragment_found() {
@@ -49,33 +49,32 @@ impl Io {
         Ok(())
     }
 
-    /// Reads the beginning of a request's head, by way of a buffer of our own, for hyper's can't be looked at.
+    /// Reads the beginning of a request's head through a local buffer, since hyper's can't be inspected.
     fn poll_read_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        // As large as hyper's, so that it takes no more reads.
+        // As large as hyper's, so that no more reads are needed.
         let mut space = [MaybeUninit::uninit(); 8192];
-        let room = buf.remaining().min(space.len());
-        let mut read = ReadBuf::uninit(&mut space[..room]);
+        let length = buf.remaining().min(space.len());
+        let mut read = ReadBuf::uninit(&mut space[..length]);
         ready!(Pin::new(self.stream.inner_mut()).poll_read(cx, &mut read))?;
         self.check_target(read.filled())?;
         buf.put_slice(read.filled());
         Poll::Ready(Ok(()))
     }
 
-    /// The stream, and what was read before and not asked for since.
+    /// Returns the stream, and the bytes that were read earlier and not used.
     pub(super) fn into_parts(self) -> (Stream, Bytes) {
         (self.stream.into_inner(), self.prefix)
     }
 
-    /// Writes the interim responses that wait. To be called only where hyper is between two messages: its
-    /// server has no way to send any, so they are written below it, before the head of the final response.
+    /// Writes the queued interim responses. Call it only while hyper is between two messages. hyper's server can't send
+    /// interim responses, so this writes them below it, before the head of the final response.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(queue) = self.activity.interim() else { return Poll::Ready(Ok(())) };
         let poll = queue.poll_drain(|bytes| Pin::new(&mut self.stream).poll_write(cx, bytes));
         self.record_progress(poll)
     }
 
-    /// hyper is about to write: the rest of what it has begun, or the first of what it has put together since it
-    /// had nothing left to write, which begins a message.
+    /// Prepares a write of hyper. If hyper had nothing left to write, this write begins a message.
     fn poll_before_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.activity.is_between_messages() {
             ready!(self.poll_interim(cx))?;
@@ -84,7 +83,7 @@ impl Io {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes note of whether the client takes what there is for it.
+    /// Reports whether the client accepts what is written.
     fn record_progress<T>(&mut self, poll: Poll<T>) -> Poll<T> {
         match poll {
             Poll::Ready(_) => self.activity.write_accepted(),
@@ -96,9 +95,9 @@ impl Io {
 
 impl Read for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let room = buf.remaining();
+        let capacity = buf.remaining();
         if self.prefix.has_remaining() {
-            let length = room.min(self.prefix.len());
+            let length = capacity.min(self.prefix.len());
             let part = self.prefix.split_to(length);
             self.check_target(&part)?;
             buf.put_slice(&part);
@@ -128,8 +127,8 @@ impl Write for Io {
         self.record_progress(poll)
     }
 
-    /// hyper comes here whenever it is polled and has nothing left to write. While a request is being served it
-    /// reads nothing, so that a client may close its sending side: a reset is seen nowhere else.
+    /// Flushes the stream. hyper calls this whenever it is polled and has nothing left to write. While a request is in
+    /// flight, hyper doesn't read, so that a client may close its sending side: only this call can notice a reset.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.activity.message_ended();
         ready!(self.poll_interim(cx))?;
@@ -148,7 +147,7 @@ impl Write for Io {
         }
         let mut poll = Pin::new(&mut self.stream).poll_flush(cx);
         if poll.is_ready() && self.activity.has_failing_body() {
-            // The connection ends next, and what waits for the turn to end might find no room then.
+            // The connection closes next, and the socket may then have no space for a batched write.
             poll = self.stream.inner().socket().poll_all_sent(cx);
         }
         if matches!(poll, Poll::Ready(Ok(()))) && !self.activity.is_http2() {
@@ -160,9 +159,9 @@ impl Write for Io {
         self.record_progress(poll)
     }
 
-    /// Left to the connection's driver, which knows whether closing the socket is enough: it is,
-    /// unless the client is still sending, and costs a system call less. TLS has an end of its own,
-    /// without which a client could not tell it from a cut.
+    /// Waits until all is written, but leaves the shutdown of a plain socket to the connection's driver. The driver knows
+    /// whether closing it is enough, which saves a system call: it is, unless the client is still sending. TLS needs its
+    /// close_notify (RFC 8446 §6.1); without it a client would see a truncated response.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = match self.stream.inner() {
             Stream::Plain(socket) => socket.poll_all_sent(cx),
@@ -196,7 +195,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
     use tokio::net::UnixStream;
 
-    /// A client's socket, the client's end of it, and what the connection is at.
+    /// Returns a client's socket, the client's end of it, and the connection's state.
     fn pair() -> (Io, UnixStream, Rc<Activity>) {
         let (near, far) = UnixStream::pair().unwrap();
         let activity = Activity::http1(&Rc::default(), None);

@@ -1,5 +1,5 @@
 //! Owns: the sockets that clients connect to, and accepting connections from them.
-//! Invariant: sockets are bound before threads start, one per thread and address (SO_REUSEPORT), and a client whose connection the kernel completed is served, not reset.
+//! Invariant: a client whose connection the kernel completed is served, not reset; each thread has its own socket per TCP address (SO_REUSEPORT).
 //! Must not know: what is sent on a connection.
 
 use std::cell::Cell;
