@@ -53,7 +53,6 @@ const EXCUSED: &[&str] = &[
     "net",
     "pool",
     "proxy",
-    "runtime",
     "telemetry",
     "tls",
     "upstream",
