@@ -51,7 +51,7 @@ const LABELS: Labels =
 pub struct App {
     addresses: Vec<Address>,
     admin: Option<SocketAddr>,
-    entries: Arc<ArcSwap<Vec<admin::Entry>>>,
+    entries: Arc<ArcSwap<Vec<admin::PoolEntry>>>,
     grace: Duration,
     workers: Workers,
     control: Control,
@@ -154,7 +154,7 @@ impl App {
         };
         let phase = Arc::clone(&control.phase);
         let on_failure = move || {
-            phase.send_if_modified(Phase::breaks);
+            phase.send_if_modified(Phase::mark_broken);
         };
         let workers = Workers::start(listeners, &server, make, on_failure).map_err(StartError::Thread)?;
         Ok(App { addresses, admin: admin_address, entries, grace: server.shutdown_grace, workers, control, log })

@@ -2,14 +2,14 @@
 //! Invariant: a deadline fires within one tick after it is due; setting one touches no timer.
 //! Must not know: what the deadlines are for.
 
-mod seldom;
+mod log_limiter;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub use seldom::Seldom;
+pub use log_limiter::LogLimiter;
 
 /// The time between two checks of all deadlines, and so how late one can fire.
 pub const TICK: Duration = Duration::from_millis(100);

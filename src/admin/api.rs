@@ -1,5 +1,5 @@
-//! Owns: the paths of the admin API and their answers.
-//! Invariant: every answer passes the guard first, and is kept out of caches and other sites' pages.
+//! Owns: the paths of the admin API and their responses.
+//! Invariant: every request passes the guard first; no cache stores a response, and no other site's page embeds one.
 //! Must not know: sockets.
 
 use std::sync::Arc;
@@ -17,18 +17,20 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 use super::guard::{self, Guard};
-use super::view::{Asked, Explained, Status};
-use super::{Facts, Phase, Settings, dashboard, gauges};
+use super::settings::Settings;
+use super::sources::{Phase, StatusSources};
+use super::view::{ExplainRequest, ExplainResponse, Status};
+use super::{dashboard, gauges};
 use crate::affinity::explain;
 use crate::clock;
 
-/// A command is a few words.
+/// A request body is one short JSON object.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What every answer says to browsers and caches.
-pub(super) const MANNERS: [(HeaderName, HeaderValue); 4] = [
+/// The headers of every response, for browsers and caches.
+pub(super) const SECURITY_HEADERS: [(HeaderName, HeaderValue); 4] = [
     (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
@@ -36,13 +38,13 @@ pub(super) const MANNERS: [(HeaderName, HeaderValue); 4] = [
 ];
 
 struct Api {
-    facts: Facts,
+    facts: StatusSources,
     registry: Registry,
     policy: Option<HeaderValue>,
 }
 
-/// The whole admin API behind its guard.
-pub(super) fn router(settings: &Settings, facts: Facts) -> Router {
+/// Builds the whole admin API, behind its guard.
+pub(super) fn router(settings: &Settings, facts: StatusSources) -> Router {
     let registry = gauges::registry(&facts);
     let policy = HeaderValue::try_from(dashboard::policy()).ok();
     Router::new()
@@ -54,27 +56,27 @@ pub(super) fn router(settings: &Settings, facts: Facts) -> Router {
         .route("/api/v1/explain", post(explain))
         .fallback((
             StatusCode::NOT_FOUND,
-            "There is /, /api/v1/status, /api/v1/explain, /metrics, /livez and /readyz.\n",
+            "Not found. The paths are /, /api/v1/status, /api/v1/explain, /metrics, /livez and /readyz.\n",
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(Arc::new(Guard::new(settings)), guard::screen))
-        .layer(middleware::map_response(mannered))
+        .layer(middleware::from_fn_with_state(Arc::new(Guard::new(settings)), guard::authorize))
+        .layer(middleware::map_response(add_security_headers))
         .with_state(Arc::new(Api { facts, registry, policy }))
 }
 
-async fn mannered(mut response: Response) -> Response {
-    response.headers_mut().extend(MANNERS);
+async fn add_security_headers(mut response: Response) -> Response {
+    response.headers_mut().extend(SECURITY_HEADERS);
     response
 }
 
 async fn page(State(api): State<Arc<Api>>) -> Response {
-    // Without its policy the page would be one that trusts its data: it is not sent then.
+    // The page is not sent without its policy, which keeps data of a backend from running as script.
     let Some(policy) = api.policy.clone() else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     (HeaderMap::from_iter([(CONTENT_SECURITY_POLICY, policy)]), Html(dashboard::PAGE)).into_response()
 }
 
-/// Whether this process takes requests. Not whether a backend could answer them: with none up, taking
-/// this Linchpin out as well, and all others, which see the same backends, would help nobody.
+/// Says whether this process takes requests, not whether a backend could serve them: all Linchpins see the same backends, and
+/// to take all of them out of service as well would help no client.
 async fn readyz(State(api): State<Arc<Api>>) -> (StatusCode, &'static str) {
     match *api.facts.phase.borrow() {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
@@ -89,15 +91,15 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
     Json(Status::now(&api.facts, &entries)).into_response()
 }
 
-/// What a token or session id holds, and what would become of a request that brought it now. Asks every
-/// pool; a token opens in one of them at most.
-async fn explain(State(api): State<Arc<Api>>, Json(asked): Json<Asked>) -> Response {
+/// Says what a token or session id holds, and where a request with it would go now. Tries every pool; at most one of them
+/// can open a token.
+async fn explain(State(api): State<Arc<Api>>, Json(request): Json<ExplainRequest>) -> Response {
     let now = clock::unix().as_secs();
     let entries = api.facts.pools.load();
     let pools = entries.iter().map(|entry| (&*entry.pool, &*entry.affinity));
-    let explained = explain::explain_as_sent(pools, &asked.token, now);
+    let explained = explain::explain_as_sent(pools, &request.token, now);
     match explained {
-        Some(explanation) => Json(Explained::from(&explanation)).into_response(),
+        Some(explanation) => Json(ExplainResponse::from(&explanation)).into_response(),
         None => (StatusCode::NOT_FOUND, "No pool here can read this: a client that sends it gets a new session.\n")
             .into_response(),
     }
@@ -108,7 +110,7 @@ async fn metrics(State(api): State<Arc<Api>>) -> Response {
     match text::encode(&mut body, &api.registry) {
         Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], body).into_response(),
         Err(error) => {
-            tracing::error!(%error, "the metrics could not be written");
+            tracing::error!(%error, "cannot encode the metrics: please report this");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

@@ -1,12 +1,12 @@
 //! Owns: the admin listener, from its address to an open socket.
-//! Invariant: whoever can reach it may read it: this machine, this user, or the holder of the token.
+//! Invariant: only this machine, this user or a client with the token can read from it.
 //! Must not know: what is served on it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 
-use super::Settings;
+use super::settings::Settings;
 use crate::net::Address;
 use crate::net::bind::with_retry;
 use crate::net::unix::{self, SocketFile};
@@ -36,16 +36,16 @@ impl Bound {
 /// Opens the admin listener.
 ///
 /// # Errors
-/// If the address is taken or not to be had, or if strangers could reach it and no token is set.
+/// The address is in use or not available, or other machines could reach it and no token is set.
 pub fn bind(settings: &Settings) -> io::Result<Bound> {
     if settings.token.as_ref().is_some_and(String::is_empty) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the admin token is empty"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the admin token is empty: write one into token_file"));
     }
     match &settings.address {
         Address::Tcp(address) => {
-            // The configuration's check says this too, with its line; here it holds for every caller.
+            // The configuration's check reports this with its line; here it holds for every caller.
             if settings.token.is_none() && !address.ip().to_canonical().is_loopback() {
-                let why = format!("an admin listener on {address}, which is not loopback, needs a token");
+                let why = format!("the admin listener on {address} is not on loopback: set token_file");
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
             let listener = with_retry(&settings.address, || TcpListener::bind(address))?;
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_get_no_listener_without_a_token() {
+    fn an_address_that_other_machines_reach_needs_a_token() {
         for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
             assert_eq!(bind(&tcp(address, None)).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{address}");
         }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_file_is_ones_own_and_outlives_nobody() {
+    fn a_socket_file_belongs_to_its_process_and_is_removed_with_it() {
         let path = std::env::temp_dir().join(format!("linchpin-admin-bind-{}.sock", std::process::id()));
         let settings = Settings { address: Address::Unix(path.clone()), token: None };
 

@@ -1,15 +1,15 @@
-//! Owns: the dashboard's page as it is sent.
-//! Invariant: the browser runs this page's script and style, known by their hashes, and nothing else.
-//! Must not know: what the page will show; that comes from the API.
+//! Owns: the dashboard's page and its Content-Security-Policy.
+//! Invariant: a browser runs the page's own script and style, which the policy names by hash, and nothing else.
+//! Must not know: what the page shows; it reads that from the API.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// One file, one answer: nothing to fetch beside it.
+/// The page, in one file: the browser fetches no other.
 pub(super) const PAGE: &str = include_str!("dashboard.html");
 
-/// The page's Content-Security-Policy.
+/// Returns the page's Content-Security-Policy.
 pub(super) fn policy() -> String {
     let (script, style) = (hash("script"), hash("style"));
     format!(
@@ -18,7 +18,7 @@ pub(super) fn policy() -> String {
     )
 }
 
-/// The source expression for the page's one `element`; one that matches nothing if there is none.
+/// Returns the source expression for the page's one `element`; without one, an expression that matches nothing.
 fn hash(element: &str) -> String {
     let text = inline(element).unwrap_or_default();
     format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, text.as_bytes())))

@@ -1,5 +1,5 @@
-//! Owns: the metrics that are read off the pools and certificates when somebody asks, beside the data path's counters.
-//! Invariant: it counts nothing; every figure is its owner's own, as `/api/v1/status` tells it.
+//! Owns: the metrics that a scrape reads from the pools and certificates, besides the data path's counters.
+//! Invariant: it counts nothing; every figure is its owner's, the same as in `/api/v1/status`.
 //! Must not know: who scrapes.
 
 use std::fmt;
@@ -10,13 +10,13 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Entry, Facts};
+use super::sources::{PoolEntry, StatusSources};
 use crate::clock;
 use crate::discover::SourceStatus;
 use crate::pool::{AdminState, Backend, Health};
 
-/// All metrics of the process.
-pub(super) fn registry(facts: &Facts) -> Registry {
+/// Registers all metrics of the process.
+pub(super) fn registry(facts: &StatusSources) -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Arc::clone(&facts.metrics)));
     registry.register_collector(Box::new(Gauges(facts.clone())));
@@ -24,12 +24,12 @@ pub(super) fn registry(facts: &Facts) -> Registry {
 }
 
 #[derive(Debug)]
-struct Gauges(Facts);
+struct Gauges(StatusSources);
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let (entries, now) = (self.0.pools.load(), clock::unix().as_secs());
-        let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Entry, &Backend) -> u64| -> fmt::Result {
+        let mut gauge = |name: &str, help: &str, value: &dyn Fn(&PoolEntry, &Backend) -> u64| -> fmt::Result {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for entry in entries.iter() {
                 for backend in entry.pool.backends() {
@@ -39,11 +39,11 @@ impl Collector for Gauges {
             }
             Ok(())
         };
-        gauge("linchpin_sessions", "Sessions seen lately, about", &|entry, backend| {
+        gauge("linchpin_sessions", "Sessions that were seen recently (an estimate)", &|entry, backend| {
             backend.live().sessions(now, entry.affinity.presence_seconds())
         })?;
         gauge("linchpin_active_requests", "Requests in flight", &|_, backend| u64::from(backend.live().active()))?;
-        let help = "Whether the backend serves: 1, or is down, ejected or in maintenance: 0";
+        let help = "1 if the backend serves; 0 if it is down, ejected or in maintenance";
         gauge("linchpin_backend_up", help, &|_, backend| u64::from(backend.live().is_serving()))?;
         gauge("linchpin_backend_weight", "The backend's share of new sessions", &|_, backend| {
             u64::from(backend.live().weight())
@@ -52,12 +52,12 @@ impl Collector for Gauges {
         self.states(&mut encoder, &entries)?;
 
         let tables = || entries.iter().filter_map(|entry| Some((entry, entry.affinity.table()?)));
-        let help = "Learned sessions that are remembered";
+        let help = "Learned sessions in the table";
         let mut family = encoder.encode_descriptor("linchpin_learned_sessions", help, None, MetricType::Gauge)?;
         for (entry, table) in tables() {
             family.encode_family(&[("pool", &**entry.pool.name())])?.encode_gauge(&(table.len() as u64))?;
         }
-        let help = "Learned sessions that were forgotten because the table was full";
+        let help = "Learned sessions that were evicted because the table was full";
         let mut family = encoder.encode_descriptor("linchpin_learned_evictions", help, None, MetricType::Counter)?;
         for (entry, table) in tables() {
             let labels = [("pool", &**entry.pool.name())];
@@ -67,7 +67,7 @@ impl Collector for Gauges {
         self.sources(&mut encoder, &entries)?;
 
         let certificates = self.0.certificates.expiries(clock::unix());
-        let help = "Whole days until the certificate ends; negative once it has";
+        let help = "Whole days until the certificate expires; negative after that";
         let mut family =
             encoder.encode_descriptor("linchpin_certificate_expiry_days", help, None, MetricType::Gauge)?;
         for left in &certificates {
@@ -75,21 +75,21 @@ impl Collector for Gauges {
             family.encode_family(&labels)?.encode_gauge(&left.days)?;
         }
 
-        let help = "Whether the process takes requests: 1, or is starting or stopping: 0";
+        let help = "1 if the process takes requests; 0 while it starts or stops";
         encoder
             .encode_descriptor("linchpin_ready", help, None, MetricType::Gauge)?
             .encode_gauge(&u64::from(self.0.is_ready()))?;
         encoder
-            .encode_descriptor("linchpin_build", "Which Linchpin this is", None, MetricType::Info)?
+            .encode_descriptor("linchpin_build", "The version of Linchpin", None, MetricType::Info)?
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
-        let help = "When the process started, since the Unix epoch";
+        let help = "Start time of the process since the Unix epoch";
         encoder
             .encode_descriptor("process_start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?
             .encode_gauge(&self.0.started_unix().as_secs_f64())
     }
 }
 
-/// What there is to say of a backend in one word: the operator's will before what was observed.
+/// Returns a backend's state in one word. The operator's maintenance comes before its health, its health before a drain.
 fn state(backend: &Backend) -> &'static str {
     let live = backend.live();
     match (live.state(), live.health()) {
@@ -102,8 +102,8 @@ fn state(backend: &Backend) -> &'static str {
 }
 
 impl Gauges {
-    fn states(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[Entry]) -> fmt::Result {
-        let help = "Which of these the backend is: 1 for one of them";
+    fn states(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[PoolEntry]) -> fmt::Result {
+        let help = "State of the backend: 1 for its state, 0 for all others";
         let mut family = encoder.encode_descriptor("linchpin_backend_state", help, None, MetricType::Gauge)?;
         for entry in entries {
             for backend in entry.pool.backends() {
@@ -114,7 +114,7 @@ impl Gauges {
                 }
             }
         }
-        let help = "When the backend's health became what it is, since the Unix epoch";
+        let help = "Time of the last change of the backend's health, since the Unix epoch";
         let unit = Some(&Unit::Seconds);
         let name = "linchpin_backend_last_change_timestamp";
         let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
@@ -124,7 +124,7 @@ impl Gauges {
                 family.encode_family(&labels)?.encode_gauge(&backend.live().history().since.as_secs())?;
             }
         }
-        let help = "Backends that serve: with none, every request of the pool is refused";
+        let help = "Backends that serve; at 0, the pool refuses every request";
         let mut family = encoder.encode_descriptor("linchpin_available_backends", help, None, MetricType::Gauge)?;
         for entry in entries {
             family.encode_family(&[("pool", &**entry.pool.name())])?.encode_gauge(&(entry.pool.serving() as u64))?;
@@ -132,10 +132,10 @@ impl Gauges {
         Ok(())
     }
 
-    fn sources(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[Entry]) -> fmt::Result {
+    fn sources(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[PoolEntry]) -> fmt::Result {
         let all =
             || entries.iter().flat_map(|entry| entry.sources.iter().map(move |source| (entry.pool.name(), source)));
-        let mut tell =
+        let mut metric_of =
             |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&SourceStatus) -> u64| -> fmt::Result {
                 let mut family = encoder.encode_descriptor(name, help, None, kind)?;
                 for (pool, source) in all() {
@@ -149,10 +149,14 @@ impl Gauges {
                 Ok(())
             };
         let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
-        tell("linchpin_discovered_backends", "Backends that a source has found", gauge, &|source| source.found())?;
-        let help = "Whether the last look at a source was good: 1, or what was found before is kept: 0";
-        tell("linchpin_discovery_up", help, gauge, &|source| u64::from(source.is_good()))?;
-        tell("linchpin_discovery_answers", "Answers of a source", counter, &|source| source.answers())?;
-        tell("linchpin_discovery_failures", "Looks at a source without an answer", counter, &|source| source.failures())
+        metric_of("linchpin_discovered_backends", "Backends that the source lists", gauge, &|source| source.found())?;
+        let help = "1 if the last query of the source succeeded; 0 if the backends of an earlier query are kept";
+        metric_of("linchpin_discovery_up", help, gauge, &|source| u64::from(source.is_good()))?;
+        metric_of("linchpin_discovery_answers", "Queries of the source that succeeded", counter, &|source| {
+            source.answers()
+        })?;
+        metric_of("linchpin_discovery_failures", "Queries of the source that failed", counter, &|source| {
+            source.failures()
+        })
     }
 }

@@ -1,6 +1,6 @@
-//! Owns: who may ask.
-//! Invariant: with a token, nobody reads a fact without it; without one, no web page reads one through its visitor.
-//! Must not know: what is asked for, beyond its path and method.
+//! Owns: which requests the admin API accepts.
+//! Invariant: with a token, no request reads data without it; without a token, no web page reads data through its visitor's browser.
+//! Must not know: what is requested, beyond its path and method.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,41 +13,41 @@ use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIG
 use http::uri::Authority;
 use http::{Method, StatusCode, Version};
 
-use super::Settings;
+use super::settings::Settings;
 use crate::net::Address;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"linchpin\"");
 
-/// What needs no token: the page holds no fact, and a prober holds no secret.
-const OPEN: [&str; 3] = ["/", "/livez", "/readyz"];
+/// Paths that need no token: the page itself has no data, and a health checker has no secret.
+const OPEN_PATHS: [&str; 3] = ["/", "/livez", "/readyz"];
 
 /// The rules of one listener.
 #[derive(Debug)]
 pub(super) struct Guard {
     token: Option<Box<[u8]>>,
     /// Whether web pages can reach it: no browser opens a Unix socket.
-    browsers: bool,
+    is_browser_reachable: bool,
 }
 
-/// Why a request is not answered.
+/// Why a request is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
-    /// No token, or not this one.
+enum AccessDenied {
+    /// The token is missing or wrong.
     Token,
-    /// Not exactly one Host, or one that is none.
+    /// It has not exactly one Host field, or an invalid one.
     Malformed,
-    /// A name that anybody can point here.
+    /// Its Host is a DNS name: anybody's name can resolve to this address (DNS rebinding).
     Rebound,
-    /// A change, asked for by another site's page.
+    /// It changes something, and comes from another site's page.
     CrossOrigin,
 }
 
-/// The layer that holds every request to the rules.
-pub(super) async fn screen(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+/// Rejects requests that the rules don't allow.
+pub(super) async fn authorize(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     match guard.admit(&request) {
         Ok(()) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
+        Err(denied) => denied.into_response(),
     }
 }
 
@@ -55,63 +55,64 @@ impl Guard {
     pub(super) fn new(settings: &Settings) -> Guard {
         Guard {
             token: settings.token.as_ref().map(|token| token.as_bytes().into()),
-            browsers: matches!(settings.address, Address::Tcp(_)),
+            is_browser_reachable: matches!(settings.address, Address::Tcp(_)),
         }
     }
 
-    fn admit<B>(&self, request: &http::Request<B>) -> Result<(), Refusal> {
+    fn admit<B>(&self, request: &http::Request<B>) -> Result<(), AccessDenied> {
         let host = host(request)?;
         match &self.token {
             Some(token) => {
-                if !OPEN.contains(&request.uri().path()) && !bears(request.headers(), token) {
-                    return Err(Refusal::Token);
+                if !OPEN_PATHS.contains(&request.uri().path()) && !has_token(request.headers(), token) {
+                    return Err(AccessDenied::Token);
                 }
             }
-            // A page of evil.example may have its own name point to 127.0.0.1 once it is loaded, and
-            // would then read us as its own origin. It can't do so under an address, or as localhost.
+            // DNS rebinding: a page of evil.example has its own name resolve to 127.0.0.1 once it is loaded,
+            // and then reads from here as from its own origin. Under an IP address or as localhost it can't.
             None => {
-                if self.browsers && host.as_ref().is_some_and(|host| !is_ours(host)) {
-                    return Err(Refusal::Rebound);
+                if self.is_browser_reachable && host.as_ref().is_some_and(|host| !is_local_name(host)) {
+                    return Err(AccessDenied::Rebound);
                 }
             }
         }
-        if matches!(*request.method(), Method::GET | Method::HEAD) || !is_foreign(request.headers(), host.as_ref()) {
+        if matches!(*request.method(), Method::GET | Method::HEAD) || !is_cross_origin(request.headers(), host.as_ref())
+        {
             return Ok(());
         }
-        Err(Refusal::CrossOrigin)
+        Err(AccessDenied::CrossOrigin)
     }
 }
 
-/// Whom the request is meant for. Only HTTP/1.0, which no browser speaks, may leave it out.
-fn host<B>(request: &http::Request<B>) -> Result<Option<Authority>, Refusal> {
+/// Returns the request's host. Only HTTP/1.0, which no browser speaks, may leave it out.
+fn host<B>(request: &http::Request<B>) -> Result<Option<Authority>, AccessDenied> {
     let mut fields = request.headers().get_all(HOST).iter();
     let field = match (fields.next(), fields.next()) {
         (Some(field), None) => field,
         (None, _) if request.version() == Version::HTTP_10 => return Ok(None),
-        _ => return Err(Refusal::Malformed),
+        _ => return Err(AccessDenied::Malformed),
     };
-    let host = Authority::try_from(field.as_bytes()).map_err(|_| Refusal::Malformed)?;
+    let host = Authority::try_from(field.as_bytes()).map_err(|_| AccessDenied::Malformed)?;
     if host.as_str().contains('@') {
-        return Err(Refusal::Malformed);
+        return Err(AccessDenied::Malformed);
     }
-    // RFC 9112 §3.2.2: absolute-form beats Host.
+    // RFC 9112 §3.2.2: an absolute-form target overrides Host.
     Ok(Some(request.uri().authority().cloned().unwrap_or(host)))
 }
 
-fn is_ours(host: &Authority) -> bool {
+fn is_local_name(host: &Authority) -> bool {
     let name = host.host();
     let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     address.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
 }
 
-fn bears(headers: &HeaderMap, token: &[u8]) -> bool {
+fn has_token(headers: &HeaderMap, token: &[u8]) -> bool {
     let Some(field) = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes) else { return false };
     let Some((scheme, sent)) = field.split_at_checked("Bearer ".len()) else { return false };
     scheme.eq_ignore_ascii_case(b"Bearer ") && !token.is_empty() && verify_slices_are_equal(sent, token).is_ok()
 }
 
-/// Whether a browser says that another site's page is behind this. What sends neither field is no browser.
-fn is_foreign(headers: &HeaderMap, host: Option<&Authority>) -> bool {
+/// Returns whether a browser sent this for another site's page. A client that sends neither field is no browser.
+fn is_cross_origin(headers: &HeaderMap, host: Option<&Authority>) -> bool {
     if let Some(site) = headers.get(SEC_FETCH_SITE) {
         return site != "same-origin" && site != "none";
     }
@@ -123,21 +124,23 @@ fn is_foreign(headers: &HeaderMap, host: Option<&Authority>) -> bool {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for AccessDenied {
     fn into_response(self) -> Response {
         match self {
-            Refusal::Token => {
-                let why = "This needs the header Authorization: Bearer TOKEN, with the content of token_file.\n";
+            AccessDenied::Token => {
+                let why = "Send the header Authorization: Bearer TOKEN, where TOKEN is the content of token_file.\n";
                 (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, CHALLENGE)], why).into_response()
             }
-            Refusal::Malformed => (StatusCode::BAD_REQUEST, "A request needs one valid Host.\n").into_response(),
-            Refusal::Rebound => {
-                let why = "Call this by an IP address or as localhost, or set token_file: any web page could have \
-                           another name point here.\n";
+            AccessDenied::Malformed => {
+                (StatusCode::BAD_REQUEST, "Send exactly one valid Host header.\n").into_response()
+            }
+            AccessDenied::Rebound => {
+                let why = "Use an IP address or localhost, or set token_file: a web page could make any other name \
+                           point here.\n";
                 (StatusCode::FORBIDDEN, why).into_response()
             }
-            Refusal::CrossOrigin => {
-                (StatusCode::FORBIDDEN, "Another site's page may change nothing here.\n").into_response()
+            AccessDenied::CrossOrigin => {
+                (StatusCode::FORBIDDEN, "A page of another site may not change anything here.\n").into_response()
             }
         }
     }
@@ -147,7 +150,7 @@ impl IntoResponse for Refusal {
 mod tests {
     use super::*;
 
-    fn admit(token: Option<&str>, method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<(), Refusal> {
+    fn admit(token: Option<&str>, method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<(), AccessDenied> {
         let address = Address::Tcp(([127, 0, 0, 1], 9090).into());
         let mut request = http::Request::builder().method(method).uri(uri);
         for (name, value) in fields {
@@ -163,21 +166,21 @@ mod tests {
             ("[::1]:9090", Ok(())),
             ("localhost", Ok(())),
             ("LocalHost:9090", Ok(())),
-            ("evil.example:9090", Err(Refusal::Rebound)),
-            ("localhost.evil.example", Err(Refusal::Rebound)),
-            ("127.0.0.1.evil.example", Err(Refusal::Rebound)),
-            ("localhost@evil.example", Err(Refusal::Malformed)),
-            ("", Err(Refusal::Malformed)),
+            ("evil.example:9090", Err(AccessDenied::Rebound)),
+            ("localhost.evil.example", Err(AccessDenied::Rebound)),
+            ("127.0.0.1.evil.example", Err(AccessDenied::Rebound)),
+            ("localhost@evil.example", Err(AccessDenied::Malformed)),
+            ("", Err(AccessDenied::Malformed)),
         ];
         for (host, expected) in table {
             assert_eq!(admit(None, "GET", "/api/v1/status", &[("host", host)]), expected, "{host}");
         }
         let twice = [("host", "localhost"), ("host", "evil.example")];
-        assert_eq!(admit(None, "GET", "/metrics", &twice), Err(Refusal::Malformed));
-        assert_eq!(admit(None, "GET", "/metrics", &[]), Err(Refusal::Malformed));
+        assert_eq!(admit(None, "GET", "/metrics", &twice), Err(AccessDenied::Malformed));
+        assert_eq!(admit(None, "GET", "/metrics", &[]), Err(AccessDenied::Malformed));
         let absolute = "http://evil.example/metrics";
-        assert_eq!(admit(None, "GET", absolute, &[("host", "localhost")]), Err(Refusal::Rebound));
-        // Whoever has the token may call it what they like.
+        assert_eq!(admit(None, "GET", absolute, &[("host", "localhost")]), Err(AccessDenied::Rebound));
+        // With the token, any name will do.
         let fields = [("host", "linchpin.example"), ("authorization", "Bearer secret")];
         assert_eq!(admit(Some("secret"), "GET", "/metrics", &fields), Ok(()));
     }
@@ -194,20 +197,22 @@ mod tests {
         for (sent, expected) in [
             ("Bearer secret", Ok(())),
             ("bearer secret", Ok(())),
-            ("Bearer secret2", Err(Refusal::Token)),
-            ("Bearer secre", Err(Refusal::Token)),
-            ("Bearer ", Err(Refusal::Token)),
-            ("Basic secret", Err(Refusal::Token)),
-            ("secret", Err(Refusal::Token)),
+            ("Bearer secret2", Err(AccessDenied::Token)),
+            ("Bearer secre", Err(AccessDenied::Token)),
+            ("Bearer ", Err(AccessDenied::Token)),
+            ("Basic secret", Err(AccessDenied::Token)),
+            ("secret", Err(AccessDenied::Token)),
         ] {
             let fields = [("host", "localhost"), ("authorization", sent)];
             assert_eq!(admit(Some("secret"), "GET", "/metrics", &fields), expected, "{sent}");
         }
-        for (path, expected) in [("/", Ok(())), ("/livez", Ok(())), ("/readyz", Ok(())), ("//", Err(Refusal::Token))] {
+        for (path, expected) in
+            [("/", Ok(())), ("/livez", Ok(())), ("/readyz", Ok(())), ("//", Err(AccessDenied::Token))]
+        {
             assert_eq!(admit(Some("secret"), "GET", path, &[("host", "a.example")]), expected, "{path}");
         }
         let fields = [("host", "localhost"), ("authorization", "Bearer ")];
-        assert_eq!(admit(Some(""), "GET", "/metrics", &fields), Err(Refusal::Token));
+        assert_eq!(admit(Some(""), "GET", "/metrics", &fields), Err(AccessDenied::Token));
     }
 
     #[test]
@@ -215,12 +220,12 @@ mod tests {
         let table: [(&[(&str, &str)], _); 8] = [
             (&[], Ok(())),
             (&[("origin", "http://localhost:9090")], Ok(())),
-            (&[("origin", "http://localhost:8080")], Err(Refusal::CrossOrigin)),
-            (&[("origin", "https://evil.example")], Err(Refusal::CrossOrigin)),
-            (&[("origin", "null")], Err(Refusal::CrossOrigin)),
+            (&[("origin", "http://localhost:8080")], Err(AccessDenied::CrossOrigin)),
+            (&[("origin", "https://evil.example")], Err(AccessDenied::CrossOrigin)),
+            (&[("origin", "null")], Err(AccessDenied::CrossOrigin)),
             (&[("sec-fetch-site", "same-origin")], Ok(())),
-            (&[("sec-fetch-site", "same-site")], Err(Refusal::CrossOrigin)),
-            (&[("sec-fetch-site", "cross-site")], Err(Refusal::CrossOrigin)),
+            (&[("sec-fetch-site", "same-site")], Err(AccessDenied::CrossOrigin)),
+            (&[("sec-fetch-site", "cross-site")], Err(AccessDenied::CrossOrigin)),
         ];
         for (fields, expected) in table {
             let fields: Vec<_> = fields.iter().copied().chain([("host", "localhost:9090")]).collect();

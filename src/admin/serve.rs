@@ -1,6 +1,6 @@
 //! Owns: the admin listener's connections.
-//! Invariant: every connection ends in bounded time, there are never more than so many, and none keeps a prober from its answer.
-//! Must not know: what is answered.
+//! Invariant: connections are bounded in number and in time, and none delays the response to a health check.
+//! Must not know: what a response says.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -28,60 +28,60 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
+use super::api;
 use super::bind::{self, Bound};
-use super::{Facts, Settings, api};
+use super::settings::Settings;
+use super::sources::StatusSources;
 
-/// What is asked by those who decide whether this process lives and gets clients: answered from memory, and
-/// without a place among requests.
-const PROBES: [&str; 2] = ["/livez", "/readyz"];
+/// The paths that orchestrators and load balancers poll. Their responses come from memory, and need no permit.
+const HEALTH_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
-/// What a client may take.
+/// The limits of the admin listener.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
-    /// Connections without a request at a time; for one more, that which was quiet for longest is closed.
-    quiet: usize,
-    /// Requests at a time, but for probers'; one more is a 503.
+struct ServerLimits {
+    /// Idle connections at a time; one more closes the one that was idle for longest.
+    idle: usize,
+    /// Requests at a time, without health checks; one more gets a 503.
     requests: usize,
-    /// From the end of one answer to the end of the next request's head.
+    /// From the end of a response to the end of the next request's head.
     head: Duration,
     head_bytes: usize,
-    /// From the end of a request's head to its answer: for the client to send its body, since what there is to tell
-    /// is at hand.
-    answer: Duration,
-    /// How long a connection is kept. This is what ends one whose client doesn't read its answer.
+    /// From the end of a request's head to its response: the time for the client to send its body, since the response
+    /// itself takes none.
+    response: Duration,
+    /// How long a connection lives. This ends one whose client doesn't read its response.
     age: Duration,
-    /// What a request in flight may still take once its connection is to end.
+    /// How long a request in flight may take once its connection has to end.
     grace: Duration,
 }
 
-const LIMITS: Limits = Limits {
-    quiet: 64,
+const LIMITS: ServerLimits = ServerLimits {
+    idle: 64,
     requests: 32,
     head: Duration::from_secs(10),
-    // Cookies of every other service on localhost come along.
+    // Browsers send the cookies of every other service on localhost, too.
     head_bytes: 64 * 1024,
-    answer: Duration::from_secs(5),
+    response: Duration::from_secs(5),
     age: Duration::from_mins(1),
     grace: Duration::from_millis(800),
 };
 
-/// Serves the admin API on `bound`, with `most` connections at once at the most. Nobody can connect after `closing`,
-/// and another process can have the address; whoever is connected is answered until `shutdown`. Ends within
-/// a second then.
+/// Serves the admin API on `bound`, with at most `most` connections at a time. After `closing` it accepts no connection, and
+/// another process can bind the address. It serves open connections until `shutdown`, and then ends within a second.
 ///
 /// # Errors
-/// If the runtime can't take the listener over.
+/// The runtime can't register the listener.
 pub async fn run(
     bound: Bound,
     settings: Settings,
-    facts: Facts,
+    facts: StatusSources,
     most: usize,
     closing: impl Future<Output = ()> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let router = api::router(&settings, facts);
     let requests = (most / 3).clamp(1, LIMITS.requests);
-    let limits = Limits { requests, quiet: most.saturating_sub(requests).clamp(1, LIMITS.quiet), ..LIMITS };
+    let limits = ServerLimits { requests, idle: most.saturating_sub(requests).clamp(1, LIMITS.idle), ..LIMITS };
     match bound.0 {
         bind::Listener::Tcp(listener) => {
             serve(tokio::net::TcpListener::from_std(listener)?, router, limits, closing, shutdown).await;
@@ -100,7 +100,7 @@ pub async fn run(
 async fn serve(
     mut listener: impl Listener,
     router: Router,
-    limits: Limits,
+    limits: ServerLimits,
     closing: impl Future<Output = ()>,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -108,25 +108,28 @@ async fn serve(
     let shutdown = shutdown.shared();
     let (closing, over) = (pin!(closing), shutdown.clone());
     let mut closing = select(closing, over).map(drop);
-    let house =
-        House { router: TowerToHyperService::new(router), limits, requests: Semaphore::new(limits.requests).into() };
-    let mut seats = Seats::default();
+    let context = ServerContext {
+        router: TowerToHyperService::new(router),
+        limits,
+        requests: Semaphore::new(limits.requests).into(),
+    };
+    let mut slots = ConnectionSlots::default();
     loop {
         tokio::select! {
             () = &mut closing => break,
-            () = seats.one_ends() => {}
+            () = slots.connection_ended() => {}
             (io, _) = listener.accept() => {
-                seats.make_room(limits.quiet + limits.requests);
-                let state = seats.state();
-                let connection = connection(TokioIo::new(io), house.clone(), Arc::clone(&state), stopping.clone());
-                seats.take(connection, state);
+                slots.close_longest_idle(limits.idle + limits.requests);
+                let state = slots.state();
+                let connection = connection(TokioIo::new(io), context.clone(), Arc::clone(&state), stopping.clone());
+                slots.add(connection, state);
             }
         }
     }
     drop(listener);
     let ends = async {
         loop {
-            seats.one_ends().await;
+            slots.connection_ended().await;
         }
     };
     tokio::select! {
@@ -134,88 +137,89 @@ async fn serve(
         () = ends => {}
     }
     drop(stop);
-    while seats.tasks.join_next().await.is_some() {}
+    while slots.tasks.join_next().await.is_some() {}
 }
 
-/// The connections that there are.
+/// The open connections.
 #[derive(Default)]
-struct Seats {
+struct ConnectionSlots {
     tasks: JoinSet<()>,
-    taken: Vec<(AbortHandle, Arc<State>)>,
+    connections: Vec<(AbortHandle, Arc<ConnActivity>)>,
     clock: Arc<AtomicU64>,
 }
 
-/// What a connection is at.
-struct State {
+/// Whether a connection is idle, and since when.
+struct ConnActivity {
     is_busy: AtomicBool,
-    /// When it began, or its last request ended: by the count of such moments.
-    quiet_since: AtomicU64,
+    /// When it was accepted or its last request ended, counted in such events.
+    idle_since: AtomicU64,
     clock: Arc<AtomicU64>,
 }
 
-impl State {
-    fn rests(&self) {
-        self.quiet_since.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+impl ConnActivity {
+    fn becomes_idle(&self) {
+        self.idle_since.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         self.is_busy.store(false, Ordering::Relaxed);
     }
 }
 
-impl Seats {
-    fn state(&self) -> Arc<State> {
+impl ConnectionSlots {
+    fn state(&self) -> Arc<ConnActivity> {
         let clock = Arc::clone(&self.clock);
-        let state = State { is_busy: AtomicBool::new(true), quiet_since: AtomicU64::new(0), clock };
-        state.rests();
+        let state = ConnActivity { is_busy: AtomicBool::new(true), idle_since: AtomicU64::new(0), clock };
+        state.becomes_idle();
         state.into()
     }
 
-    fn take(&mut self, connection: impl Future<Output = ()> + Send + 'static, state: Arc<State>) {
-        self.taken.push((self.tasks.spawn(connection), state));
+    fn add(&mut self, connection: impl Future<Output = ()> + Send + 'static, state: Arc<ConnActivity>) {
+        self.connections.push((self.tasks.spawn(connection), state));
     }
 
-    /// Ends the connection that was quiet for longest, if there are `most`.
-    fn make_room(&mut self, most: usize) {
-        if self.taken.len() < most {
+    /// Closes the connection that was idle for longest, if there are `most`.
+    fn close_longest_idle(&mut self, most: usize) {
+        if self.connections.len() < most {
             return;
         }
-        let order = |state: &State| (state.is_busy.load(Ordering::Relaxed), state.quiet_since.load(Ordering::Relaxed));
-        let longest = self.taken.iter().enumerate().min_by_key(|(_, (_, state))| order(state)).map(|(at, _)| at);
+        let order =
+            |state: &ConnActivity| (state.is_busy.load(Ordering::Relaxed), state.idle_since.load(Ordering::Relaxed));
+        let longest = self.connections.iter().enumerate().min_by_key(|(_, (_, state))| order(state)).map(|(at, _)| at);
         if let Some(at) = longest {
-            self.taken.swap_remove(at).0.abort();
+            self.connections.swap_remove(at).0.abort();
         }
     }
 
-    /// Waits for the end of a connection, for ever if there is none.
-    async fn one_ends(&mut self) {
+    /// Waits until a connection ends; forever if there is none.
+    async fn connection_ended(&mut self) {
         match self.tasks.join_next().await {
-            Some(_) => self.taken.retain(|(task, _)| !task.is_finished()),
+            Some(_) => self.connections.retain(|(task, _)| !task.is_finished()),
             None => std::future::pending().await,
         }
     }
 }
 
-/// What connections have in common.
+/// What all connections of the listener share.
 #[derive(Clone)]
-struct House {
+struct ServerContext {
     router: TowerToHyperService<Router>,
-    limits: Limits,
+    limits: ServerLimits,
     requests: Arc<Semaphore>,
 }
 
 async fn connection(
     io: impl hyper::rt::Read + hyper::rt::Write + Unpin,
-    house: House,
-    state: Arc<State>,
+    context: ServerContext,
+    state: Arc<ConnActivity>,
     mut stopping: watch::Receiver<()>,
 ) {
-    let limits = house.limits;
-    let service = service_fn(move |request| answer(house.clone(), Arc::clone(&state), request));
+    let limits = context.limits;
+    let service = service_fn(move |request| respond(context.clone(), Arc::clone(&state), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(limits.head_bytes)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
-    // How a connection fails is its client's affair.
+    // An error of a connection concerns its client alone.
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = stopping.changed() => {}
@@ -225,55 +229,55 @@ async fn connection(
     let _ = timeout(limits.grace, connection).await;
 }
 
-/// Answers a request, if there is a place for it.
-async fn answer(
-    house: House,
-    state: Arc<State>,
+/// Responds to a request, if there is a permit for it.
+async fn respond(
+    context: ServerContext,
+    state: Arc<ConnActivity>,
     request: Request<Incoming>,
-) -> Result<Response<Held>, std::convert::Infallible> {
+) -> Result<Response<GuardedBody>, std::convert::Infallible> {
     state.is_busy.store(true, Ordering::Relaxed);
-    let busy = Busy(state);
-    let is_probe = PROBES.contains(&request.uri().path());
-    let place = if is_probe { None } else { Arc::clone(&house.requests).try_acquire_owned().ok() };
-    let answer = async {
-        if place.is_none() && !is_probe {
-            let why = "Too many requests at once; come again in a moment.\n";
-            return last((StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], why).into_response());
+    let busy = RequestGuard(state);
+    let is_probe = HEALTH_PATHS.contains(&request.uri().path());
+    let permit = if is_probe { None } else { Arc::clone(&context.requests).try_acquire_owned().ok() };
+    let response = async {
+        if permit.is_none() && !is_probe {
+            let why = "Too many requests at once. Try again in a second.\n";
+            return closing((StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], why).into_response());
         }
-        match timeout(house.limits.answer, house.router.call(request)).await {
+        match timeout(context.limits.response, context.router.call(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
-            Err(_) => last((StatusCode::REQUEST_TIMEOUT, "The request did not come in time.\n").into_response()),
+            Err(_) => closing((StatusCode::REQUEST_TIMEOUT, "The request did not arrive in time.\n").into_response()),
         }
     };
-    let response = answer.await;
-    Ok(response.map(|body| Held { body, _busy: busy, _place: place }))
+    let response = response.await;
+    Ok(response.map(|body| GuardedBody { body, _busy: busy, _permit: permit }))
 }
 
-/// An answer behind which nothing follows on its connection.
-fn last(mut response: Response) -> Response {
-    response.headers_mut().extend(api::MANNERS);
+/// Makes `response` the last one on its connection.
+fn closing(mut response: Response) -> Response {
+    response.headers_mut().extend(api::SECURITY_HEADERS);
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-/// A request under way.
-struct Busy(Arc<State>);
+/// Marks a connection as idle again when its request ends.
+struct RequestGuard(Arc<ConnActivity>);
 
-impl Drop for Busy {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.rests();
+        self.0.becomes_idle();
     }
 }
 
-/// The body of an answer, which holds its request's place until it has been taken.
-struct Held {
+/// The body of a response. It keeps the request's permit until it has been sent.
+struct GuardedBody {
     body: Body,
-    _busy: Busy,
-    _place: Option<OwnedSemaphorePermit>,
+    _busy: RequestGuard,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl http_body::Body for Held {
+impl http_body::Body for GuardedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -304,13 +308,13 @@ mod tests {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     const SOON: Duration = Duration::from_millis(150);
     const NEVER: Duration = Duration::from_secs(60);
-    const PATIENT: Limits =
-        Limits { quiet: 6, requests: 2, head: NEVER, head_bytes: 8192, answer: NEVER, age: NEVER, grace: SOON };
+    const PATIENT: ServerLimits =
+        ServerLimits { idle: 6, requests: 2, head: NEVER, head_bytes: 8192, response: NEVER, age: NEVER, grace: SOON };
 
     /// More than socket buffers take.
     const HUGE: usize = 64 * 1024 * 1024;
 
-    async fn start(limits: Limits) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+    async fn start(limits: ServerLimits) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new()
@@ -332,7 +336,7 @@ mod tests {
         stream
     }
 
-    async fn is_answered(stream: &mut TcpStream) -> bool {
+    async fn is_served(stream: &mut TcpStream) -> bool {
         let mut start = [0; 12];
         matches!(timeout(3 * SOON, stream.read_exact(&mut start)).await, Ok(Ok(_)) if &start == b"HTTP/1.1 200")
     }
@@ -343,20 +347,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_says_too_little_is_shown_out() {
-        let (address, _stop, _task) = start(Limits { head: SOON, ..PATIENT }).await;
-        for said in [&b""[..], b"GET / HTTP/1.1\r\nHo"] {
-            assert!(is_closed(&mut connect(address, said).await).await, "{said:?}");
+    async fn a_client_that_sends_no_whole_request_is_disconnected() {
+        let (address, _stop, _task) = start(ServerLimits { head: SOON, ..PATIENT }).await;
+        for sent in [&b""[..], b"GET / HTTP/1.1\r\nHo"] {
+            assert!(is_closed(&mut connect(address, sent).await).await, "{sent:?}");
         }
-        // So is one that was served and then says nothing more.
+        // So is one that was served and then sends nothing more.
         let mut served = connect(address, REQUEST).await;
-        assert!(is_answered(&mut served).await);
+        assert!(is_served(&mut served).await);
         assert!(is_closed(&mut served).await);
     }
 
     #[tokio::test]
-    async fn a_client_that_does_not_read_is_shown_out() {
-        let (address, _stop, _task) = start(Limits { age: SOON, ..PATIENT }).await;
+    async fn a_client_that_does_not_read_is_disconnected() {
+        let (address, _stop, _task) = start(ServerLimits { age: SOON, ..PATIENT }).await;
         let mut stream = connect(address, b"GET /huge HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         sleep(4 * SOON).await;
         let mut answer = Vec::new();
@@ -365,26 +369,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_quiet_connection_too_many_costs_the_one_that_was_quiet_for_longest() {
+    async fn one_idle_connection_too_many_closes_the_one_that_was_idle_for_longest() {
         let (address, _stop, _task) = start(PATIENT).await;
         let mut kept = connect(address, b"").await;
-        let mut quiet = Vec::new();
+        let mut idle = Vec::new();
         for _ in 0..7 {
-            quiet.push(connect(address, b"").await);
+            idle.push(connect(address, b"").await);
         }
-        // What it said counts, not when it came.
+        // Its last request counts, not when it connected.
         kept.write_all(REQUEST).await.unwrap();
-        assert!(is_answered(&mut kept).await);
+        assert!(is_served(&mut kept).await);
         let mut late = connect(address, REQUEST).await;
-        assert!(is_answered(&mut late).await);
-        assert!(is_closed(&mut quiet[0]).await);
+        assert!(is_served(&mut late).await);
+        assert!(is_closed(&mut idle[0]).await);
         kept.write_all(REQUEST).await.unwrap();
         let mut rest = vec![0; 2048];
         assert!(timeout(20 * SOON, kept.read(&mut rest)).await.unwrap().unwrap() > 0);
     }
 
     #[tokio::test]
-    async fn requests_that_take_long_keep_no_prober_from_its_answer() {
+    async fn slow_requests_delay_no_health_check() {
         let (address, _stop, _task) = start(PATIENT).await;
         let slow = b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let _slow = [connect(address, slow).await, connect(address, slow).await];
@@ -394,24 +398,24 @@ mod tests {
         refused.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
         let mut probe = connect(address, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-        assert!(is_answered(&mut probe).await);
+        assert!(is_served(&mut probe).await);
     }
 
     #[tokio::test]
-    async fn a_request_that_is_not_answered_in_time_ends_and_gives_its_place_back() {
-        let (address, _stop, _task) = start(Limits { answer: SOON, requests: 1, ..PATIENT }).await;
+    async fn a_request_without_a_response_in_time_ends_and_returns_its_permit() {
+        let (address, _stop, _task) = start(ServerLimits { response: SOON, requests: 1, ..PATIENT }).await;
         let mut slow = connect(address, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         let mut answer = String::new();
         timeout(20 * SOON, slow.read_to_string(&mut answer)).await.unwrap().unwrap();
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-        assert!(is_answered(&mut connect(address, REQUEST).await).await);
+        assert!(is_served(&mut connect(address, REQUEST).await).await);
     }
 
     #[tokio::test]
-    async fn the_end_waits_for_nobody_longer_than_its_grace() {
+    async fn the_shutdown_waits_no_longer_than_its_grace() {
         let (address, stop, task) = start(PATIENT).await;
         let mut idle = connect(address, REQUEST).await;
-        assert!(is_answered(&mut idle).await);
+        assert!(is_served(&mut idle).await);
         let _silent = connect(address, b"").await;
         let _slow = connect(address, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         sleep(SOON).await;

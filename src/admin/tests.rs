@@ -1,6 +1,6 @@
-//! Owns: what a client of the admin API sees, without a socket.
-//! Invariant: names and shapes are the design's, letter by letter.
-//! Must not know: how the answers are made.
+//! Owns: tests of what a client of the admin API sees, without a socket.
+//! Invariant: names and shapes are exactly those of the contract.
+//! Must not know: how a response is made.
 
 use axum::body::Body;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
@@ -9,29 +9,37 @@ use http_body_util::BodyExt;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
-use super::api::{MANNERS, OPEN_METRICS, router};
+use super::api::{OPEN_METRICS, SECURITY_HEADERS, router};
+use super::sources::{Phase, PoolEntry, StatusSources};
 use super::*;
+use crate::affinity::Affinity;
 use crate::affinity::seal::SealingKey;
 use crate::affinity::{self, KeyRing};
 use crate::clock;
+use crate::net::Address;
 use crate::pool::history::ProbeResult;
 use crate::pool::observe::Observation;
 use crate::pool::reconcile::Reconciler;
 use crate::pool::{self, AdminState, InFlight, backend, health_state};
 use crate::reason::Reason;
+use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Labels;
 use crate::tls::reload::WatchedCertificates;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
 
 const PRESENCE: u64 = 60;
 
-struct House {
-    facts: Facts,
+struct TestServer {
+    facts: StatusSources,
     phase: watch::Sender<Phase>,
     _busy: InFlight,
 }
 
 /// Two backends: one that works, one that drains and is down.
-fn house() -> House {
+fn server() -> TestServer {
     let backend = |name: &str, port, weight, state| backend::Settings {
         weight,
         state,
@@ -71,18 +79,18 @@ fn house() -> House {
     let affinity = Arc::new(Affinity::new("app", &persistence, &ring, &mut affinity::SessionTables::default()));
     let unserved = metrics.series("app", "");
     unserved.refused(0, 0);
-    let entry = Entry { pool, balance: "round_robin", affinity, series, unserved, sources: Vec::new() };
-    let facts = Facts {
+    let entry = PoolEntry { pool, balance: "round_robin", affinity, series, unserved, sources: Vec::new() };
+    let facts = StatusSources {
         pools: Arc::new(ArcSwap::from_pointee(vec![entry])),
         metrics,
         certificates: WatchedCertificates::default(),
         phase: receiver,
         started: SystemTime::now() - Duration::from_secs(90),
     };
-    House { facts, phase, _busy }
+    TestServer { facts, phase, _busy }
 }
 
-impl House {
+impl TestServer {
     async fn ask(&self, token: Option<&str>, request: http::request::Builder) -> (http::response::Parts, String) {
         let address = Address::Tcp(([127, 0, 0, 1], 9090).into());
         let router = router(&Settings { address, token: token.map(Into::into) }, self.facts.clone());
@@ -100,7 +108,7 @@ impl House {
 
 #[tokio::test]
 async fn status_tells_what_is_known_of_every_backend() {
-    let (code, body) = house().get("/api/v1/status").await;
+    let (code, body) = server().get("/api/v1/status").await;
     assert_eq!(code, StatusCode::OK);
     let mut status: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert!((90..100).contains(&status["uptime_seconds"].as_u64().unwrap()));
@@ -143,7 +151,7 @@ async fn status_tells_what_is_known_of_every_backend() {
 
 #[tokio::test]
 async fn metrics_are_the_data_paths_counters_and_the_pools_gauges() {
-    let (parts, body) = house().ask(None, Request::get("/metrics")).await;
+    let (parts, body) = server().ask(None, Request::get("/metrics")).await;
     assert_eq!(parts.headers[CONTENT_TYPE], OPEN_METRICS);
     for line in [
         r#"linchpin_requests_total{pool="app",backend="a",verdict="hit",code="200"} 3"#,
@@ -168,50 +176,50 @@ async fn metrics_are_the_data_paths_counters_and_the_pools_gauges() {
 
 #[tokio::test]
 async fn a_reload_shows_in_the_next_answer() {
-    let house = house();
-    house.facts.pools.store(Arc::default());
-    assert!(house.get("/api/v1/status").await.1.contains(r#""pools":[]"#));
-    assert!(!house.get("/metrics").await.1.contains("linchpin_backend_up{"));
+    let server = server();
+    server.facts.pools.store(Arc::default());
+    assert!(server.get("/api/v1/status").await.1.contains(r#""pools":[]"#));
+    assert!(!server.get("/metrics").await.1.contains("linchpin_backend_up{"));
 }
 
 #[tokio::test]
 async fn readiness_ends_before_life() {
-    let house = house();
-    assert_eq!(house.get("/readyz").await, (StatusCode::OK, "ready".into()));
-    house.phase.send_replace(Phase::Starting);
-    assert_eq!(house.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "starting".into()));
-    house.phase.send_modify(|phase| assert!(phase.begins()));
-    house.phase.send_modify(|phase| assert!(phase.breaks() && !phase.breaks()));
+    let server = server();
+    assert_eq!(server.get("/readyz").await, (StatusCode::OK, "ready".into()));
+    server.phase.send_replace(Phase::Starting);
+    assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "starting".into()));
+    server.phase.send_modify(|phase| assert!(phase.mark_ready()));
+    server.phase.send_modify(|phase| assert!(phase.mark_broken() && !phase.mark_broken()));
     let why = "broken: a worker thread has ended".into();
-    assert_eq!(house.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, why));
-    house.phase.send_replace(Phase::Stopping);
-    house.phase.send_modify(|phase| assert!(!phase.begins() && !phase.breaks()));
-    assert_eq!(house.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "stopping".into()));
-    assert_eq!(house.get("/livez").await, (StatusCode::OK, "ok".into()));
-    assert!(house.get("/api/v1/status").await.1.contains(r#""ready":false"#));
+    assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, why));
+    server.phase.send_replace(Phase::Stopping);
+    server.phase.send_modify(|phase| assert!(!phase.mark_ready() && !phase.mark_broken()));
+    assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "stopping".into()));
+    assert_eq!(server.get("/livez").await, (StatusCode::OK, "ok".into()));
+    assert!(server.get("/api/v1/status").await.1.contains(r#""ready":false"#));
 }
 
 #[tokio::test]
 async fn with_a_token_facts_need_it_and_the_page_asks_for_it() {
-    let house = house();
+    let server = server();
     for path in ["/api/v1/status", "/metrics", "/nothing/here"] {
-        let (parts, body) = house.ask(Some("secret"), Request::get(path)).await;
+        let (parts, body) = server.ask(Some("secret"), Request::get(path)).await;
         assert_eq!(parts.status, StatusCode::UNAUTHORIZED, "{path}");
         assert!(parts.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
         assert!(!body.contains("app") && !body.contains("secret"), "{body}");
     }
     for path in ["/", "/livez", "/readyz"] {
-        assert_eq!(house.ask(Some("secret"), Request::get(path)).await.0.status, StatusCode::OK, "{path}");
+        assert_eq!(server.ask(Some("secret"), Request::get(path)).await.0.status, StatusCode::OK, "{path}");
     }
     let request = Request::get("/api/v1/status").header("authorization", "Bearer secret");
-    assert_eq!(house.ask(Some("secret"), request).await.0.status, StatusCode::OK);
+    assert_eq!(server.ask(Some("secret"), request).await.0.status, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn a_name_that_anybody_can_point_here_reads_nothing() {
-    let house = house();
+    let server = server();
     let address = Address::Tcp(([127, 0, 0, 1], 9090).into());
-    let router = router(&Settings { address, token: None }, house.facts.clone());
+    let router = router(&Settings { address, token: None }, server.facts.clone());
     let request = Request::get("/api/v1/status").header("host", "evil.example:9090").body(Body::empty()).unwrap();
     let response = TowerToHyperService::new(router).call(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
@@ -219,27 +227,27 @@ async fn a_name_that_anybody_can_point_here_reads_nothing() {
 
 #[tokio::test]
 async fn there_is_nothing_to_change_yet_and_no_other_site_gets_to_ask() {
-    let house = house();
+    let server = server();
     for path in ["/", "/metrics", "/api/v1/status", "/livez"] {
-        let (parts, _) = house.ask(None, Request::post(path)).await;
+        let (parts, _) = server.ask(None, Request::post(path)).await;
         assert_eq!(parts.status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
         assert_eq!(parts.headers["allow"], "GET,HEAD");
-        let (parts, _) = house.ask(None, Request::delete(path).header("origin", "http://evil.example")).await;
+        let (parts, _) = server.ask(None, Request::delete(path).header("origin", "http://evil.example")).await;
         assert_eq!(parts.status, StatusCode::FORBIDDEN, "{path}");
     }
-    assert_eq!(house.get("/api/v1/nothing").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(server.get("/api/v1/nothing").await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
 async fn every_answer_minds_its_manners_and_the_page_its_policy() {
-    let house = house();
+    let server = server();
     for path in ["/", "/metrics", "/nothing"] {
-        let (parts, _) = house.ask(None, Request::get(path)).await;
-        for (name, value) in MANNERS {
+        let (parts, _) = server.ask(None, Request::get(path)).await;
+        for (name, value) in SECURITY_HEADERS {
             assert_eq!(parts.headers.get(&name), Some(&value), "{path} {name}");
         }
     }
-    let (parts, body) = house.ask(None, Request::get("/")).await;
+    let (parts, body) = server.ask(None, Request::get("/")).await;
     assert_eq!(parts.headers[CONTENT_SECURITY_POLICY], dashboard::policy());
     assert_eq!(parts.headers[CONTENT_TYPE], "text/html; charset=utf-8");
     assert!(body.starts_with("<!doctype html>"));

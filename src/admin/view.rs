@@ -1,5 +1,5 @@
-//! Owns: the shapes of the admin API's answers.
-//! Invariant: these are the only types that are serialized, and a name once told stays.
+//! Owns: the JSON shapes of the admin API.
+//! Invariant: only these types are serialized, and a published name never changes.
 //! Must not know: how anything is changed.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Facts};
+use super::sources::{PoolEntry, StatusSources};
 use crate::affinity::explain::{Explanation, NamedBackend, SessionTimes};
 use crate::affinity::{Cause, Verdict};
 use crate::clock;
@@ -32,10 +32,10 @@ struct Pool<'a> {
     persistence: &'static str,
     /// Backends that serve: up, and not in maintenance. With none, every request is refused.
     available: usize,
-    /// Requests for which no backend was asked, by reason.
+    /// Requests that were refused without an attempt on a backend, by reason.
     refused: BTreeMap<&'static str, u64>,
     backends: Vec<Backend<'a>>,
-    /// Left out where all backends are configured.
+    /// Omitted if all backends are configured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     discover: Vec<Source<'a>>,
 }
@@ -63,28 +63,28 @@ struct Backend<'a> {
     active_requests: u32,
     requests: u64,
     failures: u64,
-    /// When its health became what it is, in seconds since the Unix epoch.
+    /// When its health last changed, in seconds since the Unix epoch.
     since: u64,
-    /// Why it is not up, or fails, in words.
+    /// Why it is not up, or why its requests fail.
     reason: Option<String>,
     /// The last probe.
     last_check: Option<Check>,
-    /// The last failure that was held against it.
+    /// The last failure that counted against it.
     last_failure: Option<Failure>,
-    /// Its requests fail, and it is kept, since the pool can't spare it; left out otherwise.
+    /// Its requests fail, and it is kept, since the pool can't spare it; omitted otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     failing: bool,
-    /// No source finds it any more; left out otherwise.
+    /// No source lists it any more; omitted otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     leaving: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct Check {
-    /// When it came back, in seconds since the Unix epoch.
+    /// When it ended, in seconds since the Unix epoch.
     time: u64,
     ok: bool,
-    /// The status that passed; nothing else is told of a probe of type `tcp`.
+    /// The status of a probe that passed; `null` for a probe of type `tcp`.
     status: Option<u16>,
     error: Option<String>,
     duration_ms: f64,
@@ -92,9 +92,9 @@ struct Check {
 
 #[derive(Debug, Serialize)]
 struct Failure {
-    /// When it was, in seconds since the Unix epoch.
+    /// In seconds since the Unix epoch.
     time: u64,
-    /// Who has seen it: `probe` or `request`.
+    /// What observed it: `probe` or `request`.
     by: &'static str,
     error: String,
 }
@@ -106,7 +106,7 @@ impl From<(Duration, history::ProbeResult)> for Check {
             ok: check.passed(),
             status: check.result.ok().flatten(),
             error: check.result.err().map(|reason| reason.to_string()),
-            // As precise as anybody needs it, and not 0.4120000000000001.
+            // Whole microseconds, so that it reads 0.412 and not 0.4120000000000001.
             duration_ms: check.took.as_micros() as f64 / 1000.0,
         }
     }
@@ -118,7 +118,7 @@ impl From<(Duration, history::BackendFailure)> for Failure {
     }
 }
 
-/// The word for a backend's health. Of one in maintenance nobody finds out how it is.
+/// Returns the word for a backend's health. A backend in maintenance is not probed, and so its health is unknown.
 fn health(live: &Live) -> &'static str {
     match live.state() {
         AdminState::Maintenance => "unknown",
@@ -127,24 +127,24 @@ fn health(live: &Live) -> &'static str {
 }
 
 impl<'a> Status<'a> {
-    /// How things are now. `entries` are the pools of `facts`, taken once.
-    pub(super) fn now(facts: &Facts, entries: &'a [Entry]) -> Status<'a> {
+    /// Returns the status now. `entries` are the pools of `sources`, loaded once.
+    pub(super) fn now(sources: &StatusSources, entries: &'a [PoolEntry]) -> Status<'a> {
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            uptime_seconds: clock::unix().saturating_sub(facts.started_unix()).as_secs(),
-            ready: facts.is_ready(),
+            uptime_seconds: clock::unix().saturating_sub(sources.started_unix()).as_secs(),
+            ready: sources.is_ready(),
             pools: entries.iter().map(Pool::now).collect(),
         }
     }
 }
 
 impl<'a> Pool<'a> {
-    fn now(entry: &'a Entry) -> Pool<'a> {
+    fn now(entry: &'a PoolEntry) -> Pool<'a> {
         let now = clock::unix().as_secs();
         let backend = |(index, backend): (usize, &'a crate::pool::Backend)| {
             let (live, series) = (backend.live(), entry.series.get(index));
             let history = live.history();
-            let is_asked = live.state() != AdminState::Maintenance;
+            let is_probed = live.state() != AdminState::Maintenance;
             Backend {
                 name: backend.name(),
                 address: backend.address().to_string(),
@@ -156,10 +156,10 @@ impl<'a> Pool<'a> {
                 requests: series.map_or(0, |series| series.requests()),
                 failures: series.map_or(0, |series| series.failures()),
                 since: history.since.as_secs(),
-                reason: history.why.filter(|_| is_asked).map(|why| why.to_string()),
+                reason: history.why.filter(|_| is_probed).map(|why| why.to_string()),
                 last_check: history.last_check.map(Check::from),
                 last_failure: history.last_failure.map(Failure::from),
-                failing: is_asked && history.is_kept,
+                failing: is_probed && history.is_kept,
                 leaving: live.is_leaving(),
             }
         };
@@ -184,16 +184,16 @@ impl<'a> Pool<'a> {
     }
 }
 
-/// What `POST /api/v1/explain` is asked.
+/// The request body of `POST /api/v1/explain`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Asked {
+pub(super) struct ExplainRequest {
     pub(super) token: String,
 }
 
-/// Its answer. Times are seconds since the Unix epoch, timeouts seconds.
+/// The response of `POST /api/v1/explain`. Times are seconds since the Unix epoch, timeouts seconds.
 #[derive(Debug, Serialize)]
-pub(super) struct Explained<'a> {
+pub(super) struct ExplainResponse<'a> {
     valid: bool,
     pool: &'a str,
     persistence: &'static str,
@@ -212,26 +212,26 @@ pub(super) struct Explained<'a> {
     why: &'a str,
 }
 
-impl<'a> From<&'a Explanation> for Explained<'a> {
-    fn from(told: &'a Explanation) -> Explained<'a> {
-        let seen = |read: fn(&SessionTimes) -> Option<u64>| told.seen.as_ref().and_then(read);
-        Explained {
-            valid: told.verdict == Verdict::Hit,
-            pool: &told.pool,
-            persistence: told.persistence,
-            key: told.key.as_deref(),
-            session: format!("{:016x}", told.session),
+impl<'a> From<&'a Explanation> for ExplainResponse<'a> {
+    fn from(explanation: &'a Explanation) -> ExplainResponse<'a> {
+        let seen = |read: fn(&SessionTimes) -> Option<u64>| explanation.seen.as_ref().and_then(read);
+        ExplainResponse {
+            valid: explanation.verdict == Verdict::Hit,
+            pool: &explanation.pool,
+            persistence: explanation.persistence,
+            key: explanation.key.as_deref(),
+            session: format!("{:016x}", explanation.session),
             issued: seen(|seen| Some(seen.issued)),
             last_seen: seen(|seen| Some(seen.last)),
             idle_timeout: seen(|seen| seen.idle_timeout),
             absolute_timeout: seen(|seen| seen.absolute_timeout),
-            backend: told.backend.as_ref().map(|named| named.name.as_str()),
-            address: told.backend.as_ref().and_then(|named: &NamedBackend| named.address.as_deref()),
-            replaced: told.backend.as_ref().is_some_and(|named| named.replaced),
-            verdict: told.verdict.as_str(),
-            cause: told.cause.map(Cause::as_str),
-            goes_to: told.goes_to.as_deref(),
-            why: &told.why,
+            backend: explanation.backend.as_ref().map(|named| named.name.as_str()),
+            address: explanation.backend.as_ref().and_then(|named: &NamedBackend| named.address.as_deref()),
+            replaced: explanation.backend.as_ref().is_some_and(|named| named.replaced),
+            verdict: explanation.verdict.as_str(),
+            cause: explanation.cause.map(Cause::as_str),
+            goes_to: explanation.goes_to.as_deref(),
+            why: &explanation.why,
         }
     }
 }

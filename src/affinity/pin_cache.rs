@@ -9,7 +9,7 @@ use super::learned::record::SessionKey;
 use super::learned::table::RawEntry;
 use super::lookup::PinLookup;
 use super::seal::{KeyRing, Pin, Sealer, looks_sealed};
-use crate::clock::{self, Seldom};
+use crate::clock::{self, LogLimiter};
 
 /// How many tokens of one request are opened. A browser sends several if one was set for another path or domain; more
 /// are an attempt to cause work.
@@ -23,7 +23,7 @@ pub(super) struct PinCodec {
     pool: Arc<str>,
     sealer: Sealer,
     /// Limits the warnings about pins of unknown keys.
-    unknown_key_warnings: Seldom,
+    unknown_key_warnings: LogLimiter,
 }
 
 /// The last pin that a client connection presented. A client sends the same token with each request, so that the token is
@@ -40,7 +40,7 @@ impl PinCodec {
     /// Creates the codec for the pool named `pool` and the cookie or field named `carrier`.
     pub(super) fn new(pool: &str, carrier: &str, ring: &Arc<KeyRing>) -> PinCodec {
         let sealer = Sealer::new(ring, pool, carrier);
-        PinCodec { pool: pool.into(), sealer, unknown_key_warnings: Seldom::default() }
+        PinCodec { pool: pool.into(), sealer, unknown_key_warnings: LogLimiter::default() }
     }
 
     /// Returns the pin of the first of `tokens` that opens, and the number of tokens.

@@ -9,7 +9,7 @@ use http::header::COOKIE;
 
 use super::cookie;
 use super::lookup::{MAX_NAMED_BACKENDS, PinLookup, RoutedId};
-use crate::clock::{self, Seldom};
+use crate::clock::{self, LogLimiter};
 use crate::pool::Pool;
 use crate::pool::hash::stable_hash;
 
@@ -44,12 +44,12 @@ const WARN_INTERVAL: Duration = Duration::from_secs(600);
 pub(super) struct RouteCarrier {
     settings: Settings,
     /// Limits the warnings about ids that name unknown backends.
-    unknown_route_warnings: Seldom,
+    unknown_route_warnings: LogLimiter,
 }
 
 impl RouteCarrier {
     pub(super) fn new(settings: &Settings) -> RouteCarrier {
-        RouteCarrier { settings: settings.clone(), unknown_route_warnings: Seldom::default() }
+        RouteCarrier { settings: settings.clone(), unknown_route_warnings: LogLimiter::default() }
     }
 
     /// Reads the ids of a request: those in its cookies before the one in its path, as Tomcat does. An id that names a

@@ -92,7 +92,8 @@ async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: o
     tokio::spawn(tls::reload::watch(certificates.clone()));
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = admin.map(|(bound, settings, connections)| {
-        let facts = admin::Facts { pools: entries, metrics, certificates, phase: known, started: SystemTime::now() };
+        let facts =
+            admin::StatusSources { pools: entries, metrics, certificates, phase: known, started: SystemTime::now() };
         let (closing, until) = (admin_close(phase.subscribe()), async { drop(stopped.await) });
         tokio::spawn(async move {
             if let Err(error) = admin::run(bound, settings, facts, connections, closing, until).await {
@@ -111,7 +112,7 @@ async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: o
 /// The housekeeping of the process: counts sessions, removes expired state, and reports lost log lines.
 async fn process_housekeeping(
     avoid_list: Arc<AvoidList>,
-    entries: Arc<ArcSwap<Vec<admin::Entry>>>,
+    entries: Arc<ArcSwap<Vec<admin::PoolEntry>>>,
     metrics: Arc<Metrics>,
     mut log: LossReporter,
 ) {

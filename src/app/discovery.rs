@@ -54,7 +54,7 @@ pub(super) async fn run(
     let mut patience = std::pin::pin!(sleep(READY_TIMEOUT));
     loop {
         if silent.is_empty() {
-            phase.send_if_modified(|phase| phase.begins());
+            phase.send_if_modified(|phase| phase.mark_ready());
         }
         let next_end = task.next_end();
         let end = async {

@@ -18,7 +18,7 @@ use crate::proxy::snapshot::{Service, Snapshot};
 /// The current snapshot, in each form in which it is needed.
 pub(super) struct Published {
     snapshot: watch::Sender<Arc<Snapshot>>,
-    entries: Arc<ArcSwap<Vec<admin::Entry>>>,
+    entries: Arc<ArcSwap<Vec<admin::PoolEntry>>>,
     /// By position in the plan; each has the current pool.
     probers: Vec<Arc<Prober>>,
     /// The status of the sources of each pool.
@@ -46,7 +46,7 @@ impl Published {
     }
 
     /// Returns the pools for the admin plane.
-    pub(super) fn entries(&self) -> &Arc<ArcSwap<Vec<admin::Entry>>> {
+    pub(super) fn entries(&self) -> &Arc<ArcSwap<Vec<admin::PoolEntry>>> {
         &self.entries
     }
 
@@ -87,8 +87,8 @@ fn probe(prober: &Arc<Prober>, backend: &Backend) {
 }
 
 /// Makes what the admin plane shows of a snapshot.
-fn entries(snapshot: &Snapshot, statuses: &[Vec<Arc<SourceStatus>>]) -> Vec<admin::Entry> {
-    let entry = |(index, service): (usize, &Service)| admin::Entry {
+fn entries(snapshot: &Snapshot, statuses: &[Vec<Arc<SourceStatus>>]) -> Vec<admin::PoolEntry> {
+    let entry = |(index, service): (usize, &Service)| admin::PoolEntry {
         pool: Arc::clone(&service.pool),
         balance: service.balance.as_str(),
         affinity: Arc::clone(&service.affinity),

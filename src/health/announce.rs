@@ -13,13 +13,13 @@ use crate::pool::{Health, Pool};
 const MOST: u32 = 100;
 const SPAN: Duration = Duration::from_secs(10);
 
-/// Tells the operator what is new of the backend at `index`, and what it was that told.
+/// Tells the operator what is new of the backend at `index`, and what it was that log_limiter.
 pub(super) fn announce(pool: &Pool, index: usize, news: HealthChange, by: &'static str) {
-    let Some(unsaid) = pool.health_tracker().told().take(clock::unix(), SPAN, MOST) else { return };
-    if unsaid > 0 {
+    let Some(suppressed) = pool.health_tracker().log_limiter().take(clock::unix(), SPAN, MOST) else { return };
+    if suppressed > 0 {
         tracing::warn!(
             pool = &**pool.name(),
-            changes = unsaid,
+            changes = suppressed,
             "backends have changed without a line: there were too many"
         );
     }

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use super::failure_evidence::RecentClients;
 use super::health_state::{self, HealthState};
 use super::live::Live;
-use crate::clock::Seldom;
+use crate::clock::LogLimiter;
 
 /// The health states of a pool's backends, by the live ids of its backends, kept across reloads. Locked by probes, by failed
 /// requests and by the first success after a failure: never by a request that goes well.
@@ -21,7 +21,7 @@ pub struct HealthTracker {
     members: Arc<Mutex<HashMap<usize, HealthState>>>,
     pub(super) backend_down: BackendDownNotifier,
     clients: Arc<RecentClients>,
-    told: Arc<Seldom>,
+    log_limiter: Arc<LogLimiter>,
 }
 
 /// Where it is told which backends are lost, so that requests that wait on one are taken back.
@@ -76,7 +76,7 @@ impl HealthTracker {
             members: Arc::default(),
             backend_down,
             clients: Arc::new(RecentClients::new(threads)),
-            told: Arc::default(),
+            log_limiter: Arc::default(),
         }
     }
 
@@ -87,7 +87,7 @@ impl HealthTracker {
             members: Arc::clone(&self.members),
             backend_down: self.backend_down.clone(),
             clients: Arc::clone(&self.clients),
-            told: Arc::clone(&self.told),
+            log_limiter: Arc::clone(&self.log_limiter),
         }
     }
 
@@ -96,9 +96,9 @@ impl HealthTracker {
         &self.clients
     }
 
-    /// How often the pool's news are told.
-    pub fn told(&self) -> &Seldom {
-        &self.told
+    /// How often the pool's news are log_limiter.
+    pub fn log_limiter(&self) -> &LogLimiter {
+        &self.log_limiter
     }
 
     /// The end of the running ejection of a backend.

@@ -416,7 +416,7 @@ async fn the_dashboard_says_why_and_is_red_where_a_pool_has_no_server() {
     proxy.health("x", Health::Down).await;
     let page = super::browser::open(&format!("http://{}/", proxy.admin())).await;
     for words in
-        ["connection refused", "down since", "– not asked", "0 of 2 up", "✕ no server: app", "every request is refused"]
+        ["connection refused", "down since", "– not probed", "0 of 2 up", "✕ no backend: app", "refuses every request"]
     {
         assert!(page.contains(words), "{words} in {page}");
     }

@@ -1,0 +1,91 @@
+//! Owns: what the admin API reads: the pools of the running configuration, counters, certificates, the phase of the process.
+//! Invariant: each response reads it anew, so that a reload shows in the next one.
+//! Must not know: how it is shown.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::affinity::Affinity;
+use crate::discover::SourceStatus;
+use crate::pool::Pool;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Series;
+use crate::tls::reload::WatchedCertificates;
+
+/// What the admin API reads for each response.
+#[derive(Debug, Clone)]
+pub struct StatusSources {
+    /// The pools of the running configuration; a reload swaps them.
+    pub pools: Arc<ArcSwap<Vec<PoolEntry>>>,
+    /// The counters of the process.
+    pub metrics: Arc<Metrics>,
+    /// Whether the process takes requests.
+    pub phase: watch::Receiver<Phase>,
+    /// Certificates and when they expire.
+    pub certificates: WatchedCertificates,
+    /// When the process started.
+    pub started: SystemTime,
+}
+
+impl StatusSources {
+    pub(super) fn is_ready(&self) -> bool {
+        *self.phase.borrow() == Phase::Ready
+    }
+
+    pub(super) fn started_unix(&self) -> Duration {
+        self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+/// The phase of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits for the first backends of a source.
+    Starting,
+    /// It takes requests.
+    Ready,
+    /// It takes no more requests.
+    Stopping,
+    /// A data-path thread has ended: the process loses the connections that the kernel gives to it.
+    Broken,
+}
+
+impl Phase {
+    /// Records that a thread has ended. Returns whether that changes the phase: a process that stops is not ready anyway.
+    pub fn mark_broken(&mut self) -> bool {
+        let is_news = matches!(self, Phase::Starting | Phase::Ready);
+        if is_news {
+            *self = Phase::Broken;
+        }
+        is_news
+    }
+
+    /// Records that the first backends were found. Returns whether the process was waiting for them.
+    pub fn mark_ready(&mut self) -> bool {
+        let is_news = *self == Phase::Starting;
+        if is_news {
+            *self = Phase::Ready;
+        }
+        is_news
+    }
+}
+
+/// A pool and what the API shows of it.
+#[derive(Debug, Clone)]
+pub struct PoolEntry {
+    /// Its backends.
+    pub pool: Arc<Pool>,
+    /// The word for how it chooses: `round_robin`, …
+    pub balance: &'static str,
+    /// How clients are pinned.
+    pub affinity: Arc<Affinity>,
+    /// Counters, by position of the backend.
+    pub series: Vec<Arc<Series>>,
+    /// Counters of requests that no backend served.
+    pub unserved: Arc<Series>,
+    /// The status of its discovery sources.
+    pub sources: Vec<Arc<SourceStatus>>,
+}
