@@ -3,14 +3,15 @@
 //! Must not know: why this backend was chosen, or what happens when it fails.
 
 mod backend_stream;
-pub mod connect;
+mod connect;
 mod connection;
-pub mod connection_pool;
+mod connection_pool;
 pub mod dial;
-pub mod failure;
+mod failure;
 pub mod framing;
-pub mod http1;
+mod http1;
 mod http2;
+mod settings;
 mod single_flight;
 mod upload_pacing;
 mod wake_filter;
@@ -18,72 +19,6 @@ mod wake_filter;
 pub use connection::{PooledConnection, UpstreamBody, to_http2};
 pub use connection_pool::{ConnectionPool, PoolKey};
 pub use failure::{Blame, Fact, Failure};
+pub use http1::Http1Connection;
 pub use http2::LocalExecutor;
-
-use std::sync::Arc;
-
-use http::uri::Scheme;
-
-use crate::tls::{self, Connector};
-
-/// `[pools.upstream]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Idle connections kept per backend and thread.
-    pub max_idle_per_thread: usize,
-    /// How long one is kept. Shorter than the backend's own keep-alive time, so that it is
-    /// Linchpin that closes and no request meets a closing connection.
-    pub idle_timeout: std::time::Duration,
-    /// Fields of a response's head, 1 to 1000: a response with more is a 502.
-    pub header_count: usize,
-    /// Whether HTTP/2 is spoken, on connections that many requests share.
-    pub http2: bool,
-    /// The header that tells a backend of the client before all else, if any.
-    pub proxy_protocol: Option<ProxyProtocol>,
-    /// TLS, if backends are to be spoken to by it.
-    pub tls: Option<Arc<tls::client::Settings>>,
-}
-
-/// How the backends of a pool are spoken to.
-#[derive(Clone)]
-pub struct Access {
-    /// `[pools.upstream]`.
-    pub settings: Settings,
-    /// What shakes hands, where TLS is spoken.
-    pub tls: Option<Arc<Connector>>,
-}
-
-impl std::fmt::Debug for Access {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.settings.fmt(f)
-    }
-}
-
-impl Access {
-    /// What a backend hears of the scheme.
-    pub fn scheme(&self) -> Scheme {
-        if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
-    }
-}
-
-/// A version of HAProxy's PROXY protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProxyProtocol {
-    /// A line of text.
-    V1,
-    /// Binary.
-    V2,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            max_idle_per_thread: 128,
-            idle_timeout: std::time::Duration::from_secs(30),
-            header_count: 100,
-            http2: false,
-            proxy_protocol: None,
-            tls: None,
-        }
-    }
-}
+pub use settings::{Access, ProxyProtocol, Settings};

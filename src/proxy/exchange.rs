@@ -31,8 +31,7 @@ use crate::pool::InFlight;
 use crate::pool::failure_evidence;
 use crate::pool::health_state::FailedRequest;
 use crate::reason::Reason;
-use crate::upstream::http1::Http1Connection;
-use crate::upstream::{Blame, Failure, PoolKey};
+use crate::upstream::{Blame, Failure, Http1Connection, PoolKey};
 
 /// The state of one request: what serves it, and its record. Dropping it ends the request and writes the record.
 pub struct Exchange {

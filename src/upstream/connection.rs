@@ -14,8 +14,8 @@ use http::{Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::failure::Fact;
-use super::http1::{Http1Connection, SendError};
+use super::failure::{Fact, SendError};
+use super::http1::Http1Connection;
 use super::http2::StreamPermit;
 use crate::net::{Stream, WriteProgress};
 

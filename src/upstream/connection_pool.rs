@@ -17,8 +17,8 @@ use super::connection::PooledConnection;
 use super::failure::{Fact, Failure};
 use super::http1::Http1Connection;
 use super::http2::Http2Connection;
+use super::settings::{Access, Settings};
 use super::single_flight::{self, PendingConnect, SharedConnect, SharedConnectFuture};
-use super::{Access, Settings};
 use crate::pool::Backend;
 
 /// One thread's idle connections, by backend.
@@ -162,7 +162,7 @@ where
                 }
             }
         }
-        match connect(backend.address(), access, key, watch).await? {
+        match connect(backend.address(), access, key.client, key.http1, watch).await? {
             NewConnection::Http1(connection) => Ok(PooledConnection::Http1(connection)),
             NewConnection::Http2(connection) => {
                 let permit = connection.try_acquire().ok_or(unsent(Fact::Closed))?;
@@ -192,7 +192,8 @@ where
         let (backends, address, access) = (Rc::clone(&self.backends), backend.address().clone(), access.clone());
         let connecting = single_flight::start(async move {
             // Each of those who wait has a limit of its own, and without them it ends.
-            let connected = connect(&address, &access, key, |_| Poll::Pending).await.map(SharedConnect::from);
+            let connected =
+                connect(&address, &access, key.client, key.http1, |_| Poll::Pending).await.map(SharedConnect::from);
             if let Some(connections) = backends.borrow_mut().get_mut(id) {
                 connections.pending.take_if(|pending| pending.is_of(incarnation));
                 match &connected {

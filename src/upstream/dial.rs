@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::io::AsyncWriteExt;
 
-use super::{Access, ProxyProtocol};
+use super::settings::{Access, ProxyProtocol};
 use crate::net::{Address, Socket, Stream};
 
 /// The longest header that is sent: version 1 with two IPv6 addresses.

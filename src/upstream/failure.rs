@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use http::Request;
+
 use crate::reason::Reason;
 
 /// A failed attempt.
@@ -63,6 +65,16 @@ impl Failure {
     pub fn is_unreached(&self) -> bool {
         !self.sent && self.blame == Blame::Backend
     }
+}
+
+/// A request that failed on a connection.
+pub struct SendError<B> {
+    /// Why.
+    pub failure: Failure,
+    /// Whether a byte of an answer came.
+    pub has_received: bool,
+    /// The request, if it was not taken from the connection's queue: it can be sent elsewhere as it is.
+    pub request: Option<Request<B>>,
 }
 
 /// What happened to an attempt.

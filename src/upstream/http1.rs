@@ -16,7 +16,8 @@ use hyper::client::conn::http1;
 use tokio::task::coop::has_budget_remaining;
 
 use super::backend_stream::{BackendIo, BytesReceived};
-use super::failure::{Fact, Failure};
+use super::failure::{Fact, Failure, SendError};
+use super::settings::MAX_RESPONSE_HEAD;
 use super::upload_pacing::{PacedBody, UploadPacing};
 use super::wake_filter::{FilteredIo, WakeFilter};
 use crate::net::{Stream, WriteProgress};
@@ -56,31 +57,23 @@ pub(super) struct Transport {
     pub(super) connect_time: Duration,
 }
 
-/// A request that failed on a connection.
-pub struct SendError<B> {
-    /// Why.
-    pub failure: Failure,
-    /// Whether a byte of an answer came.
-    pub has_received: bool,
-    /// The request, if it was not taken from the connection's queue: it can be sent elsewhere as it is.
-    pub request: Option<Request<B>>,
-}
-
 impl<B> Http1Connection<B>
 where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub(super) fn new(
-        sender: http1::SendRequest<PacedBody<B>>,
-        connection: http1::Connection<FilteredIo<BackendIo>, PacedBody<B>>,
-        wake_filter: WakeFilter,
+    /// Begins HTTP/1.1 on a stream. A response may have `header_count` fields.
+    pub(super) async fn handshake(
+        io: BackendIo,
+        header_count: usize,
         transport: Transport,
         alpn_fell_back_to_h1: bool,
-    ) -> Http1Connection<B> {
+    ) -> Result<Http1Connection<B>, hyper::Error> {
+        let wake_filter = WakeFilter::new();
+        let (sender, connection) = builder(header_count).handshake(wake_filter.wrap(io)).await?;
         let driver = Driver { connection: Some(connection), upgraded: None, wake_filter, is_sending_body: false };
-        Http1Connection { sender, driver, transport, requests: 0, alpn_fell_back_to_h1 }
+        Ok(Http1Connection { sender, driver, transport, requests: 0, alpn_fell_back_to_h1 })
     }
 
     /// Whether the backend was offered HTTP/2, and speaks none.
@@ -200,11 +193,23 @@ where
     }
 }
 
+/// How hyper is to read responses of at most `header_count` fields.
+fn builder(header_count: usize) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // RFC 9112 §5.1 has a proxy remove the blank between a field's name and the colon from a response. A
+    // line that goes on in the next one stays malformed, as §5.2 allows.
+    http.max_header_size(MAX_RESPONSE_HEAD).allow_spaces_after_header_name_in_responses(true);
+    // For its default hyper has room on the stack, for any number that it is told it allocates.
+    if header_count != 100 {
+        http.max_headers(header_count);
+    }
+    http
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::connect::{NewConnection, connect};
-    use super::super::connection_pool::PoolKey;
-    use super::super::{Access, Settings};
+    use super::super::settings::{Access, Settings};
     use super::*;
     use crate::net::Address;
     use http_body_util::Empty;
@@ -220,9 +225,8 @@ mod tests {
             let _ = stream.read(&mut [0; 1024]).await.unwrap();
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         });
-        let key = PoolKey { client: Some([127, 0, 0, 1].into()), http1: false };
         let access = Access { settings: Settings::default(), tls: None };
-        let new = connect(&address, &access, key, |_| Poll::Pending).await;
+        let new = connect(&address, &access, Some([127, 0, 0, 1].into()), false, |_| Poll::Pending).await;
         let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
         let request = || Request::builder().uri("/").header("host", "a").body(Empty::new()).unwrap();
         let mut response = std::pin::pin!(connection.send_request(request, |_| Poll::Pending));
@@ -263,9 +267,8 @@ mod tests {
                 listener.accept().await.unwrap().0.read_to_end(&mut all).await.unwrap();
                 all
             });
-            let key = PoolKey { client: Some([127, 0, 0, 1].into()), http1: false };
             let access = Access { settings: Settings::default(), tls: None };
-            let new = connect(&address, &access, key, |_| Poll::Pending).await;
+            let new = connect(&address, &access, Some([127, 0, 0, 1].into()), false, |_| Poll::Pending).await;
             let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
             let request = || Request::post("/pay").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
             let abandoned = connection.send_request(request, |_| Poll::Ready(Fact::Closed)).await.err().unwrap();

@@ -18,9 +18,8 @@ use hyper::rt::Executor;
 use hyper_util::rt::TokioTimer;
 
 use super::backend_stream::BackendIo;
-use super::connect::MAX_RESPONSE_HEAD;
-use super::failure::{Blame, Fact, Failure};
-use super::http1::SendError;
+use super::failure::{Blame, Fact, Failure, SendError};
+use super::settings::MAX_RESPONSE_HEAD;
 use crate::clock;
 use crate::reason::Reason;
 
