@@ -1,6 +1,6 @@
-//! Owns: connections to backends: making them, keeping idle ones, sending a request on one.
-//! Invariant: a connection is used again only if request and response both ended cleanly.
-//! Must not know: why this backend was chosen, or what happens when it fails.
+//! Owns: the connections to backends: it connects, keeps idle connections, and sends requests.
+//! Invariant: a connection is reused only if its last request and response both ended cleanly.
+//! Must not know: why the proxy chose this backend, or what happens after a failure.
 
 mod backend_stream;
 mod connect;

@@ -1,5 +1,5 @@
-//! Owns: a backend's stream as hyper sees it.
-//! Invariant: what a backend has said is read before it matters that nothing more can be written to it.
+//! Owns: the stream to a backend, as hyper sees it.
+//! Invariant: what a backend has sent is read even if nothing more can be written to it.
 //! Must not know: HTTP.
 
 use std::cell::Cell;
@@ -14,24 +14,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::upload_pacing::UploadPacing;
 use crate::net::Stream;
 
-/// What hyper gets.
+/// The stream in hyper's I/O traits.
 pub(super) type BackendIo = TokioIo<BackendStream>;
 
-/// A stream to a backend that ends by closing the socket. Half-closing it first is one more system call, and
-/// there are backends that take it for the client's going away.
+/// A stream to a backend. Shutting it down does nothing; dropping it closes the socket. A half-close first would be one
+/// more system call, and some backends take it for a client that gave up.
 ///
-/// A backend that refuses an upload answers and closes, and what is still on its way to it has its kernel
-/// reset the connection. hyper gives up a connection that can't be written to, with the answer unread. So once
-/// a write fails, whatever else is written is thrown away, and hyper reads on to the end, which is near.
+/// A backend that refuses an upload sends its response and closes. The bytes still in flight then make its kernel reset
+/// the connection. hyper abandons a connection as soon as a write fails, with the response unread. So after a failed
+/// write, this stream discards everything else that is written, and hyper reads to the end, which is near.
 pub(super) struct BackendStream {
     stream: Stream,
     pacing: Rc<UploadPacing>,
     received: Rc<BytesReceived>,
-    /// Why nothing can be written any more.
+    /// The error that ended writing, if any.
     write_error: Option<ErrorKind>,
 }
 
-/// How many bytes a backend has sent on a connection, those of TLS itself left out.
+/// Counts the bytes that a backend has sent on a connection, without those of TLS itself.
 #[derive(Debug, Default)]
 pub(super) struct BytesReceived(Cell<u64>);
 
@@ -50,7 +50,7 @@ impl BackendStream {
         self.stream
     }
 
-    /// Writes of `length` bytes what can be written, or throws them away.
+    /// Writes as many of `length` bytes as the stream takes, or discards them all after a write error.
     fn write(
         &mut self,
         length: usize,
@@ -78,7 +78,7 @@ impl AsyncRead for BackendStream {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let read = buffer.filled().len() - before;
         self.received.0.set(self.received.0.get() + read as u64);
-        // What was sent with the turn may have met a reset of which nobody has been told.
+        // The batch's write may have met a reset that was not reported yet.
         if read == 0
             && self.write_error.is_none()
             && let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(cx)
@@ -86,8 +86,8 @@ impl AsyncRead for BackendStream {
             self.write_error = Some(error.kind());
         }
         match self.write_error {
-            // The system has told the write of the reset, and says here only that this is the end: that must not
-            // pass for the end of an answer. A write to a backend that had said that it ends fails with EPIPE.
+            // The kernel reported the reset to the write, and reports only the end here: that must not pass for the end
+            // of a response. After a backend's orderly close, a write fails with EPIPE.
             Some(why) if read == 0 && why != ErrorKind::BrokenPipe => Poll::Ready(Err(why.into())),
             _ => Poll::Ready(Ok(())),
         }
@@ -99,7 +99,7 @@ impl AsyncWrite for BackendStream {
         self.write(bytes.len(), |stream| stream.poll_write(cx, bytes))
     }
 
-    /// hyper comes here when nothing is left for it to write.
+    /// hyper calls this when it has nothing left to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.write_error.is_none() {
             match Pin::new(&mut self.stream).poll_flush(cx) {
@@ -144,7 +144,7 @@ mod tests {
     use tokio::task::{spawn_local, yield_now};
 
     #[test]
-    fn a_reset_that_only_the_turn_has_met_is_no_end_of_an_answer() {
+    fn a_reset_that_only_the_batched_write_has_met_is_no_end_of_a_response() {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
             spawn_local(net::run_batcher());
@@ -153,15 +153,15 @@ mod tests {
             let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (mut peer, _) = listener.accept().unwrap();
             let mut backend = BackendStream::new(Socket::from(stream).into(), &Rc::default(), &Rc::default());
-            peer.write_all(b"half an ans").unwrap();
+            peer.write_all(b"half a resp").unwrap();
             socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
             drop(peer);
-            // It is sent at the end of the turn, and the system tells of the reset once.
+            // The batch writes it at the end of the event-loop iteration, and the kernel reports the reset once.
             backend.write_all(b"more of the request").await.unwrap();
             yield_now().await;
             let mut received = Vec::new();
             let end = backend.read_to_end(&mut received).await;
-            assert_eq!(received, b"half an ans");
+            assert_eq!(received, b"half a resp");
             assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
         });
     }

@@ -1,5 +1,5 @@
-//! Owns: a new connection to a backend.
-//! Invariant: a failure here means that nothing was sent.
+//! Owns: making a new connection to a backend, up to the HTTP handshake.
+//! Invariant: if it fails, no byte of a request was sent.
 //! Must not know: requests.
 
 use std::future::Future;
@@ -20,11 +20,11 @@ use crate::clock;
 use crate::net::{Address, descriptor_reserve};
 use crate::reason::Reason;
 
-/// Connects to the backend at `address` for a request. `watch` is polled all the while and can end
-/// the attempt with a fact.
+/// Connects to the backend at `address` for a request of `client`, over HTTP/1.1 alone if `http1` is set. It polls
+/// `watch` meanwhile, which can end the attempt with a fact.
 ///
 /// # Errors
-/// No connection; nothing was sent.
+/// Why there is no connection. Nothing was sent.
 pub async fn connect<B>(
     address: &Address,
     access: &Access,
@@ -39,10 +39,10 @@ where
 {
     let unsent = |fact| Failure::new(fact, false);
     let start = clock::now();
-    // In a box: it takes kilobytes, for which every request would have room, and few connect.
+    // Boxed: this future takes kilobytes. Inline, every request's future would reserve them, and few requests connect.
     let mut connecting = Box::pin(async {
         let failed = |error: io::Error| {
-            tracing::debug!(%address, %error, "no connection to a backend");
+            tracing::debug!(%address, %error, "cannot connect to a backend");
             if descriptor_reserve::is_local_shortage(&error) {
                 descriptor_reserve::report_shortage("cannot connect to a backend", &error);
                 return unsent(Fact::Shortage);
@@ -71,10 +71,10 @@ where
     .await
 }
 
-/// A connection that was just made.
+/// A new connection.
 pub enum NewConnection<B: Body + 'static> {
-    /// For one request at a time.
+    /// An HTTP/1.1 connection, for one request at a time.
     Http1(Box<Http1Connection<B>>),
-    /// For many.
+    /// An HTTP/2 connection, for many requests at once.
     Http2(Http2Connection<B>),
 }

@@ -1,6 +1,6 @@
-//! Owns: a request's way to its backend: a connection of its own, or a place on a shared one; and the response on it.
-//! Invariant: a response is read at its reader's pace, and its way is given back only after its last byte.
-//! Must not know: which HTTP the client speaks.
+//! Owns: what a request is sent on (its own HTTP/1.1 connection or a stream of a shared HTTP/2 connection), and the body of the response.
+//! Invariant: a response is read at its reader's pace, and its connection is reusable only after the last byte.
+//! Must not know: which version of HTTP the client uses.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,11 +19,11 @@ use super::http1::Http1Connection;
 use super::http2::StreamPermit;
 use crate::net::{Stream, WriteProgress};
 
-/// What one request is sent on.
+/// A connection on which one request is sent.
 pub enum PooledConnection<B: Body + 'static> {
-    /// A connection of HTTP/1.1.
+    /// An HTTP/1.1 connection of its own.
     Http1(Box<Http1Connection<B>>),
-    /// One of HTTP/2, with others.
+    /// A stream of an HTTP/2 connection that other requests share.
     Http2(StreamPermit<B>),
 }
 
@@ -33,8 +33,8 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Whether its connection has served before. The backend may have closed it meanwhile, for no
-    /// fault.
+    /// Whether the connection has carried a request before. The backend may have closed it since, which is not an
+    /// error.
     pub fn is_used(&self) -> bool {
         match self {
             PooledConnection::Http1(connection) => connection.is_used(),
@@ -42,7 +42,7 @@ where
         }
     }
 
-    /// How long it took to connect; nothing is known of a shared connection.
+    /// Returns how long connecting took, and zero for a shared connection, which does not know.
     pub fn connect_time(&self) -> Duration {
         match self {
             PooledConnection::Http1(connection) => connection.connect_time(),
@@ -50,7 +50,7 @@ where
         }
     }
 
-    /// What becomes of the bytes that are written to its connection, if it is one's own.
+    /// Returns how many of the written bytes the kernel has taken, if the connection is not shared.
     pub fn sent(&self) -> Option<Rc<WriteProgress>> {
         match self {
             PooledConnection::Http1(connection) => Some(connection.sent()),
@@ -58,17 +58,17 @@ where
         }
     }
 
-    /// Whether it speaks HTTP/2.
+    /// Whether it is HTTP/2.
     pub fn is_http2(&self) -> bool {
         matches!(self, PooledConnection::Http2(_))
     }
 
-    /// Sends a request and waits for the head of the response. `watch` is polled all the while and
-    /// can end the exchange with a fact. After a failure the connection is good for nothing. As for why the
-    /// request is made here, see [`Http1Connection::send_request`].
+    /// Sends a request and waits for the header section of the response. It polls `watch` meanwhile, which can end the
+    /// attempt with a fact. After a failure the connection cannot be used again. [`Http1Connection::send_request`] says
+    /// why `request` builds the request here.
     ///
     /// # Errors
-    /// Why there is no response, and the request if it was not even begun.
+    /// Why there is no response, with the request itself if hyper never began to send it.
     pub async fn send_request(
         &mut self,
         request: impl FnOnce() -> Request<B>,
@@ -81,8 +81,7 @@ where
     }
 }
 
-/// Puts a request into the form of HTTP/2: the host in the target, and no field of the connection
-/// (RFC 9113 §8.2.2, §8.3.1).
+/// Converts a request to HTTP/2: moves Host into the target, and removes Connection (RFC 9113 §8.2.2, §8.3.1).
 pub fn to_http2<B>(request: &mut Request<B>, scheme: Scheme) {
     let host = request.headers_mut().remove(HOST);
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
@@ -97,7 +96,7 @@ pub fn to_http2<B>(request: &mut Request<B>, scheme: Scheme) {
     *request.version_mut() = Version::HTTP_2;
 }
 
-/// The body of a response, which drives the connection that it comes from.
+/// The body of a backend's response. Polling it drives the connection.
 pub struct UpstreamBody<B: Body + 'static> {
     body: Incoming,
     connection: Option<PooledConnection<B>>,
@@ -110,19 +109,19 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// The rest of a response whose head came on `connection`. `is_last` if no other may follow on the
-    /// connection, whatever the backend says of that.
+    /// Wraps the body of a response that arrived on `connection`. If `is_last` is set, the connection is not reused,
+    /// whatever the backend allows.
     pub fn new(body: Incoming, connection: PooledConnection<B>, is_last: bool) -> UpstreamBody<B> {
         UpstreamBody { body, connection: Some(connection), is_last }
     }
 
-    /// The next frame of the body.
+    /// Polls for the next frame of the body.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Some(PooledConnection::Http1(connection)) = &mut self.connection else {
             return Pin::new(&mut self.body).poll_frame(cx);
         };
         let noop = &mut Context::from_waker(Waker::noop());
-        // As in `Http1Connection::send_request`: frames come from the connection alone, and that has the task's waker.
+        // As in `Http1Connection::send_request`: only the connection delivers frames, and it has the task's waker.
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(noop) {
             return Poll::Ready(frame);
         }
@@ -130,18 +129,18 @@ where
         Pin::new(&mut self.body).poll_frame(noop)
     }
 
-    /// Whether all of the body has been given out.
+    /// Whether the whole body has been read.
     pub fn is_end(&self) -> bool {
         self.body.is_end_stream()
     }
 
-    /// How much is left of it.
+    /// Returns how much of the body is left.
     pub fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
 
-    /// After the head of a response that says another protocol begins: the connection, and what was
-    /// read of it behind the head. `None` if the backend has gone since.
+    /// Returns the stream, and the bytes read behind the header section, after a response that switches protocols.
+    /// `None` if the backend has closed the connection since.
     pub fn into_upgraded(mut self, cx: &mut Context<'_>) -> Option<(Stream, Bytes)> {
         match self.connection.take()? {
             PooledConnection::Http1(connection) => connection.into_upgraded(cx),
@@ -149,7 +148,7 @@ where
         }
     }
 
-    /// After the last frame: the connection, if it is one's own and can serve again.
+    /// Returns the connection after the last frame, if it is not shared and can carry another request.
     pub fn into_reusable(mut self, cx: &mut Context<'_>) -> Option<Box<Http1Connection<B>>> {
         match self.connection.take()? {
             PooledConnection::Http1(mut connection) => (connection.is_ready(cx) && !self.is_last).then_some(connection),

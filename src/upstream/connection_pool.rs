@@ -1,6 +1,6 @@
-//! Owns: connections to backends on one thread: those that wait for their next request, and those that are shared.
-//! Invariant: bounded in number and time, and never given to another life of the address.
-//! Must not know: HTTP.
+//! Owns: one thread's connections to backends: idle HTTP/1.1 connections and shared HTTP/2 connections.
+//! Invariant: their number and idle time are bounded, and no connection outlives the incarnation of its backend's address.
+//! Must not know: HTTP messages.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -21,47 +21,49 @@ use super::settings::{Access, Settings};
 use super::single_flight::{self, PendingConnect, SharedConnect, SharedConnectFuture};
 use crate::pool::Backend;
 
-/// One thread's idle connections, by backend.
+/// One thread's connections, by backend.
 pub struct ConnectionPool<B: Body + 'static> {
     /// Indexed by [`crate::pool::Live::id`], which stays the same across reloads.
     backends: Rc<RefCell<Vec<BackendConnections<B>>>>,
 }
 
+/// The connections to one backend.
 struct BackendConnections<B: Body + 'static> {
     idle: Vec<IdleConnection<B>>,
     active_http2: Vec<ActiveHttp2<B>>,
-    /// The connection for many that is being made.
+    /// The attempt to make an HTTP/2 connection, which requests wait for.
     pending: Option<PendingConnect<B>>,
-    /// The life of the address that was offered HTTP/2 and speaks none.
+    /// The incarnation that was offered HTTP/2 and chose HTTP/1.1.
     http1_only: Option<u64>,
 }
 
-/// A connection that nobody uses.
+/// An HTTP/1.1 connection that carries no request.
 struct IdleConnection<B: Body + 'static> {
     connection: Box<Http1Connection<B>>,
     incarnation: u64,
-    /// Whom the PROXY header at its beginning named: it speaks for nobody else.
+    /// The client that its PROXY header names. It carries no other client's requests.
     client: Option<IpAddr>,
     until: Instant,
 }
 
-/// A connection on which requests share.
+/// An HTTP/2 connection, which requests share.
 struct ActiveHttp2<B: Body + 'static> {
     connection: Http2Connection<B>,
     incarnation: u64,
     idle_timeout: Duration,
 }
 
-/// What a request needs of a connection.
+/// What a request requires of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolKey {
-    /// On whose behalf it is sent, if that is known.
+    /// The client of the request, if it is known.
     pub client: Option<IpAddr>,
-    /// It asks to go on in another protocol, as HTTP/1.1 can.
+    /// Whether it requires HTTP/1.1, since it asks for an upgrade to another protocol.
     pub http1: bool,
 }
 
 impl PoolKey {
+    /// Returns the client that the connection's PROXY header names, if it has one.
     fn proxied_client(self, settings: &Settings) -> Option<IpAddr> {
         settings.proxy_protocol.and(self.client)
     }
@@ -74,7 +76,7 @@ impl<B: Body + 'static> Default for ConnectionPool<B> {
 }
 
 impl<B: Body + 'static> BackendConnections<B> {
-    /// A connection that requests share is found by others from now on.
+    /// Adds an HTTP/2 connection, so that other requests find it.
     fn register(&mut self, connection: Http2Connection<B>, incarnation: u64, access: &Access) {
         self.http1_only = None;
         self.active_http2.push(ActiveHttp2 { connection, incarnation, idle_timeout: access.settings.idle_timeout });
@@ -93,9 +95,9 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// A way to send a request: a permit on the first connection that has one, so that those which
-    /// are not needed get idle; or the connection that was used last, for the same reason. It may
-    /// have been closed by the backend by now; sending on it then fails without a byte sent.
+    /// Takes a connection for a request: a stream on the first HTTP/2 connection that has one free, or the HTTP/1.1
+    /// connection that was used last. Both let surplus connections become idle. The backend may have closed the
+    /// connection meanwhile: sending on it then fails without a byte sent.
     pub fn checkout(
         &self,
         backend: &Backend,
@@ -127,12 +129,12 @@ where
         None
     }
 
-    /// A way to send a request on a new connection. Those that want one of HTTP/2 at the same time wait for
-    /// the same: a crowd of first requests would otherwise open one each, and use all of them but one
-    /// for a single request. `watch` is polled all the while and can end the attempt with a fact.
+    /// Makes a new connection for a request. Requests that need an HTTP/2 connection at the same time wait for the same
+    /// one: otherwise a burst of first requests would open one each, and use all but one for a single request. It polls
+    /// `watch` meanwhile, which can end the attempt with a fact.
     ///
     /// # Errors
-    /// No connection; nothing was sent.
+    /// Why there is no connection. Nothing was sent.
     pub async fn connect(
         &self,
         backend: &Backend,
@@ -150,11 +152,11 @@ where
             match connected.await? {
                 SharedConnect::Http2(connection) => match connection.try_acquire() {
                     Some(permit) => return Ok(PooledConnection::Http2(permit)),
-                    // Others have filled it.
+                    // Other requests have taken all of its streams: try again.
                     None if connection.is_full() => {}
                     None => return Err(unsent(Fact::Closed)),
                 },
-                // One of them gets it, and the others know now that each needs its own.
+                // The first of the waiting requests takes it. The others know now that each needs its own.
                 SharedConnect::Http1(connection) => {
                     if let Some(connection) = connection.take() {
                         return Ok(PooledConnection::Http1(connection));
@@ -181,7 +183,7 @@ where
             .is_some_and(|connections| connections.http1_only == Some(backend.incarnation()))
     }
 
-    /// The connection for many that is being made to the backend; it is begun if none is.
+    /// Joins the attempt to make an HTTP/2 connection to the backend, and starts one if there is none.
     fn join_connect(&self, backend: &Backend, access: &Access, key: PoolKey) -> SharedConnectFuture<B> {
         let (id, incarnation) = (backend.live().id(), backend.incarnation());
         let pending =
@@ -191,7 +193,7 @@ where
         }
         let (backends, address, access) = (Rc::clone(&self.backends), backend.address().clone(), access.clone());
         let connecting = single_flight::start(async move {
-            // Each of those who wait has a limit of its own, and without them it ends.
+            // It needs no time limit: each waiting request has its own, and the attempt ends when none is left.
             let connected =
                 connect(&address, &access, key.client, key.http1, |_| Poll::Pending).await.map(SharedConnect::from);
             if let Some(connections) = backends.borrow_mut().get_mut(id) {
@@ -212,7 +214,7 @@ where
         connecting
     }
 
-    /// Keeps one for later, unless there are enough.
+    /// Keeps a connection for the next request, unless the backend has `max_idle_per_thread` idle ones already.
     pub fn release(
         &self,
         backend: &Backend,
@@ -241,8 +243,8 @@ where
         }
     }
 
-    /// Closes those that were idle for too long, and those that the backend has closed: nobody
-    /// polls an idle connection, so nobody else would give its descriptor back.
+    /// Closes connections that were idle for too long, and connections that the backend has closed. Nothing polls an
+    /// idle connection, so nothing else would free its descriptor.
     pub fn sweep(&self, now: Instant) {
         let cx = &mut Context::from_waker(Waker::noop());
         for connections in self.backends.borrow_mut().iter_mut() {
@@ -251,19 +253,19 @@ where
         }
     }
 
-    /// Closes all those that wait for a request: their descriptors are needed. Whether there were any.
+    /// Closes all idle HTTP/1.1 connections to free their descriptors. Returns whether there were any.
     pub fn close_idle(&self) -> bool {
         let mut backends = self.backends.borrow_mut();
         let closed = backends.iter_mut().map(|connections| connections.idle.drain(..).count());
         closed.sum::<usize>() > 0
     }
 
-    /// How many there are.
+    /// Returns how many connections the pool holds.
     pub fn len(&self) -> usize {
         self.backends.borrow().iter().map(|connections| connections.idle.len() + connections.active_http2.len()).sum()
     }
 
-    /// Whether there are none.
+    /// Whether the pool holds no connection.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

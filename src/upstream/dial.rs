@@ -1,6 +1,6 @@
-//! Owns: a stream to a backend that is ready for HTTP: the socket, the PROXY header, TLS.
-//! Invariant: what is said here is no part of a request: a failure means that none was begun.
-//! Must not know: requests; how long it may take (its caller's limit).
+//! Owns: opening a stream to a backend on which HTTP can begin: socket, PROXY header, TLS.
+//! Invariant: nothing written here is part of a request, so a failure means that no request was begun.
+//! Must not know: requests; the time limit, which is the caller's.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,23 +11,23 @@ use tokio::io::AsyncWriteExt;
 use super::settings::{Access, ProxyProtocol};
 use crate::net::{Address, Socket, Stream};
 
-/// The longest header that is sent: version 1 with two IPv6 addresses.
+/// The length of the longest PROXY header, in bytes: version 1 with two IPv6 addresses.
 const LONGEST: usize = 107;
 
-/// A stream on which HTTP begins.
+/// A stream to a backend, ready for HTTP.
 pub struct Dialled {
     /// The stream.
     pub stream: Stream,
-    /// Whether HTTP/2 is spoken on it, and not HTTP/1.1.
+    /// Whether to speak HTTP/2 on it instead of HTTP/1.1.
     pub is_http2: bool,
 }
 
-/// What a stream is for.
+/// What a stream will be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Requests on behalf of this client, if it is known.
+    /// Requests of this client, if it is known.
     Request(Option<IpAddr>),
-    /// A probe of Linchpin's own, which has descriptors that no request can take.
+    /// A health check. Some descriptors are reserved for these, which no request can take.
     Probe,
 }
 
@@ -40,10 +40,10 @@ impl Purpose {
     }
 }
 
-/// Connects to the backend at `address`. Where `http1` is set, nothing newer is spoken.
+/// Connects to the backend at `address`. If `http1` is set, it does not offer HTTP/2.
 ///
 /// # Errors
-/// What the system says, or the backend's end of a handshake.
+/// The system's error, or the failure of the TLS handshake.
 pub async fn dial(address: &Address, access: &Access, purpose: Purpose, http1: bool) -> io::Result<Dialled> {
     let mut socket = Socket::connect(address, purpose != Purpose::Probe).await?;
     if let Some(version) = access.settings.proxy_protocol {
@@ -56,13 +56,13 @@ pub async fn dial(address: &Address, access: &Access, purpose: Purpose, http1: b
     Ok(Dialled { stream: Stream::Tls(Box::new(stream.into())), is_http2 })
 }
 
-/// The PROXY header of a connection for `client`. Its port is not known any more once a connection
-/// serves more than one of the client's, and so 0; where it connected to is told as the backend's own
-/// address, since a listener on all addresses does not know.
+/// Builds the PROXY header of a connection for `client`. The source port is 0: one connection to the backend may carry
+/// requests of several client connections. The destination is the backend's own address: a listener on all addresses
+/// does not know which one the client connected to.
 fn header(version: ProxyProtocol, client: Option<IpAddr>, backend: &Address) -> io::Result<Vec<u8>> {
     let destination = backend.tcp().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let header = client.map_or_else(ProxyHeader::with_local, |client| {
-        // The protocol wants both of one family.
+        // The protocol requires both addresses to be of one family.
         let destination = match (client, destination.ip()) {
             (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => destination,
             (IpAddr::V6(_), IpAddr::V4(ip)) => SocketAddr::new(ip.to_ipv6_mapped().into(), destination.port()),

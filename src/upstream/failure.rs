@@ -1,5 +1,5 @@
-//! Owns: how an attempt can fail, whose fault it is, and whether the backend may have begun to work on it.
-//! Invariant: `sent` is false only if not one byte of the request was written; blame is set where the failure happens.
+//! Owns: how an attempt can fail, who is to blame, and whether the backend may have begun to process the request.
+//! Invariant: `sent` is false only if not one byte of the request was written, and blame is set where the failure happens.
 //! Must not know: status codes, retry rules.
 
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::reason::Reason;
 pub struct Failure {
     /// What happened.
     pub fact: Fact,
-    /// Whether a byte of the request was written: if so, the backend may have executed it.
+    /// Whether a byte of the request was written. If so, the backend may have executed it.
     pub sent: bool,
-    /// Who was waited for when it happened.
+    /// Which side the attempt was waiting for when it failed.
     pub blame: Blame,
-    /// What the connection said of it, where that is more than the fact.
+    /// What the connection reported, if that says more than the fact.
     pub detail: Option<Reason>,
 }
 
 impl Failure {
-    /// A failure with the blame that the fact has where nothing more is known of it.
+    /// Returns a failure with the blame that follows from the fact alone.
     pub fn new(fact: Fact, sent: bool) -> Failure {
         let blame = match fact {
             Fact::Lost | Fact::Shortage => Blame::Nobody,
@@ -37,87 +37,87 @@ impl Failure {
         Failure { fact, sent, blame, detail: None }
     }
 
-    /// The same, where it is known that it was `blame` who was waited for.
+    /// Sets the blame, where the caller knows which side the attempt was waiting for.
     #[must_use]
     pub fn blamed_on(self, blame: Blame) -> Failure {
         Failure { blame, ..self }
     }
 
-    /// The same, of which the connection `said` this.
+    /// Sets what the connection reported.
     #[must_use]
     pub(super) fn with_detail(self, detail: Option<Reason>) -> Failure {
         Failure { detail, ..self }
     }
 
-    /// The same in words, of an attempt that has taken so long.
+    /// Returns the reason in words, for an attempt that took `took`.
     pub fn reason(self, took: Duration) -> Reason {
         self.detail.unwrap_or_else(|| self.fact.reason(took))
     }
 
-    /// Whether the backend answered, with something that cannot be passed on. Such a page fails for
-    /// whoever asks for it: it says nothing of the backend's other pages, and another backend would
-    /// answer the same.
+    /// Whether the backend sent a response that cannot be forwarded. Such a page fails for every client that requests
+    /// it: it says nothing about the backend's other pages, and another backend would send the same.
     pub fn is_unusable_response(&self) -> bool {
         self.sent && matches!(self.fact, Fact::Garbage | Fact::HeadTooLarge)
     }
 
-    /// Whether no connection to the backend could be used.
+    /// Whether no connection to the backend was usable.
     pub fn is_unreached(&self) -> bool {
         !self.sent && self.blame == Blame::Backend
     }
 }
 
-/// A request that failed on a connection.
+/// A request that got no response on its connection.
 pub struct SendError<B> {
-    /// Why.
+    /// Why it failed.
     pub failure: Failure,
-    /// Whether a byte of an answer came.
+    /// Whether a byte of a response arrived.
     pub has_received: bool,
-    /// The request, if it was not taken from the connection's queue: it can be sent elsewhere as it is.
+    /// The request, if hyper never took it from its queue. It can be sent on another connection as it is.
     pub request: Option<Request<B>>,
 }
 
 /// What happened to an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fact {
-    /// No connection, for this reason: refused, unreachable, not who it should be.
+    /// Connecting failed for this reason: refused, unreachable, or the wrong certificate.
     Connect(Reason),
-    /// No connection, for want of a descriptor, a port or memory here: the backend was not asked.
+    /// Linchpin lacks a descriptor, a port or memory to connect. The backend was not contacted.
     Shortage,
-    /// No connection in time.
+    /// Connecting took too long.
     ConnectTimeout,
     /// The connection ended before a response began.
     Closed,
-    /// What came is no HTTP response, or one that does not say in one way where it ends.
+    /// The backend sent no valid HTTP response, or one that says ambiguously where it ends.
     Garbage,
-    /// The head of the response is larger than what is read.
+    /// The header section of the response is too large.
     HeadTooLarge,
-    /// No response in time.
+    /// The response took too long to begin.
     ResponseTimeout,
     /// The backend was declared down while the request waited on it.
     Lost,
-    /// The body that was to be sent ended with an error: the client's doing.
+    /// The request body ended with an error, which the client caused.
     RequestBody,
-    /// It answered with a status that is configured to be tried again.
+    /// The backend responded with a status that `retry_on` lists.
     Status(u16),
 }
 
 /// Who is to blame for a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// The backend, for what no request can cause: it counts against it, whoever asked.
+    /// The backend, for something that no request can cause. It counts against the backend, whichever client sent the
+    /// request.
     Backend,
-    /// The backend's answer to this request. One client, or one page, can cause such failures at will:
-    /// they count against the backend only where several clients meet them.
+    /// The backend's response to this request. One client, or one page, can cause such failures at will, so they count
+    /// against the backend only if several clients meet them.
     Response,
     /// The client.
     Client,
-    /// Nobody in particular, or it has been held against the backend already.
+    /// Nobody in particular, or it has counted against the backend already.
     Nobody,
 }
 
 impl Fact {
-    /// The `outcome` of the attempt in metrics.
+    /// The values of `outcome` in the metrics of attempts.
     pub const OUTCOMES: [&'static str; 11] = [
         "ok",
         "connect",
@@ -132,7 +132,7 @@ impl Fact {
         "shortage",
     ];
 
-    /// The place of this fact in [`Fact::OUTCOMES`]. 0 is success.
+    /// Returns the index of this fact in [`Fact::OUTCOMES`], where 0 is success.
     pub fn outcome(self) -> usize {
         match self {
             Fact::Connect(_) => 1,
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_request_can_cause_is_the_backends_and_what_an_answer_fails_with_needs_more_than_one_to_say_so() {
+    fn a_failure_that_no_request_can_cause_blames_the_backend_and_a_failed_response_blames_the_response() {
         let refused = Fact::Connect(Reason::Io(std::io::ErrorKind::ConnectionRefused));
         for (fact, sent, blame) in [
             (refused, false, Blame::Backend),

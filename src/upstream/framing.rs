@@ -1,26 +1,25 @@
-//! Owns: what the head of a response may say of where the response ends (RFC 9112 §6.3).
-//! Invariant: a head that passes says it in one way: by one Content-Length, or by a field of the hop, or not at all.
-//! Must not know: bodies, connections, what becomes of a response that does not pass.
+//! Owns: what a response's header section may say about where the response ends (RFC 9112 §6.3).
+//! Invariant: a header section that passes says it once: by one Content-Length, by one Transfer-Encoding, or not at all.
+//! Must not know: bodies, connections, what happens to a response that does not pass.
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 
 use super::failure::Fact;
 
-/// Checks the fields of a response that say where it ends, and removes the Content-Length of one that has
-/// Transfer-Encoding too (RFC 9112 §6.3, rule 3): hyper reads the body by the latter and would hand the
-/// former on to a client, who believes it. Returns whether both were there: such a backend may count the
-/// end of the response otherwise than we do, so nothing else may be read from the connection.
+/// Checks the fields that say where a response ends, and removes the Content-Length of a response that has
+/// Transfer-Encoding too (RFC 9112 §6.3, rule 3): hyper reads the body by the latter, and would forward the former to a
+/// client that believes it. Returns whether both were there. Such a backend may see the end of the response elsewhere,
+/// so nothing else may be read from the connection.
 ///
-/// hyper's client reads `gzip, chunked` as chunked, a coding that it does not know as a body up to the end
-/// of the connection, and looks at no such field of a response that has no body; each of those would be
-/// forwarded as something that it is not.
+/// hyper's client reads `gzip, chunked` as chunked, reads a body of an unknown coding to the end of the connection, and
+/// ignores these fields on a response without a body. Each of those would be forwarded as something that it is not.
 ///
 /// # Errors
-/// [`Fact::Garbage`] for any Transfer-Encoding but a single `chunked`, which is all that a backend may
-/// send to a client that has no TE (RFC 9110 §10.1.4), and for any Content-Length but a single decimal number.
+/// [`Fact::Garbage`] for any Transfer-Encoding but a single `chunked`, and for any Content-Length but a single decimal
+/// number. A backend may send nothing but `chunked` to a client that sent no TE (RFC 9110 §10.1.4).
 pub fn settle(headers: &mut HeaderMap) -> Result<bool, Fact> {
     let (mut length, mut coding): (Option<&HeaderValue>, Option<&HeaderValue>) = (None, None);
-    // One pass: to ask for either by its name costs a hash.
+    // One pass: a lookup by name costs a hash.
     for (name, value) in headers.iter() {
         let slot = match name {
             name if *name == CONTENT_LENGTH => &mut length,
@@ -41,10 +40,11 @@ pub fn settle(headers: &mut HeaderMap) -> Result<bool, Fact> {
     Ok(has_both)
 }
 
-/// RFC 9110 §8.6: digits alone. Lists of the same number may be refused, and nginx does.
+/// Whether the value is decimal digits alone (RFC 9110 §8.6). A list of equal numbers may be refused; nginx refuses it,
+/// too.
 fn is_length(value: &HeaderValue) -> bool {
     let digits = value.as_bytes();
-    // `parse` alone would take a sign.
+    // `parse` alone would accept a sign.
     digits.iter().all(u8::is_ascii_digit) && value.to_str().is_ok_and(|text| text.parse::<u64>().is_ok())
 }
 
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_says_in_one_way_where_it_ends() {
+    fn where_a_response_ends_must_be_unambiguous() {
         let (length, coding) = ("content-length", "transfer-encoding");
         for (fields, expected) in [
             (&[][..], Some((false, false))),

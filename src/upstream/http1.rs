@@ -1,6 +1,6 @@
-//! Owns: one connection to a backend and the exchange on it.
-//! Invariant: whoever waits for the response drives the connection: no task of its own, no wake-up between two.
-//! Must not know: other connections; when to give up (its caller's `watch` says so).
+//! Owns: one HTTP/1.1 connection to a backend and the request on it.
+//! Invariant: the task that waits for the response drives the connection; there is no second task, and no wake-up between two tasks.
+//! Must not know: other connections; when to give up, which its caller's `watch` decides.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,37 +23,38 @@ use super::wake_filter::{FilteredIo, WakeFilter};
 use crate::net::{Stream, WriteProgress};
 use crate::reason::Reason;
 
-/// A connection to a backend. hyper gives a handle that sends and a future that moves the bytes;
-/// here both lie side by side and are polled by the request's own task. With a task for the
-/// future each request costs two wake-ups more.
+/// An HTTP/1.1 connection to a backend. hyper provides a handle that sends requests and a future that moves the bytes.
+/// This type holds both, and the request's own task polls them. A separate task for the future would cost each request
+/// two more wake-ups.
 pub struct Http1Connection<B: Body + 'static> {
     sender: http1::SendRequest<PacedBody<B>>,
     driver: Driver<B>,
     transport: Transport,
     requests: u64,
-    /// HTTP/2 was offered, and the backend speaks none.
+    /// The backend was offered HTTP/2 and chose HTTP/1.1.
     alpn_fell_back_to_h1: bool,
 }
 
+/// hyper's connection future, and what is needed to poll it.
 struct Driver<B: Body + 'static> {
-    /// `None` once it has ended. Only dropping it gives back a request that it never took up: a
-    /// future that has ended and is kept leaves whoever waits for that request waiting.
+    /// `None` once it has ended. hyper returns a queued request that it never began only when this future is dropped:
+    /// if a finished future were kept, the sender of that request would wait forever.
     connection: Option<http1::Connection<FilteredIo<BackendIo>, PacedBody<B>>>,
-    /// What is left of the connection after a response that says another protocol begins.
+    /// The stream, and the bytes already read from it, after a response that switches protocols.
     upgraded: Option<(Stream, Bytes)>,
     wake_filter: WakeFilter,
-    /// A request's body is being sent. It can wake the connection too: for what the client sends, and
-    /// for the limit on that.
+    /// Whether a request body is being sent. Then the body wakes the connection too: when the client sends more, and
+    /// when the client's time limit ends.
     is_sending_body: bool,
 }
 
-/// What is known of a connection below hyper.
+/// What is known about a connection below hyper.
 pub(super) struct Transport {
-    /// Of the backend's socket: the one witness for "nothing was sent".
+    /// The write progress of the backend's socket: the only evidence that nothing was sent.
     pub(super) sent: Rc<WriteProgress>,
     pub(super) pacing: Rc<UploadPacing>,
     pub(super) received: Rc<BytesReceived>,
-    /// How long it took to connect.
+    /// How long connecting took.
     pub(super) connect_time: Duration,
 }
 
@@ -63,7 +64,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Begins HTTP/1.1 on a stream. A response may have `header_count` fields.
+    /// Begins HTTP/1.1 on a stream, and accepts responses of at most `header_count` fields.
     pub(super) async fn handshake(
         io: BackendIo,
         header_count: usize,
@@ -76,35 +77,35 @@ where
         Ok(Http1Connection { sender, driver, transport, requests: 0, alpn_fell_back_to_h1 })
     }
 
-    /// Whether the backend was offered HTTP/2, and speaks none.
+    /// Whether the backend was offered HTTP/2 and chose HTTP/1.1.
     pub(super) fn alpn_fell_back_to_h1(&self) -> bool {
         self.alpn_fell_back_to_h1
     }
 
-    /// What becomes of the bytes that are written to it.
+    /// Returns how many bytes of those written to the socket the kernel has taken.
     pub(super) fn sent(&self) -> Rc<WriteProgress> {
         Rc::clone(&self.transport.sent)
     }
 
-    /// How long it took to connect.
+    /// Returns how long connecting took.
     pub(super) fn connect_time(&self) -> Duration {
         self.transport.connect_time
     }
 
-    /// Whether it has served before. The backend may have closed it meanwhile, for no fault.
+    /// Whether it has carried a request before. The backend may have closed it since, which is not an error.
     pub fn is_used(&self) -> bool {
         self.requests > 0
     }
 
-    /// Sends a request and waits for the head of the response. `watch` is polled all the while and
-    /// can end the exchange with a fact. After a failure the connection is good for nothing.
+    /// Sends a request and waits for the header section of the response. It polls `watch` meanwhile, which can end the
+    /// attempt with a fact. After a failure the connection cannot be used again.
     ///
-    /// The request is made here: one that is handed in has three places in the future, as an argument,
-    /// as a variable and in hyper's own, and that is in memory for as long as the backend is at work.
+    /// `request` builds the request here. Passed by value, it would have three slots in the future (argument, variable
+    /// and hyper's own), and the future stays in memory for as long as the backend takes to respond.
     ///
     /// # Errors
-    /// Why there is no response, and the request if it was not even begun.
-    #[expect(clippy::result_large_err, reason = "it carries the request home, which has been in this frame all along")]
+    /// Why there is no response, with the request itself if hyper never began to send it.
+    #[expect(clippy::result_large_err, reason = "it returns the request, which has been in this frame all along")]
     pub async fn send_request(
         &mut self,
         request: impl FnOnce() -> Request<B>,
@@ -112,7 +113,8 @@ where
     ) -> Result<Response<Incoming>, SendError<B>> {
         let Transport { sent, received, .. } = &self.transport;
         let (sent_before, received_before) = (sent.bytes(), received.bytes());
-        // A request that is given up in the turn in which it was written may go elsewhere: it never leaves.
+        // If the request is abandoned in the event-loop iteration that wrote it, its bytes are taken back: it may be
+        // sent to another backend.
         sent.discard_on_drop(true);
         self.requests += 1;
         let mut response = std::pin::pin!({
@@ -120,11 +122,11 @@ where
             self.driver.is_sending_body = !request.body().is_end_stream();
             self.sender.try_send_request(request.map(|body| PacedBody::new(body, &self.transport.pacing)))
         });
-        // What is written is read off before the answer to a failure is made, not after.
+        // Reads the byte counts as soon as the attempt has ended, not when its failure is handled.
         let result = std::future::poll_fn(|cx| {
             self.driver.drive(cx);
-            // Only the connection can bring the response, and it was just polled with the task's
-            // own waker: a waker here would wake the task that is running.
+            // Only the connection can deliver the response, and it was just polled with the task's own waker. A waker
+            // here would wake the task that is already running.
             match response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
                 Poll::Ready(Err(mut error)) => {
@@ -132,7 +134,7 @@ where
                     Poll::Ready(Err((Fact::of(error.error()), Some(Reason::of(error.error())), request)))
                 }
                 Poll::Pending => {
-                    // Unless this turn has used up what tokio lets a task do: then the response may be there.
+                    // If the task has used up tokio's budget for this iteration, the response may be ready already.
                     if !has_budget_remaining() {
                         cx.waker().wake_by_ref();
                     }
@@ -149,18 +151,18 @@ where
         })
     }
 
-    /// Moves what can be moved.
+    /// Reads and writes as much as the socket allows.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         self.driver.drive(cx);
     }
 
-    /// After a response that says another protocol begins: what is left of the connection.
+    /// Returns the stream, and the bytes already read from it, after a response that switches protocols.
     pub(super) fn into_upgraded(mut self, cx: &mut Context<'_>) -> Option<(Stream, Bytes)> {
         self.driver.drive(cx);
         self.driver.upgraded
     }
 
-    /// Whether the next request can be sent: the last exchange has ended cleanly on both sides.
+    /// Whether the next request can be sent: the last request and response have ended cleanly.
     pub fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
         self.driver.drive(cx);
         self.driver.connection.is_some() && self.sender.is_ready()
@@ -173,7 +175,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Moves what can be moved.
+    /// Reads and writes as much as the socket allows.
     fn drive(&mut self, cx: &mut Context<'_>) {
         let Some(connection) = &mut self.connection else { return };
         let mut connection = Pin::new(connection);
@@ -183,7 +185,7 @@ where
         } else {
             self.wake_filter.poll(cx, |cx| connection.as_mut().poll(cx))
         };
-        // How it ended reaches whoever waits for the response or its body.
+        // hyper reports how it ended to the task that waits for the response or its body.
         if let Poll::Ready(result) = ended
             && let (Some(ended), Ok(())) = (self.connection.take(), result)
         {
@@ -193,13 +195,13 @@ where
     }
 }
 
-/// How hyper is to read responses of at most `header_count` fields.
+/// Configures hyper to accept responses of at most `header_count` fields.
 fn builder(header_count: usize) -> http1::Builder {
     let mut http = http1::Builder::new();
-    // RFC 9112 §5.1 has a proxy remove the blank between a field's name and the colon from a response. A
-    // line that goes on in the next one stays malformed, as §5.2 allows.
+    // RFC 9112 §5.1: a proxy must remove the whitespace between a field's name and the colon from a response. A folded
+    // line stays malformed, which §5.2 allows.
     http.max_header_size(MAX_RESPONSE_HEAD).allow_spaces_after_header_name_in_responses(true);
-    // For its default hyper has room on the stack, for any number that it is told it allocates.
+    // hyper keeps its default number of fields on the stack, and allocates for any number that it is given.
     if header_count != 100 {
         http.max_headers(header_count);
     }
@@ -216,8 +218,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::coop::consume_budget;
 
-    /// An exchange on a new connection, in a task that does `spent` other things each turn.
-    async fn send_beside(spent: usize) -> Result<Response<Incoming>, SendError<Empty<Bytes>>> {
+    /// Sends a request on a new connection, in a task that does `spent` other things in each iteration.
+    async fn send_in_busy_task(spent: usize) -> Result<Response<Incoming>, SendError<Empty<Bytes>>> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
         tokio::spawn(async move {
@@ -240,21 +242,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_response_is_seen_however_much_its_task_has_done_in_this_turn() {
-        // tokio lets a task do 128 things a turn.
+    async fn a_response_is_seen_however_much_its_task_has_done_in_this_iteration() {
+        // tokio's budget is 128 operations per task and iteration.
         for spent in 115..128 {
             let answered = tokio::select! {
                 biased;
-                // First: the limit wakes the task, which would then find the response after all.
+                // This comes first: the sleep wakes the task, which would then find the response after all.
                 () = tokio::time::sleep(Duration::from_secs(5)) => false,
-                response = send_beside(spent) => response.is_ok(),
+                response = send_in_busy_task(spent) => response.is_ok(),
             };
             assert!(answered, "{spent}");
         }
     }
 
     #[test]
-    fn a_request_that_is_given_up_in_the_turn_in_which_it_was_written_never_leaves() {
+    fn a_request_that_is_abandoned_in_the_iteration_that_wrote_it_is_never_sent() {
         use tokio::runtime::{Builder, LocalOptions};
         use tokio::task::{spawn_local, yield_now};
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();

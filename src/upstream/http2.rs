@@ -1,6 +1,6 @@
-//! Owns: one connection of HTTP/2 to a backend, which many requests share.
-//! Invariant: as many requests at once as the backend allows and no more than [`MAX_STREAMS`]; none of them stalls or ends the others.
-//! Must not know: when to give up (its caller's `watch` says so).
+//! Owns: one HTTP/2 connection to a backend, which many requests share.
+//! Invariant: it carries at most as many requests at once as the backend allows, and never more than [`MAX_STREAMS`]; no request stalls or ends another.
+//! Must not know: when to give up, which its caller's `watch` decides.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -23,45 +23,44 @@ use super::settings::MAX_RESPONSE_HEAD;
 use crate::clock;
 use crate::reason::Reason;
 
-/// Requests on one connection at once. What most servers allow; more of them wait for each other.
+/// The most requests on one connection at once. Most servers allow this many; more would wait for each other.
 const MAX_STREAMS: usize = 100;
 
-/// Bytes that a backend may send ahead of a client that reads slowly, a stream and a connection. Streams
-/// that nobody reads can't use up the connection's (RFC 9113 §5.2.1): there is always a quarter left,
-/// for those that were just taken back.
+/// The flow-control windows, in bytes: how much a backend may send ahead of clients that read slowly, per stream and
+/// per connection. Streams that nobody reads cannot use up the connection's window (RFC 9113 §5.2.1): a quarter more
+/// than all streams need is left for streams that were just reset.
 const STREAM_WINDOW: u32 = 32 * 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_STREAMS as u32 + MAX_STREAMS as u32 / 4);
 
-/// Bytes of a request's body from which on no more wait for a backend that reads slowly.
+/// Bytes of a request's body that may wait for a backend that reads slowly.
 const SEND_BUFFER: usize = 4 * 1024;
 
-/// How often a backend that owes answers and is silent is asked whether it is there, and how long
-/// it may take to say so.
+/// How often to send a PING to a backend that owes responses and is silent, and how long it may take to acknowledge it.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The connection, as those find it who want to send a request on it.
+/// An HTTP/2 connection. Its clones share it.
 pub struct Http2Connection<B: Body + 'static> {
     sender: http2::SendRequest<B>,
     state: Rc<ConnectionState>,
 }
 
-/// One request's place on it.
+/// The permission to have one request on the connection. Dropping it frees the stream for another request.
 pub struct StreamPermit<B: Body + 'static> {
     connection: Http2Connection<B>,
 }
 
 struct ConnectionState {
-    /// Requests at once, as the backend has said.
+    /// The most requests at once that the backend allows.
     max_streams: Cell<usize>,
     active_streams: Cell<usize>,
     is_used: Cell<bool>,
-    /// It takes no new requests.
+    /// Whether it accepts no new requests.
     is_retired: Cell<bool>,
-    /// When its last request ended.
+    /// When the last request ended.
     idle_since: Cell<Instant>,
 }
 
-/// A task for each future of hyper's, on this thread.
+/// Spawns each of hyper's futures as a task on this thread.
 #[derive(Debug, Clone, Copy)]
 pub struct LocalExecutor;
 
@@ -99,13 +98,13 @@ where
         tokio::task::spawn_local(std::future::poll_fn(move |cx| {
             let end = Pin::new(&mut connection).poll(cx);
             driver.max_streams.set(connection.current_max_send_streams().min(MAX_STREAMS));
-            // How it ended reaches each of its requests.
+            // hyper reports how it ended to each of its requests.
             end.map(drop)
         }));
         Ok(Http2Connection { sender, state })
     }
 
-    /// A place for one more request, if there is one.
+    /// Takes a permit for one more request, if the connection has a free stream.
     pub(super) fn try_acquire(&self) -> Option<StreamPermit<B>> {
         (self.is_open() && self.state.active_streams.get() < self.state.max_streams.get()).then(|| {
             self.state.active_streams.set(self.state.active_streams.get() + 1);
@@ -113,7 +112,7 @@ where
         })
     }
 
-    /// Whether it would take a request, if it had fewer.
+    /// Whether it accepts requests but has no free stream now.
     pub(super) fn is_full(&self) -> bool {
         let ConnectionState { max_streams, active_streams, .. } = &*self.state;
         self.is_open() && max_streams.get() > 0 && active_streams.get() >= max_streams.get()
@@ -123,7 +122,7 @@ where
         !self.state.is_retired.get() && !self.sender.is_closed()
     }
 
-    /// Whether it is worth keeping: it takes requests, and had one within `idle`.
+    /// Whether it accepts requests, and had one within `idle`.
     pub(super) fn is_worth_keeping(&self, idle: Duration, now: Instant) -> bool {
         let state = &self.state;
         let is_idle = state.active_streams.get() == 0 && now.saturating_duration_since(state.idle_since.get()) >= idle;
@@ -151,18 +150,18 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    /// Whether the connection has served before. The backend may have closed it meanwhile, for no
-    /// fault.
+    /// Whether the connection has carried a request before. The backend may have closed it since, which is not an
+    /// error.
     pub(super) fn is_used(&self) -> bool {
         self.connection.state.is_used.get()
     }
 
-    /// Sends a request and waits for the head of the response. `watch` is polled all the while and
-    /// can end the exchange with a fact.
+    /// Sends a request and waits for the header section of the response. It polls `watch` meanwhile, which can end the
+    /// attempt with a fact.
     ///
     /// # Errors
-    /// Why there is no response, and the request if it was not even begun.
-    #[expect(clippy::result_large_err, reason = "it carries the request home, which has been in this frame all along")]
+    /// Why there is no response, with the request itself if hyper never began to send it.
+    #[expect(clippy::result_large_err, reason = "it returns the request, which has been in this frame all along")]
     pub(super) async fn send_request(
         &mut self,
         request: Request<B>,
@@ -175,12 +174,12 @@ where
             Poll::Ready(Err(mut error)) => {
                 let request = error.take_message();
                 if !is_stream_error(error.error()) {
-                    // Those who have their place on it may yet be answered; what is new goes on another.
+                    // Requests already on it may still get their responses; new requests use another connection.
                     state.is_retired.set(true);
                 }
                 let sent = request.is_none() && !is_unprocessed(error.error());
                 let failure = Failure::new(Fact::of(error.error()), sent).with_detail(Some(Reason::of(error.error())));
-                // Whoever sends many requests at once can have a stream refused.
+                // A client that sends many requests at once can cause a refused stream, so the backend is not blamed.
                 let failure =
                     if failure.blame == Blame::Backend { failure.blamed_on(Blame::Response) } else { failure };
                 Poll::Ready(Err(SendError { failure, has_received: false, request }))
@@ -190,21 +189,21 @@ where
         })
         .await;
         state.is_used.set(true);
-        // What ends by `watch` is taken back, and says nothing of the connection: whether that is still
-        // there is asked by PING_INTERVAL.
+        // When `watch` ends the attempt, hyper resets the stream. That says nothing about the connection; PING finds
+        // out whether the backend is still there.
         result
     }
 }
 
-/// Whether a request alone has failed, and not the connection: a side has ended the stream, or the body
-/// to be sent has ended with an error.
+/// Whether only the request has failed, and not the connection: a peer reset the stream, or the request body ended with
+/// an error.
 fn is_stream_error(error: &hyper::Error) -> bool {
     let sources = std::iter::successors(error.source(), |error| (*error).source());
     error.is_user() || sources.filter_map(|error| error.downcast_ref::<h2::Error>()).any(h2::Error::is_reset)
 }
 
-/// Whether the backend says that it has done nothing with the request (RFC 9113 §8.7): it refused
-/// the stream, or was about to close and names an earlier one as its last.
+/// Whether the backend states that it has not processed the request (RFC 9113 §8.7): it refused the stream, or its
+/// GOAWAY names an earlier stream as the last.
 fn is_unprocessed(error: &hyper::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {

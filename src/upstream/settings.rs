@@ -1,6 +1,6 @@
 //! Owns: what the configuration says about the connections of a pool, and the limit on a response's header section.
-//! Invariant: nothing here changes while it is used: a new configuration brings new values.
-//! Must not know: connections.
+//! Invariant: these values never change; a new configuration brings new ones.
+//! Must not know: connections, requests.
 
 use std::sync::Arc;
 
@@ -14,27 +14,27 @@ pub(super) const MAX_RESPONSE_HEAD: usize = 256 * 1024;
 /// `[pools.upstream]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Idle connections kept per backend and thread.
+    /// The most idle connections that each thread keeps per backend.
     pub max_idle_per_thread: usize,
-    /// How long one is kept. Shorter than the backend's own keep-alive time, so that it is
-    /// Linchpin that closes and no request meets a closing connection.
+    /// How long an idle connection is kept. It must be shorter than the backend's own keep-alive time: then Linchpin
+    /// closes first, and no request is sent on a connection that the backend is closing.
     pub idle_timeout: std::time::Duration,
-    /// Fields of a response's head, 1 to 1000: a response with more is a 502.
+    /// The most fields in a response's header section, 1 to 1000. A response with more is a 502.
     pub header_count: usize,
-    /// Whether HTTP/2 is spoken, on connections that many requests share.
+    /// Whether to use HTTP/2, where requests share connections.
     pub http2: bool,
-    /// The header that tells a backend of the client before all else, if any.
+    /// The version of the PROXY header that begins each connection and names the client, if any.
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// TLS, if backends are to be spoken to by it.
+    /// TLS towards the backends, if any.
     pub tls: Option<Arc<tls::client::Settings>>,
 }
 
-/// How the backends of a pool are spoken to.
+/// How to connect to the backends of a pool.
 #[derive(Clone)]
 pub struct Access {
     /// `[pools.upstream]`.
     pub settings: Settings,
-    /// What shakes hands, where TLS is spoken.
+    /// The TLS connector, if the pool uses TLS.
     pub tls: Option<Arc<Connector>>,
 }
 
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Access {
 }
 
 impl Access {
-    /// What a backend hears of the scheme.
+    /// Returns the scheme of requests to these backends.
     pub fn scheme(&self) -> Scheme {
         if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
     }
@@ -54,9 +54,9 @@ impl Access {
 /// A version of HAProxy's PROXY protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyProtocol {
-    /// A line of text.
+    /// Version 1: one line of text.
     V1,
-    /// Binary.
+    /// Version 2: binary.
     V2,
 }
 

@@ -1,5 +1,5 @@
-//! Owns: a connection that is being made for all requests that want one of the kind at the same time.
-//! Invariant: one attempt at a time; whoever stops waiting takes it from nobody else, and the last one ends it.
+//! Owns: one attempt to connect for all requests that need an HTTP/2 connection at the same time.
+//! Invariant: a request that stops waiting does not end the attempt for the others, and the last one to stop ends it.
 //! Must not know: how a connection is made, or where it is kept.
 
 use std::cell::Cell;
@@ -16,16 +16,16 @@ use super::failure::Failure;
 use super::http1::Http1Connection;
 use super::http2::Http2Connection;
 
-/// What one of those who wait polls. It has made the connection, or failed, for all of them.
+/// The attempt that each waiting request polls. Its result is the same for all of them.
 pub(super) type SharedConnectFuture<B> = future::Shared<ConnectFuture<B>>;
 
 type ConnectFuture<B> = Pin<Box<dyn Future<Output = Result<SharedConnect<B>, Failure>>>>;
 
-/// The connection, for all who waited.
+/// The new connection, for all waiting requests.
 pub(super) enum SharedConnect<B: Body + 'static> {
-    /// It has places for many.
+    /// They share it.
     Http2(Http2Connection<B>),
-    /// It is for one request at a time after all: the first of them takes it.
+    /// The backend chose HTTP/1.1: the first request takes it.
     Http1(Rc<Cell<Option<Box<Http1Connection<B>>>>>),
 }
 
@@ -47,31 +47,31 @@ impl<B: Body + 'static> From<NewConnection<B>> for SharedConnect<B> {
     }
 }
 
-/// Begins one. It is worked on as long as somebody waits for it.
+/// Starts an attempt. It runs while at least one request polls it.
 pub(super) fn start<B: Body + 'static>(
     connect: impl Future<Output = Result<SharedConnect<B>, Failure>> + 'static,
 ) -> SharedConnectFuture<B> {
     (Box::pin(connect) as ConnectFuture<B>).shared()
 }
 
-/// One that others can join.
+/// An attempt that other requests can join.
 pub(super) struct PendingConnect<B: Body + 'static> {
     future: WeakShared<ConnectFuture<B>>,
     incarnation: u64,
 }
 
 impl<B: Body + 'static> PendingConnect<B> {
-    /// The attempt that leads to this life of an address, as those see it who come later.
+    /// Refers to the attempt for this incarnation without keeping it alive.
     pub(super) fn of(future: &SharedConnectFuture<B>, incarnation: u64) -> Option<PendingConnect<B>> {
         future.downgrade().map(|future| PendingConnect { future, incarnation })
     }
 
-    /// Whether it leads to this life of the address.
+    /// Whether it is for this incarnation.
     pub(super) fn is_of(&self, incarnation: u64) -> bool {
         self.incarnation == incarnation
     }
 
-    /// The attempt, if it leads to this life of the address and somebody still waits for it.
+    /// Joins the attempt, if it is for this incarnation and a request still waits for it.
     pub(super) fn join(&self, incarnation: u64) -> Option<SharedConnectFuture<B>> {
         self.future.upgrade().filter(|_| self.is_of(incarnation))
     }
@@ -88,12 +88,12 @@ mod tests {
     type Body = Empty<Bytes>;
 
     #[tokio::test]
-    async fn who_comes_first_may_leave_and_the_others_get_what_comes() {
+    async fn the_first_request_may_stop_waiting_and_the_others_get_the_result() {
         let (sender, receiver) = oneshot::channel();
         let first: SharedConnectFuture<Body> = start(async move { Err(receiver.await.unwrap()) });
         let pending = PendingConnect::of(&first, 7).unwrap();
         let mut others = [pending.join(7).unwrap(), pending.join(7).unwrap()];
-        assert!(pending.join(8).is_none(), "another life of the address");
+        assert!(pending.join(8).is_none(), "another incarnation");
         assert!(first.now_or_never().is_none());
         let failure = Failure::new(Fact::Closed, false);
         sender.send(failure).unwrap();
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_to_leave_ends_it() {
+    fn the_attempt_ends_when_the_last_request_stops_waiting() {
         let (sender, receiver) = oneshot::channel::<Failure>();
         let future: SharedConnectFuture<Body> = start(async move { Err(receiver.await.unwrap()) });
         let pending = PendingConnect::of(&future, 7).unwrap();

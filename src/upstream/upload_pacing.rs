@@ -1,6 +1,6 @@
-//! Owns: how far the body of a request is read ahead of a backend that takes it slowly, over HTTP/1.1.
-//! Invariant: hyper holds some KiB and a frame of it; once those are written the body goes on.
-//! Must not know: whose body it is; HTTP/2, which has its own measure for each stream.
+//! Owns: how far hyper reads a request body ahead of a backend that reads slowly, over HTTP/1.1.
+//! Invariant: hyper holds a few KiB of the body and one frame; once they are written, the body continues.
+//! Must not know: whose body it is; HTTP/2, which has flow control for each stream.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -11,43 +11,43 @@ use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-/// Bytes that hyper has to write from which on it gets no more: enough that small pieces go out together. By
-/// itself it takes 400 KiB, for each server that reads nothing.
+/// Once hyper has this many bytes to write, it gets no more. It is enough to write small frames together. hyper's own
+/// limit is 400 KiB, for each backend that reads nothing.
 const MAX_UNWRITTEN: usize = 4 * 1024;
 
-/// The first bytes of a body, of which it gets as many as come: every socket has room for those to begin with. Linux
-/// gives one 16 KiB (`tcp_wmem`), and what it has no room for is held here, once for each request.
+/// The first bytes of a body, which are passed on without pacing: every new socket has room for them. Linux gives a
+/// socket 16 KiB (`tcp_wmem`), and hyper holds what does not fit, once for each request.
 const MAX_UNPACED: usize = 16 * 1024;
 
-/// Bytes of a body that go on without a look at the room for them, at the most.
+/// The most bytes of a body that are passed on before the socket's free space is read again.
 const MAX_ROOM: usize = 256 * 1024;
 
-/// What hyper has to write on one connection.
+/// What hyper still has to write on one connection.
 #[derive(Debug, Default)]
 pub(super) struct UploadPacing {
     unwritten: Cell<usize>,
-    /// The backend takes nothing at the moment. In TLS there is more that waits for it than hyper has to write.
+    /// Whether the socket takes nothing at the moment. With TLS, more bytes wait for it than hyper still has to write.
     is_blocked: Cell<bool>,
-    /// The body waits until all of it is written.
+    /// Whether the body waits until everything is written.
     is_body_waiting: Cell<bool>,
-    /// Bytes for which the backend's socket had room, less those that hyper was passed since.
+    /// The free space that the backend's socket had, less the bytes passed to hyper since.
     room: Cell<usize>,
 }
 
 impl UploadPacing {
-    /// So many bytes are written, of a body or else.
+    /// Notes that `bytes` bytes were written, whether of a body or not.
     pub(super) fn on_written(&self, bytes: usize) {
         self.unwritten.set(self.unwritten.get().saturating_sub(bytes));
         self.is_blocked.set(false);
     }
 
-    /// The socket has no room for what was to be written.
+    /// Notes that the socket has no room.
     pub(super) fn on_blocked(&self) {
         self.is_blocked.set(true);
     }
 
-    /// Nothing is left to be written: the body goes on, if it waits for that, with as much as the backend's socket
-    /// has `room` for. It is polled by the task that flushes.
+    /// Notes that nothing is left to write. If the body waits for this, it continues with as many bytes as the
+    /// backend's socket has `room` for. The task that flushes polls the body.
     pub(super) fn on_flushed(&self, cx: &Context<'_>, room: impl FnOnce() -> usize) {
         self.unwritten.set(0);
         self.is_blocked.set(false);
@@ -57,11 +57,13 @@ impl UploadPacing {
         }
     }
 
+    /// Notes that hyper got `bytes` bytes of the body.
     fn on_frame(&self, bytes: usize) {
         self.unwritten.set(self.unwritten.get() + bytes);
         self.room.set(self.room.get().saturating_sub(bytes));
     }
 
+    /// Whether the body must wait after `passed` bytes. If so, the next flush wakes it.
     fn is_ahead(&self, passed: usize) -> bool {
         let is_full = self.room.get() == 0 && self.unwritten.get() >= MAX_UNWRITTEN;
         let is_ahead = passed >= MAX_UNPACED && (is_full || self.is_blocked.get());
@@ -73,7 +75,7 @@ impl UploadPacing {
 }
 
 pin_project! {
-    /// A body that is passed to hyper no faster than hyper can write it.
+    /// A request body that hyper gets no faster than it can write it.
     pub(super) struct PacedBody<B> {
         #[pin]
         body: B,
@@ -137,20 +139,20 @@ mod tests {
     }
 
     #[test]
-    fn a_body_waits_for_what_was_given_to_be_written_and_then_goes_on() {
+    fn a_body_waits_until_hyper_has_written_its_frames_and_then_continues() {
         let (pacing, woken) = (Rc::<UploadPacing>::default(), Arc::<Woken>::default());
         let waker = Arc::clone(&woken).into();
         let mut cx = Context::from_waker(&waker);
         let pieces = [MAX_UNPACED - 1, 1, 1, MAX_UNWRITTEN, 1]
             .map(|length| Ok::<_, ()>(Frame::data(Bytes::from(vec![0; length]))));
         let mut body = PacedBody::new(StreamBody::new(futures_util::stream::iter(pieces)), &pacing);
-        let mut goes_on = |cx: &mut Context<'_>| Pin::new(&mut body).poll_frame(cx).is_ready();
-        assert!(goes_on(&mut cx) && goes_on(&mut cx), "the first go with the head");
-        assert!(!goes_on(&mut cx));
+        let mut continues = |cx: &mut Context<'_>| Pin::new(&mut body).poll_frame(cx).is_ready();
+        assert!(continues(&mut cx) && continues(&mut cx), "the first bytes are sent with the header section");
+        assert!(!continues(&mut cx));
         pacing.on_written(MAX_UNPACED - 1);
         assert!(!woken.0.load(Ordering::Relaxed), "hyper has not written it all");
         pacing.on_flushed(&cx, || 0);
         assert!(woken.0.load(Ordering::Relaxed));
-        assert!(goes_on(&mut cx) && goes_on(&mut cx) && !goes_on(&mut cx));
+        assert!(continues(&mut cx) && continues(&mut cx) && !continues(&mut cx));
     }
 }

@@ -1,5 +1,5 @@
-//! Owns: which of a connection's wake-ups reach the task that drives it: its socket's, and none of its own.
-//! Invariant: what hyper asks for while it is polled is passed on; nothing that has to be done is slept through.
+//! Owns: which wake-ups of an HTTP/1.1 connection reach the task that drives it: those of its socket, and none that the task caused.
+//! Invariant: a wake-up that hyper requests while it is polled reaches the task, so nothing that has to be done is missed.
 //! Must not know: requests.
 
 use std::cell::RefCell;
@@ -12,16 +12,17 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-/// hyper's halves wake each other: who sends a request, or asks for the next piece of a body, wakes
-/// the connection. Here that is the very task that sends and asks, and polls the connection right
-/// after: each such wake-up has it polled once more for nothing. So the connection is given a waker
-/// that only takes note, and its socket the task's own.
+/// Drops the wake-ups between hyper's two halves. Sending a request, or polling for the next frame of a body, wakes the
+/// connection. Here one task does both and polls the connection right afterwards, so each such wake-up would poll it
+/// once more for nothing. So the connection gets a waker that only sets a flag, and its socket gets the task's own
+/// waker.
 pub(super) struct WakeFilter {
     task: Rc<RefCell<Waker>>,
     flag: Arc<WakeFlag>,
     waker: Waker,
 }
 
+/// The connection's waker: it sets a flag.
 #[derive(Default)]
 struct WakeFlag(AtomicBool);
 
@@ -41,13 +42,14 @@ impl WakeFilter {
         WakeFilter { task: Rc::new(RefCell::new(Waker::noop().clone())), waker: Arc::clone(&flag).into(), flag }
     }
 
-    /// A socket whose wake-ups go to the task that polled last, whoever polls the socket.
+    /// Wraps a socket so that it wakes the task that polled the connection last, with whichever waker hyper polls the
+    /// socket.
     pub(super) fn wrap<I>(&self, io: I) -> FilteredIo<I> {
         FilteredIo { io, task: Rc::clone(&self.task) }
     }
 
-    /// Polls what owns the socket. A wish to be polled again that comes up meanwhile (hyper yields
-    /// now and then) is the task's; one that came before is met by this.
+    /// Polls the connection that owns the socket. If hyper requests a wake-up meanwhile (it yields now and then), the
+    /// task is woken. A wake-up from before this poll is dropped, since this poll does what it was for.
     pub(super) fn poll<T>(&self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
         self.set_task(cx);
         self.flag.0.store(false, Ordering::Relaxed);
@@ -58,7 +60,7 @@ impl WakeFilter {
         result
     }
 
-    /// The socket's wake-ups go to this task from now on.
+    /// Makes the socket wake this task from now on.
     pub(super) fn set_task(&self, cx: &Context<'_>) {
         let mut task = self.task.borrow_mut();
         if !task.will_wake(cx.waker()) {
@@ -67,7 +69,7 @@ impl WakeFilter {
     }
 }
 
-/// See [`WakeFilter::wrap`].
+/// A socket that wakes the task of a [`WakeFilter`]. See [`WakeFilter::wrap`].
 pub(super) struct FilteredIo<I> {
     io: I,
     task: Rc<RefCell<Waker>>,
@@ -120,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_asked_for_during_a_poll_wakes_the_task() {
+    fn only_a_wake_up_during_a_poll_reaches_the_task() {
         let (filter, task) = (WakeFilter::new(), Arc::<WakeFlag>::default());
         let waker = Waker::from(Arc::clone(&task));
         let cx = &mut Context::from_waker(&waker);
