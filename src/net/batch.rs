@@ -1,8 +1,10 @@
-//! Owns: an iteration of a thread's event loop, as its sockets see it: what has come is read, then those who wait for it run, then what they have to say is sent.
-//! Invariant: a socket's bytes keep their order; what is small alone is held up, and by no more than one iteration.
-//! Must not know: what is read and sent, or how a socket does it.
+//! Owns: the batching of a thread's socket I/O: in each event-loop iteration it reads, lets tasks run, and then writes.
+//! Invariant: the bytes of a socket keep their order; only small writes are delayed, by at most one iteration.
+//! Must not know: what the bytes mean; how a socket reads and writes.
 
+pub(super) mod batched_socket;
 mod ready;
+pub(super) mod waker;
 mod writes;
 
 use std::cell::RefCell;
@@ -11,55 +13,42 @@ use std::io::IoSlice;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use batched_socket::{BatchedSocket, MAX_BATCH};
 use ready::ReadyQueue;
-pub(super) use ready::{PREFETCH_SIZE, ReadinessWaker, acquire_buffer, release_buffer};
 use writes::WriteQueue;
-
-/// Sockets and pieces that are seen to in one go, at the most.
-const MAX_BATCH: usize = 64;
 
 thread_local! {
     static BATCHER: RefCell<Batcher> =
         const { RefCell::new(Batcher { task: None, ready: ReadyQueue::new(), writes: WriteQueue::new() }) };
 }
 
-/// The kernel's way of a packet, out or in, fills a core's cache for instructions, and so does this
-/// program's of a request. A task that reads, works and sends goes one after the other for each request, and
-/// finds none of them in the cache. So all sockets of a iteration are read in one go, all tasks run in
-/// one go, and all is sent in one go: each way is cold for the first of them, and warm for the rest.
-/// Where only one is ready, it waits for nobody.
+/// Batches the reads and writes of a thread's sockets.
+///
+/// The kernel's code for one packet fills a core's instruction cache, and so does our code for one request. A task that
+/// reads, works and writes runs them one after the other for each request, and finds none of them in the cache. So
+/// an iteration reads all ready sockets, then runs all tasks, then writes everything: only the first socket finds
+/// the cache cold. A socket that is ready alone waits for no other.
 struct Batcher {
-    /// The task that reads and sends for all. Without one each socket does so by itself.
+    /// Wakes the task that runs [`run_batcher`]. Without it each socket reads and writes on its own.
     task: Option<Waker>,
     ready: ReadyQueue,
     writes: WriteQueue,
 }
 
-/// What the batcher has to know of a socket.
-pub(super) trait BatchedSocket {
-    /// Reads a piece, if one is waited for, and wakes who waits.
-    fn prefetch(&self);
-
-    /// Wakes who waits for a piece, to read it himself.
-    fn wake_reader(&self);
-
-    /// Sends a piece.
-    fn send(&self, piece: &[u8]);
-}
-
-/// Reads and sends for all sockets of this thread, for as long as it is polled. The event loop runs those
-/// tasks first that were woken first: one that its sockets wake runs before those who wait for
-/// them, and one that these wake by what they send runs after them.
+/// Reads and writes for all sockets of this thread, for as long as it is polled.
+///
+/// The event loop runs tasks in the order in which they were woken. Sockets wake this task before it wakes their readers,
+/// so it runs before them. These readers wake it again by what they write, so it runs again after them.
 pub async fn run_batcher() {
     struct Running;
     impl Drop for Running {
         fn drop(&mut self) {
-            let waiting = BATCHER.with_borrow_mut(|batcher| {
+            let registered = BATCHER.with_borrow_mut(|batcher| {
                 batcher.task = None;
-                batcher.ready.all()
+                batcher.ready.registered()
             });
-            waiting.iter().for_each(|socket| socket.wake_reader());
-            send();
+            registered.iter().for_each(|socket| socket.wake_reader());
+            flush();
         }
     }
     let _running = Running;
@@ -67,14 +56,15 @@ pub async fn run_batcher() {
         BATCHER
             .with_borrow_mut(|batcher| batcher.task.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker()));
         prefetch();
-        send();
+        flush();
         Poll::Pending
     })
     .await
 }
 
-/// Has `pieces`, as one of `length` bytes, wait for the end of the iteration. False if they are to be sent at once.
-pub(super) fn put<S: BatchedSocket + 'static>(socket: &Rc<S>, pieces: &[IoSlice<'_>], length: usize) -> bool {
+/// Queues `pieces`, which have `length` bytes together, to be written when this event-loop iteration ends. Returns false
+/// if the socket has to write them itself: they are too long, or no batcher runs.
+pub(super) fn queue<S: BatchedSocket + 'static>(socket: &Rc<S>, pieces: &[IoSlice<'_>], length: usize) -> bool {
     if length > writes::MAX_WRITE {
         return false;
     }
@@ -84,30 +74,30 @@ pub(super) fn put<S: BatchedSocket + 'static>(socket: &Rc<S>, pieces: &[IoSlice<
             task.wake_by_ref();
         }
         let socket: Rc<dyn BatchedSocket> = Rc::clone(socket) as _;
-        Some(batcher.writes.put(socket, pieces, length))
+        Some(batcher.writes.push(socket, pieces, length))
     });
     if is_full == Some(true) {
-        send();
+        flush();
     }
     is_full.is_some()
 }
 
-/// Sends what waits.
-pub(super) fn send() {
-    // Taken out meanwhile, so that nothing that comes of it finds the writes in use.
+/// Writes everything that is queued on this thread.
+pub(super) fn flush() {
+    // The queue is taken out meanwhile: a write may wake a task or drop a socket, and either may use the batcher.
     let taken = BATCHER.with_borrow_mut(|batcher| batcher.writes.take());
-    let Some(mut pending) = taken else { return };
-    pending.send();
-    BATCHER.with_borrow_mut(|batcher| batcher.writes.reuse(pending));
+    let Some(mut writes) = taken else { return };
+    writes.write_all();
+    BATCHER.with_borrow_mut(|batcher| batcher.writes.reuse(writes));
 }
 
-/// Reads what has come.
+/// Reads the sockets that are ready.
 fn prefetch() {
     for _ in 0..MAX_BATCH {
-        let Some(socket) = BATCHER.with_borrow_mut(|batcher| batcher.ready.next()) else { return };
+        let Some(socket) = BATCHER.with_borrow_mut(|batcher| batcher.ready.pop()) else { return };
         socket.prefetch();
     }
-    // Behind those who run on what was read.
+    // The rest comes after the tasks that have something to read now.
     BATCHER.with_borrow_mut(|batcher| {
         if let Some(task) = batcher.task.as_ref().filter(|_| !batcher.ready.is_empty()) {
             task.wake_by_ref();

@@ -1,27 +1,27 @@
-//! Owns: waiting for an address whose holder is about to end.
-//! Invariant: an address that stays taken is said to be so after a few seconds.
+//! Owns: retries while another process still holds an address.
+//! Invariant: an address that stays in use is an error after a few seconds.
 //! Must not know: what is bound there.
 
 use std::io;
 use std::time::Duration;
 
-use super::Address;
+use super::address::Address;
 
-/// How often and how long an address that is taken is tried: as nginx does, and longer than a Linchpin that was told
-/// to stop keeps its own.
+/// How often an address in use is tried, and the pause between: as nginx does, and longer than a Linchpin that is stopping
+/// keeps its addresses.
 const TRIES: u32 = 30;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What `bind` makes; it is tried again for some seconds while `address` is in use. Blocks.
+/// Calls `bind`, and again for three seconds while `address` is in use. Blocks the thread.
 ///
 /// # Errors
-/// The last one of `bind`.
+/// The last error of `bind`.
 pub fn with_retry<T>(address: &Address, mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for attempt in 0..TRIES {
         match bind() {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 if attempt == 0 {
-                    tracing::info!(%address, "the address is taken; waiting a moment for its holder to end");
+                    tracing::info!(%address, "the address is taken; waiting up to 3 seconds for the other process to release it");
                 }
                 std::thread::sleep(PAUSE);
             }
@@ -37,7 +37,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn an_address_is_had_as_soon_as_its_holder_has_gone_and_not_before() {
+    fn bind_succeeds_as_soon_as_the_holder_releases_the_address() {
         let mut holder = Some(TcpListener::bind("127.0.0.1:0").unwrap());
         let address = holder.as_ref().unwrap().local_addr().unwrap();
         let mut tries = 0;
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn another_error_is_told_at_once() {
+    fn another_error_is_returned_at_once() {
         let mut tries = 0;
         let refused = || {
             tries += 1;

@@ -1,6 +1,6 @@
-//! Owns: that the kernel keeps a connection to itself until there is something to read on it.
-//! Invariant: one that stays silent comes, too, a second later.
-//! Must not know: who listens, and to what.
+//! Owns: the socket option that delays accepting a connection until its client has sent something.
+//! Invariant: a silent connection can be accepted a second later.
+//! Must not know: who listens, and what for.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,12 +11,12 @@ use nix::{
     sys::socket::{setsockopt, sockopt::SetUsize},
 };
 
-/// How long a silent one is kept, in seconds. The kernel counts in times that it has to remind the client
-/// of its handshake: the first is after a second.
+/// How long the kernel keeps a silent connection, in seconds. It counts in retransmissions of its SYN-ACK: the first is
+/// after a second.
 #[cfg(target_os = "linux")]
 const SILENCE: usize = 1;
 
-/// TCP_DEFER_ACCEPT (tcp(7)), which neither the standard library nor socket2 has.
+/// TCP_DEFER_ACCEPT (tcp(7)), which neither the standard library nor socket2 offers.
 #[cfg(target_os = "linux")]
 #[derive(Debug, Clone, Copy)]
 struct DeferAccept;
@@ -24,27 +24,26 @@ struct DeferAccept;
 #[cfg(target_os = "linux")]
 nix::setsockopt_impl!(DeferAccept, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, usize, SetUsize);
 
-/// Has the kernel tell of connections to `listener` when something has come on them, as Apache does: one
-/// wake-up less for each, and who connects and says nothing costs nothing but the kernel's note of it.
+/// Has the kernel report a connection to `listener` when its first bytes have arrived, as Apache does. This saves a wake-up
+/// for each, and a client that connects and sends nothing costs only the kernel's own entry.
 ///
 /// # Errors
-/// If the system has no such thing: none but Linux has.
+/// The error of the system. Only Linux has this option.
 #[cfg(target_os = "linux")]
 pub fn defer(listener: &impl AsFd) -> io::Result<()> {
     setsockopt(listener, DeferAccept, &SILENCE).map_err(io::Error::from)
 }
 
-/// Has the kernel tell of connections to `listener` as soon as they are there. Those that it keeps already come
-/// within a second.
+/// Has the kernel report connections to `listener` at once again. It reports those that it keeps already within a second.
 ///
 /// # Errors
-/// As those of [`defer`].
+/// The error of the system, as with [`defer`].
 #[cfg(target_os = "linux")]
 pub fn undefer(listener: &impl AsFd) -> io::Result<()> {
     setsockopt(listener, DeferAccept, &0).map_err(io::Error::from)
 }
 
-/// As on Linux.
+/// Fails: only Linux has this option.
 ///
 /// # Errors
 /// Always.
@@ -53,7 +52,7 @@ pub fn defer(_: &impl AsFd) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// As on Linux.
+/// Fails: only Linux has this option.
 ///
 /// # Errors
 /// Always.
@@ -69,7 +68,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::time::{Duration, Instant};
 
-    /// Waits for the next connection, and says how long.
+    /// Waits for the next connection, and returns how long that took.
     fn accepted(listener: &TcpListener) -> Duration {
         let begun = Instant::now();
         while let Err(error) = listener.accept() {
@@ -82,7 +81,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(not(target_os = "linux"), ignore = "only Linux can")]
-    fn a_connection_comes_with_its_first_byte_or_its_end_and_a_silent_one_later() {
+    fn a_connection_is_reported_with_its_first_byte_or_its_end_and_a_silent_one_later() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         defer(&listener).unwrap();
         listener.set_nonblocking(true).unwrap();

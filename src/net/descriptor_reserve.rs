@@ -1,38 +1,38 @@
-//! Owns: telling a shortage of this process or machine from a failure of whoever it talks to; which descriptors are kept for need.
-//! Invariant: the line about a shortage comes at most once a second, however many tasks run into it.
-//! Must not know: what the descriptor, port or memory was wanted for.
+//! Owns: the descriptors that are reserved for everything but requests; which errors are a shortage of this machine.
+//! Invariant: a shortage is logged once a second at most, however many tasks run into it.
+//! Must not know: what the descriptor, port or memory was needed for.
 
 use std::error::Error;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::clock;
+use crate::clock::{self, LogLimiter};
 
-/// The errors of the system that say that something has run out here: descriptors of the process or of the
-/// machine, memory, socket buffers, local ports.
+/// The errors by which the system says that something has run out here: descriptors of the process or of the machine,
+/// memory, socket buffers, local ports.
 const LOCAL_SHORTAGES: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
 
-/// Least time between two lines.
+/// The least time between two log lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The first descriptor that no request may have: all below it are in use when the system gives it out
-/// (POSIX: always the lowest). Of the process, as its descriptors are.
+/// The first descriptor that no request may use: when the system gives it out, all below it are in use (POSIX: always the
+/// lowest free one). A static, since a process has one table of descriptors.
 static RESERVED_FROM: AtomicI32 = AtomicI32::new(i32::MAX);
 
-/// From now on descriptors from the number `ceiling` on are kept for what must go on when clients have taken all
-/// others.
+/// Reserves the descriptors from the number `ceiling` on for what must go on when clients have taken all others.
 pub fn reserve_from(ceiling: usize) {
     RESERVED_FROM.store(i32::try_from(ceiling).unwrap_or(i32::MAX), Ordering::Relaxed);
 }
 
-/// Whether a request may use this descriptor.
+/// Checks that a request may use this descriptor.
 ///
 /// # Errors
-/// That of a process without descriptors, if it is one of those that are kept.
+/// EMFILE if it is reserved, as if the process had none left.
 pub fn check(descriptor: &impl AsRawFd) -> io::Result<()> {
     match descriptor.as_raw_fd() < RESERVED_FROM.load(Ordering::Relaxed) {
         true => Ok(()),
@@ -40,7 +40,7 @@ pub fn check(descriptor: &impl AsRawFd) -> io::Result<()> {
     }
 }
 
-/// Whether `error`, or an error that it was made of, is a shortage of our own: nobody else is to blame.
+/// Whether `error`, or an error that it wraps, is a shortage of this machine, which nobody else is to blame for.
 pub fn is_local_shortage(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -48,7 +48,7 @@ pub fn is_local_shortage(error: &(dyn Error + 'static)) -> bool {
             if is_shortage_kind(error) {
                 return true;
             }
-            // `source` of an `io::Error` passes over the error that it wraps.
+            // `source` of an `io::Error` skips the error that it wraps.
             if let Some(wrapped) = error.get_ref()
                 && is_local_shortage(wrapped)
             {
@@ -67,16 +67,10 @@ fn is_shortage_kind(error: &io::Error) -> bool {
     }
 }
 
-/// Says that `what` could not be done for want of something, unless a line said so within the last second.
+/// Logs that `what` failed for want of something, once a second at most. Lines in between are counted in the next.
 pub fn report_shortage(what: &'static str, error: &(dyn Error + 'static)) {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
-    let now = u64::try_from(clock::unix().as_millis()).unwrap_or(u64::MAX);
-    if !is_due(&LAST, now) {
-        SUPPRESSED.fetch_add(1, Ordering::Relaxed);
-        return;
-    }
-    let unsaid = SUPPRESSED.swap(0, Ordering::Relaxed);
+    static REPORTS: LazyLock<LogLimiter> = LazyLock::new(LogLimiter::default);
+    let Some(unsaid) = REPORTS.take(clock::unix(), REPORT_INTERVAL, 1) else { return };
     tracing::warn!(
         %error,
         unsaid,
@@ -85,20 +79,12 @@ pub fn report_shortage(what: &'static str, error: &(dyn Error + 'static)) {
     );
 }
 
-/// Whether the time of a line has come at `now`, in milliseconds; if so, it is the caller's to say it.
-fn is_due(last: &AtomicU64, now: u64) -> bool {
-    let said = last.load(Ordering::Relaxed);
-    // A wall clock that was set back must not silence it for long.
-    let is_recent = said <= now && u128::from(now - said) < REPORT_INTERVAL.as_millis();
-    !is_recent && last.compare_exchange(said, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_has_run_out_here_is_told_from_what_others_do() {
+    fn a_local_shortage_is_distinguished_from_failures_of_others() {
         for errno in LOCAL_SHORTAGES {
             assert!(is_local_shortage(&io::Error::from(errno)), "{errno}");
         }
@@ -110,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_is_seen_through_what_it_was_wrapped_in() {
+    fn a_wrapped_shortage_is_recognised() {
         #[derive(Debug)]
         struct Handshake(io::Error);
         impl std::fmt::Display for Handshake {
@@ -128,12 +114,5 @@ mod tests {
         assert!(is_local_shortage(&io::Error::other(short())));
         assert!(is_local_shortage(&io::Error::other(Handshake(io::Error::other(short())))));
         assert!(!is_local_shortage(&Handshake(io::Error::from(Errno::CONNREFUSED))));
-    }
-
-    #[test]
-    fn a_line_is_due_once_a_second() {
-        let last = AtomicU64::new(0);
-        let due: Vec<_> = [5000, 5001, 5999, 6000, 6500, 3000, 3500].map(|now| is_due(&last, now)).into();
-        assert_eq!(due, [true, false, false, true, false, true, false]);
     }
 }

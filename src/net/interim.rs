@@ -1,5 +1,5 @@
-//! Owns: the queue in which interim responses wait until their client's socket may be written to.
-//! Invariant: what has been begun is written whole; what waits is bounded.
+//! Owns: the queue in which interim responses wait until they may be written to the client.
+//! Invariant: a response is queued and written whole; the queue is bounded.
 //! Must not know: HTTP; who writes, and when.
 
 use std::io;
@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, ready};
 
-/// Bytes that wait at the most; what finds no room is dropped, as RFC 9110 §15.2 lets a proxy do.
-const ROOM: usize = 16 * 1024;
+/// The most bytes that wait. A response that doesn't fit is dropped, as RFC 9110 §15.2 lets a proxy do.
+const MAX_BYTES: usize = 16 * 1024;
 
-/// Interim responses of one connection on their way to its client (RFC 9110 §15.2).
+/// The interim responses (RFC 9110 §15.2) that wait to be written on one connection.
 ///
-/// Those who queue and those who write are of one thread; hyper's callback for interim responses has to be
-/// `Send` all the same, so the lock is never contended, and is not taken where nothing waits.
+/// One thread queues and writes. The lock is there because hyper's callback for interim responses has to be `Send`: it is
+/// never contended, and not taken while nothing waits.
 #[derive(Debug, Default)]
 pub struct InterimQueue {
     has_any: AtomicBool,
@@ -21,21 +21,21 @@ pub struct InterimQueue {
 }
 
 impl InterimQueue {
-    /// Queues one whole interim response, and drops it if there is no room. Returns whether there was.
+    /// Queues one whole interim response, or drops it if it doesn't fit. Returns whether it was queued.
     pub fn push(&self, response: &[u8]) -> bool {
         let mut bytes = self.lock();
-        let has_room = bytes.len() + response.len() <= ROOM;
-        if has_room {
+        let fits = bytes.len() + response.len() <= MAX_BYTES;
+        if fits {
             bytes.extend_from_slice(response);
             self.has_any.store(true, Ordering::Relaxed);
         }
-        has_room
+        fits
     }
 
-    /// Writes what waits by `write`, which returns how many bytes it took.
+    /// Writes everything that waits with `write`, which returns how many bytes it took.
     ///
     /// # Errors
-    /// That of `write`, and [`io::ErrorKind::WriteZero`] if it takes nothing.
+    /// The error of `write`, and [`io::ErrorKind::WriteZero`] if it takes nothing.
     pub fn poll_drain(&self, mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>) -> Poll<io::Result<()>> {
         if !self.has_any.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
@@ -51,7 +51,7 @@ impl InterimQueue {
         Poll::Ready(Ok(()))
     }
 
-    /// Drops what waits. Not for whoever has begun to write.
+    /// Drops everything that waits. Not to be called once a response was written in part.
     pub fn clear(&self) {
         if self.has_any.swap(false, Ordering::Relaxed) {
             self.lock().clear();
@@ -68,15 +68,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_waits_is_written_whole_and_in_order_however_little_is_taken_at_a_time() {
+    fn queued_responses_are_written_whole_and_in_order_even_a_byte_at_a_time() {
         let queue = InterimQueue::default();
         assert!(queue.push(b"one") && queue.push(b"two"));
         let mut written = Vec::new();
-        let mut turns = 0;
+        let mut calls = 0;
         while queue
             .poll_drain(|bytes| {
-                turns += 1;
-                if turns % 2 == 0 {
+                calls += 1;
+                if calls % 2 == 0 {
                     return Poll::Pending;
                 }
                 written.push(bytes[0]);
@@ -89,10 +89,10 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_dropped_and_what_is_dropped_is_not_written() {
+    fn a_response_that_does_not_fit_is_dropped_and_so_are_cleared_ones() {
         let queue = InterimQueue::default();
-        assert!(!queue.push(&[b'x'; ROOM + 1]));
-        assert!(queue.push(&[b'x'; ROOM]));
+        assert!(!queue.push(&[b'x'; MAX_BYTES + 1]));
+        assert!(queue.push(&[b'x'; MAX_BYTES]));
         assert!(!queue.push(b"y"));
         queue.clear();
         assert!(queue.poll_drain(|_| panic!("nothing waits")).is_ready());

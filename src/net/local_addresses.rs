@@ -1,15 +1,14 @@
-//! Owns: which addresses lead back to this process: those it listens on, and on a wildcard every address of this machine.
-//! Invariant: the answer depends on what was read of the machine's interfaces, and on nothing else.
-//! Must not know: what listens where; what is done with an address that leads back.
+//! Owns: whether an address leads back to a listener of this process, directly or by a wildcard.
+//! Invariant: the results depend on the arguments, and for Unix sockets on the files; nothing is connected to.
+//! Must not know: which listeners there are; what follows if an address leads back.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use super::Address;
+use super::address::Address;
 
-/// The IP addresses of this machine, loopback aside, as its interfaces have them at this moment. Empty if the
-/// system does not say.
+/// Returns the IP addresses of this machine's interfaces at this moment; none if the system can't tell.
 pub fn interfaces() -> HashSet<IpAddr> {
     let ip_of = |interface: nix::ifaddrs::InterfaceAddress| {
         let address = interface.address?;
@@ -19,15 +18,15 @@ pub fn interfaces() -> HashSet<IpAddr> {
     nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(ip_of).map(|ip| ip.to_canonical()).collect()
 }
 
-/// Whether a connection to `target` reaches who listens at `listening`, on a machine with these `interfaces`.
+/// Whether a connection to `target` reaches a listener at `listening`, on a machine with these `interfaces`.
 ///
-/// A wildcard listens on every address of the machine, and `[::]` on those of IPv4, too. To connect to a
-/// wildcard is to connect to loopback.
+/// A wildcard listens on every address of the machine, and `[::]` on the IPv4 addresses, too. A connection to a
+/// wildcard goes to loopback.
 pub fn reaches(target: &Address, listening: &Address, interfaces: &HashSet<IpAddr>) -> bool {
     match (target, listening) {
         (Address::Tcp(target), Address::Tcp(listening)) => {
-            let is_there = target.port() == listening.port() && target.port() != 0;
-            is_there && reaches_ip(*target, *listening, interfaces)
+            let is_same_port = target.port() == listening.port() && target.port() != 0;
+            is_same_port && reaches_ip(*target, *listening, interfaces)
         }
         (Address::Unix(target), Address::Unix(listening)) => is_same_file(target, listening),
         _ => false,
@@ -45,7 +44,7 @@ fn reaches_ip(target: SocketAddr, listening: SocketAddr, interfaces: &HashSet<Ip
     target == listening || (listening.is_unspecified() && is_local && (listening.is_ipv6() || target.is_ipv4()))
 }
 
-/// Whether two can't listen at these addresses at once, since one of them would take the other's connections.
+/// Whether two listeners at these addresses exclude each other, since one would accept the other's connections.
 pub fn overlap(one: &Address, other: &Address) -> bool {
     let (one, other) = match (one, other) {
         (Address::Tcp(one), Address::Tcp(other)) if one.port() == other.port() && one.port() != 0 => (one, other),
@@ -57,15 +56,15 @@ pub fn overlap(one: &Address, other: &Address) -> bool {
     one == other || has_all(one, other) || has_all(other, one)
 }
 
-/// Whether one is `[::]` and the other `0.0.0.0` at the same port. Who names both means each to have its own family, as
-/// with nginx: the first is then of IPv6 alone.
+/// Whether one address is `[::]` and the other `0.0.0.0`, at the same port. A configuration with both means each to have
+/// its own family, as with nginx: `[::]` then accepts IPv6 alone.
 pub fn are_wildcards_of_both_families(one: &Address, other: &Address) -> bool {
     let (Some(one), Some(other)) = (one.tcp(), other.tcp()) else { return false };
     let is_any = one.ip().is_unspecified() && other.ip().is_unspecified();
     is_any && one.is_ipv4() != other.is_ipv4() && one.port() == other.port() && one.port() != 0
 }
 
-/// By their paths, or, where both are there, whatever way leads to the one file.
+/// Compares the paths, and if both exist, the files that they lead to.
 fn is_same_file(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| std::fs::canonicalize(path).ok();
     one == other || real(one).is_some_and(|one| real(other) == Some(one))
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn another_address_is_reached_at_itself_and_by_way_of_a_wildcard() {
+    fn another_address_is_reached_by_itself_and_by_a_wildcard() {
         for (target, listening, is_reached) in [
             ("127.0.0.1:80", "127.0.0.1:80", true),
             ("127.0.0.2:80", "127.0.0.1:80", false),
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_one_family_beside_all_of_the_other_is_all_of_both() {
+    fn the_wildcards_of_both_families_at_one_port_are_recognised() {
         for (one, other, are_both) in [
             ("[::]:80", "0.0.0.0:80", true),
             ("[::]:80", "0.0.0.0:81", false),
@@ -159,8 +158,8 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_the_same_by_whichever_path() {
-        let folder = std::env::temp_dir().join(format!("linchpin-own-{}", std::process::id()));
+    fn a_socket_file_is_the_same_by_any_path() {
+        let folder = std::env::temp_dir().join(format!("linchpin-local-addresses-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let (file, link) = (folder.join("a.sock"), folder.join("link"));
         std::fs::write(&file, "").unwrap();

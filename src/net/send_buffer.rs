@@ -1,11 +1,12 @@
-//! Owns: how much more a socket's kernel takes at once.
-//! Invariant: an estimate that costs a system call, and is right for the socket alone that was asked about.
-//! Must not know: what is to be sent.
+//! Owns: the estimate of how many bytes the kernel still takes for a socket.
+//! Invariant: it costs one system call, and holds for this socket at this moment only.
+//! Must not know: what is to be written.
 
 use std::os::fd::AsFd;
 
-/// Bytes that the kernel has room for in what waits to be sent on `socket`, or is sent and not acknowledged; 0 where it
-/// can't tell. Half of what it says: it counts its own bookkeeping in. It lets the limit grow with the connection.
+/// Returns how many bytes the kernel still has space for in the socket's send buffer, which holds unsent and unacknowledged
+/// bytes; 0 if it can't tell. It is half of what the kernel reports, since that counts its own bookkeeping. The kernel
+/// lets the buffer grow with the connection.
 #[cfg(target_os = "linux")]
 pub fn available(socket: &impl AsFd) -> usize {
     let Ok(memory) = nix::sys::socket::getsockopt(socket, linux::MemInfo) else { return 0 };
@@ -13,7 +14,7 @@ pub fn available(socket: &impl AsFd) -> usize {
     (limit.saturating_sub(queued) / 2) as usize
 }
 
-/// As on Linux.
+/// Returns 0: only Linux can tell.
 #[cfg(not(target_os = "linux"))]
 pub fn available(_: &impl AsFd) -> usize {
     0
@@ -24,12 +25,12 @@ mod linux {
     use nix::libc;
     use nix::sys::socket::sockopt::GetStruct;
 
-    /// What is known of a socket's memory, as `linux/sock_diag.h` has it, and the places in it that are of use here.
+    /// The memory of a socket, and the indices that are used here, as in `linux/sock_diag.h`.
     type Memory = [u32; 9];
     pub(super) const SNDBUF: usize = 3;
     pub(super) const WMEM_QUEUED: usize = 5;
 
-    /// Linux 4.12 and newer; libc has no name for it.
+    /// Linux 4.12 and newer have it; libc has no name for it.
     const SO_MEMINFO: libc::c_int = 55;
 
     #[derive(Debug, Clone, Copy)]
@@ -46,7 +47,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(not(target_os = "linux"), ignore = "only Linux can tell")]
-    fn there_is_room_until_the_other_side_has_read_nothing_for_long() {
+    fn there_is_space_until_the_peer_stops_reading() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let _theirs = listener.accept().unwrap();

@@ -1,5 +1,5 @@
 //! Owns: one connected socket, over TCP or a Unix socket.
-//! Invariant: bytes pass in order; what is small passes in one iteration of the event loop.
+//! Invariant: bytes keep their order, each way; a small write is delayed by one event-loop iteration at most.
 //! Must not know: TLS, HTTP.
 
 mod raw;
@@ -16,41 +16,94 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixSocket, UnixStream};
 
-use super::batch::{self, BatchedSocket, ReadinessWaker};
-use super::{Address, descriptor_reserve};
+use super::address::Address;
+use super::batch::batched_socket::BatchedSocket;
+use super::batch::waker::ReadinessWaker;
+use super::{batch, descriptor_reserve};
 use raw::RawSocket;
 use read::ReadSide;
 pub use write::WriteProgress;
 use write::WriteSide;
 
-/// A connected socket.
+/// A connected socket, for one task at a time on each side.
 ///
-/// On a thread whose sockets are [batched](batch::run_batcher), small pieces are sent at the end of the event loop's
-/// iteration. There a write is ready before the kernel has the bytes, and so is a flush: nothing more has to
-/// be done to have them sent. Who has to know asks [`write_progress`](Self::write_progress), or waits for
-/// [`poll_all_sent`](Self::poll_all_sent). That they can't be sent is told by the next write or flush, for which the
-/// task that wrote is woken. Dropping a socket sends what waits, or [takes it back](WriteProgress::discard_on_drop), and closes it.
+/// It reads and writes like a socket of tokio, with one difference: on a thread that runs
+/// [`run_batcher`](super::run_batcher), a write or flush is ready before the kernel has the bytes, and needs nothing more
+/// to go out. A failure is reported by the next write or flush, for which the writer is woken. To learn how much the
+/// kernel has taken, ask [`write_progress`](Self::write_progress); to wait for all of it, use
+/// [`poll_all_sent`](Self::poll_all_sent). Dropping the socket closes it.
+///
+/// # Reading
+///
+/// ```text
+///              the kernel has nothing                readable: the batcher reads
+/// +----------+ ----------------------> +-----------+ up to 4 KiB, wakes the reader   +------------+
+/// |   idle   |                         |  waiting  | ------------------------------> | prefetched |
+/// +----------+ <---------------------- +-----------+                                 +------------+
+///   ^      |   readable: the event loop                                                |   ^    |
+///   |      |   wakes the reader itself                                                 |   |    |
+///   |      +-------------- poll_prefetch reads until it has enough -------------------------+    |
+///   +--------------------- the reader has taken all prefetched bytes ------------------+        |
+///                                                                                               |
+///   idle and waiting too: the kernel reports the end or an error     +----------+               |
+///                         and the reader has read it --------------> |  closed  | <-------------+
+///                                                                    +----------+
+/// ```
+///
+/// - *idle*: no task waits; a read asks the kernel.
+/// - *waiting*: a task waits. The batcher wakes it once this pays: after the second burst of bytes, unless the last burst
+///   was over 4 KiB. Before, and on a thread without a batcher, the event loop wakes the task itself. A task that only
+///   waits in [`poll_read_ready`](Self::poll_read_ready) is always woken so.
+/// - *prefetched*: bytes, the end or an error were read ahead of the reader, and make the socket readable.
+/// - *closed*: the reader has seen the end or an error. Each further read asks the kernel, which repeats the end.
+///
+/// # Writing
+///
+/// ```text
+///              a small write                     the iteration ends,
+/// +----------+ ------------------> +----------+  the kernel takes a part   +-----------+
+/// |  clear   |                     |  queued  | -------------------------> |  blocked  |
+/// +----------+ <------------------ +----------+                            +-----------+
+///   ^          the iteration ends,      |                                     |     |
+///   |          the kernel takes all     |        the kernel has taken the rest|     |
+///   +-------------------------------------------------------------------------+     |
+///                                       |  error   +----------+  error              |
+///                                       +--------> |  failed  | <-------------------+
+///                                                  +----------+
+/// ```
+///
+/// | state | bytes are | next write | [`WriteProgress::bytes`] has | dropping the socket |
+/// | --- | --- | --- | --- | --- |
+/// | *clear* | with the kernel | is queued or done | every byte | loses nothing |
+/// | *queued* | here, for this iteration | is queued behind, or done after them | none of the queued bytes | writes them, or [discards](WriteProgress::discard_on_drop) them |
+/// | *blocked* | here, the backlog | waits | what the kernel took of them | loses the backlog |
+/// | *failed* | lost | fails | what the kernel took before | loses nothing more |
+///
+/// A write is queued if it has 20 KiB at most, 32 KiB at most are queued with it, and it isn't a second write of 4 KiB or
+/// more since the last read. Any other write first has the queue written, and then goes to the kernel directly: what the
+/// kernel doesn't take stays with the writer, and the socket stays clear. Every poll of a blocked socket, reads too,
+/// writes what the kernel has room for.
 #[derive(Debug)]
 pub struct Socket(Rc<Inner>);
 
-/// A socket, shared with the batcher.
+/// What a socket shares with the batcher.
 #[derive(Debug)]
 struct Inner {
-    /// `None` once its owner has gone.
+    /// `None` once the socket was dropped.
     raw: RefCell<Option<RawSocket>>,
     read: ReadSide,
     write: WriteSide,
-    /// Woken when there is something to read, once that pays.
+    /// `None` until batched reads pay.
     waker: RefCell<Option<ReadinessWaker>>,
 }
 
 impl Socket {
-    /// Connects to `address`. A TCP socket sends small pieces at once: without TCP_NODELAY a small
-    /// request's last segment could wait for an acknowledgement. Where it is `for_request`, it takes none of the
-    /// descriptors that are [reserved](descriptor_reserve::reserve_from).
+    /// Connects to `address`. A TCP socket gets TCP_NODELAY, or the last segment of a small request could wait for an
+    /// acknowledgement. A connection `for_request` takes none of the descriptors that are
+    /// [reserved](descriptor_reserve::reserve_from).
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub async fn connect(address: &Address, for_request: bool) -> io::Result<Socket> {
         let check =
             |socket: &dyn AsRawFd| if for_request { descriptor_reserve::check(&socket.as_raw_fd()) } else { Ok(()) };
@@ -70,8 +123,8 @@ impl Socket {
         }
     }
 
-    /// The same, without anything to read as far as is known. tokio takes a socket that was just accepted
-    /// for one on which there is.
+    /// Returns the socket as one that has nothing to read until the kernel reports it. tokio assumes that a socket that
+    /// was just accepted is readable.
     pub fn assume_not_readable(self) -> Socket {
         let _ = self.0.with(|raw| raw.clear_readiness());
         self
@@ -86,22 +139,22 @@ impl Socket {
         }))
     }
 
-    /// What becomes of the bytes that are written.
+    /// Returns the count of the bytes that the kernel has taken.
     pub fn write_progress(&self) -> Rc<WriteProgress> {
         self.0.write.write_progress()
     }
 
-    /// Reads less at once from now on, in smaller buffers: as a client's connection of HTTP/1 does.
+    /// Reads 8 KiB at most at once from now on, instead of 16: for a client's HTTP/1 connection.
     pub fn use_small_reads(&self) {
         self.0.read.use_small_reads();
     }
 
-    /// Bytes that are read at once, at the most.
+    /// The most bytes that one read takes.
     pub(super) fn read_limit(&self) -> usize {
         self.0.read.read_limit()
     }
 
-    /// Whether there is something to read, or the end.
+    /// Waits until there is something to read, or the end.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll(|raw| {
             let _ = self.0.write.poll_backlog(raw, cx);
@@ -109,30 +162,30 @@ impl Socket {
         })
     }
 
-    /// Waits until `is_enough` is there of what is unread, or as much as is read at once, or the end. It is all
-    /// still to be read, and of what is not enough no buffer is held.
+    /// Prefetches until `is_enough` accepts the bytes, 4 KiB have arrived, or the end. All of it is still to be read. While
+    /// it waits it keeps the bytes alone, and no buffer.
     pub fn poll_prefetch(&self, cx: &mut Context<'_>, is_enough: fn(&[u8]) -> bool) -> Poll<()> {
         let prefetched = self.0.poll(|raw| self.0.read.poll_prefetch(raw, cx, is_enough).map(Ok));
-        // A socket that is gone has nothing more to read.
+        // A closed socket has nothing more to read.
         prefetched.map(drop)
     }
 
-    /// What `look` says of what was prefetched and is not read.
+    /// Passes the prefetched bytes to `look`, and leaves them to be read.
     pub fn peek_prefetched<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
         self.0.read.peek_prefetched(look)
     }
 
-    /// Bytes that the kernel takes at once, about; 0 if it can't tell.
+    /// Estimates how many bytes the kernel takes at once; 0 if the system can't tell.
     pub fn send_buffer_space(&self) -> usize {
         self.0.with(|raw| Ok(raw.send_buffer_space())).unwrap_or(0)
     }
 
-    /// Whether the other side has said that it sends no more, whatever is still to be read.
+    /// Whether the peer has ended its side, even if there are bytes left to read.
     pub fn is_read_closed(&self) -> bool {
         self.0.with(|raw| Ok(raw.is_read_closed())).unwrap_or(true)
     }
 
-    /// What has befallen the connection since this was last asked: a reset, above all.
+    /// Takes the error of the connection since the last call: a reset, above all.
     ///
     /// # Errors
     /// If the system can't tell.
@@ -140,15 +193,18 @@ impl Socket {
         self.0.with(|raw| raw.take_error())
     }
 
-    /// Whether the kernel has taken all that was written.
+    /// Waits until the kernel has taken everything that was written.
+    ///
+    /// # Errors
+    /// The error of a write that failed.
     pub fn poll_all_sent(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll(|raw| self.0.write.poll_all_sent(raw, cx))
     }
 
-    /// Sends what waits now, and not at the end of the iteration.
-    pub fn flush_batch(&self) {
-        if self.0.write.is_waiting() {
-            batch::send();
+    /// Writes what is queued now, before the iteration ends.
+    pub(super) fn flush_queued(&self) {
+        if self.0.write.has_queued() {
+            batch::flush();
         }
     }
 
@@ -157,20 +213,20 @@ impl Socket {
         self.0.read.has_prefetched()
     }
 
-    fn poll_send(&self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_pieces(&self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let Inner { write, .. } = &*self.0;
         ready!(self.poll_backlog(cx))?;
         let length = pieces.iter().map(|piece| piece.len()).sum();
-        if write.may_wait(length) {
-            write.begin(cx, length);
-            if batch::put(&self.0, pieces, length) {
+        if write.may_queue(length) {
+            write.add_queued(cx, length);
+            if batch::queue(&self.0, pieces, length) {
                 return Poll::Ready(Ok(length));
             }
-            write.end(length);
+            write.remove_queued(length);
         }
-        if write.is_waiting() {
-            // Nothing overtakes what waits.
-            batch::send();
+        if write.has_queued() {
+            // Nothing overtakes what is queued.
+            batch::flush();
             ready!(self.poll_backlog(cx))?;
         }
         self.0.poll(|raw| write.poll_write(raw, cx, pieces))
@@ -203,9 +259,9 @@ impl BatchedSocket for Inner {
         self.read.wake_reader();
     }
 
-    fn send(&self, piece: &[u8]) {
+    fn write_queued(&self, bytes: &[u8]) {
         if let Some(raw) = &*self.raw.borrow() {
-            self.write.send(raw, piece);
+            self.write.write_queued(raw, bytes);
         }
     }
 }
@@ -213,8 +269,8 @@ impl BatchedSocket for Inner {
 impl Drop for Socket {
     fn drop(&mut self) {
         self.0.waker.take();
-        if self.0.write.outlives() {
-            batch::send();
+        if self.0.write.must_flush_on_drop() {
+            batch::flush();
         }
         self.0.raw.take();
     }
@@ -235,8 +291,7 @@ impl From<UnixStream> for Socket {
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Inner { read, write, waker, .. } = &*self.0;
-        // Whoever polls a socket has it send what it could not. Why it can't is told to who writes: there
-        // may be an answer to read.
+        // Every poll writes the backlog. Its error is left to the writer: there may be a response to read.
         if write.has_backlog() {
             let _ = self.poll_backlog(cx);
         }
@@ -251,7 +306,7 @@ impl AsyncRead for Socket {
             }
         };
         if poll.is_ready() {
-            write.begins();
+            write.begin_message();
         }
         poll
     }
@@ -259,7 +314,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, &[IoSlice::new(bytes)])
+        self.poll_write_pieces(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -280,6 +335,6 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, pieces)
+        self.poll_write_pieces(cx, pieces)
     }
 }

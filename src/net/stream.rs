@@ -1,5 +1,5 @@
-//! Owns: one connection, over TCP or a Unix socket, plain or in TLS.
-//! Invariant: nothing is buffered here but what TLS itself holds back.
+//! Owns: one connection, over TCP or a Unix socket, with TLS or without.
+//! Invariant: it buffers nothing but what TLS itself holds back.
 //! Must not know: certificates, HTTP.
 
 use std::io;
@@ -9,19 +9,19 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::TlsStream;
 
-use super::Socket;
+use super::socket::Socket;
 
-/// A connection, with TLS on it or without.
+/// A connection, with TLS or without.
 #[derive(Debug)]
 pub enum Stream {
-    /// The socket as it is.
+    /// The bare socket.
     Plain(Socket),
-    /// After a TLS handshake. In a box: it is many times as large, and rarely moved.
+    /// The socket after a TLS handshake. Boxed: it is many times as large as a bare socket, and rarely moved.
     Tls(Box<TlsStream<Socket>>),
 }
 
 impl Stream {
-    /// The socket below.
+    /// Returns the socket below.
     pub fn socket(&self) -> &Socket {
         match self {
             Stream::Plain(socket) => socket,
@@ -29,11 +29,11 @@ impl Stream {
         }
     }
 
-    /// Says that nothing more is sent, but not that all was: TLS has a word for that, without which the other side
-    /// knows that what it got was cut off (RFC 9112 §9.8).
+    /// Ends the sending side without TLS's close_notify, so that the peer knows that what it received is incomplete
+    /// (RFC 9112 §9.8).
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub async fn shutdown_without_close_notify(&mut self) -> io::Result<()> {
         match self {
             Stream::Plain(socket) => socket.shutdown().await,
@@ -41,14 +41,14 @@ impl Stream {
         }
     }
 
-    /// Writes what goes out at once, and forgets the rest: a last word to a client that may not
-    /// listen any more.
+    /// Writes what the kernel takes at once, and drops the rest: for a last response to a client that may no longer
+    /// read.
     pub fn write_best_effort(&mut self, bytes: &[u8]) {
         let cx = &mut Context::from_waker(std::task::Waker::noop());
-        // A fresh socket buffer takes a few hundred bytes at once; if not, so be it.
+        // An empty send buffer takes a few hundred bytes at once. If it is full, the client misses them.
         if Pin::new(&mut *self).poll_write(cx, bytes).is_ready() {
             let _ = Pin::new(&mut *self).poll_flush(cx);
-            self.socket().flush_batch();
+            self.socket().flush_queued();
         }
     }
 }
@@ -75,8 +75,8 @@ impl AsyncRead for Stream {
     }
 }
 
-/// How much of a record is read at once, so that all parts of it are alike and none has more than `limit` bytes: of a whole
-/// record a byte would be left, and be passed on in a buffer of its own.
+/// Splits a TLS record into parts of equal size, of `limit` bytes at most, and returns this size. Reading up to the limit
+/// would leave one byte of a full record, which would be forwarded in a buffer of its own.
 fn part_size(record: usize, limit: usize) -> usize {
     record.div_ceil(record.div_ceil(limit).max(1))
 }
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_read_in_parts_that_are_alike() {
+    fn a_record_is_read_in_parts_of_equal_size() {
         for (record, most, part) in [
             (0, 8191, 0),
             (1, 8191, 1),

@@ -1,18 +1,18 @@
-//! Owns: closing a listener without a reset: no handshake begins on it any more, while those under way are finished.
-//! Invariant: packets of connections pass; a first SYN alone is dropped, and sent again by its client a second later.
-//! Must not know: when that is, or what is done with the connections.
+//! Owns: the filter that keeps new handshakes from a listener, so that closing it resets no connection.
+//! Invariant: it drops a client's first SYN only, which the client sends again after a second; all other packets pass.
+//! Must not know: when a listener closes; what its connections are for.
 
 use std::io;
 use std::os::fd::AsFd;
 
-/// Has the kernel drop every first SYN that comes for `listener`.
+/// Has the kernel drop every first SYN for `listener`.
 ///
-/// Closing a listening socket resets what is in its queue and every handshake that is under way, and there is
-/// always one on a busy listener. With this in place both run dry. A client whose SYN was dropped tries again by itself
-/// after a second (RFC 6298 §2), and finds a successor, or is refused: never a connection that is cut off.
+/// Closing a listening socket resets the connections in its queue and every handshake under way, and a busy listener
+/// always has one. With this filter both run dry. A client whose SYN was dropped sends it again after a second (RFC 6298 §2):
+/// then a successor accepts it, or it is refused, but no connection breaks.
 ///
 /// # Errors
-/// If the system has no such filter: none but Linux has.
+/// The error of the system. Only Linux has such a filter.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn attach(listener: &impl AsFd) -> io::Result<()> {
     use socket2::{SockFilter, SockRef};
@@ -34,7 +34,7 @@ pub fn attach(listener: &impl AsFd) -> io::Result<()> {
     SockRef::from(listener).attach_filter(&filter)
 }
 
-/// As on Linux.
+/// Fails: only Linux has such a filter.
 ///
 /// # Errors
 /// Always.
@@ -52,7 +52,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_listener_with_it_takes_nobody_new_and_keeps_whom_it_has() {
+    fn a_filtered_listener_accepts_no_new_client_and_keeps_those_in_its_queue() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut queued = TcpStream::connect(address).unwrap();

@@ -1,5 +1,5 @@
-//! Owns: the files of Unix sockets on which we listen.
-//! Invariant: a file that another process listens on is never taken; one that was left behind is; ours goes with us.
+//! Owns: the files of the Unix sockets that this process listens on.
+//! Invariant: it replaces a file only if no process listens on it, and removes its own files when it stops.
 //! Must not know: who connects.
 
 use std::io;
@@ -9,34 +9,37 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Listens on the Unix socket at `path`, which those may connect to whom `mode` lets write.
+/// Listens on the Unix socket at `path`. `mode` is the file's mode: users with write permission may connect.
 ///
 /// # Errors
-/// If another process listens there, if there is a file that is no socket, or what the system says.
+/// If another process listens there, if a file there is not a socket, or the error of the system.
 pub fn listen(path: &Path, mode: u32, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile::new(path)?;
-    // Before `listen`: until then nobody can connect, so there is no moment of wider rights.
+    // Before `listen`: until then nobody can connect, so the permissions are never too wide.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     socket.listen(backlog)?;
     socket.set_nonblocking(true)?;
     Ok((socket.into(), file))
 }
 
-/// Removes what a Linchpin that was killed left behind: a socket on which nobody listens.
+/// Removes the socket that a killed Linchpin left behind, on which no process listens.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a file that is not a socket is in its place; move it away",
+            ));
         }
         Ok(_) => {}
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A listener whose queue is full would make us wait.
+    // A listener with a full queue would block the connect.
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
@@ -44,7 +47,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The file of a Unix socket; removed when dropped, unless a successor has put its own in its place.
+/// The file of a Unix socket. Dropping it removes the file, unless a successor has replaced it by its own.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -64,7 +67,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if SocketFile::identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            // What stays behind is stale, and the next start removes it.
+            // A file that stays behind is stale, and the next start removes it.
             let _ = std::fs::remove_file(&self.path);
         }
     }

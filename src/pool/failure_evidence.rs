@@ -26,7 +26,7 @@ impl ClientKey {
     /// brought. A session that was begun by this very request, or an id that anybody can make up, is
     /// none: one client could have as many as it likes.
     pub fn new(address: IpAddr, session: Option<u64>) -> ClientKey {
-        let address = match crate::net::client(address) {
+        let address = match crate::net::client_network(address) {
             IpAddr::V4(address) => u64::from(address.to_bits()),
             IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
         };

@@ -93,7 +93,7 @@ impl RateLimiter {
     pub fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
         let since = now.saturating_duration_since(self.created).as_micros();
         let now = u64::try_from(since).unwrap_or(MAX_TIME).min(MAX_TIME);
-        let hash = self.hasher.hash_one(net::client(address));
+        let hash = self.hasher.hash_one(net::client_network(address));
         let tag = hash >> TIME_BITS;
         let group = &self.groups[usize::try_from(hash & MAX_TIME).unwrap_or(0) % GROUPS].0;
         for _ in 0..CAS_ATTEMPTS {

@@ -55,7 +55,7 @@ impl PerClientLimit {
     /// # Errors
     /// The client has as many connections as it may have.
     pub(super) fn try_acquire(self: &Arc<Self>, address: IpAddr) -> Result<Option<ClientPermit>, TooManyConnections> {
-        let hash = self.hasher.hash_one(net::client(address));
+        let hash = self.hasher.hash_one(net::client_network(address));
         let tag = hash >> COUNT_BITS;
         let group = usize::try_from(hash & COUNT_MASK).unwrap_or(0) % self.groups.len();
         let slots = &self.groups[group].0;

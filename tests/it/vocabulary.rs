@@ -42,7 +42,7 @@ const IN_NAMES: [(&str, &str); 15] = [
 ];
 
 /// Modules that still have some of these words. The owner of each strikes it here.
-const EXCUSED: &[&str] = &["affinity", "app", "demo", "discover", "health", "net", "pool", "proxy", "telemetry", "tls"];
+const EXCUSED: &[&str] = &["affinity", "app", "demo", "discover", "health", "pool", "proxy", "telemetry", "tls"];
 
 /// The words of a name: `ConnContext` and `conn_context` have `conn` and `context`.
 fn words(name: &str) -> Vec<String> {

@@ -1,6 +1,6 @@
-//! Owns: when pieces are read and sent, on real sockets.
-//! Invariant: whatever the batcher holds up, the other side gets every byte once and in order.
-//! Must not know: how pieces are kept.
+//! Owns: the tests of when sockets read and write, on real sockets.
+//! Invariant: whatever the batcher delays, the peer receives every byte once and in order.
+//! Must not know: how writes are queued.
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,8 +14,9 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::net::Socket;
+use crate::net::read_buffers::BUFFER_SIZE;
 
-/// Runs a test on a thread whose sockets are batched, within a time.
+/// Runs a test on a thread with a batcher, and fails it after 20 seconds.
 fn batched(test: impl Future<Output = ()> + 'static) {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
     runtime.block_on(async {
@@ -26,7 +27,7 @@ fn batched(test: impl Future<Output = ()> + 'static) {
     });
 }
 
-/// A socket of ours, and the other side's.
+/// Returns a socket, and its peer.
 async fn pair() -> (Socket, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -34,7 +35,7 @@ async fn pair() -> (Socket, TcpStream) {
     (ours.unwrap().into(), theirs.unwrap().0)
 }
 
-/// What can be read of the other side without waiting.
+/// Returns how many bytes the peer can read without waiting.
 fn arrived(theirs: &TcpStream) -> usize {
     let mut buffer = vec![0; 1 << 20];
     theirs.try_read(&mut buffer).unwrap_or(0)
@@ -46,7 +47,7 @@ async fn until(mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Reads for ever, into what is returned.
+/// Reads until the end, and returns all bytes.
 fn reading(mut theirs: TcpStream) -> JoinHandle<Vec<u8>> {
     spawn_local(async move {
         let mut all = Vec::new();
@@ -55,8 +56,8 @@ fn reading(mut theirs: TcpStream) -> JoinHandle<Vec<u8>> {
     })
 }
 
-/// Brings it so far that it has a waker: pieces came that it had to wait for.
-async fn settle(ours: &mut Socket, theirs: &mut TcpStream) {
+/// Reads enough bursts that the socket gets its ReadinessWaker.
+async fn warm_up(ours: &mut Socket, theirs: &mut TcpStream) {
     for _ in 0..3 {
         let (read, written) = tokio::join!(ours.read_u8(), async {
             yield_now().await;
@@ -67,7 +68,7 @@ async fn settle(ours: &mut Socket, theirs: &mut TcpStream) {
 }
 
 #[test]
-fn small_pieces_are_sent_when_all_tasks_of_the_turn_have_run() {
+fn small_writes_go_out_when_all_tasks_of_the_iteration_have_run() {
     batched(async {
         let (mut one, one_there) = pair().await;
         let (mut two, two_there) = pair().await;
@@ -84,7 +85,7 @@ fn small_pieces_are_sent_when_all_tasks_of_the_turn_have_run() {
 }
 
 #[test]
-fn a_long_piece_is_sent_at_once_behind_what_waits() {
+fn a_long_write_goes_out_at_once_behind_what_is_queued() {
     batched(async {
         let (mut ours, theirs) = pair().await;
         let reading = reading(theirs);
@@ -99,7 +100,7 @@ fn a_long_piece_is_sent_at_once_behind_what_waits() {
 }
 
 #[test]
-fn no_more_wait_than_there_is_room_for() {
+fn a_full_queue_is_written_at_once() {
     batched(async {
         let (mut ours, _theirs) = pair().await;
         for _ in 0..MAX_BATCH - 1 {
@@ -112,7 +113,7 @@ fn no_more_wait_than_there_is_room_for() {
 }
 
 #[test]
-fn a_socket_that_is_dropped_takes_back_what_waits_where_it_was_told_to() {
+fn a_dropped_socket_discards_what_is_queued_if_it_was_set_to() {
     batched(async {
         let (mut ours, theirs) = pair().await;
         ours.write_all(b"never").await.unwrap();
@@ -124,7 +125,7 @@ fn a_socket_that_is_dropped_takes_back_what_waits_where_it_was_told_to() {
 }
 
 #[test]
-fn a_socket_that_is_dropped_sends_what_waits() {
+fn a_dropped_socket_writes_what_is_queued() {
     batched(async {
         let (mut ours, theirs) = pair().await;
         ours.write_all(b"last words").await.unwrap();
@@ -134,11 +135,11 @@ fn a_socket_that_is_dropped_sends_what_waits() {
 }
 
 #[test]
-fn what_the_other_side_has_no_room_for_goes_out_later_and_in_order() {
+fn what_the_kernel_does_not_take_goes_out_later_and_in_order() {
     batched(async {
         let (mut ours, mut theirs) = pair().await;
         let mut written = Vec::new();
-        // Until one has to wait: what the kernel has no room for is a backlog, and blocks the next.
+        // Until a write blocks: what the kernel doesn't take is a backlog, which the next write waits for.
         for index in 0u32.. {
             let piece: Vec<u8> = index.to_be_bytes().repeat(1000);
             let writing = timeout(Duration::from_millis(200), ours.write_all(&piece)).await;
@@ -149,7 +150,7 @@ fn what_the_other_side_has_no_room_for_goes_out_later_and_in_order() {
             written.extend(piece);
         }
         assert!((ours.write_progress().bytes() as usize) < written.len());
-        // From here on nobody but the reader polls the socket: it goes on with its backlog all the same.
+        // From here on only the reader polls the socket, and so writes the backlog.
         let mut buffer = [0; 1];
         let silent = spawn_local(async move { ours.read(&mut buffer).await });
         let mut read = vec![0; written.len()];
@@ -161,7 +162,7 @@ fn what_the_other_side_has_no_room_for_goes_out_later_and_in_order() {
 }
 
 #[test]
-fn an_end_comes_behind_what_waits() {
+fn a_shutdown_comes_behind_what_is_queued() {
     batched(async {
         let (mut ours, theirs) = pair().await;
         ours.write_all(b"last words").await.unwrap();
@@ -173,20 +174,20 @@ fn an_end_comes_behind_what_waits() {
 }
 
 #[test]
-fn who_waits_for_all_to_be_sent_is_woken_by_that() {
+fn a_task_that_waits_until_all_is_sent_is_woken() {
     batched(async {
         let (mut ours, _theirs) = pair().await;
         ours.write_all(b"x").await.unwrap();
         poll_fn(|cx| ours.poll_all_sent(cx)).await.unwrap();
         assert_eq!(ours.write_progress().bytes(), 1);
         ours.write_all(b"y").await.unwrap();
-        ours.flush_batch();
+        ours.flush_queued();
         assert_eq!(ours.write_progress().bytes(), 2);
     });
 }
 
 #[test]
-fn a_failure_does_not_count_as_sent_and_is_told_by_the_next_write() {
+fn a_failed_write_does_not_count_as_written_and_the_next_write_reports_it() {
     batched(async {
         let (mut ours, theirs) = pair().await;
         theirs.set_zero_linger().unwrap();
@@ -203,19 +204,19 @@ fn a_failure_does_not_count_as_sent_and_is_told_by_the_next_write() {
 }
 
 #[test]
-fn a_regular_socket_is_read_before_its_task_runs_and_nothing_gets_lost() {
+fn a_busy_socket_is_read_before_its_task_runs_and_loses_nothing() {
     batched(async {
         let (mut ours, mut theirs) = pair().await;
-        settle(&mut ours, &mut theirs).await;
-        // Short and long ones in turns, each read in bites that don't fit.
+        warm_up(&mut ours, &mut theirs).await;
+        // Short and long writes alternate; the reader's buffer fits neither.
         let sent: Vec<u8> =
-            (0..200usize).flat_map(|n| vec![n as u8; if n % 3 == 0 { 3 * PREFETCH_SIZE } else { 100 + n }]).collect();
+            (0..200usize).flat_map(|n| vec![n as u8; if n % 3 == 0 { 3 * BUFFER_SIZE } else { 100 + n }]).collect();
         let expected = sent.clone();
         let writing = spawn_local(async move {
             let mut rest = &sent[..];
             for n in 0..200usize {
                 let piece;
-                (piece, rest) = rest.split_at(if n % 3 == 0 { 3 * PREFETCH_SIZE } else { 100 + n });
+                (piece, rest) = rest.split_at(if n % 3 == 0 { 3 * BUFFER_SIZE } else { 100 + n });
                 theirs.write_all(piece).await.unwrap();
                 if n % 7 == 0 {
                     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -233,14 +234,14 @@ fn a_regular_socket_is_read_before_its_task_runs_and_nothing_gets_lost() {
 }
 
 #[test]
-fn what_was_read_ahead_makes_a_socket_readable() {
+fn prefetched_bytes_make_a_socket_readable() {
     batched(async {
         let (mut ours, mut theirs) = pair().await;
-        settle(&mut ours, &mut theirs).await;
+        warm_up(&mut ours, &mut theirs).await;
         let mut buffer = [0; 8];
         assert!(ours.read(&mut buffer).now_or_never().is_none());
         theirs.write_all(b"more").await.unwrap();
-        // The waker rings, and the piece is read though nobody asks any more.
+        // The batcher reads, though no task polls any more.
         until(|| BATCHER.with_borrow(|batcher| batcher.ready.is_empty()) && ours.has_prefetched()).await;
         poll_fn(|cx| ours.poll_read_ready(cx)).await.unwrap();
         assert_eq!(ours.read(&mut buffer).await.unwrap(), 4);
@@ -248,15 +249,15 @@ fn what_was_read_ahead_makes_a_socket_readable() {
 }
 
 #[test]
-fn a_socket_is_read_and_sent_to_without_a_carrier() {
+fn a_socket_reads_and_writes_without_a_batcher() {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
     runtime.block_on(async {
         let batching = spawn_local(run_batcher());
         yield_now().await;
         let (mut ours, mut theirs) = pair().await;
-        settle(&mut ours, &mut theirs).await;
+        warm_up(&mut ours, &mut theirs).await;
         let mut buffer = [0; 8];
-        // It waits by its waker, which then nobody answers.
+        // It waits by its ReadinessWaker, which then has no batcher.
         assert!(ours.read(&mut buffer).now_or_never().is_none());
         ours.write_all(b"waits").await.unwrap();
         batching.abort();
@@ -272,13 +273,16 @@ fn a_socket_is_read_and_sent_to_without_a_carrier() {
 }
 
 #[test]
-fn places_of_sockets_that_are_gone_are_used_again() {
+fn slots_of_closed_sockets_are_reused() {
     batched(async {
         for _ in 0..5 {
             let (mut ours, mut theirs) = pair().await;
-            settle(&mut ours, &mut theirs).await;
+            warm_up(&mut ours, &mut theirs).await;
         }
-        assert_eq!(BATCHER.with_borrow_mut(|batcher| (batcher.ready.capacity(), batcher.ready.all().len())), (1, 0));
+        assert_eq!(
+            BATCHER.with_borrow_mut(|batcher| (batcher.ready.slots(), batcher.ready.registered().len())),
+            (1, 0)
+        );
     });
 }
 
@@ -292,7 +296,7 @@ fn a_socket_that_takes_nothing_holds_no_more_than_a_few_pieces() {
         let taken = ours.write_progress().bytes();
         let piece = vec![0; 16 * 1024];
         let mut held = 0;
-        // As a tunnel does, or HTTP/2: as long as what is written is taken, up to 64 times.
+        // Like a tunnel or HTTP/2: writes as long as the socket accepts, 64 times at most.
         for _ in 0..64 {
             match ours.write(&piece).now_or_never() {
                 Some(written) => held += written.unwrap(),
@@ -305,18 +309,17 @@ fn a_socket_that_takes_nothing_holds_no_more_than_a_few_pieces() {
 }
 
 #[test]
-fn whatever_the_order_of_polls_nothing_is_lost() {
+fn polls_in_any_order_lose_nothing() {
     stress(false);
 }
 
-/// A read that was only tried, by a waker that wakes nobody, must not take the wake-up of who then waits to
-/// be told that there is something to read.
+/// A read with a waker that wakes no task must not take the wake-up from a later `poll_read_ready`.
 #[test]
-fn who_waits_for_something_to_read_is_woken_whoever_tried_to_read_before() {
+fn a_task_that_waits_for_readiness_is_woken_after_a_read_with_another_waker() {
     stress(true);
 }
 
-fn stress(tries_by_nobody: bool) {
+fn stress(tries_with_noop_waker: bool) {
     fn random(state: &mut u64) -> u64 {
         *state ^= *state << 13;
         *state ^= *state >> 7;
@@ -346,11 +349,11 @@ fn stress(tries_by_nobody: bool) {
                         burn(115 + dice / 3 % 14).await;
                     }
                     if dice.is_multiple_of(5) {
-                        // Asked once, and then as one that is parked.
+                        // Reads once, and then waits for readiness, like an idle connection.
                         let bite = &mut buffer[..1];
                         let tried = poll_fn(|cx| {
-                            let nobody = &mut std::task::Context::from_waker(Waker::noop());
-                            let cx = if tries_by_nobody { nobody } else { cx };
+                            let noop = &mut std::task::Context::from_waker(Waker::noop());
+                            let cx = if tries_with_noop_waker { noop } else { cx };
                             Poll::Ready(match std::pin::pin!(ours.read(bite)).poll(cx) {
                                 Poll::Ready(read) => Some(read),
                                 Poll::Pending => None,

@@ -1,6 +1,6 @@
-//! Owns: a socket as the system has it, over TCP or a Unix socket.
-//! Invariant: one way to read, write and wait for both; a read takes no more than it is told.
-//! Must not know: what waits to be read or sent.
+//! Owns: the socket of tokio below, TCP or Unix, with one set of methods for both.
+//! Invariant: a read takes no more bytes than its limit.
+//! Must not know: what was prefetched or queued.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -12,11 +12,11 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::net::send_buffer;
 
-/// What is read at once, in bytes, whatever the room: what is read has to be held until the other side takes it.
-/// A byte less than 16 KiB: hyper doubles its buffer, up to 400 KiB, each time one of its steps has been filled.
+/// The most bytes that one read takes, however large the buffer: what was read is held until the other side takes it.
+/// A byte less than 16 KiB: hyper doubles its buffer, up to 400 KiB, each time one of its steps was filled.
 pub(super) const MAX_READ: u64 = 16 * 1024 - 1;
 
-/// The same, for a side of which more pieces are held at a time: hyper has one of a request's body in hand while the one
+/// The same for a side of which several reads are held at a time: hyper holds one part of a request's body while the part
 /// before it waits for the backend.
 pub(super) const SMALL_READ: u64 = 8 * 1024 - 1;
 
@@ -39,20 +39,20 @@ impl From<UnixStream> for RawSocket {
 }
 
 impl RawSocket {
-    /// Reads no more than `most` bytes.
+    /// Reads `limit` bytes at most.
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
-        most: u64,
+        limit: u64,
     ) -> Poll<io::Result<()>> {
         match self {
             RawSocket::Tcp(stream) => {
-                stream.set_limit(most);
+                stream.set_limit(limit);
                 Pin::new(stream).poll_read(cx, buffer)
             }
             RawSocket::Unix(stream) => {
-                stream.set_limit(most);
+                stream.set_limit(limit);
                 Pin::new(stream).poll_read(cx, buffer)
             }
         }
@@ -65,7 +65,7 @@ impl RawSocket {
         }
     }
 
-    /// From now on there is something to read once the system says so.
+    /// Clears tokio's readiness: the socket is readable once the kernel reports it.
     pub(super) fn clear_readiness(&self) -> io::Result<()> {
         let nothing = || Err(io::ErrorKind::WouldBlock.into());
         match self {
@@ -74,7 +74,7 @@ impl RawSocket {
         }
     }
 
-    /// Bytes that the kernel takes at once, about.
+    /// Estimates how many bytes the kernel takes at once.
     pub(super) fn send_buffer_space(&self) -> usize {
         match self {
             RawSocket::Tcp(stream) => send_buffer::available(stream.get_ref()),
@@ -98,7 +98,7 @@ impl RawSocket {
         }
     }
 
-    /// Writes all pieces or some of them. For one piece `send` is the cheaper system wake_reader.
+    /// Writes all pieces or some of them. One piece goes out by `send`, the cheaper system call.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match (self, pieces) {
             (RawSocket::Tcp(stream), [only]) => Pin::new(stream.get_mut()).poll_write(cx, only),

@@ -1,6 +1,6 @@
-//! Owns: what was read of a socket before its owner asked for it, and whether to do so.
-//! Invariant: nothing is read that nobody waits for; bytes keep their order.
-//! Must not know: what there is to send.
+//! Owns: the reading half of a socket: what was prefetched, and which task waits for more.
+//! Invariant: nothing is read that no task waits for; bytes keep their order.
+//! Must not know: what there is to write.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -9,22 +9,21 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::ReadBuf;
 
 use super::raw::{MAX_READ, RawSocket, SMALL_READ};
-use crate::net::batch::{self, PREFETCH_SIZE, ReadinessWaker};
+use crate::net::batch::waker::ReadinessWaker;
+use crate::net::read_buffers::{self, BUFFER_SIZE};
 
 #[derive(Debug)]
 pub(super) struct ReadSide {
-    /// What was read.
     prefetched: RefCell<Option<Prefetched>>,
-    /// The task that waits for more, if one does and the waker is to be woken first. As long as there is one, it
-    /// was not woken.
+    /// The task that waits for the batcher to read. While there is one, the [`ReadinessWaker`] has not been woken.
     reader: RefCell<Option<Waker>>,
-    /// Bytes that came since the owner last had to wait.
+    /// Bytes that arrived since the owner last had to wait.
     burst: Cell<usize>,
-    /// How often the owner had to wait after some had come.
+    /// How often the owner had to wait after a burst.
     bursts: Cell<u8>,
-    /// The last burst was more than a piece: read at once it would be copied twice.
+    /// The last burst did not fit into a buffer: to prefetch such a burst copies it twice.
     is_large: Cell<bool>,
-    /// What is read at once, at the most.
+    /// The most bytes that one read takes.
     read_limit: Cell<u64>,
 }
 
@@ -35,7 +34,7 @@ enum Prefetched {
     Failed(io::Error),
 }
 
-/// Bursts after which a socket has a waker. Those of one request don't pay for it.
+/// Bursts after which a socket gets a [`ReadinessWaker`]. A connection for one request doesn't repay its cost.
 const MIN_BURSTS: u8 = 2;
 
 impl ReadSide {
@@ -50,17 +49,17 @@ impl ReadSide {
         }
     }
 
-    /// From now on less is read at once.
+    /// Limits reads to [`SMALL_READ`] from now on.
     pub(super) fn use_small_reads(&self) {
         self.read_limit.set(SMALL_READ);
     }
 
-    /// What is read at once, at the most.
+    /// The most bytes that one read takes.
     pub(super) fn read_limit(&self) -> usize {
         self.read_limit.get() as usize
     }
 
-    /// Whether it pays to have a waker.
+    /// Whether batched reads repay the cost of a [`ReadinessWaker`].
     pub(super) fn is_worth_a_waker(&self) -> bool {
         self.bursts.get() >= MIN_BURSTS
     }
@@ -70,7 +69,7 @@ impl ReadSide {
         self.prefetched.borrow().is_some()
     }
 
-    /// Reads what was read already. `None` if the system has to be asked.
+    /// Reads what was prefetched. Returns `None` if the kernel has to be asked.
     pub(super) fn poll_prefetched(
         &self,
         cx: &mut Context<'_>,
@@ -80,13 +79,13 @@ impl ReadSide {
         if let Some(taken) = prefetched.take() {
             return Some(Poll::Ready(taken.read(buffer, &mut prefetched)));
         }
-        // hyper asks often; as long as the waker has not been woken, the answer is known.
+        // hyper polls often. Until the ReadinessWaker is woken there is nothing to read, without a system call.
         let mut reader = self.reader.borrow_mut();
         reader.as_mut()?.clone_from(cx.waker());
         Some(Poll::Pending)
     }
 
-    /// Reads of the system what there is.
+    /// Reads what the kernel has.
     pub(super) fn poll_read(
         &self,
         raw: &mut RawSocket,
@@ -110,18 +109,18 @@ impl ReadSide {
         poll
     }
 
-    /// Whether there is something to read, or the end.
+    /// Waits until there is something to read, or the end.
     pub(super) fn poll_ready(&self, raw: &RawSocket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.prefetched.borrow().is_some() {
             return Poll::Ready(Ok(()));
         }
-        // From here on the system wakes the task, and no ReadinessWaker is used.
+        // From here on the event loop wakes this task directly, without the batcher.
         self.reader.take();
         raw.poll_read_ready(cx)
     }
 
-    /// Reads until `is_enough` is there of what is unread, or a piece, or the end. What was read is read again; of
-    /// what is not enough no buffer is held.
+    /// Prefetches until `is_enough` accepts the bytes, a buffer is full, or the end. While it waits it keeps the bytes
+    /// alone, without the rest of a buffer.
     pub(super) fn poll_prefetch(
         &self,
         raw: &mut RawSocket,
@@ -130,11 +129,11 @@ impl ReadSide {
     ) -> Poll<()> {
         self.reader.take();
         let mut prefetched = self.prefetched.borrow_mut();
-        let mut buffer = batch::acquire_buffer();
+        let mut buffer = read_buffers::acquire();
         let mut read = ReadBuf::new(&mut buffer);
         match prefetched.take() {
             None => {}
-            Some(Prefetched::Bytes { buffer: held, from, to }) if to - from < PREFETCH_SIZE => {
+            Some(Prefetched::Bytes { buffer: held, from, to }) if to - from < BUFFER_SIZE => {
                 read.put_slice(&held[from..to])
             }
             all => *prefetched = all,
@@ -144,7 +143,7 @@ impl ReadSide {
             let before = read.filled().len();
             match raw.poll_read(cx, &mut read, MAX_READ) {
                 Poll::Ready(Ok(())) if read.filled().len() > before => {}
-                // What came is to be read first; the system tells of its end again, or of another one.
+                // The bytes are read first. The kernel reports the end or the error again.
                 Poll::Ready(_) if before > 0 => break,
                 Poll::Ready(Ok(())) => *prefetched = Some(Prefetched::End),
                 Poll::Ready(Err(error)) => *prefetched = Some(Prefetched::Failed(error)),
@@ -159,17 +158,17 @@ impl ReadSide {
         }
         let to = read.filled().len();
         if prefetched.is_some() || to == 0 {
-            batch::release_buffer(buffer);
+            read_buffers::release(buffer);
         } else if poll.is_ready() {
             *prefetched = Some(Prefetched::Bytes { buffer, from: 0, to });
         } else {
             *prefetched = Some(Prefetched::Bytes { buffer: buffer[..to].into(), from: 0, to });
-            batch::release_buffer(buffer);
+            read_buffers::release(buffer);
         }
         poll
     }
 
-    /// What was prefetched and is not read.
+    /// Passes the prefetched bytes to `look`, and leaves them to be read.
     pub(super) fn peek_prefetched<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
         match &*self.prefetched.borrow() {
             Some(Prefetched::Bytes { buffer, from, to }) => look(&buffer[*from..*to]),
@@ -180,17 +179,17 @@ impl ReadSide {
     fn end_burst(&self) {
         let burst = self.burst.take();
         if burst > 0 {
-            self.is_large.set(burst > PREFETCH_SIZE);
+            self.is_large.set(burst > BUFFER_SIZE);
             self.bursts.set(self.bursts.get().saturating_add(1));
         }
     }
 
-    /// The waker was woken: reads a piece for who waits, and wakes him.
+    /// Reads into a buffer and wakes the task that waits, once `waker` was woken. Without such a task it reads nothing.
     pub(super) fn prefetch(&self, raw: &mut RawSocket, waker: &ReadinessWaker) {
         if self.reader.borrow().is_none() {
             return;
         }
-        let mut buffer = batch::acquire_buffer();
+        let mut buffer = read_buffers::acquire();
         let mut unfilled = ReadBuf::new(&mut buffer);
         let poll = raw.poll_read(&mut Context::from_waker(waker.waker()), &mut unfilled, MAX_READ);
         let to = unfilled.filled().len();
@@ -200,7 +199,7 @@ impl ReadSide {
                 Some(Prefetched::Bytes { buffer, from: 0, to })
             }
             other => {
-                batch::release_buffer(buffer);
+                read_buffers::release(buffer);
                 match other {
                     Poll::Ready(Ok(())) => Some(Prefetched::End),
                     Poll::Ready(Err(error)) => Some(Prefetched::Failed(error)),
@@ -214,7 +213,7 @@ impl ReadSide {
         }
     }
 
-    /// Wakes who waits.
+    /// Wakes the task that waits, if there is one.
     pub(super) fn wake_reader(&self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
@@ -223,7 +222,7 @@ impl ReadSide {
 }
 
 impl Prefetched {
-    /// Reads of it what there is room for; `rest` is what is left.
+    /// Reads as much as fits into `into`, and puts what is left into `rest`.
     fn read(self, into: &mut ReadBuf<'_>, rest: &mut Option<Prefetched>) -> io::Result<()> {
         match self {
             Prefetched::Bytes { buffer, from, to } => {
@@ -232,7 +231,7 @@ impl Prefetched {
                 if end < to {
                     *rest = Some(Prefetched::Bytes { buffer, from: end, to });
                 } else {
-                    batch::release_buffer(buffer);
+                    read_buffers::release(buffer);
                 }
                 Ok(())
             }

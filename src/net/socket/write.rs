@@ -1,5 +1,5 @@
-//! Owns: what a socket has to send, from the write until the kernel has it.
-//! Invariant: bytes go out in order; none counts as sent that the kernel has not taken.
+//! Owns: the writing half of a socket: bytes from the write until the kernel takes them.
+//! Invariant: bytes go out in order; only those that the kernel took count as written.
 //! Must not know: what there is to read.
 
 use std::cell::{Cell, RefCell};
@@ -9,15 +9,15 @@ use std::task::{Context, Poll, Waker, ready};
 
 use super::raw::RawSocket;
 
-/// Bytes of a socket that wait, at the most: a piece in one iteration, and what came before it.
-const ROOM: usize = 32 * 1024;
+/// The most bytes of one socket that are queued: one long write of this iteration, and shorter ones before it.
+const MAX_QUEUED: usize = 32 * 1024;
 
-/// A piece of so many bytes is large: of those that follow each other only the first waits. What waits and
-/// then finds no room with the kernel is held here, in addition to what its writer holds; and to copy the
-/// megabytes of a long body wins nothing.
+/// A write of this many bytes is large: of large writes in a row only the first is queued. A queued write that the kernel
+/// then doesn't take is held here, in addition to what its writer holds. And to copy the megabytes of a long
+/// body saves nothing.
 const LARGE: usize = 4 * 1024;
 
-/// What becomes of the bytes that are written to a socket. Can be asked when the socket is gone.
+/// How much of what was written to a socket the kernel has taken. Outlives the socket.
 #[derive(Debug, Default)]
 pub struct WriteProgress {
     bytes: Cell<u64>,
@@ -25,12 +25,12 @@ pub struct WriteProgress {
 }
 
 impl WriteProgress {
-    /// How many the kernel has taken so far.
+    /// Returns how many bytes the kernel has taken so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
     }
 
-    /// Whether dropping the socket takes back those that wait. If not, they are sent.
+    /// Sets whether dropping the socket discards its queued writes. By default they are written.
     pub fn discard_on_drop(&self, discards_on_drop: bool) {
         self.discards_on_drop.set(discards_on_drop);
     }
@@ -39,16 +39,16 @@ impl WriteProgress {
 #[derive(Debug)]
 pub(super) struct WriteSide {
     progress: Rc<WriteProgress>,
-    /// Pieces that wait for the end of the iteration, and their bytes.
-    waiting: Cell<u32>,
-    bytes: Cell<usize>,
-    /// A large piece was written since something was read last.
-    is_long: Cell<bool>,
-    /// Whether the writer waits for them to be sent.
+    /// Writes that are queued until the iteration ends, and their bytes.
+    queued: Cell<u32>,
+    queued_bytes: Cell<usize>,
+    /// There was a large write since the last read.
+    had_large: Cell<bool>,
+    /// A task waits until the queued writes are done.
     is_awaited: Cell<bool>,
-    /// What became of those that the kernel has not taken.
+    /// What is left of a queued write that the kernel did not take whole.
     backlog: RefCell<Option<WriteBacklog>>,
-    /// Whether there is any: asked at each poll.
+    /// Whether there is a backlog: each poll asks, and this costs no borrow.
     has_backlog: Cell<bool>,
     /// The task that wrote last.
     writer: RefCell<Waker>,
@@ -56,9 +56,9 @@ pub(super) struct WriteSide {
 
 #[derive(Debug)]
 enum WriteBacklog {
-    /// They go out when there is room.
+    /// These bytes are written as soon as the kernel has room.
     Bytes(Vec<u8>),
-    /// They never go out.
+    /// The connection failed; nothing more is written.
     Failed(io::ErrorKind),
 }
 
@@ -66,9 +66,9 @@ impl WriteSide {
     pub(super) fn new() -> WriteSide {
         WriteSide {
             progress: Rc::default(),
-            waiting: Cell::new(0),
-            bytes: Cell::new(0),
-            is_long: Cell::new(false),
+            queued: Cell::new(0),
+            queued_bytes: Cell::new(0),
+            had_large: Cell::new(false),
             is_awaited: Cell::new(false),
             backlog: RefCell::new(None),
             has_backlog: Cell::new(false),
@@ -80,79 +80,79 @@ impl WriteSide {
         Rc::clone(&self.progress)
     }
 
-    pub(super) fn is_waiting(&self) -> bool {
-        self.waiting.get() > 0
+    pub(super) fn has_queued(&self) -> bool {
+        self.queued.get() > 0
     }
 
     pub(super) fn has_backlog(&self) -> bool {
         self.has_backlog.get()
     }
 
-    /// Whether what waits is to be sent if the socket is dropped.
-    pub(super) fn outlives(&self) -> bool {
-        self.is_waiting() && !self.progress.discards_on_drop.get()
+    /// Whether dropping the socket has to write what is queued.
+    pub(super) fn must_flush_on_drop(&self) -> bool {
+        self.has_queued() && !self.progress.discards_on_drop.get()
     }
 
-    /// Whether the next piece, of `length` bytes, may wait, too.
-    pub(super) fn may_wait(&self, length: usize) -> bool {
-        let is_next = length >= LARGE && self.is_long.replace(true);
-        !is_next && self.bytes.get() + length <= ROOM
+    /// Whether the next write, of `length` bytes, may be queued.
+    pub(super) fn may_queue(&self, length: usize) -> bool {
+        let follows_large = length >= LARGE && self.had_large.replace(true);
+        !follows_large && self.queued_bytes.get() + length <= MAX_QUEUED
     }
 
-    /// Something was read: what is written next is the answer to it.
-    pub(super) fn begins(&self) {
-        self.is_long.set(false);
+    /// Forgets large writes after a read: the next write begins a new message.
+    pub(super) fn begin_message(&self) {
+        self.had_large.set(false);
     }
 
-    /// A piece of this writer's is about to wait for the end of the iteration.
-    pub(super) fn begin(&self, cx: &Context<'_>, length: usize) {
+    /// Counts a write of `length` bytes as queued, and remembers its task.
+    pub(super) fn add_queued(&self, cx: &Context<'_>, length: usize) {
         self.writer.borrow_mut().clone_from(cx.waker());
-        self.waiting.set(self.waiting.get() + 1);
-        self.bytes.set(self.bytes.get() + length);
+        self.queued.set(self.queued.get() + 1);
+        self.queued_bytes.set(self.queued_bytes.get() + length);
     }
 
-    /// It waits no more.
-    pub(super) fn end(&self, length: usize) {
-        self.waiting.set(self.waiting.get().saturating_sub(1));
-        self.bytes.set(self.bytes.get().saturating_sub(length));
+    /// Counts a write of `length` bytes as no longer queued.
+    pub(super) fn remove_queued(&self, length: usize) {
+        self.queued.set(self.queued.get().saturating_sub(1));
+        self.queued_bytes.set(self.queued_bytes.get().saturating_sub(length));
     }
 
-    /// A piece has waited long enough.
-    pub(super) fn send(&self, raw: &RawSocket, piece: &[u8]) {
-        self.end(piece.len());
+    /// Does a queued write. What the kernel doesn't take becomes the backlog.
+    pub(super) fn write_queued(&self, raw: &RawSocket, bytes: &[u8]) {
+        self.remove_queued(bytes.len());
         let mut backlog = self.backlog.borrow_mut();
         let left = match &mut *backlog {
-            None => self.try_send(raw, piece),
-            Some(WriteBacklog::Bytes(bytes)) => {
-                bytes.extend_from_slice(piece);
+            None => self.try_write(raw, bytes),
+            Some(WriteBacklog::Bytes(before)) => {
+                before.extend_from_slice(bytes);
                 return;
             }
             Some(WriteBacklog::Failed(_)) => return,
         };
         self.has_backlog.set(left.is_some());
-        let is_heard = self.is_awaited.take() || left.is_some();
+        let wakes_writer = self.is_awaited.take() || left.is_some();
         *backlog = left;
         drop(backlog);
-        if is_heard {
+        if wakes_writer {
             self.writer.borrow().wake_by_ref();
         }
     }
 
-    /// What is left of a piece.
-    fn try_send(&self, raw: &RawSocket, piece: &[u8]) -> Option<WriteBacklog> {
-        match raw.try_write(piece) {
-            Ok(sent) => {
-                self.count(sent);
-                piece.get(sent..).filter(|rest| !rest.is_empty()).map(|rest| WriteBacklog::Bytes(rest.into()))
+    /// Writes without waiting. Returns what is left.
+    fn try_write(&self, raw: &RawSocket, bytes: &[u8]) -> Option<WriteBacklog> {
+        match raw.try_write(bytes) {
+            Ok(written) => {
+                self.count(written);
+                bytes.get(written..).filter(|rest| !rest.is_empty()).map(|rest| WriteBacklog::Bytes(rest.into()))
             }
             Err(error) => Some(match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => WriteBacklog::Bytes(piece.into()),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => WriteBacklog::Bytes(bytes.into()),
                 kind => WriteBacklog::Failed(kind),
             }),
         }
     }
 
-    /// Has the kernel take `pieces`, or some of them, now.
+    /// Writes `pieces`, or some of them, to the kernel directly.
     pub(super) fn poll_write(
         &self,
         raw: &mut RawSocket,
@@ -164,11 +164,14 @@ impl WriteSide {
         Poll::Ready(Ok(written))
     }
 
-    fn count(&self, sent: usize) {
-        self.progress.bytes.set(self.progress.bytes.get() + sent as u64);
+    fn count(&self, written: usize) {
+        self.progress.bytes.set(self.progress.bytes.get() + written as u64);
     }
 
-    /// Whether all is sent that has waited long enough; sends of it what can be sent.
+    /// Waits until the kernel has taken the backlog, and writes it as far as the kernel has room.
+    ///
+    /// # Errors
+    /// The error of a write that failed earlier.
     #[inline]
     pub(super) fn poll_backlog(&self, raw: &mut RawSocket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.has_backlog.get() {
@@ -182,7 +185,7 @@ impl WriteSide {
         let mut backlog = self.backlog.borrow_mut();
         while let Some(WriteBacklog::Bytes(bytes)) = &mut *backlog {
             match ready!(self.poll_write(raw, cx, &[IoSlice::new(bytes)])) {
-                Ok(sent) if sent < bytes.len() => drop(bytes.drain(..sent)),
+                Ok(written) if written < bytes.len() => drop(bytes.drain(..written)),
                 Ok(_) => {
                     *backlog = None;
                     self.has_backlog.set(false);
@@ -196,9 +199,9 @@ impl WriteSide {
         })
     }
 
-    /// The same, of pieces too that still wait.
+    /// Waits until the kernel has taken the queued writes, too.
     pub(super) fn poll_all_sent(&self, raw: &mut RawSocket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_waiting() {
+        if self.has_queued() {
             self.writer.borrow_mut().clone_from(cx.waker());
             self.is_awaited.set(true);
             return Poll::Pending;
