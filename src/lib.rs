@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod reason;
 pub mod runtime;
 pub mod session_sync;
+pub mod slot_table;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

@@ -2,12 +2,11 @@
 //! Invariant: the rule is pure; the table has a fixed size and no lock, and drops only full buckets while it has free slots.
 //! Must not know: status codes, which requests are counted.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::net;
+use crate::slot_table::SlotTable;
 
 /// `requests_per_client` and `request_burst` of `[server.limits]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,39 +50,30 @@ impl Rate {
     }
 }
 
-/// Buckets per cache line. A request touches one cache line only.
-const SLOTS_PER_GROUP: usize = 8;
-
 /// Cache lines of the table: one MiB, for 131,072 clients whose buckets are not full.
 const GROUPS: usize = 16 * 1024;
 
 /// Bits of a slot for the time when its bucket is full, in microseconds since the table was made: nine years. The other
 /// bits distinguish the clients of a cache line; two clients share them with a chance of one in ten thousand.
 const TIME_BITS: u32 = 48;
-const MAX_TIME: u64 = (1 << TIME_BITS) - 1;
+const MAX_TIME: u64 = SlotTable::<TIME_BITS>::MAX_VALUE;
 
 /// The most attempts to write a slot that other threads write at the same time.
 const CAS_ATTEMPTS: usize = 16;
-
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct SlotGroup([AtomicU64; SLOTS_PER_GROUP]);
 
 /// The buckets of all clients. All threads share them, because SO_REUSEPORT spreads a client's connections over threads.
 #[derive(Debug)]
 pub struct RateLimiter {
     rate: Rate,
     created: Instant,
-    /// Has a random key, or clients could choose addresses that fall into one cache line.
-    hasher: RandomState,
-    groups: Box<[SlotGroup]>,
+    /// When the bucket of each client will be full.
+    buckets: SlotTable<TIME_BITS>,
 }
 
 impl RateLimiter {
     /// Makes the table; every client has a full bucket.
     pub fn new(settings: Settings, now: Instant) -> RateLimiter {
-        let groups = (0..GROUPS).map(|_| SlotGroup::default()).collect();
-        RateLimiter { rate: Rate::new(settings), created: now, hasher: RandomState::new(), groups }
+        RateLimiter { rate: Rate::new(settings), created: now, buckets: SlotTable::new(GROUPS) }
     }
 
     /// Takes a token of the client at `address`.
@@ -93,27 +83,15 @@ impl RateLimiter {
     pub fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
         let since = now.saturating_duration_since(self.created).as_micros();
         let now = u64::try_from(since).unwrap_or(MAX_TIME).min(MAX_TIME);
-        let hash = self.hasher.hash_one(net::client_network(address));
-        let tag = hash >> TIME_BITS;
-        let group = &self.groups[usize::try_from(hash & MAX_TIME).unwrap_or(0) % GROUPS].0;
+        let group = self.buckets.group(net::client_network(address));
         for _ in 0..CAS_ATTEMPTS {
-            let mut found = (0, u64::MAX, now);
-            for (at, slot) in group.iter().enumerate() {
-                let seen = slot.load(Ordering::Relaxed);
-                let full = seen & MAX_TIME;
-                if seen >> TIME_BITS == tag && full > now {
-                    found = (at, seen, full);
-                    break;
-                }
-                // A full bucket is a free slot. Without one, this replaces the bucket that would be full first.
-                if full < found.1 & MAX_TIME {
-                    found = (at, seen, now);
-                }
-            }
-            let (at, seen, full) = found;
+            let slots = group.slots();
+            let own = slots.iter().find(|slot| group.owns(**slot) && slot.value() > now);
+            // A full bucket is a free slot. Without one, this replaces the bucket that would be full first.
+            let Some(slot) = own.or_else(|| slots.iter().min_by_key(|slot| slot.value())) else { break };
+            let full = own.map_or(now, |slot| slot.value());
             let next = self.rate.take(full, now).map_err(Duration::from_micros)?.min(MAX_TIME);
-            let slot = (tag << TIME_BITS) | next;
-            if group[at].compare_exchange(seen, slot, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            if group.replace(*slot, next).is_some() {
                 break;
             }
         }

@@ -1,79 +1,62 @@
-//! Owns: how many connections each client has, over all threads.
-//! Invariant: the table has a fixed size and no lock, and is written when a connection opens or closes, never by a request.
-//! Must not know: sockets; what happens to a rejected client.
+//! Owns: the limit on the connections of one client, over all threads.
+//! Invariant: it has a fixed size and no lock; a connection touches it when it opens and closes, a request never.
+//! Must not know: sockets; what happens to a client over its limit.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::net;
-
-/// Slots of one group: one cache line.
-const SLOTS: usize = 8;
+use crate::slot_table::{GROUP_SIZE, SlotTable};
 
 /// The most groups of the table: 8 MiB.
 const MAX_GROUPS: usize = 128 * 1024;
 
-/// Bits of a slot that count connections; the others identify the client.
+/// Bits of a slot that count a client's connections.
 const COUNT_BITS: u32 = 24;
-const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Group([AtomicU64; SLOTS]);
-
-/// Counts the connections of each client against the limit.
+/// Counts the connections of each client.
 #[derive(Debug)]
 pub(super) struct PerClientLimit {
     max: u64,
-    /// Keyed at random: otherwise clients could choose addresses that share one group.
-    hasher: RandomState,
-    groups: Box<[Group]>,
+    counts: SlotTable<COUNT_BITS>,
 }
 
-/// The permit of one connection of a client, which counts until it is dropped.
+/// One connection of a client. It counts until it is dropped.
 #[derive(Debug)]
 pub(super) struct ClientPermit {
     limit: Arc<PerClientLimit>,
-    /// The number of the slot, counted over all groups. Four bytes: every connection stores it.
-    slot: u32,
+    /// The index of the client's slot. 32 bits, since each open connection holds them in memory.
+    index: u32,
 }
 
 impl PerClientLimit {
-    /// Allows each client `max` connections; `all` is the most connections of the process.
+    /// Lets each client have `max` connections, of `all` that there are at once.
     pub(super) fn new(max: u32, all: usize) -> Arc<PerClientLimit> {
-        // Four clients per group if every connection has another client: few groups get twice as many.
-        let groups = (all / (SLOTS / 2)).next_power_of_two().clamp(64, MAX_GROUPS);
-        let groups = (0..groups).map(|_| Group::default()).collect();
-        Arc::new(PerClientLimit { max: u64::from(max).min(COUNT_MASK), hasher: RandomState::new(), groups })
+        // Four clients a group when all are different: some groups get more, hardly any twice as many.
+        let groups = (all / (GROUP_SIZE / 2)).next_power_of_two().clamp(64, MAX_GROUPS);
+        let max = u64::from(max).min(SlotTable::<COUNT_BITS>::MAX_VALUE);
+        Arc::new(PerClientLimit { max, counts: SlotTable::new(groups) })
     }
 
-    /// Counts a connection of the client at `address`. Returns `None`, and counts nothing, if the client's group has no
-    /// free slot, which is rare.
+    /// Counts a connection of the client at `address`. In the rare case that its group is full, it admits the connection
+    /// without counting it.
     ///
     /// # Errors
     /// The client has as many connections as it may have.
     pub(super) fn try_acquire(self: &Arc<Self>, address: IpAddr) -> Result<Option<ClientPermit>, TooManyConnections> {
-        let hash = self.hasher.hash_one(net::client_network(address));
-        let tag = hash >> COUNT_BITS;
-        let group = usize::try_from(hash & COUNT_MASK).unwrap_or(0) % self.groups.len();
-        let slots = &self.groups[group].0;
+        let group = self.counts.group(net::client_network(address));
         loop {
-            let seen: [u64; SLOTS] = std::array::from_fn(|at| slots[at].load(Ordering::Relaxed));
-            let own = seen.iter().position(|slot| slot & COUNT_MASK > 0 && slot >> COUNT_BITS == tag);
-            let Some(slot) = own.or_else(|| seen.iter().position(|slot| slot & COUNT_MASK == 0)) else {
-                return Ok(None);
-            };
-            let count = own.map_or(0, |at| seen[at] & COUNT_MASK);
+            let slots = group.slots();
+            let own = slots.iter().find(|slot| slot.value() > 0 && group.owns(**slot));
+            let Some(slot) = own.or_else(|| slots.iter().find(|slot| slot.value() == 0)) else { return Ok(None) };
+            let count = slot.value();
             if count >= self.max {
                 return Err(TooManyConnections);
             }
-            let next = (tag << COUNT_BITS) | (count + 1);
-            // Another thread changed the slot in between. Lock-free: each round, one thread succeeds.
-            if slots[slot].compare_exchange(seen[slot], next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                let slot = u32::try_from(group * SLOTS + slot).unwrap_or(0);
-                return Ok(Some(ClientPermit { limit: Arc::clone(self), slot }));
+            // If it fails, another thread's connection opened or closed in between: each round lets one thread go on.
+            if let Some(index) = group.replace(*slot, count + 1) {
+                let index = u32::try_from(index).unwrap_or(0);
+                return Ok(Some(ClientPermit { limit: Arc::clone(self), index }));
             }
         }
     }
@@ -85,9 +68,8 @@ pub(super) struct TooManyConnections;
 
 impl Drop for ClientPermit {
     fn drop(&mut self) {
-        // The slot keeps its client for as long as its count is above zero.
-        let slot = self.slot as usize;
-        self.limit.groups[slot / SLOTS].0[slot % SLOTS].fetch_sub(1, Ordering::Relaxed);
+        // The slot stays this client's as long as its count is above 0.
+        self.limit.counts.decrement(self.index as usize);
     }
 }
 
@@ -116,9 +98,7 @@ mod tests {
         let all: Vec<_> = (0..1000).map(|number| limit.try_acquire(address(number % 500)).unwrap()).collect();
         assert!(all.iter().filter(|permit| permit.is_some()).count() > 900);
         drop(all);
-        assert!(
-            limit.groups.iter().flat_map(|group| &group.0).all(|slot| slot.load(Ordering::Relaxed) & COUNT_MASK == 0)
-        );
+        assert!(limit.counts.values().all(|count| count == 0));
     }
 
     #[test]
