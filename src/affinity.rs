@@ -170,7 +170,7 @@ impl Affinity {
     }
 
     /// Returns the effect of the first rule that matches a request from `address`, which is `None` where the client's
-    /// address is unknown. Removes the fields in which testers name a backend, whoever sent them.
+    /// address is unknown. Removes the fields in which testers name a backend, no matter who sent them.
     pub fn apply_rules(
         &self,
         head: &mut request::Parts,

@@ -67,7 +67,7 @@ mod tests {
     use http::header::CACHE_CONTROL;
 
     #[test]
-    fn the_field_carries_the_pin_both_ways_and_reaches_no_backend() {
+    fn the_field_carries_the_pin_in_both_directions_and_reaches_no_backend() {
         let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()));
         let settings = Settings { name: HeaderName::from_static("x-pin") };
         let header = HeaderCarrier::new("app", &settings, &ring);

@@ -57,7 +57,7 @@ struct Running {
     address: SocketAddr,
     workers: Workers,
     log: AccessLog,
-    /// Whoever tells the threads of what changes.
+    /// The sides that notify the threads of changes.
     _tells: (Composer, Published),
 }
 

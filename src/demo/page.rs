@@ -185,7 +185,7 @@ and keeps your login and your cart in its own memory.</p></section>
         write!(
             f,
             r#"<section><h2>What if this server dies?</h2>
-<p class="faint">The button sends a real <code>kill -9</code> to process {pid}: nothing is saved, nobody is told. Behind
+<p class="faint">The button sends a real <code>kill -9</code> to process {pid}: nothing is saved, and no other server is notified. Behind
 Linchpin you are moved to another server and see no error; what was in the memory of server {server} is lost. Under
 <code>linchpin demo</code> the server is back after ten seconds, with an empty memory.</p>
 <form class="row" method="post" action="/kill"><button class="kill">Kill server {server}</button></form></section>
@@ -292,10 +292,10 @@ mod tests {
 
     #[test]
     fn states_that_a_session_is_unknown() {
-        let said = "does not know your session";
-        assert!(page(&SessionState::Unknown, None).contains(said));
-        assert!(!page(&SessionState::Absent, None).contains(said));
-        assert!(!page(&logged_in("ann", "axle"), None).contains(said));
+        let sentence = "does not know your session";
+        assert!(page(&SessionState::Unknown, None).contains(sentence));
+        assert!(!page(&SessionState::Absent, None).contains(sentence));
+        assert!(!page(&logged_in("ann", "axle"), None).contains(sentence));
     }
 
     #[test]

@@ -93,23 +93,23 @@ mod tests {
     /// A slow DNS server that counts queries.
     #[derive(Default)]
     struct Server {
-        asked: RefCell<Vec<String>>,
-        under_way: Cell<usize>,
+        queries: RefCell<Vec<String>>,
+        running: Cell<usize>,
         most: Cell<usize>,
     }
 
     impl Server {
         async fn answer(&self, host: String, takes: Duration, ttl: u32) -> Result<Addresses, String> {
-            self.asked.borrow_mut().push(host);
-            self.under_way.set(self.under_way.get() + 1);
-            self.most.set(self.most.get().max(self.under_way.get()));
+            self.queries.borrow_mut().push(host);
+            self.running.set(self.running.get() + 1);
+            self.most.set(self.most.get().max(self.running.get()));
             sleep(takes).await;
-            self.under_way.set(self.under_way.get() - 1);
+            self.running.set(self.running.get() - 1);
             Ok(Addresses { ips: vec![[10, 0, 0, 1].into()], ttl })
         }
 
         fn count(&self) -> usize {
-            self.asked.borrow_mut().drain(..).count()
+            self.queries.borrow_mut().drain(..).count()
         }
     }
 

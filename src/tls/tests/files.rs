@@ -90,7 +90,7 @@ async fn until_shown(acceptor: &Acceptor, client: &TestClient, holder: &str) {
 
 /// The clock is paused: looks follow each other as fast as files can be read.
 #[tokio::test(start_paused = true)]
-async fn files_that_change_in_any_way_are_used_for_new_connections_only() {
+async fn files_that_change_however_are_used_for_new_connections_only() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let issue = |holder: &str| {
         authority.issue_with(&["app.example"], |params| {
