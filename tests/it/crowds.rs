@@ -1,10 +1,10 @@
-//! Clients that want more than their share: what each of them may take, what it is told, and that it is counted.
+//! Limits per client and per connection: each is enforced, has its response, and is counted.
 
 use super::support::{Backend, Client, Proxy, until};
 
 const ADMIN: &str = "[admin]\naddress = \"127.0.0.1:0\"\n";
 
-/// A listener at place 0 whose clients say for whom they speak.
+/// A listener, the first, whose clients are trusted proxies.
 const TRUSTING: &str =
     "[[listeners]]\nname = \"behind\"\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n";
 
@@ -16,7 +16,7 @@ async fn counted(proxy: &Proxy, limit: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_too_often_is_told_when_to_come_again_and_harms_no_other() {
+async fn a_client_over_its_request_rate_gets_429_with_retry_after_and_harms_no_other() {
     let a = Backend::named("a").await;
     let limits = "[server.limits]\nrequests_per_client = \"2/h\"\nrequest_burst = 3";
     let proxy = Proxy::builder().server(limits).top(&format!("{ADMIN}{TRUSTING}")).backend(&a, "").start();
@@ -31,7 +31,7 @@ async fn a_client_that_asks_too_often_is_told_when_to_come_again_and_harms_no_ot
         }
     }
     assert_eq!(client.request("GET", "/", &of("1.1.1.2"), b"").await.status, 200);
-    // A network of IPv6 is one client.
+    // An IPv6 network counts as one client.
     for (address, status) in [("2001:db8::1", 200), ("2001:db8::2", 200), ("2001:db8::3", 200), ("2001:db8::4", 429)] {
         assert_eq!(client.request("GET", "/", &of(address), b"").await.status, status, "{address}");
     }
@@ -39,7 +39,7 @@ async fn a_client_that_asks_too_often_is_told_when_to_come_again_and_harms_no_ot
 }
 
 #[tokio::test]
-async fn the_threads_share_what_they_know_of_a_client() {
+async fn all_threads_share_the_request_rate_of_a_client() {
     let a = Backend::named("a").await;
     let limits = "threads = 2\n[server.limits]\nrequests_per_client = \"1/h\"\nrequest_burst = 10";
     let proxy = Proxy::builder().server(limits).backend(&a, "").start();
@@ -51,7 +51,7 @@ async fn the_threads_share_what_they_know_of_a_client() {
 }
 
 #[tokio::test]
-async fn a_client_has_so_many_connections_and_more_are_closed_at_once() {
+async fn connections_over_the_limit_of_a_client_are_closed_at_once() {
     let a = Backend::named("a").await;
     let limits = "threads = 2\n[server.limits]\nconnections_per_client = 2";
     let proxy = Proxy::builder().server(limits).top(ADMIN).backend(&a, "").start();
@@ -61,7 +61,7 @@ async fn a_client_has_so_many_connections_and_more_are_closed_at_once() {
     assert_eq!(counted(&proxy, "connections_per_client").await, 1);
     assert_eq!(other.get("/").await.status, 200);
     drop(one);
-    until("room for another", async || {
+    until("a free connection", async || {
         let mut client = proxy.client().await;
         client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
         client.try_response("GET").await.is_some_and(|response| response.status == 200)
@@ -70,7 +70,7 @@ async fn a_client_has_so_many_connections_and_more_are_closed_at_once() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_has_as_many_connections_as_it_likes_and_its_clients_their_own() {
+async fn connections_of_a_trusted_proxy_count_for_the_clients_that_it_names() {
     let a = Backend::named("a").await;
     let limits = "[server.limits]\nconnections_per_client = 1";
     let listener = format!("{TRUSTING}proxy_protocol = true");
@@ -89,13 +89,13 @@ async fn a_trusted_proxy_has_as_many_connections_as_it_likes_and_its_clients_the
 }
 
 #[tokio::test]
-async fn a_connection_ends_with_the_last_request_that_it_may_have() {
+async fn a_connection_closes_after_requests_per_connection() {
     let a = Backend::named("a").await;
     let limits = "[server.limits]\nrequests_per_connection = 3";
     let proxy = Proxy::builder().server(limits).top(ADMIN).backend(&a, "").start();
     let mut client = proxy.client().await;
     assert_eq!(client.get("/").await.field("connection"), None);
-    // Parked in between, it is the same connection.
+    // The count survives parking in between.
     client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(4).as_bytes()).await;
     assert_eq!(client.response().await.field("connection"), None);
     assert_eq!(client.response().await.fields("connection"), ["close"]);
@@ -105,7 +105,7 @@ async fn a_connection_ends_with_the_last_request_that_it_may_have() {
 }
 
 #[tokio::test]
-async fn a_connection_of_http_2_is_told_to_go_when_it_has_had_its_requests() {
+async fn an_http_2_connection_gets_goaway_after_requests_per_connection() {
     let a = Backend::named("a").await;
     let limits = "[server.limits]\nrequests_per_connection = 3";
     let http2 = "[[listeners]]\nname = \"h2\"\naddress = \"127.0.0.1:0\"\nhttp2 = true";
@@ -125,12 +125,12 @@ async fn a_connection_of_http_2_is_told_to_go_when_it_has_had_its_requests() {
         connection.is_finished()
     })
     .await;
-    // What comes before the client knows is served.
+    // Requests that arrive before the client reads GOAWAY are served.
     assert!((3..10).contains(&served) && a.count() == served, "{served}");
 }
 
 #[tokio::test]
-async fn every_limit_that_a_client_meets_is_counted() {
+async fn every_limit_that_a_client_reaches_is_counted() {
     let a = Backend::named("a").await;
     let limits = "max_connections = 2\n[server.limits]\nheader_count = 5\ntarget_bytes = \"64B\"\nbody_bytes = \"1B\"\n\
                   header_read_timeout = \"100ms\"";
@@ -148,5 +148,5 @@ async fn every_limit_that_a_client_meets_is_counted() {
         assert_eq!(counted(&proxy, limit).await, 1, "{limit}");
     }
     let (_one, _two) = (proxy.client().await, proxy.client().await);
-    until("a full house", async || counted(&proxy, "connections").await > 0).await;
+    until("the limit of connections", async || counted(&proxy, "connections").await > 0).await;
 }

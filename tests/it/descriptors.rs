@@ -1,4 +1,4 @@
-//! A process that is short of descriptors: its backends are well, and whoever it has served goes on.
+//! A process that is short of file descriptors: its backends stay healthy, and its clients are served.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -22,7 +22,7 @@ fn configuration(backend: SocketAddr, more: &str) -> String {
     )
 }
 
-/// A process with few descriptors, and its admin listener.
+/// Starts a process with few descriptors; returns it with its admin listener.
 async fn start(configuration: &str) -> (Running, SocketAddr) {
     let mut running = Running::begin(configuration, Stdio::null(), &FEW);
     let mut address = async |words: &str| running.line(words).await.rsplit('=').next().unwrap().to_owned();
@@ -31,7 +31,7 @@ async fn start(configuration: &str) -> (Running, SocketAddr) {
     (running, admin.parse().unwrap())
 }
 
-/// The health of the only backend, as a new connection to the admin listener tells it.
+/// Returns the health of the only backend, read over a new connection to the admin listener.
 async fn health(admin: SocketAddr) -> String {
     let mut client = Client::connect(admin).await;
     client.send(b"GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
@@ -39,13 +39,13 @@ async fn health(admin: SocketAddr) -> String {
     status["pools"][0]["backends"][0]["health"].as_str().unwrap().to_owned()
 }
 
-/// Answers `/hang` never.
+/// A backend that never responds to `/hang`.
 async fn backend() -> Backend {
     Backend::start("a", |seen| if seen.path() == "/hang" { Reply::Hang } else { Reply::ok("a") }).await
 }
 
 #[tokio::test]
-async fn more_silent_clients_than_descriptors_take_none_of_what_backends_and_probes_need() {
+async fn silent_clients_never_use_the_descriptors_that_backends_and_probes_need() {
     let a = backend().await;
     let (running, admin) = start(&configuration(a.address(), "")).await;
     let mut client = running.client().await;
@@ -54,20 +54,20 @@ async fn more_silent_clients_than_descriptors_take_none_of_what_backends_and_pro
     for _ in 0..150 {
         silent.push(TcpStream::connect(&running.address).await.unwrap());
     }
-    // The kernel hands silent ones over after a second.
+    // The kernel hands over silent connections after a second.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(3) {
         assert_eq!(health(admin).await, "up");
         assert_eq!(client.get("/").await.status, 200);
     }
-    // And who comes is served when one of them has gone.
+    // A new client is served when one of them has left.
     silent.clear();
     let mut late = running.client().await;
     assert_eq!(late.get("/").await.status, 200);
 }
 
 #[tokio::test]
-async fn requests_for_which_there_is_no_descriptor_are_503_and_no_failure_of_their_backend() {
+async fn requests_without_a_free_descriptor_get_503_which_is_no_failure_of_their_backend() {
     let a = backend().await;
     let (mut running, admin) = start(&configuration(a.address(), "http2 = true")).await;
     let mut client = Frames::connect(running.address.parse().unwrap()).await;
@@ -75,7 +75,7 @@ async fn requests_for_which_there_is_no_descriptor_are_503_and_no_failure_of_the
     for stream in 0..80 {
         client.fields(END_STREAM, 2 * stream + 1, &fields).await;
     }
-    // Those that got none are answered, the others wait.
+    // Requests without a descriptor get a response; the others wait.
     client.await_kind(&[HEADERS]).await;
     let line = running.line("cannot connect to a backend").await;
     assert!(line.contains("no backend is to blame") && line.contains("LimitNOFILE"), "{line}");
@@ -85,7 +85,7 @@ async fn requests_for_which_there_is_no_descriptor_are_503_and_no_failure_of_the
     }
     drop(client);
     until("it serves again", async || running.client().await.get("/").await.status == 200).await;
-    // One line at once, and the others with the next one.
+    // The first is logged at once; the next line counts the others.
     running.signal("TERM").await;
     let mut said = 0;
     while let Some(line) = running.next_line().await {
@@ -95,7 +95,7 @@ async fn requests_for_which_there_is_no_descriptor_are_503_and_no_failure_of_the
 }
 
 #[tokio::test]
-async fn check_says_what_does_not_fit_into_the_limit_of_descriptors() {
+async fn check_warns_of_settings_that_exceed_the_limit_of_descriptors() {
     let a = backend().await;
     let folder = Folder::new();
     let text = configuration(a.address(), "").replace("threads = 2", "threads = 2\nmax_connections = 5000");
@@ -143,21 +143,21 @@ async fn connections_are_counted_over_all_threads_however_they_are_spread() {
         let mut fourth = proxy.client().await;
         fourth.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
         let waits = tokio::time::timeout(Duration::from_millis(50), fourth.try_response("GET")).await;
-        assert!(waits.is_err(), "it is one too many");
+        assert!(waits.is_err(), "one connection is too many");
         clients.pop();
         assert_eq!(fourth.response().await.status, 200);
     }
 }
 
 #[tokio::test]
-async fn whatever_traffic_there_was_no_descriptor_is_left_of_it() {
+async fn no_descriptor_stays_open_after_traffic_of_every_kind() {
     let a = backend().await;
     let text =
         configuration(a.address(), "").replace("[[pools.b", "[pools.upstream]\nidle_timeout = \"500ms\"\n[[pools.b");
     let running = Running::start(&text, Stdio::null()).await;
     let open = || std::fs::read_dir(format!("/proc/{}/fd", running.process.id().unwrap())).unwrap().count();
     assert_eq!(running.client().await.get("/").await.status, 200);
-    // Probes come and go, each with one.
+    // Each probe opens a descriptor for a moment.
     let least = async || {
         let mut least = usize::MAX;
         for _ in 0..20 {

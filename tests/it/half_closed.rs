@@ -7,11 +7,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::support::Proxy;
 use super::support::raw::raw;
 
-/// A client that has said that it sends no more may wait ten seconds for an answer.
+/// A client that has closed its sending side may wait ten seconds for a response.
 const EACH: Duration = Duration::from_secs(6);
 
 #[tokio::test]
-async fn each_request_that_was_sent_before_a_client_closed_its_side_has_the_time_of_one() {
+async fn each_pipelined_request_of_a_half_closed_client_has_its_own_ten_seconds() {
     let address = raw(|mut stream| async move {
         while stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {
             tokio::time::sleep(EACH).await;
@@ -19,7 +19,7 @@ async fn each_request_that_was_sent_before_a_client_closed_its_side_has_the_time
         }
     })
     .await;
-    // It is looked every 300 ms whether the client is there.
+    // The proxy checks every 300 ms whether the client is there.
     let builder = Proxy::builder().server("limits.idle_timeout = \"300ms\"");
     let proxy = builder.backend_at("a", address, "").start();
     let mut client = proxy.client().await;

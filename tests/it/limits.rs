@@ -1,4 +1,4 @@
-//! Where something is full, late, missing or gone: every such place has an end, and nobody else pays for it.
+//! Limits that are reached, late bytes, missing fields and stopped backends: each affects only its own request.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use super::support::raw::raw;
 use super::support::tool::{DemoBackend, Folder};
 use super::support::{Backend, Client, Keys, Proxy, soon, until};
 
-/// The next head on a connection, with what came behind it left unread in `buffer`.
+/// Reads the next head from a connection; `buffer` keeps the bytes after it.
 async fn head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -25,18 +25,18 @@ async fn head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_full_house_lets_the_clients_of_every_listener_in_again() {
+async fn at_max_connections_clients_of_every_listener_are_accepted_when_another_leaves() {
     let a = Backend::named("a").await;
     let other = "[[listeners]]\nname = \"other\"\naddress = \"127.0.0.1:0\"";
     let proxy = Proxy::builder().server("max_connections = 1").top(other).backend(&a, "").start();
-    // Whichever was the last to find no room is the one that is easily let in.
+    // The listener that waited for a permit last is the one most likely to get it, so the listeners alternate.
     for _ in 0..3 {
         for listener in [0, 1, 1, 0] {
             let mut client = Client::connect(proxy.listener(listener)).await;
             assert_eq!(client.get("/").await.status, 200);
         }
     }
-    // Another is accepted before it is known that there is no room for it.
+    // The kernel accepts these connections, though the limit is reached.
     let mut inside = Client::connect(proxy.listener(0)).await;
     assert_eq!(inside.get("/").await.status, 200);
     let mut waiting = [Client::connect(proxy.listener(0)).await, Client::connect(proxy.listener(1)).await];
@@ -50,7 +50,7 @@ async fn a_full_house_lets_the_clients_of_every_listener_in_again() {
 }
 
 #[tokio::test]
-async fn a_client_of_http_1_0_that_names_no_host_reaches_a_server_with_one() {
+async fn an_http_1_0_request_without_a_host_is_forwarded_with_one() {
     let a = Backend::named("a").await;
     let proxy = Proxy::before(&[&a]);
     let mut client = proxy.client().await;
@@ -58,7 +58,7 @@ async fn a_client_of_http_1_0_that_names_no_host_reaches_a_server_with_one() {
     assert_eq!(client.response().await.text(), "a");
     let seen = a.seen().remove(0);
     assert_eq!(seen.line(), "GET /old HTTP/1.1");
-    // RFC 9112 §3.2: a server refuses a request of HTTP/1.1 without a Host.
+    // RFC 9112 §3.2: a server rejects a request of HTTP/1.1 without Host.
     assert_eq!(seen.fields("host"), [a.address().to_string()]);
     for claimed in ["x-forwarded-host", "forwarded"] {
         assert!(!seen.field(claimed).unwrap_or_default().contains("host="), "{claimed}");
@@ -66,21 +66,21 @@ async fn a_client_of_http_1_0_that_names_no_host_reaches_a_server_with_one() {
 }
 
 #[tokio::test]
-async fn bytes_that_a_backend_sends_late_on_an_idle_connection_reach_nobody() {
+async fn bytes_that_a_backend_sends_on_an_idle_connection_reach_no_client() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (say, said) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (told, tell) = (Arc::clone(&say), Arc::clone(&said));
+    let (send, sent) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (may_send, has_sent) = (Arc::clone(&send), Arc::clone(&sent));
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let (told, tell) = (Arc::clone(&told), Arc::clone(&tell));
+            let (may_send, has_sent) = (Arc::clone(&may_send), Arc::clone(&has_sent));
             tokio::spawn(async move {
                 let mut buffer = Vec::new();
                 while head(&mut stream, &mut buffer).await.is_some() {
                     stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 1\r\n\r\na").await.unwrap();
-                    told.notified().await;
+                    may_send.notified().await;
                     stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 6\r\n\r\nstolen").await.unwrap();
-                    tell.notify_one();
+                    has_sent.notify_one();
                 }
             });
         }
@@ -91,13 +91,13 @@ async fn bytes_that_a_backend_sends_late_on_an_idle_connection_reach_nobody() {
         let response = client.request(method, "/", "", b"x").await;
         assert_eq!((response.status, response.text()), (200, "a".into()), "{method}");
         assert_eq!(client.rest(), b"");
-        say.notify_one();
-        soon("the surplus to be sent", said.notified()).await;
+        send.notify_one();
+        soon("the surplus to be sent", sent.notified()).await;
     }
 }
 
 #[tokio::test]
-async fn a_refusal_in_place_of_100_continue_leaves_no_connection_out_of_step() {
+async fn a_final_response_instead_of_100_continue_desynchronizes_no_connection() {
     let heads = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&heads);
     let address = raw(move |mut stream| {
@@ -118,8 +118,8 @@ async fn a_refusal_in_place_of_100_continue_leaves_no_connection_out_of_step() {
         let mut client = proxy.client().await;
         client.send(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 31\r\n\r\n").await;
         let first = soon("a response", client.try_any_response("POST")).await.expect("a response");
-        assert_eq!(first.status, 401, "the client is not told to send what nobody wants");
-        // It sends the body all the same, and that looks like a request.
+        assert_eq!(first.status, 401, "the client gets no 100, since its body is not wanted");
+        // The client sends the body anyway, and the body looks like a request.
         client.send(b"GET /smuggled HTTP/1.1\r\nhost:\r\n\r\n").await;
         assert_eq!(proxy.get(None).await.status, 200);
     }
@@ -129,7 +129,7 @@ async fn a_refusal_in_place_of_100_continue_leaves_no_connection_out_of_step() {
 }
 
 #[tokio::test]
-async fn large_cookies_pass_whole_and_forged_ones_of_any_size_are_no_pin() {
+async fn large_cookies_are_forwarded_unchanged_and_forged_pins_of_any_size_are_ignored() {
     let a = Backend::named("a").await;
     let proxy = Proxy::before(&[&a]);
     let large = format!("session={}", "x\"y ".repeat(1500));
@@ -148,7 +148,7 @@ async fn large_cookies_pass_whole_and_forged_ones_of_any_size_are_no_pin() {
 }
 
 #[tokio::test]
-async fn a_request_that_waits_on_a_stopped_process_is_taken_back_and_its_client_stays_where_it_went() {
+async fn a_request_to_a_stopped_backend_moves_to_another_and_its_session_stays_there() {
     let (a, b) = (DemoBackend::start("a").await, DemoBackend::start("b").await);
     let keys = Keys::new(&[1]);
     let health = "path = \"/healthz\"\ninterval = \"100ms\"\ntimeout = \"300ms\"\nfall = 2\nrise = 2";
@@ -170,7 +170,7 @@ async fn a_request_that_waits_on_a_stopped_process_is_taken_back_and_its_client_
 }
 
 #[tokio::test]
-async fn the_access_log_in_a_file_is_json_and_follows_its_name_when_it_is_rotated() {
+async fn an_access_log_file_is_json_and_survives_rotation() {
     let a = Backend::named("a").await;
     let folder = Folder::new();
     let (file, old) = (folder.file("access.log"), folder.file("access.log.1"));

@@ -1,4 +1,4 @@
-//! Routes that are tied to listeners.
+//! Routes that serve only some listeners.
 
 use super::support::{Backend, Client, Proxy};
 
@@ -11,7 +11,7 @@ fn pool(name: &str, backend: &Backend) -> String {
 }
 
 #[tokio::test]
-async fn a_route_is_open_at_the_listeners_that_it_is_tied_to_and_nowhere_else() {
+async fn a_route_with_listeners_serves_those_and_no_others() {
     let [app, admin, own] = [Backend::named("app").await, Backend::named("admin").await, Backend::named("own").await];
     let routes = "[[routes]]\npool = \"app\"\n\
                   [[routes]]\nlisteners = [\"internal\"]\npath_prefix = \"/admin\"\npool = \"admin\"\n\
@@ -26,7 +26,7 @@ async fn a_route_is_open_at_the_listeners_that_it_is_tied_to_and_nowhere_else() 
         (0, "own.example", "/", "own"),
         (1, "own.example", "/", "own"),
         (2, "own.example", "/", "app"),
-        // Tied before untied, whatever else would be more specific.
+        // A route with listeners comes first, even if another is more specific.
         (1, "own.example", "/admin", "own"),
         (2, "own.example", "/admin", "app"),
     ] {
@@ -38,7 +38,7 @@ async fn a_route_is_open_at_the_listeners_that_it_is_tied_to_and_nowhere_else() 
 }
 
 #[tokio::test]
-async fn a_listener_that_no_route_is_for_serves_nothing() {
+async fn a_listener_without_a_route_serves_nothing() {
     let app = Backend::named("app").await;
     let routes = "[[routes]]\nlisteners = [\"internal\"]\npool = \"app\"\n";
     let proxy = Proxy::builder().top(&format!("{LISTENERS}{routes}")).backend(&app, "").start();

@@ -1,4 +1,4 @@
-//! Signals, as an operator and the programs of others send them: none but SIGTERM and SIGINT ends a process.
+//! Signals from operators and other programs: only SIGTERM and SIGINT end a process.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
@@ -19,7 +19,7 @@ fn any() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn signals_that_mean_nothing_here_are_answered_with_a_line_and_end_nothing() {
+async fn signals_that_do_nothing_are_logged_and_end_no_process() {
     let a = Backend::named("a").await;
     let text = configuration(any(), a.address(), "[log]\naccess = \"off\"");
     let mut running = Running::start(&text, Stdio::null()).await;
@@ -41,7 +41,7 @@ async fn signals_that_mean_nothing_here_are_answered_with_a_line_and_end_nothing
 }
 
 #[tokio::test]
-async fn signals_that_come_before_it_listens_and_after_it_was_told_to_stop_end_nothing() {
+async fn signals_before_it_listens_and_while_it_stops_end_no_process() {
     let a = Backend::start("a", |seen| if seen.path() == "/hang" { Reply::Hang } else { Reply::ok("a") }).await;
     let taken = TcpListener::bind(any()).unwrap();
     let address = taken.local_addr().unwrap();
@@ -69,7 +69,7 @@ async fn signals_that_come_before_it_listens_and_after_it_was_told_to_stop_end_n
 }
 
 #[tokio::test]
-async fn sigusr1_has_the_access_log_opened_anew() {
+async fn sigusr1_reopens_the_access_log() {
     let a = Backend::named("a").await;
     let folder = Folder::new();
     let (file, old) = (folder.file("access.log"), folder.file("access.log.1"));
@@ -83,8 +83,8 @@ async fn sigusr1_has_the_access_log_opened_anew() {
     running.signal("USR1").await;
     running.line("SIGUSR1: reopened the access log").await;
     until("there is a new one", async || std::fs::exists(&file).unwrap()).await;
-    client.get("/behind").await;
-    until("it is written", async || has(&file, "path=/behind")).await;
-    assert!(!has(&file, "path=/before") && !has(&old, "path=/behind"));
+    client.get("/after").await;
+    until("it is written", async || has(&file, "path=/after")).await;
+    assert!(!has(&file, "path=/before") && !has(&old, "path=/after"));
     soon("the end", running.process.kill()).await.unwrap();
 }

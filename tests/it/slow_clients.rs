@@ -1,5 +1,4 @@
-//! Clients that take their time to send or to read, and backends that do: each has limits of its own, and none
-//! is blamed for the other.
+//! Clients and backends that send or read slowly: each has its own limits, and neither is blamed for the other.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,10 +19,10 @@ use super::support::{Backend, Client, Keys, Proxy, soon};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 
-/// One failed answer, if three clients have met one, is the end of a backend.
+/// One failed response to each of three clients ejects a backend.
 const STRICT: &str = "consecutive_failures = 1\nmax_ejected = \"100%\"";
 
-/// A backend of HTTP/2 that answers each request once it has all of it.
+/// A backend of HTTP/2 that responds to each request once it has all of it.
 async fn http2_backend() -> SocketAddr {
     raw_http2(|request, mut respond| async move {
         let mut body = request.into_body();
@@ -36,7 +35,7 @@ async fn http2_backend() -> SocketAddr {
     .await
 }
 
-/// Uploads piece by piece, over HTTP/1.1 or HTTP/2, and has the status of the answer.
+/// Uploads piece by piece, over HTTP/1.1 or HTTP/2. Returns the status of the response.
 async fn upload(proxy: &Proxy, http2: bool, cookie: &str, kind: &str, pieces: &[(&str, Duration)], ends: bool) -> u16 {
     if !http2 {
         let mut client = Client::connect(proxy.listener(0)).await;
@@ -66,7 +65,7 @@ async fn upload(proxy: &Proxy, http2: bool, cookie: &str, kind: &str, pieces: &[
     soon("an answer", response).await.unwrap().status().as_u16()
 }
 
-/// A pool of one backend, and cookies of ten sessions for it.
+/// Starts a pool of one backend; returns it with cookies of ten sessions on that backend.
 fn pool(builder: Builder, timeouts: &str) -> (Proxy, Vec<String>) {
     let keys = Keys::new(&[1]);
     let top = format!("{}[[listeners]]\naddress = \"127.0.0.1:0\"\n{HTTP2}", keys.tables());
@@ -76,13 +75,13 @@ fn pool(builder: Builder, timeouts: &str) -> (Proxy, Vec<String>) {
     (proxy, cookies)
 }
 
-/// Nothing is held against the backend.
+/// Returns whether no failure counts against the backend.
 fn is_blameless(proxy: &Proxy) -> bool {
     proxy.live("a").health() == Health::Up && !proxy.live("a").awaits_success()
 }
 
 #[tokio::test]
-async fn a_client_that_stalls_its_upload_has_a_408_and_its_backend_no_blame() {
+async fn a_client_that_stalls_its_upload_gets_408_and_its_backend_no_blame() {
     let a = Backend::named("a").await;
     let http2 = Proxy::builder().table("upstream", "http2 = true").backend_at("a", http2_backend().await, "");
     for builder in [Proxy::builder().backend(&a, ""), http2] {
@@ -99,13 +98,13 @@ async fn a_client_that_stalls_its_upload_has_a_408_and_its_backend_no_blame() {
 }
 
 #[tokio::test]
-async fn an_upload_that_moves_is_not_cut_whatever_response_and_total_say() {
+async fn an_upload_that_progresses_may_exceed_response_and_total() {
     let a = Backend::named("a").await;
     let http2 = Proxy::builder().table("upstream", "http2 = true").backend_at("a", http2_backend().await, "");
     for builder in [Proxy::builder().backend(&a, ""), http2] {
         let (proxy, cookies) = pool(builder, "idle = \"10s\"\nresponse = \"500ms\"\ntotal = \"500ms\"");
         for http2 in [false, true] {
-            // Longer than both, and one silence that is, too.
+            // The upload takes longer than both timeouts, and so does one of its pauses.
             let mut pieces = vec![("piece", Duration::from_millis(50)); 15];
             pieces.push(("piece", Duration::from_millis(800)));
             let status = upload(&proxy, http2, &cookies[0], "text/plain", &pieces, true).await;
@@ -130,7 +129,7 @@ async fn a_stream_to_the_backend_may_be_silent_for_stream_idle() {
 }
 
 #[tokio::test]
-async fn a_backend_that_loses_patience_with_a_silent_client_has_no_blame() {
+async fn a_backend_that_times_out_a_silent_client_gets_no_blame() {
     let address = raw(|mut stream| async move {
         assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
         sleep(Duration::from_millis(1500)).await;
@@ -144,7 +143,7 @@ async fn a_backend_that_loses_patience_with_a_silent_client_has_no_blame() {
 }
 
 #[tokio::test]
-async fn a_backend_that_reads_nothing_of_an_upload_is_waited_for_and_one_that_reads_slowly_is_given_time() {
+async fn a_backend_that_reads_an_upload_slowly_has_time_and_one_that_reads_nothing_is_blamed() {
     const PIECE: usize = 128 * 1024;
     const PIECES: usize = 256;
     let read = Arc::new(AtomicUsize::new(0));
@@ -196,10 +195,10 @@ async fn a_backend_that_reads_nothing_of_an_upload_is_waited_for_and_one_that_re
     assert_eq!(send("/slowly").await, "HTTP/1.1 200");
     assert!(begun.elapsed() > Duration::from_secs(3), "it takes longer than `response` and `total`");
     assert_eq!(send("/never").await, "HTTP/1.1 504");
-    assert!(proxy.live("a").awaits_success(), "that is the backend's");
+    assert!(proxy.live("a").awaits_success(), "the backend is to blame");
 }
 
-/// A backend that sends the head of an answer and a little of its body, and then says no more.
+/// A backend that sends the head of a response and a little of its body, and then nothing.
 async fn quiet(kind: &'static str) -> SocketAddr {
     raw(move |mut stream| async move {
         if stream.read(&mut [0; 4096]).await.unwrap() > 0 {
@@ -211,7 +210,7 @@ async fn quiet(kind: &'static str) -> SocketAddr {
     .await
 }
 
-/// Has the beginning of an answer; the client goes on waiting for the rest.
+/// Reads the beginning of a response; the client then waits for the rest.
 async fn watch(proxy: &Proxy, path: &str, cookie: &str) -> Client {
     let mut client = Client::connect(proxy.listener(0)).await;
     client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\ncookie: {cookie}\r\n\r\n").as_bytes()).await;
@@ -225,7 +224,7 @@ async fn watch(proxy: &Proxy, path: &str, cookie: &str) -> Client {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_quiet_for_too_long_is_no_failure_of_its_backend() {
+async fn a_response_that_pauses_for_too_long_is_no_failure_of_its_backend() {
     let builder = Proxy::builder().backend_at("a", quiet("text/plain").await, "");
     let (proxy, cookies) = pool(builder, "idle = \"300ms\"");
     for cookie in &cookies {
@@ -236,7 +235,7 @@ async fn an_answer_that_is_quiet_for_too_long_is_no_failure_of_its_backend() {
 }
 
 #[tokio::test]
-async fn what_is_a_stream_by_its_type_or_its_route_may_be_quiet_for_stream_idle() {
+async fn a_stream_by_its_type_or_its_route_may_pause_for_stream_idle() {
     for (kind, path) in [("application/x-ndjson", "/"), ("text/event-stream", "/"), ("text/plain", "/log")] {
         let top = "[[routes]]\npool = \"app\"\n[[routes]]\npath_prefix = \"/log\"\npool = \"app\"\nstream = true\n";
         let builder = Proxy::builder().top(top).backend_at("a", quiet(kind).await, "");
@@ -250,7 +249,7 @@ async fn what_is_a_stream_by_its_type_or_its_route_may_be_quiet_for_stream_idle(
 }
 
 #[tokio::test]
-async fn an_answer_may_be_quiet_for_as_long_as_its_upload_moves() {
+async fn a_response_may_pause_while_its_upload_progresses() {
     let address = raw(|mut stream| async move {
         let mut request = Vec::new();
         while !request.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -275,7 +274,7 @@ async fn an_answer_may_be_quiet_for_as_long_as_its_upload_moves() {
 }
 
 #[tokio::test]
-async fn a_client_may_be_silent_for_as_long_as_its_answer_goes_on() {
+async fn an_upload_may_pause_while_its_response_progresses() {
     let address = raw(|mut stream| async move {
         let mut request = Vec::new();
         while !request.ends_with(b"5\r\npiece\r\n") {
@@ -295,7 +294,7 @@ async fn a_client_may_be_silent_for_as_long_as_its_answer_goes_on() {
     let (proxy, _) = pool(Proxy::builder().backend_at("a", address, ""), "idle = \"1s\"");
     let mut client = Client::connect(proxy.listener(0)).await;
     client.send(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\npiece\r\n").await;
-    soon("most of the answer", async {
+    soon("most of the response", async {
         while client.rest().iter().filter(|byte| **byte == b'x').count() < 25 {
             client.read_more().await.expect("more");
         }

@@ -1,4 +1,4 @@
-//! Clients of HTTP/2 that read slowly: one that takes a little all the time is no client that takes nothing.
+//! Clients of HTTP/2 that read slowly: as long as one reads a little, it has not stalled.
 
 use std::time::{Duration, Instant};
 
@@ -7,14 +7,14 @@ use super::support::{Backend, Proxy, Reply};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 
-/// Bytes of the answer, of which hyper has 16 KiB at a time.
+/// Bytes of the response; hyper holds 16 KiB of it at a time.
 const SIZE: usize = 40_000;
 
-/// Bytes that the client takes each tenth of a second.
+/// Bytes that the client reads each tenth of a second.
 const STEP: u16 = 500;
 
 #[tokio::test]
-async fn a_client_that_takes_its_answer_little_by_little_gets_all_of_it_however_long_a_piece_takes() {
+async fn a_client_that_reads_its_response_in_small_steps_gets_all_of_it() {
     let a = Backend::start("a", |_| Reply::ok(&"x".repeat(SIZE))).await;
     let idle = Duration::from_secs(2);
     let proxy = Proxy::builder().server("limits.idle_timeout = \"2s\"").top(HTTP2).backend(&a, "").start();
