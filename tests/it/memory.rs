@@ -1,5 +1,4 @@
-//! What clients cost that say little, read nothing or talk to a server that reads nothing: memory of the process, as the
-//! system has it, for each of them.
+//! Resident memory per client: silent ones, ones that read nothing, and ones whose backend reads nothing.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,29 +18,29 @@ use super::support::process::Linchpin;
 use super::support::soon;
 use super::support::tool::Folder;
 
-/// Clients that stall, in KiB at the most for each: 64, and what the system counts by 2 MiB.
+/// The most KiB per stalled client: 64, and the error of measuring, since the system counts by 2 MiB.
 const STALLED: f64 = 72.0;
 
-/// The same in TLS, which holds a record more, or a part of one, in each direction.
+/// The same in TLS, which holds one more record, or a part of one, in each direction.
 const IN_TLS: f64 = 104.0;
 
-/// The same for a stream of HTTP/2: its window has been given to the other side before it stalls.
+/// The same for a stream of HTTP/2, whose window was granted to the peer before it stalls.
 const STREAM: f64 = 136.0;
 
-/// Clients that are measured: enough that what the system counts by 2 MiB makes little difference.
+/// The number of measured clients: enough to make the error of 2 MiB small.
 const COUNT: usize = 300;
 
-/// Connections that are there before anything is measured.
+/// Connections that are opened before the first measurement.
 const FIRST: usize = 20;
 
-/// Resident memory of a process, in KiB. Only what is its own: pages of the binary come and go.
+/// Returns the resident anonymous memory of a process, in KiB. Pages of the binary don't count: they come and go.
 fn resident(process: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// The same, once it has stopped growing.
+/// Returns the same once it has stopped growing.
 async fn settled(process: u32) -> f64 {
     let mut last = resident(process);
     loop {
@@ -54,8 +53,7 @@ async fn settled(process: u32) -> f64 {
     }
 }
 
-/// A backend of HTTP/1.1: it sends `/large` without end, and reads nothing of a body. What the kernel holds for
-/// it is little.
+/// A backend of HTTP/1.1 that sends `/large` without end and reads nothing of a body. Its socket buffers are small.
 async fn plain() -> SocketAddr {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1024).unwrap();
@@ -128,14 +126,14 @@ async fn start_with(listener: &str, backend: SocketAddr, upstream: &str) -> Linc
     Linchpin::start(&text, None).await
 }
 
-/// A connection of which the kernel holds little.
+/// Opens a connection with small socket buffers.
 async fn small(address: SocketAddr) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4 * 1024).unwrap();
     soon("a connection", socket.connect(address)).await.unwrap()
 }
 
-/// Sends `head` on a connection of its own, and `more` for as long as it is taken.
+/// Sends `head` on a new connection, and then `more` until the proxy accepts no more.
 async fn stall(address: SocketAddr, head: &str, more: &[u8]) -> TcpStream {
     stall_on(small(address).await, head, more).await
 }
@@ -151,10 +149,10 @@ async fn stall_on<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, head: &str, 
     stream
 }
 
-/// What each of `count` stalled connections costs.
+/// Returns the KiB that each of `count` stalled connections costs.
 async fn each_of(linchpin: &Linchpin, count: usize, head: &str, more: &[u8]) -> f64 {
     let stalled = |count| futures_util::future::join_all((0..count).map(|_| stall(linchpin.address, head, more)));
-    // What is made once is made for the first of them.
+    // The first connections also pay for what is allocated once.
     let mut held = stalled(FIRST).await;
     let before = settled(linchpin.id()).await;
     held.extend(stalled(count).await);
@@ -172,7 +170,7 @@ async fn a_client_that_reads_nothing_costs_little() {
 }
 
 #[tokio::test]
-async fn a_client_whose_server_reads_nothing_costs_little() {
+async fn a_client_whose_backend_reads_nothing_costs_little() {
     let each = each_of(&start(plain().await, "").await, COUNT, UPLOAD, &[b'x'; 65536]).await;
     let to_http2 = each_of(&start(http2().await, "http2 = true").await, COUNT, UPLOAD, &[b'x'; 65536]).await;
     assert!(each <= STALLED && to_http2 <= STALLED, "{each:.1} KiB, {to_http2:.1} KiB");
@@ -181,12 +179,12 @@ async fn a_client_whose_server_reads_nothing_costs_little() {
 const TUNNEL: &str = "GET /tunnel HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
 
 #[tokio::test]
-async fn a_tunnel_of_which_neither_side_reads_costs_little() {
+async fn a_tunnel_whose_sides_read_nothing_costs_little() {
     let each = each_of(&start(plain().await, "").await, COUNT, TUNNEL, &[b'x'; 65536]).await;
     assert!(each <= STALLED, "{each:.1} KiB");
 }
 
-/// What each of `count` stalled connections in TLS costs.
+/// Returns the KiB that each of `count` stalled connections in TLS costs.
 async fn each_in_tls(count: usize, head: &str, more: &[u8]) -> f64 {
     let (authority, folder) = (Authority::new("root"), Folder::new());
     let (cert, key) = authority.issue(&["localhost"]).write(Path::new(&folder.file("")), "app");
@@ -196,7 +194,7 @@ async fn each_in_tls(count: usize, head: &str, more: &[u8]) -> f64 {
         ClientConfig::builder().with_root_certificates(Arc::new(roots)).with_no_client_auth(),
     ));
     let linchpin = start_with(&format!("[listeners.tls]\ncert = {cert:?}\nkey = {key:?}"), plain().await, "").await;
-    // One after the other: a handshake has its time.
+    // One after the other, since all handshakes at once could exceed their time limit.
     let connected = async |count: usize| {
         let mut all = Vec::new();
         for _ in 0..count {
@@ -215,12 +213,12 @@ async fn each_in_tls(count: usize, head: &str, more: &[u8]) -> f64 {
 }
 
 #[tokio::test]
-async fn a_client_in_tls_that_stalls_costs_little() {
+async fn a_stalled_client_in_tls_costs_little() {
     let (down, up) = (each_in_tls(150, LARGE, b"").await, each_in_tls(150, UPLOAD, &[b'x'; 65536]).await);
     assert!(down <= IN_TLS && up <= IN_TLS, "{down:.1} KiB, {up:.1} KiB");
 }
 
-/// What each of `count` streams of HTTP/2 costs that stalls, of which so many are on one connection.
+/// Returns the KiB that each of `count` stalled streams of HTTP/2 costs.
 async fn each_stream(linchpin: &Linchpin, count: usize, window: u32, request: http::Request<()>, body: Bytes) -> f64 {
     let mut held = Vec::new();
     let mut before = 0.0;
@@ -246,7 +244,7 @@ async fn each_stream(linchpin: &Linchpin, count: usize, window: u32, request: ht
 }
 
 #[tokio::test]
-async fn a_stream_of_http_2_that_is_not_read_costs_little() {
+async fn an_http_2_stream_that_its_client_does_not_read_costs_little() {
     let request = || http::Request::get("http://test/large").body(()).unwrap();
     let mut all = Vec::new();
     for window in [65_535, 1 << 20] {
@@ -258,7 +256,7 @@ async fn a_stream_of_http_2_that_is_not_read_costs_little() {
 }
 
 #[tokio::test]
-async fn an_upload_of_http_2_that_no_server_reads_costs_little() {
+async fn an_http_2_upload_that_its_backend_does_not_read_costs_little() {
     let request = || http::Request::post("http://test/upload").header("content-length", 1 << 23).body(()).unwrap();
     let body = || Bytes::from_static(&[b'x'; 1 << 23]);
     let to_http1 = each_stream(&start(plain().await, "").await, 150, 65_535, request(), body()).await;
@@ -266,11 +264,11 @@ async fn an_upload_of_http_2_that_no_server_reads_costs_little() {
     assert!(to_http1 <= STREAM && to_http2 <= STREAM, "{to_http1:.1} KiB, {to_http2:.1} KiB");
 }
 
-/// Connections that have said nothing, or a byte, in KiB at the most for each: 4, and what the system counts by 2 MiB.
+/// The most KiB per connection that has sent nothing or one byte: 4, and the error of measuring.
 const SILENT: f64 = 5.5;
 
 #[tokio::test]
-async fn a_connection_that_has_said_nothing_or_a_byte_costs_little_on_every_kind_of_listener() {
+async fn a_connection_that_has_sent_at_most_one_byte_costs_little_on_every_kind_of_listener() {
     let (authority, folder) = (Authority::new("root"), Folder::new());
     let (cert, key) = authority.issue(&["localhost"]).write(Path::new(&folder.file("")), "app");
     let tls = format!("[listeners.tls]\ncert = {cert:?}\nkey = {key:?}");
@@ -281,7 +279,7 @@ async fn a_connection_that_has_said_nothing_or_a_byte_costs_little_on_every_kind
     assert!(all.iter().all(|each| *each <= SILENT), "{all:.1?} KiB");
 }
 
-/// What a connection to such a listener costs that has said so much.
+/// Returns the KiB that a connection to such a listener costs after it has sent these bytes.
 async fn silent(kind: &str, said: &[u8]) -> f64 {
     const COUNT: usize = 1500;
     let text = format!(
@@ -292,7 +290,7 @@ async fn silent(kind: &str, said: &[u8]) -> f64 {
     let _first = connect(&linchpin, 10, said).await;
     let before = settled(linchpin.id()).await;
     let _held = connect(&linchpin, COUNT, said).await;
-    // A silent one is taken after a second.
+    // The kernel hands over a silent connection after a second.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     (settled(linchpin.id()).await - before) / COUNT as f64
 }

@@ -14,7 +14,7 @@ use super::support::{Backend, Client, Keys, Proxy, Reply, soon, until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_linchpin");
 
-/// A command to its end.
+/// Runs a command to its end.
 async fn linchpin(arguments: &[&str]) -> Output {
     let mut command = Command::new(BINARY);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
@@ -36,7 +36,7 @@ fn before(backend: SocketAddr, more: &str) -> String {
     )
 }
 
-/// Sends a request that its backend doesn't answer yet, and waits until it is there.
+/// Sends a request to which its backend doesn't respond yet, and waits until the backend has it.
 async fn in_flight(running: &Running, backend: &Backend) -> Client {
     let mut client = running.client().await;
     client.send(b"GET /hang HTTP/1.1\r\nhost: a\r\n\r\n").await;
@@ -44,20 +44,20 @@ async fn in_flight(running: &Running, backend: &Backend) -> Client {
     client
 }
 
-/// Answers `/hang` never, and the rest at once.
+/// A backend that never responds to `/hang`, and at once to all other paths.
 async fn backend() -> Backend {
     Backend::start("a", |seen| if seen.path() == "/hang" { Reply::Hang } else { Reply::ok("a") }).await
 }
 
 #[tokio::test]
-async fn a_signal_lets_what_is_in_flight_end_and_accepts_nothing_more() {
+async fn at_a_signal_requests_in_flight_end_and_no_connection_is_accepted() {
     for signal in ["TERM", "INT"] {
         let a = DemoBackend::start("a").await;
         let mut running = Running::start(&before(a.address, ""), Stdio::null()).await;
         let mut client = running.client().await;
         client.send(b"GET /slow?ms=1500 HTTP/1.1\r\nhost: a\r\n\r\n").await;
         until("it is in flight", async || {
-            // A connection of the proxy's to the backend: the request has gone on.
+            // The proxy has connected to the backend: it has forwarded the request.
             let ours = std::fs::read_to_string(format!("/proc/{}/net/tcp", running.process.id().unwrap()));
             ours.is_ok_and(|table| table.contains(&format!(":{:04X} 01", a.address.port())))
         })
@@ -73,19 +73,19 @@ async fn a_signal_lets_what_is_in_flight_end_and_accepts_nothing_more() {
 }
 
 #[tokio::test]
-async fn what_takes_longer_than_the_grace_is_cut_off_and_the_exit_code_is_0() {
+async fn a_request_that_exceeds_the_grace_period_is_cut_off_and_the_exit_code_is_0() {
     let a = backend().await;
     let mut running = Running::start(&configuration(&a, "[server]\nshutdown_grace = \"200ms\""), Stdio::null()).await;
     let mut client = in_flight(&running, &a).await;
     running.signal("TERM").await;
     running.line("the grace period is over").await;
     assert_eq!(running.exit_code().await, Some(0));
-    assert_eq!(client.response().await.status, 502, "its client knows");
+    assert_eq!(client.response().await.status, 502, "the client gets a response");
     assert!(client.is_closed().await);
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_process_at_once() {
     let a = backend().await;
     let mut running = Running::start(&configuration(&a, "[server]\nshutdown_grace = \"10m\""), Stdio::null()).await;
     let _client = in_flight(&running, &a).await;
@@ -97,7 +97,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn nothing_starts_on_an_error_and_all_errors_are_said_at_once() {
+async fn a_configuration_with_errors_does_not_start_and_all_errors_are_reported_together() {
     let folder = Folder::new();
     let file =
         folder.write("bad.toml", b"[[listeners]]\naddress = \"127.0.0.1\"\n[[pools]]\nname = \"a b\"\nbalanse = 1\n");
@@ -123,7 +123,7 @@ async fn nothing_starts_on_an_error_and_all_errors_are_said_at_once() {
 }
 
 #[tokio::test]
-async fn exit_codes_are_0_for_done_1_for_refused_2_for_wrong_usage() {
+async fn exit_codes_are_0_for_success_1_for_failure_2_for_wrong_usage() {
     let folder = Folder::new();
     let a = Backend::named("a").await;
     let good = folder.write("good.toml", configuration(&a, "").as_bytes());
@@ -223,10 +223,10 @@ async fn explain_says_what_a_token_or_session_id_holds_and_never_its_key() {
 }
 
 #[tokio::test]
-async fn log_lines_that_nobody_takes_are_counted_and_make_no_request_wait() {
+async fn log_lines_that_nothing_reads_are_counted_and_delay_no_request() {
     let a = Backend::named("a").await;
     let more = "[log]\naccess = \"stdout\"\n[admin]\naddress = \"127.0.0.1:0\"";
-    // Standard output is a pipe that nobody reads.
+    // Standard output is a pipe that nothing reads.
     let mut running = Running::start(&configuration(&a, more), Stdio::piped()).await;
     let admin = running.line("admin address=").await.rsplit('=').next().unwrap().to_owned();
     let dropped = async || {
@@ -248,10 +248,10 @@ async fn log_lines_that_nobody_takes_are_counted_and_make_no_request_wait() {
 }
 
 #[tokio::test]
-async fn it_ends_within_the_grace_though_nobody_takes_its_log() {
+async fn it_stops_within_the_grace_period_though_nothing_reads_its_log() {
     let a = Backend::named("a").await;
     let more = "[server]\nshutdown_grace = \"1s\"\n[log]\naccess = \"stdout\"";
-    // Standard output is a pipe that nobody reads.
+    // Standard output is a pipe that nothing reads.
     let mut running = Running::start(&configuration(&a, more), Stdio::piped()).await;
     let long = "x".repeat(4000);
     let mut client = running.client().await;
@@ -264,7 +264,7 @@ async fn it_ends_within_the_grace_though_nobody_takes_its_log() {
 }
 
 #[tokio::test]
-async fn it_serves_on_and_ends_well_when_nobody_takes_its_messages() {
+async fn it_serves_and_stops_with_0_though_nothing_reads_its_messages() {
     let a = Backend::start("a", |seen| if seen.path() == "/close" { Reply::Close } else { Reply::ok("a") }).await;
     let more = "[log]\nlevel = \"debug\"\naccess = \"stdout\"";
     let mut running = Running::start(&configuration(&a, more), Stdio::piped()).await;
@@ -281,7 +281,7 @@ async fn it_serves_on_and_ends_well_when_nobody_takes_its_messages() {
 }
 
 #[tokio::test]
-async fn warnings_and_errors_that_nobody_takes_change_no_exit_code() {
+async fn warnings_and_errors_that_nothing_reads_change_no_exit_code() {
     let folder = Folder::new();
     let a = Backend::named("a").await;
     let good = folder.write("good.toml", configuration(&a, "").as_bytes());
