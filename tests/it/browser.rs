@@ -1,6 +1,6 @@
 //! A real browser as a client: its cookie jar, its several connections, its scripts.
 
-use super::broken_answers::beginning;
+use super::broken_responses::beginning;
 use super::support::backend::{Reply, Seen};
 use super::support::node::NodeBackend;
 use super::support::tool::{DemoBackend, Folder, run};

@@ -1,4 +1,4 @@
-//! The fields that Linchpin sets in requests and answers.
+//! The header fields that Linchpin sets in requests and responses, and their documentation.
 
 use std::collections::BTreeSet;
 
@@ -16,10 +16,10 @@ fn listeners(folder: &Folder) -> String {
 }
 
 #[tokio::test]
-async fn log_page_and_backend_call_a_request_the_same() {
+async fn the_access_log_the_error_page_and_the_backend_have_the_same_request_id() {
     let (a, folder) = (Backend::named("a").await, Folder::new());
     let proxy = Proxy::builder().top(&listeners(&folder)).backend(&a, "").start();
-    let mut names = Vec::new();
+    let mut ids = Vec::new();
     for (listener, field, is_kept) in [
         (0, "x-request-id: Root=1-67891233\r\n", true),
         (0, "x-request-id: <script>\r\n", false),
@@ -30,26 +30,26 @@ async fn log_page_and_backend_call_a_request_the_same() {
         let mut client = Client::connect(proxy.listener(listener)).await;
         client.request("GET", "/", field, b"").await;
         let seen = a.seen().pop().unwrap();
-        let [name] = seen.fields("x-request-id")[..] else { panic!("{}", seen.head) };
-        assert_eq!(name == "Root=1-67891233", is_kept, "{field}");
-        let is_own = name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-        assert!(is_kept || is_own, "{field}: {name}");
+        let [id] = seen.fields("x-request-id")[..] else { panic!("{}", seen.head) };
+        assert_eq!(id == "Root=1-67891233", is_kept, "{field}");
+        let is_generated = id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        assert!(is_kept || is_generated, "{field}: {id}");
         assert_eq!(seen.fields("x_request_id"), [""; 0]);
-        names.push(name.to_owned());
+        ids.push(id.to_owned());
     }
     a.kill().await;
     let mut client = Client::connect(proxy.listener(0)).await;
     let page = client.request("GET", "/", "x-request-id: of-the-page\r\naccept: application/json\r\n", b"").await;
     assert_eq!(page.status, 503);
     assert!(page.text().contains("\"request\":\"of-the-page\""), "{}", page.text());
-    names.push("of-the-page".into());
+    ids.push("of-the-page".into());
     proxy.stop().await;
     let log = std::fs::read_to_string(folder.file("access.log")).unwrap();
     let logged = log.lines().map(|line| line.split("\"request\":\"").nth(1).unwrap().split('"').next().unwrap());
-    assert_eq!(logged.collect::<Vec<_>>(), names);
+    assert_eq!(logged.collect::<Vec<_>>(), ids);
 }
 
-/// The fields that docs/fields.md has below a heading, in lower case: those that are always there, and all.
+/// The fields that docs/fields.md lists below a heading, in lower case: those that are always set, and all.
 fn documented(heading: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let document = read("docs/fields.md");
     let part = document.split("\n## ").find(|part| part.starts_with(heading)).unwrap();
@@ -96,15 +96,15 @@ async fn every_field_that_is_set_is_documented() {
             ("POST", "/", "transfer-encoding: chunked\r\n\r\n0\r\n"),
         ] {
             let mut client = Client::connect(proxy.listener(listener)).await;
-            let answer = client.request(method, path, fields, b"").await;
+            let response = client.request(method, path, fields, b"").await;
             let seen = names(&a.seen().pop().unwrap().head);
             assert!(always.is_subset(&seen), "{path}: {seen:?}");
             assert!(seen.is_subset(&to_backends), "{path}: {seen:?} beyond {to_backends:?}");
-            let got = names(&answer.head);
+            let received = names(&response.head);
             let own: BTreeSet<String> = BTreeSet::from(["content-length".into()]);
             assert!(
-                got.difference(&own).all(|name| to_clients.contains(name)),
-                "{path}: {got:?} beyond {to_clients:?}"
+                received.difference(&own).all(|name| to_clients.contains(name)),
+                "{path}: {received:?} beyond {to_clients:?}"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! What a connection begins with, and what is left over of the request before: each is taken for what it is.
+//! The first bytes of a connection, and bytes that are left of a previous request.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use super::support::{Backend, Client, Proxy, Reply};
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 
 #[tokio::test]
-async fn a_client_that_connects_beforehand_has_the_idle_time_and_not_that_of_a_head() {
+async fn a_connection_without_a_request_gets_the_idle_timeout_and_not_that_of_the_header() {
     let a = Backend::named("a").await;
     let proxy = Proxy::builder().server("limits.header_read_timeout = \"100ms\"").backend(&a, "").start();
     let mut client = proxy.client().await;
-    // The kernel keeps a silent connection to itself for a second; then the time of many heads goes by.
+    // The kernel defers accepting a silent connection for a second. After that, many header timeouts pass.
     sleep(Duration::from_secs(2)).await;
     assert_eq!(client.get("/").await.status, 200);
     assert_eq!(client.rest(), b"");
 }
 
 #[tokio::test]
-async fn a_slow_head_is_a_408_where_a_listener_looks_for_http2_first_too() {
+async fn a_slow_header_is_a_408_on_a_listener_that_detects_http_2_too() {
     let a = Backend::named("a").await;
     let proxy = Proxy::builder().server("limits.header_read_timeout = \"100ms\"").top(HTTP2).backend(&a, "").start();
     let mut client = Client::connect(proxy.listener(0)).await;
@@ -29,10 +29,10 @@ async fn a_slow_head_is_a_408_where_a_listener_looks_for_http2_first_too() {
 }
 
 #[tokio::test]
-async fn what_is_left_of_a_body_that_nobody_read_is_never_taken_for_the_next_request() {
+async fn the_rest_of_an_unread_body_is_never_taken_for_the_next_request() {
     let gone = Backend::named("a").await.kill().await;
     let proxy = Proxy::builder().backend_at("a", gone, "").start();
-    // A body that begins like a request whose target has a fragment.
+    // A body that starts like a request whose target has a fragment.
     for body in ["GET /#fff ", "{\"color\": \"#fff\"}"] {
         let mut client = proxy.client().await;
         let length = body.len();
@@ -41,12 +41,12 @@ async fn what_is_left_of_a_body_that_nobody_read_is_never_taken_for_the_next_req
         assert_eq!((response.status, response.field("connection")), (503, Some("close")), "{}", response.head);
         client.send(body.as_bytes()).await;
         assert!(client.is_closed().await);
-        assert_eq!(client.rest(), b"", "one request has one answer");
+        assert_eq!(client.rest(), b"", "one request gets one response");
     }
 }
 
 #[tokio::test]
-async fn a_connection_to_a_backend_is_kept_behind_an_answer_with_trailers() {
+async fn a_backend_connection_is_reused_after_a_response_with_trailers() {
     let a = Backend::start("a", |_| {
         let body = "3\r\nabc\r\n0\r\nx-sum: 1\r\n\r\n";
         Reply::Bytes(format!("HTTP/1.1 200 X\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n{body}").into())

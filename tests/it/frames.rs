@@ -1,4 +1,4 @@
-//! HTTP/2 as no library sends it: frames written by hand, and backends that refuse, stall and die.
+//! HTTP/2 that no library sends: hand-written frames, and backends that refuse streams, stall and die.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,24 +16,24 @@ use super::support::{Backend, Client, Proxy, Reply, soon, until};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 
-/// A backend of HTTP/2, which says of each connection and request what becomes of it.
-async fn backend<F>(configure: impl Fn(&mut h2::server::Builder) + Send + 'static, answer: F) -> SocketAddr
+/// Starts a backend of HTTP/2. `configure` sets up each connection, and `handle` gets each request.
+async fn backend<F>(configure: impl Fn(&mut h2::server::Builder) + Send + 'static, handle: F) -> SocketAddr
 where
     F: Fn(Request<RecvStream>, SendResponse<Bytes>) + Send + Sync + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let answer = Arc::new(answer);
+    let handle = Arc::new(handle);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let mut builder = h2::server::Builder::new();
             configure(&mut builder);
-            let answer = Arc::clone(&answer);
+            let handle = Arc::clone(&handle);
             tokio::spawn(async move {
-                // A client may go before its first word.
+                // A client may disconnect before it sends anything.
                 let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
                 while let Some(Ok((request, respond))) = connection.accept().await {
-                    answer(request, respond);
+                    handle(request, respond);
                 }
             });
         }
@@ -75,7 +75,7 @@ async fn a_request_of_http_2_with_two_lengths_reaches_no_backend() {
             client.send(DATA, END_STREAM, 1, body.as_bytes()).await;
         }
         let (kind, _, payload) = client.await_kind(&[HEADERS, RST_STREAM, GOAWAY]).await;
-        // 0x8c is `:status: 400` of the static table.
+        // 0x8c is `:status: 400` in HPACK's static table.
         assert!(kind != HEADERS || payload[0] == 0x8c, "{method} {lengths:?}: {payload:?} {:?}", a.seen());
     }
     assert!(a.seen().is_empty(), "{:?}", a.seen());
@@ -101,7 +101,7 @@ async fn a_response_of_http_2_with_two_lengths_is_a_502() {
 }
 
 #[tokio::test]
-async fn the_body_of_a_get_is_passed_on_though_its_length_is_not_known() {
+async fn the_body_of_a_get_is_forwarded_although_its_length_is_unknown() {
     let a = Backend::named("a").await;
     let proxy = Proxy::builder().top(HTTP2).backend(&a, "").start();
     let mut client = Frames::connect(proxy.listener(0)).await;
@@ -117,7 +117,7 @@ async fn the_body_of_a_get_is_passed_on_though_its_length_is_not_known() {
 }
 
 #[tokio::test]
-async fn what_a_client_may_not_say_of_itself_it_may_not_say_in_trailers() {
+async fn reserved_fields_are_removed_from_trailers() {
     let a = Backend::named("a").await;
     let proxy = Proxy::before(&[&a]);
     let mut client = proxy.client().await;
@@ -136,9 +136,9 @@ async fn what_a_client_may_not_say_of_itself_it_may_not_say_in_trailers() {
 }
 
 #[tokio::test]
-async fn a_backend_that_refuses_every_stream_is_not_asked_for_ever() {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
+async fn a_backend_that_refuses_every_stream_gets_a_bounded_number_of_attempts() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&requests);
     let refusing = backend(
         |_| {},
         move |request, mut respond| {
@@ -153,23 +153,23 @@ async fn a_backend_that_refuses_every_stream_is_not_asked_for_ever() {
     .await;
     let proxy = before(&[("a", refusing)]).start();
     let address = proxy.listener(1);
-    // Each of a crowd that comes at once opens a connection, since none is there yet.
+    // Many clients at once: no connection to the backend exists yet, so each of them opens one.
     let crowd = std::array::from_fn::<_, 20, _>(|_| async {
         assert_eq!(Client::connect(address).await.get("/").await.status, 200);
     });
     futures_util::future::join_all(crowd).await;
     let mut client = Client::connect(address).await;
     for method in ["GET", "POST"] {
-        // There and on a new connection, in case the other was about to end.
-        let before = asked.load(Ordering::SeqCst);
+        // One attempt on the old connection, and one on a new one in case the old one was about to end.
+        let before = requests.load(Ordering::SeqCst);
         let status = client.request(method, "/refused", "", b"").await.status;
-        let times = asked.load(Ordering::SeqCst) - before;
+        let times = requests.load(Ordering::SeqCst) - before;
         assert!(status >= 500 && times <= 2, "{method}: {status} after {times}");
     }
 }
 
 #[tokio::test]
-async fn a_backend_that_takes_one_stream_at_a_time_keeps_its_sessions() {
+async fn a_backend_with_one_stream_at_a_time_keeps_its_sessions() {
     let start = |name: &'static str| {
         backend(
             |builder| {
@@ -196,14 +196,14 @@ async fn a_backend_that_takes_one_stream_at_a_time_keeps_its_sessions() {
             client.get("/").await
         });
     }
-    for answer in clients.join_all().await {
-        assert_eq!((answer.status, answer.text(), answer.pin()), (200, served.clone(), None));
+    for response in clients.join_all().await {
+        assert_eq!((response.status, response.text(), response.pin()), (200, served.clone(), None));
     }
 }
 
 #[tokio::test]
 async fn a_refusal_in_place_of_100_continue_leaves_no_stream_behind() {
-    // Says no, ends its side, and leaves the other to the client, as RFC 9113 §8.1 lets it.
+    // Refuses the request and ends only its own side of the stream, as RFC 9113 §8.1 allows.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = before(&[("a", listener.local_addr().unwrap())]).start();
     let (ended, mut streams) = tokio::sync::mpsc::unbounded_channel();
@@ -225,7 +225,7 @@ async fn a_refusal_in_place_of_100_continue_leaves_no_stream_behind() {
 }
 
 #[tokio::test]
-async fn an_upload_is_taken_back_whole_from_a_backend_of_http_2_that_is_lost() {
+async fn an_upload_is_retried_completely_when_its_backend_of_http_2_goes_down() {
     let stuck = backend(
         |_| {},
         |request, mut respond| {
@@ -259,18 +259,18 @@ async fn an_upload_is_taken_back_whole_from_a_backend_of_http_2_that_is_lost() {
     let mut client = Client::connect(proxy.listener(1)).await;
     client.send(b"PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 3000\r\n\r\n").await;
     client.send(&[b'x'; 1000]).await;
-    until("the request is on its way", async || proxy.live("a").active() == 1).await;
+    until("the backend to have the request", async || proxy.live("a").active() == 1).await;
     for path in ["/fail/1", "/fail/2", "/fail/3"] {
         Client::connect(proxy.listener(1)).await.get(path).await;
     }
     client.send(&[b'x'; 1000]).await;
-    until("the request is taken back", async || proxy.live("b").active() == 1).await;
+    until("the request to be retried", async || proxy.live("b").active() == 1).await;
     client.send(&[b'x'; 1000]).await;
     assert_eq!(client.response().await.text(), "whole");
 }
 
 #[tokio::test]
-async fn a_switch_to_another_protocol_has_no_length() {
+async fn a_101_has_no_content_length() {
     let a = Backend::start("a", |_| {
         Reply::Bytes(
             b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: 5\r\n\r\nhello".to_vec(),
@@ -280,12 +280,12 @@ async fn a_switch_to_another_protocol_has_no_length() {
     let proxy = Proxy::before(&[&a]);
     let mut client = proxy.client().await;
     client.send(b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
-    let answer = client.try_any_response("GET").await.unwrap();
-    assert_eq!((answer.status, answer.field("content-length")), (101, None), "{}", answer.head);
+    let response = client.try_any_response("GET").await.unwrap();
+    assert_eq!((response.status, response.field("content-length")), (101, None), "{}", response.head);
 }
 
 #[tokio::test]
-async fn a_client_that_breaks_its_upload_off_is_not_held_against_a_backend_of_http_2() {
+async fn an_upload_that_the_client_aborts_does_not_count_against_a_backend_of_http_2() {
     let a = backend(
         |_| {},
         |request, respond| {
@@ -316,23 +316,23 @@ async fn a_client_that_breaks_its_upload_off_is_not_held_against_a_backend_of_ht
         client.send(&[b'x'; 3001]).await;
         assert_eq!(client.response().await.status, 413);
     }
-    assert!(!proxy.live("a").awaits_success(), "nothing is held against it");
+    assert!(!proxy.live("a").awaits_success(), "no failure counts against the backend");
 }
 
-/// Ends with its connections, as a kill would have it.
+/// A backend that can be ended together with its connections, as by a kill.
 struct Mortal {
     address: SocketAddr,
     life: tokio::task::JoinHandle<()>,
-    asked: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
 }
 
 impl Mortal {
-    /// Answers what is sent to `/`, and nothing else.
+    /// Responds to requests for `/` only.
     async fn start() -> Mortal {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let asked = Arc::<AtomicUsize>::default();
-        let count = Arc::clone(&asked);
+        let requests = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&requests);
         let life = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
@@ -347,12 +347,12 @@ impl Mortal {
                 });
             }
         });
-        Mortal { address, life, asked }
+        Mortal { address, life, requests }
     }
 }
 
 #[tokio::test]
-async fn when_a_backend_of_http_2_dies_what_is_safe_goes_elsewhere_and_the_rest_is_said() {
+async fn when_a_backend_of_http_2_dies_safe_requests_are_retried_and_others_fail() {
     let mortal = Mortal::start().await;
     let served = Arc::<AtomicUsize>::default();
     let count = Arc::clone(&served);
@@ -376,20 +376,20 @@ async fn when_a_backend_of_http_2_dies_what_is_safe_goes_elsewhere_and_the_rest_
     };
     let safe: Vec<_> = (0..50).map(|_| ask("GET")).collect();
     let unsafe_: Vec<_> = (0..10).map(|_| ask("POST")).collect();
-    until("all to wait", async || mortal.asked.load(Ordering::SeqCst) == 61).await;
+    until("all to wait", async || mortal.requests.load(Ordering::SeqCst) == 61).await;
     mortal.life.abort();
     for request in safe {
-        let answer = soon("an answer", request).await.unwrap();
-        assert_eq!((answer.status, answer.text()), (200, "other".into()));
+        let response = soon("a response", request).await.unwrap();
+        assert_eq!((response.status, response.text()), (200, "other".into()));
     }
     for request in unsafe_ {
-        assert_eq!(soon("an answer", request).await.unwrap().status, 502);
+        assert_eq!(soon("a response", request).await.unwrap().status, 502);
     }
     assert_eq!(served.load(Ordering::SeqCst), 50);
 }
 
 #[tokio::test]
-async fn a_drain_lets_the_streams_of_a_client_end_and_holds_no_connection_that_has_none() {
+async fn a_shutdown_lets_open_streams_end_and_closes_idle_connections() {
     let (go, gone) = tokio::sync::watch::channel(false);
     let a = Backend::named("a").await;
     let held = backend(
@@ -430,7 +430,7 @@ async fn a_drain_lets_the_streams_of_a_client_end_and_holds_no_connection_that_h
 }
 
 #[tokio::test]
-async fn the_record_of_a_request_of_http_2_names_its_host_and_no_password() {
+async fn the_access_record_of_a_request_of_http_2_has_its_host_without_a_password() {
     let (folder, a) = (Folder::new(), Backend::named("a").await);
     let log = folder.file("access.log");
     let top = format!("[log]\naccess = {log:?}\n{HTTP2}");

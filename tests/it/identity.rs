@@ -1,4 +1,4 @@
-//! Who the client is: the PROXY protocol, chains of proxies, Unix sockets, IPv6.
+//! The client's identity: the PROXY protocol, chains of proxies, Unix sockets, IPv6.
 
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +33,7 @@ async fn a_proxy_header_from_a_trusted_peer_names_the_client() {
 }
 
 #[tokio::test]
-async fn a_trusted_peer_without_the_header_is_not_served_and_a_stranger_is_not_believed() {
+async fn a_trusted_peer_must_send_a_proxy_header_and_an_untrusted_one_must_not() {
     let a = Backend::named("a").await;
     let top = listener(&format!("proxy_protocol = true\n{TRUSTED}"))
         + "\n"
@@ -46,12 +46,12 @@ async fn a_trusted_peer_without_the_header_is_not_served_and_a_stranger_is_not_b
     stranger.send(b"PROXY TCP4 6.6.6.6 127.0.0.1 1 2\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(stranger.response().await.status, 400);
     assert_eq!(a.count(), 0);
-    // And as any client it is served.
+    // Without a PROXY header, an untrusted client is served.
     assert_eq!(Client::connect(proxy.listener(1)).await.get("/").await.status, 200);
 }
 
 #[tokio::test]
-async fn a_header_that_does_not_come_holds_nobody_for_long() {
+async fn a_proxy_header_that_does_not_arrive_in_time_closes_the_connection() {
     let a = Backend::named("a").await;
     let top = listener(&format!("proxy_protocol = true\n{TRUSTED}"));
     let proxy = Proxy::builder().server("limits.header_read_timeout = \"200ms\"").top(&top).backend(&a, "").start();
@@ -61,7 +61,7 @@ async fn a_header_that_does_not_come_holds_nobody_for_long() {
 }
 
 #[tokio::test]
-async fn chains_of_proxies_are_gone_on_with_and_only_for_those_who_are_trusted() {
+async fn forwarding_headers_of_trusted_proxies_are_appended_to_and_others_replaced() {
     let a = Backend::named("a").await;
     let top = listener(TRUSTED) + "\n" + &listener("");
     let folder = Folder::new();
@@ -112,8 +112,8 @@ async fn clients_and_backends_on_unix_sockets_are_served() {
         .table("health", "path = \"/health\"\ninterval = \"50ms\"")
         .backend_on("unix", &format!("unix:{back}"))
         .start();
-    let said = run("curl", &["-sS", "--unix-socket", &front, "http://shop.example/path"]).await;
-    assert_eq!(said.out, "ok");
+    let fetched = run("curl", &["-sS", "--unix-socket", &front, "http://shop.example/path"]).await;
+    assert_eq!(fetched.out, "ok");
     let heads_now = || heads.lock().unwrap().clone();
     let request = heads_now().into_iter().find(|head| head.starts_with("GET /path ")).unwrap();
     assert!(
@@ -122,11 +122,11 @@ async fn clients_and_backends_on_unix_sockets_are_served() {
     );
     until("a probe", async || heads_now().iter().any(|head| head.starts_with("GET /health "))).await;
     proxy.stop().await;
-    assert!(UnixStream::connect(&front).await.is_err(), "the socket's file goes with its listener");
+    assert!(UnixStream::connect(&front).await.is_err(), "the listener removes the file of its socket");
 }
 
 #[tokio::test]
-async fn ipv6_is_as_good_as_ipv4() {
+async fn ipv6_clients_are_served_like_ipv4_clients() {
     let a = Backend::named("a").await;
     let proxy = Proxy::builder().top("[[listeners]]\naddress = \"[::1]:0\"").backend(&a, "").start();
     assert_eq!(Client::connect(proxy.listener(0)).await.get("/").await.status, 200);
@@ -136,7 +136,7 @@ async fn ipv6_is_as_good_as_ipv4() {
 }
 
 #[tokio::test]
-async fn a_backend_is_told_of_each_client_by_a_header_and_no_connection_speaks_for_two() {
+async fn a_backend_gets_a_proxy_header_and_a_connection_for_each_client() {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&lines);
     let address = raw(move |mut stream| {
@@ -177,7 +177,7 @@ async fn a_backend_is_told_of_each_client_by_a_header_and_no_connection_speaks_f
 }
 
 #[tokio::test]
-async fn a_connection_that_begins_and_goes_leaves_nothing_behind() {
+async fn a_connection_that_ends_within_its_first_bytes_is_closed() {
     let a = Backend::named("a").await;
     let top = listener(&format!("proxy_protocol = true\nhttp2 = true\n{TRUSTED}"));
     let proxy = Proxy::builder().top(&top).backend(&a, "").start();

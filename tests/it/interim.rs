@@ -1,4 +1,4 @@
-//! Interim responses: which reach a client, in which order, and what they carry.
+//! Interim responses: which ones reach the client, in which order, and with which fields.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n";
 const FINAL: &str = "HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok";
 
-/// The statuses of what comes until a final response, which is the last.
+/// Reads responses up to the final one. Returns their statuses.
 async fn statuses(client: &mut Client) -> Vec<u16> {
     let mut statuses = Vec::new();
     while statuses.last().is_none_or(|status| *status < 200) {
@@ -27,11 +27,11 @@ async fn statuses(client: &mut Client) -> Vec<u16> {
 }
 
 #[tokio::test]
-async fn early_hints_reach_the_client_before_the_backend_has_answered() {
+async fn early_hints_reach_the_client_before_the_final_response() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = Proxy::builder().backend_at("raw", listener.local_addr().unwrap(), "").start();
     let go = Arc::new(Notify::new());
-    let told = Arc::clone(&go);
+    let release = Arc::clone(&go);
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         loop {
@@ -39,7 +39,7 @@ async fn early_hints_reach_the_client_before_the_backend_has_answered() {
                 return;
             }
             stream.write_all(HINTS.as_bytes()).await.unwrap();
-            told.notified().await;
+            release.notified().await;
             stream.write_all(FINAL.as_bytes()).await.unwrap();
         }
     });
@@ -55,13 +55,13 @@ async fn early_hints_reach_the_client_before_the_backend_has_answered() {
 }
 
 #[tokio::test]
-async fn interim_responses_pass_in_order_but_for_100_that_nobody_asked_for() {
+async fn interim_responses_are_forwarded_in_order_without_an_unexpected_100() {
     let a = Backend::start("a", |seen| {
         let [other, processing] = ["104 Draft", "102 Processing"].map(|line| format!("HTTP/1.1 {line}\r\n\r\n"));
-        let asked = "HTTP/1.1 100 Continue\r\n\r\n";
+        let unexpected = "HTTP/1.1 100 Continue\r\n\r\n";
         match seen.path() {
             "/none" => Reply::Bytes(FINAL.into()),
-            _ => Reply::Bytes(format!("{processing}{asked}{HINTS}{HINTS}{other}{FINAL}").into()),
+            _ => Reply::Bytes(format!("{processing}{unexpected}{HINTS}{HINTS}{other}{FINAL}").into()),
         }
     })
     .await;
@@ -73,14 +73,14 @@ async fn interim_responses_pass_in_order_but_for_100_that_nobody_asked_for() {
         client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await;
         assert_eq!(statuses(&mut client).await, expected);
     }
-    // Two requests at once: each has its own, and before its own answer.
+    // Two pipelined requests: each has its interim responses before its own final response.
     let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     client.send(&[&request[..], request].concat()).await;
     for _ in 0..2 {
         let statuses = statuses(&mut client).await;
         assert!([&[102, 103, 103, 104, 200][..], &[200]].contains(&&*statuses), "{statuses:?}");
     }
-    // 100 comes once where it is asked for: from the proxy, as soon as the backend wants the body.
+    // A client that expects 100 gets it once: from the proxy, as soon as the backend wants the body.
     client.send(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n").await;
     let first = soon("100", client.try_any_response("POST")).await.unwrap();
     assert_eq!(first.status, 100);
@@ -91,7 +91,7 @@ async fn interim_responses_pass_in_order_but_for_100_that_nobody_asked_for() {
 }
 
 #[tokio::test]
-async fn an_interim_response_carries_no_field_of_the_hop_no_length_and_nothing_that_its_route_takes_out() {
+async fn an_interim_response_has_no_hop_by_hop_field_no_length_and_no_field_that_the_route_removes() {
     let fields =
         "connection: x-hop\r\nx-hop: 1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\nserver: x\r\nx: 1\r\n";
     let a = Backend::start("a", move |_| Reply::Bytes(format!("HTTP/1.1 103 X\r\n{fields}\r\n{FINAL}").into())).await;
@@ -105,7 +105,7 @@ async fn an_interim_response_carries_no_field_of_the_hop_no_length_and_nothing_t
 }
 
 #[tokio::test]
-async fn a_client_of_http_1_0_is_sent_no_interim_response() {
+async fn a_client_of_http_1_0_gets_no_interim_response() {
     let a = Backend::start("a", |_| Reply::Bytes(format!("{HINTS}{FINAL}").into())).await;
     let proxy = Proxy::before(&[&a]);
     let mut client = proxy.client().await;
@@ -114,7 +114,7 @@ async fn a_client_of_http_1_0_is_sent_no_interim_response() {
 }
 
 #[tokio::test]
-async fn interim_responses_are_bounded_in_number_and_size_and_the_answer_comes_all_the_same() {
+async fn interim_responses_beyond_the_bounds_are_dropped_and_the_final_response_arrives() {
     for (hints, most) in [
         ("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(2000), 64),
         (format!("HTTP/1.1 103 Early Hints\r\nx: {}\r\n\r\n", "x".repeat(5000)).repeat(100), 64),
@@ -133,7 +133,7 @@ async fn interim_responses_are_bounded_in_number_and_size_and_the_answer_comes_a
 }
 
 #[tokio::test]
-async fn an_interim_response_of_a_backend_that_then_fails_is_followed_by_the_answer_of_another() {
+async fn a_backend_that_fails_after_an_interim_response_is_replaced_by_another() {
     let a = Backend::start("a", |_| Reply::Last(HINTS.into())).await;
     let b = Backend::start("b", |_| Reply::Bytes(FINAL.into())).await;
     let proxy = Proxy::builder().backend(&a, "").backend(&b, "backup = true").start();
@@ -143,7 +143,7 @@ async fn an_interim_response_of_a_backend_that_then_fails_is_followed_by_the_ans
 }
 
 #[tokio::test]
-async fn an_interim_response_never_comes_in_the_midst_of_the_answer_before_it() {
+async fn an_interim_response_never_interrupts_the_response_before_it() {
     const LARGE: usize = 8 * 1024 * 1024;
     let a = Backend::start("a", |seen| match seen.path() {
         "/large" => Reply::ok(&"x".repeat(LARGE)),
@@ -152,12 +152,12 @@ async fn an_interim_response_never_comes_in_the_midst_of_the_answer_before_it() 
     .await;
     let proxy = Proxy::before(&[&a]);
     let mut client = proxy.client().await;
-    // The client reads nothing of the first answer until the second could have come.
+    // The client does not read the first response until the second one could have arrived.
     let requests = ["/large", "/", "/large", "/"].map(|path| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
     client.send(requests.concat().as_bytes()).await;
     a.has(1).await;
     for _ in 0..2 {
-        let large = soon("the large one", client.try_any_response("GET")).await.unwrap();
+        let large = soon("the large response", client.try_any_response("GET")).await.unwrap();
         assert_eq!((large.status, large.body.len()), (200, LARGE));
         let statuses = statuses(&mut client).await;
         assert!(statuses == [103, 200] || statuses == [200], "{statuses:?}");
@@ -165,7 +165,7 @@ async fn an_interim_response_never_comes_in_the_midst_of_the_answer_before_it() 
     assert_eq!(client.rest(), b"");
 }
 
-/// A backend of HTTP/2 that gives hints and then answers.
+/// Starts a backend of HTTP/2 that sends Early Hints and then a final response.
 async fn backend_of_http2() -> std::net::SocketAddr {
     raw_http2(|_, mut respond| async move {
         let hints = Response::builder().status(103).header("link", "</a.css>").body(()).unwrap();
@@ -176,11 +176,10 @@ async fn backend_of_http2() -> std::net::SocketAddr {
     .await
 }
 
-/// A known deviation: over HTTP/2, hyper's server has no way to send an interim response. What is below it
-/// knows neither the stream nor where a frame ends. Should this fail, hyper has one: then say so in
-/// docs/http.md.
+/// A known deviation: hyper's server cannot send interim responses over HTTP/2, and the layer below hyper knows neither
+/// the stream nor where a frame ends. If this fails because hyper can, update docs/http.md.
 #[tokio::test]
-async fn a_client_of_http_2_gets_the_answer_and_no_interim_response() {
+async fn a_client_of_http_2_gets_the_final_response_only() {
     let a = Backend::start("a", |_| Reply::Bytes(format!("{HINTS}{FINAL}").into())).await;
     let proxy = Proxy::builder().top(HTTP2).backend(&a, "").start();
     let stream = TcpStream::connect(proxy.listener(0)).await.unwrap();
@@ -188,29 +187,29 @@ async fn a_client_of_http_2_gets_the_answer_and_no_interim_response() {
     tokio::spawn(connection);
     let request = http::Request::get("http://test/").body(()).unwrap();
     let mut response = client.send_request(request, true).unwrap().0;
-    let first = soon("an answer", std::future::poll_fn(|cx| response.poll_informational(cx))).await;
+    let first = soon("a response", std::future::poll_fn(|cx| response.poll_informational(cx))).await;
     assert!(first.is_none(), "{first:?}");
-    assert_eq!(soon("an answer", response).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(soon("a response", response).await.unwrap().status(), StatusCode::OK);
 }
 
-/// A known deviation: hyper's client tells of no interim response of HTTP/2. Should this fail, it does: then
-/// let `proxy::interim` listen there, too.
+/// A known deviation: hyper's client does not report interim responses over HTTP/2. If this fails because it does, let
+/// `proxy::interim` register for them, too.
 #[tokio::test]
-async fn hyper_does_not_tell_of_interim_responses_over_http_2() {
+async fn hyper_does_not_report_interim_responses_over_http_2() {
     let address = backend_of_http2().await;
     let stream = hyper_util::rt::TokioIo::new(TcpStream::connect(address).await.unwrap());
     let executor = hyper_util::rt::TokioExecutor::new();
     let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
     tokio::spawn(connection);
-    let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let count = Arc::clone(&told);
+    let reported = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&reported);
     let mut request = http::Request::get("http://test/").body(http_body_util::Empty::<Bytes>::new()).unwrap();
     hyper::ext::on_informational(&mut request, move |_| {
         count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     });
-    assert_eq!(soon("an answer", sender.send_request(request)).await.unwrap().status(), StatusCode::OK);
-    assert_eq!(told.load(std::sync::atomic::Ordering::SeqCst), 0);
-    // And through the proxy: the answer comes, and nothing else.
+    assert_eq!(soon("a response", sender.send_request(request)).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(reported.load(std::sync::atomic::Ordering::SeqCst), 0);
+    // Through the proxy, only the final response arrives.
     let proxy = Proxy::builder().table("upstream", "http2 = true").backend_at("a", address, "").start();
     let mut client = proxy.client().await;
     client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;

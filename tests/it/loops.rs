@@ -1,4 +1,4 @@
-//! Requests that come back: through other proxies, and straight to a listener.
+//! Loops: requests that return through other proxies, and backends that are Linchpin's own listeners.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use super::support::process::Linchpin;
 use super::support::tool::Folder;
 use super::support::{Backend, Client, Proxy, soon, until};
 
-/// An address that leads to another one, which is known later.
+/// A TCP relay whose target is set later.
 struct Relay {
     address: SocketAddr,
     target: Arc<OnceLock<SocketAddr>>,
@@ -46,7 +46,7 @@ impl Relay {
 }
 
 #[tokio::test]
-async fn a_request_that_comes_back_through_another_proxy_ends_and_is_told_of() {
+async fn a_request_that_loops_through_another_proxy_is_a_508_and_is_logged() {
     let relay = Relay::start().await;
     let linchpin = Linchpin::start(
         &format!(
@@ -60,32 +60,32 @@ async fn a_request_that_comes_back_through_another_proxy_ends_and_is_told_of() {
     let between = Proxy::builder().backend_at("linchpin", linchpin.address, "").start();
     relay.leads_to(between.address());
     for _ in 0..5 {
-        let answer = soon("an answer", async { linchpin.client().await.get("/").await }).await;
-        assert_eq!(answer.status, 508, "{}", answer.text());
+        let response = soon("a response", async { linchpin.client().await.get("/").await }).await;
+        assert_eq!(response.status, 508, "{}", response.text());
     }
-    // One round for each request, and not thousands.
+    // Each request goes round once, and not thousands of times.
     assert!(relay.connections() <= 10, "{}", relay.connections());
-    let line = linchpin.says("a request came back").await;
+    let line = linchpin.says("already received").await;
     assert!(line.contains("WARN") && line.contains("pool=\"app\""), "{line}");
-    assert_eq!(linchpin.times_said("a request came back"), 1, "five in the same second");
+    assert_eq!(linchpin.times_said("already received"), 1, "five loops within one second");
 }
 
 #[tokio::test]
-async fn a_chain_of_two_serves_and_names_both() {
+async fn two_linchpins_in_a_chain_both_appear_in_via() {
     let a = Backend::named("a").await;
     let inner = Proxy::before(&[&a]);
     let outer = Proxy::builder().backend_at("inner", inner.address(), "").start();
-    let answer = Client::connect(outer.address()).await.request("GET", "/", "via: 1.0 fred\r\n", b"").await;
-    assert_eq!(answer.text(), "a");
+    let response = Client::connect(outer.address()).await.request("GET", "/", "via: 1.0 fred\r\n", b"").await;
+    assert_eq!(response.text(), "a");
     let seen = a.seen().pop().unwrap();
-    let asked = seen.fields("via");
-    assert_eq!((asked.len(), asked[0]), (3, "1.0 fred"), "{asked:?}");
-    assert!(asked[1..].iter().all(|hop| hop.starts_with("1.1 linchpin-")) && asked[1] != asked[2], "{asked:?}");
-    assert_eq!(answer.fields("via"), [asked[2], asked[1]]);
+    let hops = seen.fields("via");
+    assert_eq!((hops.len(), hops[0]), (3, "1.0 fred"), "{hops:?}");
+    assert!(hops[1..].iter().all(|hop| hop.starts_with("1.1 linchpin-")) && hops[1] != hops[2], "{hops:?}");
+    assert_eq!(response.fields("via"), [hops[2], hops[1]]);
 }
 
 #[tokio::test]
-async fn a_gateway_may_send_a_request_on_to_another_pool_of_the_same_linchpin() {
+async fn a_gateway_may_forward_a_request_to_another_pool_of_the_same_linchpin() {
     let (a, relay, back) = (Backend::named("a").await, Relay::start().await, Relay::start().await);
     let gateway = format!(
         "[[routes]]\npool = \"app\"\n[[routes]]\npath_prefix = \"/gw\"\npool = \"gw\"\n\
@@ -97,34 +97,34 @@ async fn a_gateway_may_send_a_request_on_to_another_pool_of_the_same_linchpin() 
     let between = Proxy::builder().top(route).backend_at("linchpin", back.address, "").start();
     relay.leads_to(between.address());
     back.leads_to(proxy.address());
-    let answer = Client::connect(proxy.address()).await.get("/gw/x").await;
-    assert_eq!((answer.status, answer.text().as_str()), (200, "a"));
-    // And there it ends, whatever the gateway does with the path.
+    let response = Client::connect(proxy.address()).await.get("/gw/x").await;
+    assert_eq!((response.status, response.text().as_str()), (200, "a"));
+    // A second round to the same pool ends, whatever the gateway does with the path.
     assert_eq!(Client::connect(proxy.address()).await.get("/gw/gw/x").await.status, 508);
 }
 
 #[tokio::test]
-async fn via_is_as_configured_or_not_there() {
+async fn via_has_the_configured_name_or_is_not_sent() {
     let a = Backend::named("a").await;
     for (line, begins) in
         [("via = true", Some("1.1 linchpin-")), ("via = \"edge\"", Some("1.1 edge-")), ("via = false", None)]
     {
         let proxy = Proxy::builder().server(line).backend(&a, "").start();
-        let answer = proxy.get(None).await;
+        let response = proxy.get(None).await;
         let seen = a.seen().pop().unwrap();
         match begins {
             Some(begins) => {
                 let [hop] = seen.fields("via")[..] else { panic!("{}", seen.head) };
                 assert!(hop.starts_with(begins), "{hop}");
-                assert_eq!(answer.fields("via"), [hop]);
+                assert_eq!(response.fields("via"), [hop]);
             }
-            None => assert_eq!((seen.field("via"), answer.field("via")), (None, None)),
+            None => assert_eq!((seen.field("via"), response.field("via")), (None, None)),
         }
     }
 }
 
 #[tokio::test]
-async fn what_is_found_at_an_address_of_ours_is_no_backend() {
+async fn an_address_of_this_linchpin_is_not_accepted_as_a_discovered_backend() {
     let (a, folder) = (Backend::named("a").await, Folder::new());
     let file = folder.write("backends.txt", b"");
     let socket = folder.file("admin.sock");
@@ -144,11 +144,11 @@ async fn what_is_found_at_an_address_of_ours_is_no_backend() {
     }
     let next = folder.write("next", lines.as_bytes());
     std::fs::rename(next, &file).unwrap();
-    until("the backend that is one", async || proxy.pool().position("a").is_some()).await;
+    until("the backend to be discovered", async || proxy.pool().position("a").is_some()).await;
     let pool = proxy.pool();
     let names: Vec<_> = pool.backends().iter().map(|backend| &**backend.name()).collect();
     assert_eq!(names, ["a"]);
-    // Each thread goes on with the new members at its next turn.
+    // Each thread gets the new backends at its next event-loop iteration.
     let get = async || Client::connect(([127, 0, 0, 1], v4).into()).await.get("/").await.text();
-    until("it serves", async || get().await == "a").await;
+    until("the backend to serve", async || get().await == "a").await;
 }

@@ -1,4 +1,4 @@
-//! Where a request begins and ends: what is malformed is refused, and no part of it becomes a request of its own.
+//! Where a request begins and ends: a malformed request is refused, and no part of it becomes another request.
 
 use std::sync::{Arc, Mutex};
 
@@ -54,7 +54,7 @@ async fn a_malformed_head_is_a_400_and_reaches_no_backend() {
 }
 
 #[tokio::test]
-async fn a_body_in_a_coding_that_is_not_plain_chunked_is_a_400() {
+async fn a_body_in_a_coding_other_than_chunked_is_a_400() {
     let a = Backend::named("a").await;
     let proxy = Proxy::before(&[&a]);
     for codings in [
@@ -82,7 +82,7 @@ async fn a_body_in_a_coding_that_is_not_plain_chunked_is_a_400() {
 }
 
 #[tokio::test]
-async fn a_malformed_chunk_ends_the_request_and_no_backend_takes_it_for_a_whole_one() {
+async fn a_malformed_chunk_is_a_400_and_no_backend_gets_a_complete_request() {
     let a = Backend::named("a").await;
     let proxy = Proxy::before(&[&a]);
     let smuggled = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -112,7 +112,7 @@ async fn a_malformed_chunk_ends_the_request_and_no_backend_takes_it_for_a_whole_
 }
 
 #[tokio::test]
-async fn chunks_are_framed_anew_and_their_extensions_stay_here() {
+async fn chunks_are_reframed_without_their_extensions() {
     let a = Backend::named("a").await;
     let proxy = Proxy::before(&[&a]);
     let mut client = proxy.client().await;
@@ -128,8 +128,8 @@ async fn chunks_are_framed_anew_and_their_extensions_stay_here() {
 }
 
 #[tokio::test]
-async fn a_body_that_nobody_reads_never_becomes_a_request() {
-    // Answers as soon as the head is there, and takes whatever comes next for a request.
+async fn a_body_that_the_backend_does_not_read_never_becomes_a_request() {
+    // Responds as soon as it has the header section, and takes everything after that for another request.
     let heads = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&heads);
     let address = raw(move |mut stream| {
@@ -152,7 +152,7 @@ async fn a_body_that_nobody_reads_never_becomes_a_request() {
         let mut client = proxy.client().await;
         client.send(format!("POST /one HTTP/1.1\r\nhost: a\r\n{framing}").as_bytes()).await;
         assert_eq!(client.response().await.status, 401);
-        // The connection may be over by now, or end in the midst of it.
+        // The connection may have ended by now, or end during this write.
         let (mut stream, _) = client.into_parts();
         let _ = stream.write_all(body.repeat(2).as_bytes()).await;
         let mut rest = Vec::new();
@@ -165,7 +165,7 @@ async fn a_body_that_nobody_reads_never_becomes_a_request() {
 }
 
 #[tokio::test]
-async fn a_length_of_http_2_that_is_not_that_of_the_body_reaches_no_backend() {
+async fn a_content_length_of_http_2_that_differs_from_the_body_reaches_no_backend() {
     let a = Backend::named("a").await;
     let proxy = Proxy::builder().top(HTTP2).backend(&a, "").start();
     for (length, body) in

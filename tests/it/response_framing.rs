@@ -1,4 +1,4 @@
-//! Where a backend's response ends: said in one way to the client, or no response at all.
+//! Where a backend's response ends: the client gets one unambiguous framing, or an error.
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -9,7 +9,7 @@ use super::support::{Backend, Proxy, Reply, soon};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 
-/// What a client of HTTP/2 gets: the head and the whole body, or nothing where the stream is reset.
+/// Sends a request over HTTP/2. Returns the response's head and whole body, or `None` if the stream is reset.
 async fn over_http2(proxy: &Proxy, method: Method) -> Option<(Response<()>, Bytes)> {
     let stream = TcpStream::connect(proxy.listener(0)).await.unwrap();
     let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
@@ -24,7 +24,7 @@ async fn over_http2(proxy: &Proxy, method: Method) -> Option<(Response<()>, Byte
 }
 
 #[tokio::test]
-async fn a_length_beside_transfer_encoding_reaches_no_client_and_cuts_nothing_off() {
+async fn a_content_length_with_transfer_encoding_is_removed_and_truncates_nothing() {
     for fields in [
         "content-length: 3\r\ntransfer-encoding: chunked\r\n",
         "transfer-encoding: chunked\r\ncontent-length: 3\r\n",
@@ -43,7 +43,7 @@ async fn a_length_beside_transfer_encoding_reaches_no_client_and_cuts_nothing_of
             assert_eq!((response.status, response.text()), (200, expected.into()), "{method} {fields}");
             assert_eq!((response.field("content-length"), client.rest()), (None, &b""[..]), "{}", response.head);
         }
-        // Whoever says two things of where one response ends is not believed about where the next begins.
+        // The framing was ambiguous, so the connection is not reused.
         assert_eq!(a.connections(), 3);
         for method in [Method::GET, Method::HEAD] {
             let expected = if method == Method::HEAD { "" } else { "abcdefgh" };
@@ -54,7 +54,7 @@ async fn a_length_beside_transfer_encoding_reaches_no_client_and_cuts_nothing_of
 }
 
 #[tokio::test]
-async fn a_response_in_a_coding_that_is_not_plain_chunked_is_a_502() {
+async fn a_response_in_a_coding_other_than_chunked_is_a_502() {
     const CHUNKS: &str = "3\r\nxyz\r\n0\r\n\r\n";
     for head in [
         "HTTP/1.1 200 X\r\ntransfer-encoding: gzip, chunked\r\n",
@@ -83,7 +83,7 @@ async fn a_response_in_a_coding_that_is_not_plain_chunked_is_a_502() {
 }
 
 #[tokio::test]
-async fn a_response_whose_length_is_not_one_number_is_a_502_for_every_method() {
+async fn a_response_without_exactly_one_valid_content_length_is_a_502() {
     for lengths in [
         "content-length: 1\r\ncontent-length: 2\r\n",
         "content-length: 1\r\ncontent-length: 1\r\n",
@@ -107,7 +107,7 @@ async fn a_response_whose_length_is_not_one_number_is_a_502_for_every_method() {
 }
 
 #[tokio::test]
-async fn a_response_that_has_no_body_has_none_whatever_its_head_says() {
+async fn a_204_and_a_304_have_no_body_whatever_their_fields_say() {
     let a = Backend::start("a", |seen| {
         let status = if seen.path() == "/204" { 204 } else { 304 };
         Reply::Bytes(format!("HTTP/1.1 {status} X\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n").into())
@@ -124,14 +124,14 @@ async fn a_response_that_has_no_body_has_none_whatever_its_head_says() {
 }
 
 #[tokio::test]
-async fn what_is_no_response_of_http_1_reaches_no_client() {
+async fn bytes_that_are_no_response_of_http_1_are_a_502() {
     for reply in [
-        // HTTP/0.9, or what could be taken for it.
+        // HTTP/0.9, or text that looks like it.
         "hello\r\n",
         "<html>hello</html>",
         "HTTP/2 200\r\n\r\n",
         "HTTP/1.1 200",
-        // A line feed, a null and a carriage return alone where a field's value goes on.
+        // A bare carriage return and a null within a field, an empty field name, and status codes that are not three digits.
         "HTTP/1.1 200 X\r\nx: a\rb\r\ncontent-length: 1\r\n\r\na",
         "HTTP/1.1 200 X\r\nx: a\0b\r\ncontent-length: 1\r\n\r\na",
         "HTTP/1.1 200 X\r\nx\0: b\r\ncontent-length: 1\r\n\r\na",
@@ -147,7 +147,7 @@ async fn what_is_no_response_of_http_1_reaches_no_client() {
 }
 
 #[tokio::test]
-async fn a_chunk_that_is_malformed_ends_the_response_and_never_completes_it() {
+async fn a_malformed_chunk_never_completes_a_response() {
     for chunks in ["x\r\na\r\n0\r\n\r\n", "1\r\nab\r\n0\r\n\r\n", "1;a\nb\r\na\r\n0\r\n\r\n", "-1\r\na\r\n0\r\n\r\n"] {
         let a = Backend::start("a", move |_| {
             Reply::Last(format!("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n{chunks}").into())
@@ -162,7 +162,7 @@ async fn a_chunk_that_is_malformed_ends_the_response_and_never_completes_it() {
 }
 
 #[tokio::test]
-async fn extensions_of_chunks_do_not_reach_the_client() {
+async fn chunk_extensions_do_not_reach_the_client() {
     let a = Backend::start("a", |_| {
         let body = "1;a=b;c=\"d\"\r\nx\r\n0;e\r\n\r\n";
         Reply::Bytes(format!("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n{body}").into())
@@ -177,7 +177,7 @@ async fn extensions_of_chunks_do_not_reach_the_client() {
 }
 
 #[tokio::test]
-async fn a_blank_before_the_colon_of_a_field_is_removed_and_the_answer_passed_on() {
+async fn whitespace_before_the_colon_of_a_response_field_is_removed() {
     let a = Backend::start("a", |_| {
         Reply::Bytes("HTTP/1.1 200 X\r\nx-blank : 1\r\nx-tab\t: 2\r\ncontent-length : 1\r\n\r\na".into())
     })
@@ -194,7 +194,7 @@ async fn a_blank_before_the_colon_of_a_field_is_removed_and_the_answer_passed_on
 }
 
 #[tokio::test]
-async fn a_line_that_goes_on_in_the_next_one_is_a_502() {
+async fn a_response_with_line_folding_is_a_502() {
     let a = Backend::start("a", |_| {
         Reply::Last("HTTP/1.1 200 X\r\nx: 1\r\n folded: 2\r\ncontent-length: 1\r\n\r\na".into())
     })
@@ -204,7 +204,7 @@ async fn a_line_that_goes_on_in_the_next_one_is_a_502() {
     assert_eq!((response.status, response.field("x")), (502, None), "{}", response.head);
 }
 
-/// A backend of HTTP/2 whose answers have so many fields.
+/// Starts a backend of HTTP/2 whose responses have this many fields.
 async fn backend_of_http2(fields: usize) -> std::net::SocketAddr {
     raw_http2(move |_, mut respond| async move {
         let mut head = Response::new(());
@@ -218,10 +218,10 @@ async fn backend_of_http2(fields: usize) -> std::net::SocketAddr {
 }
 
 #[tokio::test]
-async fn how_many_fields_a_response_may_have_is_configured_over_both_versions_of_http() {
+async fn the_limit_of_response_fields_applies_over_both_versions_of_http() {
     for (lines, most) in [("", 100), ("header_count = 20", 20), ("header_count = 300", 300)] {
         for (fields, status) in [(most, 200), (most + 1, 502)] {
-            // Its Content-Length is one of them.
+            // Content-Length is one of the fields.
             let many = "x: 1\r\n".repeat(fields - 1);
             let a = Backend::start("a", move |_| Reply::new(200, &many, "a")).await;
             let proxy = Proxy::builder().table("upstream", lines).backend(&a, "").start();

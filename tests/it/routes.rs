@@ -1,4 +1,4 @@
-//! What a route does with its requests: where they go, and what becomes of path, fields, pin, time and body.
+//! What a route does with its requests: its pool or redirect, and its effect on path, fields, pin, timeouts and body.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ fn every_configuration_on_the_page_can_be_run() {
 }
 
 #[tokio::test]
-async fn what_the_page_says_of_paths_is_so() {
+async fn paths_are_rewritten_as_the_page_says() {
     let a = echo("a").await;
     let page = read("docs/routes.md");
     let routes = page.split("```toml\n").nth(2).and_then(|part| part.split("```").next()).unwrap();
@@ -32,30 +32,30 @@ async fn what_the_page_says_of_paths_is_so() {
     let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `/")).collect();
     let words = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
     for row in &rows {
-        let (asked, told) = row[1..].split_once('|').unwrap();
-        for asked in words(asked) {
-            let response = proxy.client().await.get(&asked).await;
+        let (targets, results) = row[1..].split_once('|').unwrap();
+        for target in words(targets) {
+            let response = proxy.client().await.get(&target).await;
             let found = response.field("location").map_or(response.text(), str::to_owned);
-            assert_eq!(vec![found], words(told), "{asked}");
+            assert_eq!(vec![found], words(results), "{target}");
         }
     }
     assert_eq!(rows.len(), 5);
 }
 
-/// A backend that answers with the target that it was asked for.
+/// Starts a backend that responds with the request target.
 async fn echo(name: &str) -> Backend {
     Backend::start(name, |seen| Reply::new(200, "cache-control: public\r\nserver: x\r\nvary: a\r\n", seen.path())).await
 }
 
 #[tokio::test]
-async fn prefixes_are_stripped_and_added_and_what_is_left_stays_byte_for_byte() {
+async fn prefixes_are_stripped_and_added_and_the_rest_stays_byte_for_byte() {
     let a = echo("a").await;
     let routes = "[[routes]]\npool = \"app\"\n\
                   [[routes]]\npool = \"app\"\npath_prefix = \"/app\"\nstrip_prefix = \"/app\"\n\
                   [[routes]]\npool = \"app\"\npath_prefix = \"/app/api\"\nstrip_prefix = \"/app\"\nadd_prefix = \"/v1\"";
     let proxy = Proxy::builder().top(routes).backend(&a, "").start();
     let mut client = proxy.client().await;
-    for (asked, seen) in [
+    for (target, seen) in [
         ("/app/x%2Fy/../z;a=1?q=/app", "/x%2Fy/../z;a=1?q=/app"),
         ("/app", "/"),
         ("/app?q", "/?q"),
@@ -63,14 +63,14 @@ async fn prefixes_are_stripped_and_added_and_what_is_left_stays_byte_for_byte() 
         ("/app/api/x", "/v1/api/x"),
         ("/", "/"),
     ] {
-        assert_eq!(client.request("GET", asked, "x-forwarded-prefix: /evil\r\n", b"").await.text(), seen, "{asked}");
+        assert_eq!(client.request("GET", target, "x-forwarded-prefix: /evil\r\n", b"").await.text(), seen, "{target}");
     }
-    let told: Vec<_> = a.seen().iter().map(|seen| seen.fields("x-forwarded-prefix").join(",")).collect();
-    assert_eq!(told, ["/app", "/app", "/app", "", "/app", ""]);
+    let prefixes: Vec<_> = a.seen().iter().map(|seen| seen.fields("x-forwarded-prefix").join(",")).collect();
+    assert_eq!(prefixes, ["/app", "/app", "/app", "", "/app", ""]);
 }
 
 #[tokio::test]
-async fn a_session_id_in_the_path_holds_though_the_prefix_before_it_is_stripped() {
+async fn a_session_id_in_the_path_pins_although_the_prefix_before_it_is_stripped() {
     let (a, b) = (echo("a").await, echo("b").await);
     let route = "[[routes]]\npool = \"app\"\npath_prefix = \"/app\"\nstrip_prefix = \"/app\"";
     let persistence = "type = \"route\"\nroute = { cookie = \"JSESSIONID\" }";
@@ -107,7 +107,7 @@ async fn fields_of_requests_are_set_added_and_removed() {
 }
 
 #[tokio::test]
-async fn fields_of_responses_are_edited_but_neither_a_pin_nor_a_page_of_ours_is_stored() {
+async fn response_fields_are_edited_but_a_pin_and_an_error_page_stay_uncacheable() {
     let a = echo("a").await;
     let edits = "[routes.response_headers]\nset = { \"Cache-Control\" = \"public, max-age=60\", \"X-Set\" = \"1\" }\n\
                  add = { Vary = \"b\" }\nremove = [\"Server\"]\n";
@@ -133,7 +133,7 @@ async fn fields_of_responses_are_edited_but_neither_a_pin_nor_a_page_of_ours_is_
 }
 
 #[tokio::test]
-async fn redirects_are_answered_without_a_backend_and_told_in_the_access_log() {
+async fn redirects_need_no_backend_and_are_in_the_access_log() {
     let a = echo("a").await;
     let folder = Folder::new();
     let file = folder.file("access.log");
@@ -145,14 +145,14 @@ async fn redirects_are_answered_without_a_backend_and_told_in_the_access_log() {
     );
     let proxy = Proxy::builder().top(&routes).backend(&a, "").start();
     let mut client = proxy.client().await;
-    for (asked, status, location) in [
+    for (target, status, location) in [
         ("/old/a%20b?c=d", 308, "/new/a%20b?c=d"),
         ("/root//evil.example/", 301, "/evil.example/"),
         ("/root/\\evil.example/", 301, "/evil.example/"),
         ("/out/x?y", 302, "https://b.example/in?y"),
     ] {
-        let response = client.get(asked).await;
-        assert_eq!((response.status, response.field("location")), (status, Some(location)), "{asked}");
+        let response = client.get(target).await;
+        assert_eq!((response.status, response.field("location")), (status, Some(location)), "{target}");
         assert_eq!((response.text(), response.pin()), (String::new(), None));
     }
     assert_eq!(client.request("POST", "/old", "", b"body").await.status, 308);
@@ -168,7 +168,7 @@ async fn redirects_are_answered_without_a_backend_and_told_in_the_access_log() {
 }
 
 #[tokio::test]
-async fn who_comes_without_tls_is_sent_to_https_and_who_comes_with_it_is_served() {
+async fn requests_without_tls_are_redirected_to_https_and_those_with_tls_are_served() {
     let a = echo("a").await;
     let top = "[[listeners]]\nname = \"behind\"\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n\
                [[routes]]\npool = \"app\"\n[[routes]]\nscheme = \"http\"\nredirect = { scheme = \"https\", status = 308 }";
@@ -178,12 +178,12 @@ async fn who_comes_without_tls_is_sent_to_https_and_who_comes_with_it_is_served(
     assert_eq!((plain.status, plain.field("location")), (308, Some("https://test/x?y")));
     let secure = "x-forwarded-for: 1.1.1.1\r\nx-forwarded-proto: https\r\n";
     assert_eq!(client.request("GET", "/x", secure, b"").await.text(), "/x");
-    // Who is not trusted can't say so.
+    // An untrusted client can't claim to use TLS.
     assert_eq!(Client::connect(proxy.listener(1)).await.request("GET", "/x", secure, b"").await.status, 308);
 }
 
 #[tokio::test]
-async fn without_persistence_a_route_neither_pins_nor_follows_and_the_cookie_goes_no_further() {
+async fn a_route_without_persistence_sets_and_follows_no_pin_and_forwards_no_pin_cookie() {
     let (a, b) = (echo("a").await, echo("b").await);
     let keys = Keys::new(&[1]);
     let routes =
@@ -201,12 +201,12 @@ async fn without_persistence_a_route_neither_pins_nor_follows_and_the_cookie_goe
     for _ in 0..3 {
         client.get("/").await;
     }
-    assert_eq!(a.count(), before + 3, "elsewhere the pin holds");
+    assert_eq!(a.count(), before + 3, "the pin holds on other routes");
     assert!(a.seen().iter().chain(&b.seen()).all(|seen| seen.field("cookie").is_none()));
 }
 
 #[tokio::test]
-async fn a_route_has_its_own_timeouts_and_bodies() {
+async fn a_route_has_its_own_timeouts_and_body_limit() {
     let a = Backend::start("a", |seen| if seen.path() == "/hangs" { Reply::Hang } else { Reply::ok("a") }).await;
     let routes = "[[routes]]\npool = \"app\"\n\
                   [[routes]]\npath_prefix = \"/hangs\"\npool = \"app\"\ntimeouts = { response = \"100ms\" }\n\
@@ -220,7 +220,7 @@ async fn a_route_has_its_own_timeouts_and_bodies() {
     for (path, length, status) in [("/", 10, 200), ("/", 11, 413), ("/upload", 1000, 200), ("/tiny", 3, 413)] {
         let body = vec![b'x'; length];
         assert_eq!(proxy.client().await.request("POST", path, "", &body).await.status, status, "{path} {length}");
-        // Where it is known from the head, none of it is read.
+        // If Content-Length exceeds the limit, none of the body is read.
         if status == 413 {
             let mut client = proxy.client().await;
             let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");

@@ -1,4 +1,4 @@
-//! The target of a request: which leave, in which form, and which are refused.
+//! Request targets: which are forwarded, in which form, and which are refused.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ fn builder() -> Builder {
     Proxy::builder().top(HTTP2)
 }
 
-/// A backend of HTTP/2, and the targets that it was asked for.
+/// Starts a backend of HTTP/2. Returns its address and the targets of its requests.
 async fn backend_of_http2() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::<Mutex<Vec<String>>>::default();
     let targets = Arc::clone(&seen);
@@ -31,7 +31,7 @@ async fn backend_of_http2() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     (address.await, seen)
 }
 
-/// Whether a client of HTTP/1.1 that sends these bytes is served; all else is a 400.
+/// Sends a request line over HTTP/1.1. Returns true for a 200 and false for a 400; panics otherwise.
 async fn is_served(address: SocketAddr, line: &[u8]) -> bool {
     let mut client = Client::connect(address).await;
     client.send(&[line, b" HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"].concat()).await;
@@ -40,8 +40,8 @@ async fn is_served(address: SocketAddr, line: &[u8]) -> bool {
     status == 200
 }
 
-/// The first byte of what a client of HTTP/2 that asks for this gets: of a head, or none where the stream
-/// is reset.
+/// Sends a request over HTTP/2. Returns the first byte of the response's HEADERS frame, or `None` if the stream is
+/// reset.
 async fn over_http2(address: SocketAddr, method: &str, path: &str) -> Option<u8> {
     let mut client = Frames::connect(address).await;
     let fields = [(":method", method), (":scheme", "http"), (":authority", "a"), (":path", path)];
@@ -55,7 +55,7 @@ const OK: Option<u8> = Some(0x88);
 const BAD_REQUEST: Option<u8> = Some(0x8c);
 
 #[tokio::test]
-async fn what_leaves_begins_with_a_slash_or_is_the_asterisk_of_options() {
+async fn a_forwarded_target_starts_with_a_slash_or_is_the_asterisk_of_options() {
     let a = Backend::named("a").await;
     let proxy = builder().backend(&a, "").start();
     let address = proxy.listener(1);
@@ -111,11 +111,10 @@ async fn an_asterisk_reaches_a_backend_of_http_2() {
     assert_eq!(*targets.lock().unwrap(), ["*", "*", "/", "/?x"]);
 }
 
-/// The bytes that pass in a path and in a query, each in the midst of one. What is missing here is
-/// refused by the crate `http`, whose type of a target hyper and h2 have; docs/http.md says so. Should this
-/// fail because more of them pass, that is good news: then say so there and here.
+/// Each byte within a path and within a query. The bytes that are refused here are refused by the crate `http`, whose
+/// target type hyper and h2 use; docs/http.md lists them. If this fails because `http` accepts more bytes, update both.
 #[tokio::test]
-async fn targets_reach_a_backend_byte_for_byte_as_far_as_the_library_can_hold_them() {
+async fn targets_reach_a_backend_byte_for_byte_unless_the_library_refuses_them() {
     const NOT_IN_A_PATH: &[u8] = b"<>`";
     const NOT_IN_A_QUERY: &[u8] = b"\"<>";
     let a = Backend::named("a").await;
@@ -138,7 +137,7 @@ async fn targets_reach_a_backend_byte_for_byte_as_far_as_the_library_can_hold_th
             assert_eq!((at_http1 == expected, at_http2 == expected), (passes, passes), "{at_http1:?} {at_http2:?}");
         }
     }
-    // No text, and no target: what is no UTF-8, and what is no visible character.
+    // Bytes that are not UTF-8, and characters that are not visible, are no valid target.
     for line in [&b"GET /\xe9"[..], b"GET /?\xff", b"GET /\x7f", b"GET /a\tb", b"GET /\x01"] {
         assert!(!is_served(before_http1.listener(1), line).await, "{:?}", String::from_utf8_lossy(line));
     }
@@ -149,13 +148,13 @@ async fn a_fragment_is_a_400() {
     let a = Backend::named("a").await;
     let proxy = builder().backend(&a, "").start();
     for line in ["GET /#x", "GET /a#", "GET /?a#b", "GET http://a#x", "GET http://a/b#c", "OPTIONS *#", "GET #x"] {
-        // Where it is looked first whether a client speaks HTTP/2, and where it is not.
+        // A listener that detects HTTP/2 first, and one that does not.
         for listener in [0, 1] {
             assert!(!is_served(proxy.listener(listener), line.as_bytes()).await, "{line}");
         }
     }
     assert_eq!(a.count(), 0);
-    // On a connection that has served before, too.
+    // Also on a connection that has already served requests.
     let mut client = proxy.client().await;
     for _ in 0..2 {
         assert_eq!(client.request("POST", "/", "", b"# is no target").await.status, 200);
@@ -165,29 +164,28 @@ async fn a_fragment_is_a_400() {
     assert_eq!(client.response().await.status, 400);
     assert!(client.is_closed().await, "{:?}", client.rest());
     assert_eq!(a.count(), 4);
-    // Of a method it may be a part (RFC 9110 §5.6.2).
+    // A method may contain `#` (RFC 9110 §5.6.2).
     assert!(is_served(proxy.address(), b"A#B /").await);
 }
 
-/// Known deviations: over HTTP/2, and on a request that was sent before the answer to the one before it,
-/// the library has cut the fragment off before anybody can see it. What leaves is a proper target all the
-/// same. Should this fail, then because it can be seen: then refuse it.
+/// Known deviations: over HTTP/2, and in a pipelined request, the library cuts the fragment off before Linchpin can see
+/// it. The forwarded target is valid nevertheless. If this fails because the fragment has become visible, refuse it.
 #[tokio::test]
-async fn a_fragment_that_nobody_sees_does_not_leave() {
+async fn a_fragment_that_the_library_hides_is_not_forwarded() {
     let a = Backend::named("a").await;
     let proxy = builder().backend(&a, "").start();
     assert_eq!(over_http2(proxy.listener(0), "GET", "/a#b").await, OK);
     let mut client = Client::connect(proxy.listener(1)).await;
     client.send(b"GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2#b HTTP/1.1\r\nhost: a\r\n\r\n").await;
     for _ in 0..2 {
-        assert_eq!(soon("an answer", client.response()).await.status, 200);
+        assert_eq!(soon("a response", client.response()).await.status, 200);
     }
     let seen: Vec<_> = a.seen().iter().map(|seen| seen.path().to_owned()).collect();
     assert_eq!(seen, ["/a", "/1", "/2"]);
 }
 
-/// A known deviation from RFC 9110 §2.5, by which a later minor version is served as the highest that is
-/// known: httparse knows no version but 1.0 and 1.1. Should this fail, docs/http.md is to be mended.
+/// A known deviation from RFC 9110 §2.5, which has a server treat a later minor version as the highest that it supports:
+/// httparse accepts 1.0 and 1.1 only. If this fails, update docs/http.md.
 #[tokio::test]
 async fn a_version_of_http_1_that_the_library_does_not_know_is_a_400() {
     let a = Backend::named("a").await;
@@ -199,7 +197,7 @@ async fn a_version_of_http_1_that_the_library_does_not_know_is_a_400() {
 }
 
 #[tokio::test]
-async fn a_host_with_the_dot_of_the_root_is_the_same_host() {
+async fn a_host_with_a_final_dot_matches_the_same_route() {
     let (a, shop) = (Backend::named("a").await, Backend::named("shop").await);
     let shop_at =
         format!("[[pools]]\nname = \"shop\"\n[[pools.backends]]\nname = \"s\"\naddress = \"{}\"", shop.address());
@@ -216,7 +214,7 @@ async fn a_host_with_the_dot_of_the_root_is_the_same_host() {
         let mut client = proxy.client().await;
         client.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).await;
         assert_eq!(client.response().await.text(), served, "{host}");
-        // The application is told what was asked for.
+        // The backend receives Host as the client sent it.
         let seen = if served == "shop" { shop.seen() } else { a.seen() };
         assert_eq!(seen.last().unwrap().field("host"), Some(host));
     }

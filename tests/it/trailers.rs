@@ -1,4 +1,4 @@
-//! Trailers: which fields of theirs pass, over each version of HTTP and in both directions.
+//! Trailers: which fields are forwarded, over each version of HTTP and in both directions.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,12 +12,12 @@ use super::support::{Backend, Client, Proxy, Reply, soon};
 
 const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 
-/// What a route of the proxies here sets and takes out.
+/// A route that sets a field of requests and removes one of responses.
 const ROUTE: &str = "[[routes]]\npool = \"app\"\n[routes.request_headers]\nset = { \"X-Tenant\" = \"7\" }\n\
                      [routes.response_headers]\nremove = [\"X-Internal\"]";
 
-const PASS: [&str; 3] = ["grpc-status", "x-sum", "etag"];
-const NOT: [&str; 17] = [
+const FORWARDED: [&str; 3] = ["grpc-status", "x-sum", "etag"];
+const REMOVED: [&str; 17] = [
     "content-length",
     "content-type",
     "content-encoding",
@@ -38,21 +38,21 @@ const NOT: [&str; 17] = [
 ];
 
 fn names() -> impl Iterator<Item = &'static str> {
-    PASS.into_iter().chain(NOT)
+    FORWARDED.into_iter().chain(REMOVED)
 }
 
 fn all() -> HeaderMap {
-    // h2 asks no field of trailers what it means, but refuses those of the connection.
+    // h2 refuses connection-specific fields in trailers, and checks no other field.
     names().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("66"))).collect()
 }
 
-fn of(trailers: &HeaderMap) -> Vec<&str> {
+fn sorted_names(trailers: &HeaderMap) -> Vec<&str> {
     let mut names: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
     names
 }
 
-/// A backend of HTTP/2 that answers with a body and all of these trailers, and the trailers it got.
+/// Starts a backend of HTTP/2 that responds with a body and these trailers. Returns the trailers that it receives, too.
 async fn backend_of_http2(trailers: HeaderMap) -> (SocketAddr, Arc<Mutex<Vec<HeaderMap>>>) {
     let seen = Arc::<Mutex<Vec<HeaderMap>>>::default();
     let got = Arc::clone(&seen);
@@ -88,22 +88,22 @@ async fn over_http2(proxy: &Proxy, trailers: HeaderMap) -> Option<HeaderMap> {
 }
 
 #[tokio::test]
-async fn trailers_of_http_2_carry_nothing_that_belongs_into_a_head() {
+async fn trailers_of_http_2_carry_no_field_of_the_header_section() {
     let (address, seen) = backend_of_http2(all()).await;
     let proxy = Proxy::builder().top(HTTP2).top(ROUTE).table("upstream", "http2 = true").backend_at("a", address, "");
-    let answered = over_http2(&proxy.start(), all()).await.expect("trailers");
-    // What the one direction's route says of fields is nothing to the other.
-    assert_eq!(of(&answered), ["etag", "grpc-status", "x-sum", "x-tenant"]);
-    assert_eq!(of(&seen.lock().unwrap()[0]), ["etag", "grpc-status", "x-internal", "x-sum"]);
+    let received = over_http2(&proxy.start(), all()).await.expect("trailers");
+    // The edits to requests do not apply to responses, nor those to responses to requests.
+    assert_eq!(sorted_names(&received), ["etag", "grpc-status", "x-sum", "x-tenant"]);
+    assert_eq!(sorted_names(&seen.lock().unwrap()[0]), ["etag", "grpc-status", "x-internal", "x-sum"]);
 }
 
 #[tokio::test]
-async fn trailers_of_http_1_carry_nothing_that_belongs_into_a_head() {
+async fn trailers_of_http_1_carry_no_field_of_the_header_section() {
     let trailers: String = names().map(|name| format!("{name}: 66\r\n")).collect();
     let announced = names().collect::<Vec<_>>().join(", ");
     let chunked = format!("transfer-encoding: chunked\r\ntrailer: {announced}\r\n\r\n1\r\na\r\n0\r\n{trailers}\r\n");
-    let answer = format!("HTTP/1.1 200 X\r\n{chunked}");
-    let a = Backend::start("a", move |_| Reply::Bytes(answer.clone().into())).await;
+    let response = format!("HTTP/1.1 200 X\r\n{chunked}");
+    let a = Backend::start("a", move |_| Reply::Bytes(response.clone().into())).await;
     let proxy = Proxy::builder().top(HTTP2).top(ROUTE).backend(&a, "").start();
     let mut client = Client::connect(proxy.listener(1)).await;
     for _ in 0..2 {
@@ -115,13 +115,13 @@ async fn trailers_of_http_1_carry_nothing_that_belongs_into_a_head() {
             assert_eq!(passed, ["grpc-status", "x-sum", "etag", kept], "{head}");
         }
     }
-    // The same answer over HTTP/2, and what comes by HTTP/2 at a backend of HTTP/1.1 that has none announced.
-    assert_eq!(of(&over_http2(&proxy, all()).await.unwrap()), ["etag", "grpc-status", "x-sum", "x-tenant"]);
+    // The same response over HTTP/2. A request over HTTP/2 announces no trailers, so the backend of HTTP/1.1 gets none.
+    assert_eq!(sorted_names(&over_http2(&proxy, all()).await.unwrap()), ["etag", "grpc-status", "x-sum", "x-tenant"]);
     assert!(!a.seen().pop().unwrap().head.contains(": 66"));
 }
 
 #[tokio::test]
-async fn a_message_whose_trailers_may_not_be_said_ends_all_the_same() {
+async fn a_message_whose_trailers_are_all_removed_still_ends() {
     let forbidden = || HeaderMap::from_iter([(http::header::CONTENT_LENGTH, HeaderValue::from_static("66"))]);
     let (address, seen) = backend_of_http2(forbidden()).await;
     let proxy = Proxy::builder().top(HTTP2).table("upstream", "http2 = true").backend_at("a", address, "").start();

@@ -1,5 +1,5 @@
-//! Answers that break off: they reach their client as far as they came, and then break off there, too
-//! (RFC 9112 §8). A client that gets not one byte on a connection that was kept sends its request again.
+//! Responses that a backend breaks off: the client gets all that was received, and no end of the message (RFC 9112 §8).
+//! A client that gets no byte on a reused connection would retry its request.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -18,23 +18,23 @@ use super::support::authority::Authority;
 use super::support::tool::Folder;
 use super::support::{Backend, Proxy, Reply, soon};
 
-/// How a backend says how long its body is.
+/// The ways in which a backend frames its response.
 const FRAMINGS: [&str; 2] = ["content-length", "chunked"];
 
-/// The head of an answer whose body is to be longer than `size`, and so much of the body.
+/// The head of a response whose body is longer than `size`, and the first `size` bytes of the body.
 pub fn beginning(framing: &str, size: usize) -> Vec<u8> {
     let body = "x".repeat(size);
-    let mut answer = "HTTP/1.1 200 X\r\n".to_owned();
+    let mut response = "HTTP/1.1 200 X\r\n".to_owned();
     match (framing, size) {
-        ("content-length", _) => write!(answer, "content-length: {}\r\n\r\n{body}", size + 1),
-        (_, 0) => write!(answer, "transfer-encoding: chunked\r\n\r\n"),
-        _ => write!(answer, "transfer-encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n"),
+        ("content-length", _) => write!(response, "content-length: {}\r\n\r\n{body}", size + 1),
+        (_, 0) => write!(response, "transfer-encoding: chunked\r\n\r\n"),
+        _ => write!(response, "transfer-encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n"),
     }
     .unwrap();
-    answer.into()
+    response.into()
 }
 
-/// A proxy that speaks HTTP/1.1 and HTTP/2, plain and in TLS, before a backend that breaks its answers off.
+/// A proxy that serves HTTP/1.1 and HTTP/2, with and without TLS, and a backend that breaks its responses off.
 struct Broken {
     proxy: Proxy,
     backend: Backend,
@@ -43,7 +43,7 @@ struct Broken {
 }
 
 impl Broken {
-    async fn start(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Broken {
+    async fn start(response: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Broken {
         let (folder, authority) = (Folder::new(), Authority::new("root"));
         authority.issue(&["app.example"]).write(Path::new(&folder.file("")), "app");
         let (cert, key) = (folder.file("app.pem"), folder.file("app.key"));
@@ -51,7 +51,7 @@ impl Broken {
         let top = format!("{listener}{listener}[listeners.tls]\ncert = {cert:?}\nkey = {key:?}\n");
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
-        let backend = Backend::start("a", move |seen| Reply::Last(answer(seen.path()))).await;
+        let backend = Backend::start("a", move |seen| Reply::Last(response(seen.path()))).await;
         let proxy = Proxy::builder().top(&top).backend(&backend, "").start();
         Broken { proxy, backend, roots: roots.into(), _folder: folder }
     }
@@ -69,21 +69,21 @@ impl Broken {
     }
 }
 
-/// What comes of the answer to a POST of HTTP/1.1 until the connection ends: its status and bytes of its
-/// body; and whether the connection ended as one that has said all.
+/// Sends a POST over HTTP/1.1 and reads until the connection ends. Returns the status, the bytes of the body, and whether
+/// the connection ended without an error.
 async fn over_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> (Option<u16>, usize, bool) {
     let request = format!("POST {path} HTTP/1.1\r\nhost: app.example\r\ncontent-length: 4\r\n\r\nbody");
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut came = Vec::new();
-    let end = soon("the end", stream.read_to_end(&mut came)).await;
-    let text = String::from_utf8_lossy(&came);
+    let mut received = Vec::new();
+    let end = soon("the end", stream.read_to_end(&mut received)).await;
+    let text = String::from_utf8_lossy(&received);
     let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
     let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    assert!(!text.ends_with("0\r\n\r\n"), "it says that it is whole");
+    assert!(!text.ends_with("0\r\n\r\n"), "the response claims to be complete");
     (status, body.matches('x').count(), end.is_ok())
 }
 
-/// The same of HTTP/2; and why the stream ended.
+/// Sends a POST over HTTP/2. Returns the status, the bytes of the body, and the reason why the stream was reset.
 async fn over_http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     path: &str,
@@ -96,42 +96,42 @@ async fn over_http2(
     let (response, mut body) = client.send_request(Request::post(uri).body(()).unwrap(), false).unwrap();
     body.send_data(Bytes::from_static(b"body"), true).unwrap();
     let response = soon("a head", response).await.unwrap();
-    let (status, mut body, mut came) = (response.status(), response.into_body(), 0);
+    let (status, mut body, mut received) = (response.status(), response.into_body(), 0);
     loop {
         match soon("more", body.data()).await {
             Some(Ok(data)) => {
-                came += data.len();
+                received += data.len();
                 body.flow_control().release_capacity(data.len()).unwrap();
             }
-            Some(Err(error)) => return (status, came, error.reason()),
-            None => return (status, came, None),
+            Some(Err(error)) => return (status, received, error.reason()),
+            None => return (status, received, None),
         }
     }
 }
 
 #[tokio::test]
-async fn what_came_of_an_answer_reaches_its_client_before_it_breaks_off() {
+async fn the_received_part_of_a_response_reaches_the_client_before_it_breaks_off() {
     let broken = Broken::start(|path| {
         let (framing, size) = path[1..].split_once('/').unwrap();
         beginning(framing, size.parse().unwrap())
     })
     .await;
-    let mut asked = 0;
+    let mut requests = 0;
     for (framing, size, times) in FRAMINGS.into_iter().flat_map(|framing| {
         [(framing, 0, 5), (framing, 4, 40), (framing, 50, 5), (framing, 20_000, 5), (framing, 1 << 20, 3)]
     }) {
         let path = &format!("/{framing}/{size}");
         for _ in 0..times {
-            let (status, came, _) = over_http1(broken.plain().await, path).await;
-            assert_eq!((status, came), (Some(200), size), "HTTP/1.1 {path}");
-            let answer = over_http1(broken.tls("http/1.1").await, path).await;
-            assert_eq!(answer, (Some(200), size, false), "HTTP/1.1 in TLS {path}");
-            let answer = over_http2(broken.plain().await, path).await;
-            assert_eq!(answer, (StatusCode::OK, size, Some(h2::Reason::INTERNAL_ERROR)), "HTTP/2 {path}");
-            let answer = over_http2(broken.tls("h2").await, path).await;
-            assert_eq!(answer, (StatusCode::OK, size, Some(h2::Reason::INTERNAL_ERROR)), "HTTP/2 in TLS {path}");
-            asked += 4;
+            let (status, received, _) = over_http1(broken.plain().await, path).await;
+            assert_eq!((status, received), (Some(200), size), "HTTP/1.1 {path}");
+            let response = over_http1(broken.tls("http/1.1").await, path).await;
+            assert_eq!(response, (Some(200), size, false), "HTTP/1.1 in TLS {path}");
+            let response = over_http2(broken.plain().await, path).await;
+            assert_eq!(response, (StatusCode::OK, size, Some(h2::Reason::INTERNAL_ERROR)), "HTTP/2 {path}");
+            let response = over_http2(broken.tls("h2").await, path).await;
+            assert_eq!(response, (StatusCode::OK, size, Some(h2::Reason::INTERNAL_ERROR)), "HTTP/2 in TLS {path}");
+            requests += 4;
         }
     }
-    assert_eq!(broken.backend.count(), asked, "each was carried out once");
+    assert_eq!(broken.backend.count(), requests, "the backend receives each request once");
 }
