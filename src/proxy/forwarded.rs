@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_that_is_not_believed_says_nothing() {
+    fn the_field_that_is_not_configured_is_ignored() {
         let both = [("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=6.6.6.6;proto=https")];
         assert_eq!(parsed(ForwardedField::XForwardedFor, &both), ForwardedFor::Client([1, 1, 1, 1].into(), None));
         assert_eq!(of(ForwardedField::Forwarded, &both), "6.6.6.6");

@@ -1,5 +1,5 @@
-//! Final answers that come before their request has been read, from backends that read no more of it: they are the
-//! backend's answer, and reach the client.
+//! Final responses that a backend sends before it has read the whole request, and without reading the rest of it: they
+//! reach the client.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,25 +16,25 @@ const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 
 const SIZE: usize = 3_000_000;
 
-const ANSWERS: [&str; 3] = [
+const RESPONSES: [&str; 3] = [
     "HTTP/1.1 413 X\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbig",
     "HTTP/1.1 302 X\r\nlocation: /login\r\ncontent-length: 3\r\n\r\nbig",
     "HTTP/1.1 401 X\r\ntransfer-encoding: chunked\r\n\r\n3\r\nbig\r\n0\r\n\r\n",
 ];
 
-/// How a backend leaves that has answered.
+/// How a backend ends the connection after its response.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Leave {
-    /// It closes the connection, as a process does that ends, with bytes unread: its kernel resets it.
+enum Disconnect {
+    /// Closes the connection with unread bytes, as a process does that exits: its kernel resets the connection.
     Close,
-    /// It says that it sends no more, and closes then.
+    /// Shuts its sending side down, and then closes the connection.
     Finish,
-    /// It resets the connection.
+    /// Resets the connection.
     Reset,
 }
 
-/// A backend that answers each request as soon as it has read the first kilobyte of it, and leaves.
-async fn hasty(answer: &'static str, leave: Leave) -> SocketAddr {
+/// Starts a backend that responds as soon as it has read the first kilobyte of a request, and ends the connection.
+async fn early_backend(response: &'static str, disconnect: Disconnect) -> SocketAddr {
     raw(move |mut stream| async move {
         let mut read = 0;
         while read < 1024 {
@@ -43,17 +43,17 @@ async fn hasty(answer: &'static str, leave: Leave) -> SocketAddr {
                 _ => return,
             }
         }
-        let _ = stream.write_all(answer.as_bytes()).await;
-        match leave {
-            Leave::Close => {}
-            Leave::Finish => stream.shutdown().await.unwrap_or_default(),
-            Leave::Reset => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
+        let _ = stream.write_all(response.as_bytes()).await;
+        match disconnect {
+            Disconnect::Close => {}
+            Disconnect::Finish => stream.shutdown().await.unwrap_or_default(),
+            Disconnect::Reset => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
         }
     })
     .await
 }
 
-/// Uploads over HTTP/1.1, to the end or until it can't, and only then reads; what came.
+/// Uploads over HTTP/1.1 to the end or until a write fails, and reads only then. Returns what was received.
 async fn over_http1(proxy: &Proxy, chunked: bool) -> String {
     let mut stream = TcpStream::connect(proxy.listener(0)).await.unwrap();
     let length = if chunked { "transfer-encoding: chunked".into() } else { format!("content-length: {SIZE}") };
@@ -68,16 +68,16 @@ async fn over_http1(proxy: &Proxy, chunked: bool) -> String {
         }
     })
     .await;
-    let mut came = Vec::new();
-    let _ = soon("the answer", async {
-        while !came.windows(3).any(|window| window == b"big") && stream.read_buf(&mut came).await? > 0 {}
+    let mut received = Vec::new();
+    let _ = soon("the response", async {
+        while !received.windows(3).any(|window| window == b"big") && stream.read_buf(&mut received).await? > 0 {}
         std::io::Result::Ok(())
     })
     .await;
-    String::from_utf8(came).unwrap()
+    String::from_utf8(received).unwrap()
 }
 
-/// The same over HTTP/2, for as long as the client may send.
+/// Uploads over HTTP/2 for as long as the client may send. Returns the status and the body of the response.
 async fn over_http2(proxy: &Proxy) -> (u16, Bytes) {
     let stream = TcpStream::connect(proxy.listener(1)).await.unwrap();
     let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
@@ -101,31 +101,38 @@ async fn over_http2(proxy: &Proxy) -> (u16, Bytes) {
     let response = soon("a head", response).await.unwrap();
     let status = response.status().as_u16();
     let mut body = response.into_body();
-    let mut came = Vec::new();
+    let mut received = Vec::new();
     while let Some(data) = soon("more", body.data()).await {
-        came.extend_from_slice(&data.unwrap());
+        received.extend_from_slice(&data.unwrap());
     }
-    (status, came.into())
+    (status, received.into())
 }
 
 #[tokio::test]
-async fn an_early_answer_reaches_its_client_though_the_backend_is_gone() {
-    for leave in [Leave::Close, Leave::Finish, Leave::Reset] {
-        for answer in ANSWERS {
+async fn an_early_response_reaches_the_client_although_the_backend_has_disconnected() {
+    for disconnect in [Disconnect::Close, Disconnect::Finish, Disconnect::Reset] {
+        for response in RESPONSES {
             let listener = "[[listeners]]\naddress = \"127.0.0.1:0\"\n";
-            let address = hasty(answer, leave).await;
+            let address = early_backend(response, disconnect).await;
             let builder = Proxy::builder().top(&format!("{listener}{HTTP2}")).backend_at("a", address, "");
             let proxy = builder.table("ejection", "consecutive_failures = 1").start();
-            let status: u16 = answer[9..12].parse().unwrap();
+            let status: u16 = response[9..12].parse().unwrap();
             for chunked in [false, true].repeat(8) {
-                let came = over_http1(&proxy, chunked).await;
-                assert!(came.starts_with(&answer[..12]), "{leave:?} {answer:?} chunked: {chunked}: {came:?}");
-                assert!(came.contains("big"), "{leave:?} {answer:?} chunked: {chunked}: {came:?}");
+                let received = over_http1(&proxy, chunked).await;
+                assert!(
+                    received.starts_with(&response[..12]),
+                    "{disconnect:?} {response:?} chunked: {chunked}: {received:?}"
+                );
+                assert!(received.contains("big"), "{disconnect:?} {response:?} chunked: {chunked}: {received:?}");
             }
             for _ in 0..8 {
-                assert_eq!(over_http2(&proxy).await, (status, Bytes::from_static(b"big")), "{leave:?} {answer:?}");
+                assert_eq!(
+                    over_http2(&proxy).await,
+                    (status, Bytes::from_static(b"big")),
+                    "{disconnect:?} {response:?}"
+                );
             }
-            assert!(!proxy.live("a").awaits_success(), "it is no failure");
+            assert!(!proxy.live("a").awaits_success(), "an early response is no failure");
         }
     }
 }
