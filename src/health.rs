@@ -1,6 +1,6 @@
-//! Owns: finding out how backends are: by asking them (active) and by what requests met (passive).
-//! Invariant: it only observes; the verdict is the pool's pure machine's.
-//! Must not know: pins, balancing, or which request is tried where.
+//! Owns: health checks of backends: by probes (active) and by the outcome of requests (passive).
+//! Invariant: it only observes; the pool's state machine decides.
+//! Must not know: pins, balancing, or which request goes to which backend.
 
 pub mod active;
 mod announce;

@@ -1,5 +1,5 @@
-//! Owns: the ordered set of backends that serve one application, and what is known of each.
-//! Invariant: a pool never changes; what lives (health, counts) hangs on each backend's name across reloads.
+//! Owns: pools: ordered sets of backends that serve one application, and the live state of each backend.
+//! Invariant: a pool never changes; live state (health, counts) belongs to a backend's name and address, across reloads.
 //! Must not know: HTTP, cookies, or how a backend is chosen.
 
 pub mod admission;

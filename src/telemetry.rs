@@ -1,6 +1,6 @@
-//! Owns: what Linchpin says of itself: the access log, the metrics, the tracing of everything else.
-//! Invariant: nothing here ever makes a request wait; what can't be written is counted.
-//! Must not know: any other room: it is handed plain records.
+//! Owns: the access log, the metrics and the log of everything else.
+//! Invariant: no request ever waits for a log; lines that can't be written are counted.
+//! Must not know: any other module; it receives plain records.
 
 pub mod access;
 mod limits;

@@ -1,5 +1,5 @@
-//! Owns: the probes: one loop a backend, on the control thread.
-//! Invariant: each probe has its timeout, reads a bounded answer, and its connection is its own.
+//! Owns: the probes: one loop for each backend, on the control thread.
+//! Invariant: each probe has a timeout, reads a bounded response, and uses a connection of its own.
 //! Must not know: requests of clients.
 
 use std::ops::RangeInclusive;
@@ -181,7 +181,7 @@ impl Refusal {
         descriptor_reserve::is_local_shortage(error).then_some(error)
     }
 
-    /// The same for whoever is told, of a probe that had so much time.
+    /// Returns the reason that log and API show; `timeout` is what the probe had.
     fn reason(&self, timeout: Duration) -> Reason {
         match self {
             Refusal::Connect(error) => Reason::of(error),

@@ -1,6 +1,6 @@
-//! Owns: the lines of the log about how backends are: one for each change, that says why.
-//! Invariant: a pool whose thousands of backends go at once says a hundred lines, and counts the rest.
-//! Must not know: how it was found out.
+//! Owns: the log lines about the health of backends: one for each change, with its reason.
+//! Invariant: a pool whose thousands of backends fail at once logs a hundred lines, and counts the rest.
+//! Must not know: how a change was observed.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -20,7 +20,7 @@ pub(super) fn announce(pool: &Pool, index: usize, news: HealthChange, by: &'stat
         tracing::warn!(
             pool = &**pool.name(),
             changes = suppressed,
-            "backends have changed without a line: there were too many"
+            "log lines about backends were suppressed: too many changes at once"
         );
     }
     let (remaining, of) = (pool.serving(), pool.backends().len());
@@ -55,13 +55,9 @@ pub(super) fn announce_maintenance(pool: &Pool, index: usize, is_out: bool) {
     let (remaining, of) = (pool.serving(), pool.backends().len());
     let (pool, backend) = (&**pool.name(), &**pool.backend(index).name());
     match is_out {
-        true => tracing::info!(
-            pool,
-            backend,
-            remaining,
-            of,
-            "backend is in maintenance: it is sent nothing, and not probed"
-        ),
-        false => tracing::info!(pool, backend, remaining, of, "backend is in maintenance no longer"),
+        true => {
+            tracing::info!(pool, backend, remaining, of, "backend is in maintenance: it gets no requests and no probes")
+        }
+        false => tracing::info!(pool, backend, remaining, of, "backend is no longer in maintenance"),
     }
 }

@@ -1,5 +1,5 @@
-//! Owns: what requests tell of a backend's health.
-//! Invariant: a request that goes well on a backend without marks does not come here at all.
+//! Owns: what the outcome of a request says about a backend's health.
+//! Invariant: a request that succeeds on a backend without failures doesn't come here at all.
 //! Must not know: which request it was.
 
 use std::time::Instant;

@@ -1,26 +1,26 @@
-//! Owns: whether a backend may be sent a new session, or one that it holds already.
-//! Invariant: the rule is a pure function of admin state, health, weight and what of its limits is reached.
+//! Owns: the rule whether a backend accepts new sessions, and sessions that are pinned to it.
+//! Invariant: the rule is a pure function of admin state, health, weight and the limits that are reached.
 //! Must not know: why any of them changed.
 
 use super::health_state::Health;
 
-/// What the operator wants of a backend.
+/// The state that the operator has set for a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AdminState {
-    /// Serve.
+    /// It serves.
     #[default]
     Ready,
-    /// Keep the sessions it has, take no new one.
+    /// It keeps its sessions, and gets no new one.
     Drain,
-    /// Serve nothing.
+    /// It serves nothing.
     Maintenance,
 }
 
 impl AdminState {
-    /// All states, in the order of the design.
+    /// All states, in the order of the documentation.
     pub const ALL: [AdminState; 3] = [AdminState::Ready, AdminState::Drain, AdminState::Maintenance];
 
-    /// The word of the configuration and the status API for this state.
+    /// Returns the word for this state in the configuration and the status API.
     pub fn as_str(self) -> &'static str {
         match self {
             AdminState::Ready => "ready",
@@ -30,34 +30,34 @@ impl AdminState {
     }
 }
 
-/// Why a backend takes no new session, or none at all.
+/// Why a backend accepts no new session, or no request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
-    /// Its probes fail, or requests failed on it one after the other.
+    /// Its probes fail, or it is ejected because requests failed on it.
     Down,
-    /// The operator took it out.
+    /// The operator has put it into maintenance.
     Maintenance,
-    /// The operator drains it: sessions that it holds stay.
+    /// The operator drains it: its sessions stay.
     Draining,
-    /// Its weight is 0: sessions that it holds stay.
+    /// Its weight is 0: its sessions stay.
     NoWeight,
-    /// It has as many requests, or for a new session as many sessions, as it may have.
+    /// It has reached `max_requests`, or for a new session `max_sessions`.
     Full,
 }
 
 /// Which limits of a backend are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReachedLimits {
-    /// `max_requests`: it takes nothing more.
+    /// `max_requests`: it accepts no request.
     pub requests: bool,
-    /// `max_sessions`: it takes no new session.
+    /// `max_sessions`: it accepts no new session.
     pub sessions: bool,
 }
 
-/// May a backend be sent a session that it doesn't hold yet?
+/// Checks whether a backend accepts a session that it doesn't have yet.
 ///
 /// # Errors
-/// Why not.
+/// Why it doesn't.
 pub fn accepts_new(state: AdminState, health: Health, weight: u32, full: ReachedLimits) -> Result<(), Closed> {
     accepts_existing(state, health, full)?;
     match (state, weight) {
@@ -68,10 +68,10 @@ pub fn accepts_new(state: AdminState, health: Health, weight: u32, full: Reached
     }
 }
 
-/// May a backend be sent a session that is pinned to it? (GEP-1619: also at weight 0.)
+/// Checks whether a backend accepts a session that is pinned to it; it does so at weight 0, too (GEP-1619).
 ///
 /// # Errors
-/// Why not.
+/// Why it doesn't.
 pub fn accepts_existing(state: AdminState, health: Health, full: ReachedLimits) -> Result<(), Closed> {
     match (state, health) {
         (AdminState::Maintenance, _) => Err(Closed::Maintenance),
@@ -98,10 +98,10 @@ mod tests {
             (Maintenance, Health::Up, 1, Err(Closed::Maintenance), Err(Closed::Maintenance)),
             (Maintenance, Health::Down, 1, Err(Closed::Maintenance), Err(Closed::Maintenance)),
         ];
-        let room = ReachedLimits::default();
+        let none = ReachedLimits::default();
         for (state, health, weight, new, existing) in table {
-            assert_eq!(accepts_new(state, health, weight, room), new, "{state:?} {health:?} {weight}");
-            assert_eq!(accepts_existing(state, health, room), existing, "{state:?} {health:?}");
+            assert_eq!(accepts_new(state, health, weight, none), new, "{state:?} {health:?} {weight}");
+            assert_eq!(accepts_existing(state, health, none), existing, "{state:?} {health:?}");
         }
     }
 
@@ -113,6 +113,10 @@ mod tests {
             (ReachedLimits { requests: true, sessions: false }, ReachedLimits { requests: false, sessions: true });
         assert_eq!((new(requests), existing(requests)), (Err(Closed::Full), Err(Closed::Full)));
         assert_eq!((new(sessions), existing(sessions)), (Err(Closed::Full), Ok(())));
-        assert_eq!(accepts_existing(AdminState::Ready, Health::Down, requests), Err(Closed::Down), "the graver one");
+        assert_eq!(
+            accepts_existing(AdminState::Ready, Health::Down, requests),
+            Err(Closed::Down),
+            "being down comes first"
+        );
     }
 }

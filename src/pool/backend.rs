@@ -1,4 +1,4 @@
-//! Owns: what the configuration says of one server of a pool.
+//! Owns: what the configuration says about one server of a pool.
 //! Invariant: its name is its identity; its incarnation is one life of its address.
 //! Must not know: probes, cookies, connections.
 
@@ -11,34 +11,33 @@ use crate::net::Address;
 /// The keys of one `[[pools.backends]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Unique in its pool; what pins, logs, metrics and the admin API call it.
+    /// Its name, unique in its pool; pins, logs, metrics and the admin API use it.
     pub name: String,
     /// Where it listens.
     pub address: Address,
     /// Its share of new sessions, 0 to 1000; 0 keeps the sessions it has and gets no new one.
     pub weight: u32,
-    /// What the operator wants of it at start.
+    /// Its admin state at start.
     pub state: AdminState,
-    /// Gets new sessions only when no backend that is no backup can take them.
+    /// It gets new sessions only while no regular backend accepts them.
     pub backup: bool,
-    /// Where its sessions go first when it is gone, by name, best first.
+    /// The backends that its sessions prefer while it is unavailable, by name, best first.
     pub failover: Vec<String>,
-    /// What the application calls it in its session ids (persistence of type `route`); its name if
-    /// not said.
+    /// Its name in the application's session ids (persistence of type `route`); `name` if not set.
     pub route: Option<String>,
-    /// Requests in flight on it, over all threads, beyond which it is full; `None` for no limit.
+    /// Requests in flight on it at a time, over all threads; `None` for no limit.
     pub max_requests: Option<u32>,
-    /// Sessions beyond which it gets no new one, about; `None` for no limit.
+    /// Sessions beyond which it gets no new one (an estimate); `None` for no limit.
     pub max_sessions: Option<u32>,
-    /// Nobody finds it any more: whatever the operator wants of it, it gets no new session.
+    /// No source lists it any more: it gets no new session, whatever the operator has set.
     pub leaving: bool,
-    /// Since when the name stands for this server, in seconds since the Unix epoch: what was pinned
-    /// before was pinned to another one of the same name and address. 0 if there was none.
+    /// Since when the name means this server, in seconds since the Unix epoch: an older pin belongs to another server of
+    /// the same name and address. 0 if there was none.
     pub since: u64,
 }
 
 impl Settings {
-    /// A backend of which no more is said than its name and address.
+    /// Returns the settings of a backend that has a name and an address, and defaults otherwise.
     pub fn new(name: &str, address: Address) -> Settings {
         Settings {
             name: name.into(),
@@ -72,7 +71,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Its identity.
+    /// Its name, which is its identity.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -82,40 +81,39 @@ impl Backend {
         &self.address
     }
 
-    /// One life of its address. The same for every Linchpin that has the same configuration, and
-    /// another as soon as the name stands for another address: a pin never follows an address
-    /// to a different server.
+    /// Identifies one life of its address. It is the same in every Linchpin with the same configuration, and changes when the
+    /// name gets another address: a pin never follows a name to a different server.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
-    /// Whether a pin that was sealed at `sealed`, in seconds since the Unix epoch, and names this
-    /// incarnation can be one of this server: a pin to another that had its name and address is older.
+    /// Returns whether a pin that was sealed at `sealed`, in seconds since the Unix epoch, and names this `incarnation` belongs
+    /// to this server. A pin to an earlier server of the same name and address is older than `since`.
     pub fn is_of(&self, incarnation: u64, sealed: u64) -> bool {
         self.incarnation == incarnation && sealed >= self.since
     }
 
-    /// A hash of its name that is the same in every Linchpin, for rendezvous hashing.
+    /// Returns a hash of its name that is the same in every Linchpin, for rendezvous hashing.
     pub fn name_hash(&self) -> u64 {
         self.name_hash
     }
 
-    /// Whether it serves new sessions only when the others can't.
+    /// Returns whether it gets new sessions only while no regular backend accepts them.
     pub fn is_backup(&self) -> bool {
         self.backup
     }
 
-    /// Positions of the backends that its sessions prefer when it is gone, best first.
+    /// Positions of the backends that its sessions prefer while it is unavailable, best first.
     pub fn failover(&self) -> &[usize] {
         &self.failover
     }
 
-    /// What the application calls it in its session ids.
+    /// Its name in the application's session ids.
     pub fn route(&self) -> &str {
         &self.route
     }
 
-    /// What is known of it now.
+    /// Its live state.
     pub fn live(&self) -> &Arc<Live> {
         &self.live
     }

@@ -9,19 +9,19 @@ use super::backend::{self, Backend};
 use super::health_state;
 use super::health_tracker::HealthTracker;
 
-/// What the configuration says of a pool's members: `[[pools]]` name and `[[pools.backends]]`.
+/// The keys `name` and `backends` of `[[pools]]`, and the thresholds of its backends' health.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The pool's name, unique in a configuration.
     pub name: String,
     /// Its backends, at least one, in the order of the file.
     pub backends: Vec<backend::Settings>,
-    /// When their health changes.
+    /// The thresholds at which their health changes.
     pub health_state: health_state::Settings,
 }
 
-/// An immutable, ordered set of backends. Positions are good for one snapshot only: whatever
-/// outlives a request speaks of a backend by its name.
+/// An immutable, ordered set of backends. A position is valid in one snapshot only: state that outlives a request refers to a
+/// backend by its name.
 #[derive(Debug)]
 pub struct Pool {
     pub(super) name: Arc<str>,
@@ -42,30 +42,30 @@ impl Pool {
         &self.backends
     }
 
-    /// The backend at a position of this pool.
+    /// Returns the backend at a position of this pool.
     ///
     /// # Panics
-    /// If `index` is not one that this pool gave out; positions never come from the network.
+    /// If `index` is no position of this pool; positions never come from the network.
     pub fn backend(&self, index: usize) -> &Backend {
         &self.backends[index]
     }
 
-    /// The position of the backend with this name.
+    /// Returns the position of the backend with this name.
     pub fn position(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
-    /// The position of the backend that the application calls so in its session ids.
+    /// Returns the position of the backend with this name in the application's session ids.
     pub fn routed(&self, route: &str) -> Option<usize> {
         self.by_route.get(route).copied()
     }
 
-    /// How many of its backends serve. It asks each: not for every request.
+    /// Counts the backends that serve. Reads the state of each: don't call it per request.
     pub fn serving(&self) -> usize {
         self.backends.iter().filter(|backend| backend.live().is_serving()).count()
     }
 
-    /// The health states of the backends, and the lock under which they change.
+    /// Returns the tracker of the backends' health.
     pub fn health_tracker(&self) -> &HealthTracker {
         &self.health_tracker
     }

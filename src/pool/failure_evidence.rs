@@ -1,5 +1,5 @@
-//! Owns: which clients met a run of failures, and whether a pool has more than one client.
-//! Invariant: one client, or one page while others are there, is never enough to say that a backend fails; memory is bounded.
+//! Owns: which clients received a run of failed responses, and whether a pool has more than one client.
+//! Invariant: one client never suffices as evidence while the pool has others, nor does one page; memory is bounded.
 //! Must not know: what failed, or what follows from it.
 
 use std::net::IpAddr;
@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::hash::mix;
 
-/// Clients, or pages where there is but one client, that must have met a run of failures in answers.
+/// Clients that must have received failed responses in a run; paths, where the pool has only one client.
 pub const REQUIRED: usize = 3;
 
-/// How long a client counts as one that the pool has, in seconds.
+/// How long a client counts as present after its last request, in seconds.
 const RECENT: u64 = 60;
 
-/// A client, as far as it can be told apart: by its session if it came with one that was issued here,
-/// else by its address.
+/// Identifies a client: by its session if its request had a pin that was issued here, else by its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientKey {
     address: u64,
@@ -22,20 +21,18 @@ pub struct ClientKey {
 }
 
 impl ClientKey {
-    /// The client at `address` (of IPv6, the network that it has), with the session whose pin it has
-    /// brought. A session that was begun by this very request, or an id that anybody can make up, is
-    /// none: one client could have as many as it likes.
+    /// Identifies the client at `address` (for IPv6, its /64 network) with the session of its pin. Pass no session that this
+    /// request begins, and no id that a client can invent: one client could have any number of those.
     pub fn new(address: IpAddr, session: Option<u64>) -> ClientKey {
         let address = match crate::net::client_network(address) {
             IpAddr::V4(address) => u64::from(address.to_bits()),
             IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
         };
-        // 0 stands for nobody in `RecentClients`.
+        // 0 means no client in `RecentClients`.
         ClientKey { address: mix(address.wrapping_add(1)).max(1), session }
     }
 
-    /// Whether the two can be one and the same: a client that sends no pin with one of its requests
-    /// may well send it with another.
+    /// Returns whether both can be the same client: a client may send its pin with some of its requests only.
     fn may_be(self, other: ClientKey) -> bool {
         match (self.session, other.session) {
             (Some(one), Some(another)) => one == another,
@@ -44,18 +41,18 @@ impl ClientKey {
     }
 }
 
-/// A request that failed in its answer.
+/// A response that failed, as evidence against its backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FailureEvidence {
-    /// Who asked.
+    /// The client that received it.
     pub client: ClientKey,
-    /// A hash of the path that was asked for.
+    /// A hash of the request's path.
     pub path: u64,
-    /// Whether the pool had no other client lately (see [`RecentClients::has_one_client`]).
+    /// Whether the pool had no other client recently (see [`RecentClients::has_one_client`]).
     pub only_client: bool,
 }
 
-/// Who met the failures of a run.
+/// The evidence of a run of failures: its clients and paths.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunEvidence {
     clients: [Option<ClientKey>; REQUIRED],
@@ -63,11 +60,11 @@ pub struct RunEvidence {
 }
 
 impl RunEvidence {
-    /// Adds one.
+    /// Adds the evidence of one response.
     pub fn add(&mut self, evidence: FailureEvidence) {
         let known = self.clients.iter_mut().flatten().find(|client| client.may_be(evidence.client));
         match known {
-            // Now it has said which session it is.
+            // Now its session is known.
             Some(client) if client.session.is_none() => *client = evidence.client,
             Some(_) => {}
             None => {
@@ -83,20 +80,19 @@ impl RunEvidence {
         }
     }
 
-    /// How many clients they are; of more than [`REQUIRED`] no count is kept.
+    /// Counts the clients, up to [`REQUIRED`].
     pub fn clients(&self) -> usize {
         self.clients.iter().flatten().count()
     }
 
-    /// Whether they are enough: [`REQUIRED`] clients, or `only_client`, [`REQUIRED`] paths.
+    /// Returns whether the evidence suffices: [`REQUIRED`] clients, or [`REQUIRED`] paths of the pool's `only_client`.
     pub fn suffice(&self, only_client: bool) -> bool {
         self.clients.iter().all(Option::is_some) || (only_client && self.paths.iter().all(Option::is_some))
     }
 }
 
-/// Whether a pool has one client or more. Each data-path thread notes the clients of its requests in a
-/// shard of its own, and writes it at most once a second where there are several; the shards are read only
-/// when an answer fails.
+/// Records whether a pool has one client or more. Each data-path thread records the clients of its requests in a shard of its
+/// own, and writes it at most once a second while there are several. The shards are read only when a response fails.
 #[derive(Debug)]
 pub struct RecentClients {
     shards: Box<[Shard]>,
@@ -106,23 +102,22 @@ pub struct RecentClients {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard {
-    /// The client of the last request that was noted: its address, or 0 if there was none, and its session,
-    /// or 0 if none is known.
+    /// The client of the last recorded request: its address, or 0 before the first request, and its session, or 0 if unknown.
     address: AtomicU64,
     session: AtomicU64,
     /// When that was, in seconds.
     seen: AtomicU64,
-    /// When two requests after one another last came from two clients.
+    /// When two consecutive requests last had different clients.
     several: AtomicU64,
 }
 
 impl RecentClients {
-    /// For `threads` data-path threads.
+    /// Makes a record for `threads` data-path threads.
     pub fn new(threads: usize) -> RecentClients {
         RecentClients { shards: (0..threads.max(1)).map(|_| Shard::default()).collect() }
     }
 
-    /// Notes a request of `client` on `thread` at `now`, in seconds. That thread calls this.
+    /// Records a request of `client` on `thread` at `now`, in seconds. Only that thread may call this.
     pub fn note(&self, thread: usize, client: ClientKey, now: u64) {
         let Some(shard) = self.shards.get(thread) else { return };
         if shard.several.load(Ordering::Relaxed) == now {
@@ -148,7 +143,7 @@ impl RecentClients {
         }
     }
 
-    /// Whether no more than one client was seen within the last minute.
+    /// Returns whether at most one client sent requests within the last minute.
     pub fn has_one_client(&self, now: u64) -> bool {
         let is_recent = |at: &AtomicU64| {
             let at = at.load(Ordering::Relaxed);
@@ -159,7 +154,7 @@ impl RecentClients {
         }
         let mut seen = self.shards.iter().filter(|shard| is_recent(&shard.seen)).filter_map(Shard::last);
         let Some(first) = seen.next() else { return true };
-        // Two shards that hold one session each are told apart by it, and by their address where one is unknown.
+        // Two shards are compared by their sessions, and by their addresses where a session is unknown.
         seen.all(|other| other.may_be(first))
     }
 }

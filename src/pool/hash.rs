@@ -2,7 +2,7 @@
 //! Invariant: a change of either function would move sessions: none ever changes.
 //! Must not know: what is hashed.
 
-/// A 64-bit hash that is the same on every machine and in every release: FNV-1a, then the
+/// Returns a 64-bit hash that is the same on every machine and in every release: FNV-1a, then the
 /// finalizer of SplitMix64, without which short names would differ in their low bits alone.
 pub fn stable_hash(bytes: &[u8]) -> u64 {
     let fnv = bytes
@@ -11,7 +11,7 @@ pub fn stable_hash(bytes: &[u8]) -> u64 {
     mix(fnv)
 }
 
-/// The finalizer of SplitMix64: every bit of the result depends on every bit of `value`.
+/// Applies the finalizer of SplitMix64: every bit of the result depends on every bit of `value`.
 pub fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

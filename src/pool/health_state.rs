@@ -1,21 +1,21 @@
-//! Owns: whether a backend counts as alive: rise and fall of its probes, and ejection for failed requests.
-//! Invariant: probes and requests are judged apart, and only together say `up`; time is an argument.
-//! Must not know: sockets, timers, or who acts on the answer.
+//! Owns: the state machine of a backend's health: rise and fall of its probes, and ejection for failed requests.
+//! Invariant: probes and requests are judged separately, and a backend is up only if both say so; time is an argument.
+//! Must not know: sockets, timers, or what acts on the verdict.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::failure_evidence::{FailureEvidence, RunEvidence};
 
-/// When a backend's health changes. The keys of `[pools.health]` (rise, fall) and `[pools.ejection]`.
+/// The thresholds at which a backend's health changes. The keys of `[pools.health]` (rise, fall) and `[pools.ejection]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Successful probes in a row that bring a backend back up, 1 to 100.
+    /// Consecutive successful probes that bring a backend up, 1 to 100.
     pub rise: u32,
-    /// Failed probes in a row that take a backend down, 1 to 100.
+    /// Consecutive failed probes that take a backend down, 1 to 100.
     pub fall: u32,
-    /// Failed requests in a row, over all threads, that eject a backend (see [`FailedRequest`] for whose they
-    /// must be); 0 never ejects.
+    /// Consecutive failed requests, over all threads, that eject a backend ([`FailedRequest`] says which ones count); 0 never
+    /// ejects.
     pub consecutive_failures: u32,
     /// How long the first ejection lasts; each further one lasts a `base_time` longer.
     pub base_time: Duration,
@@ -42,16 +42,16 @@ impl Default for Settings {
 /// What was observed of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// It answers.
+    /// It serves.
     Up,
     /// Its probes fail.
     Down,
-    /// Its probes pass or there are none, but requests failed on it one after the other.
+    /// Its probes pass or there are none, but consecutive requests failed on it.
     Ejected,
 }
 
 impl Health {
-    /// The word of the design for this state, as it stands in the status API.
+    /// Returns the word for this state in the status API.
     pub fn as_str(self) -> &'static str {
         match self {
             Health::Up => "up",
@@ -64,19 +64,19 @@ impl Health {
 /// How a request failed on a backend, as evidence against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailedRequest {
-    /// No connection could be used. No request can cause that: it counts at once, whoever asked.
+    /// No connection could be used. No request can cause that: it counts whichever client sent the request.
     Connect,
-    /// In its answer, or for want of one. One client or one page can cause that at will: a run of such
-    /// failures counts once enough clients have met it ([`RunEvidence::suffice`]).
+    /// The response failed, or never came. One client or one page can cause that at will: a run of such failures counts once
+    /// enough clients have received one ([`RunEvidence::suffice`]).
     Response(FailureEvidence),
 }
 
-/// A run of requests that failed on a backend, of which as much is told as is known.
+/// Consecutive requests that failed on a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FailureRun {
-    /// How many there were at least.
+    /// At least so many requests.
     pub failures: u32,
-    /// Clients that have met failures in answers, as far as they were told apart.
+    /// Distinct clients that received failed responses.
     pub clients: usize,
 }
 
@@ -95,24 +95,24 @@ impl fmt::Display for FailureRun {
     }
 }
 
-/// One backend's rise/fall and ejection machine.
+/// The state machine of one backend.
 #[derive(Debug, Clone, Default)]
 pub struct HealthState {
     probes: Probes,
     requests: Requests,
 }
 
-/// What the active probes say. `None` before the first: then a backend is believed.
+/// The state of its probes. `alive` is `None` before the first probe: the backend counts as up.
 #[derive(Debug, Clone, Default)]
 struct Probes {
     alive: Option<bool>,
     against: u32,
 }
 
-/// What the requests say.
+/// The state of its requests.
 #[derive(Debug, Clone, Default)]
 struct Requests {
-    /// Failures in a row, and those of them that reached nobody.
+    /// Consecutive failures, and how many of them had no connection.
     failures: u32,
     unreached: u32,
     evidence: RunEvidence,
@@ -120,10 +120,10 @@ struct Requests {
     /// The end of the last ejection, and whether it began because the backend could not be reached.
     until: Option<Instant>,
     is_unreachable: bool,
-    /// The run that has ejected it last, or would have if the pool could spare it.
+    /// The last run that ejected it, or would have if the pool could spare it.
     run: Option<FailureRun>,
     is_kept: bool,
-    /// Probes that passed in a row since it began.
+    /// Consecutive probes that passed since the ejection began.
     passed: u32,
 }
 
@@ -137,7 +137,7 @@ impl Requests {
         (self.failures, self.unreached, self.evidence, self.is_kept) = (0, 0, RunEvidence::default(), false);
     }
 
-    /// Ends a running ejection. A success after it pays it back as after one that time has ended.
+    /// Ends a running ejection. A success after it pays it back, as after an ejection that has expired.
     fn end(&mut self, now: Instant) {
         if self.is_ejected(now) {
             self.until = Some(now);
@@ -146,8 +146,8 @@ impl Requests {
 }
 
 impl HealthState {
-    /// A probe came back. The very first one decides alone, so that a backend that is dead when
-    /// the proxy starts costs one probe and not `fall` of them (HAProxy starts its checks so).
+    /// Enters the result of a probe. The first one decides alone, so that a backend that is dead when the proxy starts costs
+    /// one probe and not `fall` of them (HAProxy starts its checks in the same manner).
     ///
     /// Probes that have passed `rise` times since an ejection began end it, whatever they said before
     /// (Envoy's default): a server that was restarted between two probes never failed one.
@@ -167,8 +167,8 @@ impl HealthState {
                 if probes.against >= needed {
                     probes.alive = Some(passed);
                     probes.against = 0;
-                    // A server that has risen again is a new life: what requests said of the
-                    // old one is forgotten, or it would stay ejected while its probes pass.
+                    // A server that has risen counts as restarted: failures of requests before that are
+                    // forgotten, or it would stay ejected while its probes pass.
                     if passed {
                         self.requests = Requests::default();
                     }
@@ -177,8 +177,8 @@ impl HealthState {
         }
     }
 
-    /// A request failed on the backend. `may_eject` says, where it depends on that, whether the pool can
-    /// spare it (see [`may_eject`]); where it can't, the count stays at the brink.
+    /// Enters a request that failed on the backend. `may_eject` is called once the run of failures suffices, and says whether
+    /// the pool can spare the backend (see [`may_eject`]); if it can't, the next failure tries again.
     pub fn failed(
         &mut self,
         failed: FailedRequest,
@@ -217,8 +217,8 @@ impl HealthState {
         }
     }
 
-    /// A request succeeded on the backend. A success after an ejection has ended pays one
-    /// ejection back, so that the next time out grows only while the backend keeps failing.
+    /// Enters a request that succeeded on the backend. A success after an ejection pays one ejection back, so that ejections
+    /// grow longer only while the backend keeps failing.
     pub fn succeeded(&mut self, now: Instant) {
         self.requests.clear_run();
         if !self.requests.is_ejected(now) && self.requests.until.take().is_some() {
@@ -226,7 +226,7 @@ impl HealthState {
         }
     }
 
-    /// A backend that could not be reached was reached: an ejection for that is over.
+    /// Enters that a connection was established: ends an ejection for failed connections.
     pub fn reached(&mut self, now: Instant) {
         self.requests.clear_run();
         if self.requests.is_unreachable {
@@ -234,33 +234,33 @@ impl HealthState {
         }
     }
 
-    /// Whether what ejects a backend has come together, and the pool can't spare it: it fails, and is kept.
+    /// Returns whether the backend would be ejected if the pool could spare it.
     pub fn is_kept(&self) -> bool {
         self.requests.is_kept
     }
 
-    /// The run of failures that has ejected it last, or would have.
+    /// Returns the last run of failures that ejected it, or would have.
     pub fn run(&self) -> Option<FailureRun> {
         self.requests.run
     }
 
-    /// Whether as many requests in a row have failed as eject a backend, whoever met them. Where they
-    /// don't eject it, what they asked of it goes elsewhere all the same.
+    /// Returns whether as many consecutive requests have failed as eject a backend, of any clients. If they don't eject it, other
+    /// requests avoid it all the same.
     pub fn is_suspect(&self, settings: &Settings) -> bool {
         settings.consecutive_failures > 0 && self.requests.failures >= settings.consecutive_failures
     }
 
-    /// Whether a success has something to clear.
+    /// Returns whether a success would clear something.
     pub fn awaits_success(&self) -> bool {
         self.requests.failures > 0 || self.requests.until.is_some()
     }
 
-    /// Whether it is ejected at `now` because it could not be reached.
+    /// Returns whether it is ejected at `now` because no connection could be used.
     pub fn is_unreachable(&self, now: Instant) -> bool {
         self.requests.is_unreachable && self.requests.is_ejected(now)
     }
 
-    /// The verdict at `now`.
+    /// Returns the verdict at `now`.
     pub fn health(&self, now: Instant) -> Health {
         if self.probes.alive == Some(false) {
             Health::Down
@@ -271,15 +271,15 @@ impl HealthState {
         }
     }
 
-    /// When the verdict changes by time alone: the end of a running ejection.
+    /// Returns when the verdict changes by time alone: the end of a running ejection.
     pub fn changes_at(&self, now: Instant) -> Option<Instant> {
         self.requests.until.filter(|until| *until > now)
     }
 }
 
-/// Whether one more of a pool's `total` backends may be ejected when, of the others, `ejected` are
-/// so already and `out` take no new session for whatever reason, the operator's included: within `max_ejected` percent, at least one backend where there are
-/// two, and never the last one that serves.
+/// Returns whether one more of a pool's `total` backends may be ejected when, of the others, `ejected` are ejected and `out`
+/// accept no new session for any reason, the operator's included. The limit is `max_ejected` percent, but at least one of two
+/// or more backends, and never the last one that accepts sessions.
 pub fn may_eject(ejected: usize, out: usize, total: usize, settings: &Settings) -> bool {
     let share = total * usize::from(settings.max_ejected.min(100)) / 100;
     let allowed = if settings.max_ejected == 0 { 0 } else { share.max(1) };

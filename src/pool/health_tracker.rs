@@ -1,6 +1,6 @@
-//! Owns: the health states of a pool's backends and the one lock under which they change.
-//! Invariant: what it publishes to `Live` is the machine's verdict, and never the whole pool ejected.
-//! Must not know: who observed what; sockets and timers.
+//! Owns: the health states of a pool's backends, and the one lock under which they change.
+//! Invariant: a request that succeeds on a healthy backend never takes the lock; a reload keeps the states.
+//! Must not know: what was observed; sockets and timers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +13,8 @@ use super::health_state::{self, HealthState};
 use super::live::Live;
 use crate::clock::LogLimiter;
 
-/// The health states of a pool's backends, by the live ids of its backends, kept across reloads. Locked by probes, by failed
-/// requests and by the first success after a failure: never by a request that goes well.
+/// The health states of a pool's backends by their live ids, kept across reloads. Probes, failed requests and the first success
+/// after a failure lock it; other requests don't.
 #[derive(Debug)]
 pub struct HealthTracker {
     pub(super) settings: health_state::Settings,
@@ -24,11 +24,11 @@ pub struct HealthTracker {
     log_limiter: Arc<LogLimiter>,
 }
 
-/// Where it is told which backends are lost, so that requests that wait on one are taken back.
+/// Notifies the data-path threads of backends that go down or are ejected, so that requests in flight on one are retried.
 #[derive(Debug, Clone)]
 pub struct BackendDownNotifier(broadcast::Sender<usize>);
 
-/// Receives the backends that go down from now on.
+/// Receives the notifications since its subscription.
 #[derive(Debug)]
 pub struct BackendDownReceiver(broadcast::Receiver<usize>);
 
@@ -39,20 +39,20 @@ impl Default for BackendDownNotifier {
 }
 
 impl BackendDownNotifier {
-    /// For one thread.
+    /// Makes a receiver for one thread.
     pub fn subscribe(&self) -> BackendDownReceiver {
         BackendDownReceiver(self.0.subscribe())
     }
 
     pub(super) fn notify(&self, id: usize) {
-        // An error means that nobody hears it, and so nobody waits.
+        // An error means that there is no receiver, and so no request in flight.
         drop(self.0.send(id));
     }
 }
 
 impl BackendDownReceiver {
-    /// The live id of the next backend that is lost; `None` if more were lost at once than are
-    /// remembered, so that it can be any.
+    /// Waits for the next notification. Returns the backend's live id; `None` if more came at once than the channel keeps, so that
+    /// it can be any.
     pub async fn next(&mut self) -> Option<usize> {
         match self.0.recv().await {
             Ok(id) => Some(id),
@@ -61,7 +61,7 @@ impl BackendDownReceiver {
         }
     }
 
-    /// Whether there is one that was not heard of.
+    /// Returns whether a notification has not been received yet.
     #[cfg(test)]
     pub(super) fn has_unread(&self) -> bool {
         !self.0.is_empty()
@@ -69,7 +69,7 @@ impl BackendDownReceiver {
 }
 
 impl HealthTracker {
-    /// An empty tracker that notifies `backend_down` of each loss, of a pool that `threads` threads serve from.
+    /// Makes an empty tracker for a pool that `threads` data-path threads use.
     pub fn new(settings: health_state::Settings, backend_down: BackendDownNotifier, threads: usize) -> HealthTracker {
         HealthTracker {
             settings,
@@ -80,7 +80,7 @@ impl HealthTracker {
         }
     }
 
-    /// The same members under other settings: what a reload makes.
+    /// Returns a tracker of the same states with other thresholds, for a reload.
     pub fn with_settings(&self, settings: health_state::Settings) -> HealthTracker {
         HealthTracker {
             settings,
@@ -91,28 +91,28 @@ impl HealthTracker {
         }
     }
 
-    /// Whether the pool has one client or more.
+    /// Returns the record of whether the pool has one client or more.
     pub fn clients(&self) -> &RecentClients {
         &self.clients
     }
 
-    /// How often the pool's news are log_limiter.
+    /// Returns the limit on log lines about changes in the pool.
     pub fn log_limiter(&self) -> &LogLimiter {
         &self.log_limiter
     }
 
-    /// The end of the running ejection of a backend.
+    /// Returns the end of the running ejection of a backend.
     pub fn changes_at(&self, live: &Live, now: Instant) -> Option<Instant> {
         self.lock().get(&live.id()).and_then(|health_state| health_state.changes_at(now))
     }
 
-    /// Forgets all but the backends with these live ids.
+    /// Removes the states of all backends but those with these live ids.
     pub(super) fn keep(&self, ids: &HashSet<usize>) {
         self.lock().retain(|id, _| ids.contains(id));
     }
 
     pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<usize, HealthState>> {
-        // A panic under the lock leaves counters behind that are at worst one off.
+        // A panic under the lock leaves counters that are wrong by one at most.
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

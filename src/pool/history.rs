@@ -1,6 +1,6 @@
-//! Owns: what is remembered of a backend for those who ask why it is as it is: its last check, its last failure, since when.
-//! Invariant: it is written when something was observed that is no everyday request, and nothing is decided by it.
-//! Must not know: who asks; whether a backend is up.
+//! Owns: the record that explains a backend's state: its last probe, its last failure, the reason and time of its last change.
+//! Invariant: a request that succeeds on a healthy backend doesn't write it, and nothing is decided by it.
+//! Must not know: who reads it; whether a backend is up.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use std::time::Duration;
 use super::health_state::{FailureRun, Health};
 use crate::reason::Reason;
 
-/// A probe that came back.
+/// The result of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbeResult {
-    /// The status that passed, if it has one; or why it failed.
+    /// The status that passed, if the probe has one; or why it failed.
     pub result: Result<Option<u16>, Reason>,
     /// How long it took.
     pub took: Duration,
 }
 
 impl ProbeResult {
-    /// Whether it passed.
+    /// Returns whether it passed.
     pub fn passed(&self) -> bool {
         self.result.is_ok()
     }
@@ -34,7 +34,7 @@ impl fmt::Display for ProbeResult {
     }
 }
 
-/// Who has seen a failure.
+/// What observed a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObservedBy {
     /// A probe.
@@ -44,7 +44,7 @@ pub enum ObservedBy {
 }
 
 impl ObservedBy {
-    /// Its word in the status API.
+    /// Returns its word in the status API.
     pub fn as_str(self) -> &'static str {
         match self {
             ObservedBy::Probe => "probe",
@@ -53,21 +53,21 @@ impl ObservedBy {
     }
 }
 
-/// A failure that was held against the backend.
+/// A failure that counted against the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackendFailure {
     /// What failed.
     pub reason: Reason,
-    /// Who has seen it.
+    /// What observed it.
     pub by: ObservedBy,
 }
 
-/// Why a backend is down, ejected, or kept though its requests fail.
+/// Why a backend is down or ejected, or kept though its requests fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthReason {
-    /// Its probes fail, the last one so.
+    /// Its probes fail, the last one for this reason.
     Probes(Reason),
-    /// Requests have failed on it one after the other, the last one so.
+    /// Consecutive requests failed on it, the last one for this reason.
     Requests(FailureRun, Reason),
 }
 
@@ -80,48 +80,48 @@ impl fmt::Display for HealthReason {
     }
 }
 
-/// What an operator has to know of a backend, since an observation has changed it.
+/// A change that the operator has to know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthChange {
-    /// Its health is another.
+    /// Its health has changed.
     Changed {
         /// Before.
         from: Health,
         /// After.
         to: Health,
-        /// How long it had been as before.
+        /// How long it was `from`.
         lasted: Duration,
     },
     /// Its requests fail, and it is kept, since the pool can't spare it.
     KeptFailing,
-    /// It was kept, and a request has succeeded.
+    /// It was kept, and a request has succeeded on it.
     Recovered,
 }
 
-/// What is remembered. Times are since the Unix epoch.
+/// The record of a backend. Times are since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct History {
-    /// When its present health began.
+    /// When its current health began.
     pub since: Duration,
-    /// Whether anything has ever shown that it works.
+    /// Whether a probe or request has ever succeeded on it.
     pub was_well: bool,
     /// Its requests fail, and it is kept, since the pool can't spare it.
     pub is_kept: bool,
-    /// Why it is not up, or why it is said to be kept.
+    /// Why it is not up, or why it is reported as kept.
     pub why: Option<HealthReason>,
-    /// The last probe, and when it came back.
+    /// The last probe, and when it ended.
     pub last_check: Option<(Duration, ProbeResult)>,
-    /// The last failure that was held against it, and when that was.
+    /// The last failure that counted against it, and when that was.
     pub last_failure: Option<(Duration, BackendFailure)>,
 }
 
 impl History {
-    /// Of a backend that is new at `now`.
+    /// Makes the record of a backend that is new at `now`.
     pub fn new(now: Duration) -> History {
         History { since: now, was_well: false, is_kept: false, why: None, last_check: None, last_failure: None }
     }
 
-    /// A probe came back.
+    /// Records a probe.
     pub(super) fn checked(&mut self, check: ProbeResult, now: Duration) {
         self.last_check = Some((now, check));
         match check.result {
@@ -130,13 +130,13 @@ impl History {
         }
     }
 
-    /// A request failed.
+    /// Records a failed request.
     pub(super) fn failed(&mut self, reason: Reason, now: Duration) {
         self.last_failure = Some((now, BackendFailure { reason, by: ObservedBy::Request }));
     }
 
-    /// The verdict on what was observed last: its health was and is this, it `is_kept` or not, and this `run` of
-    /// failed requests has ejected it last, or would have. Says what of that is news.
+    /// Records the verdict after an observation: the health before and after it, whether the backend `is_kept`, and the last
+    /// `run` of failed requests that ejected it, or would have. Returns the change that the log has to report.
     pub(super) fn judged(
         &mut self,
         (from, to): (Health, Health),

@@ -1,6 +1,6 @@
-//! Owns: the facts about a backend that change while it serves, shared by all threads and across reloads.
-//! Invariant: what a request writes lies in its own thread's shard; what all threads read is written rarely.
-//! Must not know: who reads it, or what is done about it.
+//! Owns: the live state of a backend, shared by all threads and kept across reloads.
+//! Invariant: a request writes its own thread's shard only; the fields that all threads read are written rarely.
+//! Must not know: who reads it, or what follows from it.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,10 +15,10 @@ use super::sessions::Sketch;
 use super::waiting::WaiterNotifier;
 use crate::clock;
 
-/// In [`Live::state`], beside what the operator wants: nobody finds the backend any more.
+/// A flag in [`Live::state`], beside the admin state: no source lists the backend any more.
 const LEAVING: u8 = 0x80;
 
-/// What is known of a backend now.
+/// The live state of a backend.
 #[derive(Debug)]
 pub struct Live {
     id: usize,
@@ -28,26 +28,26 @@ pub struct Live {
     times_lost: AtomicU32,
     awaits_success: AtomicBool,
     suspect: AtomicBool,
-    /// For those who ask why. No request that goes well comes near it.
+    /// Explains its state. A request that succeeds on a healthy backend doesn't lock it.
     history: Mutex<History>,
     /// The limits, [`u32::MAX`] for none.
     max_requests: AtomicU32,
     max_sessions: AtomicU32,
-    /// Sessions as they were counted last, see [`Live::refresh_session_count`], and how many had begun by then.
+    /// The last count of sessions (see [`Live::refresh_session_count`]), and how many sessions had begun by then.
     session_count: AtomicU64,
     session_count_at: AtomicU32,
     /// It is ejected because it could not be reached.
     unreachable: AtomicBool,
-    /// How often something has shown that it is well, and whether a session avoids it until then.
+    /// How often a probe or request has shown that it is healthy, and whether a session avoids it until the next time.
     healthy_signals: AtomicU32,
     avoided: AtomicBool,
-    /// Requests that wait for it to be back or to have room (see `waiting.rs`); those of them that are
-    /// before all who come now; places that are kept for them. Written while somebody waits, and only then.
+    /// Requests that wait until it is available (see `waiting.rs`); how many of them precede every new request; capacity that
+    /// is reserved for them. Written only while a request waits.
     pub(super) waiting: AtomicU32,
     pub(super) queued: AtomicU32,
     pub(super) reserved: AtomicU32,
     pub(super) queue: Mutex<Queue<WaiterNotifier>>,
-    /// A request has begun to wait while probes fail.
+    /// Notified when a request begins to wait while probes fail.
     pub(super) probe_wanted: Notify,
     shards: Box<[Shard]>,
 }
@@ -58,14 +58,14 @@ pub struct Live {
 #[repr(align(128))]
 struct Shard {
     active: AtomicU32,
-    /// Sessions that began here, ever; wraps around.
+    /// Sessions that have begun on this thread; wraps around.
     begun: AtomicU32,
     sessions: Sketch,
 }
 
 impl Live {
-    /// A backend of which nothing was observed yet: it is believed to be up. `id` is unique in the
-    /// process and small: per-thread tables are indexed by it.
+    /// Makes the state of a backend that was not observed yet: it counts as up. `id` is unique in the process and small, since it
+    /// indexes per-thread tables.
     pub fn new(id: usize, threads: usize, state: AdminState, weight: u32) -> Live {
         Live {
             id,
@@ -92,12 +92,12 @@ impl Live {
         }
     }
 
-    /// Its place in per-thread tables.
+    /// Its index in per-thread tables.
     pub fn id(&self) -> usize {
         self.id
     }
 
-    /// What the operator wants of it; one that is leaving drains, unless it serves nothing anyway.
+    /// Returns its admin state; a backend that is leaving drains, unless it is in maintenance.
     pub fn state(&self) -> AdminState {
         let state = self.state.load(Ordering::Relaxed);
         match wanted(state) {
@@ -106,19 +106,19 @@ impl Live {
         }
     }
 
-    /// Sets what the operator wants of it.
+    /// Sets its admin state.
     pub fn set_state(self: &Arc<Self>, state: AdminState) {
         // Never fails: there is always a next value.
         let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |was| Some(was & LEAVING | state as u8));
         self.changed();
     }
 
-    /// Whether nobody finds it any more.
+    /// Returns whether no source lists it any more.
     pub fn is_leaving(&self) -> bool {
         self.state.load(Ordering::Relaxed) & LEAVING != 0
     }
 
-    /// Sets whether nobody finds it any more.
+    /// Sets whether no source lists it any more.
     pub(super) fn set_leaving(self: &Arc<Self>, leaving: bool) {
         if leaving {
             self.state.fetch_or(LEAVING, Ordering::Relaxed);
@@ -127,12 +127,12 @@ impl Live {
         }
     }
 
-    /// What the operator wants of it, whether it is leaving or not.
+    /// Returns its admin state, whether it is leaving or not.
     pub(super) fn wanted(&self) -> AdminState {
         wanted(self.state.load(Ordering::Relaxed))
     }
 
-    /// What was observed of it.
+    /// Its health.
     pub fn health(&self) -> Health {
         match self.health.load(Ordering::Relaxed) {
             health if health == Health::Down as u8 => Health::Down,
@@ -141,7 +141,7 @@ impl Live {
         }
     }
 
-    /// Publishes what was observed; says whether this took it away from its sessions. Only the
+    /// Publishes its health, and returns whether it was up and is no longer. Only the health
     /// tracker calls this, under its lock.
     pub(super) fn set_health(&self, health: Health) -> bool {
         let was = self.health();
@@ -153,25 +153,25 @@ impl Live {
         lost
     }
 
-    /// How often it was lost so far. A request that waits on it compares this with the number at
-    /// its start, to learn that it waits in vain.
+    /// Counts how often it went down or was ejected. A request in flight on it compares this with the count at its start, to
+    /// learn that it waits in vain.
     pub fn times_lost(&self) -> u32 {
         self.times_lost.load(Ordering::Acquire)
     }
 
-    /// Whether it serves: the operator lets it, and it is up.
+    /// Returns whether it serves: it is up, and not in maintenance.
     pub fn is_serving(&self) -> bool {
         self.state() != AdminState::Maintenance && self.health() == Health::Up
     }
 
-    /// What is remembered of it.
+    /// Returns the record that explains its state.
     pub fn history(&self) -> History {
         *self.remember()
     }
 
-    /// To write down what was observed. Only the health tracker does that, under its lock.
+    /// Locks the record to write it. Only the health tracker does that, under its lock.
     pub(super) fn remember(&self) -> MutexGuard<'_, History> {
-        // What a panic left behind is a line of an older story.
+        // A panic leaves a record that is out of date at worst.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -185,8 +185,8 @@ impl Live {
         self.weight.store(weight, Ordering::Relaxed);
     }
 
-    /// Whether a success has something to clear. Read on every request, written only when the first
-    /// failure comes and when it is cleared.
+    /// Returns whether a success has to be reported, since it would clear something. Read on every request, written only on a
+    /// first failure and when that is cleared.
     pub fn awaits_success(&self) -> bool {
         self.awaits_success.load(Ordering::Relaxed) || self.avoided.load(Ordering::Relaxed)
     }
@@ -196,8 +196,8 @@ impl Live {
         self.awaits_success.store(awaits_success, Ordering::Relaxed);
     }
 
-    /// Whether its last requests failed, as many as eject a backend that the pool can spare, though too
-    /// few clients have met that to say that it is the backend that fails.
+    /// Returns whether as many of its last requests failed as eject a backend, though too few clients received those failures to
+    /// prove that the backend is at fault.
     pub fn is_suspect(&self) -> bool {
         self.suspect.load(Ordering::Relaxed)
     }
@@ -207,7 +207,7 @@ impl Live {
         self.suspect.store(suspect, Ordering::Relaxed);
     }
 
-    /// Whether it is ejected because it could not be reached: whoever reaches it shows that it is back.
+    /// Returns whether it is ejected because no connection could be used: a request that connects to it ends the ejection.
     pub fn is_unreachable(&self) -> bool {
         self.unreachable.load(Ordering::Relaxed)
     }
@@ -217,15 +217,15 @@ impl Live {
         self.unreachable.store(unreachable, Ordering::Relaxed);
     }
 
-    /// Notes that a session avoids it from now on, until something has shown that it is well: until
-    /// [`Live::healthy_signals`] is no longer what is given here.
+    /// Records that a session avoids it until a probe or request has shown that it is healthy: until [`Live::healthy_signals`]
+    /// differs from the value that this returns.
     pub fn avoid(&self) -> u32 {
         self.avoided.store(true, Ordering::Relaxed);
         self.healthy_signals()
     }
 
-    /// How often something has shown so far that it is well: a probe that passed, or, as long as anybody
-    /// avoids it or it has failures to its name, a request that succeeded.
+    /// Counts how often it has shown that it is healthy: by a probe that passed, or, while a session avoids it or failures count
+    /// against it, by a request that succeeded.
     pub fn healthy_signals(&self) -> u32 {
         self.healthy_signals.load(Ordering::Relaxed)
     }
@@ -235,31 +235,31 @@ impl Live {
         self.avoided.store(false, Ordering::Relaxed);
     }
 
-    /// May it be sent a new session now?
+    /// Checks whether it accepts a new session now.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it doesn't.
     pub fn accepts_new(&self) -> Result<(), Closed> {
         admission::accepts_new(self.state(), self.health(), self.weight(), self.reached_limits())
     }
 
-    /// May it be sent a session that is pinned to it now?
+    /// Checks whether it accepts a session that is pinned to it now.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it doesn't.
     pub fn accepts_existing(&self) -> Result<(), Closed> {
         admission::accepts_existing(self.state(), self.health(), self.reached_limits())
     }
 
-    /// Sets what it may have at once: requests in flight, and sessions.
+    /// Sets its limits on requests in flight and on sessions.
     pub(super) fn set_limits(self: &Arc<Self>, max_requests: Option<u32>, max_sessions: Option<u32>) {
         self.max_requests.store(max_requests.unwrap_or(u32::MAX), Ordering::Relaxed);
         self.max_sessions.store(max_sessions.unwrap_or(u32::MAX), Ordering::Relaxed);
         self.changed();
     }
 
-    /// Which of its limits are reached. Threads look before they count, so a limit can be passed by
-    /// as many requests as there are threads, and no more. What is kept for those who wait is taken.
+    /// Returns which of its limits are reached. A thread checks before it counts, so the requests in flight can exceed a limit by
+    /// the number of threads, and no more. Capacity that is reserved for waiting requests counts as used.
     fn reached_limits(&self) -> ReachedLimits {
         let limit = |limit: &AtomicU32| Some(limit.load(Ordering::Relaxed)).filter(|limit| *limit != u32::MAX);
         let is_taken = |limit| {
@@ -272,7 +272,7 @@ impl Live {
         }
     }
 
-    /// How many more requests it may have, but for those that places are kept for.
+    /// Returns how many more requests it may have, without regard to reserved capacity.
     pub(super) fn free_capacity(&self) -> u32 {
         match self.max_requests.load(Ordering::Relaxed) {
             u32::MAX => u32::MAX,
@@ -280,8 +280,8 @@ impl Live {
         }
     }
 
-    /// The last count, and what has begun since: a count looks through every sketch, which is too
-    /// much for a request.
+    /// Returns the last count plus the sessions that have begun since: a count reads every sketch, which costs too much per
+    /// request.
     fn sessions_by_now(&self) -> u64 {
         let since = self.sessions_begun().wrapping_sub(self.session_count_at.load(Ordering::Relaxed));
         self.session_count.load(Ordering::Relaxed).saturating_add(u64::from(since))
@@ -291,7 +291,7 @@ impl Live {
         self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(shard.begun.load(Ordering::Relaxed)))
     }
 
-    /// Counts its sessions anew, for `max_sessions`. Call it now and then.
+    /// Counts its sessions again, for `max_sessions`. Call it every few seconds.
     pub fn refresh_session_count(&self, now: u64, window: u64) {
         if self.max_sessions.load(Ordering::Relaxed) != u32::MAX {
             self.session_count_at.store(self.sessions_begun(), Ordering::Relaxed);
@@ -299,33 +299,32 @@ impl Live {
         }
     }
 
-    /// A session has begun on it, on `thread`.
+    /// Records that a session has begun on it, on `thread`.
     pub fn record_new_session(&self, thread: usize) {
         if let Some(shard) = self.shards.get(thread) {
             shard.begun.store(shard.begun.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
 
-    /// Requests in flight on it, over all threads. A reader sees each thread's count as it was a
-    /// moment ago.
+    /// Returns its requests in flight, over all threads. The counts of other threads can be slightly out of date.
     pub fn active(&self) -> u32 {
         self.shards.iter().map(|shard| shard.active.load(Ordering::Relaxed)).sum()
     }
 
-    /// Notes that a session was served by it. `window` is the length in seconds of the time in
-    /// which a session counts (see [`Sketch`]).
+    /// Records that it served a session. `window` is the length in seconds of the time window in which a session counts (see
+    /// [`Sketch`]).
     pub fn record_session(&self, thread: usize, session: u64, now: u64, window: u64) {
         if let Some(shard) = self.shards.get(thread) {
             shard.sessions.record(session, now / window.max(1));
         }
     }
 
-    /// About how many sessions it served within the last one to two `window`s of seconds.
+    /// Estimates how many sessions it served within the last one to two `window`s, in seconds.
     pub fn sessions(&self, now: u64, window: u64) -> u64 {
         Sketch::estimate(self.shards.iter().map(|shard| &shard.sessions), now / window.max(1))
     }
 
-    /// Forgets the sessions it served: they have moved.
+    /// Forgets the sessions that it served: they have moved.
     pub(super) fn forget_sessions(&self) {
         for shard in &self.shards {
             shard.sessions.forget();
@@ -337,8 +336,7 @@ fn wanted(state: u8) -> AdminState {
     AdminState::ALL.into_iter().find(|each| *each as u8 == state & !LEAVING).unwrap_or_default()
 }
 
-/// A request in flight on a backend, from the choice to the last byte of its body: the one place
-/// where `active` is counted.
+/// A request in flight on a backend, from its choice to the last byte of the response: the only place that counts `active`.
 #[derive(Debug)]
 pub struct InFlight {
     live: Arc<Live>,
@@ -346,7 +344,7 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Counts one more, on `thread`, which must be the one that runs this.
+    /// Counts one more request on `thread`, which must be the calling thread.
     pub fn on(live: &Arc<Live>, thread: usize) -> InFlight {
         let this = InFlight { live: Arc::clone(live), thread };
         this.add(1);
@@ -365,8 +363,8 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.add(u32::MAX);
-        // Nobody waits for a place where there is no limit, and most have none: the barrier in `changed`
-        // is for those that have one.
+        // No request waits for capacity where there is no limit, and most backends have none: only those with a
+        // limit pay for the barrier in `changed`.
         if self.live.max_requests.load(Ordering::Relaxed) != u32::MAX {
             self.live.changed();
         }
@@ -407,7 +405,7 @@ mod tests {
         live.record_new_session(1);
         assert_eq!((live.accepts_new(), live.accepts_existing()), (Err(Closed::Full), Ok(())));
         live.refresh_session_count(0, 60);
-        assert_eq!(live.accepts_new(), Ok(()), "what had begun is in the count, or is gone");
+        assert_eq!(live.accepts_new(), Ok(()), "the new count has what had begun");
     }
 
     #[test]

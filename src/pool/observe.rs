@@ -11,37 +11,38 @@ use super::live::Live;
 use crate::clock;
 use crate::reason::Reason;
 
-/// What was observed of a backend.
+/// An observation of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Observation {
-    /// A probe came back, passed or failed.
+    /// A probe passed or failed.
     Probe(ProbeResult),
-    /// A request failed on it for this reason, and this is held against it.
+    /// A request failed on it for this reason, as this evidence against it.
     Failure(FailedRequest, Reason),
-    /// A request was answered by it.
+    /// A request succeeded on it.
     Success,
-    /// It was reached by a request that had waited for that.
+    /// A request that had waited for it has connected to it.
     Reached,
-    /// Time passed: an ejection may have ended.
+    /// Time has passed: an ejection may have ended.
     Time,
 }
 
 #[cfg(test)]
 impl Observation {
-    /// A probe of which no more is known.
+    /// Makes a probe without details.
     pub(crate) const fn probe(passed: bool) -> Observation {
         let result = if passed { Ok(None) } else { Err(Reason::CLOSED) };
         Observation::Probe(ProbeResult { result, took: std::time::Duration::ZERO })
     }
 
-    /// A failure of which no more is known.
+    /// Makes a failure without details.
     pub(crate) const fn failure(failed: FailedRequest) -> Observation {
         Observation::Failure(failed, Reason::CLOSED)
     }
 }
 
 impl Pool {
-    /// Enters an observation, publishes the verdict, and tells waiting requests of a loss.
+    /// Enters an observation, publishes the verdict, and notifies the data-path threads if the backend goes down. Returns the
+    /// change that the log reports.
     pub fn observe(&self, index: usize, observation: Observation, now: Instant) -> Option<HealthChange> {
         let backend = self.backend(index);
         let health_tracker = self.health_tracker();
@@ -51,7 +52,7 @@ impl Pool {
             let (ejected, out) = (self.others(index, is_out), self.others(index, |other| other.accepts_new().is_err()));
             health_state::may_eject(ejected, out, self.backends().len(), &health_tracker.settings)
         };
-        // Looking at all the others costs as much as there are: only where it depends on them.
+        // This reads the state of all other backends: it is called only when the verdict depends on them.
         let spare = || may_spare(&|other| other.health() == Health::Ejected);
         let health_state = members.entry(backend.live().id()).or_default();
         match observation {
@@ -68,7 +69,7 @@ impl Pool {
         let is_suspect = to == Health::Up && health_state.is_suspect(&health_tracker.settings) && may_spare(&is_out);
         backend.live().set_suspect(is_suspect);
         let lost = backend.live().set_health(to);
-        let news = {
+        let change = {
             let (mut history, at) = (backend.live().remember(), clock::unix());
             match observation {
                 Observation::Probe(check) => history.checked(check, at),
@@ -90,10 +91,10 @@ impl Pool {
             _ if from != to => backend.live().changed(),
             _ => {}
         }
-        news
+        change
     }
 
-    /// How many of the backends beside the one at `index` are so.
+    /// Counts the backends other than the one at `index` for which `are` holds.
     fn others(&self, index: usize, are: impl Fn(&Live) -> bool) -> usize {
         let others = self.backends().iter().enumerate().filter(|(other, _)| *other != index);
         others.filter(|(_, backend)| are(backend.live())).count()

@@ -1,58 +1,59 @@
-//! Owns: the requests that wait for one backend, and the order in which they are let on.
-//! Invariant: first come, first served; each turn is given to one request, and handed on if that one leaves.
-//! Must not know: requests, pools; how a backend comes to be away or back.
+//! Owns: the queue of requests that wait for one backend, and the order of their grants.
+//! Invariant: first in, first out; a grant goes to one request, and to the next if that one leaves.
+//! Must not know: requests, pools; why a backend is unavailable or available.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How long a backend is left alone after an attempt of those who wait for it has failed.
+/// The time between two attempts of waiting requests on a backend that is unavailable.
 pub const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Who waits for a backend: a pure machine, which says whose turn it is. `W` is how a request is told.
+/// The requests that wait for a backend: a pure state machine, which decides which one gets the next grant. `W` notifies a
+/// request.
 ///
-/// While one of those who wait has just found that the backend can't be had, the queue is held: only one
-/// of them tries, spaced by [`RETRY_INTERVAL`], and all others wait for what it finds (the half-open state of a
-/// circuit breaker). Whatever shows that the backend is well opens the queue again.
+/// After an attempt of a waiting request has failed, the queue is held: only one request tries, every [`RETRY_INTERVAL`], and
+/// the others wait for its result (the half-open state of a circuit breaker). A sign that the backend is healthy opens the
+/// queue.
 #[derive(Debug)]
 pub struct Queue<W> {
     waiters: VecDeque<(u64, W)>,
     next_id: u64,
     held: Option<Held>,
-    /// Places that were given to requests which have not taken them yet.
+    /// Capacity that is granted to requests which are not counted as in flight yet.
     reserved: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Held {
-    /// Tells a trial of this time from one of an earlier.
+    /// Distinguishes the trial of this hold from that of an earlier one.
     id: u64,
     due: Instant,
     is_tried: bool,
 }
 
-/// A request's turn.
+/// What a waiting request is granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueGrant {
-    /// It has a place on the backend, which counts as taken from now on.
+    /// Capacity on the backend, which counts as used from now on.
     Capacity,
-    /// It is the one that tries whether the backend is back.
+    /// The trial: it is the one request that tries whether the backend is available.
     Trial(TrialSlot),
 }
 
-/// The right to try whether a backend is back.
+/// The right to try whether a backend is available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrialSlot {
     id: u64,
-    /// Not before.
+    /// The time before which it may not try.
     pub due: Instant,
 }
 
-/// What the backend can take.
+/// What the backend can accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Availability {
-    /// How many more requests it takes: 0 while it is away, or full.
+    /// How many more requests it accepts: 0 while it is unavailable or full.
     pub free: u32,
-    /// Whether it may be tried though nobody knows that it is back.
+    /// Whether a request may try it although it is not known to be available.
     pub may_try: bool,
 }
 
@@ -63,7 +64,7 @@ impl<W> Default for Queue<W> {
 }
 
 impl<W> Queue<W> {
-    /// A request waits, behind all others; or before them, if it has `waited` already. Its number.
+    /// Adds a request at the end, or at the front if it has `waited` already. Returns its id.
     pub fn join(&mut self, waiter: W, waited: bool) -> u64 {
         self.next_id += 1;
         let entry = (self.next_id, waiter);
@@ -75,13 +76,13 @@ impl<W> Queue<W> {
         self.next_id
     }
 
-    /// A request waits no more.
+    /// Removes a request.
     pub fn leave(&mut self, id: u64) {
         self.waiters.retain(|(other, _)| *other != id);
         self.forget();
     }
 
-    /// The backend can't be had, as a request has found at `now`, or as is known of it.
+    /// Holds the queue because the backend is unavailable. The next trial is due at `due`.
     pub fn hold(&mut self, due: Instant) {
         match &mut self.held {
             Some(held) if held.is_tried => {}
@@ -93,20 +94,20 @@ impl<W> Queue<W> {
         }
     }
 
-    /// Something shows that the backend is well.
+    /// Opens the queue because the backend has shown that it is healthy.
     pub fn open(&mut self) {
         self.held = None;
     }
 
-    /// The trial found at `now` that it is not. The next one is due later; `None` if something has shown
-    /// meanwhile that it is: then whoever tried waits like all others.
+    /// Records that the trial has failed at `now`. Returns the next trial, due later; `None` if the queue was opened meanwhile:
+    /// then the request waits like all others.
     pub fn failed(&mut self, trial: TrialSlot, now: Instant) -> Option<TrialSlot> {
         let held = self.held.as_mut().filter(|held| held.id == trial.id)?;
         held.due = now + RETRY_INTERVAL;
         Some(TrialSlot { due: held.due, ..trial })
     }
 
-    /// The trial is given up: it is another one's turn.
+    /// Gives the trial up, for another request to get it.
     pub fn give_up(&mut self, trial: TrialSlot) {
         if let Some(held) = self.held.as_mut().filter(|held| held.id == trial.id) {
             held.is_tried = false;
@@ -114,20 +115,19 @@ impl<W> Queue<W> {
         self.forget();
     }
 
-    /// What somebody found is of no use once nobody waits any more.
+    /// Ends a hold without a trial once no request waits.
     fn forget(&mut self) {
         if self.waiters.is_empty() {
             self.held.take_if(|held| !held.is_tried);
         }
     }
 
-    /// A place is taken, or given back.
+    /// Ends a reservation: its request is counted as in flight, or has left.
     pub fn release(&mut self) {
         self.reserved = self.reserved.saturating_sub(1);
     }
 
-    /// The next request whose turn it is, and what it gets. `available` leaves the places that are
-    /// [`Queue::reserved`] out of account.
+    /// Returns the next request that gets a grant, and its grant. `available` doesn't count what is [`Queue::reserved`].
     pub fn next_grant(&mut self, available: Availability) -> Option<(W, QueueGrant)> {
         match &mut self.held {
             None if self.reserved < available.free => {
@@ -144,12 +144,12 @@ impl<W> Queue<W> {
         }
     }
 
-    /// Places that were given and not taken yet.
+    /// Returns the capacity that is granted and not counted as in flight yet.
     pub fn reserved(&self) -> u32 {
         self.reserved
     }
 
-    /// Requests that wait for a place, which nobody who comes now may have before them.
+    /// Counts the waiting requests that a new request may not overtake.
     pub fn before_newcomers(&self) -> usize {
         if self.held.is_some() { 0 } else { self.waiters.len() }
     }
@@ -161,7 +161,7 @@ mod tests {
 
     const FREE: Availability = Availability { free: u32::MAX, may_try: true };
 
-    fn places(free: u32) -> Availability {
+    fn free(free: u32) -> Availability {
         Availability { free, may_try: true }
     }
 
@@ -174,22 +174,19 @@ mod tests {
     }
 
     #[test]
-    fn places_go_to_those_who_came_first_and_no_more_than_there_are() {
+    fn capacity_is_granted_in_the_order_of_arrival_and_no_more_than_there_is() {
         let mut queue = queue(&["a", "b", "c"]);
-        assert_eq!(queue.next_grant(places(0)), None);
-        assert_eq!(queue.next_grant(places(1)), Some(("a", QueueGrant::Capacity)));
-        assert_eq!(queue.next_grant(places(1)), None, "its place is not taken yet, and is no other's");
+        assert_eq!(queue.next_grant(free(0)), None);
+        assert_eq!(queue.next_grant(free(1)), Some(("a", QueueGrant::Capacity)));
+        assert_eq!(queue.next_grant(free(1)), None, "its place is not taken yet, and is no other's");
         // Taken: what is in flight counts in its stead.
         queue.release();
-        assert_eq!(
-            (queue.next_grant(places(0)), queue.next_grant(places(1))),
-            (None, Some(("b", QueueGrant::Capacity)))
-        );
+        assert_eq!((queue.next_grant(free(0)), queue.next_grant(free(1))), (None, Some(("b", QueueGrant::Capacity))));
         assert_eq!(queue.before_newcomers(), 1);
     }
 
     #[test]
-    fn one_that_leaves_is_passed_over() {
+    fn a_request_that_leaves_gets_no_grant() {
         let mut queue = queue(&["a"]);
         let b = queue.join("b", false);
         queue.join("c", false);
@@ -222,16 +219,16 @@ mod tests {
     }
 
     #[test]
-    fn nobody_tries_what_must_not_be_tried() {
+    fn no_request_tries_what_must_not_be_tried() {
         let mut queue = queue(&["a"]);
         queue.hold(Instant::now());
         assert_eq!(queue.next_grant(Availability { free: 9, may_try: false }), None);
-        assert_eq!(queue.before_newcomers(), 0, "who comes now finds out for itself");
+        assert_eq!(queue.before_newcomers(), 0, "a new request finds out for itself");
     }
 
     proptest::proptest! {
         #[test]
-        fn whatever_happens_nobody_is_let_on_twice_overtaken_or_forgotten(
+        fn no_order_of_events_grants_twice_overtakes_or_forgets_a_request(
             events in proptest::collection::vec((0u8..8, 0u32..3), 1..200)
         ) {
             let now = Instant::now();
@@ -244,7 +241,7 @@ mod tests {
                     4 => queue.open(),
                     5 => if let Some(trial) = trial.take() { queue.give_up(trial) },
                     6 => if outside > 0 { outside -= 1; queue.release() },
-                    _ => while let Some((waiter, turn)) = queue.next_grant(places(number)) {
+                    _ => while let Some((waiter, turn)) = queue.next_grant(free(number)) {
                         served.push(waiter);
                         match turn {
                             QueueGrant::Capacity => outside += 1,

@@ -1,6 +1,6 @@
-//! Owns: how a configuration becomes pools, and how the next one takes over what lives.
+//! Owns: how a configuration becomes pools, and how the next configuration takes over their live state.
 //! Invariant: a backend keeps its health, counts and connections across reloads as long as name and address stay.
-//! Must not know: files; who publishes the pools.
+//! Must not know: files; what publishes the pools.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
@@ -13,16 +13,16 @@ use super::health_tracker::{BackendDownNotifier, HealthTracker};
 use super::live::Live;
 use crate::clock;
 
-/// How long the place in per-thread tables of a backend that is gone is given to no other: idle
-/// connections, which are kept there, live no longer than a day.
-const REST: Duration = Duration::from_secs(25 * 3600);
+/// How long the live id of a removed backend is not reused: per-thread tables keep idle connections by that id, and those live
+/// for a day at most.
+const ID_REUSE_DELAY: Duration = Duration::from_secs(25 * 3600);
 
-/// Makes pools out of settings, for as long as the process lives.
+/// Makes the pools of each configuration, for the life of the process.
 #[derive(Debug)]
 pub struct Reconciler {
     threads: usize,
     next_id: usize,
-    /// Places of backends that are gone, in the order in which they went.
+    /// The ids of removed backends, in the order of their removal.
     free: VecDeque<Free>,
     backend_down: BackendDownNotifier,
     pools: HashMap<String, (Settings, Arc<Pool>)>,
@@ -32,12 +32,12 @@ pub struct Reconciler {
 struct Free {
     id: usize,
     since: Instant,
-    /// Requests on their way may still have it.
+    /// Requests in flight may still hold it.
     live: Weak<Live>,
 }
 
 impl Reconciler {
-    /// For a process whose data path has `threads` threads.
+    /// Makes a reconciler for `threads` data-path threads.
     pub fn new(threads: usize) -> Reconciler {
         Reconciler {
             threads,
@@ -48,14 +48,14 @@ impl Reconciler {
         }
     }
 
-    /// Where it is told which backends are lost.
+    /// Returns what notifies of backends that go down.
     pub fn backend_down(&self) -> &BackendDownNotifier {
         &self.backend_down
     }
 
-    /// The pools of the next configuration, from `now` on. A pool that stays as it was is the same
-    /// one. A backend whose name and address were there before keeps what is known of it; a name
-    /// keeps what the operator has set since, whatever its address.
+    /// Returns the pools of the next configuration, valid from `now` on. A pool whose settings are unchanged is the same one. A
+    /// backend whose name and address are unchanged keeps its live state; a backend whose name is unchanged keeps what the
+    /// operator has set.
     pub fn pools_at(&mut self, settings: &[Settings], now: Instant) -> Vec<Arc<Pool>> {
         let pools: Vec<_> = settings.iter().map(|settings| self.pool(settings, now)).collect();
         let next = settings.iter().zip(&pools);
@@ -72,7 +72,7 @@ impl Reconciler {
         pools
     }
 
-    /// The same, now.
+    /// Calls [`Reconciler::pools_at`] with the current time.
     pub fn pools(&mut self, settings: &[Settings]) -> Vec<Arc<Pool>> {
         self.pools_at(settings, clock::now())
     }
@@ -112,9 +112,9 @@ impl Reconciler {
         now: Instant,
     ) -> Backend {
         let old = old.and_then(|old| Some(old.backend(old.position(&settings.name)?)));
-        // What its source says of its weight goes on holding until the source says something else.
-        let said = |old: &Backend| old.weight == settings.weight;
-        let weight = old.filter(|old| said(old)).map_or(settings.weight, |old| old.live().weight());
+        // A weight that the operator has set holds until the configured weight changes.
+        let is_unchanged = |old: &Backend| old.weight == settings.weight;
+        let weight = old.filter(|old| is_unchanged(old)).map_or(settings.weight, |old| old.live().weight());
         let live = match old {
             Some(old) if old.address == settings.address => Arc::clone(old.live()),
             _ => {
@@ -139,12 +139,13 @@ impl Reconciler {
         }
     }
 
-    /// A place in per-thread tables that nobody has: tables stay as small as the most that there were
-    /// at a time, and went in a day.
+    /// Returns a live id that no backend has. Per-thread tables stay as small as the largest number of backends at a time, plus
+    /// those removed within a day.
     fn id(&mut self, now: Instant) -> usize {
-        let has_rested =
-            |free: &mut Free| now.saturating_duration_since(free.since) > REST && free.live.strong_count() == 0;
-        self.free.pop_front_if(has_rested).map_or_else(
+        let is_reusable = |free: &mut Free| {
+            now.saturating_duration_since(free.since) > ID_REUSE_DELAY && free.live.strong_count() == 0
+        };
+        self.free.pop_front_if(is_reusable).map_or_else(
             || {
                 self.next_id += 1;
                 self.next_id - 1
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_keeps_its_life_by_name_and_changes_incarnation_with_its_address() {
+    fn a_backend_keeps_its_live_state_by_name_and_changes_incarnation_with_its_address() {
         let mut reconciler = Reconciler::new(1);
         let old = reconciler.pools(&[settings(vec![backend("a", "127.0.0.1:1"), backend("b", "127.0.0.1:2")])]);
         old[0].backend(0).live().set_state(AdminState::Drain);
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_at_another_address_is_a_server_of_which_nothing_is_known_but_what_the_operator_wants() {
+    fn a_name_at_another_address_is_a_new_server_and_keeps_only_what_the_operator_has_set() {
         let mut reconciler = Reconciler::new(1);
         let (a, b) = (backend("a", "127.0.0.1:1"), backend("b", "127.0.0.1:2"));
         let old = reconciler.pools(&[settings(vec![a.clone(), b.clone()])]).remove(0);
@@ -198,9 +199,9 @@ mod tests {
         let (was, is) = (old.backend(0).live(), new.backend(0).live());
         assert_eq!((was.health(), is.health()), (Health::Ejected, Health::Up));
         assert_eq!((is.state(), is.weight()), (AdminState::Maintenance, 7));
-        assert_ne!(was.id(), is.id(), "idle connections are the old one's");
+        assert_ne!(was.id(), is.id(), "idle connections belong to the old one");
         assert!(Arc::ptr_eq(old.backend(1).live(), new.backend(1).live()));
-        // Requests that are still on the old one say nothing of the new.
+        // Requests that are still on the old backend say nothing about the new one.
         old.observe(0, FAILURE, Instant::now());
         assert!(!is.awaits_success());
     }
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_given_again_once_nothing_of_the_one_before_can_be_left() {
+    fn ids_are_reused_once_nothing_of_the_backend_before_can_be_left() {
         let (mut reconciler, now) = (Reconciler::new(1), Instant::now());
         let mut id_at = |name: &str, hours: u64| {
             let settings = settings(vec![backend(name, "127.0.0.1:1")]);
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_told_and_an_ejection_ends_by_time() {
+    fn a_backend_that_goes_down_is_notified_and_an_ejection_ends_by_time() {
         let mut reconciler = Reconciler::new(1);
         let mut backend_down = reconciler.backend_down().subscribe();
         let pool = reconciler.pools(&[settings(vec![backend("a", "127.0.0.1:1"), backend("b", "127.0.0.1:2")])]);
@@ -244,7 +245,7 @@ mod tests {
         assert!(pool[0].observe(0, FAILURE, now).is_some());
         assert_eq!(backend_down.next().now_or_never(), Some(Some(pool[0].backend(0).live().id())));
         assert_eq!(pool[0].observe(1, FAILURE, now), Some(HealthChange::KeptFailing), "the last one stays");
-        assert_eq!(pool[0].observe(1, FAILURE, now), None, "which is said once");
+        assert_eq!(pool[0].observe(1, FAILURE, now), None, "which is reported once");
         assert_eq!(pool[0].observe(1, Observation::Success, now), Some(HealthChange::Recovered));
         pool[0].observe(1, FAILURE, now);
         assert_eq!(pool[0].backend(1).live().health(), Health::Up);

@@ -1,5 +1,5 @@
-//! Owns: how many sessions a backend serves, without a table of them.
-//! Invariant: one thread writes a sketch, any thread reads it; no lock, a fixed size, and none before the first session.
+//! Owns: an estimate of how many sessions a backend serves, without a table of them.
+//! Invariant: one thread writes a sketch, and any thread reads it without a lock; its size is fixed, and 0 before the first session.
 //! Must not know: what a session is beyond a random 64-bit number.
 
 use std::sync::OnceLock;
@@ -12,8 +12,8 @@ const REGISTERS: usize = 4096;
 const REGISTER_BITS: u32 = REGISTERS.trailing_zeros();
 
 /// A HyperLogLog of session ids (Flajolet et al. 2007, with linear counting for small numbers)
-/// over two windows of time: the current and the one before. Session ids are random, so they need
-/// no hashing.
+/// over two time windows: the current one and the one before. Session ids are random, so they need no
+/// hashing.
 #[derive(Debug, Default)]
 pub struct Sketch {
     windows: [Window; 2],
@@ -21,14 +21,14 @@ pub struct Sketch {
 
 #[derive(Debug, Default)]
 struct Window {
-    /// The number of the window of time that the registers hold, plus one; 0 when they hold none.
+    /// The number of the time window of the registers, plus one; 0 if they are empty.
     number: AtomicU64,
-    /// Made for the first session: of thousands of backends most threads see few, and each sketch has 8 KiB.
+    /// Allocated for the first session: a thread serves few of thousands of backends, and each sketch has 8 KiB.
     registers: OnceLock<Box<[AtomicU8]>>,
 }
 
 impl Sketch {
-    /// Notes a session in window number `window`. One thread calls this.
+    /// Records a session in window number `window`. Only one thread may call this.
     pub fn record(&self, session: u64, window: u64) {
         let slot = &self.windows[(window % 2) as usize];
         if slot.number.load(Ordering::Relaxed) != window + 1 {
@@ -42,14 +42,14 @@ impl Sketch {
         }
     }
 
-    /// Forgets all. A `record` at the same moment may survive: the number is an estimate.
+    /// Forgets all sessions. A concurrent `record` may survive: the number is an estimate.
     pub fn forget(&self) {
         for window in &self.windows {
             window.number.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Sessions in the union of `sketches`, in window number `window` and the one before.
+    /// Estimates the sessions in the union of `sketches`, in window number `window` and the one before.
     pub fn estimate<'a>(sketches: impl Iterator<Item = &'a Sketch>, window: u64) -> u64 {
         let is_now = |slot: &&Window| {
             let number = slot.number.load(Ordering::Relaxed);
@@ -57,7 +57,7 @@ impl Sketch {
         };
         let windows = sketches.flat_map(|sketch| &sketch.windows).filter(is_now);
         let mut windows = windows.filter_map(|slot| slot.registers.get()).peekable();
-        // A backend without sessions costs nothing to ask: there can be thousands of them.
+        // A backend without sessions costs nothing here: there can be thousands of them.
         if windows.peek().is_none() {
             return 0;
         }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_counts_in_its_window_and_the_next_one_then_no_more() {
+    fn a_session_counts_in_its_window_and_the_next_one_and_not_after() {
         let sketch = Sketch::default();
         sketch.record(mix(1), 4);
         let at = |window| Sketch::estimate([&sketch].into_iter(), window);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sketch_takes_no_room_before_its_first_session() {
+    fn a_sketch_takes_no_memory_before_its_first_session() {
         let sketch = Sketch::default();
         sketch.forget();
         assert_eq!(Sketch::estimate([&sketch].into_iter(), 3), 0);

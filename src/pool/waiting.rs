@@ -1,5 +1,5 @@
-//! Owns: one request that waits for a backend, and the turn that it gets.
-//! Invariant: whoever gives something up that is worth waiting for tells the first in the queue; no wake-up is lost between threads.
+//! Owns: one request that waits for a backend, and the grant that it gets.
+//! Invariant: each change that can make the backend available notifies the first in the queue; threads lose no wake-up between them.
 //! Must not know: requests; when to stop waiting.
 //! Cycle with live: the queue is part of a backend's live state, and a grant keeps that state to return there what was not used.
 
@@ -14,31 +14,31 @@ use super::health_state::Health;
 use super::live::Live;
 use super::queue::{self, Availability, Queue, RETRY_INTERVAL};
 
-/// How a request is told that it is its turn.
+/// Gives a waiting request its grant.
 pub(super) type WaiterNotifier = oneshot::Sender<Grant>;
 
-/// A request that waits for a backend, from when it begins to until it is served or waits no more.
+/// A request that waits for a backend, until it is served or gives up.
 #[derive(Debug)]
 pub struct Waiting {
     live: Arc<Live>,
     id: u64,
-    turn: oneshot::Receiver<Grant>,
+    grant: oneshot::Receiver<Grant>,
 }
 
-/// A request's turn. Dropped without having been used, it is the next one's.
+/// What a waiting request is granted. Dropped unused, it goes to the next request.
 #[derive(Debug)]
 pub enum Grant {
-    /// A place on the backend. Drop it once the request is counted there.
+    /// Capacity on the backend. Drop it once the request is counted as in flight there.
     Capacity(CapacityPermit),
-    /// It tries whether the backend is back.
+    /// The right to try whether the backend is available.
     Trial(TrialPermit),
 }
 
-/// A place on a backend that is kept for a request.
+/// Capacity on a backend that is reserved for a request.
 #[derive(Debug)]
 pub struct CapacityPermit(Arc<Live>);
 
-/// The right, and the duty, to try whether a backend is back.
+/// The right, and the duty, to try whether a backend is available.
 #[derive(Debug)]
 pub struct TrialPermit {
     live: Arc<Live>,
@@ -46,8 +46,8 @@ pub struct TrialPermit {
 }
 
 impl Live {
-    /// Has a request wait until it is back, or has room; `None` if `most` do already. `failed` says that
-    /// the request itself has just found at `now` that it can't be had.
+    /// Makes a request wait until the backend is available; `None` if `most` requests wait already. `failed` says that an attempt
+    /// of this request has just failed, at `now`.
     pub fn wait(self: &Arc<Self>, most: u32, failed: bool, now: Instant) -> Option<Waiting> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= most {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -56,30 +56,29 @@ impl Live {
         if self.health() == Health::Down {
             self.probe_wanted.notify_one();
         }
-        let (notifier, turn) = oneshot::channel();
+        let (notifier, grant) = oneshot::channel();
         let mut queue = self.queue();
         let id = queue.join(notifier, false);
         self.hold(&mut queue, failed, now);
         self.settle(queue);
-        Some(Waiting { live: Arc::clone(self), id, turn })
+        Some(Waiting { live: Arc::clone(self), id, grant })
     }
 
-    /// Requests that wait for it, those included that try it.
+    /// Counts the requests that wait for it, the one that tries it included.
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Ends when a request begins to wait for it while its probes fail: they alone can say that it is back.
+    /// Waits until a request begins to wait while its probes fail: only probes can show that it is available again.
     pub async fn probe_wanted(&self) {
         self.probe_wanted.notified().await;
     }
 
-    /// Lets those on whose turn it is, if anybody waits. Whoever has made a change that is worth waiting
-    /// for calls this after it.
+    /// Gives grants, if a request waits. Call it after each change that can make the backend available.
     ///
     /// The change was stored before the fence here, and `waiting` before the fence in [`Live::settle`]: of
     /// the two threads at least one sees what the other has stored (C++20 §33.5.11 [atomics.fences]), so
-    /// either this one sees that somebody waits, or that one sees the change.
+    /// either this one sees that a request waits, or that one sees the change.
     pub(super) fn changed(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::Relaxed) > 0 {
@@ -87,7 +86,7 @@ impl Live {
         }
     }
 
-    /// Something shows that it is well: a probe passed, or a request succeeded.
+    /// Records that it has shown that it is healthy: a probe passed, or a request succeeded.
     pub(super) fn signal_healthy(self: &Arc<Self>) {
         self.count_healthy_signal();
         fence(Ordering::SeqCst);
@@ -99,7 +98,7 @@ impl Live {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<WaiterNotifier>> {
-        // A panic under the lock would have come before anything was changed.
+        // Nothing under the lock can panic after a change.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -111,24 +110,24 @@ impl Live {
         }
     }
 
-    /// Gives out turns and publishes how many wait for a place.
+    /// Gives all grants that are possible, and publishes how many requests wait for capacity.
     fn settle(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue<WaiterNotifier>>) {
         fence(Ordering::SeqCst);
-        let mut turns = Vec::new();
-        while let Some((notifier, turn)) = queue.next_grant(self.availability()) {
-            let turn = match turn {
+        let mut grants = Vec::new();
+        while let Some((notifier, grant)) = queue.next_grant(self.availability()) {
+            let grant = match grant {
                 queue::QueueGrant::Capacity => Grant::Capacity(CapacityPermit(Arc::clone(self))),
                 queue::QueueGrant::Trial(trial) => Grant::Trial(TrialPermit { live: Arc::clone(self), trial }),
             };
-            turns.push((notifier, turn));
+            grants.push((notifier, grant));
         }
         self.reserved.store(queue.reserved(), Ordering::Relaxed);
         let before = u32::try_from(queue.before_newcomers()).unwrap_or(u32::MAX);
         self.queued.store(before, Ordering::Relaxed);
         drop(queue);
-        for (notifier, turn) in turns {
-            // To one that has just left: its turn is dropped, and so the next one's.
-            drop(notifier.send(turn));
+        for (notifier, grant) in grants {
+            // If the request has just left, the grant is dropped here, and so goes to the next request.
+            drop(notifier.send(grant));
         }
     }
 
@@ -141,25 +140,24 @@ impl Live {
 }
 
 impl Waiting {
-    /// Its turn. Never ends if there is none.
+    /// Waits for its grant; forever if it has had one.
     pub async fn granted(&mut self) -> Grant {
-        match (&mut self.turn).await {
-            Ok(turn) => turn,
-            // It has left the queue: it had its turn.
+        match (&mut self.grant).await {
+            Ok(grant) => grant,
+            // It has left the queue: it had its grant.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Waits again, before all who have not had their turn yet. `failed` says that it has just found at
-    /// `now` that the backend can't be had.
+    /// Waits again, at the front of the queue. `failed` says that its attempt has just failed, at `now`.
     pub fn again(&mut self, failed: bool, now: Instant) {
-        let (notifier, turn) = oneshot::channel();
+        let (notifier, grant) = oneshot::channel();
         let mut queue = self.live.queue();
         queue.leave(self.id);
         self.id = queue.join(notifier, true);
         self.live.hold(&mut queue, failed, now);
         self.live.settle(queue);
-        self.turn = turn;
+        self.grant = grant;
     }
 }
 
@@ -234,25 +232,25 @@ mod tests {
         Reconciler::new(threads).pools(&[settings]).remove(0)
     }
 
-    fn turn(waiting: &mut Waiting) -> Option<Grant> {
+    fn granted(waiting: &mut Waiting) -> Option<Grant> {
         waiting.granted().now_or_never()
     }
 
     #[test]
-    fn a_place_is_kept_for_who_waits_until_it_is_counted_and_is_the_next_ones_if_it_is_not_taken() {
+    fn capacity_is_reserved_until_its_request_is_counted_and_goes_to_the_next_one_if_unused() {
         let (pool, now) = (pool(1, Some(1)), Instant::now());
         let live = pool.backend(0).live();
         let busy = InFlight::on(live, 0);
         let [mut first, mut second] = [(); 2].map(|()| live.wait(9, false, now).unwrap());
         assert!(live.wait(2, false, now).is_none(), "no more wait than may");
-        assert!(turn(&mut first).is_none());
+        assert!(granted(&mut first).is_none());
         drop(busy);
         assert!(live.accepts_existing().is_err(), "nobody overtakes");
-        let Some(Grant::Capacity(place)) = turn(&mut first) else { panic!("the first has the place") };
-        assert!(turn(&mut second).is_none());
+        let Some(Grant::Capacity(place)) = granted(&mut first) else { panic!("the first has the place") };
+        assert!(granted(&mut second).is_none());
         let busy = InFlight::on(live, 0);
         drop((place, first));
-        assert!(turn(&mut second).is_none(), "it is taken");
+        assert!(granted(&mut second).is_none(), "it is taken");
         drop(busy);
         // It leaves just as it has been given the place.
         drop(second);
@@ -260,38 +258,38 @@ mod tests {
     }
 
     #[test]
-    fn an_ejected_server_that_could_not_be_reached_is_tried_by_one_who_finds_it_back_for_all() {
+    fn one_request_tries_an_unreachable_server_for_all_that_wait() {
         let (pool, now) = (pool(1, None), Instant::now());
         let live = pool.backend(0).live();
         pool.observe(0, Observation::failure(FailedRequest::Connect), now);
         assert_eq!(live.health(), Health::Ejected);
         let [mut first, mut second, mut third] = [(); 3].map(|()| live.wait(9, false, now).unwrap());
-        let Some(Grant::Trial(mut trial)) = turn(&mut first) else { panic!("the first tries") };
-        assert!(trial.may_try() && turn(&mut second).is_none());
+        let Some(Grant::Trial(mut trial)) = granted(&mut first) else { panic!("the first tries") };
+        assert!(trial.may_try() && granted(&mut second).is_none());
         assert!(trial.failed(now) && trial.due() == now + RETRY_INTERVAL);
         drop((first, trial));
-        let Some(Grant::Trial(trial)) = turn(&mut second) else { panic!("it is the next one's") };
+        let Some(Grant::Trial(trial)) = granted(&mut second) else { panic!("it is the next one's") };
         assert_eq!(trial.due(), now + RETRY_INTERVAL);
         pool.observe(0, Observation::Reached, now);
         trial.reached();
         assert_eq!(live.health(), Health::Up);
-        assert!(matches!(turn(&mut third), Some(Grant::Capacity(_))));
+        assert!(matches!(granted(&mut third), Some(Grant::Capacity(_))));
     }
 
     #[test]
-    fn a_server_whose_probes_fail_is_tried_by_nobody_and_its_probes_let_all_on() {
+    fn no_request_tries_a_server_whose_probes_fail_and_its_probes_let_all_proceed() {
         let (pool, now) = (pool(1, None), Instant::now());
         pool.observe(0, Observation::probe(false), now);
         let mut waiting = pool.backend(0).live().wait(9, true, now).unwrap();
-        assert!(turn(&mut waiting).is_none());
+        assert!(granted(&mut waiting).is_none());
         pool.observe(0, Observation::probe(true), now);
-        assert!(turn(&mut waiting).is_none(), "they have not passed often enough");
+        assert!(granted(&mut waiting).is_none(), "they have not passed often enough");
         pool.observe(0, Observation::probe(true), now);
-        assert!(matches!(turn(&mut waiting), Some(Grant::Capacity(_))));
+        assert!(matches!(granted(&mut waiting), Some(Grant::Capacity(_))));
     }
 
     #[test]
-    fn no_place_that_is_given_back_on_any_thread_is_missed() {
+    fn no_capacity_that_any_thread_frees_is_missed() {
         const THREADS: usize = 4;
         let pool = pool(THREADS, Some(1));
         let (active, most, waits) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));

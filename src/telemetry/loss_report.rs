@@ -1,5 +1,5 @@
-//! Owns: when lost records of the access log are spoken of: once as it begins, and once when it is over.
-//! Invariant: pure but for its lines; looks at a counter, and so sees what a writer that is stuck could not tell.
+//! Owns: the log lines about lost records of the access log: one when a loss begins, one when it is over.
+//! Invariant: it reads a counter, and so reports a writer that is stuck and could not report itself.
 //! Must not know: why records are lost.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trouble_is_said_once_as_it_begins_and_once_when_it_has_been_over_for_a_while() {
+    fn a_loss_is_logged_once_as_it_begins_and_once_when_it_has_been_over_for_a_while() {
         let mut losses = LossState::default();
         assert_eq!(losses.check(0), None);
         assert_eq!(losses.check(5), Some(LossEvent::Begins));

@@ -1,6 +1,6 @@
-//! Owns: all that is not the access log, on its way to standard error.
-//! Invariant: who says something never waits; what is not taken in time is counted, and said once it is.
-//! Must not know: who says what.
+//! Owns: the queue and the thread that write log messages to standard error.
+//! Invariant: a thread that logs never waits; messages that don't fit into the queue are counted, and the count is logged.
+//! Must not know: what a message says.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_waits_for_what_was_said_and_not_for_a_reader_who_never_comes() {
+    fn the_flush_waits_for_queued_messages_and_not_for_a_reader_that_never_reads() {
         let (messages, waiting) = Messages::new();
         let waits = std::thread::spawn({
             let messages = messages.clone();

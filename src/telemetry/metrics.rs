@@ -350,7 +350,7 @@ impl Collector for Metrics {
             }
         }
 
-        let help = "From the head of a request to the last byte of its response";
+        let help = "Time from the head of a request to the last byte of its response";
         let unit = Some(&prometheus_client::registry::Unit::Seconds);
         let mut family = encoder.encode_descriptor("linchpin_request_duration", help, unit, histogram)?;
         for (pool, of_pool) in by_pool(&all) {
@@ -384,7 +384,7 @@ impl Collector for Metrics {
             }
         }
 
-        let help = "Requests that were refused without that a backend was asked, by reason";
+        let help = "Requests that were refused without an attempt on a backend, by reason";
         let mut family = encoder.encode_descriptor("linchpin_refused", help, None, counter)?;
         for series in all.iter().filter(|series| series.backend.is_empty() && !series.pool.is_empty()) {
             for (name, count) in series.refusals() {
@@ -428,7 +428,7 @@ impl Collector for Metrics {
             .encode_descriptor("linchpin_access_log_dropped", help, None, counter)?
             .encode_counter::<NoLabelSet, _, u64>(&self.dropped_lines.load(Ordering::Relaxed), None)?;
 
-        let help = "Panics of this process; each ends what it was working on, and is a fault to be reported";
+        let help = "Panics of this process; each ends its request or task; please report them";
         encoder
             .encode_descriptor("linchpin_panics", help, None, counter)?
             .encode_counter::<NoLabelSet, _, u64>(&super::panics::count(), None)
@@ -448,7 +448,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     #[test]
-    fn what_was_counted_on_any_thread_is_told_in_the_names_of_the_design() {
+    fn counts_of_all_threads_are_exposed_under_the_documented_names() {
         let labels = Labels {
             verdicts: &["new", "hit"],
             causes: &["down"],
@@ -502,8 +502,9 @@ mod tests {
         metrics.merge_removed();
         metrics.merge_removed();
         let all = metrics.all();
-        let told: Vec<_> = all.iter().map(|series| (&*series.backend, series.requests(), series.attempts(0))).collect();
-        assert_eq!(told, [("(gone)", 2, 1), ("a", 0, 0)]);
+        let counts: Vec<_> =
+            all.iter().map(|series| (&*series.backend, series.requests(), series.attempts(0))).collect();
+        assert_eq!(counts, [("(gone)", 2, 1), ("a", 0, 0)]);
         assert_eq!(all[0].sum(|shard| Some(&shard.micros)), 6);
         drop(stays);
     }

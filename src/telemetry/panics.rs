@@ -1,6 +1,6 @@
-//! Owns: what is said of a panic, and how many there were.
-//! Invariant: nothing that a client or a configuration sent stands in it.
-//! Must not know: who panicked, and what follows.
+//! Owns: the log line about a panic, and the count of panics.
+//! Invariant: the line contains nothing that a client or a configuration sent.
+//! Must not know: what panicked, or what follows.
 
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ pub fn report() {
             thread = thread.name(),
             at,
             why = why(panic),
-            "a panic: please report it; what it was working on has ended"
+            "panic: please report it; the request or task that it hit has ended"
         );
     }));
 }

@@ -1,6 +1,6 @@
-//! Owns: where lines go, a file or a standard stream, and that they get there whole.
-//! Invariant: a line is written whole, or said to be lost; what was written of one that is lost stands in nobody's way.
-//! Must not know: who writes, or what a line says.
+//! Owns: the file or standard stream that log lines are written to.
+//! Invariant: a line is written whole or reported as lost; a part of a lost line never corrupts the next one.
+//! Must not know: what a line says.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::files;
 use crate::files::watch::FileId;
 
-/// How long is waited for a stream that takes nothing just now and was made not to wait (`O_NONBLOCK`), as
-/// whoever shares it may have done.
+/// The time between two writes to a non-blocking stream that is full. Another process that shares the stream may have set
+/// `O_NONBLOCK`.
 const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// An open log.
@@ -96,7 +96,7 @@ impl Sink {
                 tracing::error!(
                     path = %path.display(),
                     %error,
-                    "the access log can't be reopened; the file that was moved away is gone on with"
+                    "cannot reopen the access log, and so Linchpin still writes to the file that was moved away; check the folder's owner"
                 );
             }
             Err(_) => {}

@@ -42,7 +42,7 @@ const IN_NAMES: [(&str, &str); 15] = [
 ];
 
 /// Modules that still have some of these words. The owner of each strikes it here.
-const EXCUSED: &[&str] = &["health", "pool", "telemetry"];
+const EXCUSED: &[&str] = &[];
 
 /// The words of a name: `ConnContext` and `conn_context` have `conn` and `context`.
 fn words(name: &str) -> Vec<String> {
