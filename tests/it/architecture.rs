@@ -1,4 +1,4 @@
-//! The house rules that a machine can hold: who imports whom, and the shape of files.
+//! The rules of the architecture: which module imports which, and the shape of files.
 //!
 //! Each rule is a function from sources to complaints, so that the tests below it can show it bad sources, too.
 
@@ -39,47 +39,47 @@ fn assert_none(complaints: &[String]) {
 
 // === imports ===
 
-/// Which rooms a room may use: the table in ARCHITECTURE.md, read. A table that isn't in order is refused.
+/// Which modules a module may use: the table in ARCHITECTURE.md, read. A table that isn't in order is refused.
 fn table(document: &str) -> Result<BTreeMap<String, BTreeSet<String>>, String> {
     let block = between(document, "imports");
     let rows: Vec<_> = block.lines().filter_map(|line| line.split_once('→')).collect();
-    let rooms: Vec<&str> = rows.iter().map(|(room, _)| room.trim()).collect();
-    let free = rows.iter().filter(|(_, uses)| uses.contains("everyone may use it")).map(|(room, _)| room.trim());
+    let modules: Vec<&str> = rows.iter().map(|(module, _)| module.trim()).collect();
+    let free = rows.iter().filter(|(_, uses)| uses.contains("everyone may use it")).map(|(module, _)| module.trim());
     let free: BTreeSet<String> = free.map(str::to_owned).collect();
     let mut table = BTreeMap::new();
-    for (index, (room, uses)) in rows.iter().enumerate() {
-        let (room, below) = (room.trim(), &rooms[index + 1..]);
+    for (index, (module, uses)) in rows.iter().enumerate() {
+        let (module, below) = (module.trim(), &modules[index + 1..]);
         let mut may = free.clone();
         let uses = uses.trim();
         if let Some(but) = uses.strip_prefix("everything below") {
             let but = but.trim().strip_prefix("but ").unwrap_or_default();
-            may.extend(below.iter().filter(|room| **room != but).map(|room| (*room).to_owned()));
+            may.extend(below.iter().filter(|module| **module != but).map(|module| (*module).to_owned()));
         } else if !uses.starts_with("nothing") {
             for other in uses.split(',').map(str::trim) {
                 if !below.contains(&other) {
-                    return Err(format!("{room} may use {other}, which is no row below its own"));
+                    return Err(format!("{module} may use {other}, which is no row below its own"));
                 }
                 may.insert(other.to_owned());
             }
         }
-        table.insert(room.to_owned(), may);
+        table.insert(module.to_owned(), may);
     }
     Ok(table)
 }
 
-/// The rooms that a source's code names, in `use crate::…`, in paths, and by way of `super`.
+/// The modules that a source's code names, in `use crate::…`, in paths, and by way of `super`.
 fn used(source: &Source) -> BTreeSet<String> {
     let code = code(&source.text);
     let root = if source.path == "src/main.rs" { "linchpin::" } else { "crate::" };
-    let mut rooms = BTreeSet::new();
+    let mut modules = BTreeSet::new();
     for (at, _) in code.match_indices(root) {
         if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
             continue;
         }
         let rest = &code[at + root.len()..];
         match rest.strip_prefix('{') {
-            Some(group) => rooms.extend(heads(group)),
-            None => rooms.extend(word(rest)),
+            Some(group) => modules.extend(heads(group)),
+            None => modules.extend(word(rest)),
         }
     }
     // As many `super` as the file is deep lead to the root; inline test modules are one deeper.
@@ -95,10 +95,10 @@ fn used(source: &Source) -> BTreeSet<String> {
         }
         let in_tests = source.text.contains("#[cfg(test)]") && at > without_tests(&code).len();
         if ups >= depth + usize::from(in_tests) {
-            rooms.extend(word(rest));
+            modules.extend(word(rest));
         }
     }
-    rooms
+    modules
 }
 
 /// The first words of the members of a `{…}` group; what is behind its `{` is given.
@@ -126,8 +126,8 @@ fn word(text: &str) -> Option<String> {
     Some(text[..end].to_owned()).filter(|word| !word.is_empty())
 }
 
-/// The room that a file belongs to.
-fn room(path: &str) -> &str {
+/// The module that a file belongs to.
+fn module(path: &str) -> &str {
     let path = path.strip_prefix("src/").unwrap_or(path);
     path.split(['/', '.']).next().unwrap_or(path)
 }
@@ -135,14 +135,14 @@ fn room(path: &str) -> &str {
 fn wrong_imports(sources: &[Source], table: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
     let mut complaints = Vec::new();
     for source in sources.iter().filter(|source| source.path != "src/lib.rs") {
-        let room = room(&source.path);
-        let Some(may) = table.get(room) else {
-            complaints.push(format!("{}: room `{room}` has no row in ARCHITECTURE.md", source.path));
+        let module = module(&source.path);
+        let Some(may) = table.get(module) else {
+            complaints.push(format!("{}: module `{module}` has no row in ARCHITECTURE.md", source.path));
             continue;
         };
         for other in used(source) {
-            if other != room && !may.contains(&other) {
-                complaints.push(format!("{}: `{room}` must not know `{other}`", source.path));
+            if other != module && !may.contains(&other) {
+                complaints.push(format!("{}: `{module}` must not know `{other}`", source.path));
             }
         }
     }
@@ -153,9 +153,9 @@ fn wrong_imports(sources: &[Source], table: &BTreeMap<String, BTreeSet<String>>)
 fn imports_run_downward_only() {
     let table = table(&read("ARCHITECTURE.md")).unwrap();
     assert_none(&wrong_imports(&sources(), &table));
-    let rooms: BTreeSet<_> = sources().iter().map(|source| room(&source.path).to_owned()).collect();
+    let modules: BTreeSet<_> = sources().iter().map(|source| module(&source.path).to_owned()).collect();
     for row in table.keys() {
-        assert!(rooms.contains(row), "ARCHITECTURE.md has a row for `{row}`, and src/ no such room");
+        assert!(modules.contains(row), "ARCHITECTURE.md has a row for `{row}`, and src/ no such module");
     }
 }
 
@@ -166,7 +166,7 @@ fn wrong_shapes(source: &Source) -> Vec<String> {
     let mut complain = |what: &str| complaints.push(format!("{}: {what}", source.path));
     let name = source.path.rsplit('/').next().unwrap_or_default().trim_end_matches(".rs");
     if name == "mod" {
-        complain("a room's contract stands in a.rs beside a/, not in a/mod.rs");
+        complain("a module's contract stands in a.rs beside a/, not in a/mod.rs");
     }
     if ["utils", "util", "common", "types", "helpers", "misc"].contains(&name) {
         complain("a name that says nothing: call it by what it owns");
@@ -190,7 +190,7 @@ fn wrong_shapes(source: &Source) -> Vec<String> {
 }
 
 #[test]
-fn every_file_has_the_shape_of_the_house() {
+fn every_file_has_the_prescribed_shape() {
     let complaints: Vec<_> = sources().iter().flat_map(wrong_shapes).collect();
     assert_none(&complaints);
     for path in rust_files("tests/it") {

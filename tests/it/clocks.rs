@@ -45,7 +45,7 @@ async fn a_pin_from_a_clock_that_is_far_ahead_is_unreadable_and_replaced_and_one
     }
 }
 
-/// A backend that gives an id of its own to whoever comes without one.
+/// A backend that issues a session id to each request without one.
 async fn application(name: &'static str) -> Backend {
     let count = std::sync::atomic::AtomicUsize::new(0);
     Backend::start(name, move |seen| match seen.field("cookie") {
@@ -147,7 +147,7 @@ async fn a_store_that_was_flushed_has_the_sessions_back_and_requests_cost_it_no_
         let writes = calls(&redis, "set").await + calls(&redis, "expire").await;
         assert!(writes <= 6, "{writes} writes for a hundred requests");
     }
-    // Whoever comes later finds them there.
+    // Later requests find the sessions there.
     let other = proxy(&redis, &[&a, &b]);
     let (cookie, home) = &cookies[0];
     until("the other one knows", async || {

@@ -1,4 +1,4 @@
-//! The shortest way through the whole house.
+//! The shortest path through the whole proxy.
 
 use super::support::{Backend, Proxy};
 
