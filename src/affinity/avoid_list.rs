@@ -38,8 +38,9 @@ struct Bucket([Slot; SLOTS]);
 struct Slot {
     /// The hash of session and backend, see [`key`].
     key: AtomicU64,
-    /// In the high 32 bits the time at which the entry ends, in seconds. In the low 32 bits what [`Live::well`] returned
-    /// when the entry was added: another value means that the backend has proved healthy since.
+    /// In the high 32 bits the time at which the entry ends, in seconds. In the low 32 bits what
+    /// [`Live::healthy_signals`] returned when the entry was added: another value means that the backend has proved
+    /// healthy since.
     state: AtomicU64,
 }
 
