@@ -20,6 +20,7 @@ pub mod handler;
 pub mod health;
 pub mod import;
 pub mod net;
+pub mod per_thread;
 pub mod pool;
 pub mod proxy;
 pub mod reason;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::hash::mix;
+use crate::per_thread::PerThread;
 
 /// Clients that must have received failed responses in a run; paths, where the pool has only one client.
 pub const REQUIRED: usize = 3;
@@ -95,12 +96,11 @@ impl RunEvidence {
 /// own, and writes it at most once a second while there are several. The shards are read only when a response fails.
 #[derive(Debug)]
 pub struct RecentClients {
-    shards: Box<[Shard]>,
+    shards: PerThread<Shard>,
 }
 
-/// Aligned so that two threads never write the same pair of cache lines.
+/// One thread's part.
 #[derive(Debug, Default)]
-#[repr(align(128))]
 struct Shard {
     /// The client of the last recorded request: its address, or 0 before the first request, and its session, or 0 if unknown.
     address: AtomicU64,
@@ -114,7 +114,7 @@ struct Shard {
 impl RecentClients {
     /// Makes a record for `threads` data-path threads.
     pub fn new(threads: usize) -> RecentClients {
-        RecentClients { shards: (0..threads.max(1)).map(|_| Shard::default()).collect() }
+        RecentClients { shards: PerThread::new(threads.max(1)) }
     }
 
     /// Records a request of `client` on `thread` at `now`, in seconds. Only that thread may call this.

@@ -14,6 +14,7 @@ use super::queue::Queue;
 use super::sessions::Sketch;
 use super::waiting::WaiterNotifier;
 use crate::clock;
+use crate::per_thread::PerThread;
 
 /// A flag in [`Live::state`], beside the admin state: no source lists the backend any more.
 const LEAVING: u8 = 0x80;
@@ -49,13 +50,11 @@ pub struct Live {
     pub(super) queue: Mutex<Queue<WaiterNotifier>>,
     /// Notified when a request begins to wait while probes fail.
     pub(super) probe_wanted: Notify,
-    shards: Box<[Shard]>,
+    shards: PerThread<Shard>,
 }
 
-/// One thread's part. Aligned so that two threads never write the same cache line (and, on x86,
-/// the same pair of lines that the prefetcher brings together).
+/// One thread's part.
 #[derive(Debug, Default)]
-#[repr(align(128))]
 struct Shard {
     active: AtomicU32,
     /// Sessions that have begun on this thread; wraps around.
@@ -88,7 +87,7 @@ impl Live {
             reserved: AtomicU32::new(0),
             queue: Mutex::default(),
             probe_wanted: Notify::new(),
-            shards: (0..threads.max(1)).map(|_| Shard::default()).collect(),
+            shards: PerThread::new(threads.max(1)),
         }
     }
 
@@ -326,7 +325,7 @@ impl Live {
 
     /// Forgets the sessions that it served: they have moved.
     pub(super) fn forget_sessions(&self) {
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             shard.sessions.forget();
         }
     }

@@ -1,11 +1,11 @@
 //! Owns: how often each limit on clients was met.
-//! Invariant: each thread counts in cells that no other thread writes.
+//! Invariant: each thread counts for itself; a total adds all of them.
 //! Must not know: how much is allowed.
-
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+
+use crate::per_thread::{Counter, PerThread};
 
 /// A limit on what clients may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,24 +45,19 @@ impl Limit {
 /// The counts.
 #[derive(Debug)]
 pub struct LimitCounters {
-    shards: Box<[Shard]>,
+    by_limit: PerThread<[Counter; Limit::NAMES.len()]>,
 }
-
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Shard([AtomicU64; Limit::NAMES.len()]);
 
 impl LimitCounters {
     /// No counts yet, for `threads` threads.
     pub fn new(threads: usize) -> LimitCounters {
-        LimitCounters { shards: (0..threads).map(|_| Shard::default()).collect() }
+        LimitCounters { by_limit: PerThread::new(threads) }
     }
 
     /// Counts one on `thread`.
     pub fn count(&self, thread: usize, limit: Limit) {
-        if let Some(cell) = self.shards.get(thread).map(|shard| &shard.0[limit as usize]) {
-            // Written by this thread alone.
-            cell.store(cell.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        if let Some(counters) = self.by_limit.get(thread) {
+            counters[limit as usize].add(1);
         }
     }
 
@@ -82,6 +77,6 @@ impl LimitCounters {
     }
 
     fn sum(&self, at: usize) -> u64 {
-        self.shards.iter().map(|shard| shard.0[at].load(Ordering::Relaxed)).sum()
+        self.by_limit.iter().map(|counters| counters[at].get()).sum()
     }
 }

@@ -12,6 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 use super::limits::LimitCounters;
+use crate::per_thread::{Counter, PerThread};
 
 /// Status codes that are counted each by itself; all others count as `other`.
 const CODES: [u16; 64] = [
@@ -71,11 +72,10 @@ pub struct Series {
 #[derive(Debug)]
 pub struct ListenerCounters {
     name: Box<str>,
-    shards: Box<[Connections]>,
+    connections: PerThread<Connections>,
 }
 
 #[derive(Debug, Default)]
-#[repr(align(128))]
 struct Connections {
     open: AtomicI64,
     accepted: Counter,
@@ -93,21 +93,6 @@ struct Shard {
     tunnels_ended: Counter,
     durations: [Counter; BUCKETS.len() + 1],
     micros: Counter,
-}
-
-/// Written by one thread.
-#[derive(Debug, Default)]
-struct Counter(AtomicU64);
-
-impl Counter {
-    /// A plain load and store: no other thread writes it, so no locked instruction is needed.
-    fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 impl Metrics {
@@ -135,8 +120,7 @@ impl Metrics {
         if let Some(known) = all.iter().find(|listener| *listener.name == *name) {
             return Arc::clone(known);
         }
-        let shards = (0..self.threads).map(|_| Connections::default()).collect();
-        let listener = Arc::new(ListenerCounters { name: name.into(), shards });
+        let listener = Arc::new(ListenerCounters { name: name.into(), connections: PerThread::new(self.threads) });
         all.push(Arc::clone(&listener));
         listener
     }
@@ -302,22 +286,22 @@ impl Shard {
 impl ListenerCounters {
     /// A connection was accepted on `thread`.
     pub fn opened(&self, thread: usize) {
-        if let Some(shard) = self.shards.get(thread) {
-            shard.accepted.add(1);
-            shard.open.store(shard.open.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        if let Some(connections) = self.connections.get(thread) {
+            connections.accepted.add(1);
+            connections.open.store(connections.open.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
     }
 
     /// A connection of `thread` has ended.
     pub fn closed(&self, thread: usize) {
-        if let Some(shard) = self.shards.get(thread) {
-            shard.open.store(shard.open.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        if let Some(connections) = self.connections.get(thread) {
+            connections.open.store(connections.open.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
         }
     }
 
     /// Connections that are open now, over all threads.
     pub fn open(&self) -> i64 {
-        self.shards.iter().map(|shard| shard.open.load(Ordering::Relaxed)).sum()
+        self.connections.iter().map(|connections| connections.open.load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -415,7 +399,7 @@ impl Collector for Metrics {
         let help = "Client connections that were accepted";
         let mut family = encoder.encode_descriptor("linchpin_connections_accepted", help, None, counter)?;
         for listener in &listeners {
-            let accepted: u64 = listener.shards.iter().map(|shard| shard.accepted.get()).sum();
+            let accepted: u64 = listener.connections.iter().map(|connections| connections.accepted.get()).sum();
             family
                 .encode_family(&[("listener", &*listener.name)])?
                 .encode_counter::<NoLabelSet, _, u64>(&accepted, None)?;
