@@ -155,7 +155,7 @@ async fn a_configuration_of_another_product_is_told_by_its_name_and_the_command_
             assert!(words.contains(&format!("looks like a configuration of {product}")), "{words}");
             assert!(!words.contains("not TOML:"), "{words}");
             if command == "check" {
-                let (_, import) = words.split_once("Translate it with: ").unwrap();
+                let (_, import) = words.split_once("translate it with: ").unwrap();
                 let import = import.lines().next().unwrap().replace("linchpin import", &format!("{BINARY} import"));
                 let out = folder.file(&format!("{product}.toml"));
                 let done = run(&["sh", "-c", &import.replace("linchpin.toml", &out)]).await;
