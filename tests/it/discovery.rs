@@ -200,7 +200,9 @@ async fn a_dns_server_that_is_killed_takes_nothing_away_and_is_followed_when_it_
 async fn a_name_that_is_gone_and_an_answer_without_records_are_not_believed() {
     let (port, all) = backends(1).await;
     let name = all[0].name();
-    for (records, error) in [(&[][..], "the name does not exist"), (&["--txt-record=app.internal,x"][..], "not believed yet")] {
+    for (records, error) in
+        [(&[][..], "the name does not exist"), (&["--txt-record=app.internal,x"][..], "not believed yet")]
+    {
         let dns = Dns::start(&[(NAME, "127.0.0.2")], records).await;
         let proxy = proxy(&dns, port, "drain = \"0s\"");
         members(&proxy, &[name]).await;

@@ -69,6 +69,8 @@ fn errors(text: &str) -> Vec<String> {
             "the file has no [[pools]]",
             "the file has no [[listeners]]",
             "clients would loop",
+            // A source that names its own address as a server.
+            "requests would loop",
             // The others listen at one address of the machine beside all of them.
             "only one of the two can listen",
             // Files are where the source was.

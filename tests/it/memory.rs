@@ -21,6 +21,9 @@ use super::support::tool::Folder;
 /// The most KiB per stalled client: 64, and the error of measuring, since the system counts by 2 MiB.
 const STALLED: f64 = 72.0;
 
+/// The same for a client of HTTP/1.1 whose backend speaks HTTP/2: the window of its stream, 32 KiB, comes on top.
+const FROM_HTTP2: f64 = 104.0;
+
 /// The same in TLS, which holds one more record, or a part of one, in each direction.
 const IN_TLS: f64 = 104.0;
 
@@ -166,7 +169,7 @@ const UPLOAD: &str = "POST /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 100000
 async fn a_client_that_reads_nothing_costs_little() {
     let each = each_of(&start(plain().await, "").await, COUNT, LARGE, b"").await;
     let from_http2 = each_of(&start(http2().await, "http2 = true").await, COUNT, LARGE, b"").await;
-    assert!(each <= STALLED && from_http2 <= STALLED, "{each:.1} KiB, {from_http2:.1} KiB");
+    assert!(each <= STALLED && from_http2 <= FROM_HTTP2, "{each:.1} KiB, {from_http2:.1} KiB");
 }
 
 #[tokio::test]
