@@ -201,8 +201,8 @@ impl App {
     }
 }
 
-/// Returns `[server]` with as many client connections as the limit of open descriptors allows, and the number of connections
-/// for the admin listener. Reserves descriptors for backends from now on.
+/// Returns `[server]` with as many client connections as the limit of open descriptors allows, and the number of
+/// connections for the admin listener. Reserves descriptors for backends from now on.
 fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize) {
     let limit = descriptors::soft_limit();
     let budget = descriptors::budget(limit, plan.descriptors());
@@ -218,8 +218,8 @@ fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize) {
     (runtime::Settings { max_connections, ..plan.server.clone() }, budget.admin)
 }
 
-/// The housekeeping of a data-path thread: sweeps, wakes the requests on a backend that went down, and installs the next
-/// snapshot.
+/// The housekeeping of a data-path thread: sweeps, wakes the requests on a backend that went down, and installs the
+/// next snapshot.
 async fn housekeeping(
     proxy: Rc<Proxy>,
     deadlines: clock::Deadlines,

@@ -26,8 +26,8 @@ struct CachedTime {
     unix: Option<Duration>,
 }
 
-/// Starts a new event-loop iteration on this thread: the next call of [`now`] or [`unix`] reads the clock. After the first
-/// call of this function, both return the time that this iteration has read.
+/// Starts a new event-loop iteration on this thread: the next call of [`now`] or [`unix`] reads the clock. After the
+/// first call of this function, both return the time that this iteration has read.
 pub fn start_iteration() {
     CACHED.set(Some(CachedTime { now: None, unix: None }));
 }
@@ -62,9 +62,9 @@ fn read_unix() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The deadlines of one thread. Each is a number in a row that is checked every tick. A deadline is set a thousand times
-/// as often as it fires: a timer per request would have a wheel entry made, moved and removed each time, and this is a
-/// store.
+/// The deadlines of one thread. Each is a number in a row that is checked every tick. A deadline is set a thousand
+/// times as often as it fires: a timer per request would have a wheel entry made, moved and removed each time, and this
+/// is a store.
 #[derive(Clone, Default)]
 pub struct Deadlines {
     table: Rc<Table>,

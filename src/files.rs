@@ -142,9 +142,9 @@ pub fn shell_word(path: &Path) -> String {
     }
 }
 
-/// Opens a regular file. Checks its type before, since opening a device can have effects, and opening a socket or a FIFO
-/// without a reader gives no useful error; and again afterwards, since it may be another file by then. `O_NONBLOCK` keeps
-/// a FIFO from blocking the open, and changes nothing for a regular file.
+/// Opens a regular file. Checks its type before, since opening a device can have effects, and opening a socket or a
+/// FIFO without a reader gives no useful error; and again afterwards, since it may be another file by then.
+/// `O_NONBLOCK` keeps a FIFO from blocking the open, and changes nothing for a regular file.
 fn open(path: &Path, options: &mut OpenOptions) -> Result<(File, Metadata), Error> {
     if let Some(what) = irregular_type_at(path) {
         return Err(Error::NotRegular(what));

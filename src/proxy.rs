@@ -71,7 +71,7 @@ pub use timeouts::Timeouts;
 use upgrade::NextProtocol;
 
 /// The outcome of the pipeline.
-enum Outcome {
+enum PipelineOutcome {
     /// A backend's response, and the protocol that follows it.
     UpstreamResponse(UpstreamResponse, NextProtocol),
     /// A redirect; no backend was involved.
@@ -138,9 +138,13 @@ impl Handler for Proxy {
         let thread = Rc::clone(&self.thread);
         async move {
             match serve(&thread, &mut exchange, &mut head, body).await {
-                Ok(Outcome::UpstreamResponse(answer, NextProtocol::Http)) => relay::relay(exchange, answer).await,
-                Ok(Outcome::UpstreamResponse(answer, NextProtocol::Tunnel)) => relay::switch(exchange, answer).await,
-                Ok(Outcome::Redirect(response)) => relay::redirect(exchange, response),
+                Ok(PipelineOutcome::UpstreamResponse(answer, NextProtocol::Http)) => {
+                    relay::relay(exchange, answer).await
+                }
+                Ok(PipelineOutcome::UpstreamResponse(answer, NextProtocol::Tunnel)) => {
+                    relay::switch(exchange, answer).await
+                }
+                Ok(PipelineOutcome::Redirect(response)) => relay::redirect(exchange, response),
                 Err(error) => relay::refuse(exchange, error),
             }
         }
@@ -176,7 +180,7 @@ async fn serve(
     exchange: &mut Exchange,
     head: &mut http::request::Parts,
     body: Incoming,
-) -> Result<Outcome, ProxyError> {
+) -> Result<PipelineOutcome, ProxyError> {
     let view = exchange.view();
     exchange.admit(&view)?;
     let has_body = !body.is_end_stream();
@@ -187,13 +191,13 @@ async fn serve(
     }
     let client = exchange.client();
     if let Some(redirect) = client.redirect_to_tls(exchange.identity()) {
-        return send_away(exchange, redirect, "/", host.as_ref(), head).map(Outcome::Redirect);
+        return send_away(exchange, redirect, "/", host.as_ref(), head).map(PipelineOutcome::Redirect);
     }
     let route = exchange.find_route(&view, host.as_ref(), head).ok_or(ProxyError::NoRoute)?;
     let service = match &route.action {
         RouteAction::Pool(pool) => view.service(*pool).ok_or(ProxyError::NoRoute)?,
         RouteAction::Redirect(redirect) => {
-            return send_away(exchange, redirect, &route.prefix, host.as_ref(), head).map(Outcome::Redirect);
+            return send_away(exchange, redirect, &route.prefix, host.as_ref(), head).map(PipelineOutcome::Redirect);
         }
     };
     let upgrade_request = upgrade::permitted(upgrade_request, &route.upgrades)?;
@@ -210,7 +214,7 @@ async fn serve(
     if effect.is_none() {
         query_store(exchange, service, &mut extracted, now.as_secs()).await;
     }
-    let request = bind::Request::of(head, identity, extracted.key());
+    let request = bind::BindFacts::of(head, identity, extracted.key());
     let draw = service.hash.as_ref().and_then(|settings| settings.hash(head, identity.address));
     let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, identity, exchange.id());
     if let Some(via) = via {
@@ -258,7 +262,7 @@ async fn serve(
     }
     bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), thread.index);
     let (answer, after) = upstream_request.confirm(answer, protocol);
-    Ok(Outcome::UpstreamResponse(answer, after))
+    Ok(PipelineOutcome::UpstreamResponse(answer, after))
 }
 
 /// Makes the response of a listener, or of a route with this prefix, that sends its clients elsewhere.

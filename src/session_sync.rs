@@ -66,8 +66,8 @@ pub async fn run(mut sync: StoreSync) {
     }
 }
 
-/// Waits for `time`, and meanwhile replies to queries that nothing is known. Drops other commands: the table has what they
-/// say, and is compared with the store once that is back.
+/// Waits for `time`, and meanwhile replies to queries that nothing is known. Drops other commands: the table has what
+/// they say, and is compared with the store once that is back.
 async fn pause_without_store(sync: &mut StoreSync, time: Duration) {
     let mut end = std::pin::pin!(tokio::time::sleep(time));
     loop {

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The slots of a group, which fill a cache line. A key can be in any slot of its group.
 pub const GROUP_SIZE: usize = 8;
 
-/// The table. A slot has a value in its low `VALUE_BITS` bits, and the tag that tells the keys of a group apart in the others.
+/// The table. A slot has a value in its low `VALUE_BITS` bits, and the tag that tells the keys of a group apart in the
+/// others.
 #[derive(Debug)]
 pub struct SlotTable<const VALUE_BITS: u32> {
     /// Has a random key, or clients could choose addresses that fall into one group.

@@ -75,8 +75,8 @@ async fn page(State(api): State<Arc<Api>>) -> Response {
     (HeaderMap::from_iter([(CONTENT_SECURITY_POLICY, policy)]), Html(dashboard::PAGE)).into_response()
 }
 
-/// Says whether this process takes requests, not whether a backend could serve them: all Linchpins see the same backends, and
-/// to take all of them out of service as well would help no client.
+/// Says whether this process takes requests, not whether a backend could serve them: all Linchpins see the same
+/// backends, and to take all of them out of service as well would help no client.
 async fn readyz(State(api): State<Arc<Api>>) -> (StatusCode, &'static str) {
     match *api.facts.phase.borrow() {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
@@ -91,8 +91,8 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
     Json(Status::now(&api.facts, &entries)).into_response()
 }
 
-/// Says what a token or session id holds, and where a request with it would go now. Tries every pool; at most one of them
-/// can open a token.
+/// Says what a token or session id holds, and where a request with it would go now. Tries every pool; at most one of
+/// them can open a token.
 async fn explain(State(api): State<Arc<Api>>, Json(request): Json<ExplainRequest>) -> Response {
     let now = clock::unix().as_secs();
     let entries = api.facts.pools.load();

@@ -89,7 +89,8 @@ impl Collector for Gauges {
     }
 }
 
-/// Returns a backend's state in one word. The operator's maintenance comes before its health, its health before a drain.
+/// Returns a backend's state in one word. The operator's maintenance comes before its health, its health before a
+/// drain.
 fn state(backend: &Backend) -> &'static str {
     let live = backend.live();
     match (live.state(), live.health()) {

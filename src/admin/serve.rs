@@ -66,8 +66,9 @@ const LIMITS: ServerLimits = ServerLimits {
     grace: Duration::from_millis(800),
 };
 
-/// Serves the admin API on `bound`, with at most `most` connections at a time. After `closing` it accepts no connection, and
-/// another process can bind the address. It serves open connections until `shutdown`, and then ends within a second.
+/// Serves the admin API on `bound`, with at most `most` connections at a time. After `closing` it accepts no
+/// connection, and another process can bind the address. It serves open connections until `shutdown`, and then ends
+/// within a second.
 ///
 /// # Errors
 /// The runtime can't register the listener.

@@ -54,7 +54,8 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Records that a thread has ended. Returns whether that changes the phase: a process that stops is not ready anyway.
+    /// Records that a thread has ended. Returns whether that changes the phase: a process that stops is not ready
+    /// anyway.
     pub fn mark_broken(&mut self) -> bool {
         let is_news = matches!(self, Phase::Starting | Phase::Ready);
         if is_news {

@@ -32,8 +32,9 @@ pub struct AvoidList {
 #[repr(align(128))]
 struct Bucket([Slot; SLOTS]);
 
-/// One session on one backend. A writer stores zero into `state`, then `key`, then `state`. A reader loads `key`, `state`
-/// and `key` again: if both keys are the same, the state belongs to the key, or is zero, which counts as expired.
+/// One session on one backend. A writer stores zero into `state`, then `key`, then `state`. A reader loads `key`,
+/// `state` and `key` again: if both keys are the same, the state belongs to the key, or is zero, which counts as
+/// expired.
 #[derive(Debug, Default)]
 struct Slot {
     /// The hash of session and backend, see [`key`].

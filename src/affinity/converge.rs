@@ -39,8 +39,8 @@ impl Converge {
     }
 
     /// Returns the group of `client` at `now` (since the Unix epoch). Without a group, begins one with the backend and
-    /// session that `choose` returns. Calls `choose` under the lock, so that of two requests at the same moment only one
-    /// is the first.
+    /// session that `choose` returns. Calls `choose` under the lock, so that of two requests at the same moment only
+    /// one is the first.
     pub fn join(
         &self,
         client: u64,

@@ -216,8 +216,8 @@ impl Decision {
         self.next = NextStep::Serve;
     }
 
-    /// Records that the backend at position `failed` failed this request: the request does not go there again. Under the
-    /// policy `move` the session leaves it for good once another backend has answered.
+    /// Records that the backend at position `failed` failed this request: the request does not go there again. Under
+    /// the policy `move` the session leaves it for good once another backend has answered.
     pub fn lose_target(&mut self, failed: usize, cause: Cause, policies: &Policies) {
         if self.target != Some(failed) || self.is_exclusive {
             return;

@@ -55,8 +55,8 @@ pub struct NamedBackend {
     pub replaced: bool,
 }
 
-/// Explains a token, or a session id of the application, at `now` (seconds since the Unix epoch). Returns `None` if this
-/// pool can't read it.
+/// Explains a token, or a session id of the application, at `now` (seconds since the Unix epoch). Returns `None` if
+/// this pool can't read it.
 pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Option<Explanation> {
     let lookup = affinity.open_token(token, pool);
     let (seen, backend) = match &lookup {
@@ -99,8 +99,8 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
     })
 }
 
-/// Explains text as a person copies it: a token, an id, or `name=value`, with or without quotes. Tries every pool: a pool
-/// that has the named backend comes before one that merely can read the text as an id.
+/// Explains text as a person copies it: a token, an id, or `name=value`, with or without quotes. Tries every pool: a
+/// pool that has the named backend comes before one that merely can read the text as an id.
 pub fn explain_as_sent<'p>(
     pools: impl Iterator<Item = (&'p Pool, &'p Affinity)> + Clone,
     text: &str,

@@ -146,14 +146,14 @@ impl LearnedCarrier {
         self.table.get(key).map_or(PinLookup::Absent, |record| pinned(key, &record))
     }
 
-    /// Asks the store for a session that the table does not have, or has not seen for too long: another Linchpin may have
-    /// seen it. Returns `None` if no store is configured, or the store is not responsive.
+    /// Asks the store for a session that the table does not have, or has not seen for too long: another Linchpin may
+    /// have seen it. Returns `None` if no store is configured, or the store is not responsive.
     pub(super) fn query(&self, key: SessionKey) -> Option<oneshot::Receiver<Option<SessionRecord>>> {
         self.link.as_ref()?.query(key)
     }
 
-    /// Adopts a record of the store. `removals` is the table's count from before the query: if a session was removed since,
-    /// the record only serves this request and does not enter the table.
+    /// Adopts a record of the store. `removals` is the table's count from before the query: if a session was removed
+    /// since, the record only serves this request and does not enter the table.
     pub(super) fn adopt(&self, key: SessionKey, record: &SessionRecord, removals: u64) -> PinLookup {
         self.table.adopt_unless_removed(key, record, removals);
         pinned(key, self.table.get(key).as_ref().unwrap_or(record))

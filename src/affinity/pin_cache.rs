@@ -26,8 +26,8 @@ pub(super) struct PinCodec {
     unknown_key_warnings: LogLimiter,
 }
 
-/// The last pin that a client connection presented. A client sends the same token with each request, so that the token is
-/// opened once a connection instead of once a request.
+/// The last pin that a client connection presented. A client sends the same token with each request, so that the token
+/// is opened once a connection instead of once a request.
 #[derive(Debug, Default)]
 pub struct PinCache {
     token: Vec<u8>,

@@ -88,8 +88,8 @@ impl Policies {
         self.configured[cause as usize] = Some(policy);
     }
 
-    /// The policy for `cause`. A backend that fails a request is as good as down, before the probes have noticed: so the
-    /// policy for `down` applies to `failed` as well, unless one is configured.
+    /// The policy for `cause`. A backend that fails a request is as good as down, before the probes have noticed: so
+    /// the policy for `down` applies to `failed` as well, unless one is configured.
     pub fn of(&self, cause: Cause) -> Policy {
         let configured = |cause: Cause| self.configured[cause as usize];
         let fallback = if cause == Cause::Failed { configured(Cause::Down) } else { None };
@@ -110,8 +110,8 @@ impl Policies {
         self.configured[cause as usize].is_some()
     }
 
-    /// Whether sessions leave a draining backend before they end. A draining backend keeps its sessions unless a policy is
-    /// configured.
+    /// Whether sessions leave a draining backend before they end. A draining backend keeps its sessions unless a policy
+    /// is configured.
     pub fn leave_draining(&self) -> bool {
         self.is_set(Cause::Draining)
     }

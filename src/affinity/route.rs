@@ -25,8 +25,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The settings for the session cookie named `cookie`, as in servlet containers: the path parameter has the cookie's
-    /// name in lower case (Servlet 6.0 §7.1.3).
+    /// The settings for the session cookie named `cookie`, as in servlet containers: the path parameter has the
+    /// cookie's name in lower case (Servlet 6.0 §7.1.3).
     pub fn for_cookie(cookie: &str) -> Settings {
         Settings { cookie: cookie.into(), path_parameter: cookie.to_ascii_lowercase(), separator: '.' }
     }

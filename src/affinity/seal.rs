@@ -11,8 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::nonce;
 
-/// Ties a client to a backend. Times are wall-clock seconds since the Unix epoch, so that all Linchpins that share a key
-/// ring agree on them.
+/// Ties a client to a backend. Times are wall-clock seconds since the Unix epoch, so that all Linchpins that share a
+/// key ring agree on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
     /// The session's random id. Logs show it, and the failover order depends on it.
@@ -88,7 +88,8 @@ pub fn looks_sealed(text: &[u8]) -> bool {
     is_whole && matches!(text, [b'A', b'Q'..=b'Z' | b'a'..=b'f', ..]) && text.iter().all(is_digit)
 }
 
-/// Returns the four bytes that stand for a key id in a token. Two ids with the same four bytes are a configuration error.
+/// Returns the four bytes that stand for a key id in a token. Two ids with the same four bytes are a configuration
+/// error.
 pub fn short_id(id: &str) -> [u8; KEY_ID] {
     let hash = digest::digest(&digest::SHA256, id.as_bytes());
     let mut short = [0; KEY_ID];

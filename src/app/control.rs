@@ -72,8 +72,8 @@ impl Control {
     }
 }
 
-/// Waits until the admin listener must close, so that a successor can bind its address: a moment after the process was asked
-/// to stop, in which readiness checks find it not ready.
+/// Waits until the admin listener must close, so that a successor can bind its address: a moment after the process was
+/// asked to stop, in which readiness checks find it not ready.
 async fn admin_close(mut phase: watch::Receiver<Phase>) {
     // An error means that the process is ending.
     let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;

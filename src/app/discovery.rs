@@ -28,8 +28,8 @@ const MAX_LISTED: usize = 10;
 /// The number of logged conflicts to remember.
 const MAX_CONFLICTS: usize = 10_000;
 
-/// Takes in what sources find, for as long as the process runs. `listening` are the addresses of all listeners, including the
-/// admin listener.
+/// Takes in what sources find, for as long as the process runs. `listening` are the addresses of all listeners,
+/// including the admin listener.
 pub(super) async fn run(
     composer: Composer,
     published: Published,

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use super::selection::{Balancer, Candidates, TriedBackends};
 use crate::pool::Pool;
 
-/// The cursor: one credit for each backend. In each round every candidate earns its weight; the one with the most credit
-/// is chosen and pays the sum of the weights. Credits of other backends do not change.
+/// The cursor: one credit for each backend. In each round every candidate earns its weight; the one with the most
+/// credit is chosen and pays the sum of the weights. Credits of other backends do not change.
 pub(super) struct RoundRobin {
     credits: RefCell<Vec<i64>>,
 }
@@ -19,8 +19,8 @@ pub(super) struct RoundRobin {
 const MOST_WORK: u64 = 1_000_000;
 
 impl RoundRobin {
-    /// Creates a cursor that starts at a random position of the cycle. Otherwise all threads of all Linchpins would send
-    /// their first client to the first backend.
+    /// Creates a cursor that starts at a random position of the cycle. Otherwise all threads of all Linchpins would
+    /// send their first client to the first backend.
     pub(super) fn new(pool: &Pool, entropy: u64) -> RoundRobin {
         let weights: Vec<_> = pool.backends().iter().map(|backend| i64::from(backend.live().weight())).collect();
         let count = weights.len().max(1) as u64;
@@ -65,8 +65,8 @@ impl Balancer for RoundRobin {
         Some(index)
     }
 
-    /// Backends that stay keep their credits; new ones begin with none. Otherwise, in a pool whose backends change all the
-    /// time, the first backend would get the first client after each change.
+    /// Backends that stay keep their credits; new ones begin with none. Otherwise, in a pool whose backends change all
+    /// the time, the first backend would get the first client after each change.
     fn carry_over(&self, from: &Pool, to: &Pool) -> Option<Rc<dyn Balancer>> {
         let credits = self.credits.borrow();
         let before = from.backends().iter().map(|backend| backend.live().id());

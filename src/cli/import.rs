@@ -37,7 +37,8 @@ enum Product {
 
 /// Imports a file.
 ///
-/// The exit code is 0 once the output is written, even if it has errors: the last line states whether it can be run, and
+/// The exit code is 0 once the output is written, even if it has errors: the last line states whether it can be run,
+/// and
 /// `linchpin check` has an exit code for that.
 pub fn run(args: &Args) -> ExitCode {
     let shown = args.file.display();

@@ -15,8 +15,8 @@ pub struct LogLimiter {
 }
 
 impl LogLimiter {
-    /// Decides whether a line may be written at `now` (since the Unix epoch), where a span of `every` may have `most` lines.
-    /// Returns how many lines were suppressed since the last one; `None` suppresses this line, too.
+    /// Decides whether a line may be written at `now` (since the Unix epoch), where a span of `every` may have `most`
+    /// lines. Returns how many lines were suppressed since the last one; `None` suppresses this line, too.
     pub fn take(&self, now: Duration, every: Duration, most: u32) -> Option<u64> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX - 1);
         let (now, start) = (millis(now) + 1, self.span_start.load(Ordering::Relaxed));

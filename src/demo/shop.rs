@@ -49,8 +49,8 @@ pub(super) async fn index(
     let now = Instant::now();
     let (previous, current) = (LastVisit::read(&headers), LastVisit::new(&server.incarnation, &state));
     let change = previous.as_ref().and_then(|previous| previous.change(&server.incarnation, &state));
-    // A client that keeps its old cookie reads the same message again: about a loss until it logs in, about a kill until
-    // the server dies.
+    // A client that keeps its old cookie reads the same message again: about a loss until it logs in, about a kill
+    // until the server dies.
     let keeps_cookie = match &change {
         Some(ServerChange::KillPending) => true,
         Some(ServerChange::Moved(_)) => matches!(state, SessionState::Unknown),

@@ -39,8 +39,8 @@ pub fn from_addresses(dns: &Dns, pool: &str, addresses: &[IpAddr]) -> Vec<Discov
     addresses.iter().filter(|ip| is_one_server(**ip)).map(found).collect()
 }
 
-/// Makes a backend of each SRV record whose target has an address. A target is one server: of several addresses the lowest
-/// counts, IPv4 before IPv6, so that every Linchpin chooses the same one.
+/// Makes a backend of each SRV record whose target has an address. A target is one server: of several addresses the
+/// lowest counts, IPv4 before IPv6, so that every Linchpin chooses the same one.
 pub fn from_srv_records(dns: &Dns, services: &[SrvRecord]) -> Vec<DiscoveredBackend> {
     let primary = services.iter().map(|service| service.priority).min();
     let heaviest = services.iter().map(|service| service.weight).max().unwrap_or_default();

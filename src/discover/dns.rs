@@ -37,8 +37,8 @@ const MAX_TARGETS: usize = 10_000;
 pub(super) struct DnsQuerier<'a> {
     dns: &'a Dns,
     pool: &'a str,
-    /// Rebuilt after a failure, since the system's settings may have changed by then; and after a look that used TCP, see
-    /// [`Sockets`].
+    /// Rebuilt after a failure, since the system's settings may have changed by then; and after a look that used TCP,
+    /// see [`Sockets`].
     resolver: Option<Resolver<Sockets>>,
     sockets: Sockets,
     /// The addresses of the hosts that SRV records name.
@@ -81,9 +81,9 @@ impl<'a> DnsQuerier<'a> {
     }
 }
 
-/// The sockets of a resolver. It keeps a TCP connection and may prefer it from then on. But the server at the other end may
-/// go on answering with what it knew when the connection was made, as a child of dnsmasq does, or serve no other client
-/// meanwhile. So no connection outlives a look: this records that there was one.
+/// The sockets of a resolver. It keeps a TCP connection and may prefer it from then on. But the server at the other end
+/// may go on answering with what it knew when the connection was made, as a child of dnsmasq does, or serve no other
+/// client meanwhile. So no connection outlives a look: this records that there was one.
 #[derive(Clone, Default)]
 struct Sockets {
     tokio: TokioRuntimeProvider,
@@ -183,8 +183,8 @@ async fn addresses(resolver: &Resolver<Sockets>, name: &str, kind: RecordType) -
     Ok(Addresses { ips: records.iter().filter_map(ip).collect(), ttl })
 }
 
-/// Queries SRV records and the addresses of their targets. A target without addresses, or an unknown one, is no backend; a
-/// target whose query fails makes the whole look fail.
+/// Queries SRV records and the addresses of their targets. A target without addresses, or an unknown one, is no
+/// backend; a target whose query fails makes the whole look fail.
 async fn services(
     resolver: &Resolver<Sockets>,
     dns: &Dns,
@@ -227,8 +227,8 @@ async fn addresses_of_target(resolver: Resolver<Sockets>, target: String) -> Res
     Ok(Addresses { ips: Vec::new(), ttl: negative_ttl })
 }
 
-/// Queries the records of one type, and returns their time to live in seconds. A name without records of that type has an
-/// empty answer; a name that does not exist (NXDOMAIN) is an error.
+/// Queries the records of one type, and returns their time to live in seconds. A name without records of that type has
+/// an empty answer; a name that does not exist (NXDOMAIN) is an error.
 async fn records(resolver: &Resolver<Sockets>, name: &str, kind: RecordType) -> Result<(Vec<RData>, u32), NetError> {
     match resolver.lookup(name, kind).await {
         Ok(lookup) => {

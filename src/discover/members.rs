@@ -92,8 +92,8 @@ impl Members {
         self.configured.iter().cloned().chain(found).chain(leaving).collect()
     }
 
-    /// Replaces the backends of a source. Returns the names of those that are ignored, because another member has their name
-    /// or address, or the address is one of `own_addresses`.
+    /// Replaces the backends of a source. Returns the names of those that are ignored, because another member has their
+    /// name or address, or the address is one of `own_addresses`.
     pub fn update(
         &mut self,
         source: usize,
@@ -203,9 +203,9 @@ impl Members {
     }
 }
 
-/// Returns the time that separates the pins of two servers that had the same name and address one after the other: half way
-/// between the end of the first and the beginning of the second. Each Linchpin sees both events a little earlier or later
-/// than the next one, and still decides the same about a pin.
+/// Returns the time that separates the pins of two servers that had the same name and address one after the other: half
+/// way between the end of the first and the beginning of the second. Each Linchpin sees both events a little earlier or
+/// later than the next one, and still decides the same about a pin.
 fn midpoint(ended: u64, began: u64) -> u64 {
     ended + began.saturating_sub(ended).div_ceil(2)
 }

@@ -25,8 +25,8 @@ impl FileId {
     }
 }
 
-/// The metadata that differs after any change: the file was written, replaced, renamed into place, or a symbolic link to
-/// it leads elsewhere. Times are seconds and nanoseconds. The time of the last change of metadata counts too, since
+/// The metadata that differs after any change: the file was written, replaced, renamed into place, or a symbolic link
+/// to it leads elsewhere. Times are seconds and nanoseconds. The time of the last change of metadata counts too, since
 /// `cp -p` and `rsync` set the time of modification to an old one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileStamp {

@@ -40,8 +40,8 @@ impl Address {
     }
 }
 
-/// Returns what limits by address count as one client: an IPv4 address, or a /64 network of IPv6. One customer has all of
-/// the /64 (RFC 6177), and devices in it change their addresses as they like.
+/// Returns what limits by address count as one client: an IPv4 address, or a /64 network of IPv6. One customer has all
+/// of the /64 (RFC 6177), and devices in it change their addresses as they like.
 pub fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),

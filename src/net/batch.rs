@@ -37,8 +37,8 @@ struct Batcher {
 
 /// Reads and writes for all sockets of this thread, for as long as it is polled.
 ///
-/// The event loop runs tasks in the order in which they were woken. Sockets wake this task before it wakes their readers,
-/// so it runs before them. These readers wake it again by what they write, so it runs again after them.
+/// The event loop runs tasks in the order in which they were woken. Sockets wake this task before it wakes their
+/// readers, so it runs before them. These readers wake it again by what they write, so it runs again after them.
 pub async fn run_batcher() {
     struct Running;
     impl Drop for Running {
@@ -62,8 +62,8 @@ pub async fn run_batcher() {
     .await
 }
 
-/// Queues `pieces`, which have `length` bytes together, to be written when this event-loop iteration ends. Returns false
-/// if the socket has to write them itself: they are too long, or no batcher runs.
+/// Queues `pieces`, which have `length` bytes together, to be written when this event-loop iteration ends. Returns
+/// false if the socket has to write them itself: they are too long, or no batcher runs.
 pub(super) fn queue<S: BatchedSocket + 'static>(socket: &Rc<S>, pieces: &[IoSlice<'_>], length: usize) -> bool {
     if length > writes::MAX_WRITE {
         return false;

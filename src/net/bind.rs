@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::address::Address;
 
-/// How often an address in use is tried, and the pause between: as nginx does, and longer than a Linchpin that is stopping
-/// keeps its addresses.
+/// How often an address in use is tried, and the pause between: as nginx does, and longer than a Linchpin that is
+/// stopping keeps its addresses.
 const TRIES: u32 = 30;
 const PAUSE: Duration = Duration::from_millis(100);
 

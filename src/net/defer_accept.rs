@@ -24,8 +24,8 @@ struct DeferAccept;
 #[cfg(target_os = "linux")]
 nix::setsockopt_impl!(DeferAccept, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, usize, SetUsize);
 
-/// Has the kernel report a connection to `listener` when its first bytes have arrived, as Apache does. This saves a wake-up
-/// for each, and a client that connects and sends nothing costs only the kernel's own entry.
+/// Has the kernel report a connection to `listener` when its first bytes have arrived, as Apache does. This saves a
+/// wake-up for each, and a client that connects and sends nothing costs only the kernel's own entry.
 ///
 /// # Errors
 /// The error of the system. Only Linux has this option.
@@ -34,7 +34,8 @@ pub fn defer(listener: &impl AsFd) -> io::Result<()> {
     setsockopt(listener, DeferAccept, &SILENCE).map_err(io::Error::from)
 }
 
-/// Has the kernel report connections to `listener` at once again. It reports those that it keeps already within a second.
+/// Has the kernel report connections to `listener` at once again. It reports those that it keeps already within a
+/// second.
 ///
 /// # Errors
 /// The error of the system, as with [`defer`].

@@ -20,8 +20,8 @@ const LOCAL_SHORTAGES: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, E
 /// The least time between two log lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The first descriptor that no request may use: when the system gives it out, all below it are in use (POSIX: always the
-/// lowest free one). A static, since a process has one table of descriptors.
+/// The first descriptor that no request may use: when the system gives it out, all below it are in use (POSIX: always
+/// the lowest free one). A static, since a process has one table of descriptors.
 static RESERVED_FROM: AtomicI32 = AtomicI32::new(i32::MAX);
 
 /// Reserves the descriptors from the number `ceiling` on for what must go on when clients have taken all others.

@@ -12,8 +12,8 @@ const MAX_BYTES: usize = 16 * 1024;
 
 /// The interim responses (RFC 9110 §15.2) that wait to be written on one connection.
 ///
-/// One thread queues and writes. The lock is there because hyper's callback for interim responses has to be `Send`: it is
-/// never contended, and not taken while nothing waits.
+/// One thread queues and writes. The lock is there because hyper's callback for interim responses has to be `Send`: it
+/// is never contended, and not taken while nothing waits.
 #[derive(Debug, Default)]
 pub struct InterimQueue {
     has_any: AtomicBool,

@@ -56,8 +56,8 @@ pub fn overlap(one: &Address, other: &Address) -> bool {
     one == other || has_all(one, other) || has_all(other, one)
 }
 
-/// Whether one address is `[::]` and the other `0.0.0.0`, at the same port. A configuration with both means each to have
-/// its own family, as with nginx: `[::]` then accepts IPv6 alone.
+/// Whether one address is `[::]` and the other `0.0.0.0`, at the same port. A configuration with both means each to
+/// have its own family, as with nginx: `[::]` then accepts IPv6 alone.
 pub fn are_wildcards_of_both_families(one: &Address, other: &Address) -> bool {
     let (Some(one), Some(other)) = (one.tcp(), other.tcp()) else { return false };
     let is_any = one.ip().is_unspecified() && other.ip().is_unspecified();

@@ -4,9 +4,9 @@
 
 use std::os::fd::AsFd;
 
-/// Returns how many bytes the kernel still has space for in the socket's send buffer, which holds unsent and unacknowledged
-/// bytes; 0 if it can't tell. It is half of what the kernel reports, since that counts its own bookkeeping. The kernel
-/// lets the buffer grow with the connection.
+/// Returns how many bytes the kernel still has space for in the socket's send buffer, which holds unsent and
+/// unacknowledged bytes; 0 if it can't tell. It is half of what the kernel reports, since that counts its own
+/// bookkeeping. The kernel lets the buffer grow with the connection.
 #[cfg(target_os = "linux")]
 pub fn available(socket: &impl AsFd) -> usize {
     let Ok(memory) = nix::sys::socket::getsockopt(socket, linux::MemInfo) else { return 0 };

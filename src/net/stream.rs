@@ -75,8 +75,8 @@ impl AsyncRead for Stream {
     }
 }
 
-/// Splits a TLS record into parts of equal size, of `limit` bytes at most, and returns this size. Reading up to the limit
-/// would leave one byte of a full record, which would be forwarded in a buffer of its own.
+/// Splits a TLS record into parts of equal size, of `limit` bytes at most, and returns this size. Reading up to the
+/// limit would leave one byte of a full record, which would be forwarded in a buffer of its own.
 fn part_size(record: usize, limit: usize) -> usize {
     record.div_ceil(record.div_ceil(limit).max(1))
 }

@@ -8,8 +8,8 @@ use std::os::fd::AsFd;
 /// Has the kernel drop every first SYN for `listener`.
 ///
 /// Closing a listening socket resets the connections in its queue and every handshake under way, and a busy listener
-/// always has one. With this filter both run dry. A client whose SYN was dropped sends it again after a second (RFC 6298 §2):
-/// then a successor accepts it, or it is refused, but no connection breaks.
+/// always has one. With this filter both run dry. A client whose SYN was dropped sends it again after a second (RFC
+/// 6298 §2): then a successor accepts it, or it is refused, but no connection breaks.
 ///
 /// # Errors
 /// The error of the system. Only Linux has such a filter.

@@ -31,8 +31,8 @@ pub struct Settings {
     pub max_sessions: Option<u32>,
     /// No source lists it any more: it gets no new session, whatever the operator has set.
     pub leaving: bool,
-    /// Since when the name means this server, in seconds since the Unix epoch: an older pin belongs to another server of
-    /// the same name and address. 0 if there was none.
+    /// Since when the name means this server, in seconds since the Unix epoch: an older pin belongs to another server
+    /// of the same name and address. 0 if there was none.
     pub since: u64,
 }
 
@@ -81,14 +81,14 @@ impl Backend {
         &self.address
     }
 
-    /// Identifies one life of its address. It is the same in every Linchpin with the same configuration, and changes when the
-    /// name gets another address: a pin never follows a name to a different server.
+    /// Identifies one life of its address. It is the same in every Linchpin with the same configuration, and changes
+    /// when the name gets another address: a pin never follows a name to a different server.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
-    /// Returns whether a pin that was sealed at `sealed`, in seconds since the Unix epoch, and names this `incarnation` belongs
-    /// to this server. A pin to an earlier server of the same name and address is older than `since`.
+    /// Returns whether a pin that was sealed at `sealed`, in seconds since the Unix epoch, and names this `incarnation`
+    /// belongs to this server. A pin to an earlier server of the same name and address is older than `since`.
     pub fn is_of(&self, incarnation: u64, sealed: u64) -> bool {
         self.incarnation == incarnation && sealed >= self.since
     }

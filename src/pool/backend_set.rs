@@ -20,8 +20,8 @@ pub struct Settings {
     pub health_state: health_state::Settings,
 }
 
-/// An immutable, ordered set of backends. A position is valid in one snapshot only: state that outlives a request refers to a
-/// backend by its name.
+/// An immutable, ordered set of backends. A position is valid in one snapshot only: state that outlives a request
+/// refers to a backend by its name.
 #[derive(Debug)]
 pub struct Pool {
     pub(super) name: Arc<str>,

@@ -22,8 +22,8 @@ pub struct ClientKey {
 }
 
 impl ClientKey {
-    /// Identifies the client at `address` (for IPv6, its /64 network) with the session of its pin. Pass no session that this
-    /// request begins, and no id that a client can invent: one client could have any number of those.
+    /// Identifies the client at `address` (for IPv6, its /64 network) with the session of its pin. Pass no session that
+    /// this request begins, and no id that a client can invent: one client could have any number of those.
     pub fn new(address: IpAddr, session: Option<u64>) -> ClientKey {
         let address = match crate::net::client_network(address) {
             IpAddr::V4(address) => u64::from(address.to_bits()),
@@ -92,8 +92,9 @@ impl RunEvidence {
     }
 }
 
-/// Records whether a pool has one client or more. Each data-path thread records the clients of its requests in a shard of its
-/// own, and writes it at most once a second while there are several. The shards are read only when a response fails.
+/// Records whether a pool has one client or more. Each data-path thread records the clients of its requests in a shard
+/// of its own, and writes it at most once a second while there are several. The shards are read only when a response
+/// fails.
 #[derive(Debug)]
 pub struct RecentClients {
     shards: PerThread<Shard>,
@@ -102,7 +103,8 @@ pub struct RecentClients {
 /// One thread's part.
 #[derive(Debug, Default)]
 struct Shard {
-    /// The client of the last recorded request: its address, or 0 before the first request, and its session, or 0 if unknown.
+    /// The client of the last recorded request: its address, or 0 before the first request, and its session, or 0 if
+    /// unknown.
     address: AtomicU64,
     session: AtomicU64,
     /// When that was, in seconds.

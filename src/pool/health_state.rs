@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use super::failure_evidence::{FailureEvidence, RunEvidence};
 
-/// The thresholds at which a backend's health changes. The keys of `[pools.health]` (rise, fall) and `[pools.ejection]`.
+/// The thresholds at which a backend's health changes. The keys of `[pools.health]` (rise, fall) and
+/// `[pools.ejection]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Consecutive successful probes that bring a backend up, 1 to 100.
     pub rise: u32,
     /// Consecutive failed probes that take a backend down, 1 to 100.
     pub fall: u32,
-    /// Consecutive failed requests, over all threads, that eject a backend ([`FailedRequest`] says which ones count); 0 never
-    /// ejects.
+    /// Consecutive failed requests, over all threads, that eject a backend ([`FailedRequest`] says which ones count); 0
+    /// never ejects.
     pub consecutive_failures: u32,
     /// How long the first ejection lasts; each further one lasts a `base_time` longer.
     pub base_time: Duration,
@@ -66,8 +67,8 @@ impl Health {
 pub enum FailedRequest {
     /// No connection could be used. No request can cause that: it counts whichever client sent the request.
     Connect,
-    /// The response failed, or never came. One client or one page can cause that at will: a run of such failures counts once
-    /// enough clients have received one ([`RunEvidence::suffice`]).
+    /// The response failed, or never came. One client or one page can cause that at will: a run of such failures counts
+    /// once enough clients have received one ([`RunEvidence::suffice`]).
     Response(FailureEvidence),
 }
 
@@ -146,8 +147,8 @@ impl Requests {
 }
 
 impl HealthState {
-    /// Enters the result of a probe. The first one decides alone, so that a backend that is dead when the proxy starts costs
-    /// one probe and not `fall` of them (HAProxy starts its checks in the same manner).
+    /// Enters the result of a probe. The first one decides alone, so that a backend that is dead when the proxy starts
+    /// costs one probe and not `fall` of them (HAProxy starts its checks in the same manner).
     ///
     /// Probes that have passed `rise` times since an ejection began end it, whatever they said before
     /// (Envoy's default): a server that was restarted between two probes never failed one.
@@ -177,8 +178,8 @@ impl HealthState {
         }
     }
 
-    /// Enters a request that failed on the backend. `may_eject` is called once the run of failures suffices, and says whether
-    /// the pool can spare the backend (see [`may_eject`]); if it can't, the next failure tries again.
+    /// Enters a request that failed on the backend. `may_eject` is called once the run of failures suffices, and says
+    /// whether the pool can spare the backend (see [`may_eject`]); if it can't, the next failure tries again.
     pub fn failed(
         &mut self,
         failed: FailedRequest,
@@ -217,8 +218,8 @@ impl HealthState {
         }
     }
 
-    /// Enters a request that succeeded on the backend. A success after an ejection pays one ejection back, so that ejections
-    /// grow longer only while the backend keeps failing.
+    /// Enters a request that succeeded on the backend. A success after an ejection pays one ejection back, so that
+    /// ejections grow longer only while the backend keeps failing.
     pub fn succeeded(&mut self, now: Instant) {
         self.requests.clear_run();
         if !self.requests.is_ejected(now) && self.requests.until.take().is_some() {
@@ -244,8 +245,8 @@ impl HealthState {
         self.requests.run
     }
 
-    /// Returns whether as many consecutive requests have failed as eject a backend, of any clients. If they don't eject it, other
-    /// requests avoid it all the same.
+    /// Returns whether as many consecutive requests have failed as eject a backend, of any clients. If they don't eject
+    /// it, other requests avoid it all the same.
     pub fn is_suspect(&self, settings: &Settings) -> bool {
         settings.consecutive_failures > 0 && self.requests.failures >= settings.consecutive_failures
     }
@@ -277,9 +278,9 @@ impl HealthState {
     }
 }
 
-/// Returns whether one more of a pool's `total` backends may be ejected when, of the others, `ejected` are ejected and `out`
-/// accept no new session for any reason, the operator's included. The limit is `max_ejected` percent, but at least one of two
-/// or more backends, and never the last one that accepts sessions.
+/// Returns whether one more of a pool's `total` backends may be ejected when, of the others, `ejected` are ejected and
+/// `out` accept no new session for any reason, the operator's included. The limit is `max_ejected` percent, but at
+/// least one of two or more backends, and never the last one that accepts sessions.
 pub fn may_eject(ejected: usize, out: usize, total: usize, settings: &Settings) -> bool {
     let share = total * usize::from(settings.max_ejected.min(100)) / 100;
     let allowed = if settings.max_ejected == 0 { 0 } else { share.max(1) };

@@ -13,8 +13,8 @@ use super::health_state::{self, HealthState};
 use super::live::Live;
 use crate::clock::LogLimiter;
 
-/// The health states of a pool's backends by their live ids, kept across reloads. Probes, failed requests and the first success
-/// after a failure lock it; other requests don't.
+/// The health states of a pool's backends by their live ids, kept across reloads. Probes, failed requests and the first
+/// success after a failure lock it; other requests don't.
 #[derive(Debug)]
 pub struct HealthTracker {
     pub(super) settings: health_state::Settings,
@@ -24,7 +24,8 @@ pub struct HealthTracker {
     log_limiter: Arc<LogLimiter>,
 }
 
-/// Notifies the data-path threads of backends that go down or are ejected, so that requests in flight on one are retried.
+/// Notifies the data-path threads of backends that go down or are ejected, so that requests in flight on one are
+/// retried.
 #[derive(Debug, Clone)]
 pub struct BackendDownNotifier(broadcast::Sender<usize>);
 
@@ -51,8 +52,8 @@ impl BackendDownNotifier {
 }
 
 impl BackendDownReceiver {
-    /// Waits for the next notification. Returns the backend's live id; `None` if more came at once than the channel keeps, so that
-    /// it can be any.
+    /// Waits for the next notification. Returns the backend's live id; `None` if more came at once than the channel
+    /// keeps, so that it can be any.
     pub async fn next(&mut self) -> Option<usize> {
         match self.0.recv().await {
             Ok(id) => Some(id),

@@ -135,7 +135,8 @@ impl History {
         self.last_failure = Some((now, BackendFailure { reason, by: ObservedBy::Request }));
     }
 
-    /// Records the verdict after an observation: the health before and after it, whether the backend `is_kept`, and the last
+    /// Records the verdict after an observation: the health before and after it, whether the backend `is_kept`, and the
+    /// last
     /// `run` of failed requests that ejected it, or would have. Returns the change that the log has to report.
     pub(super) fn judged(
         &mut self,

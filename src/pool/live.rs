@@ -42,8 +42,8 @@ pub struct Live {
     /// How often a probe or request has shown that it is healthy, and whether a session avoids it until the next time.
     healthy_signals: AtomicU32,
     avoided: AtomicBool,
-    /// Requests that wait until it is available (see `waiting.rs`); how many of them precede every new request; capacity that
-    /// is reserved for them. Written only while a request waits.
+    /// Requests that wait until it is available (see `waiting.rs`); how many of them precede every new request;
+    /// capacity that is reserved for them. Written only while a request waits.
     pub(super) waiting: AtomicU32,
     pub(super) queued: AtomicU32,
     pub(super) reserved: AtomicU32,
@@ -63,8 +63,8 @@ struct Shard {
 }
 
 impl Live {
-    /// Makes the state of a backend that was not observed yet: it counts as up. `id` is unique in the process and small, since it
-    /// indexes per-thread tables.
+    /// Makes the state of a backend that was not observed yet: it counts as up. `id` is unique in the process and
+    /// small, since it indexes per-thread tables.
     pub fn new(id: usize, threads: usize, state: AdminState, weight: u32) -> Live {
         Live {
             id,
@@ -152,8 +152,8 @@ impl Live {
         lost
     }
 
-    /// Counts how often it went down or was ejected. A request in flight on it compares this with the count at its start, to
-    /// learn that it waits in vain.
+    /// Counts how often it went down or was ejected. A request in flight on it compares this with the count at its
+    /// start, to learn that it waits in vain.
     pub fn times_lost(&self) -> u32 {
         self.times_lost.load(Ordering::Acquire)
     }
@@ -184,8 +184,8 @@ impl Live {
         self.weight.store(weight, Ordering::Relaxed);
     }
 
-    /// Returns whether a success has to be reported, since it would clear something. Read on every request, written only on a
-    /// first failure and when that is cleared.
+    /// Returns whether a success has to be reported, since it would clear something. Read on every request, written
+    /// only on a first failure and when that is cleared.
     pub fn awaits_success(&self) -> bool {
         self.awaits_success.load(Ordering::Relaxed) || self.avoided.load(Ordering::Relaxed)
     }
@@ -195,8 +195,8 @@ impl Live {
         self.awaits_success.store(awaits_success, Ordering::Relaxed);
     }
 
-    /// Returns whether as many of its last requests failed as eject a backend, though too few clients received those failures to
-    /// prove that the backend is at fault.
+    /// Returns whether as many of its last requests failed as eject a backend, though too few clients received those
+    /// failures to prove that the backend is at fault.
     pub fn is_suspect(&self) -> bool {
         self.suspect.load(Ordering::Relaxed)
     }
@@ -206,7 +206,8 @@ impl Live {
         self.suspect.store(suspect, Ordering::Relaxed);
     }
 
-    /// Returns whether it is ejected because no connection could be used: a request that connects to it ends the ejection.
+    /// Returns whether it is ejected because no connection could be used: a request that connects to it ends the
+    /// ejection.
     pub fn is_unreachable(&self) -> bool {
         self.unreachable.load(Ordering::Relaxed)
     }
@@ -216,15 +217,15 @@ impl Live {
         self.unreachable.store(unreachable, Ordering::Relaxed);
     }
 
-    /// Records that a session avoids it until a probe or request has shown that it is healthy: until [`Live::healthy_signals`]
-    /// differs from the value that this returns.
+    /// Records that a session avoids it until a probe or request has shown that it is healthy: until
+    /// [`Live::healthy_signals`] differs from the value that this returns.
     pub fn avoid(&self) -> u32 {
         self.avoided.store(true, Ordering::Relaxed);
         self.healthy_signals()
     }
 
-    /// Counts how often it has shown that it is healthy: by a probe that passed, or, while a session avoids it or failures count
-    /// against it, by a request that succeeded.
+    /// Counts how often it has shown that it is healthy: by a probe that passed, or, while a session avoids it or
+    /// failures count against it, by a request that succeeded.
     pub fn healthy_signals(&self) -> u32 {
         self.healthy_signals.load(Ordering::Relaxed)
     }
@@ -257,8 +258,8 @@ impl Live {
         self.changed();
     }
 
-    /// Returns which of its limits are reached. A thread checks before it counts, so the requests in flight can exceed a limit by
-    /// the number of threads, and no more. Capacity that is reserved for waiting requests counts as used.
+    /// Returns which of its limits are reached. A thread checks before it counts, so the requests in flight can exceed
+    /// a limit by the number of threads, and no more. Capacity that is reserved for waiting requests counts as used.
     fn reached_limits(&self) -> ReachedLimits {
         let limit = |limit: &AtomicU32| Some(limit.load(Ordering::Relaxed)).filter(|limit| *limit != u32::MAX);
         let is_taken = |limit| {
@@ -279,8 +280,8 @@ impl Live {
         }
     }
 
-    /// Returns the last count plus the sessions that have begun since: a count reads every sketch, which costs too much per
-    /// request.
+    /// Returns the last count plus the sessions that have begun since: a count reads every sketch, which costs too much
+    /// per request.
     fn sessions_by_now(&self) -> u64 {
         let since = self.sessions_begun().wrapping_sub(self.session_count_at.load(Ordering::Relaxed));
         self.session_count.load(Ordering::Relaxed).saturating_add(u64::from(since))
@@ -310,8 +311,8 @@ impl Live {
         self.shards.iter().map(|shard| shard.active.load(Ordering::Relaxed)).sum()
     }
 
-    /// Records that it served a session. `window` is the length in seconds of the time window in which a session counts (see
-    /// [`Sketch`]).
+    /// Records that it served a session. `window` is the length in seconds of the time window in which a session counts
+    /// (see [`Sketch`]).
     pub fn record_session(&self, thread: usize, session: u64, now: u64, window: u64) {
         if let Some(shard) = self.shards.get(thread) {
             shard.sessions.record(session, now / window.max(1));
@@ -335,7 +336,8 @@ fn wanted(state: u8) -> AdminState {
     AdminState::ALL.into_iter().find(|each| *each as u8 == state & !LEAVING).unwrap_or_default()
 }
 
-/// A request in flight on a backend, from its choice to the last byte of the response: the only place that counts `active`.
+/// A request in flight on a backend, from its choice to the last byte of the response: the only place that counts
+/// `active`.
 #[derive(Debug)]
 pub struct InFlight {
     live: Arc<Live>,

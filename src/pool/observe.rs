@@ -41,8 +41,8 @@ impl Observation {
 }
 
 impl Pool {
-    /// Enters an observation, publishes the verdict, and notifies the data-path threads if the backend goes down. Returns the
-    /// change that the log reports.
+    /// Enters an observation, publishes the verdict, and notifies the data-path threads if the backend goes down.
+    /// Returns the change that the log reports.
     pub fn observe(&self, index: usize, observation: Observation, now: Instant) -> Option<HealthChange> {
         let backend = self.backend(index);
         let health_tracker = self.health_tracker();

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 /// The time between two attempts of waiting requests on a backend that is unavailable.
 pub const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The requests that wait for a backend: a pure state machine, which decides which one gets the next grant. `W` notifies a
-/// request.
+/// The requests that wait for a backend: a pure state machine, which decides which one gets the next grant. `W`
+/// notifies a request.
 ///
-/// After an attempt of a waiting request has failed, the queue is held: only one request tries, every [`RETRY_INTERVAL`], and
-/// the others wait for its result (the half-open state of a circuit breaker). A sign that the backend is healthy opens the
-/// queue.
+/// After an attempt of a waiting request has failed, the queue is held: only one request tries, every
+/// [`RETRY_INTERVAL`], and the others wait for its result (the half-open state of a circuit breaker). A sign that the
+/// backend is healthy opens the queue.
 #[derive(Debug)]
 pub struct Queue<W> {
     waiters: VecDeque<(u64, W)>,
@@ -99,8 +99,8 @@ impl<W> Queue<W> {
         self.held = None;
     }
 
-    /// Records that the trial has failed at `now`. Returns the next trial, due later; `None` if the queue was opened meanwhile:
-    /// then the request waits like all others.
+    /// Records that the trial has failed at `now`. Returns the next trial, due later; `None` if the queue was opened
+    /// meanwhile: then the request waits like all others.
     pub fn failed(&mut self, trial: TrialSlot, now: Instant) -> Option<TrialSlot> {
         let held = self.held.as_mut().filter(|held| held.id == trial.id)?;
         held.due = now + RETRY_INTERVAL;
@@ -127,7 +127,8 @@ impl<W> Queue<W> {
         self.reserved = self.reserved.saturating_sub(1);
     }
 
-    /// Returns the next request that gets a grant, and its grant. `available` doesn't count what is [`Queue::reserved`].
+    /// Returns the next request that gets a grant, and its grant. `available` doesn't count what is
+    /// [`Queue::reserved`].
     pub fn next_grant(&mut self, available: Availability) -> Option<(W, QueueGrant)> {
         match &mut self.held {
             None if self.reserved < available.free => {

@@ -13,8 +13,8 @@ use super::health_tracker::{BackendDownNotifier, HealthTracker};
 use super::live::Live;
 use crate::clock;
 
-/// How long the live id of a removed backend is not reused: per-thread tables keep idle connections by that id, and those live
-/// for a day at most.
+/// How long the live id of a removed backend is not reused: per-thread tables keep idle connections by that id, and
+/// those live for a day at most.
 const ID_REUSE_DELAY: Duration = Duration::from_secs(25 * 3600);
 
 /// Makes the pools of each configuration, for the life of the process.
@@ -53,9 +53,9 @@ impl Reconciler {
         &self.backend_down
     }
 
-    /// Returns the pools of the next configuration, valid from `now` on. A pool whose settings are unchanged is the same one. A
-    /// backend whose name and address are unchanged keeps its live state; a backend whose name is unchanged keeps what the
-    /// operator has set.
+    /// Returns the pools of the next configuration, valid from `now` on. A pool whose settings are unchanged is the
+    /// same one. A backend whose name and address are unchanged keeps its live state; a backend whose name is unchanged
+    /// keeps what the operator has set.
     pub fn pools_at(&mut self, settings: &[Settings], now: Instant) -> Vec<Arc<Pool>> {
         let pools: Vec<_> = settings.iter().map(|settings| self.pool(settings, now)).collect();
         let next = settings.iter().zip(&pools);
@@ -139,8 +139,8 @@ impl Reconciler {
         }
     }
 
-    /// Returns a live id that no backend has. Per-thread tables stay as small as the largest number of backends at a time, plus
-    /// those removed within a day.
+    /// Returns a live id that no backend has. Per-thread tables stay as small as the largest number of backends at a
+    /// time, plus those removed within a day.
     fn id(&mut self, now: Instant) -> usize {
         let is_reusable = |free: &mut Free| {
             now.saturating_duration_since(free.since) > ID_REUSE_DELAY && free.live.strong_count() == 0

@@ -46,8 +46,8 @@ pub struct TrialPermit {
 }
 
 impl Live {
-    /// Makes a request wait until the backend is available; `None` if `most` requests wait already. `failed` says that an attempt
-    /// of this request has just failed, at `now`.
+    /// Makes a request wait until the backend is available; `None` if `most` requests wait already. `failed` says that
+    /// an attempt of this request has just failed, at `now`.
     pub fn wait(self: &Arc<Self>, most: u32, failed: bool, now: Instant) -> Option<Waiting> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= most {
             self.waiting.fetch_sub(1, Ordering::Relaxed);

@@ -152,7 +152,8 @@ impl UpstreamRequest {
         self.body.as_ref().and_then(|body| body.error())
     }
 
-    /// Returns since when an attempt that `begun` then has waited for its backend; `None` while it waits for the client.
+    /// Returns since when an attempt that `begun` then has waited for its backend; `None` while it waits for the
+    /// client.
     fn backend_since(&self, begun: Instant) -> Option<Instant> {
         self.body().map_or(Some(begun), |body| body.upload().backend_since().map(|since| since.max(begun)))
     }
@@ -178,8 +179,8 @@ impl UpstreamRequest {
         self.body.as_ref().is_none_or(|body| body.is_replayable())
     }
 
-    /// Makes the request that one attempt sends. Also a request that must not be repeated may need several: an attempt can
-    /// fail without a byte sent.
+    /// Makes the request that one attempt sends. Also a request that must not be repeated may need several: an attempt
+    /// can fail without a byte sent.
     fn request(&self, exchange: &Exchange, backend: &Backend, http2: Option<Scheme>) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, ReplayBody::attempt);
         let mut request = Request::new(body);

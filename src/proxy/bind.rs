@@ -11,16 +11,16 @@ use crate::affinity::{BindContext, Decision, SessionKey, Verdict};
 use crate::clock;
 
 /// The facts of a request that decide whether its response may carry a pin.
-pub(super) struct Request {
+pub(super) struct BindFacts {
     is_sessionless: bool,
     deletes: bool,
     tls: bool,
     key: Option<SessionKey>,
 }
 
-impl Request {
-    pub(super) fn of(head: &request::Parts, identity: ClientIdentity, key: Option<SessionKey>) -> Request {
-        Request {
+impl BindFacts {
+    pub(super) fn of(head: &request::Parts, identity: ClientIdentity, key: Option<SessionKey>) -> BindFacts {
+        BindFacts {
             is_sessionless: is_sessionless(&head.method, &head.headers),
             deletes: head.method == Method::DELETE,
             tls: identity.is_secure,
@@ -37,7 +37,7 @@ impl Request {
 /// Issues, renews or learns the pin that follows from the response of the backend at `index`.
 pub(super) fn bind(
     service: &Service,
-    request: &Request,
+    request: &BindFacts,
     decision: &Decision,
     index: usize,
     status: StatusCode,

@@ -125,8 +125,8 @@ impl Unserved {
     pub const NAMES: [&'static str; 7] =
         ["no_servers", "all_down", "maintenance", "draining", "full", "late", "pin_lost"];
 
-    /// Why no backend of `pool` takes a request. Reports the obstacle that is likely to end first: a limit, then health,
-    /// then the operator's decision.
+    /// Why no backend of `pool` takes a request. Reports the obstacle that is likely to end first: a limit, then
+    /// health, then the operator's decision.
     pub fn of(pool: &Pool) -> Unserved {
         let mut worst = Unserved::NoServers;
         for backend in pool.backends() {

@@ -45,8 +45,8 @@ impl Settings {
     }
 }
 
-/// A hash that the requests of one browser share, and those of two browsers rarely: of the client's address, User-Agent,
-/// Accept-Language and Host.
+/// A hash that the requests of one browser share, and those of two browsers rarely: of the client's address,
+/// User-Agent, Accept-Language and Host.
 pub(super) fn client_hash(head: &request::Parts, address: IpAddr) -> u64 {
     let fields = [USER_AGENT, ACCEPT_LANGUAGE, HOST];
     let fields = fields.iter().map(|name| head.headers.get(name).map_or(0, |value| stable_hash(value.as_bytes())));

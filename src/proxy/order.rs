@@ -129,8 +129,8 @@ impl<'a> CandidateOrder<'a> {
         }
     }
 
-    /// Sends a new session where the first request of the same client went a moment ago. `draw` is the balancer's random
-    /// number, if this is that first request.
+    /// Sends a new session where the first request of the same client went a moment ago. `draw` is the balancer's
+    /// random number, if this is that first request.
     pub(super) fn join_first_request(&mut self, client: u64, now: Duration, draw: u64) {
         let Some(converge) = self.rules.converge.filter(|_| self.decision.verdict == Verdict::New) else { return };
         let pool = self.rules.pool;
@@ -209,14 +209,14 @@ impl<'a> CandidateOrder<'a> {
         !self.decision.is_exclusive() && Candidates::new(self.rules.pool, &self.tried).iter().next().is_some()
     }
 
-    /// Returns whether the current attempt finds out, after a wait, whether the backend is available again. Such an attempt
-    /// uses up neither `attempts` nor the budget, and its failure counts against nobody.
+    /// Returns whether the current attempt finds out, after a wait, whether the backend is available again. Such an
+    /// attempt uses up neither `attempts` nor the budget, and its failure counts against nobody.
     pub(super) fn has_waited(&self) -> bool {
         self.waits.is_some_and(|waits| waits.tries && matches!(waits.cause, Cause::Down | Cause::Failed))
     }
 
-    /// Returns whether a response that counts as `failure` by its status may be discarded for another attempt. If so, the
-    /// budget has paid for that attempt.
+    /// Returns whether a response that counts as `failure` by its status may be discarded for another attempt. If so,
+    /// the budget has paid for that attempt.
     pub(super) fn may_discard_response(&self, failure: Failure, facts: RetryFacts) -> bool {
         if !self.has_next() {
             return false;
@@ -255,8 +255,8 @@ impl<'a> CandidateOrder<'a> {
         self.decision.mark_served_by(index);
     }
 
-    /// Notes that the attempt on the backend at `index` failed. Returns whether the session must avoid that backend from
-    /// now on: its client gets an error, which carries no pin.
+    /// Notes that the attempt on the backend at `index` failed. Returns whether the session must avoid that backend
+    /// from now on: its client gets an error, which carries no pin.
     pub(super) fn failed(&mut self, index: usize, failure: Failure, facts: RetryFacts) -> bool {
         let is_paid = self.is_paid.take();
         if failure.is_unusable_response() || matches!(failure.fact, Fact::Shortage | Fact::RequestBody) {

@@ -61,7 +61,8 @@ const MAX_TIME: u64 = SlotTable::<TIME_BITS>::MAX_VALUE;
 /// The most attempts to write a slot that other threads write at the same time.
 const CAS_ATTEMPTS: usize = 16;
 
-/// The buckets of all clients. All threads share them, because SO_REUSEPORT spreads a client's connections over threads.
+/// The buckets of all clients. All threads share them, because SO_REUSEPORT spreads a client's connections over
+/// threads.
 #[derive(Debug)]
 pub struct RateLimiter {
     rate: Rate,

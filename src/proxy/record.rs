@@ -114,8 +114,8 @@ impl RequestRecord {
         self.status.map_or(unsent, |status| status.as_u16())
     }
 
-    /// Returns the duration that counts. A tunnel counts until it begins: its hours would hide the durations of all other
-    /// requests.
+    /// Returns the duration that counts. A tunnel counts until it begins: its hours would hide the durations of all
+    /// other requests.
     pub(super) fn lasted(&self, now: Instant) -> Duration {
         let end = if self.is_tunnel { self.answered.unwrap_or(now) } else { now };
         end.saturating_duration_since(self.begun)

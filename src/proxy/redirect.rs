@@ -51,8 +51,8 @@ impl Redirect {
         self.scheme.is_none() && self.host.is_none() && self.path == RedirectPath::Keep
     }
 
-    /// Makes the response to a request for `uri` at `host`, received with or without TLS; `prefix` is the route's. `None`
-    /// if Location needs a host and the request names none.
+    /// Makes the response to a request for `uri` at `host`, received with or without TLS; `prefix` is the route's.
+    /// `None` if Location needs a host and the request names none.
     pub fn response(&self, host: &str, is_secure: bool, uri: &Uri, prefix: &str) -> Option<Response<()>> {
         // Parts of valid URIs make a valid field value.
         let location = HeaderValue::try_from(self.location(host, is_secure, uri, prefix)?).ok()?;

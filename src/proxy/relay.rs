@@ -15,7 +15,7 @@ use super::attempt::UpstreamResponse;
 use super::body::RequestBody;
 use super::error::ProxyError;
 use super::exchange::{Exchange, ResponseEnd};
-use super::tunnel::{Tunnel, TunnelTimeouts};
+use super::tunnel::{BackendTunnel, TunnelTimeouts};
 use super::{respond, trailers};
 use crate::clock;
 use crate::handler::{Reply, ResponseContent};
@@ -102,7 +102,7 @@ pub(super) async fn switch(mut exchange: Box<Exchange>, answer: UpstreamResponse
     exchange.completed(None);
     exchange.begin_tunnel();
     let limits = exchange.own_timeouts().map_or(TunnelTimeouts::default(), TunnelTimeouts::of);
-    let tunnel = Tunnel::new(exchange, backend, read, limits);
+    let tunnel = BackendTunnel::new(exchange, backend, read, limits);
     let nothing = ResponseBody { content: Content::Page(Bytes::new()), exchange: None };
     Reply { response: Response::from_parts(head, nothing), tunnel: Some(Box::new(tunnel)), is_stream: false }
 }

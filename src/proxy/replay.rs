@@ -53,8 +53,8 @@ impl ReplayMemory {
     }
 }
 
-/// A copy of the beginning of a body, or of all of it. A frame itself is a part of the buffer that it was read into, so a
-/// body that arrives byte by byte would hold a buffer for each byte.
+/// A copy of the beginning of a body, or of all of it. A frame itself is a part of the buffer that it was read into, so
+/// a body that arrives byte by byte would hold a buffer for each byte.
 #[derive(Debug)]
 pub struct Replay {
     /// Blocks of [`BLOCK`] bytes, of which the last may be shorter.
@@ -111,7 +111,8 @@ impl Replay {
         if held < capacity {
             return Some((at, capacity - held));
         }
-        // Double the block, but not beyond what can arrive. Not everything that is announced at once: it may never arrive.
+        // Double the block, but not beyond what can arrive. Not everything that is announced at once: it may never
+        // arrive.
         let left = self.length.unwrap_or(usize::MAX).min(self.limit).saturating_sub(at * BLOCK).max(held + 1);
         let capacity = (held + bytes).saturating_mul(2).min(left).min(BLOCK);
         if !self.take(capacity - held) {

@@ -117,8 +117,8 @@ pub fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
 }
 
-/// A pool's retry budget on one thread, after Finagle's: each request pays in a part of a retry, and each retry takes one
-/// out. So retries add at most this part to the load of a dying pool.
+/// A pool's retry budget on one thread, after Finagle's: each request pays in a part of a retry, and each retry takes
+/// one out. So retries add at most this part to the load of a dying pool.
 #[derive(Debug)]
 pub struct RetryBudget {
     hundredths: Cell<u32>,

@@ -84,7 +84,8 @@ struct PoolThreadState {
 }
 
 impl ThreadSnapshot {
-    /// Makes the state, and takes over what continues from `before`: a pool with new members keeps its cursor and budget.
+    /// Makes the state, and takes over what continues from `before`: a pool with new members keeps its cursor and
+    /// budget.
     pub(super) fn new(
         snapshot: Arc<Snapshot>,
         before: Option<&ThreadSnapshot>,

@@ -11,8 +11,8 @@ use crate::upstream::{Blame, Fact, Failure};
 pub struct Timeouts {
     /// Time to connect, per attempt.
     pub connect: Duration,
-    /// From the last request byte that the backend took to the head of the response, per attempt. Does not run while the
-    /// attempt waits for the client.
+    /// From the last request byte that the backend took to the head of the response, per attempt. Does not run while
+    /// the attempt waits for the client.
     pub response: Duration,
     /// How long a body may pause, in either direction, and a tunnel once one side has closed.
     pub idle: Duration,
@@ -48,15 +48,15 @@ impl Timeouts {
         }
     }
 
-    /// Returns how much of its own time an attempt that took so long has had. Deadlines are checked only now and then, and
-    /// what happened before the wait is no part of it.
+    /// Returns how much of its own time an attempt that took so long has had. Deadlines are checked only now and then,
+    /// and what happened before the wait is no part of it.
     pub(super) fn share_of(&self, fact: Fact, took: Duration) -> Duration {
         took.min(self.own(fact))
     }
 
-    /// Sets the blame for a timeout of an attempt that `had` this much time. If `total` ended it because earlier attempts
-    /// or a wait had used it up, the backend did not have its own time and is not to blame. If the attempt `is_first`,
-    /// all the time was its own.
+    /// Sets the blame for a timeout of an attempt that `had` this much time. If `total` ended it because earlier
+    /// attempts or a wait had used it up, the backend did not have its own time and is not to blame. If the attempt
+    /// `is_first`, all the time was its own.
     pub(super) fn judge(&self, failure: Failure, had: Duration, is_first: bool) -> Failure {
         let has_had_its_own = self.share_of(failure.fact, had) >= self.own(failure.fact);
         if is_first || has_had_its_own { failure } else { failure.blamed_on(Blame::Nobody) }

@@ -7,8 +7,8 @@ use http::header::HeaderMap;
 use super::fields::Fields;
 use super::headers::{is_hop_by_hop, is_reserved, remove};
 
-/// Removes the fields that RFC 9110 §6.5.1 forbids in trailers, those that Linchpin sets, and those that a route `edits`
-/// in the header section. Many servers and clients merge trailers into the header fields, and no HTTP/2 library
+/// Removes the fields that RFC 9110 §6.5.1 forbids in trailers, those that Linchpin sets, and those that a route
+/// `edits` in the header section. Many servers and clients merge trailers into the header fields, and no HTTP/2 library
 /// checks them.
 pub(super) fn sanitize(trailers: &mut HeaderMap, edits: Option<&Fields>) {
     remove(trailers, |name| is_hop_by_hop(name) || is_reserved(name) || belongs_in_header_section(name));

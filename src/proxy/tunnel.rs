@@ -41,7 +41,7 @@ pub(super) struct TunnelTimeouts {
 }
 
 /// A tunnel that has not begun yet. Dropping it ends its request and writes the record.
-pub struct Tunnel {
+pub struct BackendTunnel {
     exchange: Box<Exchange>,
     backend: Stream,
     /// What the backend has sent after its response.
@@ -49,13 +49,13 @@ pub struct Tunnel {
     limits: TunnelTimeouts,
 }
 
-impl Tunnel {
-    pub(super) fn new(exchange: Box<Exchange>, backend: Stream, read: Bytes, limits: TunnelTimeouts) -> Tunnel {
-        Tunnel { exchange, backend, read, limits }
+impl BackendTunnel {
+    pub(super) fn new(exchange: Box<Exchange>, backend: Stream, read: Bytes, limits: TunnelTimeouts) -> BackendTunnel {
+        BackendTunnel { exchange, backend, read, limits }
     }
 }
 
-impl handler::Tunnel for Tunnel {
+impl handler::Tunnel for BackendTunnel {
     fn run(self: Box<Self>, client: Box<dyn Duplex>, read: Bytes) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(run(*self, client, read))
     }
@@ -63,8 +63,8 @@ impl handler::Tunnel for Tunnel {
 
 /// Moves bytes between the client, from which `read` was read before, and the backend, until both have ended or a
 /// timeout is reached.
-async fn run(tunnel: Tunnel, mut client: Box<dyn Duplex>, read: Bytes) {
-    let Tunnel { mut exchange, mut backend, read: answered, limits } = tunnel;
+async fn run(tunnel: BackendTunnel, mut client: Box<dyn Duplex>, read: Bytes) {
+    let BackendTunnel { mut exchange, mut backend, read: answered, limits } = tunnel;
     let begun = clock::now();
     let mut up = Direction::new(read);
     let mut down = Direction::new(answered);

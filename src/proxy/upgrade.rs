@@ -65,8 +65,9 @@ pub(super) fn requested(
     }
 }
 
-/// Returns the part of `upgrade_request` that a route with these `upgrades` allows. A name without a version allows every
-/// version. Other offers never reach a backend, where they could bypass Linchpin; the request continues without them.
+/// Returns the part of `upgrade_request` that a route with these `upgrades` allows. A name without a version allows
+/// every version. Other offers never reach a backend, where they could bypass Linchpin; the request continues without
+/// them.
 ///
 /// # Errors
 /// [`ProxyError::Method`] for a WebSocket by an extended CONNECT that is not allowed: it is no request without it.

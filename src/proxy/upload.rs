@@ -91,8 +91,8 @@ impl Upload {
         self.client_since.is_none().then_some(self.moved)
     }
 
-    /// Returns when the client times out, if the body waits for it. It has `idle` for the next byte. If it is `paced`, it
-    /// has [`GRACE`] plus a second for each [`LEAST_RATE`] bytes for the whole body.
+    /// Returns when the client times out, if the body waits for it. It has `idle` for the next byte. If it is `paced`,
+    /// it has [`GRACE`] plus a second for each [`LEAST_RATE`] bytes for the whole body.
     pub fn client_due(&self, idle: Duration, paced: bool) -> Option<Instant> {
         let since = self.client_since?;
         let all = GRACE.max(idle).saturating_add(Duration::from_secs(self.bytes / LEAST_RATE));

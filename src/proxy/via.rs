@@ -16,8 +16,8 @@ pub const NAME: &str = "linchpin";
 /// The shortest time between two warnings of a thread that requests to a pool loop.
 const LOOP_WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The mark of messages that are forwarded to or from the pool named `pool`: `name` and eight digits that differ between
-/// processes, derived from the random number `process`.
+/// The mark of messages that are forwarded to or from the pool named `pool`: `name` and eight digits that differ
+/// between processes, derived from the random number `process`.
 ///
 /// The mark depends on the pool, too: a gateway behind one pool may forward a request to another pool of the same
 /// Linchpin. A client that copies a mark has only its own request refused.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::conn_context::ConnContext;
 use super::handshake::{self, AcceptedConnection};
-use super::listener::ListenerInfo;
+use super::listener::ListenerTransport;
 use super::{http1, http2};
 use crate::handler::Handler;
 use crate::net::Socket;
@@ -17,7 +17,7 @@ use crate::net::Socket;
 pub(super) async fn serve<H: Handler>(
     socket: Socket,
     address: IpAddr,
-    listener: Arc<ListenerInfo>,
+    listener: Arc<ListenerTransport>,
     context: Rc<ConnContext<H>>,
 ) {
     // The connection begins parked: a client that connects and sends nothing costs no buffers, and a drain does not

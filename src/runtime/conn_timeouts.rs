@@ -83,9 +83,9 @@ impl ShutdownGrace {
     }
 }
 
-/// How long a client that has closed its sending side may wait for a response. A client that only finished sending looks
-/// like one that has left, and few only finished sending. nginx doesn't serve those at all. HAProxy serves them for as
-/// long as it takes, and so occupies a thread of the backend for each long poll whose page was closed.
+/// How long a client that has closed its sending side may wait for a response. A client that only finished sending
+/// looks like one that has left, and few only finished sending. nginx doesn't serve those at all. HAProxy serves them
+/// for as long as it takes, and so occupies a thread of the backend for each long poll whose page was closed.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns whether a client that closed its sending side this long `ago` is assumed to have left. That is so if it

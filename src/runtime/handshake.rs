@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 
 use super::first_bytes::{self, gather};
-use super::listener::ListenerInfo;
+use super::listener::ListenerTransport;
 use super::proxy_protocol;
 use super::settings::Limits;
 use crate::handler::Peer;
@@ -24,7 +24,7 @@ pub(super) struct AcceptedConnection {
 pub(super) async fn handshake(
     socket: Socket,
     address: IpAddr,
-    listener: &ListenerInfo,
+    listener: &ListenerTransport,
     limits: &Limits,
 ) -> Option<AcceptedConnection> {
     let peer = Peer { address, subject: None };
@@ -45,7 +45,7 @@ pub(super) async fn handshake(
     }
 }
 
-async fn run(mut socket: Socket, mut peer: Peer, listener: &ListenerInfo) -> io::Result<AcceptedConnection> {
+async fn run(mut socket: Socket, mut peer: Peer, listener: &ListenerTransport) -> io::Result<AcceptedConnection> {
     if listener.expects_proxy_header(peer.address)
         && let Some(address) = proxy_protocol::read(&mut socket).await?
     {

@@ -27,10 +27,10 @@ use crate::net::Stream;
 /// The most streams of a connection at once; nginx and HAProxy allow as many.
 const MAX_STREAMS: u32 = 100;
 
-/// The flow-control windows in bytes (RFC 9113 §5.2): what a client may send ahead of a slow backend, on a stream and on
-/// the connection. Streams that no backend reads can't use up the connection's window: a quarter of it is left for
-/// streams that were just reset. With a larger window a distant client could upload faster, but each stalled stream would
-/// cost as much, since hyper can't reduce a window that it has granted.
+/// The flow-control windows in bytes (RFC 9113 §5.2): what a client may send ahead of a slow backend, on a stream and
+/// on the connection. Streams that no backend reads can't use up the connection's window: a quarter of it is left for
+/// streams that were just reset. With a larger window a distant client could upload faster, but each stalled stream
+/// would cost as much, since hyper can't reduce a window that it has granted.
 const STREAM_WINDOW: u32 = 32 * 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_STREAMS + MAX_STREAMS / 4);
 

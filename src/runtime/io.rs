@@ -159,9 +159,9 @@ impl Write for Io {
         self.record_progress(poll)
     }
 
-    /// Waits until all is written, but leaves the shutdown of a plain socket to the connection's driver. The driver knows
-    /// whether closing it is enough, which saves a system call: it is, unless the client is still sending. TLS needs its
-    /// close_notify (RFC 8446 §6.1); without it a client would see a truncated response.
+    /// Waits until all is written, but leaves the shutdown of a plain socket to the connection's driver. The driver
+    /// knows whether closing it is enough, which saves a system call: it is, unless the client is still sending. TLS
+    /// needs its close_notify (RFC 8446 §6.1); without it a client would see a truncated response.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = match self.stream.inner() {
             Stream::Plain(socket) => socket.poll_all_sent(cx),

@@ -20,7 +20,7 @@ use super::conn;
 use super::conn_context::ConnContext;
 use super::conn_timeouts::ShutdownGrace;
 use super::connection_limit::{ConnectionLimit, ConnectionPermit};
-use super::listener::ListenerInfo;
+use super::listener::ListenerTransport;
 use super::settings::ListenerSettings;
 use crate::handler::Handler;
 use crate::net::defer_accept::{defer, undefer};
@@ -45,7 +45,7 @@ pub struct Listeners {
 
 /// One thread's socket of one listener.
 pub(super) struct ThreadListener {
-    info: Arc<ListenerInfo>,
+    info: Arc<ListenerTransport>,
     socket: ListenSocket,
     metrics: Arc<ListenerCounters>,
 }
@@ -112,7 +112,7 @@ impl Listeners {
         let by_thread = (0..threads.max(1)).map(|_| Vec::new()).collect();
         let mut all = Listeners { addresses: Vec::new(), by_thread, files: Vec::new() };
         for (index, each) in settings.iter().enumerate() {
-            let info = Arc::new(ListenerInfo::new(index, each, tls.get(index).cloned().flatten()));
+            let info = Arc::new(ListenerTransport::new(index, each, tls.get(index).cloned().flatten()));
             let is_v6_only = each.address.tcp().is_some_and(|address| address.is_ipv6())
                 && settings
                     .iter()
@@ -128,7 +128,7 @@ impl Listeners {
         &mut self,
         settings: &ListenerSettings,
         is_v6_only: bool,
-        info: &Arc<ListenerInfo>,
+        info: &Arc<ListenerTransport>,
         metrics: &Metrics,
     ) -> io::Result<Address> {
         let bound = |socket| ThreadListener { info: Arc::clone(info), socket, metrics: metrics.listener(&info.name) };
@@ -219,7 +219,7 @@ impl AsyncListener {
     }
 
     /// Stops deferring: the kernel hands over silent connections, too.
-    fn undefer(&self, info: &ListenerInfo) {
+    fn undefer(&self, info: &ListenerTransport) {
         if let AsyncListener::Tcp(listener) = self
             && let Err(error) = undefer(listener)
         {
@@ -228,7 +228,7 @@ impl AsyncListener {
     }
 
     /// Makes the kernel ignore new connections. A Unix socket's file is already removed: nothing connects to it.
-    fn filter_syns(&self, info: &ListenerInfo) {
+    fn filter_syns(&self, info: &ListenerTransport) {
         if let AsyncListener::Tcp(listener) = self
             && let Err(error) = syn_filter::attach(listener)
         {
@@ -333,7 +333,7 @@ pub(super) async fn accept<H: Handler>(
 
 /// What all connections that one thread accepts at one listener share.
 struct AcceptContext<H: Handler> {
-    info: Arc<ListenerInfo>,
+    info: Arc<ListenerTransport>,
     metrics: Arc<ListenerCounters>,
     thread: usize,
     is_tcp: bool,

@@ -11,7 +11,7 @@ use super::settings::ListenerSettings;
 use crate::tls::Acceptor;
 
 /// What all connections of one listener share.
-pub(super) struct ListenerInfo {
+pub(super) struct ListenerTransport {
     /// The listener's position in the configuration, from 0.
     pub(super) index: usize,
     pub(super) name: Arc<str>,
@@ -24,9 +24,9 @@ pub(super) struct ListenerInfo {
     trusted: Vec<IpNet>,
 }
 
-impl ListenerInfo {
-    pub(super) fn new(index: usize, settings: &ListenerSettings, tls: Option<Arc<Acceptor>>) -> ListenerInfo {
-        ListenerInfo {
+impl ListenerTransport {
+    pub(super) fn new(index: usize, settings: &ListenerSettings, tls: Option<Arc<Acceptor>>) -> ListenerTransport {
+        ListenerTransport {
             index,
             name: settings.name.as_str().into(),
             allows_http2: settings.http2 && tls.is_none(),

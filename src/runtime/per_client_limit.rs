@@ -38,8 +38,8 @@ impl PerClientLimit {
         Arc::new(PerClientLimit { max, counts: SlotTable::new(groups) })
     }
 
-    /// Counts a connection of the client at `address`. In the rare case that its group is full, it admits the connection
-    /// without counting it.
+    /// Counts a connection of the client at `address`. In the rare case that its group is full, it admits the
+    /// connection without counting it.
     ///
     /// # Errors
     /// The client has as many connections as it may have.

@@ -15,7 +15,8 @@ pub(super) const ENDED: &str = "-";
 pub(super) const ENDED_TTL: u64 = 300;
 
 /// Writes a session if its version is higher than the stored one, and publishes it. Otherwise returns the stored value
-/// and extends its lifetime to at least that of the new one. A session that has ended is written only if it begins again.
+/// and extends its lifetime to at least that of the new one. A session that has ended is written only if it begins
+/// again.
 pub(super) const WRITE_SCRIPT: &str = r"
 local known = redis.call('GET', KEYS[1])
 if known == '-' then
@@ -41,11 +42,11 @@ end
 local time = redis.call('TIME')
 return {marker, time[1], time[2]}";
 
-/// The suffix of the marker's key. If the marker has changed, the store was flushed or replaced. Only the first Linchpin
-/// writes the marker, and a session costs no extra write.
+/// The suffix of the marker's key. If the marker has changed, the store was flushed or replaced. Only the first
+/// Linchpin writes the marker, and a session costs no extra write.
 pub(super) const MARKER: &str = "store";
-/// How long the marker stays, in seconds, so that it does not stay in the store for ever. When it expires, table and store
-/// are compared once without need.
+/// How long the marker stays, in seconds, so that it does not stay in the store for ever. When it expires, table and
+/// store are compared once without need.
 pub(super) const MARKER_TTL: u64 = 30 * 24 * 3600;
 
 /// Ends a session and publishes its end.

@@ -283,8 +283,8 @@ impl RedisStore {
         }
     }
 
-    /// Writes a session, or adopts the store's record if that has a higher version. Unless the session was `learned` just
-    /// now, the store may know that it has ended: then the table removes it.
+    /// Writes a session, or adopts the store's record if that has a higher version. Unless the session was `learned`
+    /// just now, the store may know that it has ended: then the table removes it.
     async fn write(
         &self,
         connection: &mut MultiplexedConnection,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 /// How far the store's clock is ahead of this one, in milliseconds; negative if it is behind.
 ///
-/// Sessions are written with times of the store's clock. So Linchpins whose clocks differ agree on the age of a session:
-/// each of them knows its own difference from the one clock that all of them can read.
+/// Sessions are written with times of the store's clock. So Linchpins whose clocks differ agree on the age of a
+/// session: each of them knows its own difference from the one clock that all of them can read.
 #[derive(Debug, Default)]
 pub(super) struct Skew(AtomicI64);
 
@@ -25,8 +25,8 @@ impl Skew {
         rounded(millis(Duration::from_secs(ours)).saturating_add(self.0.load(Ordering::Relaxed)))
     }
 
-    /// Converts a time of the store's clock to one of this clock, both in seconds since the Unix epoch. The result is `now`
-    /// at the latest.
+    /// Converts a time of the store's clock to one of this clock, both in seconds since the Unix epoch. The result is
+    /// `now` at the latest.
     pub(super) fn ours(&self, theirs: u64, now: u64) -> u64 {
         rounded(millis(Duration::from_secs(theirs)).saturating_sub(self.0.load(Ordering::Relaxed))).min(now)
     }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::files;
 use crate::files::watch::FileId;
 
-/// The time between two writes to a non-blocking stream that is full. Another process that shares the stream may have set
+/// The time between two writes to a non-blocking stream that is full. Another process that shares the stream may have
+/// set
 /// `O_NONBLOCK`.
 const RETRY_DELAY: Duration = Duration::from_millis(5);
 

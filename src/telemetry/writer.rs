@@ -147,8 +147,8 @@ impl AccessLog {
         &self.dropped
     }
 
-    /// Writes what is queued and ends the writer, once every [`ThreadLog`] is dropped. It waits a second at most: a pipe that
-    /// nobody reads must not keep the process from its end.
+    /// Writes what is queued and ends the writer, once every [`ThreadLog`] is dropped. It waits a second at most: a
+    /// pipe that nobody reads must not keep the process from its end.
     pub fn close(mut self) {
         self.shared = None;
         if let Some(ended) = self.ended.take() {

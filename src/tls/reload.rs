@@ -127,8 +127,8 @@ impl Sight {
         Sight { watcher: FileWatcher::new(files), logged: None }
     }
 
-    /// Reloads at the first look, since the files may have changed since they were opened; whenever they change; and once
-    /// more when they have settled.
+    /// Reloads at the first look, since the files may have changed since they were opened; whenever they change; and
+    /// once more when they have settled.
     fn look(&mut self, one: &dyn Reload) {
         let change = self.watcher.look();
         if change == FileChange::Unchanged {

@@ -22,7 +22,8 @@ pub(super) struct CertificateResolver {
 }
 
 impl CertificateResolver {
-    /// Several certificates may have one name, such as an RSA and an ECDSA one: a client gets the first that it supports.
+    /// Several certificates may have one name, such as an RSA and an ECDSA one: a client gets the first that it
+    /// supports.
     pub(super) fn new(certificates: &[(Certificate, Arc<CertifiedKey>)]) -> CertificateResolver {
         let mut resolver = CertificateResolver { default: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new() };
         for (certificate, key) in certificates {

@@ -9,8 +9,8 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::asn1_rs::ToDer;
 use x509_parser::prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate, X509Name};
 
-/// The request header that passes the subject of the client's certificate to a backend, in the notation of RFC 4514. Like
-/// every `Linchpin-*` field, it is removed from what a client sends.
+/// The request header that passes the subject of the client's certificate to a backend, in the notation of RFC 4514.
+/// Like every `Linchpin-*` field, it is removed from what a client sends.
 pub const SUBJECT_FIELD: &str = "linchpin-client-subject";
 
 /// The longest text, in bytes. A longer one is not cut, since its beginning may be the subject of another client.

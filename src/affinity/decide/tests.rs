@@ -36,7 +36,8 @@ fn judge(pool: &Pool, pin: Pin) -> Decision {
     decide(PinLookup::Pinned(Arc::new(pin)), pool, &session_policy(), NOW, 99)
 }
 
-/// Makes `cause` apply to a pin to backend `a`. Returns the pool, the decision, and the guard that keeps the backend busy.
+/// Makes `cause` apply to a pin to backend `a`. Returns the pool, the decision, and the guard that keeps the backend
+/// busy.
 fn with_cause(cause: Cause, policies: &Policies) -> (Arc<Pool>, Decision, Option<InFlight>) {
     let pool = pool();
     let live = pool.backend(0).live();

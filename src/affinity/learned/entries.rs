@@ -30,8 +30,8 @@ pub(super) struct SessionEntry {
     pub(super) older: u32,
 }
 
-/// Stores entries by number, in chunks. A growing vector would leave holes in the allocator, and a request would have to
-/// wait while a large table is copied.
+/// Stores entries by number, in chunks. A growing vector would leave holes in the allocator, and a request would have
+/// to wait while a large table is copied.
 #[derive(Debug, Default)]
 struct Slab {
     chunks: Vec<Box<[SessionEntry; CHUNK]>>,

@@ -20,8 +20,8 @@ pub struct RawEntry {
     version: u32,
 }
 
-/// The sessions of one pool. A lookup takes the lock of the session's shard for some dozen instructions: a table that all
-/// threads write needs a lock, and with so many shards two threads rarely want the same one.
+/// The sessions of one pool. A lookup takes the lock of the session's shard for some dozen instructions: a table that
+/// all threads write needs a lock, and with so many shards two threads rarely want the same one.
 #[derive(Debug)]
 pub struct SessionTable {
     capacity: AtomicUsize,
@@ -92,8 +92,8 @@ impl SessionTable {
         Some(SessionRecord { backend, issued, last_seen, version: raw.version })
     }
 
-    /// Records that a session was seen at `now`. Returns whether the store should be touched: once `interval` seconds have
-    /// passed since the last time. Writes at most once a second.
+    /// Records that a session was seen at `now`. Returns whether the store should be touched: once `interval` seconds
+    /// have passed since the last time. Writes at most once a second.
     pub fn touch(&self, key: SessionKey, now: u64, interval: u64) -> bool {
         let (now, shard) = (seconds(now), self.shard(key));
         let mut entries = shard.lock();
@@ -114,8 +114,8 @@ impl SessionTable {
         is_sync_due
     }
 
-    /// Sets the backend that holds a session, at `now`, and when the session began; `None` keeps the known start. An entry
-    /// that says the same already is only marked as seen. Returns the record if it is new or has changed.
+    /// Sets the backend that holds a session, at `now`, and when the session began; `None` keeps the known start. An
+    /// entry that says the same already is only marked as seen. Returns the record if it is new or has changed.
     pub fn set(&self, key: SessionKey, backend: &BackendRef, issued: Option<u64>, now: u64) -> Option<SessionRecord> {
         let issued = issued.map(seconds);
         let id = self.backend_id(backend);
@@ -150,8 +150,8 @@ impl SessionTable {
         self.record_of(&changed?)
     }
 
-    /// Adopts the store's record of a session, unless the table has a higher version. Of two Linchpins that moved a session
-    /// at the same time the store accepted the first, so the store is right where the versions are equal.
+    /// Adopts the store's record of a session, unless the table has a higher version. Of two Linchpins that moved a
+    /// session at the same time the store accepted the first, so the store is right where the versions are equal.
     pub fn adopt(&self, key: SessionKey, record: &SessionRecord) {
         self.adopt_if(key, record, |_| true);
     }
@@ -286,8 +286,8 @@ impl SessionTable {
         self.resolve(&RawEntry { backend, issued, seen, version })
     }
 
-    /// Returns the number of a backend, and assigns one the first time. Takes a lock, but only when a session is learned or
-    /// moved.
+    /// Returns the number of a backend, and assigns one the first time. Takes a lock, but only when a session is
+    /// learned or moved.
     fn backend_id(&self, backend: &BackendRef) -> u32 {
         let mut backend_ids = self.backend_ids.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(id) = backend_ids.get(backend) {

@@ -221,7 +221,8 @@ fn apply(options: &Map, table: &mut Table) {
     }
 }
 
-/// Returns the authorities of client certificates, and whether a certificate is required; `None` if they have no equivalent.
+/// Returns the authorities of client certificates, and whether a certificate is required; `None` if they have no
+/// equivalent.
 fn authority(options: &Map) -> Option<(String, bool)> {
     let clients = peek(options, "clientAuth")?.map()?;
     let [file] = peek(clients, "caFiles")?.list() else { return None };

@@ -16,8 +16,8 @@ use crate::net::send_buffer;
 /// A byte less than 16 KiB: hyper doubles its buffer, up to 400 KiB, each time one of its steps was filled.
 pub(super) const MAX_READ: u64 = 16 * 1024 - 1;
 
-/// The same for a side of which several reads are held at a time: hyper holds one part of a request's body while the part
-/// before it waits for the backend.
+/// The same for a side of which several reads are held at a time: hyper holds one part of a request's body while the
+/// part before it waits for the backend.
 pub(super) const SMALL_READ: u64 = 8 * 1024 - 1;
 
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use super::raw::RawSocket;
 /// The most bytes of one socket that are queued: one long write of this iteration, and shorter ones before it.
 const MAX_QUEUED: usize = 32 * 1024;
 
-/// A write of this many bytes is large: of large writes in a row only the first is queued. A queued write that the kernel
-/// then doesn't take is held here, in addition to what its writer holds. And to copy the megabytes of a long
+/// A write of this many bytes is large: of large writes in a row only the first is queued. A queued write that the
+/// kernel then doesn't take is held here, in addition to what its writer holds. And to copy the megabytes of a long
 /// body saves nothing.
 const LARGE: usize = 4 * 1024;
 

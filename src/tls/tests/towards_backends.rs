@@ -6,7 +6,8 @@ use super::super::client::Settings as ConnectorSettings;
 use super::super::server::ClientVerification;
 use super::*;
 
-/// Connects to a backend at `host` with `settings`. Returns whether HTTP/2 was negotiated, and the handshake as the backend saw it.
+/// Connects to a backend at `host` with `settings`. Returns whether HTTP/2 was negotiated, and the handshake as the
+/// backend saw it.
 async fn connect(
     settings: &ConnectorSettings,
     http2: bool,
