@@ -13,6 +13,10 @@ use crate::reason::Reason;
 use crate::telemetry::Limit;
 use crate::upstream::Failure;
 
+/// How many backends are asked why they are down, to explain that all are. Almost always the first one has a reason: it
+/// has none only between the moment when it goes down and the moment when its reason is noted.
+const MOST_ASKED: usize = 4;
+
 /// Why a request gets no response from a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyError {
@@ -181,7 +185,7 @@ impl FailureDetail {
         match (error, reason) {
             (ProxyError::Backend(_) | ProxyError::NoBackend(_), Some(reason)) => FailureDetail::Attempt(reason),
             (ProxyError::NoBackend(Unserved::AllDown), None) => {
-                let of_any = || pool.iter().flat_map(|pool| pool.backends()).find_map(why);
+                let of_any = || pool.and_then(why_down);
                 FailureDetail::Unserved(Unserved::AllDown, of_pinned().or_else(of_any))
             }
             (ProxyError::NoBackend(unserved), None) => FailureDetail::Unserved(unserved, None),
@@ -189,6 +193,13 @@ impl FailureDetail {
             (error, _) => FailureDetail::Kind(error.as_str()),
         }
     }
+}
+
+/// Returns why a backend of `pool` is down, of the first that has a reason. A reason is behind a lock, which every
+/// refused request takes, so only backends that are down are asked, and few of them.
+fn why_down(pool: &Pool) -> Option<HealthReason> {
+    let down = pool.backends().iter().filter(|backend| backend.live().accepts_new() == Err(Closed::Down));
+    down.take(MOST_ASKED).find_map(|backend| backend.live().history().why)
 }
 
 impl fmt::Display for FailureDetail {
@@ -223,5 +234,32 @@ impl fmt::Display for FailureDetail {
         };
         f.write_str(words)?;
         why.map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::history::ProbeResult;
+    use crate::pool::observe::Observation;
+    use crate::pool::reconcile::Reconciler;
+    use crate::pool::{self, AdminState, backend, health_state};
+
+    #[test]
+    fn why_no_backend_is_up_is_the_reason_of_one_that_is_in_service() {
+        let backends = ["out", "in"].map(|name| backend::Settings::new(name, ([127, 0, 0, 1], 9000).into()));
+        let health_state = health_state::Settings { fall: 1, ..health_state::Settings::default() };
+        let settings = pool::Settings { name: "p".into(), backends: backends.into(), health_state };
+        let pool = Reconciler::new(1).pools(&[settings]).remove(0);
+        for (index, reason) in [(0, Reason::Status(500)), (1, Reason::CLOSED)] {
+            let probe = ProbeResult { result: Err(reason), took: Duration::ZERO };
+            pool.observe(index, Observation::Probe(probe), crate::clock::now());
+        }
+        pool.backend(0).live().set_state(AdminState::Maintenance);
+        let error = ProxyError::NoBackend(Unserved::of(&pool));
+        assert_eq!(
+            FailureDetail::of(error, None, None, None, Some(&pool)).to_string(),
+            "no backend is up: connection closed before the response"
+        );
     }
 }
