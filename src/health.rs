@@ -1,5 +1,5 @@
 //! Owns: health checks of backends: by probes (active) and by the outcome of requests (passive).
-//! Invariant: it only observes; the pool's state machine decides.
+//! Invariant: this module only observes; the pool's state machine decides.
 //! Must not know: pins, balancing, or which request goes to which backend.
 
 pub mod active;
@@ -12,27 +12,27 @@ use std::time::Duration;
 /// `[pools.health]`, without rise and fall (see [`crate::pool::health_state::Settings`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// How a backend is asked.
+    /// What a probe sends, and what it expects.
     pub probe: Probe,
-    /// From the start of one probe to the start of the next, up to a tenth more or less, so that
-    /// probes of many proxies don't come all at once.
+    /// The time from the start of one probe to the start of the next. It varies by up to a tenth, so that the probes of
+    /// many proxies don't reach a backend all at once.
     pub interval: Duration,
-    /// How long a probe may take; a later answer is a failure.
+    /// How long a probe may take; a later response is a failure.
     pub timeout: Duration,
 }
 
-/// The key `type` of `[pools.health]`, and what belongs to it.
+/// The key `type` of `[pools.health]`, and the keys that depend on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
-    /// Not at all: every backend is believed, and only failed requests tell.
+    /// No probes: a backend counts as up until requests on it fail.
     None,
-    /// Does it accept a connection?
+    /// Passes if the backend accepts a connection.
     Tcp,
-    /// Does it answer a GET as expected?
+    /// Passes if the backend responds to a GET with an expected status.
     Http {
         /// Path and query of the request.
         path: String,
-        /// The Host field; the backend's address if not set.
+        /// The Host field of the request; the backend's address if not set.
         host: Option<String>,
         /// Status codes that pass.
         expect: Vec<RangeInclusive<u16>>,
@@ -46,7 +46,7 @@ impl Default for Settings {
 }
 
 impl Probe {
-    /// An HTTP probe that says no more than `type = "http"`.
+    /// Returns the HTTP probe of a configuration that has `type = "http"` and no further key.
     pub fn http() -> Probe {
         Probe::Http { path: "/".into(), host: None, expect: vec![200..=399] }
     }

@@ -28,48 +28,48 @@ use crate::reason::Reason;
 use crate::upstream;
 use crate::upstream::dial::{Dialled, Purpose, dial};
 
-/// Probes of a pool that are under way at once: each has a descriptor. Of more backends the others wait their
-/// turn, and a round takes longer than the interval where they can't all be asked in it. A bound for each pool,
-/// since one full of dead servers, which take the whole timeout, is not to keep the others from being asked.
-const AT_ONCE: usize = 512;
+/// The most probes of a pool that are under way at once: each needs a descriptor. The probes of further backends wait,
+/// and a round takes longer than the interval if not all fit into it. Each pool has this limit of its own: a pool full
+/// of dead servers, whose probes take the whole timeout, must not delay the probes of the other pools.
+const MAX_CONCURRENT: usize = 512;
 
-/// From one probe to the next of a backend whose probes fail, while requests wait for it.
-const SOON: Duration = Duration::from_millis(250);
+/// The time from one probe to the next of a backend whose probes fail, while requests wait for it.
+const WANTED_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often ended ejections are looked for.
+/// The time between two checks for ejections that have expired.
 const EJECTION_TICK: Duration = Duration::from_millis(100);
 
-/// What it takes to probe the backends of a pool.
+/// Probes the backends of one pool.
 #[derive(Debug)]
 pub struct Prober {
     pool: Arc<ArcSwap<Pool>>,
     settings: Settings,
     upstream: upstream::Access,
-    places: Semaphore,
+    permits: Semaphore,
 }
 
 impl Prober {
-    /// For the backends of `pool`, now and later.
+    /// Makes a prober for the backends of `pool`, also for those that it gets later.
     pub fn new(pool: Arc<ArcSwap<Pool>>, settings: Settings, upstream: upstream::Access) -> Prober {
-        Prober { pool, settings, upstream, places: Semaphore::new(AT_ONCE) }
+        Prober { pool, settings, upstream, permits: Semaphore::new(MAX_CONCURRENT) }
     }
 
-    /// The pool as it is now, and where in it the backend of this name is.
+    /// Returns the current pool, and the position in it of the backend with this name.
     fn find(&self, name: &str) -> (Arc<Pool>, Option<usize>) {
         let pool = self.pool.load_full();
         let index = pool.position(name);
         (pool, index)
     }
 
-    /// The pool as it is now.
+    /// Returns the pool, which is replaced when its backends change.
     pub fn pool(&self) -> &Arc<ArcSwap<Pool>> {
         &self.pool
     }
 }
 
-/// Probes a backend of the pool for as long as it belongs to it. The first probe is sent at once.
+/// Probes a backend for as long as it belongs to the pool. The first probe is sent at once.
 pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
-    let Prober { settings, upstream, places, .. } = &*prober;
+    let Prober { settings, upstream, permits, .. } = &*prober;
     let mut was_out = live.state() == AdminState::Maintenance;
     if was_out && let (pool, Some(index)) = prober.find(&name) {
         announce_maintenance(&pool, index, true);
@@ -77,8 +77,8 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
     if settings.probe == Probe::None {
         return;
     }
-    // The second one comes earlier by up to half of the interval: those of backends that were there from the
-    // beginning would else come in a bunch for as long as the process lives.
+    // The second probe is sent earlier by up to half of the interval: else the probes of all backends that the process
+    // started with would be sent in a burst for as long as it runs.
     let mut due = Instant::now();
     let mut last = due;
     let mut next = settings.interval.mul_f64(0.5 + 0.5 * fraction(rand::rng().random()));
@@ -88,9 +88,8 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
             due += std::mem::replace(&mut next, jittered(settings.interval, rand::rng().random()));
         }
         last = begun;
-        // A probe that took longer than the interval is followed by the next at once, not by all
-        // that were missed.
-        let Ok(_place) = places.acquire().await else { return };
+        // After a probe that took longer than the interval the next one starts at once; the missed ones are skipped.
+        let Ok(_permit) = permits.acquire().await else { return };
         let (pool, Some(index)) = prober.find(&name) else { return };
         let backend = pool.backend(index);
         if !Arc::ptr_eq(backend.live(), &live) {
@@ -108,7 +107,7 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
         let now = Instant::now();
         due = due.max(now);
         if let Some(error) = result.as_ref().err().and_then(Refusal::shortage) {
-            // Nothing was learned of the backend: neither a pass nor a failure.
+            // The probe never reached the backend: it counts as neither passed nor failed.
             descriptor_reserve::report_shortage("cannot probe a backend", error);
             continue;
         }
@@ -117,25 +116,25 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
             tracing::debug!(pool = &**pool.name(), backend = &**backend.name(), %reason, "probe failed");
         }
         let check = ProbeResult { result, took: now.saturating_duration_since(begun) };
-        if let Some(news) = pool.observe(index, Observation::Probe(check), now.into_std()) {
-            announce(&pool, index, news, "probes");
+        if let Some(change) = pool.observe(index, Observation::Probe(check), now.into_std()) {
+            announce(&pool, index, change, "probes");
         }
     }
 }
 
-/// Sleeps until the next probe is due, or sooner if requests wait for a backend whose probes fail: nothing
-/// else can tell that it is back. `last` is when the last probe began.
+/// Sleeps until the next probe is due, or for less time if requests wait for a backend whose probes fail: only a probe
+/// can show that it is available again. `last` is when the last probe began.
 async fn sleep(live: &Live, due: Instant, last: Instant) -> Instant {
     loop {
         let is_wanted = live.health() == Health::Down && live.waiting() > 0;
         tokio::select! {
-            () = sleep_until(if is_wanted { due.min(last + SOON) } else { due }) => return Instant::now(),
+            () = sleep_until(if is_wanted { due.min(last + WANTED_INTERVAL) } else { due }) => return Instant::now(),
             () = live.probe_wanted(), if !is_wanted => {}
         }
     }
 }
 
-/// Ends ejections of `pool` when their time is over, for ever.
+/// Ends the ejections of `pool` when their time is over. Never returns.
 pub async fn end_ejections(pool: Arc<ArcSwap<Pool>>) {
     let mut interval = tokio::time::interval(EJECTION_TICK);
     loop {
@@ -143,25 +142,25 @@ pub async fn end_ejections(pool: Arc<ArcSwap<Pool>>) {
         let pool = pool.load_full();
         for (index, backend) in pool.backends().iter().enumerate() {
             if backend.live().health() == Health::Ejected
-                && let Some(news) = pool.observe(index, Observation::Time, now)
+                && let Some(change) = pool.observe(index, Observation::Time, now)
             {
-                announce(&pool, index, news, "time");
+                announce(&pool, index, change, "time");
             }
         }
     }
 }
 
-/// `interval`, up to a tenth more or less.
+/// Returns `interval`, changed at random by up to a tenth.
 fn jittered(interval: Duration, random: u64) -> Duration {
     interval.mul_f64(0.9 + 0.2 * fraction(random))
 }
 
-/// From 0 to 1.
+/// Converts a random number to a fraction from 0 to 1.
 fn fraction(random: u64) -> f64 {
     random as f64 / u64::MAX as f64
 }
 
-/// Why a probe failed.
+/// The cause of a failed probe.
 #[derive(Debug)]
 enum Refusal {
     Connect(std::io::Error),
@@ -171,7 +170,7 @@ enum Refusal {
 }
 
 impl Refusal {
-    /// The shortage of our own that kept the backend from being asked, if it was one.
+    /// Returns the error if a shortage of this machine caused it: then the probe says nothing about the backend.
     fn shortage(&self) -> Option<&(dyn std::error::Error + 'static)> {
         let error: &(dyn std::error::Error + 'static) = match self {
             Refusal::Connect(error) => error,
@@ -181,7 +180,7 @@ impl Refusal {
         descriptor_reserve::is_local_shortage(error).then_some(error)
     }
 
-    /// Returns the reason that log and API show; `timeout` is what the probe had.
+    /// Returns the reason that log and API show; `timeout` is the probe's.
     fn reason(&self, timeout: Duration) -> Reason {
         match self {
             Refusal::Connect(error) => Reason::of(error),
@@ -192,7 +191,7 @@ impl Refusal {
     }
 }
 
-/// The status that it passes with, if it has one.
+/// Sends a probe. Returns the status code of an HTTP probe that passed, or `None` for a TCP probe.
 async fn probe(address: &Address, probe: &Probe, upstream: &upstream::Access) -> Result<Option<u16>, Refusal> {
     let dialled = dial(address, upstream, Purpose::Probe, false).await.map_err(Refusal::Connect)?;
     match probe {
@@ -210,10 +209,10 @@ fn is_expected(status: StatusCode, expect: &[RangeInclusive<u16>]) -> bool {
     expect.iter().any(|range| range.contains(&status.as_u16()))
 }
 
-/// The status of a GET. The body is not read: the connection ends with the probe.
+/// Sends a GET and returns the status code. Doesn't read the body: the connection closes after the probe.
 async fn get(dialled: Dialled, path: &str, host: &str, scheme: Scheme) -> Result<StatusCode, hyper::Error> {
     let mut request = Request::new(Empty::<Bytes>::new());
-    // Path and host were checked with the configuration; what would not do goes out as a default.
+    // The configuration's check has parsed path and host; the defaults only stand in for a panic.
     *request.uri_mut() = path.parse().unwrap_or_default();
     let headers = request.headers_mut();
     headers.insert(HOST, HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static("localhost")));
@@ -222,15 +221,15 @@ async fn get(dialled: Dialled, path: &str, host: &str, scheme: Scheme) -> Result
     if dialled.is_http2 {
         upstream::to_http2(&mut request, scheme);
         let (mut sender, connection) = http2::handshake(upstream::LocalExecutor, io).await?;
-        return first(sender.send_request(request), connection).await;
+        return status_of(sender.send_request(request), connection).await;
     }
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     let (mut sender, connection) = http1::handshake(io).await?;
-    first(sender.send_request(request), connection).await
+    status_of(sender.send_request(request), connection).await
 }
 
-/// The status of a response whose connection is driven meanwhile.
-async fn first<B>(
+/// Returns the status code of a response, and drives its connection until then.
+async fn status_of<B>(
     response: impl Future<Output = Result<Response<B>, hyper::Error>>,
     connection: impl Future<Output = Result<(), hyper::Error>>,
 ) -> Result<StatusCode, hyper::Error> {
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_had_no_descriptor_tells_nothing_of_its_backend() {
+    fn a_probe_without_a_descriptor_does_not_count_against_its_backend() {
         let refused = |errno: rustix::io::Errno| Refusal::Connect(std::io::Error::from(errno));
         assert!(refused(rustix::io::Errno::MFILE).shortage().is_some());
         assert!(refused(rustix::io::Errno::CONNREFUSED).shortage().is_none());
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn any_of_the_expected_ranges_passes() {
+    fn a_status_in_any_expected_range_passes() {
         let expect = [200..=299, 401..=401];
         for (status, passes) in [(200, true), (299, true), (300, false), (401, true), (500, false)] {
             assert_eq!(is_expected(StatusCode::from_u16(status).unwrap(), &expect), passes);

@@ -1,5 +1,5 @@
 //! Owns: the log lines about the health of backends: one for each change, with its reason.
-//! Invariant: a pool whose thousands of backends fail at once logs a hundred lines, and counts the rest.
+//! Invariant: a pool whose thousands of backends fail at once logs a hundred lines and counts the rest.
 //! Must not know: how a change was observed.
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,19 +8,19 @@ use crate::clock;
 use crate::pool::history::HealthChange;
 use crate::pool::{Health, Pool};
 
-/// Lines about one pool in [`SPAN`]. To say how many backends remain each has to be asked: of many thousand that
-/// go at once, each line would cost what the pool is large.
-const MOST: u32 = 100;
-const SPAN: Duration = Duration::from_secs(10);
+/// The most lines about one pool within [`WINDOW`]. Each line counts the backends that remain, which takes time in
+/// proportion to the pool's size: with many thousand that fail at once, the cost would be quadratic.
+const MAX_LINES: u32 = 100;
+const WINDOW: Duration = Duration::from_secs(10);
 
-/// Tells the operator what is new of the backend at `index`, and what it was that log_limiter.
-pub(super) fn announce(pool: &Pool, index: usize, news: HealthChange, by: &'static str) {
-    let Some(suppressed) = pool.health_tracker().log_limiter().take(clock::unix(), SPAN, MOST) else { return };
+/// Logs a change of health of the backend at `index`. `by` is what it was observed by: probes, requests or time.
+pub(super) fn announce(pool: &Pool, index: usize, change: HealthChange, by: &'static str) {
+    let Some(suppressed) = pool.health_tracker().log_limiter().take(clock::unix(), WINDOW, MAX_LINES) else { return };
     if suppressed > 0 {
         tracing::warn!(
             pool = &**pool.name(),
             changes = suppressed,
-            "log lines about backends were suppressed: too many changes at once"
+            "more than 100 backends changed within 10s; their log lines were suppressed; the status API shows all backends"
         );
     }
     let (remaining, of) = (pool.serving(), pool.backends().len());
@@ -28,7 +28,7 @@ pub(super) fn announce(pool: &Pool, index: usize, news: HealthChange, by: &'stat
     let (backend, history) = (&**backend.name(), backend.live().history());
     let since = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(history.since.as_secs()));
     let reason = history.why.map(|why| why.to_string()).unwrap_or_default();
-    let what = match news {
+    let what = match change {
         HealthChange::Changed { to: Health::Up, from, lasted } => {
             let (was, lasted) = (from.as_str(), humantime::format_duration(Duration::from_secs(lasted.as_secs())));
             tracing::info!(pool, backend, was, %lasted, by, remaining, of, %since, "backend is up");
@@ -50,7 +50,7 @@ pub(super) fn announce(pool: &Pool, index: usize, news: HealthChange, by: &'stat
     }
 }
 
-/// Says that the operator has taken the backend at `index` out, or has brought it back.
+/// Logs that the operator has put the backend at `index` into maintenance, or has ended that.
 pub(super) fn announce_maintenance(pool: &Pool, index: usize, is_out: bool) {
     let (remaining, of) = (pool.serving(), pool.backends().len());
     let (pool, backend) = (&**pool.name(), &**pool.backend(index).name());

@@ -405,7 +405,7 @@ impl Exchange {
 
     /// Reports a failed response of the backend at `index`.
     fn met_failure(&self, service: &Service, index: usize, reason: Reason) {
-        let failed = passive::met(&service.pool, self.client_key, self.record.path(), self.record.time.as_secs());
+        let failed = passive::evidence(&service.pool, self.client_key, self.record.path(), self.record.time.as_secs());
         passive::failed(&service.pool, index, failed, reason, clock::now());
     }
 
