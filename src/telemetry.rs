@@ -1,4 +1,4 @@
-//! Owns: the access log, the metrics and the log of everything else.
+//! Owns: the access log, the metrics, and the log of messages.
 //! Invariant: no request ever waits for a log; lines that can't be written are counted.
 //! Must not know: any other module; it receives plain records.
 
@@ -26,22 +26,22 @@ pub use metrics::Metrics;
 pub use settings::{AccessTarget, LogFormat, Settings};
 pub use writer::{AccessLog, OpenError, Reopen};
 
-/// Sends all that is not the access log to standard error, without that anybody waits for it; once per process: a
-/// second call, as tests make it, changes nothing.
+/// Sends log messages to standard error. No thread that logs waits for it. Call it once per process: further calls, as
+/// tests make them, have no effect.
 pub fn trace(settings: &Settings) {
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.level)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // Colours are for people: in a file or a journal they are rubbish.
+    // Colours are for a terminal: a file or a journal would contain the escape sequences.
     let colours = std::io::stderr().is_terminal();
     let writer = match messages::Messages::of_process() {
         Ok(messages) => BoxMakeWriter::new(move || messages.clone()),
-        // A process that can have no thread says so, and ends.
+        // Without a thread the process cannot start; its error message is written directly.
         Err(_) => BoxMakeWriter::new(std::io::stderr),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer);
-    // Left on, a line that can't be written is reported to standard error, which panics where that is closed.
+    // Otherwise the subscriber reports a line that it can't write to standard error, and panics if that is closed.
     let builder = builder.log_internal_errors(false);
-    // An error means that there is a subscriber already.
+    // An error means that the process has a subscriber already.
     let _ = match settings.format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().try_init(),

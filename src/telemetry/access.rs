@@ -1,6 +1,6 @@
 //! Owns: the access record and one thread's lines of the access log.
 //! Invariant: a request appends to its own thread's buffer; whole buffers go to the writer, or are counted as dropped.
-//! Must not know: where the log goes; how a request came to its record.
+//! Must not know: where the log is written; how the values of a record are found.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,58 +11,58 @@ use super::line_format::{JsonLine, LineWriter, TextLine};
 use super::log_queue::{Buffer, LogQueue};
 use super::settings::LogFormat;
 
-/// What is told of one request, when its last byte has been sent or it has come to its end.
+/// The access record of one request. It is written once the response's last byte is sent, or the request has failed.
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
-    /// When its head had been read, since the Unix epoch.
+    /// When its head was complete, since the Unix epoch.
     pub time: Duration,
-    /// Names the request here, on error pages and towards its backend. Of characters that need no escaping.
+    /// The request's id, which error pages and the request to the backend have too. It needs no escaping.
     pub id: &'a str,
     /// The listener's name.
     pub listener: &'a str,
     /// The client's address.
     pub client: &'a str,
-    /// Its method.
+    /// The method.
     pub method: &'a str,
     /// The Host field.
     pub host: &'a [u8],
     /// The path, without the query.
     pub path: &'a str,
-    /// The response's status; 499 if the client went before there was one.
+    /// The response's status code; 499 if the client closed the connection before there was a response.
     pub status: u16,
-    /// Bytes of its body that were read.
+    /// Bytes of the request's body that were read.
     pub bytes_in: u64,
-    /// Bytes of the response's body that were given to the connection.
+    /// Bytes of the response's body that were passed to the connection.
     pub bytes_out: u64,
-    /// From its head to the last byte of the response.
+    /// The time from the request's head to the last byte of the response.
     pub total: Duration,
-    /// Until the last attempt had a connection.
+    /// The time from the request's head until the last attempt had a connection.
     pub connected: Option<Duration>,
-    /// Until the head of the response.
+    /// The time from the request's head to the head of the response.
     pub answered: Option<Duration>,
     /// The pool's name.
     pub pool: Option<&'a str>,
-    /// The backend that answered, or was asked last.
+    /// The backend that responded, or else that of the last attempt.
     pub backend: Option<&'a str>,
-    /// How many backends were asked.
+    /// The number of attempts on backends.
     pub attempts: u32,
-    /// What persistence decided.
+    /// The verdict of persistence.
     pub verdict: &'a str,
-    /// Why its pin did not hold.
+    /// Why the pin did not hold.
     pub cause: Option<&'a str>,
     /// The session's id.
     pub session: Option<u64>,
     /// The rule of persistence that matched.
     pub rule: Option<&'a str>,
-    /// How long it was held for its backend.
+    /// How long it waited for its backend.
     pub waited: Option<Duration>,
-    /// The backend that its session was pinned to, if it was moved to the one that served, borrowed by it, or refused.
+    /// The backend that the session is pinned to, if another one served the request, or none did.
     pub pinned: Option<&'a str>,
-    /// What went wrong, in words.
+    /// Why the request failed, as text.
     pub error: Option<&'a str>,
 }
 
-/// One thread's end of the access log.
+/// One thread's buffer of the access log.
 pub struct ThreadLog {
     shared: Option<Arc<LogQueue>>,
     format: LogFormat,
@@ -75,12 +75,12 @@ struct Pending {
     timestamps: super::line_format::Timestamps,
 }
 
-/// A buffer goes to the writer when it is this full, or with the next [`ThreadLog::flush`]. Each costs four
-/// futex calls and two switches to the writer and back, where both share a core.
+/// A buffer is sent to the writer when it has this many bytes, or at the next [`ThreadLog::flush`]. Each buffer costs
+/// four futex calls, and two context switches if the writer shares a core with the sender.
 const FLUSH_BYTES: usize = 64 * 1024;
 
 impl ThreadLog {
-    /// A log that goes nowhere.
+    /// Makes a log that discards its lines.
     pub fn off() -> ThreadLog {
         ThreadLog { shared: None, format: LogFormat::Text, pending: RefCell::default() }
     }
@@ -108,8 +108,8 @@ impl ThreadLog {
         }
     }
 
-    /// Hands what there is to the writer. Call it now and then, or a quiet server's last lines
-    /// would wait for the next ones.
+    /// Sends the buffered lines to the writer. Call it regularly: else the last lines of a quiet server would stay in
+    /// the buffer until more requests fill it.
     pub fn flush(&self) {
         let Some(shared) = &self.shared else { return };
         let mut pending = self.pending.borrow_mut();
@@ -131,7 +131,7 @@ impl Drop for ThreadLog {
     }
 }
 
-/// The order and names of a record's fields, for both formats.
+/// Writes the fields of a record. Both formats have the same order and names.
 fn fields(line: &mut impl LineWriter, time: &str, record: &Record<'_>) {
     line.positional("time", time);
     line.escaped("listener", record.listener.as_bytes());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_line_has_no_byte_that_could_forge_another() {
+    fn no_byte_from_a_client_starts_another_line_of_text() {
         let mut bytes = Vec::new();
         let mut timestamps = super::super::line_format::Timestamps::default();
         let record = record();

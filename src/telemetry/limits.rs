@@ -1,35 +1,35 @@
-//! Owns: how often each limit on clients was met.
-//! Invariant: each thread counts for itself; a total adds all of them.
-//! Must not know: how much is allowed.
+//! Owns: the counters of how often clients reached each limit.
+//! Invariant: each thread writes its own counters; a total adds up those of all threads.
+//! Must not know: the values of the limits.
 
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 use crate::per_thread::{Counter, PerThread};
 
-/// A limit on what clients may take.
+/// A limit on what clients may use, as an event: a client has reached it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// A connection had to wait: there are as many as there may be.
+    /// A connection had to wait because the process has `max_connections` of them.
     Connections,
-    /// A connection was closed at once: its client has as many as it may have.
+    /// A connection was closed at once because its client has `connections_per_client` of them.
     ConnectionsPerClient,
-    /// A connection came to its end: it had as many requests as it may have.
+    /// A connection was closed after `requests_per_connection` requests.
     RequestsPerConnection,
-    /// A request was refused: its client sends too many.
+    /// A request was refused because its client exceeds `requests_per_client`.
     RequestsPerClient,
-    /// A head was too large, or had too many fields.
+    /// A request's header section was too large, or had too many fields.
     Header,
-    /// A head took too long.
+    /// A request's header section took too long to arrive.
     HeaderReadTimeout,
-    /// A target was too long.
+    /// A request target was too long.
     TargetBytes,
-    /// A body was too large.
+    /// A request's body was too large.
     BodyBytes,
 }
 
 impl Limit {
-    /// Their names in metrics, in the order of the variants.
+    /// The names in metrics, in the order of the variants.
     pub const NAMES: [&'static str; 8] = [
         "connections",
         "connections_per_client",
@@ -42,33 +42,33 @@ impl Limit {
     ];
 }
 
-/// The counts.
+/// The counters of all limits.
 #[derive(Debug)]
 pub struct LimitCounters {
     by_limit: PerThread<[Counter; Limit::NAMES.len()]>,
 }
 
 impl LimitCounters {
-    /// No counts yet, for `threads` threads.
+    /// Makes counters for `threads` threads.
     pub fn new(threads: usize) -> LimitCounters {
         LimitCounters { by_limit: PerThread::new(threads) }
     }
 
-    /// Counts one on `thread`.
+    /// Counts one event on `thread`. Only that thread may call this.
     pub fn count(&self, thread: usize, limit: Limit) {
         if let Some(counters) = self.by_limit.get(thread) {
             counters[limit as usize].add(1);
         }
     }
 
-    /// All of one limit.
+    /// Returns the count of one limit over all threads.
     pub fn total(&self, limit: Limit) -> u64 {
         self.sum(limit as usize)
     }
 
-    /// Tells them.
+    /// Writes the metric `linchpin_limited`.
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let help = "How often a limit on what clients may take was met, by the limit's name";
+        let help = "How often clients reached a limit, by the limit's name";
         let mut family = encoder.encode_descriptor("linchpin_limited", help, None, MetricType::Counter)?;
         for (at, name) in Limit::NAMES.iter().enumerate() {
             family.encode_family(&[("limit", *name)])?.encode_counter::<NoLabelSet, _, u64>(&self.sum(at), None)?;

@@ -1,11 +1,11 @@
-//! Owns: how one line of the access log is put together, as text and as JSON.
-//! Invariant: whatever a client sent, a line stays one line, and one JSON object.
-//! Must not know: which fields there are.
+//! Owns: formatting one line of the access log, as text and as JSON.
+//! Invariant: whatever a client sent, the result is one line, and in JSON one object.
+//! Must not know: which fields a record has.
 
 use std::time::{Duration, UNIX_EPOCH};
 
-/// One line under construction. `plain` values are our own words and need no escaping; `positional` ones
-/// as well, and a line of text knows them by their place; `phrase` are several, and quoted where they are.
+/// Writes the fields of one line. Values of `plain`, `positional` and `phrase` are Linchpin's own words and need no
+/// escaping. A line of text omits the name of a `positional` field, and quotes a `phrase` that has spaces.
 pub(super) trait LineWriter {
     fn positional(&mut self, name: &str, value: &str);
     fn plain(&mut self, name: &str, value: &str);
@@ -34,7 +34,7 @@ impl<'a> TextLine<'a> {
         }
     }
 
-    // Inlined, a name is a constant: some stores, and no call to copy a few bytes.
+    // Inlined, so that a name is a constant: copying it takes a few stores and no call.
     #[inline(always)]
     fn name(&mut self, name: &str) {
         self.space();
@@ -132,7 +132,7 @@ impl LineWriter for JsonLine<'_> {
         self.plain(name, value);
     }
 
-    /// Bytes outside visible ASCII are shown as in text lines, so that both say the same.
+    /// Writes bytes outside visible ASCII as a line of text does, so that a search finds the same in both formats.
     fn escaped(&mut self, name: &str, value: &[u8]) {
         self.quoted(name, |out| escape(out, value, b"\\\\x"));
     }
@@ -156,8 +156,7 @@ impl LineWriter for JsonLine<'_> {
     }
 }
 
-/// Appends `value` with everything but visible ASCII, quotes and backslashes left out as
-/// `mark` and two hex digits.
+/// Appends `value`. A byte that is not visible ASCII, a quote and a backslash become `mark` and two hex digits.
 fn escape(out: &mut Vec<u8>, value: &[u8], mark: &[u8]) {
     let mut rest = value;
     while let Some(at) = rest.iter().position(|byte| !PLAIN[usize::from(*byte)]) {
@@ -170,7 +169,7 @@ fn escape(out: &mut Vec<u8>, value: &[u8], mark: &[u8]) {
     out.extend_from_slice(rest);
 }
 
-/// Which bytes `escape` leaves as they are.
+/// Whether `escape` leaves a byte unchanged.
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = 0;
@@ -207,7 +206,7 @@ fn digits(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Writes times, the date only when the second has changed.
+/// Formats times. Formats the date and the seconds only when the second has changed.
 #[derive(Default)]
 pub(super) struct Timestamps {
     second: Option<u64>,
@@ -215,7 +214,7 @@ pub(super) struct Timestamps {
 }
 
 impl Timestamps {
-    /// RFC 3339 with milliseconds, in UTC.
+    /// Formats a time since the Unix epoch as RFC 3339, with milliseconds, in UTC.
     pub(super) fn rfc3339(&mut self, time: Duration) -> &str {
         let seconds = time.as_secs();
         if self.second != Some(seconds) {

@@ -1,31 +1,31 @@
-//! Owns: the log lines about lost records of the access log: one when a loss begins, one when it is over.
-//! Invariant: it reads a counter, and so reports a writer that is stuck and could not report itself.
+//! Owns: the log lines about lost records of the access log: one when a loss begins, one when it ends.
+//! Invariant: it reads a counter, so it also reports the losses of a writer that is blocked.
 //! Must not know: why records are lost.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Looks without a further loss after which a ongoing is over.
-const QUIET: u32 = 10;
+/// Checks without a further loss after which a loss has ended.
+const QUIET_CHECKS: u32 = 10;
 
-/// What there is to say.
+/// What a check reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LossEvent {
-    /// Records are lost.
+    /// Records are being lost.
     Begins,
-    /// No more are, and so many were.
+    /// No more records are lost; this many were.
     Over(u64),
 }
 
 #[derive(Debug, Default)]
 struct LossState {
     seen: u64,
-    /// What had been lost before the ongoing that lasts, and the looks since its last loss.
+    /// For a loss that has not ended: the records lost before it, and the checks since its last record.
     ongoing: Option<(u64, u32)>,
 }
 
 impl LossState {
-    /// So many were lost until now.
+    /// Takes the number of records lost so far.
     fn check(&mut self, lost: u64) -> Option<LossEvent> {
         let is_more = lost > self.seen;
         let before = std::mem::replace(&mut self.seen, lost);
@@ -42,7 +42,7 @@ impl LossState {
             (Some((before, quiet)), false) => {
                 *quiet += 1;
                 let over = LossEvent::Over(lost - *before);
-                (*quiet >= QUIET).then(|| {
+                (*quiet >= QUIET_CHECKS).then(|| {
                     self.ongoing = None;
                     over
                 })
@@ -51,7 +51,7 @@ impl LossState {
     }
 }
 
-/// Says when records of an access log are lost.
+/// Logs when an access log loses records.
 pub struct LossReporter {
     dropped: Arc<AtomicU64>,
     reason: Arc<Mutex<Option<String>>>,
@@ -63,18 +63,18 @@ impl LossReporter {
         LossReporter { dropped, reason, state: LossState::default() }
     }
 
-    /// Looks, and says what there is to say. Call it every second.
+    /// Checks the counter, and logs the beginning or the end of a loss. Call it every second.
     pub fn check(&mut self) {
         match self.state.check(self.dropped.load(Ordering::Relaxed)) {
             Some(LossEvent::Begins) => {
                 let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let reason = reason.unwrap_or_else(|| "it is not taken as fast as it comes".into());
+                let reason = reason.unwrap_or_else(|| "the disk or the reader is slower than the requests".into());
                 tracing::error!(
                     reason,
-                    "records of the access log are lost; linchpin_access_log_dropped_total counts them, look at its disk or reader"
+                    "records of the access log are lost; linchpin_access_log_dropped_total counts them; check its disk or reader"
                 );
             }
-            Some(LossEvent::Over(lost)) => tracing::warn!(lost, "the access log is written again"),
+            Some(LossEvent::Over(lost)) => tracing::warn!(lost, "the access log loses no more records"),
             None => {}
         }
     }
@@ -85,16 +85,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loss_is_logged_once_as_it_begins_and_once_when_it_has_been_over_for_a_while() {
+    fn a_loss_is_logged_once_when_it_begins_and_once_after_it_has_ended() {
         let mut losses = LossState::default();
         assert_eq!(losses.check(0), None);
         assert_eq!(losses.check(5), Some(LossEvent::Begins));
         assert_eq!(losses.check(9), None);
-        for _ in 1..QUIET {
+        for _ in 1..QUIET_CHECKS {
             assert_eq!(losses.check(9), None);
         }
         assert_eq!(losses.check(10), None, "it goes on");
-        for _ in 1..QUIET {
+        for _ in 1..QUIET_CHECKS {
             assert_eq!(losses.check(10), None);
         }
         assert_eq!(losses.check(10), Some(LossEvent::Over(10)));

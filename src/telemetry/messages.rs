@@ -1,5 +1,5 @@
 //! Owns: the queue and the thread that write log messages to standard error.
-//! Invariant: a thread that logs never waits; messages that don't fit into the queue are counted, and the count is logged.
+//! Invariant: a thread that logs never waits; messages that don't fit into the queue are counted and reported.
 //! Must not know: what a message says.
 
 use std::io::{self, Write};
@@ -12,31 +12,32 @@ use super::sink::Sink;
 
 /// Messages that may wait for standard error.
 const QUEUE: usize = 1024;
-/// How long the end waits for the last ones to be taken.
+/// How long the end of the process waits until the last messages are written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time between two tries to enter a full queue.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
 
 enum Message {
     Line(Vec<u8>),
-    /// All that were said before are written.
+    /// Requests a notification once all earlier messages are written.
     Flush(SyncSender<()>),
 }
 
-/// Where messages are written to. Each write is one message, whole.
+/// The senders' side of the queue. Each write must be one complete message.
 #[derive(Clone)]
 pub(super) struct Messages {
     queue: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
 }
 
-/// Those of this process, once there are any.
+/// The queue of this process, once it is started.
 static MESSAGES: OnceLock<Messages> = OnceLock::new();
 
 impl Messages {
-    /// Those of this process; its thread is started the first time.
+    /// Returns the queue of this process. The first call starts its thread.
     ///
     /// # Errors
-    /// There is no thread to be had, or no standard error.
+    /// The thread cannot be started, or standard error is closed.
     pub(super) fn of_process() -> io::Result<Messages> {
         if let Some(messages) = MESSAGES.get() {
             return Ok(messages.clone());
@@ -59,7 +60,7 @@ impl Messages {
         for _ in 0..within.as_millis() / RETRY_DELAY.as_millis() {
             match self.queue.try_send(message) {
                 Ok(()) => {
-                    // An error means that the time is over, or the thread.
+                    // An error means that the time is up, or that the thread has ended.
                     let _ = is_done.recv_timeout(within);
                     return;
                 }
@@ -71,8 +72,8 @@ impl Messages {
     }
 }
 
-/// Waits until all messages were written, a second at the most: standard error that nobody reads keeps no process
-/// from its end.
+/// Waits until all messages are written, for a second at most: a full pipe that nobody reads must not keep the process
+/// from ending.
 pub fn flush() {
     if let Some(messages) = MESSAGES.get() {
         messages.flush(FLUSH_TIMEOUT);
@@ -92,7 +93,7 @@ impl Write for Messages {
     }
 }
 
-/// Writes messages for as long as there is somebody who could say one.
+/// Writes messages until all senders are dropped.
 fn write(mut sink: Sink, waiting: &Receiver<Message>, dropped: &AtomicU64) {
     let mut reported = 0;
     while let Ok(message) = waiting.recv() {
@@ -107,7 +108,10 @@ fn write(mut sink: Sink, waiting: &Receiver<Message>, dropped: &AtomicU64) {
         }
         let lost = dropped.load(Ordering::Relaxed);
         if lost > reported {
-            tracing::error!(messages = lost - reported, "messages were lost: standard error did not take them");
+            tracing::error!(
+                messages = lost - reported,
+                "messages were lost: standard error did not accept them; check what reads it"
+            );
             reported = lost;
         }
     }
@@ -118,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_waits_for_a_reader_and_what_is_lost_is_counted() {
+    fn no_thread_waits_for_a_reader_and_lost_messages_are_counted() {
         let (mut messages, waiting) = Messages::new();
         for _ in 0..QUEUE + 7 {
             messages.write_all(b"line\n").unwrap();

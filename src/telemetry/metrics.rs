@@ -1,5 +1,5 @@
 //! Owns: the counters of the data path.
-//! Invariant: each thread counts in cells that no other thread writes; a scrape adds them up.
+//! Invariant: each thread writes counters of its own; a scrape adds them up.
 //! Must not know: what the labels mean; who scrapes.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use prometheus_client::metrics::MetricType;
 use super::limits::LimitCounters;
 use crate::per_thread::{Counter, PerThread};
 
-/// Status codes that are counted each by itself; all others count as `other`.
+/// The status codes that have a counter each; all others count as `other`.
 const CODES: [u16; 64] = [
     101, 200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 300, 301, 302, 303, 304, 305, 307, 308, 400, 401, 402, 403,
     404, 405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418, 421, 422, 423, 424, 425, 426, 428, 429,
@@ -22,16 +22,16 @@ const CODES: [u16; 64] = [
 ];
 const SLOTS: usize = CODES.len() + 1;
 
-/// Upper ends of the duration buckets, in microseconds; the last one is open.
+/// The upper bounds of the duration buckets, in microseconds; one more bucket has no upper bound.
 const BUCKETS: [u64; 15] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
     10_000_000, 60_000_000,
 ];
 
-/// The backend of what gone backends have counted. No backend can be called so.
-const GONE: &str = "(gone)";
+/// The label `backend` of what removed backends have counted. No backend can have this name.
+const REMOVED: &str = "(gone)";
 
-/// The words that label a count, fixed when the process starts: callers count by position.
+/// The values of labels. They are fixed when the process starts, and callers refer to them by position.
 #[derive(Debug, Clone, Copy)]
 pub struct Labels {
     /// The values of `verdict`.
@@ -40,7 +40,7 @@ pub struct Labels {
     pub causes: &'static [&'static str],
     /// The values of `outcome`.
     pub outcomes: &'static [&'static str],
-    /// The values of `reason` of requests for which no backend was asked.
+    /// The values of `reason` for requests that had no attempt on a backend.
     pub refusals: &'static [&'static str],
 }
 
@@ -58,13 +58,13 @@ pub struct Metrics {
 
 type ByBackend = BTreeMap<Box<str>, Arc<Series>>;
 
-/// The counters of one backend of one pool, or of what no backend served.
+/// The counters of one backend of a pool, or of the requests that no backend served.
 #[derive(Debug)]
 pub struct Series {
     pool: Box<str>,
     backend: Box<str>,
     labels: Labels,
-    /// By thread; made when the thread counts something: of thousands of backends most threads meet few.
+    /// By thread. Allocated when the thread first counts something: of thousands of backends most threads use few.
     shards: Box<[OnceLock<Box<Shard>>]>,
 }
 
@@ -96,14 +96,14 @@ struct Shard {
 }
 
 impl Metrics {
-    /// No counts yet, for `threads` threads.
+    /// Makes the counters of a process with `threads` data-path threads.
     pub fn new(threads: usize, labels: Labels, dropped_lines: Arc<AtomicU64>) -> Metrics {
         let limited = Arc::new(LimitCounters::new(threads));
         Metrics { threads, labels, series: Mutex::default(), listeners: Mutex::default(), limited, dropped_lines }
     }
 
-    /// The counters of a backend; the same ones whenever the same names are asked for, so counts
-    /// go on across reloads. Empty names stand for "none".
+    /// Returns the counters of a backend. The same names get the same counters, so a reload keeps them. An empty name
+    /// means none.
     pub fn series(&self, pool: &str, backend: &str) -> Arc<Series> {
         let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(pool).and_then(|of_pool| of_pool.get(backend)) {
@@ -114,7 +114,7 @@ impl Metrics {
         series
     }
 
-    /// The counters of a listener.
+    /// Returns the counters of a listener.
     pub fn listener(&self, name: &str) -> Arc<ListenerCounters> {
         let mut all = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.iter().find(|listener| *listener.name == *name) {
@@ -125,26 +125,25 @@ impl Metrics {
         listener
     }
 
-    /// The counters of the limits on clients.
+    /// Returns the counters of the limits on clients.
     pub fn limited(&self) -> &Arc<LimitCounters> {
         &self.limited
     }
 
-    /// Adds what was counted of backends that are gone to one series a pool, and forgets whose it was:
-    /// with backends that come and go all day, series would else be without number. Call it now and
-    /// then.
+    /// Merges the counts of removed backends into one series per pool: with backends that are added and removed all
+    /// day, the number of series would otherwise grow without bound. Call it regularly.
     pub fn merge_removed(&self) {
         let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody has it any more, so nobody counts in it; and nobody gets it but under this lock.
-        let is_gone = |series: &Arc<Series>| Arc::strong_count(series) == 1 && *series.backend != *GONE;
+        // The map has the only reference, so no thread counts in it. Another reference is only made under this lock.
+        let is_removed = |series: &Arc<Series>| Arc::strong_count(series) == 1 && *series.backend != *REMOVED;
         for (pool, of_pool) in all.iter_mut() {
-            let gone: Vec<_> = of_pool.extract_if(.., |_, series| is_gone(series)).collect();
-            if gone.is_empty() {
+            let removed: Vec<_> = of_pool.extract_if(.., |_, series| is_removed(series)).collect();
+            if removed.is_empty() {
                 continue;
             }
-            let new = || Arc::new(Series::new(pool, GONE, self.labels, self.threads));
-            let sum = of_pool.entry(GONE.into()).or_insert_with(new);
-            for (_, series) in gone {
+            let new = || Arc::new(Series::new(pool, REMOVED, self.labels, self.threads));
+            let sum = of_pool.entry(REMOVED.into()).or_insert_with(new);
+            for (_, series) in removed {
                 for (thread, shard) in series.shards.iter().enumerate() {
                     if let (Some(shard), Some(sum)) = (shard.get(), sum.shard(thread)) {
                         sum.add(shard);
@@ -166,12 +165,12 @@ impl Series {
         Series { pool: pool.into(), backend: backend.into(), labels, shards }
     }
 
-    /// Where this thread counts.
+    /// Returns the shard of a thread.
     fn shard(&self, thread: usize) -> Option<&Shard> {
         self.shards.get(thread).map(|shard| &**shard.get_or_init(|| Box::new(Shard::new(&self.labels))))
     }
 
-    /// Where threads have counted.
+    /// Returns the shards that have counted something.
     fn shards(&self) -> impl Iterator<Item = &Shard> {
         self.shards.iter().filter_map(|shard| shard.get().map(|shard| &**shard))
     }
@@ -202,51 +201,51 @@ impl Series {
         }
     }
 
-    /// Counts a request for which no backend was asked. `reason` is a position in [`Labels::refusals`].
+    /// Counts a request that had no attempt on a backend. `reason` is a position in [`Labels::refusals`].
     pub fn refused(&self, thread: usize, reason: usize) {
         if let Some(counter) = self.shard(thread).and_then(|shard| shard.refusals.get(reason)) {
             counter.add(1);
         }
     }
 
-    /// Requests for which no backend was asked, by the name of the reason.
+    /// Returns the number of requests without an attempt on a backend, by the name of the reason.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.labels.refusals.iter().enumerate().map(|(at, name)| (*name, self.sum(|shard| shard.refusals.get(at))))
     }
 
-    /// A request has become a tunnel.
+    /// Counts a request that has become a tunnel.
     pub fn tunnel_began(&self, thread: usize) {
         if let Some(shard) = self.shard(thread) {
             shard.tunnels.add(1);
         }
     }
 
-    /// A tunnel has ended.
+    /// Counts a tunnel that has ended.
     pub fn tunnel_ended(&self, thread: usize) {
         if let Some(shard) = self.shard(thread) {
             shard.tunnels_ended.add(1);
         }
     }
 
-    /// Tunnels there were, and how many of them are open.
+    /// Returns how many tunnels have begun, and how many of them are open.
     fn tunnels(&self) -> (u64, u64) {
-        // In this order: one that ends meanwhile is not missing from those there were.
+        // In this order: a tunnel that ends between the two sums is still counted as begun, never the other way round.
         let ended = self.sum(|shard| Some(&shard.tunnels_ended));
         let begun = self.sum(|shard| Some(&shard.tunnels));
         (begun, begun.saturating_sub(ended))
     }
 
-    /// Requests that have ended.
+    /// Returns the number of requests that have ended.
     pub fn requests(&self) -> u64 {
         self.shards().flat_map(|shard| shard.requests.iter().flatten()).map(Counter::get).sum()
     }
 
-    /// Attempts by outcome position.
+    /// Returns the number of attempts with an outcome, a position in [`Labels::outcomes`].
     pub fn attempts(&self, outcome: usize) -> u64 {
         self.sum(|shard| shard.attempts.get(outcome))
     }
 
-    /// Attempts that failed: all but the first outcome.
+    /// Returns the number of failed attempts: those with any outcome but the first.
     pub fn failures(&self) -> u64 {
         self.shards().flat_map(|shard| shard.attempts.iter().skip(1)).map(Counter::get).sum()
     }
@@ -284,7 +283,7 @@ impl Shard {
 }
 
 impl ListenerCounters {
-    /// A connection was accepted on `thread`.
+    /// Counts a connection that was accepted on `thread`.
     pub fn opened(&self, thread: usize) {
         if let Some(connections) = self.connections.get(thread) {
             connections.accepted.add(1);
@@ -292,14 +291,14 @@ impl ListenerCounters {
         }
     }
 
-    /// A connection of `thread` has ended.
+    /// Counts a connection of `thread` that has ended.
     pub fn closed(&self, thread: usize) {
         if let Some(connections) = self.connections.get(thread) {
             connections.open.store(connections.open.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
         }
     }
 
-    /// Connections that are open now, over all threads.
+    /// Returns the number of open connections, over all threads.
     pub fn open(&self) -> i64 {
         self.connections.iter().map(|connections| connections.open.load(Ordering::Relaxed)).sum()
     }
@@ -407,19 +406,19 @@ impl Collector for Metrics {
 
         self.limited.encode(&mut encoder)?;
 
-        let help = "Lines of the access log that were lost because it could not be written, or not fast enough";
+        let help = "Lines of the access log that were lost because its disk or reader failed or was too slow";
         encoder
             .encode_descriptor("linchpin_access_log_dropped", help, None, counter)?
             .encode_counter::<NoLabelSet, _, u64>(&self.dropped_lines.load(Ordering::Relaxed), None)?;
 
-        let help = "Panics of this process; each ends its request or task; please report them";
+        let help = "Panics of this process, each of which ended one request or task; please report them";
         encoder
             .encode_descriptor("linchpin_panics", help, None, counter)?
             .encode_counter::<NoLabelSet, _, u64>(&super::panics::count(), None)
     }
 }
 
-/// The series of each pool, which stand together.
+/// Groups the series by pool; those of one pool are adjacent.
 fn by_pool(all: &[Arc<Series>]) -> impl Iterator<Item = (&str, &[Arc<Series>])> {
     let pools = all.chunk_by(|one, other| one.pool == other.pool);
     pools.filter_map(|of_pool| Some((&*of_pool.first()?.pool, of_pool)))
@@ -474,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gone_backends_have_counted_is_kept_in_one_series() {
+    fn the_counts_of_removed_backends_are_kept_in_one_series() {
         let labels = Labels { verdicts: &["new"], causes: &["down"], outcomes: &["ok"], refusals: &[] };
         let metrics = Metrics::new(1, labels, Arc::default());
         let stays = metrics.series("app", "a");
@@ -494,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_takes_room_for_those_threads_alone_that_count_in_it() {
+    fn a_series_has_memory_only_for_the_threads_that_count_in_it() {
         let labels = Labels { verdicts: &["new"], causes: &["down"], outcomes: &["ok"], refusals: &[] };
         let metrics = Metrics::new(8, labels, Arc::default());
         let series = metrics.series("app", "a");

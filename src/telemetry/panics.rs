@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// From now on panics of this process are counted, and said as every other message: without waiting for standard
-/// error, as the standard library's hook would.
+/// Installs a panic hook that counts panics, and logs them like every other message: no thread waits for standard
+/// error, as it would in the standard library's hook.
 pub fn report() {
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
@@ -23,13 +23,13 @@ pub fn report() {
     }));
 }
 
-/// Its words, if they are the program's own. Words that were put together can have a piece of a request in them, as
-/// those of a text that is cut within a character have.
+/// Returns the panic's message if it is a constant of the program. A formatted message can contain a piece of a
+/// request: slicing a string within a character panics with a quotation of the string.
 fn why(panic: &PanicHookInfo<'_>) -> &'static str {
     panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(not shown)")
 }
 
-/// How many there were.
+/// Returns the number of panics so far.
 pub(super) fn count() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }

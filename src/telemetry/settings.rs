@@ -9,26 +9,26 @@ use std::path::PathBuf;
 pub struct Settings {
     /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of the tracing crate.
     pub level: String,
-    /// How lines look, of the access log and of everything else.
+    /// The format of the access log and of messages.
     pub format: LogFormat,
-    /// Where the access log goes.
+    /// Where the access log is written.
     pub access: AccessTarget,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines of `name=value`, for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Where the access log goes.
+/// Where the access log is written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AccessTarget {
-    /// Nowhere.
+    /// Not written at all.
     Off,
     /// To standard output.
     #[default]

@@ -1,6 +1,6 @@
 //! Owns: the file or standard stream that log lines are written to.
 //! Invariant: a line is written whole or reported as lost; a part of a lost line never corrupts the next one.
-//! Must not know: what a line says.
+//! Must not know: the content of a line.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,23 +11,22 @@ use std::time::Duration;
 use crate::files;
 use crate::files::watch::FileId;
 
-/// The time between two writes to a non-blocking stream that is full. Another process that shares the stream may have
-/// set
+/// The time between two writes to a full stream that doesn't block: another process that shares the stream may have set
 /// `O_NONBLOCK`.
 const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// An open log.
 pub(super) struct Sink {
     file: File,
-    /// Where it is, if it is a file that can be moved away.
+    /// Its path, if it is a file that log rotation can move away.
     path: Option<PathBuf>,
-    /// The last thing written is a piece of a line.
+    /// Whether the file ends with a part of a line.
     ends_mid_line: bool,
-    /// That a new file can't be opened was said.
+    /// Whether the failure to open a new file was logged.
     has_reported: bool,
 }
 
-/// ThreadLog that could not be written.
+/// Lines that could not be written.
 #[derive(Debug)]
 pub(super) struct LostLines {
     pub(super) lines: u64,
@@ -35,12 +34,12 @@ pub(super) struct LostLines {
 }
 
 impl Sink {
-    /// A standard stream. Written to without the standard library's buffer, which keeps what it could not write.
+    /// Opens a standard stream, without the standard library's buffer: that would keep what it could not write.
     pub(super) fn stream(stream: &impl AsFd) -> io::Result<Sink> {
         Ok(Sink::new(stream.as_fd().try_clone_to_owned()?.into(), None))
     }
 
-    /// The file at `path`, appended to.
+    /// Opens the file at `path` for appending.
     pub(super) fn open(path: &Path) -> Result<Sink, files::Error> {
         Ok(Sink::new(files::append(path)?, Some(path.to_owned())))
     }
@@ -49,7 +48,7 @@ impl Sink {
         Sink { file, path, ends_mid_line: false, has_reported: false }
     }
 
-    /// Writes `lines`, each of which ends with a line feed. Blocks for as long as they are not taken.
+    /// Writes `lines`, each of which ends with a line feed. Blocks until they are written or have failed.
     pub(super) fn write(&mut self, lines: &[u8]) -> Result<(), LostLines> {
         if self.ends_mid_line {
             match write_all(&mut self.file, b"\n") {
@@ -66,20 +65,20 @@ impl Sink {
         })
     }
 
-    /// Takes back of a file what was written of its last line, unless somebody else has written there.
+    /// Cuts the incomplete last line from the file, unless another process has appended to it. Returns whether it did.
     fn cut_partial_line(&self, before: Option<u64>, written: usize, whole: usize) -> bool {
         let Some(before) = before else { return false };
         let at = |bytes: usize| before + bytes as u64;
         self.length() == Some(at(written)) && self.file.set_len(at(whole)).is_ok()
     }
 
-    /// How long it is, if it is a file.
+    /// Returns the length of a file; `None` for a stream.
     fn length(&self) -> Option<u64> {
         self.path.as_ref()?;
         self.file.metadata().ok().map(|metadata| metadata.len())
     }
 
-    /// Goes on with a new file if the old one was moved away.
+    /// Continues in a new file if the old one was moved away.
     pub(super) fn reopen_if_moved(&mut self) {
         let Some(path) = &self.path else { return };
         let open = self.file.metadata().ok().map(|metadata| FileId::of(&metadata));
@@ -88,7 +87,7 @@ impl Sink {
         }
     }
 
-    /// Opens the file anew. The old one is gone on with if that can't be.
+    /// Reopens the file by its path. If that fails, continues in the old one.
     pub(super) fn reopen(&mut self) {
         let Some(path) = &self.path else { return };
         match files::append(path) {
@@ -97,7 +96,7 @@ impl Sink {
                 tracing::error!(
                     path = %path.display(),
                     %error,
-                    "cannot reopen the access log, and so Linchpin still writes to the file that was moved away; check the folder's owner"
+                    "cannot reopen the access log; Linchpin still writes to the file that was moved away; check the folder's owner"
                 );
             }
             Err(_) => {}
@@ -109,7 +108,7 @@ fn count(lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// Like [`Write::write_all`], but tells how much was written before the error.
+/// Works like [`Write::write_all`], but returns how many bytes were written before the error.
 fn write_all(to: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -129,7 +128,7 @@ mod tests {
     use super::*;
     use std::io::{Read, Seek};
 
-    /// Takes so many bytes, says now and then that it is busy, and fails then.
+    /// Accepts so many bytes, reports now and then that it is busy, and fails after that.
     struct Narrow(usize, bool);
 
     impl Write for Narrow {
@@ -149,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_before_an_error_is_known() {
+    fn an_error_comes_with_the_number_of_bytes_written_before_it() {
         assert!(write_all(&mut Narrow(9, false), b"12345").is_ok());
         let (written, error) = write_all(&mut Narrow(4, false), b"12345").unwrap_err();
         assert_eq!((written, error.kind()), (4, io::ErrorKind::StorageFull));
     }
 
     #[test]
-    fn a_piece_of_a_line_is_taken_back_unless_somebody_else_has_written() {
+    fn an_incomplete_line_is_cut_off_unless_another_process_has_written_after_it() {
         let path = std::env::temp_dir().join(format!("linchpin-sink-{}", std::process::id()));
         let mut sink = Sink::open(&path).unwrap();
         sink.write(b"one\n").unwrap();
@@ -166,7 +165,7 @@ mod tests {
         write_all(&mut sink.file, b"fou").unwrap();
         write_all(&mut File::options().append(true).open(&path).unwrap(), b"other\n").unwrap();
         assert!(!sink.cut_partial_line(Some(8), 3, 0));
-        // Then the next line begins behind it.
+        // Otherwise the next line begins after it.
         sink.ends_mid_line = true;
         sink.write(b"five\n").unwrap();
         let mut text = String::new();

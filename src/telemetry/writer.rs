@@ -1,6 +1,6 @@
-//! Owns: the thread that writes the access log, and when it opens its file anew.
-//! Invariant: a bounded queue; a full one drops whole buffers and counts their lines.
-//! Must not know: what a line says.
+//! Owns: the thread that writes the access log, and when it reopens its file.
+//! Invariant: its queue is bounded; if it is full, senders drop whole buffers and count their lines.
+//! Must not know: the content of a line.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,25 +16,25 @@ use super::settings::{AccessTarget, LogFormat};
 use super::sink::Sink;
 use crate::files;
 
-/// Buffers of some 64 KiB that may wait for the writer.
+/// The most buffers, of about 64 KiB each, that may wait for the writer.
 const QUEUE: usize = 128;
-/// How long the end waits for the last lines to be taken.
+/// How long the end of the process waits until the last lines are written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the file is checked at: whether it is still the one that its name stands for.
+/// The time between two checks whether the path still names the open file.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The access log of the process: hands out one [`ThreadLog`] a thread, and writes them all.
+/// The access log of the process: makes a [`ThreadLog`] for each thread, and writes the lines of all.
 pub struct AccessLog {
     shared: Option<Arc<LogQueue>>,
     format: LogFormat,
     dropped: Arc<AtomicU64>,
-    /// Why lines could not be written last.
+    /// Why the last lost lines could not be written.
     reason: Arc<Mutex<Option<String>>>,
-    /// Hung up on when the writer has ended.
+    /// Disconnected once the writer has ended.
     ended: Option<Receiver<()>>,
 }
 
-/// Makes the ends of an [`AccessLog`]. The log is written for as long as there is one.
+/// Makes the [`ThreadLog`]s of an [`AccessLog`]. The writer runs for as long as there is a handle.
 #[derive(Clone)]
 pub struct AccessLogHandle {
     shared: Option<Arc<LogQueue>>,
@@ -42,30 +42,31 @@ pub struct AccessLogHandle {
 }
 
 impl AccessLogHandle {
-    /// One thread's end.
+    /// Makes the log of one thread.
     pub fn thread_log(&self) -> ThreadLog {
         self.shared.as_ref().map_or_else(ThreadLog::off, |shared| ThreadLog::new(Arc::clone(shared), self.format))
     }
 }
 
-/// Has an [`AccessLog`] open its file anew, for as long as there is one.
+/// Makes an [`AccessLog`] reopen its file, for as long as the log exists.
 #[derive(Clone)]
 pub struct Reopen(Weak<LogQueue>);
 
 impl Reopen {
-    /// Opens it anew: at once, or as soon as what is being written has been taken. Whether there is a file.
+    /// Requests that the writer reopens its file: at once, or after the write that is under way. Returns whether the
+    /// log is a file.
     pub fn reopen(&self) -> bool {
         let shared = self.0.upgrade().filter(|shared| shared.is_file);
         if let Some(shared) = &shared {
             shared.reopen.store(true, Ordering::Release);
-            // Where the queue is full, the writer comes by without being told.
+            // If the queue is full, the writer checks the flag anyway, after its current buffer.
             let _ = shared.queue.try_send(Buffer::default());
         }
         shared.is_some()
     }
 }
 
-/// The access log can't be opened.
+/// Why the access log cannot be opened.
 #[derive(Debug)]
 pub struct OpenError {
     path: PathBuf,
@@ -95,7 +96,7 @@ impl AccessLog {
     /// Opens the log and starts its writer.
     ///
     /// # Errors
-    /// The file can't be opened for appending, or there is no thread to be had.
+    /// The file can't be opened for appending, or the thread can't be started.
     pub fn open(access: &AccessTarget, format: LogFormat) -> Result<AccessLog, OpenError> {
         let (dropped, reason) = (Arc::new(AtomicU64::new(0)), Arc::default());
         let sink = match access {
@@ -127,22 +128,22 @@ impl AccessLog {
         Ok(AccessLog { shared: Some(Arc::new(shared)), format, dropped, reason, ended: Some(ended) })
     }
 
-    /// What threads get their ends from.
+    /// Returns the handle that makes the logs of threads.
     pub fn handle(&self) -> AccessLogHandle {
         AccessLogHandle { shared: self.shared.clone(), format: self.format }
     }
 
-    /// What opens its file anew.
+    /// Returns the handle that makes the writer reopen its file.
     pub fn reopen(&self) -> Reopen {
         Reopen(self.shared.as_ref().map(Arc::downgrade).unwrap_or_default())
     }
 
-    /// What says when lines are lost.
+    /// Returns the reporter of lost lines.
     pub fn loss_reporter(&self) -> LossReporter {
         LossReporter::new(Arc::clone(&self.dropped), Arc::clone(&self.reason))
     }
 
-    /// Counts the lines that were dropped.
+    /// Returns the counter of lost lines.
     pub fn dropped(&self) -> &Arc<AtomicU64> {
         &self.dropped
     }
@@ -152,7 +153,7 @@ impl AccessLog {
     pub fn close(mut self) {
         self.shared = None;
         if let Some(ended) = self.ended.take() {
-            // It ends by itself when the last sender is gone; a panic in it was its own report.
+            // The writer ends when the last sender is dropped. A panic in it has been logged.
             let _ = ended.recv_timeout(CLOSE_TIMEOUT);
         }
     }
@@ -167,7 +168,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes until nobody is left who could have a line.
+    /// Writes until all senders are dropped.
     fn write(&mut self, buffers: &Receiver<Buffer>) {
         loop {
             match buffers.recv_timeout(CHECK_INTERVAL) {
@@ -184,7 +185,7 @@ impl Writer {
         }
     }
 
-    /// Log rotation moves the file away; no signal is needed to be told so, and one is heard at once.
+    /// Reopens the file if log rotation has moved it away. That is checked every second, and at once after a signal.
     fn check_file(&mut self) {
         if self.reopen.swap(false, Ordering::Acquire) {
             self.sink.reopen();

@@ -35,7 +35,7 @@ async fn no_request_waits_for_standard_error_and_lost_messages_are_said_when_it_
     }
     assert_eq!(client.get("/").await.status, 200);
     let line = running.line("messages were lost").await;
-    assert!(line.contains("messages=") && line.contains("standard error did not take them"), "{line}");
+    assert!(line.contains("messages=") && line.contains("standard error did not accept them"), "{line}");
     // One that is still stuck at the end keeps nobody from it.
     for _ in 0..3000 {
         client.get("/close").await;
