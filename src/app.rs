@@ -201,7 +201,7 @@ impl App {
     }
 }
 
-/// Returns `[server]` with as many client connections as the limit of open descriptors allows, and the number of
+/// Returns `[server]` with as many client connections as the limit on open descriptors allows, and the number of
 /// connections for the admin listener. Reserves descriptors for backends from now on.
 fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize) {
     let limit = descriptors::soft_limit();
@@ -212,7 +212,7 @@ fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize) {
         tracing::info!(
             max_connections,
             limit,
-            "limiting client connections to what the limit of open descriptors allows"
+            "limiting client connections to what the limit on open descriptors allows; raise LimitNOFILE for more"
         );
     }
     (runtime::Settings { max_connections, ..plan.server.clone() }, budget.admin)

@@ -42,7 +42,7 @@ impl PinNameConflict {
             PinNameConflict::Cookie => tracing::warn!(
                 pool,
                 backend,
-                "this backend sets a routing cookie of the same name as ours, so it is a Linchpin, too: clients get its \
+                "this backend sets a routing cookie with this pool's cookie name, so it is a Linchpin, too: clients get its \
                  cookie with `~` appended to the name, so that both cookies work; to avoid this, write another \
                  [pools.persistence.cookie] name in one of the two"
             ),

@@ -97,7 +97,10 @@ async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: o
         let (closing, until) = (admin_close(phase.subscribe()), async { drop(stopped.await) });
         tokio::spawn(async move {
             if let Err(error) = admin::run(bound, settings, facts, connections, closing, until).await {
-                tracing::error!(%error, "the admin listener stopped");
+                tracing::error!(
+                    %error,
+                    "the admin listener has failed; clients are still served; restart this process to get it back"
+                );
             }
         })
     });

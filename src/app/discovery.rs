@@ -66,7 +66,10 @@ pub(super) async fn run(
         tokio::select! {
             () = end => {}
             () = &mut patience, if !silent.is_empty() => {
-                tracing::warn!(sources = silent.len(), "some sources of backends have not answered yet; serving without them");
+                tracing::warn!(
+                    sources = silent.len(),
+                    "some discovery sources have not answered yet; serving without their backends; check the sources"
+                );
                 silent.clear();
             }
             first = received.recv() => {
@@ -109,7 +112,7 @@ impl DiscoveryTask {
                 tracing::warn!(
                     pool = name,
                     backend,
-                    "ignoring a discovered backend: another backend has its name or address, or it is the address of our own listener"
+                    "ignoring a discovered backend: another backend has its name or address, or it is the address of a listener of this process"
                 );
             }
         }

@@ -44,7 +44,7 @@ pub fn run(path: Option<&Path>) -> ExitCode {
     // `check` prints the warnings in the same form, with their lines.
     print_error(&report);
     if let Err(error) = descriptors::raise_limit() {
-        tracing::warn!(%error, "cannot raise the limit on open descriptors");
+        tracing::warn!(%error, "cannot raise the limit on open descriptors; keeping the current one; raise LimitNOFILE for more connections");
     }
     let ended = runtime.block_on(serve(plan, signals));
     telemetry::flush();

@@ -102,11 +102,11 @@ impl SourceWatcher<'_> {
                 tracing::warn!(
                     pool,
                     source,
-                    "discovery finds no backend any more; keeping those that it found last for now"
+                    "discovery finds no backends any more; keeping those that it found last until this is confirmed"
                 );
             }
             Some(SourceEvent::Empty) => {
-                tracing::warn!(pool, source, "discovery still finds no backend; draining those that it found")
+                tracing::warn!(pool, source, "discovery still finds no backends; draining those that it found before")
             }
             Some(SourceEvent::Answers) => tracing::info!(pool, source, "discovery works again"),
             None => {}

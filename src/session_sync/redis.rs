@@ -50,7 +50,7 @@ impl fmt::Display for Error {
             Error::Redis(error) => error.fmt(f),
             Error::Timeout => f.write_str("no reply in time"),
             Error::Unsubscribed => f.write_str("Redis closed the connection"),
-            Error::Stopped => f.write_str("this Linchpin stops"),
+            Error::Stopped => f.write_str("this Linchpin is stopping"),
         }
     }
 }
