@@ -5,6 +5,7 @@
 mod address;
 mod batch;
 pub mod bind;
+pub mod body_pacing;
 pub mod defer_accept;
 pub mod descriptor_reserve;
 pub mod interim;

@@ -10,10 +10,11 @@ use std::time::Instant;
 
 use http::Version;
 
-use super::backlog::{ConnectionBacklog, StreamBacklog};
+use super::backlog::StreamBacklog;
 use super::conn_timeouts::{self, ConnState, Http2State};
 use crate::clock;
 use crate::handler::Tunnel;
+use crate::net::body_pacing::BodyPacing;
 use crate::net::interim::InterimQueue;
 
 /// The state of a client connection.
@@ -53,7 +54,7 @@ pub(super) struct Activity {
     /// How many times hyper has flushed all that it had to write.
     flushes: Cell<u64>,
     /// On HTTP/1: the bytes of response bodies in hyper.
-    backlog: ConnectionBacklog,
+    pacing: BodyPacing,
     /// The tasks of bodies that fail as soon as their data has been flushed.
     failing_bodies: RefCell<Vec<Waker>>,
     /// The tunnel that takes over the connection after the current response.
@@ -108,7 +109,7 @@ impl Activity {
             interim: OnceCell::new(),
             cancelled: Cell::new(0),
             flushes: Cell::new(0),
-            backlog: ConnectionBacklog::default(),
+            pacing: BodyPacing::default(),
             failing_bodies: RefCell::default(),
             tunnel: RefCell::default(),
             opening_stream,
@@ -291,8 +292,8 @@ impl Activity {
     }
 
     /// Returns the bytes of response bodies in hyper, on HTTP/1.
-    pub(super) fn backlog(&self) -> &ConnectionBacklog {
-        &self.backlog
+    pub(super) fn pacing(&self) -> &BodyPacing {
+        &self.pacing
     }
 
     /// Returns the queue for interim responses to a request of this version. Returns `None` if its client can receive

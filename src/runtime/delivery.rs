@@ -49,7 +49,7 @@ impl<B: ResponseContent> TrackedBody<B> {
             Some(stream) => stream.must_wait(self.given, cx),
             None => self.guard.as_ref().is_some_and(|guard| {
                 let activity = guard.activity();
-                activity.backlog().must_wait(self.given, activity.is_blocked())
+                activity.pacing().must_wait(self.given, activity.is_blocked())
             }),
         }
     }
@@ -140,7 +140,7 @@ enum Counter {
 impl Counter {
     fn unsent(&self) -> u64 {
         match self {
-            Counter::Connection(activity) => activity.backlog().unsent(),
+            Counter::Connection(activity) => activity.pacing().unwritten(),
             Counter::Stream(stream) => stream.unsent(),
         }
     }
@@ -150,7 +150,7 @@ impl CountedChunk {
     fn new(bytes: Bytes, counter: Option<Counter>) -> CountedChunk {
         let length = bytes.len() as u64;
         match &counter {
-            Some(Counter::Connection(activity)) => activity.backlog().queued(length),
+            Some(Counter::Connection(activity)) => activity.pacing().queued(length),
             Some(Counter::Stream(stream)) => stream.queued(length),
             None => {}
         }
@@ -170,7 +170,7 @@ impl Buf for CountedChunk {
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
         match &self.counter {
-            Some(Counter::Connection(activity)) => activity.backlog().written(count as u64),
+            Some(Counter::Connection(activity)) => activity.pacing().written(count as u64),
             Some(Counter::Stream(stream)) => stream.written(count as u64),
             None => {}
         }

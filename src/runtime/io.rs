@@ -153,7 +153,7 @@ impl Write for Io {
         if matches!(poll, Poll::Ready(Ok(()))) && !self.activity.is_http2() {
             self.activity.flushed();
         }
-        if poll.is_ready() && self.activity.backlog().resume(|| self.stream.inner().socket().send_buffer_space()) {
+        if poll.is_ready() && self.activity.pacing().resume(|| self.stream.inner().socket().send_buffer_space()) {
             cx.waker().wake_by_ref();
         }
         self.record_progress(poll)

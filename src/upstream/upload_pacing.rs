@@ -11,33 +11,20 @@ use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-/// Once hyper has this many bytes to write, it gets no more. It is enough to write small frames together. hyper's own
-/// limit is 400 KiB, for each backend that reads nothing.
-const MAX_UNWRITTEN: usize = 4 * 1024;
-
-/// The first bytes of a body, which are passed on without pacing: every new socket has room for them. Linux gives a
-/// socket 16 KiB (`tcp_wmem`), and hyper holds what does not fit, once for each request.
-const MAX_UNPACED: usize = 16 * 1024;
-
-/// The most bytes of a body that are passed on before the socket's free space is read again.
-const MAX_ROOM: usize = 256 * 1024;
+use crate::net::body_pacing::BodyPacing;
 
 /// What hyper still has to write on one connection.
 #[derive(Debug, Default)]
 pub(super) struct UploadPacing {
-    unwritten: Cell<usize>,
-    /// Whether the socket takes nothing at the moment. With TLS, more bytes wait for it than hyper still has to write.
+    body: BodyPacing,
+    /// Whether the socket takes nothing at the moment.
     is_blocked: Cell<bool>,
-    /// Whether the body waits until everything is written.
-    is_body_waiting: Cell<bool>,
-    /// The free space that the backend's socket had, less the bytes passed to hyper since.
-    room: Cell<usize>,
 }
 
 impl UploadPacing {
     /// Notes that `bytes` bytes were written, whether of a body or not.
     pub(super) fn on_written(&self, bytes: usize) {
-        self.unwritten.set(self.unwritten.get().saturating_sub(bytes));
+        self.body.written(bytes as u64);
         self.is_blocked.set(false);
     }
 
@@ -47,30 +34,13 @@ impl UploadPacing {
     }
 
     /// Notes that nothing is left to write. If the body waits for this, it continues with as many bytes as the
-    /// backend's socket has `room` for. The task that flushes polls the body.
-    pub(super) fn on_flushed(&self, cx: &Context<'_>, room: impl FnOnce() -> usize) {
-        self.unwritten.set(0);
+    /// backend's socket has `space` for. The task that flushes polls the body.
+    pub(super) fn on_flushed(&self, cx: &Context<'_>, space: impl FnOnce() -> usize) {
+        self.body.all_written();
         self.is_blocked.set(false);
-        if self.is_body_waiting.take() {
-            self.room.set(room().min(MAX_ROOM));
+        if self.body.resume(space) {
             cx.waker().wake_by_ref();
         }
-    }
-
-    /// Notes that hyper got `bytes` bytes of the body.
-    fn on_frame(&self, bytes: usize) {
-        self.unwritten.set(self.unwritten.get() + bytes);
-        self.room.set(self.room.get().saturating_sub(bytes));
-    }
-
-    /// Whether the body must wait after `passed` bytes. If so, the next flush wakes it.
-    fn is_ahead(&self, passed: usize) -> bool {
-        let is_full = self.room.get() == 0 && self.unwritten.get() >= MAX_UNWRITTEN;
-        let is_ahead = passed >= MAX_UNPACED && (is_full || self.is_blocked.get());
-        if is_ahead {
-            self.is_body_waiting.set(true);
-        }
-        is_ahead
     }
 }
 
@@ -80,7 +50,7 @@ pin_project! {
         #[pin]
         body: B,
         pacing: Rc<UploadPacing>,
-        passed: usize,
+        passed: u64,
     }
 }
 
@@ -100,14 +70,14 @@ impl<B: Body> Body for PacedBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.project();
-        if this.pacing.is_ahead(*this.passed) {
+        if this.pacing.body.must_wait(*this.passed, this.pacing.is_blocked.get()) {
             return Poll::Pending;
         }
         let frame = this.body.poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &frame {
-            let bytes = frame.data_ref().map_or(0, Buf::remaining);
+            let bytes = frame.data_ref().map_or(0, Buf::remaining) as u64;
             *this.passed = this.passed.saturating_add(bytes);
-            this.pacing.on_frame(bytes);
+            this.pacing.body.queued(bytes);
         }
         frame
     }
@@ -130,6 +100,11 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::Wake;
 
+    use crate::net::body_pacing::{INITIAL_BYTES, MAX_UNWRITTEN};
+
+    const INITIAL: usize = INITIAL_BYTES as usize;
+    const UNWRITTEN: usize = MAX_UNWRITTEN as usize;
+
     #[derive(Default)]
     struct Woken(AtomicBool);
     impl Wake for Woken {
@@ -143,13 +118,13 @@ mod tests {
         let (pacing, woken) = (Rc::<UploadPacing>::default(), Arc::<Woken>::default());
         let waker = Arc::clone(&woken).into();
         let mut cx = Context::from_waker(&waker);
-        let pieces = [MAX_UNPACED - 1, 1, 1, MAX_UNWRITTEN, 1]
-            .map(|length| Ok::<_, ()>(Frame::data(Bytes::from(vec![0; length]))));
+        let pieces =
+            [INITIAL - 1, 1, 1, UNWRITTEN, 1].map(|length| Ok::<_, ()>(Frame::data(Bytes::from(vec![0; length]))));
         let mut body = PacedBody::new(StreamBody::new(futures_util::stream::iter(pieces)), &pacing);
         let mut continues = |cx: &mut Context<'_>| Pin::new(&mut body).poll_frame(cx).is_ready();
         assert!(continues(&mut cx) && continues(&mut cx), "the first bytes are sent with the header section");
         assert!(!continues(&mut cx));
-        pacing.on_written(MAX_UNPACED - 1);
+        pacing.on_written(INITIAL - 1);
         assert!(!woken.0.load(Ordering::Relaxed), "hyper has not written it all");
         pacing.on_flushed(&cx, || 0);
         assert!(woken.0.load(Ordering::Relaxed));
