@@ -3,27 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::SystemTime;
 
-use tokio::process::Command;
-
-use super::support::process::Running;
+use super::support::Backend;
+use super::support::process::{self, BINARY, Running, printed};
 use super::support::tool::Folder;
-use super::support::{Backend, soon};
-
-const BINARY: &str = env!("CARGO_BIN_EXE_linchpin");
-
-/// A command to its end.
-async fn run(words: &[&str]) -> Output {
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]).stdin(Stdio::null()).kill_on_drop(true);
-    soon("the end of the command", command.output()).await.unwrap()
-}
-
-fn said(done: &Output) -> String {
-    String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
-}
 
 fn configuration(listener: &str, more: &str) -> String {
     format!(
@@ -60,8 +45,8 @@ async fn a_check_beside_a_running_linchpin_touches_neither_it_nor_its_files() {
     ];
     let at_first = listing(&folder.file(""));
     for file in &files {
-        let done = run(&[BINARY, "check", file]).await;
-        assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+        let done = process::command(BINARY, &["check", file]).await;
+        assert_eq!(done.status.code(), Some(0), "{}", printed(&done));
     }
     assert_eq!(listing(&folder.file("")), at_first);
     assert_eq!(running.client().await.get("/").await.status, 200);
@@ -86,9 +71,10 @@ async fn a_log_or_a_socket_that_this_user_cannot_make_is_an_error_for_check_as_f
     ] {
         let file = folder.write("linchpin.toml", text.as_bytes());
         for command in ["check", "run"] {
-            let done = run(&[user, &[BINARY, command, &file]].concat()).await;
-            assert_eq!(done.status.code(), Some(1), "{}", said(&done));
-            assert!(said(&done).contains(&words), "{words}: {}", said(&done));
+            let line = [user, &[BINARY, command, &file]].concat();
+            let done = process::command(line[0], &line[1..]).await;
+            assert_eq!(done.status.code(), Some(1), "{}", printed(&done));
+            assert!(printed(&done).contains(&words), "{words}: {}", printed(&done));
         }
     }
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -106,12 +92,12 @@ async fn listeners_that_have_each_others_addresses_are_refused_before_they_would
         let port = free_port();
         let listener = format!("[[listeners]]\naddress = \"{first}:{port}\"\n");
         let text = configuration(&format!("{second}:{port}"), &listener);
-        let done = run(&[BINARY, "check", &folder.write("linchpin.toml", text.as_bytes())]).await;
+        let done = process::command(BINARY, &["check", &folder.write("linchpin.toml", text.as_bytes())]).await;
         let words = format!(
             "this address overlaps with that of the listener in line 2, \"{first}:{port}\": only one of the two"
         );
         assert_eq!(done.status.code(), Some(1));
-        assert!(said(&done).contains(&words), "{words}: {}", said(&done));
+        assert!(printed(&done).contains(&words), "{words}: {}", printed(&done));
     }
 }
 
@@ -149,8 +135,8 @@ async fn a_configuration_of_another_product_is_told_by_its_name_and_the_command_
     {
         let file = folder.write(name, text.as_bytes());
         for command in ["check", "run"] {
-            let done = run(&[BINARY, command, &file]).await;
-            let words = said(&done);
+            let done = process::command(BINARY, &[command, &file]).await;
+            let words = printed(&done);
             assert_eq!(done.status.code(), Some(1), "{words}");
             assert!(words.contains(&format!("looks like a configuration of {product}")), "{words}");
             assert!(!words.contains("not TOML:"), "{words}");
@@ -158,13 +144,13 @@ async fn a_configuration_of_another_product_is_told_by_its_name_and_the_command_
                 let (_, import) = words.split_once("translate it with: ").unwrap();
                 let import = import.lines().next().unwrap().replace("linchpin import", &format!("{BINARY} import"));
                 let out = folder.file(&format!("{product}.toml"));
-                let done = run(&["sh", "-c", &import.replace("linchpin.toml", &out)]).await;
-                assert_eq!(done.status.code(), Some(0), "{import}: {}", said(&done));
+                let done = process::command("sh", &["-c", &import.replace("linchpin.toml", &out)]).await;
+                assert_eq!(done.status.code(), Some(0), "{import}: {}", printed(&done));
             }
         }
     }
     // A broken file of our own is not taken for one.
     let own = folder.write("own.toml", b"[[listeners]]\naddress = 127.0.0.1:8080\n[[pools]\nname = \"app\"\n");
-    let words = said(&run(&[BINARY, "check", &own]).await);
+    let words = printed(&process::command(BINARY, &["check", &own]).await);
     assert!(words.contains("own.toml:2:11: error: not TOML: `127.0.0.1:8080` needs quotes"), "{words}");
 }

@@ -1,23 +1,9 @@
 //! Files of keys: how they are made, and what is said of one that can't be read. It may be all that opens clients' pins.
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Output, Stdio};
 
-use tokio::process::Command;
-
-use super::support::soon;
+use super::support::process::{linchpin, printed};
 use super::support::tool::Folder;
-
-/// `linchpin` with these arguments, to its end.
-async fn linchpin(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_linchpin"));
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    soon("the end of the command", command.output()).await.unwrap()
-}
-
-fn said(done: &Output) -> String {
-    String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
-}
 
 const REST: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\n[[pools]]\nname = \"app\"\n[pools.health]\n\
                     [[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9\"\n";
@@ -31,12 +17,12 @@ async fn a_key_is_made_for_its_owner_alone_and_never_in_the_place_of_another() {
     let folder = Folder::new();
     let key = folder.file("linchpin.key");
     let done = linchpin(&["keygen", "-o", &key]).await;
-    assert_eq!((done.status.code(), said(&done).as_str()), (Some(0), ""));
+    assert_eq!((done.status.code(), printed(&done).as_str()), (Some(0), ""));
     let mode = std::fs::metadata(&key).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let file = folder.write("linchpin.toml", keyed("linchpin.key").as_bytes());
     let done = linchpin(&["check", &file]).await;
-    assert!(said(&done).ends_with("linchpin.toml: OK\n"), "{}", said(&done));
+    assert!(printed(&done).ends_with("linchpin.toml: OK\n"), "{}", printed(&done));
 
     let before = std::fs::read(&key).unwrap();
     let dangling = folder.file("dangling");
@@ -44,13 +30,13 @@ async fn a_key_is_made_for_its_owner_alone_and_never_in_the_place_of_another() {
     for taken in [&key, &dangling] {
         let done = linchpin(&["keygen", "--output", taken]).await;
         assert_eq!(done.status.code(), Some(1));
-        assert!(said(&done).contains("already exists and was not changed"), "{}", said(&done));
+        assert!(printed(&done).contains("already exists and was not changed"), "{}", printed(&done));
     }
     assert_eq!(std::fs::read(&key).unwrap(), before);
     assert!(!std::path::Path::new(&folder.file("elsewhere")).exists());
 
     let done = linchpin(&["keygen", "-o", &folder.file("no/such/linchpin.key")]).await;
-    assert!(said(&done).contains("does not exist; create it first"), "{}", said(&done));
+    assert!(printed(&done).contains("does not exist; create it first"), "{}", printed(&done));
     let printed = linchpin(&["keygen"]).await;
     assert_eq!((printed.status.code(), printed.stdout.len()), (Some(0), 45));
 }
@@ -75,7 +61,7 @@ async fn a_key_file_that_cannot_be_read_is_never_answered_with_a_command_that_ov
             }
             let file = folder.write("linchpin.toml", text.as_bytes());
             let done = linchpin(&["check", &file]).await;
-            let words = said(&done);
+            let words = printed(&done);
             if name == "long" || name == "text" || done.status.code() == Some(1) {
                 assert_eq!(done.status.code(), Some(1), "{words}");
                 let overwrites =
@@ -88,7 +74,7 @@ async fn a_key_file_that_cannot_be_read_is_never_answered_with_a_command_that_ov
     }
     // One that is not there is made, but by a command that would spare it if it were.
     let file = folder.write("linchpin.toml", keyed("not there").as_bytes());
-    let words = said(&linchpin(&["check", &file]).await);
+    let words = printed(&linchpin(&["check", &file]).await);
     let make = format!("linchpin keygen -o '{}'", folder.file("not there"));
     assert!(words.contains(&make) && words.contains("copy the file from another Linchpin"), "{words}");
 }
@@ -104,8 +90,8 @@ async fn check_and_run_take_the_file_with_and_without_an_option() {
     for arguments in [&["check", &bad][..], &["run", &bad], &["run", "-c", &bad]] {
         let done = linchpin(arguments).await;
         assert_eq!(done.status.code(), Some(1), "{arguments:?}");
-        assert!(said(&done).contains("bad.toml:1:1: error: unknown key `x`"), "{}", said(&done));
+        assert!(printed(&done).contains("bad.toml:1:1: error: unknown key `x`"), "{}", printed(&done));
     }
     let both = linchpin(&["check", "-c", &file, &bad]).await;
-    assert_eq!(both.status.code(), Some(2), "{}", said(&both));
+    assert_eq!(both.status.code(), Some(2), "{}", printed(&both));
 }

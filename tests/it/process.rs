@@ -1,25 +1,16 @@
 //! `linchpin` as an operator runs it: real processes, signals, exit codes, and what they print.
 
 use std::net::SocketAddr;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 use linchpin::affinity::Pin;
 use tokio::process::Command;
 
 use super::support::keys::{now, pin};
-use super::support::process::Running;
+use super::support::process::{BINARY, Running, linchpin};
 use super::support::repository::{files, path, read};
 use super::support::tool::{DemoBackend, Folder};
 use super::support::{Backend, Client, Keys, Proxy, Reply, soon, until};
-
-const BINARY: &str = env!("CARGO_BIN_EXE_linchpin");
-
-/// Runs a command to its end.
-async fn linchpin(arguments: &[&str]) -> Output {
-    let mut command = Command::new(BINARY);
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    soon("the end of the command", command.output()).await.unwrap()
-}
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()

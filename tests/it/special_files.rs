@@ -1,23 +1,10 @@
 //! FIFOs, devices, folders and sockets where a file is wanted: refused in words, and nobody waits for them.
 
 use std::os::unix::net::UnixListener;
-use std::process::{Output, Stdio};
 
-use tokio::process::Command;
-
+use super::support::process::{linchpin, printed};
 use super::support::tool::{Folder, run};
 use super::support::{Backend, Proxy, soon, until};
-
-/// `linchpin` with these arguments, to its end.
-async fn linchpin(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_linchpin"));
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    soon("the end of the command", command.output()).await.unwrap()
-}
-
-fn said(done: &Output) -> String {
-    String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
-}
 
 /// What is no file, in a folder, and how each is called.
 async fn no_files(folder: &Folder) -> Vec<(String, &'static str)> {
@@ -39,14 +26,14 @@ async fn a_configuration_that_is_no_file_or_without_an_end_is_refused_and_nobody
             let done = linchpin(&[command, "-c", &path]).await;
             let words = format!("it is {what}, not a regular file; copy its content to a regular file");
             assert_eq!(done.status.code(), Some(1), "{command} {path}");
-            assert!(said(&done).contains(&words), "{command} {path}: {}", said(&done));
+            assert!(printed(&done).contains(&words), "{command} {path}: {}", printed(&done));
         }
     }
     let comment = "# a line of a comment that is repeated until nobody wants to read it any more ----------\n";
     let large = folder.write("large.toml", (comment.repeat(200_000) + REST).as_bytes());
     let done = linchpin(&["check", "-c", &large]).await;
     assert_eq!(done.status.code(), Some(1));
-    assert!(said(&done).contains("it has more than 16777216 bytes"), "{}", said(&done));
+    assert!(printed(&done).contains("it has more than 16777216 bytes"), "{}", printed(&done));
 }
 
 #[tokio::test]
@@ -76,14 +63,14 @@ async fn whatever_a_configuration_names_has_to_be_a_file() {
             let file = folder.write("linchpin.toml", text.as_bytes());
             let done = linchpin(&["check", "-c", &file]).await;
             assert_eq!(done.status.code(), Some(1), "{text}");
-            let said = said(&done);
+            let said = printed(&done);
             assert!(said.contains(finding), "{text}\n{said}");
             assert!(said.contains(what) || said.contains("not a regular file"), "{text}\n{said}");
         }
     }
     let file = folder.write("linchpin.toml", format!("[log]\naccess = \"/dev/stdout\"\n{REST}").as_bytes());
     let done = linchpin(&["check", "-c", &file]).await;
-    assert!(said(&done).contains("write \"stdout\""), "{}", said(&done));
+    assert!(printed(&done).contains("write \"stdout\""), "{}", printed(&done));
 }
 
 #[tokio::test]

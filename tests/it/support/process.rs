@@ -1,7 +1,7 @@
 //! Separate processes: Linchpins as an operator starts them, and a Redis.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -9,6 +9,26 @@ use tokio::process::{Child, ChildStderr, Command};
 
 use super::tool::{Folder, run};
 use super::{Client, soon, until};
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_linchpin");
+
+/// Runs `linchpin` with these arguments to its end.
+pub async fn linchpin(arguments: &[&str]) -> Output {
+    command(BINARY, arguments).await
+}
+
+/// Runs a program to its end, whatever its status.
+pub async fn command(program: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    soon("the end of the command", command.output()).await.unwrap()
+}
+
+/// Returns what a command printed: standard output, then standard error.
+pub fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
 
 /// A `linchpin run`; killed when dropped.
 pub struct Linchpin {
@@ -27,7 +47,7 @@ impl Linchpin {
         let folder = Folder::new();
         let file = folder.write("linchpin.toml", text.as_bytes());
         // What a release build costs is to be measured by it.
-        let binary = std::env::var("LINCHPIN_BINARY").unwrap_or(env!("CARGO_BIN_EXE_linchpin").into());
+        let binary = std::env::var("LINCHPIN_BINARY").unwrap_or(BINARY.into());
         let mut command = Command::new(binary);
         if let Some(clock) = clock {
             // Not by the `faketime` command: a kill would hit that process instead. Time limits use the monotonic
