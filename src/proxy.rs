@@ -138,11 +138,11 @@ impl Handler for Proxy {
         let thread = Rc::clone(&self.thread);
         async move {
             match serve(&thread, &mut exchange, &mut head, body).await {
-                Ok(PipelineOutcome::UpstreamResponse(answer, NextProtocol::Http)) => {
-                    relay::relay(exchange, answer).await
+                Ok(PipelineOutcome::UpstreamResponse(response, NextProtocol::Http)) => {
+                    relay::relay(exchange, response).await
                 }
-                Ok(PipelineOutcome::UpstreamResponse(answer, NextProtocol::Tunnel)) => {
-                    relay::switch(exchange, answer).await
+                Ok(PipelineOutcome::UpstreamResponse(response, NextProtocol::Tunnel)) => {
+                    relay::switch(exchange, response).await
                 }
                 Ok(PipelineOutcome::Redirect(response)) => relay::redirect(exchange, response),
                 Err(error) => relay::refuse(exchange, error),
@@ -245,24 +245,24 @@ async fn serve(
     }
     let served = attempts(thread, exchange, service, &mut order, &mut upstream_request, draw).await;
     exchange.decided(order.decision());
-    let (mut answer, index) = served?;
+    let (mut response, index) = served?;
 
-    let protocol = upstream_request.protocol(&answer)?;
-    let version = std::mem::replace(answer.version_mut(), Version::HTTP_11);
+    let protocol = upstream_request.protocol(&response)?;
+    let version = std::mem::replace(response.version_mut(), Version::HTTP_11);
     // First, or a backend could remove the routing cookie by naming it in Connection.
-    headers::to_client(answer.headers_mut());
+    headers::to_client(response.headers_mut());
     if let Some(via) = via {
-        via.add(answer.headers_mut(), version);
+        via.add(response.headers_mut(), version);
     }
-    if let Some(conflict) = view.snapshot().pin_names.rename_conflicting(answer.headers_mut()) {
+    if let Some(conflict) = view.snapshot().pin_names.rename_conflicting(response.headers_mut()) {
         service.affinity.warn_of_conflict(conflict, &service.pool, index);
     }
     if let Some(edits) = exchange.edits() {
-        edits.response.apply(answer.headers_mut());
+        edits.response.apply(response.headers_mut());
     }
-    bind::bind(service, &request, order.decision(), index, answer.status(), answer.headers_mut(), thread.index);
-    let (answer, after) = upstream_request.confirm(answer, protocol);
-    Ok(PipelineOutcome::UpstreamResponse(answer, after))
+    bind::bind(service, &request, order.decision(), index, response.status(), response.headers_mut(), thread.index);
+    let (response, next_protocol) = upstream_request.confirm(response, protocol);
+    Ok(PipelineOutcome::UpstreamResponse(response, next_protocol))
 }
 
 /// Makes the response of a listener, or of a route with this prefix, that sends its clients elsewhere.
@@ -334,10 +334,10 @@ async fn attempts(
         let may_discard = |failure| order.may_discard_response(failure, facts(is_lost(service, index)));
         let (failure, took) =
             match attempt::attempt(thread, exchange, service, order, upstream_request, index, &may_discard).await {
-                Ok(answer) => {
+                Ok(response) => {
                     exchange.reached(service, index);
                     order.served(index);
-                    return Ok((answer, index));
+                    return Ok((response, index));
                 }
                 Err(failure) => {
                     let took = clock::now().saturating_duration_since(begun);

@@ -124,9 +124,9 @@ impl UpstreamRequest {
     ///
     /// # Errors
     /// [`ProxyError::NotSwitched`] if the response can't be passed to the client.
-    pub(super) fn protocol(&self, answer: &UpstreamResponse) -> Result<Option<HeaderValue>, ProxyError> {
-        match self.upgrade_request.as_ref().map(|upgrade_request| upgrade_request.outcome(answer)) {
-            Some(UpgradeOutcome::Switched) => Ok(answer.headers().get(UPGRADE).cloned()),
+    pub(super) fn protocol(&self, response: &UpstreamResponse) -> Result<Option<HeaderValue>, ProxyError> {
+        match self.upgrade_request.as_ref().map(|upgrade_request| upgrade_request.outcome(response)) {
+            Some(UpgradeOutcome::Switched) => Ok(response.headers().get(UPGRADE).cloned()),
             Some(UpgradeOutcome::SuccessWithoutUpgrade) => Err(ProxyError::NotSwitched),
             _ => Ok(None),
         }
@@ -135,15 +135,15 @@ impl UpstreamRequest {
     /// Confirms the switch to the client.
     pub(super) fn confirm(
         &self,
-        mut answer: UpstreamResponse,
+        mut response: UpstreamResponse,
         protocol: Option<HeaderValue>,
     ) -> (UpstreamResponse, NextProtocol) {
         match (&self.upgrade_request, protocol) {
             (Some(upgrade_request), Some(protocol)) => {
-                upgrade_request.confirm(&mut answer, protocol);
-                (answer, NextProtocol::Tunnel)
+                upgrade_request.confirm(&mut response, protocol);
+                (response, NextProtocol::Tunnel)
             }
-            _ => (answer, NextProtocol::Http),
+            _ => (response, NextProtocol::Http),
         }
     }
 
@@ -305,7 +305,7 @@ pub(super) async fn attempt(
         let is_shared = scheme.is_some();
         let error = match connection.send_request(|| upstream_request.request(exchange, backend, scheme), watch).await {
             Ok(response) => {
-                return answered(thread, service, index, upstream_request, response, connection, may_discard);
+                return check_response(thread, service, index, upstream_request, response, connection, may_discard);
             }
             // HTTP/2 reports a body that broke off like any other reset.
             Err(error) if upstream_request.body_error().is_some() => {
@@ -337,7 +337,7 @@ pub(super) async fn attempt(
     }
 }
 
-fn answered(
+fn check_response(
     thread: &ThreadState,
     service: &Service,
     index: usize,
@@ -370,10 +370,10 @@ fn answered(
     if let Some(series) = service.series.get(index) {
         series.attempt(thread.index, 0);
     }
-    let mut answer = response.map(|body| UpstreamBody::new(body, connection, is_last));
-    if answer.status() == http::StatusCode::NO_CONTENT {
+    let mut response = response.map(|body| UpstreamBody::new(body, connection, is_last));
+    if response.status() == http::StatusCode::NO_CONTENT {
         // RFC 9110 §8.6: not with 204, whatever the backend sends.
-        answer.headers_mut().remove(CONTENT_LENGTH);
+        response.headers_mut().remove(CONTENT_LENGTH);
     }
-    Ok(answer)
+    Ok(response)
 }

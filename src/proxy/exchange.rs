@@ -291,7 +291,7 @@ impl Exchange {
 
     pub(super) fn response_started(&mut self, status: StatusCode) {
         self.record.status = Some(status);
-        self.record.answered = Some(clock::now());
+        self.record.responded_at = Some(clock::now());
         self.queue_position.end();
         let (Some(service), Some(cause)) = (self.service(), self.record.cause) else { return };
         if let (Verdict::Moved, Some(series)) =

@@ -275,13 +275,13 @@ impl<'a> CandidateOrder<'a> {
             self.unreached += 1;
         }
         let facts = RetryFacts { sent: self.sent, ..facts };
-        let answer = if is_paid { RetryDecision::Yes } else { retry::may_retry(failure, facts, self.rules.retry) };
+        let decision = if is_paid { RetryDecision::Yes } else { retry::may_retry(failure, facts, self.rules.retry) };
         // If only this backend may serve the request, its failure is the only one to report.
         self.reached = Some(failure).filter(|_| failure.sent || self.decision.is_exclusive()).or(self.reached);
         self.lose(index, failure);
-        self.unpaid.set((answer == RetryDecision::IfBudget).then_some(failure));
+        self.unpaid.set((decision == RetryDecision::IfBudget).then_some(failure));
         // A request that waits for its own server adds no load to the pool, and pays when it moves.
-        if answer == RetryDecision::No || (self.decision.next == NextStep::Serve && !self.pay()) {
+        if decision == RetryDecision::No || (self.decision.next == NextStep::Serve && !self.pay()) {
             return self.give_up(index, failure);
         }
         false

@@ -32,7 +32,7 @@ pub(super) struct RequestRecord {
     /// When its last attempt had a connection.
     pub(super) connected: Cell<Option<Instant>>,
     /// When the head of its response was ready.
-    pub(super) answered: Option<Instant>,
+    pub(super) responded_at: Option<Instant>,
     pub(super) attempts: u32,
     pub(super) verdict: Verdict,
     pub(super) cause: Option<Cause>,
@@ -78,7 +78,7 @@ impl RequestRecord {
             host: head.headers.get(HOST).cloned(),
             target: head.uri.clone(),
             connected: Cell::new(None),
-            answered: None,
+            responded_at: None,
             attempts: 0,
             verdict: Verdict::None,
             cause: None,
@@ -117,7 +117,7 @@ impl RequestRecord {
     /// Returns the duration that counts. A tunnel counts until it begins: its hours would hide the durations of all
     /// other requests.
     pub(super) fn lasted(&self, now: Instant) -> Duration {
-        let end = if self.is_tunnel { self.answered.unwrap_or(now) } else { now };
+        let end = if self.is_tunnel { self.responded_at.unwrap_or(now) } else { now };
         end.saturating_duration_since(self.begun)
     }
 
@@ -140,7 +140,7 @@ impl RequestRecord {
             bytes_out: self.bytes_out,
             total: ended.now.saturating_duration_since(self.begun),
             connected: after(self.connected.get()),
-            answered: after(self.answered),
+            answered: after(self.responded_at),
             pool: ended.pool,
             backend: ended.backend,
             attempts: self.attempts,

@@ -64,8 +64,8 @@ impl std::fmt::Display for BrokenOff {
 impl std::error::Error for BrokenOff {}
 
 /// Makes the reply of a backend's response.
-pub(super) async fn relay(mut exchange: Box<Exchange>, answer: UpstreamResponse) -> Reply<ResponseBody> {
-    let (mut head, received) = answer.into_parts();
+pub(super) async fn relay(mut exchange: Box<Exchange>, response: UpstreamResponse) -> Reply<ResponseBody> {
+    let (mut head, received) = response.into_parts();
     exchange.response_started(head.status);
     exchange.explain(&mut head.headers);
     let mut is_stream = false;
@@ -89,8 +89,8 @@ pub(super) async fn relay(mut exchange: Box<Exchange>, answer: UpstreamResponse)
 }
 
 /// Makes the reply of a backend's response that switches protocols, with the tunnel that follows.
-pub(super) async fn switch(mut exchange: Box<Exchange>, answer: UpstreamResponse) -> Reply<ResponseBody> {
-    let (mut head, received) = answer.into_parts();
+pub(super) async fn switch(mut exchange: Box<Exchange>, response: UpstreamResponse) -> Reply<ResponseBody> {
+    let (mut head, received) = response.into_parts();
     let mut received = Some(received);
     let switched =
         std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_upgraded(cx)))).await;

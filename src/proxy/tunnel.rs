@@ -64,10 +64,10 @@ impl handler::Tunnel for BackendTunnel {
 /// Moves bytes between the client, from which `read` was read before, and the backend, until both have ended or a
 /// timeout is reached.
 async fn run(tunnel: BackendTunnel, mut client: Box<dyn Duplex>, read: Bytes) {
-    let BackendTunnel { mut exchange, mut backend, read: answered, limits } = tunnel;
+    let BackendTunnel { mut exchange, mut backend, read: backend_read, limits } = tunnel;
     let begun = clock::now();
     let mut up = Direction::new(read);
-    let mut down = Direction::new(answered);
+    let mut down = Direction::new(backend_read);
     let mut is_ending = false;
     exchange.limit().set(limits.due(begun, begun));
     let ended = poll_fn(|cx| {

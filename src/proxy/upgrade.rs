@@ -137,12 +137,14 @@ impl UpgradeRequest {
     }
 
     /// Returns what the backend's response means.
-    pub(super) fn outcome<B>(&self, answer: &Response<B>) -> UpgradeOutcome {
-        let fields = answer.headers();
-        let Some(chosen) = fields.get(UPGRADE).filter(|_| answer.status() == StatusCode::SWITCHING_PROTOCOLS) else {
+    pub(super) fn outcome<B>(&self, response: &Response<B>) -> UpgradeOutcome {
+        let fields = response.headers();
+        let Some(chosen) = fields.get(UPGRADE).filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) else {
             return match self {
-                _ if answer.status() == StatusCode::SWITCHING_PROTOCOLS => UpgradeOutcome::UnexpectedProtocol,
-                UpgradeRequest::Stream { .. } if answer.status().is_success() => UpgradeOutcome::SuccessWithoutUpgrade,
+                _ if response.status() == StatusCode::SWITCHING_PROTOCOLS => UpgradeOutcome::UnexpectedProtocol,
+                UpgradeRequest::Stream { .. } if response.status().is_success() => {
+                    UpgradeOutcome::SuccessWithoutUpgrade
+                }
                 _ => UpgradeOutcome::Answered,
             };
         };
@@ -157,17 +159,17 @@ impl UpgradeRequest {
     }
 
     /// Tells the client, once hop-by-hop fields are removed, that the connection switches to `chosen`.
-    pub(super) fn confirm<B>(&self, answer: &mut Response<B>, chosen: HeaderValue) {
+    pub(super) fn confirm<B>(&self, response: &mut Response<B>, chosen: HeaderValue) {
         match self {
             UpgradeRequest::Field(_) => {
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-                answer.headers_mut().insert(UPGRADE, chosen);
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                response.headers_mut().insert(UPGRADE, chosen);
             }
             UpgradeRequest::Stream { .. } => {
-                *answer.status_mut() = StatusCode::OK;
-                answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+                *response.status_mut() = StatusCode::OK;
+                response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
                 // Without a meaning in a 101, with one it would have the stream reset.
-                answer.headers_mut().remove(CONTENT_LENGTH);
+                response.headers_mut().remove(CONTENT_LENGTH);
             }
         }
     }
@@ -184,7 +186,7 @@ mod tests {
         builder.body(()).unwrap().into_parts().0
     }
 
-    fn answer(status: u16, fields: &[(&str, &str)]) -> Response<()> {
+    fn response(status: u16, fields: &[(&str, &str)]) -> Response<()> {
         let builder = Response::builder().status(status);
         fields.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value)).body(()).unwrap()
     }
@@ -251,27 +253,27 @@ mod tests {
         assert_eq!(parts.method, Method::GET);
         let accept = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(
-            upgrade_request.outcome(&answer(101, &[("upgrade", "WebSocket"), accept])),
+            upgrade_request.outcome(&response(101, &[("upgrade", "WebSocket"), accept])),
             UpgradeOutcome::Switched
         );
         assert_eq!(
-            upgrade_request.outcome(&answer(101, &[("upgrade", "websocket")])),
+            upgrade_request.outcome(&response(101, &[("upgrade", "websocket")])),
             UpgradeOutcome::UnexpectedProtocol
         );
-        assert_eq!(upgrade_request.outcome(&answer(200, &[])), UpgradeOutcome::SuccessWithoutUpgrade);
-        assert_eq!(upgrade_request.outcome(&answer(404, &[])), UpgradeOutcome::Answered);
-        let mut answer = answer(101, &[accept, ("content-length", "5")]);
-        upgrade_request.confirm(&mut answer, WEBSOCKET);
-        assert_eq!((answer.status(), answer.headers().len()), (StatusCode::OK, 0));
+        assert_eq!(upgrade_request.outcome(&response(200, &[])), UpgradeOutcome::SuccessWithoutUpgrade);
+        assert_eq!(upgrade_request.outcome(&response(404, &[])), UpgradeOutcome::Answered);
+        let mut response = response(101, &[accept, ("content-length", "5")]);
+        upgrade_request.confirm(&mut response, WEBSOCKET);
+        assert_eq!((response.status(), response.headers().len()), (StatusCode::OK, 0));
     }
 
     #[test]
     fn only_what_was_offered_is_gone_on_with() {
         let upgrade_request = UpgradeRequest::Field(HeaderValue::from_static("foo/2, websocket"));
-        assert_eq!(upgrade_request.outcome(&answer(101, &[("upgrade", "websocket")])), UpgradeOutcome::Switched);
-        assert_eq!(upgrade_request.outcome(&answer(101, &[("upgrade", "Foo/2")])), UpgradeOutcome::Switched);
-        assert_eq!(upgrade_request.outcome(&answer(101, &[("upgrade", "bar")])), UpgradeOutcome::UnexpectedProtocol);
-        assert_eq!(upgrade_request.outcome(&answer(101, &[])), UpgradeOutcome::UnexpectedProtocol);
-        assert_eq!(upgrade_request.outcome(&answer(200, &[("upgrade", "h2")])), UpgradeOutcome::Answered);
+        assert_eq!(upgrade_request.outcome(&response(101, &[("upgrade", "websocket")])), UpgradeOutcome::Switched);
+        assert_eq!(upgrade_request.outcome(&response(101, &[("upgrade", "Foo/2")])), UpgradeOutcome::Switched);
+        assert_eq!(upgrade_request.outcome(&response(101, &[("upgrade", "bar")])), UpgradeOutcome::UnexpectedProtocol);
+        assert_eq!(upgrade_request.outcome(&response(101, &[])), UpgradeOutcome::UnexpectedProtocol);
+        assert_eq!(upgrade_request.outcome(&response(200, &[("upgrade", "h2")])), UpgradeOutcome::Answered);
     }
 }
