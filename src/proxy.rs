@@ -302,7 +302,7 @@ fn decide(
 /// Asks the other Linchpins for a session that this one doesn't know, where they share a store.
 async fn query_store(exchange: &Exchange, service: &snapshot::Service, extracted: &mut ExtractedPin, now: u64) {
     if let Some(answer) = service.affinity.query_store(extracted, now)
-        && let Some(found) = wait::for_answer(exchange.limit(), answer).await
+        && let Some(found) = wait::for_answer(exchange.wait_deadline(), answer).await
     {
         service.affinity.adopt(extracted, &found);
     }
@@ -318,7 +318,7 @@ async fn attempts(
     draw: Option<u64>,
 ) -> Result<(UpstreamResponse, usize), ProxyError> {
     loop {
-        let step = order.next(clock::now(), exchange.deadline(), || draw.unwrap_or_else(|| thread.random()));
+        let step = order.next(clock::now(), exchange.total_deadline(), || draw.unwrap_or_else(|| thread.random()));
         let index = match step {
             Step::Try(index) => index,
             Step::Wait(wait) => {
@@ -330,7 +330,7 @@ async fn attempts(
         };
         exchange.attempt(index, order.has_waited());
         let (begun, is_first) = (clock::now(), order.is_first());
-        let facts = |lost: bool| upstream_request.facts(0, exchange.deadline(), lost);
+        let facts = |lost: bool| upstream_request.facts(0, exchange.total_deadline(), lost);
         let may_discard = |failure| order.may_discard_response(failure, facts(is_lost(service, index)));
         let (failure, took) =
             match attempt::attempt(thread, exchange, service, order, upstream_request, index, &may_discard).await {
@@ -348,7 +348,7 @@ async fn attempts(
         if let Some(error) = upstream_request.body_error() {
             return Err(error);
         }
-        let facts = upstream_request.facts(0, exchange.deadline(), is_lost(service, index));
+        let facts = upstream_request.facts(0, exchange.total_deadline(), is_lost(service, index));
         if order.failed(index, failure, facts) {
             let live = service.pool.backend(index).live();
             thread.avoid_list.add(order.decision().session, live, clock::unix().as_secs());

@@ -236,8 +236,8 @@ pub(super) async fn attempt(
 ) -> Result<UpstreamResponse, Failure> {
     let backend = service.pool.backend(index);
     let losses = backend.live().times_lost();
-    let deadline = exchange.deadline();
-    let limit = exchange.limit();
+    let deadline = exchange.total_deadline();
+    let limit = exchange.wait_deadline();
     let timeouts = exchange.timeouts(service);
     let key = PoolKey { client: exchange.identity().client(), http1: upstream_request.upgrade_request.is_some() };
     let mut may_reuse = true;
@@ -279,8 +279,11 @@ pub(super) async fn attempt(
         let is_used = connection.is_used();
         let begun = clock::now();
         // While the attempt waits for the client, the body keeps the client's own deadline.
-        let due =
-            || upstream_request.backend_since(begun).map(|since| (since + timeouts.response).min(exchange.deadline()));
+        let due = || {
+            upstream_request
+                .backend_since(begun)
+                .map(|since| (since + timeouts.response).min(exchange.total_deadline()))
+        };
         limit.set(due().unwrap_or(begun + LOOK));
         let sent = upstream_request.body().and_then(|body| Some((body, connection.sent()?)));
         let watch = |cx: &mut Context<'_>| {

@@ -43,7 +43,8 @@ pub struct Exchange {
     view: Rc<ThreadSnapshot>,
     /// Read only for a response that Linchpin makes itself.
     accept: Option<HeaderValue>,
-    limit: Deadline,
+    /// Of whatever the request waits for now.
+    wait_deadline: Deadline,
     /// The position of its route entry.
     route: Option<usize>,
     backend: Option<usize>,
@@ -85,7 +86,7 @@ impl Exchange {
             identity,
             view: Rc::clone(&thread.view.borrow()),
             accept: head.headers.get(ACCEPT).cloned(),
-            limit: thread.deadlines.deadline(),
+            wait_deadline: thread.deadlines.deadline(),
             route: None,
             backend: None,
             in_flight: None,
@@ -179,14 +180,14 @@ impl Exchange {
     }
 
     /// Returns when the time for all attempts is over. It does not run while the client uploads.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(super) fn total_deadline(&self) -> Instant {
         let paused = self.body.as_ref().map_or(Duration::ZERO, |body| body.upload().paused(clock::now()));
         self.record.begun + self.service().map_or(Duration::ZERO, |service| self.timeouts(service).total) + paused
     }
 
     /// Returns the deadline of whatever the request waits for now.
-    pub(super) fn limit(&self) -> &Deadline {
-        &self.limit
+    pub(super) fn wait_deadline(&self) -> &Deadline {
+        &self.wait_deadline
     }
 
     /// Keeps a reference to the request's body, for its progress.
@@ -199,7 +200,7 @@ impl Exchange {
 
     /// Waits until the backend can take the request. Returns false if the wait ended first.
     pub(super) async fn wait(&mut self, service: &Service, wait: Wait) -> bool {
-        self.queue_position.wait(&self.limit, service.pool.backend(wait.index), wait).await
+        self.queue_position.wait(&self.wait_deadline, service.pool.backend(wait.index), wait).await
     }
 
     /// Begins an attempt on the backend at `index`. `has_waited` means that the attempt finds out whether the backend
@@ -210,7 +211,7 @@ impl Exchange {
         let thread = self.thread.index;
         self.in_flight = self.service().map(|service| {
             let live = service.pool.backend(index).live();
-            self.limit.set_subject(live.id());
+            self.wait_deadline.set_subject(live.id());
             InFlight::on(live, thread)
         });
         // Only now, since the queue has kept the capacity for the request until here.
@@ -343,10 +344,10 @@ impl Exchange {
     }
 
     /// Sets the deadline for a response that has sent nothing since `since`.
-    pub(super) fn limit_quiet(&self, since: Instant) {
+    pub(super) fn set_quiet_deadline(&self, since: Instant) {
         match self.quiet_until(since) {
-            Some(due) => self.limit.set(due),
-            None => self.limit.clear(),
+            Some(due) => self.wait_deadline.set(due),
+            None => self.wait_deadline.clear(),
         }
     }
 

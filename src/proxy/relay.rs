@@ -157,14 +157,14 @@ impl Body for ResponseBody {
             Poll::Pending => {
                 if std::mem::replace(waits_for, Side::Backend) == Side::Client {
                     *since = clock::now();
-                    exchange.limit_quiet(*since);
+                    exchange.set_quiet_deadline(*since);
                 }
-                while exchange.limit().poll(cx).is_ready() {
+                while exchange.wait_deadline().poll(cx).is_ready() {
                     if exchange.quiet_until(*since).is_some_and(|due| due <= clock::now()) {
                         exchange.broke_off(ResponseEnd::Quiet);
                         return Poll::Ready(Some(Err(BrokenOff)));
                     }
-                    exchange.limit_quiet(*since);
+                    exchange.set_quiet_deadline(*since);
                 }
                 return Poll::Pending;
             }

@@ -69,7 +69,7 @@ async fn run(tunnel: BackendTunnel, mut client: Box<dyn Duplex>, read: Bytes) {
     let mut up = Direction::new(read);
     let mut down = Direction::new(backend_read);
     let mut is_ending = false;
-    exchange.limit().set(limits.due(begun, begun));
+    exchange.wait_deadline().set(limits.due(begun, begun));
     let ended = poll_fn(|cx| {
         let moved = up.moved + down.moved;
         let up_ends = up.poll(cx, &mut client, &mut backend);
@@ -84,9 +84,9 @@ async fn run(tunnel: BackendTunnel, mut client: Box<dyn Duplex>, read: Bytes) {
         if up.moved + down.moved != moved || ends != is_ending {
             is_ending = ends;
             let limits = if ends { limits.at_the_end() } else { limits };
-            exchange.limit().set(limits.due(begun, clock::now()));
+            exchange.wait_deadline().set(limits.due(begun, clock::now()));
         }
-        exchange.limit().poll(cx).map(|()| Some(io::ErrorKind::TimedOut))
+        exchange.wait_deadline().poll(cx).map(|()| Some(io::ErrorKind::TimedOut))
     })
     .await;
     exchange.tunnel_ended_with(up.moved, down.moved, ended);
