@@ -225,7 +225,9 @@ pub fn of_dns(error: &NetError) -> String {
         NetError::Dns(DnsError::ResponseCode(code)) => format!("the DNS server answered: {code}"),
         NetError::Timeout => DNS_TIMED_OUT.into(),
         NetError::Io(error) => Reason::of(&**error).to_string(),
-        other => other.to_string(),
+        NetError::Busy | NetError::NoConnections => error.to_string(),
+        // The texts of the others quote the answer.
+        _ => "the DNS server's answer is malformed".into(),
     }
 }
 
@@ -272,6 +274,21 @@ mod tests {
         let plain = rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
         assert_eq!(text(plain), "TLS: not spoken");
         assert_eq!(words(io::Error::other(io::Error::other(rustls::Error::DecryptError))), "TLS: handshake failed");
+    }
+
+    #[test]
+    fn why_a_dns_query_failed_quotes_nothing_of_the_answer() {
+        use hickory_resolver::proto::rr::{DNSClass, Name, RecordType};
+        let foreign = NetError::ForeignClassRecord {
+            record_name: Name::from_ascii("from.the.answer.").unwrap(),
+            record_class: DNSClass::CH,
+            record_type: RecordType::A,
+        };
+        let truncated = NetError::from(hickory_resolver::proto::serialize::binary::DecodeError::InsufficientBytes);
+        for error in [foreign, truncated, NetError::QueryCaseMismatch] {
+            assert_eq!(of_dns(&error), "the DNS server's answer is malformed", "{error}");
+        }
+        assert_eq!(of_dns(&NetError::NoConnections), "no connections available");
     }
 
     #[test]

@@ -32,6 +32,8 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_IN_FLIGHT: usize = 4096;
 /// Sessions that are compared at once.
 const COMPARE_BATCH: usize = 256;
+/// The most characters of an error that a log line shows.
+const MAX_SHOWN: usize = 200;
 
 /// Why the connection to the store failed or ended.
 #[derive(Debug)]
@@ -47,7 +49,8 @@ pub(super) enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Redis(error) => error.fmt(f),
+            // It can quote what Redis replied.
+            Error::Redis(error) => f.write_str(&printable(&error.to_string())),
             Error::Timeout => f.write_str("no reply in time"),
             Error::Unsubscribed => f.write_str("Redis closed the connection"),
             Error::Stopped => f.write_str("this Linchpin is stopping"),
@@ -59,6 +62,15 @@ impl From<RedisError> for Error {
     fn from(error: RedisError) -> Error {
         Error::Redis(error)
     }
+}
+
+/// Returns the beginning of a text from the network as a part of a log line: printable ASCII, and all else escaped.
+fn printable(text: &str) -> String {
+    let shown = |c: char| match c {
+        ' '..='~' => vec![c],
+        c => c.escape_default().collect(),
+    };
+    text.chars().take(MAX_SHOWN).flat_map(shown).collect()
 }
 
 /// Checks the syntax of a store's address.
@@ -345,6 +357,17 @@ impl RedisStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_redis_replies_makes_no_log_line_of_its_own_and_no_long_one() {
+        let text = |reply: &[u8]| {
+            let reply = redis::parse_redis_value(reply).unwrap();
+            Error::from(reply.extract_error().unwrap_err()).to_string()
+        };
+        assert_eq!(text(b"-NOPERM no \xc3\xa4\nERROR forged\r\n"), "NoPerm: no \\u{e4}\\nERROR forged");
+        let long = [b"-ERR ".as_slice(), &[b'a'; 100_000], b"\r\n"].concat();
+        assert_eq!(text(&long).len(), MAX_SHOWN);
+    }
 
     #[test]
     fn addresses_are_checked() {
