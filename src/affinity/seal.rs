@@ -29,6 +29,17 @@ pub struct Pin {
 
 /// The longest backend name, in bytes.
 pub const MAX_NAME: usize = 64;
+
+/// Returns whether a backend can have this name. Such a name needs no escape in a pin, a log line or a metric label.
+pub fn is_valid_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_name_byte)
+}
+
+/// Returns whether a name may contain this byte.
+pub fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
+}
+
 /// The length of a key, in bytes.
 pub const KEY_BYTES: usize = 32;
 

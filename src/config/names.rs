@@ -9,15 +9,15 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::values::{InvalidValue, Value, must_be, shown, text};
-use crate::affinity::seal::MAX_NAME;
+use crate::affinity::seal::{MAX_NAME, is_name_byte, is_valid_name};
 
 /// Reads the name of a pool, backend, listener or key.
 pub(super) fn name(value: &DeValue<'_>) -> Value<String> {
     let name = text(value)?;
-    let is_good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_good) {
+    if is_valid_name(name) {
         return Ok(name.into());
     }
+    let is_good = |c: char| u8::try_from(c).is_ok_and(is_name_byte);
     let what = format!("a name of 1 to {MAX_NAME} characters from A-Z a-z 0-9 . _ -");
     let better: String = name.chars().map(|c| if is_good(c) { c } else { '-' }).take(MAX_NAME).collect();
     let remedy = if name.is_ascii() && !name.is_empty() {

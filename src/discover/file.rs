@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::backend::DiscoveredBackend;
-use super::name;
+use crate::affinity::seal::is_valid_name;
 
 /// The largest file to read, in bytes.
 pub const MAX_BYTES: u64 = 16 << 20;
@@ -49,7 +49,7 @@ pub fn read(text: &str) -> Result<Vec<DiscoveredBackend>, LineError> {
 fn backend(words: &[&str]) -> Result<DiscoveredBackend, &'static str> {
     const HOW: &str = "write NAME IP:PORT, optionally followed by a weight from 0 to 1000 and `backup`";
     let [name, address, more @ ..] = words else { return Err(HOW) };
-    if !name::is_valid(name) {
+    if !is_valid_name(name) {
         return Err("a name has 1 to 64 of the characters A-Z a-z 0-9 . _ -");
     }
     let address: crate::net::Address = address.parse().map_err(|_| HOW)?;

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use crate::affinity::seal::MAX_NAME;
+use crate::affinity::seal::{MAX_NAME, is_name_byte, is_valid_name};
 use crate::pool::hash::stable_hash;
 
 /// The length of what replaces the end of an invalid name: `-` and a hash in hexadecimal.
@@ -21,21 +21,12 @@ pub(super) fn from_target(prefix: Option<&str>, target: &str, port: u16) -> Stri
     sanitized(&prefix.map_or_else(|| format!("{target}-{port}"), |prefix| format!("{prefix}-{target}-{port}")))
 }
 
-/// Whether a name is valid in a pin, a log line and a metric label.
-pub(super) fn is_valid(name: &str) -> bool {
-    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_valid_byte)
-}
-
-fn is_valid_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
-}
-
 /// Replaces invalid characters, and cuts the name; a hash of the whole name then keeps it unique.
 fn sanitized(name: &str) -> String {
-    if is_valid(name) {
+    if is_valid_name(name) {
         return name.into();
     }
-    let valid = |byte: u8| if is_valid_byte(byte) { char::from(byte) } else { '-' };
+    let valid = |byte: u8| if is_name_byte(byte) { char::from(byte) } else { '-' };
     let kept: String = name.bytes().map(valid).take(MAX_NAME - HASH).collect();
     format!("{kept}-{:08x}", stable_hash(name.as_bytes()) >> 32)
 }
@@ -56,7 +47,7 @@ mod tests {
         #[test]
         fn every_name_is_valid_and_two_targets_never_share_one(a in "\\PC{1,90}", b in "[a-z.*_-]{1,90}") {
             let (one, other) = (from_target(None, &a, 1), from_target(None, &b, 1));
-            proptest::prop_assert!(is_valid(&one) && is_valid(&other), "{} {}", one, other);
+            proptest::prop_assert!(is_valid_name(&one) && is_valid_name(&other), "{} {}", one, other);
             let same = a.trim_end_matches('.').eq_ignore_ascii_case(b.trim_end_matches('.'));
             proptest::prop_assert_eq!(one == other, same);
         }

@@ -4,6 +4,7 @@
 
 use super::skew::Skew;
 use crate::affinity::learned::{BackendRef, SessionRecord};
+use crate::affinity::seal::is_valid_name;
 
 /// The prefix of all keys and channels. The pool's name follows.
 pub(super) const PREFIX: &str = "linchpin:";
@@ -54,20 +55,20 @@ pub(super) const END_SCRIPT: &str = r"
 redis.call('SET', KEYS[1], '-', 'EX', ARGV[3])
 redis.call('PUBLISH', ARGV[1], ARGV[2])";
 
-/// Encodes a record as `VERSION ISSUED INCARNATION BACKEND`, with times of the store's clock. Backend names contain no
-/// spaces.
+/// Encodes a record as `VERSION ISSUED INCARNATION BACKEND`, with times of the store's clock.
 pub(super) fn encode(skew: &Skew, record: &SessionRecord) -> String {
     let SessionRecord { backend, issued, version, .. } = record;
     format!("{version} {} {:016x} {}", skew.theirs(*issued), backend.incarnation, backend.name)
 }
 
-/// Decodes a value, as a session that was seen at `now`: the store would have expired it otherwise.
+/// Decodes a value, as a session that was seen at `now`: the store would have expired it otherwise. A value that names
+/// what can't be a backend is none of ours: its name would get into the access log.
 pub(super) fn decode(skew: &Skew, value: &str, now: u64) -> Option<SessionRecord> {
     let mut parts = value.splitn(4, ' ');
     let version = parts.next()?.parse().ok()?;
     let issued = skew.ours(parts.next()?.parse().ok()?, now);
     let incarnation = u64::from_str_radix(parts.next()?, 16).ok()?;
-    let backend = parts.next().filter(|name| !name.is_empty() && name.len() <= crate::affinity::seal::MAX_NAME)?;
+    let backend = parts.next().filter(|name| is_valid_name(name))?;
     let backend = BackendRef { name: backend.into(), incarnation };
     Some(SessionRecord { backend, issued, last_seen: now, version })
 }
@@ -84,7 +85,8 @@ mod tests {
         let text = encode(&skew, &record);
         assert_eq!(text, "3 5 ffffffffffffffff a");
         assert_eq!(decode(&skew, &text, 9), Some(record));
-        for bad in ["", "1", "x 5 0 a", "1 5 0", "1 5 0 ", "1 5 g a", &format!("1 5 0 {}", "a".repeat(65))] {
+        let long = format!("1 5 0 {}", "a".repeat(65));
+        for bad in ["", "1", "x 5 0 a", "1 5 0", "1 5 0 ", "1 5 g a", "1 5 0 a b", "1 5 0 a\nb", "1 5 0 a\"b", &long] {
             assert_eq!(decode(&skew, bad, 9), None, "{bad}");
         }
     }
