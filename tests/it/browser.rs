@@ -10,11 +10,11 @@ use super::support::{Backend, Proxy};
 /// with an empty cookie jar, that talks to nobody but the page's server.
 pub async fn open(url: &str) -> String {
     // Time stands still while a request is under way: slow machines see the same page.
-    open_with(url, "--virtual-time-budget=10000").await
+    open_with(url, &["--virtual-time-budget=10000"]).await
 }
 
-/// The same; without virtual time it shows the page as soon as it has been loaded.
-async fn open_with(url: &str, time: &str) -> String {
+/// The same with flags of the caller's; without virtual time it shows the page as soon as it has been loaded.
+pub async fn open_with(url: &str, flags: &[&str]) -> String {
     let folder = Folder::new();
     let data = format!("--user-data-dir={}", folder.file("data"));
     let quiet = [
@@ -29,14 +29,13 @@ async fn open_with(url: &str, time: &str) -> String {
         "--disable-component-update",
         "--disable-sync",
         "--no-proxy-server",
-        time,
         &data,
         "--dump-dom",
         url,
     ];
     // Some call it by another name; `tests/run` finds out.
     let browser = std::env::var("CHROMIUM").unwrap_or_else(|_| "chromium".into());
-    run(&browser, &quiet).await.out
+    run(&browser, &[flags, &quiet].concat()).await.out
 }
 
 /// Says who answered each of many requests, some at once and some in turn; then all cookies that a script can see.
@@ -152,7 +151,7 @@ async fn a_browser_s_socket_and_its_siblings_reach_one_server() {
         .fold(Proxy::builder(), |builder, each| builder.backend_at(&each.name, each.address, ""))
         .start();
     // The page is loaded once its picture is there, which comes when the socket has been closed.
-    let page = open_with(&format!("http://{}/page", proxy.address()), "--no-pings").await;
+    let page = open_with(&format!("http://{}/page", proxy.address()), &["--no-pings"]).await;
     let said = ["a", "b"].map(|name| format!("{name}|{name} 100000|200000 closed:4000"));
     assert!(said.iter().any(|said| page.contains(said)), "{page}");
 }

@@ -19,6 +19,7 @@ mod clocks;
 mod commands;
 mod crowds;
 mod curl;
+mod dashboard;
 mod demo_command;
 mod demo_page;
 mod descriptors;
