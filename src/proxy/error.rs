@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::affinity::Cause;
 use crate::affinity::policy::RefusePolicy;
 use crate::pool::history::HealthReason;
-use crate::pool::{Backend, Closed, Pool};
+use crate::pool::{AdminState, Backend, Closed, Health, Live, Pool};
 use crate::reason::Reason;
 use crate::telemetry::Limit;
 use crate::upstream::Failure;
@@ -198,8 +198,10 @@ impl FailureDetail {
 /// Returns why a backend of `pool` is down, of the first that has a reason. A reason is behind a lock, which every
 /// refused request takes, so only backends that are down are asked, and few of them.
 fn why_down(pool: &Pool) -> Option<HealthReason> {
-    let down = pool.backends().iter().filter(|backend| backend.live().accepts_new() == Err(Closed::Down));
-    down.take(MOST_ASKED).find_map(|backend| backend.live().history().why)
+    // Two loads for each: `accepts_new` also reads the limits, which can take a sum over all threads.
+    let is_down = |live: &Live| live.health() != Health::Up && live.state() != AdminState::Maintenance;
+    let down = pool.backends().iter().map(|backend| backend.live()).filter(|live| is_down(live));
+    down.take(MOST_ASKED).find_map(|live| live.history().why)
 }
 
 impl fmt::Display for FailureDetail {
@@ -243,7 +245,7 @@ mod tests {
     use crate::pool::history::ProbeResult;
     use crate::pool::observe::Observation;
     use crate::pool::reconcile::Reconciler;
-    use crate::pool::{self, AdminState, backend, health_state};
+    use crate::pool::{self, backend, health_state};
 
     #[test]
     fn why_no_backend_is_up_is_the_reason_of_one_that_is_in_service() {
