@@ -1,4 +1,4 @@
-//! Clients of HTTP/2 that harm: what they send costs them their connection, and nobody else anything.
+//! Abusive HTTP/2 clients: they lose their own connection, and no other client is affected.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const CONTINUATION: u8 = 9;
 /// GET / of http://a: indexed fields, and a literal :authority (RFC 7541).
 const GET: &[u8] = b"\x82\x84\x86\x41\x01a";
 
-/// A client that writes frames as it likes.
+/// A client that writes any frames.
 struct Raw(TcpStream);
 
 impl Raw {
@@ -36,7 +36,7 @@ impl Raw {
         self.0.write_all(bytes).await
     }
 
-    /// The next frame: kind, flags, stream, payload.
+    /// Returns the next frame: kind, flags, stream, payload.
     async fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).await.ok()?;
@@ -45,7 +45,7 @@ impl Raw {
         Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
     }
 
-    /// Sends `bytes` again and again, reading nothing, until the connection ends or takes no more.
+    /// Sends `bytes` again and again, reading nothing, until the connection ends or accepts no more.
     async fn flood(&mut self, bytes: &[u8], most: usize) -> bool {
         for _ in 0..most {
             match tokio::time::timeout(Duration::from_millis(300), self.send(bytes)).await {
@@ -72,27 +72,27 @@ async fn before(server: &str, program: impl Fn() -> Reply + Send + Sync + 'stati
     (proxy, a)
 }
 
-/// Somebody else is served meanwhile.
+/// Checks that another client is served meanwhile.
 async fn is_well(proxy: &Proxy) {
     let mut other = Client::connect(proxy.listener(0)).await;
     assert_eq!(other.get("/well").await.text(), "well");
 }
 
 #[tokio::test]
-async fn who_takes_back_what_it_asks_for_loses_its_connection() {
+async fn a_client_that_resets_its_streams_rapidly_loses_its_connection() {
     let (proxy, a) = before("", || Reply::Hang).await;
     let mut raw = Raw::connect(proxy.listener(0)).await;
-    let mut asked = 0;
+    let mut sent = 0;
     for stream in (1..40_000).step_by(2) {
         let both = [frame(HEADERS, 5, stream, GET), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat();
         if raw.send(&both).await.is_err() {
             break;
         }
-        asked += 1;
+        sent += 1;
     }
     raw.ends().await;
-    assert!(a.count() < 2_000, "{} of {asked} requests cost the backend something", a.count());
-    until("the backend is left alone", async || proxy.live("a").active() == 0).await;
+    assert!(a.count() < 2_000, "{} of {sent} requests cost the backend something", a.count());
+    until("the backend to have no request", async || proxy.live("a").active() == 0).await;
     is_well(&proxy).await;
 }
 
@@ -101,7 +101,7 @@ async fn slow_rapid_resets_are_counted_too() {
     let (proxy, a) = before("", || Reply::Hang).await;
     let mut raw = Raw::connect(proxy.listener(0)).await;
     let mut stream = 1;
-    // One after the other, so that each is served before it is taken back.
+    // One after the other, so that each is served before the client resets it.
     let ended = loop {
         let before = a.count();
         if raw.send(&frame(HEADERS, 5, stream, GET)).await.is_err() || stream > 4_000 {
@@ -148,16 +148,16 @@ async fn floods_of_frames_end_their_connection() {
         raw.ends().await;
         is_well(&proxy).await;
     }
-    // Empty pieces of a body do no harm: they cost their sender as much as us. The end comes with the body's time limit.
+    // Empty DATA frames do no harm: they cost the client as much as the proxy. The body's time limit ends the stream.
     let mut raw = Raw::connect(proxy.listener(0)).await;
     raw.send(&frame(HEADERS, 4, 1, b"\x83\x84\x86\x41\x01a")).await.unwrap();
     raw.flood(&empty, 1_000).await;
     is_well(&proxy).await;
     drop(raw);
-    until("the backend is left alone", async || a.open() <= 2).await;
+    until("the backend to have no request", async || a.open() <= 2).await;
 }
 
-/// GET / with a field of 4,000 bytes that goes into the table, and is then named so many times by a byte each.
+/// GET / with a field of 4,000 bytes that enters HPACK's table, and is then referenced so many times by a byte each.
 fn bomb(times: usize) -> Vec<u8> {
     [GET, b"\x40\x01x\x7f\xa1\x1e", &[b'y'; 4_000], &vec![0xbe; times]].concat()
 }
@@ -179,7 +179,7 @@ async fn a_head_that_is_too_large_is_a_431_and_its_connection_goes_on() {
     raw.send(&frame(HEADERS, 5, 1, &bomb(9))).await.unwrap();
     raw.send(&frame(HEADERS, 5, 3, GET)).await.unwrap();
     let mut answers = Vec::new();
-    soon("two answers", async {
+    soon("two responses", async {
         while answers.len() < 2 {
             match raw.frame().await {
                 Some((HEADERS, _, stream, block)) => answers.push((stream, block)),
@@ -190,14 +190,14 @@ async fn a_head_that_is_too_large_is_a_431_and_its_connection_goes_on() {
     })
     .await;
     answers.sort();
-    // 0x88 is `:status: 200`; any other is a literal.
+    // 0x88 is `:status: 200`; other statuses are literals.
     assert_ne!(answers[0].1[0], 0x88);
     assert_eq!(answers[1].1[0], 0x88);
     assert_eq!(a.count(), 1);
 }
 
 #[tokio::test]
-async fn a_reader_that_takes_nothing_holds_little_and_not_for_ever() {
+async fn a_client_that_reads_nothing_holds_little_memory_for_a_limited_time() {
     let body = "x".repeat(64 * 1024 * 1024);
     let (proxy, a) = before("limits.idle_timeout = \"1s\"", move || Reply::ok(&body)).await;
     let mut raw = Raw::connect(proxy.listener(0)).await;
@@ -205,10 +205,10 @@ async fn a_reader_that_takes_nothing_holds_little_and_not_for_ever() {
     for stream in (1..40).step_by(2) {
         raw.send(&frame(HEADERS, 5, stream, GET)).await.unwrap();
     }
-    until("the requests are there", async || a.count() >= 5).await;
-    // It reads its frames, and gives no credit for what comes.
+    until("the requests to arrive", async || a.count() >= 5).await;
+    // The client reads the frames, and sends no WINDOW_UPDATE.
     let mut reset = 0;
-    soon("the streams end", async {
+    soon("the streams to end", async {
         while reset < 20 {
             match raw.frame().await {
                 Some((RST_STREAM, ..)) => reset += 1,
@@ -219,15 +219,15 @@ async fn a_reader_that_takes_nothing_holds_little_and_not_for_ever() {
         }
     })
     .await;
-    until("the backend is left alone", async || a.open() == 0).await;
+    until("the backend to have no request", async || a.open() == 0).await;
     is_well(&proxy).await;
-    // The backend's own copies of the body are in this process, too: twenty times 64 MiB, and not twenty times twice that.
+    // The backend's copies of the body are in this process, too: 20 times 64 MiB, and not 20 times twice that.
     let grown = resident().saturating_sub(before);
     assert!(grown < 64 * 20 * 1024 + 200 * 1024, "{grown} KiB");
 }
 
 #[tokio::test]
-async fn a_stream_that_is_taken_back_frees_its_backend_and_no_other() {
+async fn resetting_a_stream_frees_its_backend_and_ends_no_other_stream() {
     let (proxy, a) = before("", || Reply::Hang).await;
     let mut raw = Raw::connect(proxy.listener(0)).await;
     for stream in [1, 3] {
@@ -235,30 +235,30 @@ async fn a_stream_that_is_taken_back_frees_its_backend_and_no_other() {
     }
     a.has(2).await;
     raw.send(&frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes())).await.unwrap();
-    until("one is free", async || proxy.live("a").active() == 1).await;
+    until("one stream to end", async || proxy.live("a").active() == 1).await;
     is_well(&proxy).await;
     assert_eq!(proxy.live("a").active(), 1);
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_told_to_go_and_goes() {
+async fn an_idle_connection_gets_goaway_and_closes() {
     let (proxy, _a) = before("limits.idle_timeout = \"300ms\"", || Reply::ok("a")).await;
     let mut raw = Raw::connect(proxy.listener(0)).await;
-    let told = soon("a word", async {
+    let goaway = soon("the GOAWAY", async {
         loop {
             match raw.frame().await {
                 Some((GOAWAY, _, _, payload)) => break payload,
                 Some(_) => {}
-                None => panic!("closed without a word"),
+                None => panic!("closed without a GOAWAY"),
             }
         }
     })
     .await;
-    assert_eq!(told[4..8], [0; 4], "NO_ERROR");
+    assert_eq!(goaway[4..8], [0; 4], "NO_ERROR");
     raw.ends().await;
 }
 
-/// KiB that this process takes.
+/// Returns the resident memory of this process, in KiB.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -1,4 +1,4 @@
-//! The admin listener while somebody takes all that it gives, and while its process comes to an end.
+//! The admin listener while clients use up its connections, and while its process stops.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use super::support::{Backend, Client, Proxy, Reply, soon, until};
 
 const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
 const READYZ: &[u8] = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n";
-/// Most connections that the admin listener has at once.
+/// The most connections that the admin listener has at once.
 const MOST: usize = 96;
 
 async fn ask(admin: SocketAddr, request: &[u8]) -> (u16, String) {
@@ -24,7 +24,7 @@ async fn ask(admin: SocketAddr, request: &[u8]) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn silent_connections_keep_no_prober_from_its_answer() {
+async fn silent_connections_delay_no_response_to_a_prober() {
     let a = Backend::named("a").await;
     let proxy = Proxy::builder().top("[admin]\naddress = \"127.0.0.1:0\"").backend(&a, "").start();
     let mut silent = Vec::new();
@@ -35,17 +35,17 @@ async fn silent_connections_keep_no_prober_from_its_answer() {
     assert_eq!(ask(proxy.admin(), LIVEZ).await, (200, "ok".into()));
     assert_eq!(ask(proxy.admin(), READYZ).await, (200, "ready".into()));
     assert_eq!(proxy.ask("GET", "/api/v1/status", "").await.status, 200);
-    // Far less than silent ones are waited for.
+    // Far less than the time that silent connections have.
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
-    // Those that were quiet for longest have made room.
+    // The connections that were idle for the longest time were closed.
     for stream in &mut silent[..MOST] {
-        let _ = soon("its end", stream.read(&mut [0; 1])).await;
+        let _ = soon("the end of the connection", stream.read(&mut [0; 1])).await;
     }
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn bodies_that_do_not_come_end_in_seconds_and_keep_no_prober_from_its_answer() {
+async fn bodies_that_never_arrive_end_in_seconds_and_delay_no_response_to_a_prober() {
     let a = Backend::named("a").await;
     let proxy = Proxy::builder().top("[admin]\naddress = \"127.0.0.1:0\"").backend(&a, "").start();
     let head = b"POST /api/v1/explain HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{";
@@ -58,8 +58,8 @@ async fn bodies_that_do_not_come_end_in_seconds_and_keep_no_prober_from_its_answ
     assert_eq!(ask(proxy.admin(), LIVEZ).await.0, 200);
     let mut statuses: Vec<u16> = Vec::new();
     for mut client in slow {
-        // Those that were refused for want of a place may have been closed for others that came.
-        statuses.extend(soon("an end", client.try_response("POST")).await.map(|answer| answer.status));
+        // Connections that were refused beyond the limit may have been closed for newer ones.
+        statuses.extend(soon("the end of the request", client.try_response("POST")).await.map(|answer| answer.status));
     }
     statuses.sort_unstable();
     statuses.dedup();
@@ -68,7 +68,7 @@ async fn bodies_that_do_not_come_end_in_seconds_and_keep_no_prober_from_its_answ
 }
 
 #[tokio::test]
-async fn who_has_no_token_is_told_so_before_a_body_is_read() {
+async fn a_client_without_a_token_gets_401_before_its_body_is_read() {
     let a = Backend::named("a").await;
     let folder = Folder::new();
     let token = folder.write("token", b"secret");
@@ -78,13 +78,13 @@ async fn who_has_no_token_is_told_so_before_a_body_is_read() {
     let head = "POST /api/v1/explain HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     client.send(format!("{head}expect: 100-continue\r\ncontent-length: 50\r\n\r\n").as_bytes()).await;
     let begun = Instant::now();
-    let answer = soon("the first answer", client.try_any_response("POST")).await.unwrap();
+    let answer = soon("the first response", client.try_any_response("POST")).await.unwrap();
     assert_eq!(answer.status, 401, "and no 100 before it");
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn a_successor_has_the_addresses_while_its_predecessor_ends() {
+async fn a_successor_gets_the_addresses_while_its_predecessor_stops() {
     let a = Backend::start("a", |seen| if seen.path() == "/hang" { Reply::Hang } else { Reply::ok("a") }).await;
     let configuration = |listener: &str, admin: &str| {
         format!(
@@ -103,7 +103,7 @@ async fn a_successor_has_the_addresses_while_its_predecessor_ends() {
     a.has(1).await;
     old.signal("TERM").await;
     old.line("stopping").await;
-    // The line says what is about to be done.
+    // The line is logged before the phase changes.
     until("it is not ready", async || {
         asks.send(READYZ).await;
         asks.response().await.text() == "stopping"
@@ -113,7 +113,7 @@ async fn a_successor_has_the_addresses_while_its_predecessor_ends() {
     let new = Running::start(&configuration(&old.address, &admin), Stdio::null()).await;
     assert_eq!(ask(admin.parse().unwrap(), READYZ).await, (200, "ready".into()));
     assert_eq!(new.client().await.get("/").await.status, 200);
-    // The old one is still there, and tells those who ask on a connection that they have.
+    // The old process still responds to requests on connections that are open.
     assert_eq!(old.process.try_wait().unwrap(), None);
     asks.send(READYZ).await;
     assert_eq!(asks.response().await.status, 503);

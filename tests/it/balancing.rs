@@ -111,7 +111,7 @@ async fn a_client_of_a_backup_stays_there_when_the_others_recover() {
 }
 
 #[tokio::test]
-async fn servers_of_weight_0_or_draining_are_in_nobodys_order() {
+async fn backends_of_weight_0_or_draining_are_no_candidates_of_new_clients() {
     for kind in KINDS {
         let [a, b, c] = Backend::three().await;
         let builder = balanced(kind).backend(&a, "weight = 0").backend(&b, "").backend(&c, "state = \"drain\"");

@@ -1,4 +1,4 @@
-//! Whose failures count against a server: no client alone, and no page, takes a server from the others.
+//! Which failures count against a server: neither one client nor one page takes a server from the others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,14 +13,14 @@ fn health(proxy: &Proxy, backend: &str) -> Health {
     proxy.live(backend).health()
 }
 
-/// What no client can be passed, however it is asked for.
+/// The pages whose responses cannot be forwarded to any client.
 const UNUSABLE: [(&str, &str); 3] = [
     ("/malformed", "HTTP/1.1 200 OK\r\nbad field\u{1}: x\r\n\r\n"),
     ("/framing", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab"),
     ("/no-http", "SSH-2.0-OpenSSH_9.6\r\n"),
 ];
 
-/// Three servers that answer with their names, but for pages that each of them answers with garbage, a head
+/// Three servers that respond with their names, except to pages for which each of them sends garbage, a head
 /// that is too large, or not at all.
 async fn three() -> Vec<Backend> {
     let mut backends = Vec::new();
@@ -50,7 +50,7 @@ fn count(backends: &[Backend]) -> usize {
 }
 
 #[tokio::test]
-async fn a_page_that_cannot_be_passed_on_fails_for_whoever_asks_for_it_and_moves_nobody() {
+async fn a_page_that_cannot_be_forwarded_fails_for_every_client_and_moves_no_session() {
     for path in UNUSABLE.iter().map(|(path, _)| *path).chain(["/large"]) {
         let (backends, keys) = (three().await, Keys::new(&[1]));
         let proxy = before(&backends, &keys).start();
@@ -62,10 +62,10 @@ async fn a_page_that_cannot_be_passed_on_fails_for_whoever_asks_for_it_and_moves
         }
         let mut user = proxy.client_with(&keys.cookie(&pin(&proxy, "a", 7))).await;
         for round in 0..8 {
-            let asked = count(&backends);
+            let earlier = count(&backends);
             let response = user.get(path).await;
             assert_eq!((response.status, response.pin()), (502, None), "{path} {round}");
-            assert_eq!(count(&backends) - asked, 1, "{path} {round}: no other server answers it better");
+            assert_eq!(count(&backends) - earlier, 1, "{path} {round}: no other server can serve it either");
             let next = user.get("/").await;
             assert_eq!((next.text().as_str(), next.pin()), ("a", None), "{path} {round}: it has its server still");
         }
@@ -84,7 +84,7 @@ async fn one_client_ejects_no_server_however_its_requests_end() {
     for method in ["GET", "POST"] {
         let (backends, keys) = (three().await, Keys::new(&[1]));
         let proxy = before(&backends, &keys).table("retry", "budget = \"1000%\"").start();
-        // Another client is there, and so it is for others to say that the server fails.
+        // There is another client, so this client's failures alone prove nothing.
         assert_eq!(proxy.get(Some(&keys.cookie(&pin(&proxy, "b", 1)))).await.status, 200);
         let cookie = keys.cookie(&pin(&proxy, "a", 7));
         for with_pin in [true, false] {
@@ -100,7 +100,7 @@ async fn one_client_ejects_no_server_however_its_requests_end() {
 }
 
 #[tokio::test]
-async fn three_sessions_that_meet_failing_answers_eject_their_server() {
+async fn failed_responses_to_three_sessions_eject_their_server() {
     let (backends, keys) = (three().await, Keys::new(&[1]));
     let proxy = before(&backends, &keys).table("retry", "budget = \"1000%\"").start();
     for (request, session) in [7, 7, 7, 8, 8, 9].into_iter().enumerate() {
@@ -112,21 +112,21 @@ async fn three_sessions_that_meet_failing_answers_eject_their_server() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_alone_ejects_a_server_that_fails_three_of_its_pages() {
+async fn the_only_client_of_a_pool_ejects_a_server_that_fails_three_of_its_pages() {
     let a = Backend::start("a", |_| Reply::Close).await;
     let (b, keys) = (Backend::named("b").await, Keys::new(&[1]));
     let proxy = Proxy::builder().top(&keys.tables()).backend(&a, "").backend(&b, "").start();
     let cookie = keys.cookie(&pin(&proxy, "a", 7));
     for (request, path) in ["/1", "/1", "/1", "/1", "/1", "/2", "/3"].into_iter().enumerate() {
         assert_eq!(health(&proxy, "a"), Health::Up, "after {request}");
-        // Each time with its pin, whatever the answer says.
+        // Each time with its pin, whatever the response is.
         assert_eq!(proxy.client_with(&cookie).await.get(path).await.text(), "b");
     }
     assert_eq!(health(&proxy, "a"), Health::Ejected);
 }
 
 #[tokio::test]
-async fn refused_connections_eject_a_server_whoever_meets_them() {
+async fn refused_connections_eject_a_server_whichever_client_sent_the_requests() {
     let (backends, keys) = (three().await, Keys::new(&[1]));
     let proxy = before(&backends, &keys).start();
     let cookie = keys.cookie(&pin(&proxy, "a", 7));
@@ -139,11 +139,11 @@ async fn refused_connections_eject_a_server_whoever_meets_them() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_restarted_between_two_probes_gets_new_clients_when_rise_of_them_have_passed() {
+async fn a_server_restarted_between_two_probes_gets_new_clients_after_rise_passed_probes() {
     let a = Backend::named("a").await;
     let (b, keys) = (Backend::named("b").await, Keys::new(&[1]));
     let up = Arc::new(AtomicBool::new(false));
-    // Probes pass all along: it is away for less than the time between two of them.
+    // Probes never fail: the server is down for less than the time between two of them.
     let probes = "path = \"/health\"\ninterval = \"50ms\"\ntimeout = \"10s\"\nrise = 2\nfall = 100";
     let builder = Proxy::builder().top(&keys.tables()).backend(&a, "").backend(&b, "").table("health", probes);
     let proxy = builder.table("ejection", "base_time = \"1h\"\nmax_time = \"1h\"").start();

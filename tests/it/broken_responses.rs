@@ -69,8 +69,8 @@ impl Broken {
     }
 }
 
-/// Sends a POST over HTTP/1.1 and reads until the connection ends. Returns the status, the bytes of the body, and whether
-/// the connection ended without an error.
+/// Sends a POST over HTTP/1.1 and reads until the connection ends. Returns the status, the bytes of the body, and
+/// whether the connection ended without an error.
 async fn over_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> (Option<u16>, usize, bool) {
     let request = format!("POST {path} HTTP/1.1\r\nhost: app.example\r\ncontent-length: 4\r\n\r\nbody");
     stream.write_all(request.as_bytes()).await.unwrap();

@@ -6,20 +6,20 @@ use super::support::node::NodeBackend;
 use super::support::tool::{DemoBackend, Folder, run};
 use super::support::{Backend, Proxy};
 
-/// Opens a page in headless Chromium, and gives what it shows once its scripts are done. Each time it is a new browser,
-/// with an empty cookie jar, that talks to nobody but the page's server.
+/// Opens a page in headless Chromium, and returns its content once its scripts are done. Each call starts a browser
+/// with an empty cookie jar that connects only to the page's server.
 pub async fn open(url: &str) -> String {
-    // Time stands still while a request is under way: slow machines see the same page.
+    // Virtual time stands still while a request is under way, so slow machines see the same page.
     open_with(url, &["--virtual-time-budget=10000"]).await
 }
 
-/// The same with flags of the caller's; without virtual time it shows the page as soon as it has been loaded.
+/// Works like `open` with the caller's flags; without virtual time it returns the page as soon as it is loaded.
 pub async fn open_with(url: &str, flags: &[&str]) -> String {
     let folder = Folder::new();
     let data = format!("--user-data-dir={}", folder.file("data"));
     let quiet = [
         "--headless",
-        // The tests may run as root, for whom there is no sandbox; and where little memory can be shared.
+        // The tests may run as root, for which Chromium has no sandbox, and with little shared memory.
         "--no-sandbox",
         "--disable-dev-shm-usage",
         "--disable-gpu",
@@ -33,12 +33,13 @@ pub async fn open_with(url: &str, flags: &[&str]) -> String {
         "--dump-dom",
         url,
     ];
-    // Some call it by another name; `tests/run` finds out.
+    // Some distributions have another name for it; `tests/run` finds it.
     let browser = std::env::var("CHROMIUM").unwrap_or_else(|_| "chromium".into());
     run(&browser, &[flags, &quiet].concat()).await.out
 }
 
-/// Says who answered each of many requests, some at once and some in turn; then all cookies that a script can see.
+/// Shows which server responded to each of many requests, some at once and some in sequence, and all cookies that
+/// scripts can see.
 const PAGE: &str = r#"<!doctype html><title>who</title><link rel="icon" href="data:,">
 <p id="page">NAME</p><p id="who"></p><p id="cookies"></p><p id="done"></p>
 <script>
@@ -64,8 +65,8 @@ async fn server(name: &str) -> Backend {
     .await
 }
 
-/// Posts to each of the paths behind `#` in the address, each on a connection that was used before, and says
-/// how many of them came to nothing.
+/// Posts to each of the paths after `#` in the address, each on a reused connection, and shows
+/// how many of them failed.
 const POSTS: &str = r#"<!doctype html><title>posts</title><link rel="icon" href="data:,"><p id="broken"></p>
 <script>
 (async () => {
@@ -87,7 +88,7 @@ const POSTS: &str = r#"<!doctype html><title>posts</title><link rel="icon" href=
 </script>"#;
 
 #[tokio::test]
-async fn a_post_whose_answer_breaks_off_is_carried_out_once() {
+async fn a_post_whose_response_breaks_off_is_carried_out_once() {
     let a = Backend::start("a", |request: &Seen| {
         let path: Vec<_> = request.path().split('/').collect();
         match path[..] {
@@ -108,7 +109,7 @@ async fn a_post_whose_answer_breaks_off_is_carried_out_once() {
     assert_eq!((all, posts.len()), (40, 40));
 }
 
-/// The text of the element with this id.
+/// Returns the text of the element with this id.
 fn text<'a>(page: &'a str, id: &str) -> &'a str {
     let (_, rest) = page.split_once(&format!("id=\"{id}\">")).unwrap_or_else(|| panic!("no #{id} in {page}"));
     rest.split('<').next().unwrap_or_default()
@@ -126,16 +127,16 @@ async fn a_page_and_all_its_requests_are_served_by_one_server() {
     assert_eq!(text(&page, "cookies"), "theme=dark", "the routing cookie is out of the reach of scripts");
 
     let all = [&a, &b, &c].map(|backend| backend.seen());
-    let asked: Vec<_> = all.iter().flatten().filter(|request| request.path() == "/who").collect();
-    assert_eq!(asked.len(), 16);
-    for request in asked {
+    let requests: Vec<_> = all.iter().flatten().filter(|request| request.path() == "/who").collect();
+    assert_eq!(requests.len(), 16);
+    for request in requests {
         assert_eq!(request.fields("cookie"), ["theme=dark"], "and it reaches no server");
     }
     assert!([&a, &b, &c].iter().map(|backend| backend.connections()).sum::<usize>() > 1, "several at once");
 }
 
 #[tokio::test]
-async fn the_demo_backends_page_shows_itself() {
+async fn the_page_of_the_demo_backend_is_displayed() {
     let backend = DemoBackend::start("blue-7").await;
     let proxy = Proxy::builder().backend_at(&backend.name, backend.address, "").start();
     let page = open(&format!("http://{}/", proxy.address())).await;
@@ -144,14 +145,14 @@ async fn the_demo_backends_page_shows_itself() {
 }
 
 #[tokio::test]
-async fn a_browser_s_socket_and_its_siblings_reach_one_server() {
+async fn a_websocket_of_a_browser_reaches_the_server_of_its_page() {
     let backends = [NodeBackend::start("websocket", "a").await, NodeBackend::start("websocket", "b").await];
     let proxy = backends
         .iter()
         .fold(Proxy::builder(), |builder, each| builder.backend_at(&each.name, each.address, ""))
         .start();
-    // The page is loaded once its picture is there, which comes when the socket has been closed.
+    // The page is loaded once its image is there, which the server sends when the WebSocket is closed.
     let page = open_with(&format!("http://{}/page", proxy.address()), &["--no-pings"]).await;
-    let said = ["a", "b"].map(|name| format!("{name}|{name} 100000|200000 closed:4000"));
-    assert!(said.iter().any(|said| page.contains(said)), "{page}");
+    let reports = ["a", "b"].map(|name| format!("{name}|{name} 100000|200000 closed:4000"));
+    assert!(reports.iter().any(|report| page.contains(report)), "{page}");
 }

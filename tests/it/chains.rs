@@ -15,7 +15,8 @@ struct Behind {
     folder: Folder,
 }
 
-/// Starts a proxy that lets clients at 127.0.0.1 and 10.0.0.0/8, the addresses of its trusted proxies, choose their backend.
+/// Starts a proxy that lets clients at 127.0.0.1 and 10.0.0.0/8, the addresses of its trusted proxies, choose their
+/// backend.
 async fn behind(keys: &str) -> Behind {
     let (a, b) = (Backend::named("a").await, Backend::named("b").await);
     let folder = Folder::new();

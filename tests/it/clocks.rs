@@ -1,4 +1,4 @@
-//! Clocks that disagree, and stores that forget: sessions are as old as they are, and neither immortal nor lost.
+//! Clocks that differ and stores that lose their data: sessions keep their true age, and are neither immortal nor lost.
 
 use std::time::{Duration, Instant};
 
@@ -85,7 +85,7 @@ async fn a_learned_session_is_as_old_at_a_clock_that_is_ahead_as_at_one_that_is_
         .await;
         assert_eq!(ask(one, &cookie).await.field("x-verdict"), Some("hit"));
     }
-    // What began a minute ago is over, for both.
+    // A session that began a minute ago has ended, for both.
     let key = redis.keys().await.remove(0);
     let value = redis.ask(&["get", &key]).await;
     let [version, issued, rest] = value.trim().splitn(3, ' ').collect::<Vec<_>>().try_into().unwrap();
@@ -95,7 +95,7 @@ async fn a_learned_session_is_as_old_at_a_clock_that_is_ahead_as_at_one_that_is_
     let ids = ["a0", "a1", "b0", "b1"];
     for clock in ["-60s", "+60s"] {
         redis.ask(&["set", &key, &format!("{version} {} {rest}", now - 60), "ex", "600"]).await;
-        // It knows nothing yet, and asks.
+        // It doesn't know the session yet, and queries the store.
         let linchpin = start(clock).await;
         until("the session that was made older is over", async || {
             let mut over = 0;
@@ -115,7 +115,7 @@ fn proxy(redis: &Redis, backends: &[&Backend]) -> Proxy {
     backends.iter().fold(builder, |builder, backend| builder.backend(backend, "")).start()
 }
 
-/// How often a command was carried out.
+/// Returns how often Redis has carried out a command.
 async fn calls(redis: &Redis, command: &str) -> u32 {
     let info = redis.ask(&["info", "commandstats"]).await;
     let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
@@ -143,7 +143,7 @@ async fn a_store_that_was_flushed_has_the_sessions_back_and_requests_cost_it_no_
                 assert_eq!((response.text(), response.field("x-verdict")), (home.clone(), Some("hit")));
             }
         }
-        // Five sessions and the marker; a comparison that was due anyway writes nothing that is there.
+        // Five sessions and the marker; a regular comparison writes no session that the store has.
         let writes = calls(&redis, "set").await + calls(&redis, "expire").await;
         assert!(writes <= 6, "{writes} writes for a hundred requests");
     }
@@ -158,14 +158,14 @@ async fn a_store_that_was_flushed_has_the_sessions_back_and_requests_cost_it_no_
 }
 
 #[tokio::test]
-async fn a_session_is_not_seen_by_being_compared() {
+async fn comparing_a_session_with_the_store_does_not_count_as_a_request() {
     let redis = Redis::start().await;
     let (a, b) = (application("a").await, application("b").await);
     let (one, other) = (proxy(&redis, &[&a, &b]), proxy(&redis, &[&a, &b]));
     let cookie = one.client().await.get("/").await.field("set-cookie").unwrap().to_owned();
     let last_seen = async |proxy: &Proxy| {
-        let told = proxy.ask("POST", "/api/v1/explain", &format!("{{\"token\":{cookie:?}}}")).await.text();
-        let (_, rest) = told.split_once("\"last_seen\":").unwrap_or_else(|| panic!("{told}"));
+        let explained = proxy.ask("POST", "/api/v1/explain", &format!("{{\"token\":{cookie:?}}}")).await.text();
+        let (_, rest) = explained.split_once("\"last_seen\":").unwrap_or_else(|| panic!("{explained}"));
         rest.split([',', '}']).next().unwrap().trim().to_owned()
     };
     until("the other one knows", async || {
@@ -175,7 +175,7 @@ async fn a_session_is_not_seen_by_being_compared() {
     .await;
     let begun = Instant::now();
     until("two seconds", async || begun.elapsed() >= Duration::from_secs(2)).await;
-    // By now each has heard of what the other has seen.
+    // By now each has received the other's updates.
     let seen = [last_seen(&one).await, last_seen(&other).await];
     let key = redis.keys().await.remove(0);
     redis.ask(&["expire", &key, "30"]).await;

@@ -1,4 +1,4 @@
-//! Commands that messages and documents name: each of them is there, with the options that are named.
+//! Commands that messages and documents name: each of them exists, with the options that they name.
 
 use linchpin::cli;
 
@@ -73,7 +73,7 @@ fn every_command_that_is_named_exists_with_its_options() {
 }
 
 #[test]
-fn what_is_no_command_is_found_out() {
+fn an_unknown_command_is_reported() {
     let definition = cli::definition();
     let faults =
         |text: &str| -> Vec<String> { commands(text).iter().filter_map(|words| wrong(words, &definition)).collect() };

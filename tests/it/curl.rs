@@ -1,4 +1,4 @@
-//! curl as a client: cookie jars, methods, bodies and versions of HTTP as a client has them that we did not write.
+//! curl as a client that this project did not write: cookie jars, methods, bodies and versions of HTTP.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ fn url(proxy: &Proxy) -> String {
     format!("http://{}/", proxy.address())
 }
 
-/// Bytes of which no two blocks are alike, so that none can be lost, doubled or exchanged unseen.
+/// Returns bytes of which no two blocks are equal, so that a test sees any block that is lost, doubled or swapped.
 fn bytes(length: usize) -> Vec<u8> {
     (0_u32..).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).take(length).collect()
 }
@@ -57,7 +57,7 @@ async fn several_urls_go_over_one_connection() {
 
 #[tokio::test]
 async fn head_has_the_fields_and_no_body() {
-    // Like any server, it says how long the body would be, and sends none.
+    // Like any server, it sends the length that the body would have, and no body.
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 12345\r\nx-kind: page\r\n\r\n";
     let backend = Backend::start("a", |_| Reply::Bytes(head.into())).await;
     let proxy = Proxy::before(&[&backend]);
@@ -68,14 +68,14 @@ async fn head_has_the_fields_and_no_body() {
 }
 
 #[tokio::test]
-async fn an_upload_that_asks_first_is_told_to_go_on() {
+async fn an_upload_that_expects_100_continue_gets_it() {
     let backend = Backend::named("a").await;
     let folder = Folder::new();
     let sent = bytes(300_000);
     let file = format!("@{}", folder.write("upload", &sent));
     let proxy = Proxy::before(&[&backend]);
     let url = url(&proxy);
-    // So long that nothing but a 100 makes curl send before its limit.
+    // So long that only a 100 makes curl send before its time limit.
     let asks = ["--verbose", "--header", "Expect: 100-continue", "--expect100-timeout", "60"];
     let output = curl(&[&asks[..], &["--data-binary", &file, &url]].concat()).await;
     assert!(output.err.contains("< HTTP/1.1 100 Continue"), "{}", output.err);
@@ -98,7 +98,7 @@ async fn a_body_of_unknown_length_arrives_whole() {
 }
 
 #[tokio::test]
-async fn http_1_0_gets_a_chunked_answer_unchunked() {
+async fn an_http_1_0_client_gets_a_chunked_response_without_chunks() {
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n7\r\n, world\r\n0\r\n\r\n";
     let backend = Backend::start("a", |_| Reply::Bytes(chunked.into())).await;
     let proxy = Proxy::before(&[&backend]);
@@ -118,8 +118,8 @@ async fn large_bodies_go_through_the_demo_backend_and_back() {
     let sent = bytes(16 << 20);
     let (up, down) = (format!("@{}", folder.write("up", &sent)), folder.file("down"));
     let url = url(&proxy);
-    // Both directions at once: the backend answers at once and sends back what arrives while it arrives. That holds for
-    // a client that asks before it sends, too: the backend needn't tell it to go on when it has answered already.
+    // Both directions at once: the backend responds at once and echoes the body while it arrives. That holds for
+    // a client that expects 100, too: the backend needn't send 100 once it has sent its response.
     for expect in ["Expect:", "Expect: 100-continue"] {
         curl(&["--header", expect, "--data-binary", &up, "--output", &down, &format!("{url}echo")]).await;
         assert!(fs::read(&down).unwrap() == sent, "what came back is not what was sent, {expect}");
@@ -164,11 +164,11 @@ async fn http_2_without_tls_and_a_proxy_header_are_spoken_as_curl_speaks_them() 
     let listener = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true\ntrusted_proxies = [\"127.0.0.1\"]\n";
     let proxy = Proxy::builder().top(&format!("{listener}{listener}proxy_protocol = true\n")).backend(&a, "").start();
     let version = ["--write-out", " %{http_version}"];
-    for (place, option, said) in
+    for (place, option, expected) in
         [(0, "--http2-prior-knowledge", "a 2"), (0, "--http1.1", "a 1.1"), (1, "--haproxy-protocol", "a 1.1")]
     {
         let url = format!("http://{}/", proxy.listener(place));
-        assert_eq!(curl(&[&[option, &*url][..], &version].concat()).await.out, said, "{option}");
+        assert_eq!(curl(&[&[option, &*url][..], &version].concat()).await.out, expected, "{option}");
     }
     let both = ["--haproxy-protocol", "--http2-prior-knowledge", "--header", "X-Forwarded-For: 203.0.113.9"];
     let url = format!("http://{}/", proxy.listener(1));

@@ -10,7 +10,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use super::support::tool::run;
 use super::support::{Client, Response, soon, until};
 
-/// A running demo; killed when dropped, and its backends with it.
+/// A running demo; dropping it kills the process and its backends.
 struct Demo {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -28,7 +28,7 @@ impl Demo {
         demo
     }
 
-    /// All lines up to the one that has these words in it.
+    /// Returns all lines up to the one that contains these words.
     async fn until(&mut self, words: &str) -> String {
         let mut text = String::new();
         soon(words, async {
@@ -47,7 +47,7 @@ impl Demo {
         line.split_whitespace().nth(1)
     }
 
-    /// The address of a URL behind a label.
+    /// Returns the address of a URL behind a label.
     fn address(&self, label: &str) -> SocketAddr {
         self.value(label).and_then(|url| url.strip_prefix("http://")).unwrap().parse().unwrap()
     }

@@ -1,4 +1,4 @@
-//! The demo as who tries Linchpin for the first time sees it: in a browser, on a phone, by keyboard, after a kill.
+//! The demo as a first-time user sees it: in a browser, on a phone, by keyboard, after a kill.
 
 use serde_json::json;
 
@@ -27,7 +27,7 @@ impl Shop {
 const SERVER: &str = "document.querySelector('.name').textContent";
 const LOGGED_IN: &str = "!!document.querySelector('form[action=\"/logout\"]')";
 
-/// What stands in boxes that tell news.
+/// The text of the boxes with messages.
 const NEWS: &str =
     "[...document.querySelectorAll('[role=status] p, [role=status]:not(:has(p))')].map(e => e.textContent).join('|')";
 
@@ -48,7 +48,7 @@ async fn put(browser: &mut Chromium, window: &Window, item: &str) {
     browser.until(window, &shown).await;
 }
 
-/// A window with another cookie jar that is with another server than `server`, logged in.
+/// Opens a window with its own cookie jar, logged in at another server than `server`.
 async fn stranger(browser: &mut Chromium, shop: &Shop, server: &str) -> Window {
     for _ in 0..50 {
         let window = browser.window(1280, 900).await;
@@ -81,13 +81,13 @@ async fn after_a_kill_this_client_reads_what_happened_to_it_and_others_read_noth
         "You killed server {dead}, so server {now} answers you now; your login and the 2 items in your cart were in {dead}'s memory and are lost."
     );
     assert_eq!(text(&mut browser, &mine, NEWS).await, sentence);
-    // Until this client has logged in again, it says so, however often it is asked.
+    // Until this client has logged in again, each load of the page shows it.
     browser.open(&mine, &shop.url()).await;
     assert_eq!(text(&mut browser, &mine, NEWS).await, sentence);
     log_in(&mut browser, &mine).await;
     assert_eq!(text(&mut browser, &mine, NEWS).await, "");
 
-    // The other one: not by itself, and not with a link that somebody passes on.
+    // The other client sees nothing, neither on its own page nor by a link that it is given.
     for path in ["", "?notice=killed"] {
         browser.open(&other, &format!("{}{path}", shop.url())).await;
         assert_eq!(text(&mut browser, &other, SERVER).await, elsewhere);
@@ -97,10 +97,10 @@ async fn after_a_kill_this_client_reads_what_happened_to_it_and_others_read_noth
 }
 
 #[tokio::test]
-async fn whoever_did_not_kill_a_server_reads_that_it_is_silent_and_not_why() {
+async fn a_client_that_did_not_kill_the_server_reads_only_that_it_no_longer_responds() {
     let shop = Shop::start().await;
     let mut browser = Chromium::start().await;
-    // One has a login, one has none, and a third is new.
+    // The first has a login, the second has none, and the third is new.
     let [member, guest, new] =
         [browser.window(390, 844).await, browser.window(390, 844).await, browser.window(390, 844).await];
     browser.open(&member, &shop.url()).await;
@@ -132,7 +132,7 @@ async fn nothing_on_the_page_is_wider_than_the_screen() {
     let window = browser.window(390, 844).await;
     let url = format!("http://{}/", proxy.address());
     let fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth";
-    // Nor does a box of its own scroll sideways.
+    // No box inside the page scrolls sideways, either.
     let boxes = "[...document.querySelectorAll('main *')].filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'hidden' && getComputedStyle(e).display !== 'inline').map(e => e.outerHTML).join('\\n')";
     for state in ["guest", "wrong login", "logged in", "cart", "dying"] {
         match state {
@@ -156,7 +156,7 @@ async fn nothing_on_the_page_is_wider_than_the_screen() {
     }
 }
 
-/// The least contrast of a text with what it stands on, and whose it is.
+/// Lists the elements whose text has too little contrast with its background.
 const CONTRAST: &str = r#"(() => {
     const canvas = Object.assign(document.createElement('canvas'), { width: 1, height: 1 }).getContext('2d', { willReadFrequently: true });
     const over = (color, below) => {
@@ -171,9 +171,9 @@ const CONTRAST: &str = r#"(() => {
         const below = ground(e), [a, b] = [light(over(getComputedStyle(e).color, below)), light(below)];
         return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
     };
-    const told = [...document.querySelectorAll('main *')].filter(e => e.tagName === 'INPUT' && e.type !== 'hidden'
+    const texts = [...document.querySelectorAll('main *')].filter(e => e.tagName === 'INPUT' && e.type !== 'hidden'
         || [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()));
-    return told.map(e => [contrast(e), e.outerHTML]).filter(([c]) => c < 4.5).map(c => c.join(' ')).join('\n');
+    return texts.map(e => [contrast(e), e.outerHTML]).filter(([c]) => c < 4.5).map(c => c.join(' ')).join('\n');
 })()"#;
 
 #[tokio::test]

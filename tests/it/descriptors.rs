@@ -87,11 +87,11 @@ async fn requests_without_a_free_descriptor_get_503_which_is_no_failure_of_their
     until("it serves again", async || running.client().await.get("/").await.status == 200).await;
     // The first is logged at once; the next line counts the others.
     running.signal("TERM").await;
-    let mut said = 0;
+    let mut logged = 0;
     while let Some(line) = running.next_line().await {
-        said += usize::from(line.contains("no backend is to blame"));
+        logged += usize::from(line.contains("no backend is to blame"));
     }
-    assert!(said <= 3, "{said} lines");
+    assert!(logged <= 3, "{logged} lines");
 }
 
 #[tokio::test]
@@ -103,9 +103,12 @@ async fn check_warns_of_settings_that_exceed_the_limit_of_descriptors() {
     let mut command = Command::new(FEW[0]);
     command.args([FEW[1], env!("CARGO_BIN_EXE_linchpin"), "check", "-c", &file]).kill_on_drop(true);
     let done = soon("the end of the check", command.output()).await.unwrap();
-    let said = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert_eq!(done.status.code(), Some(0), "{said}");
-    assert!(said.contains("`max_connections` = 5000 is too high: this process may open 80 file descriptors"), "{said}");
+    let printed = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert_eq!(done.status.code(), Some(0), "{printed}");
+    assert!(
+        printed.contains("`max_connections` = 5000 is too high: this process may open 80 file descriptors"),
+        "{printed}"
+    );
 }
 
 #[tokio::test]
@@ -166,7 +169,7 @@ async fn no_descriptor_stays_open_after_traffic_of_every_kind() {
         }
         least
     };
-    until("it is at rest", async || a.open() <= 1).await;
+    until("the backend to be idle", async || a.open() <= 1).await;
     let before = least().await;
     for round in 0..60 {
         let mut client = running.client().await;

@@ -1,4 +1,4 @@
-//! Backends that come and go: behind a name of a real DNS server, and in a file.
+//! Discovered backends that appear and disappear: behind a name of a real DNS server, and in a file.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::support::{Backend, Proxy, Response, until};
 const NAME: &str = "app.internal";
 const FAST: &str = "min_interval = \"100ms\"\nmax_interval = \"200ms\"";
 
-/// Backends at 127.0.0.2 and so on, all at one port; each answers with the name that it is to be given.
+/// Starts backends at 127.0.0.2 and so on, all at one port; each responds with the name that discovery gives it.
 async fn backends(count: u8) -> (u16, Vec<Backend>) {
     let port = (0..100).find_map(|_| {
         let port = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap().port();
@@ -39,30 +39,30 @@ fn builder() -> Builder {
     Proxy::builder().top("[admin]\naddress = \"127.0.0.1:0\"").table("persistence", "verdict_header = \"verdict\"")
 }
 
-/// A proxy before what `app.internal` stands for.
+/// Starts a proxy in front of the backends of `app.internal`.
 fn proxy(dns: &Dns, port: u16, lines: &str) -> Proxy {
     let resolver = dns.resolver();
     builder().discover(&format!("dns = \"{NAME}\"\nport = {port}\n{resolver}\n{FAST}\n{lines}")).start()
 }
 
-/// Waits until these are the members of the pool, and requests are served by them; `-` behind the name
-/// of one that is leaving.
+/// Waits until these are the members of the pool and serve requests; `-` behind the name
+/// marks one that drains.
 async fn members(proxy: &Proxy, expected: &[&str]) {
     let mut expected: Vec<_> = expected.iter().map(|name| (*name).to_owned()).collect();
     expected.sort();
     until(&format!("the members {expected:?}"), async || {
         let pool = proxy.pool();
-        let told = pool
+        let found = pool
             .backends()
             .iter()
             .map(|backend| format!("{}{}", backend.name(), if backend.live().is_leaving() { " -" } else { "" }));
-        let mut told: Vec<_> = told.collect();
-        told.sort();
-        told == expected
+        let mut found: Vec<_> = found.collect();
+        found.sort();
+        found == expected
     })
     .await;
-    // They are on their way to the thread that serves, which takes them in before it looks for what has
-    // come since: before the second of two requests, if not before the first.
+    // The snapshot is on its way to the data-path thread, which installs it before it accepts
+    // new connections: before the second of two requests, if not before the first.
     proxy.get(None).await;
     proxy.get(None).await;
 }
@@ -71,7 +71,7 @@ fn verdict(response: &Response) -> &str {
     response.field("verdict").unwrap()
 }
 
-/// The pin of a client whose session begins on the backend of this name.
+/// Returns the pin of a client whose session begins on the backend of this name.
 async fn pin_on(proxy: &Proxy, name: &str) -> String {
     let mut pin = None;
     until(&format!("a new session on {name}"), async || {
@@ -88,7 +88,7 @@ async fn is_hit(proxy: &Proxy, pin: &str, name: &str) {
     assert_eq!((response.text().as_str(), verdict(&response)), (name, "hit"));
 }
 
-/// Where so many new clients go.
+/// Returns the backends that serve so many new clients.
 async fn news(proxy: &Proxy, count: usize) -> Vec<String> {
     let mut served = Vec::new();
     for _ in 0..count {
@@ -113,7 +113,7 @@ async fn metric(proxy: &Proxy, name: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn one_that_comes_gets_new_clients_and_nobody_else_is_moved() {
+async fn a_discovered_backend_gets_new_clients_and_moves_no_session() {
     let (port, all) = backends(3).await;
     let names: Vec<_> = all.iter().map(Backend::name).collect();
     let dns = Dns::start(&[(NAME, "127.0.0.2"), (NAME, "127.0.0.3")], &[]).await;
@@ -122,7 +122,7 @@ async fn one_that_comes_gets_new_clients_and_nobody_else_is_moved() {
     let (one, two) = (pin_on(&proxy, names[0]).await, pin_on(&proxy, names[1]).await);
     let mut client = proxy.client_with(&one).await;
     assert_eq!(client.get("/").await.text(), names[0]);
-    // What the operator has set stays set.
+    // The operator's admin state stays.
     proxy.live(names[1]).set_state(AdminState::Drain);
     proxy.live(names[0]).set_weight(3);
 
@@ -138,12 +138,12 @@ async fn one_that_comes_gets_new_clients_and_nobody_else_is_moved() {
 }
 
 #[tokio::test]
-async fn one_that_is_gone_keeps_its_sessions_until_its_drain_is_over_and_is_another_server_after() {
+async fn a_removed_backend_keeps_its_sessions_while_it_drains_and_is_another_server_after_that() {
     let (port, all) = backends(2).await;
     let names: Vec<_> = all.iter().map(Backend::name).collect();
     let both = [(NAME, "127.0.0.2"), (NAME, "127.0.0.3")];
     let dns = Dns::start(&both, &[]).await;
-    // One whose drain is over in time, and one that needn't hurry.
+    // One proxy with a short drain, and one with a long one.
     let (hasty, patient) = (proxy(&dns, port, "drain = \"2s\""), proxy(&dns, port, "drain = \"1h\""));
     members(&hasty, &names).await;
     members(&patient, &names).await;
@@ -158,13 +158,13 @@ async fn one_that_is_gone_keeps_its_sessions_until_its_drain_is_over_and_is_anot
     let response = hasty.get(Some(&pin)).await;
     assert_eq!((response.text().as_str(), verdict(&response)), (names[0], "moved; cause=unknown"));
 
-    // Back in time, it is what it was.
+    // A backend that returns during its drain is the same one.
     dns.knows(&both).await;
     members(&patient, &names).await;
     is_hit(&patient, &kept, names[1]).await;
     assert_eq!(news(&patient, 6).await, names);
 
-    // Where its time was over, its address may be anybody's by now: who comes with the old pin is a stranger to it.
+    // After the drain, another server may have its address: old pins don't hold on it.
     members(&hasty, &names).await;
     assert_eq!(verdict(&hasty.get(Some(&pin)).await), "moved; cause=replaced");
     let fresh = pin_on(&hasty, names[1]).await;
@@ -172,7 +172,7 @@ async fn one_that_is_gone_keeps_its_sessions_until_its_drain_is_over_and_is_anot
 }
 
 #[tokio::test]
-async fn a_dns_server_that_is_killed_takes_nothing_away_and_is_followed_when_it_is_back() {
+async fn a_killed_dns_server_removes_no_backend_and_is_queried_again_after_its_restart() {
     let (port, all) = backends(2).await;
     let names: Vec<_> = all.iter().map(Backend::name).collect();
     let mut dns = Dns::start(&[(NAME, "127.0.0.2")], &[]).await;
@@ -181,14 +181,14 @@ async fn a_dns_server_that_is_killed_takes_nothing_away_and_is_followed_when_it_
     let pin = pin_on(&proxy, names[0]).await;
 
     dns.kill().await;
-    until("the failure is told", async || metric(&proxy, "linchpin_discovery_failures_total").await > 0).await;
+    until("the failure to be counted", async || metric(&proxy, "linchpin_discovery_failures_total").await > 0).await;
     assert_eq!(metric(&proxy, "linchpin_discovery_up").await, 0);
     assert!(source(&proxy).await["error"].is_string());
     members(&proxy, &names[..1]).await;
     is_hit(&proxy, &pin, names[0]).await;
     assert_eq!(news(&proxy, 3).await, [names[0]]);
 
-    // Beforehand: whoever has asked it over TCP meanwhile keeps it from noticing.
+    // Earlier: a child process that serves a TCP client keeps the DNS server from noticing the change.
     dns.knows(&[(NAME, "127.0.0.2"), (NAME, "127.0.0.3")]).await;
     dns.restart().await;
     members(&proxy, &names).await;
@@ -197,7 +197,7 @@ async fn a_dns_server_that_is_killed_takes_nothing_away_and_is_followed_when_it_
 }
 
 #[tokio::test]
-async fn a_name_that_is_gone_and_an_answer_without_records_are_not_believed() {
+async fn a_name_that_no_longer_exists_and_an_answer_without_records_are_not_believed() {
     let (port, all) = backends(1).await;
     let name = all[0].name();
     for (records, error) in
@@ -208,9 +208,9 @@ async fn a_name_that_is_gone_and_an_answer_without_records_are_not_believed() {
         members(&proxy, &[name]).await;
         let pin = pin_on(&proxy, name).await;
         dns.knows(&[]).await;
-        // Some looks long.
+        // For some queries.
         let mut looks = 0;
-        until("it is told", async || {
+        until("the failure to be reported", async || {
             let source = source(&proxy).await;
             looks += u32::from(source["ok"] == false && source["error"].as_str().unwrap().contains(error));
             looks > 20
@@ -226,7 +226,7 @@ async fn an_answer_holds_for_its_time_to_live() {
     let dns = Dns::start(&[(NAME, "127.0.0.2")], &[]).await;
     let resolver = dns.resolver();
     let begun = Instant::now();
-    // The server says one second.
+    // The server's time to live is one second.
     let lines = format!("dns = \"{NAME}\"\nport = 80\n{resolver}\nmin_interval = \"100ms\"");
     let proxy = builder().discover(&lines).start();
     until("four answers", async || metric(&proxy, "linchpin_discovery_answers_total").await >= 4).await;
@@ -236,7 +236,7 @@ async fn an_answer_holds_for_its_time_to_live() {
 }
 
 #[tokio::test]
-async fn an_answer_too_long_for_udp_comes_over_tcp_and_is_taken_as_far_as_is_allowed() {
+async fn an_answer_too_long_for_udp_arrives_over_tcp_and_is_used_up_to_max_backends() {
     let ips: Vec<_> = (1..=150).map(|n| format!("127.0.1.{n}")).collect();
     let hosts: Vec<_> = ips.iter().map(|ip| (NAME, ip.as_str())).collect();
     let dns = Dns::start(&hosts, &[]).await;
@@ -244,10 +244,10 @@ async fn an_answer_too_long_for_udp_comes_over_tcp_and_is_taken_as_far_as_is_all
         let proxy = proxy(&dns, 80, lines);
         until("all are found", async || proxy.pool().backends().len() == count).await;
         assert_eq!(source(&proxy).await["found"].as_u64(), Some(count as u64));
-        // No connection is kept on which the server would go on with what it knew.
+        // No TCP connection is kept, on which the server would still answer with its old data.
         dns.knows(&hosts[..140]).await;
         let rest = count.min(140);
-        until("it is told anew", async || source(&proxy).await["found"].as_u64() == Some(rest as u64)).await;
+        until("the new number of backends", async || source(&proxy).await["found"].as_u64() == Some(rest as u64)).await;
         dns.knows(&hosts).await;
     }
 }
@@ -268,7 +268,7 @@ async fn addresses_of_both_kinds_are_found() {
 }
 
 #[tokio::test]
-async fn services_keep_their_names_when_their_addresses_change_and_are_then_other_servers() {
+async fn an_srv_target_keeps_its_name_at_a_new_address_and_is_another_server() {
     let (port, all) = backends(3).await;
     let at: Vec<_> = all.iter().map(Backend::name).collect();
     let record = |target: &str, priority, weight| {
@@ -289,10 +289,10 @@ async fn services_keep_their_names_when_their_addresses_change_and_are_then_othe
     assert!(!is_backup(&first) && !is_backup(&second) && is_backup(&spare));
     let (one, two) = (pin_on(&proxy, at[0]).await, pin_on(&proxy, at[1]).await);
 
-    // web-0 is started anew, elsewhere: it is another server under the old name.
+    // web-0 restarts at another address: it is another server under the old name.
     dns.knows(&[("web-0.internal", "127.0.0.4"), hosts[1], hosts[2]]).await;
     let address = format!("127.0.0.4:{port}");
-    until("it is elsewhere", async || {
+    until("the new address", async || {
         let pool = proxy.pool();
         pool.backend(pool.position(&first).unwrap()).address().to_string() == address
     })
@@ -305,7 +305,7 @@ async fn services_keep_their_names_when_their_addresses_change_and_are_then_othe
 }
 
 #[tokio::test]
-async fn until_the_first_answer_it_is_not_ready_and_asks_clients_to_come_again() {
+async fn until_the_first_answer_it_is_not_ready_and_sends_retry_after() {
     let (port, all) = backends(1).await;
     let mut dns = Dns::new(&[]);
     let proxy = proxy(&dns, port, "");
@@ -321,7 +321,7 @@ async fn until_the_first_answer_it_is_not_ready_and_asks_clients_to_come_again()
 }
 
 #[tokio::test]
-async fn without_an_answer_it_is_ready_after_a_while_with_what_is_configured() {
+async fn without_an_answer_it_is_ready_after_a_while_with_its_configured_backends() {
     let backend = Backend::named("a").await;
     let dns = Dns::new(&[]);
     let lines = format!("dns = \"{NAME}\"\nport = 80\n{}\n{FAST}", dns.resolver());
@@ -349,20 +349,20 @@ async fn probes_begin_and_end_with_their_backends() {
 
     dns.knows(&[(NAME, "127.0.0.3")]).await;
     members(&proxy, &[&names[1]]).await;
-    let gone = backend(0, port).await;
+    let removed = backend(0, port).await;
     let before = all[0].count();
-    until("the other one is probed on", async || all[0].count() > before + 5).await;
-    assert_eq!(gone.count(), 0, "nobody probes what is gone");
+    until("more probes of the other backend", async || all[0].count() > before + 5).await;
+    assert_eq!(removed.count(), 0, "a removed backend gets no probes");
 }
 
-/// Backends by a file; each answers with its name.
+/// Starts backends that a file names; each responds with its name.
 async fn of_file(folder: &Folder, text: &str) -> Proxy {
     let path = folder.write("backends.txt", text.as_bytes());
     builder().discover(&format!("file = \"{path}\"\ndrain = \"0s\"")).start()
 }
 
 #[tokio::test]
-async fn a_file_is_followed_however_it_is_changed() {
+async fn changes_of_a_file_apply_whichever_way_it_is_written() {
     let three = Backend::three().await;
     let line = |n: usize| format!("{} {}\n", three[n].name(), three[n].address());
     let folder = Folder::new();
@@ -370,14 +370,14 @@ async fn a_file_is_followed_however_it_is_changed() {
     members(&proxy, &["a"]).await;
     let pin = pin_on(&proxy, "a").await;
 
-    // In place.
+    // Written in place.
     folder.write("backends.txt", format!("{}{}", line(0), line(1)).as_bytes());
     members(&proxy, &["a", "b"]).await;
-    // By another file of the same name.
+    // Replaced by another file of the same name.
     let next = folder.write("next", format!("{}{}", line(0), line(2)).as_bytes());
     std::fs::rename(next, folder.file("backends.txt")).unwrap();
     members(&proxy, &["a", "c"]).await;
-    // By a link that leads elsewhere, as a mounted ConfigMap does it.
+    // By a symbolic link to another file, as in a mounted ConfigMap.
     let elsewhere = folder.write("elsewhere", format!("{}{}# and no c", line(0), line(1)).as_bytes());
     std::os::unix::fs::symlink(elsewhere, folder.file("link")).unwrap();
     std::fs::rename(folder.file("link"), folder.file("backends.txt")).unwrap();
@@ -386,7 +386,7 @@ async fn a_file_is_followed_however_it_is_changed() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_broken_or_gone_changes_nothing() {
+async fn a_broken_or_missing_file_changes_nothing() {
     let three = Backend::three().await;
     let line = |n: usize| format!("{} {}\n", three[n].name(), three[n].address());
     let folder = Folder::new();
@@ -409,7 +409,7 @@ async fn a_file_that_is_broken_or_gone_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_configured_backend_is_never_replaced_by_a_found_one() {
+async fn a_discovered_backend_never_replaces_a_configured_one() {
     let [a, b, c] = Backend::three().await;
     let folder = Folder::new();
     let found = format!("a {}\nx {}\nc {}\n", c.address(), a.address(), b.address());

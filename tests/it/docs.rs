@@ -1,10 +1,10 @@
-//! What the documents name is there, and what is there is named.
+//! The documents name files, functions and modules that exist, and no module is missing from them.
 
 use std::collections::BTreeSet;
 
 use super::support::repository::{between, files, path, read};
 
-/// The paths that the codemap names: what stands before two blanks in each line.
+/// Returns the paths of the codemap: in each line the text before two blanks.
 fn codemap() -> BTreeSet<String> {
     let document = read("ARCHITECTURE.md");
     let lines = between(&document, "codemap").lines().filter(|line| !line.starts_with("```"));
@@ -28,7 +28,7 @@ fn the_codemap_is_the_code() {
     }
 }
 
-/// The documents of the repository, whichever there are.
+/// Returns all documents of the repository.
 fn documents() -> Vec<String> {
     let root = ["README", "ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "SECURITY"].map(|name| format!("{name}.md"));
     root.into_iter()
@@ -66,14 +66,14 @@ fn links_lead_somewhere() {
     }
 }
 
-/// Paths of this repository that stand in code, in running text or in examples, are right.
+/// Paths of this repository in code, in running text and in examples exist.
 #[test]
 fn files_that_documents_name_exist() {
     const FOLDERS: [&str; 8] = ["src/", "tests/", "config/", "demo/", "bench/", "fuzz/", "shared/", ".ci/"];
-    // Made by the commands beside them.
+    // The commands next to them create these.
     const MADE: [&str; 3] = ["bench/RESULTS.md", "bench/results.svg", "fuzz/corpus/"];
     for document in documents() {
-        // Blocks of code are fenced by backticks, too: what stands between two is code.
+        // Blocks of code are fenced by backticks, too: the text between two fences is code.
         let text = read(&document);
         for code in text.split('`').skip(1).step_by(2) {
             for word in code.split(|c: char| c.is_whitespace() || "()[]{},;:=\"'".contains(c)) {
@@ -88,7 +88,7 @@ fn files_that_documents_name_exist() {
     }
 }
 
-/// The tour through the code names functions that are there, in the order of its chapters.
+/// The tour through the code names functions that exist, in the order of its chapters.
 #[test]
 fn each_stop_of_the_tour_is_a_function_of_its_file() {
     let tour = read("docs/tour.md");

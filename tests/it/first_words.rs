@@ -30,8 +30,8 @@ async fn a_slow_header_is_a_408_on_a_listener_that_detects_http_2_too() {
 
 #[tokio::test]
 async fn the_rest_of_an_unread_body_is_never_taken_for_the_next_request() {
-    let gone = Backend::named("a").await.kill().await;
-    let proxy = Proxy::builder().backend_at("a", gone, "").start();
+    let address = Backend::named("a").await.kill().await;
+    let proxy = Proxy::builder().backend_at("a", address, "").start();
     // A body that starts like a request whose target has a fragment.
     for body in ["GET /#fff ", "{\"color\": \"#fff\"}"] {
         let mut client = proxy.client().await;

@@ -390,14 +390,14 @@ async fn when_a_backend_of_http_2_dies_safe_requests_are_retried_and_others_fail
 
 #[tokio::test]
 async fn a_shutdown_lets_open_streams_end_and_closes_idle_connections() {
-    let (go, gone) = tokio::sync::watch::channel(false);
+    let (release, released) = tokio::sync::watch::channel(false);
     let a = Backend::named("a").await;
     let held = backend(
         |_| {},
         move |_, respond| {
-            let mut gone = gone.clone();
+            let mut released = released.clone();
             tokio::spawn(async move {
-                gone.wait_for(|gone| *gone).await.unwrap();
+                released.wait_for(|released| *released).await.unwrap();
                 ok(respond, "held");
             });
         },
@@ -421,7 +421,7 @@ async fn a_shutdown_lets_open_streams_end_and_closes_idle_connections() {
     idle.await_kind(&[GOAWAY]).await;
     busy.await_kind(&[GOAWAY]).await;
     assert!(!stopping.is_finished());
-    go.send(true).unwrap();
+    release.send(true).unwrap();
     let (kind, stream, _) = busy.await_kind(&[HEADERS, RST_STREAM]).await;
     assert_eq!((kind, stream), (HEADERS, 1));
     let begun = std::time::Instant::now();

@@ -1,5 +1,5 @@
-//! What the fuzz targets check, without a fuzzer: on their seeds, which hold what they ever found, on mutations of
-//! those, and on chance.
+//! The checks of the fuzz targets, without a fuzzer: on their seeds, which contain each past finding, on mutations of
+//! those, and on random input.
 
 #[path = "../../fuzz/properties/between.rs"]
 mod between;
@@ -42,7 +42,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     seeds
 }
 
-/// A seed with a piece of it replaced by one of another's, or by any bytes.
+/// A seed in which a piece is replaced by a piece of another seed, or by any bytes.
 fn mutated(target: &str) -> impl Strategy<Value = Vec<u8>> {
     let seeds = seeds(target);
     let piece = prop_oneof![
@@ -77,7 +77,7 @@ const ALL: [(&str, Property); 11] = [
 ];
 
 #[test]
-fn every_seed_holds() {
+fn every_seed_passes() {
     for (target, holds) in ALL {
         seeds(target).iter().for_each(|seed| holds(seed));
     }
@@ -110,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn what_an_application_calls_its_sessions_is_learned_from_its_answers_alone(seed in mutated("learned")) {
+    fn session_ids_are_learned_from_responses_alone(seed in mutated("learned")) {
         learned::holds(&seed);
     }
 
@@ -124,7 +124,7 @@ proptest! {
     }
 
     #[test]
-    fn a_client_gets_an_answer_whatever_its_backend_says(seed in mutated("response")) {
+    fn a_client_gets_a_response_whatever_its_backend_sends(seed in mutated("response")) {
         response::holds(&seed);
     }
 
@@ -134,12 +134,12 @@ proptest! {
     }
 
     #[test]
-    fn whoever_connected_has_the_last_word_of_a_chain_of_proxies(seed in mutated("forwarded")) {
+    fn the_peer_address_is_the_last_hop_of_a_chain_of_proxies(seed in mutated("forwarded")) {
         forwarded::holds(&seed);
     }
 
     #[test]
-    fn nothing_is_served_without_the_header_that_is_due(seed in mutated("proxy_header")) {
+    fn no_connection_is_served_without_a_required_proxy_header(seed in mutated("proxy_header")) {
         proxy_header::holds(&seed);
     }
 }

@@ -1,4 +1,4 @@
-//! How servers are found dead, and alive again: by asking them, and by what requests meet.
+//! How servers are found down, and up again: by probes, and by the outcome of requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use super::support::keys::pin;
 use super::support::proxy::Builder;
 use super::support::{Backend, Keys, Proxy, Reply, soon, until};
 
-/// Probes without a pause, and patient with a slow machine.
+/// Probes without a pause, with a timeout that suits a slow machine.
 const PROBES: &str = "interval = \"10ms\"\ntimeout = \"10s\"";
 
 fn health(proxy: &Proxy, backend: &str) -> Health {
@@ -18,7 +18,7 @@ fn health(proxy: &Proxy, backend: &str) -> Health {
     proxy.pool().backend(index).live().health()
 }
 
-/// A server that answers each of its first requests with one of `statuses`, and then hangs.
+/// A server that responds to each of its first requests with one of `statuses`, and then hangs.
 async fn scripted(statuses: &'static [u16]) -> Backend {
     let next = AtomicUsize::new(0);
     Backend::start("a", move |_| match statuses.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -28,7 +28,7 @@ async fn scripted(statuses: &'static [u16]) -> Backend {
     .await
 }
 
-/// A server that answers with its name, and breaks off without an answer as long as it is `ill`.
+/// A server that responds with its name, and closes the connection without a response while it is `ill`.
 async fn moody(name: &str) -> (Backend, Arc<AtomicBool>) {
     let (ill, body) = (Arc::new(AtomicBool::new(true)), name.to_owned());
     let is_ill = Arc::clone(&ill);
@@ -60,7 +60,7 @@ async fn the_first_probe_decides_alone_and_later_ones_by_rise_and_fall() {
     ] {
         let a = scripted(statuses).await;
         let proxy = Proxy::builder().backend(&a, "").table("health", PROBES).start();
-        // One probe at a time: when the next one comes, the last one has been judged.
+        // One probe at a time: when the next one arrives, the proxy has judged the last one.
         a.has(statuses.len() + 1).await;
         assert_eq!(health(&proxy, "a"), expected, "{statuses:?}");
     }
@@ -101,7 +101,7 @@ async fn a_probe_is_a_get_of_the_path_with_the_host_on_a_connection_of_its_own()
 }
 
 #[tokio::test]
-async fn a_server_that_takes_too_long_to_answer_its_probes_is_down() {
+async fn a_server_that_responds_too_late_to_its_probes_is_down() {
     let [a, b] = [Backend::start("a", |_| Reply::Hang).await, Backend::named("b").await];
     let probes = "interval = \"10ms\"\ntimeout = \"500ms\"";
     let proxy = Proxy::builder().backend(&a, "").backend(&b, "").table("health", probes).start();
@@ -113,7 +113,7 @@ async fn a_server_that_takes_too_long_to_answer_its_probes_is_down() {
 }
 
 #[tokio::test]
-async fn tcp_probes_ask_for_a_connection_and_no_more() {
+async fn a_tcp_probe_only_opens_a_connection() {
     let a = Backend::start("a", |_| Reply::Hang).await;
     let probes = format!("type = \"tcp\"\n{PROBES}");
     let proxy = Proxy::builder().backend(&a, "").table("health", &probes).start();
@@ -126,7 +126,7 @@ async fn tcp_probes_ask_for_a_connection_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_server_that_its_probes_found_dead_gets_no_request_and_its_sessions_move_once() {
+async fn a_server_whose_probes_failed_gets_no_request_and_its_sessions_move_once() {
     let a = Backend::start("a", |seen| Reply::new(if seen.path() == "/health" { 500 } else { 200 }, "", "a")).await;
     let (b, keys) = (Backend::named("b").await, Keys::new(&[1]));
     let builder = Proxy::builder().top(&keys.tables()).backend(&a, "").backend(&b, "");
@@ -140,7 +140,7 @@ async fn a_server_that_its_probes_found_dead_gets_no_request_and_its_sessions_mo
 }
 
 #[tokio::test]
-async fn nobody_asks_a_server_in_maintenance() {
+async fn a_server_in_maintenance_gets_no_probes() {
     let [a, b, _] = Backend::three().await;
     let builder = Proxy::builder().backend(&a, "state = \"maintenance\"").backend(&b, "");
     let _proxy = builder.table("health", PROBES).start();
@@ -149,7 +149,7 @@ async fn nobody_asks_a_server_in_maintenance() {
 }
 
 #[tokio::test]
-async fn without_probes_a_server_is_believed() {
+async fn without_probes_a_server_counts_as_up() {
     let a = Backend::named("a").await;
     let proxy = Proxy::builder().backend(&a, "").table("health", &format!("type = \"none\"\n{PROBES}")).start();
     let address = a.kill().await;
@@ -159,7 +159,7 @@ async fn without_probes_a_server_is_believed() {
 }
 
 #[tokio::test]
-async fn failures_in_a_row_eject_a_server_whose_clients_notice_nothing_and_time_brings_it_back() {
+async fn consecutive_failures_eject_a_server_for_a_time_and_its_clients_get_no_error() {
     let (proxy, cookies, a, ill, _b) = ward("consecutive_failures = 3\nbase_time = \"300ms\"").await;
     for cookie in &cookies {
         assert_eq!(health(&proxy, "a"), Health::Up, "after {}", a.count());
@@ -227,7 +227,7 @@ async fn the_whole_pool_is_never_ejected() {
         let proxy = start(lines);
         for path in 0..8 {
             let response = proxy.client().await.get(&format!("/{path}")).await;
-            assert_eq!(response.status, 502, "{lines}: a server is asked, not given up");
+            assert_eq!(response.status, 502, "{lines}: the server still gets the request");
         }
         let out = ["a", "b", "c"].iter().filter(|name| health(&proxy, name) == Health::Ejected).count();
         assert_eq!(out, most, "{lines}");
@@ -235,7 +235,7 @@ async fn the_whole_pool_is_never_ejected() {
 }
 
 #[tokio::test]
-async fn no_more_than_max_ejected_are_out_at_once() {
+async fn at_most_max_ejected_are_ejected_at_once() {
     for (share, most) in [("0%", 0), ("50%", 2), ("75%", 3)] {
         let mut backends = Vec::new();
         for name in ["a", "b", "c", "d"] {

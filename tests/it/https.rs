@@ -1,4 +1,4 @@
-//! TLS with clients that others wrote: curl, OpenSSL and Node; and towards backends.
+//! TLS with other projects' clients: curl, OpenSSL and Node; and TLS with backends.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::support::proxy::Builder;
 use super::support::tool::{Folder, Output, run, try_run};
 use super::support::{Backend, Client, Proxy, Reply, soon};
 
-/// A folder with `ca.pem`, and a certificate each for these names, called by their first.
+/// Makes a folder with `ca.pem` and a certificate for each list of names; the first name is the file's.
 fn folder(names: &[&[&str]]) -> (Folder, Authority) {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     std::fs::write(folder.file("ca.pem"), authority.pem()).unwrap();
@@ -30,7 +30,7 @@ fn before(backend: &Backend, top: &str) -> Builder {
     Proxy::builder().top(top).backend(backend, "")
 }
 
-/// curl, which believes the authority alone, at a host that is this proxy's first listener.
+/// Runs curl, which trusts only the authority, with a host that resolves to this proxy's first listener.
 async fn try_curl(proxy: &Proxy, folder: &Folder, host: &str, more: &[&str]) -> Result<Output, String> {
     let port = proxy.listener(0).port();
     let (ca, resolve) = (folder.file("ca.pem"), format!("{host}:{port}:127.0.0.1"));
@@ -63,7 +63,7 @@ async fn a_client_speaks_tls_with_every_version_of_http_and_its_cookie_is_secure
         assert_eq!(seen.field("x-forwarded-proto"), Some("https"));
         assert!(seen.field("forwarded").unwrap().ends_with("proto=https"));
     }
-    // The listener without TLS beside it.
+    // The other listener, without TLS.
     let plain = Client::connect(proxy.listener(1)).await.get("/").await;
     assert!(plain.field("strict-transport-security").is_none());
     assert!(!plain.field("set-cookie").unwrap().contains("Secure"));
@@ -71,7 +71,7 @@ async fn a_client_speaks_tls_with_every_version_of_http_and_its_cookie_is_secure
 }
 
 #[tokio::test]
-async fn early_hints_come_through_tls_before_the_answer() {
+async fn early_hints_arrive_over_tls_before_the_final_response() {
     let (folder, _) = folder(&[&["app.example"]]);
     let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
     let a = Backend::start("a", move |_| {
@@ -100,7 +100,7 @@ async fn each_name_has_its_certificate() {
     for host in ["app.example", "other.example", "one.shops.example", "OTHER.example"] {
         assert!(curl(&proxy, &folder, host, &[]).await.contains(" 200"), "{host}");
     }
-    // The first one is for all others, and is none of theirs.
+    // All other names get the first certificate, which is not for them.
     let refused = try_curl(&proxy, &folder, "unknown.example", &[]).await.unwrap_err();
     assert!(
         refused.contains("app.example") || refused.contains("no alternative certificate subject name"),
@@ -109,7 +109,7 @@ async fn each_name_has_its_certificate() {
 }
 
 #[tokio::test]
-async fn the_holder_of_a_client_s_certificate_is_told_and_nobody_else_can_say_so() {
+async fn backends_get_the_subject_of_a_client_certificate_and_no_client_can_forge_it() {
     let (folder, authority) = folder(&[&["app.example"], &["client"]]);
     let ca = folder.file("ca.pem");
     let a = Backend::named("a").await;
@@ -137,7 +137,7 @@ async fn the_holder_of_a_client_s_certificate_is_told_and_nobody_else_can_say_so
 }
 
 #[tokio::test]
-async fn a_session_is_resumed_on_whichever_thread() {
+async fn a_tls_session_is_resumed_on_any_thread() {
     let (folder, _) = folder(&[&["app.example"]]);
     let a = Backend::named("a").await;
     let proxy = before(&a, &listener(&folder, "app.example", "")).server("threads = 2").start();
@@ -152,25 +152,25 @@ async fn a_session_is_resumed_on_whichever_thread() {
         };
         assert!(ask("-sess_out").await.contains("New, TLSv1"), "{version}");
         for _ in 0..8 {
-            let said = ask("-sess_in").await;
-            assert!(said.contains("Reused, TLSv1"), "{version}: {said}");
-            assert!(said.contains("HTTP/1.1 200"), "{said}");
+            let output = ask("-sess_in").await;
+            assert!(output.contains("Reused, TLSv1"), "{version}: {output}");
+            assert!(output.contains("HTTP/1.1 200"), "{output}");
         }
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_ends_with_its_connection_ends_tls_first() {
+async fn a_response_that_ends_with_its_connection_ends_with_close_notify() {
     let (folder, _) = folder(&[&["app.example"]]);
     let a = Backend::start("a", |_| Reply::Last(b"HTTP/1.1 200 X\r\n\r\nto the end".to_vec())).await;
     let proxy = before(&a, &listener(&folder, "app.example", "")).start();
-    // curl fails without a word of TLS's own, for the rest could have been cut off.
+    // Without TLS's close_notify curl fails, since an attacker could have cut off the rest.
     let answer = curl(&proxy, &folder, "app.example", &["--http1.0", "--no-alpn"]).await;
     assert!(answer.ends_with("to the end"), "{answer}");
 }
 
 #[tokio::test]
-async fn handshakes_that_do_not_come_hold_nobody_for_long() {
+async fn handshakes_that_do_not_arrive_time_out() {
     let (folder, _) = folder(&[&["app.example"]]);
     let a = Backend::named("a").await;
     let proxy =
@@ -186,7 +186,7 @@ async fn handshakes_that_do_not_come_hold_nobody_for_long() {
 }
 
 #[tokio::test]
-async fn websockets_and_streams_are_the_same_in_tls() {
+async fn websockets_and_streams_work_the_same_over_tls() {
     let (folder, _) = folder(&[&["localhost"]]);
     let backends = [NodeBackend::start("websocket", "a").await, NodeBackend::start("websocket", "b").await];
     let builder = Proxy::builder().top(&listener(&folder, "localhost", ""));
@@ -205,11 +205,11 @@ async fn websockets_and_streams_are_the_same_in_tls() {
 
 /// A second Linchpin that speaks TLS, as the backend of the first.
 #[tokio::test]
-async fn backends_are_spoken_to_by_tls_and_have_to_show_who_they_are() {
+async fn tls_to_backends_requires_a_valid_certificate() {
     let (folder, _) = folder(&[&["app.example", "127.0.0.1"], &["elsewhere"], &["client"]]);
     let ca = folder.file("ca.pem");
     let a = Backend::named("a").await;
-    let asked = format!("client_ca = {ca:?}\nclient_certificate = \"required\"");
+    let requires_certificate = format!("client_ca = {ca:?}\nclient_certificate = \"required\"");
     let shows = format!("cert = {:?}\nkey = {:?}", folder.file("client.pem"), folder.file("client.key"));
     for (certificate, behind, tls, status) in [
         ("app.example", "", format!("ca = {ca:?}"), 200),
@@ -217,8 +217,8 @@ async fn backends_are_spoken_to_by_tls_and_have_to_show_who_they_are() {
         ("app.example", "", format!("ca = {ca:?}\nserver_name = \"other.example\""), 503),
         ("elsewhere", "", format!("ca = {ca:?}"), 503),
         ("elsewhere", "", "verify = false".to_owned(), 200),
-        ("app.example", &*asked, format!("ca = {ca:?}"), 503),
-        ("app.example", &asked, format!("ca = {ca:?}\n{shows}"), 200),
+        ("app.example", &*requires_certificate, format!("ca = {ca:?}"), 503),
+        ("app.example", &requires_certificate, format!("ca = {ca:?}\n{shows}"), 200),
     ] {
         for http2 in [false, true] {
             let second = before(&a, &listener(&folder, certificate, behind)).start();
@@ -230,7 +230,7 @@ async fn backends_are_spoken_to_by_tls_and_have_to_show_who_they_are() {
                 .backend_at("second", second.listener(0), "")
                 .start();
             let response = first.get(None).await;
-            // In TLS 1.3 a server may say no when the request is on its way already, and then it was sent.
+            // In TLS 1.3 a server may reject the client after the request was sent.
             let got = if response.status == 502 { 503 } else { response.status };
             assert_eq!(got, status, "{certificate} {tls} {http2}");
             if status == 200 {
@@ -244,7 +244,7 @@ async fn backends_are_spoken_to_by_tls_and_have_to_show_who_they_are() {
 }
 
 #[tokio::test]
-async fn a_listener_can_send_everybody_to_tls_and_nobody_round_in_a_circle() {
+async fn a_listener_redirects_every_client_to_tls_without_a_loop() {
     let a = Backend::named("a").await;
     let top = "[[listeners]]\naddress = \"127.0.0.1:0\"\nredirect_https = true\ntrusted_proxies = [\"127.0.0.1\"]\n\
                [[listeners]]\naddress = \"127.0.0.1:0\"\nredirect_https = 8443";
@@ -271,7 +271,7 @@ async fn a_listener_can_send_everybody_to_tls_and_nobody_round_in_a_circle() {
 
 /// It lets each client have one connection.
 #[tokio::test]
-async fn a_backend_that_speaks_no_http_2_after_all_is_asked_again_on_the_same_connection() {
+async fn a_backend_that_negotiates_http_1_1_gets_the_request_on_the_same_connection() {
     let (folder, _) = folder(&[&["127.0.0.1"]]);
     let a = Backend::named("a").await;
     let builder = before(&a, &listener(&folder, "127.0.0.1", "http2 = false"));
@@ -286,7 +286,7 @@ async fn a_backend_that_speaks_no_http_2_after_all_is_asked_again_on_the_same_co
 }
 
 #[tokio::test]
-async fn who_is_refused_in_the_handshake_is_told_why_by_an_alert() {
+async fn a_client_refused_in_the_handshake_gets_an_alert_with_the_reason() {
     let (folder, _) = folder(&[&["app.example"]]);
     let a = Backend::named("a").await;
     let proxy = before(&a, &listener(&folder, "app.example", "")).start();

@@ -1,4 +1,4 @@
-//! Logs that nobody takes and that can't be written: no request waits, and what is lost is counted and said.
+//! Logs that nothing reads or that can't be written: no request waits, and losses are counted and reported.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ fn configuration(backend: SocketAddr, more: &str) -> String {
     )
 }
 
-/// The value of a metric.
+/// Returns the value of a metric.
 async fn metric(admin: SocketAddr, name: &str) -> u64 {
     let mut client = Client::connect(admin).await;
     client.send(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
@@ -24,19 +24,19 @@ async fn metric(admin: SocketAddr, name: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn no_request_waits_for_standard_error_and_lost_messages_are_said_when_it_is_read_again() {
+async fn no_request_waits_for_standard_error_and_lost_messages_are_reported_once_it_is_read_again() {
     let a = Backend::start("a", |seen| if seen.path() == "/close" { Reply::Close } else { Reply::ok("a") }).await;
     let more = "[log]\nlevel = \"debug\"\naccess = \"off\"";
     let mut running = Running::start(&configuration(a.address(), more), Stdio::null()).await;
     let mut client = running.client().await;
-    // Nobody reads its messages from here on: a pipe takes 64 KiB, and the queue a thousand of them.
+    // Nothing reads its messages from here on: the pipe holds 64 KiB, and the queue a thousand messages.
     for _ in 0..3000 {
         client.get("/close").await;
     }
     assert_eq!(client.get("/").await.status, 200);
     let line = running.line("messages were lost").await;
     assert!(line.contains("messages=") && line.contains("standard error did not accept them"), "{line}");
-    // One that is still stuck at the end keeps nobody from it.
+    // A blocked standard error doesn't keep the process from ending.
     for _ in 0..3000 {
         client.get("/close").await;
     }
@@ -51,7 +51,7 @@ async fn a_full_disk_leaves_whole_lines_in_the_log_and_all_others_are_counted() 
     let folder = Folder::new();
     let (file, old) = (folder.file("access.log"), folder.file("access.log.1"));
     let more = format!("[log]\nformat = \"json\"\naccess = \"{file}\"");
-    // A limit on the size of files behaves as a full disk does: a piece of a write is taken, then none.
+    // A limit on the size of files behaves like a full disk: the last write is partial, and all further ones fail.
     let limit = ["prlimit", "--fsize=20000:20000"];
     let mut running = Running::begin(&configuration(a.address(), &more), Stdio::null(), &limit);
     let address = async |running: &mut Running, words: &str| {
@@ -78,7 +78,7 @@ async fn a_full_disk_leaves_whole_lines_in_the_log_and_all_others_are_counted() 
     until("each is written or counted", async || whole(&file) + dropped().await == REQUESTS).await;
     let line = running.line("records of the access log are lost").await;
     assert!(line.contains("File too large"), "{line}");
-    // When there is room again, it goes on.
+    // Once there is space again, the log continues.
     std::fs::rename(&file, &old).unwrap();
     running.signal("USR1").await;
     running.line("reopened the access log").await;

@@ -1,7 +1,7 @@
 //! The integration tests: the real proxy, in-process, on port 0, between scripted backends and
 //! clients that speak bytes.
 
-// In a test a panic is the failure; clippy knows that of test functions alone, not of their helpers.
+// In a test a panic is the failure. clippy allows that in test functions, but not in functions that they call.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;

@@ -1,4 +1,4 @@
-//! Pools of tens of thousands of backends: checked, started and found in seconds, and within a bounded memory.
+//! Pools of tens of thousands of backends: checked, started and discovered in seconds, within bounded memory.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use super::support::{Client, Proxy};
 
 const MANY: usize = 50_000;
 
-/// Name and address of a backend; nobody listens there.
+/// Returns the name and address of a backend; nothing listens there.
 fn backend(n: usize) -> (String, String) {
     (format!("backend-{n}"), format!("127.{}.{}.{}:9", 1 + n / 62_500, n / 250 % 250, 1 + n % 250))
 }
@@ -18,7 +18,7 @@ const TOP: &str = "[server]\nthreads = 2\n[log]\naccess = \"off\"\nlevel = \"inf
                    [[listeners]]\naddress = \"127.0.0.1:0\"\n[[pools]]\nname = \"app\"\n\
                    [pools.health]\ntype = \"tcp\"\ninterval = \"60s\"\n";
 
-/// A file of many backends, each with a list of failovers if so wished.
+/// Returns a file of many backends, with or without a failover list each.
 fn many(with_failover: bool) -> String {
     let mut text = TOP.to_owned();
     for n in 0..MANY {
@@ -32,8 +32,8 @@ fn many(with_failover: bool) -> String {
     text
 }
 
-/// Waits longer than other tests do: each look at all of them is slow on a machine that does other things, too. What
-/// compares each with all takes a quarter of an hour.
+/// Waits longer than other tests do: each check of all backends is slow on a busy machine. Code that
+/// compares each backend with all others would take a quarter of an hour.
 async fn patiently(mut condition: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !condition().await {
@@ -42,7 +42,7 @@ async fn patiently(mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Resident memory of a process, in bytes.
+/// Returns the resident memory of a process, in bytes.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -53,20 +53,20 @@ fn resident(pid: u32) -> u64 {
 async fn fifty_thousand_backends_are_checked_and_started_in_seconds_and_within_a_bounded_memory() {
     let folder = Folder::new();
     let file = folder.write("linchpin.toml", many(true).as_bytes());
-    // Neither has more time than any program here. What takes a look at each backend for each takes minutes.
+    // Both have the usual time limit of a program. Quadratic code would take minutes.
     let output = run(env!("CARGO_BIN_EXE_linchpin"), &["check", "-c", &file]).await;
     assert!(output.out.contains("OK") || output.err.contains("OK"), "{output:?}");
     let linchpin = Linchpin::start(&many(false), None).await;
-    // All are dead: what a request is told, it is told soon.
+    // All are down: a request still gets its response soon.
     let response = linchpin.client().await.get("/").await;
     assert!(matches!(response.status, 502 | 503), "{}", response.head);
-    // docs/discovery.md says less, of two threads that have served nobody yet.
+    // docs/discovery.md has a lower figure, for two threads that have served no session yet.
     let each = resident(linchpin.id()) / MANY as u64;
     assert!(each < 6 * 1024, "{each} bytes a backend");
 }
 
 #[tokio::test]
-async fn fifty_thousand_backends_are_found_in_a_file_in_seconds_and_change_in_seconds() {
+async fn a_file_of_fifty_thousand_backends_and_its_changes_apply_in_seconds() {
     let folder = Folder::new();
     let lines = |from: usize| -> String {
         let line = |n| {
@@ -83,7 +83,7 @@ async fn fifty_thousand_backends_are_found_in_a_file_in_seconds_and_change_in_se
     let source = format!("file = {:?}\nmax_backends = 100000\ndrain = \"1s\"", folder.file("backends"));
     let proxy = Proxy::builder().discover(&source).start();
     patiently(async || proxy.pool().backends().len() == MANY).await;
-    // Half of them go, and as many others come.
+    // Half of them disappear, and as many others appear.
     replace(lines(MANY / 2));
     patiently(async || proxy.pool().position(&backend(MANY + 7).0).is_some()).await;
     patiently(async || proxy.pool().position(&backend(7).0).is_none()).await;

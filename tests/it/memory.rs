@@ -22,7 +22,7 @@ use super::support::tool::Folder;
 /// measuring, since the system counts by 2 MiB.
 const STALLED: f64 = 80.0;
 
-/// The same for a client that reads nothing: 82 measured, for the response arrives faster than anybody can know that.
+/// The same for a client that reads nothing: 82 measured, since the response arrives before the stall can be detected.
 const UNREAD: f64 = 96.0;
 
 /// The same if its backend speaks HTTP/2, whose window of 32 KiB was granted before: 100 measured.
@@ -287,26 +287,26 @@ async fn a_connection_that_has_sent_at_most_one_byte_costs_little_on_every_kind_
 }
 
 /// Returns the KiB that a connection to such a listener costs after it has sent these bytes.
-async fn silent(kind: &str, said: &[u8]) -> f64 {
+async fn silent(kind: &str, sent: &[u8]) -> f64 {
     const COUNT: usize = 1500;
     let text = format!(
         "[server]\nthreads = 1\n[log]\naccess = \"off\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n{kind}\n\
          [[pools]]\nname = \"app\"\n[[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9\"\n"
     );
     let linchpin = Linchpin::start(&text, None).await;
-    let _first = connect(&linchpin, 10, said).await;
+    let _first = connect(&linchpin, 10, sent).await;
     let before = settled(linchpin.id()).await;
-    let _held = connect(&linchpin, COUNT, said).await;
+    let _held = connect(&linchpin, COUNT, sent).await;
     // The kernel hands over a silent connection after a second.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     (settled(linchpin.id()).await - before) / COUNT as f64
 }
 
-async fn connect(linchpin: &Linchpin, count: usize, said: &[u8]) -> Vec<TcpStream> {
+async fn connect(linchpin: &Linchpin, count: usize, sent: &[u8]) -> Vec<TcpStream> {
     let mut all = Vec::new();
     for _ in 0..count {
         let mut stream = soon("a connection", TcpStream::connect(linchpin.address)).await.unwrap();
-        stream.write_all(said).await.unwrap();
+        stream.write_all(sent).await.unwrap();
         all.push(stream);
     }
     all

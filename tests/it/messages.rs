@@ -1,4 +1,4 @@
-//! What a message must be to pass, and what becomes of one that is not.
+//! Which messages are forwarded, and what the others get.
 
 use super::support::{Backend, Client, Proxy};
 
@@ -43,7 +43,7 @@ async fn both_framings_at_once_are_forwarded_as_chunked_alone_and_end_the_connec
 }
 
 #[tokio::test]
-async fn a_client_that_has_finished_sending_gets_its_answer() {
+async fn a_client_that_has_closed_its_sending_side_gets_its_response() {
     let backend = Backend::named("a").await;
     let proxy = Proxy::before(&[&backend]);
     let mut client = proxy.client().await;
@@ -53,7 +53,7 @@ async fn a_client_that_has_finished_sending_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn pipelined_requests_are_answered_in_order() {
+async fn pipelined_requests_get_their_responses_in_order() {
     let backend = Backend::start("a", |seen| super::support::backend::Reply::ok(seen.path())).await;
     let proxy = Proxy::before(&[&backend]);
     let mut client = proxy.client().await;
@@ -66,7 +66,7 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_client_claims_nothing_about_itself() {
+async fn fields_in_which_a_client_claims_an_identity_are_removed() {
     let backend = Backend::named("a").await;
     let proxy = Proxy::before(&[&backend]);
     let claims = "x-forwarded-for: 6.6.6.6\r\nforwarded: for=6.6.6.6\r\nlinchpin-x: 1\r\nconnection: x-forwarded-for, x-hop\r\nx-hop: 1\r\n";
@@ -74,13 +74,13 @@ async fn a_client_claims_nothing_about_itself() {
     let seen = backend.seen().remove(0);
     assert_eq!(seen.fields("x-forwarded-for"), ["127.0.0.1"]);
     assert_eq!(seen.fields("forwarded"), ["for=127.0.0.1;host=\"test\";proto=http"]);
-    for gone in ["linchpin-x", "x-hop", "connection"] {
-        assert_eq!(seen.field(gone), None, "{gone}");
+    for removed in ["linchpin-x", "x-hop", "connection"] {
+        assert_eq!(seen.field(removed), None, "{removed}");
     }
 }
 
 #[tokio::test]
-async fn what_is_over_a_limit_says_so() {
+async fn a_request_over_a_limit_gets_the_status_of_that_limit() {
     let backend = Backend::named("a").await;
     let limits = "[server.limits]\nheader_bytes = \"8KiB\"\nheader_count = 10\ntarget_bytes = \"1KiB\"\n\
                   body_bytes = \"10B\"\nheader_read_timeout = \"300ms\"\n";
@@ -115,16 +115,16 @@ async fn stopping_closes_idle_connections_and_the_port() {
 }
 
 #[tokio::test]
-async fn the_admin_listener_tells_what_the_pool_does() {
+async fn the_admin_listener_reports_the_state_of_the_pool() {
     let backend = Backend::named("a").await;
     let proxy = Proxy::builder().top("[admin]\naddress = \"127.0.0.1:0\"").backend(&backend, "").start();
     proxy.client().await.get("/").await;
     let mut admin = Client::connect(proxy.admin()).await;
     admin.send(b"GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let status: serde_json::Value = serde_json::from_str(&admin.response().await.text()).unwrap();
-    let told = &status["pools"][0]["backends"][0];
-    assert_eq!((&told["name"], &told["health"]), (&"a".into(), &"up".into()));
-    assert_eq!((told["requests"].as_u64(), told["sessions"].as_u64()), (Some(1), Some(1)));
+    let backend = &status["pools"][0]["backends"][0];
+    assert_eq!((&backend["name"], &backend["health"]), (&"a".into(), &"up".into()));
+    assert_eq!((backend["requests"].as_u64(), backend["sessions"].as_u64()), (Some(1), Some(1)));
     admin.send(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let metrics = admin.response().await.text();
     assert!(
@@ -144,7 +144,7 @@ async fn a_response_is_not_lost_when_half_a_request_follows_and_the_client_ends(
 }
 
 #[tokio::test]
-async fn what_came_of_a_response_before_it_broke_off_is_passed_on() {
+async fn the_part_of_a_response_before_it_breaks_off_is_forwarded() {
     let chunks = "1\r\nx\r\n".repeat(60);
     let answer = format!("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n{chunks}garbage\r\n");
     let backend = Backend::start("a", move |_| super::support::backend::Reply::Last(answer.clone().into())).await;

@@ -1,4 +1,4 @@
-//! What `docs/persistence.md` says: every configuration on it can be run, and every command does what stands below it.
+//! `docs/persistence.md`: every configuration on it can be run, and every command prints the output below it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::support::repository::read;
 use super::support::tool::{Folder, run};
 use super::support::{Backend, Reply};
 
-/// The blocks of code on the page, in order: language and text.
+/// Returns the blocks of code on the page, in order: language and text.
 fn blocks() -> Vec<(String, String)> {
     let page = read("docs/persistence.md");
     let mut blocks = Vec::new();
@@ -21,7 +21,7 @@ fn blocks() -> Vec<(String, String)> {
     blocks
 }
 
-/// What makes a part of a configuration a whole one.
+/// Completes a part of a configuration, so that it can be run.
 const REST: &str = "[[listeners]]\naddress = \"127.0.0.1:8080\"\n[[pools]]\nname = \"app\"\n\
                     [[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9001\"\nmax_requests = 100\n";
 
@@ -41,7 +41,7 @@ fn every_configuration_on_the_page_can_be_run() {
     assert!(parts.len() >= 9);
 }
 
-/// An application that names itself, and gives out the session ids that the page speaks of.
+/// Starts an application that responds with its name, and issues the session ids that the page mentions.
 async fn application(name: &'static str, route: &'static str) -> Backend {
     Backend::start(name, move |seen| {
         let names_itself = if seen.path().contains(';') { format!("{name}1\n") } else { format!("{name}\n") };
@@ -51,21 +51,21 @@ async fn application(name: &'static str, route: &'static str) -> Backend {
     .await
 }
 
-/// Which server is meant by `a` is for the balancer to say, as long as it is always the same, and no
-/// other is it. What ends with a digit is named by the page itself.
-fn is_the_same(told: &str, found: &str, names: &mut HashMap<String, String>) -> bool {
-    if told.len() > 1 {
-        return told == found;
+/// Compares a word of the page with the real one. The balancer decides which server is `a`, but it must always be the
+/// same one, and no other. Names that end with a digit are fixed by the page.
+fn is_the_same(expected: &str, found: &str, names: &mut HashMap<String, String>) -> bool {
+    if expected.len() > 1 {
+        return expected == found;
     }
     let is_free = !names.values().any(|name| name == found);
-    match names.get(told) {
+    match names.get(expected) {
         Some(name) => name == found,
-        None => is_free && names.insert(told.into(), found.into()).is_none(),
+        None => is_free && names.insert(expected.into(), found.into()).is_none(),
     }
 }
 
 #[tokio::test]
-async fn every_command_on_the_page_does_what_stands_below_it() {
+async fn every_command_on_the_page_prints_the_output_below_it() {
     let (a, b) = (application("a", "node1").await, application("b", "node2").await);
     let blocks = blocks();
     let mut count = 0;
@@ -83,13 +83,16 @@ async fn every_command_on_the_page_does_what_stands_below_it() {
         let app = App::start(plan).unwrap();
         let (folder, mut names) = (Folder::new(), HashMap::new());
         for command in commands.split("$ ").filter(|command| !command.is_empty()) {
-            let (command, told) = command.split_once('\n').unwrap();
+            let (command, expected) = command.split_once('\n').unwrap();
             let here = command.replace("127.0.0.1:8080", &app.listeners()[0].to_string());
             let found =
                 run("bash", &["-o", "pipefail", "-c", &format!("cd {:?} && {here}", folder.file(""))]).await.out;
-            let same = told.lines().count() == found.lines().count()
-                && told.lines().zip(found.lines()).all(|(told, found)| is_the_same(told, found, &mut names));
-            assert!(same, "{command}\n{found}instead of\n{told}with\n{text}");
+            let same = expected.lines().count() == found.lines().count()
+                && expected
+                    .lines()
+                    .zip(found.lines())
+                    .all(|(expected, found)| is_the_same(expected, found, &mut names));
+            assert!(same, "{command}\n{found}instead of\n{expected}with\n{text}");
             count += 1;
         }
     }

@@ -123,7 +123,7 @@ async fn a_cors_preflight_gets_no_pin() {
 }
 
 #[tokio::test]
-async fn a_backend_that_answers_502_503_or_504_gets_no_session() {
+async fn a_backend_that_responds_502_503_or_504_gets_no_session() {
     let a = Backend::start("a", |seen| Reply::new(seen.path()[1..].parse().unwrap(), "", "a")).await;
     let dead = Backend::named("dead").await.kill().await;
     let keys = Keys::new(&[1]);

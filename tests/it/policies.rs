@@ -105,7 +105,7 @@ async fn a_request_waits_for_its_backend_and_continues_as_soon_as_it_returns() {
     assert_eq!((a.count(), b.count()), (0, 0));
     proxy.live("a").set_state(AdminState::Ready);
     for each in held {
-        let response = soon("an answer", each).await.unwrap();
+        let response = soon("a response", each).await.unwrap();
         assert_eq!((response.text().as_str(), verdict(&response), response.pin()), ("a", "hit", None));
     }
     assert_eq!(proxy.live("a").waiting(), 0);
@@ -136,7 +136,7 @@ async fn no_more_requests_wait_than_configured() {
     assert_eq!(proxy.get(Some(&cookie)).await.text(), "b", "the third moves at once");
     proxy.live("a").set_state(AdminState::Ready);
     for each in held {
-        assert_eq!(soon("an answer", each).await.unwrap().text(), "a");
+        assert_eq!(soon("a response", each).await.unwrap().text(), "a");
     }
 }
 
@@ -165,7 +165,7 @@ async fn requests_wait_for_a_restarting_backend_without_probes() {
     let held = later(&proxy, &cookie);
     until("it waits", async || proxy.live("a").waiting() == 1).await;
     let _a = Backend::start_at("a", address, |_| Reply::ok("a")).await;
-    let response = soon("an answer", held).await.unwrap();
+    let response = soon("a response", held).await.unwrap();
     assert_eq!((response.status, response.text().as_str(), verdict(&response)), (200, "a", "hit"));
     assert_eq!(b.count(), 0);
 }
@@ -188,7 +188,7 @@ async fn a_backend_that_recovers_by_its_probes_gets_the_waiting_requests() {
     let held = later(&proxy, &keys.cookie(&pin(&proxy, "a", 7)));
     until("it waits", async || proxy.live("a").waiting() == 1).await;
     alive.store(true, Ordering::SeqCst);
-    assert_eq!(soon("an answer", held).await.unwrap().text(), "a");
+    assert_eq!(soon("a response", held).await.unwrap().text(), "a");
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn a_full_backend_gets_no_new_clients_and_its_own_follow_the_policy() {
             until("it was served", async || second.is_finished()).await;
         }
         first.reset();
-        assert_eq!(verdict(&soon("an answer", second).await.unwrap()), says);
+        assert_eq!(verdict(&soon("a response", second).await.unwrap()), says);
     }
 }
 
@@ -272,7 +272,7 @@ async fn exempt_requests_neither_use_nor_issue_a_pin() {
     assert_eq!(client.request("POST", "/static/x", "", b"x").await.text(), "a", "not what the rule is about");
     let bot = proxy.client().await.request("GET", "/", "user-agent: SomeBot/1\r\n", b"").await;
     assert_eq!(bot.fields("set-cookie").len(), 0);
-    assert!(b.seen().iter().all(|seen| !seen.head.contains("linchpin-app")), "ours all the same");
+    assert!(b.seen().iter().all(|seen| !seen.head.contains("linchpin-app")), "Linchpin still removes its own cookie");
 }
 
 #[tokio::test]
@@ -311,7 +311,7 @@ async fn first_requests_that_a_browser_sends_at_once_are_one_session() {
             .collect();
         let mut sessions = std::collections::BTreeSet::new();
         for each in together {
-            let response = soon("an answer", each).await.unwrap();
+            let response = soon("a response", each).await.unwrap();
             let pin = keys.issued(&response).expect("a pin");
             assert_eq!(*pin.backend, *response.text());
             sessions.insert((pin.session, response.text()));
@@ -400,9 +400,9 @@ async fn the_admin_listener_explains_a_token_as_the_next_request_would_be_judged
     let keys = Keys::new(&[1]);
     let persistence = "idle_timeout = \"30m\"\non = { maintenance = \"refuse\" }";
     let proxy = keyed(&keys, persistence, &[&a, &b]).top("[admin]\naddress = \"127.0.0.1:0\"").start();
-    let mut told = pin(&proxy, "a", 7);
-    told.issued = now() - 60;
-    let cookie = keys.cookie(&told);
+    let mut pin = pin(&proxy, "a", 7);
+    pin.issued = now() - 60;
+    let cookie = keys.cookie(&pin);
     let ask = async |token: &str| {
         let body = serde_json::json!({ "token": token }).to_string();
         let response = proxy.ask("POST", "/api/v1/explain", &body).await;
@@ -414,7 +414,7 @@ async fn the_admin_listener_explains_a_token_as_the_next_request_would_be_judged
         (200, &"hit".into(), &"a".into(), &true.into())
     );
     assert_eq!((&holds["session"], &holds["key"]), (&"0000000000000007".into(), &"1".into()));
-    assert_eq!((holds["issued"].as_u64(), holds["idle_timeout"].as_u64()), (Some(told.issued), Some(1800)));
+    assert_eq!((holds["issued"].as_u64(), holds["idle_timeout"].as_u64()), (Some(pin.issued), Some(1800)));
     proxy.live("a").set_state(AdminState::Maintenance);
     let (_, refused) = ask(cookie.split_once('=').unwrap().1).await;
     assert_eq!((&refused["verdict"], &refused["cause"]), (&"refused".into(), &"maintenance".into()));

@@ -1,8 +1,8 @@
-//! Several pools of one site: what belongs to one never reaches the servers of another.
+//! Several pools of one site: pins and cookies of one never reach the servers of another.
 
 use super::support::{Backend, Client, Proxy};
 
-/// A pool and the route to it, below the path of its name.
+/// Returns a pool and the route to it, whose path is its name.
 fn pool(name: &str, backend: &Backend, lines: &str) -> String {
     let address = backend.address();
     format!(
@@ -12,7 +12,7 @@ fn pool(name: &str, backend: &Backend, lines: &str) -> String {
 }
 
 #[tokio::test]
-async fn no_pin_reaches_a_server_of_whichever_pool_it_is() {
+async fn no_pin_reaches_a_server_of_any_pool() {
     let kinds = [
         ("cookie", ""),
         ("named", "persistence.cookie.name = \"SID\""),
@@ -48,7 +48,7 @@ async fn no_pin_reaches_a_server_of_whichever_pool_it_is() {
 }
 
 #[tokio::test]
-async fn a_cookie_of_an_application_stays_though_another_pool_calls_its_pin_so() {
+async fn an_application_cookie_with_the_name_of_another_pools_pin_reaches_its_backend() {
     let a = Backend::named("a").await;
     let named = pool("named", &a, "persistence.cookie.name = \"SID\"");
     let learned = pool("learned", &a, "persistence = { type = \"learned\", learned = { cookie = \"SID\" } }");

@@ -49,8 +49,8 @@ async fn at_a_signal_requests_in_flight_end_and_no_connection_is_accepted() {
         client.send(b"GET /slow?ms=1500 HTTP/1.1\r\nhost: a\r\n\r\n").await;
         until("it is in flight", async || {
             // The proxy has connected to the backend: it has forwarded the request.
-            let ours = std::fs::read_to_string(format!("/proc/{}/net/tcp", running.process.id().unwrap()));
-            ours.is_ok_and(|table| table.contains(&format!(":{:04X} 01", a.address.port())))
+            let sockets = std::fs::read_to_string(format!("/proc/{}/net/tcp", running.process.id().unwrap()));
+            sockets.is_ok_and(|table| table.contains(&format!(":{:04X} 01", a.address.port())))
         })
         .await;
         let address = running.address.clone();
@@ -95,14 +95,14 @@ async fn a_configuration_with_errors_does_not_start_and_all_errors_are_reported_
     for command in ["run", "check"] {
         let done = linchpin(&[command, "-c", &file]).await;
         assert_eq!(done.status.code(), Some(1), "{command}");
-        let said = text(&done.stdout) + &text(&done.stderr);
+        let printed = text(&done.stdout) + &text(&done.stderr);
         for finding in [
             "bad.toml:2:11: error: `address` must be",
             "bad.toml:4:8: error: `name` must be",
             "bad.toml:5:1: error: unknown key `balanse`",
             "did you mean `balance`?",
         ] {
-            assert!(said.contains(finding), "{command}: {said}");
+            assert!(printed.contains(finding), "{command}: {printed}");
         }
     }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -190,8 +190,8 @@ async fn explain_says_what_a_token_or_session_id_holds_and_never_its_key() {
     let cookie = keys.cookie(&pin(&proxy, "b", 7));
     for token in [cookie.as_str(), cookie.split_once('=').unwrap().1] {
         let done = linchpin(&["explain", "-c", &file, token]).await;
-        let said = text(&done.stdout);
-        assert_eq!(done.status.code(), Some(0), "{said}");
+        let printed = text(&done.stdout);
+        assert_eq!(done.status.code(), Some(0), "{printed}");
         for words in [
             "session    0000000000000007",
             "key        1",
@@ -199,9 +199,9 @@ async fn explain_says_what_a_token_or_session_id_holds_and_never_its_key() {
             "verdict    hit",
             "limit 30m",
         ] {
-            assert!(said.contains(words), "{words}: {said}");
+            assert!(printed.contains(words), "{words}: {printed}");
         }
-        assert!(!said.contains("AQEBAQ"), "the key itself");
+        assert!(!printed.contains("AQEBAQ"), "the key itself");
     }
     let old = Pin { last_seen: now() - 1801, ..pin(&proxy, "a", 7) };
     let done = linchpin(&["explain", "-c", &file, &keys.cookie(&old)]).await;

@@ -82,7 +82,7 @@ async fn a_server_of_http_2_does_what_the_rfc_asks_of_it() {
     .await;
     let proxy = Proxy::builder().top(HTTP2).backend(&a, "").start();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/http2_conformance.py");
-    let said = run("python3", &[script, &proxy.listener(0).to_string()]).await;
-    assert!(said.out.lines().last().unwrap().ends_with(" cases hold"), "{said:?}");
+    let output = run("python3", &[script, &proxy.listener(0).to_string()]).await;
+    assert!(output.out.lines().last().unwrap().ends_with(" cases hold"), "{output:?}");
     assert_eq!(Client::connect(proxy.listener(1)).await.get("/").await.status, 200, "and all that harms nobody else");
 }

@@ -1,4 +1,4 @@
-//! Requests that wait for a place on a server that has as many as it may have.
+//! Requests that wait for capacity on a server that has `max_requests` in flight.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -77,7 +77,7 @@ fn proxy(gate: &Gate, b: &Backend, keys: &Keys, threads: usize, places: usize) -
 }
 
 #[tokio::test]
-async fn places_go_to_those_who_came_first_one_by_one_and_nobody_overtakes() {
+async fn capacity_goes_to_waiting_requests_in_order_of_arrival() {
     let (gate, b, keys) = (Gate::start().await, Backend::named("b").await, Keys::new(&[1]));
     let proxy = proxy(&gate, &b, &keys, 1, 1);
     let cookie = keys.cookie(&pin(&proxy, "a", 7));
@@ -91,15 +91,15 @@ async fn places_go_to_those_who_came_first_one_by_one_and_nobody_overtakes() {
         let newcomer = send(&proxy, &cookie, &format!("/late-{number}"));
         until("it waits, too", async || proxy.live("a").waiting() == 9).await;
         gate.lets.add_permits(1);
-        let answer = soon("an answer", all.remove(0)).await.unwrap();
+        let answer = soon("a response", all.remove(0)).await.unwrap();
         assert_eq!(answer.text(), format!("/{number}"));
         all.push(newcomer);
-        until("the next one has the place", async || gate.seen().len() == number as usize + 2).await;
-        until("one less waits", async || proxy.live("a").waiting() == 8).await;
+        until("the next request to get the capacity", async || gate.seen().len() == number as usize + 2).await;
+        until("one request fewer to wait", async || proxy.live("a").waiting() == 8).await;
     }
     gate.lets.add_permits(100);
     for each in all {
-        assert_eq!(soon("an answer", each).await.unwrap().status, 200);
+        assert_eq!(soon("a response", each).await.unwrap().status, 200);
     }
     let (seen, mut expected) = (gate.seen(), (0..=8).map(|n| format!("/{n}")).collect::<Vec<_>>());
     expected.extend((0..=8).map(|n| format!("/late-{n}")));
@@ -107,7 +107,7 @@ async fn places_go_to_those_who_came_first_one_by_one_and_nobody_overtakes() {
 }
 
 #[tokio::test]
-async fn nobody_who_waits_is_forgotten_when_places_are_given_back_on_other_threads() {
+async fn capacity_released_on_other_threads_reaches_every_waiting_request() {
     let (gate, b, keys) = (Gate::start().await, Backend::named("b").await, Keys::new(&[1]));
     let proxy = proxy(&gate, &b, &keys, 3, 2);
     let cookie = keys.cookie(&pin(&proxy, "a", 7));
@@ -115,7 +115,7 @@ async fn nobody_who_waits_is_forgotten_when_places_are_given_back_on_other_threa
     for round in 0..20 {
         let all: Vec<_> = (0..30).map(|number| send(&proxy, &cookie, &format!("/{round}-{number}"))).collect();
         for each in all {
-            let response = soon("an answer", each).await.unwrap();
+            let response = soon("a response", each).await.unwrap();
             assert!(response.text().starts_with(&format!("/{round}-")), "{}", response.text());
         }
     }
@@ -125,7 +125,7 @@ async fn nobody_who_waits_is_forgotten_when_places_are_given_back_on_other_threa
 }
 
 #[tokio::test]
-async fn who_leaves_the_queue_is_passed_over() {
+async fn a_client_that_leaves_the_queue_is_skipped() {
     let (gate, b, keys) = (Gate::start().await, Backend::named("b").await, Keys::new(&[1]));
     let proxy = proxy(&gate, &b, &keys, 1, 1);
     let cookie = keys.cookie(&pin(&proxy, "a", 7));
@@ -140,7 +140,7 @@ async fn who_leaves_the_queue_is_passed_over() {
     until("one has left", async || proxy.live("a").waiting() == 1).await;
     gate.lets.add_permits(10);
     for each in [first, stays] {
-        assert_eq!(soon("an answer", each).await.unwrap().status, 200);
+        assert_eq!(soon("a response", each).await.unwrap().status, 200);
     }
     assert_eq!((gate.seen(), b.count()), (vec!["/first".to_owned(), "/stays".into()], 0));
 }

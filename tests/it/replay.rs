@@ -1,8 +1,8 @@
-//! What is kept of a request's body for another attempt: bounded for each request, and for all of them.
+//! The part of a request's body that is kept for another attempt: bounded per request and over all requests.
 
 use super::support::{Backend, Client, Proxy, Reply, until};
 
-/// A proxy before a backend that takes requests and closes, and one that serves in its place.
+/// Starts a proxy in front of a backend that reads requests and closes, and of another one that serves them.
 async fn before(server: &str) -> (Proxy, [Backend; 2]) {
     let backends = [Backend::start("a", |_| Reply::Close).await, Backend::named("b").await];
     let builder = Proxy::builder().server(server).table("retry", "replay_limit = \"64KiB\"");
@@ -16,7 +16,7 @@ async fn put(proxy: &Proxy, length: usize) -> u16 {
 }
 
 #[tokio::test]
-async fn a_body_is_sent_again_whole_if_it_was_kept_whole() {
+async fn a_body_that_was_kept_completely_is_sent_again_completely() {
     let (proxy, [_a, b]) = before("").await;
     for length in [1, 20_000, 64 * 1024] {
         assert_eq!(put(&proxy, length).await, 200);
@@ -33,9 +33,9 @@ async fn a_body_is_sent_again_whole_if_it_was_kept_whole() {
 }
 
 #[tokio::test]
-async fn a_body_for_which_there_is_no_memory_is_passed_on_and_not_kept() {
+async fn a_body_beyond_replay_memory_is_forwarded_and_not_kept() {
     let (proxy, [a, b]) = before("replay_memory = \"100KiB\"").await;
-    // Half of the memory is taken by one that is still being sent.
+    // An upload in progress uses half of the memory.
     let mut slow = proxy.client().await;
     slow.send(format!("PUT /slow HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 51 * 1024).as_bytes()).await;
     slow.send(&vec![b'x'; 50 * 1024]).await;
@@ -49,7 +49,7 @@ async fn a_body_for_which_there_is_no_memory_is_passed_on_and_not_kept() {
 }
 
 #[tokio::test]
-async fn a_body_is_kept_no_longer_than_until_its_answer_begins() {
+async fn a_body_is_kept_only_until_its_response_begins() {
     let a = Backend::start("a", |seen| match seen.path() {
         "/long" => Reply::Bytes(b"HTTP/1.1 200 X\r\ncontent-length: 5\r\n\r\n".to_vec()),
         _ => Reply::Close,

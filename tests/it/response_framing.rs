@@ -131,7 +131,8 @@ async fn bytes_that_are_no_response_of_http_1_are_a_502() {
         "<html>hello</html>",
         "HTTP/2 200\r\n\r\n",
         "HTTP/1.1 200",
-        // A bare carriage return and a null within a field, an empty field name, and status codes that are not three digits.
+        // A bare carriage return and a null within a field, an empty field name, and status codes that don't have three
+        // digits.
         "HTTP/1.1 200 X\r\nx: a\rb\r\ncontent-length: 1\r\n\r\na",
         "HTTP/1.1 200 X\r\nx: a\0b\r\ncontent-length: 1\r\n\r\na",
         "HTTP/1.1 200 X\r\nx\0: b\r\ncontent-length: 1\r\n\r\na",

@@ -1,4 +1,4 @@
-//! Connections of HTTP/2 that requests share: made once, kept as long as they are sound, and no reader's to stall.
+//! HTTP/2 connections that requests share: opened once, kept while they work, and not blocked by one slow reader.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -40,7 +40,7 @@ impl Http2 {
                 let answer = Arc::clone(&answer);
                 tokio::spawn(async move {
                     let mut builder = h2::server::Builder::new();
-                    // What nobody reads of one stream is not to fill its own side for the others.
+                    // Unread data of one stream must not use up the connection's window on this side.
                     builder.max_concurrent_streams(streams).initial_connection_window_size(1 << 24);
                     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
                     while let Some(Ok((request, respond))) = connection.accept().await {
@@ -62,7 +62,7 @@ impl Http2 {
     }
 }
 
-/// Answers in time to `/`, and to nothing else.
+/// Responds to `/`, and to no other path.
 fn answer(request: Request<RecvStream>, respond: SendResponse<Bytes>) {
     if request.uri().path() == "/" {
         return ok(respond, "a");
@@ -79,10 +79,10 @@ fn ok(mut respond: SendResponse<Bytes>, body: &'static str) {
 }
 
 async fn all_ok(clients: tokio::task::JoinSet<u16>) {
-    assert!(soon("all answers", clients.join_all()).await.iter().all(|status| *status == 200));
+    assert!(soon("all responses", clients.join_all()).await.iter().all(|status| *status == 200));
 }
 
-/// Clients of a request each, all at once.
+/// Starts clients with one request each, all at once.
 fn crowd(address: SocketAddr, count: usize) -> tokio::task::JoinSet<u16> {
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..count {
@@ -91,7 +91,7 @@ fn crowd(address: SocketAddr, count: usize) -> tokio::task::JoinSet<u16> {
     clients
 }
 
-/// A backend that speaks TLS, in which clients may be offered HTTP/2, and what believes it.
+/// A TLS proxy in front of a backend, with or without HTTP/2, and the table `upstream` that trusts its certificate.
 struct Secure {
     inner: Proxy,
     upstream: String,
@@ -123,7 +123,7 @@ async fn a_crowd_of_first_requests_makes_one_connection() {
         while let Ok((mut near, _)) = relay.accept().await {
             count.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
-                // A handshake that takes its time.
+                // A slow handshake.
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 let mut far = TcpStream::connect(inner).await.unwrap();
                 tokio::io::copy_bidirectional(&mut near, &mut far).await
@@ -150,15 +150,15 @@ async fn a_crowd_too_large_for_one_connection_makes_as_many_as_it_needs() {
 }
 
 #[tokio::test]
-async fn a_crowd_that_finds_nobody_is_told_at_once_and_the_next_one_is_served() {
+async fn a_crowd_of_requests_to_a_dead_backend_fails_at_once_and_the_next_one_is_served() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let proxy = Proxy::builder().top(HTTP2).table("upstream", "http2 = true").backend_at("a", nobody, "").start();
-    let statuses = soon("all answers", crowd(proxy.listener(1), 20).join_all()).await;
+    let statuses = soon("all responses", crowd(proxy.listener(1), 20).join_all()).await;
     assert!(statuses.iter().all(|status| matches!(status, 502 | 503)), "{statuses:?}");
 }
 
 #[tokio::test]
-async fn what_goes_wrong_with_a_request_leaves_its_connection_to_the_others() {
+async fn a_request_that_fails_leaves_its_connection_to_the_others() {
     let backend = Http2::start(200, |request, mut respond| {
         if request.uri().path() == "/reset" {
             return respond.send_reset(Reason::INTERNAL_ERROR);
@@ -171,12 +171,12 @@ async fn what_goes_wrong_with_a_request_leaves_its_connection_to_the_others() {
     let address = proxy.listener(1);
     let served = async || Client::connect(address).await.get("/").await.status;
     assert_eq!(served().await, 200);
-    // The client breaks its upload off, goes before it is answered, or waits too long; the server takes its
-    // stream back.
+    // The client aborts its upload, disconnects before the response, or waits too long; the server resets the
+    // stream.
     let upload = "POST /upload HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n";
-    for gone in [upload, "GET /hang HTTP/1.1\r\nhost: a\r\n\r\n"] {
+    for request in [upload, "GET /hang HTTP/1.1\r\nhost: a\r\n\r\n"] {
         let mut client = Client::connect(address).await;
-        client.send(gone.as_bytes()).await;
+        client.send(request.as_bytes()).await;
         until("a request under way", async || proxy.live("a").active() == 1).await;
         client.reset();
         until("its end", async || proxy.live("a").active() == 0).await;
@@ -216,7 +216,7 @@ async fn a_connection_that_has_ended_gets_no_new_requests() {
 }
 
 #[tokio::test]
-async fn clients_that_read_nothing_stall_nobody_else_on_their_connection() {
+async fn clients_that_read_nothing_stall_no_other_stream_of_their_connection() {
     let large = Bytes::from(vec![b'x'; 8 * 1024 * 1024]);
     let backend = Http2::start(200, move |request, mut respond| {
         if request.uri().path() == "/" {
@@ -224,7 +224,7 @@ async fn clients_that_read_nothing_stall_nobody_else_on_their_connection() {
         }
         let large = large.clone();
         let mut stream = respond.send_response(Response::new(()), false).unwrap();
-        // It stays with the library until the windows let it out.
+        // The library holds it until the windows allow it to be sent.
         stream.send_data(large, true).unwrap();
     })
     .await;
@@ -234,7 +234,7 @@ async fn clients_that_read_nothing_stall_nobody_else_on_their_connection() {
         let mut client = Client::connect(proxy.listener(1)).await;
         client.send(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await;
         let (mut stream, _) = client.into_parts();
-        // It has begun, and goes on until nobody takes any more of it.
+        // The response has begun, and continues until the windows are used up.
         soon("the head", stream.read_exact(&mut [0; 12])).await.unwrap();
         stalled.push(stream);
     }
@@ -248,7 +248,7 @@ async fn clients_that_read_nothing_stall_nobody_else_on_their_connection() {
 }
 
 #[tokio::test]
-async fn uploads_that_nobody_reads_stall_no_other_upload_of_their_connection() {
+async fn uploads_that_their_backend_does_not_read_stall_no_other_upload_of_their_connection() {
     let backend = Http2::start(200, |request, respond| {
         if request.uri().path() != "/" {
             return answer(request, respond);
@@ -280,13 +280,13 @@ async fn uploads_that_nobody_reads_stall_no_other_upload_of_their_connection() {
         sender = sender.ready().await.unwrap();
         let (response, mut upload) = sender.send_request(post("/"), false).unwrap();
         upload.send_data(Bytes::from(vec![b'x'; 512 * 1024]), true).unwrap();
-        assert_eq!(soon("an answer", response).await.unwrap().status(), 200);
+        assert_eq!(soon("a response", response).await.unwrap().status(), 200);
     }
 }
 
 #[tokio::test]
 async fn a_crowd_at_a_backend_that_is_offered_http_2_and_speaks_none_is_served_all_at_once() {
-    // Answers nobody before all are there.
+    // Responds only once all connections have arrived.
     let (all, here) = (Arc::new(Barrier::new(30)), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let plain = here.local_addr().unwrap();
     tokio::spawn(async move {

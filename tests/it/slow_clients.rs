@@ -62,7 +62,7 @@ async fn upload(proxy: &Proxy, http2: bool, cookie: &str, kind: &str, pieces: &[
     if ends {
         body.send_data(Bytes::new(), true).unwrap();
     }
-    soon("an answer", response).await.unwrap().status().as_u16()
+    soon("a response", response).await.unwrap().status().as_u16()
 }
 
 /// Starts a pool of one backend; returns it with cookies of ten sessions on that backend.

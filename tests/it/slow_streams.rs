@@ -23,11 +23,11 @@ async fn a_client_that_reads_its_response_in_small_steps_gets_all_of_it() {
     client.send(SETTINGS, 0, 0, &[&[0, 4, 0, 0][..], &STEP.to_be_bytes()].concat()).await;
     let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
     client.fields(END_STREAM, 1, &fields).await;
-    let (begun, mut came) = (Instant::now(), 0);
-    while came < SIZE {
+    let (begun, mut received) = (Instant::now(), 0);
+    while received < SIZE {
         let (kind, _, payload) = client.await_kind(&[DATA, RST_STREAM]).await;
-        assert_eq!(kind, DATA, "it ends after {came} bytes and {:?}: {payload:?}", begun.elapsed());
-        came += payload.len();
+        assert_eq!(kind, DATA, "it ends after {received} bytes and {:?}: {payload:?}", begun.elapsed());
+        received += payload.len();
         tokio::time::sleep(Duration::from_millis(100)).await;
         client.send(WINDOW_UPDATE, 0, 1, &u32::from(STEP).to_be_bytes()).await;
     }

@@ -1,4 +1,4 @@
-//! The shortest path through the whole proxy.
+//! A smoke test: one client, one session, through the whole proxy.
 
 use super::support::{Backend, Proxy};
 

@@ -1,4 +1,4 @@
-//! FIFOs, devices, folders and sockets where a file is wanted: refused in words, and nobody waits for them.
+//! FIFOs, devices, folders and sockets in place of a regular file: each is refused at once with a message.
 
 use std::os::unix::net::UnixListener;
 
@@ -6,7 +6,7 @@ use super::support::process::{linchpin, printed};
 use super::support::tool::{Folder, run};
 use super::support::{Backend, Proxy, soon, until};
 
-/// What is no file, in a folder, and how each is called.
+/// Makes a folder of paths that are no regular files; returns each with the words for its kind.
 async fn no_files(folder: &Folder) -> Vec<(String, &'static str)> {
     let [fifo, socket, directory] = ["fifo", "socket", "directory"].map(|name| folder.file(name));
     run("mkfifo", &[&fifo]).await;
@@ -19,7 +19,7 @@ const REST: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\n[[pools]]\nname = 
                     address = \"127.0.0.1:9\"\n";
 
 #[tokio::test]
-async fn a_configuration_that_is_no_file_or_without_an_end_is_refused_and_nobody_waits_for_it() {
+async fn a_configuration_that_is_no_regular_file_is_refused_at_once() {
     let folder = Folder::new();
     for (path, what) in no_files(&folder).await {
         for command in ["check", "run"] {
@@ -37,7 +37,7 @@ async fn a_configuration_that_is_no_file_or_without_an_end_is_refused_and_nobody
 }
 
 #[tokio::test]
-async fn whatever_a_configuration_names_has_to_be_a_file() {
+async fn every_file_that_a_configuration_names_must_be_a_regular_file() {
     let folder = Folder::new();
     for (path, what) in no_files(&folder).await {
         for (text, finding) in [
@@ -63,9 +63,9 @@ async fn whatever_a_configuration_names_has_to_be_a_file() {
             let file = folder.write("linchpin.toml", text.as_bytes());
             let done = linchpin(&["check", "-c", &file]).await;
             assert_eq!(done.status.code(), Some(1), "{text}");
-            let said = printed(&done);
-            assert!(said.contains(finding), "{text}\n{said}");
-            assert!(said.contains(what) || said.contains("not a regular file"), "{text}\n{said}");
+            let output = printed(&done);
+            assert!(output.contains(finding), "{text}\n{output}");
+            assert!(output.contains(what) || output.contains("not a regular file"), "{text}\n{output}");
         }
     }
     let file = folder.write("linchpin.toml", format!("[log]\naccess = \"/dev/stdout\"\n{REST}").as_bytes());
@@ -74,7 +74,7 @@ async fn whatever_a_configuration_names_has_to_be_a_file() {
 }
 
 #[tokio::test]
-async fn a_file_of_backends_that_was_a_fifo_for_a_while_is_read_again_when_it_is_one() {
+async fn a_file_of_backends_replaced_by_a_fifo_is_read_again_once_it_is_a_file() {
     let (a, b) = (Backend::named("a").await, Backend::named("b").await);
     let folder = Folder::new();
     let file = folder.write("backends.txt", format!("a {}\n", a.address()).as_bytes());
@@ -84,7 +84,8 @@ async fn a_file_of_backends_that_was_a_fifo_for_a_while_is_read_again_when_it_is
     std::fs::remove_file(&file).unwrap();
     run("mkfifo", &[&file]).await;
     let is_told = async |what: &str| proxy.ask("GET", "/api/v1/status", "").await.text().contains(what);
-    until("that it is no file is told", async || is_told("it is a FIFO or pipe, not a regular file").await).await;
+    until("the error of the file to be reported", async || is_told("it is a FIFO or pipe, not a regular file").await)
+        .await;
     let next = folder.write("next.txt", format!("a {}\nb {}\n", a.address(), b.address()).as_bytes());
     std::fs::rename(&next, &file).unwrap();
     until("it is read", async || proxy.pool().backends().len() == 2).await;

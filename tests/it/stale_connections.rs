@@ -1,4 +1,4 @@
-//! Connections that were kept, and that their backend closes: before a request comes on them, or because of it.
+//! Idle connections that their backend closes: before it receives another request on them, or because of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::support::raw::raw;
 use super::support::{Backend, Proxy};
 
-/// A backend that answers the first request on a connection, and does with the second what `end` says: after so
-/// long it sends so much of an answer, and closes. The number counts requests.
+/// A backend that responds to the first request on a connection, and treats the second as `end` says: after so
+/// long it sends so much of a response, and closes. The number counts requests.
 async fn closing(after: Duration, answer: &'static [u8]) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let count = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&count);
@@ -47,7 +47,7 @@ async fn a_request_that_a_backend_worked_on_until_it_died_is_repeated_only_as_re
         assert_eq!(count.load(Ordering::SeqCst), 2, "{method}: each was executed once");
         assert!(proxy.live("a").awaits_success(), "it is a failure");
     }
-    // By default another backend has it.
+    // By default another backend gets it.
     let ((address, count), b) = (closing(LATER, b"").await, Backend::named("b").await);
     let proxy = Proxy::builder().backend_at("a", address, "").backend(&b, "").start();
     let pin = loop {
@@ -62,7 +62,7 @@ async fn a_request_that_a_backend_worked_on_until_it_died_is_repeated_only_as_re
 }
 
 #[tokio::test]
-async fn an_answer_that_has_begun_is_no_stale_connection() {
+async fn a_response_that_has_begun_is_no_stale_connection() {
     let (address, count) = closing(AT_ONCE, b"HTTP/1.1 2").await;
     let proxy = Proxy::builder().table("retry", "retry_on = []").backend_at("a", address, "").start();
     let mut client = proxy.client().await;
@@ -72,13 +72,13 @@ async fn an_answer_that_has_begun_is_no_stale_connection() {
 }
 
 #[tokio::test]
-async fn a_request_that_met_the_close_of_its_connection_goes_on_another_and_counts_for_nothing() {
+async fn a_request_that_crosses_the_close_of_its_connection_is_sent_on_another_and_counts_as_no_failure() {
     let (address, count) = closing(AT_ONCE, b"").await;
     let proxy = Proxy::builder().table("retry", "retry_on = []").backend_at("a", address, "").start();
     let mut client = proxy.client().await;
     assert_eq!(client.get("/").await.status, 200);
     assert_eq!(client.get("/").await.status, 200);
     assert!(count.load(Ordering::SeqCst) >= 2 && !proxy.live("a").awaits_success());
-    // But for a POST, of which nobody knows.
+    // Except for a POST, which the backend may have executed.
     assert_eq!(client.request("POST", "/", "", b"").await.status, 502);
 }

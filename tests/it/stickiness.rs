@@ -75,7 +75,7 @@ mod header {
             let [pin] = response.fields("x-pin")[..] else { panic!("{}", response.head) };
             assert_ne!(pin, "mine", "{sent}");
             let next = get(&proxy, "/", &format!("x-pin: {pin}\r\n")).await;
-            assert_eq!(next.fields("x-pin").len(), 0, "neither ours nor the backend's");
+            assert_eq!(next.fields("x-pin").len(), 0, "neither Linchpin's pin nor the backend's field");
         }
     }
 
@@ -140,7 +140,7 @@ mod route {
         let bare = |backend: &Backend| {
             backend.seen().iter().all(|seen| seen.head.contains("JSESSIONID=") || seen.field("cookie").is_none())
         };
-        assert!(bare(&a) && bare(&b), "the application gets its id as it came");
+        assert!(bare(&a) && bare(&b), "the application gets its id unchanged");
     }
 
     #[tokio::test]
@@ -206,7 +206,7 @@ mod learned {
         let proxy = before(PERSISTENCE, &[&a, &b, &c]).start();
         for _ in 0..6 {
             let first = get(&proxy, "/", "").await;
-            assert_eq!((first.fields("set-cookie").len(), first.field("cache-control")), (1, None), "as it came");
+            assert_eq!((first.fields("set-cookie").len(), first.field("cache-control")), (1, None), "unchanged");
             let field = format!("cookie: {}\r\n", set(&first).unwrap());
             for _ in 0..3 {
                 assert_eq!(get(&proxy, "/", &field).await.text(), first.text());
@@ -363,8 +363,12 @@ mod learned {
             }
             let mut client = proxy.client().await;
             assert_eq!(client.request("DELETE", "/", &field, b"").await.status, 204);
-            let gone = get(&proxy, "/", &field).await;
-            assert_eq!((gone.status, gone.field("retry-after")), (404, Some("1")), "a new session is asked for");
+            let ended = get(&proxy, "/", &field).await;
+            assert_eq!(
+                (ended.status, ended.field("retry-after")),
+                (404, Some("1")),
+                "the client must begin a new session"
+            );
         }
     }
 

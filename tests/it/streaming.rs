@@ -1,4 +1,4 @@
-//! Messages on their way: bodies, trailers, odd answers, and clients and backends that take their time.
+//! Forwarding of messages: bodies, trailers, unusual responses, and slow clients and backends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{Backend, Client, Proxy, Reply, soon, until};
 
-/// A backend that does with its first connection what `work` does, and the proxy before it.
+/// Starts a backend that treats its first connection as `work` does, and the proxy in front of it.
 async fn raw<F: Future<Output = ()> + Send + 'static>(work: impl FnOnce(TcpStream) -> F + Send + 'static) -> Proxy {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -50,7 +50,7 @@ async fn responses_without_a_body_keep_the_connection_in_step() {
     let mut client = proxy.client().await;
     for (method, path, status, length) in [
         ("GET", "/204", 204, None),
-        // RFC 9110 §8.6 lets a 304 say the length of what it stands for, and doesn't want it to.
+        // RFC 9110 §8.6 lets a 304 have the length that a 200 would have, and advises against it.
         ("GET", "/304", 304, None),
         ("HEAD", "/head", 200, Some("7")),
         ("GET", "/103", 200, Some("2")),
@@ -64,7 +64,7 @@ async fn responses_without_a_body_keep_the_connection_in_step() {
 }
 
 #[tokio::test]
-async fn bytes_that_a_backend_sends_too_many_reach_nobody() {
+async fn surplus_bytes_of_a_backend_reach_no_client() {
     let smuggled = "HTTP/1.1 200 X\r\ncontent-length: 6\r\n\r\nstolen";
     let a = Backend::start("a", move |_| {
         Reply::Bytes(format!("HTTP/1.1 200 X\r\ncontent-length: 1\r\n\r\na{smuggled}").into())
@@ -81,7 +81,7 @@ async fn bytes_that_a_backend_sends_too_many_reach_nobody() {
 }
 
 #[tokio::test]
-async fn a_response_that_is_cut_off_is_not_passed_on_as_a_whole_one() {
+async fn a_truncated_response_is_not_forwarded_as_a_complete_one() {
     for reply in ["content-length: 10\r\n\r\nabc", "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
         let a = Backend::start("a", move |_| Reply::Last(format!("HTTP/1.1 200 X\r\n{reply}").into())).await;
         let proxy = Proxy::before(&[&a]);
@@ -92,7 +92,7 @@ async fn a_response_that_is_cut_off_is_not_passed_on_as_a_whole_one() {
 }
 
 #[tokio::test]
-async fn what_is_no_answer_to_the_question_is_a_502() {
+async fn a_response_that_does_not_fit_its_request_is_a_502() {
     for reply in [
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
         "SSH-2.0-OpenSSH_9.2\r\n",
@@ -113,14 +113,14 @@ async fn what_is_no_answer_to_the_question_is_a_502() {
 #[tokio::test]
 async fn an_upload_is_read_at_the_backends_pace_and_a_download_at_the_clients() {
     const CHUNK: usize = 64 * 1024;
-    /// Sends for as long as somebody takes it, and counts.
+    /// Sends for as long as the other side accepts it, and counts the bytes.
     async fn pour(stream: &mut TcpStream, sent: &AtomicUsize) {
         let bytes = vec![b'x'; CHUNK];
         while sent.load(Ordering::SeqCst) < 4096 * CHUNK && stream.write_all(&bytes).await.is_ok() {
             sent.fetch_add(CHUNK, Ordering::SeqCst);
         }
     }
-    /// Waits until no more is taken; how much was.
+    /// Waits until no more bytes are accepted; returns how many were.
     async fn stalled(sent: &AtomicUsize) -> usize {
         let mut last = (usize::MAX, 0);
         until("it stalls", async || {
@@ -131,7 +131,7 @@ async fn an_upload_is_read_at_the_backends_pace_and_a_download_at_the_clients() 
         .await;
         last.0
     }
-    // The kernel's buffers of four sockets take some MiB; the proxy's own are to be lost in them.
+    // The kernel's buffers of four sockets take some MiB; the proxy's own must be small beside them.
     const MOST: usize = 48 * 1024 * 1024;
 
     let proxy = raw(|stream| async move {
@@ -150,7 +150,7 @@ async fn an_upload_is_read_at_the_backends_pace_and_a_download_at_the_clients() 
             .unwrap();
         pour(&mut stream, &counted).await;
     });
-    until("it flows", async || sent.load(Ordering::SeqCst) > 0).await;
+    until("bytes to flow again", async || sent.load(Ordering::SeqCst) > 0).await;
     assert!(stalled(&sent).await < MOST);
 
     let sent = Arc::new(AtomicUsize::new(0));
@@ -164,12 +164,12 @@ async fn an_upload_is_read_at_the_backends_pace_and_a_download_at_the_clients() 
     .await;
     let mut client = proxy.client().await;
     client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
-    until("it flows", async || sent.load(Ordering::SeqCst) > 0).await;
+    until("bytes to flow again", async || sent.load(Ordering::SeqCst) > 0).await;
     assert!(stalled(&sent).await < MOST);
 }
 
 #[tokio::test]
-async fn an_early_answer_reaches_a_client_that_is_still_sending() {
+async fn an_early_response_reaches_a_client_that_is_still_sending() {
     let proxy = raw(|mut stream| async move {
         let mut request = [0; 1024];
         assert!(stream.read(&mut request).await.unwrap() > 0);
@@ -183,7 +183,7 @@ async fn an_early_answer_reaches_a_client_that_is_still_sending() {
 }
 
 #[tokio::test]
-async fn heads_and_bodies_that_take_too_long_are_408_and_answers_504() {
+async fn slow_request_heads_and_bodies_are_408_and_slow_responses_504() {
     let a = Backend::start("a", |seen| if seen.path() == "/hang" { Reply::Hang } else { Reply::ok("a") }).await;
     let server = "limits = { header_read_timeout = \"100ms\", idle_timeout = \"10s\" }";
     let timeouts = "idle = \"100ms\"\nresponse = \"200ms\"";
@@ -202,7 +202,7 @@ async fn heads_and_bodies_that_take_too_long_are_408_and_answers_504() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_let_go() {
+async fn a_client_that_does_not_read_loses_its_connection() {
     let body = "x".repeat(1 << 20);
     let a = Backend::start("a", move |_| Reply::ok(&body)).await;
     let proxy = Proxy::builder().server("limits = { idle_timeout = \"500ms\" }").backend(&a, "").start();
@@ -210,14 +210,14 @@ async fn a_client_that_does_not_read_is_let_go() {
     for _ in 0..32 {
         client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     }
-    until("its place is free", async || proxy.live("a").active() == 0 && a.count() > 0).await;
+    until("its request to end", async || proxy.live("a").active() == 0 && a.count() > 0).await;
     tokio::time::timeout(Duration::from_secs(20), async { while client.try_response("GET").await.is_some() {} })
         .await
         .expect("an end");
 }
 
 #[tokio::test]
-async fn more_connections_than_may_be_wait_and_are_served_when_there_is_room() {
+async fn connections_beyond_max_connections_wait_until_another_closes() {
     let a = Backend::named("a").await;
     let proxy = Proxy::builder().server("max_connections = 1").backend(&a, "").start();
     let mut first = proxy.client().await;
@@ -231,7 +231,7 @@ async fn more_connections_than_may_be_wait_and_are_served_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn an_old_client_gets_an_answer_it_can_read_and_its_connection_closed() {
+async fn an_http_1_0_client_gets_a_response_it_can_read_and_its_connection_closes() {
     let a = Backend::start("a", |_| {
         Reply::Bytes("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n".into())
     })
@@ -244,7 +244,7 @@ async fn an_old_client_gets_an_answer_it_can_read_and_its_connection_closed() {
 }
 
 #[tokio::test]
-async fn fields_of_the_hop_go_in_both_directions_and_absolute_form_beats_host() {
+async fn hop_by_hop_fields_are_removed_in_both_directions_and_absolute_form_overrides_host() {
     let fields = "connection: x-private, close\r\nx-private: 1\r\nkeep-alive: timeout=5\r\nproxy-connection: x\r\nx-public: 2\r\n";
     let a = Backend::start("a", move |_| Reply::new(200, fields, "a")).await;
     let proxy = Proxy::before(&[&a]);
@@ -265,7 +265,7 @@ async fn fields_of_the_hop_go_in_both_directions_and_absolute_form_beats_host() 
 }
 
 #[tokio::test]
-async fn a_backend_that_names_our_cookie_in_connection_takes_no_pin_away() {
+async fn a_backend_that_lists_set_cookie_in_connection_removes_no_pin() {
     let a = Backend::start("a", |_| Reply::new(200, "connection: set-cookie\r\nset-cookie: x=1\r\n", "a")).await;
     let proxy = Proxy::before(&[&a]);
     assert!(proxy.get(None).await.pin().is_some());

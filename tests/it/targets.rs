@@ -184,8 +184,8 @@ async fn a_fragment_that_the_library_hides_is_not_forwarded() {
     assert_eq!(seen, ["/a", "/1", "/2"]);
 }
 
-/// A known deviation from RFC 9110 §2.5, which has a server treat a later minor version as the highest that it supports:
-/// httparse accepts 1.0 and 1.1 only. If this fails, update docs/http.md.
+/// A known deviation from RFC 9110 §2.5, by which a server treats a later minor version as the highest that it
+/// supports: httparse accepts 1.0 and 1.1 only. If this fails, update docs/http.md.
 #[tokio::test]
 async fn a_version_of_http_1_that_the_library_does_not_know_is_a_400() {
     let a = Backend::named("a").await;

@@ -1,4 +1,4 @@
-//! TLS as an operator sees it: every configuration of `docs/tls.md` can be run, and certificates are watched.
+//! TLS for operators: every configuration of `docs/tls.md` can be run, and certificates are watched.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::support::repository::read;
 use super::support::tool::Folder;
 use super::support::{Proxy, until};
 
-/// What makes a part of a configuration a whole one.
+/// Completes a part of a configuration, so that it can be run.
 const LISTENER: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\n";
 const POOL: &str = "[[pools]]\nname = \"app\"\n[[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9001\"\n";
 
@@ -45,7 +45,7 @@ async fn every_configuration_on_the_page_can_be_run() {
 }
 
 #[tokio::test]
-async fn the_days_that_are_left_are_told_and_follow_the_files() {
+async fn the_remaining_days_of_a_certificate_are_exposed_and_follow_the_files() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
     let here = Path::new(&folder.file("")).to_owned();
     let issue = |days: u64| {
@@ -76,9 +76,9 @@ async fn the_days_that_are_left_are_told_and_follow_the_files() {
         })
     };
     assert!(tells(40).await);
-    // The second time nothing is read any more because the process has just started.
+    // The second time the files are read because they have changed, not because the process has started.
     for days in [80, 120] {
         issue(days);
-        until("the new certificate is told of", async || tells(days).await).await;
+        until("the new certificate to be exposed", async || tells(days).await).await;
     }
 }

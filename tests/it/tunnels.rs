@@ -1,4 +1,4 @@
-//! What goes on after HTTP: WebSockets and the like, their limits, and their end.
+//! Tunnels: WebSockets and other upgrades, their limits, and their end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 
 const ASKED: &str = "GET /ws HTTP/1.1\r\nhost: test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
 
-/// A backend that goes on in another protocol, in which it says back what it is told.
+/// A backend that switches to another protocol, in which it echoes what it receives.
 struct Echo {
     address: SocketAddr,
     open: Arc<AtomicUsize>,
@@ -52,14 +52,14 @@ impl Echo {
 async fn echo(mut stream: TcpStream) -> Option<()> {
     let head = head_of(&mut stream).await?;
     assert!(head.contains("connection: upgrade\r\n") && head.contains("upgrade: websocket\r\n"), "{head}");
-    // The first words may come with the answer.
+    // The first bytes of the protocol may arrive with the response.
     stream.write_all(b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello ").await.ok()?;
     let (mut read, mut write) = stream.into_split();
     tokio::io::copy(&mut read, &mut write).await.ok()?;
     write.write_all(b"goodbye").await.ok()
 }
 
-/// The head of a request, in lower case.
+/// Reads the head of a request, in lower case.
 async fn head_of(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -72,17 +72,17 @@ fn before(echo: &Echo) -> Builder {
     Proxy::builder().backend_at("echo", echo.address, "")
 }
 
-/// A client whose connection has become a tunnel, and has been greeted.
+/// A client whose connection has become a tunnel, and that has received the backend's first bytes.
 async fn tunnel(address: SocketAddr) -> TcpStream {
     let mut client = Client::connect(address).await;
     client.send(ASKED.as_bytes()).await;
-    let answer = soon("an answer", client.try_any_response("GET")).await.unwrap();
+    let answer = soon("a response", client.try_any_response("GET")).await.unwrap();
     assert_eq!(answer.status, 101);
     assert_eq!(answer.field("upgrade"), Some("websocket"));
     assert!(answer.pin().is_some(), "the request that asks is pinned as any other");
     let (mut stream, mut read) = client.into_parts();
     while read.len() < 6 {
-        soon("the greeting", stream.read_buf(&mut read)).await.unwrap();
+        soon("the first bytes", stream.read_buf(&mut read)).await.unwrap();
     }
     assert_eq!(read, b"hello ");
     stream
@@ -102,7 +102,7 @@ async fn rest(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn bytes_pass_both_ways_and_each_side_ends_for_itself() {
+async fn bytes_pass_in_both_directions_and_each_side_closes_separately() {
     let echo = Echo::start().await;
     let proxy = before(&echo).start();
     let mut stream = tunnel(proxy.address()).await;
@@ -119,7 +119,7 @@ async fn bytes_pass_both_ways_and_each_side_ends_for_itself() {
 }
 
 #[tokio::test]
-async fn what_a_client_sends_with_its_request_is_not_lost() {
+async fn bytes_that_a_client_sends_right_after_its_request_are_not_lost() {
     let echo = Echo::start().await;
     let proxy = before(&echo).start();
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
@@ -158,18 +158,18 @@ async fn a_tunnel_counts_as_a_request_under_way_until_it_ends() {
     let proxy = before(&echo).top("[admin]\naddress = \"127.0.0.1:0\"").start();
     let mut stream = tunnel(proxy.address()).await;
     assert_eq!(proxy.live("echo").active(), 1);
-    let told = async |line: &str| {
+    let exposes = async |line: &str| {
         let metrics = proxy.ask("GET", "/metrics", "").await.text();
         metrics.lines().any(|each| each == line)
     };
-    assert!(told("linchpin_tunnels{pool=\"app\",backend=\"echo\"} 1").await);
+    assert!(exposes("linchpin_tunnels{pool=\"app\",backend=\"echo\"} 1").await);
     says_back(&mut stream, b"x").await;
     drop(stream);
     until("it is over", async || proxy.live("echo").active() == 0).await;
-    until("that is told", async || told("linchpin_tunnels{pool=\"app\",backend=\"echo\"} 0").await).await;
-    assert!(told("linchpin_tunnels_begun_total{pool=\"app\",backend=\"echo\"} 1").await);
+    until("the metric to change", async || exposes("linchpin_tunnels{pool=\"app\",backend=\"echo\"} 0").await).await;
+    assert!(exposes("linchpin_tunnels_begun_total{pool=\"app\",backend=\"echo\"} 1").await);
     let line = "linchpin_requests_total{pool=\"app\",backend=\"echo\",verdict=\"new\",code=\"101\"} 1";
-    assert!(told(line).await);
+    assert!(exposes(line).await);
 }
 
 #[tokio::test]
@@ -180,7 +180,7 @@ async fn a_tunnel_is_closed_at_the_end_of_a_drain_and_not_before() {
     let address = proxy.address();
     let begun = Instant::now();
     let stopping = tokio::spawn(proxy.stop());
-    until("nobody is let in", async || TcpStream::connect(address).await.is_err()).await;
+    until("new connections to be refused", async || TcpStream::connect(address).await.is_err()).await;
     says_back(&mut stream, b"still here").await;
     assert_eq!(rest(&mut stream).await, b"");
     assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
@@ -197,7 +197,7 @@ async fn the_death_of_a_backend_ends_its_tunnels() {
 }
 
 #[tokio::test]
-async fn an_answer_in_http_to_who_asks_for_more_is_passed_on_and_the_connection_kept() {
+async fn a_response_that_declines_an_upgrade_is_forwarded_and_the_connection_stays_open() {
     let a = Backend::start("a", |seen| Reply::ok(seen.field("upgrade").unwrap_or("none"))).await;
     let proxy = Proxy::before(&[&a]);
     let mut client = proxy.client().await;
@@ -213,7 +213,7 @@ async fn an_answer_in_http_to_who_asks_for_more_is_passed_on_and_the_connection_
         assert_eq!((response.status, response.text()), (200, passed.into()), "{upgrade}");
     }
     let response = client.request("POST", "/", "connection: upgrade\r\nupgrade: websocket\r\n", b"body").await;
-    assert_eq!(response.text(), "none", "where the body ends could not be told from what follows");
+    assert_eq!(response.text(), "none", "where the body ends is indistinguishable from what follows");
     assert!(a.seen().iter().all(|seen| seen.field("http2-settings").is_none()));
 }
 
@@ -240,20 +240,20 @@ async fn a_backend_is_offered_the_protocols_that_its_route_names_and_no_others()
         let connection = a.seen().pop().unwrap().field("connection").map(str::to_owned);
         assert_eq!(connection.as_deref(), (passed != "none").then_some("upgrade"), "{path} {offered}");
     }
-    // By HTTP/2 a WebSocket can be refused, but not left out.
+    // Over HTTP/2 a WebSocket can be refused, but the offer cannot be removed.
     let seen = a.count();
     let mut client = Frames::connect(proxy.listener(0)).await;
     let fields = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":authority", "a")];
     client.fields(0, 1, &[&fields[..], &[(":path", "/none"), ("sec-websocket-version", "13")]].concat()).await;
     let (kind, _, payload) = client.await_kind(&[HEADERS, RST_STREAM, GOAWAY]).await;
-    // `501` in the code of HPACK (RFC 7541, appendix B).
+    // `501` in HPACK's Huffman code (RFC 7541, appendix B).
     const HPACK_501: [u8; 2] = [0x6c, 0x01];
     assert!(kind == HEADERS && payload.windows(2).any(|window| window == HPACK_501), "{payload:?}");
     assert_eq!(a.count(), seen);
 }
 
 #[tokio::test]
-async fn a_protocol_that_was_not_asked_for_is_a_502() {
+async fn a_101_with_a_protocol_that_the_client_did_not_offer_is_a_502() {
     let astray = "HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: other\r\n\r\n";
     let a = Backend::start("a", move |_| Reply::Bytes(astray.into())).await;
     let proxy = Proxy::before(&[&a]);
@@ -266,11 +266,11 @@ async fn a_protocol_that_was_not_asked_for_is_a_502() {
 
 #[tokio::test]
 async fn events_flow_at_once_and_a_client_that_leaves_frees_its_backend() {
-    // One event, and then silence: longer than other responses may be silent.
+    // One event, and then silence, for longer than other responses may pause.
     let event = "HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n";
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (gone, is_gone) = tokio::sync::oneshot::channel();
+    let (closed, is_closed) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         head_of(&mut stream).await.unwrap();
@@ -279,7 +279,7 @@ async fn events_flow_at_once_and_a_client_that_leaves_frees_its_backend() {
         stream.write_all(b"data: 2\n\n").await.unwrap();
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
-        let _ = gone.send(());
+        let _ = closed.send(());
     });
     let proxy = Proxy::builder().table("timeouts", "idle = \"300ms\"").backend_at("a", address, "").start();
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
@@ -290,9 +290,9 @@ async fn events_flow_at_once_and_a_client_that_leaves_frees_its_backend() {
             assert!(soon(event, stream.read_buf(&mut read)).await.unwrap() > 0, "{:?}", String::from_utf8_lossy(&read));
         }
     }
-    // A plain close, as a browser's tab does it: no reset tells that nobody is there.
+    // A plain close, as a closed browser tab does it: no reset shows that the client has left.
     drop(stream);
-    soon("the backend is left alone", is_gone).await.unwrap();
+    soon("the backend to have no request", is_closed).await.unwrap();
 }
 
 #[tokio::test]
@@ -303,14 +303,14 @@ async fn a_long_poll_whose_page_was_closed_frees_its_backend() {
     client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     a.has(1).await;
     drop(client);
-    until("nobody waits any more", async || proxy.live("a").active() == 0).await;
+    until("no request to wait", async || proxy.live("a").active() == 0).await;
 }
 
 #[tokio::test]
-async fn a_tunnel_of_which_one_side_has_gone_and_the_other_is_silent_ends() {
+async fn a_tunnel_with_one_closed_and_one_silent_side_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // Hears that its client has gone, and neither says nor does anything.
+    // Notices that its client has closed, and neither sends nor closes anything.
     let silent = tokio::spawn(async move {
         let mut stream = listener.accept().await.unwrap().0;
         head_of(&mut stream).await.unwrap();
@@ -322,9 +322,9 @@ async fn a_tunnel_of_which_one_side_has_gone_and_the_other_is_silent_ends() {
     let builder = Proxy::builder().backend_at("silent", address, "").table("timeouts", "idle = \"300ms\"");
     let proxy = builder.start();
     let mut stream = tunnel(proxy.address()).await;
-    // As long as both are there it has more time than that.
+    // While both sides are open, the tunnel may be silent for longer than that.
     let begun = Instant::now();
-    until("a while", async || begun.elapsed() > Duration::from_millis(700)).await;
+    until("700 ms to pass", async || begun.elapsed() > Duration::from_millis(700)).await;
     assert_eq!(proxy.live("silent").active(), 1);
     stream.shutdown().await.unwrap();
     assert!(rest(&mut stream).await.is_empty());
@@ -332,7 +332,7 @@ async fn a_tunnel_of_which_one_side_has_gone_and_the_other_is_silent_ends() {
     silent.abort();
 }
 
-/// A backend that says its last words and goes by a reset: it has not read all that the client said.
+/// A backend that sends its last bytes and resets the connection, since it has not read everything from the client.
 #[tokio::test]
 async fn last_words_before_a_reset_reach_the_client() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

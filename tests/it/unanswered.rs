@@ -1,5 +1,5 @@
-//! Requests that reached a backend and get no answer of it, for no failure of its own: their clients are told so. One
-//! that gets not one byte on a kept connection sends its request again.
+//! Requests that reached a backend but get no response of it, though it has not failed: Linchpin responds itself. A
+//! client that gets no byte on a reused connection would send its request again.
 
 use bytes::Bytes;
 use http::Request;
@@ -11,7 +11,7 @@ const LISTENERS: &str =
     "[[listeners]]\naddress = \"127.0.0.1:0\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
 
 #[tokio::test]
-async fn a_post_that_the_end_of_the_process_meets_is_answered() {
+async fn a_post_in_flight_when_the_process_ends_gets_a_response() {
     let a = Backend::start("a", |_| Reply::Hang).await;
     let proxy = Proxy::builder().server("shutdown_grace = \"300ms\"").top(LISTENERS).backend(&a, "").start();
     let mut client = Client::connect(proxy.listener(0)).await;
@@ -25,14 +25,14 @@ async fn a_post_that_the_end_of_the_process_meets_is_answered() {
     let answers = async {
         assert_eq!(client.response().await.status, 502);
         assert!(client.is_closed().await);
-        assert_eq!(soon("an answer", response).await.unwrap().status(), 502);
+        assert_eq!(soon("a response", response).await.unwrap().status(), 502);
     };
     tokio::join!(soon("the end", proxy.stop()), answers);
     assert_eq!(a.count(), 2);
 }
 
 #[tokio::test]
-async fn a_client_that_closed_its_side_and_waits_is_told_that_it_is_not_waited_for() {
+async fn a_half_closed_client_that_waits_too_long_gets_a_response() {
     let a = Backend::start("a", |_| Reply::Hang).await;
     let proxy = Proxy::before(&[&a]);
     let mut client = proxy.client().await;

@@ -1,4 +1,4 @@
-//! The policy `wait`: a request is served by its backend as soon as that returns, else it moves; waiting causes no error.
+//! The policy `wait`: a backend serves its waiting requests as soon as it returns, else they move; no wait is an error.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -133,10 +133,10 @@ async fn a_wait_for_a_backend_that_resets_ends_as_a_move_would() {
         let persistence = "on = { failed = \"wait\" }\nwait = { time = \"30s\" }";
         let proxy = before(&keys, persistence, &[&a, &b]).start();
         for session in 0..3 {
-            let asked = a.count();
+            let before = a.count();
             let response = soon("a response", send(&proxy, &keys, method, session)).await.unwrap();
             assert_eq!(response.status, status, "{method} {session}");
-            assert!(a.count() - asked <= executions, "{method} {session}: {}", a.count() - asked);
+            assert!(a.count() - before <= executions, "{method} {session}: {}", a.count() - before);
         }
         assert_eq!(b.count(), if status == 200 { 3 } else { 0 });
     }
@@ -153,12 +153,12 @@ async fn a_backend_that_fails_every_response_is_ejected_and_gets_no_waiting_requ
         proxy.live("a").health() == Health::Ejected
     })
     .await;
-    let asked = a.count();
+    let before = a.count();
     for method in ["GET", "POST"] {
         let response = soon("a response", send(&proxy, &keys, method, 99)).await.unwrap();
         assert_eq!(outcome(&response), expected(200, "b", "moved; cause=down"));
     }
-    assert_eq!(a.count(), asked);
+    assert_eq!(a.count(), before);
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! No import cycle between files: you can read the files of a module one after the other, leaves first.
 //!
-//! Importing an item through its parent counts as importing the parent, even if the parent only re-exports it: a child imports
-//! from the file that defines the item. A fourth line `Cycle with NAME: why` in a file's header excuses its imports from and by
-//! the file of that name.
+//! Importing an item through its parent counts as importing the parent, even if the parent only re-exports it: a child
+//! imports from the file that defines the item. A fourth line `Cycle with NAME: why` in a file's header excuses its
+//! imports from and by the file of that name.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
