@@ -1,5 +1,5 @@
 //! Owns: session persistence of one pool: reading a request's pin, judging it, and issuing the pin that follows.
-//! Invariant: the verdict is a pure function of pin, pool and time; nothing here waits, and nothing here fails a request.
+//! Invariant: the verdict is a pure function of pin, pool and time; nothing here waits, and no request fails here.
 //! Must not know: sockets, the retry budget, how a balancer chooses.
 
 pub mod avoid_list;
@@ -69,7 +69,7 @@ enum ActiveCarrier {
     Learned(learned::LearnedCarrier),
 }
 
-/// What decides which pin goes out with a response.
+/// The facts that decide which pin a response issues.
 #[derive(Debug, Clone, Copy)]
 pub struct BindContext<'a> {
     /// The verdict.
@@ -118,7 +118,7 @@ impl Affinity {
         }
     }
 
-    /// Warns, once per pool, that the backend at position `served_by` issues pins under a name of ours.
+    /// Warns, once per pool, that the backend at position `served_by` issues pins under a name of this Linchpin's pins.
     pub fn warn_of_conflict(&self, conflict: PinNameConflict, pool: &Pool, served_by: usize) {
         if !self.warned_of_conflict.load(Ordering::Relaxed) && !self.warned_of_conflict.swap(true, Ordering::Relaxed) {
             conflict.warn(pool.name(), pool.backend(served_by).name());

@@ -1,5 +1,5 @@
 //! Owns: pools: ordered sets of backends that serve one application, and the live state of each backend.
-//! Invariant: a pool never changes; live state (health, counts) belongs to a backend's name and address, across reloads.
+//! Invariant: a pool never changes; live state (health, counts) belongs to a name and address, across reloads.
 //! Must not know: HTTP, cookies, or how a backend is chosen.
 
 pub mod admission;

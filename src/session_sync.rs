@@ -1,5 +1,5 @@
 //! Owns: the task that keeps a table of learned sessions in sync with a store that several Linchpins share.
-//! Invariant: no client has to wait for a store that is slow or down; once the store is back it gets what was learned meanwhile.
+//! Invariant: no client waits for a store that is slow or down; a store that returns gets what was learned meanwhile.
 //! Must not know: requests, or how a table works inside.
 
 mod format;

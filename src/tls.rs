@@ -1,5 +1,5 @@
 //! Owns: TLS with clients and with backends: certificates, keys, handshakes, and reloading the files.
-//! Invariant: a set of files is used only when all of it was read and fits together; otherwise the old set stays in use.
+//! Invariant: a set of files is used only if all of it was read and fits together; else the old set stays in use.
 //! Must not know: HTTP, listeners, pools.
 
 pub mod certificate;

@@ -93,7 +93,7 @@ mod tests {
 
         assert_eq!(bind(&settings).unwrap_err().kind(), io::ErrorKind::AddrInUse);
 
-        // A successor's file is not ours to remove.
+        // The file belongs to a successor now, and must stay.
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "not a socket").unwrap();
         drop(bound);

@@ -1,5 +1,5 @@
 //! Owns: which requests the admin API accepts.
-//! Invariant: with a token, no request reads data without it; without a token, no web page reads data through its visitor's browser.
+//! Invariant: no request without the token reads data; without a token, no web page reads data through a browser.
 //! Must not know: what is requested, beyond its path and method.
 
 use std::net::IpAddr;
@@ -39,7 +39,7 @@ enum AccessDenied {
     Malformed,
     /// Its Host is a DNS name: anybody's name can resolve to this address (DNS rebinding).
     Rebound,
-    /// It changes something, and comes from another site's page.
+    /// It changes something, and another site's page sent it.
     CrossOrigin,
 }
 

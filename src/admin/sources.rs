@@ -1,4 +1,4 @@
-//! Owns: what the admin API reads: the pools of the running configuration, counters, certificates, the phase of the process.
+//! Owns: what the admin API reads: pools of the running configuration, counters, certificates, the process's phase.
 //! Invariant: each response reads it anew, so that a reload shows in the next one.
 //! Must not know: how it is shown.
 

@@ -1,5 +1,5 @@
 //! Owns: the sessions that avoid their backend, since it failed them in a way that could not be retried.
-//! Invariant: entries are bounded in number and time, and end as soon as the backend proves healthy; readers take no lock.
+//! Invariant: entries are bounded in number and time, and end once the backend proves healthy; readers take no lock.
 //! Must not know: requests.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,5 +1,5 @@
 //! Owns: where a session goes when its backend can't serve it.
-//! Invariant: the order depends on session id, names and weights alone, so every Linchpin moves a session to the same backend.
+//! Invariant: the order depends on session id, names and weights alone, so all Linchpins move a session alike.
 //! Must not know: the retry budget, or what the balancer would choose.
 
 use crate::balance::{Candidates, TriedBackends, score};

@@ -1,4 +1,4 @@
-//! Owns: the carrier for applications with session ids of their own: learns ids from responses, follows them in requests, removes ended ones.
+//! Owns: the carrier of applications' own session ids: learns them from responses, follows them, removes ended ones.
 //! Invariant: the table holds hashed ids, and only ids from responses: no request can fill it.
 //! Must not know: how a store is reached, sockets.
 

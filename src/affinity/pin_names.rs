@@ -1,5 +1,5 @@
 //! Owns: the cookie and field names of all pools' pins, and what happens when a backend issues pins under one of them.
-//! Invariant: no backend sees a pin of this Linchpin; a backend's own cookie comes back to it under the name that it gave.
+//! Invariant: no backend sees a pin of this Linchpin; a backend gets its own cookie back under the name that it gave.
 //! Must not know: what a pin contains, or whether it holds.
 
 use http::header::{COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
@@ -13,9 +13,9 @@ use super::settings::{Carrier, Settings};
 /// with this prefix is a pin whatever its value.
 const DEFAULT_PREFIX: &[u8] = b"linchpin-";
 
-/// The suffix for the name of a routing cookie that a backend sets under a name of ours. Such a backend is a Linchpin,
-/// too, and of two cookies of one name a client keeps only one. Each Linchpin in a chain appends one suffix to the
-/// cookie on its way out and removes one on its way back. No configured name ends with it.
+/// The suffix for the name of a routing cookie that a backend sets under the name of a pool's own. Such a backend is a
+/// Linchpin, too, and of two cookies with one name a client keeps only one. Each Linchpin in a chain appends one suffix
+/// to the cookie in responses and removes one in requests. No configured name ends with it.
 pub const CHAIN_SUFFIX: u8 = b'~';
 
 /// The names of all pools' pins. A request may carry the pins of other pools than its own, since browsers send a cookie
@@ -27,7 +27,7 @@ pub struct PinNames {
     fields: Box<[HeaderName]>,
 }
 
-/// A backend's response carries a pin under a name of ours.
+/// A backend's response carries a pin under the name of a pool's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PinNameConflict {
     /// The pin is in a cookie, which has been renamed.
@@ -76,7 +76,7 @@ impl PinNames {
     }
 
     /// Removes the pins of all pools from a request, after its own pool has read its pin. Gives a cookie that a backend
-    /// has set under a name of ours its original name.
+    /// has set under the name of a pool's own its original name.
     pub fn strip(&self, headers: &mut HeaderMap) {
         for name in &self.fields {
             if is_pinned(headers, name) {
@@ -90,7 +90,7 @@ impl PinNames {
         }
     }
 
-    /// Renames the cookies of a backend's response that are pins under a name of ours.
+    /// Renames the cookies of a backend's response that are pins under the name of a pool's own.
     pub fn rename_conflicting(&self, headers: &mut HeaderMap) -> Option<PinNameConflict> {
         let mut conflict = self.fields.iter().any(|name| is_pinned(headers, name)).then_some(PinNameConflict::Field);
         let Entry::Occupied(mut cookies) = headers.entry(SET_COOKIE) else { return conflict };
@@ -112,7 +112,7 @@ impl PinNames {
         }
     }
 
-    /// Returns the Set-Cookie field with another name, if it sets a pin under a name of ours.
+    /// Returns the Set-Cookie field with another name, if it sets a pin under the name of a pool's own.
     fn renamed(&self, set_cookie: &[u8]) -> Option<HeaderValue> {
         let pair = memchr::memchr(b';', set_cookie).map_or(set_cookie, |at| &set_cookie[..at]);
         let (name, value) = cookie::parts(pair)?;

@@ -1,5 +1,5 @@
-//! Owns: how long a session lives, and what to do for each cause when a pin does not hold: `on = { … }` of `[pools.persistence]`.
-//! Invariant: every cause that breaks a pin has a policy; a cause that ends a session has none, since a new session begins.
+//! Owns: a session's lifetime, and what to do for each cause why a pin does not hold (`on` of `[pools.persistence]`).
+//! Invariant: every cause that breaks a pin has a policy; a cause that ends a session has none: a new session begins.
 //! Must not know: pools, requests.
 
 use std::time::Duration;

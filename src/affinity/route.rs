@@ -1,4 +1,4 @@
-//! Owns: the carrier for Tomcat and mod_jk users: the backend's name in the application's session id, `JSESSIONID=….node1` or `;jsessionid=….node1`.
+//! Owns: the carrier in which the application's session id ends with the backend's name, as in Tomcat and mod_jk.
 //! Invariant: this file only reads: the id belongs to the application and passes byte for byte.
 //! Must not know: whether a backend can serve.
 

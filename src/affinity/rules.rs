@@ -1,4 +1,4 @@
-//! Owns: the rules of `[[pools.persistence.rules]]`: requests that are not pinned, and requests of testers who name their backend.
+//! Owns: `[[pools.persistence.rules]]`: requests that are not pinned, and testers' requests that name their backend.
 //! Invariant: the first rule that matches counts; a client names a backend only from an address that the rule allows.
 //! Must not know: pins.
 

@@ -1,4 +1,4 @@
-//! Owns: the control thread, which runs all that serves no request: probes, discovery, housekeeping, the admin listener.
+//! Owns: the control thread, which runs what serves no request: probes, discovery, housekeeping, the admin listener.
 //! Invariant: it ends within about a second after it is asked to, even if a file system hangs.
 //! Must not know: requests, or how its parts work.
 

@@ -1,5 +1,5 @@
 //! Owns: the task that takes the backends that sources find into the pools.
-//! Invariant: changes are made one after another on the control thread; updates that arrive together are published together.
+//! Invariant: the control thread makes one change after another, and publishes updates that arrive together at once.
 //! Must not know: how backends are found, or which of them are members of a pool.
 
 use std::collections::HashSet;

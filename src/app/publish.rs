@@ -1,5 +1,5 @@
 //! Owns: publishing a snapshot to the data-path threads, the probes and the admin plane.
-//! Invariant: no request waits for it; each backend is probed from the snapshot that adds it to the one that removes it.
+//! Invariant: no request waits for it; a backend is probed from the snapshot that adds it to the one that removes it.
 //! Must not know: what has changed, or why.
 
 use std::collections::HashSet;

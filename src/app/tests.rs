@@ -52,7 +52,7 @@ impl Handler for Panics {
     }
 }
 
-/// It at work, for clients of HTTP/2.
+/// Running worker threads with this handler, for HTTP/2 clients.
 struct Running {
     address: SocketAddr,
     workers: Workers,
@@ -114,7 +114,7 @@ async fn a_panic_is_held_against_no_other_request_of_its_connection() {
     let (mut served, _) = backend.accept().await.unwrap();
     assert!(served.read(&mut [0; 1024]).await.unwrap() > 0);
     assert_eq!(ask("/panic").await.unwrap().status(), 502);
-    // The client leaves before the other is answered, and that is the client's doing.
+    // The client leaves before the other response, so the record attributes the end to the client.
     drop(waits);
     connection.abort();
     while served.read(&mut [0; 1024]).await.unwrap() > 0 {}

@@ -1,5 +1,5 @@
 //! Owns: weighted rendezvous hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam 2018).
-//! Invariant: the backend of a key depends on names and weights alone; a backend that is added or removed moves only its own keys.
+//! Invariant: names and weights alone decide a key's backend; adding or removing a backend moves only its own keys.
 //! Must not know: which part of the request the key was made from.
 
 use super::selection::{Balancer, Candidates};

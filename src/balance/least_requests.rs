@@ -1,5 +1,5 @@
 //! Owns: the choice of the backend with the fewest requests in flight for its weight.
-//! Invariant: among equals the choice is random: otherwise the first backend would get every client while the pool is idle.
+//! Invariant: among equals the choice is random: else the first backend would get every client while the pool is idle.
 //! Must not know: sessions: an idle pinned client does not count here.
 
 use super::selection::{Balancer, Candidates};

@@ -1,5 +1,5 @@
 //! Owns: the trait that each balancing policy implements, and the candidates that it chooses from.
-//! Invariant: a candidate accepts new sessions now and was not tried yet; backups are candidates only if no other is left.
+//! Invariant: candidates accept new sessions now and were not tried yet; backups are candidates only if no other is.
 //! Must not know: the policies, or which of them a pool uses.
 
 use std::rc::Rc;

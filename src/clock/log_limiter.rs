@@ -1,5 +1,5 @@
 //! Owns: a limit on how often a kind of log line is written that a client or a failing backend could cause without end.
-//! Invariant: each time span has a bounded number of lines; suppressed lines are counted, and reported with the next line.
+//! Invariant: each time span has a bounded number of lines; the next line reports how many were suppressed.
 //! Must not know: what the lines say.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -1,5 +1,5 @@
 //! Owns: the checks of which listeners a route serves.
-//! Invariant: a route names only listeners of the file; a route that serves listeners with and without client certificates has a warning.
+//! Invariant: a route names only listeners of the file; serving listeners with and without client certificates warns.
 //! Must not know: what a route does; TLS handshakes.
 
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! Owns: whether the configuration fits into the limit of open file descriptors.
-//! Invariant: the default of `max_connections` is only an upper bound: it causes a warning only if very few clients fit.
+//! Invariant: the default of `max_connections` is only an upper bound: it warns only if very few clients fit.
 //! Must not know: how to find the limit of this process; the caller passes it.
 
 use std::ops::Range;

@@ -1,5 +1,5 @@
 //! Owns: `[[routes]]` and the sections below it.
-//! Invariant: the defaults are those of `proxy`; no route changes fields of framing, or those that say who the client is.
+//! Invariant: defaults are those of `proxy`; no route changes fields that frame a message or say who the client is.
 //! Must not know: listeners, backends.
 
 use std::collections::HashMap;

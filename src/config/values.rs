@@ -263,11 +263,11 @@ fn parse_statuses(text: &str) -> Option<RangeInclusive<u16>> {
     }
 }
 
-/// Reads one of some words, in upper or lower case. `later` are words of the design that this version does not
-/// implement.
+/// Reads one of some words, in upper or lower case. `unimplemented` are further words of the design, which this program
+/// rejects with a message of their own.
 pub(super) fn word<T: Clone + 'static, const N: usize>(
     words: [(&'static str, T); N],
-    later: &'static [&'static str],
+    unimplemented: &'static [&'static str],
 ) -> impl Fn(&DeValue<'_>) -> Value<T> {
     move |value| {
         let list = words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
@@ -279,7 +279,7 @@ pub(super) fn word<T: Clone + 'static, const N: usize>(
         if let Some((_, meaning)) = known {
             return Ok(meaning.clone());
         }
-        if later.contains(&text) {
+        if unimplemented.contains(&text) {
             let problem = format!("= {} is not in this version of Linchpin", shown(text));
             return Err(InvalidValue { problem, remedy: format!("write one of {list}") });
         }

@@ -1,5 +1,5 @@
-//! Owns: the members of a pool: configured backends, discovered ones, and those that are no longer found but still drain.
-//! Invariant: a discovered backend never replaces a configured one; a pin never follows a name or address to another server.
+//! Owns: a pool's members: configured backends, discovered ones, and those that are no longer found but still drain.
+//! Invariant: discovery never replaces a configured backend; no pin follows a name or address to another server.
 //! Must not know: how sources work, or the health of a backend.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!((listed(&members), since(&members, "web-0")), (vec!["web-0 10.0.0.2:80".to_owned()], 0));
         members.update(0, found(&[("web-0", "10.0.0.1:80")]), &own_addresses(), clock.at(20));
         assert_eq!(since(&members, "web-0"), 1015);
-        // So is one that comes back at another address while it drains.
+        // So is one that returns at another address while it drains.
         members.update(0, Vec::new(), &own_addresses(), clock.at(30));
         members.update(0, found(&[("web-0", "10.0.0.2:80")]), &own_addresses(), clock.at(40));
         assert_eq!(since(&members, "web-0"), 1030);

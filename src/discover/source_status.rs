@@ -1,5 +1,5 @@
 //! Owns: the status of a source, for the status API and the metrics.
-//! Invariant: one task writes it, any thread reads it, and neither waits for the other longer than it takes to copy a text.
+//! Invariant: one task writes it and any thread reads it; neither waits longer than it takes to copy a text.
 //! Must not know: who reads it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

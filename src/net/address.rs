@@ -1,4 +1,4 @@
-//! Owns: the address that something listens on, TCP or Unix, as the configuration writes it; which addresses are one client.
+//! Owns: the address that a socket listens on, TCP or Unix, as the file writes it; which addresses are one client.
 //! Invariant: an address that was parsed is displayed as it was written.
 //! Must not know: who listens there.
 

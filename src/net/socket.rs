@@ -28,9 +28,9 @@ use write::WriteSide;
 /// A connected socket, for one task at a time on each side.
 ///
 /// It reads and writes like a socket of tokio, with one difference: on a thread that runs
-/// [`run_batcher`](super::run_batcher), a write or flush is ready before the kernel has the bytes, and needs nothing more
-/// to go out. A failure is reported by the next write or flush, for which the writer is woken. To learn how much the
-/// kernel has taken, ask [`write_progress`](Self::write_progress); to wait for all of it, use
+/// [`run_batcher`](super::run_batcher), a write or flush is ready before the kernel has the bytes, which are then sent
+/// without a further call. The next write or flush, for which the writer is woken, reports a failure. To learn how much
+/// the kernel has accepted, ask [`write_progress`](Self::write_progress); to wait for all of it, use
 /// [`poll_all_sent`](Self::poll_all_sent). Dropping the socket closes it.
 ///
 /// # Reading
@@ -51,9 +51,9 @@ use write::WriteSide;
 /// ```
 ///
 /// - *idle*: no task waits; a read asks the kernel.
-/// - *waiting*: a task waits. The batcher wakes it once this pays: after the second burst of bytes, unless the last burst
-///   was over 4 KiB. Before, and on a thread without a batcher, the event loop wakes the task itself. A task that only
-///   waits in [`poll_read_ready`](Self::poll_read_ready) is always woken so.
+/// - *waiting*: a task waits. The batcher wakes it once this pays: after the second burst of bytes, unless the last
+///   burst was over 4 KiB. Before that, and on a thread without a batcher, the event loop wakes the task directly. It
+///   always does so for a task that only waits in [`poll_read_ready`](Self::poll_read_ready).
 /// - *prefetched*: bytes, the end or an error were read ahead of the reader, and make the socket readable.
 /// - *closed*: the reader has seen the end or an error. Each further read asks the kernel, which repeats the end.
 ///
@@ -79,10 +79,10 @@ use write::WriteSide;
 /// | *blocked* | here, the backlog | waits | what the kernel took of them | loses the backlog |
 /// | *failed* | lost | fails | what the kernel took before | loses nothing more |
 ///
-/// A write is queued if it has 20 KiB at most, 32 KiB at most are queued with it, and it isn't a second write of 4 KiB or
-/// more since the last read. Any other write first has the queue written, and then goes to the kernel directly: what the
-/// kernel doesn't take stays with the writer, and the socket stays clear. Every poll of a blocked socket, reads too,
-/// writes what the kernel has room for.
+/// A write is queued if it has 20 KiB at most, 32 KiB at most are queued with it, and it isn't a second write of 4 KiB
+/// or more since the last read. Any other write first writes the queue, and then its own bytes to the kernel directly:
+/// what the kernel doesn't accept stays with the writer, and the socket stays clear. Every poll of a blocked socket,
+/// reads too, writes what the kernel has room for.
 #[derive(Debug)]
 pub struct Socket(Rc<Inner>);
 
@@ -162,8 +162,8 @@ impl Socket {
         })
     }
 
-    /// Prefetches until `is_enough` accepts the bytes, 4 KiB have arrived, or the end. All of it is still to be read. While
-    /// it waits it keeps the bytes alone, and no buffer.
+    /// Prefetches until `is_enough` accepts the bytes, 4 KiB have arrived, or the connection ends. Later reads return
+    /// these bytes. While it waits, it keeps only the bytes, and no buffer.
     pub fn poll_prefetch(&self, cx: &mut Context<'_>, is_enough: fn(&[u8]) -> bool) -> Poll<()> {
         let prefetched = self.0.poll(|raw| self.0.read.poll_prefetch(raw, cx, is_enough).map(Ok));
         // A closed socket has nothing more to read.

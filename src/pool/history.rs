@@ -1,4 +1,4 @@
-//! Owns: the record that explains a backend's state: its last probe, its last failure, the reason and time of its last change.
+//! Owns: the record that explains a backend's state: last probe, last failure, reason and time of the last change.
 //! Invariant: a request that succeeds on a healthy backend doesn't write it, and nothing is decided by it.
 //! Must not know: who reads it; whether a backend is up.
 

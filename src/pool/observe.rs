@@ -1,5 +1,5 @@
 //! Owns: how an observation of a backend becomes its health, as every thread sees it.
-//! Invariant: an observation, its verdict and what is published of it happen under one lock; a pool never ejects all its backends.
+//! Invariant: one lock covers an observation, its verdict and its publication; a pool never ejects all its backends.
 //! Must not know: sockets, timers, or which probe or request has observed something.
 
 use std::time::Instant;

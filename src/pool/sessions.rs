@@ -1,5 +1,5 @@
 //! Owns: an estimate of how many sessions a backend serves, without a table of them.
-//! Invariant: one thread writes a sketch, and any thread reads it without a lock; its size is fixed, and 0 before the first session.
+//! Invariant: one thread writes a sketch, any thread reads it without a lock; its size is fixed, 0 before any session.
 //! Must not know: what a session is beyond a random 64-bit number.
 
 use std::sync::OnceLock;

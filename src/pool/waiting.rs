@@ -1,7 +1,7 @@
 //! Owns: one request that waits for a backend, and the grant that it gets.
-//! Invariant: each change that can make the backend available notifies the first in the queue; threads lose no wake-up between them.
+//! Invariant: each change that can make the backend available notifies the first waiter; no wake-up is lost.
 //! Must not know: requests; when to stop waiting.
-//! Cycle with live: the queue is part of a backend's live state, and a grant keeps that state to return there what was not used.
+//! Cycle with live: the queue is part of a backend's live state, and a grant returns unused capacity to that state.
 
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, MutexGuard, PoisonError};

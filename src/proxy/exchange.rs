@@ -1,5 +1,5 @@
 //! Owns: one request under way, from its head to the end of its response, and what is counted when it ends.
-//! Invariant: each request writes one record and is counted once, however it ends; a backend's failure is reported once.
+//! Invariant: each request writes one record and counts once, however it ends; each backend failure is reported once.
 //! Must not know: why anything was decided.
 
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! Owns: parsing what proxies in front of Linchpin say about the client: Forwarded (RFC 7239), or X-Forwarded-For and X-Forwarded-Proto.
-//! Invariant: only one of the two is read, from the right, as far as the proxies are trusted; an element that can't be parsed names no client.
+//! Owns: parsing Forwarded (RFC 7239) or X-Forwarded-For and X-Forwarded-Proto of the proxies in front of Linchpin.
+//! Invariant: only one of the two is read, from the right through trusted proxies; a malformed element names no client.
 //! Must not know: which proxies are trusted.
 
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
 //! Owns: checking, removing and adding the header fields of requests and responses that are forwarded.
-//! Invariant: a forwarded request has one valid Host, no hop-by-hop field, and only forwarding headers that Linchpin or a trusted proxy set.
+//! Invariant: a forwarded request has one valid Host, no hop-by-hop field, and only trusted forwarding headers.
 //! Must not know: affinity, backends.
 
 use http::header::{

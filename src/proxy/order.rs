@@ -1,5 +1,5 @@
 //! Owns: which backend a request tries next, whether it waits first, and when it ends.
-//! Invariant: nothing runs twice that must not; no backend is tried twice unless the request waited for it; every request ends.
+//! Invariant: no unsafe request runs twice; no backend is tried twice unless the request waited for it; each one ends.
 //! Must not know: how an attempt is made, how a request waits, sockets, clocks.
 
 use std::cell::Cell;

@@ -1,5 +1,5 @@
 //! Owns: the request rate of clients: a token bucket per address.
-//! Invariant: the rule is pure; the table has a fixed size and no lock, and drops only full buckets while it has free slots.
+//! Invariant: the rule is pure; the table has a fixed size and no lock, and drops only full buckets while it has space.
 //! Must not know: status codes, which requests are counted.
 
 use std::net::IpAddr;

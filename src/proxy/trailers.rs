@@ -1,5 +1,5 @@
 //! Owns: the rule which fields trailers may carry, in both directions and over every version of HTTP.
-//! Invariant: no trailer brings back a field that was removed from the header section, or replaces one that was set there.
+//! Invariant: no trailer restores a field that was removed from the header section, or replaces one that was set there.
 //! Must not know: bodies, routes.
 
 use http::header::HeaderMap;

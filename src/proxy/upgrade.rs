@@ -1,4 +1,4 @@
-//! Owns: requests to switch to another protocol: what the client asks for, how the backend is asked, what it must reply.
+//! Owns: requests to switch protocols: what the client offers, what the backend receives, what it must respond.
 //! Invariant: a connection becomes a tunnel only if the backend agreed to a protocol that the client asked for.
 //! Must not know: how a tunnel moves bytes.
 

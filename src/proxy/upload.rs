@@ -1,4 +1,4 @@
-//! Owns: which side a request's body waits for, the client that sends it or the backend that takes it, and for how long.
+//! Owns: which side a request's body waits for, the client that sends it or the backend that reads it, and how long.
 //! Invariant: pure; the timeout of one side does not run while the body waits for the other side.
 //! Must not know: sockets, the content, the outcome of the request.
 

@@ -1,5 +1,5 @@
 //! Owns: the field Via (RFC 9110 §7.6.3): the entry that Linchpin adds, and detecting requests that loop.
-//! Invariant: a request is forwarded to a pool at most once, however it gets back here; values are made once per snapshot and thread.
+//! Invariant: a pool gets a request at most once, however it returns; values are made once per snapshot and thread.
 //! Must not know: backends, the response to a request that loops.
 
 use std::cell::Cell;

@@ -1,5 +1,5 @@
 //! Owns: waiting of a request, for the backend of its session, or for the store's answer about the session.
-//! Invariant: waiting is bounded in time and number; a request continues the moment that it is granted, not at the next poll.
+//! Invariant: waiting is bounded in time and number; a request continues when it gets its grant, not at the next poll.
 //! Must not know: what a request does after waiting in vain.
 
 use std::future::poll_fn;

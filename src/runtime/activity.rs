@@ -244,15 +244,15 @@ impl Activity {
         self.is_between_messages.set(true);
     }
 
-    /// The socket accepted what was to be written.
+    /// Notes that the socket accepted everything that was to be written.
     pub(super) fn write_accepted(&self) {
         if self.blocked_since.get().is_some() {
             self.blocked_since.set(None);
         }
     }
 
-    /// The socket accepts no more for now; the client has accepted the number of bytes that `accepted` returns. It may
-    /// still be reading what was written earlier, and then it is blocked only from now on.
+    /// Notes that the socket's buffer is full; the client has accepted `accepted` bytes. If that number has changed,
+    /// the client was reading until now, and counts as blocked only from now on.
     pub(super) fn write_blocked(&self, accepted: u64) {
         if self.blocked_since.get().is_none() || accepted != self.accepted.get() {
             self.blocked_since.set(Some(clock::now()));

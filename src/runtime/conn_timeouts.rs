@@ -52,7 +52,7 @@ pub(super) fn next_http1(at: ConnState, now: Instant, limits: &Limits) -> Next {
         // Each wait of a request has its own limit. Check again for a client that stops reading or has left.
         (None, true, _) => Next::Wait(now + limits.idle_timeout.min(PROBE_INTERVAL)),
         (None, false, Some(since)) => after(since, limits.header_read_timeout, Next::HeadTimeout),
-        // When many clients connect at once, most send no second request for now. Half a second in hyper would make
+        // When many clients connect at once, most send no second request soon. Half a second in hyper would make
         // all of them hold buffers at the same time.
         (None, false, None) if at.is_first_done => Next::Park,
         (None, false, None) => after(at.idle_since, PARK_AFTER, Next::Park),

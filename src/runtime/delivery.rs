@@ -43,7 +43,7 @@ impl<B: ResponseContent> TrackedBody<B> {
         }
     }
 
-    /// Returns whether hyper has enough to write for now. If so, the task is woken when the body may continue.
+    /// Returns whether hyper has enough to write. If so, the task is woken when the body may continue.
     fn must_wait(&self, cx: &Context<'_>) -> bool {
         match &self.stream {
             Some(stream) => stream.must_wait(self.given, cx),

@@ -1,4 +1,4 @@
-//! Owns: the response to a request that is abandoned: its handler panicked, its client seems gone, or the process stops.
+//! Owns: the response to an abandoned request: its handler panicked, its client seems gone, or the process stops.
 //! Invariant: no connection closes without a response after a request was given to the handler.
 //! Must not know: what such a response says.
 

@@ -1,5 +1,5 @@
 //! Owns: one client connection of HTTP/2: its streams, its idle timeout, and its protection against floods.
-//! Invariant: a client that accepts nothing, or floods with cancelled requests, loses its stream or connection and harms no other.
+//! Invariant: a client that reads nothing or floods loses its stream or connection, and harms no other client.
 //! Must not know: what the handler does with a request.
 
 use std::future::{Future, poll_fn};

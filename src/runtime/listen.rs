@@ -1,5 +1,5 @@
 //! Owns: the sockets that clients connect to, and accepting connections from them.
-//! Invariant: a client whose connection the kernel completed is served, not reset; each thread has its own socket per TCP address (SO_REUSEPORT).
+//! Invariant: a client whose connection the kernel has completed is served, not reset; threads share no TCP socket.
 //! Must not know: what is sent on a connection.
 
 use std::cell::Cell;

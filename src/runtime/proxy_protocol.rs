@@ -1,4 +1,4 @@
-//! Owns: reading the PROXY protocol's header at the start of a connection (HAProxy's proxy-protocol.txt, versions 1 and 2).
+//! Owns: reading the PROXY protocol's header, versions 1 and 2 (HAProxy's proxy-protocol.txt), at a connection's start.
 //! Invariant: no byte after the header is read, and a header has at most [`LONGEST`] bytes.
 //! Must not know: who may send one.
 

@@ -1,4 +1,4 @@
-//! Owns: the connection of one pool to its Redis: commands, messages of other Linchpins, and the comparison of table and store.
+//! Owns: a pool's connection to its Redis: commands, messages of other Linchpins, comparisons of table and store.
 //! Invariant: each wait has a time limit; a client's request waits for at most a tenth of a second.
 //! Must not know: when to reconnect after a failure.
 

@@ -1,5 +1,5 @@
 //! Owns: reloading certificate files when they change, and warning before certificates expire.
-//! Invariant: files that can't be used change nothing and are logged once; files that are still being written are retried.
+//! Invariant: unusable files change nothing and are logged once; files that are still being written are retried.
 //! Must not know: what the files contain.
 
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
 //! Owns: TLS with clients: certificates, versions, verification of client certificates, and the handshake.
-//! Invariant: new files affect new connections only; a session ticket never outlives the authorities that its client was verified by.
+//! Invariant: new files affect new connections only; no ticket outlives the authorities that verified its client.
 //! Must not know: listeners, HTTP.
 
 use std::io;

@@ -1,4 +1,4 @@
-//! Owns: what a request is sent on (its own HTTP/1.1 connection or a stream of a shared HTTP/2 connection), and the body of the response.
+//! Owns: what a request is sent on, an HTTP/1.1 connection or a stream of an HTTP/2 connection; the response's body.
 //! Invariant: a response is read at its reader's pace, and its connection is reusable only after the last byte.
 //! Must not know: which version of HTTP the client uses.
 

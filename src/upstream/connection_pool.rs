@@ -1,5 +1,5 @@
 //! Owns: one thread's connections to backends: idle HTTP/1.1 connections and shared HTTP/2 connections.
-//! Invariant: their number and idle time are bounded, and no connection outlives the incarnation of its backend's address.
+//! Invariant: number and idle time are bounded, and no connection outlives the incarnation of its backend's address.
 //! Must not know: HTTP messages.
 
 use std::cell::RefCell;

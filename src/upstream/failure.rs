@@ -1,5 +1,5 @@
 //! Owns: how an attempt can fail, who is to blame, and whether the backend may have begun to process the request.
-//! Invariant: `sent` is false only if not one byte of the request was written, and blame is set where the failure happens.
+//! Invariant: `sent` is false only if no byte of the request was written; blame is set where the failure happens.
 //! Must not know: status codes, retry rules.
 
 use std::time::Duration;

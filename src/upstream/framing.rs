@@ -1,5 +1,5 @@
 //! Owns: what a response's header section may say about where the response ends (RFC 9112 §6.3).
-//! Invariant: a header section that passes says it once: by one Content-Length, by one Transfer-Encoding, or not at all.
+//! Invariant: a header section that passes has one Content-Length, or one Transfer-Encoding, or neither.
 //! Must not know: bodies, connections, what happens to a response that does not pass.
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};

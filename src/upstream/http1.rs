@@ -1,5 +1,5 @@
 //! Owns: one HTTP/1.1 connection to a backend and the request on it.
-//! Invariant: the task that waits for the response drives the connection; there is no second task, and no wake-up between two tasks.
+//! Invariant: the task that waits for the response drives the connection: no second task, no wake-up between tasks.
 //! Must not know: other connections; when to give up, which its caller's `watch` decides.
 
 use std::future::Future;

@@ -1,5 +1,5 @@
 //! Owns: one HTTP/2 connection to a backend, which many requests share.
-//! Invariant: it carries at most as many requests at once as the backend allows, and never more than [`MAX_STREAMS`]; no request stalls or ends another.
+//! Invariant: it carries at most as many streams as the backend and [`MAX_STREAMS`] allow; none stalls or ends another.
 //! Must not know: when to give up, which its caller's `watch` decides.
 
 use std::cell::Cell;

@@ -1,5 +1,5 @@
-//! Owns: which wake-ups of an HTTP/1.1 connection reach the task that drives it: those of its socket, and none that the task caused.
-//! Invariant: a wake-up that hyper requests while it is polled reaches the task, so nothing that has to be done is missed.
+//! Owns: which wake-ups of an HTTP/1.1 connection reach its task: those of its socket, not those that the task caused.
+//! Invariant: a wake-up that hyper requests while it is polled reaches the task, so no pending work is missed.
 //! Must not know: requests.
 
 use std::cell::RefCell;

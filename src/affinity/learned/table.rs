@@ -1,5 +1,5 @@
 //! Owns: the table of learned sessions: which backend holds which session.
-//! Invariant: the table never exceeds its capacity; when it is full, it evicts the session that was seen least recently.
+//! Invariant: the table never exceeds its capacity; a full table evicts the session that was seen least recently.
 //! Must not know: requests, pools, or the id that was hashed into a key.
 
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Owns: the table of names: what other proxies call our keys and values, and what to do about features that Linchpin lacks.
+//! Owns: the table of other proxies' names for our keys and values, and the remedies for features that Linchpin lacks.
 //! Invariant: names are letters and digits in lower case, since proxies write them with `-`, `_`, capitals and spaces.
 //! Must not know: how a name is looked up.
 

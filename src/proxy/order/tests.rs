@@ -1,4 +1,4 @@
-//! Owns: a model of the whole failover decision: random pools, health, pins, policies, retries and failures; no sockets.
+//! Owns: a model of the whole failover decision: random pools, health, pins, policies, retries, failures; no sockets.
 //! Invariant: what is asserted here holds for every request, whatever its backends do.
 //! Must not know: how an attempt is made, or how a request waits.
 
@@ -53,7 +53,7 @@ impl Does {
     }
 }
 
-/// What is known of a backend when the request comes.
+/// The state of a backend when the request arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Up,
@@ -211,7 +211,7 @@ fn run(case: &Case) -> RunOutcome {
                 if failure.is_none_or(|failure| failure.sent) {
                     *executions.entry(index).or_default() += 1;
                 }
-                // What is not to be tried again is passed on as it is.
+                // A failure that must not be retried reaches the client unchanged.
                 let is_passed_on = |failure: Failure| {
                     let may_be_tried =
                         matches!(failure.fact, Fact::Status(code) if case.retry.retry_on.status.contains(&code));
@@ -332,7 +332,7 @@ proptest! {
         if !case.idempotent && !case.retry.retry_on.non_idempotent {
             prop_assert!(all <= 1, "{executions:?}");
         }
-        // One that was waited for may be asked once more, beyond what `attempts` says.
+        // A backend that the request waited for may get one more attempt than `attempts`.
         prop_assert!(all <= case.retry.attempts + u32::from(waits > 0), "{executions:?}");
         for (index, times) in executions {
             let most = if decision.pinned == Some(index) && waits > 0 { 2 } else { 1 };
@@ -395,7 +395,7 @@ proptest! {
 
     #[test]
     fn waiting_turns_nothing_into_an_error_that_moving_would_have_served(mut case in case()) {
-        // Servers that are as they are, or else those who come later find other ones.
+        // Servers that always behave the same way: else a request that waits would meet another behaviour.
         for (index, server) in case.servers.iter_mut().enumerate() {
             server.does.truncate(1);
             if case.pinned == Some(index) {
