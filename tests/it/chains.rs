@@ -157,7 +157,7 @@ async fn chained_linchpins_keep_their_clients_although_their_pools_have_the_same
     for seen in [&a, &b, &c].into_iter().flat_map(Backend::seen) {
         assert_eq!(seen.field("cookie"), None, "{}", seen.head);
     }
-    let line = outer.says("a routing cookie of the same name").await;
+    let line = outer.says("a routing cookie with this pool's cookie name").await;
     assert!(line.contains("WARN") && line.contains("pool=\"app\"") && line.contains("backend=\""), "{line}");
-    assert_eq!(outer.times_said("a routing cookie of the same name"), 1);
+    assert_eq!(outer.times_logged("a routing cookie with this pool's cookie name"), 1);
 }
