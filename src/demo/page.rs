@@ -106,7 +106,7 @@ impl Page<'_> {
         let here = Escaped(self.server);
         write!(f, r#"<section class="{class}" role="status"><h2>"#)?;
         if moved.restarted {
-            write!(f, r#"Server <b class="badge">{here}</b> has begun a new life"#)?;
+            write!(f, r#"Server <b class="badge">{here}</b> has restarted"#)?;
         } else {
             let (from, here) = (format_args!(r#"<b class="badge" style="--hue:{hue}">{from}</b>"#), here);
             write!(f, r#"You were moved from server {from} to server <b class="badge">{here}</b>"#)?;

@@ -67,7 +67,7 @@ async fn a_request_that_loops_through_another_proxy_is_a_508_and_is_logged() {
     assert!(relay.connections() <= 10, "{}", relay.connections());
     let line = linchpin.says("already received").await;
     assert!(line.contains("WARN") && line.contains("pool=\"app\""), "{line}");
-    assert_eq!(linchpin.times_said("already received"), 1, "five loops within one second");
+    assert_eq!(linchpin.times_logged("already received"), 1, "five loops within one second");
 }
 
 #[tokio::test]

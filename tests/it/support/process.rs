@@ -91,7 +91,7 @@ impl Linchpin {
     }
 
     /// How many lines of its log have these words in them by now.
-    pub fn times_said(&self, words: &str) -> usize {
+    pub fn times_logged(&self, words: &str) -> usize {
         self.log.lock().unwrap().iter().filter(|line| line.contains(words)).count()
     }
 
