@@ -54,6 +54,7 @@ mod process;
 mod protocols;
 mod queue;
 mod reasons;
+mod refused;
 mod replay;
 mod replicas;
 mod request_framing;
