@@ -13,7 +13,7 @@ use super::support::authority::Authority;
 use super::support::keys::pin;
 use super::support::process::Running;
 use super::support::tool::Folder;
-use super::support::{Backend, Keys, Proxy, Reply, until};
+use super::support::{Backend, Client, Keys, Proxy, Reply, until};
 
 const ADMIN: &str = "[admin]\naddress = \"127.0.0.1:0\"";
 /// Probes without a pause, and patient with a slow machine.
@@ -98,29 +98,105 @@ async fn status_says_why_a_backend_is_down_and_since_when() {
     }
 }
 
+/// A process of Linchpin, and all lines of its log so far.
+struct Logged {
+    running: Running,
+    lines: Vec<String>,
+}
+
+impl Logged {
+    fn begin(text: &str) -> Logged {
+        Logged { running: Running::begin(text, Stdio::null(), &[]), lines: Vec::new() }
+    }
+
+    async fn next(&mut self) -> Option<&str> {
+        let line = self.running.next_line().await?;
+        self.lines.push(line);
+        self.lines.last().map(String::as_str)
+    }
+
+    /// Reads up to the next line that contains these words.
+    async fn line(&mut self, words: &str) -> String {
+        loop {
+            let line = self.next().await.unwrap_or_else(|| panic!("no line says {words:?}"));
+            if line.contains(words) {
+                return line.to_owned();
+            }
+        }
+    }
+
+    async fn address(&mut self) -> SocketAddr {
+        self.line("listening address=").await.rsplit('=').next().unwrap().parse().unwrap()
+    }
+
+    /// Ends the process, and returns the lines that contain these words.
+    async fn all(mut self, words: &str) -> Vec<String> {
+        self.running.signal("TERM").await;
+        while self.next().await.is_some() {}
+        self.lines.retain(|line| line.contains(words));
+        self.lines
+    }
+}
+
 #[tokio::test]
 async fn the_log_says_once_why_a_backend_goes_and_comes_and_how_many_remain() {
     let refused = nobody().await;
     let b = Backend::named("b").await;
     let text = Proxy::builder().backend_at("a", refused, "").backend(&b, "").table("health", PROBES).text();
-    let mut running = Running::begin(&text, Stdio::null(), &[]);
-    let line = running.line("was never up").await;
+    let mut log = Logged::begin(&text);
+    let line = log.line("was never up").await;
     for words in
         ["WARN", "backend=\"a\"", "reason=\"connection refused\"", "remaining=1 of=2", "by=\"probes\"", "since=20"]
     {
         assert!(line.contains(words), "{words}: {line}");
     }
     let a = Backend::start_at("a", refused, |_| Reply::ok("a")).await;
-    let line = running.line("backend is up").await;
+    let line = log.line("backend is up").await;
     for words in ["backend=\"a\"", "was=\"down\"", "lasted=", "remaining=2 of=2"] {
         assert!(line.contains(words), "{words}: {line}");
     }
     a.kill().await;
-    let line = running.line("backend is down").await;
+    let line = log.line("backend is down").await;
     assert!(line.contains("reason=\"connection re") && line.contains("remaining=1 of=2"), "{line}");
     b.kill().await;
-    let line = running.line("no backend is left").await;
+    let line = log.line("no backend is left").await;
     assert!(line.contains("ERROR") && line.contains("backend=\"b\"") && line.contains("remaining=0 of=2"), "{line}");
+    let all = log.all("pool=\"app\"").await;
+    assert_eq!(all.len(), 4, "each change once: {all:#?}");
+}
+
+#[tokio::test]
+async fn of_many_backends_that_fail_at_once_the_log_names_a_hundred() {
+    let refused = nobody().await;
+    let builder = (0..250).fold(Proxy::builder().top(ADMIN), |builder, number| {
+        builder.backend_at(&format!("b{number}"), ([127, 0, 1, number], refused.port()).into(), "")
+    });
+    let mut log = Logged::begin(&builder.table("health", "interval = \"1s\"\ntimeout = \"10s\"").text());
+    let admin = log.line("admin address=").await.rsplit('=').next().unwrap().parse().unwrap();
+    until("all are down", async || {
+        let mut client = Client::connect(admin).await;
+        client.send(b"GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+        let status: Value = serde_json::from_str(&client.response().await.text()).unwrap();
+        status["pools"][0]["available"] == 0
+    })
+    .await;
+    let named = log.all("backend was never up").await;
+    // A slow machine may need a second span of ten seconds.
+    assert!((100..=200).contains(&named.len()), "{}", named.len());
+}
+
+#[tokio::test]
+async fn a_backend_that_is_up_again_has_no_reason_and_its_last_failure_stays() {
+    let refused = nobody().await;
+    let proxy = Proxy::builder().top(ADMIN).backend_at("a", refused, "").table("health", PROBES).start();
+    proxy.health("a", Health::Down).await;
+    let down = told(&proxy, 0).await;
+    let _a = Backend::start_at("a", refused, |_| Reply::ok("a")).await;
+    proxy.health("a", Health::Up).await;
+    let up = told(&proxy, 0).await;
+    assert_eq!((&down["reason"], &up["reason"]), (&"connection refused".into(), &Value::Null), "{up}");
+    assert_eq!((&up["last_failure"]["error"], &up["last_check"]["ok"]), (&"connection refused".into(), &true.into()));
+    assert!(up["since"].as_u64() >= down["since"].as_u64(), "{up}");
 }
 
 /// A proxy that shows a certificate for `name`, in front of a backend, and the authority that vouches for it.
@@ -366,8 +442,8 @@ async fn what_is_known_of_a_backend_outlives_its_maintenance() {
 }
 
 /// A client with this cookie asks twice.
-async fn comes_with(running: &Running, cookie: &str) {
-    let mut client = running.client().await;
+async fn comes_with(address: SocketAddr, cookie: &str) {
+    let mut client = Client::connect(address).await;
     for _ in 0..2 {
         let response = client.request("GET", "/", &format!("cookie: {cookie}\r\n"), b"").await;
         assert_eq!(response.status, 200);
@@ -379,23 +455,23 @@ async fn pins_of_unknown_keys_and_routes_of_unknown_servers_are_said_once() {
     let (a, ours, theirs) = (Backend::named("a").await, Keys::new(&[1]), Keys::new(&[2]));
     let proxy = Proxy::builder().top(&theirs.tables()).backend(&a, "").start();
     let cookie = theirs.cookie(&pin(&proxy, "a", 7));
-    let text = Proxy::builder().top(&ours.tables()).backend(&a, "").text();
-    let mut running = Running::start(&text, Stdio::null()).await;
-    comes_with(&running, &cookie).await;
-    let line = running.line("of a key that is not among [[keys]]").await;
+    let mut log = Logged::begin(&Proxy::builder().top(&ours.tables()).backend(&a, "").text());
+    let address = log.address().await;
+    comes_with(address, &cookie).await;
+    comes_with(address, &cookie).await;
+    let said = log.all("of a key that is not among [[keys]]").await;
+    let [line] = &said[..] else { panic!("{said:#?}") };
     assert!(line.contains("WARN") && line.contains("pool=\"app\"") && !line.contains("linchpin-app"), "{line}");
 
     let route = "type = \"route\"\nroute = { cookie = \"JSESSIONID\" }";
-    let text = Proxy::builder().table("persistence", route).backend(&a, "route = \"node1\"").text();
-    let mut running = Running::start(&text, Stdio::null()).await;
-    comes_with(&running, "JSESSIONID=5A0F.node1").await;
-    comes_with(&running, "JSESSIONID=5A0F.node9").await;
-    let line = running.line("name a server that is the `route` of no backend").await;
-    assert!(line.contains("route=\"node9\"") && !line.contains("5A0F"), "{line}");
-    running.signal("TERM").await;
-    while let Some(line) = running.next_line().await {
-        assert!(!line.contains("name a server that no backend"), "said twice: {line}");
+    let mut log = Logged::begin(&Proxy::builder().table("persistence", route).backend(&a, "route = \"node1\"").text());
+    let address = log.address().await;
+    for route in ["node1", "node9", "node9"] {
+        comes_with(address, &format!("JSESSIONID=5A0F.{route}")).await;
     }
+    let said = log.all("name a server that is the `route` of no backend").await;
+    let [line] = &said[..] else { panic!("{said:#?}") };
+    assert!(line.contains("route=\"node9\"") && !line.contains("5A0F"), "{line}");
 }
 
 #[test]
@@ -415,10 +491,19 @@ async fn the_dashboard_says_why_and_is_red_where_a_pool_has_no_server() {
     let proxy = text(Proxy::builder().backend_at("x", refused, "").backend(&a, "state = \"maintenance\"")).start();
     proxy.health("x", Health::Down).await;
     let page = super::browser::open(&format!("http://{}/", proxy.admin())).await;
-    for words in
-        ["connection refused", "down since", "– not probed", "0 of 2 up", "✕ no backend: app", "refuses every request"]
-    {
-        assert!(page.contains(words), "{words} in {page}");
+    // Behind the pools are templates, and the script with all words that it may show.
+    let (head, rest) = page.split_once("<div id=\"pools\"").unwrap();
+    let (pools, _) = rest.split_once("<template").unwrap();
+    for words in [
+        "<section class=\"alarm\"",
+        "connection refused",
+        "✕ down",
+        "down since",
+        "– not probed",
+        "0 of 2 up",
+        "refuses every request",
+    ] {
+        assert!(pools.contains(words), "{words} in {pools}");
     }
-    assert!(!page.contains("● live") || !page.contains("id=\"contact\" role=\"status\">● live"), "{page}");
+    assert!(head.contains("✕ no backend: app") && !head.contains("● live"), "{head}");
 }
