@@ -185,7 +185,7 @@ async fn it_can_be_read_in_light_and_dark_and_used_by_keyboard_alone() {
     // Headings in order, a name for each field, a language.
     let plain = "document.querySelectorAll('h1').length === 1 && !!document.documentElement.lang && \
         [...document.querySelectorAll('input:not([type=hidden])')].every(e => e.labels.length === 1)";
-    assert_eq!(browser.value(&window, plain).await, json!(true));
+    assert_eq!(browser.value(&window, plain).await, json!(true), "guest");
 
     async fn reach(browser: &mut Chromium, window: &Window, button: &str) {
         for _ in 0..20 {
@@ -216,6 +216,7 @@ async fn it_can_be_read_in_light_and_dark_and_used_by_keyboard_alone() {
     browser.press(&window, "Enter").await;
     browser.until(&window, "document.querySelector('li span')?.textContent === 'x'").await;
     readable(&mut browser, "cart").await;
+    assert_eq!(browser.value(&window, plain).await, json!(true), "cart");
     let server = text(&mut browser, &window, SERVER).await;
     reach(&mut browser, &window, "Kill server").await;
     browser.press(&window, "Enter").await;
