@@ -121,4 +121,18 @@ mod tests {
         let read = group.slots()[0];
         assert!(group.owns(read) && read.value() == SlotTable::<48>::MAX_VALUE);
     }
+
+    #[test]
+    fn keys_spread_over_all_groups_and_the_index_of_a_slot_leads_to_it() {
+        let table = SlotTable::<24>::new(16);
+        let mut groups = std::collections::BTreeSet::new();
+        for key in 0..1000 {
+            let group = table.group(key);
+            let index = group.replace(group.slots()[7], 5).unwrap();
+            table.decrement(index);
+            assert_eq!((group.slots()[7].value(), index % GROUP_SIZE), (4, 7));
+            groups.insert(index / GROUP_SIZE);
+        }
+        assert_eq!(groups, (0..16).collect());
+    }
 }
