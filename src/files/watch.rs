@@ -117,6 +117,23 @@ mod tests {
         Stamps(vec![Some(FileStamp { id, length, modified: (0, 0), changed: (0, 0) })])
     }
 
+    fn stamp(path: &Path) -> FileStamp {
+        FileStamp::at(path).unwrap()
+    }
+
+    /// Does this until the clock of the file system shows that it did: that clock is coarse.
+    fn until_changed(path: &Path, change: impl Fn()) {
+        let before = stamp(path).changed;
+        for _ in 0..10_000 {
+            change();
+            if stamp(path).changed != before {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        panic!("the time of the last change stays {before:?}");
+    }
+
     #[test]
     fn a_change_settles_when_two_looks_in_a_row_find_the_same() {
         use FileChange::{Changing, First, Settled, Unchanged};
@@ -125,6 +142,32 @@ mod tests {
         let mut watcher = FileWatcher::new(Vec::new());
         let changes = looks.map(|stamps| watcher.compare(stamps));
         assert_eq!(changes, [First, Settled, Unchanged, Changing, Changing, Settled, Changing, Settled, Unchanged]);
+    }
+
+    /// One of them is always enough, but file systems differ in which.
+    #[test]
+    fn each_part_of_the_metadata_tells_of_a_change() {
+        let FileStamp { id, .. } = seen(1).0[0].unwrap();
+        let first = FileStamp { id, length: 1, modified: (1, 1), changed: (1, 1) };
+        for other in [
+            FileStamp { id: FileId { device: 2, ..id }, ..first },
+            FileStamp { id: FileId { inode: 2, ..id }, ..first },
+            FileStamp { length: 2, ..first },
+            FileStamp { modified: (1, 2), ..first },
+            FileStamp { changed: (1, 2), ..first },
+        ] {
+            let mut watcher = FileWatcher::new(Vec::new());
+            watcher.compare(Stamps(vec![Some(first)]));
+            assert_eq!(watcher.compare(Stamps(vec![Some(other)])), FileChange::Changing, "{other:?}");
+        }
+        // And each is read from the file.
+        let path = std::env::temp_dir().join(format!("linchpin-stamp-{}", std::process::id()));
+        std::fs::write(&path, "22").unwrap();
+        let (known, read) = (std::fs::metadata(&path).unwrap(), stamp(&path));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((read.id.device, read.id.inode, read.length), (known.dev(), known.ino(), 2));
+        assert_eq!(read.modified, (known.mtime(), known.mtime_nsec()));
+        assert_eq!(read.changed, (known.ctime(), known.ctime_nsec()));
     }
 
     #[test]
@@ -149,6 +192,15 @@ mod tests {
         settle("first", FileChange::First);
         std::fs::write(&one, "22").unwrap();
         settle("written", FileChange::Changing);
+        // As `cp -p` does, which restores the time of modification.
+        let times = std::fs::FileTimes::new().set_modified(std::fs::metadata(&one).unwrap().modified().unwrap());
+        let before = stamp(&one);
+        until_changed(&one, || {
+            std::fs::write(&one, "33").unwrap();
+            std::fs::File::options().write(true).open(&one).unwrap().set_times(times).unwrap();
+        });
+        assert_eq!(FileStamp { changed: before.changed, ..stamp(&one) }, before, "only that time differs");
+        settle("written, with an old time", FileChange::Changing);
         std::fs::write(folder.join("new"), "22").unwrap();
         std::fs::rename(folder.join("new"), &one).unwrap();
         settle("replaced", FileChange::Changing);
