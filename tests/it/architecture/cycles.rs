@@ -161,8 +161,8 @@ fn excuse(graph: &mut Graph, sources: &[Source]) -> Vec<String> {
                 graph.keys().filter(|file| area(file) == area(&name) && is_other(file)).cloned().collect();
             let is_excused = others.iter().any(|other| reaches(&name, other, graph) && reaches(other, &name, graph));
             for other in others {
-                graph.get_mut(&name).is_some_and(|imports| imports.remove(&other));
-                graph.get_mut(&other).is_some_and(|imports| imports.remove(&name));
+                graph.entry(name.clone()).or_default().remove(&other);
+                graph.entry(other.clone()).or_default().remove(&name);
             }
             if !is_excused {
                 complaints
