@@ -42,6 +42,7 @@ fn documents() -> Vec<String> {
                 "docs/persistence.md",
                 "docs/process.md",
                 "docs/routes.md",
+                "docs/session-copies.md",
                 "docs/tls.md",
                 "docs/tour.md",
                 "fuzz/README.md",
