@@ -246,13 +246,16 @@ impl Affinity {
             ActiveCarrier::Header(header) => header.set(headers, pin().as_ref()),
             // A request that a rule exempts teaches nothing: its backend was chosen without its session.
             ActiveCarrier::Learned(learned) if context.is_working && decision.verdict != Verdict::None => {
+                let (backend, term) = (pool.backend(served_by), decision.term());
+                let holder = learned::Holder { backend, term, replica: decision.replica(pool, served_by) };
                 // Only for a session that the table knows: clients can make up ids.
                 if let (Some(key), true, false) = (key, decision.has_presented_pin(), context.is_sessionless) {
                     match decision.verdict {
-                        Verdict::Hit | Verdict::Borrowed => learned.record_seen(key, now),
-                        Verdict::New | Verdict::Moved => {
-                            learned.record_backend(key, pool, served_by, Some(decision.issued), now)
-                        }
+                        Verdict::Hit | Verdict::Borrowed => match decision.changed_pin(pool, served_by, now) {
+                            Some(pin) => learned.record_pin(key, &pin, now),
+                            None => learned.record_seen(key, now),
+                        },
+                        Verdict::New | Verdict::Moved => learned.record_holder(key, holder, Some(decision.issued), now),
                         Verdict::Refused | Verdict::None => {}
                     }
                 }
@@ -261,8 +264,7 @@ impl Affinity {
                 learned.learn_from_response(
                     headers,
                     learned::RequestSession { key, ends: context.ended, stays },
-                    pool,
-                    served_by,
+                    holder,
                     now,
                 );
             }

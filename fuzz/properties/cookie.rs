@@ -21,7 +21,7 @@ static AFFINITY: LazyLock<(Affinity, Arc<Pool>, String)> = LazyLock::new(|| {
 });
 
 fn pin() -> Pin {
-    Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 3, last_seen: 4 }
+    Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 3, last_seen: 4, term: 5, replica: Some("b".into()) }
 }
 
 /// Each line of `data` is a Cookie field, in which `@` stands for the routing cookie's name and `$` for a good token.

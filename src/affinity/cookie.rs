@@ -299,7 +299,8 @@ mod tests {
     }
 
     fn pin() -> Pin {
-        Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100 }
+        let (term, replica) = (0, None);
+        Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100, term, replica }
     }
 
     fn set_cookie(settings: &Settings, lifetimes: Lifetimes, now: u64) -> String {

@@ -38,13 +38,26 @@ pub struct Decision {
     /// What happens to the request next.
     pub next: NextStep,
     target: Option<usize>,
-    /// A backend that has a copy of the session.
+    /// A backend that has a copy of the session and can serve it.
     copy: Option<usize>,
     /// No backend but the target may serve the request.
     is_exclusive: bool,
     renew: bool,
+    /// The term to issue.
+    term: u32,
+    /// The replica to issue.
+    replica: Replica,
     /// The pin that the request presented, if it can be issued again.
     presented: Option<Arc<Pin>>,
+}
+
+/// The second backend that holds a session's state, as far as this request knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replica {
+    /// What the presented pin says still holds, as long as the session stays where it is.
+    Presented,
+    /// The backend at this position, or none.
+    Known(Option<usize>),
 }
 
 /// Judges a request's pin at `now`, in seconds since the Unix epoch. `fresh` is a random number: the id of the session,
@@ -84,8 +97,12 @@ fn judge(pin: Arc<Pin>, pool: &Pool, session_policy: &SessionPolicy, now: u64, f
         Some(index) if !pool.backend(index).is_of(pin.incarnation, pin.last_seen) => Some(Cause::Replaced),
         Some(index) => blocking_cause(pool, index, policies),
     };
+    let replica =
+        pin.replica.as_deref().and_then(|name| pool.position(name)).filter(|replica| pinned != Some(*replica));
     let decision = Decision {
         pinned,
+        copy: replica.filter(|replica| blocking_cause(pool, *replica, policies).is_none()),
+        term: pin.term,
         renew: has_passed(lifetimes.idle.map(|idle| idle.div_ceil(4)), pin.last_seen),
         issued: pin.issued,
         ..Decision::existing(pin.session, now)
@@ -154,6 +171,8 @@ impl Decision {
             copy: None,
             is_exclusive: false,
             renew: false,
+            term: 0,
+            replica: Replica::Presented,
             presented: None,
         }
     }
@@ -240,26 +259,77 @@ impl Decision {
         self.verdict = if refused { Verdict::Refused } else { verdict };
     }
 
+    /// How often the session was handed over together with its copy: what the presented pin says, or what was set.
+    pub fn term(&self) -> u32 {
+        self.term
+    }
+
+    /// Sets the term of the pin to issue. A pin of another term than the presented one is due for issue.
+    pub fn set_term(&mut self, term: u32) {
+        self.term = term;
+    }
+
+    /// Sets the backend whose name the pin to issue has as the session's replica: `replica` is a position in the pool,
+    /// or `None` for no replica. The pin is due for issue if the presented one has another. Without a call, a session
+    /// keeps its replica as long as it stays on its backend, and has none after a move.
+    pub fn set_replica(&mut self, replica: Option<usize>) {
+        self.replica = Replica::Known(replica);
+    }
+
+    /// The name of the session's replica in the pin that is issued with a response of the backend at position `served`.
+    /// Never names the backend that holds the session.
+    pub fn replica<'a>(&'a self, pool: &'a Pool, served: usize) -> Option<&'a str> {
+        let presented = self.presented.as_deref();
+        let stays = matches!(self.verdict, Verdict::Hit | Verdict::Borrowed);
+        match self.replica {
+            Replica::Presented => presented.filter(|_| stays)?.replica.as_deref(),
+            Replica::Known(index) => {
+                let name = |index: usize| &**pool.backend(index).name();
+                let holder = presented.filter(|_| self.verdict == Verdict::Borrowed).map(|pin| &*pin.backend);
+                index.map(name).filter(|replica| *replica != holder.unwrap_or(name(served)))
+            }
+        }
+    }
+
     /// Returns the pin to send with the response of the backend at position `served`, or `None` if the client's pin is
     /// still right.
     pub fn pin(&self, pool: &Pool, served: usize, now: u64) -> Option<Pin> {
+        let is_due = match self.verdict {
+            Verdict::New | Verdict::Moved => true,
+            Verdict::Hit | Verdict::Borrowed => self.renew || self.is_changed(pool, served),
+            Verdict::Refused | Verdict::None => false,
+        };
+        if is_due { self.current_pin(pool, served, now) } else { None }
+    }
+
+    /// Returns the pin of a session that stays on its backend, if its term or its replica has changed.
+    pub fn changed_pin(&self, pool: &Pool, served: usize, now: u64) -> Option<Pin> {
+        if self.is_changed(pool, served) { self.current_pin(pool, served, now) } else { None }
+    }
+
+    fn is_changed(&self, pool: &Pool, served: usize) -> bool {
+        let is_changed = |pin: &Arc<Pin>| pin.term != self.term || pin.replica.as_deref() != self.replica(pool, served);
+        self.presented.as_ref().is_some_and(is_changed)
+    }
+
+    /// Returns the pin that is right after a response of the backend at position `served`.
+    fn current_pin(&self, pool: &Pool, served: usize, now: u64) -> Option<Pin> {
+        let replica = self.replica(pool, served).map(Box::from);
+        if self.verdict == Verdict::Borrowed {
+            // The pin must not expire while its backend can't serve.
+            let presented = self.presented.as_deref()?.clone();
+            return Some(Pin { last_seen: now, term: self.term, replica, ..presented });
+        }
         let backend = pool.backend(served);
-        let here = || Pin {
+        Some(Pin {
             session: self.session,
             backend: (&**backend.name()).into(),
             incarnation: backend.incarnation(),
             issued: self.issued,
             last_seen: now,
-        };
-        match self.verdict {
-            Verdict::New | Verdict::Moved => Some(here()),
-            Verdict::Hit => self.renew.then(here),
-            // The pin must not expire while its backend can't serve.
-            Verdict::Borrowed => {
-                self.presented.as_ref().filter(|_| self.renew).map(|pin| Pin { last_seen: now, ..Pin::clone(pin) })
-            }
-            Verdict::Refused | Verdict::None => None,
-        }
+            term: self.term,
+            replica,
+        })
     }
 
     /// The session id of the presented pin. A client can't have invented it.

@@ -21,6 +21,10 @@ pub struct Explanation {
     pub seen: Option<SessionTimes>,
     /// The backend that the pin names.
     pub backend: Option<NamedBackend>,
+    /// How often the session was handed over together with its copy; 0 without session copies.
+    pub term: u32,
+    /// The name of a second backend that holds the session's state: where the session goes first if it must move.
+    pub replica: Option<String>,
     /// The verdict on a request with this pin.
     pub verdict: Verdict,
     /// Why the pin would not hold.
@@ -59,7 +63,7 @@ pub struct NamedBackend {
 /// this pool can't read it.
 pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Option<Explanation> {
     let lookup = affinity.open_token(token, pool);
-    let (seen, backend) = match &lookup {
+    let (seen, backend, term, replica) = match &lookup {
         PinLookup::Absent | PinLookup::Unreadable | PinLookup::Unlearned(_) => return None,
         PinLookup::Pinned(pin) => {
             let lifetimes = affinity.session_policy().lifetimes;
@@ -71,7 +75,7 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
                 address: found.map(|backend| backend.address().to_string()),
                 replaced: found.is_some_and(|backend| !backend.is_of(pin.incarnation, pin.last_seen)),
             };
-            (Some(seen), Some(named))
+            (Some(seen), Some(named), pin.term, pin.replica.as_deref().map(str::to_owned))
         }
         PinLookup::Routed(routed) => {
             let backend = routed.backends[0].map(|index| pool.backend(index));
@@ -80,7 +84,8 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
                 address: Some(backend.address().to_string()),
                 replaced: false,
             });
-            (None, named)
+            let replica = routed.backends.iter().skip(1).flatten().next();
+            (None, named, 0, replica.map(|index| pool.backend(*index).name().to_string()))
         }
     };
     let decision = decide::decide(lookup, pool, affinity.session_policy(), now, 0);
@@ -92,6 +97,8 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
         session: decision.session,
         seen,
         backend,
+        term,
+        replica,
         verdict: decision.verdict,
         cause: decision.cause,
         why: why(&decision, goes_to.as_deref()),

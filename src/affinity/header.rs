@@ -71,7 +71,8 @@ mod tests {
         let ring = Arc::new(KeyRing::new(SealingKey::new("k", &[1; 32]).unwrap(), Vec::new()));
         let settings = Settings { name: HeaderName::from_static("x-pin") };
         let header = HeaderCarrier::new("app", &settings, &ring);
-        let pin = Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100 };
+        let (backend, replica) = ("a".into(), Some("b".into()));
+        let pin = Pin { session: 1, backend, incarnation: 2, issued: 100, last_seen: 100, term: 3, replica };
 
         let mut response = HeaderMap::from_iter([(settings.name.clone(), HeaderValue::from_static("a backend's"))]);
         header.set(&mut response, Some(&pin));

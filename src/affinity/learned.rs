@@ -3,6 +3,7 @@
 //! Must not know: how a store is reached, sockets.
 
 mod entries;
+mod interned;
 pub(super) mod record;
 mod store;
 pub(super) mod table;
@@ -18,8 +19,8 @@ use super::lookup::{ExtractedPin, PinLookup};
 use super::pin_cache::PinCache;
 use super::policy::Lifetimes;
 use super::seal::Pin;
-use crate::pool::Pool;
-pub use record::{BackendRef, SessionKey, SessionRecord};
+use crate::pool::Backend;
+pub use record::{BackendRef, Placement, SessionKey, SessionRecord};
 pub use store::{SessionTables, StoreCommand, StoreLink, StoreState, StoreSync};
 use table::RawEntry;
 pub use table::SessionTable;
@@ -68,6 +69,14 @@ pub(super) struct RequestSession {
     pub(super) ends: bool,
     /// The session stays on its backend although another one may have served this request.
     pub(super) stays: bool,
+}
+
+/// The backend that has served a request, and what its session's pin says of copies.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holder<'a> {
+    pub(super) backend: &'a Backend,
+    pub(super) term: u32,
+    pub(super) replica: Option<&'a str>,
 }
 
 /// The learned sessions of one pool.
@@ -167,10 +176,21 @@ impl LearnedCarrier {
     }
 
     /// Records the backend that holds a session from now on, and when the session began, if that changes.
-    pub(super) fn record_backend(&self, key: SessionKey, pool: &Pool, served_by: usize, issued: Option<u64>, now: u64) {
-        let backend = pool.backend(served_by);
+    pub(super) fn record_holder(&self, key: SessionKey, holder: Holder<'_>, issued: Option<u64>, now: u64) {
+        let Holder { backend, term, replica } = holder;
         let backend = BackendRef { name: Arc::clone(backend.name()), incarnation: backend.incarnation() };
-        if let Some(record) = self.table.set(key, &backend, issued, now) {
+        self.record_placement(key, Placement { backend: &backend, term, replica }, issued, now);
+    }
+
+    /// Records the term and the replica of a session that stays where `pin` says.
+    pub(super) fn record_pin(&self, key: SessionKey, pin: &Pin, now: u64) {
+        let backend = BackendRef { name: (&*pin.backend).into(), incarnation: pin.incarnation };
+        let placement = Placement { backend: &backend, term: pin.term, replica: pin.replica.as_deref() };
+        self.record_placement(key, placement, None, now);
+    }
+
+    fn record_placement(&self, key: SessionKey, placement: Placement<'_>, issued: Option<u64>, now: u64) {
+        if let Some(record) = self.table.set(key, placement, issued, now) {
             self.send(StoreCommand::Write(key, record));
         }
     }
@@ -180,8 +200,7 @@ impl LearnedCarrier {
         &self,
         headers: &HeaderMap,
         session: RequestSession,
-        pool: &Pool,
-        served_by: usize,
+        holder: Holder<'_>,
         now: u64,
     ) {
         let mut ends = session.ends && matches!(self.source, SessionIdSource::Header(_));
@@ -191,7 +210,7 @@ impl LearnedCarrier {
             goes_on |= session.key == Some(key);
             // Many applications issue the same id again with each response: that alone moves no session.
             if !(session.stays && session.key == Some(key)) {
-                self.record_backend(key, pool, served_by, None, now);
+                self.record_holder(key, holder, None, now);
             }
         };
         match &self.source {
@@ -250,6 +269,8 @@ fn pin_of(key: SessionKey, record: &SessionRecord) -> Pin {
         incarnation: record.backend.incarnation,
         issued: record.issued,
         last_seen: record.last_seen,
+        term: record.term,
+        replica: record.replica.as_deref().map(Box::from),
     }
 }
 
@@ -286,7 +307,7 @@ fn retention(lifetimes: &Lifetimes) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{backend, health_state, reconcile::Reconciler};
+    use crate::pool::{Pool, backend, health_state, reconcile::Reconciler};
 
     const NOW: u64 = 1_700_000_000;
 
@@ -295,6 +316,10 @@ mod tests {
         let health_state = health_state::Settings::default();
         let settings = crate::pool::Settings { name: "app".into(), backends: backends.into(), health_state };
         Reconciler::new(1).pools(&[settings]).remove(0)
+    }
+
+    fn holder(pool: &Pool, index: usize) -> Holder<'_> {
+        Holder { backend: pool.backend(index), term: 0, replica: None }
     }
 
     fn learned(source: SessionIdSource) -> LearnedCarrier {
@@ -322,7 +347,7 @@ mod tests {
         let request = [("cookie", "x=1; PHPSESSID=abc")];
         assert_eq!(backend_of(&learned, &request), None);
         let response = fields(&[("set-cookie", "y=1"), ("set-cookie", "PHPSESSID=abc; Path=/; HttpOnly")]);
-        learned.learn_from_response(&response, RequestSession::default(), &pool(), 1, NOW);
+        learned.learn_from_response(&response, RequestSession::default(), holder(&pool(), 1), NOW);
         assert_eq!(backend_of(&learned, &request).as_deref(), Some("b"));
         assert_eq!(
             backend_of(&learned, &[("cookie", "PHPSESSID=old"), ("cookie", "PHPSESSID=\"abc\"")]).as_deref(),
@@ -349,16 +374,14 @@ mod tests {
             learned.learn_from_response(
                 &fields(&[("set-cookie", "PHPSESSID=abc")]),
                 RequestSession::default(),
-                &pool(),
-                0,
+                holder(&pool(), 0),
                 NOW,
             );
             let key = learned.read(&fields(&request), &mut PinCache::default()).key;
             learned.learn_from_response(
                 &fields(&[("set-cookie", field)]),
                 RequestSession { key, ..RequestSession::default() },
-                &pool(),
-                0,
+                holder(&pool(), 0),
                 NOW,
             );
             assert_eq!(backend_of(&learned, &request).is_none(), ends, "{field}");
@@ -372,8 +395,7 @@ mod tests {
         learned.learn_from_response(
             &fields(&[("set-cookie", "PHPSESSID=abc")]),
             RequestSession::default(),
-            &pool(),
-            0,
+            holder(&pool(), 0),
             NOW,
         );
         let key = learned.read(&fields(&request), &mut PinCache::default()).key;
@@ -381,8 +403,7 @@ mod tests {
         learned.learn_from_response(
             &fields(&both),
             RequestSession { key, ..RequestSession::default() },
-            &pool(),
-            0,
+            holder(&pool(), 0),
             NOW,
         );
         assert_eq!(backend_of(&learned, &request).as_deref(), Some("a"));
@@ -392,14 +413,13 @@ mod tests {
     fn an_id_in_a_field_is_learned_followed_and_ended_by_its_deletion() {
         let learned = learned(SessionIdSource::Header(HeaderName::from_static("mcp-session-id")));
         let request = [("mcp-session-id", "s1")];
-        learned.learn_from_response(&fields(&request), RequestSession::default(), &pool(), 0, NOW);
+        learned.learn_from_response(&fields(&request), RequestSession::default(), holder(&pool(), 0), NOW);
         assert_eq!(backend_of(&learned, &request).as_deref(), Some("a"));
         let key = learned.read(&fields(&request), &mut PinCache::default()).key;
         learned.learn_from_response(
             &HeaderMap::new(),
             RequestSession { key, ends: true, ..RequestSession::default() },
-            &pool(),
-            0,
+            holder(&pool(), 0),
             NOW,
         );
         assert_eq!(backend_of(&learned, &request), None);
@@ -426,22 +446,20 @@ mod tests {
         learned.learn_from_response(
             &fields(&[("set-cookie", "PHPSESSID=abc")]),
             RequestSession::default(),
-            &pool,
-            0,
+            holder(&pool, 0),
             NOW,
         );
         let (first, again) = (read(), read());
         let (PinLookup::Pinned(first), PinLookup::Pinned(again)) = (&first.lookup, &again.lookup) else { panic!() };
         assert!(Arc::ptr_eq(first, again));
         let key = read().key;
-        learned.record_backend(key.unwrap(), &pool, 1, Some(NOW), NOW);
+        learned.record_holder(key.unwrap(), holder(&pool, 1), Some(NOW), NOW);
         let PinLookup::Pinned(moved) = read().lookup else { panic!() };
         assert_eq!(&*moved.backend, "b");
         learned.learn_from_response(
             &fields(&[("set-cookie", "PHPSESSID=; Max-Age=0")]),
             RequestSession { key, ..RequestSession::default() },
-            &pool,
-            1,
+            holder(&pool, 1),
             NOW,
         );
         assert_eq!(read().lookup, PinLookup::Unlearned(key.unwrap()));

@@ -136,7 +136,8 @@ mod tests {
     use super::*;
 
     fn pin() -> Pin {
-        Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100 }
+        let replica = Some("b".into());
+        Pin { session: 1, backend: "a".into(), incarnation: 2, issued: 100, last_seen: 100, term: 3, replica }
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub struct Pin {
     pub issued: u64,
     /// When the session was last seen. Lags behind, since a pin is not renewed on each response.
     pub last_seen: u64,
+    /// How often the session was handed over to another backend together with its copy. 0 without session copies.
+    pub term: u32,
+    /// The name of a second backend that holds the session's state, at most [`MAX_NAME`] bytes and never empty.
+    pub replica: Option<Box<str>>,
 }
 
 /// The longest backend name, in bytes.
@@ -43,16 +47,12 @@ pub fn is_name_byte(byte: u8) -> bool {
 /// The length of a key, in bytes.
 pub const KEY_BYTES: usize = 32;
 
-const VERSION: u8 = 1;
 const KEY_ID: usize = 4;
 const HEAD: usize = 1 + KEY_ID + nonce::LENGTH;
 const TAG: usize = 16;
-/// The fields of fixed length: session, incarnation, issued, last seen, name length.
-const FIXED: usize = 8 + 8 + 8 + 8 + 1;
-/// The plain text is padded to a multiple of this, so that a token's length does not reveal which backend it names.
-const PAD: usize = 16;
-const MAX_PLAIN: usize = (FIXED + MAX_NAME).next_multiple_of(PAD);
-const MAX_SEALED: usize = HEAD + MAX_PLAIN + TAG;
+/// Four numbers: session, incarnation, issued, last seen.
+const NUMBERS: usize = 4 * 8;
+const MAX_SEALED: usize = HEAD + Version::Replicated.max_plain() + TAG;
 /// The longest token, in characters. A longer text is never decoded.
 pub const MAX_TOKEN: usize = MAX_SEALED.div_ceil(3) * 4;
 
@@ -92,11 +92,64 @@ impl fmt::Debug for SealingKey {
 
 /// Whether a text has the shape of a token, of any key, pool and name. Decodes nothing.
 pub fn looks_sealed(text: &[u8]) -> bool {
-    let plain = (text.len() * 3 / 4).checked_sub(HEAD + TAG);
-    let is_whole = plain.is_some_and(|plain| plain.is_multiple_of(PAD) && (FIXED..=MAX_PLAIN).contains(&plain));
-    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     // The first two characters encode the version and four more bits.
-    is_whole && matches!(text, [b'A', b'Q'..=b'Z' | b'a'..=b'f', ..]) && text.iter().all(is_digit)
+    let version = match text {
+        [b'A', b'Q'..=b'Z' | b'a'..=b'f', ..] => Version::Plain,
+        [b'A', b'g'..=b'v', ..] => Version::Replicated,
+        _ => return false,
+    };
+    let plain = (text.len() * 3 / 4).checked_sub(HEAD + TAG);
+    let is_whole = plain.is_some_and(|plain| {
+        plain.is_multiple_of(version.pad()) && (version.fixed()..=version.max_plain()).contains(&plain)
+    });
+    is_whole && text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+/// The layout of the plain text, named by the first byte of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    /// Numbers, name length, name. Every Linchpin reads it, so a pin without term and replica is sealed like this: who
+    /// uses neither pays nothing, and can go back to an older Linchpin.
+    Plain = 1,
+    /// Numbers, term, name length, replica length, name, replica.
+    Replicated = 2,
+}
+
+impl Version {
+    const ALL: [Version; 2] = [Version::Plain, Version::Replicated];
+
+    fn of(pin: &Pin) -> Version {
+        if pin.term == 0 && pin.replica.is_none() { Version::Plain } else { Version::Replicated }
+    }
+
+    fn from_byte(byte: u8) -> Option<Version> {
+        Version::ALL.into_iter().find(|version| *version as u8 == byte)
+    }
+
+    /// The bytes of the fields of fixed length.
+    const fn fixed(self) -> usize {
+        match self {
+            Version::Plain => NUMBERS + 1,
+            Version::Replicated => NUMBERS + 4 + 1 + 1,
+        }
+    }
+
+    /// The plain text is padded to a multiple of this, so that a token's length does not reveal which backends it
+    /// names. Two names differ more in length than one.
+    const fn pad(self) -> usize {
+        match self {
+            Version::Plain => 16,
+            Version::Replicated => 32,
+        }
+    }
+
+    const fn max_plain(self) -> usize {
+        let names = match self {
+            Version::Plain => MAX_NAME,
+            Version::Replicated => 2 * MAX_NAME,
+        };
+        (self.fixed() + names).next_multiple_of(self.pad())
+    }
 }
 
 /// Returns the four bytes that stand for a key id in a token. Two ids with the same four bytes are a configuration
@@ -142,46 +195,75 @@ impl KeyRing {
 #[derive(Debug)]
 pub struct Sealer {
     ring: std::sync::Arc<KeyRing>,
-    context: Vec<u8>,
+    /// The authenticated data of each version's tokens, in the order of [`Version::ALL`].
+    contexts: [Vec<u8>; 2],
 }
 
 impl Sealer {
     /// Creates a sealer for the pool `pool` and the cookie or field `carrier`. Both names are authenticated data of the
-    /// token, so that a pin is worthless in another pool or under another name.
+    /// token, so that a pin is worthless in another pool or under another name. So is the version: a client that
+    /// changes it can't have one layout read as the other.
     pub fn new(ring: &std::sync::Arc<KeyRing>, pool: &str, carrier: &str) -> Sealer {
-        let mut context = Vec::new();
-        for part in ["linchpin pin", pool, carrier] {
-            context.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            context.extend_from_slice(part.as_bytes());
-        }
-        Sealer { ring: std::sync::Arc::clone(ring), context }
+        let context = |version| {
+            let purpose = match version {
+                Version::Plain => "linchpin pin",
+                Version::Replicated => "linchpin pin 2",
+            };
+            let mut context = Vec::new();
+            for part in [purpose, pool, carrier] {
+                context.extend_from_slice(&(part.len() as u64).to_be_bytes());
+                context.extend_from_slice(part.as_bytes());
+            }
+            context
+        };
+        Sealer { ring: std::sync::Arc::clone(ring), contexts: Version::ALL.map(context) }
+    }
+
+    fn context(&self, version: Version) -> Aad<&[u8]> {
+        let [plain, replicated] = &self.contexts;
+        Aad::from(match version {
+            Version::Plain => plain,
+            Version::Replicated => replicated,
+        })
     }
 
     /// Appends the token for `pin` to `out`: version ‖ key id ‖ nonce ‖ sealed pin ‖ tag, in base64url. Returns `None`
-    /// and appends nothing if the system's random source fails or the backend's name is too long.
+    /// and appends nothing if the system's random source fails or a backend's name is too long.
     pub fn seal(&self, pin: &Pin, out: &mut String) -> Option<()> {
         let nonce = nonce::next()?;
         let key = self.ring.first();
-        let name = pin.backend.as_bytes();
-        let name_length = u8::try_from(name.len()).ok().filter(|_| name.len() <= MAX_NAME)?;
+        let version = Version::of(pin);
+        let (name, replica) = (pin.backend.as_bytes(), pin.replica.as_deref().unwrap_or_default().as_bytes());
+        let length = |name: &[u8]| u8::try_from(name.len()).ok().filter(|_| name.len() <= MAX_NAME);
+        let (name_length, replica_length) = (length(name)?, length(replica)?);
 
         let mut token = [0; MAX_SEALED];
-        token[0] = VERSION;
-        token[1..1 + KEY_ID].copy_from_slice(&key.short);
-        token[1 + KEY_ID..HEAD].copy_from_slice(&nonce);
-        let mut at = HEAD;
-        for field in [pin.session, pin.incarnation, pin.issued, pin.last_seen] {
-            token[at..at + 8].copy_from_slice(&field.to_be_bytes());
-            at += 8;
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            token[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        put(&[version as u8]);
+        put(&key.short);
+        put(&nonce);
+        for number in [pin.session, pin.incarnation, pin.issued, pin.last_seen] {
+            put(&number.to_be_bytes());
         }
-        token[at] = name_length;
-        token[at + 1..at + 1 + name.len()].copy_from_slice(name);
-        let end = HEAD + (FIXED + name.len()).next_multiple_of(PAD);
+        match version {
+            Version::Plain => put(&[name_length]),
+            Version::Replicated => {
+                put(&pin.term.to_be_bytes());
+                put(&[name_length, replica_length]);
+            }
+        }
+        put(name);
+        put(replica);
+        let end = HEAD + (at - HEAD).next_multiple_of(version.pad());
         let tag = key
             .key
             .seal_in_place_separate_tag(
                 Nonce::assume_unique_for_key(nonce),
-                Aad::from(self.context.as_slice()),
+                self.context(version),
                 &mut token[HEAD..end],
             )
             .ok()?;
@@ -200,13 +282,11 @@ impl Sealer {
         let mut buffer = [0; MAX_TOKEN / 4 * 3 + 3];
         let length = URL_SAFE_NO_PAD.decode_slice(token, &mut buffer).ok()?;
         let (head, sealed) = buffer.get_mut(..length)?.split_at_mut_checked(HEAD)?;
-        if head[0] != VERSION {
-            return None;
-        }
+        let version = Version::from_byte(head[0])?;
         let key = self.ring.by_short_id(&head[1..1 + KEY_ID])?;
         let nonce = Nonce::try_assume_unique_for_key(&head[1 + KEY_ID..]).ok()?;
-        let plain = key.key.open_in_place(nonce, Aad::from(self.context.as_slice()), sealed).ok()?;
-        parse(plain)
+        let plain = key.key.open_in_place(nonce, self.context(version), sealed).ok()?;
+        parse(version, plain)
     }
 
     /// The id of the key that a token names, even if the token does not open.
@@ -216,17 +296,30 @@ impl Sealer {
     }
 }
 
-fn parse(plain: &[u8]) -> Option<Pin> {
-    let (fields, rest) = plain.split_at_checked(FIXED - 1)?;
-    let mut fields = fields.chunks_exact(8).map(|field| field.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)));
-    let (length, rest) = rest.split_first()?;
-    let name = rest.get(..usize::from(*length))?;
+fn parse(version: Version, plain: &[u8]) -> Option<Pin> {
+    let (numbers, rest) = plain.split_at_checked(NUMBERS)?;
+    let mut numbers = numbers.chunks_exact(8).map(|number| number.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)));
+    let (term, name_length, replica_length, names) = match version {
+        Version::Plain => {
+            let (length, names) = rest.split_first()?;
+            (0, *length, 0, names)
+        }
+        Version::Replicated => {
+            let (term, rest) = rest.split_first_chunk()?;
+            let ([name_length, replica_length], names) = rest.split_first_chunk()?;
+            (u32::from_be_bytes(*term), *name_length, *replica_length, names)
+        }
+    };
+    let (name, rest) = names.split_at_checked(usize::from(name_length))?;
+    let replica = std::str::from_utf8(rest.get(..usize::from(replica_length))?).ok()?;
     Some(Pin {
-        session: fields.next()?,
-        incarnation: fields.next()?,
-        issued: fields.next()?,
-        last_seen: fields.next()?,
+        session: numbers.next()?,
+        incarnation: numbers.next()?,
+        issued: numbers.next()?,
+        last_seen: numbers.next()?,
         backend: std::str::from_utf8(name).ok()?.into(),
+        term,
+        replica: Some(replica).filter(|replica| !replica.is_empty()).map(Box::from),
     })
 }
 
@@ -242,7 +335,13 @@ mod tests {
     }
 
     fn pin(backend: &str) -> Pin {
-        Pin { session: 7, backend: backend.into(), incarnation: u64::MAX, issued: 1, last_seen: 2 }
+        let (term, replica) = (0, None);
+        Pin { session: 7, backend: backend.into(), incarnation: u64::MAX, issued: 1, last_seen: 2, term, replica }
+    }
+
+    /// A pin of the second version.
+    fn replicated(backend: &str, replica: &str) -> Pin {
+        Pin { term: 3, replica: Some(replica.into()), ..pin(backend) }
     }
 
     fn seal(sealer: &Sealer, pin: &Pin) -> String {
@@ -264,8 +363,10 @@ mod tests {
     #[test]
     fn tokens_look_like_tokens_and_nothing_else_does() {
         let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
-        for length in 0..=MAX_NAME {
-            let token = seal(&sealer, &pin(&"n".repeat(length)));
+        let plain = (0..=MAX_NAME).map(|length| pin(&"n".repeat(length)));
+        let two_names = (1..=MAX_NAME).map(|length| replicated(&"n".repeat(length), &"r".repeat(length)));
+        for (length, pin) in plain.chain(two_names).enumerate() {
+            let token = seal(&sealer, &pin);
             assert!(looks_sealed(token.as_bytes()), "{length}");
             assert!(
                 !looks_sealed(format!("{token}AA").as_bytes()) && !looks_sealed(&token.as_bytes()[1..]),
@@ -296,6 +397,32 @@ mod tests {
     fn the_length_does_not_reveal_the_name() {
         let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
         assert_eq!(seal(&sealer, &pin("a")).len(), seal(&sealer, &pin("backend-no-7")).len());
+        let length = |name, replica| seal(&sealer, &replicated(name, replica)).len();
+        assert_eq!(length("a", "b"), length("backend-no-7", "backend-no-12"));
+    }
+
+    /// A token of the first release, with the key of 32 bytes of 1 and id `k`: neither an update nor the way back loses
+    /// a session.
+    #[test]
+    fn a_pin_without_term_and_replica_is_sealed_as_by_every_earlier_version() {
+        let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
+        let earlier = "AYJUwynfNCrWrNTUg198e-xo0BMYazixITSK2xcWwb1XgUheYOuBnMY0w79mEJ01P08iaMVeMowtXugNedWxQECeYGVf9Qnvt-cFpfEm2sRf";
+        assert_eq!(sealer.open(earlier.as_bytes()), Some(pin("a")));
+        let now = seal(&sealer, &pin("a"));
+        assert_eq!((now.len(), &now[..6]), (earlier.len(), &earlier[..6]));
+        let changed = [Pin { term: 1, ..pin("a") }, Pin { replica: Some("b".into()), ..pin("a") }];
+        assert!(changed.iter().all(|pin| URL_SAFE_NO_PAD.decode(seal(&sealer, pin)).unwrap()[0] == 2));
+    }
+
+    #[test]
+    fn no_layout_is_read_as_the_other() {
+        let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
+        // With these lengths the plain text of either version could be parsed as the other.
+        for (pin, other) in [(pin(&"n".repeat(20)), 2), (replicated("a", "b"), 1)] {
+            let mut bytes = URL_SAFE_NO_PAD.decode(seal(&sealer, &pin)).unwrap();
+            bytes[0] = other;
+            assert_eq!(sealer.open(URL_SAFE_NO_PAD.encode(bytes).as_bytes()), None);
+        }
     }
 
     #[test]
@@ -306,9 +433,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_sealed_opens(session: u64, incarnation: u64, issued: u64, last_seen: u64, name in "[a-z.]{0,64}") {
+        fn what_was_sealed_opens(
+            session: u64, incarnation: u64, issued: u64, last_seen: u64, name in "[a-z.]{0,64}",
+            term: u32, replica in proptest::option::of("[a-z.]{1,64}")
+        ) {
             let sealer = Sealer::new(&ring(&["k"]), "app", "pin");
-            let pin = Pin { session, backend: name.into(), incarnation, issued, last_seen };
+            let replica = replica.map(Box::from);
+            let pin = Pin { session, backend: name.into(), incarnation, issued, last_seen, term, replica };
             let token = seal(&sealer, &pin);
             prop_assert!(token.len() <= MAX_TOKEN);
             prop_assert_eq!(sealer.open(token.as_bytes()), Some(pin));

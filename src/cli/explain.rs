@@ -82,6 +82,12 @@ fn text(explanation: &Explanation, balance: &str, now: u64) -> String {
     if let Some(named) = &explanation.backend {
         row("backend", &backend(named));
     }
+    if explanation.term > 0 {
+        row("term", &format!("{} (handed over so often together with its copy)", explanation.term));
+    }
+    if let Some(replica) = &explanation.replica {
+        row("replica", &format!("{replica} holds the session's state, too"));
+    }
     let cause = explanation.cause.map_or(String::new(), |cause| format!(" ({})", cause.as_str()));
     row("verdict", &format!("{}{cause}", explanation.verdict.as_str()));
     row("why", &format!("{}, if all backends are up", explanation.why));

@@ -2,6 +2,8 @@
 //! Invariant: of two writers of one session the one that knows more moves wins, whatever their clocks say.
 //! Must not know: connections, time limits.
 
+use std::sync::Arc;
+
 use super::skew::Skew;
 use crate::affinity::learned::{BackendRef, SessionRecord};
 use crate::affinity::seal::is_valid_name;
@@ -55,22 +57,36 @@ pub(super) const END_SCRIPT: &str = r"
 redis.call('SET', KEYS[1], '-', 'EX', ARGV[3])
 redis.call('PUBLISH', ARGV[1], ARGV[2])";
 
-/// Encodes a record as `VERSION ISSUED INCARNATION BACKEND`, with times of the store's clock.
+/// Encodes a record as `VERSION ISSUED INCARNATION BACKEND`, with times of the store's clock. `TERM` and `REPLICA` follow
+/// only if there are any: an older Linchpin can't read such a value, and who uses neither keeps what all can read.
 pub(super) fn encode(skew: &Skew, record: &SessionRecord) -> String {
-    let SessionRecord { backend, issued, version, .. } = record;
-    format!("{version} {} {:016x} {}", skew.theirs(*issued), backend.incarnation, backend.name)
+    let SessionRecord { backend, issued, version, term, replica, .. } = record;
+    let mut value = format!("{version} {} {:016x} {}", skew.theirs(*issued), backend.incarnation, backend.name);
+    let more = match replica {
+        Some(replica) => format!(" {term} {replica}"),
+        None if *term > 0 => format!(" {term}"),
+        None => String::new(),
+    };
+    value.push_str(&more);
+    value
 }
 
 /// Decodes a value, as a session that was seen at `now`: the store would have expired it otherwise. A value that names
 /// what can't be a backend is none of ours: its name would get into the access log.
 pub(super) fn decode(skew: &Skew, value: &str, now: u64) -> Option<SessionRecord> {
-    let mut parts = value.splitn(4, ' ');
+    let mut parts = value.splitn(6, ' ');
     let version = parts.next()?.parse().ok()?;
     let issued = skew.ours(parts.next()?.parse().ok()?, now);
     let incarnation = u64::from_str_radix(parts.next()?, 16).ok()?;
     let backend = parts.next().filter(|name| is_valid_name(name))?;
     let backend = BackendRef { name: backend.into(), incarnation };
-    Some(SessionRecord { backend, issued, last_seen: now, version })
+    let term = parts.next().map_or(Some(0), |term| term.parse().ok())?;
+    let replica = match parts.next() {
+        Some(name) => Some(name).filter(|name| is_valid_name(name))?,
+        None => "",
+    };
+    let replica = Some(replica).filter(|name| !name.is_empty()).map(Arc::from);
+    Some(SessionRecord { backend, issued, last_seen: now, version, term, replica })
 }
 
 #[cfg(test)]
@@ -80,13 +96,35 @@ mod tests {
     #[test]
     fn a_session_is_written_and_read_back() {
         let backend = BackendRef { name: "a".into(), incarnation: u64::MAX };
-        let record = SessionRecord { backend, issued: 5, last_seen: 9, version: 3 };
+        let record = SessionRecord { backend, issued: 5, last_seen: 9, version: 3, term: 0, replica: None };
         let skew = Skew::default();
-        let text = encode(&skew, &record);
-        assert_eq!(text, "3 5 ffffffffffffffff a");
-        assert_eq!(decode(&skew, &text, 9), Some(record));
+        for (term, replica, expected) in [
+            (0, None, "3 5 ffffffffffffffff a"),
+            (7, None, "3 5 ffffffffffffffff a 7"),
+            (7, Some("b"), "3 5 ffffffffffffffff a 7 b"),
+            (0, Some("b"), "3 5 ffffffffffffffff a 0 b"),
+        ] {
+            let record = SessionRecord { term, replica: replica.map(Arc::from), ..record.clone() };
+            let text = encode(&skew, &record);
+            assert_eq!(text, expected);
+            assert_eq!(decode(&skew, &text, 9), Some(record));
+        }
         let long = format!("1 5 0 {}", "a".repeat(65));
-        for bad in ["", "1", "x 5 0 a", "1 5 0", "1 5 0 ", "1 5 g a", "1 5 0 a b", "1 5 0 a\nb", "1 5 0 a\"b", &long] {
+        for bad in [
+            "",
+            "1",
+            "x 5 0 a",
+            "1 5 0",
+            "1 5 0 ",
+            "1 5 g a",
+            "1 5 0 a b",
+            "1 5 0 a\nb",
+            "1 5 0 a\"b",
+            "1 5 0 a 1 ",
+            "1 5 0 a 1 b c",
+            "1 5 0 a -1",
+            &long,
+        ] {
             assert_eq!(decode(&skew, bad, 9), None, "{bad}");
         }
     }

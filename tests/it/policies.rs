@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use linchpin::affinity::Pin;
 use linchpin::pool::{AdminState, Health};
 use tokio::task::JoinHandle;
 
@@ -419,6 +420,11 @@ async fn the_admin_listener_explains_a_token_as_the_next_request_would_be_judged
     let (_, refused) = ask(cookie.split_once('=').unwrap().1).await;
     assert_eq!((&refused["verdict"], &refused["cause"]), (&"refused".into(), &"maintenance".into()));
     assert_eq!(refused["why"], "its backend is in maintenance: a request is refused with 503");
+    assert_eq!((refused["term"].as_u64(), &refused["replica"]), (Some(0), &serde_json::Value::Null));
+    let replicated = keys.cookie(&Pin { term: 3, replica: Some("b".into()), ..pin });
+    let (_, moved) = ask(&replicated).await;
+    assert_eq!((moved["term"].as_u64(), &moved["replica"]), (Some(3), &"b".into()));
+    assert_eq!((&moved["verdict"], &moved["goes_to"]), (&"moved".into(), &"b".into()));
     assert_eq!(ask("garbage").await.0, 404);
     assert_eq!(proxy.ask("POST", "/api/v1/explain", "{\"tok\":1}").await.status, 422);
 }

@@ -29,7 +29,8 @@ fn pool() -> Arc<Pool> {
 
 fn pin(pool: &Pool, backend: &str) -> Pin {
     let incarnation = pool.position(backend).map_or(0, |index| pool.backend(index).incarnation());
-    Pin { session: 5, backend: backend.into(), incarnation, issued: NOW - 1000, last_seen: NOW - 10 }
+    let (term, replica) = (0, None);
+    Pin { session: 5, backend: backend.into(), incarnation, issued: NOW - 1000, last_seen: NOW - 10, term, replica }
 }
 
 fn judge(pool: &Pool, pin: Pin) -> Decision {
@@ -211,6 +212,84 @@ fn an_id_that_names_its_backend_goes_there_or_to_one_that_has_a_copy() {
     assert_eq!(outcome(judge_routed([Some(0), Some(1), Some(2)])), (Verdict::Moved, Some(Cause::Maintenance), Some(2)));
     assert_eq!(judge_routed([Some(0), Some(1), None]).next, NextStep::Refuse(RefusePolicy::default()));
     assert_eq!(judge_routed([Some(0), None, None]).session, 5);
+}
+
+#[test]
+fn a_session_whose_pin_names_a_replica_moves_there_first_whatever_the_policy() {
+    let policies = [Policy::Move, Policy::Borrow, Policy::Refuse(RefusePolicy::default())];
+    for policy in policies {
+        let pool = pool();
+        let mut all = Policies::default();
+        all.set(Cause::Maintenance, policy);
+        let session_policy = SessionPolicy { lifetimes: LIFETIMES, policies: all.clone(), max_clock_skew: None };
+        let judge = |replica: &str| {
+            let pin = Pin { replica: Some(replica.into()), term: 4, ..pin(&pool, "a") };
+            decide(PinLookup::Pinned(Arc::new(pin)), &pool, &session_policy, NOW, 99)
+        };
+        let mut failed = judge("c");
+        assert_eq!((failed.verdict, failed.target()), (Verdict::Hit, Some(0)));
+        failed.lose_target(0, Cause::Failed, &all);
+        assert_eq!((failed.verdict, failed.target()), (Verdict::Moved, Some(2)), "{policy:?}");
+
+        pool.backend(0).live().set_state(AdminState::Maintenance);
+        let moved = judge("c");
+        assert_eq!((moved.verdict, moved.next, moved.target()), (Verdict::Moved, NextStep::Serve, Some(2)));
+        let pin = moved.pin(&pool, 2, NOW).unwrap();
+        assert_eq!((&*pin.backend, pin.term, pin.replica), ("c", 4, None), "nobody said which replica it has now");
+        for other in ["a", "gone"] {
+            let decision = judge(other);
+            assert_eq!(decision.target(), None, "{other}");
+            assert_eq!(decision.cause, Some(Cause::Maintenance));
+        }
+        pool.backend(2).live().set_state(AdminState::Maintenance);
+        assert_eq!(judge("c").target(), None, "a replica that can't serve either");
+    }
+}
+
+#[test]
+fn a_pin_is_due_once_its_term_or_its_replica_has_changed() {
+    let pool = pool();
+    let presented = || Pin { replica: Some("b".into()), term: 4, ..pin(&pool, "a") };
+    let issued = |change: &dyn Fn(&mut Decision)| {
+        let mut decision = judge(&pool, presented());
+        change(&mut decision);
+        let pin = decision.pin(&pool, 0, NOW);
+        assert_eq!(decision.changed_pin(&pool, 0, NOW), pin);
+        pin.map(|pin| (pin.term, pin.replica.as_deref().map(str::to_owned)))
+    };
+    assert_eq!(issued(&|_| {}), None);
+    assert_eq!(issued(&|decision| decision.set_term(4)), None);
+    assert_eq!(issued(&|decision| decision.set_replica(Some(1))), None);
+    assert_eq!(issued(&|decision| decision.set_term(5)), Some((5, Some("b".into()))));
+    assert_eq!(issued(&|decision| decision.set_replica(Some(2))), Some((4, Some("c".into()))));
+    assert_eq!(issued(&|decision| decision.set_replica(None)), Some((4, None)));
+    assert_eq!(issued(&|decision| decision.set_replica(Some(0))), Some((4, None)), "the backend that holds it");
+
+    // A renewed pin keeps both.
+    let due = judge(&pool, Pin { last_seen: NOW - 100, ..presented() });
+    assert_eq!(due.pin(&pool, 0, NOW), Some(Pin { last_seen: NOW, ..presented() }));
+    assert_eq!(due.changed_pin(&pool, 0, NOW), None);
+}
+
+#[test]
+fn a_borrowed_sessions_pin_is_due_once_its_term_has_changed_and_stays_on_its_backend() {
+    let pool = pool();
+    let mut policies = Policies::default();
+    policies.set(Cause::Unknown, Policy::Borrow);
+    let session_policy = SessionPolicy { lifetimes: LIFETIMES, policies, max_clock_skew: None };
+    let presented = pin(&pool, "z");
+    let mut decision = decide(PinLookup::Pinned(Arc::new(presented.clone())), &pool, &session_policy, NOW, 99);
+    assert_eq!(decision.pin(&pool, 1, NOW), None);
+    decision.set_term(1);
+    assert_eq!(decision.pin(&pool, 1, NOW), Some(Pin { last_seen: NOW, term: 1, ..presented }));
+}
+
+#[test]
+fn a_new_session_begins_with_term_0_and_without_a_replica() {
+    let pool = pool();
+    let old = Pin { last_seen: NOW - 400, term: 4, replica: Some("b".into()), ..pin(&pool, "a") };
+    let pin = judge(&pool, old).pin(&pool, 0, NOW).unwrap();
+    assert_eq!((pin.session, pin.term, pin.replica), (99, 0, None));
 }
 
 #[test]

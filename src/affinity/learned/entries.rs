@@ -16,7 +16,7 @@ pub(super) struct Entries {
     pub(super) oldest: Option<u32>,
 }
 
-/// A session's entry, 56 bytes. Times are seconds since the Unix epoch; 32 bits last until 2106.
+/// A session's entry, 64 bytes. Times are seconds since the Unix epoch; 32 bits last until 2106.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SessionEntry {
     pub(super) key: [u64; 2],
@@ -26,6 +26,8 @@ pub(super) struct SessionEntry {
     pub(super) synced: u32,
     pub(super) version: u32,
     pub(super) backend: u32,
+    pub(super) term: u32,
+    pub(super) replica: u32,
     pub(super) newer: u32,
     pub(super) older: u32,
 }
@@ -38,10 +40,10 @@ struct Slab {
     length: usize,
 }
 
-/// Entries per chunk: 7 KiB.
+/// Entries per chunk: 8 KiB.
 const CHUNK: usize = 128;
 
-/// The `None` of a link.
+/// The `None` of a link or of an interned value.
 pub(super) const NIL: u32 = u32::MAX;
 
 impl Entries {

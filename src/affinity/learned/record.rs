@@ -42,6 +42,17 @@ pub struct BackendRef {
     pub incarnation: u64,
 }
 
+/// Where a session is held.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement<'a> {
+    /// The backend that holds the session.
+    pub backend: &'a BackendRef,
+    /// How often the session was handed over together with its copy, as in [`super::super::Pin::term`].
+    pub term: u32,
+    /// The name of a second backend that holds the session's state.
+    pub replica: Option<&'a str>,
+}
+
 /// A learned session. Times are seconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
@@ -54,6 +65,17 @@ pub struct SessionRecord {
     /// The number of its moves, from 1. Of two records that differ, the one with the higher version is right, whatever
     /// the clocks of their writers say.
     pub version: u32,
+    /// How often the session was handed over together with its copy.
+    pub term: u32,
+    /// The name of a second backend that holds the session's state.
+    pub replica: Option<Arc<str>>,
+}
+
+impl SessionRecord {
+    /// Where the session is held.
+    pub fn placement(&self) -> Placement<'_> {
+        Placement { backend: &self.backend, term: self.term, replica: self.replica.as_deref() }
+    }
 }
 
 #[cfg(test)]

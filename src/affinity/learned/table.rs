@@ -2,14 +2,12 @@
 //! Invariant: the table never exceeds its capacity; a full table evicts the session that was seen least recently.
 //! Must not know: requests, pools, or the id that was hashed into a key.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
-
 use super::entries::{Entries, NIL, SessionEntry};
-use super::record::{BackendRef, SessionKey, SessionRecord};
+use super::interned::Interned;
+use super::record::{BackendRef, Placement, SessionKey, SessionRecord};
 
 /// A session's entry as numbers. Only the table that returned it can resolve it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +16,15 @@ pub struct RawEntry {
     issued: u32,
     seen: u32,
     version: u32,
+    term: u32,
+    replica: u32,
+}
+
+impl RawEntry {
+    fn of(entry: &SessionEntry) -> RawEntry {
+        let SessionEntry { backend, issued, seen, version, term, replica, .. } = *entry;
+        RawEntry { backend, issued, seen, version, term, replica }
+    }
 }
 
 /// The sessions of one pool. A lookup takes the lock of the session's shard for some dozen instructions: a table that
@@ -26,9 +33,10 @@ pub struct RawEntry {
 pub struct SessionTable {
     capacity: AtomicUsize,
     shards: Box<[Shard]>,
-    /// The backends that entries refer to, by number. Grows with the backends that a pool ever had.
-    backends: ArcSwap<Vec<BackendRef>>,
-    backend_ids: Mutex<HashMap<BackendRef, u32>>,
+    /// The backends that entries refer to, in all their incarnations.
+    backends: Interned<BackendRef>,
+    /// The names of the replicas that entries refer to.
+    replicas: Interned<Arc<str>>,
     length: AtomicUsize,
     evicted: AtomicU64,
     stamp: AtomicU64,
@@ -46,8 +54,6 @@ struct Shard {
 }
 
 const MAX_SHARDS: usize = 256;
-/// The most backends, in all their incarnations, that a table can distinguish.
-const MAX_BACKENDS: u32 = 65_536;
 /// The fewest entries per shard: a small table has fewer shards, so that it evicts exactly.
 const MIN_PER_SHARD: usize = 1024;
 
@@ -60,8 +66,8 @@ impl SessionTable {
         SessionTable {
             capacity: AtomicUsize::new(capacity.max(1)),
             shards: (0..shards).map(|_| shard()).collect(),
-            backends: ArcSwap::default(),
-            backend_ids: Mutex::default(),
+            backends: Interned::default(),
+            replicas: Interned::default(),
             length: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
@@ -81,15 +87,14 @@ impl SessionTable {
     /// The raw entry of a session, for comparison with an earlier one.
     pub fn get_raw(&self, key: SessionKey) -> Option<RawEntry> {
         let entries = self.shard(key).lock();
-        let SessionEntry { backend, issued, seen, version, .. } = *entries.get(entries.find(key)?)?;
-        Some(RawEntry { backend, issued, seen, version })
+        Some(RawEntry::of(entries.get(entries.find(key)?)?))
     }
 
     /// The record that a raw entry stands for.
     pub fn resolve(&self, raw: &RawEntry) -> Option<SessionRecord> {
-        let backend = self.backends.load().get(raw.backend as usize)?.clone();
         let (issued, last_seen) = (u64::from(raw.issued), u64::from(raw.seen));
-        Some(SessionRecord { backend, issued, last_seen, version: raw.version })
+        let (backend, replica) = (self.backends.get(raw.backend)?, self.replicas.get(raw.replica));
+        Some(SessionRecord { backend, issued, last_seen, version: raw.version, term: raw.term, replica })
     }
 
     /// Records that a session was seen at `now`. Returns whether the store should be touched: once `interval` seconds
@@ -114,11 +119,18 @@ impl SessionTable {
         is_sync_due
     }
 
-    /// Sets the backend that holds a session, at `now`, and when the session began; `None` keeps the known start. An
-    /// entry that says the same already is only marked as seen. Returns the record if it is new or has changed.
-    pub fn set(&self, key: SessionKey, backend: &BackendRef, issued: Option<u64>, now: u64) -> Option<SessionRecord> {
+    /// Sets where a session is held, at `now`, and when the session began; `None` keeps the known start. A lower term
+    /// than the known one comes from an older request, and changes neither term nor replica. An entry that says the same
+    /// already is only marked as seen. Returns the record if it is new or has changed.
+    pub fn set(
+        &self,
+        key: SessionKey,
+        placement: Placement<'_>,
+        issued: Option<u64>,
+        now: u64,
+    ) -> Option<SessionRecord> {
         let issued = issued.map(seconds);
-        let id = self.backend_id(backend);
+        let (backend, replica) = self.numbers(placement);
         let shard = self.shard(key);
         let mut entries = shard.lock();
         let changed = match entries.find(key) {
@@ -127,9 +139,12 @@ impl SessionTable {
                 let entry = entries.get_mut(at)?;
                 // Of two requests that find a session expired, the later one begins the new session.
                 let issued = issued.unwrap_or(0).max(entry.issued);
-                let changed = (entry.backend, entry.issued) != (id, issued);
+                let (term, replica) =
+                    if placement.term < entry.term { (entry.term, entry.replica) } else { (placement.term, replica) };
+                let state = (backend, issued, term, replica);
+                let changed = (entry.backend, entry.issued, entry.term, entry.replica) != state;
                 if changed {
-                    (entry.backend, entry.issued) = (id, issued);
+                    (entry.backend, entry.issued, entry.term, entry.replica) = state;
                     entry.version = entry.version.saturating_add(1);
                 }
                 (entry.seen, entry.stamp) = (seconds(now), stamp);
@@ -138,7 +153,9 @@ impl SessionTable {
                 changed.then_some(entry)
             }
             None => {
-                let entry = self.entry(key, id, issued.unwrap_or(seconds(now)), seconds(now), 1);
+                let (term, issued, seen) = (placement.term, issued.unwrap_or(seconds(now)), seconds(now));
+                let raw = RawEntry { backend, issued, seen, version: 1, term, replica };
+                let entry = self.entry(key, raw);
                 entries.insert(entry);
                 self.length.fetch_add(1, Ordering::Relaxed);
                 Some(entry)
@@ -147,10 +164,10 @@ impl SessionTable {
         shard.note_oldest(&entries);
         drop(entries);
         self.evict_excess();
-        self.record_of(&changed?)
+        self.resolve(&RawEntry::of(&changed?))
     }
 
-    /// Adopts the store's record of a session, unless the table has a higher version. Of two Linchpins that moved a
+    /// Adopts the store's record of a session, unless the table has a higher version. A term never falls. Of two Linchpins that moved a
     /// session at the same time the store accepted the first, so the store is right where the versions are equal.
     pub fn adopt(&self, key: SessionKey, record: &SessionRecord) {
         self.adopt_if(key, record, |_| true);
@@ -168,24 +185,26 @@ impl SessionTable {
     }
 
     fn adopt_if(&self, key: SessionKey, record: &SessionRecord, condition: impl FnOnce(&Shard) -> bool) {
-        let id = self.backend_id(&record.backend);
+        let (backend, replica) = self.numbers(record.placement());
         let shard = self.shard(key);
         let mut entries = shard.lock();
         if !condition(shard) {
             return;
         }
-        let entry = self.entry(key, id, seconds(record.issued), seconds(record.last_seen), record.version);
+        let (issued, seen) = (seconds(record.issued), seconds(record.last_seen));
+        let raw = RawEntry { backend, issued, seen, version: record.version, term: record.term, replica };
         match entries.find(key) {
             Some(at) => {
                 if let Some(known) = entries.get_mut(at) {
-                    known.seen = known.seen.max(entry.seen);
-                    if known.version <= entry.version {
-                        (known.backend, known.version, known.issued) = (id, entry.version, entry.issued);
+                    known.seen = known.seen.max(seen);
+                    if known.version <= raw.version {
+                        (known.backend, known.version, known.issued) = (backend, raw.version, issued);
+                        (known.term, known.replica) = (known.term.max(raw.term), replica);
                     }
                 }
             }
             None => {
-                entries.insert(entry);
+                entries.insert(self.entry(key, raw));
                 self.length.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -227,7 +246,10 @@ impl SessionTable {
     pub fn chunks(&self) -> impl Iterator<Item = Vec<(SessionKey, SessionRecord)>> {
         self.shards.iter().map(|shard| {
             let entries: Vec<SessionEntry> = shard.lock().iter().copied().collect();
-            entries.iter().filter_map(|entry| Some((SessionKey(entry.key), self.record_of(entry)?))).collect()
+            entries
+                .iter()
+                .filter_map(|entry| Some((SessionKey(entry.key), self.resolve(&RawEntry::of(entry))?)))
+                .collect()
         })
     }
 
@@ -272,37 +294,20 @@ impl SessionTable {
         &self.shards[(key.0[1] >> 48) as usize % self.shards.len()]
     }
 
-    fn entry(&self, key: SessionKey, backend: u32, issued: u32, now: u32, version: u32) -> SessionEntry {
-        let stamp = self.next_stamp();
-        SessionEntry { key: key.0, stamp, issued, seen: now, synced: now, version, backend, newer: NIL, older: NIL }
+    fn entry(&self, key: SessionKey, raw: RawEntry) -> SessionEntry {
+        let RawEntry { backend, issued, seen, version, term, replica } = raw;
+        let (stamp, synced, newer, older) = (self.next_stamp(), seen, NIL, NIL);
+        SessionEntry { key: key.0, stamp, issued, seen, synced, version, backend, term, replica, newer, older }
     }
 
     fn next_stamp(&self) -> u64 {
         self.stamp.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn record_of(&self, entry: &SessionEntry) -> Option<SessionRecord> {
-        let SessionEntry { backend, issued, seen, version, .. } = *entry;
-        self.resolve(&RawEntry { backend, issued, seen, version })
-    }
-
-    /// Returns the number of a backend, and assigns one the first time. Takes a lock, but only when a session is
-    /// learned or moved.
-    fn backend_id(&self, backend: &BackendRef) -> u32 {
-        let mut backend_ids = self.backend_ids.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(id) = backend_ids.get(backend) {
-            return *id;
-        }
-        let mut backends = Vec::clone(&self.backends.load());
-        // A store that is full of invented backends must not fill the memory as well.
-        let id = u32::try_from(backends.len()).ok().filter(|id| *id < MAX_BACKENDS).unwrap_or(NIL);
-        if id == NIL {
-            return NIL;
-        }
-        backends.push(backend.clone());
-        self.backends.store(Arc::new(backends));
-        backend_ids.insert(backend.clone(), id);
-        id
+    /// Returns the numbers of the backend and of the replica. Takes a lock, but only when a session is learned or moved.
+    fn numbers(&self, placement: Placement<'_>) -> (u32, u32) {
+        let replica = placement.replica.map_or(NIL, |name| self.replicas.number(name, |name| name.into()));
+        (self.backends.number(placement.backend, BackendRef::clone), replica)
     }
 }
 
@@ -335,14 +340,19 @@ mod tests {
         BackendRef { name: name.into(), incarnation: 1 }
     }
 
+    /// Sets the backend of a session without term and replica.
+    fn set(table: &SessionTable, key: SessionKey, name: &str, issued: Option<u64>, now: u64) -> Option<SessionRecord> {
+        table.set(key, Placement { backend: &backend_ref(name), term: 0, replica: None }, issued, now)
+    }
+
     #[test]
     fn a_session_is_found_moved_and_forgotten() {
         let table = SessionTable::new(10);
         assert_eq!(table.get(key(1)), None);
-        let learned = table.set(key(1), &backend_ref("a"), Some(100), 100).unwrap();
+        let learned = set(&table, key(1), "a", Some(100), 100).unwrap();
         assert_eq!((learned.backend, learned.version), (backend_ref("a"), 1));
-        assert_eq!(table.set(key(1), &backend_ref("a"), Some(100), 150), None, "known already");
-        let moved = table.set(key(1), &backend_ref("b"), Some(100), 200).unwrap();
+        assert_eq!(set(&table, key(1), "a", Some(100), 150), None, "known already");
+        let moved = set(&table, key(1), "b", Some(100), 200).unwrap();
         assert_eq!((&moved.backend, moved.issued, moved.last_seen, moved.version), (&backend_ref("b"), 100, 200, 2));
         assert_eq!(table.get(key(1)), Some(moved));
         assert!(table.remove(key(1)) && !table.remove(key(1)));
@@ -352,7 +362,7 @@ mod tests {
     #[test]
     fn a_reply_to_a_query_from_before_a_sessions_end_does_not_restore_it() {
         let table = SessionTable::new(10);
-        let record = table.set(key(1), &backend_ref("a"), Some(100), 100).unwrap();
+        let record = set(&table, key(1), "a", Some(100), 100).unwrap();
         let before = table.removals(key(1));
         table.adopt_unless_removed(key(1), &record, before);
         assert!(table.remove(key(1)));
@@ -370,10 +380,10 @@ mod tests {
     #[test]
     fn a_session_that_begins_anew_is_as_young_as_that_and_one_that_is_given_out_again_as_old_as_it_was() {
         let table = SessionTable::new(10);
-        table.set(key(1), &backend_ref("a"), None, 100);
-        assert_eq!(table.set(key(1), &backend_ref("a"), None, 150), None);
+        set(&table, key(1), "a", None, 100);
+        assert_eq!(set(&table, key(1), "a", None, 150), None);
         assert_eq!(table.get(key(1)).unwrap().issued, 100);
-        let restarted = table.set(key(1), &backend_ref("a"), Some(200), 200).unwrap();
+        let restarted = set(&table, key(1), "a", Some(200), 200).unwrap();
         assert_eq!((restarted.issued, restarted.version), (200, 2), "the other Linchpins have to know");
     }
 
@@ -382,11 +392,11 @@ mod tests {
         for capacity in [3, 5000] {
             let table = SessionTable::new(capacity);
             for n in 0..capacity as u64 {
-                table.set(key(n), &backend_ref("a"), Some(0), 100);
+                set(&table, key(n), "a", Some(0), 100);
             }
             table.touch(key(0), 101, 1000);
             for n in 0..2 {
-                table.set(key(capacity as u64 + n), &backend_ref("b"), Some(0), 100);
+                set(&table, key(capacity as u64 + n), "b", Some(0), 100);
             }
             assert_eq!((table.len(), table.evicted()), (capacity, 2));
             assert!(table.get(key(0)).is_some(), "it was seen again");
@@ -397,7 +407,7 @@ mod tests {
     #[test]
     fn a_touch_is_written_once_a_second_and_sent_to_the_store_once_an_interval() {
         let table = SessionTable::new(10);
-        table.set(key(1), &backend_ref("a"), Some(100), 100);
+        set(&table, key(1), "a", Some(100), 100);
         let stamps = table.stamp.load(Ordering::Relaxed);
         assert!(!table.touch(key(1), 100, 10));
         assert_eq!(table.stamp.load(Ordering::Relaxed), stamps);
@@ -411,7 +421,7 @@ mod tests {
     #[test]
     fn a_session_from_before_the_clock_was_set_back_is_redated_and_still_expires() {
         let table = SessionTable::new(10);
-        table.set(key(1), &backend_ref("a"), Some(900), 1000);
+        set(&table, key(1), "a", Some(900), 1000);
         assert!(!table.touch(key(1), 999, 10), "another thread's clock");
         assert_eq!(table.get(key(1)).unwrap().last_seen, 1000);
         assert!(!table.touch(key(1), 500, 10));
@@ -423,7 +433,14 @@ mod tests {
     #[test]
     fn a_record_is_adopted_unless_its_version_is_lower() {
         let table = SessionTable::new(10);
-        let record = |name, version| SessionRecord { backend: backend_ref(name), issued: 5, last_seen: 100, version };
+        let record = |name, version| SessionRecord {
+            backend: backend_ref(name),
+            issued: 5,
+            last_seen: 100,
+            version,
+            term: 0,
+            replica: None,
+        };
         table.adopt(key(1), &record("a", 3));
         table.adopt(key(1), &record("b", 3));
         assert_eq!(table.get(key(1)).unwrap().backend, backend_ref("b"));
@@ -431,21 +448,21 @@ mod tests {
         assert_eq!(table.get(key(1)).unwrap().backend, backend_ref("b"));
         table.adopt(key(1), &record("c", 4));
         assert_eq!(table.get(key(1)).unwrap(), record("c", 4));
-        assert_eq!(table.set(key(1), &backend_ref("d"), Some(0), 100).unwrap().version, 5);
+        assert_eq!(set(&table, key(1), "d", Some(0), 100).unwrap().version, 5);
     }
 
     #[test]
     fn idle_sessions_are_swept_and_their_slots_reused() {
         let table = SessionTable::new(1000);
         for n in 0..100 {
-            table.set(key(n), &backend_ref("a"), Some(0), n);
+            set(&table, key(n), "a", Some(0), n);
         }
         let bytes = table.bytes();
         table.sweep(60);
         assert_eq!(table.len(), 40);
         assert!(table.get(key(59)).is_none() && table.get(key(60)).is_some());
         for n in 100..160 {
-            table.set(key(n), &backend_ref("a"), Some(0), n);
+            set(&table, key(n), "a", Some(0), n);
         }
         assert_eq!((table.len(), table.bytes(), table.evicted()), (100, bytes, 0));
         assert_eq!(table.chunks().map(|chunk| chunk.len()).sum::<usize>(), 100);
@@ -455,7 +472,7 @@ mod tests {
     fn a_million_sessions_take_less_than_a_hundred_bytes_each() {
         let table = SessionTable::new(1_000_000);
         for n in 0..1_000_000 {
-            table.set(key(n), &backend_ref("a"), Some(0), 1);
+            set(&table, key(n), "a", Some(0), 1);
         }
         assert_eq!(table.len(), 1_000_000);
         let each = table.bytes() / 1_000_000;
@@ -463,18 +480,20 @@ mod tests {
     }
 
     #[test]
-    fn invented_backends_do_not_fill_the_memory() {
+    fn a_changed_term_or_replica_is_a_new_version_and_an_older_term_changes_neither() {
         let table = SessionTable::new(10);
-        table.set(key(1), &backend_ref("a"), Some(0), 1);
-        for n in 1..=u64::from(MAX_BACKENDS) {
-            table.backend_ids.lock().unwrap().insert(BackendRef { name: "x".into(), incarnation: n }, NIL);
-        }
-        let mut backends = Vec::clone(&table.backends.load());
-        backends.resize(MAX_BACKENDS as usize, backend_ref("x"));
-        table.backends.store(Arc::new(backends));
-        table.adopt(key(2), &SessionRecord { backend: backend_ref("invented"), issued: 0, last_seen: 1, version: 1 });
-        assert_eq!((table.get(key(2)), table.backends.load().len()), (None, MAX_BACKENDS as usize));
-        assert_eq!(table.get(key(1)).unwrap().backend, backend_ref("a"));
+        let backend = &backend_ref("a");
+        let placed = |term, replica| table.set(key(1), Placement { backend, term, replica }, None, 100);
+        let known = || table.get(key(1)).map(|known| (known.term, known.replica.as_deref().map(str::to_owned)));
+        assert_eq!(placed(0, None).unwrap().version, 1);
+        assert_eq!(placed(2, Some("b")).unwrap().version, 2);
+        assert_eq!(placed(2, Some("b")), None, "nothing changed");
+        assert_eq!(placed(2, Some("c")).unwrap().version, 3);
+        assert_eq!(placed(1, Some("b")), None, "an older request");
+        assert_eq!(known(), Some((2, Some("c".into()))));
+        let record = SessionRecord { term: 1, replica: Some("d".into()), version: 4, ..table.get(key(1)).unwrap() };
+        table.adopt(key(1), &record);
+        assert_eq!(known(), Some((2, Some("d".into()))), "a term never falls");
     }
 
     #[test]
@@ -486,7 +505,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..5000 {
                         let key = key(mix(thread * 10_000 + n) % 3000);
-                        table.set(key, &backend_ref(["a", "b"][n as usize % 2]), Some(0), n);
+                        set(table, key, ["a", "b"][n as usize % 2], Some(0), n);
                         table.touch(key, n + 1, 5);
                         if n % 7 == 0 {
                             table.remove(key);

@@ -151,7 +151,9 @@ fn run(case: &Case) -> RunOutcome {
     let lookup = case.pinned.map_or(PinLookup::Absent, |pinned| {
         let backend = pool.backends().get(pinned);
         let (name, incarnation) = backend.map_or(("gone".into(), 0), |b| ((&**b.name()).into(), b.incarnation()));
-        PinLookup::Pinned(Arc::new(Pin { session: SESSION, backend: name, incarnation, issued: 50, last_seen: 50 }))
+        let (session, term, replica) = (SESSION, 0, None);
+        let pin = Pin { session, backend: name, incarnation, issued: 50, last_seen: 50, term, replica };
+        PinLookup::Pinned(Arc::new(pin))
     });
     let decision = decide::decide(lookup, &pool, &session_policy, 100, case.seed);
     let (started, budget, balancer) =

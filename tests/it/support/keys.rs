@@ -72,7 +72,7 @@ impl Drop for Keys {
 pub fn pin(proxy: &Proxy, backend: &str, session: u64) -> Pin {
     let index = proxy.pool().position(backend);
     let incarnation = index.map_or(0, |index| proxy.pool().backend(index).incarnation());
-    Pin { session, backend: backend.into(), incarnation, issued: now(), last_seen: now() }
+    Pin { session, backend: backend.into(), incarnation, issued: now(), last_seen: now(), term: 0, replica: None }
 }
 
 /// Returns the wall clock's time in Unix seconds.
