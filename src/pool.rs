@@ -11,6 +11,7 @@ pub mod health_state;
 pub mod health_tracker;
 pub mod history;
 pub mod live;
+pub mod merge;
 pub mod observe;
 pub mod queue;
 pub mod reconcile;

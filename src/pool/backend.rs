@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::admission::AdminState;
 use super::live::Live;
+use super::merge::{KeyValues, Merged, merge};
 use crate::net::Address;
 
 /// The keys of one `[[pools.backends]]`.
@@ -63,6 +64,7 @@ pub struct Backend {
     pub(super) incarnation: u64,
     pub(super) since: u64,
     pub(super) weight: u32,
+    pub(super) state: AdminState,
     pub(super) name_hash: u64,
     pub(super) backup: bool,
     pub(super) failover: Vec<usize>,
@@ -91,6 +93,26 @@ impl Backend {
     /// belongs to this server. A pin to an earlier server of the same name and address is older than `since`.
     pub fn is_of(&self, incarnation: u64, sealed: u64) -> bool {
         self.incarnation == incarnation && sealed >= self.since
+    }
+
+    /// Its configured weight; the operator may have set another one ([`Live::weight`]).
+    pub fn configured_weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// Its configured admin state; the operator may have set another one ([`Live::wanted`]).
+    pub fn configured_state(&self) -> AdminState {
+        self.state
+    }
+
+    /// Decides which weight holds if the next configuration has this one.
+    pub fn merge_weight(&self, file: u32) -> Merged<u32> {
+        merge(KeyValues { was: self.weight, runtime: self.live.weight(), file })
+    }
+
+    /// Decides which admin state holds if the next configuration has this one.
+    pub fn merge_state(&self, file: AdminState) -> Merged<AdminState> {
+        merge(KeyValues { was: self.state, runtime: self.live.wanted(), file })
     }
 
     /// Returns a hash of its name that is the same in every Linchpin, for rendezvous hashing.

@@ -127,7 +127,7 @@ impl Live {
     }
 
     /// Returns its admin state, whether it is leaving or not.
-    pub(super) fn wanted(&self) -> AdminState {
+    pub fn wanted(&self) -> AdminState {
         wanted(self.state.load(Ordering::Relaxed))
     }
 

@@ -112,17 +112,16 @@ impl Reconciler {
         now: Instant,
     ) -> Backend {
         let old = old.and_then(|old| Some(old.backend(old.position(&settings.name)?)));
-        // A weight that the operator has set holds until the configured weight changes.
-        let is_unchanged = |old: &Backend| old.weight == settings.weight;
-        let weight = old.filter(|old| is_unchanged(old)).map_or(settings.weight, |old| old.live().weight());
+        let weight = old.map_or(settings.weight, |old| old.merge_weight(settings.weight).value());
+        let state = old.map_or(settings.state, |old| old.merge_state(settings.state).value());
         let live = match old {
             Some(old) if old.address == settings.address => Arc::clone(old.live()),
-            _ => {
-                let state = old.map_or(settings.state, |old| old.live().wanted());
-                Arc::new(Live::new(self.id(now), self.threads, state, weight))
-            }
+            _ => Arc::new(Live::new(self.id(now), self.threads, state, weight)),
         };
         live.set_weight(weight);
+        if live.wanted() != state {
+            live.set_state(state);
+        }
         live.set_leaving(settings.leaving);
         live.set_limits(settings.max_requests, settings.max_sessions);
         Backend {
@@ -131,6 +130,7 @@ impl Reconciler {
             incarnation: stable_hash(settings.address.to_string().as_bytes()),
             since: settings.since,
             weight: settings.weight,
+            state: settings.state,
             name_hash: stable_hash(settings.name.as_bytes()),
             backup: settings.backup,
             failover,
@@ -218,6 +218,21 @@ mod tests {
         assert_eq!((leaving.backend(0).live().weight(), leaving.backend(0).live().state()), (5, AdminState::Drain));
         let heavy = reconciler.pools(&[settings(vec![backend::Settings { weight: 9, ..a }])]).remove(0);
         assert_eq!((heavy.backend(0).live().weight(), heavy.backend(0).live().state()), (9, AdminState::Ready));
+    }
+
+    #[test]
+    fn a_state_that_the_operator_has_set_holds_until_the_file_changes_it() {
+        let mut reconciler = Reconciler::new(1);
+        let a = |state, weight| backend::Settings { state, weight, ..backend("a", "127.0.0.1:1") };
+        let mut next = |settings| reconciler.pools(&[self::settings(vec![settings])]).remove(0);
+        let first = next(a(AdminState::Ready, 1));
+        first.backend(0).live().set_state(AdminState::Drain);
+        let kept = next(a(AdminState::Ready, 2));
+        assert_eq!((kept.backend(0).live().state(), kept.backend(0).live().weight()), (AdminState::Drain, 2));
+        assert_eq!(next(a(AdminState::Maintenance, 2)).backend(0).live().state(), AdminState::Maintenance);
+        let followed = next(a(AdminState::Ready, 2));
+        assert_eq!(followed.backend(0).live().state(), AdminState::Ready);
+        assert!(Arc::ptr_eq(followed.backend(0).live(), first.backend(0).live()));
     }
 
     #[test]
