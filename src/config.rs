@@ -6,7 +6,9 @@ mod access;
 mod addresses;
 mod capacity;
 mod check;
+mod diff;
 mod discovery;
+mod document;
 mod file;
 mod listeners;
 mod names;
@@ -29,7 +31,8 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-pub use self::plan::{Plan, PoolPlan};
+pub use self::diff::KeyChange;
+pub use self::plan::{Origin, Plan, PoolPlan};
 pub use self::report::{Finding, Position, Report, Severity};
 use crate::files;
 use crate::runtime::descriptors;
@@ -60,7 +63,7 @@ pub fn parse(text: &str, origin: &Path) -> Result<(Plan, Report), Report> {
     let draft = reader::read(tree.get_ref(), &notes, file::Draft::read);
     check::check(&draft, &notes);
     let max_connections = draft.max_connections.clone();
-    let plan = if notes.has_errors() { None } else { draft.plan(&notes) };
+    let plan = if notes.has_errors() { None } else { draft.plan(text, &notes) };
     if let Some(plan) = &plan {
         capacity::check(plan, max_connections, descriptors::hard_limit(), &notes);
     }

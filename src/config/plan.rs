@@ -2,8 +2,10 @@
 //! Invariant: the only decisions here are the defaults for missing sections.
 //! Must not know: the file; the disk.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::diff::{self, KeyChange};
 use super::file::Draft;
 use super::pools::PoolDraft;
 use super::report::Notes;
@@ -29,12 +31,40 @@ pub struct Plan {
     pub admin: Option<admin::Settings>,
     /// `[[keys]]`; a random key if the file has none.
     pub keys: Arc<KeyRing>,
+    /// Whether the file has no `[[keys]]`.
+    pub has_random_key: bool,
     /// `[[listeners]]`, at least one.
     pub listeners: Vec<runtime::ListenerSettings>,
     /// `[[routes]]`; one to the only pool if the file has none.
     pub routes: Vec<proxy::route::Settings>,
     /// `[[pools]]`, at least one.
     pub pools: Vec<PoolPlan>,
+    /// The file that it was read from.
+    pub origin: Arc<Origin>,
+}
+
+/// Where a plan was read from.
+pub struct Origin {
+    /// The configuration file.
+    pub path: PathBuf,
+    /// The files that it names and that Linchpin reads: keys, tokens, certificates, lists of backends.
+    pub files: Vec<PathBuf>,
+    /// Its text: far smaller than its keys and values.
+    text: String,
+}
+
+impl Origin {
+    /// Lists the keys that differ in the file `next`.
+    pub fn changes(&self, next: &Origin) -> Vec<KeyChange> {
+        diff::changes(&self.text, &next.text)
+    }
+}
+
+/// Leaves out the text, which may contain secrets.
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Origin").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// One `[[pools]]`.
@@ -65,7 +95,7 @@ const RANDOM_KEY: &str = "random";
 
 impl Draft {
     /// Returns the plan. `None` if that is impossible; the reason is noted.
-    pub(super) fn plan(self, notes: &Notes<'_>) -> Option<Plan> {
+    pub(super) fn plan(self, text: &str, notes: &Notes<'_>) -> Option<Plan> {
         let mut keys = Vec::new();
         for key in &self.keys {
             keys.push(key.key()?);
@@ -92,9 +122,11 @@ impl Draft {
             log: self.log,
             admin: self.admin.map(|admin| admin.value),
             keys: Arc::new(KeyRing::new(first, keys.collect())),
+            has_random_key: self.keys.is_empty(),
             listeners,
             routes,
             pools,
+            origin: Arc::new(Origin { path: notes.origin().into(), files: notes.input_files(), text: text.into() }),
         })
     }
 }

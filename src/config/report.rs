@@ -3,7 +3,7 @@
 //! Must not know: the keys and their meaning.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -145,6 +145,8 @@ pub(super) struct Notes<'a> {
     notes: RefCell<Vec<Note>>,
     /// The first line of each piece that is not TOML, and the line after its last.
     broken: RefCell<BTreeMap<usize, usize>>,
+    /// The files that the file names and that are read.
+    input_files: RefCell<BTreeSet<PathBuf>>,
 }
 
 struct Note {
@@ -162,12 +164,30 @@ impl<'a> Notes<'a> {
             line_starts: std::iter::once(0).chain(after_newlines).collect(),
             notes: RefCell::default(),
             broken: RefCell::default(),
+            input_files: RefCell::default(),
         }
     }
 
     /// Returns a path that the file names: relative ones start at its folder.
     pub(super) fn resolve(&self, path: &str) -> PathBuf {
         self.origin.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// Like [`Notes::resolve`], for the path of a file that Linchpin reads.
+    pub(super) fn resolve_input(&self, path: &str) -> PathBuf {
+        let path = self.resolve(path);
+        self.input_files.borrow_mut().insert(path.clone());
+        path
+    }
+
+    /// Returns the files that the file names and that Linchpin reads.
+    pub(super) fn input_files(&self) -> Vec<PathBuf> {
+        self.input_files.borrow().iter().cloned().collect()
+    }
+
+    /// The path of the file.
+    pub(super) fn origin(&self) -> &'a Path {
+        self.origin
     }
 
     pub(super) fn error(&self, span: &Range<usize>, problem: impl Into<String>, remedy: impl Into<String>) {

@@ -39,7 +39,7 @@ pub(super) fn key(table: &Table<'_>) -> Option<[u8; KEY_BYTES]> {
 }
 
 fn key_of_file(table: &Table<'_>, file: &Spanned<String>) -> Option<[u8; KEY_BYTES]> {
-    let path = table.notes().resolve(&file.value);
+    let path = table.notes().resolve_input(&file.value);
     let name = shown(&path.to_string_lossy());
     let (problem, remedy) = match read(&path, file, table) {
         Ok(text) => match decode(&text) {
@@ -105,7 +105,7 @@ fn variable(name: &str) -> Option<String> {
 /// Reads the content of `token_file`.
 pub(super) fn token(table: &Table<'_>) -> Option<String> {
     let file = table.spot("token_file", plain_text)?;
-    let path = table.notes().resolve(&file.value);
+    let path = table.notes().resolve_input(&file.value);
     let name = shown(&path.to_string_lossy());
     let (problem, remedy) = match read(&path, &file, table) {
         Ok(text) if text.trim().is_empty() => (format!("the token file {name} is empty"), damaged(&path)),

@@ -238,7 +238,7 @@ fn server_name(value: &DeValue<'_>) -> Value<String> {
 }
 
 fn resolved(table: &Table<'_>, spot: Spanned<String>) -> Spanned<PathBuf> {
-    Spanned { value: table.notes().resolve(&spot.value), span: spot.span }
+    Spanned { value: table.notes().resolve_input(&spot.value), span: spot.span }
 }
 
 fn refuse(table: &Table<'_>, span: &Range<usize>, error: &Error) {
