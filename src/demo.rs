@@ -4,6 +4,8 @@
 
 mod cart;
 mod cookies;
+mod copies;
+mod counter;
 mod kill;
 mod last_visit;
 mod login;
@@ -30,6 +32,7 @@ use http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+pub use self::copies::seal::{CopySettings, MIN_SECRET_BYTES};
 pub use self::login::PASSWORD;
 use self::server::Server;
 pub use self::server::{DEFAULT_SESSION_TIMEOUT, Settings};
@@ -51,14 +54,16 @@ pub fn router(settings: Settings) -> Router {
         .route("/login", post(shop::login))
         .route("/logout", post(shop::logout))
         .route("/cart", post(shop::cart))
+        .route("/count", get(counter::read).post(counter::add))
         .route("/slow", get(test_endpoints::slow))
         .route("/bytes", get(test_endpoints::bytes))
         .route("/echo", post(test_endpoints::echo))
         .route("/kill", post(kill::kill))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
-        .layer(middleware::from_fn_with_state(Arc::clone(&server), session_state::load))
-        // Outside the layer that loads sessions: a health probe belongs to no session and is not counted.
+        .layer(middleware::from_fn_with_state(Arc::clone(&server), copies::run))
+        // Outside the layer that loads sessions: these belong to no client and are not counted.
         .route("/healthz", get(test_endpoints::healthz))
+        .route(copies::PATH, copies::endpoint().layer(DefaultBodyLimit::max(copies::MAX_COPY_BYTES)))
         .layer(middleware::from_fn_with_state(Arc::clone(&server), add_server_fields))
         .with_state(server)
 }

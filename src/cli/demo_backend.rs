@@ -13,9 +13,16 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::print;
-use crate::demo::{self, DEFAULT_SESSION_TIMEOUT, Settings};
+use crate::demo::{self, CopySettings, DEFAULT_SESSION_TIMEOUT, MIN_SECRET_BYTES, Settings};
+
+/// The environment variable with the secret that seals copies of sessions. An option would show it to every user of the
+/// machine.
+pub(super) const COPIES_SECRET: &str = "LINCHPIN_DEMO_COPIES_SECRET";
 
 /// Run one demo backend: a small shop that keeps logins and carts in its own memory.
+///
+/// With a secret of at least 32 bytes in LINCHPIN_DEMO_COPIES_SECRET it saves copies of its sessions in a Linchpin whose
+/// pool has `[pools.copies]`, and takes over those of other servers with the same secret.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
     /// The server's name, which every response carries.
@@ -44,8 +51,12 @@ pub fn run(args: Args) -> Result<(), DemoBackendError> {
     if let Some(parent) = args.exit_with_parent {
         tie_to_parent(parent)?;
     }
+    let secret = std::env::var_os(COPIES_SECRET);
+    let copies = secret
+        .map(|secret| CopySettings::new(secret.as_encoded_bytes()).ok_or(DemoBackendError::ShortSecret))
+        .transpose()?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(DemoBackendError::Start)?;
-    runtime.block_on(serve(args))
+    runtime.block_on(serve(args, copies))
 }
 
 /// Returns the start of the line that the backend prints once it listens; its address follows.
@@ -69,7 +80,7 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "an address is an IP address and a port, e.g. 127.0.0.1:8080 or [::1]:8080")
 }
 
-async fn serve(args: Args) -> Result<(), DemoBackendError> {
+async fn serve(args: Args, copies: Option<CopySettings>) -> Result<(), DemoBackendError> {
     // Before the line is printed: its reader may send a signal at once.
     let stop = stop_signal().map_err(DemoBackendError::Start)?;
     let refused = |source| DemoBackendError::Listen { address: args.listen, source };
@@ -78,8 +89,8 @@ async fn serve(args: Args) -> Result<(), DemoBackendError> {
     let line = format!("{}{address}\n", ready_line_prefix(&args.name));
     print(&line);
 
-    let settings =
-        Settings { session_timeout: args.session_timeout.into(), allow_kill: true, ..Settings::new(args.name) };
+    let session_timeout = args.session_timeout.into();
+    let settings = Settings { session_timeout, allow_kill: true, copies, ..Settings::new(args.name) };
     demo::run(listener, settings, stop).await.map_err(DemoBackendError::Serve)
 }
 
@@ -122,6 +133,8 @@ pub enum DemoBackendError {
     Serve(io::Error),
     /// The parent process had ended before.
     ParentExited,
+    /// The secret for copies of sessions is too short.
+    ShortSecret,
 }
 
 impl fmt::Display for DemoBackendError {
@@ -134,6 +147,11 @@ impl fmt::Display for DemoBackendError {
             ),
             Self::Serve(error) => write!(f, "the demo backend stopped serving: {error}"),
             Self::ParentExited => f.write_str("the process that started this demo backend has ended"),
+            Self::ShortSecret => write!(
+                f,
+                "the secret in {COPIES_SECRET} is too short: it needs at least {MIN_SECRET_BYTES} bytes, e.g. the output \
+                 of `openssl rand -hex 32`; or unset it, and no copies are made"
+            ),
         }
     }
 }
@@ -142,7 +160,7 @@ impl std::error::Error for DemoBackendError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Start(source) | Self::Listen { source, .. } | Self::Serve(source) => Some(source),
-            Self::ParentExited => None,
+            Self::ParentExited | Self::ShortSecret => None,
         }
     }
 }

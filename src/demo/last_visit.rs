@@ -8,6 +8,7 @@ use http::header::{HOST, HeaderValue};
 
 use super::cookies;
 use super::server::Incarnation;
+use super::session::CopyOrigin;
 use super::session_state::SessionState;
 
 /// The cookie's name, to which the requested port is appended: browsers share cookies between all ports of a host.
@@ -44,8 +45,18 @@ pub(super) struct ServerMove<'a> {
     pub(super) restarted: bool,
     /// This client has killed that server.
     pub(super) killed: bool,
-    /// Items of this client's cart in that server's memory; `None` if the client was not logged in.
-    pub(super) lost_items: Option<usize>,
+    pub(super) outcome: MoveOutcome<'a>,
+}
+
+/// What became of a client's session when it moved.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum MoveOutcome<'a> {
+    /// The client was not logged in.
+    NothingToLose,
+    /// The login is lost, and the cart with this many items.
+    Lost { items: usize },
+    /// The login is here, and the cart with this many items.
+    Kept { items: usize, origin: &'a CopyOrigin },
 }
 
 impl LastVisit {
@@ -72,18 +83,22 @@ impl LastVisit {
     }
 
     /// Returns the change of server since this visit, or `None` if the page need not mention one.
-    pub(super) fn change(&self, here: &Incarnation, state: &SessionState) -> Option<ServerChange<'_>> {
+    pub(super) fn change<'a>(&'a self, here: &Incarnation, state: &'a SessionState) -> Option<ServerChange<'a>> {
         if self.incarnation == *here {
             return self.kill_requested.then_some(ServerChange::KillPending);
         }
-        let lost_items = match state {
-            SessionState::Unknown => Some(self.cart_items.unwrap_or(0)),
-            SessionState::Absent if self.cart_items.is_none() => None,
-            // The client has logged in here or logged out since: it did so itself.
-            SessionState::Known(..) | SessionState::Absent => return None,
+        let outcome = match state {
+            SessionState::Unknown => MoveOutcome::Lost { items: self.cart_items.unwrap_or(0) },
+            SessionState::Absent if self.cart_items.is_none() => MoveOutcome::NothingToLose,
+            SessionState::Known(_, session) => {
+                // Without an origin the client has logged in here since.
+                MoveOutcome::Kept { items: session.cart.items().len(), origin: session.origin.as_ref()? }
+            }
+            // The client has logged out since.
+            SessionState::Absent => return None,
         };
         let (from, restarted) = (self.incarnation.name.as_str(), self.incarnation.name == here.name);
-        Some(ServerChange::Moved(ServerMove { from, restarted, killed: self.kill_requested, lost_items }))
+        Some(ServerChange::Moved(ServerMove { from, restarted, killed: self.kill_requested, outcome }))
     }
 
     fn to_text(&self) -> String {
@@ -153,8 +168,9 @@ mod tests {
 
     #[test]
     fn a_move_names_the_previous_server_and_what_was_lost() {
-        let moved = |lost_items, killed, restarted| {
-            Some(ServerChange::Moved(ServerMove { from: "b", restarted, killed, lost_items }))
+        let moved = |items: Option<usize>, killed, restarted| {
+            let outcome = items.map_or(MoveOutcome::NothingToLose, |items| MoveOutcome::Lost { items });
+            Some(ServerChange::Moved(ServerMove { from: "b", restarted, killed, outcome }))
         };
         let c = incarnation("c", 5);
         assert_eq!(last_visit(Some(2), true).change(&c, &SessionState::Unknown), moved(Some(2), true, false));
@@ -170,6 +186,21 @@ mod tests {
         // The client has logged in or out since.
         assert_eq!(last_visit(Some(2), true).change(&c, &known()), None);
         assert_eq!(last_visit(Some(2), true).change(&c, &SessionState::Absent), None);
+    }
+
+    #[test]
+    fn a_session_from_a_copy_is_kept() {
+        let mut copied = known();
+        let origin = CopyOrigin { server: "b".to_owned(), age: Duration::from_secs(3), in_advance: false };
+        if let SessionState::Known(_, session) = &mut copied {
+            session.origin = Some(origin.clone());
+        }
+        let outcome = MoveOutcome::Kept { items: 0, origin: &origin };
+        assert_eq!(
+            last_visit(Some(2), true).change(&incarnation("c", 5), &copied),
+            Some(ServerChange::Moved(ServerMove { from: "b", restarted: false, killed: true, outcome }))
+        );
+        assert_eq!(last_visit(Some(2), false).change(&incarnation("b", 5), &copied), None);
     }
 
     #[test]

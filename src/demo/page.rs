@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::cart::MAX_ITEM_CHARS;
-use super::last_visit::{ServerChange, ServerMove};
+use super::last_visit::{MoveOutcome, ServerChange, ServerMove};
 use super::login::{MAX_USER_CHARS, PASSWORD};
 use super::notice::{MoveSummary, Notice};
 use super::session::Session;
@@ -23,6 +23,8 @@ pub(super) struct Page<'a> {
     pub(super) sessions: usize,
     pub(super) session_timeout: Duration,
     pub(super) allow_kill: bool,
+    /// Linchpin keeps a copy of the session.
+    pub(super) is_copied: bool,
     /// The origin that the browser requested, such as `http://127.0.0.1:8080`.
     pub(super) origin: &'a str,
     pub(super) change: Option<ServerChange<'a>>,
@@ -101,7 +103,11 @@ impl Page<'_> {
     }
 
     fn moved(&self, f: &mut fmt::Formatter<'_>, moved: &ServerMove<'_>) -> fmt::Result {
-        let class = if moved.lost_items.is_some() { "lost" } else { "notice" };
+        let class = match moved.outcome {
+            MoveOutcome::NothingToLose => "notice",
+            MoveOutcome::Lost { .. } => "lost",
+            MoveOutcome::Kept { .. } => "kept",
+        };
         let (from, hue) = (Escaped(moved.from), hue(moved.from));
         let here = Escaped(self.server);
         write!(f, r#"<section class="{class}" role="status"><h2>"#)?;
@@ -120,20 +126,20 @@ impl Page<'_> {
             f,
             r#"<section><div class="apart"><h2>Logged in as {user}</h2>
 <form method="post" action="/logout"><button class="plain small">Log out</button></form></div>
-<p class="faint">for {age} · {requests}, all served here · forgotten after {timeout} without a request</p>
+<p class="faint">for {age} · {requests}{here} · forgotten after {timeout} without a request</p>
 </section>
 <section><h2>Your cart</h2>
 "#,
             user = Escaped(&session.user),
             age = Age(self.now.saturating_duration_since(session.since)),
             requests = Count(session.requests, "request"),
+            here = if session.origin.is_some() { " since it moved here" } else { ", all served here" },
             timeout = Age(self.session_timeout),
         )?;
         let items = session.cart.items();
         if items.is_empty() {
-            f.write_str(
-                "<p class=\"faint\">Empty. What you put in is kept in this server's memory, nowhere else.</p>\n",
-            )?;
+            let place = if self.is_copied { "and Linchpin keeps a copy" } else { "nowhere else" };
+            writeln!(f, "<p class=\"faint\">Empty. What you put in is kept in this server's memory, {place}.</p>")?;
         } else {
             f.write_str("<ul>\n")?;
             for item in items {
@@ -182,11 +188,16 @@ and keeps your login and your cart in its own memory.</p></section>
         if !self.allow_kill {
             return Ok(());
         }
+        let memory = if self.is_copied {
+            "that server gets the copy of your session that Linchpin keeps, so that you stay logged in and your cart stays full"
+        } else {
+            "what was in this server's memory is lost"
+        };
         write!(
             f,
             r#"<section><h2>What if this server dies?</h2>
 <p class="faint">The button sends a real <code>kill -9</code> to process {pid}: nothing is saved, and no other server is notified. Behind
-Linchpin you are moved to another server and see no error; what was in the memory of server {server} is lost. Under
+Linchpin you are moved to another server and see no error; {memory}. Under
 <code>linchpin demo</code> the server is back after ten seconds, with an empty memory.</p>
 <form class="row" method="post" action="/kill"><button class="kill">Kill server {server}</button></form></section>
 "#,
@@ -264,6 +275,7 @@ mod tests {
             sessions: 1,
             session_timeout: Duration::from_mins(20),
             allow_kill: true,
+            is_copied: false,
             origin: "http://<b>",
             change,
             notice: None,
@@ -301,7 +313,8 @@ mod tests {
     #[test]
     fn a_moved_client_reads_one_sentence_and_no_guesses() {
         let moved = || {
-            Some(ServerChange::Moved(ServerMove { from: "<i>", restarted: false, killed: false, lost_items: Some(1) }))
+            let outcome = MoveOutcome::Lost { items: 1 };
+            Some(ServerChange::Moved(ServerMove { from: "<i>", restarted: false, killed: false, outcome }))
         };
         let html = page(&SessionState::Unknown, moved());
         assert!(html.contains("<title>moved to &lt;b&gt; ·"), "{html}");
@@ -313,7 +326,8 @@ mod tests {
     #[test]
     fn reloads_automatically_only_while_a_kill_is_pending() {
         let refresh = "http-equiv=\"refresh\"";
-        let moved = ServerChange::Moved(ServerMove { from: "a", restarted: false, killed: true, lost_items: None });
+        let outcome = MoveOutcome::NothingToLose;
+        let moved = ServerChange::Moved(ServerMove { from: "a", restarted: false, killed: true, outcome });
         assert!(page(&SessionState::Absent, Some(ServerChange::KillPending)).contains(refresh));
         assert!(!page(&SessionState::Absent, Some(moved)).contains(refresh));
         assert!(!page(&SessionState::Absent, None).contains(refresh));

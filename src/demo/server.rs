@@ -8,6 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::header::HeaderValue;
 
+use super::copies::ref_table::{RefTable, Ticket};
+use super::copies::seal::CopySettings;
 use super::session::{SessionLimits, SessionStore};
 
 /// How long a session lives without a request, by default.
@@ -24,13 +26,21 @@ pub struct Settings {
     pub max_sessions: usize,
     /// Whether `POST /kill` kills this process. Off by default, for a router that runs inside another program.
     pub allow_kill: bool,
+    /// How copies of sessions are sealed. `None`: this server speaks with no Linchpin about copies.
+    pub copies: Option<CopySettings>,
 }
 
 impl Settings {
     /// Returns the defaults for a server of that name.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), session_timeout: DEFAULT_SESSION_TIMEOUT, max_sessions: 10_000, allow_kill: false }
+        Self {
+            name: name.into(),
+            session_timeout: DEFAULT_SESSION_TIMEOUT,
+            max_sessions: 10_000,
+            allow_kill: false,
+            copies: None,
+        }
     }
 }
 
@@ -42,7 +52,13 @@ pub(super) struct Server {
     pub(super) incarnation: Incarnation,
     pub(super) started: Instant,
     served: AtomicU64,
-    sessions: Mutex<SessionStore>,
+    memory: Mutex<Memory>,
+}
+
+/// What a server remembers of its clients.
+pub(super) struct Memory {
+    pub(super) sessions: SessionStore,
+    pub(super) refs: RefTable,
 }
 
 impl Server {
@@ -56,14 +72,26 @@ impl Server {
             served_by: HeaderValue::from_str(&settings.name).unwrap_or(HeaderValue::from_static("unnamed")),
             started: Instant::now(),
             served: AtomicU64::new(0),
-            sessions: Mutex::new(SessionStore::new(limits)),
+            memory: Mutex::new(Memory {
+                sessions: SessionStore::new(limits),
+                // A session may have had several names, when its client lost its routing cookie.
+                refs: RefTable::new(limits.capacity.saturating_mul(2)),
+            }),
             settings,
         }
     }
 
-    /// Locks the session table. A panic elsewhere leaves it usable: no change to it is ever half done.
-    pub(super) fn sessions(&self) -> MutexGuard<'_, SessionStore> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the memory. A panic elsewhere leaves it usable: no change to it is ever half done.
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks the memory for a change of the client's session. `None` if the session was handed over to another server
+    /// since the request began: that server went on from the state that this request knows.
+    pub(super) fn memory_to_change(&self, ticket: Option<&Ticket>) -> Option<MutexGuard<'_, Memory>> {
+        let memory = self.memory();
+        let is_overtaken = ticket.is_some_and(|ticket| memory.refs.is_overtaken(ticket));
+        (!is_overtaken).then_some(memory)
     }
 
     /// Counts one request.

@@ -2,18 +2,13 @@
 //! Invariant: an unknown session id is never treated as none: it is the mark of a lost login.
 //! Must not know: what the shop sells.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
 use cookie::Cookie;
 use http::HeaderMap;
 use http::header::HeaderValue;
 
 use super::cookies;
-use super::server::Server;
 use super::session::{Session, SessionId, SessionStore};
 
 /// The cookie that carries the demo backend's own session id. Linchpin leaves it alone.
@@ -40,20 +35,16 @@ impl SessionState {
         }
     }
 
-    pub(super) fn session(&self) -> Option<&Session> {
+    pub(super) fn known(&self) -> Option<(SessionId, &Session)> {
         match self {
-            Self::Known(_, session) => Some(session),
+            Self::Known(id, session) => Some((*id, session)),
             Self::Absent | Self::Unknown => None,
         }
     }
-}
 
-/// Counts the request, and passes its session state to the handler as an extension.
-pub(super) async fn load(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
-    server.count_request();
-    let state = look_up_session(request.headers(), &mut server.sessions(), Instant::now());
-    request.extensions_mut().insert(state);
-    next.run(request).await
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.known().map(|(_, session)| session)
+    }
 }
 
 /// Returns the `Set-Cookie` value that gives a client its session.
@@ -68,8 +59,13 @@ pub(super) fn expired_session_cookie() -> Option<HeaderValue> {
     cookies::set_cookie(cookie)
 }
 
-/// Looks up the session. Of several session cookies, the first with a known id counts.
-fn look_up_session(headers: &HeaderMap, sessions: &mut SessionStore, now: Instant) -> SessionState {
+/// Returns the ids in the request's session cookies.
+pub(super) fn ids(headers: &HeaderMap) -> impl Iterator<Item = SessionId> {
+    cookies::values(headers, SESSION_COOKIE).filter_map(SessionId::parse)
+}
+
+/// Looks up the session and counts the request. Of several session cookies, the first with a known id counts.
+pub(super) fn look_up(headers: &HeaderMap, sessions: &mut SessionStore, now: Instant) -> SessionState {
     let mut state = SessionState::Absent;
     for value in cookies::values(headers, SESSION_COOKIE) {
         state = SessionState::Unknown;
@@ -93,7 +89,7 @@ mod tests {
 
     fn state(cookies: &[&str], sessions: &mut SessionStore) -> &'static str {
         let headers = cookies.iter().map(|field| (COOKIE, HeaderValue::from_str(field).unwrap())).collect();
-        look_up_session(&headers, sessions, Instant::now()).as_str()
+        look_up(&headers, sessions, Instant::now()).as_str()
     }
 
     #[test]

@@ -14,13 +14,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::cart::CartError;
+use super::copies::ref_table::SessionChange;
+use super::copies::{CopyTicket, overtaken};
 use super::last_visit::{LastVisit, ServerChange};
 use super::login;
 use super::negotiate::{Fields, WantsJson};
 use super::notice::Notice;
 use super::page::Page;
 use super::server::Server;
-use super::session::SessionId;
+use super::session::{CopyOrigin, SessionId};
 use super::session_state::{self, SessionState};
 
 /// The page loads nothing from elsewhere, and runs no script.
@@ -39,6 +41,7 @@ pub(super) struct IndexQuery {
 pub(super) async fn index(
     State(server): State<Arc<Server>>,
     Extension(state): Extension<SessionState>,
+    Extension(CopyTicket(ticket)): Extension<CopyTicket>,
     WantsJson(wants_json): WantsJson,
     Query(query): Query<IndexQuery>,
     headers: HeaderMap,
@@ -62,9 +65,10 @@ pub(super) async fn index(
         pid: std::process::id(),
         uptime: now.saturating_duration_since(server.started),
         served: server.served(),
-        sessions: server.sessions().count(now),
+        sessions: server.memory().sessions.count(now),
         session_timeout: server.settings.session_timeout,
         allow_kill: server.settings.allow_kill,
+        is_copied: ticket.is_some(),
         origin: &origin(&headers),
         change,
         notice: query.notice.as_deref().and_then(Notice::from_query),
@@ -90,6 +94,7 @@ pub(super) struct Login {
 pub(super) async fn login(
     State(server): State<Arc<Server>>,
     Extension(state): Extension<SessionState>,
+    Extension(CopyTicket(ticket)): Extension<CopyTicket>,
     WantsJson(wants_json): WantsJson,
     Fields(login): Fields<Login>,
 ) -> Response {
@@ -100,25 +105,31 @@ pub(super) async fn login(
         return (StatusCode::INTERNAL_SERVER_ERROR, "no random numbers for a session id\n").into_response();
     };
     let session = {
-        let mut sessions = server.sessions();
+        let Some(mut memory) = server.memory_to_change(ticket.as_ref()) else { return overtaken() };
         if let SessionState::Known(old, _) = state {
-            sessions.close(old);
+            memory.sessions.close(old);
         }
-        sessions.open(id, user.to_owned(), Instant::now())
+        memory.sessions.open(id, user.to_owned(), Instant::now())
     };
-    success(&server, wants_json, &SessionState::Known(id, session), session_state::session_cookie(id))
+    let state = SessionState::Known(id, session);
+    let response = success(&server, wants_json, &state, session_state::session_cookie(id));
+    (Extension(SessionChange::LoggedIn(id)), response).into_response()
 }
 
 /// Ends the session, if there is one, and deletes the cookie in any case.
 pub(super) async fn logout(
     State(server): State<Arc<Server>>,
     Extension(state): Extension<SessionState>,
+    Extension(CopyTicket(ticket)): Extension<CopyTicket>,
     WantsJson(wants_json): WantsJson,
 ) -> Response {
+    let Some(mut memory) = server.memory_to_change(ticket.as_ref()) else { return overtaken() };
     if let SessionState::Known(id, _) = state {
-        server.sessions().close(id);
+        memory.sessions.close(id);
     }
-    success(&server, wants_json, &SessionState::Absent, session_state::expired_session_cookie())
+    drop(memory);
+    let response = success(&server, wants_json, &SessionState::Absent, session_state::expired_session_cookie());
+    (Extension(SessionChange::LoggedOut), response).into_response()
 }
 
 #[derive(Deserialize)]
@@ -140,30 +151,31 @@ enum CartAction {
 pub(super) async fn cart(
     State(server): State<Arc<Server>>,
     Extension(state): Extension<SessionState>,
+    Extension(CopyTicket(ticket)): Extension<CopyTicket>,
     WantsJson(wants_json): WantsJson,
     Fields(change): Fields<CartChange>,
 ) -> Response {
-    let SessionState::Known(id, mut session) = state else {
+    let SessionState::Known(id, _) = state else {
         return error_response(wants_json, StatusCode::UNAUTHORIZED, Notice::NotLoggedIn);
     };
-    {
-        let mut sessions = server.sessions();
-        let Some(cart) = sessions.cart(id, Instant::now()) else {
+    let session = {
+        let Some(mut memory) = server.memory_to_change(ticket.as_ref()) else { return overtaken() };
+        let Some(session) = memory.sessions.change(id, Instant::now()) else {
             // Another request has ended the session since this one was looked up.
             return error_response(wants_json, StatusCode::UNAUTHORIZED, Notice::NotLoggedIn);
         };
         let changed = match change.action {
-            CartAction::Add => cart.add(&change.item),
+            CartAction::Add => session.cart.add(&change.item),
             CartAction::Remove => {
-                cart.remove(&change.item);
+                session.cart.remove(&change.item);
                 Ok(())
             }
         };
-        match changed {
-            Ok(()) => session.cart = cart.clone(),
-            Err(error) => return error_response(wants_json, status_of(error), Notice::Cart(error)),
+        if let Err(error) = changed {
+            return error_response(wants_json, status_of(error), Notice::Cart(error));
         }
-    }
+        session.clone()
+    };
     success(&server, wants_json, &SessionState::Known(id, session), None)
 }
 
@@ -174,9 +186,26 @@ struct WhoAmI<'a> {
     pid: u32,
     user: Option<&'a str>,
     cart: &'a [String],
+    count: u64,
     /// Requests of this session that this server has served, this one included.
     requests: u64,
     session: &'static str,
+    /// The copy that this server has the session from; null if the user logged in here.
+    copy: Option<CopyOf<'a>>,
+}
+
+/// Where a session came from.
+#[derive(Serialize)]
+struct CopyOf<'a> {
+    /// The server that saved it.
+    server: &'a str,
+    age_ms: u64,
+}
+
+impl<'a> From<&'a CopyOrigin> for CopyOf<'a> {
+    fn from(origin: &'a CopyOrigin) -> Self {
+        Self { server: &origin.server, age_ms: u64::try_from(origin.age.as_millis()).unwrap_or(u64::MAX) }
+    }
 }
 
 impl<'a> WhoAmI<'a> {
@@ -187,8 +216,10 @@ impl<'a> WhoAmI<'a> {
             pid: std::process::id(),
             user: session.map(|session| session.user.as_str()),
             cart: session.map_or(&[], |session| session.cart.items()),
+            count: session.map_or(0, |session| session.count),
             requests: session.map_or(0, |session| session.requests),
             session: state.as_str(),
+            copy: session.and_then(|session| session.origin.as_ref()).map(CopyOf::from),
         }
     }
 }

@@ -21,6 +21,7 @@ mod crowds;
 mod curl;
 mod dashboard;
 mod demo_command;
+mod demo_copies;
 mod demo_page;
 mod descriptors;
 mod discovery;

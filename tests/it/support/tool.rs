@@ -78,6 +78,8 @@ impl DemoBackend {
         let mut command = Command::new(env!("CARGO_BIN_EXE_linchpin"));
         command.args(["demo-backend", "--name", name, "--listen", "127.0.0.1:0", "--exit-with-parent"]);
         command.arg(std::process::id().to_string()).stdout(Stdio::piped()).kill_on_drop(true);
+        // They share copies of sessions if the pool has `[pools.copies]`.
+        command.env("LINCHPIN_DEMO_COPIES_SECRET", "a secret that all demo servers of the tests share");
         let mut process = command.spawn().unwrap();
         let mut line = String::new();
         let mut out = BufReader::new(process.stdout.take().unwrap());
