@@ -74,6 +74,7 @@ mod stopping;
 mod streaming;
 mod targets;
 mod tls;
+mod tomcat_clusters;
 mod trailers;
 mod tunnels;
 mod unanswered;

@@ -1,0 +1,229 @@
+#!/usr/bin/env bash
+# Tomcat's own clusters behind the proxy: three Tomcat 10 servers, Linchpin with its sealed cookie and no jvmRoute, and 1150
+# users with a login and a cart. Servers are killed with kill -9, one after the other; login and cart must survive. Prints
+# the memory that a session takes on each server, the messages that a save takes, and the time until the first good answer
+# after each kill. Says what happens and checks it; exits non-zero if anything differs, and leaves nothing behind.
+#
+#   demo/tomcat.sh all-to-all           DeltaManager: every server holds every session; two of the three are killed
+#   demo/tomcat.sh primary-secondary    BackupManager: each session is on two servers; one is killed at a time, the next
+#                                       one when Tomcat has copied the sessions again
+#
+# Needs bash, curl, python3, a JDK and Debian's tomcat10-common (or TOMCAT=/path/to/a/tomcat/10). Builds linchpin, or shows
+# the binary in LINCHPIN.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+mode=${1:-}
+case $mode in
+all-to-all) manager=DeltaManager ;;
+primary-secondary) manager=BackupManager ;;
+*)
+    echo "usage: demo/tomcat.sh all-to-all | primary-secondary" >&2
+    exit 2
+    ;;
+esac
+TOMCAT=${TOMCAT:-/usr/share/tomcat10}
+
+declare -A pid_of http_of cluster_of
+proxy_pid=
+clients_pid=
+folder=$(mktemp -d)
+
+clean_up() {
+    local status=$? name
+    trap - EXIT
+    if [[ $status -eq 1 ]]; then
+        step "FAILED. What the servers and the proxy said last:"
+        for name in a b c proxy; do
+            tail -n 15 "$folder/$name.log" 2>/dev/null | sed "s/^/   $name | /" || true
+        done
+    fi
+    kill -9 ${clients_pid:+"$clients_pid"} ${proxy_pid:+"$proxy_pid"} "${pid_of[@]}" 2>/dev/null || true
+    wait 2>/dev/null || true
+    rm -rf "$folder"
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+step() { printf '\n== %s\n' "$*"; }
+say() { printf '   %s\n' "$*"; }
+fail() { printf '   NOT AS IT MUST BE: %s\n' "$*"; exit 1; }
+
+# Ports below the range from which the system takes those of outgoing connections.
+free_ports() {
+    python3 - "$1" <<'PYTHON'
+import random, socket, sys
+held = []
+while len(held) < int(sys.argv[1]):
+    held.append(socket.socket())
+    try:
+        held[-1].bind(("127.0.0.1", random.randrange(10000, 30000)))
+    except OSError:
+        held.pop().close()
+print(*(one.getsockname()[1] for one in held))
+PYTHON
+}
+
+# until_answers URL PID: waits for a 200, as long as the process lives.
+until_answers() {
+    for _ in {1..300}; do
+        kill -0 "$2" 2>/dev/null || fail "the process that should answer at $1 has ended"
+        curl --silent --fail --max-time 1 --output /dev/null "$1" && return
+        sleep 0.1
+    done
+    fail "no answer from $1 in thirty seconds"
+}
+
+# The application: the same for every server, and without a word about clusters but <distributable/>.
+build_shop() {
+    mkdir -p "$folder/shop/WEB-INF/classes"
+    javac -d "$folder/shop/WEB-INF/classes" -cp "$TOMCAT/lib/servlet-api.jar" "$here"/tomcat/*.java
+    cat >"$folder/shop/WEB-INF/web.xml" <<'XML'
+<web-app xmlns="https://jakarta.ee/xml/ns/jakartaee" version="6.0">
+  <distributable/>
+  <servlet><servlet-name>shop</servlet-name><servlet-class>Shop</servlet-class></servlet>
+  <servlet-mapping><servlet-name>shop</servlet-name><url-pattern>/</url-pattern></servlet-mapping>
+  <servlet><servlet-name>measures</servlet-name><servlet-class>Measures</servlet-class></servlet>
+  <servlet-mapping><servlet-name>measures</servlet-name><url-pattern>/measures</url-pattern></servlet-mapping>
+</web-app>
+XML
+}
+
+# The cluster of server $1: static members on loopback, no multicast. Everything is sent before the client has its answer, and
+# acknowledged (6 = SYNCHRONIZED_ACK | USE_ACK). A ping each half second finds out that a server is dead.
+cluster() {
+    local tribes=org.apache.catalina.tribes name element number=0 members=
+    for name in a b c; do
+        element=Member
+        [[ $name != "$1" ]] || element=LocalMember
+        number=$((number + 1))
+        members+="<$element className=\"$tribes.membership.StaticMember\" host=\"127.0.0.1\" port=\"${cluster_of[$name]}\"
+              uniqueId=\"{0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,$number}\"/>"
+    done
+    local options=
+    # Which is BackupManager's default, and has another name there.
+    [[ $manager != BackupManager ]] || options='mapSendOptions="6"'
+    cat <<XML
+        <Cluster className="org.apache.catalina.ha.tcp.SimpleTcpCluster" channelSendOptions="6" channelStartOptions="3">
+          <Manager className="org.apache.catalina.ha.session.$manager" expireSessionsOnShutdown="false" $options/>
+          <Channel className="$tribes.group.GroupChannel" heartbeatSleeptime="1000">
+            <Receiver className="$tribes.transport.nio.NioReceiver" address="127.0.0.1" port="${cluster_of[$1]}" autoBind="0"/>
+            <Sender className="$tribes.transport.ReplicationTransmitter">
+              <Transport className="$tribes.transport.nio.PooledParallelSender"/>
+            </Sender>
+            <Interceptor className="$tribes.group.interceptors.ThroughputInterceptor" interval="1000000"/>
+            <Interceptor className="$tribes.group.interceptors.TcpPingInterceptor" interval="500" useThread="true"/>
+            <Interceptor className="$tribes.group.interceptors.TcpFailureDetector"/>
+            <Interceptor className="$tribes.group.interceptors.StaticMembershipInterceptor">$members</Interceptor>
+          </Channel>
+          <Valve className="org.apache.catalina.ha.tcp.ReplicationValve"/>
+          <ClusterListener className="org.apache.catalina.ha.session.ClusterSessionListener"/>
+        </Cluster>
+XML
+}
+
+start_server() {
+    local base=$folder/$1
+    mkdir -p "$base"/{conf,temp,logs,work,webapps}
+    # No jvmRoute: the routing cookie says where a session is, and its id stays as it is wherever it goes.
+    cat >"$base/conf/server.xml" <<XML
+<Server port="-1">
+  <Service name="Catalina">
+    <Connector address="127.0.0.1" port="${http_of[$1]}" maxThreads="20"/>
+    <Engine name="Catalina" defaultHost="localhost">
+      <Host name="localhost" appBase="webapps" autoDeploy="false" deployOnStartup="false">
+$(cluster "$1")
+        <Context path="" docBase="$folder/shop"/>
+      </Host>
+    </Engine>
+  </Service>
+</Server>
+XML
+    # Flags for a quick start and a small heap; nothing that the application would notice.
+    java -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Ddemo.server="$1" -Djava.net.preferIPv4Stack=true \
+        -Dcatalina.home="$TOMCAT" -Dcatalina.base="$base" -Djava.io.tmpdir="$base/temp" \
+        -cp "$TOMCAT/bin/bootstrap.jar:$TOMCAT/bin/tomcat-juli.jar" org.apache.catalina.startup.Bootstrap start \
+        >"$folder/$1.log" 2>&1 &
+    pid_of[$1]=$!
+    disown
+    until_answers "http://127.0.0.1:${http_of[$1]}/" "${pid_of[$1]}"
+    say "server $1 listens on 127.0.0.1:${http_of[$1]} (process ${pid_of[$1]})"
+}
+
+# ask ORDER: has the clients do something; their answer is left in $answer.
+ask() {
+    local verdict
+    echo "$*" >&"${CLIENTS[1]}"
+    read -r -t 60 verdict answer <&"${CLIENTS[0]}" || verdict=failed
+    [[ $verdict == ok ]] || exit 1
+}
+
+for tool in java javac curl python3; do
+    command -v "$tool" >/dev/null || { echo "install $tool first" >&2; exit 2; }
+done
+[[ -e $TOMCAT/lib/catalina-ha.jar ]] || {
+    echo "there is no Tomcat in $TOMCAT: install Debian's tomcat10-common, or set TOMCAT to the folder of a Tomcat 10.1" >&2
+    exit 2
+}
+if [[ -z ${LINCHPIN:-} ]]; then
+    step "Building linchpin"
+    (cd "$here/.." && cargo build --release --bin linchpin)
+    LINCHPIN=${CARGO_TARGET_DIR:-$here/../target}/release/linchpin
+fi
+[[ -x $LINCHPIN ]] || { echo "LINCHPIN=$LINCHPIN is no program; leave it unset to have it built" >&2; exit 2; }
+
+step "Three Tomcats start as a cluster ($mode: $manager)"
+read -r proxy_port http_of[a] http_of[b] http_of[c] cluster_of[a] cluster_of[b] cluster_of[c] <<<"$(free_ports 7)"
+build_shop
+# One after the other: Tomcats that start at the same moment wait for each other's sessions for a minute.
+for name in a b c; do start_server "$name"; done
+
+step "Linchpin starts in front of them"
+{
+    cat <<TOML
+[log]
+access = "$folder/access.log"
+
+[[listeners]]
+address = "127.0.0.1:$proxy_port"
+
+[[pools]]
+name = "app"
+
+[pools.health]
+interval = "500ms"
+TOML
+    for name in a b c; do
+        printf '\n[[pools.backends]]\nname = "%s"\naddress = "127.0.0.1:%s"\n' "$name" "${http_of[$name]}"
+    done
+} >"$folder/linchpin.toml"
+"$LINCHPIN" run -c "$folder/linchpin.toml" >"$folder/proxy.log" 2>&1 &
+proxy_pid=$!
+disown
+until_answers "http://127.0.0.1:$proxy_port/" "$proxy_pid"
+say "one address for all three: http://127.0.0.1:$proxy_port (process $proxy_pid)"
+
+# The clients answer through a pipe; what they have to say goes where this script's words go.
+exec 4>&1
+servers=()
+for name in a b c; do servers+=("$name=127.0.0.1:${http_of[$name]}/${pid_of[$name]}"); done
+coproc CLIENTS { exec python3 "$here/tomcat/clients.py" "127.0.0.1:$proxy_port" "$mode" "${servers[@]}" 2>&4; }
+clients_pid=$CLIENTS_PID
+
+step "Users log in and fill their carts"
+ask fill
+
+step "Some of them change their carts"
+ask save
+
+step "The first server dies"
+ask kill
+ask survived
+[[ $mode != primary-secondary ]] || ask copied
+
+step "The second server dies"
+ask kill
+ask survived
+
+step "As it must be: two of three servers died, and no user lost anything"
