@@ -16,6 +16,7 @@ mod nonce;
 mod pin_cache;
 pub mod pin_names;
 pub mod policy;
+mod replica;
 pub mod route;
 pub mod rules;
 pub mod seal;
@@ -56,6 +57,7 @@ pub struct Affinity {
     converge: Option<Converge>,
     rules: Vec<Rule>,
     verdict_header: Option<HeaderName>,
+    replica_field: replica::ReplicaField,
     /// Set once the log has warned that a backend issues pins under the same name.
     warned_of_conflict: AtomicBool,
 }
@@ -114,6 +116,7 @@ impl Affinity {
             converge: settings.converge.map(Converge::new),
             rules: settings.rules.clone(),
             verdict_header: settings.verdict_header.clone(),
+            replica_field: replica::ReplicaField::default(),
             warned_of_conflict: AtomicBool::new(false),
         }
     }
@@ -227,6 +230,17 @@ impl Affinity {
     pub fn adopt(&self, extracted: &mut ExtractedPin, found: &SessionRecord) {
         if let (ActiveCarrier::Learned(learned), Some(key)) = (&self.carrier, extracted.key) {
             extracted.lookup = learned.adopt(key, found, extracted.removals);
+        }
+    }
+
+    /// Reads which other backend holds the session's state, if the response of the backend at position `served_by` names
+    /// one and the pool's pins remember it.
+    pub fn read_replica(&self, headers: &HeaderMap, decision: &mut Decision, pool: &Pool, served_by: usize) {
+        match self.carrier {
+            ActiveCarrier::None | ActiveCarrier::Route(_) => {}
+            ActiveCarrier::Cookie(_) | ActiveCarrier::Header(_) | ActiveCarrier::Learned(_) => {
+                self.replica_field.read(headers, decision, pool, served_by);
+            }
         }
     }
 

@@ -249,6 +249,7 @@ async fn serve(
 
     let protocol = upstream_request.protocol(&response)?;
     let version = std::mem::replace(response.version_mut(), Version::HTTP_11);
+    service.affinity.read_replica(response.headers(), order.decision_mut(), &service.pool, index);
     // First, or a backend could remove the routing cookie by naming it in Connection.
     headers::to_client(response.headers_mut());
     if let Some(via) = via {

@@ -157,10 +157,11 @@ pub(super) fn to_backend(
     expects
 }
 
-/// Prepares a response's fields for the client: removes hop-by-hop fields.
+/// Prepares a response's fields for the client: removes hop-by-hop fields and those that only Linchpin may read.
 pub fn to_client(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| is_hop_by_hop(name.as_str())) {
-        remove(headers, is_hop_by_hop);
+    let is_removed = |name: &str| is_hop_by_hop(name) || is_for_linchpin(name);
+    if headers.keys().any(|name| is_removed(name.as_str())) {
+        remove(headers, is_removed);
     }
 }
 
@@ -190,6 +191,12 @@ pub(super) fn is_hop_by_hop(name: &str) -> bool {
         name,
         "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" | "http2-settings"
     )
+}
+
+/// Whether a backend addresses a field to Linchpin. Other fields of the prefix may be verdicts of a Linchpin behind this
+/// one, and reach the client.
+fn is_for_linchpin(name: &str) -> bool {
+    name == "linchpin-replica" || name.starts_with("linchpin-session")
 }
 
 /// Whether a field is reserved for Linchpin and trusted proxies: a client must not set it. Many servers pass fields to
@@ -339,6 +346,21 @@ mod tests {
             ("forwarded", "for=127.0.0.1;host=\"a:80\";proto=http"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn fields_that_only_linchpin_may_read_do_not_reach_a_client() {
+        let mut headers = fields(&[
+            ("linchpin-replica", "b"),
+            ("linchpin-replica", "c"),
+            ("linchpin-session", "1"),
+            ("linchpin-session-save", ":YQ==:"),
+            ("linchpin-verdict", "hit"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+        ]);
+        to_client(&mut headers);
+        assert_eq!(headers, fields(&[("linchpin-verdict", "hit")]));
     }
 
     #[test]

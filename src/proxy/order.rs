@@ -350,6 +350,11 @@ impl<'a> CandidateOrder<'a> {
     pub(super) fn decision(&self) -> &Decision {
         &self.decision
     }
+
+    /// Returns the decision to note what the response says of the session's copies.
+    pub(super) fn decision_mut(&mut self) -> &mut Decision {
+        &mut self.decision
+    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ mod queue;
 mod reasons;
 mod refused;
 mod replay;
+mod replica_field;
 mod replicas;
 mod request_framing;
 mod response_framing;
