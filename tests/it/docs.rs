@@ -46,6 +46,7 @@ fn documents() -> Vec<String> {
                 "docs/tls.md",
                 "docs/tour.md",
                 "fuzz/README.md",
+                "integrations/express/README.md",
             ]
             .map(Into::into),
         )

@@ -17,6 +17,7 @@ mod chains;
 mod checking;
 mod clocks;
 mod commands;
+mod copies_express;
 mod crowds;
 mod curl;
 mod dashboard;

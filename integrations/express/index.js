@@ -1,0 +1,5 @@
+'use strict'
+
+const { LinchpinStore } = require('./lib/store')
+
+module.exports = { LinchpinStore }

@@ -1,0 +1,36 @@
+//! Session copies of an Express application, by the store of `integrations/express`.
+
+use super::support::application::{Application, NODE_MODULES, check};
+use super::support::process::printed;
+use super::support::tool::try_run;
+
+const SHOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/integrations/express/example/app.js");
+const END_WITH_PARENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/end_with_parent.cjs");
+
+async fn shop(environment: &[(&str, &str)]) -> Application {
+    Application::start(&["node", "--require", END_WITH_PARENT, SHOP], environment).await
+}
+
+#[tokio::test]
+async fn the_express_store_passes_its_own_tests() {
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/integrations/express/test");
+    let path = format!("NODE_PATH={NODE_MODULES}");
+    try_run("env", &[&path, "node", "--test", tests]).await.unwrap_or_else(|output| panic!("{output}"));
+}
+
+#[tokio::test]
+async fn an_express_application_keeps_the_rules_of_the_protocol() {
+    let output = check(&shop(&[]).await, &shop(&[]).await, &[]).await;
+    assert!(output.status.success(), "{}", printed(&output));
+    assert!(printed(&output).contains(" 0 are broken, 0 were skipped"), "{}", printed(&output));
+}
+
+#[tokio::test]
+async fn the_check_of_middlewares_finds_a_server_that_never_wants_a_copy() {
+    let never_wants = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/never_wants.cjs");
+    let shop =
+        async || Application::start(&["node", "--require", END_WITH_PARENT, "--require", never_wants, SHOP], &[]).await;
+    let output = check(&shop().await, &shop().await, &["--only", "want"]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+    assert!(printed(&output).contains("BROKEN  A server without the session wants it"), "{}", printed(&output));
+}
