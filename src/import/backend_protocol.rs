@@ -2,6 +2,8 @@
 //! Invariant: a connection with TLS never loses it.
 //! Must not know: the formats of sources; backends.
 
+use rustls::pki_types::ServerName;
+
 use super::toml::{Table, Value};
 
 /// The protocol of all backends of a pool.
@@ -62,10 +64,29 @@ impl BackendProtocol {
     }
 }
 
-/// Returns a name that a certificate can be for.
+/// Returns a name that a certificate can be for: a host name whose last label is no number, or an IP address.
 pub(super) fn server_name(text: &str) -> Option<String> {
-    if text.parse::<std::net::IpAddr>().is_ok() {
-        return Some(text.into());
+    let name = text.to_ascii_lowercase();
+    ServerName::try_from(name.as_str()).is_ok().then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_can_be_for_a_host_or_an_address() {
+        for (text, name) in [
+            ("App.Example", Some("app.example")),
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("::1", Some("::1")),
+            ("9999999999", None),
+            ("app.1", None),
+            ("*.example", None),
+            ("app.example:443", None),
+            ("", None),
+        ] {
+            assert_eq!(server_name(text).as_deref(), name, "{text}");
+        }
     }
-    super::grammar::host(text).filter(|host| !host.starts_with('*') && !text.contains(':'))
 }

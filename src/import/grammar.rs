@@ -1,6 +1,11 @@
-//! Owns: which texts are valid host names, paths, and names of cookies, fields and parameters.
+//! Owns: which texts are valid host names, paths, files, and names of cookies, fields and parameters.
 //! Invariant: a Linchpin configuration accepts every text that this file accepts.
 //! Must not know: what a name stands for.
+//!
+//! `config/names.rs` has rules of its own, on purpose: it says what is wrong and how to mend it, and accepts more, such
+//! as longer names and IP addresses for hosts. The import of a module that reads TOML would buy nothing here, and a
+//! shared one would have two reasons to change. That these rules are the stricter ones is tested, by a property that
+//! checks what becomes of mutated sources.
 
 /// Returns a valid name of a cookie, a header field or a parameter (RFC 9110 §5.6.2), of at most 100 bytes.
 pub(super) fn token(text: &str) -> Option<String> {
@@ -47,6 +52,11 @@ pub(super) fn domain(text: &str) -> Option<String> {
     host(text.strip_prefix('.').unwrap_or(text)).filter(|host| !host.starts_with('*'))
 }
 
+/// Returns the path of a file: it is not empty, and no text that spans lines, such as a certificate itself.
+pub(super) fn file(text: &str) -> Option<String> {
+    (!text.is_empty() && !text.contains(char::is_control)).then(|| text.into())
+}
+
 /// Returns the value of `same_site` as Linchpin spells it; `text` may have any case.
 pub(super) fn same_site(text: &str) -> Option<&'static str> {
     ["Strict", "Lax", "None"].into_iter().find(|word| word.eq_ignore_ascii_case(text))
@@ -83,6 +93,14 @@ pub(super) fn prefix(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_has_a_path_on_one_line() {
+        assert_eq!(file("/etc/a b.pem").as_deref(), Some("/etc/a b.pem"));
+        for bad in ["", "a\nb", "a\r", "\u{7f}"] {
+            assert_eq!(file(bad), None, "{bad:?}");
+        }
+    }
 
     #[test]
     fn hosts_and_paths_are_as_a_configuration_takes_them() {

@@ -4,6 +4,8 @@
 
 /// The reason if there is none in particular.
 pub(super) const NONE: &str = "Linchpin has no equivalent";
+/// The reason if a path is missing, or no path.
+pub(super) const NO_FILE: &str = "not the path of a file";
 /// The reasons for access restrictions and limits; such lines are listed at the top of the output.
 pub(super) const FILTER: &str = "Linchpin does not filter requests";
 pub(super) const PASSWORDS: &str = "Linchpin does not authenticate clients";

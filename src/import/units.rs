@@ -80,7 +80,10 @@ pub(super) enum Address {
 /// Parses the path of a Unix socket. It must be absolute, as the working directory of the source is unknown.
 pub(super) fn unix(path: &str) -> Address {
     const LONGEST: usize = 107;
-    let is_good = path.starts_with('/') && path.len() <= LONGEST && path.chars().all(|c| c.is_ascii_graphic());
+    let is_good = path.starts_with('/')
+        && !path.ends_with('/')
+        && path.len() <= LONGEST
+        && path.chars().all(|c| c.is_ascii_graphic());
     if is_good { Address::Unix(path.into()) } else { Address::Other }
 }
 
@@ -179,7 +182,7 @@ mod tests {
     #[test]
     fn sockets() {
         assert_eq!(unix("/run/app.sock"), Address::Unix("/run/app.sock".into()));
-        for path in ["", "app.sock", "/run/a b", "\u{fc}"] {
+        for path in ["", "/", "/run/", "app.sock", "/run/a b", "\u{fc}"] {
             assert_eq!(unix(path), Address::Other, "{path}");
         }
     }

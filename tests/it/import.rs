@@ -174,6 +174,7 @@ const ODD: [&str; 30] = [
     "1ms",
     "999y",
     "max",
+        (nginx("proxy_ssl_verify on; proxy_ssl_name 99;"), Format::Nginx, "proxy_ssl_name 99: not a host name", false),
     "*",
     "_",
     "/",

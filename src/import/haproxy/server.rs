@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use super::super::backend_protocol::{BackendProtocol, BackendTls, server_name};
-use super::super::reasons::NONE;
+use super::super::grammar;
+use super::super::reasons::{NO_FILE, NONE};
 use super::super::units;
 use super::global::Globals;
 
@@ -130,7 +131,7 @@ impl Parameters {
                 "ssl" => self.is_tls = true,
                 "no-ssl" => self.is_tls = false,
                 "verify" => self.verify = Some(argument().into()),
-                "ca-file" => self.authorities = Some(argument().into()),
+                "ca-file" => self.authorities = file(word, argument(), &mut self.unsupported),
                 "verifyhost" => {
                     self.server_name = named(word, argument(), &mut self.unsupported).or(self.server_name.take())
                 }
@@ -144,7 +145,7 @@ impl Parameters {
                         "`server_name` of [pools.upstream.tls] is the same for all requests",
                     )),
                 },
-                "crt" => self.certificate = Some(argument().into()),
+                "crt" => self.certificate = file(word, argument(), &mut self.unsupported),
                 "alpn" => self.http2 = argument().split(',').any(|protocol| protocol == "h2"),
                 "proto" => match argument() {
                     "h2" => self.http2 = true,
@@ -218,6 +219,14 @@ fn named(word: &str, text: &str, unsupported: &mut Vec<(String, &'static str)>) 
         unsupported.push((format!("{word} {text}"), "not a host name"));
     }
     name
+}
+
+fn file(word: &str, text: &str, unsupported: &mut Vec<(String, &'static str)>) -> Option<String> {
+    let file = grammar::file(text);
+    if file.is_none() {
+        unsupported.push((format!("{word} {text}"), NO_FILE));
+    }
+    file
 }
 
 fn number(word: &str, text: &str, unsupported: &mut Vec<(String, &'static str)>) -> Option<u64> {

@@ -2,8 +2,9 @@
 //! Invariant: a listener that would admit more clients than before is disabled.
 //! Must not know: frontends, servers, routes.
 
+use super::super::grammar;
 use super::super::listener::Listener;
-use super::super::reasons::NONE;
+use super::super::reasons::{NO_FILE, NONE};
 use super::super::toml::Value;
 use super::global::Globals;
 
@@ -61,9 +62,11 @@ impl Bind {
             let mut argument = || words.next().unwrap_or_default();
             match word {
                 "ssl" => bind.is_tls = true,
-                "crt" => match argument() {
-                    path if path.ends_with('/') || path.starts_with('@') || path.is_empty() => bind.off = Some(LISTED),
-                    path => bind.certificates.push(globals.certificate(path)),
+                "crt" => match grammar::file(argument()) {
+                    Some(path) if !path.ends_with('/') && !path.starts_with('@') => {
+                        bind.certificates.push(globals.certificate(&path));
+                    }
+                    _ => bind.off = Some(LISTED),
                 },
                 "crt-list" => {
                     argument();
@@ -75,7 +78,13 @@ impl Bind {
                     "h1" => bind.h2 = Some(false),
                     other => bind.unsupported.push((format!("proto {other}"), NONE)),
                 },
-                "ca-file" | "ca-verify-file" => bind.authorities = Some(globals.authority(argument())),
+                "ca-file" | "ca-verify-file" => {
+                    let text = argument();
+                    bind.authorities = grammar::file(text).map(|path| globals.authority(&path));
+                    if bind.authorities.is_none() {
+                        bind.unsupported.push((format!("{word} {text}"), NO_FILE));
+                    }
+                }
                 "verify" => match argument() {
                     "required" => bind.verify = Some(true),
                     "optional" => bind.verify = Some(false),

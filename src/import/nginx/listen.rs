@@ -2,6 +2,7 @@
 //! Invariant: an address with TLS never becomes a listener without; servers at one address share a listener.
 //! Must not know: locations.
 
+use super::super::grammar;
 use super::super::reasons::NONE;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -49,7 +50,7 @@ pub(super) fn demands(server: &Directive, http: &[Directive]) -> Vec<(String, Cl
 
 fn demand(server: &Directive, http: &[Directive]) -> ClientCertificates {
     let verify = of(server, http, "ssl_verify_client").last().map_or("off", |each| each.word(1)).to_owned();
-    let authorities = of(server, http, "ssl_client_certificate").last().map(|each| each.word(1).to_owned());
+    let authorities = of(server, http, "ssl_client_certificate").last().and_then(|each| grammar::file(each.word(1)));
     match verify.as_str() {
         "on" => Some((authorities.unwrap_or_default(), true)),
         "optional" => Some((authorities.unwrap_or_default(), false)),
@@ -141,8 +142,12 @@ impl<'d> Reader<'d> {
         let keys = of(server, http, "ssl_certificate_key");
         for (index, certificate) in of(server, http, "ssl_certificate").into_iter().enumerate() {
             let key = keys.get(index).map(|key| key.word(1));
-            let is_file =
-                |path: &str| !path.contains('$') && !path.starts_with("data:") && !path.starts_with("engine:");
+            let is_file = |path: &str| {
+                grammar::file(path).is_some()
+                    && !path.contains('$')
+                    && !path.starts_with("data:")
+                    && !path.starts_with("engine:")
+            };
             if is_file(certificate.word(1)) && key.is_none_or(is_file) {
                 listener.certificate(certificate.word(1), key);
             } else {

@@ -2,6 +2,7 @@
 //! Invariant: a backend with TLS is never used without; each pool has one value of each setting.
 //! Must not know: which requests go to a pool.
 
+use super::super::grammar;
 use super::super::reasons::NONE;
 use std::collections::HashSet;
 
@@ -77,13 +78,16 @@ impl<'d> Reader<'d> {
         Ok(index)
     }
 
-    /// Notes a `proxy_ssl_name` that varies by request.
+    /// Notes a `proxy_ssl_name` that varies by request, or that no certificate can be for.
     fn note_name(&mut self, named: Option<&'d Directive>, index: usize) {
-        let varies = |each: &&Directive| each.word(1).contains('$') && each.word(1) != "$proxy_host";
-        if let Some(directive) = named.filter(varies)
-            && self.applied_to.insert((directive.at, index))
-        {
-            let why = "`server_name` of [pools.upstream.tls] is the same for all requests";
+        let Some(directive) = named else { return };
+        let why = match directive.word(1) {
+            "$proxy_host" => return,
+            name if name.contains('$') => "`server_name` of [pools.upstream.tls] is the same for all requests",
+            name if server_name(name).is_none() => "not a host name",
+            _ => return,
+        };
+        if self.applied_to.insert((directive.at, index)) {
             self.made[index].tls.unsupported(directive.line, &directive.text, why);
         }
     }
@@ -109,7 +113,7 @@ impl<'d> Reader<'d> {
         let mut value = |name: &str| {
             let directive = scope.get(format!("{prefix}{name}").as_str())?;
             self.applied.insert(directive.at);
-            Some(directive.word(1).to_owned())
+            grammar::file(directive.word(1))
         };
         let (ca, cert, key) = (value("trusted_certificate"), value("certificate"), value("certificate_key"));
         BackendTls { ca, server_name: name, key: key.filter(|_| cert.is_some()), cert, verify }

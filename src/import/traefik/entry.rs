@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use super::super::grammar;
 use super::super::output::Output;
 use super::super::route::{Destination, Redirect, Request};
 use super::super::toml::{Table, Value};
@@ -183,10 +184,9 @@ fn certificates(root: &Map) -> Vec<(String, Option<String>)> {
     let listed = peek(tls, "certificates").map(Node::list).unwrap_or_default();
     let pair = |node: &Node| {
         let map = node.map()?;
-        let file = |key: &str| {
-            peek(map, key).and_then(Node::text).filter(|text| !text.contains(['\n', ' ']) && !text.is_empty())
-        };
-        let (certificate, key) = (file("certFile")?.to_owned(), file("keyFile")?.to_owned());
+        let file =
+            |key: &str| peek(map, key).and_then(Node::text).and_then(grammar::file).filter(|path| !path.contains(' '));
+        let (certificate, key) = (file("certFile")?, file("keyFile")?);
         let _ = ["certFile", "keyFile"].map(|key| map.take_text(key));
         Some((certificate, Some(key)))
     };
@@ -226,10 +226,10 @@ fn apply(options: &Map, table: &mut Table) {
 fn authority(options: &Map) -> Option<(String, bool)> {
     let clients = peek(options, "clientAuth")?.map()?;
     let [file] = peek(clients, "caFiles")?.list() else { return None };
-    let file = file.text().filter(|text| !text.contains(['\n', ' ']))?;
+    let file = file.text().and_then(grammar::file).filter(|path| !path.contains(' '))?;
     match peek(clients, "clientAuthType").and_then(Node::text) {
-        Some("RequireAndVerifyClientCert") => Some((file.into(), true)),
-        Some("VerifyClientCertIfGiven") => Some((file.into(), false)),
+        Some("RequireAndVerifyClientCert") => Some((file, true)),
+        Some("VerifyClientCertIfGiven") => Some((file, false)),
         _ => None,
     }
 }

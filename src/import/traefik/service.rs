@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::backend_protocol::{BackendProtocol, BackendTls, server_name};
+use super::super::grammar;
 use super::super::output::Output;
 use super::super::pool::{Balance, By, Pool, WAIT, name_of};
 use super::super::reasons::NONE;
@@ -220,8 +221,7 @@ impl<'n> Services<'n> {
         let transport = name.and_then(|name| self.transports.all().find(|(other, ..)| is_named(other, name)));
         let mut tls = BackendTls::default();
         let Some(transport) = transport.and_then(|(_, _, node)| node.map()) else { return tls };
-        let file =
-            |node: &Node| node.text().filter(|text| !text.is_empty() && !text.contains(['\n', ' '])).map(str::to_owned);
+        let file = |node: &Node| node.text().and_then(grammar::file).filter(|path| !path.contains(' '));
         let all = || transport.all();
         let named = |wanted: &str| all().find(|(key, ..)| key.eq_ignore_ascii_case(wanted)).map(|(_, _, node)| node);
         tls.server_name = named("serverName").and_then(Node::text).and_then(server_name);
