@@ -131,6 +131,26 @@ fn what_a_configuration_refuses_is_not_written() {
     }
 }
 
+/// An entry point whose address is unknown gets one that no other has.
+#[test]
+fn a_made_up_address_is_not_that_of_another_listener() {
+    let text = "entryPoints:
+  web: { address: \":8080\" }
+http:
+  routers:
+    a: { rule: PathPrefix(`/`), service: s, entryPoints: [web] }
+    b: { rule: PathPrefix(`/b`), service: s, entryPoints: [other] }
+  services:
+    s: { loadBalancer: { servers: [{ url: \"http://10.0.0.1:8081\" }] } }
+";
+    let made = import(text, "traefik.yaml", Format::Traefik).unwrap().text;
+    let addresses: Vec<_> = made.lines().filter(|line| line.starts_with("address")).collect();
+    let expected =
+        ["127.0.0.1:8082", "0.0.0.0:8080", "10.0.0.1:8081"].map(|address| format!("address = \"{address}\""));
+    assert_eq!(addresses, expected, "{made}");
+    assert_eq!(errors(&made), [""; 0], "{made}");
+}
+
 /// What a backend's certificate has to be for is what it was, or the output says what to write.
 #[test]
 fn the_name_in_a_backend_certificate_is_taken_over_or_named() {

@@ -109,15 +109,20 @@ impl EntryPoints {
             }
         }
         let unnamed_tls = routers.iter().any(|router| router.names.is_empty() && router.is_tls);
-        let mut free = (8080..=u16::MAX).filter(|port| !ports.contains(port));
+        let listening = |name: &String| {
+            let address = peek(entry_points, name).and_then(Node::map).and_then(|entry| peek(entry, "address"))?;
+            units::listener(address.text()?.trim_end_matches("/tcp"))
+        };
+        let taken: HashSet<u16> = names.iter().filter_map(listening).map(|address| address.port()).collect();
+        let mut free = (8080..=u16::MAX).filter(|port| !ports.contains(port) && !taken.contains(port));
         let mut groups = BTreeMap::new();
         for name in names {
             let is_new = !is_one && !routers.iter().any(|router| router.names.contains(&name));
             let is_tls = is_tls(&name) || (is_new && unnamed_tls && name == "websecure");
             let shown = if name.is_empty() { "the routers".to_owned() } else { format!("the entry point {name}") };
             let group = out.listener_group(0, &shown, if name.is_empty() { "listener" } else { &name });
-            let written = peek(entry_points, &name).and_then(Node::map).and_then(|entry| entry.take_text("address"));
-            let address = written.and_then(|text| units::listener(text.trim_end_matches("/tcp")));
+            let address = listening(&name);
+            peek(entry_points, &name).and_then(Node::map).and_then(|entry| entry.take_text("address"));
             let at = |router: &&RouterEntryPoints| {
                 router.names.contains(&name) || is_one || (router.names.is_empty() && router.is_tls == is_tls)
             };
