@@ -1,6 +1,7 @@
 //! Owns: the conversion of a HAProxy, nginx or Traefik configuration into one of Linchpin.
 //! Invariant: each line of the source becomes a setting in the output, or a comment that gives the reason.
-//! Must not know: any other module, the disk or the network: it resolves no names and reads no included files.
+//! Must not know: other modules, but for addresses (`net`); the disk or the network: it resolves no names and reads
+//! no included files.
 
 mod backend_protocol;
 mod grammar;
@@ -9,6 +10,7 @@ mod haproxy;
 mod listener;
 mod nginx;
 mod output;
+mod own_addresses;
 mod pool;
 mod reasons;
 mod route;

@@ -24,6 +24,24 @@ pub(super) enum GuardScope {
 }
 
 impl Guard {
+    /// Restricts the same requests at `new`, if it restricts some at `group`.
+    pub(super) fn extend_to_group(&mut self, group: usize, new: usize) {
+        if let GuardScope::Groups(groups, _) = &mut self.place
+            && groups.contains(&group)
+        {
+            groups.push(new);
+        }
+    }
+
+    /// Restricts the route `new`, if it restricts the route `id`.
+    pub(super) fn extend_to_route(&mut self, id: usize, new: usize) {
+        if let GuardScope::Routes(ids) = &mut self.place
+            && ids.contains(&id)
+        {
+            ids.push(new);
+        }
+    }
+
     /// Updates the indices of routes after a merge.
     pub(super) fn moved(&mut self, places: &[usize]) {
         if let GuardScope::Routes(ids) = &mut self.place {

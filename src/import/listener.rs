@@ -3,11 +3,16 @@
 //! Must not know: the formats of sources; routes.
 
 use super::toml::{Table, Value};
+use crate::net::Address;
 
 /// An address that Linchpin listens on.
 pub(super) struct Listener {
     pub(super) group: usize,
+    /// The line of the source that it comes from; 0 if none.
+    pub(super) line: usize,
+    pub(super) text: String,
     pub(super) table: Table,
+    address: String,
     tls: Option<Tls>,
     is_off: bool,
 }
@@ -19,10 +24,36 @@ struct Tls {
 }
 
 impl Listener {
-    pub(super) fn new(group: usize, address: &str) -> Listener {
+    /// Returns a listener without TLS; `line` and `text` are those of the source.
+    pub(super) fn new(group: usize, address: &str, line: usize, text: &str) -> Listener {
         let mut table = Table::default();
         table.set("address", Value::text(address));
-        Listener { group, table, tls: None, is_off: false }
+        Listener { group, line, text: text.into(), table, address: address.into(), tls: None, is_off: false }
+    }
+
+    /// Returns its address; `None` if it has no valid one.
+    pub(super) fn address(&self) -> Option<Address> {
+        self.address.parse().ok()
+    }
+
+    /// Returns whether another listener differs in nothing but its address and certificates.
+    pub(super) fn is_like(&self, other: &Listener) -> bool {
+        let is_same_tls = match (&self.tls, &other.tls) {
+            (Some(one), Some(other)) => one.table.has_same_settings(&other.table),
+            (None, None) => true,
+            _ => false,
+        };
+        is_same_tls && self.table.has_same_settings_but("address", &other.table)
+    }
+
+    /// Takes over the certificates and comments of a listener that is like this one.
+    pub(super) fn absorb(&mut self, other: Listener) {
+        self.table.append(other.table);
+        let Some(tls) = other.tls else { return };
+        for (certificate, key) in &tls.certificates {
+            self.certificate(certificate, key.as_deref());
+        }
+        self.secure().append(tls.table);
     }
 
     /// Turns TLS on; returns the table of its section.

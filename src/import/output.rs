@@ -5,6 +5,7 @@
 mod guard;
 mod head;
 mod listeners;
+mod overlaps;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -33,8 +34,6 @@ pub(super) struct Output {
     /// Some listener could not be converted: none is added in its place.
     has_lost_listeners: bool,
     routes: Vec<Route>,
-    /// The index of each route, by its listener group, scheme, path prefix and host.
-    taken: HashMap<(usize, Option<bool>, String, String), usize>,
     guards: Vec<Guard>,
     strips: Vec<Strip>,
     /// Notes on requests without a route.
@@ -47,13 +46,21 @@ pub(super) struct Output {
 }
 
 /// Listeners that have the same routes: a frontend, an entry point, or an address.
+#[derive(Clone)]
 struct ListenerGroup {
     /// The line in the source; 0 if it has none.
     line: usize,
     text: String,
     /// The name of its listeners, where routes refer to them.
     name: String,
+    /// The index of each route.
+    routes: HashMap<RouteKey, usize>,
+    /// One of its listeners is part of another group's.
+    has_joined: bool,
 }
+
+/// The scheme, path prefix and host of a route; the host is empty for all.
+type RouteKey = (Option<bool>, String, String);
 
 /// A path prefix to remove from the requests of a pool.
 struct Strip {
@@ -77,7 +84,6 @@ impl Output {
             by_address: HashMap::new(),
             has_lost_listeners: false,
             routes: Vec::new(),
-            taken: HashMap::new(),
             guards: Vec::new(),
             strips: Vec::new(),
             unrouted: Table::default(),
@@ -95,7 +101,8 @@ impl Output {
 
     /// Adds a listener group called `name`; returns its index.
     pub(super) fn listener_group(&mut self, line: usize, text: &str, name: &str) -> usize {
-        self.groups.push(ListenerGroup { line, text: text.into(), name: named(name, "listener") });
+        let name = named(name, "listener");
+        self.groups.push(ListenerGroup { line, text: text.into(), name, routes: HashMap::new(), has_joined: false });
         self.groups.len() - 1
     }
 
@@ -104,12 +111,12 @@ impl Output {
         self.by_address.get(address).map(|index| self.listeners[*index].group)
     }
 
-    /// Returns the listener at an address, which is added if it is new.
-    pub(super) fn listener(&mut self, group: usize, address: &str) -> &mut Listener {
+    /// Returns the listener at an address, which is added if it is new, with the line and text of the source.
+    pub(super) fn listener(&mut self, group: usize, address: &str, line: usize, text: &str) -> &mut Listener {
         let next = self.listeners.len();
         let index = *self.by_address.entry(address.to_owned()).or_insert(next);
         if index == next {
-            self.listeners.push(Listener::new(group, address));
+            self.listeners.push(Listener::new(group, address, line, text));
         }
         &mut self.listeners[index]
     }
@@ -144,10 +151,10 @@ impl Output {
         let mut made: HashMap<Vec<String>, usize> = HashMap::new();
         let mut noted = HashSet::new();
         for group in groups {
-            let key = |host: &String| (*group, request.secure, request.prefix.clone(), host.clone());
+            let key = |host: &String| (request.secure, request.prefix.clone(), host.clone());
             let mut free = Vec::new();
             for host in wanted {
-                match self.taken.get(&key(host)) {
+                match self.groups[*group].routes.get(&key(host)) {
                     Some(other) if self.routes[*other].destination == *destination => ids.push(*other),
                     Some(other) => {
                         let shown = self.routes[*other].destination.shown();
@@ -167,7 +174,7 @@ impl Output {
                 Entry::Occupied(made) => *made.get(),
                 Entry::Vacant(place) => *place.insert(next),
             };
-            self.taken.extend(free.iter().map(|host| (key(host), id)));
+            self.groups[*group].routes.extend(free.iter().map(|host| (key(host), id)));
             if id < next {
                 self.routes[id].groups.push(*group);
                 continue;
@@ -191,7 +198,7 @@ impl Output {
     /// Returns where requests for exactly this host and path go.
     pub(super) fn destination_of(&self, group: usize, request: &Request) -> Option<Destination> {
         let host = request.hosts.first().cloned().unwrap_or_default();
-        let id = self.taken.get(&(group, request.secure, request.prefix.clone(), host))?;
+        let id = self.groups.get(group)?.routes.get(&(request.secure, request.prefix.clone(), host))?;
         self.routes.get(*id).map(|route| route.destination.clone())
     }
 
@@ -242,12 +249,14 @@ impl Output {
     /// Completes what depends on the whole; returns the pools that no request reaches.
     fn complete(&mut self) -> HashSet<String> {
         self.strip_paths();
+        let own_addresses = self.join_overlapping();
         self.merge();
         self.disable_guarded();
         self.open();
         let mut cookies = UniqueNames::default();
         for pool in &mut self.pools {
             pool.complete(&mut cookies);
+            pool.leave_out(&own_addresses);
         }
         let unreached = self.unreached();
         // A single pool needs no route.

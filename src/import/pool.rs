@@ -5,13 +5,14 @@
 mod backend;
 mod cookie;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 pub(super) use self::backend::Backend;
 pub(super) use self::cookie::Cookie;
 use super::backend_protocol::BackendProtocol;
+use super::own_addresses::OwnAddresses;
 use super::toml::{Table, Value};
 use super::unique_names::{UniqueNames, named};
 use super::units::Address;
@@ -156,6 +157,16 @@ impl Pool {
         self.backends.push(backend);
         let last = self.backends.len() - 1;
         &mut self.backends[last]
+    }
+
+    /// Disables the backends that are listeners of the source.
+    pub(super) fn leave_out(&mut self, own_addresses: &OwnAddresses) {
+        let is_own = |address: &Address| address.listening().is_some_and(|address| own_addresses.has(&address));
+        let own = self.addresses.iter().filter(|(address, _)| is_own(address)).map(|(_, name)| name);
+        let own: HashSet<&String> = own.collect();
+        for backend in self.backends.iter_mut().filter(|backend| own.contains(&backend.name)) {
+            backend.leave_out();
+        }
     }
 
     /// Returns whether its backends use this protocol. The first call decides.

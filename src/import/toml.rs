@@ -203,6 +203,15 @@ impl Table {
         self.keys.len() == other.keys.len() && self.keys.iter().all(|(key, _)| self.get(key) == other.get(key))
     }
 
+    /// Like [`Table::has_same_settings`], but `key` may differ.
+    pub(super) fn has_same_settings_but(&self, key: &str, other: &Table) -> bool {
+        let without = |keys: &[(&'static str, usize)]| -> Vec<&'static str> {
+            keys.iter().map(|(each, _)| *each).filter(|each| *each != key).collect()
+        };
+        let own = without(&self.keys);
+        own.len() == without(&other.keys).len() && own.iter().all(|each| self.get(each) == other.get(each))
+    }
+
     /// Returns whether it has no comments.
     pub(super) fn has_no_comments(&self) -> bool {
         self.lines.len() == self.keys.len()

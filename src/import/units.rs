@@ -5,6 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::net;
+
 /// Parses `1h30m`, `500ms`, `30s`; a number without a unit is in `bare`.
 fn duration(text: &str, bare: Duration) -> Option<Duration> {
     const YEAR: u64 = 365 * 24 * 60 * 60;
@@ -77,7 +79,19 @@ pub(super) enum Address {
     Other,
 }
 
-/// Parses the path of a Unix socket. It must be absolute, as the working directory of the source is unknown.
+impl Address {
+    /// Returns the address that something may listen on; `None` if only DNS knows it.
+    pub(super) fn listening(&self) -> Option<net::Address> {
+        match self {
+            Address::Socket(socket) => Some(net::Address::Tcp(*socket)),
+            Address::Unix(path) => Some(net::Address::Unix(path.into())),
+            Address::Name(..) | Address::Service(_) | Address::Other => None,
+        }
+    }
+}
+
+/// Parses the path of a Unix socket. It must name a file, and be absolute, as the working directory of the source is
+/// unknown.
 pub(super) fn unix(path: &str) -> Address {
     const LONGEST: usize = 107;
     let is_good = path.starts_with('/')

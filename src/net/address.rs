@@ -34,6 +34,14 @@ impl Address {
         }
     }
 
+    /// Returns the address with an IPv4-mapped IPv6 address as the IPv4 address that it is (RFC 4291 §2.5.5.2).
+    pub fn to_canonical(&self) -> Address {
+        match self {
+            Address::Tcp(address) => Address::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port())),
+            Address::Unix(path) => Address::Unix(path.clone()),
+        }
+    }
+
     /// Returns the IP address, if there is one.
     pub fn ip(&self) -> Option<IpAddr> {
         self.tcp().map(|address| address.ip())
@@ -108,6 +116,15 @@ mod tests {
         }
         for text in ["", "127.0.0.1", "unix:", "app:80", "unix:a\0b", &format!("unix:/{}", "x".repeat(107))] {
             assert_eq!(text.parse::<Address>(), Err(InvalidAddress), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_has_one_canonical_form() {
+        for (text, canonical) in
+            [("[::ffff:10.0.0.1]:80", "10.0.0.1:80"), ("[::1]:80", "[::1]:80"), ("unix:/a//b", "unix:/a/b")]
+        {
+            assert_eq!(text.parse::<Address>().unwrap().to_canonical(), canonical.parse().unwrap(), "{text}");
         }
     }
 }

@@ -151,7 +151,7 @@ impl<'p> FrontendReader<'p> {
                 out.lost_listener(line, text, format!("another listener already has {place}"));
                 continue;
             }
-            bind.apply(out.listener(self.number, &place), line, text);
+            bind.apply(out.listener(self.number, &place, line, text), line, text);
         }
         Disposition::Converted
     }

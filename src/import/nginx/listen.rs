@@ -76,7 +76,7 @@ impl<'d> Reader<'d> {
         let listens: Vec<_> = server.inside().iter().filter(|each| each.word(0) == "listen").collect();
         if listens.is_empty() {
             let group = group("0.0.0.0:80", server, out);
-            let table = &mut out.listener(group, "0.0.0.0:80").table;
+            let table = &mut out.listener(group, "0.0.0.0:80", server.line, &server.text).table;
             if table.has_no_comments() {
                 table.comment("nginx listens here by default");
             }
@@ -106,7 +106,7 @@ impl<'d> Reader<'d> {
             let is_agreed = demands_here
                 .iter()
                 .all(|each| **each == demand && demand.as_ref().is_none_or(|(file, _)| !file.is_empty()));
-            let listener = out.listener(group, &address);
+            let listener = out.listener(group, &address, line, text);
             if is_tls {
                 self.secure(server, directive, listener);
                 match (&demand, is_agreed) {

@@ -1,5 +1,5 @@
 //! Owns: which listeners each route is for.
-//! Invariant: no address serves a route that it did not serve in the source.
+//! Invariant: no address serves a route that it did not serve in the source, except where `overlaps` says so.
 //! Must not know: the formats of sources.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -27,8 +27,8 @@ impl Output {
         let mut noted = HashSet::new();
         for route in self.routes.iter_mut().filter(|route| is_shut(&route.groups)) {
             route.is_off = true;
-            for group in route.groups.iter().filter(|group| noted.insert(**group)) {
-                let group = &self.groups[*group];
+            let all = route.groups.iter().filter(|group| noted.insert(**group)).map(|group| &self.groups[*group]);
+            for group in all.filter(|group| !group.has_joined) {
                 let at = if group.line > 0 { format!(", line {}", group.line) } else { String::new() };
                 route.table.comment(format!("disabled: none of its listeners could be imported ({}{at})", group.text));
             }
@@ -63,7 +63,7 @@ impl Output {
         }
         let ports: Vec<u16> = self.free_ports().chain([8080]).take(groups.len()).collect();
         for (group, port) in groups.into_iter().zip(ports) {
-            let mut listener = Listener::new(group, &format!("127.0.0.1:{port}"));
+            let mut listener = Listener::new(group, &format!("127.0.0.1:{port}"), 0, "");
             listener.table.comment(format!("{} has no address that could be imported: set yours", self.source));
             self.listeners.push(listener);
         }

@@ -37,7 +37,7 @@ fn apart(groups: &[Given<'_>]) -> Vec<(bool, String)> {
     let mut output = Output::new("x", Format::Nginx);
     for (port, is_off, routes) in groups {
         let number = output.listener_group(usize::from(*port), "front", "web");
-        let listener = output.listener(number, &format!("0.0.0.0:{port}"));
+        let listener = output.listener(number, &format!("0.0.0.0:{port}"), usize::from(*port), "");
         if *is_off {
             listener.switch_off(1, "", "");
         }
@@ -61,6 +61,84 @@ fn what_leads_elsewhere_at_an_address_of_its_own_is_tied_to_it() {
     assert_eq!(routes, [(false, "[\"web\", \"web-2\"]".into()), (false, "[\"web-2\"]".into())]);
     // A route that is the same everywhere names no listeners.
     assert_eq!(apart(&[(80, false, &[("a", "web")]), (81, false, &[("a", "web")])]), [(false, String::new())]);
+}
+
+/// The listeners of a public listener group.
+const PUBLIC: &[&str] = &["0.0.0.0:80", "10.0.0.4:81"];
+
+/// The pool of a route, whether it is disabled, and its listeners.
+type Written = (String, bool, String);
+
+/// Returns the listeners of a public and a private listener group at these addresses, and of each route
+/// whether it is disabled; `guarded` is the group whose requests below /admin are restricted.
+fn overlapping(public_at: &[&str], private: &[&str], guarded: Option<usize>) -> (Vec<(String, bool)>, Vec<Written>) {
+    let mut output = Output::new("x", Format::Haproxy);
+    let public = output.listener_group(1, "public", "public");
+    let intern = output.listener_group(2, "intern", "intern");
+    for address in public_at {
+        output.listener(public, address, 1, "");
+    }
+    for address in private {
+        output.listener(intern, address, 2, "");
+    }
+    route(&mut output, public, &[], "/", "web", 1);
+    route(&mut output, public, &["a"], "/", "app", 1);
+    route(&mut output, intern, &[], "/", "other", 2);
+    route(&mut output, intern, &[], "/admin", "admin", 2);
+    route(&mut output, intern, &["a", "b"], "/", "shop", 2);
+    if let Some(group) = guarded {
+        let place = GuardScope::Groups(vec![group], vec![Request::to(Vec::new(), "/admin")]);
+        output.guard(Guard { place, line: 7, text: String::new(), why: String::new() });
+    }
+    output.join_overlapping();
+    output.merge();
+    output.disable_guarded();
+    output.open();
+    let value = |table: &Table, key: &str| table.get(key).map_or("", |value| value.as_str()).replace('"', "");
+    let listeners = output.listeners.iter().map(|each| (value(&each.table, "address"), each.is_off()));
+    let routes =
+        output.routes.iter().map(|each| (value(&each.table, "pool"), each.is_off, value(&each.table, "listeners")));
+    (listeners.collect(), routes.collect())
+}
+
+#[test]
+fn a_listener_that_a_wildcard_covers_is_part_of_it() {
+    let (listeners, routes) = overlapping(PUBLIC, &["10.0.0.4:80"], None);
+    let on = |address: &str| (address.to_owned(), false);
+    assert_eq!(listeners, [on("0.0.0.0:80"), on("10.0.0.4:81")]);
+    let route = |pool: &str, is_off, listeners: &str| (pool.to_owned(), is_off, listeners.to_owned());
+    // The other address of the public group does not serve what is not its own.
+    let (web, app) = (route("web", false, "[public-2, public]"), route("app", false, "[public-2, public]"));
+    let (admin, shop) = (route("admin", false, "[public]"), route("shop", false, "[public]"));
+    let lost = [route("other", true, ""), route("shop", true, "")];
+    let [other, rest] = lost;
+    assert_eq!(routes, [web.clone(), app.clone(), other, admin, rest, shop]);
+    // An address of its own stays.
+    let (listeners, routes) = overlapping(PUBLIC, &["10.0.0.4:80", "10.0.0.4:82"], None);
+    assert_eq!(listeners, [on("0.0.0.0:80"), on("10.0.0.4:81"), on("10.0.0.4:82")]);
+    let [admin, shop] = ["admin", "shop"].map(|pool| route(pool, false, "[intern, public]"));
+    assert_eq!(routes, [web, app, route("other", false, "[intern]"), admin, route("shop", false, "[intern]"), shop]);
+}
+
+#[test]
+fn what_was_restricted_stays_so_when_its_listener_is_part_of_another() {
+    for public in [PUBLIC, &PUBLIC[..1]] {
+        for guarded in [0, 1] {
+            let (_, routes) = overlapping(public, &["10.0.0.4:80"], Some(guarded));
+            let is_off = |pool: &str| routes.iter().any(|(name, is_off, _)| name == pool && *is_off);
+            assert!(is_off("admin"), "{guarded}: {routes:?}");
+            // The restriction of the private group is none of the public one, which has no route below /admin.
+            assert_eq!((is_off("web"), is_off("app")), (guarded == 0, guarded == 0), "{routes:?}");
+        }
+    }
+}
+
+#[test]
+fn a_loopback_listener_opens_to_nobody_else() {
+    let (listeners, routes) = overlapping(PUBLIC, &["127.0.0.1:80"], None);
+    assert_eq!(listeners.iter().map(|(_, is_off)| *is_off).collect::<Vec<_>>(), [false, false, true]);
+    let off: Vec<_> = routes.iter().filter(|(_, is_off, _)| *is_off).map(|(pool, ..)| pool.as_str()).collect();
+    assert_eq!(off, ["other", "admin", "shop"]);
 }
 
 #[test]
@@ -114,7 +192,7 @@ fn a_route_that_lost_its_guard_is_off_and_so_is_what_leads_around_it() {
 fn the_only_pool_is_not_open_because_its_route_is_off() {
     let mut output = Output::new("x", Format::Nginx);
     let group = output.listener_group(1, "x", "x");
-    output.listener(group, "0.0.0.0:80");
+    output.listener(group, "0.0.0.0:80", 1, "");
     let ids = route(&mut output, group, &[], "/", "app", 1);
     output.pools.push(Pool::new("app"));
     output.guard(Guard {

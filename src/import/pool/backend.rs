@@ -11,6 +11,9 @@ const MOST_REQUESTS: u64 = 1_000_000;
 /// A server, or a name by which DNS finds servers.
 pub(in crate::import) struct Backend {
     pub(super) name: String,
+    /// Its line in the source, for notes.
+    line: usize,
+    text: String,
     /// The application's route for it, and its line in the source.
     pub(super) route: Option<(usize, String)>,
     pub(in crate::import) table: Table,
@@ -27,7 +30,7 @@ enum Found {
 }
 
 impl Backend {
-    /// Returns a backend at an address; `line` and `text` are for the note if the address is unusable.
+    /// Returns a backend at an address; `line` and `text` are those of the source, for notes.
     pub(super) fn new(name: &str, address: &Address, line: usize, text: &str) -> Backend {
         let mut table = Table::default();
         let (mut found, mut is_off) = (None, false);
@@ -62,13 +65,23 @@ impl Backend {
                 is_off = true;
             }
         }
-        Backend { name: name.into(), route: None, table, found, is_off, is_out: false }
+        Backend { name: name.into(), line, text: text.into(), route: None, table, found, is_off, is_out: false }
     }
 
     /// Disables it, with the reason.
     pub(in crate::import) fn switch_off(&mut self, line: usize, text: &str, why: impl Into<String>) {
         self.is_off = true;
         self.table.unsupported(line, text, why);
+    }
+
+    /// Disables it, as it is a listener of the source.
+    pub(super) fn leave_out(&mut self) {
+        let (line, text) = (self.line, std::mem::take(&mut self.text));
+        self.switch_off(
+            line,
+            &text,
+            "this server is the listener itself: requests would loop; write the servers behind it",
+        );
     }
 
     /// Disables it until the operator has done something.

@@ -111,9 +111,9 @@ impl EntryPoints {
         let unnamed_tls = routers.iter().any(|router| router.names.is_empty() && router.is_tls);
         let listening = |name: &String| {
             let address = peek(entry_points, name).and_then(Node::map).and_then(|entry| peek(entry, "address"))?;
-            units::listener(address.text()?.trim_end_matches("/tcp"))
+            Some((units::listener(address.text()?.trim_end_matches("/tcp"))?, address.line))
         };
-        let taken: HashSet<u16> = names.iter().filter_map(listening).map(|address| address.port()).collect();
+        let taken: HashSet<u16> = names.iter().filter_map(listening).map(|(address, _)| address.port()).collect();
         let mut free = (8080..=u16::MAX).filter(|port| !ports.contains(port) && !taken.contains(port));
         let mut groups = BTreeMap::new();
         for name in names {
@@ -139,7 +139,9 @@ impl EntryPoints {
                 continue;
             }
             let made_up = || format!("127.0.0.1:{}", free.next().unwrap_or(8080));
-            let listener = out.listener(group, &address.map_or_else(made_up, |address| address.to_string()));
+            let line = address.map_or(0, |(_, line)| line);
+            let address_text = address.map_or_else(made_up, |(address, _)| address.to_string());
+            let listener = out.listener(group, &address_text, line, &shown);
             if address.is_none() {
                 listener.table.comment(format!("the address of {shown} is in Traefik's static configuration: set it"));
             }
