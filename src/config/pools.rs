@@ -264,11 +264,16 @@ enum RetryWord {
     Reset,
     Timeout,
     NonIdempotent,
+    IdempotencyKey,
     Status(u16),
 }
 
-const RETRY_WORDS: [(&str, RetryWord); 3] =
-    [("reset", RetryWord::Reset), ("timeout", RetryWord::Timeout), ("non_idempotent", RetryWord::NonIdempotent)];
+const RETRY_WORDS: [(&str, RetryWord); 4] = [
+    ("reset", RetryWord::Reset),
+    ("timeout", RetryWord::Timeout),
+    ("idempotency_key", RetryWord::IdempotencyKey),
+    ("non_idempotent", RetryWord::NonIdempotent),
+];
 
 fn retry_word(value: &DeValue<'_>) -> Value<RetryWord> {
     if let Ok(codes) = statuses(value)
@@ -281,7 +286,7 @@ fn retry_word(value: &DeValue<'_>) -> Value<RetryWord> {
     if let Some((_, word)) = RETRY_WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)) {
         return Ok(*word);
     }
-    let what = "\"reset\", \"timeout\", \"non_idempotent\" or a status code from 400 to 599";
+    let what = "\"reset\", \"timeout\", \"idempotency_key\", \"non_idempotent\" or a status code from 400 to 599";
     let remedy = match nearest(text, RETRY_WORDS.map(|(word, _)| word)) {
         Some(word) => format!("did you mean \"{word}\"?"),
         None => "write one of them, such as \"503\"".into(),
@@ -290,15 +295,27 @@ fn retry_word(value: &DeValue<'_>) -> Value<RetryWord> {
 }
 
 fn retry_on(words: &[Spanned<RetryWord>]) -> retry::RetryOn {
-    let mut on = retry::RetryOn { reset: false, timeout: false, status: Vec::new(), non_idempotent: false };
+    let mut on = retry::RetryOn {
+        reset: false,
+        timeout: false,
+        status: Vec::new(),
+        non_idempotent: false,
+        idempotency_key: false,
+    };
     for word in words {
         match word.value {
             RetryWord::Reset => on.reset = true,
             RetryWord::Timeout => on.timeout = true,
             RetryWord::NonIdempotent => on.non_idempotent = true,
+            RetryWord::IdempotencyKey => on.idempotency_key = true,
             RetryWord::Status(code) if on.status.contains(&code) => {}
             RetryWord::Status(code) => on.status.push(code),
         }
+    }
+    // It says which requests are repeated, and no failure: alone, it adds to the failures that count by default.
+    let is_alone = words.iter().all(|word| matches!(word.value, RetryWord::IdempotencyKey));
+    if is_alone && on.idempotency_key {
+        return retry::RetryOn { idempotency_key: true, ..retry::Settings::default().retry_on };
     }
     on
 }

@@ -188,7 +188,8 @@ fn values_arrive_where_they_belong() {
     assert_eq!((cookie.name.as_str(), cookie.same_site), ("__Host-pin", affinity::cookie::SameSite::None));
     assert_eq!((&pool.health.probe, pool.health.timeout), (&health::Probe::Tcp, seconds(1)));
     assert_eq!((pool.pool.health_state.fall, pool.pool.health_state.max_ejected), (1, 10));
-    let on = proxy::retry::RetryOn { reset: false, timeout: true, status: vec![502, 503], non_idempotent: false };
+    let retry = proxy::retry::Settings::default();
+    let on = proxy::retry::RetryOn { reset: false, timeout: true, status: vec![502, 503], ..retry.retry_on };
     assert_eq!((&pool.retry.retry_on, pool.retry.budget, pool.retry.replay_limit), (&on, 30, 0));
     let first = &pool.pool.backends[0];
     assert_eq!((first.weight, first.state, first.failover[0].as_str()), (0, pool::AdminState::Drain, "b"));

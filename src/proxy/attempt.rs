@@ -18,7 +18,7 @@ use super::exchange::Exchange;
 use super::head;
 use super::interim;
 use super::order::CandidateOrder;
-use super::retry::{RetryFacts, is_idempotent};
+use super::retry::RetryFacts;
 use super::route::RouteEntry;
 use super::snapshot::Service;
 use super::stale::{AttemptEnd, is_stale};
@@ -66,7 +66,7 @@ impl UpstreamRequest {
         route: &RouteEntry,
         thread: &ThreadState,
     ) -> Result<UpstreamRequest, ProxyError> {
-        let repeatable = is_idempotent(&parts.method) || service.retry.retry_on.non_idempotent;
+        let repeatable = service.retry.retry_on.is_repeatable(parts);
         let hostless = parts.version == Version::HTTP_10 && !parts.headers.contains_key(HOST);
         let (method, uri) = (parts.method.clone(), std::mem::take(&mut parts.uri));
         let mut headers = std::mem::take(&mut parts.headers);
@@ -167,7 +167,7 @@ impl UpstreamRequest {
     /// Returns what the retry rule needs to know.
     pub(super) fn facts(&self, sent: u32, deadline: Instant, backend_lost: bool) -> RetryFacts {
         RetryFacts {
-            idempotent: self.repeatable,
+            repeatable: self.repeatable,
             replayable: self.is_replayable(),
             sent,
             in_time: clock::now() < deadline,

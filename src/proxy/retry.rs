@@ -4,7 +4,8 @@
 
 use std::cell::Cell;
 
-use http::Method;
+use http::header::{HeaderMap, HeaderName};
+use http::{Method, request};
 
 use crate::upstream::{Fact, Failure};
 
@@ -37,6 +38,19 @@ pub struct RetryOn {
     /// `"non_idempotent"`: the above also holds for POST and PATCH, which may then be executed twice: for applications
     /// that tolerate it.
     pub non_idempotent: bool,
+    /// `"idempotency_key"`: the above also holds for a POST or PATCH with an `Idempotency-Key`: its application executes
+    /// a request only once for each key.
+    pub idempotency_key: bool,
+}
+
+impl RetryOn {
+    /// Returns whether a request may be executed twice without harm: by its method, or since its client or the
+    /// configuration says so.
+    pub fn is_repeatable(&self, head: &request::Parts) -> bool {
+        is_idempotent(&head.method)
+            || self.non_idempotent
+            || (self.idempotency_key && has_idempotency_key(&head.headers))
+    }
 }
 
 impl Default for Settings {
@@ -44,7 +58,13 @@ impl Default for Settings {
         Settings {
             attempts: 3,
             connect_attempts: 32,
-            retry_on: RetryOn { reset: true, timeout: true, status: Vec::new(), non_idempotent: false },
+            retry_on: RetryOn {
+                reset: true,
+                timeout: true,
+                status: Vec::new(),
+                non_idempotent: false,
+                idempotency_key: false,
+            },
             replay_limit: 64 * 1024,
             budget: 20,
         }
@@ -54,8 +74,8 @@ impl Default for Settings {
 /// What the rule needs to know about a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryFacts {
-    /// Its method is idempotent (see [`is_idempotent`]).
-    pub idempotent: bool,
+    /// It may be executed twice (see [`RetryOn::is_repeatable`]).
+    pub repeatable: bool,
     /// All of its body that has been read is kept.
     pub replayable: bool,
     /// Number of attempts of which a byte reached a backend.
@@ -109,12 +129,25 @@ pub fn may_repeat(failure: Failure, facts: RetryFacts, settings: &Settings) -> b
         // Another backend would respond the same.
         Fact::Garbage | Fact::HeadTooLarge | Fact::RequestBody | Fact::Shortage => false,
     };
-    !failure.sent || ((facts.idempotent || on.non_idempotent) && is_wanted)
+    !failure.sent || (facts.repeatable && is_wanted)
 }
 
 /// Returns whether a method is idempotent (RFC 9110 §9.2.2). An unknown one is not: nobody knows what it does.
-pub fn is_idempotent(method: &Method) -> bool {
+fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
+}
+
+/// `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header).
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Returns whether a request has exactly one key that is not empty. Of several, nobody knows which one the application
+/// takes. The key is a string in quotes (RFC 9651 §3.3.3), but many clients leave the quotes out.
+fn has_idempotency_key(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => !matches!(value.as_bytes().trim_ascii(), b"" | b"\"\""),
+        _ => false,
+    }
 }
 
 /// A pool's retry budget on one thread, after Finagle's: each request pays in a part of a retry, and each retry takes
@@ -157,7 +190,7 @@ mod tests {
     use std::io::ErrorKind;
 
     const SAFE: RetryFacts =
-        RetryFacts { idempotent: true, replayable: true, sent: 1, in_time: true, backend_lost: false };
+        RetryFacts { repeatable: true, replayable: true, sent: 1, in_time: true, backend_lost: false };
 
     fn failure(fact: Fact, sent: bool) -> Failure {
         Failure::new(fact, sent)
@@ -165,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_was_not_sent_goes_on_whatever_the_method() {
-        let facts = RetryFacts { idempotent: false, sent: 99, ..SAFE };
+        let facts = RetryFacts { repeatable: false, sent: 99, ..SAFE };
         let unsent = failure(Fact::Connect(Reason::Io(ErrorKind::ConnectionRefused)), false);
         assert_eq!(may_retry(unsent, facts, &Settings::default()), RetryDecision::Yes);
     }
@@ -182,14 +215,40 @@ mod tests {
         assert_eq!(may_retry(reset, SAFE, &settings), RetryDecision::IfBudget);
         assert_eq!(may_retry(reset, RetryFacts { backend_lost: true, ..SAFE }, &settings), RetryDecision::Yes);
         assert_eq!(may_retry(reset, RetryFacts { sent: 3, ..SAFE }, &settings), RetryDecision::No);
-        assert_eq!(may_retry(reset, RetryFacts { idempotent: false, ..SAFE }, &settings), RetryDecision::No);
+        assert_eq!(may_retry(reset, RetryFacts { repeatable: false, ..SAFE }, &settings), RetryDecision::No);
         assert_eq!(may_retry(failure(Fact::Status(503), true), SAFE, &settings), RetryDecision::No);
         assert_eq!(may_retry(failure(Fact::HeadTooLarge, true), SAFE, &settings), RetryDecision::No);
-        let retry_on = RetryOn { status: vec![503], non_idempotent: true, timeout: false, reset: true };
-        let settings = Settings { retry_on, ..settings };
+        let retry_on = RetryOn { status: vec![503], timeout: false, ..settings.retry_on };
+        let settings = Settings { retry_on, ..Settings::default() };
         assert_eq!(may_retry(failure(Fact::Status(503), true), SAFE, &settings), RetryDecision::IfBudget);
-        assert_eq!(may_retry(reset, RetryFacts { idempotent: false, ..SAFE }, &settings), RetryDecision::IfBudget);
         assert_eq!(may_retry(failure(Fact::ResponseTimeout, true), SAFE, &settings), RetryDecision::No);
+    }
+
+    #[test]
+    fn a_request_is_repeatable_by_its_method_its_key_or_the_configuration() {
+        let none: &[&str] = &[];
+        for (method, keys, by_key, by_any) in [
+            ("GET", none, true, true),
+            ("PUT", none, true, true),
+            ("POST", none, false, true),
+            ("POST", &["\"8e03978e\""], true, true),
+            ("PATCH", &["8e03978e"], true, true),
+            ("POST", &[""], false, true),
+            ("POST", &["\"\""], false, true),
+            ("POST", &["a", "a"], false, true),
+        ] {
+            let mut request = http::Request::builder().method(method);
+            for key in keys {
+                request = request.header("idempotency-key", *key);
+            }
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            let with = |idempotency_key, non_idempotent| {
+                let on = RetryOn { idempotency_key, non_idempotent, ..Settings::default().retry_on };
+                on.is_repeatable(&head)
+            };
+            assert_eq!(with(false, false), is_idempotent(&head.method), "{method} {keys:?}");
+            assert_eq!((with(true, false), with(false, true)), (by_key, by_any), "{method} {keys:?}");
+        }
     }
 
     #[test]
@@ -204,8 +263,8 @@ mod tests {
 
     fn facts() -> impl Strategy<Value = RetryFacts> {
         (any::<bool>(), any::<bool>(), 0u32..5, any::<bool>(), any::<bool>()).prop_map(
-            |(idempotent, replayable, sent, in_time, backend_lost)| RetryFacts {
-                idempotent,
+            |(repeatable, replayable, sent, in_time, backend_lost)| RetryFacts {
+                repeatable,
                 replayable,
                 sent,
                 in_time,
@@ -231,17 +290,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn by_default_a_sent_request_that_is_not_idempotent_is_never_repeated(fact in fact(), facts in facts()) {
-            let facts = RetryFacts { idempotent: false, ..facts };
+        fn a_sent_request_that_is_not_repeatable_is_never_repeated(fact in fact(), facts in facts()) {
+            let facts = RetryFacts { repeatable: false, ..facts };
             prop_assert_eq!(may_retry(failure(fact, true), facts, &Settings::default()), RetryDecision::No);
         }
 
         #[test]
-        fn nothing_is_repeated_that_is_not_kept_or_out_of_time(
-            fact in fact(), sent: bool, facts in facts(), non_idempotent: bool
-        ) {
-            let mut settings = Settings::default();
-            settings.retry_on.non_idempotent = non_idempotent;
+        fn nothing_is_repeated_that_is_not_kept_or_out_of_time(fact in fact(), sent: bool, facts in facts()) {
+            let settings = Settings::default();
             if !facts.replayable || !facts.in_time {
                 prop_assert_eq!(may_retry(failure(fact, sent), facts, &settings), RetryDecision::No);
             }

@@ -39,6 +39,7 @@ mod https;
 mod identity;
 mod import;
 mod import_runs;
+mod in_flight;
 mod interim;
 mod key_files;
 mod limits;

@@ -80,7 +80,7 @@ struct Case {
     pinned: Option<usize>,
     policies: Vec<(Cause, Policy)>,
     retry: retry::Settings,
-    idempotent: bool,
+    repeatable: bool,
     replayable: bool,
     /// Whether a wait ends with its backend, wait by wait; the last one for ever.
     is_back: Vec<bool>,
@@ -204,7 +204,7 @@ fn run(case: &Case) -> RunOutcome {
                 now += Duration::from_millis(case.takes);
                 let failure = next(&case.servers[index].does, &mut at[index]).failure();
                 let facts = RetryFacts {
-                    idempotent: case.idempotent || case.retry.retry_on.non_idempotent,
+                    repeatable: case.repeatable,
                     replayable: case.replayable,
                     sent: 0,
                     in_time: now < deadline,
@@ -285,10 +285,10 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 fn retry_settings() -> impl Strategy<Value = retry::Settings> {
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.2));
-    (1u32..5, 1u32..6, flags).prop_map(|(attempts, connect_attempts, (reset, timeout, status, non_idempotent))| {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (1u32..5, 1u32..6, flags).prop_map(|(attempts, connect_attempts, (reset, timeout, status))| {
         let status = if status { vec![503] } else { Vec::new() };
-        let retry_on = retry::RetryOn { reset, timeout, status, non_idempotent };
+        let retry_on = retry::RetryOn { reset, timeout, status, ..retry::Settings::default().retry_on };
         retry::Settings { attempts, connect_attempts, retry_on, ..retry::Settings::default() }
     })
 }
@@ -305,14 +305,14 @@ fn case() -> impl Strategy<Value = Case> {
         retry_settings(),
         request,
     )
-        .prop_flat_map(|(servers, kind, seed, policies, retry, (idempotent, replayable, is_back, takes))| {
+        .prop_flat_map(|(servers, kind, seed, policies, retry, (repeatable, replayable, is_back, takes))| {
             prop::option::weighted(0.8, 0..=servers.len()).prop_map(move |pinned| Case {
                 servers: servers.clone(),
                 kind,
                 pinned,
                 policies: policies.clone(),
                 retry: retry.clone(),
-                idempotent,
+                repeatable,
                 replayable,
                 is_back: is_back.clone(),
                 takes,
@@ -331,7 +331,7 @@ proptest! {
     fn nothing_runs_twice_that_must_not(case in case()) {
         let RunOutcome { executions, waits, decision, .. } = run(&case);
         let all: u32 = executions.values().sum();
-        if !case.idempotent && !case.retry.retry_on.non_idempotent {
+        if !case.repeatable {
             prop_assert!(all <= 1, "{executions:?}");
         }
         // A backend that the request waited for may get one more attempt than `attempts`.
