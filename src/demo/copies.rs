@@ -9,6 +9,7 @@ pub(super) mod seal;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -107,8 +108,8 @@ fn save(
 
 /// The response to a request that changed nothing, since another server has gone on with its session.
 pub(super) fn overtaken() -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, "another server has served this session meanwhile; send the request again\n")
-        .into_response()
+    let message = "another server has served this session meanwhile; send the request again\n";
+    (StatusCode::SERVICE_UNAVAILABLE, Extension(SessionChange::Content), message).into_response()
 }
 
 /// Takes a copy that Linchpin gives this server.

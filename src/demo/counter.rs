@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Deserialize;
 
+use super::copies::ref_table::SessionChange;
 use super::copies::{CopyTicket, overtaken};
 use super::server::Server;
 use super::session_state::SessionState;
@@ -44,7 +45,7 @@ pub(super) async fn add(
     let Some(mut memory) = server.memory_to_change(ticket.as_ref()) else { return overtaken() };
     let Some(session) = memory.sessions.change(id, Instant::now()) else { return not_logged_in() };
     session.count = session.count.saturating_add(1);
-    number(session.count)
+    (Extension(SessionChange::Content), number(session.count)).into_response()
 }
 
 fn number(count: u64) -> Response {

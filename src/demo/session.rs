@@ -156,6 +156,10 @@ impl SessionStore {
         Some(session)
     }
 
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.by_id.get(&id)
+    }
+
     /// Returns the session for a change; this does not restart the idle time.
     pub(super) fn change(&mut self, id: SessionId, now: Instant) -> Option<&mut Session> {
         let session = self.unexpired(id, now)?;

@@ -176,7 +176,8 @@ pub(super) async fn cart(
         }
         session.clone()
     };
-    success(&server, wants_json, &SessionState::Known(id, session), None)
+    let response = success(&server, wants_json, &SessionState::Known(id, session), None);
+    (Extension(SessionChange::Content), response).into_response()
 }
 
 /// The JSON of `GET /whoami`.

@@ -61,13 +61,15 @@ pub(in crate::demo) struct Ticket {
 #[derive(Debug, PartialEq)]
 pub(super) struct Wanted;
 
-/// How a request has changed which session its client has.
+/// How a request has changed its client's session, or would have if it had not been overtaken.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::demo) enum SessionChange {
     /// It was logged in under this id.
     LoggedIn(SessionId),
     /// It was logged out.
     LoggedOut,
+    /// It has other content.
+    Content,
 }
 
 /// What a response tells Linchpin.
@@ -160,20 +162,25 @@ impl RefTable {
         let seq = held.map_or(0, |held| held.version.seq).max(field.seq.unwrap_or(0)).saturating_add(1);
         let version = Version { term: field.term, seq };
         if self.is_overtaken(ticket) {
-            // Linchpin refuses the old term, so that no client is told the result.
-            return before.map_or(Outcome::Nothing, |(id, session)| Outcome::Save {
-                version,
-                id,
-                session: session.clone(),
-            });
+            // Linchpin refuses the old term, so that no client is told of a change that was left behind. What the request
+            // only read may be told: it was true when the request began.
+            let new = if let Some(SessionChange::LoggedIn(id)) = change {
+                sessions.get(id).map(|new| (id, new))
+            } else {
+                None
+            };
+            return match (change, before.or(new)) {
+                (Some(_), Some((id, session))) => Outcome::Save { version, id, session: session.clone() },
+                _ => Outcome::Nothing,
+            };
         }
         let id = match (change, before) {
-            (Some(SessionChange::LoggedIn(id)), _) | (None, Some((id, _))) => id,
+            (Some(SessionChange::LoggedIn(id)), _) | (Some(SessionChange::Content) | None, Some((id, _))) => id,
             (Some(SessionChange::LoggedOut), Some(_)) => {
                 self.replace(&field.session_ref, version, Memory::Ended, sessions, now);
                 return Outcome::Drop(version);
             }
-            (Some(SessionChange::LoggedOut) | None, None) => return Outcome::Nothing,
+            (_, None) => return Outcome::Nothing,
         };
         // Not only what this request changed: a client must not be told a state that Linchpin holds no copy of.
         let is_held = held.is_some_and(|held| Some(held.version) == field.version());
@@ -360,7 +367,7 @@ mod tests {
             let session = self.sessions.change(id, self.now).unwrap();
             session.count += 1;
             let count = session.count;
-            Some((count, saved(&self.finish(&running, None))))
+            Some((count, saved(&self.finish(&running, Some(SessionChange::Content)))))
         }
 
         /// Runs a request that only reads.
@@ -459,7 +466,8 @@ mod tests {
         assert_eq!(server.take("r", version(3, 4), id, 5), Ok(()));
         assert_eq!(server.count("ref=\"r\";term=3;seq=4", id), Some((6, Some(version(3, 5)))));
         assert!(server.refs.is_overtaken(&hung.ticket));
-        assert_eq!(saved(&server.finish(&hung, None)).map(|version| version.term), Some(1));
+        assert_eq!(saved(&server.finish(&hung, None)), None, "it has only read");
+        assert_eq!(saved(&server.finish(&hung, Some(SessionChange::Content))).map(|version| version.term), Some(1));
         assert_eq!(server.read("ref=\"r\";term=3;seq=5", id), Some((Some(6), None)));
     }
 
