@@ -47,6 +47,7 @@ fn documents() -> Vec<String> {
                 "docs/tour.md",
                 "fuzz/README.md",
                 "integrations/express/README.md",
+                "integrations/rust/README.md",
             ]
             .map(Into::into),
         )
