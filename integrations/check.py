@@ -346,6 +346,18 @@ def _(a, b):
     expect(victim.state(b, 2, save.seq) == told, "the session's own client does not get it any more")
 
 
+@check("A request without the session's cookie leaves the session as it is")
+def _(a, b):
+    client = Client()
+    told, save = client.change(a, 1)
+    given(b, client.ref, (2, save.seq), save.sealed)
+    for server, at in ((a, (1, save.seq)), (a, (1,)), (b, (2, save.seq)), (b, (2,))):
+        response = Client(client.ref).ask(server, "read", *at)
+        expect(not response.drop(), f"with {at} it drops the copy: {response}")
+        again = client.ask(server, "read", at[0])
+        expect(again.text() == told, f"after it with {at} the state is {again}, not {told}")
+
+
 @check("A ten-megabyte or unaddressed PUT is refused, and the server goes on")
 def _(a, b):
     client = Client()

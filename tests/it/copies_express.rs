@@ -5,10 +5,9 @@ use super::support::process::printed;
 use super::support::tool::try_run;
 
 const SHOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/integrations/express/example/app.js");
-const END_WITH_PARENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/end_with_parent.cjs");
 
 async fn shop(environment: &[(&str, &str)]) -> Application {
-    Application::start(&["node", "--require", END_WITH_PARENT, SHOP], environment).await
+    Application::start(&["node", SHOP], environment).await
 }
 
 #[tokio::test]
@@ -28,8 +27,7 @@ async fn an_express_application_keeps_the_rules_of_the_protocol() {
 #[tokio::test]
 async fn the_check_of_middlewares_finds_a_server_that_never_wants_a_copy() {
     let never_wants = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/never_wants.cjs");
-    let shop =
-        async || Application::start(&["node", "--require", END_WITH_PARENT, "--require", never_wants, SHOP], &[]).await;
+    let shop = async || Application::start(&["node", "--require", never_wants, SHOP], &[]).await;
     let output = check(&shop().await, &shop().await, &["--only", "want"]).await;
     assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
     assert!(printed(&output).contains("BROKEN  A server without the session wants it"), "{}", printed(&output));

@@ -48,6 +48,7 @@ fn documents() -> Vec<String> {
                 "fuzz/README.md",
                 "integrations/express/README.md",
                 "integrations/rust/README.md",
+                "integrations/php/README.md",
             ]
             .map(Into::into),
         )

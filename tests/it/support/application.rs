@@ -15,37 +15,58 @@ pub const SECRET: &str = "a secret that all servers share, long enough";
 /// The packages that the applications in Node need.
 pub const NODE_MODULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/node_modules");
 
-/// A server. Killed when dropped.
+/// Runs a command until its input ends, as it does however the test ends, and then ends all that the command has started.
+const UNTIL_INPUT_ENDS: &str = r#""$@" 2>&1 & cat >/dev/null; kill -9 0"#;
+
+/// A server, with the processes that it starts. Killed when dropped.
 pub struct Application {
     pub address: SocketAddr,
-    _process: Child,
-    // A server that writes on may not meet a closed pipe.
-    _out: BufReader<Box<dyn tokio::io::AsyncRead + Unpin + Send>>,
+    process: Child,
 }
 
 impl Application {
-    /// Starts a server, which says `http://ADDRESS` or `ADDRESS` on a line of its standard output or error.
+    /// Starts a server, which prints its address on 127.0.0.1.
     pub async fn start(words: &[&str], environment: &[(&str, &str)]) -> Application {
-        let mut command = Command::new(words[0]);
-        command
-            .args(&words[1..])
-            .envs(environment.iter().copied())
-            .env("SESSION_SECRET", SECRET)
-            .env("NODE_PATH", NODE_MODULES);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-        let mut process = command.spawn().unwrap_or_else(|error| panic!("{words:?}: {error}; `tests/run` installs it"));
-        let out: Box<dyn tokio::io::AsyncRead + Unpin + Send> = Box::new(process.stdout.take().unwrap());
-        let mut out = BufReader::new(out);
-        let mut line = String::new();
-        soon("the server's line", out.read_line(&mut line)).await.unwrap();
-        let address = line.trim().rsplit('/').next().and_then(|address| address.parse().ok());
-        let address = address.unwrap_or_else(|| panic!("no address in {line:?} of {words:?}"));
-        Application { address, _process: process, _out: out }
+        let mut command = Command::new("sh");
+        command.args(["-c", UNTIL_INPUT_ENDS, "sh"]).args(words).process_group(0);
+        command.envs(environment.iter().copied()).env("SESSION_SECRET", SECRET).env("NODE_PATH", NODE_MODULES);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let address = soon("the server's address", async {
+            let mut all = String::new();
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if let Some(address) = address(&line) {
+                    return address;
+                }
+                all = all + &line + "\n";
+            }
+            panic!("no address from {words:?}; `tests/run` installs what it needs:\n{all}");
+        })
+        .await;
+        // A full pipe would block the server.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Application { address, process }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
+}
+
+impl Drop for Application {
+    /// kill -9, for all of its processes.
+    fn drop(&mut self) {
+        if let Some(id) = self.process.id() {
+            let _ = std::process::Command::new("kill").args(["-9", "--", &format!("-{id}")]).status();
+        }
+    }
+}
+
+/// Returns the address in a line such as `Server (http://127.0.0.1:8080) started`.
+fn address(line: &str) -> Option<SocketAddr> {
+    let rest = &line[line.find("127.0.0.1:")?..];
+    rest.split(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').next()?.parse().ok()
 }
 
 /// Runs `integrations/check.py` against two servers, with more arguments.
