@@ -19,6 +19,7 @@ mod clocks;
 mod commands;
 mod copies_express;
 mod copies_php;
+mod copies_python;
 mod copies_rust;
 mod crowds;
 mod curl;
