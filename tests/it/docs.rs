@@ -47,6 +47,7 @@ fn documents() -> Vec<String> {
                 "docs/tour.md",
                 "fuzz/README.md",
                 "integrations/express/README.md",
+                "integrations/java/README.md",
                 "integrations/python/README.md",
                 "integrations/rust/README.md",
                 "integrations/php/README.md",

@@ -18,6 +18,7 @@ mod checking;
 mod clocks;
 mod commands;
 mod copies_express;
+mod copies_java;
 mod copies_php;
 mod copies_python;
 mod copies_rust;
