@@ -2,6 +2,7 @@
 //! Invariant: no client waits for a store that is slow or down; a store that returns gets what was learned meanwhile.
 //! Must not know: requests, or how a table works inside.
 
+mod connection;
 mod format;
 mod redis;
 mod skew;
@@ -22,7 +23,7 @@ const MAX_RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// # Errors
 /// Returns what a valid address looks like.
 pub fn check_address(address: &str) -> Result<(), &'static str> {
-    redis::check_address(address)
+    connection::check_address(address)
 }
 
 /// Keeps a table and its store in sync. Never returns.

@@ -10,10 +10,11 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use redis::aio::{MultiplexedConnection, PubSubStream};
-use redis::{AsyncCommands, AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Script};
+use redis::{AsyncCommands, Script};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::connection::{Error, RedisServer};
 use super::format::{
     END_SCRIPT, ENDED, ENDED_TTL, MARKER, MARKER_TTL, PREFIX, PROBE_SCRIPT, WRITE_SCRIPT, decode, encode,
 };
@@ -23,63 +24,12 @@ use crate::clock;
 
 /// The longest time that a client's request waits for a query.
 const QUERY_TIMEOUT: Duration = Duration::from_millis(100);
-/// The longest time for any other command. After that the connection counts as lost.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time between two health probes of the store.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// The most commands in flight. Above that, queries return nothing and other commands are made up for by a comparison.
 const MAX_IN_FLIGHT: usize = 4096;
 /// Sessions that are compared at once.
 const COMPARE_BATCH: usize = 256;
-/// The most characters of an error that a log line shows.
-const MAX_SHOWN: usize = 200;
-
-/// Why the connection to the store failed or ended.
-#[derive(Debug)]
-pub(super) enum Error {
-    Redis(RedisError),
-    Timeout,
-    /// Redis ended the subscription.
-    Unsubscribed,
-    /// The process stops: no sender of commands is left.
-    Stopped,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // It can quote what Redis replied.
-            Error::Redis(error) => f.write_str(&printable(&error.to_string())),
-            Error::Timeout => f.write_str("no reply in time"),
-            Error::Unsubscribed => f.write_str("Redis closed the connection"),
-            Error::Stopped => f.write_str("this Linchpin is stopping"),
-        }
-    }
-}
-
-impl From<RedisError> for Error {
-    fn from(error: RedisError) -> Error {
-        Error::Redis(error)
-    }
-}
-
-/// Returns the beginning of a text from the network as a part of a log line: printable ASCII, and all else escaped.
-fn printable(text: &str) -> String {
-    let shown = |c: char| match c {
-        ' '..='~' => vec![c],
-        c => c.escape_default().collect(),
-    };
-    text.chars().take(MAX_SHOWN).flat_map(shown).collect()
-}
-
-/// Checks the syntax of a store's address.
-pub(super) fn check_address(address: &str) -> Result<(), &'static str> {
-    if !address.starts_with("redis://") && !address.starts_with("redis+unix://") {
-        return Err("must begin with redis:// or redis+unix://");
-    }
-    address.into_connection_info().map(drop).map_err(|_| "must be like redis://:password@127.0.0.1:6379/0")
-}
 
 /// An open connection to the store of one pool.
 pub(super) struct StoreConnection {
@@ -109,9 +59,9 @@ impl StoreConnection {
     /// # Errors
     /// Returns an error if Redis refuses or does not reply in time.
     pub(super) async fn open(sync: &StoreSync) -> Result<StoreConnection, Error> {
-        let client = Client::open(&*sync.address)?;
+        let server = RedisServer::new(&sync.address)?;
         // Redis has databases for keys, but not for channels.
-        let database = client.get_connection_info().redis_settings().db();
+        let database = server.database();
         let store = RedisStore {
             prefix: format!("{PREFIX}{}", sync.pool),
             channel: format!("{PREFIX}{database}:{}", sync.pool),
@@ -124,17 +74,9 @@ impl StoreConnection {
             end_script: Script::new(END_SCRIPT),
             probe_script: Script::new(PROBE_SCRIPT),
         };
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(COMMAND_TIMEOUT));
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let subscribe = async {
-            let mut subscription = client.get_async_pubsub().await?;
-            // Subscribe before the first comparison, so that no message is missed.
-            subscription.subscribe(&store.channel).await?;
-            Ok::<_, RedisError>(subscription.into_on_message())
-        };
-        let messages = tokio::time::timeout(CONNECT_TIMEOUT, subscribe).await.map_err(|_| Error::Timeout)??;
+        let mut connection = server.connect().await?;
+        // Subscribe before the first comparison, so that no message is missed.
+        let messages = server.subscribe(&store.channel).await?;
         // Read the store's clock before any session is read or written.
         store.probe(&mut connection).await?;
         Ok(StoreConnection { store: Arc::new(store), messages, connection })
@@ -351,31 +293,5 @@ impl RedisStore {
         let now = clock::unix().as_secs();
         let record = decode(&self.skew, value, now)?;
         Some(SessionRecord { last_seen: now.saturating_sub(silence), ..record })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_redis_replies_makes_no_log_line_of_its_own_and_no_long_one() {
-        let text = |reply: &[u8]| {
-            let reply = redis::parse_redis_value(reply).unwrap();
-            Error::from(reply.extract_error().unwrap_err()).to_string()
-        };
-        assert_eq!(text(b"-NOPERM no \xc3\xa4\nERROR forged\r\n"), "NoPerm: no \\u{e4}\\nERROR forged");
-        let long = [b"-ERR ".as_slice(), &[b'a'; 100_000], b"\r\n"].concat();
-        assert_eq!(text(&long).len(), MAX_SHOWN);
-    }
-
-    #[test]
-    fn addresses_are_checked() {
-        for good in ["redis://127.0.0.1", "redis://:secret@localhost:6380/2", "redis+unix:///run/redis.sock"] {
-            assert_eq!(check_address(good), Ok(()), "{good}");
-        }
-        for bad in ["127.0.0.1:6379", "rediss://localhost", "http://localhost", "redis://localhost:99999", "redis://"] {
-            assert!(check_address(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -61,6 +61,7 @@ mod process;
 mod protocols;
 mod queue;
 mod reasons;
+mod redis_tls;
 mod refused;
 mod replay;
 mod replica_field;

@@ -83,7 +83,7 @@ impl Dns {
 }
 
 /// A port of loopback that is free for both UDP and TCP.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();

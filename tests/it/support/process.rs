@@ -180,12 +180,20 @@ impl Running {
 /// A Redis that keeps nothing on disk, on a Unix socket; killed when dropped.
 pub struct Redis {
     folder: Folder,
+    /// More arguments.
+    arguments: Vec<String>,
     process: Option<Child>,
 }
 
 impl Redis {
     pub async fn start() -> Redis {
-        let mut redis = Redis { folder: Folder::new(), process: None };
+        Redis::start_with(&[]).await
+    }
+
+    /// Starts one with these arguments as well.
+    pub async fn start_with(arguments: &[&str]) -> Redis {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut redis = Redis { folder: Folder::new(), arguments, process: None };
         redis.restart().await;
         redis
     }
@@ -203,7 +211,9 @@ impl Redis {
     pub async fn restart(&mut self) {
         let socket = self.socket();
         let mut command = Command::new("redis-server");
-        command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", &socket]);
+        command
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", &socket])
+            .args(&self.arguments);
         command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         self.process = Some(command.spawn().expect("redis-server; `tests/run` installs what the tests need"));
         until("Redis listens", async || tokio::net::UnixStream::connect(&socket).await.is_ok()).await;
