@@ -49,6 +49,9 @@ pub use verdict::{Cause, Verdict};
 /// many sessions a backend is shown to have; no session ends by it.
 const DEFAULT_PRESENCE: u64 = 1800;
 
+/// How long a session whose pool has no timeouts is remembered after its last request, in seconds.
+const DEFAULT_RETENTION: u64 = 24 * 3600;
+
 /// The persistence of one pool, built from its settings.
 #[derive(Debug)]
 pub struct Affinity {
@@ -172,6 +175,11 @@ impl Affinity {
         self.session_policy.lifetimes.idle.or(self.session_policy.lifetimes.absolute).unwrap_or(DEFAULT_PRESENCE)
     }
 
+    /// How long after its last request a session is remembered, in seconds.
+    pub fn retention_seconds(&self) -> u64 {
+        self.session_policy.lifetimes.idle.or(self.session_policy.lifetimes.absolute).unwrap_or(DEFAULT_RETENTION)
+    }
+
     /// Returns the effect of the first rule that matches a request from `address`, which is `None` where the client's
     /// address is unknown. Removes the fields in which testers name a backend, no matter who sent them.
     pub fn apply_rules(
@@ -283,6 +291,29 @@ impl Affinity {
                 );
             }
             ActiveCarrier::Learned(_) => {}
+        }
+    }
+
+    /// Whether sessions are known by an id that the application issues.
+    pub fn uses_ids_of_the_application(&self) -> bool {
+        matches!(self.carrier, ActiveCarrier::Route(_) | ActiveCarrier::Learned(_))
+    }
+
+    /// Returns the key of the session id that a request carries, for a type whose [`ExtractedPin`] has none: `route`.
+    pub fn routed_key(&self, headers: &HeaderMap, path: &str, pool: &Pool) -> Option<SessionKey> {
+        match &self.carrier {
+            ActiveCarrier::Route(route) => route.key(headers, path, pool),
+            _ => None,
+        }
+    }
+
+    /// Returns the key of the session id that a response issues, if the application issues the ids. `now` is in seconds
+    /// since the Unix epoch.
+    pub fn issued_key(&self, headers: &HeaderMap, pool: &Pool, now: u64) -> Option<SessionKey> {
+        match &self.carrier {
+            ActiveCarrier::Route(route) => route.issued_key(headers, pool, now),
+            ActiveCarrier::Learned(learned) => learned.issued_key(headers, now),
+            ActiveCarrier::None | ActiveCarrier::Cookie(_) | ActiveCarrier::Header(_) => None,
         }
     }
 

@@ -6,6 +6,7 @@ mod access;
 mod addresses;
 mod capacity;
 mod check;
+mod copies;
 mod diff;
 mod discovery;
 mod document;

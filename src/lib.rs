@@ -13,6 +13,7 @@ pub mod balance;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod copies;
 pub mod demo;
 pub mod discover;
 pub mod files;

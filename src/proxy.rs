@@ -6,11 +6,13 @@ mod attempt;
 mod bind;
 pub mod body;
 pub mod client;
+mod copies;
 mod edits;
 pub mod error;
 pub mod exchange;
 pub mod fields;
 pub mod forwarded;
+mod give;
 mod head;
 pub mod headers;
 pub mod host;
@@ -23,6 +25,7 @@ pub mod redirect;
 pub mod relay;
 pub mod replay;
 mod request_id;
+mod reserved_path;
 pub mod respond;
 pub mod retry;
 mod rewrite;
@@ -59,6 +62,7 @@ use crate::net::interim::InterimQueue;
 use crate::telemetry::{Limit, ThreadLog};
 use attempt::{UpstreamRequest, UpstreamResponse};
 use client::{Client, ListenerInfo};
+use copies::{AttemptError, RequestCopies};
 use error::ProxyError;
 use exchange::Exchange;
 use order::{CandidateOrder, OrderRules, Step};
@@ -193,6 +197,7 @@ async fn serve(
     if let Some(redirect) = client.redirect_to_tls(exchange.identity()) {
         return send_away(exchange, redirect, "/", host.as_ref(), head).map(PipelineOutcome::Redirect);
     }
+    reserved_path::check(head.uri.path())?;
     let route = exchange.find_route(&view, host.as_ref(), head).ok_or(ProxyError::NoRoute)?;
     let service = match &route.action {
         RouteAction::Pool(pool) => view.service(*pool).ok_or(ProxyError::NoRoute)?,
@@ -214,7 +219,8 @@ async fn serve(
     if effect.is_none() {
         query_store(exchange, service, &mut extracted, now.as_secs()).await;
     }
-    let request = bind::BindFacts::of(head, identity, extracted.key());
+    let key = extracted.key().or_else(|| copies::key(service, head));
+    let request = bind::BindFacts::of(head, identity, key);
     let draw = service.hash.as_ref().and_then(|settings| settings.hash(head, identity.address));
     let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, identity, exchange.id());
     if let Some(via) = via {
@@ -223,6 +229,7 @@ async fn serve(
     // It is a part of the buffer that the head was read into.
     drop(host);
     edits::edit_request(route, exchange.edits().map(|edits| &**edits), head)?;
+    reserved_path::check(head.uri.path())?;
 
     let decision = decide(thread, exchange, service, effect, extracted, now.as_secs());
     exchange.begin_for(service, decision.issued_session());
@@ -243,7 +250,12 @@ async fn serve(
     if upstream_request.outlives_head() {
         exchange.detach_from_head();
     }
-    let served = attempts(thread, exchange, service, &mut order, &mut upstream_request, draw).await;
+    let mut copies = RequestCopies::find(service, order.decision(), &request, &client);
+    let served = attempts(thread, exchange, service, &mut order, &mut copies, &mut upstream_request, draw).await;
+    if let Some(copies) = &copies {
+        order.decision_mut().set_term(copies.term());
+        exchange.copied(copies.outcome());
+    }
     exchange.decided(order.decision());
     let (mut response, index) = served?;
 
@@ -315,6 +327,7 @@ async fn attempts(
     exchange: &mut Exchange,
     service: &snapshot::Service,
     order: &mut CandidateOrder<'_>,
+    copies: &mut Option<RequestCopies<'_>>,
     upstream_request: &mut UpstreamRequest,
     draw: Option<u64>,
 ) -> Result<(UpstreamResponse, usize), ProxyError> {
@@ -333,18 +346,30 @@ async fn attempts(
         let (begun, is_first) = (clock::now(), order.is_first());
         let facts = |lost: bool| upstream_request.facts(0, exchange.total_deadline(), lost);
         let may_discard = |failure| order.may_discard_response(failure, facts(is_lost(service, index)));
-        let (failure, took) =
-            match attempt::attempt(thread, exchange, service, order, upstream_request, index, &may_discard).await {
-                Ok(response) => {
-                    exchange.reached(service, index);
-                    order.served(index);
-                    return Ok((response, index));
-                }
-                Err(failure) => {
-                    let took = clock::now().saturating_duration_since(begun);
-                    (exchange.timeouts(service).judge(failure, took, is_first), took)
-                }
-            };
+        let (failure, took) = match copies::attempt(
+            copies,
+            thread,
+            exchange,
+            service,
+            order,
+            upstream_request,
+            index,
+            &may_discard,
+        )
+        .await
+        {
+            Ok(response) => {
+                exchange.reached(service, index);
+                order.served(index);
+                return Ok((response, index));
+            }
+            Err(AttemptError::Ended(error)) => return Err(error),
+            Err(AttemptError::Failed(failure)) => {
+                copies.iter_mut().for_each(RequestCopies::failed);
+                let took = clock::now().saturating_duration_since(begun);
+                (exchange.timeouts(service).judge(failure, took, is_first), took)
+            }
+        };
         exchange.failed(index, failure, took, order.has_waited());
         if let Some(error) = upstream_request.body_error() {
             return Err(error);

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::affinity::Affinity;
+use crate::copies::PoolCopies;
 use crate::discover::SourceStatus;
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
@@ -83,6 +84,8 @@ pub struct PoolEntry {
     pub balance: &'static str,
     /// How clients are pinned.
     pub affinity: Arc<Affinity>,
+    /// The session copies, if the pool keeps any.
+    pub copies: Option<Arc<PoolCopies>>,
     /// Counters, by position of the backend.
     pub series: Vec<Arc<Series>>,
     /// Counters of requests that no backend served.

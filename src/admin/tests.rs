@@ -79,7 +79,8 @@ fn server() -> TestServer {
     let affinity = Arc::new(Affinity::new("app", &persistence, &ring, &mut affinity::SessionTables::default()));
     let unserved = metrics.series("app", "");
     unserved.refused(0, 0);
-    let entry = PoolEntry { pool, balance: "round_robin", affinity, series, unserved, sources: Vec::new() };
+    let entry =
+        PoolEntry { pool, balance: "round_robin", affinity, series, unserved, copies: None, sources: Vec::new() };
     let facts = StatusSources {
         pools: Arc::new(ArcSwap::from_pointee(vec![entry])),
         metrics,

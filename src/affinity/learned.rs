@@ -10,7 +10,6 @@ pub(super) mod table;
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use tokio::sync::oneshot;
 
@@ -236,6 +235,23 @@ impl LearnedCarrier {
         }
     }
 
+    /// Returns the key of the id that a response issues; of the last one, if it issues several.
+    pub(super) fn issued_key(&self, headers: &HeaderMap, now: u64) -> Option<SessionKey> {
+        let id = match &self.source {
+            SessionIdSource::Cookie(name) => {
+                headers.get_all(SET_COOKIE).iter().filter_map(|field| issued_id(field, name, now)).next_back()
+            }
+            SessionIdSource::Header(name) => headers
+                .get_all(name)
+                .iter()
+                .take(MAX_IDS)
+                .map(|id| id.as_bytes().trim_ascii())
+                .filter(|id| !id.is_empty())
+                .last(),
+        };
+        Some(self.key(id?))
+    }
+
     /// The table.
     pub(super) fn table(&self) -> &Arc<SessionTable> {
         &self.table
@@ -248,13 +264,15 @@ impl LearnedCarrier {
     }
 
     fn key(&self, id: &[u8]) -> SessionKey {
-        let mut context = Vec::with_capacity(self.pool.len() + 1 + id.len());
-        context.extend_from_slice(self.pool.as_bytes());
-        context.push(0);
-        context.extend_from_slice(id);
-        let hash = digest(&SHA256, &context);
-        let word = |at: usize| hash.as_ref().iter().skip(at).take(8).fold(0, |word, byte| word << 8 | u64::from(*byte));
-        SessionKey([word(0), word(8)])
+        SessionKey::of(&self.pool, id)
+    }
+}
+
+/// Returns the session id that a Set-Cookie field issues in the cookie `name`, unless it removes the cookie.
+pub(super) fn issued_id<'a>(field: &'a HeaderValue, name: &str, now: u64) -> Option<&'a [u8]> {
+    match set_cookie_effect(field, name, now)? {
+        SetCookieEffect::Starts(id) => Some(id),
+        SetCookieEffect::Ends => None,
     }
 }
 

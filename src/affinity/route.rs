@@ -5,9 +5,11 @@
 use std::time::Duration;
 
 use http::HeaderMap;
-use http::header::COOKIE;
+use http::header::{COOKIE, SET_COOKIE};
 
 use super::cookie;
+use super::learned::issued_id;
+use super::learned::record::SessionKey;
 use super::lookup::{MAX_NAMED_BACKENDS, PinLookup, RoutedId};
 use crate::clock::{self, LogLimiter};
 use crate::pool::Pool;
@@ -55,9 +57,7 @@ impl RouteCarrier {
     /// Reads the ids of a request: those in its cookies before the one in its path, as Tomcat does. An id that names a
     /// backend of the pool comes before all others, since a browser may send a stale one as well.
     pub(super) fn read(&self, headers: &HeaderMap, path: &str, pool: &Pool) -> PinLookup {
-        let fields = headers.get_all(COOKIE).iter();
-        let cookies = fields.flat_map(|field| cookie::values(field.as_bytes(), self.settings.cookie.as_bytes()));
-        let ids = cookies.chain(self.in_path(path)).take(MAX_IDS);
+        let ids = self.ids(headers, path);
         let mut unknown = None;
         for (id, routed) in ids.filter_map(|id| Some((id, self.routed(id, pool)?))) {
             if routed.backends[0].is_some() {
@@ -68,6 +68,35 @@ impl RouteCarrier {
         let Some((id, routed)) = unknown else { return PinLookup::Absent };
         self.warn_of_unknown_route(id, pool);
         PinLookup::Routed(routed)
+    }
+
+    /// Returns the ids of a request: those in its cookies before the one in its path.
+    fn ids<'h>(&'h self, headers: &'h HeaderMap, path: &'h str) -> impl Iterator<Item = &'h [u8]> {
+        let fields = headers.get_all(COOKIE).iter();
+        let cookies = fields.flat_map(|field| cookie::values(field.as_bytes(), self.settings.cookie.as_bytes()));
+        cookies.chain(self.in_path(path)).take(MAX_IDS)
+    }
+
+    /// Returns the key of the session that a request's id names: a hash of the id without the backends' names.
+    pub(super) fn key(&self, headers: &HeaderMap, path: &str, pool: &Pool) -> Option<SessionKey> {
+        let ids = || self.ids(headers, path);
+        let known = |id: &&[u8]| self.routed(id, pool).is_some_and(|routed| routed.backends[0].is_some());
+        let id = ids().find(known).or_else(|| ids().find(|id| self.routed(id, pool).is_some()))?;
+        Some(SessionKey::of(pool.name(), self.without_route(id)))
+    }
+
+    /// Returns the key of the session whose id a response issues.
+    pub(super) fn issued_key(&self, headers: &HeaderMap, pool: &Pool, now: u64) -> Option<SessionKey> {
+        let fields = headers.get_all(SET_COOKIE).iter();
+        let id = fields.filter_map(|field| issued_id(field, &self.settings.cookie, now)).last()?;
+        Some(SessionKey::of(pool.name(), self.without_route(id)))
+    }
+
+    /// Returns an id without the backends' names.
+    fn without_route<'i>(&self, id: &'i [u8]) -> &'i [u8] {
+        let mut separator = [0; 4];
+        let separator = self.settings.separator.encode_utf8(&mut separator).as_bytes();
+        memchr::memmem::find(id, separator).map_or(id, |end| &id[..end])
     }
 
     /// Warns, at most once an interval, of ids whose name is the `route` of no backend.

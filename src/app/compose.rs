@@ -9,6 +9,7 @@ use crate::affinity::pin_names::PinNames;
 use crate::affinity::{self, Affinity, KeyRing, SessionTables, learned};
 use crate::clock;
 use crate::config::{Plan, PoolPlan};
+use crate::copies::CopyStores;
 use crate::pool::health_tracker::BackendDownNotifier;
 use crate::pool::reconcile::Reconciler;
 use crate::pool::{Pool, backend};
@@ -27,6 +28,8 @@ pub(super) struct Composer {
     accesses: Vec<Access>,
     reconciler: Reconciler,
     tables: SessionTables,
+    copies: CopyStores,
+    threads: usize,
     metrics: Arc<Metrics>,
     /// By the name of the pool.
     affinities: HashMap<String, CachedAffinity>,
@@ -50,6 +53,8 @@ impl Composer {
             accesses,
             reconciler: Reconciler::new(threads),
             tables: SessionTables::default(),
+            copies: CopyStores::default(),
+            threads,
             metrics,
             affinities: HashMap::new(),
             process: rand::random(),
@@ -97,7 +102,10 @@ impl Composer {
                 affinity: Arc::new(Affinity::new(&name, &plan.persistence, keys, &mut self.tables)),
             });
             let mark = self.plan.via.as_ref().map(|known_as| via::mark(known_as, self.process, &name));
-            services.push(Service { mark, ..service(plan, pool, access, &cached.affinity, &self.metrics) });
+            let lifetime = cached.affinity.retention_seconds();
+            let open = |settings| Arc::new(self.copies.open(pool.name(), settings, lifetime, self.threads));
+            let copies = plan.copies.as_ref().map(open);
+            services.push(Service { mark, copies, ..service(plan, pool, access, &cached.affinity, &self.metrics) });
             affinities.insert(name, cached);
         }
         self.affinities = affinities;
@@ -133,6 +141,7 @@ fn service(plan: &PoolPlan, pool: &Arc<Pool>, access: &Access, affinity: &Arc<Af
         retry: plan.retry.clone(),
         timeouts: plan.timeouts.clone(),
         mark: None,
+        copies: None,
         upstream: access.clone(),
         series: pool.backends().iter().map(|backend| series(backend.name())).collect(),
         unserved: series(""),

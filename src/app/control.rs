@@ -131,6 +131,7 @@ async fn process_housekeeping(
             entry.pool.backends().iter().for_each(recount);
             if second.is_multiple_of(10) {
                 entry.affinity.sweep(now);
+                entry.copies.iter().for_each(|copies| copies.store().sweep(now.as_secs()));
             }
         }
         if second.is_multiple_of(10) {

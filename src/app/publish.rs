@@ -92,6 +92,7 @@ fn entries(snapshot: &Snapshot, statuses: &[Vec<Arc<SourceStatus>>]) -> Vec<admi
         pool: Arc::clone(&service.pool),
         balance: service.balance.as_str(),
         affinity: Arc::clone(&service.affinity),
+        copies: service.copies.clone(),
         series: service.series.clone(),
         unserved: Arc::clone(&service.unserved),
         sources: statuses.get(index).cloned().unwrap_or_default(),

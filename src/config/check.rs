@@ -43,6 +43,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
         backends(pool, notes);
         backends_are_not_local(pool, draft, &interfaces, notes);
         persistence(pool, notes);
+        copies(pool, notes);
         if pool.pins() && pool.health.probe == Probe::None && notes.is_whole() {
             let problem = "clients are pinned, but there are no health checks: Linchpin notices a dead backend only \
                            when requests fail";
@@ -194,6 +195,20 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
     if pool.persistence.on.is_set(Cause::Full) && !has_limit && notes.is_whole() {
         let problem = "`on.full` has no effect: no backend of the pool has `max_requests`, so none is ever full";
         notes.warn(&pool.span, problem, "add `max_requests` to [[pools.backends]], or remove `on.full`");
+    }
+}
+
+/// Checks that session copies and the other sections fit together.
+fn copies(pool: &PoolDraft, notes: &Notes<'_>) {
+    let Some(copies) = &pool.copies else { return };
+    if pool.persistence.carrier == Carrier::None && notes.is_whole() {
+        let problem = "session copies need pinned clients, and persistence of type = \"none\" pins nobody";
+        notes.error(&pool.copies_at, problem, "remove [pools.copies], or write type = \"cookie\"");
+    }
+    if copies.handover >= pool.timeouts.total {
+        let total = humantime::format_duration(pool.timeouts.total);
+        let problem = format!("`handover` never applies: `total` ends the request after {total}");
+        notes.warn(&pool.copies_at, problem, "shorten it, or make `total` longer");
     }
 }
 

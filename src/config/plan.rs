@@ -12,7 +12,7 @@ use super::report::Notes;
 use super::routes::RouteDraft;
 use crate::affinity::KeyRing;
 use crate::affinity::seal::SealingKey;
-use crate::{admin, affinity, balance, discover, health, pool, proxy, runtime, telemetry, upstream};
+use crate::{admin, affinity, balance, copies, discover, health, pool, proxy, runtime, telemetry, upstream};
 
 /// A configuration that can run.
 #[derive(Debug, Clone)]
@@ -78,6 +78,8 @@ pub struct PoolPlan {
     pub hash: Option<proxy::key::Settings>,
     /// `[pools.persistence]`.
     pub persistence: affinity::Settings,
+    /// `[pools.copies]`, if there is one.
+    pub copies: Option<copies::Settings>,
     /// `[pools.health]`.
     pub health: health::Settings,
     /// `[pools.retry]`.
@@ -139,6 +141,7 @@ impl PoolDraft {
             balance: self.balance,
             hash: self.hash,
             persistence: self.persistence,
+            copies: self.copies,
             health: self.health,
             retry: self.retry,
             timeouts: self.timeouts,

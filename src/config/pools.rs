@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::addresses::backend_endpoint;
+use super::copies;
 use super::discovery;
 use super::names::{authority, cookie_name, field_name, name, parameter, target};
 use super::persistence::persistence;
@@ -34,6 +35,9 @@ pub(super) struct PoolDraft {
     pub(super) cookie_at: Range<usize>,
     /// The position of `wait`, or of `on`.
     pub(super) waits_at: Range<usize>,
+    pub(super) copies: Option<crate::copies::Settings>,
+    /// The position of `copies`.
+    pub(super) copies_at: Range<usize>,
     pub(super) health: health::Settings,
     pub(super) health_state: health_state::Settings,
     pub(super) retry: retry::Settings,
@@ -121,6 +125,8 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         persistence,
         cookie_at,
         waits_at,
+        copies: table.section("copies", copies::copies),
+        copies_at: table.at("copies"),
         health,
         health_state,
         retry: table.section("retry", retry),

@@ -26,6 +26,7 @@ use super::streams;
 use super::thread::ThreadState;
 use super::upgrade::{NextProtocol, UpgradeOutcome, UpgradeRequest};
 use crate::clock;
+use crate::copies::fields::{SESSION, is_wanted};
 use crate::pool::Backend;
 use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, UpstreamBody, framing, to_http2};
 
@@ -50,6 +51,10 @@ pub(super) struct UpstreamRequest {
     body: Option<Rc<ReplayBody>>,
     expects: bool,
     repeatable: bool,
+    /// The Host that it is sent with, where the pool keeps session copies.
+    host: Option<HeaderValue>,
+    /// What the attempt tells its backend about the session.
+    session: Cell<Option<HeaderValue>>,
     /// The client spoke HTTP/1.0 and sent no Host, which the HTTP/1.1 request to the backend needs.
     hostless: bool,
     /// The protocol that the client wants to switch to.
@@ -70,6 +75,7 @@ impl UpstreamRequest {
         let hostless = parts.version == Version::HTTP_10 && !parts.headers.contains_key(HOST);
         let (method, uri) = (parts.method.clone(), std::mem::take(&mut parts.uri));
         let mut headers = std::mem::take(&mut parts.headers);
+        let host = service.copies.as_ref().and_then(|_| headers.get(HOST).cloned());
         let is_stream = route.is_stream || streams::is_stream(&headers);
         let upstream_request = |headers, body, expects, upgrade_request| {
             let headers = Cell::new(Some(headers));
@@ -81,6 +87,8 @@ impl UpstreamRequest {
                 body,
                 expects,
                 repeatable,
+                host,
+                session: Cell::default(),
                 hostless,
                 upgrade_request,
             }
@@ -175,7 +183,18 @@ impl UpstreamRequest {
         }
     }
 
-    fn is_replayable(&self) -> bool {
+    /// Returns the Host that it is sent with.
+    pub(super) fn host(&self) -> Option<&HeaderValue> {
+        self.host.as_ref()
+    }
+
+    /// Sets what the next attempt tells its backend about the session.
+    pub(super) fn set_session(&self, field: Option<HeaderValue>) {
+        self.session.set(field);
+    }
+
+    /// Returns whether all of it can be sent again.
+    pub(super) fn is_replayable(&self) -> bool {
         self.body.as_ref().is_none_or(|body| body.is_replayable())
     }
 
@@ -191,6 +210,10 @@ impl UpstreamRequest {
             // The backend's address is right for each backend; nginx does the same. It is a valid value.
             let host = backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
             request.headers_mut().insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
+        }
+        if let Some(session) = self.session.take() {
+            request.headers_mut().insert(SESSION, session.clone());
+            self.session.set(Some(session));
         }
         if let Some(upgrade_request) = &self.upgrade_request {
             upgrade_request.ask(request.headers_mut());
@@ -363,11 +386,13 @@ fn check_response(
         return Err(Failure::new(Fact::HeadTooLarge, true));
     }
     let is_last = framing::settle(response.headers_mut()).map_err(|fact| Failure::new(fact, true))?;
+    // The backend has done nothing, and the body will be sent again.
+    let is_wanted = service.copies.is_some() && is_wanted(status, response.headers());
     let unwanted = Failure::new(Fact::Status(status.as_u16()), true);
-    if service.retry.retry_on.status.contains(&status.as_u16()) && may_discard(unwanted) {
+    if service.retry.retry_on.status.contains(&status.as_u16()) && !is_wanted && may_discard(unwanted) {
         return Err(unwanted);
     }
-    if let Some(body) = upstream_request.body() {
+    if let Some(body) = upstream_request.body().filter(|_| !is_wanted) {
         body.response_started(status.is_client_error() || status.is_server_error());
     }
     if let Some(series) = service.series.get(index) {

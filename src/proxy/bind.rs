@@ -28,6 +28,11 @@ impl BindFacts {
         }
     }
 
+    /// Returns the key of the application's session id, if the request has one.
+    pub(super) fn key(&self) -> Option<SessionKey> {
+        self.key
+    }
+
     /// Returns whether the request says nothing about its client's session.
     pub(super) fn is_sessionless(&self) -> bool {
         self.is_sessionless

@@ -327,6 +327,8 @@ impl ReplayBody {
 pub enum RequestBody {
     /// The request has no body.
     Empty,
+    /// Bytes in memory: the copy of a session.
+    Bytes(Option<Bytes>),
     /// Reads from the beginning: first what an earlier attempt has kept.
     Of {
         /// The body.
@@ -355,7 +357,11 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let RequestBody::Of { source, attempt, next } = &mut *self else { return Poll::Ready(None) };
+        let (source, attempt, next) = match &mut *self {
+            RequestBody::Empty => return Poll::Ready(None),
+            RequestBody::Bytes(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            RequestBody::Of { source, attempt, next } => (source, attempt, next),
+        };
         if *attempt != source.attempt.get() {
             return Poll::Ready(Some(Err(BodyError)));
         }
@@ -370,7 +376,8 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            RequestBody::Empty => true,
+            RequestBody::Empty | RequestBody::Bytes(None) => true,
+            RequestBody::Bytes(Some(_)) => false,
             RequestBody::Of { source, next, .. } => source.is_ended() && !source.kept.borrow().has(*next),
         }
     }
@@ -378,6 +385,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Bytes(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             RequestBody::Of { source, .. } => source.length.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }

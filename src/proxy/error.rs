@@ -54,6 +54,15 @@ pub enum ProxyError {
     NotSwitched,
     /// The process abandoned the request: it stops, or its handler failed.
     Abandoned,
+    /// The backend no longer holds the session that its response changes, which moved meanwhile. The request may have
+    /// been executed, but its effects on the session are void.
+    Fenced,
+    /// The backend took a copy of the session and then lacked it again.
+    WantedTwice,
+    /// The backend lacks the session, and the request's body was not kept to send it again.
+    BodyNotKept,
+    /// The session's new state could not be copied, and the pool requires that.
+    NotCopied,
     /// A backend failed, and the request must not be retried.
     Backend(Failure),
 }
@@ -77,6 +86,10 @@ impl ProxyError {
             ProxyError::PinLost(_) => "pin_lost",
             ProxyError::NotSwitched => "not_switched",
             ProxyError::Abandoned => "given_up",
+            ProxyError::Fenced => "session_moved",
+            ProxyError::WantedTwice => "session_wanted_twice",
+            ProxyError::BodyNotKept => "session_body_not_kept",
+            ProxyError::NotCopied => "session_not_copied",
             ProxyError::Backend(failure) => {
                 crate::upstream::Fact::OUTCOMES.get(failure.fact.outcome()).copied().unwrap_or("backend")
             }

@@ -25,6 +25,7 @@ use super::{host, respond, streams};
 use crate::affinity::rules::RuleEffect;
 use crate::affinity::{Decision, Verdict};
 use crate::clock::{self, Deadline};
+use crate::copies::CopyOutcome;
 use crate::health::passive;
 use crate::net::interim::InterimQueue;
 use crate::pool::InFlight;
@@ -268,6 +269,11 @@ impl Exchange {
     pub(super) fn begin_for(&mut self, service: &Service, session: Option<u64>) {
         self.client_key = failure_evidence::ClientKey::new(self.identity.address, session);
         service.pool.health_tracker().clients().note(self.thread.index, self.client_key, self.record.time.as_secs());
+    }
+
+    /// Notes what became of the session's copy.
+    pub(super) fn copied(&mut self, outcome: CopyOutcome) {
+        self.record.copy = Some(outcome);
     }
 
     /// Notes that a persistence rule matched.

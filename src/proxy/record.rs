@@ -13,6 +13,7 @@ use super::request_id::RequestId;
 use super::respond;
 use crate::affinity::{Cause, Verdict};
 use crate::clock;
+use crate::copies::CopyOutcome;
 use crate::reason::Reason;
 use crate::telemetry::{Record, ThreadLog};
 
@@ -39,6 +40,8 @@ pub(super) struct RequestRecord {
     pub(super) session: Option<u64>,
     /// The persistence rule that matched.
     pub(super) rule: Option<&'static str>,
+    /// What became of the session's copy.
+    pub(super) copy: Option<CopyOutcome>,
     pub(super) status: Option<StatusCode>,
     /// The backend that its pin named, if another had to serve.
     pub(super) pinned: Option<Box<str>>,
@@ -84,6 +87,7 @@ impl RequestRecord {
             cause: None,
             session: None,
             rule: None,
+            copy: None,
             status: None,
             pinned: None,
             reason: None,
@@ -148,6 +152,7 @@ impl RequestRecord {
             cause: self.cause.map(Cause::as_str),
             session: self.session,
             rule: self.rule,
+            copy: self.copy.map(CopyOutcome::as_str),
             waited: ended.waited,
             pinned: self.pinned.as_deref(),
             error: error.as_deref(),

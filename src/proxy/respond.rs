@@ -25,7 +25,10 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::NoRoute => StatusCode::NOT_FOUND,
         ProxyError::Loop => StatusCode::LOOP_DETECTED,
         ProxyError::NoBackend(_) => StatusCode::SERVICE_UNAVAILABLE,
-        ProxyError::NotSwitched | ProxyError::Abandoned => StatusCode::BAD_GATEWAY,
+        ProxyError::NotSwitched | ProxyError::Abandoned | ProxyError::Fenced | ProxyError::WantedTwice => {
+            StatusCode::BAD_GATEWAY
+        }
+        ProxyError::BodyNotKept | ProxyError::NotCopied => StatusCode::SERVICE_UNAVAILABLE,
         // The configuration accepts statuses from 400 to 599 only.
         ProxyError::PinLost(refusal) => StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
         ProxyError::Backend(failure) => match failure.fact {
@@ -64,6 +67,16 @@ fn detail(error: ProxyError) -> &'static str {
             "The server that holds your session is not available at the moment. Please try again later."
         }
         ProxyError::NotSwitched => "The server did not open a WebSocket at this address.",
+        ProxyError::Fenced => {
+            "The server took too long, and your session continued on another server. \
+             Please check what was done before you send the request again."
+        }
+        ProxyError::WantedTwice => "The server could not restore your session. Please try again later.",
+        ProxyError::BodyNotKept => "The server had to restore your session first. Please send the request again.",
+        ProxyError::NotCopied => {
+            "The request may have been carried out, but the server could not save your session. \
+             Please check before you send it again."
+        }
         ProxyError::Abandoned => {
             "The request was interrupted, and may or may not have been carried out. \
              Please check before you send it again."

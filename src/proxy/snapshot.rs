@@ -19,6 +19,7 @@ use super::via::Via;
 use crate::affinity::Affinity;
 use crate::affinity::pin_names::PinNames;
 use crate::balance::{self, Balancer};
+use crate::copies::PoolCopies;
 use crate::pool::Pool;
 use crate::telemetry::LimitCounters;
 use crate::telemetry::metrics::Series;
@@ -54,6 +55,8 @@ pub struct Service {
     pub balance: balance::BalancerKind,
     /// `[pools.hash]`, for balancing by hash.
     pub hash: Option<key::Settings>,
+    /// The session copies, if the pool keeps any.
+    pub copies: Option<Arc<PoolCopies>>,
     /// `[pools.retry]`.
     pub retry: retry::Settings,
     /// `[pools.timeouts]`.

@@ -42,6 +42,7 @@ pub(super) fn refuse(thread: &ThreadState, client: &Rc<Client>, error: ProxyErro
         cause: None,
         session: None,
         rule: None,
+        copy: None,
         waited: None,
         pinned: None,
         error: Some(error.as_str()),

@@ -54,6 +54,8 @@ pub struct Record<'a> {
     pub session: Option<u64>,
     /// The rule of persistence that matched.
     pub rule: Option<&'a str>,
+    /// What became of the session's copy, if the pool keeps copies.
+    pub copy: Option<&'a str>,
     /// How long it waited for its backend.
     pub waited: Option<Duration>,
     /// The backend that the session is pinned to, if another one served the request, or none did.
@@ -165,6 +167,9 @@ fn fields(line: &mut impl LineWriter, time: &str, record: &Record<'_>) {
     if let Some(rule) = record.rule {
         line.plain("rule", rule);
     }
+    if let Some(copy) = record.copy {
+        line.plain("copy", copy);
+    }
     if let Some(waited) = record.waited {
         line.millis("wait_ms", waited);
     }
@@ -201,6 +206,7 @@ mod tests {
             cause: None,
             session: Some(1),
             rule: None,
+            copy: None,
             waited: None,
             pinned: None,
             error: None,

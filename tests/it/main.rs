@@ -69,6 +69,7 @@ mod replicas;
 mod request_framing;
 mod response_framing;
 mod routes;
+mod session_copies;
 mod session_sync;
 mod shared_connections;
 mod signals;

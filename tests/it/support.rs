@@ -14,6 +14,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod repository;
+pub mod session_app;
 pub mod tool;
 
 use std::future::Future;

@@ -4,12 +4,30 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
+
 /// 128 bits of a hash of the pool's name and an application's session id. The table, a core dump and the shared store
 /// contain no id that a backend would accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionKey(pub(crate) [u64; 2]);
 
 impl SessionKey {
+    /// Makes the key of an application's session id in the pool named `pool`.
+    pub(in crate::affinity) fn of(pool: &str, id: &[u8]) -> SessionKey {
+        let mut context = Vec::with_capacity(pool.len() + 1 + id.len());
+        context.extend_from_slice(pool.as_bytes());
+        context.push(0);
+        context.extend_from_slice(id);
+        let hash = digest(&SHA256, &context);
+        let word = |at: usize| hash.as_ref().iter().skip(at).take(8).fold(0, |word, byte| word << 8 | u64::from(*byte));
+        SessionKey([word(0), word(8)])
+    }
+
+    /// Its two halves.
+    pub fn words(self) -> [u64; 2] {
+        self.0
+    }
+
     /// The session id for logs and for the failover order. Every Linchpin computes the same.
     pub fn session(self) -> u64 {
         self.0[0]

@@ -201,6 +201,12 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("pools.persistence.rules.force.header", "headername"),
     ("pools.persistence.rules.force.query", "urlparam"),
     ("pools.persistence.rules.force.from", "src allow sourcerange"),
+    ("[pools.copies]", "replication sessionreplication cluster sessioncopies manager clustermanager"),
+    ("pools.copies.hold", "mode location place where"),
+    ("pools.copies.memory", "size capacity zonesize"),
+    ("pools.copies.max", "maxsize maxlength limit"),
+    ("pools.copies.handover", "timeout wait handovertimeout"),
+    ("pools.copies.required", "strict mandatory sync synchronous"),
     (
         "[pools.health]",
         "healthcheck healthchecks check checks activehealthcheck activehealthchecks httpchk optionhttpchk probe \

@@ -51,6 +51,8 @@ pub enum Reply {
     Close,
     /// Neither reads nor sends anything more.
     Hang,
+    /// Sends these bytes once the value is true, and keeps the connection.
+    Held(tokio::sync::watch::Receiver<bool>, Vec<u8>),
 }
 
 impl Reply {
@@ -191,6 +193,11 @@ async fn serve(mut stream: TcpStream, program: &(dyn Fn(&Seen) -> Reply + Send +
             Reply::Last(bytes) => (bytes, false),
             Reply::Close => (Vec::new(), false),
             Reply::Hang => std::future::pending().await,
+            Reply::Held(mut released, bytes) => {
+                // An error means that nobody can release it any more.
+                let _ = released.wait_for(|released| *released).await;
+                (bytes, true)
+            }
         };
         if stream.write_all(&bytes).await.is_err() || !keep_alive {
             return;

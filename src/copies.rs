@@ -1,0 +1,27 @@
+//! Owns: session copies: an application's sessions as opaque bytes, so that another server can continue with them.
+//! Invariant: no request meets a state older than one of an earlier response, and a session that ended stays ended.
+//! Must not know: HTTP connections, pins, how a server is chosen.
+
+mod entry;
+pub mod fields;
+mod outcome;
+mod pool_copies;
+mod refusal;
+mod rules;
+mod session_ref;
+mod settings;
+mod store;
+mod stores;
+mod version;
+
+pub use entry::{Entry, InFlight, Offer, Preparation, View};
+pub use fields::NewState;
+pub use outcome::CopyOutcome;
+pub use pool_copies::{CopyCounters, CopyEvent, PoolCopies};
+pub use refusal::Refusal;
+pub use rules::{Claim, Given, Holder, Saved, Session, Wait};
+pub use session_ref::{RefCache, SessionRef};
+pub use settings::{Hold, Settings};
+pub use store::CopyStore;
+pub use stores::CopyStores;
+pub use version::Version;

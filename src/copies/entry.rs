@@ -1,0 +1,324 @@
+//! Owns: what a store holds of one session: its state by the rules, its copy, its lifetime, and who waits for it.
+//! Invariant: a copy is there exactly while the rules say that it is held; each waiting request is woken at each change.
+//! Must not know: how entries are found or evicted, how a copy is given.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+
+use super::fields::NewState;
+use super::rules::{BeforeRequest, Claim, Given, Holder, Saved, Session, Wait};
+use super::version::Version;
+
+/// What a store holds of one session.
+#[derive(Debug)]
+pub struct Entry {
+    state: Mutex<State>,
+    /// When it was last used, in seconds since the Unix epoch.
+    used: AtomicU64,
+    totals: Arc<Totals>,
+}
+
+#[derive(Debug)]
+struct State {
+    session: Session,
+    copy: Option<Bytes>,
+    ttl: Option<u64>,
+    /// When the copy was saved, and when it expires, in seconds since the Unix epoch.
+    saved_at: u64,
+    expires: u64,
+    /// Notified of the next change, if somebody waits for it.
+    changed: Option<Arc<Notify>>,
+}
+
+/// The memory that an entry takes without its copy, with its places in the index and the list.
+pub const ENTRY_BYTES: usize = size_of::<Entry>() + 128;
+
+/// The sums over all entries of a store.
+#[derive(Debug, Default)]
+pub struct Totals {
+    bytes: AtomicUsize,
+    copies: AtomicUsize,
+}
+
+impl Totals {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn copies(&self) -> usize {
+        self.copies.load(Ordering::Relaxed)
+    }
+}
+
+/// What a request does next.
+#[derive(Debug)]
+pub enum Preparation {
+    /// It is sent. The value counts it until its response has come.
+    Send(InFlight),
+    /// The copy is given to its server.
+    Give(Offer),
+    /// It waits for this, until the future resolves, and asks again.
+    Wait(Wait, OwnedNotified),
+}
+
+/// A request that was sent and has no response yet.
+#[derive(Debug)]
+pub struct InFlight {
+    /// `None` if nothing was known of the session.
+    entry: Option<Arc<Entry>>,
+    claim: Claim,
+}
+
+/// A copy that is being given to a server. If it is dropped, the hand-over has failed.
+#[derive(Debug)]
+pub struct Offer {
+    entry: Arc<Entry>,
+    hand_over: u32,
+    version: Version,
+    bytes: Bytes,
+    outcome: Given,
+}
+
+/// What is held of a session, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// The newest known version.
+    pub version: Version,
+    /// The current term.
+    pub term: u32,
+    /// The session has ended.
+    pub dropped: bool,
+    /// A copy is held.
+    pub is_held: bool,
+    /// The length of the copy.
+    pub bytes: usize,
+    /// When the copy was saved, in seconds since the Unix epoch.
+    pub saved_at: u64,
+    /// The server that holds the session.
+    pub holder: Option<Holder>,
+}
+
+impl Entry {
+    pub(super) fn new(session: Session, now: u64, lifetime: u64, totals: &Arc<Totals>) -> Entry {
+        totals.bytes.fetch_add(ENTRY_BYTES, Ordering::Relaxed);
+        let expires = now.saturating_add(lifetime);
+        let state = State { session, copy: None, ttl: None, saved_at: 0, expires, changed: None };
+        Entry { state: Mutex::new(state), used: AtomicU64::new(now), totals: Arc::clone(totals) }
+    }
+
+    pub(super) fn touch(&self, now: u64) {
+        // Most requests find it as it is, and write nothing.
+        if self.used() != now {
+            self.used.store(now, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Notes what a request's pin says of the session.
+    pub fn note_pin(&self, term: u32, holder: Option<Holder>) {
+        let mut state = self.lock();
+        if term > state.session.term() {
+            state.session.note_pin(term, holder);
+            self.settle(&mut state);
+        }
+    }
+
+    /// Decides what a request for the server `to` does; see [`Session::before_request`]. The request extends the life
+    /// of the session, to `lifetime` seconds at most.
+    pub fn prepare(
+        self: &Arc<Self>,
+        to: Holder,
+        is_alive: impl FnOnce(Holder) -> bool,
+        may_wait: bool,
+        now: u64,
+        lifetime: u64,
+    ) -> Preparation {
+        let mut state = self.lock();
+        if state.expires <= now {
+            state.session.forget();
+            self.settle(&mut state);
+        }
+        state.expires = now.saturating_add(state.ttl.unwrap_or(lifetime).min(lifetime));
+        match state.session.before_request(to, is_alive, may_wait) {
+            BeforeRequest::Send(claim) => Preparation::Send(InFlight { entry: Some(Arc::clone(self)), claim }),
+            BeforeRequest::Give { hand_over, version } => {
+                // It is there, since the rules say that it is held.
+                let bytes = state.copy.clone().unwrap_or_default();
+                let entry = Arc::clone(self);
+                Preparation::Give(Offer { entry, hand_over, version, bytes, outcome: Given::Unreached })
+            }
+            BeforeRequest::Wait(wait) => {
+                let changed = Arc::clone(state.changed.get_or_insert_default());
+                // From here on it is woken, polled or not.
+                Preparation::Wait(wait, changed.notified_owned())
+            }
+        }
+    }
+
+    /// Takes the state that the response to a request brings.
+    pub fn take(&self, claim: &Claim, new: NewState, now: u64, lifetime: u64) -> Saved {
+        let mut state = self.lock();
+        let saved = match new {
+            NewState::Unchanged => return Saved::Stored,
+            NewState::Save { version, ttl, bytes } => {
+                let saved = state.session.saved(claim, version, false);
+                if saved == Saved::Stored {
+                    self.set_copy(&mut state, Some(bytes));
+                    (state.ttl, state.saved_at) = (ttl, now);
+                    state.expires = now.saturating_add(ttl.unwrap_or(lifetime).min(lifetime));
+                }
+                saved
+            }
+            NewState::Drop(version) => {
+                let saved = state.session.saved(claim, version, true);
+                if saved == Saved::Stored {
+                    // A tombstone lives as long as the pin.
+                    (state.ttl, state.expires) = (None, now.saturating_add(lifetime));
+                }
+                saved
+            }
+            NewState::Unusable(version, _) => state.session.not_stored(claim, version),
+        };
+        self.settle(&mut state);
+        saved
+    }
+
+    /// Notes that the server lacks the state, and has done nothing.
+    pub fn wanted(&self, claim: &Claim) {
+        self.lock().session.wanted(claim);
+    }
+
+    /// Ends the session: its id was replaced.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        state.session.end();
+        self.settle(&mut state);
+    }
+
+    /// Drops the copy, if there is one. Returns whether there was.
+    pub(super) fn forget_copy(&self) -> bool {
+        let mut state = self.lock();
+        let had_copy = state.copy.is_some();
+        state.session.forget();
+        self.settle(&mut state);
+        had_copy
+    }
+
+    pub(super) fn is_expired(&self, now: u64) -> bool {
+        self.lock().expires <= now
+    }
+
+    /// Returns whether `server` is the session's holder and known to have its state.
+    pub fn is_given_to(&self, server: Holder) -> bool {
+        self.lock().session.is_given_to(server)
+    }
+
+    /// Returns what is held.
+    pub fn view(&self) -> View {
+        let state = self.lock();
+        let (version, dropped) = state.session.newest();
+        View {
+            version,
+            term: state.session.term(),
+            dropped,
+            is_held: state.copy.is_some(),
+            bytes: state.copy.as_ref().map_or(0, Bytes::len),
+            saved_at: state.saved_at,
+            holder: state.session.holder(),
+        }
+    }
+
+    fn set_copy(&self, state: &mut State, copy: Option<Bytes>) {
+        let (old, new) = (state.copy.as_ref().map(Bytes::len), copy.as_ref().map(Bytes::len));
+        self.totals.bytes.fetch_add(new.unwrap_or(0), Ordering::Relaxed);
+        self.totals.bytes.fetch_sub(old.unwrap_or(0), Ordering::Relaxed);
+        match (old, new) {
+            (None, Some(_)) => drop(self.totals.copies.fetch_add(1, Ordering::Relaxed)),
+            (Some(_), None) => drop(self.totals.copies.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+        state.copy = copy;
+    }
+
+    /// Drops a copy that the rules no longer hold, and wakes the requests that wait for a change.
+    fn settle(&self, state: &mut State) {
+        if state.copy.is_some() && !state.session.is_held() {
+            self.set_copy(state, None);
+        }
+        if let Some(changed) = state.changed.take() {
+            changed.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under the lock panics between two changes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let copy = self.lock().copy.take();
+        self.totals.bytes.fetch_sub(ENTRY_BYTES + copy.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
+        self.totals.copies.fetch_sub(usize::from(copy.is_some()), Ordering::Relaxed);
+    }
+}
+
+impl InFlight {
+    /// Returns a request of a session of which nothing is known but its pin.
+    pub fn unknown(claim: Claim) -> InFlight {
+        InFlight { entry: None, claim }
+    }
+
+    /// Returns what the request tells its server.
+    pub fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// Returns what was known of the session.
+    pub fn entry(&self) -> Option<&Arc<Entry>> {
+        self.entry.as_ref()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some(entry) = &self.entry {
+            let mut state = entry.lock();
+            state.session.ended(&self.claim);
+            entry.settle(&mut state);
+        }
+    }
+}
+
+impl Offer {
+    /// Returns the version of the state.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Returns the copy.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Ends the hand-over.
+    pub fn end(mut self, outcome: Given) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        let mut state = self.entry.lock();
+        state.session.gave(self.hand_over, self.outcome);
+        self.entry.settle(&mut state);
+    }
+}

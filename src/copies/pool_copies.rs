@@ -1,0 +1,155 @@
+//! Owns: the session copies of one pool: settings, store, counters, and log lines at a bounded rate.
+//! Invariant: what is refused is counted, and logged with its reason at most once in a while.
+//! Must not know: requests, connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::refusal::Refusal;
+use super::session_ref::SessionRef;
+use super::settings::Settings;
+use super::store::CopyStore;
+use crate::clock::{self, LogLimiter};
+use crate::per_thread::{Counter, PerThread};
+
+/// The shortest time between two lines for the same reason.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The session copies of one pool.
+#[derive(Debug)]
+pub struct PoolCopies {
+    pool: Arc<str>,
+    settings: Settings,
+    store: Arc<CopyStore>,
+    counters: Arc<CopyCounters>,
+}
+
+/// What is counted of a pool's session copies. Outlives a reload.
+#[derive(Debug)]
+pub struct CopyCounters {
+    threads: PerThread<Counters>,
+    log: [LogLimiter; Refusal::NAMES.len()],
+    has_warned_of_middleware: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    events: [Counter; CopyEvent::NAMES.len()],
+    refusals: [Counter; Refusal::NAMES.len()],
+    /// Hand-overs by duration, see [`BUCKETS`].
+    hand_overs: [Counter; BUCKETS.len() + 1],
+    hand_over_micros: Counter,
+}
+
+/// The upper bounds of the buckets of hand-over times, in microseconds; one more bucket has no upper bound.
+pub const BUCKETS: [u64; 9] = [500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000, 5_000_000];
+
+/// What happens to copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyEvent {
+    /// A state was stored.
+    Save,
+    /// A session has ended.
+    Drop,
+    /// A server has taken a copy.
+    Give,
+    /// A server lacked a state.
+    Want,
+}
+
+impl CopyEvent {
+    /// The words for metrics, in the order of the variants.
+    pub const NAMES: [&'static str; 4] = ["saves", "drops", "gives", "wants"];
+}
+
+impl CopyCounters {
+    /// Makes the counters of one pool in a process with this many data-path threads.
+    pub fn new(threads: usize) -> CopyCounters {
+        let log = std::array::from_fn(|_| LogLimiter::default());
+        CopyCounters { threads: PerThread::new(threads), log, has_warned_of_middleware: AtomicBool::new(false) }
+    }
+
+    fn sum(&self, counter: impl Fn(&Counters) -> &Counter) -> u64 {
+        self.threads.iter().map(|counters| counter(counters).get()).sum()
+    }
+
+    /// Returns how often this has happened.
+    pub fn events(&self, event: CopyEvent) -> u64 {
+        self.sum(|counters| &counters.events[event as usize])
+    }
+
+    /// Returns how often something was refused, by reason, in the order of [`Refusal::NAMES`].
+    pub fn refusals(&self) -> [u64; Refusal::NAMES.len()] {
+        std::array::from_fn(|at| self.sum(|counters| &counters.refusals[at]))
+    }
+}
+
+impl PoolCopies {
+    /// Puts the parts together.
+    pub fn new(pool: &Arc<str>, settings: Settings, store: Arc<CopyStore>, counters: Arc<CopyCounters>) -> PoolCopies {
+        PoolCopies { pool: Arc::clone(pool), settings, store, counters }
+    }
+
+    /// Returns the pool's name.
+    pub fn pool(&self) -> &Arc<str> {
+        &self.pool
+    }
+
+    /// Returns the settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Returns the embedded store.
+    pub fn store(&self) -> &CopyStore {
+        &self.store
+    }
+
+    /// Returns the counters.
+    pub fn counters(&self) -> &CopyCounters {
+        &self.counters
+    }
+
+    /// Counts an event on `thread`.
+    pub fn count(&self, thread: usize, event: CopyEvent) {
+        if let Some(counters) = self.counters.threads.get(thread) {
+            counters.events[event as usize].add(1);
+        }
+    }
+
+    /// Counts a hand-over that took this long.
+    pub fn handed_over(&self, thread: usize, took: Duration) {
+        let Some(counters) = self.counters.threads.get(thread) else { return };
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS.iter().position(|upper| micros <= *upper).unwrap_or(BUCKETS.len());
+        counters.hand_overs[bucket].add(1);
+        counters.hand_over_micros.add(micros);
+    }
+
+    /// Counts a refusal, and logs it unless the same reason was logged a moment ago. `status` is the status of the
+    /// server's response, if that was the reason.
+    pub fn refused(&self, thread: usize, why: Refusal, session: SessionRef, backend: &str, status: Option<u16>) {
+        if let Some(counters) = self.counters.threads.get(thread) {
+            counters.refusals[why as usize].add(1);
+        }
+        let pool = &*self.pool;
+        match why {
+            // Said once: it stays so until somebody installs the middleware.
+            Refusal::NoMiddleware => {
+                if !self.counters.has_warned_of_middleware.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(pool, backend, reason = why.as_str(), status, "{}", why.explanation());
+                }
+            }
+            // A busy session does this all the time: responses overtake each other.
+            Refusal::StaleSeq => tracing::debug!(pool, backend, %session, "{}", why.explanation()),
+            _ => {
+                let unsaid = self.counters.log[why as usize].take(clock::unix(), LOG_INTERVAL, 1);
+                if let Some(unsaid) = unsaid {
+                    let reason = why.as_str();
+                    tracing::warn!(pool, backend, %session, reason, status, unsaid, "{}", why.explanation());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! Owns: what is known of one session's state: its version, who holds it, and what must happen before a request.
+//! Invariant: pure; versions only rise, one server has the current term, and an ended session stays ended.
+//! Must not know: bytes, time, sockets, threads, how a copy is given.
+
+use super::version::{MAX_SEQ, Version};
+use crate::pool::Backend;
+
+/// A server, for as long as it can't have lost its memory without being noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// The backend's number in this process.
+    pub backend: usize,
+    /// The incarnation of its address.
+    pub incarnation: u64,
+    /// How often it had been down or ejected by then. A server that was down may have restarted.
+    pub losses: u32,
+}
+
+impl Holder {
+    /// Returns the server that `backend` is now.
+    pub fn of(backend: &Backend) -> Holder {
+        let live = backend.live();
+        Holder { backend: live.id(), incarnation: backend.incarnation(), losses: live.times_lost() }
+    }
+}
+
+/// A copy on which this many servers have broken the connection is given to no other: it may be what kills them.
+const MAX_BROKEN: u8 = 2;
+
+/// What a request claims about the session's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The current term.
+    pub term: u32,
+    /// The newest state, which this server is known to have; `None` if no copy is held.
+    pub seq: Option<u64>,
+    /// The session has ended at `seq`.
+    pub dropped: bool,
+    /// The server.
+    pub to: Holder,
+    /// The number of the request among those of its session; 0 if they are not counted.
+    number: u32,
+}
+
+/// What happens to a request before it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BeforeRequest {
+    /// Send it.
+    Send(Claim),
+    /// Give the server this version of the state first; then report it to [`Session::gave`], and ask again.
+    Give {
+        /// Identifies the hand-over.
+        hand_over: u32,
+        /// The version that the state has from now on.
+        version: Version,
+    },
+    /// Wait, and ask again when the session has changed.
+    Wait(Wait),
+}
+
+/// What a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// The running hand-over of its session.
+    HandOver,
+    /// The session's requests on the server that it leaves.
+    Requests,
+}
+
+/// The outcome of a hand-over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    /// The server has the state.
+    Taken,
+    /// The server has this newer state: another Linchpin gave it, or the server's answer was lost.
+    Newer(Version),
+    /// The server will never take this copy: it is not authentic, or there is no middleware.
+    Refused,
+    /// The server responded with an error, or not in time.
+    Failed,
+    /// The connection broke while the server had the copy.
+    Broken,
+    /// The server could not be reached, or the hand-over was abandoned.
+    Unreached,
+}
+
+/// What becomes of a state that a response brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saved {
+    /// It is the newest.
+    Stored,
+    /// A newer one is known, and the response may be passed on.
+    Stale,
+    /// The server no longer holds the session: the response must not reach the client.
+    Fenced,
+}
+
+/// What is known of one session's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    term: u32,
+    newest: Newest,
+    holder: Option<Holder>,
+    /// The holder is known to have `newest`.
+    is_confirmed: bool,
+    /// The holder has just failed to take `newest`: the next request goes there without it, and does not try again.
+    is_skipped: bool,
+    /// How many servers have broken the connection since one has taken the copy.
+    broken: u8,
+    hand_over: Option<HandOver>,
+    /// The number of the last hand-over.
+    hand_overs: u32,
+    /// The requests that were sent in the current term and have no response yet.
+    in_flight: u32,
+    /// How many requests were sent.
+    sent: u32,
+    /// States of requests up to this number are older than one that could not be read.
+    void_until: u32,
+}
+
+/// A hand-over under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct HandOver {
+    number: u32,
+    /// The version that the state gets if the server takes it. Until then it keeps its own: a server that has not taken
+    /// the state begins to count at 1.
+    version: Version,
+}
+
+/// The newest state that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Newest {
+    /// No copy is held. States up to this version are out of date.
+    Lost(Version),
+    /// A copy of this version is held.
+    Held(Version),
+    /// The session ended at this version.
+    Dropped(Version),
+}
+
+impl Newest {
+    fn version(self) -> Version {
+        match self {
+            Newest::Lost(version) | Newest::Held(version) | Newest::Dropped(version) => version,
+        }
+    }
+}
+
+impl Session {
+    /// Makes the state of a session of which nothing is known but what its pin says: its `term`, and the server that
+    /// holds it, if that is known.
+    pub fn new(term: u32, holder: Option<Holder>) -> Session {
+        Session {
+            term: term.max(1),
+            newest: Newest::Lost(Version::default()),
+            holder,
+            is_confirmed: false,
+            is_skipped: false,
+            broken: 0,
+            hand_over: None,
+            hand_overs: 0,
+            in_flight: 0,
+            sent: 0,
+            void_until: 0,
+        }
+    }
+
+    /// Notes the term and the server of the session's pin. If another Linchpin has handed the session over since, the
+    /// copy here is out of date.
+    pub fn note_pin(&mut self, term: u32, holder: Option<Holder>) {
+        if term > self.term {
+            self.newest = Newest::Lost(self.newest.version());
+            (self.holder, self.is_confirmed, self.hand_over) = (holder, false, None);
+            (self.term, self.in_flight) = (term, 0);
+        }
+    }
+
+    /// Decides what happens to a request for the server `to`. `is_alive` says whether the session's holder, if that is
+    /// another server, may still work on the session. A request that has waited long enough `may_wait` no longer.
+    pub fn before_request(
+        &mut self,
+        to: Holder,
+        is_alive: impl FnOnce(Holder) -> bool,
+        may_wait: bool,
+    ) -> BeforeRequest {
+        if self.hand_over.is_some() {
+            if may_wait {
+                return BeforeRequest::Wait(Wait::HandOver);
+            }
+            // The server may still take the copy. In a new term that does no harm.
+            self.hand_over = None;
+            self.hand_to(to, 1);
+            return BeforeRequest::Send(self.send(to));
+        }
+        let is_there = self.holder == Some(to);
+        match self.newest {
+            // What the server was sent without a copy must not be fenced by another attempt to give it one.
+            _ if is_there && (self.is_confirmed || self.is_skipped || self.in_flight > 0) => {
+                return BeforeRequest::Send(self.send(to));
+            }
+            Newest::Lost(_) | Newest::Dropped(_) if is_there => return BeforeRequest::Send(self.send(to)),
+            _ => {}
+        }
+        if !is_there && self.in_flight > 0 && may_wait && self.holder.is_some_and(is_alive) {
+            return BeforeRequest::Wait(Wait::Requests);
+        }
+        match self.newest {
+            Newest::Lost(_) => self.hand_to(to, 1),
+            Newest::Dropped(version) => {
+                self.hand_to(to, 1);
+                self.newest = Newest::Dropped(Version { term: self.term, seq: version.seq });
+            }
+            Newest::Held(version) => {
+                self.hand_to(to, 1);
+                let version = Version { term: self.term, seq: version.seq };
+                self.hand_overs = self.hand_overs.wrapping_add(1);
+                self.hand_over = Some(HandOver { number: self.hand_overs, version });
+                return BeforeRequest::Give { hand_over: self.hand_overs, version };
+            }
+        }
+        BeforeRequest::Send(self.send(to))
+    }
+
+    /// Notes the outcome of the hand-over with this number. Returns false if it was abandoned meanwhile.
+    pub fn gave(&mut self, hand_over: u32, outcome: Given) -> bool {
+        let Some(HandOver { version: given, .. }) = self.hand_over.take_if(|running| running.number == hand_over)
+        else {
+            return false;
+        };
+        match outcome {
+            // Unless the copy was evicted meanwhile.
+            Given::Taken if self.is_held() => {
+                (self.newest, self.is_confirmed, self.broken) = (Newest::Held(given), true, 0);
+            }
+            Given::Taken => self.newest = Newest::Lost(given),
+            Given::Newer(version) => {
+                self.term = self.term.max(version.term);
+                self.newest = Newest::Lost(self.newest.version().max(version));
+            }
+            Given::Refused => self.newest = Newest::Lost(self.newest.version()),
+            Given::Failed => self.is_skipped = true,
+            Given::Broken => {
+                self.holder = None;
+                self.broken += 1;
+                if self.broken >= MAX_BROKEN {
+                    self.newest = Newest::Lost(self.newest.version());
+                }
+            }
+            Given::Unreached => self.holder = None,
+        }
+        true
+    }
+
+    /// Notes that a request has its response, or gets none.
+    pub fn ended(&mut self, claim: &Claim) {
+        if claim.number > 0 && claim.term == self.term {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Notes that the response to a request brings a state of this version. If it is stored, the session is `dropped`,
+    /// or its copy is held from now on.
+    pub fn saved(&mut self, claim: &Claim, version: Version, dropped: bool) -> Saved {
+        let saved = self.compare(claim, Some(version));
+        if saved == Saved::Stored {
+            self.newest = if dropped { Newest::Dropped(version) } else { Newest::Held(version) };
+            self.is_confirmed = true;
+        }
+        saved
+    }
+
+    /// Notes that the response to a request brings a state that can't be stored, and its version, if that can be read:
+    /// the copy here is out of date.
+    pub fn not_stored(&mut self, claim: &Claim, version: Option<Version>) -> Saved {
+        let saved = self.compare(claim, version);
+        if saved == Saved::Stored {
+            match (version, self.newest) {
+                (Some(version), _) => self.newest = Newest::Lost(version),
+                // Nobody can say whether the unreadable state is from before the end of the session or after it.
+                (None, Newest::Dropped(_)) => self.void_until = self.sent,
+                (None, newest) => (self.newest, self.void_until) = (Newest::Lost(newest.version()), self.sent),
+            }
+        }
+        saved
+    }
+
+    /// Notes that the server lacks the state that the request claims, and has done nothing. The next call of
+    /// [`Session::before_request`] says what to do.
+    pub fn wanted(&mut self, claim: &Claim) {
+        if claim.term == self.term && self.is_held() {
+            self.holder = None;
+        }
+    }
+
+    /// Notes that the copy is gone: evicted or expired.
+    pub fn forget(&mut self) {
+        if matches!(self.newest, Newest::Held(_)) {
+            self.newest = Newest::Lost(self.newest.version());
+        }
+    }
+
+    /// Ends the session: its id is worth nothing any more, whatever is still under way.
+    pub fn end(&mut self) {
+        self.hand_over = None;
+        self.raise(1);
+        self.newest = Newest::Dropped(Version { term: self.term, seq: self.newest.version().seq });
+    }
+
+    /// Returns the current term.
+    pub fn term(&self) -> u32 {
+        self.term
+    }
+
+    /// Returns the version of the newest known state, and whether the session has ended with it.
+    pub fn newest(&self) -> (Version, bool) {
+        (self.newest.version(), matches!(self.newest, Newest::Dropped(_)))
+    }
+
+    /// Returns whether a copy is held.
+    pub fn is_held(&self) -> bool {
+        matches!(self.newest, Newest::Held(_))
+    }
+
+    /// Returns the server that holds the session, if it is known.
+    pub fn holder(&self) -> Option<Holder> {
+        self.holder
+    }
+
+    /// Returns whether `server` is known to have the newest state.
+    pub fn is_given_to(&self, server: Holder) -> bool {
+        self.holder == Some(server) && self.is_confirmed && self.hand_over.is_none()
+    }
+
+    /// Returns whether something is under way that refers to this state.
+    pub fn is_busy(&self) -> bool {
+        self.in_flight > 0 || self.hand_over.is_some()
+    }
+
+    fn hand_to(&mut self, to: Holder, terms: u32) {
+        self.raise(terms);
+        (self.holder, self.is_confirmed, self.is_skipped) = (Some(to), false, false);
+    }
+
+    fn raise(&mut self, terms: u32) {
+        (self.term, self.in_flight) = (self.term.saturating_add(terms), 0);
+    }
+
+    fn send(&mut self, to: Holder) -> Claim {
+        self.is_skipped = false;
+        self.in_flight = self.in_flight.saturating_add(1);
+        self.sent = self.sent.saturating_add(1);
+        let (seq, dropped) = match self.newest {
+            Newest::Held(version) if self.is_confirmed => (Some(version.seq), false),
+            Newest::Dropped(version) => (Some(version.seq), true),
+            Newest::Held(_) | Newest::Lost(_) => (None, false),
+        };
+        Claim { term: self.term, seq, dropped, to, number: self.sent }
+    }
+
+    fn compare(&mut self, claim: &Claim, version: Option<Version>) -> Saved {
+        // A request of a session that was not known here then.
+        if claim.term > self.term {
+            self.note_pin(claim.term, Some(claim.to));
+        }
+        if claim.term != self.term || version.is_some_and(|version| version.term != self.term) {
+            return Saved::Fenced;
+        }
+        let is_void = self.void_until > 0 && claim.number <= self.void_until;
+        if is_void || version.is_some_and(|version| version <= self.newest.version() || version.seq > MAX_SEQ) {
+            return Saved::Stale;
+        }
+        self.holder = Some(claim.to);
+        Saved::Stored
+    }
+}
+
+impl Claim {
+    /// What a request of a session tells `to` if nothing is known of the session but its pin's term.
+    pub fn nothing(term: u32, to: Holder) -> Claim {
+        Claim { term: term.max(1), seq: None, dropped: false, to, number: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests;

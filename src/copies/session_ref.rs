@@ -1,0 +1,83 @@
+//! Owns: the ref, by which an application and the stores know a session.
+//! Invariant: every Linchpin computes the same ref; none reveals a cookie, or an id that an application would accept.
+//! Must not know: where the session's id comes from.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+/// Names a session to its application and in the stores: 128 bits of a hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionRef([u64; 2]);
+
+impl SessionRef {
+    /// Makes the ref of the session `id` in the pool named `pool`: the first half of SHA-256 over the pool's name, a
+    /// zero byte, and the id.
+    pub fn new(pool: &str, id: &[u8]) -> SessionRef {
+        let hash = digest(&SHA256, &[pool.as_bytes(), &[0], id].concat());
+        let word = |at: usize| hash.as_ref().iter().skip(at).take(8).fold(0, |word, byte| word << 8 | u64::from(*byte));
+        SessionRef([word(0), word(8)])
+    }
+
+    /// Takes a ref whose two halves were computed elsewhere in the same way.
+    pub fn from_words(words: [u64; 2]) -> SessionRef {
+        SessionRef(words)
+    }
+
+    /// Returns its two halves.
+    pub fn words(self) -> [u64; 2] {
+        self.0
+    }
+
+    /// Returns it as 32 hex digits.
+    pub fn hex(self) -> [u8; 32] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut hex = [0; 32];
+        for (at, digit) in hex.iter_mut().enumerate() {
+            let word = self.0[at / 16];
+            *digit = DIGITS[(word >> (60 - at % 16 * 4) & 15) as usize];
+        }
+        hex
+    }
+}
+
+/// The ref of the last session of a client connection: with a pin, a session's ref is computed once a connection.
+#[derive(Debug, Default)]
+pub struct RefCache(Option<(Arc<str>, u64, SessionRef)>);
+
+impl RefCache {
+    /// Returns the ref of the session with this id of Linchpin's own in the pool.
+    pub fn of(&mut self, pool: &Arc<str>, session: u64) -> SessionRef {
+        match &self.0 {
+            Some((known, id, session_ref)) if *id == session && Arc::ptr_eq(known, pool) => *session_ref,
+            _ => {
+                let session_ref = SessionRef::new(pool, &session.to_be_bytes());
+                self.0 = Some((Arc::clone(pool), session, session_ref));
+                session_ref
+            }
+        }
+    }
+}
+
+/// Writes 32 hex digits.
+impl std::fmt::Display for SessionRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}{:016x}", self.0[0], self.0[1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ref_depends_on_pool_and_id_and_is_the_same_everywhere() {
+        let hex = |of: SessionRef| String::from_utf8(of.hex().to_vec()).unwrap();
+        let one = SessionRef::new("app", b"7");
+        assert_eq!(hex(one), "a05579086712d09d0c96f286f6e8df25");
+        assert_eq!(hex(one), one.to_string());
+        assert_ne!(one, SessionRef::new("app", b"8"));
+        assert_ne!(one, SessionRef::new("ap", b"p\x007"));
+        assert_eq!(SessionRef::from_words(one.words()), one);
+    }
+}

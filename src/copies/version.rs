@@ -1,0 +1,16 @@
+//! Owns: the version of a session's state.
+//! Invariant: versions are ordered by term, then by seq; clocks play no part.
+//! Must not know: who has a state.
+
+/// The version of a session's state. The highest one is right, whatever arrives when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Version {
+    /// How often the session was handed over. Linchpin alone raises it.
+    pub term: u32,
+    /// Which state of that term it is, from 1. The server that holds the session numbers its states. At most
+    /// [`MAX_SEQ`].
+    pub seq: u64,
+}
+
+/// The largest `seq`: the largest integer of a structured field (RFC 9651 §3.3.1).
+pub const MAX_SEQ: u64 = 999_999_999_999_999;

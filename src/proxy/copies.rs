@@ -1,0 +1,428 @@
+//! Owns: the step that keeps a session's state with its requests: what each attempt tells, gives, waits for and takes.
+//! Invariant: a state is stored before its response goes on, and given before a request that needs it is sent.
+//! Must not know: the rules of versions, how a copy is stored or sent.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{HeaderMap, HeaderValue};
+use http::{StatusCode, request};
+
+use super::attempt::{self, UpstreamRequest, UpstreamResponse};
+use super::bind::BindFacts;
+use super::client::Client;
+use super::error::ProxyError;
+use super::exchange::Exchange;
+use super::give::{self, CopyRequest, GiveEnd, Role};
+use super::order::CandidateOrder;
+use super::snapshot::Service;
+use super::thread::ThreadState;
+use crate::affinity::{Cause, Decision, SessionKey, Verdict};
+use crate::clock;
+use crate::copies::{
+    Claim, CopyEvent, CopyOutcome, Entry, Given, Holder, InFlight, NewState, Offer, PoolCopies, Preparation, Refusal,
+    Saved, Session, SessionRef, Wait, fields,
+};
+use crate::pool::Pool;
+use crate::upstream::Failure;
+
+/// The session copies of one request.
+pub(super) struct RequestCopies<'a> {
+    copies: &'a PoolCopies,
+    service: &'a Service,
+    session: SessionRef,
+    /// The request had a pin, or an id of the application.
+    is_known: bool,
+    /// The request has no id of the application yet, and its response may bring one.
+    is_provisional: bool,
+    /// The position of the pin's backend, and the server that it means.
+    pinned: Option<(usize, Option<Holder>)>,
+    entry: Option<Arc<Entry>>,
+    /// The session's server is to be waited for. No longer, if the request has failed on it.
+    may_be_alive: bool,
+    /// When the request began to wait for its session.
+    waits_since: Option<Instant>,
+    has_wanted: bool,
+    outcome: CopyOutcome,
+    /// The term of the last attempt.
+    term: u32,
+}
+
+/// Why an attempt has no response for the client.
+pub(super) enum AttemptError {
+    /// It has failed; perhaps another one follows.
+    Failed(Failure),
+    /// The request ends.
+    Ended(ProxyError),
+}
+
+/// Makes an attempt on the backend at `index`, with what belongs to the session's copy before and after it.
+///
+/// # Errors
+/// Why it has no response for the client.
+#[expect(clippy::too_many_arguments, reason = "as those of the attempt itself")]
+pub(super) async fn attempt(
+    copies: &mut Option<RequestCopies<'_>>,
+    thread: &ThreadState,
+    exchange: &Exchange,
+    service: &Service,
+    order: &CandidateOrder<'_>,
+    request: &UpstreamRequest,
+    index: usize,
+    may_discard: &dyn Fn(Failure) -> bool,
+) -> Result<UpstreamResponse, AttemptError> {
+    loop {
+        let mut in_flight = None;
+        if let Some(copies) = copies {
+            let prepared = match copies.begin(index) {
+                Preparation::Send(in_flight) => in_flight,
+                // Boxed, or each request's future would have room for what few requests do.
+                next => Box::pin(copies.prepare(thread, exchange, request, index, next))
+                    .await
+                    .map_err(AttemptError::Failed)?,
+            };
+            request.set_session(copies.sends(&prepared));
+            in_flight = Some(prepared);
+        }
+        let response = attempt::attempt(thread, exchange, service, order, request, index, may_discard).await;
+        let response = response.map_err(AttemptError::Failed)?;
+        let (Some(copies), Some(in_flight)) = (copies.as_mut(), in_flight) else { return Ok(response) };
+        if !fields::is_wanted(response.status(), response.headers()) {
+            copies.take(thread, index, &in_flight, response.headers()).map_err(AttemptError::Ended)?;
+            return Ok(response);
+        }
+        let wanted = Box::pin(copies.wanted(thread, exchange, request, index, in_flight, response));
+        wanted.await.map_err(AttemptError::Ended)?;
+    }
+}
+
+impl<'a> RequestCopies<'a> {
+    /// Finds the session of a request, if the pool keeps copies and the request has a pin or will get one.
+    pub(super) fn find(
+        service: &'a Service,
+        decision: &Decision,
+        request: &BindFacts,
+        client: &Client,
+    ) -> Option<RequestCopies<'a>> {
+        let copies = service.copies.as_ref()?;
+        let key = request.key();
+        let is_known = decision.has_presented_pin() || key.is_some();
+        if decision.verdict == Verdict::None || (request.is_sessionless() && !is_known) {
+            return None;
+        }
+        let session = match key {
+            Some(key) => SessionRef::from_words(key.words()),
+            None => client.ref_cache.borrow_mut().of(service.pool.name(), decision.session),
+        };
+        let holder = |index: usize| {
+            let is_same = decision.cause != Some(Cause::Replaced);
+            (index, is_same.then(|| Holder::of(service.pool.backend(index))))
+        };
+        let entry = copies.store().find(session, clock::unix().as_secs());
+        let mut this = RequestCopies {
+            copies,
+            service,
+            session,
+            is_known,
+            is_provisional: key.is_none() && service.affinity.uses_ids_of_the_application(),
+            pinned: decision.pinned.map(holder),
+            entry,
+            may_be_alive: !matches!(decision.cause, Some(Cause::Down | Cause::Failed)),
+            waits_since: None,
+            has_wanted: false,
+            outcome: CopyOutcome::None,
+            term: 0,
+        };
+        this.note_pin(decision.term());
+        Some(this)
+    }
+
+    fn note_pin(&mut self, term: u32) {
+        self.term = term;
+        if let Some(entry) = &self.entry {
+            entry.note_pin(term, self.pinned.and_then(|(_, holder)| holder));
+        }
+    }
+
+    /// Returns the term of the session, for its pin.
+    pub(super) fn term(&self) -> u32 {
+        self.term
+    }
+
+    /// Returns what became of the copy.
+    pub(super) fn outcome(&self) -> CopyOutcome {
+        self.outcome
+    }
+
+    /// Notes that an attempt has failed: nobody waits for its backend's other requests of the session.
+    pub(super) fn failed(&mut self) {
+        self.may_be_alive = false;
+    }
+
+    /// Begins to prepare an attempt on the backend at `index`: most have nothing to give or to wait for.
+    pub(super) fn begin(&mut self, index: usize) -> Preparation {
+        let to = Holder::of(self.service.pool.backend(index));
+        if self.entry.is_none() {
+            let stays = self.pinned.is_some_and(|(pinned, holder)| pinned == index && holder.is_some());
+            if stays || !self.is_known {
+                return Preparation::Send(InFlight::unknown(Claim::nothing(self.term, to)));
+            }
+            let holder = self.pinned.and_then(|(_, holder)| holder);
+            let new = || Session::new(self.term, holder);
+            self.entry = Some(self.copies.store().find_or_insert(self.session, clock::unix().as_secs(), new));
+        }
+        self.ask(to, true)
+    }
+
+    fn ask(&self, to: Holder, may_wait: bool) -> Preparation {
+        let is_alive = |holder: Holder| self.may_be_alive && is_alive(&self.service.pool, holder);
+        match &self.entry {
+            Some(entry) => {
+                let lifetime = self.copies.store().lifetime();
+                entry.prepare(to, is_alive, may_wait, clock::unix().as_secs(), lifetime)
+            }
+            None => Preparation::Send(InFlight::unknown(Claim::nothing(self.term, to))),
+        }
+    }
+
+    /// Notes that an attempt begins, and returns the field that tells its backend about the session.
+    pub(super) fn sends(&mut self, in_flight: &InFlight) -> Option<HeaderValue> {
+        let claim = in_flight.claim();
+        self.term = claim.term;
+        if self.outcome == CopyOutcome::None && claim.seq.is_some() {
+            self.outcome = CopyOutcome::Held;
+        }
+        fields::session(self.session, claim)
+    }
+
+    /// Prepares an attempt on the backend at `index` that has more to do than to be sent: waits for the session's
+    /// requests elsewhere and for running hand-overs, and gives the copy.
+    ///
+    /// # Errors
+    /// The backend could not be reached to give it the copy.
+    pub(super) async fn prepare(
+        &mut self,
+        thread: &ThreadState,
+        exchange: &Exchange,
+        request: &UpstreamRequest,
+        index: usize,
+        mut next: Preparation,
+    ) -> Result<InFlight, Failure> {
+        let to = Holder::of(self.service.pool.backend(index));
+        let since = *self.waits_since.get_or_insert(clock::now());
+        let until = (since + self.copies.settings().handover).min(exchange.total_deadline());
+        let begun = clock::now();
+        loop {
+            match next {
+                Preparation::Send(in_flight) => {
+                    let now = clock::now();
+                    self.copies.handed_over(thread.index, now.saturating_duration_since(begun));
+                    if now >= until && in_flight.claim().seq.is_none() && self.outcome == CopyOutcome::None {
+                        self.refused(thread, index, Refusal::HandOver, None);
+                    }
+                    return Ok(in_flight);
+                }
+                Preparation::Give(offer) => self.give(thread, exchange, request, index, offer).await?,
+                Preparation::Wait(wait, changed) => {
+                    exchange.wait_deadline().set(until);
+                    tokio::select! {
+                        biased;
+                        () = changed => {}
+                        () = poll_fn(|cx| exchange.wait_deadline().poll(cx)) => {}
+                    }
+                    if wait == Wait::HandOver && self.entry.as_ref().is_some_and(|entry| entry.is_given_to(to)) {
+                        self.outcome = CopyOutcome::Given;
+                    }
+                }
+            }
+            next = self.ask(to, clock::now() < until);
+        }
+    }
+
+    async fn give(
+        &mut self,
+        thread: &ThreadState,
+        exchange: &Exchange,
+        request: &UpstreamRequest,
+        index: usize,
+        offer: Offer,
+    ) -> Result<(), Failure> {
+        let copy = CopyRequest {
+            session: self.session,
+            version: offer.version(),
+            role: Role::Primary,
+            bytes: offer.bytes(),
+            host: request.host(),
+        };
+        let limit = self.copies.settings().handover;
+        let end = Box::pin(give::give(thread, exchange, self.service, index, &copy, limit)).await;
+        let (given, refusal) = judge(end);
+        offer.end(given);
+        match refusal {
+            None => {
+                self.outcome = CopyOutcome::Given;
+                self.copies.count(thread.index, CopyEvent::Give);
+            }
+            Some((why, status)) => self.refused(thread, index, why, status),
+        }
+        match end {
+            GiveEnd::Failed(failure) | GiveEnd::Broken(failure) => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes what the response of the backend at `index` says about the session.
+    ///
+    /// # Errors
+    /// The response must not reach the client.
+    fn take(
+        &mut self,
+        thread: &ThreadState,
+        index: usize,
+        in_flight: &InFlight,
+        headers: &HeaderMap,
+    ) -> Result<(), ProxyError> {
+        let new = match headers.keys().any(|name| fields::is_of_copies(name.as_str())) {
+            true => fields::new_state(headers, self.copies.settings().max),
+            false => NewState::Unchanged,
+        };
+        let now = clock::unix().as_secs();
+        // A state belongs to the session that the client has after this response: an application may issue another id,
+        // which makes the former one worthless.
+        let issued = self.service.affinity.issued_key(headers, &self.service.pool, now);
+        if let Some(issued) = issued.map(|key| SessionRef::from_words(key.words())).filter(|new| *new != self.session) {
+            if let (Some(entry), false) = (&self.entry, self.is_provisional) {
+                entry.end();
+            }
+            (self.session, self.is_provisional) = (issued, false);
+            self.entry = self.copies.store().find(issued, now);
+            if self.entry.as_ref().is_some_and(|entry| entry.view().term > in_flight.claim().term) {
+                // The id is in use already, by requests that know more than this one.
+                self.refused(thread, index, Refusal::StaleSeq, None);
+                return Ok(());
+            }
+        }
+        self.store(index, in_flight.claim(), new, now, thread)
+    }
+
+    fn store(
+        &mut self,
+        index: usize,
+        claim: &Claim,
+        new: NewState,
+        now: u64,
+        thread: &ThreadState,
+    ) -> Result<(), ProxyError> {
+        let (event, defect) = match &new {
+            NewState::Unchanged => return Ok(()),
+            NewState::Save { .. } => (CopyEvent::Save, None),
+            NewState::Drop(_) => (CopyEvent::Drop, None),
+            NewState::Unusable(_, defect) => (CopyEvent::Save, Some(*defect)),
+        };
+        // What can't be stored needs no place, unless it voids something.
+        let place = match (&self.entry, defect) {
+            (Some(entry), _) => Some(Arc::clone(entry)),
+            (None, Some(_)) => None,
+            (None, None) => {
+                let new = || Session::new(claim.term, Some(claim.to));
+                Some(self.copies.store().find_or_insert(self.session, now, new))
+            }
+        };
+        let saved = place.map_or(Saved::Stored, |entry| entry.take(claim, new, now, self.copies.store().lifetime()));
+        self.copies.store().evict_excess();
+        match (saved, defect) {
+            (Saved::Stored, None) => {
+                self.copies.count(thread.index, event);
+                Ok(())
+            }
+            (Saved::Stored, Some(defect)) => {
+                self.refused(thread, index, defect.into(), None);
+                if self.copies.settings().required { Err(ProxyError::NotCopied) } else { Ok(()) }
+            }
+            (Saved::Stale, _) => {
+                self.refused(thread, index, Refusal::StaleSeq, None);
+                Ok(())
+            }
+            (Saved::Fenced, _) => {
+                self.refused(thread, index, Refusal::StaleTerm, None);
+                Err(ProxyError::Fenced)
+            }
+        }
+    }
+
+    /// Notes that the backend lacks the state and has done nothing, and keeps the connection. The request is sent again.
+    ///
+    /// # Errors
+    /// The request can't be sent again.
+    async fn wanted(
+        &mut self,
+        thread: &ThreadState,
+        exchange: &Exchange,
+        request: &UpstreamRequest,
+        index: usize,
+        in_flight: InFlight,
+        response: UpstreamResponse,
+    ) -> Result<(), ProxyError> {
+        self.copies.count(thread.index, CopyEvent::Want);
+        let claim = *in_flight.claim();
+        drop(in_flight);
+        if let Some(entry) = &self.entry {
+            entry.wanted(&claim);
+        }
+        if std::mem::replace(&mut self.has_wanted, true) {
+            self.refused(thread, index, Refusal::WantedTwice, None);
+            return Err(ProxyError::WantedTwice);
+        }
+        if !request.is_replayable() {
+            self.refused(thread, index, Refusal::BodyNotKept, None);
+            return Err(ProxyError::BodyNotKept);
+        }
+        let backend = self.service.pool.backend(index);
+        give::release(thread, exchange, self.service, backend, response.into_body()).await;
+        Ok(())
+    }
+
+    fn refused(&mut self, thread: &ThreadState, index: usize, why: Refusal, status: Option<StatusCode>) {
+        self.outcome = CopyOutcome::Refused;
+        let backend = self.service.pool.backend(index);
+        let status = status.map(|status| status.as_u16());
+        self.copies.refused(thread.index, why, self.session, backend.name(), status);
+    }
+}
+
+/// Returns the key of the application's session id in a request, if copies are kept by it and its pin has no key.
+pub(super) fn key(service: &Service, head: &request::Parts) -> Option<SessionKey> {
+    service.copies.as_ref()?;
+    service.affinity.routed_key(&head.headers, head.uri.path(), &service.pool)
+}
+
+/// Returns whether the session's holder may still work on the session.
+fn is_alive(pool: &Pool, holder: Holder) -> bool {
+    // A backend that has left the pool was not seen to die.
+    let backend = pool.backends().iter().find(|backend| backend.live().id() == holder.backend);
+    backend.is_none_or(|backend| Holder::of(backend) == holder && backend.live().health() == crate::pool::Health::Up)
+}
+
+/// Returns what the outcome of giving means to the session, and what was refused.
+fn judge(end: GiveEnd) -> (Given, Option<(Refusal, Option<StatusCode>)>) {
+    match end {
+        GiveEnd::Response(StatusCode::NO_CONTENT, _) => (Given::Taken, None),
+        GiveEnd::Response(StatusCode::CONFLICT, Some(version)) => {
+            (Given::Newer(version), Some((Refusal::Newer, Some(StatusCode::CONFLICT))))
+        }
+        GiveEnd::Response(status @ StatusCode::UNPROCESSABLE_ENTITY, _) => {
+            (Given::Refused, Some((Refusal::NotAuthentic, Some(status))))
+        }
+        GiveEnd::Response(
+            status @ (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED),
+            _,
+        ) => (Given::Refused, Some((Refusal::NoMiddleware, Some(status)))),
+        GiveEnd::Response(status, _) => (Given::Failed, Some((Refusal::Status, Some(status)))),
+        GiveEnd::NoResponse => (Given::Failed, Some((Refusal::Status, None))),
+        GiveEnd::Late => (Given::Failed, Some((Refusal::Late, None))),
+        GiveEnd::Broken(_) => (Given::Broken, Some((Refusal::Broken, None))),
+        // Counted as a failed attempt.
+        GiveEnd::Failed(_) => (Given::Unreached, None),
+    }
+}

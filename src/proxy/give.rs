@@ -1,0 +1,197 @@
+//! Owns: giving a session's copy to a backend, with a request of its own.
+//! Invariant: it ends within its time limit; a connection that breaks says so, and the session's request has not run.
+//! Must not know: why the copy is given, or what follows from the outcome.
+
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+
+use super::body::RequestBody;
+use super::exchange::Exchange;
+use super::snapshot::Service;
+use super::stale::{AttemptEnd, is_stale};
+use super::thread::ThreadState;
+use crate::clock;
+use crate::copies::fields::{self, PATH};
+use crate::copies::{SessionRef, Version};
+use crate::pool::Backend;
+use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, UpstreamBody, framing, to_http2};
+
+/// What a backend is for a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The session's requests go there next.
+    Primary,
+}
+
+impl Role {
+    fn value(self) -> HeaderValue {
+        match self {
+            Role::Primary => HeaderValue::from_static("primary"),
+        }
+    }
+}
+
+/// A copy, and what the request that carries it says.
+pub(super) struct CopyRequest<'a> {
+    pub(super) session: SessionRef,
+    pub(super) version: Version,
+    pub(super) role: Role,
+    pub(super) bytes: &'a Bytes,
+    /// The Host of the session's request.
+    pub(super) host: Option<&'a HeaderValue>,
+}
+
+/// How giving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GiveEnd {
+    /// The backend responded; the version is its own, if it says so.
+    Response(StatusCode, Option<Version>),
+    /// The backend sent something that is no response.
+    NoResponse,
+    /// The time is over.
+    Late,
+    /// The backend could not be reached, or the connection broke. As a failure of the session's request, which was not
+    /// sent.
+    Failed(Failure),
+    /// The connection broke after the backend had got some of the copy.
+    Broken(Failure),
+}
+
+/// Gives a copy to the backend at `index`, which has `limit` to respond once it is connected.
+pub(super) async fn give(
+    thread: &ThreadState,
+    exchange: &Exchange,
+    service: &Service,
+    index: usize,
+    copy: &CopyRequest<'_>,
+    limit: Duration,
+) -> GiveEnd {
+    let backend = service.pool.backend(index);
+    let losses = backend.live().times_lost();
+    let (deadline, total) = (exchange.wait_deadline(), exchange.total_deadline());
+    let key = PoolKey { client: exchange.identity().client(), http1: false };
+    let mut may_reuse = true;
+    loop {
+        let idle = if may_reuse {
+            thread.connections.checkout(backend, &service.upstream.settings, key, clock::now())
+        } else {
+            None
+        };
+        let mut connection: PooledConnection<RequestBody> = match idle {
+            Some(connection) => connection,
+            None => {
+                deadline.set((clock::now() + exchange.timeouts(service).connect).min(total));
+                let watch = |cx: &mut Context<'_>| {
+                    if backend.live().times_lost() != losses {
+                        return Poll::Ready(Fact::Lost);
+                    }
+                    deadline.poll(cx).map(|()| Fact::ConnectTimeout)
+                };
+                match thread.connections.connect(backend, &service.upstream, key, watch).await {
+                    Ok(connection) => {
+                        exchange.reached(service, index);
+                        connection
+                    }
+                    Err(failure) => return GiveEnd::Failed(failure),
+                }
+            }
+        };
+        let (is_used, begun) = (connection.is_used(), clock::now());
+        let until: Instant = (begun + limit).min(total);
+        deadline.set(until);
+        let watch = |cx: &mut Context<'_>| {
+            if backend.live().times_lost() != losses {
+                return Poll::Ready(Fact::Lost);
+            }
+            deadline.poll(cx).map(|()| Fact::ResponseTimeout)
+        };
+        let scheme = connection.is_http2().then(|| service.upstream.scheme());
+        let request = || {
+            let mut request = request(copy, backend);
+            if let Some(scheme) = scheme {
+                to_http2(&mut request, scheme);
+            }
+            request
+        };
+        let error = match connection.send_request(request, watch).await {
+            Ok(response) => return responded(thread, exchange, service, backend, response, connection).await,
+            Err(error) => error,
+        };
+        let end = AttemptEnd {
+            is_used,
+            has_received: error.has_received,
+            after: clock::now().saturating_duration_since(begun),
+            connect_time: connection.connect_time(),
+            is_repeatable: true,
+        };
+        if is_stale(error.failure, end) && may_reuse {
+            may_reuse = false;
+            continue;
+        }
+        // The session's own request was not sent, whatever became of the copy.
+        let unsent = |fact| Failure::new(fact, false);
+        return match error.failure.fact {
+            Fact::ResponseTimeout => GiveEnd::Late,
+            Fact::Garbage | Fact::HeadTooLarge if error.failure.sent => GiveEnd::NoResponse,
+            fact @ Fact::Closed if error.failure.sent => GiveEnd::Broken(unsent(fact)),
+            fact => GiveEnd::Failed(unsent(fact)),
+        };
+    }
+}
+
+fn request(copy: &CopyRequest<'_>, backend: &Backend) -> Request<RequestBody> {
+    let mut request = Request::new(RequestBody::Bytes(Some(copy.bytes.clone())));
+    *request.method_mut() = Method::PUT;
+    *request.uri_mut() = Uri::from_static(PATH);
+    let headers = request.headers_mut();
+    // As in the session's request, which may have none.
+    let own = || backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
+    let host = copy.host.cloned().or_else(own).unwrap_or(HeaderValue::from_static("localhost"));
+    headers.insert(HOST, host);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(fields::ROLE, copy.role.value());
+    if let Some(field) = fields::session_of_copy(copy.session, copy.version) {
+        headers.insert(fields::SESSION, field);
+    }
+    request
+}
+
+/// Reads the backend's response. Keeps the connection if nothing follows on it.
+async fn responded(
+    thread: &ThreadState,
+    exchange: &Exchange,
+    service: &Service,
+    backend: &Backend,
+    mut response: Response<Incoming>,
+    connection: PooledConnection<RequestBody>,
+) -> GiveEnd {
+    let Ok(is_last) = framing::settle(response.headers_mut()) else { return GiveEnd::NoResponse };
+    let end = GiveEnd::Response(response.status(), fields::version_of_response(response.headers()));
+    let body = UpstreamBody::new(response.into_body(), connection, is_last);
+    release(thread, exchange, service, backend, body).await;
+    end
+}
+
+/// Keeps the connection of a response that is not passed on for another request, if nothing follows on it.
+pub(super) async fn release(
+    thread: &ThreadState,
+    exchange: &Exchange,
+    service: &Service,
+    backend: &Backend,
+    body: UpstreamBody<RequestBody>,
+) {
+    if !body.is_end() {
+        return;
+    }
+    let mut body = Some(body);
+    let connection = std::future::poll_fn(|cx| Poll::Ready(body.take().and_then(|body| body.into_reusable(cx)))).await;
+    if let Some(connection) = connection {
+        let key = PoolKey { client: exchange.identity().client(), http1: false };
+        thread.connections.release(backend, connection, &service.upstream.settings, key, clock::now());
+    }
+}

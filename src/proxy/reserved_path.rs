@@ -1,0 +1,119 @@
+//! Owns: the path that is Linchpin's own on backends, which no client may request.
+//! Invariant: no spelling of the path that some server may take for it is forwarded.
+//! Must not know: what backends have there.
+
+use super::error::ProxyError;
+
+/// The segments of the path, in lower case.
+const SEGMENTS: [&[u8]; 2] = [b".well-known", b"linchpin"];
+
+/// How often a server may decode a path before it uses it.
+const MAX_DECODINGS: usize = 3;
+
+/// Refuses a path with the segments `.well-known/linchpin`: where backends take copies of sessions, only Linchpin may
+/// give them any. Backends differ in how they decode a path and in where an application begins, so the segments are
+/// refused wherever they are, and however they are spelled.
+///
+/// # Errors
+/// It is such a path.
+pub(super) fn check(path: &str) -> Result<(), ProxyError> {
+    let path = path.as_bytes();
+    // Most paths have no escape, and not this word.
+    let may_be_reserved = memchr::memchr2(b'%', b'\\', path).is_some() || has_word(path);
+    if may_be_reserved && is_reserved_decoded(path) {
+        return Err(ProxyError::NoRoute);
+    }
+    Ok(())
+}
+
+fn has_word(path: &[u8]) -> bool {
+    let is_word = |at: usize| path.get(at..at + 8).is_some_and(|word| word.eq_ignore_ascii_case(b"linchpin"));
+    memchr::memchr2_iter(b'l', b'L', path).any(is_word)
+}
+
+fn is_reserved_decoded(path: &[u8]) -> bool {
+    let mut path = path.to_vec();
+    for _ in 0..MAX_DECODINGS {
+        if is_reserved(&path) {
+            return true;
+        }
+        path = decoded(&path);
+    }
+    is_reserved(&path)
+}
+
+fn is_reserved(path: &[u8]) -> bool {
+    let mut segments: Vec<&[u8]> = Vec::new();
+    for segment in path.split(|byte| matches!(byte, b'/' | b'\\')) {
+        // Path parameters belong to the segment before them.
+        match segment.split(|byte| *byte == b';').next().unwrap_or_default() {
+            b"" | b"." => {}
+            b".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    let is_it =
+        |pair: &[&[u8]]| pair.iter().zip(SEGMENTS).all(|(segment, wanted)| segment.eq_ignore_ascii_case(wanted));
+    segments.windows(SEGMENTS.len()).any(is_it)
+}
+
+/// Replaces each `%` and two hex digits by the byte that they encode.
+fn decoded(path: &[u8]) -> Vec<u8> {
+    let digit = |at: usize| path.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while let Some(byte) = path.get(at) {
+        let escaped = (*byte == b'%').then(|| Some((digit(at + 1)? << 4 | digit(at + 2)?) as u8)).flatten();
+        bytes.push(escaped.unwrap_or(*byte));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_the_path_is_refused_and_no_other_path() {
+        for path in [
+            "/.well-known/linchpin/session",
+            "/.well-known/linchpin",
+            "/.Well-Known/LINCHPIN/session",
+            "//.well-known//linchpin/session",
+            "/.well-known/./linchpin/session",
+            "/.well-known/x/../linchpin/session",
+            "/x/../.well-known/linchpin/session",
+            "/%2ewell-known/linchpin/session",
+            "/.well-known%2flinchpin%2fsession",
+            "/.well-known/%6cinchpin/session",
+            "/.well-known/linch%70in/session",
+            "/.well-known%252flinchpin/session",
+            "/.well-known%25252Flinchpin/session",
+            "/.well-known\\linchpin\\session",
+            "/.well-known;a=b/linchpin;c/session",
+            "/shop/.well-known/linchpin/session",
+        ] {
+            assert_eq!(check(path), Err(ProxyError::NoRoute), "{path}");
+        }
+        for path in [
+            "/",
+            "*",
+            "/linchpin",
+            "/.well-known/acme-challenge/linchpin",
+            "/.well-known/linchpins",
+            "/a%20b/%",
+            "/%zz/.well-known/%6",
+            "/linchpin/.well-known",
+        ] {
+            assert_eq!(check(path), Ok(()), "{path}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_path_panics(path: String) {
+            let _ = check(&path);
+        }
+    }
+}
