@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -45,6 +46,17 @@ pub struct Args {
     /// that the demo prints.
     #[arg(long, value_name = "ADDR", value_parser = socket_address, default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
+
+    /// Whether Linchpin keeps copies of the sessions, so that they survive the death of their server.
+    #[arg(long, value_name = "on|off", value_enum, hide_possible_values = true, default_value = "on")]
+    copies: Switch,
+}
+
+/// The value of `--copies`.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Switch {
+    On,
+    Off,
 }
 
 /// Runs the demo until Ctrl-C or SIGTERM.
@@ -61,12 +73,14 @@ pub fn run(args: Args) -> Result<(), DemoError> {
 async fn run_until_stopped(args: Args) -> Result<(), DemoError> {
     let stop = stop_signal().map_err(DemoError::Start)?;
     let reserved = reserve(args.listen, args.admin).map_err(DemoError::Address)?;
-    let token = if is_loopback_only(args.admin) { None } else { Some(new_token()?) };
+    let token = if is_loopback_only(args.admin) { None } else { Some(random_text()?) };
+    let copies_secret = if args.copies == Switch::On { Some(Arc::from(random_text()?)) } else { None };
 
     let (sender, mut events) = mpsc::channel(16);
     let mut supervisors = Vec::new();
     for (name, port) in BACKENDS {
-        supervisors.push(Supervisor::start(name, port).await.map_err(|source| DemoError::Backend { name, source })?);
+        let supervisor = Supervisor::start(name, port, copies_secret.clone()).await;
+        supervisors.push(supervisor.map_err(|source| DemoError::Backend { name, source })?);
     }
     let servers: Vec<_> = supervisors.iter().map(|supervisor| (supervisor.name(), supervisor.address())).collect();
     drop(reserved);
@@ -76,6 +90,7 @@ async fn run_until_stopped(args: Args) -> Result<(), DemoError> {
         dashboard: app.admin().unwrap_or(args.admin),
         token: token.as_deref(),
         servers: &servers,
+        copies: copies_secret.is_some(),
         interfaces: &local_addresses::interfaces(),
     };
     print(&message.to_string());
@@ -107,7 +122,7 @@ async fn run_until_stopped(args: Args) -> Result<(), DemoError> {
 /// Starts the proxy: the only code of the demo that uses it.
 fn start_proxy(args: &Args, backends: &[(&str, SocketAddr)], token: Option<String>) -> Result<App, DemoError> {
     // Warnings are for the author of a file, and this text has none.
-    let text = configuration(args.listen, backends);
+    let text = configuration(args.listen, backends, args.copies);
     let (mut plan, _warnings) = config::parse(&text, Path::new("demo")).map_err(DemoError::Configuration)?;
     // Not in the text: there a token can only be read from a file, and this one must not be written to a disk.
     plan.admin = Some(admin::Settings { address: args.admin.into(), token });
@@ -115,7 +130,7 @@ fn start_proxy(args: &Args, backends: &[(&str, SocketAddr)], token: Option<Strin
 }
 
 /// Returns 32 random bytes in base64.
-fn new_token() -> Result<String, DemoError> {
+fn random_text() -> Result<String, DemoError> {
     let secret =
         random_secret().ok_or_else(|| DemoError::Start(io::Error::other("the system returned no random bytes")))?;
     Ok(URL_SAFE_NO_PAD.encode(secret))
@@ -123,7 +138,7 @@ fn new_token() -> Result<String, DemoError> {
 
 /// Returns the configuration that a user would write for these backends. Nothing needs quoting: names are constants,
 /// and the rest are addresses.
-fn configuration(listen: SocketAddr, backends: &[(&str, SocketAddr)]) -> String {
+fn configuration(listen: SocketAddr, backends: &[(&str, SocketAddr)], copies: Switch) -> String {
     let mut text = format!(
         r#"[log]
 access = "off"
@@ -148,6 +163,9 @@ fall = 2
 rise = 2
 "#
     );
+    if copies == Switch::On {
+        text.push_str("\n[pools.copies]\nhold = \"balancer\"\n");
+    }
     for (name, address) in backends {
         text.push_str(&format!("\n[[pools.backends]]\nname = \"{name}\"\naddress = \"{address}\"\n"));
     }
@@ -197,9 +215,15 @@ mod tests {
     #[test]
     fn the_configuration_names_every_backend() {
         let backends = [("a", SocketAddr::from(([127, 0, 0, 1], 1))), ("b", SocketAddr::from(([127, 0, 0, 1], 2)))];
-        let table: toml::Table = configuration(([127, 0, 0, 1], 8080).into(), &backends).parse().unwrap();
-        let named = table["pools"][0]["backends"].as_array().unwrap();
-        let named: Vec<_> = named.iter().map(|backend| backend["name"].as_str().unwrap()).collect();
-        assert_eq!(named, ["a", "b"]);
+        for (copies, expected) in [(Switch::On, true), (Switch::Off, false)] {
+            let text = configuration(([127, 0, 0, 1], 8080).into(), &backends, copies);
+            let table: toml::Table = text.parse().unwrap();
+            let pool = &table["pools"][0];
+            let named = pool["backends"].as_array().unwrap();
+            let named: Vec<_> = named.iter().map(|backend| backend["name"].as_str().unwrap()).collect();
+            assert_eq!(named, ["a", "b"]);
+            assert_eq!(pool.get("copies").is_some(), expected, "{text}");
+            assert!(config::parse(&text, Path::new("demo")).is_ok(), "{text}");
+        }
     }
 }

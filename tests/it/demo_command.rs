@@ -1,8 +1,10 @@
 //! `linchpin demo` from the command line: what it prints, who can reach its dashboard, and how it ends.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Stdio;
 
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
@@ -129,10 +131,52 @@ async fn options_that_cannot_work_are_refused_with_an_alternative() {
         (&["--listen", "192.0.2.1:8080"], 1, "no interface of this machine has that address"),
         (&["--listen", "localhost:8080"], 2, "e.g. 127.0.0.1:8080"),
         (&["--admin", "9090"], 2, "e.g. 127.0.0.1:8080"),
+        (&["--copies", "none"], 2, "on|off"),
     ] {
         let (message, exit) = refusal(arguments).await;
         assert_eq!(exit, Some(code), "{arguments:?}: {message}");
         assert!(message.contains(words) && !message.contains("report it"), "{arguments:?}: {message}");
+    }
+}
+
+/// A client of the shop that keeps its cookies; each of its requests is a connection of its own.
+struct Shopper {
+    shop: SocketAddr,
+    cookies: BTreeMap<String, String>,
+}
+
+impl Shopper {
+    async fn send(&mut self, method: &str, path: &str, body: &str) -> Response {
+        let cookies: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let json = "accept: application/json\r\ncontent-type: application/json\r\n";
+        let fields = format!("{json}cookie: {}\r\n", cookies.join("; "));
+        let response = Client::connect(self.shop).await.request(method, path, &fields, body.as_bytes()).await;
+        for cookie in response.fields("set-cookie") {
+            let (name, value) = cookie.split(';').next().unwrap().split_once('=').unwrap();
+            self.cookies.insert(name.to_owned(), value.to_owned());
+        }
+        response
+    }
+
+    async fn whoami(&mut self) -> Value {
+        serde_json::from_slice(&self.send("GET", "/whoami", "").await.body).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_session_outlives_its_server_unless_copies_are_off() {
+    for (copies, user, session) in [(&[][..], "ann".into(), "known"), (&["--copies", "off"], Value::Null, "unknown")] {
+        let mut demo = Demo::start(&[&PRIVATE[..], copies].concat()).await;
+        let mut shopper = Shopper { shop: demo.address("shop"), cookies: BTreeMap::new() };
+        shopper.send("POST", "/login", r#"{"user":"ann","password":"linchpin"}"#).await;
+        shopper.send("POST", "/cart", r#"{"item":"axle"}"#).await;
+        let dead = shopper.whoami().await["server"].clone();
+        assert_eq!(shopper.send("POST", "/kill", "").await.status, 200);
+        demo.until("was killed (kill -9)").await;
+        let whoami = shopper.whoami().await;
+        assert_ne!(whoami["server"], dead);
+        assert_eq!((&whoami["user"], &whoami["session"]), (&user, &session.into()), "{copies:?}: {whoami}");
+        assert_eq!(whoami["copy"]["server"], if copies.is_empty() { dead } else { Value::Null });
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::support::chromium::{Chromium, Window};
+use super::support::proxy::Builder;
 use super::support::tool::DemoBackend;
 use super::support::{Client, Proxy};
 
@@ -14,8 +15,17 @@ struct Shop {
 
 impl Shop {
     async fn start() -> Shop {
-        let backends = [DemoBackend::start("a").await, DemoBackend::start("b").await, DemoBackend::start("c").await];
-        let builder = backends.iter().fold(Proxy::builder(), |builder, b| builder.backend_at(&b.name, b.address, ""));
+        Shop::with(Proxy::builder(), ["a", "b", "c"]).await
+    }
+
+    /// Starts one whose proxy keeps copies of sessions.
+    async fn with_copies(names: [&str; 3]) -> Shop {
+        Shop::with(Proxy::builder().table("copies", ""), names).await
+    }
+
+    async fn with(builder: Builder, [a, b, c]: [&str; 3]) -> Shop {
+        let backends = [DemoBackend::start(a).await, DemoBackend::start(b).await, DemoBackend::start(c).await];
+        let builder = backends.iter().fold(builder, |builder, b| builder.backend_at(&b.name, b.address, ""));
         Shop { proxy: builder.start(), backends }
     }
 
@@ -96,6 +106,67 @@ async fn after_a_kill_this_client_reads_what_happened_to_it_and_others_read_noth
     }
 }
 
+/// Kills the server of this window's page by its button, and returns its name and that of the next server.
+async fn kill(browser: &mut Chromium, window: &Window) -> [String; 2] {
+    let dead = text(browser, window, SERVER).await;
+    browser.value(window, "document.querySelector('button.kill').click()").await;
+    browser.until(window, &format!("{SERVER} !== '{dead}'")).await;
+    [dead, text(browser, window, SERVER).await]
+}
+
+#[tokio::test]
+async fn with_copies_login_and_cart_outlive_a_kill_and_the_page_says_where_they_come_from() {
+    let shop = Shop::with_copies(["a", "b", "c"]).await;
+    let mut browser = Chromium::start().await;
+    let window = browser.window(390, 844).await;
+    browser.open(&window, &shop.url()).await;
+    log_in(&mut browser, &window).await;
+    let empty = "document.body.textContent.includes('and Linchpin keeps a copy')";
+    assert_eq!(browser.value(&window, empty).await, json!(true));
+    put(&mut browser, &window, "axle").await;
+    put(&mut browser, &window, "wheel").await;
+    let [dead, now] = kill(&mut browser, &window).await;
+    let sentence = text(&mut browser, &window, NEWS).await;
+    let start = format!(
+        "You killed server {dead}, so server {now} answers you now; your login and the 2 items in your cart are kept: \
+         Linchpin gave {now} the copy of your session that {dead} had saved "
+    );
+    assert!(sentence.starts_with(&start) && sentence.ends_with(" before."), "{sentence}");
+    assert_eq!(browser.value(&window, LOGGED_IN).await, json!(true));
+    let items = "[...document.querySelectorAll('li span')].map(e => e.textContent).join()";
+    assert_eq!(text(&mut browser, &window, items).await, "axle,wheel");
+    for scheme in ["light", "dark"] {
+        browser.prefer(&window, scheme).await;
+        assert_eq!(browser.value(&window, CONTRAST).await, json!(""), "{scheme}");
+    }
+    // Nothing is lost, so the next page has nothing to say.
+    put(&mut browser, &window, "pin").await;
+    assert_eq!(text(&mut browser, &window, NEWS).await, "");
+
+    // The next kill, too: this server saved the cart last.
+    let [dead, now] = kill(&mut browser, &window).await;
+    let sentence = text(&mut browser, &window, NEWS).await;
+    assert!(sentence.contains("the 3 items in your cart are kept"), "{sentence}");
+    assert!(sentence.contains(&format!("gave {now} the copy of your session that {dead} had saved")), "{sentence}");
+}
+
+#[tokio::test]
+async fn what_the_page_says_of_a_copy_is_no_wider_than_the_screen() {
+    let names = ["v", "w", "x"].map(|letter| letter.repeat(64));
+    let shop = Shop::with_copies([&names[0], &names[1], &names[2]]).await;
+    let mut browser = Chromium::start().await;
+    let window = browser.window(390, 844).await;
+    browser.open(&window, &shop.url()).await;
+    log_in(&mut browser, &window).await;
+    kill(&mut browser, &window).await;
+    assert_eq!(browser.value(&window, "!!document.querySelector('.kept')").await, json!(true));
+    for width in [320, 390] {
+        browser.resize(&window, width, 844).await;
+        assert_eq!(browser.value(&window, FITS).await, json!(true), "{width} px");
+        assert_eq!(browser.value(&window, WIDE_BOXES).await, json!(""), "{width} px");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_did_not_kill_the_server_reads_only_that_it_no_longer_responds() {
     let shop = Shop::start().await;
@@ -123,6 +194,12 @@ async fn a_client_that_did_not_kill_the_server_reads_only_that_it_no_longer_resp
     assert_eq!(text(&mut browser, &new, NEWS).await, "");
 }
 
+/// Whether the page scrolls sideways.
+const FITS: &str = "document.documentElement.scrollWidth <= document.documentElement.clientWidth";
+
+/// Lists the boxes inside the page that scroll sideways.
+const WIDE_BOXES: &str = "[...document.querySelectorAll('main *')].filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'hidden' && getComputedStyle(e).display !== 'inline').map(e => e.outerHTML).join('\\n')";
+
 #[tokio::test]
 async fn nothing_on_the_page_is_wider_than_the_screen() {
     let long = "w".repeat(64);
@@ -131,9 +208,6 @@ async fn nothing_on_the_page_is_wider_than_the_screen() {
     let mut browser = Chromium::start().await;
     let window = browser.window(390, 844).await;
     let url = format!("http://{}/", proxy.address());
-    let fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth";
-    // No box inside the page scrolls sideways, either.
-    let boxes = "[...document.querySelectorAll('main *')].filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'hidden' && getComputedStyle(e).display !== 'inline').map(e => e.outerHTML).join('\\n')";
     for state in ["guest", "wrong login", "logged in", "cart", "dying"] {
         match state {
             "guest" => browser.open(&window, &url).await,
@@ -150,8 +224,8 @@ async fn nothing_on_the_page_is_wider_than_the_screen() {
         }
         for width in [320, 390, 1280, 1920] {
             browser.resize(&window, width, 844).await;
-            assert_eq!(browser.value(&window, fits).await, json!(true), "{state} at {width} px");
-            assert_eq!(browser.value(&window, boxes).await, json!(""), "{state} at {width} px");
+            assert_eq!(browser.value(&window, FITS).await, json!(true), "{state} at {width} px");
+            assert_eq!(browser.value(&window, WIDE_BOXES).await, json!(""), "{state} at {width} px");
         }
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct StartupMessage<'a> {
     pub(super) token: Option<&'a str>,
     /// The demo backends.
     pub(super) servers: &'a [(&'a str, SocketAddr)],
+    /// Whether Linchpin keeps copies of the sessions.
+    pub(super) copies: bool,
     /// The addresses of this machine.
     pub(super) interfaces: &'a HashSet<IpAddr>,
 }
@@ -57,14 +59,19 @@ impl fmt::Display for StartupMessage<'_> {
             let label = if index == 0 { "servers" } else { "" };
             writeln!(f, "  {label:<9}  {name} http://{address}")?;
         }
+        let kept = if self.copies {
+            "you are still logged in, your cart is as it was, and the page says\n     where they come from"
+        } else {
+            "the page says what was lost with\n     the server's memory"
+        };
         write!(
             f,
             r#"
 Try this:
   1. Log in, add items to the cart, and reload: the same server responds each time, and it knows you.
   2. Open a private window. It is another client, most likely on another server.
-  3. Press "Kill server" in one window. You move to another server and see no error; the page says what was lost with
-     the server's memory. A client on another server sees no change.
+  3. Press "Kill server" in one window. You move to another server and see no error; {kept}.
+     A client on another server sees no change.
   4. After {delay} seconds the server runs again, and no client moves back.
 
 Without a browser:
@@ -88,7 +95,7 @@ mod tests {
         let interfaces = ["127.0.0.1", "10.0.0.5"].map(|ip| ip.parse().unwrap()).into();
         let servers = [("a", "127.0.0.1:9001".parse().unwrap()), ("b", "127.0.0.1:9002".parse().unwrap())];
         let (shop, dashboard) = (shop.parse().unwrap(), dashboard.parse().unwrap());
-        StartupMessage { shop, dashboard, token, servers: &servers, interfaces: &interfaces }.to_string()
+        StartupMessage { shop, dashboard, token, servers: &servers, copies: true, interfaces: &interfaces }.to_string()
     }
 
     #[test]

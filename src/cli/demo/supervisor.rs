@@ -7,6 +7,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -14,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::super::demo_backend::ready_line_prefix;
+use super::super::demo_backend::{COPIES_SECRET, ready_line_prefix};
 use super::restart::{ProcessEvent, RESTART_DELAY, RestartAction, RestartPolicy};
 
 /// How long a backend may take to listen.
@@ -24,21 +25,24 @@ const START_TIME: Duration = Duration::from_secs(10);
 pub(super) struct Supervisor {
     name: &'static str,
     address: SocketAddr,
+    /// The secret that seals copies of sessions; `None`: the backend makes none.
+    copies_secret: Option<Arc<str>>,
     child: Child,
 }
 
 impl Supervisor {
     /// Starts the backend on the preferred loopback port, or on any free one if that is taken.
-    pub(super) async fn start(name: &'static str, preferred: u16) -> io::Result<Self> {
+    pub(super) async fn start(name: &'static str, preferred: u16, copies_secret: Option<Arc<str>>) -> io::Result<Self> {
+        let secret = copies_secret.as_deref();
         let [preferred, any] = [preferred, 0].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let free = TcpListener::bind(preferred).is_ok();
-        let first = if free { spawn(name, preferred).await.ok() } else { None };
+        let first = if free { spawn(name, preferred, secret).await.ok() } else { None };
         let (child, address) = match first {
             Some(started) => started,
             // The port is taken, perhaps by another demo since the check.
-            None => spawn(name, any).await?,
+            None => spawn(name, any, secret).await?,
         };
-        Ok(Self { name, address, child })
+        Ok(Self { name, address, copies_secret, child })
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -58,9 +62,10 @@ impl Supervisor {
 
     async fn watch(&mut self, events: &mpsc::Sender<BackendEvent>) {
         let Self { name, address, .. } = *self;
+        let has_copies = self.copies_secret.is_some();
         let send = async |kind| {
             // The receiver is dropped while the demo ends.
-            let _ = events.send(BackendEvent { name, kind }).await;
+            let _ = events.send(BackendEvent { name, has_copies, kind }).await;
         };
         let mut restart = RestartPolicy::default();
         let mut step = restart.after(ProcessEvent::Listening);
@@ -73,7 +78,7 @@ impl Supervisor {
                 }
                 RestartAction::StartAfter(delay) => {
                     tokio::time::sleep(delay).await;
-                    match spawn(name, address).await {
+                    match spawn(name, address, self.copies_secret.as_deref()).await {
                         Ok((child, _)) => {
                             self.child = child;
                             send(EventKind::Restarted { pid: self.child.id(), address }).await;
@@ -92,8 +97,13 @@ impl Supervisor {
 }
 
 /// Starts a backend, and reads its address from the line that it prints.
-async fn spawn(name: &str, address: SocketAddr) -> io::Result<(Child, SocketAddr)> {
-    let mut child = Command::new(std::env::current_exe()?)
+async fn spawn(name: &str, address: SocketAddr, copies_secret: Option<&str>) -> io::Result<(Child, SocketAddr)> {
+    let mut command = Command::new(std::env::current_exe()?);
+    match copies_secret {
+        Some(secret) => command.env(COPIES_SECRET, secret),
+        None => command.env_remove(COPIES_SECRET),
+    };
+    let mut child = command
         .args(["demo-backend", "--name", name])
         .args(["--listen", &address.to_string()])
         .args(["--exit-with-parent", &std::process::id().to_string()])
@@ -116,6 +126,8 @@ async fn spawn(name: &str, address: SocketAddr) -> io::Result<(Child, SocketAddr
 /// A change of one backend, as the demo prints it.
 pub(super) struct BackendEvent {
     name: &'static str,
+    /// Linchpin keeps copies of its sessions.
+    has_copies: bool,
     kind: EventKind,
 }
 
@@ -138,11 +150,12 @@ impl fmt::Display for BackendEvent {
                     (None, Some(code)) => write!(f, "exited with code {code}")?,
                     (None, None) => f.write_str("exited")?,
                 }
-                write!(
-                    f,
-                    ". Its memory is lost, and its clients move. It restarts in {} seconds.",
-                    RESTART_DELAY.as_secs()
-                )
+                let clients = if self.has_copies {
+                    "its clients move, and take their sessions along"
+                } else {
+                    "and its clients move"
+                };
+                write!(f, ". Its memory is lost, {clients}. It restarts in {} seconds.", RESTART_DELAY.as_secs())
             }
             EventKind::Restarted { pid, address } => {
                 write!(
@@ -174,7 +187,7 @@ mod tests {
         // A wait status as the system gives it: the signal in the low bits, an exit code above them.
         for (status, words) in [(9, "kill -9"), (15, "signal 15"), (1 << 8, "exited with code 1")] {
             let kind = EventKind::Exited { pid: Some(7), end: Some(ExitStatus::from_raw(status)) };
-            let text = BackendEvent { name: "b", kind }.to_string();
+            let text = BackendEvent { name: "b", has_copies: true, kind }.to_string();
             assert!(text.starts_with("server b (process 7) ") && text.contains(words), "{text}");
         }
     }
