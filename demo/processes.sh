@@ -1,0 +1,152 @@
+# Sourced by failover.sh and chaos.sh: three demo servers, Linchpin in front of them, and the clients, all as processes.
+# Whatever happens, they end with the script.
+
+declare -A pid_of address_of
+servers=(a b c)
+proxy_pid=
+clients_pid=
+folder=$(mktemp -d)
+# The secret that seals the copies of sessions. All servers of a shop have the same.
+LINCHPIN_DEMO_COPIES_SECRET=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
+export LINCHPIN_DEMO_COPIES_SECRET
+
+clean_up() {
+    local status=$?
+    trap - EXIT
+    if [[ $status -eq 1 ]]; then
+        step "FAILED. What the proxy said last:"
+        tail -n 20 "$folder/proxy.log" 2>/dev/null | sed 's/^/   | /' || true
+    fi
+    # Stopped servers would not hear a gentler signal, and there is nothing to save.
+    kill -9 ${clients_pid:+"$clients_pid"} ${proxy_pid:+"$proxy_pid"} "${pid_of[@]}" 2>/dev/null || true
+    wait 2>/dev/null || true
+    rm -rf "$folder"
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+step() { printf '\n== %s\n' "$*"; }
+say() { printf '   %s\n' "$*"; }
+fail() { printf '   NOT AS IT MUST BE: %s\n' "$*"; exit 1; }
+
+# find_linchpin: builds it, unless $LINCHPIN names a binary.
+find_linchpin() {
+    if [[ -z ${LINCHPIN:-} ]]; then
+        step "Building linchpin"
+        (cd "$here/.." && cargo build --release --bin linchpin)
+        LINCHPIN=${CARGO_TARGET_DIR:-$here/../target}/release/linchpin
+    fi
+    [[ -x $LINCHPIN ]] || { echo "LINCHPIN=$LINCHPIN is no program; leave it unset to have it built" >&2; exit 2; }
+}
+
+# Ports below the range from which the system takes those of outgoing connections: a port must still be free when its
+# server comes back.
+free_ports() {
+    python3 - "$1" <<'PYTHON'
+import random, socket, sys
+held = []
+while len(held) < int(sys.argv[1]):
+    held.append(socket.socket())
+    try:
+        held[-1].bind(("127.0.0.1", random.randrange(10000, 30000)))
+    except OSError:
+        held.pop().close()
+print(*(one.getsockname()[1] for one in held))
+PYTHON
+}
+
+# until_answers URL PID: waits for a 200, as long as the process lives.
+until_answers() {
+    for _ in {1..400}; do
+        kill -0 "$2" 2>/dev/null || fail "the process that should answer at $1 has ended"
+        curl --silent --fail --max-time 1 --output /dev/null "$1" && return
+        sleep 0.025
+    done
+    fail "no answer from $1 in ten seconds"
+}
+
+start_server() {
+    "$LINCHPIN" demo-backend --name "$1" --listen "${address_of[$1]}" >>"$folder/$1.log" 2>&1 &
+    pid_of[$1]=$!
+    # Its death is part of the show; bash need not report it.
+    disown
+    until_answers "http://${address_of[$1]}/healthz" "${pid_of[$1]}"
+}
+
+# crash SERVER: kill -9, and waits until its port is free.
+crash() {
+    local state
+    kill -9 "${pid_of[$1]}"
+    while read -r _ _ state _ 2>/dev/null <"/proc/${pid_of[$1]}/stat" && [[ $state != Z ]]; do sleep 0.002; done
+}
+
+# start_servers: three of them, at addresses that they keep.
+start_servers() {
+    local a b c name
+    read -r proxy_port a b c <<<"$(free_ports 4)"
+    address_of=([a]=127.0.0.1:$a [b]=127.0.0.1:$b [c]=127.0.0.1:$c)
+    for name in "${servers[@]}"; do
+        start_server "$name"
+        say "server $name listens on ${address_of[$name]} (process ${pid_of[$name]})"
+    done
+}
+
+# start_linchpin: reads more tables of the pool from standard input.
+start_linchpin() {
+    ready_servers "${servers[@]}"
+    {
+        cat <<TOML
+[log]
+access = "$folder/access.log"
+
+[[listeners]]
+address = "127.0.0.1:$proxy_port"
+
+[[pools]]
+name = "app"
+
+[pools.copies]
+
+TOML
+        printf '[[pools.discover]]\nfile = "servers.txt"\n\n'
+        cat
+    } >"$folder/linchpin.toml"
+    "$LINCHPIN" run -c "$folder/linchpin.toml" >"$folder/proxy.log" 2>&1 &
+    proxy_pid=$!
+    disown
+    until_answers "http://127.0.0.1:$proxy_port/healthz" "$proxy_pid"
+    say "one address for all three: http://127.0.0.1:$proxy_port (process $proxy_pid)"
+}
+
+# start_clients: they answer through a pipe; what they have to say goes where this script's words go.
+start_clients() {
+    exec 4>&1
+    coproc CLIENTS { exec python3 "$here/clients.py" "127.0.0.1:$proxy_port" 2>&4; }
+    clients_pid=$CLIENTS_PID
+}
+
+# ask ORDER…: has the clients do something; their answer is left in $answer.
+ask() {
+    local verdict
+    echo "$*" >&"${CLIENTS[1]}"
+    read -r verdict answer <&"${CLIENTS[0]}" || verdict=failed
+    [[ $verdict == ok ]] || exit 1
+}
+
+# ready_servers SERVER…: has Linchpin drain all others. It reads the file twice a second.
+ready_servers() {
+    local name
+    for name in "$@"; do printf '%s %s\n' "$name" "${address_of[$name]}"; done >"$folder/servers.new"
+    mv "$folder/servers.new" "$folder/servers.txt"
+}
+
+# copies: what the access log says of copies, and how many requests it says it of.
+copies() {
+    python3 - "$folder/access.log" <<'PYTHON'
+import collections, re, sys
+counts = collections.Counter(re.findall(r"\bcopy=(\w+)", open(sys.argv[1]).read()))
+print(", ".join(f"{word} with {counts[word]} requests" for word in ("given", "refused")))
+PYTHON
+}
