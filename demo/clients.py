@@ -109,7 +109,7 @@ class Client:
         with self.lock:
             self.servers, self.pins = [response.server], response.new_pins
             self.acknowledged = self.unknown = self.sent = self.highest = 0
-            self.told = set()
+            self.told, self.slowest, self.overtaken = set(), 0, 0
         response = self.connection.send("POST", "/cart", {"item": f"axle of {self.name}"})
         expect(response.status == 200, f"the cart of {self.name} went wrong: {response}")
         return response.server
