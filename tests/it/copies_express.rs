@@ -2,6 +2,7 @@
 
 use super::support::application::{Application, NODE_MODULES, check};
 use super::support::process::printed;
+use super::support::survival::{self, Launch, Shop};
 use super::support::tool::try_run;
 
 const SHOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/integrations/express/example/app.js");
@@ -31,4 +32,28 @@ async fn the_check_of_middlewares_finds_a_server_that_never_wants_a_copy() {
     let output = check(&shop().await, &shop().await, &["--only", "want"]).await;
     assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
     assert!(printed(&output).contains("BROKEN  A server without the session wants it"), "{}", printed(&output));
+}
+
+/// Three servers behind a Linchpin.
+async fn three() -> Shop<impl Fn(&str, u16) -> Launch> {
+    Shop::open(|_, port| Launch {
+        words: vec!["node".into(), SHOP.into()],
+        environment: vec![("PORT", port.to_string())],
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_express_application_keeps_its_sessions_through_kills_and_restarts() {
+    survival::survives_kills_between_requests(three().await).await;
+}
+
+#[tokio::test]
+async fn an_express_application_keeps_its_sessions_when_servers_die_in_the_middle_of_requests() {
+    survival::survives_kills_under_load(three().await).await;
+}
+
+#[tokio::test]
+async fn no_old_cookie_of_an_express_application_is_worth_anything_after_kills() {
+    survival::old_cookies_are_worth_nothing_after_kills(three().await).await;
 }

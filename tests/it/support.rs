@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod raw;
 pub mod repository;
 pub mod session_app;
+pub mod survival;
 pub mod tool;
 
 use std::future::Future;

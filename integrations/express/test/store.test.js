@@ -32,7 +32,7 @@ function ask ({ port }, method, path, { body, ...headers } = {}) {
   return new Promise((resolve, reject) => {
     const content = body instanceof Buffer ? body : body && JSON.stringify(body)
     if (content && !(body instanceof Buffer)) headers['content-type'] = 'application/json'
-    const req = http.request({ port, host: '127.0.0.1', method, path, headers, agent: false }, async (res) => {
+    const req = http.request({ port, host: '127.0.0.1', method, path, headers, agent: false, maxHeaderSize: 65536 }, async (res) => {
       const chunks = []
       try {
         for await (const chunk of res) chunks.push(chunk)
@@ -275,17 +275,23 @@ test('a store without a good secret or with senseless limits does not start', ()
 })
 
 test('requests under way hold nothing after they end, aborted ones included', async (t) => {
-  const routes = (app) => app.get('/never', (req, res) => { setTimeout(() => { req.session.value = 2; res.end() }, 50) })
+  let begun
+  const isBegun = new Promise((resolve) => { begun = resolve })
+  const routes = (app) => app.get('/never', (req, res) => begun(Object.assign(res, { req })))
   const client = new Client(await start(t, routes, { store: { memory: 1 << 20 } }))
   await client.ask('POST', '/set', { value: 1 })
-  const req = http.request({ port: client.server.port, host: '127.0.0.1', path: '/never', headers: { 'linchpin-session': client.field(), cookie: client.cookie } })
-  req.on('error', () => {}).end()
-  await new Promise((resolve) => setTimeout(resolve, 20))
+  const headers = { 'linchpin-session': client.field(), cookie: client.cookie }
+  const req = http.request({ port: client.server.port, host: '127.0.0.1', path: '/never', headers }).on('error', () => {})
+  req.end()
+  const res = await isBegun
   req.destroy()
-  await new Promise((resolve) => setTimeout(resolve, 100))
-  for (let n = 0; n < 300; n += 1) {
+  await new Promise((resolve) => res.once('close', resolve))
+  // The handler doesn't know, and ends its response as ever.
+  res.req.session.value = 2
+  res.end()
+  for (let n = 0; n < 60; n += 1) {
     const other = new Client(client.server)
-    await other.ask('POST', '/set', { value: 'x'.repeat(5000) })
+    await other.ask('POST', '/set', { value: 'x'.repeat(20_000) })
   }
   assert.ok(client.server.store.stats().bytes <= 1 << 20)
   assert.ok((await client.ask('GET', '/get')).headers['linchpin-session-want'], 'the oldest made room')

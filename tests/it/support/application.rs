@@ -16,7 +16,7 @@ pub const SECRET: &str = "a secret that all servers share, long enough";
 pub const NODE_MODULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/node_modules");
 
 /// Runs a command until its input ends, as it does however the test ends, and then ends all that the command has started.
-const UNTIL_INPUT_ENDS: &str = r#""$@" 2>&1 & cat >/dev/null; kill -9 0"#;
+const UNTIL_INPUT_ENDS: &str = r#"exec 3>&1 >&-; "$@" >&3 2>&1 3>&- & exec 3>&-; cat >/dev/null; kill -9 0"#;
 
 /// A server, with the processes that it starts. Killed when dropped.
 pub struct Application {
@@ -27,26 +27,35 @@ pub struct Application {
 impl Application {
     /// Starts a server, which prints its address on 127.0.0.1.
     pub async fn start(words: &[&str], environment: &[(&str, &str)]) -> Application {
+        let started = Application::try_start(words, environment).await;
+        started
+            .unwrap_or_else(|output| panic!("no address from {words:?}; `tests/run` installs what it needs:\n{output}"))
+    }
+
+    /// Starts a server, or returns what it has printed if it ends before it has an address.
+    pub async fn try_start(words: &[&str], environment: &[(&str, &str)]) -> Result<Application, String> {
         let mut command = Command::new("sh");
         command.args(["-c", UNTIL_INPUT_ENDS, "sh"]).args(words).process_group(0);
         command.envs(environment.iter().copied()).env("SESSION_SECRET", SECRET).env("NODE_PATH", NODE_MODULES);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let address = soon("the server's address", async {
-            let mut all = String::new();
+        let mut printed = String::new();
+        let found = soon("the server's address", async {
             while let Some(line) = lines.next_line().await.unwrap() {
                 if let Some(address) = address(&line) {
-                    return address;
+                    return Some(address);
                 }
-                all = all + &line + "\n";
+                printed += &line;
+                printed.push('\n');
             }
-            panic!("no address from {words:?}; `tests/run` installs what it needs:\n{all}");
+            None
         })
         .await;
         // A full pipe would block the server.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Application { address, process }
+        let application = |address| Application { address, process };
+        found.map(application).ok_or(printed)
     }
 
     pub fn url(&self) -> String {
