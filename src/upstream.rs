@@ -9,7 +9,7 @@ mod connection_pool;
 pub mod dial;
 mod failure;
 pub mod framing;
-mod http1;
+pub mod http1;
 mod http2;
 mod settings;
 mod single_flight;

@@ -385,7 +385,7 @@ fn check_response(
     if response.headers().len() > service.upstream.settings.header_count {
         return Err(Failure::new(Fact::HeadTooLarge, true));
     }
-    let is_last = framing::settle(response.headers_mut()).map_err(|fact| Failure::new(fact, true))?;
+    let is_last = framing::settle(response.headers_mut()).map_err(|fact| Failure::new(fact, true))?.is_ambiguous;
     // The backend has done nothing, and the body will be sent again.
     let is_wanted = service.copies.is_some() && is_wanted(status, response.headers());
     let unwanted = Failure::new(Fact::Status(status.as_u16()), true);

@@ -170,9 +170,9 @@ async fn responded(
     mut response: Response<Incoming>,
     connection: PooledConnection<RequestBody>,
 ) -> GiveEnd {
-    let Ok(is_last) = framing::settle(response.headers_mut()) else { return GiveEnd::NoResponse };
+    let Ok(settled) = framing::settle(response.headers_mut()) else { return GiveEnd::NoResponse };
     let end = GiveEnd::Response(response.status(), fields::version_of_response(response.headers()));
-    let body = UpstreamBody::new(response.into_body(), connection, is_last);
+    let body = UpstreamBody::new(response.into_body(), connection, settled.is_ambiguous);
     release(thread, exchange, service, backend, body).await;
     end
 }

@@ -6,18 +6,28 @@ use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 
 use super::failure::Fact;
 
+/// What the header section says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// Content-Length, unless the body is chunked.
+    pub length: Option<u64>,
+    /// Whether the body is chunked.
+    pub is_chunked: bool,
+    /// Whether both were there. Such a backend may see the end of the response elsewhere, so nothing else may be read
+    /// from the connection.
+    pub is_ambiguous: bool,
+}
+
 /// Checks the fields that say where a response ends, and removes the Content-Length of a response that has
-/// Transfer-Encoding too (RFC 9112 §6.3, rule 3): hyper reads the body by the latter, and would forward the former to a
-/// client that believes it. Returns whether both were there. Such a backend may see the end of the response elsewhere,
-/// so nothing else may be read from the connection.
+/// Transfer-Encoding too (RFC 9112 §6.3, rule 3), which its client would believe otherwise.
 ///
-/// hyper's client reads `gzip, chunked` as chunked, reads a body of an unknown coding to the end of the connection, and
-/// ignores these fields on a response without a body. Each of those would be forwarded as something that it is not.
+/// It checks a response without a body, too: these fields would be forwarded as something that they are not. A body in
+/// another coding than chunked, which RFC 9112 reads to the end of the connection, could not be forwarded as it is.
 ///
 /// # Errors
 /// [`Fact::Garbage`] for any Transfer-Encoding but a single `chunked`, and for any Content-Length but a single decimal
 /// number. A backend may send nothing but `chunked` to a client that sent no TE (RFC 9110 §10.1.4).
-pub fn settle(headers: &mut HeaderMap) -> Result<bool, Fact> {
+pub fn settle(headers: &mut HeaderMap) -> Result<Settled, Fact> {
     let (mut length, mut coding): (Option<&HeaderValue>, Option<&HeaderValue>) = (None, None);
     // One pass: a lookup by name costs a hash.
     for (name, value) in headers.iter() {
@@ -30,26 +40,23 @@ pub fn settle(headers: &mut HeaderMap) -> Result<bool, Fact> {
             return Err(Fact::Garbage);
         }
     }
-    if length.is_some_and(|length| !is_length(length)) || coding.is_some_and(|coding| !is_chunked(coding)) {
+    let length = length.map(|length| parse_length(length).ok_or(Fact::Garbage)).transpose()?;
+    let is_chunked = coding.is_some();
+    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
         return Err(Fact::Garbage);
     }
-    let has_both = length.is_some() && coding.is_some();
-    if has_both {
+    let is_ambiguous = is_chunked && length.is_some();
+    if is_ambiguous {
         headers.remove(CONTENT_LENGTH);
     }
-    Ok(has_both)
+    Ok(Settled { length: length.filter(|_| !is_chunked), is_chunked, is_ambiguous })
 }
 
-/// Whether the value is decimal digits alone (RFC 9110 §8.6). A list of equal numbers may be refused; nginx refuses it,
-/// too.
-fn is_length(value: &HeaderValue) -> bool {
-    let digits = value.as_bytes();
+/// Parses decimal digits alone (RFC 9110 §8.6). A list of equal numbers may be refused; nginx refuses it, too.
+fn parse_length(value: &HeaderValue) -> Option<u64> {
+    let digits = value.to_str().ok()?;
     // `parse` alone would accept a sign.
-    digits.iter().all(u8::is_ascii_digit) && value.to_str().is_ok_and(|text| text.parse::<u64>().is_ok())
-}
-
-fn is_chunked(value: &HeaderValue) -> bool {
-    value.as_bytes().eq_ignore_ascii_case(b"chunked")
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -64,8 +71,8 @@ mod tests {
         for (name, value) in fields.iter().map(pair) {
             headers.append(name, value);
         }
-        let has_both = settle(&mut headers).ok()?;
-        Some((has_both, headers.contains_key(CONTENT_LENGTH)))
+        let settled = settle(&mut headers).ok()?;
+        Some((settled.is_ambiguous, headers.contains_key(CONTENT_LENGTH)))
     }
 
     #[test]

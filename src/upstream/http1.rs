@@ -2,6 +2,13 @@
 //! Invariant: the task that waits for the response drives the connection: no second task, no wake-up between tasks.
 //! Must not know: other connections; when to give up, which its caller's `watch` decides.
 
+mod body;
+pub mod connection;
+mod encode;
+mod head;
+mod read;
+mod write;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;

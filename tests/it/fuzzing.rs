@@ -3,6 +3,8 @@
 
 #[path = "../../fuzz/properties/between.rs"]
 mod between;
+#[path = "../../fuzz/properties/client.rs"]
+mod client;
 #[path = "../../fuzz/properties/config.rs"]
 mod config;
 #[path = "../../fuzz/properties/cookie.rs"]
@@ -62,7 +64,8 @@ fn mutated(target: &str) -> impl Strategy<Value = Vec<u8>> {
 
 type Property = fn(&[u8]);
 
-const ALL: [(&str, Property); 11] = [
+const ALL: [(&str, Property); 12] = [
+    ("client", client::holds),
     ("config", config::holds),
     ("cookie", cookie::holds),
     ("forwarded", forwarded::holds),
@@ -96,6 +99,15 @@ proptest! {
     fn tokens_that_nobody_sealed_do_not_open(seed in mutated("seal"), chance in prop::collection::vec(any::<u8>(), 0..300)) {
         seal::holds(&seed);
         seal::holds(&chance);
+    }
+
+    #[test]
+    fn the_http_1_1_client_reads_of_a_response_what_hypers_client_reads_or_refuses_it(
+        seed in mutated("client"), other in mutated("response"), chance in "HTTP/1\\.[01] 200 X\r\n([a-c]: ?[^a]{0,5}\r?\n){0,3}\r?\n.{0,9}"
+    ) {
+        client::holds(&seed);
+        client::holds(&other);
+        client::holds(chance.as_bytes());
     }
 
     #[test]
