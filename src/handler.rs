@@ -6,7 +6,6 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
@@ -33,7 +32,7 @@ pub trait Handler: 'static {
         self: Rc<Self>,
         client: Rc<Self::Client>,
         request: Request<Incoming>,
-        interim: Option<Arc<InterimQueue>>,
+        interim: Option<Rc<InterimQueue>>,
     ) -> impl Future<Output = Reply<Self::Body>> + 'static;
 
     /// Makes the response to a request that is abandoned before it has one. The runtime then drops the future that

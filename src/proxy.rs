@@ -135,7 +135,7 @@ impl Handler for Proxy {
         self: Rc<Self>,
         client: Rc<Client>,
         request: Request<Incoming>,
-        interim: Option<Arc<InterimQueue>>,
+        interim: Option<Rc<InterimQueue>>,
     ) -> impl Future<Output = Reply<ResponseBody>> + 'static {
         let (mut head, body) = request.into_parts();
         let mut exchange = Exchange::begin(&self.thread, &client, &head, interim);
@@ -146,7 +146,7 @@ impl Handler for Proxy {
                     relay::relay(exchange, response).await
                 }
                 Ok(PipelineOutcome::UpstreamResponse(response, NextProtocol::Tunnel)) => {
-                    relay::switch(exchange, response).await
+                    relay::switch(exchange, response)
                 }
                 Ok(PipelineOutcome::Redirect(response)) => relay::redirect(exchange, response),
                 Err(error) => relay::refuse(exchange, error),

@@ -8,15 +8,13 @@ mod connection;
 mod connection_pool;
 pub mod dial;
 mod failure;
-pub mod framing;
+mod framing;
 pub mod http1;
 mod http2;
 mod settings;
 mod single_flight;
-mod upload_pacing;
-mod wake_filter;
 
-pub use connection::{PooledConnection, UpstreamBody, to_http2};
+pub use connection::{PooledConnection, ReceivedBody, UpstreamBody, to_http2};
 pub use connection_pool::{ConnectionPool, PoolKey};
 pub use failure::{Blame, Fact, Failure};
 pub use http1::Http1Connection;

@@ -33,7 +33,7 @@ impl Handler for Panics {
         self: Rc<Self>,
         client: Rc<Client>,
         request: Request<Incoming>,
-        interim: Option<Arc<InterimQueue>>,
+        interim: Option<Rc<InterimQueue>>,
     ) -> Reply<ResponseBody> {
         assert_ne!(request.uri().path(), "/panic", "a panic");
         Rc::clone(&self.0).handle(client, request, interim).await

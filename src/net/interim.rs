@@ -2,32 +2,26 @@
 //! Invariant: a response is queued and written whole; the queue is bounded.
 //! Must not know: HTTP; who writes, and when.
 
+use std::cell::RefCell;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, ready};
 
 /// The most bytes that wait. A response that doesn't fit is dropped, as RFC 9110 §15.2 lets a proxy do.
 const MAX_BYTES: usize = 16 * 1024;
 
 /// The interim responses (RFC 9110 §15.2) that wait to be written on one connection.
-///
-/// One thread queues and writes. The lock is there because hyper's callback for interim responses has to be `Send`: it
-/// is never contended, and not taken while nothing waits.
 #[derive(Debug, Default)]
 pub struct InterimQueue {
-    has_any: AtomicBool,
-    bytes: Mutex<Vec<u8>>,
+    bytes: RefCell<Vec<u8>>,
 }
 
 impl InterimQueue {
     /// Queues one whole interim response, or drops it if it doesn't fit. Returns whether it was queued.
     pub fn push(&self, response: &[u8]) -> bool {
-        let mut bytes = self.lock();
+        let mut bytes = self.bytes.borrow_mut();
         let fits = bytes.len() + response.len() <= MAX_BYTES;
         if fits {
             bytes.extend_from_slice(response);
-            self.has_any.store(true, Ordering::Relaxed);
         }
         fits
     }
@@ -37,29 +31,19 @@ impl InterimQueue {
     /// # Errors
     /// The error of `write`, and [`io::ErrorKind::WriteZero`] if it takes nothing.
     pub fn poll_drain(&self, mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>) -> Poll<io::Result<()>> {
-        if !self.has_any.load(Ordering::Relaxed) {
-            return Poll::Ready(Ok(()));
-        }
-        let mut bytes = self.lock();
+        let mut bytes = self.bytes.borrow_mut();
         while !bytes.is_empty() {
             match ready!(write(&bytes))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => drop(bytes.drain(..written)),
             }
         }
-        self.has_any.store(false, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 
     /// Drops everything that waits. Not to be called once a response was written in part.
     pub fn clear(&self) {
-        if self.has_any.swap(false, Ordering::Relaxed) {
-            self.lock().clear();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bytes.borrow_mut().clear();
     }
 }
 

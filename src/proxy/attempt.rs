@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::uri::Scheme;
 use http::{Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body, Incoming};
@@ -16,7 +16,7 @@ use super::body::{BodyRules, ReplayBody, RequestBody};
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::head;
-use super::interim;
+use super::interim::InterimForwarder;
 use super::order::CandidateOrder;
 use super::retry::RetryFacts;
 use super::route::RouteEntry;
@@ -28,7 +28,7 @@ use super::upgrade::{NextProtocol, UpgradeOutcome, UpgradeRequest};
 use crate::clock;
 use crate::copies::fields::{SESSION, is_wanted};
 use crate::pool::Backend;
-use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, UpstreamBody, framing, to_http2};
+use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, ReceivedBody, UpstreamBody, to_http2};
 
 /// From this body length on, a request copies its head into memory of its own. A client's connection reads a head, and
 /// what arrives with it, into a buffer of this size, and the rest of a longer body into further buffers.
@@ -44,12 +44,11 @@ pub(super) type UpstreamResponse = Response<UpstreamBody<RequestBody>>;
 pub(super) struct UpstreamRequest {
     method: Method,
     uri: Uri,
-    /// For the first attempt, which is usually the last. hyper consumes the map, and reuses it for the response.
+    /// For the first attempt, which is usually the last. The connection reuses the map for the response.
     headers: Cell<Option<HeaderMap>>,
     /// For further attempts. A copy of the map itself would cost twice as much.
     kept: OnceCell<Vec<(HeaderName, HeaderValue)>>,
     body: Option<Rc<ReplayBody>>,
-    expects: bool,
     repeatable: bool,
     /// The Host that it is sent with, where the pool keeps session copies.
     host: Option<HeaderValue>,
@@ -77,7 +76,7 @@ impl UpstreamRequest {
         let mut headers = std::mem::take(&mut parts.headers);
         let host = service.copies.as_ref().and_then(|_| headers.get(HOST).cloned());
         let is_stream = route.is_stream || streams::is_stream(&headers);
-        let upstream_request = |headers, body, expects, upgrade_request| {
+        let upstream_request = |headers, body, upgrade_request| {
             let headers = Cell::new(Some(headers));
             UpstreamRequest {
                 method,
@@ -85,7 +84,6 @@ impl UpstreamRequest {
                 headers,
                 kept: OnceCell::new(),
                 body,
-                expects,
                 repeatable,
                 host,
                 session: Cell::default(),
@@ -95,7 +93,7 @@ impl UpstreamRequest {
         };
         if incoming.is_end_stream() {
             headers.remove(EXPECT);
-            return Ok(upstream_request(headers, None, false, upgrade_request));
+            return Ok(upstream_request(headers, None, upgrade_request));
         }
         let timeouts = route.timeouts(&service.timeouts);
         let rules = BodyRules {
@@ -108,7 +106,7 @@ impl UpstreamRequest {
             return Err(ProxyError::BodyTooLarge);
         }
         let body = ReplayBody::new(incoming, rules, expects, thread.deadlines.deadline(), &thread.replay_memory);
-        let mut request = upstream_request(headers, Some(body), expects, None);
+        let mut request = upstream_request(headers, Some(body), None);
         if request.outlives_head() {
             request.uri = head::target(request.uri);
             if let Some(headers) = request.headers.get_mut() {
@@ -200,7 +198,7 @@ impl UpstreamRequest {
 
     /// Makes the request that one attempt sends. Also a request that must not be repeated may need several: an attempt
     /// can fail without a byte sent.
-    fn request(&self, exchange: &Exchange, backend: &Backend, http2: Option<Scheme>) -> Request<RequestBody> {
+    fn request(&self, backend: &Backend, http2: Option<Scheme>) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, ReplayBody::attempt);
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
@@ -218,18 +216,9 @@ impl UpstreamRequest {
         if let Some(upgrade_request) = &self.upgrade_request {
             upgrade_request.ask(request.headers_mut());
         }
-        let is_http1 = http2.is_none();
-        match http2 {
-            Some(scheme) => to_http2(&mut request, scheme),
-            // hyper would omit the body of a GET whose length is unknown.
-            None if self.body.as_ref().is_some_and(|body| body.length().is_none()) => {
-                request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-            None => {}
+        if let Some(scheme) = http2 {
+            to_http2(&mut request, scheme);
         }
-        let gate = self.body.as_ref().filter(|_| self.expects).map(|body| body.gate());
-        let client = exchange.interim().filter(|_| is_http1);
-        interim::register(&mut request, gate, client, exchange.edits().map(|edits| &edits.response));
         request
     }
 
@@ -329,7 +318,15 @@ pub(super) async fn attempt(
         };
         let scheme = connection.is_http2().then(|| service.upstream.scheme());
         let is_shared = scheme.is_some();
-        let error = match connection.send_request(|| upstream_request.request(exchange, backend, scheme), watch).await {
+        let mut interim = InterimForwarder {
+            gate: upstream_request.body().map(|body| body.gate()),
+            client: exchange.interim().map(|queue| &**queue),
+            edits: exchange.edits().map(|edits| &edits.response),
+            forwarded: 0,
+        };
+        let request = || upstream_request.request(backend, scheme);
+        let on_interim = |status, fields| interim.received(status, fields);
+        let error = match connection.send_request(request, on_interim, watch).await {
             Ok(response) => {
                 return check_response(thread, service, index, upstream_request, response, connection, may_discard);
             }
@@ -368,7 +365,7 @@ fn check_response(
     service: &Service,
     index: usize,
     upstream_request: &UpstreamRequest,
-    mut response: Response<Incoming>,
+    response: Response<ReceivedBody>,
     connection: PooledConnection<RequestBody>,
     may_discard: &dyn Fn(Failure) -> bool,
 ) -> Result<UpstreamResponse, Failure> {
@@ -381,11 +378,10 @@ fn check_response(
     if outcome == UpgradeOutcome::UnexpectedProtocol {
         return Err(Failure::new(Fact::Garbage, true));
     }
-    // Over HTTP/1.1 hyper has counted the fields already, and refused more.
+    // Over HTTP/1.1 the connection has counted them already, and refused more.
     if response.headers().len() > service.upstream.settings.header_count {
         return Err(Failure::new(Fact::HeadTooLarge, true));
     }
-    let is_last = framing::settle(response.headers_mut()).map_err(|fact| Failure::new(fact, true))?.is_ambiguous;
     // The backend has done nothing, and the body will be sent again.
     let is_wanted = service.copies.is_some() && is_wanted(status, response.headers());
     let unwanted = Failure::new(Fact::Status(status.as_u16()), true);
@@ -398,7 +394,7 @@ fn check_response(
     if let Some(series) = service.series.get(index) {
         series.attempt(thread.index, 0);
     }
-    let mut response = response.map(|body| UpstreamBody::new(body, connection, is_last));
+    let mut response = response.map(|body| UpstreamBody::new(body, connection));
     if response.status() == http::StatusCode::NO_CONTENT {
         // RFC 9110 §8.6: not with 204, whatever the backend sends.
         response.headers_mut().remove(CONTENT_LENGTH);

@@ -5,8 +5,6 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -59,7 +57,7 @@ pub struct ReplayBody {
     attempt: Cell<u32>,
     limit: Deadline,
     /// Set once the backend wants the body, or has had its time to say so.
-    gate: Arc<AtomicBool>,
+    gate: Cell<bool>,
     /// The route's changes to header fields.
     edits: OnceCell<Rc<Edits>>,
 }
@@ -108,7 +106,7 @@ impl ReplayBody {
             discard_waker: Cell::default(),
             attempt: Cell::new(0),
             limit,
-            gate: Arc::new(AtomicBool::new(!expects)),
+            gate: Cell::new(!expects),
             edits: OnceCell::new(),
         })
     }
@@ -180,7 +178,7 @@ impl ReplayBody {
     }
 
     /// Returns the flag that a backend's `100 Continue` sets.
-    pub fn gate(&self) -> &Arc<AtomicBool> {
+    pub fn gate(&self) -> &Cell<bool> {
         &self.gate
     }
 
@@ -197,10 +195,10 @@ impl ReplayBody {
                 other => other,
             });
         }
-        if refused && !self.gate.load(Ordering::Relaxed) {
+        if refused && !self.gate.get() {
             self.state.set(State::Shut);
         }
-        self.gate.store(true, Ordering::Relaxed);
+        self.gate.set(true);
     }
 
     /// Notes that some of the response has arrived. The client may be waiting for the rest of it before it sends more.
@@ -235,11 +233,11 @@ impl ReplayBody {
             }
             State::Failed(error) => return self.fail(error),
         }
-        if !self.gate.load(Ordering::Relaxed) {
+        if !self.gate.get() {
             if self.limit.poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            self.gate.store(true, Ordering::Relaxed);
+            self.gate.set(true);
         }
         let read = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
         match read {

@@ -3,7 +3,6 @@
 //! Must not know: why anything was decided.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
@@ -39,7 +38,7 @@ pub struct Exchange {
     thread: Rc<ThreadState>,
     client: Rc<Client>,
     /// Where interim responses go, if the client can be sent any.
-    interim: Option<Arc<InterimQueue>>,
+    interim: Option<Rc<InterimQueue>>,
     identity: ClientIdentity,
     view: Rc<ThreadSnapshot>,
     /// Read only for a response that Linchpin makes itself.
@@ -76,7 +75,7 @@ impl Exchange {
         thread: &Rc<ThreadState>,
         client: &Rc<Client>,
         head: &request::Parts,
-        interim: Option<Arc<InterimQueue>>,
+        interim: Option<Rc<InterimQueue>>,
     ) -> Box<Exchange> {
         let identity = client.identify(&head.headers);
         let id = client.request_id(&head.headers).unwrap_or_else(|| thread.new_id());
@@ -151,7 +150,7 @@ impl Exchange {
     }
 
     /// Returns the queue for interim responses, if the client can receive them.
-    pub(super) fn interim(&self) -> Option<&Arc<InterimQueue>> {
+    pub(super) fn interim(&self) -> Option<&Rc<InterimQueue>> {
         self.interim.as_ref()
     }
 

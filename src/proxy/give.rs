@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
 
 use super::body::RequestBody;
 use super::exchange::Exchange;
@@ -19,7 +18,7 @@ use crate::clock;
 use crate::copies::fields::{self, PATH};
 use crate::copies::{SessionRef, Version};
 use crate::pool::Backend;
-use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, UpstreamBody, framing, to_http2};
+use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, ReceivedBody, UpstreamBody, to_http2};
 
 /// What a backend is for a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +117,7 @@ pub(super) async fn give(
             }
             request
         };
-        let error = match connection.send_request(request, watch).await {
+        let error = match connection.send_request(request, |_, _| {}, watch).await {
             Ok(response) => return responded(thread, exchange, service, backend, response, connection).await,
             Err(error) => error,
         };
@@ -167,12 +166,11 @@ async fn responded(
     exchange: &Exchange,
     service: &Service,
     backend: &Backend,
-    mut response: Response<Incoming>,
+    response: Response<ReceivedBody>,
     connection: PooledConnection<RequestBody>,
 ) -> GiveEnd {
-    let Ok(settled) = framing::settle(response.headers_mut()) else { return GiveEnd::NoResponse };
     let end = GiveEnd::Response(response.status(), fields::version_of_response(response.headers()));
-    let body = UpstreamBody::new(response.into_body(), connection, settled.is_ambiguous);
+    let body = UpstreamBody::new(response.into_body(), connection);
     release(thread, exchange, service, backend, body).await;
     end
 }

@@ -2,11 +2,10 @@
 //! Invariant: they are bounded in number and size, and have no hop-by-hop field and none that frames a message.
 //! Must not know: sockets, client connections.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::cell::Cell;
 
+use http::StatusCode;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
-use http::{Request, StatusCode};
 
 use super::fields::Fields;
 use super::headers;
@@ -15,37 +14,35 @@ use crate::net::interim::InterimQueue;
 /// The most interim responses that are forwarded per attempt. A page has one, a slow task some dozens of 102.
 const MAX_INTERIM_RESPONSES: u32 = 64;
 
-/// Registers a callback for interim responses on `request`. A 100 opens `gate`, for which the body waits. All others
-/// but 101 are queued for the `client`, without the fields that the route `edits`. A 100 is not forwarded: hyper's
-/// server sends one by itself if the client expects it, as soon as the body is read.
-///
-/// The callback costs hyper an allocation or two, so a request that needs neither registers none. hyper does not call
-/// it for interim responses over HTTP/2, and its server sends none over HTTP/2.
-pub(super) fn register<B>(
-    request: &mut Request<B>,
-    gate: Option<&Arc<AtomicBool>>,
-    client: Option<&Arc<InterimQueue>>,
-    edits: Option<&Fields>,
-) {
-    if gate.is_none() && client.is_none() {
-        return;
-    }
-    let (gate, client) = (gate.cloned(), client.cloned());
-    let edited: Vec<HeaderName> = edits.into_iter().flat_map(Fields::names).cloned().collect();
-    let forwarded = AtomicU32::new(0);
-    hyper::ext::on_informational(request, move |response| match (response.status(), &gate, &client) {
-        (StatusCode::CONTINUE, Some(gate), _) => gate.store(true, Ordering::Relaxed),
-        (StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS, ..) | (_, _, None) => {}
-        (status, _, Some(client)) => {
-            if forwarded.fetch_add(1, Ordering::Relaxed) < MAX_INTERIM_RESPONSES {
-                client.push(&head(status, response.headers().clone(), &edited));
-            }
+/// Forwards the interim responses of one attempt over HTTP/1.1.
+pub(super) struct InterimForwarder<'a> {
+    /// Opened by a 100. The body of the request waits for it.
+    pub(super) gate: Option<&'a Cell<bool>>,
+    /// Where all others go but 101. A 100 is not forwarded: hyper's server sends one by itself if the client expects it,
+    /// as soon as the body is read.
+    pub(super) client: Option<&'a InterimQueue>,
+    /// The fields that the route changes, which are removed.
+    pub(super) edits: Option<&'a Fields>,
+    /// How many were forwarded.
+    pub(super) forwarded: u32,
+}
+
+impl InterimForwarder<'_> {
+    /// Notes an interim response of the backend.
+    pub(super) fn received(&mut self, status: StatusCode, fields: HeaderMap) {
+        if status == StatusCode::CONTINUE {
+            self.gate.inspect(|gate| gate.set(true));
+        } else if let Some(client) = self.client
+            && self.forwarded < MAX_INTERIM_RESPONSES
+        {
+            self.forwarded += 1;
+            client.push(&head(status, fields, self.edits.into_iter().flat_map(Fields::names)));
         }
-    });
+    }
 }
 
 /// Serializes an interim response.
-fn head(status: StatusCode, mut fields: HeaderMap, edited: &[HeaderName]) -> Vec<u8> {
+fn head<'e>(status: StatusCode, mut fields: HeaderMap, edited: impl Iterator<Item = &'e HeaderName>) -> Vec<u8> {
     headers::to_client(&mut fields);
     fields.remove(CONTENT_LENGTH);
     for name in edited {
@@ -88,10 +85,10 @@ mod tests {
         for (name, value) in fields {
             all.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let bytes = head(StatusCode::from_u16(103).unwrap(), all, &[HeaderName::from_static("x-internal")]);
+        let bytes = head(StatusCode::from_u16(103).unwrap(), all, [HeaderName::from_static("x-internal")].iter());
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(text, "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nlink: </b.css>\r\n\r\n");
-        let bytes = head(StatusCode::from_u16(199).unwrap(), HeaderMap::new(), &[]);
+        let bytes = head(StatusCode::from_u16(199).unwrap(), HeaderMap::new(), [].iter());
         assert_eq!(bytes, b"HTTP/1.1 199 Interim\r\n\r\n");
     }
 }

@@ -89,12 +89,9 @@ pub(super) async fn relay(mut exchange: Box<Exchange>, response: UpstreamRespons
 }
 
 /// Makes the reply of a backend's response that switches protocols, with the tunnel that follows.
-pub(super) async fn switch(mut exchange: Box<Exchange>, response: UpstreamResponse) -> Reply<ResponseBody> {
+pub(super) fn switch(mut exchange: Box<Exchange>, response: UpstreamResponse) -> Reply<ResponseBody> {
     let (mut head, received) = response.into_parts();
-    let mut received = Some(received);
-    let switched =
-        std::future::poll_fn(|cx| Poll::Ready(received.take().and_then(|received| received.into_upgraded(cx)))).await;
-    let Some((backend, read)) = switched else {
+    let Some((backend, read)) = received.into_upgraded() else {
         return refuse(exchange, ProxyError::Backend(Failure::new(Fact::Closed, true)));
     };
     exchange.response_started(head.status);

@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -48,7 +47,7 @@ pub(super) struct Activity {
     /// Whether hyper has no bytes left to write, so that a new message may begin.
     is_between_messages: Cell<bool>,
     /// On HTTP/1.1: interim responses that wait to be written.
-    interim: OnceCell<Arc<InterimQueue>>,
+    interim: OnceCell<Rc<InterimQueue>>,
     /// Requests that the client cancelled before they had a response.
     cancelled: Cell<u32>,
     /// How many times hyper has flushed all that it had to write.
@@ -298,8 +297,8 @@ impl Activity {
 
     /// Returns the queue for interim responses to a request of this version. Returns `None` if its client can receive
     /// none: HTTP/1.0 has none (RFC 9110 §15.2), and hyper's server can send none over HTTP/2.
-    pub(super) fn interim_of(&self, version: Version) -> Option<Arc<InterimQueue>> {
-        (version == Version::HTTP_11).then(|| Arc::clone(self.interim.get_or_init(Arc::default)))
+    pub(super) fn interim_of(&self, version: Version) -> Option<Rc<InterimQueue>> {
+        (version == Version::HTTP_11).then(|| Rc::clone(self.interim.get_or_init(Rc::default)))
     }
 
     /// Returns the interim responses to be written before hyper's next message.

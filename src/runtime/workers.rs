@@ -281,7 +281,7 @@ mod tests {
             self: Rc<Self>,
             _: Rc<()>,
             _: Request<Incoming>,
-            _: Option<Arc<InterimQueue>>,
+            _: Option<Rc<InterimQueue>>,
         ) -> Reply<Nothing> {
             Reply { response: Response::new(Nothing), tunnel: None, is_stream: false }
         }

@@ -1,49 +1,34 @@
-//! Owns: the stream to a backend, as hyper sees it.
+//! Owns: the stream to a backend, as the versions of HTTP see it.
 //! Invariant: what a backend has sent is read even if nothing more can be written to it.
 //! Must not know: HTTP.
 
-use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::upload_pacing::UploadPacing;
 use crate::net::Stream;
 
-/// The stream in hyper's I/O traits.
+/// The stream in hyper's I/O traits, for HTTP/2.
 pub(super) type BackendIo = TokioIo<BackendStream>;
 
 /// A stream to a backend. Shutting it down does nothing; dropping it closes the socket. A half-close first would be one
 /// more system call, and some backends take it for a client that gave up.
 ///
 /// A backend that refuses an upload sends its response and closes. The bytes still in flight then make its kernel reset
-/// the connection. hyper abandons a connection as soon as a write fails, with the response unread. So after a failed
-/// write, this stream discards everything else that is written, and hyper reads to the end, which is near.
+/// the connection. So after a failed write, this stream discards everything else that is written: the response before the
+/// reset can still be read to its end, which is near.
 pub(super) struct BackendStream {
     stream: Stream,
-    pacing: Rc<UploadPacing>,
-    received: Rc<BytesReceived>,
     /// The error that ended writing, if any.
     write_error: Option<ErrorKind>,
 }
 
-/// Counts the bytes that a backend has sent on a connection, without those of TLS itself.
-#[derive(Debug, Default)]
-pub(super) struct BytesReceived(Cell<u64>);
-
-impl BytesReceived {
-    pub(super) fn bytes(&self) -> u64 {
-        self.0.get()
-    }
-}
-
 impl BackendStream {
-    pub(super) fn new(stream: Stream, pacing: &Rc<UploadPacing>, received: &Rc<BytesReceived>) -> BackendStream {
-        BackendStream { stream, pacing: Rc::clone(pacing), received: Rc::clone(received), write_error: None }
+    pub(super) fn new(stream: Stream) -> BackendStream {
+        BackendStream { stream, write_error: None }
     }
 
     pub(super) fn into_stream(self) -> Stream {
@@ -56,19 +41,13 @@ impl BackendStream {
         length: usize,
         write: impl FnOnce(Pin<&mut Stream>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let mut written = length;
         if self.write_error.is_none() {
-            match write(Pin::new(&mut self.stream)) {
-                Poll::Ready(Ok(bytes)) => written = bytes,
-                Poll::Ready(Err(error)) => self.write_error = Some(error.kind()),
-                Poll::Pending => {
-                    self.pacing.on_blocked();
-                    return Poll::Pending;
-                }
+            match ready!(write(Pin::new(&mut self.stream))) {
+                Ok(written) => return Poll::Ready(Ok(written)),
+                Err(error) => self.write_error = Some(error.kind()),
             }
         }
-        self.pacing.on_written(written);
-        Poll::Ready(Ok(written))
+        Poll::Ready(Ok(length))
     }
 }
 
@@ -77,7 +56,6 @@ impl AsyncRead for BackendStream {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let read = buffer.filled().len() - before;
-        self.received.0.set(self.received.0.get() + read as u64);
         // The batch's write may have met a reset that was not reported yet.
         if read == 0
             && self.write_error.is_none()
@@ -99,19 +77,12 @@ impl AsyncWrite for BackendStream {
         self.write(bytes.len(), |stream| stream.poll_write(cx, bytes))
     }
 
-    /// hyper calls this when it has nothing left to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.write_error.is_none() {
-            match Pin::new(&mut self.stream).poll_flush(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => self.write_error = Some(error.kind()),
-                Poll::Pending => {
-                    self.pacing.on_blocked();
-                    return Poll::Pending;
-                }
-            }
+        if self.write_error.is_none()
+            && let Err(error) = ready!(Pin::new(&mut self.stream).poll_flush(cx))
+        {
+            self.write_error = Some(error.kind());
         }
-        self.pacing.on_flushed(cx, || self.stream.socket().send_buffer_space());
         Poll::Ready(Ok(()))
     }
 
@@ -152,7 +123,7 @@ mod tests {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (mut peer, _) = listener.accept().unwrap();
-            let mut backend = BackendStream::new(Socket::from(stream).into(), &Rc::default(), &Rc::default());
+            let mut backend = BackendStream::new(Socket::from(stream).into());
             peer.write_all(b"half a resp").unwrap();
             socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
             drop(peer);

@@ -5,15 +5,15 @@
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http_body::Body;
 
 use super::backend_stream::{BackendIo, BackendStream};
 use super::dial::{Dialled, Purpose, dial};
 use super::failure::{Fact, Failure};
-use super::http1::{Http1Connection, Transport};
+use super::http1::Http1Connection;
 use super::http2::Http2Connection;
 use super::settings::Access;
 use crate::clock;
@@ -33,8 +33,7 @@ pub async fn connect<B>(
     mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
 ) -> Result<NewConnection<B>, Failure>
 where
-    B: Body + Unpin + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let unsent = |fact| Failure::new(fact, false);
@@ -51,18 +50,17 @@ where
         };
         let Dialled { stream, is_http2 } =
             dial(address, access, Purpose::Request(client), http1).await.map_err(failed)?;
-        let (sent, pacing, received) = (stream.socket().write_progress(), Rc::default(), Rc::default());
-        let io = BackendIo::new(BackendStream::new(stream, &pacing, &received));
-        let failed = |error: hyper::Error| unsent(Fact::of(&error)).with_detail(Some(Reason::of(&error)));
+        let sent = stream.socket().write_progress();
+        let stream = BackendStream::new(stream);
         if is_http2 {
-            return Ok(NewConnection::Http2(Http2Connection::handshake(io).await.map_err(failed)?));
+            let failed = |error: hyper::Error| unsent(Fact::of(&error)).with_detail(Some(Reason::of(&error)));
+            return Ok(NewConnection::Http2(Http2Connection::handshake(BackendIo::new(stream)).await.map_err(failed)?));
         }
         let connect_time = clock::now().saturating_duration_since(start);
-        let transport = Transport { sent, pacing, received, connect_time };
         let alpn_fell_back_to_h1 = access.settings.http2 && !http1;
         let connection =
-            Http1Connection::handshake(io, access.settings.header_count, transport, alpn_fell_back_to_h1).await;
-        Ok(NewConnection::Http1(Box::new(connection.map_err(failed)?)))
+            Http1Connection::new(stream, sent, access.settings.header_count, connect_time, alpn_fell_back_to_h1);
+        Ok(NewConnection::Http1(Box::new(connection)))
     });
     std::future::poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(new) => Poll::Ready(new),

@@ -4,17 +4,18 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::{CONNECTION, HOST, HeaderMap};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::failure::{Fact, SendError};
+use super::failure::{Fact, Failure, SendError};
+use super::framing::settle;
 use super::http1::Http1Connection;
 use super::http2::StreamPermit;
 use crate::net::{Stream, WriteProgress};
@@ -29,8 +30,7 @@ pub enum PooledConnection<B: Body + 'static> {
 
 impl<B> PooledConnection<B>
 where
-    B: Body + Unpin + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// Whether the connection has carried a request before. The backend may have closed it since, which is not an
@@ -63,23 +63,45 @@ where
         matches!(self, PooledConnection::Http2(_))
     }
 
-    /// Sends a request and waits for the header section of the response. It polls `watch` meanwhile, which can end the
-    /// attempt with a fact. After a failure the connection cannot be used again. [`Http1Connection::send_request`] says
-    /// why `request` builds the request here.
+    /// Sends a request and waits for the header section of the response, whose framing is checked. It polls `watch`
+    /// meanwhile, which can end the attempt with a fact. Interim responses over HTTP/1.1 go to `on_interim`; hyper does
+    /// not report those over HTTP/2. After a failure the connection cannot be used again.
+    /// [`Http1Connection::send_request`] says why `request` builds the request here.
     ///
     /// # Errors
-    /// Why there is no response, with the request itself if hyper never began to send it.
+    /// Why there is no response.
     pub async fn send_request(
         &mut self,
         request: impl FnOnce() -> Request<B>,
+        on_interim: impl FnMut(StatusCode, HeaderMap),
         watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
-    ) -> Result<Response<Incoming>, SendError<B>> {
+    ) -> Result<Response<ReceivedBody>, SendError> {
         match self {
-            PooledConnection::Http1(connection) => connection.send_request(request, watch).await,
-            PooledConnection::Http2(permit) => Box::pin(permit.send_request(request(), watch)).await,
+            PooledConnection::Http1(connection) => {
+                let response = connection.send_request(request, on_interim, watch).await?;
+                Ok(response.map(|()| ReceivedBody::Http1))
+            }
+            PooledConnection::Http2(permit) => {
+                let mut response = Box::pin(permit.send_request(request(), watch)).await?;
+                settle(response.headers_mut())
+                    .map_err(|fact| SendError { failure: Failure::new(fact, true), has_received: true })?;
+                Ok(response.map(ReceivedBody::Http2))
+            }
         }
     }
 }
+
+/// The body of a response, as its connection delivers it.
+pub enum ReceivedBody {
+    /// The connection itself reads it.
+    Http1,
+    /// hyper reads it.
+    Http2(Incoming),
+}
+
+/// A response ended before its body was complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IncompleteBody;
 
 /// Converts a request to HTTP/2: moves Host into the target, and removes Connection (RFC 9113 §8.2.2, §8.3.1).
 pub fn to_http2<B>(request: &mut Request<B>, scheme: Scheme) {
@@ -96,62 +118,65 @@ pub fn to_http2<B>(request: &mut Request<B>, scheme: Scheme) {
     *request.version_mut() = Version::HTTP_2;
 }
 
-/// The body of a backend's response. Polling it drives the connection.
+/// The body of a backend's response. Polling it drives an HTTP/1.1 connection.
 pub struct UpstreamBody<B: Body + 'static> {
-    body: Incoming,
-    connection: Option<PooledConnection<B>>,
-    is_last: bool,
+    body: ReceivedBody,
+    connection: PooledConnection<B>,
 }
 
 impl<B> UpstreamBody<B>
 where
-    B: Body + Unpin + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Wraps the body of a response that arrived on `connection`. If `is_last` is set, the connection is not reused,
-    /// whatever the backend allows.
-    pub fn new(body: Incoming, connection: PooledConnection<B>, is_last: bool) -> UpstreamBody<B> {
-        UpstreamBody { body, connection: Some(connection), is_last }
+    /// Wraps the body of a response that arrived on `connection`.
+    pub fn new(body: ReceivedBody, connection: PooledConnection<B>) -> UpstreamBody<B> {
+        UpstreamBody { body, connection }
     }
 
     /// Polls for the next frame of the body.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(PooledConnection::Http1(connection)) = &mut self.connection else {
-            return Pin::new(&mut self.body).poll_frame(cx);
-        };
-        let noop = &mut Context::from_waker(Waker::noop());
-        // As in `Http1Connection::send_request`: only the connection delivers frames, and it has the task's waker.
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(noop) {
-            return Poll::Ready(frame);
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
+        match (&mut self.body, &mut self.connection) {
+            (ReceivedBody::Http2(body), _) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|_| IncompleteBody)))
+            }
+            (ReceivedBody::Http1, PooledConnection::Http1(connection)) => {
+                connection.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|_| IncompleteBody)))
+            }
+            (ReceivedBody::Http1, PooledConnection::Http2(_)) => Poll::Ready(Some(Err(IncompleteBody))),
         }
-        connection.drive(cx);
-        Pin::new(&mut self.body).poll_frame(noop)
     }
 
     /// Whether the whole body has been read.
     pub fn is_end(&self) -> bool {
-        self.body.is_end_stream()
+        match (&self.body, &self.connection) {
+            (ReceivedBody::Http2(body), _) => body.is_end_stream(),
+            (ReceivedBody::Http1, PooledConnection::Http1(connection)) => connection.is_end(),
+            (ReceivedBody::Http1, PooledConnection::Http2(_)) => false,
+        }
     }
 
     /// Returns how much of the body is left.
     pub fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match (&self.body, &self.connection) {
+            (ReceivedBody::Http2(body), _) => body.size_hint(),
+            (ReceivedBody::Http1, PooledConnection::Http1(connection)) => connection.size_hint(),
+            (ReceivedBody::Http1, PooledConnection::Http2(_)) => SizeHint::default(),
+        }
     }
 
     /// Returns the stream, and the bytes read behind the header section, after a response that switches protocols.
-    /// `None` if the backend has closed the connection since.
-    pub fn into_upgraded(mut self, cx: &mut Context<'_>) -> Option<(Stream, Bytes)> {
-        match self.connection.take()? {
-            PooledConnection::Http1(connection) => connection.into_upgraded(cx),
+    pub fn into_upgraded(self) -> Option<(Stream, Bytes)> {
+        match self.connection {
+            PooledConnection::Http1(connection) => connection.into_upgraded(),
             PooledConnection::Http2(_) => None,
         }
     }
 
     /// Returns the connection after the last frame, if it is not shared and can carry another request.
-    pub fn into_reusable(mut self, cx: &mut Context<'_>) -> Option<Box<Http1Connection<B>>> {
-        match self.connection.take()? {
-            PooledConnection::Http1(mut connection) => (connection.is_ready(cx) && !self.is_last).then_some(connection),
+    pub fn into_reusable(self, cx: &mut Context<'_>) -> Option<Box<Http1Connection<B>>> {
+        match self.connection {
+            PooledConnection::Http1(mut connection) => connection.is_ready(cx).then_some(connection),
             PooledConnection::Http2(_) => None,
         }
     }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http_body::Body;
 
 use super::connect::{NewConnection, connect};
@@ -91,8 +92,7 @@ impl<B: Body + 'static> Default for BackendConnections<B> {
 
 impl<B> ConnectionPool<B>
 where
-    B: Body + Unpin + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// Takes a connection for a request: a stream on the first HTTP/2 connection that has one free, or the HTTP/1.1

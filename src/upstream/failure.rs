@@ -4,8 +4,6 @@
 
 use std::time::Duration;
 
-use http::Request;
-
 use crate::reason::Reason;
 
 /// A failed attempt.
@@ -67,13 +65,12 @@ impl Failure {
 }
 
 /// A request that got no response on its connection.
-pub struct SendError<B> {
+#[derive(Debug)]
+pub struct SendError {
     /// Why it failed.
     pub failure: Failure,
     /// Whether a byte of a response arrived.
     pub has_received: bool,
-    /// The request, if hyper never took it from its queue. It can be sent on another connection as it is.
-    pub request: Option<Request<B>>,
 }
 
 /// What happened to an attempt.

@@ -8,14 +8,14 @@ use super::failure::Fact;
 
 /// What the header section says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settled {
+pub(super) struct Settled {
     /// Content-Length, unless the body is chunked.
-    pub length: Option<u64>,
+    pub(super) length: Option<u64>,
     /// Whether the body is chunked.
-    pub is_chunked: bool,
+    pub(super) is_chunked: bool,
     /// Whether both were there. Such a backend may see the end of the response elsewhere, so nothing else may be read
     /// from the connection.
-    pub is_ambiguous: bool,
+    pub(super) is_ambiguous: bool,
 }
 
 /// Checks the fields that say where a response ends, and removes the Content-Length of a response that has
@@ -27,7 +27,7 @@ pub struct Settled {
 /// # Errors
 /// [`Fact::Garbage`] for any Transfer-Encoding but a single `chunked`, and for any Content-Length but a single decimal
 /// number. A backend may send nothing but `chunked` to a client that sent no TE (RFC 9110 §10.1.4).
-pub fn settle(headers: &mut HeaderMap) -> Result<Settled, Fact> {
+pub(super) fn settle(headers: &mut HeaderMap) -> Result<Settled, Fact> {
     let (mut length, mut coding): (Option<&HeaderValue>, Option<&HeaderValue>) = (None, None);
     // One pass: a lookup by name costs a hash.
     for (name, value) in headers.iter() {

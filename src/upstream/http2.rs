@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -72,8 +73,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
 
 impl<B> Http2Connection<B>
 where
-    B: Body + Unpin + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     /// Begins HTTP/2 on a stream.
@@ -146,8 +146,7 @@ impl<B: Body + 'static> Drop for StreamPermit<B> {
 
 impl<B> StreamPermit<B>
 where
-    B: Body + Unpin + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     /// Whether the connection has carried a request before. The backend may have closed it since, which is not an
@@ -160,32 +159,32 @@ where
     /// attempt with a fact.
     ///
     /// # Errors
-    /// Why there is no response, with the request itself if hyper never began to send it.
-    #[expect(clippy::result_large_err, reason = "it returns the request, which has been in this frame all along")]
+    /// Why there is no response.
     pub(super) async fn send_request(
         &mut self,
         request: Request<B>,
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
-    ) -> Result<Response<Incoming>, SendError<B>> {
+    ) -> Result<Response<Incoming>, SendError> {
         let Http2Connection { sender, state } = &mut self.connection;
         let mut response = pin!(sender.try_send_request(request));
         let result = std::future::poll_fn(|cx| match response.as_mut().poll(cx) {
             Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
             Poll::Ready(Err(mut error)) => {
-                let request = error.take_message();
+                let is_begun = error.take_message().is_none();
                 if !is_stream_error(error.error()) {
                     // Requests already on it may still get their responses; new requests use another connection.
                     state.is_retired.set(true);
                 }
-                let sent = request.is_none() && !is_unprocessed(error.error());
+                let sent = is_begun && !is_unprocessed(error.error());
                 let failure = Failure::new(Fact::of(error.error()), sent).with_detail(Some(Reason::of(error.error())));
                 // A client that sends many requests at once can cause a refused stream, so the backend is not blamed.
                 let failure =
                     if failure.blame == Blame::Backend { failure.blamed_on(Blame::Response) } else { failure };
-                Poll::Ready(Err(SendError { failure, has_received: false, request }))
+                Poll::Ready(Err(SendError { failure, has_received: false }))
             }
-            Poll::Pending => watch(cx)
-                .map(|fact| Err(SendError { failure: Failure::new(fact, true), has_received: false, request: None })),
+            Poll::Pending => {
+                watch(cx).map(|fact| Err(SendError { failure: Failure::new(fact, true), has_received: false }))
+            }
         })
         .await;
         state.is_used.set(true);

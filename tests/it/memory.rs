@@ -18,21 +18,19 @@ use super::support::process::Linchpin;
 use super::support::soon;
 use super::support::tool::Folder;
 
-/// The most KiB per client whose backend reads nothing, or whose tunnel moves nothing: 67 measured, and the error of
-/// measuring, since the system counts by 2 MiB.
-const STALLED: f64 = 80.0;
+/// The most KiB per client that reads nothing, or whose backend reads nothing, or whose tunnel moves nothing: between 30
+/// and 48 measured, and the error of measuring, since the system counts by 2 MiB.
+const STALLED: f64 = 60.0;
 
-/// The same for a client that reads nothing: 82 measured, since the response arrives before the stall can be detected.
-const UNREAD: f64 = 96.0;
+/// The same in TLS, which holds one more record, or a part of one, in each direction: 27 and 81 measured.
+const IN_TLS: f64 = 96.0;
 
-/// The same if its backend speaks HTTP/2, whose window of 32 KiB was granted before: 100 measured.
-const FROM_HTTP2: f64 = 112.0;
+/// The same for a stream of HTTP/2: 49 measured.
+const STREAM: f64 = 64.0;
 
-/// The same in TLS, which holds one more record, or a part of one, in each direction: 80 and 113 measured.
-const IN_TLS: f64 = 136.0;
-
-/// The same for a stream of HTTP/2, whose window was granted to the peer before it stalls: 111 measured.
-const STREAM: f64 = 136.0;
+/// The same if its backend speaks HTTP/2, too: 89 measured, and 110 for an upload. Both windows were granted before the
+/// stall.
+const STREAM_TO_HTTP2: f64 = 128.0;
 
 /// The number of measured clients: enough to make the error of 2 MiB small.
 const COUNT: usize = 300;
@@ -173,7 +171,7 @@ const UPLOAD: &str = "POST /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 100000
 async fn a_client_that_reads_nothing_costs_little() {
     let each = each_of(&start(plain().await, "").await, COUNT, LARGE, b"").await;
     let from_http2 = each_of(&start(http2().await, "http2 = true").await, COUNT, LARGE, b"").await;
-    assert!(each <= UNREAD && from_http2 <= FROM_HTTP2, "{each:.1} KiB, {from_http2:.1} KiB");
+    assert!(each <= STALLED && from_http2 <= STALLED, "{each:.1} KiB, {from_http2:.1} KiB");
 }
 
 #[tokio::test]
@@ -253,13 +251,12 @@ async fn each_stream(linchpin: &Linchpin, count: usize, window: u32, request: ht
 #[tokio::test]
 async fn an_http_2_stream_that_its_client_does_not_read_costs_little() {
     let request = || http::Request::get("http://test/large").body(()).unwrap();
-    let mut all = Vec::new();
     for window in [65_535, 1 << 20] {
-        all.push(each_stream(&start(plain().await, "").await, 150, window, request(), Bytes::new()).await);
+        let each = each_stream(&start(plain().await, "").await, 150, window, request(), Bytes::new()).await;
         let linchpin = start(http2().await, "http2 = true").await;
-        all.push(each_stream(&linchpin, 150, window, request(), Bytes::new()).await);
+        let from_http2 = each_stream(&linchpin, 150, window, request(), Bytes::new()).await;
+        assert!(each <= STREAM && from_http2 <= STREAM_TO_HTTP2, "{each:.1} KiB, {from_http2:.1} KiB");
     }
-    assert!(all.iter().all(|each| *each <= STREAM), "{all:.1?} KiB");
 }
 
 #[tokio::test]
@@ -268,7 +265,7 @@ async fn an_http_2_upload_that_its_backend_does_not_read_costs_little() {
     let body = || Bytes::from_static(&[b'x'; 1 << 23]);
     let to_http1 = each_stream(&start(plain().await, "").await, 150, 65_535, request(), body()).await;
     let to_http2 = each_stream(&start(http2().await, "http2 = true").await, 150, 65_535, request(), body()).await;
-    assert!(to_http1 <= STREAM && to_http2 <= STREAM, "{to_http1:.1} KiB, {to_http2:.1} KiB");
+    assert!(to_http1 <= STREAM && to_http2 <= STREAM_TO_HTTP2, "{to_http1:.1} KiB, {to_http2:.1} KiB");
 }
 
 /// The most KiB per connection that has sent nothing or one byte: 4, and the error of measuring.
