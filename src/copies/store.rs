@@ -68,14 +68,23 @@ impl CopyStore {
         self.shard(session).lock().peek(&session).map(Arc::clone)
     }
 
-    /// Returns what is known of a session; begins with `new` if nothing is.
+    /// Returns what is known of a session; begins with `new` if nothing is. Evicts others if that takes too much memory:
+    /// clients can name as many sessions as they like, without one that ever saves anything.
     pub fn find_or_insert(&self, session: SessionRef, now: u64, new: impl FnOnce() -> Session) -> Arc<Entry> {
         let shard = self.shard(session);
         let mut entries = shard.lock();
-        let insert = || Arc::new(Entry::new(new(), now, self.lifetime(), &self.totals));
+        let mut is_new = false;
+        let insert = || {
+            is_new = true;
+            Arc::new(Entry::new(new(), now, self.lifetime(), &self.totals))
+        };
         let entry = Arc::clone(entries.get_or_insert(session, insert));
         entry.touch(now);
         shard.note_oldest(&entries);
+        drop(entries);
+        if is_new {
+            self.evict_excess();
+        }
         entry
     }
 
@@ -208,6 +217,16 @@ mod tests {
         assert!(store.bytes() <= 10 * (ENTRY_BYTES + 100), "{}", store.bytes());
         assert!(has(&store, 11) && has(&store, 10) && has(&store, 0));
         assert_eq!(store.evicted(), 6 + 1);
+    }
+
+    #[test]
+    fn sessions_that_save_nothing_are_bounded_as_well() {
+        let store = CopyStore::new(10 * ENTRY_BYTES, 1000);
+        for n in 0..1000 {
+            drop(store.find_or_insert(of(n), 1, || Session::new(1, None)));
+        }
+        assert!(store.bytes() <= 10 * ENTRY_BYTES, "{}", store.bytes());
+        assert_eq!(store.evicted(), 0, "no copy was lost");
     }
 
     #[test]
