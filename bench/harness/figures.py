@@ -26,16 +26,17 @@ class Figures:
     p50_us: float
     p99_us: float
     busy: float
+    bar: float | None  # that it is held to
     met: bool | None
 
 
-def summarise(scenario, records, candidates):
-    """One `Figures` for each proxy, in the order of the records; `candidates` are held to the bar."""
+def summarise(scenario, records, bars):
+    """One `Figures` for each proxy, in the order of the records; `bars` has those that are held to one, and to which."""
     names = list(dict.fromkeys(record["proxy"] for record in records))
-    return [_figures(scenario, name, records, name in candidates) for name in names]
+    return [_figures(scenario, name, records, bars.get(name)) for name in names]
 
 
-def _figures(scenario, name, records, is_candidate):
+def _figures(scenario, name, records, bar):
     key = "idle_bytes" if scenario.is_idle else "cpu_us"
     own = [record for record in records if record["proxy"] == name]
 
@@ -56,7 +57,8 @@ def _figures(scenario, name, records, is_candidate):
         p50_us=middle("p50_us"),
         p99_us=middle("p99_us"),
         busy=middle("busy"),
-        met=errors == 0 and held <= scenario.bar if is_candidate and held is not None else None,
+        bar=bar,
+        met=errors == 0 and held <= bar if bar is not None and held is not None else None,
     )
 
 

@@ -39,6 +39,66 @@ def svg(table):
     ])
 
 
+PANEL, TALL = 330, 230
+WAYS = {
+    "balancer": "#e8702a", "secondary": "#c2439a", "all": "#d6a100",
+    "Tomcat BackupManager": "#2ca58d", "Tomcat DeltaManager": "#0099cc",
+}
+
+
+def footprints(found):
+    """Two panels with a line for each way to keep sessions: bytes a session, and messages a save."""
+    height = TALL + 152
+    parts = _panel(found, 16, "bytes a session, on all servers and in Linchpin", lambda one: one.bytes)
+    parts += _panel(found, 16 + WIDTH // 2, "messages a save", lambda one: one.messages)
+    for number, (way, colour) in enumerate(WAYS.items()):
+        x, y = 16 + number % 3 * 240, TALL + 108 + number // 3 * 22
+        parts += [_line([(x, y - 4), (x + 22, y - 4)], colour, way), _text(x + 30, y, _way(way))]
+    return "\n".join([
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img"'
+        ' aria-label="Bytes a session and messages a save, by number of servers">',
+        f"<style>{STYLE} .axis {{ stroke: #9097a1; }}</style>",
+        f'<rect class="ground" width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        _text(16, 24, "A session of 2 KiB that changes, by the number of servers: lower is better", "title"),
+        *parts, "</svg>", "",
+    ])
+
+
+def _way(way):
+    return way if way.startswith("Tomcat") else f"Linchpin, hold = {way}"
+
+
+def _panel(found, left, title, value):
+    top, bottom, right = 80, 80 + TALL - 20, left + PANEL - 20
+    servers = sorted({one.servers for one in found})
+    most = max(map(value, found)) or 1
+
+    def place(one):
+        share = (one.servers - servers[0]) / max(servers[-1] - servers[0], 1)
+        return left + 50 + share * (right - left - 60), bottom - value(one) / most * (bottom - top)
+
+    parts = [
+        _text(left, 58, title),
+        f'<path class="axis" fill="none" d="M{left + 40},{top} V{bottom} H{right}"/>',
+        _text(left, top + 4, f"{most:,.0f}", "small"), _text(left + 26, bottom + 4, "0", "small"),
+    ]
+    for count in servers:
+        x = left + 46 + (count - servers[0]) / max(servers[-1] - servers[0], 1) * (right - left - 60)
+        parts.append(_text(x, bottom + 18, str(count), "small"))
+    for way, colour in WAYS.items():
+        own = sorted((one for one in found if one.way == way), key=lambda one: one.servers)
+        if own:
+            parts.append(_line([place(one) for one in own], colour, way))
+    return parts
+
+
+def _line(points, colour, way):
+    # Dashes tell the lines apart where they lie on one another.
+    dash = ' stroke-dasharray="7 5"' if way.startswith("Tomcat") else ""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"{dash}/>'
+
+
 def _colours(table):
     names = dict.fromkeys(row.proxy for rows in table.values() for row in rows)
     spare = iter(CANDIDATES)

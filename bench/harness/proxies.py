@@ -7,6 +7,7 @@ import getpass
 import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,9 @@ class Proxy:
     program: str
     sticky: bool = True
     persistence: str = ""
+    copies: str = ""  # where the pool holds copies of sessions; nothing: it has none
     path: str = ""  # instead of the scenario's
+    bar: float | None = None  # instead of the scenario's
     fill: int = 0  # sessions that it knows before it is measured
 
     def version(self):
@@ -65,6 +68,9 @@ class Proxy:
             "DIR": str(folder),
             "NAME": self.name.replace(" ", "-"),
             "PERSISTENCE": self.persistence,
+            "COPIES": f'[pools.copies]\nhold = "{self.copies}"' if self.copies else "",
+            "BACKENDS": "\n\n".join(
+                f'[[pools.backends]]\nname = "{name}"\naddress = "{origin}"' for name, origin in origins.items()),
             "USER": getpass.getuser(),
             **{name.upper(): origin for name, origin in origins.items()},
         }
@@ -91,6 +97,8 @@ class Running:
     pids: list
 
 
+# Where copies of sessions are, and what a save with each request may cost beside none.
+HOLDS = {"balancer": 1.15, "secondary": 1.6, "all": None}
 LEARNED = 'type = "learned"\nlearned = { cookie = "SID" }'
 
 
@@ -106,6 +114,35 @@ def types(program):
         by("learned", LEARNED, path="/app"),
         by("learned, one of a million", LEARNED, path="/app", fill=1_000_000),
     ]
+
+
+def copies(program):
+    """One Linchpin for each place of session copies, and whether each request changes its session."""
+    def by(name, hold, path, bar=None):
+        return Proxy(name, "linchpin", program, copies=hold, path=path, bar=bar)
+
+    known = holds(program)
+    unchanged = [by(f"{hold}, no change", hold, "/session", 1.02) for hold in known]
+    changed = [by(f"{hold}, 2 KiB saved", hold, "/session/change", HOLDS[hold]) for hold in known]
+    return [by("no copies", "", "/session"), *unchanged, *changed]
+
+
+def holds(program):
+    """The places for session copies that this build has."""
+    def has(hold):
+        text = f'[[listeners]]\naddress = "127.0.0.1:1"\n[[pools]]\nname = "app"\n[pools.copies]\nhold = "{hold}"\n'
+        text += '[[pools.backends]]\nname = "a"\naddress = "127.0.0.1:2"\n[[pools.backends]]\nname = "b"\naddress = "127.0.0.1:3"\n'
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
+            config.write(text)
+            config.flush()
+            check = [program, "check", "-c", config.name]
+            return subprocess.run(check, capture_output=True, timeout=10).returncode == 0
+
+    return [hold for hold in HOLDS if has(hold)]
+
+
+# Each compares ways to run Linchpin: the scenario's key, and the contenders.
+VARIANTS = {"types": types, "copies": copies}
 
 
 def find_peers(names):

@@ -70,12 +70,13 @@ class Bench:
         }
 
     def _fill(self, proxy, target):
-        self._learn(proxy, target, 2000)  # what every process takes once is not the table's
+        self.learn(proxy, target, 2000)  # what every process takes once is not the table's
         before = resident_bytes(target.pids)
-        self._learn(proxy, target, proxy.fill)
+        self.learn(proxy, target, proxy.fill)
         self.learned_bytes = (resident_bytes(target.pids) - before) / proxy.fill
 
-    def _learn(self, proxy, target, sessions):
+    def learn(self, proxy, target, sessions):
+        """Makes so many new sessions, each by one request."""
         command = [
             self.program, "load", f"--target={target.address}", "--mode=new", f"--path={proxy.path}", "--body=66",
             "--clients=64", f"--requests={sessions}",

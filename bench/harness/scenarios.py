@@ -35,8 +35,9 @@ class Scenario:
         return "message" if self.websocket else "request"
 
     @property
-    def compares_types(self):
-        return self.key == "types"
+    def compares_itself(self):
+        """Whether the contenders are ways to run Linchpin."""
+        return "haproxy" not in self.baseline
 
 
 SCENARIOS = [
@@ -48,6 +49,10 @@ SCENARIOS = [
     Scenario(
         "types", "types of persistence", "64 keep-alive clients that come back; 66 bytes; how each is recognised", 1.0,
         baseline=("cookie",),
+    ),
+    Scenario(
+        "copies", "session copies", "64 keep-alive clients with a cookie and a session of 2 KiB each, on three servers; 66 bytes", 1.0,
+        baseline=("no copies",),
     ),
     Scenario("idle", "idle connections", "4000 connections: one request each, then silence", 6 * 1024, "idle", clients=4000),
     Scenario(

@@ -16,7 +16,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "linchpin-bench", about)]
 enum Command {
-    /// Origins that answer `/66`, `/16k` and `/1m` with a body of that size, echo WebSocket messages and name themselves.
+    /// Origins that answer `/66`, `/16k` and `/1m` with a body of that size, echo WebSocket messages, keep sessions and
+    /// name themselves.
     Origin(origin::Args),
     /// Clients, each with its own routing cookie; prints one JSON report.
     Load(load::Args),

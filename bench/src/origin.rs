@@ -1,11 +1,13 @@
 //! Owns: the origins: several names, each with its own address, in one thread, so that three cost no more than one.
-//! Invariant: a request costs one read and one write; every response is rendered before the first request.
+//! Invariant: a request costs one read and one write; every response that is the same each time is rendered
+//! before the first request.
 //! Must not know: routing cookies.
 
 mod connection;
+mod sessions;
 pub(crate) mod websocket;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -16,6 +18,7 @@ use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Registry, Token};
 
 use self::connection::{Connection, Next};
+use self::sessions::{Change, Outcome, Sessions};
 
 /// The bodies on offer: path and size.
 const BODIES: [(&str, usize); 3] = [("/66", 66), ("/16k", 16 * 1024), ("/1m", 1024 * 1024)];
@@ -97,11 +100,31 @@ impl Origin {
 
 /// The path of an application that gives a session id of its own to each client without a cookie.
 const APPLICATION: &str = "/app";
+/// The paths of an application with session copies: one that leaves its session as it is, and one that changes it.
+const UNCHANGED: &str = "/session";
+const CHANGED: &str = "/session/change";
+/// Where Linchpin gives copies.
+const COPIES: &str = "/.well-known/linchpin/session";
+/// What the origin counted, for the driver.
+const COUNTS: &str = "/counts";
+
+/// What an origin reads of a request.
+#[derive(Clone, Copy, Default)]
+struct Request<'r> {
+    method: &'r str,
+    path: &'r str,
+    has_cookie: bool,
+    /// The value of `Linchpin-Session`.
+    session: Option<&'r str>,
+    body: &'r [u8],
+}
 
 /// Every response of one origin, head and body, ready to be written.
 struct Responses {
     name: String,
-    sessions: Cell<u64>,
+    /// How many session ids it gave out.
+    given: Cell<u64>,
+    sessions: RefCell<Sessions>,
     by_path: [(&'static str, Rc<[u8]>); BODIES.len()],
     not_found: Rc<[u8]>,
     upgraded: Rc<[u8]>,
@@ -111,7 +134,8 @@ impl Responses {
     fn render(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            sessions: Cell::new(0),
+            given: Cell::new(0),
+            sessions: RefCell::default(),
             by_path: BODIES.map(|(path, size)| (path, response("200 OK", name, "", size))),
             not_found: response("404 Not Found", name, "", 0),
             upgraded: format!(
@@ -124,13 +148,41 @@ impl Responses {
         }
     }
 
-    fn to(&self, path: &str, has_cookie: bool) -> Rc<[u8]> {
-        if path == APPLICATION && !has_cookie {
-            let session = self.sessions.replace(self.sessions.get() + 1);
-            let cookie = format!("Set-Cookie: SID={session:016x}{0}.{0}; Path=/; HttpOnly\r\n", self.name);
-            return response("200 OK", &self.name, &cookie, 66);
+    fn to(&self, request: &Request<'_>) -> Rc<[u8]> {
+        let ok = |fields: &str| response("200 OK", &self.name, fields, 66);
+        match (request.path, request.session) {
+            (APPLICATION, _) if !request.has_cookie => {
+                let session = self.given.replace(self.given.get() + 1);
+                ok(&format!("Set-Cookie: SID={session:016x}{0}.{0}; Path=/; HttpOnly\r\n", self.name))
+            }
+            (UNCHANGED | CHANGED, Some(session)) => {
+                let change = if request.path == CHANGED { Change::Everything } else { Change::Nothing };
+                match self.sessions.borrow_mut().serve(session, change) {
+                    Some(Outcome::Serve) => self.rendered("/66"),
+                    Some(Outcome::Save(field)) => ok(&field),
+                    Some(Outcome::Want) => response("409 Conflict", &self.name, "Linchpin-Session-Want: ?1\r\n", 0),
+                    None => response("400 Bad Request", &self.name, "", 0),
+                }
+            }
+            (COPIES, Some(session)) => {
+                let body = (request.method == "PUT").then_some(request.body);
+                match self.sessions.borrow_mut().put(session, body) {
+                    Some(Ok(())) => b"HTTP/1.1 204 No Content\r\n\r\n".as_slice().into(),
+                    Some(Err(newer)) => response("409 Conflict", &self.name, &newer, 0),
+                    None => response("400 Bad Request", &self.name, "", 0),
+                }
+            }
+            (COUNTS, _) => {
+                let counts = self.sessions.borrow().counts();
+                let length = counts.len();
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{counts}").into_bytes().into()
+            }
+            (APPLICATION | UNCHANGED | CHANGED, _) => self.rendered("/66"),
+            (path, _) => self.rendered(path),
         }
-        let path = if path == APPLICATION { "/66" } else { path };
+    }
+
+    fn rendered(&self, path: &str) -> Rc<[u8]> {
         let found = self.by_path.iter().find(|(known, _)| *known == path);
         Rc::clone(found.map_or(&self.not_found, |(_, bytes)| bytes))
     }

@@ -30,6 +30,9 @@ pub(super) fn parse(received: &[u8]) -> Result<Option<(Head, usize)>, Box<dyn Er
     let mut body = None;
     for header in &*response.headers {
         let value = || str::from_utf8(header.value);
+        if header.name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("linchpin-")) {
+            return Err(format!("the field {} is for the proxy alone", header.name).into());
+        }
         if header.name.eq_ignore_ascii_case("content-length") {
             body = Some(value()?.parse()?);
         } else if header.name.eq_ignore_ascii_case("x-origin") {
@@ -67,6 +70,11 @@ mod tests {
     #[test]
     fn half_a_head_is_not_complete() {
         assert_eq!(parse(b"HTTP/1.1 200 OK\r\nContent-Le").unwrap(), None);
+    }
+
+    #[test]
+    fn a_field_between_origin_and_proxy_is_an_error() {
+        assert!(parse(b"HTTP/1.1 200 OK\r\nLinchpin-Session-Save: ::\r\nContent-Length: 0\r\n\r\n").is_err());
     }
 
     #[test]

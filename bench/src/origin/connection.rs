@@ -1,5 +1,5 @@
 //! Owns: one connection from the proxy: it reads a request and writes the response, until the proxy closes.
-//! Invariant: requests have no body, and neither they nor messages are pipelined: the load generator sends no others.
+//! Invariant: only copies of sessions are requests with a body, and neither requests nor messages are pipelined.
 //! Must not know: its listener or the other connections.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -8,9 +8,9 @@ use std::rc::Rc;
 use mio::event::Event;
 use mio::net::TcpStream;
 
-use super::{Responses, websocket};
+use super::{Request, Responses, websocket};
 
-const REQUEST_LIMIT: usize = 4 * 1024;
+const REQUEST_LIMIT: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
 
 /// What becomes of a connection after an event.
@@ -97,27 +97,46 @@ impl Connection {
     }
 }
 
-/// Returns the response to a request, once its head is complete.
+/// Returns the response to a request, once it is complete.
 fn parse(received: &[u8], responses: &Responses) -> io::Result<Option<Writing>> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    let status = request.parse(received).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-    if status.is_partial() {
-        return if received.len() < REQUEST_LIMIT {
-            Ok(None)
-        } else {
-            Err(io::Error::new(ErrorKind::InvalidData, "request too long"))
-        };
-    }
-    let has = |name: &str, value: &str| {
-        let mut headers = request.headers.iter();
-        headers
-            .any(|header| header.name.eq_ignore_ascii_case(name) && header.value.eq_ignore_ascii_case(value.as_bytes()))
+    let mut parsed = httparse::Request::new(&mut headers);
+    let status = parsed.parse(received).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+    let httparse::Status::Complete(head) = status else { return incomplete(received) };
+    let mut request = Request {
+        method: parsed.method.unwrap_or_default(),
+        path: parsed.path.unwrap_or_default(),
+        ..Request::default()
     };
-    if has("upgrade", "websocket") && has("sec-websocket-key", websocket::KEY) {
+    let (mut is_last, mut is_upgrade, mut has_key, mut length) = (false, false, false, 0);
+    for header in &*parsed.headers {
+        let value = || str::from_utf8(header.value).unwrap_or_default();
+        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        if is("cookie") {
+            request.has_cookie = true;
+        } else if is("linchpin-session") {
+            request.session = Some(value());
+        } else if is("content-length") {
+            length = value().parse().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        } else if is("connection") {
+            is_last = value().eq_ignore_ascii_case("close");
+        } else if is("upgrade") {
+            is_upgrade = value().eq_ignore_ascii_case("websocket");
+        } else if is("sec-websocket-key") {
+            has_key = header.value == websocket::KEY.as_bytes();
+        }
+    }
+    if is_upgrade && has_key {
         return Ok(Some(Writing { bytes: Rc::clone(&responses.upgraded), written: 0, last: false }));
     }
-    let last = has("connection", "close");
-    let has_cookie = request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("cookie"));
-    Ok(Some(Writing { bytes: responses.to(request.path.unwrap_or_default(), has_cookie), written: 0, last }))
+    let Some(body) = received[head..].get(..length) else { return incomplete(received) };
+    request.body = body;
+    Ok(Some(Writing { bytes: responses.to(&request), written: 0, last: is_last }))
+}
+
+fn incomplete(received: &[u8]) -> io::Result<Option<Writing>> {
+    match received.len() {
+        0..REQUEST_LIMIT => Ok(None),
+        _ => Err(io::Error::new(ErrorKind::InvalidData, "request too long")),
+    }
 }
