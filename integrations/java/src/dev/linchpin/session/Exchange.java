@@ -112,7 +112,7 @@ final class Exchange {
             }
         } catch (IOException failure) {
             parts.counters().refused.increment();
-            LOG.log(System.Logger.Level.WARNING, "the copy of session " + field.ref() + " can't be restored: its client has no session", failure);
+            LOG.log(System.Logger.Level.WARNING, "the copy of " + field.ref() + " can't be restored: its client has no session", failure);
         } finally {
             entry.lock.unlock();
         }

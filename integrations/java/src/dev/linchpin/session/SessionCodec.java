@@ -120,7 +120,8 @@ final class SessionCodec {
             } else if (failure != null) {
                 reason = failure.toString();
             }
-            LOG.log(System.Logger.Level.WARNING, "session attributes of class {0} are in no copy, and are lost with this server: {1}", name, reason);
+            LOG.log(System.Logger.Level.WARNING, "session attributes of class {0} are in no copy, and are lost with this server: {1}", name,
+                    reason);
         }
         return true;
     }

@@ -80,7 +80,8 @@ public final class SessionFilter implements Filter {
 
     private void show(ServletContext context) {
         try {
-            name = new ObjectName("dev.linchpin.session:type=SessionFilter,context=" + ObjectName.quote(context.getVirtualServerName() + context.getContextPath()));
+            String place = context.getVirtualServerName() + context.getContextPath();
+            name = new ObjectName("dev.linchpin.session:type=SessionFilter,context=" + ObjectName.quote(place));
             ManagementFactory.getPlatformMBeanServer().registerMBean(parts.counters(), name);
         } catch (JMException failure) {
             name = null;

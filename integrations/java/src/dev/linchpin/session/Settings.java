@@ -22,7 +22,7 @@ import java.util.stream.Stream;
 record Settings(List<String> secrets, String allow, List<String> listeners, String cookie, long waitingMemory, int maxCopy, int headLimit) {
     static Settings read(FilterConfig config) throws ServletException {
         // Taken as they are: a secret may contain anything.
-        List<String> secrets = Stream.of("secret", "old-secret").map(name -> text(config, name, "")).filter(secret -> !secret.isEmpty()).toList();
+        List<String> secrets = Stream.of("secret", "old-secret").map(name -> text(config, name, "")).filter(text -> !text.isEmpty()).toList();
         if (text(config, "secret", "").isEmpty()) {
             throw new ServletException("The session filter needs a secret of " + Seal.SHORTEST_SECRET + " bytes or more, the same on every"
                     + " server of the application: set LINCHPIN_SESSION_SECRET in the environment (openssl rand -hex 32 makes one)");

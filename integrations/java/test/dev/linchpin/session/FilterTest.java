@@ -255,7 +255,8 @@ final class FilterTest {
                 for (int n = 0; n < 8; n++) {
                     texts.add(CompletableFuture.supplyAsync(() -> {
                         try {
-                            return send(b, "GET", "/count", client.cookie, null, SessionField.NAME, SessionField.of(client.ref, client.known)).text();
+                            String field = SessionField.of(client.ref, client.known);
+                            return send(b, "GET", "/count", client.cookie, null, SessionField.NAME, field).text();
                         } catch (Exception failure) {
                             throw new AssertionError(failure);
                         }
@@ -268,7 +269,8 @@ final class FilterTest {
         });
         check.that("a copy of another secret is not taken, and one of the old secret is", () -> {
             try (TestServer other = new TestServer(Map.of("linchpin.session.secret", "x".repeat(32)), 8192);
-                    TestServer rotated = new TestServer(Map.of("linchpin.session.secret", "x".repeat(32), "linchpin.session.old-secret", SECRET), 8192)) {
+                    TestServer rotated = new TestServer(Map.of("linchpin.session.secret", "x".repeat(32), "linchpin.session.old-secret", SECRET),
+                            8192)) {
                 Client client = new Client();
                 client.post(a, "/count");
                 Version version = new Version(2, 1);

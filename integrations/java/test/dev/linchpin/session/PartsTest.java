@@ -83,8 +83,9 @@ final class PartsTest {
             equal(SessionField.parse(List.of("ref=\"a\"; seq=1 ; x=\"y\";term=2")), null);
             equal(SessionField.parse(List.of("ref=\"a\";seq=1;x=y;dropped;z;term=2")), new SessionField("a", 2, 1L, true));
             equal(SessionField.parse(List.of("ref=\"a\";term=3")), new SessionField("a", 3, null, false));
-            for (String wrong : List.of("", "ref=a;term=1", "ref=\"\";term=1", "ref=\"a\"", "ref=\"a\";term=-1", "ref=\"a\";term=1234567890123456",
-                    "ref=\"a b\";term=1", "ref=\"a\";term=1;seq=", "ref=\"" + "a".repeat(65) + "\";term=1", "ref=\"a\";term=1" + ";x".repeat(500))) {
+            for (String wrong : List.of("", "ref=a;term=1", "ref=\"\";term=1", "ref=\"a\"", "ref=\"a\";term=-1",
+                    "ref=\"a\";term=1234567890123456", "ref=\"a b\";term=1", "ref=\"a\";term=1;seq=", "ref=\"" + "a".repeat(65) + "\";term=1",
+                    "ref=\"a\";term=1" + ";x".repeat(500))) {
                 equal(SessionField.parse(List.of(wrong)), null);
             }
             equal(SessionField.parse(List.of("ref=\"a\";term=1", "ref=\"a\";term=1")), null);
@@ -141,6 +142,15 @@ final class PartsTest {
             equal(refs.next(slow, field(1, 1L)), new Version(1, 6));
             equal(refs.saved(slow, overtakes, new Version(1, 6), session()), false);
             equal(refs.version(slow), new Version(3, 5));
+        });
+        check.that("a request during which its session was dropped does not bring it back", () -> {
+            RefTable refs = table();
+            save(refs, field(1, null), session());
+            RefTable.Entry slow = refs.admit(field(1, 1L), 0);
+            int overtakes = refs.overtakes(slow);
+            equal(refs.delete("r", new Version(1, 2), 0), null);
+            equal(refs.saved(slow, overtakes, refs.next(slow, field(1, 1L)), session()), false);
+            holds(refs.isDropped(slow), "it is back");
         });
         check.that("a memory of more than one term ago is forgotten", () -> {
             RefTable refs = table();

@@ -153,7 +153,8 @@ public final class TestApplication extends HttpServlet {
                 context.start(() -> {
                     try {
                         count(own);
-                        ((HttpServletResponse) context.getResponse()).getWriter().print("asynchronous");
+                        // Longer than the buffer: a part is sent before the request is complete.
+                        context.getResponse().getWriter().print("asynchronous".repeat(2000));
                     } catch (IOException broken) {
                         throw new IllegalStateException(broken);
                     } finally {
