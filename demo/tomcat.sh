@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Tomcat's own clusters behind the proxy: three Tomcat 10 servers, Linchpin with its sealed cookie and no jvmRoute, and 1150
-# users with a login and a cart. Servers are killed with kill -9, one after the other; login and cart must survive. Prints
-# the memory that a session takes on each server, the messages that a save takes, and the time until the first good answer
-# after each kill. Says what happens and checks it; exits non-zero if anything differs, and leaves nothing behind.
+# Sessions that survive, three ways: three Tomcat 10 servers, Linchpin with its sealed cookie and no jvmRoute, and 1150 users
+# with a login and a cart. Servers are killed with kill -9; login and cart must survive. Prints the memory that a session
+# takes on each server, the messages that a save takes, and the time until the first good answer after each kill. Says what
+# happens and checks it; exits non-zero if anything differs, and leaves nothing behind.
 #
 #   demo/tomcat.sh all-to-all           DeltaManager: every server holds every session; two of the three are killed
 #   demo/tomcat.sh primary-secondary    BackupManager: each session is on two servers; one is killed at a time, the next
 #                                       one when Tomcat has copied the sessions again
+#   demo/tomcat.sh copies               no cluster: Linchpin holds copies, by the filter of integrations/java; two servers
+#                                       are killed at once, started again, and then the third
 #
 # Needs bash, curl, python3, a JDK and Debian's tomcat10-common (or TOMCAT=/path/to/a/tomcat/10). Builds linchpin, or shows
 # the binary in LINCHPIN.
@@ -16,8 +18,9 @@ mode=${1:-}
 case $mode in
 all-to-all) manager=DeltaManager ;;
 primary-secondary) manager=BackupManager ;;
+copies) manager= ;;
 *)
-    echo "usage: demo/tomcat.sh all-to-all | primary-secondary" >&2
+    echo "usage: demo/tomcat.sh all-to-all | primary-secondary | copies" >&2
     exit 2
     ;;
 esac
@@ -75,13 +78,20 @@ until_answers() {
     fail "no answer from $1 in thirty seconds"
 }
 
-# The application: the same for every server, and without a word about clusters but <distributable/>.
+# The application: the same for every server and every way. Clusters need <distributable/>, copies need a jar and a secret.
 build_shop() {
-    mkdir -p "$folder/shop/WEB-INF/classes"
+    local distributable="<distributable/>"
+    mkdir -p "$folder/shop/WEB-INF/classes" "$folder/shop/WEB-INF/lib"
+    if [[ $mode == copies ]]; then
+        distributable=
+        "$here/../integrations/java/build.sh" "$folder/shop/WEB-INF/lib"
+        LINCHPIN_SESSION_SECRET=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
+        export LINCHPIN_SESSION_SECRET
+    fi
     javac -d "$folder/shop/WEB-INF/classes" -cp "$TOMCAT/lib/servlet-api.jar" "$here"/tomcat/*.java
-    cat >"$folder/shop/WEB-INF/web.xml" <<'XML'
+    cat >"$folder/shop/WEB-INF/web.xml" <<XML
 <web-app xmlns="https://jakarta.ee/xml/ns/jakartaee" version="6.0">
-  <distributable/>
+  $distributable
   <servlet><servlet-name>shop</servlet-name><servlet-class>Shop</servlet-class></servlet>
   <servlet-mapping><servlet-name>shop</servlet-name><url-pattern>/</url-pattern></servlet-mapping>
   <servlet><servlet-name>measures</servlet-name><servlet-class>Measures</servlet-class></servlet>
@@ -130,10 +140,10 @@ start_server() {
     cat >"$base/conf/server.xml" <<XML
 <Server port="-1">
   <Service name="Catalina">
-    <Connector address="127.0.0.1" port="${http_of[$1]}" maxThreads="20"/>
+    <Connector address="127.0.0.1" port="${http_of[$1]}" maxThreads="20" maxHttpResponseHeaderSize="49152"/>
     <Engine name="Catalina" defaultHost="localhost">
       <Host name="localhost" appBase="webapps" autoDeploy="false" deployOnStartup="false">
-$(cluster "$1")
+$([[ -z $manager ]] || cluster "$1")
         <Context path="" docBase="$folder/shop"/>
       </Host>
     </Engine>
@@ -173,7 +183,11 @@ if [[ -z ${LINCHPIN:-} ]]; then
 fi
 [[ -x $LINCHPIN ]] || { echo "LINCHPIN=$LINCHPIN is no program; leave it unset to have it built" >&2; exit 2; }
 
-step "Three Tomcats start as a cluster ($mode: $manager)"
+if [[ $mode == copies ]]; then
+    step "Three Tomcats start, each on its own"
+else
+    step "Three Tomcats start as a cluster ($mode: $manager)"
+fi
 read -r proxy_port http_of[a] http_of[b] http_of[c] cluster_of[a] cluster_of[b] cluster_of[c] <<<"$(free_ports 7)"
 build_shop
 # One after the other: Tomcats that start at the same moment wait for each other's sessions for a minute.
@@ -194,6 +208,7 @@ name = "app"
 [pools.health]
 interval = "500ms"
 TOML
+    [[ $mode != copies ]] || printf '\n[pools.copies]\nhold = "balancer"\n'
     for name in a b c; do
         printf '\n[[pools.backends]]\nname = "%s"\naddress = "127.0.0.1:%s"\n' "$name" "${http_of[$name]}"
     done
@@ -208,8 +223,9 @@ say "one address for all three: http://127.0.0.1:$proxy_port (process $proxy_pid
 exec 4>&1
 servers=()
 for name in a b c; do servers+=("$name=127.0.0.1:${http_of[$name]}/${pid_of[$name]}"); done
-coproc CLIENTS { exec python3 "$here/tomcat/clients.py" "127.0.0.1:$proxy_port" "$mode" "${servers[@]}" 2>&4; }
+coproc CLIENTS { exec python3 "$here/tomcat/clients.py" "127.0.0.1:$proxy_port" "$mode" "$proxy_pid" "${servers[@]}" 2>&4; }
 clients_pid=$CLIENTS_PID
+disown "$clients_pid"
 
 step "Users log in and fill their carts"
 ask fill
@@ -217,13 +233,37 @@ ask fill
 step "Some of them change their carts"
 ask save
 
+if [[ $mode == copies ]]; then
+    step "Some users count, some get a new session id, some log out while a slow request of theirs is under way"
+    ask count
+    ask renew
+    ask leave
+
+    step "Two of the three servers die at once"
+    ask kill 2
+    killed=$answer
+    ask survived
+
+    step "Both are started again, with empty memories; then the third dies"
+    for name in $killed; do
+        start_server "$name"
+        ask started "$name=127.0.0.1:${http_of[$name]}/${pid_of[$name]}"
+    done
+    ask serving
+    ask kill 1
+    ask survived
+
+    step "As it must be: each server died, and no user lost anything"
+    exit
+fi
+
 step "The first server dies"
-ask kill
+ask kill 1
 ask survived
 [[ $mode != primary-secondary ]] || ask copied
 
 step "The second server dies"
-ask kill
+ask kill 1
 ask survived
 
 step "As it must be: two of three servers died, and no user lost anything"

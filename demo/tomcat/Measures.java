@@ -8,8 +8,8 @@ import javax.management.MBeanServer;
 import javax.management.ObjectName;
 
 /**
- * What demo/tomcat.sh measures in a server: the heap that is in use after a collection, the messages of Tomcat's cluster that
- * this server received (its ThroughputInterceptor counts them), the other servers that it sees, and the sessions that it holds.
+ * What demo/tomcat.sh measures in a server: the heap that is in use after a collection, the messages about sessions that this
+ * server received, and the sessions that it holds. Tomcat's cluster and the filter for copies count them.
  */
 public final class Measures extends HttpServlet {
     private static final long serialVersionUID = 1;
@@ -24,10 +24,12 @@ public final class Measures extends HttpServlet {
         try {
             String messages = attribute("*:component=Interceptor,interceptorName=ThroughputInterceptor,*", "MsgRxCnt");
             String sessions = attribute("*:type=Manager,*", "activeSessions");
-            // BackupManager alone also knows sessions of which it has only the id.
-            String known = attribute("*:type=Manager,*", "activeSessionsFull");
-            response.getWriter().printf("{\"heap\":%d,\"messages\":%s,\"members\":%d,\"sessions\":%s,\"known\":%s}%n",
-                    heap, messages, members(), sessions, known);
+            if (messages == null) {
+                // No cluster. The messages are the copies that Linchpin has given.
+                messages = attribute("dev.linchpin.session:*", "Taken");
+                sessions = attribute("dev.linchpin.session:*", "Sessions");
+            }
+            response.getWriter().printf("{\"heap\":%d,\"messages\":%s,\"sessions\":%s}%n", heap, messages, sessions);
         } catch (JMException failure) {
             throw new IOException(failure);
         }
@@ -44,14 +46,5 @@ public final class Measures extends HttpServlet {
             }
         }
         return null;
-    }
-
-    /** Returns how many other servers this one sees in its cluster. */
-    private static int members() throws JMException {
-        MBeanServer server = ManagementFactory.getPlatformMBeanServer();
-        for (ObjectName found : server.queryNames(new ObjectName("*:type=Channel,component=Channel,*"), null)) {
-            return ((Object[]) server.getAttribute(found, "Members")).length;
-        }
-        return 0;
     }
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The clients of tomcat.sh: users with a login and a cart in a session of Tomcat's.
+"""The clients of tomcat.sh: users with a login and a cart in their session.
 
 They take one order a line on standard input, say on standard error what they find, and answer each order with one line on
 standard output: `ok`, followed by what was asked for, or `failed`. No request is sent a second time, but for the clicks after
@@ -20,6 +20,9 @@ WARM_UP = 150  # users who come before anything is measured, so that code is loa
 USERS = 1000  # users whose sessions are measured
 ITEM = 2000  # bytes of the item in a cart
 SAVES = 300  # requests that change a session, for the count of messages
+COUNTERS = 200  # users who count, three times each
+RENEWERS = 100  # users who log in once more, and so get a new session id
+LEAVERS = 30  # users who log out while a slow request of theirs is under way
 CLICKERS = 10  # users of a killed server who click as soon as it is killed
 PATIENCE = 15  # seconds until something that is due must have happened
 THREADS = 4
@@ -54,7 +57,7 @@ class User:
     """One user: a cookie jar, and what its session must say."""
 
     def __init__(self, name):
-        self.name, self.jar, self.items, self.home = name, {}, [], None
+        self.name, self.jar, self.items, self.count, self.home = name, {}, [], 0, None
 
     def send(self, connection, method, path, fields=None):
         headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in self.jar.items())} if self.jar else {}
@@ -89,6 +92,35 @@ class User:
         # As in a shop: the cart stays as long as it is.
         del self.items[:-1]
 
+    def increment(self, connection):
+        for _ in range(3):
+            self.count += 1
+            self.check(self.send(connection, "POST", "/count", {}))
+
+    def login_again(self, connection):
+        """Returns a client that has the cookies of before."""
+        before = User(self.name)
+        before.jar = dict(self.jar)
+        answer = self.send(connection, "POST", "/login", {"user": self.name})
+        expect(answer.new_session, f"the second login of {self.name} brought no new session id: {answer}")
+        self.check(answer._replace(new_session=False))
+        return before
+
+    def leave(self, connection):
+        """Logs out while a slow request is under way."""
+        slow = threading.Thread(target=self.send, args=(http.client.HTTPConnection(connection.host, connection.port, timeout=PATIENCE),
+                                                        "POST", "/slow", {"ms": 400}))
+        slow.start()
+        time.sleep(0.1)
+        answer = self.send(connection, "POST", "/logout", {})
+        expect(answer.status == 200, f"the logout of {self.name} went wrong: {answer}")
+        slow.join()
+
+    def click_as_stranger(self, connection):
+        """Asks for the page of a session that has ended."""
+        answer = self.send(connection, "GET", "/")
+        expect(answer.status == 200 and answer.page.get("user") is None, f"an ended session of {self.name} is alive: {answer}")
+
     def click(self, connection):
         """Asks for the page of the session, which must be as it was left."""
         self.check(self.send(connection, "GET", "/"))
@@ -97,18 +129,21 @@ class User:
         expect(answer.status == 200, f"{self.name} got {answer.status}")
         expect(not answer.new_session, f"{self.name} got another session id from {answer.page['server']}")
         page = answer.page
-        expect(page.get("user") == self.name and page["cart"][-1:] == self.items[-1:],
-               f"{self.name} lost login or cart on {page['server']}: {str(page)[:200]}")
+        expect(page.get("user") == self.name and page["cart"][-1:] == self.items[-1:] and page["count"] == self.count,
+               f"{self.name} lost login, cart or counter ({self.count}) on {page['server']}: {str(page)[:200]}")
         self.home = page["server"]
 
 
 class Crowd:
     """All the users and all the servers, and what must be true of them."""
 
-    def __init__(self, address, mode, servers):
-        self.address, self.mode = address, mode
-        self.servers = {name: Server(name, *place.split("/")) for name, place in servers}
+    def __init__(self, address, mode, proxy, servers):
+        self.address, self.mode, self.proxy = address, mode, int(proxy)
+        self.servers = {}
+        for server in servers:
+            self.started(server)
         self.users = []
+        self.ended = []  # clients with the cookies of sessions that have ended
 
     # The orders, in the order in which tomcat.sh gives them.
 
@@ -118,6 +153,7 @@ class Crowd:
         self.each(users[:WARM_UP], User.arrive)
         self.each(users[:WARM_UP], User.click)
         before = {server.name: server.heap() for server in self.servers.values()}
+        proxy = resident(self.proxy)
         self.each(users[WARM_UP:], User.arrive)
         self.users = users
         after = {server.name: server.heap() for server in self.servers.values()}
@@ -127,10 +163,12 @@ class Crowd:
         memory = {name: (after[name] - before[name]) / USERS for name in after}
         held = ", ".join(f"{name} {kibibytes(size)}" for name, size in sorted(memory.items()))
         say(f"memory held a session (heap after a collection, over {USERS} sessions): {held}; all: {kibibytes(sum(memory.values()))}")
+        if self.mode == "copies":
+            say(f"and in Linchpin (growth of the process): {kibibytes((resident(self.proxy) - proxy) / USERS)}")
         holders = self.holders()
         say("sessions held: " + ", ".join(f"{name} {count}" for name, count in sorted(holders.items())))
         copies = sum(holders.values()) / len(users)
-        wanted = {"all-to-all": len(self.servers), "primary-secondary": 2}[self.mode]
+        wanted = {"all-to-all": len(self.servers), "primary-secondary": 2, "copies": 1}[self.mode]
         expect(abs(copies - wanted) < 0.01, f"each session must be on {wanted} servers, not {copies}")
 
     def save(self):
@@ -146,21 +184,59 @@ class Crowd:
         idle = self.messages() - after
         count = (after - before - idle) / len(changed)
         say(f"messages a save: {count:.1f} ({after - before} received by the servers for {len(changed)} saves, of which {idle} come without any)")
-        wanted = {"all-to-all": len(self.servers) - 1, "primary-secondary": 1}[self.mode]
+        wanted = {"all-to-all": len(self.servers) - 1, "primary-secondary": 1, "copies": 0}[self.mode]
         expect(abs(count - wanted) < 0.2, f"a save must be {wanted} messages")
 
-    def kill(self):
-        """Kills the server with the most users, whose users click at once. Returns its name."""
-        victim = self.servers[collections.Counter(user.home for user in self.users).most_common(1)[0][0]]
-        victims = [user for user in self.users if user.home == victim.name]
-        say(f"kill -9 for server {victim.name}: {len(victims)} of {len(self.users)} users are on it")
+    def count(self):
+        """Users count in their sessions."""
+        self.each(self.users[:COUNTERS], User.increment)
+        say(f"{COUNTERS} users counted to three, by POST")
+
+    def renew(self):
+        """Users log in once more: the old id must be worth nothing from now on."""
+        renewers = self.users[COUNTERS:COUNTERS + RENEWERS]
+        self.each(renewers, lambda user, connection: self.ended.append(user.login_again(connection)))
+        say(f"{RENEWERS} users logged in again, and have new session ids")
+
+    def leave(self):
+        """Users log out, and their slow requests end later."""
+        leavers = self.users[-LEAVERS:]
+        del self.users[-LEAVERS:]
+        self.each(leavers, User.leave)
+        self.ended += leavers
+        say(f"{LEAVERS} users logged out while a slow request of theirs was under way")
+
+    def started(self, server):
+        """Told when a server was started."""
+        name, _, place = server.partition("=")
+        self.servers[name] = Server(name, *place.split("/"))
+
+    def serving(self):
+        """Waits until newcomers are sent to every server."""
+        missing, until = set(self.servers), time.monotonic() + PATIENCE
+        connection = http.client.HTTPConnection(self.address, timeout=PATIENCE)
+        while missing:
+            expect(time.monotonic() < until, f"nobody is sent to {', '.join(sorted(missing))} after {PATIENCE} s")
+            answer = User("newcomer").send(connection, "GET", "/")
+            missing.discard(answer.page and answer.page["server"])
+            time.sleep(0.02)
+        say("new users are sent to every server again")
+
+    def kill(self, count):
+        """Kills the servers with the most users, whose users click at once. Returns their names."""
+        shares = collections.Counter(user.home for user in self.users)
+        dying = [self.servers[name] for name, _ in shares.most_common(int(count))]
+        names = [server.name for server in dying]
+        victims = [user for user in self.users if user.home in names]
+        say(f"kill -9 for server {' and '.join(names)}: {len(victims)} of {len(self.users)} users are there")
         ready, clicks = threading.Barrier(CLICKERS + 1), []
-        threads = [threading.Thread(target=self.click_until_good, args=(user, victim, ready, clicks), daemon=True)
-                   for user in victims[:CLICKERS]]
+        threads = [threading.Thread(target=self.click_until_good, args=(user, names, ready, clicks), daemon=True)
+                   for user in victims[:: max(1, len(victims) // CLICKERS)][:CLICKERS]]
         for thread in threads:
             thread.start()
         ready.wait(PATIENCE)
-        os.kill(victim.pid, signal.SIGKILL)
+        for server in dying:
+            os.kill(server.pid, signal.SIGKILL)
         self.killed_at = time.monotonic()
         ready.wait(PATIENCE)
         for thread in threads:
@@ -171,8 +247,9 @@ class Crowd:
         say(f"{len(clicks)} of them clicked at once: first good answer after {first:.0f} ms, the last one's after {last:.0f} ms, "
             f"{failures} failed")
         expect(failures == 0, "no click may fail")
-        del self.servers[victim.name]
-        return victim.name
+        for name in names:
+            del self.servers[name]
+        return " ".join(names)
 
     def survived(self):
         """Every login and every cart is there."""
@@ -180,6 +257,9 @@ class Crowd:
         homes = collections.Counter(user.home for user in self.users)
         spread = ", ".join(f"{count} on {server}" for server, count in sorted(homes.items()))
         say(f"all {len(self.users)} users still have login, cart and session id: {spread}")
+        if self.ended:
+            self.each(self.ended, User.click_as_stranger)
+            say(f"none of the {len(self.ended)} sessions that had ended is back, nor an old id")
 
     def copied(self):
         """Waits until each session is on two servers again, if there are two."""
@@ -217,14 +297,14 @@ class Crowd:
         if failures:
             raise failures[0]
 
-    def click_until_good(self, user, victim, ready, clicks):
+    def click_until_good(self, user, dying, ready, clicks):
         connection, failed = http.client.HTTPConnection(self.address, timeout=PATIENCE), 0
         ready.wait(PATIENCE)
         ready.wait(PATIENCE)
         while time.monotonic() < self.killed_at + PATIENCE:
             answer = user.send(connection, "GET", "/")
             # A killed process may answer for another moment.
-            if answer.status == 200 and answer.page["server"] == victim.name:
+            if answer.status == 200 and answer.page["server"] in dying:
                 continue
             try:
                 user.check(answer)
@@ -242,6 +322,12 @@ class Crowd:
         return sum(server.measures()["messages"] for server in self.servers.values())
 
 
+def resident(pid):
+    """Returns the resident memory of a process, in bytes."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+
+
 def kibibytes(size):
     return f"{size / 1024:.1f} KiB"
 
@@ -256,12 +342,13 @@ def say(text):
 
 
 def main():
-    address, mode, *servers = sys.argv[1:]
-    crowd = Crowd(address, mode, [server.split("=") for server in servers])
-    orders = {name: getattr(crowd, name) for name in "fill save kill survived copied".split()}
+    address, mode, proxy, *servers = sys.argv[1:]
+    crowd = Crowd(address, mode, proxy, servers)
+    orders = {name: getattr(crowd, name) for name in "fill save count renew leave kill survived copied started serving".split()}
     for line in sys.stdin:
+        order, *words = line.split()
         try:
-            print("ok", orders[line.strip()]() or "", flush=True)
+            print("ok", orders[order](*words) or "", flush=True)
         except Differs as difference:
             say(f"NOT AS IT MUST BE: {difference}")
             print("failed", flush=True)

@@ -1,4 +1,5 @@
-//! `demo/tomcat.sh`: real Tomcats behind the real binary. The script checks what it shows, and these tests run it.
+//! `demo/tomcat.sh`: real Tomcats behind the real binary, as clusters and with session copies. The script checks what it shows,
+//! and these tests run it.
 
 use std::process::Stdio;
 
@@ -41,4 +42,12 @@ async fn sessions_of_a_primary_secondary_cluster_survive_one_kill_after_another(
     assert!(printed.contains("messages a save:"), "{printed}");
     assert_eq!(count(&printed, "still have login, cart and session id"), 2, "{printed}");
     assert_eq!(count(&printed, "each session is on 2 servers again"), 1, "{printed}");
+}
+
+#[tokio::test]
+async fn sessions_with_copies_survive_the_death_of_each_server() {
+    let printed = tomcat("copies").await;
+    assert!(printed.contains("messages a save:"), "{printed}");
+    assert_eq!(count(&printed, "still have login, cart and session id"), 2, "{printed}");
+    assert_eq!(count(&printed, "sessions that had ended is back, nor an old id"), 2, "{printed}");
 }
