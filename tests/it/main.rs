@@ -17,6 +17,7 @@ mod chains;
 mod checking;
 mod clocks;
 mod commands;
+mod copies_after_kill;
 mod copies_express;
 mod copies_java;
 mod copies_php;
