@@ -387,3 +387,90 @@ fn cut(uses: &mut [u64]) -> u64 {
     let at = uses.len() / 100;
     if uses.is_empty() { 0 } else { *uses.select_nth_unstable(at).1 }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::{HeaderMap, HeaderValue};
+    use time::Duration;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    fn field(text: &str) -> SessionField {
+        let headers: HeaderMap = [(crate::field::SESSION, HeaderValue::from_str(text).unwrap())].into_iter().collect();
+        SessionField::read(&headers).unwrap()
+    }
+
+    fn record(lives: Duration) -> Record {
+        Record { id: Id::default(), data: HashMap::new(), expiry_date: NOW + lives }
+    }
+
+    fn memory(sessions: usize) -> Memory {
+        Memory::new(Limits { sessions, waiting_bytes: 1_000, ..Limits::default() })
+    }
+
+    fn log_in(memory: &mut Memory, name: &str, lives: Duration) -> Id {
+        let mut request = memory.begin(field(&format!("ref=\"{name}\";term=1")), NOW).unwrap();
+        let mut record = record(lives);
+        memory.create(Some(&mut request), &mut record, NOW).unwrap();
+        assert!(matches!(memory.finish(&request), Outcome::Save(Version { term: 1, seq: 1 }, _)));
+        record.id
+    }
+
+    #[test]
+    fn the_sessions_that_were_not_used_for_the_longest_time_make_room_and_are_wanted() {
+        let mut memory = memory(10);
+        for number in 0..11 {
+            log_in(&mut memory, &format!("r{number}"), Duration::MINUTE);
+        }
+        assert_eq!(memory.sessions.len(), 10);
+        assert!(memory.begin(field("ref=\"r0\";term=1;seq=1"), NOW).is_err());
+        assert!(memory.begin(field("ref=\"r10\";term=1;seq=1"), NOW).is_ok());
+    }
+
+    #[test]
+    fn an_expired_session_is_over_and_is_not_wanted() {
+        let mut memory = memory(10);
+        let id = log_in(&mut memory, "r", Duration::SECOND);
+        let later = NOW + Duration::MINUTE;
+        let mut request = memory.begin(field("ref=\"r\";term=1;seq=1"), later).unwrap();
+        assert_eq!(memory.load(Some(&mut request), id, later), None);
+        // A copy brings an expired session back just as little.
+        memory.take(&request.field.session_ref, Version { term: 2, seq: 1 }, record(Duration::SECOND), 10).unwrap();
+        let mut request = memory.begin(field("ref=\"r\";term=2;seq=1"), later).unwrap();
+        assert_eq!(memory.load(Some(&mut request), id, later), None);
+    }
+
+    #[test]
+    fn copies_that_wait_are_bounded_in_bytes_and_in_number() {
+        let mut memory = memory(100);
+        for number in 0..10 {
+            let name = field(&format!("ref=\"r{number}\";term=1")).session_ref;
+            memory.take(&name, Version { term: 1, seq: 1 }, record(Duration::MINUTE), 300).unwrap();
+        }
+        assert_eq!((memory.by_ref.len(), memory.waiting_bytes), (3, 900));
+        let mut memory = Memory::new(Limits { sessions: 5, ..Limits::default() });
+        for number in 0..100 {
+            let name = field(&format!("ref=\"r{number}\";term=1")).session_ref;
+            memory.take(&name, Version { term: 1, seq: 1 }, record(Duration::MINUTE), 300).unwrap();
+        }
+        assert_eq!((memory.by_ref.len(), memory.waiting_bytes), (10, 3_000));
+    }
+
+    #[test]
+    fn a_request_that_was_overtaken_writes_nothing_and_is_refused_for_its_term() {
+        let mut memory = memory(10);
+        let id = log_in(&mut memory, "r", Duration::MINUTE);
+        let mut slow = memory.begin(field("ref=\"r\";term=1;seq=1"), NOW).unwrap();
+        let before = memory.load(Some(&mut slow), id, NOW).unwrap();
+        let newer = Record { data: [("count".to_owned(), 5.into())].into(), ..Record::clone(&before) };
+        memory.take(&slow.field.session_ref, Version { term: 3, seq: 9 }, newer.clone(), 10).unwrap();
+        let mut next = memory.begin(field("ref=\"r\";term=3;seq=9"), NOW).unwrap();
+        assert_eq!(memory.load(Some(&mut next), id, NOW).as_deref(), Some(&newer));
+        assert_eq!(memory.save(Some(&mut slow), &before), Err(Overtaken));
+        assert!(matches!(memory.finish(&slow), Outcome::Save(Version { term: 1, .. }, _)));
+        assert_eq!(memory.load(Some(&mut next), id, NOW).as_deref(), Some(&newer));
+        assert_eq!(memory.finish(&next), Outcome::Nothing);
+    }
+}
