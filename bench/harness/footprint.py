@@ -31,10 +31,14 @@ class Footprint:
     messages: float  # a save, between servers, or between Linchpin and servers
 
 
-def measure(processes, program, own, learn):
-    """Every way with every number of servers. `learn(proxy, target, sessions)` makes so many new sessions."""
+def check_tools():
+    """Ends the run before it has begun if something is missing that it would need at its end."""
     if missing := tomcat.missing():
         raise SystemExit(f"missing: {', '.join(missing)}. The scenario copies needs a JDK and Debian's tomcat10-common")
+
+
+def measure(processes, program, own, learn):
+    """Every way with every number of servers. `learn(proxy, target, sessions)` makes so many new sessions."""
     found = []
     known = holds(program)
     for servers in SERVERS:
