@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_entries_and_names_with_dots_are_told() {
+    fn the_order_of_entries_and_names_with_dots_are_reported() {
         let keys = |ids: [&str; 2]| ids.map(|id| format!("[[keys]]\nid = \"{id}\"\n")).concat();
         let expected = vec![("keys".into(), json!(["1", "2"]), json!(["2", "1"]), REORDERED)];
         assert_eq!(changes(&keys(["1", "2"]), &keys(["2", "1"])), expected);
@@ -139,16 +139,16 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_a_secret_is_told_and_not_shown() {
+    fn a_change_of_a_secret_is_reported_and_not_shown() {
         let store = |password: &str| {
             format!("[[pools]]\nname = \"p\"\n[pools.persistence.learned]\nstore = \"redis://:{password}@h\"\n")
         };
-        let told = changes(&store("one"), &store("two"));
+        let reported = changes(&store("one"), &store("two"));
         let path = "pools.p.persistence.learned.store".to_owned();
-        assert_eq!(told, vec![(path, json!("(not shown)"), json!("(not shown)"), CHANGED)]);
+        assert_eq!(reported, vec![(path, json!("(not shown)"), json!("(not shown)"), CHANGED)]);
         let headers = |token: &str| format!("[[routes]]\nrequest_headers = {{ set = {{ X = \"{token}\" }} }}\n");
-        let told = format!("{:?}{:?}", changes(&headers("s3cret"), ""), Document::parse(&headers("s3cret")));
-        assert!(told.contains("(not shown)") && !told.contains("s3cret"), "{told}");
+        let reported = format!("{:?}{:?}", changes(&headers("s3cret"), ""), Document::parse(&headers("s3cret")));
+        assert!(reported.contains("(not shown)") && !reported.contains("s3cret"), "{reported}");
     }
 
     #[test]
