@@ -4,6 +4,7 @@
 
 mod api;
 mod bind;
+mod copies_view;
 mod dashboard;
 mod gauges;
 mod guard;

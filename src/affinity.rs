@@ -317,6 +317,15 @@ impl Affinity {
         }
     }
 
+    /// Returns the key of a session id of the application, if the pool's clients are pinned by such ids.
+    pub fn key_of_id(&self, id: &[u8], pool: &Pool) -> Option<SessionKey> {
+        match &self.carrier {
+            ActiveCarrier::Route(route) => Some(route.key_of_id(id, pool)),
+            ActiveCarrier::Learned(learned) => Some(learned.key(id)),
+            ActiveCarrier::None | ActiveCarrier::Cookie(_) | ActiveCarrier::Header(_) => None,
+        }
+    }
+
     /// Removes what has expired at `now` (since the Unix epoch). Call it periodically.
     pub fn sweep(&self, now: Duration) {
         if let Some(converge) = &self.converge {

@@ -99,7 +99,7 @@ async fn explain(State(api): State<Arc<Api>>, Json(request): Json<ExplainRequest
     let pools = entries.iter().map(|entry| (&*entry.pool, &*entry.affinity));
     let explained = explain::explain_as_sent(pools, &request.token, now);
     match explained {
-        Some(explanation) => Json(ExplainResponse::from(&explanation)).into_response(),
+        Some(explanation) => Json(ExplainResponse::new(&explanation, &entries)).into_response(),
         None => (StatusCode::NOT_FOUND, "No pool here can read this: a client that sends it gets a new session.\n")
             .into_response(),
     }

@@ -10,6 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::copies_view;
 use super::sources::{PoolEntry, StatusSources};
 use crate::clock;
 use crate::discover::SourceStatus;
@@ -65,6 +66,7 @@ impl Collector for Gauges {
         }
 
         self.sources(&mut encoder, &entries)?;
+        copies_view::encode(&mut encoder, &entries)?;
 
         let certificates = self.0.certificates.expiries(clock::unix());
         let help = "Whole days until the certificate expires; negative after that";

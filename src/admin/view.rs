@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::copies_view::{Copies, HeldCopy};
 use super::sources::{PoolEntry, StatusSources};
 use crate::affinity::explain::{Explanation, NamedBackend, SessionTimes};
 use crate::affinity::{Cause, Verdict};
@@ -34,6 +35,9 @@ struct Pool<'a> {
     available: usize,
     /// Requests that were refused without an attempt on a backend, by reason.
     refused: BTreeMap<&'static str, u64>,
+    /// Omitted without [pools.copies].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copies: Option<Copies>,
     backends: Vec<Backend<'a>>,
     /// Omitted if all backends are configured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -178,6 +182,7 @@ impl<'a> Pool<'a> {
             persistence: entry.affinity.kind(),
             available: entry.pool.serving(),
             refused: entry.unserved.refusals().collect(),
+            copies: entry.copies.as_deref().map(Copies::now),
             backends: entry.pool.backends().iter().enumerate().map(backend).collect(),
             discover: entry.sources.iter().map(source).collect(),
         }
@@ -212,10 +217,14 @@ pub(super) struct ExplainResponse<'a> {
     cause: Option<&'static str>,
     goes_to: Option<&'a str>,
     why: &'a str,
+    /// What is held of the session; `null` without [pools.copies], or if nothing is known of it.
+    copy: Option<HeldCopy<'a>>,
 }
 
-impl<'a> From<&'a Explanation> for ExplainResponse<'a> {
-    fn from(explanation: &'a Explanation) -> ExplainResponse<'a> {
+impl<'a> ExplainResponse<'a> {
+    /// Makes the response. `entries` are the running pools.
+    pub(super) fn new(explanation: &'a Explanation, entries: &'a [PoolEntry]) -> ExplainResponse<'a> {
+        let entry = entries.iter().find(|entry| **entry.pool.name() == *explanation.pool);
         let seen = |read: fn(&SessionTimes) -> Option<u64>| explanation.seen.as_ref().and_then(read);
         ExplainResponse {
             valid: explanation.verdict == Verdict::Hit,
@@ -236,6 +245,7 @@ impl<'a> From<&'a Explanation> for ExplainResponse<'a> {
             cause: explanation.cause.map(Cause::as_str),
             goes_to: explanation.goes_to.as_deref(),
             why: &explanation.why,
+            copy: entry.and_then(|entry| HeldCopy::of(explanation, entry)),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! Invariant: the function that judges requests judges it; no explanation contains a secret.
 //! Must not know: who asks, or how the explanation is shown.
 
-use super::{Affinity, Cause, Decision, NextStep, PinLookup, Verdict, decide, failover};
+use super::{Affinity, Cause, Decision, NextStep, PinLookup, SessionKey, Verdict, decide, failover};
 use crate::balance::TriedBackends;
 use crate::pool::Pool;
 
@@ -17,6 +17,8 @@ pub struct Explanation {
     pub key: Option<String>,
     /// The session's id.
     pub session: u64,
+    /// The key of the application's session id, if the pool's clients are pinned by such ids.
+    pub session_key: Option<SessionKey>,
     /// The session's times, if they are known.
     pub seen: Option<SessionTimes>,
     /// The backend that the pin names.
@@ -95,6 +97,7 @@ pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Opti
         persistence: affinity.kind(),
         key: affinity.key_of(token).map(str::to_owned),
         session: decision.session,
+        session_key: affinity.key_of_id(token, pool),
         seen,
         backend,
         term,

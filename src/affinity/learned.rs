@@ -263,7 +263,7 @@ impl LearnedCarrier {
         }
     }
 
-    fn key(&self, id: &[u8]) -> SessionKey {
+    pub(super) fn key(&self, id: &[u8]) -> SessionKey {
         SessionKey::of(&self.pool, id)
     }
 }

@@ -82,14 +82,19 @@ impl RouteCarrier {
         let ids = || self.ids(headers, path);
         let known = |id: &&[u8]| self.routed(id, pool).is_some_and(|routed| routed.backends[0].is_some());
         let id = ids().find(known).or_else(|| ids().find(|id| self.routed(id, pool).is_some()))?;
-        Some(SessionKey::of(pool.name(), self.without_route(id)))
+        Some(self.key_of_id(id, pool))
+    }
+
+    /// Returns the key of the session with this id.
+    pub(super) fn key_of_id(&self, id: &[u8], pool: &Pool) -> SessionKey {
+        SessionKey::of(pool.name(), self.without_route(id))
     }
 
     /// Returns the key of the session whose id a response issues.
     pub(super) fn issued_key(&self, headers: &HeaderMap, pool: &Pool, now: u64) -> Option<SessionKey> {
         let fields = headers.get_all(SET_COOKIE).iter();
         let id = fields.filter_map(|field| issued_id(field, &self.settings.cookie, now)).last()?;
-        Some(SessionKey::of(pool.name(), self.without_route(id)))
+        Some(self.key_of_id(id, pool))
     }
 
     /// Returns an id without the backends' names.

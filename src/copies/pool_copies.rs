@@ -79,9 +79,17 @@ impl CopyCounters {
         self.sum(|counters| &counters.events[event as usize])
     }
 
-    /// Returns how often something was refused, by reason, in the order of [`Refusal::NAMES`].
-    pub fn refusals(&self) -> [u64; Refusal::NAMES.len()] {
-        std::array::from_fn(|at| self.sum(|counters| &counters.refusals[at]))
+    /// Returns how often something was refused, by reason.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Refusal::NAMES.iter().enumerate().map(|(at, name)| (*name, self.sum(|counters| &counters.refusals[at])))
+    }
+
+    /// Returns how many hand-overs took up to each of these seconds and longer than the one before, and the sum of all
+    /// in seconds.
+    pub fn hand_over_times(&self) -> (Vec<(f64, u64)>, f64) {
+        let uppers = BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
+        let buckets = uppers.enumerate().map(|(at, upper)| (upper, self.sum(|counters| &counters.hand_overs[at])));
+        (buckets.collect(), self.sum(|counters| &counters.hand_over_micros) as f64 / 1e6)
     }
 }
 

@@ -23,6 +23,7 @@ mod copies_java;
 mod copies_php;
 mod copies_python;
 mod copies_rust;
+mod copies_seen;
 mod crowds;
 mod curl;
 mod dashboard;
