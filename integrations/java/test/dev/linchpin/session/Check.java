@@ -3,7 +3,7 @@ package dev.linchpin.session;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Objects;
-import java.util.function.BooleanSupplier;
+import java.util.concurrent.Callable;
 
 /** Runs named tests one after the other, and exits with 1 if one of them fails. */
 final class Check {
@@ -46,9 +46,9 @@ final class Check {
         }
     }
 
-    static void until(String what, BooleanSupplier condition) throws InterruptedException {
+    static void until(String what, Callable<Boolean> condition) throws Exception {
         long end = System.nanoTime() + 20_000_000_000L;
-        while (!condition.getAsBoolean()) {
+        while (!condition.call()) {
             if (System.nanoTime() > end) {
                 throw new AssertionError("waited in vain: " + what);
             }

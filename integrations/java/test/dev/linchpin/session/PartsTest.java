@@ -158,6 +158,17 @@ final class PartsTest {
             equal(refs.version(refs.admit(field(2, null), 0)), new Version(1, 1));
             equal(refs.version(refs.admit(field(3, null), 0)), null);
         });
+        check.that("a session whose time is over is not found, and its end is the next state of its ref", () -> {
+            RefTable refs = table();
+            Sessions sessions = new Sessions(null, new Listeners(List.of()), 10);
+            LinchpinSession session = sessions.create(0);
+            save(refs, field(1, null), session);
+            holds(sessions.find(session.getId(), 9_999, refs) == session, "nothing");
+            equal(sessions.find(session.getId(), 10_000, refs), null);
+            RefTable.Entry entry = refs.admit(field(1, 1L), 0);
+            holds(refs.isDropped(entry), "the session");
+            equal(refs.version(entry), new Version(1, 2));
+        });
         check.that("copies that wait are bounded: the oldest goes first, and is wanted again", () -> {
             RefTable refs = table();
             for (int ref = 0; ref < 100; ref++) {

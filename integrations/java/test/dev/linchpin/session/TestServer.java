@@ -16,15 +16,8 @@ final class TestServer implements AutoCloseable {
     private final Tomcat tomcat = new Tomcat();
     private final File folder;
 
+    /** @param parameters context parameters, such as {@code linchpin.session.secret} */
     TestServer(Map<String, String> parameters, int maxResponseHead) throws Exception {
-        this(parameters, maxResponseHead, 30);
-    }
-
-    /**
-     * @param parameters context parameters, such as {@code linchpin.session.secret}
-     * @param timeout of sessions, in minutes
-     */
-    TestServer(Map<String, String> parameters, int maxResponseHead, int timeout) throws Exception {
         folder = Files.createTempDirectory("linchpin-session-test").toFile();
         tomcat.setBaseDir(folder.getPath());
         // Several Tomcats of one process need names.
@@ -35,7 +28,6 @@ final class TestServer implements AutoCloseable {
         connector.setProperty("maxHttpResponseHeaderSize", String.valueOf(maxResponseHead));
         tomcat.setConnector(connector);
         Context context = tomcat.addContext("", folder.getPath());
-        context.setSessionTimeout(timeout);
         parameters.forEach(context::addParameter);
         context.addServletContainerInitializer(new SessionFilterInstaller(), null);
         Tomcat.addServlet(context, "application", new TestApplication()).setAsyncSupported(true);
