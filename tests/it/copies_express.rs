@@ -1,9 +1,8 @@
 //! Session copies of an Express application, by the store of `integrations/express`.
 
-use super::support::application::{Application, NODE_MODULES, check};
+use super::support::application::{Application, check, suite};
 use super::support::process::printed;
 use super::support::survival::{self, Launch, Shop};
-use super::support::tool::try_run;
 
 const SHOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/integrations/express/example/app.js");
 
@@ -14,8 +13,8 @@ async fn shop(environment: &[(&str, &str)]) -> Application {
 #[tokio::test]
 async fn the_express_store_passes_its_own_tests() {
     let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/integrations/express/test");
-    let path = format!("NODE_PATH={NODE_MODULES}");
-    try_run("env", &[&path, "node", "--test", tests]).await.unwrap_or_else(|output| panic!("{output}"));
+    let output = suite("node", &["--test", tests]).await;
+    assert!(output.status.success(), "{}", printed(&output));
 }
 
 #[tokio::test]

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::support::application::{Application, check};
+use super::support::application::{Application, check, suite};
 use super::support::process::printed;
 use super::support::survival::{self, Launch, Shop};
-use super::support::tool::{Folder, try_run};
+use super::support::tool::Folder;
 
 const SHOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/integrations/php/example/index.php");
 
@@ -19,7 +19,8 @@ async fn shop(folder: &Folder, name: &str) -> Application {
 #[tokio::test]
 async fn the_php_session_handler_passes_its_own_tests() {
     let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/integrations/php/test/run.php");
-    try_run("php", &[tests]).await.unwrap_or_else(|output| panic!("{output}"));
+    let output = suite("php", &[tests]).await;
+    assert!(output.status.success(), "{}", printed(&output));
 }
 
 #[tokio::test]

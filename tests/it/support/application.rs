@@ -6,8 +6,7 @@ use std::process::{Output, Stdio};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::process::command;
-use super::soon;
+use super::{PATIENCE, soon};
 
 /// The secret that all servers share.
 pub const SECRET: &str = "a secret that all servers share, long enough";
@@ -82,5 +81,13 @@ fn address(line: &str) -> Option<SocketAddr> {
 pub async fn check(a: &Application, b: &Application, more: &[&str]) -> Output {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/integrations/check.py");
     let (a, b) = (a.url(), b.url());
-    command("python3", &[&[script, &a, &b], more].concat()).await
+    suite("python3", &[&[script, &a, &b], more].concat()).await
+}
+
+/// Runs a program that makes many checks, for which a busy machine needs longer than for one.
+pub async fn suite(program: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).env("NODE_PATH", NODE_MODULES).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(6 * PATIENCE, command.output()).await;
+    output.unwrap_or_else(|_| panic!("waited in vain: the end of {program} {arguments:?}")).unwrap()
 }
