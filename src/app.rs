@@ -132,6 +132,7 @@ impl App {
         let entries = Arc::clone(published.entries());
         let parts = ControlParts {
             stores: composer.take_stores(),
+            shared_copies: composer.take_shared_copies(),
             composer,
             published,
             listening,

@@ -1,9 +1,11 @@
-//! Owns: the task that keeps a table of learned sessions in sync with a store that several Linchpins share.
+//! Owns: the tasks that keep learned sessions, and session copies, in sync with a store that several Linchpins share.
 //! Invariant: no client waits for a store that is slow or down; a store that returns gets what was learned meanwhile.
 //! Must not know: requests, or how a table works inside.
 
 mod connection;
+mod copies;
 mod format;
+mod outage;
 mod redis;
 mod skew;
 
@@ -12,11 +14,8 @@ use std::time::Duration;
 
 use crate::affinity::learned::{StoreCommand, StoreSync};
 use crate::clock;
-
-/// The first pause between two attempts to connect.
-const MIN_RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause: each one is twice as long as the one before.
-const MAX_RETRY_PAUSE: Duration = Duration::from_secs(2);
+use crate::copies::SharedStoreSync;
+use outage::Outage;
 
 /// Checks the syntax of a store's address.
 ///
@@ -29,19 +28,15 @@ pub fn check_address(address: &str) -> Result<(), &'static str> {
 /// Keeps a table and its store in sync. Never returns.
 pub async fn run(mut sync: StoreSync) {
     let pool = sync.pool.clone();
-    let (mut pause, mut has_logged_loss) = (MIN_RETRY_PAUSE, false);
+    let mut outage = Outage::default();
     loop {
         match redis::StoreConnection::open(&sync).await {
             Ok(connection) => {
                 tracing::info!(pool = &*pool, "connected to the store of learned sessions");
                 let since = clock::now();
                 let error = connection.run(&mut sync).await;
-                // A store that accepts connections but refuses commands is as good as down: after a short connection
-                // the pause keeps growing, and the loss is not logged again.
-                if clock::now().saturating_duration_since(since) >= MAX_RETRY_PAUSE {
-                    (pause, has_logged_loss) = (MIN_RETRY_PAUSE, false);
-                }
-                if !std::mem::replace(&mut has_logged_loss, true) {
+                outage.connection_ended(clock::now().saturating_duration_since(since));
+                if outage.is_first_failure() {
                     tracing::warn!(
                         pool = &*pool,
                         %error,
@@ -50,8 +45,7 @@ pub async fn run(mut sync: StoreSync) {
                     );
                 }
             }
-            // Logged once, not at every attempt.
-            Err(error) if !std::mem::replace(&mut has_logged_loss, true) => {
+            Err(error) if outage.is_first_failure() => {
                 tracing::warn!(
                     pool = &*pool,
                     %error,
@@ -62,9 +56,13 @@ pub async fn run(mut sync: StoreSync) {
             Err(_) => {}
         }
         sync.state.is_responsive.store(false, Ordering::Relaxed);
-        pause_without_store(&mut sync, pause).await;
-        pause = (pause * 2).min(MAX_RETRY_PAUSE);
+        pause_without_store(&mut sync, outage.next_pause()).await;
     }
+}
+
+/// Keeps the copies of a pool in a store that several Linchpins share. Never returns.
+pub async fn run_copies(sync: SharedStoreSync) {
+    copies::run(sync).await;
 }
 
 /// Waits for `time`, and meanwhile replies to queries that nothing is known. Drops other commands: the table has what

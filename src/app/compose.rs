@@ -9,7 +9,7 @@ use crate::affinity::pin_names::PinNames;
 use crate::affinity::{self, Affinity, KeyRing, SessionTables, learned};
 use crate::clock;
 use crate::config::{Plan, PoolPlan};
-use crate::copies::CopyStores;
+use crate::copies::{CopyStores, SharedStoreSync};
 use crate::pool::health_tracker::BackendDownNotifier;
 use crate::pool::reconcile::Reconciler;
 use crate::pool::{Pool, backend};
@@ -74,6 +74,11 @@ impl Composer {
     /// Takes the stores that have no task yet.
     pub(super) fn take_stores(&mut self) -> Vec<learned::StoreSync> {
         self.tables.take_stores()
+    }
+
+    /// Takes the shared stores of session copies that have no task yet.
+    pub(super) fn take_shared_copies(&mut self) -> Vec<SharedStoreSync> {
+        self.copies.take_shared()
     }
 
     /// Sets the backends of the pool at a position of the plan; returns whether they differ from those of before.

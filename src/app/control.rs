@@ -15,6 +15,7 @@ use super::publish::Published;
 use crate::admin::{self, Phase};
 use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::learned;
+use crate::copies::SharedStoreSync;
 use crate::net::Address;
 use crate::telemetry::{LossReporter, Metrics};
 use crate::tls::reload::WatchedCertificates;
@@ -38,6 +39,7 @@ pub(super) struct ControlParts {
     /// The bound admin listener, its settings, and how many connections it may have.
     pub(super) admin: Option<(admin::Bound, admin::Settings, usize)>,
     pub(super) stores: Vec<learned::StoreSync>,
+    pub(super) shared_copies: Vec<SharedStoreSync>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: LossReporter,
     pub(super) certificates: WatchedCertificates,
@@ -81,11 +83,25 @@ async fn admin_close(mut phase: watch::Receiver<Phase>) {
 }
 
 async fn control(parts: ControlParts, phase: Arc<watch::Sender<Phase>>, ended: oneshot::Receiver<()>) {
-    let ControlParts { composer, published, listening, avoid_list, admin, stores, metrics, log, certificates } = parts;
+    let ControlParts {
+        composer,
+        published,
+        listening,
+        avoid_list,
+        admin,
+        stores,
+        shared_copies,
+        metrics,
+        log,
+        certificates,
+    } = parts;
     let (entries, known) = (Arc::clone(published.entries()), phase.subscribe());
     published.begin_probes();
     for store in stores {
         tokio::spawn(session_sync::run(store));
+    }
+    for store in shared_copies {
+        tokio::spawn(session_sync::run_copies(store));
     }
     tokio::spawn(process_housekeeping(avoid_list, Arc::clone(&entries), Arc::clone(&metrics), log));
     tokio::task::spawn_local(discovery::run(composer, published, listening, Arc::clone(&phase)));

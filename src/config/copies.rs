@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::reader::Table;
 use super::values::{KIB, MIB, MILLISECOND, SECOND, duration, flag, size, word};
-use crate::copies::{Hold, Settings};
+use crate::copies::{Hold, Settings, StoreAddress};
 
 /// The longest `handover`: a client hardly waits longer for a page.
 const LONGEST_HANDOVER: Duration = SECOND.saturating_mul(60);
@@ -21,6 +21,7 @@ pub(super) fn copies(table: &Table<'_>) -> Option<Settings> {
         max: table.get("max", size(KIB..=128 * KIB)).unwrap_or(default.max),
         handover: table.get("handover", duration(MILLISECOND * 10..=LONGEST_HANDOVER)).unwrap_or(default.handover),
         required: table.get("required", flag).unwrap_or(default.required),
+        store: table.get("store", super::persistence::store).map(StoreAddress),
     };
     if !table.is_present() {
         return None;
@@ -34,6 +35,11 @@ pub(super) fn copies(table: &Table<'_>) -> Option<Settings> {
         let problem =
             format!("`memory` has no effect: with hold = \"{}\", servers keep the copies", settings.hold.as_str());
         notes.warn(&table.at("memory"), problem, "remove it, or write hold = \"balancer\"");
+    }
+    if table.has("store") && settings.hold != Hold::Balancer {
+        let problem =
+            format!("`store` has no effect: with hold = \"{}\", servers keep the copies", settings.hold.as_str());
+        notes.warn(&table.at("store"), problem, "remove it, or write hold = \"balancer\"");
     }
     Some(settings)
 }

@@ -87,7 +87,7 @@ fn node(value: &DeValue<'_>, path: &[&str]) -> Node {
 /// Returns whether the value of a key may contain a secret: the address of a store a password, a header field that is
 /// added to requests a token.
 fn is_secret(path: &[&str]) -> bool {
-    matches!(path, [.., "learned", "store"] | [.., "request_headers" | "response_headers", "set" | "add", _])
+    matches!(path, [.., "learned" | "copies", "store"] | [.., "request_headers" | "response_headers", "set" | "add", _])
 }
 
 fn plain(value: &DeValue<'_>) -> Value {

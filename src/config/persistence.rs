@@ -197,7 +197,7 @@ fn routing_cookie(value: &DeValue<'_>) -> Value<String> {
 }
 
 /// Reads the address of a store. Never shows it, since it may contain a password.
-fn store(value: &DeValue<'_>) -> Value<String> {
+pub(super) fn store(value: &DeValue<'_>) -> Value<String> {
     let address = text(value)?;
     match session_sync::check_address(address) {
         Ok(()) => Ok(address.into()),

@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use super::fields::NewState;
-use super::rules::{BeforeRequest, Claim, Given, Holder, Saved, Session, Wait};
+use super::rules::{self, BeforeRequest, Claim, Given, Holder, Saved, Session, Wait};
+use super::shared::{Fetched, SharedState};
 use super::version::Version;
 
 /// What a store holds of one session.
@@ -19,6 +20,8 @@ pub struct Entry {
     state: Mutex<State>,
     /// When it was last used, in seconds since the Unix epoch.
     used: AtomicU64,
+    /// When a shared store was last notified of a use.
+    shared_at: AtomicU64,
     totals: Arc<Totals>,
 }
 
@@ -61,6 +64,8 @@ pub enum Preparation {
     Send(InFlight),
     /// The copy is given to its server.
     Give(Offer),
+    /// The shared store is asked for the newest state and the next term.
+    Fetch(Fetch),
     /// It waits for this, until the future resolves, and asks again.
     Wait(Wait, OwnedNotified),
 }
@@ -81,6 +86,16 @@ pub struct Offer {
     version: Version,
     bytes: Bytes,
     outcome: Given,
+}
+
+/// A question to the shared store. If it is dropped, there is no answer.
+#[derive(Debug)]
+pub struct Fetch {
+    entry: Arc<Entry>,
+    number: u32,
+    to: Holder,
+    term: u32,
+    fetched: Option<Fetched>,
 }
 
 /// What is held of a session, for people.
@@ -107,7 +122,12 @@ impl Entry {
         totals.bytes.fetch_add(ENTRY_BYTES, Ordering::Relaxed);
         let expires = now.saturating_add(lifetime);
         let state = State { session, copy: None, ttl: None, saved_at: 0, expires, changed: None };
-        Entry { state: Mutex::new(state), used: AtomicU64::new(now), totals: Arc::clone(totals) }
+        Entry {
+            state: Mutex::new(state),
+            used: AtomicU64::new(now),
+            shared_at: AtomicU64::new(now),
+            totals: Arc::clone(totals),
+        }
     }
 
     pub(super) fn touch(&self, now: u64) {
@@ -115,6 +135,16 @@ impl Entry {
         if self.used() != now {
             self.used.store(now, Ordering::Relaxed);
         }
+    }
+
+    /// Returns whether a shared store is to be notified that the session is in use, since it last was more than
+    /// `interval` seconds ago.
+    pub fn is_touch_due(&self, now: u64, interval: u64) -> bool {
+        let is_due = now.abs_diff(self.shared_at.load(Ordering::Relaxed)) > interval;
+        if is_due {
+            self.shared_at.store(now, Ordering::Relaxed);
+        }
+        is_due
     }
 
     pub(super) fn used(&self) -> u64 {
@@ -153,6 +183,10 @@ impl Entry {
                 let bytes = state.copy.clone().unwrap_or_default();
                 let entry = Arc::clone(self);
                 Preparation::Give(Offer { entry, hand_over, version, bytes, outcome: Given::Unreached })
+            }
+            BeforeRequest::Fetch(number) => {
+                let term = state.session.term();
+                Preparation::Fetch(Fetch { entry: Arc::clone(self), number, to, term, fetched: None })
             }
             BeforeRequest::Wait(wait) => {
                 let changed = Arc::clone(state.changed.get_or_insert_default());
@@ -295,6 +329,37 @@ impl Drop for InFlight {
             state.session.ended(&self.claim);
             entry.settle(&mut state);
         }
+    }
+}
+
+impl Fetch {
+    /// Returns the term that is known here.
+    pub fn term(&self) -> u32 {
+        self.term
+    }
+
+    /// Ends it with what the shared store knows; `None` if the store was not reachable.
+    pub fn end(mut self, fetched: Option<Fetched>) {
+        self.fetched = fetched;
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        let (term, newest) = self.fetched.take().map_or((None, None), |fetched| (Some(fetched.term), fetched.newest));
+        let mut state = self.entry.lock();
+        let known = newest.as_ref().map(|(version, state)| match state {
+            SharedState::Held(..) => rules::Fetched::Held(*version),
+            SharedState::Dropped => rules::Fetched::Dropped(*version),
+            SharedState::Lost => rules::Fetched::Lost(*version),
+        });
+        if state.session.fetched(self.number, self.to, term, known)
+            && let Some((_, SharedState::Held(bytes, ttl))) = newest
+        {
+            self.entry.set_copy(&mut state, Some(bytes));
+            state.ttl = ttl;
+        }
+        self.entry.settle(&mut state);
     }
 }
 

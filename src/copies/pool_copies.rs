@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::refusal::Refusal;
 use super::session_ref::SessionRef;
 use super::settings::Settings;
+use super::shared::SharedLink;
 use super::store::CopyStore;
 use crate::clock::{self, LogLimiter};
 use crate::per_thread::{Counter, PerThread};
@@ -23,6 +24,7 @@ pub struct PoolCopies {
     settings: Settings,
     store: Arc<CopyStore>,
     counters: Arc<CopyCounters>,
+    shared: Option<SharedLink>,
 }
 
 /// What is counted of a pool's session copies. Outlives a reload.
@@ -95,8 +97,19 @@ impl CopyCounters {
 
 impl PoolCopies {
     /// Puts the parts together.
-    pub fn new(pool: &Arc<str>, settings: Settings, store: Arc<CopyStore>, counters: Arc<CopyCounters>) -> PoolCopies {
-        PoolCopies { pool: Arc::clone(pool), settings, store, counters }
+    pub fn new(
+        pool: &Arc<str>,
+        settings: Settings,
+        store: Arc<CopyStore>,
+        counters: Arc<CopyCounters>,
+        shared: Option<SharedLink>,
+    ) -> PoolCopies {
+        PoolCopies { pool: Arc::clone(pool), settings, store, counters, shared }
+    }
+
+    /// Returns the store that several Linchpins share, if there is one.
+    pub fn shared(&self) -> Option<&SharedLink> {
+        self.shared.as_ref()
     }
 
     /// Returns the pool's name.

@@ -33,11 +33,13 @@ pub enum Refusal {
     WantedTwice,
     /// The server wanted the copy, but the request's body was too long to be kept.
     BodyNotKept,
+    /// The shared store is down or slow: this Linchpin uses its own copies alone.
+    SharedStore,
 }
 
 impl Refusal {
     /// The words for log and metrics, in the order of the variants.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 14] = [
         "stale_term",
         "stale_seq",
         "too_long",
@@ -51,6 +53,7 @@ impl Refusal {
         "hand_over",
         "wanted_twice",
         "body_not_kept",
+        "shared_store",
     ];
 
     /// The word for this reason.
@@ -95,6 +98,9 @@ impl Refusal {
             }
             Refusal::BodyNotKept => {
                 "a server wanted a copy, but the request's body was longer than `replay_limit`, so the client got 503"
+            }
+            Refusal::SharedStore => {
+                "the store of [pools.copies] is down or slow, so a state is known to this Linchpin alone: check Redis"
             }
         }
     }

@@ -54,6 +54,8 @@ pub enum BeforeRequest {
         /// The version that the state has from now on.
         version: Version,
     },
+    /// Raise the term in the shared store first; then report it to [`Session::fetched`] with this number, and ask again.
+    Fetch(u32),
     /// Wait, and ask again when the session has changed.
     Wait(Wait),
 }
@@ -82,6 +84,17 @@ pub enum Given {
     Broken,
     /// The server could not be reached, or the hand-over was abandoned.
     Unreached,
+}
+
+/// What a shared store knows of a session, by its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    /// A copy.
+    Held(Version),
+    /// The session has ended.
+    Dropped(Version),
+    /// It once had a copy.
+    Lost(Version),
 }
 
 /// What becomes of a state that a response brings.
@@ -116,6 +129,10 @@ pub struct Session {
     sent: u32,
     /// States of requests up to this number are older than one that could not be read.
     void_until: u32,
+    /// Several Linchpins share a store, which gives out the terms.
+    is_shared: bool,
+    /// The server for which the shared store has just given a term.
+    fetched_for: Option<Holder>,
 }
 
 /// A hand-over under way.
@@ -162,7 +179,15 @@ impl Session {
             in_flight: 0,
             sent: 0,
             void_until: 0,
+            is_shared: false,
+            fetched_for: None,
         }
+    }
+
+    /// Has each hand-over ask the store that several Linchpins share, if `is_shared`.
+    pub fn with_shared_store(mut self, is_shared: bool) -> Session {
+        self.is_shared = is_shared;
+        self
     }
 
     /// Notes the term and the server of the session's pin. If another Linchpin has handed the session over since, the
@@ -204,6 +229,11 @@ impl Session {
         if !is_there && self.in_flight > 0 && may_wait && self.holder.is_some_and(is_alive) {
             return BeforeRequest::Wait(Wait::Requests);
         }
+        if self.is_shared && self.fetched_for.take() != Some(to) {
+            self.hand_overs = self.hand_overs.wrapping_add(1);
+            self.hand_over = Some(HandOver { number: self.hand_overs, version: self.newest.version() });
+            return BeforeRequest::Fetch(self.hand_overs);
+        }
         match self.newest {
             Newest::Lost(_) => self.hand_to(to, 1),
             Newest::Dropped(version) => {
@@ -219,6 +249,32 @@ impl Session {
             }
         }
         BeforeRequest::Send(self.send(to))
+    }
+
+    /// Notes what the shared store knows of the session, after it has raised its term to `term` for a hand-over to `to`.
+    /// Returns whether that is newer than what is known here. Without a `term` the store is not reachable, and what is
+    /// known here has to do.
+    pub fn fetched(&mut self, number: u32, to: Holder, term: Option<u32>, newest: Option<Fetched>) -> bool {
+        if self.hand_over.take_if(|running| running.number == number).is_none() {
+            return false;
+        }
+        self.fetched_for = Some(to);
+        // The hand-over that follows raises it by one.
+        self.term = self.term.max(term.map_or(0, |term| term.saturating_sub(1)));
+        let Some(fetched) = newest else { return false };
+        let (Fetched::Held(version) | Fetched::Dropped(version) | Fetched::Lost(version)) = fetched;
+        // Of equal versions a copy is no newer than the copy here.
+        let is_newer = version > self.newest.version()
+            || (version == self.newest.version() && !(matches!(fetched, Fetched::Held(_)) && self.is_held()));
+        if is_newer {
+            self.newest = match fetched {
+                Fetched::Held(version) => Newest::Held(version),
+                Fetched::Dropped(version) => Newest::Dropped(version),
+                Fetched::Lost(version) => Newest::Lost(version),
+            };
+            (self.holder, self.is_confirmed) = (None, false);
+        }
+        is_newer
     }
 
     /// Notes the outcome of the hand-over with this number. Returns false if it was abandoned meanwhile.

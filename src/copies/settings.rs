@@ -17,6 +17,18 @@ pub struct Settings {
     pub handover: Duration,
     /// Whether a response whose state can't be copied is withheld.
     pub required: bool,
+    /// The store that several Linchpins share, if there is one.
+    pub store: Option<StoreAddress>,
+}
+
+/// The address of a shared store. It is not shown, since it may contain a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreAddress(pub String);
+
+impl std::fmt::Debug for StoreAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreAddress").finish_non_exhaustive()
+    }
 }
 
 impl Default for Settings {
@@ -27,6 +39,7 @@ impl Default for Settings {
             max: 32 * 1024,
             handover: Duration::from_secs(2),
             required: false,
+            store: None,
         }
     }
 }

@@ -7,21 +7,44 @@ use std::sync::Arc;
 
 use super::pool_copies::{CopyCounters, PoolCopies};
 use super::settings::Settings;
+use super::shared::{SharedLink, SharedStoreSync};
 use super::store::CopyStore;
 
 /// The stores of a process, by pool. They outlive a reload.
 #[derive(Debug, Default)]
 pub struct CopyStores {
-    by_pool: HashMap<Arc<str>, (Arc<CopyStore>, Arc<CopyCounters>)>,
+    by_pool: HashMap<Arc<str>, PoolStore>,
+    shared: Vec<SharedStoreSync>,
+}
+
+/// What a pool keeps through reloads.
+#[derive(Debug)]
+struct PoolStore {
+    store: Arc<CopyStore>,
+    counters: Arc<CopyCounters>,
+    link: Option<SharedLink>,
 }
 
 impl CopyStores {
     /// Returns the copies of a pool with these settings, in a process with this many data-path threads. Store and
     /// counters are the same each time. A session without requests is forgotten after `lifetime` seconds.
     pub fn open(&mut self, pool: &Arc<str>, settings: &Settings, lifetime: u64, threads: usize) -> PoolCopies {
-        let new = || (Arc::new(CopyStore::new(settings.memory, lifetime)), Arc::new(CopyCounters::new(threads)));
-        let (store, counters) = self.by_pool.entry(Arc::clone(pool)).or_insert_with(new);
+        let new = || {
+            let link = settings.store.as_ref().map(|address| {
+                let (link, sync) = SharedLink::new(pool, &address.0, lifetime);
+                self.shared.push(sync);
+                link
+            });
+            let store = Arc::new(CopyStore::new(settings.memory, lifetime));
+            PoolStore { store, counters: Arc::new(CopyCounters::new(threads)), link }
+        };
+        let PoolStore { store, counters, link } = self.by_pool.entry(Arc::clone(pool)).or_insert_with(new);
         store.set_limits(settings.memory, lifetime);
-        PoolCopies::new(pool, settings.clone(), Arc::clone(store), Arc::clone(counters))
+        PoolCopies::new(pool, settings.clone(), Arc::clone(store), Arc::clone(counters), link.clone())
+    }
+
+    /// Takes the shared stores that have no task yet.
+    pub fn take_shared(&mut self) -> Vec<SharedStoreSync> {
+        std::mem::take(&mut self.shared)
     }
 }

@@ -18,11 +18,12 @@ use super::give::{self, CopyRequest, GiveEnd, Role};
 use super::order::CandidateOrder;
 use super::snapshot::Service;
 use super::thread::ThreadState;
+use super::wait;
 use crate::affinity::{Cause, Decision, SessionKey, Verdict};
 use crate::clock;
 use crate::copies::{
-    Claim, CopyEvent, CopyOutcome, Entry, Given, Holder, InFlight, NewState, Offer, PoolCopies, Preparation, Refusal,
-    Saved, Session, SessionRef, Wait, fields,
+    Claim, CopyEvent, CopyOutcome, Entry, Fetched, Given, Holder, InFlight, NewState, Offer, PoolCopies, Preparation,
+    Refusal, Saved, Session, SessionRef, SharedSaved, SharedState, Version, Wait, fields,
 };
 use crate::pool::Pool;
 use crate::upstream::Failure;
@@ -89,7 +90,11 @@ pub(super) async fn attempt(
         let response = response.map_err(AttemptError::Failed)?;
         let (Some(copies), Some(in_flight)) = (copies.as_mut(), in_flight) else { return Ok(response) };
         if !fields::is_wanted(response.status(), response.headers()) {
-            copies.take(thread, index, &in_flight, response.headers()).map_err(AttemptError::Ended)?;
+            let shared = copies.take(thread, index, &in_flight, response.headers()).map_err(AttemptError::Ended)?;
+            if let Some(shared) = shared {
+                // Boxed like the hand-over.
+                Box::pin(copies.share(thread, exchange, index, shared)).await.map_err(AttemptError::Ended)?;
+            }
             return Ok(response);
         }
         let wanted = Box::pin(copies.wanted(thread, exchange, request, index, in_flight, response));
@@ -119,7 +124,13 @@ impl<'a> RequestCopies<'a> {
             let is_same = decision.cause != Some(Cause::Replaced);
             (index, is_same.then(|| Holder::of(service.pool.backend(index))))
         };
-        let entry = copies.store().find(session, clock::unix().as_secs());
+        let now = clock::unix().as_secs();
+        let entry = copies.store().find(session, now);
+        if let (Some(shared), Some(entry)) = (copies.shared(), &entry)
+            && entry.is_touch_due(now, copies.store().lifetime() / 4)
+        {
+            shared.touch(session);
+        }
         let mut this = RequestCopies {
             copies,
             service,
@@ -169,7 +180,7 @@ impl<'a> RequestCopies<'a> {
                 return Preparation::Send(InFlight::unknown(Claim::nothing(self.term, to)));
             }
             let holder = self.pinned.and_then(|(_, holder)| holder);
-            let new = || Session::new(self.term, holder);
+            let new = || Session::new(self.term, holder).with_shared_store(self.copies.shared().is_some());
             self.entry = Some(self.copies.store().find_or_insert(self.session, clock::unix().as_secs(), new));
         }
         self.ask(to, true)
@@ -224,6 +235,13 @@ impl<'a> RequestCopies<'a> {
                     return Ok(in_flight);
                 }
                 Preparation::Give(offer) => self.give(thread, exchange, request, index, offer).await?,
+                Preparation::Fetch(fetch) => {
+                    let fetched = self.fetch(exchange, index, fetch.term()).await;
+                    if fetched.is_none() {
+                        self.refused(thread, index, Refusal::SharedStore, None);
+                    }
+                    fetch.end(fetched);
+                }
                 Preparation::Wait(wait, changed) => {
                     exchange.wait_deadline().set(until);
                     tokio::select! {
@@ -237,6 +255,49 @@ impl<'a> RequestCopies<'a> {
                 }
             }
             next = self.ask(to, clock::now() < until);
+        }
+    }
+
+    /// Asks the shared store for the newest state and for the term of a hand-over to the backend at `index`.
+    async fn fetch(&self, exchange: &Exchange, index: usize, term: u32) -> Option<Fetched> {
+        let server = self.service.pool.backend(index).name();
+        let answer = self.copies.shared()?.hand_over(self.session, term, server)?;
+        wait::for_answer(exchange.wait_deadline(), answer).await
+    }
+
+    /// Stores a state in the shared store, before the response goes on.
+    ///
+    /// # Errors
+    /// The response must not reach the client.
+    async fn share(
+        &mut self,
+        thread: &ThreadState,
+        exchange: &Exchange,
+        index: usize,
+        (version, state): (Version, SharedState),
+    ) -> Result<(), ProxyError> {
+        let server = self.service.pool.backend(index).name();
+        let answer = self.copies.shared().and_then(|shared| shared.save(self.session, version, server, state));
+        let saved = match answer {
+            Some(answer) => wait::for_answer(exchange.wait_deadline(), answer).await,
+            None => None,
+        };
+        match saved {
+            Some(SharedSaved::Stored) => Ok(()),
+            Some(SharedSaved::Stale) => {
+                self.refused(thread, index, Refusal::StaleSeq, None);
+                Ok(())
+            }
+            Some(SharedSaved::Fenced(term)) => {
+                // Another Linchpin has handed the session over.
+                self.entry.iter().for_each(|entry| entry.note_pin(term, None));
+                self.refused(thread, index, Refusal::StaleTerm, None);
+                Err(ProxyError::Fenced)
+            }
+            None => {
+                self.refused(thread, index, Refusal::SharedStore, None);
+                if self.copies.settings().required { Err(ProxyError::NotCopied) } else { Ok(()) }
+            }
         }
     }
 
@@ -272,7 +333,8 @@ impl<'a> RequestCopies<'a> {
         }
     }
 
-    /// Takes what the response of the backend at `index` says about the session.
+    /// Takes what the response of the backend at `index` says about the session. Returns what the shared store has to
+    /// know of it before the response goes on.
     ///
     /// # Errors
     /// The response must not reach the client.
@@ -282,7 +344,7 @@ impl<'a> RequestCopies<'a> {
         index: usize,
         in_flight: &InFlight,
         headers: &HeaderMap,
-    ) -> Result<(), ProxyError> {
+    ) -> Result<Option<(Version, SharedState)>, ProxyError> {
         let new = match headers.keys().any(|name| fields::is_of_copies(name.as_str())) {
             true => fields::new_state(headers, self.copies.settings().max),
             false => NewState::Unchanged,
@@ -294,13 +356,18 @@ impl<'a> RequestCopies<'a> {
         if let Some(issued) = issued.map(|key| SessionRef::from_words(key.words())).filter(|new| *new != self.session) {
             if let (Some(entry), false) = (&self.entry, self.is_provisional) {
                 entry.end();
+                if let Some(shared) = self.copies.shared() {
+                    // The save of the new session follows on the same connection, and is waited for.
+                    let server = self.service.pool.backend(index).name();
+                    drop(shared.save(self.session, entry.view().version, server, SharedState::Dropped));
+                }
             }
             (self.session, self.is_provisional) = (issued, false);
             self.entry = self.copies.store().find(issued, now);
             if self.entry.as_ref().is_some_and(|entry| entry.view().term > in_flight.claim().term) {
                 // The id is in use already, by requests that know more than this one.
                 self.refused(thread, index, Refusal::StaleSeq, None);
-                return Ok(());
+                return Ok(None);
             }
         }
         self.store(index, in_flight.claim(), new, now, thread)
@@ -313,9 +380,9 @@ impl<'a> RequestCopies<'a> {
         new: NewState,
         now: u64,
         thread: &ThreadState,
-    ) -> Result<(), ProxyError> {
+    ) -> Result<Option<(Version, SharedState)>, ProxyError> {
         let (event, defect) = match &new {
-            NewState::Unchanged => return Ok(()),
+            NewState::Unchanged => return Ok(None),
             NewState::Save { .. } => (CopyEvent::Save, None),
             NewState::Drop(_) => (CopyEvent::Drop, None),
             NewState::Unusable(_, defect) => (CopyEvent::Save, Some(*defect)),
@@ -325,24 +392,37 @@ impl<'a> RequestCopies<'a> {
             (Some(entry), _) => Some(Arc::clone(entry)),
             (None, Some(_)) => None,
             (None, None) => {
-                let new = || Session::new(claim.term, Some(claim.to));
+                let is_shared = self.copies.shared().is_some();
+                let new = || Session::new(claim.term, Some(claim.to)).with_shared_store(is_shared);
                 Some(self.copies.store().find_or_insert(self.session, now, new))
             }
         };
+        let shared = self.copies.shared().map(|_| match &new {
+            NewState::Save { version, ttl, bytes } => (*version, SharedState::Held(bytes.clone(), *ttl)),
+            NewState::Drop(version) => (*version, SharedState::Dropped),
+            // Without a seq, it replaces whatever is there.
+            NewState::Unchanged | NewState::Unusable(..) => (Version { term: claim.term, seq: 0 }, SharedState::Lost),
+        });
         let saved = place.map_or(Saved::Stored, |entry| entry.take(claim, new, now, self.copies.store().lifetime()));
         self.copies.store().evict_excess();
         match (saved, defect) {
             (Saved::Stored, None) => {
                 self.copies.count(thread.index, event);
-                Ok(())
+                Ok(shared)
             }
             (Saved::Stored, Some(defect)) => {
                 self.refused(thread, index, defect.into(), None);
-                if self.copies.settings().required { Err(ProxyError::NotCopied) } else { Ok(()) }
+                if !self.copies.settings().required {
+                    return Ok(shared);
+                }
+                if let (Some(link), Some((version, state))) = (self.copies.shared(), shared) {
+                    drop(link.save(self.session, version, self.service.pool.backend(index).name(), state));
+                }
+                Err(ProxyError::NotCopied)
             }
             (Saved::Stale, _) => {
                 self.refused(thread, index, Refusal::StaleSeq, None);
-                Ok(())
+                Ok(None)
             }
             (Saved::Fenced, _) => {
                 self.refused(thread, index, Refusal::StaleTerm, None);

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::order::Wait;
-use crate::affinity::SessionRecord;
 use crate::clock::{self, Deadline};
 use crate::health::passive;
 use crate::pool::{Backend, Grant, Pool, Waiting};
@@ -124,11 +123,8 @@ impl Waiter {
 /// The longest wait for the store's answer. The task that asks the store times out sooner; this is the fallback.
 const ANSWER: Duration = Duration::from_millis(500);
 
-/// Waits for the store's answer about a session.
-pub(super) async fn for_answer(
-    limit: &Deadline,
-    answer: oneshot::Receiver<Option<SessionRecord>>,
-) -> Option<SessionRecord> {
+/// Waits for the answer of a store about a session.
+pub(super) async fn for_answer<T>(limit: &Deadline, answer: oneshot::Receiver<Option<T>>) -> Option<T> {
     limit.set_after(ANSWER);
     let found = tokio::select! {
         answer = answer => answer.ok().flatten(),

@@ -74,6 +74,7 @@ mod routes;
 mod session_copies;
 mod session_sync;
 mod shared_connections;
+mod shared_copies;
 mod signals;
 mod slow_clients;
 mod slow_streams;

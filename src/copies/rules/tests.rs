@@ -254,6 +254,7 @@ proptest! {
                             prop_assert!(version.term > term_before);
                             hand_overs.push(hand_over);
                         }
+                        BeforeRequest::Fetch(_) => prop_assert!(false, "there is no shared store"),
                         BeforeRequest::Wait(wait) => {
                             prop_assert!(may_wait);
                             match wait {
@@ -342,5 +343,50 @@ proptest! {
             let to = Holder { losses, ..server(to) };
             prop_assert!(!matches!(session.clone().before_request(to, |_| true, true), BeforeRequest::Wait(_)));
         }
+    }
+}
+
+#[test]
+fn a_hand_over_takes_term_and_state_of_a_shared_store_and_goes_on_without_one() {
+    let v = |term, seq| Version { term, seq };
+    let shared = || Session::new(3, Some(server(0))).with_shared_store(true);
+    let fetch = |session: &mut Session| match session.before_request(server(1), |_| false, true) {
+        BeforeRequest::Fetch(number) => number,
+        other => panic!("{other:?}"),
+    };
+
+    let mut session = shared();
+    assert!(matches!(session.before_request(server(0), |_| true, true), BeforeRequest::Send(_)), "it stays there");
+    let number = fetch(&mut session);
+    let waits = BeforeRequest::Wait(Wait::HandOver);
+    assert_eq!(session.before_request(server(1), |_| false, true), waits, "one question for all");
+    assert!(session.fetched(number, server(1), Some(7), Some(Fetched::Held(v(5, 9)))));
+    match session.before_request(server(1), |_| false, true) {
+        BeforeRequest::Give { version, .. } => assert_eq!(version, v(7, 9)),
+        other => panic!("{other:?}"),
+    }
+
+    // What the store knows of an end, or of a lost copy, is true as well.
+    for (fetched, seq, dropped) in [(Fetched::Dropped(v(5, 9)), Some(9), true), (Fetched::Lost(v(5, 9)), None, false)] {
+        let mut session = shared();
+        let number = fetch(&mut session);
+        assert!(session.fetched(number, server(1), Some(7), Some(fetched)));
+        match session.before_request(server(1), |_| false, true) {
+            BeforeRequest::Send(claim) => assert_eq!((claim.term, claim.seq, claim.dropped), (7, seq, dropped)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    // Without the store, what is known here counts. A term for one server is none for another.
+    let mut session = shared();
+    let number = fetch(&mut session);
+    assert!(!session.fetched(number, server(1), None, None));
+    assert!(matches!(session.before_request(server(2), |_| false, true), BeforeRequest::Fetch(_)));
+    let mut session = shared();
+    let number = fetch(&mut session);
+    assert!(!session.fetched(number, server(1), None, None));
+    match session.before_request(server(1), |_| false, true) {
+        BeforeRequest::Send(claim) => assert_eq!((claim.term, claim.seq), (4, None)),
+        other => panic!("{other:?}"),
     }
 }

@@ -1,0 +1,163 @@
+//! Session copies in a Redis that two Linchpins share: one of them dies, then Redis does.
+
+use super::support::process::Redis;
+use super::support::session_app::SessionApp;
+use super::support::{Client, Keys, Proxy, Response, until};
+
+fn proxy(keys: &Keys, apps: &[SessionApp], copies: &str) -> Proxy {
+    let builder = Proxy::builder()
+        .top(&keys.tables())
+        .top("[admin]\naddress = \"127.0.0.1:0\"")
+        .table("copies", copies)
+        .table("health", "type = \"none\"");
+    apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, "")).start()
+}
+
+/// A browser that may use another Linchpin for each request.
+#[derive(Default)]
+struct Browser {
+    pin: Option<String>,
+    sid: Option<String>,
+}
+
+impl Browser {
+    async fn send(&mut self, proxy: &Proxy, method: &str, path: &str) -> Response {
+        let mut client: Client = proxy.client().await;
+        let sid = self.sid.as_ref().map(|sid| format!("SID={sid}"));
+        let cookies: Vec<String> = self.pin.iter().cloned().chain(sid).collect();
+        client.pin = (!cookies.is_empty()).then(|| cookies.join("; "));
+        let response = client.request(method, path, "", b"").await;
+        self.pin = response.pin().or(self.pin.take());
+        let set = response.fields("set-cookie");
+        let sid = set.iter().find_map(|cookie| cookie.strip_prefix("SID="));
+        self.sid = sid.map(|sid| sid.split(';').next().unwrap().to_owned()).or(self.sid.take());
+        response
+    }
+
+    async fn add(&mut self, proxy: &Proxy) -> String {
+        self.send(proxy, "POST", "/add").await.text()
+    }
+}
+
+fn server(apps: &[SessionApp], response: &Response) -> usize {
+    let name = response.field("x-server").unwrap();
+    apps.iter().position(|app| app.backend.name() == name).unwrap()
+}
+
+async fn connected(redis: &Redis, linchpins: usize) {
+    let clients = async || redis.ask(&["client", "list"]).await.matches("lib-name=redis-rs").count();
+    let names = async || redis.ask(&["client", "list"]).await.lines().filter(|line| line.contains("cmd=ping")).count();
+    until("all Linchpins use Redis", async || clients().await.max(names().await) >= linchpins).await;
+}
+
+#[tokio::test]
+async fn a_session_survives_the_death_of_a_linchpin_and_of_each_server() {
+    let redis = Redis::start().await;
+    let keys = Keys::new(&[1]);
+    let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
+    let copies = format!("store = {:?}", redis.address());
+    let (one, two) = (proxy(&keys, &apps, &copies), proxy(&keys, &apps, &copies));
+    connected(&redis, 2).await;
+    let mut browser = Browser::default();
+    let first = browser.send(&one, "POST", "/add").await;
+    assert_eq!(first.text(), "1");
+    // Saved by the other Linchpin: this one has an older copy.
+    assert_eq!(browser.add(&two).await, "2");
+    let at = server(&apps, &first);
+    apps.remove(at).backend.kill().await;
+    let moved = browser.send(&one, "POST", "/add").await;
+    assert_eq!(moved.text(), "3", "the newest state comes from Redis");
+    one.stop().await;
+    let at = server(&apps, &moved);
+    apps.remove(at).backend.kill().await;
+    assert_eq!(browser.add(&two).await, "4", "of a session that the dead Linchpin had handed over");
+}
+
+#[tokio::test]
+async fn a_logout_through_one_linchpin_is_one_for_the_other() {
+    let redis = Redis::start().await;
+    let keys = Keys::new(&[1]);
+    let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
+    let copies = format!("store = {:?}", redis.address());
+    let (one, two) = (proxy(&keys, &apps, &copies), proxy(&keys, &apps, &copies));
+    connected(&redis, 2).await;
+    let mut browser = Browser::default();
+    let first = browser.send(&one, "POST", "/add").await;
+    let old = browser.sid.clone();
+    browser.send(&two, "POST", "/logout").await;
+    let at = server(&apps, &first);
+    apps.remove(at).backend.kill().await;
+    browser.sid = old;
+    assert_eq!(browser.send(&one, "GET", "/").await.text(), "none");
+}
+
+#[tokio::test]
+async fn without_redis_each_linchpin_uses_its_own_copies_and_reconnects() {
+    let mut redis = Redis::start().await;
+    let keys = Keys::new(&[1]);
+    let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
+    let copies = format!("store = {:?}", redis.address());
+    let one = proxy(&keys, &apps, &copies);
+    connected(&redis, 1).await;
+    let mut browser = Browser::default();
+    assert_eq!(browser.add(&one).await, "1");
+    redis.kill().await;
+    let second = browser.send(&one, "POST", "/add").await;
+    assert_eq!((second.status, second.text().as_str()), (200, "2"));
+    let at = server(&apps, &second);
+    apps.remove(at).backend.kill().await;
+    assert_eq!(browser.add(&one).await, "3", "from the embedded store");
+    redis.restart().await;
+    until("a save is in Redis again", async || {
+        browser.add(&one).await;
+        redis.keys().await.len() == 1
+    })
+    .await;
+    let two = proxy(&keys, &apps, &copies);
+    connected(&redis, 2).await;
+    let last = browser.send(&one, "POST", "/add").await;
+    let at = server(&apps, &last);
+    apps.remove(at).backend.kill().await;
+    let next: u64 = last.text().parse::<u64>().unwrap() + 1;
+    assert_eq!(browser.add(&two).await, next.to_string());
+}
+
+#[tokio::test]
+async fn a_required_copy_that_redis_cannot_take_is_a_503_and_no_request_waits_long_for_a_redis_that_hangs() {
+    let redis = Redis::start().await;
+    let keys = Keys::new(&[1]);
+    let apps: Vec<SessionApp> = SessionApp::three().await.into();
+    let one = proxy(&keys, &apps, &format!("store = {:?}\nrequired = true", redis.address()));
+    connected(&redis, 1).await;
+    let mut browser = Browser::default();
+    assert_eq!(browser.add(&one).await, "1");
+    redis.signal("STOP").await;
+    let begun = std::time::Instant::now();
+    for _ in 0..10 {
+        assert_eq!(browser.send(&one, "POST", "/add").await.status, 503);
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    redis.signal("CONT").await;
+    until("Redis takes copies again", async || browser.send(&one, "POST", "/add").await.status == 200).await;
+}
+
+#[tokio::test]
+async fn redis_holds_refs_versions_and_the_sealed_bytes_as_they_came() {
+    let redis = Redis::start().await;
+    let keys = Keys::new(&[1]);
+    let apps: Vec<SessionApp> = SessionApp::three().await.into();
+    let one = proxy(&keys, &apps, &format!("store = {:?}", redis.address()));
+    connected(&redis, 1).await;
+    let mut browser = Browser::default();
+    assert_eq!(browser.add(&one).await, "1");
+    let all = redis.keys().await;
+    let [key] = &all[..] else { panic!("{all:?}") };
+    let session = key.strip_prefix("linchpin:app:copy:").unwrap();
+    assert!(session.len() == 32 && session.bytes().all(|byte| byte.is_ascii_hexdigit()), "{key}");
+    let dump = redis.ask(&["hgetall", key]).await;
+    let sid = browser.sid.clone().unwrap();
+    let token = browser.pin.clone().unwrap().split_once('=').unwrap().1.to_owned();
+    assert!(!dump.contains(&token) && !key.contains(&sid), "{dump}");
+    let ttl: i64 = redis.ask(&["ttl", key]).await.trim().parse().unwrap();
+    assert!(ttl > 0, "it expires");
+}
