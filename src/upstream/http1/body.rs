@@ -207,7 +207,7 @@ impl Chunked {
             self.next = self.step(*byte)?;
             used += 1;
         }
-        input.advance(used);
+        skip(input, used);
         Ok(())
     }
 
@@ -259,6 +259,15 @@ impl Chunked {
             }
             _ => return Err(Broken),
         })
+    }
+}
+
+/// Removes the first `length` bytes of `input`. Once none are left, it keeps no memory: an empty rest would still hold the
+/// whole buffer, for as long as the connection waits.
+pub(super) fn skip(input: &mut Bytes, length: usize) {
+    input.advance(length);
+    if input.is_empty() {
+        *input = Bytes::new();
     }
 }
 
@@ -436,6 +445,23 @@ mod tests {
             let (mut decoder, mut input) = (Decoder::new(framing), Bytes::from(input));
             assert!(decoder.decode(&mut input).unwrap().is_some_and(|frame| frame.is_data()));
             assert_eq!(decoder.is_complete(), is_last, "{framing:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_waits_or_has_ended_holds_no_buffer() {
+        for (framing, input) in [
+            (Framing::Length(9), "abc"),
+            (Framing::Length(3), "abc"),
+            (Framing::UntilClose, "abc"),
+            (Framing::Chunked, "3\r\nabc\r\n4"),
+            (Framing::Chunked, "3\r\nabc\r\n0\r\n\r\n"),
+            (Framing::Chunked, "3\r\nabc\r\n0\r\nx: y\r\n\r\n"),
+        ] {
+            let buffer = Bytes::from(input.as_bytes().to_vec());
+            let (mut decoder, mut input) = (Decoder::new(framing), buffer.clone());
+            while decoder.decode(&mut input).unwrap().is_some() {}
+            assert!(buffer.is_unique(), "{framing:?} {buffer:?}");
         }
     }
 

@@ -4,13 +4,13 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 use httparse::{Header, ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
-use super::body::Framing;
+use super::body::{Framing, skip};
 use crate::upstream::failure::Fact;
 use crate::upstream::framing::settle;
 use crate::upstream::settings::MAX_RESPONSE_HEAD;
@@ -93,13 +93,13 @@ impl HeadReader {
         }
         while let [b'\n', ..] | [b'\r', b'\n', ..] = &**input {
             let length = if input.starts_with(b"\r") { 2 } else { 1 };
-            input.advance(length);
+            skip(input, length);
             self.empty += length;
         }
         match parse(input, max_fields, fields)? {
             Some((head, length)) => {
                 self.check_size(length.saturating_sub(1))?;
-                input.advance(length);
+                skip(input, length);
                 self.empty = 0;
                 Ok(Some(head))
             }
@@ -314,6 +314,15 @@ mod tests {
             };
             assert_eq!((read(max), read(max + 1)), (Ok(true), Err(Fact::HeadTooLarge)), "{max}");
         }
+    }
+
+    #[test]
+    fn nothing_is_held_behind_a_header_section_but_its_own_fields() {
+        let buffer = Bytes::from(b"HTTP/1.1 204 X\r\nx: y\r\n\r\n".to_vec());
+        let mut input = buffer.clone();
+        let head = HeadReader::default().read(&mut input, 100, &mut HeaderMap::new()).unwrap().unwrap();
+        drop(head);
+        assert!(input.is_empty() && buffer.is_unique());
     }
 
     #[test]
