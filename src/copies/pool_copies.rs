@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::entry::Entry;
 use super::refusal::Refusal;
 use super::session_ref::SessionRef;
 use super::settings::Settings;
@@ -105,6 +106,15 @@ impl PoolCopies {
         shared: Option<SharedLink>,
     ) -> PoolCopies {
         PoolCopies { pool: Arc::clone(pool), settings, store, counters, shared }
+    }
+
+    /// Extends the life of a session in the shared store, once in a quarter of it.
+    pub fn touch_shared(&self, session: SessionRef, entry: &Entry, now: u64) {
+        if let Some(shared) = &self.shared
+            && entry.is_touch_due(now, self.store.lifetime() / 4)
+        {
+            shared.touch(session);
+        }
     }
 
     /// Returns the store that several Linchpins share, if there is one.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::fields::NewState;
 use super::session_ref::SessionRef;
 use super::version::Version;
 
@@ -23,6 +24,18 @@ pub enum SharedState {
     Dropped,
     /// There is no copy.
     Lost,
+}
+
+impl SharedState {
+    /// Returns what a response of this term brings, with its version. What can't be read has no seq, and replaces
+    /// whatever is there.
+    pub fn of(new: &NewState, term: u32) -> (Version, SharedState) {
+        match new {
+            NewState::Save { version, ttl, bytes } => (*version, SharedState::Held(bytes.clone(), *ttl)),
+            NewState::Drop(version) => (*version, SharedState::Dropped),
+            NewState::Unchanged | NewState::Unusable(..) => (Version { term, seq: 0 }, SharedState::Lost),
+        }
+    }
 }
 
 /// What a shared store knows of a session whose term it has just raised.

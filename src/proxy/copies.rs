@@ -126,11 +126,7 @@ impl<'a> RequestCopies<'a> {
         };
         let now = clock::unix().as_secs();
         let entry = copies.store().find(session, now);
-        if let (Some(shared), Some(entry)) = (copies.shared(), &entry)
-            && entry.is_touch_due(now, copies.store().lifetime() / 4)
-        {
-            shared.touch(session);
-        }
+        entry.iter().for_each(|entry| copies.touch_shared(session, entry, now));
         let mut this = RequestCopies {
             copies,
             service,
@@ -397,12 +393,7 @@ impl<'a> RequestCopies<'a> {
                 Some(self.copies.store().find_or_insert(self.session, now, new))
             }
         };
-        let shared = self.copies.shared().map(|_| match &new {
-            NewState::Save { version, ttl, bytes } => (*version, SharedState::Held(bytes.clone(), *ttl)),
-            NewState::Drop(version) => (*version, SharedState::Dropped),
-            // Without a seq, it replaces whatever is there.
-            NewState::Unchanged | NewState::Unusable(..) => (Version { term: claim.term, seq: 0 }, SharedState::Lost),
-        });
+        let shared = self.copies.shared().map(|_| SharedState::of(&new, claim.term));
         let saved = place.map_or(Saved::Stored, |entry| entry.take(claim, new, now, self.copies.store().lifetime()));
         self.copies.store().evict_excess();
         match (saved, defect) {
