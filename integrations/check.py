@@ -210,6 +210,17 @@ def _(a, b):
     expect(not response.save() and not response.drop(), f"there is a save or a drop: {response}")
 
 
+@check("A state whose save was lost on its way is saved with the next response")
+def _(a, b):
+    client = Client()
+    _, first = client.change(a, 1)
+    told, lost = client.change(a, 1, first.seq)
+    response = client.ask(a, "read", 1, first.seq)
+    again = response.save()
+    expect(response.text() == told and again, f"a client was told a state that has no copy: {response}")
+    expect(again.version == (1, lost.seq + 1), f"after state {lost.version} the next is {again.version}")
+
+
 @check("A request without seq gets a save, though nothing changed")
 def _(a, b):
     client = Client()
