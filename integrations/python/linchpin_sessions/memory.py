@@ -61,7 +61,7 @@ class Request:
     session: str | None = None  # the client's session, if the application has loaded or made one
     loaded: set = dataclasses.field(default_factory=set)
     written: Stored | None = None  # the session as this request wrote it, or tried to
-    has_ended_session: bool = False
+    has_ended_session: bool = False  # or has tried to
 
 
 class Memory:
@@ -149,7 +149,9 @@ class Memory:
             version = (field.term, max(held["seq"] if held else 0, field.seq or 0) + 1)
             if self._is_overtaken(database, request):
                 # Linchpin refuses the old term, so that no client is told of a change that was left behind.
-                return request.written and ("save", version, request.written)
+                if request.written:
+                    return "save", version, request.written
+                return ("drop", version) if request.has_ended_session else None
             is_held = held is not None and (held["term"], held["seq"]) == field.version
             id = request.session
             if id is None and request.has_ended_session:
@@ -215,15 +217,12 @@ class Memory:
     def delete(self, request, id):
         """Ends a session."""
         with self._transaction() as database:
-            query = "SELECT id, data, ttl, until FROM sessions WHERE id = ?"
-            row = database.execute(query, (id,)).fetchone()
             if self._is_overtaken(database, request):
-                request.written = Stored(*row) if row else request.written
+                request.has_ended_session = True
                 return
             if request.session == id:
                 request.session = None
-            request.has_ended_session |= row is not None
-            database.execute("DELETE FROM sessions WHERE id = ?", (id,))
+            request.has_ended_session |= database.execute("DELETE FROM sessions WHERE id = ?", (id,)).rowcount > 0
 
     # rows
 

@@ -82,6 +82,44 @@ class Bounds(unittest.TestCase):
         self.assertIsNotNone(memory.begin(seen('ref="r";term=1;seq=1')), "it is not wanted again")
 
 
+class Saves(unittest.TestCase):
+    def setUp(self):
+        self.memory = Memory(KEYS)
+        request = self.memory.begin(seen('ref="r";term=1'))
+        self.memory.save(request, stored("id"))
+        self.memory.finish(request)
+
+    def begin(self, text):
+        request = self.memory.begin(seen(text))
+        self.assertEqual(self.memory.load(request, "id"), b"data")
+        return request
+
+    def test_a_state_whose_save_was_lost_is_saved_with_the_next_response(self):
+        lost = self.begin('ref="r";term=1;seq=1')
+        self.memory.save(lost, stored("id", b"data"))
+        self.assertIsNone(self.memory.finish(lost), "nothing has changed")
+        self.memory.save(lost, stored("id", b"more"))
+        self.assertEqual(self.memory.finish(lost)[:2], ("save", (1, 2)))
+        read = self.memory.begin(seen('ref="r";term=1;seq=1'))
+        self.memory.load(read, "id")
+        self.assertEqual(self.memory.finish(read)[:2], ("save", (1, 3)))
+
+    def test_a_request_that_was_overtaken_changes_nothing_and_is_refused_for_its_term(self):
+        for act in ["read", "save", "delete"]:
+            with self.subTest(act):
+                self.setUp()
+                slow = self.begin('ref="r";term=1;seq=1')
+                copy = Copy("id", 60, None, b"newer")
+                self.memory.take("r", (3, 9), KEYS.seal(copy), copy)
+                if act == "save":
+                    self.memory.save(slow, stored("id", b"older"))
+                if act == "delete":
+                    self.memory.delete(slow, "id")
+                told = self.memory.finish(slow)
+                self.assertEqual(told and (told[0], told[1][0]), {"read": None, "save": ("save", 1), "delete": ("drop", 1)}[act])
+                self.assertEqual(self.memory.load(self.memory.begin(seen('ref="r";term=3;seq=9')), "id"), b"newer")
+
+
 class Processes(unittest.TestCase):
     def test_processes_share_a_file(self):
         with tempfile.TemporaryDirectory() as folder:

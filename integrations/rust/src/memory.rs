@@ -83,6 +83,7 @@ pub(crate) struct RunningRequest {
     session: Option<Id>,
     /// The session as this request wrote it, or tried to.
     written: Option<Arc<Record>>,
+    /// It has ended a session, or tried to.
     has_ended_session: bool,
 }
 
@@ -180,7 +181,11 @@ impl Memory {
         let version = Version { term: field.term, seq };
         if self.is_overtaken(request) {
             // Linchpin refuses the old term, so that no client is told of a change that was left behind.
-            return request.written.clone().map_or(Outcome::Nothing, |record| Outcome::Save(version, record));
+            return match &request.written {
+                Some(record) => Outcome::Save(version, Arc::clone(record)),
+                None if request.has_ended_session => Outcome::Drop(version),
+                None => Outcome::Nothing,
+            };
         }
         let is_held = held.is_some_and(|held| Some(held.version) == field.version());
         let id = match (request.session, held.map(|held| &held.state)) {
@@ -267,7 +272,7 @@ impl Memory {
     pub(crate) fn delete(&mut self, request: Option<&mut RunningRequest>, id: Id) -> Result<(), Overtaken> {
         if let Some(request) = request {
             if self.is_overtaken(request) {
-                request.written = self.sessions.get(&id).map(|session| Arc::clone(&session.record));
+                request.has_ended_session = true;
                 return Err(Overtaken);
             }
             request.session = request.session.filter(|session| *session != id);
@@ -459,6 +464,22 @@ mod tests {
     }
 
     #[test]
+    fn a_state_whose_save_was_lost_is_saved_with_the_next_response() {
+        let mut memory = memory(10);
+        let id = log_in(&mut memory, "r", Duration::MINUTE);
+        let mut lost = memory.begin(field("ref=\"r\";term=1;seq=1"), NOW).unwrap();
+        let record = memory.load(Some(&mut lost), id, NOW).unwrap();
+        memory.save(Some(&mut lost), &record).unwrap();
+        assert!(matches!(memory.finish(&lost), Outcome::Save(Version { seq: 2, .. }, _)));
+        let mut read = memory.begin(field("ref=\"r\";term=1;seq=1"), NOW).unwrap();
+        memory.load(Some(&mut read), id, NOW).unwrap();
+        assert!(matches!(memory.finish(&read), Outcome::Save(Version { seq: 3, .. }, _)));
+        let mut read = memory.begin(field("ref=\"r\";term=1;seq=3"), NOW).unwrap();
+        memory.load(Some(&mut read), id, NOW).unwrap();
+        assert_eq!(memory.finish(&read), Outcome::Nothing);
+    }
+
+    #[test]
     fn a_request_that_was_overtaken_writes_nothing_and_is_refused_for_its_term() {
         let mut memory = memory(10);
         let id = log_in(&mut memory, "r", Duration::MINUTE);
@@ -468,6 +489,9 @@ mod tests {
         memory.take(&slow.field.session_ref, Version { term: 3, seq: 9 }, newer.clone(), 10).unwrap();
         let mut next = memory.begin(field("ref=\"r\";term=3;seq=9"), NOW).unwrap();
         assert_eq!(memory.load(Some(&mut next), id, NOW).as_deref(), Some(&newer));
+        assert_eq!(memory.finish(&slow), Outcome::Nothing, "it has only read");
+        assert_eq!(memory.delete(Some(&mut slow), id), Err(Overtaken));
+        assert!(matches!(memory.finish(&slow), Outcome::Drop(Version { term: 1, .. })));
         assert_eq!(memory.save(Some(&mut slow), &before), Err(Overtaken));
         assert!(matches!(memory.finish(&slow), Outcome::Save(Version { term: 1, .. }, _)));
         assert_eq!(memory.load(Some(&mut next), id, NOW).as_deref(), Some(&newer));

@@ -171,7 +171,8 @@ impl RefTable {
             };
             return match (change, before.or(new)) {
                 (Some(_), Some((id, session))) => Outcome::Save { version, id, session: session.clone() },
-                _ => Outcome::Nothing,
+                (Some(_), None) => Outcome::Drop(version),
+                (None, _) => Outcome::Nothing,
             };
         }
         let id = match (change, before) {
