@@ -4,6 +4,7 @@
 
 mod entry;
 pub mod fields;
+mod holder;
 mod outcome;
 mod pool_copies;
 mod refusal;
@@ -17,10 +18,11 @@ mod version;
 
 pub use entry::{Entry, Fetch, InFlight, Offer, Preparation, View};
 pub use fields::NewState;
+pub use holder::Holder;
 pub use outcome::CopyOutcome;
 pub use pool_copies::{CopyCounters, CopyEvent, PoolCopies};
 pub use refusal::Refusal;
-pub use rules::{Claim, Given, Holder, Saved, Session, Wait};
+pub use rules::{Claim, Given, Saved, Session, Wait};
 pub use session_ref::{RefCache, SessionRef};
 pub use settings::{Hold, Settings, StoreAddress};
 pub use shared::{Fetched, SharedCommand, SharedLink, SharedSaved, SharedState, SharedStoreSync};

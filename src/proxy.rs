@@ -24,6 +24,7 @@ mod record;
 pub mod redirect;
 pub mod relay;
 pub mod replay;
+mod replicate;
 mod request_id;
 mod reserved_path;
 pub mod respond;
@@ -254,6 +255,7 @@ async fn serve(
     let served = attempts(thread, exchange, service, &mut order, &mut copies, &mut upstream_request, draw).await;
     if let Some(copies) = &copies {
         order.decision_mut().set_term(copies.term());
+        copies.replica().into_iter().for_each(|replica| order.decision_mut().set_replica(replica));
         exchange.copied(copies.outcome());
     }
     exchange.decided(order.decision());

@@ -264,6 +264,11 @@ impl Decision {
         self.term
     }
 
+    /// The position of the backend that the presented pin names as the session's replica.
+    pub fn presented_replica(&self, pool: &Pool) -> Option<usize> {
+        pool.position(self.presented.as_ref()?.replica.as_deref()?)
+    }
+
     /// Sets the term of the pin to issue. A pin of another term than the presented one is due for issue.
     pub fn set_term(&mut self, term: u32) {
         self.term = term;

@@ -27,15 +27,6 @@ pub(super) fn copies(table: &Table<'_>) -> Option<Settings> {
         return None;
     }
     let notes = table.notes();
-    if settings.hold != Hold::Balancer {
-        let problem = format!("hold = \"{}\" does not work yet: copies are in Linchpin", settings.hold.as_str());
-        notes.error(&table.at("hold"), problem, "write hold = \"balancer\"");
-    }
-    if table.has("memory") && settings.hold != Hold::Balancer {
-        let problem =
-            format!("`memory` has no effect: with hold = \"{}\", servers keep the copies", settings.hold.as_str());
-        notes.warn(&table.at("memory"), problem, "remove it, or write hold = \"balancer\"");
-    }
     if table.has("store") && settings.hold != Hold::Balancer {
         let problem =
             format!("`store` has no effect: with hold = \"{}\", servers keep the copies", settings.hold.as_str());

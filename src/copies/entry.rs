@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use super::fields::NewState;
-use super::rules::{self, BeforeRequest, Claim, Given, Holder, Saved, Session, Wait};
+use super::holder::Holder;
+use super::rules::{self, BeforeRequest, Claim, Given, Saved, Session, Wait};
 use super::shared::{Fetched, SharedState};
 use super::version::Version;
 
@@ -222,6 +223,28 @@ impl Entry {
         };
         self.settle(&mut state);
         saved
+    }
+
+    /// Notes that a request never reached its server.
+    pub fn unsent(&self, claim: &Claim) {
+        self.lock().session.unsent(claim);
+    }
+
+    /// Notes that these servers have a copy of this version: none is kept here.
+    pub fn placed(&self, version: Version, replicas: Vec<Holder>) {
+        let mut state = self.lock();
+        state.session.placed(version, replicas);
+        self.settle(&mut state);
+    }
+
+    /// Forgets the servers with a copy that are not alive.
+    pub fn keep_replicas(&self, is_alive: impl Fn(Holder) -> bool) {
+        self.lock().session.keep_replicas(is_alive);
+    }
+
+    /// Returns the servers that have a copy beside the holder.
+    pub fn replicas(&self) -> Vec<Holder> {
+        self.lock().session.replicas().to_vec()
     }
 
     /// Notes that the server lacks the state, and has done nothing.

@@ -55,15 +55,17 @@ pub enum CopyEvent {
     Save,
     /// A session has ended.
     Drop,
-    /// A server has taken a copy.
+    /// A server has taken a copy, and the session's requests go there next.
     Give,
+    /// A server keeps a copy of a session of another one.
+    Place,
     /// A server lacked a state.
     Want,
 }
 
 impl CopyEvent {
     /// The words for metrics, in the order of the variants.
-    pub const NAMES: [&'static str; 4] = ["saves", "drops", "gives", "wants"];
+    pub const NAMES: [&'static str; 5] = ["saves", "drops", "gives", "places", "wants"];
 }
 
 impl CopyCounters {

@@ -27,6 +27,8 @@ pub enum Refusal {
     Late,
     /// The server closed the connection when it got the copy.
     Broken,
+    /// No other server took a copy, so this Linchpin keeps it.
+    NotPlaced,
     /// A hand-over took so long that a request went on without it.
     HandOver,
     /// The server wanted the copy again after it had taken it.
@@ -39,7 +41,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// The words for log and metrics, in the order of the variants.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 15] = [
         "stale_term",
         "stale_seq",
         "too_long",
@@ -50,6 +52,7 @@ impl Refusal {
         "status",
         "late",
         "broken",
+        "not_placed",
         "hand_over",
         "wanted_twice",
         "body_not_kept",
@@ -89,6 +92,7 @@ impl Refusal {
                 "a server did not respond to a copy within `handover` of [pools.copies], so the session goes on without it"
             }
             Refusal::Broken => "a server closed the connection when it got a copy: check its log",
+            Refusal::NotPlaced => "no other server of the pool took a copy, so this Linchpin keeps it until one does",
             Refusal::HandOver => {
                 "a request waited for `handover` of [pools.copies] for its session, and went on without it"
             }

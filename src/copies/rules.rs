@@ -2,27 +2,8 @@
 //! Invariant: pure; versions only rise, one server has the current term, and an ended session stays ended.
 //! Must not know: bytes, time, sockets, threads, how a copy is given.
 
+use super::holder::Holder;
 use super::version::{MAX_SEQ, Version};
-use crate::pool::Backend;
-
-/// A server, for as long as it can't have lost its memory without being noticed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Holder {
-    /// The backend's number in this process.
-    pub backend: usize,
-    /// The incarnation of its address.
-    pub incarnation: u64,
-    /// How often it had been down or ejected by then. A server that was down may have restarted.
-    pub losses: u32,
-}
-
-impl Holder {
-    /// Returns the server that `backend` is now.
-    pub fn of(backend: &Backend) -> Holder {
-        let live = backend.live();
-        Holder { backend: live.id(), incarnation: backend.incarnation(), losses: live.times_lost() }
-    }
-}
 
 /// A copy on which this many servers have broken the connection is given to no other: it may be what kills them.
 const MAX_BROKEN: u8 = 2;
@@ -114,6 +95,12 @@ pub struct Session {
     term: u32,
     newest: Newest,
     holder: Option<Holder>,
+    /// The servers beside the holder that have `newest`.
+    replicas: Vec<Holder>,
+    /// What was known before the session went to a replica, until that has a request.
+    before: Option<Box<Session>>,
+    /// Servers may have copies that this state does not know of.
+    is_replicated: bool,
     /// The holder is known to have `newest`.
     is_confirmed: bool,
     /// The holder has just failed to take `newest`: the next request goes there without it, and does not try again.
@@ -151,6 +138,8 @@ enum Newest {
     Lost(Version),
     /// A copy of this version is held.
     Held(Version),
+    /// The replicas have a copy of this version, and no other is held.
+    Placed(Version),
     /// The session ended at this version.
     Dropped(Version),
 }
@@ -158,7 +147,9 @@ enum Newest {
 impl Newest {
     fn version(self) -> Version {
         match self {
-            Newest::Lost(version) | Newest::Held(version) | Newest::Dropped(version) => version,
+            Newest::Lost(version) | Newest::Held(version) | Newest::Placed(version) | Newest::Dropped(version) => {
+                version
+            }
         }
     }
 }
@@ -171,6 +162,9 @@ impl Session {
             term: term.max(1),
             newest: Newest::Lost(Version::default()),
             holder,
+            replicas: Vec::new(),
+            before: None,
+            is_replicated: false,
             is_confirmed: false,
             is_skipped: false,
             broken: 0,
@@ -190,12 +184,19 @@ impl Session {
         self
     }
 
+    /// Makes the same of a session whose copies are on other servers, of which `replica` is one.
+    pub fn replicated(term: u32, holder: Option<Holder>, replica: Option<Holder>) -> Session {
+        let replicas = replica.into_iter().collect();
+        Session { replicas, is_replicated: true, ..Session::new(term, holder) }
+    }
+
     /// Notes the term and the server of the session's pin. If another Linchpin has handed the session over since, the
     /// copy here is out of date.
     pub fn note_pin(&mut self, term: u32, holder: Option<Holder>) {
         if term > self.term {
             self.newest = Newest::Lost(self.newest.version());
             (self.holder, self.is_confirmed, self.hand_over) = (holder, false, None);
+            self.replicas.clear();
             (self.term, self.in_flight) = (term, 0);
         }
     }
@@ -217,13 +218,16 @@ impl Session {
             self.hand_to(to, 1);
             return BeforeRequest::Send(self.send(to));
         }
+        let has_copy = self.replicas.contains(&to);
         let is_there = self.holder == Some(to);
         match self.newest {
             // What the server was sent without a copy must not be fenced by another attempt to give it one.
             _ if is_there && (self.is_confirmed || self.is_skipped || self.in_flight > 0) => {
                 return BeforeRequest::Send(self.send(to));
             }
-            Newest::Lost(_) | Newest::Dropped(_) if is_there => return BeforeRequest::Send(self.send(to)),
+            Newest::Lost(_) | Newest::Placed(_) | Newest::Dropped(_) if is_there => {
+                return BeforeRequest::Send(self.send(to));
+            }
             _ => {}
         }
         if !is_there && self.in_flight > 0 && may_wait && self.holder.is_some_and(is_alive) {
@@ -235,7 +239,14 @@ impl Session {
             return BeforeRequest::Fetch(self.hand_overs);
         }
         match self.newest {
-            Newest::Lost(_) => self.hand_to(to, 1),
+            // A replica continues with what it has, and says so: it saves with its response. Any other server must
+            // forget what it has, which is older; it does if its term is two behind.
+            Newest::Placed(version) => {
+                self.before = has_copy.then(|| Box::new(self.clone()));
+                self.newest = Newest::Lost(version);
+                self.hand_to(to, if has_copy { 1 } else { 2 });
+            }
+            Newest::Lost(_) => self.hand_to(to, if self.is_replicated && !has_copy { 2 } else { 1 }),
             Newest::Dropped(version) => {
                 self.hand_to(to, 1);
                 self.newest = Newest::Dropped(Version { term: self.term, seq: version.seq });
@@ -314,6 +325,17 @@ impl Session {
         }
     }
 
+    /// Notes that a request never reached its server. If it was the first one there, another replica may continue.
+    pub fn unsent(&mut self, claim: &Claim) {
+        if claim.term == self.term
+            && self.in_flight == 0
+            && let Some(before) = self.before.take()
+        {
+            let sent = self.sent;
+            *self = Session { sent, in_flight: 0, ..*before };
+        }
+    }
+
     /// Notes that the response to a request brings a state of this version. If it is stored, the session is `dropped`,
     /// or its copy is held from now on.
     pub fn saved(&mut self, claim: &Claim, version: Version, dropped: bool) -> Saved {
@@ -321,8 +343,32 @@ impl Session {
         if saved == Saved::Stored {
             self.newest = if dropped { Newest::Dropped(version) } else { Newest::Held(version) };
             self.is_confirmed = true;
+            self.replicas.clear();
+            self.before = None;
         }
         saved
+    }
+
+    /// Notes that these servers have a copy of this version, beside the holder. Returns false if a newer one is known.
+    pub fn placed(&mut self, version: Version, replicas: Vec<Holder>) -> bool {
+        let is_newest = self.newest == Newest::Held(version);
+        if is_newest {
+            (self.newest, self.replicas, self.is_replicated) = (Newest::Placed(version), replicas, true);
+        }
+        is_newest
+    }
+
+    /// Forgets the replicas that are not alive. Without any, the holder has to save again.
+    pub fn keep_replicas(&mut self, is_alive: impl Fn(Holder) -> bool) {
+        self.replicas.retain(|replica| is_alive(*replica));
+        if let (Newest::Placed(version), true) = (self.newest, self.replicas.is_empty()) {
+            self.newest = Newest::Lost(version);
+        }
+    }
+
+    /// Returns the servers that have a copy beside the holder.
+    pub fn replicas(&self) -> &[Holder] {
+        &self.replicas
     }
 
     /// Notes that the response to a request brings a state that can't be stored, and its version, if that can be read:
@@ -330,6 +376,7 @@ impl Session {
     pub fn not_stored(&mut self, claim: &Claim, version: Option<Version>) -> Saved {
         let saved = self.compare(claim, version);
         if saved == Saved::Stored {
+            self.replicas.clear();
             match (version, self.newest) {
                 (Some(version), _) => self.newest = Newest::Lost(version),
                 // Nobody can say whether the unreadable state is from before the end of the session or after it.
@@ -395,6 +442,7 @@ impl Session {
     fn hand_to(&mut self, to: Holder, terms: u32) {
         self.raise(terms);
         (self.holder, self.is_confirmed, self.is_skipped) = (Some(to), false, false);
+        self.replicas.clear();
     }
 
     fn raise(&mut self, terms: u32) {
@@ -406,9 +454,9 @@ impl Session {
         self.in_flight = self.in_flight.saturating_add(1);
         self.sent = self.sent.saturating_add(1);
         let (seq, dropped) = match self.newest {
-            Newest::Held(version) if self.is_confirmed => (Some(version.seq), false),
+            Newest::Held(version) | Newest::Placed(version) if self.is_confirmed => (Some(version.seq), false),
             Newest::Dropped(version) => (Some(version.seq), true),
-            Newest::Held(_) | Newest::Lost(_) => (None, false),
+            Newest::Held(_) | Newest::Placed(_) | Newest::Lost(_) => (None, false),
         };
         Claim { term: self.term, seq, dropped, to, number: self.sent }
     }

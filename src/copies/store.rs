@@ -178,7 +178,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::super::entry::ENTRY_BYTES;
-    use super::super::rules::Holder;
+    use super::super::holder::Holder;
     use super::super::{NewState, Preparation, Version};
     use super::*;
     use bytes::Bytes;

@@ -2,6 +2,8 @@
 //! Invariant: a state is stored before its response goes on, and given before a request that needs it is sent.
 //! Must not know: the rules of versions, how a copy is stored or sent.
 
+mod elsewhere;
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,17 +18,16 @@ use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::give::{self, CopyRequest, GiveEnd, Role};
 use super::order::CandidateOrder;
+use super::replicate::{NewCopy, is_alive};
 use super::snapshot::Service;
 use super::thread::ThreadState;
-use super::wait;
 use crate::affinity::{Cause, Decision, SessionKey, Verdict};
 use crate::clock;
 use crate::copies::{
-    Claim, CopyEvent, CopyOutcome, Entry, Fetched, Given, Holder, InFlight, NewState, Offer, PoolCopies, Preparation,
-    Refusal, Saved, Session, SessionRef, SharedSaved, SharedState, Version, Wait, fields,
+    Claim, CopyEvent, CopyOutcome, Entry, Hold, Holder, InFlight, NewState, Offer, PoolCopies, Preparation, Refusal,
+    Saved, Session, SessionRef, SharedState, Version, Wait, fields,
 };
-use crate::pool::Pool;
-use crate::upstream::Failure;
+use crate::upstream::{Fact, Failure};
 
 /// The session copies of one request.
 pub(super) struct RequestCopies<'a> {
@@ -39,12 +40,20 @@ pub(super) struct RequestCopies<'a> {
     is_provisional: bool,
     /// The position of the pin's backend, and the server that it means.
     pinned: Option<(usize, Option<Holder>)>,
+    /// The position of the backend that the pin names as the session's replica.
+    pinned_replica: Option<usize>,
     entry: Option<Arc<Entry>>,
     /// The session's server is to be waited for. No longer, if the request has failed on it.
     may_be_alive: bool,
     /// When the request began to wait for its session.
     waits_since: Option<Instant>,
     has_wanted: bool,
+    /// The session's number in the failover order.
+    number: u64,
+    /// What the response brings, where other backends keep the copies.
+    to_place: Option<NewCopy>,
+    /// The replica for the pin, if it has changed.
+    replica: Option<Option<usize>>,
     outcome: CopyOutcome,
     /// The term of the last attempt.
     term: u32,
@@ -87,18 +96,29 @@ pub(super) async fn attempt(
             in_flight = Some(prepared);
         }
         let response = attempt::attempt(thread, exchange, service, order, request, index, may_discard).await;
-        let response = response.map_err(AttemptError::Failed)?;
-        let (Some(copies), Some(in_flight)) = (copies.as_mut(), in_flight) else { return Ok(response) };
+        let (Some(copies), Some(in_flight)) = (copies.as_mut(), in_flight) else {
+            return response.map_err(AttemptError::Failed);
+        };
+        let response = match response {
+            Ok(response) => response,
+            Err(failure) => {
+                copies.lost(in_flight, failure);
+                return Err(AttemptError::Failed(failure));
+            }
+        };
         if !fields::is_wanted(response.status(), response.headers()) {
             let shared = copies.take(thread, index, &in_flight, response.headers()).map_err(AttemptError::Ended)?;
             if let Some(shared) = shared {
                 // Boxed like the hand-over.
                 Box::pin(copies.share(thread, exchange, index, shared)).await.map_err(AttemptError::Ended)?;
             }
+            if let Some(copy) = copies.to_place.take() {
+                let placed = Box::pin(copies.place(thread, exchange, request, index, copy));
+                placed.await.map_err(AttemptError::Ended)?;
+            }
             return Ok(response);
         }
-        let wanted = Box::pin(copies.wanted(thread, exchange, request, index, in_flight, response));
-        wanted.await.map_err(AttemptError::Ended)?;
+        Box::pin(copies.wanted(thread, exchange, request, index, in_flight, response)).await?;
     }
 }
 
@@ -134,10 +154,14 @@ impl<'a> RequestCopies<'a> {
             is_known,
             is_provisional: key.is_none() && service.affinity.uses_ids_of_the_application(),
             pinned: decision.pinned.map(holder),
+            pinned_replica: decision.presented_replica(&service.pool),
             entry,
             may_be_alive: !matches!(decision.cause, Some(Cause::Down | Cause::Failed)),
             waits_since: None,
             has_wanted: false,
+            number: decision.session,
+            to_place: None,
+            replica: None,
             outcome: CopyOutcome::None,
             term: 0,
         };
@@ -157,9 +181,23 @@ impl<'a> RequestCopies<'a> {
         self.term
     }
 
+    /// Returns the position of the session's replica for its pin, or `None` for no replica, if that has changed.
+    pub(super) fn replica(&self) -> Option<Option<usize>> {
+        self.replica
+    }
+
     /// Returns what became of the copy.
     pub(super) fn outcome(&self) -> CopyOutcome {
         self.outcome
+    }
+
+    /// Notes that a request got no response.
+    fn lost(&self, in_flight: InFlight, failure: Failure) {
+        let claim = *in_flight.claim();
+        drop(in_flight);
+        if let (Some(entry), false) = (&self.entry, failure.sent) {
+            entry.unsent(&claim);
+        }
     }
 
     /// Notes that an attempt has failed: nobody waits for its backend's other requests of the session.
@@ -175,11 +213,27 @@ impl<'a> RequestCopies<'a> {
             if stays || !self.is_known {
                 return Preparation::Send(InFlight::unknown(Claim::nothing(self.term, to)));
             }
-            let holder = self.pinned.and_then(|(_, holder)| holder);
-            let new = || Session::new(self.term, holder).with_shared_store(self.copies.shared().is_some());
+            let new = || self.new_session(self.pinned.and_then(|(_, holder)| holder));
             self.entry = Some(self.copies.store().find_or_insert(self.session, clock::unix().as_secs(), new));
         }
+        if let (Some(entry), true) = (&self.entry, self.is_replicated()) {
+            entry.keep_replicas(|replica| is_alive(&self.service.pool, replica));
+        }
         self.ask(to, true)
+    }
+
+    /// Returns whether other backends keep the copies.
+    fn is_replicated(&self) -> bool {
+        self.copies.settings().hold != Hold::Balancer
+    }
+
+    /// Makes the state of a session of which nothing is known but its pin.
+    fn new_session(&self, holder: Option<Holder>) -> Session {
+        if self.is_replicated() {
+            let replica = self.pinned_replica.map(|index| Holder::of(self.service.pool.backend(index)));
+            return Session::replicated(self.term, holder, replica);
+        }
+        Session::new(self.term, holder).with_shared_store(self.copies.shared().is_some())
     }
 
     fn ask(&self, to: Holder, may_wait: bool) -> Preparation {
@@ -254,49 +308,6 @@ impl<'a> RequestCopies<'a> {
         }
     }
 
-    /// Asks the shared store for the newest state and for the term of a hand-over to the backend at `index`.
-    async fn fetch(&self, exchange: &Exchange, index: usize, term: u32) -> Option<Fetched> {
-        let server = self.service.pool.backend(index).name();
-        let answer = self.copies.shared()?.hand_over(self.session, term, server)?;
-        wait::for_answer(exchange.wait_deadline(), answer).await
-    }
-
-    /// Stores a state in the shared store, before the response goes on.
-    ///
-    /// # Errors
-    /// The response must not reach the client.
-    async fn share(
-        &mut self,
-        thread: &ThreadState,
-        exchange: &Exchange,
-        index: usize,
-        (version, state): (Version, SharedState),
-    ) -> Result<(), ProxyError> {
-        let server = self.service.pool.backend(index).name();
-        let answer = self.copies.shared().and_then(|shared| shared.save(self.session, version, server, state));
-        let saved = match answer {
-            Some(answer) => wait::for_answer(exchange.wait_deadline(), answer).await,
-            None => None,
-        };
-        match saved {
-            Some(SharedSaved::Stored) => Ok(()),
-            Some(SharedSaved::Stale) => {
-                self.refused(thread, index, Refusal::StaleSeq, None);
-                Ok(())
-            }
-            Some(SharedSaved::Fenced(term)) => {
-                // Another Linchpin has handed the session over.
-                self.entry.iter().for_each(|entry| entry.note_pin(term, None));
-                self.refused(thread, index, Refusal::StaleTerm, None);
-                Err(ProxyError::Fenced)
-            }
-            None => {
-                self.refused(thread, index, Refusal::SharedStore, None);
-                if self.copies.settings().required { Err(ProxyError::NotCopied) } else { Ok(()) }
-            }
-        }
-    }
-
     async fn give(
         &mut self,
         thread: &ThreadState,
@@ -309,12 +320,12 @@ impl<'a> RequestCopies<'a> {
             session: self.session,
             version: offer.version(),
             role: Role::Primary,
-            bytes: offer.bytes(),
+            bytes: Some(offer.bytes()),
             host: request.host(),
         };
         let limit = self.copies.settings().handover;
         let end = Box::pin(give::give(thread, exchange, self.service, index, &copy, limit)).await;
-        let (given, refusal) = judge(end);
+        let (given, refusal) = give::judge(end);
         offer.end(given);
         match refusal {
             None => {
@@ -388,13 +399,19 @@ impl<'a> RequestCopies<'a> {
             (Some(entry), _) => Some(Arc::clone(entry)),
             (None, Some(_)) => None,
             (None, None) => {
-                let is_shared = self.copies.shared().is_some();
-                let new = || Session::new(claim.term, Some(claim.to)).with_shared_store(is_shared);
+                let new = || self.new_session(Some(claim.to));
                 Some(self.copies.store().find_or_insert(self.session, now, new))
             }
         };
         let shared = self.copies.shared().map(|_| SharedState::of(&new, claim.term));
-        let saved = place.map_or(Saved::Stored, |entry| entry.take(claim, new, now, self.copies.store().lifetime()));
+        let (copy, known) = match &place {
+            Some(entry) if self.is_replicated() && defect.is_none() => (NewCopy::of(&new), entry.replicas()),
+            _ => (None, Vec::new()),
+        };
+        let saved =
+            place.as_ref().map_or(Saved::Stored, |entry| entry.take(claim, new, now, self.copies.store().lifetime()));
+        self.to_place = copy.filter(|_| saved == Saved::Stored).map(|copy| NewCopy { known, ..copy });
+        self.entry = place.or(self.entry.take());
         self.copies.store().evict_excess();
         match (saved, defect) {
             (Saved::Stored, None) => {
@@ -434,7 +451,7 @@ impl<'a> RequestCopies<'a> {
         index: usize,
         in_flight: InFlight,
         response: UpstreamResponse,
-    ) -> Result<(), ProxyError> {
+    ) -> Result<(), AttemptError> {
         self.copies.count(thread.index, CopyEvent::Want);
         let claim = *in_flight.claim();
         drop(in_flight);
@@ -443,14 +460,18 @@ impl<'a> RequestCopies<'a> {
         }
         if std::mem::replace(&mut self.has_wanted, true) {
             self.refused(thread, index, Refusal::WantedTwice, None);
-            return Err(ProxyError::WantedTwice);
+            return Err(AttemptError::Ended(ProxyError::WantedTwice));
         }
         if !request.is_replayable() {
             self.refused(thread, index, Refusal::BodyNotKept, None);
-            return Err(ProxyError::BodyNotKept);
+            return Err(AttemptError::Ended(ProxyError::BodyNotKept));
         }
         let backend = self.service.pool.backend(index);
         give::release(thread, exchange, self.service, backend, response.into_body()).await;
+        if self.entry.as_ref().is_some_and(|entry| !entry.replicas().is_empty()) {
+            // Another backend has the state, and Linchpin does not: the request goes there.
+            return Err(AttemptError::Failed(Failure::new(Fact::Lost, false)));
+        }
         Ok(())
     }
 
@@ -466,34 +487,4 @@ impl<'a> RequestCopies<'a> {
 pub(super) fn key(service: &Service, head: &request::Parts) -> Option<SessionKey> {
     service.copies.as_ref()?;
     service.affinity.routed_key(&head.headers, head.uri.path(), &service.pool)
-}
-
-/// Returns whether the session's holder may still work on the session.
-fn is_alive(pool: &Pool, holder: Holder) -> bool {
-    // A backend that has left the pool was not seen to die.
-    let backend = pool.backends().iter().find(|backend| backend.live().id() == holder.backend);
-    backend.is_none_or(|backend| Holder::of(backend) == holder && backend.live().health() == crate::pool::Health::Up)
-}
-
-/// Returns what the outcome of giving means to the session, and what was refused.
-fn judge(end: GiveEnd) -> (Given, Option<(Refusal, Option<StatusCode>)>) {
-    match end {
-        GiveEnd::Response(StatusCode::NO_CONTENT, _) => (Given::Taken, None),
-        GiveEnd::Response(StatusCode::CONFLICT, Some(version)) => {
-            (Given::Newer(version), Some((Refusal::Newer, Some(StatusCode::CONFLICT))))
-        }
-        GiveEnd::Response(status @ StatusCode::UNPROCESSABLE_ENTITY, _) => {
-            (Given::Refused, Some((Refusal::NotAuthentic, Some(status))))
-        }
-        GiveEnd::Response(
-            status @ (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED),
-            _,
-        ) => (Given::Refused, Some((Refusal::NoMiddleware, Some(status)))),
-        GiveEnd::Response(status, _) => (Given::Failed, Some((Refusal::Status, Some(status)))),
-        GiveEnd::NoResponse => (Given::Failed, Some((Refusal::Status, None))),
-        GiveEnd::Late => (Given::Failed, Some((Refusal::Late, None))),
-        GiveEnd::Broken(_) => (Given::Broken, Some((Refusal::Broken, None))),
-        // Counted as a failed attempt.
-        GiveEnd::Failed(_) => (Given::Unreached, None),
-    }
 }

@@ -16,7 +16,7 @@ use super::stale::{AttemptEnd, is_stale};
 use super::thread::ThreadState;
 use crate::clock;
 use crate::copies::fields::{self, PATH};
-use crate::copies::{SessionRef, Version};
+use crate::copies::{Given, Refusal, SessionRef, Version};
 use crate::pool::Backend;
 use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, ReceivedBody, UpstreamBody, to_http2};
 
@@ -25,12 +25,15 @@ use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, ReceivedBody, Up
 pub(super) enum Role {
     /// The session's requests go there next.
     Primary,
+    /// It keeps the copy of a session of another backend.
+    Secondary,
 }
 
 impl Role {
     fn value(self) -> HeaderValue {
         match self {
             Role::Primary => HeaderValue::from_static("primary"),
+            Role::Secondary => HeaderValue::from_static("secondary"),
         }
     }
 }
@@ -40,7 +43,8 @@ pub(super) struct CopyRequest<'a> {
     pub(super) session: SessionRef,
     pub(super) version: Version,
     pub(super) role: Role,
-    pub(super) bytes: &'a Bytes,
+    /// `None` if the session has ended at this version.
+    pub(super) bytes: Option<&'a Bytes>,
     /// The Host of the session's request.
     pub(super) host: Option<&'a HeaderValue>,
 }
@@ -144,16 +148,18 @@ pub(super) async fn give(
 }
 
 fn request(copy: &CopyRequest<'_>, backend: &Backend) -> Request<RequestBody> {
-    let mut request = Request::new(RequestBody::Bytes(Some(copy.bytes.clone())));
-    *request.method_mut() = Method::PUT;
+    let mut request = Request::new(RequestBody::Bytes(copy.bytes.cloned()));
+    *request.method_mut() = if copy.bytes.is_some() { Method::PUT } else { Method::DELETE };
     *request.uri_mut() = Uri::from_static(PATH);
     let headers = request.headers_mut();
     // As in the session's request, which may have none.
     let own = || backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
     let host = copy.host.cloned().or_else(own).unwrap_or(HeaderValue::from_static("localhost"));
     headers.insert(HOST, host);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(fields::ROLE, copy.role.value());
+    if copy.bytes.is_some() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        headers.insert(fields::ROLE, copy.role.value());
+    }
     if let Some(field) = fields::session_of_copy(copy.session, copy.version) {
         headers.insert(fields::SESSION, field);
     }
@@ -191,5 +197,28 @@ pub(super) async fn release(
     if let Some(connection) = connection {
         let key = PoolKey { client: exchange.identity().client(), http1: false };
         thread.connections.release(backend, connection, &service.upstream.settings, key, clock::now());
+    }
+}
+
+/// Returns what the outcome of giving means to the session, and what was refused.
+pub(super) fn judge(end: GiveEnd) -> (Given, Option<(Refusal, Option<StatusCode>)>) {
+    match end {
+        GiveEnd::Response(StatusCode::NO_CONTENT, _) => (Given::Taken, None),
+        GiveEnd::Response(StatusCode::CONFLICT, Some(version)) => {
+            (Given::Newer(version), Some((Refusal::Newer, Some(StatusCode::CONFLICT))))
+        }
+        GiveEnd::Response(status @ StatusCode::UNPROCESSABLE_ENTITY, _) => {
+            (Given::Refused, Some((Refusal::NotAuthentic, Some(status))))
+        }
+        GiveEnd::Response(
+            status @ (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED),
+            _,
+        ) => (Given::Refused, Some((Refusal::NoMiddleware, Some(status)))),
+        GiveEnd::Response(status, _) => (Given::Failed, Some((Refusal::Status, Some(status)))),
+        GiveEnd::NoResponse => (Given::Failed, Some((Refusal::Status, None))),
+        GiveEnd::Late => (Given::Failed, Some((Refusal::Late, None))),
+        GiveEnd::Broken(_) => (Given::Broken, Some((Refusal::Broken, None))),
+        // Counted as a failed attempt.
+        GiveEnd::Failed(_) => (Given::Unreached, None),
     }
 }

@@ -68,6 +68,7 @@ mod refused;
 mod replay;
 mod replica_field;
 mod replicas;
+mod replicated_copies;
 mod request_framing;
 mod response_framing;
 mod routes;

@@ -207,7 +207,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("pools.copies.max", "maxsize maxlength limit"),
     ("pools.copies.handover", "timeout wait handovertimeout"),
     ("pools.copies.required", "strict mandatory sync synchronous"),
-    ("pools.copies.store", "redis shared"),
+    ("pools.copies.store", "redis shared url database"),
     (
         "[pools.health]",
         "healthcheck healthchecks check checks activehealthcheck activehealthchecks httpchk optionhttpchk probe \

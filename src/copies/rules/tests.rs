@@ -188,6 +188,47 @@ fn an_id_that_was_replaced_is_worth_nothing() {
     assert_eq!((claim.term, claim.seq, claim.dropped), (2, Some(5), true));
 }
 
+#[test]
+fn a_replica_continues_with_what_it_has_and_any_other_server_must_forget_it() {
+    let mut session = Session::replicated(0, Some(server(0)), None);
+    let first = sent(&mut session, 0);
+    assert_eq!(session.saved(&first, version(1, 1), false), Saved::Stored);
+    assert!(session.placed(version(1, 1), vec![server(1)]) && !session.is_held());
+    session.ended(&first);
+    assert_eq!(sent(&mut session, 0).seq, Some(1));
+    let mut other = session.clone();
+    let BeforeRequest::Send(claim) = session.before_request(server(1), |_| false, true) else { panic!("it waits") };
+    assert_eq!((claim.term, claim.seq), (2, None));
+    let BeforeRequest::Send(claim) = other.before_request(server(2), |_| false, true) else { panic!("it waits") };
+    assert_eq!((claim.term, claim.seq), (3, None), "what it has of term 1 is two terms behind");
+}
+
+#[test]
+fn a_state_of_which_a_newer_one_is_known_is_not_placed() {
+    let mut session = saved();
+    assert!(!session.placed(version(1, 4), vec![server(1)]) && session.is_held());
+}
+
+#[test]
+fn a_session_without_a_living_replica_is_saved_again() {
+    let mut session = saved();
+    session.placed(version(1, 5), vec![server(1), server(2)]);
+    session.keep_replicas(|replica| replica == server(2));
+    assert_eq!(session.replicas(), [server(2)]);
+    assert_eq!(sent(&mut session, 0).seq, Some(5));
+    session.keep_replicas(|_| false);
+    assert_eq!(sent(&mut session, 0).seq, None);
+}
+
+#[test]
+fn a_state_that_no_server_took_voids_the_older_ones_of_the_replicas() {
+    let mut session = Session::replicated(0, Some(server(0)), Some(server(1)));
+    let first = sent(&mut session, 0);
+    assert_eq!(session.not_stored(&first, Some(version(1, 2))), Saved::Stored);
+    let BeforeRequest::Send(claim) = session.before_request(server(1), |_| false, true) else { panic!("it waits") };
+    assert_eq!((claim.term, claim.seq), (3, None));
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Request { to: usize, lives: bool, may_wait: bool, restarts: bool },

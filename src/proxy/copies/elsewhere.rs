@@ -1,0 +1,94 @@
+//! Owns: the copies of a request's session that are not in this Linchpin: in a shared store, or on other backends.
+//! Invariant: a state is there before the response that brings it goes on, or the response says so by its outcome.
+//! Must not know: the rules of versions, what the session's own backend gets.
+
+use super::super::attempt::UpstreamRequest;
+use super::super::error::ProxyError;
+use super::super::exchange::Exchange;
+use super::super::replicate::{self, NewCopy, Placement};
+use super::super::thread::ThreadState;
+use super::super::wait;
+use super::RequestCopies;
+use crate::copies::{Fetched, Holder, Refusal, SharedSaved, SharedState, Version};
+
+impl RequestCopies<'_> {
+    /// Asks the shared store for the newest state and for the term of a hand-over to the backend at `index`.
+    pub(super) async fn fetch(&self, exchange: &Exchange, index: usize, term: u32) -> Option<Fetched> {
+        let server = self.service.pool.backend(index).name();
+        let answer = self.copies.shared()?.hand_over(self.session, term, server)?;
+        wait::for_answer(exchange.wait_deadline(), answer).await
+    }
+
+    /// Stores a state in the shared store, before the response goes on.
+    ///
+    /// # Errors
+    /// The response must not reach the client.
+    pub(super) async fn share(
+        &mut self,
+        thread: &ThreadState,
+        exchange: &Exchange,
+        index: usize,
+        (version, state): (Version, SharedState),
+    ) -> Result<(), ProxyError> {
+        let server = self.service.pool.backend(index).name();
+        let answer = self.copies.shared().and_then(|shared| shared.save(self.session, version, server, state));
+        let saved = match answer {
+            Some(answer) => wait::for_answer(exchange.wait_deadline(), answer).await,
+            None => None,
+        };
+        match saved {
+            Some(SharedSaved::Stored) => Ok(()),
+            Some(SharedSaved::Stale) => {
+                self.refused(thread, index, Refusal::StaleSeq, None);
+                Ok(())
+            }
+            Some(SharedSaved::Fenced(term)) => {
+                // Another Linchpin has handed the session over.
+                self.entry.iter().for_each(|entry| entry.note_pin(term, None));
+                self.refused(thread, index, Refusal::StaleTerm, None);
+                Err(ProxyError::Fenced)
+            }
+            None => {
+                self.refused(thread, index, Refusal::SharedStore, None);
+                if self.copies.settings().required { Err(ProxyError::NotCopied) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Places a new state on other backends, before the response that brings it is passed on.
+    ///
+    /// # Errors
+    /// No backend took it, and the pool requires that one does.
+    pub(super) async fn place(
+        &mut self,
+        thread: &ThreadState,
+        exchange: &Exchange,
+        request: &UpstreamRequest,
+        index: usize,
+        copy: NewCopy,
+    ) -> Result<(), ProxyError> {
+        let NewCopy { version, bytes, known } = copy;
+        let placement = Placement {
+            copies: self.copies,
+            session: self.session,
+            number: self.number,
+            holder: index,
+            version,
+            bytes: bytes.as_ref(),
+            known: &known,
+            host: request.host(),
+        };
+        let taken = replicate::place(thread, exchange, self.service, &placement).await;
+        self.replica = Some(taken.first().copied());
+        if bytes.is_none() {
+            return Ok(());
+        }
+        if taken.is_empty() {
+            self.refused(thread, index, Refusal::NotPlaced, None);
+            return if self.copies.settings().required { Err(ProxyError::NotCopied) } else { Ok(()) };
+        }
+        let replicas: Vec<_> = taken.iter().map(|index| Holder::of(self.service.pool.backend(*index))).collect();
+        self.entry.iter().for_each(|entry| entry.placed(version, replicas.clone()));
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! Owns: placing a session's new state on other backends, which ones, and in which order.
+//! Invariant: the backend that sent the state is none of them; each is tried once.
+//! Must not know: the rules of versions, what follows if no backend takes the state.
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::HeaderValue;
+
+use super::exchange::Exchange;
+use super::give::{self, CopyRequest, GiveEnd, Role};
+use super::snapshot::Service;
+use super::thread::ThreadState;
+use crate::affinity::failover;
+use crate::balance::TriedBackends;
+use crate::copies::{CopyEvent, Hold, Holder, NewState, PoolCopies, SessionRef, Version};
+use crate::pool::{Health, Pool};
+
+/// How many backends are tried as the secondary of a session, one after the other.
+const MAX_ATTEMPTS: usize = 2;
+
+/// A new state to place on other backends.
+pub(super) struct NewCopy {
+    pub(super) version: Version,
+    /// `None` if the session has ended.
+    pub(super) bytes: Option<Bytes>,
+    /// The backends that had the state before.
+    pub(super) known: Vec<Holder>,
+}
+
+impl NewCopy {
+    /// Returns the state to place, if a response brings one.
+    pub(super) fn of(new: &NewState) -> Option<NewCopy> {
+        let (version, bytes) = match new {
+            NewState::Save { version, bytes, .. } => (*version, Some(bytes.clone())),
+            NewState::Drop(version) => (*version, None),
+            NewState::Unchanged | NewState::Unusable(..) => return None,
+        };
+        Some(NewCopy { version, bytes, known: Vec::new() })
+    }
+}
+
+/// A new state, and where it comes from.
+pub(super) struct Placement<'a> {
+    pub(super) copies: &'a PoolCopies,
+    pub(super) session: SessionRef,
+    /// The session's number in the failover order.
+    pub(super) number: u64,
+    /// The position of the backend that sent the state.
+    pub(super) holder: usize,
+    pub(super) version: Version,
+    /// `None` if the session has ended.
+    pub(super) bytes: Option<&'a Bytes>,
+    /// The backends that had the state before.
+    pub(super) known: &'a [Holder],
+    pub(super) host: Option<&'a HeaderValue>,
+}
+
+/// Places a state on as many other backends as the pool wants. Returns their positions, the session's next one first.
+pub(super) async fn place(
+    thread: &ThreadState,
+    exchange: &Exchange,
+    service: &Service,
+    placement: &Placement<'_>,
+) -> Vec<usize> {
+    let mut taken = Vec::new();
+    let (mut tried, mut attempts) = (TriedBackends::new(), 0);
+    tried.insert(placement.holder);
+    let hold = placement.copies.settings().hold;
+    while let Some(index) = next(&service.pool, placement, &tried) {
+        tried.insert(index);
+        attempts += 1;
+        let copy = CopyRequest {
+            session: placement.session,
+            version: placement.version,
+            role: Role::Secondary,
+            bytes: placement.bytes,
+            host: placement.host,
+        };
+        let end = give::give(thread, exchange, service, index, &copy, placement.copies.settings().handover).await;
+        match end {
+            // A newer state is as good: it holds whatever this one says.
+            GiveEnd::Response(StatusCode::NO_CONTENT | StatusCode::CONFLICT, _) => {
+                placement.copies.count(thread.index, CopyEvent::Place);
+                taken.push(index);
+            }
+            _ => {
+                if let Some((why, status)) = give::judge(end).1 {
+                    let backend = service.pool.backend(index).name();
+                    let status = status.map(|status| status.as_u16());
+                    placement.copies.refused(thread.index, why, placement.session, backend, status);
+                }
+            }
+        }
+        if hold == Hold::Secondary && (!taken.is_empty() || attempts == MAX_ATTEMPTS) {
+            break;
+        }
+    }
+    taken
+}
+
+/// Returns the next backend to ask: one that had the state before, then the next of the session's failover order.
+fn next(pool: &Pool, placement: &Placement<'_>, tried: &TriedBackends) -> Option<usize> {
+    let is_known = |index: &usize| {
+        let backend = pool.backend(*index);
+        backend.live().is_serving() && placement.known.contains(&Holder::of(backend))
+    };
+    let known = (0..pool.backends().len()).filter(|index| !tried.contains(*index)).find(is_known);
+    // A session that has ended is forgotten where it was.
+    if placement.bytes.is_none() {
+        return known;
+    }
+    known.or_else(|| failover::next(pool, placement.number, Some(placement.holder), tried))
+}
+
+/// Returns whether a server is the one that it was, and works.
+pub(super) fn is_alive(pool: &Pool, holder: Holder) -> bool {
+    // A backend that has left the pool was not seen to die.
+    let backend = pool.backends().iter().find(|backend| backend.live().id() == holder.backend);
+    backend.is_none_or(|backend| Holder::of(backend) == holder && backend.live().health() == Health::Up)
+}
