@@ -15,7 +15,7 @@ use super::super::session::{SavedSession, SessionId};
 pub const MIN_SECRET_BYTES: usize = 32;
 
 /// What the key and each copy are bound to.
-const PURPOSE: &[u8] = b"linchpin session copy v1";
+const PURPOSE: &[u8] = b"session copy v1";
 
 /// How copies of sessions are sealed: with a key from the secret that all servers of the shop share.
 #[derive(Clone)]

@@ -168,11 +168,15 @@ impl Backend {
         until(&what, async || self.count() >= requests).await;
     }
 
-    /// Ends the backend and its connections, as a kill would. When this returns, its port refuses connections.
+    /// Ends the backend and its connections, as a kill would. When this returns, its port refuses connections, and its connections have ended.
     pub async fn kill(mut self) -> SocketAddr {
         self.alive.cancel();
         if let Some(task) = self.task.take() {
             task.await.unwrap();
+        }
+        // A request that follows must not find a connection that is about to end.
+        while self.open() > 0 {
+            tokio::task::yield_now().await;
         }
         self.address
     }

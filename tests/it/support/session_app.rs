@@ -215,7 +215,8 @@ impl Memory {
         let line = seen.line().split(" HTTP").next().unwrap_or_default();
         let mut new_id = || {
             self.next_id += 1;
-            format!("{}{}", self.name, self.next_id)
+            // Not hexadecimal: no ref contains it by chance.
+            format!("{}-{}", self.name, self.next_id)
         };
         match line.split('?').next().unwrap_or_default() {
             "POST /add" => {
