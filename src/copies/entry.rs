@@ -86,6 +86,8 @@ pub struct Offer {
     hand_over: u32,
     version: Version,
     bytes: Bytes,
+    /// The server that held the session before.
+    left: Option<Holder>,
     outcome: Given,
 }
 
@@ -177,13 +179,14 @@ impl Entry {
             self.settle(&mut state);
         }
         state.expires = now.saturating_add(state.ttl.unwrap_or(lifetime).min(lifetime));
+        let left = state.session.holder().filter(|holder| *holder != to);
         match state.session.before_request(to, is_alive, may_wait) {
             BeforeRequest::Send(claim) => Preparation::Send(InFlight { entry: Some(Arc::clone(self)), claim }),
             BeforeRequest::Give { hand_over, version } => {
                 // It is there, since the rules say that it is held.
                 let bytes = state.copy.clone().unwrap_or_default();
                 let entry = Arc::clone(self);
-                Preparation::Give(Offer { entry, hand_over, version, bytes, outcome: Given::Unreached })
+                Preparation::Give(Offer { entry, hand_over, version, bytes, left, outcome: Given::Unreached })
             }
             BeforeRequest::Fetch(number) => {
                 let term = state.session.term();
@@ -390,6 +393,11 @@ impl Offer {
     /// Returns the version of the state.
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// Returns the server that the session leaves, if it is known.
+    pub fn left(&self) -> Option<Holder> {
+        self.left
     }
 
     /// Returns the copy.

@@ -24,8 +24,8 @@ use super::thread::ThreadState;
 use crate::affinity::{Cause, Decision, SessionKey, Verdict};
 use crate::clock;
 use crate::copies::{
-    Claim, CopyEvent, CopyOutcome, Entry, Hold, Holder, InFlight, NewState, Offer, PoolCopies, Preparation, Refusal,
-    Saved, Session, SessionRef, SharedState, Version, Wait, fields,
+    Claim, CopyEvent, CopyOutcome, Entry, Given, Hold, Holder, InFlight, NewState, Offer, PoolCopies, Preparation,
+    Refusal, Saved, Session, SessionRef, SharedState, Version, Wait, fields,
 };
 use crate::upstream::{Fact, Failure};
 
@@ -326,6 +326,10 @@ impl<'a> RequestCopies<'a> {
         let limit = self.copies.settings().handover;
         let end = Box::pin(give::give(thread, exchange, self.service, index, &copy, limit)).await;
         let (given, refusal) = give::judge(end);
+        if let (Given::Taken, Some(left)) = (given, offer.left()) {
+            let end = CopyRequest { bytes: None, ..copy };
+            Box::pin(give::end_at(thread, exchange, self.service, left, &end, limit)).await;
+        }
         offer.end(given);
         match refusal {
             None => {

@@ -16,8 +16,8 @@ use super::stale::{AttemptEnd, is_stale};
 use super::thread::ThreadState;
 use crate::clock;
 use crate::copies::fields::{self, PATH};
-use crate::copies::{Given, Refusal, SessionRef, Version};
-use crate::pool::Backend;
+use crate::copies::{Given, Holder, Refusal, SessionRef, Version};
+use crate::pool::{Backend, Health};
 use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, ReceivedBody, UpstreamBody, to_http2};
 
 /// What a backend is for a session.
@@ -39,6 +39,7 @@ impl Role {
 }
 
 /// A copy, and what the request that carries it says.
+#[derive(Clone, Copy)]
 pub(super) struct CopyRequest<'a> {
     pub(super) session: SessionRef,
     pub(super) version: Version,
@@ -144,6 +145,24 @@ pub(super) async fn give(
             fact @ Fact::Closed if error.failure.sent => GiveEnd::Broken(unsent(fact)),
             fact => GiveEnd::Failed(unsent(fact)),
         };
+    }
+}
+
+/// Ends a session at the server that it has left, if that lives. Otherwise a request without a pin, but with an old
+/// cookie of the application, could find it there after it has ended elsewhere. Whether this succeeds changes nothing
+/// for the session's request.
+pub(super) async fn end_at(
+    thread: &ThreadState,
+    exchange: &Exchange,
+    service: &Service,
+    left: Holder,
+    end: &CopyRequest<'_>,
+    limit: Duration,
+) {
+    let mut backends = service.pool.backends().iter();
+    let Some(index) = backends.position(|backend| Holder::of(backend) == left) else { return };
+    if service.pool.backend(index).live().health() == Health::Up {
+        give(thread, exchange, service, index, end, limit).await;
     }
 }
 

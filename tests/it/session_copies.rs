@@ -285,6 +285,28 @@ async fn a_session_that_leaves_a_draining_server_waits_for_its_requests_there() 
 }
 
 #[tokio::test]
+async fn a_living_server_that_a_session_has_left_forgets_it() {
+    let apps = [SessionApp::start("a").await, SessionApp::start("b").await];
+    let proxy = proxy(&[&apps[0], &apps[1]], "", "persistence.on.draining = \"move\"");
+    let mut browser = Browser::new(&proxy);
+    let first = server(&apps, &browser.send("POST", "/add", b"").await);
+    proxy.live(apps[first].backend.name()).set_state(linchpin::pool::AdminState::Drain);
+    assert_eq!(browser.add().await, "2");
+    let ended = |app: &SessionApp| {
+        let seen = app.backend.seen();
+        let ends = seen.iter().filter(|seen| seen.line().starts_with("DELETE /.well-known/linchpin/session "));
+        ends.map(|seen| seen.field("linchpin-session").unwrap().split_once(';').unwrap().1.to_owned()).collect()
+    };
+    let versions: Vec<String> = ended(&apps[first]);
+    assert_eq!(versions, ["term=2;seq=1"], "an old cookie of the application finds nothing there");
+    assert_eq!(ended(&apps[1 - first]), Vec::<String>::new());
+    // It comes back, and has the newest state again.
+    proxy.live(apps[first].backend.name()).set_state(linchpin::pool::AdminState::Ready);
+    proxy.live(apps[1 - first].backend.name()).set_state(linchpin::pool::AdminState::Drain);
+    assert_eq!(browser.add().await, "3");
+}
+
+#[tokio::test]
 async fn many_drains_under_concurrent_increments_lose_none() {
     let apps = [SessionApp::start("a").await, SessionApp::start("b").await];
     let proxy = proxy(&[&apps[0], &apps[1]], "", "persistence.on.draining = \"move\"");
