@@ -22,11 +22,17 @@ use super::support::tool::Folder;
 /// and 48 measured, and the error of measuring, since the system counts by 2 MiB.
 const STALLED: f64 = 60.0;
 
+/// The same for a response of an HTTP/2 backend, whose window is granted before the stall: between 43 and 100 measured.
+const FROM_HTTP2: f64 = 112.0;
+
 /// The same in TLS, which holds one more record, or a part of one, in each direction: 27 and 81 measured.
 const IN_TLS: f64 = 96.0;
 
-/// The same for a stream of HTTP/2: 49 measured.
+/// The same for a stream of HTTP/2 that is not read: 27 measured.
 const STREAM: f64 = 64.0;
+
+/// The same for an upload in a stream of HTTP/2: between 49 and 82 measured.
+const STREAM_UPLOAD: f64 = 104.0;
 
 /// The same if its backend speaks HTTP/2, too: 89 measured, and 110 for an upload. Both windows were granted before the
 /// stall.
@@ -171,7 +177,7 @@ const UPLOAD: &str = "POST /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 100000
 async fn a_client_that_reads_nothing_costs_little() {
     let each = each_of(&start(plain().await, "").await, COUNT, LARGE, b"").await;
     let from_http2 = each_of(&start(http2().await, "http2 = true").await, COUNT, LARGE, b"").await;
-    assert!(each <= STALLED && from_http2 <= STALLED, "{each:.1} KiB, {from_http2:.1} KiB");
+    assert!(each <= STALLED && from_http2 <= FROM_HTTP2, "{each:.1} KiB, {from_http2:.1} KiB");
 }
 
 #[tokio::test]
@@ -265,7 +271,7 @@ async fn an_http_2_upload_that_its_backend_does_not_read_costs_little() {
     let body = || Bytes::from_static(&[b'x'; 1 << 23]);
     let to_http1 = each_stream(&start(plain().await, "").await, 150, 65_535, request(), body()).await;
     let to_http2 = each_stream(&start(http2().await, "http2 = true").await, 150, 65_535, request(), body()).await;
-    assert!(to_http1 <= STREAM && to_http2 <= STREAM_TO_HTTP2, "{to_http1:.1} KiB, {to_http2:.1} KiB");
+    assert!(to_http1 <= STREAM_UPLOAD && to_http2 <= STREAM_TO_HTTP2, "{to_http1:.1} KiB, {to_http2:.1} KiB");
 }
 
 /// The most KiB per connection that has sent nothing or one byte: 4, and the error of measuring.
