@@ -8,12 +8,17 @@ mod copies_view;
 mod dashboard;
 mod gauges;
 mod guard;
+mod reload;
 mod serve;
 mod settings;
 mod sources;
 mod view;
 
 pub use bind::{Bound, bind};
+pub use guard::AccessRules;
+pub use reload::{
+    ReloadChange, ReloadError, ReloadFigures, ReloadReport, ReloadRequest, ReloadResult, ReloadTrigger, Reloader,
+};
 pub use serve::run;
 pub use settings::Settings;
 pub use sources::{Phase, PoolEntry, StatusSources};

@@ -2,11 +2,19 @@
 //! Invariant: everything that can fail at start fails before the first client is accepted.
 //! Must not know: how requests are served, or the command line.
 
+mod acquire;
+mod admin_server;
 mod compose;
+mod configuration;
 mod control;
+mod descriptor_limit;
 mod discovery;
 mod listeners;
+mod probes;
 mod publish;
+mod reload;
+mod reload_changes;
+mod running;
 mod tls_setup;
 
 use std::net::SocketAddr;
@@ -17,27 +25,32 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
-use crate::admin::Phase;
+use crate::admin::{Phase, ReloadFigures, ReloadReport, ReloadTrigger, Reloader, StatusSources};
 use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::{Cause, Verdict};
 use crate::config::Plan;
-use crate::net::{Address, descriptor_reserve};
+use crate::net::Address;
 use crate::pool::Pool;
 use crate::pool::health_tracker::BackendDownReceiver;
-use crate::proxy::client::ListenerInfo;
 use crate::proxy::error::Unserved;
-use crate::proxy::snapshot::Snapshot;
 use crate::proxy::{Proxy, replay};
+use crate::runtime::listeners::Acquisition;
 use crate::runtime::workers::WorkerContext;
-use crate::runtime::{Listeners, Workers, descriptors, listen};
+use crate::runtime::{BindError, ListenerTransport, Listeners, Workers, descriptors};
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, OpenError, Reopen};
+use crate::tls::reload::WatchedCertificates;
 use crate::upstream::Fact;
-use crate::{admin, clock, runtime, tls};
+use crate::{clock, tls};
+use admin_server::BoundAdmin;
 use compose::Composer;
 use control::{Control, ControlParts};
+use descriptor_limit::fit_to_descriptor_limit;
+use discovery::Sources;
 use listeners::listener_info;
-use publish::Published;
+use publish::{Published, Subscription};
+use reload::Commit;
+use running::{Overview, Running, StoreTasks};
 use tls_setup::TlsSetup;
 
 /// The time between two runs of the housekeeping of each data-path thread.
@@ -49,13 +62,14 @@ const LABELS: Labels =
 
 /// A running Linchpin.
 pub struct App {
-    addresses: Vec<Address>,
-    admin: Option<SocketAddr>,
-    entries: Arc<ArcSwap<Vec<admin::PoolEntry>>>,
-    grace: Duration,
+    overview: Arc<ArcSwap<Overview>>,
+    entries: Arc<ArcSwap<Vec<crate::admin::PoolEntry>>>,
+    reloader: Reloader,
+    phase: Arc<watch::Sender<Phase>>,
+    commit: Commit,
     workers: Workers,
     control: Control,
-    log: AccessLog,
+    reopen: Reopen,
 }
 
 /// Why Linchpin does not start.
@@ -64,7 +78,7 @@ pub enum StartError {
     /// The access log can't be opened.
     Log(OpenError),
     /// A listener can't bind its address.
-    Bind(listen::BindError),
+    Bind(BindError),
     /// The admin listener can't bind its address.
     Admin(Address, std::io::Error),
     /// A certificate or key file can't be used.
@@ -100,75 +114,120 @@ impl App {
         let threads = plan.server.threads();
         let log = AccessLog::open(&plan.log.access, plan.log.format).map_err(StartError::Log)?;
         let metrics = Arc::new(Metrics::new(threads, LABELS, Arc::clone(log.dropped())));
-        let TlsSetup { acceptors, accesses, watched } = TlsSetup::open(&plan).map_err(StartError::Tls)?;
+        let tls = TlsSetup::open(&plan).map_err(StartError::Tls)?;
         let ((server, admin_connections), replay_memory) = (fit_to_descriptor_limit(&plan), plan.replay_memory);
-        let mut composer = Composer::new(plan, accesses, threads, Arc::clone(&metrics));
+
+        if server.max_connections < plan.server.max_connections {
+            tracing::info!(
+                max_connections = server.max_connections,
+                limit = descriptors::soft_limit(),
+                "limiting client connections to what the limit on open descriptors allows; raise LimitNOFILE for more"
+            );
+        }
+
+        let (mut listeners, inboxes) = Listeners::new(&server, threads);
+        let acquired = listeners.acquire(&plan.listeners, Acquisition::Start).map_err(StartError::Bind)?;
+        let ids = acquired.ids();
+        let settings = plan.listeners.iter().zip(&ids).zip(&tls.acceptors);
+        let transports = settings.map(|((listener, id), tls)| {
+            Arc::new(ListenerTransport::new(listener, tls.clone(), listener_info(*id, listener), &metrics))
+        });
+        let transports = transports.collect();
+
+        let sources = Sources::new(&plan.pools);
+        let waits = plan.pools.iter().any(|pool| !pool.discover.is_empty());
+        let phase = Arc::new(watch::Sender::new(if waits { Phase::Starting } else { Phase::Ready }));
+        let mut composer = Composer::new(plan, tls.accesses.clone(), ids, threads, Arc::clone(&metrics));
         let snapshot = composer.compose();
-        let published = Published::new(composer.plan(), snapshot);
-        let plan = composer.plan();
+        let memory = replay_memory / threads.max(1);
+        let published = Published::new(snapshot, &sources.statuses(), log.handle(), memory, threads);
 
-        let listeners = Listeners::bind(&plan.listeners, &acceptors, threads, &metrics).map_err(StartError::Bind)?;
-        let admin = match &plan.admin {
+        acquired.listen().map_err(StartError::Bind)?;
+        // The threads open them when they start.
+        drop(listeners.install(acquired, transports, Duration::ZERO));
+        let admin = match &composer.plan().admin {
             None => None,
-            Some(settings) => Some((
-                admin::bind(settings).map_err(|error| StartError::Admin(settings.address.clone(), error))?,
-                settings.clone(),
-                admin_connections,
-            )),
+            Some(settings) => {
+                let bound = BoundAdmin::bind(settings);
+                Some(bound.map_err(|error| StartError::Admin(settings.address.clone(), error))?)
+            }
         };
-        let addresses = listeners.addresses().to_vec();
-        let admin_address = admin.as_ref().and_then(|(bound, ..)| bound.address());
-        let of_admin = plan.admin.as_ref().map(|settings| admin_address.map_or(settings.address.clone(), Address::Tcp));
-        let listening = addresses.iter().cloned().chain(of_admin).collect();
 
-        let infos: Arc<[Arc<ListenerInfo>]> = plan
-            .listeners
-            .iter()
-            .enumerate()
-            .map(|(position, listener)| Arc::new(listener_info(position, listener)))
-            .collect();
-        let (logs, backend_down, snapshots) = (log.handle(), composer.backend_down(), published.subscribe());
-        let avoid_list = Arc::new(AvoidList::default());
+        let (reloader, requests) = Reloader::new();
         let entries = Arc::clone(published.entries());
-        let parts = ControlParts {
-            stores: composer.take_stores(),
-            shared_copies: composer.take_shared_copies(),
+        let facts = StatusSources {
+            pools: Arc::clone(&entries),
+            metrics,
+            phase: phase.subscribe(),
+            certificates: WatchedCertificates::new(tls.watched()),
+            reloader: reloader.clone(),
+            reloads: ReloadFigures::started(clock::unix()),
+            started: clock::unix(),
+        };
+        let overview = Arc::new(ArcSwap::from_pointee(Overview {
+            listeners: listeners.addresses(),
+            admin: admin.as_ref().and_then(|admin| admin.bound.address()),
+            shutdown_grace: server.shutdown_grace,
+        }));
+        let (files, reopen, avoid_list) = (listeners.files(), log.reopen(), Arc::new(AvoidList::default()));
+        let (backend_down, subscription, commit) = (composer.backend_down(), published.subscribe(), Commit::default());
+        let running = Running {
+            generation: 1,
             composer,
             published,
-            listening,
+            sources,
+            listeners,
+            tls,
+            log,
+            admin: None,
+            facts,
+            overview: Arc::clone(&overview),
+            session_stores: StoreTasks::default(),
+            copy_stores: StoreTasks::default(),
+        };
+        let parts = ControlParts {
+            running,
+            requests,
+            phase: Arc::clone(&phase),
+            commit: Arc::clone(&commit),
             avoid_list: Arc::clone(&avoid_list),
-            admin,
-            metrics,
-            log: log.loss_reporter(),
-            certificates: watched,
+            admin: admin.map(|bound| (bound, admin_connections)),
         };
         let control = Control::start(parts).map_err(StartError::Thread)?;
 
         let make = move |thread: WorkerContext| {
-            let mut snapshots = snapshots.clone();
-            let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let (deadlines, log, avoid_list) = (thread.deadlines.clone(), logs.thread_log(), Arc::clone(&avoid_list));
-            let memory = replay::ReplayMemory::share(replay_memory, threads);
-            let proxy = Rc::new(Proxy::new(thread.index, infos.clone(), snapshot, deadlines, log, avoid_list, memory));
-            let housekeeping = housekeeping(Rc::clone(&proxy), thread.deadlines, backend_down.subscribe(), snapshots);
+            let mut subscription = subscription.clone();
+            let current = subscription.current();
+            let (deadlines, log, avoid_list) =
+                (thread.deadlines.clone(), current.log.thread_log(), Arc::clone(&avoid_list));
+            let memory = replay::ReplayMemory::new(current.replay_memory);
+            let snapshot = Arc::clone(&current.snapshot);
+            let proxy = Rc::new(Proxy::new(thread.index, snapshot, deadlines, log, avoid_list, memory));
+            subscription.installed(thread.index, &current);
+            let housekeeping = housekeeping(Rc::clone(&proxy), thread, backend_down.subscribe(), subscription);
             (proxy, housekeeping)
         };
-        let phase = Arc::clone(&control.phase);
+        let broken = Arc::clone(&phase);
         let on_failure = move || {
-            phase.send_if_modified(Phase::mark_broken);
+            broken.send_if_modified(Phase::mark_broken);
         };
-        let workers = Workers::start(listeners, &server, make, on_failure).map_err(StartError::Thread)?;
-        Ok(App { addresses, admin: admin_address, entries, grace: server.shutdown_grace, workers, control, log })
+        let workers = Workers::start(inboxes, files, make, on_failure).map_err(StartError::Thread)?;
+        Ok(App { overview, entries, reloader, phase, commit, workers, control, reopen })
     }
 
     /// Returns the addresses of the listeners, in the order of the configuration.
-    pub fn listeners(&self) -> &[Address] {
-        &self.addresses
+    pub fn listeners(&self) -> Vec<Address> {
+        self.overview.load().listeners.clone()
     }
 
     /// Returns the address of the admin listener, if it is on TCP.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin
+        self.overview.load().admin
+    }
+
+    /// Returns how long requests in flight may take to end once it stops.
+    pub fn shutdown_grace(&self) -> Duration {
+        self.overview.load().shutdown_grace
     }
 
     /// Returns the current pools.
@@ -178,20 +237,33 @@ impl App {
 
     /// Returns what reopens the access log.
     pub fn log(&self) -> Reopen {
-        self.log.reopen()
+        self.reopen.clone()
+    }
+
+    /// Returns what requests reloads.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
+    /// Reads the configuration file again, and returns once that is done.
+    pub async fn reload(&self, is_dry_run: bool) -> ReloadReport {
+        self.reloader.reload(ReloadTrigger::Api, is_dry_run).await
     }
 
     /// Stops: reports not ready, serves the connections and requests that have begun by now, gives requests in flight
     /// the grace period, and ends. If the future is dropped before that, everything ends at once.
     pub async fn stop(self) {
-        let App { mut workers, control, log, grace, .. } = self;
-        control.stopping();
-        workers.drain(grace);
+        let App { mut workers, control, phase, commit, overview, .. } = self;
+        // A reload that is being applied comes first: it ends within seconds.
+        let mut is_stopping = commit.lock().await;
+        *is_stopping = true;
+        phase.send_replace(Phase::Stopping);
+        workers.drain(overview.load().shutdown_grace);
+        drop(is_stopping);
         let (ended, end) = oneshot::channel();
         let joining = std::thread::Builder::new().name("join".into()).spawn(move || {
             workers.join();
             control.join();
-            log.close();
             // The receiver may be dropped already.
             let _ = ended.send(());
         });
@@ -202,31 +274,15 @@ impl App {
     }
 }
 
-/// Returns `[server]` with as many client connections as the limit on open descriptors allows, and the number of
-/// connections for the admin listener. Reserves descriptors for backends from now on.
-fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize) {
-    let limit = descriptors::soft_limit();
-    let budget = descriptors::budget(limit, plan.descriptors());
-    descriptor_reserve::reserve_from(budget.ceiling);
-    let max_connections = plan.server.max_connections.min(budget.clients);
-    if max_connections < plan.server.max_connections {
-        tracing::info!(
-            max_connections,
-            limit,
-            "limiting client connections to what the limit on open descriptors allows; raise LimitNOFILE for more"
-        );
-    }
-    (runtime::Settings { max_connections, ..plan.server.clone() }, budget.admin)
-}
-
-/// The housekeeping of a data-path thread: sweeps, wakes the requests on a backend that went down, and installs the
-/// next snapshot.
+/// The housekeeping of a data-path thread: sweeps, wakes the requests on a backend that went down, and installs what is
+/// published.
 async fn housekeeping(
     proxy: Rc<Proxy>,
-    deadlines: clock::Deadlines,
+    thread: WorkerContext,
     mut backend_down: BackendDownReceiver,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut subscription: Subscription,
 ) {
+    let WorkerContext { index, deadlines } = thread;
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         tokio::select! {
@@ -236,9 +292,11 @@ async fn housekeeping(
                 Some(backend) => deadlines.wake(backend),
                 None => deadlines.wake_all(),
             },
-            Ok(()) = snapshots.changed() => {
-                let next = Arc::clone(&snapshots.borrow_and_update());
-                proxy.install(next);
+            next = subscription.next() => {
+                proxy.install(Arc::clone(&next.snapshot));
+                proxy.switch_log(&next.log);
+                proxy.resize_replay_memory(next.replay_memory);
+                subscription.installed(index, &next);
             }
         }
     }

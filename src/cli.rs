@@ -2,6 +2,7 @@
 //! Invariant: every failure is one message on standard error that says what to do next.
 //! Must not know: what a command does.
 
+mod admin_client;
 pub mod check;
 mod config_file;
 pub mod demo;
@@ -10,6 +11,7 @@ pub mod explain;
 pub mod import;
 pub mod keygen;
 mod output;
+pub mod reload;
 pub mod run;
 
 use std::process::ExitCode;
@@ -35,6 +37,8 @@ enum Command {
     Run(FileArgs),
     /// Report every error in a configuration file. Changes, starts and binds nothing.
     Check(FileArgs),
+    /// Make the running proxy read its configuration file again. No connection is lost.
+    Reload(reload::Args),
     /// Translate a configuration file of HAProxy, nginx or Traefik.
     Import(import::Args),
     /// Generate a key for `[[keys]]`, or a token for `[admin]`.
@@ -56,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => exit_code(demo::run(args)),
         Command::Run(args) => run::run(args.path()),
         Command::Check(args) => check::run(args.path()),
+        Command::Reload(args) => reload::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Keygen(args) => exit_code(keygen::run(&args)),
         Command::Explain(args) => explain::run(&args),

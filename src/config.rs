@@ -32,7 +32,7 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-pub use self::diff::KeyChange;
+pub use self::diff::{KeyChange, key_path};
 pub use self::plan::{Origin, Plan, PoolPlan};
 pub use self::report::{Finding, Position, Report, Severity};
 use crate::files;
@@ -48,6 +48,19 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 pub fn load(path: &Path) -> Result<(Plan, Report), Report> {
     let text = files::read_text(path, MAX_BYTES).map_err(|error| Report::unreadable(path, &error))?;
     parse(&text, path)
+}
+
+/// Reads only `[admin]` of a configuration file, whatever is wrong with the rest: `None` if there is none, or it can't be
+/// used. The commands that ask a running process find it by this.
+///
+/// # Errors
+/// The file can't be read.
+pub fn admin(path: &Path) -> Result<Option<crate::admin::Settings>, Report> {
+    let text = files::read_text(path, MAX_BYTES).map_err(|error| Report::unreadable(path, &error))?;
+    let notes = report::Notes::new(&text, path);
+    let (tree, _) = DeTable::parse_recoverable(&text);
+    let admin = reader::read(tree.get_ref(), &notes, |root| root.section("admin", file::admin));
+    Ok(admin.map(|admin| admin.value))
 }
 
 /// Reads `text`, the content of the file `origin`: findings name that file, and relative paths start at its folder.

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
@@ -22,9 +23,11 @@ pub trait Handler: 'static {
     type Body: ResponseContent<Error: Into<Box<dyn std::error::Error + Send + Sync>> + Unpin> + Unpin + 'static;
     /// The state that this handler keeps for one connection.
     type Client: 'static;
+    /// What this handler has to know of a listener. A reload may change it for the connections that begin afterwards.
+    type Listener: Send + Sync + 'static;
 
-    /// Begins a connection of `peer` at the listener with this position in the configuration, from 0.
-    fn begin_connection(&self, listener: usize, peer: Peer) -> Self::Client;
+    /// Begins a connection of `peer` at this listener.
+    fn begin_connection(&self, listener: &Arc<Self::Listener>, peer: Peer) -> Self::Client;
 
     /// Handles a request. The handler queues interim responses (RFC 9110 §15.2) in `interim` until it returns the
     /// response; `interim` is `None` if the client can receive none.

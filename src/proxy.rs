@@ -60,7 +60,7 @@ use crate::affinity::{Decision, ExtractedPin, avoid_list::AvoidList, decide};
 use crate::clock::{self, Deadlines};
 use crate::handler::{Abandoned, Handler, HeadFault, Peer, Reply};
 use crate::net::interim::InterimQueue;
-use crate::telemetry::{Limit, ThreadLog};
+use crate::telemetry::{AccessLogHandle, Limit, ThreadLog};
 use attempt::{UpstreamRequest, UpstreamResponse};
 use client::{Client, ListenerInfo};
 use copies::{AttemptError, RequestCopies};
@@ -86,16 +86,13 @@ enum PipelineOutcome {
 /// One thread's proxy.
 pub struct Proxy {
     thread: Rc<ThreadState>,
-    listeners: Arc<[Arc<ListenerInfo>]>,
 }
 
 impl Proxy {
     /// Makes the proxy of the data-path thread number `thread`, whose time limits run in `deadlines`, and whose
-    /// requests keep their bodies for another attempt in `replay_memory`. `listeners` are those of the configuration,
-    /// in its order.
+    /// requests keep their bodies for another attempt in `replay_memory`.
     pub fn new(
         thread: usize,
-        listeners: Arc<[Arc<ListenerInfo>]>,
         snapshot: Arc<Snapshot>,
         deadlines: Deadlines,
         log: ThreadLog,
@@ -103,7 +100,7 @@ impl Proxy {
         replay_memory: Rc<replay::ReplayMemory>,
     ) -> Proxy {
         let thread = ThreadState::new(thread, snapshot, deadlines, log, avoid_list, replay_memory);
-        Proxy { thread: Rc::new(thread), listeners }
+        Proxy { thread: Rc::new(thread) }
     }
 
     /// Does the work that belongs to no request: flushes log lines, and closes idle connections that have expired. Call
@@ -117,14 +114,25 @@ impl Proxy {
     pub fn install(&self, snapshot: Arc<Snapshot>) {
         self.thread.install(snapshot);
     }
+
+    /// Writes the access records that follow to another log.
+    pub fn switch_log(&self, log: &AccessLogHandle) {
+        self.thread.log.switch(log);
+    }
+
+    /// Changes the memory that request bodies may take for another attempt, in bytes.
+    pub fn resize_replay_memory(&self, bytes: usize) {
+        self.thread.replay_memory.resize(bytes);
+    }
 }
 
 impl Handler for Proxy {
     type Body = ResponseBody;
     type Client = Client;
+    type Listener = ListenerInfo;
 
-    fn begin_connection(&self, listener: usize, peer: Peer) -> Client {
-        Client::new(&self.listeners[listener], peer.address, peer.subject)
+    fn begin_connection(&self, listener: &Arc<ListenerInfo>, peer: Peer) -> Client {
+        Client::new(listener, peer.address, peer.subject)
     }
 
     /// Takes a request from its head to the head of its response. The body of the response carries on from there,

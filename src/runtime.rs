@@ -4,6 +4,8 @@
 
 mod activity;
 mod backlog;
+mod bind_listener;
+pub mod commands;
 mod conn;
 mod conn_context;
 mod conn_timeouts;
@@ -16,8 +18,9 @@ mod handshake;
 mod http1;
 mod http2;
 mod io;
-pub mod listen;
-mod listener;
+mod listen;
+pub mod listener;
+pub mod listeners;
 mod per_client_limit;
 mod proxy_protocol;
 mod request_line;
@@ -25,8 +28,13 @@ mod service;
 pub mod settings;
 mod shutdown;
 pub mod signal;
+mod socket_files;
+mod thread_listeners;
 pub mod workers;
 
-pub use listen::Listeners;
+pub use bind_listener::BindError;
+pub use listener::ListenerTransport;
+pub use listeners::Listeners;
 pub use settings::{Limits, ListenerSettings, Settings};
+pub use socket_files::ListenerId;
 pub use workers::Workers;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
@@ -16,8 +16,8 @@ use http::{HeaderMap, StatusCode};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
-use super::guard::{self, Guard};
-use super::settings::Settings;
+use super::guard::{self, AccessRules};
+use super::reload::{ReloadResult, ReloadTrigger};
 use super::sources::{Phase, StatusSources};
 use super::view::{ExplainRequest, ExplainResponse, Status};
 use super::{dashboard, gauges};
@@ -37,6 +37,8 @@ pub(super) const SECURITY_HEADERS: [(HeaderName, HeaderValue); 4] = [
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
 ];
 
+pub(super) const RELOAD_PATH: &str = "/api/v1/reload";
+
 struct Api {
     facts: StatusSources,
     registry: Registry,
@@ -44,7 +46,7 @@ struct Api {
 }
 
 /// Builds the whole admin API, behind its guard.
-pub(super) fn router(settings: &Settings, facts: StatusSources) -> Router {
+pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
     let registry = gauges::registry(&facts);
     let policy = HeaderValue::try_from(dashboard::policy()).ok();
     Router::new()
@@ -54,12 +56,13 @@ pub(super) fn router(settings: &Settings, facts: StatusSources) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
         .route("/api/v1/explain", post(explain))
+        .route(RELOAD_PATH, post(reload))
         .fallback((
             StatusCode::NOT_FOUND,
-            "Not found. The paths are /, /api/v1/status, /api/v1/explain, /metrics, /livez and /readyz.\n",
+            "Not found. The paths are /, /api/v1/status, /api/v1/explain, /api/v1/reload, /metrics, /livez and /readyz.\n",
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(Arc::new(Guard::new(settings)), guard::authorize))
+        .layer(middleware::from_fn_with_state(rules.clone(), guard::authorize))
         .layer(middleware::map_response(add_security_headers))
         .with_state(Arc::new(Api { facts, registry, policy }))
 }
@@ -103,6 +106,24 @@ async fn explain(State(api): State<Arc<Api>>, Json(request): Json<ExplainRequest
         None => (StatusCode::NOT_FOUND, "No pool here can read this: a client that sends it gets a new session.\n")
             .into_response(),
     }
+}
+
+/// The query of `POST /api/v1/reload`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Reads the configuration file again. The status is 422 if the file is refused, so that `curl -f` fails.
+async fn reload(State(api): State<Arc<Api>>, Query(query): Query<ReloadQuery>) -> Response {
+    let report = api.facts.reloader.reload(ReloadTrigger::Api, query.dry_run).await;
+    let status = match report.result {
+        ReloadResult::Applied | ReloadResult::Unchanged => StatusCode::OK,
+        ReloadResult::Refused => StatusCode::UNPROCESSABLE_ENTITY,
+    };
+    (status, Json(report)).into_response()
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> Response {

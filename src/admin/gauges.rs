@@ -11,7 +11,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::copies_view;
+use super::reload::ReloadFigures;
 use super::sources::{PoolEntry, StatusSources};
+use super::view::Drift;
 use crate::clock;
 use crate::discover::SourceStatus;
 use crate::pool::{AdminState, Backend, Health};
@@ -77,6 +79,8 @@ impl Collector for Gauges {
             family.encode_family(&labels)?.encode_gauge(&left.days)?;
         }
 
+        self.reloads(&mut encoder, &entries)?;
+
         let help = "1 if the process takes requests; 0 while it starts or stops";
         encoder
             .encode_descriptor("linchpin_ready", help, None, MetricType::Gauge)?
@@ -87,7 +91,7 @@ impl Collector for Gauges {
         let help = "Start time of the process since the Unix epoch";
         encoder
             .encode_descriptor("process_start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?
-            .encode_gauge(&self.0.started_unix().as_secs_f64())
+            .encode_gauge(&self.0.started.as_secs_f64())
     }
 }
 
@@ -105,6 +109,33 @@ fn state(backend: &Backend) -> &'static str {
 }
 
 impl Gauges {
+    fn reloads(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[PoolEntry]) -> fmt::Result {
+        let reloads = &self.0.reloads;
+        let help = "1 if the last reload was not refused";
+        encoder
+            .encode_descriptor("linchpin_config_last_reload_successful", help, None, MetricType::Gauge)?
+            .encode_gauge(&u64::from(reloads.is_successful()))?;
+        let help = "Time of the last reload that was not refused, or of the start, since the Unix epoch";
+        encoder
+            .encode_descriptor(
+                "linchpin_config_last_reload_success_timestamp",
+                help,
+                Some(&Unit::Seconds),
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&reloads.last_success())?;
+        let help = "Reloads of the configuration, by result";
+        let mut family = encoder.encode_descriptor("linchpin_config_reloads", help, None, MetricType::Counter)?;
+        for result in ReloadFigures::RESULTS {
+            let labels = [("result", result.as_str())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&reloads.total(result), None)?;
+        }
+        let backends = entries.iter().flat_map(|entry| entry.pool.backends());
+        let drift = backends.map(|backend| Drift::of(backend).len()).sum::<usize>() as u64;
+        let help = "Keys of backends whose value was set at runtime and differs from the file's";
+        encoder.encode_descriptor("linchpin_config_drift", help, None, MetricType::Gauge)?.encode_gauge(&drift)
+    }
+
     fn states(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[PoolEntry]) -> fmt::Result {
         let help = "State of the backend: 1 for its state, 0 for all others";
         let mut family = encoder.encode_descriptor("linchpin_backend_state", help, None, MetricType::Gauge)?;

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -21,6 +22,22 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"linchpin
 
 /// Paths that need no token: the page itself has no data, and a health checker has no secret.
 const OPEN_PATHS: [&str; 3] = ["/", "/livez", "/readyz"];
+
+/// The rules of the admin listener, which a reload may replace while it listens. Clones share them.
+#[derive(Debug, Clone)]
+pub struct AccessRules(Arc<ArcSwap<Guard>>);
+
+impl AccessRules {
+    /// Makes the rules of `[admin]`.
+    pub fn new(settings: &Settings) -> AccessRules {
+        AccessRules(Arc::new(ArcSwap::from_pointee(Guard::new(settings))))
+    }
+
+    /// Applies the rules of other settings to the requests that follow.
+    pub fn replace(&self, settings: &Settings) {
+        self.0.store(Arc::new(Guard::new(settings)));
+    }
+}
 
 /// The rules of one listener.
 #[derive(Debug)]
@@ -44,8 +61,9 @@ enum AccessDenied {
 }
 
 /// Rejects requests that the rules don't allow.
-pub(super) async fn authorize(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    match guard.admit(&request) {
+pub(super) async fn authorize(State(rules): State<AccessRules>, request: Request, next: Next) -> Response {
+    let admitted = rules.0.load().admit(&request);
+    match admitted {
         Ok(()) => next.run(request).await,
         Err(denied) => denied.into_response(),
     }

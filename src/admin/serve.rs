@@ -30,8 +30,11 @@ use tokio::time::{sleep, timeout};
 
 use super::api;
 use super::bind::{self, Bound};
-use super::settings::Settings;
+use super::guard::AccessRules;
 use super::sources::StatusSources;
+
+/// How long a reload may take: other reloads may come first, and each thread installs it.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The paths that orchestrators and load balancers poll. Their responses come from memory, and need no permit.
 const HEALTH_PATHS: [&str; 2] = ["/livez", "/readyz"];
@@ -47,7 +50,7 @@ struct ServerLimits {
     head: Duration,
     head_bytes: usize,
     /// From the end of a request's head to its response: the time for the client to send its body, since the response
-    /// itself takes none.
+    /// itself takes none, but that of a reload.
     response: Duration,
     /// How long a connection lives. This ends one whose client doesn't read its response.
     age: Duration,
@@ -74,13 +77,13 @@ const LIMITS: ServerLimits = ServerLimits {
 /// The runtime can't register the listener.
 pub async fn run(
     bound: Bound,
-    settings: Settings,
+    rules: &AccessRules,
     facts: StatusSources,
     most: usize,
     closing: impl Future<Output = ()> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let router = api::router(&settings, facts);
+    let router = api::router(rules, facts);
     let requests = (most / 3).clamp(1, LIMITS.requests);
     let limits = ServerLimits { requests, idle: most.saturating_sub(requests).clamp(1, LIMITS.idle), ..LIMITS };
     match bound.0 {
@@ -245,7 +248,9 @@ async fn respond(
             let why = "Too many requests at once. Try again in a second.\n";
             return closing((StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], why).into_response());
         }
-        match timeout(context.limits.response, context.router.call(request)).await {
+        let is_reload = request.uri().path() == api::RELOAD_PATH;
+        let limit = if is_reload { context.limits.response.max(RELOAD_TIMEOUT) } else { context.limits.response };
+        match timeout(limit, context.router.call(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_) => closing((StatusCode::REQUEST_TIMEOUT, "The request did not arrive in time.\n").into_response()),

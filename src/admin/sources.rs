@@ -3,11 +3,12 @@
 //! Must not know: how it is shown.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::reload::{ReloadFigures, Reloader};
 use crate::affinity::Affinity;
 use crate::copies::PoolCopies;
 use crate::discover::SourceStatus;
@@ -27,17 +28,17 @@ pub struct StatusSources {
     pub phase: watch::Receiver<Phase>,
     /// Certificates and when they expire.
     pub certificates: WatchedCertificates,
-    /// When the process started.
-    pub started: SystemTime,
+    /// Requests reloads.
+    pub reloader: Reloader,
+    /// What came of them.
+    pub reloads: ReloadFigures,
+    /// When the process started, since the Unix epoch.
+    pub started: Duration,
 }
 
 impl StatusSources {
     pub(super) fn is_ready(&self) -> bool {
         *self.phase.borrow() == Phase::Ready
-    }
-
-    pub(super) fn started_unix(&self) -> Duration {
-        self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
 }
 

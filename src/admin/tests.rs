@@ -27,7 +27,7 @@ use crate::telemetry::metrics::Labels;
 use crate::tls::reload::WatchedCertificates;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::watch;
 
 const PRESENCE: u64 = 60;
@@ -86,7 +86,9 @@ fn server() -> TestServer {
         metrics,
         certificates: WatchedCertificates::default(),
         phase: receiver,
-        started: SystemTime::now() - Duration::from_secs(90),
+        reloader: Reloader::new().0,
+        reloads: ReloadFigures::started(Duration::from_secs(7)),
+        started: clock::unix() - Duration::from_secs(90),
     };
     TestServer { facts, phase, _busy }
 }
@@ -94,7 +96,8 @@ fn server() -> TestServer {
 impl TestServer {
     async fn ask(&self, token: Option<&str>, request: http::request::Builder) -> (http::response::Parts, String) {
         let address = Address::Tcp(([127, 0, 0, 1], 9090).into());
-        let router = router(&Settings { address, token: token.map(Into::into) }, self.facts.clone());
+        let rules = AccessRules::new(&Settings { address, token: token.map(Into::into) });
+        let router = router(&rules, self.facts.clone());
         let request = request.header("host", "127.0.0.1:9090").body(Body::empty()).unwrap();
         let (parts, body) = TowerToHyperService::new(router).call(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
@@ -167,6 +170,10 @@ async fn metrics_are_the_data_paths_counters_and_the_pools_gauges() {
         r#"linchpin_refused_total{pool="app",reason="all_down"} 1"#,
         "# TYPE linchpin_sessions gauge",
         "linchpin_ready 1",
+        "linchpin_config_last_reload_successful 1",
+        "linchpin_config_last_reload_success_timestamp_seconds 7",
+        r#"linchpin_config_reloads_total{result="refused"} 0"#,
+        "linchpin_config_drift 0",
         concat!("linchpin_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
         assert!(body.lines().any(|each| each == line), "{line}\n{body}");
@@ -220,7 +227,7 @@ async fn with_a_token_facts_need_it_and_the_page_asks_for_it() {
 async fn a_name_that_anybody_can_point_here_reads_nothing() {
     let server = server();
     let address = Address::Tcp(([127, 0, 0, 1], 9090).into());
-    let router = router(&Settings { address, token: None }, server.facts.clone());
+    let router = router(&AccessRules::new(&Settings { address, token: None }), server.facts.clone());
     let request = Request::get("/api/v1/status").header("host", "evil.example:9090").body(Body::empty()).unwrap();
     let response = TowerToHyperService::new(router).call(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::FORBIDDEN);

@@ -15,6 +15,7 @@ use crate::affinity::{Cause, Verdict};
 use crate::clock;
 use crate::discover::SourceStatus;
 use crate::pool::history;
+use crate::pool::merge::KEPT;
 use crate::pool::{AdminState, Live};
 
 /// `GET /api/v1/status`.
@@ -81,6 +82,36 @@ struct Backend<'a> {
     /// No source lists it any more; omitted otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     leaving: bool,
+    /// The keys whose value was set at runtime and differs from the file's; omitted if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    drift: Vec<Drift>,
+}
+
+/// A key whose value was set at runtime and differs from the file's.
+#[derive(Debug, Serialize)]
+pub(super) struct Drift {
+    key: &'static str,
+    file: serde_json::Value,
+    runtime: serde_json::Value,
+    /// Why the value that was set at runtime holds.
+    because: &'static str,
+}
+
+impl Drift {
+    /// Lists the keys of a backend.
+    pub(super) fn of(backend: &crate::pool::Backend) -> Vec<Drift> {
+        let live = backend.live();
+        let weight = (backend.configured_weight(), live.weight());
+        let state = (backend.configured_state().as_str(), live.wanted().as_str());
+        let mut all = Vec::new();
+        if weight.0 != weight.1 {
+            all.push(Drift { key: "weight", file: weight.0.into(), runtime: weight.1.into(), because: KEPT });
+        }
+        if state.0 != state.1 {
+            all.push(Drift { key: "state", file: state.0.into(), runtime: state.1.into(), because: KEPT });
+        }
+        all
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -135,7 +166,7 @@ impl<'a> Status<'a> {
     pub(super) fn now(sources: &StatusSources, entries: &'a [PoolEntry]) -> Status<'a> {
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            uptime_seconds: clock::unix().saturating_sub(sources.started_unix()).as_secs(),
+            uptime_seconds: clock::unix().saturating_sub(sources.started).as_secs(),
             ready: sources.is_ready(),
             pools: entries.iter().map(Pool::now).collect(),
         }
@@ -165,6 +196,7 @@ impl<'a> Pool<'a> {
                 last_failure: history.last_failure.map(Failure::from),
                 failing: is_probed && history.is_kept,
                 leaving: live.is_leaving(),
+                drift: Drift::of(backend),
             }
         };
         let source = |status: &'a Arc<SourceStatus>| Source {

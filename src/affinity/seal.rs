@@ -3,6 +3,7 @@
 //! Must not know: HTTP, or whether the pin still holds.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::digest;
@@ -63,13 +64,24 @@ pub struct SealingKey {
     id: String,
     short: [u8; KEY_ID],
     key: LessSafeKey,
+    /// A hash of the secret, to compare keys by.
+    fingerprint: [u8; 32],
+}
+
+/// Compares id and secret.
+impl PartialEq for SealingKey {
+    fn eq(&self, other: &SealingKey) -> bool {
+        (&self.id, &self.fingerprint) == (&other.id, &other.fingerprint)
+    }
 }
 
 impl SealingKey {
     /// Creates a key with its id of the configuration. Returns `None` if the library refuses the secret.
     pub fn new(id: &str, secret: &[u8; KEY_BYTES]) -> Option<SealingKey> {
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, secret).ok()?);
-        Some(SealingKey { id: id.into(), short: short_id(id), key })
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest::digest(&digest::SHA256, secret).as_ref());
+        Some(SealingKey { id: id.into(), short: short_id(id), key, fingerprint })
     }
 
     /// Creates a random key. Returns `None` if the system's random source fails.
@@ -169,25 +181,36 @@ pub fn random_secret() -> Option<[u8; KEY_BYTES]> {
 }
 
 /// The keys of a configuration. The first key seals and all keys open, so that keys rotate without losing a session.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct KeyRing {
-    first: SealingKey,
-    others: Vec<SealingKey>,
+    first: Arc<SealingKey>,
+    others: Vec<Arc<SealingKey>>,
 }
 
 impl KeyRing {
     /// Creates a ring that seals with `first` and opens with all.
     pub fn new(first: SealingKey, others: Vec<SealingKey>) -> KeyRing {
-        KeyRing { first, others }
+        KeyRing { first: Arc::new(first), others: others.into_iter().map(Arc::new).collect() }
+    }
+
+    /// Makes a ring that seals with the first key alone and opens nothing else.
+    pub fn of(first: &Arc<SealingKey>) -> KeyRing {
+        KeyRing { first: Arc::clone(first), others: Vec::new() }
+    }
+
+    /// Makes a ring that also opens with `former`, which pins may still be sealed with.
+    pub fn with_former(&self, former: &Arc<SealingKey>) -> KeyRing {
+        let others = self.others.iter().chain([former]).cloned().collect();
+        KeyRing { first: Arc::clone(&self.first), others }
     }
 
     /// The key that seals.
-    pub fn first(&self) -> &SealingKey {
+    pub fn first(&self) -> &Arc<SealingKey> {
         &self.first
     }
 
     fn by_short_id(&self, short: &[u8]) -> Option<&SealingKey> {
-        std::iter::once(&self.first).chain(&self.others).find(|key| key.short == *short)
+        std::iter::once(&self.first).chain(&self.others).map(|key| &**key).find(|key| key.short == *short)
     }
 }
 

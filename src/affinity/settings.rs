@@ -33,6 +33,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The address of the store through which several Linchpins share learned sessions, if there is one.
+    pub fn store(&self) -> Option<&str> {
+        match &self.carrier {
+            Carrier::Learned(learned) => learned.store.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The default settings of the pool named `pool`.
     pub fn for_pool(pool: &str) -> Settings {
         Settings { carrier: Carrier::Cookie(cookie::Settings::for_pool(pool)), ..Settings::none() }

@@ -2,22 +2,25 @@
 //! Invariant: a snapshot is complete; parts that have not changed are shared with the next one.
 //! Must not know: who requests the next one, or why.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::affinity::pin_names::PinNames;
-use crate::affinity::{self, Affinity, KeyRing, SessionTables, learned};
+use crate::affinity::seal::SealingKey;
+use crate::affinity::{self, Affinity, Carrier, KeyRing, SessionTables, learned};
 use crate::clock;
 use crate::config::{Plan, PoolPlan};
 use crate::copies::{CopyStores, SharedStoreSync};
+use crate::pool::hash::stable_hash;
 use crate::pool::health_tracker::BackendDownNotifier;
 use crate::pool::reconcile::Reconciler;
-use crate::pool::{Pool, backend};
+use crate::pool::{self, Pool, backend};
 use crate::proxy::headers;
 use crate::proxy::rate::{self, RateLimiter};
 use crate::proxy::route::Routes;
 use crate::proxy::snapshot::{Service, Snapshot};
 use crate::proxy::via;
+use crate::runtime::ListenerId;
 use crate::telemetry::Metrics;
 use crate::upstream::Access;
 
@@ -26,6 +29,10 @@ pub(super) struct Composer {
     plan: Plan,
     /// How to connect to the backends of each pool.
     accesses: Vec<Access>,
+    /// The ids of the listeners, by position in the plan.
+    listeners: Vec<ListenerId>,
+    /// The key that was made since a file had none. Pins may be sealed with it for as long as the process runs.
+    random_key: Option<Arc<SealingKey>>,
     reconciler: Reconciler,
     tables: SessionTables,
     copies: CopyStores,
@@ -47,10 +54,18 @@ struct CachedAffinity {
 }
 
 impl Composer {
-    pub(super) fn new(plan: Plan, accesses: Vec<Access>, threads: usize, metrics: Arc<Metrics>) -> Composer {
+    pub(super) fn new(
+        plan: Plan,
+        accesses: Vec<Access>,
+        listeners: Vec<ListenerId>,
+        threads: usize,
+        metrics: Arc<Metrics>,
+    ) -> Composer {
         Composer {
+            random_key: plan.has_random_key.then(|| Arc::clone(plan.keys.first())),
             plan,
             accesses,
+            listeners,
             reconciler: Reconciler::new(threads),
             tables: SessionTables::default(),
             copies: CopyStores::default(),
@@ -64,6 +79,32 @@ impl Composer {
 
     pub(super) fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Returns the keys that hold if `next` is the plan: those in use, if they are the same.
+    pub(super) fn next_keys(&self, next: &Plan) -> Arc<KeyRing> {
+        let keys = match (&self.random_key, next.has_random_key) {
+            (Some(random), true) => KeyRing::of(random),
+            // Pins that are sealed with it would be lost otherwise.
+            (Some(random), false) => next.keys.with_former(random),
+            (None, _) => {
+                return if *next.keys == *self.plan.keys {
+                    Arc::clone(&self.plan.keys)
+                } else {
+                    Arc::clone(&next.keys)
+                };
+            }
+        };
+        if keys == *self.plan.keys { Arc::clone(&self.plan.keys) } else { Arc::new(keys) }
+    }
+
+    /// Replaces the plan, with how to connect to the backends of each of its pools, and the ids of its listeners.
+    pub(super) fn set_plan(&mut self, plan: Plan, accesses: Vec<Access>, listeners: Vec<ListenerId>) {
+        let keys = self.next_keys(&plan);
+        if self.random_key.is_none() && plan.has_random_key {
+            self.random_key = Some(Arc::clone(plan.keys.first()));
+        }
+        (self.plan, self.accesses, self.listeners) = (Plan { keys, ..plan }, accesses, listeners);
     }
 
     /// Returns what notifies of backends that went down.
@@ -93,7 +134,14 @@ impl Composer {
 
     /// Composes the snapshot of the current plan.
     pub(super) fn compose(&mut self) -> Snapshot {
-        let settings: Vec<_> = self.plan.pools.iter().map(|pool| pool.pool.clone()).collect();
+        let settings: Vec<_> = self.plan.pools.iter().map(with_connection_tag).collect();
+        let is_learning = |pool: &&PoolPlan| matches!(pool.persistence.carrier, Carrier::Learned(_));
+        let learning: HashSet<_> =
+            self.plan.pools.iter().filter(is_learning).map(|pool| pool.pool.name.as_str()).collect();
+        self.tables.retain(|pool| learning.contains(pool));
+        let copying = self.plan.pools.iter().filter(|pool| pool.copies.is_some());
+        let copying: HashSet<_> = copying.map(|pool| pool.pool.name.as_str()).collect();
+        self.copies.retain(|pool| copying.contains(pool));
         let pools = self.reconciler.pools(&settings);
         let mut affinities = HashMap::new();
         let mut services = Vec::new();
@@ -123,7 +171,9 @@ impl Composer {
         let plans: HashMap<_, _> =
             plans.map(|(position, plan)| (plan.pool.name.as_str(), (position, &plan.timeouts))).collect();
         let pool = |name: &str| plans.get(name).copied();
-        let listener = |name: &str| self.plan.listeners.iter().position(|listener| listener.name == name);
+        let ids = self.plan.listeners.iter().zip(&self.listeners);
+        let ids: HashMap<_, _> = ids.map(|(listener, id)| (listener.name.as_str(), *id)).collect();
+        let listener = |name: &str| ids.get(name).copied();
         let limits = &self.plan.server.limits;
         Snapshot {
             routes: Routes::new(&self.plan.routes, limits.body_bytes, listener, pool),
@@ -135,6 +185,14 @@ impl Composer {
             limited: Arc::clone(self.metrics.limited()),
         }
     }
+}
+
+/// Returns the settings of a pool's backends, with what tells connections to them apart that are made in other manners.
+fn with_connection_tag(plan: &PoolPlan) -> pool::Settings {
+    let tag = stable_hash(format!("{:?}", plan.upstream).as_bytes());
+    let mut settings = plan.pool.clone();
+    settings.backends.iter_mut().for_each(|backend| backend.connection_tag = tag);
+    settings
 }
 
 fn service(plan: &PoolPlan, pool: &Arc<Pool>, access: &Access, affinity: &Arc<Affinity>, metrics: &Metrics) -> Service {

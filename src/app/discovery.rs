@@ -1,116 +1,185 @@
-//! Owns: the task that takes the backends that sources find into the pools.
-//! Invariant: the control thread makes one change after another, and publishes updates that arrive together at once.
-//! Must not know: how backends are found, or which of them are members of a pool.
+//! Owns: the sources of backends of all pools, and the members of each pool.
+//! Invariant: a source that a reload keeps goes on as if nothing had happened; one that it removes ends.
+//! Must not know: how backends are found, or which of them are members of a pool; what is published.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, sleep_until};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
-use super::compose::Composer;
-use super::publish::Published;
-use crate::admin::Phase;
 use crate::clock;
 use crate::config::PoolPlan;
 use crate::discover::source_watcher::{self, SourceId, SourceUpdate};
-use crate::discover::{Members, Now, OwnAddresses};
+use crate::discover::{self, Members, Now, OwnAddresses, SourceStatus};
 use crate::net::{Address, local_addresses};
 use crate::pool::backend;
 
-/// How long the process stays not ready, at most, while sources have not answered yet.
-const READY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The number of updates of all sources that wait for this task.
+/// The number of updates of all sources that wait for their owner.
 const QUEUE: usize = 64;
 /// The number of names in one log line.
 const MAX_LISTED: usize = 10;
 /// The number of logged conflicts to remember.
 const MAX_CONFLICTS: usize = 10_000;
 
-/// Takes in what sources find, for as long as the process runs. `listening` are the addresses of all listeners,
-/// including the admin listener.
-pub(super) async fn run(
-    composer: Composer,
-    published: Published,
-    listening: Vec<Address>,
-    phase: Arc<watch::Sender<Phase>>,
-) {
-    let plan = composer.plan();
-    let members = |pool: &PoolPlan| Members::new(pool.pool.backends.clone(), &pool.discover);
-    let members = plan.pools.iter().map(members).collect();
-    let (updates, mut received) = mpsc::channel(QUEUE);
-    let mut silent = HashSet::new();
-    for (pool, plan) in plan.pools.iter().enumerate() {
-        for (source, (settings, status)) in plan.discover.iter().zip(published.statuses(pool)).enumerate() {
-            let (id, name) = (SourceId { pool, source }, plan.pool.name.as_str().into());
-            silent.insert(id);
-            tokio::spawn(source_watcher::watch(name, settings.clone(), Arc::clone(status), id, updates.clone()));
-        }
-    }
-    // Without this sender, the channel closes when the last source ends.
-    drop(updates);
-    let mut task = DiscoveryTask { composer, published, listening, members, conflicts: HashSet::new() };
-    let mut patience = std::pin::pin!(sleep(READY_TIMEOUT));
-    loop {
-        if silent.is_empty() {
-            phase.send_if_modified(|phase| phase.mark_ready());
-        }
-        let next_end = task.next_end();
-        let end = async {
-            match next_end {
-                Some(end) => sleep_until(end.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = end => {}
-            () = &mut patience, if !silent.is_empty() => {
-                tracing::warn!(
-                    sources = silent.len(),
-                    "some discovery sources have not answered yet; serving without their backends; check the sources"
-                );
-                silent.clear();
-            }
-            first = received.recv() => {
-                let Some(first) = first else { return };
-                let mut next = Some(first);
-                // Read each time: interfaces get and lose addresses, such as floating ones.
-                let own_addresses = Arc::new(OwnAddresses { listening: task.listening.clone(), interfaces: local_addresses::interfaces() });
-                while let Some(update) = next {
-                    silent.remove(&update.id);
-                    task.take(update, &own_addresses);
-                    next = received.try_recv().ok();
-                }
-            }
-        }
-        task.publish();
-    }
-}
-
-struct DiscoveryTask {
-    composer: Composer,
-    published: Published,
-    listening: Vec<Address>,
+/// The sources and members of all pools.
+pub(super) struct Sources {
     /// By position in the plan.
-    members: Vec<Members>,
+    pools: Vec<PoolSources>,
+    /// The addresses of all listeners, including the admin listener.
+    listening: Vec<Address>,
+    updates: mpsc::Sender<SourceUpdate>,
+    received: mpsc::Receiver<SourceUpdate>,
+    next_id: u64,
+    /// The sources that have not answered since the start of the process.
+    silent: HashSet<SourceId>,
     /// The pool and name of ignored backends that were logged.
-    conflicts: HashSet<(usize, String)>,
+    conflicts: HashSet<(String, String)>,
 }
 
-impl DiscoveryTask {
-    fn next_end(&self) -> Option<Instant> {
-        self.members.iter().filter_map(Members::next_end).min()
+struct PoolSources {
+    name: String,
+    members: Members,
+    sources: Vec<RunningSource>,
+}
+
+/// A source and its task, which ends when this is dropped.
+struct RunningSource {
+    settings: discover::Settings,
+    status: Arc<SourceStatus>,
+    id: SourceId,
+    task: Option<AbortHandle>,
+}
+
+impl Drop for RunningSource {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl Sources {
+    /// Makes the sources of these pools. None is looked at yet.
+    pub(super) fn new(pools: &[PoolPlan]) -> Sources {
+        let (updates, received) = mpsc::channel(QUEUE);
+        let mut all = Sources {
+            pools: Vec::new(),
+            listening: Vec::new(),
+            updates,
+            received,
+            next_id: 0,
+            silent: HashSet::new(),
+            conflicts: HashSet::new(),
+        };
+        all.reconfigure(pools);
+        all
+    }
+
+    /// Sets the addresses at which no backend is believed to be: those of this process.
+    pub(super) fn set_listening(&mut self, listening: Vec<Address>) {
+        self.listening = listening;
+    }
+
+    /// Takes over the pools of another configuration. What an unchanged source has found stays.
+    pub(super) fn reconfigure(&mut self, pools: &[PoolPlan]) {
+        let mut known = std::mem::take(&mut self.pools);
+        for plan in pools {
+            let same = known.iter().position(|known| known.name == plan.pool.name);
+            let (members, mut running) = match same.map(|at| known.swap_remove(at)) {
+                Some(PoolSources { mut members, sources, .. }) => {
+                    members.reconfigure(plan.pool.backends.clone(), &plan.discover, now());
+                    (members, sources)
+                }
+                None => (Members::new(plan.pool.backends.clone(), &plan.discover), Vec::new()),
+            };
+            let sources = plan.discover.iter().map(|settings| {
+                let same = running.iter().position(|known| known.settings == *settings);
+                let same = same.or_else(|| running.iter().position(|known| known.settings.source == settings.source));
+                let known = same.map(|at| running.swap_remove(at));
+                match known {
+                    Some(known) if known.settings == *settings => known,
+                    known => {
+                        self.next_id += 1;
+                        let fresh = || Arc::new(SourceStatus::new(&settings.source));
+                        let status = known.map_or_else(fresh, |known| Arc::clone(&known.status));
+                        RunningSource { settings: settings.clone(), status, id: SourceId(self.next_id), task: None }
+                    }
+                }
+            });
+            let sources = sources.collect();
+            self.pools.push(PoolSources { name: plan.pool.name.clone(), members, sources });
+        }
+        // A pool that is gone takes its conflicts along.
+        let names: HashSet<&str> = self.pools.iter().map(|pool| pool.name.as_str()).collect();
+        self.conflicts.retain(|(pool, _)| names.contains(pool.as_str()));
+    }
+
+    /// Begins to look at the sources that are not looked at yet. Call it on the thread that is to do so.
+    pub(super) fn begin(&mut self) {
+        for pool in &mut self.pools {
+            for source in pool.sources.iter_mut().filter(|source| source.task.is_none()) {
+                let (settings, status) = (source.settings.clone(), Arc::clone(&source.status));
+                let name = pool.name.as_str().into();
+                let task = source_watcher::watch(name, settings, status, source.id, self.updates.clone());
+                source.task = Some(tokio::spawn(task).abort_handle());
+            }
+        }
+    }
+
+    /// Counts all sources as silent until they answer.
+    pub(super) fn await_all(&mut self) {
+        self.silent = self.pools.iter().flat_map(|pool| &pool.sources).map(|source| source.id).collect();
+    }
+
+    /// The number of sources that have not answered since the start of the process.
+    pub(super) fn silent(&self) -> usize {
+        let all = self.pools.iter().flat_map(|pool| &pool.sources);
+        all.filter(|source| self.silent.contains(&source.id)).count()
+    }
+
+    /// Waits for none of them any longer.
+    pub(super) fn stop_waiting(&mut self) {
+        self.silent.clear();
+    }
+
+    /// Returns the status of the sources of each pool.
+    pub(super) fn statuses(&self) -> Vec<Vec<Arc<SourceStatus>>> {
+        let of_pool = |pool: &PoolSources| pool.sources.iter().map(|source| Arc::clone(&source.status)).collect();
+        self.pools.iter().map(of_pool).collect()
+    }
+
+    /// Returns when the next drain of a backend that is no longer found ends.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.pools.iter().filter_map(|pool| pool.members.next_end()).min()
+    }
+
+    /// Waits for updates, and takes in all that have arrived.
+    pub(super) async fn update(&mut self) {
+        let Some(first) = self.received.recv().await else { return std::future::pending().await };
+        // Read each time: interfaces get and lose addresses, such as floating ones.
+        let interfaces = local_addresses::interfaces();
+        let own_addresses = Arc::new(OwnAddresses { listening: self.listening.clone(), interfaces });
+        let mut next = Some(first);
+        while let Some(update) = next {
+            self.take(update, &own_addresses);
+            next = self.received.try_recv().ok();
+        }
     }
 
     fn take(&mut self, update: SourceUpdate, own_addresses: &Arc<OwnAddresses>) {
-        let SourceId { pool, source } = update.id;
-        let Some(members) = self.members.get_mut(pool) else { return };
-        let name = self.composer.plan().pools.get(pool).map_or("", |plan| &plan.pool.name);
-        for backend in members.update(source, update.found, own_addresses, now()) {
-            if self.conflicts.len() < MAX_CONFLICTS && self.conflicts.insert((pool, backend.clone())) {
+        self.silent.remove(&update.id);
+        // A source that a reload has removed may have sent an update before.
+        let found = self.pools.iter_mut().find_map(|pool| {
+            let source = pool.sources.iter().position(|source| source.id == update.id)?;
+            Some((pool, source))
+        });
+        let Some((pool, source)) = found else { return };
+        for backend in pool.members.update(source, update.found, own_addresses, now()) {
+            if self.conflicts.len() < MAX_CONFLICTS && self.conflicts.insert((pool.name.clone(), backend.clone())) {
                 tracing::warn!(
-                    pool = name,
+                    pool = pool.name,
                     backend,
                     "ignoring a discovered backend: another backend has its name or address, or it is the address of a listener of this process"
                 );
@@ -118,25 +187,13 @@ impl DiscoveryTask {
         }
     }
 
-    /// Publishes the members of all pools, if any have changed.
-    fn publish(&mut self) {
-        let mut is_new = false;
-        for (index, members) in self.members.iter_mut().enumerate() {
-            members.end_drains(now());
-            let plan = self.composer.plan().pools.get(index).map(|plan| &plan.pool);
-            let before = plan.map(|pool| (pool.name.clone(), pool.backends.clone()));
-            let after = members.settings();
-            if self.composer.set_backends(index, after.clone()) {
-                is_new = true;
-                if let Some((pool, before)) = before {
-                    announce(&pool, &before, &after);
-                }
-            }
-        }
-        if is_new {
-            let snapshot = self.composer.compose();
-            self.published.publish(snapshot);
-        }
+    /// Returns the members of each pool now, by position in the plan.
+    pub(super) fn members(&mut self) -> Vec<Vec<backend::Settings>> {
+        let members = |pool: &mut PoolSources| {
+            pool.members.end_drains(now());
+            pool.members.settings()
+        };
+        self.pools.iter_mut().map(members).collect()
     }
 }
 
@@ -145,7 +202,7 @@ fn now() -> Now {
 }
 
 /// Logs the backends that were added, that drain, and that were removed.
-fn announce(pool: &str, before: &[backend::Settings], after: &[backend::Settings]) {
+pub(super) fn announce(pool: &str, before: &[backend::Settings], after: &[backend::Settings]) {
     fn identity(one: &backend::Settings) -> (&str, &Address) {
         (&one.name, &one.address)
     }

@@ -8,13 +8,13 @@ use http::header::FORWARDED;
 use crate::proxy::client::ListenerInfo;
 use crate::proxy::forwarded::ForwardedField;
 use crate::proxy::redirect::Redirect;
-use crate::runtime::ListenerSettings;
+use crate::runtime::{ListenerId, ListenerSettings};
 
-/// Makes what requests have to know of a listener at this position.
-pub(super) fn listener_info(position: usize, listener: &ListenerSettings) -> ListenerInfo {
+/// Makes what requests have to know of the listener with this id.
+pub(super) fn listener_info(id: ListenerId, listener: &ListenerSettings) -> ListenerInfo {
     let hsts = listener.hsts.map(|time| HeaderValue::try_from(format!("max-age={}", time.as_secs())));
     ListenerInfo {
-        position,
+        id,
         name: listener.name.as_str().into(),
         is_secure: listener.tls.is_some(),
         trusted: listener.trusted_proxies.clone(),

@@ -14,7 +14,7 @@ use super::*;
 use crate::config;
 use crate::handler::{Abandoned, Handler, HeadFault, Peer, Reply};
 use crate::net::interim::InterimQueue;
-use crate::proxy::client::Client;
+use crate::proxy::client::{Client, ListenerInfo};
 use crate::proxy::relay::ResponseBody;
 use crate::telemetry;
 
@@ -24,8 +24,9 @@ struct Panics(Rc<Proxy>);
 impl Handler for Panics {
     type Body = ResponseBody;
     type Client = Client;
+    type Listener = ListenerInfo;
 
-    fn begin_connection(&self, listener: usize, peer: Peer) -> Client {
+    fn begin_connection(&self, listener: &Arc<ListenerInfo>, peer: Peer) -> Client {
         self.0.begin_connection(listener, peer)
     }
 
@@ -53,16 +54,16 @@ impl Handler for Panics {
 }
 
 /// Running worker threads with this handler, for HTTP/2 clients.
-struct Running {
+struct RunningThreads {
     address: SocketAddr,
     workers: Workers,
     log: AccessLog,
     /// The sides that notify the threads of changes.
-    _tells: (Composer, Published),
+    _tells: (Composer, Published, Listeners<ListenerInfo>),
 }
 
 /// Starts it with this access log before a backend at this address.
-fn start(log: &Path, backend: SocketAddr) -> Running {
+fn start(log: &Path, backend: SocketAddr) -> RunningThreads {
     let text = format!(
         "[log]\naccess = {log:?}\n[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true\n[[pools]]\nname = \"app\"\n\
          [[pools.backends]]\nname = \"a\"\naddress = \"{backend}\"\n"
@@ -70,40 +71,37 @@ fn start(log: &Path, backend: SocketAddr) -> Running {
     let (plan, _) = config::parse(&text, Path::new("test.toml")).unwrap();
     let log = AccessLog::open(&plan.log.access, plan.log.format).unwrap();
     let metrics = Arc::new(Metrics::new(1, LABELS, Arc::clone(log.dropped())));
-    let TlsSetup { acceptors, accesses, .. } = TlsSetup::open(&plan).unwrap();
-    let listeners = Listeners::bind(&plan.listeners, &acceptors, 1, &metrics).unwrap();
+    let tls = TlsSetup::open(&plan).unwrap();
+    let (mut listeners, inboxes) = Listeners::new(&plan.server, 1);
+    let acquired = listeners.acquire(&plan.listeners, Acquisition::Start).unwrap();
+    acquired.listen().unwrap();
+    let info = listener_info(acquired.ids()[0], &plan.listeners[0]);
+    let transport = Arc::new(ListenerTransport::new(&plan.listeners[0], None, info, &metrics));
+    let mut composer = Composer::new(plan, tls.accesses, acquired.ids(), 1, metrics);
+    drop(listeners.install(acquired, vec![transport], Duration::ZERO));
     let address = listeners.addresses().first().and_then(Address::tcp).unwrap();
-    let infos: Arc<[_]> = [Arc::new(listener_info(0, &plan.listeners[0]))].into();
-    let mut composer = Composer::new(plan, accesses, 1, metrics);
     let snapshot = composer.compose();
-    let (published, backend_down, logs) =
-        (Published::new(composer.plan(), snapshot), composer.backend_down(), log.handle());
-    let snapshots = published.subscribe();
+    let published = Published::new(snapshot, &[], log.handle(), 1 << 20, 1);
+    let (backend_down, subscription) = (composer.backend_down(), published.subscribe());
     let make = move |thread: WorkerContext| {
-        let (snapshot, deadlines) = (Arc::clone(&snapshots.borrow()), thread.deadlines.clone());
-        let memory = replay::ReplayMemory::share(1 << 20, 1);
-        let proxy = Rc::new(Proxy::new(
-            thread.index,
-            infos.clone(),
-            snapshot,
-            deadlines,
-            logs.thread_log(),
-            Arc::default(),
-            memory,
-        ));
-        let housekeeping =
-            housekeeping(Rc::clone(&proxy), thread.deadlines, backend_down.subscribe(), snapshots.clone());
+        let mut subscription = subscription.clone();
+        let current = subscription.current();
+        let (snapshot, deadlines) = (Arc::clone(&current.snapshot), thread.deadlines.clone());
+        let memory = replay::ReplayMemory::new(current.replay_memory);
+        let log = current.log.thread_log();
+        let proxy = Rc::new(Proxy::new(thread.index, snapshot, deadlines, log, Arc::default(), memory));
+        let housekeeping = housekeeping(Rc::clone(&proxy), thread, backend_down.subscribe(), subscription);
         (Rc::new(Panics(proxy)), housekeeping)
     };
-    let workers = Workers::start(listeners, &runtime::Settings::default(), make, || {}).unwrap();
-    Running { address, workers, log, _tells: (composer, published) }
+    let workers = Workers::start(inboxes, listeners.files(), make, || {}).unwrap();
+    RunningThreads { address, workers, log, _tells: (composer, published, listeners) }
 }
 
 #[tokio::test]
 async fn a_panic_is_held_against_no_other_request_of_its_connection() {
     let path = std::env::temp_dir().join(format!("linchpin-panic-{}.log", std::process::id()));
     let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let Running { address, mut workers, log, _tells } = start(&path, backend.local_addr().unwrap());
+    let RunningThreads { address, mut workers, log, _tells } = start(&path, backend.local_addr().unwrap());
     let (mut client, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
     let connection = tokio::spawn(connection);
     let mut ask = |path: &str| {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use super::check;
 use super::config_file::find;
 use super::output::{failure, print_error};
+use crate::admin::{ReloadTrigger, Reloader};
 use crate::app::App;
 use crate::config::Plan;
 use crate::runtime::descriptors;
@@ -56,7 +57,6 @@ pub fn run(path: Option<&Path>) -> ExitCode {
 
 /// Serves until a signal to stop, then until the requests in flight have ended.
 async fn serve(plan: Plan, mut signals: Signals) -> Result<(), crate::app::StartError> {
-    let grace = plan.server.shutdown_grace;
     let app = App::start(plan)?;
     for address in app.listeners() {
         tracing::info!(%address, "listening");
@@ -64,27 +64,34 @@ async fn serve(plan: Plan, mut signals: Signals) -> Result<(), crate::app::Start
     if let Some(address) = app.admin() {
         tracing::info!(%address, "admin");
     }
-    let log = app.log();
-    let signal = stop(&mut signals, &log).await;
-    tracing::info!(signal, ?grace, "stopping: waiting for requests in flight; a second signal stops at once");
+    let handles = SignalHandles { log: app.log(), reloader: app.reloader() };
+    let signal = stop(&mut signals, &handles).await;
+    tracing::info!(signal, grace = ?app.shutdown_grace(), "stopping: waiting for requests in flight; a second signal stops at once");
     tokio::select! {
         () = app.stop() => tracing::info!("stopped"),
-        signal = stop(&mut signals, &log) => tracing::warn!(signal, "stopped at once"),
+        signal = stop(&mut signals, &handles) => tracing::warn!(signal, "stopped at once"),
     }
     Ok(())
 }
 
+/// What signals act on.
+struct SignalHandles {
+    log: Reopen,
+    reloader: Reloader,
+}
+
 /// Handles signals until one stops the process; returns its name.
-async fn stop(signals: &mut Signals, log: &Reopen) -> &'static str {
+async fn stop(signals: &mut Signals, handles: &SignalHandles) -> &'static str {
     loop {
         match signals.next().await {
             Event::Stop(signal) => return signal,
-            Event::ReopenLogs if log.reopen() => tracing::info!("SIGUSR1: reopened the access log"),
+            Event::ReopenLogs if handles.log.reopen() => tracing::info!("SIGUSR1: reopened the access log"),
             Event::ReopenLogs => tracing::info!("SIGUSR1: no access log file to reopen"),
-            Event::Reload => tracing::warn!(
-                "SIGHUP: this version can't reload its configuration, which is unchanged. Check the new one with \
-                 `linchpin check`, then restart. Certificate files and backend files reload automatically"
-            ),
+            // Its outcome is logged. Meanwhile other signals are handled.
+            Event::Reload => {
+                let reloader = handles.reloader.clone();
+                tokio::spawn(async move { reloader.reload(ReloadTrigger::Signal, false).await });
+            }
             Event::Upgrade => tracing::warn!(
                 "SIGUSR2: this version can't replace its binary while it runs; nothing has changed. Install the new \
                  one, then restart"

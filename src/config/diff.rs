@@ -41,6 +41,11 @@ impl Document {
     }
 }
 
+/// Returns the path of a key, from the names of its sections and its own.
+pub fn key_path(names: &[&str]) -> String {
+    names.iter().fold(String::new(), |path, name| join(&path, name))
+}
+
 /// Returns the path of a key of the section at `path`.
 fn join(path: &str, key: &str) -> String {
     let is_bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));

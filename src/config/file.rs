@@ -198,7 +198,7 @@ fn log_file(path: PathBuf) -> Value<telemetry::AccessTarget> {
     ))
 }
 
-fn admin(table: &Table<'_>) -> Option<Spanned<admin::Settings>> {
+pub(super) fn admin(table: &Table<'_>) -> Option<Spanned<admin::Settings>> {
     let token = secrets::token(table);
     let address = table.required("address", "\"127.0.0.1:9090\"", endpoint(table))?;
     if let Address::Tcp(socket) = &address.value

@@ -5,6 +5,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use toml::de::DeTable;
+
 use super::diff::{self, KeyChange};
 use super::file::Draft;
 use super::pools::PoolDraft;
@@ -57,6 +59,19 @@ impl Origin {
     /// Lists the keys that differ in the file `next`.
     pub fn changes(&self, next: &Origin) -> Vec<KeyChange> {
         diff::changes(&self.text, &next.text)
+    }
+
+    /// Returns the line of a key of a section, from 1, if the file has it. `entry` is the position of the section in its
+    /// list, if it is in one.
+    pub fn line(&self, section: &str, entry: Option<usize>, key: &str) -> Option<usize> {
+        let (root, _) = DeTable::parse_recoverable(&self.text);
+        let section = root.get_ref().get(section)?.get_ref();
+        let section = match entry {
+            Some(entry) => section.as_array()?.get(entry)?.get_ref(),
+            None => section,
+        };
+        let start = section.as_table()?.get(key)?.span().start;
+        Some(self.text.get(..start)?.matches('\n').count() + 1)
     }
 }
 

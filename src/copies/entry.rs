@@ -164,16 +164,18 @@ impl Entry {
     }
 
     /// Decides what a request for the server `to` does; see [`Session::before_request`]. The request extends the life
-    /// of the session, to `lifetime` seconds at most.
+    /// of the session, to `lifetime` seconds at most. A hand-over asks the shared store, if there is one by now.
     pub fn prepare(
         self: &Arc<Self>,
         to: Holder,
         is_alive: impl FnOnce(Holder) -> bool,
         may_wait: bool,
+        is_shared: bool,
         now: u64,
         lifetime: u64,
     ) -> Preparation {
         let mut state = self.lock();
+        state.session.set_shared_store(is_shared);
         if state.expires <= now {
             state.session.forget();
             self.settle(&mut state);

@@ -178,10 +178,9 @@ impl Session {
         }
     }
 
-    /// Has each hand-over ask the store that several Linchpins share, if `is_shared`.
-    pub fn with_shared_store(mut self, is_shared: bool) -> Session {
+    /// Has each hand-over from now on ask the store that several Linchpins share, if `is_shared`.
+    pub fn set_shared_store(&mut self, is_shared: bool) {
         self.is_shared = is_shared;
-        self
     }
 
     /// Makes the same of a session whose copies are on other servers, of which `replica` is one.

@@ -191,7 +191,7 @@ mod tests {
 
     fn save(store: &CopyStore, n: u64, length: usize, now: u64) {
         let entry = store.find_or_insert(of(n), now, || Session::new(1, Some(SERVER)));
-        let Preparation::Send(request) = entry.prepare(SERVER, |_| true, true, now, store.lifetime()) else {
+        let Preparation::Send(request) = entry.prepare(SERVER, |_| true, true, false, now, store.lifetime()) else {
             panic!("it waits")
         };
         let bytes = Bytes::from(vec![7; length]);
@@ -234,7 +234,7 @@ mod tests {
         let store = CopyStore::new(ENTRY_BYTES * 2 + 100, 1000);
         save(&store, 0, 100, 1);
         let entry = store.find(of(0), 1).unwrap();
-        let Preparation::Send(slow) = entry.prepare(SERVER, |_| true, true, 1, 1000) else { panic!("it waits") };
+        let Preparation::Send(slow) = entry.prepare(SERVER, |_| true, true, false, 1, 1000) else { panic!("it waits") };
         drop(entry);
         save(&store, 1, 100, 2);
         assert!(!has(&store, 0) && has(&store, 1));
@@ -250,13 +250,13 @@ mod tests {
             save(&store, 0, 100, 10);
             store.sweep(10 + end - 1);
             let entry = store.find(of(0), 10 + end - 1).unwrap();
-            drop(entry.prepare(SERVER, |_| true, true, 10 + end - 1, lifetime));
+            drop(entry.prepare(SERVER, |_| true, true, false, 10 + end - 1, lifetime));
             drop(entry);
             store.sweep(10 + end);
             assert!(has(&store, 0), "the request has touched it");
             let entry = store.find(of(0), 10 + 2 * end - 1).unwrap();
             assert!(
-                matches!(entry.prepare(SERVER, |_| true, true, 10 + 2 * end - 1, lifetime), Preparation::Send(sent) if sent.claim().seq.is_none())
+                matches!(entry.prepare(SERVER, |_| true, true, false, 10 + 2 * end - 1, lifetime), Preparation::Send(sent) if sent.claim().seq.is_none())
             );
             drop(entry);
             store.sweep(10 + 10 * end);
@@ -270,11 +270,11 @@ mod tests {
         save(&store, 0, 100, 1);
         let entry = store.find(of(0), 1).unwrap();
         let other = Holder { backend: 1, ..SERVER };
-        let Preparation::Give(offer) = entry.prepare(other, |_| false, true, 1, 1000) else {
+        let Preparation::Give(offer) = entry.prepare(other, |_| false, true, false, 1, 1000) else {
             panic!("nothing is given")
         };
         assert_eq!((offer.version(), offer.bytes().len()), (Version { term: 2, seq: 1 }, 100));
-        let Preparation::Wait(_, changed) = entry.prepare(other, |_| false, true, 1, 1000) else {
+        let Preparation::Wait(_, changed) = entry.prepare(other, |_| false, true, false, 1, 1000) else {
             panic!("it does not wait")
         };
         let mut changed = std::pin::pin!(changed);
@@ -282,6 +282,6 @@ mod tests {
         assert!(changed.as_mut().poll(&mut cx).is_pending());
         drop(offer);
         assert!(changed.as_mut().poll(&mut cx).is_ready());
-        assert!(matches!(entry.prepare(other, |_| false, true, 1, 1000), Preparation::Give(_)));
+        assert!(matches!(entry.prepare(other, |_| false, true, false, 1, 1000), Preparation::Give(_)));
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::pool_copies::{CopyCounters, PoolCopies};
-use super::settings::Settings;
+use super::settings::{Settings, StoreAddress};
 use super::shared::{SharedLink, SharedStoreSync};
 use super::store::CopyStore;
 
@@ -22,29 +22,43 @@ pub struct CopyStores {
 struct PoolStore {
     store: Arc<CopyStore>,
     counters: Arc<CopyCounters>,
-    link: Option<SharedLink>,
+    /// The link to the shared store, with its address, and how long that keeps a session, in seconds.
+    link: Option<(SharedLink, StoreAddress, u64)>,
 }
 
 impl CopyStores {
     /// Returns the copies of a pool with these settings, in a process with this many data-path threads. Store and
-    /// counters are the same each time. A session without requests is forgotten after `lifetime` seconds.
+    /// counters are the same each time; the link to a shared store is, too, unless that is another one. A session
+    /// without requests is forgotten after `lifetime` seconds.
     pub fn open(&mut self, pool: &Arc<str>, settings: &Settings, lifetime: u64, threads: usize) -> PoolCopies {
         let new = || {
-            let link = settings.store.as_ref().map(|address| {
-                let (link, sync) = SharedLink::new(pool, &address.0, lifetime);
-                self.shared.push(sync);
-                link
-            });
             let store = Arc::new(CopyStore::new(settings.memory, lifetime));
-            PoolStore { store, counters: Arc::new(CopyCounters::new(threads)), link }
+            PoolStore { store, counters: Arc::new(CopyCounters::new(threads)), link: None }
         };
         let PoolStore { store, counters, link } = self.by_pool.entry(Arc::clone(pool)).or_insert_with(new);
         store.set_limits(settings.memory, lifetime);
-        PoolCopies::new(pool, settings.clone(), Arc::clone(store), Arc::clone(counters), link.clone())
+        let is_same =
+            |(_, at, kept): &(SharedLink, StoreAddress, u64)| settings.store.as_ref() == Some(at) && *kept == lifetime;
+        *link = match (link.take().filter(is_same), &settings.store) {
+            (Some(known), _) => Some(known),
+            (None, Some(address)) => {
+                let (link, sync) = SharedLink::new(pool, &address.0, lifetime);
+                self.shared.push(sync);
+                Some((link, address.clone(), lifetime))
+            }
+            (None, None) => None,
+        };
+        let shared = link.as_ref().map(|(link, ..)| link.clone());
+        PoolCopies::new(pool, settings.clone(), Arc::clone(store), Arc::clone(counters), shared)
     }
 
     /// Takes the shared stores that have no task yet.
     pub fn take_shared(&mut self) -> Vec<SharedStoreSync> {
         std::mem::take(&mut self.shared)
+    }
+
+    /// Forgets the stores of all pools that `has_copies` rejects.
+    pub fn retain(&mut self, has_copies: impl Fn(&str) -> bool) {
+        self.by_pool.retain(|pool, _| has_copies(pool));
     }
 }

@@ -101,22 +101,61 @@ impl Members {
         own_addresses: &Arc<OwnAddresses>,
         now: Now,
     ) -> Vec<String> {
-        let before = self.by_name();
-        let drains: HashMap<_, _> =
-            self.found().iter().map(|(settings, found)| (found.name.clone(), settings.drain)).collect();
+        let (before, drains) = (self.by_name(), self.drains());
         if let Some(backends) = self.sources.get_mut(source) {
             backends.found = found;
         }
         self.own_addresses = Arc::clone(own_addresses);
         let after = self.by_name();
-        for (name, was) in &before {
+        self.begin_and_end_incarnations(&before, &after, &drains, now);
+        let updated = self.sources.get(source).into_iter().flat_map(|source| &source.found);
+        let is_ignored =
+            |found: &&DiscoveredBackend| after.get(&found.name).is_none_or(|is| is.address != found.address);
+        updated.filter(is_ignored).map(|found| found.name.clone()).collect()
+    }
+
+    /// Takes over another configuration: a source that it still has keeps what it has found, and the backends of any
+    /// other one drain.
+    pub fn reconfigure(&mut self, configured: Vec<backend::Settings>, sources: &[Settings], now: Now) {
+        let (before, drains) = (self.by_name(), self.drains());
+        let mut known = std::mem::take(&mut self.sources);
+        let source = |settings: &Settings| {
+            let same = known.iter().position(|known| known.settings.source == settings.source);
+            let found = same.map(|at| known.swap_remove(at).found).unwrap_or_default();
+            SourceBackends { settings: settings.clone(), found }
+        };
+        self.sources = sources.iter().map(source).collect();
+        self.configured = configured;
+        let after = self.by_name();
+        self.begin_and_end_incarnations(&before, &after, &drains, now);
+        // A backend that drained is configured now.
+        let configured = &self.configured;
+        let is_configured = |name: &String, leaving: &Leaving| {
+            configured.iter().any(|one| one.name == *name || one.address == leaving.settings.address)
+        };
+        self.leaving.retain(|name, leaving| !is_configured(name, leaving));
+    }
+
+    /// How long each discovered backend drains when it is no longer found.
+    fn drains(&self) -> HashMap<String, Duration> {
+        self.found().iter().map(|(settings, found)| (found.name.clone(), settings.drain)).collect()
+    }
+
+    fn begin_and_end_incarnations(
+        &mut self,
+        before: &HashMap<String, backend::Settings>,
+        after: &HashMap<String, backend::Settings>,
+        drains: &HashMap<String, Duration>,
+        now: Now,
+    ) {
+        for (name, was) in before {
             match after.get(name) {
                 Some(is) if is.address == was.address => {}
                 Some(_) => self.end_incarnation(name, &was.address, now),
                 None => self.begin_drain(was, drains.get(name).copied().unwrap_or_default(), now),
             }
         }
-        for (name, is) in &after {
+        for (name, is) in after {
             if before.get(name).is_none_or(|was| was.address != is.address) {
                 self.begin_incarnation(name, &is.address, now);
             }
@@ -124,10 +163,6 @@ impl Members {
         // Another name has the address now: the server that drained there is gone.
         let addresses: HashSet<_> = after.values().map(|settings| &settings.address).collect();
         self.remove_leaving(now, |leaving| leaving.until <= now.at || addresses.contains(&leaving.settings.address));
-        let updated = self.sources.get(source).into_iter().flat_map(|source| &source.found);
-        let is_ignored =
-            |found: &&DiscoveredBackend| after.get(&found.name).is_none_or(|is| is.address != found.address);
-        updated.filter(is_ignored).map(|found| found.name.clone()).collect()
     }
 
     /// Removes the members whose drain has ended; returns whether there were any.

@@ -22,14 +22,9 @@ const FILE_INTERVAL: Duration = Duration::from_millis(500);
 /// The time after which a look at a file counts as a failure: the file may be on a network file system.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Identifies a source by position.
+/// Identifies the task of a source. No later one has the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SourceId {
-    /// The position of its pool in the configuration.
-    pub pool: usize,
-    /// The position of the source among those of the pool.
-    pub source: usize,
-}
+pub struct SourceId(pub u64);
 
 /// The backends of a source from now on.
 #[derive(Debug)]

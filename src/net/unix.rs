@@ -25,10 +25,23 @@ pub fn listen(path: &Path, mode: u32, backlog: i32) -> io::Result<(UnixListener,
     Ok((socket.into(), file))
 }
 
+/// Checks that no process listens on the Unix socket at `path`, and that no other file is there. Changes nothing.
+///
+/// # Errors
+/// Those of [`listen`], as far as they are known beforehand.
+pub fn check_free(path: &Path) -> io::Result<()> {
+    is_stale(path).map(drop)
+}
+
 /// Removes the socket that a killed Linchpin left behind, on which no process listens.
 fn remove_stale(path: &Path) -> io::Result<()> {
+    if is_stale(path)? { std::fs::remove_file(path) } else { Ok(()) }
+}
+
+/// Returns whether there is a socket on which no process listens.
+fn is_stale(path: &Path) -> io::Result<bool> {
     match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(io::Error::new(
@@ -42,7 +55,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     // A listener with a full queue would block the connect.
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::unix(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
         _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on this socket")),
     }
 }

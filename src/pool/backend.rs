@@ -35,6 +35,8 @@ pub struct Settings {
     /// Since when the name means this server, in seconds since the Unix epoch: an older pin belongs to another server
     /// of the same name and address. 0 if there was none.
     pub since: u64,
+    /// Identifies how connections to it are made: connections with another value are not used again.
+    pub connection_tag: u64,
 }
 
 impl Settings {
@@ -52,6 +54,7 @@ impl Settings {
             max_sessions: None,
             leaving: false,
             since: 0,
+            connection_tag: 0,
         }
     }
 }
@@ -63,6 +66,7 @@ pub struct Backend {
     pub(super) address: Address,
     pub(super) incarnation: u64,
     pub(super) since: u64,
+    pub(super) connection_key: u64,
     pub(super) weight: u32,
     pub(super) state: AdminState,
     pub(super) name_hash: u64,
@@ -87,6 +91,11 @@ impl Backend {
     /// when the name gets another address: a pin never follows a name to a different server.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
+    }
+
+    /// Identifies its incarnation and how connections to it are made. A connection serves only requests with the same.
+    pub fn connection_key(&self) -> u64 {
+        self.connection_key
     }
 
     /// Returns whether a pin that was sealed at `sealed`, in seconds since the Unix epoch, and names this `incarnation`

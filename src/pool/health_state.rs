@@ -178,6 +178,11 @@ impl HealthState {
         }
     }
 
+    /// Forgets what probes have shown, since there are none any more: only they could show that the backend is back.
+    pub fn forget_probes(&mut self) {
+        self.probes = Probes::default();
+    }
+
     /// Enters a request that failed on the backend. `may_eject` is called once the run of failures suffices, and says
     /// whether the pool can spare the backend (see [`may_eject`]); if it can't, the next failure tries again.
     pub fn failed(

@@ -24,6 +24,8 @@ pub enum Observation {
     Reached,
     /// Time has passed: an ejection may have ended.
     Time,
+    /// It is not probed any more.
+    ProbesEnded,
 }
 
 #[cfg(test)]
@@ -60,6 +62,7 @@ impl Pool {
             Observation::Failure(failed, _) => health_state.failed(failed, now, spare, &health_tracker.settings),
             Observation::Success => health_state.succeeded(now),
             Observation::Reached => health_state.reached(now),
+            Observation::ProbesEnded => health_state.forget_probes(),
             Observation::Time => {}
         }
         let to = health_state.health(now);
@@ -75,7 +78,7 @@ impl Pool {
                 Observation::Probe(check) => history.checked(check, at),
                 Observation::Failure(_, reason) => history.failed(reason, at),
                 Observation::Success | Observation::Reached => history.was_well = true,
-                Observation::Time => {}
+                Observation::Time | Observation::ProbesEnded => {}
             }
             history.judged((from, to), health_state.run(), health_state.is_kept(), at)
         };

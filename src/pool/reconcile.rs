@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::backend::{self, Backend};
 use super::backend_set::{Pool, Settings};
-use super::hash::stable_hash;
+use super::hash::{mix, stable_hash};
 use super::health_tracker::{BackendDownNotifier, HealthTracker};
 use super::live::Live;
 use crate::clock;
@@ -124,10 +124,12 @@ impl Reconciler {
         }
         live.set_leaving(settings.leaving);
         live.set_limits(settings.max_requests, settings.max_sessions);
+        let incarnation = stable_hash(settings.address.to_string().as_bytes());
         Backend {
             name: settings.name.as_str().into(),
             address: settings.address.clone(),
-            incarnation: stable_hash(settings.address.to_string().as_bytes()),
+            incarnation,
+            connection_key: mix(incarnation ^ settings.connection_tag),
             since: settings.since,
             weight: settings.weight,
             state: settings.state,

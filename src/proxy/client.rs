@@ -27,8 +27,8 @@ const UNKNOWN: &str = "unknown";
 /// The settings of a listener that its requests need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerInfo {
-    /// The listener's position in the configuration.
-    pub position: usize,
+    /// Identifies the listener for routes, as long as it is open.
+    pub id: usize,
     /// The listener's name in the access log.
     pub name: Arc<str>,
     /// Whether clients connect to it with TLS.
@@ -117,9 +117,9 @@ impl Client {
         &self.listener.name
     }
 
-    /// The position of the listener in the configuration.
-    pub(super) fn listener_position(&self) -> usize {
-        self.listener.position
+    /// The id of the listener.
+    pub(super) fn listener_id(&self) -> usize {
+        self.listener.id
     }
 
     /// The address that the connection comes from, as text.
@@ -349,7 +349,7 @@ mod tests {
         let trusted = trusted.iter().map(|net| net.parse().unwrap()).collect();
         Client::new(
             &Arc::new(ListenerInfo {
-                position: 0,
+                id: 0,
                 name: "l".into(),
                 is_secure: false,
                 trusted,

@@ -233,7 +233,7 @@ impl<'a> RequestCopies<'a> {
             let replica = self.pinned_replica.map(|index| Holder::of(self.service.pool.backend(index)));
             return Session::replicated(self.term, holder, replica);
         }
-        Session::new(self.term, holder).with_shared_store(self.copies.shared().is_some())
+        Session::new(self.term, holder)
     }
 
     fn ask(&self, to: Holder, may_wait: bool) -> Preparation {
@@ -241,7 +241,8 @@ impl<'a> RequestCopies<'a> {
         match &self.entry {
             Some(entry) => {
                 let lifetime = self.copies.store().lifetime();
-                entry.prepare(to, is_alive, may_wait, clock::unix().as_secs(), lifetime)
+                let is_shared = !self.is_replicated() && self.copies.shared().is_some();
+                entry.prepare(to, is_alive, may_wait, is_shared, clock::unix().as_secs(), lifetime)
             }
             None => Preparation::Send(InFlight::unknown(Claim::nothing(self.term, to))),
         }

@@ -128,12 +128,8 @@ impl Exchange {
     ) -> Option<&'v RouteEntry> {
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let routes = &view.snapshot().routes;
-        let found = routes.find(
-            self.client.listener_position(),
-            self.identity.is_secure,
-            host::host_name(host),
-            head.uri.path(),
-        )?;
+        let found =
+            routes.find(self.client.listener_id(), self.identity.is_secure, host::host_name(host), head.uri.path())?;
         self.route = Some(found);
         routes.entry(found)
     }

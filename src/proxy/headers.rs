@@ -294,7 +294,7 @@ mod tests {
 
     fn forward(headers: &mut HeaderMap) -> bool {
         let listener = ListenerInfo {
-            position: 0,
+            id: 0,
             name: "l".into(),
             is_secure: false,
             trusted: Vec::new(),

@@ -26,13 +26,14 @@ const FIELD: usize = 32;
 /// The memory that the bodies of one thread's requests share.
 #[derive(Debug)]
 pub struct ReplayMemory {
-    left: Cell<usize>,
+    bytes: Cell<usize>,
+    taken: Cell<usize>,
 }
 
 impl ReplayMemory {
     /// Makes a budget of this many bytes.
     pub fn new(bytes: usize) -> Rc<ReplayMemory> {
-        Rc::new(ReplayMemory { left: Cell::new(bytes) })
+        Rc::new(ReplayMemory { bytes: Cell::new(bytes), taken: Cell::new(0) })
     }
 
     /// Makes the budget of one of `threads` threads. Each counts for itself, so that they share no cache line.
@@ -40,16 +41,22 @@ impl ReplayMemory {
         ReplayMemory::new(bytes / threads.max(1))
     }
 
+    /// Changes the budget to this many bytes. What is taken stays, also if it is more.
+    pub fn resize(&self, bytes: usize) {
+        self.bytes.set(bytes);
+    }
+
     fn take(&self, bytes: usize) -> bool {
-        let left = self.left.get().checked_sub(bytes);
-        left.is_some_and(|left| {
-            self.left.set(left);
-            true
-        })
+        let taken = self.taken.get().saturating_add(bytes);
+        let has_room = taken <= self.bytes.get();
+        if has_room {
+            self.taken.set(taken);
+        }
+        has_room
     }
 
     fn give_back(&self, bytes: usize) {
-        self.left.set(self.left.get() + bytes);
+        self.taken.set(self.taken.get().saturating_sub(bytes));
     }
 }
 
@@ -240,11 +247,11 @@ mod tests {
         let buffer = Bytes::from(vec![1; 8192]);
         for at in 0..1000 {
             assert!(replay.keep(&Frame::data(buffer.slice(at..=at))), "{at}");
-            assert!(capacity(&replay) <= 1000 && (1 << 20) - memory.left.get() == capacity(&replay));
+            assert!(capacity(&replay) <= 1000 && memory.taken.get() == capacity(&replay));
         }
         assert!(buffer.is_unique());
         assert!(!replay.keep(&data(b"x")));
-        assert_eq!((all(&replay).0.len(), memory.left.get()), (0, 1 << 20));
+        assert_eq!((all(&replay).0.len(), memory.taken.get()), (0, 0));
     }
 
     #[test]
@@ -265,7 +272,7 @@ mod tests {
         assert!(replay.keep(&data(&[1; BEGINNING])));
         assert_eq!(all(&replay).0.len(), BEGINNING);
         assert!(!replay.keep(&data(b"x")));
-        assert_eq!(memory.left.get(), 1 << 20);
+        assert_eq!(memory.taken.get(), 0);
         let mut whole = Replay::new(Some(64 * 1024), 64 * 1024, &memory);
         for _ in 0..64 {
             assert!(whole.keep(&data(&[1; 1024])));
@@ -283,6 +290,6 @@ mod tests {
         drop(first);
         assert!(second.keep(&data(&[1; 60])));
         second.forget();
-        assert_eq!(memory.left.get(), 100);
+        assert_eq!(memory.taken.get(), 0);
     }
 }

@@ -120,7 +120,7 @@ pub struct Routes {
 
 #[derive(Debug)]
 struct RouteMatch {
-    /// The positions of the listeners whose requests match; `None` for all listeners.
+    /// The ids of the listeners whose requests match; `None` for all listeners.
     listeners: Option<Arc<[usize]>>,
     is_secure: Option<bool>,
     host: HostMatch,
@@ -193,7 +193,7 @@ impl RouteEntry {
 
 impl Routes {
     /// Makes the table. `body` is the most bytes of a body on routes without a limit of their own. `listener` finds a
-    /// listener's position by name, and `pool` a pool's position and timeouts. Ignores a route whose pool or listeners
+    /// listener's id by name, and `pool` a pool's position and timeouts. Ignores a route whose pool or listeners
     /// do not exist: the configuration check has refused it.
     pub fn new<'t>(
         settings: &[Settings],
@@ -232,7 +232,7 @@ impl Routes {
     }
 
     /// Finds the position of the route entry for a request to `host` (without port, in any case) and `path` that was
-    /// received by the listener at this position.
+    /// received by the listener with this id.
     pub fn find(&self, listener: usize, is_secure: bool, host: &str, path: &str) -> Option<usize> {
         let matches = |route: &&RouteMatch| {
             route.listeners.as_ref().is_none_or(|tied| tied.contains(&listener))

@@ -3,6 +3,7 @@
 //! Must not know: any single request.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -52,8 +53,12 @@ impl ThreadState {
 
     /// Replaces the snapshot of the following requests.
     pub(super) fn install(&self, snapshot: Arc<Snapshot>) {
+        let backends = snapshot.services.iter().flat_map(|service| service.pool.backends());
+        let current: HashSet<_> = backends.map(|backend| backend.live().id()).collect();
         let view = ThreadSnapshot::new(snapshot, Some(&self.view.borrow()), &mut self.random.borrow_mut());
         self.view.replace(Rc::new(view));
+        // A removed backend's idle connections would stay open for up to a day.
+        self.connections.retain(|id| current.contains(&id));
     }
 
     pub(super) fn random<T>(&self) -> T

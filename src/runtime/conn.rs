@@ -17,7 +17,7 @@ use crate::net::Socket;
 pub(super) async fn serve<H: Handler>(
     socket: Socket,
     address: IpAddr,
-    listener: Arc<ListenerTransport>,
+    listener: Arc<ListenerTransport<H::Listener>>,
     context: Rc<ConnContext<H>>,
 ) {
     // The connection begins parked: a client that connects and sends nothing costs no buffers, and a drain does not
@@ -30,7 +30,7 @@ pub(super) async fn serve<H: Handler>(
     // A connection with a PROXY header counts as one of the client that the header names.
     let is_proxied = peer.address != address;
     let Ok(_permit) = (if is_proxied { context.admit_client(peer.address) } else { Ok(None) }) else { return };
-    let client = Rc::new(context.handler.begin_connection(listener.index, peer));
+    let client = Rc::new(context.handler.begin_connection(&listener.info, peer));
     drop(listener);
     match is_http2 {
         // Boxed: the future of an HTTP/1.1 connection would be as large otherwise.

@@ -1,4 +1,4 @@
-//! Owns: what all client connections of a thread share, and how they wait for a client's first bytes.
+//! Owns: what all client connections of a listener share on one thread, and how they wait for a client's first bytes.
 //! Invariant: every wait has a limit, and a connection on which nothing has arrived holds no buffer.
 //! Must not know: HTTP versions, requests.
 
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::first_bytes;
 use super::per_client_limit::{ClientPermit, PerClientLimit, TooManyConnections};
@@ -18,7 +18,7 @@ use crate::handler::Handler;
 use crate::net::{Socket, Stream};
 use crate::telemetry::Limit;
 
-/// What all client connections of a thread share.
+/// What all client connections of a listener share on one thread. Other limits make another one: connections keep theirs.
 pub(super) struct ConnContext<H> {
     pub(super) handler: Rc<H>,
     pub(super) limits: Limits,
@@ -35,21 +35,10 @@ impl<H> ConnContext<H> {
         limits: Limits,
         per_client_limit: Option<Arc<PerClientLimit>>,
         clock: clock::Deadlines,
+        shutdown: Rc<Shutdown>,
     ) -> ConnContext<H> {
         let http1 = http1_builder(&limits);
-        ConnContext { handler, limits, per_client_limit, clock, shutdown: Rc::default(), http1 }
-    }
-
-    /// Begins to drain: each connection may send one more request, if it arrives within `idle`.
-    pub(super) fn drain(&self, idle: Duration) {
-        self.shutdown.drain(idle);
-        self.clock.wake_all();
-    }
-
-    /// Ends the grace period: requests without a response are abandoned now.
-    pub(super) fn abandon_requests(&self) {
-        self.shutdown.end_grace();
-        self.clock.wake_all();
+        ConnContext { handler, limits, per_client_limit, clock, shutdown, http1 }
     }
 
     /// Counts a connection of the client at `address` until the permit is dropped.

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 /// Counts open connections against the limit.
 #[derive(Debug)]
 pub(super) struct ConnectionLimit {
-    max: usize,
+    max: AtomicUsize,
     open: AtomicUsize,
     /// Whether `waiters` may have an entry: releasing a permit takes the lock only then.
     has_waiters: AtomicBool,
@@ -25,7 +25,13 @@ impl ConnectionLimit {
     /// Allows `max` connections at once, and at least one.
     pub(super) fn new(max: usize) -> Arc<ConnectionLimit> {
         let (open, has_waiters, waiters) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::default());
-        Arc::new(ConnectionLimit { max: max.max(1), open, has_waiters, waiters })
+        Arc::new(ConnectionLimit { max: AtomicUsize::new(max.max(1)), open, has_waiters, waiters })
+    }
+
+    /// Allows `max` connections at once from now on, and at least one. Those that are open stay open.
+    pub(super) fn set_max(&self, max: usize) {
+        self.max.store(max.max(1), Ordering::SeqCst);
+        self.wake_waiters();
     }
 
     /// Acquires a permit, or wakes the task when one may be available.
@@ -44,24 +50,27 @@ impl ConnectionLimit {
     }
 
     fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        let one_more = |open: usize| (open < self.max).then_some(open + 1);
+        let one_more = |open: usize| (open < self.max.load(Ordering::SeqCst)).then_some(open + 1);
         let acquired = self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
         acquired.is_ok().then(|| ConnectionPermit(Arc::clone(self)))
+    }
+
+    fn wake_waiters(&self) {
+        if self.has_waiters.load(Ordering::SeqCst) {
+            let waiters = {
+                let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+                self.has_waiters.store(false, Ordering::SeqCst);
+                std::mem::take(&mut *waiters)
+            };
+            waiters.into_iter().for_each(Waker::wake);
+        }
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let limit = &*self.0;
-        limit.open.fetch_sub(1, Ordering::SeqCst);
-        if limit.has_waiters.load(Ordering::SeqCst) {
-            let waiters = {
-                let mut waiters = limit.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-                limit.has_waiters.store(false, Ordering::SeqCst);
-                std::mem::take(&mut *waiters)
-            };
-            waiters.into_iter().for_each(Waker::wake);
-        }
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+        self.0.wake_waiters();
     }
 }
 
@@ -93,6 +102,22 @@ mod tests {
         drop(permit);
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
         assert!(limit.poll_acquire(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_raised_limit_wakes_the_tasks_that_wait_and_a_lowered_one_closes_nothing() {
+        let limit = ConnectionLimit::new(1);
+        let wakes = Arc::new(CountsWakes::default());
+        let waker = Arc::clone(&wakes).into();
+        let mut cx = Context::from_waker(&waker);
+        let Poll::Ready(_first) = limit.poll_acquire(&mut cx) else { panic!("none is taken") };
+        assert!(limit.poll_acquire(&mut cx).is_pending());
+        limit.set_max(2);
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        let Poll::Ready(second) = limit.poll_acquire(&mut cx) else { panic!("one is free") };
+        limit.set_max(1);
+        drop(second);
+        assert!(limit.poll_acquire(&mut cx).is_pending());
     }
 
     #[test]

@@ -21,10 +21,10 @@ pub(super) struct AcceptedConnection {
 
 /// Performs the handshakes of a connection from `address`. Returns `None` if they fail: the client was too slow,
 /// left, or sent something else.
-pub(super) async fn handshake(
+pub(super) async fn handshake<L>(
     socket: Socket,
     address: IpAddr,
-    listener: &ListenerTransport,
+    listener: &ListenerTransport<L>,
     limits: &Limits,
 ) -> Option<AcceptedConnection> {
     let peer = Peer { address, subject: None };
@@ -45,7 +45,7 @@ pub(super) async fn handshake(
     }
 }
 
-async fn run(mut socket: Socket, mut peer: Peer, listener: &ListenerTransport) -> io::Result<AcceptedConnection> {
+async fn run<L>(mut socket: Socket, mut peer: Peer, listener: &ListenerTransport<L>) -> io::Result<AcceptedConnection> {
     if listener.expects_proxy_header(peer.address)
         && let Some(address) = proxy_protocol::read(&mut socket).await?
     {

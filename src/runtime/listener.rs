@@ -1,5 +1,5 @@
 //! Owns: what the connections of a listener need to know about it.
-//! Invariant: each listener has one value, which all threads share and nothing changes.
+//! Invariant: a value never changes; a reload replaces it for the connections that begin afterwards.
 //! Must not know: sockets.
 
 use std::net::IpAddr;
@@ -8,12 +8,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::settings::ListenerSettings;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::ListenerCounters;
 use crate::tls::Acceptor;
 
-/// What all connections of one listener share.
-pub(super) struct ListenerTransport {
-    /// The listener's position in the configuration, from 0.
-    pub(super) index: usize,
+/// What all connections of one listener share. `L` is what the handler has to know of it.
+pub struct ListenerTransport<L> {
+    pub(super) info: Arc<L>,
+    pub(super) metrics: Arc<ListenerCounters>,
     pub(super) name: Arc<str>,
     /// Whether clients may speak HTTP/2 in clear text, by prior knowledge (RFC 9113 §3.3).
     pub(super) allows_http2: bool,
@@ -24,10 +26,17 @@ pub(super) struct ListenerTransport {
     trusted: Vec<IpNet>,
 }
 
-impl ListenerTransport {
-    pub(super) fn new(index: usize, settings: &ListenerSettings, tls: Option<Arc<Acceptor>>) -> ListenerTransport {
+impl<L> ListenerTransport<L> {
+    /// Makes the value of a listener with these settings, and with this TLS acceptor if its clients speak TLS.
+    pub fn new(
+        settings: &ListenerSettings,
+        tls: Option<Arc<Acceptor>>,
+        info: L,
+        metrics: &Metrics,
+    ) -> ListenerTransport<L> {
         ListenerTransport {
-            index,
+            info: Arc::new(info),
+            metrics: metrics.listener(&settings.name),
             name: settings.name.as_str().into(),
             allows_http2: settings.http2 && tls.is_none(),
             tls,

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::net;
 use crate::slot_table::{GROUP_SIZE, SlotTable};
@@ -17,7 +18,7 @@ const COUNT_BITS: u32 = 24;
 /// Counts the connections of each client.
 #[derive(Debug)]
 pub(super) struct PerClientLimit {
-    max: u64,
+    max: AtomicU64,
     counts: SlotTable<COUNT_BITS>,
 }
 
@@ -34,8 +35,14 @@ impl PerClientLimit {
     pub(super) fn new(max: u32, all: usize) -> Arc<PerClientLimit> {
         // Four clients a group when all are different: some groups get more, hardly any twice as many.
         let groups = (all / (GROUP_SIZE / 2)).next_power_of_two().clamp(64, MAX_GROUPS);
-        let max = u64::from(max).min(SlotTable::<COUNT_BITS>::MAX_VALUE);
-        Arc::new(PerClientLimit { max, counts: SlotTable::new(groups) })
+        let limit = PerClientLimit { max: AtomicU64::new(0), counts: SlotTable::new(groups) };
+        limit.set_max(max);
+        Arc::new(limit)
+    }
+
+    /// Lets each client have `max` connections from now on. Those that are open stay open, and count.
+    pub(super) fn set_max(&self, max: u32) {
+        self.max.store(u64::from(max).min(SlotTable::<COUNT_BITS>::MAX_VALUE), Ordering::Relaxed);
     }
 
     /// Counts a connection of the client at `address`. In the rare case that its group is full, it admits the
@@ -50,7 +57,7 @@ impl PerClientLimit {
             let own = slots.iter().find(|slot| slot.value() > 0 && group.owns(**slot));
             let Some(slot) = own.or_else(|| slots.iter().find(|slot| slot.value() == 0)) else { return Ok(None) };
             let count = slot.value();
-            if count >= self.max {
+            if count >= self.max.load(Ordering::Relaxed) {
                 return Err(TooManyConnections);
             }
             // If it fails, another thread's connection opened or closed in between: each round lets one thread go on.

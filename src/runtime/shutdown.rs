@@ -1,8 +1,9 @@
-//! Owns: how far the shutdown of this process has come, for the connections of one thread.
-//! Invariant: a shutdown only advances: it drains, then its grace period ends.
+//! Owns: how far the shutdown of this process, or of one listener, has come, for the connections of one thread.
+//! Invariant: a shutdown only advances; that of the process is one of each listener, too.
 //! Must not know: signals, connections, who waits for either step.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::clock;
@@ -10,12 +11,19 @@ use crate::clock;
 /// The state of the shutdown.
 #[derive(Debug, Default)]
 pub(super) struct Shutdown {
+    /// The shutdown of the process, if this is that of a listener.
+    process: Option<Rc<Shutdown>>,
     /// When draining began, and how long a connection may then still send a request.
     draining: Cell<Option<(Instant, Duration)>>,
     is_grace_over: Cell<bool>,
 }
 
 impl Shutdown {
+    /// Makes the shutdown of one listener.
+    pub(super) fn of_listener(process: &Rc<Shutdown>) -> Rc<Shutdown> {
+        Rc::new(Shutdown { process: Some(Rc::clone(process)), ..Shutdown::default() })
+    }
+
     /// Begins to drain: each connection may send one more request, if it arrives within `idle`.
     pub(super) fn drain(&self, idle: Duration) {
         self.draining.set(Some((clock::now(), idle)));
@@ -26,18 +34,42 @@ impl Shutdown {
         self.is_grace_over.set(true);
     }
 
-    /// Returns whether the process drains.
+    /// Returns whether the process or the listener drains.
     pub(super) fn is_draining(&self) -> bool {
-        self.draining.get().is_some()
+        self.draining.get().is_some() || self.process.as_ref().is_some_and(|process| process.is_draining())
     }
 
-    /// Returns whether the grace period is over.
+    /// Returns whether the grace period is over. That of a listener alone never is: its requests take their time.
     pub(super) fn is_grace_over(&self) -> bool {
-        self.is_grace_over.get()
+        self.is_grace_over.get() || self.process.as_ref().is_some_and(|process| process.is_grace_over())
     }
 
-    /// Returns when a draining process closes a connection that has had no request since `idle_since`.
+    /// Returns when a connection closes that has had no request since `idle_since`, if the process or the listener
+    /// drains.
     pub(super) fn idle_deadline(&self, idle_since: Instant) -> Option<Instant> {
-        self.draining.get().map(|(since, idle)| since.max(idle_since) + idle)
+        let own = self.draining.get().map(|(since, idle)| since.max(idle_since) + idle);
+        let of_process = self.process.as_ref().and_then(|process| process.idle_deadline(idle_since));
+        own.into_iter().chain(of_process).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_drains_alone_or_with_the_process_and_only_the_process_ends_requests() {
+        let process = Rc::new(Shutdown::default());
+        let (web, other) = (Shutdown::of_listener(&process), Shutdown::of_listener(&process));
+        let now = Instant::now();
+        web.drain(Duration::from_secs(60));
+        assert!(web.is_draining() && !other.is_draining() && !process.is_draining());
+        assert!(web.idle_deadline(now).is_some() && other.idle_deadline(now).is_none());
+        assert!(!web.is_grace_over());
+        process.drain(Duration::from_secs(1));
+        assert!(other.is_draining());
+        assert_eq!(web.idle_deadline(now), process.idle_deadline(now), "the earlier of the two");
+        process.end_grace();
+        assert!(web.is_grace_over() && other.is_grace_over());
     }
 }

@@ -15,23 +15,19 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::conn_context::ConnContext;
+use super::commands::Inbox;
 use super::conn_timeouts::ShutdownGrace;
-use super::connection_limit::ConnectionLimit;
-use super::listen::{self, Listeners, ThreadConnections};
-use super::per_client_limit::PerClientLimit;
-use super::settings::{Limits, Settings};
+use super::socket_files::SocketFiles;
+use super::thread_listeners::ThreadListeners;
 use crate::clock;
 use crate::handler::Handler;
 use crate::net;
-use crate::net::unix::SocketFile;
 
 /// The running worker threads.
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
     stop: Arc<watch::Sender<StopCommand>>,
-    /// The files of Unix sockets.
-    files: Vec<SocketFile>,
+    files: SocketFiles,
 }
 
 /// What the threads shall do.
@@ -54,15 +50,15 @@ pub struct WorkerContext {
 }
 
 impl Workers {
-    /// Starts one thread for each set of sockets. `make` runs on each thread; it returns the thread's handler, and a
-    /// future that runs there for as long as the thread serves. A thread that ends before it is stopped calls
-    /// `on_failure`.
+    /// Starts one thread for each inbox. `make` runs on each thread; it returns the thread's handler, and a future that
+    /// runs there for as long as the thread serves. A thread that ends before it is stopped calls `on_failure`. `files`
+    /// are removed when the threads begin to stop.
     ///
     /// # Errors
     /// A thread or its event loop can't be created.
     pub fn start<H, F, B>(
-        listeners: Listeners,
-        settings: &Settings,
+        inboxes: Vec<Inbox<H::Listener>>,
+        files: SocketFiles,
         make: F,
         on_failure: impl Fn() + Send + Clone + 'static,
     ) -> io::Result<Workers>
@@ -72,18 +68,13 @@ impl Workers {
         F: Fn(WorkerContext) -> (Rc<H>, B) + Send + Clone + 'static,
     {
         let stop = Arc::new(watch::Sender::new(StopCommand::Run));
-        let (sockets, files) = listeners.into_threads();
-        let limit = ConnectionLimit::new(settings.max_connections);
-        let clients = settings.limits.connections_per_client;
-        let clients = clients.map(|max| PerClientLimit::new(max, settings.max_connections));
         let mut workers = Workers { threads: Vec::new(), stop, files };
-        for (index, bound) in sockets.into_iter().enumerate() {
+        for (index, inbox) in inboxes.into_iter().enumerate() {
             let runtime = move || {
                 let mut builder = Builder::new_current_thread();
                 builder.enable_all().on_thread_unpark(clock::start_iteration).build_local(LocalOptions::default())
             };
-            let (make, limits, stop) = (make.clone(), settings.limits.clone(), workers.stop.subscribe());
-            let (connections, on_failure) = ((Arc::clone(&limit), clients.clone()), on_failure.clone());
+            let (make, stop, on_failure) = (make.clone(), workers.stop.subscribe(), on_failure.clone());
             let (report_start, started) = mpsc::sync_channel(1);
             let run = move || {
                 let runtime = match runtime() {
@@ -93,9 +84,7 @@ impl Workers {
                 // `start` waits for this.
                 let _ = report_start.send(Ok(()));
                 // After a panic nothing of the thread is used again; returning from here closes its sockets.
-                let work = AssertUnwindSafe(move || {
-                    runtime.block_on(run_worker(index, bound, connections, limits, make, stop))
-                });
+                let work = AssertUnwindSafe(move || runtime.block_on(run_worker(index, inbox, make, stop)));
                 if catch_unwind(work).is_ok_and(|exit| exit == ThreadExit::Stopped) {
                     return;
                 }
@@ -145,9 +134,7 @@ enum ThreadExit {
 
 async fn run_worker<H, F, B>(
     index: usize,
-    bound: Vec<listen::ThreadListener>,
-    (limit, clients): (Arc<ConnectionLimit>, Option<Arc<PerClientLimit>>),
-    limits: Limits,
+    inbox: Inbox<H::Listener>,
     make: F,
     mut stop: watch::Receiver<StopCommand>,
 ) -> ThreadExit
@@ -163,52 +150,55 @@ where
     essential.spawn_local(clock.clone().run());
     essential.spawn_local(net::run_batcher());
     essential.spawn_local(housekeeping);
-    let context = Rc::new(ConnContext::new(handler, limits, clients, clock.clone()));
-    let connections = Rc::new(ThreadConnections::new(limit));
-    let mut accepting = JoinSet::new();
-    for bound in bound {
-        let (context, connections, stop) = (Rc::clone(&context), Rc::clone(&connections), stop.clone());
-        accepting.spawn_local(async move {
-            if let Err(error) = listen::accept(bound, index, context, connections, shutdown_grace(stop)).await {
-                tracing::error!(%error, "a listener failed; restart this process");
-            }
-        });
-    }
+    let Inbox { mut commands, connections, limits } = inbox;
+    let mut listeners = ThreadListeners::new(index, handler, clock, limits, connections);
 
-    let command = tokio::select! {
-        // An error means that the sender is dropped, and with it the owner of this thread.
-        command = stop.wait_for(|stop| *stop != StopCommand::Run) => command.map_or(StopCommand::Abort, |stop| *stop),
-        // These never end by themselves.
-        _ = essential.join_next() => return ThreadExit::Failed,
-        Some(_) = accepting.join_next() => return ThreadExit::Failed,
+    let stopping = stop.clone();
+    let stopping = || shutdown_grace(stopping.clone());
+    let command = loop {
+        tokio::select! {
+            // An error means that the sender is dropped, and with it the owner of this thread.
+            command = stop.wait_for(|stop| *stop != StopCommand::Run) => {
+                break command.map_or(StopCommand::Abort, |stop| *stop);
+            }
+            // These never end by themselves.
+            _ = essential.join_next() => return ThreadExit::Failed,
+            () = listeners.failed() => return ThreadExit::Failed,
+            Some(next) = commands.recv() => listeners.carry_out(next.command, stopping),
+        }
     };
+    // A reload that came first is carried out: what is in the queues of its listeners is served.
+    while let Ok(next) = commands.try_recv() {
+        listeners.carry_out(next.command, stopping);
+    }
     let StopCommand::Drain(grace) = command else {
-        accepting.abort_all();
-        respond_to_abandoned(&context, &connections).await;
+        listeners.abort();
+        respond_to_abandoned(&listeners).await;
         return ThreadExit::Stopped;
     };
-    context.drain(ShutdownGrace::within(grace).idle);
+    listeners.drain(ShutdownGrace::within(grace).idle);
+    let open = listeners.connection_counter();
     let all_closed = async {
-        while accepting.join_next().await.is_some() {}
-        wait_until(|| connections.open.get() == 0).await;
+        listeners.all_closed().await;
+        wait_until(|| open.open.get() == 0).await;
     };
     let aborted = async { drop(stop.wait_for(|stop| *stop == StopCommand::Abort).await) };
     tokio::select! {
         () = all_closed => {}
         () = aborted => {}
         () = tokio::time::sleep(grace) => {
-            tracing::warn!(connections = connections.open.get(), "the grace period is over; closing the remaining connections");
+            tracing::warn!(connections = open.open.get(), "the grace period is over; closing the remaining connections");
         }
     }
-    respond_to_abandoned(&context, &connections).await;
+    respond_to_abandoned(&listeners).await;
     ThreadExit::Stopped
 }
 
 /// Sends responses to requests that have none yet, and waits a little while until they are written.
-async fn respond_to_abandoned<H>(context: &ConnContext<H>, connections: &ThreadConnections) {
+async fn respond_to_abandoned<H: Handler>(listeners: &ThreadListeners<H>) {
     const TIME_TO_SEND: Duration = Duration::from_millis(500);
-    context.abandon_requests();
-    let _ = tokio::time::timeout(TIME_TO_SEND, wait_until(|| connections.open.get() == 0)).await;
+    listeners.abandon_requests();
+    let _ = tokio::time::timeout(TIME_TO_SEND, wait_until(|| listeners.connections() == 0)).await;
 }
 
 /// Waits for the command to stop, and returns how listeners end then. At `Abort`, `run_worker` drops them.
@@ -243,7 +233,9 @@ mod tests {
     use http_body::{Body, Frame};
     use hyper::body::Incoming;
 
-    use super::super::settings::ListenerSettings;
+    use super::super::listener::ListenerTransport;
+    use super::super::listeners::{Acquisition, Listeners};
+    use super::super::settings::{ListenerSettings, Settings};
     use super::*;
     use crate::handler::{Abandoned, HeadFault, Peer, Reply, ResponseContent};
     use crate::net::interim::InterimQueue;
@@ -274,8 +266,9 @@ mod tests {
     impl Handler for Empty {
         type Body = Nothing;
         type Client = ();
+        type Listener = ();
 
-        fn begin_connection(&self, _: usize, _: Peer) {}
+        fn begin_connection(&self, _: &Arc<()>, _: Peer) {}
 
         async fn handle(
             self: Rc<Self>,
@@ -297,23 +290,26 @@ mod tests {
         fn count_limit(&self, _: Limit) {}
     }
 
-    fn listeners() -> (Listeners, SocketAddr) {
+    fn listeners() -> (Listeners<()>, Vec<Inbox<()>>, SocketAddr) {
         let labels = Labels { verdicts: &["none"], causes: &[], outcomes: &["ok"], refusals: &[] };
         let metrics = Metrics::new(1, labels, Arc::default());
         let settings = ListenerSettings::new(([127, 0, 0, 1], 0).into());
-        let listeners = Listeners::bind(&[settings], &[None], 1, &metrics).unwrap();
+        let (mut listeners, inboxes) = Listeners::new(&Settings::default(), 1);
+        let acquired = listeners.acquire(std::slice::from_ref(&settings), Acquisition::Start).unwrap();
+        acquired.listen().unwrap();
+        let transport = Arc::new(ListenerTransport::new(&settings, None, (), &metrics));
+        drop(listeners.install(acquired, vec![transport], Duration::ZERO));
         let address = listeners.addresses().first().and_then(|address| address.tcp()).unwrap();
-        (listeners, address)
+        (listeners, inboxes, address)
     }
 
     /// Returns whether a thread with this `housekeeping` reports its failure.
     fn reports_its_failure<B: Future<Output = ()> + 'static>(housekeeping: fn() -> B) -> bool {
-        let (listeners, address) = listeners();
+        let (listeners, inboxes, address) = listeners();
         let (report, reports) = mpsc::channel();
         let on_failure = move || report.send(()).unwrap();
-        let workers =
-            Workers::start(listeners, &Settings::default(), move |_| (Rc::new(Empty), housekeeping()), on_failure)
-                .unwrap();
+        let make = move |_| (Rc::new(Empty), housekeeping());
+        let workers = Workers::start(inboxes, listeners.files(), make, on_failure).unwrap();
         let reports_its_failure = reports.recv_timeout(Duration::from_secs(2)).is_ok();
         // The kernel gives its clients to other threads: it assigns no connection to a closed socket.
         assert_eq!(std::net::TcpStream::connect(address).is_err(), reports_its_failure);
@@ -331,14 +327,14 @@ mod tests {
 
     #[test]
     fn a_thread_that_panics_at_its_start_reports_its_failure() {
-        let (listeners, _) = listeners();
+        let (listeners, inboxes, _) = listeners();
         let (report, reports) = mpsc::channel();
         let make = |context: WorkerContext| {
             assert!(context.index > 0, "a panic");
             (Rc::new(Empty), std::future::pending::<()>())
         };
         let on_failure = move || report.send(()).unwrap();
-        let _workers = Workers::start(listeners, &Settings::default(), make, on_failure).unwrap();
+        let _workers = Workers::start(inboxes, listeners.files(), make, on_failure).unwrap();
         reports.recv_timeout(Duration::from_secs(20)).unwrap();
     }
 }

@@ -64,15 +64,26 @@ pub struct Record<'a> {
     pub error: Option<&'a str>,
 }
 
-/// One thread's buffer of the access log.
-pub struct ThreadLog {
-    shared: Option<Arc<LogQueue>>,
-    format: LogFormat,
-    pending: RefCell<Pending>,
+/// Makes the logs of threads. The writer runs for as long as there is a handle.
+#[derive(Clone)]
+pub struct AccessLogHandle {
+    pub(super) shared: Option<Arc<LogQueue>>,
+    pub(super) format: LogFormat,
 }
 
-#[derive(Default)]
+impl AccessLogHandle {
+    /// Makes the log of one thread.
+    pub fn thread_log(&self) -> ThreadLog {
+        ThreadLog::new(self.shared.clone(), self.format)
+    }
+}
+
+/// One thread's buffer of the access log.
+pub struct ThreadLog(RefCell<Pending>);
+
 struct Pending {
+    shared: Option<Arc<LogQueue>>,
+    format: LogFormat,
     buffer: Buffer,
     timestamps: super::line_format::Timestamps,
 }
@@ -84,22 +95,38 @@ const FLUSH_BYTES: usize = 64 * 1024;
 impl ThreadLog {
     /// Makes a log that discards its lines.
     pub fn off() -> ThreadLog {
-        ThreadLog { shared: None, format: LogFormat::Text, pending: RefCell::default() }
+        ThreadLog::new(None, LogFormat::Text)
     }
 
-    pub(super) fn new(shared: Arc<LogQueue>, format: LogFormat) -> ThreadLog {
-        ThreadLog { shared: Some(shared), format, pending: RefCell::default() }
+    fn new(shared: Option<Arc<LogQueue>>, format: LogFormat) -> ThreadLog {
+        let (buffer, timestamps) = (Buffer::default(), super::line_format::Timestamps::default());
+        ThreadLog(RefCell::new(Pending { shared, format, buffer, timestamps }))
+    }
+
+    /// Writes the lines that follow to another log. Those before it go to the log that they were written for.
+    pub fn switch(&self, next: &AccessLogHandle) {
+        let is_same = match (&self.0.borrow().shared, &next.shared) {
+            (Some(old), Some(next)) => Arc::ptr_eq(old, next),
+            (None, None) => true,
+            _ => false,
+        };
+        if is_same {
+            return;
+        }
+        self.flush();
+        let mut pending = self.0.borrow_mut();
+        (pending.shared, pending.format) = (next.shared.clone(), next.format);
     }
 
     /// Appends a line.
     pub fn write(&self, record: &Record<'_>) {
-        if self.shared.is_none() {
+        let mut pending = self.0.borrow_mut();
+        let Pending { shared, format, buffer, timestamps } = &mut *pending;
+        if shared.is_none() {
             return;
         }
-        let mut pending = self.pending.borrow_mut();
-        let Pending { buffer, timestamps } = &mut *pending;
         let time = timestamps.rfc3339(record.time);
-        match self.format {
+        match format {
             LogFormat::Text => fields(&mut TextLine::new(&mut buffer.bytes), time, record),
             LogFormat::Json => fields(&mut JsonLine::new(&mut buffer.bytes), time, record),
         }
@@ -113,13 +140,13 @@ impl ThreadLog {
     /// Sends the buffered lines to the writer. Call it regularly: else the last lines of a quiet server would stay in
     /// the buffer until more requests fill it.
     pub fn flush(&self) {
-        let Some(shared) = &self.shared else { return };
-        let mut pending = self.pending.borrow_mut();
-        if pending.buffer.lines == 0 {
+        let mut pending = self.0.borrow_mut();
+        let Pending { shared: Some(shared), buffer, .. } = &mut *pending else { return };
+        if buffer.lines == 0 {
             return;
         }
         let next = Buffer { bytes: Vec::with_capacity(FLUSH_BYTES + 1024), lines: 0 };
-        let buffer = std::mem::replace(&mut pending.buffer, next);
+        let buffer = std::mem::replace(buffer, next);
         let lines = buffer.lines;
         if shared.queue.try_send(buffer).is_err() {
             shared.dropped.fetch_add(lines, Ordering::Relaxed);

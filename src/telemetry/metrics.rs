@@ -133,6 +133,10 @@ impl Metrics {
     /// Merges the counts of removed backends into one series per pool: with backends that are added and removed all
     /// day, the number of series would otherwise grow without bound. Call it regularly.
     pub fn merge_removed(&self) {
+        // As below, the list has the only reference: the listener is closed, and so are its connections.
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| Arc::strong_count(listener) > 1);
+        drop(listeners);
         let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         // The map has the only reference, so no thread counts in it. Another reference is only made under this lock.
         let is_removed = |series: &Arc<Series>| Arc::strong_count(series) == 1 && *series.backend != *REMOVED;

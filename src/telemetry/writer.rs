@@ -6,10 +6,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::access::ThreadLog;
+use super::access::AccessLogHandle;
 use super::log_queue::{Buffer, LogQueue};
 use super::loss_report::LossReporter;
 use super::settings::{AccessTarget, LogFormat};
@@ -23,46 +23,44 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time between two checks whether the path still names the open file.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The access log of the process: makes a [`ThreadLog`] for each thread, and writes the lines of all.
+/// The access log of the process: writes the lines of all threads.
 pub struct AccessLog {
     shared: Option<Arc<LogQueue>>,
     format: LogFormat,
-    dropped: Arc<AtomicU64>,
-    /// Why the last lost lines could not be written.
-    reason: Arc<Mutex<Option<String>>>,
+    losses: Losses,
+    reopen: Reopen,
     /// Disconnected once the writer has ended.
     ended: Option<Receiver<()>>,
 }
 
-/// Makes the [`ThreadLog`]s of an [`AccessLog`]. The writer runs for as long as there is a handle.
-#[derive(Clone)]
-pub struct AccessLogHandle {
-    shared: Option<Arc<LogQueue>>,
-    format: LogFormat,
+/// What was lost so far: a log that replaces another one goes on counting.
+#[derive(Debug, Clone, Default)]
+struct Losses {
+    /// Lines.
+    dropped: Arc<AtomicU64>,
+    /// Why the last lost lines could not be written.
+    reason: Arc<Mutex<Option<String>>>,
 }
 
-impl AccessLogHandle {
-    /// Makes the log of one thread.
-    pub fn thread_log(&self) -> ThreadLog {
-        self.shared.as_ref().map_or_else(ThreadLog::off, |shared| ThreadLog::new(Arc::clone(shared), self.format))
-    }
-}
-
-/// Makes an [`AccessLog`] reopen its file, for as long as the log exists.
-#[derive(Clone)]
-pub struct Reopen(Weak<LogQueue>);
+/// Makes the [`AccessLog`] of the process reopen its file, whichever log that is by then.
+#[derive(Clone, Default)]
+pub struct Reopen(Arc<Mutex<Weak<LogQueue>>>);
 
 impl Reopen {
     /// Requests that the writer reopens its file: at once, or after the write that is under way. Returns whether the
     /// log is a file.
     pub fn reopen(&self) -> bool {
-        let shared = self.0.upgrade().filter(|shared| shared.is_file);
+        let shared = self.lock().upgrade().filter(|shared| shared.is_file);
         if let Some(shared) = &shared {
             shared.reopen.store(true, Ordering::Release);
             // If the queue is full, the writer checks the flag anyway, after its current buffer.
             let _ = shared.queue.try_send(Buffer::default());
         }
         shared.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Weak<LogQueue>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,9 +96,27 @@ impl AccessLog {
     /// # Errors
     /// The file can't be opened for appending, or the thread can't be started.
     pub fn open(access: &AccessTarget, format: LogFormat) -> Result<AccessLog, OpenError> {
-        let (dropped, reason) = (Arc::new(AtomicU64::new(0)), Arc::default());
+        let log = AccessLog::start(access, format, Losses::default(), Reopen::default())?;
+        log.take_over();
+        Ok(log)
+    }
+
+    /// Opens the log that is to replace this one, and starts its writer. Both write until the threads have switched.
+    ///
+    /// # Errors
+    /// Those of [`AccessLog::open`].
+    pub fn open_next(&self, access: &AccessTarget, format: LogFormat) -> Result<AccessLog, OpenError> {
+        AccessLog::start(access, format, self.losses.clone(), self.reopen.clone())
+    }
+
+    /// Becomes the log that [`Reopen`] means.
+    pub fn take_over(&self) {
+        *self.reopen.lock() = self.shared.as_ref().map(Arc::downgrade).unwrap_or_default();
+    }
+
+    fn start(access: &AccessTarget, format: LogFormat, losses: Losses, reopen: Reopen) -> Result<AccessLog, OpenError> {
         let sink = match access {
-            AccessTarget::Off => return Ok(AccessLog { shared: None, format, dropped, reason, ended: None }),
+            AccessTarget::Off => return Ok(AccessLog { shared: None, format, losses, reopen, ended: None }),
             AccessTarget::Stdout => {
                 Sink::stream(&io::stdout()).map_err(|error| OpenError::new("standard output", error))
             }
@@ -108,15 +124,10 @@ impl AccessLog {
         }?;
         let (queue, buffers) = sync_channel(QUEUE);
         let is_file = matches!(access, AccessTarget::File(_));
-        let shared = LogQueue { queue, dropped: Arc::clone(&dropped), reopen: Arc::default(), is_file };
+        let shared = LogQueue { queue, dropped: Arc::clone(&losses.dropped), reopen: Arc::default(), is_file };
         let (end, ended) = channel::<()>();
-        let mut writer = Writer {
-            sink,
-            checked: Instant::now(),
-            reopen: Arc::clone(&shared.reopen),
-            dropped: Arc::clone(&dropped),
-            reason: Arc::clone(&reason),
-        };
+        let mut writer =
+            Writer { sink, checked: Instant::now(), reopen: Arc::clone(&shared.reopen), losses: losses.clone() };
         let work = move || {
             let _end = end;
             writer.write(&buffers);
@@ -125,7 +136,7 @@ impl AccessLog {
             .name("access-log".into())
             .spawn(work)
             .map_err(|error| OpenError::new("access-log thread", error))?;
-        Ok(AccessLog { shared: Some(Arc::new(shared)), format, dropped, reason, ended: Some(ended) })
+        Ok(AccessLog { shared: Some(Arc::new(shared)), format, losses, reopen, ended: Some(ended) })
     }
 
     /// Returns the handle that makes the logs of threads.
@@ -135,20 +146,20 @@ impl AccessLog {
 
     /// Returns the handle that makes the writer reopen its file.
     pub fn reopen(&self) -> Reopen {
-        Reopen(self.shared.as_ref().map(Arc::downgrade).unwrap_or_default())
+        self.reopen.clone()
     }
 
     /// Returns the reporter of lost lines.
     pub fn loss_reporter(&self) -> LossReporter {
-        LossReporter::new(Arc::clone(&self.dropped), Arc::clone(&self.reason))
+        LossReporter::new(Arc::clone(&self.losses.dropped), Arc::clone(&self.losses.reason))
     }
 
     /// Returns the counter of lost lines.
     pub fn dropped(&self) -> &Arc<AtomicU64> {
-        &self.dropped
+        &self.losses.dropped
     }
 
-    /// Writes what is queued and ends the writer, once every [`ThreadLog`] is dropped. It waits a second at most: a
+    /// Writes what is queued and ends the writer, once the log of every thread is dropped. It waits a second at most: a
     /// pipe that nobody reads must not keep the process from its end.
     pub fn close(mut self) {
         self.shared = None;
@@ -163,8 +174,7 @@ struct Writer {
     sink: Sink,
     checked: Instant,
     reopen: Arc<AtomicBool>,
-    dropped: Arc<AtomicU64>,
-    reason: Arc<Mutex<Option<String>>>,
+    losses: Losses,
 }
 
 impl Writer {
@@ -175,8 +185,9 @@ impl Writer {
                 Ok(buffer) => {
                     self.check_file();
                     if let Err(lost) = self.sink.write(&buffer.bytes) {
-                        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(lost.error.to_string());
-                        self.dropped.fetch_add(lost.lines, Ordering::Relaxed);
+                        *self.losses.reason.lock().unwrap_or_else(PoisonError::into_inner) =
+                            Some(lost.error.to_string());
+                        self.losses.dropped.fetch_add(lost.lines, Ordering::Relaxed);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => self.check_file(),

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use super::certificate::{Certificate, Validity};
 use super::pem::Error;
 use crate::clock;
@@ -35,21 +37,26 @@ pub trait Reload: Send + Sync {
     fn certificates(&self) -> Vec<Certificate>;
 }
 
-/// All components of one configuration that are built from certificate files.
+/// All components of the configuration that are built from certificate files. Clones share the list.
 #[derive(Clone, Default)]
-pub struct WatchedCertificates(Arc<[Arc<dyn Reload>]>);
+pub struct WatchedCertificates(Arc<ArcSwap<Vec<Arc<dyn Reload>>>>);
 
 impl WatchedCertificates {
     /// Collects the components to watch.
     pub fn new(all: impl IntoIterator<Item = Arc<dyn Reload>>) -> WatchedCertificates {
-        WatchedCertificates(all.into_iter().collect())
+        WatchedCertificates(Arc::new(ArcSwap::from_pointee(all.into_iter().collect())))
+    }
+
+    /// Watches other components from now on.
+    pub fn replace(&self, all: impl IntoIterator<Item = Arc<dyn Reload>>) {
+        self.0.store(Arc::new(all.into_iter().collect()));
     }
 
     /// Returns how long each certificate in use is still valid at the time `now`. Of several certificates with one
     /// name, the one that expires first counts.
     pub fn expiries(&self, now: Duration) -> Vec<CertificateExpiry> {
         let mut all: Vec<CertificateExpiry> = Vec::new();
-        for one in &*self.0 {
+        for one in self.0.load().iter() {
             let (kind, of) = one.label();
             for certificate in one.certificates() {
                 let days = certificate.days_left(now);
@@ -74,7 +81,7 @@ impl WatchedCertificates {
 /// Lists the labels.
 impl std::fmt::Debug for WatchedCertificates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|one| one.label())).finish()
+        f.debug_list().entries(self.0.load().iter().map(|one| one.label())).finish()
     }
 }
 
@@ -92,19 +99,20 @@ pub struct CertificateExpiry {
 }
 
 /// Reloads the files of `watched` when they change, for as long as this is polled.
-pub async fn watch(WatchedCertificates(watched): WatchedCertificates) {
-    let mut sights: Vec<_> = watched.iter().map(|one| Sight::new(one.files())).collect();
+pub async fn watch(watched: WatchedCertificates) {
+    let mut sights: Vec<Sight> = Vec::new();
     let mut interval = tokio::time::interval(EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for look in 0_u64.. {
         interval.tick().await;
+        let components = watched.0.load_full();
         if look.is_multiple_of(REMIND) {
-            watched.iter().for_each(|one| remind(&**one));
+            components.iter().for_each(|one| remind(&**one));
         }
-        let watched = Arc::clone(&watched);
         // A disk that does not respond delays the next look, and nothing else.
         let looking = tokio::task::spawn_blocking(move || {
-            watched.iter().zip(&mut sights).for_each(|(one, sight)| sight.look(&**one));
+            let mut sights = update(sights, &components);
+            sights.iter_mut().for_each(Sight::look);
             sights
         });
         match looking.await {
@@ -115,21 +123,32 @@ pub async fn watch(WatchedCertificates(watched): WatchedCertificates) {
     }
 }
 
+/// Returns a sight of each component: the known one, or a new one.
+fn update(mut known: Vec<Sight>, components: &[Arc<dyn Reload>]) -> Vec<Sight> {
+    let sight = |one: &Arc<dyn Reload>| {
+        let at = known.iter().position(|sight| Arc::ptr_eq(&sight.component, one));
+        at.map_or_else(|| Sight::new(Arc::clone(one)), |at| known.swap_remove(at))
+    };
+    components.iter().map(sight).collect()
+}
+
 /// One component, its files, and the last error in them.
 struct Sight {
+    component: Arc<dyn Reload>,
     watcher: FileWatcher,
     /// The error that was logged last, and still holds.
     logged: Option<Error>,
 }
 
 impl Sight {
-    fn new(files: Vec<PathBuf>) -> Sight {
-        Sight { watcher: FileWatcher::new(files), logged: None }
+    fn new(component: Arc<dyn Reload>) -> Sight {
+        Sight { watcher: FileWatcher::new(component.files()), component, logged: None }
     }
 
     /// Reloads at the first look, since the files may have changed since they were opened; whenever they change; and
     /// once more when they have settled.
-    fn look(&mut self, one: &dyn Reload) {
+    fn look(&mut self) {
+        let one = &*self.component;
         let change = self.watcher.look();
         if change == FileChange::Unchanged {
             return;

@@ -1,5 +1,5 @@
 //! Owns: one thread's connections to backends: idle HTTP/1.1 connections and shared HTTP/2 connections.
-//! Invariant: number and idle time are bounded, and no connection outlives the incarnation of its backend's address.
+//! Invariant: number and idle time are bounded; no request uses a connection of another incarnation or other settings.
 //! Must not know: HTTP messages.
 
 use std::cell::RefCell;
@@ -109,7 +109,7 @@ where
         let connections = backends.get_mut(backend.live().id())?;
         let wants_http2 = settings.http2 && !key.http1;
         if wants_http2 {
-            let current = |active: &&ActiveHttp2<B>| active.incarnation == backend.incarnation();
+            let current = |active: &&ActiveHttp2<B>| active.incarnation == backend.connection_key();
             let permit =
                 connections.active_http2.iter().filter(current).find_map(|active| active.connection.try_acquire());
             if permit.is_some() {
@@ -122,7 +122,7 @@ where
         };
         while let Some(last) = connections.idle.iter().rposition(serves) {
             let idle = connections.idle.remove(last);
-            if idle.incarnation == backend.incarnation() && idle.until > now {
+            if idle.incarnation == backend.connection_key() && idle.until > now {
                 return Some(PooledConnection::Http1(idle.connection));
             }
         }
@@ -169,7 +169,7 @@ where
             NewConnection::Http2(connection) => {
                 let permit = connection.try_acquire().ok_or(unsent(Fact::Closed))?;
                 self.with_connections(backend, |connections| {
-                    connections.register(connection, backend.incarnation(), access)
+                    connections.register(connection, backend.connection_key(), access)
                 });
                 Ok(PooledConnection::Http2(permit))
             }
@@ -180,12 +180,12 @@ where
         let backends = self.backends.borrow();
         backends
             .get(backend.live().id())
-            .is_some_and(|connections| connections.http1_only == Some(backend.incarnation()))
+            .is_some_and(|connections| connections.http1_only == Some(backend.connection_key()))
     }
 
     /// Joins the attempt to make an HTTP/2 connection to the backend, and starts one if there is none.
     fn join_connect(&self, backend: &Backend, access: &Access, key: PoolKey) -> SharedConnectFuture<B> {
-        let (id, incarnation) = (backend.live().id(), backend.incarnation());
+        let (id, incarnation) = (backend.live().id(), backend.connection_key());
         let pending =
             self.backends.borrow().get(id).and_then(|connections| connections.pending.as_ref()?.join(incarnation));
         if let Some(connecting) = pending {
@@ -227,7 +227,12 @@ where
         let client = key.proxied_client(settings);
         self.with_connections(backend, |connections| {
             if connections.idle.len() < settings.max_idle_per_thread {
-                connections.idle.push(IdleConnection { connection, incarnation: backend.incarnation(), client, until });
+                connections.idle.push(IdleConnection {
+                    connection,
+                    incarnation: backend.connection_key(),
+                    client,
+                    until,
+                });
             }
         });
     }
@@ -250,6 +255,16 @@ where
         for connections in self.backends.borrow_mut().iter_mut() {
             connections.idle.retain_mut(|idle| idle.until > now && idle.connection.is_ready(cx));
             connections.active_http2.retain(|active| active.connection.is_worth_keeping(active.idle_timeout, now));
+        }
+    }
+
+    /// Closes the connections to the backends whose live id `is_current` rejects. HTTP/2 connections end with their last
+    /// stream.
+    pub fn retain(&self, is_current: impl Fn(usize) -> bool) {
+        for (id, connections) in self.backends.borrow_mut().iter_mut().enumerate() {
+            if !is_current(id) {
+                *connections = BackendConnections::default();
+            }
         }
     }
 

@@ -9,9 +9,8 @@ mod cycles;
 use super::support::repository::{between, read, rust_files};
 
 /// Files that may read the system's clock: everyone else takes the time from `clock`, or as an argument.
-const CLOCK_READERS: [(&str, &str); 8] = [
+const CLOCK_READERS: [(&str, &str); 7] = [
     ("src/clock.rs", "it is the clock"),
-    ("src/app/control.rs", "the time of the start, read once"),
     ("src/health/active.rs", "the probes' own timetable, on the control thread"),
     ("src/telemetry/writer.rs", "the log writer's own thread, which has no event loop"),
     ("src/demo/server.rs", "the demo backend knows nothing of the proxy, nor of its clock"),

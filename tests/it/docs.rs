@@ -39,6 +39,7 @@ fn documents() -> Vec<String> {
                 "docs/fields.md",
                 "docs/http.md",
                 "docs/import.md",
+                "docs/operations.md",
                 "docs/persistence.md",
                 "docs/process.md",
                 "docs/routes.md",

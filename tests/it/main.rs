@@ -65,6 +65,8 @@ mod queue;
 mod reasons;
 mod redis_tls;
 mod refused;
+mod reload;
+mod reload_messages;
 mod replay;
 mod replica_field;
 mod replicas;

@@ -1,16 +1,22 @@
 //! Session copies in a Redis that two Linchpins share: one of them dies, then Redis does.
 
 use super::support::process::Redis;
+use super::support::proxy::Builder;
+use super::support::reloads::Reloadable;
 use super::support::session_app::SessionApp;
 use super::support::{Client, Keys, Proxy, Response, until};
 
-fn proxy(keys: &Keys, apps: &[SessionApp], copies: &str) -> Proxy {
+fn builder(keys: &Keys, apps: &[SessionApp], copies: &str) -> Builder {
     let builder = Proxy::builder()
         .top(&keys.tables())
         .top("[admin]\naddress = \"127.0.0.1:0\"")
         .table("copies", copies)
         .table("health", "type = \"none\"");
-    apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, "")).start()
+    apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, ""))
+}
+
+fn proxy(keys: &Keys, apps: &[SessionApp], copies: &str) -> Proxy {
+    builder(keys, apps, copies).start()
 }
 
 /// A browser that may use another Linchpin for each request.
@@ -44,10 +50,14 @@ fn server(apps: &[SessionApp], response: &Response) -> usize {
     apps.iter().position(|app| app.backend.name() == name).unwrap()
 }
 
-async fn connected(redis: &Redis, linchpins: usize) {
-    let clients = async || redis.ask(&["client", "list"]).await.matches("lib-name=redis-rs").count();
-    let names = async || redis.ask(&["client", "list"]).await.lines().filter(|line| line.contains("cmd=ping")).count();
-    until("all Linchpins use Redis", async || clients().await.max(names().await) >= linchpins).await;
+async fn linchpins(redis: &Redis) -> usize {
+    let clients = redis.ask(&["client", "list"]).await;
+    let names = clients.lines().filter(|line| line.contains("cmd=ping")).count();
+    clients.matches("lib-name=redis-rs").count().max(names)
+}
+
+async fn connected(redis: &Redis, count: usize) {
+    until("all Linchpins use Redis", async || linchpins(redis).await >= count).await;
 }
 
 #[tokio::test]
@@ -160,4 +170,46 @@ async fn redis_holds_refs_versions_and_the_sealed_bytes_as_they_came() {
     assert!(!dump.contains(&token) && !key.contains(&sid), "{dump}");
     let ttl: i64 = redis.ask(&["ttl", key]).await.trim().parse().unwrap();
     assert!(ttl > 0, "it expires");
+}
+
+#[tokio::test]
+async fn a_reload_gives_a_pool_a_store_exchanges_it_and_takes_it_away_and_no_session_is_lost() {
+    let (one, two) = (Redis::start().await, Redis::start().await);
+    let keys = Keys::new(&[1]);
+    let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
+    let addresses: Vec<String> = [&one, &two].map(|redis| format!("store = {:?}", redis.address())).into();
+    let text = |copies: &str, apps: &[SessionApp]| builder(&keys, apps, copies).text();
+    let linchpin = Reloadable::start(&text("", &apps));
+    let (mut browser, mut other) = (Browser::default(), Browser::default());
+    assert_eq!(browser.add(&linchpin.proxy).await, "1");
+    assert_eq!(other.add(&linchpin.proxy).await, "1");
+
+    let report = linchpin.reload(&text(&addresses[0], &apps)).await;
+    assert!(report.errors.is_empty(), "{report:?}");
+    connected(&one, 1).await;
+    // Another Linchpin stores a newer state of a session that began before there was a store.
+    let beside = proxy(&keys, &apps, &addresses[0]);
+    connected(&one, 2).await;
+    let second = browser.send(&beside, "POST", "/add").await;
+    assert_eq!(second.text(), "2");
+    let at = server(&apps, &second);
+    apps.remove(at).backend.kill().await;
+    let third = browser.send(&linchpin.proxy, "POST", "/add").await;
+    assert_eq!(third.text(), "3", "this Linchpin asks the store that it has by now");
+    assert_eq!(other.add(&linchpin.proxy).await, "2", "the copies from before the reload are there");
+    beside.stop().await;
+
+    linchpin.reload(&text(&addresses[1], &apps)).await;
+    connected(&two, 1).await;
+    until("the former store is left", async || linchpins(&one).await == 0).await;
+    assert_eq!(browser.add(&linchpin.proxy).await, "4");
+    assert_eq!(two.keys().await.len(), 1);
+
+    linchpin.reload(&text("", &apps)).await;
+    until("no store is used", async || linchpins(&two).await == 0).await;
+    let fifth = browser.send(&linchpin.proxy, "POST", "/add").await;
+    assert_eq!(fifth.text(), "5");
+    let at = server(&apps, &fifth);
+    apps.remove(at).backend.kill().await;
+    assert_eq!(browser.add(&linchpin.proxy).await, "6", "from the copy of this process");
 }

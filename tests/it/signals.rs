@@ -25,7 +25,7 @@ async fn signals_that_do_nothing_are_logged_and_end_no_process() {
     let mut running = Running::start(&text, Stdio::null()).await;
     let mut client = running.client().await;
     for (signal, words) in [
-        ("HUP", "SIGHUP: this version can't reload its configuration"),
+        ("HUP", "reloaded: the configuration is unchanged by=\"SIGHUP\""),
         ("USR1", "SIGUSR1: no access log file"),
         ("USR2", "SIGUSR2: this version can't replace its binary"),
         ("HUP", "SIGHUP"),

@@ -13,6 +13,7 @@ pub mod node;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod reloads;
 pub mod repository;
 pub mod session_app;
 pub mod survival;

@@ -79,12 +79,21 @@ pub struct StoreSync {
 /// The tables of a process, by pool. They outlive a reload.
 #[derive(Debug, Default)]
 pub struct SessionTables {
-    by_pool: HashMap<String, (Arc<SessionTable>, Option<StoreLink>)>,
+    by_pool: HashMap<String, PoolTable>,
     stores: Vec<StoreSync>,
 }
 
+/// The table of one pool.
+#[derive(Debug)]
+struct PoolTable {
+    table: Arc<SessionTable>,
+    /// The link to the store, with its address and retention.
+    link: Option<(StoreLink, String, u64)>,
+}
+
 impl SessionTables {
-    /// Returns the table of a pool and the link to its store. Creates both the first time.
+    /// Returns the table of a pool and the link to its store. Creates the table the first time, and the link whenever
+    /// the store is another one.
     pub(super) fn open(
         &mut self,
         pool: &str,
@@ -92,12 +101,16 @@ impl SessionTables {
         store: Option<&str>,
         retention: u64,
     ) -> (Arc<SessionTable>, Option<StoreLink>) {
-        if let Some((table, link)) = self.by_pool.get(pool) {
-            table.set_capacity(capacity);
-            return (Arc::clone(table), link.clone());
-        }
-        let table = Arc::new(SessionTable::new(capacity));
-        let link = store.map(|address| {
+        let known = self.by_pool.remove(pool);
+        let (table, known_link) = match known {
+            Some(PoolTable { table, link }) => (table, link),
+            None => (Arc::new(SessionTable::new(capacity)), None),
+        };
+        table.set_capacity(capacity);
+        let is_same = |(_, at, kept): &(StoreLink, String, u64)| Some(at.as_str()) == store && *kept == retention;
+        let link = known_link.filter(is_same).map(|(link, ..)| link);
+        let link = link.or_else(|| {
+            let address = store?;
             let ((commands, receiver), state) = (mpsc::channel(QUEUE), Arc::<StoreState>::default());
             self.stores.push(StoreSync {
                 pool: pool.into(),
@@ -107,10 +120,16 @@ impl SessionTables {
                 commands: receiver,
                 state: Arc::clone(&state),
             });
-            StoreLink { commands, state }
+            Some(StoreLink { commands, state })
         });
-        self.by_pool.insert(pool.into(), (Arc::clone(&table), link.clone()));
+        let kept = link.clone().zip(store).map(|(link, address)| (link, address.to_owned(), retention));
+        self.by_pool.insert(pool.into(), PoolTable { table: Arc::clone(&table), link: kept });
         (table, link)
+    }
+
+    /// Forgets the tables of all pools that `is_learning` rejects.
+    pub fn retain(&mut self, is_learning: impl Fn(&str) -> bool) {
+        self.by_pool.retain(|pool, _| is_learning(pool));
     }
 
     /// Takes the stores for which no sync task runs yet.

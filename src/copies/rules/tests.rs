@@ -390,7 +390,11 @@ proptest! {
 #[test]
 fn a_hand_over_takes_term_and_state_of_a_shared_store_and_goes_on_without_one() {
     let v = |term, seq| Version { term, seq };
-    let shared = || Session::new(3, Some(server(0))).with_shared_store(true);
+    let shared = || {
+        let mut session = Session::new(3, Some(server(0)));
+        session.set_shared_store(true);
+        session
+    };
     let fetch = |session: &mut Session| match session.before_request(server(1), |_| false, true) {
         BeforeRequest::Fetch(number) => number,
         other => panic!("{other:?}"),

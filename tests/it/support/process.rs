@@ -123,11 +123,24 @@ impl Running {
         running
     }
 
+    /// Starts one with this configuration, which it writes to the file at `path`.
+    pub async fn start_with(path: &str, configuration: &str, stdout: Stdio) -> Running {
+        std::fs::write(path, configuration).unwrap();
+        let mut running = Running::begin_at(Folder::new(), path, stdout, &[]);
+        let line = running.line("listening address=").await;
+        running.address = line.rsplit('=').next().unwrap().to_owned();
+        running
+    }
+
     /// Starts one by way of these words before its own (`prlimit --nofile=80`), and waits for nothing.
     pub fn begin(configuration: &str, stdout: Stdio, by: &[&str]) -> Running {
         let folder = Folder::new();
         let file = folder.write("linchpin.toml", configuration.as_bytes());
-        let words = [by, &[env!("CARGO_BIN_EXE_linchpin"), "run", "-c", &file]].concat();
+        Running::begin_at(folder, &file, stdout, by)
+    }
+
+    fn begin_at(folder: Folder, file: &str, stdout: Stdio, by: &[&str]) -> Running {
+        let words = [by, &[env!("CARGO_BIN_EXE_linchpin"), "run", "-c", file]].concat();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).stdout(stdout).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();

@@ -37,6 +37,16 @@ impl Proxy {
         builder.start()
     }
 
+    /// Wraps one that runs.
+    pub fn of(app: App) -> Proxy {
+        Proxy { app }
+    }
+
+    /// Reads the configuration file again.
+    pub async fn reload(&self, is_dry_run: bool) -> linchpin::admin::ReloadReport {
+        super::soon("the reload", self.app.reload(is_dry_run)).await
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.listener(0)
     }

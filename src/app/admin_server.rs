@@ -1,0 +1,107 @@
+//! Owns: the admin listener of the running configuration, and its replacement by a reload.
+//! Invariant: a request that a listener has accepted is answered, also if the listener is replaced meanwhile.
+//! Must not know: what is served.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::admin::{self, AccessRules, Phase, StatusSources};
+
+/// How long the admin listener still accepts connections after the process was asked to stop.
+const CLOSE_DELAY: Duration = Duration::from_millis(300);
+/// How long the connections of a listener that a reload has replaced may finish what they do: its answer is one of them.
+const REPLACED_DELAY: Duration = Duration::from_secs(2);
+
+/// A running admin listener.
+pub(super) struct AdminServer {
+    settings: admin::Settings,
+    address: Option<SocketAddr>,
+    rules: AccessRules,
+    /// Dropping the first closes the listener, dropping the second ends its connections.
+    close: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+/// A bound admin listener that does not serve yet.
+pub(super) struct BoundAdmin {
+    pub(super) settings: admin::Settings,
+    pub(super) bound: admin::Bound,
+}
+
+impl BoundAdmin {
+    /// Binds the address of these settings.
+    pub(super) fn bind(settings: &admin::Settings) -> io::Result<BoundAdmin> {
+        Ok(BoundAdmin { settings: settings.clone(), bound: admin::bind(settings)? })
+    }
+
+    /// Starts to serve on at most `connections` connections. Call it within the runtime that is to serve.
+    pub(super) fn serve(self, facts: &StatusSources, connections: usize) -> AdminServer {
+        let BoundAdmin { settings, bound } = self;
+        let (address, rules, facts) = (bound.address(), AccessRules::new(&settings), facts.clone());
+        let (close, closed) = oneshot::channel::<()>();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let closing = closing(facts.phase.clone(), closed);
+        let for_serving = rules.clone();
+        let serving = tokio::spawn(async move {
+            let until = async { drop(stopped.await) };
+            if let Err(error) = admin::run(bound, &for_serving, facts, connections, closing, until).await {
+                tracing::error!(
+                    %error,
+                    "the admin listener has failed; clients are still served; restart this process to get it back"
+                );
+            }
+        });
+        AdminServer { settings, address, rules, close, stop, serving }
+    }
+}
+
+/// Waits until the listener must close, so that a successor can bind its address: at once if it was replaced, or a
+/// moment after the process was asked to stop, in which readiness checks find it not ready.
+async fn closing(mut phase: watch::Receiver<Phase>, replaced: oneshot::Receiver<()>) {
+    let stopping = async {
+        // An error means that the process is ending.
+        let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+        tokio::time::sleep(CLOSE_DELAY).await;
+    };
+    tokio::select! {
+        _ = replaced => {}
+        () = stopping => {}
+    }
+}
+
+impl AdminServer {
+    pub(super) fn settings(&self) -> &admin::Settings {
+        &self.settings
+    }
+
+    /// Returns its address, if it is on TCP.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Takes over the token of these settings, whose address is the same.
+    pub(super) fn set_token(&mut self, settings: &admin::Settings) {
+        self.rules.replace(settings);
+        self.settings = settings.clone();
+    }
+
+    /// Closes the listener at once, and its connections a moment later.
+    pub(super) fn replace(self) {
+        drop(self.close);
+        tokio::spawn(async move {
+            tokio::time::sleep(REPLACED_DELAY).await;
+            drop(self.stop);
+        });
+    }
+
+    /// Ends it, within about a second.
+    pub(super) async fn end(self) {
+        drop((self.close, self.stop));
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.serving).await;
+    }
+}

@@ -1,0 +1,223 @@
+//! Owns: a reload: reading the file again, and changing everything that runs to what it says.
+//! Invariant: it applies the whole file or nothing of it; it answers once every thread uses the new configuration.
+//! Must not know: what asked for it; how a part takes over its settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use super::acquire::{Acquired, acquire};
+use super::descriptor_limit::fit_to_descriptor_limit;
+use super::listeners::listener_info;
+use super::reload_changes::{self, MAX_LISTED};
+use super::running::Running;
+use crate::admin::{ReloadChange, ReloadError, ReloadReport, ReloadRequest, ReloadResult, ReloadTrigger};
+use crate::clock;
+use crate::config::{self, Plan, Report, key_path};
+use crate::runtime::ListenerTransport;
+use crate::telemetry;
+use crate::tls::reload::Reload;
+
+/// How long a reload waits for the data-path threads. Each needs one iteration of its event loop.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Keeps a reload and the end of the process apart: the one that holds it changes what all threads do. True once the
+/// process stops.
+pub(super) type Commit = Arc<Mutex<bool>>;
+
+/// Carries out a request, and answers it.
+pub(super) async fn answer(running: &mut Running, request: ReloadRequest, commit: &Commit) {
+    let ReloadRequest { trigger, is_dry_run, reply } = request;
+    let mut report = reload(running, is_dry_run, commit).await;
+    if !is_dry_run {
+        running.facts.reloads.count(report.result, clock::unix());
+        log(&report, trigger);
+    }
+    report.left_out = report.changes.len().saturating_sub(MAX_LISTED);
+    report.changes.truncate(MAX_LISTED);
+    // The client that asked may have left.
+    let _ = reply.send(report);
+}
+
+/// Logs one line: what came of a reload, and what it has changed.
+fn log(report: &ReloadReport, trigger: ReloadTrigger) {
+    let (by, generation) = (trigger.as_str(), report.generation);
+    match report.result {
+        ReloadResult::Applied => {
+            let changes = reload_changes::paths(&report.changes);
+            tracing::info!(by, generation, changes, "reloaded the configuration");
+        }
+        // Files change without effect, such as certificates that are in use by then.
+        ReloadResult::Unchanged if trigger == ReloadTrigger::Watch => {
+            tracing::debug!(by, generation, "a watched file changed, but not the configuration");
+        }
+        ReloadResult::Unchanged => tracing::info!(by, generation, "reloaded: the configuration is unchanged"),
+        ReloadResult::Refused => {
+            let errors = report.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            tracing::error!(by, generation, "reload refused, nothing has changed:\n{errors}");
+        }
+    }
+}
+
+async fn reload(running: &mut Running, is_dry_run: bool, commit: &Commit) -> ReloadReport {
+    let refused = |running: &Running, errors| ReloadReport::refused(running.generation, errors);
+    let next = match load(running).await {
+        Ok(next) => next,
+        Err(errors) => return refused(running, errors),
+    };
+    if let Some(error) = fixed(running.composer.plan(), &next) {
+        return refused(running, vec![error]);
+    }
+    let changes = changes(running, &next);
+    let acquired = match acquire(running, &next, is_dry_run).await {
+        Ok(acquired) => acquired,
+        Err(errors) => return refused(running, errors),
+    };
+    let answer = |running: &Running, changes: Vec<ReloadChange>| {
+        let result = if changes.is_empty() { ReloadResult::Unchanged } else { ReloadResult::Applied };
+        ReloadReport { result, generation: running.generation, changes, left_out: 0, errors: Vec::new() }
+    };
+    if is_dry_run {
+        return answer(running, changes);
+    }
+    let is_stopping = commit.lock().await;
+    if *is_stopping {
+        return refused(running, vec![ReloadError::stopping()]);
+    }
+    let mut changes = changes;
+    changes.extend(reread_certificates(&acquired));
+    if changes.is_empty() {
+        return answer(running, changes);
+    }
+    apply(running, next, acquired).await;
+    answer(running, changes)
+}
+
+/// Reads and checks the file.
+async fn load(running: &Running) -> Result<Plan, Vec<ReloadError>> {
+    let path = running.composer.plan().origin.path.clone();
+    let loaded: Result<Result<(Plan, Report), Report>, _> =
+        tokio::task::spawn_blocking(move || config::load(&path)).await;
+    match loaded {
+        Ok(Ok((plan, _))) => Ok(plan),
+        Ok(Err(report)) => Err(reload_changes::errors(&report)),
+        Err(error) => {
+            let origin = &running.composer.plan().origin;
+            Err(vec![reload_changes::error(origin, None, format!("cannot read the file: {error}"), "try again")])
+        }
+    }
+}
+
+/// Returns why `next` can't be applied by this process.
+fn fixed(current: &Plan, next: &Plan) -> Option<ReloadError> {
+    let (was, threads) = (current.server.threads(), next.server.threads());
+    (was != threads).then(|| {
+        let line = next.origin.line("server", None, "threads");
+        let problem = format!(
+            "`threads` can't change from {was} to {threads} while Linchpin runs: connections stay on their thread, and \
+             the kernel divides new ones among the sockets of all threads"
+        );
+        reload_changes::error(&next.origin, line, problem, "restart Linchpin, or write the former number")
+    })
+}
+
+/// Lists what changes, but for certificates.
+fn changes(running: &Running, next: &Plan) -> Vec<ReloadChange> {
+    let current = running.composer.plan();
+    let pools: Vec<_> = running.facts.pools.load().iter().map(|entry| Arc::clone(&entry.pool)).collect();
+    let mut changes = reload_changes::changes(current.origin.changes(&next.origin), &pools, next);
+    let tells = |section: &str| changes.iter().any(|change| change.path.split('.').next() == Some(section));
+    let keys = running.composer.next_keys(next);
+    let mut contents = Vec::new();
+    if !tells("keys") && !Arc::ptr_eq(&keys, &current.keys) {
+        contents.push(key_path(&["keys"]));
+    }
+    let token = |plan: &Plan| plan.admin.as_ref().and_then(|admin| admin.token.clone());
+    if !tells("admin") && token(current) != token(next) {
+        contents.push(key_path(&["admin", "token_file"]));
+    }
+    changes.extend(contents.into_iter().map(reload_changes::of_content));
+    changes
+}
+
+/// Reads the certificates again that are in use already, and lists those that are new. Files that can't be used are an
+/// error of the configuration, and were read a moment ago: if they changed since then, they are read again soon.
+fn reread_certificates(acquired: &Acquired) -> Vec<ReloadChange> {
+    let all = acquired.tls.watched();
+    let is_new = |one: &&Arc<dyn Reload>| one.reload().unwrap_or(false);
+    let path = |one: &Arc<dyn Reload>| match one.label() {
+        ("listener", name) => key_path(&["listeners", name, "tls"]),
+        (_, name) => key_path(&["pools", name, "upstream", "tls"]),
+    };
+    all.iter().filter(is_new).map(path).map(reload_changes::of_content).collect()
+}
+
+/// Changes everything to `next`. From here on, nothing can fail.
+async fn apply(running: &mut Running, next: Plan, acquired: Acquired) {
+    let Acquired { tls, listeners, admin, log } = acquired;
+    running.generation += 1;
+    let (server, admin_connections) = fit_to_descriptor_limit(&next);
+    running.sources.reconfigure(&next.pools);
+    let admin_settings = next.admin.clone();
+    let is_other_log = running.composer.plan().log != next.log;
+    running.composer.set_plan(next, tls.accesses.clone(), listeners.ids());
+    for (index, members) in running.sources.members().into_iter().enumerate() {
+        running.composer.set_backends(index, members);
+    }
+    let snapshot = running.composer.compose();
+    let plan = running.composer.plan();
+    let transports: Vec<_> = plan
+        .listeners
+        .iter()
+        .zip(listeners.ids())
+        .zip(&tls.acceptors)
+        .map(|((settings, id), tls)| {
+            let info = listener_info(id, settings);
+            Arc::new(ListenerTransport::new(settings, tls.clone(), info, &running.facts.metrics))
+        })
+        .collect();
+
+    if is_other_log {
+        telemetry::retrace(&plan.log);
+    }
+    running.published.publish_with(snapshot, plan, &running.sources.statuses(), log.as_ref().map(|log| log.handle()));
+    running.listeners.replace_transports(&listeners, &transports);
+    let limited = running.listeners.set_limits(&server.limits, server.max_connections);
+    let mut is_installed = running.published.installed(INSTALL_TIMEOUT).await;
+    // Only now: a request at a new listener finds the routes that name it.
+    let opened = running.listeners.install(listeners, transports, server.shutdown_grace);
+    is_installed &= opened.within(INSTALL_TIMEOUT).await && limited.within(INSTALL_TIMEOUT).await;
+    if !is_installed {
+        tracing::warn!("a data-path thread has not used the new configuration for 5 s; check /readyz and its CPU time");
+    }
+
+    running.facts.certificates.replace(tls.watched());
+    running.tls = tls;
+    if let Some(log) = log {
+        log.take_over();
+        // Its writer ends once it has written what the threads have left.
+        running.log = log;
+    }
+    match (admin, admin_settings) {
+        (Some(bound), _) => {
+            let server = bound.serve(&running.facts, admin_connections);
+            if let Some(before) = running.admin.replace(server) {
+                before.replace();
+            }
+        }
+        (None, None) => {
+            if let Some(before) = running.admin.take() {
+                before.replace();
+            }
+        }
+        (None, Some(settings)) => {
+            if let Some(admin) = &mut running.admin {
+                admin.set_token(&settings);
+            }
+        }
+    }
+    running.sources.begin();
+    running.update_stores();
+    running.update_addresses();
+}
