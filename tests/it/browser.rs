@@ -1,5 +1,7 @@
 //! A real browser as a client: its cookie jar, its several connections, its scripts.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::broken_responses::beginning;
 use super::support::backend::{Reply, Seen};
 use super::support::node::NodeBackend;
@@ -55,8 +57,20 @@ const who = async () => (await fetch("/who", { cache: "no-store" })).text();
 
 async fn server(name: &str) -> Backend {
     let own = name.to_owned();
+    // The first response waits for a second request, so that the browser needs several connections.
+    let (release, held) = tokio::sync::watch::channel(false);
+    let count = AtomicUsize::new(0);
     Backend::start(name, move |request: &Seen| match request.path() {
-        "/who" => Reply::ok(&own),
+        "/who" => match count.fetch_add(1, Ordering::SeqCst) {
+            0 => {
+                let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{own}", own.len());
+                Reply::Held(held.clone(), response.into())
+            }
+            _ => {
+                release.send_replace(true);
+                Reply::ok(&own)
+            }
+        },
         _ => {
             let fields = "content-type: text/html\r\nset-cookie: theme=dark\r\n";
             Reply::new(200, fields, &PAGE.replace("NAME", &own))
