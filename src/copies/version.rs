@@ -8,9 +8,9 @@ pub struct Version {
     /// How often the session was handed over. Linchpin alone raises it.
     pub term: u32,
     /// Which state of that term it is, from 1. The server that holds the session numbers its states. At most
-    /// [`MAX_SEQ`].
+    /// 999,999,999,999,999, the largest integer of a structured field (RFC 9651 §3.3.1).
     pub seq: u64,
 }
 
-/// The largest `seq`: the largest integer of a structured field (RFC 9651 §3.3.1).
+/// The largest `seq`.
 pub const MAX_SEQ: u64 = 999_999_999_999_999;

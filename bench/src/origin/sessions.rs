@@ -33,11 +33,14 @@ pub(super) enum Outcome {
 /// `(term, seq)` of a state.
 type Version = (u64, u64);
 
+/// A state: its version, and its bytes unless the session has ended.
+type State = (Version, Option<Box<[u8]>>);
+
 /// The sessions of one origin.
 #[derive(Default)]
 pub(super) struct Sessions {
-    /// Without bytes: a session that has ended.
-    held: HashMap<String, (Version, Option<Box<[u8]>>)>,
+    /// By ref.
+    held: HashMap<String, State>,
     saves: u64,
     puts: u64,
     deletes: u64,
