@@ -191,7 +191,11 @@ fn routing_cookie(value: &DeValue<'_>) -> Value<String> {
                 "a cookie name that does not end with `{behind}`, which marks the cookies of a Linchpin behind this \
                  one"
             );
-            Err(must_be(&what, shown(&name), format!("write {}", shown(name.trim_end_matches(behind)))))
+            let remedy = match name.trim_end_matches(behind) {
+                "" => "write another name".into(),
+                without => format!("write {}", shown(without)),
+            };
+            Err(must_be(&what, shown(&name), remedy))
         }
     }
 }

@@ -13,6 +13,11 @@ pub(super) fn token(text: &str) -> Option<String> {
     ((1..=100).contains(&text.len()) && text.chars().all(is_good)).then(|| text.into())
 }
 
+/// Returns a valid name of a routing cookie. Linchpin appends `~` to the cookies of a Linchpin behind it.
+pub(super) fn routing_cookie(text: &str) -> Option<String> {
+    token(text).filter(|name| !name.ends_with('~'))
+}
+
 /// Returns the name of a header field that may identify clients: a token, but none of the fields that
 /// have a standard meaning.
 pub(super) fn field(text: &str) -> Option<String> {

@@ -72,12 +72,11 @@ fn errors(text: &str) -> Vec<String> {
             "clients would loop",
             // Files and folders are where the source was, and others may be here.
             "cannot read the",
-            "the certificate file",
-            "does not exist",
-            "in use by a file that is not a socket",
+            "the path is in use by a file that is not a socket",
         ]
         .iter()
         .any(|open| problem.contains(open))
+            || problem.contains("the folder /") && problem.ends_with(" does not exist")
     };
     let errors = report.findings().iter().filter(|finding| finding.severity == Severity::Error);
     let problems = errors.filter(|finding| !is_open(&finding.problem));
@@ -149,6 +148,36 @@ http:
         ["127.0.0.1:8082", "0.0.0.0:8080", "10.0.0.1:8081"].map(|address| format!("address = \"{address}\""));
     assert_eq!(addresses, expected, "{made}");
     assert_eq!(errors(&made), [""; 0], "{made}");
+}
+
+#[test]
+fn a_cookie_name_that_a_configuration_refuses_is_not_taken_over() {
+    let haproxy = "defaults
+  mode http
+frontend f
+  bind 10.0.0.1:80
+  default_backend app
+backend app
+  cookie ~ insert
+  server a 10.0.0.2:80 cookie a
+";
+    let nginx = "http { upstream app { server 10.0.0.2:80; sticky cookie id~; }
+server { listen 10.0.0.1:80; location / { proxy_pass http://app; } } }";
+    let traefik = "http:
+  routers:
+    a: { rule: PathPrefix(`/`), service: s }
+  services:
+    s: { loadBalancer: { sticky: { cookie: { name: \"id~\" } }, servers: [{ url: \"http://10.0.0.2:80\" }] } }
+";
+    for (text, name, format) in [
+        (haproxy, "haproxy.cfg", Format::Haproxy),
+        (nginx, "nginx.conf", Format::Nginx),
+        (traefik, "traefik.yaml", Format::Traefik),
+    ] {
+        let made = import(text, name, format).unwrap().text;
+        assert_eq!(errors(&made), [""; 0], "{made}");
+        assert!(made.contains('~'), "what is lost is named: {made}");
+    }
 }
 
 /// What a backend's certificate has to be for is what it was, or the output says what to write.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::super::grammar::{domain, field, parameter, same_site, token};
+use super::super::grammar::{domain, field, parameter, routing_cookie, same_site, token};
 use super::super::pool::{Balance, By, Cookie, Pinning, Pool};
 use super::super::units::{self, size};
 use super::disposition::Disposition;
@@ -13,7 +13,7 @@ use super::syntax::Statement;
 /// `cookie NAME insert …`, `… prefix`, `… rewrite`.
 pub(super) fn cookie(statement: &Statement, pool: &mut Pool) -> Disposition {
     let (line, text) = (statement.line, statement.text.as_str());
-    let Some(name) = token(statement.word(1)) else {
+    let Some(name) = routing_cookie(statement.word(1)) else {
         return Disposition::Unsupported("it names no cookie".into());
     };
     let is_insert = statement.words.iter().any(|word| word == "insert");

@@ -7,7 +7,7 @@ use super::super::units;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::super::grammar::{self, domain, field, same_site, token};
+use super::super::grammar::{self, domain, field, routing_cookie, same_site, token};
 use super::super::pool::{Cookie, Pinning, Pool};
 use super::syntax::Directive;
 
@@ -37,12 +37,15 @@ pub(super) fn read<'d>(directive: &'d Directive, pool: &mut Pool, maps: &Maps<'d
 fn cookie(directive: &Directive, name: &str, words: &[String], pool: &mut Pool) {
     let line = directive.line;
     // The older module has a default name.
-    let older = if directive.word(1) == "cookie" { None } else { token("route") };
-    let mut cookie = Cookie { name: token(name).or(older), ..Cookie::default() };
+    let older = if directive.word(1) == "cookie" { None } else { routing_cookie("route") };
+    let mut cookie = Cookie { name: routing_cookie(name).or(older), ..Cookie::default() };
+    if cookie.name.is_none() {
+        pool.persistence.unsupported(line, name, NONE);
+    }
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         let is_kept = match key.to_ascii_lowercase().as_str() {
-            "name" => set(&mut cookie.name, token(value)),
+            "name" => set(&mut cookie.name, routing_cookie(value)),
             "domain" => set(&mut cookie.domain, domain(value)),
             "path" => set(&mut cookie.path, grammar::prefix(value)),
             "httponly" => set(&mut cookie.http_only, Some(true)),

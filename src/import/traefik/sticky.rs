@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::super::grammar;
-use super::super::grammar::{domain, same_site, token};
+use super::super::grammar::{domain, routing_cookie, same_site, token};
 use super::super::pool::{Cookie, Pinning, Pool};
 use super::super::reasons::NONE;
 use super::node::Map;
@@ -45,7 +45,7 @@ pub(super) fn sticky(holder: &Map, path: &str, pool: &mut Pool) {
             _ => None,
         };
         let is_kept = match key.to_ascii_lowercase().as_str() {
-            "name" => set(&mut cookie.name, token(text)),
+            "name" => set(&mut cookie.name, routing_cookie(text)),
             "path" => set(&mut cookie.path, grammar::prefix(text)),
             "domain" => set(&mut cookie.domain, domain(text)),
             "secure" => set(&mut cookie.secure, flag),
