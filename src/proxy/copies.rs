@@ -317,21 +317,23 @@ impl<'a> RequestCopies<'a> {
         index: usize,
         offer: Offer,
     ) -> Result<(), Failure> {
+        let (bytes, left) = (offer.bytes().clone(), offer.left());
         let copy = CopyRequest {
             session: self.session,
             version: offer.version(),
             role: Role::Primary,
-            bytes: Some(offer.bytes()),
+            bytes: Some(&bytes),
             host: request.host(),
         };
         let limit = self.copies.settings().handover;
         let end = Box::pin(give::give(thread, exchange, self.service, index, &copy, limit)).await;
         let (given, refusal) = give::judge(end);
-        if let (Given::Taken, Some(left)) = (given, offer.left()) {
+        // First: nobody waits for the server that the session has left, which may hang.
+        offer.end(given);
+        if let (Given::Taken, Some(left)) = (given, left) {
             let end = CopyRequest { bytes: None, ..copy };
             Box::pin(give::end_at(thread, exchange, self.service, left, &end, limit)).await;
         }
-        offer.end(given);
         match refusal {
             None => {
                 self.outcome = CopyOutcome::Given;

@@ -307,6 +307,30 @@ async fn a_living_server_that_a_session_has_left_forgets_it() {
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_when_a_session_leaves_it_delays_none_of_the_sessions_other_requests() {
+    let apps = [SessionApp::start("a").await, SessionApp::start("b").await];
+    let proxy = proxy(&[&apps[0], &apps[1]], "", "persistence.on.draining = \"move\"");
+    let mut browser = Browser::new(&proxy);
+    let first = server(&apps, &browser.send("POST", "/add", b"").await);
+    let (left, next) = (&apps[first], &apps[1 - first]);
+    left.change(|memory| memory.takes = Takes::Wrongly(WrongReply::Never));
+    proxy.live(left.backend.name()).set_state(linchpin::pool::AdminState::Drain);
+    let mut mover = browser.client().await;
+    let head = format!("POST /add HTTP/1.1\r\nhost: test\r\ncookie: {}\r\n\r\n", mover.pin.clone().unwrap());
+    mover.send(head.as_bytes()).await;
+    // Its request to end the session there is under way, and gets no response.
+    left.backend.has(2).await;
+    let begun = Instant::now();
+    let response = browser.send("POST", "/add", b"").await;
+    assert_eq!((response.status, response.text().as_str()), (200, "2"));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // Nor does it matter that the client of that request leaves.
+    drop(mover);
+    assert_eq!(browser.add().await, "3");
+    assert_eq!(next.given().len(), 1);
+}
+
+#[tokio::test]
 async fn many_drains_under_concurrent_increments_lose_none() {
     let apps = [SessionApp::start("a").await, SessionApp::start("b").await];
     let proxy = proxy(&[&apps[0], &apps[1]], "", "persistence.on.draining = \"move\"");
