@@ -273,6 +273,11 @@ impl Entry {
         had_copy
     }
 
+    /// Returns whether a state of the session is known, or was.
+    pub(super) fn has_state(&self) -> bool {
+        self.lock().session.newest().0.seq > 0
+    }
+
     pub(super) fn is_expired(&self, now: u64) -> bool {
         self.lock().expires <= now
     }

@@ -1,5 +1,6 @@
 //! Owns: the embedded store of a pool: what is known of each session, with its copy, found by ref.
-//! Invariant: bounded in bytes; the least recently used goes first, and nothing goes that a request under way refers to.
+//! Invariant: bounded in bytes; what has no state goes first, then the least recently used, and nothing goes that a
+//! request under way refers to.
 //! Must not know: the rules of versions, fields, connections.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -26,10 +27,26 @@ pub struct CopyStore {
 #[derive(Debug)]
 #[repr(align(128))]
 struct Shard {
-    entries: Mutex<LruCache<SessionRef, Arc<Entry>>>,
-    /// When the shard's least recently used entry was used, or [`u64::MAX`] without one. Eviction compares the shards
-    /// by it.
-    oldest: AtomicU64,
+    entries: Mutex<Entries>,
+    /// When the least recently used entry of each list was used, or [`u64::MAX`] without one. Eviction compares the
+    /// shards by it.
+    oldest: [AtomicU64; 2],
+}
+
+/// The sessions of a shard, in two lists: clients can name as many sessions as they like, and those must not evict what
+/// an application has saved.
+#[derive(Debug)]
+struct Entries {
+    /// Indexed by [`List`].
+    lists: [LruCache<SessionRef, Arc<Entry>>; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum List {
+    /// Sessions of which no state was known when they were last used.
+    Blank,
+    /// Sessions with a state, or with one that was lost or has ended.
+    Known,
 }
 
 const MAX_SHARDS: usize = 256;
@@ -37,13 +54,16 @@ const MAX_SHARDS: usize = 256;
 const MIN_PER_SHARD: usize = 1024 * 1024;
 /// How many entries one call of [`CopyStore::evict_excess`] looks at. Each call brings one entry at most.
 const MAX_EVICTED_AT_ONCE: usize = 256;
+/// How many entries without a state it looks at in vain, since requests refer to them, before it evicts others.
+const MAX_BUSY: usize = 8;
 
 impl CopyStore {
     /// Creates an empty store of at most `memory` bytes, which forgets a session without requests after `lifetime`
     /// seconds.
     pub fn new(memory: usize, lifetime: u64) -> CopyStore {
         let shards = (memory / MIN_PER_SHARD).clamp(1, MAX_SHARDS).next_power_of_two().min(MAX_SHARDS);
-        let shard = || Shard { entries: Mutex::new(LruCache::unbounded()), oldest: AtomicU64::new(u64::MAX) };
+        let entries = || Entries { lists: [LruCache::unbounded(), LruCache::unbounded()] };
+        let shard = || Shard { entries: Mutex::new(entries()), oldest: [u64::MAX; 2].map(AtomicU64::new) };
         CopyStore {
             memory: AtomicUsize::new(memory),
             lifetime: AtomicU64::new(lifetime),
@@ -57,7 +77,7 @@ impl CopyStore {
     pub fn find(&self, session: SessionRef, now: u64) -> Option<Arc<Entry>> {
         let shard = self.shard(session);
         let mut entries = shard.lock();
-        let entry = Arc::clone(entries.get(&session)?);
+        let entry = entries.find(session)?;
         entry.touch(now);
         shard.note_oldest(&entries);
         Some(entry)
@@ -65,7 +85,8 @@ impl CopyStore {
 
     /// Returns what is known of a session without marking it as used.
     pub fn peek(&self, session: SessionRef) -> Option<Arc<Entry>> {
-        self.shard(session).lock().peek(&session).map(Arc::clone)
+        let entries = self.shard(session).lock();
+        entries.lists.iter().find_map(|list| list.peek(&session)).map(Arc::clone)
     }
 
     /// Returns what is known of a session; begins with `new` if nothing is. Evicts others if that takes too much memory:
@@ -73,12 +94,13 @@ impl CopyStore {
     pub fn find_or_insert(&self, session: SessionRef, now: u64, new: impl FnOnce() -> Session) -> Arc<Entry> {
         let shard = self.shard(session);
         let mut entries = shard.lock();
-        let mut is_new = false;
-        let insert = || {
-            is_new = true;
-            Arc::new(Entry::new(new(), now, self.lifetime(), &self.totals))
-        };
-        let entry = Arc::clone(entries.get_or_insert(session, insert));
+        let known = entries.find(session);
+        let is_new = known.is_none();
+        let entry = known.unwrap_or_else(|| {
+            let entry = Arc::new(Entry::new(new(), now, self.lifetime(), &self.totals));
+            entries.list(List::Blank).put(session, Arc::clone(&entry));
+            entry
+        });
         entry.touch(now);
         shard.note_oldest(&entries);
         drop(entries);
@@ -86,6 +108,17 @@ impl CopyStore {
             self.evict_excess();
         }
         entry
+    }
+
+    /// Notes that a state of the session was stored, and evicts others if that takes too much memory.
+    pub fn stored(&self, session: SessionRef) {
+        let shard = self.shard(session);
+        let mut entries = shard.lock();
+        if entries.find(session).is_some() {
+            shard.note_oldest(&entries);
+        }
+        drop(entries);
+        self.evict_excess();
     }
 
     /// Changes the limits. Excess copies are evicted as new ones arrive.
@@ -99,30 +132,26 @@ impl CopyStore {
         self.lifetime.load(Ordering::Relaxed)
     }
 
-    /// Evicts sessions while the store exceeds its memory. Call it after something was stored. A session with a request
-    /// under way only loses its copy.
-    pub fn evict_excess(&self) {
+    /// Evicts sessions while the store exceeds its memory: first those of which no state is known. A session with a
+    /// request under way only loses its copy.
+    fn evict_excess(&self) {
+        let mut busy = 0;
         for _ in 0..MAX_EVICTED_AT_ONCE {
             if self.bytes() <= self.memory.load(Ordering::Relaxed) {
                 return;
             }
-            let used = |shard: &&Shard| shard.oldest.load(Ordering::Relaxed);
+            let list = if busy < MAX_BUSY { List::Blank } else { List::Known };
+            let used = |shard: &&Shard| shard.oldest[list as usize].load(Ordering::Relaxed);
             let Some(shard) = self.shards.iter().min_by_key(used) else { return };
             let mut entries = shard.lock();
-            let Some((session, entry)) = entries.peek_lru() else { return };
-            let session = *session;
-            // Only this lock's holder can make another reference.
-            let had_copy = if Arc::strong_count(entry) > 1 {
-                let had_copy = entry.forget_copy();
-                entries.promote(&session);
-                had_copy
-            } else {
-                entries.pop(&session).is_some_and(|entry| entry.forget_copy())
-            };
-            shard.note_oldest(&entries);
-            if had_copy {
-                self.evicted.fetch_add(1, Ordering::Relaxed);
+            match (entries.evict(list), list) {
+                (Evicted::Nothing, List::Known) => return,
+                (Evicted::Nothing, List::Blank) => busy = MAX_BUSY,
+                (Evicted::Busy, _) => busy += 1,
+                (Evicted::Entry, _) => {}
+                (Evicted::Copy, _) => drop(self.evicted.fetch_add(1, Ordering::Relaxed)),
             }
+            shard.note_oldest(&entries);
         }
     }
 
@@ -131,10 +160,12 @@ impl CopyStore {
         for shard in &self.shards {
             let mut entries = shard.lock();
             let is_over = |entry: &Arc<Entry>| Arc::strong_count(entry) == 1 && entry.is_expired(now);
-            let over: Vec<_> =
-                entries.iter().filter(|(_, entry)| is_over(entry)).map(|(session, _)| *session).collect();
-            for session in over {
-                entries.pop(&session);
+            for list in &mut entries.lists {
+                let over: Vec<_> =
+                    list.iter().filter(|(_, entry)| is_over(entry)).map(|(session, _)| *session).collect();
+                for session in over {
+                    list.pop(&session);
+                }
             }
             shard.note_oldest(&entries);
         }
@@ -162,15 +193,72 @@ impl CopyStore {
 }
 
 impl Shard {
-    fn lock(&self) -> MutexGuard<'_, LruCache<SessionRef, Arc<Entry>>> {
-        // A panic under the lock can't leave the list inconsistent: nothing in between panics.
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        // A panic under the lock can't leave the lists inconsistent: nothing in between panics.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_oldest(&self, entries: &LruCache<SessionRef, Arc<Entry>>) {
-        let used = entries.peek_lru().map_or(u64::MAX, |(_, entry)| entry.used());
-        if self.oldest.load(Ordering::Relaxed) != used {
-            self.oldest.store(used, Ordering::Relaxed);
+    fn note_oldest(&self, entries: &Entries) {
+        for (oldest, list) in self.oldest.iter().zip(&entries.lists) {
+            let used = list.peek_lru().map_or(u64::MAX, |(_, entry)| entry.used());
+            if oldest.load(Ordering::Relaxed) != used {
+                oldest.store(used, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// What was evicted from a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Evicted {
+    /// The list is empty.
+    Nothing,
+    /// The entry had no copy, and stays: a request refers to it, or a state of it is known by now.
+    Busy,
+    /// An entry without a copy.
+    Entry,
+    /// A copy.
+    Copy,
+}
+
+impl Entries {
+    fn list(&mut self, list: List) -> &mut LruCache<SessionRef, Arc<Entry>> {
+        &mut self.lists[list as usize]
+    }
+
+    /// Finds a session and makes it the last one to be evicted from the list where it belongs.
+    fn find(&mut self, session: SessionRef) -> Option<Arc<Entry>> {
+        if let Some(entry) = self.list(List::Known).get(&session) {
+            return Some(Arc::clone(entry));
+        }
+        let entry = Arc::clone(self.list(List::Blank).get(&session)?);
+        if entry.has_state() {
+            self.list(List::Blank).pop(&session);
+            self.list(List::Known).put(session, Arc::clone(&entry));
+        }
+        Some(entry)
+    }
+
+    /// Evicts the first of a list.
+    fn evict(&mut self, list: List) -> Evicted {
+        let Some((session, entry)) = self.list(list).peek_lru() else { return Evicted::Nothing };
+        let session = *session;
+        // Only this lock's holder can make another reference.
+        let is_busy = Arc::strong_count(entry) > 1;
+        if list == List::Blank && (is_busy || entry.has_state()) {
+            self.find(session);
+            return Evicted::Busy;
+        }
+        let had_copy = entry.forget_copy();
+        if is_busy {
+            self.list(list).promote(&session);
+        } else {
+            self.list(list).pop(&session);
+        }
+        match (had_copy, is_busy) {
+            (true, _) => Evicted::Copy,
+            (false, true) => Evicted::Busy,
+            (false, false) => Evicted::Entry,
         }
     }
 }
@@ -195,9 +283,9 @@ mod tests {
             panic!("it waits")
         };
         let bytes = Bytes::from(vec![7; length]);
-        let version = Version { term: 1, seq: request.claim().seq.unwrap_or(0) + 1 };
+        let version = Version { term: request.claim().term, seq: request.claim().seq.unwrap_or(0) + 1 };
         entry.take(request.claim(), NewState::Save { version, ttl: Some(100), bytes }, now, store.lifetime());
-        store.evict_excess();
+        store.stored(of(n));
     }
 
     fn has(store: &CopyStore, n: u64) -> bool {
@@ -227,6 +315,36 @@ mod tests {
         }
         assert!(store.bytes() <= 10 * ENTRY_BYTES, "{}", store.bytes());
         assert_eq!(store.evicted(), 0, "no copy was lost");
+    }
+
+    #[test]
+    fn a_flood_of_unknown_sessions_evicts_no_copy_even_while_many_of_them_have_requests() {
+        let store = CopyStore::new(100 * (ENTRY_BYTES + 100), 1000);
+        (0..90).for_each(|n| save(&store, n, 100, n));
+        let mut in_flight = std::collections::VecDeque::new();
+        for n in 1000..11_000 {
+            in_flight.push_back(store.find_or_insert(of(n), n, || Session::new(1, None)));
+            if in_flight.len() > 5 {
+                in_flight.pop_front();
+            }
+        }
+        assert_eq!((store.copies(), store.evicted()), (90, 0));
+        assert!(store.bytes() <= 100 * (ENTRY_BYTES + 100), "{}", store.bytes());
+        // One of them saves something, and counts like the others from then on.
+        (0..10).for_each(|n| save(&store, n, 100, 20_000));
+        save(&store, 10_999, 100, 20_000);
+        (100..190).for_each(|n| save(&store, n, 100, 20_001));
+        assert!(has(&store, 10_999) && !has(&store, 10) && has(&store, 189));
+    }
+
+    #[test]
+    fn requests_that_refer_to_all_sessions_without_a_state_do_not_keep_the_store_from_evicting() {
+        let store = CopyStore::new(100 * (ENTRY_BYTES + 100), 1000);
+        let slow: Vec<_> = (1000..1050).map(|n| store.find_or_insert(of(n), 1, || Session::new(1, None))).collect();
+        (0..200).for_each(|n| save(&store, n, 100, 2));
+        assert!(store.bytes() <= 100 * (ENTRY_BYTES + 100), "{}", store.bytes());
+        assert!(has(&store, 199) && !has(&store, 100) && store.copies() > 40);
+        drop(slow);
     }
 
     #[test]

@@ -419,7 +419,7 @@ impl<'a> RequestCopies<'a> {
             place.as_ref().map_or(Saved::Stored, |entry| entry.take(claim, new, now, self.copies.store().lifetime()));
         self.to_place = copy.filter(|_| saved == Saved::Stored).map(|copy| NewCopy { known, ..copy });
         self.entry = place.or(self.entry.take());
-        self.copies.store().evict_excess();
+        self.copies.store().stored(self.session);
         match (saved, defect) {
             (Saved::Stored, None) => {
                 self.copies.count(thread.index, event);
