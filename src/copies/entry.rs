@@ -91,14 +91,15 @@ pub struct Offer {
     outcome: Given,
 }
 
-/// A question to the shared store. If it is dropped, there is no answer.
+/// A question to the shared store. If it is dropped, another request asks again.
 #[derive(Debug)]
 pub struct Fetch {
     entry: Arc<Entry>,
     number: u32,
     to: Holder,
     term: u32,
-    fetched: Option<Fetched>,
+    /// The answer, once the question has ended; `None` in it if the store was not reachable.
+    answer: Option<Option<Fetched>>,
 }
 
 /// What is held of a session, for people.
@@ -192,7 +193,7 @@ impl Entry {
             }
             BeforeRequest::Fetch(number) => {
                 let term = state.session.term();
-                Preparation::Fetch(Fetch { entry: Arc::clone(self), number, to, term, fetched: None })
+                Preparation::Fetch(Fetch { entry: Arc::clone(self), number, to, term, answer: None })
             }
             BeforeRequest::Wait(wait) => {
                 let changed = Arc::clone(state.changed.get_or_insert_default());
@@ -373,14 +374,19 @@ impl Fetch {
 
     /// Ends it with what the shared store knows; `None` if the store was not reachable.
     pub fn end(mut self, fetched: Option<Fetched>) {
-        self.fetched = fetched;
+        self.answer = Some(fetched);
     }
 }
 
 impl Drop for Fetch {
     fn drop(&mut self) {
-        let (term, newest) = self.fetched.take().map_or((None, None), |fetched| (Some(fetched.term), fetched.newest));
         let mut state = self.entry.lock();
+        let Some(fetched) = self.answer.take() else {
+            // The request has ended: what the store knows is still not known here.
+            state.session.fetch_abandoned(self.number);
+            return self.entry.settle(&mut state);
+        };
+        let (term, newest) = fetched.map_or((None, None), |fetched| (Some(fetched.term), fetched.newest));
         let known = newest.as_ref().map(|(version, state)| match state {
             SharedState::Held(..) => rules::Fetched::Held(*version),
             SharedState::Dropped => rules::Fetched::Dropped(*version),

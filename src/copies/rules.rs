@@ -287,6 +287,11 @@ impl Session {
         is_newer
     }
 
+    /// Notes that a question to the shared store was abandoned: the next request asks again.
+    pub fn fetch_abandoned(&mut self, number: u32) {
+        self.hand_over.take_if(|running| running.number == number);
+    }
+
     /// Notes the outcome of the hand-over with this number. Returns false if it was abandoned meanwhile.
     pub fn gave(&mut self, hand_over: u32, outcome: Given) -> bool {
         let Some(HandOver { version: given, .. }) = self.hand_over.take_if(|running| running.number == hand_over)

@@ -402,4 +402,18 @@ mod tests {
         assert!(changed.as_mut().poll(&mut cx).is_ready());
         assert!(matches!(entry.prepare(other, |_| false, true, false, 1, 1000), Preparation::Give(_)));
     }
+
+    #[test]
+    fn a_client_that_leaves_while_the_shared_store_is_asked_does_not_have_the_next_request_trust_an_old_copy() {
+        let store = CopyStore::new(1 << 20, 1000);
+        save(&store, 0, 100, 1);
+        let entry = store.find(of(0), 1).unwrap();
+        let other = Holder { backend: 1, ..SERVER };
+        let ask = || entry.prepare(other, |_| false, true, true, 1, 1000);
+        let Preparation::Fetch(fetch) = ask() else { panic!("the store is not asked") };
+        drop(fetch);
+        let Preparation::Fetch(fetch) = ask() else { panic!("the store is not asked again") };
+        fetch.end(None);
+        assert!(matches!(ask(), Preparation::Give(_)), "it was not reachable: the copy here has to do");
+    }
 }
