@@ -18,6 +18,9 @@ use crate::upstream::settings::MAX_RESPONSE_HEAD;
 /// The number of fields for which there is room on the stack.
 const FIELDS_ON_STACK: usize = 100;
 
+/// The most bytes of interim responses to one request.
+const MAX_INTERIM: usize = 1024 * 1024;
+
 /// A header section.
 #[derive(Debug)]
 pub(super) struct ResponseHead {
@@ -67,6 +70,8 @@ pub(super) struct HeadReader {
     partial: Vec<u8>,
     /// The number of bytes of empty lines before it, which RFC 9112 §2.2 lets a recipient ignore.
     empty: usize,
+    /// The number of bytes of the interim responses so far.
+    interim: usize,
 }
 
 impl HeadReader {
@@ -100,7 +105,14 @@ impl HeadReader {
             Some((head, length)) => {
                 self.check_size(length.saturating_sub(1))?;
                 skip(input, length);
-                self.empty = 0;
+                if head.is_interim() {
+                    self.interim += self.empty + length;
+                    self.empty = 0;
+                    // Each is read within one poll of the connection if it is there: without end, nothing else would run.
+                    if self.interim > MAX_INTERIM {
+                        return Err(Fact::HeadTooLarge);
+                    }
+                }
                 Ok(Some(head))
             }
             None => {
@@ -323,6 +335,22 @@ mod tests {
         let head = HeadReader::default().read(&mut input, 100, &mut HeaderMap::new()).unwrap().unwrap();
         drop(head);
         assert!(input.is_empty() && buffer.is_unique());
+    }
+
+    #[test]
+    fn interim_responses_without_end_are_refused() {
+        let interim = b"HTTP/1.1 102 X\r\n\r\n";
+        let read = |count: usize| {
+            let mut reader = HeadReader::default();
+            for _ in 0..count {
+                let mut input = Bytes::from_static(interim);
+                assert!(reader.read(&mut input, 100, &mut HeaderMap::new())?.is_some_and(|head| head.is_interim()));
+            }
+            reader.read(&mut Bytes::from_static(b"HTTP/1.1 200 X\r\n\r\n"), 100, &mut HeaderMap::new())
+        };
+        let most = MAX_INTERIM / interim.len();
+        assert!(read(most).is_ok_and(|head| head.is_some()));
+        assert_eq!(read(most + 1).err(), Some(Fact::HeadTooLarge));
     }
 
     #[test]
