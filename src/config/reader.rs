@@ -158,7 +158,7 @@ impl<'a> Table<'a> {
                     let first = list.iter().find_map(|entry| entry.get_ref().as_table());
                     (format!("[[{path}]] must be one section, not a list"), first)
                 }
-                other => (format!("`{key}` must be a section, not {}", found(other)), None),
+                other => (format!("`{key}` must be a section, not {}", kind(other)), None),
             };
             self.notes.error(&span, problem, format!("write [{path}]"));
             entries
@@ -215,7 +215,7 @@ impl<'a> Table<'a> {
     ) -> Vec<(Spanned<K>, Spanned<T>)> {
         let Some((span, value)) = self.find(key, Shape::Value) else { return Vec::new() };
         let Some(entries) = value.as_table() else {
-            let problem = format!("`{key}` must be a section, not {}", found(value));
+            let problem = format!("`{key}` must be a section, not {}", kind(value));
             self.notes.error(&span, problem, format!("write {key} = {{ \"X-Name\" = \"value\" }}"));
             return Vec::new();
         };
@@ -329,6 +329,12 @@ impl<'a> Table<'a> {
     fn label(&self) -> String {
         if self.is_listed { format!("[[{}]]", self.path) } else { format!("[{}]", self.path) }
     }
+}
+
+/// Returns what is there instead of a section. A string is not repeated: it may be meant for a key of the section that
+/// holds a secret.
+fn kind(value: &DeValue<'_>) -> String {
+    if value.is_str() { "a string".into() } else { found(value) }
 }
 
 /// Returns what the value would look like as an entry of a list.

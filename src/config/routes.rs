@@ -14,7 +14,8 @@ use super::pools::{PoolDraft, warn_of_total};
 use super::reader::{Spanned, Table};
 use super::report::Notes;
 use super::values::{
-    MILLISECOND, Value, YEAR, body_bytes, duration, flag, found, must_be, plain_text, shown, text, whole, word,
+    InvalidValue, MILLISECOND, Value, YEAR, body_bytes, duration, flag, found, must_be, plain_text, shown, text, whole,
+    word,
 };
 use crate::affinity::{Carrier, learned};
 use crate::proxy::Timeouts;
@@ -221,17 +222,20 @@ fn fields(table: &Table<'_>, kind: MessageKind) -> Fields {
     Fields { set: pairs(set), add: pairs(add), remove: remove.into_iter().map(|name| name.value).collect() }
 }
 
-/// Reads the value of a field: no control characters, no spaces at either end.
+/// Reads the value of a field: no control characters, no spaces at either end. It may be a token, so no message shows it.
 fn field_value(value: &DeValue<'_>) -> Value<HeaderValue> {
     const LONGEST: usize = 4096;
-    let text = text(value)?;
+    let text = value.as_str().ok_or_else(|| must_be("a string", "a bare value", "put it in quotes"))?;
     if text.len() > LONGEST {
-        return Err(must_be(&format!("a value of at most {LONGEST} bytes"), shown(text), "shorten it"));
+        let found = format!("one of {}", text.len());
+        return Err(must_be(&format!("a value of at most {LONGEST} bytes"), found, "shorten it"));
     }
     let is_plain = text.trim() == text && text.chars().all(|c| c == ' ' || c.is_ascii_graphic());
     let value = is_plain.then(|| HeaderValue::from_str(text).ok()).flatten();
-    let what = "a field value: visible ASCII characters, without spaces at either end";
-    value.ok_or_else(|| must_be(what, shown(text), "encode the other characters"))
+    value.ok_or_else(|| InvalidValue {
+        problem: "has a character that is not visible ASCII, or a space at an end".into(),
+        remedy: "encode the other characters".into(),
+    })
 }
 
 impl RouteDraft {

@@ -66,6 +66,9 @@ fn describe(message: &str, text: &str, span: Range<usize>) -> (Range<usize>, Str
         _ if BARE.contains(&what) => {
             let span = whole_word(text, &span);
             let word = text.get(span.clone()).unwrap_or_default();
+            if may_be_secret(text, span.start) {
+                return (span, "not TOML: the value needs quotes".into(), "put it in quotes".into());
+            }
             let problem = format!("not TOML: `{}` needs quotes", clipped(word));
             return (span, problem, format!("write {}", shown(word)));
         }
@@ -73,6 +76,15 @@ fn describe(message: &str, text: &str, span: Range<usize>) -> (Range<usize>, Str
         _ => (what.into(), format!("expected here: {expected}")),
     };
     (span, format!("not TOML: {what}"), remedy)
+}
+
+/// Returns whether a value that begins at `start` may be a store's address with a password, or a header field with a
+/// token: a reload logs the finding. In a text that is not TOML, only the words around the value can say so.
+fn may_be_secret(text: &str, start: usize) -> bool {
+    let before = text.get(..start).unwrap_or_default();
+    let (above, line) = before.rsplit_once('\n').unwrap_or(("", before));
+    let section = above.lines().rev().find(|line| line.trim_start().starts_with('[')).unwrap_or_default();
+    line.contains("store") || [line, section].iter().any(|place| place.contains("_headers"))
 }
 
 /// Returns the word that ends with `span`: the parser may have taken its start for a number.
