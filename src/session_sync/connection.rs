@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSubStream};
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisError};
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError};
 
 /// The longest time for a command. After that the connection counts as lost.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,6 +36,16 @@ impl fmt::Display for Error {
             Error::Timeout => f.write_str("no reply in time"),
             Error::Unsubscribed => f.write_str("Redis closed the connection"),
             Error::Stopped => f.write_str("this Linchpin is stopping"),
+        }
+    }
+}
+
+impl Error {
+    /// Returns whether it says something about the value of one key only: the connection works.
+    pub(super) fn is_of_value(&self) -> bool {
+        match self {
+            Error::Redis(error) => error.kind() == ErrorKind::UnexpectedReturnType || error.code() == Some("WRONGTYPE"),
+            Error::Timeout | Error::Unsubscribed | Error::Stopped => false,
         }
     }
 }

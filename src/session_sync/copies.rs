@@ -30,7 +30,7 @@ const HAND_OVER_SCRIPT: &str = r"
 local known = redis.call('HMGET', KEYS[1], 'term', 'server', 'vterm', 'vseq', 'state', 'bytes', 'ttl')
 local term, mine = tonumber(known[1] or '0'), tonumber(ARGV[1])
 if term <= mine or known[2] ~= ARGV[2] then
-  term = math.max(term, mine) + 1
+  term = math.min(math.max(term, mine) + 1, 4294967295)
   redis.call('HSET', KEYS[1], 'term', string.format('%.0f', term), 'server', ARGV[2])
 end
 if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
@@ -132,7 +132,12 @@ async fn serve(connection: MultiplexedConnection, sync: &mut SharedStoreSync) ->
                     in_flight.spawn(async move { in_time(store.carry_out(&mut connection, command)).await });
                 }
             },
-            Some(done) = in_flight.join_next() => if let Ok(Err(error)) = done { return error },
+            Some(done) = in_flight.join_next() => match done {
+                // One session's key must not cost the others their store. The request learns by the dropped reply.
+                Ok(Err(error)) if error.is_of_value() => {}
+                Ok(Err(error)) => return error,
+                _ => {}
+            },
             _ = probes.tick() => {
                 let mut connection = connection.clone();
                 in_flight.spawn(async move { in_time(ping(&mut connection)).await });

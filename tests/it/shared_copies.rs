@@ -152,6 +152,32 @@ async fn a_required_copy_that_redis_cannot_take_is_a_503_and_no_request_waits_lo
 }
 
 #[tokio::test]
+async fn a_key_that_is_no_state_costs_no_other_session_its_store() {
+    let redis = Redis::start().await;
+    let keys = Keys::new(&[1]);
+    let apps: Vec<SessionApp> = SessionApp::three().await.into();
+    let one = proxy(&keys, &apps, &format!("store = {:?}\nrequired = true", redis.address()));
+    connected(&redis, 1).await;
+    let (mut broken, mut other) = (Browser::default(), Browser::default());
+    assert_eq!(broken.add(&one).await, "1");
+    let key = redis.keys().await.remove(0);
+    assert_eq!(other.add(&one).await, "1");
+    redis.ask(&["set", &key, "x"]).await;
+    for count in 2..10 {
+        assert_eq!(broken.send(&one, "POST", "/add").await.status, 503);
+        let response = other.send(&one, "POST", "/add").await;
+        assert_eq!((response.status, response.text()), (200, count.to_string()));
+    }
+    // Nor does a state of a type that no Linchpin writes.
+    redis.ask(&["del", &key]).await;
+    redis.ask(&["hset", &key, "term", "1e300"]).await;
+    for count in 10..15 {
+        assert!(matches!(broken.send(&one, "POST", "/add").await.status, 502 | 503));
+        assert_eq!(other.add(&one).await, count.to_string());
+    }
+}
+
+#[tokio::test]
 async fn redis_holds_refs_versions_and_the_sealed_bytes_as_they_came() {
     let redis = Redis::start().await;
     let keys = Keys::new(&[1]);
