@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::super::grammar;
-use super::super::grammar::{domain, routing_cookie, same_site, token};
+use super::super::grammar::{domain, routing_cookie, same_site};
 use super::super::pool::{Cookie, Pinning, Pool};
 use super::super::reasons::NONE;
 use super::node::Map;
