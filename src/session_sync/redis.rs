@@ -106,7 +106,12 @@ impl StoreConnection {
                     None => return Error::Unsubscribed,
                     Some(message) => self.store.receive(message.get_payload_bytes()),
                 },
-                Some(done) = in_flight.join_next() => if let Ok(Err(error)) = done { return error },
+                Some(done) = in_flight.join_next() => match done {
+                    // One session's key must not cost the others their store.
+                    Ok(Err(error)) if error.is_of_value() => {}
+                    Ok(Err(error)) => return error,
+                    _ => {}
+                },
                 done = compared => {
                     comparing = None;
                     if let Err(error) = done { return error }
@@ -179,7 +184,10 @@ async fn compare(store: Arc<RedisStore>, connection: MultiplexedConnection) -> R
                 }
             });
             for done in join_all(writes).await {
-                done?;
+                match done {
+                    Err(error) if !error.is_of_value() => return Err(error),
+                    _ => {}
+                }
             }
         }
     }

@@ -78,6 +78,30 @@ async fn a_linchpin_that_starts_later_queries_the_store() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_no_session_costs_no_other_session_its_store() {
+    let redis = Redis::start().await;
+    let backends = applications().await;
+    let one = proxy(&redis, &backends);
+    let (broken, _) = login(&one).await;
+    until("the session is stored", async || redis.keys().await.len() == 1).await;
+    let key = redis.keys().await.remove(0);
+    let mut sessions = Vec::new();
+    for _ in 0..6 {
+        sessions.push(login(&one).await);
+    }
+    until("all sessions are stored", async || redis.keys().await.len() == 7).await;
+    let other = proxy(&redis, &backends);
+    let (cookie, backend_name) = sessions.remove(0);
+    knows(&other, &cookie, &backend_name).await;
+    redis.ask(&["del", &key]).await;
+    redis.ask(&["rpush", &key, "x"]).await;
+    for (cookie, backend_name) in sessions {
+        assert_eq!(get(&other, "/", &broken).await.status, 200);
+        assert!(is_hit(&get(&other, "/", &cookie).await, &backend_name));
+    }
+}
+
+#[tokio::test]
 async fn a_move_reaches_both_linchpins() {
     let redis = Redis::start().await;
     let [a, b, c] = applications().await;
