@@ -1,12 +1,13 @@
 //! TLS for operators: every configuration of `docs/tls.md` can be run, and certificates are watched.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use linchpin::app::App;
 use linchpin::config;
 
 use super::support::authority::Authority;
+use super::support::reloads::Reloadable;
 use super::support::repository::read;
 use super::support::tool::Folder;
 use super::support::{Proxy, until};
@@ -44,18 +45,39 @@ async fn every_configuration_on_the_page_can_be_run() {
     assert!(count >= 6);
 }
 
+/// Issues a certificate for `app.example` that expires after so many days, in place of the one before.
+fn issue_for(days: u64, authority: &Authority, folder: &Folder) -> (PathBuf, PathBuf) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let end = now + Duration::from_secs(days * 24 * 60 * 60 + 600);
+    let issued = authority.issue_with(&["app.example"], |params| {
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + end;
+    });
+    issued.write(Path::new(&folder.file("")), "app")
+}
+
+#[tokio::test]
+async fn a_reload_reads_the_certificates_in_use_again_at_once() {
+    let (folder, authority) = (Folder::new(), Authority::new("root"));
+    let (certificate, key) = issue_for(40, &authority, &folder);
+    let text = format!(
+        "[admin]\naddress = \"127.0.0.1:0\"\n[[listeners]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n\
+         [listeners.tls]\ncert = {certificate:?}\nkey = {key:?}\n{POOL}"
+    );
+    let linchpin = Reloadable::start(&text);
+    // A process also looks at the files every two seconds; five times in a row, it is not faster.
+    for days in 41..46 {
+        issue_for(days, &authority, &folder);
+        assert!(linchpin.reload(&text).await.errors.is_empty());
+        let metrics = linchpin.proxy.ask("GET", "/metrics", "").await.text();
+        let line = format!("linchpin_certificate_expiry_days{{listener=\"web\",certificate=\"app.example\"}} {days}");
+        assert!(metrics.lines().any(|each| each == line), "{days}: {metrics}");
+    }
+}
+
 #[tokio::test]
 async fn the_remaining_days_of_a_certificate_are_exposed_and_follow_the_files() {
     let (folder, authority) = (Folder::new(), Authority::new("root"));
-    let here = Path::new(&folder.file("")).to_owned();
-    let issue = |days: u64| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let end = now + Duration::from_secs(days * 24 * 60 * 60 + 600);
-        let issued = authority.issue_with(&["app.example"], |params| {
-            params.not_after = rcgen::date_time_ymd(1970, 1, 1) + end;
-        });
-        issued.write(&here, "app")
-    };
+    let issue = |days: u64| issue_for(days, &authority, &folder);
     let (certificate, key) = issue(40);
     let ca = folder.file("ca.pem");
     std::fs::write(&ca, authority.pem()).unwrap();
