@@ -189,7 +189,8 @@ async fn listeners_are_added_changed_in_place_and_removed() {
 #[tokio::test]
 async fn a_listener_whose_port_is_taken_refuses_the_whole_reload() {
     let a = Backend::named("a").await;
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    // An address of its own: once it is free, no other test gets its port.
+    let taken = TcpListener::bind("127.77.0.1:0").unwrap();
     let web = "[[listeners]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n";
     let linchpin = Reloadable::start(&file(web, &pool(&[(&a, "")])));
     let next = format!("{web}[[listeners]]\naddress = \"{}\"\n", taken.local_addr().unwrap());
@@ -258,6 +259,29 @@ async fn limits_of_connections_change_for_those_that_begin() {
     for _ in 0..3 {
         assert_eq!(old.get("/").await.field("connection"), None);
     }
+}
+
+#[tokio::test]
+async fn the_number_of_connections_changes_for_all_and_for_one_client() {
+    let a = Backend::named("a").await;
+    let with = |lines: &str| file(&format!("[server]\nthreads = 1\n{lines}\n"), &pool(&[(&a, "")]));
+    let per_client = |most: u32| with(&format!("limits.connections_per_client = {most}"));
+    let linchpin = Reloadable::start(&per_client(1));
+    let mut one = linchpin.proxy.client().await;
+    assert_eq!(one.get("/").await.status, 200);
+    assert!(linchpin.proxy.client().await.is_closed().await);
+    applied(&linchpin.reload(&per_client(2)).await);
+    let mut two = linchpin.proxy.client().await;
+    assert_eq!((two.get("/").await.status, one.get("/").await.status), (200, 200));
+    assert!(linchpin.proxy.client().await.is_closed().await);
+
+    let linchpin = Reloadable::start(&with("max_connections = 1"));
+    let mut inside = linchpin.proxy.client().await;
+    assert_eq!(inside.get("/").await.status, 200);
+    let mut waiting = linchpin.proxy.client().await;
+    waiting.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    applied(&linchpin.reload(&with("max_connections = 2")).await);
+    assert_eq!((waiting.response().await.status, inside.get("/").await.status), (200, 200));
 }
 
 #[tokio::test]
