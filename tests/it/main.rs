@@ -19,6 +19,7 @@ mod clocks;
 mod commands;
 mod copies_after_kill;
 mod copies_express;
+mod copies_in_redis;
 mod copies_java;
 mod copies_php;
 mod copies_python;
