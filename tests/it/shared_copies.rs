@@ -56,8 +56,20 @@ async fn linchpins(redis: &Redis) -> usize {
     clients.matches("lib-name=redis-rs").count().max(names)
 }
 
-async fn connected(redis: &Redis, count: usize) {
-    until("all Linchpins use Redis", async || linchpins(redis).await >= count).await;
+/// Waits until these Linchpins use Redis: what it knows of its clients is not what they know of it.
+async fn connected(redis: &Redis, linchpins: &[&Proxy]) {
+    let before = redis.keys().await;
+    for linchpin in linchpins {
+        let known = redis.keys().await.len();
+        until("it uses Redis", async || {
+            Browser::default().add(linchpin).await;
+            redis.keys().await.len() > known
+        })
+        .await;
+    }
+    for key in redis.keys().await.iter().filter(|key| !before.contains(key)) {
+        redis.ask(&["del", key]).await;
+    }
 }
 
 #[tokio::test]
@@ -67,7 +79,7 @@ async fn a_session_survives_the_death_of_a_linchpin_and_of_each_server() {
     let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
     let copies = format!("store = {:?}", redis.address());
     let (one, two) = (proxy(&keys, &apps, &copies), proxy(&keys, &apps, &copies));
-    connected(&redis, 2).await;
+    connected(&redis, &[&one, &two]).await;
     let mut browser = Browser::default();
     let first = browser.send(&one, "POST", "/add").await;
     assert_eq!(first.text(), "1");
@@ -90,7 +102,7 @@ async fn a_logout_through_one_linchpin_is_one_for_the_other() {
     let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
     let copies = format!("store = {:?}", redis.address());
     let (one, two) = (proxy(&keys, &apps, &copies), proxy(&keys, &apps, &copies));
-    connected(&redis, 2).await;
+    connected(&redis, &[&one, &two]).await;
     let mut browser = Browser::default();
     let first = browser.send(&one, "POST", "/add").await;
     let old = browser.sid.clone();
@@ -108,7 +120,7 @@ async fn without_redis_each_linchpin_uses_its_own_copies_and_reconnects() {
     let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
     let copies = format!("store = {:?}", redis.address());
     let one = proxy(&keys, &apps, &copies);
-    connected(&redis, 1).await;
+    connected(&redis, &[&one]).await;
     let mut browser = Browser::default();
     assert_eq!(browser.add(&one).await, "1");
     redis.kill().await;
@@ -124,7 +136,7 @@ async fn without_redis_each_linchpin_uses_its_own_copies_and_reconnects() {
     })
     .await;
     let two = proxy(&keys, &apps, &copies);
-    connected(&redis, 2).await;
+    connected(&redis, &[&one, &two]).await;
     let last = browser.send(&one, "POST", "/add").await;
     let at = server(&apps, &last);
     apps.remove(at).backend.kill().await;
@@ -138,7 +150,7 @@ async fn a_required_copy_that_redis_cannot_take_is_a_503_and_no_request_waits_lo
     let keys = Keys::new(&[1]);
     let apps: Vec<SessionApp> = SessionApp::three().await.into();
     let one = proxy(&keys, &apps, &format!("store = {:?}\nrequired = true", redis.address()));
-    connected(&redis, 1).await;
+    connected(&redis, &[&one]).await;
     let mut browser = Browser::default();
     assert_eq!(browser.add(&one).await, "1");
     redis.signal("STOP").await;
@@ -157,7 +169,7 @@ async fn a_key_that_is_no_state_costs_no_other_session_its_store() {
     let keys = Keys::new(&[1]);
     let apps: Vec<SessionApp> = SessionApp::three().await.into();
     let one = proxy(&keys, &apps, &format!("store = {:?}\nrequired = true", redis.address()));
-    connected(&redis, 1).await;
+    connected(&redis, &[&one]).await;
     let (mut broken, mut other) = (Browser::default(), Browser::default());
     assert_eq!(broken.add(&one).await, "1");
     let key = redis.keys().await.remove(0);
@@ -183,7 +195,7 @@ async fn redis_holds_refs_versions_and_the_sealed_bytes_as_they_came() {
     let keys = Keys::new(&[1]);
     let apps: Vec<SessionApp> = SessionApp::three().await.into();
     let one = proxy(&keys, &apps, &format!("store = {:?}", redis.address()));
-    connected(&redis, 1).await;
+    connected(&redis, &[&one]).await;
     let mut browser = Browser::default();
     assert_eq!(browser.add(&one).await, "1");
     let all = redis.keys().await;
@@ -196,6 +208,82 @@ async fn redis_holds_refs_versions_and_the_sealed_bytes_as_they_came() {
     assert!(!dump.contains(&token) && !key.contains(&sid), "{dump}");
     let ttl: i64 = redis.ask(&["ttl", key]).await.trim().parse().unwrap();
     assert!(ttl > 0, "it expires");
+}
+
+#[tokio::test]
+async fn a_request_that_changes_nothing_keeps_its_session_alive_in_redis() {
+    let redis = Redis::start().await;
+    let keys = Keys::new(&[1]);
+    let apps: Vec<SessionApp> = SessionApp::three().await.into();
+    let copies = format!("store = {:?}", redis.address());
+    let one = builder(&keys, &apps, &copies).table("persistence", "idle_timeout = \"4s\"").start();
+    connected(&redis, &[&one]).await;
+    let mut browser = Browser::default();
+    assert_eq!(browser.add(&one).await, "1");
+    let all = redis.keys().await;
+    let [key] = &all[..] else { panic!("{all:?}") };
+    redis.ask(&["expire", key, "100"]).await;
+    until("a request has begun its time anew", async || {
+        assert_eq!(browser.send(&one, "GET", "/").await.text(), "1");
+        redis.ask(&["ttl", key]).await.trim().parse::<i64>().unwrap() <= 4
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_late_save_that_another_linchpin_has_overtaken_does_not_reach_the_client() {
+    let redis = Redis::start().await;
+    let keys = Keys::new(&[1]);
+    let apps: Vec<SessionApp> = SessionApp::three().await.into();
+    let copies = format!("store = {:?}", redis.address());
+    let (one, two) = (proxy(&keys, &apps, &copies), proxy(&keys, &apps, &copies));
+    connected(&redis, &[&one, &two]).await;
+    let mut browser = Browser::default();
+    let first = &apps[server(&apps, &browser.send(&one, "POST", "/add").await)];
+    let (release, held) = tokio::sync::watch::channel(false);
+    first.change(|memory| memory.held = Some(held));
+    let requests = first.backend.count();
+    let mut late = one.client().await;
+    let cookies = format!("{}; SID={}", browser.pin.clone().unwrap(), browser.sid.clone().unwrap());
+    late.send(format!("POST /add HTTP/1.1\r\nhost: test\r\ncookie: {cookies}\r\n\r\n").as_bytes()).await;
+    first.backend.has(requests + 1).await;
+    // Only the other Linchpin takes the session away from it.
+    two.live(first.backend.name()).set_state(linchpin::pool::AdminState::Maintenance);
+    assert_eq!(browser.add(&two).await, "2");
+    release.send(true).unwrap();
+    let response = late.response().await;
+    assert_eq!((response.status, response.field("set-cookie")), (502, None));
+    // What that server has is void here as well, whatever pin a request has.
+    let mut old = one.client_with(&cookies).await;
+    assert_eq!((old.get("/").await.text().as_str(), first.given().len()), ("2", 1));
+    assert_eq!(browser.add(&one).await, "3", "it goes on from the other's state");
+}
+
+#[tokio::test]
+async fn an_id_that_was_renewed_through_one_linchpin_is_worth_nothing_through_the_other() {
+    let redis = Redis::start().await;
+    let keys = Keys::new(&[1]);
+    let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
+    let copies = format!("store = {:?}", redis.address());
+    let start = || {
+        let learned = "type = \"learned\"\nlearned = { cookie = \"SID\" }";
+        builder(&keys, &apps, &copies).table("persistence", learned).start()
+    };
+    let (one, two) = (start(), start());
+    connected(&redis, &[&one, &two]).await;
+    let mut browser = Browser::default();
+    assert_eq!(browser.add(&one).await, "1");
+    assert_eq!(browser.add(&one).await, "2");
+    let mut thief = Browser { pin: None, sid: browser.sid.clone() };
+    let renewed = browser.send(&one, "POST", "/renew").await;
+    assert_eq!(renewed.text(), "2");
+    assert_ne!(thief.sid, browser.sid);
+    let at = server(&apps, &renewed);
+    apps.remove(at).backend.kill().await;
+    for linchpin in [&two, &one] {
+        assert_eq!(thief.send(linchpin, "GET", "/").await.text(), "none");
+        assert_eq!(browser.send(linchpin, "GET", "/").await.text(), "2");
+    }
 }
 
 #[tokio::test]
@@ -212,10 +300,10 @@ async fn a_reload_gives_a_pool_a_store_exchanges_it_and_takes_it_away_and_no_ses
 
     let report = linchpin.reload(&text(&addresses[0], &apps)).await;
     assert!(report.errors.is_empty(), "{report:?}");
-    connected(&one, 1).await;
+    connected(&one, &[&linchpin.proxy]).await;
     // Another Linchpin stores a newer state of a session that began before there was a store.
     let beside = proxy(&keys, &apps, &addresses[0]);
-    connected(&one, 2).await;
+    connected(&one, &[&linchpin.proxy, &beside]).await;
     let second = browser.send(&beside, "POST", "/add").await;
     assert_eq!(second.text(), "2");
     let at = server(&apps, &second);
@@ -226,7 +314,7 @@ async fn a_reload_gives_a_pool_a_store_exchanges_it_and_takes_it_away_and_no_ses
     beside.stop().await;
 
     linchpin.reload(&text(&addresses[1], &apps)).await;
-    connected(&two, 1).await;
+    connected(&two, &[&linchpin.proxy]).await;
     until("the former store is left", async || linchpins(&one).await == 0).await;
     assert_eq!(browser.add(&linchpin.proxy).await, "4");
     assert_eq!(two.keys().await.len(), 1);
