@@ -124,3 +124,15 @@ async fn the_dashboard_tells_how_many_copies_there_are_and_what_was_refused() {
         assert!(page.contains(words), "{words} in {page}");
     }
 }
+
+#[tokio::test]
+async fn a_session_that_saves_nothing_takes_no_memory() {
+    let apps = [SessionApp::start("a").await];
+    let proxy = proxy(&apps, "");
+    let first = proxy.client().await.request("GET", "/", "", b"").await;
+    let pin = first.pin().unwrap();
+    for _ in 0..3 {
+        assert_eq!(proxy.get(Some(&pin)).await.status, 200);
+    }
+    assert_eq!(metric(&proxy, "linchpin_copies_bytes", "").await, 0.0, "clients can begin any number of them");
+}

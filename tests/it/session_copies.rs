@@ -85,6 +85,9 @@ async fn a_session_survives_one_server_after_the_other() {
         assert_eq!((next.status, next.text().as_str()), (200, expected));
         at = server(&apps, &next);
         assert_eq!(apps[at].given().len(), 1);
+        let [put, request, ..] = &apps[at].backend.seen()[..] else { panic!("{:?}", apps[at].backend.seen()) };
+        assert_eq!(put.field("linchpin-session-role"), Some("primary"));
+        assert_eq!(put.field("host"), request.field("host"), "as in the session's request");
     }
     assert!(apps[0].told()[0].ends_with(";seq=3"), "{:?}", apps[0].told());
     assert_eq!(browser.count().await, "4");
@@ -282,6 +285,45 @@ async fn a_session_that_leaves_a_draining_server_waits_for_its_requests_there() 
     assert_eq!(slow.response().await.text(), "2");
     assert_eq!(next.response().await.text(), "3");
     assert_eq!(other.given().len(), 1);
+}
+
+#[tokio::test]
+async fn all_requests_of_a_session_wait_for_one_hand_over_until_the_server_has_confirmed_it() {
+    let mut apps = vec![SessionApp::start("a").await, SessionApp::start("b").await];
+    let builder = Proxy::builder().server("threads = 1").table("copies", "").table("health", "type = \"none\"");
+    let proxy = apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, "")).start();
+    let mut browser = Browser::new(&proxy);
+    let at = server(&apps, &browser.send("POST", "/add", b"").await);
+    let dead = apps.remove(at);
+    proxy.live(dead.backend.name()).set_state(linchpin::pool::AdminState::Maintenance);
+    dead.backend.kill().await;
+    let next = &apps[0];
+    // Another client, whose requests overtake those that wait.
+    let mut other = Browser::new(&proxy);
+    other.add().await;
+    let (release, held) = tokio::sync::watch::channel(false);
+    next.change(|memory| memory.held_takes = Some(held));
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = browser.client().await;
+        let head = format!("POST /add HTTP/1.1\r\nhost: test\r\ncookie: {}\r\n\r\n", client.pin.clone().unwrap());
+        client.send(head.as_bytes()).await;
+        clients.push(client);
+    }
+    until("the copy is given", async || next.given().len() == 1).await;
+    for count in 2..12 {
+        assert_eq!(other.add().await, count.to_string());
+    }
+    assert_eq!((next.given().len(), next.ran()), (1, 11), "none has been sent yet");
+    release.send(true).unwrap();
+    let mut counts = Vec::new();
+    for client in &mut clients {
+        counts.push(client.response().await.text());
+    }
+    counts.sort();
+    assert_eq!((counts, next.given().len()), (vec!["2".into(), "3".into(), "4".into()], 1));
+    let told = next.told();
+    assert!(told[told.len() - 3..].iter().all(|told| told.starts_with("term=2;seq=")), "{told:?}");
 }
 
 #[tokio::test]
@@ -486,4 +528,39 @@ async fn sessions_of_all_carriers_survive() {
             apps.remove(at).backend.kill().await;
         }
     }
+}
+
+#[tokio::test]
+async fn an_application_s_id_that_was_renewed_is_worth_nothing_on_any_server() {
+    let mut apps: Vec<_> = SessionApp::three().await.into();
+    let proxy =
+        proxy(&apps.iter().collect::<Vec<_>>(), "", "persistence.type = \"learned\"\nlearned = { cookie = \"SID\" }");
+    let mut browser = Browser::new(&proxy);
+    browser.add().await;
+    assert_eq!(browser.add().await, "2");
+    let mut thief = Browser { proxy: &proxy, pin: None, sid: browser.sid.clone() };
+    let renewed = browser.send("POST", "/renew", b"").await;
+    assert_eq!(renewed.text(), "2");
+    assert_ne!(thief.sid, browser.sid);
+    let at = server(&apps, &renewed);
+    apps.remove(at).backend.kill().await;
+    assert_eq!(thief.count().await, "none");
+    assert_eq!(browser.count().await, "2");
+}
+
+#[tokio::test]
+async fn a_name_at_another_address_is_told_that_the_session_comes_from_elsewhere() {
+    let app = SessionApp::start("a").await;
+    let keys = super::support::Keys::new(&[1]);
+    let start =
+        |app: &SessionApp| Proxy::builder().top(&keys.tables()).table("copies", "").backend(&app.backend, "").start();
+    let one = start(&app);
+    let mut browser = Browser::new(&one);
+    browser.add().await;
+    let (pin, sid) = (browser.pin.clone(), browser.sid.clone());
+    let elsewhere = SessionApp::start("a").await;
+    let other = start(&elsewhere);
+    let mut browser = Browser { proxy: &other, pin, sid };
+    assert_eq!(browser.count().await, "none");
+    assert_eq!(elsewhere.told(), ["term=2"], "a save of the former server would be refused");
 }

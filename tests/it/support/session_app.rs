@@ -39,6 +39,8 @@ pub struct Memory {
     pub ran: usize,
     next_id: usize,
     pub takes: Takes,
+    /// Holds its answers to copies back, after it has taken them.
+    pub held_takes: Option<watch::Receiver<bool>>,
     /// Replaces each `Linchpin-Session-Save` or `-Drop`.
     pub instead_of_save: Option<String>,
     /// Holds responses back, after the handler has run.
@@ -74,6 +76,7 @@ impl SessionApp {
             ran: 0,
             next_id: 0,
             takes: Takes::Rightly,
+            held_takes: None,
             instead_of_save: None,
             held: None,
             always_wants: false,
@@ -155,7 +158,10 @@ impl Memory {
     fn reply(&mut self, seen: &Seen) -> Reply {
         let told = seen.field("linchpin-session").map(parse);
         if seen.path().starts_with("/.well-known/linchpin/") {
-            return self.take(seen, &told.unwrap());
+            return match (self.take(seen, &told.unwrap()), &self.held_takes) {
+                (Reply::Bytes(bytes), Some(held)) => Reply::Held(held.clone(), bytes),
+                (reply, _) => reply,
+            };
         }
         let Some(told) = told else {
             self.ran += 1;
