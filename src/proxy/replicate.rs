@@ -118,3 +118,54 @@ pub(super) fn is_alive(pool: &Pool, holder: Holder) -> bool {
     let backend = pool.backends().iter().find(|backend| backend.live().id() == holder.backend);
     backend.is_none_or(|backend| Holder::of(backend) == holder && backend.live().health() == Health::Up)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::copies::{CopyStores, Settings};
+    use crate::pool::hash::mix;
+    use crate::pool::{AdminState, backend, health_state, reconcile::Reconciler};
+
+    #[test]
+    fn a_state_goes_to_who_had_it_and_then_in_the_order_of_failover_and_an_end_only_to_who_had_it() {
+        let backends = ["a", "b", "c", "d"].map(|name| backend::Settings::new(name, "127.0.0.1:1".parse().unwrap()));
+        let health_state = health_state::Settings::default();
+        let settings = crate::pool::Settings { name: "app".into(), backends: backends.into(), health_state };
+        let pool = Reconciler::new(1).pools(&[settings]).remove(0);
+        let copies = CopyStores::default().open(&"app".into(), &Settings::default(), 1000, 1);
+        let bytes = Bytes::from_static(b"sealed");
+        let known = [Holder::of(pool.backend(3))];
+        let order_of = |number: u64, known: &[Holder], bytes: Option<&Bytes>| {
+            let session = SessionRef::new("app", b"1");
+            let version = Version { term: 1, seq: 1 };
+            let placement =
+                Placement { copies: &copies, session, number, holder: 0, version, bytes, known, host: None };
+            let (mut tried, mut all) = (TriedBackends::new(), Vec::new());
+            tried.insert(placement.holder);
+            while let Some(index) = next(&pool, &placement, &tried) {
+                tried.insert(index);
+                all.push(index);
+            }
+            all
+        };
+        let mut firsts = std::collections::HashSet::new();
+        for number in (0..50).map(mix) {
+            let mut tried = TriedBackends::new();
+            tried.insert(0);
+            let next = failover::next(&pool, number, Some(0), &tried).unwrap();
+            let all = order_of(number, &[], Some(&bytes));
+            assert_eq!((all.len(), all[0]), (3, next), "where the session would go is its secondary");
+            firsts.insert(next);
+            let again = order_of(number, &known, Some(&bytes));
+            assert_eq!((again.len(), again[0]), (3, 3), "who has the state before it gets the next one");
+            assert_eq!(order_of(number, &known, None), [3], "nobody else has anything to forget");
+            assert!(order_of(number, &[], None).is_empty());
+        }
+        assert_eq!(firsts.len(), 3);
+        pool.backend(3).live().set_state(AdminState::Maintenance);
+        assert!(!order_of(1, &known, Some(&bytes)).contains(&3));
+        pool.backend(3).live().set_state(AdminState::Ready);
+        let replaced = [Holder { losses: 1, ..known[0] }];
+        assert!(order_of(1, &replaced, None).is_empty(), "it was down meanwhile");
+    }
+}

@@ -52,6 +52,9 @@ async fn a_secondary_has_each_state_before_the_client_and_takes_over_without_a_m
     let first = browser.send(&proxy, "POST", "/add").await;
     let mut at = server(&apps, &first);
     assert_eq!((copies(&apps), apps[at].given().len()), (1, 0), "one message for one state");
+    let roles: Vec<_> = apps.iter().flat_map(|app| app.backend.seen()).collect();
+    let roles: Vec<_> = roles.iter().filter_map(|seen| seen.field("linchpin-session-role")).collect();
+    assert_eq!(roles, ["secondary"], "requests of the session go to another server");
     assert_eq!(browser.add(&proxy).await, "2");
     assert_eq!(copies(&apps), 2);
     assert_eq!(browser.send(&proxy, "GET", "/").await.text(), "2");
@@ -147,4 +150,15 @@ async fn without_another_server_linchpin_keeps_the_copy_until_one_is_back() {
     proxy.live("b").set_state(linchpin::pool::AdminState::Ready);
     app.backend.kill().await;
     assert_eq!(browser.add(&proxy).await, "2");
+}
+
+#[tokio::test]
+async fn a_required_copy_that_no_other_server_takes_is_a_503() {
+    let apps = [SessionApp::start("a").await, SessionApp::start("b").await];
+    let builder = Proxy::builder().table("copies", "hold = \"secondary\"\nrequired = true");
+    let proxy = apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, "")).start();
+    proxy.live("b").set_state(linchpin::pool::AdminState::Maintenance);
+    assert_eq!(Browser::new().send(&proxy, "POST", "/add").await.status, 503);
+    proxy.live("b").set_state(linchpin::pool::AdminState::Ready);
+    assert_eq!(Browser::new().send(&proxy, "POST", "/add").await.status, 200);
 }
