@@ -186,3 +186,29 @@ impl PoolCopies {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{CopyStores, Session, SharedCommand, StoreAddress};
+    use super::*;
+
+    #[test]
+    fn a_session_in_use_is_touched_in_the_shared_store_once_in_a_quarter_of_its_life() {
+        let mut stores = CopyStores::default();
+        let settings = Settings { store: Some(StoreAddress("redis://127.0.0.1".into())), ..Settings::default() };
+        let copies = stores.open(&"app".into(), &settings, 400, 1);
+        let mut sync = stores.take_shared().remove(0);
+        sync.is_responsive.store(true, Ordering::Relaxed);
+        let session = SessionRef::new("app", b"1");
+        let entry = copies.store().find_or_insert(session, 1000, || Session::new(1, None));
+        let mut touched_at = Vec::new();
+        for now in 1000..1400 {
+            copies.touch_shared(session, &entry, now);
+            while let Ok(command) = sync.commands.try_recv() {
+                assert!(matches!(command, SharedCommand::Touch(of) if of == session));
+                touched_at.push(now);
+            }
+        }
+        assert_eq!(touched_at, [1101, 1202, 1303]);
+    }
+}

@@ -308,6 +308,17 @@ mod tests {
     }
 
     #[test]
+    fn of_all_shards_the_one_with_the_oldest_copy_evicts_first() {
+        let store = CopyStore::new(4 * MIN_PER_SHARD, 1000);
+        assert_eq!(store.shards.len(), 4);
+        (0..100).for_each(|n| save(&store, n, 100_000, n));
+        let first = 100 - store.copies() as u64;
+        assert!(first > 50, "{first}");
+        assert_eq!((0..100).filter(|n| has(&store, *n)).collect::<Vec<_>>(), (first..100).collect::<Vec<_>>());
+        assert_eq!(store.evicted(), first);
+    }
+
+    #[test]
     fn sessions_that_save_nothing_are_bounded_as_well() {
         let store = CopyStore::new(10 * ENTRY_BYTES, 1000);
         for n in 0..1000 {
@@ -383,6 +394,44 @@ mod tests {
     }
 
     #[test]
+    fn a_session_in_use_is_not_swept_and_one_that_ended_is_remembered_as_long_as_its_pin() {
+        let store = CopyStore::new(1 << 20, 1000);
+        save(&store, 0, 100, 10);
+        let entry = store.find(of(0), 10).unwrap();
+        store.sweep(5000);
+        assert!(store.peek(of(0)).is_some(), "a request under way refers to it");
+        let Preparation::Send(logout) = entry.prepare(SERVER, |_| true, true, false, 10, 1000) else {
+            panic!("it waits")
+        };
+        let version = Version { term: 1, seq: 2 };
+        entry.take(logout.claim(), NewState::Drop(version), 10, 1000);
+        drop((logout, entry));
+        store.sweep(10 + 999);
+        assert!(store.peek(of(0)).is_some_and(|entry| entry.view().dropped), "an older state would bring it back");
+        store.sweep(10 + 1000);
+        assert!(store.peek(of(0)).is_none());
+    }
+
+    #[test]
+    fn a_copy_from_a_shared_store_lives_as_long_as_its_application_says() {
+        use super::super::{Fetched, SharedState};
+        let store = CopyStore::new(1 << 20, 1000);
+        let entry = store.find_or_insert(of(0), 1, || Session::new(1, None));
+        let prepare = |now| entry.prepare(SERVER, |_| false, true, true, now, 1000);
+        let Preparation::Fetch(fetch) = prepare(1) else { panic!("no question") };
+        let copy = SharedState::Held(Bytes::from_static(b"copy"), Some(50));
+        fetch.end(Some(Fetched { term: 7, newest: Some((Version { term: 6, seq: 3 }, copy)) }));
+        let Preparation::Give(offer) = prepare(1) else { panic!("nothing is given") };
+        assert_eq!((offer.version(), &offer.bytes()[..]), (Version { term: 7, seq: 3 }, &b"copy"[..]));
+        offer.end(super::super::Given::Taken);
+        let Preparation::Send(sent) = prepare(1 + 49) else { panic!("it waits") };
+        assert_eq!(sent.claim().seq, Some(3));
+        drop(sent);
+        let Preparation::Send(sent) = prepare(1 + 49 + 50) else { panic!("it waits") };
+        assert_eq!(sent.claim().seq, None, "the application has ended it by then");
+    }
+
+    #[test]
     fn a_hand_over_that_nobody_ends_wakes_those_that_wait_for_it() {
         let store = CopyStore::new(1 << 20, 1000);
         save(&store, 0, 100, 1);
@@ -410,7 +459,7 @@ mod tests {
         let entry = store.find(of(0), 1).unwrap();
         let other = Holder { backend: 1, ..SERVER };
         let ask = || entry.prepare(other, |_| false, true, true, 1, 1000);
-        let Preparation::Fetch(fetch) = ask() else { panic!("the store is not asked") };
+        let Preparation::Fetch(fetch) = ask() else { panic!("no question") };
         drop(fetch);
         let Preparation::Fetch(fetch) = ask() else { panic!("the store is not asked again") };
         fetch.end(None);

@@ -6,6 +6,8 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
+mod elsewhere;
+
 fn server(backend: usize) -> Holder {
     Holder { backend, incarnation: 1, losses: 0 }
 }
@@ -156,6 +158,24 @@ fn what_could_not_be_given_is_not_claimed() {
     let (hand_over, _) = give(&mut session, 1);
     assert!(session.gave(hand_over, Given::Unreached));
     assert_eq!(give(&mut session, 2).1, version(3, 5));
+}
+
+#[test]
+fn what_could_not_be_given_is_given_with_a_later_request_unless_the_server_has_saved_since() {
+    let failed = || {
+        let mut session = saved();
+        let (hand_over, _) = give(&mut session, 1);
+        assert!(session.gave(hand_over, Given::Failed));
+        let claim = sent(&mut session, 1);
+        (session, claim)
+    };
+    let (mut session, claim) = failed();
+    session.ended(&claim);
+    assert_eq!(give(&mut session, 1).1, version(3, 5));
+    let (mut session, claim) = failed();
+    assert_eq!(session.saved(&claim, version(2, 1), false), Saved::Stored);
+    session.ended(&claim);
+    assert_eq!(sent(&mut session, 1).seq, Some(1));
 }
 
 #[test]
@@ -388,50 +408,14 @@ proptest! {
 }
 
 #[test]
-fn a_hand_over_takes_term_and_state_of_a_shared_store_and_goes_on_without_one() {
-    let v = |term, seq| Version { term, seq };
-    let shared = || {
-        let mut session = Session::new(3, Some(server(0)));
-        session.set_shared_store(true);
-        session
-    };
-    let fetch = |session: &mut Session| match session.before_request(server(1), |_| false, true) {
-        BeforeRequest::Fetch(number) => number,
-        other => panic!("{other:?}"),
-    };
-
-    let mut session = shared();
-    assert!(matches!(session.before_request(server(0), |_| true, true), BeforeRequest::Send(_)), "it stays there");
-    let number = fetch(&mut session);
-    let waits = BeforeRequest::Wait(Wait::HandOver);
-    assert_eq!(session.before_request(server(1), |_| false, true), waits, "one question for all");
-    assert!(session.fetched(number, server(1), Some(7), Some(Fetched::Held(v(5, 9)))));
-    match session.before_request(server(1), |_| false, true) {
-        BeforeRequest::Give { version, .. } => assert_eq!(version, v(7, 9)),
-        other => panic!("{other:?}"),
-    }
-
-    // What the store knows of an end, or of a lost copy, is true as well.
-    for (fetched, seq, dropped) in [(Fetched::Dropped(v(5, 9)), Some(9), true), (Fetched::Lost(v(5, 9)), None, false)] {
-        let mut session = shared();
-        let number = fetch(&mut session);
-        assert!(session.fetched(number, server(1), Some(7), Some(fetched)));
-        match session.before_request(server(1), |_| false, true) {
-            BeforeRequest::Send(claim) => assert_eq!((claim.term, claim.seq, claim.dropped), (7, seq, dropped)),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    // Without the store, what is known here counts. A term for one server is none for another.
-    let mut session = shared();
-    let number = fetch(&mut session);
-    assert!(!session.fetched(number, server(1), None, None));
-    assert!(matches!(session.before_request(server(2), |_| false, true), BeforeRequest::Fetch(_)));
-    let mut session = shared();
-    let number = fetch(&mut session);
-    assert!(!session.fetched(number, server(1), None, None));
-    match session.before_request(server(1), |_| false, true) {
-        BeforeRequest::Send(claim) => assert_eq!((claim.term, claim.seq), (4, None)),
-        other => panic!("{other:?}"),
-    }
+fn the_end_of_a_request_of_a_former_term_ends_no_wait_for_those_of_this_term() {
+    let mut session = saved();
+    let former = sent(&mut session, 0);
+    let (hand_over, _) = give(&mut session, 1);
+    assert!(session.gave(hand_over, Given::Taken));
+    let running = sent(&mut session, 1);
+    session.ended(&former);
+    assert_eq!(session.before_request(server(2), |_| true, true), BeforeRequest::Wait(Wait::Requests));
+    session.ended(&running);
+    assert!(matches!(session.before_request(server(2), |_| true, true), BeforeRequest::Give { .. }));
 }
