@@ -361,6 +361,8 @@ mod tests {
             (b"", None),
             (b"\r\n0\r\n\r\n", None),
             (b" 3\r\nabc\r\n0\r\n\r\n", None),
+            (b"\r\n\r\n", None),
+            (b";a\r\n\r\n", None),
             (b"+3\r\nabc\r\n0\r\n\r\n", None),
             (b"-3\r\nabc\r\n0\r\n\r\n", None),
             (b"0x3\r\nabc\r\n0\r\n\r\n", None),
@@ -376,6 +378,9 @@ mod tests {
             // Line ends that are none.
             (b"3\nabc\r\n0\r\n\r\n", None),
             (b"3\rabc\r\n0\r\n\r\n", None),
+            (b"3\rxabc\r\n0\r\n\r\n", None),
+            (b"3\r\nabc\rx0\r\n\r\n", None),
+            (b"3\r\nabcx\n0\r\n\r\n", None),
             (b"3\r\nabc\n0\r\n\r\n", None),
             (b"3\r\nabc\r0\r\n\r\n", None),
             (b"3\r\nabc0\r\n\r\n", None),

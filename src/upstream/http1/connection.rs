@@ -290,3 +290,77 @@ where
         poll.map_err(ConnectionError::from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use http_body_util::combinators::UnsyncBoxBody;
+    use http_body_util::{BodyExt, Empty, StreamBody};
+    use std::task::Waker;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    type TestBody = UnsyncBoxBody<Bytes, io::Error>;
+
+    /// Sends a request with this body, and has the backend respond with these bytes.
+    async fn exchange(
+        body: TestBody,
+        response: &[u8],
+    ) -> (Connection<DuplexStream, TestBody>, DuplexStream, Poll<Result<Response<()>, ConnectionError>>) {
+        let (stream, mut backend) = duplex(4096);
+        let mut connection = Connection::new(stream, 100);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(connection.check_ready(&mut cx).is_ok());
+        connection.begin(Request::post("/").header("host", "a").body(body).unwrap());
+        backend.write_all(response).await.unwrap();
+        let polled = connection.poll_response(&mut cx, &mut |_, _| {});
+        (connection, backend, polled)
+    }
+
+    fn empty() -> TestBody {
+        Empty::new().map_err(|never| match never {}).boxed_unsync()
+    }
+
+    fn endless() -> TestBody {
+        StreamBody::new(stream::pending()).boxed_unsync()
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_used_again_only_if_nothing_follows_its_response() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut connection, mut backend, polled) = exchange(empty(), b"HTTP/1.1 204 X\r\n\r\n").await;
+        assert!(matches!(polled, Poll::Ready(Ok(_))) && connection.check_ready(&mut cx).is_ok());
+        backend.write_all(b"H").await.unwrap();
+        assert_eq!(connection.check_ready(&mut cx), Err(Fact::Closed.into()), "of no request");
+
+        let (mut connection, backend, _) = exchange(empty(), b"HTTP/1.1 204 X\r\n\r\n").await;
+        drop(backend);
+        assert_eq!(connection.check_ready(&mut cx), Err(Fact::Closed.into()), "the backend has closed it");
+
+        let (mut connection, _backend, polled) = exchange(empty(), b"HTTP/1.1 204 X\r\n\r\nHTTP/1.1 200 X\r\n").await;
+        assert!(matches!(polled, Poll::Ready(Ok(_))));
+        assert!(connection.check_ready(&mut cx).is_err(), "the next client must not get this response");
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_request_is_not_sent_whole_carries_no_other_and_switches_to_no_protocol() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut connection, _backend, polled) = exchange(endless(), b"HTTP/1.1 204 X\r\n\r\n").await;
+        assert!(matches!(polled, Poll::Ready(Ok(_))) && connection.is_end());
+        assert!(connection.check_ready(&mut cx).is_err());
+        let switch = b"HTTP/1.1 101 X\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
+        let (connection, _backend, polled) = exchange(endless(), switch).await;
+        assert!(matches!(polled, Poll::Ready(Ok(_))) && connection.into_upgraded().is_none());
+        let (connection, _backend, _) = exchange(empty(), switch).await;
+        assert!(connection.into_upgraded().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_fails_ends_the_request_unless_a_response_is_there() {
+        let fails = || StreamBody::new(stream::iter([Err(io::ErrorKind::Other.into())])).boxed_unsync();
+        let (_, _backend, polled) = exchange(fails(), b"").await;
+        assert!(matches!(polled, Poll::Ready(Err(error)) if error.fact == Fact::RequestBody));
+        let (_, _backend, polled) = exchange(fails(), b"HTTP/1.1 413 X\r\ncontent-length: 0\r\n\r\n").await;
+        assert!(matches!(polled, Poll::Ready(Ok(response)) if response.status() == 413));
+    }
+}
