@@ -126,6 +126,19 @@ async fn the_dashboard_tells_how_many_copies_there_are_and_what_was_refused() {
 }
 
 #[tokio::test]
+async fn each_want_is_counted() {
+    let apps = [SessionApp::start("a").await];
+    let proxy = proxy(&apps, "");
+    let (cookies, _) = log_in(&proxy, &apps).await;
+    let [mut app] = apps;
+    for wants in [1.0, 2.0] {
+        app = app.restart().await;
+        assert_eq!(proxy.client_with(&cookies).await.get("/").await.text(), "1");
+        assert_eq!(metric(&proxy, "linchpin_copies_wants_total", "").await, wants);
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_saves_nothing_takes_no_memory() {
     let apps = [SessionApp::start("a").await];
     let proxy = proxy(&apps, "");

@@ -1,6 +1,6 @@
 //! Session copies that other servers keep: `hold = "secondary"` and `"all"`.
 
-use super::support::session_app::SessionApp;
+use super::support::session_app::{SessionApp, Takes, WrongReply};
 use super::support::{Keys, Proxy, Response};
 
 struct Browser {
@@ -161,4 +161,9 @@ async fn a_required_copy_that_no_other_server_takes_is_a_503() {
     assert_eq!(Browser::new().send(&proxy, "POST", "/add").await.status, 503);
     proxy.live("b").set_state(linchpin::pool::AdminState::Ready);
     assert_eq!(Browser::new().send(&proxy, "POST", "/add").await.status, 200);
+    for app in &apps {
+        let error = "HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n".into();
+        app.change(|memory| memory.takes = Takes::Wrongly(WrongReply::Bytes(error)));
+    }
+    assert_eq!(Browser::new().send(&proxy, "POST", "/add").await.status, 503, "an error is no copy");
 }

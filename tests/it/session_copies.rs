@@ -564,3 +564,23 @@ async fn a_name_at_another_address_is_told_that_the_session_comes_from_elsewhere
     assert_eq!(browser.count().await, "none");
     assert_eq!(elsewhere.told(), ["term=2"], "a save of the former server would be refused");
 }
+
+#[tokio::test]
+async fn another_linchpin_goes_on_from_the_term_of_the_pin() {
+    let mut apps = vec![SessionApp::start("a").await, SessionApp::start("b").await];
+    let keys = super::support::Keys::new(&[1]);
+    let start = |apps: &[SessionApp]| {
+        let builder = Proxy::builder().top(&keys.tables()).table("copies", "");
+        apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, "")).start()
+    };
+    let one = start(&apps);
+    let mut browser = Browser::new(&one);
+    let at = server(&apps, &browser.send("POST", "/add", b"").await);
+    apps.remove(at).backend.kill().await;
+    assert_eq!(browser.add().await, "2");
+    let (pin, sid) = (browser.pin.clone(), browser.sid.clone());
+    let other = start(&apps);
+    let mut browser = Browser { proxy: &other, pin, sid };
+    assert_eq!(browser.add().await, "3");
+    assert_eq!(apps[0].told(), ["term=2;seq=1", "term=2"]);
+}
