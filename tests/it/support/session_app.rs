@@ -101,6 +101,11 @@ impl SessionApp {
         SessionApp::start_at(&name, address).await
     }
 
+    /// Has the server lose its memory, as a restart would, but without giving its port up for a moment.
+    pub fn forget(&self) {
+        self.change(|memory| memory.states.clear());
+    }
+
     pub fn change(&self, change: impl FnOnce(&mut Memory)) {
         change(&mut self.memory.lock().unwrap());
     }
