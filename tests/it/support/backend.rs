@@ -102,10 +102,16 @@ impl Backend {
         address: SocketAddr,
         program: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
     ) -> Backend {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(address).unwrap();
-        let listener = socket.listen(1024).unwrap();
+        // A connection of another test may have got the port of a backend that was killed.
+        let mut listener = None;
+        until("the backend's address", async || {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            listener = socket.bind(address).and_then(|()| socket.listen(1024)).ok();
+            listener.is_some()
+        })
+        .await;
+        let listener = listener.unwrap();
         let (alive, seen) = (CancellationToken::new(), Arc::default());
         let (connections, open) = (Arc::default(), Arc::default());
         let address = listener.local_addr().unwrap();
