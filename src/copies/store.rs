@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_leaves_while_the_shared_store_is_asked_does_not_have_the_next_request_trust_an_old_copy() {
+    fn a_client_that_leaves_during_a_query_of_the_shared_store_does_not_have_the_next_request_trust_an_old_copy() {
         let store = CopyStore::new(1 << 20, 1000);
         save(&store, 0, 100, 1);
         let entry = store.find(of(0), 1).unwrap();
@@ -461,7 +461,7 @@ mod tests {
         let ask = || entry.prepare(other, |_| false, true, true, 1, 1000);
         let Preparation::Fetch(fetch) = ask() else { panic!("no question") };
         drop(fetch);
-        let Preparation::Fetch(fetch) = ask() else { panic!("the store is not asked again") };
+        let Preparation::Fetch(fetch) = ask() else { panic!("the store is not queried again") };
         fetch.end(None);
         assert!(matches!(ask(), Preparation::Give(_)), "it was not reachable: the copy here has to do");
     }
