@@ -26,57 +26,8 @@ copies) manager= ;;
 esac
 TOMCAT=${TOMCAT:-/usr/share/tomcat10}
 
-declare -A pid_of http_of cluster_of
-proxy_pid=
-clients_pid=
-folder=$(mktemp -d)
-
-clean_up() {
-    local status=$? name
-    trap - EXIT
-    if [[ $status -eq 1 ]]; then
-        step "FAILED. What the servers and the proxy said last:"
-        for name in a b c proxy; do
-            tail -n 15 "$folder/$name.log" 2>/dev/null | sed "s/^/   $name | /" || true
-        done
-    fi
-    kill -9 ${clients_pid:+"$clients_pid"} ${proxy_pid:+"$proxy_pid"} "${pid_of[@]}" 2>/dev/null || true
-    wait 2>/dev/null || true
-    rm -rf "$folder"
-    exit "$status"
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-
-step() { printf '\n== %s\n' "$*"; }
-say() { printf '   %s\n' "$*"; }
-fail() { printf '   NOT AS IT MUST BE: %s\n' "$*"; exit 1; }
-
-# Ports below the range from which the system takes those of outgoing connections.
-free_ports() {
-    python3 - "$1" <<'PYTHON'
-import random, socket, sys
-held = []
-while len(held) < int(sys.argv[1]):
-    held.append(socket.socket())
-    try:
-        held[-1].bind(("127.0.0.1", random.randrange(10000, 30000)))
-    except OSError:
-        held.pop().close()
-print(*(one.getsockname()[1] for one in held))
-PYTHON
-}
-
-# until_answers URL PID: waits for a 200, as long as the process lives.
-until_answers() {
-    for _ in {1..300}; do
-        kill -0 "$2" 2>/dev/null || fail "the process that should answer at $1 has ended"
-        curl --silent --fail --max-time 1 --output /dev/null "$1" && return
-        sleep 0.1
-    done
-    fail "no answer from $1 in thirty seconds"
-}
+source "$here/steps.sh"
+declare -A http_of cluster_of
 
 # The application: the same for every server and every way. Clusters need <distributable/>, copies need a jar and a secret.
 build_shop() {
@@ -176,12 +127,7 @@ done
     echo "there is no Tomcat in $TOMCAT: install Debian's tomcat10-common, or set TOMCAT to the folder of a Tomcat 10.1" >&2
     exit 2
 }
-if [[ -z ${LINCHPIN:-} ]]; then
-    step "Building linchpin"
-    (cd "$here/.." && cargo build --release --bin linchpin)
-    LINCHPIN=${CARGO_TARGET_DIR:-$here/../target}/release/linchpin
-fi
-[[ -x $LINCHPIN ]] || { echo "LINCHPIN=$LINCHPIN is no program; leave it unset to have it built" >&2; exit 2; }
+find_linchpin
 
 if [[ $mode == copies ]]; then
     step "Three Tomcats start, each on its own"
