@@ -153,11 +153,13 @@ impl Outcome {
 
     fn head<B>(&mut self, response: &Response<B>) {
         let reason = response.extensions().get::<hyper::ext::ReasonPhrase>();
-        let mut fields = pairs(response.headers());
-        // Linchpin removes a Content-Length that does not count (RFC 9112 §6.3).
-        if response.headers().contains_key("transfer-encoding") {
-            fields.retain(|(name, _)| name != "content-length");
+        let mut headers = response.headers().clone();
+        // Linchpin removes a Content-Length that does not count (RFC 9112 §6.3). To remove a field can move another one,
+        // which changes nothing (RFC 9110 §5.3): so it is removed in the same way.
+        if headers.contains_key("transfer-encoding") {
+            headers.remove("content-length");
         }
+        let fields = pairs(&headers);
         let status = response.status().as_u16();
         let reason = reason.map(|reason| reason.as_bytes().to_vec());
         self.head = Some(Head { version: response.version(), status, reason, fields });
