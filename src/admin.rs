@@ -3,7 +3,9 @@
 //! Must not know: the proxy.
 
 mod api;
+mod backend_api;
 mod bind;
+mod change;
 mod copies_view;
 mod dashboard;
 mod gauges;

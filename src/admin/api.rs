@@ -20,7 +20,7 @@ use super::guard::{self, AccessRules};
 use super::reload::{ReloadResult, ReloadTrigger};
 use super::sources::{Phase, StatusSources};
 use super::view::{ExplainRequest, ExplainResponse, Status};
-use super::{dashboard, gauges};
+use super::{backend_api, dashboard, gauges};
 use crate::affinity::explain;
 use crate::clock;
 
@@ -49,6 +49,7 @@ struct Api {
 pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
     let registry = gauges::registry(&facts);
     let policy = HeaderValue::try_from(dashboard::policy()).ok();
+    let backends = backend_api::routes(facts.clone());
     Router::new()
         .route("/", get(page))
         .route("/livez", get("ok"))
@@ -57,14 +58,16 @@ pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/explain", post(explain))
         .route(RELOAD_PATH, post(reload))
+        .with_state(Arc::new(Api { facts, registry, policy }))
+        .merge(backends)
         .fallback((
             StatusCode::NOT_FOUND,
-            "Not found. The paths are /, /api/v1/status, /api/v1/explain, /api/v1/reload, /metrics, /livez and /readyz.\n",
+            "Not found. The paths are /, /api/v1/status, /api/v1/pools/POOL/backends/BACKEND/state and …/weight, \
+             /api/v1/explain, /api/v1/reload, /metrics, /livez and /readyz.\n",
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(rules.clone(), guard::authorize))
         .layer(middleware::map_response(add_security_headers))
-        .with_state(Arc::new(Api { facts, registry, policy }))
 }
 
 async fn add_security_headers(mut response: Response) -> Response {

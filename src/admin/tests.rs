@@ -234,7 +234,7 @@ async fn a_name_that_anybody_can_point_here_reads_nothing() {
 }
 
 #[tokio::test]
-async fn there_is_nothing_to_change_yet_and_no_other_site_gets_to_ask() {
+async fn what_is_only_read_changes_by_no_method_and_no_other_site_gets_to_ask() {
     let server = server();
     for path in ["/", "/metrics", "/api/v1/status", "/livez"] {
         let (parts, _) = server.ask(None, Request::post(path)).await;

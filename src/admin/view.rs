@@ -57,8 +57,9 @@ struct Source<'a> {
     last_answer: Option<u64>,
 }
 
+/// One backend, in the status and as the answer to a change.
 #[derive(Debug, Serialize)]
-struct Backend<'a> {
+pub(super) struct Backend<'a> {
     name: &'a str,
     address: String,
     state: &'static str,
@@ -173,32 +174,36 @@ impl<'a> Status<'a> {
     }
 }
 
+impl<'a> Backend<'a> {
+    /// Returns the status of the backend at a position of the pool.
+    pub(super) fn now(entry: &'a PoolEntry, index: usize) -> Backend<'a> {
+        let (now, backend, series) = (clock::unix().as_secs(), entry.pool.backend(index), entry.series.get(index));
+        let live = backend.live();
+        let history = live.history();
+        let is_probed = live.state() != AdminState::Maintenance;
+        Backend {
+            name: backend.name(),
+            address: backend.address().to_string(),
+            state: live.state().as_str(),
+            health: health(live),
+            weight: live.weight(),
+            sessions: live.sessions(now, entry.affinity.presence_seconds()),
+            active_requests: live.active(),
+            requests: series.map_or(0, |series| series.requests()),
+            failures: series.map_or(0, |series| series.failures()),
+            since: history.since.as_secs(),
+            reason: history.why.filter(|_| is_probed).map(|why| why.to_string()),
+            last_check: history.last_check.map(Check::from),
+            last_failure: history.last_failure.map(Failure::from),
+            failing: is_probed && history.is_kept,
+            leaving: live.is_leaving(),
+            drift: Drift::of(backend),
+        }
+    }
+}
+
 impl<'a> Pool<'a> {
     fn now(entry: &'a PoolEntry) -> Pool<'a> {
-        let now = clock::unix().as_secs();
-        let backend = |(index, backend): (usize, &'a crate::pool::Backend)| {
-            let (live, series) = (backend.live(), entry.series.get(index));
-            let history = live.history();
-            let is_probed = live.state() != AdminState::Maintenance;
-            Backend {
-                name: backend.name(),
-                address: backend.address().to_string(),
-                state: live.state().as_str(),
-                health: health(live),
-                weight: live.weight(),
-                sessions: live.sessions(now, entry.affinity.presence_seconds()),
-                active_requests: live.active(),
-                requests: series.map_or(0, |series| series.requests()),
-                failures: series.map_or(0, |series| series.failures()),
-                since: history.since.as_secs(),
-                reason: history.why.filter(|_| is_probed).map(|why| why.to_string()),
-                last_check: history.last_check.map(Check::from),
-                last_failure: history.last_failure.map(Failure::from),
-                failing: is_probed && history.is_kept,
-                leaving: live.is_leaving(),
-                drift: Drift::of(backend),
-            }
-        };
         let source = |status: &'a Arc<SourceStatus>| Source {
             source: status.source(),
             ok: status.is_good(),
@@ -215,7 +220,7 @@ impl<'a> Pool<'a> {
             available: entry.pool.serving(),
             refused: entry.unserved.refusals().collect(),
             copies: entry.copies.as_deref().map(Copies::now),
-            backends: entry.pool.backends().iter().enumerate().map(backend).collect(),
+            backends: (0..entry.pool.backends().len()).map(|index| Backend::now(entry, index)).collect(),
             discover: entry.sources.iter().map(source).collect(),
         }
     }
