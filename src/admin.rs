@@ -8,6 +8,7 @@ mod bind;
 mod change;
 mod copies_view;
 mod dashboard;
+mod event_stream;
 mod gauges;
 mod guard;
 mod reload;

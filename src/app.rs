@@ -10,6 +10,7 @@ mod control;
 mod descriptor_limit;
 mod discovery;
 mod listeners;
+mod moves;
 mod probes;
 mod publish;
 mod reload;
@@ -29,6 +30,7 @@ use crate::admin::{Phase, ReloadFigures, ReloadReport, ReloadTrigger, Reloader, 
 use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::{Cause, Verdict};
 use crate::config::Plan;
+use crate::events::{Event, Events, ProcessPhase};
 use crate::net::Address;
 use crate::pool::Pool;
 use crate::pool::health_tracker::BackendDownReceiver;
@@ -66,6 +68,7 @@ pub struct App {
     entries: Arc<ArcSwap<Vec<crate::admin::PoolEntry>>>,
     reloader: Reloader,
     phase: Arc<watch::Sender<Phase>>,
+    events: Events,
     commit: Commit,
     workers: Workers,
     control: Control,
@@ -134,10 +137,11 @@ impl App {
         });
         let transports = transports.collect();
 
-        let sources = Sources::new(&plan.pools);
+        let events = Events::default();
+        let sources = Sources::new(&plan.pools, events.clone());
         let waits = plan.pools.iter().any(|pool| !pool.discover.is_empty());
         let phase = Arc::new(watch::Sender::new(if waits { Phase::Starting } else { Phase::Ready }));
-        let mut composer = Composer::new(plan, tls.accesses.clone(), ids, threads, Arc::clone(&metrics));
+        let mut composer = Composer::new(plan, tls.accesses.clone(), ids, threads, Arc::clone(&metrics), &events);
         let snapshot = composer.compose();
         let memory = replay_memory / threads.max(1);
         let published = Published::new(snapshot, &sources.statuses(), log.handle(), memory, threads);
@@ -162,6 +166,7 @@ impl App {
             certificates: WatchedCertificates::new(tls.watched()),
             reloader: reloader.clone(),
             reloads: ReloadFigures::started(clock::unix()),
+            events: events.clone(),
             started: clock::unix(),
         };
         let overview = Arc::new(ArcSwap::from_pointee(Overview {
@@ -207,12 +212,17 @@ impl App {
             let housekeeping = housekeeping(Rc::clone(&proxy), thread, backend_down.subscribe(), subscription);
             (proxy, housekeeping)
         };
-        let broken = Arc::clone(&phase);
+        let (broken, of_failure) = (Arc::clone(&phase), events.clone());
         let on_failure = move || {
-            broken.send_if_modified(Phase::mark_broken);
+            if broken.send_if_modified(Phase::mark_broken) {
+                of_failure.publish(Event::Process { phase: ProcessPhase::Broken });
+            }
         };
         let workers = Workers::start(inboxes, files, make, on_failure).map_err(StartError::Thread)?;
-        Ok(App { overview, entries, reloader, phase, commit, workers, control, reopen })
+        if !waits {
+            events.publish(Event::Process { phase: ProcessPhase::Ready });
+        }
+        Ok(App { overview, entries, reloader, phase, events, commit, workers, control, reopen })
     }
 
     /// Returns the addresses of the listeners, in the order of the configuration.
@@ -253,11 +263,12 @@ impl App {
     /// Stops: reports not ready, serves the connections and requests that have begun by now, gives requests in flight
     /// the grace period, and ends. If the future is dropped before that, everything ends at once.
     pub async fn stop(self) {
-        let App { mut workers, control, phase, commit, overview, .. } = self;
+        let App { mut workers, control, phase, events, commit, overview, .. } = self;
         // A reload that is being applied comes first: it ends within seconds.
         let mut is_stopping = commit.lock().await;
         *is_stopping = true;
         phase.send_replace(Phase::Stopping);
+        events.publish(Event::Process { phase: ProcessPhase::Stopping });
         workers.drain(overview.load().shutdown_grace);
         drop(is_stopping);
         let (ended, end) = oneshot::channel();

@@ -16,6 +16,7 @@ pub mod config;
 pub mod copies;
 pub mod demo;
 pub mod discover;
+pub mod events;
 pub mod files;
 pub mod handler;
 pub mod health;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::affinity::learned::{StoreCommand, StoreSync};
 use crate::clock;
 use crate::copies::SharedStoreSync;
+use crate::events::{Event, Events};
 use outage::Outage;
 
 /// Checks the syntax of a store's address.
@@ -25,18 +26,24 @@ pub fn check_address(address: &str) -> Result<(), &'static str> {
     connection::check_address(address)
 }
 
-/// Keeps a table and its store in sync. Never returns.
-pub async fn run(mut sync: StoreSync) {
+/// Keeps a table and its store in sync, and publishes its outages. Never returns.
+pub async fn run(mut sync: StoreSync, events: Events) {
     let pool = sync.pool.clone();
     let mut outage = Outage::default();
+    let publish = |error: Option<&connection::Error>| {
+        let reason = error.and_then(|error| Event::reason(error));
+        events.publish(Event::Store { pool: pool.to_string(), of: "sessions", ok: error.is_none(), reason });
+    };
     loop {
         match redis::StoreConnection::open(&sync).await {
             Ok(connection) => {
                 tracing::info!(pool = &*pool, "connected to the store of learned sessions");
+                publish(None);
                 let since = clock::now();
                 let error = connection.run(&mut sync).await;
                 outage.connection_ended(clock::now().saturating_duration_since(since));
                 if outage.is_first_failure() {
+                    publish(Some(&error));
                     tracing::warn!(
                         pool = &*pool,
                         %error,
@@ -46,6 +53,7 @@ pub async fn run(mut sync: StoreSync) {
                 }
             }
             Err(error) if outage.is_first_failure() => {
+                publish(Some(&error));
                 tracing::warn!(
                     pool = &*pool,
                     %error,
@@ -60,9 +68,9 @@ pub async fn run(mut sync: StoreSync) {
     }
 }
 
-/// Keeps the copies of a pool in a store that several Linchpins share. Never returns.
-pub async fn run_copies(sync: SharedStoreSync) {
-    copies::run(sync).await;
+/// Keeps the copies of a pool in a store that several Linchpins share, and publishes its outages. Never returns.
+pub async fn run_copies(sync: SharedStoreSync, events: Events) {
+    copies::run(sync, &events).await;
 }
 
 /// Waits for `time`, and meanwhile replies to queries that nothing is known. Drops other commands: the table has what

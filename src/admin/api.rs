@@ -16,11 +16,12 @@ use http::{HeaderMap, StatusCode};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
+use super::event_stream::EventsQuery;
 use super::guard::{self, AccessRules};
 use super::reload::{ReloadResult, ReloadTrigger};
 use super::sources::{Phase, StatusSources};
 use super::view::{ExplainRequest, ExplainResponse, Status};
-use super::{backend_api, dashboard, gauges};
+use super::{backend_api, dashboard, event_stream, gauges};
 use crate::affinity::explain;
 use crate::clock;
 
@@ -38,9 +39,11 @@ pub(super) const SECURITY_HEADERS: [(HeaderName, HeaderValue); 4] = [
 ];
 
 pub(super) const RELOAD_PATH: &str = "/api/v1/reload";
+pub(super) const EVENTS_PATH: &str = "/api/v1/events";
 
 struct Api {
     facts: StatusSources,
+    rules: AccessRules,
     registry: Registry,
     policy: Option<HeaderValue>,
 }
@@ -58,12 +61,13 @@ pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/explain", post(explain))
         .route(RELOAD_PATH, post(reload))
-        .with_state(Arc::new(Api { facts, registry, policy }))
+        .route(EVENTS_PATH, get(events))
+        .with_state(Arc::new(Api { facts, rules: rules.clone(), registry, policy }))
         .merge(backends)
         .fallback((
             StatusCode::NOT_FOUND,
             "Not found. The paths are /, /api/v1/status, /api/v1/pools/POOL/backends/BACKEND/state and …/weight, \
-             /api/v1/explain, /api/v1/reload, /metrics, /livez and /readyz.\n",
+             /api/v1/explain, /api/v1/reload, /api/v1/events, /metrics, /livez and /readyz.\n",
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(rules.clone(), guard::authorize))
@@ -127,6 +131,11 @@ async fn reload(State(api): State<Arc<Api>>, Query(query): Query<ReloadQuery>) -
         ReloadResult::Refused => StatusCode::UNPROCESSABLE_ENTITY,
     };
     (status, Json(report)).into_response()
+}
+
+/// Streams events, until the client leaves, the rules of the listener change or it closes.
+async fn events(State(api): State<Arc<Api>>, Query(query): Query<EventsQuery>, headers: HeaderMap) -> Response {
+    event_stream::respond(&api.facts.events, &api.rules, &query, &headers).into_response()
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> Response {

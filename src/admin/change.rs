@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::sources::PoolEntry;
+use crate::events::Event;
 use crate::pool::{AdminState, Backend};
 
 /// The largest weight, as in the configuration.
@@ -109,11 +110,17 @@ pub(super) fn apply(target: Target<'_>, change: Change) {
         Change::State(state) => ("state", live.wanted().as_str().to_owned(), state.as_str().to_owned()),
         Change::Weight(weight) => ("weight", live.weight().to_string(), weight.to_string()),
     };
+    let (pool, backend, by) = (target.entry.pool.name().to_string(), target.backend().name().to_string(), "api");
+    let event = match change {
+        Change::State(to) => Event::State { pool, backend, from: live.wanted().as_str(), to: to.as_str(), by },
+        Change::Weight(to) => Event::Weight { pool, backend, from: live.weight(), to, by },
+    };
     match change {
         Change::State(state) => live.set_state(state),
         Change::Weight(weight) => live.set_weight(weight),
     }
     let (pool, backend) = (&**target.entry.pool.name(), &**target.backend().name());
+    target.entry.pool.health_tracker().events().publish(event);
     tracing::info!(pool, backend, key, before, after, "changed through the admin API");
 }
 

@@ -5,7 +5,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -13,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use http::uri::Authority;
 use http::{Method, StatusCode, Version};
+use tokio::sync::watch;
 
 use super::settings::Settings;
 use crate::net::Address;
@@ -25,26 +25,44 @@ const OPEN_PATHS: [&str; 3] = ["/", "/livez", "/readyz"];
 
 /// The rules of the admin listener, which a reload may replace while it listens. Clones share them.
 #[derive(Debug, Clone)]
-pub struct AccessRules(Arc<ArcSwap<Guard>>);
+pub struct AccessRules(Arc<watch::Sender<Guard>>);
 
 impl AccessRules {
     /// Makes the rules of `[admin]`.
     pub fn new(settings: &Settings) -> AccessRules {
-        AccessRules(Arc::new(ArcSwap::from_pointee(Guard::new(settings))))
+        AccessRules(Arc::new(watch::Sender::new(Guard::new(settings))))
     }
 
-    /// Applies the rules of other settings to the requests that follow.
+    /// Applies the rules of other settings to the requests that follow, and ends the event streams of those before.
     pub fn replace(&self, settings: &Settings) {
-        self.0.store(Arc::new(Guard::new(settings)));
+        let next = Guard::new(settings);
+        self.0.send_if_modified(|rules| {
+            let is_new = *rules != next;
+            *rules = next;
+            is_new
+        });
+    }
+
+    /// Waits until other rules apply.
+    pub(super) async fn changed(&self) {
+        // The sender lives as long as these rules.
+        let _ = self.0.subscribe().changed().await;
     }
 }
 
 /// The rules of one listener.
-#[derive(Debug)]
+#[derive(PartialEq, Eq)]
 pub(super) struct Guard {
     token: Option<Box<[u8]>>,
     /// Whether web pages can reach it: no browser opens a Unix socket.
     is_browser_reachable: bool,
+}
+
+/// Hides the token.
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").field("is_browser_reachable", &self.is_browser_reachable).finish_non_exhaustive()
+    }
 }
 
 /// Why a request is rejected.
@@ -62,7 +80,7 @@ enum AccessDenied {
 
 /// Rejects requests that the rules don't allow.
 pub(super) async fn authorize(State(rules): State<AccessRules>, request: Request, next: Next) -> Response {
-    let admitted = rules.0.load().admit(&request);
+    let admitted = rules.0.borrow().admit(&request);
     match admitted {
         Ok(()) => next.run(request).await,
         Err(denied) => denied.into_response(),

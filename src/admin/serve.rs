@@ -44,23 +44,27 @@ const HEALTH_PATHS: [&str; 2] = ["/livez", "/readyz"];
 struct ServerLimits {
     /// Idle connections at a time; one more closes the one that was idle for longest.
     idle: usize,
-    /// Requests at a time, without health checks; one more gets a 503.
+    /// Requests at a time, without health checks and event streams; one more gets a 503.
     requests: usize,
+    /// Event streams at a time; one more gets a 503.
+    streams: usize,
     /// From the end of a response to the end of the next request's head.
     head: Duration,
     head_bytes: usize,
     /// From the end of a request's head to its response: the time for the client to send its body, since the response
     /// itself takes none, but that of a reload.
     response: Duration,
-    /// How long a connection lives. This ends one whose client doesn't read its response.
+    /// How long a connection lives. This ends one whose client doesn't read its response. An event stream lives for as
+    /// long as its client reads something in this time.
     age: Duration,
     /// How long a request in flight may take once its connection has to end.
     grace: Duration,
 }
 
 const LIMITS: ServerLimits = ServerLimits {
-    idle: 64,
+    idle: 48,
     requests: 32,
+    streams: 16,
     head: Duration::from_secs(10),
     // Browsers send the cookies of every other service on localhost, too.
     head_bytes: 64 * 1024,
@@ -85,7 +89,9 @@ pub async fn run(
 ) -> io::Result<()> {
     let router = api::router(rules, facts);
     let requests = (most / 3).clamp(1, LIMITS.requests);
-    let limits = ServerLimits { requests, idle: most.saturating_sub(requests).clamp(1, LIMITS.idle), ..LIMITS };
+    let streams = (most / 6).clamp(1, LIMITS.streams);
+    let idle = most.saturating_sub(requests + streams).clamp(1, LIMITS.idle);
+    let limits = ServerLimits { requests, streams, idle, ..LIMITS };
     match bound.0 {
         bind::Listener::Tcp(listener) => {
             serve(tokio::net::TcpListener::from_std(listener)?, router, limits, closing, shutdown).await;
@@ -116,6 +122,7 @@ async fn serve(
         router: TowerToHyperService::new(router),
         limits,
         requests: Semaphore::new(limits.requests).into(),
+        streams: Semaphore::new(limits.streams).into(),
     };
     let mut slots = ConnectionSlots::default();
     loop {
@@ -123,7 +130,7 @@ async fn serve(
             () = &mut closing => break,
             () = slots.connection_ended() => {}
             (io, _) = listener.accept() => {
-                slots.close_longest_idle(limits.idle + limits.requests);
+                slots.close_longest_idle(limits.idle + limits.requests + limits.streams);
                 let state = slots.state();
                 let connection = connection(TokioIo::new(io), context.clone(), Arc::clone(&state), stopping.clone());
                 slots.add(connection, state);
@@ -158,6 +165,8 @@ struct ConnActivity {
     /// When it was accepted or its last request ended, counted in such events.
     idle_since: AtomicU64,
     clock: Arc<AtomicU64>,
+    /// Pieces of event streams that its client had room for.
+    streamed: AtomicU64,
 }
 
 impl ConnActivity {
@@ -170,7 +179,12 @@ impl ConnActivity {
 impl ConnectionSlots {
     fn state(&self) -> Arc<ConnActivity> {
         let clock = Arc::clone(&self.clock);
-        let state = ConnActivity { is_busy: AtomicBool::new(true), idle_since: AtomicU64::new(0), clock };
+        let state = ConnActivity {
+            is_busy: AtomicBool::new(true),
+            idle_since: AtomicU64::new(0),
+            clock,
+            streamed: AtomicU64::new(0),
+        };
         state.becomes_idle();
         state.into()
     }
@@ -207,6 +221,7 @@ struct ServerContext {
     router: TowerToHyperService<Router>,
     limits: ServerLimits,
     requests: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
 async fn connection(
@@ -216,6 +231,7 @@ async fn connection(
     mut stopping: watch::Receiver<()>,
 ) {
     let limits = context.limits;
+    let activity = Arc::clone(&state);
     let service = service_fn(move |request| respond(context.clone(), Arc::clone(&state), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -227,10 +243,21 @@ async fn connection(
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = stopping.changed() => {}
-        () = sleep(limits.age) => {}
+        () = too_old(&activity, limits.age) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(limits.grace, connection).await;
+}
+
+/// Waits until a connection has to end: after `age`, and if its client reads an event stream, when it stops reading.
+async fn too_old(activity: &ConnActivity, age: Duration) {
+    loop {
+        let before = activity.streamed.load(Ordering::Relaxed);
+        sleep(age).await;
+        if activity.streamed.load(Ordering::Relaxed) == before {
+            return;
+        }
+    }
 }
 
 /// Responds to a request, if there is a permit for it.
@@ -240,9 +267,12 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<GuardedBody>, std::convert::Infallible> {
     state.is_busy.store(true, Ordering::Relaxed);
-    let busy = RequestGuard(state);
     let is_probe = HEALTH_PATHS.contains(&request.uri().path());
-    let permit = if is_probe { None } else { Arc::clone(&context.requests).try_acquire_owned().ok() };
+    let is_stream = request.uri().path() == api::EVENTS_PATH;
+    let activity = is_stream.then(|| Arc::clone(&state));
+    let busy = RequestGuard(state);
+    let permits = if is_stream { &context.streams } else { &context.requests };
+    let permit = if is_probe { None } else { Arc::clone(permits).try_acquire_owned().ok() };
     let response = async {
         if permit.is_none() && !is_probe {
             let why = "Too many requests at once. Try again in a second.\n";
@@ -257,7 +287,7 @@ async fn respond(
         }
     };
     let response = response.await;
-    Ok(response.map(|body| GuardedBody { body, _busy: busy, _permit: permit }))
+    Ok(response.map(|body| GuardedBody { body, activity, _busy: busy, _permit: permit }))
 }
 
 /// Makes `response` the last one on its connection.
@@ -279,6 +309,8 @@ impl Drop for RequestGuard {
 /// The body of a response. It keeps the request's permit until it has been sent.
 struct GuardedBody {
     body: Body,
+    /// What to count the pieces in, of an event stream.
+    activity: Option<Arc<ConnActivity>>,
     _busy: RequestGuard,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -288,7 +320,11 @@ impl http_body::Body for GuardedBody {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let (Poll::Ready(Some(Ok(_))), Some(activity)) = (&frame, &self.activity) {
+            activity.streamed.fetch_add(1, Ordering::Relaxed);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -314,8 +350,16 @@ mod tests {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     const SOON: Duration = Duration::from_millis(150);
     const NEVER: Duration = Duration::from_secs(60);
-    const PATIENT: ServerLimits =
-        ServerLimits { idle: 6, requests: 2, head: NEVER, head_bytes: 8192, response: NEVER, age: NEVER, grace: SOON };
+    const PATIENT: ServerLimits = ServerLimits {
+        idle: 5,
+        requests: 2,
+        streams: 1,
+        head: NEVER,
+        head_bytes: 8192,
+        response: NEVER,
+        age: NEVER,
+        grace: SOON,
+    };
 
     /// More than socket buffers take.
     const HUGE: usize = 64 * 1024 * 1024;
@@ -327,13 +371,24 @@ mod tests {
             .route("/", get(|| async { "here" }))
             .route("/huge", get(|| async { vec![b'x'; HUGE] }))
             .route("/livez", get(|| async { "ok" }))
-            .route("/slow", get(|| async { sleep(NEVER).await }));
+            .route("/slow", get(|| async { sleep(NEVER).await }))
+            .route(api::EVENTS_PATH, get(|| async { Body::from_stream(pieces()) }));
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             let _ = stopped.await;
         };
         let task = tokio::spawn(serve(listener, router, limits, std::future::pending(), shutdown));
         (address, stop, task)
+    }
+
+    /// The size of a piece of an event stream: a few fill all socket buffers.
+    const PIECE: usize = 1024 * 1024;
+
+    fn pieces() -> impl futures_util::Stream<Item = Result<Bytes, std::convert::Infallible>> {
+        futures_util::stream::unfold((), |()| async {
+            sleep(SOON / 30).await;
+            Some((Ok(Bytes::from_static(&[b'x'; PIECE])), ()))
+        })
     }
 
     async fn connect(address: SocketAddr, request: &[u8]) -> TcpStream {
@@ -372,6 +427,20 @@ mod tests {
         let mut answer = Vec::new();
         let _ = timeout(20 * SOON, stream.read_to_end(&mut answer)).await.unwrap();
         assert!(answer.len() < HUGE);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_events_stays_and_one_that_does_not_is_disconnected() {
+        let (address, _stop, _task) = start(ServerLimits { age: 2 * SOON, streams: 2, ..PATIENT }).await;
+        let request = format!("GET {} HTTP/1.0\r\n\r\n", api::EVENTS_PATH);
+        let (mut reads, mut stalls) =
+            (connect(address, request.as_bytes()).await, connect(address, request.as_bytes()).await);
+        let (mut piece, since) = (vec![0; PIECE], Instant::now());
+        while since.elapsed() < 8 * SOON {
+            timeout(20 * SOON, reads.read_exact(&mut piece)).await.unwrap().unwrap();
+        }
+        assert!(is_closed(&mut stalls).await);
+        timeout(20 * SOON, reads.read_exact(&mut piece)).await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use super::reload::{ReloadFigures, Reloader};
 use crate::affinity::Affinity;
 use crate::copies::PoolCopies;
 use crate::discover::SourceStatus;
+use crate::events::Events;
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Series;
@@ -32,6 +33,8 @@ pub struct StatusSources {
     pub reloader: Reloader,
     /// What came of them.
     pub reloads: ReloadFigures,
+    /// What happens in the process.
+    pub events: Events,
     /// When the process started, since the Unix epoch.
     pub started: Duration,
 }

@@ -16,6 +16,7 @@ use crate::affinity::Affinity;
 use crate::affinity::seal::SealingKey;
 use crate::affinity::{self, KeyRing};
 use crate::clock;
+use crate::events::Events;
 use crate::net::Address;
 use crate::pool::history::ProbeResult;
 use crate::pool::observe::Observation;
@@ -88,6 +89,7 @@ fn server() -> TestServer {
         phase: receiver,
         reloader: Reloader::new().0,
         reloads: ReloadFigures::started(Duration::from_secs(7)),
+        events: Events::default(),
         started: clock::unix() - Duration::from_secs(90),
     };
     TestServer { facts, phase, _busy }

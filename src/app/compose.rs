@@ -11,6 +11,7 @@ use crate::affinity::{self, Affinity, Carrier, KeyRing, SessionTables, learned};
 use crate::clock;
 use crate::config::{Plan, PoolPlan};
 use crate::copies::{CopyStores, SharedStoreSync};
+use crate::events::Events;
 use crate::pool::hash::stable_hash;
 use crate::pool::health_tracker::BackendDownNotifier;
 use crate::pool::reconcile::Reconciler;
@@ -60,13 +61,14 @@ impl Composer {
         listeners: Vec<ListenerId>,
         threads: usize,
         metrics: Arc<Metrics>,
+        events: &Events,
     ) -> Composer {
         Composer {
             random_key: plan.has_random_key.then(|| Arc::clone(plan.keys.first())),
             plan,
             accesses,
             listeners,
-            reconciler: Reconciler::new(threads),
+            reconciler: Reconciler::publishing(threads, events.clone()),
             tables: SessionTables::default(),
             copies: CopyStores::default(),
             threads,

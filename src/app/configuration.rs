@@ -11,6 +11,7 @@ use tokio::time::{sleep, sleep_until};
 use super::reload::{self, Commit};
 use super::running::Running;
 use crate::admin::{Phase, ReloadRequest};
+use crate::events::{Event, ProcessPhase};
 
 /// How long the process stays not ready, at most, while sources have not answered yet.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,8 +27,8 @@ pub(super) async fn run(
     let mut patience = std::pin::pin!(sleep(READY_TIMEOUT));
     loop {
         let silent = running.sources.silent();
-        if silent == 0 {
-            phase.send_if_modified(|phase| phase.mark_ready());
+        if silent == 0 && phase.send_if_modified(|phase| phase.mark_ready()) {
+            running.facts.events.publish(Event::Process { phase: ProcessPhase::Ready });
         }
         let next_end = running.sources.next_end();
         let end = async {

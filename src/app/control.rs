@@ -5,17 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::admin_server::BoundAdmin;
 use super::configuration;
+use super::moves::MoveCounts;
 use super::reload::Commit;
 use super::running::Running;
-use crate::admin::{self, Phase, ReloadRequest};
+use crate::admin::{Phase, ReloadRequest, StatusSources};
 use crate::affinity::avoid_list::AvoidList;
-use crate::telemetry::{AccessLog, LossReporter, Metrics};
+use crate::telemetry::{AccessLog, LossReporter};
 use crate::{clock, pool, tls};
 
 /// The control thread.
@@ -61,9 +61,8 @@ impl Control {
 /// Runs everything until `ended`; returns the access log.
 async fn control(parts: ControlParts, ended: oneshot::Receiver<()>) -> AccessLog {
     let ControlParts { mut running, requests, phase, commit, avoid_list, admin } = parts;
-    let (entries, metrics) = (Arc::clone(&running.facts.pools), Arc::clone(&running.facts.metrics));
-    tokio::spawn(process_housekeeping(avoid_list, entries, metrics, running.log.loss_reporter()));
-    tokio::spawn(tls::reload::watch(running.facts.certificates.clone()));
+    tokio::spawn(process_housekeeping(avoid_list, running.facts.clone(), running.log.loss_reporter()));
+    tokio::spawn(tls::reload::watch(running.facts.certificates.clone(), running.facts.events.clone()));
     running.admin = admin.map(|(bound, connections)| bound.serve(&running.facts, connections));
     running.begin();
     let Running { admin, log, .. } = configuration::run(running, requests, phase, commit, ended).await;
@@ -73,19 +72,16 @@ async fn control(parts: ControlParts, ended: oneshot::Receiver<()>) -> AccessLog
     log
 }
 
-/// The housekeeping of the process: counts sessions, removes expired state, and reports lost log lines.
-async fn process_housekeeping(
-    avoid_list: Arc<AvoidList>,
-    entries: Arc<ArcSwap<Vec<admin::PoolEntry>>>,
-    metrics: Arc<Metrics>,
-    mut log: LossReporter,
-) {
+/// The housekeeping of the process: counts sessions, removes expired state, publishes moves of sessions, and reports lost
+/// log lines.
+async fn process_housekeeping(avoid_list: Arc<AvoidList>, facts: StatusSources, mut log: LossReporter) {
+    let mut moves = MoveCounts::default();
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     for second in 0_u64.. {
         interval.tick().await;
         log.check();
         let now = clock::unix();
-        for entry in entries.load().iter() {
+        for entry in facts.pools.load().iter() {
             let recount = |backend: &pool::Backend| {
                 backend.live().refresh_session_count(now.as_secs(), entry.affinity.presence_seconds())
             };
@@ -97,7 +93,8 @@ async fn process_housekeeping(
         }
         if second.is_multiple_of(10) {
             avoid_list.sweep(now.as_secs());
-            metrics.merge_removed();
+            facts.metrics.merge_removed();
         }
+        moves.since_last(&facts.metrics.moves()).into_iter().for_each(|event| facts.events.publish(event));
     }
 }

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::config::PoolPlan;
 use crate::discover::source_watcher::{self, SourceId, SourceUpdate};
 use crate::discover::{self, Members, Now, OwnAddresses, SourceStatus};
+use crate::events::{Event, Events};
 use crate::net::{Address, local_addresses};
 use crate::pool::backend;
 
@@ -29,6 +30,7 @@ pub(super) struct Sources {
     pools: Vec<PoolSources>,
     /// The addresses of all listeners, including the admin listener.
     listening: Vec<Address>,
+    events: Events,
     updates: mpsc::Sender<SourceUpdate>,
     received: mpsc::Receiver<SourceUpdate>,
     next_id: u64,
@@ -62,11 +64,12 @@ impl Drop for RunningSource {
 
 impl Sources {
     /// Makes the sources of these pools. None is looked at yet.
-    pub(super) fn new(pools: &[PoolPlan]) -> Sources {
+    pub(super) fn new(pools: &[PoolPlan], events: Events) -> Sources {
         let (updates, received) = mpsc::channel(QUEUE);
         let mut all = Sources {
             pools: Vec::new(),
             listening: Vec::new(),
+            events,
             updates,
             received,
             next_id: 0,
@@ -122,7 +125,8 @@ impl Sources {
             for source in pool.sources.iter_mut().filter(|source| source.task.is_none()) {
                 let (settings, status) = (source.settings.clone(), Arc::clone(&source.status));
                 let name = pool.name.as_str().into();
-                let task = source_watcher::watch(name, settings, status, source.id, self.updates.clone());
+                let (updates, events) = (self.updates.clone(), self.events.clone());
+                let task = source_watcher::watch(name, settings, status, source.id, updates, events);
                 source.task = Some(tokio::spawn(task).abort_handle());
             }
         }
@@ -201,28 +205,31 @@ fn now() -> Now {
     Now { at: clock::now(), unix: clock::unix().as_secs() }
 }
 
-/// Logs the backends that were added, that drain, and that were removed.
-pub(super) fn announce(pool: &str, before: &[backend::Settings], after: &[backend::Settings]) {
+/// Logs and publishes the backends that were added, that drain, and that were removed.
+pub(super) fn announce(pool: &str, before: &[backend::Settings], after: &[backend::Settings], events: &Events) {
     fn identity(one: &backend::Settings) -> (&str, &Address) {
         (&one.name, &one.address)
     }
     let here_before: HashSet<_> = before.iter().filter(|one| !one.leaving).map(identity).collect();
     let there_after: HashSet<_> = after.iter().map(identity).collect();
-    let list = |all: Vec<&backend::Settings>| {
-        let named: Vec<_> = all.iter().take(MAX_LISTED).map(|settings| settings.name.as_str()).collect();
-        let more = if all.len() > MAX_LISTED { format!(" and {} more", all.len() - MAX_LISTED) } else { String::new() };
-        format!("{}{more}", named.join(" "))
-    };
     let added: Vec<_> = after.iter().filter(|one| !one.leaving && !here_before.contains(&identity(one))).collect();
     let draining: Vec<_> = after.iter().filter(|one| one.leaving && here_before.contains(&identity(one))).collect();
     let removed: Vec<_> = before.iter().filter(|one| !there_after.contains(&identity(one))).collect();
-    for (all, what) in [
-        (added, "discovered backends added"),
-        (draining, "discovered backends no longer found: they drain and keep their sessions until the drain ends"),
-        (removed, "discovered backends removed"),
+    for (all, what, message) in [
+        (added, "added", "discovered backends added"),
+        (
+            draining,
+            "leaving",
+            "discovered backends no longer found: they drain and keep their sessions until the drain ends",
+        ),
+        (removed, "removed", "discovered backends removed"),
     ] {
         if !all.is_empty() {
-            tracing::info!(pool, count = all.len(), backends = list(all), "{what}");
+            let count = all.len();
+            let backends: Vec<_> = all.iter().take(MAX_LISTED).map(|settings| settings.name.clone()).collect();
+            let more = if count > MAX_LISTED { format!(" and {} more", count - MAX_LISTED) } else { String::new() };
+            tracing::info!(pool, count, backends = format!("{}{more}", backends.join(" ")), "{message}");
+            events.publish(Event::Members { pool: pool.into(), what, count, backends });
         }
     }
 }

@@ -10,11 +10,12 @@ use tokio::sync::Mutex;
 use super::acquire::{Acquired, acquire};
 use super::descriptor_limit::fit_to_descriptor_limit;
 use super::listeners::listener_info;
-use super::reload_changes::{self, MAX_LISTED};
+use super::reload_changes::{self, MAX_LISTED, MAX_LOGGED};
 use super::running::Running;
 use crate::admin::{ReloadChange, ReloadError, ReloadReport, ReloadRequest, ReloadResult, ReloadTrigger};
 use crate::clock;
 use crate::config::{self, Plan, Report, key_path};
+use crate::events::Event;
 use crate::runtime::ListenerTransport;
 use crate::telemetry;
 use crate::tls::reload::Reload;
@@ -33,11 +34,24 @@ pub(super) async fn answer(running: &mut Running, request: ReloadRequest, commit
     if !is_dry_run {
         running.facts.reloads.count(report.result, clock::unix());
         log(&report, trigger);
+        running.facts.events.publish(event(&report, trigger));
     }
     report.left_out = report.changes.len().saturating_sub(MAX_LISTED);
     report.changes.truncate(MAX_LISTED);
     // The client that asked may have left.
     let _ = reply.send(report);
+}
+
+/// Makes the event of a reload.
+fn event(report: &ReloadReport, trigger: ReloadTrigger) -> Event {
+    Event::Reload {
+        result: report.result.as_str(),
+        generation: report.generation,
+        by: trigger.as_str(),
+        changes: report.changes.len(),
+        keys: report.changes.iter().take(MAX_LOGGED).map(|change| change.path.clone()).collect(),
+        reason: report.errors.first().and_then(|error| Event::reason(error)),
+    }
 }
 
 /// Logs one line: what came of a reload, and what it has changed.

@@ -14,6 +14,9 @@ use crate::pool::{Backend, Pool, backend};
 /// The most changes that one answer lists.
 pub(super) const MAX_LISTED: usize = 1000;
 
+/// The most changes that a log line or an event lists.
+pub(super) const MAX_LOGGED: usize = 20;
+
 /// The content of a file that the configuration names changed, but not its name.
 const CONTENT: &str = "the content of the file that it names changed";
 
@@ -97,7 +100,6 @@ pub(super) fn error(origin: &Origin, line: Option<usize>, problem: String, remed
 
 /// Returns the paths of the changes in one line, for the log.
 pub(super) fn paths(changes: &[ReloadChange]) -> String {
-    const MAX_LOGGED: usize = 20;
     let mut line: Vec<&str> = changes.iter().take(MAX_LOGGED).map(|change| change.path.as_str()).collect();
     let more = format!("and {} more", changes.len().saturating_sub(MAX_LOGGED));
     if changes.len() > MAX_LOGGED {

@@ -96,7 +96,7 @@ impl Running {
             if self.composer.set_backends(index, after.clone()) {
                 is_new = true;
                 if let Some((pool, before)) = before {
-                    announce(&pool, &before, &after);
+                    announce(&pool, &before, &after, &self.facts.events);
                 }
             }
         }
@@ -109,10 +109,10 @@ impl Running {
     /// Starts the tasks of stores that have none, and ends those of pools that no longer have one.
     pub(super) fn update_stores(&mut self) {
         for store in self.composer.take_stores() {
-            self.session_stores.start(Arc::clone(&store.pool), session_sync::run(store));
+            self.session_stores.start(Arc::clone(&store.pool), session_sync::run(store, self.facts.events.clone()));
         }
         for store in self.composer.take_shared_copies() {
-            self.copy_stores.start(Arc::clone(&store.pool), session_sync::run_copies(store));
+            self.copy_stores.start(Arc::clone(&store.pool), session_sync::run_copies(store, self.facts.events.clone()));
         }
         let pools = &self.composer.plan().pools;
         let plan = |name: &str| pools.iter().find(|plan| plan.pool.name == name);

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config;
+use crate::events::Events;
 use crate::handler::{Abandoned, Handler, HeadFault, Peer, Reply};
 use crate::net::interim::InterimQueue;
 use crate::proxy::client::{Client, ListenerInfo};
@@ -77,7 +78,7 @@ fn start(log: &Path, backend: SocketAddr) -> RunningThreads {
     acquired.listen().unwrap();
     let info = listener_info(acquired.ids()[0], &plan.listeners[0]);
     let transport = Arc::new(ListenerTransport::new(&plan.listeners[0], None, info, &metrics));
-    let mut composer = Composer::new(plan, tls.accesses, acquired.ids(), 1, metrics);
+    let mut composer = Composer::new(plan, tls.accesses, acquired.ids(), 1, metrics, &Events::default());
     drop(listeners.install(acquired, vec![transport], Duration::ZERO));
     let address = listeners.addresses().first().and_then(Address::tcp).unwrap();
     let snapshot = composer.compose();

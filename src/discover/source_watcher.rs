@@ -14,6 +14,7 @@ use super::settings::{Settings, Source};
 use super::source_status::SourceStatus;
 use super::trust::{LookupResult, SourceEvent, Trust};
 use super::{answer, dns, file};
+use crate::events::{Event, Events};
 use crate::files::watch::{FileChange, FileWatcher, Stamps};
 use crate::{clock, files};
 
@@ -42,9 +43,11 @@ pub async fn watch(
     status: Arc<SourceStatus>,
     id: SourceId,
     updates: mpsc::Sender<SourceUpdate>,
+    events: Events,
 ) {
+    let (pool_name, trust) = (&*pool, Trust::default());
     let mut watcher =
-        SourceWatcher { pool: &pool, settings: &settings, status: &status, trust: Trust::default(), id, updates };
+        SourceWatcher { pool: pool_name, settings: &settings, status: &status, trust, id, updates, events: &events };
     match &settings.source {
         Source::Dns(dns) => {
             let mut querier = dns::DnsQuerier::new(dns, &pool);
@@ -63,6 +66,7 @@ struct SourceWatcher<'a> {
     trust: Trust,
     id: SourceId,
     updates: mpsc::Sender<SourceUpdate>,
+    events: &'a Events,
 }
 
 impl SourceWatcher<'_> {
@@ -106,6 +110,9 @@ impl SourceWatcher<'_> {
             Some(SourceEvent::Answers) => tracing::info!(pool, source, "discovery works again"),
             None => {}
         }
+        if let Some(event) = judgement.event {
+            self.publish(&event);
+        }
         if let Some(found) = judgement.found {
             self.status.has_found(found.len());
             self.updates.send(SourceUpdate { id: self.id, found }).await.ok()?;
@@ -113,6 +120,17 @@ impl SourceWatcher<'_> {
             self.status.doubted("the source has no backend, which is not believed yet");
         }
         Some(judgement.again)
+    }
+
+    fn publish(&self, event: &SourceEvent) {
+        let (pool, source) = (self.pool.to_owned(), self.status.source().to_owned());
+        let reason = match event {
+            SourceEvent::Fails(why) => Event::reason(why),
+            SourceEvent::Doubtful => Event::reason(&"it finds no backends any more, which is not believed yet"),
+            SourceEvent::Empty => Event::reason(&"it finds no backends any more"),
+            SourceEvent::Answers => None,
+        };
+        self.events.publish(Event::Discovery { pool, source, ok: reason.is_none(), reason });
     }
 
     /// Reads a file when it has changed and then stayed the same for one look: a process that writes it in place has

@@ -1,10 +1,11 @@
-//! Owns: the log lines about the health of backends: one for each change, with its reason.
+//! Owns: the log lines and events about the health of backends: one for each change, with its reason.
 //! Invariant: a pool whose thousands of backends fail at once logs a hundred lines and counts the rest.
 //! Must not know: how a change was observed.
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::clock;
+use crate::events::Event;
 use crate::pool::history::HealthChange;
 use crate::pool::{Health, Pool};
 
@@ -13,8 +14,10 @@ use crate::pool::{Health, Pool};
 const MAX_LINES: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Logs a change of health of the backend at `index`. `by` is what it was observed by: probes, requests or time.
+/// Logs and publishes a change of health of the backend at `index`. `by` is what it was observed by: probes, requests or
+/// time.
 pub(super) fn announce(pool: &Pool, index: usize, change: HealthChange, by: &'static str) {
+    publish(pool, index, change, by);
     let Some(suppressed) = pool.health_tracker().log_limiter().take(clock::unix(), WINDOW, MAX_LINES) else { return };
     if suppressed > 0 {
         tracing::warn!(
@@ -48,6 +51,20 @@ pub(super) fn announce(pool: &Pool, index: usize, change: HealthChange, by: &'st
     } else {
         tracing::warn!(pool, backend, reason, by, remaining, of, %since, "{what}");
     }
+}
+
+/// Publishes a change of health. Unlike the log lines, these are not limited: the ring of events is.
+fn publish(pool: &Pool, index: usize, change: HealthChange, by: &'static str) {
+    const FAILING: &str = "failing";
+    let (from, to) = match change {
+        HealthChange::Changed { from, to, .. } => (from.as_str(), to.as_str()),
+        HealthChange::KeptFailing => (Health::Up.as_str(), FAILING),
+        HealthChange::Recovered => (FAILING, Health::Up.as_str()),
+    };
+    let backend = pool.backend(index);
+    let reason = backend.live().history().why.and_then(|why| Event::reason(&why));
+    let (pool_name, backend) = (pool.name().to_string(), backend.name().to_string());
+    pool.health_tracker().events().publish(Event::Health { pool: pool_name, backend, from, to, reason, by });
 }
 
 /// Logs that the operator has put the backend at `index` into maintenance, or has ended that.

@@ -12,6 +12,7 @@ use super::failure_evidence::RecentClients;
 use super::health_state::{self, HealthState};
 use super::live::Live;
 use crate::clock::LogLimiter;
+use crate::events::Events;
 
 /// The health states of a pool's backends by their live ids, kept across reloads. Probes, failed requests and the first
 /// success after a failure lock it; other requests don't.
@@ -22,6 +23,7 @@ pub struct HealthTracker {
     pub(super) backend_down: BackendDownNotifier,
     clients: Arc<RecentClients>,
     log_limiter: Arc<LogLimiter>,
+    events: Events,
 }
 
 /// Notifies the data-path threads of backends that go down or are ejected, so that requests in flight on one are
@@ -71,13 +73,19 @@ impl BackendDownReceiver {
 
 impl HealthTracker {
     /// Makes an empty tracker for a pool that `threads` data-path threads use.
-    pub fn new(settings: health_state::Settings, backend_down: BackendDownNotifier, threads: usize) -> HealthTracker {
+    pub fn new(
+        settings: health_state::Settings,
+        backend_down: BackendDownNotifier,
+        events: Events,
+        threads: usize,
+    ) -> HealthTracker {
         HealthTracker {
             settings,
             members: Arc::default(),
             backend_down,
             clients: Arc::new(RecentClients::new(threads)),
             log_limiter: Arc::default(),
+            events,
         }
     }
 
@@ -89,7 +97,13 @@ impl HealthTracker {
             backend_down: self.backend_down.clone(),
             clients: Arc::clone(&self.clients),
             log_limiter: Arc::clone(&self.log_limiter),
+            events: self.events.clone(),
         }
+    }
+
+    /// Returns where changes in the pool are published.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Returns the record of whether the pool has one client or more.

@@ -12,6 +12,7 @@ use super::hash::{mix, stable_hash};
 use super::health_tracker::{BackendDownNotifier, HealthTracker};
 use super::live::Live;
 use crate::clock;
+use crate::events::Events;
 
 /// How long the live id of a removed backend is not reused: per-thread tables keep idle connections by that id, and
 /// those live for a day at most.
@@ -25,6 +26,7 @@ pub struct Reconciler {
     /// The ids of removed backends, in the order of their removal.
     free: VecDeque<Free>,
     backend_down: BackendDownNotifier,
+    events: Events,
     pools: HashMap<String, (Settings, Arc<Pool>)>,
 }
 
@@ -37,13 +39,19 @@ struct Free {
 }
 
 impl Reconciler {
-    /// Makes a reconciler for `threads` data-path threads.
+    /// Makes a reconciler for `threads` data-path threads, whose events nobody gets.
     pub fn new(threads: usize) -> Reconciler {
+        Reconciler::publishing(threads, Events::default())
+    }
+
+    /// Makes a reconciler for `threads` data-path threads. Its pools publish their changes to `events`.
+    pub fn publishing(threads: usize, events: Events) -> Reconciler {
         Reconciler {
             threads,
             next_id: 0,
             free: VecDeque::new(),
             backend_down: BackendDownNotifier::default(),
+            events,
             pools: HashMap::new(),
         }
     }
@@ -95,7 +103,10 @@ impl Reconciler {
             .collect();
         let health_tracker = match &old {
             Some(old) => old.health_tracker().with_settings(settings.health_state.clone()),
-            None => HealthTracker::new(settings.health_state.clone(), self.backend_down.clone(), self.threads),
+            None => {
+                let (settings, backend_down) = (settings.health_state.clone(), self.backend_down.clone());
+                HealthTracker::new(settings, backend_down, self.events.clone(), self.threads)
+            }
         };
         health_tracker.keep(&backends.iter().map(|backend| backend.live().id()).collect());
         let by_name = backends.iter().enumerate().map(|(index, backend)| (Arc::clone(backend.name()), index)).collect();

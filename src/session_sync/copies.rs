@@ -16,6 +16,7 @@ use super::format::PREFIX;
 use super::outage::Outage;
 use crate::clock;
 use crate::copies::{Fetched, SessionRef, SharedCommand, SharedSaved, SharedState, SharedStoreSync, Version};
+use crate::events::{Event, Events};
 
 /// The longest time for a command. A client's request waits for it.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(250);
@@ -61,19 +62,25 @@ local lifetime = tonumber(ARGV[1])
 if ttl > 0 and ttl < lifetime then lifetime = ttl end
 return redis.call('EXPIRE', KEYS[1], lifetime)";
 
-/// Carries out the commands of one pool's copies. Never returns.
-pub(super) async fn run(mut sync: SharedStoreSync) {
+/// Carries out the commands of one pool's copies, and publishes outages of their store. Never returns.
+pub(super) async fn run(mut sync: SharedStoreSync, events: &Events) {
     let pool = sync.pool.clone();
     let mut outage = Outage::default();
+    let publish = |error: Option<&Error>| {
+        let reason = error.and_then(|error| Event::reason(error));
+        events.publish(Event::Store { pool: pool.to_string(), of: "copies", ok: error.is_none(), reason });
+    };
     loop {
         match connect(&sync).await {
             Ok(connection) => {
                 tracing::info!(pool = &*pool, "connected to the store of session copies");
+                publish(None);
                 sync.is_responsive.store(true, Ordering::Relaxed);
                 let since = clock::now();
                 let error = serve(connection, &mut sync).await;
                 outage.connection_ended(clock::now().saturating_duration_since(since));
                 if outage.is_first_failure() {
+                    publish(Some(&error));
                     tracing::warn!(
                         pool = &*pool,
                         %error,
@@ -83,6 +90,7 @@ pub(super) async fn run(mut sync: SharedStoreSync) {
                 }
             }
             Err(error) if outage.is_first_failure() => {
+                publish(Some(&error));
                 tracing::warn!(
                     pool = &*pool,
                     %error,

@@ -157,6 +157,21 @@ impl Metrics {
         }
     }
 
+    /// Returns how many sessions were moved, by pool and cause.
+    pub fn moves(&self) -> Vec<(String, &'static str, u64)> {
+        let all = self.all();
+        let causes = || self.labels.causes.iter().enumerate();
+        let pools = by_pool(&all).filter(|(pool, _)| !pool.is_empty());
+        let of_pool = |(pool, series): (&str, &[Arc<Series>])| {
+            let count = |(at, cause): (usize, &&'static str)| {
+                let moves = series.iter().map(|series| series.sum(|shard| shard.moves.get(at))).sum();
+                (pool.to_owned(), *cause, moves)
+            };
+            causes().map(count).collect::<Vec<_>>()
+        };
+        pools.flat_map(of_pool).collect()
+    }
+
     fn all(&self) -> Vec<Arc<Series>> {
         let all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         all.values().flat_map(BTreeMap::values).map(Arc::clone).collect()
@@ -363,12 +378,9 @@ impl Collector for Metrics {
 
         let help = "Sessions that were moved to another backend, by cause";
         let mut family = encoder.encode_descriptor("linchpin_moves", help, None, counter)?;
-        for (pool, of_pool) in by_pool(&all).filter(|(pool, _)| !pool.is_empty()) {
-            for (cause, name) in self.labels.causes.iter().enumerate() {
-                let count: u64 = of_pool.iter().map(|series| series.sum(|shard| shard.moves.get(cause))).sum();
-                let labels = [("pool", pool), ("cause", name)];
-                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-            }
+        for (pool, cause, count) in self.moves() {
+            let labels = [("pool", pool.as_str()), ("cause", cause)];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
 
         let help = "Requests that were refused without an attempt on a backend, by reason";

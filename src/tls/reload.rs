@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use super::certificate::{Certificate, Validity};
 use super::pem::Error;
 use crate::clock;
+use crate::events::{Event, Events};
 use crate::files::watch::{FileChange, FileWatcher};
 
 /// The time between two looks at the files.
@@ -98,8 +99,8 @@ pub struct CertificateExpiry {
     pub days: i64,
 }
 
-/// Reloads the files of `watched` when they change, for as long as this is polled.
-pub async fn watch(watched: WatchedCertificates) {
+/// Reloads the files of `watched` when they change, for as long as this is polled. Publishes changes to `events`.
+pub async fn watch(watched: WatchedCertificates, events: Events) {
     let mut sights: Vec<Sight> = Vec::new();
     let mut interval = tokio::time::interval(EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -110,9 +111,10 @@ pub async fn watch(watched: WatchedCertificates) {
             components.iter().for_each(|one| remind(&**one));
         }
         // A disk that does not respond delays the next look, and nothing else.
+        let events = events.clone();
         let looking = tokio::task::spawn_blocking(move || {
             let mut sights = update(sights, &components);
-            sights.iter_mut().for_each(Sight::look);
+            sights.iter_mut().for_each(|sight| sight.look(&events));
             sights
         });
         match looking.await {
@@ -147,20 +149,26 @@ impl Sight {
 
     /// Reloads at the first look, since the files may have changed since they were opened; whenever they change; and
     /// once more when they have settled.
-    fn look(&mut self) {
+    fn look(&mut self, events: &Events) {
         let one = &*self.component;
         let change = self.watcher.look();
         if change == FileChange::Unchanged {
             return;
         }
         let (kind, name) = one.label();
+        let publish = |error: Option<&Error>| {
+            let reason = error.and_then(|error| Event::reason(error));
+            events.publish(Event::Certificate { of: kind, name: name.into(), ok: error.is_none(), reason });
+        };
         match one.reload() {
             Ok(is_new) => {
                 if is_new {
                     tracing::info!(kind, name, "using the new certificates for new connections");
+                    publish(None);
                     remind(one);
                 } else if self.logged.is_some() {
                     tracing::info!(kind, name, "the certificate files are valid again");
+                    publish(None);
                 }
                 self.logged = None;
             }
@@ -168,6 +176,7 @@ impl Sight {
             Err(error) if change == FileChange::Settled && self.logged.as_ref() != Some(&error) => {
                 let remedy = error.remedy();
                 tracing::error!(kind, name, %error, remedy, "cannot use the new certificate files; the old certificates stay in use");
+                publish(Some(&error));
                 self.logged = Some(error);
             }
             Err(_) => {}

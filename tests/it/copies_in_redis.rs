@@ -6,6 +6,7 @@ use bytes::Bytes;
 use linchpin::copies::{
     CopyStores, Fetched, PoolCopies, SessionRef, Settings, SharedSaved, SharedState, StoreAddress, Version,
 };
+use linchpin::events::Events;
 use linchpin::session_sync;
 
 use super::support::process::Redis;
@@ -21,7 +22,8 @@ impl Linchpin {
         let mut stores = CopyStores::default();
         let settings = Settings { store: Some(StoreAddress(redis.address())), ..Settings::default() };
         let linchpin = Linchpin(stores.open(&"app".into(), &settings, LIFETIME, 1));
-        stores.take_shared().into_iter().for_each(|sync| drop(tokio::spawn(session_sync::run_copies(sync))));
+        let run = |sync| session_sync::run_copies(sync, Events::default());
+        stores.take_shared().into_iter().for_each(|sync| drop(tokio::spawn(run(sync))));
         let other = SessionRef::new("app", b"another session");
         until("it uses Redis", async || linchpin.try_hand_over(other, 1, "a").await.is_some()).await;
         linchpin

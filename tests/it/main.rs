@@ -36,6 +36,7 @@ mod descriptors;
 mod discovery;
 mod docs;
 mod early_responses;
+mod events;
 mod failover;
 mod fields;
 mod first_words;

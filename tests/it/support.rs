@@ -7,6 +7,7 @@ pub mod backend;
 pub mod chromium;
 pub mod client;
 pub mod dns;
+pub mod events;
 pub mod frames;
 pub mod keys;
 pub mod node;

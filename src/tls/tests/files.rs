@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::super::pem::{Problem, Role};
 use super::super::reload::{CertificateExpiry, WatchedCertificates, watch};
 use super::*;
+use crate::events::{Delivery, Event, Events, Start};
 
 #[test]
 fn a_file_that_cannot_be_used_is_named_with_a_remedy_and_no_key_is_revealed() {
@@ -111,7 +112,8 @@ async fn files_that_change_however_are_used_for_new_connections_only() {
     }
     let pair = CertificateFiles { certificate: folder.0.join("tls.pem"), key: folder.0.join("tls.key") };
     let acceptor = Arc::new(Acceptor::open("web", &settings(vec![pair.clone()])).unwrap());
-    let watching = tokio::spawn(watch(WatchedCertificates::new([Arc::clone(&acceptor) as Arc<dyn Reload>])));
+    let (events, watched) = (Events::default(), WatchedCertificates::new([Arc::clone(&acceptor) as Arc<dyn Reload>]));
+    let watching = tokio::spawn(watch(watched, events.clone()));
     let client = TestClient::new(&authority, ALL, None);
     // Without tickets every handshake is a full one, in which the server sends its certificate.
     let client = TestClient {
@@ -156,6 +158,15 @@ async fn files_that_change_however_are_used_for_new_connections_only() {
     old.exchange().await.unwrap();
     assert_eq!(old.server_certificate().subject, "CN=v1");
     watching.abort();
+
+    // Each change is an event, and so is each thing that is wrong once it stays wrong.
+    let (mut all, mut subscription) = (Vec::new(), events.subscribe(&Start::Last(100)));
+    while let Some(Delivery::Event(published)) = futures_util::FutureExt::now_or_never(subscription.next()) {
+        let Event::Certificate { of: "listener", name, ok, reason } = &published.event else { panic!("{published:?}") };
+        assert_eq!((name.as_str(), reason.is_none()), ("web", *ok), "{published:?}");
+        all.push(*ok);
+    }
+    assert_eq!(all, [true, false, true, true, false, true]);
 }
 
 #[test]
