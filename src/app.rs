@@ -172,6 +172,7 @@ impl App {
         let overview = Arc::new(ArcSwap::from_pointee(Overview {
             listeners: listeners.addresses(),
             admin: admin.as_ref().and_then(|admin| admin.bound.address()),
+            shutdown_delay: server.shutdown_delay,
             shutdown_grace: server.shutdown_grace,
         }));
         let (files, reopen, avoid_list) = (listeners.files(), log.reopen(), Arc::new(AvoidList::default()));
@@ -260,8 +261,14 @@ impl App {
         self.reloader.reload(ReloadTrigger::Api, is_dry_run).await
     }
 
-    /// Stops: reports not ready, serves the connections and requests that have begun by now, gives requests in flight
-    /// the grace period, and ends. If the future is dropped before that, everything ends at once.
+    /// Returns how long connections are still accepted once it stops.
+    pub fn shutdown_delay(&self) -> Duration {
+        self.overview.load().shutdown_delay
+    }
+
+    /// Stops: reports not ready, goes on for the configured delay, serves the connections and requests that have begun
+    /// by then, gives requests in flight the grace period, and ends. If the future is dropped before that, everything
+    /// ends at once.
     pub async fn stop(self) {
         let App { mut workers, control, phase, events, commit, overview, .. } = self;
         // A reload that is being applied comes first: it ends within seconds.
@@ -269,8 +276,14 @@ impl App {
         *is_stopping = true;
         phase.send_replace(Phase::Stopping);
         events.publish(Event::Process { phase: ProcessPhase::Stopping });
-        workers.drain(overview.load().shutdown_grace);
         drop(is_stopping);
+        let (delay, grace) = (overview.load().shutdown_delay, overview.load().shutdown_grace);
+        if !delay.is_zero() {
+            workers.announce_stop();
+            tokio::time::sleep(delay).await;
+        }
+        phase.send_replace(Phase::Closing);
+        workers.drain(grace);
         let (ended, end) = oneshot::channel();
         let joining = std::thread::Builder::new().name("join".into()).spawn(move || {
             workers.join();

@@ -52,8 +52,10 @@ pub enum Phase {
     Starting,
     /// It takes requests.
     Ready,
-    /// It takes no more requests.
+    /// It was asked to stop: it still takes requests, and clients should go elsewhere.
     Stopping,
+    /// It closes its listeners.
+    Closing,
     /// A data-path thread has ended: the process loses the connections that the kernel gives to it.
     Broken,
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{self, AccessRules, Phase, StatusSources};
 
-/// How long the admin listener still accepts connections after the process was asked to stop.
+/// How long the admin listener still accepts connections after the process began to close its others.
 const CLOSE_DELAY: Duration = Duration::from_millis(300);
 /// How long the connections of a listener that a reload has replaced may finish what they do: its answer is one of them.
 const REPLACED_DELAY: Duration = Duration::from_secs(2);
@@ -61,11 +61,11 @@ impl BoundAdmin {
 }
 
 /// Waits until the listener must close, so that a successor can bind its address: at once if it was replaced, or a
-/// moment after the process was asked to stop, in which readiness checks find it not ready.
+/// moment after the process begins to close its listeners, in which readiness checks find it not ready.
 async fn closing(mut phase: watch::Receiver<Phase>, replaced: oneshot::Receiver<()>) {
     let stopping = async {
         // An error means that the process is ending.
-        let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+        let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
         tokio::time::sleep(CLOSE_DELAY).await;
     };
     tokio::select! {

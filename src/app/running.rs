@@ -30,6 +30,7 @@ pub(super) struct Overview {
     pub(super) listeners: Vec<Address>,
     /// The address of the admin listener, if it is on TCP.
     pub(super) admin: Option<SocketAddr>,
+    pub(super) shutdown_delay: Duration,
     pub(super) shutdown_grace: Duration,
 }
 
@@ -132,6 +133,7 @@ impl Running {
         self.overview.store(Arc::new(Overview {
             listeners,
             admin: self.admin.as_ref().and_then(AdminServer::address),
+            shutdown_delay: self.composer.plan().server.shutdown_delay,
             shutdown_grace: self.composer.plan().server.shutdown_grace,
         }));
     }

@@ -66,7 +66,8 @@ async fn serve(plan: Plan, mut signals: Signals) -> Result<(), crate::app::Start
     }
     let handles = SignalHandles { log: app.log(), reloader: app.reloader() };
     let signal = stop(&mut signals, &handles).await;
-    tracing::info!(signal, grace = ?app.shutdown_grace(), "stopping: waiting for requests in flight; a second signal stops at once");
+    let (delay, grace) = (app.shutdown_delay(), app.shutdown_grace());
+    tracing::info!(signal, ?delay, ?grace, "stopping: waiting for requests in flight; a second signal stops at once");
     tokio::select! {
         () = app.stop() => tracing::info!("stopped"),
         signal = stop(&mut signals, &handles) => tracing::warn!(signal, "stopped at once"),

@@ -81,6 +81,7 @@ fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>, usiz
     let default = runtime::Settings::default();
     let mut settings = runtime::Settings {
         threads: table.get("threads", whole(0..=1024)).unwrap_or(default.threads),
+        shutdown_delay: table.get("shutdown_delay", duration(Duration::ZERO..=YEAR)).unwrap_or(default.shutdown_delay),
         shutdown_grace: table.get("shutdown_grace", duration(Duration::ZERO..=YEAR)).unwrap_or(default.shutdown_grace),
         max_connections: table.get("max_connections", whole(1..=10_000_000)).unwrap_or(default.max_connections),
         limits: default.limits,

@@ -190,7 +190,7 @@ const LINGER_IDLE: Duration = Duration::from_millis(500);
 /// Closes an idle connection, after its idle timeout or because the process stops. In the latter case a request may be
 /// in transit: its client must see the connection closed, not reset.
 pub(super) async fn close_idle<H>(mut stream: Stream, context: &ConnContext<H>) {
-    if context.shutdown.is_draining() {
+    if context.shutdown.is_announced() {
         close_lingering(&mut stream, LINGER_IDLE, false).await;
     }
 }

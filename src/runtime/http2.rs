@@ -58,7 +58,11 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, con
     poll_fn(|cx| {
         loop {
             is_retiring |= activity.requests() >= max_requests;
-            if (is_retiring || context.shutdown.is_draining()) && goaway_since.is_none() {
+            is_retiring |= context.shutdown.is_announced() && activity.requests() > 0;
+            let state = activity.http2_state(goaway_since);
+            let drain_end = context.shutdown.idle_deadline(state.idle_since);
+            is_retiring |= drain_end.is_some_and(|end| end <= clock::now());
+            if is_retiring && goaway_since.is_none() {
                 goaway_since = Some(clock::now());
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -74,7 +78,9 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, con
             }
             let state = activity.http2_state(goaway_since);
             match conn_timeouts::next_http2(state, clock::now(), &context.limits) {
-                Next::Wait(at) => timer.set(at),
+                // A client that has just connected would only be turned away, and connect again: GOAWAY waits for its
+                // first request, but not for longer than other connections are waited for.
+                Next::Wait(at) => timer.set(drain_end.filter(|_| !is_retiring).map_or(at, |end| at.min(end))),
                 Next::Park => {
                     is_retiring = true;
                     timer.set_after(conn_timeouts::PARK_AFTER);

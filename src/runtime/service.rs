@@ -59,7 +59,7 @@ pub(super) fn service<H: Handler>(
             // length: the connection closes after this response.
             let is_unread = has_body && !response.body().has_read_request();
             // HTTP/2 has no `Connection` field: `http2` sends GOAWAY.
-            if (is_last || is_unread || state.is_draining()) && stream.is_none() && tunnel.is_none() {
+            if (is_last || is_unread || state.is_announced()) && stream.is_none() && tunnel.is_none() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 // The client may have sent its next request already.
                 guard.closes_connection();

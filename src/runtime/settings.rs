@@ -16,7 +16,9 @@ use crate::tls;
 pub struct Settings {
     /// Worker threads; 0 for one per core.
     pub threads: usize,
-    /// How long requests in flight may take to end after the process received the signal to stop.
+    /// How long connections are still accepted after the process received the signal to stop, while `/readyz` says so.
+    pub shutdown_delay: Duration,
+    /// How long requests in flight may take to end after that.
     pub shutdown_grace: Duration,
     /// The most client connections at once, over all threads and listeners; more wait in the kernel's queue. The limit
     /// of open descriptors may allow fewer ([`super::descriptors::budget`]).
@@ -100,7 +102,9 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             threads: 0,
-            shutdown_grace: Duration::from_secs(30),
+            shutdown_delay: Duration::ZERO,
+            // Kubernetes kills a process 30 s after the signal.
+            shutdown_grace: Duration::from_secs(25),
             max_connections: 100_000,
             limits: Limits::default(),
         }

@@ -13,6 +13,7 @@ use crate::clock;
 pub(super) struct Shutdown {
     /// The shutdown of the process, if this is that of a listener.
     process: Option<Rc<Shutdown>>,
+    is_announced: Cell<bool>,
     /// When draining began, and how long a connection may then still send a request.
     draining: Cell<Option<(Instant, Duration)>>,
     is_grace_over: Cell<bool>,
@@ -22,6 +23,11 @@ impl Shutdown {
     /// Makes the shutdown of one listener.
     pub(super) fn of_listener(process: &Rc<Shutdown>) -> Rc<Shutdown> {
         Rc::new(Shutdown { process: Some(Rc::clone(process)), ..Shutdown::default() })
+    }
+
+    /// Sets whether clients are told to close their connections. None is closed for that.
+    pub(super) fn announce(&self, is_announced: bool) {
+        self.is_announced.set(is_announced);
     }
 
     /// Begins to drain: each connection may send one more request, if it arrives within `idle`.
@@ -34,9 +40,10 @@ impl Shutdown {
         self.is_grace_over.set(true);
     }
 
-    /// Returns whether the process or the listener drains.
-    pub(super) fn is_draining(&self) -> bool {
-        self.draining.get().is_some() || self.process.as_ref().is_some_and(|process| process.is_draining())
+    /// Returns whether clients are told to close their connections: the process or the listener drains, or is about to.
+    pub(super) fn is_announced(&self) -> bool {
+        let own = self.is_announced.get() || self.draining.get().is_some();
+        own || self.process.as_ref().is_some_and(|process| process.is_announced())
     }
 
     /// Returns whether the grace period is over. That of a listener alone never is: its requests take their time.
@@ -63,11 +70,15 @@ mod tests {
         let (web, other) = (Shutdown::of_listener(&process), Shutdown::of_listener(&process));
         let now = Instant::now();
         web.drain(Duration::from_secs(60));
-        assert!(web.is_draining() && !other.is_draining() && !process.is_draining());
+        assert!(web.is_announced() && !other.is_announced() && !process.is_announced());
         assert!(web.idle_deadline(now).is_some() && other.idle_deadline(now).is_none());
         assert!(!web.is_grace_over());
+        process.announce(true);
+        assert!(other.is_announced() && other.idle_deadline(now).is_none(), "no connection closes for that");
+        process.announce(false);
+        assert!(!other.is_announced() && web.is_announced());
         process.drain(Duration::from_secs(1));
-        assert!(other.is_draining());
+        assert!(other.is_announced());
         assert_eq!(web.idle_deadline(now), process.idle_deadline(now), "the earlier of the two");
         process.end_grace();
         assert!(web.is_grace_over() && other.is_grace_over());

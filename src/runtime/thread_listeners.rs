@@ -134,6 +134,12 @@ impl<H: Handler> ThreadListeners<H> {
         while self.accepting.join_next().await.is_some() {}
     }
 
+    /// Tells all clients to close their connections.
+    pub(super) fn announce_stop(&self) {
+        self.shutdown.announce(true);
+        self.clock.wake_all();
+    }
+
     /// Begins to drain all connections: each may send one more request, if it arrives within `idle`.
     pub(super) fn drain(&self, idle: Duration) {
         self.shutdown.drain(idle);

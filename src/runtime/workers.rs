@@ -35,6 +35,8 @@ pub struct Workers {
 enum StopCommand {
     /// Serve clients.
     Run,
+    /// Serve clients, and tell them to close their connections.
+    Announce,
     /// Let requests in flight end within this time, and accept no new connections.
     Drain(Duration),
     /// Close all connections now.
@@ -101,6 +103,12 @@ impl Workers {
         Ok(workers)
     }
 
+    /// Tells clients to close their connections: each response says so. Clients can still connect, and no connection is
+    /// closed for that.
+    pub fn announce_stop(&self) {
+        self.stop.send_replace(StopCommand::Announce);
+    }
+
     /// Lets requests in flight end within `grace`. Clients that have begun to connect, or have sent a request, are
     /// still served; after that, none can connect.
     pub fn drain(&mut self, grace: Duration) {
@@ -158,9 +166,11 @@ where
     let command = loop {
         tokio::select! {
             // An error means that the sender is dropped, and with it the owner of this thread.
-            command = stop.wait_for(|stop| *stop != StopCommand::Run) => {
-                break command.map_or(StopCommand::Abort, |stop| *stop);
-            }
+            changed = stop.changed() => match changed.map_or(StopCommand::Abort, |()| *stop.borrow_and_update()) {
+                StopCommand::Run => {}
+                StopCommand::Announce => listeners.announce_stop(),
+                command => break command,
+            },
             // These never end by themselves.
             _ = essential.join_next() => return ThreadExit::Failed,
             () = listeners.failed() => return ThreadExit::Failed,
@@ -203,7 +213,8 @@ async fn respond_to_abandoned<H: Handler>(listeners: &ThreadListeners<H>) {
 
 /// Waits for the command to stop, and returns how listeners end then. At `Abort`, `run_worker` drops them.
 async fn shutdown_grace(mut stop: watch::Receiver<StopCommand>) -> ShutdownGrace {
-    let grace = match stop.wait_for(|stop| *stop != StopCommand::Run).await.map(|stop| *stop) {
+    let ends = |stop: &StopCommand| matches!(stop, StopCommand::Drain(_) | StopCommand::Abort);
+    let grace = match stop.wait_for(ends).await.map(|stop| *stop) {
         Ok(StopCommand::Drain(grace)) => grace,
         _ => Duration::ZERO,
     };

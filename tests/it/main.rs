@@ -89,6 +89,7 @@ mod special_files;
 mod stale_connections;
 mod stickiness;
 mod stopping;
+mod stopping_late;
 mod streaming;
 mod targets;
 mod tls;

@@ -6,6 +6,7 @@
 pub(super) const KEYS: &[(&str, &str)] = &[
     ("[server]", "global main core events process"),
     ("server.threads", "nbthread nbproc workerprocesses workers concurrency workerthreads"),
+    ("server.shutdown_delay", "shutdowndelay requestacceptgracetimeout graceperiodbeforedrain drainwait predrain"),
     ("server.shutdown_grace", "graceperiod hardstopafter workershutdowntimeout gracetimeout draintime draintimes"),
     ("server.max_connections", "maxconn maxconns workerconnections maxdownstreamconnections connectionlimit"),
     ("server.replay_memory", ""),
