@@ -7,6 +7,7 @@ mod least_requests;
 mod random_two;
 mod round_robin;
 mod selection;
+mod slow_start;
 
 pub(crate) use hash::score;
 pub use selection::{Balancer, Candidates, TriedBackends};
@@ -79,6 +80,7 @@ mod tests {
             name: "p".into(),
             backends: backends.collect(),
             health_state: health_state::Settings::default(),
+            ..crate::pool::Settings::default()
         };
         Reconciler::new(1).pools(&[settings]).remove(0)
     }

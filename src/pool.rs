@@ -16,6 +16,7 @@ pub mod observe;
 pub mod queue;
 pub mod reconcile;
 pub mod sessions;
+pub mod slow_start;
 pub mod waiting;
 
 pub use admission::{AdminState, Closed};

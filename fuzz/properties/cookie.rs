@@ -16,7 +16,12 @@ static AFFINITY: LazyLock<(Affinity, Arc<Pool>, String)> = LazyLock::new(|| {
     Sealer::new(&ring, "app", NAME).seal(&pin(), &mut token).expect("randomness");
     let affinity = Affinity::new("app", &Settings::for_pool("app"), &ring, &mut SessionTables::default());
     let backends = vec![backend::Settings::new("a", ([127, 0, 0, 1], 1).into())];
-    let settings = pool::Settings { name: "app".into(), backends, health_state: health_state::Settings::default() };
+    let settings = pool::Settings {
+        name: "app".into(),
+        backends,
+        health_state: health_state::Settings::default(),
+        ..pool::Settings::default()
+    };
     (affinity, Reconciler::new(1).pools(&[settings]).remove(0), token)
 });
 

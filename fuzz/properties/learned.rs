@@ -15,7 +15,12 @@ const CAPACITY: usize = 4;
 
 static POOL: LazyLock<Arc<Pool>> = LazyLock::new(|| {
     let backends = ["a", "b"].map(|name| backend::Settings::new(name, ([127, 0, 0, 1], 1).into())).into();
-    let settings = pool::Settings { name: "app".into(), backends, health_state: health_state::Settings::default() };
+    let settings = pool::Settings {
+        name: "app".into(),
+        backends,
+        health_state: health_state::Settings::default(),
+        ..pool::Settings::default()
+    };
     Reconciler::new(1).pools(&[settings]).remove(0)
 });
 

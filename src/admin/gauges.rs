@@ -13,7 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::copies_view;
 use super::reload::ReloadFigures;
 use super::sources::{PoolEntry, StatusSources};
-use super::view::Drift;
+use super::view::{Drift, effective_weight};
 use crate::clock;
 use crate::discover::SourceStatus;
 use crate::pool::{AdminState, Backend, Health};
@@ -52,6 +52,7 @@ impl Collector for Gauges {
             u64::from(backend.live().weight())
         })?;
 
+        self.effective_weights(&mut encoder, &entries)?;
         self.states(&mut encoder, &entries)?;
 
         let tables = || entries.iter().filter_map(|entry| Some((entry, entry.affinity.table()?)));
@@ -134,6 +135,19 @@ impl Gauges {
         let drift = backends.map(|backend| Drift::of(backend).len()).sum::<usize>() as u64;
         let help = "Keys of backends whose value was set at runtime and differs from the file's";
         encoder.encode_descriptor("linchpin_config_drift", help, None, MetricType::Gauge)?.encode_gauge(&drift)
+    }
+
+    fn effective_weights(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[PoolEntry]) -> fmt::Result {
+        let help = "The backend's share of new sessions now: less than its weight during a slow start";
+        let name = "linchpin_backend_effective_weight";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for entry in entries {
+            for backend in entry.pool.backends() {
+                let labels = [("pool", &**entry.pool.name()), ("backend", &**backend.name())];
+                family.encode_family(&labels)?.encode_gauge(&effective_weight(backend.live()))?;
+            }
+        }
+        Ok(())
     }
 
     fn states(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[PoolEntry]) -> fmt::Result {

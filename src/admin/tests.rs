@@ -55,7 +55,12 @@ fn server() -> TestServer {
         max_ejected: 50,
     };
     let backends = vec![backend("a", 9001, 2, AdminState::Ready), backend("b", 9002, 1, AdminState::Drain)];
-    let pools = Reconciler::new(1).pools(&[pool::Settings { name: "app".into(), backends, health_state }]);
+    let pools = Reconciler::new(1).pools(&[pool::Settings {
+        name: "app".into(),
+        backends,
+        health_state,
+        ..pool::Settings::default()
+    }]);
     let pool = Arc::clone(&pools[0]);
     let refused = Reason::Io(std::io::ErrorKind::ConnectionRefused);
     let check = ProbeResult { result: Err(refused), took: Duration::from_micros(250) };

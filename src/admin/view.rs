@@ -16,7 +16,7 @@ use crate::clock;
 use crate::discover::SourceStatus;
 use crate::pool::history;
 use crate::pool::merge::KEPT;
-use crate::pool::{AdminState, Live};
+use crate::pool::{AdminState, Live, slow_start};
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -65,6 +65,8 @@ pub(super) struct Backend<'a> {
     state: &'static str,
     health: &'static str,
     weight: u32,
+    /// Its weight for new sessions now: less than `weight` during a slow start.
+    effective_weight: f64,
     sessions: u64,
     active_requests: u32,
     requests: u64,
@@ -154,6 +156,11 @@ impl From<(Duration, history::BackendFailure)> for Failure {
     }
 }
 
+/// Returns a backend's weight for new sessions now.
+pub(super) fn effective_weight(live: &Live) -> f64 {
+    f64::from(live.effective_weight()) / f64::from(slow_start::ONE)
+}
+
 /// Returns the word for a backend's health. A backend in maintenance is not probed, and so its health is unknown.
 fn health(live: &Live) -> &'static str {
     match live.state() {
@@ -187,6 +194,7 @@ impl<'a> Backend<'a> {
             state: live.state().as_str(),
             health: health(live),
             weight: live.weight(),
+            effective_weight: effective_weight(live),
             sessions: live.sessions(now, entry.affinity.presence_seconds()),
             active_requests: live.active(),
             requests: series.map_or(0, |series| series.requests()),

@@ -128,8 +128,12 @@ mod tests {
 
     fn pool() -> Arc<Pool> {
         let backends = vec![backend::Settings::new("a", "127.0.0.1:1".parse().unwrap())];
-        let settings =
-            crate::pool::Settings { name: "p".into(), backends, health_state: health_state::Settings::default() };
+        let settings = crate::pool::Settings {
+            name: "p".into(),
+            backends,
+            health_state: health_state::Settings::default(),
+            ..crate::pool::Settings::default()
+        };
         Reconciler::new(1).pools(&[settings]).remove(0)
     }
 

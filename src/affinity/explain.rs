@@ -188,6 +188,7 @@ mod tests {
             name: name.into(),
             backends: vec![backend::Settings::new("a", "127.0.0.1:1".parse().unwrap())],
             health_state: health_state::Settings::default(),
+            ..crate::pool::Settings::default()
         };
         let pools = Reconciler::new(1).pools(&[pool("tomcat"), pool("express")]);
         let carriers = [

@@ -7,7 +7,8 @@ use crate::pool::Pool;
 
 /// Returns the next backend for `session`, which `from` can't serve: first the backends on `from`'s `failover` list, in
 /// their order; then the others by rendezvous hashing (highest random weight; Thaler and Ravishankar 1998); backups
-/// last. So the sessions of a dead backend spread over all the others.
+/// last. So the sessions of a dead backend spread over all the others, also over those in slow start: how far a slow start
+/// is differs between Linchpins.
 pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &TriedBackends) -> Option<usize> {
     let listed = from.and_then(|from| {
         let mut list = pool.backend(from).failover().iter().copied();
@@ -15,7 +16,8 @@ pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &TriedBackend
     });
     listed.or_else(|| {
         let candidates = Candidates::new(pool, tried);
-        let scored = candidates.iter().map(|(index, backend)| (index, score(session, backend)));
+        let scored =
+            candidates.iter().map(|(index, backend)| (index, score(session, backend, backend.live().weight())));
         scored.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
     })
 }
@@ -38,6 +40,7 @@ mod tests {
             name: "p".into(),
             backends: backends.collect(),
             health_state: health_state::Settings::default(),
+            ..crate::pool::Settings::default()
         };
         Reconciler::new(1).pools(&[settings]).remove(0)
     }

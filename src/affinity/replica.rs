@@ -67,7 +67,12 @@ mod tests {
     fn the_name_of_one_other_backend_counts_and_nothing_else() {
         let backends = ["a", "b", "c"].map(|name| backend::Settings::new(name, "127.0.0.1:1".parse().unwrap()));
         let health_state = health_state::Settings::default();
-        let settings = crate::pool::Settings { name: "app".into(), backends: backends.into(), health_state };
+        let settings = crate::pool::Settings {
+            name: "app".into(),
+            backends: backends.into(),
+            health_state,
+            ..crate::pool::Settings::default()
+        };
         let pool = Reconciler::new(1).pools(&[settings]).remove(0);
         let long = "n".repeat(65);
         for (values, expected) in [

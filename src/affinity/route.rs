@@ -171,6 +171,7 @@ mod tests {
             name: "app".into(),
             backends: backends.into(),
             health_state: health_state::Settings::default(),
+            ..crate::pool::Settings::default()
         };
         Reconciler::new(1).pools(&[settings]).remove(0)
     }

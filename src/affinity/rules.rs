@@ -153,7 +153,12 @@ mod tests {
     fn pool() -> Arc<Pool> {
         let backends = ["a", "b"].map(|name| backend::Settings::new(name, "127.0.0.1:1".parse().unwrap()));
         let health_state = health_state::Settings::default();
-        let settings = crate::pool::Settings { name: "app".into(), backends: backends.into(), health_state };
+        let settings = crate::pool::Settings {
+            name: "app".into(),
+            backends: backends.into(),
+            health_state,
+            ..crate::pool::Settings::default()
+        };
         Reconciler::new(1).pools(&[settings]).remove(0)
     }
 

@@ -114,6 +114,11 @@ impl Composer {
         self.reconciler.backend_down().clone()
     }
 
+    /// Records that the backends of all pools are known: those that are found from now on are new.
+    pub(super) fn mark_started(&mut self) {
+        self.reconciler.mark_started();
+    }
+
     /// Takes the stores that have no task yet.
     pub(super) fn take_stores(&mut self) -> Vec<learned::StoreSync> {
         self.tables.take_stores()

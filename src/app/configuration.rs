@@ -27,6 +27,9 @@ pub(super) async fn run(
     let mut patience = std::pin::pin!(sleep(READY_TIMEOUT));
     loop {
         let silent = running.sources.silent();
+        if silent == 0 {
+            running.composer.mark_started();
+        }
         if silent == 0 && phase.send_if_modified(|phase| phase.mark_ready()) {
             running.facts.events.publish(Event::Process { phase: ProcessPhase::Ready });
         }

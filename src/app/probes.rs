@@ -27,7 +27,7 @@ struct PoolProbes {
     access: Access,
     /// By the live id of the backend.
     tasks: HashMap<usize, Task>,
-    _ejections: Task,
+    _follows_time: Task,
 }
 
 /// A task that ends when this is dropped.
@@ -62,14 +62,14 @@ impl Probes {
 impl PoolProbes {
     fn new(service: &Service, plan: &PoolPlan) -> PoolProbes {
         let pool = Arc::new(ArcSwap::new(Arc::clone(&service.pool)));
-        let ejections = tokio::spawn(active::end_ejections(Arc::clone(&pool)));
+        let follows_time = tokio::spawn(active::follow_time(Arc::clone(&pool)));
         let (settings, access) = (plan.health.clone(), service.upstream.clone());
         PoolProbes {
             prober: Arc::new(Prober::new(pool, settings.clone(), access.clone())),
             settings,
             access,
             tasks: HashMap::new(),
-            _ejections: Task(ejections.abort_handle()),
+            _follows_time: Task(follows_time.abort_handle()),
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) struct Hash {
 impl Balancer for Hash {
     /// `entropy` is the request's key, or a random number if the request has none.
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
-        let weight = |backend: &Backend| u64::from(backend.live().weight());
+        let weight = |backend: &Backend| u64::from(backend.live().effective_weight());
         // The new request counts as well: otherwise an idle pool would allow none.
         let (active, weights) = candidates.iter().fold((1, 0), |(active, weights), (_, backend)| {
             (active + u64::from(backend.live().active()), weights + weight(backend))
@@ -27,21 +27,22 @@ impl Balancer for Hash {
         };
         let best = |within: &dyn Fn(&Backend) -> bool| {
             let scored = candidates.iter().filter(|(_, backend)| within(backend));
-            let scored = scored.map(|(index, backend)| (index, score(entropy, backend)));
+            let scored =
+                scored.map(|(index, backend)| (index, score(entropy, backend, backend.live().effective_weight())));
             scored.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
         };
         best(&has_capacity).or_else(|| best(&|_| true))
     }
 }
 
-/// Returns the score of a backend for a key, by weighted rendezvous hashing: -w / ln(u), where u in (0, 1) is a hash of
-/// key and name (Schindelhauer and Schomaker 2005). A score depends on no other backend, so a backend that is added or
+/// Returns the score of a backend with this weight for a key, by weighted rendezvous hashing: -w / ln(u), where u in
+/// (0, 1) is a hash of key and name (Schindelhauer and Schomaker 2005). A score depends on no other backend, so a backend that is added or
 /// removed moves only its own keys.
-pub(crate) fn score(key: u64, backend: &Backend) -> f64 {
+pub(crate) fn score(key: u64, backend: &Backend, weight: u32) -> f64 {
     let hash = mix(key ^ backend.name_hash());
     // A double holds 53 bits; the half keeps u away from 0 and 1.
     let uniform = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    -f64::from(backend.live().weight()) / uniform.ln()
+    -f64::from(weight) / uniform.ln()
 }
 
 #[cfg(test)]

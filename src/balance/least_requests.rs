@@ -3,6 +3,7 @@
 //! Must not know: sessions: an idle pinned client does not count here.
 
 use super::selection::{Balancer, Candidates};
+use super::slow_start::{Draw, draw};
 use crate::pool::Backend;
 
 /// Has no state: the backends hold the counts.
@@ -10,6 +11,10 @@ pub(super) struct LeastRequests;
 
 impl Balancer for LeastRequests {
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
+        let candidates = match draw(candidates, entropy) {
+            Draw::Starting(index) => return Some(index),
+            Draw::Others(others) => others,
+        };
         let mut best: Option<(usize, &Backend)> = None;
         let mut equals = 0;
         for (index, backend) in candidates.iter() {
@@ -42,7 +47,7 @@ impl Balancer for LeastRequests {
 /// backends the one with more weight comes first.
 pub(super) fn compare(a: &Backend, b: &Backend) -> std::cmp::Ordering {
     let load = |backend: &Backend| u64::from(backend.live().active()) + 1;
-    let weight = |backend: &Backend| u64::from(backend.live().weight());
+    let weight = |backend: &Backend| u64::from(backend.live().effective_weight());
     (load(a) * weight(b)).cmp(&(load(b) * weight(a)))
 }
 

@@ -4,6 +4,7 @@
 
 use super::least_requests::compare;
 use super::selection::{Balancer, Candidates};
+use super::slow_start::{self, Draw};
 use crate::pool::Backend;
 
 /// Has no state.
@@ -11,6 +12,10 @@ pub(super) struct RandomTwo;
 
 impl Balancer for RandomTwo {
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
+        let candidates = match slow_start::draw(candidates, entropy) {
+            Draw::Starting(index) => return Some(index),
+            Draw::Others(others) => others,
+        };
         let first = draw(candidates.iter(), entropy as u32)?;
         let others = candidates.iter().filter(|(index, _)| *index != first.0);
         let better = match draw(others, (entropy >> 32) as u32) {
@@ -26,10 +31,9 @@ fn draw<'a>(
     backends: impl Iterator<Item = (usize, &'a Backend)> + Clone,
     entropy: u32,
 ) -> Option<(usize, &'a Backend)> {
-    let weight = |backend: &Backend| u64::from(backend.live().weight());
+    let weight = |backend: &Backend| u64::from(backend.live().effective_weight());
     let sum: u64 = backends.clone().map(|(_, backend)| weight(backend)).sum();
-    // Scales a 32-bit number to 0..sum without the bias of a modulo (Lemire 2019).
-    let mut ticket = (u64::from(entropy) * sum) >> 32;
+    let mut ticket = slow_start::scaled(entropy, sum);
     let mut last = None;
     for (index, backend) in backends {
         last = Some((index, backend));

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::selection::{Balancer, Candidates, TriedBackends};
 use crate::pool::Pool;
+use crate::pool::slow_start::ONE;
 
 /// The cursor: one credit for each backend. In each round every candidate earns its weight; the one with the most
 /// credit is chosen and pays the sum of the weights. Credits of other backends do not change.
@@ -22,7 +23,8 @@ impl RoundRobin {
     /// Creates a cursor that starts at a random position of the cycle. Otherwise all threads of all Linchpins would
     /// send their first client to the first backend.
     pub(super) fn new(pool: &Pool, entropy: u64) -> RoundRobin {
-        let weights: Vec<_> = pool.backends().iter().map(|backend| i64::from(backend.live().weight())).collect();
+        let weights: Vec<_> =
+            pool.backends().iter().map(|backend| i64::from(backend.live().effective_weight())).collect();
         let count = weights.len().max(1) as u64;
         if let [first, others @ ..] = &*weights
             && others.iter().all(|weight| weight == first)
@@ -38,7 +40,7 @@ impl RoundRobin {
         // A cycle can have a thousand steps for each backend. A few steps for each are enough to make threads start
         // elsewhere, and one step visits all backends.
         let most = (4 * count).min(MOST_WORK / count).max(1);
-        let steps = entropy % weights.iter().sum::<i64>().unsigned_abs().clamp(1, most);
+        let steps = entropy % (weights.iter().sum::<i64>().unsigned_abs() / u64::from(ONE)).clamp(1, most);
         for _ in 0..steps {
             this.best(&Candidates::new(pool, &tried), 0);
         }
@@ -52,7 +54,7 @@ impl Balancer for RoundRobin {
         let mut sum = 0;
         let mut best: Option<(usize, i64)> = None;
         for (index, backend) in candidates.iter() {
-            let weight = i64::from(backend.live().weight());
+            let weight = i64::from(backend.live().effective_weight());
             let credit = credits.get_mut(index)?;
             *credit += weight;
             sum += weight;
@@ -122,7 +124,12 @@ mod tests {
         let mut reconciler = Reconciler::new(1);
         let mut pool = |members: &[usize]| {
             let backends = members.iter().map(|index| all[*index].clone()).collect();
-            let settings = Settings { name: "p".into(), backends, health_state: health_state::Settings::default() };
+            let settings = Settings {
+                name: "p".into(),
+                backends,
+                health_state: health_state::Settings::default(),
+                ..Settings::default()
+            };
             reconciler.pools(&[settings]).remove(0)
         };
         let tried = TriedBackends::new();

@@ -21,27 +21,41 @@ pub trait Balancer {
 
 /// The backends of a pool that accept new sessions now and were not tried yet. Backups are among them only if no other
 /// backend is left.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Candidates<'a> {
     pool: &'a Pool,
     tried: &'a TriedBackends,
     backups: bool,
+    /// Backends in slow start are no candidates.
+    are_steady: bool,
 }
 
 impl<'a> Candidates<'a> {
     /// The candidates of this moment.
     pub fn new(pool: &'a Pool, tried: &'a TriedBackends) -> Candidates<'a> {
-        let mut candidates = Candidates { pool, tried, backups: false };
+        let mut candidates = Candidates { pool, tried, backups: false, are_steady: false };
         candidates.backups = candidates.iter().next().is_none();
         candidates
     }
 
     /// Iterates over position and backend of each candidate, in the pool's order.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &'a Backend)> + Clone + use<'a> {
-        let Candidates { pool, tried, backups } = *self;
+        let Candidates { pool, tried, backups, are_steady } = *self;
         pool.backends().iter().enumerate().filter(move |(index, backend)| {
-            backend.is_backup() == backups && !tried.contains(*index) && backend.live().accepts_new().is_ok()
+            backend.is_backup() == backups
+                && !tried.contains(*index)
+                && !(are_steady && backend.live().is_in_slow_start())
+                && backend.live().accepts_new().is_ok()
         })
+    }
+
+    /// Returns the candidates that are not in slow start.
+    pub(super) fn without_slow_start(self) -> Candidates<'a> {
+        Candidates { are_steady: true, ..self }
+    }
+
+    pub(super) fn pool(&self) -> &'a Pool {
+        self.pool
     }
 }
 

@@ -133,6 +133,11 @@ fn backends(pool: &PoolDraft, notes: &Notes<'_>) {
         let remedy = "write [[pools.backends]] with name = \"a\" and address = \"127.0.0.1:9001\"";
         notes.missing(&pool.span, "the pool has no [[pools.backends]]", remedy);
     }
+    if let ([only], true, true) = (&*pool.backends, pool.discover.is_empty(), !pool.slow_start.is_zero()) {
+        let problem = "`slow_start` has no effect: the pool has one backend, which gets all clients";
+        let span = only.name.as_ref().map_or(&pool.span, |name| &name.span);
+        notes.warn(span, problem, "remove it, or add [[pools.backends]]");
+    }
     let names = || pool.backends.iter().filter_map(|backend| backend.name.as_ref());
     unique("backend of this pool named", names(), notes);
     unique("backend of this pool at", pool.backends.iter().filter_map(|backend| backend.address.as_ref()), notes);

@@ -152,7 +152,12 @@ impl PoolDraft {
     fn plan(self) -> Option<PoolPlan> {
         let backends = self.backends.iter().map(|backend| backend.settings()).collect::<Option<_>>()?;
         Some(PoolPlan {
-            pool: pool::Settings { name: self.name?.value, backends, health_state: self.health_state },
+            pool: pool::Settings {
+                name: self.name?.value,
+                backends,
+                health_state: self.health_state,
+                slow_start: self.slow_start,
+            },
             balance: self.balance,
             hash: self.hash,
             persistence: self.persistence,

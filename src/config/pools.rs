@@ -30,6 +30,7 @@ pub(super) struct PoolDraft {
     pub(super) name: Option<Spanned<String>>,
     pub(super) balance: balance::BalancerKind,
     pub(super) hash: Option<key::Settings>,
+    pub(super) slow_start: Duration,
     pub(super) persistence: affinity::Settings,
     /// The position of the cookie's name.
     pub(super) cookie_at: Range<usize>,
@@ -122,6 +123,7 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         name,
         balance,
         hash,
+        slow_start: slow_start(table),
         persistence,
         cookie_at,
         waits_at,
@@ -150,6 +152,22 @@ fn backend(table: &Table<'_>) -> BackendDraft {
         max_requests: table.get("max_requests", whole(1..=1_000_000)),
         max_sessions: table.get("max_sessions", whole(1..=1_000_000_000)),
     }
+}
+
+/// Reads `slow_start`.
+fn slow_start(table: &Table<'_>) -> Duration {
+    const LONG: Duration = Duration::from_secs(60 * 60);
+    let Some(slow_start) = table.get("slow_start", duration(Duration::ZERO..=YEAR)) else { return Duration::ZERO };
+    if slow_start > LONG {
+        let lasts = humantime::format_duration(slow_start);
+        let problem = format!("a backend that returns gets less than its share of new clients for {lasts}");
+        table.notes().warn(
+            &table.at("slow_start"),
+            problem,
+            "write the time that a server needs to warm up, such as \"60s\"",
+        );
+    }
+    slow_start
 }
 
 /// The values of `by`.

@@ -36,7 +36,9 @@ mod tests {
             let health_state = health_state::Settings { consecutive_failures: 1, ..health_state::Settings::default() };
             let address = |port: u16| format!("127.0.0.1:{port}").parse().unwrap();
             let backends = vec![backend::Settings::new("a", address(port)), backend::Settings::new("b", address(1))];
-            reconciler.pools(&[Settings { name: "app".into(), backends, health_state }]).remove(0)
+            reconciler
+                .pools(&[Settings { name: "app".into(), backends, health_state, ..Settings::default() }])
+                .remove(0)
         };
         let one = pool(2);
         let first = Holder::of(one.backend(0));

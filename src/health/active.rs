@@ -36,8 +36,8 @@ const MAX_CONCURRENT: usize = 512;
 /// The time from one probe to the next of a backend whose probes fail, while requests wait for it.
 const WANTED_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The time between two checks for ejections that have expired.
-const EJECTION_TICK: Duration = Duration::from_millis(100);
+/// The time between two checks of what changes by time alone.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Probes the backends of one pool.
 #[derive(Debug)]
@@ -134,12 +134,14 @@ async fn sleep(live: &Live, due: Instant, last: Instant) -> Instant {
     }
 }
 
-/// Ends the ejections of `pool` when their time is over. Never returns.
-pub async fn end_ejections(pool: Arc<ArcSwap<Pool>>) {
-    let mut interval = tokio::time::interval(EJECTION_TICK);
+/// Makes the changes that come by time alone: ends the ejections of `pool` when their time is over, and raises the
+/// effective weights of backends in slow start. Never returns.
+pub async fn follow_time(pool: Arc<ArcSwap<Pool>>) {
+    let mut interval = tokio::time::interval(TICK);
     loop {
         let now = interval.tick().await.into_std();
         let pool = pool.load_full();
+        pool.refresh_effective_weights(now);
         for (index, backend) in pool.backends().iter().enumerate() {
             if backend.live().health() == Health::Ejected
                 && let Some(change) = pool.observe(index, Observation::Time, now)

@@ -213,6 +213,10 @@ impl Pool {
         }
     }
 
+    pub(super) fn slow_start(&mut self, time: Option<Duration>, line: usize, text: &str) {
+        self.main.share_time("slow_start", time, Duration::ZERO..=YEAR, line, text);
+    }
+
     pub(super) fn connect_timeout(&mut self, time: Option<Duration>, line: usize, text: &str) {
         self.timeouts.share_time("connect", time, WAIT, line, text);
         self.connect = self.connect.or(time);

@@ -4,13 +4,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::backend::{self, Backend};
 use super::health_state;
 use super::health_tracker::HealthTracker;
 
-/// The keys `name` and `backends` of `[[pools]]`, and the thresholds of its backends' health.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The keys `name` and `backends` of `[[pools]]`, the thresholds of its backends' health, and `slow_start`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     /// The pool's name, unique in a configuration.
     pub name: String,
@@ -18,6 +19,8 @@ pub struct Settings {
     pub backends: Vec<backend::Settings>,
     /// The thresholds at which their health changes.
     pub health_state: health_state::Settings,
+    /// In which time the share of new sessions of a new or returned backend grows to its weight; zero for at once.
+    pub slow_start: Duration,
 }
 
 /// An immutable, ordered set of backends. A position is valid in one snapshot only: state that outlives a request
@@ -28,6 +31,7 @@ pub struct Pool {
     pub(super) backends: Vec<Backend>,
     pub(super) by_name: HashMap<Arc<str>, usize>,
     pub(super) by_route: HashMap<Box<str>, usize>,
+    pub(super) has_slow_start: bool,
     pub(super) health_tracker: Arc<HealthTracker>,
 }
 
@@ -63,6 +67,18 @@ impl Pool {
     /// Counts the backends that serve. Reads the state of each: don't call it per request.
     pub fn serving(&self) -> usize {
         self.backends.iter().filter(|backend| backend.live().is_serving()).count()
+    }
+
+    /// Returns whether the share of new sessions of a new or returned backend grows slowly.
+    pub fn has_slow_start(&self) -> bool {
+        self.has_slow_start
+    }
+
+    /// Computes the effective weights of its backends again. Call it several times a second.
+    pub fn refresh_effective_weights(&self, now: Instant) {
+        if self.has_slow_start {
+            self.backends.iter().for_each(|backend| backend.live().refresh_effective_weight(now));
+        }
     }
 
     /// Returns the tracker of the backends' health.

@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -12,6 +13,7 @@ use super::health_state::Health;
 use super::history::History;
 use super::queue::Queue;
 use super::sessions::Sketch;
+use super::slow_start::{self, SlowStart};
 use super::waiting::WaiterNotifier;
 use crate::clock;
 use crate::per_thread::PerThread;
@@ -26,6 +28,7 @@ pub struct Live {
     state: AtomicU8,
     health: AtomicU8,
     weight: AtomicU32,
+    slow_start: SlowStart,
     times_lost: AtomicU32,
     awaits_success: AtomicBool,
     suspect: AtomicBool,
@@ -71,6 +74,7 @@ impl Live {
             state: AtomicU8::new(state as u8),
             health: AtomicU8::new(Health::Up as u8),
             weight: AtomicU32::new(weight),
+            slow_start: SlowStart::new(weight),
             times_lost: AtomicU32::new(0),
             awaits_success: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
@@ -107,8 +111,12 @@ impl Live {
 
     /// Sets its admin state.
     pub fn set_state(self: &Arc<Self>, state: AdminState) {
+        let was_serving = self.is_serving();
         // Never fails: there is always a next value.
         let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |was| Some(was & LEAVING | state as u8));
+        if !was_serving && self.is_serving() {
+            self.begin_slow_start(clock::now());
+        }
         self.changed();
     }
 
@@ -142,9 +150,12 @@ impl Live {
 
     /// Publishes its health, and returns whether it was up and is no longer. Only the health
     /// tracker calls this, under its lock.
-    pub(super) fn set_health(&self, health: Health) -> bool {
-        let was = self.health();
+    pub(super) fn set_health(&self, health: Health, now: Instant) -> bool {
+        let (was, was_serving) = (self.health(), self.is_serving());
         self.health.store(health as u8, Ordering::Relaxed);
+        if !was_serving && self.is_serving() {
+            self.begin_slow_start(now);
+        }
         let lost = was == Health::Up && health != Health::Up;
         if lost {
             self.times_lost.fetch_add(1, Ordering::Release);
@@ -182,6 +193,33 @@ impl Live {
     /// Sets its share of new sessions.
     pub fn set_weight(&self, weight: u32) {
         self.weight.store(weight, Ordering::Relaxed);
+        self.slow_start.refresh(weight, clock::now());
+    }
+
+    /// Returns its weight in units of 1/[`ONE`](super::slow_start::ONE): less than [`Live::weight`] during a slow start.
+    /// Pins and failover don't depend on it.
+    pub fn effective_weight(&self) -> u32 {
+        self.slow_start.effective()
+    }
+
+    /// Returns whether its share of new sessions still grows.
+    pub fn is_in_slow_start(&self) -> bool {
+        self.effective_weight() < self.weight().saturating_mul(slow_start::ONE)
+    }
+
+    /// Notes that it begins to serve at `now`: it is new, or was down, ejected or in maintenance.
+    pub(super) fn begin_slow_start(&self, now: Instant) {
+        self.slow_start.begin(self.weight(), now);
+    }
+
+    /// Sets how long a slow start takes; zero for none.
+    pub(super) fn set_slow_start(&self, lasts: Duration, now: Instant) {
+        self.slow_start.set_duration(lasts, self.weight(), now);
+    }
+
+    /// Computes its effective weight again. Call it several times a second during a slow start.
+    pub(super) fn refresh_effective_weight(&self, now: Instant) {
+        self.slow_start.refresh(self.weight(), now);
     }
 
     /// Returns whether a success has to be reported, since it would clear something. Read on every request, written
@@ -423,11 +461,33 @@ mod tests {
 
     #[test]
     fn only_leaving_up_counts_as_a_loss() {
-        let live = Arc::new(Live::new(0, 1, AdminState::Ready, 1));
-        assert!(live.set_health(Health::Ejected));
-        assert!(!live.set_health(Health::Down));
-        assert!(!live.set_health(Health::Up));
-        assert!(live.set_health(Health::Down));
+        let (live, now) = (Arc::new(Live::new(0, 1, AdminState::Ready, 1)), Instant::now());
+        assert!(live.set_health(Health::Ejected, now));
+        assert!(!live.set_health(Health::Down, now));
+        assert!(!live.set_health(Health::Up, now));
+        assert!(live.set_health(Health::Down, now));
         assert_eq!(live.times_lost(), 2);
+    }
+
+    #[test]
+    fn a_slow_start_begins_when_it_serves_again_and_not_when_a_drain_ends() {
+        let (live, now) = (Arc::new(Live::new(0, 1, AdminState::Ready, 2)), Instant::now());
+        live.set_slow_start(Duration::from_secs(3600), now);
+        live.set_state(AdminState::Drain);
+        live.set_state(AdminState::Ready);
+        assert!(!live.is_in_slow_start(), "it has served all the time");
+        live.set_health(Health::Down, now);
+        live.set_health(Health::Up, now);
+        assert_eq!((live.effective_weight(), live.weight()), (200, 2));
+        live.refresh_effective_weight(now + Duration::from_secs(1800));
+        assert_eq!(live.effective_weight(), 1000);
+        live.refresh_effective_weight(now + Duration::from_secs(3600));
+        assert!(!live.is_in_slow_start());
+        live.set_state(AdminState::Maintenance);
+        live.set_health(Health::Ejected, now);
+        live.set_state(AdminState::Drain);
+        assert!(!live.is_in_slow_start(), "it does not serve yet");
+        live.set_health(Health::Up, now);
+        assert!(live.is_in_slow_start());
     }
 }

@@ -71,7 +71,7 @@ impl Pool {
         let is_out = |other: &Live| other.health() == Health::Ejected || other.is_suspect();
         let is_suspect = to == Health::Up && health_state.is_suspect(&health_tracker.settings) && may_spare(&is_out);
         backend.live().set_suspect(is_suspect);
-        let lost = backend.live().set_health(to);
+        let lost = backend.live().set_health(to, now);
         let change = {
             let (mut history, at) = (backend.live().remember(), clock::unix());
             match observation {

@@ -22,6 +22,8 @@ const ID_REUSE_DELAY: Duration = Duration::from_secs(25 * 3600);
 #[derive(Debug)]
 pub struct Reconciler {
     threads: usize,
+    /// The process has started: a backend that a pool gets from now on is new.
+    has_started: bool,
     next_id: usize,
     /// The ids of removed backends, in the order of their removal.
     free: VecDeque<Free>,
@@ -48,12 +50,19 @@ impl Reconciler {
     pub fn publishing(threads: usize, events: Events) -> Reconciler {
         Reconciler {
             threads,
+            has_started: false,
             next_id: 0,
             free: VecDeque::new(),
             backend_down: BackendDownNotifier::default(),
             events,
             pools: HashMap::new(),
         }
+    }
+
+    /// Records that the process has started and knows its backends. Those that pools get later start slowly, if the pool
+    /// has a slow start.
+    pub fn mark_started(&mut self) {
+        self.has_started = true;
     }
 
     /// Returns what notifies of backends that go down.
@@ -98,7 +107,12 @@ impl Reconciler {
             .iter()
             .map(|backend| {
                 let failover = backend.failover.iter().filter_map(position).collect();
-                self.backend(backend, failover, old.as_deref(), now)
+                let backend = self.backend(backend, failover, old.as_deref(), now);
+                backend.live().set_slow_start(settings.slow_start, now);
+                if self.has_started && old.as_deref().is_some_and(|old| is_new_in(old, &backend)) {
+                    backend.live().begin_slow_start(now);
+                }
+                backend
             })
             .collect();
         let health_tracker = match &old {
@@ -112,7 +126,8 @@ impl Reconciler {
         let by_name = backends.iter().enumerate().map(|(index, backend)| (Arc::clone(backend.name()), index)).collect();
         let by_route = backends.iter().enumerate().map(|(index, backend)| (backend.route.clone(), index)).collect();
         let name = settings.name.as_str().into();
-        Arc::new(Pool { name, backends, by_name, by_route, health_tracker: Arc::new(health_tracker) })
+        let has_slow_start = !settings.slow_start.is_zero();
+        Arc::new(Pool { name, backends, by_name, by_route, has_slow_start, health_tracker: Arc::new(health_tracker) })
     }
 
     fn backend(
@@ -168,6 +183,12 @@ impl Reconciler {
     }
 }
 
+/// Returns whether a pool that has been serving from its backends now gets this one, too.
+fn is_new_in(old: &Pool, backend: &Backend) -> bool {
+    let is_same = |old: &Backend| Arc::ptr_eq(old.live(), backend.live());
+    !old.backends.is_empty() && !old.position(backend.name()).is_some_and(|index| is_same(old.backend(index)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,7 +206,7 @@ mod tests {
 
     fn settings(backends: Vec<backend::Settings>) -> Settings {
         let health_state = health_state::Settings { consecutive_failures: 1, ..health_state::Settings::default() };
-        Settings { name: "app".into(), backends, health_state }
+        Settings { name: "app".into(), backends, health_state, ..Settings::default() }
     }
 
     #[test]
@@ -246,6 +267,32 @@ mod tests {
         let followed = next(a(AdminState::Ready, 2));
         assert_eq!(followed.backend(0).live().state(), AdminState::Ready);
         assert!(Arc::ptr_eq(followed.backend(0).live(), first.backend(0).live()));
+    }
+
+    #[test]
+    fn a_backend_that_a_running_pool_gets_starts_slowly_and_goes_on_after_a_reload() {
+        let (mut reconciler, now) = (Reconciler::new(1), Instant::now());
+        let minute = Duration::from_secs(60);
+        let mut next = |names: &[(&str, &str)], seconds: u64, has_started: bool| {
+            let backends = names.iter().map(|(name, address)| backend(name, address)).collect();
+            let settings = Settings { slow_start: minute, ..settings(backends) };
+            if has_started {
+                reconciler.mark_started();
+            }
+            let at = now + Duration::from_secs(seconds);
+            let pool = reconciler.pools_at(&[settings], at).remove(0);
+            pool.refresh_effective_weights(at);
+            pool.backends().iter().map(|backend| backend.live().effective_weight()).collect::<Vec<_>>()
+        };
+        let (a, b, c) = (("a", "127.0.0.1:1"), ("b", "127.0.0.1:2"), ("c", "127.0.0.1:3"));
+        assert_eq!(next(&[a], 0, false), [1000]);
+        assert_eq!(next(&[a, b], 1, false), [1000, 1000], "discovery finds it while the process starts");
+        assert_eq!(next(&[c, a, b], 10, true), [100, 1000, 1000]);
+        assert_eq!(next(&[a, b, c], 40, true), [1000, 1000, 500], "kept, wherever it is in the file");
+        let moved = ("b", "127.0.0.1:4");
+        assert_eq!(next(&[a, moved, c], 70, true), [1000, 100, 1000], "another server has the name");
+        assert_eq!(next(&[], 80, true), [0; 0]);
+        assert_eq!(next(&[a, b], 90, true), [1000, 1000], "nobody else could take the sessions");
     }
 
     #[test]

@@ -228,7 +228,12 @@ mod tests {
             ..backend::Settings::new(name, ([127, 0, 0, 1], 9000 + index as u16).into())
         });
         let health_state = health_state::Settings { consecutive_failures: 1, ..health_state::Settings::default() };
-        let settings = crate::pool::Settings { name: "p".into(), backends: backends.collect(), health_state };
+        let settings = crate::pool::Settings {
+            name: "p".into(),
+            backends: backends.collect(),
+            health_state,
+            ..crate::pool::Settings::default()
+        };
         Reconciler::new(threads).pools(&[settings]).remove(0)
     }
 

@@ -264,7 +264,8 @@ mod tests {
     fn why_no_backend_is_up_is_the_reason_of_one_that_is_in_service() {
         let backends = ["out", "in"].map(|name| backend::Settings::new(name, ([127, 0, 0, 1], 9000).into()));
         let health_state = health_state::Settings { fall: 1, ..health_state::Settings::default() };
-        let settings = pool::Settings { name: "p".into(), backends: backends.into(), health_state };
+        let settings =
+            pool::Settings { name: "p".into(), backends: backends.into(), health_state, ..pool::Settings::default() };
         let pool = Reconciler::new(1).pools(&[settings]).remove(0);
         for (index, reason) in [(0, Reason::Status(500)), (1, Reason::CLOSED)] {
             let probe = ProbeResult { result: Err(reason), took: Duration::ZERO };

@@ -36,6 +36,7 @@ fn documents() -> Vec<String> {
             [
                 "bench/README.md",
                 "docs/discovery.md",
+                "docs/even-load.md",
                 "docs/fields.md",
                 "docs/http.md",
                 "docs/import.md",

@@ -83,6 +83,7 @@ mod shared_connections;
 mod shared_copies;
 mod signals;
 mod slow_clients;
+mod slow_start;
 mod slow_streams;
 mod smoke;
 mod special_files;

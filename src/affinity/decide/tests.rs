@@ -23,6 +23,7 @@ fn pool() -> Arc<Pool> {
         name: "app".into(),
         backends: backends.collect(),
         health_state: health_state::Settings::default(),
+        ..crate::pool::Settings::default()
     };
     Reconciler::new(1).pools(&[settings]).remove(0)
 }

@@ -144,6 +144,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "lbpolicy algorithm loadbalancing loadbalancer strategy method balancer policy lb scheduler \
          loadbalancingpolicy lbalgorithm lbtype selectionpolicy",
     ),
+    ("pools.slow_start", "slowstart slowstartwindow slowstartconfig warmup warmuptime"),
     ("[pools.hash]", "consistenthash ringhash maglev hashpolicy hashtype urihash ringhashlbconfig maglevlbconfig"),
     ("pools.hash.by", "key hashkey source on policy"),
     ("pools.hash.name", "headername header cookie query"),
@@ -348,12 +349,6 @@ pub(super) const ADVICE: &[(&str, &str, &str)] = &[
         "lua luaload wasm plugins middlewares filters",
         "remove it: Linchpin runs no scripts or filters; [[routes]] can change fields and paths, redirect and set \
          limits",
-    ),
-    (
-        ANYWHERE,
-        "slowstart slowstartwindow slowstartconfig",
-        "remove it: this version has no slow start; a lower `weight` in [[pools.backends]] sends a backend fewer \
-         new clients",
     ),
     ("pools.backends", "host hostname ip port", "write address = \"IP:port\""),
     ("pools.backends", "disabled disable down maint maintenance", "write state = \"maintenance\""),

@@ -298,6 +298,9 @@ impl<'p> BackendReader<'p> {
         // A server without a usable address does not decide the pool's protocol.
         let fits = address == Address::Other || self.pool.uses_protocol(&protocol);
         let resolvers = parameters.resolvers.as_deref().map_or(&[][..], |name| self.resolvers.of(name));
+        if parameters.slow_start.is_some() {
+            self.pool.slow_start(parameters.slow_start, line, text);
+        }
         let is_checked = self.is_checked;
         let backend = self.pool.backend(statement.word(1), &address, line, text);
         backend.resolvers(resolvers);

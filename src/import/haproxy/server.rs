@@ -21,6 +21,7 @@ pub(super) struct Parameters {
     pub(super) rise: Option<u64>,
     pub(super) fall: Option<u64>,
     pub(super) maxconn: Option<u64>,
+    pub(super) slow_start: Option<Duration>,
     /// The number of consecutive failures that ejects the server.
     pub(super) error_limit: Option<u64>,
     is_observed: bool,
@@ -44,7 +45,7 @@ const NAMES: &str = "a DNS answer is valid for its TTL, within `min_interval` an
 const ONE_PROBE: &str = "probes go to the backend's own address, at one interval";
 
 /// Parameters with an argument that have no equivalent.
-const WITH_ARGUMENT: [(&str, &str); 44] = [
+const WITH_ARGUMENT: [(&str, &str); 43] = [
     ("addr", ONE_PROBE),
     ("agent-inter", NONE),
     ("agent-addr", NONE),
@@ -83,7 +84,6 @@ const WITH_ARGUMENT: [(&str, &str); 44] = [
     ("resolve-opts", NAMES),
     ("resolve-prefer", NAMES),
     ("shard", NONE),
-    ("slowstart", NONE),
     ("socks4", NONE),
     ("source", NONE),
     ("ssl-max-ver", TLS),
@@ -122,6 +122,13 @@ impl Parameters {
                     match units::milliseconds(text) {
                         Some(time) => self.inter = Some(time),
                         None => self.unsupported.push((format!("inter {text}"), "not a duration")),
+                    }
+                }
+                "slowstart" => {
+                    let text = argument();
+                    match units::milliseconds(text) {
+                        Some(time) => self.slow_start = Some(time),
+                        None => self.unsupported.push((format!("slowstart {text}"), "not a duration")),
                     }
                 }
                 "backup" => self.is_backup = true,
@@ -253,7 +260,7 @@ mod tests {
         let read = parameters("cookie check weight 5 inter 1s rise 4 fall 5 maxconn 50 slowstart 1m backup check");
         assert!(read.is_checked && read.is_backup && !read.is_disabled);
         assert_eq!((read.weight, read.rise, read.fall, read.maxconn), (Some(5), Some(4), Some(5), Some(50)));
-        assert_eq!(read.unsupported, [("slowstart 1m".to_owned(), NONE)]);
+        assert_eq!((read.slow_start, read.unsupported.len()), (Some(Duration::from_secs(60)), 0));
         assert!(!parameters("cookie check").is_checked);
     }
 

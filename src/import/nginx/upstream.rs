@@ -110,6 +110,9 @@ fn server(directive: &Directive, pool: &mut Pool, resolvers: &[String]) -> bool 
     if let Some(time) = value("fail_timeout") {
         pool.ejection.share_time("base_time", units::seconds(time), WAIT, line, text);
     }
+    if let Some(time) = value("slow_start") {
+        pool.slow_start(units::seconds(time), line, text);
+    }
     let is_resolved = directive.from(2).iter().any(|word| word == "resolve");
     let backend = pool.backend(&wanted, &address, line, text);
     if is_resolved {
@@ -124,7 +127,7 @@ fn server(directive: &Directive, pool: &mut Pool, resolvers: &[String]) -> bool 
             ("backup", _) => backend.backup(line, word),
             ("down", _) => backend.out(line, word),
             ("drain", _) => backend.drain(line, word),
-            ("route" | "fail_timeout", _) | ("max_fails", Ok(_)) => {}
+            ("route" | "fail_timeout" | "slow_start", _) | ("max_fails", Ok(_)) => {}
             ("resolve" | "service", _) => {}
             _ => backend.table.unsupported(line, word, NONE),
         }

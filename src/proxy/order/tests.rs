@@ -109,7 +109,12 @@ fn pool(servers: &[Server]) -> (Arc<Pool>, Vec<InFlight>) {
     });
     // One refused request ejects, where the pool can spare it.
     let health_state = health_state::Settings { consecutive_failures: 1, ..health_state::Settings::default() };
-    let settings = crate::pool::Settings { name: "p".into(), backends: backends.collect(), health_state };
+    let settings = crate::pool::Settings {
+        name: "p".into(),
+        backends: backends.collect(),
+        health_state,
+        ..crate::pool::Settings::default()
+    };
     let pool = Reconciler::new(1).pools(&[settings]).remove(0);
     let mut busy = Vec::new();
     for (index, server) in servers.iter().enumerate() {
