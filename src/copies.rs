@@ -6,6 +6,7 @@ mod entry;
 pub mod fields;
 mod holder;
 mod outcome;
+mod plain_save;
 mod pool_copies;
 mod refusal;
 mod rules;

@@ -7,6 +7,7 @@ use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
 
+use super::plain_save::{self, PlainSave};
 use super::rules::Claim;
 use super::session_ref::SessionRef;
 use super::version::{MAX_SEQ, Version};
@@ -137,6 +138,15 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Single<'a> {
 }
 
 fn read_save(value: &[u8], max: usize) -> Option<NewState> {
+    match plain_save::read(value, max) {
+        Some(PlainSave { version, ttl, bytes }) => {
+            Some(NewState::Save { version, ttl: ttl.map(|ttl| ttl.min(MAX_TTL)), bytes: bytes.into() })
+        }
+        None => read_any_save(value, max),
+    }
+}
+
+fn read_any_save(value: &[u8], max: usize) -> Option<NewState> {
     let Item { bare_item, params } = Parser::new(value).parse().ok()?;
     let item = Item { bare_item: BareItem::Boolean(true), params };
     let Some(version) = version_in(&item) else { return Some(NewState::Unusable(None, Defect::Malformed)) };
@@ -196,6 +206,20 @@ mod tests {
     }
 
     const VERSION: Version = Version { term: 3, seq: 18 };
+
+    #[test]
+    fn what_middlewares_write_is_read_in_the_plain_form() {
+        let plain = |value: &str| plain_save::read(value.as_bytes(), 8).is_some();
+        for value in [":aGVsbG8=:;term=3;seq=18;ttl=1800", ":aGk=:;seq=1;term=0", ":aGVsbG9oZWw=:;ttl=1;term=3;seq=18"]
+        {
+            assert!(plain(value), "{value}");
+        }
+        for value in
+            [":aGVsbG9oZWxs:;term=3;seq=18", ":aGk=:;term=3;seq=18;seq=18", ":aGk=:;term=3;seq=18;new=1", "aGk"]
+        {
+            assert!(!plain(value), "{value}");
+        }
+    }
 
     #[test]
     fn a_save_has_a_version_perhaps_a_time_to_live_and_bytes() {
@@ -280,6 +304,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_save_in_the_plain_form_means_what_it_means_as_a_structured_field(
+            text in "[A-Za-z0-9+/]{0,14}(|=|==|:|!|-)",
+            parameters in prop::collection::vec(
+                "(; ?|)(term|seq|ttl|t|Term|other)(=|)(|-|0{0,3}|\"|[0-9]{1,17}|[0-4]|[0-9]{1,3}( |[.]5))", 0..5
+            ),
+        ) {
+            let value = format!(":{text}:{}", parameters.concat());
+            if let Some(plain) = plain_save::read(value.as_bytes(), 8) {
+                let PlainSave { version, ttl, bytes } = plain;
+                let save = NewState::Save { version, ttl: ttl.map(|ttl| ttl.min(MAX_TTL)), bytes: bytes.into() };
+                prop_assert_eq!(read_any_save(value.as_bytes(), 8), Some(save));
+            }
+        }
+
         #[test]
         fn no_field_panics(save: Vec<u8>, drop: Vec<u8>) {
             let mut headers = HeaderMap::new();
