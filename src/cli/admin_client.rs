@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -62,6 +63,20 @@ impl fmt::Display for Error {
     }
 }
 
+/// Describes a response that is not the one that was asked for.
+pub(super) fn unexpected(status: StatusCode, body: &[u8]) -> String {
+    match status {
+        StatusCode::UNAUTHORIZED => {
+            "the running process has another token than `token_file` of this file; if the file changed, send SIGHUP"
+                .into()
+        }
+        _ => format!(
+            "the admin listener answered {status}: {}; does another program listen there?",
+            String::from_utf8_lossy(body).trim_end()
+        ),
+    }
+}
+
 impl AdminClient {
     /// Finds the admin listener of a configuration file.
     pub(super) fn of(file: &Path) -> Result<AdminClient, Error> {
@@ -70,16 +85,28 @@ impl AdminClient {
         Ok(AdminClient { file: file.into(), settings })
     }
 
-    /// Sends a request without a body, and returns status and body of the response. Blocks for at most `limit`.
-    pub(super) fn send(&self, method: &Method, path: &str, limit: Duration) -> Result<(StatusCode, Bytes), Error> {
+    /// Sends a request, perhaps with a body of JSON, and returns status and body of the response. Blocks for at most
+    /// `limit`.
+    pub(super) fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        json: Option<&Value>,
+        limit: Duration,
+    ) -> Result<(StatusCode, Bytes), Error> {
         let broken = |error: &dyn fmt::Display| Error::Broken(self.settings.address.clone(), error.to_string());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| broken(&error))?;
-        let response = runtime.block_on(async { tokio::time::timeout(limit, self.exchange(method, path)).await });
+        let response = runtime.block_on(async { tokio::time::timeout(limit, self.exchange(method, path, json)).await });
         response.unwrap_or_else(|_| Err(broken(&format_args!("waited for {} s", limit.as_secs()))))
     }
 
-    async fn exchange(&self, method: &Method, path: &str) -> Result<(StatusCode, Bytes), Error> {
+    async fn exchange(
+        &self,
+        method: &Method,
+        path: &str,
+        json: Option<&Value>,
+    ) -> Result<(StatusCode, Bytes), Error> {
         let unreachable = |error: std::io::Error| Error::Unreachable {
             file: self.file.clone(),
             address: self.settings.address.clone(),
@@ -88,16 +115,22 @@ impl AdminClient {
         match &self.settings.address {
             Address::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(unreachable)?;
-                self.exchange_on(stream, method, path).await
+                self.exchange_on(stream, method, path, json).await
             }
             Address::Unix(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
-                self.exchange_on(stream, method, path).await
+                self.exchange_on(stream, method, path, json).await
             }
         }
     }
 
-    async fn exchange_on<S>(&self, stream: S, method: &Method, path: &str) -> Result<(StatusCode, Bytes), Error>
+    async fn exchange_on<S>(
+        &self,
+        stream: S,
+        method: &Method,
+        path: &str,
+        json: Option<&Value>,
+    ) -> Result<(StatusCode, Bytes), Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -110,7 +143,11 @@ impl AdminClient {
         if let Some(token) = &self.settings.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| broken(&error))?;
+        if json.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = json.map_or_else(Bytes::new, |json| json.to_string().into());
+        let request = request.body(Full::new(body)).map_err(|error| broken(&error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
         let response = async {
             let (head, body) = sender.send_request(request).await.map_err(|error| broken(&error))?.into_parts();

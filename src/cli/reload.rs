@@ -5,10 +5,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::Method;
 use serde_json::Value;
 
-use super::admin_client::AdminClient;
+use super::admin_client::{AdminClient, unexpected};
 use super::config_file::{ConfigArgs, find};
 use super::output::{failure, print, print_error};
 use crate::admin::{ReloadReport, ReloadResult};
@@ -39,13 +39,13 @@ pub fn run(args: &Args) -> ExitCode {
         Err(error) => return failure(&error),
     };
     let path = if args.dry_run { "/api/v1/reload?dry_run=true" } else { "/api/v1/reload" };
-    let response = AdminClient::of(&file).and_then(|admin| admin.send(&Method::POST, path, LIMIT));
+    let response = AdminClient::of(&file).and_then(|admin| admin.send(&Method::POST, path, None, LIMIT));
     let (status, body) = match response {
         Ok(response) => response,
         Err(error) => return failure(&error),
     };
     let Ok(report) = serde_json::from_slice::<ReloadReport>(&body) else {
-        return failure(&unexpected(status, &String::from_utf8_lossy(&body)));
+        return failure(&unexpected(status, &body));
     };
     if args.json {
         print(&format!("{}\n", String::from_utf8_lossy(&body)));
@@ -59,16 +59,6 @@ pub fn run(args: &Args) -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
-}
-
-fn unexpected(status: StatusCode, body: &str) -> String {
-    match status {
-        StatusCode::UNAUTHORIZED => {
-            "the running process has another token than `token_file` of this file; if the file changed, send SIGHUP"
-                .into()
-        }
-        _ => format!("the admin listener answered {status}: {}; does another program listen there?", body.trim_end()),
-    }
 }
 
 /// Formats the answer: a line of summary, and one for each key.
