@@ -103,6 +103,8 @@ pub struct Session {
     is_replicated: bool,
     /// The holder is known to have `newest`.
     is_confirmed: bool,
+    /// The holder has said that it lacks `newest`. Its other requests may still be answered.
+    has_forgotten: bool,
     /// The holder has just failed to take `newest`: the next request goes there without it, and does not try again.
     is_skipped: bool,
     /// How many servers have broken the connection since one has taken the copy.
@@ -166,6 +168,7 @@ impl Session {
             before: None,
             is_replicated: false,
             is_confirmed: false,
+            has_forgotten: false,
             is_skipped: false,
             broken: 0,
             hand_over: None,
@@ -194,7 +197,7 @@ impl Session {
     pub fn note_pin(&mut self, term: u32, holder: Option<Holder>) {
         if term > self.term {
             self.newest = Newest::Lost(self.newest.version());
-            (self.holder, self.is_confirmed, self.hand_over) = (holder, false, None);
+            (self.holder, self.is_confirmed, self.has_forgotten, self.hand_over) = (holder, false, false, None);
             self.replicas.clear();
             (self.term, self.in_flight) = (term, 0);
         }
@@ -218,7 +221,7 @@ impl Session {
             return BeforeRequest::Send(self.send(to));
         }
         let has_copy = self.replicas.contains(&to);
-        let is_there = self.holder == Some(to);
+        let is_there = self.holder == Some(to) && !self.has_forgotten;
         match self.newest {
             // What the server was sent without a copy must not be fenced by another attempt to give it one.
             _ if is_there && (self.is_confirmed || self.is_skipped || self.in_flight > 0) => {
@@ -394,9 +397,9 @@ impl Session {
     /// Notes that the server lacks the state that the request claims, and has done nothing. The next call of
     /// [`Session::before_request`] says what to do.
     pub fn wanted(&mut self, claim: &Claim) {
-        if claim.term == self.term && self.is_held() {
-            self.holder = None;
-        }
+        // The server is given the copy when its other requests have ended. One that reached it after the copy would run
+        // in the former term, so its state would be refused, and would replace what the server was given.
+        self.has_forgotten |= claim.term == self.term && self.is_held();
     }
 
     /// Notes that the copy is gone: evicted or expired.
@@ -435,7 +438,7 @@ impl Session {
 
     /// Returns whether `server` is known to have the newest state.
     pub fn is_given_to(&self, server: Holder) -> bool {
-        self.holder == Some(server) && self.is_confirmed && self.hand_over.is_none()
+        self.holder == Some(server) && self.is_confirmed && !self.has_forgotten && self.hand_over.is_none()
     }
 
     /// Returns whether something is under way that refers to this state.
@@ -445,7 +448,7 @@ impl Session {
 
     fn hand_to(&mut self, to: Holder, terms: u32) {
         self.raise(terms);
-        (self.holder, self.is_confirmed, self.is_skipped) = (Some(to), false, false);
+        (self.holder, self.is_confirmed, self.has_forgotten, self.is_skipped) = (Some(to), false, false, false);
         self.replicas.clear();
     }
 

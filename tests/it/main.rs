@@ -40,6 +40,7 @@ mod events;
 mod failover;
 mod fields;
 mod first_words;
+mod forgotten_sessions;
 mod frames;
 mod fuzzing;
 mod half_closed;

@@ -123,16 +123,36 @@ fn a_server_that_lacks_the_state_is_given_it_once_for_all_that_want_it() {
     let (one, other) = (sent(&mut session, 0), sent(&mut session, 0));
     session.ended(&one);
     session.wanted(&one);
-    let (hand_over, given) = give(&mut session, 0);
-    assert_eq!(given, version(2, 5));
+    // The other one could reach the server after the copy, and would run on it in the former term.
+    assert_eq!(session.before_request(server(0), |_| true, true), BeforeRequest::Wait(Wait::Requests));
+    assert!(!session.is_given_to(server(0)));
     session.ended(&other);
     session.wanted(&other);
+    let (hand_over, given) = give(&mut session, 0);
+    assert_eq!(given, version(2, 5));
     assert_eq!(session.before_request(server(0), |_| true, true), BeforeRequest::Wait(Wait::HandOver));
     session.gave(hand_over, Given::Taken);
     for _ in 0..2 {
         let claim = sent(&mut session, 0);
         assert_eq!((claim.term, claim.seq), (2, Some(5)));
     }
+}
+
+#[test]
+fn a_server_that_lacks_the_state_waits_no_longer_than_any_and_is_given_what_its_other_request_has_saved() {
+    let mut session = saved();
+    let (one, slow) = (sent(&mut session, 0), sent(&mut session, 0));
+    session.ended(&one);
+    session.wanted(&one);
+    let mut impatient = session.clone();
+    assert!(matches!(impatient.before_request(server(0), |_| true, false), BeforeRequest::Give { .. }));
+    assert_eq!(impatient.saved(&slow, version(1, 6), false), Saved::Fenced);
+    let mut dead = session.clone();
+    assert!(matches!(dead.before_request(server(0), |_| false, true), BeforeRequest::Give { .. }));
+    // It ran before the server forgot.
+    assert_eq!(session.saved(&slow, version(1, 6), false), Saved::Stored);
+    session.ended(&slow);
+    assert_eq!(give(&mut session, 0).1, version(2, 6));
 }
 
 #[test]
