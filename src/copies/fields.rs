@@ -10,7 +10,7 @@ use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
 use super::plain_save::{self, PlainSave};
 use super::rules::Claim;
 use super::session_ref::SessionRef;
-use super::version::{MAX_SEQ, Version};
+use super::version::{MAX_SEQ, MAX_TERM, Version};
 
 /// In requests: the session, and the state that Linchpin knows of.
 pub const SESSION: HeaderName = HeaderName::from_static("linchpin-session");
@@ -176,7 +176,7 @@ fn is_true(item: &BareItem) -> bool {
 }
 
 fn version_in(item: &Item) -> Option<Version> {
-    let term = u32::try_from(integer(item, "term").ok()??).ok()?;
+    let term = u32::try_from(integer(item, "term").ok()??).ok().filter(|term| *term <= MAX_TERM)?;
     let seq = integer(item, "seq").ok()??;
     (1..=MAX_SEQ).contains(&seq).then_some(Version { term, seq })
 }
@@ -249,6 +249,7 @@ mod tests {
             (&[(&SAVE, ":aGk=:;term=3;seq=0")], None, Defect::Malformed),
             (&[(&SAVE, ":aGk=:;term=-3;seq=18")], None, Defect::Malformed),
             (&[(&SAVE, ":aGk=:;term=4294967296;seq=18")], None, Defect::Malformed),
+            (&[(&SAVE, ":aGk=:;term=2147483648;seq=18")], None, Defect::Malformed),
             (&[(&SAVE, ":aGk=:;term=3;seq=9999999999999999")], None, Defect::Malformed),
             (&[(&SAVE, ":aGk=:;term=3;seq=18, :aGk=:;term=3;seq=19")], None, Defect::Malformed),
             (&[(&SAVE, ":aGk=:;term=3;seq=18"), (&SAVE, ":aGk=:;term=3;seq=18")], None, Defect::Malformed),

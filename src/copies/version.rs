@@ -14,3 +14,6 @@ pub struct Version {
 
 /// The largest `seq`.
 pub const MAX_SEQ: u64 = 999_999_999_999_999;
+
+/// The largest `term` that a server may name. From there Linchpin can raise it more often than any session moves.
+pub const MAX_TERM: u32 = u32::MAX / 2;
