@@ -8,9 +8,9 @@ use super::between::{Between, Request};
 
 const TRUSTED: &str = "trusted_proxies = [\"127.0.0.0/8\", \"10.0.0.0/8\"]";
 
-static X_FORWARDED: LazyLock<Mutex<Between>> = LazyLock::new(|| Between::start(TRUSTED));
+static X_FORWARDED: LazyLock<Mutex<Between>> = LazyLock::new(|| Between::start(TRUSTED, ""));
 static FORWARDED: LazyLock<Mutex<Between>> =
-    LazyLock::new(|| Between::start(&format!("{TRUSTED}\nforwarded = \"forwarded\"")));
+    LazyLock::new(|| Between::start(&format!("{TRUSTED}\nforwarded = \"forwarded\""), ""));
 
 /// Each line of `data` is a field: one byte for its name, then its value. The first byte selects the trusted
 /// kind.

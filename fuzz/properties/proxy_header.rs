@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use super::between::Between;
 
 static BETWEEN: LazyLock<Mutex<Between>> =
-    LazyLock::new(|| Between::start("proxy_protocol = true\ntrusted_proxies = [\"127.0.0.1\"]"));
+    LazyLock::new(|| Between::start("proxy_protocol = true\ntrusted_proxies = [\"127.0.0.1\"]", ""));
 
 pub fn holds(data: &[u8]) {
     let mut sent = data.to_vec();

@@ -4,7 +4,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::between::Between;
 
-static BETWEEN: LazyLock<Mutex<Between>> = LazyLock::new(|| Between::start(""));
+static BETWEEN: LazyLock<Mutex<Between>> = LazyLock::new(|| Between::start("", ""));
 
 pub fn holds(data: &[u8]) {
     let mut between = BETWEEN.lock().unwrap_or_else(PoisonError::into_inner);

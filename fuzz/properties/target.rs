@@ -4,7 +4,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::between::{Between, Request};
 
-static BETWEEN: LazyLock<Mutex<Between>> = LazyLock::new(|| Between::start(""));
+static BETWEEN: LazyLock<Mutex<Between>> = LazyLock::new(|| Between::start("", ""));
 
 /// `data` is one byte for the method, then the target.
 pub fn holds(data: &[u8]) {

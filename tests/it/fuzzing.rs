@@ -9,6 +9,10 @@ mod client;
 mod config;
 #[path = "../../fuzz/properties/cookie.rs"]
 mod cookie;
+#[path = "../../fuzz/properties/copy_answer.rs"]
+mod copy_answer;
+#[path = "../../fuzz/properties/copy_fields.rs"]
+mod copy_fields;
 #[path = "../../fuzz/properties/forwarded.rs"]
 mod forwarded;
 #[path = "../../fuzz/properties/haproxy.rs"]
@@ -64,10 +68,12 @@ fn mutated(target: &str) -> impl Strategy<Value = Vec<u8>> {
 
 type Property = fn(&[u8]);
 
-const ALL: [(&str, Property); 12] = [
+const ALL: [(&str, Property); 14] = [
     ("client", client::holds),
     ("config", config::holds),
     ("cookie", cookie::holds),
+    ("copy_answer", copy_answer::holds),
+    ("copy_fields", copy_fields::holds),
     ("forwarded", forwarded::holds),
     ("haproxy", haproxy::holds),
     ("learned", learned::holds),
@@ -138,6 +144,19 @@ proptest! {
     #[test]
     fn a_client_gets_a_response_whatever_its_backend_sends(seed in mutated("response")) {
         response::holds(&seed);
+    }
+
+    #[test]
+    fn what_a_backend_says_of_its_session_is_read_as_it_stands(
+        seed in mutated("copy_fields"), chance in "([01]|[sdwv](:[a-zA-Z0-9+/]{0,40}={0,2}:|\\?[01])(;(term|seq|ttl)=[0-9]{1,2}){0,3}|)(\n){1,2}"
+    ) {
+        copy_fields::holds(&seed);
+        copy_fields::holds(chance.as_bytes());
+    }
+
+    #[test]
+    fn whatever_a_backend_answers_to_a_copy_the_client_gets_a_response(seed in mutated("copy_answer")) {
+        copy_answer::holds(&seed);
     }
 
     #[test]
