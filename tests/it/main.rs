@@ -77,6 +77,7 @@ mod replicas;
 mod replicated_copies;
 mod request_framing;
 mod response_framing;
+mod routed_copies;
 mod routes;
 mod session_copies;
 mod session_sync;

@@ -1,7 +1,7 @@
 //! An application with sessions in its memory that speaks the protocol of docs/session-copies.md: a counter per session.
 //!
 //! `POST /add` adds one and begins a session if there is none; `GET /` says the count, or `none`; `POST /logout` ends the
-//! session; `POST /renew` gives it another id. The session's id is in the cookie `SID`, the copy is `sealed:id:count`.
+//! session; `POST /renew` gives it another id. The session's id is in a cookie, the copy is `sealed:id:count`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -48,6 +48,10 @@ pub struct Memory {
     /// Wants the copy again, whatever it has.
     pub always_wants: bool,
     pub ttl: u64,
+    /// The session cookie.
+    pub cookie: &'static str,
+    /// Whether the id in the cookie ends with the server's name, as with Tomcat's jvmRoute.
+    pub is_routed: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -81,6 +85,8 @@ impl SessionApp {
             held: None,
             always_wants: false,
             ttl: 1800,
+            cookie: "SID",
+            is_routed: false,
         };
         let memory = Arc::new(Mutex::new(memory));
         let program = {
@@ -218,12 +224,15 @@ impl Memory {
     fn run(&mut self, seen: &Seen, told: &Told, mut state: State) -> Reply {
         self.ran += 1;
         let cookies = seen.field("cookie").unwrap_or_default();
-        let id = cookies.split("; ").find_map(|cookie| cookie.strip_prefix("SID="));
+        let id = cookies.split("; ").find_map(|cookie| cookie.strip_prefix(self.cookie)?.strip_prefix('='));
+        // The name is no part of the session's id: it says where the session was.
+        let id = id.map(|id| id.split('.').next().unwrap_or_default());
         // A session of another id is nobody's.
         let before = state.session.clone().filter(|(own, _)| Some(own.as_str()) == id);
         let mut session = before.clone();
         let mut fields = String::new();
         let line = seen.line().split(" HTTP").next().unwrap_or_default();
+        let (cookie, route) = (self.cookie, if self.is_routed { format!(".{}", self.name) } else { String::new() });
         let mut new_id = || {
             self.next_id += 1;
             // Not hexadecimal: no ref contains it by chance.
@@ -232,13 +241,13 @@ impl Memory {
         match line.split('?').next().unwrap_or_default() {
             "POST /add" => {
                 let (id, count) = session.take().unwrap_or_else(|| (new_id(), 0));
-                fields += &format!("set-cookie: SID={id}; Path=/\r\n");
+                fields += &format!("set-cookie: {cookie}={id}{route}; Path=/\r\n");
                 session = Some((id, count + 1));
             }
             "POST /renew" => {
                 session = session.map(|(_, count)| (new_id(), count));
                 if let Some((id, _)) = &session {
-                    fields += &format!("set-cookie: SID={id}; Path=/\r\n");
+                    fields += &format!("set-cookie: {cookie}={id}{route}; Path=/\r\n");
                 }
             }
             "POST /logout" => session = None,
