@@ -9,6 +9,7 @@ mod change;
 mod copies_view;
 mod dashboard;
 mod event_stream;
+mod explain_report;
 mod gauges;
 mod guard;
 mod reload;
@@ -18,6 +19,7 @@ mod sources;
 mod view;
 
 pub use bind::{Bound, bind};
+pub use explain_report::{CopyReport, CopyState, ExplainReport};
 pub use guard::AccessRules;
 pub use reload::{
     ReloadChange, ReloadError, ReloadFigures, ReloadReport, ReloadRequest, ReloadResult, ReloadTrigger, Reloader,

@@ -17,11 +17,12 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 use super::event_stream::EventsQuery;
+use super::explain_report::ExplainReport;
 use super::guard::{self, AccessRules};
 use super::reload::{ReloadResult, ReloadTrigger};
 use super::sources::{Phase, StatusSources};
-use super::view::{ExplainRequest, ExplainResponse, Status};
-use super::{backend_api, dashboard, event_stream, gauges};
+use super::view::{ExplainRequest, Status};
+use super::{backend_api, copies_view, dashboard, event_stream, gauges};
 use crate::affinity::explain;
 use crate::clock;
 
@@ -107,12 +108,13 @@ async fn explain(State(api): State<Arc<Api>>, Json(request): Json<ExplainRequest
     let now = clock::unix().as_secs();
     let entries = api.facts.pools.load();
     let pools = entries.iter().map(|entry| (&*entry.pool, &*entry.affinity));
-    let explained = explain::explain_as_sent(pools, &request.token, now);
-    match explained {
-        Some(explanation) => Json(ExplainResponse::new(&explanation, &entries)).into_response(),
-        None => (StatusCode::NOT_FOUND, "No pool here can read this: a client that sends it gets a new session.\n")
-            .into_response(),
-    }
+    let Some(explanation) = explain::explain_as_sent(pools, &request.token, now) else {
+        let message = "No pool here can read this: a client that sends it gets a new session.\n";
+        return (StatusCode::NOT_FOUND, message).into_response();
+    };
+    let entry = entries.iter().find(|entry| **entry.pool.name() == *explanation.pool);
+    let copy = entry.and_then(|entry| copies_view::copy_report(&explanation, entry));
+    Json(ExplainReport::new(explanation, copy)).into_response()
 }
 
 /// The query of `POST /api/v1/reload`.

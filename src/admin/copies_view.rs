@@ -11,9 +11,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 use serde::Serialize;
 
+use super::explain_report::{CopyReport, CopyState};
 use super::sources::PoolEntry;
 use crate::affinity::explain::Explanation;
-use crate::copies::{CopyEvent, PoolCopies, SessionRef};
+use crate::copies::{CopyEvent, Holder, PoolCopies, SessionRef};
 
 /// The session copies of a pool, in `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -53,46 +54,33 @@ impl Copies {
     }
 }
 
-/// What is held of one session, in `POST /api/v1/explain`.
-#[derive(Debug, Serialize)]
-pub(super) struct HeldCopy<'a> {
-    /// `held`, `lost` (no copy is held), or `dropped` (the session has ended).
-    state: &'static str,
-    term: u32,
-    seq: u64,
-    /// The length of the copy.
-    bytes: u64,
-    /// When the copy was saved, in seconds since the Unix epoch; `null` without a copy.
-    saved: Option<u64>,
-    /// The backend that holds the session.
-    holder: Option<&'a str>,
-}
-
-impl<'a> HeldCopy<'a> {
-    /// Returns what is held of the session that was explained, if the pool `entry` knows it.
-    pub(super) fn of(explanation: &Explanation, entry: &'a PoolEntry) -> Option<HeldCopy<'a>> {
-        let copies = entry.copies.as_deref()?;
-        let session = match explanation.session_key {
-            Some(key) => SessionRef::from_words(key.words()),
-            None => SessionRef::new(entry.pool.name(), &explanation.session.to_be_bytes()),
-        };
-        let view = copies.store().peek(session)?.view();
-        let holder = view
-            .holder
-            .and_then(|holder| entry.pool.backends().iter().find(|backend| backend.live().id() == holder.backend));
-        Some(HeldCopy {
-            state: match (view.dropped, view.is_held) {
-                (true, _) => "dropped",
-                (false, true) => "held",
-                (false, false) => "lost",
-            },
-            term: view.term,
-            seq: view.version.seq,
-            bytes: view.bytes as u64,
-            saved: view.is_held.then_some(view.saved_at),
-            holder: holder.map(|backend| &**backend.name()),
-        })
-    }
+/// Returns what the process knows of the copy of the session that was explained. `entry` is the session's pool.
+pub(super) fn copy_report(explanation: &Explanation, entry: &PoolEntry) -> Option<CopyReport> {
+    let copies = entry.copies.as_deref()?;
+    let session = match explanation.session_key {
+        Some(key) => SessionRef::from_words(key.words()),
+        None => SessionRef::new(entry.pool.name(), &explanation.session.to_be_bytes()),
+    };
+    let known = copies.store().peek(session)?;
+    let (view, replicas) = (known.view(), known.replicas());
+    let name = |holder: &Holder| {
+        let backend = entry.pool.backends().iter().find(|backend| backend.live().id() == holder.backend)?;
+        Some(backend.name().to_string())
+    };
+    Some(CopyReport {
+        state: match (view.dropped, view.is_held, replicas.is_empty()) {
+            (true, ..) => CopyState::Dropped,
+            (false, true, _) => CopyState::Held,
+            (false, false, false) => CopyState::Placed,
+            (false, false, true) => CopyState::Lost,
+        },
+        term: view.term,
+        seq: view.version.seq,
+        bytes: view.bytes as u64,
+        saved: view.is_held.then_some(view.saved_at),
+        holder: view.holder.as_ref().and_then(name),
+        replicas: replicas.iter().filter_map(name).collect(),
+    })
 }
 
 /// Writes the metrics of all pools that keep copies.

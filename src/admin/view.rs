@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::copies_view::{Copies, HeldCopy};
+use super::copies_view::Copies;
 use super::sources::{PoolEntry, StatusSources};
-use crate::affinity::explain::{Explanation, NamedBackend, SessionTimes};
-use crate::affinity::{Cause, Verdict};
 use crate::clock;
 use crate::discover::SourceStatus;
 use crate::pool::history;
@@ -239,58 +237,4 @@ impl<'a> Pool<'a> {
 #[serde(deny_unknown_fields)]
 pub(super) struct ExplainRequest {
     pub(super) token: String,
-}
-
-/// The response of `POST /api/v1/explain`. Times are seconds since the Unix epoch, timeouts seconds.
-#[derive(Debug, Serialize)]
-pub(super) struct ExplainResponse<'a> {
-    valid: bool,
-    pool: &'a str,
-    persistence: &'static str,
-    key: Option<&'a str>,
-    session: String,
-    issued: Option<u64>,
-    last_seen: Option<u64>,
-    idle_timeout: Option<u64>,
-    absolute_timeout: Option<u64>,
-    backend: Option<&'a str>,
-    address: Option<&'a str>,
-    replaced: bool,
-    term: u32,
-    replica: Option<&'a str>,
-    verdict: &'static str,
-    cause: Option<&'static str>,
-    goes_to: Option<&'a str>,
-    why: &'a str,
-    /// What is held of the session; `null` without [pools.copies], or if nothing is known of it.
-    copy: Option<HeldCopy<'a>>,
-}
-
-impl<'a> ExplainResponse<'a> {
-    /// Makes the response. `entries` are the running pools.
-    pub(super) fn new(explanation: &'a Explanation, entries: &'a [PoolEntry]) -> ExplainResponse<'a> {
-        let entry = entries.iter().find(|entry| **entry.pool.name() == *explanation.pool);
-        let seen = |read: fn(&SessionTimes) -> Option<u64>| explanation.seen.as_ref().and_then(read);
-        ExplainResponse {
-            valid: explanation.verdict == Verdict::Hit,
-            pool: &explanation.pool,
-            persistence: explanation.persistence,
-            key: explanation.key.as_deref(),
-            session: format!("{:016x}", explanation.session),
-            issued: seen(|seen| Some(seen.issued)),
-            last_seen: seen(|seen| Some(seen.last)),
-            idle_timeout: seen(|seen| seen.idle_timeout),
-            absolute_timeout: seen(|seen| seen.absolute_timeout),
-            backend: explanation.backend.as_ref().map(|named| named.name.as_str()),
-            address: explanation.backend.as_ref().and_then(|named: &NamedBackend| named.address.as_deref()),
-            replaced: explanation.backend.as_ref().is_some_and(|named| named.replaced),
-            term: explanation.term,
-            replica: explanation.replica.as_deref(),
-            verdict: explanation.verdict.as_str(),
-            cause: explanation.cause.map(Cause::as_str),
-            goes_to: explanation.goes_to.as_deref(),
-            why: &explanation.why,
-            copy: entry.and_then(|entry| HeldCopy::of(explanation, entry)),
-        }
-    }
 }

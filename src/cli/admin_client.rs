@@ -101,12 +101,7 @@ impl AdminClient {
         response.unwrap_or_else(|_| Err(broken(&format_args!("waited for {} s", limit.as_secs()))))
     }
 
-    async fn exchange(
-        &self,
-        method: &Method,
-        path: &str,
-        json: Option<&Value>,
-    ) -> Result<(StatusCode, Bytes), Error> {
+    async fn exchange(&self, method: &Method, path: &str, json: Option<&Value>) -> Result<(StatusCode, Bytes), Error> {
         let unreachable = |error: std::io::Error| Error::Unreachable {
             file: self.file.clone(),
             address: self.settings.address.clone(),

@@ -1,20 +1,29 @@
 //! Owns: `linchpin explain`: what a routing cookie or session id holds, and what Linchpin would do with it now.
-//! Invariant: it shows no key, and decides with the function that decides for requests.
-//! Must not know: running state; it assumes that every backend is up and that no session has been learned.
+//! Invariant: it shows no key and no byte of a copy, and decides with the function that decides for requests.
+//! Must not know: how the running process, which alone has copies and learned sessions, keeps them.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use http::{Method, StatusCode};
+use serde_json::json;
+
+use super::admin_client::{AdminClient, unexpected};
 use super::config_file::{ConfigArgs, find};
 use super::output::{failure, print, print_error};
-use crate::affinity::explain::{Explanation, NamedBackend, SessionTimes, explain_as_sent};
+use crate::admin::{CopyReport, CopyState, ExplainReport};
+use crate::affinity::explain::explain_as_sent;
 use crate::affinity::{Affinity, Carrier, SessionTables};
 use crate::clock;
-use crate::config::{self, PoolPlan};
+use crate::config::{self, Plan, PoolPlan};
 use crate::pool::Pool;
 use crate::pool::reconcile::Reconciler;
+
+/// How long the running process may take to answer.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// The command line of `linchpin explain`.
 #[derive(Debug, clap::Args)]
@@ -43,55 +52,132 @@ pub fn run(args: &Args) -> ExitCode {
         }
     };
     let now = args.at.unwrap_or_else(|| clock::unix().as_secs());
+    let own = explain(&plan, &args.token, now);
+    let learns = plan.pools.iter().any(|pool| matches!(pool.persistence.carrier, Carrier::Learned(_)));
+    // Only the running process knows learned sessions, and what copies there are.
+    let may_be_learned = learns && own.as_ref().is_none_or(|own| own.backend.is_none());
+    let asks = may_be_learned || own.as_ref().is_some_and(|own| has_copies(&plan, own));
+    let answer = asks.then(|| ask(&path, &args.token));
+    let text = match (own, answer) {
+        (own, Some(Ok(answer))) if may_be_learned && (own.is_none() || answer.backend.is_some()) => {
+            let copy = has_copies(&plan, &answer).then(|| copy(answer.copy.as_ref(), now));
+            text(&plan, &answer, copy, "", now)
+        }
+        (Some(own), answer) => {
+            let copy = answer.filter(|_| has_copies(&plan, &own)).map(|answer| match answer {
+                Ok(answer) => copy(answer.copy.as_ref(), now),
+                Err(error) => format!("unknown: {error}"),
+            });
+            text(&plan, &own, copy, ", if all backends are up", now)
+        }
+        (None, answer) => {
+            let learned = match answer {
+                Some(Err(error)) => format!("; only the running Linchpin knows learned sessions, and {error}"),
+                _ => String::new(),
+            };
+            return failure(&format!(
+                "no pool of this configuration can open this token: it was sealed with a key that is not in [[keys]], for \
+                 a pool, cookie or field of another name, or it is damaged{learned}. A client that sends it gets a new \
+                 session.",
+            ));
+        }
+    };
+    print(&text);
+    ExitCode::SUCCESS
+}
+
+/// Explains a token by the file alone: as if every backend were up and no session had been learned.
+fn explain(plan: &Plan, token: &str, now: u64) -> Option<ExplainReport> {
     let settings: Vec<_> = plan.pools.iter().map(|pool| pool.pool.clone()).collect();
     let pools = Reconciler::new(1).pools(&settings);
     let mut tables = SessionTables::default();
     let of = |(pool, of): (&Arc<Pool>, &PoolPlan)| Affinity::new(pool.name(), &of.persistence, &plan.keys, &mut tables);
     let affinities: Vec<_> = pools.iter().zip(&plan.pools).map(of).collect();
     let candidates = pools.iter().map(|pool| &**pool).zip(&affinities);
-    if let Some(explanation) = explain_as_sent(candidates, &args.token, now) {
-        let of = plan.pools.iter().find(|of| of.pool.name == explanation.pool);
-        let balance = of.map_or("", |of| of.balance.as_str());
-        print(&text(&explanation, balance, now));
-        return ExitCode::SUCCESS;
-    }
-    let learns = plan.pools.iter().any(|pool| matches!(pool.persistence.carrier, Carrier::Learned(_)));
-    let learned = "; only the running Linchpin knows learned sessions: ask it with POST /api/v1/explain";
-    failure(&format!(
-        "no pool of this configuration can open this token: it was sealed with a key that is not in [[keys]], for a pool, \
-         cookie or field of another name, or it is damaged{}. A client that sends it gets a new session.",
-        if learns { learned } else { "" }
-    ))
+    explain_as_sent(candidates, token, now).map(|explanation| ExplainReport::new(explanation, None))
 }
 
-fn text(explanation: &Explanation, balance: &str, now: u64) -> String {
+/// Asks the running process to explain a token. The error is a sentence without its end.
+fn ask(file: &Path, token: &str) -> Result<ExplainReport, String> {
+    let admin = AdminClient::of(file).map_err(|error| error.to_string())?;
+    let json = json!({ "token": token });
+    let (status, body) =
+        admin.send(&Method::POST, "/api/v1/explain", Some(&json), LIMIT).map_err(|error| error.to_string())?;
+    match status {
+        StatusCode::OK => serde_json::from_slice(&body).map_err(|_| unexpected(status, &body)),
+        StatusCode::NOT_FOUND => {
+            Err("the running process cannot read it, either: if this file has changed since it was \
+                                      read, reload it with: linchpin reload"
+                .into())
+        }
+        _ => Err(unexpected(status, &body)),
+    }
+}
+
+fn pool<'a>(plan: &'a Plan, report: &ExplainReport) -> Option<&'a PoolPlan> {
+    plan.pools.iter().find(|pool| *pool.pool.name == *report.pool)
+}
+
+fn has_copies(plan: &Plan, report: &ExplainReport) -> bool {
+    pool(plan, report).is_some_and(|pool| pool.copies.is_some())
+}
+
+fn text(plan: &Plan, report: &ExplainReport, copy: Option<String>, condition: &str, now: u64) -> String {
     let mut text = String::new();
     let mut row = |name: &str, value: &str| {
         // Writing to a String never fails.
         let _ = writeln!(text, "{name:<10} {value}");
     };
-    row("pool", &format!("{} (balance {balance}, persistence {})", explanation.pool, explanation.persistence));
-    if let Some(key) = &explanation.key {
+    let balance = pool(plan, report).map_or("", |pool| pool.balance.as_str());
+    row("pool", &format!("{} (balance {balance}, persistence {})", report.pool, report.persistence));
+    if let Some(key) = &report.key {
         row("key", key);
     }
-    row("session", &format!("{:016x}", explanation.session));
-    if let Some(SessionTimes { issued, last, idle_timeout, absolute_timeout }) = explanation.seen {
-        row("begun", &when(issued, now, absolute_timeout));
-        row("last seen", &when(last, now, idle_timeout));
+    row("session", &report.session);
+    for (name, at, limit) in
+        [("begun", report.issued, report.absolute_timeout), ("last seen", report.last_seen, report.idle_timeout)]
+    {
+        if let Some(at) = at {
+            row(name, &when(at, now, limit));
+        }
     }
-    if let Some(named) = &explanation.backend {
-        row("backend", &backend(named));
+    if let Some(name) = &report.backend {
+        row("backend", &backend(name, report.address.as_deref(), report.replaced));
     }
-    if explanation.term > 0 {
-        row("term", &format!("{} (handed over so often together with its copy)", explanation.term));
+    if report.term > 0 {
+        row("term", &format!("{} (handed over so often together with its copy)", report.term));
     }
-    if let Some(replica) = &explanation.replica {
+    if let Some(replica) = &report.replica {
         row("replica", &format!("{replica} holds the session's state, too"));
     }
-    let cause = explanation.cause.map_or(String::new(), |cause| format!(" ({})", cause.as_str()));
-    row("verdict", &format!("{}{cause}", explanation.verdict.as_str()));
-    row("why", &format!("{}, if all backends are up", explanation.why));
+    if let Some(copy) = copy {
+        row("copy", &copy);
+    }
+    let cause = report.cause.as_ref().map_or(String::new(), |cause| format!(" ({cause})"));
+    row("verdict", &format!("{}{cause}", report.verdict));
+    row("why", &format!("{}{condition}", report.why));
     text
+}
+
+/// Says what the running process knows of a session's copy.
+fn copy(report: Option<&CopyReport>, now: u64) -> String {
+    let Some(CopyReport { state, term, seq, bytes, saved, holder, replicas }) = report else {
+        return "none: the running process knows nothing of this session's state".into();
+    };
+    let holder =
+        holder.as_ref().map_or("no server is known to have it".into(), |name| format!("{name} has the session"));
+    let version = format!("term {term}, seq {seq}");
+    match state {
+        CopyState::Held => {
+            let age = age(now, saved.unwrap_or(now));
+            format!("{version}, {bytes} bytes, saved {age} ago; {holder}")
+        }
+        CopyState::Placed => format!("{version}, on {}; {holder}", replicas.join(", ")),
+        CopyState::Lost => {
+            format!("none is held, the last known state was {version}; the next response brings one; {holder}")
+        }
+        CopyState::Dropped => format!("none: the session has ended at {version}"),
+    }
 }
 
 fn when(at: u64, now: u64, limit: Option<u64>) -> String {
@@ -101,16 +187,19 @@ fn when(at: u64, now: u64, limit: Option<u64>) -> String {
             humantime::format_rfc3339_seconds(time.min(UNIX_EPOCH + Duration::from_secs(200_000_000_000))).to_string()
         },
     );
-    let ago = humantime::format_duration(Duration::from_secs(now.saturating_sub(at)));
     let limit = limit
         .map_or("no limit".into(), |limit| format!("limit {}", humantime::format_duration(Duration::from_secs(limit))));
-    format!("{time}, {ago} ago ({limit})")
+    format!("{time}, {} ago ({limit})", age(now, at))
 }
 
-fn backend(named: &NamedBackend) -> String {
-    match (&named.address, named.replaced) {
-        (None, _) => format!("{}, which this pool doesn't have", named.name),
-        (Some(address), true) => format!("{}, at another address then; now at {address}", named.name),
-        (Some(address), false) => format!("{} at {address}", named.name),
+fn age(now: u64, at: u64) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(now.saturating_sub(at)))
+}
+
+fn backend(name: &str, address: Option<&str>, replaced: bool) -> String {
+    match (address, replaced) {
+        (None, _) => format!("{name}, which this pool doesn't have"),
+        (Some(address), true) => format!("{name}, at another address then; now at {address}"),
+        (Some(address), false) => format!("{name} at {address}"),
     }
 }

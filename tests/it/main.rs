@@ -37,6 +37,7 @@ mod discovery;
 mod docs;
 mod early_responses;
 mod events;
+mod explain;
 mod failover;
 mod fields;
 mod first_words;
