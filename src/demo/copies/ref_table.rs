@@ -2,53 +2,18 @@
 //! Invariant: a request never runs on a state older than its version, and a state that a client was told is saved.
 //! Must not know: the clock (`now` is passed in), HTTP, or how copies are sealed.
 
-use std::collections::HashMap;
+mod entries;
+
 use std::time::Instant;
 
+use self::entries::{Entries, Memory};
 use super::super::session::{Session, SessionId, SessionStore};
 use super::field::{SessionField, SessionRef, Version};
 
-/// Most bytes of copies that no client has come for yet.
-const MAX_WAITING_BYTES: usize = 64 << 20;
+pub(super) use self::entries::WaitingCopy;
 
 /// What this server remembers, by Linchpin's names.
-pub(in crate::demo) struct RefTable {
-    capacity: usize,
-    by_ref: HashMap<SessionRef, Entry>,
-    /// Bytes of the copies in entries that are `Waiting`.
-    waiting_bytes: usize,
-    /// PUTs and DELETEs taken so far.
-    takes: u64,
-}
-
-struct Entry {
-    version: Version,
-    memory: Memory,
-    /// The number of the PUT or DELETE that was taken last. While a request runs in whose time it changes, another server
-    /// has gone on from the state that the request began with.
-    taken: u64,
-    last_used: Instant,
-}
-
-/// What a version stands for.
-enum Memory {
-    /// A session of the session store.
-    Session(SessionId),
-    /// A copy whose client has not come yet: only the client whose cookie has its id gets it.
-    Waiting(Box<WaitingCopy>),
-    /// No session: it has ended.
-    Ended,
-}
-
-/// A copy that was taken.
-pub(super) struct WaitingCopy {
-    /// The id in the copy.
-    pub(super) id: SessionId,
-    pub(super) session: Session,
-    /// The copy's length, in bytes.
-    pub(super) bytes: usize,
-    pub(super) taken_at: Instant,
-}
+pub(in crate::demo) struct RefTable(Entries);
 
 /// What a request knows of its session's version when it begins.
 #[derive(Clone)]
@@ -82,7 +47,7 @@ pub(super) enum Outcome {
 impl RefTable {
     /// Creates a table of at most `capacity` names.
     pub(in crate::demo) fn new(capacity: usize) -> Self {
-        Self { capacity, by_ref: HashMap::new(), waiting_bytes: 0, takes: 0 }
+        Self(Entries::new(capacity))
     }
 
     /// Decides whether a request may run on what this server remembers. Forgets what is out of date.
@@ -92,12 +57,12 @@ impl RefTable {
         sessions: &mut SessionStore,
         now: Instant,
     ) -> Result<Ticket, Wanted> {
-        self.forget_evicted(&field.session_ref, sessions, now);
-        let held = self.by_ref.get(&field.session_ref).map(|entry| entry.version);
+        self.0.forget_evicted(&field.session_ref, sessions, now);
+        let held = self.0.get(&field.session_ref).map(|entry| entry.version);
         match field.version() {
             Some(version) if field.dropped => {
                 if held.is_none_or(|held| held < version) {
-                    self.replace(&field.session_ref, version, Memory::Ended, sessions, now);
+                    self.0.replace(&field.session_ref, version, Memory::Ended, sessions, now);
                 }
             }
             Some(version) => {
@@ -109,12 +74,12 @@ impl RefTable {
             // brings the client back here, another server would have gone on from it.
             None => {
                 if held.is_some_and(|held| held.term.saturating_add(1) < field.term) {
-                    self.remove(&field.session_ref, sessions);
+                    self.0.remove(&field.session_ref, sessions);
                 }
             }
         }
         let mut taken = 0;
-        if let Some(entry) = self.by_ref.get_mut(&field.session_ref) {
+        if let Some(entry) = self.0.get_mut(&field.session_ref) {
             entry.last_used = now;
             taken = entry.taken;
         }
@@ -124,28 +89,24 @@ impl RefTable {
     /// Gives the client its session from the copy, if one waits and the client's cookie has its id.
     pub(super) fn adopt(&mut self, ticket: &Ticket, id: SessionId, sessions: &mut SessionStore, now: Instant) {
         let session_ref = &ticket.field.session_ref;
-        let Some(entry) = self.by_ref.get_mut(session_ref) else { return };
-        let Memory::Waiting(waiting) = &entry.memory else { return };
-        if waiting.id != id {
+        let Some(waiting) = self.0.take_waiting(session_ref, id) else { return };
+        let waited = now.saturating_duration_since(waiting.taken_at);
+        if waited >= sessions.idle_timeout() {
+            if let Some(entry) = self.0.get_mut(session_ref) {
+                entry.memory = Memory::Ended;
+            }
             return;
         }
-        let waited = now.saturating_duration_since(waiting.taken_at);
-        let is_expired = waited >= sessions.idle_timeout();
-        let memory = if is_expired { Memory::Ended } else { Memory::Session(id) };
-        let Memory::Waiting(waiting) = std::mem::replace(&mut entry.memory, memory) else { return };
-        self.waiting_bytes = self.waiting_bytes.saturating_sub(waiting.bytes);
-        if !is_expired {
-            let mut session = waiting.session;
-            if let Some(origin) = &mut session.origin {
-                origin.age = origin.age.saturating_add(waited);
-            }
-            sessions.restore(id, session, session_ref.clone(), now);
+        let mut session = waiting.session;
+        if let Some(origin) = &mut session.origin {
+            origin.age = origin.age.saturating_add(waited);
         }
+        sessions.restore(id, session, session_ref.clone(), now);
     }
 
     /// Whether the session was handed over, or ended elsewhere, while the request ran: it must change nothing any more.
     pub(in crate::demo) fn is_overtaken(&self, ticket: &Ticket) -> bool {
-        self.by_ref.get(&ticket.field.session_ref).is_some_and(|entry| entry.taken != ticket.taken)
+        self.0.get(&ticket.field.session_ref).is_some_and(|entry| entry.taken != ticket.taken)
     }
 
     /// Decides what a response tells Linchpin. `before` is the client's session when the request began.
@@ -158,7 +119,7 @@ impl RefTable {
         now: Instant,
     ) -> Outcome {
         let field = &ticket.field;
-        let held = self.by_ref.get(&field.session_ref);
+        let held = self.0.get(&field.session_ref);
         let seq = held.map_or(0, |held| held.version.seq).max(field.seq.unwrap_or(0)).saturating_add(1);
         let version = Version { term: field.term, seq };
         if self.is_overtaken(ticket) {
@@ -178,7 +139,7 @@ impl RefTable {
         let id = match (change, before) {
             (Some(SessionChange::LoggedIn(id)), _) | (Some(SessionChange::Content) | None, Some((id, _))) => id,
             (Some(SessionChange::LoggedOut), Some(_)) => {
-                self.replace(&field.session_ref, version, Memory::Ended, sessions, now);
+                self.0.replace(&field.session_ref, version, Memory::Ended, sessions, now);
                 return Outcome::Drop(version);
             }
             (_, None) => return Outcome::Nothing,
@@ -188,11 +149,11 @@ impl RefTable {
         let Some(session) = sessions.save(id, &field.session_ref, is_held) else { return Outcome::Nothing };
         let session = session.clone();
         let memory = Memory::Session(id);
-        match self.by_ref.get_mut(&field.session_ref) {
+        match self.0.get_mut(&field.session_ref) {
             Some(entry) if !matches!(entry.memory, Memory::Waiting(_)) => {
                 (entry.version, entry.memory, entry.last_used) = (version, memory, now);
             }
-            _ => self.replace(&field.session_ref, version, memory, sessions, now),
+            _ => self.0.replace(&field.session_ref, version, memory, sessions, now),
         }
         Outcome::Save { version, id, session }
     }
@@ -206,23 +167,15 @@ impl RefTable {
         sessions: &mut SessionStore,
         now: Instant,
     ) -> Result<(), Version> {
-        if let Some(held) = self.by_ref.get(session_ref) {
+        if let Some(held) = self.0.get(session_ref) {
             // A session that has ended doesn't come back by a copy of the same version.
             let is_newer = held.version > version;
             if is_newer || (held.version == version && matches!(held.memory, Memory::Ended)) {
                 return Err(held.version);
             }
         }
-        self.waiting_bytes = self.waiting_bytes.saturating_add(waiting.bytes);
-        self.replace(session_ref, version, Memory::Waiting(Box::new(waiting)), sessions, now);
-        self.stamp(session_ref);
-        while self.waiting_bytes > MAX_WAITING_BYTES {
-            let is_waiting = |entry: &Entry| matches!(entry.memory, Memory::Waiting(_));
-            let oldest =
-                self.by_ref.iter().filter(|(_, entry)| is_waiting(entry)).min_by_key(|(_, entry)| entry.last_used);
-            let Some(oldest) = oldest.map(|(oldest, _)| oldest.clone()) else { break };
-            self.remove(&oldest, sessions);
-        }
+        self.0.put_waiting(session_ref, version, waiting, sessions, now);
+        self.0.stamp(session_ref);
         Ok(())
     }
 
@@ -234,74 +187,13 @@ impl RefTable {
         sessions: &mut SessionStore,
         now: Instant,
     ) -> Result<(), Version> {
-        match self.by_ref.get(session_ref) {
+        match self.0.get(session_ref) {
             Some(held) if held.version > version => Err(held.version),
             _ => {
-                self.replace(session_ref, version, Memory::Ended, sessions, now);
-                self.stamp(session_ref);
+                self.0.replace(session_ref, version, Memory::Ended, sessions, now);
+                self.0.stamp(session_ref);
                 Ok(())
             }
-        }
-    }
-
-    /// Notes that a PUT or DELETE was taken: requests that run now are overtaken.
-    fn stamp(&mut self, session_ref: &SessionRef) {
-        self.takes += 1;
-        if let Some(entry) = self.by_ref.get_mut(session_ref) {
-            entry.taken = self.takes;
-        }
-    }
-
-    /// Sets what a name stands for, and forgets what it stood for before.
-    fn replace(
-        &mut self,
-        session_ref: &SessionRef,
-        version: Version,
-        memory: Memory,
-        sessions: &mut SessionStore,
-        now: Instant,
-    ) {
-        let keeps = if let Memory::Session(id) = &memory { Some(*id) } else { None };
-        let taken = self.by_ref.get(session_ref).map_or(0, |entry| entry.taken);
-        self.clear(session_ref, keeps, sessions);
-        if !self.by_ref.contains_key(session_ref) && self.by_ref.len() >= self.capacity {
-            // This scans the whole table, as the session store does when it is full.
-            let oldest = self.by_ref.iter().min_by_key(|(_, entry)| entry.last_used).map(|(oldest, _)| oldest.clone());
-            // Its session stays: a later request wants its copy, or saves it again.
-            oldest.map(|oldest| self.take_out(&oldest));
-        }
-        self.by_ref.insert(session_ref.clone(), Entry { version, memory, taken, last_used: now });
-    }
-
-    fn remove(&mut self, session_ref: &SessionRef, sessions: &mut SessionStore) {
-        self.clear(session_ref, None, sessions);
-    }
-
-    /// Removes an entry, and its session if that was saved under this name last and is not the one to keep.
-    fn clear(&mut self, session_ref: &SessionRef, keeps: Option<SessionId>, sessions: &mut SessionStore) {
-        if let Some(Entry { memory: Memory::Session(id), .. }) = self.take_out(session_ref)
-            && keeps != Some(id)
-        {
-            sessions.close_saved_under(id, session_ref);
-        }
-    }
-
-    fn take_out(&mut self, session_ref: &SessionRef) -> Option<Entry> {
-        let entry = self.by_ref.remove(session_ref)?;
-        if let Memory::Waiting(waiting) = &entry.memory {
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(waiting.bytes);
-        }
-        Some(entry)
-    }
-
-    /// Removes an entry whose session was evicted by others: its copy is needed. An expired session has ended.
-    fn forget_evicted(&mut self, session_ref: &SessionRef, sessions: &SessionStore, now: Instant) {
-        let Some(entry) = self.by_ref.get_mut(session_ref) else { return };
-        let Memory::Session(id) = entry.memory else { return };
-        match sessions.is_expired(id, now) {
-            Some(false) => {}
-            Some(true) => entry.memory = Memory::Ended,
-            None => drop(self.take_out(session_ref)),
         }
     }
 }
@@ -542,11 +434,11 @@ mod tests {
             server.now += Duration::from_millis(1);
             server.take(&format!("r{number}"), version(1, 1), SessionId::random().unwrap(), 0).unwrap();
         }
-        assert_eq!((server.refs.by_ref.len(), server.refs.waiting_bytes), (10, 10_000));
+        assert_eq!(server.refs.0.size(), (10, 10_000));
         let id = SessionId::random().unwrap();
         server.take("late", version(1, 1), id, 0).unwrap();
         server.now += IDLE;
         assert_eq!(server.read("ref=\"late\";term=1;seq=1", id), Some((None, None)));
-        assert_eq!(server.refs.waiting_bytes, 9_000);
+        assert_eq!(server.refs.0.size().1, 9_000);
     }
 }
