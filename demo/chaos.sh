@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Chaos with session copies: three servers that keep sessions in their own memory, Linchpin in front of them, and 30 users
-# who count in their sessions on two connections each. Servers are killed, restarted faster than any probe, stopped and
-# continued, and drained, and users log out and in while this goes on. No session may be lost, no count may be below what
-# its client was told, nothing may run twice, and no session that has ended may come back. Prints how many of everything it
-# did, and exits non-zero if anything differs. Needs bash, curl and python3, and leaves nothing behind.
+# who count in their sessions on two connections each. Servers are killed, restarted faster than any probe, restarted
+# while nobody looks, stopped and continued, and drained, and users log out and in while this goes on. No session may be
+# lost, no count may be below what its client was told, nothing may run twice, and no session that has ended may come back.
+# Prints how many of everything it did, and exits non-zero if anything differs. Needs bash, curl and python3, and leaves
+# nothing behind.
 #
 #   demo/chaos.sh                                  builds linchpin, and runs for five minutes
 #   demo/chaos.sh --minutes 60                     for an hour
@@ -64,10 +65,10 @@ undrain() {
     ask wait a b c
 }
 
-# for_a_fifth: whether this part's share of the time is not over; its first call begins it.
+# for_its_share: whether this part's share of the time is not over; its first call begins it.
 part_ends=
-for_a_fifth() {
-    [[ -n $part_ends ]] || part_ends=$((SECONDS + seconds / 5))
+for_its_share() {
+    [[ -n $part_ends ]] || part_ends=$((SECONDS + (seconds + 5) / 6))
     ((SECONDS < part_ends)) || { part_ends=; return 1; }
 }
 
@@ -77,7 +78,7 @@ step "kill -9 of random servers, which start again after up to a second"
 ask login
 ask count 2
 kills=0
-while for_a_fifth; do
+while for_its_share; do
     pick
     crash "$victim"
     kills=$((kills + 1))
@@ -92,7 +93,7 @@ step "kill -9 and a restart on the same port at once, faster than any probe"
 ask login
 ask count 2
 restarts=0
-while for_a_fifth; do
+while for_its_share; do
     pick
     crash "$victim"
     revive "$victim"
@@ -102,12 +103,31 @@ done
 ask end "$restarts"
 say "$restarts restarts"
 
+step "A restart while nobody clicks: the server has forgotten everything, and asks for the copies"
+ask login
+# Nothing is under way when the server dies, so no request may fail.
+ask count 2 none
+wants=$(copies wants) forgets=0
+while for_its_share; do
+    sleep "0.$((RANDOM % 5))"
+    pick
+    ask pause
+    crash "$victim"
+    start_server "$victim"
+    ask resume
+    forgets=$((forgets + 1))
+done
+ask end 0
+wants=$(($(copies wants) - wants))
+((wants > 0)) || fail "$forgets servers have forgotten their sessions, and none asked for a copy"
+say "$forgets restarts, after which $wants requests found a server that asked for the copy"
+
 step "SIGSTOP for a server; its users go on elsewhere; SIGCONT, and another server is killed"
 ask login
 # A POST that a stopped server does not answer is a 504, and its fate as unknown as that of a dead server's.
 ask count 2 502 504
 stops=0
-while for_a_fifth; do
+while for_its_share; do
     pick
     stopped=$victim
     kill -STOP "${pid_of[$stopped]}"
@@ -124,11 +144,17 @@ done
 ask end "$((stops * 2))"
 say "$stops times SIGSTOP, SIGCONT and kill -9 of another"
 
-step "Users log out, and in anew, while slow requests of theirs are under way and a server is killed"
-races=0 ended=0
-while for_a_fifth; do
+step "Users log out, and in anew, while slow requests of theirs are under way and a server is killed that others have left"
+races=0 ended=0 left=0 drains=0
+while for_its_share; do
     for ending in logout login; do
         ask login
+        # Sessions that leave a living server end there: nobody finds them there with an old cookie.
+        pick
+        drain "$victim"
+        ask leave "$victim"
+        drains=$((drains + 1)) left=$((left + answer))
+        undrain
         ask race "$ending"
         sleep "0.$((RANDOM % 4))"
         pick
@@ -138,22 +164,24 @@ while for_a_fifth; do
         revive "$victim"
     done
 done
-say "$ended sessions ended in $races rounds, each with a kill -9; none came back"
+say "$ended sessions ended in $races rounds, each with a kill -9, $left of them after their server was drained; none came back"
 
 step "Servers are drained and made ready again, while everybody counts"
 ask login
 # No server dies, so no request may fail.
 ask count 2 none
-drains=0
-while for_a_fifth; do
+loaded=0
+while for_its_share; do
     pick
     drain "$victim"
     sleep "0.$((6 + RANDOM % 4))"
     undrain
-    drains=$((drains + 1))
+    loaded=$((loaded + 1))
 done
 ask end 0
 ((answer < 3000)) || fail "a request waited for $answer ms, and handover is 2s"
-say "$drains drains"
+say "$loaded drains"
 
-step "As it must be. Copies: $(copies)"
+ask sum
+step "As it must be, after $((kills + restarts + stops + races)) times kill -9, $((restarts + forgets)) instant restarts,
+   $stops times SIGSTOP and SIGCONT, $((drains + loaded)) drains and $races races. Copies: $(copies)"

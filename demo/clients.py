@@ -114,13 +114,13 @@ class Client:
         expect(response.status == 200, f"the cart of {self.name} went wrong: {response}")
         return response.server
 
-    def count(self, connection, may_fail, path="/count"):
+    def count(self, connection, may_fail, only_reads=False):
         """Counts by POST, or reads; checks what it is told. `may_fail`: the statuses of a POST whose server died."""
-        is_post = path != "/count" or random.random() < 0.7
+        is_post = not only_reads and random.random() < 0.7
         with self.lock:
             before, acknowledged = self.highest, self.acknowledged
             self.sent += is_post
-        response = connection.send("POST", path) if is_post else connection.send("GET", "/whoami")
+        response = connection.send("POST", "/count") if is_post else connection.send("GET", "/whoami")
         with self.lock:
             self.slowest = max(self.slowest, response.took)
             if is_post and response.status in may_fail:
@@ -170,7 +170,8 @@ class Crowd:
         self.clients = [Client(f"user{number:02}", address) for number in range(1, CLIENTS + 1)]
         self.killed = None
         self.threads, self.stop = [], threading.Event()
-        self.may_fail = set()
+        self.connections, self.may_fail = 1, set()
+        self.done = collections.Counter()
 
     # The orders of both scripts.
 
@@ -185,6 +186,7 @@ class Crowd:
     def login(self):
         """Everybody logs in and fills a cart. Returns the server with the most users."""
         homes = collections.Counter(client.log_in() for client in self.clients)
+        self.done["logins"] += len(self.clients)
         spread = ", ".join(f"{count} on {server}" for server, count in sorted(homes.items()))
         say(f"{len(self.clients)} users logged in, each with an item in the cart: {spread}")
         return homes.most_common(1)[0][0]
@@ -192,31 +194,22 @@ class Crowd:
     def count(self, connections="1", *may_fail):
         """Everybody counts, on so many connections at once, until `end`. A POST under way may end with these statuses; with
         `none`, no request may fail."""
-        self.stop = threading.Event()
+        self.connections = int(connections)
         self.may_fail = {502} if not may_fail else {int(status) for status in may_fail if status != "none"}
-        self.threads = [
-            threading.Thread(target=self.keep_counting, args=(client,), daemon=True)
-            for client in self.clients
-            for _ in range(int(connections))
-        ]
-        for thread in self.threads:
-            thread.start()
+        self.resume()
 
     def end(self, deaths):
         """Everybody stops, after so many deaths of servers. Nothing was lost, and nothing ran twice."""
-        self.stop.set()
-        for thread in self.threads:
-            thread.join(PATIENCE + 2)
-            expect(not thread.is_alive(), "a request is still waiting for its answer")
-        self.check()
-        connections = len(self.threads) // len(self.clients)
+        self.pause()
         for client in self.clients:
             # A death ends the requests that were under way, and no later ones.
-            most = int(deaths) * connections
+            most = int(deaths) * self.connections
             expect(client.unknown <= most, f"{client.unknown} POSTs of {client.name} failed at {deaths} deaths")
             client.settle()
         total = lambda what: sum(getattr(client, what) for client in self.clients)
         moves = sum(len(client.servers) - 1 for client in self.clients)
+        self.done.update({"sent": total("sent"), "acknowledged": total("acknowledged"), "unknown": total("unknown")})
+        self.done["moves"] += moves
         slowest = max(client.slowest for client in self.clients)
         say(f"{total('acknowledged')} counts acknowledged, {total('unknown')} unknown: their servers died with them")
         if overtaken := total("overtaken"):
@@ -260,6 +253,36 @@ class Crowd:
 
     # The orders of chaos.sh.
 
+    def pause(self):
+        """Everybody stops counting; nothing is under way afterwards."""
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(PATIENCE + 2)
+            expect(not thread.is_alive(), "a request is still waiting for its answer")
+        self.check()
+
+    def resume(self):
+        """Everybody counts, as before a pause."""
+        self.stop = threading.Event()
+        self.threads = [
+            threading.Thread(target=self.keep_counting, args=(client,), daemon=True)
+            for client in self.clients
+            for _ in range(self.connections)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def leave(self, server):
+        """Everybody reads until they have left a server that is drained. Returns how many have."""
+        left, until = 0, time.monotonic() + PATIENCE
+        for client in self.clients:
+            was_there = client.servers[-1] == server
+            while (response := client.count(client.connection, set(), only_reads=True)).server == server:
+                expect(time.monotonic() < until, f"{client.name} is still on {server}: {response}")
+                time.sleep(PAUSE)
+            left += was_there
+        return left
+
     def race(self, ending):
         """Everybody logs out, or in anew, while a slow request of the same session is under way."""
         self.threads = [threading.Thread(target=self.end_session, args=(client, ending), daemon=True) for client in self.clients]
@@ -283,7 +306,14 @@ class Crowd:
             if client.jar.cookies[SESSION_COOKIE]:
                 state = (response.said["user"], response.said["count"])
                 expect(state == (client.name, 0), f"the new session of {client.name} is not as it began: {response}")
+        self.done["ended"] += len(ended)
         return len(ended)
+
+    def sum(self):
+        """Says how much of everything there was."""
+        done = self.done
+        say(f"{done['logins']} logins, {done['sent']} POSTs ({done['acknowledged']} acknowledged, {done['unknown']} unknown)")
+        say(f"{done['moves']} moves of sessions while they counted, {done['ended']} sessions ended")
 
     # What a client does.
 

@@ -25,7 +25,7 @@ crash() {
 # start_servers: three of them, at addresses that they keep.
 start_servers() {
     local a b c name
-    read -r proxy_port a b c <<<"$(free_ports 4)"
+    read -r proxy_port admin_port a b c <<<"$(free_ports 5)"
     address_of=([a]=127.0.0.1:$a [b]=127.0.0.1:$b [c]=127.0.0.1:$c)
     for name in "${servers[@]}"; do
         start_server "$name"
@@ -39,7 +39,10 @@ start_linchpin() {
     {
         cat <<TOML
 [log]
-access = "$folder/access.log"
+access = "off"
+
+[admin]
+address = "127.0.0.1:$admin_port"
 
 [[listeners]]
 address = "127.0.0.1:$proxy_port"
@@ -82,11 +85,17 @@ ready_servers() {
     mv "$folder/servers.new" "$folder/servers.txt"
 }
 
-# copies: what the access log says of copies, and how many requests it says it of.
+# copies [KEY]: what Linchpin has counted of copies so far, or one of these counts.
 copies() {
-    python3 - "$folder/access.log" <<'PYTHON'
-import collections, re, sys
-counts = collections.Counter(re.findall(r"\bcopy=(\w+)", open(sys.argv[1]).read()))
-print(", ".join(f"{word} with {counts[word]} requests" for word in ("given", "refused")))
-PYTHON
+    curl --silent --fail --max-time 5 "http://127.0.0.1:$admin_port/api/v1/status" | python3 -c '
+import json, sys
+copies = json.load(sys.stdin)["pools"][0]["copies"]
+if sys.argv[1:]:
+    print(copies[sys.argv[1]])
+else:
+    refused = ", ".join(f"{count} {reason}" for reason, count in copies["refused"].items()) or "none"
+    words = (("saves", "saved"), ("gives", "given"), ("wants", "wanted"), ("drops", "dropped"), ("evicted", "evicted"))
+    counts = ", ".join(f"{copies[key]} {word}" for key, word in words)
+    print(f"{counts}; refused: {refused}")
+' "$@"
 }
