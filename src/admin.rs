@@ -14,6 +14,8 @@ mod gauges;
 mod guard;
 mod reload;
 mod serve;
+mod sessions_api;
+mod sessions_view;
 mod settings;
 mod sources;
 mod view;

@@ -7,9 +7,11 @@ mod caching;
 pub mod converge;
 pub mod cookie;
 pub mod decide;
+mod effect;
 pub mod explain;
 pub mod failover;
 pub mod header;
+mod issued;
 pub mod learned;
 mod lookup;
 mod nonce;
@@ -33,8 +35,10 @@ use http::request;
 use tokio::sync::oneshot;
 
 use crate::pool::Pool;
+use crate::pool::sessions::SessionLifetime;
 use converge::Converge;
 pub use decide::{Decision, NextStep};
+pub use effect::SessionEffect;
 pub use learned::{SessionKey, SessionRecord, SessionTables};
 pub use lookup::{ExtractedPin, PinLookup, RoutedId};
 pub use pin_cache::PinCache;
@@ -170,9 +174,10 @@ impl Affinity {
         }
     }
 
-    /// How long after its last request a session counts as one of its backend, in seconds.
-    pub fn presence_seconds(&self) -> u64 {
-        self.session_policy.lifetimes.idle.or(self.session_policy.lifetimes.absolute).unwrap_or(DEFAULT_PRESENCE)
+    /// How long a session counts as one of its backend.
+    pub fn session_lifetime(&self) -> SessionLifetime {
+        let Lifetimes { idle, absolute } = self.session_policy.lifetimes;
+        SessionLifetime { idle: idle.or(absolute).unwrap_or(DEFAULT_PRESENCE), absolute }
     }
 
     /// How long after its last request a session is remembered, in seconds.
@@ -291,6 +296,30 @@ impl Affinity {
                 );
             }
             ActiveCarrier::Learned(_) => {}
+        }
+    }
+
+    /// Returns what a response means for the session of its request. `headers` are the response's, before
+    /// [`Affinity::bind`] has changed them.
+    pub fn session_effect(&self, headers: &HeaderMap, context: BindContext<'_>) -> SessionEffect {
+        let BindContext { decision, now, .. } = context;
+        let verdict = decision.verdict;
+        match &self.carrier {
+            _ if !context.is_working || context.is_sessionless => SessionEffect::default(),
+            ActiveCarrier::None => SessionEffect::default(),
+            ActiveCarrier::Cookie(_) | ActiveCarrier::Header(_) => SessionEffect::of_own_pin(decision),
+            ActiveCarrier::Route(route) => {
+                let (known, issued) = (verdict != Verdict::New, route.issued(headers, now));
+                let session = issued.id.map(|id| route.session_of_id(id));
+                SessionEffect::of_application(verdict, known.then_some(decision.session), session, issued.removes)
+            }
+            ActiveCarrier::Learned(learned) => {
+                // Not of an id that a client has made up.
+                let known = decision.issued_session().filter(|_| verdict != Verdict::New);
+                let issued = learned.issued(headers, now);
+                let session = issued.id.map(|id| learned.key(id).session());
+                SessionEffect::of_application(verdict, known, session, issued.removes || context.ended)
+            }
         }
     }
 

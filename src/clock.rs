@@ -58,6 +58,12 @@ pub fn unix() -> Duration {
     }
 }
 
+/// Returns the wall-clock time of this event-loop iteration, in milliseconds since the Unix epoch.
+pub fn unix_millis() -> u64 {
+    let now = unix();
+    now.as_secs() * 1000 + u64::from(now.subsec_millis())
+}
+
 fn read_unix() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

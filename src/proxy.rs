@@ -31,6 +31,7 @@ pub mod respond;
 pub mod retry;
 mod rewrite;
 pub mod route;
+mod session_use;
 pub mod snapshot;
 mod stale;
 mod streams;
@@ -242,6 +243,9 @@ async fn serve(
 
     let decision = decide(thread, exchange, service, effect, extracted, now.as_secs());
     exchange.begin_for(service, decision.issued_session());
+    if !request.is_sessionless() {
+        exchange.begin_session(service, &decision);
+    }
     let (balancer, budget) = (view.balancer(exchange.pool()), view.budget(exchange.pool()));
     budget.deposit();
     let mut order = CandidateOrder::new(OrderRules::of(service, balancer, budget), decision);
@@ -283,7 +287,8 @@ async fn serve(
     if let Some(edits) = exchange.edits() {
         edits.response.apply(response.headers_mut());
     }
-    bind::bind(service, &request, order.decision(), index, response.status(), response.headers_mut(), thread.index);
+    let effect = bind::bind(service, &request, order.decision(), index, response.status(), response.headers_mut());
+    exchange.session_served(service, order.decision(), effect, index);
     let (response, next_protocol) = upstream_request.confirm(response, protocol);
     Ok(PipelineOutcome::UpstreamResponse(response, next_protocol))
 }

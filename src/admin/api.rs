@@ -22,7 +22,7 @@ use super::guard::{self, AccessRules};
 use super::reload::{ReloadResult, ReloadTrigger};
 use super::sources::{Phase, StatusSources};
 use super::view::{ExplainRequest, Status};
-use super::{backend_api, copies_view, dashboard, event_stream, gauges};
+use super::{backend_api, copies_view, dashboard, event_stream, gauges, sessions_api};
 use crate::affinity::explain;
 use crate::clock;
 
@@ -53,7 +53,7 @@ struct Api {
 pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
     let registry = gauges::registry(&facts);
     let policy = HeaderValue::try_from(dashboard::policy()).ok();
-    let backends = backend_api::routes(facts.clone());
+    let backends = backend_api::routes(facts.clone()).merge(sessions_api::routes(facts.clone()));
     Router::new()
         .route("/", get(page))
         .route("/livez", get("ok"))
@@ -67,7 +67,7 @@ pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
         .merge(backends)
         .fallback((
             StatusCode::NOT_FOUND,
-            "Not found. The paths are /, /api/v1/status, /api/v1/pools/POOL/backends/BACKEND/state and …/weight, \
+            "Not found. The paths are /, /api/v1/status, /api/v1/pools/POOL/backends/BACKEND/state, …/weight and …/sessions, \
              /api/v1/explain, /api/v1/reload, /api/v1/events, /metrics, /livez and /readyz.\n",
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -10,10 +10,10 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::copies_view;
 use super::reload::ReloadFigures;
 use super::sources::{PoolEntry, StatusSources};
 use super::view::{Drift, effective_weight};
+use super::{copies_view, sessions_view};
 use crate::clock;
 use crate::discover::SourceStatus;
 use crate::pool::{AdminState, Backend, Health};
@@ -31,7 +31,7 @@ struct Gauges(StatusSources);
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (entries, now) = (self.0.pools.load(), clock::unix().as_secs());
+        let entries = self.0.pools.load();
         let mut gauge = |name: &str, help: &str, value: &dyn Fn(&PoolEntry, &Backend) -> u64| -> fmt::Result {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for entry in entries.iter() {
@@ -42,9 +42,6 @@ impl Collector for Gauges {
             }
             Ok(())
         };
-        gauge("linchpin_sessions", "Sessions that were seen recently (an estimate)", &|entry, backend| {
-            backend.live().sessions(now, entry.affinity.presence_seconds())
-        })?;
         gauge("linchpin_active_requests", "Requests in flight", &|_, backend| u64::from(backend.live().active()))?;
         let help = "1 if the backend serves; 0 if it is down, ejected or in maintenance";
         gauge("linchpin_backend_up", help, &|_, backend| u64::from(backend.live().is_serving()))?;
@@ -53,6 +50,7 @@ impl Collector for Gauges {
         })?;
 
         self.effective_weights(&mut encoder, &entries)?;
+        sessions_view::encode(&mut encoder, &entries)?;
         self.states(&mut encoder, &entries)?;
 
         let tables = || entries.iter().filter_map(|entry| Some((entry, entry.affinity.table()?)));

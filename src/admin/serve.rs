@@ -31,6 +31,7 @@ use tokio::time::{sleep, timeout};
 use super::api;
 use super::bind::{self, Bound};
 use super::guard::AccessRules;
+use super::sessions_api;
 use super::sources::StatusSources;
 
 /// How long a reload may take: other reloads may come first, and each thread installs it.
@@ -46,7 +47,7 @@ struct ServerLimits {
     idle: usize,
     /// Requests at a time, without health checks and event streams; one more gets a 503.
     requests: usize,
-    /// Event streams at a time; one more gets a 503.
+    /// Event streams, and requests that may wait, at a time; one more gets a 503.
     streams: usize,
     /// From the end of a response to the end of the next request's head.
     head: Duration,
@@ -167,6 +168,8 @@ struct ConnActivity {
     clock: Arc<AtomicU64>,
     /// Pieces of event streams that its client had room for.
     streamed: AtomicU64,
+    /// It has a request that may take longer than a connection lives otherwise.
+    waits: AtomicBool,
 }
 
 impl ConnActivity {
@@ -184,6 +187,7 @@ impl ConnectionSlots {
             idle_since: AtomicU64::new(0),
             clock,
             streamed: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
         };
         state.becomes_idle();
         state.into()
@@ -249,12 +253,14 @@ async fn connection(
     let _ = timeout(limits.grace, connection).await;
 }
 
-/// Waits until a connection has to end: after `age`, and if its client reads an event stream, when it stops reading.
+/// Waits until a connection has to end: after `age`, but not while its request may wait for longer, and if its client
+/// reads an event stream, when it stops reading.
 async fn too_old(activity: &ConnActivity, age: Duration) {
     loop {
         let before = activity.streamed.load(Ordering::Relaxed);
         sleep(age).await;
-        if activity.streamed.load(Ordering::Relaxed) == before {
+        let waits = activity.waits.load(Ordering::Relaxed) && activity.is_busy.load(Ordering::Relaxed);
+        if activity.streamed.load(Ordering::Relaxed) == before && !waits {
             return;
         }
     }
@@ -269,9 +275,11 @@ async fn respond(
     state.is_busy.store(true, Ordering::Relaxed);
     let is_probe = HEALTH_PATHS.contains(&request.uri().path());
     let is_stream = request.uri().path() == api::EVENTS_PATH;
+    let waits = sessions_api::may_wait(request.uri());
+    state.waits.store(waits, Ordering::Relaxed);
     let activity = is_stream.then(|| Arc::clone(&state));
     let busy = RequestGuard(state);
-    let permits = if is_stream { &context.streams } else { &context.requests };
+    let permits = if is_stream || waits { &context.streams } else { &context.requests };
     let permit = if is_probe { None } else { Arc::clone(permits).try_acquire_owned().ok() };
     let response = async {
         if permit.is_none() && !is_probe {
@@ -279,7 +287,12 @@ async fn respond(
             return closing((StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], why).into_response());
         }
         let is_reload = request.uri().path() == api::RELOAD_PATH;
-        let limit = if is_reload { context.limits.response.max(RELOAD_TIMEOUT) } else { context.limits.response };
+        let own = match (is_reload, waits) {
+            (true, _) => RELOAD_TIMEOUT,
+            (_, true) => sessions_api::MAX_WAIT + context.limits.response,
+            _ => Duration::ZERO,
+        };
+        let limit = context.limits.response.max(own);
         match timeout(limit, context.router.call(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},

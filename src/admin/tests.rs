@@ -21,6 +21,7 @@ use crate::net::Address;
 use crate::pool::history::ProbeResult;
 use crate::pool::observe::Observation;
 use crate::pool::reconcile::Reconciler;
+use crate::pool::sessions::SessionLifetime;
 use crate::pool::{self, AdminState, InFlight, backend, health_state};
 use crate::reason::Reason;
 use crate::telemetry::Metrics;
@@ -74,7 +75,8 @@ fn server() -> TestServer {
         series[0].request(0, 1, 200, Duration::from_millis(1));
     }
     series[1].attempt(0, 1);
-    pool.backend(0).live().record_session(0, 0x5eed_5eed_5eed_5eed, clock::unix().as_secs(), PRESENCE);
+    let (now, lifetime) = (clock::unix_millis(), SessionLifetime { idle: PRESENCE, absolute: None });
+    pool.backend(0).live().sessions().begin(0, 0x5eed_5eed_5eed_5eed, now / 1000, now, lifetime);
     let _busy = InFlight::on(pool.backend(0).live(), 0);
 
     let (phase, receiver) = watch::channel(Phase::Ready);
@@ -141,14 +143,17 @@ async fn status_tells_what_is_known_of_every_backend() {
             "balance": "round_robin",
             "persistence": "cookie",
             "available": 1,
+            "sessions": 1,
             "refused": { "all_down": 1 },
             "backends": [{
                 "name": "a", "address": "127.0.0.1:9001", "state": "ready", "health": "up", "weight": 2,
-                "sessions": 1, "active_requests": 1, "requests": 3, "failures": 0,
+                "sessions": 1, "idle_sessions": { "1m": 1, "5m": 0, "15m": 0, "1h": 0, "more": 0 },
+                "active_requests": 1, "requests": 3, "failures": 0,
                 "since": 1, "reason": null, "last_check": null, "last_failure": null,
             }, {
                 "name": "b", "address": "127.0.0.1:9002", "state": "drain", "health": "down", "weight": 1,
-                "sessions": 0, "active_requests": 0, "requests": 0, "failures": 1,
+                "sessions": 0, "idle_sessions": { "1m": 0, "5m": 0, "15m": 0, "1h": 0, "more": 0 },
+                "active_requests": 0, "requests": 0, "failures": 1,
                 "since": 1, "reason": "connection refused",
                 "last_check": {
                     "time": 1, "ok": false, "status": null, "error": "connection refused", "duration_ms": 0.25,

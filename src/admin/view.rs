@@ -14,6 +14,7 @@ use crate::clock;
 use crate::discover::SourceStatus;
 use crate::pool::history;
 use crate::pool::merge::KEPT;
+use crate::pool::sessions::SessionCount;
 use crate::pool::{AdminState, Live, slow_start};
 
 /// `GET /api/v1/status`.
@@ -32,6 +33,10 @@ struct Pool<'a> {
     persistence: &'static str,
     /// Backends that serve: up, and not in maintenance. With none, every request is refused.
     available: usize,
+    /// The live sessions of all backends.
+    sessions: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    sessions_error: f64,
     /// Requests that were refused without an attempt on a backend, by reason.
     refused: BTreeMap<&'static str, u64>,
     /// Omitted without [pools.copies].
@@ -66,6 +71,11 @@ pub(super) struct Backend<'a> {
     /// Its weight for new sessions now: less than `weight` during a slow start.
     effective_weight: f64,
     sessions: u64,
+    /// The standard error of `sessions`, as a share of it; omitted if each was counted.
+    #[serde(skip_serializing_if = "is_zero")]
+    sessions_error: f64,
+    /// The same sessions by their idle time.
+    idle_sessions: BTreeMap<&'static str, u64>,
     active_requests: u32,
     requests: u64,
     failures: u64,
@@ -159,12 +169,55 @@ pub(super) fn effective_weight(live: &Live) -> f64 {
     f64::from(live.effective_weight()) / f64::from(slow_start::ONE)
 }
 
+/// `GET …/sessions`: the sessions of one backend.
+#[derive(Debug, Serialize)]
+pub(super) struct SessionsView {
+    sessions: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    sessions_error: f64,
+    idle_sessions: BTreeMap<&'static str, u64>,
+    active_requests: u32,
+    /// Whether there are fewer sessions than the request asks for; omitted if it asks for no number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    below: Option<bool>,
+}
+
+impl SessionsView {
+    /// Counts the sessions of the backend at a position of the pool.
+    pub(super) fn now(entry: &PoolEntry, index: usize, below: Option<u64>) -> SessionsView {
+        let live = entry.pool.backend(index).live();
+        let count = live.sessions().count(clock::unix_millis(), entry.affinity.session_lifetime());
+        SessionsView {
+            sessions: count.sessions,
+            sessions_error: rounded(count.error),
+            idle_sessions: SessionCount::IDLE_WORDS.into_iter().zip(count.idle).collect(),
+            active_requests: live.active(),
+            below: below.map(|below| count.sessions < below),
+        }
+    }
+
+    /// Returns whether there are fewer than was asked for.
+    pub(super) fn is_below(&self) -> bool {
+        self.below == Some(true)
+    }
+}
+
 /// Returns the word for a backend's health. A backend in maintenance is not probed, and so its health is unknown.
 fn health(live: &Live) -> &'static str {
     match live.state() {
         AdminState::Maintenance => "unknown",
         AdminState::Ready | AdminState::Drain => live.health().as_str(),
     }
+}
+
+/// Rounds a share to whole tenths of a percent.
+fn rounded(share: f64) -> f64 {
+    (share * 1000.0).ceil() / 1000.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 impl<'a> Status<'a> {
@@ -182,8 +235,9 @@ impl<'a> Status<'a> {
 impl<'a> Backend<'a> {
     /// Returns the status of the backend at a position of the pool.
     pub(super) fn now(entry: &'a PoolEntry, index: usize) -> Backend<'a> {
-        let (now, backend, series) = (clock::unix().as_secs(), entry.pool.backend(index), entry.series.get(index));
+        let (backend, series) = (entry.pool.backend(index), entry.series.get(index));
         let live = backend.live();
+        let count = live.sessions().count(clock::unix_millis(), entry.affinity.session_lifetime());
         let history = live.history();
         let is_probed = live.state() != AdminState::Maintenance;
         Backend {
@@ -193,7 +247,9 @@ impl<'a> Backend<'a> {
             health: health(live),
             weight: live.weight(),
             effective_weight: effective_weight(live),
-            sessions: live.sessions(now, entry.affinity.presence_seconds()),
+            sessions: count.sessions,
+            sessions_error: rounded(count.error),
+            idle_sessions: SessionCount::IDLE_WORDS.into_iter().zip(count.idle).collect(),
             active_requests: live.active(),
             requests: series.map_or(0, |series| series.requests()),
             failures: series.map_or(0, |series| series.failures()),
@@ -219,11 +275,16 @@ impl<'a> Pool<'a> {
             failures: status.failures(),
             last_answer: status.last_answer(),
         };
+        let (now, lifetime) = (clock::unix_millis(), entry.affinity.session_lifetime());
+        let counts = entry.pool.backends().iter().map(|backend| backend.live().sessions().count(now, lifetime));
+        let count = counts.fold(SessionCount::default(), SessionCount::and);
         Pool {
             name: entry.pool.name(),
             balance: entry.balance,
             persistence: entry.affinity.kind(),
             available: entry.pool.serving(),
+            sessions: count.sessions,
+            sessions_error: rounded(count.error),
             refused: entry.unserved.refusals().collect(),
             copies: entry.copies.as_deref().map(Copies::now),
             backends: (0..entry.pool.backends().len()).map(|index| Backend::now(entry, index)).collect(),

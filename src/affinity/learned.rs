@@ -10,10 +10,11 @@ pub(super) mod table;
 
 use std::sync::Arc;
 
-use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+use http::header::{COOKIE, HeaderMap, HeaderName, SET_COOKIE};
 use tokio::sync::oneshot;
 
 use super::cookie;
+use super::issued::{IssuedId, SetCookieEffect, set_cookie_effect};
 use super::lookup::{ExtractedPin, PinLookup};
 use super::pin_cache::PinCache;
 use super::policy::Lifetimes;
@@ -237,19 +238,18 @@ impl LearnedCarrier {
 
     /// Returns the key of the id that a response issues; of the last one, if it issues several.
     pub(super) fn issued_key(&self, headers: &HeaderMap, now: u64) -> Option<SessionKey> {
-        let id = match &self.source {
-            SessionIdSource::Cookie(name) => {
-                headers.get_all(SET_COOKIE).iter().filter_map(|field| issued_id(field, name, now)).next_back()
+        Some(self.key(self.issued(headers, now).id?))
+    }
+
+    /// Returns the ids that a response issues or removes.
+    pub(super) fn issued<'h>(&self, headers: &'h HeaderMap, now: u64) -> IssuedId<'h> {
+        match &self.source {
+            SessionIdSource::Cookie(name) => IssuedId::in_cookie(headers, name, now),
+            SessionIdSource::Header(name) => {
+                let ids = headers.get_all(name).iter().take(MAX_IDS).map(|id| id.as_bytes().trim_ascii());
+                IssuedId { id: ids.filter(|id| !id.is_empty()).last(), removes: false }
             }
-            SessionIdSource::Header(name) => headers
-                .get_all(name)
-                .iter()
-                .take(MAX_IDS)
-                .map(|id| id.as_bytes().trim_ascii())
-                .filter(|id| !id.is_empty())
-                .last(),
-        };
-        Some(self.key(id?))
+        }
     }
 
     /// The table.
@@ -265,14 +265,6 @@ impl LearnedCarrier {
 
     pub(super) fn key(&self, id: &[u8]) -> SessionKey {
         SessionKey::of(&self.pool, id)
-    }
-}
-
-/// Returns the session id that a Set-Cookie field issues in the cookie `name`, unless it removes the cookie.
-pub(super) fn issued_id<'a>(field: &'a HeaderValue, name: &str, now: u64) -> Option<&'a [u8]> {
-    match set_cookie_effect(field, name, now)? {
-        SetCookieEffect::Starts(id) => Some(id),
-        SetCookieEffect::Ends => None,
     }
 }
 
@@ -292,31 +284,6 @@ fn pin_of(key: SessionKey, record: &SessionRecord) -> Pin {
     }
 }
 
-/// The effect of a Set-Cookie field on a session.
-#[derive(Debug, PartialEq, Eq)]
-enum SetCookieEffect<'a> {
-    Starts(&'a [u8]),
-    Ends,
-}
-
-/// Returns the effect of a Set-Cookie field on the session cookie `name`. A cookie that is empty, or expired at `now`,
-/// ends the session: that is how servers remove a cookie (RFC 6265 §3.1).
-fn set_cookie_effect<'a>(field: &'a HeaderValue, name: &str, now: u64) -> Option<SetCookieEffect<'a>> {
-    let bytes = field.as_bytes();
-    let pair = bytes.split(|byte| *byte == b';').next()?;
-    let id = cookie::values(pair, name.as_bytes()).next()?;
-    if id.is_empty() {
-        return Some(SetCookieEffect::Ends);
-    }
-    let is_expired =
-        std::str::from_utf8(bytes).ok().and_then(|text| ::cookie::Cookie::parse(text).ok()).is_some_and(|cookie| {
-            let expires = cookie.expires_datetime().map(|at| at.unix_timestamp() <= now.cast_signed());
-            // Max-Age has precedence over Expires (RFC 6265 §5.3).
-            cookie.max_age().map(|age| !age.is_positive()).or(expires).unwrap_or(false)
-        });
-    Some(if is_expired { SetCookieEffect::Ends } else { SetCookieEffect::Starts(id) })
-}
-
 /// How long a store keeps a session after its last request, in seconds.
 fn retention(lifetimes: &Lifetimes) -> u64 {
     lifetimes.idle.or(lifetimes.absolute).unwrap_or(DEFAULT_RETENTION)
@@ -326,6 +293,7 @@ fn retention(lifetimes: &Lifetimes) -> u64 {
 mod tests {
     use super::*;
     use crate::pool::{Pool, backend, health_state, reconcile::Reconciler};
+    use http::HeaderValue;
 
     const NOW: u64 = 1_700_000_000;
 

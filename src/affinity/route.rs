@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use http::HeaderMap;
-use http::header::{COOKIE, SET_COOKIE};
+use http::header::COOKIE;
 
 use super::cookie;
-use super::learned::issued_id;
+use super::issued::IssuedId;
 use super::learned::record::SessionKey;
 use super::lookup::{MAX_NAMED_BACKENDS, PinLookup, RoutedId};
 use crate::clock::{self, LogLimiter};
@@ -92,9 +92,17 @@ impl RouteCarrier {
 
     /// Returns the key of the session whose id a response issues.
     pub(super) fn issued_key(&self, headers: &HeaderMap, pool: &Pool, now: u64) -> Option<SessionKey> {
-        let fields = headers.get_all(SET_COOKIE).iter();
-        let id = fields.filter_map(|field| issued_id(field, &self.settings.cookie, now)).last()?;
-        Some(self.key_of_id(id, pool))
+        Some(self.key_of_id(self.issued(headers, now).id?, pool))
+    }
+
+    /// Returns the ids that a response issues or removes.
+    pub(super) fn issued<'h>(&self, headers: &'h HeaderMap, now: u64) -> IssuedId<'h> {
+        IssuedId::in_cookie(headers, &self.settings.cookie, now)
+    }
+
+    /// Returns the session of an id, as in [`RoutedId::session`].
+    pub(super) fn session_of_id(&self, id: &[u8]) -> u64 {
+        stable_hash(self.without_route(id))
     }
 
     /// Returns an id without the backends' names.

@@ -16,7 +16,7 @@ use super::running::Running;
 use crate::admin::{Phase, ReloadRequest, StatusSources};
 use crate::affinity::avoid_list::AvoidList;
 use crate::telemetry::{AccessLog, LossReporter};
-use crate::{clock, pool, tls};
+use crate::{clock, tls};
 
 /// The control thread.
 pub(super) struct Control {
@@ -82,10 +82,10 @@ async fn process_housekeeping(avoid_list: Arc<AvoidList>, facts: StatusSources, 
         log.check();
         let now = clock::unix();
         for entry in facts.pools.load().iter() {
-            let recount = |backend: &pool::Backend| {
-                backend.live().refresh_session_count(now.as_secs(), entry.affinity.presence_seconds())
-            };
-            entry.pool.backends().iter().for_each(recount);
+            // The count is cached by its cost.
+            for backend in entry.pool.backends().iter().filter(|backend| backend.live().has_session_limit()) {
+                backend.live().sessions().count(clock::unix_millis(), entry.affinity.session_lifetime());
+            }
             if second.is_multiple_of(10) {
                 entry.affinity.sweep(now);
                 entry.copies.iter().for_each(|copies| copies.store().sweep(now.as_secs()));

@@ -2,7 +2,7 @@
 //! Invariant: a request writes its own thread's shard only; the fields that all threads read are written rarely.
 //! Must not know: who reads it, or what follows from it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::admission::{self, AdminState, Closed, ReachedLimits};
 use super::health_state::Health;
 use super::history::History;
 use super::queue::Queue;
-use super::sessions::Sketch;
+use super::sessions::Sessions;
 use super::slow_start::{self, SlowStart};
 use super::waiting::WaiterNotifier;
 use crate::clock;
@@ -37,9 +37,6 @@ pub struct Live {
     /// The limits, [`u32::MAX`] for none.
     max_requests: AtomicU32,
     max_sessions: AtomicU32,
-    /// The last count of sessions (see [`Live::refresh_session_count`]), and how many sessions had begun by then.
-    session_count: AtomicU64,
-    session_count_at: AtomicU32,
     /// It is ejected because it could not be reached.
     unreachable: AtomicBool,
     /// How often a probe or request has shown that it is healthy, and whether a session avoids it until the next time.
@@ -54,15 +51,13 @@ pub struct Live {
     /// Notified when a request begins to wait while probes fail.
     pub(super) probe_wanted: Notify,
     shards: PerThread<Shard>,
+    sessions: Sessions,
 }
 
 /// One thread's part.
 #[derive(Debug, Default)]
 struct Shard {
     active: AtomicU32,
-    /// Sessions that have begun on this thread; wraps around.
-    begun: AtomicU32,
-    sessions: Sketch,
 }
 
 impl Live {
@@ -81,8 +76,6 @@ impl Live {
             history: Mutex::new(History::new(clock::unix())),
             max_requests: AtomicU32::new(u32::MAX),
             max_sessions: AtomicU32::new(u32::MAX),
-            session_count: AtomicU64::new(0),
-            session_count_at: AtomicU32::new(0),
             unreachable: AtomicBool::new(false),
             healthy_signals: AtomicU32::new(0),
             avoided: AtomicBool::new(false),
@@ -92,6 +85,7 @@ impl Live {
             queue: Mutex::default(),
             probe_wanted: Notify::new(),
             shards: PerThread::new(threads.max(1)),
+            sessions: Sessions::new(threads),
         }
     }
 
@@ -306,7 +300,7 @@ impl Live {
         };
         ReachedLimits {
             requests: limit(&self.max_requests).is_some_and(is_taken),
-            sessions: limit(&self.max_sessions).is_some_and(|limit| self.sessions_by_now() >= u64::from(limit)),
+            sessions: limit(&self.max_sessions).is_some_and(|limit| self.sessions.estimate() >= u64::from(limit)),
         }
     }
 
@@ -318,55 +312,19 @@ impl Live {
         }
     }
 
-    /// Returns the last count plus the sessions that have begun since: a count reads every sketch, which costs too much
-    /// per request.
-    fn sessions_by_now(&self) -> u64 {
-        let since = self.sessions_begun().wrapping_sub(self.session_count_at.load(Ordering::Relaxed));
-        self.session_count.load(Ordering::Relaxed).saturating_add(u64::from(since))
-    }
-
-    fn sessions_begun(&self) -> u32 {
-        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(shard.begun.load(Ordering::Relaxed)))
-    }
-
-    /// Counts its sessions again, for `max_sessions`. Call it every few seconds.
-    pub fn refresh_session_count(&self, now: u64, window: u64) {
-        if self.max_sessions.load(Ordering::Relaxed) != u32::MAX {
-            self.session_count_at.store(self.sessions_begun(), Ordering::Relaxed);
-            self.session_count.store(self.sessions(now, window), Ordering::Relaxed);
-        }
-    }
-
-    /// Records that a session has begun on it, on `thread`.
-    pub fn record_new_session(&self, thread: usize) {
-        if let Some(shard) = self.shards.get(thread) {
-            shard.begun.store(shard.begun.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        }
-    }
-
     /// Returns its requests in flight, over all threads. The counts of other threads can be slightly out of date.
     pub fn active(&self) -> u32 {
         self.shards.iter().map(|shard| shard.active.load(Ordering::Relaxed)).sum()
     }
 
-    /// Records that it served a session. `window` is the length in seconds of the time window in which a session counts
-    /// (see [`Sketch`]).
-    pub fn record_session(&self, thread: usize, session: u64, now: u64, window: u64) {
-        if let Some(shard) = self.shards.get(thread) {
-            shard.sessions.record(session, now / window.max(1));
-        }
+    /// Returns whether its number of sessions is limited.
+    pub fn has_session_limit(&self) -> bool {
+        self.max_sessions.load(Ordering::Relaxed) != u32::MAX
     }
 
-    /// Estimates how many sessions it served within the last one to two `window`s, in seconds.
-    pub fn sessions(&self, now: u64, window: u64) -> u64 {
-        Sketch::estimate(self.shards.iter().map(|shard| &shard.sessions), now / window.max(1))
-    }
-
-    /// Forgets the sessions that it served: they have moved.
-    pub(super) fn forget_sessions(&self) {
-        for shard in self.shards.iter() {
-            shard.sessions.forget();
-        }
+    /// Returns the sessions that it has.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 }
 
@@ -413,6 +371,7 @@ impl Drop for InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::sessions::SessionLifetime;
 
     #[test]
     fn in_flight_is_counted_over_all_threads_and_given_back() {
@@ -437,13 +396,14 @@ mod tests {
         assert_eq!(live.accepts_existing(), Ok(()));
 
         live.set_limits(None, Some(3));
-        live.record_session(0, crate::pool::hash::mix(1), 0, 60);
-        live.refresh_session_count(0, 60);
-        live.record_new_session(0);
+        let (sessions, lifetime) = (live.sessions(), SessionLifetime { idle: 60, absolute: None });
+        sessions.begin(0, crate::pool::hash::mix(1), 0, 0, lifetime);
+        sessions.count(0, lifetime);
+        sessions.count_new(0);
         assert_eq!(live.accepts_new(), Ok(()));
-        live.record_new_session(1);
+        sessions.count_new(1);
         assert_eq!((live.accepts_new(), live.accepts_existing()), (Err(Closed::Full), Ok(())));
-        live.refresh_session_count(0, 60);
+        sessions.count(0, lifetime);
         assert_eq!(live.accepts_new(), Ok(()), "the new count has what had begun");
     }
 

@@ -84,7 +84,7 @@ impl Pool {
         };
         drop(members);
         if lost {
-            backend.live().forget_sessions();
+            backend.live().sessions().forget(clock::unix_millis());
             health_tracker.backend_down.notify(backend.live().id());
         }
         match observation {

@@ -1,94 +1,131 @@
-//! Owns: an estimate of how many sessions a backend serves, without a table of them.
-//! Invariant: one thread writes a sketch, any thread reads it without a lock; its size is fixed, 0 before any session.
-//! Must not know: what a session is beyond a random 64-bit number.
+//! Owns: the sessions of a backend over all threads: their count, and what of a session is in flight.
+//! Invariant: a request writes its own thread's table only; a count reads all of them, and at a bounded rate.
+//! Must not know: pins, requests, or why a session begins, moves or ends.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+mod census;
+mod entry;
+mod table;
 
-/// Registers in a window: 4096 give a standard error of 1.6 % (1.04 / √m), and next to none for
-/// the few hundred sessions that a person counts by hand.
-const REGISTERS: usize = 4096;
-/// Bits of a session id that choose the register.
-const REGISTER_BITS: u32 = REGISTERS.trailing_zeros();
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-/// A HyperLogLog of session ids (Flajolet et al. 2007, with linear counting for small numbers)
-/// over two time windows: the current one and the one before. Session ids are random, so they need no
-/// hashing.
+pub use census::SessionCount;
+pub use entry::SessionLifetime;
+use table::ThreadTable;
+
+use crate::per_thread::PerThread;
+
+/// A count that reads more entries than this is used for a second per as many entries: with a million sessions,
+/// counting takes a few percent of one core, however often it is asked for.
+const CHEAP: u64 = 20_000;
+
+/// The sessions of a backend.
+#[derive(Debug)]
+pub struct Sessions {
+    threads: PerThread<Shard>,
+    /// Sessions that were last seen then or before, in milliseconds since the Unix epoch, have left.
+    forgotten: AtomicU64,
+    last_count: Mutex<Option<LastCount>>,
+    /// The last count, and how many sessions had begun by then.
+    count: AtomicU64,
+    begun_by_then: AtomicU32,
+}
+
+/// One thread's part.
 #[derive(Debug, Default)]
-pub struct Sketch {
-    windows: [Window; 2],
+struct Shard {
+    /// Sessions that have begun on this thread; wraps around.
+    begun: AtomicU32,
+    table: ThreadTable,
 }
 
-#[derive(Debug, Default)]
-struct Window {
-    /// The number of the time window of the registers, plus one; 0 if they are empty.
-    number: AtomicU64,
-    /// Allocated for the first session: a thread serves few of thousands of backends, and each sketch has 8 KiB.
-    registers: OnceLock<Box<[AtomicU8]>>,
+#[derive(Debug, Clone, Copy)]
+struct LastCount {
+    count: SessionCount,
+    lifetime: SessionLifetime,
+    /// Until when it is used, in milliseconds since the Unix epoch.
+    until: u64,
 }
 
-impl Sketch {
-    /// Records a session in window number `window`. Only one thread may call this.
-    pub fn record(&self, session: u64, window: u64) {
-        let slot = &self.windows[(window % 2) as usize];
-        if slot.number.load(Ordering::Relaxed) != window + 1 {
-            slot.clear();
-            slot.number.store(window + 1, Ordering::Relaxed);
-        }
-        let register = &slot.registers()[(session >> (64 - REGISTER_BITS)) as usize];
-        let rank = ((session << REGISTER_BITS).leading_zeros().min(64 - REGISTER_BITS) + 1) as u8;
-        if register.load(Ordering::Relaxed) < rank {
-            register.store(rank, Ordering::Relaxed);
+impl Sessions {
+    /// Makes the sessions of a new backend, for `threads` data-path threads.
+    pub(super) fn new(threads: usize) -> Sessions {
+        Sessions {
+            threads: PerThread::new(threads.max(1)),
+            forgotten: AtomicU64::new(0),
+            last_count: Mutex::default(),
+            count: AtomicU64::new(0),
+            begun_by_then: AtomicU32::new(0),
         }
     }
 
-    /// Forgets all sessions. A concurrent `record` may survive: the number is an estimate.
-    pub fn forget(&self) {
-        for window in &self.windows {
-            window.number.store(0, Ordering::Relaxed);
+    /// Records that a request of a session begins at `now`, in milliseconds since the Unix epoch, on the calling
+    /// thread, whose number is `thread`. The session began at `issued`, in seconds.
+    pub fn begin(&self, thread: usize, session: u64, issued: u64, now: u64, lifetime: SessionLifetime) {
+        if let Some(shard) = self.threads.get(thread) {
+            shard.table.begin(session, issued, now, lifetime);
         }
     }
 
-    /// Estimates the sessions in the union of `sketches`, in window number `window` and the one before.
-    pub fn estimate<'a>(sketches: impl Iterator<Item = &'a Sketch>, window: u64) -> u64 {
-        let is_now = |slot: &&Window| {
-            let number = slot.number.load(Ordering::Relaxed);
-            number == window + 1 || (number == window && window > 0)
-        };
-        let windows = sketches.flat_map(|sketch| &sketch.windows).filter(is_now);
-        let mut windows = windows.filter_map(|slot| slot.registers.get()).peekable();
-        // A backend without sessions costs nothing here: there can be thousands of them.
-        if windows.peek().is_none() {
-            return 0;
-        }
-        let mut merged = [0u8; REGISTERS];
-        for registers in windows {
-            for (max, register) in merged.iter_mut().zip(registers) {
-                *max = (*max).max(register.load(Ordering::Relaxed));
-            }
-        }
-        estimate(&merged)
-    }
-}
-
-impl Window {
-    fn registers(&self) -> &[AtomicU8] {
-        self.registers.get_or_init(|| (0..REGISTERS).map(|_| AtomicU8::new(0)).collect())
-    }
-
-    fn clear(&self) {
-        for register in self.registers.get().into_iter().flatten() {
-            register.store(0, Ordering::Relaxed);
+    /// Records that a request of a session ends, on the thread on which it began.
+    pub fn end(&self, thread: usize, session: u64, now: u64) {
+        if let Some(shard) = self.threads.get(thread) {
+            shard.table.end(session, now);
         }
     }
-}
 
-fn estimate(registers: &[u8; REGISTERS]) -> u64 {
-    let m = REGISTERS as f64;
-    let zeros = registers.iter().filter(|rank| **rank == 0).count();
-    let raw = 0.7213 / (1.0 + 1.079 / m) * m * m / registers.iter().map(|rank| (-f64::from(*rank)).exp2()).sum::<f64>();
-    let estimate = if raw <= 2.5 * m && zeros > 0 { m * (m / zeros as f64).ln() } else { raw };
-    estimate.round() as u64
+    /// Records that a session leaves the backend: it has moved or ended. Its requests in flight go on.
+    pub fn leave(&self, thread: usize, session: u64, now: u64, lifetime: SessionLifetime) {
+        if let Some(shard) = self.threads.get(thread) {
+            shard.table.leave(session, now, lifetime);
+        }
+    }
+
+    /// Records that a session is new to the backend, for [`Sessions::estimate`].
+    pub fn count_new(&self, thread: usize) {
+        if let Some(shard) = self.threads.get(thread) {
+            shard.begun.store(shard.begun.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Records that all sessions have left, but for those with a request in flight.
+    pub(super) fn forget(&self, now: u64) {
+        self.forgotten.store(now, Ordering::Relaxed);
+        *self.last_count() = None;
+    }
+
+    /// Counts the live sessions at `now`, in milliseconds since the Unix epoch. A count of many sessions is used again
+    /// for some seconds.
+    pub fn count(&self, now: u64, lifetime: SessionLifetime) -> SessionCount {
+        let mut last = self.last_count();
+        if let Some(last) = last.filter(|last| now < last.until && last.lifetime == lifetime) {
+            return last.count;
+        }
+        let begun = self.begun();
+        let tables: Vec<_> = self.threads.iter().filter_map(|shard| shard.table.current()).collect();
+        let tables = tables.iter().map(|table| &**table);
+        let entries = tables.clone().map(|table| table.len() as u64).sum::<u64>();
+        let count = census::count(tables, now, self.forgotten.load(Ordering::Relaxed), lifetime);
+        *last = (entries > CHEAP).then(|| LastCount { count, lifetime, until: now + 1000 * (entries / CHEAP) });
+        self.begun_by_then.store(begun, Ordering::Relaxed);
+        self.count.store(count.sessions, Ordering::Relaxed);
+        count
+    }
+
+    /// Returns the last count plus the sessions that have begun since: for decisions per request, since a count reads
+    /// all tables.
+    pub fn estimate(&self) -> u64 {
+        let since = self.begun().wrapping_sub(self.begun_by_then.load(Ordering::Relaxed));
+        self.count.load(Ordering::Relaxed).saturating_add(u64::from(since))
+    }
+
+    fn begun(&self) -> u32 {
+        self.threads.iter().fold(0, |sum, shard| sum.wrapping_add(shard.begun.load(Ordering::Relaxed)))
+    }
+
+    fn last_count(&self) -> std::sync::MutexGuard<'_, Option<LastCount>> {
+        self.last_count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
@@ -96,60 +133,50 @@ mod tests {
     use super::*;
     use crate::pool::hash::mix;
 
-    fn count(sessions: u64) -> u64 {
-        let sketch = Sketch::default();
-        for session in 0..sessions {
-            sketch.record(mix(session + 1), 7);
-            sketch.record(mix(session + 1), 7);
+    const LIFETIME: SessionLifetime = SessionLifetime { idle: 60, absolute: None };
+
+    #[test]
+    fn sessions_are_forgotten_but_for_those_in_flight_and_count_again_when_they_are_seen() {
+        let sessions = Sessions::new(2);
+        for session in 1..=3 {
+            sessions.begin(0, mix(session), 1, 1_000, LIFETIME);
         }
-        Sketch::estimate([&sketch].into_iter(), 7)
+        sessions.end(0, mix(1), 1_500);
+        sessions.end(0, mix(2), 1_500);
+        assert_eq!(sessions.count(2_000, LIFETIME).sessions, 3);
+        sessions.forget(2_000);
+        assert_eq!(sessions.count(2_000, LIFETIME).sessions, 1);
+        sessions.begin(1, mix(1), 1, 3_000, LIFETIME);
+        assert_eq!(sessions.count(3_000, LIFETIME).sessions, 2);
     }
 
     #[test]
-    fn small_numbers_are_all_but_exact_and_large_ones_within_five_percent() {
-        for exact in [0, 1, 2, 3, 10] {
-            assert_eq!(count(exact), exact);
-        }
-        for about in [100, 1_000, 10_000, 100_000] {
-            let error = count(about).abs_diff(about) as f64 / about as f64;
-            assert!(error < 0.05, "{about}: {}", count(about));
-        }
+    fn the_estimate_adds_what_has_begun_since_the_last_count() {
+        let sessions = Sessions::new(2);
+        sessions.begin(0, mix(1), 1, 1_000, LIFETIME);
+        sessions.count_new(0);
+        assert_eq!(sessions.estimate(), 1);
+        assert_eq!(sessions.count(1_000, LIFETIME).sessions, 1);
+        sessions.count_new(1);
+        assert_eq!(sessions.estimate(), 2);
+        assert_eq!(sessions.count(1_000, LIFETIME).sessions, 1);
+        assert_eq!(sessions.estimate(), 1, "the count has all that had begun");
     }
 
     #[test]
-    fn a_session_counts_in_its_window_and_the_next_one_and_not_after() {
-        let sketch = Sketch::default();
-        sketch.record(mix(1), 4);
-        let at = |window| Sketch::estimate([&sketch].into_iter(), window);
-        assert_eq!((at(3), at(4), at(5), at(6)), (0, 1, 1, 0));
-        sketch.record(mix(2), 6);
-        assert_eq!(at(6), 1, "the old window was cleared when its place was needed");
-    }
-
-    #[test]
-    fn a_sketch_takes_no_memory_before_its_first_session() {
-        let sketch = Sketch::default();
-        sketch.forget();
-        assert_eq!(Sketch::estimate([&sketch].into_iter(), 3), 0);
-        assert!(sketch.windows.iter().all(|window| window.registers.get().is_none()));
-        sketch.record(mix(1), 3);
-        assert_eq!(sketch.windows.iter().filter(|window| window.registers.get().is_some()).count(), 1);
-    }
-
-    #[test]
-    fn two_threads_that_see_the_same_session_count_it_once() {
-        let (a, b) = (Sketch::default(), Sketch::default());
-        a.record(mix(1), 0);
-        b.record(mix(1), 0);
-        b.record(mix(2), 0);
-        assert_eq!(Sketch::estimate([&a, &b].into_iter(), 0), 2);
-    }
-
-    #[test]
-    fn an_id_of_zero_or_all_ones_is_one_session() {
-        let sketch = Sketch::default();
-        sketch.record(0, 0);
-        sketch.record(u64::MAX, 0);
-        assert_eq!(Sketch::estimate([&sketch].into_iter(), 0), 2);
+    fn a_large_count_is_used_for_a_while_and_a_small_one_is_always_new() {
+        let sessions = Sessions::new(3);
+        let see = |from: u64, to: u64| {
+            for (session, thread) in (from..to).flat_map(|session| [(session, 0), (session, 1), (session, 2)]) {
+                sessions.begin(thread, mix(session), 1, 1_000, LIFETIME);
+            }
+        };
+        see(1, 5_001);
+        assert_eq!(sessions.count(1_000, LIFETIME).sessions, 5_000);
+        see(5_001, 9_001);
+        assert_eq!(sessions.count(1_000, LIFETIME).sessions, 9_000);
+        see(9_001, 9_101);
+        assert_eq!(sessions.count(1_999, LIFETIME).sessions, 9_000);
+        assert_eq!(sessions.count(2_000, LIFETIME).sessions, 9_100);
     }
 }

@@ -7,7 +7,7 @@ use http::{Method, StatusCode, request};
 
 use super::client::ClientIdentity;
 use super::snapshot::Service;
-use crate::affinity::{BindContext, Decision, SessionKey, Verdict};
+use crate::affinity::{BindContext, Decision, SessionEffect, SessionKey};
 use crate::clock;
 
 /// The facts of a request that decide whether its response may carry a pin.
@@ -39,7 +39,8 @@ impl BindFacts {
     }
 }
 
-/// Issues, renews or learns the pin that follows from the response of the backend at `index`.
+/// Issues, renews or learns the pin that follows from the response of the backend at `index`. Returns what the response
+/// means for the session.
 pub(super) fn bind(
     service: &Service,
     request: &BindFacts,
@@ -47,10 +48,9 @@ pub(super) fn bind(
     index: usize,
     status: StatusCode,
     headers: &mut HeaderMap,
-    thread: usize,
-) {
+) -> SessionEffect {
     if !service.affinity.is_on() {
-        return;
+        return SessionEffect::default();
     }
     let now = clock::unix().as_secs();
     let is_working = !matches!(status.as_u16(), 502..=504);
@@ -64,14 +64,9 @@ pub(super) fn bind(
         tls: request.tls,
         now,
     };
+    let effect = service.affinity.session_effect(headers, context);
     service.affinity.bind(headers, request.key, context);
-    if is_working && !request.is_sessionless && decision.counts_as_session() {
-        let live = service.pool.backend(index).live();
-        live.record_session(thread, decision.session, now, service.affinity.presence_seconds());
-        if decision.verdict != Verdict::Hit {
-            live.record_new_session(thread);
-        }
-    }
+    effect
 }
 
 /// Returns whether a request is a CORS preflight (Fetch standard), which browsers send without cookies, or a prefetch

@@ -16,13 +16,14 @@ use super::order::Wait;
 use super::record::{Ended, RequestRecord};
 use super::request_id::RequestId;
 use super::route::{RouteAction, RouteEntry};
+use super::session_use::SessionUse;
 use super::snapshot::{Service, ThreadSnapshot};
 use super::thread::ThreadState;
 use super::timeouts::Timeouts;
 use super::wait::QueuePosition;
 use super::{host, respond, streams};
 use crate::affinity::rules::RuleEffect;
-use crate::affinity::{Decision, Verdict};
+use crate::affinity::{Decision, SessionEffect, Verdict};
 use crate::clock::{self, Deadline};
 use crate::copies::CopyOutcome;
 use crate::health::passive;
@@ -49,6 +50,7 @@ pub struct Exchange {
     route: Option<usize>,
     backend: Option<usize>,
     in_flight: Option<InFlight>,
+    session: SessionUse,
     queue_position: QueuePosition,
     /// The client, for evidence of failures.
     client_key: failure_evidence::ClientKey,
@@ -90,6 +92,7 @@ impl Exchange {
             route: None,
             backend: None,
             in_flight: None,
+            session: SessionUse::default(),
             queue_position: QueuePosition::default(),
             client_key: failure_evidence::ClientKey::new(identity.address, None),
             body: None,
@@ -266,6 +269,22 @@ impl Exchange {
         service.pool.health_tracker().clients().note(self.thread.index, self.client_key, self.record.time.as_secs());
     }
 
+    /// Counts the request as one of the session whose pin it follows.
+    pub(super) fn begin_session(&mut self, service: &Service, decision: &Decision) {
+        self.session.begin(service, decision, self.thread.index);
+    }
+
+    /// Notes what the response of the backend at `index` means for the session.
+    pub(super) fn session_served(
+        &mut self,
+        service: &Service,
+        decision: &Decision,
+        effect: SessionEffect,
+        index: usize,
+    ) {
+        self.session.served(service, decision, effect, index, self.thread.index);
+    }
+
     /// Notes what became of the session's copy.
     pub(super) fn copied(&mut self, outcome: CopyOutcome) {
         self.record.copy = Some(outcome);
@@ -432,6 +451,8 @@ impl Drop for Exchange {
             body.close();
         }
         let (now, thread) = (clock::now(), &self.thread);
+        let mut session = std::mem::take(&mut self.session);
+        self.service().into_iter().for_each(|service| session.end(service, thread.index));
         let is_abandoned = self.client.is_abandoned.get() || std::thread::panicking();
         let service = self.service();
         let unserved = || service.map_or(&self.view.snapshot().unrouted, |service| &service.unserved);

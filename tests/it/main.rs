@@ -81,6 +81,7 @@ mod response_framing;
 mod routed_copies;
 mod routes;
 mod session_copies;
+mod session_counts;
 mod session_sync;
 mod shared_connections;
 mod shared_copies;

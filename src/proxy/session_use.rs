@@ -1,0 +1,69 @@
+//! Owns: the session that a request belongs to, for as long as the request is in flight: what counts it on its backend.
+//! Invariant: each begin has its end, on the same backend, whatever becomes of the request.
+//! Must not know: how sessions are counted, or why one moves.
+
+use super::snapshot::Service;
+use crate::affinity::{Decision, SessionEffect, Verdict};
+use crate::clock;
+
+/// The session of a request on a backend of its pool.
+#[derive(Debug, Default)]
+pub(super) struct SessionUse {
+    /// The position of the backend, and the session.
+    current: Option<(usize, u64)>,
+}
+
+impl SessionUse {
+    /// Begins with the session of the pin that the request follows, if it follows one.
+    pub(super) fn begin(&mut self, service: &Service, decision: &Decision, thread: usize) {
+        if let (Verdict::Hit, Some(index)) = (decision.verdict, decision.target()) {
+            self.begin_on(service, index, decision.session, decision.issued, thread);
+        }
+    }
+
+    /// Goes on with what the response of the backend at position `index` means for the session.
+    pub(super) fn served(
+        &mut self,
+        service: &Service,
+        decision: &Decision,
+        effect: SessionEffect,
+        index: usize,
+        thread: usize,
+    ) {
+        let lifetime = service.affinity.session_lifetime();
+        let leave = |index: usize, session: u64| {
+            service.pool.backend(index).live().sessions().leave(thread, session, clock::unix_millis(), lifetime);
+        };
+        if let Some(session) = effect.held
+            && self.current != Some((index, session))
+        {
+            self.end(service, thread);
+            self.begin_on(service, index, session, decision.issued, thread);
+            if decision.verdict != Verdict::Hit || effect.ended.is_some() {
+                service.pool.backend(index).live().sessions().count_new(thread);
+            }
+        }
+        // It may be in flight there on other connections.
+        if let (Verdict::Moved, Some(former)) = (decision.verdict, decision.pinned)
+            && former != index
+        {
+            leave(former, decision.session);
+        }
+        if let Some(session) = effect.ended {
+            leave(decision.pinned.filter(|_| decision.verdict == Verdict::Borrowed).unwrap_or(index), session);
+        }
+    }
+
+    /// Ends it, where there is one.
+    pub(super) fn end(&mut self, service: &Service, thread: usize) {
+        if let Some((index, session)) = self.current.take() {
+            service.pool.backend(index).live().sessions().end(thread, session, clock::unix_millis());
+        }
+    }
+
+    fn begin_on(&mut self, service: &Service, index: usize, session: u64, issued: u64, thread: usize) {
+        let (sessions, lifetime) = (service.pool.backend(index).live().sessions(), service.affinity.session_lifetime());
+        sessions.begin(thread, session, issued, clock::unix_millis(), lifetime);
+        self.current = Some((index, session));
+    }
+}
