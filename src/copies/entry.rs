@@ -134,11 +134,14 @@ impl Entry {
         }
     }
 
-    pub(super) fn touch(&self, now: u64) {
+    /// Marks it as used at `now`. Returns when it was used before.
+    pub(super) fn touch(&self, now: u64) -> u64 {
+        let used = self.used();
         // Most requests find it as it is, and write nothing.
-        if self.used() != now {
+        if used != now {
             self.used.store(now, Ordering::Relaxed);
         }
+        used
     }
 
     /// Returns whether a shared store is to be notified that the session is in use, since it last was more than

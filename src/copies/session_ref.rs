@@ -2,8 +2,6 @@
 //! Invariant: every Linchpin computes the same ref; none reveals a cookie, or an id that an application would accept.
 //! Must not know: where the session's id comes from.
 
-use std::sync::Arc;
-
 use aws_lc_rs::digest::{SHA256, digest};
 
 /// Names a session to its application and in the stores: 128 bits of a hash.
@@ -38,24 +36,6 @@ impl SessionRef {
             *digit = DIGITS[(word >> (60 - at % 16 * 4) & 15) as usize];
         }
         hex
-    }
-}
-
-/// The ref of the last session of a client connection: with a pin, a session's ref is computed once a connection.
-#[derive(Debug, Default)]
-pub struct RefCache(Option<(Arc<str>, u64, SessionRef)>);
-
-impl RefCache {
-    /// Returns the ref of the session with this id of Linchpin's own in the pool.
-    pub fn of(&mut self, pool: &Arc<str>, session: u64) -> SessionRef {
-        match &self.0 {
-            Some((known, id, session_ref)) if *id == session && Arc::ptr_eq(known, pool) => *session_ref,
-            _ => {
-                let session_ref = SessionRef::new(pool, &session.to_be_bytes());
-                self.0 = Some((Arc::clone(pool), session, session_ref));
-                session_ref
-            }
-        }
     }
 }
 

@@ -77,9 +77,12 @@ impl CopyStore {
     pub fn find(&self, session: SessionRef, now: u64) -> Option<Arc<Entry>> {
         let shard = self.shard(session);
         let mut entries = shard.lock();
-        let entry = entries.find(session)?;
-        entry.touch(now);
-        shard.note_oldest(&entries);
+        let (entry, has_moved) = entries.find(session)?;
+        let was = entry.touch(now);
+        // Most lookups change neither list's oldest entry: to look at it would cost cache misses.
+        if has_moved || was != now && shard.may_be_oldest(was) {
+            shard.note_oldest(&entries);
+        }
         Some(entry)
     }
 
@@ -94,7 +97,7 @@ impl CopyStore {
     pub fn find_or_insert(&self, session: SessionRef, now: u64, new: impl FnOnce() -> Session) -> Arc<Entry> {
         let shard = self.shard(session);
         let mut entries = shard.lock();
-        let known = entries.find(session);
+        let known = entries.find(session).map(|(entry, _)| entry);
         let is_new = known.is_none();
         let entry = known.unwrap_or_else(|| {
             let entry = Arc::new(Entry::new(new(), now, self.lifetime(), &self.totals));
@@ -198,6 +201,11 @@ impl Shard {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether an entry that was last used then may be the least recently used one of a list.
+    fn may_be_oldest(&self, used: u64) -> bool {
+        self.oldest.iter().any(|oldest| used <= oldest.load(Ordering::Relaxed))
+    }
+
     fn note_oldest(&self, entries: &Entries) {
         for (oldest, list) in self.oldest.iter().zip(&entries.lists) {
             let used = list.peek_lru().map_or(u64::MAX, |(_, entry)| entry.used());
@@ -226,17 +234,19 @@ impl Entries {
         &mut self.lists[list as usize]
     }
 
-    /// Finds a session and makes it the last one to be evicted from the list where it belongs.
-    fn find(&mut self, session: SessionRef) -> Option<Arc<Entry>> {
+    /// Finds a session and makes it the last one to be evicted from the list where it belongs. Returns whether it was in
+    /// the other list.
+    fn find(&mut self, session: SessionRef) -> Option<(Arc<Entry>, bool)> {
         if let Some(entry) = self.list(List::Known).get(&session) {
-            return Some(Arc::clone(entry));
+            return Some((Arc::clone(entry), false));
         }
         let entry = Arc::clone(self.list(List::Blank).get(&session)?);
-        if entry.has_state() {
+        let has_moved = entry.has_state();
+        if has_moved {
             self.list(List::Blank).pop(&session);
             self.list(List::Known).put(session, Arc::clone(&entry));
         }
-        Some(entry)
+        Some((entry, has_moved))
     }
 
     /// Evicts the first of a list.

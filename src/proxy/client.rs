@@ -15,7 +15,7 @@ use super::forwarded::{self, ForwardedField, ForwardedFor, X_FORWARDED_FOR, X_FO
 use super::redirect::Redirect;
 use super::request_id::{RequestId, X_REQUEST_ID};
 use crate::affinity::PinCache;
-use crate::copies::RefCache;
+use crate::copies::SessionCache;
 use crate::tls;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -59,8 +59,8 @@ pub struct Client {
     subject: Option<HeaderValue>,
     forwarding: ForwardingCache,
     pub(super) pin_cache: RefCell<PinCache>,
-    /// The ref of the session of its last request, where the pool keeps session copies.
-    pub(super) ref_cache: RefCell<RefCache>,
+    /// The session of its last request, where the pool keeps session copies.
+    pub(super) session_cache: RefCell<SessionCache>,
     /// Whether this process has abandoned the requests of the connection that have no response yet.
     pub(super) is_abandoned: Cell<bool>,
 }
@@ -107,7 +107,7 @@ impl Client {
             subject,
             forwarding,
             pin_cache: RefCell::default(),
-            ref_cache: RefCell::default(),
+            session_cache: RefCell::default(),
             is_abandoned: Cell::new(false),
         }
     }

@@ -33,6 +33,7 @@ use crate::upstream::{Fact, Failure};
 pub(super) struct RequestCopies<'a> {
     copies: &'a PoolCopies,
     service: &'a Service,
+    client: &'a Client,
     session: SessionRef,
     /// The request had a pin, or an id of the application.
     is_known: bool,
@@ -128,7 +129,7 @@ impl<'a> RequestCopies<'a> {
         service: &'a Service,
         decision: &Decision,
         request: &BindFacts,
-        client: &Client,
+        client: &'a Client,
     ) -> Option<RequestCopies<'a>> {
         let copies = service.copies.as_ref()?;
         let key = request.key();
@@ -138,7 +139,7 @@ impl<'a> RequestCopies<'a> {
         }
         let session = match key {
             Some(key) => SessionRef::from_words(key.words()),
-            None => client.ref_cache.borrow_mut().of(service.pool.name(), decision.session),
+            None => client.session_cache.borrow_mut().session(service.pool.name(), decision.session),
         };
         let holder = |index: usize| {
             let is_same = decision.cause != Some(Cause::Replaced);
@@ -150,6 +151,7 @@ impl<'a> RequestCopies<'a> {
         let mut this = RequestCopies {
             copies,
             service,
+            client,
             session,
             is_known,
             is_provisional: key.is_none() && service.affinity.uses_ids_of_the_application(),
@@ -255,7 +257,7 @@ impl<'a> RequestCopies<'a> {
         if self.outcome == CopyOutcome::None && claim.seq.is_some() {
             self.outcome = CopyOutcome::Held;
         }
-        fields::session(self.session, claim)
+        self.client.session_cache.borrow_mut().field(self.session, claim)
     }
 
     /// Prepares an attempt on the backend at `index` that has more to do than to be sent: waits for the session's
