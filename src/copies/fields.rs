@@ -10,7 +10,7 @@ use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
 use super::plain_save::{self, PlainSave};
 use super::rules::Claim;
 use super::session_ref::SessionRef;
-use super::version::{MAX_SEQ, MAX_TERM, Version};
+use super::version::Version;
 
 /// In requests: the session, and the state that Linchpin knows of.
 pub const SESSION: HeaderName = HeaderName::from_static("linchpin-session");
@@ -176,9 +176,7 @@ fn is_true(item: &BareItem) -> bool {
 }
 
 fn version_in(item: &Item) -> Option<Version> {
-    let term = u32::try_from(integer(item, "term").ok()??).ok().filter(|term| *term <= MAX_TERM)?;
-    let seq = integer(item, "seq").ok()??;
-    (1..=MAX_SEQ).contains(&seq).then_some(Version { term, seq })
+    Version::named(integer(item, "term").ok()??, integer(item, "seq").ok()??)
 }
 
 /// A parameter is no integer from 0.

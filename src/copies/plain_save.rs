@@ -4,7 +4,7 @@
 
 use base64_simd::STANDARD;
 
-use super::version::{MAX_SEQ, Version};
+use super::version::Version;
 
 /// The most digits of an integer (RFC 9651 §3.3.1).
 const MAX_DIGITS: usize = 15;
@@ -42,8 +42,8 @@ pub(super) fn read(value: &[u8], max: usize) -> Option<PlainSave> {
             return None;
         }
     }
-    let version = Version { term: u32::try_from(term?).ok()?, seq: seq? };
-    if !(1..=MAX_SEQ).contains(&version.seq) || ttl == Some(0) {
+    let version = Version::named(term?, seq?)?;
+    if ttl == Some(0) {
         return None;
     }
     let bytes = STANDARD.decode_to_vec(text).ok()?.into_boxed_slice();

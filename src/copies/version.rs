@@ -16,4 +16,12 @@ pub struct Version {
 pub const MAX_SEQ: u64 = 999_999_999_999_999;
 
 /// The largest `term` that a server may name. From there Linchpin can raise it more often than any session moves.
-pub const MAX_TERM: u32 = u32::MAX / 2;
+const MAX_TERM: u32 = u32::MAX / 2;
+
+impl Version {
+    /// Makes the version that a server names. Returns `None` if a number is out of range.
+    pub(super) fn named(term: u64, seq: u64) -> Option<Version> {
+        let term = u32::try_from(term).ok().filter(|term| *term <= MAX_TERM)?;
+        (1..=MAX_SEQ).contains(&seq).then_some(Version { term, seq })
+    }
+}
