@@ -77,6 +77,7 @@ pub struct InFlight {
     /// `None` if nothing was known of the session.
     entry: Option<Arc<Entry>>,
     claim: Claim,
+    never_sent: bool,
 }
 
 /// A copy that is being given to a server. If it is dropped, the hand-over has failed.
@@ -187,7 +188,9 @@ impl Entry {
         state.expires = now.saturating_add(state.ttl.unwrap_or(lifetime).min(lifetime));
         let left = state.session.holder().filter(|holder| *holder != to);
         match state.session.before_request(to, is_alive, may_wait) {
-            BeforeRequest::Send(claim) => Preparation::Send(InFlight { entry: Some(Arc::clone(self)), claim }),
+            BeforeRequest::Send(claim) => {
+                Preparation::Send(InFlight { entry: Some(Arc::clone(self)), claim, never_sent: false })
+            }
             BeforeRequest::Give { hand_over, version } => {
                 // It is there, since the rules say that it is held.
                 let bytes = state.copy.clone().unwrap_or_default();
@@ -232,11 +235,6 @@ impl Entry {
         };
         self.settle(&mut state);
         saved
-    }
-
-    /// Notes that a request never reached its server.
-    pub fn unsent(&self, claim: &Claim) {
-        self.lock().session.unsent(claim);
     }
 
     /// Notes that these servers have a copy of this version: none is kept here.
@@ -345,7 +343,12 @@ impl Drop for Entry {
 impl InFlight {
     /// Returns a request of a session of which nothing is known but its pin.
     pub fn unknown(claim: Claim) -> InFlight {
-        InFlight { entry: None, claim }
+        InFlight { entry: None, claim, never_sent: false }
+    }
+
+    /// Ends it: no byte of it reached its server.
+    pub fn unsent(mut self) {
+        self.never_sent = true;
     }
 
     /// Returns what the request tells its server.
@@ -363,7 +366,10 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(entry) = &self.entry {
             let mut state = entry.lock();
-            state.session.ended(&self.claim);
+            match self.never_sent {
+                true => state.session.unsent(&self.claim),
+                false => state.session.ended(&self.claim),
+            }
             entry.settle(&mut state);
         }
     }

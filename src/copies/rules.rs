@@ -199,7 +199,7 @@ impl Session {
             self.newest = Newest::Lost(self.newest.version());
             (self.holder, self.is_confirmed, self.has_forgotten, self.hand_over) = (holder, false, false, None);
             self.replicas.clear();
-            (self.term, self.in_flight) = (term, 0);
+            (self.term, self.in_flight, self.before) = (term, 0, None);
         }
     }
 
@@ -244,9 +244,10 @@ impl Session {
             // A replica continues with what it has, and says so: it saves with its response. Any other server must
             // forget what it has, which is older; it does if its term is two behind.
             Newest::Placed(version) => {
-                self.before = has_copy.then(|| Box::new(self.clone()));
+                let before = has_copy.then(|| Box::new(self.clone()));
                 self.newest = Newest::Lost(version);
                 self.hand_to(to, if has_copy { 1 } else { 2 });
+                self.before = before;
             }
             Newest::Lost(_) => self.hand_to(to, if self.is_replicated && !has_copy { 2 } else { 1 }),
             Newest::Dropped(version) => {
@@ -327,19 +328,29 @@ impl Session {
 
     /// Notes that a request has its response, or gets none.
     pub fn ended(&mut self, claim: &Claim) {
-        if claim.number > 0 && claim.term == self.term {
-            self.in_flight = self.in_flight.saturating_sub(1);
+        self.no_longer_in_flight(claim);
+        if claim.term == self.term {
+            // The server may have got it, and has the term from then on.
+            self.before = None;
         }
     }
 
-    /// Notes that a request never reached its server. If it was the first one there, another replica may continue.
+    /// Notes that a request never reached its server, instead of its end. If none of this term did, another replica may
+    /// continue.
     pub fn unsent(&mut self, claim: &Claim) {
+        self.no_longer_in_flight(claim);
         if claim.term == self.term
             && self.in_flight == 0
             && let Some(before) = self.before.take()
         {
             let sent = self.sent;
             *self = Session { sent, in_flight: 0, ..*before };
+        }
+    }
+
+    fn no_longer_in_flight(&mut self, claim: &Claim) {
+        if claim.number > 0 && claim.term == self.term {
+            self.in_flight = self.in_flight.saturating_sub(1);
         }
     }
 
@@ -453,7 +464,7 @@ impl Session {
     }
 
     fn raise(&mut self, terms: u32) {
-        (self.term, self.in_flight) = (self.term.saturating_add(terms), 0);
+        (self.term, self.in_flight, self.before) = (self.term.saturating_add(terms), 0, None);
     }
 
     fn send(&mut self, to: Holder) -> Claim {

@@ -103,7 +103,9 @@ pub(super) async fn attempt(
         let response = match response {
             Ok(response) => response,
             Err(failure) => {
-                copies.lost(in_flight, failure);
+                if !failure.sent {
+                    in_flight.unsent();
+                }
                 return Err(AttemptError::Failed(failure));
             }
         };
@@ -191,15 +193,6 @@ impl<'a> RequestCopies<'a> {
     /// Returns what became of the copy.
     pub(super) fn outcome(&self) -> CopyOutcome {
         self.outcome
-    }
-
-    /// Notes that a request got no response.
-    fn lost(&self, in_flight: InFlight, failure: Failure) {
-        let claim = *in_flight.claim();
-        drop(in_flight);
-        if let (Some(entry), false) = (&self.entry, failure.sent) {
-            entry.unsent(&claim);
-        }
     }
 
     /// Notes that an attempt has failed: nobody waits for its backend's other requests of the session.

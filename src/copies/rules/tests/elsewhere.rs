@@ -79,7 +79,6 @@ fn after_a_replica_that_was_never_reached_another_one_continues_with_what_it_has
         let mut session = saved();
         assert!(session.placed(version(1, 5), vec![server(1), server(2)]));
         let BeforeRequest::Send(claim) = session.before_request(server(1), |_| false, true) else { panic!("it waits") };
-        session.ended(&claim);
         (session, claim)
     };
     let next = |session: &mut Session| match session.before_request(server(2), |_| false, true) {
@@ -89,6 +88,69 @@ fn after_a_replica_that_was_never_reached_another_one_continues_with_what_it_has
     let (mut session, claim) = placed();
     session.unsent(&claim);
     assert_eq!(next(&mut session), (2, None), "one term on: it saves what it has");
-    let (mut session, _) = placed();
+    let (mut session, claim) = placed();
+    session.ended(&claim);
     assert_eq!(next(&mut session), (4, None), "the first may have changed the state: it forgets what it has");
+    let (mut session, claim) = placed();
+    session.ended(&claim);
+    let BeforeRequest::Send(other) = session.before_request(server(1), |_| false, true) else { panic!("it waits") };
+    session.unsent(&other);
+    assert_eq!(next(&mut session), (4, None), "the first server has the term, whatever became of a later request");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Request { to: usize, lives: bool, may_wait: bool },
+    NeverSent(prop::sample::Index),
+    Ends { at: prop::sample::Index, saves: bool, replicas: u8 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    use prop::sample::Index;
+    prop_oneof![
+        4 => (0..4_usize, any::<bool>(), any::<bool>())
+            .prop_map(|(to, lives, may_wait)| Step::Request { to, lives, may_wait }),
+        2 => any::<Index>().prop_map(Step::NeverSent),
+        3 => (any::<Index>(), any::<bool>(), 0..16_u8)
+            .prop_map(|(at, saves, replicas)| Step::Ends { at, saves, replicas }),
+    ]
+}
+
+proptest! {
+    /// Random orders of requests that reach their servers and of requests that don't, where others keep the copies.
+    #[test]
+    fn no_two_servers_ever_get_the_same_term(steps in prop::collection::vec(step(), 1..60)) {
+        let mut session = Session::replicated(0, Some(server(0)), Some(server(1)));
+        let mut in_flight: Vec<Claim> = Vec::new();
+        let mut of_term: HashMap<u32, Holder> = HashMap::new();
+        let mut seq = 0;
+        for step in steps {
+            match step {
+                Step::Request { to, lives, may_wait } => {
+                    match session.before_request(server(to), |_| lives, may_wait) {
+                        BeforeRequest::Send(claim) => in_flight.push(claim),
+                        BeforeRequest::Give { hand_over, .. } => drop(session.gave(hand_over, Given::Refused)),
+                        BeforeRequest::Wait(_) => prop_assert!(may_wait),
+                        other => prop_assert!(false, "{other:?}"),
+                    }
+                }
+                Step::NeverSent(at) if !in_flight.is_empty() => {
+                    let claim = in_flight.swap_remove(at.index(in_flight.len()));
+                    session.unsent(&claim);
+                }
+                Step::Ends { at, saves, replicas } if !in_flight.is_empty() => {
+                    let claim = in_flight.swap_remove(at.index(in_flight.len()));
+                    prop_assert_eq!(*of_term.entry(claim.term).or_insert(claim.to), claim.to);
+                    seq += 1;
+                    let version = Version { term: claim.term, seq };
+                    if saves && session.saved(&claim, version, false) == Saved::Stored {
+                        let replicas = (0..4).filter(|at| replicas >> at & 1 > 0 && server(*at) != claim.to);
+                        session.placed(version, replicas.map(server).collect());
+                    }
+                    session.ended(&claim);
+                }
+                _ => {}
+            }
+        }
+    }
 }
