@@ -2,11 +2,15 @@
 //! Invariant: no client waits for a store that is slow or down; a store that returns gets what was learned meanwhile.
 //! Must not know: requests, or how a table works inside.
 
+mod address;
 mod connection;
 mod copies;
+mod copies_in_redis;
 mod format;
+mod marker;
 mod outage;
 mod redis;
+mod script;
 mod skew;
 
 use std::sync::atomic::Ordering;
@@ -16,14 +20,15 @@ use crate::affinity::learned::{StoreCommand, StoreSync};
 use crate::clock;
 use crate::copies::SharedStoreSync;
 use crate::events::{Event, Events};
+pub use address::InvalidAddress;
 use outage::Outage;
 
 /// Checks the syntax of a store's address.
 ///
 /// # Errors
 /// Returns what a valid address looks like.
-pub fn check_address(address: &str) -> Result<(), &'static str> {
-    connection::check_address(address)
+pub fn check_address(address: &str) -> Result<(), InvalidAddress> {
+    address::Address::parse(address).map(drop)
 }
 
 /// Keeps a table and its store in sync, and publishes its outages. Never returns.

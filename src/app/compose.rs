@@ -165,6 +165,7 @@ impl Composer {
             let lifetime = cached.affinity.retention_seconds();
             let open = |settings| Arc::new(self.copies.open(pool.name(), settings, lifetime, self.threads));
             let copies = plan.copies.as_ref().map(open);
+            copies.iter().filter_map(|copies| copies.shared()).for_each(|shared| shared.set_servers(pool));
             services.push(Service { mark, copies, ..service(plan, pool, access, &cached.affinity, &self.metrics) });
             affinities.insert(name, cached);
         }

@@ -16,7 +16,7 @@ use crate::affinity::cookie::{self, LifetimeType, SameSite};
 use crate::affinity::learned::SessionIdSource;
 use crate::affinity::pin_names;
 use crate::affinity::{Carrier, MAX_CLOCK_SKEW, Settings, header, learned, route};
-use crate::session_sync;
+use crate::session_sync::{self, InvalidAddress};
 
 /// The values of `type`.
 #[derive(Clone, Copy, PartialEq)]
@@ -205,10 +205,9 @@ pub(super) fn store(value: &DeValue<'_>) -> Value<String> {
     let address = text(value)?;
     match session_sync::check_address(address) {
         Ok(()) => Ok(address.into()),
-        Err(problem) => Err(super::values::InvalidValue {
-            problem: problem.into(),
-            remedy: "write \"redis://127.0.0.1:6379\"".into(),
-        }),
+        Err(InvalidAddress { problem, remedy }) => {
+            Err(super::values::InvalidValue { problem: problem.into(), remedy: remedy.into() })
+        }
     }
 }
 

@@ -11,8 +11,8 @@ use tokio::sync::futures::OwnedNotified;
 
 use super::fields::NewState;
 use super::holder::Holder;
-use super::rules::{self, BeforeRequest, Claim, Given, Saved, Session, Wait};
-use super::shared::{Fetched, SharedState};
+use super::rules::{self, BeforeRequest, Claim, Given, Known, Saved, Session, Wait};
+use super::shared_state::{Fetched, SharedState};
 use super::version::Version;
 
 /// What a store holds of one session.
@@ -65,7 +65,7 @@ pub enum Preparation {
     Send(InFlight),
     /// The copy is given to its server.
     Give(Offer),
-    /// The shared store is asked for the newest state and the next term.
+    /// The shared store is asked for the newest state, perhaps with the next term.
     Fetch(Fetch),
     /// It waits for this, until the future resolves, and asks again.
     Wait(Wait, OwnedNotified),
@@ -99,6 +99,7 @@ pub struct Fetch {
     number: u32,
     to: Holder,
     term: u32,
+    is_hand_over: bool,
     /// The answer, once the question has ended; `None` in it if the store was not reachable.
     answer: Option<Option<Fetched>>,
 }
@@ -197,9 +198,9 @@ impl Entry {
                 let entry = Arc::clone(self);
                 Preparation::Give(Offer { entry, hand_over, version, bytes, left, outcome: Given::Unreached })
             }
-            BeforeRequest::Fetch(number) => {
-                let term = state.session.term();
-                Preparation::Fetch(Fetch { entry: Arc::clone(self), number, to, term, answer: None })
+            next @ (BeforeRequest::Fetch(number) | BeforeRequest::Look(number)) => {
+                let (term, is_hand_over) = (state.session.term(), matches!(next, BeforeRequest::Fetch(_)));
+                Preparation::Fetch(Fetch { entry: Arc::clone(self), number, to, term, is_hand_over, answer: None })
             }
             BeforeRequest::Wait(wait) => {
                 let changed = Arc::clone(state.changed.get_or_insert_default());
@@ -235,6 +236,28 @@ impl Entry {
         };
         self.settle(&mut state);
         saved
+    }
+
+    /// Notes that the shared store has refused a state of the term `of`: it knows this `term`, of another server.
+    pub fn overtaken(&self, of: u32, term: u32) {
+        let mut state = self.lock();
+        state.session.overtaken(of, term);
+        self.settle(&mut state);
+    }
+
+    /// Returns the newest state for a shared store, with its version, its server, and how long it is still kept, in
+    /// seconds. There is none while the session is handed over, and none that this process does not know itself.
+    pub fn to_share(&self, now: u64) -> Option<(Version, SharedState, Holder, u64)> {
+        let state = self.lock();
+        let (version, is_dropped) = state.session.newest();
+        let holder = state.session.holder().filter(|holder| state.session.is_given_to(*holder) || is_dropped)?;
+        let left = state.expires.checked_sub(now).filter(|left| *left > 0)?;
+        let shared = match &state.copy {
+            _ if is_dropped => SharedState::Dropped,
+            Some(bytes) => SharedState::Held(bytes.clone(), state.ttl),
+            None => return None,
+        };
+        (version.term == state.session.term()).then_some((version, shared, holder, left))
     }
 
     /// Notes that these servers have a copy of this version: none is kept here.
@@ -381,6 +404,11 @@ impl Fetch {
         self.term
     }
 
+    /// Returns whether the store raises the term. Otherwise it only says what it knows.
+    pub fn is_hand_over(&self) -> bool {
+        self.is_hand_over
+    }
+
     /// Ends it with what the shared store knows; `None` if the store was not reachable.
     pub fn end(mut self, fetched: Option<Fetched>) {
         self.answer = Some(fetched);
@@ -395,15 +423,21 @@ impl Drop for Fetch {
             state.session.fetch_abandoned(self.number);
             return self.entry.settle(&mut state);
         };
-        let (term, newest) = fetched.map_or((None, None), |fetched| (Some(fetched.term), fetched.newest));
-        let known = newest.as_ref().map(|(version, state)| match state {
+        let of = |(version, state): &(Version, SharedState)| match state {
             SharedState::Held(..) => rules::Fetched::Held(*version),
             SharedState::Dropped => rules::Fetched::Dropped(*version),
             SharedState::Lost => rules::Fetched::Lost(*version),
+        };
+        let known = fetched.as_ref().map(|fetched| {
+            let newest = fetched.newest.as_ref().map(of);
+            Known { term: fetched.term, is_holder: fetched.is_holder, newest }
         });
-        if state.session.fetched(self.number, self.to, term, known)
-            && let Some((_, SharedState::Held(bytes, ttl))) = newest
-        {
+        let is_newest = match (self.is_hand_over, known) {
+            (true, Some(known)) => state.session.fetched(self.number, self.to, Some(known.term), known.newest),
+            (true, None) => state.session.fetched(self.number, self.to, None, None),
+            (false, known) => state.session.looked(self.number, known),
+        };
+        if is_newest && let Some((_, SharedState::Held(bytes, ttl))) = fetched.and_then(|fetched| fetched.newest) {
             self.entry.set_copy(&mut state, Some(bytes));
             state.ttl = ttl;
         }

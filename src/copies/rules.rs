@@ -2,92 +2,14 @@
 //! Invariant: pure; versions only rise, one server has the current term, and an ended session stays ended.
 //! Must not know: bytes, time, sockets, threads, how a copy is given.
 
+mod decision;
+
 use super::holder::Holder;
 use super::version::{MAX_SEQ, Version};
+pub use decision::{BeforeRequest, Claim, Fetched, Given, Known, Saved, Wait};
 
 /// A copy on which this many servers have broken the connection is given to no other: it may be what kills them.
 const MAX_BROKEN: u8 = 2;
-
-/// What a request claims about the session's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
-    /// The current term.
-    pub term: u32,
-    /// The newest state, which this server is known to have; `None` if no copy is held.
-    pub seq: Option<u64>,
-    /// The session has ended at `seq`.
-    pub dropped: bool,
-    /// The server.
-    pub to: Holder,
-    /// The number of the request among those of its session; 0 if they are not counted.
-    number: u32,
-}
-
-/// What happens to a request before it is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BeforeRequest {
-    /// Send it.
-    Send(Claim),
-    /// Give the server this version of the state first; then report it to [`Session::gave`], and ask again.
-    Give {
-        /// Identifies the hand-over.
-        hand_over: u32,
-        /// The version that the state has from now on.
-        version: Version,
-    },
-    /// Raise the term in the shared store first; then report it to [`Session::fetched`] with this number, and ask again.
-    Fetch(u32),
-    /// Wait, and ask again when the session has changed.
-    Wait(Wait),
-}
-
-/// What a request waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
-    /// The running hand-over of its session.
-    HandOver,
-    /// The session's requests on the server that it leaves.
-    Requests,
-}
-
-/// The outcome of a hand-over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Given {
-    /// The server has the state.
-    Taken,
-    /// The server has this newer state: another Linchpin gave it, or the server's answer was lost.
-    Newer(Version),
-    /// The server will never take this copy: it is not authentic, or there is no middleware.
-    Refused,
-    /// The server responded with an error, or not in time.
-    Failed,
-    /// The connection broke while the server had the copy.
-    Broken,
-    /// The server could not be reached, or the hand-over was abandoned.
-    Unreached,
-}
-
-/// What a shared store knows of a session, by its version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fetched {
-    /// A copy.
-    Held(Version),
-    /// The session has ended.
-    Dropped(Version),
-    /// It once had a copy.
-    Lost(Version),
-}
-
-/// What becomes of a state that a response brings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Saved {
-    /// It is the newest.
-    Stored,
-    /// A newer one is known, and the response may be passed on.
-    Stale,
-    /// The server no longer holds the session: the response must not reach the client.
-    Fenced,
-}
 
 /// What is known of one session's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +44,8 @@ pub struct Session {
     is_shared: bool,
     /// The server for which the shared store has just given a term.
     fetched_for: Option<Holder>,
+    /// The shared store was asked for a state, or has been told one, since the one here was lost.
+    has_looked: bool,
 }
 
 /// A hand-over under way.
@@ -178,6 +102,7 @@ impl Session {
             void_until: 0,
             is_shared: false,
             fetched_for: None,
+            has_looked: false,
         }
     }
 
@@ -196,11 +121,24 @@ impl Session {
     /// copy here is out of date.
     pub fn note_pin(&mut self, term: u32, holder: Option<Holder>) {
         if term > self.term {
-            self.newest = Newest::Lost(self.newest.version());
-            (self.holder, self.is_confirmed, self.has_forgotten, self.hand_over) = (holder, false, false, None);
-            self.replicas.clear();
-            (self.term, self.in_flight, self.before) = (term, 0, None);
+            self.lose(term, holder);
         }
+    }
+
+    /// Notes that the shared store has refused a state of the term `of`: it knows this `term`, which another server has.
+    pub fn overtaken(&mut self, of: u32, term: u32) {
+        // A hand-over under way has raised the term itself, or will.
+        if self.term == of && term >= of && self.hand_over.is_none() {
+            self.lose(term, None);
+        }
+    }
+
+    fn lose(&mut self, term: u32, holder: Option<Holder>) {
+        self.newest = Newest::Lost(self.newest.version());
+        (self.holder, self.is_confirmed, self.has_forgotten) = (holder, false, false);
+        (self.hand_over, self.has_looked) = (None, false);
+        self.replicas.clear();
+        (self.term, self.in_flight, self.before) = (term, 0, None);
     }
 
     /// Decides what happens to a request for the server `to`. `is_alive` says whether the session's holder, if that is
@@ -223,6 +161,10 @@ impl Session {
         let has_copy = self.replicas.contains(&to);
         let is_there = self.holder == Some(to) && !self.has_forgotten;
         match self.newest {
+            // The server may have lost its memory without being noticed, and the state is in the store.
+            Newest::Lost(_) if is_there && self.is_shared && !self.has_looked && self.in_flight == 0 => {
+                return BeforeRequest::Look(self.begin_query());
+            }
             // What the server was sent without a copy must not be fenced by another attempt to give it one.
             _ if is_there && (self.is_confirmed || self.is_skipped || self.in_flight > 0) => {
                 return BeforeRequest::Send(self.send(to));
@@ -236,9 +178,7 @@ impl Session {
             return BeforeRequest::Wait(Wait::Requests);
         }
         if self.is_shared && self.fetched_for.take() != Some(to) {
-            self.hand_overs = self.hand_overs.wrapping_add(1);
-            self.hand_over = Some(HandOver { number: self.hand_overs, version: self.newest.version() });
-            return BeforeRequest::Fetch(self.hand_overs);
+            return BeforeRequest::Fetch(self.begin_query());
         }
         match self.newest {
             // A replica continues with what it has, and says so: it saves with its response. Any other server must
@@ -273,6 +213,7 @@ impl Session {
             return false;
         }
         self.fetched_for = Some(to);
+        self.has_looked |= term.is_some();
         // The hand-over that follows raises it by one.
         self.term = self.term.max(term.map_or(0, |term| term.saturating_sub(1)));
         let Some(fetched) = newest else { return false };
@@ -289,6 +230,35 @@ impl Session {
             (self.holder, self.is_confirmed) = (None, false);
         }
         is_newer
+    }
+
+    /// Notes what the shared store knows of a session whose server is known; `None` if it is not reachable. Returns
+    /// whether its state is the newest here from now on.
+    pub fn looked(&mut self, number: u32, known: Option<Known>) -> bool {
+        if self.hand_over.take_if(|running| running.number == number).is_none() {
+            return false;
+        }
+        // The request goes on either way, and what its response brings is told to the store.
+        self.has_looked = true;
+        let Some(Known { term, is_holder, newest }) = known else { return false };
+        if term > self.term || (term == self.term && !is_holder) {
+            self.lose(term, None);
+            return false;
+        }
+        let (Some(fetched), true) = (newest, term == self.term) else { return false };
+        // Whatever its server has is of this term.
+        let of_term = |version: Version| Version { term, seq: version.seq };
+        let newest = match fetched {
+            Fetched::Held(version) => Newest::Held(of_term(version)),
+            Fetched::Dropped(version) => Newest::Dropped(of_term(version)),
+            Fetched::Lost(_) => return false,
+        };
+        let is_newest = newest.version() >= self.newest.version();
+        if is_newest {
+            // A server that lacks it will want it.
+            (self.newest, self.is_confirmed) = (newest, true);
+        }
+        is_newest
     }
 
     /// Notes that a question to the shared store was abandoned: the next request asks again.
@@ -360,7 +330,7 @@ impl Session {
         let saved = self.compare(claim, Some(version));
         if saved == Saved::Stored {
             self.newest = if dropped { Newest::Dropped(version) } else { Newest::Held(version) };
-            self.is_confirmed = true;
+            (self.is_confirmed, self.has_looked) = (true, true);
             self.replicas.clear();
             self.before = None;
         }
@@ -395,6 +365,7 @@ impl Session {
         let saved = self.compare(claim, version);
         if saved == Saved::Stored {
             self.replicas.clear();
+            self.has_looked = true;
             match (version, self.newest) {
                 (Some(version), _) => self.newest = Newest::Lost(version),
                 // Nobody can say whether the unreadable state is from before the end of the session or after it.
@@ -416,7 +387,7 @@ impl Session {
     /// Notes that the copy is gone: evicted or expired.
     pub fn forget(&mut self) {
         if matches!(self.newest, Newest::Held(_)) {
-            self.newest = Newest::Lost(self.newest.version());
+            (self.newest, self.has_looked) = (Newest::Lost(self.newest.version()), false);
         }
     }
 
@@ -457,6 +428,12 @@ impl Session {
         self.in_flight > 0 || self.hand_over.is_some()
     }
 
+    fn begin_query(&mut self) -> u32 {
+        self.hand_overs = self.hand_overs.wrapping_add(1);
+        self.hand_over = Some(HandOver { number: self.hand_overs, version: self.newest.version() });
+        self.hand_overs
+    }
+
     fn hand_to(&mut self, to: Holder, terms: u32) {
         self.raise(terms);
         (self.holder, self.is_confirmed, self.has_forgotten, self.is_skipped) = (Some(to), false, false, false);
@@ -493,13 +470,6 @@ impl Session {
         }
         self.holder = Some(claim.to);
         Saved::Stored
-    }
-}
-
-impl Claim {
-    /// What a request of a session tells `to` if nothing is known of the session but its pin's term.
-    pub fn nothing(term: u32, to: Holder) -> Claim {
-        Claim { term: term.max(1), seq: None, dropped: false, to, number: 0 }
     }
 }
 

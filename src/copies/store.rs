@@ -174,6 +174,15 @@ impl CopyStore {
         }
     }
 
+    /// Returns the sessions that have a state, or had one: each shard's when it is its turn.
+    pub fn sessions(&self) -> impl Iterator<Item = Vec<SessionRef>> {
+        self.shards.iter().map(|shard| {
+            let entries = shard.lock();
+            let all = entries.lists.iter().flatten();
+            all.filter(|(_, entry)| entry.has_state()).map(|(session, _)| *session).collect()
+        })
+    }
+
     /// Returns the bytes of all entries and copies.
     pub fn bytes(&self) -> usize {
         self.totals.bytes()
@@ -430,13 +439,16 @@ mod tests {
         let prepare = |now| entry.prepare(SERVER, |_| false, true, true, now, 1000);
         let Preparation::Fetch(fetch) = prepare(1) else { panic!("no question") };
         let copy = SharedState::Held(Bytes::from_static(b"copy"), Some(50));
-        fetch.end(Some(Fetched { term: 7, newest: Some((Version { term: 6, seq: 3 }, copy)) }));
+        fetch.end(Some(Fetched { term: 7, is_holder: true, newest: Some((Version { term: 6, seq: 3 }, copy)) }));
         let Preparation::Give(offer) = prepare(1) else { panic!("nothing is given") };
         assert_eq!((offer.version(), &offer.bytes()[..]), (Version { term: 7, seq: 3 }, &b"copy"[..]));
         offer.end(super::super::Given::Taken);
         let Preparation::Send(sent) = prepare(1 + 49) else { panic!("it waits") };
         assert_eq!(sent.claim().seq, Some(3));
         drop(sent);
+        let Preparation::Fetch(fetch) = prepare(1 + 49 + 50) else { panic!("no question") };
+        assert!(!fetch.is_hand_over());
+        fetch.end(Some(Fetched { term: 7, is_holder: true, newest: None }));
         let Preparation::Send(sent) = prepare(1 + 49 + 50) else { panic!("it waits") };
         assert_eq!(sent.claim().seq, None, "the application has ended it by then");
     }

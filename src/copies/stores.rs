@@ -42,7 +42,7 @@ impl CopyStores {
         *link = match (link.take().filter(is_same), &settings.store) {
             (Some(known), _) => Some(known),
             (None, Some(address)) => {
-                let (link, sync) = SharedLink::new(pool, &address.0, lifetime);
+                let (link, sync) = SharedLink::new(pool, &address.0, lifetime, store);
                 self.shared.push(sync);
                 Some((link, address.clone(), lifetime))
             }

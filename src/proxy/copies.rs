@@ -3,12 +3,13 @@
 //! Must not know: the rules of versions, how a copy is stored or sent.
 
 mod elsewhere;
+mod take;
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{HeaderMap, HeaderValue};
+use http::header::HeaderValue;
 use http::{StatusCode, request};
 
 use super::attempt::{self, UpstreamRequest, UpstreamResponse};
@@ -24,8 +25,8 @@ use super::thread::ThreadState;
 use crate::affinity::{Cause, Decision, SessionKey, Verdict};
 use crate::clock;
 use crate::copies::{
-    Claim, CopyEvent, CopyOutcome, Entry, Given, Hold, Holder, InFlight, NewState, Offer, PoolCopies, Preparation,
-    Refusal, Saved, Session, SessionRef, SharedState, Version, Wait, fields,
+    Claim, CopyEvent, CopyOutcome, Entry, Given, Hold, Holder, InFlight, Offer, PoolCopies, Preparation, Refusal,
+    Session, SessionRef, SharedLink, Wait, fields,
 };
 use crate::upstream::{Fact, Failure};
 
@@ -205,7 +206,9 @@ impl<'a> RequestCopies<'a> {
         let to = Holder::of(self.service.pool.backend(index));
         if self.entry.is_none() {
             let stays = self.pinned.is_some_and(|(pinned, holder)| pinned == index && holder.is_some());
-            if stays || !self.is_known {
+            // The store may have a state that the server has lost without being noticed.
+            let may_be_shared = stays && self.shared().is_some_and(SharedLink::is_responsive);
+            if !self.is_known || (stays && !may_be_shared) {
                 return Preparation::Send(InFlight::unknown(Claim::nothing(self.term, to)));
             }
             let new = || self.new_session(self.pinned.and_then(|(_, holder)| holder));
@@ -222,6 +225,11 @@ impl<'a> RequestCopies<'a> {
         self.copies.settings().hold != Hold::Balancer
     }
 
+    /// Returns the store that several Linchpins share, if they keep the copies there.
+    fn shared(&self) -> Option<&'a SharedLink> {
+        self.copies.shared().filter(|_| !self.is_replicated())
+    }
+
     /// Makes the state of a session of which nothing is known but its pin.
     fn new_session(&self, holder: Option<Holder>) -> Session {
         if self.is_replicated() {
@@ -236,7 +244,7 @@ impl<'a> RequestCopies<'a> {
         match &self.entry {
             Some(entry) => {
                 let lifetime = self.copies.store().lifetime();
-                let is_shared = !self.is_replicated() && self.copies.shared().is_some();
+                let is_shared = self.shared().is_some();
                 entry.prepare(to, is_alive, may_wait, is_shared, clock::unix().as_secs(), lifetime)
             }
             None => Preparation::Send(InFlight::unknown(Claim::nothing(self.term, to))),
@@ -282,7 +290,7 @@ impl<'a> RequestCopies<'a> {
                 }
                 Preparation::Give(offer) => self.give(thread, exchange, request, index, offer).await?,
                 Preparation::Fetch(fetch) => {
-                    let fetched = self.fetch(exchange, index, fetch.term()).await;
+                    let fetched = self.fetch(exchange, index, &fetch).await;
                     if fetched.is_none() {
                         self.refused(thread, index, Refusal::SharedStore, None);
                     }
@@ -325,6 +333,10 @@ impl<'a> RequestCopies<'a> {
         let (given, refusal) = give::judge(end);
         // First: nobody waits for the server that the session has left, which may hang.
         offer.end(given);
+        if let (Given::Taken, Some(shared)) = (given, self.shared()) {
+            // The store may know less than this process: it was flushed, or not reachable when the state was saved.
+            shared.compare(self.session);
+        }
         if let (Given::Taken, Some(left)) = (given, left) {
             let end = CopyRequest { bytes: None, ..copy };
             Box::pin(give::end_at(thread, exchange, self.service, left, &end, limit)).await;
@@ -339,105 +351,6 @@ impl<'a> RequestCopies<'a> {
         match end {
             GiveEnd::Failed(failure) | GiveEnd::Broken(failure) => Err(failure),
             _ => Ok(()),
-        }
-    }
-
-    /// Takes what the response of the backend at `index` says about the session. Returns what the shared store has to
-    /// know of it before the response goes on.
-    ///
-    /// # Errors
-    /// The response must not reach the client.
-    fn take(
-        &mut self,
-        thread: &ThreadState,
-        index: usize,
-        in_flight: &InFlight,
-        headers: &HeaderMap,
-    ) -> Result<Option<(Version, SharedState)>, ProxyError> {
-        let new = match headers.keys().any(|name| fields::is_of_copies(name.as_str())) {
-            true => fields::new_state(headers, self.copies.settings().max),
-            false => NewState::Unchanged,
-        };
-        let now = clock::unix().as_secs();
-        // A state belongs to the session that the client has after this response: an application may issue another id,
-        // which makes the former one worthless.
-        let issued = self.service.affinity.issued_key(headers, &self.service.pool, now);
-        if let Some(issued) = issued.map(|key| SessionRef::from_words(key.words())).filter(|new| *new != self.session) {
-            if let (Some(entry), false) = (&self.entry, self.is_provisional) {
-                entry.end();
-                if let Some(shared) = self.copies.shared() {
-                    // The save of the new session follows on the same connection, and is waited for.
-                    let server = self.service.pool.backend(index).name();
-                    drop(shared.save(self.session, entry.view().version, server, SharedState::Dropped));
-                }
-            }
-            (self.session, self.is_provisional) = (issued, false);
-            self.entry = self.copies.store().find(issued, now);
-            if self.entry.as_ref().is_some_and(|entry| entry.view().term > in_flight.claim().term) {
-                // The id is in use already, by requests that know more than this one.
-                self.refused(thread, index, Refusal::StaleSeq, None);
-                return Ok(None);
-            }
-        }
-        self.store(index, in_flight.claim(), new, now, thread)
-    }
-
-    fn store(
-        &mut self,
-        index: usize,
-        claim: &Claim,
-        new: NewState,
-        now: u64,
-        thread: &ThreadState,
-    ) -> Result<Option<(Version, SharedState)>, ProxyError> {
-        let (event, defect) = match &new {
-            NewState::Unchanged => return Ok(None),
-            NewState::Save { .. } => (CopyEvent::Save, None),
-            NewState::Drop(_) => (CopyEvent::Drop, None),
-            NewState::Unusable(_, defect) => (CopyEvent::Save, Some(*defect)),
-        };
-        // What can't be stored needs no place, unless it voids something.
-        let place = match (&self.entry, defect) {
-            (Some(entry), _) => Some(Arc::clone(entry)),
-            (None, Some(_)) => None,
-            (None, None) => {
-                let new = || self.new_session(Some(claim.to));
-                Some(self.copies.store().find_or_insert(self.session, now, new))
-            }
-        };
-        let shared = self.copies.shared().map(|_| SharedState::of(&new, claim.term));
-        let (copy, known) = match &place {
-            Some(entry) if self.is_replicated() && defect.is_none() => (NewCopy::of(&new), entry.replicas()),
-            _ => (None, Vec::new()),
-        };
-        let saved =
-            place.as_ref().map_or(Saved::Stored, |entry| entry.take(claim, new, now, self.copies.store().lifetime()));
-        self.to_place = copy.filter(|_| saved == Saved::Stored).map(|copy| NewCopy { known, ..copy });
-        self.entry = place.or(self.entry.take());
-        self.copies.store().stored(self.session);
-        match (saved, defect) {
-            (Saved::Stored, None) => {
-                self.copies.count(thread.index, event);
-                Ok(shared)
-            }
-            (Saved::Stored, Some(defect)) => {
-                self.refused(thread, index, defect.into(), None);
-                if !self.copies.settings().required {
-                    return Ok(shared);
-                }
-                if let (Some(link), Some((version, state))) = (self.copies.shared(), shared) {
-                    drop(link.save(self.session, version, self.service.pool.backend(index).name(), state));
-                }
-                Err(ProxyError::NotCopied)
-            }
-            (Saved::Stale, _) => {
-                self.refused(thread, index, Refusal::StaleSeq, None);
-                Ok(None)
-            }
-            (Saved::Fenced, _) => {
-                self.refused(thread, index, Refusal::StaleTerm, None);
-                Err(ProxyError::Fenced)
-            }
         }
     }
 

@@ -1,27 +1,36 @@
-//! Owns: the address of a Redis, connecting to it, and what an error of it may say.
+//! Owns: connecting to a store, its connections, and what an error of it may say.
 //! Invariant: each wait has a time limit; no password and nothing unprintable gets into a message.
-//! Must not know: what is kept in the Redis.
+//! Must not know: what is kept in the store.
 
 use std::fmt;
 use std::time::Duration;
 
-use redis::aio::{MultiplexedConnection, PubSubStream};
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError};
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSubSink, PubSubStream};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
+
+use super::address::Address;
 
 /// The longest time for a command. After that the connection counts as lost.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest time until Sentinels have named a master that says it is one: one of them may hang.
+const SENTINEL_TIMEOUT: Duration = Duration::from_secs(4);
+/// How often the client repeats a command of a cluster, which has another node for it meanwhile, and the longest pause
+/// before that, in milliseconds.
+const CLUSTER_RETRIES: u32 = 3;
+const CLUSTER_RETRY_PAUSE: (u64, u64) = (5, 20);
 /// The most characters of an error that a log line shows.
 const MAX_SHOWN: usize = 200;
 
-/// The schemes of an address. The parser knows more, under other names.
-const SCHEMES: [&str; 3] = ["redis://", "rediss://", "redis+unix://"];
-
-/// Why the connection to a Redis failed or ended.
+/// Why the connection to a store failed or ended.
 #[derive(Debug)]
 pub(super) enum Error {
     Redis(RedisError),
     Timeout,
+    /// The address is not valid; the configuration has been checked for that.
+    Address,
     /// Redis ended the subscription.
     Unsubscribed,
     /// The process stops: no sender of commands is left.
@@ -34,6 +43,7 @@ impl fmt::Display for Error {
             // It can quote what Redis replied.
             Error::Redis(error) => f.write_str(&printable(&error.to_string())),
             Error::Timeout => f.write_str("no reply in time"),
+            Error::Address => f.write_str("the address is not valid"),
             Error::Unsubscribed => f.write_str("Redis closed the connection"),
             Error::Stopped => f.write_str("this Linchpin is stopping"),
         }
@@ -45,7 +55,7 @@ impl Error {
     pub(super) fn is_of_value(&self) -> bool {
         match self {
             Error::Redis(error) => error.kind() == ErrorKind::UnexpectedReturnType || error.code() == Some("WRONGTYPE"),
-            Error::Timeout | Error::Unsubscribed | Error::Stopped => false,
+            Error::Timeout | Error::Address | Error::Unsubscribed | Error::Stopped => false,
         }
     }
 }
@@ -65,62 +75,160 @@ fn printable(text: &str) -> String {
     text.chars().take(MAX_SHOWN).flat_map(shown).collect()
 }
 
-/// Checks the syntax of a store's address.
-pub(super) fn check_address(address: &str) -> Result<(), &'static str> {
-    if !SCHEMES.iter().any(|scheme| address.starts_with(scheme)) {
-        return Err("must begin with redis://, rediss:// or redis+unix://");
-    }
-    let info = address.into_connection_info().map_err(|_| "must be like redis://:password@127.0.0.1:6379/0")?;
-    match info.addr() {
-        ConnectionAddr::TcpTls { insecure: true, .. } => {
-            Err("must not end with #insecure, since the certificate is always verified")
-        }
-        _ => Ok(()),
-    }
+/// The servers of a store.
+pub(super) enum Servers {
+    /// One Redis: the only one, or the master that Sentinels have named.
+    One(Box<Client>),
+    /// A cluster, and those of its nodes that are known.
+    Cluster(Box<ClusterClient>, Vec<Client>),
 }
 
-/// A Redis that is to be connected to.
-pub(super) struct RedisServer(Client);
-
-impl RedisServer {
+impl Servers {
+    /// Finds the servers of a store. Asks the Sentinels, if there are any.
+    ///
     /// # Errors
-    /// Returns an error if the address is not valid.
-    pub(super) fn new(address: &str) -> Result<RedisServer, Error> {
-        let client = Client::open(address)?;
-        if matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. }) {
+    /// Returns an error if no Sentinel knows a master in time.
+    pub(super) async fn find(address: &str) -> Result<Servers, Error> {
+        let address = Address::parse(address).map_err(|_| Error::Address)?;
+        if address.is_secure() {
             // The client takes the provider of the process. There may be one already: then it stays.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         }
-        Ok(RedisServer(client))
+        if let Some(sentinels) = address.sentinels() {
+            let mut sentinels = sentinels?;
+            let master = tokio::time::timeout(SENTINEL_TIMEOUT, sentinels.async_get_client());
+            return Ok(Servers::One(Box::new(master.await.map_err(|_| Error::Timeout)??)));
+        }
+        match address {
+            Address::Cluster(nodes) => {
+                let cluster = ClusterClient::builder(nodes.clone())
+                    .connection_timeout(CONNECT_TIMEOUT)
+                    .response_timeout(COMMAND_TIMEOUT)
+                    .overall_response_timeout(Some(COMMAND_TIMEOUT))
+                    .retries(CLUSTER_RETRIES)
+                    .min_retry_wait(CLUSTER_RETRY_PAUSE.0)
+                    .max_retry_wait(CLUSTER_RETRY_PAUSE.1)
+                    .build()?;
+                let nodes = nodes.into_iter().map(Client::open).collect::<Result<_, _>>()?;
+                Ok(Servers::Cluster(Box::new(cluster), nodes))
+            }
+            Address::One(server) => Ok(Servers::One(Box::new(Client::open(server)?))),
+            Address::Sentinel { .. } => Err(Error::Address),
+        }
     }
 
-    /// Returns the number of the database.
+    /// Returns the number of the database. A cluster has one alone.
     pub(super) fn database(&self) -> i64 {
-        self.0.get_connection_info().redis_settings().db()
+        match self {
+            Servers::One(client) => client.get_connection_info().redis_settings().db(),
+            Servers::Cluster(..) => 0,
+        }
     }
 
     /// Connects.
     ///
     /// # Errors
     /// Returns an error if Redis refuses or does not reply in time.
-    pub(super) async fn connect(&self) -> Result<MultiplexedConnection, Error> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(COMMAND_TIMEOUT));
-        Ok(self.0.get_multiplexed_async_connection_with_config(&config).await?)
+    pub(super) async fn connect(&self) -> Result<Connection, Error> {
+        match self {
+            Servers::One(client) => {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(CONNECT_TIMEOUT))
+                    .set_response_timeout(Some(COMMAND_TIMEOUT));
+                Ok(Connection::One(client.get_multiplexed_async_connection_with_config(&config).await?))
+            }
+            Servers::Cluster(cluster, _) => {
+                let connect = tokio::time::timeout(SENTINEL_TIMEOUT, cluster.get_async_connection());
+                Ok(Connection::Cluster(connect.await.map_err(|_| Error::Timeout)??))
+            }
+        }
     }
 
-    /// Subscribes to a channel, on a connection of its own.
+    /// Subscribes to a channel, on a connection of its own. Each node of a cluster has all messages.
     ///
     /// # Errors
     /// Returns an error if Redis refuses or does not reply in time.
-    pub(super) async fn subscribe(&self, channel: &str) -> Result<PubSubStream, Error> {
-        let subscribe = async {
-            let mut subscription = self.0.get_async_pubsub().await?;
-            subscription.subscribe(channel).await?;
-            Ok::<_, RedisError>(subscription.into_on_message())
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<Subscription, Error> {
+        let nodes = match self {
+            Servers::One(client) => std::slice::from_ref(&**client),
+            Servers::Cluster(_, nodes) => nodes,
         };
-        Ok(tokio::time::timeout(CONNECT_TIMEOUT, subscribe).await.map_err(|_| Error::Timeout)??)
+        let mut last = Error::Address;
+        for node in nodes {
+            let subscribe = async {
+                let mut subscription = node.get_async_pubsub().await?;
+                subscription.subscribe(channel).await?;
+                Ok::<_, RedisError>(subscription.split())
+            };
+            match tokio::time::timeout(CONNECT_TIMEOUT, subscribe).await {
+                Ok(Ok((sink, messages))) => return Ok(Subscription { sink, messages }),
+                Ok(Err(error)) => last = error.into(),
+                Err(_) => last = Error::Timeout,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// A subscription to a channel.
+pub(super) struct Subscription {
+    sink: PubSubSink,
+    /// The messages that arrive.
+    pub(super) messages: PubSubStream,
+}
+
+impl Subscription {
+    /// Returns a check that its connection works: one that hangs would miss messages for ever.
+    pub(super) fn check(&self) -> impl Future<Output = Result<(), Error>> + use<> {
+        let mut sink = self.sink.clone();
+        async move {
+            let reply = tokio::time::timeout(COMMAND_TIMEOUT, sink.ping::<Value>()).await;
+            reply.map_err(|_| Error::Timeout)??;
+            Ok(())
+        }
+    }
+}
+
+/// A connection for commands. Clones share it.
+#[derive(Clone)]
+pub(super) enum Connection {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Connection {
+    /// Returns whether the store has several servers, each with a part of the keys. Then a command that fails says
+    /// nothing about the others, and the client finds out by itself who has a key meanwhile.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Connection::Cluster(_))
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Connection::One(connection) => connection.req_packed_command(cmd),
+            Connection::Cluster(connection) => connection.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Connection::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Connection::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Connection::One(connection) => connection.get_db(),
+            Connection::Cluster(connection) => connection.get_db(),
+        }
     }
 }
 
@@ -137,27 +245,5 @@ mod tests {
         assert_eq!(text(b"-NOPERM no \xc3\xa4\nERROR forged\r\n"), "NoPerm: no \\u{e4}\\nERROR forged");
         let long = [b"-ERR ".as_slice(), &[b'a'; 100_000], b"\r\n"].concat();
         assert_eq!(text(&long).len(), MAX_SHOWN);
-    }
-
-    #[test]
-    fn addresses_are_checked() {
-        for good in [
-            "redis://127.0.0.1",
-            "redis://:secret@localhost:6380/2",
-            "rediss://user:secret@redis.test:6380",
-            "redis+unix:///run/redis.sock",
-        ] {
-            assert_eq!(check_address(good), Ok(()), "{good}");
-        }
-        for bad in [
-            "127.0.0.1:6379",
-            "rediss://localhost/#insecure",
-            "valkey://localhost",
-            "http://localhost",
-            "redis://localhost:99999",
-            "redis://",
-        ] {
-            assert!(check_address(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -1,66 +1,35 @@
-//! Owns: the store of session copies in a Redis: its keys, the scripts that compare and set, and carrying out commands.
-//! Invariant: a term has one holder and the highest version wins, whichever Linchpin writes; each wait has a time limit.
-//! Must not know: requests, what is in a copy.
+//! Owns: the task that keeps a pool's session copies in a store: connecting, commands, probes, comparisons.
+//! Invariant: each wait has a time limit; after an outage the store gets what this process knows of sessions in use.
+//! Must not know: requests, what is in a copy, how it is stored.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncCommands, Script};
+use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
-use super::connection::{Error, RedisServer};
+use super::connection::{Connection, Error, Servers};
+use super::copies_in_redis::CopiesInRedis;
 use super::format::PREFIX;
+use super::marker::Markers;
 use super::outage::Outage;
 use crate::clock;
-use crate::copies::{Fetched, SessionRef, SharedCommand, SharedSaved, SharedState, SharedStoreSync, Version};
+use crate::copies::{SharedCommand, SharedStoreSync};
 use crate::events::{Event, Events};
 
 /// The longest time for a command. A client's request waits for it.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(250);
+/// The longest time for a probe of a cluster, which waits for its slowest node.
+const CLUSTER_PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest time for the comparison of one session.
+const COMPARE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time between two health probes of the store.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// The most commands in flight. Above that, commands are not carried out.
 const MAX_IN_FLIGHT: usize = 1024;
-
-/// Raises the term of a session for a server. If another Linchpin has handed the session over to the same server, both
-/// have the same term. Returns it with the newest state.
-const HAND_OVER_SCRIPT: &str = r"
-local known = redis.call('HMGET', KEYS[1], 'term', 'server', 'vterm', 'vseq', 'state', 'bytes', 'ttl')
-local term, mine = tonumber(known[1] or '0'), tonumber(ARGV[1])
-if term <= mine or known[2] ~= ARGV[2] then
-  term = math.min(math.max(term, mine) + 1, 4294967295)
-  redis.call('HSET', KEYS[1], 'term', string.format('%.0f', term), 'server', ARGV[2])
-end
-if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
-return {term, known[3], known[4], known[5], known[6], known[7]}";
-
-/// Stores a state if its term is not over, no other server has the term, and its version is the highest. A state of
-/// which only the term is known replaces the copy alone.
-const SAVE_SCRIPT: &str = r"
-local known = redis.call('HMGET', KEYS[1], 'term', 'server', 'vterm', 'vseq')
-local term, vterm, vseq = tonumber(known[1] or '0'), tonumber(known[3] or '0'), tonumber(known[4] or '0')
-local mine, seq = tonumber(ARGV[1]), tonumber(ARGV[2])
-if mine < term or (mine == term and known[2] ~= ARGV[3]) then return {2, term} end
-if seq == 0 then
-  redis.call('HSET', KEYS[1], 'term', ARGV[1], 'server', ARGV[3], 'state', ARGV[4])
-  redis.call('HDEL', KEYS[1], 'bytes')
-else
-  if vterm > mine or (vterm == mine and vseq >= seq) then return {1, term} end
-  redis.call('HSET', KEYS[1], 'term', ARGV[1], 'server', ARGV[3], 'vterm', ARGV[1], 'vseq', ARGV[2],
-    'state', ARGV[4], 'bytes', ARGV[5], 'ttl', ARGV[6])
-end
-redis.call('EXPIRE', KEYS[1], ARGV[7])
-return {0, term}";
-
-/// Extends the life of a session, by what its application allows.
-const TOUCH_SCRIPT: &str = r"
-local ttl = tonumber(redis.call('HGET', KEYS[1], 'ttl') or '0')
-local lifetime = tonumber(ARGV[1])
-if ttl > 0 and ttl < lifetime then lifetime = ttl end
-return redis.call('EXPIRE', KEYS[1], lifetime)";
+/// Sessions that are compared at once, each with a copy of `max` bytes at most.
+const COMPARE_BATCH: usize = 32;
 
 /// Carries out the commands of one pool's copies, and publishes outages of their store. Never returns.
 pub(super) async fn run(mut sync: SharedStoreSync, events: &Events) {
@@ -71,13 +40,13 @@ pub(super) async fn run(mut sync: SharedStoreSync, events: &Events) {
         events.publish(Event::Store { pool: pool.to_string(), of: "copies", ok: error.is_none(), reason });
     };
     loop {
-        match connect(&sync).await {
-            Ok(connection) => {
+        match Store::connect(&sync).await {
+            Ok(store) => {
                 tracing::info!(pool = &*pool, "connected to the store of session copies");
                 publish(None);
                 sync.is_responsive.store(true, Ordering::Relaxed);
                 let since = clock::now();
-                let error = serve(connection, &mut sync).await;
+                let error = store.serve(&mut sync).await;
                 outage.connection_ended(clock::now().saturating_duration_since(since));
                 if outage.is_first_failure() {
                     publish(Some(&error));
@@ -112,142 +81,122 @@ pub(super) async fn run(mut sync: SharedStoreSync, events: &Events) {
     }
 }
 
-async fn connect(sync: &SharedStoreSync) -> Result<MultiplexedConnection, Error> {
-    let mut connection = RedisServer::new(&sync.address)?.connect().await?;
-    in_time(ping(&mut connection)).await?;
-    Ok(connection)
+/// An open connection to the store of one pool's copies. Clones share it.
+#[derive(Clone)]
+struct Store {
+    connection: Connection,
+    copies: Arc<CopiesInRedis>,
+    markers: Arc<Markers>,
+    pool: Arc<str>,
 }
 
-/// Carries out commands until the connection ends.
-async fn serve(connection: MultiplexedConnection, sync: &mut SharedStoreSync) -> Error {
-    let store = Arc::new(CopiesInRedis {
-        prefix: format!("{PREFIX}{}:copy", sync.pool),
-        lifetime: sync.lifetime.max(1),
-        hand_over: Script::new(HAND_OVER_SCRIPT),
-        save: Script::new(SAVE_SCRIPT),
-        touch: Script::new(TOUCH_SCRIPT),
-    });
-    let mut in_flight = JoinSet::new();
-    let mut probes = tokio::time::interval(PROBE_INTERVAL);
-    probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            command = sync.commands.recv() => match command {
-                None => return Error::Stopped,
-                Some(command) if in_flight.len() >= MAX_IN_FLIGHT => drop(command),
-                Some(command) => {
-                    let (store, mut connection) = (Arc::clone(&store), connection.clone());
-                    in_flight.spawn(async move { in_time(store.carry_out(&mut connection, command)).await });
+impl Store {
+    async fn connect(sync: &SharedStoreSync) -> Result<Store, Error> {
+        let connection = Servers::find(&sync.address).await?.connect().await?;
+        let prefix = format!("{PREFIX}{}:copy", sync.pool);
+        let markers = Arc::new(Markers::new(&prefix, connection.is_cluster()));
+        let copies = Arc::new(CopiesInRedis::new(&prefix, sync.lifetime, &sync.copies, &sync.servers));
+        let store = Store { connection, copies, markers, pool: Arc::clone(&sync.pool) };
+        store.probe().await?;
+        Ok(store)
+    }
+
+    /// Carries out commands until the connection ends.
+    async fn serve(self, sync: &mut SharedStoreSync) -> Error {
+        let (mut in_flight, mut checks, mut refill) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+        let mut probes = tokio::time::interval(PROBE_INTERVAL);
+        probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // What was not stored before is stored now.
+        sync.needs_refill.store(true, Ordering::Relaxed);
+        loop {
+            tokio::select! {
+                command = sync.commands.recv() => match command {
+                    None => return Error::Stopped,
+                    Some(command) if in_flight.len() >= MAX_IN_FLIGHT => {
+                        sync.needs_refill.store(true, Ordering::Relaxed);
+                        drop(command);
+                    }
+                    Some(command) => drop(in_flight.spawn(self.carry_out(command))),
+                },
+                Some(done) = in_flight.join_next() => match done {
+                    // One session's key must not cost the others their store. The request learns by the dropped reply.
+                    Ok(Err(error)) if error.is_of_value() => {}
+                    Ok(Err(error)) if self.connection.is_cluster() => self.note_failure(&error),
+                    Ok(Err(error)) => return error,
+                    _ => {}
+                },
+                Some(done) = checks.join_next() => match done {
+                    Ok(Err(error)) => return error,
+                    Ok(Ok(has_changed)) if has_changed => sync.needs_refill.store(true, Ordering::Relaxed),
+                    _ => {}
+                },
+                Some(done) = refill.join_next() => match done {
+                    Ok(Err(error)) if self.connection.is_cluster() => self.note_failure(&error),
+                    Ok(Err(error)) => return error,
+                    _ => {}
+                },
+                _ = probes.tick() => {
+                    if checks.is_empty() {
+                        let store = self.clone();
+                        checks.spawn(async move { store.probe().await });
+                    }
+                    // One comparison at a time.
+                    if refill.is_empty() && sync.needs_refill.swap(false, Ordering::Relaxed) {
+                        refill.spawn(self.clone().refill());
+                    }
                 }
-            },
-            Some(done) = in_flight.join_next() => match done {
-                // One session's key must not cost the others their store. The request learns by the dropped reply.
-                Ok(Err(error)) if error.is_of_value() => {}
-                Ok(Err(error)) => return error,
-                _ => {}
-            },
-            _ = probes.tick() => {
-                let mut connection = connection.clone();
-                in_flight.spawn(async move { in_time(ping(&mut connection)).await });
             }
         }
     }
-}
 
-async fn ping(connection: &mut MultiplexedConnection) -> Result<(), Error> {
-    let () = connection.ping().await?;
-    Ok(())
-}
+    fn carry_out(&self, command: SharedCommand) -> impl Future<Output = Result<(), Error>> + use<> {
+        let (copies, mut connection) = (Arc::clone(&self.copies), self.connection.clone());
+        async move { within(COMMAND_TIMEOUT, copies.carry_out(&mut connection, command)).await }
+    }
 
-async fn in_time<T>(done: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(COMMAND_TIMEOUT, done).await.map_err(|_| Error::Timeout)?
-}
+    /// Reads the markers of the store. Returns whether one has changed.
+    async fn probe(&self) -> Result<bool, Error> {
+        let limit = if self.connection.is_cluster() { CLUSTER_PROBE_TIMEOUT } else { COMMAND_TIMEOUT };
+        Ok(within(limit, self.markers.probe(&self.connection, &|| {})).await?.has_changed)
+    }
 
-/// The copies of one pool.
-struct CopiesInRedis {
-    prefix: String,
-    lifetime: u64,
-    hand_over: Script,
-    save: Script,
-    touch: Script,
-}
+    /// Notes that one node of a cluster has failed. Its sessions are compared when all nodes work.
+    fn note_failure(&self, error: &Error) {
+        tracing::debug!(pool = &*self.pool, %error, "a node of the store of session copies has failed");
+        self.markers.note_failure();
+    }
 
-/// What [`HAND_OVER_SCRIPT`] returns.
-type HandOverReply = (u32, Option<u32>, Option<u64>, Option<String>, Option<Vec<u8>>, Option<u64>);
-
-impl CopiesInRedis {
-    async fn carry_out(&self, connection: &mut MultiplexedConnection, command: SharedCommand) -> Result<(), Error> {
-        match command {
-            SharedCommand::HandOver { session, term, server, reply } => {
-                let mut script = self.hand_over.key(self.key(session));
-                script.arg(term).arg(&*server).arg(self.lifetime);
-                let fetched: HandOverReply = script.invoke_async(connection).await?;
-                // The request may have ended meanwhile.
-                let _ = reply.send(Some(fetched_of(fetched)));
-            }
-            SharedCommand::Save { session, version, server, state, reply } => {
-                let (word, bytes, ttl) = match &state {
-                    SharedState::Held(bytes, ttl) => ("held", bytes.as_ref(), *ttl),
-                    SharedState::Dropped => ("dropped", &[][..], None),
-                    SharedState::Lost => ("lost", &[][..], None),
-                };
-                let lifetime = ttl.unwrap_or(self.lifetime).clamp(1, self.lifetime);
-                let mut script = self.save.key(self.key(session));
-                script.arg(version.term).arg(version.seq).arg(&*server).arg(word).arg(bytes);
-                script.arg(ttl.unwrap_or(0)).arg(lifetime);
-                let (outcome, term): (u8, u32) = script.invoke_async(connection).await?;
-                let _ = reply.send(Some(match outcome {
-                    0 => SharedSaved::Stored,
-                    1 => SharedSaved::Stale,
-                    _ => SharedSaved::Fenced(term),
-                }));
-            }
-            SharedCommand::Touch(session) => {
-                let mut script = self.touch.key(self.key(session));
-                let () = script.arg(self.lifetime).invoke_async(connection).await?;
+    /// Stores what this process knows of each session, if that is newer than what the store knows.
+    async fn refill(self) -> Result<(), Error> {
+        let (mut stored, mut failure) = (0_usize, None);
+        for sessions in self.copies.sessions() {
+            for batch in sessions.chunks(COMPARE_BATCH) {
+                let compared = batch.iter().map(|session| async {
+                    let mut connection = self.connection.clone();
+                    within(COMPARE_TIMEOUT, self.copies.compare(&mut connection, *session)).await
+                });
+                for done in join_all(compared).await {
+                    match done {
+                        Ok(is_newer) => stored += usize::from(is_newer),
+                        Err(error) if error.is_of_value() => {}
+                        // The other nodes get what is theirs.
+                        Err(error) if self.connection.is_cluster() => failure = Some(error),
+                        Err(error) => return Err(error),
+                    }
+                }
             }
         }
-        Ok(())
-    }
-
-    fn key(&self, session: SessionRef) -> String {
-        format!("{}:{session}", self.prefix)
-    }
-}
-
-fn fetched_of((term, vterm, vseq, state, bytes, ttl): HandOverReply) -> Fetched {
-    let newest = vterm.zip(vseq).and_then(|(term, seq)| {
-        let state = match (state.as_deref(), bytes) {
-            (Some("held"), Some(bytes)) => SharedState::Held(Bytes::from(bytes), ttl.filter(|ttl| *ttl > 0)),
-            (Some("dropped"), _) => SharedState::Dropped,
-            (Some(_), _) => SharedState::Lost,
-            (None, _) => return None,
-        };
-        Some((Version { term, seq }, state))
-    });
-    Fetched { term, newest }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_redis_knows_is_read_and_what_is_not_ours_is_no_copy() {
-        let held = (7, Some(6), Some(3), Some("held".into()), Some(b"x".to_vec()), Some(60));
-        let version = Version { term: 6, seq: 3 };
-        let state = SharedState::Held(Bytes::from_static(b"x"), Some(60));
-        assert_eq!(fetched_of(held), Fetched { term: 7, newest: Some((version, state)) });
-        for (state, bytes, expected) in [
-            (Some("dropped"), None, Some(SharedState::Dropped)),
-            (Some("lost"), None, Some(SharedState::Lost)),
-            (Some("held"), None, Some(SharedState::Lost)),
-            (Some("other"), Some(b"x".to_vec()), Some(SharedState::Lost)),
-            (None, None, None),
-        ] {
-            let fetched = fetched_of((7, Some(6), Some(3), state.map(str::to_owned), bytes, None));
-            assert_eq!(fetched.newest, expected.map(|state| (version, state)));
+        if stored > 0 {
+            tracing::info!(
+                pool = &*self.pool,
+                sessions = stored,
+                "stored session copies again that the store did not have"
+            );
         }
-        assert_eq!(fetched_of((1, None, None, None, None, None)), Fetched { term: 1, newest: None });
+        failure.map_or(Ok(()), Err)
     }
+}
+
+async fn within<T>(limit: Duration, done: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(limit, done).await.map_err(|_| Error::Timeout)?
 }

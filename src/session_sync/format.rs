@@ -35,23 +35,6 @@ redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 redis.call('PUBLISH', ARGV[4], ARGV[5])
 return false";
 
-/// Returns the store's marker and the store's time. Creates the marker if there is none.
-pub(super) const PROBE_SCRIPT: &str = r"
-local marker = redis.call('GET', KEYS[1])
-if not marker then
-  marker = ARGV[1]
-  redis.call('SET', KEYS[1], marker, 'EX', ARGV[2])
-end
-local time = redis.call('TIME')
-return {marker, time[1], time[2]}";
-
-/// The suffix of the marker's key. If the marker has changed, the store was flushed or replaced. Only the first
-/// Linchpin writes the marker, and a session costs no extra write.
-pub(super) const MARKER: &str = "store";
-/// How long the marker stays, in seconds, so that it does not stay in the store for ever. When it expires, table and
-/// store are compared once without need.
-pub(super) const MARKER_TTL: u64 = 30 * 24 * 3600;
-
 /// Ends a session and publishes its end.
 pub(super) const END_SCRIPT: &str = r"
 redis.call('SET', KEYS[1], '-', 'EX', ARGV[3])

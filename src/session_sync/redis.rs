@@ -3,21 +3,20 @@
 //! Must not know: when to reconnect after a failure.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use redis::aio::{MultiplexedConnection, PubSubStream};
-use redis::{AsyncCommands, Script};
+use redis::AsyncCommands;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::connection::{Error, RedisServer};
-use super::format::{
-    END_SCRIPT, ENDED, ENDED_TTL, MARKER, MARKER_TTL, PREFIX, PROBE_SCRIPT, WRITE_SCRIPT, decode, encode,
-};
+use super::connection::{Connection, Error, Servers, Subscription};
+use super::format::{END_SCRIPT, ENDED, ENDED_TTL, PREFIX, WRITE_SCRIPT, decode, encode};
+use super::marker::Markers;
+use super::script::StoreScript;
 use super::skew::Skew;
 use crate::affinity::learned::{SessionKey, SessionRecord, SessionTable, StoreCommand, StoreState, StoreSync};
 use crate::clock;
@@ -34,8 +33,8 @@ const COMPARE_BATCH: usize = 256;
 /// An open connection to the store of one pool.
 pub(super) struct StoreConnection {
     store: Arc<RedisStore>,
-    messages: PubSubStream,
-    connection: MultiplexedConnection,
+    subscription: Subscription,
+    connection: Connection,
 }
 
 /// What every command needs: names, scripts, the table, and the state of the store.
@@ -46,11 +45,9 @@ struct RedisStore {
     state: Arc<StoreState>,
     retention: u64,
     skew: Skew,
-    /// The last marker. `None` at first, so that a new connection always compares table and store.
-    marker: Mutex<Option<String>>,
-    write_script: Script,
-    end_script: Script,
-    probe_script: Script,
+    markers: Markers,
+    write_script: StoreScript,
+    end_script: StoreScript,
 }
 
 impl StoreConnection {
@@ -59,32 +56,32 @@ impl StoreConnection {
     /// # Errors
     /// Returns an error if Redis refuses or does not reply in time.
     pub(super) async fn open(sync: &StoreSync) -> Result<StoreConnection, Error> {
-        let server = RedisServer::new(&sync.address)?;
+        let servers = Servers::find(&sync.address).await?;
         // Redis has databases for keys, but not for channels.
-        let database = server.database();
+        let database = servers.database();
+        let connection = servers.connect().await?;
+        let prefix = format!("{PREFIX}{}", sync.pool);
         let store = RedisStore {
-            prefix: format!("{PREFIX}{}", sync.pool),
+            markers: Markers::new(&prefix, connection.is_cluster()),
+            prefix,
             channel: format!("{PREFIX}{database}:{}", sync.pool),
             table: Arc::clone(&sync.table),
             state: Arc::clone(&sync.state),
             retention: sync.retention,
             skew: Skew::default(),
-            marker: Mutex::default(),
-            write_script: Script::new(WRITE_SCRIPT),
-            end_script: Script::new(END_SCRIPT),
-            probe_script: Script::new(PROBE_SCRIPT),
+            write_script: StoreScript::new(WRITE_SCRIPT),
+            end_script: StoreScript::new(END_SCRIPT),
         };
-        let mut connection = server.connect().await?;
         // Subscribe before the first comparison, so that no message is missed.
-        let messages = server.subscribe(&store.channel).await?;
+        let subscription = servers.subscribe(&store.channel).await?;
         // Read the store's clock before any session is read or written.
-        store.probe(&mut connection).await?;
-        Ok(StoreConnection { store: Arc::new(store), messages, connection })
+        store.probe(&connection, &|| {}).await?;
+        Ok(StoreConnection { store: Arc::new(store), subscription, connection })
     }
 
     /// Carries out commands and receives messages until the connection ends.
     pub(super) async fn run(mut self, sync: &mut StoreSync) -> Error {
-        let mut in_flight = JoinSet::new();
+        let (mut in_flight, mut checks) = (JoinSet::new(), JoinSet::new());
         let mut probes = tokio::time::interval(PROBE_INTERVAL);
         probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut comparing = None;
@@ -102,7 +99,7 @@ impl StoreConnection {
                     Some(_) if in_flight.len() >= MAX_IN_FLIGHT => self.store.state.needs_resync.store(true, Ordering::Relaxed),
                     Some(command) => drop(in_flight.spawn(carry_out(Arc::clone(&self.store), self.connection.clone(), command))),
                 },
-                message = self.messages.next() => match message {
+                message = self.subscription.messages.next() => match message {
                     None => return Error::Unsubscribed,
                     Some(message) => self.store.receive(message.get_payload_bytes()),
                 },
@@ -112,12 +109,14 @@ impl StoreConnection {
                     Ok(Err(error)) => return error,
                     _ => {}
                 },
+                Some(done) = checks.join_next() => if let Ok(Err(error)) = done { return error },
                 done = compared => {
                     comparing = None;
                     if let Err(error) = done { return error }
                 }
                 _ = probes.tick() => {
-                    in_flight.spawn(check_health(Arc::clone(&self.store), self.connection.clone()));
+                    checks.spawn(check_health(Arc::clone(&self.store), self.connection.clone()));
+                    checks.spawn(self.subscription.check());
                     // One comparison at a time, however many commands were dropped.
                     if comparing.is_none() && self.store.state.needs_resync.swap(false, Ordering::Relaxed) {
                         comparing = Some(Box::pin(compare(Arc::clone(&self.store), self.connection.clone())));
@@ -129,48 +128,40 @@ impl StoreConnection {
 }
 
 /// Probes the store, and marks it as responsive or slow.
-async fn check_health(store: Arc<RedisStore>, mut connection: MultiplexedConnection) -> Result<(), Error> {
-    let mut probe = std::pin::pin!(store.probe(&mut connection));
-    match tokio::time::timeout(QUERY_TIMEOUT, &mut probe).await {
-        Ok(done) => {
-            done?;
+async fn check_health(store: Arc<RedisStore>, connection: Connection) -> Result<(), Error> {
+    let (begun, has_replied) = (clock::now(), AtomicBool::new(false));
+    // Of a cluster, the first node that replies in time will do.
+    let replied = || {
+        if clock::now().saturating_duration_since(begun) < QUERY_TIMEOUT {
+            has_replied.store(true, Ordering::Relaxed);
             store.state.is_responsive.store(true, Ordering::Relaxed);
         }
+    };
+    let mut probe = std::pin::pin!(store.probe(&connection, &replied));
+    match tokio::time::timeout(QUERY_TIMEOUT, &mut probe).await {
+        Ok(done) => done,
         Err(_) => {
-            store.mark_slow();
-            probe.await?;
+            if !has_replied.load(Ordering::Relaxed) {
+                store.mark_slow();
+            }
+            probe.await
         }
     }
-    Ok(())
 }
 
-async fn carry_out(
-    store: Arc<RedisStore>,
-    mut connection: MultiplexedConnection,
-    command: StoreCommand,
-) -> Result<(), Error> {
-    match command {
-        StoreCommand::Query(key, reply) => store.query(&mut connection, key, reply).await,
-        StoreCommand::Write(key, record) => store.write(&mut connection, key, &record, true).await,
-        StoreCommand::Touch(key) => {
-            let retention = store.retention.cast_signed();
-            let is_there: bool = connection.expire(store.redis_key(key), retention).await?;
-            match store.table.get(key) {
-                Some(record) if !is_there => store.write(&mut connection, key, &record, false).await,
-                _ => Ok(()),
-            }
-        }
-        StoreCommand::Remove(key) => {
-            let mut end = store.end_script.key(store.redis_key(key));
-            end.arg(&store.channel).arg(key.to_string()).arg(ENDED_TTL);
-            let () = end.invoke_async(&mut connection).await?;
+/// Carries out a command. In a cluster, a command that fails is made up for by a comparison: the other nodes work.
+async fn carry_out(store: Arc<RedisStore>, mut connection: Connection, command: StoreCommand) -> Result<(), Error> {
+    match store.carry_out(&mut connection, command).await {
+        Err(error) if connection.is_cluster() && !error.is_of_value() => {
+            store.markers.note_failure();
             Ok(())
         }
+        done => done,
     }
 }
 
 /// Writes all sessions of the table to the store, and adopts the records of which the store has a higher version.
-async fn compare(store: Arc<RedisStore>, connection: MultiplexedConnection) -> Result<(), Error> {
+async fn compare(store: Arc<RedisStore>, connection: Connection) -> Result<(), Error> {
     for chunk in store.table.chunks() {
         for batch in chunk.chunks(COMPARE_BATCH) {
             let writes = batch.iter().map(|(key, record)| {
@@ -185,7 +176,8 @@ async fn compare(store: Arc<RedisStore>, connection: MultiplexedConnection) -> R
             });
             for done in join_all(writes).await {
                 match done {
-                    Err(error) if !error.is_of_value() => return Err(error),
+                    // A node that is back counts as one whose marker has changed.
+                    Err(error) if !error.is_of_value() && !connection.is_cluster() => return Err(error),
                     _ => {}
                 }
             }
@@ -199,16 +191,29 @@ impl RedisStore {
         format!("{}:{key}", self.prefix)
     }
 
-    /// Reads the store's clock and marker. A changed marker calls for a comparison.
-    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
-        let mut probe = self.probe_script.key(self.redis_key(MARKER));
-        probe.arg(format!("{:016x}", rand::random::<u64>())).arg(MARKER_TTL);
-        let sent = clock::unix();
-        let (marker, seconds, micros): (String, u64, u64) = probe.invoke_async(connection).await?;
-        let time = Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros));
-        self.skew.note(sent, time, clock::unix());
-        let mut last = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.replace(marker) != *last {
+    async fn carry_out(&self, connection: &mut Connection, command: StoreCommand) -> Result<(), Error> {
+        match command {
+            StoreCommand::Query(key, reply) => self.query(connection, key, reply).await,
+            StoreCommand::Write(key, record) => self.write(connection, key, &record, true).await,
+            StoreCommand::Touch(key) => {
+                let is_there: bool = connection.expire(self.redis_key(key), self.retention.cast_signed()).await?;
+                match self.table.get(key) {
+                    Some(record) if !is_there => self.write(connection, key, &record, false).await,
+                    _ => Ok(()),
+                }
+            }
+            StoreCommand::Remove(key) => {
+                let arguments = (&self.channel, key.to_string(), ENDED_TTL);
+                self.end_script.run(connection, &self.redis_key(key), arguments).await
+            }
+        }
+    }
+
+    /// Reads the store's clock and its markers. Calls `replied` with each reply. A changed marker calls for a comparison.
+    async fn probe(&self, connection: &Connection, replied: &(dyn Fn() + Sync)) -> Result<(), Error> {
+        let probe = self.markers.probe(connection, replied).await?;
+        probe.clock.into_iter().for_each(|(sent, theirs, replied)| self.skew.note(sent, theirs, replied));
+        if probe.has_changed {
             self.state.needs_resync.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -216,15 +221,19 @@ impl RedisStore {
 
     async fn query(
         &self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         key: SessionKey,
         reply: oneshot::Sender<Option<SessionRecord>>,
     ) -> Result<(), Error> {
-        let known = tokio::time::timeout(QUERY_TIMEOUT, connection.get::<_, Option<String>>(self.redis_key(key))).await;
+        let query = connection.get::<_, Option<String>>(self.redis_key(key));
+        let known = tokio::time::timeout(QUERY_TIMEOUT, query).await;
         let record = match known {
             Ok(known) => known?.and_then(|text| self.decode_seen(&text, 0)),
             Err(_) => {
-                self.mark_slow();
+                // Of a cluster, it says nothing about the other nodes.
+                if !connection.is_cluster() {
+                    self.mark_slow();
+                }
                 None
             }
         };
@@ -249,7 +258,7 @@ impl RedisStore {
     /// just now, the store may know that it has ended: then the table removes it.
     async fn write(
         &self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         key: SessionKey,
         record: &SessionRecord,
         learned: bool,
@@ -258,15 +267,10 @@ impl RedisStore {
         let removals = self.table.removals(key);
         // The time since the last request counts: a session is not kept longer because the store was unreachable.
         let silence = clock::unix().as_secs().saturating_sub(record.last_seen);
-        let mut write = self.write_script.key(self.redis_key(key));
-        write
-            .arg(record.version)
-            .arg(&value)
-            .arg(self.retention.saturating_sub(silence).max(1))
-            .arg(&self.channel)
-            .arg(format!("{key} {silence} {value}"))
-            .arg(u8::from(learned));
-        let known: Option<String> = write.invoke_async(connection).await?;
+        let retention = self.retention.saturating_sub(silence).max(1);
+        let message = format!("{key} {silence} {value}");
+        let arguments = (record.version, &value, retention, &self.channel, message, u8::from(learned));
+        let known: Option<String> = self.write_script.run(connection, &self.redis_key(key), arguments).await?;
         match known {
             Some(known) if known == ENDED => drop(self.table.remove(key)),
             Some(known) => {

@@ -67,7 +67,7 @@ async fn a_term_has_one_server_whichever_linchpin_gives_it_out() {
     let redis = Redis::start().await;
     let (one, two) = (Linchpin::start(&redis).await, Linchpin::start(&redis).await);
     let s = session();
-    assert_eq!(one.hand_over(s, 1, "a").await, Fetched { term: 2, newest: None });
+    assert_eq!(one.hand_over(s, 1, "a").await, Fetched { term: 2, is_holder: true, newest: None });
     assert_eq!(two.hand_over(s, 1, "a").await.term, 2, "the same server has the same term from both");
     assert_eq!(two.hand_over(s, 1, "b").await.term, 3);
     assert_eq!(one.hand_over(s, 1, "a").await.term, 4, "a term that the other has given out is not given out again");

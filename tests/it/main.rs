@@ -95,6 +95,8 @@ mod stale_connections;
 mod stickiness;
 mod stopping;
 mod stopping_late;
+mod store_failover;
+mod store_outages;
 mod streaming;
 mod targets;
 mod tls;

@@ -4,6 +4,7 @@ pub mod application;
 #[path = "../../src/tls/tests/authority.rs"]
 pub mod authority;
 pub mod backend;
+pub mod browser;
 pub mod chromium;
 pub mod client;
 pub mod dns;
@@ -14,6 +15,7 @@ pub mod node;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod redis_servers;
 pub mod reloads;
 pub mod repository;
 pub mod session_app;

@@ -335,7 +335,7 @@ proptest! {
                             prop_assert!(version.term > term_before);
                             hand_overs.push(hand_over);
                         }
-                        BeforeRequest::Fetch(_) => prop_assert!(false, "there is no shared store"),
+                        BeforeRequest::Fetch(_) | BeforeRequest::Look(_) => prop_assert!(false, "there is no shared store"),
                         BeforeRequest::Wait(wait) => {
                             prop_assert!(may_wait);
                             match wait {

@@ -9,13 +9,17 @@ use super::super::replicate::{self, NewCopy, Placement};
 use super::super::thread::ThreadState;
 use super::super::wait;
 use super::RequestCopies;
-use crate::copies::{Fetched, Holder, Refusal, SharedSaved, SharedState, Version};
+use crate::copies::{Fetch, Fetched, Holder, Refusal, SharedSaved, SharedState, Version};
 
 impl RequestCopies<'_> {
-    /// Asks the shared store for the newest state and for the term of a hand-over to the backend at `index`.
-    pub(super) async fn fetch(&self, exchange: &Exchange, index: usize, term: u32) -> Option<Fetched> {
+    /// Asks the shared store for the newest state, perhaps with the term of a hand-over to the backend at `index`.
+    pub(super) async fn fetch(&self, exchange: &Exchange, index: usize, fetch: &Fetch) -> Option<Fetched> {
         let server = self.service.pool.backend(index).name();
-        let answer = self.copies.shared()?.hand_over(self.session, term, server)?;
+        let shared = self.shared()?;
+        let answer = match fetch.is_hand_over() {
+            true => shared.hand_over(self.session, fetch.term(), server)?,
+            false => shared.look(self.session, server)?,
+        };
         wait::for_answer(exchange.wait_deadline(), answer).await
     }
 
@@ -31,7 +35,7 @@ impl RequestCopies<'_> {
         (version, state): (Version, SharedState),
     ) -> Result<(), ProxyError> {
         let server = self.service.pool.backend(index).name();
-        let answer = self.copies.shared().and_then(|shared| shared.save(self.session, version, server, state));
+        let answer = self.shared().and_then(|shared| shared.save(self.session, version, server, state));
         let saved = match answer {
             Some(answer) => wait::for_answer(exchange.wait_deadline(), answer).await,
             None => None,
@@ -44,7 +48,7 @@ impl RequestCopies<'_> {
             }
             Some(SharedSaved::Fenced(term)) => {
                 // Another Linchpin has handed the session over.
-                self.entry.iter().for_each(|entry| entry.note_pin(term, None));
+                self.entry.iter().for_each(|entry| entry.overtaken(version.term, term));
                 self.refused(thread, index, Refusal::StaleTerm, None);
                 Err(ProxyError::Fenced)
             }

@@ -18,7 +18,6 @@ fn a_hand_over_takes_term_and_state_of_a_shared_store_and_goes_on_without_one() 
     };
 
     let mut session = shared();
-    assert!(matches!(session.before_request(server(0), |_| true, true), BeforeRequest::Send(_)), "it stays there");
     let number = fetch(&mut session);
     let waits = BeforeRequest::Wait(Wait::HandOver);
     assert_eq!(session.before_request(server(1), |_| false, true), waits, "one question for all");
@@ -71,6 +70,81 @@ fn a_new_state_is_on_no_replica_until_it_is_placed_again() {
     let claim = sent(&mut session, 0);
     assert_eq!(session.saved(&claim, version(1, 6), false), Saved::Stored);
     assert!(session.replicas().is_empty() && session.is_held());
+}
+
+#[test]
+fn a_session_of_which_only_its_pin_is_known_asks_a_shared_store_once_where_its_server_is() {
+    let looks = || {
+        let mut session = Session::new(3, Some(server(0)));
+        session.set_shared_store(true);
+        let BeforeRequest::Look(number) = session.before_request(server(0), |_| true, true) else {
+            panic!("no question")
+        };
+        let waits = BeforeRequest::Wait(Wait::HandOver);
+        assert_eq!(session.before_request(server(0), |_| true, true), waits, "one question for all");
+        (session, number)
+    };
+    let known = |term, is_holder, newest| Some(Known { term, is_holder, newest });
+    let (held, dropped) = (Some(Fetched::Held(version(2, 9))), Some(Fetched::Dropped(version(3, 9))));
+    for (answer, is_newest, seq, is_dropped) in [
+        (known(3, true, held), true, Some(9), false),
+        (known(3, true, dropped), true, Some(9), true),
+        (known(3, true, Some(Fetched::Lost(version(3, 9)))), false, None, false),
+        (known(3, true, None), false, None, false),
+        (known(2, true, held), false, None, false),
+        (known(0, false, None), false, None, false),
+        (None, false, None, false),
+    ] {
+        let (mut session, number) = looks();
+        assert_eq!(session.looked(number, answer), is_newest, "{answer:?}");
+        let claim = sent(&mut session, 0);
+        assert_eq!((claim.term, claim.seq, claim.dropped), (3, seq, is_dropped), "{answer:?}");
+        assert_eq!(sent(&mut session, 0).seq, seq, "it asks once");
+    }
+    // Another Linchpin has handed the session over: the pin is old.
+    for answer in [known(4, false, held), known(4, true, held), known(3, false, held)] {
+        let (mut session, number) = looks();
+        assert!(!session.looked(number, answer));
+        assert!(matches!(session.before_request(server(0), |_| true, true), BeforeRequest::Fetch(_)), "{answer:?}");
+    }
+    // What was evicted here is asked for again, and what is out of date is not.
+    let (mut session, number) = looks();
+    assert!(session.looked(number, known(3, true, held)));
+    let claim = sent(&mut session, 0);
+    session.ended(&claim);
+    session.forget();
+    let BeforeRequest::Look(number) = session.before_request(server(0), |_| true, true) else { panic!("no question") };
+    assert!(session.looked(number, known(3, true, held)));
+    let claim = sent(&mut session, 0);
+    assert_eq!(session.not_stored(&claim, Some(version(3, 10))), Saved::Stored);
+    session.ended(&claim);
+    assert_eq!(sent(&mut session, 0).seq, None);
+}
+
+#[test]
+fn a_term_that_another_linchpin_has_given_out_meanwhile_is_left() {
+    let shared = || {
+        let mut session = saved();
+        session.set_shared_store(true);
+        session
+    };
+    for term in [1, 4] {
+        let mut session = shared();
+        session.overtaken(1, term);
+        assert!(!session.is_held());
+        assert!(matches!(session.before_request(server(0), |_| true, true), BeforeRequest::Fetch(_)), "{term}");
+    }
+    // The refused state was of a term that is over here as well, or is about to be.
+    let mut session = shared();
+    let BeforeRequest::Fetch(number) = session.before_request(server(1), |_| false, true) else {
+        panic!("no question")
+    };
+    session.overtaken(1, 2);
+    assert!(session.is_held());
+    assert!(!session.fetched(number, server(1), Some(2), None));
+    assert_eq!(give(&mut session, 1).1, version(2, 5));
+    session.overtaken(1, 2);
+    assert!(session.is_held());
 }
 
 #[test]
