@@ -20,7 +20,7 @@ mod settings;
 mod sources;
 mod view;
 
-pub use bind::{Bound, bind};
+pub use bind::{Bound, bind, check};
 pub use explain_report::{CopyReport, CopyState, ExplainReport};
 pub use guard::AccessRules;
 pub use reload::{

@@ -15,6 +15,7 @@ mod probes;
 mod publish;
 mod reload;
 mod reload_changes;
+mod reload_reports;
 mod running;
 mod tls_setup;
 
@@ -52,6 +53,7 @@ use discovery::Sources;
 use listeners::listener_info;
 use publish::{Published, Subscription};
 use reload::Commit;
+use reload_reports::ReloadReports;
 use running::{Overview, Running, StoreTasks};
 use tls_setup::TlsSetup;
 
@@ -152,7 +154,7 @@ impl App {
         let admin = match &composer.plan().admin {
             None => None,
             Some(settings) => {
-                let bound = BoundAdmin::bind(settings);
+                let bound = BoundAdmin::bind(settings, true);
                 Some(bound.map_err(|error| StartError::Admin(settings.address.clone(), error))?)
             }
         };
@@ -187,6 +189,7 @@ impl App {
             log,
             admin: None,
             facts,
+            reload_reports: ReloadReports::default(),
             overview: Arc::clone(&overview),
             session_stores: StoreTasks::default(),
             copy_stores: StoreTasks::default(),

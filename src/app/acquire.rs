@@ -6,7 +6,7 @@ use super::admin_server::BoundAdmin;
 use super::reload_changes::error;
 use super::running::Running;
 use super::tls_setup::TlsSetup;
-use crate::admin::ReloadError;
+use crate::admin::{self, ReloadError};
 use crate::config::Plan;
 use crate::net::{Address, local_addresses};
 use crate::runtime::listeners::{AcquiredListeners, Acquisition};
@@ -53,7 +53,11 @@ pub(super) async fn acquire(
             if running.listeners.addresses().iter().any(is_own) {
                 return Err(failed("a listener of this process still has that address".into()));
             }
-            Some(BoundAdmin::bind(settings).map_err(|error| failed(error.to_string()))?)
+            let bound = match is_dry_run {
+                true => admin::check(settings).map(|()| None),
+                false => BoundAdmin::bind(settings, false).map(Some),
+            };
+            bound.map_err(|error| failed(error.to_string()))?
         }
         _ => None,
     };

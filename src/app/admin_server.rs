@@ -34,9 +34,9 @@ pub(super) struct BoundAdmin {
 }
 
 impl BoundAdmin {
-    /// Binds the address of these settings.
-    pub(super) fn bind(settings: &admin::Settings) -> io::Result<BoundAdmin> {
-        Ok(BoundAdmin { settings: settings.clone(), bound: admin::bind(settings)? })
+    /// Binds the address of these settings. If `is_start`, waits for a predecessor to release it.
+    pub(super) fn bind(settings: &admin::Settings, is_start: bool) -> io::Result<BoundAdmin> {
+        Ok(BoundAdmin { settings: settings.clone(), bound: admin::bind(settings, is_start)? })
     }
 
     /// Starts to serve on at most `connections` connections. Call it within the runtime that is to serve.

@@ -33,8 +33,10 @@ pub(super) async fn answer(running: &mut Running, request: ReloadRequest, commit
     let mut report = reload(running, is_dry_run, commit).await;
     if !is_dry_run {
         running.facts.reloads.count(report.result, clock::unix());
-        log(&report, trigger);
-        running.facts.events.publish(event(&report, trigger));
+        if let Some(suppressed) = running.reload_reports.take(&report, trigger, clock::unix()) {
+            log(&report, trigger, suppressed);
+            running.facts.events.publish(event(&report, trigger));
+        }
     }
     report.left_out = report.changes.len().saturating_sub(MAX_LISTED);
     report.changes.truncate(MAX_LISTED);
@@ -55,16 +57,18 @@ fn event(report: &ReloadReport, trigger: ReloadTrigger) -> Event {
 }
 
 /// Logs one line: what came of a reload, and what it has changed.
-fn log(report: &ReloadReport, trigger: ReloadTrigger) {
+fn log(report: &ReloadReport, trigger: ReloadTrigger, suppressed: u64) {
+    if suppressed > 0 {
+        tracing::warn!(
+            reloads = suppressed,
+            "more reloads without a change than are reported; if you don't ask for them, set token_file in [admin]"
+        );
+    }
     let (by, generation) = (trigger.as_str(), report.generation);
     match report.result {
         ReloadResult::Applied => {
             let changes = reload_changes::paths(&report.changes);
             tracing::info!(by, generation, changes, "reloaded the configuration");
-        }
-        // Files change without effect, such as certificates that are in use by then.
-        ReloadResult::Unchanged if trigger == ReloadTrigger::Watch => {
-            tracing::debug!(by, generation, "a watched file changed, but not the configuration");
         }
         ReloadResult::Unchanged => tracing::info!(by, generation, "reloaded: the configuration is unchanged"),
         ReloadResult::Refused => {

@@ -14,6 +14,7 @@ use super::admin_server::AdminServer;
 use super::compose::Composer;
 use super::discovery::{Sources, announce};
 use super::publish::Published;
+use super::reload_reports::ReloadReports;
 use super::tls_setup::TlsSetup;
 use crate::admin::StatusSources;
 use crate::config::PoolPlan;
@@ -46,6 +47,7 @@ pub(super) struct Running {
     pub(super) log: AccessLog,
     pub(super) admin: Option<AdminServer>,
     pub(super) facts: StatusSources,
+    pub(super) reload_reports: ReloadReports,
     pub(super) overview: Arc<ArcSwap<Overview>>,
     /// The tasks that sync learned sessions with a store.
     pub(super) session_stores: StoreTasks,

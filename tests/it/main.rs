@@ -72,6 +72,7 @@ mod redis_tls;
 mod refused;
 mod reload;
 mod reload_messages;
+mod reload_takes_effect;
 mod replay;
 mod replica_field;
 mod replicas;

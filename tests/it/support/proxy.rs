@@ -47,6 +47,11 @@ impl Proxy {
         super::soon("the reload", self.app.reload(is_dry_run)).await
     }
 
+    /// Reopens the access log; returns whether it is a file.
+    pub fn reopen_log(&self) -> bool {
+        self.app.log().reopen()
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.listener(0)
     }
