@@ -50,12 +50,17 @@ impl EventStream {
 
     /// Waits for the next event of this kind.
     pub async fn next(&mut self, kind: &str) -> Event {
-        loop {
-            let event = self.try_next().await.unwrap_or_else(|| panic!("the stream ended before an event {kind}"));
-            if event.name == kind {
-                return event;
+        // Comments arrive all the time: the limit is that of all of it.
+        soon(&format!("an event {kind}"), async {
+            loop {
+                let event = self.try_next().await;
+                let event = event.unwrap_or_else(|| panic!("the stream ended before an event {kind}"));
+                if event.name == kind {
+                    return event;
+                }
             }
-        }
+        })
+        .await
     }
 
     async fn block(&mut self, end: &str) -> Option<String> {
