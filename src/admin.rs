@@ -2,6 +2,7 @@
 //! Invariant: it has a listener of its own, on loopback, on a Unix socket, or with a token.
 //! Must not know: the proxy.
 
+mod actor;
 mod api;
 mod backend_api;
 mod bind;
@@ -20,12 +21,11 @@ mod settings;
 mod sources;
 mod view;
 
+pub use actor::Actor;
 pub use bind::{Bound, bind, check};
 pub use explain_report::{CopyReport, CopyState, ExplainReport};
 pub use guard::AccessRules;
-pub use reload::{
-    ReloadChange, ReloadError, ReloadFigures, ReloadReport, ReloadRequest, ReloadResult, ReloadTrigger, Reloader,
-};
+pub use reload::{ReloadChange, ReloadError, ReloadFigures, ReloadReport, ReloadRequest, ReloadResult, Reloader};
 pub use serve::run;
 pub use settings::Settings;
 pub use sources::{Phase, PoolEntry, StatusSources};

@@ -27,7 +27,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
-use crate::admin::{Phase, ReloadFigures, ReloadReport, ReloadTrigger, Reloader, StatusSources};
+use crate::admin::{Actor, Phase, ReloadFigures, ReloadReport, Reloader, StatusSources};
 use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::{Cause, Verdict};
 use crate::config::Plan;
@@ -261,7 +261,7 @@ impl App {
 
     /// Reads the configuration file again, and returns once that is done.
     pub async fn reload(&self, is_dry_run: bool) -> ReloadReport {
-        self.reloader.reload(ReloadTrigger::Api, is_dry_run).await
+        self.reloader.reload(Actor::Program, is_dry_run).await
     }
 
     /// Returns how long connections are still accepted once it stops.

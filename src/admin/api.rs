@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, Extension, Query, State};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
@@ -16,10 +16,11 @@ use http::{HeaderMap, StatusCode};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
+use super::actor::Actor;
 use super::event_stream::EventsQuery;
 use super::explain_report::ExplainReport;
 use super::guard::{self, AccessRules};
-use super::reload::{ReloadResult, ReloadTrigger};
+use super::reload::ReloadResult;
 use super::sources::{Phase, StatusSources};
 use super::view::{ExplainRequest, Status};
 use super::{backend_api, copies_view, dashboard, event_stream, gauges, sessions_api};
@@ -126,8 +127,12 @@ struct ReloadQuery {
 }
 
 /// Reads the configuration file again. The status is 422 if the file is refused, so that `curl -f` fails.
-async fn reload(State(api): State<Arc<Api>>, Query(query): Query<ReloadQuery>) -> Response {
-    let report = api.facts.reloader.reload(ReloadTrigger::Api, query.dry_run).await;
+async fn reload(
+    State(api): State<Arc<Api>>,
+    Query(query): Query<ReloadQuery>,
+    Extension(actor): Extension<Actor>,
+) -> Response {
+    let report = api.facts.reloader.reload(actor, query.dry_run).await;
     let status = match report.result {
         ReloadResult::Applied | ReloadResult::Unchanged => StatusCode::OK,
         ReloadResult::Refused => StatusCode::UNPROCESSABLE_ENTITY,

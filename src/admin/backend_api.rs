@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -13,12 +13,16 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::actor::Actor;
 use super::change::{self, Change, Refusal, Target};
 use super::sources::StatusSources;
 use super::view;
 
 /// The names of a pool and of one of its backends, from the path.
 type Names = Path<(String, String)>;
+
+/// Who sends the request, from the guard.
+type By = Extension<Actor>;
 
 /// Makes the paths of the backends.
 pub(super) fn routes(facts: StatusSources) -> Router {
@@ -53,18 +57,29 @@ struct WeightBody {
     weight: u64,
 }
 
-async fn set_state(State(facts): State<Arc<StatusSources>>, Path(names): Names, body: Bytes) -> Response {
-    respond(&facts, &names, || Change::to_state(&read::<StateBody>(&body, r#"{"state":"drain"}"#)?.state))
+async fn set_state(
+    State(facts): State<Arc<StatusSources>>,
+    Path(names): Names,
+    Extension(actor): By,
+    body: Bytes,
+) -> Response {
+    respond(&facts, &names, &actor, || Change::to_state(&read::<StateBody>(&body, r#"{"state":"drain"}"#)?.state))
 }
 
-async fn set_weight(State(facts): State<Arc<StatusSources>>, Path(names): Names, body: Bytes) -> Response {
-    respond(&facts, &names, || Change::to_weight(read::<WeightBody>(&body, r#"{"weight":3}"#)?.weight))
+async fn set_weight(
+    State(facts): State<Arc<StatusSources>>,
+    Path(names): Names,
+    Extension(actor): By,
+    body: Bytes,
+) -> Response {
+    respond(&facts, &names, &actor, || Change::to_weight(read::<WeightBody>(&body, r#"{"weight":3}"#)?.weight))
 }
 
 /// Makes the change that a request asks for, and responds with the backend's status.
 fn respond(
     facts: &StatusSources,
     (pool, backend): &(String, String),
+    actor: &Actor,
     change: impl FnOnce() -> Result<Change, Refusal>,
 ) -> Response {
     let entries = facts.pools.load_full();
@@ -74,7 +89,7 @@ fn respond(
     };
     match change() {
         Ok(change) => {
-            change::apply(target, change);
+            change::apply(target, change, actor);
             Json(view::Backend::now(target.entry, target.index)).into_response()
         }
         Err(refusal) => refusal.into_response(),

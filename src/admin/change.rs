@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::actor::Actor;
 use super::sources::PoolEntry;
 use crate::events::Event;
 use crate::pool::{AdminState, Backend};
@@ -103,14 +104,14 @@ impl Change {
     }
 }
 
-/// Makes a change: the only place where the operator's changes take effect.
-pub(super) fn apply(target: Target<'_>, change: Change) {
+/// Makes a change that `actor` asks for: the only place where the operator's changes take effect.
+pub(super) fn apply(target: Target<'_>, change: Change, actor: &Actor) {
     let live = Arc::clone(target.backend().live());
     let (key, before, after) = match change {
         Change::State(state) => ("state", live.wanted().as_str().to_owned(), state.as_str().to_owned()),
         Change::Weight(weight) => ("weight", live.weight().to_string(), weight.to_string()),
     };
-    let (pool, backend, by) = (target.entry.pool.name().to_string(), target.backend().name().to_string(), "api");
+    let (pool, backend, by) = (target.entry.pool.name().to_string(), target.backend().name().to_string(), actor.by());
     let event = match change {
         Change::State(to) => Event::State { pool, backend, from: live.wanted().as_str(), to: to.as_str(), by },
         Change::Weight(to) => Event::Weight { pool, backend, from: live.weight(), to, by },
@@ -119,9 +120,14 @@ pub(super) fn apply(target: Target<'_>, change: Change) {
         Change::State(state) => live.set_state(state),
         Change::Weight(weight) => live.set_weight(weight),
     }
-    let (pool, backend) = (&**target.entry.pool.name(), &**target.backend().name());
-    target.entry.pool.health_tracker().events().publish(event);
-    tracing::info!(pool, backend, key, before, after, "changed through the admin API");
+    // Who sets what is set already changes nothing, and can't fill the log.
+    if before == after {
+        return;
+    }
+    let pool = &target.entry.pool;
+    pool.health_tracker().events().publish(event);
+    let what = format!("pools.{}.backends.{}.{key}", pool.name(), target.backend().name());
+    actor.audit(&what, &before, &after);
 }
 
 /// Returns a message that there is no such thing, with the names that could be meant.

@@ -14,10 +14,14 @@ use http::uri::Authority;
 use http::{Method, StatusCode, Version};
 use tokio::sync::watch;
 
+use super::actor::{Actor, AdminPeer};
 use super::settings::Settings;
 use crate::net::Address;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// What a client has shown: the token, or nothing, where none is required.
+const TOKEN: &str = "token";
+const ANYBODY: &str = "anybody";
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"linchpin\"");
 
 /// Paths that need no token: the page itself has no data, and a health checker has no secret.
@@ -78,11 +82,15 @@ enum AccessDenied {
     CrossOrigin,
 }
 
-/// Rejects requests that the rules don't allow.
-pub(super) async fn authorize(State(rules): State<AccessRules>, request: Request, next: Next) -> Response {
+/// Rejects requests that the rules don't allow. Tells the others who sends them.
+pub(super) async fn authorize(State(rules): State<AccessRules>, mut request: Request, next: Next) -> Response {
     let admitted = rules.0.borrow().admit(&request);
     match admitted {
-        Ok(()) => next.run(request).await,
+        Ok(who) => {
+            let from = request.extensions().get::<AdminPeer>().map(ToString::to_string).unwrap_or_default();
+            request.extensions_mut().insert(Actor::Client { who, from });
+            next.run(request).await
+        }
         Err(denied) => denied.into_response(),
     }
 }
@@ -95,7 +103,8 @@ impl Guard {
         }
     }
 
-    fn admit<B>(&self, request: &http::Request<B>) -> Result<(), AccessDenied> {
+    /// Decides whether to accept a request. Returns what its client has shown.
+    fn admit<B>(&self, request: &http::Request<B>) -> Result<&'static str, AccessDenied> {
         let host = host(request)?;
         match &self.token {
             Some(token) => {
@@ -113,7 +122,7 @@ impl Guard {
         }
         if matches!(*request.method(), Method::GET | Method::HEAD) || !is_cross_origin(request.headers(), host.as_ref())
         {
-            return Ok(());
+            return Ok(if self.token.is_some() { TOKEN } else { ANYBODY });
         }
         Err(AccessDenied::CrossOrigin)
     }
@@ -192,7 +201,7 @@ mod tests {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        Guard::new(&Settings { address, token: token.map(Into::into) }).admit(&request.body(()).unwrap())
+        Guard::new(&Settings { address, token: token.map(Into::into) }).admit(&request.body(()).unwrap()).map(drop)
     }
 
     #[test]
@@ -225,7 +234,7 @@ mod tests {
     fn no_browser_opens_a_unix_socket_so_any_name_will_do() {
         let settings = Settings { address: Address::Unix("/run/linchpin.sock".into()), token: None };
         let request = http::Request::builder().uri("/metrics").header("host", "linchpin").body(()).unwrap();
-        assert_eq!(Guard::new(&settings).admit(&request), Ok(()));
+        assert_eq!(Guard::new(&settings).admit(&request), Ok(ANYBODY));
     }
 
     #[test]

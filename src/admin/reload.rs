@@ -10,36 +10,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use super::actor::Actor;
+
 /// Requests that wait while one is answered.
 const QUEUE: usize = 16;
-
-/// What asked for a reload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReloadTrigger {
-    /// The admin API.
-    Api,
-    /// SIGHUP.
-    Signal,
-    /// A file that changed, with `watch = true`.
-    Watch,
-}
-
-impl ReloadTrigger {
-    /// The word for it in the log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ReloadTrigger::Api => "api",
-            ReloadTrigger::Signal => "SIGHUP",
-            ReloadTrigger::Watch => "watch",
-        }
-    }
-}
 
 /// A request to read the configuration file again.
 #[derive(Debug)]
 pub struct ReloadRequest {
-    /// What asked for it.
-    pub trigger: ReloadTrigger,
+    /// Who asks for it.
+    pub actor: Actor,
     /// Only say what would change.
     pub is_dry_run: bool,
     /// Where the answer goes. The client that asked may have left.
@@ -59,9 +39,9 @@ impl Reloader {
 
     /// Requests a reload, and returns once it is done: every data-path thread uses the new configuration, or nothing has
     /// changed.
-    pub async fn reload(&self, trigger: ReloadTrigger, is_dry_run: bool) -> ReloadReport {
+    pub async fn reload(&self, actor: Actor, is_dry_run: bool) -> ReloadReport {
         let (reply, answer) = oneshot::channel();
-        if self.0.send(ReloadRequest { trigger, is_dry_run, reply }).await.is_ok()
+        if self.0.send(ReloadRequest { actor, is_dry_run, reply }).await.is_ok()
             && let Ok(report) = answer.await
         {
             return report;

@@ -28,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
+use super::actor::AdminPeer;
 use super::api;
 use super::bind::{self, Bound};
 use super::guard::AccessRules;
@@ -108,8 +109,8 @@ pub async fn run(
     Ok(())
 }
 
-async fn serve(
-    mut listener: impl Listener,
+async fn serve<L: PeerListener>(
+    mut listener: L,
     router: Router,
     limits: ServerLimits,
     closing: impl Future<Output = ()>,
@@ -130,10 +131,11 @@ async fn serve(
         tokio::select! {
             () = &mut closing => break,
             () = slots.connection_ended() => {}
-            (io, _) = listener.accept() => {
+            (io, address) = listener.accept() => {
+                let peer = L::peer(&io, &address);
                 slots.close_longest_idle(limits.idle + limits.requests + limits.streams);
                 let state = slots.state();
-                let connection = connection(TokioIo::new(io), context.clone(), Arc::clone(&state), stopping.clone());
+                let connection = connection(TokioIo::new(io), peer, context.clone(), Arc::clone(&state), stopping.clone());
                 slots.add(connection, state);
             }
         }
@@ -219,6 +221,23 @@ impl ConnectionSlots {
     }
 }
 
+/// A listener that knows the peers of its connections.
+trait PeerListener: Listener {
+    fn peer(io: &Self::Io, address: &Self::Addr) -> AdminPeer;
+}
+
+impl PeerListener for tokio::net::TcpListener {
+    fn peer(_: &Self::Io, address: &Self::Addr) -> AdminPeer {
+        AdminPeer::Tcp(*address)
+    }
+}
+
+impl PeerListener for tokio::net::UnixListener {
+    fn peer(io: &Self::Io, _: &Self::Addr) -> AdminPeer {
+        AdminPeer::Unix(io.peer_cred().ok().map(|user| (user.uid(), user.pid())))
+    }
+}
+
 /// What all connections of the listener share.
 #[derive(Clone)]
 struct ServerContext {
@@ -230,13 +249,17 @@ struct ServerContext {
 
 async fn connection(
     io: impl hyper::rt::Read + hyper::rt::Write + Unpin,
+    peer: AdminPeer,
     context: ServerContext,
     state: Arc<ConnActivity>,
     mut stopping: watch::Receiver<()>,
 ) {
     let limits = context.limits;
     let activity = Arc::clone(&state);
-    let service = service_fn(move |request| respond(context.clone(), Arc::clone(&state), request));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        respond(context.clone(), Arc::clone(&state), request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)

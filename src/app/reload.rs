@@ -12,7 +12,7 @@ use super::descriptor_limit::fit_to_descriptor_limit;
 use super::listeners::listener_info;
 use super::reload_changes::{self, MAX_LISTED, MAX_LOGGED};
 use super::running::Running;
-use crate::admin::{ReloadChange, ReloadError, ReloadReport, ReloadRequest, ReloadResult, ReloadTrigger};
+use crate::admin::{Actor, ReloadChange, ReloadError, ReloadReport, ReloadRequest, ReloadResult};
 use crate::clock;
 use crate::config::{self, Plan, Report, key_path};
 use crate::events::Event;
@@ -23,19 +23,26 @@ use crate::tls::reload::Reload;
 /// How long a reload waits for the data-path threads. Each needs one iteration of its event loop.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The most keys of a reload that have an audit line each: the queue of messages has a thousand places.
+const MAX_AUDITED: usize = 200;
+
 /// Keeps a reload and the end of the process apart: the one that holds it changes what all threads do. True once the
 /// process stops.
 pub(super) type Commit = Arc<Mutex<bool>>;
 
 /// Carries out a request, and answers it.
 pub(super) async fn answer(running: &mut Running, request: ReloadRequest, commit: &Commit) {
-    let ReloadRequest { trigger, is_dry_run, reply } = request;
+    let ReloadRequest { actor, is_dry_run, reply } = request;
+    let before = running.generation;
     let mut report = reload(running, is_dry_run, commit).await;
     if !is_dry_run {
         running.facts.reloads.count(report.result, clock::unix());
-        if let Some(suppressed) = running.reload_reports.take(&report, trigger, clock::unix()) {
-            log(&report, trigger, suppressed);
-            running.facts.events.publish(event(&report, trigger));
+        if let Some(suppressed) = running.reload_reports.take(&report, &actor, clock::unix()) {
+            log(&report, &actor, suppressed);
+            running.facts.events.publish(event(&report, &actor));
+        }
+        if report.result == ReloadResult::Applied {
+            audit(&report, before, &actor);
         }
     }
     report.left_out = report.changes.len().saturating_sub(MAX_LISTED);
@@ -44,12 +51,28 @@ pub(super) async fn answer(running: &mut Running, request: ReloadRequest, commit
     let _ = reply.send(report);
 }
 
+/// Writes the audit lines of a reload: one for the configuration as a whole, and one for each key up to a number.
+fn audit(report: &ReloadReport, before: u64, actor: &Actor) {
+    actor.audit(
+        "configuration",
+        &format_args!("generation {before}"),
+        &format_args!("generation {}", report.generation),
+    );
+    for change in report.changes.iter().take(MAX_AUDITED) {
+        actor.audit(&change.path, &change.runtime, &change.now);
+    }
+    let more = report.changes.len().saturating_sub(MAX_AUDITED);
+    if more > 0 {
+        actor.audit(&format!("{more} more keys"), &"not listed", &"not listed");
+    }
+}
+
 /// Makes the event of a reload.
-fn event(report: &ReloadReport, trigger: ReloadTrigger) -> Event {
+fn event(report: &ReloadReport, actor: &Actor) -> Event {
     Event::Reload {
         result: report.result.as_str(),
         generation: report.generation,
-        by: trigger.as_str(),
+        by: actor.by(),
         changes: report.changes.len(),
         keys: report.changes.iter().take(MAX_LOGGED).map(|change| change.path.clone()).collect(),
         reason: report.errors.first().and_then(|error| Event::reason(error)),
@@ -57,14 +80,14 @@ fn event(report: &ReloadReport, trigger: ReloadTrigger) -> Event {
 }
 
 /// Logs one line: what came of a reload, and what it has changed.
-fn log(report: &ReloadReport, trigger: ReloadTrigger, suppressed: u64) {
+fn log(report: &ReloadReport, actor: &Actor, suppressed: u64) {
     if suppressed > 0 {
         tracing::warn!(
             reloads = suppressed,
             "more reloads without a change than are reported; if you don't ask for them, set token_file in [admin]"
         );
     }
-    let (by, generation) = (trigger.as_str(), report.generation);
+    let (by, generation) = (actor.by(), report.generation);
     match report.result {
         ReloadResult::Applied => {
             let changes = reload_changes::paths(&report.changes);

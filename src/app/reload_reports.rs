@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::admin::{ReloadError, ReloadReport, ReloadResult, ReloadTrigger};
+use crate::admin::{Actor, ReloadError, ReloadReport, ReloadResult};
 use crate::clock::LogLimiter;
 
 /// The most reports within [`WINDOW`] of reloads that change nothing. Without a token, every local user can ask for them.
@@ -22,13 +22,13 @@ pub(super) struct ReloadReports {
 impl ReloadReports {
     /// Decides whether to report a reload at `now`, since the Unix epoch. Returns how many reloads were not reported since
     /// the last report; `None` for no report.
-    pub(super) fn take(&mut self, report: &ReloadReport, trigger: ReloadTrigger, now: Duration) -> Option<u64> {
+    pub(super) fn take(&mut self, report: &ReloadReport, actor: &Actor, now: Duration) -> Option<u64> {
         let before = std::mem::replace(&mut self.errors, report.errors.clone());
         match report.result {
             ReloadResult::Applied => Some(0),
             // Files change without effect, such as certificates that are in use by then.
-            ReloadResult::Unchanged if trigger == ReloadTrigger::Watch => None,
-            ReloadResult::Refused if trigger == ReloadTrigger::Watch && before == report.errors => None,
+            ReloadResult::Unchanged if *actor == Actor::Watch => None,
+            ReloadResult::Refused if *actor == Actor::Watch && before == report.errors => None,
             ReloadResult::Unchanged | ReloadResult::Refused => self.limiter.take(now, WINDOW, MAX_REPORTS),
         }
     }
@@ -55,8 +55,8 @@ mod tests {
     #[test]
     fn a_watched_file_that_stays_broken_is_reported_once() {
         let mut reports = ReloadReports::default();
-        let mut take = |result, problem: &str, trigger| reports.take(&report(result, problem), trigger, NOW).is_some();
-        let (watch, api) = (ReloadTrigger::Watch, ReloadTrigger::Api);
+        let mut take = |result, problem: &str, actor| reports.take(&report(result, problem), actor, NOW).is_some();
+        let (watch, api) = (&Actor::Watch, &Actor::Program);
         assert!(take(ReloadResult::Refused, "unknown key", watch));
         assert!(!take(ReloadResult::Refused, "unknown key", watch));
         assert!(take(ReloadResult::Refused, "unknown key", api), "somebody asks");
@@ -70,7 +70,7 @@ mod tests {
     fn reloads_that_change_nothing_are_limited_and_those_that_do_are_not() {
         let mut reports = ReloadReports::default();
         let mut take =
-            |result, second| reports.take(&report(result, ""), ReloadTrigger::Api, NOW + Duration::from_secs(second));
+            |result, second| reports.take(&report(result, ""), &Actor::Program, NOW + Duration::from_secs(second));
         let taken: Vec<_> = (0..15).map(|_| take(ReloadResult::Unchanged, 0).is_some()).collect();
         assert_eq!(taken.iter().filter(|is_taken| **is_taken).count(), MAX_REPORTS as usize);
         assert_eq!(take(ReloadResult::Applied, 0), Some(0));

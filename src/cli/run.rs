@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::check;
 use super::config_file::find;
 use super::output::{failure, print_error};
-use crate::admin::{ReloadTrigger, Reloader};
+use crate::admin::{Actor, Reloader};
 use crate::app::App;
 use crate::config::Plan;
 use crate::runtime::descriptors;
@@ -91,7 +91,7 @@ async fn stop(signals: &mut Signals, handles: &SignalHandles) -> &'static str {
             // Its outcome is logged. Meanwhile other signals are handled.
             Event::Reload => {
                 let reloader = handles.reloader.clone();
-                tokio::spawn(async move { reloader.reload(ReloadTrigger::Signal, false).await });
+                tokio::spawn(async move { reloader.reload(Actor::Signal("SIGHUP"), false).await });
             }
             Event::Upgrade => tracing::warn!(
                 "SIGUSR2: this version can't replace its binary while it runs; nothing has changed. Install the new \

@@ -26,6 +26,9 @@ struct Handles {
     format: Handle<Format, Filtering>,
 }
 
+/// The target of audit lines.
+const AUDIT: &str = "linchpin::audit";
+
 static CURRENT: OnceLock<Handles> = OnceLock::new();
 
 /// Sends log messages to standard error. No thread that logs waits for it. Call it once per process: further calls, as
@@ -49,7 +52,13 @@ pub fn retrace(settings: &Settings) {
 }
 
 fn filter_of(settings: &Settings) -> EnvFilter {
-    EnvFilter::try_new(&settings.level).unwrap_or_else(|_| EnvFilter::new("info"))
+    let filter = |level: &str| EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // An operator who asks for warnings only still wants to know who changed what, unless they say otherwise.
+    match settings.level.as_str() {
+        "off" => filter("off"),
+        level if level.contains(AUDIT) => filter(level),
+        level => filter(&format!("{level},{AUDIT}=info")),
+    }
 }
 
 fn format_of(settings: &Settings) -> Format {

@@ -9,6 +9,7 @@ mod support;
 mod abuse;
 mod admin_places;
 mod architecture;
+mod audit;
 mod backend_changes;
 mod balancing;
 mod blame;

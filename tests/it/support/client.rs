@@ -55,6 +55,11 @@ impl Client {
         Client { stream, buffer: Vec::new(), pin: None }
     }
 
+    /// Returns the address of its own end.
+    pub fn local_address(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
     /// Sends a GET with the routing cookie, if there is one, and keeps a new one.
     pub async fn get(&mut self, path: &str) -> Response {
         self.request("GET", path, "", b"").await
