@@ -9,6 +9,7 @@ mod configuration;
 mod control;
 mod descriptor_limit;
 mod discovery;
+mod follow;
 mod listeners;
 mod moves;
 mod probes;
@@ -193,6 +194,7 @@ impl App {
             overview: Arc::clone(&overview),
             session_stores: StoreTasks::default(),
             copy_stores: StoreTasks::default(),
+            following: None,
         };
         let parts = ControlParts {
             running,

@@ -28,7 +28,7 @@ mod tests;
 mod tls;
 mod values;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
@@ -61,6 +61,17 @@ pub fn admin(path: &Path) -> Result<Option<crate::admin::Settings>, Report> {
     let (tree, _) = DeTable::parse_recoverable(&text);
     let admin = reader::read(tree.get_ref(), &notes, |root| root.section("admin", file::admin));
     Ok(admin.map(|admin| admin.value))
+}
+
+/// Lists the files that a configuration file names and whose content is part of the configuration, whatever is wrong with
+/// it. Lists of backends are not among them: their sources follow them.
+pub fn input_files(path: &Path) -> Vec<PathBuf> {
+    let Ok(text) = files::read_text(path, MAX_BYTES) else { return Vec::new() };
+    let notes = report::Notes::new(&text, path);
+    let readable = syntax::readable(&text, &notes);
+    let (tree, _) = DeTable::parse_recoverable(&readable);
+    drop(reader::read(tree.get_ref(), &notes, file::Draft::read));
+    notes.input_files()
 }
 
 /// Reads `text`, the content of the file `origin`: findings name that file, and relative paths start at its folder.

@@ -260,5 +260,6 @@ async fn apply(running: &mut Running, next: Plan, acquired: Acquired) {
     }
     running.sources.begin();
     running.update_stores();
+    running.update_following();
     running.update_addresses();
 }

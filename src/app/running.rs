@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use super::admin_server::AdminServer;
 use super::compose::Composer;
 use super::discovery::{Sources, announce};
+use super::follow;
 use super::publish::Published;
 use super::reload_reports::ReloadReports;
 use super::tls_setup::TlsSetup;
@@ -53,6 +54,8 @@ pub(super) struct Running {
     pub(super) session_stores: StoreTasks,
     /// The tasks that keep session copies in a store.
     pub(super) copy_stores: StoreTasks,
+    /// The task that follows the configuration file, with `watch = true`.
+    pub(super) following: Option<AbortHandle>,
 }
 
 /// The tasks of stores, by pool.
@@ -87,6 +90,7 @@ impl Running {
         self.sources.await_all();
         self.sources.begin();
         self.update_stores();
+        self.update_following();
         self.update_addresses();
     }
 
@@ -122,6 +126,22 @@ impl Running {
         self.session_stores.retain(|name| plan(name).is_some_and(|plan| plan.persistence.store().is_some()));
         let has_copy_store = |plan: &PoolPlan| plan.copies.as_ref().is_some_and(|copies| copies.store.is_some());
         self.copy_stores.retain(|name| plan(name).is_some_and(has_copy_store));
+    }
+
+    /// Begins or ends to follow the configuration file.
+    pub(super) fn update_following(&mut self) {
+        match (self.composer.plan().watch, &self.following) {
+            (true, None) => {
+                let (origin, reloader) = (Arc::clone(&self.composer.plan().origin), self.facts.reloader.clone());
+                let task = tokio::spawn(async move { follow::follow(&origin, reloader).await });
+                self.following = Some(task.abort_handle());
+            }
+            (false, Some(task)) => {
+                task.abort();
+                self.following = None;
+            }
+            _ => {}
+        }
     }
 
     /// Tells the application and the sources which addresses this process listens on.

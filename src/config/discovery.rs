@@ -20,7 +20,7 @@ const RECORDS: [(&str, Records); 4] =
 /// Reads one source. `None` if it has an error, which is noted.
 pub(super) fn discover(table: &Table<'_>) -> Option<Settings> {
     let dns = dns(table);
-    let file = table.get("file", |value| backends_file(table.notes().resolve_input(&plain_text(value)?)));
+    let file = table.get("file", |value| backends_file(table.notes().resolve(&plain_text(value)?)));
     match (table.has("dns"), table.has("file")) {
         (true, true) => {
             let problem = "a source cannot have both `dns` and `file`";

@@ -17,8 +17,8 @@ use super::reader::{Spanned, Table};
 use super::routes::{self, RouteDraft};
 use super::secrets;
 use super::values::{
-    InvalidValue, KIB, MIB, MILLISECOND, Value, YEAR, body_bytes, duration, found, must_be, nearest, plain_text, rate,
-    shown, size, text, whole, word,
+    InvalidValue, KIB, MIB, MILLISECOND, Value, YEAR, body_bytes, duration, flag, found, must_be, nearest, plain_text,
+    rate, shown, size, text, whole, word,
 };
 use crate::affinity::seal::{KEY_BYTES, SealingKey};
 use crate::net::Address;
@@ -30,6 +30,7 @@ pub(super) struct Draft {
     pub(super) server: runtime::Settings,
     /// The position of `max_connections`, if the file has it.
     pub(super) max_connections: Option<Range<usize>>,
+    pub(super) watch: bool,
     pub(super) rate: Option<rate::Settings>,
     pub(super) replay_memory: usize,
     pub(super) via: Option<String>,
@@ -55,12 +56,14 @@ impl KeyDraft {
 
 impl Draft {
     pub(super) fn read(root: &Table<'_>) -> Draft {
-        let ((server, rate, replay_memory, via), max_connections) = root.section("server", |table| {
-            (server(table), table.has("max_connections").then(|| table.at("max_connections")))
+        let ((server, rate, replay_memory, via), watch, max_connections) = root.section("server", |table| {
+            let (settings, watch) = (server(table), table.get("watch", flag).unwrap_or(false));
+            (settings, watch, table.has("max_connections").then(|| table.at("max_connections")))
         });
         Draft {
             server,
             max_connections,
+            watch,
             rate,
             replay_memory,
             via,

@@ -21,6 +21,8 @@ use crate::{admin, affinity, balance, copies, discover, health, pool, proxy, run
 pub struct Plan {
     /// `[server]`.
     pub server: runtime::Settings,
+    /// `watch` of `[server]`: whether to follow the file and the files that it names.
+    pub watch: bool,
     /// The request rate of each client, from `[server.limits]`.
     pub rate: Option<proxy::rate::Settings>,
     /// `replay_memory` of `[server]`, in bytes.
@@ -49,7 +51,7 @@ pub struct Plan {
 pub struct Origin {
     /// The configuration file.
     pub path: PathBuf,
-    /// The files that it names and that Linchpin reads: keys, tokens, certificates, lists of backends.
+    /// The files that it names and whose content is part of the configuration: keys, tokens, certificates.
     pub files: Vec<PathBuf>,
     /// Its text: far smaller than its keys and values.
     text: String,
@@ -133,6 +135,7 @@ impl Draft {
         }
         Some(Plan {
             server: self.server,
+            watch: self.watch,
             rate: self.rate,
             replay_memory: self.replay_memory,
             via: self.via,

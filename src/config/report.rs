@@ -145,7 +145,7 @@ pub(super) struct Notes<'a> {
     notes: RefCell<Vec<Note>>,
     /// The first line of each piece that is not TOML, and the line after its last.
     broken: RefCell<BTreeMap<usize, usize>>,
-    /// The files that the file names and that are read.
+    /// The files that the file names and whose content is part of the configuration.
     input_files: RefCell<BTreeSet<PathBuf>>,
 }
 
@@ -173,14 +173,14 @@ impl<'a> Notes<'a> {
         self.origin.parent().unwrap_or(Path::new("")).join(path)
     }
 
-    /// Like [`Notes::resolve`], for the path of a file that Linchpin reads.
+    /// Like [`Notes::resolve`], for the path of a file whose content is part of the configuration.
     pub(super) fn resolve_input(&self, path: &str) -> PathBuf {
         let path = self.resolve(path);
         self.input_files.borrow_mut().insert(path.clone());
         path
     }
 
-    /// Returns the files that the file names and that Linchpin reads.
+    /// Returns the files that the file names and whose content is part of the configuration.
     pub(super) fn input_files(&self) -> Vec<PathBuf> {
         self.input_files.borrow().iter().cloned().collect()
     }

@@ -108,3 +108,4 @@ mod tunnels;
 mod unanswered;
 mod vocabulary;
 mod waiting;
+mod watch;

@@ -11,6 +11,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("server.max_connections", "maxconn maxconns workerconnections maxdownstreamconnections connectionlimit"),
     ("server.replay_memory", ""),
     ("server.via", "viaheader"),
+    ("server.watch", "watchconfig autoreload configwatch"),
     ("[server.limits]", "limit tune timeouts"),
     (
         "server.limits.header_bytes",

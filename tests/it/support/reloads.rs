@@ -31,6 +31,13 @@ impl Reloadable {
         Reloadable { proxy, _folder: folder, file }
     }
 
+    /// Starts one whose file a test writes by itself.
+    pub fn follow(file: &str) -> Reloadable {
+        let (plan, _) = config::load(Path::new(file)).unwrap_or_else(|report| panic!("{report}"));
+        let proxy = Proxy::of(App::start(plan).expect("a proxy that starts"));
+        Reloadable { proxy, _folder: Folder::new(), file: file.into() }
+    }
+
     /// Writes the file.
     pub fn write(&self, text: &str) {
         std::fs::write(&self.file, text).unwrap();
