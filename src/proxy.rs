@@ -289,6 +289,7 @@ async fn serve(
     }
     let effect = bind::bind(service, &request, order.decision(), index, response.status(), response.headers_mut());
     exchange.session_served(service, order.decision(), effect, index);
+    exchange.session_known();
     let (response, next_protocol) = upstream_request.confirm(response, protocol);
     Ok(PipelineOutcome::UpstreamResponse(response, next_protocol))
 }
@@ -355,9 +356,14 @@ async fn attempts(
                 order.waited(is_back);
                 continue;
             }
+            Step::Queue(wait) => {
+                let granted = exchange.queue(service, &wait).await;
+                order.queued(granted);
+                continue;
+            }
             Step::End(error) => return Err(error),
         };
-        exchange.attempt(index, order.has_waited());
+        exchange.attempt(index, order.has_waited(), order.decision().adds_session_to(index));
         let (begun, is_first) = (clock::now(), order.is_first());
         let facts = |lost: bool| upstream_request.facts(0, exchange.total_deadline(), lost);
         let may_discard = |failure| order.may_discard_response(failure, facts(is_lost(service, index)));

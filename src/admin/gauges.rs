@@ -16,6 +16,7 @@ use super::view::{Drift, effective_weight};
 use super::{copies_view, sessions_view};
 use crate::clock;
 use crate::discover::SourceStatus;
+use crate::pool::capacity_queue::WaitFigures;
 use crate::pool::{AdminState, Backend, Health};
 
 /// Registers all metrics of the process.
@@ -52,6 +53,7 @@ impl Collector for Gauges {
         self.effective_weights(&mut encoder, &entries)?;
         sessions_view::encode(&mut encoder, &entries)?;
         self.states(&mut encoder, &entries)?;
+        self.queues(&mut encoder, &entries)?;
 
         let tables = || entries.iter().filter_map(|entry| Some((entry, entry.affinity.table()?)));
         let help = "Learned sessions in the table";
@@ -144,6 +146,26 @@ impl Gauges {
                 let labels = [("pool", &**entry.pool.name()), ("backend", &**backend.name())];
                 family.encode_family(&labels)?.encode_gauge(&effective_weight(backend.live()))?;
             }
+        }
+        Ok(())
+    }
+
+    fn queues(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[PoolEntry]) -> fmt::Result {
+        let queues = || entries.iter().filter(|entry| entry.pool.queue_settings().is_some());
+        let help = "Requests that wait because all backends of the pool are full";
+        let mut family = encoder.encode_descriptor("linchpin_queue_length", help, None, MetricType::Gauge)?;
+        for entry in queues() {
+            let labels = [("pool", &**entry.pool.name())];
+            family.encode_family(&labels)?.encode_gauge(&u64::from(entry.pool.queue_length()))?;
+        }
+        let help = "How long requests waited because all backends of the pool were full, whatever came of it";
+        let unit = Some(&Unit::Seconds);
+        let mut family = encoder.encode_descriptor("linchpin_queue_wait", help, unit, MetricType::Histogram)?;
+        for entry in queues() {
+            let WaitFigures { buckets, seconds } = entry.pool.queue_waits();
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let labels = [("pool", &**entry.pool.name())];
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)?;
         }
         Ok(())
     }

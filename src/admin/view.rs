@@ -39,6 +39,9 @@ struct Pool<'a> {
     sessions_error: f64,
     /// Requests that were refused without an attempt on a backend, by reason.
     refused: BTreeMap<&'static str, u64>,
+    /// Requests that wait because all backends are full; omitted without [pools.queue].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<CapacityQueue>,
     /// Omitted without [pools.copies].
     #[serde(skip_serializing_if = "Option::is_none")]
     copies: Option<Copies>,
@@ -46,6 +49,12 @@ struct Pool<'a> {
     /// Omitted if all backends are configured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     discover: Vec<Source<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct CapacityQueue {
+    length: u32,
+    size: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -278,6 +287,7 @@ impl<'a> Pool<'a> {
         let (now, lifetime) = (clock::unix_millis(), entry.affinity.session_lifetime());
         let counts = entry.pool.backends().iter().map(|backend| backend.live().sessions().count(now, lifetime));
         let count = counts.fold(SessionCount::default(), SessionCount::and);
+        let queue = entry.pool.queue_settings();
         Pool {
             name: entry.pool.name(),
             balance: entry.balance,
@@ -286,6 +296,7 @@ impl<'a> Pool<'a> {
             sessions: count.sessions,
             sessions_error: rounded(count.error),
             refused: entry.unserved.refusals().collect(),
+            queue: queue.map(|queue| CapacityQueue { length: entry.pool.queue_length(), size: queue.size }),
             copies: entry.copies.as_deref().map(Copies::now),
             backends: (0..entry.pool.backends().len()).map(|index| Backend::now(entry, index)).collect(),
             discover: entry.sources.iter().map(source).collect(),

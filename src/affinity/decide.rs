@@ -138,8 +138,9 @@ fn blocking_cause(pool: &Pool, index: usize, policies: &Policies) -> Option<Caus
         Ok(()) => (policies.leave_draining() && live.state() == AdminState::Drain).then_some(Cause::Draining),
         Err(Closed::Maintenance) => Some(Cause::Maintenance),
         Err(Closed::Full) => Some(Cause::Full),
-        // A draining backend, and one of weight 0, keep their sessions: `accepts_existing` returns neither of the two.
-        Err(Closed::Down | Closed::Draining | Closed::NoWeight) => Some(Cause::Down),
+        // A draining backend, one of weight 0 and one with all its sessions keep them: `accepts_existing` returns none of
+        // the three.
+        Err(Closed::Down | Closed::Draining | Closed::NoWeight | Closed::SessionsFull) => Some(Cause::Down),
     }
 }
 
@@ -197,6 +198,11 @@ impl Decision {
             Policy::Refuse(refusal) => (Verdict::Refused, NextStep::Refuse(refusal)),
             Policy::Wait(wait) => (Verdict::Moved, NextStep::Wait(wait)),
         };
+    }
+
+    /// Returns whether the request adds a session to the backend at position `index`, if its response has a pin.
+    pub fn adds_session_to(&self, index: usize) -> bool {
+        self.counts_as_session() && (self.verdict == Verdict::New || self.pinned != Some(index))
     }
 
     /// The position of the backend that this request goes to first.

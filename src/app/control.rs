@@ -85,6 +85,7 @@ async fn process_housekeeping(avoid_list: Arc<AvoidList>, facts: StatusSources, 
             // The count is cached by its cost.
             for backend in entry.pool.backends().iter().filter(|backend| backend.live().has_session_limit()) {
                 backend.live().sessions().count(clock::unix_millis(), entry.affinity.session_lifetime());
+                backend.live().recounted_sessions();
             }
             if second.is_multiple_of(10) {
                 entry.affinity.sweep(now);

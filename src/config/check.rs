@@ -44,6 +44,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
         backends_are_not_local(pool, draft, &interfaces, notes);
         persistence(pool, notes);
         copies(pool, notes);
+        queue(pool, notes);
         if pool.pins() && pool.health.probe == Probe::None && notes.is_whole() {
             let problem = "clients are pinned, but there are no health checks: Linchpin notices a dead backend only \
                            when requests fail";
@@ -200,6 +201,26 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
     if pool.persistence.on.is_set(Cause::Full) && !has_limit && notes.is_whole() {
         let problem = "`on.full` has no effect: no backend of the pool has `max_requests`, so none is ever full";
         notes.warn(&pool.span, problem, "add `max_requests` to [[pools.backends]], or remove `on.full`");
+    }
+}
+
+/// Checks that the queue and the other sections fit together.
+fn queue(pool: &PoolDraft, notes: &Notes<'_>) {
+    let Some(queue) = &pool.queue else { return };
+    let has_limit = pool
+        .backends
+        .iter()
+        .any(|backend| backend.max_requests.is_some() || backend.max_sessions.is_some())
+        || pool.discover.iter().flatten().any(|source| source.max_requests.is_some() || source.max_sessions.is_some());
+    if !has_limit && notes.is_whole() {
+        let problem = "[pools.queue] has no effect: no backend of the pool has `max_requests` or `max_sessions`, so none \
+                       is ever full";
+        notes.warn(&pool.queue_at, problem, "add `max_requests` to [[pools.backends]], or remove the queue");
+    }
+    if queue.timeout >= pool.timeouts.total {
+        let total = humantime::format_duration(pool.timeouts.total);
+        let problem = format!("`timeout` of [pools.queue] never applies: `total` ends the request after {total}");
+        notes.warn(&pool.queue_at, problem, "shorten it, or make `total` longer");
     }
 }
 

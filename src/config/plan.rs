@@ -160,6 +160,7 @@ impl PoolDraft {
                 backends,
                 health_state: self.health_state,
                 slow_start: self.slow_start,
+                queue: self.queue,
             },
             balance: self.balance,
             hash: self.hash,

@@ -19,7 +19,7 @@ use super::values::{MILLISECOND, Value, YEAR, duration, flag, found, must_be, ne
 use super::values::{size, statuses, whole, word};
 use crate::health::Probe;
 use crate::net::Address;
-use crate::pool::{AdminState, backend, health_state};
+use crate::pool::{AdminState, backend, capacity_queue, health_state};
 use crate::proxy::{Timeouts, key, retry};
 use crate::upstream::ProxyProtocol;
 use crate::{affinity, balance, discover, health, upstream};
@@ -31,6 +31,9 @@ pub(super) struct PoolDraft {
     pub(super) balance: balance::BalancerKind,
     pub(super) hash: Option<key::Settings>,
     pub(super) slow_start: Duration,
+    pub(super) queue: Option<capacity_queue::Settings>,
+    /// The position of `queue`.
+    pub(super) queue_at: Range<usize>,
     pub(super) persistence: affinity::Settings,
     /// The position of the cookie's name.
     pub(super) cookie_at: Range<usize>,
@@ -124,6 +127,8 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         balance,
         hash,
         slow_start: slow_start(table),
+        queue: table.switched_section("queue", queue),
+        queue_at: table.at("queue"),
         persistence,
         cookie_at,
         waits_at,
@@ -168,6 +173,14 @@ fn slow_start(table: &Table<'_>) -> Duration {
         );
     }
     slow_start
+}
+
+fn queue(table: &Table<'_>) -> capacity_queue::Settings {
+    let default = capacity_queue::Settings::default();
+    capacity_queue::Settings {
+        size: table.get("size", whole(1..=100_000)).unwrap_or(default.size),
+        timeout: table.get("timeout", duration(MILLISECOND..=YEAR)).unwrap_or(default.timeout),
+    }
 }
 
 /// The values of `by`.

@@ -41,8 +41,10 @@ pub enum Closed {
     Draining,
     /// Its weight is 0: its sessions stay.
     NoWeight,
-    /// It has reached `max_requests`, or for a new session `max_sessions`.
+    /// It has reached `max_requests`, or other requests wait for capacity.
     Full,
+    /// It has reached `max_sessions`: its sessions stay.
+    SessionsFull,
 }
 
 /// Which limits of a backend are reached.
@@ -52,6 +54,8 @@ pub struct ReachedLimits {
     pub requests: bool,
     /// `max_sessions`: it accepts no new session.
     pub sessions: bool,
+    /// Requests wait for capacity on any backend of the pool: a new session may not overtake them.
+    pub is_awaited: bool,
 }
 
 /// Checks whether a backend accepts a session that it doesn't have yet.
@@ -63,7 +67,8 @@ pub fn accepts_new(state: AdminState, health: Health, weight: u32, full: Reached
     match (state, weight) {
         (AdminState::Drain, _) => Err(Closed::Draining),
         (_, 0) => Err(Closed::NoWeight),
-        _ if full.sessions => Err(Closed::Full),
+        _ if full.sessions => Err(Closed::SessionsFull),
+        _ if full.is_awaited => Err(Closed::Full),
         _ => Ok(()),
     }
 }
@@ -109,10 +114,12 @@ mod tests {
     fn enough_requests_close_it_to_all_and_enough_sessions_to_new_ones() {
         let new = |full| accepts_new(AdminState::Ready, Health::Up, 1, full);
         let existing = |full| accepts_existing(AdminState::Ready, Health::Up, full);
-        let (requests, sessions) =
-            (ReachedLimits { requests: true, sessions: false }, ReachedLimits { requests: false, sessions: true });
+        let none = ReachedLimits::default();
+        let (requests, sessions) = (ReachedLimits { requests: true, ..none }, ReachedLimits { sessions: true, ..none });
+        let awaited = ReachedLimits { is_awaited: true, ..none };
         assert_eq!((new(requests), existing(requests)), (Err(Closed::Full), Err(Closed::Full)));
-        assert_eq!((new(sessions), existing(sessions)), (Err(Closed::Full), Ok(())));
+        assert_eq!((new(sessions), existing(sessions)), (Err(Closed::SessionsFull), Ok(())));
+        assert_eq!((new(awaited), existing(awaited)), (Err(Closed::Full), Ok(())));
         assert_eq!(
             accepts_existing(AdminState::Ready, Health::Down, requests),
             Err(Closed::Down),

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backend::{self, Backend};
+use super::capacity_queue::{self, CapacityQueue};
 use super::health_state;
 use super::health_tracker::HealthTracker;
+use super::live::Live;
+use super::waiting::PoolWaiterNotifier;
 
-/// The keys `name` and `backends` of `[[pools]]`, the thresholds of its backends' health, and `slow_start`.
+/// The keys `name` and `backends` of `[[pools]]`, the thresholds of its backends' health, `slow_start` and `[pools.queue]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     /// The pool's name, unique in a configuration.
@@ -21,6 +24,8 @@ pub struct Settings {
     pub health_state: health_state::Settings,
     /// In which time the share of new sessions of a new or returned backend grows to its weight; zero for at once.
     pub slow_start: Duration,
+    /// `[pools.queue]`, if requests wait when all backends are full.
+    pub queue: Option<capacity_queue::Settings>,
 }
 
 /// An immutable, ordered set of backends. A position is valid in one snapshot only: state that outlives a request
@@ -32,6 +37,10 @@ pub struct Pool {
     pub(super) by_name: HashMap<Arc<str>, usize>,
     pub(super) by_route: HashMap<Box<str>, usize>,
     pub(super) has_slow_start: bool,
+    pub(super) queue_settings: Option<capacity_queue::Settings>,
+    /// The live ids of its backends, in ascending order.
+    pub(super) live_ids: Arc<[usize]>,
+    pub(super) queue: Arc<CapacityQueue<PoolWaiterNotifier>>,
     pub(super) health_tracker: Arc<HealthTracker>,
 }
 
@@ -62,6 +71,35 @@ impl Pool {
     /// Returns the position of the backend with this name in the application's session ids.
     pub fn routed(&self, route: &str) -> Option<usize> {
         self.by_route.get(route).copied()
+    }
+
+    /// Returns the position of the backend with this live state.
+    pub fn position_of(&self, live: &Live) -> Option<usize> {
+        self.backends.iter().position(|backend| backend.live().id() == live.id())
+    }
+
+    /// `[pools.queue]`, if requests wait when all backends are full.
+    pub fn queue_settings(&self) -> Option<capacity_queue::Settings> {
+        self.queue_settings
+    }
+
+    /// The requests that wait because all backends are full.
+    pub(super) fn queue(&self) -> &Arc<CapacityQueue<PoolWaiterNotifier>> {
+        &self.queue
+    }
+
+    /// Counts the requests that wait because all backends are full.
+    pub fn queue_length(&self) -> u32 {
+        self.queue.len()
+    }
+
+    /// Returns the figures of all such waits that have ended.
+    pub fn queue_waits(&self) -> capacity_queue::WaitFigures {
+        self.queue.figures()
+    }
+
+    pub(super) fn live_ids(&self) -> &Arc<[usize]> {
+        &self.live_ids
     }
 
     /// Counts the backends that serve. Reads the state of each: don't call it per request.

@@ -3,18 +3,19 @@
 //! Must not know: who reads it, or what follows from it.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::admission::{self, AdminState, Closed, ReachedLimits};
+use super::capacity_queue::CapacityQueue;
 use super::health_state::Health;
 use super::history::History;
 use super::queue::Queue;
 use super::sessions::Sessions;
 use super::slow_start::{self, SlowStart};
-use super::waiting::WaiterNotifier;
+use super::waiting::{PoolWaiterNotifier, WaiterNotifier};
 use crate::clock;
 use crate::per_thread::PerThread;
 
@@ -48,6 +49,11 @@ pub struct Live {
     pub(super) queued: AtomicU32,
     pub(super) reserved: AtomicU32,
     pub(super) queue: Mutex<Queue<WaiterNotifier>>,
+    /// The queue of its pool for capacity on any backend; how many requests wait there that have a claim to this one;
+    /// sessions that requests will add which were granted capacity.
+    pool_queue: OnceLock<Arc<CapacityQueue<PoolWaiterNotifier>>>,
+    pub(super) own_claims: AtomicU32,
+    pub(super) reserved_sessions: AtomicU32,
     /// Notified when a request begins to wait while probes fail.
     pub(super) probe_wanted: Notify,
     shards: PerThread<Shard>,
@@ -58,6 +64,8 @@ pub struct Live {
 #[derive(Debug, Default)]
 struct Shard {
     active: AtomicU32,
+    /// Requests in flight that may add a session.
+    adding: AtomicU32,
 }
 
 impl Live {
@@ -83,6 +91,9 @@ impl Live {
             queued: AtomicU32::new(0),
             reserved: AtomicU32::new(0),
             queue: Mutex::default(),
+            pool_queue: OnceLock::new(),
+            own_claims: AtomicU32::new(0),
+            reserved_sessions: AtomicU32::new(0),
             probe_wanted: Notify::new(),
             shards: PerThread::new(threads.max(1)),
             sessions: Sessions::new(threads),
@@ -185,9 +196,10 @@ impl Live {
     }
 
     /// Sets its share of new sessions.
-    pub fn set_weight(&self, weight: u32) {
+    pub fn set_weight(self: &Arc<Self>, weight: u32) {
         self.weight.store(weight, Ordering::Relaxed);
         self.slow_start.refresh(weight, clock::now());
+        self.changed();
     }
 
     /// Returns its weight in units of 1/[`ONE`](super::slow_start::ONE): less than [`Live::weight`] during a slow start.
@@ -272,7 +284,12 @@ impl Live {
     /// # Errors
     /// Why it doesn't.
     pub fn accepts_new(&self) -> Result<(), Closed> {
-        admission::accepts_new(self.state(), self.health(), self.weight(), self.reached_limits())
+        let full = ReachedLimits {
+            requests: self.is_full(),
+            sessions: self.has_all_sessions(),
+            is_awaited: self.is_pool_queued(),
+        };
+        admission::accepts_new(self.state(), self.health(), self.weight(), full)
     }
 
     /// Checks whether it accepts a session that is pinned to it now.
@@ -280,7 +297,8 @@ impl Live {
     /// # Errors
     /// Why it doesn't.
     pub fn accepts_existing(&self) -> Result<(), Closed> {
-        admission::accepts_existing(self.state(), self.health(), self.reached_limits())
+        let full = ReachedLimits { requests: self.is_full(), ..ReachedLimits::default() };
+        admission::accepts_existing(self.state(), self.health(), full)
     }
 
     /// Sets its limits on requests in flight and on sessions.
@@ -290,18 +308,53 @@ impl Live {
         self.changed();
     }
 
-    /// Returns which of its limits are reached. A thread checks before it counts, so the requests in flight can exceed
-    /// a limit by the number of threads, and no more. Capacity that is reserved for waiting requests counts as used.
-    fn reached_limits(&self) -> ReachedLimits {
-        let limit = |limit: &AtomicU32| Some(limit.load(Ordering::Relaxed)).filter(|limit| *limit != u32::MAX);
-        let is_taken = |limit| {
-            self.queued.load(Ordering::Relaxed) > 0
-                || self.active().saturating_add(self.reserved.load(Ordering::Relaxed)) >= limit
-        };
-        ReachedLimits {
-            requests: limit(&self.max_requests).is_some_and(is_taken),
-            sessions: limit(&self.max_sessions).is_some_and(|limit| self.sessions.estimate() >= u64::from(limit)),
+    /// Returns whether it has as many requests in flight as it may have. A thread checks before it counts, so the requests
+    /// in flight can exceed the limit by the number of threads, and no more. Capacity that is reserved for waiting
+    /// requests, or that they will get, counts as used.
+    fn is_full(&self) -> bool {
+        match self.max_requests.load(Ordering::Relaxed) {
+            u32::MAX => false,
+            limit => {
+                self.queued.load(Ordering::Relaxed) > 0
+                    || self.own_claims.load(Ordering::Relaxed) > 0
+                    || self.active().saturating_add(self.reserved.load(Ordering::Relaxed)) >= limit
+            }
         }
+    }
+
+    /// Returns whether it has as many sessions as it may have. Requests that may add a session count as one: else a crowd
+    /// that comes before the first response would exceed the limit.
+    fn has_all_sessions(&self) -> bool {
+        match self.max_sessions.load(Ordering::Relaxed) {
+            u32::MAX => false,
+            limit => self.expected_sessions() >= u64::from(limit),
+        }
+    }
+
+    /// Returns how many sessions it has, or will have once the requests in flight have their responses.
+    pub fn expected_sessions(&self) -> u64 {
+        let adding: u32 = self.shards.iter().map(|shard| shard.adding.load(Ordering::Relaxed)).sum();
+        self.sessions.estimate() + u64::from(adding) + u64::from(self.reserved_sessions.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether it accepts a session that it doesn't have, as soon as it has capacity for a request.
+    pub fn has_room_for_session(&self) -> bool {
+        let full = ReachedLimits { sessions: self.has_all_sessions(), ..ReachedLimits::default() };
+        admission::accepts_new(self.state(), self.health(), self.weight(), full).is_ok()
+    }
+
+    /// Connects it with the queue of its pool, for the first and only time.
+    pub(super) fn set_pool_queue(&self, queue: &Arc<CapacityQueue<PoolWaiterNotifier>>) {
+        self.pool_queue.get_or_init(|| Arc::clone(queue));
+    }
+
+    pub(super) fn pool_queue(&self) -> Option<&CapacityQueue<PoolWaiterNotifier>> {
+        self.pool_queue.get().map(|queue| &**queue)
+    }
+
+    /// Returns whether requests wait for capacity on any backend of the pool.
+    pub(super) fn is_pool_queued(&self) -> bool {
+        self.pool_queue().is_some_and(|queue| !queue.is_empty())
     }
 
     /// Returns how many more requests it may have, without regard to reserved capacity.
@@ -322,6 +375,11 @@ impl Live {
         self.max_sessions.load(Ordering::Relaxed) != u32::MAX
     }
 
+    /// Notes that its sessions were counted again: some may have ended.
+    pub fn recounted_sessions(self: &Arc<Self>) {
+        self.changed();
+    }
+
     /// Returns the sessions that it has.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
@@ -338,14 +396,38 @@ fn wanted(state: u8) -> AdminState {
 pub struct InFlight {
     live: Arc<Live>,
     thread: usize,
+    adds_session: bool,
 }
 
 impl InFlight {
     /// Counts one more request on `thread`, which must be the calling thread.
     pub fn on(live: &Arc<Live>, thread: usize) -> InFlight {
-        let this = InFlight { live: Arc::clone(live), thread };
+        let this = InFlight { live: Arc::clone(live), thread, adds_session: false };
         this.add(1);
         this
+    }
+
+    /// Counts it as one that may add a session to the backend, until it is known whether it does.
+    pub fn expect_session(&mut self) {
+        if !std::mem::replace(&mut self.adds_session, true) {
+            self.count_adding(1);
+        }
+    }
+
+    /// Notes that it is known whether the request adds a session: if so, the session is counted.
+    pub fn session_known(&mut self) {
+        if std::mem::take(&mut self.adds_session) {
+            self.count_adding(u32::MAX);
+            if self.live.max_sessions.load(Ordering::Relaxed) != u32::MAX {
+                self.live.changed();
+            }
+        }
+    }
+
+    fn count_adding(&self, delta: u32) {
+        if let Some(shard) = self.live.shards.get(self.thread) {
+            shard.adding.store(shard.adding.load(Ordering::Relaxed).wrapping_add(delta), Ordering::Relaxed);
+        }
     }
 
     /// A plain load and store: no other thread writes this shard, so no locked instruction.
@@ -359,6 +441,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.session_known();
         self.add(u32::MAX);
         // No request waits for capacity where there is no limit, and most backends have none: only those with a
         // limit pay for the barrier in `changed`.
@@ -402,7 +485,7 @@ mod tests {
         sessions.count_new(0);
         assert_eq!(live.accepts_new(), Ok(()));
         sessions.count_new(1);
-        assert_eq!((live.accepts_new(), live.accepts_existing()), (Err(Closed::Full), Ok(())));
+        assert_eq!((live.accepts_new(), live.accepts_existing()), (Err(Closed::SessionsFull), Ok(())));
         sessions.count(0, lifetime);
         assert_eq!(live.accepts_new(), Ok(()), "the new count has what had begun");
     }

@@ -122,6 +122,16 @@ impl<W> Queue<W> {
         }
     }
 
+    /// Returns whether there is capacity that none of these requests can have, so that it may go to others.
+    pub fn has_spare(&self, available: Availability) -> bool {
+        self.held.is_none() && self.waiters.is_empty() && self.reserved < available.free
+    }
+
+    /// Grants capacity to a request of another queue.
+    pub fn reserve(&mut self) {
+        self.reserved += 1;
+    }
+
     /// Ends a reservation: its request is counted as in flight, or has left.
     pub fn release(&mut self) {
         self.reserved = self.reserved.saturating_sub(1);
@@ -230,7 +240,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_order_of_events_grants_twice_overtakes_or_forgets_a_request(
-            events in proptest::collection::vec((0u8..8, 0u32..3), 1..200)
+            events in proptest::collection::vec((0u8..10, 0u32..3), 1..200)
         ) {
             let now = Instant::now();
             let (mut queue, mut trial, mut outside) = (Queue::default(), None, 0);
@@ -242,6 +252,7 @@ mod tests {
                     4 => queue.open(),
                     5 => if let Some(trial) = trial.take() { queue.give_up(trial) },
                     6 => if outside > 0 { outside -= 1; queue.release() },
+                    7 if queue.has_spare(free(number)) => { queue.reserve(); outside += 1 },
                     _ => while let Some((waiter, turn)) = queue.next_grant(free(number)) {
                         served.push(waiter);
                         match turn {

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::backend::{self, Backend};
 use super::backend_set::{Pool, Settings};
+use super::capacity_queue::CapacityQueue;
 use super::hash::{mix, stable_hash};
 use super::health_tracker::{BackendDownNotifier, HealthTracker};
 use super::live::Live;
+use super::waiting::PoolWaiterNotifier;
 use crate::clock;
 use crate::events::Events;
 
@@ -102,12 +104,13 @@ impl Reconciler {
         let names = settings.backends.iter().enumerate().map(|(index, backend)| (backend.name.as_str(), index));
         let positions: HashMap<_, _> = names.collect();
         let position = |name: &String| positions.get(name.as_str()).copied();
+        let queue = old.as_deref().map(|old| Arc::clone(&old.queue)).unwrap_or_default();
         let backends: Vec<_> = settings
             .backends
             .iter()
             .map(|backend| {
                 let failover = backend.failover.iter().filter_map(position).collect();
-                let backend = self.backend(backend, failover, old.as_deref(), now);
+                let backend = self.backend(backend, failover, old.as_deref(), &queue, now);
                 backend.live().set_slow_start(settings.slow_start, now);
                 if self.has_started && old.as_deref().is_some_and(|old| is_new_in(old, &backend)) {
                     backend.live().begin_slow_start(now);
@@ -127,7 +130,19 @@ impl Reconciler {
         let by_route = backends.iter().enumerate().map(|(index, backend)| (backend.route.clone(), index)).collect();
         let name = settings.name.as_str().into();
         let has_slow_start = !settings.slow_start.is_zero();
-        Arc::new(Pool { name, backends, by_name, by_route, has_slow_start, health_tracker: Arc::new(health_tracker) })
+        let mut live_ids: Vec<_> = backends.iter().map(|backend| backend.live().id()).collect();
+        live_ids.sort_unstable();
+        Arc::new(Pool {
+            name,
+            backends,
+            by_name,
+            by_route,
+            has_slow_start,
+            queue_settings: settings.queue,
+            queue,
+            live_ids: live_ids.into(),
+            health_tracker: Arc::new(health_tracker),
+        })
     }
 
     fn backend(
@@ -135,6 +150,7 @@ impl Reconciler {
         settings: &backend::Settings,
         failover: Vec<usize>,
         old: Option<&Pool>,
+        queue: &Arc<CapacityQueue<PoolWaiterNotifier>>,
         now: Instant,
     ) -> Backend {
         let old = old.and_then(|old| Some(old.backend(old.position(&settings.name)?)));
@@ -144,6 +160,7 @@ impl Reconciler {
             Some(old) if old.address == settings.address => Arc::clone(old.live()),
             _ => Arc::new(Live::new(self.id(now), self.threads, state, weight)),
         };
+        live.set_pool_queue(queue);
         live.set_weight(weight);
         if live.wanted() != state {
             live.set_state(state);

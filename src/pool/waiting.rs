@@ -17,6 +17,18 @@ use super::queue::{self, Availability, Queue, RETRY_INTERVAL};
 /// Gives a waiting request its grant.
 pub(super) type WaiterNotifier = oneshot::Sender<Grant>;
 
+/// Gives capacity to a request that waits for any backend of its pool.
+#[derive(Debug)]
+pub(super) struct PoolWaiterNotifier {
+    grant: oneshot::Sender<CapacityPermit>,
+    /// Until the grant, requests that come later may not overtake this one at the backend that has its session.
+    _own: Option<OwnClaim>,
+}
+
+/// The claim of a waiting request to the backend that has its session.
+#[derive(Debug)]
+pub(super) struct OwnClaim(Arc<Live>);
+
 /// A request that waits for a backend, until it is served or gives up.
 #[derive(Debug)]
 pub struct Waiting {
@@ -34,9 +46,13 @@ pub enum Grant {
     Trial(TrialPermit),
 }
 
-/// Capacity on a backend that is reserved for a request.
+/// Capacity on a backend that is reserved for a request. Dropped unused, it goes to the next request.
 #[derive(Debug)]
-pub struct CapacityPermit(Arc<Live>);
+pub struct CapacityPermit {
+    live: Arc<Live>,
+    /// The request will add a session to the backend, for which there is room.
+    adds_session: bool,
+}
 
 /// The right, and the duty, to try whether a backend is available.
 #[derive(Debug)]
@@ -81,7 +97,7 @@ impl Live {
     /// either this one sees that a request waits, or that one sees the change.
     pub(super) fn changed(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
-        if self.waiting.load(Ordering::Relaxed) > 0 {
+        if self.waiting.load(Ordering::Relaxed) > 0 || self.is_pool_queued() {
             self.settle(self.queue());
         }
     }
@@ -90,7 +106,7 @@ impl Live {
     pub(super) fn signal_healthy(self: &Arc<Self>) {
         self.count_healthy_signal();
         fence(Ordering::SeqCst);
-        if self.waiting.load(Ordering::Relaxed) > 0 {
+        if self.waiting.load(Ordering::Relaxed) > 0 || self.is_pool_queued() {
             let mut queue = self.queue();
             queue.open();
             self.settle(queue);
@@ -116,11 +132,12 @@ impl Live {
         let mut grants = Vec::new();
         while let Some((notifier, grant)) = queue.next_grant(self.availability()) {
             let grant = match grant {
-                queue::QueueGrant::Capacity => Grant::Capacity(CapacityPermit(Arc::clone(self))),
+                queue::QueueGrant::Capacity => Grant::Capacity(self.permit(false)),
                 queue::QueueGrant::Trial(trial) => Grant::Trial(TrialPermit { live: Arc::clone(self), trial }),
             };
             grants.push((notifier, grant));
         }
+        let others = self.offer_spare(&mut queue);
         self.reserved.store(queue.reserved(), Ordering::Relaxed);
         let before = u32::try_from(queue.before_newcomers()).unwrap_or(u32::MAX);
         self.queued.store(before, Ordering::Relaxed);
@@ -129,6 +146,29 @@ impl Live {
             // If the request has just left, the grant is dropped here, and so goes to the next request.
             drop(notifier.send(grant));
         }
+        for (notifier, permit) in others {
+            notifier.send(permit);
+        }
+    }
+
+    /// Gives the capacity that is left once its own queue is empty to requests that wait for any backend of the pool.
+    fn offer_spare(self: &Arc<Self>, queue: &mut Queue<WaiterNotifier>) -> Vec<(PoolWaiterNotifier, CapacityPermit)> {
+        let mut grants = Vec::new();
+        let Some(waiting) = self.pool_queue().filter(|waiting| !waiting.is_empty()) else { return grants };
+        while queue.has_spare(self.availability()) {
+            let Some((notifier, claim)) = waiting.next(self.id(), self.has_room_for_session()) else { break };
+            queue.reserve();
+            let adds_session = claim.adds_session(self.id());
+            if adds_session {
+                self.reserved_sessions.fetch_add(1, Ordering::Relaxed);
+            }
+            grants.push((notifier, self.permit(adds_session)));
+        }
+        grants
+    }
+
+    fn permit(self: &Arc<Self>, adds_session: bool) -> CapacityPermit {
+        CapacityPermit { live: Arc::clone(self), adds_session }
     }
 
     fn availability(&self) -> Availability {
@@ -172,9 +212,43 @@ impl Drop for Waiting {
 
 impl Drop for CapacityPermit {
     fn drop(&mut self) {
-        let mut queue = self.0.queue();
+        let mut queue = self.live.queue();
         queue.release();
-        self.0.settle(queue);
+        if self.adds_session {
+            self.live.reserved_sessions.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.live.settle(queue);
+    }
+}
+
+impl PoolWaiterNotifier {
+    pub(super) fn new(grant: oneshot::Sender<CapacityPermit>, own: Option<OwnClaim>) -> PoolWaiterNotifier {
+        PoolWaiterNotifier { grant, _own: own }
+    }
+
+    fn send(self, permit: CapacityPermit) {
+        // If the request has just left, the permit is dropped here, and so goes to the next request.
+        drop(self.grant.send(permit));
+    }
+}
+
+impl OwnClaim {
+    pub(super) fn new(live: &Arc<Live>) -> OwnClaim {
+        live.own_claims.fetch_add(1, Ordering::Relaxed);
+        OwnClaim(Arc::clone(live))
+    }
+}
+
+impl Drop for OwnClaim {
+    fn drop(&mut self) {
+        self.0.own_claims.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl CapacityPermit {
+    /// Returns the backend.
+    pub fn live(&self) -> &Live {
+        &self.live
     }
 }
 

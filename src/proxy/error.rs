@@ -129,8 +129,14 @@ pub enum Unserved {
     Maintenance,
     /// All backends drain or have weight 0, and the session is new.
     Draining,
-    /// All backends that are up have reached their limit.
+    /// All backends that are up have reached a limit, one of them `max_requests`.
     Full,
+    /// All backends that are up have reached `max_sessions`, and the session is new.
+    SessionsFull,
+    /// All backends are full, and so is the queue.
+    QueueFull,
+    /// All backends were full for as long as a request may wait in the queue.
+    QueueTimeout,
     /// The request's time limit ended before a backend could receive it.
     Late,
     /// The backend that holds the session can't serve, and no other backend may.
@@ -139,8 +145,18 @@ pub enum Unserved {
 
 impl Unserved {
     /// The names in metrics and the status API, in the order of the variants.
-    pub const NAMES: [&'static str; 7] =
-        ["no_servers", "all_down", "maintenance", "draining", "full", "late", "pin_lost"];
+    pub const NAMES: [&'static str; 10] = [
+        "no_servers",
+        "all_down",
+        "maintenance",
+        "draining",
+        "full",
+        "sessions_full",
+        "queue_full",
+        "queue_timeout",
+        "late",
+        "pin_lost",
+    ];
 
     /// Why no backend of `pool` takes a request. Reports the obstacle that is likely to end first: a limit, then
     /// health, then the operator's decision.
@@ -150,6 +166,7 @@ impl Unserved {
             let why = match backend.live().accepts_new() {
                 Ok(()) => Unserved::Late,
                 Err(Closed::Full) => Unserved::Full,
+                Err(Closed::SessionsFull) => Unserved::SessionsFull,
                 Err(Closed::Down) => Unserved::AllDown,
                 Err(Closed::Draining | Closed::NoWeight) => Unserved::Draining,
                 Err(Closed::Maintenance) => Unserved::Maintenance,
@@ -159,8 +176,10 @@ impl Unserved {
                 Unserved::Maintenance => 1,
                 Unserved::Draining => 2,
                 Unserved::AllDown => 3,
-                Unserved::Full => 4,
-                Unserved::Late | Unserved::PinLost => 5,
+                Unserved::SessionsFull => 4,
+                Unserved::Full => 5,
+                // The pool alone never is the reason for these.
+                Unserved::Late | Unserved::QueueFull | Unserved::QueueTimeout | Unserved::PinLost => 6,
             };
             if rank(why) > rank(worst) {
                 worst = why;
@@ -229,6 +248,9 @@ impl fmt::Display for FailureDetail {
                     Unserved::Maintenance => "no backend is out of maintenance",
                     Unserved::Draining => "no backend takes new sessions",
                     Unserved::Full => "no backend has room",
+                    Unserved::SessionsFull => "all backends have reached max_sessions",
+                    Unserved::QueueFull => "all backends are full, and so is the queue",
+                    Unserved::QueueTimeout => "all backends were full for as long as a request may wait",
                     Unserved::Late => "no backend in time",
                     Unserved::PinLost => "pinned backend is not available",
                 },

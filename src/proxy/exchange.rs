@@ -11,8 +11,8 @@ use http::{StatusCode, request};
 use super::body::{ReplayBody, RequestBody};
 use super::client::{Client, ClientIdentity};
 use super::edits::Edits;
-use super::error::{FailureDetail, ProxyError};
-use super::order::Wait;
+use super::error::{FailureDetail, ProxyError, Unserved};
+use super::order::{QueueWait, Wait};
 use super::record::{Ended, RequestRecord};
 use super::request_id::RequestId;
 use super::route::{RouteAction, RouteEntry};
@@ -202,19 +202,36 @@ impl Exchange {
         self.queue_position.wait(&self.wait_deadline, service.pool.backend(wait.index), wait).await
     }
 
+    /// Waits until a backend of the pool has capacity, and returns its position.
+    ///
+    /// # Errors
+    /// Why the wait ended before that.
+    pub(super) async fn queue(&mut self, service: &Service, wait: &QueueWait) -> Result<usize, Unserved> {
+        self.queue_position.queue(&self.wait_deadline, &service.pool, wait).await
+    }
+
     /// Begins an attempt on the backend at `index`. `has_waited` means that the attempt finds out whether the backend
-    /// is available again.
-    pub(super) fn attempt(&mut self, index: usize, has_waited: bool) {
+    /// is available again; with `adds_session`, its response may add a session to the backend.
+    pub(super) fn attempt(&mut self, index: usize, has_waited: bool, adds_session: bool) {
         self.record.attempts += 1;
         self.backend = Some(index);
         let thread = self.thread.index;
         self.in_flight = self.service().map(|service| {
             let live = service.pool.backend(index).live();
             self.wait_deadline.set_subject(live.id());
-            InFlight::on(live, thread)
+            let mut in_flight = InFlight::on(live, thread);
+            if adds_session {
+                in_flight.expect_session();
+            }
+            in_flight
         });
         // Only now, since the queue has kept the capacity for the request until here.
         self.queue_position.begun(has_waited);
+    }
+
+    /// Notes that a session that the response has added is counted by now.
+    pub(super) fn session_known(&mut self) {
+        self.in_flight.iter_mut().for_each(InFlight::session_known);
     }
 
     /// Notes that the backend at `index` accepts connections, so that waiting requests continue.

@@ -12,7 +12,7 @@ use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::converge::Converge;
 use crate::affinity::{Cause, Decision, NextStep, Policies, Policy, Verdict, failover, policy};
 use crate::balance::{Balancer, Candidates, TriedBackends};
-use crate::pool::{Backend, Pool};
+use crate::pool::{Backend, Closed, Pool, PoolClaim};
 use crate::upstream::{Blame, Fact, Failure};
 
 /// The pool and its configuration, on which the order depends beside the request.
@@ -40,12 +40,14 @@ impl<'a> OrderRules<'a> {
 }
 
 /// What a request does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// Send it to the backend at this position; then call [`CandidateOrder::served`] or [`CandidateOrder::failed`].
     Try(usize),
     /// Wait for its backend; then call [`CandidateOrder::waited`].
     Wait(Wait),
+    /// Wait until a backend has capacity; then call [`CandidateOrder::queued`].
+    Queue(QueueWait),
     /// End it with this error.
     End(ProxyError),
 }
@@ -63,6 +65,16 @@ pub(super) struct Wait {
     pub(super) failed: bool,
 }
 
+/// How a request waits for capacity on any backend of its pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct QueueWait {
+    pub(super) claim: PoolClaim,
+    /// The positions of the backends that it has tried.
+    pub(super) tried: Vec<usize>,
+    /// When the wait ends.
+    pub(super) until: Instant,
+}
+
 /// The candidates of one request, and which of them it has tried. It gives one step at a time, since backends become
 /// available and unavailable while a request is under way: each step is the best one at that moment.
 pub(super) struct CandidateOrder<'a> {
@@ -75,6 +87,10 @@ pub(super) struct CandidateOrder<'a> {
     sent: u32,
     unreached: u32,
     waits: Option<WaitState>,
+    /// When its wait for capacity ends, if it has waited for that.
+    queue_until: Option<Instant>,
+    /// The position of the backend on which it was granted capacity.
+    granted: Option<usize>,
     /// A failure that another backend may follow once the budget has paid for it.
     unpaid: Cell<Option<Failure>>,
     /// The budget has already paid for the next attempt.
@@ -106,6 +122,8 @@ impl<'a> CandidateOrder<'a> {
             sent: 0,
             unreached: 0,
             waits: None,
+            queue_until: None,
+            granted: None,
             unpaid: Cell::new(None),
             is_paid: Cell::new(false),
             reached: None,
@@ -170,18 +188,53 @@ impl<'a> CandidateOrder<'a> {
                 }
             }
         }
-        if self.ended.is_none()
-            && now < deadline
-            && self.unreached < self.rules.retry.connect_attempts
-            && let Some(index) = self.pick(draw)
-        {
+        let may_try = self.ended.is_none() && now < deadline && self.unreached < self.rules.retry.connect_attempts;
+        if may_try && let Some(index) = self.granted.take().or_else(|| self.pick(draw)) {
             self.tried.insert(index);
             return Step::Try(index);
+        }
+        if may_try && let Some(wait) = self.queue(now, deadline) {
+            return Step::Queue(wait);
         }
         // A request that reached a backend may have been executed, and its client must learn of that failure.
         let unserved = || ProxyError::NoBackend(Unserved::of(self.rules.pool));
         let error = self.reached.map_or_else(unserved, ProxyError::Backend);
         self.end(self.ended.unwrap_or(error))
+    }
+
+    /// Returns how the request waits for capacity, if all that it lacks is capacity, and the pool has a queue. A request
+    /// that has reached a backend doesn't wait for another one: its client must learn of the failure.
+    fn queue(&mut self, now: Instant, deadline: Instant) -> Option<QueueWait> {
+        let pool = self.rules.pool;
+        let settings = pool.queue_settings().filter(|_| self.reached.is_none() && !self.decision.is_exclusive())?;
+        let is_full = |closed| matches!(closed, Err(Closed::Full | Closed::SessionsFull));
+        let untried = || (0..pool.backends().len()).filter(|index| !self.tried.contains(*index));
+        let mut own = self.decision.pinned.filter(|own| !self.tried.contains(*own));
+        own.take_if(|own| !is_full(pool.backend(*own).live().accepts_existing()));
+        if own.is_none() && !untried().any(|index| is_full(pool.backend(index).live().accepts_new())) {
+            return None;
+        }
+        let until = *self.queue_until.get_or_insert(now + settings.timeout);
+        let claim = match (self.decision.verdict, own) {
+            (Verdict::New | Verdict::None, _) => PoolClaim::New,
+            (_, Some(own)) => PoolClaim::Own(own),
+            (_, None) => PoolClaim::Moving,
+        };
+        let tried = (0..pool.backends().len()).filter(|index| self.tried.contains(*index)).collect();
+        Some(QueueWait { claim, tried, until: until.min(deadline) })
+    }
+
+    /// Continues after a wait for capacity: `granted` is the position of the backend that has some.
+    pub(super) fn queued(&mut self, granted: Result<usize, Unserved>) {
+        match granted {
+            Ok(index) => {
+                self.granted = Some(index);
+                if self.decision.pinned == Some(index) && self.decision.cause == Some(Cause::Full) {
+                    self.decision.resume_on_pinned();
+                }
+            }
+            Err(why) => self.ended = Some(ProxyError::NoBackend(why)),
+        }
     }
 
     /// Returns the best backend that was not tried yet.

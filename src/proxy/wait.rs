@@ -1,4 +1,4 @@
-//! Owns: waiting of a request, for the backend of its session, or for the store's answer about the session.
+//! Owns: waiting of a request: for its session's backend, for capacity on any, or for the store's answer.
 //! Invariant: waiting is bounded in time and number; a request continues when it gets its grant, not at the next poll.
 //! Must not know: what a request does after waiting in vain.
 
@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::order::Wait;
+use super::error::Unserved;
+use super::order::{QueueWait, Wait};
 use crate::clock::{self, Deadline};
 use crate::health::passive;
-use crate::pool::{Backend, Grant, Pool, Waiting};
+use crate::pool::{Backend, CapacityPermit, Grant, Pool, Waiting};
 
 /// A request's position in the queue of its backend, from its first wait to the end of its last attempt there.
 #[derive(Default)]
 pub(super) struct QueuePosition {
     place: Option<Waiter>,
+    /// Capacity that it was granted in the queue of its pool.
+    permit: Option<CapacityPermit>,
     /// How long it has waited so far, if it has waited.
     waited: Option<Duration>,
 }
@@ -47,6 +50,28 @@ impl QueuePosition {
         is_back
     }
 
+    /// Waits until a backend of `pool` has capacity for the request, or until `wait.until`. Returns its position.
+    ///
+    /// # Errors
+    /// Why the wait ended before that.
+    pub(super) async fn queue(&mut self, limit: &Deadline, pool: &Pool, wait: &QueueWait) -> Result<usize, Unserved> {
+        self.end();
+        let since = clock::now();
+        let mut waiting = pool.wait_for_capacity(wait.claim, &wait.tried, since).ok_or(Unserved::QueueFull)?;
+        limit.set(wait.until);
+        let permit = tokio::select! {
+            biased;
+            () = poll_fn(|cx| limit.poll(cx)) => None,
+            permit = waiting.granted() => Some(permit),
+        };
+        let now = clock::now();
+        self.waited = Some(self.waited.unwrap_or_default() + now.saturating_duration_since(since));
+        let permit = permit.filter(|_| now < wait.until);
+        let index = permit.as_ref().and_then(|permit| pool.position_of(permit.live())).ok_or(Unserved::QueueTimeout);
+        self.permit = permit;
+        index
+    }
+
     /// Returns how long the request has waited, if it has waited.
     pub(super) fn waited(&self) -> Option<Duration> {
         self.waited
@@ -55,6 +80,7 @@ impl QueuePosition {
     /// Notes that an attempt has begun and counts as in flight, so the queue need not reserve capacity any more. With
     /// `finds_out`, the request keeps its position: the attempt finds out whether the backend is available.
     pub(super) fn begun(&mut self, finds_out: bool) {
+        self.permit = None;
         match &mut self.place {
             Some(place) if finds_out => drop(place.turn.take_if(|turn| matches!(turn, Grant::Capacity(_)))),
             place => *place = None,
@@ -75,6 +101,7 @@ impl QueuePosition {
     /// Ends the wait.
     pub(super) fn end(&mut self) {
         self.place = None;
+        self.permit = None;
     }
 }
 

@@ -64,6 +64,7 @@ mod messages;
 mod persistence_doc;
 mod pinning;
 mod policies;
+mod pool_queue;
 mod pools;
 mod process;
 mod protocols;

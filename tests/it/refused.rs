@@ -11,7 +11,18 @@ use super::support::tool::Folder;
 use super::support::{Backend, Keys, Proxy, Reply, until};
 
 /// All reasons, as they are published.
-const REASONS: [&str; 7] = ["no_servers", "all_down", "maintenance", "draining", "full", "late", "pin_lost"];
+const REASONS: [&str; 10] = [
+    "no_servers",
+    "all_down",
+    "maintenance",
+    "draining",
+    "full",
+    "sessions_full",
+    "queue_full",
+    "queue_timeout",
+    "late",
+    "pin_lost",
+];
 
 /// A proxy with an admin listener, these persistence settings, and an access log in JSON.
 struct Observed {

@@ -10,6 +10,7 @@ pub mod client;
 pub mod dns;
 pub mod events;
 pub mod frames;
+pub mod gate;
 pub mod keys;
 pub mod node;
 pub mod process;

@@ -14,7 +14,7 @@ use crate::affinity::{Lifetimes, Pin, PinLookup, SessionPolicy, decide};
 use crate::balance::BalancerKind;
 use crate::pool::health_state::FailedRequest;
 use crate::pool::observe::Observation;
-use crate::pool::{AdminState, InFlight, backend, health_state, reconcile::Reconciler};
+use crate::pool::{AdminState, InFlight, backend, capacity_queue, health_state, reconcile::Reconciler};
 use crate::reason::Reason;
 
 const SESSION: u64 = 0x5e55_1011;
@@ -86,6 +86,8 @@ struct Case {
     is_back: Vec<bool>,
     /// How long an attempt takes, in milliseconds.
     takes: u64,
+    /// Whether the pool has a queue for requests without capacity.
+    has_queue: bool,
     seed: u64,
 }
 
@@ -100,7 +102,7 @@ struct RunOutcome {
     waits: usize,
 }
 
-fn pool(servers: &[Server]) -> (Arc<Pool>, Vec<InFlight>) {
+fn pool(servers: &[Server], has_queue: bool) -> (Arc<Pool>, Vec<InFlight>) {
     let backends = servers.iter().enumerate().map(|(index, server)| backend::Settings {
         weight: u32::from(server.state != State::NoWeight),
         backup: server.is_backup,
@@ -113,6 +115,7 @@ fn pool(servers: &[Server]) -> (Arc<Pool>, Vec<InFlight>) {
         name: "p".into(),
         backends: backends.collect(),
         health_state,
+        queue: has_queue.then(capacity_queue::Settings::default),
         ..crate::pool::Settings::default()
     };
     let pool = Reconciler::new(1).pools(&[settings]).remove(0);
@@ -147,7 +150,7 @@ fn next<T: Copy>(script: &[T], at: &mut usize) -> T {
 
 /// Runs one request through the decision, and asserts all that holds at each step.
 fn run(case: &Case) -> RunOutcome {
-    let (pool, _busy) = pool(&case.servers);
+    let (pool, _busy) = pool(&case.servers, case.has_queue);
     let session_policy = SessionPolicy {
         policies: policies(&case.policies),
         lifetimes: Lifetimes::default(),
@@ -178,7 +181,7 @@ fn run(case: &Case) -> RunOutcome {
     let (mut draws, mut waits, mut unreached) = (case.seed, 0, 0);
     let (mut at, mut back_at) = (vec![0; case.servers.len()], 0);
     let (mut tried, mut executions) = (Vec::new(), HashMap::<usize, u32>::new());
-    let mut until = None;
+    let (mut until, mut queued) = (None, None);
     for _ in 0..MANY {
         let draw = || {
             draws = crate::pool::hash::mix(draws);
@@ -198,6 +201,27 @@ fn run(case: &Case) -> RunOutcome {
                     tried.retain(|index| *index != wait.index);
                 }
                 order.waited(is_back);
+            }
+            Step::Queue(wait) => {
+                assert!(case.has_queue && executions.is_empty(), "a backend may have executed it");
+                assert!(now < wait.until && wait.until <= deadline.min(begun + TOTAL));
+                assert!(queued.is_none_or(|queued| wait.until <= queued), "it waits longer than it may");
+                queued = Some(wait.until);
+                let is_full = |index: &usize| case.servers[*index].state == State::Full && !tried.contains(index);
+                let full: Vec<_> = (0..case.servers.len()).filter(is_full).collect();
+                assert!(!full.is_empty(), "it waits for nothing");
+                let own = match wait.claim {
+                    PoolClaim::Own(own) => Some(own),
+                    PoolClaim::Moving | PoolClaim::New => None,
+                };
+                assert!(own.is_none_or(|own| started.pinned == Some(own) && full.contains(&own)));
+                match next(&case.is_back, &mut back_at) {
+                    true => order.queued(Ok(own.unwrap_or(full[0]))),
+                    false => {
+                        now = wait.until;
+                        order.queued(Err(Unserved::QueueTimeout));
+                    }
+                }
             }
             Step::Try(index) => {
                 assert!(now < deadline, "the time for all attempts is over");
@@ -301,7 +325,8 @@ fn retry_settings() -> impl Strategy<Value = retry::Settings> {
 fn case() -> impl Strategy<Value = Case> {
     let causes = [Cause::Down, Cause::Failed, Cause::Full, Cause::Maintenance, Cause::Draining, Cause::Unknown];
     let reported = prop::collection::vec((prop::sample::select(causes.to_vec()), policy()), 0..5);
-    let request = (any::<bool>(), prop::bool::weighted(0.8), prop::collection::vec(any::<bool>(), 1..4), 1u64..3000);
+    let script = prop::collection::vec(any::<bool>(), 1..4);
+    let request = (any::<bool>(), prop::bool::weighted(0.8), script, 1u64..3000, any::<bool>());
     (
         prop::collection::vec(server(), 1..6),
         0..BalancerKind::ALL.len(),
@@ -310,20 +335,23 @@ fn case() -> impl Strategy<Value = Case> {
         retry_settings(),
         request,
     )
-        .prop_flat_map(|(servers, kind, seed, policies, retry, (repeatable, replayable, is_back, takes))| {
-            prop::option::weighted(0.8, 0..=servers.len()).prop_map(move |pinned| Case {
-                servers: servers.clone(),
-                kind,
-                pinned,
-                policies: policies.clone(),
-                retry: retry.clone(),
-                repeatable,
-                replayable,
-                is_back: is_back.clone(),
-                takes,
-                seed,
-            })
-        })
+        .prop_flat_map(
+            |(servers, kind, seed, policies, retry, (repeatable, replayable, is_back, takes, has_queue))| {
+                prop::option::weighted(0.8, 0..=servers.len()).prop_map(move |pinned| Case {
+                    servers: servers.clone(),
+                    kind,
+                    pinned,
+                    policies: policies.clone(),
+                    retry: retry.clone(),
+                    repeatable,
+                    replayable,
+                    is_back: is_back.clone(),
+                    takes,
+                    has_queue,
+                    seed,
+                })
+            },
+        )
 }
 
 proptest! {
