@@ -4,6 +4,7 @@
 
 mod hash;
 mod least_requests;
+mod least_sessions;
 mod random_two;
 mod round_robin;
 mod selection;
@@ -24,6 +25,8 @@ pub enum BalancerKind {
     RoundRobin,
     /// The fewest requests in flight, by weight.
     LeastRequests,
+    /// The fewest sessions, by weight.
+    LeastSessions,
     /// The better of two at random.
     RandomTwo,
     /// By a hash of a part of the request.
@@ -35,8 +38,13 @@ pub enum BalancerKind {
 
 impl BalancerKind {
     /// All kinds.
-    pub const ALL: [BalancerKind; 4] =
-        [BalancerKind::RoundRobin, BalancerKind::LeastRequests, BalancerKind::RandomTwo, BalancerKind::HASH];
+    pub const ALL: [BalancerKind; 5] = [
+        BalancerKind::RoundRobin,
+        BalancerKind::LeastRequests,
+        BalancerKind::LeastSessions,
+        BalancerKind::RandomTwo,
+        BalancerKind::HASH,
+    ];
 
     /// By hash, with no backend above 1.25 times the mean.
     pub const HASH: BalancerKind = BalancerKind::Hash { max_load: 125 };
@@ -46,6 +54,7 @@ impl BalancerKind {
         match self {
             BalancerKind::RoundRobin => "round_robin",
             BalancerKind::LeastRequests => "least_requests",
+            BalancerKind::LeastSessions => "least_sessions",
             BalancerKind::RandomTwo => "random_two",
             BalancerKind::Hash { .. } => "hash",
         }
@@ -57,6 +66,7 @@ impl BalancerKind {
         match self {
             BalancerKind::RoundRobin => Rc::new(round_robin::RoundRobin::new(pool, entropy)),
             BalancerKind::LeastRequests => Rc::new(least_requests::LeastRequests),
+            BalancerKind::LeastSessions => Rc::new(least_sessions::LeastSessions),
             BalancerKind::RandomTwo => Rc::new(random_two::RandomTwo),
             BalancerKind::Hash { max_load } => Rc::new(hash::Hash { max_load }),
         }

@@ -15,6 +15,8 @@ use super::reload::Commit;
 use super::running::Running;
 use crate::admin::{Phase, ReloadRequest, StatusSources};
 use crate::affinity::avoid_list::AvoidList;
+use crate::balance::BalancerKind;
+use crate::pool::Backend;
 use crate::telemetry::{AccessLog, LossReporter};
 use crate::{clock, tls};
 
@@ -83,7 +85,9 @@ async fn process_housekeeping(avoid_list: Arc<AvoidList>, facts: StatusSources, 
         let now = clock::unix();
         for entry in facts.pools.load().iter() {
             // The count is cached by its cost.
-            for backend in entry.pool.backends().iter().filter(|backend| backend.live().has_session_limit()) {
+            let balances_sessions = entry.balance == BalancerKind::LeastSessions.as_str();
+            let needs_count = |backend: &&Backend| balances_sessions || backend.live().has_session_limit();
+            for backend in entry.pool.backends().iter().filter(needs_count) {
                 backend.live().sessions().count(clock::unix_millis(), entry.affinity.session_lifetime());
                 backend.live().recounted_sessions();
             }

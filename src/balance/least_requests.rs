@@ -2,6 +2,8 @@
 //! Invariant: among equals the choice is random: else the first backend would get every client while the pool is idle.
 //! Must not know: sessions: an idle pinned client does not count here.
 
+use std::cmp::Ordering;
+
 use super::selection::{Balancer, Candidates};
 use super::slow_start::{Draw, draw};
 use crate::pool::Backend;
@@ -11,44 +13,46 @@ pub(super) struct LeastRequests;
 
 impl Balancer for LeastRequests {
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
-        let candidates = match draw(candidates, entropy) {
-            Draw::Starting(index) => return Some(index),
-            Draw::Others(others) => others,
-        };
-        let mut best: Option<(usize, &Backend)> = None;
-        let mut equals = 0;
-        for (index, backend) in candidates.iter() {
-            let is_less = match best {
-                None => true,
-                Some((_, least)) => match compare(backend, least) {
-                    std::cmp::Ordering::Less => true,
-                    std::cmp::Ordering::Greater => false,
-                    // The n-th equal replaces the choice with probability 1/n: so all are equally likely.
-                    std::cmp::Ordering::Equal => {
-                        equals += 1;
-                        let draw = crate::pool::hash::mix(entropy.wrapping_add(equals));
-                        if draw.is_multiple_of(equals + 1) {
-                            best = Some((index, backend));
-                        }
-                        continue;
-                    }
-                },
-            };
-            if is_less {
-                best = Some((index, backend));
-                equals = 0;
-            }
+        match draw(candidates, entropy) {
+            Draw::Starting(index) => Some(index),
+            Draw::Others(others) => least(&others, entropy, requests),
         }
-        best.map(|(index, _)| index)
     }
 }
 
-/// Compares two backends by (requests + 1) / weight, multiplied out. The new request counts as well, so that among idle
-/// backends the one with more weight comes first.
-pub(super) fn compare(a: &Backend, b: &Backend) -> std::cmp::Ordering {
-    let load = |backend: &Backend| u64::from(backend.live().active()) + 1;
+/// Returns the position of the candidate with the least `load` for its weight, of equals a random one.
+pub(super) fn least(candidates: &Candidates<'_>, entropy: u64, load: impl Fn(&Backend) -> u64) -> Option<usize> {
+    let mut best: Option<(usize, u64, &Backend)> = None;
+    let mut equals = 0;
+    for (index, backend) in candidates.iter() {
+        // Counts are spread over all threads: read each once.
+        let candidate = (index, load(backend), backend);
+        let order = best.map_or(Ordering::Less, |(_, least, other)| compare((candidate.1, backend), (least, other)));
+        match order {
+            Ordering::Less => (best, equals) = (Some(candidate), 0),
+            Ordering::Greater => {}
+            // The n-th equal replaces the choice with probability 1/n: so all are equally likely.
+            Ordering::Equal => {
+                equals += 1;
+                if crate::pool::hash::mix(entropy.wrapping_add(equals)).is_multiple_of(equals + 1) {
+                    best = Some(candidate);
+                }
+            }
+        }
+    }
+    best.map(|(index, ..)| index)
+}
+
+/// Returns the load of a backend in requests.
+pub(super) fn requests(backend: &Backend) -> u64 {
+    u64::from(backend.live().active())
+}
+
+/// Compares two backends with their loads by (load + 1) / weight, multiplied out. What is to be added counts as well, so
+/// that among idle backends the one with more weight comes first.
+pub(super) fn compare(a: (u64, &Backend), b: (u64, &Backend)) -> Ordering {
     let weight = |backend: &Backend| u64::from(backend.live().effective_weight());
-    (load(a) * weight(b)).cmp(&(load(b) * weight(a)))
+    ((a.0 + 1) * weight(b.1)).cmp(&((b.0 + 1) * weight(a.1)))
 }
 
 #[cfg(test)]

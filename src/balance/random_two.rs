@@ -2,7 +2,7 @@
 //! Invariant: if there are two candidates, two different ones are compared.
 //! Must not know: anything but weights and requests in flight.
 
-use super::least_requests::compare;
+use super::least_requests::{compare, requests};
 use super::selection::{Balancer, Candidates};
 use super::slow_start::{self, Draw};
 use crate::pool::Backend;
@@ -19,7 +19,7 @@ impl Balancer for RandomTwo {
         let first = draw(candidates.iter(), entropy as u32)?;
         let others = candidates.iter().filter(|(index, _)| *index != first.0);
         let better = match draw(others, (entropy >> 32) as u32) {
-            Some(second) if compare(second.1, first.1).is_lt() => second,
+            Some(second) if compare((requests(second.1), second.1), (requests(first.1), first.1)).is_lt() => second,
             _ => first,
         };
         Some(better.0)

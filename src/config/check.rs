@@ -18,6 +18,7 @@ use super::values::{known, shown};
 use crate::admin;
 use crate::affinity::seal::short_id;
 use crate::affinity::{Carrier, Cause};
+use crate::balance::BalancerKind;
 use crate::health::Probe;
 use crate::net::{Address, local_addresses};
 
@@ -45,6 +46,11 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
         persistence(pool, notes);
         copies(pool, notes);
         queue(pool, notes);
+        if pool.balance == BalancerKind::LeastSessions && !pool.pins() && notes.is_whole() {
+            let problem =
+                "balance = \"least_sessions\" chooses at random: persistence of type = \"none\" has no sessions";
+            notes.warn(&pool.balance_at, problem, "write \"least_requests\", or another type of persistence");
+        }
         if pool.pins() && pool.health.probe == Probe::None && notes.is_whole() {
             let problem = "clients are pinned, but there are no health checks: Linchpin notices a dead backend only \
                            when requests fail";

@@ -29,6 +29,8 @@ pub(super) struct PoolDraft {
     pub(super) span: Range<usize>,
     pub(super) name: Option<Spanned<String>>,
     pub(super) balance: balance::BalancerKind,
+    /// The position of `balance`.
+    pub(super) balance_at: Range<usize>,
     pub(super) hash: Option<key::Settings>,
     pub(super) slow_start: Duration,
     pub(super) queue: Option<capacity_queue::Settings>,
@@ -100,7 +102,7 @@ impl BackendDraft {
 
 pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
     let name = table.required("name", "\"app\"", name);
-    let kinds = word(balance::BalancerKind::ALL.map(|kind| (kind.as_str(), kind)), &["least_sessions"]);
+    let kinds = word(balance::BalancerKind::ALL.map(|kind| (kind.as_str(), kind)), &[]);
     let balance = table.get("balance", kinds).unwrap_or_default();
     let (hash, max_load) = table.section("hash", hash);
     let (balance, hash) = match balance {
@@ -125,6 +127,7 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         span: table.span().clone(),
         name,
         balance,
+        balance_at: table.at("balance"),
         hash,
         slow_start: slow_start(table),
         queue: table.switched_section("queue", queue),

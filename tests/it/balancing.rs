@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::support::proxy::Builder;
 use super::support::{Backend, Proxy, Reply, until};
 
-const KINDS: [&str; 3] = ["round_robin", "least_requests", "random_two"];
+const KINDS: [&str; 4] = ["round_robin", "least_requests", "least_sessions", "random_two"];
 
 fn balanced(kind: &str) -> Builder {
     Proxy::builder().pool(&format!("balance = \"{kind}\""))

@@ -54,6 +54,7 @@ mod import_runs;
 mod in_flight;
 mod interim;
 mod key_files;
+mod least_sessions;
 mod limits;
 mod listeners;
 mod logs;

@@ -423,6 +423,7 @@ pub(super) const VALUES: &[(&str, &str, &str)] = &[
          leastoutstandingrequests peakewma ewma",
         "\"least_requests\"",
     ),
+    ("pools.balance", "leastsession leastsessionsmember fewestsessions", "\"least_sessions\""),
     (
         "pools.balance",
         "random randomchoose p2c poweroftwochoices twochoices randomtwo randomtwoleastconn",
