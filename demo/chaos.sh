@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Chaos with session copies: three servers that keep sessions in their own memory, Linchpin in front of them, and 30 users
+# Chaos with session copies: three servers that keep sessions in their own memory, Linchpin in front of them, and 100 users
 # who count in their sessions on two connections each. Servers are killed, restarted faster than any probe, restarted
 # while nobody looks, stopped and continued, and drained, and users log out and in while this goes on. No session may be
 # lost, no count may be below what its client was told, nothing may run twice, and no session that has ended may come back.
@@ -43,7 +43,7 @@ base_time = "1s"
 [pools.timeouts]
 response = "2s"
 TOML
-start_clients
+start_clients 100
 ask wait a b c
 
 # revive SERVER: starts it again, and waits until new clients are sent to it: one server is dead at a time.

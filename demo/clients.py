@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 
-CLIENTS = 30
 SESSION_COOKIE = "DEMOSESSION"
 PATIENCE = 15  # seconds until something that is due must have happened
 OVERTAKEN = "your session continued on another server"
@@ -165,9 +164,9 @@ class Client:
 class Crowd:
     """All the clients, and what must be true of them."""
 
-    def __init__(self, address):
+    def __init__(self, address, size):
         self.address = address
-        self.clients = [Client(f"user{number:02}", address) for number in range(1, CLIENTS + 1)]
+        self.clients = [Client(f"user{number:02}", address) for number in range(1, size + 1)]
         self.killed = None
         self.threads, self.stop = [], threading.Event()
         self.connections, self.may_fail = 1, set()
@@ -344,7 +343,7 @@ class Crowd:
 
 
 def main():
-    crowd = Crowd(sys.argv[1])
+    crowd = Crowd(sys.argv[1], int(sys.argv[2]))
     for line in sys.stdin:
         order, *words = line.split()
         try:

@@ -33,7 +33,7 @@ interval = "500ms"
 fall = 2
 rise = 2
 TOML
-start_clients
+start_clients 30
 ask wait a b c
 
 step "30 users log in; the proxy pins each to the server that answered"

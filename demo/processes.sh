@@ -63,10 +63,10 @@ TOML
     say "one address for all three: http://127.0.0.1:$proxy_port (process $proxy_pid)"
 }
 
-# start_clients: they answer through a pipe; what they have to say goes where this script's words go.
+# start_clients NUMBER: they answer through a pipe; what they have to say goes where this script's words go.
 start_clients() {
     exec 4>&1
-    coproc CLIENTS { exec python3 "$here/clients.py" "127.0.0.1:$proxy_port" 2>&4; }
+    coproc CLIENTS { exec python3 "$here/clients.py" "127.0.0.1:$proxy_port" "$1" 2>&4; }
     clients_pid=$CLIENTS_PID
 }
 
