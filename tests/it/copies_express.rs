@@ -1,8 +1,10 @@
 //! Session copies of an Express application, by the store of `integrations/express`.
 
 use super::support::application::{Application, check, suite};
-use super::support::process::printed;
+use super::support::process::{command, printed};
+use super::support::repository::{files, path, read};
 use super::support::survival::{self, Launch, Shop};
+use super::support::tool::Folder;
 
 const SHOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/integrations/express/example/app.js");
 
@@ -31,6 +33,31 @@ async fn the_check_of_middlewares_finds_a_server_that_never_wants_a_copy() {
     let output = check(&shop().await, &shop().await, &["--only", "want"]).await;
     assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
     assert!(printed(&output).contains("BROKEN  A server without the session wants it"), "{}", printed(&output));
+}
+
+/// From a copy of the repository in which nothing was ever installed.
+#[tokio::test]
+async fn the_express_store_installs_as_its_page_says() {
+    let folder = Folder::new();
+    let sources = files("integrations/express");
+    for file in sources.iter().filter(|file| !file.contains("/node_modules/")) {
+        let copy = folder.file(file);
+        std::fs::create_dir_all(std::path::Path::new(&copy).parent().unwrap()).unwrap();
+        std::fs::copy(path(file), copy).unwrap();
+    }
+    let page = read("integrations/express/README.md");
+    let install = page.lines().find_map(|line| line.split(" #").next()?.strip_prefix("npm install ")).unwrap();
+    let install = install.trim().replace("/path/to/linchpin/", &folder.file(""));
+    // An application that has express-session already; without a registry, npm can't look for more.
+    let modules = path("tests/node/node_modules");
+    let script = format!(
+        "cd {0} && echo '{{}}' >package.json && npm install --offline --legacy-peer-deps --no-audit --no-fund {install} && \
+         ln -s {1}/express-session node_modules && node -e \"require('linchpin-session-store').LinchpinStore.name\"",
+        folder.file(""),
+        modules.display()
+    );
+    let output = command("sh", &["-c", &script]).await;
+    assert!(output.status.success(), "{}", printed(&output));
 }
 
 /// Three servers behind a Linchpin.
