@@ -80,9 +80,13 @@ impl fmt::Display for MoveSummary<'_> {
                 }
                 let CopyOrigin { server, age, in_advance } = origin;
                 if *in_advance {
-                    write!(f, "{here} held a copy of your session that {server} had saved {}.", Ago(*age))
+                    write!(f, "server {here} held a copy of your session that server {server} had saved {}.", Ago(*age))
                 } else {
-                    write!(f, "Linchpin gave {here} the copy of your session that {server} had saved {}.", Ago(*age))
+                    write!(
+                        f,
+                        "Linchpin gave server {here} the copy of your session that server {server} had saved {}.",
+                        Ago(*age)
+                    )
                 }
             }
         }
@@ -161,17 +165,17 @@ mod tests {
         assert_eq!(
             of(true, false, 2, 72, false),
             "You killed server b, so server c answers you now; your login and the 2 items in your cart are kept: \
-             Linchpin gave c the copy of your session that b had saved 1m 12s before."
+             Linchpin gave server c the copy of your session that server b had saved 1m 12s before."
         );
         assert_eq!(
             of(false, true, 0, 0, false),
             "Server b has been started again since your last visit; your login is kept: \
-             Linchpin gave c the copy of your session that b had saved less than a second before."
+             Linchpin gave server c the copy of your session that server b had saved less than a second before."
         );
         assert_eq!(
             of(false, false, 1, 0, true),
             "Server b no longer answers you, so server c does; your login and the item in your cart are kept: \
-             c held a copy of your session that b had saved less than a second before."
+             server c held a copy of your session that server b had saved less than a second before."
         );
     }
 }

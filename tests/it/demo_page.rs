@@ -129,7 +129,7 @@ async fn with_copies_login_and_cart_outlive_a_kill_and_the_page_says_where_they_
     let sentence = text(&mut browser, &window, NEWS).await;
     let start = format!(
         "You killed server {dead}, so server {now} answers you now; your login and the 2 items in your cart are kept: \
-         Linchpin gave {now} the copy of your session that {dead} had saved "
+         Linchpin gave server {now} the copy of your session that server {dead} had saved "
     );
     assert!(sentence.starts_with(&start) && sentence.ends_with(" before."), "{sentence}");
     assert_eq!(browser.value(&window, LOGGED_IN).await, json!(true));
@@ -147,7 +147,10 @@ async fn with_copies_login_and_cart_outlive_a_kill_and_the_page_says_where_they_
     let [dead, now] = kill(&mut browser, &window).await;
     let sentence = text(&mut browser, &window, NEWS).await;
     assert!(sentence.contains("the 3 items in your cart are kept"), "{sentence}");
-    assert!(sentence.contains(&format!("gave {now} the copy of your session that {dead} had saved")), "{sentence}");
+    assert!(
+        sentence.contains(&format!("gave server {now} the copy of your session that server {dead} had saved")),
+        "{sentence}"
+    );
 }
 
 #[tokio::test]

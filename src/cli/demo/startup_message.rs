@@ -60,9 +60,9 @@ impl fmt::Display for StartupMessage<'_> {
             writeln!(f, "  {label:<9}  {name} http://{address}")?;
         }
         let kept = if self.copies {
-            "you are still logged in, your cart is as it was, and the page says\n     where they come from"
+            "You are still logged in, your cart is as it was, and the page says where they come from"
         } else {
-            "the page says what was lost with\n     the server's memory"
+            "The page says what was lost with the server's memory"
         };
         write!(
             f,
@@ -70,7 +70,8 @@ impl fmt::Display for StartupMessage<'_> {
 Try this:
   1. Log in, add items to the cart, and reload: the same server responds each time, and it knows you.
   2. Open a private window. It is another client, most likely on another server.
-  3. Press "Kill server" in one window. You move to another server and see no error; {kept}.
+  3. Press "Kill server" in one window. You move to another server and see no error.
+     {kept}.
      A client on another server sees no change.
   4. After {delay} seconds the server runs again, and no client moves back.
 
