@@ -26,6 +26,8 @@ pub enum Takes {
 pub enum WrongReply {
     Bytes(String),
     Close,
+    /// The connection is closed, and the next copy is taken rightly.
+    CloseOnce,
     Never,
 }
 
@@ -45,6 +47,8 @@ pub struct Memory {
     pub instead_of_save: Option<String>,
     /// Holds responses back, after the handler has run.
     pub held: Option<watch::Receiver<bool>>,
+    /// Closes the connection of each GET that has a session, instead of a response.
+    pub closes_gets: bool,
     /// Wants the copy again, whatever it has.
     pub always_wants: bool,
     pub ttl: u64,
@@ -83,6 +87,7 @@ impl SessionApp {
             held_takes: None,
             instead_of_save: None,
             held: None,
+            closes_gets: false,
             always_wants: false,
             ttl: 1800,
             cookie: "SID",
@@ -178,6 +183,9 @@ impl Memory {
             self.ran += 1;
             return Reply::ok("no session");
         };
+        if self.closes_gets && seen.line().starts_with("GET ") {
+            return Reply::Close;
+        }
         let mut state = self.states.get(&told.session).cloned().unwrap_or_default();
         match told.seq {
             Some(seq) if told.is_dropped && state.version < (told.term, seq) => {
@@ -194,12 +202,15 @@ impl Memory {
     }
 
     fn take(&mut self, seen: &Seen, told: &Told) -> Reply {
-        if let Takes::Wrongly(reply) = &self.takes {
-            return match reply {
-                WrongReply::Bytes(text) => Reply::Bytes(text.as_bytes().to_vec()),
-                WrongReply::Close => Reply::Close,
-                WrongReply::Never => Reply::Hang,
-            };
+        match &self.takes {
+            Takes::Rightly => {}
+            Takes::Wrongly(WrongReply::Bytes(text)) => return Reply::Bytes(text.as_bytes().to_vec()),
+            Takes::Wrongly(WrongReply::Close) => return Reply::Close,
+            Takes::Wrongly(WrongReply::CloseOnce) => {
+                self.takes = Takes::Rightly;
+                return Reply::Close;
+            }
+            Takes::Wrongly(WrongReply::Never) => return Reply::Hang,
         }
         let own = self.states.get(&told.session).cloned().unwrap_or_default();
         let version = (told.term, told.seq.unwrap());
