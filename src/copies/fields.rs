@@ -2,7 +2,7 @@
 //! Invariant: a field that says two things, or that this file can't read to its end, says nothing.
 //! Must not know: what follows from a field; connections.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
@@ -65,7 +65,19 @@ pub enum Defect {
 /// Reads what a response says about its session's state. `max` is the longest copy, in bytes.
 pub fn new_state(headers: &HeaderMap, max: usize) -> NewState {
     let malformed = NewState::Unusable(None, Defect::Malformed);
-    match (single(headers, &SAVE), single(headers, &DROP)) {
+    let (mut save, mut drop) = (Single::None, Single::None);
+    // One pass over the few fields that there are: to look up one that most responses lack costs a hash.
+    for (name, value) in headers {
+        if !is_of_copies(name.as_str()) {
+            continue;
+        }
+        if *name == SAVE {
+            save.add(value);
+        } else if *name == DROP {
+            drop.add(value);
+        }
+    }
+    match (save, drop) {
         (Single::None, Single::None) => NewState::Unchanged,
         (Single::One(save), Single::None) => read_save(save.as_bytes(), max).unwrap_or(malformed),
         (Single::None, Single::One(drop)) => read_drop(drop.as_bytes()).map_or(malformed, NewState::Drop),
@@ -105,20 +117,23 @@ pub fn session_of_copy(session: SessionRef, version: Version) -> Option<HeaderVa
 }
 
 fn write_session(session: SessionRef, term: u32, seq: Option<u64>, dropped: bool) -> Option<HeaderValue> {
-    let mut field = BytesMut::with_capacity(96);
+    // It takes 87 bytes at most.
+    let mut field = [0; 96];
+    let mut rest = &mut field[..];
     let mut number = itoa::Buffer::new();
-    field.put_slice(b"ref=\"");
-    field.put_slice(&session.hex());
-    field.put_slice(b"\";term=");
-    field.put_slice(number.format(term).as_bytes());
+    rest.put_slice(b"ref=\"");
+    rest.put_slice(&session.hex());
+    rest.put_slice(b"\";term=");
+    rest.put_slice(number.format(term).as_bytes());
     if let Some(seq) = seq {
-        field.put_slice(b";seq=");
-        field.put_slice(number.format(seq).as_bytes());
+        rest.put_slice(b";seq=");
+        rest.put_slice(number.format(seq).as_bytes());
     }
     if dropped {
-        field.put_slice(b";dropped");
+        rest.put_slice(b";dropped");
     }
-    HeaderValue::from_maybe_shared(field.freeze()).ok()
+    let left = rest.len();
+    HeaderValue::from_bytes(field.get(..field.len() - left)?).ok()
 }
 
 /// How often a field occurs.
@@ -128,13 +143,16 @@ enum Single<'a> {
     Several,
 }
 
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Single<'a> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (None, _) => Single::None,
-        (Some(value), None) => Single::One(value),
-        (Some(_), Some(_)) => Single::Several,
+impl<'a> Single<'a> {
+    fn add(&mut self, value: &'a HeaderValue) {
+        *self = if matches!(self, Single::None) { Single::One(value) } else { Single::Several };
     }
+}
+
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Single<'a> {
+    let mut found = Single::None;
+    headers.get_all(name).iter().for_each(|value| found.add(value));
+    found
 }
 
 fn read_save(value: &[u8], max: usize) -> Option<NewState> {

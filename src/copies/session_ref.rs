@@ -31,9 +31,9 @@ impl SessionRef {
     pub fn hex(self) -> [u8; 32] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut hex = [0; 32];
-        for (at, digit) in hex.iter_mut().enumerate() {
-            let word = self.0[at / 16];
-            *digit = DIGITS[(word >> (60 - at % 16 * 4) & 15) as usize];
+        let bytes = self.0.iter().flat_map(|word| word.to_be_bytes());
+        for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+            *pair = [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]);
         }
         hex
     }

@@ -159,7 +159,8 @@ impl<'a> RequestCopies<'a> {
             is_known,
             is_provisional: key.is_none() && service.affinity.uses_ids_of_the_application(),
             pinned: decision.pinned.map(holder),
-            pinned_replica: decision.presented_replica(&service.pool),
+            // What is known here is newer.
+            pinned_replica: if entry.is_none() { decision.presented_replica(&service.pool) } else { None },
             entry,
             may_be_alive: !matches!(decision.cause, Some(Cause::Down | Cause::Failed)),
             waits_since: None,

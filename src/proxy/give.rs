@@ -2,6 +2,7 @@
 //! Invariant: it ends within its time limit; a connection that breaks says so, and the session's request has not run.
 //! Must not know: why the copy is given, or what follows from the outcome.
 
+use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -166,10 +167,13 @@ pub(super) async fn end_at(
     }
 }
 
+/// Where a server takes copies: parsed once.
+static COPIES_URI: LazyLock<Uri> = LazyLock::new(|| Uri::from_static(PATH));
+
 fn request(copy: &CopyRequest<'_>, backend: &Backend) -> Request<RequestBody> {
     let mut request = Request::new(RequestBody::Bytes(copy.bytes.cloned()));
     *request.method_mut() = if copy.bytes.is_some() { Method::PUT } else { Method::DELETE };
-    *request.uri_mut() = Uri::from_static(PATH);
+    request.uri_mut().clone_from(&COPIES_URI);
     let headers = request.headers_mut();
     // As in the session's request, which may have none.
     let own = || backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
@@ -194,7 +198,11 @@ async fn responded(
     response: Response<ReceivedBody>,
     connection: PooledConnection<RequestBody>,
 ) -> GiveEnd {
-    let end = GiveEnd::Response(response.status(), fields::version_of_response(response.headers()));
+    let version = match response.status() {
+        StatusCode::CONFLICT => fields::version_of_response(response.headers()),
+        _ => None,
+    };
+    let end = GiveEnd::Response(response.status(), version);
     let body = UpstreamBody::new(response.into_body(), connection);
     release(thread, exchange, service, backend, body).await;
     end
