@@ -29,14 +29,25 @@ impl SessionRef {
 
     /// Returns it as 32 hex digits.
     pub fn hex(self) -> [u8; 32] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut hex = [0; 32];
-        let bytes = self.0.iter().flat_map(|word| word.to_be_bytes());
-        for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-            *pair = [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]);
+        let words = self.0.iter().flat_map(|word| [(word >> 32) as u32, *word as u32]);
+        for (digits, word) in hex.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *digits = hex_digits(word);
         }
         hex
     }
+}
+
+/// Returns a word as 8 hex digits, computed all at once: each request with a save says its ref.
+fn hex_digits(word: u32) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from(word);
+    let word = (word << 16 | word) & 0x0000_ffff_0000_ffff;
+    let word = (word << 8 | word) & 0x00ff_00ff_00ff_00ff;
+    let nibbles = (word << 4 | word) & (EACH * 0x0f);
+    // 1 for each nibble from 10 on.
+    let letters = (nibbles + EACH * 6) >> 4 & EACH;
+    (nibbles + EACH * u64::from(b'0') + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
 /// Writes 32 hex digits.
@@ -59,5 +70,13 @@ mod tests {
         assert_ne!(one, SessionRef::new("app", b"8"));
         assert_ne!(one, SessionRef::new("ap", b"p\x007"));
         assert_eq!(SessionRef::from_words(one.words()), one);
+    }
+
+    #[test]
+    fn a_ref_is_written_in_lower_case_with_all_of_its_digits() {
+        for words in [[0, u64::MAX], [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210], [0x0909_0a0a_9090_a0a0, 1]] {
+            let session = SessionRef::from_words(words);
+            assert_eq!(session.hex(), *session.to_string().as_bytes(), "{session}");
+        }
     }
 }
