@@ -9,6 +9,7 @@ mod bind;
 mod change;
 mod copies_view;
 mod dashboard;
+mod drain_view;
 mod event_stream;
 mod explain_report;
 mod gauges;

@@ -9,6 +9,7 @@ mod configuration;
 mod control;
 mod descriptor_limit;
 mod discovery;
+mod drains;
 mod follow;
 mod listeners;
 mod moves;

@@ -7,12 +7,14 @@ pub mod check;
 mod config_file;
 pub mod demo;
 pub mod demo_backend;
+pub mod drain;
 pub mod explain;
 pub mod import;
 pub mod keygen;
 mod output;
 pub mod reload;
 pub mod run;
+pub mod sessions;
 
 use std::process::ExitCode;
 
@@ -39,6 +41,10 @@ enum Command {
     Check(FileArgs),
     /// Make the running proxy read its configuration file again. No connection is lost.
     Reload(reload::Args),
+    /// Let the sessions of a backend move to others, and give it no new ones.
+    Drain(drain::Args),
+    /// Show the live sessions of each backend, by their idle time.
+    Sessions(sessions::Args),
     /// Translate a configuration file of HAProxy, nginx or Traefik.
     Import(import::Args),
     /// Generate a key for `[[keys]]`, or a token for `[admin]`.
@@ -61,6 +67,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args.path()),
         Command::Check(args) => check::run(args.path()),
         Command::Reload(args) => reload::run(&args),
+        Command::Drain(args) => drain::run(&args),
+        Command::Sessions(args) => sessions::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Keygen(args) => exit_code(keygen::run(&args)),
         Command::Explain(args) => explain::run(&args),

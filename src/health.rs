@@ -4,6 +4,7 @@
 
 pub mod active;
 mod announce;
+mod drain_request;
 pub mod passive;
 
 use std::ops::RangeInclusive;

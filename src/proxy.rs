@@ -241,10 +241,10 @@ async fn serve(
     edits::edit_request(route, exchange.edits().map(|edits| &**edits), head)?;
     reserved_path::check(head.uri.path())?;
 
-    let decision = decide(thread, exchange, service, effect, extracted, now.as_secs());
+    let mut decision = decide(thread, exchange, service, effect, extracted, now.as_secs());
     exchange.begin_for(service, decision.issued_session());
     if !request.is_sessionless() {
-        exchange.begin_session(service, &decision);
+        exchange.begin_session(service, &mut decision);
     }
     let (balancer, budget) = (view.balancer(exchange.pool()), view.budget(exchange.pool()));
     budget.deposit();

@@ -68,8 +68,8 @@ pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
         .merge(backends)
         .fallback((
             StatusCode::NOT_FOUND,
-            "Not found. The paths are /, /api/v1/status, /api/v1/pools/POOL/backends/BACKEND/state, …/weight and …/sessions, \
-             /api/v1/explain, /api/v1/reload, /api/v1/events, /metrics, /livez and /readyz.\n",
+            "Not found. The paths are /, /api/v1/status, /api/v1/pools/POOL/backends/BACKEND/state, …/weight, …/drain and \
+             …/sessions,              /api/v1/explain, /api/v1/reload, /api/v1/events, /metrics, /livez and /readyz.\n",
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(rules.clone(), guard::authorize))

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::actor::Actor;
 use super::change::{self, Change, Refusal, Target};
+use super::drain_view::{DrainBody, DrainView};
 use super::sources::StatusSources;
 use super::view;
 
@@ -30,6 +31,7 @@ pub(super) fn routes(facts: StatusSources) -> Router {
     Router::new()
         .route(&format!("{BACKEND}/state"), post(set_state))
         .route(&format!("{BACKEND}/weight"), post(set_weight))
+        .route(&format!("{BACKEND}/drain"), post(drain).delete(cancel_drain).get(show_drain))
         .with_state(Arc::new(facts))
 }
 
@@ -38,16 +40,23 @@ impl IntoResponse for Refusal {
         let status = match self {
             Refusal::Unknown(_) => StatusCode::NOT_FOUND,
             Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::Conflict(_) => StatusCode::CONFLICT,
         };
         (status, format!("{self}\n")).into_response()
     }
 }
 
-/// The body of `POST …/state`.
+/// The body of `POST …/state`. With the state `drain` it can say what `POST …/drain` says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StateBody {
     state: String,
+    #[serde(default)]
+    deadline: Option<String>,
+    #[serde(default)]
+    then: Option<String>,
+    #[serde(default)]
+    idle: Option<String>,
 }
 
 /// The body of `POST …/weight`.
@@ -63,7 +72,12 @@ async fn set_state(
     Extension(actor): By,
     body: Bytes,
 ) -> Response {
-    respond(&facts, &names, &actor, || Change::to_state(&read::<StateBody>(&body, r#"{"state":"drain"}"#)?.state))
+    respond(&facts, &names, &actor, || {
+        let StateBody { state, deadline, then, idle } = read(&body, r#"{"state":"drain"}"#)?;
+        let drain = DrainBody { deadline, then, idle };
+        let order = if drain.is_empty() { None } else { Some(drain.order()?) };
+        Change::to_state(&state)?.with_drain(order)
+    })
 }
 
 async fn set_weight(
@@ -73,6 +87,34 @@ async fn set_weight(
     body: Bytes,
 ) -> Response {
     respond(&facts, &names, &actor, || Change::to_weight(read::<WeightBody>(&body, r#"{"weight":3}"#)?.weight))
+}
+
+async fn drain(
+    State(facts): State<Arc<StatusSources>>,
+    Path(names): Names,
+    Extension(actor): By,
+    body: Bytes,
+) -> Response {
+    respond(&facts, &names, &actor, || {
+        let is_empty = body.trim_ascii().is_empty();
+        let example = r#"{"deadline":"10m","then":"maintenance","idle":"30s"}"#;
+        let drain = if is_empty { DrainBody::default() } else { read(&body, example)? };
+        Ok(Change::Drain(drain.order()?))
+    })
+}
+
+async fn cancel_drain(State(facts): State<Arc<StatusSources>>, Path(names): Names, Extension(actor): By) -> Response {
+    respond(&facts, &names, &actor, || Ok(Change::CancelDrain))
+}
+
+/// Shows the drain that runs, or the last one that has ended.
+async fn show_drain(State(facts): State<Arc<StatusSources>>, Path((pool, backend)): Names) -> Response {
+    let entries = facts.pools.load_full();
+    let view = Target::find(&entries, &pool, &backend).and_then(|target| {
+        let none = || Refusal::Unknown(format!("Backend {backend:?} of pool {pool:?} has not been drained."));
+        DrainView::now(target.entry, target.index).ok_or_else(none)
+    });
+    view.map_or_else(IntoResponse::into_response, |view| Json(view).into_response())
 }
 
 /// Makes the change that a request asks for, and responds with the backend's status.
@@ -87,11 +129,8 @@ fn respond(
         Ok(target) => target,
         Err(refusal) => return refusal.into_response(),
     };
-    match change() {
-        Ok(change) => {
-            change::apply(target, change, actor);
-            Json(view::Backend::now(target.entry, target.index)).into_response()
-        }
+    match change().and_then(|change| change::apply(target, change, actor)) {
+        Ok(()) => Json(view::Backend::now(target.entry, target.index)).into_response(),
         Err(refusal) => refusal.into_response(),
     }
 }

@@ -4,10 +4,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::actor::Actor;
 use super::sources::PoolEntry;
-use crate::events::Event;
+use crate::clock;
+use crate::events::{DrainPhase, Event};
+use crate::pool::drain::{Drain, DrainOrder};
 use crate::pool::{AdminState, Backend};
 
 /// The largest weight, as in the configuration.
@@ -33,6 +36,10 @@ pub(super) enum Change {
     State(AdminState),
     /// Its share of new sessions.
     Weight(u32),
+    /// Its sessions leave, and it gets no new one.
+    Drain(DrainOrder),
+    /// The drain that runs is over, and the state from before holds.
+    CancelDrain,
 }
 
 /// Why a change is refused: what is wrong, and what to do.
@@ -42,12 +49,14 @@ pub(super) enum Refusal {
     Unknown(String),
     /// The value can't be used.
     Invalid(String),
+    /// It does not fit what there is now.
+    Conflict(String),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::Unknown(why) | Refusal::Invalid(why) => f.write_str(why),
+            Refusal::Unknown(why) | Refusal::Invalid(why) | Refusal::Conflict(why) => f.write_str(why),
         }
     }
 }
@@ -93,6 +102,24 @@ impl Change {
         state.map(Change::State).ok_or_else(invalid)
     }
 
+    /// Makes the change of a state to `drain` from what a request says of the drain.
+    ///
+    /// # Errors
+    /// Another state has no such things.
+    pub(super) fn with_drain(self, order: Option<DrainOrder>) -> Result<Change, Refusal> {
+        match (self, order) {
+            (Change::State(AdminState::Drain), order) => {
+                let unlimited = DrainOrder { deadline: None, idle: DrainOrder::IDLE, then: None };
+                Ok(Change::Drain(order.unwrap_or(unlimited)))
+            }
+            (change, None) => Ok(change),
+            (_, Some(_)) => {
+                let why = "`deadline`, `then` and `idle` only go with the state \"drain\": remove them.";
+                Err(Refusal::Invalid(why.into()))
+            }
+        }
+    }
+
     /// Makes the change of a weight.
     ///
     /// # Errors
@@ -105,29 +132,60 @@ impl Change {
 }
 
 /// Makes a change that `actor` asks for: the only place where the operator's changes take effect.
-pub(super) fn apply(target: Target<'_>, change: Change, actor: &Actor) {
-    let live = Arc::clone(target.backend().live());
-    let (key, before, after) = match change {
-        Change::State(state) => ("state", live.wanted().as_str().to_owned(), state.as_str().to_owned()),
-        Change::Weight(weight) => ("weight", live.weight().to_string(), weight.to_string()),
-    };
-    let (pool, backend, by) = (target.entry.pool.name().to_string(), target.backend().name().to_string(), actor.by());
-    let event = match change {
-        Change::State(to) => Event::State { pool, backend, from: live.wanted().as_str(), to: to.as_str(), by },
-        Change::Weight(to) => Event::Weight { pool, backend, from: live.weight(), to, by },
-    };
+///
+/// # Errors
+/// There is nothing to change.
+pub(super) fn apply(target: Target<'_>, change: Change, actor: &Actor) -> Result<(), Refusal> {
+    let (live, now) = (Arc::clone(target.backend().live()), clock::unix_millis());
+    let (state, weight) = (live.wanted(), live.weight());
+    let running = live.draining().current().filter(Drain::is_running);
+    let sessions = live.sessions().count(now, target.entry.affinity.session_lifetime()).sessions;
     match change {
         Change::State(state) => live.set_state(state),
         Change::Weight(weight) => live.set_weight(weight),
+        Change::Drain(order) => live.begin_drain(order, sessions, now),
+        Change::CancelDrain => {
+            live.cancel_drain(now).ok_or_else(|| Refusal::Conflict("There is no drain to cancel.".into()))?;
+        }
     }
+    let (pool, backend, by) = (target.entry.pool.name().to_string(), target.backend().name().to_string(), actor.by());
+    let what = |key: &str| format!("pools.{pool}.backends.{backend}.{key}");
+    let mut events = Vec::new();
+    if let Some(cancelled) = running.filter(|_| !matches!(change, Change::Weight(_))) {
+        events.push(cancelled.event(&pool, &backend, DrainPhase::Cancelled, sessions));
+    }
+    let drain = live.draining().current().filter(Drain::is_running);
+    let (before, after) = (described(state, running), described(live.wanted(), drain));
     // Who sets what is set already changes nothing, and can't fill the log.
-    if before == after {
-        return;
+    if before != after {
+        actor.audit(&what("state"), &before, &after);
     }
-    let pool = &target.entry.pool;
-    pool.health_tracker().events().publish(event);
-    let what = format!("pools.{}.backends.{}.{key}", pool.name(), target.backend().name());
-    actor.audit(&what, &before, &after);
+    if weight != live.weight() {
+        actor.audit(&what("weight"), &weight.to_string(), &live.weight().to_string());
+    }
+    if state != live.wanted() {
+        let (pool, backend, from, to) = (pool.clone(), backend.clone(), state.as_str(), live.wanted().as_str());
+        events.push(Event::State { pool, backend, from, to, by });
+    }
+    if weight != live.weight() {
+        let (pool, backend, from, to) = (pool.clone(), backend.clone(), weight, live.weight());
+        events.push(Event::Weight { pool, backend, from, to, by });
+    }
+    if let (Change::Drain(_), Some(drain)) = (change, drain) {
+        events.push(drain.event(&pool, &backend, DrainPhase::Begun, sessions));
+    }
+    let published = target.entry.pool.health_tracker().events();
+    events.into_iter().for_each(|event| published.publish(event));
+    Ok(())
+}
+
+/// Describes a state with the drain that runs in it.
+fn described(state: AdminState, drain: Option<Drain>) -> String {
+    let Some(Drain { order: DrainOrder { deadline: Some(deadline), then, .. }, .. }) = drain else {
+        return state.as_str().into();
+    };
+    let deadline = humantime::format_duration(Duration::from_millis(deadline));
+    format!("{} within {deadline}, then {}", state.as_str(), then.map_or("nothing", AdminState::as_str))
 }
 
 /// Returns a message that there is no such thing, with the names that could be meant.

@@ -13,7 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::reload::ReloadFigures;
 use super::sources::{PoolEntry, StatusSources};
 use super::view::{Drift, effective_weight};
-use super::{copies_view, sessions_view};
+use super::{copies_view, drain_view, sessions_view};
 use crate::clock;
 use crate::discover::SourceStatus;
 use crate::pool::capacity_queue::WaitFigures;
@@ -52,6 +52,7 @@ impl Collector for Gauges {
 
         self.effective_weights(&mut encoder, &entries)?;
         sessions_view::encode(&mut encoder, &entries)?;
+        drain_view::encode(&mut encoder, &entries)?;
         self.states(&mut encoder, &entries)?;
         self.queues(&mut encoder, &entries)?;
 

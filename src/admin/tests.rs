@@ -146,14 +146,14 @@ async fn status_tells_what_is_known_of_every_backend() {
             "sessions": 1,
             "refused": { "all_down": 1 },
             "backends": [{
-                "name": "a", "address": "127.0.0.1:9001", "state": "ready", "health": "up", "weight": 2, "effective_weight": 2.0,
-                "sessions": 1, "idle_sessions": { "1m": 1, "5m": 0, "15m": 0, "1h": 0, "more": 0 },
-                "active_requests": 1, "requests": 3, "failures": 0,
+                "name": "a", "address": "127.0.0.1:9001", "state": "ready", "health": "up", "weight": 2,
+                "effective_weight": 2.0, "sessions": 1, "idle_sessions": { "1m": 1, "5m": 0, "15m": 0, "1h": 0, "more": 0 },
+                "active_requests": 1, "tunnels": 0, "requests": 3, "failures": 0,
                 "since": 1, "reason": null, "last_check": null, "last_failure": null,
             }, {
-                "name": "b", "address": "127.0.0.1:9002", "state": "drain", "health": "down", "weight": 1, "effective_weight": 1.0,
-                "sessions": 0, "idle_sessions": { "1m": 0, "5m": 0, "15m": 0, "1h": 0, "more": 0 },
-                "active_requests": 0, "requests": 0, "failures": 1,
+                "name": "b", "address": "127.0.0.1:9002", "state": "drain", "health": "down", "weight": 1,
+                "effective_weight": 1.0, "sessions": 0, "idle_sessions": { "1m": 0, "5m": 0, "15m": 0, "1h": 0, "more": 0 },
+                "active_requests": 0, "tunnels": 0, "requests": 0, "failures": 1,
                 "since": 1, "reason": "connection refused",
                 "last_check": {
                     "time": 1, "ok": false, "status": null, "error": "connection refused", "duration_ms": 0.25,

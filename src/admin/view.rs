@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::copies_view::Copies;
+use super::drain_view::DrainView;
 use super::sources::{PoolEntry, StatusSources};
 use crate::clock;
 use crate::discover::SourceStatus;
@@ -86,6 +87,7 @@ pub(super) struct Backend<'a> {
     /// The same sessions by their idle time.
     idle_sessions: BTreeMap<&'static str, u64>,
     active_requests: u32,
+    tunnels: u32,
     requests: u64,
     failures: u64,
     /// When its health last changed, in seconds since the Unix epoch.
@@ -99,6 +101,15 @@ pub(super) struct Backend<'a> {
     /// Its requests fail, and it is kept, since the pool can't spare it; omitted otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     failing: bool,
+    /// Its group; omitted if it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
+    /// The drain that runs, or the last one that has ended; omitted if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain: Option<DrainView>,
+    /// Its health answers ask for a drain; omitted otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    asks_for_drain: bool,
     /// No source lists it any more; omitted otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     leaving: bool,
@@ -186,6 +197,7 @@ pub(super) struct SessionsView {
     sessions_error: f64,
     idle_sessions: BTreeMap<&'static str, u64>,
     active_requests: u32,
+    tunnels: u32,
     /// Whether there are fewer sessions than the request asks for; omitted if it asks for no number.
     #[serde(skip_serializing_if = "Option::is_none")]
     below: Option<bool>,
@@ -201,6 +213,7 @@ impl SessionsView {
             sessions_error: rounded(count.error),
             idle_sessions: SessionCount::IDLE_WORDS.into_iter().zip(count.idle).collect(),
             active_requests: live.active(),
+            tunnels: live.tunnels(),
             below: below.map(|below| count.sessions < below),
         }
     }
@@ -260,6 +273,7 @@ impl<'a> Backend<'a> {
             sessions_error: rounded(count.error),
             idle_sessions: SessionCount::IDLE_WORDS.into_iter().zip(count.idle).collect(),
             active_requests: live.active(),
+            tunnels: live.tunnels(),
             requests: series.map_or(0, |series| series.requests()),
             failures: series.map_or(0, |series| series.failures()),
             since: history.since.as_secs(),
@@ -267,6 +281,9 @@ impl<'a> Backend<'a> {
             last_check: history.last_check.map(Check::from),
             last_failure: history.last_failure.map(Failure::from),
             failing: is_probed && history.is_kept,
+            group: backend.group(),
+            drain: DrainView::now(entry, index),
+            asks_for_drain: live.asks_for_drain(),
             leaving: live.is_leaving(),
             drift: Drift::of(backend),
         }

@@ -135,13 +135,23 @@ fn judge_routed(routed: RoutedId, pool: &Pool, policies: &Policies, now: u64) ->
 fn blocking_cause(pool: &Pool, index: usize, policies: &Policies) -> Option<Cause> {
     let live = pool.backend(index).live();
     match live.accepts_existing() {
-        Ok(()) => (policies.leave_draining() && live.state() == AdminState::Drain).then_some(Cause::Draining),
+        Ok(()) => {
+            let leaves = policies.leave_draining() && live.state() == AdminState::Drain && has_other(pool, index);
+            leaves.then_some(Cause::Draining)
+        }
         Err(Closed::Maintenance) => Some(Cause::Maintenance),
         Err(Closed::Full) => Some(Cause::Full),
         // A draining backend, one of weight 0 and one with all its sessions keep them: `accepts_existing` returns none of
         // the three.
         Err(Closed::Down | Closed::Draining | Closed::NoWeight | Closed::SessionsFull) => Some(Cause::Down),
     }
+}
+
+/// Returns whether sessions of the backend at position `index` can go to another one: else they stay, since a backend
+/// that drains is better than none.
+pub fn has_other(pool: &Pool, index: usize) -> bool {
+    let mut others = pool.backends().iter().enumerate().filter(|(other, _)| *other != index);
+    others.any(|(_, other)| other.live().accepts_new().is_ok())
 }
 
 impl Decision {
@@ -251,6 +261,18 @@ impl Decision {
         if self.verdict == Verdict::Hit {
             self.apply_policy(cause, policies);
         }
+    }
+
+    /// Lets the session leave its backend, which can serve it, but releases it.
+    pub fn release(&mut self, policies: &Policies) {
+        if self.verdict == Verdict::Hit && !self.is_exclusive {
+            self.apply_policy(Cause::Draining, policies);
+        }
+    }
+
+    /// When the session was last seen according to its pin, in seconds since the Unix epoch; 0 if the pin doesn't say.
+    pub fn pin_seen(&self) -> u64 {
+        self.presented.as_ref().map_or(0, |pin| pin.last_seen)
     }
 
     /// Makes the request wait again for the same backend.

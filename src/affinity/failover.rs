@@ -6,7 +6,7 @@ use crate::balance::{Candidates, TriedBackends, score};
 use crate::pool::Pool;
 
 /// Returns the next backend for `session`, which `from` can't serve: first the backends on `from`'s `failover` list, in
-/// their order; then the others by rendezvous hashing (highest random weight; Thaler and Ravishankar 1998); backups
+/// their order; then those of its group, then all others by rendezvous hashing (highest random weight; Thaler and Ravishankar 1998); backups
 /// last. So the sessions of a dead backend spread over all the others, also over those in slow start: how far a slow start
 /// is differs between Linchpins.
 pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &TriedBackends) -> Option<usize> {
@@ -16,9 +16,13 @@ pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &TriedBackend
     });
     listed.or_else(|| {
         let candidates = Candidates::new(pool, tried);
-        let scored =
-            candidates.iter().map(|(index, backend)| (index, score(session, backend, backend.live().weight())));
-        scored.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
+        let best = |group: Option<&str>| {
+            let allowed = candidates.iter().filter(|(_, backend)| group.is_none() || backend.group() == group);
+            let scored = allowed.map(|(index, backend)| (index, score(session, backend, backend.live().weight())));
+            scored.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
+        };
+        let group = from.and_then(|from| pool.backend(from).group());
+        group.and_then(|group| best(Some(group))).or_else(|| best(None))
     })
 }
 

@@ -43,7 +43,7 @@ impl Verdict {
 pub enum Cause {
     /// The backend is down or ejected.
     Down,
-    /// The backend drains, and the pool has a policy for `draining`.
+    /// The backend drains, and the pool has a policy for `draining`, or it was the session's turn to leave.
     Draining,
     /// The operator put the backend into maintenance.
     Maintenance,

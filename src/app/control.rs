@@ -9,10 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::admin_server::BoundAdmin;
-use super::configuration;
 use super::moves::MoveCounts;
 use super::reload::Commit;
 use super::running::Running;
+use super::{configuration, drains};
 use crate::admin::{Phase, ReloadRequest, StatusSources};
 use crate::affinity::avoid_list::AvoidList;
 use crate::balance::BalancerKind;
@@ -67,6 +67,7 @@ async fn control(parts: ControlParts, ended: oneshot::Receiver<()>) -> AccessLog
     tokio::spawn(tls::reload::watch(running.facts.certificates.clone(), running.facts.events.clone()));
     running.admin = admin.map(|(bound, connections)| bound.serve(&running.facts, connections));
     running.begin();
+    tokio::spawn(drains::run(Arc::clone(&running.facts.pools)));
     let Running { admin, log, .. } = configuration::run(running, requests, phase, commit, ended).await;
     if let Some(admin) = admin {
         admin.end().await;

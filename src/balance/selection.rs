@@ -1,10 +1,10 @@
 //! Owns: the trait that each balancing policy implements, and the candidates that it chooses from.
-//! Invariant: candidates accept new sessions now and were not tried yet; backups are candidates only if no other is.
+//! Invariant: candidates were not tried yet; backups are candidates only if no other is, draining ones after those.
 //! Must not know: the policies, or which of them a pool uses.
 
 use std::rc::Rc;
 
-use crate::pool::{Backend, Pool};
+use crate::pool::{Backend, Closed, Pool};
 
 /// A balancing policy. To get the next best backend, call it again with the last one marked as tried: so it yields an
 /// order.
@@ -20,12 +20,12 @@ pub trait Balancer {
 }
 
 /// The backends of a pool that accept new sessions now and were not tried yet. Backups are among them only if no other
-/// backend is left.
+/// backend is left, and draining ones only if no backup is left, either.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidates<'a> {
     pool: &'a Pool,
     tried: &'a TriedBackends,
-    backups: bool,
+    tier: Tier,
     /// Backends in slow start are no candidates.
     are_steady: bool,
 }
@@ -33,19 +33,28 @@ pub struct Candidates<'a> {
 impl<'a> Candidates<'a> {
     /// The candidates of this moment.
     pub fn new(pool: &'a Pool, tried: &'a TriedBackends) -> Candidates<'a> {
-        let mut candidates = Candidates { pool, tried, backups: false, are_steady: false };
-        candidates.backups = candidates.iter().next().is_none();
-        candidates
+        let all = |tier| Candidates { pool, tried, tier, are_steady: false };
+        let has_any = |tier: &Tier| all(*tier).iter().next().is_some();
+        all([Tier::Regular, Tier::Backup].into_iter().find(has_any).unwrap_or(Tier::Draining))
     }
 
     /// Iterates over position and backend of each candidate, in the pool's order.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &'a Backend)> + Clone + use<'a> {
-        let Candidates { pool, tried, backups, are_steady } = *self;
+        let Candidates { pool, tried, tier, are_steady } = *self;
         pool.backends().iter().enumerate().filter(move |(index, backend)| {
-            backend.is_backup() == backups
+            let is_in_tier = match tier {
+                Tier::Regular => !backend.is_backup(),
+                Tier::Backup => backend.is_backup(),
+                Tier::Draining => true,
+            };
+            is_in_tier
                 && !tried.contains(*index)
                 && !(are_steady && backend.live().is_in_slow_start())
-                && backend.live().accepts_new().is_ok()
+                && match backend.live().accepts_new() {
+                    Ok(()) => true,
+                    Err(Closed::Draining) => tier == Tier::Draining && backend.live().weight() > 0,
+                    Err(_) => false,
+                }
         })
     }
 
@@ -57,6 +66,17 @@ impl<'a> Candidates<'a> {
     pub(super) fn pool(&self) -> &'a Pool {
         self.pool
     }
+}
+
+/// Which backends are candidates, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tier {
+    /// Those that are no backups.
+    Regular,
+    /// Backups.
+    Backup,
+    /// Those that drain: a new session there is better than none.
+    Draining,
 }
 
 /// The backends that a request has tried: a bit for each of the first 64, so that most requests allocate nothing.

@@ -44,6 +44,7 @@ pub(super) fn discover(table: &Table<'_>) -> Option<Settings> {
         weight: table.get("weight", whole(0..=1000)).unwrap_or(default.weight),
         max_requests: table.get("max_requests", whole(1..=1_000_000)),
         max_sessions: table.get("max_sessions", whole(1..=1_000_000_000)),
+        group: table.get("group", name),
         max_backends: table.get("max_backends", whole(1..=100_000)).unwrap_or(default.max_backends),
         drain: table.get("drain", duration(Duration::ZERO..=YEAR)).unwrap_or(default.drain),
         source: default.source,

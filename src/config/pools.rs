@@ -64,6 +64,7 @@ pub(super) struct BackendDraft {
     pub(super) route: Option<Spanned<String>>,
     pub(super) max_requests: Option<u32>,
     pub(super) max_sessions: Option<u32>,
+    pub(super) group: Option<String>,
 }
 
 impl PoolDraft {
@@ -95,6 +96,7 @@ impl BackendDraft {
             route: self.route.as_ref().map(|spot| spot.value.clone()),
             max_requests: self.max_requests,
             max_sessions: self.max_sessions,
+            group: self.group.clone(),
             ..default
         })
     }
@@ -159,6 +161,7 @@ fn backend(table: &Table<'_>) -> BackendDraft {
         route: table.spot("route", name),
         max_requests: table.get("max_requests", whole(1..=1_000_000)),
         max_sessions: table.get("max_sessions", whole(1..=1_000_000_000)),
+        group: table.get("group", name),
     }
 }
 

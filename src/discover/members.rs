@@ -199,7 +199,9 @@ impl Members {
 
     /// Begins to drain a backend that is no longer found. It may be absent for a moment only, and keeps its sessions.
     fn begin_drain(&mut self, settings: &backend::Settings, drain: Duration, now: Now) {
-        let settings = backend::Settings { leaving: true, ..settings.clone() };
+        let length = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+        let leaves_at = now.unix.saturating_mul(1000).saturating_add(length);
+        let settings = backend::Settings { leaving: true, leaves_at, ..settings.clone() };
         self.leaving.insert(settings.name.clone(), Leaving { settings, until: now.at + drain });
     }
 
@@ -251,6 +253,7 @@ fn settings_of(source: &Settings, found: &DiscoveredBackend) -> backend::Setting
         backup: found.backup,
         max_requests: source.max_requests,
         max_sessions: source.max_sessions,
+        group: source.group.clone(),
         ..backend::Settings::new(&found.name, found.address.clone())
     }
 }

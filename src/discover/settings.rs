@@ -17,6 +17,8 @@ pub struct Settings {
     pub max_requests: Option<u32>,
     /// The sessions on one backend at which it gets no new one; `None` for no limit.
     pub max_sessions: Option<u32>,
+    /// The group of its backends.
+    pub group: Option<String>,
     /// The number of backends to accept at most.
     pub max_backends: usize,
     /// How long a backend that is no longer found drains.
@@ -85,6 +87,7 @@ impl Settings {
             weight: 1,
             max_requests: None,
             max_sessions: None,
+            group: None,
             max_backends: 1000,
             drain: Duration::from_secs(300),
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
+use http::header::{HOST, HeaderValue, USER_AGENT};
 use http::uri::Scheme;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
@@ -18,7 +18,8 @@ use rand::RngExt;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::announce::{announce, announce_maintenance};
+use super::announce::{announce, announce_drain_request, announce_maintenance};
+use super::drain_request::{DrainRequest, HealthAnswer};
 use super::{Probe, Settings};
 use crate::net::{Address, descriptor_reserve};
 use crate::pool::history::ProbeResult;
@@ -71,6 +72,7 @@ impl Prober {
 pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
     let Prober { settings, upstream, permits, .. } = &*prober;
     let mut was_out = live.state() == AdminState::Maintenance;
+    let mut request = DrainRequest::new(live.asks_for_drain());
     if was_out && let (pool, Some(index)) = prober.find(&name) {
         announce_maintenance(&pool, index, true);
     }
@@ -102,7 +104,9 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
         if is_out {
             continue;
         }
-        let result = Box::pin(timeout(settings.timeout, probe(backend.address(), &settings.probe, upstream))).await;
+        let mut answer = None;
+        let probe = probe(backend.address(), &settings.probe, upstream, &mut answer);
+        let result = Box::pin(timeout(settings.timeout, probe)).await;
         let result = result.unwrap_or(Err(Refusal::Timeout));
         let now = Instant::now();
         due = due.max(now);
@@ -114,6 +118,10 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
         let result = result.map_err(|refusal| refusal.reason(settings.timeout));
         if let Err(reason) = &result {
             tracing::debug!(pool = &**pool.name(), backend = &**backend.name(), %reason, "probe failed");
+        }
+        if let Some(asks) = answer.and_then(|answer| request.answered(answer)) {
+            live.set_asks_for_drain(asks);
+            announce_drain_request(&pool, index, asks);
         }
         let check = ProbeResult { result, took: now.saturating_duration_since(begun) };
         if let Some(change) = pool.observe(index, Observation::Probe(check), now.into_std()) {
@@ -193,15 +201,23 @@ impl Refusal {
     }
 }
 
-/// Sends a probe. Returns the status code of an HTTP probe that passed, or `None` for a TCP probe.
-async fn probe(address: &Address, probe: &Probe, upstream: &upstream::Access) -> Result<Option<u16>, Refusal> {
+/// Sends a probe. Returns the status code of an HTTP probe that passed, or `None` for a TCP probe. Sets `answer` to what
+/// an HTTP response says, whether the probe passes or not.
+async fn probe(
+    address: &Address,
+    probe: &Probe,
+    upstream: &upstream::Access,
+    answer: &mut Option<HealthAnswer>,
+) -> Result<Option<u16>, Refusal> {
     let dialled = dial(address, upstream, Purpose::Probe, false).await.map_err(Refusal::Connect)?;
     match probe {
         Probe::None | Probe::Tcp => Ok(None),
         Probe::Http { path, host, expect } => {
             let host = host.clone().or(address.tcp().map(|address| address.to_string()));
             let host = host.unwrap_or_else(|| "localhost".into());
-            let status = get(dialled, path, &host, upstream.scheme()).await.map_err(Refusal::Http)?;
+            let response = get(dialled, path, &host, upstream.scheme()).await.map_err(Refusal::Http)?;
+            let status = response.status();
+            *answer = Some(HealthAnswer::of(&response));
             if is_expected(status, expect) { Ok(Some(status.as_u16())) } else { Err(Refusal::Status(status)) }
         }
     }
@@ -211,8 +227,9 @@ fn is_expected(status: StatusCode, expect: &[RangeInclusive<u16>]) -> bool {
     expect.iter().any(|range| range.contains(&status.as_u16()))
 }
 
-/// Sends a GET and returns the status code. Doesn't read the body: the connection closes after the probe.
-async fn get(dialled: Dialled, path: &str, host: &str, scheme: Scheme) -> Result<StatusCode, hyper::Error> {
+/// Sends a GET and returns the head of the response. Doesn't read the body, and closes the connection. The request doesn't
+/// ask for that: a server that closes it says so of itself, since it wants to end.
+async fn get(dialled: Dialled, path: &str, host: &str, scheme: Scheme) -> Result<Response<()>, hyper::Error> {
     let mut request = Request::new(Empty::<Bytes>::new());
     // The configuration's check has parsed path and host; the defaults only stand in for a panic.
     *request.uri_mut() = path.parse().unwrap_or_default();
@@ -223,20 +240,19 @@ async fn get(dialled: Dialled, path: &str, host: &str, scheme: Scheme) -> Result
     if dialled.is_http2 {
         upstream::to_http2(&mut request, scheme);
         let (mut sender, connection) = http2::handshake(upstream::LocalExecutor, io).await?;
-        return status_of(sender.send_request(request), connection).await;
+        return head_of(sender.send_request(request), connection).await;
     }
-    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     let (mut sender, connection) = http1::handshake(io).await?;
-    status_of(sender.send_request(request), connection).await
+    head_of(sender.send_request(request), connection).await
 }
 
-/// Returns the status code of a response, and drives its connection until then.
-async fn status_of<B>(
+/// Returns the head of a response, and drives its connection until then.
+async fn head_of<B>(
     response: impl Future<Output = Result<Response<B>, hyper::Error>>,
     connection: impl Future<Output = Result<(), hyper::Error>>,
-) -> Result<StatusCode, hyper::Error> {
+) -> Result<Response<()>, hyper::Error> {
     tokio::select! {
-        response = response => response.map(|response| response.status()),
+        response = response => response.map(|response| response.map(drop)),
         Err(error) = connection => Err(error),
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::clock;
 use crate::events::Event;
 use crate::pool::history::HealthChange;
-use crate::pool::{Health, Pool};
+use crate::pool::{AdminState, Health, Pool};
 
 /// The most lines about one pool within [`WINDOW`]. Each line counts the backends that remain, which takes time in
 /// proportion to the pool's size: with many thousand that fail at once, the cost would be quadratic.
@@ -65,6 +65,22 @@ fn publish(pool: &Pool, index: usize, change: HealthChange, by: &'static str) {
     let reason = backend.live().history().why.and_then(|why| Event::reason(&why));
     let (pool_name, backend) = (pool.name().to_string(), backend.name().to_string());
     pool.health_tracker().events().publish(Event::Health { pool: pool_name, backend, from, to, reason, by });
+}
+
+/// Logs and publishes that the health answers of the backend at `index` ask for a drain, or ask no more.
+pub(super) fn announce_drain_request(pool: &Pool, index: usize, asks: bool) {
+    let live = pool.backend(index).live();
+    let (from, to) = if asks { (live.wanted(), live.state()) } else { (AdminState::Drain, live.state()) };
+    let (name, backend) = (pool.name().to_string(), pool.backend(index).name().to_string());
+    if asks {
+        tracing::info!(pool = name, backend, "the backend's health answers ask for a drain: it gets no new sessions");
+    } else {
+        tracing::info!(pool = name, backend, "the backend's health answers ask for no drain any more");
+    }
+    if from != to {
+        let event = Event::State { pool: name, backend, from: from.as_str(), to: to.as_str(), by: "health" };
+        pool.health_tracker().events().publish(event);
+    }
 }
 
 /// Logs that the operator has put the backend at `index` into maintenance, or has ended that.

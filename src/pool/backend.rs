@@ -32,6 +32,10 @@ pub struct Settings {
     pub max_sessions: Option<u32>,
     /// No source lists it any more: it gets no new session, whatever the operator has set.
     pub leaving: bool,
+    /// When it is removed, if it is leaving: in milliseconds since the Unix epoch.
+    pub leaves_at: u64,
+    /// The name of a group of servers. Its sessions prefer another one of its group when it is lost or drains.
+    pub group: Option<String>,
     /// Since when the name means this server, in seconds since the Unix epoch: an older pin belongs to another server
     /// of the same name and address. 0 if there was none.
     pub since: u64,
@@ -53,6 +57,8 @@ impl Settings {
             max_requests: None,
             max_sessions: None,
             leaving: false,
+            leaves_at: 0,
+            group: None,
             since: 0,
             connection_tag: 0,
         }
@@ -73,6 +79,7 @@ pub struct Backend {
     pub(super) backup: bool,
     pub(super) failover: Vec<usize>,
     pub(super) route: Box<str>,
+    pub(super) group: Option<Box<str>>,
     pub(super) live: Arc<Live>,
 }
 
@@ -137,6 +144,11 @@ impl Backend {
     /// Positions of the backends that its sessions prefer while it is unavailable, best first.
     pub fn failover(&self) -> &[usize] {
         &self.failover
+    }
+
+    /// The name of its group, if it has one.
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
     }
 
     /// Its name in the application's session ids.

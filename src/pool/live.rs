@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::admission::{self, AdminState, Closed, ReachedLimits};
 use super::capacity_queue::CapacityQueue;
+use super::draining::Draining;
 use super::health_state::Health;
 use super::history::History;
 use super::queue::Queue;
@@ -21,6 +22,9 @@ use crate::per_thread::PerThread;
 
 /// A flag in [`Live::state`], beside the admin state: no source lists the backend any more.
 const LEAVING: u8 = 0x80;
+
+/// Another flag there: its health answers ask for a drain.
+const ASKS_FOR_DRAIN: u8 = 0x40;
 
 /// The live state of a backend.
 #[derive(Debug)]
@@ -58,6 +62,7 @@ pub struct Live {
     pub(super) probe_wanted: Notify,
     shards: PerThread<Shard>,
     sessions: Sessions,
+    draining: Draining,
 }
 
 /// One thread's part.
@@ -66,6 +71,7 @@ struct Shard {
     active: AtomicU32,
     /// Requests in flight that may add a session.
     adding: AtomicU32,
+    tunnels: AtomicU32,
 }
 
 impl Live {
@@ -97,6 +103,7 @@ impl Live {
             probe_wanted: Notify::new(),
             shards: PerThread::new(threads.max(1)),
             sessions: Sessions::new(threads),
+            draining: Draining::default(),
         }
     }
 
@@ -105,20 +112,23 @@ impl Live {
         self.id
     }
 
-    /// Returns its admin state; a backend that is leaving drains, unless it is in maintenance.
+    /// Returns its admin state; a backend that is leaving or asks for it drains, unless it is in maintenance.
     pub fn state(&self) -> AdminState {
         let state = self.state.load(Ordering::Relaxed);
         match wanted(state) {
-            AdminState::Ready if state & LEAVING != 0 => AdminState::Drain,
+            AdminState::Ready if state & (LEAVING | ASKS_FOR_DRAIN) != 0 => AdminState::Drain,
             state => state,
         }
     }
 
-    /// Sets its admin state.
+    /// Sets its admin state. A drain of the operator's that runs is cancelled.
     pub fn set_state(self: &Arc<Self>, state: AdminState) {
         let was_serving = self.is_serving();
+        self.draining.give_way(clock::unix_millis());
         // Never fails: there is always a next value.
-        let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |was| Some(was & LEAVING | state as u8));
+        let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |was| {
+            Some(was & (LEAVING | ASKS_FOR_DRAIN) | state as u8)
+        });
         if !was_serving && self.is_serving() {
             self.begin_slow_start(clock::now());
         }
@@ -137,6 +147,25 @@ impl Live {
         } else if self.state.fetch_and(!LEAVING, Ordering::Relaxed) & LEAVING != 0 {
             self.changed();
         }
+    }
+
+    /// Returns whether its health answers ask for a drain.
+    pub fn asks_for_drain(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & ASKS_FOR_DRAIN != 0
+    }
+
+    /// Sets whether its health answers ask for a drain.
+    pub fn set_asks_for_drain(self: &Arc<Self>, asks: bool) {
+        if asks {
+            self.state.fetch_or(ASKS_FOR_DRAIN, Ordering::Relaxed);
+        } else if self.state.fetch_and(!ASKS_FOR_DRAIN, Ordering::Relaxed) & ASKS_FOR_DRAIN != 0 {
+            self.changed();
+        }
+    }
+
+    /// Returns its drain, which can be running, over, or none.
+    pub fn draining(&self) -> &Draining {
+        &self.draining
     }
 
     /// Returns its admin state, whether it is leaving or not.
@@ -370,6 +399,11 @@ impl Live {
         self.shards.iter().map(|shard| shard.active.load(Ordering::Relaxed)).sum()
     }
 
+    /// Returns its tunnels, which count as requests in flight as well, over all threads.
+    pub fn tunnels(&self) -> u32 {
+        self.shards.iter().map(|shard| shard.tunnels.load(Ordering::Relaxed)).sum()
+    }
+
     /// Returns whether its number of sessions is limited.
     pub fn has_session_limit(&self) -> bool {
         self.max_sessions.load(Ordering::Relaxed) != u32::MAX
@@ -387,7 +421,7 @@ impl Live {
 }
 
 fn wanted(state: u8) -> AdminState {
-    AdminState::ALL.into_iter().find(|each| *each as u8 == state & !LEAVING).unwrap_or_default()
+    AdminState::ALL.into_iter().find(|each| *each as u8 == state & !(LEAVING | ASKS_FOR_DRAIN)).unwrap_or_default()
 }
 
 /// A request in flight on a backend, from its choice to the last byte of the response: the only place that counts
@@ -397,44 +431,45 @@ pub struct InFlight {
     live: Arc<Live>,
     thread: usize,
     adds_session: bool,
+    is_tunnel: bool,
 }
 
 impl InFlight {
     /// Counts one more request on `thread`, which must be the calling thread.
     pub fn on(live: &Arc<Live>, thread: usize) -> InFlight {
-        let this = InFlight { live: Arc::clone(live), thread, adds_session: false };
-        this.add(1);
+        let this = InFlight { live: Arc::clone(live), thread, adds_session: false, is_tunnel: false };
+        this.add(1, |shard| &shard.active);
         this
     }
 
     /// Counts it as one that may add a session to the backend, until it is known whether it does.
     pub fn expect_session(&mut self) {
         if !std::mem::replace(&mut self.adds_session, true) {
-            self.count_adding(1);
+            self.add(1, |shard| &shard.adding);
         }
     }
 
     /// Notes that it is known whether the request adds a session: if so, the session is counted.
     pub fn session_known(&mut self) {
         if std::mem::take(&mut self.adds_session) {
-            self.count_adding(u32::MAX);
+            self.add(u32::MAX, |shard| &shard.adding);
             if self.live.max_sessions.load(Ordering::Relaxed) != u32::MAX {
                 self.live.changed();
             }
         }
     }
 
-    fn count_adding(&self, delta: u32) {
-        if let Some(shard) = self.live.shards.get(self.thread) {
-            shard.adding.store(shard.adding.load(Ordering::Relaxed).wrapping_add(delta), Ordering::Relaxed);
+    /// Counts it as a tunnel, too, from now on.
+    pub fn becomes_tunnel(&mut self) {
+        if !std::mem::replace(&mut self.is_tunnel, true) {
+            self.add(1, |shard| &shard.tunnels);
         }
     }
 
     /// A plain load and store: no other thread writes this shard, so no locked instruction.
-    fn add(&self, delta: u32) {
-        if let Some(shard) = self.live.shards.get(self.thread) {
-            let active = shard.active.load(Ordering::Relaxed);
-            shard.active.store(active.wrapping_add(delta), Ordering::Relaxed);
+    fn add(&self, delta: u32, counter: impl FnOnce(&Shard) -> &AtomicU32) {
+        if let Some(counter) = self.live.shards.get(self.thread).map(counter) {
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(delta), Ordering::Relaxed);
         }
     }
 }
@@ -442,7 +477,10 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.session_known();
-        self.add(u32::MAX);
+        self.add(u32::MAX, |shard| &shard.active);
+        if self.is_tunnel {
+            self.add(u32::MAX, |shard| &shard.tunnels);
+        }
         // No request waits for capacity where there is no limit, and most backends have none: only those with a
         // limit pay for the barrier in `changed`.
         if self.live.max_requests.load(Ordering::Relaxed) != u32::MAX {

@@ -85,6 +85,9 @@ impl Reconciler {
         for backend in old.values().flat_map(|(_, pool)| pool.backends()) {
             let live = backend.live();
             if !ids.contains(&live.id()) {
+                if live.draining().end_streams_of_leaving(clock::unix_millis()) {
+                    self.backend_down.notify(live.id());
+                }
                 self.free.push_back(Free { id: live.id(), since: now, live: Arc::downgrade(live) });
             }
         }
@@ -165,7 +168,10 @@ impl Reconciler {
         if live.wanted() != state {
             live.set_state(state);
         }
-        live.set_leaving(settings.leaving);
+        live.follow_sources(settings.leaving.then_some(settings.leaves_at), clock::unix_millis());
+        if let Some(old) = old.filter(|old| !Arc::ptr_eq(old.live(), &live)) {
+            live.adopt_drain(old.live());
+        }
         live.set_limits(settings.max_requests, settings.max_sessions);
         let incarnation = stable_hash(settings.address.to_string().as_bytes());
         Backend {
@@ -180,6 +186,7 @@ impl Reconciler {
             backup: settings.backup,
             failover,
             route: settings.route.as_deref().unwrap_or(&settings.name).into(),
+            group: settings.group.as_deref().map(Box::from),
             live,
         }
     }

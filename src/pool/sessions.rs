@@ -13,11 +13,23 @@ pub use census::SessionCount;
 pub use entry::SessionLifetime;
 use table::ThreadTable;
 
+use super::release::SessionActivity;
 use crate::per_thread::PerThread;
 
 /// A count that reads more entries than this is used for a second per as many entries: with a million sessions,
 /// counting takes a few percent of one core, however often it is asked for.
 const CHEAP: u64 = 20_000;
+
+/// A session as its pin knows it. Times are in seconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionOfPin {
+    /// The session.
+    pub id: u64,
+    /// When it began.
+    pub issued: u64,
+    /// When it was last seen, as far as the pin knows; 0 if it doesn't.
+    pub seen: u64,
+}
 
 /// The sessions of a backend.
 #[derive(Debug)]
@@ -26,6 +38,8 @@ pub struct Sessions {
     /// Sessions that were last seen then or before, in milliseconds since the Unix epoch, have left.
     forgotten: AtomicU64,
     last_count: Mutex<Option<LastCount>>,
+    /// Held while a request asks whether its session leaves, which only happens while a rule is published.
+    release: Mutex<()>,
     /// The last count, and how many sessions had begun by then.
     count: AtomicU64,
     begun_by_then: AtomicU32,
@@ -54,6 +68,7 @@ impl Sessions {
             threads: PerThread::new(threads.max(1)),
             forgotten: AtomicU64::new(0),
             last_count: Mutex::default(),
+            release: Mutex::default(),
             count: AtomicU64::new(0),
             begun_by_then: AtomicU32::new(0),
         }
@@ -65,6 +80,38 @@ impl Sessions {
         if let Some(shard) = self.threads.get(thread) {
             shard.table.begin(session, issued, now, lifetime);
         }
+    }
+
+    /// Decides by `leaves` whether a session leaves the backend with a request that begins at `now`. If so, that is
+    /// recorded, and the request belongs elsewhere. If not, the request begins as in [`Sessions::begin`]. `pin_seen` is
+    /// when the session was last seen according to its pin, in seconds since the Unix epoch.
+    ///
+    /// One request after the other is decided, so that of two at the same time on two threads the second one knows
+    /// whether the first one stays: no session is in two places.
+    pub fn begin_unless_released(
+        &self,
+        thread: usize,
+        session: SessionOfPin,
+        now: u64,
+        lifetime: SessionLifetime,
+        leaves: impl FnOnce(SessionActivity) -> bool,
+    ) -> bool {
+        let SessionOfPin { id, issued, seen } = session;
+        let _one_at_a_time = self.release.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.threads.iter().filter_map(|shard| shard.table.entry(id)).reduce(census::merged);
+        let last = known.map_or(0, |known| known.seen).max(seen.saturating_mul(1000));
+        let activity = SessionActivity {
+            idle: now.saturating_sub(last),
+            is_in_flight: known.is_some_and(|known| known.in_flight > 0),
+            has_left: known.is_some_and(|known| known.has_left),
+        };
+        let is_released = leaves(activity);
+        if is_released {
+            self.leave(thread, id, now, lifetime);
+        } else {
+            self.begin(thread, id, issued, now, lifetime);
+        }
+        is_released
     }
 
     /// Records that a request of a session ends, on the thread on which it began.
@@ -148,6 +195,28 @@ mod tests {
         assert_eq!(sessions.count(2_000, LIFETIME).sessions, 1);
         sessions.begin(1, mix(1), 1, 3_000, LIFETIME);
         assert_eq!(sessions.count(3_000, LIFETIME).sessions, 2);
+    }
+
+    #[test]
+    fn of_two_requests_of_a_session_on_two_threads_the_second_knows_what_became_of_the_first() {
+        let (sessions, pin) = (Sessions::new(2), SessionOfPin { id: mix(1), issued: 1, seen: 2 });
+        let ask = |thread, now, leaves: bool| {
+            let mut seen = None;
+            let is_released = sessions.begin_unless_released(thread, pin, now, LIFETIME, |activity| {
+                seen = Some(activity);
+                leaves
+            });
+            assert_eq!(is_released, leaves);
+            seen.unwrap()
+        };
+        let activity = |idle, is_in_flight, has_left| SessionActivity { idle, is_in_flight, has_left };
+        assert_eq!(ask(0, 5_000, false), activity(3_000, false, false), "as the pin says");
+        assert_eq!(ask(1, 6_000, false), activity(1_000, true, false));
+        sessions.end(0, mix(1), 7_000);
+        sessions.end(1, mix(1), 8_000);
+        assert_eq!(ask(0, 9_000, true), activity(1_000, false, false));
+        assert_eq!(ask(1, 9_000, true), activity(0, false, true));
+        assert_eq!(sessions.count(9_000, LIFETIME).sessions, 0);
     }
 
     #[test]

@@ -55,8 +55,9 @@ pub struct Exchange {
     /// The client, for evidence of failures.
     client_key: failure_evidence::ClientKey,
     body: Option<Rc<ReplayBody>>,
-    /// The response is a stream.
+    /// The response is a stream; one of events, which may end at any time.
     is_stream: bool,
+    is_event_stream: bool,
     record: RequestRecord,
 }
 
@@ -97,6 +98,7 @@ impl Exchange {
             client_key: failure_evidence::ClientKey::new(identity.address, None),
             body: None,
             is_stream: false,
+            is_event_stream: false,
             record: RequestRecord::new(head, id),
         })
     }
@@ -286,8 +288,8 @@ impl Exchange {
         service.pool.health_tracker().clients().note(self.thread.index, self.client_key, self.record.time.as_secs());
     }
 
-    /// Counts the request as one of the session whose pin it follows.
-    pub(super) fn begin_session(&mut self, service: &Service, decision: &Decision) {
+    /// Counts the request as one of the session whose pin it follows, unless the session leaves its backend now.
+    pub(super) fn begin_session(&mut self, service: &Service, decision: &mut Decision) {
         self.session.begin(service, decision, self.thread.index);
     }
 
@@ -388,9 +390,27 @@ impl Exchange {
         }
     }
 
+    /// Returns whether this is a stream or tunnel that ends now, since its backend has been drained.
+    pub(super) fn ends_stream(&self) -> bool {
+        if !self.is_stream && !self.record.is_tunnel {
+            return false;
+        }
+        let live = self.service().zip(self.backend).map(|(service, index)| service.pool.backend(index).live());
+        let begun = u64::try_from(self.record.time.as_millis()).unwrap_or(u64::MAX);
+        live.is_some_and(|live| live.draining().ends_stream(begun))
+    }
+
+    /// Notes that the response or tunnel has ended since its backend has been drained. Returns whether the response is
+    /// complete all the same.
+    pub(super) fn drained(&mut self) -> bool {
+        self.record.error = Some(FailureDetail::Kind("drained"));
+        self.is_event_stream
+    }
+
     /// Notes and returns whether the response is a stream.
     pub(super) fn note_stream(&mut self, headers: &HeaderMap) -> bool {
         self.is_stream = self.route().is_some_and(|route| route.is_stream) || streams::is_stream(headers);
+        self.is_event_stream = streams::is_event_stream(headers);
         self.is_stream
     }
 
@@ -411,6 +431,7 @@ impl Exchange {
         self.record.detach_from_head();
         self.accept = None;
         self.record.is_tunnel = true;
+        self.in_flight.iter_mut().for_each(InFlight::becomes_tunnel);
         let series = self.service().zip(self.backend).and_then(|(service, index)| service.series.get(index));
         if let Some(series) = series {
             series.tunnel_began(self.thread.index);

@@ -146,6 +146,11 @@ impl Body for ResponseBody {
             }
             Content::Relayed { received, since, waits_for, is_slow } => (received, since, waits_for, is_slow),
         };
+        if exchange.ends_stream() {
+            let is_complete = exchange.drained();
+            self.content = Content::Page(Bytes::new());
+            return Poll::Ready((!is_complete).then_some(Err(BrokenOff)));
+        }
         if *waits_for == Side::Client {
             *is_slow |= clock::now().saturating_duration_since(*since) >= SLOW;
         }

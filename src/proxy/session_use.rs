@@ -3,8 +3,10 @@
 //! Must not know: how sessions are counted, or why one moves.
 
 use super::snapshot::Service;
+use crate::affinity::decide::has_other;
 use crate::affinity::{Decision, SessionEffect, Verdict};
 use crate::clock;
+use crate::pool::sessions::SessionOfPin;
 
 /// The session of a request on a backend of its pool.
 #[derive(Debug, Default)]
@@ -14,10 +16,22 @@ pub(super) struct SessionUse {
 }
 
 impl SessionUse {
-    /// Begins with the session of the pin that the request follows, if it follows one.
-    pub(super) fn begin(&mut self, service: &Service, decision: &Decision, thread: usize) {
-        if let (Verdict::Hit, Some(index)) = (decision.verdict, decision.target()) {
+    /// Begins with the session of the pin that the request follows, if it follows one. If the backend releases the session,
+    /// the request goes elsewhere.
+    pub(super) fn begin(&mut self, service: &Service, decision: &mut Decision, thread: usize) {
+        let (Verdict::Hit, Some(index)) = (decision.verdict, decision.target()) else { return };
+        let live = service.pool.backend(index).live();
+        let Some(rule) = live.draining().rule() else {
             self.begin_on(service, index, decision.session, decision.issued, thread);
+            return;
+        };
+        let (now, lifetime) = (clock::unix_millis(), service.affinity.session_lifetime());
+        let session = SessionOfPin { id: decision.session, issued: decision.issued, seen: decision.pin_seen() };
+        let leaves = |activity| rule.releases(session.id, activity, now) && has_other(&service.pool, index);
+        if live.sessions().begin_unless_released(thread, session, now, lifetime, leaves) {
+            decision.release(&service.affinity.session_policy().policies);
+        } else {
+            self.current = Some((index, session.id));
         }
     }
 

@@ -6,7 +6,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
 /// The beginnings of media types, in lower case.
 const KINDS: [&[u8]; 9] = [
-    b"text/event-stream",
+    EVENTS,
     // Also with a suffix such as `+proto` or `-web`.
     b"application/grpc",
     b"multipart/x-mixed-replace",
@@ -18,6 +18,8 @@ const KINDS: [&[u8]; 9] = [
     b"application/stream+json",
 ];
 
+const EVENTS: &[u8] = b"text/event-stream";
+
 /// A parameter of Kubernetes's media types: the response lists changes until the client stops watching.
 const WATCH: &[u8] = b"stream=watch";
 
@@ -27,6 +29,13 @@ pub(super) fn is_stream(headers: &HeaderMap) -> bool {
     let begins = |name: &&[u8]| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
     KINDS.iter().any(begins)
         || kind.split(|byte| *byte == b';').skip(1).any(|parameter| parameter.trim_ascii() == WATCH)
+}
+
+/// Returns whether a message is an event stream. Its client connects again when it ends, and an event that is not
+/// complete by then does not count (HTML §9.2.6).
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    kind.get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS))
 }
 
 #[cfg(test)]

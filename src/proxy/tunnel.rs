@@ -21,6 +21,9 @@ use crate::net::Stream;
 /// Bytes read at once, and so the most that is held for a side that can't take them.
 const PIECE: usize = 16 * 1024;
 
+/// How long both sides of a tunnel that was ended have to end theirs.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Pieces that one direction may move before other connections run.
 const PIECES_PER_POLL: usize = 16;
 
@@ -64,13 +67,21 @@ impl handler::Tunnel for BackendTunnel {
 /// Moves bytes between the client, from which `read` was read before, and the backend, until both have ended or a
 /// timeout is reached.
 async fn run(tunnel: BackendTunnel, mut client: Box<dyn Duplex>, read: Bytes) {
-    let BackendTunnel { mut exchange, mut backend, read: backend_read, limits } = tunnel;
+    let BackendTunnel { mut exchange, mut backend, read: backend_read, mut limits } = tunnel;
     let begun = clock::now();
     let mut up = Direction::new(read);
     let mut down = Direction::new(backend_read);
-    let mut is_ending = false;
+    let (mut is_ending, mut is_drained) = (false, false);
     exchange.wait_deadline().set(limits.due(begun, begun));
     let ended = poll_fn(|cx| {
+        if !is_drained && exchange.ends_stream() {
+            is_drained = true;
+            up.finish();
+            down.finish();
+            // What is held has a moment to be written.
+            limits = TunnelTimeouts { idle: LINGER, ending: LINGER, ..limits };
+            exchange.wait_deadline().set(clock::now() + LINGER);
+        }
         let moved = up.moved + down.moved;
         let up_ends = up.poll(cx, &mut client, &mut backend);
         let down_ends = down.poll(cx, &mut backend, &mut client);
@@ -90,6 +101,31 @@ async fn run(tunnel: BackendTunnel, mut client: Box<dyn Duplex>, read: Bytes) {
     })
     .await;
     exchange.tunnel_ended_with(up.moved, down.moved, ended);
+    if is_drained {
+        exchange.drained();
+        exchange.wait_deadline().set(clock::now() + LINGER);
+        poll_fn(|cx| {
+            let ends = [discard(cx, &mut client), discard(cx, &mut backend)];
+            if ends.iter().all(Poll::is_ready) { Poll::Ready(()) } else { exchange.wait_deadline().poll(cx) }
+        })
+        .await;
+    }
+}
+
+/// Reads and discards until the peer has ended, so that what it still sends causes no reset, which could overtake our
+/// last bytes.
+fn discard(cx: &mut Context<'_>, from: &mut (impl AsyncRead + Unpin)) -> Poll<()> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        for _ in 0..PIECES_PER_POLL {
+            let mut buffer = ReadBuf::new(scratch);
+            match ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
 }
 
 impl TunnelTimeouts {
@@ -140,6 +176,13 @@ impl Direction {
     fn release_buffer(&mut self) {
         if self.held.is_empty() {
             self.held = Bytes::new();
+        }
+    }
+
+    /// Reads no more: what is held is still written, then the writing side is shut down.
+    fn finish(&mut self) {
+        if self.state != DirectionState::Ended {
+            self.state = DirectionState::Ending;
         }
     }
 

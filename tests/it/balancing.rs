@@ -111,13 +111,15 @@ async fn a_client_of_a_backup_stays_there_when_the_others_recover() {
 }
 
 #[tokio::test]
-async fn backends_of_weight_0_or_draining_are_no_candidates_of_new_clients() {
+async fn backends_of_weight_0_get_no_new_client_and_draining_ones_only_when_no_other_is_left() {
     for kind in KINDS {
         let [a, b, c] = Backend::three().await;
         let builder = balanced(kind).backend(&a, "weight = 0").backend(&b, "").backend(&c, "state = \"drain\"");
         let proxy = builder.start();
         assert_eq!(served(&proxy, 20).await, HashMap::from([("b".into(), 20)]), "{kind}");
         b.kill().await;
+        assert_eq!(proxy.get(None).await.text(), "c", "{kind}");
+        c.kill().await;
         assert_eq!(proxy.get(None).await.status, 503, "{kind}");
     }
 }

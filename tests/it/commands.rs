@@ -79,7 +79,7 @@ fn an_unknown_command_is_reported() {
         |text: &str| -> Vec<String> { commands(text).iter().filter_map(|words| wrong(words, &definition)).collect() };
     let none: [String; 0] = [];
     assert_eq!(faults("run `linchpin check -c FILE`, or linchpin keygen -o linchpin.key"), none);
-    assert_eq!(faults("`linchpin drain POOL/BACKEND`"), ["there is no such command"]);
+    assert_eq!(faults("`linchpin dran POOL/BACKEND`"), ["there is no such command"]);
     assert_eq!(faults("`linchpin check --quiet`"), ["it has no --quiet"]);
     assert_eq!(faults("cargo run --release -- demmo"), ["there is no such command"]);
     assert_eq!(faults("Linchpin drains, and /etc/linchpin is a folder"), none);

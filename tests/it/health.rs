@@ -223,7 +223,7 @@ async fn the_whole_pool_is_never_ejected() {
         let builder: Builder = Proxy::builder().table("ejection", ejection).table("retry", "budget = \"1000%\"");
         builder.backend(&a, "").backend(&b, "").backend(&c, with_c).start()
     };
-    for (lines, most) in [("", 2), (maintained, 1), ("weight = 0", 1), ("state = \"drain\"", 1)] {
+    for (lines, most) in [("", 2), (maintained, 1), ("weight = 0", 1), ("state = \"drain\"", 2)] {
         let proxy = start(lines);
         for path in 0..8 {
             let response = proxy.client().await.get(&format!("/{path}")).await;

@@ -38,6 +38,8 @@ mod demo_page;
 mod descriptors;
 mod discovery;
 mod docs;
+mod drain_command;
+mod drains;
 mod early_responses;
 mod events;
 mod explain;

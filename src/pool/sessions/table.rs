@@ -93,7 +93,6 @@ impl ThreadTable {
     }
 
     /// Returns what is known of a session.
-    #[cfg(test)]
     pub(super) fn entry(&self, session: u64) -> Option<Entry> {
         self.0.load().as_ref()?.find(session).map(Slot::entry)
     }

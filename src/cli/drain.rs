@@ -1,0 +1,237 @@
+//! Owns: `linchpin drain`: draining a backend or a group of a running proxy, and waiting for it. Exit code 3: not in time.
+//! Invariant: each request has a time limit; `--wait` ends when every drain has ended.
+//! Must not know: how sessions leave.
+
+use std::io::{IsTerminal, stdout};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::admin_client::{AdminClient, unexpected};
+use super::config_file::{ConfigArgs, find};
+use super::output::{failure, print, print_error};
+
+/// The longest time until the admin listener responds.
+const LIMIT: Duration = Duration::from_secs(10);
+/// The time between two looks of `--wait`.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// The exit code if sessions are left at the deadline.
+const NOT_DRAINED: u8 = 3;
+/// The length of the bar.
+const BAR: u64 = 24;
+
+/// The arguments of `linchpin drain`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The backend as POOL/BACKEND; with --group, the POOL.
+    #[arg(value_name = "POOL/BACKEND")]
+    target: String,
+    /// All backends of the pool that have this group.
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+    /// How long it may take, such as 10m. Without it, sessions stay until they end.
+    #[arg(long, value_name = "TIME")]
+    deadline: Option<String>,
+    /// The state afterwards: maintenance, ready, or nothing to stay in drain.
+    #[arg(long, value_name = "STATE")]
+    then: Option<String>,
+    /// Sessions without a request for this long leave first [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    idle: Option<String>,
+    /// Cancel the drain: the former state holds again.
+    #[arg(long, conflicts_with_all = ["deadline", "then", "idle", "wait"])]
+    cancel: bool,
+    /// Wait until it has ended. The exit code is 0 if no session was left, and 3 otherwise.
+    #[arg(long)]
+    wait: bool,
+    /// Print JSON: the status of each backend.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// A backend that is drained.
+struct Target {
+    pool: String,
+    backend: String,
+}
+
+impl Target {
+    fn path(&self, what: &str) -> String {
+        format!("/api/v1/pools/{}/backends/{}/{what}", self.pool, self.backend)
+    }
+}
+
+/// Drains, and perhaps waits.
+pub fn run(args: &Args) -> ExitCode {
+    match drain(args) {
+        Ok(code) => code,
+        Err(why) => failure(&why),
+    }
+}
+
+fn drain(args: &Args) -> Result<ExitCode, String> {
+    let file = find(args.config.path()).map_err(|error| error.to_string())?;
+    let admin = AdminClient::of(&file).map_err(|error| error.to_string())?;
+    let targets = targets(args, &admin)?;
+    let order = order(args);
+    let mut statuses = Vec::new();
+    for target in &targets {
+        statuses.push(match args.cancel {
+            true => ask(&admin, &Method::DELETE, &target.path("drain"), None)?,
+            false => ask(&admin, &Method::POST, &target.path("drain"), Some(&order))?,
+        });
+    }
+    if !args.wait {
+        show(&targets, &statuses, args);
+        return Ok(ExitCode::SUCCESS);
+    }
+    wait(&targets, &admin, args)
+}
+
+/// Finds the backends that are meant.
+fn targets(args: &Args, admin: &AdminClient) -> Result<Vec<Target>, String> {
+    let Some(group) = &args.group else {
+        let (pool, backend) =
+            args.target.split_once('/').filter(|(pool, backend)| !pool.is_empty() && !backend.is_empty()).ok_or_else(
+                || format!("{:?} is no backend; write POOL/BACKEND, or POOL with --group NAME", args.target),
+            )?;
+        return Ok(vec![Target { pool: pool.into(), backend: backend.into() }]);
+    };
+    let status = ask(admin, &Method::GET, "/api/v1/status", None)?;
+    let pools = status["pools"].as_array().into_iter().flatten();
+    let pool = pools.clone().find(|pool| pool["name"] == *args.target).ok_or_else(|| {
+        let names: Vec<_> = pools.filter_map(|pool| pool["name"].as_str()).collect();
+        format!("there is no pool {:?}; the pools are: {}", args.target, names.join(", "))
+    })?;
+    let backends = pool["backends"].as_array().into_iter().flatten().filter(|backend| backend["group"] == *group);
+    let target =
+        |backend: &Value| Some(Target { pool: args.target.clone(), backend: backend["name"].as_str()?.into() });
+    let found: Vec<_> = backends.filter_map(target).collect();
+    if found.is_empty() {
+        return Err(format!(
+            "pool {:?} has no backend of the group {group:?}; look at `group` of its [[pools.backends]]",
+            args.target
+        ));
+    }
+    Ok(found)
+}
+
+fn order(args: &Args) -> Value {
+    let keys = [("deadline", &args.deadline), ("then", &args.then), ("idle", &args.idle)];
+    let given = keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), json!(value.as_ref()?))));
+    Value::Object(given.collect::<Map<_, _>>())
+}
+
+/// Waits until all drains have ended.
+fn wait(targets: &[Target], admin: &AdminClient, args: &Args) -> Result<ExitCode, String> {
+    let shows_bar = !args.json && stdout().is_terminal();
+    let mut before = String::new();
+    loop {
+        let looks = targets.iter().map(|target| ask(admin, &Method::GET, &target.path("drain"), None));
+        let drains = looks.collect::<Result<Vec<_>, String>>()?;
+        let line = progress(&drains);
+        if shows_bar {
+            print(&format!("\r{line}\x1b[K"));
+        } else if !args.json && line != before {
+            print(&format!("{line}\n"));
+        }
+        before = line;
+        if drains.iter().any(|drain| drain["phase"] == "draining") {
+            sleep(INTERVAL);
+            continue;
+        }
+        if shows_bar {
+            print("\n");
+        }
+        return Ok(end(targets, &drains, args));
+    }
+}
+
+/// Prints how the drains have ended.
+fn end(targets: &[Target], drains: &[Value], args: &Args) -> ExitCode {
+    if args.json {
+        print(&format!("{}\n", Value::Array(drains.to_vec())));
+    }
+    let mut code = ExitCode::SUCCESS;
+    for (target, drain) in targets.iter().zip(drains) {
+        let name = format!("{}/{}", target.pool, target.backend);
+        match drain["phase"].as_str() {
+            Some("drained") => {}
+            Some("deadline") => {
+                let left = drain["sessions"].as_u64().unwrap_or_default();
+                print_error(&format_args!(
+                    "linchpin: {name} was not drained in time: {left} sessions were left at the deadline. They move when \
+                     they return; what only the server knows of them is lost if it stops now\n"
+                ));
+                code = ExitCode::from(NOT_DRAINED);
+            }
+            _ => {
+                print_error(&format_args!("linchpin: the drain of {name} was cancelled: another state was set\n"));
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    code
+}
+
+fn show(targets: &[Target], statuses: &[Value], args: &Args) {
+    if args.json {
+        print(&format!("{}\n", Value::Array(statuses.to_vec())));
+        return;
+    }
+    for (target, status) in targets.iter().zip(statuses) {
+        let (state, sessions) = (status["state"].as_str().unwrap_or("?"), &status["sessions"]);
+        print(&format!("{}/{}: {state}, {sessions} sessions\n", target.pool, target.backend));
+    }
+}
+
+/// Formats how far drains are, in one line.
+fn progress(drains: &[Value]) -> String {
+    let sum = |key: &str| drains.iter().filter_map(|drain| drain[key].as_u64()).sum::<u64>();
+    let (before, left) = (sum("sessions_before"), sum("sessions"));
+    let gone = before.saturating_sub(left);
+    let filled = (BAR * gone).checked_div(before).unwrap_or(BAR).min(BAR);
+    let bar = "#".repeat(filled as usize) + &"-".repeat((BAR - filled) as usize);
+    let end = drains.iter().filter_map(|drain| drain["deadline"].as_f64()).reduce(f64::max);
+    let until = end.map(|end| {
+        let now = crate::clock::unix().as_secs_f64();
+        format!(", {} s to the deadline", (end - now).max(0.0).round())
+    });
+    let (requests, tunnels) = (sum("active_requests"), sum("tunnels"));
+    let until = until.unwrap_or_default();
+    format!("[{bar}] {left} of {before} sessions left, {requests} requests in flight ({tunnels} tunnels){until}")
+}
+
+/// Sends a request and returns the JSON of its response.
+pub(super) fn ask(admin: &AdminClient, method: &Method, path: &str, body: Option<&Value>) -> Result<Value, String> {
+    let (status, bytes) = admin.send(method, path, body, LIMIT).map_err(|error| error.to_string())?;
+    match status {
+        StatusCode::OK => serde_json::from_slice(&bytes).map_err(|_| unexpected(status, &bytes)),
+        StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => {
+            Err(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+        }
+        _ => Err(unexpected(status, &bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_shows_the_share_that_has_left() {
+        let drain =
+            json!({ "sessions_before": 40, "sessions": 10, "active_requests": 3, "tunnels": 1, "deadline": null });
+        let line = progress(&[drain]);
+        assert_eq!(line, "[##################------] 10 of 40 sessions left, 3 requests in flight (1 tunnels)");
+        assert!(
+            progress(&[json!({ "sessions_before": 0, "sessions": 2 })])
+                .starts_with("[########################] 2 of 0")
+        );
+    }
+}

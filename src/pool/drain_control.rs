@@ -1,0 +1,72 @@
+//! Owns: how a drain begins, ends and is cancelled on a backend, together with the backend's admin state.
+//! Invariant: a drain that ends sets the state that its order names; one that is cancelled sets the state from before.
+//! Must not know: who asks for a drain; when one ends.
+
+use std::sync::Arc;
+
+use super::admission::AdminState;
+use super::backend_set::Pool;
+use super::drain::{Drain, DrainCause, DrainEnd, DrainOrder};
+use super::live::Live;
+
+impl Live {
+    /// Drains the backend at `now`, in milliseconds since the Unix epoch, of so many sessions.
+    pub fn begin_drain(self: &Arc<Self>, order: DrainOrder, sessions: u64, now: u64) {
+        let running = self.draining().current().filter(|drain| drain.is_running());
+        // A drain with another deadline goes back to what was before the first one.
+        let before = running.filter(|drain| drain.cause == DrainCause::Operator).map(|drain| drain.before);
+        let before = before.unwrap_or(self.wanted());
+        self.set_state(AdminState::Drain);
+        self.draining().begin(Drain::begin(order, DrainCause::Operator, before, sessions, now));
+    }
+
+    /// Cancels the operator's drain. Returns it; `None` if none runs.
+    pub fn cancel_drain(self: &Arc<Self>, now: u64) -> Option<Drain> {
+        let drain = self.draining().cancel(DrainCause::Operator, now)?;
+        self.set_state(drain.before);
+        Some(drain)
+    }
+
+    /// Ends the running drain like this, with so many sessions left. Returns it; `None` if none runs.
+    pub fn end_drain(self: &Arc<Self>, end: DrainEnd, sessions: u64, now: u64) -> Option<Drain> {
+        let drain = self.draining().end(end, now, sessions)?;
+        if let Some(then) = drain.order.then {
+            self.set_state(then);
+        }
+        Some(drain)
+    }
+
+    /// Takes over the operator's drain of the server that had the name before: it is a part of what the operator has set.
+    pub(super) fn adopt_drain(&self, former: &Live) {
+        let running = former.draining().current().filter(|drain| drain.is_running());
+        let kept = |drain: &Drain| drain.cause == DrainCause::Operator && self.wanted() == AdminState::Drain;
+        running.filter(kept).into_iter().for_each(|drain| self.draining().begin(drain));
+    }
+
+    /// Follows what the sources say: a backend that none lists drains until `leaves`, in milliseconds since the Unix
+    /// epoch.
+    pub(super) fn follow_sources(self: &Arc<Self>, leaves: Option<u64>, now: u64) {
+        let was_leaving = self.is_leaving();
+        self.set_leaving(leaves.is_some());
+        match leaves {
+            Some(leaves) if !was_leaving && !self.draining().is_running() => {
+                let order =
+                    DrainOrder { deadline: Some(leaves.saturating_sub(now)), idle: DrainOrder::IDLE, then: None };
+                let sessions = self.sessions().estimate();
+                self.draining().begin(Drain::begin(order, DrainCause::Leaving, self.wanted(), sessions, now));
+            }
+            Some(_) => {}
+            None => drop(self.draining().cancel(DrainCause::Leaving, now)),
+        }
+    }
+}
+
+impl Pool {
+    /// Ends the streams and tunnels of the backend at a position of this pool that began before `now`, in milliseconds
+    /// since the Unix epoch. Requests in flight go on.
+    pub fn end_streams(&self, index: usize, now: u64) {
+        let live = self.backend(index).live();
+        live.draining().end_streams(now);
+        self.health_tracker().backend_down.notify(live.id());
+    }
+}
