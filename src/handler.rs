@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
@@ -99,6 +100,9 @@ pub enum Abandoned {
 pub trait ResponseContent: Body<Data = Bytes> {
     /// Ends the body early: hyper discarded `bytes` of its data without writing them.
     fn abort(&mut self, bytes: u64);
+
+    /// Is polled instead of the body while the client takes nothing, so that the body holds as little as it can.
+    fn hold(&mut self, _cx: &mut Context<'_>) {}
 
     /// Returns whether the handler has read all of the request's body by now.
     fn has_read_request(&self) -> bool;

@@ -20,6 +20,7 @@ pub mod events;
 pub mod files;
 pub mod handler;
 pub mod health;
+pub mod http2;
 pub mod import;
 pub mod net;
 pub mod per_thread;

@@ -247,6 +247,12 @@ impl ResponseContent for ResponseBody {
         }
     }
 
+    fn hold(&mut self, cx: &mut Context<'_>) {
+        if let Content::Relayed { received, .. } = &mut self.content {
+            received.hold(cx);
+        }
+    }
+
     fn has_read_request(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.has_read_request())
     }

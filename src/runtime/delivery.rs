@@ -79,6 +79,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<CountedChunk>, B::Error>>> {
         if self.must_wait(cx) {
+            self.body.hold(cx);
             return Poll::Pending;
         }
         if self.held_error.is_none() {

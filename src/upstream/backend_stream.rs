@@ -6,13 +6,9 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::net::Stream;
-
-/// The stream in hyper's I/O traits, for HTTP/2.
-pub(super) type BackendIo = TokioIo<BackendStream>;
 
 /// A stream to a backend. Shutting it down does nothing; dropping it closes the socket. A half-close first would be one
 /// more system call, and some backends take it for a client that gave up.

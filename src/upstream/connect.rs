@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::Body;
 
-use super::backend_stream::{BackendIo, BackendStream};
+use super::backend_stream::BackendStream;
 use super::dial::{Dialled, Purpose, dial};
 use super::failure::{Fact, Failure};
 use super::http1::Http1Connection;
@@ -53,8 +53,8 @@ where
         let sent = stream.socket().write_progress();
         let stream = BackendStream::new(stream);
         if is_http2 {
-            let failed = |error: hyper::Error| unsent(Fact::of(&error)).with_detail(Some(Reason::of(&error)));
-            return Ok(NewConnection::Http2(Http2Connection::handshake(BackendIo::new(stream)).await.map_err(failed)?));
+            let failed = |error: h2::Error| unsent(Fact::Closed).with_detail(Some(Reason::of(&error)));
+            return Ok(NewConnection::Http2(Http2Connection::handshake(stream).await.map_err(failed)?));
         }
         let connect_time = clock::now().saturating_duration_since(start);
         let alpn_fell_back_to_h1 = access.settings.http2 && !http1;
@@ -74,5 +74,5 @@ pub enum NewConnection<B: Body + 'static> {
     /// An HTTP/1.1 connection, for one request at a time.
     Http1(Box<Http1Connection<B>>),
     /// An HTTP/2 connection, for many requests at once.
-    Http2(Http2Connection<B>),
+    Http2(Http2Connection),
 }

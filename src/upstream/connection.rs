@@ -12,12 +12,11 @@ use http::header::{CONNECTION, HOST, HeaderMap};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
-use super::failure::{Fact, Failure, SendError};
-use super::framing::settle;
+use super::failure::{Fact, SendError};
 use super::http1::Http1Connection;
 use super::http2::StreamPermit;
+use crate::http2::StreamBody;
 use crate::net::{Stream, WriteProgress};
 
 /// A connection on which one request is sent.
@@ -25,7 +24,7 @@ pub enum PooledConnection<B: Body + 'static> {
     /// An HTTP/1.1 connection of its own.
     Http1(Box<Http1Connection<B>>),
     /// A stream of an HTTP/2 connection that other requests share.
-    Http2(StreamPermit<B>),
+    Http2(StreamPermit),
 }
 
 impl<B> PooledConnection<B>
@@ -64,8 +63,8 @@ where
     }
 
     /// Sends a request and waits for the header section of the response, whose framing is checked. It polls `watch`
-    /// meanwhile, which can end the attempt with a fact. Interim responses over HTTP/1.1 go to `on_interim`; hyper does
-    /// not report those over HTTP/2. After a failure the connection cannot be used again.
+    /// meanwhile, which can end the attempt with a fact. Interim responses go to `on_interim`. After a failure the
+    /// connection cannot be used again.
     /// [`Http1Connection::send_request`] says why `request` builds the request here.
     ///
     /// # Errors
@@ -82,9 +81,7 @@ where
                 Ok(response.map(|()| ReceivedBody::Http1))
             }
             PooledConnection::Http2(permit) => {
-                let mut response = Box::pin(permit.send_request(request(), watch)).await?;
-                settle(response.headers_mut())
-                    .map_err(|fact| SendError { failure: Failure::new(fact, true), has_received: true })?;
+                let response = Box::pin(permit.send_request(request(), on_interim, watch)).await?;
                 Ok(response.map(ReceivedBody::Http2))
             }
         }
@@ -95,8 +92,8 @@ where
 pub enum ReceivedBody {
     /// The connection itself reads it.
     Http1,
-    /// hyper reads it.
-    Http2(Incoming),
+    /// A stream of the connection.
+    Http2(StreamBody),
 }
 
 /// A response ended before its body was complete.
@@ -137,13 +134,25 @@ where
     /// Polls for the next frame of the body.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
         match (&mut self.body, &mut self.connection) {
-            (ReceivedBody::Http2(body), _) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|_| IncompleteBody)))
+            (ReceivedBody::Http2(body), connection) => {
+                let poll = Pin::new(body).poll_frame(cx);
+                if let (true, PooledConnection::Http2(permit)) = (poll.is_ready(), connection) {
+                    permit.heard();
+                }
+                poll.map(|frame| frame.map(|frame| frame.map_err(|_| IncompleteBody)))
             }
             (ReceivedBody::Http1, PooledConnection::Http1(connection)) => {
                 connection.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|_| IncompleteBody)))
             }
             (ReceivedBody::Http1, PooledConnection::Http2(_)) => Poll::Ready(Some(Err(IncompleteBody))),
+        }
+    }
+
+    /// Is polled instead of [`poll_frame`](Self::poll_frame) while the reader takes nothing. What has arrived of an HTTP/2
+    /// stream would otherwise hold the buffers that its connection was read into.
+    pub fn hold(&mut self, cx: &mut Context<'_>) {
+        if let ReceivedBody::Http2(body) = &mut self.body {
+            body.hold(cx);
         }
     }
 

@@ -31,7 +31,7 @@ pub struct ConnectionPool<B: Body + 'static> {
 /// The connections to one backend.
 struct BackendConnections<B: Body + 'static> {
     idle: Vec<IdleConnection<B>>,
-    active_http2: Vec<ActiveHttp2<B>>,
+    active_http2: Vec<ActiveHttp2>,
     /// The attempt to make an HTTP/2 connection, which requests wait for.
     pending: Option<PendingConnect<B>>,
     /// The incarnation that was offered HTTP/2 and chose HTTP/1.1.
@@ -48,8 +48,8 @@ struct IdleConnection<B: Body + 'static> {
 }
 
 /// An HTTP/2 connection, which requests share.
-struct ActiveHttp2<B: Body + 'static> {
-    connection: Http2Connection<B>,
+struct ActiveHttp2 {
+    connection: Http2Connection,
     incarnation: u64,
     idle_timeout: Duration,
 }
@@ -78,7 +78,7 @@ impl<B: Body + 'static> Default for ConnectionPool<B> {
 
 impl<B: Body + 'static> BackendConnections<B> {
     /// Adds an HTTP/2 connection, so that other requests find it.
-    fn register(&mut self, connection: Http2Connection<B>, incarnation: u64, access: &Access) {
+    fn register(&mut self, connection: Http2Connection, incarnation: u64, access: &Access) {
         self.http1_only = None;
         self.active_http2.push(ActiveHttp2 { connection, incarnation, idle_timeout: access.settings.idle_timeout });
     }
@@ -109,7 +109,7 @@ where
         let connections = backends.get_mut(backend.live().id())?;
         let wants_http2 = settings.http2 && !key.http1;
         if wants_http2 {
-            let current = |active: &&ActiveHttp2<B>| active.incarnation == backend.connection_key();
+            let current = |active: &&ActiveHttp2| active.incarnation == backend.connection_key();
             let permit =
                 connections.active_http2.iter().filter(current).find_map(|active| active.connection.try_acquire());
             if permit.is_some() {

@@ -159,18 +159,6 @@ impl Fact {
             Fact::Status(status) => Reason::Status(status),
         }
     }
-
-    pub(super) fn of(error: &hyper::Error) -> Fact {
-        if error.is_parse_too_large() {
-            Fact::HeadTooLarge
-        } else if error.is_parse() {
-            Fact::Garbage
-        } else if error.is_user() {
-            Fact::RequestBody
-        } else {
-            Fact::Closed
-        }
-    }
 }
 
 #[cfg(test)]

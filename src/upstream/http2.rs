@@ -2,27 +2,32 @@
 //! Invariant: it carries at most as many streams as the backend and [`MAX_STREAMS`] allow; none stalls or ends another.
 //! Must not know: when to give up, which its caller's `watch` decides.
 
+mod keep_alive;
+
 use std::cell::Cell;
 use std::error::Error;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use h2::client::SendRequest;
+use h2::{Reason, RecvStream};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::http2;
 use hyper::rt::Executor;
-use hyper_util::rt::TokioTimer;
 
-use super::backend_stream::BackendIo;
+use super::backend_stream::BackendStream;
 use super::failure::{Blame, Fact, Failure, SendError};
+use super::framing::settle;
 use super::settings::MAX_RESPONSE_HEAD;
 use crate::clock;
-use crate::reason::Reason;
+use crate::http2::{BodySender, StreamBody};
+use crate::reason;
+use keep_alive::KeepAlive;
 
 /// The most requests on one connection at once. Most servers allow this many; more would wait for each other.
 const MAX_STREAMS: usize = 100;
@@ -33,32 +38,30 @@ const MAX_STREAMS: usize = 100;
 const STREAM_WINDOW: u32 = 32 * 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_STREAMS as u32 + MAX_STREAMS as u32 / 4);
 
-/// Bytes of a request's body that may wait for a backend that reads slowly.
-const SEND_BUFFER: usize = 4 * 1024;
-
-/// How often to send a PING to a backend that owes responses and is silent, and how long it may take to acknowledge it.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Bytes of a request's body that may wait for the socket: as many as one frame has.
+const SEND_BUFFER: usize = 16 * 1024;
 
 /// An HTTP/2 connection. Its clones share it.
-pub struct Http2Connection<B: Body + 'static> {
-    sender: http2::SendRequest<B>,
+#[derive(Clone)]
+pub struct Http2Connection {
+    sender: SendRequest<Bytes>,
     state: Rc<ConnectionState>,
 }
 
 /// The permission to have one request on the connection. Dropping it frees the stream for another request.
-pub struct StreamPermit<B: Body + 'static> {
-    connection: Http2Connection<B>,
+pub struct StreamPermit {
+    connection: Http2Connection,
 }
 
 struct ConnectionState {
-    /// The most requests at once that the backend allows.
-    max_streams: Cell<usize>,
     active_streams: Cell<usize>,
     is_used: Cell<bool>,
     /// Whether it accepts no new requests.
     is_retired: Cell<bool>,
     /// When the last request ended.
     idle_since: Cell<Instant>,
+    /// When a response was last seen to make progress.
+    last_heard: Rc<Cell<Instant>>,
 }
 
 /// Spawns each of hyper's futures as a task on this thread.
@@ -71,42 +74,43 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
     }
 }
 
-impl<B> Http2Connection<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
+impl Http2Connection {
     /// Begins HTTP/2 on a stream.
-    pub(super) async fn handshake(io: BackendIo) -> Result<Http2Connection<B>, hyper::Error> {
-        let mut http = http2::Builder::new(LocalExecutor);
-        http.initial_stream_window_size(STREAM_WINDOW)
+    pub(super) async fn handshake(stream: BackendStream) -> Result<Http2Connection, h2::Error> {
+        let mut http = h2::client::Builder::new();
+        http.initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
+            .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(MAX_RESPONSE_HEAD as u32)
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_INTERVAL);
-        let (sender, mut connection) = http.handshake(io).await?;
+            .initial_max_send_streams(MAX_STREAMS)
+            .enable_push(false);
+        let (sender, mut connection) = http.handshake(stream).await?;
+        let last_heard = Rc::new(Cell::new(clock::now()));
+        let mut keep_alive = KeepAlive::new(connection.ping_pong(), Rc::clone(&last_heard));
         let state = Rc::new(ConnectionState {
-            max_streams: Cell::new(MAX_STREAMS),
             active_streams: Cell::new(0),
             is_used: Cell::new(false),
             is_retired: Cell::new(false),
             idle_since: Cell::new(clock::now()),
+            last_heard,
         });
         let driver = Rc::clone(&state);
+        // Each of its requests is told how it ended.
         tokio::task::spawn_local(std::future::poll_fn(move |cx| {
-            let end = Pin::new(&mut connection).poll(cx);
-            driver.max_streams.set(connection.current_max_send_streams().min(MAX_STREAMS));
-            // hyper reports how it ended to each of its requests.
-            end.map(drop)
+            let is_lost = keep_alive.poll_lost(cx, driver.active_streams.get() > 0).is_ready();
+            let has_ended = is_lost || Pin::new(&mut connection).poll(cx).is_ready();
+            if !has_ended {
+                return Poll::Pending;
+            }
+            driver.is_retired.set(true);
+            Poll::Ready(())
         }));
         Ok(Http2Connection { sender, state })
     }
 
     /// Takes a permit for one more request, if the connection has a free stream.
-    pub(super) fn try_acquire(&self) -> Option<StreamPermit<B>> {
-        (self.is_open() && self.state.active_streams.get() < self.state.max_streams.get()).then(|| {
+    pub(super) fn try_acquire(&self) -> Option<StreamPermit> {
+        (self.is_open() && self.state.active_streams.get() < self.max_streams()).then(|| {
             self.state.active_streams.set(self.state.active_streams.get() + 1);
             StreamPermit { connection: self.clone() }
         })
@@ -114,12 +118,19 @@ where
 
     /// Whether it accepts requests but has no free stream now.
     pub(super) fn is_full(&self) -> bool {
-        let ConnectionState { max_streams, active_streams, .. } = &*self.state;
-        self.is_open() && max_streams.get() > 0 && active_streams.get() >= max_streams.get()
+        let max_streams = self.max_streams();
+        self.is_open() && max_streams > 0 && self.state.active_streams.get() >= max_streams
+    }
+
+    /// Returns the most requests at once that the backend allows.
+    fn max_streams(&self) -> usize {
+        self.sender.current_max_send_streams().min(MAX_STREAMS)
     }
 
     fn is_open(&self) -> bool {
-        !self.state.is_retired.get() && !self.sender.is_closed()
+        // The library fails here once the backend has sent GOAWAY.
+        let refuses = || self.sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+        !self.state.is_retired.get() && !matches!(refuses(), Poll::Ready(Err(_)))
     }
 
     /// Whether it accepts requests, and had one within `idle`.
@@ -130,13 +141,7 @@ where
     }
 }
 
-impl<B: Body + 'static> Clone for Http2Connection<B> {
-    fn clone(&self) -> Http2Connection<B> {
-        Http2Connection { sender: self.sender.clone(), state: Rc::clone(&self.state) }
-    }
-}
-
-impl<B: Body + 'static> Drop for StreamPermit<B> {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         let state = &self.connection.state;
         state.active_streams.set(state.active_streams.get().saturating_sub(1));
@@ -144,73 +149,111 @@ impl<B: Body + 'static> Drop for StreamPermit<B> {
     }
 }
 
-impl<B> StreamPermit<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
+impl StreamPermit {
     /// Whether the connection has carried a request before. The backend may have closed it since, which is not an
     /// error.
     pub(super) fn is_used(&self) -> bool {
         self.connection.state.is_used.get()
     }
 
-    /// Sends a request and waits for the header section of the response. It polls `watch` meanwhile, which can end the
-    /// attempt with a fact.
+    /// Notes that a response makes progress.
+    pub(super) fn heard(&self) {
+        self.connection.state.last_heard.set(clock::now());
+    }
+
+    /// Sends a request and waits for the header section of the response, whose framing is checked. It polls `watch`
+    /// meanwhile, which can end the attempt with a fact; the stream is then reset, which says nothing about the
+    /// connection: PING finds out whether the backend is still there. Interim responses go to `on_interim`.
     ///
     /// # Errors
     /// Why there is no response.
-    pub(super) async fn send_request(
+    pub(super) async fn send_request<B>(
         &mut self,
         request: Request<B>,
+        mut on_interim: impl FnMut(StatusCode, HeaderMap),
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Response<StreamBody>, SendError>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
         let Http2Connection { sender, state } = &mut self.connection;
-        let mut response = pin!(sender.try_send_request(request));
-        let result = std::future::poll_fn(|cx| match response.as_mut().poll(cx) {
-            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
-            Poll::Ready(Err(mut error)) => {
-                let is_begun = error.take_message().is_none();
-                if !is_stream_error(error.error()) {
-                    // Requests already on it may still get their responses; new requests use another connection.
-                    state.is_retired.set(true);
-                }
-                let sent = is_begun && !is_unprocessed(error.error());
-                let failure = Failure::new(Fact::of(error.error()), sent).with_detail(Some(Reason::of(error.error())));
-                // A client that sends many requests at once can cause a refused stream, so the backend is not blamed.
-                let failure =
-                    if failure.blame == Blame::Backend { failure.blamed_on(Blame::Response) } else { failure };
-                Poll::Ready(Err(SendError { failure, has_received: false }))
+        let mut watched = |cx: &mut Context<'_>, sent: bool| {
+            watch(cx).map(|fact| SendError { failure: Failure::new(fact, sent), has_received: false })
+        };
+        let ready = std::future::poll_fn(|cx| match sender.poll_ready(cx) {
+            Poll::Ready(ready) => Poll::Ready(ready.map_err(|error| state.failed(&error, false))),
+            Poll::Pending => watched(cx, false).map(Err),
+        });
+        ready.await?;
+        let (head, body) = request.into_parts();
+        let mut head = Request::from_parts(head, ());
+        announce_length(&mut head, &body);
+        let sent = sender.send_request(head, body.is_end_stream());
+        let (mut response, stream) = sent.map_err(|error| state.failed(&error, false))?;
+        // Dropped before it is done, it resets the stream.
+        let mut upload = (!body.is_end_stream()).then(|| BodySender::new(body, stream, Reason::CANCEL));
+        let result = std::future::poll_fn(|cx| {
+            if upload.as_mut().is_some_and(|upload| Pin::new(upload).poll(cx).is_ready()) {
+                upload = None;
             }
-            Poll::Pending => {
-                watch(cx).map(|fact| Err(SendError { failure: Failure::new(fact, true), has_received: false }))
+            while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+                let (head, ()) = interim.into_parts();
+                state.last_heard.set(clock::now());
+                on_interim(head.status, head.headers);
+            }
+            match Pin::new(&mut response).poll(cx) {
+                Poll::Ready(response) => Poll::Ready(response.map_err(|error| state.failed(&error, true))),
+                Poll::Pending => watched(cx, true).map(Err),
             }
         })
         .await;
         state.is_used.set(true);
-        // When `watch` ends the attempt, hyper resets the stream. That says nothing about the connection; PING finds
-        // out whether the backend is still there.
-        result
+        let response = result?;
+        if let Some(upload) = upload {
+            // It continues while the client does not read the response.
+            tokio::task::spawn_local(upload);
+        }
+        state.receive(response)
     }
 }
 
-/// Whether only the request has failed, and not the connection: a peer reset the stream, or the request body ended with
-/// an error.
-fn is_stream_error(error: &hyper::Error) -> bool {
-    let sources = std::iter::successors(error.source(), |error| (*error).source());
-    error.is_user() || sources.filter_map(|error| error.downcast_ref::<h2::Error>()).any(h2::Error::is_reset)
+impl ConnectionState {
+    /// Returns how a request has failed. It `is_begun` if the connection has taken it.
+    fn failed(&self, error: &h2::Error, is_begun: bool) -> SendError {
+        if !error.is_reset() {
+            // Requests already on it may still get their responses; new requests use another connection.
+            self.is_retired.set(true);
+        }
+        let sent = is_begun && !is_unprocessed(error);
+        let failure = Failure::new(Fact::Closed, sent).with_detail(Some(reason::Reason::of(error)));
+        // A client that sends many requests at once can cause a refused stream, so the backend is not blamed.
+        let failure = if failure.blame == Blame::Backend { failure.blamed_on(Blame::Response) } else { failure };
+        SendError { failure, has_received: false }
+    }
+
+    /// Checks the framing of a response.
+    fn receive(&self, response: Response<RecvStream>) -> Result<Response<StreamBody>, SendError> {
+        self.last_heard.set(clock::now());
+        let (mut head, stream) = response.into_parts();
+        let settled = settle(&mut head.headers)
+            .map_err(|fact| SendError { failure: Failure::new(fact, true), has_received: true })?;
+        Ok(Response::from_parts(head, StreamBody::new(stream, settled.length)))
+    }
+}
+
+/// Announces the length of a body, if it is known and the request does not announce it yet. A request by a method for
+/// which a body has no meaning announces none of 0 bytes.
+fn announce_length<B: Body>(head: &mut Request<()>, body: &B) {
+    let has_no_meaning = matches!(*head.method(), Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT);
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0 || !has_no_meaning) {
+        head.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
 }
 
 /// Whether the backend states that it has not processed the request (RFC 9113 §8.7): it refused the stream, or its
 /// GOAWAY names an earlier stream as the last.
-fn is_unprocessed(error: &hyper::Error) -> bool {
-    let mut source = error.source();
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            let is_graceful_shutdown = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-            return error.is_remote() && (is_graceful_shutdown || error.reason() == Some(h2::Reason::REFUSED_STREAM));
-        }
-        source = error.source();
-    }
-    false
+fn is_unprocessed(error: &h2::Error) -> bool {
+    let is_graceful_shutdown = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+    error.is_remote() && (is_graceful_shutdown || error.reason() == Some(Reason::REFUSED_STREAM))
 }

@@ -24,7 +24,7 @@ type ConnectFuture<B> = Pin<Box<dyn Future<Output = Result<SharedConnect<B>, Fai
 /// The new connection, for all waiting requests.
 pub(super) enum SharedConnect<B: Body + 'static> {
     /// They share it.
-    Http2(Http2Connection<B>),
+    Http2(Http2Connection),
     /// The backend chose HTTP/1.1: the first request takes it.
     Http1(Rc<Cell<Option<Box<Http1Connection<B>>>>>),
 }
