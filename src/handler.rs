@@ -2,19 +2,21 @@
 //! Invariant: the contract is types and traits alone; neither side knows the other.
 //! Must not know: sockets, hyper's connections, routes, backends.
 
+use std::error::Error;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::http2::StreamBody;
 use crate::net::interim::InterimQueue;
 use crate::telemetry::Limit;
 
@@ -35,7 +37,7 @@ pub trait Handler: 'static {
     fn handle(
         self: Rc<Self>,
         client: Rc<Self::Client>,
-        request: Request<Incoming>,
+        request: Request<IncomingBody>,
         interim: Option<Rc<InterimQueue>>,
     ) -> impl Future<Output = Reply<Self::Body>> + 'static;
 
@@ -49,6 +51,48 @@ pub trait Handler: 'static {
 
     /// Counts a connection that reached a limit.
     fn count_limit(&self, limit: Limit);
+}
+
+/// The body of a request, as its connection delivers it.
+pub enum IncomingBody {
+    /// There is none.
+    Empty,
+    /// From a connection of HTTP/1.
+    Http1(Incoming),
+    /// From a stream of HTTP/2.
+    Http2(StreamBody),
+}
+
+impl Body for IncomingBody {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>>> {
+        match self.get_mut() {
+            IncomingBody::Empty => Poll::Ready(None),
+            IncomingBody::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            IncomingBody::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            IncomingBody::Empty => true,
+            IncomingBody::Http1(body) => body.is_end_stream(),
+            IncomingBody::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            IncomingBody::Empty => SizeHint::with_exact(0),
+            IncomingBody::Http1(body) => body.size_hint(),
+            IncomingBody::Http2(body) => body.size_hint(),
+        }
+    }
 }
 
 /// The outcome of a request.

@@ -54,12 +54,11 @@ use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Request, Response, Version};
 use http_body::Body;
-use hyper::body::Incoming;
 
 use crate::affinity::rules::RuleEffect;
 use crate::affinity::{Decision, ExtractedPin, avoid_list::AvoidList, decide};
 use crate::clock::{self, Deadlines};
-use crate::handler::{Abandoned, Handler, HeadFault, Peer, Reply};
+use crate::handler::{Abandoned, Handler, HeadFault, IncomingBody, Peer, Reply};
 use crate::net::interim::InterimQueue;
 use crate::telemetry::{AccessLogHandle, Limit, ThreadLog};
 use attempt::{UpstreamRequest, UpstreamResponse};
@@ -144,7 +143,7 @@ impl Handler for Proxy {
     fn handle(
         self: Rc<Self>,
         client: Rc<Client>,
-        request: Request<Incoming>,
+        request: Request<IncomingBody>,
         interim: Option<Rc<InterimQueue>>,
     ) -> impl Future<Output = Reply<ResponseBody>> + 'static {
         let (mut head, body) = request.into_parts();
@@ -193,7 +192,7 @@ async fn serve(
     thread: &ThreadState,
     exchange: &mut Exchange,
     head: &mut http::request::Parts,
-    body: Incoming,
+    body: IncomingBody,
 ) -> Result<PipelineOutcome, ProxyError> {
     let view = exchange.view();
     exchange.admit(&view)?;

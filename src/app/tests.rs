@@ -6,14 +6,13 @@ use std::path::Path;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config;
 use crate::events::Events;
-use crate::handler::{Abandoned, Handler, HeadFault, Peer, Reply};
+use crate::handler::{Abandoned, Handler, HeadFault, IncomingBody, Peer, Reply};
 use crate::net::interim::InterimQueue;
 use crate::proxy::client::{Client, ListenerInfo};
 use crate::proxy::relay::ResponseBody;
@@ -34,7 +33,7 @@ impl Handler for Panics {
     async fn handle(
         self: Rc<Self>,
         client: Rc<Client>,
-        request: Request<Incoming>,
+        request: Request<IncomingBody>,
         interim: Option<Rc<InterimQueue>>,
     ) -> Reply<ResponseBody> {
         assert_ne!(request.uri().path(), "/panic", "a panic");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::uri::Scheme;
 use http::{Method, Request, Response, Uri, Version, request};
-use hyper::body::{Body, Incoming};
+use http_body::Body;
 
 use super::body::{BodyRules, ReplayBody, RequestBody};
 use super::error::ProxyError;
@@ -27,6 +27,7 @@ use super::thread::ThreadState;
 use super::upgrade::{NextProtocol, UpgradeOutcome, UpgradeRequest};
 use crate::clock;
 use crate::copies::fields::{SESSION, is_wanted};
+use crate::handler::IncomingBody;
 use crate::pool::Backend;
 use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, ReceivedBody, UpstreamBody, to_http2};
 
@@ -63,7 +64,7 @@ pub(super) struct UpstreamRequest {
 impl UpstreamRequest {
     pub(super) fn new(
         parts: &mut request::Parts,
-        incoming: Incoming,
+        incoming: IncomingBody,
         expects: bool,
         upgrade_request: Option<UpgradeRequest>,
         service: &Service,

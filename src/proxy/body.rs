@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::edits::Edits;
 use super::error::ProxyError;
@@ -18,6 +17,7 @@ use super::replay::{self, Replay, ReplayMemory};
 use super::trailers;
 use super::upload::Upload;
 use crate::clock::{self, Deadline};
+use crate::handler::IncomingBody;
 
 /// How long a client that expects `100 Continue` waits for the backend to send it (RFC 9110 §10.1.1: not indefinitely).
 const CONTINUE: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ pub struct BodyRules {
 
 /// The body of a request. Each attempt reads it from its beginning.
 pub struct ReplayBody {
-    incoming: RefCell<Incoming>,
+    incoming: RefCell<IncomingBody>,
     rules: BodyRules,
     /// Its Content-Length.
     length: Option<u64>,
@@ -82,7 +82,7 @@ impl ReplayBody {
     /// Makes a body that has not been read yet. With `expects`, the client waits for 100 Continue. Kept bytes count
     /// against `memory`.
     pub fn new(
-        incoming: Incoming,
+        incoming: IncomingBody,
         rules: BodyRules,
         expects: bool,
         limit: Deadline,

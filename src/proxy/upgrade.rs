@@ -51,7 +51,7 @@ pub(super) fn requested(
             Some(UpgradeRequest::Field(list))
         }
         Version::HTTP_2 if head.method == Method::CONNECT => {
-            let protocol = head.extensions.get::<hyper::ext::Protocol>()?;
+            let protocol = head.extensions.get::<h2::ext::Protocol>()?;
             if !protocol.as_str().eq_ignore_ascii_case("websocket") {
                 return None;
             }
@@ -246,7 +246,7 @@ mod tests {
         let mut parts = head(Version::HTTP_2, &[]);
         parts.method = Method::CONNECT;
         assert!(requested(&mut parts, false, || [0; 16]).is_none(), "no protocol is named");
-        parts.extensions.insert(hyper::ext::Protocol::from_static("websocket"));
+        parts.extensions.insert(h2::ext::Protocol::from_static("websocket"));
         let upgrade_request = requested(&mut parts, false, || *b"the sample nonce").unwrap();
         // The example of RFC 6455 §1.3.
         assert_eq!(parts.headers[SEC_WEBSOCKET_KEY], "dGhlIHNhbXBsZSBub25jZQ==");

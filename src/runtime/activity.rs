@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use http::Version;
 
-use super::backlog::StreamBacklog;
 use super::conn_timeouts::{self, ConnState, Http2State};
 use crate::clock;
 use crate::handler::Tunnel;
@@ -58,8 +57,7 @@ pub(super) struct Activity {
     failing_bodies: RefCell<Vec<Waker>>,
     /// The tunnel that takes over the connection after the current response.
     tunnel: RefCell<Option<Box<dyn Tunnel>>>,
-    /// On HTTP/2: the backlog of the stream that hyper is about to open.
-    opening_stream: Option<Cell<Option<Rc<StreamBacklog>>>>,
+    is_http2: bool,
 }
 
 /// What a client wants that has closed its sending side during a request.
@@ -77,19 +75,15 @@ impl Activity {
     /// Makes the state of a connection of HTTP/1 that leaves its idle state. `requests` counts all requests of the
     /// connection; `head_since` is when the first byte of the next head arrived.
     pub(super) fn http1(requests: &Rc<Cell<u32>>, head_since: Option<Instant>) -> Rc<Activity> {
-        Rc::new(Activity::new(Rc::clone(requests), head_since, None))
+        Rc::new(Activity::new(Rc::clone(requests), head_since, false))
     }
 
     /// Makes the state of a connection of HTTP/2.
     pub(super) fn http2() -> Rc<Activity> {
-        Rc::new(Activity::new(Rc::default(), None, Some(Cell::default())))
+        Rc::new(Activity::new(Rc::default(), None, true))
     }
 
-    fn new(
-        requests: Rc<Cell<u32>>,
-        head_since: Option<Instant>,
-        opening_stream: Option<Cell<Option<Rc<StreamBacklog>>>>,
-    ) -> Activity {
+    fn new(requests: Rc<Cell<u32>>, head_since: Option<Instant>, is_http2: bool) -> Activity {
         Activity {
             in_flight: Cell::new(0),
             requests,
@@ -111,7 +105,7 @@ impl Activity {
             pacing: BodyPacing::default(),
             failing_bodies: RefCell::default(),
             tunnel: RefCell::default(),
-            opening_stream,
+            is_http2,
         }
     }
 
@@ -308,20 +302,7 @@ impl Activity {
 
     /// Returns whether this is a connection of HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
-        self.opening_stream.is_some()
-    }
-
-    /// A request arrived; on HTTP/2, hyper is about to spawn its stream. Returns the stream's backlog.
-    pub(super) fn open_stream(&self) -> Option<Rc<StreamBacklog>> {
-        let opening = self.opening_stream.as_ref()?;
-        let stream = Rc::default();
-        opening.set(Some(Rc::clone(&stream)));
-        Some(stream)
-    }
-
-    /// Takes the backlog of the stream that hyper spawns.
-    pub(super) fn take_opening_stream(&self) -> Option<Rc<StreamBacklog>> {
-        self.opening_stream.as_ref()?.take()
+        self.is_http2
     }
 
     /// The current response is the last of HTTP: `tunnel` takes over the connection after it.

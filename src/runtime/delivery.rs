@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::activity::{Activity, RequestGuard};
 use super::backlog::StreamBacklog;
 use crate::handler::ResponseContent;
+use crate::http2::Piece;
 
 /// A response's body, which keeps its connection busy until the body ends.
 ///
@@ -124,13 +125,15 @@ impl<B: ResponseContent> Drop for TrackedBody<B> {
     }
 }
 
-/// A chunk of a body, whose bytes count as unsent until hyper has written them.
+/// A chunk of a body, whose bytes count as unsent until they are written.
+#[derive(Default)]
 pub(super) struct CountedChunk {
     bytes: Bytes,
     counter: Option<Counter>,
 }
 
 /// Where unsent bytes are counted.
+#[derive(Clone)]
 enum Counter {
     /// On HTTP/1: a connection has one response at a time.
     Connection(Rc<Activity>),
@@ -175,6 +178,19 @@ impl Buf for CountedChunk {
             Some(Counter::Stream(stream)) => stream.written(count as u64),
             None => {}
         }
+    }
+}
+
+impl Piece for CountedChunk {
+    fn split_to(&mut self, length: usize) -> CountedChunk {
+        CountedChunk { bytes: self.bytes.split_to(length), counter: self.counter.clone() }
+    }
+}
+
+/// Bytes that count nowhere.
+impl From<Bytes> for CountedChunk {
+    fn from(bytes: Bytes) -> CountedChunk {
+        CountedChunk { bytes, counter: None }
     }
 }
 

@@ -17,7 +17,7 @@ use super::activity::Activity;
 use super::conn_context::{ConnContext, HeadWait};
 use super::conn_timeouts::{self, Next};
 use super::io::Io;
-use super::service::service;
+use super::service::{Requests, service};
 use crate::clock;
 use crate::handler::{Handler, HeadFault, Tunnel};
 use crate::net::Stream;
@@ -70,7 +70,7 @@ async fn serve_requests<H: Handler>(
     requests: &Rc<Cell<u32>>,
 ) -> Outcome {
     let activity = Activity::http1(requests, head_since);
-    let service = service(context, Rc::clone(client), Rc::clone(&activity));
+    let service = service(Requests::new(context, Rc::clone(client), Rc::clone(&activity)));
     let mut connection =
         context.http1.serve_connection(Io::new(stream, prefix, &activity).without_fragments(), service);
     let timer = context.clock.deadline();

@@ -242,13 +242,12 @@ mod tests {
     use bytes::Bytes;
     use http::{Request, Response};
     use http_body::{Body, Frame};
-    use hyper::body::Incoming;
 
     use super::super::listener::ListenerTransport;
     use super::super::listeners::{Acquisition, Listeners};
     use super::super::settings::{ListenerSettings, Settings};
     use super::*;
-    use crate::handler::{Abandoned, HeadFault, Peer, Reply, ResponseContent};
+    use crate::handler::{Abandoned, HeadFault, IncomingBody, Peer, Reply, ResponseContent};
     use crate::net::interim::InterimQueue;
     use crate::telemetry::Limit;
     use crate::telemetry::metrics::{Labels, Metrics};
@@ -284,7 +283,7 @@ mod tests {
         async fn handle(
             self: Rc<Self>,
             _: Rc<()>,
-            _: Request<Incoming>,
+            _: Request<IncomingBody>,
             _: Option<Rc<InterimQueue>>,
         ) -> Reply<Nothing> {
             Reply { response: Response::new(Nothing), tunnel: None, is_stream: false }
