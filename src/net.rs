@@ -15,9 +15,11 @@ mod send_buffer;
 mod socket;
 mod stream;
 pub mod syn_filter;
+mod tls_records;
 pub mod unix;
 
 pub use address::{Address, InvalidAddress, MAX_SOCKET_PATH, client_network};
 pub use batch::run_batcher;
 pub use socket::{Socket, WriteProgress};
 pub use stream::Stream;
+pub use tls_records::RecordSocket;

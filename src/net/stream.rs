@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use super::socket::Socket;
+use super::tls_records::RecordSocket;
 
 /// A connection, with TLS or without.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub enum Stream {
     /// The bare socket.
     Plain(Socket),
     /// The socket after a TLS handshake. Boxed: it is many times as large as a bare socket, and rarely moved.
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<TlsStream<RecordSocket>>),
 }
 
 impl Stream {
@@ -25,7 +26,7 @@ impl Stream {
     pub fn socket(&self) -> &Socket {
         match self {
             Stream::Plain(socket) => socket,
-            Stream::Tls(tls) => tls.get_ref().0,
+            Stream::Tls(tls) => tls.get_ref().0.socket(),
         }
     }
 
@@ -37,7 +38,7 @@ impl Stream {
     pub async fn shutdown_without_close_notify(&mut self) -> io::Result<()> {
         match self {
             Stream::Plain(socket) => socket.shutdown().await,
-            Stream::Tls(tls) => tls.get_mut().0.shutdown().await,
+            Stream::Tls(tls) => tls.get_mut().0.socket_mut().shutdown().await,
         }
     }
 
@@ -64,11 +65,12 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
             Stream::Tls(tls) => {
-                let read_limit = tls.get_ref().0.read_limit();
+                let read_limit = tls.get_ref().0.socket().read_limit();
                 let record = ready!(Pin::new(&mut **tls).poll_fill_buf(cx))?;
                 let part = part_size(record.len(), read_limit).min(buffer.remaining());
                 buffer.put_slice(record.get(..part).unwrap_or(record));
                 Pin::new(&mut **tls).consume(part);
+                free_record(tls);
                 Poll::Ready(Ok(()))
             }
         }
@@ -79,6 +81,25 @@ impl AsyncRead for Stream {
 /// limit would leave one byte of a full record, which would be forwarded in a buffer of its own.
 fn part_size(record: usize, limit: usize) -> usize {
     record.div_ceil(record.div_ceil(limit).max(1))
+}
+
+/// Frees the buffer that a large record was read into, once that was decrypted. rustls does so when it next reads, which is
+/// not before all of the record was passed on: a peer that takes nothing would hold both.
+fn free_record(tls: &mut TlsStream<RecordSocket>) {
+    if tls.get_mut().0.take_large_record() {
+        let _ = match tls {
+            TlsStream::Client(tls) => tls.get_mut().1.read_tls(&mut NothingToRead),
+            TlsStream::Server(tls) => tls.get_mut().1.read_tls(&mut NothingToRead),
+        };
+    }
+}
+
+struct NothingToRead;
+
+impl io::Read for NothingToRead {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
 }
 
 impl AsyncWrite for Stream {

@@ -10,7 +10,7 @@ use super::listener::ListenerTransport;
 use super::proxy_protocol;
 use super::settings::Limits;
 use crate::handler::Peer;
-use crate::net::{Socket, Stream};
+use crate::net::{RecordSocket, Socket, Stream};
 
 /// A connection that is ready to read its first request.
 pub(super) struct AcceptedConnection {
@@ -53,7 +53,7 @@ async fn run<L>(mut socket: Socket, mut peer: Peer, listener: &ListenerTransport
     }
     if let Some(tls) = &listener.tls {
         gather(&socket, first_bytes::is_record_complete).await;
-        let (stream, session) = tls.accept(socket).await?;
+        let (stream, session) = tls.accept(RecordSocket::from(socket)).await?;
         peer.subject = session.subject;
         let stream = Stream::Tls(Box::new(stream.into()));
         return Ok(AcceptedConnection { stream, peer, is_http2: session.is_http2 });

@@ -9,7 +9,7 @@ use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::io::AsyncWriteExt;
 
 use super::settings::{Access, ProxyProtocol};
-use crate::net::{Address, Socket, Stream};
+use crate::net::{Address, RecordSocket, Socket, Stream};
 
 /// The length of the longest PROXY header, in bytes: version 1 with two IPv6 addresses.
 const LONGEST: usize = 107;
@@ -52,7 +52,7 @@ pub async fn dial(address: &Address, access: &Access, purpose: Purpose, http1: b
     let http2 = access.settings.http2 && !http1;
     let Some(tls) = &access.tls else { return Ok(Dialled { stream: socket.into(), is_http2: http2 }) };
     let name = tls.name_of(&address.ip().map_or_else(|| "localhost".into(), |ip| ip.to_string()))?;
-    let (stream, is_http2) = tls.connect(name, socket, http2).await?;
+    let (stream, is_http2) = tls.connect(name, RecordSocket::from(socket), http2).await?;
     Ok(Dialled { stream: Stream::Tls(Box::new(stream.into())), is_http2 })
 }
 
