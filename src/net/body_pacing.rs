@@ -4,10 +4,6 @@
 
 use std::cell::Cell;
 
-/// Unwritten bytes of a body at which it waits: enough to write small chunks together. By itself hyper takes 400 KiB for
-/// each peer that reads nothing.
-pub const MAX_UNWRITTEN: u64 = 4 * 1024;
-
 /// The first bytes of a body, which never waits for them: every socket has space for those at first. Linux gives a
 /// socket 16 KiB (`tcp_wmem`); hyper holds the bytes that exceed its space, once for each body.
 pub const INITIAL_BYTES: u64 = 16 * 1024;
@@ -48,11 +44,12 @@ impl BodyPacing {
         self.unwritten.get()
     }
 
-    /// Returns whether a body must wait that has given hyper `given` bytes so far. If so, [`Self::resume`] lets it
-    /// continue. In TLS the session buffers what the socket doesn't take, so `is_blocked` counts, too: the peer accepts
+    /// Returns whether a body must wait that has given hyper `given` bytes so far: by itself hyper takes 400 KiB for each
+    /// peer that reads nothing. If so, [`Self::resume`] lets it continue. A byte that is not written yet is enough, since
+    /// it holds all of the buffer that it was read into. In TLS the session buffers what the socket doesn't take, so `is_blocked` counts, too: the peer accepts
     /// nothing now.
     pub fn must_wait(&self, given: u64, is_blocked: bool) -> bool {
-        let is_full = self.quota.get() == 0 && self.unwritten.get() >= MAX_UNWRITTEN;
+        let is_full = self.quota.get() == 0 && self.unwritten.get() > 0;
         let must_wait = given >= INITIAL_BYTES && (is_full || is_blocked);
         if must_wait {
             self.is_waiting.set(true);
@@ -89,8 +86,11 @@ mod tests {
         assert!(pacing.must_wait(INITIAL_BYTES, true), "the peer accepts nothing");
         pacing.queued(1);
         assert!(pacing.must_wait(INITIAL_BYTES, false));
-        pacing.written(INITIAL_BYTES + 10_000 - (MAX_UNWRITTEN - 1));
-        assert!(!pacing.must_wait(INITIAL_BYTES, false), "hyper has little left");
+        pacing.written(INITIAL_BYTES + 9_999);
+        assert!(pacing.must_wait(INITIAL_BYTES, false), "the last byte holds a buffer, too");
+        pacing.written(1);
+        assert!(!pacing.must_wait(INITIAL_BYTES, false));
+        pacing.queued(2);
         pacing.all_written();
         assert_eq!(pacing.unwritten(), 0);
     }

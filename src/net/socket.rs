@@ -175,9 +175,10 @@ impl Socket {
         self.0.read.peek_prefetched(look)
     }
 
-    /// Estimates how many bytes the kernel takes at once; 0 if the system can't tell.
+    /// Estimates how many bytes the kernel takes at once beside those that are queued; 0 if the system can't tell.
     pub fn send_buffer_space(&self) -> usize {
-        self.0.with(|raw| Ok(raw.send_buffer_space())).unwrap_or(0)
+        let space = self.0.with(|raw| Ok(raw.send_buffer_space())).unwrap_or(0);
+        space.saturating_sub(self.0.write.queued_bytes())
     }
 
     /// Whether the peer has ended its side, even if there are bytes left to read.

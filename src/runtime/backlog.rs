@@ -7,7 +7,10 @@ use std::task::{Context, Waker};
 use std::time::Instant;
 
 use crate::clock;
-use crate::net::body_pacing::{INITIAL_BYTES, MAX_UNWRITTEN};
+use crate::net::body_pacing::INITIAL_BYTES;
+
+/// Unsent bytes of a body at which it waits: enough to send small chunks together.
+const MAX_UNSENT: u64 = 4 * 1024;
 
 /// The backlog of a stream of HTTP/2, and since when its client accepts nothing while the connection goes on.
 #[derive(Debug, Default)]
@@ -37,7 +40,7 @@ impl StreamBacklog {
         if self.stalled_since.get().is_some() {
             self.stalled_since.set(Some(clock::now()));
         }
-        if self.unsent.get() < MAX_UNWRITTEN
+        if self.unsent.get() < MAX_UNSENT
             && let Some(waker) = self.waiting.take()
         {
             waker.wake();
@@ -47,7 +50,7 @@ impl StreamBacklog {
     /// Returns whether the body must wait, which has given hyper `given` bytes so far. If so, its task is woken once
     /// hyper has written enough.
     pub(super) fn must_wait(&self, given: u64, cx: &Context<'_>) -> bool {
-        let must_wait = given >= INITIAL_BYTES && self.unsent.get() >= MAX_UNWRITTEN;
+        let must_wait = given >= INITIAL_BYTES && self.unsent.get() >= MAX_UNSENT;
         if must_wait {
             self.waiting.replace(Some(cx.waker().clone()));
         }

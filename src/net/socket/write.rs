@@ -84,6 +84,11 @@ impl WriteSide {
         self.queued.get() > 0
     }
 
+    /// The bytes of the writes that are queued.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes.get()
+    }
+
     pub(super) fn has_backlog(&self) -> bool {
         self.has_backlog.get()
     }
