@@ -136,8 +136,9 @@ where
         match (&mut self.body, &mut self.connection) {
             (ReceivedBody::Http2(body), connection) => {
                 let poll = Pin::new(body).poll_frame(cx);
-                if let (true, PooledConnection::Http2(permit)) = (poll.is_ready(), connection) {
-                    permit.heard();
+                if let (Poll::Ready(frame), PooledConnection::Http2(permit)) = (&poll, connection) {
+                    let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                    permit.taken(data.map_or(0, Bytes::len));
                 }
                 poll.map(|frame| frame.map(|frame| frame.map_err(|_| IncompleteBody)))
             }

@@ -32,11 +32,18 @@ use keep_alive::KeepAlive;
 /// The most requests on one connection at once. Most servers allow this many; more would wait for each other.
 const MAX_STREAMS: usize = 100;
 
-/// The flow-control windows, in bytes: how much a backend may send ahead of clients that read slowly, per stream and
-/// per connection. Streams that nobody reads cannot use up the connection's window (RFC 9113 §5.2.1): a quarter more
-/// than all streams need is left for streams that were just reset.
-const STREAM_WINDOW: u32 = 32 * 1024;
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_STREAMS as u32 + MAX_STREAMS as u32 / 4);
+/// The flow-control window of a stream, in bytes: how much a backend may send ahead of a client that reads slowly. It
+/// grows for all streams of a connection that carries a [long](LONG) response: from a distant backend, that takes a round
+/// trip for each window. It shrinks again once the connection has no streams.
+const WINDOW: u32 = 16 * 1024;
+const LARGE_WINDOW: u32 = 32 * 1024;
+
+/// The bytes of a response, taken by its client, from which on it is long.
+const LONG: u64 = 256 * 1024;
+
+/// The window of a connection. Streams that nobody reads cannot use it up (RFC 9113 §5.2.1): a quarter more than all
+/// streams need is left for streams that were just reset.
+const CONNECTION_WINDOW: u32 = LARGE_WINDOW * (MAX_STREAMS as u32 + MAX_STREAMS as u32 / 4);
 
 /// Bytes of a request's body that may wait for the socket: as many as one frame has.
 const SEND_BUFFER: usize = 16 * 1024;
@@ -51,6 +58,8 @@ pub struct Http2Connection {
 /// The permission to have one request on the connection. Dropping it frees the stream for another request.
 pub struct StreamPermit {
     connection: Http2Connection,
+    /// The bytes of the response's body that were taken.
+    taken: u64,
 }
 
 struct ConnectionState {
@@ -58,6 +67,8 @@ struct ConnectionState {
     is_used: Cell<bool>,
     /// Whether it accepts no new requests.
     is_retired: Cell<bool>,
+    /// Whether it carries a long response.
+    has_long: Cell<bool>,
     /// When the last request ended.
     idle_since: Cell<Instant>,
     /// When a response was last seen to make progress.
@@ -78,7 +89,7 @@ impl Http2Connection {
     /// Begins HTTP/2 on a stream.
     pub(super) async fn handshake(stream: BackendStream) -> Result<Http2Connection, h2::Error> {
         let mut http = h2::client::Builder::new();
-        http.initial_window_size(STREAM_WINDOW)
+        http.initial_window_size(WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(MAX_RESPONSE_HEAD as u32)
@@ -91,12 +102,19 @@ impl Http2Connection {
             active_streams: Cell::new(0),
             is_used: Cell::new(false),
             is_retired: Cell::new(false),
+            has_long: Cell::new(false),
             idle_since: Cell::new(clock::now()),
             last_heard,
         });
         let driver = Rc::clone(&state);
+        let mut window = WINDOW;
         // Each of its requests is told how it ended.
         tokio::task::spawn_local(std::future::poll_fn(move |cx| {
+            let wanted = driver.window();
+            // It fails until the backend has acknowledged the last change.
+            if wanted != window && connection.set_initial_window_size(wanted).is_ok() {
+                window = wanted;
+            }
             let is_lost = keep_alive.poll_lost(cx, driver.active_streams.get() > 0).is_ready();
             let has_ended = is_lost || Pin::new(&mut connection).poll(cx).is_ready();
             if !has_ended {
@@ -112,7 +130,7 @@ impl Http2Connection {
     pub(super) fn try_acquire(&self) -> Option<StreamPermit> {
         (self.is_open() && self.state.active_streams.get() < self.max_streams()).then(|| {
             self.state.active_streams.set(self.state.active_streams.get() + 1);
-            StreamPermit { connection: self.clone() }
+            StreamPermit { connection: self.clone(), taken: 0 }
         })
     }
 
@@ -145,6 +163,9 @@ impl Drop for StreamPermit {
     fn drop(&mut self) {
         let state = &self.connection.state;
         state.active_streams.set(state.active_streams.get().saturating_sub(1));
+        if state.active_streams.get() == 0 {
+            state.has_long.set(false);
+        }
         state.idle_since.set(clock::now());
     }
 }
@@ -156,9 +177,13 @@ impl StreamPermit {
         self.connection.state.is_used.get()
     }
 
-    /// Notes that a response makes progress.
-    pub(super) fn heard(&self) {
+    /// Notes that the client has taken `bytes` more of the response.
+    pub(super) fn taken(&mut self, bytes: usize) {
         self.connection.state.last_heard.set(clock::now());
+        self.taken += bytes as u64;
+        if self.taken >= LONG {
+            self.connection.state.has_long.set(true);
+        }
     }
 
     /// Sends a request and waits for the header section of the response, whose framing is checked. It polls `watch`
@@ -219,6 +244,11 @@ impl StreamPermit {
 }
 
 impl ConnectionState {
+    /// Returns the window that its streams shall have.
+    fn window(&self) -> u32 {
+        if self.has_long.get() { LARGE_WINDOW } else { WINDOW }
+    }
+
     /// Returns how a request has failed. It `is_begun` if the connection has taken it.
     fn failed(&self, error: &h2::Error, is_begun: bool) -> SendError {
         if !error.is_reset() {

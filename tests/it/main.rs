@@ -51,6 +51,7 @@ mod frames;
 mod fuzzing;
 mod half_closed;
 mod health;
+mod http2_windows;
 mod https;
 mod identity;
 mod import;
