@@ -148,6 +148,11 @@ pub trait ResponseContent: Body<Data = Bytes> {
     /// Is polled instead of the body while the client takes nothing, so that the body holds as little as it can.
     fn hold(&mut self, _cx: &mut Context<'_>) {}
 
+    /// Whether it is to be polled for more only once all that it gave has been written: its sender may send as much again.
+    fn is_windowed(&self) -> bool {
+        false
+    }
+
     /// Returns whether the handler has read all of the request's body by now.
     fn has_read_request(&self) -> bool;
 }

@@ -47,9 +47,9 @@ impl BodyPacing {
     /// Returns whether a body must wait that has given hyper `given` bytes so far: by itself hyper takes 400 KiB for each
     /// peer that reads nothing. If so, [`Self::resume`] lets it continue. A byte that is not written yet is enough, since
     /// it holds all of the buffer that it was read into. In TLS the session buffers what the socket doesn't take, so `is_blocked` counts, too: the peer accepts
-    /// nothing now.
-    pub fn must_wait(&self, given: u64, is_blocked: bool) -> bool {
-        let is_full = self.quota.get() == 0 && self.unwritten.get() > 0;
+    /// nothing now. A body that `is_windowed` always waits for what is unwritten.
+    pub fn must_wait(&self, given: u64, is_blocked: bool, is_windowed: bool) -> bool {
+        let is_full = (is_windowed || self.quota.get() == 0) && self.unwritten.get() > 0;
         let must_wait = given >= INITIAL_BYTES && (is_full || is_blocked);
         if must_wait {
             self.is_waiting.set(true);
@@ -77,19 +77,21 @@ mod tests {
     fn a_body_waits_once_hyper_holds_enough_and_continues_with_what_the_socket_has_space_for() {
         let pacing = BodyPacing::default();
         pacing.queued(INITIAL_BYTES);
-        assert!(!pacing.must_wait(INITIAL_BYTES - 1, true), "the first bytes never wait");
+        assert!(!pacing.must_wait(INITIAL_BYTES - 1, true, false), "the first bytes never wait");
         assert!(!pacing.resume(|| 1), "nobody waits");
-        assert!(pacing.must_wait(INITIAL_BYTES, false));
+        assert!(pacing.must_wait(INITIAL_BYTES, false, false));
         assert!(pacing.resume(|| 10_000));
         pacing.queued(9_999);
-        assert!(!pacing.must_wait(INITIAL_BYTES, false), "the socket has space");
-        assert!(pacing.must_wait(INITIAL_BYTES, true), "the peer accepts nothing");
+        assert!(!pacing.must_wait(INITIAL_BYTES, false, false), "the socket has space");
+        assert!(pacing.must_wait(INITIAL_BYTES, false, true), "that is not written yet");
+        assert!(pacing.resume(|| 10_000 - 9_999));
+        assert!(pacing.must_wait(INITIAL_BYTES, true, false), "the peer accepts nothing");
         pacing.queued(1);
-        assert!(pacing.must_wait(INITIAL_BYTES, false));
+        assert!(pacing.must_wait(INITIAL_BYTES, false, false));
         pacing.written(INITIAL_BYTES + 9_999);
-        assert!(pacing.must_wait(INITIAL_BYTES, false), "the last byte holds a buffer, too");
+        assert!(pacing.must_wait(INITIAL_BYTES, false, false), "the last byte holds a buffer, too");
         pacing.written(1);
-        assert!(!pacing.must_wait(INITIAL_BYTES, false));
+        assert!(!pacing.must_wait(INITIAL_BYTES, false, false));
         pacing.queued(2);
         pacing.all_written();
         assert_eq!(pacing.unwritten(), 0);

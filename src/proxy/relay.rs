@@ -253,6 +253,10 @@ impl ResponseContent for ResponseBody {
         }
     }
 
+    fn is_windowed(&self) -> bool {
+        matches!(&self.content, Content::Relayed { received, .. } if received.is_windowed())
+    }
+
     fn has_read_request(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.has_read_request())
     }

@@ -50,7 +50,7 @@ impl<B: ResponseContent> TrackedBody<B> {
             Some(stream) => stream.must_wait(self.given, cx),
             None => self.guard.as_ref().is_some_and(|guard| {
                 let activity = guard.activity();
-                activity.pacing().must_wait(self.given, activity.is_blocked())
+                activity.pacing().must_wait(self.given, activity.is_blocked(), self.body.is_windowed())
             }),
         }
     }

@@ -157,6 +157,11 @@ where
         }
     }
 
+    /// Whether the backend may send more only for what was taken.
+    pub fn is_windowed(&self) -> bool {
+        matches!(self.body, ReceivedBody::Http2(_))
+    }
+
     /// Whether the whole body has been read.
     pub fn is_end(&self) -> bool {
         match (&self.body, &self.connection) {

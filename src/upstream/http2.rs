@@ -35,11 +35,12 @@ const MAX_STREAMS: usize = 100;
 /// The flow-control window of a stream, in bytes: how much a backend may send ahead of a client that reads slowly. It
 /// grows for all streams of a connection that carries a [long](LONG) response: from a distant backend, that takes a round
 /// trip for each window. It shrinks again once the connection has no streams.
-const WINDOW: u32 = 16 * 1024;
+const WINDOW: u32 = 24 * 1024;
 const LARGE_WINDOW: u32 = 32 * 1024;
 
-/// The bytes of a response, taken by its client, from which on it is long.
-const LONG: u64 = 256 * 1024;
+/// The bytes of a response, taken by its client, from which on it is long: more than a kernel takes for a client that reads
+/// nothing, by default 4 MiB on Linux.
+const LONG: u64 = 5 * 1024 * 1024;
 
 /// The window of a connection. Streams that nobody reads cannot use it up (RFC 9113 §5.2.1): a quarter more than all
 /// streams need is left for streams that were just reset.

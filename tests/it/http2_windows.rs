@@ -19,7 +19,7 @@ async fn the_window_grows_for_a_long_response_that_is_read_and_for_no_other() {
             while left > 0 {
                 stream.reserve_capacity(1 << 20);
                 // All that was sent has been taken once the window is open again.
-                let most = if length - left > 1 << 20 { 32 * 1024 } else { 16 * 1024 };
+                let most = if length - left > 6 << 20 { 32 * 1024 } else { 24 * 1024 };
                 while stream.capacity() < most {
                     std::future::poll_fn(|cx| stream.poll_capacity(cx)).await.unwrap().unwrap();
                 }
@@ -32,10 +32,10 @@ async fn the_window_grows_for_a_long_response_that_is_read_and_for_no_other() {
     })
     .await;
     let proxy = Proxy::builder().table("upstream", "http2 = true").backend_at("a", address, "").start();
-    for length in [100_000, 2 << 20, 100_000] {
+    for length in [100_000, 8 << 20, 100_000] {
         let response = soon("the response", proxy.client().await.get(&format!("/{length}"))).await;
         assert_eq!(response.body.len(), length);
         let largest = std::iter::from_fn(|| windows.try_recv().ok()).map(|(_, part)| part).max();
-        assert_eq!(largest, Some(if length > 1 << 20 { 32 * 1024 } else { 16 * 1024 }), "{length}");
+        assert_eq!(largest, Some(if length > 1 << 20 { 32 * 1024 } else { 24 * 1024 }), "{length}");
     }
 }
