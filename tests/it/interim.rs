@@ -176,8 +176,8 @@ async fn backend_of_http2() -> std::net::SocketAddr {
     .await
 }
 
-/// A known deviation: hyper's server cannot send interim responses over HTTP/2, and the layer below hyper knows neither
-/// the stream nor where a frame ends. If this fails because hyper can, update docs/http.md.
+/// A known deviation: interim responses are queued as bytes of HTTP/1.1. If this fails because they reach a stream of
+/// HTTP/2, update docs/http.md.
 #[tokio::test]
 async fn a_client_of_http_2_gets_the_final_response_only() {
     let a = Backend::start("a", |_| Reply::Bytes(format!("{HINTS}{FINAL}").into())).await;
