@@ -114,6 +114,8 @@ while for_its_share; do
     ask pause
     crash "$victim"
     start_server "$victim"
+    # By then Linchpin knows that its connections were closed.
+    sleep 0.3
     ask resume
     forgets=$((forgets + 1))
 done
@@ -179,7 +181,7 @@ while for_its_share; do
     loaded=$((loaded + 1))
 done
 ask end 0
-((answer < 3000)) || fail "a request waited for $answer ms, and handover is 2s"
+((answer < 10500)) || fail "a request waited for $answer ms, and handover is 10s"
 say "$loaded drains"
 
 ask sum

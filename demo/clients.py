@@ -175,7 +175,8 @@ class Crowd:
     # The orders of both scripts.
 
     def wait(self, *servers):
-        """Waits until clients without a pin are sent to each of the servers."""
+        """Waits until clients without a pin are sent to each of the servers. Nobody has been wronged so far."""
+        self.check()
         missing, until = set(servers), time.monotonic() + PATIENCE
         while missing:
             expect(time.monotonic() < until, f"no new client was sent to {', '.join(sorted(missing))} in {PATIENCE} s")

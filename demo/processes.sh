@@ -50,7 +50,9 @@ address = "127.0.0.1:$proxy_port"
 [[pools]]
 name = "app"
 
+# On a machine with other work, a server may well be slow for longer than the default of 2s.
 [pools.copies]
+handover = "10s"
 
 TOML
         printf '[[pools.discover]]\nfile = "servers.txt"\n\n'
@@ -75,7 +77,11 @@ ask() {
     local verdict
     echo "$*" >&"${CLIENTS[1]}"
     read -r verdict answer <&"${CLIENTS[0]}" || verdict=failed
-    [[ $verdict == ok ]] || exit 1
+    if [[ $verdict != ok ]]; then
+        say "copies so far: $(copies)"
+        grep -o 'reason="[a-z_]*" unsaid=.*' "$folder/proxy.log" | sort | uniq -c | sed 's/^/   /' || true
+        exit 1
+    fi
 }
 
 # ready_servers SERVER…: has Linchpin drain all others. It reads the file twice a second.
