@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use linchpin::pool::Health;
+
 use super::support::session_app::{SessionApp, Takes, WrongReply};
 use super::support::{Client, Proxy, Response};
 
@@ -53,6 +55,28 @@ async fn a_request_that_failed_on_its_session_s_server_waits_for_no_other_reques
     // Nobody has been told of what the other request did.
     release.send(true).unwrap();
     assert_eq!(slow.response().await.status, 502);
+    assert_eq!(send(&proxy, "GET", "/", &cookies).await.text(), "1");
+}
+
+#[tokio::test]
+async fn a_session_whose_secondary_died_gets_another_one_though_nothing_has_changed() {
+    let apps = SessionApp::three().await;
+    let builder = Proxy::builder()
+        .table("copies", "hold = \"secondary\"")
+        .table("health", "path = \"/health\"\ninterval = \"100ms\"\nfall = 1");
+    let proxy = apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, "")).start();
+    let mut apps: Vec<_> = apps.into();
+    let first = send(&proxy, "POST", "/add", "").await;
+    let cookies = cookies("", &first);
+    let holder = apps.remove(at(&apps, &first));
+    let secondary = apps.iter().position(|app| !app.given().is_empty()).unwrap();
+    let secondary = apps.remove(secondary);
+    let name = secondary.backend.name().to_owned();
+    secondary.backend.kill().await;
+    proxy.health(&name, Health::Down).await;
+    assert_eq!(send(&proxy, "GET", "/", &cookies).await.text(), "1");
+    assert_eq!(apps[0].given().len(), 1, "the session has a copy again");
+    holder.backend.kill().await;
     assert_eq!(send(&proxy, "GET", "/", &cookies).await.text(), "1");
 }
 
