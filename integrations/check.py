@@ -416,7 +416,7 @@ def _(a, b):
     expect(fresh.version == (2, dropped[1] + 1), f"after the drop {dropped} the next state is {fresh.version}")
 
 
-@check("A DELETE drops the session; an older one doesn't")
+@check("A DELETE drops the session, also when it comes twice; an older one doesn't")
 def _(a, b):
     client = Client()
     told, save = client.change(a, 2)
@@ -424,9 +424,15 @@ def _(a, b):
     expect(response.status == 409, f"an older DELETE got {response}, not 409")
     expect(client.state(a, *save.version) == told, "an older DELETE dropped the session")
     at = (3, save.seq + 1)
-    response = send(a, "DELETE", WELL_KNOWN, [session_field(client.ref, *at)])
-    expect(response.status == 204, f"a DELETE got {response}, not 204")
+    for which in ("first", "second"):
+        response = send(a, "DELETE", WELL_KNOWN, [session_field(client.ref, *at)])
+        expect(response.status == 204, f"the {which} DELETE got {response}, not 204")
+    response = put(a, client.ref, at, save.sealed)
+    expect(response.status == 409, f"a copy of the state that was deleted got {response}, not 409")
+    cookies = dict(client.cookies)
     expect(client.state(a, 3) == Client().state(a), "the session is still there")
+    given(a, client.ref, (4, save.seq), save.sealed)
+    expect(Client(client.ref, cookies).state(a, 4, save.seq) == told, "a newer copy was not used after the DELETE")
 
 
 @check("A new id replaces the old one, on any server")
