@@ -17,9 +17,10 @@ mod shared;
 mod shared_state;
 mod store;
 mod stores;
+mod totals;
 mod version;
 
-pub use entry::{Entry, Fetch, InFlight, Offer, Preparation, View};
+pub use entry::{Entry, Fetch, InFlight, Leaving, Offer, Preparation, View};
 pub use fields::NewState;
 pub use holder::Holder;
 pub use outcome::CopyOutcome;

@@ -18,6 +18,8 @@ pub mod headers;
 pub mod host;
 mod interim;
 pub mod key;
+mod leave;
+mod open;
 mod order;
 pub mod rate;
 mod record;

@@ -2,7 +2,7 @@
 //! Invariant: a copy is there exactly while the rules say that it is held; each waiting request is woken at each change.
 //! Must not know: how entries are found or evicted, how a copy is given.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use super::fields::NewState;
 use super::holder::Holder;
 use super::rules::{self, BeforeRequest, Claim, Given, Known, Saved, Session, Wait};
 use super::shared_state::{Fetched, SharedState};
+use super::totals::Totals;
 use super::version::Version;
 
 /// What a store holds of one session.
@@ -34,29 +35,14 @@ struct State {
     /// When the copy was saved, and when it expires, in seconds since the Unix epoch.
     saved_at: u64,
     expires: u64,
+    /// How many servers that the session has left are being told to forget it.
+    leaving: u32,
     /// Notified of the next change, if somebody waits for it.
     changed: Option<Arc<Notify>>,
 }
 
 /// The memory that an entry takes without its copy, with its places in the index and the list.
 pub const ENTRY_BYTES: usize = size_of::<Entry>() + 128;
-
-/// The sums over all entries of a store.
-#[derive(Debug, Default)]
-pub struct Totals {
-    bytes: AtomicUsize,
-    copies: AtomicUsize,
-}
-
-impl Totals {
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn copies(&self) -> usize {
-        self.copies.load(Ordering::Relaxed)
-    }
-}
 
 /// What a request does next.
 #[derive(Debug)]
@@ -104,6 +90,10 @@ pub struct Fetch {
     answer: Option<Option<Fetched>>,
 }
 
+/// A server that the session has left is being told to forget it, for as long as this exists.
+#[derive(Debug)]
+pub struct Leaving(Arc<Entry>);
+
 /// What is held of a session, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
@@ -125,9 +115,9 @@ pub struct View {
 
 impl Entry {
     pub(super) fn new(session: Session, now: u64, lifetime: u64, totals: &Arc<Totals>) -> Entry {
-        totals.bytes.fetch_add(ENTRY_BYTES, Ordering::Relaxed);
+        totals.add_entry(ENTRY_BYTES);
         let expires = now.saturating_add(lifetime);
-        let state = State { session, copy: None, ttl: None, saved_at: 0, expires, changed: None };
+        let state = State { session, copy: None, ttl: None, saved_at: 0, expires, leaving: 0, changed: None };
         Entry {
             state: Mutex::new(state),
             used: AtomicU64::new(now),
@@ -260,6 +250,20 @@ impl Entry {
         (version.term == state.session.term()).then_some((version, shared, holder, left))
     }
 
+    /// Notes that a server which the session has left is being told to forget it.
+    pub fn leave(self: &Arc<Self>) -> Leaving {
+        self.lock().leaving += 1;
+        Leaving(Arc::clone(self))
+    }
+
+    /// Returns what resolves at the next change of the session, while servers that it has left are being told to forget
+    /// it.
+    pub fn until_left(&self) -> Option<OwnedNotified> {
+        let mut state = self.lock();
+        let changed = (state.leaving > 0).then(|| Arc::clone(state.changed.get_or_insert_default()));
+        changed.map(Notify::notified_owned)
+    }
+
     /// Notes that these servers have a copy of this version: none is kept here.
     pub fn placed(&self, version: Version, replicas: Vec<Holder>) {
         let mut state = self.lock();
@@ -328,14 +332,7 @@ impl Entry {
     }
 
     fn set_copy(&self, state: &mut State, copy: Option<Bytes>) {
-        let (old, new) = (state.copy.as_ref().map(Bytes::len), copy.as_ref().map(Bytes::len));
-        self.totals.bytes.fetch_add(new.unwrap_or(0), Ordering::Relaxed);
-        self.totals.bytes.fetch_sub(old.unwrap_or(0), Ordering::Relaxed);
-        match (old, new) {
-            (None, Some(_)) => drop(self.totals.copies.fetch_add(1, Ordering::Relaxed)),
-            (Some(_), None) => drop(self.totals.copies.fetch_sub(1, Ordering::Relaxed)),
-            _ => {}
-        }
+        self.totals.replace_copy(state.copy.as_ref().map(Bytes::len), copy.as_ref().map(Bytes::len));
         state.copy = copy;
     }
 
@@ -358,8 +355,8 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let copy = self.lock().copy.take();
-        self.totals.bytes.fetch_sub(ENTRY_BYTES + copy.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
-        self.totals.copies.fetch_sub(usize::from(copy.is_some()), Ordering::Relaxed);
+        self.totals.replace_copy(copy.as_ref().map(Bytes::len), None);
+        self.totals.remove_entry(ENTRY_BYTES);
     }
 }
 
@@ -412,6 +409,14 @@ impl Fetch {
     /// Ends it with what the shared store knows; `None` if the store was not reachable.
     pub fn end(mut self, fetched: Option<Fetched>) {
         self.answer = Some(fetched);
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.leaving = state.leaving.saturating_sub(1);
+        self.0.settle(&mut state);
     }
 }
 

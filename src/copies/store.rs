@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
-use super::entry::{Entry, Totals};
+use super::entry::Entry;
 use super::rules::Session;
 use super::session_ref::SessionRef;
+use super::totals::Totals;
 
 /// The sessions of one pool. A lookup takes the lock of the session's shard for some dozen instructions.
 #[derive(Debug)]

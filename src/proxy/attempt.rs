@@ -17,6 +17,7 @@ use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::head;
 use super::interim::InterimForwarder;
+use super::open;
 use super::order::CandidateOrder;
 use super::retry::RetryFacts;
 use super::route::RouteEntry;
@@ -254,7 +255,6 @@ pub(super) async fn attempt(
     let timeouts = exchange.timeouts(service);
     let key = PoolKey { client: exchange.identity().client(), http1: upstream_request.upgrade_request.is_some() };
     let mut may_reuse = true;
-    let mut may_close_idle = true;
     loop {
         let idle = if may_reuse {
             thread.connections.checkout(backend, &service.upstream.settings, key, clock::now())
@@ -265,24 +265,9 @@ pub(super) async fn attempt(
             Some(connection) => connection,
             None => {
                 limit.set((clock::now() + timeouts.connect).min(deadline));
-                let watch = |cx: &mut Context<'_>| {
-                    if backend.live().times_lost() != losses && order.has_next() {
-                        return Poll::Ready(Fact::Lost);
-                    }
-                    limit.poll(cx).map(|()| Fact::ConnectTimeout)
-                };
+                let is_lost = || backend.live().times_lost() != losses && order.has_next();
                 // Boxed, or each request's future would have room for something that few requests do.
-                let connection =
-                    match Box::pin(thread.connections.connect(backend, &service.upstream, key, watch)).await {
-                        // Only once: don't wait for descriptors that other requests free and take meanwhile.
-                        Err(failure)
-                            if failure.fact == Fact::Shortage && may_close_idle && thread.connections.close_idle() =>
-                        {
-                            may_close_idle = false;
-                            continue;
-                        }
-                        opened => opened?,
-                    };
+                let connection = Box::pin(open::open(thread, service, backend, key, limit, is_lost)).await?;
                 exchange.reached(service, index);
                 connection
             }

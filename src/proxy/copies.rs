@@ -4,10 +4,10 @@
 
 mod elsewhere;
 mod take;
+mod wait_bound;
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::header::HeaderValue;
 use http::{StatusCode, request};
@@ -17,7 +17,8 @@ use super::bind::BindFacts;
 use super::client::Client;
 use super::error::ProxyError;
 use super::exchange::Exchange;
-use super::give::{self, CopyRequest, GiveEnd, Role};
+use super::give::{self, CopyRequest, GiveEnd, GiveRules, Role};
+use super::leave::{self, Departure};
 use super::order::CandidateOrder;
 use super::replicate::{NewCopy, is_alive};
 use super::snapshot::Service;
@@ -28,7 +29,8 @@ use crate::copies::{
     Claim, CopyEvent, CopyOutcome, Entry, Given, Hold, Holder, InFlight, Offer, PoolCopies, Preparation, Refusal,
     Session, SessionRef, SharedLink, Wait, fields,
 };
-use crate::upstream::{Fact, Failure};
+use crate::upstream::{Fact, Failure, PoolKey};
+use wait_bound::WaitBound;
 
 /// The session copies of one request.
 pub(super) struct RequestCopies<'a> {
@@ -47,13 +49,14 @@ pub(super) struct RequestCopies<'a> {
     entry: Option<Arc<Entry>>,
     /// The session's server is to be waited for. No longer, if the request has failed on it.
     may_be_alive: bool,
-    /// When the request began to wait for its session.
-    waits_since: Option<Instant>,
+    wait_bound: WaitBound,
     has_wanted: bool,
     /// The session's number in the failover order.
     number: u64,
     /// What the response brings, where other backends keep the copies.
     to_place: Option<NewCopy>,
+    /// The session that ends with the response.
+    ended: Option<Arc<Entry>>,
     /// The replica for the pin, if it has changed.
     replica: Option<Option<usize>>,
     outcome: CopyOutcome,
@@ -112,8 +115,11 @@ pub(super) async fn attempt(
         };
         if !fields::is_wanted(response.status(), response.headers()) {
             let shared = copies.take(thread, index, &in_flight, response.headers()).map_err(AttemptError::Ended)?;
+            // Boxed like the hand-over.
+            if copies.ended.is_some() {
+                Box::pin(copies.wait_until_left(exchange)).await;
+            }
             if let Some(shared) = shared {
-                // Boxed like the hand-over.
                 Box::pin(copies.share(thread, exchange, index, shared)).await.map_err(AttemptError::Ended)?;
             }
             if let Some(copy) = copies.to_place.take() {
@@ -163,10 +169,11 @@ impl<'a> RequestCopies<'a> {
             pinned_replica: if entry.is_none() { decision.presented_replica(&service.pool) } else { None },
             entry,
             may_be_alive: !matches!(decision.cause, Some(Cause::Down | Cause::Failed)),
-            waits_since: None,
+            wait_bound: WaitBound::default(),
             has_wanted: false,
             number: decision.session,
             to_place: None,
+            ended: None,
             replica: None,
             outcome: CopyOutcome::None,
             term: 0,
@@ -228,7 +235,7 @@ impl<'a> RequestCopies<'a> {
 
     /// Returns the store that several Linchpins share, if they keep the copies there.
     fn shared(&self) -> Option<&'a SharedLink> {
-        self.copies.shared().filter(|_| !self.is_replicated())
+        self.copies.shared()
     }
 
     /// Makes the state of a session of which nothing is known but its pin.
@@ -276,9 +283,8 @@ impl<'a> RequestCopies<'a> {
         mut next: Preparation,
     ) -> Result<InFlight, Failure> {
         let to = Holder::of(self.service.pool.backend(index));
-        let since = *self.waits_since.get_or_insert(clock::now());
-        let until = (since + self.copies.settings().handover).min(exchange.total_deadline());
         let begun = clock::now();
+        let until = self.wait_bound.until(begun, self.copies.settings().handover, exchange.total_deadline());
         loop {
             match next {
                 Preparation::Send(in_flight) => {
@@ -329,18 +335,27 @@ impl<'a> RequestCopies<'a> {
             bytes: Some(&bytes),
             host: request.host(),
         };
-        let limit = self.copies.settings().handover;
-        let end = Box::pin(give::give(thread, exchange, self.service, index, &copy, limit)).await;
+        let rules = GiveRules::of(exchange, self.service, self.copies.settings().handover, exchange.total_deadline());
+        let end = give::give(thread, self.service, index, &copy, rules, exchange.wait_deadline()).await;
+        if !matches!(end, GiveEnd::Failed(_)) {
+            exchange.reached(self.service, index);
+        }
         let (given, refusal) = give::judge(end);
+        let left = left.filter(|_| given == Given::Taken);
+        let departure = left.zip(self.entry.as_ref()).map(|(left, entry)| Departure {
+            session: self.session,
+            version: copy.version,
+            left,
+            leaving: entry.leave(),
+        });
         // First: nobody waits for the server that the session has left, which may hang.
         offer.end(given);
         if let (Given::Taken, Some(shared)) = (given, self.shared()) {
             // The store may know less than this process: it was flushed, or not reachable when the state was saved.
             shared.compare(self.session);
         }
-        if let (Given::Taken, Some(left)) = (given, left) {
-            let end = CopyRequest { bytes: None, ..copy };
-            Box::pin(give::end_at(thread, exchange, self.service, left, &end, limit)).await;
+        if let Some(departure) = departure {
+            leave::end_at(exchange, self.service, self.copies, request.host(), departure).await;
         }
         match refusal {
             None => {
@@ -383,7 +398,8 @@ impl<'a> RequestCopies<'a> {
             return Err(AttemptError::Ended(ProxyError::BodyNotKept));
         }
         let backend = self.service.pool.backend(index);
-        give::release(thread, exchange, self.service, backend, response.into_body()).await;
+        let key = PoolKey { client: exchange.identity().client(), http1: false };
+        give::release(thread, self.service, backend, key, response.into_body()).await;
         if self.entry.as_ref().is_some_and(|entry| !entry.replicas().is_empty()) {
             // Another backend has the state, and Linchpin does not: the request goes there.
             return Err(AttemptError::Failed(Failure::new(Fact::Lost, false)));

@@ -120,6 +120,10 @@ impl Exchange {
         self.identity
     }
 
+    pub(super) fn thread(&self) -> Rc<ThreadState> {
+        Rc::clone(&self.thread)
+    }
+
     pub(super) fn view(&self) -> Rc<ThreadSnapshot> {
         Rc::clone(&self.view)
     }

@@ -2,24 +2,26 @@
 //! Invariant: it ends within its time limit; a connection that breaks says so, and the session's request has not run.
 //! Must not know: why the copy is given, or what follows from the outcome.
 
+use std::net::IpAddr;
 use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, StatusCode, Uri};
 
 use super::body::RequestBody;
 use super::exchange::Exchange;
+use super::open;
 use super::snapshot::Service;
 use super::stale::{AttemptEnd, is_stale};
 use super::thread::ThreadState;
-use crate::clock;
+use crate::clock::{self, Deadline};
 use crate::copies::fields::{self, PATH};
-use crate::copies::{Given, Holder, Refusal, SessionRef, Version};
-use crate::pool::{Backend, Health};
-use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, ReceivedBody, UpstreamBody, to_http2};
+use crate::copies::{Given, Refusal, SessionRef, Version};
+use crate::pool::Backend;
+use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, UpstreamBody, to_http2};
 
 /// What a backend is for a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,50 +69,63 @@ pub(super) enum GiveEnd {
     Broken(Failure),
 }
 
-/// Gives a copy to the backend at `index`, which has `limit` to respond once it is connected.
+/// What giving needs of the request that it is done for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GiveRules {
+    /// The client that the connection belongs to, where backends learn it from the connection.
+    client: Option<IpAddr>,
+    connect: Duration,
+    /// How long the backend may take to respond once it is connected.
+    response: Duration,
+    /// The end of all of it.
+    until: Instant,
+}
+
+impl GiveRules {
+    /// Returns the rules for copies of the request of `exchange`, which end at `until`.
+    pub(super) fn of(exchange: &Exchange, service: &Service, response: Duration, until: Instant) -> GiveRules {
+        let (client, connect) = (exchange.identity().client(), exchange.timeouts(service).connect);
+        GiveRules { client, connect, response, until: until.min(exchange.total_deadline()) }
+    }
+
+    fn key(&self) -> PoolKey {
+        PoolKey { client: self.client, http1: false }
+    }
+}
+
+/// Gives a copy to the backend at `index`.
 pub(super) async fn give(
     thread: &ThreadState,
-    exchange: &Exchange,
     service: &Service,
     index: usize,
     copy: &CopyRequest<'_>,
-    limit: Duration,
+    rules: GiveRules,
+    deadline: &Deadline,
 ) -> GiveEnd {
     let backend = service.pool.backend(index);
     let losses = backend.live().times_lost();
-    let (deadline, total) = (exchange.wait_deadline(), exchange.total_deadline());
-    let key = PoolKey { client: exchange.identity().client(), http1: false };
+    let is_lost = || backend.live().times_lost() != losses;
     let mut may_reuse = true;
     loop {
         let idle = if may_reuse {
-            thread.connections.checkout(backend, &service.upstream.settings, key, clock::now())
+            thread.connections.checkout(backend, &service.upstream.settings, rules.key(), clock::now())
         } else {
             None
         };
         let mut connection: PooledConnection<RequestBody> = match idle {
             Some(connection) => connection,
             None => {
-                deadline.set((clock::now() + exchange.timeouts(service).connect).min(total));
-                let watch = |cx: &mut Context<'_>| {
-                    if backend.live().times_lost() != losses {
-                        return Poll::Ready(Fact::Lost);
-                    }
-                    deadline.poll(cx).map(|()| Fact::ConnectTimeout)
-                };
-                match thread.connections.connect(backend, &service.upstream, key, watch).await {
-                    Ok(connection) => {
-                        exchange.reached(service, index);
-                        connection
-                    }
+                deadline.set((clock::now() + rules.connect).min(rules.until));
+                match open::open(thread, service, backend, rules.key(), deadline, is_lost).await {
+                    Ok(connection) => connection,
                     Err(failure) => return GiveEnd::Failed(failure),
                 }
             }
         };
         let (is_used, begun) = (connection.is_used(), clock::now());
-        let until: Instant = (begun + limit).min(total);
-        deadline.set(until);
+        deadline.set((begun + rules.response).min(rules.until));
         let watch = |cx: &mut Context<'_>| {
-            if backend.live().times_lost() != losses {
+            if is_lost() {
                 return Poll::Ready(Fact::Lost);
             }
             deadline.poll(cx).map(|()| Fact::ResponseTimeout)
@@ -124,7 +139,16 @@ pub(super) async fn give(
             request
         };
         let error = match connection.send_request(request, |_, _| {}, watch).await {
-            Ok(response) => return responded(thread, exchange, service, backend, response, connection).await,
+            Ok(response) => {
+                let version = match response.status() {
+                    StatusCode::CONFLICT => fields::version_of_response(response.headers()),
+                    _ => None,
+                };
+                let end = GiveEnd::Response(response.status(), version);
+                let body = UpstreamBody::new(response.into_body(), connection);
+                release(thread, service, backend, rules.key(), body).await;
+                return end;
+            }
             Err(error) => error,
         };
         let end = AttemptEnd {
@@ -146,24 +170,6 @@ pub(super) async fn give(
             fact @ Fact::Closed if error.failure.sent => GiveEnd::Broken(unsent(fact)),
             fact => GiveEnd::Failed(unsent(fact)),
         };
-    }
-}
-
-/// Ends a session at the server that it has left, if that lives. Otherwise a request without a pin, but with an old
-/// cookie of the application, could find it there after it has ended elsewhere. Whether this succeeds changes nothing
-/// for the session's request.
-pub(super) async fn end_at(
-    thread: &ThreadState,
-    exchange: &Exchange,
-    service: &Service,
-    left: Holder,
-    end: &CopyRequest<'_>,
-    limit: Duration,
-) {
-    let mut backends = service.pool.backends().iter();
-    let Some(index) = backends.position(|backend| Holder::of(backend) == left) else { return };
-    if service.pool.backend(index).live().health() == Health::Up {
-        give(thread, exchange, service, index, end, limit).await;
     }
 }
 
@@ -189,31 +195,12 @@ fn request(copy: &CopyRequest<'_>, backend: &Backend) -> Request<RequestBody> {
     request
 }
 
-/// Reads the backend's response. Keeps the connection if nothing follows on it.
-async fn responded(
-    thread: &ThreadState,
-    exchange: &Exchange,
-    service: &Service,
-    backend: &Backend,
-    response: Response<ReceivedBody>,
-    connection: PooledConnection<RequestBody>,
-) -> GiveEnd {
-    let version = match response.status() {
-        StatusCode::CONFLICT => fields::version_of_response(response.headers()),
-        _ => None,
-    };
-    let end = GiveEnd::Response(response.status(), version);
-    let body = UpstreamBody::new(response.into_body(), connection);
-    release(thread, exchange, service, backend, body).await;
-    end
-}
-
 /// Keeps the connection of a response that is not passed on for another request, if nothing follows on it.
 pub(super) async fn release(
     thread: &ThreadState,
-    exchange: &Exchange,
     service: &Service,
     backend: &Backend,
+    key: PoolKey,
     body: UpstreamBody<RequestBody>,
 ) {
     if !body.is_end() {
@@ -222,7 +209,6 @@ pub(super) async fn release(
     let mut body = Some(body);
     let connection = std::future::poll_fn(|cx| Poll::Ready(body.take().and_then(|body| body.into_reusable(cx)))).await;
     if let Some(connection) = connection {
-        let key = PoolKey { client: exchange.identity().client(), http1: false };
         thread.connections.release(backend, connection, &service.upstream.settings, key, clock::now());
     }
 }

@@ -3,20 +3,24 @@
 //! Must not know: the rules of versions, what follows if no backend takes the state.
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use http::StatusCode;
 use http::header::HeaderValue;
 
 use super::exchange::Exchange;
-use super::give::{self, CopyRequest, GiveEnd, Role};
+use super::give::{self, CopyRequest, GiveEnd, GiveRules, Role};
 use super::snapshot::Service;
 use super::thread::ThreadState;
 use crate::affinity::failover;
 use crate::balance::TriedBackends;
+use crate::clock::{self, Deadline};
 use crate::copies::{CopyEvent, Hold, Holder, NewState, PoolCopies, SessionRef, Version};
 use crate::pool::{Health, Pool};
 
 /// How many backends are tried as the secondary of a session, one after the other.
 const MAX_ATTEMPTS: usize = 2;
+/// To how many backends a state is sent at once, where all keep it.
+const MAX_AT_ONCE: usize = 8;
 
 /// A new state to place on other backends.
 pub(super) struct NewCopy {
@@ -55,47 +59,72 @@ pub(super) struct Placement<'a> {
     pub(super) host: Option<&'a HeaderValue>,
 }
 
-/// Places a state on as many other backends as the pool wants. Returns their positions, the session's next one first.
+/// Places a state on as many other backends as the pool wants, for as long as a hand-over may take in all. Returns their
+/// positions, the session's next one first.
 pub(super) async fn place(
     thread: &ThreadState,
     exchange: &Exchange,
     service: &Service,
     placement: &Placement<'_>,
 ) -> Vec<usize> {
-    let mut taken = Vec::new();
-    let (mut tried, mut attempts) = (TriedBackends::new(), 0);
+    let handover = placement.copies.settings().handover;
+    let rules = GiveRules::of(exchange, service, handover, clock::now() + handover);
+    let mut tried = TriedBackends::new();
     tried.insert(placement.holder);
-    let hold = placement.copies.settings().hold;
-    while let Some(index) = next(&service.pool, placement, &tried) {
+    let order = std::iter::from_fn(|| {
+        let index = next(&service.pool, placement, &tried)?;
         tried.insert(index);
-        attempts += 1;
-        let copy = CopyRequest {
-            session: placement.session,
-            version: placement.version,
-            role: Role::Secondary,
-            bytes: placement.bytes,
-            host: placement.host,
-        };
-        let end = give::give(thread, exchange, service, index, &copy, placement.copies.settings().handover).await;
-        match end {
-            // A newer state is as good: it holds whatever this one says.
-            GiveEnd::Response(StatusCode::NO_CONTENT | StatusCode::CONFLICT, _) => {
-                placement.copies.count(thread.index, CopyEvent::Place);
-                taken.push(index);
-            }
-            _ => {
-                if let Some((why, status)) = give::judge(end).1 {
-                    let backend = service.pool.backend(index).name();
-                    let status = status.map(|status| status.as_u16());
-                    placement.copies.refused(thread.index, why, placement.session, backend, status);
+        Some(index)
+    });
+    match placement.copies.settings().hold {
+        Hold::All => {
+            let order: Vec<_> = order.collect();
+            let places = order.into_iter().map(|index| async move {
+                // The exchange's own deadline is for one thing at a time.
+                let deadline = thread.deadlines.deadline();
+                (index, place_on(thread, service, index, placement, rules, &deadline).await)
+            });
+            let placed = futures_util::stream::iter(places).buffered(MAX_AT_ONCE);
+            placed.filter_map(|(index, is_taken)| std::future::ready(is_taken.then_some(index))).collect().await
+        }
+        Hold::Balancer | Hold::Secondary => {
+            for index in order.take(MAX_ATTEMPTS) {
+                if place_on(thread, service, index, placement, rules, exchange.wait_deadline()).await {
+                    return vec![index];
                 }
             }
-        }
-        if hold == Hold::Secondary && (!taken.is_empty() || attempts == MAX_ATTEMPTS) {
-            break;
+            Vec::new()
         }
     }
-    taken
+}
+
+/// Places a state on the backend at `index`. Returns whether that has it.
+async fn place_on(
+    thread: &ThreadState,
+    service: &Service,
+    index: usize,
+    placement: &Placement<'_>,
+    rules: GiveRules,
+    deadline: &Deadline,
+) -> bool {
+    let copy = CopyRequest {
+        session: placement.session,
+        version: placement.version,
+        role: Role::Secondary,
+        bytes: placement.bytes,
+        host: placement.host,
+    };
+    let end = give::give(thread, service, index, &copy, rules, deadline).await;
+    // A newer state is as good: it holds whatever this one says.
+    let is_taken = matches!(end, GiveEnd::Response(StatusCode::NO_CONTENT | StatusCode::CONFLICT, _));
+    if is_taken {
+        placement.copies.count(thread.index, CopyEvent::Place);
+    } else if let Some((why, status)) = give::judge(end).1 {
+        let backend = service.pool.backend(index).name();
+        let status = status.map(|status| status.as_u16());
+        placement.copies.refused(thread.index, why, placement.session, backend, status);
+    }
+    is_taken
 }
 
 /// Returns the next backend to ask: one that had the state before, then the next of the session's failover order.

@@ -31,6 +31,8 @@ pub(super) struct ThreadState {
     pub(super) log: ThreadLog,
     pub(super) avoid_list: Arc<AvoidList>,
     pub(super) replay_memory: Rc<replay::ReplayMemory>,
+    /// Each session's end at a server that it has left has a clone, for as long as it takes.
+    departures: Rc<()>,
     random: RefCell<SmallRng>,
     next_id: Cell<u64>,
 }
@@ -48,7 +50,18 @@ impl ThreadState {
         let view = RefCell::new(Rc::new(ThreadSnapshot::new(snapshot, None, &mut random)));
         let next_id = Cell::new(random.random());
         let (connections, random) = (ConnectionPool::default(), RefCell::new(random));
-        ThreadState { index, view, connections, deadlines, log, avoid_list, replay_memory, random, next_id }
+        ThreadState {
+            index,
+            view,
+            connections,
+            deadlines,
+            log,
+            avoid_list,
+            replay_memory,
+            departures: Rc::default(),
+            random,
+            next_id,
+        }
     }
 
     /// Replaces the snapshot of the following requests.
@@ -59,6 +72,11 @@ impl ThreadState {
         self.view.replace(Rc::new(view));
         // A removed backend's idle connections would stay open for up to a day.
         self.connections.retain(|id| current.contains(&id));
+    }
+
+    /// Counts by its clones the sessions that are being ended at servers that they have left.
+    pub(super) fn departures(&self) -> &Rc<()> {
+        &self.departures
     }
 
     pub(super) fn random<T>(&self) -> T

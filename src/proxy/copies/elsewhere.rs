@@ -2,6 +2,8 @@
 //! Invariant: a state is there before the response that brings it goes on, or the response says so by its outcome.
 //! Must not know: the rules of versions, what the session's own backend gets.
 
+use std::future::poll_fn;
+
 use super::super::attempt::UpstreamRequest;
 use super::super::error::ProxyError;
 use super::super::exchange::Exchange;
@@ -9,6 +11,7 @@ use super::super::replicate::{self, NewCopy, Placement};
 use super::super::thread::ThreadState;
 use super::super::wait;
 use super::RequestCopies;
+use crate::clock;
 use crate::copies::{Fetch, Fetched, Holder, Refusal, SharedSaved, SharedState, Version};
 
 impl RequestCopies<'_> {
@@ -21,6 +24,22 @@ impl RequestCopies<'_> {
             false => shared.look(self.session, server)?,
         };
         wait::for_answer(exchange.wait_deadline(), answer).await
+    }
+
+    /// Waits until the servers that the session has left have forgotten it, for as long as a hand-over may take: the client
+    /// learns that its session has ended when that is true everywhere.
+    pub(super) async fn wait_until_left(&mut self, exchange: &Exchange) {
+        let Some(entry) = self.ended.take() else { return };
+        let until = clock::now() + self.copies.settings().handover;
+        exchange.wait_deadline().set(until.min(exchange.total_deadline()));
+        while let Some(changed) = entry.until_left() {
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = poll_fn(|cx| exchange.wait_deadline().poll(cx)) => break,
+            }
+        }
+        exchange.wait_deadline().clear();
     }
 
     /// Stores a state in the shared store, before the response goes on.

@@ -37,6 +37,7 @@ impl RequestCopies<'_> {
         if let Some(issued) = issued.map(|key| SessionRef::from_words(key.words())).filter(|new| *new != self.session) {
             if let (Some(entry), false) = (&self.entry, self.is_provisional) {
                 entry.end();
+                self.ended = Some(Arc::clone(entry));
                 if let Some(shared) = self.shared() {
                     // The save of the new session follows on the same connection, and is waited for.
                     let server = self.service.pool.backend(index).name();
@@ -90,6 +91,9 @@ impl RequestCopies<'_> {
         match (saved, defect) {
             (Saved::Stored, None) => {
                 self.copies.count(thread.index, event);
+                if event == CopyEvent::Drop {
+                    self.ended = self.entry.clone();
+                }
                 Ok(shared)
             }
             (Saved::Stored, Some(defect)) => {
