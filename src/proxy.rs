@@ -387,7 +387,7 @@ async fn attempts(
             }
             Err(AttemptError::Ended(error)) => return Err(error),
             Err(AttemptError::Failed(failure)) => {
-                copies.iter_mut().for_each(RequestCopies::failed);
+                copies.iter_mut().for_each(|copies| copies.failed(failure));
                 let took = clock::now().saturating_duration_since(begun);
                 (exchange.timeouts(service).judge(failure, took, is_first), took)
             }

@@ -52,6 +52,8 @@ impl Reason {
     pub const REQUEST_BODY: Reason = Reason::Local("request body broke off");
     /// The probes took the backend down while a request waited for it.
     pub const BACKEND_DOWN: Reason = Reason::Response("backend went down while it was waited for");
+    /// The session of a request was handed over while the request ran.
+    pub const SESSION_MOVED: Reason = Reason::Response("session moved to another backend meanwhile");
 
     /// Returns the reason of an error, however often it is wrapped.
     pub fn of(error: &(dyn Error + 'static)) -> Reason {

@@ -114,13 +114,19 @@ pub(super) async fn attempt(
             }
         };
         if !fields::is_wanted(response.status(), response.headers()) {
-            let shared = copies.take(thread, index, &in_flight, response.headers()).map_err(AttemptError::Ended)?;
+            // As with a request that died with its server: nothing of the response has reached the client.
+            let moved = Failure::new(Fact::SessionMoved, true);
+            let ended = |error| match error {
+                ProxyError::Fenced if may_discard(moved) => AttemptError::Failed(moved),
+                error => AttemptError::Ended(error),
+            };
+            let shared = copies.take(thread, index, &in_flight, response.headers()).map_err(ended)?;
             // Boxed like the hand-over.
             if copies.ended.is_some() {
                 Box::pin(copies.wait_until_left(exchange)).await;
             }
             if let Some(shared) = shared {
-                Box::pin(copies.share(thread, exchange, index, shared)).await.map_err(AttemptError::Ended)?;
+                Box::pin(copies.share(thread, exchange, index, shared)).await.map_err(ended)?;
             }
             if let Some(copy) = copies.to_place.take() {
                 let placed = Box::pin(copies.place(thread, exchange, request, index, copy));
@@ -204,9 +210,10 @@ impl<'a> RequestCopies<'a> {
         self.outcome
     }
 
-    /// Notes that an attempt has failed: nobody waits for its backend's other requests of the session.
-    pub(super) fn failed(&mut self) {
-        self.may_be_alive = false;
+    /// Notes that an attempt has failed: nobody waits for its backend's other requests of the session. If the session has
+    /// moved meanwhile, its server is another one.
+    pub(super) fn failed(&mut self, failure: Failure) {
+        self.may_be_alive &= failure.fact == Fact::SessionMoved;
     }
 
     /// Begins to prepare an attempt on the backend at `index`: most have nothing to give or to wait for.

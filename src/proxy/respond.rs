@@ -36,9 +36,13 @@ pub fn status(error: ProxyError) -> StatusCode {
             Fact::RequestBody => StatusCode::BAD_REQUEST,
             // With Retry-After: this process is short of resources, and no backend received the request.
             Fact::Shortage => StatusCode::SERVICE_UNAVAILABLE,
-            Fact::Connect(_) | Fact::Closed | Fact::Garbage | Fact::HeadTooLarge | Fact::Lost | Fact::Status(_) => {
-                StatusCode::BAD_GATEWAY
-            }
+            Fact::Connect(_)
+            | Fact::Closed
+            | Fact::Garbage
+            | Fact::HeadTooLarge
+            | Fact::Lost
+            | Fact::SessionMoved
+            | Fact::Status(_) => StatusCode::BAD_GATEWAY,
         },
     }
 }

@@ -125,7 +125,7 @@ pub fn may_repeat(failure: Failure, facts: RetryFacts, settings: &Settings) -> b
         Fact::Closed => on.reset,
         Fact::ResponseTimeout => on.timeout,
         Fact::Status(status) => on.status.contains(&status),
-        Fact::Lost | Fact::Connect(_) | Fact::ConnectTimeout => true,
+        Fact::Lost | Fact::SessionMoved | Fact::Connect(_) | Fact::ConnectTimeout => true,
         // Another backend would respond the same.
         Fact::Garbage | Fact::HeadTooLarge | Fact::RequestBody | Fact::Shortage => false,
     };
@@ -284,6 +284,7 @@ mod tests {
             Just(Fact::ResponseTimeout),
             Just(Fact::Lost),
             Just(Fact::RequestBody),
+            Just(Fact::SessionMoved),
             (500u16..505).prop_map(Fact::Status),
         ]
     }

@@ -23,7 +23,7 @@ impl Failure {
     /// Returns a failure with the blame that follows from the fact alone.
     pub fn new(fact: Fact, sent: bool) -> Failure {
         let blame = match fact {
-            Fact::Lost | Fact::Shortage => Blame::Nobody,
+            Fact::Lost | Fact::Shortage | Fact::SessionMoved => Blame::Nobody,
             Fact::RequestBody => Blame::Client,
             Fact::Connect(_) | Fact::ConnectTimeout => Blame::Backend,
             // No request can have caused what happened before it was sent.
@@ -94,6 +94,8 @@ pub enum Fact {
     Lost,
     /// The request body ended with an error, which the client caused.
     RequestBody,
+    /// The session was handed over to another backend while the request ran, so its response must not reach the client.
+    SessionMoved,
     /// The backend responded with a status that `retry_on` lists.
     Status(u16),
 }
@@ -115,7 +117,7 @@ pub enum Blame {
 
 impl Fact {
     /// The values of `outcome` in the metrics of attempts.
-    pub const OUTCOMES: [&'static str; 11] = [
+    pub const OUTCOMES: [&'static str; 12] = [
         "ok",
         "connect",
         "connect_timeout",
@@ -127,6 +129,7 @@ impl Fact {
         "request_body",
         "status",
         "shortage",
+        "session_moved",
     ];
 
     /// Returns the index of this fact in [`Fact::OUTCOMES`], where 0 is success.
@@ -142,6 +145,7 @@ impl Fact {
             Fact::RequestBody => 8,
             Fact::Status(_) => 9,
             Fact::Shortage => 10,
+            Fact::SessionMoved => 11,
         }
     }
 
@@ -156,6 +160,7 @@ impl Fact {
             Fact::HeadTooLarge => Reason::TOO_LARGE,
             Fact::Lost => Reason::BACKEND_DOWN,
             Fact::RequestBody => Reason::REQUEST_BODY,
+            Fact::SessionMoved => Reason::SESSION_MOVED,
             Fact::Status(status) => Reason::Status(status),
         }
     }
@@ -179,6 +184,7 @@ mod tests {
             (Fact::Status(503), true, Blame::Response),
             (Fact::Shortage, false, Blame::Nobody),
             (Fact::Lost, true, Blame::Nobody),
+            (Fact::SessionMoved, true, Blame::Nobody),
             (Fact::RequestBody, true, Blame::Client),
         ] {
             assert_eq!(Failure::new(fact, sent).blame, blame, "{fact:?} {sent}");

@@ -33,6 +33,7 @@ enum Does {
     IsSilent,
     Says503,
     IsDeclaredDown,
+    LosesTheSession,
     LacksDescriptors,
 }
 
@@ -47,6 +48,7 @@ impl Does {
             Does::IsSilent => (Fact::ResponseTimeout, true),
             Does::Says503 => (Fact::Status(503), true),
             Does::IsDeclaredDown => (Fact::Lost, true),
+            Does::LosesTheSession => (Fact::SessionMoved, true),
             Does::LacksDescriptors => (Fact::Shortage, false),
         };
         Some(Failure::new(fact, sent))
@@ -284,6 +286,7 @@ fn does() -> impl Strategy<Value = Does> {
         1 => Just(Does::IsSilent),
         1 => Just(Does::Says503),
         1 => Just(Does::IsDeclaredDown),
+        1 => Just(Does::LosesTheSession),
         1 => Just(Does::LacksDescriptors),
     ]
 }
