@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::pool_copies::{CopyCounters, PoolCopies};
-use super::settings::{Settings, StoreAddress};
+use super::settings::{Hold, Settings, StoreAddress};
 use super::shared::{SharedLink, SharedStoreSync};
 use super::store::CopyStore;
 
@@ -37,9 +37,12 @@ impl CopyStores {
         };
         let PoolStore { store, counters, link } = self.by_pool.entry(Arc::clone(pool)).or_insert_with(new);
         store.set_limits(settings.memory, lifetime);
-        let is_same =
-            |(_, at, kept): &(SharedLink, StoreAddress, u64)| settings.store.as_ref() == Some(at) && *kept == lifetime;
-        *link = match (link.take().filter(is_same), &settings.store) {
+        let is_same = |(_, at, kept): &(SharedLink, StoreAddress, u64)| {
+            settings.store.as_ref() == Some(at) && settings.hold == Hold::Balancer && *kept == lifetime
+        };
+        // Elsewhere it has no effect: servers keep the copies.
+        let address = settings.store.as_ref().filter(|_| settings.hold == Hold::Balancer);
+        *link = match (link.take().filter(is_same), address) {
             (Some(known), _) => Some(known),
             (None, Some(address)) => {
                 let (link, sync) = SharedLink::new(pool, &address.0, lifetime, store);

@@ -36,6 +36,12 @@ impl RequestCopies<'_> {
         let issued = self.service.affinity.issued_key(headers, &self.service.pool, now);
         if let Some(issued) = issued.map(|key| SessionRef::from_words(key.words())).filter(|new| *new != self.session) {
             if let (Some(entry), false) = (&self.entry, self.is_provisional) {
+                let known = entry.view();
+                if known.term > in_flight.claim().term && !known.dropped {
+                    // A late response ends no session that another server has meanwhile.
+                    self.refused(thread, index, Refusal::StaleTerm, None);
+                    return Err(ProxyError::Fenced);
+                }
                 entry.end();
                 self.ended = Some(Arc::clone(entry));
                 if let Some(shared) = self.shared() {

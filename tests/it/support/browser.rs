@@ -20,6 +20,14 @@ impl Browser {
         client
     }
 
+    /// Begins a request and leaves it under way.
+    pub async fn begin(&self, proxy: &Proxy, method: &str, path: &str) -> Client {
+        let mut client = self.client(proxy).await;
+        let cookies = client.pin.take().unwrap_or_default();
+        client.send(format!("{method} {path} HTTP/1.1\r\nhost: test\r\ncookie: {cookies}\r\n\r\n").as_bytes()).await;
+        client
+    }
+
     /// Keeps the cookies of a response.
     pub fn keep(&mut self, response: &Response) {
         for name in ["linchpin-session", "linchpin-session-save", "linchpin-session-drop", "linchpin-session-want"] {

@@ -1,7 +1,8 @@
 //! An application with sessions in its memory that speaks the protocol of docs/session-copies.md: a counter per session.
 //!
 //! `POST /add` adds one and begins a session if there is none; `GET /` says the count, or `none`; `POST /logout` ends the
-//! session; `POST /renew` gives it another id. The session's id is in a cookie, the copy is `sealed:id:count`.
+//! session; `POST /renew` gives it another id. `GET /visit` adds one as well, and `POST /become?ID` begins a session of 100
+//! with a certain id. The session's id is in a cookie, the copy is `sealed:id:count`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -52,6 +53,10 @@ pub struct Memory {
     /// Wants the copy again, whatever it has.
     pub always_wants: bool,
     pub ttl: u64,
+    /// Closes the connection when it gets a request for this path.
+    pub closes: Option<&'static str>,
+    /// Fails the probes of `/health`.
+    pub is_sick: bool,
     /// The session cookie.
     pub cookie: &'static str,
     /// Whether the id in the cookie ends with the server's name, as with Tomcat's jvmRoute.
@@ -90,6 +95,8 @@ impl SessionApp {
             closes_gets: false,
             always_wants: false,
             ttl: 1800,
+            closes: None,
+            is_sick: false,
             cookie: "SID",
             is_routed: false,
         };
@@ -172,6 +179,12 @@ fn parse(field: &str) -> Told {
 
 impl Memory {
     fn reply(&mut self, seen: &Seen) -> Reply {
+        if self.closes == Some(seen.path()) {
+            return Reply::Close;
+        }
+        if seen.path() == "/health" {
+            return Reply::new(if self.is_sick { 500 } else { 200 }, "", "");
+        }
         let told = seen.field("linchpin-session").map(parse);
         if seen.path().starts_with("/.well-known/linchpin/") {
             return match (self.take(seen, &told.unwrap()), &self.held_takes) {
@@ -250,7 +263,12 @@ impl Memory {
             format!("{}-{}", self.name, self.next_id)
         };
         match line.split('?').next().unwrap_or_default() {
-            "POST /add" => {
+            "POST /become" => {
+                let id = seen.path().split_once('?').map_or_else(&mut new_id, |(_, id)| id.to_owned());
+                fields += &format!("set-cookie: {cookie}={id}{route}; Path=/\r\n");
+                session = Some((id, 100));
+            }
+            "POST /add" | "GET /visit" => {
                 let (id, count) = session.take().unwrap_or_else(|| (new_id(), 0));
                 fields += &format!("set-cookie: {cookie}={id}{route}; Path=/\r\n");
                 session = Some((id, count + 1));
