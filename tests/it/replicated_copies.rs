@@ -1,42 +1,12 @@
 //! Session copies that other servers keep: `hold = "secondary"` and `"all"`.
 
+use super::support::browser::{Browser, server};
 use super::support::session_app::{SessionApp, Takes, WrongReply};
-use super::support::{Keys, Proxy, Response};
-
-struct Browser {
-    pin: Option<String>,
-    sid: Option<String>,
-}
-
-impl Browser {
-    fn new() -> Browser {
-        Browser { pin: None, sid: None }
-    }
-
-    async fn send(&mut self, proxy: &Proxy, method: &str, path: &str) -> Response {
-        let cookies: Vec<_> = self.pin.iter().cloned().chain(self.sid.iter().map(|sid| format!("SID={sid}"))).collect();
-        let cookies = format!("cookie: {}\r\n", cookies.join("; "));
-        let response = proxy.client().await.request(method, path, &cookies, b"").await;
-        self.pin = response.pin().or(self.pin.take());
-        let set = response.fields("set-cookie");
-        let sid = set.iter().find_map(|cookie| cookie.strip_prefix("SID="));
-        self.sid = sid.map(|sid| sid.split(';').next().unwrap().to_owned()).or(self.sid.take());
-        response
-    }
-
-    async fn add(&mut self, proxy: &Proxy) -> String {
-        self.send(proxy, "POST", "/add").await.text()
-    }
-}
+use super::support::{Keys, Proxy};
 
 fn proxy(keys: &Keys, apps: &[SessionApp], hold: &str) -> Proxy {
     let builder = Proxy::builder().top(&keys.tables()).table("copies", &format!("hold = \"{hold}\""));
     apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, "")).start()
-}
-
-fn server(apps: &[SessionApp], response: &Response) -> usize {
-    let name = response.field("x-server").unwrap();
-    apps.iter().position(|app| app.backend.name() == name).unwrap()
 }
 
 fn copies(apps: &[SessionApp]) -> usize {
@@ -48,7 +18,7 @@ async fn a_secondary_has_each_state_before_the_client_and_takes_over_without_a_m
     let mut apps: Vec<_> = SessionApp::three().await.into();
     let keys = Keys::new(&[1]);
     let proxy = proxy(&keys, &apps, "secondary");
-    let mut browser = Browser::new();
+    let mut browser = Browser::default();
     let first = browser.send(&proxy, "POST", "/add").await;
     let mut at = server(&apps, &first);
     assert_eq!((copies(&apps), apps[at].given().len()), (1, 0), "one message for one state");
@@ -77,7 +47,7 @@ async fn a_session_on_its_secondary_survives_the_end_of_its_server_and_of_linchp
         let keys = Keys::new(&[1]);
         let one = proxy(&keys, &apps, hold);
         let other = proxy(&keys, &apps, hold);
-        let mut browser = Browser::new();
+        let mut browser = Browser::default();
         let at = server(&apps, &browser.send(&one, "POST", "/add").await);
         assert_eq!(browser.add(&one).await, "2");
         drop(one);
@@ -91,7 +61,7 @@ async fn all_servers_have_each_state_and_any_of_them_takes_over() {
     let mut apps: Vec<_> = SessionApp::three().await.into();
     let keys = Keys::new(&[1]);
     let proxy = proxy(&keys, &apps, "all");
-    let mut browser = Browser::new();
+    let mut browser = Browser::default();
     let first = browser.send(&proxy, "POST", "/add").await;
     assert_eq!(copies(&apps), 2);
     assert_eq!(browser.add(&proxy).await, "2");
@@ -108,7 +78,7 @@ async fn a_session_whose_server_lost_its_memory_goes_to_the_secondary() {
     let mut apps: Vec<_> = SessionApp::three().await.into();
     let keys = Keys::new(&[1]);
     let proxy = proxy(&keys, &apps, "secondary");
-    let mut browser = Browser::new();
+    let mut browser = Browser::default();
     let at = server(&apps, &browser.send(&proxy, "POST", "/add").await);
     let restarted = apps.remove(at).restart().await;
     let moved = browser.send(&proxy, "POST", "/add").await;
@@ -121,7 +91,7 @@ async fn a_logout_reaches_the_secondary_before_the_client() {
     let apps: Vec<_> = SessionApp::three().await.into();
     let keys = Keys::new(&[1]);
     let (one, other) = (proxy(&keys, &apps, "secondary"), proxy(&keys, &apps, "secondary"));
-    let mut browser = Browser::new();
+    let mut browser = Browser::default();
     let first = browser.send(&one, "POST", "/add").await;
     let at = server(&apps, &first);
     let mut thief = Browser { pin: browser.pin.clone(), sid: browser.sid.clone() };
@@ -144,7 +114,7 @@ async fn without_another_server_linchpin_keeps_the_copy_until_one_is_back() {
     let proxy = proxy(&keys, &apps, "secondary");
     proxy.live("b").set_state(linchpin::pool::AdminState::Maintenance);
     let [app, gone] = <[SessionApp; 2]>::try_from(apps).ok().unwrap();
-    let mut browser = Browser::new();
+    let mut browser = Browser::default();
     assert_eq!(browser.add(&proxy).await, "1");
     assert!(gone.given().is_empty());
     proxy.live("b").set_state(linchpin::pool::AdminState::Ready);
@@ -158,12 +128,12 @@ async fn a_required_copy_that_no_other_server_takes_is_a_503() {
     let builder = Proxy::builder().table("copies", "hold = \"secondary\"\nrequired = true");
     let proxy = apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, "")).start();
     proxy.live("b").set_state(linchpin::pool::AdminState::Maintenance);
-    assert_eq!(Browser::new().send(&proxy, "POST", "/add").await.status, 503);
+    assert_eq!(Browser::default().send(&proxy, "POST", "/add").await.status, 503);
     proxy.live("b").set_state(linchpin::pool::AdminState::Ready);
-    assert_eq!(Browser::new().send(&proxy, "POST", "/add").await.status, 200);
+    assert_eq!(Browser::default().send(&proxy, "POST", "/add").await.status, 200);
     for app in &apps {
         let error = "HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n".into();
         app.change(|memory| memory.takes = Takes::Wrongly(WrongReply::Bytes(error)));
     }
-    assert_eq!(Browser::new().send(&proxy, "POST", "/add").await.status, 503, "an error is no copy");
+    assert_eq!(Browser::default().send(&proxy, "POST", "/add").await.status, 503, "an error is no copy");
 }

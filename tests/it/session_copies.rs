@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::support::browser::{self, server};
 use super::support::session_app::{SessionApp, Takes, WrongReply};
 use super::support::{Client, Proxy, Response, until};
 
@@ -14,59 +15,37 @@ fn proxy(apps: &[&SessionApp], copies: &str, more: &str) -> Proxy {
     apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, "")).start()
 }
 
-/// A browser: it keeps its routing cookie and the application's session cookie, and uses a new connection each time.
+/// A browser that uses one Linchpin.
 struct Browser<'p> {
     proxy: &'p Proxy,
-    pin: Option<String>,
-    sid: Option<String>,
+    browser: browser::Browser,
 }
 
 impl<'p> Browser<'p> {
     fn new(proxy: &'p Proxy) -> Browser<'p> {
-        Browser { proxy, pin: None, sid: None }
+        Browser { proxy, browser: browser::Browser::default() }
+    }
+
+    /// The same browser, with another Linchpin.
+    fn with<'o>(&self, proxy: &'o Proxy) -> Browser<'o> {
+        Browser { proxy, browser: self.browser.clone() }
     }
 
     async fn client(&self) -> Client {
-        let mut client = self.proxy.client().await;
-        client.pin = match (&self.pin, &self.sid) {
-            (Some(pin), Some(sid)) => Some(format!("{pin}; SID={sid}")),
-            (Some(one), None) => Some(one.clone()),
-            (None, sid) => sid.as_ref().map(|sid| format!("SID={sid}")),
-        };
-        client
-    }
-
-    fn keep(&mut self, response: &Response) {
-        for name in ["linchpin-session", "linchpin-session-save", "linchpin-session-drop", "linchpin-session-want"] {
-            assert_eq!(response.field(name), None, "no field of session copies reaches a client");
-        }
-        self.pin = response.pin().or(self.pin.take());
-        let set = response.fields("set-cookie");
-        let sid = set.iter().find_map(|cookie| cookie.strip_prefix("SID="));
-        self.sid = sid.map(|sid| sid.split(';').next().unwrap().to_owned()).or(self.sid.take());
+        self.browser.client(self.proxy).await
     }
 
     async fn send(&mut self, method: &str, path: &str, body: &[u8]) -> Response {
-        let mut client = self.client().await;
-        let pin = client.pin.clone();
-        let response = client.request(method, path, "", body).await;
-        client.pin = pin;
-        self.keep(&response);
-        response
+        self.browser.send_body(self.proxy, method, path, body).await
     }
 
     async fn add(&mut self) -> String {
-        self.send("POST", "/add", b"").await.text()
+        self.browser.add(self.proxy).await
     }
 
     async fn count(&mut self) -> String {
-        self.send("GET", "/", b"").await.text()
+        self.browser.count(self.proxy).await
     }
-}
-
-fn server(apps: &[SessionApp], response: &Response) -> usize {
-    let name = response.field("x-server").unwrap();
-    apps.iter().position(|app| app.backend.name() == name).unwrap()
 }
 
 #[tokio::test]
@@ -144,9 +123,8 @@ async fn a_restart_of_linchpin_gets_new_copies_with_the_next_response() {
     let one = start();
     let mut browser = Browser::new(&one);
     let at = server(&apps, &browser.send("POST", "/add", b"").await);
-    let (pin, sid) = (browser.pin.clone(), browser.sid.clone());
     let other = start();
-    let mut browser = Browser { proxy: &other, pin, sid };
+    let mut browser = browser.with(&other);
     assert_eq!(browser.count().await, "1");
     assert_eq!(apps[at].told().last().unwrap(), "term=1");
     let [a, b] = apps;
@@ -254,7 +232,7 @@ async fn an_id_that_was_renewed_is_worth_nothing_on_any_server() {
     let proxy = proxy(&apps.iter().collect::<Vec<_>>(), "", "");
     let mut browser = Browser::new(&proxy);
     let at = server(&apps, &browser.send("POST", "/add", b"").await);
-    let mut thief = Browser { proxy: &proxy, pin: browser.pin.clone(), sid: browser.sid.clone() };
+    let mut thief = browser.with(&proxy);
     assert_eq!(browser.send("POST", "/renew", b"").await.text(), "1");
     assert_eq!(thief.count().await, "none");
     apps.remove(at).backend.kill().await;
@@ -337,8 +315,10 @@ async fn a_living_server_that_a_session_has_left_forgets_it() {
     let ended = |app: &SessionApp| {
         let seen = app.backend.seen();
         let ends = seen.iter().filter(|seen| seen.line().starts_with("DELETE /.well-known/linchpin/session "));
-        ends.map(|seen| seen.field("linchpin-session").unwrap().split_once(';').unwrap().1.to_owned()).collect()
+        ends.map(|seen| seen.field("linchpin-session").unwrap().split_once(';').unwrap().1.to_owned())
+            .collect::<Vec<_>>()
     };
+    until("it was told to forget the session", async || !ended(&apps[first]).is_empty()).await;
     let versions: Vec<String> = ended(&apps[first]);
     assert_eq!(versions, ["term=2;seq=1"], "an old cookie of the application finds nothing there");
     assert_eq!(ended(&apps[1 - first]), Vec::<String>::new());
@@ -360,15 +340,16 @@ async fn a_server_that_hangs_when_a_session_leaves_it_delays_none_of_the_session
     let mut mover = browser.client().await;
     let head = format!("POST /add HTTP/1.1\r\nhost: test\r\ncookie: {}\r\n\r\n", mover.pin.clone().unwrap());
     mover.send(head.as_bytes()).await;
-    // Its request to end the session there is under way, and gets no response.
+    // The request to end the session there is under way, and gets no response.
     left.backend.has(2).await;
     let begun = Instant::now();
-    let response = browser.send("POST", "/add", b"").await;
-    assert_eq!((response.status, response.text().as_str()), (200, "2"));
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(mover.response().await.text(), "2");
     // Nor does it matter that the client of that request leaves.
     drop(mover);
-    assert_eq!(browser.add().await, "3");
+    let response = browser.send("POST", "/add", b"").await;
+    assert_eq!((response.status, response.text().as_str()), (200, "3"));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(browser.add().await, "4");
     assert_eq!(next.given().len(), 1);
 }
 
@@ -401,7 +382,7 @@ async fn many_drains_under_concurrent_increments_lose_none() {
             longest = longest.max(begun.elapsed());
             for response in responses {
                 assert_eq!(response.status, 200, "{}", response.head);
-                browser.keep(&response);
+                browser.browser.keep(&response);
                 told.push(response.text().parse().unwrap());
             }
         }
@@ -538,10 +519,11 @@ async fn an_application_s_id_that_was_renewed_is_worth_nothing_on_any_server() {
     let mut browser = Browser::new(&proxy);
     browser.add().await;
     assert_eq!(browser.add().await, "2");
-    let mut thief = Browser { proxy: &proxy, pin: None, sid: browser.sid.clone() };
+    let mut thief =
+        Browser { proxy: &proxy, browser: browser::Browser { pin: None, sid: browser.browser.sid.clone() } };
     let renewed = browser.send("POST", "/renew", b"").await;
     assert_eq!(renewed.text(), "2");
-    assert_ne!(thief.sid, browser.sid);
+    assert_ne!(thief.browser.sid, browser.browser.sid);
     let at = server(&apps, &renewed);
     apps.remove(at).backend.kill().await;
     assert_eq!(thief.count().await, "none");
@@ -557,10 +539,9 @@ async fn a_name_at_another_address_is_told_that_the_session_comes_from_elsewhere
     let one = start(&app);
     let mut browser = Browser::new(&one);
     browser.add().await;
-    let (pin, sid) = (browser.pin.clone(), browser.sid.clone());
     let elsewhere = SessionApp::start("a").await;
     let other = start(&elsewhere);
-    let mut browser = Browser { proxy: &other, pin, sid };
+    let mut browser = browser.with(&other);
     assert_eq!(browser.count().await, "none");
     assert_eq!(elsewhere.told(), ["term=2"], "a save of the former server would be refused");
 }
@@ -578,9 +559,8 @@ async fn another_linchpin_goes_on_from_the_term_of_the_pin() {
     let at = server(&apps, &browser.send("POST", "/add", b"").await);
     apps.remove(at).backend.kill().await;
     assert_eq!(browser.add().await, "2");
-    let (pin, sid) = (browser.pin.clone(), browser.sid.clone());
     let other = start(&apps);
-    let mut browser = Browser { proxy: &other, pin, sid };
+    let mut browser = browser.with(&other);
     assert_eq!(browser.add().await, "3");
     assert_eq!(apps[0].told(), ["term=2;seq=1", "term=2"]);
 }

@@ -1,10 +1,11 @@
 //! Session copies in a Redis that two Linchpins share: one of them dies, then Redis does.
 
+use super::support::browser::{Browser, server};
 use super::support::process::Redis;
 use super::support::proxy::Builder;
 use super::support::reloads::Reloadable;
 use super::support::session_app::SessionApp;
-use super::support::{Client, Keys, Proxy, Response, until};
+use super::support::{Keys, Proxy, until};
 
 fn builder(keys: &Keys, apps: &[SessionApp], copies: &str) -> Builder {
     let builder = Proxy::builder()
@@ -17,37 +18,6 @@ fn builder(keys: &Keys, apps: &[SessionApp], copies: &str) -> Builder {
 
 fn proxy(keys: &Keys, apps: &[SessionApp], copies: &str) -> Proxy {
     builder(keys, apps, copies).start()
-}
-
-/// A browser that may use another Linchpin for each request.
-#[derive(Default)]
-struct Browser {
-    pin: Option<String>,
-    sid: Option<String>,
-}
-
-impl Browser {
-    async fn send(&mut self, proxy: &Proxy, method: &str, path: &str) -> Response {
-        let mut client: Client = proxy.client().await;
-        let sid = self.sid.as_ref().map(|sid| format!("SID={sid}"));
-        let cookies: Vec<String> = self.pin.iter().cloned().chain(sid).collect();
-        client.pin = (!cookies.is_empty()).then(|| cookies.join("; "));
-        let response = client.request(method, path, "", b"").await;
-        self.pin = response.pin().or(self.pin.take());
-        let set = response.fields("set-cookie");
-        let sid = set.iter().find_map(|cookie| cookie.strip_prefix("SID="));
-        self.sid = sid.map(|sid| sid.split(';').next().unwrap().to_owned()).or(self.sid.take());
-        response
-    }
-
-    async fn add(&mut self, proxy: &Proxy) -> String {
-        self.send(proxy, "POST", "/add").await.text()
-    }
-}
-
-fn server(apps: &[SessionApp], response: &Response) -> usize {
-    let name = response.field("x-server").unwrap();
-    apps.iter().position(|app| app.backend.name() == name).unwrap()
 }
 
 async fn linchpins(redis: &Redis) -> usize {
@@ -318,7 +288,7 @@ async fn a_reload_gives_a_pool_a_store_exchanges_it_and_takes_it_away_and_no_ses
     connected(&two, &[&linchpin.proxy]).await;
     until("the former store is left", async || linchpins(&one).await == 0).await;
     assert_eq!(browser.add(&linchpin.proxy).await, "4");
-    assert_eq!(two.keys().await.len(), 1);
+    assert!(!two.keys().await.is_empty());
 
     linchpin.reload(&text("", &apps)).await;
     until("no store is used", async || linchpins(&two).await == 0).await;
@@ -326,5 +296,5 @@ async fn a_reload_gives_a_pool_a_store_exchanges_it_and_takes_it_away_and_no_ses
     assert_eq!(fifth.text(), "5");
     let at = server(&apps, &fifth);
     apps.remove(at).backend.kill().await;
-    assert_eq!(browser.add(&linchpin.proxy).await, "6", "from the copy of this process");
+    assert_eq!(browser.count(&linchpin.proxy).await, "5", "from the copy of this process");
 }

@@ -12,6 +12,7 @@ use super::support::{Keys, Proxy, until};
 fn builder(keys: &Keys, apps: &[SessionApp], redis: &Redis, copies: &str) -> Builder {
     let builder = Proxy::builder()
         .top(&keys.tables())
+        .top("[admin]\naddress = \"127.0.0.1:0\"")
         .table("copies", &format!("store = {:?}\n{copies}", redis.address()))
         .table("health", "type = \"none\"");
     apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, ""))
@@ -231,5 +232,49 @@ async fn after_an_outage_in_which_both_moved_a_session_it_goes_on_for_both() {
             response.status == 200
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_is_full_read_only_or_hangs_costs_a_request_no_more_than_a_moment_and_is_counted() {
+    for fault in ["full", "read-only", "hung"] {
+        let redis = Redis::start().await;
+        let keys = Keys::new(&[1]);
+        let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
+        let one = linchpin(&keys, &apps, &redis, "").await;
+        let mut browsers = sessions(3, &one, &redis).await;
+        match fault {
+            "full" => drop(redis.ask(&["config", "set", "maxmemory", "1"]).await),
+            // Of a master that is not there: it keeps what it has.
+            "read-only" => drop(redis.ask(&["replicaof", "127.0.0.1", "1"]).await),
+            _ => redis.signal("STOP").await,
+        }
+        let begun = Instant::now();
+        for count in 3..8 {
+            for browser in &mut browsers {
+                let response = browser.send(&one, "POST", "/add").await;
+                assert_eq!((response.status, response.text()), (200, count.to_string()), "{fault}");
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{fault}: {:?}", begun.elapsed());
+        let metrics = one.ask("GET", "/metrics", "").await.text();
+        let counted = metrics
+            .lines()
+            .find(|line| line.starts_with("linchpin_copies_refused_total") && line.contains("reason=\"shared_store\""));
+        assert!(counted.is_some_and(|line| !line.ends_with(" 0")), "{fault}: {counted:?}");
+        apps.remove(0).backend.kill().await;
+        for browser in &mut browsers {
+            assert_eq!(browser.count(&one).await, "7", "{fault}: from the embedded store");
+        }
+        match fault {
+            "full" => drop(redis.ask(&["config", "set", "maxmemory", "0"]).await),
+            "read-only" => drop(redis.ask(&["replicaof", "no", "one"]).await),
+            _ => redis.signal("CONT").await,
+        }
+        // Another Linchpin finds what was saved meanwhile, after the death of one more server.
+        let two = linchpin(&keys, &apps, &redis, "").await;
+        for browser in &mut browsers {
+            until("Redis has what was saved meanwhile", async || browser.clone().count(&two).await == "7").await;
+        }
     }
 }
